@@ -1,0 +1,127 @@
+"""Everything that dpnn_bridge raises on purpose.
+
+::
+
+    DpnnBridgeError                 exit code 1
+    ├── T7Error                     3   the input cannot be read
+    │   ├── NotT7Error                  it is another kind of file; says which and what to do
+    │   ├── T7FormatError               it is damaged: path in the graph and byte offset
+    │   └── T7LimitError                it asks for more than the caller's limits allow
+    ├── VerificationError           4   a written file or a parity check does not match
+    ├── ConversionError             5   a Lua object cannot become a module, or the reverse
+    │   ├── UnsupportedClassError       classes without a mapping, all of them at once
+    │   └── ModelNotFoundError          the file holds no module, or several and no key
+    ├── OutputExistsError           6   the output is there already and ``force`` was not given
+    └── LuaBridgeError              7   Lua code raised, or the Lua runtime is missing
+
+``exit_code`` is what the command line tools return for each. Click itself uses 2 for wrong usage.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+class DpnnBridgeError(Exception):
+    """Base of all errors; ``str(error)`` is one readable message."""
+
+    exit_code = 1
+
+
+class T7Error(DpnnBridgeError):
+    """The input cannot be read as a Torch7 file."""
+
+    exit_code = 3
+
+
+class NotT7Error(T7Error):
+    """The file is something else (a PyTorch zip, gzip, HTML, a Git-LFS pointer, …) or is missing or empty."""
+
+
+class T7FormatError(T7Error):
+    """The stream breaks the .t7 format.
+
+    Attributes:
+        offset: byte offset in the file where reading stopped, or None.
+        path: path of the object being read, such as ``model.modules[3].weight``.
+    """
+
+    def __init__(self, message: str, *, offset: int | None = None, path: str = "", source: str = "") -> None:
+        self.offset, self.path, self.source = offset, path, source
+        where = ", ".join(filter(None, [source, path and f"at {path}", offset is not None and f"byte {offset}"]))
+        super().__init__(f"{where}: {message}" if where else message)
+
+
+class T7LimitError(T7FormatError):
+    """The stream is well formed so far but exceeds a limit (depth, objects, memory) of the caller."""
+
+
+class VerificationError(DpnnBridgeError):
+    """What was written, or computed, differs from what it must equal."""
+
+    exit_code = 4
+
+
+class ConversionError(DpnnBridgeError):
+    """A Lua object cannot be turned into a module, or a module into a Lua object.
+
+    Attributes:
+        path: path of the object, such as ``model.modules[3]``; empty for the root.
+        class_name: its Lua class, or the Python type for the way back.
+    """
+
+    exit_code = 5
+
+    def __init__(self, message: str, *, path: str = "", class_name: str = "") -> None:
+        self.path, self.class_name = path, class_name
+        where = f"{path or 'root'} ({class_name})" if class_name else path
+        super().__init__(f"{where}: {message}" if where else message)
+
+
+@dataclass
+class UnsupportedClass:
+    """One class without a mapping: where it stands and what it holds."""
+
+    class_name: str
+    paths: list[str] = field(default_factory=list)
+    fields: tuple[str, ...] = ()
+    nearest: str | None = None
+
+
+class UnsupportedClassError(ConversionError):
+    """The graph holds classes that no registered :class:`~dpnn_bridge.registry.LuaClass` knows.
+
+    Attributes:
+        classes: one :class:`UnsupportedClass` per unknown class.
+    """
+
+    def __init__(self, classes: list[UnsupportedClass]) -> None:
+        self.classes = classes
+        lines = [f"{len(classes)} Lua class(es) without a mapping:"]
+        for c in classes:
+            more = f" and {len(c.paths) - 1} more" if len(c.paths) > 1 else ""
+            lines.append(f"  {c.class_name} at {c.paths[0] or 'root'}{more}")
+            lines.append(f"    fields: {', '.join(c.fields) or 'none'}")
+            if c.nearest:
+                lines.append(f"    nearest known class: {c.nearest}")
+        lines.append(
+            "Ways on: register them with @dpnn_bridge.lua_class in a Python file and pass it as a plugin "
+            "(--plugin my_layers.py); or convert with placeholders that raise when they run (--allow-unsupported)."
+        )
+        super().__init__("\n".join(lines))
+
+
+class ModelNotFoundError(ConversionError):
+    """No module was found in the file, or several candidates and no ``key``."""
+
+
+class OutputExistsError(DpnnBridgeError):
+    """The output file exists and may not be replaced."""
+
+    exit_code = 6
+
+
+class LuaBridgeError(DpnnBridgeError):
+    """Lua code raised an error, or the ``lua`` extra is not installed."""
+
+    exit_code = 7

@@ -1,0 +1,1 @@
+"""Bytes <-> Lua values. Knows nothing of modules."""

@@ -1,0 +1,329 @@
+"""What a .t7 file holds: tables, objects, functions, tensors and storages. numpy only.
+
+Lua value            Python value
+-----------------    ---------------------------------------------------------------------------
+nil                  ``None``
+number               ``int`` when integral and exactly representable, else ``float`` (-0.0, nan, inf kept)
+boolean              ``bool``
+string               ``str``; bytes that are not UTF-8 become surrogates (``surrogateescape``)
+table                :class:`LuaTable`
+function             :class:`LuaFunction`, inert
+torch object         :class:`LuaObject`
+torch.*Tensor        :class:`LuaTensor`
+torch.*Storage       :class:`LuaStorage`
+
+All compound values compare by identity, as in Lua, and may therefore be table keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+_ELEMENT_TYPES = {
+    "Byte": np.uint8,
+    "Char": np.int8,
+    "Short": np.int16,
+    "Int": np.int32,
+    "Long": np.int64,
+    "Half": np.float16,
+    "Float": np.float32,
+    "Double": np.float64,
+}
+
+#: Lua tensor/storage prefix ("torch.Float", "torch.Cuda", …) -> numpy dtype. "torch.Cuda" alone means 32-bit float.
+ELEMENT_DTYPES: dict[str, np.dtype] = {
+    **{f"torch.{name}": np.dtype(t) for name, t in _ELEMENT_TYPES.items()},
+    **{f"torch.Cuda{name}": np.dtype(t) for name, t in _ELEMENT_TYPES.items() if name != "Float"},
+    "torch.Cuda": np.dtype(np.float32),
+}
+_CPU_PREFIX = {np.dtype(t): f"torch.{name}" for name, t in _ELEMENT_TYPES.items()}
+
+
+def element_dtype(class_name: str) -> np.dtype | None:
+    """numpy dtype of a tensor or storage class, or None when ``class_name`` names neither."""
+    for suffix in ("Tensor", "Storage"):
+        if class_name.endswith(suffix):
+            return ELEMENT_DTYPES.get(class_name[: -len(suffix)])
+    return None
+
+
+def tensor_class(dtype: np.dtype | type) -> str:
+    """The CPU tensor class of a numpy dtype: ``float32`` -> ``torch.FloatTensor``."""
+    return _CPU_PREFIX[np.dtype(dtype)] + "Tensor"
+
+
+class _BooleanKey:
+    """Stands for ``true``/``false`` as a table key, since ``True == 1`` in Python but not in Lua."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: bool) -> None:
+        self.value = value
+
+
+_BOOLEAN_KEYS = {False: _BooleanKey(False), True: _BooleanKey(True)}
+
+
+class LuaTable(MutableMapping):
+    """A Lua table: a mapping with Lua's keys, in the order of the file.
+
+    ``table[1]`` and ``table[1.0]`` are the same entry, ``table[True]`` is another one, compound keys compare by
+    identity. A missing key raises ``KeyError``; use ``table.get(key)`` for Lua's nil.
+    """
+
+    __slots__ = ("entries",)
+
+    def __init__(self, items: MutableMapping | Iterable[tuple[Any, Any]] = ()) -> None:
+        #: the raw dict; boolean keys are wrapped in it (readers and writers use it for speed)
+        self.entries: dict[Any, Any] = {}
+        self.update(items)
+
+    @classmethod
+    def from_list(cls, values: Iterable[Any]) -> LuaTable:
+        """A table with keys 1, 2, …"""
+        table = cls()
+        table.entries = dict(enumerate(values, 1))
+        return table
+
+    def as_list(self) -> list[Any]:
+        """The values at 1, 2, … up to the first gap, as Lua's ``ipairs`` visits them."""
+        entries, values, i = self.entries, [], 1
+        while i in entries:
+            values.append(entries[i])
+            i += 1
+        return values
+
+    def __getitem__(self, key: Any) -> Any:
+        try:
+            return self.entries[_BOOLEAN_KEYS[key] if isinstance(key, bool) else key]
+        except KeyError:
+            raise KeyError(key) from None
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.entries[_BOOLEAN_KEYS[key] if isinstance(key, bool) else key] = value
+
+    def __delitem__(self, key: Any) -> None:
+        del self.entries[_BOOLEAN_KEYS[key] if isinstance(key, bool) else key]
+
+    def __iter__(self) -> Iterator[Any]:
+        return (k.value if type(k) is _BooleanKey else k for k in self.entries)
+
+    def __len__(self) -> int:
+        """Number of entries of any key (Lua's ``#`` counts 1, 2, … only: ``len(table.as_list())``)."""
+        return len(self.entries)
+
+    def __contains__(self, key: Any) -> bool:
+        return (_BOOLEAN_KEYS[key] if isinstance(key, bool) else key) in self.entries
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+    def __repr__(self) -> str:
+        keys = [k if isinstance(k, (str, int, float)) else type(k).__name__ for k in self]
+        shown = ", ".join(map(str, keys[:8])) + (", …" if len(keys) > 8 else "")
+        return f"LuaTable({shown})"
+
+
+class LuaObject(MutableMapping):
+    """An object of a Lua class. Indexing reaches its fields: ``obj["weight"]``, ``"bias" in obj``.
+
+    Attributes:
+        class_name: such as ``nn.Linear``.
+        version: number of the class version in the record, 0 for records without one.
+        payload: what the class wrote: a :class:`LuaTable` for nearly all classes, else the raw value of a class with
+            its own framing (bytes of ``torch.Generator``, ``None`` for ``torch.Timer``).
+        header: values that the class wrote before its table (``nn.GPU``, ``nn.DataParallelTable``), else ().
+    """
+
+    __slots__ = ("class_name", "header", "payload", "version")
+
+    def __init__(self, class_name: str, payload: Any = ..., *, version: int = 1, header: tuple = ()) -> None:
+        self.class_name, self.version, self.header = class_name, version, header
+        self.payload = LuaTable() if payload is ... else payload
+
+    @property
+    def fields(self) -> LuaTable:
+        """The table of fields; an empty one when the class wrote no table."""
+        return self.payload if isinstance(self.payload, LuaTable) else LuaTable()
+
+    def __getitem__(self, key: Any) -> Any:
+        try:
+            return self.fields[key]
+        except KeyError:
+            raise KeyError(f"{self.class_name} has no field {key!r}") from None
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.payload[key] = value
+
+    def __delitem__(self, key: Any) -> None:
+        del self.payload[key]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.fields)
+
+    def __len__(self) -> int:
+        return len(self.fields)
+
+    def __contains__(self, key: Any) -> bool:
+        return key in self.fields
+
+    def __bool__(self) -> bool:
+        return True
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+    def __repr__(self) -> str:
+        return f"<{self.class_name} with {', '.join(map(str, self.fields)) or 'no fields'}>"
+
+
+class LuaFunction:
+    """A serialized Lua function: bytes that are kept and never run.
+
+    Attributes:
+        bytecode: the output of ``string.dump``.
+        upvalues: the object written behind it.
+        type_code: 6, 7 or 8, how the record was written.
+    """
+
+    __slots__ = ("bytecode", "type_code", "upvalues")
+
+    def __init__(self, bytecode: bytes, upvalues: Any = None, *, type_code: int = 8) -> None:
+        self.bytecode, self.upvalues, self.type_code = bytecode, upvalues, type_code
+
+    def __repr__(self) -> str:
+        return f"<Lua function, {len(self.bytecode)} bytes of bytecode>"
+
+
+class LuaStorage:
+    """A 1-D block of elements, loaded when first used.
+
+    Attributes:
+        class_name: such as ``torch.FloatStorage``.
+        size: number of elements.
+        dtype: numpy dtype, native byte order.
+    """
+
+    __slots__ = ("_array", "_load", "_torch", "class_name", "dtype", "size")
+
+    def __init__(self, class_name: str, size: int, load: Callable[[], np.ndarray] | np.ndarray) -> None:
+        dtype = element_dtype(class_name)
+        if dtype is None:
+            raise ValueError(f"{class_name} is not a storage class")
+        self.class_name, self.size, self.dtype = class_name, size, dtype
+        self._array: np.ndarray | None = load if isinstance(load, np.ndarray) else None
+        self._load = None if isinstance(load, np.ndarray) else load
+        self._torch: Any = None
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the elements are in memory already."""
+        return self._array is not None
+
+    def numpy(self) -> np.ndarray:
+        """The elements, shape ``(size,)``. Aligned, writable and the same array at each call."""
+        if self._array is None:
+            assert self._load is not None
+            self._array = self._load()
+            self._load = None
+        return self._array
+
+    def torch(self) -> torch.Tensor:
+        """The elements as a 1-D torch tensor on the same memory; the same tensor at each call."""
+        if self._torch is None:
+            import torch
+
+            self._torch = torch.from_numpy(self.numpy())
+        return self._torch
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __repr__(self) -> str:
+        return f"<{self.class_name} of {self.size}>"
+
+
+class LuaTensor:
+    """A strided view of a storage. Tensors of one storage share memory, in numpy and in torch.
+
+    Attributes:
+        class_name: such as ``torch.FloatTensor`` or ``torch.CudaTensor`` (the same data).
+        shape: sizes; ``()`` is Torch7's tensor without dimensions, which is EMPTY and not a scalar.
+        stride: strides in elements.
+        offset: 0-based position of the first element in the storage.
+        storage: the :class:`LuaStorage`, or None for an empty tensor that never had one.
+    """
+
+    __slots__ = ("class_name", "offset", "shape", "storage", "stride")
+
+    def __init__(
+        self,
+        class_name: str,
+        shape: tuple[int, ...],
+        stride: tuple[int, ...],
+        offset: int,
+        storage: LuaStorage | None,
+    ) -> None:
+        self.class_name, self.shape, self.stride, self.offset, self.storage = class_name, shape, stride, offset, storage
+
+    @classmethod
+    def from_numpy(cls, array: np.ndarray, class_name: str | None = None) -> LuaTensor:
+        """A tensor on a contiguous copy of ``array`` (no copy when it is contiguous). Scalars become size 1."""
+        array = np.ascontiguousarray(array)
+        if array.size == 0:
+            return cls.empty(class_name or tensor_class(array.dtype))
+        name = class_name or tensor_class(array.dtype)
+        storage = LuaStorage(name.replace("Tensor", "Storage"), array.size, array.reshape(-1))
+        strides = tuple(s // array.itemsize for s in array.strides)
+        return cls(name, array.shape, strides, 0, storage)
+
+    @classmethod
+    def empty(cls, class_name: str = "torch.FloatTensor") -> LuaTensor:
+        """Torch7's tensor without dimensions, what ``torch.Tensor()`` gives."""
+        return cls(class_name, (), (), 0, None)
+
+    @property
+    def dtype(self) -> np.dtype:
+        dtype = element_dtype(self.class_name)
+        assert dtype is not None, self.class_name
+        return dtype
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of elements; 0 for a tensor without dimensions."""
+        n = 1 if self.shape else 0
+        for s in self.shape:
+            n *= s
+        return n
+
+    def numpy(self) -> np.ndarray:
+        """The tensor as a writable numpy view of its storage; shape ``(0,)`` when it has no dimensions."""
+        if self.size == 0 or self.storage is None:
+            return np.empty(self.shape or (0,), self.dtype)
+        base = self.storage.numpy()[self.offset :]
+        strides = tuple(s * base.itemsize for s in self.stride)
+        return np.lib.stride_tricks.as_strided(base, self.shape, strides)
+
+    def torch(self) -> torch.Tensor:
+        """The tensor as a torch view of its storage; shape ``(0,)`` when it has no dimensions."""
+        import torch
+
+        if self.size == 0 or self.storage is None:
+            return torch.from_numpy(np.empty(self.shape or (0,), self.dtype))
+        return torch.as_strided(self.storage.torch(), self.shape, self.stride, self.offset)
+
+    def __repr__(self) -> str:
+        return f"<{self.class_name} {'x'.join(map(str, self.shape)) or 'empty'}>"
