@@ -1,0 +1,96 @@
+"""Finds the models inside a checkpoint, whatever table they are wrapped in."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from dpnn_bridge.convert import format_path, is_module
+from dpnn_bridge.errors import ModelNotFoundError
+from dpnn_bridge.objects import LuaObject, LuaTable
+
+#: keys under which training scripts keep the model, best first
+PREFERRED = ("model", "net", "netG", "modelG", "G", "best_model", "protos", "rnn", "cnn", "lm", "encoder", "decoder")
+
+
+@dataclass
+class Candidate:
+    """A module inside a checkpoint.
+
+    Attributes:
+        key: its path, as ``load(key=…)`` takes it; empty when the file is the module.
+        obj: the Lua object.
+        is_criterion: its class is a criterion.
+    """
+
+    key: str
+    obj: LuaObject
+    is_criterion: bool
+
+
+def candidates(root: Any) -> list[Candidate]:
+    """Every outermost module in ``root``, those under usual names first, criterions last."""
+    found: list[Candidate] = []
+    seen: set[int] = set()
+    stack: list[tuple[Any, tuple[Any, ...]]] = [(root, ())]
+    while stack:
+        value, path = stack.pop()
+        if not isinstance(value, (LuaTable, LuaObject)) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        if is_module(value):
+            assert isinstance(value, LuaObject)
+            found.append(Candidate(format_path(list(path)), value, value.class_name.endswith("Criterion")))
+            continue
+        items = value.items() if isinstance(value, LuaTable) else value.fields.items()
+        stack.extend((v, (*path, k)) for k, v in reversed(list(items)) if isinstance(k, (str, int, float)))
+    return sorted(found, key=lambda c: (c.is_criterion, _rank(c.key)))
+
+
+def _rank(key: str) -> tuple[int, ...]:
+    parts = re.findall(r"[^.\[\]'\"]+", key)
+    return tuple(PREFERRED.index(p) if p in PREFERRED else len(PREFERRED) for p in parts)
+
+
+def select(root: Any, key: str | None = None, source: str = "") -> tuple[LuaObject, str]:
+    """The module at ``key``, or the one the file is about, with its key.
+
+    Raises:
+        ModelNotFoundError: there is none, or ``key`` leads nowhere; the message lists the candidates.
+    """
+    found = candidates(root)
+    if key:
+        value = follow(root, key)
+        if not isinstance(value, LuaObject):
+            what = "nothing" if value is None else f"a {type(value).__name__}"
+            raise ModelNotFoundError(f"{source}: key {key!r} leads to {what}. {_listing(found)}")
+        return value, key
+    models = [c for c in found if not c.is_criterion] or found
+    if not models:
+        raise ModelNotFoundError(
+            f"{source}: the file holds no module. If it holds a flat parameter vector, build the module and fill it "
+            f"with dpnn_bridge.load_flat(module, vector)."
+        )
+    if len(models) > 1 and _rank(models[0].key) == _rank(models[1].key):
+        raise ModelNotFoundError(f"{source}: the file holds several modules; choose one with key=. {_listing(found)}")
+    return models[0].obj, models[0].key
+
+
+def follow(root: Any, key: str) -> Any:
+    """The value at a path such as ``protos.rnn`` or ``[1][2].model``; None when it leads nowhere."""
+    value = root
+    for name, number, quoted in re.findall(r"([^.\[\]]+)(?=[.\[]|$)|\[(-?\d+)\]|\[['\"](.*?)['\"]\]", key):
+        if not isinstance(value, (LuaTable, LuaObject)):
+            return None
+        step: Any = int(number) if number else quoted or name
+        if step not in value and isinstance(step, str) and step.isdigit():
+            step = int(step)
+        value = value.get(step)
+    return value
+
+
+def _listing(found: list[Candidate]) -> str:
+    if not found:
+        return "The file holds no module."
+    return "Modules in the file: " + ", ".join(f"{c.key or '(the file itself)'} ({c.obj.class_name})" for c in found)

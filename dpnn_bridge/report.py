@@ -1,0 +1,68 @@
+"""What became of each Lua object in a conversion."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from torch import nn
+
+from dpnn_bridge.errors import UnsupportedClass
+
+
+@dataclass
+class Mapped:
+    """One Lua object and the torch module it became."""
+
+    path: str
+    class_name: str
+    torch_type: str
+    note: str = ""
+
+
+@dataclass
+class Dropped:
+    """One value that the module does not need, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass
+class Report:
+    """The record of one conversion.
+
+    Attributes:
+        mapped: every converted object in the order of construction (children first).
+        dropped: values left out, with reasons.
+        unsupported: unknown classes that became placeholders.
+        notes: remarks on the whole file (mixed dtypes, the chosen key, …).
+        metadata: facts about the run: input, hash, versions, key.
+    """
+
+    mapped: list[Mapped] = field(default_factory=list)
+    dropped: list[Dropped] = field(default_factory=list)
+    unsupported: list[UnsupportedClass] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, path: str, class_name: str, module: nn.Module, *, passes_through: bool = False) -> None:
+        """Notes that the object at ``path`` became ``module``."""
+        kind = type(module)
+        name = f"{kind.__module__}.{kind.__qualname__}".replace("torch.nn.modules.", "torch.nn.")
+        if name.startswith("torch.nn."):
+            name = f"torch.nn.{kind.__qualname__}"
+        self.mapped.append(Mapped(path, class_name, name, "passes its input through" if passes_through else ""))
+
+    def drop(self, path: str, reason: str) -> None:
+        """Notes that the value at ``path`` was left out."""
+        self.dropped.append(Dropped(path, reason))
+
+    def counts(self) -> dict[tuple[str, str], int]:
+        """``(Lua class, torch type) -> number of objects``, most frequent first."""
+        return dict(Counter((m.class_name, m.torch_type) for m in self.mapped).most_common())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain data."""
+        return asdict(self)

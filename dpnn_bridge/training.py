@@ -1,0 +1,30 @@
+"""dpnn's Module interface as functions over any ``torch.nn.Module``."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge import registry
+
+
+def parameters(module: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+    """Parameters and their gradients as Torch7's ``module:parameters()`` lists them.
+
+    A module that occurs twice is listed twice. Tensors have Lua's shape and arrangement and are detached views of the
+    torch parameters where the arrangement allows a view; a parameter without gradient gives zeros.
+
+    Args:
+        module: any module; submodules that no Lua class describes contribute their own parameters in order.
+
+    Returns:
+        ``(params, grads)``, two lists of the same length.
+    """
+    params, grads = [], []
+    for owner, name, spec in registry.spec_of(module).parameters(module):
+        parameter = registry.get_tensor(owner, spec.attribute)
+        assert parameter is not None
+        grad = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
+        params.append(registry.lua_shape(parameter.detach(), owner, name, spec))
+        grads.append(registry.lua_shape(grad, owner, name, spec))
+    return params, grads

@@ -1,0 +1,22 @@
+"""Every module and criterion fixture: the converted module computes what Torch7 computed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from conftest import FIXTURES, fixture_id, manifest
+
+from dpnn_bridge import parity
+from dpnn_bridge.errors import UnsupportedClassError
+from dpnn_bridge.loaders.t7_reader import read_t7
+
+
+@pytest.mark.parametrize("entry", manifest(kind=("module", "criterion")), ids=fixture_id)
+def test_computes_what_torch7_computed(entry: dict[str, Any], device: str) -> None:
+    fixture = read_t7(FIXTURES / entry["file"])
+    try:
+        result = parity.check(fixture, device=device)
+    except UnsupportedClassError as e:
+        pytest.skip("no mapping yet: " + ", ".join(sorted({c.class_name for c in e.classes})))
+    result.raise_for_failures()
