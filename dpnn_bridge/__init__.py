@@ -3,16 +3,37 @@
 >>> import dpnn_bridge
 >>> model = dpnn_bridge.load("model.t7")          # doctest: +SKIP
 >>> dpnn_bridge.convert("model.t7", "model.pt")   # doctest: +SKIP
+
+The names below are the public API. They are imported when first used, so that command line help needs no PyTorch.
 """
 
 from __future__ import annotations
 
-from dpnn_bridge import errors, training
-from dpnn_bridge.convert import to_lua, to_torch
-from dpnn_bridge.files import convert, load, save
-from dpnn_bridge.loaders.t7_reader import read_t7
-from dpnn_bridge.loaders.t7_writer import write_t7
-from dpnn_bridge.registry import LuaClass, lua_class
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dpnn_bridge import errors, optim, parity, training
+    from dpnn_bridge.conversion import to_lua, to_torch
+    from dpnn_bridge.files import convert, load, save, write_t7
+    from dpnn_bridge.loaders.t7_reader import read_t7
+    from dpnn_bridge.registry import LuaClass, lua_class
+
+_HOMES = {
+    "LuaClass": "registry",
+    "convert": "files",
+    "errors": "",
+    "load": "files",
+    "lua_class": "registry",
+    "optim": "",
+    "parity": "",
+    "read_t7": "loaders.t7_reader",
+    "save": "files",
+    "to_lua": "conversion",
+    "to_torch": "conversion",
+    "training": "",
+    "write_t7": "files",
+}
 
 __all__ = [
     "LuaClass",
@@ -20,6 +41,8 @@ __all__ = [
     "errors",
     "load",
     "lua_class",
+    "optim",
+    "parity",
     "read_t7",
     "save",
     "to_lua",
@@ -27,3 +50,18 @@ __all__ = [
     "training",
     "write_t7",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if not home:
+        return importlib.import_module(f"{__name__}.{name}")
+    value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

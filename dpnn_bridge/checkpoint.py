@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from dpnn_bridge.convert import LuaContext, Options, TorchContext
+from dpnn_bridge.conversion import LuaContext, Options, TorchContext
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype
 from dpnn_bridge.report import Report

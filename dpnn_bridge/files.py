@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import runpy
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,9 +16,10 @@ import torch
 from torch import nn
 
 from dpnn_bridge import checkpoint
-from dpnn_bridge.convert import Options, convert_object
-from dpnn_bridge.errors import NotT7Error, OutputExistsError, VerificationError
+from dpnn_bridge.conversion import Options, convert_object, to_lua
+from dpnn_bridge.errors import ConversionError, NotT7Error, OutputExistsError, VerificationError
 from dpnn_bridge.find import select
+from dpnn_bridge.loaders import t7_writer
 from dpnn_bridge.loaders.t7_reader import read_t7
 from dpnn_bridge.report import Report
 
@@ -33,6 +35,7 @@ def load(
     index_base: int = 1,
     inplace: bool = False,
     gradients: bool = False,
+    plugins: Sequence[StrPath] = (),
     allow_unsupported: bool = False,
 ) -> nn.Module:
     """Loads a model from a ``.t7`` file or from a ``.pt`` file written by :func:`save`.
@@ -45,6 +48,7 @@ def load(
         index_base: 1 as in Lua or 0, for modules whose inputs or outputs are indices.
         inplace: run modules in place where the file says so.
         gradients: take the gradients of the file into ``.grad``.
+        plugins: Python files that register classes with ``@lua_class``.
         allow_unsupported: unknown classes become placeholders that raise when they run.
 
     Returns:
@@ -57,11 +61,30 @@ def load(
     Examples:
         >>> model = dpnn_bridge.load("fixtures/samples/mnist.t7").eval()   # doctest: +SKIP
     """
+    load_plugins(plugins)
     options = Options(
         index_base=index_base, inplace=inplace, gradients=gradients, allow_unsupported=allow_unsupported
     )
     module, _ = load_with_report(path, key, options)
     return module.to(device=device, dtype=dtype)
+
+
+def load_plugins(plugins: Sequence[StrPath]) -> None:
+    """Runs Python files that register classes with ``@lua_class``; each only once.
+
+    Raises:
+        ConversionError: a file is missing.
+    """
+    for plugin in plugins:
+        path = Path(plugin).resolve()
+        if not path.is_file():
+            raise ConversionError(f"plugin {plugin}: no such file")
+        if path not in _loaded_plugins:
+            runpy.run_path(str(path), run_name=f"dpnn_bridge_plugin_{path.stem}")
+            _loaded_plugins.add(path)
+
+
+_loaded_plugins: set[Path] = set()
 
 
 def load_with_report(path: StrPath, key: str | None, options: Options) -> tuple[nn.Module, Report]:
@@ -104,6 +127,20 @@ def save(path: StrPath, module: nn.Module, *, metadata: dict[str, Any] | None = 
         _verify(temporary, content)
 
 
+def write_t7(path: StrPath, value: Any, **options: Any) -> None:
+    """Writes a Lua value or a module to a ``.t7`` file that Torch7 loads.
+
+    Args:
+        path: the file; it appears only once it is complete.
+        value: a Lua value as :func:`read_t7` returns it, or a module, which :func:`to_lua` turns into one.
+        **options: of :func:`dpnn_bridge.loaders.t7_writer.write_t7`.
+
+    Raises:
+        ConversionError: a submodule has no Lua class.
+    """
+    t7_writer.write_t7(path, to_lua(value) if isinstance(value, nn.Module) else value, **options)
+
+
 def _verify(path: Path, content: dict[str, Any]) -> None:
     written = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     state = written["state_dict"]
@@ -138,6 +175,7 @@ def convert(
     key: str | None = None,
     force: bool = False,
     dtype: torch.dtype | None = None,
+    plugins: Sequence[StrPath] = (),
     allow_unsupported: bool = False,
     progress: Callable[[str], None] = lambda step: None,
 ) -> Report:
@@ -149,6 +187,7 @@ def convert(
         key: path of the module inside a checkpoint table.
         force: replace an existing ``dst``.
         dtype: casts floating point tensors.
+        plugins: Python files that register classes with ``@lua_class``.
         allow_unsupported: unknown classes become placeholders.
         progress: called with the name of each step as it begins.
 
@@ -159,7 +198,8 @@ def convert(
         T7Error, ConversionError, OutputExistsError, VerificationError: nothing was written.
     """
     check_output(dst, force)
-    progress("reading")
+    load_plugins(plugins)
+    progress(f"reading {src}")
     options = Options(allow_unsupported=allow_unsupported)
     module, report = load_with_report(src, key, options)
     if dtype is not None:
@@ -170,8 +210,9 @@ def convert(
         "sha256": sha256(src),
         "dpnn_bridge": package_version(),
         "torch": torch.__version__,
+        "parameters": sum(p.numel() for p in module.parameters()),
     }
-    progress("writing")
+    progress(f"writing {dst}")
     save(dst, module, metadata=report.metadata, force=force)
     return report
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from dpnn_bridge.convert import format_path, is_module
+from dpnn_bridge.conversion import format_path, is_module
 from dpnn_bridge.errors import ModelNotFoundError
 from dpnn_bridge.objects import LuaObject, LuaTable
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge import registry, training
-from dpnn_bridge.convert import Options, convert_object, to_value
+from dpnn_bridge.conversion import Options, convert_object, to_value
 from dpnn_bridge.errors import VerificationError
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
@@ -82,7 +82,7 @@ def compare(name: str, actual: Any, expected: Any, tolerance: Tolerance | None =
     Args:
         name: what is compared.
         actual: tensor, number or nested lists/dicts.
-        expected: the same from Torch7 (:func:`~dpnn_bridge.convert.to_value` of it).
+        expected: the same from Torch7 (:func:`~dpnn_bridge.conversion.to_value` of it).
         tolerance: defaults to ``Tolerance()``.
     """
     tolerance = tolerance or Tolerance()

@@ -17,18 +17,19 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
 
 if TYPE_CHECKING:
-    from dpnn_bridge.convert import LuaContext, TorchContext
+    from dpnn_bridge.conversion import LuaContext, TorchContext
 
 #: entry-point group through which other packages register Lua classes
 ENTRY_POINTS = "dpnn_bridge.classes"
@@ -66,7 +67,7 @@ class LuaRecord:
         class_name: the Lua class in the file (an alias such as ``cudnn.ReLU`` is kept).
         tensor_type: Lua type of the module's tensors, such as ``torch.FloatTensor``; None when the file names none.
         fields: fields that no attribute stands for, kept for the way back.
-        scratch: buffers that were dropped: field -> tensor class, or ``"table"``.
+        scratch: buffers that were dropped: field -> tensor or storage class, or ``"table"``.
         shapes: shapes of tensor fields in Lua where they differ from torch's.
     """
 
@@ -97,7 +98,8 @@ class LuaClass:
         scalars: Lua field, or a tuple of fields, -> constructor argument and attribute of the same name.
         defaults: values of Lua fields that a file may lack.
         tensors: Lua field -> torch parameter or buffer, in the order of Torch7's ``parameters()``.
-        constants: fields that Torch7 needs and that never vary; written when the record does not hold them.
+        constants: fields that Torch7 needs and that never vary, or functions ``tensor class -> fresh value`` such as
+            :func:`empty_table`; written when the record does not hold them.
         container: the constructor takes the converted ``modules`` as positional arguments.
         scratch: fields that hold buffers: dropped when reading, empty when written back.
         passes_through: the class computes nothing here (``nn.Copy``, ``nn.GPU``); the report says so.
@@ -228,6 +230,22 @@ class PlainModule(LuaClass):
     @classmethod
     def fields_of(cls, module: nn.Module) -> dict[str, Field]:
         return {name: Field(name) for name, p in module._parameters.items() if p is not None}
+
+
+def empty_table(kind: str = "") -> LuaTable:
+    """For ``constants``: a field that must be a table of its own."""
+    return LuaTable()
+
+
+def empty_sizes(kind: str = "") -> LuaStorage:
+    """For ``constants``: a field that must be a ``torch.LongStorage`` of its own."""
+    return size_storage()
+
+
+def size_storage(sizes: Iterable[int] = ()) -> LuaStorage:
+    """``sizes`` as Torch7 keeps them, in a ``torch.LongStorage``."""
+    array = np.array([*sizes], np.int64)
+    return LuaStorage("torch.LongStorage", array.size, array)
 
 
 def grad_field(name: str, spec: str | Field) -> str:
