@@ -179,7 +179,7 @@ def check(
     backward(output, to_value(fixture.get("gradOutput"), device=device))
     scale = fixture.get("scale")
     if "gradInput" in fixture:
-        expect += _compare_grad_input("gradInput", inputs, to_value(fixture["gradInput"]), tolerance)
+        expect += compare_grad_input("gradInput", inputs, to_value(fixture["gradInput"]), tolerance)
     if fixture.get("gradParams") is not None:
         grads = [g if scale is None else g * scale for g in training.parameters(module)[1]]
         expect += compare("gradParams", grads, to_value(fixture["gradParams"]), tolerance)
@@ -242,7 +242,7 @@ def backward(output: Any, grad_output: Any) -> None:
         torch.autograd.backward([o for o, _ in pairs], [g for _, g in pairs])
 
 
-def _compare_grad_input(name: str, inputs: Any, expected: Any, tolerance: Tolerance) -> list[Difference]:
+def compare_grad_input(name: str, inputs: Any, expected: Any, tolerance: Tolerance) -> list[Difference]:
     """``gradInput`` against the gradients that the input leaves collected; Torch7 may leave parts of it out."""
     if isinstance(inputs, Tensor):
         if not isinstance(expected, Tensor) or expected.numel() == 0:
@@ -259,11 +259,11 @@ def _compare_grad_input(name: str, inputs: Any, expected: Any, tolerance: Tolera
         return [
             d
             for i, v in enumerate(inputs)
-            for d in _compare_grad_input(f"{name}[{i + 1}]", v, parts[i], tolerance)
+            for d in compare_grad_input(f"{name}[{i + 1}]", v, parts[i], tolerance)
         ]
     if isinstance(inputs, dict):
         parts = expected if isinstance(expected, dict) else {}
-        return [d for k, v in inputs.items() for d in _compare_grad_input(f"{name}.{k}", v, parts.get(k), tolerance)]
+        return [d for k, v in inputs.items() for d in compare_grad_input(f"{name}.{k}", v, parts.get(k), tolerance)]
     return []
 
 

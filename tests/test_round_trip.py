@@ -53,6 +53,8 @@ def reduced(value: Any, memo: dict[int, Any] | None = None) -> Any:
         if isinstance(v, LuaFunction) or k in BUFFERS and is_module(value) or is_gradient:
             continue
         copy[k] = LuaTensor.empty() if is_buffer else reduced(v, memo)
+    for k, v in {**spec.defaults, **spec.constants}.items() if spec else ():
+        copy.setdefault(k, v)  # what an old file lacks is written
     return copy
 
 

@@ -1,0 +1,77 @@
+"""Checkpoints of published architectures convert with no option and compute what Torch7 computed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from samples import SAMPLES, cases, compare_with_reference, running_sums, without_dropout
+
+import dpnn_bridge
+from dpnn_bridge import parity
+from dpnn_bridge.conversion import to_value
+from dpnn_bridge.errors import ModelNotFoundError, UnsupportedClassError
+
+#: no single module in the file, see the tests at the end
+SEVERAL = {"OpenNMT__rnn_LSTM_general", "VQA_LSTM_CNN__weights_only", "mc-cnn__slow_net_te"}
+SINGLE = [c for c in cases() if c["name"] not in SEVERAL]
+
+
+def load(name: str, **options: Any) -> torch.nn.Module:
+    try:
+        return dpnn_bridge.load(SAMPLES / name / "model.t7", **options)
+    except UnsupportedClassError as e:
+        pytest.skip("no mapping yet: " + ", ".join(sorted({c.class_name for c in e.classes})))
+
+
+@pytest.mark.parametrize("case", SINGLE, ids=lambda c: c["name"])
+def test_output_and_gradients(case: dict[str, Any]) -> None:
+    name = case["name"]
+    compare_with_reference(load(name), dpnn_bridge.read_t7(SAMPLES / name / "ref.t7"), name).raise_for_failures()
+
+
+@pytest.mark.parametrize("case", [c for c in SINGLE if c["has_ref_train"]], ids=lambda c: c["name"])
+def test_training_mode(case: dict[str, Any]) -> None:
+    name = case["name"]
+    ref = dpnn_bridge.read_t7(SAMPLES / name / "ref_train.t7")
+    model = without_dropout(load(name))
+    compare_with_reference(model, ref, name).raise_for_failures()
+    sums = sorted(float(v) for pair in to_value(ref["running"]) for v in parity.leaves(pair))
+    expected = torch.tensor(sums)
+    actual = torch.tensor(sorted(float(v) for v in running_sums(model)))
+    assert not parity.compare("running", actual, expected, parity.Tolerance(1e-10, 1e-4))[0].message
+
+
+@pytest.mark.parametrize("case", SINGLE, ids=lambda c: c["name"])
+def test_converted_file_gives_identical_outputs(case: dict[str, Any], tmp_path: Path) -> None:
+    name = case["name"]
+    model = load(name).eval()
+    dpnn_bridge.save(tmp_path / "model.pt", model)
+    loaded = dpnn_bridge.load(tmp_path / "model.pt").eval()
+    x = dpnn_bridge.read_t7(SAMPLES / name / "ref.t7")["input"]
+    with torch.no_grad():
+        pairs = zip(parity.leaves(model(to_value(x))), parity.leaves(loaded(to_value(x))), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_two_networks_in_one_ascii_file() -> None:
+    name = "mc-cnn__slow_net_te"
+    ref = dpnn_bridge.read_t7(SAMPLES / name / "ref.t7")
+    with pytest.raises(ModelNotFoundError, match=r"\[1\].*\[2\]"):
+        dpnn_bridge.load(SAMPLES / name / "model.t7")
+    x = to_value(ref["input"])
+    with torch.no_grad():
+        features = load(name, key="[1]")(x)
+        output = [features, load(name, key="[2]")(torch.cat([features, features], 1))]
+    for d in parity.compare("output", output, to_value(ref["output"])):
+        assert d.ok, d.message
+
+
+def test_file_with_parameters_only() -> None:
+    name = "VQA_LSTM_CNN__weights_only"
+    data = dpnn_bridge.read_t7(SAMPLES / name / "model.t7")
+    assert {k: v.size for k, v in data.items()} == {"encoder_w_q": 4113, "embedding_w_q": 492, "multimodal_w": 1738}
+    with pytest.raises(ModelNotFoundError, match="load_flat"):
+        dpnn_bridge.load(SAMPLES / name / "model.t7")
