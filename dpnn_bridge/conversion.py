@@ -328,8 +328,10 @@ class LuaContext:
         kind = self.type_of(module)
         obj["_type"] = kind
         obj["train"] = module.training
-        for key, value in {**dict.fromkeys(RESULTS, LuaTensor.empty), **spec.constants}.items():
-            obj[key] = value(kind) if callable(value) else value
+        obj["output"] = LuaTensor.empty(kind)
+        if not known:
+            for key, value in {"gradInput": LuaTensor.empty, **spec.constants}.items():
+                obj[key] = value(kind) if callable(value) else value
         if record is not None:
             for key, name in record.scratch.items():
                 obj[key] = empty(kind if name == record.tensor_type else name)
