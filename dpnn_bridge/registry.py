@@ -99,7 +99,7 @@ class LuaClass:
         defaults: values of Lua fields that a file may lack.
         tensors: Lua field -> torch parameter or buffer, in the order of Torch7's ``parameters()``.
         constants: fields that Torch7 needs and that never vary, or functions ``tensor class -> fresh value`` such as
-            :func:`empty_table`; written when the record does not hold them.
+            :func:`empty_table`; written for modules that were not read from a file.
         container: the constructor takes the converted ``modules`` as positional arguments.
         scratch: fields that hold buffers: dropped when reading, empty when written back.
         passes_through: the class computes nothing here (``nn.Copy``, ``nn.GPU``); the report says so.
