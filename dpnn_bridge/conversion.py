@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from dpnn_bridge.objects import (
 )
 from dpnn_bridge.registry import Field, LuaClass, LuaRecord, record_of
 from dpnn_bridge.report import Report
-from dpnn_bridge.sharing import Sharing
+from dpnn_bridge.sharing import Sharing, Site, tie_of
 
 #: modules nested deeper than this are refused, before Python's own recursion limit is met
 MAX_DEPTH = 100
@@ -233,7 +233,7 @@ class TorchContext:
                 return spec.layout.to_torch(value, module)
             return value if shape is None else value.reshape(shape)
 
-        self.sharing.assign(owner, leaf, tensor, arrange, key=(spec.layout, shape))
+        self.sharing.assign(Site(module, name, spec, owner, leaf), tensor, arrange, shape)
         parameter = owner._parameters.get(leaf)
         if self.options.gradients and parameter is not None and isinstance(grad, LuaTensor) and grad.size:
             parameter.grad = arrange(grad.torch().clone())
@@ -245,7 +245,8 @@ class TorchContext:
             return
         handled = spec.handled(module)
         for key, value in obj.items():
-            is_buffer = key in spec.scratch or key in RESULTS or (isinstance(key, str) and key.startswith("_") and key != "_type")
+            private = isinstance(key, str) and key.startswith("_") and key != "_type"
+            is_buffer = private or key in RESULTS or key in spec.scratch
             if is_buffer and isinstance(value, (LuaTensor, LuaStorage, LuaTable)):
                 record.scratch[key] = "table" if isinstance(value, LuaTable) else value.class_name
             elif key not in handled and (kept := self.keep(value, key)) is not None:
@@ -381,30 +382,31 @@ class LuaContext:
         cpu = tensor_class(dtype)
         return cpu.replace("torch.", "torch.Cuda") if name and name.startswith("torch.Cuda") else cpu
 
-    def tensor(self, tensor: Tensor, module: nn.Module, name: str, spec: Field) -> LuaTensor:
-        """A parameter or buffer as a Lua tensor; one torch tensor gives one Lua storage."""
-        kind = self.class_of(tensor, module)
-        value = registry.lua_shape(tensor.detach(), module, name, spec)
-        key = (id(tensor), spec.layout, kind)
-        if key not in self._storages:
-            self._storages[key] = lua_storage(kind, value)
-            self._alive.append(tensor)
-            if spec.layout is None:
-                self.sources[id(self._storages[key])] = tensor
-            else:
-                self.derived.add(id(self._storages[key]))
-        return strided(kind, tuple(value.shape), self._storages[key])
+    def tensor(self, module: nn.Module, name: str, spec: Field) -> LuaTensor:
+        """The parameter or buffer of a field as a Lua tensor; one torch tensor gives one Lua storage."""
+        return self._tensor(module, name, spec, gradient=False)
 
-    def gradient(self, parameter: nn.Parameter, module: nn.Module, name: str, spec: Field) -> LuaTensor:
-        """The gradient of a parameter, zeros when it has none."""
-        kind = self.class_of(parameter, module)
-        grad = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
-        value = registry.lua_shape(grad.detach(), module, name, spec)
-        key = (id(parameter), spec.layout, kind, "gradient")
+    def gradient(self, module: nn.Module, name: str, spec: Field) -> LuaTensor:
+        """The gradient of a field's parameter, zeros when it has none."""
+        return self._tensor(module, name, spec, gradient=True)
+
+    def _tensor(self, module: nn.Module, name: str, spec: Field, *, gradient: bool) -> LuaTensor:
+        tie = tie_of(*registry.resolve(module, spec.attribute))
+        if tie is not None:
+            source = self._tensor(tie.source.module, tie.source.name, tie.source.field, gradient=gradient)
+            return LuaTensor(source.class_name, tie.shape, tie.stride, tie.offset, source.storage)
+        tensor = registry.get_tensor(module, spec.attribute)
+        assert tensor is not None
+        kind = self.class_of(tensor, module)
+        value = registry.lua_value(module, name, spec, gradient=gradient)
+        key = (id(tensor), spec.layout, kind, gradient)
         if key not in self._storages:
-            self._storages[key] = lua_storage(kind, value)
-            self._alive.append(parameter)
-            self.derived.add(id(self._storages[key]))
+            storage = self._storages[key] = lua_storage(kind, value)
+            self._alive.append(tensor)
+            if gradient or spec.layout is not None:
+                self.derived.add(id(storage))
+            else:
+                self.sources[id(storage)] = tensor
         return strided(kind, tuple(value.shape), self._storages[key])
 
     def constant(self, tensor: Tensor, module: nn.Module) -> LuaTensor:

@@ -155,6 +155,8 @@ def _verify(path: Path, content: dict[str, Any]) -> None:
 
 
 def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    if a.numel() == 0:
+        return True
     return torch.equal(a.contiguous().reshape(-1).view(torch.uint8), b.contiguous().reshape(-1).view(torch.uint8))
 
 

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
+from dpnn_bridge.sharing import tie_of
 
 if TYPE_CHECKING:
     from dpnn_bridge.conversion import LuaContext, TorchContext
@@ -196,9 +197,9 @@ class LuaClass:
             tensor = get_tensor(module, spec.attribute)
             if tensor is None:
                 continue
-            fields[name] = ctx.tensor(tensor, module, name, spec)
-            if isinstance(tensor, nn.Parameter) and ctx.gradients:
-                fields[grad_field(name, spec)] = ctx.gradient(tensor, module, name, spec)
+            fields[name] = ctx.tensor(module, name, spec)
+            if ctx.gradients and is_parameter(module, spec.attribute):
+                fields[grad_field(name, spec)] = ctx.gradient(module, name, spec)
         if cls.container:
             fields["modules"] = LuaTable.from_list(ctx.to_lua(m) for m in cls.children(module))
         return fields
@@ -212,7 +213,7 @@ class LuaClass:
     def parameters(cls, module: nn.Module) -> Iterator[tuple[nn.Module, str, Field]]:
         """Every parameter as ``(owner, Lua field, Field)`` in the order of Torch7's ``parameters()``."""
         for name, spec in cls.fields_of(module).items():
-            if isinstance(get_tensor(module, spec.attribute), nn.Parameter):
+            if is_parameter(module, spec.attribute):
                 yield module, name, spec
         for child in cls.children(module):
             yield from spec_of(child).parameters(child)
@@ -269,8 +270,25 @@ def resolve(module: nn.Module, attribute: str) -> tuple[nn.Module, str]:
     return module, leaf
 
 
-def lua_shape(tensor: Tensor, module: nn.Module, name: str, spec: Field) -> Tensor:
-    """A parameter, its gradient or a buffer in Lua's arrangement; a view where the strides allow it."""
+def is_parameter(module: nn.Module, attribute: str) -> bool:
+    """Whether a dotted name is a parameter, its own or tied to another's."""
+    owner, leaf = resolve(module, attribute)
+    return owner._parameters.get(leaf) is not None or tie_of(owner, leaf) is not None
+
+
+def lua_value(module: nn.Module, name: str, spec: Field, *, gradient: bool = False) -> Tensor:
+    """A field's tensor, or its gradient (zeros when there is none), detached and in Lua's arrangement.
+
+    It is a view of the torch tensor where the strides allow it.
+    """
+    owner, leaf = resolve(module, spec.attribute)
+    tie = tie_of(owner, leaf)
+    tensor = tie.parameter() if tie else getattr(owner, leaf)
+    if gradient:
+        tensor = tensor.grad if tensor.grad is not None else torch.zeros_like(tensor)
+    tensor = tensor.detach()
+    if tie:
+        return tie.lua_view(tensor)
     if spec.layout is not None:
         return spec.layout.to_lua(tensor, module)
     record = record_of(module)

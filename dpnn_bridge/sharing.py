@@ -1,14 +1,217 @@
-"""Which Lua tensors are one parameter: those that view the same elements."""
+"""Which Lua tensors are one parameter, and how parameters that only overlap stay tied.
+
+Tensors that view the same elements in the same arrangement are one ``nn.Parameter``. Tensors that overlap in another
+way (a decoder whose weight is the transpose of the encoder's) keep one parameter, the source; the others become a
+:class:`Tie`, which computes them from the source before each forward. A gradient therefore reaches the source alone,
+and the tie survives ``.to()``, ``deepcopy``, pickling and ``state_dict``. Mere neighbours in one flat storage become
+compact, independent parameters.
+"""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaTensor
+
+if TYPE_CHECKING:
+    from dpnn_bridge.registry import Field
+
+
+@dataclass(frozen=True)
+class Site:
+    """A tensor field of a module: the module, its Lua field and where its torch tensor is."""
+
+    module: nn.Module
+    name: str
+    field: Field
+    owner: nn.Module
+    leaf: str
+
+
+class Tie:
+    """Makes ``owner.leaf`` a strided view of another module's parameter, as a forward pre-hook of ``owner``.
+
+    Attributes:
+        site: the tied field.
+        source: the field whose parameter holds the elements.
+        shape, stride, offset: the Lua tensor, in the elements of the source's Lua tensor.
+        torch_shape: shape of the torch tensor when the field has no layout.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        source: Site,
+        shape: tuple[int, ...],
+        stride: tuple[int, ...],
+        offset: int,
+        torch_shape: torch.Size | None,
+    ) -> None:
+        self.site, self.source = site, source
+        self.shape, self.stride, self.offset, self.torch_shape = shape, stride, offset, torch_shape
+
+    def lua_view(self, tensor: Tensor) -> Tensor:
+        """The tied part of the source's parameter or gradient, in Lua's arrangement."""
+        layout = self.source.field.layout
+        flat = (layout.to_lua(tensor, self.source.module) if layout else tensor).reshape(-1)
+        return flat.as_strided(self.shape, self.stride, self.offset)
+
+    def parameter(self) -> nn.Parameter:
+        """The parameter that holds the elements."""
+        return getattr(self.source.owner, self.source.leaf)
+
+    def compute(self) -> Tensor:
+        """The tied tensor in torch's arrangement; gradients flow to the source."""
+        value = self.lua_view(self.parameter())
+        layout = self.site.field.layout
+        if layout is not None:
+            return layout.to_torch(value, self.site.module)
+        return value if self.torch_shape is None else value.reshape(self.torch_shape)
+
+    def __call__(self, module: nn.Module, args: Any) -> None:
+        setattr(module, self.site.leaf, self.compute())
+
+    def install(self) -> None:
+        """Removes the field's own parameter and computes it from the source from now on."""
+        owner, leaf = self.site.owner, self.site.leaf
+        owner._parameters.pop(leaf, None)
+        owner.__dict__.setdefault("ties", {})[leaf] = self
+        owner.register_forward_pre_hook(self)
+        owner.register_forward_hook(_Detach(leaf), always_call=True)
+        setattr(owner, leaf, self.compute().detach())
+
+
+class _Detach:
+    """Forward hook: between forwards a tied tensor is plain data, so that modules can be copied and pickled."""
+
+    def __init__(self, leaf: str) -> None:
+        self.leaf = leaf
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
+        setattr(module, self.leaf, getattr(module, self.leaf).detach())
+
+
+def tie_of(owner: nn.Module, leaf: str) -> Tie | None:
+    """The tie that computes ``owner.leaf``, or None for an ordinary parameter."""
+    return owner.__dict__.get("ties", {}).get(leaf)
+
+
+@dataclass
+class _Entry:
+    """One parameter with every place that uses it."""
+
+    value: Tensor
+    tensor: LuaTensor
+    sites: list[Site]
+    torch_shape: torch.Size | None
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """First element and one past the last in the storage."""
+        first = last = self.tensor.offset
+        for size, stride in zip(self.tensor.shape, self.tensor.stride, strict=True):
+            first, last = first + min(0, (size - 1) * stride), last + max(0, (size - 1) * stride)
+        return first, last + 1
+
+    def elements(self) -> np.ndarray:
+        """Positions of all elements in the storage."""
+        index = np.array(self.tensor.offset)
+        for size, stride in zip(self.tensor.shape, self.tensor.stride, strict=True):
+            index = index[..., None] + np.arange(size) * stride
+        return index.reshape(-1)
+
+
+class Sharing:
+    """Hands out parameters and buffers for Lua tensors, the same one for the same region."""
+
+    def __init__(self) -> None:
+        self._entries: dict[Any, _Entry] = {}
+
+    def assign(self, site: Site, tensor: LuaTensor, arrange: Callable[[Tensor], Tensor], shape: torch.Size | None) -> None:
+        """Sets the parameter or buffer of ``site`` to the elements of ``tensor``.
+
+        Args:
+            site: where; the owner holds ``leaf`` as a parameter or buffer (possibly None).
+            tensor: the elements.
+            arrange: turns Lua's arrangement into torch's.
+            shape: torch's shape, None where Lua's is taken.
+        """
+        owner, leaf = site.owner, site.leaf
+        if leaf not in owner._parameters and leaf not in owner._buffers:
+            raise ConversionError(f"{type(owner).__name__} has no parameter or buffer {leaf!r}")
+        is_parameter = leaf in owner._parameters
+        identity = (region_of(tensor), site.field.layout, shape or tensor.shape, is_parameter)
+        entry = self._entries.get(identity)
+        if entry is None:
+            value = arrange(compact(tensor))
+            if is_parameter:
+                value = nn.Parameter(value, requires_grad=value.is_floating_point())
+            entry = self._entries[identity] = _Entry(value, tensor, [], shape)
+        entry.sites.append(site)
+        table: dict[str, Any] = owner._parameters if is_parameter else owner._buffers
+        table[leaf] = entry.value
+
+    def tie(self) -> None:
+        """Ties parameters whose regions overlap without being the same."""
+        by_storage: dict[int, list[_Entry]] = defaultdict(list)
+        for entry in self._entries.values():
+            if isinstance(entry.value, nn.Parameter):
+                by_storage[id(entry.tensor.storage)].append(entry)
+        for entries in by_storage.values():
+            entries.sort(key=lambda e: e.extent)
+            group: list[_Entry] = []
+            end = 0
+            for entry in entries:
+                if group and entry.extent[0] < end:
+                    group.append(entry)
+                else:
+                    _tie(group)
+                    group = [entry]
+                end = max(end, entry.extent[1])
+            _tie(group)
+
+
+def _tie(group: list[_Entry]) -> None:
+    """Ties the members of a group of parameters whose extents overlap, where elements really coincide."""
+    if len(group) < 2 or not _really_overlap(group):
+        return
+    start, end = min(e.extent[0] for e in group), max(e.extent[1] for e in group)
+    source = next((e for e in group if e.extent == (start, end) and is_contiguous(e.tensor)), None)
+    if source is None:
+        source = _flat_source(group, start, end)
+    for entry in group:
+        for site in entry.sites if entry is not source else ():
+            t = entry.tensor
+            Tie(site, source.sites[0], t.shape, t.stride, t.offset - start, entry.torch_shape).install()
+
+
+def _really_overlap(group: list[_Entry]) -> bool:
+    if all(is_contiguous(e.tensor) for e in group):
+        return True
+    elements = np.concatenate([e.elements() for e in group])
+    return len(np.unique(elements)) < len(elements)
+
+
+def _flat_source(group: list[_Entry], start: int, end: int) -> _Entry:
+    """A parameter over the whole extent of a group none of whose members covers it, held by the first member."""
+    from dpnn_bridge.registry import Field
+
+    first = group[0].sites[0]
+    storage = group[0].tensor.storage
+    assert storage is not None
+    flat = LuaTensor(group[0].tensor.class_name, (end - start,), (1,), start, storage)
+    value = nn.Parameter(compact(flat))
+    first.owner.register_parameter("shared_elements", value)
+    site = Site(first.module, "", Field("shared_elements"), first.owner, "shared_elements")
+    return _Entry(value, flat, [site], None)
 
 
 def is_contiguous(tensor: LuaTensor) -> bool:
@@ -34,41 +237,3 @@ def compact(tensor: LuaTensor) -> Tensor:
     value = tensor.torch()
     whole = tensor.storage is not None and tensor.storage.size == tensor.size and is_contiguous(tensor)
     return value if whole else value.contiguous().clone()
-
-
-class Sharing:
-    """Hands out parameters and buffers for Lua tensors, the same one for the same region."""
-
-    def __init__(self) -> None:
-        self._values: dict[Any, Tensor] = {}
-        self._alive: list[LuaTensor] = []
-
-    def assign(
-        self, owner: nn.Module, leaf: str, tensor: LuaTensor, arrange: Callable[[Tensor], Tensor], key: Any
-    ) -> None:
-        """Sets ``owner.leaf`` to the parameter or buffer of ``tensor``.
-
-        Args:
-            owner: module that holds ``leaf`` as a parameter or buffer (possibly None).
-            tensor: where the elements are.
-            arrange: turns Lua's arrangement into torch's.
-            key: what distinguishes arrangements.
-        """
-        if leaf not in owner._parameters and leaf not in owner._buffers:
-            raise ConversionError(f"{type(owner).__name__} has no parameter or buffer {leaf!r}")
-        is_parameter = leaf in owner._parameters
-        identity = (region_of(tensor), key if key[1] is not None else (key[0], tensor.shape), is_parameter)
-        value = self._values.get(identity)
-        if value is None:
-            value = arrange(compact(tensor))
-            if is_parameter:
-                value = nn.Parameter(value, requires_grad=value.is_floating_point())
-            self._values[identity] = value
-            self._alive.append(tensor)
-        if is_parameter:
-            owner._parameters[leaf] = value  # type: ignore[assignment]
-        else:
-            owner._buffers[leaf] = value
-
-    def tie(self) -> None:
-        """Ties parameters whose regions overlap without being the same."""

@@ -20,11 +20,7 @@ def parameters(module: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
     Returns:
         ``(params, grads)``, two lists of the same length.
     """
-    params, grads = [], []
-    for owner, name, spec in registry.spec_of(module).parameters(module):
-        parameter = registry.get_tensor(owner, spec.attribute)
-        assert parameter is not None
-        grad = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
-        params.append(registry.lua_shape(parameter.detach(), owner, name, spec))
-        grads.append(registry.lua_shape(grad, owner, name, spec))
+    fields = list(registry.spec_of(module).parameters(module))
+    params = [registry.lua_value(owner, name, spec) for owner, name, spec in fields]
+    grads = [registry.lua_value(owner, name, spec, gradient=True) for owner, name, spec in fields]
     return params, grads
