@@ -10,6 +10,8 @@ import numpy as np
 
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 
+_COMPOUND = (LuaObject, LuaTable, LuaTensor, LuaStorage)
+
 
 def differences(a: Any, b: Any, *, ignore: Collection[str] = (), limit: int = 20) -> list[str]:
     """Paths at which two Lua values differ; identity structure (what is the same object) counts as part of the value.
@@ -20,19 +22,23 @@ def differences(a: Any, b: Any, *, ignore: Collection[str] = (), limit: int = 20
         limit: stop after so many.
     """
     found: list[str] = []
-    pairs: dict[int, int] = {}
+    partner: dict[int, Any] = {}
     stack: list[tuple[str, Any, Any]] = [("", a, b)]
-    while stack and len(found) < limit:
+    keyed: list[tuple[str, Any, Any]] = []
+    while (stack or keyed) and len(found) < limit:
+        if not stack:
+            stack.extend(_keyed(*keyed.pop(), partner, found))
+            continue
         path, x, y = stack.pop()
         if type(x) is not type(y) and not (isinstance(x, (int, float)) and isinstance(y, (int, float))):
             found.append(f"{path}: {x!r:.60} is not {y!r:.60}")
             continue
-        if isinstance(x, (LuaObject, LuaTable, LuaTensor, LuaStorage, LuaFunction)):
-            if id(x) in pairs:
-                if pairs[id(x)] != id(y):
+        if isinstance(x, (*_COMPOUND, LuaFunction)):
+            if id(x) in partner:
+                if partner[id(x)] is not y:
                     found.append(f"{path}: another object than where it was met before")
                 continue
-            pairs[id(x)] = id(y)
+            partner[id(x)] = y
         if isinstance(x, LuaObject):
             if (x.class_name, x.version) != (y.class_name, y.version):
                 found.append(f"{path}: {x.class_name} V {x.version} is not {y.class_name} V {y.version}")
@@ -43,6 +49,7 @@ def differences(a: Any, b: Any, *, ignore: Collection[str] = (), limit: int = 20
             stack.extend((f"{path}.header", p, q) for p, q in zip(x.header, y.header, strict=False))
         elif isinstance(x, LuaTable):
             stack.extend(_items(path, x, y, found, ()))
+            keyed.append((path, x, y))
         elif isinstance(x, LuaTensor):
             if x.class_name != y.class_name or x.shape != y.shape:
                 found.append(f"{path}: {x!r} is not {y!r}")
@@ -60,14 +67,27 @@ def differences(a: Any, b: Any, *, ignore: Collection[str] = (), limit: int = 20
 
 
 def _items(path: str, x: Any, y: Any, found: list[str], ignore: Collection[str]) -> list[tuple[str, Any, Any]]:
-    compound = [k for k in x if isinstance(k, (LuaObject, LuaTable, LuaTensor, LuaStorage))]
-    others = [k for k in y if isinstance(k, (LuaObject, LuaTable, LuaTensor, LuaStorage))]
-    if len(compound) != len(others):
-        found.append(f"{path}: {len(compound)} compound keys, {len(others)}")
-    pairs = [(f"{path}.<key {i}>", *kk) for i, kk in enumerate(zip(compound, others, strict=False))]
-    pairs += [(f"{path}.<value {i}>", x[p], y[q]) for i, (p, q) in enumerate(zip(compound, others, strict=False))]
-    simple = {k for k in x if k not in ignore} - set(compound)
-    for k in simple ^ ({k for k in y if k not in ignore} - set(others)):
+    simple, others = ({k for k in t if k not in ignore and not isinstance(k, _COMPOUND)} for t in (x, y))
+    for k in simple ^ others:
         found.append(f"{path}.{k}: only in {'the first' if k in simple else 'the second'}")
-    pairs += [(f"{path}.{k}", x[k], y[k]) for k in simple if k in y]
+    return [(f"{path}.{k}", x[k], y[k]) for k in simple & others]
+
+
+def _keyed(path: str, x: Any, y: Any, partner: dict[int, Any], found: list[str]) -> list[tuple[str, Any, Any]]:
+    """Entries whose keys are objects, in whatever order: a key stands for the object that it was paired with."""
+    keys, others = ([k for k in t if isinstance(k, _COMPOUND)] for t in (x, y))
+    if len(keys) != len(others):
+        found.append(f"{path}: {len(keys)} compound keys, {len(others)}")
+    pairs, taken = [], set()
+    for k in keys:
+        if id(k) in partner:
+            other = partner[id(k)]
+            taken.add(id(other))
+            if other in y:
+                pairs.append((f"{path}.<value of {k!r:.40}>", x[k], y[other]))
+            else:
+                found.append(f"{path}: the key {k!r:.40} is only in the first")
+    unmet = zip((k for k in keys if id(k) not in partner), (k for k in others if id(k) not in taken), strict=False)
+    for k, other in unmet:
+        pairs += [(f"{path}.<key>", k, other), (f"{path}.<value>", x[k], y[other])]
     return pairs

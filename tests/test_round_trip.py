@@ -52,7 +52,7 @@ def reduced(value: Any, memo: dict[int, Any] | None = None) -> Any:
         is_buffer = spec is not None and (k in BUFFERS or k in spec.scratch or (isinstance(k, str) and k[0] == "_"))
         if isinstance(v, LuaFunction) or k in BUFFERS and is_module(value) or is_gradient:
             continue
-        copy[k] = LuaTensor.empty() if is_buffer else reduced(v, memo)
+        copy[reduced(k, memo)] = LuaTensor.empty() if is_buffer else reduced(v, memo)
     for k, v in {**spec.defaults, **spec.constants}.items() if spec else ():
         copy.setdefault(k, v)  # what an old file lacks is written
     return copy
