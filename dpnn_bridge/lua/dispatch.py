@@ -1,0 +1,312 @@
+"""How a Torch7 call finds its code: one declaration serves ``torch.f(res, ...)``, ``torch.f(...)`` and ``t:f(...)``.
+
+A signature lists the arguments as Torch7's C wrapper knows them, one token each::
+
+    r    result tensor; left out by torch.f() (a new one), given as self by t:f()
+    R    result tensor that t:f() may leave out too (self is then the next argument)
+    s    source tensor; in t:f() it defaults to the result
+    T    tensor of the call's type; T2 must have 2 dimensions
+    X    tensor that is also what the call returns (in place only)
+    I    LongTensor; IR: a LongTensor result that may be left out
+    BR   ByteTensor result that may be left out
+    F D  FloatTensor, DoubleTensor
+    A    non-empty table of tensors
+    n    number; n=1 gives a default
+    i    dimension, 1-based in Lua and 0-based for the code; i=last defaults to the last one
+    b    boolean; b=0 gives a default
+    G    random generator, may be left out
+    L    sizes: a LongStorage or numbers, to the end of the call
+    c    letter; c=UL allows U (the default) and L
+
+Alternatives are tried in the order they are declared, and within one the way that leaves out fewest arguments last, as
+the wrapper does. What the code returns is what Lua gets, unless it returns None: then the result arguments.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from dpnn_bridge.lua.random import Generator
+from dpnn_bridge.lua.tensor import Storage, Tensor, TorchError
+
+ALL_TYPES = ("Byte", "Char", "Short", "Int", "Long", "Float", "Double")
+FLOAT_TYPES = ("Float", "Double")
+
+#: stands for a new tensor of the call's type, of Long, of Byte
+_NEW, _NEW_LONG, _NEW_BYTE, _GENERATOR, _LAST = (object() for _ in range(5))
+
+
+@dataclass(frozen=True)
+class _Arg:
+    kind: str
+    dim: int | None = None
+    default: Any = ...
+    letters: str = ""
+
+    @property
+    def is_result(self) -> bool:
+        return self.kind in ("r", "R", "X", "IR", "BR")
+
+
+def _parse(token: str) -> _Arg:
+    kind, _, default = token.partition("=")
+    dim = None
+    if kind[-1].isdigit():
+        kind, dim = kind[:-1], int(kind[-1])
+    if kind == "c":
+        return _Arg("c", default=default[0], letters=default)
+    if kind in ("r", "R"):
+        return _Arg(kind, default=_NEW)
+    if kind == "IR":
+        return _Arg(kind, default=_NEW_LONG)
+    if kind == "BR":
+        return _Arg(kind, default=_NEW_BYTE)
+    if kind == "G":
+        return _Arg(kind, default=_GENERATOR)
+    if not default:
+        return _Arg(kind, dim)
+    if default == "last":
+        return _Arg(kind, default=_LAST)
+    return _Arg(kind, dim, bool(int(default)) if kind == "b" else float(default) if "." in default else int(default))
+
+
+def _as_number(value: Any) -> float | None:
+    if isinstance(value, str):
+        try:
+            return float(int(value, 16) if value.strip().lower().startswith("0x") else float(value))
+        except ValueError:
+            return None
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def _accepts(arg: _Arg, value: Any, ty: str) -> bool:
+    kind = arg.kind
+    if kind in ("r", "R", "s", "T", "X"):
+        return isinstance(value, Tensor) and value.ty == ty and (arg.dim is None or arg.dim == value.dim)
+    if kind in ("n", "i"):
+        return _as_number(value) is not None
+    if kind in ("I", "IR"):
+        return isinstance(value, Tensor) and value.ty == "Long"
+    if kind == "BR":
+        return isinstance(value, Tensor) and value.ty == "Byte"
+    if kind == "b":
+        return isinstance(value, bool)
+    if kind in ("F", "D"):
+        return isinstance(value, Tensor) and value.ty == {"F": "Float", "D": "Double"}[kind]
+    if kind == "G":
+        return isinstance(value, Generator)
+    if kind == "c":
+        return isinstance(value, str) and len(value) == 1 and value in arg.letters
+    if kind == "A":
+        return isinstance(value, list)
+    raise AssertionError(kind)
+
+
+@dataclass(frozen=True)
+class _Pattern:
+    """One way to write a call: which arguments are given, in order."""
+
+    args: tuple[_Arg, ...]
+    given: tuple[int, ...]  # positions in args
+    code: Callable[..., Any]
+    sizes: bool  # ends in L
+
+    def matches(self, values: tuple[Any, ...], ty: str) -> bool:
+        fixed = len(self.given) - self.sizes
+        if self.sizes:
+            rest = values[fixed:]
+            if not (len(rest) == 1 and isinstance(rest[0], Storage) and rest[0].ty == "Long") and (
+                not rest or any(_as_number(v) is None for v in rest)
+            ):
+                return False
+        elif len(values) != fixed:
+            return False
+        return all(_accepts(self.args[k], v, ty) for k, v in zip(self.given[:fixed], values, strict=False))
+
+    def call(self, values: tuple[Any, ...], ty: str, generator: Generator, method: bool) -> Any:
+        bound: list[Any] = [arg.default for arg in self.args]
+        for n, k in enumerate(self.given):
+            arg = self.args[k]
+            if arg.kind == "L":
+                bound[k] = sizes_of(values[n:])
+            elif arg.kind in ("n", "i"):
+                number = _as_number(values[n])
+                assert number is not None
+                bound[k] = int(number) - 1 if arg.kind == "i" else number
+            else:
+                bound[k] = values[n]
+        results = []
+        for k, arg in enumerate(self.args):
+            value = bound[k]
+            if value is _NEW:
+                value = Tensor(ty)
+            elif value is _NEW_LONG:
+                value = Tensor("Long")
+            elif value is _NEW_BYTE:
+                value = Tensor("Byte")
+            elif value is _GENERATOR:
+                value = generator
+            elif value is _LAST:
+                source = next(v for a, v in zip(self.args, bound, strict=True) if a.kind in ("T", "s"))
+                value = source.dim - 1
+            elif value is ...:  # "s" left out: the result is the source
+                value = bound[0]
+            elif arg.kind == "i" and k not in self.given:
+                value -= 1
+            bound[k] = value
+            if arg.is_result:
+                results.append(value)
+        answer = self.code(*bound)
+        if answer is not None:
+            return answer
+        return results[0] if len(results) == 1 else tuple(results)
+
+
+def sizes_of(values: Iterable[Any]) -> tuple[int, ...]:
+    """Sizes given as a LongStorage or as numbers."""
+    values = tuple(values)
+    if len(values) == 1 and isinstance(values[0], Storage):
+        return tuple(values[0].flat.tolist())
+    return tuple(int(v) for v in values)
+
+
+def _patterns(signature: str, code: Callable[..., Any], method: bool) -> Iterable[_Pattern]:
+    args = tuple(_parse(token) for token in signature.split())
+    optional, required = [], []
+    for k, arg in enumerate(args):
+        may_go = arg.default is not ... and not (method and arg.kind == "r")
+        if arg.kind == "s":
+            may_go = method
+        (optional if may_go else required).append(k)
+    sizes = bool(args) and args[-1].kind == "L"
+    for chosen in itertools.product((False, True), repeat=len(optional)):
+        present = {k for k, use in zip(optional, reversed(chosen), strict=True) if use} | set(required)
+        yield _Pattern(args, tuple(sorted(present)), code, sizes)
+
+
+class Function:
+    """One name of the ``torch`` package and all its alternatives.
+
+    Attributes:
+        name: such as ``add``.
+        method_types: element types whose tensors have it as a method.
+        function_types: element types for which ``torch.name`` exists.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.method_types: list[str] = []
+        self.function_types: list[str] = []
+        self._patterns: dict[tuple[str, bool], list[_Pattern]] = {}
+        self._plans: dict[Any, _Pattern] = {}
+
+    def add(self, signature: str, code: Callable[..., Any], types: Iterable[str], modes: str) -> None:
+        for mode in modes:
+            names = self.method_types if mode == "m" else self.function_types
+            for ty in types:
+                if ty not in names:
+                    names.append(ty)
+                self._patterns.setdefault((ty, mode == "m"), []).extend(_patterns(signature, code, mode == "m"))
+
+    def run(self, ty: str, values: tuple[Any, ...], generator: Generator, method: bool) -> Any:
+        key = (ty, method, *[(v.ty, len(v.size)) if type(v) is Tensor else _plan_key(v) for v in values])
+        pattern = self._plans.get(key)
+        if pattern is None:
+            for pattern in self._patterns.get((ty, method), ()):
+                if pattern.matches(values, ty):
+                    break
+            else:
+                names = " ".join(map(describe, values)) or "no arguments provided"
+                raise TorchError(f"invalid arguments: {names}\nexpected arguments: {self._usage(ty, method)}")
+            if not any(isinstance(v, str) for v in values):  # a string counts as a number or not by what it holds
+                self._plans[key] = pattern
+        return pattern.call(values, ty, generator, method)
+
+    def _usage(self, ty: str, method: bool) -> str:
+        seen: list[str] = []
+        for pattern in self._patterns.get((ty, method), ()):
+            words = " ".join(
+                f"[{_describe_arg(a, ty)}]" if a.default is not ... else _describe_arg(a, ty) for a in pattern.args
+            )
+            if words not in seen:
+                seen.append(words)
+        return " | ".join(seen)
+
+
+def _plan_key(value: Any) -> Any:
+    return (value.ty,) if type(value) is Storage else type(value)
+
+
+def _describe_arg(arg: _Arg, ty: str) -> str:
+    names = {"n": "number", "i": "index", "b": "boolean", "G": "Generator", "L": "sizes", "A": f"{{{ty}Tensor}}"}
+    names |= {"I": "LongTensor", "IR": "*LongTensor*", "BR": "*ByteTensor*", "F": "FloatTensor", "D": "DoubleTensor"}
+    names |= {"T": f"{ty}Tensor", "s": f"{ty}Tensor", "c": f"({'|'.join(arg.letters)})"}
+    return names.get(arg.kind, f"*{ty}Tensor*") + (f"~{arg.dim}D" if arg.dim else "")
+
+
+def describe(value: Any) -> str:
+    """Torch7's word for the type of an argument."""
+    if isinstance(value, (Tensor, Storage)):
+        return value.class_name.removeprefix("torch.")
+    if value is None:
+        return "nil"
+    if isinstance(value, bool):
+        return "boolean"
+    if isinstance(value, (int, float)):
+        return "number"
+    return {str: "string", list: "table", Generator: "Generator"}.get(type(value), "table")
+
+
+#: every function declared by the modules of :mod:`dpnn_bridge.lua.ops`
+FUNCTIONS: dict[str, Function] = {}
+#: methods that parse their own arguments: name -> (code, element types)
+NATIVE: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {}
+
+
+def torch_function(
+    name: str, *signatures: str, types: Iterable[str] = ALL_TYPES, modes: str = "fm"
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Declare ``torch.name`` and/or the method: modes "f", "m" or both; several signatures share the code."""
+
+    def register(code: Callable[..., Any]) -> Callable[..., Any]:
+        function = FUNCTIONS.setdefault(name, Function(name))
+        for signature in signatures:
+            function.add(signature, code, tuple(types), modes)
+        return code
+
+    return register
+
+
+def native(*names: str, types: Iterable[str] = (*ALL_TYPES, "Half")) -> Callable[..., Any]:
+    """Declare a method that takes its Lua arguments as they come."""
+
+    def register(code: Callable[..., Any]) -> Callable[..., Any]:
+        for name in names:
+            NATIVE[name] = (code, tuple(types))
+        return code
+
+    return register
+
+
+def check_int(value: Any, position: int) -> int:
+    """Argument ``position`` as an integer, cut towards zero."""
+    number = _as_number(value)
+    if number is None:
+        raise TorchError(f"bad argument #{position} (number expected, got {describe(value)})")
+    return int(number)
+
+
+def check_number(value: Any, position: int) -> float:
+    number = _as_number(value)
+    if number is None:
+        raise TorchError(f"bad argument #{position} (number expected, got {describe(value)})")
+    return number
+
+
+def check_tensor(value: Any, position: int, ty: str) -> Tensor:
+    if not isinstance(value, Tensor) or value.ty != ty:
+        raise TorchError(f"bad argument #{position} (torch.{ty}Tensor expected, got {describe(value)})")
+    return value

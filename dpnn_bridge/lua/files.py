@@ -1,0 +1,334 @@
+"""torch.MemoryFile, torch.DiskFile and torch.PipeFile: typed reads and writes, binary or text.
+
+The object layer (readObject, writeObject) stands in prelude/file.lua, since classes may bring their own.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+
+from dpnn_bridge.lua.dispatch import check_int, describe
+from dpnn_bridge.lua.tensor import DTYPES, Storage, TorchError, cast_number
+
+_NUMPY = {ty: torch.empty(0, dtype=dtype).numpy().dtype for ty, dtype in DTYPES.items()}
+_INTEGER = re.compile(rb"\s*([+-]?\d+)")
+_REAL = re.compile(rb"\s*([+-]?(?:\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?|inf(?:inity)?|nan))", re.IGNORECASE)
+_FORMATS = {"Half": "%.9g", "Float": "%.9g", "Double": "%.17g"}
+_MODES = ("r", "w", "rw")
+
+
+def _check_mode(mode: Any) -> str:
+    if mode not in _MODES:
+        raise TorchError("bad argument #2 (file mode should be 'r','w' or 'rw')")
+    return mode
+
+
+class File:
+    """What all three kinds share, over a binary Python stream."""
+
+    class_name = "torch.File"
+
+    def __init__(self, stream: BinaryIO | io.BytesIO, mode: str, name: str) -> None:
+        self.stream: Any = stream
+        self.name = name
+        self.readable, self.writable = "r" in mode, "w" in mode
+        self.binary = self.quiet = self.has_error = False
+        self.auto_spacing = True
+        self.long_size = 8
+        self.byte_order = "="
+
+    def opened(self) -> Any:
+        if self.stream is None:
+            raise TorchError("attempt to use a closed file")
+        return self.stream
+
+    def _reading(self) -> Any:
+        stream = self.opened()
+        if not self.readable:
+            raise TorchError("attempt to read in a write-only file")
+        return stream
+
+    def _writing(self) -> Any:
+        stream = self.opened()
+        if not self.writable:
+            raise TorchError("attempt to write in a read-only file")
+        return stream
+
+    def fail(self, message: str) -> None:
+        """Remember an error and raise it unless the file is quiet."""
+        self.has_error = True
+        if not self.quiet:
+            raise TorchError(message)
+
+    def _binary_type(self, ty: str) -> np.dtype:
+        dtype = np.dtype(np.int32) if ty == "Long" and self.long_size == 4 else _NUMPY[ty]
+        return dtype.newbyteorder(self.byte_order)
+
+    # ---- elements
+
+    def read(self, ty: str, count: int) -> np.ndarray:
+        """Up to ``count`` elements; fewer than that is an error."""
+        stream = self._reading()
+        if count == 0:
+            return np.empty(0, _NUMPY[ty])
+        if self.binary or ty in ("Byte", "Char"):
+            dtype = self._binary_type(ty)
+            data = stream.read(count * dtype.itemsize)
+            values = np.frombuffer(data, dtype, len(data) // dtype.itemsize).astype(_NUMPY[ty])
+        else:
+            values = self._read_text(ty, count)
+        if not self.binary and self.auto_spacing:
+            self._skip_newline()
+        if len(values) != count:
+            self.fail(f"read error: read {len(values)} blocks instead of {count}")
+        return values
+
+    def _skip_newline(self) -> None:
+        at = self.stream.tell()
+        if self.stream.read(1) != b"\n":
+            self.stream.seek(at)
+
+    def _read_text(self, ty: str, count: int) -> np.ndarray:
+        stream = self.stream
+        pattern = _REAL if ty in _FORMATS else _INTEGER
+        values: list[Any] = []
+        start = stream.tell()
+        text, used = stream.read(32 * min(count, 1 << 16) + 64), 0
+        while len(values) < count:
+            if len(text) - used < 64:
+                more = stream.read(1 << 16)
+                text, start, used = text[used:] + more, start + used, 0
+            match = pattern.match(text, used)
+            if match is None:
+                break
+            values.append(float(match[1]) if ty in _FORMATS else int(match[1]))
+            used = match.end()
+        stream.seek(start + used)
+        if ty in _FORMATS:
+            return np.array(values, np.float64).astype(_NUMPY[ty])
+        return np.array([cast_number(v, ty) for v in values], _NUMPY[ty])
+
+    def write(self, ty: str, values: np.ndarray) -> int:
+        stream = self._writing()
+        if not len(values):
+            return 0
+        if self.binary:
+            stream.write(values.astype(self._binary_type(ty)).tobytes())
+            return len(values)
+        if ty in ("Byte", "Char"):
+            stream.write(values.tobytes())
+        else:
+            one = _FORMATS.get(ty, "%d")
+            stream.write((" " if self.auto_spacing else "").join(one % v for v in values.tolist()).encode())
+        if self.auto_spacing:
+            stream.write(b"\n")
+        return len(values)
+
+    # ---- strings and positions
+
+    def read_string(self, how: Any) -> str:
+        stream = self._reading()
+        if how not in ("*a", "*l"):
+            raise TorchError("bad argument #2 (format must be '*a' or '*l')")
+        data = stream.read() if how == "*a" else stream.readline()
+        if not data:
+            self.fail("read error: read 0 blocks instead of 1")
+        if how == "*l" and data.endswith(b"\n"):
+            data = data[:-1]
+        return data.decode("latin-1")
+
+    def write_string(self, text: Any) -> int:
+        return self._writing().write(str(text).encode("latin-1"))
+
+    def length(self) -> int:
+        stream = self.opened()
+        at = stream.tell()
+        end = stream.seek(0, io.SEEK_END)
+        stream.seek(at)
+        return end
+
+    def seek(self, position: Any) -> None:
+        place = check_int(position, 2) - 1
+        if place < 0:
+            raise TorchError("bad argument #2 (position has to be greater than 0!)")
+        if place > self.length():
+            self.fail(f"unable to seek at position {place}")
+        else:
+            self.stream.seek(place)
+
+    def close(self) -> None:
+        self.opened().close()
+        self.stream = None
+
+    def describe(self) -> str:
+        status = "closed" if self.stream is None else "open"
+        mode = ("r" if self.readable else " ") + ("w" if self.writable else " ")
+        return f"{self.class_name} on <{self.name}> [status: {status} -- mode: {mode}]"
+
+
+class MemoryFile(File):
+    """``torch.MemoryFile([mode] | storage[, mode])``"""
+
+    class_name = "torch.MemoryFile"
+
+    def __init__(self, source: Any = None, mode: Any = None) -> None:
+        data = b""
+        if isinstance(source, Storage):
+            if source.ty != "Char":
+                raise TorchError(f"bad argument #1 (torch.CharStorage expected, got {describe(source)})")
+            data = source.flat.numpy().tobytes()
+            if not data.endswith(b"\0"):
+                raise TorchError("bad argument #1 (provided CharStorage must be terminated by 0)")
+            data = data[:-1]
+            mode = "rw" if mode is None else mode
+        else:
+            mode = "rw" if source is None else source
+        super().__init__(io.BytesIO(data), _check_mode(mode), "memory")
+
+    def storage(self) -> Storage:
+        """The content and a terminating 0."""
+        data = bytearray(self.opened().getvalue() + b"\0")
+        return Storage("Char", flat=torch.frombuffer(data, dtype=torch.int8))
+
+    def describe(self) -> str:
+        return super().describe().replace(" on <memory>", "")
+
+
+class DiskFile(File):
+    """``torch.DiskFile(name[, mode[, quiet]])``"""
+
+    class_name = "torch.DiskFile"
+
+    def __init__(self, name: Any, mode: Any = None) -> None:
+        mode = _check_mode("r" if mode is None else mode)
+        try:
+            stream = self._open(str(name), mode)
+        except OSError as error:
+            raise TorchError(f"cannot open <{name}> in mode {mode} ({error.strerror})") from None
+        super().__init__(stream, mode, str(name))
+
+    @staticmethod
+    def _open(name: str, mode: str) -> BinaryIO:
+        if mode == "rw":
+            try:
+                return open(name, "r+b")
+            except FileNotFoundError:
+                return open(name, "w+b")
+        return open(name, "rb" if mode == "r" else "wb")
+
+
+class PipeFile(DiskFile):
+    """``torch.PipeFile(command[, mode[, quiet]])``: what a shell command prints, or is given."""
+
+    class_name = "torch.PipeFile"
+
+    @staticmethod
+    def _open(name: str, mode: str) -> BinaryIO:
+        if mode == "r":
+            done = subprocess.run(name, shell=True, stdout=subprocess.PIPE, check=False)
+            return io.BytesIO(done.stdout)
+        process = subprocess.Popen(name, shell=True, stdin=subprocess.PIPE)
+        assert process.stdin is not None
+        return process.stdin  # type: ignore[return-value]
+
+
+def _reader(ty: str) -> Callable[..., Any]:
+    def read(f: File, target: Any = ..., *_: Any) -> Any:
+        if target is ...:
+            values = f.read(ty, 1)
+            return values[0].item() if len(values) else 0
+        if isinstance(target, Storage):
+            values = f.read(ty, target.size)
+            target.flat[: len(values)] = torch.from_numpy(values)
+            return len(values)
+        return Storage(ty, flat=torch.from_numpy(f.read(ty, check_int(target, 2))))
+
+    return read
+
+
+def _writer(ty: str) -> Callable[..., Any]:
+    def write(f: File, value: Any, *_: Any) -> Any:
+        if isinstance(value, Storage):
+            if value.ty != ty:
+                raise TorchError(f"number, or {ty}Storage expected, got {describe(value)}")
+            return f.write(ty, value.flat.numpy())
+        if describe(value) != "number":
+            raise TorchError(f"number, or {ty}Storage expected, got {describe(value)}")
+        f.write(ty, np.array([cast_number(value, ty)], _NUMPY[ty]))
+        return ()
+
+    return write
+
+
+def _flag(name: str, value: Any) -> Callable[..., File]:
+    def change(f: File, *_: Any) -> File:
+        setattr(f, name, value)
+        return f
+
+    return change
+
+
+def _step(run: Callable[[File], Any]) -> Callable[..., File]:
+    def call(f: File, *_: Any) -> File:
+        run(f)
+        return f
+
+    return call
+
+
+def _seek(f: File, position: Any = None, *_: Any) -> File:
+    f.seek(position)
+    return f
+
+
+def _long_size(f: File, size: Any = None, *_: Any) -> File:
+    n = check_int(size, 2)
+    if n not in (0, 4, 8):
+        raise TorchError("bad argument #1 (Invalid long size specified)")
+    f.long_size = n or 8
+    return f
+
+
+FILE_METHODS: dict[str, Callable[..., Any]] = {
+    "isQuiet": lambda f, *_: f.quiet,
+    "isReadable": lambda f, *_: f.readable,
+    "isWritable": lambda f, *_: f.writable,
+    "isBinary": lambda f, *_: f.binary,
+    "isAutoSpacing": lambda f, *_: f.auto_spacing,
+    "hasError": lambda f, *_: f.has_error,
+    "binary": _flag("binary", True),
+    "ascii": _flag("binary", False),
+    "autoSpacing": _flag("auto_spacing", True),
+    "noAutoSpacing": _flag("auto_spacing", False),
+    "quiet": _flag("quiet", True),
+    "pedantic": _flag("quiet", False),
+    "clearError": _flag("has_error", False),
+    "synchronize": _step(lambda f: f.opened().flush()),
+    "seek": _seek,
+    "seekEnd": _step(lambda f: f.opened().seek(0, io.SEEK_END)),
+    "position": lambda f, *_: f.opened().tell() + 1,
+    "close": _step(lambda f: f.close()),
+    "readString": lambda f, how=None, *_: f.read_string(how),
+    "writeString": lambda f, text, *_: f.write_string(text),
+    "__tostring__": lambda f, *_: f.describe(),
+    **{f"read{ty}": _reader(ty) for ty in DTYPES if ty != "Half"},
+    **{f"write{ty}": _writer(ty) for ty in DTYPES if ty != "Half"},
+}
+MEMORY_METHODS: dict[str, Callable[..., Any]] = {"storage": lambda f, *_: f.storage(), "longSize": _long_size}
+DISK_METHODS: dict[str, Callable[..., Any]] = {
+    "isLittleEndianCPU": lambda *_: sys.byteorder == "little",
+    "isBigEndianCPU": lambda *_: sys.byteorder == "big",
+    "nativeEndianEncoding": _flag("byte_order", "="),
+    "littleEndianEncoding": _flag("byte_order", "<"),
+    "bigEndianEncoding": _flag("byte_order", ">"),
+    "longSize": _long_size,
+    "noBuffer": _step(lambda f: None),
+}

@@ -1,0 +1,29 @@
+"""What the functions and methods of the ``torch`` package compute, one file per area; importing registers them all."""
+
+from dpnn_bridge.lua.ops import (
+    blas,
+    construct,
+    convolution,
+    elementwise,
+    indexing,
+    linalg,
+    order,
+    reduce,
+    sampling,
+    shape,
+    storage,
+)
+
+__all__ = [
+    "blas",
+    "construct",
+    "convolution",
+    "elementwise",
+    "indexing",
+    "linalg",
+    "order",
+    "reduce",
+    "sampling",
+    "shape",
+    "storage",
+]

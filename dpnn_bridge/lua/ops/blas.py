@@ -1,0 +1,124 @@
+"""Products of vectors and matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from dpnn_bridge.lua.dispatch import torch_function
+from dpnn_bridge.lua.tensor import Tensor, TorchError, cast_number
+
+
+@torch_function("dot", "T T")
+def dot(a: Tensor, b: Tensor) -> float:
+    """Dot product over all elements; integers wrap only at 64 bits."""
+    if a.numel != b.numel:
+        raise TorchError(f"inconsistent tensor size, expected {a.shape_text} and {b.shape_text}")
+    x, y = a.t.reshape(-1), b.t.reshape(-1)
+    if not x.is_floating_point():
+        return int((x.long() * y.long()).sum())
+    return float(torch.dot(x, y))
+
+
+def _sizes(kind: str, a: Tensor, b: Tensor) -> TorchError:
+    return TorchError(f"size mismatch, {kind}: {a.shape_text}, {b.shape_text}")
+
+
+def matrix_product(a: Tensor, b: Tensor) -> torch.Tensor:
+    if a.dim != 2 or b.dim not in (1, 2) or a.size[1] != b.size[0]:
+        raise _sizes("m1, m2" if b.dim == 2 else "mat, vec", a, b)
+    return a.t @ b.t
+
+
+def _batch_product(a: Tensor, b: Tensor) -> torch.Tensor:
+    if a.dim != 3 or b.dim != 3 or a.size[0] != b.size[0] or a.size[2] != b.size[1]:
+        raise _sizes("batch1, batch2", a, b)
+    return torch.bmm(a.t, b.t)
+
+
+def _summed_batch_product(a: Tensor, b: Tensor) -> torch.Tensor:
+    return _batch_product(a, b).sum(0, dtype=a.t.dtype)
+
+
+def _outer(a: Tensor, b: Tensor) -> torch.Tensor:
+    if a.dim != 1 or b.dim != 1:
+        raise _sizes("vec1, vec2", a, b)
+    return a.t[:, None] * b.t[None, :]
+
+
+def _add_product(r: Tensor, beta: float, m: Tensor, alpha: float, product: torch.Tensor) -> None:
+    """``r = beta * m + alpha * product`` with the shape of ``m``, which must be the product's."""
+    if tuple(product.shape) != m.size:
+        raise TorchError(f"size mismatch, t: {m.shape_text}, product: [{' x '.join(map(str, product.shape))}]")
+    beta, alpha = cast_number(beta, m.ty), cast_number(alpha, m.ty)
+    values = product if alpha == 1 else alpha * product
+    if beta == 1:
+        values = m.t + values
+    elif beta != 0:
+        values = beta * m.t + values
+    if r is not m and not r.same(m):
+        r.resize_as(m)
+    if r.storage is None:
+        r.set(Tensor.fresh(values))
+    else:
+        r.write(values)
+
+
+def _plain(name: str, dims: tuple[int, int], product: Callable[[Tensor, Tensor], torch.Tensor]) -> None:
+    """mm, mv, bmm, ger: only a result that was left out is allocated, a given one must have the right shape."""
+    a, b = dims
+
+    @torch_function(name, f"T{a} T{b}", modes="f")
+    def fresh(x: Tensor, y: Tensor) -> Tensor:
+        return Tensor.fresh(product(x, y))
+
+    @torch_function(name, f"X T{a} T{b}")
+    def into(r: Tensor, x: Tensor, y: Tensor) -> None:
+        values = product(x, y)
+        if tuple(values.shape) != r.size:
+            found = f"got {r.dim}D tensor for t" if r.dim != values.dim() else f"t: {r.shape_text}"
+            raise TorchError(f"size mismatch, expected [{' x '.join(map(str, values.shape))}], {found}")
+        r.write(values)
+
+
+_plain("mm", (2, 2), matrix_product)
+_plain("mv", (2, 1), matrix_product)
+_plain("bmm", (3, 3), _batch_product)
+_plain("ger", (1, 1), _outer)
+
+
+def _added(name: str, dim: int, dims: tuple[int, int], product: Callable[[Tensor, Tensor], torch.Tensor]) -> None:
+    a, b = dims
+
+    @torch_function(name, f"R n=1 T{dim} n=1 T{a} T{b}", modes="f")
+    def run(r: Tensor, beta: float, m: Tensor, alpha: float, x: Tensor, y: Tensor) -> None:
+        _add_product(r, beta, m, alpha, product(x, y))
+
+    @torch_function(name, f"X{dim} s{dim} n=1 T{a} T{b}", modes="m")
+    def method(r: Tensor, m: Tensor, alpha: float, x: Tensor, y: Tensor) -> None:
+        _add_product(r, 1, m, alpha, product(x, y))
+
+    @torch_function(name, f"X{dim} n s{dim} n T{a} T{b}", modes="m")
+    def method_beta(r: Tensor, beta: float, m: Tensor, alpha: float, x: Tensor, y: Tensor) -> None:
+        _add_product(r, beta, m, alpha, product(x, y))
+
+
+_added("addmv", 1, (2, 1), matrix_product)
+_added("addmm", 2, (2, 2), matrix_product)
+_added("addr", 2, (1, 1), _outer)
+_added("addbmm", 2, (3, 3), _summed_batch_product)
+_added("baddbmm", 3, (3, 3), _batch_product)
+
+
+@torch_function("cross", "R T T i=0")
+def cross(r: Tensor, a: Tensor, b: Tensor, dim: int) -> None:
+    if a.size != b.size:
+        raise TorchError(f"inconsistent tensor sizes {a.shape_text} {b.shape_text}")
+    if dim < 0:
+        dim = next((d for d, n in enumerate(a.size) if n == 3), -1)
+        if dim < 0:
+            raise TorchError("no dimension of size 3")
+    if dim >= a.dim or a.size[dim] != 3:
+        raise TorchError(f"bad argument #3 (dimension {dim + 1} does not have size 3)")
+    r.assign(torch.linalg.cross(a.t, b.t, dim=dim))

@@ -1,0 +1,140 @@
+"""New tensors: constructors, fillers, concatenation, triangles and diagonals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from dpnn_bridge.lua.dispatch import FLOAT_TYPES, torch_function
+from dpnn_bridge.lua.ops.shape import point_to
+from dpnn_bridge.lua.tensor import DTYPES, Tensor, TorchError, cast_number
+
+
+def new_tensor(ty: str, *args: Any) -> Tensor:
+    """``torch.*Tensor(...)`` but for tables, which Lua flattens for :func:`tensor_of_numbers`."""
+    t = Tensor(ty)
+    point_to(t, args, 1)
+    return t
+
+
+def tensor_of_numbers(ty: str, numbers: Sequence[float], sizes: Sequence[int]) -> Tensor:
+    if not numbers:
+        return Tensor(ty)
+    values = torch.tensor([cast_number(v, ty) for v in numbers], dtype=DTYPES[ty])
+    return Tensor.fresh(values.view(tuple(sizes)))
+
+
+@torch_function("zeros", "r L")
+def zeros(r: Tensor, sizes: tuple[int, ...]) -> None:
+    r.resize(sizes)
+    if r.size:
+        r.t.zero_()
+
+
+@torch_function("ones", "r L")
+def ones(r: Tensor, sizes: tuple[int, ...]) -> None:
+    r.resize(sizes)
+    if r.size:
+        r.t.fill_(1)
+
+
+@torch_function("eye", "r n n=0")
+def eye(r: Tensor, rows: float, columns: float) -> None:
+    n, m = int(rows), int(columns)
+    if n <= 0:
+        raise TorchError("bad argument #1 (invalid argument)")
+    r.assign(torch.eye(n, m if m > 0 else n))
+
+
+@torch_function("range", "r n n n=1")
+def range_(r: Tensor, first: float, last: float, step: float) -> None:
+    if r.ty not in FLOAT_TYPES:
+        first, last, step = int(first), int(last), int(step)
+    if step == 0:
+        raise TorchError("bad argument #3 (step must be a non-null number)")
+    if (step > 0) != (last >= first) and first != last:
+        raise TorchError("bad argument #2 (upper bound and larger bound incoherent with step sign)")
+    if r.ty in FLOAT_TYPES:
+        count = int(math.floor((last - first) / step)) + 1
+    else:
+        count = int((last - first) / step) + 1
+    values = torch.arange(count, dtype=torch.float64) * step + first
+    if r.numel == count:  # a result of the right size keeps its shape
+        r.write(values)
+    else:
+        r.assign(values)
+
+
+def _steps(name: str, first: float, last: float, count: float) -> torch.Tensor:
+    n = int(count)
+    if not (n > 1 or (n == 1 and first == last)):
+        raise TorchError(f"bad argument #3 (invalid number of points for {name})")
+    if n == 1:
+        return torch.full((1,), float(first), dtype=torch.float64)
+    return first + torch.arange(n, dtype=torch.float64) * ((last - first) / (n - 1))
+
+
+@torch_function("linspace", "r n n n=100", types=FLOAT_TYPES)
+def linspace(r: Tensor, first: float, last: float, count: float) -> None:
+    r.assign(_steps("linspace", first, last, count))
+
+
+@torch_function("logspace", "r n n n=100", types=FLOAT_TYPES)
+def logspace(r: Tensor, first: float, last: float, count: float) -> None:
+    r.assign(torch.pow(torch.tensor(10.0, dtype=torch.float64), _steps("logspace", first, last, count)))
+
+
+@torch_function("tril", "R T n=0")
+def tril(r: Tensor, t: Tensor, k: float) -> None:
+    _check_matrix(t)
+    r.assign(torch.tril(t.t, int(k)))
+
+
+@torch_function("triu", "R T n=0")
+def triu(r: Tensor, t: Tensor, k: float) -> None:
+    _check_matrix(t)
+    r.assign(torch.triu(t.t, int(k)))
+
+
+def _check_matrix(t: Tensor) -> None:
+    if t.dim != 2:
+        raise TorchError(f"bad argument #1 (expected a matrix, got a {t.dim}D tensor)")
+
+
+@torch_function("diag", "R T n=0")
+def diag(r: Tensor, t: Tensor, k: float) -> None:
+    if t.dim not in (1, 2):
+        raise TorchError("bad argument #1 (matrix or a vector expected)")
+    r.assign(torch.diag(t.t, int(k)))
+
+
+@torch_function("cat", "R T T i=0")
+def cat_two(r: Tensor, a: Tensor, b: Tensor, dim: int) -> None:
+    _concatenate(r, [a, b], dim)
+
+
+@torch_function("cat", "R A i=0")
+def cat_list(r: Tensor, tensors: list[Any], dim: int) -> None:
+    for t in tensors:
+        if not isinstance(t, Tensor) or t.ty != r.ty:
+            raise TorchError(f"expected torch.{r.ty}Tensor in tensor array")
+    _concatenate(r, tensors, dim)
+
+
+def _concatenate(r: Tensor, tensors: list[Tensor], dim: int) -> None:
+    """Empty tensors are skipped; missing dimensions have size 1; the default dimension is the last one."""
+    parts = [t for t in tensors if t.numel]
+    if not parts:
+        r.resize(())
+        return
+    dims = max(t.dim for t in parts)
+    d = dim if dim >= 0 else dims - 1
+    dims = max(dims, d + 1)
+    views = [t.t.reshape(t.size + (1,) * (dims - t.dim)) for t in parts]
+    shapes = {tuple(v.shape[:d]) + tuple(v.shape[d + 1 :]) for v in views}
+    if len(shapes) > 1:
+        raise TorchError("inconsistent tensor sizes")
+    r.assign(torch.cat(views, d))

@@ -1,0 +1,48 @@
+"""conv2, xcorr2, conv3, xcorr3: 'V' valid or 'F' full, of a plane, plane by plane, or with a bank of kernels."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from dpnn_bridge.lua.dispatch import torch_function
+from dpnn_bridge.lua.tensor import Tensor, TorchError, cast_tensor
+
+
+def _convolve(planes: torch.Tensor, kernels: torch.Tensor, full: bool, flip: bool, groups: int) -> torch.Tensor:
+    """Correlate planes (C x ...) with kernels (K x C/groups x ...)."""
+    space = planes.dim() - 1
+    if not full and any(a < b for a, b in zip(planes.shape[1:], kernels.shape[2:], strict=True)):
+        raise TorchError("bad argument #2 (input image is smaller than kernel)")
+    if flip:
+        kernels = kernels.flip(list(range(2, 2 + space)))
+    padding = [n - 1 for n in kernels.shape[2:]] if full else 0
+    f = F.conv2d if space == 2 else F.conv3d
+    return f(planes.unsqueeze(0), kernels, padding=padding, groups=groups).squeeze(0)
+
+
+def _declare(name: str, space: int, flip: bool) -> None:
+    def run(r: Tensor, image: Tensor, kernel: Tensor, how: str) -> None:
+        x, k, full = image.t, kernel.t, how == "F"
+        exact = x if x.is_floating_point() else x.double()
+        k = k.to(exact.dtype)
+        if image.dim == space:
+            result = _convolve(exact[None], k[None, None], full, flip, 1)[0]
+        elif kernel.dim == space + 1:
+            if image.size[0] != kernel.size[0]:
+                raise TorchError("bad argument #2 (invalid number of input/kernel planes)")
+            result = _convolve(exact, k[:, None], full, flip, image.size[0])
+        else:
+            if kernel.size[1] != image.size[0]:
+                raise TorchError("bad argument #2 (invalid number of input planes)")
+            result = _convolve(exact, k, full, flip, 1)
+        r.assign(cast_tensor(result, image.ty))
+
+    for a, b in ((space, space), (space + 1, space + 1), (space + 1, space + 2)):
+        torch_function(name, f"R T{a} T{b} c=VF")(run)
+
+
+_declare("conv2", 2, flip=True)
+_declare("xcorr2", 2, flip=False)
+_declare("conv3", 3, flip=True)
+_declare("xcorr3", 3, flip=False)

@@ -1,0 +1,428 @@
+"""Pointwise arithmetic and functions, comparisons, operators.
+
+Torch7 matches operands by their number of elements, never by shape, and does not broadcast. The result takes the shape
+of the first operand. In place, every logical element is visited once, also where several share one place in memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from dpnn_bridge.lua.dispatch import ALL_TYPES, FLOAT_TYPES, check_number, native, torch_function
+from dpnn_bridge.lua.tensor import FLOATING, Tensor, TorchError, cast_number, cast_tensor
+
+INTEGER_TYPES = tuple(ty for ty in ALL_TYPES if ty not in FLOAT_TYPES)
+
+
+def _check_counts(names: str, *tensors: Tensor) -> None:
+    if len({t.numel for t in tensors}) > 1:
+        shapes = ", ".join(f"{n} {t.shape_text}" for n, t in zip(names.split(), tensors, strict=False))
+        counts = ", ".join(str(t.numel) for t in tensors)
+        raise TorchError(
+            f"inconsistent tensor size, expected {shapes} to have the same number of elements, but got {counts} elements"
+        )
+
+
+def pointwise(f: Callable[..., torch.Tensor], result: Tensor, first: Tensor, *others: Tensor) -> None:
+    """``result = f(first, *others)`` element by element."""
+    _check_counts("t src src2", first, *others)
+    in_place = result is first or result.same(first)
+    if not in_place:
+        result.resize_as(first)
+    if result.overlaps():
+        _visit_each(f, result, (result if in_place else first), *others)
+        return
+    shape = first.size or (0,)
+    values = f(first.t, *[o.t.reshape(shape) if o.size != first.size else o.t for o in others])
+    if result.storage is None:
+        result.set(Tensor.fresh(values, result.ty))
+    else:
+        result.t.copy_(cast_tensor(values, result.ty))
+
+
+def _visit_each(f: Callable[..., torch.Tensor], result: Tensor, first: Tensor, *others: Tensor) -> None:
+    """Apply ``f`` one logical element after the other, in rounds of elements that lie in different places."""
+    assert result.storage is not None
+    places = result.places()
+    order = torch.argsort(places, stable=True)
+    grouped = places[order]
+    start = torch.cat([torch.tensor([True]), grouped[1:] != grouped[:-1]])
+    positions = torch.arange(len(grouped))
+    rank = torch.empty_like(places)
+    rank[order] = positions - torch.cummax(torch.where(start, positions, 0), 0).values
+    flats = [o.t.reshape(-1) for o in others]
+    source = None if first.same(result) or first is result else first.t.reshape(-1)
+    flat = result.storage.flat
+    for turn in range(int(rank.max()) + 1):
+        chosen = (rank == turn).nonzero().squeeze(1)
+        at = places[chosen]
+        x = flat[at] if source is None else source[chosen]
+        flat[at] = cast_tensor(f(x, *[o[chosen] for o in flats]), result.ty)
+
+
+def _scalar(value: float, t: Tensor) -> float:
+    return cast_number(value, t.ty)
+
+
+def _number_op(name: str, f: Callable[[torch.Tensor, Any], torch.Tensor], types: tuple[str, ...] = ALL_TYPES) -> None:
+    """``r = f(s, number)``, the number cut to the element type first."""
+
+    @torch_function(name, "r s n", types=types)
+    def run(r: Tensor, s: Tensor, value: float) -> None:
+        number = _scalar(value, s)
+        pointwise(lambda x: f(x, number), r, s)
+
+
+def _tensor_op(name: str, f: Callable[..., torch.Tensor], types: tuple[str, ...] = ALL_TYPES) -> None:
+    @torch_function(name, "r s T", types=types)
+    def run(r: Tensor, s: Tensor, other: Tensor) -> None:
+        pointwise(f, r, s, other)
+
+
+def _int_divide(x: torch.Tensor, y: Any) -> torch.Tensor:
+    if (y == 0) if not isinstance(y, torch.Tensor) else bool((y == 0).any()):
+        raise TorchError("division by zero")
+    return torch.div(x, y, rounding_mode="trunc")
+
+
+def _divide(x: torch.Tensor, y: Any) -> torch.Tensor:
+    return x / y if x.is_floating_point() else _int_divide(x, y)
+
+
+def _fmod(x: torch.Tensor, y: Any) -> torch.Tensor:
+    if not isinstance(y, torch.Tensor):
+        y = torch.tensor(y, dtype=x.dtype)
+    return torch.fmod(x, y)
+
+
+def _remainder(x: torch.Tensor, y: Any) -> torch.Tensor:
+    """Sign of the divisor; for floats TH's formula, NaN for a zero divisor."""
+    if not isinstance(y, torch.Tensor):
+        y = torch.tensor(y, dtype=x.dtype)
+    if not x.is_floating_point():
+        return torch.remainder(x, y)
+    return torch.where(y == 0, torch.nan, x - y * torch.floor(x / y))
+
+
+def _int_pow(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return cast_back(torch.pow(x.double(), y.double()), x)
+
+
+def cast_back(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    return values.to(like.dtype) if like.is_floating_point() else values.to(torch.int64).to(like.dtype)
+
+
+def _shift_left(x: torch.Tensor, y: Any) -> torch.Tensor:
+    return x * 2.0**y if x.is_floating_point() else torch.bitwise_left_shift(x, torch.as_tensor(y, dtype=x.dtype))
+
+
+def _shift_right(x: torch.Tensor, y: Any) -> torch.Tensor:
+    return x / 2.0**y if x.is_floating_point() else torch.bitwise_right_shift(x, torch.as_tensor(y, dtype=x.dtype))
+
+
+def _bitwise(name: str, f: Callable[..., torch.Tensor]) -> None:
+    def run(x: torch.Tensor, y: Any) -> torch.Tensor:
+        if x.is_floating_point():
+            raise TorchError(f"{name} is only supported for integer type tensors")
+        return f(x, torch.as_tensor(y, dtype=x.dtype))
+
+    _number_op(name, run)
+    _tensor_op("c" + name, run)
+
+
+@torch_function("add", "r s n")
+def add_number(r: Tensor, s: Tensor, value: float) -> None:
+    number = _scalar(value, s)
+    pointwise(lambda x: x + number, r, s)
+
+
+@torch_function("add", "r s n=1 T")
+def add_tensor(r: Tensor, s: Tensor, value: float, other: Tensor) -> None:
+    number = _scalar(value, s)
+    if number == 1:
+        pointwise(torch.add, r, s, other)
+    else:
+        pointwise(lambda x, y: x + number * y, r, s, other)
+
+
+@torch_function("csub", "r s n")
+def csub_number(r: Tensor, s: Tensor, value: float) -> None:
+    number = _scalar(value, s)
+    pointwise(lambda x: x - number, r, s)
+
+
+@torch_function("csub", "r s n=1 T")
+def csub_tensor(r: Tensor, s: Tensor, value: float, other: Tensor) -> None:
+    number = _scalar(value, s)
+    pointwise(lambda x, y: x - number * y, r, s, other)
+
+
+_number_op("mul", lambda x, v: x * v)
+_number_op("div", _divide)
+_number_op("lshift", _shift_left)
+_number_op("rshift", _shift_right)
+_tensor_op("clshift", _shift_left)
+_tensor_op("crshift", _shift_right)
+for _name in ("fmod", "mod"):
+    _number_op(_name, _fmod)
+    _tensor_op("c" + _name, _fmod)
+_number_op("remainder", _remainder)
+_tensor_op("cremainder", _remainder)
+_bitwise("bitand", torch.bitwise_and)
+_bitwise("bitor", torch.bitwise_or)
+_bitwise("bitxor", torch.bitwise_xor)
+_tensor_op("cmul", torch.mul)
+_tensor_op("cdiv", _divide)
+_tensor_op("cpow", torch.pow, FLOAT_TYPES)
+_tensor_op("cpow", _int_pow, INTEGER_TYPES)
+
+
+@torch_function("clamp", "r s n n")
+def clamp(r: Tensor, s: Tensor, low: float, high: float) -> None:
+    low, high = _scalar(low, s), _scalar(high, s)
+    pointwise(lambda x: torch.where(x < low, low, torch.where(x > high, high, x)), r, s)
+
+
+@torch_function("addcmul", "r s n=1 T T")
+def addcmul(r: Tensor, s: Tensor, value: float, a: Tensor, b: Tensor) -> None:
+    number = _scalar(value, s)
+    pointwise(lambda x, y, z: x + number * y * z, r, s, a, b)
+
+
+@torch_function("addcdiv", "r s n=1 T T")
+def addcdiv(r: Tensor, s: Tensor, value: float, a: Tensor, b: Tensor) -> None:
+    number = _scalar(value, s)
+    pointwise(lambda x, y, z: x + _divide(number * y, z), r, s, a, b)
+
+
+def _extremum(name: str, keep_first: Callable[[torch.Tensor, Any], torch.Tensor]) -> None:
+    @torch_function(name, "R s T")
+    def with_tensor(r: Tensor, s: Tensor, other: Tensor) -> None:
+        pointwise(lambda x, y: torch.where(keep_first(x, y), x, y), r, s, other)
+
+    @torch_function(name, "R s n")
+    def with_number(r: Tensor, s: Tensor, value: float) -> None:
+        number = _scalar(value, s)
+        pointwise(lambda x: torch.where(keep_first(x, number), x, number), r, s)
+
+
+_extremum("cmax", lambda x, y: x >= y)
+_extremum("cmin", lambda x, y: x <= y)
+
+
+@torch_function("zero", "X")
+def zero(r: Tensor) -> None:
+    fill(r, 0)
+
+
+@torch_function("fill", "X n")
+def fill(r: Tensor, value: float) -> None:
+    number = _scalar(value, r)
+    if r.numel:
+        if r.overlaps():
+            r.write(torch.full(r.size, number, dtype=r.t.dtype))
+        else:
+            r.t.fill_(number)
+
+
+# ---- functions of one argument; on numbers they compute in double
+
+_ROUND_HALF_AWAY = "round half away from zero, as C does"
+
+
+def _round(x: torch.Tensor) -> torch.Tensor:
+    whole = torch.trunc(x)
+    return torch.where((x - whole).abs() >= 0.5, whole + torch.sign(x), whole)
+
+
+_UNARY: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "log": torch.log,
+    "log1p": torch.log1p,
+    "exp": torch.exp,
+    "cos": torch.cos,
+    "acos": torch.acos,
+    "cosh": torch.cosh,
+    "sin": torch.sin,
+    "asin": torch.asin,
+    "sinh": torch.sinh,
+    "tan": torch.tan,
+    "atan": torch.atan,
+    "tanh": torch.tanh,
+    "sqrt": torch.sqrt,
+    "round": _round,
+    "ceil": torch.ceil,
+    "floor": torch.floor,
+    "trunc": torch.trunc,
+    "abs": torch.abs,
+    "frac": lambda x: x - torch.trunc(x),
+    "rsqrt": lambda x: 1 / torch.sqrt(x),
+    "sigmoid": lambda x: 1 / (1 + torch.exp(-x)),
+}
+
+
+def _unary(name: str, f: Callable[[torch.Tensor], torch.Tensor], types: tuple[str, ...], numbers: bool) -> None:
+    @torch_function(name, "r s", types=types)
+    def on_tensor(r: Tensor, s: Tensor) -> None:
+        pointwise(f, r, s)
+
+    if numbers:
+
+        @torch_function(name, "n", types=types)
+        def on_number(value: float) -> float:
+            return float(f(torch.tensor(float(value), dtype=torch.float64)))
+
+
+for _name, _f in _UNARY.items():
+    _unary(_name, _f, FLOAT_TYPES, numbers=True)
+_unary("abs", torch.abs, ("Int", "Long"), numbers=True)
+_unary("neg", torch.neg, FLOAT_TYPES, numbers=False)
+_unary("cinv", lambda x: 1 / x, FLOAT_TYPES, numbers=False)
+_unary("sign", torch.sign, ALL_TYPES, numbers=False)
+
+
+@torch_function("lerp", "r s T n", types=FLOAT_TYPES)
+def lerp(r: Tensor, s: Tensor, end: Tensor, weight: float) -> None:
+    pointwise(lambda x, y: x + weight * (y - x), r, s, end)
+
+
+@torch_function("lerp", "n n n", types=FLOAT_TYPES)
+def lerp_numbers(a: float, b: float, weight: float) -> float:
+    return a + weight * (b - a)
+
+
+@torch_function("atan2", "r s T", types=FLOAT_TYPES)
+def atan2(r: Tensor, s: Tensor, other: Tensor) -> None:
+    pointwise(torch.atan2, r, s, other)
+
+
+@torch_function("atan2", "n n", types=FLOAT_TYPES)
+def atan2_numbers(y: float, x: float) -> float:
+    return math.atan2(y, x)
+
+
+@torch_function("pow", "r s n", types=FLOAT_TYPES)
+def pow_number(r: Tensor, s: Tensor, exponent: float) -> None:
+    pointwise(lambda x: torch.pow(x, exponent), r, s)
+
+
+@torch_function("pow", "r n s", types=FLOAT_TYPES)
+def pow_of_number(r: Tensor, base: float, s: Tensor) -> None:
+    pointwise(lambda x: torch.pow(base, x), r, s)
+
+
+@torch_function("pow", "n n", types=FLOAT_TYPES)
+def pow_numbers(base: float, exponent: float) -> float:
+    return float(torch.pow(torch.tensor(float(base), dtype=torch.float64), exponent))
+
+
+# ---- comparisons: a fresh result is a ByteTensor, a given one may also have the operands' type
+
+
+def _comparison(name: str, f: Callable[[torch.Tensor, Any], torch.Tensor]) -> None:
+    def against_number(r: Tensor, s: Tensor, value: float) -> None:
+        number = _scalar(value, s)
+        r.resize(s.size)
+        r.assign(f(s.t, number).to(torch.uint8))
+
+    def against_tensor(r: Tensor, s: Tensor, other: Tensor) -> None:
+        _check_counts("t src", s, other)
+        r.resize(s.size)
+        r.assign(f(s.t, other.t.reshape(s.size or (0,))).to(torch.uint8))
+
+    for signature in ("BR T n", "X T n"):
+        torch_function(name, signature)(against_number)
+    for signature in ("BR T T", "X T T"):
+        torch_function(name, signature)(against_tensor)
+
+
+for _name in ("lt", "gt", "le", "ge", "eq", "ne"):
+    _comparison(_name, getattr(torch, _name))
+
+
+@torch_function("equal", "T T")
+def equal(a: Tensor, b: Tensor) -> bool:
+    return a.size == b.size and bool((a.t == b.t).all())
+
+
+# ---- operators
+
+
+def _copy(t: Tensor) -> Tensor:
+    return Tensor.fresh(t.t.clone())
+
+
+@native("__add__", types=ALL_TYPES)
+def op_add(a: Any, b: Any) -> Tensor:
+    return _plus(a, b, 1)
+
+
+@native("__sub__", types=ALL_TYPES)
+def op_sub(a: Any, b: Any) -> Tensor:
+    return _plus(a, b, -1)
+
+
+def _same_type(a: Any, b: Any) -> None:
+    if isinstance(a, Tensor) and isinstance(b, Tensor) and a.ty != b.ty:
+        raise TorchError(f"expecting two torch.{a.ty}Tensors or one torch.{a.ty}Tensor and one number")
+
+
+def _plus(a: Any, b: Any, sign: int) -> Tensor:
+    _same_type(a, b)
+    if isinstance(a, Tensor):
+        result = _copy(a)
+        if isinstance(b, Tensor):
+            pointwise(lambda x, y: x + sign * y, result, result, b)
+        else:
+            number = cast_number(check_number(b, 2), a.ty)
+            pointwise(lambda x: x + sign * number, result, result)
+        return result
+    number = cast_number(check_number(a, 1), b.ty)
+    return Tensor.fresh(number + sign * b.t)
+
+
+@native("__unm__", types=ALL_TYPES)
+def op_unm(a: Tensor, *_: Any) -> Tensor:
+    return Tensor.fresh(a.t * -1)
+
+
+@native("__div__", types=ALL_TYPES)
+def op_div(a: Any, b: Any) -> Tensor:
+    if not isinstance(a, Tensor):
+        raise TorchError("bad argument #1 (torch.*Tensor expected, got number)")
+    if isinstance(b, Tensor):
+        _same_type(a, b)
+        result = _copy(a)
+        pointwise(_divide, result, result, b)
+        return result
+    return Tensor.fresh(_divide(a.t, cast_number(check_number(b, 2), a.ty)))
+
+
+@native("__mod__", types=ALL_TYPES)
+def op_mod(a: Any, b: Any) -> Tensor:
+    if not isinstance(a, Tensor):
+        raise TorchError("bad argument #1 (torch.*Tensor expected, got number)")
+    return Tensor.fresh(_remainder(a.t, cast_number(check_number(b, 2), a.ty)))
+
+
+@native("__mul__", types=ALL_TYPES)
+def op_mul(a: Any, b: Any) -> Tensor | float:
+    from dpnn_bridge.lua.ops.blas import dot, matrix_product
+
+    _same_type(a, b)
+    if not isinstance(a, Tensor):
+        return Tensor.fresh(b.t * cast_number(check_number(a, 1), b.ty))
+    if not isinstance(b, Tensor):
+        return Tensor.fresh(a.t * cast_number(check_number(b, 2), a.ty))
+    if a.dim == 1 and b.dim == 1:
+        return dot(a, b)
+    if a.dim == 2 and b.dim in (1, 2):
+        return Tensor.fresh(matrix_product(a, b))
+    raise TorchError(f"multiplication between {a.dim}D and {b.dim}D tensors not yet supported")
+
+
+def is_floating(ty: str) -> bool:
+    return ty in FLOATING

@@ -1,0 +1,343 @@
+"""Brackets, index*, gather and scatter, masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from dpnn_bridge.lua.dispatch import (
+    ALL_TYPES,
+    check_int,
+    check_number,
+    check_tensor,
+    describe,
+    native,
+    torch_function,
+)
+from dpnn_bridge.lua.ops.elementwise import fill
+from dpnn_bridge.lua.ops.shape import copy_into, element, narrowed, selected
+from dpnn_bridge.lua.tensor import Storage, Tensor, TorchError, cast_number
+
+# ---- brackets; Lua sends a table index as flat numbers, see `walk`
+
+
+def _place(index: int, count: int) -> int:
+    """1-based or negative position -> 0-based."""
+    return index - 1 if index > 0 else index + count if index < 0 else -1
+
+
+def get_number(t: Tensor, index: float) -> Tensor | float:
+    """``t[i]``"""
+    if not t.size:
+        raise TorchError("bad argument #1 (empty tensor)")
+    at = _place(int(index), t.size[0])
+    if not 0 <= at < t.size[0]:
+        raise TorchError("bad argument #2 (out of range)")
+    if len(t.size) == 1:
+        return element(t, t.offset + at * t.stride[0])
+    return selected(t, 0, at)
+
+
+def put_number(t: Tensor, index: float, value: Any) -> None:
+    """``t[i] = value``"""
+    if not t.size:
+        raise TorchError("bad argument #1 (empty tensor)")
+    at = _place(int(index), t.size[0])
+    if len(t.size) == 1 and not isinstance(value, Tensor):
+        number = cast_number(check_number(value, 3), t.ty)
+        if not 0 <= at < t.size[0]:
+            raise TorchError("bad argument #2 (out of range)")
+        assert t.storage is not None
+        t.storage.flat[t.offset + at * t.stride[0]] = number
+    else:
+        store(narrowed(t, 0, at, 1), value)
+
+
+def store(t: Tensor, value: Any) -> None:
+    if isinstance(value, Tensor):
+        copy_into(t, value)
+    elif describe(value) == "number":
+        fill(t, check_number(value, 3))
+    else:
+        raise TorchError(f"bad argument #3 (torch.*Tensor expected, got {describe(value)})")
+
+
+def walk(t: Tensor, spec: Sequence[Any]) -> tuple[Tensor, int | None]:
+    """Follow ``t[{...}]``: per dimension None for a whole one, a number, or a (first, last) pair of maybe None.
+
+    Returns:
+        The view, and the place in the storage when the index leads to one element.
+    """
+    if len(spec) > t.dim:
+        raise TorchError("bad argument #2 (too many indices provided)")
+    d = 0
+    for entry in spec:
+        count = t.size[d]
+        if isinstance(entry, tuple):
+            first, last = entry
+            begin = 0 if first is None else _place(int(first), count)
+            end = count - 1 if last is None and first is None else begin if last is None else _place(int(last), count)
+            if not 0 <= begin < count:
+                raise TorchError("bad argument #2 (start index out of bound)")
+            if not 0 <= end < count:
+                raise TorchError("bad argument #2 (end index out of bound)")
+            if end < begin:
+                raise TorchError("bad argument #2 (end index must be greater or equal to start index)")
+            t = narrowed(t, d, begin, end - begin + 1)
+            d += 1
+        else:
+            at = _place(int(entry), count)
+            if not 0 <= at < count:
+                raise TorchError("bad argument #2 (index out of bound)")
+            if t.dim == 1:
+                return t, t.offset + at * t.stride[0]
+            t = selected(t, d, at)
+    return t, None
+
+
+def _spec(numbers: Sequence[Any]) -> list[Any]:
+    """Decode what Lua sends: kind, then its values (1 number; 2 first, last)."""
+    spec: list[Any] = []
+    position = 0
+    while position < len(numbers):
+        if numbers[position] == 1:
+            spec.append(numbers[position + 1])
+            position += 2
+        else:
+            spec.append((numbers[position + 1], numbers[position + 2]))
+            position += 3
+    return spec
+
+
+def get_table(t: Tensor, *numbers: Any) -> Tensor | float:
+    view, place = walk(t, _spec(numbers))
+    if place is not None:
+        return element(view, place)
+    return view.alias() if view is t else view
+
+
+def put_table(t: Tensor, value: Any, *numbers: Any) -> None:
+    view, place = walk(t, _spec(numbers))
+    if place is None:
+        store(view, value)
+    else:
+        assert view.storage is not None
+        view.storage.flat[place] = cast_number(check_number(value, 3), t.ty)
+
+
+def _storage_place(t: Tensor, index: Storage) -> int:
+    if index.size != t.dim:
+        raise TorchError("bad argument #2 (invalid size)")
+    place = t.offset
+    for i, count, step in zip(index.flat.tolist(), t.size, t.stride, strict=True):
+        at = _place(i, count)
+        if not 0 <= at < count:
+            raise TorchError("bad argument #2 (index out of bound)")
+        place += at * step
+    return place
+
+
+def get_object(t: Tensor, index: Any) -> Any:
+    """``t[LongStorage]`` or ``t[mask]``; nothing for other types."""
+    if isinstance(index, Storage) and index.ty == "Long":
+        return element(t, _storage_place(t, index))
+    if isinstance(index, Tensor) and index.ty == "Byte":
+        return masked_select(t, index)
+    return ()
+
+
+def put_object(t: Tensor, index: Any, value: Any) -> bool:
+    """Whether the index is of a kind that tensors know."""
+    if isinstance(index, Storage) and index.ty == "Long":
+        place = _storage_place(t, index)
+        assert t.storage is not None
+        t.storage.flat[place] = cast_number(check_number(value, 3), t.ty)
+        return True
+    if isinstance(index, Tensor) and index.ty == "Byte":
+        if isinstance(value, Tensor):
+            masked_copy(t, index, value)
+        else:
+            masked_fill(t, index, value)
+        return True
+    return False
+
+
+# ---- index*
+
+
+def _indices(index: Any, position: int, limit: int) -> torch.Tensor:
+    index = check_tensor(index, position, "Long")
+    if index.dim != 1:
+        raise TorchError(f"bad argument #{position} (Index is supposed to be a vector)")
+    zero_based = index.t - 1
+    if bool(((zero_based < 0) | (zero_based >= limit)).any()):
+        raise TorchError("index out of range")
+    return zero_based
+
+
+def _dim(t: Tensor, dim: Any, position: int = 2) -> int:
+    d = check_int(dim, position) - 1
+    if not 0 <= d < t.dim:
+        raise TorchError(f"bad argument #{position} (dimension {d + 1} out of range of {t.dim}D tensor)")
+    return d
+
+
+@native("index", types=ALL_TYPES)
+def index_(*args: Any) -> Tensor:
+    if len(args) == 3:
+        r, (t, dim, index) = Tensor(args[0].ty), args
+    elif len(args) == 4:
+        r, t, dim, index = args
+    else:
+        raise TorchError("[Tensor,] Tensor, number, LongTensor expected")
+    t = check_tensor(t, 2, r.ty)
+    d = _dim(t, dim)
+    r.assign(torch.index_select(t.t, d, _indices(index, 3, t.size[d])))
+    return r
+
+
+def _rows(t: Tensor, d: int, index: torch.Tensor, source: Tensor) -> torch.Tensor:
+    if source.dim == 0 or (source.dim > d and source.size[d] != len(index)) or source.numel == 0:
+        raise TorchError("bad argument #4 (Number of indices should be equal to source:size(dim))")
+    shape = (*t.size[:d], len(index), *t.size[d + 1 :])
+    if source.t.numel() != torch.Size(shape).numel():
+        raise TorchError(f"bad argument #4 (source {source.shape_text} does not fit {list(shape)})")
+    return source.t.reshape(shape)
+
+
+@native("indexCopy", types=ALL_TYPES)
+def index_copy(t: Tensor, dim: Any = None, index: Any = None, source: Any = None, *_: Any) -> Tensor:
+    d = _dim(t, dim)
+    places = _indices(index, 3, t.size[d])
+    for place, row in zip(places.tolist(), _rows(t, d, places, check_tensor(source, 4, t.ty)).unbind(d), strict=True):
+        t.t.select(d, place).copy_(row)
+    return t
+
+
+@native("indexAdd", types=ALL_TYPES)
+def index_add(t: Tensor, dim: Any = None, index: Any = None, source: Any = None, *_: Any) -> Tensor:
+    d = _dim(t, dim)
+    places = _indices(index, 3, t.size[d])
+    t.t.index_add_(d, places, _rows(t, d, places, check_tensor(source, 4, t.ty)))
+    return t
+
+
+@native("indexFill", types=ALL_TYPES)
+def index_fill(t: Tensor, dim: Any = None, index: Any = None, value: Any = None, *_: Any) -> Tensor:
+    d = _dim(t, dim)
+    t.t.index_fill_(d, _indices(index, 3, t.size[d]), cast_number(check_number(value, 4), t.ty))
+    return t
+
+
+# ---- gather, scatter
+
+
+def _check_positions(index: Tensor, limit: int) -> torch.Tensor:
+    zero_based = index.t - 1
+    if bool(((zero_based < 0) | (zero_based >= limit)).any()):
+        raise TorchError("Invalid index in gather/scatter")
+    return zero_based
+
+
+def _check_gather(t: Tensor, dim: int, index: Tensor, other: Tensor) -> None:
+    if not 0 <= dim < t.dim:
+        raise TorchError("bad argument #3 (Index dimension is out of bounds)")
+    if index.dim != t.dim or other.dim != t.dim:
+        raise TorchError("bad argument #4 (Index tensor must have same dimensions as input tensor)")
+    for d in range(t.dim):
+        if d != dim and index.size[d] != t.size[d]:
+            raise TorchError("bad argument #4 (Index tensor must have same size as input tensor apart from dim)")
+
+
+@torch_function("gather", "T i I")
+def gather_new(t: Tensor, dim: int, index: Tensor) -> Tensor:
+    _check_gather(t, dim, index, index)
+    return Tensor.fresh(torch.gather(t.t, dim, _check_positions(index, t.size[dim])))
+
+
+@torch_function("gather", "X T i I")
+def gather_into(r: Tensor, t: Tensor, dim: int, index: Tensor) -> None:
+    _check_gather(t, dim, index, index)
+    if r.size != index.size:
+        raise TorchError("bad argument #1 (result must have the size of the index)")
+    r.write(torch.gather(t.t, dim, _check_positions(index, t.size[dim])))
+
+
+@torch_function("scatter", "X i I T")
+def scatter(r: Tensor, dim: int, index: Tensor, source: Tensor) -> None:
+    _check_gather(r, dim, index, source)
+    places = _check_positions(index, r.size[dim])
+    if any(a > b for a, b in zip(index.size, source.size, strict=True)):
+        raise TorchError("bad argument #4 (source is smaller than the index)")
+    r.t.scatter_(dim, places, source.t)
+
+
+@torch_function("scatter", "X i I n")
+def scatter_fill(r: Tensor, dim: int, index: Tensor, value: float) -> None:
+    _check_gather(r, dim, index, index)
+    r.t.scatter_(dim, _check_positions(index, r.size[dim]), cast_number(value, r.ty))
+
+
+# ---- masks
+
+
+def _check_mask(t: Tensor, mask: Any) -> torch.Tensor:
+    mask = check_tensor(mask, 3, "Byte")
+    if mask.numel != t.numel:
+        raise TorchError(
+            f"inconsistent tensor size, expected src {t.shape_text} and mask {mask.shape_text} to have the same "
+            f"number of elements, but got {t.numel} and {mask.numel} elements respectively"
+        )
+    if mask.numel and int(mask.t.max()) > 1:
+        raise TorchError("Mask tensor can take 0 and 1 values only")
+    return mask.t.bool().reshape(t.size or (0,))
+
+
+@native("maskedSelect", types=ALL_TYPES)
+def masked_select(*args: Any) -> Tensor:
+    r, t, mask = args if len(args) == 3 else (None, *args)
+    t_ = check_tensor(t, 2, t.ty if isinstance(t, Tensor) else "Double")
+    r = Tensor(t_.ty) if r is None else check_tensor(r, 1, t_.ty)
+    mask = check_tensor(mask, 3, "Byte")
+    if mask.numel != t_.numel:
+        _check_mask(t_, mask)
+    if mask.numel and int(mask.t.max()) > 1:
+        raise TorchError("Mask tensor can take 0 and 1 values only")
+    r.assign(t_.t.reshape(-1)[mask.t.bool().reshape(-1)])
+    return r
+
+
+@native("maskedFill", types=ALL_TYPES)
+def masked_fill(t: Tensor, mask: Any = None, value: Any = None, *_: Any) -> Tensor:
+    t.write(t.t.masked_fill(_check_mask(t, mask), cast_number(check_number(value, 3), t.ty)))
+    return t
+
+
+@native("maskedCopy", types=ALL_TYPES)
+def masked_copy(t: Tensor, mask: Any = None, source: Any = None, *_: Any) -> Tensor:
+    chosen = _check_mask(t, mask)
+    values = check_tensor(source, 3, t.ty).t.reshape(-1)
+    count = int(chosen.sum())
+    if count > len(values):
+        raise TorchError("Number of elements of src < number of ones in mask")
+    result = t.t.clone()
+    result[chosen] = values[:count]
+    t.write(result)
+    return t
+
+
+@torch_function("nonzero", "IR T")
+def nonzero(r: Tensor, t: Tensor) -> None:
+    r.assign(t.t.nonzero() + 1)
+
+
+@torch_function("all", "T", types=("Byte",))
+def all_(t: Tensor) -> bool:
+    return bool(t.t.bool().all())
+
+
+@torch_function("any", "T", types=("Byte",))
+def any_(t: Tensor) -> bool:
+    return bool(t.t.bool().any())

@@ -1,0 +1,205 @@
+"""LAPACK routines. Matrix results are column-major, as Torch7 leaves them; they exist as torch.f only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from dpnn_bridge.lua.dispatch import FLOAT_TYPES, torch_function
+from dpnn_bridge.lua.tensor import Tensor, TorchError
+
+
+def _lapack(name: str, inputs: str, results: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Declare with all results given or none; the code takes the results first."""
+    given = " ".join(["X"] * results)
+
+    def register(code: Callable[..., None]) -> Callable[..., None]:
+        def fresh(*args: object) -> object:
+            outs = [Tensor(next(a.ty for a in args if isinstance(a, Tensor))) for _ in range(results)]
+            code(*outs, *args)
+            return outs[0] if results == 1 else tuple(outs)
+
+        torch_function(name, f"{given} {inputs}", types=FLOAT_TYPES, modes="f")(code)
+        torch_function(name, inputs, types=FLOAT_TYPES, modes="f")(fresh)
+        return code
+
+    return register
+
+
+def _matrix(t: Tensor, square: bool = False) -> torch.Tensor:
+    if t.dim != 2:
+        raise TorchError(f"bad argument #1 (A should be 2 dimensional, got {t.shape_text})")
+    if square and t.size[0] != t.size[1]:
+        raise TorchError(f"bad argument #1 (A should be square, got {t.shape_text})")
+    return t.t
+
+
+def _columns(r: Tensor, values: torch.Tensor) -> None:
+    """Store a matrix column by column."""
+    if r.size == tuple(values.shape) and r.stride[0] == 1:
+        r.write(values)
+        return
+    rows, columns = values.shape
+    r.resize((columns, rows))
+    r.geometry(r.storage, r.offset, (rows, columns), (r.stride[1], r.stride[0]))
+    r.write(values)
+
+
+def _right_side(b: Tensor, rows: int) -> torch.Tensor:
+    if b.dim not in (1, 2):
+        raise TorchError(f"bad argument #1 (B should have 1 or 2 dimensions, but has {b.dim})")
+    if b.size[0] != rows:
+        raise TorchError(f"bad argument #2 (A,B size incompatible: A has {rows} rows, B has {b.size[0]})")
+    return b.t.reshape(b.size[0], -1)
+
+
+@_lapack("gesv", "T T", 2)
+def gesv(x: Tensor, lu: Tensor, b: Tensor, a: Tensor) -> None:
+    matrix = _matrix(a, square=True)
+    right = _right_side(b, a.size[0]).clone()
+    factors, pivots, info = torch.linalg.lu_factor_ex(matrix)
+    if int(info) > 0:
+        raise TorchError(f"Lapack Error in gesv : U({int(info)},{int(info)}) is zero, singular U.")
+    solution = torch.linalg.lu_solve(factors, pivots, right)
+    _columns(lu, factors)
+    _columns(x, solution)
+
+
+@_lapack("gels", "T T", 2)
+def gels(x: Tensor, qr: Tensor, b: Tensor, a: Tensor) -> None:
+    """Least squares; below the first n rows LAPACK leaves the residuals, as here."""
+    matrix, right = _matrix(a), _right_side(b, a.size[0])
+    rows, columns = matrix.shape
+    factors, tau = torch.geqrf(matrix if rows >= columns else matrix.mT.contiguous())
+    if rows >= columns:
+        rotated = torch.ormqr(factors, tau, right, transpose=True)
+        solved = torch.linalg.solve_triangular(factors[:columns].triu(), rotated[:columns], upper=True)
+        result = torch.cat([solved, rotated[columns:]])
+    else:
+        lower = torch.linalg.solve_triangular(factors[:rows].triu().mT, right, upper=False)
+        padded = torch.cat([lower, lower.new_zeros(columns - rows, lower.shape[1])])
+        result = torch.ormqr(factors, tau, padded)
+    _columns(qr, factors if rows >= columns else factors.mT)
+    _columns(x, result)
+
+
+@_lapack("trtrs", "T T c=UL c=NT c=NU", 2)
+def trtrs(x: Tensor, ra: Tensor, b: Tensor, a: Tensor, uplo: str, trans: str, diag: str) -> None:
+    matrix, right = _matrix(a, square=True), _right_side(b, a.size[0])
+    triangle = matrix.triu() if uplo == "U" else matrix.tril()
+    upper = uplo == "U"
+    if trans == "T":
+        triangle, upper = triangle.mT, not upper
+    solution = torch.linalg.solve_triangular(triangle, right, upper=upper, unitriangular=diag == "U")
+    _columns(ra, matrix)
+    _columns(x, solution)
+
+
+@_lapack("symeig", "T c=NV c=UL", 2)
+def symeig(e: Tensor, v: Tensor, a: Tensor, jobz: str, uplo: str) -> None:
+    values, vectors = torch.linalg.eigh(_matrix(a, square=True), UPLO=uplo)
+    e.assign(values)
+    _columns(v, vectors if jobz == "V" else a.t)
+
+
+@_lapack("eig", "T c=NV", 2)
+def eig(e: Tensor, v: Tensor, a: Tensor, jobz: str) -> None:
+    """Eigenvalues as n x 2 (real, imaginary); complex pairs of vectors as real and imaginary columns."""
+    values, vectors = torch.linalg.eig(_matrix(a, square=True))
+    e.assign(torch.stack([values.real, values.imag], 1))
+    if jobz == "V":
+        real = vectors.real.clone()
+        for k in range(1, len(values)):
+            if values[k].imag < 0 and values[k - 1].imag > 0:
+                real[:, k] = vectors[:, k - 1].imag
+        _columns(v, real)
+
+
+@_lapack("svd", "T c=SA", 3)
+def svd(u: Tensor, s: Tensor, v: Tensor, a: Tensor, job: str) -> None:
+    left, values, right = torch.linalg.svd(_matrix(a), full_matrices=job == "A")
+    _columns(u, left)
+    s.assign(values)
+    v.assign(right)
+    v.geometry(v.storage, v.offset, v.size[::-1], v.stride[::-1])
+
+
+@_lapack("inverse", "T", 1)
+def inverse(r: Tensor, a: Tensor) -> None:
+    result, info = torch.linalg.inv_ex(_matrix(a, square=True))
+    if int(info) > 0:
+        raise TorchError(f"Lapack Error getrf : U({int(info)},{int(info)}) is 0, U is singular")
+    _columns(r, result)
+
+
+@_lapack("potrf", "T c=UL", 1)
+def potrf(r: Tensor, a: Tensor, uplo: str) -> None:
+    factor, info = torch.linalg.cholesky_ex(_matrix(a, square=True), upper=uplo == "U")
+    if int(info) > 0:
+        raise TorchError(f"Lapack Error in potrf : the leading minor of order {int(info)} is not positive definite")
+    _columns(r, factor)
+
+
+@_lapack("potrs", "T T c=UL", 1)
+def potrs(r: Tensor, b: Tensor, factor: Tensor, uplo: str) -> None:
+    _columns(r, torch.cholesky_solve(_right_side(b, factor.size[0]), _matrix(factor, square=True), upper=uplo == "U"))
+
+
+@_lapack("potri", "T c=UL", 1)
+def potri(r: Tensor, factor: Tensor, uplo: str) -> None:
+    """Only the triangle named by ``uplo`` is meaningful in LAPACK; here both are."""
+    _columns(r, torch.cholesky_inverse(_matrix(factor, square=True), upper=uplo == "U"))
+
+
+def _pivoted_cholesky(a: torch.Tensor, limit: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Lower factor L and pivots p with a[p][:, p] = L L'."""
+    a = a.clone()
+    n = len(a)
+    lower, pivots = torch.zeros_like(a), torch.arange(n)
+    rest = torch.diagonal(a).clone()
+    limit = n * torch.finfo(a.dtype).eps * float(rest.max()) if limit < 0 else limit
+    for k in range(n):
+        best = k + int(rest[k:].argmax())
+        if float(rest[best]) <= limit:
+            raise TorchError("Lapack Error pstrf : matrix is rank deficient or not positive semidefinite")
+        swap = torch.arange(n)
+        swap[[k, best]] = swap[[best, k]]
+        a, rest, pivots = a[swap][:, swap], rest[swap], pivots[swap]
+        lower = lower[swap]
+        lower[k, k] = torch.sqrt(rest[k])
+        lower[k + 1 :, k] = (a[k + 1 :, k] - lower[k + 1 :, :k] @ lower[k, :k]) / lower[k, k]
+        rest[k + 1 :] -= lower[k + 1 :, k] ** 2
+    return lower, pivots
+
+
+@torch_function("pstrf", "T c=UL n=-1", types=FLOAT_TYPES, modes="f")
+def pstrf(a: Tensor, uplo: str, limit: float) -> tuple[Tensor, Tensor]:
+    lower, pivots = _pivoted_cholesky(_matrix(a, square=True), limit)
+    factor = Tensor(a.ty)
+    _columns(factor, lower.mT if uplo == "U" else lower)
+    return factor, Tensor.fresh((pivots + 1).int())
+
+
+@_lapack("qr", "T", 2)
+def qr(q: Tensor, r: Tensor, a: Tensor) -> None:
+    left, right = torch.linalg.qr(_matrix(a))
+    _columns(q, left)
+    r.assign(right)
+
+
+@_lapack("geqrf", "T", 2)
+def geqrf(r: Tensor, tau: Tensor, a: Tensor) -> None:
+    factors, scales = torch.geqrf(_matrix(a))
+    _columns(r, factors)
+    tau.assign(scales)
+
+
+@_lapack("orgqr", "T T", 1)
+def orgqr(r: Tensor, a: Tensor, tau: Tensor) -> None:
+    _columns(r, torch.linalg.householder_product(_matrix(a), tau.t))
+
+
+@_lapack("ormqr", "T T T c=LR c=NT", 1)
+def ormqr(r: Tensor, a: Tensor, tau: Tensor, c: Tensor, side: str, trans: str) -> None:
+    _columns(r, torch.ormqr(_matrix(a), tau.t, _matrix(c), left=side == "L", transpose=trans == "T"))

@@ -1,0 +1,209 @@
+"""Random functions of the torch package, over :class:`dpnn_bridge.lua.random.Generator`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from dpnn_bridge.lua.dispatch import ALL_TYPES, FLOAT_TYPES, torch_function
+from dpnn_bridge.lua.random import Generator
+from dpnn_bridge.lua.tensor import Tensor, TorchError, cast_number
+
+_MODULUS = {"Double": 2**53 + 1, "Float": 2**24 + 1, "Long": 2**63, "Int": 2**31, "Short": 2**15, "Char": 2**7}
+_MODULUS["Byte"] = 2**8
+
+
+def _checked(code: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn the generator's complaints about arguments into Torch7 errors."""
+
+    def run(*args: Any) -> Any:
+        try:
+            return code(*args)
+        except ValueError as error:
+            raise TorchError(f"bad argument ({error})") from None
+
+    return run
+
+
+def _store(t: Tensor, values: np.ndarray) -> None:
+    if t.numel:
+        t.write(torch.from_numpy(values))
+
+
+@torch_function("rand", "r G L", types=FLOAT_TYPES)
+def rand(r: Tensor, g: Generator, sizes: tuple[int, ...]) -> None:
+    r.resize(sizes)
+    _store(r, g.uniforms(r.numel))
+
+
+@torch_function("randn", "r G L", types=FLOAT_TYPES)
+def randn(r: Tensor, g: Generator, sizes: tuple[int, ...]) -> None:
+    r.resize(sizes)
+    _store(r, g.draws(r.numel, g.normal))
+
+
+@torch_function("randperm", "r G n")
+@_checked
+def randperm(r: Tensor, g: Generator, n: float) -> None:
+    r.assign(torch.tensor(g.randperm(int(n))) + 1)
+
+
+@torch_function("uniform", "G n=0 n=1", types=FLOAT_TYPES)
+def uniform(g: Generator, a: float, b: float) -> float:
+    return g.uniform(a, b)
+
+
+@torch_function("uniform", "X G n=0 n=1", types=FLOAT_TYPES)
+def uniform_(t: Tensor, g: Generator, a: float, b: float) -> None:
+    _store(t, g.uniforms(t.numel, a, b))
+
+
+def _declare(name: str, draw: str, defaults: str, types: tuple[str, ...]) -> None:
+    """A scalar draw and the method that fills a tensor with such draws."""
+
+    @torch_function(name, f"G {defaults}", types=types)
+    @_checked
+    def one(g: Generator, *args: float) -> float:
+        return float(getattr(g, draw)(*args))
+
+    @torch_function(name, f"X G {defaults}", types=types)
+    @_checked
+    def many(t: Tensor, g: Generator, *args: float) -> None:
+        _store(t, g.draws(t.numel, getattr(g, draw), *args))
+
+
+_declare("normal", "normal", "n=0 n=1", FLOAT_TYPES)
+_declare("cauchy", "cauchy", "n=0 n=1", FLOAT_TYPES)
+_declare("logNormal", "log_normal", "n=1 n=2", FLOAT_TYPES)
+_declare("exponential", "exponential", "n", FLOAT_TYPES)
+_declare("geometric", "geometric", "n", ALL_TYPES)
+_declare("bernoulli", "bernoulli", "n=0.5", ALL_TYPES)
+
+
+@_checked
+def _bernoulli_each(t: Tensor, g: Generator, p: Tensor) -> None:
+    if p.numel != t.numel:
+        raise TorchError("inconsistent tensor size")
+    _store(t, np.array([g.bernoulli(float(v)) for v in p.t.reshape(-1).tolist()], np.float64))
+
+
+torch_function("bernoulli", "X G F")(_bernoulli_each)
+torch_function("bernoulli", "X G D")(_bernoulli_each)
+
+
+@torch_function("random", "G n n")
+@_checked
+def random_between(g: Generator, low: float, high: float) -> float:
+    return g.randint(int(low), int(high))
+
+
+@torch_function("random", "G n")
+@_checked
+def random_up_to(g: Generator, high: float) -> float:
+    if high < 1:
+        raise ValueError("upper bound must be strictly positive")
+    return g.randint(1, int(high))
+
+
+@torch_function("random", "G")
+def random_word(g: Generator) -> float:
+    return g.random()
+
+
+@torch_function("random", "X G n n")
+@_checked
+def random_between_(t: Tensor, g: Generator, low: float, high: float) -> None:
+    """C computes in unsigned long: for float types a negative draw comes out as 2^64 - |x|."""
+    values = [g.randint(int(low), int(high)) for _ in range(t.numel)]
+    if t.ty in FLOAT_TYPES:
+        _store(t, np.array([v % 2**64 for v in values], np.float64))
+    elif t.numel:
+        t.write(torch.tensor([int(cast_number(v, t.ty)) for v in values]))
+
+
+@torch_function("random", "X G n")
+@_checked
+def random_up_to_(t: Tensor, g: Generator, high: float) -> None:
+    if high < 1:
+        raise ValueError("upper bound must be strictly positive")
+    random_between_(t, g, 1, high)
+
+
+@torch_function("random", "X G")
+def random_(t: Tensor, g: Generator) -> None:
+    if t.numel:
+        t.write(torch.from_numpy(g.words(t.numel).astype(np.int64) % _MODULUS[t.ty]))
+
+
+def _multinomial(r: Tensor | None, g: Generator, p: Tensor, count: float, replace: bool) -> Tensor | None:
+    n = int(count)
+    if p.dim not in (1, 2):
+        raise TorchError("bad argument #2 (prob_dist must be 1 or 2 dim)")
+    if n <= 0:
+        raise TorchError("bad argument #2 (cannot sample n_sample <= 0 samples)")
+    if not replace and n > p.size[-1]:
+        raise TorchError("bad argument #2 (cannot sample n_sample > prob_dist:size(1) samples without replacement)")
+    rows = p.t.double().reshape(-1, p.size[-1]).tolist()
+    draws = torch.tensor([g.multinomial(row, n, replace) for row in rows]) + 1
+    draws = draws[0] if p.dim == 1 else draws
+    if r is None:
+        return Tensor.fresh(draws)
+    r.assign(draws)
+    return r
+
+
+torch_function("multinomial", "IR G T n b=0", types=FLOAT_TYPES, modes="f")(_checked(_multinomial))
+torch_function("multinomial", "I G T n b=0", types=FLOAT_TYPES, modes="m")(_checked(_multinomial))
+
+
+# ---- the alias method; as in Torch7 each draw lowers the stored table by one for good, see docs/lua.md
+
+
+def _alias_setup(p: Tensor, aliases: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+    weights = p.t.reshape(-1)
+    n = len(weights)
+    scaled = weights * n
+    small = [i for i in range(n) if float(scaled[i]) < 1]
+    large = [i for i in range(n) if float(scaled[i]) >= 1]
+    table = [0] * n
+    while small and large:
+        a, b = small[-1], large[-1]
+        table[a] = b
+        scaled[b] -= 1.0 - scaled[a]
+        if float(scaled[b]) < 1:
+            small[-1] = large.pop()
+        else:
+            small.pop()
+    if float(scaled.min()) <= 0:
+        raise TorchError("bad argument #2 (q_min is less than 0)")
+    if float(scaled.max()) > 1:
+        scaled = scaled / scaled.max()
+    chosen = torch.tensor(table)
+    q.assign(torch.where(chosen <= 0, torch.ones_like(scaled), scaled))
+    aliases.assign(chosen + 1)
+    return aliases, q
+
+
+@torch_function("multinomialAliasSetup_", "T", types=FLOAT_TYPES, modes="f")
+def alias_setup(p: Tensor) -> tuple[Tensor, Tensor]:
+    return _alias_setup(p, Tensor("Long"), Tensor(p.ty))
+
+
+@torch_function("multinomialAliasSetup_", "T I T", types=FLOAT_TYPES)
+def alias_setup_into(p: Tensor, aliases: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+    return _alias_setup(p, aliases, q)
+
+
+@torch_function("multinomialAlias_", "I G I T", types=FLOAT_TYPES, modes="m")
+def alias_draw(r: Tensor, g: Generator, aliases: Tensor, q: Tensor) -> Tensor:
+    aliases.t.sub_(1)
+    table, limits = aliases.t.reshape(-1).tolist(), q.t.reshape(-1).tolist()
+    draws = []
+    for _ in range(r.numel):
+        i = int(g.uniform(0, len(table)))
+        draws.append(i + 1 if g.bernoulli(limits[i]) else table[i])
+    r.write(torch.tensor(draws))
+    return r

@@ -1,0 +1,443 @@
+"""Geometry: sizes, views, resizing, sharing, copying and type conversion."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from dpnn_bridge.lua.dispatch import ALL_TYPES, check_int, check_tensor, describe, native, sizes_of, torch_function
+from dpnn_bridge.lua.tensor import DTYPES, Storage, Tensor, TorchError, contiguous_stride
+
+
+def _out_of_range(position: int) -> TorchError:
+    return TorchError(f"bad argument #{position} (out of range)")
+
+
+def long_storage(values: Sequence[int]) -> Storage:
+    return Storage("Long", flat=torch.tensor(list(values), dtype=torch.int64))
+
+
+# ---- asking
+
+
+@native("size", "__len__")
+def size(t: Tensor, dim: Any = None, *_: Any) -> Storage | int:
+    if isinstance(dim, (int, float, str)) and not isinstance(dim, bool):
+        return t.size[_dimension(t, dim)]
+    return long_storage(t.size)
+
+
+@native("stride")
+def stride(t: Tensor, dim: Any = None, *_: Any) -> Storage | int:
+    if isinstance(dim, (int, float, str)) and not isinstance(dim, bool):
+        return t.stride[_dimension(t, dim)]
+    return long_storage(t.stride)
+
+
+def _dimension(t: Tensor, dim: Any) -> int:
+    d = check_int(dim, 2)
+    if not 0 < d <= t.dim:
+        raise TorchError(f"bad argument #2 (dimension {d} out of range of {t.dim}D tensor)")
+    return d - 1
+
+
+@native("dim", "nDimension")
+def dim(t: Tensor, *_: Any) -> int:
+    return t.dim
+
+
+@native("nElement")
+def n_element(t: Tensor, *_: Any) -> int:
+    return t.numel
+
+
+@native("elementSize")
+def element_size(t: Tensor, *_: Any) -> int:
+    return DTYPES[t.ty].itemsize
+
+
+@native("storage")
+def storage(t: Tensor, *_: Any) -> Storage | None:
+    return t.storage
+
+
+@native("storageOffset")
+def storage_offset(t: Tensor, *_: Any) -> int:
+    return t.offset + 1
+
+
+@native("isContiguous")
+def is_contiguous(t: Tensor, *_: Any) -> bool:
+    return t.is_contiguous()
+
+
+@native("isSameSizeAs")
+def is_same_size_as(t: Tensor, other: Any, *_: Any) -> bool:
+    return t.size == check_tensor(other, 2, t.ty).size
+
+
+@native("isSetTo")
+def is_set_to(t: Tensor, other: Any, *_: Any) -> bool:
+    return t.same(check_tensor(other, 2, t.ty))
+
+
+@native("isSize")
+def is_size(t: Tensor, sizes: Any, *_: Any) -> bool:
+    if not isinstance(sizes, Storage) or sizes.ty != "Long":
+        raise TorchError(f"bad argument #2 (torch.LongStorage expected, got {describe(sizes)})")
+    return list(t.size) == sizes.flat.tolist()
+
+
+# ---- resizing and sharing
+
+
+def _sizes_and_strides(args: Sequence[Any], first: int, strided: bool) -> tuple[Sequence[int], Sequence[int] | None]:
+    """Sizes as a LongStorage (and one of strides) or as numbers, with strides in between when ``strided``."""
+    if args and isinstance(args[0], Storage) and args[0].ty == "Long":
+        if len(args) < 2 or args[1] is None:
+            return args[0].flat.tolist(), None
+        if not isinstance(args[1], Storage) or args[1].ty != "Long":
+            raise TorchError(f"bad argument #{first + 1} (torch.LongStorage expected)")
+        if args[1].size != args[0].size:
+            raise TorchError(f"bad argument #{first + 1} (provided stride and size are inconsistent)")
+        return args[0].flat.tolist(), args[1].flat.tolist()
+    numbers = [check_int(a, first + n) for n, a in enumerate(args)]
+    if not strided:
+        return numbers, None
+    strides = numbers[1::2]
+    sizes = numbers[0::2]
+    return sizes, strides + [-1] * (len(sizes) - len(strides))
+
+
+@native("resize")
+def resize(t: Tensor, *args: Any) -> Tensor:
+    t.resize(*_sizes_and_strides(args, 2, strided=False))
+    return t
+
+
+@native("resizeAs")
+def resize_as(t: Tensor, other: Any, *_: Any) -> Tensor:
+    t.resize_as(check_tensor(other, 2, t.ty))
+    return t
+
+
+def point_to(t: Tensor, args: Sequence[Any], first: int) -> None:
+    """Give ``t`` the view that constructor arguments describe: nothing, a tensor, a storage, sizes."""
+    source = args[0] if args else None
+    if not args:
+        t.geometry(None, 0, (), ())
+    elif isinstance(source, Tensor) and source.ty == t.ty:
+        t.set(source)
+    elif isinstance(source, Storage) and source.ty == t.ty:
+        offset = check_int(args[1], first + 1) - 1 if len(args) > 1 else 0
+        if offset < 0:
+            raise TorchError("Tensor: invalid storage offset")
+        if len(args) > 1:
+            sizes, strides = _sizes_and_strides(args[2:], first + 2, strided=True)
+        else:
+            sizes, strides = (source.size,), (1,)
+        t.geometry(source, offset, (), ())
+        t.resize(sizes, strides)
+    elif (isinstance(source, Storage) and source.ty == "Long") or describe(source) == "number":
+        t.geometry(None, 0, (), ())
+        t.resize(*_sizes_and_strides(args, first, strided=False))
+    else:
+        raise TorchError(f"bad argument #{first} (expecting number or torch.{t.ty}Tensor or torch.{t.ty}Storage)")
+
+
+@native("set")
+def set_(t: Tensor, *args: Any) -> Tensor:
+    point_to(t, args, 2)
+    return t
+
+
+# ---- views
+
+
+@native("narrow")
+def narrow(t: Tensor, dim: Any, first: Any, count: Any, *_: Any) -> Tensor:
+    return narrowed(t, check_int(dim, 2) - 1, check_int(first, 3) - 1, check_int(count, 4))
+
+
+def narrowed(t: Tensor, d: int, first: int, count: int) -> Tensor:
+    if not 0 <= d < t.dim:
+        raise _out_of_range(2)
+    if not 0 <= first < t.size[d]:
+        raise _out_of_range(3)
+    if count <= 0 or first + count > t.size[d]:
+        raise _out_of_range(4)
+    sizes = (*t.size[:d], count, *t.size[d + 1 :])
+    return Tensor(t.ty, t.storage, t.offset + first * t.stride[d], sizes, t.stride)
+
+
+def selected(t: Tensor, d: int, index: int) -> Tensor:
+    """A view without dimension ``d``; the caller keeps at least one dimension."""
+    offset = t.offset + index * t.stride[d]
+    return Tensor(t.ty, t.storage, offset, t.size[:d] + t.size[d + 1 :], t.stride[:d] + t.stride[d + 1 :])
+
+
+@native("select")
+def select(t: Tensor, dim: Any, index: Any, *_: Any) -> Tensor | float:
+    d, at = check_int(dim, 2) - 1, check_int(index, 3) - 1
+    if t.dim == 0:
+        raise TorchError("bad argument #1 (empty Tensor)")
+    if t.dim == 1:
+        if not 0 <= at < t.size[0]:
+            raise _out_of_range(2)
+        return element(t, t.offset + at * t.stride[0])
+    if not 0 <= d < t.dim:
+        raise _out_of_range(2)
+    if not 0 <= at < t.size[d]:
+        raise _out_of_range(3)
+    return selected(t, d, at)
+
+
+def element(t: Tensor, place: int) -> Tensor | float:
+    """The element at a place of the storage; of a HalfTensor as a number too."""
+    assert t.storage is not None
+    return t.storage.flat[place].item()
+
+
+@native("sub")
+def sub(t: Tensor, *args: Any) -> Tensor:
+    """``t:sub(first, last [, first2, last2 ...])``, up to four dimensions, negative positions count from the end."""
+    pairs = max(2, len(args) + len(args) % 2)
+    numbers = [check_int(args[n] if n < len(args) else None, n + 2) for n in range(min(pairs, 8))]
+    for d in range(len(numbers) // 2):
+        if d >= t.dim:
+            raise TorchError(f"bad argument #{2 * d + 2} (invalid dimension)")
+        first, last = (n - 1 if n > 0 else n + t.size[d] for n in numbers[2 * d : 2 * d + 2])
+        if not 0 <= first < t.size[d]:
+            raise _out_of_range(2 * d + 2)
+        if not 0 <= last < t.size[d]:
+            raise _out_of_range(2 * d + 3)
+        if last < first:
+            raise TorchError(f"bad argument #{2 * d + 3} (end smaller than beginning)")
+        t = narrowed(t, d, first, last - first + 1)
+    return t
+
+
+@native("transpose")
+def transpose(t: Tensor, dim1: Any, dim2: Any, *_: Any) -> Tensor:
+    a, b = check_int(dim1, 2) - 1, check_int(dim2, 3) - 1
+    for d, position in ((a, 2), (b, 3)):
+        if not 0 <= d < t.dim:
+            raise _out_of_range(position)
+    return transposed(t, a, b)
+
+
+def transposed(t: Tensor, a: int, b: int) -> Tensor:
+    sizes, strides = list(t.size), list(t.stride)
+    sizes[a], sizes[b] = sizes[b], sizes[a]
+    strides[a], strides[b] = strides[b], strides[a]
+    return Tensor(t.ty, t.storage, t.offset, tuple(sizes), tuple(strides))
+
+
+@native("t")
+def t_(t: Tensor, *_: Any) -> Tensor:
+    if t.dim != 2:
+        raise TorchError("bad argument #1 (Tensor must have 2 dimensions)")
+    return transposed(t, 0, 1)
+
+
+@native("unfold")
+def unfold(t: Tensor, dim: Any, count: Any, step: Any, *_: Any) -> Tensor:
+    d, n, step = check_int(dim, 2) - 1, check_int(count, 3), check_int(step, 4)
+    if not 0 <= d < t.dim:
+        raise _out_of_range(2)
+    if n > t.size[d]:
+        raise _out_of_range(3)
+    if step <= 0:
+        raise TorchError("bad argument #4 (invalid step)")
+    sizes = (*t.size[:d], (t.size[d] - n) // step + 1, *t.size[d + 1 :], n)
+    strides = (*t.stride[:d], step * t.stride[d], *t.stride[d + 1 :], t.stride[d])
+    return Tensor(t.ty, t.storage, t.offset, sizes, strides)
+
+
+@native("permute")
+def permute(t: Tensor, *dims: Any) -> Tensor:
+    order = [check_int(d, n) - 1 for n, d in enumerate(dims, 2)]
+    if sorted(order) != list(range(t.dim)):
+        raise TorchError("Invalid permutation")
+    return Tensor(t.ty, t.storage, t.offset, tuple(t.size[d] for d in order), tuple(t.stride[d] for d in order))
+
+
+def _squeeze(r: Tensor, t: Tensor, dim: int | None) -> float | None:
+    """Drop dimensions of size 1; a number when a single element remains."""
+    if dim is not None and not 0 <= dim < t.dim:
+        raise TorchError("bad argument #2 (dimension out of range)")
+    had_dims = t.dim > 1
+    keep = [d for d in range(t.dim) if t.size[d] != 1 or (dim is not None and d != dim)]
+    if dim is not None and not had_dims:
+        keep = [0]
+    single = dim is None and bool(t.dim) and not keep
+    keep = keep or ([0] if t.dim else [])
+    r.geometry(t.storage, t.offset, tuple(t.size[d] for d in keep), tuple(t.stride[d] for d in keep))
+    if single or (dim is None and r.size == (1,)) or (dim is not None and not had_dims and r.size == (1,)):
+        value = element(r, r.offset)
+        assert isinstance(value, (int, float))
+        return value
+    return None
+
+
+torch_function("squeeze", "R T")(lambda r, t: _squeeze(r, t, None))
+torch_function("squeeze", "R T i")(_squeeze)
+
+
+def _with_result(args: tuple[Any, ...], what: str) -> tuple[Tensor, Tensor, tuple[Any, ...]]:
+    """``[result,] tensor, ...`` -> result, tensor, rest."""
+    if args and isinstance(args[0], Tensor):
+        if len(args) > 1 and isinstance(args[1], Tensor):
+            return args[0], args[1], args[2:]
+        return Tensor(args[0].ty), args[0], args[1:]
+    raise TorchError(f"{what}: torch.*Tensor expected, got {describe(args[0] if args else None)}")
+
+
+@native("expand")
+def expand(*args: Any) -> Tensor:
+    r, t, rest = _with_result(args, "expand")
+    return expanded(r, t, sizes_of(rest))
+
+
+def expanded(r: Tensor, t: Tensor, sizes: Sequence[int]) -> Tensor:
+    if len(sizes) != t.dim:
+        raise TorchError("the number of dimensions provided must equal tensor:dim()")
+    strides = list(t.stride)
+    for d, n in enumerate(sizes):
+        if t.size[d] == 1:
+            strides[d] = 0
+        elif t.size[d] != n:
+            raise TorchError("incorrect size: only supporting singleton expansion (size=1)")
+    storage, offset = t.storage, t.offset
+    r.geometry(storage, offset, (), ())
+    r.resize(sizes, strides)
+    return r
+
+
+@native("expandAs")
+def expand_as(*args: Any) -> Tensor:
+    if len(args) > 2 and args[2] is not None:
+        return expanded(args[0], args[1], args[2].size)
+    return expanded(Tensor(args[0].ty), args[0], args[1].size)
+
+
+@native("view")
+def view(*args: Any) -> Tensor:
+    r, t, rest = _with_result(args, "view")
+    if not rest or not (
+        (isinstance(rest[0], Storage) and rest[0].ty == "Long") or all(describe(a) == "number" for a in rest)
+    ):
+        raise TorchError("torch.view, expected ([Tensor,] Tensor, number...) or ([Tensor,] Tensor, LongStorage)")
+    return viewed(r, t, sizes_of(rest))
+
+
+def viewed(r: Tensor, t: Tensor, sizes: Sequence[int]) -> Tensor:
+    sizes, count = list(sizes), t.numel
+    if sizes.count(-1) > 1:
+        raise TorchError("Only one of torch.view dimensions can be -1.")
+    if -1 in sizes:
+        known = math.prod(s for s in sizes if s != -1)
+        if known == 0 or count % known:
+            raise TorchError("The number of covered elements is not a multiple of all elements.")
+        sizes[sizes.index(-1)] = count // known
+    if not t.is_contiguous():
+        raise TorchError("expecting a contiguous tensor")
+    if math.prod(sizes) != count:
+        wanted, found = "x".join(map(str, sizes)), "x".join(map(str, t.size))
+        raise TorchError(f"Wrong size for view. Input size: {found}. Output size: {wanted}")
+    r.geometry(t.storage, t.offset, tuple(sizes), contiguous_stride(sizes))
+    return r
+
+
+@native("viewAs")
+def view_as(*args: Any) -> Tensor:
+    if len(args) > 2 and isinstance(args[2], Tensor):
+        return viewed(args[0], args[1], args[2].size)
+    if len(args) < 2 or not isinstance(args[1], Tensor):
+        raise TorchError("viewAs: expected ([Tensor,] Tensor, Tensor)")
+    return viewed(Tensor(args[0].ty), args[0], args[1].size)
+
+
+@native("repeatTensor")
+def repeat_tensor(*args: Any) -> Tensor:
+    r, t, rest = _with_result(args, "repeatTensor")
+    times = sizes_of(rest)
+    if len(times) < t.dim:
+        raise TorchError(
+            "Number of dimensions of repeat dims can not be smaller than number of dimensions of tensor"
+        )
+    r.assign(t.t.repeat(times))
+    return r
+
+
+@torch_function("reshape", "R T L", types=ALL_TYPES)
+def reshape(r: Tensor, t: Tensor, sizes: tuple[int, ...]) -> None:
+    if any(n <= 0 for n in sizes) or math.prod(sizes) != t.numel:
+        raise TorchError(f"inconsistent tensor sizes: {t.shape_text} cannot be reshaped to {list(sizes)}")
+    r.assign(t.t.reshape(sizes))
+
+
+# ---- copies and types
+
+
+@native("contiguous")
+def contiguous(t: Tensor, *_: Any) -> Tensor:
+    return t.alias() if t.is_contiguous() else clone(t)
+
+
+@native("clone")
+def clone(t: Tensor, *_: Any) -> Tensor:
+    return Tensor.fresh(t.t.clone(memory_format=torch.contiguous_format), t.ty) if t.size else Tensor(t.ty)
+
+
+@native("copy")
+def copy(t: Tensor, source: Any, *_: Any) -> Tensor:
+    if not isinstance(source, Tensor):
+        raise TorchError(f"bad argument #2 (torch.*Tensor expected, got {describe(source)})")
+    copy_into(t, source)
+    return t
+
+
+def copy_into(t: Tensor, source: Tensor) -> None:
+    if t.numel != source.numel:
+        raise TorchError(
+            f"inconsistent tensor size, expected tensor {t.shape_text} and src {source.shape_text} to have the same "
+            f"number of elements, but got {t.numel} and {source.numel} elements respectively"
+        )
+    if t.numel and not t.same(source):
+        t.write(source.t)
+
+
+@native("type")
+def type_(t: Tensor, name: Any = None, *_: Any) -> Tensor | str:
+    if name is None or name is False:
+        return t.class_name
+    ty = name.removeprefix("torch.").removesuffix("Tensor") if isinstance(name, str) else None
+    if ty not in DTYPES or name != f"torch.{ty}Tensor":
+        raise TorchError(f"attempt to convert to {name!r}, which is no tensor type such as 'torch.FloatTensor'")
+    return converted(t, ty)
+
+
+def converted(t: Tensor, ty: str) -> Tensor:
+    if ty == t.ty:
+        return t
+    return Tensor.fresh(t.t, ty) if t.size else Tensor(ty)
+
+
+@native("typeAs")
+def type_as(t: Tensor, other: Any, *_: Any) -> Tensor:
+    if not isinstance(other, Tensor):
+        raise TorchError(f"attempt to index a {describe(other)} value: typeAs needs a tensor")
+    return converted(t, other.ty)
+
+
+for _ty in DTYPES:
+    native(_ty.lower())(lambda t, *_, ty=_ty: converted(t, ty))
+
+
+@native("retain", "free")
+def retain(t: Tensor, *_: Any) -> tuple[()]:
+    return ()

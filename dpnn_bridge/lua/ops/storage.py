@@ -1,0 +1,110 @@
+"""Methods of storages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from dpnn_bridge.lua.dispatch import check_int, check_number, describe
+from dpnn_bridge.lua.tensor import DTYPES, Storage, TorchError, cast_number, cast_tensor
+
+#: name -> code; all element types have them, ``string`` only Char and Byte
+STORAGE_METHODS: dict[str, Callable[..., Any]] = {}
+
+
+def _method(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def register(code: Callable[..., Any]) -> Callable[..., Any]:
+        for name in names:
+            STORAGE_METHODS[name] = code
+        return code
+
+    return register
+
+
+def new_storage(ty: str, *args: Any) -> Storage:
+    """``torch.*Storage(...)``: a size, a list of numbers, or a part of another storage."""
+    if args and isinstance(args[0], list):
+        for n, value in enumerate(args[0], 1):
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise TorchError(f"element at index {n} is not a number")
+        return Storage(ty, flat=torch.tensor([cast_number(v, ty) for v in args[0]], dtype=DTYPES[ty]))
+    if args and isinstance(args[0], Storage):
+        source = args[0]
+        if source.ty != ty:
+            raise TorchError(f"bad argument #1 (torch.{ty}Storage expected, got {describe(source)})")
+        offset = check_int(args[1], 2) - 1 if len(args) > 1 else 0
+        if not 0 <= offset < source.size:
+            raise TorchError("offset out of bounds")
+        count = check_int(args[2], 3) if len(args) > 2 else source.size - offset
+        if not 0 < count <= source.size - offset:
+            raise TorchError("size out of bounds")
+        return Storage(ty, flat=source.flat[offset : offset + count])
+    if args and args[0] is not None:
+        size = check_int(args[0], 1)
+        if size < 0:
+            raise TorchError("bad argument #1 (size must not be negative)")
+        return Storage(ty, size)
+    return Storage(ty)
+
+
+@_method("size", "__len__")
+def size(s: Storage, *_: Any) -> int:
+    return s.size
+
+
+@_method("elementSize")
+def element_size(s: Storage, *_: Any) -> int:
+    return DTYPES[s.ty].itemsize
+
+
+@_method("resize")
+def resize(s: Storage, count: Any, *_: Any) -> Storage:
+    s.resize(check_int(count, 2))
+    return s
+
+
+@_method("fill")
+def fill(s: Storage, value: Any, *_: Any) -> Storage:
+    s.flat.fill_(cast_number(check_number(value, 2), s.ty))
+    return s
+
+
+@_method("copy")
+def copy(s: Storage, source: Any, *_: Any) -> Storage:
+    if not isinstance(source, Storage):
+        raise TorchError(f"bad argument #2 (torch.*Storage expected, got {describe(source)})")
+    if source.size != s.size:
+        raise TorchError("bad argument #2 (size mismatch)")
+    s.flat.copy_(cast_tensor(source.flat, s.ty))
+    return s
+
+
+@_method("string")
+def string(s: Storage, text: Any = None, *_: Any) -> Storage | str:
+    if isinstance(text, (str, int, float)) and not isinstance(text, bool):
+        data = str(text).encode("latin-1")
+        s.resize(len(data))
+        s.flat.view(torch.uint8).copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8)) if data else None
+        return s
+    return s.flat.view(torch.uint8).numpy().tobytes().decode("latin-1")
+
+
+@_method("retain", "free")
+def retain(s: Storage, *_: Any) -> tuple[()]:
+    return ()
+
+
+def get(s: Storage, index: Any) -> float:
+    place = check_int(index, 2) - 1
+    if not 0 <= place < s.size:
+        raise TorchError("bad argument #2 (out of bounds)")
+    return s.flat[place].item()
+
+
+def put(s: Storage, index: Any, value: Any) -> None:
+    place, number = check_int(index, 2) - 1, check_number(value, 3)
+    if not 0 <= place < s.size:
+        raise TorchError("bad argument #2 (out of bounds)")
+    s.flat[place] = cast_number(number, s.ty)

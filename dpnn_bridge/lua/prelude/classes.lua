@@ -1,0 +1,234 @@
+-- torch.class and what belongs to it: metatables, constructors, operators, type names.
+local bridge = ...
+local rawgetmt, rawsetmt = bridge.getmetatable, bridge.setmetatable
+local select, type, rawget, rawset, error, ipairs = select, type, rawget, rawset, error, ipairs
+
+torch = torch or {}
+package.loaded.torch = torch
+
+local metatables = {}  -- class name -> metatable
+local names = {}       -- metatable -> class name
+bridge.metatables, bridge.names = metatables, names
+
+local function typename(object)
+   local mt = rawgetmt(object)
+   return mt and names[mt]
+end
+bridge.typename = typename
+
+-- look a key up in a class and its ancestors
+local function inherited(mt, key)
+   while mt do
+      local value = rawget(mt, key)
+      if value ~= nil then return value end
+      local parent = rawgetmt(mt)
+      if parent and not names[parent] then return mt[key] end
+      mt = parent
+   end
+end
+
+local function index(self, key)
+   local mt = rawgetmt(self)
+   local hook = inherited(mt, '__index__')
+   if hook then
+      local value, found = hook(self, key)
+      if found then return value end
+   end
+   return inherited(mt, key)
+end
+
+local function newindex(self, key, value)
+   local hook = inherited(rawgetmt(self), '__newindex__')
+   if hook and hook(self, key, value) then return end
+   if type(self) ~= 'table' then
+      error('the class ' .. tostring(typename(self)) .. ' cannot be indexed', 2)
+   end
+   rawset(self, key, value)
+end
+
+-- binary operators look at the first operand's metatable, at the second's only when the first has none
+local function binary(op, what)
+   local key = '__' .. op .. '__'
+   return function(a, b)
+      local mt = rawgetmt(a) or rawgetmt(b)
+      local f = mt and mt[key]
+      if f == nil then
+         error(string.format('both %s and %s have no %s operator', typename(a) or '(null)', typename(b) or '(null)', what), 2)
+      end
+      if type(f) == 'function' then return f(a, b) end
+   end
+end
+
+local function unary(op, what)
+   local key = '__' .. op .. '__'
+   return function(self, ...)
+      local f = inherited(rawgetmt(self), key)
+      if f == nil then error(string.format('%s has no %s operator', typename(self), what), 2) end
+      if type(f) == 'function' then return f(self, ...) end
+      return f
+   end
+end
+
+local function isequal(a, b)
+   if type(a) == 'userdata' and type(b) == 'userdata' then return bridge.same(a, b) end
+   return false
+end
+
+local operators = {
+   __index = index, __newindex = newindex,
+   __add = binary('add', 'addition'), __sub = binary('sub', 'substraction'), __mul = binary('mul', 'multiplication'),
+   __div = binary('div', 'division'), __mod = binary('mod', 'modulo'), __pow = binary('pow', 'power'),
+   __concat = binary('concat', 'concat'), __lt = binary('lt', 'less-than'), __le = binary('le', 'less-equal'),
+   __unm = unary('unm', 'negation'), __len = unary('len', 'length'), __call = unary('call', 'call'),
+}
+function operators.__eq(a, b)
+   local f = inherited(rawgetmt(a), '__eq__')
+   if type(f) == 'function' then return f(a, b) end
+   return isequal(a, b)
+end
+function operators.__tostring(self)
+   local f = inherited(rawgetmt(self), '__tostring__')
+   if type(f) == 'function' then return f(self) end
+   return f or typename(self)
+end
+
+-- the table that holds the last part of a dotted name
+local function container(tname)
+   local at = _G
+   for part in tname:gmatch('([^%.]+)%.') do
+      at = type(at) == 'table' and at[part]
+      if type(at) ~= 'table' then
+         error(string.format('while creating metatable %s: bad argument #1 (%s is an invalid module name)', tname, part), 3)
+      end
+   end
+   return at
+end
+
+local function new_metatable(tname)
+   local mt = {__typename = tname, __version = 1}
+   for key, f in pairs(operators) do mt[key] = f end
+   mt.__metatable = mt
+   metatables[tname], names[mt] = mt, tname
+   return mt
+end
+
+local function new_constructor(mt)
+   return rawsetmt({}, {
+      __index = mt,
+      __newindex = function(_, key, value) rawset(mt, key, value) end,
+      __call = function(self, ...)
+         local new = rawget(rawgetmt(self), '__new')
+         if not new then error('no constructor available', 2) end
+         return new(...)
+      end,
+      __metatable = mt,
+   })
+end
+
+function torch.newmetatable(tname, parent, constructor, destructor, factory, module)
+   if type(tname) ~= 'string' then error('bad argument #1 (string expected, got ' .. type(tname) .. ')', 2) end
+   module = module or container(tname)
+   local mt = metatables[tname] or new_metatable(tname)
+   if parent then
+      if rawgetmt(mt) then error('class ' .. tname .. ' has been already assigned a parent class\n', 2) end
+      if not metatables[parent] then error('bad argument #2 (invalid parent class name ' .. tostring(parent) .. ')', 2) end
+      rawsetmt(mt, metatables[parent])
+   end
+   if factory then
+      if rawget(mt, '__factory') then error(tname .. ' has been already assigned a factory', 2) end
+      rawset(mt, '__factory', factory)
+   end
+   if not rawget(mt, '__constructor') then rawset(mt, '__constructor', new_constructor(mt)) end
+   if constructor then
+      local fancy = rawgetmt(rawget(mt, '__constructor'))
+      if rawget(fancy, '__new') then error(tname .. ' has been already assigned a constructor', 2) end
+      rawset(fancy, '__new', constructor)
+      rawset(mt, 'new', constructor)
+   end
+   module[tname:match('([^%.]+)$')] = rawget(mt, '__constructor')
+   return mt
+end
+
+function torch.class(...)
+   local tname, second, third = ...
+   local n = select('#', ...)
+   local parent, module
+   local ok = type(tname) == 'string'
+   if n == 1 then
+   elseif n == 2 and type(second) == 'string' then parent = second
+   elseif n == 2 and type(second) == 'table' then module = second
+   elseif n == 3 and type(second) == 'string' and type(third) == 'table' then parent, module = second, third
+   else ok = false end
+   if not ok then error('<class name> [<parent class name>] [<module table>] expected', 2) end
+
+   local function factory()
+      local self = {}
+      torch.setmetatable(self, tname)
+      return self
+   end
+   local function constructor(...)
+      local self = factory()
+      if self.__init then self:__init(...) end
+      return self
+   end
+   local mt = torch.newmetatable(tname, parent, constructor, nil, factory, module)
+   return mt, parent and torch.getmetatable(parent) or nil
+end
+
+function torch.getmetatable(tname) return metatables[tname] end
+function torch.factory(tname) local mt = metatables[tname]; return mt and rawget(mt, '__factory') end
+function torch.getconstructortable(tname) local mt = metatables[tname]; return mt and rawget(mt, '__constructor') end
+
+function torch.setmetatable(object, tname)
+   if type(object) ~= 'table' then error('bad argument #1 (table expected, got ' .. type(object) .. ')', 2) end
+   if not metatables[tname] then error('unknown typename ' .. tostring(tname), 2) end
+   rawsetmt(object, metatables[tname])
+end
+
+function torch.metatype(tname, mt) metatables[tname], names[mt] = mt, tname end
+
+function torch.typename(...)
+   if select('#', ...) == 0 then error('bad argument #1 (value expected)', 2) end
+   return typename((...))
+end
+
+function torch.type(object) return typename(object) or type(object) end
+
+function torch.version(object)
+   local mt = metatables[typename(object)]
+   if not mt then error('bad argument #1 (torch object expected, got ' .. type(object) .. ')', 2) end
+   return mt.__version
+end
+
+function torch.isTypeOf(object, spec)
+   if type(spec) ~= 'string' then
+      spec = getmetatable(spec).__typename
+      if type(spec) ~= 'string' then error('type must be provided as [regexp] string, or factory', 2) end
+   end
+   local mt = rawgetmt(object)
+   while type(mt) == 'table' do
+      local tname = rawget(mt, '__typename')
+      local match = tname and tname:match(spec)
+      if match and (match ~= spec or match == tname) then return true end
+      mt = rawgetmt(mt)
+   end
+   return false
+end
+
+function torch.isequal(a, b) return isequal(a, b) end
+
+function torch.pointer(object)
+   local kind = type(object)
+   if object == nil or kind == 'boolean' then
+      error('bad argument #1 (torch object, table, thread, cdata or function expected)', 2)
+   end
+   if kind == 'number' then return object end
+   return bridge.pointer(object)
+end
+
+function torch.pushudata() error('torch.pushudata: C pointers cannot become objects of the Python bridge', 2) end
+
+-- environments of objects, as torch.setenv of Torch7 (nothing to do with the process)
+local environments = setmetatable({}, {__mode = 'k'})
+function torch.getenv(object) return environments[object] or _G end
+function torch.setenv(object, environment) environments[object] = environment; return object end

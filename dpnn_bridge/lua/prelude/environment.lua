@@ -1,0 +1,89 @@
+-- What a Torch7 script expects around the tensors: timers, threads, packages, and small parts of `paths` and `sys`.
+local bridge, py = ...
+local bind = bridge.bind
+
+string.gfind = string.gfind or string.gmatch
+table.unpack = table.unpack or unpack
+
+-- torch.Timer ---------------------------------------------------------------------------------------------------
+local Timer = torch.newmetatable('torch.Timer', nil, bind(py.new_timer))
+function Timer:time()
+   local real, user, sys = py.timer_read(bridge.handle(self))
+   return {real = real, user = user, sys = sys}
+end
+for name, f in pairs(py.timer_methods) do Timer[name] = bind(f) end
+
+local seconds = bind(py.seconds)
+function torch.tic() return seconds() end
+function torch.toc(start) return seconds() - start end
+
+-- processors ----------------------------------------------------------------------------------------------------
+torch.setnumthreads, torch.getnumthreads, torch.getnumcores = bind(py.setnumthreads), bind(py.getnumthreads), bind(py.getnumcores)
+function torch.setheaptracking() end
+function torch.updatethreadlocals() end
+function torch.updateerrorhandlers() end
+torch.hasLapack = function() return true end
+
+-- packages ------------------------------------------------------------------------------------------------------
+local function directory(path) return path:match('^(.*)/[^/]*$') or '.' end
+
+if bridge.open then
+   local open = bridge.open
+   function torch.packageLuaPath(name)
+      if not name then return directory(torch.packageLuaPath('torch')) end
+      for pattern in package.path:gmatch('[^;]+') do
+         local path = pattern:gsub('%?', (name:gsub('%%', '%%%%')))
+         local f = open(path)
+         if f then
+            f:close()
+            return directory(path)
+         end
+      end
+      if name == 'torch' then return py.prelude end
+   end
+
+   function torch.include(name, file) return dofile(torch.packageLuaPath(name) .. '/' .. file) end
+
+   -- include 'File.lua' reads it from the folder of the file that says so
+   function include(file)
+      local source = bridge.debug.getinfo(2, 'S').source
+      return dofile(file:sub(1, 1) == '/' and file or directory(source:match('^@(.*)$') or './') .. '/' .. file)
+   end
+end
+
+local loaded = package.loaded
+for _, name in ipairs {'torch.Tensor', 'torch.File', 'torch.Tester', 'torch.TestSuite', 'torch.CmdLine', 'libtorch', 'cwrap'} do
+   loaded[name] = true
+end
+
+-- `paths` and `sys`: the functions that torch packages use --------------------------------------------------------
+local paths = {}
+loaded.paths = paths
+_G.paths = paths
+if bridge.open then
+   for name, f in pairs(py.paths) do paths[name] = bind(f) end
+   function paths.thisfile(file)
+      local source = bridge.debug.getinfo(2, 'S').source:match('^@(.*)$') or './'
+      return file and paths.concat(directory(source), file) or source
+   end
+   function paths.dofile(file, level)
+      local source = bridge.debug.getinfo(level or 2, 'S').source:match('^@(.*)$') or './'
+      return dofile(file:sub(1, 1) == '/' and file or directory(source) .. '/' .. file)
+   end
+   paths.require, paths.include = require, include
+   function paths.files(folder)
+      local names, i = py.paths_files(folder), 0
+      return function() i = i + 1; return names[i] end
+   end
+   function paths.iterfiles(folder) return paths.files(folder) end
+end
+
+local sys = {clock = seconds, COLORS = {}, colors = {}}
+loaded.sys, _G.sys = sys, sys
+local timer
+function sys.tic() timer = torch.Timer() end
+function sys.toc(quiet)
+   local passed = timer and timer:time().real or 0
+   if not quiet then print(passed) end
+   return passed
+end

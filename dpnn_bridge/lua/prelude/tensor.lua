@@ -1,0 +1,424 @@
+-- Tensors and storages: userdata whose data live in Python, and the binding of Python code to Lua functions.
+local bridge, py = ...
+local rawgetmt, rawsetmt = bridge.getmetatable, bridge.setmetatable
+local type, select, error, tonumber, pairs, ipairs, unpack = type, select, error, tonumber, pairs, ipairs, unpack
+local metatables, typename = bridge.metatables, bridge.typename
+
+-- userdata (or cdata) -> Python object
+local handles = setmetatable({}, {__mode = 'k'})
+
+local function wrap(handle, tname)
+   local object = newproxy(false)
+   handles[object] = handle
+   return rawsetmt(object, metatables[tname])
+end
+bridge.wrap = wrap
+
+local argument
+local function list(values)
+   local n = #values
+   if n <= 100 then
+      local converted = {}
+      for i = 1, n do converted[i] = argument(values[i]) end
+      return py.list(unpack(converted, 1, n))
+   end
+   local result = py.list()
+   for i = 1, n do py.append(result, argument(values[i])) end
+   return result
+end
+
+function argument(value)
+   local handle = handles[value]
+   if handle ~= nil then return handle end
+   if type(value) == 'table' then return list(value) end
+   return value
+end
+bridge.argument = argument
+bridge.handle = function(value) return handles[value] end
+bridge.attach = function(value, handle) handles[value] = handle end
+
+-- several results: pairs of value and class name, number of the argument it is, or false for plain values
+local function several(args, v, t, ...)
+   if t == nil then return end
+   if type(t) == 'string' then v = wrap(v, t) elseif t then v = args[t] end
+   return v, several(args, ...)
+end
+
+-- What Python answers: 0 a plain value | k the k-th argument | -1 an error | -2 an object | -3 nothing | -4 several
+local function finish(level, args, code, v, t, ...)
+   if code == 0 then return v
+   elseif code == -2 then return wrap(v, t)
+   elseif code == -1 then error(v, level)
+   elseif code == -3 then return
+   elseif code == -4 then return several(args, v, t, ...)
+   end
+   return args[code]
+end
+
+local function many(f, ...)
+   local n = select('#', ...)
+   local args, converted = {...}, {}
+   for i = 1, n do converted[i] = argument(args[i]) end
+   return finish(4, args, f(unpack(converted, 1, n)))
+end
+
+-- a Lua function that runs a Python one
+local function bind(f)
+   return function(...)
+      local n = select('#', ...)
+      local a, b, c, d = ...
+      local code, v, t
+      if n == 1 then
+         code, v, t = f(argument(a))
+      elseif n == 2 then
+         code, v, t = f(argument(a), argument(b))
+      elseif n == 3 then
+         code, v, t = f(argument(a), argument(b), argument(c))
+      elseif n == 4 then
+         code, v, t = f(argument(a), argument(b), argument(c), argument(d))
+      else
+         return many(f, ...)
+      end
+      if code == 1 then return a
+      elseif code == -2 then return wrap(v, t)
+      elseif code == 0 then return v
+      elseif code == -1 then error(v, 2)
+      elseif code == -3 then return
+      elseif code == 2 then return b
+      elseif code == 3 then return c
+      elseif code == 4 then return d
+      end
+      return finish(3, {a, b, c, d}, code, v, t)
+   end
+end
+bridge.bind = bind
+
+function bridge.same(a, b)
+   local x, y = handles[a], handles[b]
+   return x ~= nil and y ~= nil and py.same(x, y)
+end
+
+function bridge.pointer(object)
+   local handle = handles[object]
+   if handle ~= nil then return py.pointer(handle) end
+   return bridge.address(object)
+end
+
+-- classes -------------------------------------------------------------------------------------------------------
+local ELEMENT_TYPES = {'Byte', 'Char', 'Short', 'Int', 'Long', 'Half', 'Float', 'Double'}
+
+-- {{1, 2}, {3, 4}} -> flat list of numbers and sizes
+local function flatten(value)
+   local sizes, at = {}, value
+   while type(at) == 'table' and #at > 0 do
+      sizes[#sizes + 1] = #at
+      at = at[1]
+   end
+   local flat = {}
+   local function visit(v, depth)
+      if depth > #sizes then
+         if type(v) ~= 'number' then error('invalid element (not a number)', 0) end
+         flat[#flat + 1] = v
+         return
+      end
+      if type(v) ~= 'table' then error('invalid tensor definition', 0) end
+      if #v ~= sizes[depth] then error('invalid tensor sizes', 0) end
+      for i = 1, #v do visit(v[i], depth + 1) end
+   end
+   if #sizes > 0 then visit(value, 1) end
+   return flat, sizes
+end
+
+local function spec(index)
+   -- entries of t[{...}] as flat numbers: 1, position | 2, first, last
+   local out, n = {}, 0
+   for i = 1, #index do
+      local entry = index[i]
+      if tonumber(entry) and type(entry) ~= 'table' then
+         out[n + 1], out[n + 2] = 1, tonumber(entry)
+         n = n + 2
+      elseif type(entry) == 'table' then
+         out[n + 1], out[n + 2], out[n + 3] = 2, tonumber(entry[1]), tonumber(entry[2])
+         n = n + 3
+      else
+         break
+      end
+   end
+   return out, n
+end
+
+local function define_tensor(ty)
+   local tname = 'torch.' .. ty .. 'Tensor'
+   local create, from_table = bind(py.new_tensor(ty)), py.tensor_of_numbers(ty)
+   local function new(...)
+      local first = ...
+      if type(first) == 'table' then
+         local flat, sizes = flatten(first)
+         return finish(2, {}, from_table(flat, sizes))
+      end
+      return create(...)
+   end
+   local mt = torch.newmetatable(tname, nil, new, nil, function() return create() end)
+   local get_number, put_number, get_object, put_object = py.get_number, py.put_number, bind(py.get_object), py.put_object
+   local get_table, put_table = py.get_table, py.put_table
+
+   mt.__index__ = function(self, key)
+      local kind = type(key)
+      if kind == 'number' then
+         local code, v, t = get_number(handles[self], key)
+         if code == 0 then return v, true end
+         if code == -2 then return wrap(v, t), true end
+         error(v, 3)
+      elseif kind == 'string' then
+         if tonumber(key) then return finish(3, {}, get_number(handles[self], tonumber(key))), true end
+         return false
+      elseif kind == 'table' then
+         local numbers, n = spec(key)
+         return finish(3, {}, get_table(handles[self], unpack(numbers, 1, n))), true
+      elseif handles[key] ~= nil then
+         local value = get_object(self, key)
+         if value ~= nil then return value, true end
+      end
+      return false
+   end
+
+   mt.__newindex__ = function(self, key, value)
+      local kind = type(key)
+      value = argument(value)
+      if kind == 'number' or (kind == 'string' and tonumber(key)) then
+         local code, message = put_number(handles[self], tonumber(key), value)
+         if code == -1 then error(message, 3) end
+         return true
+      elseif kind == 'table' then
+         local numbers, n = spec(key)
+         local code, message = put_table(handles[self], value, unpack(numbers, 1, n))
+         if code == -1 then error(message, 3) end
+         return true
+      elseif handles[key] ~= nil then
+         local code, answer = put_object(handles[self], handles[key], value)
+         if code == -1 then error(answer, 3) end
+         return answer
+      end
+      return false
+   end
+
+   for name, f in pairs(py.methods(ty)) do mt[name] = bind(f) end
+   return mt
+end
+
+local function define_storage(ty)
+   local new = bind(py.new_storage(ty))
+   local mt = torch.newmetatable('torch.' .. ty .. 'Storage', nil, new, nil, function() return new() end)
+   local get, put = py.storage_get, py.storage_put
+   mt.__index__ = function(self, key)
+      if tonumber(key) and type(key) ~= 'table' then
+         local code, v = get(handles[self], tonumber(key))
+         if code == 0 then return v, true end
+         error(v, 3)
+      end
+      return false
+   end
+   mt.__newindex__ = function(self, key, value)
+      if tonumber(key) and type(key) ~= 'table' then
+         local code, message = put(handles[self], tonumber(key), argument(value))
+         if code == -1 then error(message, 3) end
+         return true
+      end
+      return false
+   end
+   for name, f in pairs(py.storage_methods(ty)) do mt[name] = bind(f) end
+   mt.totable = function(self) return py.totable(handles[self]) end
+   return mt
+end
+
+for _, ty in ipairs(ELEMENT_TYPES) do
+   define_storage(ty)
+   define_tensor(ty)
+end
+for name, f in pairs(py.functions()) do torch[name] = bind(f) end
+
+-- methods in Lua ------------------------------------------------------------------------------------------------
+local Tensor = {}
+local function check_tensor(value, n, tname)
+   local found = typename(value)
+   if not found or not found:find('Tensor$') or (tname and found ~= tname) then
+      error(string.format('bad argument #%d (%s expected, got %s)', n, tname or 'tensor', found or type(value)), 3)
+   end
+end
+
+-- call f with the elements of one or more tensors; what it returns replaces those of the first
+local function visit(tensors, f)
+   if type(f) ~= 'function' then error('bad argument (function expected, got ' .. type(f) .. ')', 3) end
+   local columns = {}
+   for i, t in ipairs(tensors) do
+      columns[i] = py.elements(handles[t])
+      if i > 1 and t:nElement() ~= tensors[1]:nElement() then error('size mismatch', 3) end
+   end
+   local self, first, second, third = tensors[1], columns[1], columns[2] or {}, columns[3] or {}
+   local strict = not self:isContiguous()
+   for i = 1, #first do
+      local value = f(first[i], second[i], third[i])
+      if value ~= nil and (strict or value ~= false) then
+         if type(value) ~= 'number' then error('given function should return a number or nil', 3) end
+         first[i] = value
+      end
+   end
+   py.set_elements(handles[self], first)
+   return self
+end
+
+function Tensor.apply(self, f) return visit({self}, f) end
+function Tensor.map(self, a, f) check_tensor(a, 1, self:type()); return visit({self, a}, f) end
+function Tensor.map2(self, a, b, f)
+   check_tensor(a, 1, self:type()); check_tensor(b, 2, self:type())
+   return visit({self, a, b}, f)
+end
+
+function Tensor.totable(self) return py.totable(handles[self]) end
+function Tensor.real(self) return self:type(torch.getdefaulttensortype()) end
+function Tensor.__tostring__(self) return py.print_tensor(handles[self]) end
+
+function Tensor.split(result, tensor, count, dim)
+   if type(result) ~= 'table' then
+      result, tensor, count, dim = {}, result, tensor, count
+   else
+      for k in pairs(result) do result[k] = nil end
+   end
+   dim = dim or 1
+   local first, size = 1, tensor:size(dim)
+   while first <= size do
+      result[#result + 1] = tensor:narrow(dim, first, math.min(count, size - first + 1))
+      first = first + count
+   end
+   return result
+end
+
+function Tensor.chunk(result, tensor, count, dim)
+   if type(result) ~= 'table' then result, tensor, count, dim = {}, result, tensor, count end
+   dim = dim or 1
+   return Tensor.split(result, tensor, math.ceil(tensor:size(dim) / count), dim)
+end
+
+-- C views of the data -------------------------------------------------------------------------------------------
+local ffi = bridge.ffi
+local c_types = {
+   Byte = 'unsigned char', Char = 'char', Short = 'short', Int = 'int', Long = 'long', Half = 'unsigned short',
+   Float = 'float', Double = 'double',
+}
+if ffi then
+   ffi.cdef 'typedef struct { long *size; long *stride; int nDimension; ptrdiff_t storageOffset; } dpnn_bridge_tensor;'
+   local struct, longs = ffi.typeof('dpnn_bridge_tensor[1]'), ffi.typeof('long[?]')
+   local keep = setmetatable({}, {__mode = 'k'})  -- cdata -> what it points to
+   local pointer = {}
+   for ty, name in pairs(c_types) do pointer['torch.' .. ty .. 'Tensor'] = ffi.typeof(name .. '*') end
+
+   function Tensor.data(self)
+      local address = py.address(handles[self])
+      if not address then return nil end
+      local data = ffi.cast(pointer[typename(self)], address)
+      keep[data] = self
+      return data
+   end
+
+   function Tensor.cdata(self)
+      local handle = handles[self]
+      local offset, n, sizes = py.geometry(handle)
+      local dims, strides = longs(n + 1), longs(n + 1)
+      for i = 0, n - 1 do dims[i], strides[i] = sizes[i + 1], sizes[n + i + 1] end
+      local c = struct()
+      c[0].size, c[0].stride, c[0].nDimension, c[0].storageOffset = dims, strides, n, offset
+      local result = c[0]
+      keep[result] = {c, dims, strides, self}
+      handles[result] = handle
+      return result
+   end
+   for _, ty in ipairs(ELEMENT_TYPES) do
+      local c_pointer = ffi.typeof(c_types[ty] .. '*')
+      local mt = metatables['torch.' .. ty .. 'Storage']
+      function mt.data(self)
+         local data = ffi.cast(c_pointer, py.address(handles[self]) or 0)
+         keep[data] = self
+         return data
+      end
+      function mt.cdata(self) return self end
+   end
+   function torch.data(object, as_number)
+      local data = object:data()
+      return as_number and ffi.cast('intptr_t', data) or data
+   end
+else
+   -- without LuaJIT: a table that reads and writes like the C array
+   function Tensor.data(self)
+      local flat, offset = self:storage(), self:storageOffset()
+      return flat and setmetatable({}, {
+         __index = function(_, i) return flat[offset + i] end,
+         __newindex = function(_, i, value) flat[offset + i] = value end,
+      })
+   end
+   function Tensor.cdata(self) return self end
+   function torch.data(object) return object:data() end
+end
+function torch.cdata(object) return object:cdata() end
+
+for _, ty in ipairs(ELEMENT_TYPES) do
+   local mt = metatables['torch.' .. ty .. 'Tensor']
+   for name, f in pairs(Tensor) do
+      if not (ty == 'Half' and (name == 'apply' or name == 'map' or name == 'map2')) then mt[name] = f end
+   end
+   metatables['torch.' .. ty .. 'Storage'].__tostring__ = function(self) return py.print_storage(handles[self]) end
+end
+local double = metatables['torch.DoubleTensor']
+for _, name in ipairs {'expand', 'expandAs', 'repeatTensor', 'view', 'viewAs', 'permute'} do
+   torch[name] = function(t, ...)
+      check_tensor(t, 1)
+      return metatables[typename(t)][name](t, ...)
+   end
+end
+for _, name in ipairs {'split', 'chunk'} do torch[name] = Tensor[name] end
+
+function torch.isTensor(object)
+   local tname = typename(object)
+   return tname ~= nil and tname:find('torch.*Tensor') ~= nil
+end
+function torch.isStorage(object)
+   local tname = typename(object)
+   return tname ~= nil and tname:find('torch.*Storage') ~= nil
+end
+function torch.totable(object)
+   if torch.isTensor(object) or torch.isStorage(object) then return object:totable() end
+   error('obj must be a Storage or a Tensor', 2)
+end
+
+-- default type --------------------------------------------------------------------------------------------------
+function torch.setdefaulttensortype(tname)
+   if type(tname) ~= 'string' then error('string expected', 2) end
+   local ty = tname:match('^torch%.(%a+)Tensor$')
+   if not ty or not c_types[ty] then
+      error(string.format('<%s> is not a string describing a torch object', tname), 2)
+   end
+   py.set_default_type(ty)
+   torch.Tensor = torch.getconstructortable(tname)
+   torch.Storage = torch.getconstructortable('torch.' .. ty .. 'Storage')
+end
+function torch.getdefaulttensortype() return 'torch.' .. py.get_default_type() .. 'Tensor' end
+torch.setdefaulttensortype('torch.DoubleTensor')
+double.isTensor = torch.isTensor
+
+-- random numbers ------------------------------------------------------------------------------------------------
+torch.newmetatable('torch.Generator', nil, bind(py.new_generator), nil, bind(py.new_generator))
+torch._gen = wrap(py.default_generator, 'torch.Generator')
+for _, name in ipairs {'manualSeed', 'seed', 'initialSeed', 'getRNGState', 'setRNGState'} do torch[name] = bind(py[name]) end
+
+function torch.multinomialAliasSetup(probabilities, state)
+   state = torch.type(state) == 'table' and state or {}
+   if state[1] then
+      state[1], state[2] = torch.multinomialAliasSetup_(probabilities, state[1], state[2])
+   else
+      state[1], state[2] = torch.multinomialAliasSetup_(probabilities)
+   end
+   return state
+end
+function torch.multinomialAlias(output, state)
+   torch.DoubleTensor.multinomialAlias_(output, state[1], state[2])
+   return output
+end

@@ -1,0 +1,337 @@
+-- torch.Tester and torch.TestSuite.
+local Tester = torch.class('torch.Tester')
+
+function Tester:__init()
+   self.errors, self.warnings, self.tests, self.disabledTests = {}, {}, {}, {}
+   self._warningCount, self._currentTestName = {}, ''
+   self._assertTensorEqIgnoresDims = true
+end
+
+function Tester:setEarlyAbort(on) self.earlyAbort = on end
+function Tester:setRethrowErrors(on) self.rethrow = on end
+function Tester:setSummaryOnly(on) self.summaryOnly = on end
+
+-- outcomes ------------------------------------------------------------------------------------------------------
+local function place(self, message)
+   local where = (debug and debug.traceback('', 4) or ''):match('\n([^\n]*\n[^\n]*)') or ''
+   local name = self._currentTestName
+   return (name ~= '' and name .. '\n' or '') .. message .. '\n' .. where
+end
+
+function Tester:_check(condition, message)
+   local name = self._currentTestName
+   if condition then
+      self.assertionPass[name] = self.assertionPass[name] + 1
+      return true
+   end
+   if self.rethrow then error(message, 3) end
+   self.assertionFail[name] = self.assertionFail[name] + 1
+   self.errors[#self.errors + 1] = place(self, message)
+   return false
+end
+
+function Tester:_warn(message)
+   local name = self._currentTestName
+   self._warningCount[name] = (self._warningCount[name] or 0) + 1
+   self.warnings[#self.warnings + 1] = place(self, message)
+end
+
+local function only_message(...)
+   local message, extra = ...
+   assert(extra == nil, 'Unexpected arguments passed to test function')
+   if message == nil then return '' end
+   assert(type(message) == 'string', 'message parameter must be a string')
+   return message == '' and '' or message .. '\n'
+end
+
+-- tolerance and message, in either order
+local function options(default, ...)
+   local tolerance, message
+   for _, value in ipairs {...} do
+      if type(value) == 'string' then
+         assert(not message, 'Unexpected string argument; already have message')
+         message = value .. '\n'
+      elseif type(value) == 'number' then
+         assert(not tolerance, 'Unexpected number argument; already have tolerance')
+         assert(value >= 0, 'tolerance cannot be negative')
+         tolerance = value
+      else
+         error('Unrecognized argument; should be a tolerance or message')
+      end
+   end
+   return tolerance or default, message or ''
+end
+
+-- equality ------------------------------------------------------------------------------------------------------
+local areEq
+
+local function sameContent(a, b, tolerance, negate, what)
+   if not a.abs then a, b = a:double(), b:double() end
+   local difference = a:clone():add(-1, b):abs():max()
+   local success = difference <= tolerance
+   if negate then success = not success end
+   if success then return true end
+   return false, string.format('%s%s violation: max diff=%s, tolerance=%s', what, negate and 'NE(==)' or 'EQ(==)',
+                               tostring(difference), tostring(tolerance))
+end
+
+local function areTensorsEq(a, b, tolerance, negate, ignoreDims)
+   if not ignoreDims and a:dim() ~= b:dim() then return negate, 'The tensors have different dimensions' end
+   if a:type() ~= b:type() then return negate, 'The tensors have different types' end
+   if a:dim() == 0 and b:dim() == 0 then return not negate, 'Both tensors are empty' end
+   local same = a:isSameSizeAs(b)
+   if ignoreDims then same = a:nElement() == b:nElement() end
+   if not same then return negate, 'The tensors have different sizes' end
+   return sameContent(a, b, tolerance, negate, 'Tensor')
+end
+
+local function areStoragesEq(a, b, tolerance, negate)
+   if a:size() ~= b:size() then return negate, 'The storages have different sizes' end
+   if torch.type(a) ~= torch.type(b) then return negate, 'The storages have different types' end
+   local tensor = torch.getconstructortable((torch.type(a):gsub('Storage$', 'Tensor')))
+   return sameContent(tensor(a), tensor(b), tolerance, negate, 'Storage')
+end
+
+local function areTablesEq(a, b, tolerance, negate)
+   local function compare(from, to)
+      for k, v in pairs(from) do
+         if to[k] == nil or not areEq(v, to[k], tolerance, false) then return false, k end
+      end
+      return true
+   end
+   local same, key = compare(a, b)
+   if same then same, key = compare(b, a) end
+   if negate then return not same, 'TableNE(==) violation' end
+   return same, string.format('TableEQ(==) violation: the tables differ at key %s', tostring(key))
+end
+
+function areEq(got, expected, tolerance, negate)
+   if type(got) ~= type(expected) then return negate, string.format('EQ failed: values have different types (first: %s, second: %s)', type(got), type(expected)) end
+   if type(expected) == 'number' then
+      local success = math.abs(got - expected) <= tolerance or got == expected
+      if negate then success = not success end
+      return success, string.format('EQ failed: %s vs %s with tolerance=%s', tostring(got), tostring(expected), tostring(tolerance))
+   end
+   if torch.isTensor(expected) and torch.isTensor(got) then return areTensorsEq(got, expected, tolerance, negate) end
+   if torch.isStorage(expected) and torch.isStorage(got) then return areStoragesEq(got, expected, tolerance, negate) end
+   if type(expected) == 'table' then return areTablesEq(got, expected, tolerance, negate) end
+   local success = got == expected
+   if negate then success = not success end
+   return success, string.format('EQ failed: %s vs %s', tostring(got), tostring(expected))
+end
+
+function Tester:_eqOrNeq(got, expected, negate, ...)
+   local tolerance, message = options(0, ...)
+   local success, detail = areEq(got, expected, tolerance, negate)
+   return self:_check(success, message .. (detail or ''))
+end
+
+function Tester:_assertTensorEqOrNeq(a, b, negate, ...)
+   assert(torch.isTensor(a), 'First argument should be a Tensor')
+   assert(torch.isTensor(b), 'Second argument should be a Tensor')
+   local tolerance, message = options(0, ...)
+   local success, detail = areTensorsEq(a, b, tolerance, negate, self._assertTensorEqIgnoresDims)
+   if self._assertTensorEqIgnoresDims and not negate and success and not a:isSameSizeAs(b) then
+      self:_warn('Tensors have the same content but different dimensions; use :eq to compare those as well.')
+   end
+   return self:_check(success, message .. (detail or ''))
+end
+
+function Tester:_assertTableEqOrNeq(a, b, negate, ...)
+   assert(type(a) == 'table', 'First argument should be a Table')
+   assert(type(b) == 'table', 'Second argument should be a Table')
+   return self:_eqOrNeq(a, b, negate, ...)
+end
+
+function Tester:assertGeneralEq(got, expected, ...) return self:_eqOrNeq(got, expected, false, ...) end
+function Tester:assertGeneralNe(got, expected, ...) return self:_eqOrNeq(got, expected, true, ...) end
+function Tester:eq(got, expected, ...) return self:assertGeneralEq(got, expected, ...) end
+function Tester:ne(got, expected, ...) return self:assertGeneralNe(got, expected, ...) end
+function Tester:assertTensorEq(a, b, ...) return self:_assertTensorEqOrNeq(a, b, false, ...) end
+function Tester:assertTensorNe(a, b, ...) return self:_assertTensorEqOrNeq(a, b, true, ...) end
+function Tester:assertTableEq(a, b, ...) return self:_assertTableEqOrNeq(a, b, false, ...) end
+function Tester:assertTableNe(a, b, ...) return self:_assertTableEqOrNeq(a, b, true, ...) end
+
+function Tester:assert(condition, ...)
+   local message = only_message(...)
+   if type(condition) ~= 'boolean' then
+      self:_warn(':assert is for boolean conditions; write Tester:assert(var ~= nil) to check for nil.')
+   end
+   return self:_check(condition, string.format('%sBOOL violation condition=%s', message, tostring(condition)))
+end
+
+local function comparison(name, symbol, opposite, holds)
+   Tester['assert' .. name] = function(self, a, b, ...)
+      local message = only_message(...)
+      return self:_check(holds(a, b), string.format('%s%s failed: %s %s %s', message, symbol, tostring(a), opposite, tostring(b)))
+   end
+end
+comparison('lt', 'LT', '>=', function(a, b) return a < b end)
+comparison('gt', 'GT', '<=', function(a, b) return a > b end)
+comparison('le', 'LE', '>', function(a, b) return a <= b end)
+comparison('ge', 'GE', '<', function(a, b) return a >= b end)
+comparison('eq', 'EQ', '~=', function(a, b) return a == b end)
+comparison('ne', 'NE', '==', function(a, b) return a ~= b end)
+
+function Tester:assertalmosteq(a, b, ...)
+   local tolerance, message = options(1e-16, ...)
+   return self:_check(math.abs(a - b) <= tolerance, string.format('%sALMOST_EQ failed: %s ~= %s with tolerance=%s',
+                      message, tostring(a), tostring(b), tostring(tolerance)))
+end
+
+-- errors --------------------------------------------------------------------------------------------------------
+function Tester:assertErrorObj(f, matches, ...)
+   local message = only_message(...)
+   local ok, problem = pcall(f)
+   return self:_check(not ok and matches(problem), string.format('%sERROR violation: err=%s', message, tostring(problem)))
+end
+function Tester:assertError(f, ...) return self:assertErrorObj(f, function() return true end, ...) end
+function Tester:assertErrorMsg(f, text, ...) return self:assertErrorObj(f, function(e) return e == text end, ...) end
+function Tester:assertErrorPattern(f, pattern, ...)
+   return self:assertErrorObj(f, function(e) return string.find(e, pattern) ~= nil end, ...)
+end
+function Tester:assertNoError(f, ...)
+   local message = only_message(...)
+   local ok, problem = pcall(f)
+   return self:_check(ok, string.format('%sERROR violation: err=%s', message, tostring(problem)))
+end
+
+-- the set of tests ----------------------------------------------------------------------------------------------
+function Tester:add(f, name)
+   if type(f) == 'table' then
+      assert(name == nil, 'Name parameter is forbidden for a table of tests, since its use is ambiguous')
+      if f.__isTestSuite then f = f.__tests else self:_warn('Should use TestSuite rather than plain lua table') end
+      for key, test in pairs(f) do
+         assert(type(test) ~= 'table', 'Nested sets of tests are not supported')
+         self:add(test, key)
+      end
+      return self
+   end
+   assert(type(f) == 'function', 'Only tables of functions and functions supported')
+   if name == '_setUp' or name == '_tearDown' then
+      assert(not self[name], 'Only one ' .. name .. ' function allowed')
+      self[name] = f
+      return self
+   end
+   name = name or 'unknown'
+   if self.tests[name] then error('Test with name ' .. name .. ' already exists!') end
+   self.tests[name] = f
+   return self
+end
+
+function Tester:disable(names)
+   if type(names) == 'string' then names = {names} end
+   assert(type(names) == 'table', 'Expecting name or list for disable')
+   for _, name in ipairs(names) do
+      assert(self.tests[name], "Unrecognized test '" .. name .. "'")
+      self.disabledTests[name] = true
+   end
+   return self
+end
+
+function Tester:_chosen(names)
+   if names == nil then return self.tests end
+   if type(names) == 'string' then names = {names} end
+   assert(type(names) == 'table', 'Only accept a name or table of test names (or nil for all tests)')
+   local chosen = {}
+   for _, pattern in ipairs(names) do
+      local found = false
+      for name, f in pairs(self.tests) do
+         if name:match(pattern) then chosen[name], found = f, true end
+      end
+      assert(found, "Couldn't find test '" .. pattern .. "'")
+   end
+   return chosen
+end
+
+local function count_of(n, word) return n .. ' ' .. word .. (n == 1 and '' or 's') end
+local WIDTH = 80
+
+function Tester:_runOne(name, f)
+   if self.disabledTests[name] then return 'SKIP' end
+   if self._setUp then self._setUp(name) end
+   local before, ok, problem = #self.errors, true, nil
+   if self.rethrow then f() else ok, problem = xpcall(f, debug and debug.traceback or tostring) end
+   if not ok then
+      self.errors[#self.errors + 1] = name .. '\n Function call failed\n' .. tostring(problem) .. '\n'
+      self.testError[name] = 1
+   end
+   if self._tearDown then self._tearDown(name) end
+   if not ok then return 'ERROR' end
+   return #self.errors == before and 'PASS' or 'FAIL'
+end
+
+function Tester:run(names)
+   local tests, total = self:_chosen(names), 0
+   self.assertionPass, self.assertionFail, self.testError, self.haveWarning = {}, {}, {}, {}
+   for name in pairs(tests) do
+      self.assertionPass[name], self.assertionFail[name], self.testError[name], self._warningCount[name] = 0, 0, 0, 0
+      total = total + 1
+   end
+   io.write('Running ' .. count_of(total, 'test') .. '\n')
+   local width, i = #tostring(total), 0
+   for name, f in pairs(tests) do
+      i = i + 1
+      self._currentTestName = name
+      local counter = string.format('%' .. width .. 'd/%d ', i, total)
+      local line = counter .. name .. ' ' .. string.rep('.', WIDTH - 8 - 2 * width - 2 - #name) .. ' '
+      io.write(line .. '[WAIT]')
+      io.flush()
+      local outcome = self:_runOne(name, f)
+      io.write('\r' .. line .. '[' .. outcome .. ']')
+      if outcome == 'PASS' and self._warningCount[name] > 0 then
+         io.write('\n' .. string.rep(' ', WIDTH - 10) .. '[+warning]')
+      end
+      io.write('\n')
+      io.flush()
+      if self.earlyAbort and i < total and (outcome == 'ERROR' or outcome == 'FAIL') then
+         io.write('Aborting on first error, not all tests have been executed\n')
+         break
+      end
+      collectgarbage()
+   end
+   self:_report(tests, total)
+   for name in pairs(tests) do
+      assert(self.assertionFail[name] == 0 and self.testError[name] == 0, 'An error was found while running tests!')
+   end
+   return 0
+end
+
+function Tester:_report(tests, total)
+   local failed, broken, warned, skipped = 0, 0, self._warningCount[''] or 0, 0
+   self.countasserts = 0
+   for name in pairs(tests) do
+      self.countasserts = self.countasserts + self.assertionPass[name] + self.assertionFail[name]
+      if self.assertionFail[name] > 0 then failed = failed + 1 end
+      if self.testError[name] > 0 then broken = broken + 1 end
+      if self._warningCount[name] > 0 then warned = warned + 1 end
+      if self.disabledTests[name] then skipped = skipped + 1 end
+   end
+   io.write('Completed ' .. count_of(self.countasserts, 'assert') .. ' in ' .. count_of(total, 'test') .. ' with '
+            .. count_of(failed, 'failure') .. ' and ' .. count_of(broken, 'error'))
+   if warned > 0 then io.write(' and ' .. count_of(warned, 'warning')) end
+   if skipped > 0 then io.write(' and ' .. skipped .. ' disabled') end
+   io.write('\n')
+   if self.summaryOnly then return end
+   local rule, first = string.rep('-', WIDTH) .. '\n', true
+   for _, list in ipairs {self.errors, self.warnings} do
+      for _, text in ipairs(list) do
+         io.write((first and rule or '') .. text .. '\n' .. rule)
+         first = false
+      end
+   end
+end
+
+-- TestSuite: a table of tests that refuses to overwrite one ----------------------------------------------------
+function torch.TestSuite()
+   local tests = {}
+   return setmetatable({__tests = tests, __isTestSuite = true}, {
+      __index = tests,
+      __newindex = function(_, name, f)
+         assert(tests[name] == nil, 'Test ' .. tostring(name) .. ' is already defined.')
+         assert(type(f) ~= 'table', 'Nested tables of tests are not supported')
+         assert(type(f) == 'function', 'Test ' .. tostring(name) .. ' has unexpected type ' .. type(f))
+         tests[name] = f
+      end,
+   })
+end

@@ -1,0 +1,122 @@
+"""The text of tensors and storages, as Torch7 prints them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from dpnn_bridge.lua.tensor import Storage, Tensor
+
+_LINE = 80
+
+
+class _Format:
+    """One format for all numbers of a storage: integers, fixed point (perhaps scaled) or scientific.
+
+    Attributes:
+        width: characters per number.
+        scale: what the numbers are divided by, 1 for nothing.
+    """
+
+    def __init__(self, values: torch.Tensor) -> None:
+        values = values.double()
+        self.scale = 1.0
+        self.width = 0
+        self._pattern = ""
+        if not values.numel():
+            return
+        sizes = values.abs()
+        low, high = _extreme(sizes, smallest=True), _extreme(sizes, smallest=False)
+        whole = bool((values == torch.ceil(values)).all())
+        if math.isnan(low) or math.isnan(high):
+            self.width, self._pattern = 11, "%f"
+            return
+        first, last = _exponent(low), _exponent(high)
+        if whole:
+            if last > 9:
+                self.width, self._pattern = 11, "%11.4e"
+            else:
+                self.width = int(last) + 1
+                self._pattern = f"%{self.width}d"
+        elif last - first > 4:
+            self.width = 12 if abs(last) > 99 or abs(first) > 99 else 11
+            self._pattern = f"%{self.width}.4e"
+        elif last > 5 or last < 0:
+            self.width, self._pattern = 7, "%7.4f"
+            self.scale = math.pow(10, last - 1)
+        else:
+            self.width = 7 if last == 0 else int(last) + 6
+            self._pattern = f"%{self.width}.4f"
+
+    def __call__(self, value: float) -> str:
+        return self._pattern % (value / self.scale)
+
+    @property
+    def heading(self) -> str:
+        return f"{self.scale:g} *\n" if self.scale != 1 else ""
+
+
+def _extreme(sizes: torch.Tensor, smallest: bool) -> float:
+    return float(sizes.min() if smallest else sizes.max())
+
+
+def _exponent(value: float) -> float:
+    if math.isinf(value):
+        return math.inf
+    return math.floor(math.log10(value)) + 1 if value else 1
+
+
+def _vector(values: Sequence[float], form: _Format) -> str:
+    return form.heading + "".join(f"{form(v)}\n" for v in values)
+
+
+def _matrix(rows: Sequence[Sequence[float]], form: _Format, indent: str = "") -> str:
+    """Rows in blocks of as many columns as a line holds."""
+    columns = len(rows[0])
+    per_line = (_LINE - len(indent)) // (form.width + 1)
+    text = indent
+    for first in range(0, columns, per_line):
+        last = min(first + per_line, columns)
+        if per_line < columns:
+            text += ("\n" if first else "") + f"Columns {first + 1} to {last}\n{indent}"
+        lead = indent
+        if form.scale != 1:
+            text += f"{form.heading} {indent}"
+            lead = f"{indent} "
+        text += lead.join(" ".join(form(v) for v in row[first:last]) + "\n" for row in rows)
+    return text
+
+
+def print_storage(storage: Storage) -> str:
+    form = _Format(storage.flat)
+    return f"{_vector(storage.flat.tolist(), form)}[{storage.class_name} of size {storage.size}]\n"
+
+
+def print_tensor(tensor: Tensor) -> str:
+    """What ``print(tensor)`` shows in Torch7."""
+    if not tensor.size:
+        return f"[{tensor.class_name} with no dimension]\n"
+    values = tensor.t.double()
+    if tensor.dim == 1:
+        text = _vector(values.tolist(), _Format(values))
+    elif tensor.dim == 2:
+        text = _matrix(values.tolist(), _Format(values))
+    else:
+        form = _Format(values)
+        slices = []
+        for counter in _counters(tensor.size[:-2]):
+            rows = values[counter].tolist()
+            numbers = ",".join(str(c + 1) for c in counter)
+            slices.append(f"({numbers},.,.) = \n{_matrix(rows, form, ' ')}")
+        text = "\n".join(slices)
+    return f"{text}[{tensor.class_name} of size {'x'.join(map(str, tensor.size))}]\n"
+
+
+def _counters(sizes: Sequence[int]) -> list[tuple[int, ...]]:
+    """All index tuples, the first index running fastest."""
+    counters: list[tuple[int, ...]] = [()]
+    for n in reversed(sizes):
+        counters = [(i, *rest) for rest in counters for i in range(n)]
+    return counters

@@ -1,0 +1,232 @@
+"""Torch7's random number generator: MT19937 and the draws that TH builds on it, bit for bit.
+
+Usable without Lua::
+
+    generator = Generator(1234)
+    generator.uniform(), generator.normal()          # what torch.uniform(), torch.normal() give after manualSeed(1234)
+    generator.fill_normal(torch.empty(2, 3))         # what torch.Tensor(2, 3):normal() holds
+
+Transcendental functions are the ones of :mod:`math` (the C library), since numpy's vectorised ones differ in the last
+bit. uniform, random, bernoulli, randperm and multinomial need none and are exact on every platform.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import torch
+
+_N, _M = 624, 397
+_UPPER, _LOWER, _MATRIX = np.uint32(0x80000000), np.uint32(0x7FFFFFFF), np.uint32(0x9908B0DF)
+_TO_UNIT = 1.0 / 4294967296.0
+#: the generator as C lays it out on x86-64: initial seed, left, seeded, next, state, normal x, y, rho, valid
+_LAYOUT = struct.Struct(f"<QiiQ{_N}Qdddi4x")
+
+
+def _mix(high: np.ndarray, low: np.ndarray) -> np.ndarray:
+    return (((high & _UPPER) | (low & _LOWER)) >> np.uint32(1)) ^ np.where(low & np.uint32(1), _MATRIX, np.uint32(0))
+
+
+def _twist(old: np.ndarray) -> np.ndarray:
+    """The next block of 624 state words."""
+    new = np.empty_like(old)
+    lag = _N - _M
+    mixed = _mix(old[:-1], old[1:])
+    new[:lag] = old[_M:] ^ mixed[:lag]
+    new[lag : 2 * lag] = new[:lag] ^ mixed[lag : 2 * lag]
+    new[2 * lag : _N - 1] = new[lag : _M - 1] ^ mixed[2 * lag :]
+    new[_N - 1] = new[_M - 1] ^ _mix(old[-1:], new[:1])[0]
+    return new
+
+
+def _temper(y: np.ndarray) -> np.ndarray:
+    y = y ^ (y >> np.uint32(11))
+    y = y ^ ((y << np.uint32(7)) & np.uint32(0x9D2C5680))
+    y = y ^ ((y << np.uint32(15)) & np.uint32(0xEFC60000))
+    return y ^ (y >> np.uint32(18))
+
+
+class Generator:
+    """One stream of random numbers, ``torch.Generator`` in Lua.
+
+    Args:
+        seed: as in ``torch.manualSeed``; None takes one from the operating system.
+    """
+
+    class_name = "torch.Generator"
+
+    def __init__(self, seed: int | None = None) -> None:
+        if seed is None:
+            self.seed()
+        else:
+            self.manual_seed(seed)
+
+    # ---- the raw stream
+
+    def manual_seed(self, seed: float) -> None:
+        """Restart the stream; the cached second normal is dropped."""
+        self.initial_seed = int(seed)
+        state = np.random.RandomState(self.initial_seed & 0xFFFFFFFF).get_state()[1]
+        self._enter(np.array(state, np.uint32), 0, untouched=True)
+        self._normal = (0.0, 0.0, 0.0)
+        self._normal_valid = False
+
+    def _enter(self, state: np.ndarray, position: int, untouched: bool = False) -> None:
+        """Continue at ``position`` of a block; an untouched block (just seeded) is twisted before its first use."""
+        self._state, self._next, self._untouched = state, position, untouched
+        self._block = _temper(state)
+
+    def seed(self) -> int:
+        """Seed from the operating system and return the seed."""
+        seed = int.from_bytes(os.urandom(8), "little") >> 11
+        self.manual_seed(seed)
+        return seed
+
+    def words(self, count: int) -> np.ndarray:
+        """The next ``count`` 32-bit words."""
+        parts = []
+        while count > 0:
+            if self._untouched or self._next == _N:
+                self._enter(_twist(self._state), 0)
+            take = min(count, _N - self._next)
+            parts.append(self._block[self._next : self._next + take])
+            self._next += take
+            count -= take
+        return np.concatenate(parts) if parts else np.empty(0, np.uint32)
+
+    def random(self) -> int:
+        """One 32-bit word."""
+        if self._untouched or self._next == _N:
+            self._enter(_twist(self._state), 0)
+        self._next += 1
+        return int(self._block[self._next - 1])
+
+    def get_state(self) -> bytes:
+        """The state as Torch7 keeps and serialises it, 5048 bytes."""
+        left = 1 if self._untouched else _N + 1 - self._next
+        seed = self.initial_seed & 0xFFFFFFFFFFFFFFFF
+        state = self._state.tolist()
+        return _LAYOUT.pack(seed, left, 1, self._next, *state, *self._normal, int(self._normal_valid))
+
+    def set_state(self, data: bytes) -> None:
+        """Continue where ``data`` of :meth:`get_state` left off.
+
+        Raises:
+            ValueError: the size is wrong or the bytes are no state of a seeded generator.
+        """
+        if len(data) != _LAYOUT.size:
+            raise ValueError(f"RNG state is wrong size: expected {_LAYOUT.size} bytes, got {len(data)}")
+        seed, left, seeded, position, *rest = _LAYOUT.unpack(data)
+        if seeded != 1 or not 0 < left <= _N or position > _N:
+            raise ValueError("invalid RNG state")
+        self.initial_seed = seed - (1 << 64) if seed >> 63 else seed
+        untouched = left == 1 and position == 0
+        self._enter(np.array(rest[:_N], np.uint64).astype(np.uint32), position, untouched)
+        self._normal = tuple(rest[_N : _N + 3])
+        self._normal_valid = bool(rest[_N + 3])
+
+    # ---- single draws
+
+    def unit(self) -> float:
+        return self.random() * _TO_UNIT
+
+    def uniform(self, a: float = 0.0, b: float = 1.0) -> float:
+        return self.unit() * (b - a) + a
+
+    def normal(self, mean: float = 0.0, std: float = 1.0) -> float:
+        if not std > 0:
+            raise ValueError("standard deviation must be strictly positive")
+        if self._normal_valid:
+            self._normal_valid = False
+            x, _, rho = self._normal
+            return rho * math.sin(2 * math.pi * x) * std + mean
+        x, y = self.unit(), self.unit()
+        rho = math.sqrt(-2.0 * math.log(1.0 - y))
+        self._normal, self._normal_valid = (x, y, rho), True
+        return rho * math.cos(2 * math.pi * x) * std + mean
+
+    def exponential(self, rate: float) -> float:
+        return -1.0 / rate * math.log(1 - self.unit())
+
+    def cauchy(self, median: float = 0.0, sigma: float = 1.0) -> float:
+        return median + sigma * math.tan(math.pi * (self.unit() - 0.5))
+
+    def log_normal(self, mean: float = 1.0, std: float = 2.0) -> float:
+        return math.exp(self.normal(mean, std))
+
+    def geometric(self, p: float) -> int:
+        if not 0 < p < 1:
+            raise ValueError("must be > 0 and < 1")
+        return int(math.log(1 - self.unit()) / math.log(p)) + 1
+
+    def bernoulli(self, p: float = 0.5) -> int:
+        if not 0 <= p <= 1:
+            raise ValueError("must be >= 0 and <= 1")
+        return int(self.unit() <= p)
+
+    def randint(self, low: int, high: int) -> int:
+        """``torch.random(low, high)``, both ends included."""
+        if high < low:
+            raise ValueError("upper bound must be larger than lower bound")
+        return self.random() % (high + 1 - low) + low
+
+    def randperm(self, n: int) -> list[int]:
+        """0-based permutation of ``n`` numbers."""
+        if n <= 0:
+            raise ValueError("must be strictly positive")
+        order = list(range(n))
+        for i, word in enumerate(self.words(n - 1).tolist()):
+            j = i + word % (n - i)
+            order[i], order[j] = order[j], order[i]
+        return order
+
+    def multinomial(self, weights: Iterable[float], count: int, replace: bool = False) -> list[int]:
+        """0-based draws from unnormalised ``weights``, summed and searched as TH does."""
+        cumulative, total = [], 0.0
+        for weight in weights:
+            total += weight
+            cumulative.append(total)
+        if not total > 0:
+            raise ValueError("invalid multinomial distribution (sum of probabilities <= 0)")
+        n = len(cumulative)
+        cum = np.array(cumulative) / total
+        draws = []
+        for _ in range(count):
+            u = self.unit()
+            cum[n - 1] = 1
+            low, high = 0, n
+            while high > low:
+                middle = low + (high - low) // 2
+                if cum[middle] < u:
+                    low = middle + 1
+                else:
+                    high = middle
+            draws.append(low)
+            if not replace:
+                taken = cum[low] - (cum[low - 1] if low else 0.0)
+                cum[low:] -= taken
+                with np.errstate(divide="ignore", invalid="ignore"):
+                    cum /= 1.0 - taken
+        return draws
+
+    # ---- whole tensors, in logical order; values are computed in double and then cast
+
+    def uniforms(self, count: int, a: float = 0.0, b: float = 1.0) -> np.ndarray:
+        return self.words(count) * _TO_UNIT * (b - a) + a
+
+    def draws(self, count: int, draw: Callable[..., float], *args: float) -> np.ndarray:
+        """``count`` single draws."""
+        return np.fromiter((draw(*args) for _ in range(count)), np.float64, count)
+
+    def fill_uniform(self, t: torch.Tensor, a: float = 0.0, b: float = 1.0) -> torch.Tensor:
+        return t.copy_(torch.from_numpy(self.uniforms(t.numel(), a, b)).view(t.shape))
+
+    def fill_normal(self, t: torch.Tensor, mean: float = 0.0, std: float = 1.0) -> torch.Tensor:
+        return t.copy_(torch.from_numpy(self.draws(t.numel(), self.normal, mean, std)).view(t.shape))
+
+    def fill_bernoulli(self, t: torch.Tensor, p: float = 0.5) -> torch.Tensor:
+        return t.copy_(torch.from_numpy(self.uniforms(t.numel()) <= p).view(t.shape))

@@ -1,0 +1,403 @@
+"""The Lua state: which Lua, what it may do, how calls and errors cross between Lua and Python."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dpnn_bridge.errors import LuaBridgeError
+from dpnn_bridge.lua import files, ops
+from dpnn_bridge.lua.dispatch import FUNCTIONS, NATIVE, describe
+from dpnn_bridge.lua.ops import construct, indexing
+from dpnn_bridge.lua.ops.storage import STORAGE_METHODS, get, new_storage, put
+from dpnn_bridge.lua.printing import print_storage, print_tensor
+from dpnn_bridge.lua.random import Generator
+from dpnn_bridge.lua.tensor import DTYPES, Storage, Tensor, TorchError, cast_number
+
+_ = ops
+RUNTIMES = ("luajit21", "lua51")
+#: answers to Lua, see `finish` in prelude/tensor.lua
+_PLAIN, _ERROR, _OBJECT, _NOTHING, _SEVERAL = 0, -1, -2, -3, -4
+
+
+def _import_runtime(name: str) -> tuple[Any, str]:
+    """The lupa module of a Lua, or of the first one that is there."""
+    if name not in ("auto", *RUNTIMES):
+        raise ValueError(f"runtime must be 'auto', 'luajit21' or 'lua51', not {name!r}")
+    problem: ImportError | None = None
+    for candidate in RUNTIMES if name == "auto" else (name,):
+        try:
+            return importlib.import_module(f"lupa.{candidate}"), candidate
+        except ImportError as error:
+            problem = error
+    raise LuaBridgeError(
+        f"the Lua runtime {name!r} is not available ({problem}). Install the extra: pip install 'dpnn-bridge[lua]'; "
+        "on platforms whose lupa has no LuaJIT use runtime='lua51'"
+    ) from problem
+
+
+def _deny(_object: Any, _name: Any, _setting: bool) -> Any:
+    raise AttributeError("Python attributes are out of reach of Lua")
+
+
+class Timer:
+    """``torch.Timer``: wall, user and system seconds."""
+
+    class_name = "torch.Timer"
+
+    def __init__(self, *_: Any) -> None:
+        self.reset()
+
+    @staticmethod
+    def _now() -> tuple[float, float, float]:
+        times = os.times()
+        return time.perf_counter(), times.user, times.system
+
+    def reset(self, *_: Any) -> Timer:
+        self._start, self._passed, self._running = self._now(), (0.0, 0.0, 0.0), True
+        return self
+
+    def read(self) -> tuple[float, float, float]:
+        if not self._running:
+            return self._passed
+        a, b, c = (p + n - s for p, n, s in zip(self._passed, self._now(), self._start, strict=True))
+        return a, b, c
+
+    def stop(self, *_: Any) -> Timer:
+        self._passed, self._running = self.read(), False
+        return self
+
+    def resume(self, *_: Any) -> Timer:
+        if not self._running:
+            self._start, self._running = self._now(), True
+        return self
+
+
+def encode(answer: Any, args: tuple[Any, ...]) -> Any:
+    """What Lua receives for an answer; an argument that comes back is named by its number."""
+    kind = type(answer)
+    if kind is Tensor or hasattr(answer, "class_name"):
+        for n, arg in enumerate(args, 1):
+            if arg is answer:
+                return n
+        return _OBJECT, answer, answer.class_name
+    if kind is not tuple:
+        return _PLAIN, answer
+    if not answer:
+        return _NOTHING
+    flat: list[Any] = [_SEVERAL]
+    for value in answer:
+        if hasattr(value, "class_name"):
+            position = next((n for n, arg in enumerate(args, 1) if arg is value), None)
+            flat += [None, position] if position else [value, value.class_name]
+        else:
+            flat += [value, False]
+    return tuple(flat)
+
+
+class Runtime:
+    """A Lua state with the torch package over PyTorch.
+
+    Args:
+        name: "auto" (LuaJIT where there is one, else Lua 5.1), "luajit21" or "lua51".
+        sandbox: run code that is not trusted: Lua 5.1 without io, os, package, debug; see docs/lua.md.
+        max_memory: bytes that Lua may use in a sandbox (tensors are Python's and not counted).
+        max_instructions: Lua instructions that one call from Python may take in a sandbox.
+    """
+
+    def __init__(self, name: str, sandbox: bool, max_memory: int, max_instructions: int) -> None:
+        if sandbox and name == "luajit21":
+            raise ValueError("a sandbox needs runtime='lua51': LuaJIT's ffi and JIT cannot be confined")
+        module, self.name = _import_runtime("lua51" if sandbox else name)
+        self.sandbox = sandbox
+        self.max_instructions = max_instructions
+        self.error_type: type[Exception] = module.LuaError
+        limits = {"max_memory": max_memory} if sandbox else {}
+        self.lua = module.LuaRuntime(
+            encoding="latin-1",
+            register_eval=False,
+            register_builtins=False,
+            unpack_returned_tuples=True,
+            attribute_filter=_deny,
+            **limits,
+        )
+        self.lua_type: Callable[[Any], str | None] = module.lua_type
+        self.default_type = "Double"
+        self.generator = Generator()
+        self.bridge = self.lua.table()
+        self._api = self.lua.table_from(self._api_entries())
+        self.run_prelude("setup.lua")
+        for part in ("classes", "tensor", "file", "tester", "cmdline", "environment", "arguments"):
+            self.run_prelude(f"{part}.lua")
+
+    def run_prelude(self, name: str, extra: Any = None) -> Any:
+        """Run one of the package's own Lua files."""
+        code = (resources.files("dpnn_bridge.lua") / "prelude" / name).read_text(encoding="utf-8")
+        chunk = self.lua.compile(code, name=f"=dpnn_bridge/{name}".encode())
+        return chunk(self.bridge, self._api, extra)
+
+    # ---- binding Python code
+
+    def guard(self, code: Callable[..., Any]) -> Callable[..., Any]:
+        """A function for Lua: answers are encoded, errors become text."""
+
+        def call(*args: Any) -> Any:
+            try:
+                return encode(code(*args), args)
+            except TorchError as error:
+                return _ERROR, str(error)
+            except Exception as error:
+                return _ERROR, f"{type(error).__name__}: {error}"
+
+        return call
+
+    def _guarded(self, table: Mapping[str, Callable[..., Any]]) -> Any:
+        return self.lua.table_from({name: self.guard(code) for name, code in table.items()})
+
+    def _method(self, name: str, ty: str) -> Callable[..., Any]:
+        function, generator = FUNCTIONS[name], self.generator
+
+        def call(*args: Any) -> Any:
+            return function.run(ty, args, generator, True)
+
+        return self.guard(call)
+
+    def _native(self, name: str, ty: str) -> Callable[..., Any]:
+        code = NATIVE[name][0]
+        if name.startswith("__") and name != "__len__":  # an operator: either operand may be the tensor
+            return self.guard(code)
+
+        def call(*args: Any) -> Any:
+            self_ = args[0] if args else None
+            if type(self_) is not Tensor or self_.ty != ty:
+                raise TorchError(f"bad argument #1 to '{name}' (torch.{ty}Tensor expected, got {describe(self_)})")
+            return code(*args)
+
+        return self.guard(call)
+
+    def _function(self, name: str) -> Callable[..., Any]:
+        function, generator = FUNCTIONS[name], self.generator
+
+        def call(*args: Any) -> Any:
+            ty, args = self._dispatch_type(args)
+            if ty not in function.function_types:
+                raise TorchError(f"torch.{ty}Tensor does not implement the torch.{name}() function")
+            return function.run(ty, args, generator, False)
+
+        return self.guard(call)
+
+    def _dispatch_type(self, args: tuple[Any, ...]) -> tuple[str, tuple[Any, ...]]:
+        """The first argument that is a tensor decides, then a list of tensors, then a type name at the end."""
+        for arg in args[:2]:
+            if type(arg) is Tensor:
+                return arg.ty, args
+        if args:
+            if isinstance(args[0], list) and args[0] and type(args[0][0]) is Tensor:
+                return args[0][0].ty, args
+            last = args[-1]
+            if isinstance(last, str) and last.startswith("torch.") and last[6:-6] in DTYPES:
+                return last[6:-6], args[:-1]
+        return self.default_type, args
+
+    # ---- what the prelude finds in `py`
+
+    def _api_entries(self) -> dict[str, Any]:
+        lua = self.lua
+
+        def methods(ty: str) -> Any:
+            table = {n: self._method(n, ty) for n, f in FUNCTIONS.items() if ty in f.method_types}
+            table |= {n: self._native(n, ty) for n, (_, types) in NATIVE.items() if ty in types}
+            return lua.table_from(table)
+
+        def storage_methods(ty: str) -> Any:
+            skip = () if ty in ("Char", "Byte") else ("string",)
+            return self._guarded({n: c for n, c in STORAGE_METHODS.items() if n not in skip})
+
+        def set_default_type(ty: str) -> None:
+            self.default_type = ty
+
+        def numbers(table: Any) -> list[float]:
+            return list(table.values())
+
+        def set_geometry(t: Tensor, storage: Storage | None, offset: float, size: Storage, stride: Storage) -> None:
+            t.geometry(storage, int(offset) - 1, tuple(size.flat.tolist()), tuple(stride.flat.tolist()))
+
+        def set_elements(t: Tensor, values: Any) -> None:
+            if t.numel:
+                cast = [cast_number(v, t.ty) for v in values.values()]
+                t.write(torch.tensor(cast, dtype=DTYPES[t.ty]))
+
+        def address(x: Tensor | Storage) -> int | None:
+            if isinstance(x, Storage):
+                return x.flat.data_ptr() or None
+            return x.t.data_ptr() if x.storage is not None else None
+
+        def geometry(t: Tensor) -> tuple[Any, ...]:
+            return t.offset, t.dim, lua.table_from([*t.size, *t.stride])
+
+        def totable(x: Tensor | Storage) -> Any:
+            values = x.flat if isinstance(x, Storage) else x.t
+            return lua.table_from(values.tolist(), recursive=True)
+
+        def tensor_of_numbers(ty: str) -> Callable[..., Any]:
+            return self.guard(lambda flat, sizes: construct.tensor_of_numbers(ty, numbers(flat), numbers(sizes)))
+
+        def half_bits(storage: Storage) -> Any:
+            return Storage("Short", flat=storage.flat.view(torch.int16))
+
+        entries: dict[str, Any] = {
+            "list": lambda *values: list(values),
+            "append": lambda target, value: target.append(value),
+            "same": lambda a, b: a is b,
+            "pointer": id,
+            "methods": methods,
+            "functions": lambda: lua.table_from({n: self._function(n) for n, f in FUNCTIONS.items() if f.function_types}),
+            "storage_methods": storage_methods,
+            "new_tensor": lambda ty: lambda *args: self.guard(construct.new_tensor)(ty, *args),
+            "new_storage": lambda ty: lambda *args: self.guard(new_storage)(ty, *args),
+            "tensor_of_numbers": tensor_of_numbers,
+            "get_number": self.guard(indexing.get_number),
+            "put_number": self.guard(indexing.put_number),
+            "get_table": self.guard(indexing.get_table),
+            "put_table": self.guard(indexing.put_table),
+            "get_object": self.guard(indexing.get_object),
+            "put_object": self.guard(indexing.put_object),
+            "storage_get": self.guard(get),
+            "storage_put": self.guard(put),
+            "totable": totable,
+            "elements": lambda t: lua.table_from(t.t.reshape(-1).tolist()),
+            "set_elements": set_elements,
+            "address": address,
+            "geometry": geometry,
+            "set_geometry": set_geometry,
+            "half_bits": lambda s: half_bits(s),
+            "print_tensor": print_tensor,
+            "print_storage": print_storage,
+            "set_default_type": set_default_type,
+            "get_default_type": lambda: self.default_type,
+        }
+        return entries | self._random_entries() | self._file_entries() | self._environment_entries()
+
+    def _random_entries(self) -> dict[str, Any]:
+        def pick(args: tuple[Any, ...]) -> tuple[Generator, tuple[Any, ...]]:
+            return (args[0], args[1:]) if args and isinstance(args[0], Generator) else (self.generator, args)
+
+        def manual_seed(*args: Any) -> tuple[()]:
+            g, rest = pick(args)
+            if len(rest) != 1 or describe(rest[0]) != "number":
+                raise TorchError("invalid arguments: expected [Generator] number")
+            g.manual_seed(float(rest[0]) if isinstance(rest[0], str) else rest[0])
+            return ()
+
+        def get_state(*args: Any) -> Tensor:
+            g, rest = pick(args)
+            target = rest[0] if rest else Tensor("Byte")
+            target.assign(torch.frombuffer(bytearray(g.get_state()), dtype=torch.uint8))
+            return target
+
+        def set_state(*args: Any) -> Tensor:
+            g, rest = pick(args)
+            if len(rest) != 1 or not isinstance(rest[0], Tensor) or rest[0].ty != "Byte":
+                raise TorchError("invalid arguments: expected [Generator] ByteTensor")
+            try:
+                g.set_state(bytes(rest[0].t.reshape(-1).tolist()))
+            except ValueError as error:
+                raise TorchError(str(error)) from None
+            return rest[0]
+
+        return {
+            "default_generator": self.generator,
+            "new_generator": self.guard(lambda *_: Generator()),
+            "manualSeed": self.guard(manual_seed),
+            "seed": self.guard(lambda *args: pick(args)[0].seed()),
+            "initialSeed": self.guard(lambda *args: pick(args)[0].initial_seed),
+            "getRNGState": self.guard(get_state),
+            "setRNGState": self.guard(set_state),
+        }
+
+    def _file_entries(self) -> dict[str, Any]:
+        def read_string(f: files.File) -> str:
+            count = f.read("Int", 1)
+            return f.read("Char", int(count[0]) if len(count) else 0).tobytes().decode("latin-1")
+
+        def write_string(f: files.File, text: str) -> tuple[()]:
+            import numpy as np
+
+            data = text.encode("latin-1")
+            f.write("Int", np.array([len(data)], np.int32))
+            f.write("Char", np.frombuffer(data, np.int8))
+            return ()
+
+        def opener(kind: type[files.DiskFile]) -> Callable[..., Any]:
+            def create(name: Any = None, mode: Any = None, quiet: Any = False, *_: Any) -> Any:
+                try:
+                    return kind(name, mode)
+                except TorchError:
+                    if quiet and mode in ("r", "w", "rw"):
+                        return None
+                    raise
+
+            return self.guard(create)
+
+        entries: dict[str, Any] = {
+            "read_string": self.guard(read_string),
+            "write_string": self.guard(write_string),
+            "file_methods": self._guarded(files.FILE_METHODS),
+            "new_MemoryFile": self.guard(files.MemoryFile),
+            "MemoryFile_methods": self._guarded(files.MEMORY_METHODS),
+        }
+        if not self.sandbox:
+            entries |= {
+                "new_DiskFile": opener(files.DiskFile),
+                "new_PipeFile": opener(files.PipeFile),
+                "DiskFile_methods": self._guarded(files.DISK_METHODS),
+                "PipeFile_methods": self._guarded({}),
+            }
+        return entries
+
+    def _environment_entries(self) -> dict[str, Any]:
+        def set_threads(n: Any = None, *_: Any) -> tuple[()]:
+            torch.set_num_threads(max(1, int(n)))
+            return ()
+
+        entries: dict[str, Any] = {
+            "new_timer": self.guard(Timer),
+            "timer_read": lambda timer: timer.read(),
+            "timer_methods": self._guarded({"reset": Timer.reset, "stop": Timer.stop, "resume": Timer.resume}),
+            "seconds": self.guard(lambda *_: time.time()),
+            "setnumthreads": self.guard(set_threads),
+            "getnumthreads": self.guard(lambda *_: torch.get_num_threads()),
+            "getnumcores": self.guard(lambda *_: os.cpu_count() or 1),
+        }
+        if self.sandbox:
+            return entries
+        paths: dict[str, Callable[..., Any]] = {
+            "concat": lambda *parts: os.path.join(*parts) if parts else os.getcwd(),
+            "filep": lambda p, *_: os.path.isfile(p),
+            "dirp": lambda p, *_: os.path.isdir(p),
+            "mkdir": lambda p, *_: (os.makedirs(p, exist_ok=True), True)[1],
+            "basename": lambda p, ext=None, *_: os.path.basename(p).removesuffix(f".{ext}" if ext else ""),
+            "dirname": lambda p, *_: os.path.dirname(p) or ".",
+            "extname": lambda p, *_: os.path.splitext(p)[1][1:] or None,
+            "cwd": lambda *_: os.getcwd(),
+            "tmpname": lambda *_: os.path.join(os.environ.get("TMPDIR", "/tmp"), f"lua_{os.getpid()}_{time.time_ns()}"),
+            "rmfile": lambda p, *_: (os.remove(p), True)[1],
+        }
+        return entries | {
+            "prelude": str(Path(__file__).parent / "prelude"),
+            "paths": self._guarded(paths),
+            "paths_files": lambda folder: lua_list(self.lua, [".", "..", *os.listdir(folder or ".")]),
+            "stdout": sys.stdout,
+        }
+
+
+def lua_list(lua: Any, values: list[Any]) -> Any:
+    return lua.table_from(values)

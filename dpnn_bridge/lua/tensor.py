@@ -1,0 +1,303 @@
+"""Torch7's storages and tensors over PyTorch memory.
+
+A :class:`Storage` is a resizable block that any number of tensors share; a :class:`Tensor` is a mutable view of one:
+``resize``, ``set`` and friends change the object in place, which PyTorch's tensors cannot do, so the geometry lives
+here and :attr:`Tensor.t` gives the PyTorch view of the moment. Memory is shared with Python both ways.
+
+Torch7 has no scalars and no zero-sized dimensions: a tensor without elements has no dimension at all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+DTYPES = {
+    "Byte": torch.uint8,
+    "Char": torch.int8,
+    "Short": torch.int16,
+    "Int": torch.int32,
+    "Long": torch.int64,
+    "Half": torch.float16,
+    "Float": torch.float32,
+    "Double": torch.float64,
+}
+TYPE_OF_DTYPE = {dtype: name for name, dtype in DTYPES.items()}
+FLOATING = ("Half", "Float", "Double")
+_BITS = {"Byte": 8, "Char": 8, "Short": 16, "Int": 32, "Long": 64}
+
+
+class TorchError(Exception):
+    """An error that Torch7 would raise too; it becomes a Lua error with the same text."""
+
+
+def cast_number(value: float, ty: str) -> float:
+    """A Lua number as C converts it to the element type ``ty`` (on x86): cut towards zero, then wrapped."""
+    bits = _BITS.get(ty)
+    if bits is None:
+        return value
+    limit = 1 << (63 if bits == 64 else 31)
+    if isinstance(value, float):
+        value = math.trunc(value) if math.isfinite(value) else limit
+    if not -limit <= value < limit:
+        value = -limit
+    value &= (1 << bits) - 1
+    return value if ty == "Byte" or value < 1 << (bits - 1) else value - (1 << bits)
+
+
+def cast_tensor(t: torch.Tensor, ty: str) -> torch.Tensor:
+    """``t`` converted to the element type ``ty`` with C's rules; ``t`` itself when it has the type already."""
+    dtype = DTYPES[ty]
+    if t.dtype == dtype:
+        return t
+    if dtype.is_floating_point or not t.dtype.is_floating_point:
+        return t.to(dtype)
+    wide = t.to(torch.int64)
+    if ty != "Long":
+        limit = 1 << 31
+        wide = torch.where((wide < -limit) | (wide >= limit), -limit, wide)
+    return wide.to(dtype)
+
+
+class Storage:
+    """A 1-D block of elements, ``torch.*Storage`` in Lua.
+
+    Attributes:
+        ty: element type, such as ``"Float"``.
+        flat: 1-D PyTorch tensor on the whole block.
+    """
+
+    __slots__ = ("flat", "ty")
+
+    def __init__(self, ty: str, size: int = 0, flat: torch.Tensor | None = None) -> None:
+        self.ty = ty
+        self.flat = torch.empty(size, dtype=DTYPES[ty]) if flat is None else flat
+
+    @property
+    def class_name(self) -> str:
+        return f"torch.{self.ty}Storage"
+
+    @property
+    def size(self) -> int:
+        return self.flat.numel()
+
+    def resize(self, size: int) -> None:
+        """Change the number of elements; every tensor on the storage sees the same memory afterwards."""
+        if size == self.size:
+            return
+        block = self.flat.untyped_storage()
+        whole = self.flat.storage_offset() == 0 and block.nbytes() == self.size * self.flat.itemsize
+        if whole and block.resizable():
+            block.resize_(size * self.flat.itemsize)
+            self.flat = torch.empty(0, dtype=self.flat.dtype, device=self.flat.device).set_(block, 0, (size,), (1,))
+            return
+        fresh = self.flat.new_empty(size)  # memory that somebody else owns cannot grow
+        keep = min(size, self.size)
+        fresh[:keep] = self.flat[:keep]
+        self.flat = fresh
+
+    def same(self, other: Storage | None) -> bool:
+        """Whether both are the same block, as Torch7 compares the C pointers."""
+        return other is not None and (
+            self is other or (self.ty == other.ty and self.flat.data_ptr() == other.flat.data_ptr() and self.size > 0)
+        )
+
+    @property
+    def pointer(self) -> int:
+        return id(self)
+
+
+def contiguous_stride(size: Sequence[int]) -> tuple[int, ...]:
+    stride, step = [], 1
+    for n in reversed(size):
+        stride.append(step)
+        step *= n
+    return tuple(reversed(stride))
+
+
+class Tensor:
+    """A strided view of a :class:`Storage`, ``torch.*Tensor`` in Lua.
+
+    Attributes:
+        ty: element type, such as ``"Float"``.
+        storage: the block, or None for a tensor that never had one.
+        offset: 0-based position of the first element.
+        size: sizes; ``()`` is the tensor without elements.
+        stride: strides in elements.
+    """
+
+    __slots__ = ("_base", "_view", "offset", "size", "storage", "stride", "ty")
+
+    def __init__(
+        self,
+        ty: str,
+        storage: Storage | None = None,
+        offset: int = 0,
+        size: tuple[int, ...] = (),
+        stride: tuple[int, ...] = (),
+    ) -> None:
+        self.ty, self.storage, self.offset, self.size, self.stride = ty, storage, offset, size, stride
+        self._base: torch.Tensor | None = None
+        self._view: torch.Tensor | None = None
+
+    @classmethod
+    def wrap(cls, t: torch.Tensor) -> Tensor:
+        """A tensor on the memory of ``t`` (detached); a scalar becomes one element."""
+        t = t.detach()
+        ty = TYPE_OF_DTYPE.get(t.dtype)
+        if ty is None:
+            t = t.to(torch.uint8) if t.dtype == torch.bool else t.float()
+            ty = TYPE_OF_DTYPE[t.dtype]
+        if t.numel() == 0:
+            return cls(ty)
+        if t.dim() == 0:
+            t = t.reshape(1)
+        block = t.untyped_storage()
+        flat = torch.empty(0, dtype=t.dtype, device=t.device).set_(block, 0, (block.nbytes() // t.itemsize,), (1,))
+        return cls(ty, Storage(ty, flat=flat), t.storage_offset(), tuple(t.shape), t.stride())
+
+    @classmethod
+    def fresh(cls, t: torch.Tensor, ty: str | None = None) -> Tensor:
+        """A new contiguous tensor that holds ``t``, a result nobody else refers to."""
+        if ty is not None:
+            t = cast_tensor(t, ty)
+        if t.numel() == 0:
+            return cls(ty or TYPE_OF_DTYPE[t.dtype])
+        t = t.contiguous()
+        if t.storage_offset() or t.untyped_storage().nbytes() != t.numel() * t.itemsize:
+            t = t.clone(memory_format=torch.contiguous_format)
+        ty = ty or TYPE_OF_DTYPE[t.dtype]
+        size = tuple(t.shape) or (1,)
+        return cls(ty, Storage(ty, flat=t.view(-1)), 0, size, contiguous_stride(size))
+
+    @property
+    def class_name(self) -> str:
+        return f"torch.{self.ty}Tensor"
+
+    @property
+    def t(self) -> torch.Tensor:
+        """The PyTorch view of the elements; shape ``(0,)`` when there are none."""
+        storage = self.storage
+        if storage is None or not self.size:
+            return torch.empty(0, dtype=DTYPES[self.ty])
+        if self._view is None or self._base is not storage.flat:
+            flat = self._base = storage.flat
+            self._view = torch.as_strided(flat, self.size, self.stride, flat.storage_offset() + self.offset)
+        return self._view
+
+    @property
+    def dim(self) -> int:
+        return len(self.size)
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.size) if self.size else 0
+
+    @property
+    def shape_text(self) -> str:
+        return "[" + " x ".join(map(str, self.size)) + "]"
+
+    def is_contiguous(self) -> bool:
+        step = 1
+        for n, s in zip(reversed(self.size), reversed(self.stride), strict=True):
+            if n != 1:
+                if s != step:
+                    return False
+                step *= n
+        return True
+
+    def overlaps(self) -> bool:
+        """Whether two logical elements may share one place, as in expanded or unfolded views."""
+        if 0 in self.stride and any(n > 1 and s == 0 for n, s in zip(self.size, self.stride, strict=True)):
+            return True
+        reach = 0
+        for s, n in sorted((s, n) for n, s in zip(self.size, self.stride, strict=True) if n > 1):
+            if s <= reach:
+                return True
+            reach += s * (n - 1)
+        return False
+
+    def geometry(self, storage: Storage | None, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> None:
+        """Point to another view."""
+        self.storage, self.offset, self.size, self.stride = storage, offset, size, stride
+        self._view = None
+
+    def set(self, other: Tensor) -> None:
+        """Become a view of the same elements as ``other``."""
+        if other is not self:
+            self.geometry(other.storage, other.offset, other.size, other.stride)
+
+    def alias(self) -> Tensor:
+        """Another tensor object on the same view."""
+        return Tensor(self.ty, self.storage, self.offset, self.size, self.stride)
+
+    def resize(self, size: Sequence[int], stride: Sequence[int] | None = None) -> None:
+        """Torch7's resize: sizes end at the first one that is not positive; the storage only ever grows.
+
+        Equal sizes keep the strides, whatever they are.
+        """
+        n = next((i for i, v in enumerate(size) if v <= 0), len(size))
+        size = tuple(size[:n])
+        wanted = tuple(stride[:n]) if stride is not None else (-1,) * n
+        if size == self.size and all(w < 0 or w == s for w, s in zip(wanted, self.stride, strict=True)):
+            return
+        if not size:
+            self.geometry(self.storage, self.offset, (), ())
+            return
+        strides = [0] * n
+        for d in range(n - 1, -1, -1):
+            if wanted[d] >= 0:
+                strides[d] = wanted[d]
+            else:
+                strides[d] = 1 if d == n - 1 else size[d + 1] * strides[d + 1]
+        need = self.offset + 1 + sum((a - 1) * s for a, s in zip(size, strides, strict=True))
+        storage = self.storage if self.storage is not None else Storage(self.ty)
+        if need > storage.size:
+            storage.resize(need)
+        self.geometry(storage, self.offset, size, tuple(strides))
+
+    def resize_as(self, other: Tensor) -> None:
+        if self.size != other.size:
+            self.resize(other.size)
+
+    def assign(self, values: torch.Tensor) -> None:
+        """Resize to the shape of ``values`` and take them over, converted to the own type."""
+        shape = tuple(values.shape) if values.numel() else ()
+        if values.dim() == 0:
+            shape = (1,)
+        if self.storage is None:
+            self.set(Tensor.fresh(values, self.ty))
+            return
+        self.resize(shape)
+        if shape:
+            self.write(values.reshape(shape))
+
+    def write(self, values: torch.Tensor) -> None:
+        """Store ``values`` (same number of elements, logical order); in overlapping views the last write wins."""
+        values = cast_tensor(values, self.ty)
+        if self.overlaps():
+            assert self.storage is not None
+            self.storage.flat[self.places()] = values.reshape(-1)
+        else:
+            self.t.copy_(values.reshape(self.size))
+
+    def places(self) -> torch.Tensor:
+        """Position in the storage of every element, in logical order."""
+        index = torch.tensor([self.offset])
+        for n, s in zip(self.size, self.stride, strict=True):
+            index = (index[:, None] + torch.arange(n)[None, :] * s).reshape(-1)
+        return index
+
+    def same(self, other: Tensor) -> bool:
+        """Torch7's isSetTo: same storage and same geometry."""
+        return (
+            self.storage is not None
+            and self.storage is other.storage
+            and (self.offset, self.size, self.stride) == (other.offset, other.size, other.stride)
+        )
+
+    @property
+    def pointer(self) -> int:
+        return id(self)
