@@ -156,6 +156,8 @@ def check(
     """
     tolerance = tolerance or Tolerance()
     module = convert_object(fixture["module"], options or Options())[0].to(device)
+    if any(p.dtype == torch.float32 for p in module.parameters()):  # whatever type its output is cast to
+        tolerance = Tolerance(double=tolerance.single, single=tolerance.single)
     result = Result()
     expect = result.differences
     expected_params = to_value(fixture.get("params"))
@@ -166,6 +168,8 @@ def check(
     arguments = [inputs]
     if fixture.get("target") is not None or fixture["kind"] == "criterion":
         arguments.append(to_value(fixture.get("target"), device=device))
+    if fixture.get("forward_error") is not None:  # Torch7 refused the call: there is nothing to compare with
+        return result
     with replayed(module, fixture.get("after")):
         for _ in range(int(fixture.get("forwards") or 1)):
             output = module(*arguments)
