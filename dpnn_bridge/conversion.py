@@ -511,7 +511,7 @@ def lua_storage(tensor_class_name: str, value: Tensor) -> LuaStorage:
 
     def load() -> np.ndarray:
         host = value.to("cpu", torch.float32) if value.dtype == torch.bfloat16 else value.cpu()
-        return np.ascontiguousarray(host.numpy(), dtype=dtype).reshape(-1)
+        return np.array(host.numpy(), dtype=dtype, order="C").reshape(-1)
 
     return LuaStorage(tensor_class_name.replace("Tensor", "Storage"), value.numel(), load)
 

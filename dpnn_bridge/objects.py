@@ -208,6 +208,9 @@ class LuaStorage:
         class_name: such as ``torch.FloatStorage``.
         size: number of elements.
         dtype: numpy dtype, native byte order.
+
+    Args:
+        load: the elements, or a function that reads them into new memory at each call.
     """
 
     __slots__ = ("_array", "_load", "_torch", "class_name", "dtype", "size")
@@ -233,6 +236,13 @@ class LuaStorage:
             self._array = self._load()
             self._load = None
         return self._array
+
+    def copy(self) -> np.ndarray:
+        """A private, writable copy of the elements. Elements that are not in memory yet are read for it alone."""
+        if self._array is None:
+            assert self._load is not None
+            return self._load()
+        return self._array.copy()
 
     def torch(self) -> torch.Tensor:
         """The elements as a 1-D torch tensor on the same memory; the same tensor at each call."""

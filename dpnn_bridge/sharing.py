@@ -233,7 +233,8 @@ def region_of(tensor: LuaTensor) -> tuple[Any, ...]:
 
 
 def compact(tensor: LuaTensor) -> Tensor:
-    """The elements of a tensor: its whole storage itself, or a copy of its part of a larger one."""
-    value = tensor.torch()
-    whole = tensor.storage is not None and tensor.storage.size == tensor.size and is_contiguous(tensor)
-    return value if whole else value.contiguous().clone()
+    """A private copy of the elements of a tensor, contiguous."""
+    storage = tensor.storage
+    if storage is not None and storage.size == tensor.size and is_contiguous(tensor):
+        return torch.from_numpy(storage.copy()).view(tensor.shape)
+    return tensor.torch().clone(memory_format=torch.contiguous_format)
