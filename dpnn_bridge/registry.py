@@ -102,6 +102,7 @@ class LuaClass:
         constants: fields that Torch7 needs and that never vary, or functions ``tensor class -> fresh value`` such as
             :func:`empty_table`; written for modules that were not read from a file.
         container: the constructor takes the converted ``modules`` as positional arguments.
+        members: Lua field that holds one module -> constructor argument and submodule of the same name.
         scratch: fields that hold buffers: dropped when reading, empty when written back.
         passes_through: the class computes nothing here (``nn.Copy``, ``nn.GPU``); the report says so.
         checked_by: what the parity of this class rests on: ``"torch7"``, ``"formula"`` or ``"structure"``.
@@ -115,6 +116,7 @@ class LuaClass:
     tensors: ClassVar[dict[str, str | Field]] = {}
     constants: ClassVar[dict[str, Any]] = {}
     container: ClassVar[bool] = False
+    members: ClassVar[dict[str, str]] = {}
     scratch: ClassVar[tuple[str, ...]] = ()
     passes_through: ClassVar[bool] = False
     checked_by: ClassVar[str] = "torch7"
@@ -133,7 +135,9 @@ class LuaClass:
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
         """Keyword arguments of ``torch_type``."""
-        arguments: dict[str, Any] = {}
+        arguments: dict[str, Any] = {
+            attribute: ctx.to_torch(obj[name], name) for name, attribute in cls.members.items() if name in obj
+        }
         for names, attribute in cls.scalars.items():
             if isinstance(names, tuple):
                 arguments[attribute] = tuple(cls.scalar(obj, name) for name in names)
@@ -173,7 +177,7 @@ class LuaClass:
     @classmethod
     def handled(cls, module: nn.Module) -> set[str]:
         """Lua fields that the declaration accounts for, so that the record need not keep them."""
-        names = {*TRANSIENT, *cls.scratch}
+        names = {*TRANSIENT, *cls.scratch, *cls.members}
         for key in cls.scalars:
             names.update(key if isinstance(key, tuple) else (key,))
         for name, spec in {**cls.tensors, **cls.fields_of(module)}.items():
@@ -200,6 +204,10 @@ class LuaClass:
             fields[name] = ctx.tensor(module, name, spec)
             if ctx.gradients and is_parameter(module, spec.attribute):
                 fields[grad_field(name, spec)] = ctx.gradient(module, name, spec)
+        for name, attribute in cls.members.items():
+            member = getattr(module, attribute)
+            if member is not None:
+                fields[name] = ctx.to_lua(member)
         if cls.container:
             fields["modules"] = LuaTable.from_list(ctx.to_lua(m) for m in cls.children(module))
         return fields
