@@ -233,6 +233,14 @@ class LuaClass:
         return None
 
 
+class WithoutParameters(LuaClass):
+    """A class whose ``parameters()`` is empty in Torch7 although it holds modules: criterions and some wrappers."""
+
+    @classmethod
+    def parameters(cls, module: nn.Module) -> Iterator[tuple[nn.Module, str, Field]]:
+        return iter(())
+
+
 class PlainModule(LuaClass):
     """Stands for modules that no Lua class describes: their own parameters, then their children's."""
 
