@@ -129,8 +129,15 @@ class LuaClass:
 
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:
-        """``obj``, or a changed copy when it was written by an older version of its class."""
-        return obj
+        """``obj``, or a changed copy when it was written by an older version of its class.
+
+        This one adds the fields that are missing and have a default.
+        """
+        missing = {k: v for k, v in cls.defaults.items() if v is not None and obj.get(k) is None}
+        if not missing:
+            return obj
+        fields = LuaTable([*obj.items(), *missing.items()])
+        return LuaObject(obj.class_name, fields, version=obj.version, header=obj.header)
 
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
