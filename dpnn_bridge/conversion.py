@@ -243,6 +243,7 @@ class TorchContext:
         record = record_of(module)
         if record is None:
             return
+        record.header = tuple(self.keep(value, "header") for value in obj.header)
         handled = spec.handled(module)
         for key, value in obj.items():
             private = isinstance(key, str) and key.startswith("_") and key != "_type"
@@ -334,6 +335,7 @@ class LuaContext:
             for key, value in {"gradInput": LuaTensor.empty, **spec.constants}.items():
                 obj[key] = value(kind) if callable(value) else value
         if record is not None:
+            obj.header = tuple(self.restore(value) for value in record.header)
             for key, name in record.scratch.items():
                 obj[key] = empty(kind if name == record.tensor_type else name)
             for key, value in record.fields.items():

@@ -70,6 +70,7 @@ class LuaRecord:
         fields: fields that no attribute stands for, kept for the way back.
         scratch: buffers that were dropped: field -> tensor or storage class, or ``"table"``.
         shapes: shapes of tensor fields in Lua where they differ from torch's.
+        header: values that the class writes before its fields (``nn.GPU``).
     """
 
     class_name: str
@@ -77,6 +78,7 @@ class LuaRecord:
     fields: dict[Any, Any] = field(default_factory=dict)
     scratch: dict[str, str] = field(default_factory=dict)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    header: tuple[Any, ...] = ()
 
 
 def record_of(module: nn.Module) -> LuaRecord | None:
