@@ -36,21 +36,19 @@ _ELEMENT_TYPES = {
     "Double": np.float64,
 }
 
-#: Lua tensor/storage prefix ("torch.Float", "torch.Cuda", …) -> numpy dtype. "torch.Cuda" alone means 32-bit float.
+#: class of tensors or storages -> numpy dtype. "torch.CudaTensor" means 32-bit float; other Cuda classes name their type.
 ELEMENT_DTYPES: dict[str, np.dtype] = {
-    **{f"torch.{name}": np.dtype(t) for name, t in _ELEMENT_TYPES.items()},
-    **{f"torch.Cuda{name}": np.dtype(t) for name, t in _ELEMENT_TYPES.items() if name != "Float"},
-    "torch.Cuda": np.dtype(np.float32),
+    f"torch.{prefix}{kind}": np.dtype(t)
+    for name, t in _ELEMENT_TYPES.items()
+    for prefix in (name, "Cuda" if name == "Float" else f"Cuda{name}")
+    for kind in ("Tensor", "Storage")
 }
 _CPU_PREFIX = {np.dtype(t): f"torch.{name}" for name, t in _ELEMENT_TYPES.items()}
 
 
 def element_dtype(class_name: str) -> np.dtype | None:
     """numpy dtype of a tensor or storage class, or None when ``class_name`` names neither."""
-    for suffix in ("Tensor", "Storage"):
-        if class_name.endswith(suffix):
-            return ELEMENT_DTYPES.get(class_name[: -len(suffix)])
-    return None
+    return ELEMENT_DTYPES.get(class_name)
 
 
 def tensor_class(dtype: np.dtype | type) -> str:

@@ -1,140 +1,224 @@
-"""Classes that do not write themselves as one table: what their records hold, in one place.
+"""Classes that do not write themselves as one table: what their records hold, all in one place.
 
 Nearly every Lua class writes a single object, the table of its fields. The classes here have a ``read``/``write`` of
-their own; a reader that does not know them loses its place in the stream. Register further ones with
-:func:`register_framing`.
+their own; a reader that does not know them loses its place in the stream. Both directions stand side by side and look
+like the Lua source: ``yield`` is ``file:readObject()`` or ``file:writeObject(x)``, everything else is a raw value.
+
+Register a further class with :func:`register_framing`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import struct
+from collections.abc import Generator
 from typing import Any
 
-from ..errors import T7FormatError
 from ..objects import LuaObject, LuaTable
+from .stream import StreamError
 
-
-@dataclass
-class Follow:
-    """Objects that stand in the stream next and belong to a record.
-
-    Attributes:
-        entries: where they go.
-        count: number of values, or of key/value pairs.
-        numbered: they have no keys of their own; they get 1, 2, …
-        finish: called with ``entries`` when the last one has begun.
-    """
-
-    entries: dict[Any, Any]
-    count: int
-    numbered: bool = True
-    finish: Callable[[dict[Any, Any]], None] | None = None
+Reading = Generator[None, Any, None]
+Writing = Generator[Any, None, None]
 
 
 class Framing:
-    """How one class writes its payload: raw values first, then objects."""
+    """How a class writes its payload. The base class is the ordinary one: a single object, the table of fields.
 
-    def read(self, obj: LuaObject, stream: Any) -> Follow | None:
-        """Read the raw values of ``obj`` from ``stream``; say which objects follow."""
-        raise NotImplementedError
-
-    def write(self, obj: LuaObject, stream: Any) -> Iterable[Any]:
-        """Write the raw values of ``obj`` to ``stream``; return the objects that follow."""
-        raise NotImplementedError
-
-
-class Nothing(Framing):
-    """No payload at all (``torch.Timer``)."""
-
-    def read(self, obj: LuaObject, stream: Any) -> None:
-        obj.payload = None
-
-    def write(self, obj: LuaObject, stream: Any) -> tuple:
-        return ()
-
-
-class Long(Framing):
-    """One C long (``tds.AtomicCounter``)."""
-
-    def read(self, obj: LuaObject, stream: Any) -> None:
-        obj.payload = stream.long()
-
-    def write(self, obj: LuaObject, stream: Any) -> tuple:
-        stream.long(obj.payload)
-        return ()
-
-
-class Pairs(Framing):
-    """A long count and that many keys and values (``tds.Hash``); the payload is a table."""
-
-    def read(self, obj: LuaObject, stream: Any) -> Follow:
-        obj.payload = LuaTable()
-        return Follow(obj.payload.entries, _count(obj, stream, 8), numbered=False)
-
-    def write(self, obj: LuaObject, stream: Any) -> list[Any]:
-        stream.long(len(obj.fields))
-        return [x for pair in obj.fields.items() for x in pair]
-
-
-class Items(Framing):
-    """A long count and that many values (``tds.Vec``); the payload is a table with keys 1, 2, …"""
-
-    def read(self, obj: LuaObject, stream: Any) -> Follow:
-        obj.payload = LuaTable()
-        return Follow(obj.payload.entries, _count(obj, stream, 4))
-
-    def write(self, obj: LuaObject, stream: Any) -> list[Any]:
-        stream.long(len(obj.fields))
-        return list(obj.fields.values())
-
-
-@dataclass
-class Headed(Framing):
-    """Objects before the table of fields (``nn.GPU``); they become the object's ``header``.
-
-    Args:
-        count: number of objects before the table.
-        since: first version that writes them.
+    ``file`` has the methods ``int``, ``long``, ``double``, ``bytes`` and ``string``: without an argument (``bytes``:
+    with a count) they read a value, with one they write it.
     """
 
-    count: int = 1
-    since: int = 0
+    def read(self, obj: LuaObject, file: Any) -> Reading:
+        """Fill ``obj``; each ``yield`` gives the next object of the stream."""
+        obj.payload = yield
 
-    def read(self, obj: LuaObject, stream: Any) -> Follow:
-        def finish(values: dict[Any, Any]) -> None:
-            *header, obj.payload = values.values()
-            obj.header = tuple(header)
-
-        return Follow({}, 1 + (self.count if obj.version >= self.since else 0), finish=finish)
-
-    def write(self, obj: LuaObject, stream: Any) -> tuple:
-        return (*obj.header, obj.payload)
+    def write(self, obj: LuaObject, file: Any) -> Writing:
+        """Write ``obj``; each object that is yielded is written next."""
+        yield obj.payload
 
 
-def _count(obj: LuaObject, stream: Any, least: int) -> int:
-    count = stream.long()
-    if not 0 <= count <= stream.remaining // least:
-        raise T7FormatError(
-            f"{obj.class_name} of {count} entries, but only {stream.remaining} bytes are left", offset=stream.position
-        )
-    return count
+class Timer(Framing):
+    """``torch.Timer`` writes nothing."""
+
+    def read(self, obj: LuaObject, file: Any) -> Reading:
+        yield from ()
+
+    def write(self, obj: LuaObject, file: Any) -> Writing:
+        yield from ()
 
 
+class RandomGenerator(Framing):
+    """``torch.Generator``: the bytes of TH's ``THGenerator`` struct as the machine that wrote them had it.
+
+    The state of the Mersenne twister, from byte 24, is 624 ``unsigned long``, all below 2^32: the struct has 5048 bytes
+    where a long has 8, and 2544 where it has 4.
+    """
+
+    def read(self, obj: LuaObject, file: Any) -> Reading:
+        yield from ()
+        halves = struct.unpack("16I", file.peek(24 + 64)[24:])
+        wide = not any(halves[0::2]) or not any(halves[1::2])
+        obj.payload = file.bytes(5048 if wide else 2544)
+
+    def write(self, obj: LuaObject, file: Any) -> Writing:
+        yield from ()
+        file.bytes(obj.payload)
+
+
+class AtomicCounter(Framing):
+    """``tds.AtomicCounter``: its value."""
+
+    def read(self, obj: LuaObject, file: Any) -> Reading:
+        yield from ()
+        obj.payload = file.long()
+
+    def write(self, obj: LuaObject, file: Any) -> Writing:
+        yield from ()
+        file.long(obj.payload)
+
+
+class Hash(Framing):
+    """``tds.Hash``: a count, then keys and values. The payload becomes a table."""
+
+    def read(self, obj: LuaObject, file: Any) -> Reading:
+        table = obj.payload = LuaTable()
+        for _ in range(file.count(least=8)):
+            key = yield
+            if key is None:
+                raise StreamError("a key of a tds.Hash is nil")
+            table[key] = yield
+
+    def write(self, obj: LuaObject, file: Any) -> Writing:
+        file.long(len(obj.payload))
+        for key, value in obj.payload.items():
+            yield key
+            yield value
+
+
+class Vec(Framing):
+    """``tds.Vec``: a count, then values. The payload becomes a table with keys 1, 2, …"""
+
+    def read(self, obj: LuaObject, file: Any) -> Reading:
+        table = obj.payload = LuaTable()
+        for i in range(1, file.count(least=4) + 1):
+            table[i] = yield
+
+    def write(self, obj: LuaObject, file: Any) -> Writing:
+        file.long(len(obj.payload))
+        yield from obj.payload.values()
+
+
+class DataSet(Framing):
+    """``nn.DataSet`` of nnx: a flag, a count, then the samples; nothing else of the object is written."""
+
+    def read(self, obj: LuaObject, file: Any) -> Reading:
+        table = obj.payload = LuaTable()
+        table["resized"] = file.int() == 1
+        count = table["nbSamples"] = file.check_count(file.int(), least=4)
+        for i in range(1, count + 1):
+            table[i] = yield
+
+    def write(self, obj: LuaObject, file: Any) -> Writing:
+        count = obj["nbSamples"]
+        file.int(int(obj["resized"]))
+        file.int(count)
+        for i in range(1, count + 1):
+            yield obj.payload.get(i)
+
+
+class GPU(Framing):
+    """``nn.GPU``: a table {tensor type, device} before the table of fields, kept as ``header``."""
+
+    def read(self, obj: LuaObject, file: Any) -> Reading:
+        obj.header = ((yield),)
+        obj.payload = yield
+
+    def write(self, obj: LuaObject, file: Any) -> Writing:
+        yield from obj.header
+        yield obj.payload
+
+
+class DataParallelTable(GPU):
+    """``nn.DataParallelTable`` of cunn: since version 2 the GPU assignments stand before the table of fields."""
+
+    def read(self, obj: LuaObject, file: Any) -> Reading:
+        return super().read(obj, file) if obj.version >= 2 else Framing.read(self, obj, file)
+
+
+class ModelParallelTable(GPU):
+    """``nn.ModelParallelTable``: two unrelated classes bear this name.
+
+    One is a copy of ``nn.DataParallelTable``. The other writes the GPU assignments, each branch as an object of its own,
+    and a table with everything else; the branches become field ``modules`` and the assignments ``gpuAssignments``, as in
+    Lua, and ``header`` stays empty.
+    """
+
+    def read(self, obj: LuaObject, file: Any) -> Reading:
+        first = yield
+        if isinstance(first, LuaTable) and "modules" in first:  # as a class without a framing writes itself
+            obj.payload = first
+            return
+        second = yield
+        if isinstance(first, LuaTable) and isinstance(second, LuaObject):
+            branches = [second]
+            for _ in range(len(first) - 1):
+                branches.append((yield))
+            obj.payload = yield
+            obj["modules"], obj["gpuAssignments"] = LuaTable.from_list(branches), first
+        else:
+            obj.header, obj.payload = (first,), second
+
+    def write(self, obj: LuaObject, file: Any) -> Writing:
+        if obj.header:
+            yield from super().write(obj, file)
+        elif "gpuAssignments" in obj:
+            yield obj["gpuAssignments"]
+            yield from obj["modules"].values()
+            yield LuaTable((k, v) for k, v in obj.payload.items() if k not in ("modules", "gpuAssignments"))
+        else:
+            yield obj.payload
+
+
+class Pyramid(Framing):
+    """``nn.PyramidPacker``/``nn.PyramidUnPacker``: the table, then the number of scales and the scales as doubles."""
+
+    def read(self, obj: LuaObject, file: Any) -> Reading:
+        obj.payload = yield
+        count = file.double()
+        count = file.check_count(int(count) if count.is_integer() else -1, least=2)
+        obj.header = tuple([file.double() for _ in range(count)])
+
+    def write(self, obj: LuaObject, file: Any) -> Writing:
+        yield obj.payload
+        file.double(len(obj.header))
+        for scale in obj.header:
+            file.double(scale)
+
+
+#: class name -> framing; a class that is not here has the ordinary one
 FRAMINGS: dict[str, Framing] = {
-    "torch.Timer": Nothing(),
-    "tds.Hash": Pairs(),
-    "tds_hash": Pairs(),
-    "tds.Vec": Items(),
-    "tds_vec": Items(),
-    "tds.AtomicCounter": Long(),
-    "nn.GPU": Headed(),
-    "nn.DataParallelTable": Headed(since=2),
+    "torch.Timer": Timer(),
+    "torch.Generator": RandomGenerator(),
+    "tds.AtomicCounter": AtomicCounter(),
+    "tds.Hash": Hash(),
+    "tds_hash": Hash(),  # the name until September 2015
+    "tds.Vec": Vec(),
+    "tds_vec": Vec(),
+    "nn.DataSet": DataSet(),
+    "nn.DataList": DataSet(),
+    "nn.GPU": GPU(),
+    "nn.DataParallelTable": DataParallelTable(),
+    "nn.ModelParallelTable": ModelParallelTable(),
+    "nn.PyramidPacker": Pyramid(),
+    "nn.PyramidUnPacker": Pyramid(),
 }
 
 
 def register_framing(class_name: str, framing: Framing) -> None:
-    """Make the reader and the writer know a further class with its own ``read``/``write``.
+    """Make the reader and the writer know a further class with a ``read``/``write`` of its own.
+
+    Args:
+        class_name: the Lua class, such as ``"fixture.CustomIO"``.
+        framing: an object with both directions.
 
     Raises:
         ValueError: the class has a framing already.

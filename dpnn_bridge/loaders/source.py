@@ -42,46 +42,49 @@ class BytesSource:
         return bytes(self._data[start : start + count])
 
     def load(self, start: int, dtype: np.dtype, count: int) -> np.ndarray:
-        array = np.empty(count, dtype.newbyteorder("="))
-        array[:] = np.frombuffer(self._data[start : start + count * dtype.itemsize], dtype)
-        return array
+        return np.frombuffer(self._data[start : start + count * dtype.itemsize], dtype).astype(dtype.newbyteorder("="))
 
 
 class FileSource:
     """A file that stays open while something still refers to its bytes."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed with the last storage that needs it
+        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - lives as long as the storages that read from it
         self._lock = threading.Lock()
         self.name = os.fspath(path)
         self.size = os.fstat(self._file.fileno()).st_size
 
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            self._file.close()
+
     def read(self, start: int, count: int) -> bytes:
         buffer = bytearray(max(0, min(count, self.size - start)))
-        filled = self._fill(start, memoryview(buffer))
-        return bytes(buffer[:filled])
+        self._fill(start, memoryview(buffer))
+        return bytes(buffer)
 
     def load(self, start: int, dtype: np.dtype, count: int) -> np.ndarray:
         array = np.empty(count, dtype)
-        if count and self._fill(start, memoryview(array).cast("B")) < array.nbytes:
-            raise T7FormatError(
-                f"the file was changed or truncated since it was opened: {array.nbytes} bytes of a storage are gone; "
-                "read it again, with lazy=False if it may change",
-                offset=start,
-                source=self.name,
-            )
-        if not dtype.isnative:
-            array = array.byteswap(inplace=True).view(dtype.newbyteorder("="))
-        return array
+        if count:
+            self._fill(start, memoryview(array.view(np.uint8)))
+        return array if dtype.isnative else array.byteswap(inplace=True).view(dtype.newbyteorder("="))
 
-    def _fill(self, start: int, buffer: memoryview) -> int:
-        """Read into ``buffer`` until it is full or the file ends; returns the number of bytes."""
+    def _fill(self, start: int, buffer: memoryview) -> None:
         filled = 0
+        while filled < len(buffer):
+            count = self._read_at(start + filled, buffer[filled:])
+            if not count:
+                raise T7FormatError(
+                    f"the file was truncated after it was opened: {len(buffer) - filled} bytes are gone; "
+                    "read it with lazy=False if others may change it",
+                    offset=start + filled,
+                    source=self.name,
+                )
+            filled += count
+
+    def _read_at(self, position: int, buffer: memoryview) -> int:
+        if hasattr(os, "preadv"):  # does not touch the file position, which forked processes share
+            return os.preadv(self._file.fileno(), [buffer], position)
         with self._lock:
-            self._file.seek(start)
-            while filled < len(buffer):
-                count = self._file.readinto(buffer[filled:])
-                if not count:
-                    break
-                filled += count
-        return filled
+            self._file.seek(position)
+            return self._file.readinto(buffer) or 0

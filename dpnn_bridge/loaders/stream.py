@@ -1,17 +1,29 @@
-"""The primitive values of a .t7 stream: int, double, string, longs, raw elements."""
+"""The primitive values of a binary .t7 stream: int, long, double, bytes, string, storage elements."""
 
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 import numpy as np
 
-from ..errors import T7FormatError
 from ..objects import LuaStorage, element_dtype
 from .source import Source
 
-#: A window starts with this many bytes and grows while reading goes on without a jump.
+#: Bytes of the window over the source: at first and after a jump, and at most, when reading goes on without a jump.
 _FIRST_WINDOW, _LARGEST_WINDOW = 1 << 16, 1 << 21
+#: Zeros behind the last byte of the source, so that looking ahead needs no test.
+PADDING = bytes(512)
+#: Storages up to this many bytes are kept from the window instead of being read again from the source.
+_SMALL = 4096
+
+
+class StreamError(Exception):
+    """What a stream holds is not well formed. The reader adds file, path and offset."""
+
+
+class LimitError(StreamError):
+    """What a stream holds exceeds a limit of the caller."""
 
 
 class BinaryStream:
@@ -24,55 +36,68 @@ class BinaryStream:
         start: byte to begin at.
     """
 
+    #: bytes that a pair of a table takes at least: an empty string as key, nil as value
+    least_pair = 12
+
     def __init__(self, source: Source, *, long_size: int = 8, big_endian: bool = False, start: int = 0) -> None:
-        self.source, self.size = source, source.size
+        self.source, self.size, self.long_size = source, source.size, long_size
         self.order = ">" if big_endian else "<"
-        self.long_size, self._long = long_size, "q" if long_size == 8 else "i"
         self._int = struct.Struct(self.order + "i").unpack_from
         self._double = struct.Struct(self.order + "d").unpack_from
-        self._longs = [struct.Struct(f"{self.order}{n}{self._long}") for n in range(64)]
-        self._buffer, self._base, self._at, self._window = b"", start, 0, _FIRST_WINDOW
+        self._longs = [struct.Struct(f"{self.order}{n}{'q' if long_size == 8 else 'i'}") for n in range(66)]
+        # the window: its bytes, how many of them are of the source, where it lies, and where reading stands in it
+        self.buffer, self.filled, self.base, self.at = PADDING, 0, start, 0
+        self._window = _FIRST_WINDOW
 
     @property
     def position(self) -> int:
         """Byte offset of the next value."""
-        return self._base + self._at
+        return self.base + self.at
 
     @property
     def remaining(self) -> int:
-        return self.size - self._base - self._at
+        """Bytes from here to the end."""
+        return self.size - self.base - self.at
 
-    def _refill(self, count: int) -> None:
-        """Move the window so that ``count`` bytes from here are in it."""
-        position = self.position
-        if count > self.size - position:
-            raise T7FormatError(
-                f"the file is truncated: {count} bytes wanted, {self.size - position} left", offset=position
-            )
-        self._window = min(2 * self._window, _LARGEST_WINDOW) if self._at == len(self._buffer) else _FIRST_WINDOW
-        self._buffer = self.source.read(position, max(count, self._window))
-        self._base, self._at = position, 0
-        if len(self._buffer) < count:
-            raise T7FormatError("the file was truncated while it was read", offset=position)
+    def refill(self, count: int) -> None:
+        """Move the window so that it begins here and has ``count`` bytes, and some more where there are any.
+
+        Raises:
+            StreamError: fewer than ``count`` bytes are left.
+        """
+        if count > self.remaining:
+            raise StreamError(f"the file is truncated: {count} bytes expected, {max(0, self.remaining)} left")
+        self._move(count)
+
+    def head(self, unpack: Any) -> tuple[int, int]:
+        """The next eight bytes as two ints, zeros behind the end; they are to be read again."""
+        if self.at + 8 > self.filled:
+            self._move(8)
+        return unpack(self.buffer, self.at)
+
+    def _move(self, count: int) -> None:
+        sequential = self.at <= self.filled and self.filled
+        self._window = min(2 * self._window, _LARGEST_WINDOW) if sequential else _FIRST_WINDOW
+        position = self.base + self.at
+        data = self.source.read(position, max(count + len(PADDING), self._window))
+        self.filled = len(data)
+        self.buffer = data + PADDING if position + len(data) >= self.size else data
+        self.base, self.at = position, 0
 
     def int(self) -> int:
         """A C ``int``."""
-        try:
-            value = self._int(self._buffer, self._at)[0]
-        except struct.error:
-            self._refill(4)
-            value = self._int(self._buffer, 0)[0]
-        self._at += 4
+        if self.at + 4 > self.filled:
+            self.refill(4)
+        value = self._int(self.buffer, self.at)[0]
+        self.at += 4
         return value
 
     def double(self) -> float:
         """A C ``double``."""
-        try:
-            value = self._double(self._buffer, self._at)[0]
-        except struct.error:
-            self._refill(8)
-            value = self._double(self._buffer, 0)[0]
-        self._at += 8
+        if self.at + 8 > self.filled:
+            self.refill(8)
+        value = self._double(self.buffer, self.at)[0]
+        self.at += 8
         return value
 
     def long(self) -> int:
@@ -80,42 +105,65 @@ class BinaryStream:
         return self.longs(1)[0]
 
     def longs(self, count: int) -> tuple[int, ...]:
-        """``count`` C longs, count < 64."""
-        reader = self._longs[count]
-        if self._at + reader.size > len(self._buffer):
-            self._refill(reader.size)
-        values = reader.unpack_from(self._buffer, self._at)
-        self._at += reader.size
+        """``count`` C longs, at most 65."""
+        longs = self._longs[count]
+        if self.at + longs.size > self.filled:
+            self.refill(longs.size)
+        values = longs.unpack_from(self.buffer, self.at)
+        self.at += longs.size
         return values
 
     def bytes(self, count: int) -> bytes:
         """``count`` raw bytes."""
         if count < 0:
-            raise T7FormatError(f"negative length {count}", offset=self.position)
-        stop = self._at + count
-        if stop > len(self._buffer):
-            self._refill(count)
-            stop = count
-        value = self._buffer[self._at : stop]
-        self._at = stop
+            raise StreamError(f"negative length {count}")
+        if self.at + count > self.filled:
+            self.refill(count)
+        start = self.at
+        self.at += count
+        return self.buffer[start : self.at]
+
+    def peek(self, count: int) -> bytes:
+        """The next ``count`` bytes, to be read again."""
+        data = self.bytes(count)
+        self.at -= count
+        return data
+
+    def peek_int(self) -> int:
+        """The next C ``int``, to be read again."""
+        value = self.int()
+        self.at -= 4
         return value
 
     def string(self) -> bytes:
         """A length and that many bytes."""
         return self.bytes(self.int())
 
+    def count(self, least: int) -> int:
+        """A long that counts things of at least ``least`` bytes each."""
+        return self.check_count(self.long(), least)
+
+    def check_count(self, count: int, least: int) -> int:
+        """``count``, when as many things of at least ``least`` bytes can follow."""
+        if not 0 <= count * least <= self.remaining:
+            raise StreamError(f"{count} entries announced, but only {self.remaining} bytes are left")
+        return count
+
     def storage(self, class_name: str) -> LuaStorage:
         """A count and that many elements, which stay in the source until they are used."""
         dtype = element_dtype(class_name)
         assert dtype is not None
+        item = np.dtype(f"i{self.long_size}") if dtype == np.int64 and "Long" in class_name else dtype
+        item = item.newbyteorder(self.order)
         count = self.long()
-        if count < 0 or count * dtype.itemsize > self.remaining:
-            raise T7FormatError(
-                f"{class_name} of {count} elements, but only {self.remaining} bytes are left", offset=self.position
-            )
-        start, source = self.position, self.source
-        item = dtype.newbyteorder(self.order)
-        self._at += count * dtype.itemsize
-        if self._at > len(self._buffer):
-            self._buffer, self._base, self._at = b"", self.position, 0
-        return LuaStorage(class_name, count, lambda: source.load(start, item, count))
+        if not 0 <= count * item.itemsize <= self.remaining:
+            raise StreamError(f"{class_name} of {count} elements, but only {self.remaining} bytes are left")
+        start, stop = self.at, self.at + count * item.itemsize
+        self.at = stop
+        if stop - start <= _SMALL and stop <= self.filled:
+            data = self.buffer[start:stop]
+            return LuaStorage(class_name, count, lambda: np.frombuffer(data, item).astype(dtype))
+        source, begin = self.source, self.base + start
+        if stop > self.filled:
+            self.base, self.at, self.buffer, self.filled = self.base + stop, 0, PADDING, 0
+        return LuaStorage(class_name, count, lambda: source.load(begin, item, count).astype(dtype, copy=False))

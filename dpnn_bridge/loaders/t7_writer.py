@@ -12,7 +12,7 @@ import numpy as np
 
 from ..objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 from .framings import FRAMINGS
-from .t7_reader import BOOLEAN, FUNCTION_6, NIL, NUMBER, STRING, TABLE, TORCH
+from .reader import BOOLEAN, FUNCTION_6, NIL, NUMBER, STRING, TABLE, TORCH
 
 
 def write_t7(path: str | os.PathLike[str], obj: Any) -> None:

@@ -1,0 +1,177 @@
+"""The primitive values of an ASCII .t7 stream.
+
+The same values as in binary mode, each printed on a line of its own, arrays as one line of numbers with blanks between
+them. Strings and the elements of Byte and Char storages are raw bytes, with a newline behind them if there are any.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+
+import numpy as np
+
+from ..errors import T7FormatError
+from ..objects import LuaStorage, element_dtype
+from .source import Source
+from .stream import StreamError
+
+_TOKEN = re.compile(rb"\s*(\S+)")
+_INTEGER = re.compile(rb"[+-]?\d{1,19}")
+
+
+class AsciiStream:
+    """ASCII mode. The text is in memory while the structure is read; the elements of storages are parsed when used."""
+
+    #: bytes that a pair of a table takes at least: an empty string as key, nil as value
+    least_pair = 6
+
+    def __init__(self, source: Source) -> None:
+        self.source, self.size = source, source.size
+        self._text = source.read(0, source.size)
+        self.at = 0
+
+    @property
+    def position(self) -> int:
+        """Byte offset of the next value."""
+        return self.at
+
+    @property
+    def remaining(self) -> int:
+        """Bytes from here to the end."""
+        return self.size - self.at
+
+    def _token(self) -> bytes:
+        """The next word, and the newline behind it."""
+        text, start = self._text, self.at
+        stop = text.find(b"\n", start)
+        token = text[start:stop]
+        if stop >= 0 and token.isdigit():
+            self.at = stop + 1
+            return token
+        match = _TOKEN.match(text, start)
+        if match is None:
+            raise StreamError("the file is truncated")
+        stop = match.end()
+        self.at = stop + 1 if text[stop : stop + 1] == b"\n" else stop
+        return match[1]
+
+    def int(self) -> int:
+        """A C ``int``."""
+        return self._integer(31)
+
+    def long(self) -> int:
+        """A C ``long``."""
+        return self._integer(63)
+
+    def _integer(self, bits: int) -> int:
+        token = self._token()
+        value = int(token) if _INTEGER.fullmatch(token) else 1 << bits
+        if not -(1 << bits) <= value < 1 << bits:
+            raise StreamError(f"{_shown(token)} where an integer is expected")
+        return value
+
+    def longs(self, count: int) -> tuple[int, ...]:
+        """``count`` C longs."""
+        return tuple([self.long() for _ in range(count)])
+
+    def double(self) -> float:
+        """A C ``double``."""
+        token = self._token()
+        try:
+            return _number(token)
+        except ValueError:
+            raise StreamError(f"{_shown(token)} where a number is expected") from None
+
+    def bytes(self, count: int) -> bytes:
+        """``count`` raw bytes."""
+        if count < 0:
+            raise StreamError(f"negative length {count}")
+        if count > self.remaining:
+            raise StreamError(f"the file is truncated: {count} bytes expected, {self.remaining} left")
+        start, stop = self.at, self.at + count
+        self.at = stop + 1 if count and self._text[stop : stop + 1] == b"\n" else stop
+        return self._text[start:stop]
+
+    def string(self) -> bytes:
+        """A length and that many bytes."""
+        return self.bytes(self.int())
+
+    def peek(self, count: int) -> bytes:
+        """The next ``count`` bytes, to be read again."""
+        start = self.at
+        data = self.bytes(count)
+        self.at = start
+        return data
+
+    def peek_int(self) -> int:
+        """The next C ``int``, to be read again."""
+        start = self.at
+        value = self.int()
+        self.at = start
+        return value
+
+    def count(self, least: int) -> int:
+        """A long that counts things of at least ``least`` bytes each in binary mode, half of that here."""
+        return self.check_count(self.long(), least // 2)
+
+    def check_count(self, count: int, least: int) -> int:
+        """``count``, when as many things of at least ``least`` bytes can follow."""
+        if not 0 <= count * least <= self.remaining:
+            raise StreamError(f"{count} entries announced, but only {self.remaining} bytes are left")
+        return count
+
+    def storage(self, class_name: str) -> LuaStorage:
+        """A count and that many elements, which stay in the source until they are used."""
+        dtype = element_dtype(class_name)
+        assert dtype is not None
+        count = self.long()
+        if not 0 <= count <= self.remaining:
+            raise StreamError(f"{class_name} of {count} elements, but only {self.remaining} bytes are left")
+        source, start = self.source, self.at
+        if dtype.itemsize == 1:
+            self.bytes(count)
+            return LuaStorage(class_name, count, lambda: source.load(start, dtype, count))
+        stop = self._end_of_numbers(count)
+        return LuaStorage(class_name, count, lambda: _parse(source, start, stop, dtype, count))
+
+    def _end_of_numbers(self, count: int) -> int:
+        """Where ``count`` numbers end; reading goes on behind the newline after them."""
+        text, start = self._text, self.at
+        stop = text.find(b"\n", start)
+        if count and (stop < 0 or text.count(b" ", start, stop) != count - 1):  # not as Torch7 lays them out
+            stop = start
+            for _ in range(count):
+                match = _TOKEN.match(text, stop)
+                if match is None:
+                    raise StreamError("the file is truncated")
+                stop = match.end()
+        elif not count:
+            return start
+        self.at = min(stop + 1, self.size)
+        return stop
+
+
+def _number(token: bytes) -> float:
+    if b"_" in token:
+        raise ValueError
+    return float(token)
+
+
+def _shown(token: bytes) -> str:
+    return repr(token[:40].decode("latin-1"))
+
+
+def _parse(source: Source, start: int, stop: int, dtype: np.dtype, count: int) -> np.ndarray:
+    """The elements of a storage from their text."""
+    wide = np.dtype(np.int64 if dtype.kind == "i" else np.float64)
+    text = source.read(start, stop - start)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # numpy's word for text that it cannot parse
+        values = np.fromstring(text, wide, sep=" ")
+    if len(values) == count:
+        with np.errstate(over="ignore"):
+            array = values.astype(dtype)
+        if wide.kind == "f" or np.array_equal(array, values):
+            return array
+    raise T7FormatError(f"{count} elements of type {dtype} expected", offset=start, source=source.name)

@@ -1,0 +1,128 @@
+"""How a stream is encoded, and what a file is that is no .t7 at all."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from ..errors import NotT7Error
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """Properties of a .t7 stream that no header states.
+
+    Attributes:
+        ascii: text instead of binary.
+        big_endian: byte order of the machine that wrote a binary file.
+        long_size: bytes of a C ``long`` in a binary file.
+    """
+
+    ascii: bool = False
+    big_endian: bool = False
+    long_size: int = 8
+
+    def __str__(self) -> str:
+        if self.ascii:
+            return "ASCII"
+        return f"binary, {'big' if self.big_endian else 'little'} endian, {self.long_size}-byte longs"
+
+
+def encodings(head: bytes, mode: str | None, big_endian: bool | None, long_size: int | None) -> Iterator[Encoding]:
+    """What the file that begins with ``head`` may be, the most likely first; what is not None is given."""
+    if mode == "ascii" or (mode is None and _ASCII.match(head)):
+        yield Encoding(ascii=True)
+        return
+    if big_endian is None:
+        big_endian = 1 <= int.from_bytes(head[:4], "big") <= 8
+    binary = Encoding(big_endian=big_endian)
+    for size in (8, 4) if long_size is None else (long_size,):
+        yield replace(binary, long_size=size)
+
+
+_ASCII = re.compile(rb"\s*[0-8]\s")
+
+#: beginning of the file, what it is, what to do
+_OTHERS: list[tuple[bytes, str, str]] = [
+    (rb"PK\x03\x04|PK\x05\x06", "a zip archive, probably a PyTorch checkpoint", "load it with torch.load"),
+    (rb"\x80[\x02-\x05]", "a Python pickle, probably an old PyTorch checkpoint", "load it with torch.load"),
+    (rb"version https://git-lfs", "a Git-LFS pointer, not the file itself", "fetch the file with 'git lfs pull'"),
+    (rb"\x1f\x8b", "compressed with gzip", "unpack it first with gunzip (or tar xzf)"),
+    (rb"BZh[1-9]", "compressed with bzip2", "unpack it first with bunzip2"),
+    (rb"\xfd7zXZ\x00", "compressed with xz", "unpack it first with unxz"),
+    (rb"\x28\xb5\x2f\xfd", "compressed with zstd", "unpack it first with unzstd"),
+    (rb"7z\xbc\xaf|Rar!", "a 7z or RAR archive", "unpack it first"),
+    (rb"(?s).{257}ustar", "a tar archive", "unpack it first with tar xf"),
+    (rb"\x89HDF\r\n", "an HDF5 file", "open it with h5py"),
+    (rb"\x93NUMPY", "a numpy array", "open it with numpy.load"),
+    (rb"(?s).{8}\{\"", "a safetensors file", "open it with safetensors"),
+    (rb"\x1bL", "compiled Lua code", "this holds a program, not data"),
+    (rb"\x7fELF|MZ", "an executable", "this holds a program, not data"),
+    (rb"\x89PNG|\xff\xd8\xff|GIF8", "an image", "look for the model file beside it"),
+    (rb"%PDF", "a PDF document", "look for the model file beside it"),
+    (
+        rb"(?i)\s*(<!doctype html|<html|<head|<\?xml|<!--)",
+        "an HTML or XML page, not the file itself",
+        "the download link led to a page (log-in, quota, error); download it again with a browser",
+    ),
+]
+_PATH = re.compile(rb"[\w.~ /\\+-]*[/\\.][\w.~ /\\+-]*\n?")
+_PRINTABLE = re.compile(rb"[\t\n\r\x20-\x7e\x80-\xff]+")
+
+
+def check_file(path: str | os.PathLike[str]) -> None:
+    """Raise when ``path`` is no file that can be read.
+
+    Raises:
+        NotT7Error: it is missing, a directory, a device, empty or unreadable.
+    """
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise NotT7Error(f"{os.fspath(path)}: cannot be opened: {(error.strerror or str(error)).lower()}") from None
+    except ValueError as error:  # a null character in the name
+        raise NotT7Error(f"{os.fspath(path)!r}: cannot be opened: {error}") from None
+    if stat.S_ISDIR(status.st_mode):
+        raise NotT7Error(f"{os.fspath(path)}: is a directory; name the .t7 file in it")
+    if not stat.S_ISREG(status.st_mode):
+        raise NotT7Error(f"{os.fspath(path)}: is not a regular file; copy its contents to one first")
+
+
+def check_head(head: bytes, size: int, name: str) -> None:
+    """Raise when a file of ``size`` bytes that begins with ``head`` is known to be something else.
+
+    Raises:
+        NotT7Error: says what it is and what to do.
+    """
+    what, advice = _identify(head, size)
+    if what:
+        where = f"{name}, byte 0: " if name else "byte 0: "
+        raise NotT7Error(f"{where}not a Torch7 file but {what}; {advice}")
+
+
+def _identify(head: bytes, size: int) -> tuple[str, str]:
+    if not size:
+        return "empty (0 bytes)", "download or copy it again"
+    if head[:4] in _TYPE_CODES or _ASCII.match(head):
+        if re.match(rb"[0-8]\r\n", head):
+            return "an ASCII .t7 whose line ends were changed", "transfer it again in binary mode"
+        return "", ""
+    for pattern, what, advice in _OTHERS:
+        if re.match(pattern, head):
+            return what, advice
+    if size == len(head) and size < 1024 and _PATH.fullmatch(head):
+        return (
+            f"a symbolic link saved as text, to {head.decode('latin-1').strip()!r}",
+            "download the file that it names",
+        )
+    if _PRINTABLE.fullmatch(head):
+        return f"text that begins with {head[:30].decode('latin-1')!r}", "name the .t7 file itself"
+    if int.from_bytes(head[:4], "little") < 256:
+        return "", ""  # the reader says which type code is wrong
+    return f"an unknown format that begins with {head[:8].hex(' ')}", "a Torch7 file begins with a type code, 0 to 8"
+
+
+_TYPE_CODES = {code.to_bytes(4, order) for code in range(9) for order in ("little", "big")}

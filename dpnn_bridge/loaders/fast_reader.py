@@ -1,0 +1,213 @@
+"""The reader for binary streams, with the primitives written out.
+
+It reads what :class:`~.reader.Reader` reads, several times faster: most of a file is numbers, strings and tables, and a
+function call for each of them costs more than the work. Everything rare is left to the base class.
+
+Each step of the loop unpacks the rest of one value together with the head of the value after it, its type code and the
+next four bytes, so that one call of :mod:`struct` does for both. ``code`` and ``n`` always hold the head of the value at
+``pos``; ``n`` is the length of a string, the index of a table or object, or a boolean. The window over the file ends
+somewhere: then ``struct.error`` is raised before anything was changed, the window moves, and the step is done again.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+from ..objects import LuaObject, LuaTable, element_dtype
+from .framings import FRAMINGS
+from .reader import (
+    BOOLEAN,
+    LARGEST_EXACT,
+    NO_KEY,
+    NUMBER,
+    STEPS,
+    STRING,
+    TABLE,
+    TORCH,
+    Frame,
+    Reader,
+    number,
+    resume,
+    store,
+    table_key,
+    text,
+)
+from .stream import BinaryStream, StreamError
+
+#: Strings of fewer bytes have an unpacker of their own.
+_SHORT = 256
+#: Strings that are decoded and kept only once; most files repeat a few hundred.
+_KEPT_STRINGS = 100_000
+
+
+class _Unpackers:
+    """For one byte order. All but ``head`` begin at a type code and end with the head of the next value."""
+
+    def __init__(self, order: str) -> None:
+        self.head = struct.Struct(f"{order}ii").unpack_from
+        self.number = struct.Struct(f"{order}4xdii").unpack_from
+        self.boolean = struct.Struct(f"{order}8xii").unpack_from
+        self.table = struct.Struct(f"{order}8xiii").unpack_from  # number of pairs, head
+        self.strings = {n: struct.Struct(f"{order}8x{n}sii").unpack_from for n in range(_SHORT)}
+        #: length of the version, the version, length of the class name
+        self.version = struct.Struct(f"{order}8xi3si").unpack_from
+        #: class name, head of a table, number of its pairs, head
+        self.classes = [struct.Struct(f"{order}19x{n}siiiii").unpack_from for n in range(_SHORT)]
+
+
+_UNPACKERS = {"<": _Unpackers("<"), ">": _Unpackers(">")}
+
+
+class _PlainClasses(dict):
+    """Names by their bytes of the classes that write one table; None for others."""
+
+    def __missing__(self, raw: bytes) -> str | None:
+        name = text(raw)
+        value = self[raw] = None if name in FRAMINGS or element_dtype(name) is not None else name
+        return value
+
+
+class FastReader(Reader):
+    """:class:`Reader` for a :class:`BinaryStream`."""
+
+    stream: BinaryStream
+
+    def __init__(self, stream: BinaryStream, **options: Any) -> None:
+        super().__init__(stream, **options)
+        self._strings: dict[bytes, str] = {}
+        self._plain = _PlainClasses()
+
+    def _read(self, stack: list[Frame]) -> Any:
+        stream, memo, strings, plain = self.stream, self.memo, self._strings, self._plain
+        unpack = _UNPACKERS[stream.order]
+        head, unpack_number, unpack_boolean, unpack_table = unpack.head, unpack.number, unpack.boolean, unpack.table
+        unpack_strings, unpack_version, unpack_classes = unpack.strings, unpack.version, unpack.classes
+        known, new, referenced, max_depth, max_objects = strings.get, object.__new__, self.referenced, self.max_depth, self.max_objects
+        count, low, high = self.count, -float(LARGEST_EXACT), float(LARGEST_EXACT)
+
+        root: dict[Any, Any] = {}
+        contents, left, key, owner = root, 1, 1, None
+        code, n = stream.head(head)
+        buffer, pos, end = stream.buffer, stream.at, stream.size - stream.base
+        while True:
+            try:
+                while True:
+                    if key is NO_KEY:
+                        if code == STRING and n in unpack_strings:
+                            raw, code, following = unpack_strings[n](buffer, pos)
+                            pos += 8 + n
+                            n = following
+                            key = known(raw)
+                            if key is None:
+                                key = text(raw)
+                                if len(strings) < _KEPT_STRINGS:
+                                    strings[raw] = key
+                        elif code == NUMBER:
+                            value, code, n = unpack_number(buffer, pos)
+                            pos += 12
+                            key = int(value) if value.is_integer() and 0 < value <= high else table_key(number(value))
+                    frame = None
+                    if code == STRING and n in unpack_strings:
+                        raw, code, following = unpack_strings[n](buffer, pos)
+                        pos += 8 + n
+                        n = following
+                        value = known(raw)
+                        if value is None:
+                            value = text(raw)
+                            if len(strings) < _KEPT_STRINGS:
+                                strings[raw] = value
+                    elif code == NUMBER:
+                        value, code, n = unpack_number(buffer, pos)
+                        pos += 12
+                        if value.is_integer():
+                            value = int(value) if value and low <= value <= high else number(value)
+                    elif code == BOOLEAN:
+                        value = n == 1
+                        code, n = unpack_boolean(buffer, pos)
+                        pos += 8
+                    elif code == TABLE and n not in memo:
+                        size, code, following = unpack_table(buffer, pos)
+                        if not 0 <= size * 12 <= end - pos:
+                            raise StreamError(f"{size} entries announced, but only {end - pos} bytes are left")
+                        value = new(LuaTable)
+                        value.entries = entries = {}
+                        if referenced:
+                            memo[n] = value
+                        count += 1
+                        pos += 12
+                        n = following
+                        if size:
+                            frame = (entries, size, NO_KEY, value)
+                    elif code == TABLE or (code == TORCH and n in memo):
+                        value = memo[n]
+                        self.check_reference(code, value)
+                        code, n = head(buffer, pos + 8)
+                        pos += 8
+                    else:
+                        name = None
+                        if code == TORCH and n not in memo:
+                            length, version, size = unpack_version(buffer, pos)
+                            if length == 3 and version == b"V 1" and 0 <= size < _SHORT:
+                                raw, table, index, pairs, *following = unpack_classes[size](buffer, pos)
+                                if table == TABLE and index not in memo:
+                                    name = plain[raw]
+                        if name is None or not 0 < pairs * 12 <= end - pos:  # rare or damaged
+                            stream.at, self.count = pos, count
+                            value, frame = self.value()
+                            code, n = stream.head(head)
+                            buffer, pos, end, count = stream.buffer, stream.at, stream.size - stream.base, self.count
+                        else:
+                            value, table = new(LuaObject), new(LuaTable)
+                            value.class_name, value.version, value.header, value.payload = name, 1, (), table
+                            table.entries = entries = {}
+                            if referenced:
+                                memo[n], memo[index] = value, table
+                            count += 2
+                            self._last_class = name
+                            pos += 31 + size
+                            code, n = following
+                            frame = (entries, pairs, NO_KEY, value)
+
+                    if frame is not None:
+                        if len(stack) >= max_depth or count > max_objects:
+                            self.check_limits(len(stack), count)
+                        stack.append((contents, left, key, owner))
+                        contents, left, key, owner = frame
+                        continue
+
+                    while True:  # hand the complete value to its owner, and an owner that it completes to the next one
+                        if key is NO_KEY:
+                            key = table_key(value)
+                            break
+                        if key is STEPS:
+                            stream.at = pos
+                            more = resume(contents, value)
+                            code, n = stream.head(head)
+                            buffer, pos, end = stream.buffer, stream.at, stream.size - stream.base
+                            if more:
+                                break
+                        else:
+                            if value is None:
+                                store(contents, key, None)
+                            else:
+                                contents[key] = value
+                            key = NO_KEY
+                            left -= 1
+                            if left:
+                                break
+                        if not stack:
+                            if pos > end:
+                                raise StreamError("the file is truncated")
+                            stream.at, self.count = pos, count
+                            return root.get(1)
+                        value = owner
+                        contents, left, key, owner = stack.pop()
+            except struct.error:
+                stream.at = pos
+                stream.refill(4)
+                buffer, pos, end = stream.buffer, 0, stream.size - stream.base
+            except StreamError:
+                self._start = stream.base + pos
+                stack.append((contents, left, key, owner))
+                raise

@@ -1,0 +1,329 @@
+"""From a stream to Lua values, for any stream: no recursion, every size checked before anything is allocated."""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from collections.abc import Generator
+from typing import Any, NoReturn
+
+from ..errors import T7FormatError, T7LimitError
+from ..objects import _BOOLEAN_KEYS, LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype
+from .framings import FRAMINGS, Framing
+from .stream import LimitError, StreamError
+
+NIL, NUMBER, STRING, TABLE, TORCH, BOOLEAN, FUNCTION_6, FUNCTION_7, FUNCTION_8 = range(9)
+#: Integers up to here are what they say in a double; beyond, a number stays a float.
+LARGEST_EXACT = 1 << 53
+#: numpy and torch go no further.
+MAX_DIMENSIONS = 32
+#: A view may repeat the elements of its storage (stride 0), but only up to this many elements.
+MAX_REPEATED = 1 << 28
+#: Far beyond any storage; keeps numpy's arithmetic from overflowing on the stride of a dimension of size 1.
+_MAX_STRIDE = 1 << 48
+
+#: In place of a key: the key of a table is read next / a framing takes the value.
+NO_KEY, STEPS = object(), object()
+#: A compound value whose contents are being read: the dict or the framing that takes them, the pairs that are still to
+#: come, the key of the current pair, the value itself.
+Frame = tuple[Any, int, Any, Any]
+
+_REFERENCED: dict[int, tuple[type, ...]] = {
+    TABLE: (LuaTable,),
+    TORCH: (LuaTensor, LuaObject, LuaStorage),
+    FUNCTION_7: (LuaFunction,),
+    FUNCTION_8: (LuaFunction,),
+}
+_IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
+_PLAIN = Framing()
+
+
+class Reader:
+    """Reads objects one after the other; references reach back over all of them.
+
+    Args:
+        stream: where the primitive values come from.
+        referenced: False when every object was written in full, as ``torch.save(…, false)`` does, and indices repeat.
+        max_depth: how deep objects may be nested.
+        max_objects: how many tables, objects, functions, tensors and storages there may be.
+    """
+
+    def __init__(self, stream: Any, *, referenced: bool, max_depth: int, max_objects: int) -> None:
+        self.stream, self.referenced = stream, referenced
+        self.max_depth, self.max_objects = max_depth, max_objects
+        self.storages: list[LuaStorage] = []
+        self.memo: dict[int, Any] = {}
+        self.count = 0
+        self._stack: list[Frame] = []
+        self._start = 0
+        self._last_class = ""
+
+    def read(self) -> Any:
+        """The next object of the stream.
+
+        Raises:
+            T7FormatError: the stream is not well formed.
+            T7LimitError: a limit is exceeded.
+        """
+        self._stack = []
+        try:
+            return self._read(self._stack)
+        except StreamError as error:
+            kind = T7LimitError if isinstance(error, LimitError) else T7FormatError
+            where = {"offset": self._start, "path": path_of(self._stack), "source": self.stream.source.name}
+            raise kind(str(error), **where) from None
+
+    def read_all(self) -> list[Any]:
+        """The objects up to the end of the stream."""
+        values = []
+        while self.stream.remaining > 0:
+            values.append(self.read())
+        return values
+
+    def _read(self, stack: list[Frame]) -> Any:
+        while True:
+            value, frame = self.value()
+            if frame is not None:
+                self.push(stack, frame)
+                continue
+            while stack:
+                contents, left, key, owner = stack.pop()
+                if key is STEPS:
+                    stack.append((contents, left, key, owner))
+                    if resume(contents, value):
+                        break
+                    stack.pop()
+                elif key is NO_KEY:
+                    stack.append((contents, left, table_key(value), owner))
+                    break
+                else:
+                    store(contents, key, value)
+                    if left > 1:
+                        stack.append((contents, left - 1, NO_KEY, owner))
+                        break
+                value = owner
+            else:
+                return value
+
+    def push(self, stack: list[Frame], frame: Frame) -> None:
+        """Begin the contents of a compound value."""
+        self.check_limits(len(stack), self.count)
+        stack.append(frame)
+
+    def check_limits(self, depth: int, count: int) -> None:
+        """Raise when another level at this depth, or this many objects, exceed a limit."""
+        if depth >= self.max_depth:
+            raise LimitError(f"objects are nested deeper than {self.max_depth} (max_depth)")
+        if count > self.max_objects:
+            raise LimitError(f"more than {self.max_objects} objects (max_objects)")
+
+    def value(self) -> tuple[Any, Frame | None]:
+        """The value that begins here, and the frame for its contents if they are still to be read."""
+        stream = self.stream
+        self._start = stream.position
+        code = stream.int()
+        if code == NIL:
+            return None, None
+        if code == NUMBER:
+            return number(stream.double()), None
+        if code == STRING:
+            return text(stream.string()), None
+        if code == BOOLEAN:
+            return stream.int() == 1, None
+        if code == FUNCTION_6:
+            return self._function(code, None)
+        if not TABLE <= code <= FUNCTION_8:
+            self._lost(f"unknown type code {code}")
+        index = stream.int()
+        value = self.memo.get(index)
+        if value is not None:
+            self.check_reference(code, value)
+            return value, None
+        if code == TABLE:
+            table = LuaTable()
+            self.register(index, table)
+            count = stream.check_count(stream.int(), least=stream.least_pair)
+            return table, (table.entries, count, NO_KEY, table) if count else None
+        if code == TORCH:
+            return self._torch(index)
+        return self._function(code, index)
+
+    def register(self, index: int, value: Any) -> None:
+        """Remember a compound value under its index."""
+        self.count += 1
+        if self.referenced:
+            self.memo[index] = value
+
+    def check_reference(self, code: int, value: Any) -> None:
+        """Raise when a record of this type cannot refer to ``value``."""
+        if value.__class__ not in _REFERENCED[code]:
+            raise StreamError(f"a record of type {code} refers to {value!r}")
+
+    def _torch(self, index: int) -> tuple[Any, Frame | None]:
+        class_name, version = self._class()
+        if element_dtype(class_name) is not None:
+            if class_name.endswith("Tensor"):
+                return self._tensor(index, class_name), None
+            return self._storage(index, class_name), None
+        obj = LuaObject(class_name, None, version=version)
+        self.register(index, obj)
+        framing = FRAMINGS.get(class_name)
+        if framing is not None:
+            return self._begin(obj, framing.read(obj, self.stream))
+        self._last_class = class_name
+        if self.stream.peek_int() != TABLE:
+            return self._begin(obj, _PLAIN.read(obj, self.stream))
+        obj.payload, frame = self.value()
+        return obj, frame and (*frame[:3], obj)
+
+    def _begin(self, value: Any, steps: Generator[None, Any, None]) -> tuple[Any, Frame | None]:
+        return value, (steps, 0, STEPS, value) if resume(steps, None) else None
+
+    def _class(self) -> tuple[str, Any]:
+        """Name and version of a class; a record from before versions has the name only."""
+        raw = self.stream.string()
+        version = _version(raw)
+        if version is None:
+            return text(raw), 0
+        return text(self.stream.string()), version
+
+    def _function(self, code: int, index: int | None) -> tuple[Any, Frame | None]:
+        function = LuaFunction(self.stream.string(), type_code=code)
+        if index is not None:
+            self.register(index, function)
+
+        def upvalues() -> Generator[None, Any, None]:
+            function.upvalues = yield
+
+        return self._begin(function, upvalues())
+
+    def _storage(self, index: int, class_name: str) -> LuaStorage:
+        storage = self.stream.storage(class_name)
+        self.register(index, storage)
+        self.storages.append(storage)
+        return storage
+
+    def _tensor(self, index: int, class_name: str) -> LuaTensor:
+        stream = self.stream
+        ndim = stream.int()
+        if not 0 <= ndim <= MAX_DIMENSIONS:
+            raise StreamError(f"{class_name} of {ndim} dimensions")
+        longs = stream.longs(ndim), stream.longs(ndim), stream.long()
+        tensor = LuaTensor(class_name, longs[0], longs[1], longs[2] - 1, None)
+        self.register(index, tensor)
+        tensor.storage = self._storage_of(tensor)
+        check_view(tensor)
+        return tensor
+
+    def _storage_of(self, tensor: LuaTensor) -> LuaStorage | None:
+        stream = self.stream
+        code = stream.int()
+        if code == NIL:
+            return None
+        if code != TORCH:
+            raise StreamError(f"the storage of a {tensor.class_name} has type code {code}")
+        index = stream.int()
+        storage = self.memo.get(index)
+        if storage is None:
+            class_name, _ = self._class()
+            if element_dtype(class_name) != tensor.dtype or not class_name.endswith("Storage"):
+                raise StreamError(f"the storage of a {tensor.class_name} is a {class_name}")
+            return self._storage(index, class_name)
+        if not isinstance(storage, LuaStorage) or storage.dtype != tensor.dtype:
+            raise StreamError(f"the storage of a {tensor.class_name} is {storage!r}")
+        return storage
+
+    def _lost(self, message: str) -> NoReturn:
+        if self._last_class:
+            message += (
+                f" (the last object begun is a {self._last_class}; if that class has a write method of its own, "
+                "describe it with dpnn_bridge.loaders.register_framing)"
+            )
+        raise StreamError(message)
+
+
+def number(value: float) -> int | float:
+    """A Lua number as an int where that says the same."""
+    if value.is_integer() and -LARGEST_EXACT <= value <= LARGEST_EXACT and (value or math.copysign(1.0, value) > 0):
+        return int(value)
+    return value
+
+
+def text(raw: bytes) -> str:
+    """A Lua string; bytes that are not UTF-8 become surrogates."""
+    return raw.decode("utf-8", "surrogateescape")
+
+
+@functools.lru_cache(maxsize=64)
+def _version(raw: bytes) -> int | float | None:
+    match = re.fullmatch(rb"V (.*)", raw, re.DOTALL)
+    try:
+        return number(float(match[1])) if match else None
+    except ValueError:
+        return None
+
+
+def table_key(value: Any) -> Any:
+    """``value`` as it stands in :attr:`LuaTable.entries`."""
+    if value is None or value != value:
+        raise StreamError("a table key is nil or nan")
+    return _BOOLEAN_KEYS[value] if isinstance(value, bool) else value
+
+
+def store(entries: dict[Any, Any], key: Any, value: Any) -> None:
+    """``table[key] = value``; nil removes."""
+    if value is None:
+        entries.pop(key, None)
+    else:
+        entries[key] = value
+
+
+def resume(steps: Generator[None, Any, None], value: Any) -> bool:
+    """Hand a value to a framing; whether it wants another one."""
+    try:
+        steps.send(value)
+    except StopIteration:
+        return False
+    return True
+
+
+def check_view(tensor: LuaTensor) -> None:
+    """Raise when a tensor reaches outside its storage."""
+    shape, stride, offset, storage = tensor.shape, tensor.stride, tensor.offset, tensor.storage
+    if not shape:
+        return
+    if min(shape) < 0 or min(stride) < 0 or max(stride) > _MAX_STRIDE:
+        raise StreamError(f"{tensor.class_name} with sizes {shape} and strides {stride}")
+    available = storage.size if storage is not None else 0
+    if math.prod(n or 1 for n in shape) > max(available, MAX_REPEATED):
+        raise LimitError(f"{tensor.class_name} with sizes {shape} over a storage of {available} elements")
+    last = offset + sum((n - 1) * s for n, s in zip(shape, stride, strict=True))
+    if min(shape) and (offset < 0 or last >= available):
+        raise StreamError(
+            f"{tensor.class_name} with sizes {shape}, strides {stride} and offset {offset} reaches beyond its storage "
+            f"of {available} elements"
+        )
+
+
+def path_of(stack: list[Frame]) -> str:
+    """Where reading stands: ``model.modules[3].weight``."""
+    parts = []
+    for _, _, key, owner in stack:
+        if key is STEPS:
+            if isinstance(owner, LuaFunction):
+                parts.append(".upvalues")
+        elif key is not NO_KEY and owner is not None:
+            parts.append(key_text(key))
+    if len(parts) > 60:
+        parts[20:-20] = [f" … {len(parts) - 40} more … "]
+    return "".join(parts).removeprefix(".")
+
+
+def key_text(key: Any) -> str:
+    """A table key as it is written behind the table's name."""
+    if isinstance(key, str):
+        return f".{key}" if _IDENTIFIER.fullmatch(key) else f"[{key!r}]"
+    if key in (_BOOLEAN_KEYS[False], _BOOLEAN_KEYS[True]):
+        return f"[{str(key.value).lower()}]"
+    return f"[{key!r}]"
