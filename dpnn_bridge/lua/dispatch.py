@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dpnn_bridge.lua.random import Generator
-from dpnn_bridge.lua.tensor import Storage, Tensor, TorchError
+from dpnn_bridge.lua.tensor import Storage, Tensor, TorchError, cast_number
 
 ALL_TYPES = ("Byte", "Char", "Short", "Int", "Long", "Float", "Double")
 FLOAT_TYPES = ("Float", "Double")
@@ -304,6 +304,13 @@ def check_number(value: Any, position: int) -> float:
     if number is None:
         raise TorchError(f"bad argument #{position} (number expected, got {describe(value)})")
     return number
+
+
+def check_real(value: Any, position: int, ty: str) -> float:
+    """Argument ``position`` as an element of type ``ty``; integer types take any string, as C's strtol does."""
+    if isinstance(value, str) and _as_number(value) is None and ty not in FLOAT_TYPES:
+        return 0
+    return cast_number(check_number(value, position), ty)
 
 
 def check_tensor(value: Any, position: int, ty: str) -> Tensor:

@@ -61,6 +61,9 @@ class Timer:
         times = os.times()
         return time.perf_counter(), times.user, times.system
 
+    def describe(self, *_: Any) -> str:
+        return f"torch.Timer [status: {'running' if self._running else 'stopped'}]"
+
     def reset(self, *_: Any) -> Timer:
         self._start, self._passed, self._running = self._now(), (0.0, 0.0, 0.0), True
         return self
@@ -79,6 +82,15 @@ class Timer:
         if not self._running:
             self._start, self._running = self._now(), True
         return self
+
+
+class Allocator:
+    """``torch.Allocator``, which storages accept and do not need."""
+
+    class_name = "torch.Allocator"
+
+    def __init__(self, *_: Any) -> None:
+        pass
 
 
 def encode(answer: Any, args: tuple[Any, ...]) -> Any:
@@ -194,6 +206,10 @@ class Runtime:
 
         return self.guard(call)
 
+    def _typed_function(self, name: str, ty: str) -> Callable[..., Any]:
+        function, generator = FUNCTIONS[name], self.generator
+        return self.guard(lambda *args: function.run(ty, args, generator, False))
+
     def _dispatch_type(self, args: tuple[Any, ...]) -> tuple[str, tuple[Any, ...]]:
         """The first argument that is a tensor decides, then a list of tensors, then a type name at the end."""
         for arg in args[:2]:
@@ -216,6 +232,9 @@ class Runtime:
             table = {n: self._method(n, ty) for n, f in FUNCTIONS.items() if ty in f.method_types}
             table |= {n: self._native(n, ty) for n, (_, types) in NATIVE.items() if ty in types}
             return lua.table_from(table)
+
+        def functions_of(ty: str) -> Any:
+            return lua.table_from({n: self._typed_function(n, ty) for n, f in FUNCTIONS.items() if ty in f.function_types})
 
         def storage_methods(ty: str) -> Any:
             skip = () if ty in ("Char", "Byte") else ("string",)
@@ -260,9 +279,12 @@ class Runtime:
             "pointer": id,
             "methods": methods,
             "functions": lambda: lua.table_from({n: self._function(n) for n, f in FUNCTIONS.items() if f.function_types}),
+            "functions_of": functions_of,
             "storage_methods": storage_methods,
-            "new_tensor": lambda ty: lambda *args: self.guard(construct.new_tensor)(ty, *args),
-            "new_storage": lambda ty: lambda *args: self.guard(new_storage)(ty, *args),
+            "new_tensor": lambda ty: self.guard(lambda *args: construct.new_tensor(ty, *args)),
+            "new_storage": lambda ty: self.guard(
+                lambda *args: new_storage(ty, *(args[1:] if args and isinstance(args[0], Allocator) else args))
+            ),
             "tensor_of_numbers": tensor_of_numbers,
             "get_number": self.guard(indexing.get_number),
             "put_number": self.guard(indexing.put_number),
@@ -371,10 +393,12 @@ class Runtime:
         entries: dict[str, Any] = {
             "new_timer": self.guard(Timer),
             "timer_read": lambda timer: timer.read(),
-            "timer_methods": self._guarded({"reset": Timer.reset, "stop": Timer.stop, "resume": Timer.resume}),
+            "timer_methods": self._guarded({"reset": Timer.reset, "stop": Timer.stop, "resume": Timer.resume, "__tostring__": Timer.describe}),
             "seconds": self.guard(lambda *_: time.time()),
             "setnumthreads": self.guard(set_threads),
             "getnumthreads": self.guard(lambda *_: torch.get_num_threads()),
+            "isatty": self.guard(lambda f=None, *_: sys.stdout.isatty()),
+            "new_allocator": self.guard(Allocator),
             "getnumcores": self.guard(lambda *_: os.cpu_count() or 1),
         }
         if self.sandbox:

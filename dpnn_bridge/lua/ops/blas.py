@@ -12,13 +12,39 @@ from dpnn_bridge.lua.tensor import Tensor, TorchError, cast_number
 
 @torch_function("dot", "T T")
 def dot(a: Tensor, b: Tensor) -> float:
-    """Dot product over all elements; integers wrap only at 64 bits."""
+    """Dot product over all elements; integers wrap in their own type within each evenly spaced run."""
     if a.numel != b.numel:
         raise TorchError(f"inconsistent tensor size, expected {a.shape_text} and {b.shape_text}")
     x, y = a.t.reshape(-1), b.t.reshape(-1)
-    if not x.is_floating_point():
-        return int((x.long() * y.long()).sum())
-    return float(torch.dot(x, y))
+    total: float = 0
+    for first, last in _runs(a, b):
+        part = x[first:last], y[first:last]
+        if x.is_floating_point():
+            total += float(torch.dot(*part))
+        else:
+            total += int((part[0] * part[1]).sum(dtype=x.dtype))
+    return total
+
+
+def _run_length(t: Tensor) -> int:
+    """Number of elements that lie at equal distances, from the last dimension on."""
+    length, step = 1, 0
+    for n, stride in zip(reversed(t.size), reversed(t.stride), strict=True):
+        if length > 1 and stride != step * length:
+            break
+        if n > 1:
+            step = stride if length == 1 else step
+            length *= n
+    return length
+
+
+def _runs(a: Tensor, b: Tensor) -> list[tuple[int, int]]:
+    """Spans within which both tensors have one stride; TH takes one BLAS product of each."""
+    cuts = {0, a.numel}
+    for length in (_run_length(a), _run_length(b)):
+        cuts |= set(range(0, a.numel, max(length, 1)))
+    bounds = sorted(cuts)
+    return list(zip(bounds, bounds[1:], strict=False))
 
 
 def _sizes(kind: str, a: Tensor, b: Tensor) -> TorchError:
@@ -76,6 +102,9 @@ def _plain(name: str, dims: tuple[int, int], product: Callable[[Tensor, Tensor],
     @torch_function(name, f"X T{a} T{b}")
     def into(r: Tensor, x: Tensor, y: Tensor) -> None:
         values = product(x, y)
+        if r is x or r is y:  # the result is zeroed before the product is taken
+            r.t.zero_()
+            values = product(x, y)
         if tuple(values.shape) != r.size:
             found = f"got {r.dim}D tensor for t" if r.dim != values.dim() else f"t: {r.shape_text}"
             raise TorchError(f"size mismatch, expected [{' x '.join(map(str, values.shape))}], {found}")

@@ -23,7 +23,7 @@ def new_tensor(ty: str, *args: Any) -> Tensor:
 def tensor_of_numbers(ty: str, numbers: Sequence[float], sizes: Sequence[int]) -> Tensor:
     if not numbers:
         return Tensor(ty)
-    values = torch.tensor([cast_number(v, ty) for v in numbers], dtype=DTYPES[ty])
+    values = torch.tensor([cast_number(-0.0 if v == "-0" else v, ty) for v in numbers], dtype=DTYPES[ty])
     return Tensor.fresh(values.view(tuple(sizes)))
 
 
@@ -68,23 +68,25 @@ def range_(r: Tensor, first: float, last: float, step: float) -> None:
         r.assign(values)
 
 
-def _steps(name: str, first: float, last: float, count: float) -> torch.Tensor:
+def _check_points(name: str, first: float, last: float, count: float) -> int:
     n = int(count)
     if not (n > 1 or (n == 1 and first == last)):
         raise TorchError(f"bad argument #3 (invalid number of points for {name})")
-    if n == 1:
-        return torch.full((1,), float(first), dtype=torch.float64)
-    return first + torch.arange(n, dtype=torch.float64) * ((last - first) / (n - 1))
+    return n
 
 
 @torch_function("linspace", "r n n n=100", types=FLOAT_TYPES)
 def linspace(r: Tensor, first: float, last: float, count: float) -> None:
-    r.assign(_steps("linspace", first, last, count))
+    n, dtype = _check_points("linspace", first, last, count), DTYPES[r.ty]
+    steps = torch.arange(n, dtype=dtype) * torch.tensor(last - first, dtype=dtype)
+    r.assign(first + steps / torch.tensor(float(max(n - 1, 1)), dtype=dtype))
 
 
 @torch_function("logspace", "r n n n=100", types=FLOAT_TYPES)
 def logspace(r: Tensor, first: float, last: float, count: float) -> None:
-    r.assign(torch.pow(torch.tensor(10.0, dtype=torch.float64), _steps("logspace", first, last, count)))
+    n, dtype = _check_points("logspace", first, last, count), DTYPES[r.ty]
+    step = torch.tensor((last - first) / max(n - 1, 1), dtype=dtype)
+    r.assign(torch.pow(10.0, (first + torch.arange(n, dtype=dtype) * step).double()))
 
 
 @torch_function("tril", "R T n=0")

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from dpnn_bridge.lua.dispatch import ALL_TYPES, FLOAT_TYPES, check_number, native, torch_function
-from dpnn_bridge.lua.tensor import FLOATING, Tensor, TorchError, cast_number, cast_tensor
+from dpnn_bridge.lua.dispatch import ALL_TYPES, FLOAT_TYPES, check_number, check_real, native, torch_function
+from dpnn_bridge.lua.tensor import Tensor, TorchError, cast_number, cast_tensor
 
 INTEGER_TYPES = tuple(ty for ty in ALL_TYPES if ty not in FLOAT_TYPES)
 
@@ -214,12 +214,12 @@ _extremum("cmax", lambda x, y: x >= y)
 _extremum("cmin", lambda x, y: x <= y)
 
 
-@torch_function("zero", "X")
+@torch_function("zero", "X", types=(*ALL_TYPES, "Half"))
 def zero(r: Tensor) -> None:
     fill(r, 0)
 
 
-@torch_function("fill", "X n")
+@torch_function("fill", "X n", types=(*ALL_TYPES, "Half"))
 def fill(r: Tensor, value: float) -> None:
     number = _scalar(value, r)
     if r.numel:
@@ -231,10 +231,9 @@ def fill(r: Tensor, value: float) -> None:
 
 # ---- functions of one argument; on numbers they compute in double
 
-_ROUND_HALF_AWAY = "round half away from zero, as C does"
-
 
 def _round(x: torch.Tensor) -> torch.Tensor:
+    """Halves away from zero, as C rounds."""
     whole = torch.trunc(x)
     return torch.where((x - whole).abs() >= 0.5, whole + torch.sign(x), whole)
 
@@ -377,11 +376,10 @@ def _plus(a: Any, b: Any, sign: int) -> Tensor:
         if isinstance(b, Tensor):
             pointwise(lambda x, y: x + sign * y, result, result, b)
         else:
-            number = cast_number(check_number(b, 2), a.ty)
+            number = check_real(b, 2, a.ty)
             pointwise(lambda x: x + sign * number, result, result)
         return result
-    number = cast_number(check_number(a, 1), b.ty)
-    return Tensor.fresh(number + sign * b.t)
+    return Tensor.fresh(check_real(a, 1, b.ty) + sign * b.t)
 
 
 @native("__unm__", types=ALL_TYPES)
@@ -393,11 +391,6 @@ def op_unm(a: Tensor, *_: Any) -> Tensor:
 def op_div(a: Any, b: Any) -> Tensor:
     if not isinstance(a, Tensor):
         raise TorchError("bad argument #1 (torch.*Tensor expected, got number)")
-    if isinstance(b, Tensor):
-        _same_type(a, b)
-        result = _copy(a)
-        pointwise(_divide, result, result, b)
-        return result
     return Tensor.fresh(_divide(a.t, cast_number(check_number(b, 2), a.ty)))
 
 
@@ -414,15 +407,12 @@ def op_mul(a: Any, b: Any) -> Tensor | float:
 
     _same_type(a, b)
     if not isinstance(a, Tensor):
-        return Tensor.fresh(b.t * cast_number(check_number(a, 1), b.ty))
+        return Tensor.fresh(b.t * check_real(a, 1, b.ty))
     if not isinstance(b, Tensor):
-        return Tensor.fresh(a.t * cast_number(check_number(b, 2), a.ty))
+        return Tensor.fresh(a.t * check_real(b, 2, a.ty))
     if a.dim == 1 and b.dim == 1:
         return dot(a, b)
     if a.dim == 2 and b.dim in (1, 2):
         return Tensor.fresh(matrix_product(a, b))
     raise TorchError(f"multiplication between {a.dim}D and {b.dim}D tensors not yet supported")
 
-
-def is_floating(ty: str) -> bool:
-    return ty in FLOATING

@@ -11,6 +11,7 @@ from dpnn_bridge.lua.dispatch import (
     ALL_TYPES,
     check_int,
     check_number,
+    check_real,
     check_tensor,
     describe,
     native,
@@ -124,7 +125,7 @@ def put_table(t: Tensor, value: Any, *numbers: Any) -> None:
         store(view, value)
     else:
         assert view.storage is not None
-        view.storage.flat[place] = cast_number(check_number(value, 3), t.ty)
+        view.storage.flat[place] = check_real(value, 3, t.ty)
 
 
 def _storage_place(t: Tensor, index: Storage) -> int:
@@ -153,7 +154,7 @@ def put_object(t: Tensor, index: Any, value: Any) -> bool:
     if isinstance(index, Storage) and index.ty == "Long":
         place = _storage_place(t, index)
         assert t.storage is not None
-        t.storage.flat[place] = cast_number(check_number(value, 3), t.ty)
+        t.storage.flat[place] = check_real(value, 3, t.ty)
         return True
     if isinstance(index, Tensor) and index.ty == "Byte":
         if isinstance(value, Tensor):
@@ -195,7 +196,7 @@ def index_(*args: Any) -> Tensor:
     t = check_tensor(t, 2, r.ty)
     d = _dim(t, dim)
     r.assign(torch.index_select(t.t, d, _indices(index, 3, t.size[d])))
-    return r
+    return r if len(args) == 3 else index  # Torch7 returns what is on top of its stack
 
 
 def _rows(t: Tensor, d: int, index: torch.Tensor, source: Tensor) -> torch.Tensor:
@@ -208,27 +209,27 @@ def _rows(t: Tensor, d: int, index: torch.Tensor, source: Tensor) -> torch.Tenso
 
 
 @native("indexCopy", types=ALL_TYPES)
-def index_copy(t: Tensor, dim: Any = None, index: Any = None, source: Any = None, *_: Any) -> Tensor:
+def index_copy(t: Tensor, dim: Any = None, index: Any = None, source: Any = None, *_: Any) -> Any:
     d = _dim(t, dim)
     places = _indices(index, 3, t.size[d])
     for place, row in zip(places.tolist(), _rows(t, d, places, check_tensor(source, 4, t.ty)).unbind(d), strict=True):
         t.t.select(d, place).copy_(row)
-    return t
+    return source
 
 
 @native("indexAdd", types=ALL_TYPES)
-def index_add(t: Tensor, dim: Any = None, index: Any = None, source: Any = None, *_: Any) -> Tensor:
+def index_add(t: Tensor, dim: Any = None, index: Any = None, source: Any = None, *_: Any) -> Any:
     d = _dim(t, dim)
     places = _indices(index, 3, t.size[d])
     t.t.index_add_(d, places, _rows(t, d, places, check_tensor(source, 4, t.ty)))
-    return t
+    return source
 
 
 @native("indexFill", types=ALL_TYPES)
-def index_fill(t: Tensor, dim: Any = None, index: Any = None, value: Any = None, *_: Any) -> Tensor:
+def index_fill(t: Tensor, dim: Any = None, index: Any = None, value: Any = None, *_: Any) -> Any:
     d = _dim(t, dim)
-    t.t.index_fill_(d, _indices(index, 3, t.size[d]), cast_number(check_number(value, 4), t.ty))
-    return t
+    t.t.index_fill_(d, _indices(index, 3, t.size[d]), check_real(value, 4, t.ty))
+    return value
 
 
 # ---- gather, scatter
@@ -306,13 +307,13 @@ def masked_select(*args: Any) -> Tensor:
     if mask.numel and int(mask.t.max()) > 1:
         raise TorchError("Mask tensor can take 0 and 1 values only")
     r.assign(t_.t.reshape(-1)[mask.t.bool().reshape(-1)])
-    return r
+    return r if len(args) == 2 else mask
 
 
 @native("maskedFill", types=ALL_TYPES)
-def masked_fill(t: Tensor, mask: Any = None, value: Any = None, *_: Any) -> Tensor:
-    t.write(t.t.masked_fill(_check_mask(t, mask), cast_number(check_number(value, 3), t.ty)))
-    return t
+def masked_fill(t: Tensor, mask: Any = None, value: Any = None, *_: Any) -> Any:
+    t.write(t.t.masked_fill(_check_mask(t, mask), check_real(value, 3, t.ty)))
+    return value
 
 
 @native("maskedCopy", types=ALL_TYPES)

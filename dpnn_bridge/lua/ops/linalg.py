@@ -35,9 +35,9 @@ def _matrix(t: Tensor, square: bool = False) -> torch.Tensor:
     return t.t
 
 
-def _columns(r: Tensor, values: torch.Tensor) -> None:
-    """Store a matrix column by column."""
-    if r.size == tuple(values.shape) and r.stride[0] == 1:
+def _columns(r: Tensor, values: torch.Tensor, source: Tensor | None = None) -> None:
+    """Store a matrix column by column; in place (``r`` is the source) it keeps its layout."""
+    if r is source or (r.size == tuple(values.shape) and r.stride[0] == 1):
         r.write(values)
         return
     rows, columns = values.shape
@@ -62,13 +62,13 @@ def gesv(x: Tensor, lu: Tensor, b: Tensor, a: Tensor) -> None:
     if int(info) > 0:
         raise TorchError(f"Lapack Error in gesv : U({int(info)},{int(info)}) is zero, singular U.")
     solution = torch.linalg.lu_solve(factors, pivots, right)
-    _columns(lu, factors)
-    _columns(x, solution)
+    _columns(lu, factors, a)
+    _columns(x, solution, b)
 
 
 @_lapack("gels", "T T", 2)
 def gels(x: Tensor, qr: Tensor, b: Tensor, a: Tensor) -> None:
-    """Least squares; below the first n rows LAPACK leaves the residuals, as here."""
+    """Least squares, of least norm when there are fewer rows than columns."""
     matrix, right = _matrix(a), _right_side(b, a.size[0])
     rows, columns = matrix.shape
     factors, tau = torch.geqrf(matrix if rows >= columns else matrix.mT.contiguous())
@@ -80,8 +80,9 @@ def gels(x: Tensor, qr: Tensor, b: Tensor, a: Tensor) -> None:
         lower = torch.linalg.solve_triangular(factors[:rows].triu().mT, right, upper=False)
         padded = torch.cat([lower, lower.new_zeros(columns - rows, lower.shape[1])])
         result = torch.ormqr(factors, tau, padded)
-    _columns(qr, factors if rows >= columns else factors.mT)
+    _columns(qr, factors if rows >= columns else factors.mT, a)
     _columns(x, result)
+    x.geometry(x.storage, x.offset, (columns, x.size[1]), x.stride)  # residuals stay below, out of sight
 
 
 @_lapack("trtrs", "T T c=UL c=NT c=NU", 2)
@@ -99,8 +100,30 @@ def trtrs(x: Tensor, ra: Tensor, b: Tensor, a: Tensor, uplo: str, trans: str, di
 @_lapack("symeig", "T c=NV c=UL", 2)
 def symeig(e: Tensor, v: Tensor, a: Tensor, jobz: str, uplo: str) -> None:
     values, vectors = torch.linalg.eigh(_matrix(a, square=True), UPLO=uplo)
+    rest = vectors if jobz == "V" else _tridiagonal(a.t, uplo == "U")
     e.assign(values)
-    _columns(v, vectors if jobz == "V" else a.t)
+    _columns(v, rest)
+
+
+def _tridiagonal(a: torch.Tensor, upper: bool) -> torch.Tensor:
+    """What LAPACK leaves of a matrix whose eigenvalues alone were asked for: Householder's reduction of a triangle."""
+    a = a.clone() if upper else a.flip(0, 1).clone()  # the lower case is the upper one, seen from the other corner
+    full = a.triu() + a.triu(1).mT
+    for i in range(len(a) - 1, 0, -1):
+        x = full[:i, i].clone()
+        norm = torch.linalg.vector_norm(x[:-1])
+        beta, tau = x[-1].clone(), x.new_zeros(())
+        if norm > 0:
+            beta = -torch.copysign(torch.hypot(x[-1], norm), x[-1])
+            tau = (beta - x[-1]) / beta
+            x[:-1] /= x[-1] - beta
+        x[-1] = 1
+        w = tau * (full[:i, :i] @ x)
+        w -= 0.5 * tau * (w @ x) * x
+        full[:i, :i] -= torch.outer(x, w) + torch.outer(w, x)
+        a[: i - 1, i], a[i - 1, i], a[i, i] = x[:-1] if norm > 0 else 0, beta, full[i, i]
+    a[0, 0] = full[0, 0]
+    return a if upper else a.flip(0, 1)
 
 
 @_lapack("eig", "T c=NV", 2)
@@ -121,8 +144,7 @@ def svd(u: Tensor, s: Tensor, v: Tensor, a: Tensor, job: str) -> None:
     left, values, right = torch.linalg.svd(_matrix(a), full_matrices=job == "A")
     _columns(u, left)
     s.assign(values)
-    v.assign(right)
-    v.geometry(v.storage, v.offset, v.size[::-1], v.stride[::-1])
+    v.assign(right.mT)
 
 
 @_lapack("inverse", "T", 1)
@@ -130,7 +152,7 @@ def inverse(r: Tensor, a: Tensor) -> None:
     result, info = torch.linalg.inv_ex(_matrix(a, square=True))
     if int(info) > 0:
         raise TorchError(f"Lapack Error getrf : U({int(info)},{int(info)}) is 0, U is singular")
-    _columns(r, result)
+    _columns(r, result, a)
 
 
 @_lapack("potrf", "T c=UL", 1)
@@ -138,7 +160,7 @@ def potrf(r: Tensor, a: Tensor, uplo: str) -> None:
     factor, info = torch.linalg.cholesky_ex(_matrix(a, square=True), upper=uplo == "U")
     if int(info) > 0:
         raise TorchError(f"Lapack Error in potrf : the leading minor of order {int(info)} is not positive definite")
-    _columns(r, factor)
+    _columns(r, factor, a)
 
 
 @_lapack("potrs", "T T c=UL", 1)

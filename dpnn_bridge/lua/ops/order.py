@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 
+from collections.abc import Callable
+
 import torch
 
 from dpnn_bridge.lua.dispatch import torch_function
+from dpnn_bridge.lua.ops.quicksort import select_positions, sort_positions
 from dpnn_bridge.lua.ops.reduce import check_dim
 from dpnn_bridge.lua.tensor import Tensor, TorchError
 
@@ -35,32 +38,68 @@ _extremum("max", greatest=True)
 _extremum("min", greatest=False)
 
 
+#: beyond so many elements equal numbers come in PyTorch's order, since following Torch7's takes Python loops
+_EXACT_LIMIT = 1 << 16
+
+
+def _positions(x: torch.Tensor, exact: Callable[[list[float]], list[int]], descending: bool = False) -> torch.Tensor:
+    """Sorted positions along the last dimension; where numbers are equal or NaN, as ``exact`` finds them."""
+    values, order = torch.sort(x, dim=-1, descending=descending, stable=True)
+    special = (values[..., 1:] == values[..., :-1]).any(-1) | (x != x).any(-1)
+    if not bool(special.any()) or x.numel() > _EXACT_LIMIT:
+        return order
+    rows, places = x.reshape(-1, x.shape[-1]), order.reshape(-1, x.shape[-1])
+    for row in special.reshape(-1).nonzero().flatten().tolist():
+        places[row] = torch.tensor(exact(rows[row].tolist()))
+    return places.reshape(x.shape)
+
+
+def _store(r: Tensor, index: Tensor, x: torch.Tensor, order: torch.Tensor, dim: int) -> None:
+    """Put the chosen positions of ``x`` (last dimension) and their values into the results."""
+    values = x.gather(-1, order)
+    index.assign((order + 1).movedim(-1, dim))
+    r.assign(values.movedim(-1, dim))
+
+
 @torch_function("sort", "R IR T i=last b=0")
 def sort(r: Tensor, index: Tensor, t: Tensor, dim: int, descending: bool) -> None:
-    check_dim(t, dim)
-    values, order = torch.sort(t.t, dim=dim, descending=descending, stable=True)
-    index.assign(order + 1)
-    r.assign(values)
+    x = t.t.movedim(check_dim(t, dim), -1)
+    _store(r, index, x, _positions(x, lambda v: sort_positions(v, descending), descending), dim)
 
 
 @torch_function("topk", "R IR T n=1 i=last b=0 b=0")
 def topk(r: Tensor, index: Tensor, t: Tensor, k: float, dim: int, greatest: bool, ordered: bool) -> None:
-    check_dim(t, dim, 3)
-    k = int(k)
-    if not 0 < k <= t.size[dim]:
-        raise TorchError(f"bad argument #2 (k not in range for dimension: {k} of {t.size[dim]})")
-    values, order = torch.sort(t.t, dim=dim, descending=greatest, stable=True)
-    index.assign(order.narrow(dim, 0, k) + 1)
-    r.assign(values.narrow(dim, 0, k))
+    """Unordered results come as quickselect leaves them; the smallest, ordered, all but the k-th are sorted."""
+    k, n = int(k), t.size[check_dim(t, dim, 3)]
+    if not 0 < k <= n:
+        raise TorchError(f"bad argument #2 (k not in range for dimension: {k} of {n})")
+    x = t.t.movedim(dim, -1)
+    if x.numel() > _EXACT_LIMIT:
+        order = torch.topk(x, k, largest=greatest).indices
+    else:
+        rows = x.reshape(-1, n).tolist()
+        chosen = [_choose(row, k, greatest, ordered) for row in rows]
+        order = torch.tensor(chosen).reshape(*x.shape[:-1], k)
+    _store(r, index, x, order, dim)
+
+
+def _choose(row: list[float], k: int, greatest: bool, ordered: bool) -> list[int]:
+    skip = len(row) - k if greatest else 0
+    at = list(range(len(row))) if greatest and skip == 0 else select_positions(row, skip - 1 if greatest else k - 1)
+    part = at[skip : skip + k]
+    if ordered and greatest:
+        return [part[i] for i in sort_positions([row[i] for i in part], True)]
+    if ordered:
+        return [part[i] for i in sort_positions([row[i] for i in part[: k - 1]])] + part[k - 1 :]
+    return part
 
 
 def _kth(r: Tensor, index: Tensor, t: Tensor, k: int, dim: int) -> None:
-    check_dim(t, dim, 3)
-    if not 0 < k <= t.size[dim]:
+    n = t.size[check_dim(t, dim, 3)]
+    if not 0 < k <= n:
         raise TorchError(f"bad argument #3 (selected index {k} out of range)")
-    values, order = torch.sort(t.t, dim=dim, stable=True)
-    index.assign(order.narrow(dim, k - 1, 1) + 1)
-    r.assign(values.narrow(dim, k - 1, 1))
+    x = t.t.movedim(dim, -1)
+    _store(r, index, x, _positions(x, lambda v: select_positions(v, k - 1)).narrow(-1, k - 1, 1), dim)
 
 
 @torch_function("kthvalue", "R IR T n i=last")
@@ -71,22 +110,19 @@ def kthvalue(r: Tensor, index: Tensor, t: Tensor, k: float, dim: int) -> None:
 @torch_function("median", "R IR T i=last")
 def median(r: Tensor, index: Tensor, t: Tensor, dim: int) -> None:
     """The lower one of two middle values."""
-    check_dim(t, dim, 3)
-    _kth(r, index, t, (t.size[dim] + 1) // 2, dim)
+    _kth(r, index, t, (t.size[check_dim(t, dim, 3)] + 1) // 2, dim)
 
 
 @torch_function("mode", "R IR T i=last")
 def mode(r: Tensor, index: Tensor, t: Tensor, dim: int) -> None:
-    """The smallest of the most frequent values, with the index of its last occurrence."""
-    check_dim(t, dim, 3)
-    x = t.t.movedim(dim, -1)
-    counts = (x.unsqueeze(-1) == x.unsqueeze(-2)).sum(-1)
+    """The smallest of the most frequent values, with the last position that sorting gives it."""
+    x = t.t.movedim(check_dim(t, dim, 3), -1)
+    order = _positions(x, sort_positions)
+    values = x.gather(-1, order)
+    counts = (values.unsqueeze(-1) == values.unsqueeze(-2)).sum(-1)
+    n = x.shape[-1]
+    # the first place of the most frequent value, then the end of its run
     frequent = counts == counts.amax(-1, keepdim=True)
-    values, order = torch.sort(x, dim=-1, stable=True)
-    first = frequent.gather(-1, order).to(torch.uint8).argmax(-1, keepdim=True)
-    best = values.gather(-1, first)
-    positions = torch.arange(1, x.shape[-1] + 1).expand(x.shape)
-    index.assign(torch.where(x == best, positions, 0).amax(-1, keepdim=True).movedim(-1, dim))
-    r.assign(best.movedim(-1, dim))
-
-
+    first = frequent.to(torch.uint8).argmax(-1, keepdim=True)
+    last = torch.where(values == values.gather(-1, first), torch.arange(n), 0).amax(-1, keepdim=True)
+    _store(r, index, x, order.gather(-1, last), dim)

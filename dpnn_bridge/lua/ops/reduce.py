@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 
 from dpnn_bridge.lua.dispatch import FLOAT_TYPES, torch_function
-from dpnn_bridge.lua.tensor import Tensor, TorchError
+from dpnn_bridge.lua.tensor import Tensor, TorchError, cast_number
 
 
 def wide(t: torch.Tensor) -> torch.Tensor:
@@ -59,29 +59,35 @@ def mean_along(r: Tensor, t: Tensor, dim: int) -> None:
     r.assign(wide(t.t).sum(dim, keepdim=True) / t.size[dim])
 
 
-def _spread(name: str, finish: Callable[[torch.Tensor], torch.Tensor]) -> None:
+def _root(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Square root in the element type, as sqrtf does for floats."""
+    return torch.sqrt(values.to(like.dtype))
+
+
+def _spread(name: str, finish: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
     """var and std; the boolean asks for division by n instead of n - 1."""
 
     @torch_function(name, "T b=0", types=FLOAT_TYPES)
     def whole(t: Tensor, biased: bool) -> float:
         if not t.numel:
             raise TorchError("bad argument #1 (empty Tensor)")
-        return _number(finish(_variance(wide(t.t).reshape(-1), 0, biased)))
+        x = wide(t.t)
+        centred = x - x.mean()
+        variance = (centred * centred).sum() / (t.numel if biased else t.numel - 1)
+        return _number(finish(variance, x))
 
     @torch_function(name, "R T i b=0", types=FLOAT_TYPES)
     def along(r: Tensor, t: Tensor, dim: int, biased: bool) -> None:
-        check_dim(t, dim)
-        r.assign(finish(_variance(wide(t.t), dim, biased)))
+        n = t.size[check_dim(t, dim)]
+        mean = wide(t.t).sum(dim, keepdim=True) / n
+        squares = wide(t.t * t.t).sum(dim, keepdim=True)
+        ratio = 1.0 if biased else float(t.t.new_tensor(float(n)) / t.t.new_tensor(float(n - 1)))
+        variance = squares / (n if biased else n - 1) - ratio * mean * mean
+        r.assign(finish(variance.clamp(min=0), t.t))
 
 
-def _variance(x: torch.Tensor, dim: int, biased: bool) -> torch.Tensor:
-    n = x.shape[dim]
-    centred = x - x.mean(dim, keepdim=True)
-    return (centred * centred).sum(dim, keepdim=True) / (n if biased else n - 1)
-
-
-_spread("var", lambda v: v)
-_spread("std", torch.sqrt)
+_spread("var", lambda v, _: v)
+_spread("std", _root)
 
 
 @torch_function("trace", "T")
@@ -107,25 +113,30 @@ _scan("cumsum", torch.cumsum)
 _scan("cumprod", torch.cumprod)
 
 
-def _norm(x: torch.Tensor, p: float, dim: int) -> torch.Tensor:
+def _power_sum(x: torch.Tensor, p: float, dim: int | list[int]) -> torch.Tensor:
+    """Sum of |x|^p: powers in the element type, the sum in double."""
     if p == 0:
-        return (x != 0).to(x.dtype).sum(dim, keepdim=True)
-    if p == 1:
-        return x.abs().sum(dim, keepdim=True)
-    if p == 2:
-        return torch.sqrt((x * x).sum(dim, keepdim=True))
-    return torch.pow(torch.pow(x.abs(), p).sum(dim, keepdim=True), 1 / p)
+        return (x != 0).double().sum(dim, keepdim=True)
+    return torch.pow(x.abs(), x.new_tensor(float(p))).double().sum(dim, keepdim=True)
+
+
+def _power_root(total: torch.Tensor, p: float, like: torch.Tensor) -> torch.Tensor:
+    return torch.pow(total.to(like.dtype), like.new_tensor(1 / p))
 
 
 @torch_function("norm", "T n=2", types=FLOAT_TYPES)
 def norm(t: Tensor, p: float) -> float:
-    return _number(_norm(wide(t.t).reshape(-1), p, 0))
+    x = t.t.reshape(-1)
+    if p == 2:
+        return _number(torch.sqrt((wide(x) * wide(x)).sum()))
+    total = _power_sum(x, p, 0)
+    return _number(total if p in (0, 1) else _power_root(total, p, x))
 
 
 @torch_function("norm", "R T n i", types=FLOAT_TYPES)
 def norm_along(r: Tensor, t: Tensor, p: float, dim: int) -> None:
-    check_dim(t, dim, 3)
-    r.assign(_norm(wide(t.t), p, dim))
+    total = _power_sum(t.t, p, check_dim(t, dim, 3))
+    r.assign(total if p == 0 else _power_root(total, p, t.t))
 
 
 @torch_function("dist", "T T n=2", types=FLOAT_TYPES)
@@ -133,19 +144,34 @@ def dist(a: Tensor, b: Tensor, p: float) -> float:
     """TH sums |a - b|^p, also for p = 0 (then 1 per element, to the power 1/0)."""
     if a.numel != b.numel:
         raise TorchError(f"inconsistent tensor size, expected {a.shape_text} and {b.shape_text}")
-    total = torch.pow((wide(a.t).reshape(-1) - wide(b.t).reshape(-1)).abs(), p).sum()
-    return math.inf if p == 0 else _number(torch.pow(total, 1 / p))
+    if p == 0:
+        return math.inf
+    x = a.t.reshape(-1) - b.t.reshape(-1)
+    return _number(_power_root(_power_sum(x, p, 0), p, x))
+
+
+@torch_function("match", "r T T n=1")
+def match(r: Tensor, a: Tensor, b: Tensor, gain: float) -> None:
+    """Squared distances between all rows of two matrices, times a gain."""
+    x, y = a.t.reshape(a.size[0], -1), b.t.reshape(b.size[0], -1)
+    if x.shape[1] != y.shape[1]:
+        raise TorchError("bad argument #3 (m1 and m2 must have the same inner vector dim)")
+    difference = x[:, None, :] - y[None, :, :]
+    r.assign(cast_number(gain, r.ty) * (difference * difference).sum(-1, dtype=x.dtype))
 
 
 @torch_function("renorm", "r s n i n", types=FLOAT_TYPES)
 def renorm(r: Tensor, s: Tensor, p: float, dim: int, limit: float) -> None:
     check_dim(s, dim, 3)
     if s.dim < 2:
-        raise TorchError("bad argument #2 (need at least 2 dimensions)")
-    others = [d for d in range(s.dim) if d != dim]
-    x = wide(s.t)
-    norms = torch.pow(torch.pow(x.abs(), p).sum(others, keepdim=True), 1 / p)
-    r.assign(x * torch.where(norms > limit, limit / (norms + 1e-7), 1.0))
+        raise TorchError(f"bad argument #1 (need at least 2 dimensions, got {s.dim} dimensions)")
+    if p <= 0:
+        raise TorchError("bad argument #2 (non-positive-norm not supported)")
+    x = s.t
+    total = _power_sum(x if p != 2 else wide(x), p, [d for d in range(s.dim) if d != dim]).to(x.dtype)
+    norms = torch.pow(total.double(), 1 / p).to(x.dtype)
+    scale = (limit / (norms.double() + 1e-7)).to(x.dtype)
+    r.assign(torch.where(norms > limit, x * scale, x))
 
 
 def _bins(low: float, high: float, x: torch.Tensor) -> tuple[float, float]:

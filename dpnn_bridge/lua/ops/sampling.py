@@ -135,7 +135,7 @@ def random_up_to_(t: Tensor, g: Generator, high: float) -> None:
 @torch_function("random", "X G")
 def random_(t: Tensor, g: Generator) -> None:
     if t.numel:
-        t.write(torch.from_numpy(g.words(t.numel).astype(np.int64) % _MODULUS[t.ty]))
+        t.write(torch.from_numpy((g.words(t.numel).astype(np.uint64) % np.uint64(_MODULUS[t.ty])).astype(np.int64)))
 
 
 def _multinomial(r: Tensor | None, g: Generator, p: Tensor, count: float, replace: bool) -> Tensor | None:
@@ -197,7 +197,7 @@ def alias_setup_into(p: Tensor, aliases: Tensor, q: Tensor) -> tuple[Tensor, Ten
     return _alias_setup(p, aliases, q)
 
 
-@torch_function("multinomialAlias_", "I G I T", types=FLOAT_TYPES, modes="m")
+@torch_function("multinomialAlias_", "I G I T", types=FLOAT_TYPES)
 def alias_draw(r: Tensor, g: Generator, aliases: Tensor, q: Tensor) -> Tensor:
     aliases.t.sub_(1)
     table, limits = aliases.t.reshape(-1).tolist(), q.t.reshape(-1).tolist()

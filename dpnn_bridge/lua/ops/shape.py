@@ -377,7 +377,7 @@ def repeat_tensor(*args: Any) -> Tensor:
 def reshape(r: Tensor, t: Tensor, sizes: tuple[int, ...]) -> None:
     if any(n <= 0 for n in sizes) or math.prod(sizes) != t.numel:
         raise TorchError(f"inconsistent tensor sizes: {t.shape_text} cannot be reshaped to {list(sizes)}")
-    r.assign(t.t.reshape(sizes))
+    r.assign(t.t.reshape(sizes).clone())
 
 
 # ---- copies and types

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from dpnn_bridge.lua.dispatch import check_int, check_number, describe
+from dpnn_bridge.lua.dispatch import check_int, check_real, describe
 from dpnn_bridge.lua.tensor import DTYPES, Storage, TorchError, cast_number, cast_tensor
 
 #: name -> code; all element types have them, ``string`` only Char and Byte
@@ -67,7 +67,7 @@ def resize(s: Storage, count: Any, *_: Any) -> Storage:
 
 @_method("fill")
 def fill(s: Storage, value: Any, *_: Any) -> Storage:
-    s.flat.fill_(cast_number(check_number(value, 2), s.ty))
+    s.flat.fill_(check_real(value, 2, s.ty))
     return s
 
 
@@ -104,7 +104,7 @@ def get(s: Storage, index: Any) -> float:
 
 
 def put(s: Storage, index: Any, value: Any) -> None:
-    place, number = check_int(index, 2) - 1, check_number(value, 3)
+    place, number = check_int(index, 2) - 1, check_real(value, 3, s.ty)
     if not 0 <= place < s.size:
         raise TorchError("bad argument #2 (out of bounds)")
-    s.flat[place] = cast_number(number, s.ty)
+    s.flat[place] = number

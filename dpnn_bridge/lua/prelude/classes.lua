@@ -195,9 +195,8 @@ end
 function torch.type(object) return typename(object) or type(object) end
 
 function torch.version(object)
-   local mt = metatables[typename(object)]
-   if not mt then error('bad argument #1 (torch object expected, got ' .. type(object) .. ')', 2) end
-   return mt.__version
+   local mt = rawgetmt(object)
+   if type(mt) == 'table' then return rawget(mt, '__version') end
 end
 
 function torch.isTypeOf(object, spec)

@@ -12,6 +12,7 @@ function Timer:time()
    return {real = real, user = user, sys = sys}
 end
 for name, f in pairs(py.timer_methods) do Timer[name] = bind(f) end
+Timer.__gc = bridge.release
 
 local seconds = bind(py.seconds)
 function torch.tic() return seconds() end
@@ -23,6 +24,12 @@ function torch.setheaptracking() end
 function torch.updatethreadlocals() end
 function torch.updateerrorhandlers() end
 torch.hasLapack = function() return true end
+torch._heaptracking = true
+function torch.test() error('torch.test is the test suite of Torch7 itself: run test/test.lua of a checkout of torch7', 2) end
+torch.isatty = bind(py.isatty)
+
+-- storages live in Python's memory whatever allocator a script asks for
+torch.newmetatable('torch.Allocator', nil, bind(py.new_allocator))
 
 -- packages ------------------------------------------------------------------------------------------------------
 local function directory(path) return path:match('^(.*)/[^/]*$') or '.' end

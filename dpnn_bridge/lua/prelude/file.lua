@@ -1,7 +1,7 @@
 -- torch.File: objects in files, torch.save, torch.load and their relatives.
 local bridge, py = ...
 local type, pairs, ipairs, error, tonumber, tostring = type, pairs, ipairs, error, tonumber, tostring
-local string_dump, load_chunk, debug = string.dump, loadstring or load, bridge.debug
+local string_dump, load_chunk, debug = string.dump, bridge.load, bridge.debug
 local metatables, typename, bind, handle = bridge.metatables, bridge.typename, bridge.bind, bridge.handle
 
 local NIL, NUMBER, STRING, TABLE, TORCH, BOOLEAN, FUNCTION, LEGACY_FUNCTION, RECURSIVE_FUNCTION = 0, 1, 2, 3, 4, 5, 6, 7, 8
@@ -13,6 +13,7 @@ for _, kind in ipairs {'MemoryFile', 'DiskFile', 'PipeFile'} do
       local parent = kind == 'PipeFile' and 'torch.DiskFile' or 'torch.File'
       local mt = torch.newmetatable('torch.' .. kind, parent, bind(py['new_' .. kind]))
       for name, f in pairs(py[kind .. '_methods']) do mt[name] = bind(f) end
+      mt.__tostring__, mt.__gc = File.__tostring__, bridge.release
    end
 end
 

@@ -7,12 +7,15 @@ local metatables, typename = bridge.metatables, bridge.typename
 -- userdata (or cdata) -> Python object
 local handles = setmetatable({}, {__mode = 'k'})
 
+-- collected userdata let go of their Python object at once
+local function release(object) handles[object] = nil end
+
 local function wrap(handle, tname)
    local object = newproxy(false)
    handles[object] = handle
    return rawsetmt(object, metatables[tname])
 end
-bridge.wrap = wrap
+bridge.wrap, bridge.release = wrap, release
 
 local argument
 local function list(values)
@@ -67,15 +70,15 @@ local function bind(f)
    return function(...)
       local n = select('#', ...)
       local a, b, c, d = ...
-      local code, v, t
+      local code, v, t, w, u, x, y
       if n == 1 then
-         code, v, t = f(argument(a))
+         code, v, t, w, u, x, y = f(argument(a))
       elseif n == 2 then
-         code, v, t = f(argument(a), argument(b))
+         code, v, t, w, u, x, y = f(argument(a), argument(b))
       elseif n == 3 then
-         code, v, t = f(argument(a), argument(b), argument(c))
+         code, v, t, w, u, x, y = f(argument(a), argument(b), argument(c))
       elseif n == 4 then
-         code, v, t = f(argument(a), argument(b), argument(c), argument(d))
+         code, v, t, w, u, x, y = f(argument(a), argument(b), argument(c), argument(d))
       else
          return many(f, ...)
       end
@@ -88,7 +91,7 @@ local function bind(f)
       elseif code == 3 then return c
       elseif code == 4 then return d
       end
-      return finish(3, {a, b, c, d}, code, v, t)
+      return finish(3, {a, b, c, d}, code, v, t, w, u, x, y)
    end
 end
 bridge.bind = bind
@@ -118,7 +121,7 @@ local function flatten(value)
    local function visit(v, depth)
       if depth > #sizes then
          if type(v) ~= 'number' then error('invalid element (not a number)', 0) end
-         flat[#flat + 1] = v
+         flat[#flat + 1] = v == 0 and 1 / v < 0 and '-0' or v  -- Python would get the integer 0
          return
       end
       if type(v) ~= 'table' then error('invalid tensor definition', 0) end
@@ -203,6 +206,9 @@ local function define_tensor(ty)
    end
 
    for name, f in pairs(py.methods(ty)) do mt[name] = bind(f) end
+   mt.torch = {}
+   for name, f in pairs(py.functions_of(ty)) do mt.torch[name] = bind(f) end
+   mt.__gc = release
    return mt
 end
 
@@ -228,6 +234,7 @@ local function define_storage(ty)
    end
    for name, f in pairs(py.storage_methods(ty)) do mt[name] = bind(f) end
    mt.totable = function(self) return py.totable(handles[self]) end
+   mt.__gc = release
    return mt
 end
 
@@ -367,6 +374,16 @@ for _, ty in ipairs(ELEMENT_TYPES) do
    end
    metatables['torch.' .. ty .. 'Storage'].__tostring__ = function(self) return py.print_storage(handles[self]) end
 end
+
+-- the few things that Torch7 lets half precision compute, by way of the default type
+local Half = metatables['torch.HalfTensor']
+function Half.mean(self, dim) return self:real():mean(dim):half() end
+function Half.abs(self) return self:real():abs():half() end
+function Half.max(self) return self:real():max() end
+function Half.add(self, a, b) return self:real():add(a, b:real()):half() end
+function Half.reshape(self, a, b) return self:real():reshape(a, b):half() end
+function Half.__sub__(a, b) return (a:real() - b:real()):half() end
+
 local double = metatables['torch.DoubleTensor']
 for _, name in ipairs {'expand', 'expandAs', 'repeatTensor', 'view', 'viewAs', 'permute'} do
    torch[name] = function(t, ...)
@@ -406,6 +423,7 @@ double.isTensor = torch.isTensor
 
 -- random numbers ------------------------------------------------------------------------------------------------
 torch.newmetatable('torch.Generator', nil, bind(py.new_generator), nil, bind(py.new_generator))
+metatables['torch.Generator'].__gc = release
 torch._gen = wrap(py.default_generator, 'torch.Generator')
 for _, name in ipairs {'manualSeed', 'seed', 'initialSeed', 'getRNGState', 'setRNGState'} do torch[name] = bind(py[name]) end
 

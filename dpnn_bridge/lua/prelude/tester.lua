@@ -12,28 +12,35 @@ function Tester:setRethrowErrors(on) self.rethrow = on end
 function Tester:setSummaryOnly(on) self.summaryOnly = on end
 
 -- outcomes ------------------------------------------------------------------------------------------------------
-local function place(self, message)
+function Tester:_addDebugInfo(message)
    local where = (debug and debug.traceback('', 4) or ''):match('\n([^\n]*\n[^\n]*)') or ''
    local name = self._currentTestName
    return (name ~= '' and name .. '\n' or '') .. message .. '\n' .. where
 end
 
-function Tester:_check(condition, message)
+function Tester:_assert_sub(condition, message)
+   if condition then return self:_success() end
+   return self:_failure(message)
+end
+
+function Tester:_success()
    local name = self._currentTestName
-   if condition then
-      self.assertionPass[name] = self.assertionPass[name] + 1
-      return true
-   end
+   self.assertionPass[name] = self.assertionPass[name] + 1
+   return true
+end
+
+function Tester:_failure(message)
    if self.rethrow then error(message, 3) end
+   local name = self._currentTestName
    self.assertionFail[name] = self.assertionFail[name] + 1
-   self.errors[#self.errors + 1] = place(self, message)
+   self.errors[#self.errors + 1] = self:_addDebugInfo(message)
    return false
 end
 
-function Tester:_warn(message)
+function Tester:_warning(message)
    local name = self._currentTestName
    self._warningCount[name] = (self._warningCount[name] or 0) + 1
-   self.warnings[#self.warnings + 1] = place(self, message)
+   self.warnings[#self.warnings + 1] = self:_addDebugInfo(message)
 end
 
 local function only_message(...)
@@ -123,7 +130,7 @@ end
 function Tester:_eqOrNeq(got, expected, negate, ...)
    local tolerance, message = options(0, ...)
    local success, detail = areEq(got, expected, tolerance, negate)
-   return self:_check(success, message .. (detail or ''))
+   return self:_assert_sub(success, message .. (detail or ''))
 end
 
 function Tester:_assertTensorEqOrNeq(a, b, negate, ...)
@@ -132,9 +139,9 @@ function Tester:_assertTensorEqOrNeq(a, b, negate, ...)
    local tolerance, message = options(0, ...)
    local success, detail = areTensorsEq(a, b, tolerance, negate, self._assertTensorEqIgnoresDims)
    if self._assertTensorEqIgnoresDims and not negate and success and not a:isSameSizeAs(b) then
-      self:_warn('Tensors have the same content but different dimensions; use :eq to compare those as well.')
+      self:_warning('Tensors have the same content but different dimensions; use :eq to compare those as well.')
    end
-   return self:_check(success, message .. (detail or ''))
+   return self:_assert_sub(success, message .. (detail or ''))
 end
 
 function Tester:_assertTableEqOrNeq(a, b, negate, ...)
@@ -155,15 +162,15 @@ function Tester:assertTableNe(a, b, ...) return self:_assertTableEqOrNeq(a, b, t
 function Tester:assert(condition, ...)
    local message = only_message(...)
    if type(condition) ~= 'boolean' then
-      self:_warn(':assert is for boolean conditions; write Tester:assert(var ~= nil) to check for nil.')
+      self:_warning(':assert is for boolean conditions; write Tester:assert(var ~= nil) to check for nil.')
    end
-   return self:_check(condition, string.format('%sBOOL violation condition=%s', message, tostring(condition)))
+   return self:_assert_sub(condition, string.format('%sBOOL violation condition=%s', message, tostring(condition)))
 end
 
 local function comparison(name, symbol, opposite, holds)
    Tester['assert' .. name] = function(self, a, b, ...)
       local message = only_message(...)
-      return self:_check(holds(a, b), string.format('%s%s failed: %s %s %s', message, symbol, tostring(a), opposite, tostring(b)))
+      return self:_assert_sub(holds(a, b), string.format('%s%s failed: %s %s %s', message, symbol, tostring(a), opposite, tostring(b)))
    end
 end
 comparison('lt', 'LT', '>=', function(a, b) return a < b end)
@@ -175,7 +182,7 @@ comparison('ne', 'NE', '==', function(a, b) return a ~= b end)
 
 function Tester:assertalmosteq(a, b, ...)
    local tolerance, message = options(1e-16, ...)
-   return self:_check(math.abs(a - b) <= tolerance, string.format('%sALMOST_EQ failed: %s ~= %s with tolerance=%s',
+   return self:_assert_sub(math.abs(a - b) <= tolerance, string.format('%sALMOST_EQ failed: %s ~= %s with tolerance=%s',
                       message, tostring(a), tostring(b), tostring(tolerance)))
 end
 
@@ -183,7 +190,7 @@ end
 function Tester:assertErrorObj(f, matches, ...)
    local message = only_message(...)
    local ok, problem = pcall(f)
-   return self:_check(not ok and matches(problem), string.format('%sERROR violation: err=%s', message, tostring(problem)))
+   return self:_assert_sub(not ok and matches(problem), string.format('%sERROR violation: err=%s', message, tostring(problem)))
 end
 function Tester:assertError(f, ...) return self:assertErrorObj(f, function() return true end, ...) end
 function Tester:assertErrorMsg(f, text, ...) return self:assertErrorObj(f, function(e) return e == text end, ...) end
@@ -193,14 +200,14 @@ end
 function Tester:assertNoError(f, ...)
    local message = only_message(...)
    local ok, problem = pcall(f)
-   return self:_check(ok, string.format('%sERROR violation: err=%s', message, tostring(problem)))
+   return self:_assert_sub(ok, string.format('%sERROR violation: err=%s', message, tostring(problem)))
 end
 
 -- the set of tests ----------------------------------------------------------------------------------------------
 function Tester:add(f, name)
    if type(f) == 'table' then
       assert(name == nil, 'Name parameter is forbidden for a table of tests, since its use is ambiguous')
-      if f.__isTestSuite then f = f.__tests else self:_warn('Should use TestSuite rather than plain lua table') end
+      if f.__isTestSuite then f = f.__tests else self:_warning('Should use TestSuite rather than plain lua table') end
       for key, test in pairs(f) do
          assert(type(test) ~= 'table', 'Nested sets of tests are not supported')
          self:add(test, key)
@@ -229,7 +236,7 @@ function Tester:disable(names)
    return self
 end
 
-function Tester:_chosen(names)
+function Tester:_getTests(names)
    if names == nil then return self.tests end
    if type(names) == 'string' then names = {names} end
    assert(type(names) == 'table', 'Only accept a name or table of test names (or nil for all tests)')
@@ -247,27 +254,43 @@ end
 local function count_of(n, word) return n .. ' ' .. word .. (n == 1 and '' or 's') end
 local WIDTH = 80
 
+function Tester:_pcall(f)
+   local before = #self.errors
+   local ok, result = xpcall(f, debug and debug.traceback or tostring)
+   if not ok then
+      self.errors[#self.errors + 1] = self._currentTestName .. '\n Function call failed\n' .. tostring(result) .. '\n'
+   end
+   return ok, result, ok and before == #self.errors
+end
+
 function Tester:_runOne(name, f)
    if self.disabledTests[name] then return 'SKIP' end
    if self._setUp then self._setUp(name) end
    local before, ok, problem = #self.errors, true, nil
-   if self.rethrow then f() else ok, problem = xpcall(f, debug and debug.traceback or tostring) end
-   if not ok then
-      self.errors[#self.errors + 1] = name .. '\n Function call failed\n' .. tostring(problem) .. '\n'
-      self.testError[name] = 1
-   end
+   if self.rethrow then f() else ok, problem = self:_pcall(f) end
+   if not ok then self.testError[name] = 1 end
    if self._tearDown then self._tearDown(name) end
    if not ok then return 'ERROR' end
    return #self.errors == before and 'PASS' or 'FAIL'
 end
 
 function Tester:run(names)
-   local tests, total = self:_chosen(names), 0
+   local tests = self:_getTests(names)
    self.assertionPass, self.assertionFail, self.testError, self.haveWarning = {}, {}, {}, {}
    for name in pairs(tests) do
       self.assertionPass[name], self.assertionFail[name], self.testError[name], self._warningCount[name] = 0, 0, 0, 0
-      total = total + 1
    end
+   self:_run(tests)
+   self:_report(tests)
+   for name in pairs(tests) do
+      assert(self.assertionFail[name] == 0 and self.testError[name] == 0, 'An error was found while running tests!')
+   end
+   return 0
+end
+
+function Tester:_run(tests)
+   local total = 0
+   for _ in pairs(tests) do total = total + 1 end
    io.write('Running ' .. count_of(total, 'test') .. '\n')
    local width, i = #tostring(total), 0
    for name, f in pairs(tests) do
@@ -290,17 +313,13 @@ function Tester:run(names)
       end
       collectgarbage()
    end
-   self:_report(tests, total)
-   for name in pairs(tests) do
-      assert(self.assertionFail[name] == 0 and self.testError[name] == 0, 'An error was found while running tests!')
-   end
-   return 0
 end
 
-function Tester:_report(tests, total)
-   local failed, broken, warned, skipped = 0, 0, self._warningCount[''] or 0, 0
+function Tester:_report(tests)
+   local total, failed, broken, warned, skipped = 0, 0, 0, self._warningCount[''] or 0, 0
    self.countasserts = 0
    for name in pairs(tests) do
+      total = total + 1
       self.countasserts = self.countasserts + self.assertionPass[name] + self.assertionFail[name]
       if self.assertionFail[name] > 0 then failed = failed + 1 end
       if self.testError[name] > 0 then broken = broken + 1 end

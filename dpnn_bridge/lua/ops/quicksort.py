@@ -1,0 +1,90 @@
+"""The order in which Torch7's quicksort and quickselect leave equal numbers and NaN.
+
+Where all numbers differ any sort gives the same order and PyTorch's is used; see :mod:`dpnn_bridge.lua.ops.order`.
+Both are Sedgewick's versions: median of three, subfiles of up to ten elements left to one insertion sort at the end.
+"""
+
+from __future__ import annotations
+
+
+_SMALL = 10
+
+
+class _File:
+    """Numbers and their positions, exchanged together."""
+
+    def __init__(self, values: list[float], descending: bool) -> None:
+        self.x = [-v for v in values] if descending else list(values)
+        self.at = list(range(len(values)))
+
+    def swap(self, a: int, b: int) -> None:
+        self.x[a], self.x[b] = self.x[b], self.x[a]
+        self.at[a], self.at[b] = self.at[b], self.at[a]
+
+    def partition(self, left: int, right: int) -> tuple[int, int]:
+        """Split around the median of three; returns where the halves begin (right) and end (left)."""
+        x = self.x
+        self.swap((left + right) >> 1, left + 1)
+        for a, b in ((left + 1, right), (left, right), (left + 1, left)):
+            if x[a] > x[b]:
+                self.swap(a, b)
+        i, j, pivot = left + 1, right, x[left]
+        while True:
+            i += 1
+            while x[i] < pivot:
+                i += 1
+            j -= 1
+            while x[j] > pivot:
+                j -= 1
+            if j < i:
+                break
+            self.swap(i, j)
+        self.swap(left, j)
+        return i, j
+
+    def insertion_sort(self) -> None:
+        x, at, n = self.x, self.at, len(self.x)
+        for i in range(n - 2, -1, -1):
+            if x[i] > x[i + 1]:
+                value, place = x[i], at[i]
+                j = i + 1
+                while True:
+                    x[j - 1], at[j - 1] = x[j], at[j]
+                    j += 1
+                    if not (j < n and x[j] < value):
+                        break
+                x[j - 1], at[j - 1] = value, place
+
+
+def sort_positions(values: list[float], descending: bool = False) -> list[int]:
+    """0-based positions of the sorted numbers."""
+    file = _File(values, descending)
+    waiting = [(0, len(values) - 1)]
+    while waiting:
+        left, right = waiting.pop()
+        if right - left <= _SMALL and not (left == 0 and right == len(values) - 1 and right > _SMALL):
+            continue
+        i, j = file.partition(left, right)
+        parts = [p for p in ((left, j - 1), (i, right)) if p[1] - p[0] + 1 > _SMALL]
+        waiting += sorted(parts, key=lambda p: p[0] - p[1])
+    file.insertion_sort()
+    return file.at
+
+
+def select_positions(values: list[float], k: int) -> list[int]:
+    """0-based positions after the k-th smallest (0-based) was put into its place."""
+    file = _File(values, False)
+    left, right = 0, len(values) - 1
+    while left < right:
+        if right == left + 1:
+            if file.x[left] > file.x[right]:
+                file.swap(left, right)
+            break
+        i, j = file.partition(left, right)
+        if j <= k:
+            left = i
+        if j >= k:
+            right = j - 1
+    return file.at
+
+
