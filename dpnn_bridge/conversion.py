@@ -476,7 +476,7 @@ def is_module(value: Any) -> bool:
     if not isinstance(value, LuaObject) or not isinstance(value.payload, LuaTable):
         return False
     namespace = value.class_name.partition(".")[0]
-    return namespace not in ("torch", "tds", "graph", "nngraph", "optim", "dp", "xlua", "threads")
+    return namespace not in ("torch", "tds", "graph", "nngraph", "optim", "dp", "xlua", "threads", "Dict")
 
 
 def tensor_type(obj: LuaObject) -> str | None:
