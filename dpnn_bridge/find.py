@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from dpnn_bridge.conversion import format_path, is_module
+from dpnn_bridge.conversion import MAX_DEPTH, format_path, is_module
 from dpnn_bridge.errors import ModelNotFoundError
-from dpnn_bridge.objects import LuaObject, LuaTable
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
 #: keys under which training scripts keep the model, best first
 PREFERRED = ("model", "net", "netG", "modelG", "G", "best_model", "protos", "rnn", "cnn", "lm", "encoder", "decoder")
@@ -88,6 +88,35 @@ def follow(root: Any, key: str) -> Any:
             step = int(step)
         value = value.get(step)
     return value
+
+
+def surroundings(root: Any) -> Any:
+    """What a checkpoint table holds beside modules, as plain data: options, vocabulary, mean, losses.
+
+    Tables become lists or dicts and tensors torch tensors. Objects, functions and tensors of more than
+    :data:`LARGEST_KEPT` elements (optimizer states) are left out. None when the file is a module alone.
+    """
+    if not isinstance(root, LuaTable):
+        return None
+    return _plain(root, set())
+
+
+#: elements of a tensor that is still kept beside the model
+LARGEST_KEPT = 100_000
+
+
+def _plain(value: Any, open_tables: set[int]) -> Any:
+    if isinstance(value, LuaTensor):
+        return value.torch().clone() if value.size <= LARGEST_KEPT else None
+    if not isinstance(value, LuaTable):
+        return value if isinstance(value, (bool, int, float, str)) else None
+    if id(value) in open_tables or len(open_tables) >= MAX_DEPTH:
+        return None
+    open_tables.add(id(value))
+    items = {k: _plain(v, open_tables) for k, v in value.items() if isinstance(k, (bool, int, float, str))}
+    open_tables.discard(id(value))
+    items = {k: v for k, v in items.items() if v is not None}
+    return list(items.values()) if items and list(items) == list(range(1, len(items) + 1)) else items
 
 
 def _listing(found: list[Candidate]) -> str:

@@ -1,0 +1,52 @@
+"""Comparisons that the formats share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge import parity
+from dpnn_bridge.errors import ConversionError, VerificationError
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors have the same dtype, shape and bytes."""
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    if a.numel() == 0:
+        return True
+    return torch.equal(a.contiguous().reshape(-1).view(torch.uint8), b.contiguous().reshape(-1).view(torch.uint8))
+
+
+def same_tensors(path: Path, read: Mapping[str, Tensor], written: Mapping[str, Tensor]) -> None:
+    """Raises :class:`VerificationError` unless both hold the same names with the same bits."""
+    if read.keys() != written.keys():
+        raise VerificationError(f"{path}: read back other names than were written")
+    for name, tensor in written.items():
+        if not same_bits(read[name], tensor.detach().cpu()):
+            raise VerificationError(f"{path}: {name} differs after reading back; the disk may be full or failing")
+
+
+def same_outputs(path: Path, actual: Any, expected: Any, what: str) -> None:
+    """Raises :class:`VerificationError` unless nested outputs agree to 1e-4 of their scale (1e-8 in double)."""
+    tolerance = parity.Tolerance(double=1e-8, single=1e-4)
+    actual, expected = list(parity.leaves(actual)), list(parity.leaves(expected))
+    failed = [d for d in parity.compare("output", actual, expected, tolerance) if not d.ok]
+    if failed:
+        raise VerificationError(f"{path}: {what} computes something else: {failed[0].name}: {failed[0].message}")
+
+
+def run(module: nn.Module, example: Any) -> Any:
+    """The output of a module without gradients."""
+    with torch.no_grad():
+        return module(example)
+
+
+def need_example(example: Any, suffix: str) -> None:
+    """Raises :class:`ConversionError` when there is no example input."""
+    if example is None:
+        raise ConversionError(f"{suffix} needs an example input: --input 1x3x224x224 (example=tensor)")
