@@ -89,6 +89,8 @@ class DontCast(Decorator):
         Torch7 knows devices as types, so there the decorated module also stays where it is.
     """
 
+    outer: Tensor
+
     def __init__(
         self,
         module: nn.Module,
