@@ -20,16 +20,19 @@ from dpnn_bridge.conversion import Options, convert_object, to_value
 from dpnn_bridge.errors import VerificationError
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
-#: values are compared relative to the largest expected one, but not below this
-SMALLEST_SCALE = 1e-3
-
 
 @dataclass(frozen=True)
 class Tolerance:
-    """Largest accepted difference, relative to the largest expected value, for each dtype."""
+    """Largest accepted difference, relative to the largest expected value, for each dtype.
+
+    Attributes:
+        double, single: for double and for single precision.
+        floor: smallest scale that differences are relative to, where all expected values are tiny.
+    """
 
     double: float = 1e-10
     single: float = 1e-5
+    floor: float = 1e-3
 
     def of(self, tensor: Tensor) -> float:
         return self.double if tensor.dtype == torch.float64 else self.single
@@ -116,7 +119,7 @@ def _compare_tensor(name: str, actual: Any, expected: Tensor, tolerance: Toleran
     a, e = actual.detach().to("cpu", torch.float64), expected.to("cpu", torch.float64)
     same = (a == e) | (a.isnan() & e.isnan())
     finite = e[e.isfinite()]
-    scale = max(float(finite.abs().max()) if finite.numel() else 0.0, SMALLEST_SCALE)
+    scale = max(float(finite.abs().max()) if finite.numel() else 0.0, tolerance.floor)
     error = torch.where(same, torch.zeros_like(a), (a - e).abs() / scale).nan_to_num(nan=float("inf"))
     worst = int(error.argmax())
     if float(error.flatten()[worst]) <= limit:
@@ -268,6 +271,8 @@ def compare_grad_input(name: str, inputs: Any, expected: Any, tolerance: Toleran
         grad = inputs.grad if inputs.grad is not None else torch.zeros_like(inputs)
         if grad.numel() == expected.numel():  # Torch7 may return a view of another shape
             grad = grad.reshape(expected.shape)
+        if grad.dtype == torch.float32:  # the input's dtype, whatever type Torch7 gives the gradient
+            tolerance = Tolerance(double=tolerance.single, single=tolerance.single)
         return [_compare_tensor(name, grad, expected, tolerance)]
     if isinstance(inputs, list):
         parts = expected if isinstance(expected, list) else [None] * len(inputs)

@@ -82,4 +82,7 @@ def test_pt_file_gives_the_same_numbers(entry: dict[str, Any], tmp_path: Path) -
         with torch.no_grad(), parity.replayed(m, fixture.get("after")):
             outputs.append(m(*arguments))
     for a, b in zip(parity.leaves(outputs[0]), parity.leaves(outputs[1]), strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
+        if isinstance(a, str):  # tables may hold anything
+            assert a == b
+        else:
+            torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
