@@ -319,11 +319,15 @@ def paired(module: nn.Module, obj: LuaObject) -> Iterator[tuple[nn.Module, LuaOb
 
 @contextmanager
 def _forward_replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    outer = module.__dict__.get("forward")  # recurrent modules replay each of their time steps
     module.forward = forward
     try:
         yield
     finally:
-        del module.forward
+        if outer is None:
+            del module.forward
+        else:
+            module.forward = outer
 
 
 def noise(obj: LuaObject, name: str, like: Tensor) -> Tensor:
