@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,14 @@ SAMPLES = Path(os.environ.get("DPNN_SAMPLES") or Path(__file__).parent.parent / 
 
 #: whole nets in float: error relative to the largest value
 OUTPUT, GRADIENT = parity.Tolerance(1e-10, 1e-4), parity.Tolerance(1e-10, 1e-3)
-#: the manifest calls this sample's gradient ill-conditioned (PyTorch's autograd differs by 1.1e-2)
-LOOSE_GRADIENT = {"texture_nets__pyramid_instance": parity.Tolerance(1e-10, 5e-2)}
+#: gradients that are ill-conditioned
+LOOSE_GRADIENT = {
+    # the manifest says so: instance normalization on 4 x 4 maps; autograd differs by 1.1e-2
+    "texture_nets__pyramid_instance": parity.Tolerance(1e-10, 5e-2),
+    # batch statistics over a handful of pixels: in double precision, activations disturbed by 1e-7 of their value move
+    # the gradients by 4e-3, since a pooling maximum changes place; Torch7 is 9e-3 and we are 6e-4 from double precision
+    ("pose-hg-train__hg2", "train"): parity.Tolerance(1e-10, 2e-2),
+}
 
 
 def cases() -> list[dict[str, Any]]:
@@ -38,12 +45,15 @@ def compare_with_reference(model: nn.Module, ref: LuaTable, name: str = "") -> p
         return result
     parity.zero_grad(model)
     parity.backward(output, to_value(ref["gradOutput"]))
-    tolerance = LOOSE_GRADIENT.get(name, GRADIENT)
+    tolerance = LOOSE_GRADIENT.get(name) or LOOSE_GRADIENT.get((name, ref["mode"]), GRADIENT)
     if ref.get("gradInput") is not None:
         result.differences += parity.compare_grad_input("gradInput", inputs, to_value(ref["gradInput"]), tolerance)
     if ref.get("gradParams") is not None:
-        grads = [g.clone() for g in training.parameters(model)[1]]
-        result.differences += parity.compare("gradParams", grads, to_value(ref["gradParams"]), tolerance)
+        grads, expected = training.parameters(model)[1], to_value(ref["gradParams"])
+        # a bias in front of a batch normalization has gradient zero: what is there is rounding of the others
+        floor = 0.01 * max((float(g.abs().max()) for g in expected), default=0.0)
+        tolerance = replace(tolerance, floor=max(floor, tolerance.floor))
+        result.differences += parity.compare("gradParams", grads, expected, tolerance)
     return result
 
 

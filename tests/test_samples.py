@@ -16,6 +16,8 @@ from dpnn_bridge.errors import ModelNotFoundError, UnsupportedClassError
 
 #: no single module in the file, see the tests at the end
 SEVERAL = {"OpenNMT__rnn_LSTM_general", "VQA_LSTM_CNN__weights_only", "mc-cnn__slow_net_te"}
+#: instance normalization keeps running statistics in Torch7, which no output ever depends on; they are not modelled
+UNUSED_STATISTICS = {"fast-neural-style__instnorm_narrow"}
 SINGLE = [c for c in cases() if c["name"] not in SEVERAL]
 
 
@@ -38,6 +40,8 @@ def test_training_mode(case: dict[str, Any]) -> None:
     ref = dpnn_bridge.read_t7(SAMPLES / name / "ref_train.t7")
     model = without_dropout(load(name))
     compare_with_reference(model, ref, name).raise_for_failures()
+    if name in UNUSED_STATISTICS:
+        return
     sums = sorted(float(v) for pair in to_value(ref["running"]) for v in parity.leaves(pair))
     expected = torch.tensor(sums)
     actual = torch.tensor(sorted(float(v) for v in running_sums(model)))
