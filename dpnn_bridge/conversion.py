@@ -519,7 +519,9 @@ def lua_storage(tensor_class_name: str, value: Tensor) -> LuaStorage:
 
 
 def strided(class_name: str, shape: tuple[int, ...], storage: LuaStorage) -> LuaTensor:
-    """A contiguous Lua tensor over a whole storage."""
+    """A contiguous Lua tensor over a whole storage; one without elements has no dimensions."""
+    if storage.size == 0:
+        return LuaTensor.empty(class_name)
     shape = shape or (1,)
     stride, step = [], 1
     for size in reversed(shape):
