@@ -480,13 +480,15 @@ def is_module(value: Any) -> bool:
 
 
 def tensor_type(obj: LuaObject) -> str | None:
-    """Lua type of a module's tensors: that of ``weight``, else its ``_type``, else that of ``output``."""
-    weight, output, kind = obj.get("weight"), obj.get("output"), obj.get("_type")
+    """Lua type of a module's tensors: that of ``weight``, else its ``_type``, else that of its last results."""
+    weight, kind = obj.get("weight"), obj.get("_type")
     if isinstance(weight, LuaTensor):
         return weight.class_name
     if isinstance(kind, str) and element_dtype(kind) is not None:
         return kind
-    return output.class_name if isinstance(output, LuaTensor) else None
+    results = [obj.get(name) for name in RESULTS]  # a criterion's output is a number, the gradient for a pair a table
+    results += [tensor for value in results if isinstance(value, LuaTable) for tensor in value.as_list()]
+    return next((value.class_name for value in results if isinstance(value, LuaTensor)), None)
 
 
 def numpy_dtype(tensor: Tensor) -> np.dtype:
