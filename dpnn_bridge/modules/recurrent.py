@@ -1,0 +1,390 @@
+"""rnn's step modules: one call per time step, the state is kept in between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge import parity
+from dpnn_bridge.conversion import LuaContext, TorchContext, to_value
+from dpnn_bridge.memory import Memory, first_tensor, map_tensors
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+from dpnn_bridge.registry import LuaClass, lua_class
+
+
+class AbstractRecurrent(Memory, nn.Module):
+    """Base of the modules that are called once per time step.
+
+    Args:
+        rho: gradients flow back through at most this many time steps: the state is detached every ``rho`` steps.
+
+    Attributes:
+        step: number of the next time step, counted from 1.
+        states: time step -> hidden state after it; 0 is a state set by the user. In evaluation mode only the latest.
+    """
+
+    def __init__(self, rho: int = 9999) -> None:
+        super().__init__()
+        self.rho = rho
+        self.step = 1
+        self.states: dict[int, Any] = {}
+        self._start: Any = None
+        self._run_start = 1
+        self._backward_ran = False
+
+    # ------------------------------------------------------------------ one time step
+    def _previous(self, input: Any) -> Any:
+        """The state that the present step starts from."""
+        if self._backward_ran or self.step - self._run_start >= self.rho:
+            self.detach_own()
+        if self.step == 1:
+            self._start = self._initial(input)
+            return self._start
+        if self.step - 1 not in self.states:
+            raise RuntimeError(
+                f"{type(self).__name__} is at time step {self.step}, but the state after step {self.step - 1} "
+                f"was not saved with it; call forget() to start a new sequence"
+            )
+        return self.states[self.step - 1]
+
+    def _initial(self, input: Any) -> Any:
+        raise NotImplementedError
+
+    def _advance(self, output: Any, state: Any) -> Any:
+        """Keeps the state that the present step reached, and returns its output."""
+        if self.training:
+            self.states[self.step] = state
+        else:
+            self.states = {t: s for t, s in self.states.items() if t == 0} | {self.step: state}
+        self.step += 1
+        if not torch.compiler.is_compiling():
+            tensor = first_tensor(output)
+            if tensor.requires_grad:
+                tensor.register_hook(self._note_backward)
+        return output
+
+    def _note_backward(self, grad: Tensor) -> None:
+        self._backward_ran = True
+
+    # ------------------------------------------------------------------ memory
+    def forget_own(self) -> None:
+        self.states = {t: s for t, s in self.states.items() if t == 0 and not self.training}
+        self.step = self._run_start = 1
+        self._start, self._backward_ran = None, False
+
+    def detach_own(self) -> None:
+        kept = {0, self.step - 1}
+        self.states = {t: map_tensors(Tensor.detach, s) for t, s in self.states.items() if t in kept}
+        self._run_start = self.step
+        self._backward_ran = False
+
+    def get_hidden_state(self, step: int | None = None) -> Any:
+        """The state after time step ``step`` (default: the latest); None when it is not known."""
+        step = self.step - 1 if step is None else step
+        return self._start if step == 0 and self._start is not None else self.states.get(step)
+
+    def set_hidden_state(self, step: int | None, state: Any) -> None:
+        """Replaces the state after time step ``step``; 0 is the start of the sequence, None the latest."""
+        self.states[self.step - 1 if step is None else step] = state
+
+    def max_bptt_step(self, rho: int) -> None:
+        """Sets through how many time steps gradients flow back."""
+        self.rho = rho
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> AbstractRecurrent:
+        super()._apply(fn, recurse)
+        self.states = {t: map_tensors(lambda v: fn(v.detach()), s) for t, s in self.states.items()}
+        self._start = None
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles hold the state but not the graph that computed it."""
+        states = {t: map_tensors(Tensor.detach, s) for t, s in self.states.items()}
+        return {**self.__dict__, "states": states, "_start": None, "_backward_ran": False}
+
+
+class StepModule(AbstractRecurrent):
+    """Base of the step modules around one module that takes ``[input, state]``.
+
+    Args:
+        recurrent_module: computes one time step.
+        rho: gradients flow back through at most this many time steps.
+        input_size, output_size: shown by ``repr``.
+
+    Attributes:
+        user_prev_output: replaces the zeros at the start of every sequence, if not None.
+    """
+
+    def __init__(
+        self,
+        recurrent_module: nn.Module,
+        *,
+        rho: int = 9999,
+        input_size: int | None = None,
+        output_size: int | None = None,
+    ) -> None:
+        super().__init__(rho)
+        self.recurrent_module = recurrent_module
+        self.input_size, self.output_size = input_size, output_size
+        self.user_prev_output: Tensor | None = None
+
+    def _zeros(self, input: Tensor) -> Tensor:
+        assert self.output_size is not None
+        return input.new_zeros(*input.shape[:-1], self.output_size)
+
+    def extra_repr(self) -> str:
+        return f"{self.input_size}, {self.output_size}"
+
+
+class GRU(StepModule):
+    """Gated recurrent unit, one time step per call.
+
+    The candidate sees the state *after* the reset gate: :math:`\\tanh(W_c x + b_c + U_c (r \\odot h))`, and the new
+    state is :math:`(1 - z) \\odot \\text{candidate} + z \\odot h`.
+
+    Args:
+        recurrent_module: maps ``[input, h]`` to the new ``h``.
+        rho: gradients flow back through at most this many time steps.
+        input_size, output_size: numbers of features.
+
+    Shape:
+        - Input: :math:`(N, I)` or :math:`(I)`.
+        - Output: :math:`(N, O)` or :math:`(O)`.
+
+    Lua:
+        ``nn.GRU(inputSize, outputSize, rho, p, mono)``, GRU.lua
+
+    Differs from torch:
+        ``torch.nn.GRU`` applies the reset gate after the product with the state, and takes whole sequences.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        output = self.recurrent_module([input, self._previous(input)])
+        return self._advance(output, output)
+
+    def _initial(self, input: Tensor) -> Tensor:
+        if self.user_prev_output is not None:
+            return self.user_prev_output
+        return self.states[0] if 0 in self.states else self._zeros(input)
+
+
+class MuFuRu(GRU):
+    """Multi-function recurrent unit: a softmax per unit mixes operations on the old state and a feature vector.
+
+    Args:
+        recurrent_module: maps ``[input, h]`` to the new ``h``.
+        rho: gradients flow back through at most this many time steps.
+        input_size, output_size: numbers of features.
+
+    Shape:
+        - Input: :math:`(N, I)`.
+        - Output: :math:`(N, O)`.
+
+    Lua:
+        ``nn.MuFuRu(inputSize, outputSize, ops, rho)``, Mufuru.lua
+    """
+
+
+class LSTM(StepModule):
+    """Long short-term memory with peepholes, one time step per call.
+
+    Args:
+        recurrent_module: maps ``[input, h, c]`` to the new ``[h, c]``.
+        rho: gradients flow back through at most this many time steps.
+        input_size, output_size: numbers of features.
+
+    Attributes:
+        user_prev_output, user_prev_cell: replace the zeros at the start of every sequence, if not None.
+
+    Shape:
+        - Input: :math:`(N, I)` or :math:`(I)`.
+        - Output: :math:`(N, O)` or :math:`(O)`.
+
+    Lua:
+        ``nn.LSTM(inputSize, outputSize, rho, cell2gate, p, mono)``, LSTM.lua
+
+    Differs from torch:
+        ``torch.nn.LSTM`` has no peepholes and takes whole sequences.
+    """
+
+    def __init__(self, recurrent_module: nn.Module, **arguments: Any) -> None:
+        super().__init__(recurrent_module, **arguments)
+        self.user_prev_cell: Tensor | None = None
+
+    def forward(self, input: Tensor) -> Tensor:
+        output, cell = self.recurrent_module([input, *self._previous(input)])
+        return self._advance(output, [output, cell])
+
+    def _initial(self, input: Tensor) -> list[Tensor]:
+        given = [self.user_prev_output, self.user_prev_cell]
+        known = self.states.get(0, [None, None])
+        values = [g if g is not None else k for g, k in zip(given, known, strict=True)]
+        return [self._zeros(input) if v is None else v for v in values]
+
+
+class FastLSTM(LSTM):
+    """Long short-term memory without peepholes, one time step per call.
+
+    Args:
+        recurrent_module: maps ``[input, h, c]`` to the new ``[h, c]``.
+        rho: gradients flow back through at most this many time steps.
+        input_size, output_size: numbers of features.
+
+    Shape:
+        - Input: :math:`(N, I)` or :math:`(I)`.
+        - Output: :math:`(N, O)` or :math:`(O)`.
+
+    Lua:
+        ``nn.FastLSTM(inputSize, outputSize, rho, eps, momentum, affine, p, mono)``, FastLSTM.lua
+    """
+
+
+class AbstractRecurrentClass(LuaClass):
+    """The step modules of rnn. Clones for each time step, which Torch7 keeps, are dropped: autograd needs none."""
+
+    scalars = {"rho": "rho"}
+    defaults = {"rho": 9999}
+    scratch = (
+        *("sharedClones", "outputs", "gradInputs", "gradOutputs", "cells", "gradCells", "zeroTensor"),
+        *("cell", "gradPrevOutput", "userGradPrevOutput", "userGradPrevCell"),
+    )
+    #: attributes that hold a tensor given by the user -> Lua field
+    given = {"user_prev_output": "userPrevOutput", "user_prev_cell": "userPrevCell"}
+
+    @classmethod
+    def matches(cls, obj: LuaObject) -> bool:
+        return obj.get("recurrentModule") is not None
+
+    @classmethod
+    def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
+        inner = ctx.to_torch(obj["recurrentModule"], "recurrentModule")
+        return cls.torch_type(inner, **cls.arguments(obj, ctx))
+
+    @classmethod
+    def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
+        super().fill(module, obj, ctx)
+        assert isinstance(module, AbstractRecurrent)
+        module.step = module._run_start = obj.get("step") or 1
+        for step in {0, module.step - 1}:
+            state = cls.state_from_lua(obj, step)
+            if state is not None:
+                module.states[step] = state
+        for attribute, name in cls.given.items():
+            if isinstance(obj.get(name), LuaTensor) and obj[name].size:
+                setattr(module, attribute, to_value(obj[name]))
+
+    @classmethod
+    def state_from_lua(cls, obj: LuaObject, step: int) -> Any:
+        """The hidden state after a time step as ``obj`` holds it, or None."""
+        return _entry(obj, "outputs", step)
+
+    @classmethod
+    def state_to_lua(cls, state: Any) -> dict[str, Any]:
+        """Lua table of states -> its entry for one hidden state."""
+        return {"outputs": state}
+
+    @classmethod
+    def handled(cls, module: nn.Module) -> set[str]:
+        names = {"recurrentModule", "modules", "step"}
+        return super().handled(module) | names | {n for a, n in cls.given.items() if hasattr(module, a)}
+
+    @classmethod
+    def inner_to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        """The fields that hold modules."""
+        inner = ctx.to_lua(module.get_submodule("recurrent_module"))
+        return {
+            "recurrentModule": inner,
+            "modules": LuaTable.from_list([inner]),
+            "sharedClones": LuaTable.from_list([inner]),
+        }
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        assert isinstance(module, AbstractRecurrent)
+        fields: dict[str, Any] = super().to_lua(module, ctx) | cls.inner_to_lua(module, ctx) | {"step": module.step}
+        for name in ("outputs", "gradInputs", "_gradOutputs", "gradOutputs"):
+            fields[name] = LuaTable()
+        for step, state in module.states.items():
+            if step in (0, module.step - 1):
+                for name, value in cls.state_to_lua(state).items():
+                    fields.setdefault(name, LuaTable())[step] = _lua_value(value, module, ctx)
+        for attribute, name in cls.given.items():
+            value = getattr(module, attribute, None)
+            if value is not None:
+                fields[name] = ctx.constant(value, module)
+        return fields
+
+    # ------------------------------------------------------------------ parity
+    @classmethod
+    def step_modules(cls, module: nn.Module, after: LuaObject, step: int) -> list[tuple[nn.Module, Any]]:
+        """The modules inside with the Lua objects that ran time step ``step`` in their place."""
+        return [(cls.children(module)[0], after["sharedClones"].get(step))]
+
+    @classmethod
+    def replay(cls, module: nn.Module, after: LuaObject) -> Callable[[Any], Any] | None:
+        """Every time step uses the noise of its own clone."""
+        assert isinstance(module, AbstractRecurrent)
+        if not module.training or not cls.children(module):
+            return None
+
+        def forward(input: Any) -> Any:
+            with ExitStack() as stack:
+                for inner, obj in cls.step_modules(module, after, module.step):
+                    stack.enter_context(parity.replayed(inner, obj))
+                return type(module).forward(module, input)
+
+        return forward
+
+
+def _entry(obj: LuaObject, name: str, step: int) -> Any:
+    table = obj.get(name)
+    value = to_value(table.get(step)) if isinstance(table, LuaTable) else None
+    return None if isinstance(value, Tensor) and value.numel() == 0 else value
+
+
+def _lua_value(value: Any, module: nn.Module, ctx: LuaContext) -> Any:
+    if isinstance(value, (list, tuple)):
+        return LuaTable.from_list(_lua_value(v, module, ctx) for v in value)
+    return ctx.constant(value, module) if isinstance(value, Tensor) else value
+
+
+class _SizedClass(AbstractRecurrentClass):
+    scalars = {"rho": "rho", "inputSize": "input_size", "outputSize": "output_size"}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        fields = {"cells": LuaTable(), "gradCells": LuaTable()} | super().to_lua(module, ctx)
+        return fields | {"zeroTensor": LuaTensor.empty(ctx.type_of(module))}
+
+
+@lua_class("nn.GRU")
+class GRUClass(_SizedClass):
+    torch_type = GRU
+
+
+@lua_class("nn.MuFuRu")
+class MuFuRuClass(_SizedClass):
+    torch_type = MuFuRu
+
+
+@lua_class("nn.LSTM")
+class LSTMClass(_SizedClass):
+    torch_type = LSTM
+
+    @classmethod
+    def state_from_lua(cls, obj: LuaObject, step: int) -> Any:
+        state = [_entry(obj, "outputs", step), _entry(obj, "cells", step)]
+        return None if all(s is None for s in state) else state
+
+    @classmethod
+    def state_to_lua(cls, state: Any) -> dict[str, Any]:
+        return {"outputs": state[0], "cells": state[1]}
+
+
+@lua_class("nn.FastLSTM")
+class FastLSTMClass(LSTMClass):
+    torch_type = FastLSTM
