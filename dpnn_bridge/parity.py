@@ -172,19 +172,23 @@ def check(
     arguments = [inputs]
     if fixture.get("target") is not None or fixture["kind"] == "criterion":
         arguments.append(to_value(fixture.get("target"), device=device))
-    if fixture.get("forward_error") is not None:  # Torch7 refused the call: there is nothing to compare with
-        return result
+    if fixture.get("forward_error") is not None:
+        return Result([*expect, refused("forward", fixture["forward_error"], lambda: module(*arguments))])
     with replayed(module, fixture.get("after")):
         for _ in range(int(fixture.get("forwards") or 1)):
             output = module(*arguments)
     expect += compare("output", output, to_value(fixture["output"]), tolerance)
+    grad_output = to_value(fixture.get("gradOutput"), device=device)
+    backward_error = fixture.get("backward_error") or fixture.get("backwardError")
+    if backward_error is not None:
+        return Result([*expect, refused("backward", backward_error, lambda: backward(output, grad_output))])
     if "gradInput" not in fixture and "gradParams" not in fixture:
         return result
 
     if fixture.get("reward") is not None:
         training.reinforce(module, to_value(fixture["reward"], device=device))
     zero_grad(module)
-    backward(output, to_value(fixture.get("gradOutput"), device=device))
+    backward(output, grad_output)
     scale = fixture.get("scale")
     if "gradInput" in fixture:
         expect += compare_grad_input("gradInput", inputs, to_value(fixture["gradInput"]), tolerance)
@@ -208,6 +212,23 @@ def _viewed(tensors: list[Tensor], expected: Any) -> list[Tensor]:
         t.reshape(e.shape) if isinstance(e, Tensor) and e.numel() == t.numel() else t
         for t, e in zip(tensors, expected, strict=True)
     ]
+
+
+def refused(name: str, reason: str, call: Callable[[], Any]) -> Difference:
+    """Checks that a call which Torch7 refused raises here too, with a message and not by a slip in our code.
+
+    Args:
+        name: ``"forward"`` or ``"backward"``.
+        reason: Torch7's message.
+        call: the call.
+    """
+    try:
+        call()
+    except Exception as e:
+        if str(e) and not isinstance(e, (NameError, AttributeError, NotImplementedError)):
+            return Difference(name, 0.0, 0.0)
+        return Difference(name, float("inf"), 0.0, f"expected a clear error as Torch7's ({reason}), found {e!r}")
+    return Difference(name, float("inf"), 0.0, f"Torch7 refused this call ({reason}), here it works")
 
 
 def floating_buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
