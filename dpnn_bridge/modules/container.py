@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dpnn_bridge.registry import LuaClass, lua_class
+from dpnn_bridge.conversion import LuaContext
+from dpnn_bridge.modules.decorator import Decorator, DecoratorClass
+from dpnn_bridge.objects import LuaTable, LuaTensor, element_dtype
+from dpnn_bridge.registry import LuaClass, empty_sizes, empty_table, lua_class
 
 
-@lua_class("nn.Sequential")
+@lua_class("nn.Sequential", "nn.Maxout")
 class Sequential(LuaClass):
     torch_type = nn.Sequential
     container = True
@@ -39,6 +44,7 @@ class ConcatTable(nn.Sequential):
 class ConcatTableClass(LuaClass):
     torch_type = ConcatTable
     container = True
+    constants = {"output": empty_table}
 
 
 class ParallelTable(nn.Sequential):
@@ -63,6 +69,7 @@ class ParallelTable(nn.Sequential):
 class ParallelTableClass(LuaClass):
     torch_type = ParallelTable
     container = True
+    constants = {"output": empty_table, "gradInput": empty_table}
 
 
 class Concat(nn.Sequential):
@@ -87,12 +94,16 @@ class Concat(nn.Sequential):
     def forward(self, input: Any) -> Tensor:  # type: ignore[override]
         return torch.cat([module(input) for module in self], self.dimension - 1)
 
+    def extra_repr(self) -> str:
+        return f"dimension={self.dimension}"
+
 
 @lua_class("nn.Concat")
 class ConcatClass(LuaClass):
     torch_type = Concat
     container = True
     scalars = {"dimension": "dimension"}
+    constants = {"outputSize": empty_sizes}
     scratch = ("size", "outputSize")
 
 
@@ -128,3 +139,200 @@ class DepthConcat(Concat):
 class DepthConcatClass(ConcatClass):
     torch_type = DepthConcat
     scratch = ("size", "outputSize", "windows")
+
+
+class Parallel(nn.Sequential):
+    """Applies the i-th member to the i-th slice of a tensor and joins the results.
+
+    Args:
+        *modules: the members.
+        input_dimension: where the input is sliced, counted from 1.
+        output_dimension: where the results are joined, counted from 1.
+
+    Shape:
+        - Input: :math:`(*)` with at most as many slices as there are members.
+        - Output: the members' outputs, joined.
+
+    Lua:
+        ``nn.Parallel(inputDimension, outputDimension)``, Parallel.lua
+
+    Raises:
+        ValueError: there are more slices than members.
+    """
+
+    def __init__(self, *modules: nn.Module, input_dimension: int, output_dimension: int) -> None:
+        super().__init__(*modules)
+        self.input_dimension, self.output_dimension = input_dimension, output_dimension
+
+    def forward(self, input: Tensor) -> Tensor:
+        slices = input.unbind(self.input_dimension - 1)
+        if len(slices) > len(self):
+            raise ValueError(f"{len(slices)} slices along dimension {self.input_dimension} for {len(self)} members")
+        outputs = [module(x) for module, x in zip(self, slices, strict=False)]
+        return torch.cat(outputs, self.output_dimension - 1)
+
+    def extra_repr(self) -> str:
+        return f"input_dimension={self.input_dimension}, output_dimension={self.output_dimension}"
+
+
+@lua_class("nn.Parallel")
+class ParallelClass(LuaClass):
+    torch_type = Parallel
+    container = True
+    scalars = {"inputDimension": "input_dimension", "outputDimension": "output_dimension"}
+    scratch = ("totalOutputSize",)
+
+
+class MapTable(nn.Sequential):
+    """Applies one module to every element of a list.
+
+    Args:
+        *modules: the module, and clones of it for the second element, the third, …. Missing ones are made from the
+            first when a list is longer than all before it; :meth:`resize` makes them beforehand, for an optimiser.
+        shared: the clones have the module's own parameters. Else they are independent.
+
+    Shape:
+        - Input: list of anything that the module takes.
+        - Output: list of the results.
+
+    Lua:
+        ``nn.MapTable(module, shared)``, MapTable.lua
+    """
+
+    def __init__(self, *modules: nn.Module, shared: bool = True) -> None:
+        super().__init__(*modules)
+        self.shared = shared
+
+    def resize(self, length: int) -> None:
+        """Makes clones until lists of ``length`` elements can be processed."""
+        while len(self) < length:
+            shared = {id(p): p for p in self[0].parameters()} if self.shared else {}
+            self.append(copy.deepcopy(self[0], shared))
+
+    def forward(self, input: list[Any]) -> list[Any]:  # type: ignore[override]
+        self.resize(len(input))
+        return [module(x) for module, x in zip(self, input, strict=False)]
+
+    def extra_repr(self) -> str:
+        return "" if self.shared else "shared=False"
+
+
+@lua_class("nn.MapTable")
+class MapTableClass(LuaClass):
+    torch_type = MapTable
+    container = True
+    scalars = {"shared": "shared"}
+    constants = {
+        "output": empty_table,
+        "gradInput": empty_table,
+        "sharedparams": lambda kind: LuaTable.from_list(["weight", "bias", "gradWeight", "gradBias"]),
+    }
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        return {**super().to_lua(module, ctx), "module": ctx.to_lua(cls.children(module)[0])}
+
+
+class Bottle(Decorator):
+    r"""Lets a module that knows one batch dimension process inputs with several, folded into one.
+
+    Args:
+        module: what is applied.
+        n_input_dims: number of dimensions that the module takes, the batch included.
+        n_output_dims: number of dimensions that it returns; default: the same.
+
+    Shape:
+        - Input: :math:`(N_1, …, N_k, *)`.
+        - Output: :math:`(N_1, …, N_k, *)` with what the module makes of the last ``n_input_dims - 1`` dimensions.
+
+    Lua:
+        ``nn.Bottle(module, nInputDim, nOutputDim)``, Bottle.lua
+
+    Raises:
+        ValueError: the module returns another number of dimensions than ``n_output_dims``.
+    """
+
+    def __init__(self, module: nn.Module, n_input_dims: int = 2, n_output_dims: int | None = None) -> None:
+        super().__init__(module)
+        self.n_input_dims = n_input_dims
+        self.n_output_dims = n_input_dims if n_output_dims is None else n_output_dims
+
+    def forward(self, input: Tensor) -> Tensor:
+        extra = input.dim() - self.n_input_dims
+        if extra <= 0:
+            return self.module(input)
+        batch = input.shape[: extra + 1]
+        output = self.module(input.reshape(batch.numel(), *input.shape[extra + 1 :]))
+        if output.dim() != self.n_output_dims:
+            raise ValueError(f"the module returned {tuple(output.shape)}, expected {self.n_output_dims} dimensions")
+        return output.reshape(*batch[:-1], output.shape[0] // batch[:-1].numel(), *output.shape[1:])
+
+    def extra_repr(self) -> str:
+        return f"n_input_dims={self.n_input_dims}, n_output_dims={self.n_output_dims}"
+
+
+@lua_class("nn.Bottle")
+class BottleClass(DecoratorClass):
+    torch_type = Bottle
+    scalars = {"nInputDim": "n_input_dims", "nOutputDim": "n_output_dims"}
+    scratch = ("dimDelta", "inShape", "outShape")
+
+    @classmethod
+    def to_lua(cls, module: Bottle, ctx: LuaContext) -> dict[str, Any]:
+        kind = ctx.type_of(module)
+        inputs, outputs = (np.zeros(n, element_dtype(kind)) for n in (module.n_input_dims, module.n_output_dims))
+        return {
+            **super().to_lua(module, ctx),
+            "dimDelta": module.n_input_dims - module.n_output_dims,
+            "inShape": LuaTensor.from_numpy(inputs, kind),
+            "outShape": LuaTensor.from_numpy(outputs, kind),
+        }
+
+
+# ---------------------------------------------------------------------- base classes
+class Module(nn.Module):
+    """Torch7's abstract base, which hands back whatever ``output`` it holds, whatever the input.
+
+    Attributes:
+        output: the tensor in the file, or None.
+
+    Lua:
+        ``nn.Module()``, Module.lua
+    """
+
+    output: Tensor | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("output", None)
+
+    def forward(self, input: Any) -> Tensor:
+        return torch.empty(0) if self.output is None else self.output.clone()
+
+
+@lua_class("nn.Module")
+class ModuleClass(LuaClass):
+    torch_type = Module
+    tensors = {"output": "output"}
+
+
+class Container(Module):
+    """Torch7's abstract base of containers: it holds members and runs none.
+
+    Args:
+        *modules: the members.
+
+    Lua:
+        ``nn.Container()``, Container.lua
+    """
+
+    def __init__(self, *modules: nn.Module) -> None:
+        super().__init__()
+        for i, module in enumerate(modules):
+            self.add_module(str(i), module)
+
+
+@lua_class("nn.Container")
+class ContainerClass(ModuleClass):
+    torch_type = Container
+    container = True
