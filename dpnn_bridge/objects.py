@@ -36,7 +36,7 @@ _ELEMENT_TYPES = {
     "Double": np.float64,
 }
 
-#: class of tensors or storages -> numpy dtype. "torch.CudaTensor" means 32-bit float; other Cuda classes name their type.
+#: tensor or storage class -> numpy dtype. "torch.CudaTensor" means 32-bit float; other Cuda classes name their type.
 ELEMENT_DTYPES: dict[str, np.dtype] = {
     f"torch.{prefix}{kind}": np.dtype(t)
     for name, t in _ELEMENT_TYPES.items()
@@ -63,6 +63,13 @@ class _BooleanKey:
 
     def __init__(self, value: bool) -> None:
         self.value = value
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _boolean_key, (self.value,)
+
+
+def _boolean_key(value: bool) -> _BooleanKey:
+    return _BOOLEAN_KEYS[value]
 
 
 _BOOLEAN_KEYS = {False: _BooleanKey(False), True: _BooleanKey(True)}
@@ -120,7 +127,7 @@ class LuaTable(MutableMapping):
         return (_BOOLEAN_KEYS[key] if isinstance(key, bool) else key) in self.entries
 
     __eq__ = object.__eq__
-    __hash__ = object.__hash__
+    __hash__ = object.__hash__  # pyright: ignore[reportAssignmentType]
 
     def __repr__(self) -> str:
         keys = [k if isinstance(k, (str, int, float)) else type(k).__name__ for k in self]
@@ -175,7 +182,7 @@ class LuaObject(MutableMapping):
         return True
 
     __eq__ = object.__eq__
-    __hash__ = object.__hash__
+    __hash__ = object.__hash__  # pyright: ignore[reportAssignmentType]
 
     def __repr__(self) -> str:
         return f"<{self.class_name} with {', '.join(map(str, self.fields)) or 'no fields'}>"
@@ -249,6 +256,9 @@ class LuaStorage:
 
             self._torch = torch.from_numpy(self.numpy())
         return self._torch
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LuaStorage, (self.class_name, self.size, self.copy())
 
     def __len__(self) -> int:
         return self.size

@@ -6,7 +6,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ..errors import NotT7Error
 
@@ -25,22 +25,21 @@ class Encoding:
     big_endian: bool = False
     long_size: int = 8
 
-    def __str__(self) -> str:
-        if self.ascii:
-            return "ASCII"
-        return f"binary, {'big' if self.big_endian else 'little'} endian, {self.long_size}-byte longs"
-
 
 def encodings(head: bytes, mode: str | None, big_endian: bool | None, long_size: int | None) -> Iterator[Encoding]:
     """What the file that begins with ``head`` may be, the most likely first; what is not None is given."""
     if mode == "ascii" or (mode is None and _ASCII.match(head)):
         yield Encoding(ascii=True)
         return
-    if big_endian is None:
-        big_endian = 1 <= int.from_bytes(head[:4], "big") <= 8
-    binary = Encoding(big_endian=big_endian)
-    for size in (8, 4) if long_size is None else (long_size,):
-        yield replace(binary, long_size=size)
+    if big_endian is not None:
+        orders = [big_endian]
+    elif head[:4] == bytes(4):  # a nil, which says nothing
+        orders = [False, True]
+    else:
+        orders = [1 <= int.from_bytes(head[:4], "big") <= 8]
+    for order in orders:
+        for size in (8, 4) if long_size is None else (long_size,):
+            yield Encoding(big_endian=order, long_size=size)
 
 
 _ASCII = re.compile(rb"\s*[0-8]\s")

@@ -3,10 +3,10 @@
 It reads what :class:`~.reader.Reader` reads, several times faster: most of a file is numbers, strings and tables, and a
 function call for each of them costs more than the work. Everything rare is left to the base class.
 
-Each step of the loop unpacks the rest of one value together with the head of the value after it, its type code and the
-next four bytes, so that one call of :mod:`struct` does for both. ``code`` and ``n`` always hold the head of the value at
-``pos``; ``n`` is the length of a string, the index of a table or object, or a boolean. The window over the file ends
-somewhere: then ``struct.error`` is raised before anything was changed, the window moves, and the step is done again.
+Each step of the loop unpacks the rest of one value together with the head of the value after it, its type code and
+the next four bytes, so that one call of :mod:`struct` does for both. ``code`` and ``n`` always hold the head of the
+value at ``pos``; ``n`` is the length of a string, the index of a table or object, or a boolean. Where the window over
+the file ends, ``struct.error`` is raised before anything was changed, the window moves, and the step is done again.
 """
 
 from __future__ import annotations
@@ -83,11 +83,13 @@ class FastReader(Reader):
         unpack = _UNPACKERS[stream.order]
         head, unpack_number, unpack_boolean, unpack_table = unpack.head, unpack.number, unpack.boolean, unpack.table
         unpack_strings, unpack_version, unpack_classes = unpack.strings, unpack.version, unpack.classes
-        known, new, referenced, max_depth, max_objects = strings.get, object.__new__, self.referenced, self.max_depth, self.max_objects
+        known, new = strings.get, object.__new__
+        referenced, max_depth, max_objects = self.referenced, self.max_depth, self.max_objects
         count, low, high = self.count, -float(LARGEST_EXACT), float(LARGEST_EXACT)
 
         root: dict[Any, Any] = {}
-        contents, left, key, owner = root, 1, 1, None
+        contents: Any = root  # the dict of a table, or the steps of a framing
+        left, key, owner = 1, 1, None
         code, n = stream.head(head)
         buffer, pos, end = stream.buffer, stream.at, stream.size - stream.base
         while True:

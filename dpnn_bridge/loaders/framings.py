@@ -49,8 +49,8 @@ class Timer(Framing):
 class RandomGenerator(Framing):
     """``torch.Generator``: the bytes of TH's ``THGenerator`` struct as the machine that wrote them had it.
 
-    The state of the Mersenne twister, from byte 24, is 624 ``unsigned long``, all below 2^32: the struct has 5048 bytes
-    where a long has 8, and 2544 where it has 4.
+    The state of the Mersenne twister, from byte 24, is 624 ``unsigned long``, all below 2^32: the struct has 5048
+    bytes where a long has 8, and 2544 where it has 4.
     """
 
     def read(self, obj: LuaObject, file: Any) -> Reading:
@@ -147,9 +147,9 @@ class DataParallelTable(GPU):
 class ModelParallelTable(GPU):
     """``nn.ModelParallelTable``: two unrelated classes bear this name.
 
-    One is a copy of ``nn.DataParallelTable``. The other writes the GPU assignments, each branch as an object of its own,
-    and a table with everything else; the branches become field ``modules`` and the assignments ``gpuAssignments``, as in
-    Lua, and ``header`` stays empty.
+    One is a copy of ``nn.DataParallelTable``. The other writes the GPU assignments, each branch as an object of its
+    own, and a table with everything else; the branches become field ``modules`` and the assignments
+    ``gpuAssignments``, as in Lua, and ``header`` stays empty.
     """
 
     def read(self, obj: LuaObject, file: Any) -> Reading:

@@ -66,7 +66,7 @@ class FileSource:
     def load(self, start: int, dtype: np.dtype, count: int) -> np.ndarray:
         array = np.empty(count, dtype)
         if count:
-            self._fill(start, memoryview(array.view(np.uint8)))
+            self._fill(start, array.view(np.uint8).data)
         return array if dtype.isnative else array.byteswap(inplace=True).view(dtype.newbyteorder("="))
 
     def _fill(self, start: int, buffer: memoryview) -> None:

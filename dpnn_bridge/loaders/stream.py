@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -41,7 +41,7 @@ class BinaryStream:
 
     def __init__(self, source: Source, *, long_size: int = 8, big_endian: bool = False, start: int = 0) -> None:
         self.source, self.size, self.long_size = source, source.size, long_size
-        self.order = ">" if big_endian else "<"
+        self.order: Literal["<", ">"] = ">" if big_endian else "<"
         self._int = struct.Struct(self.order + "i").unpack_from
         self._double = struct.Struct(self.order + "d").unpack_from
         self._longs = [struct.Struct(f"{self.order}{n}{'q' if long_size == 8 else 'i'}") for n in range(66)]

@@ -1,0 +1,113 @@
+"""Whether two object graphs are the same: values, order, classes, and what is shared with what."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from ..objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
+from .reader import key_text
+from .sink import elements
+
+_COMPOUND = (LuaTable, LuaObject, LuaTensor, LuaStorage, LuaFunction)
+_CHUNK = 1 << 20
+
+
+def difference(a: Any, b: Any, *, exact_nan: bool = True, shared: bool = True) -> str | None:
+    """The first difference between two graphs, as one line that says where; None when they are the same.
+
+    Args:
+        a, b: Lua values.
+        exact_nan: whether the bits of a nan count; ASCII files do not keep them.
+        shared: whether it counts what is shared with what; files without references do not keep it.
+    """
+    partner: dict[int, Any] = {}
+    origin: dict[int, Any] = {}
+    stack: list[tuple[str, Any, Any]] = [("", a, b)]
+    while stack:
+        path, a, b = stack.pop()
+        if not isinstance(a, _COMPOUND):
+            if not _same_scalar(a, b, exact_nan):
+                return f"{path or 'the object'} is {_short(a)} in one and {_short(b)} in the other"
+            continue
+        if type(a) is not type(b):
+            return f"{path or 'the object'} is {_short(a)} in one and {_short(b)} in the other"
+        if id(a) in partner:
+            if shared and partner[id(a)] is not b:
+                return f"{path} is shared in one and not in the other"
+            if not shared or partner[id(a)] is b:
+                continue
+        elif shared and id(b) in origin:
+            return f"{path} is shared in one and not in the other"
+        partner[id(a)], origin[id(b)] = b, a
+        found = _own(a, b, exact_nan)
+        if found:
+            return f"{path or 'the object'}: {found}"
+        stack.extend(reversed([(path + label, x, y) for label, x, y in _parts(a, b)]))
+    return None
+
+
+def _same_scalar(a: Any, b: Any, exact_nan: bool) -> bool:
+    if isinstance(a, bool) or isinstance(b, bool) or not isinstance(a, (int, float)) or not isinstance(b, (int, float)):
+        return type(a) is type(b) and a == b
+    if a != a and b != b and not exact_nan:
+        return True
+    return struct.pack("<d", a) == struct.pack("<d", b)
+
+
+def _own(a: Any, b: Any, exact_nan: bool) -> str | None:
+    """What differs in two values of one type, apart from the values that they hold."""
+    names: tuple[str, ...] = {
+        LuaObject: ("class_name", "version"),
+        LuaTensor: ("class_name", "shape", "stride", "offset"),
+        LuaStorage: ("class_name", "size"),
+        LuaFunction: ("type_code", "bytecode"),
+    }.get(type(a), ())
+    for name in names:
+        x, y = getattr(a, name), getattr(b, name)
+        if x != y:
+            return f"{name} is {_short(x)} in one and {_short(y)} in the other"
+    if isinstance(a, LuaTable) and len(a) != len(b):
+        return f"{len(a)} entries in one and {len(b)} in the other"
+    if isinstance(a, LuaObject) and len(a.header) != len(b.header):
+        return f"{len(a.header)} values before the fields in one and {len(b.header)} in the other"
+    if isinstance(a, LuaStorage) and not _same_elements(elements(a), elements(b), exact_nan):
+        return "the elements differ"
+    return None
+
+
+def _same_elements(a: np.ndarray, b: np.ndarray, exact_nan: bool) -> bool:
+    for start in range(0, len(a), _CHUNK):
+        x, y = a[start : start + _CHUNK], b[start : start + _CHUNK]
+        if exact_nan or a.dtype.kind != "f":
+            if not np.array_equal(np.ascontiguousarray(x).view(np.uint8), np.ascontiguousarray(y).view(np.uint8)):
+                return False
+        elif not np.array_equal(x, y, equal_nan=True) or np.any((np.signbit(x) != np.signbit(y)) & ~np.isnan(x)):
+            return False
+    return True
+
+
+def _parts(a: Any, b: Any) -> Iterable[tuple[str, Any, Any]]:
+    """The values that two values hold, in pairs, with their labels."""
+    if isinstance(a, LuaTable):
+        for (k, x), (m, y) in zip(a.entries.items(), b.entries.items(), strict=True):
+            label = key_text(k)
+            if k is not m:
+                yield f"{label} (key)", k, m
+            yield label, x, y
+    elif isinstance(a, LuaObject):
+        for i, (x, y) in enumerate(zip(a.header, b.header, strict=True)):
+            yield f" (header {i})", x, y
+        yield "", a.payload, b.payload
+    elif isinstance(a, LuaFunction):
+        yield ".upvalues", a.upvalues, b.upvalues
+    elif isinstance(a, LuaTensor):
+        yield ".storage", a.storage, b.storage
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "…"

@@ -1,0 +1,141 @@
+"""The primitive values of a .t7 stream, written: the counterparts of the streams that are read."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from typing import BinaryIO, Literal
+
+import numpy as np
+
+from ..objects import LuaStorage
+
+#: Bytes that are gathered before they go to the file.
+_BUFFER = 1 << 20
+#: Elements of a storage that are converted at a time.
+_CHUNK = 1 << 20
+
+
+class BinarySink:
+    """Binary mode.
+
+    Args:
+        file: where the bytes go.
+        long_size: bytes of a C ``long``, 4 or 8.
+        big_endian: byte order.
+    """
+
+    def __init__(self, file: BinaryIO, *, long_size: int = 8, big_endian: bool = False) -> None:
+        self._file, self.long_size = file, long_size
+        self.order: Literal["<", ">"] = ">" if big_endian else "<"
+        self._long = "q" if long_size == 8 else "i"
+        self._pack_int = struct.Struct(f"{self.order}i").pack
+        self._pack_double = struct.Struct(f"{self.order}d").pack
+        self._buffer = bytearray()
+
+    def int(self, value: int) -> None:
+        """A C ``int``."""
+        self._buffer += self._pack_int(value)
+
+    def double(self, value: float) -> None:
+        """A C ``double``."""
+        self._buffer += self._pack_double(value)
+
+    def long(self, value: int) -> None:
+        """A C ``long``."""
+        self.longs((value,))
+
+    def longs(self, values: Sequence[int]) -> None:
+        """C longs."""
+        try:
+            self._buffer += struct.pack(f"{self.order}{len(values)}{self._long}", *values)
+        except struct.error:
+            raise OverflowError(f"{values} do not fit into longs of {self.long_size} bytes") from None
+
+    def bytes(self, value: bytes) -> None:
+        """Raw bytes."""
+        self._buffer += value
+        if len(self._buffer) >= _BUFFER:
+            self.flush()
+
+    def string(self, value: bytes) -> None:
+        """A length and that many bytes."""
+        self.int(len(value))
+        self.bytes(value)
+
+    def storage(self, storage: LuaStorage) -> None:
+        """A count and that many elements."""
+        self.long(storage.size)
+        array = elements(storage)
+        item = storage.dtype
+        if self.long_size == 4 and "Long" in storage.class_name:
+            item = np.dtype(np.int32)
+            if storage.size and (array.min() < -(1 << 31) or array.max() >= 1 << 31):
+                raise OverflowError(f"elements of a {storage.class_name} do not fit into longs of 4 bytes")
+        item = item.newbyteorder(self.order)
+        self.flush()
+        for start in range(0, storage.size, _CHUNK):
+            self._file.write(np.ascontiguousarray(array[start : start + _CHUNK], item).view(np.uint8).data)
+
+    def flush(self) -> None:
+        """Hand everything to the file."""
+        self._file.write(self._buffer)
+        self._buffer.clear()
+
+
+class AsciiSink:
+    """ASCII mode, printed as current Torch7 prints it: ``%.9g`` for float and half, ``%.17g`` for double."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def int(self, value: int) -> None:
+        """A C ``int``."""
+        self._file.write(b"%d\n" % value)
+
+    def long(self, value: int) -> None:
+        """A C ``long``."""
+        self.int(value)
+
+    def longs(self, values: Sequence[int]) -> None:
+        """C longs."""
+        self._line(map(str, values))
+
+    def double(self, value: float) -> None:
+        """A C ``double``."""
+        self._file.write(b"%.17g\n" % value)
+
+    def bytes(self, value: bytes) -> None:
+        """Raw bytes."""
+        if value:
+            self._file.write(value)
+            self._file.write(b"\n")
+
+    def string(self, value: bytes) -> None:
+        """A length and that many bytes."""
+        self.int(len(value))
+        self.bytes(value)
+
+    def storage(self, storage: LuaStorage) -> None:
+        """A count and that many elements."""
+        self.long(storage.size)
+        array = elements(storage)
+        if storage.dtype.itemsize == 1:
+            self.bytes(array.tobytes())
+        elif storage.dtype.kind == "i":
+            self._line(map(str, array.tolist()))
+        else:
+            self._line(map(("%.17g" if storage.dtype == np.float64 else "%.9g").__mod__, array.tolist()))
+
+    def _line(self, words: Iterable[str]) -> None:
+        line = " ".join(words)
+        if line:
+            self._file.write(line.encode() + b"\n")
+
+    def flush(self) -> None:
+        """Hand everything to the file."""
+
+
+def elements(storage: LuaStorage) -> np.ndarray:
+    """The elements of a storage; those that are not in memory are not kept there."""
+    return storage.numpy() if storage.loaded else storage.copy()

@@ -1,0 +1,140 @@
+"""From Lua values to a stream, as torch7's File.lua writes them: no recursion, sharing and cycles kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ..objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
+from .framings import FRAMINGS, Framing
+from .reader import BOOLEAN, FUNCTION_6, NIL, NUMBER, STRING, TABLE, TORCH
+
+_PLAIN = Framing()
+
+
+class Writer:
+    """Writes objects one after the other; references reach back over all of them.
+
+    Args:
+        sink: where the primitive values go.
+        referenced: False writes every object in full wherever it occurs.
+    """
+
+    def __init__(self, sink: Any, *, referenced: bool = True) -> None:
+        self.sink, self.referenced = sink, referenced
+        self._indices: dict[int, int] = {}
+        self._written: list[Any] = []  # an identity belongs to an object only as long as it lives
+        self._count = 0
+
+    def write(self, obj: Any) -> None:
+        """Write one object and all that it refers to.
+
+        Raises:
+            TypeError: a value is no Lua value.
+            ValueError: a number is not exact in a double; or a cycle, without references.
+            OverflowError: a size or an element does not fit into the ``long`` of the stream.
+        """
+        stack: list[tuple[Any, Iterator[Any]]] = [(None, iter((obj,)))]
+        open_ids: set[int] = set()
+        while stack:
+            for value in stack[-1][1]:
+                parts = self._begin(value)
+                if parts is not None:
+                    if id(value) in open_ids:  # only possible where nothing refers back
+                        raise ValueError(f"{value!r} contains itself; that needs references")
+                    open_ids.add(id(value))
+                    stack.append((value, parts))
+                    break
+            else:
+                open_ids.discard(id(stack.pop()[0]))
+        self.sink.flush()
+
+    def _begin(self, value: Any) -> Iterator[Any] | None:
+        """Write a value as far as it holds no other; returns those that it holds."""
+        sink, kind = self.sink, value.__class__
+        if kind is str:
+            sink.int(STRING)
+            sink.string(value.encode("utf-8", "surrogateescape"))
+        elif kind is int or kind is float:
+            self._number(value)
+        elif kind is LuaTable:
+            return self._table(value)
+        elif kind is bool:
+            sink.int(BOOLEAN)
+            sink.int(1 if value else 0)
+        elif kind is LuaTensor:
+            return self._tensor(value)
+        elif kind is LuaObject:
+            if self._head(TORCH, value):
+                self._class(value.class_name, value.version)
+                return FRAMINGS.get(value.class_name, _PLAIN).write(value, sink)
+        elif kind is LuaStorage:
+            if self._head(TORCH, value):
+                self._class(value.class_name, 1)
+                sink.storage(value)
+        elif kind is LuaFunction:
+            return self._function(value)
+        elif value is None:
+            sink.int(NIL)
+        elif isinstance(value, (bool, np.bool_)):
+            return self._begin(bool(value))
+        elif isinstance(value, (int, np.integer)):
+            self._number(int(value))
+        elif isinstance(value, (float, np.floating)):
+            self._number(float(value))
+        else:
+            raise TypeError(f"{kind.__module__}.{kind.__qualname__} is no Lua value; see dpnn_bridge.objects")
+        return None
+
+    def _number(self, value: int | float) -> None:
+        number = float(value)
+        if number != value and value == value:
+            raise ValueError(f"{value} is not exact as a Lua number, which is a double")
+        self.sink.int(NUMBER)
+        self.sink.double(number)
+
+    def _head(self, code: int, value: Any) -> bool:
+        """Write type code and index; whether the body follows."""
+        sink = self.sink
+        sink.int(code)
+        index = self._indices.get(id(value))
+        if index is not None:
+            sink.int(index)
+            return False
+        self._count += 1
+        sink.int(self._count)
+        if self.referenced:
+            self._indices[id(value)] = self._count
+            self._written.append(value)
+        return True
+
+    def _class(self, class_name: str, version: int | float) -> None:
+        self.sink.string(f"V {version}".encode())
+        self.sink.string(class_name.encode("utf-8", "surrogateescape"))
+
+    def _table(self, table: LuaTable) -> Iterator[Any] | None:
+        if not self._head(TABLE, table):
+            return None
+        pairs = [pair for pair in table.items() if pair[1] is not None]
+        self.sink.int(len(pairs))
+        return (part for pair in pairs for part in pair)
+
+    def _function(self, function: LuaFunction) -> Iterator[Any] | None:
+        if function.type_code == FUNCTION_6:
+            self.sink.int(FUNCTION_6)
+        elif not self._head(function.type_code, function):
+            return None
+        self.sink.string(function.bytecode)
+        return iter((function.upvalues,))
+
+    def _tensor(self, tensor: LuaTensor) -> Iterator[Any] | None:
+        if not self._head(TORCH, tensor):
+            return None
+        self._class(tensor.class_name, 1)
+        self.sink.int(tensor.ndim)
+        self.sink.longs(tensor.shape)
+        self.sink.longs(tensor.stride)
+        self.sink.long(tensor.offset + 1)
+        return iter((tensor.storage,))
