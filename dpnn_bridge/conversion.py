@@ -303,6 +303,7 @@ class LuaContext:
         self.derived: set[int] = set()
         self._objects: dict[int, LuaObject] = {}
         self._storages: dict[tuple[Any, ...], LuaStorage] = {}
+        self._tensors: dict[tuple[Any, ...], LuaTensor] = {}
         self._restored: dict[int, Any] = {}
         self._alive: list[Any] = []
 
@@ -409,7 +410,10 @@ class LuaContext:
                 self.derived.add(id(storage))
             else:
                 self.sources[id(storage)] = tensor
-        return strided(kind, tuple(value.shape), self._storages[key])
+        shape = tuple(value.shape)
+        if (key, shape) not in self._tensors:
+            self._tensors[key, shape] = strided(kind, shape, self._storages[key])
+        return self._tensors[key, shape]
 
     def constant(self, tensor: Tensor, module: nn.Module) -> LuaTensor:
         """A tensor of its own that is neither parameter nor buffer."""
