@@ -21,6 +21,7 @@ from dpnn_bridge.lua.ops.storage import STORAGE_METHODS, get, new_storage, put
 from dpnn_bridge.lua.printing import print_storage, print_tensor
 from dpnn_bridge.lua.random import Generator
 from dpnn_bridge.lua.tensor import DTYPES, Storage, Tensor, TorchError, cast_number
+from dpnn_bridge.lua.thnn import KERNELS
 
 _ = ops
 RUNTIMES = ("luajit21", "lua51")
@@ -147,7 +148,7 @@ class Runtime:
         self.bridge = self.lua.table()
         self._api = self.lua.table_from(self._api_entries())
         self.run_prelude("setup.lua")
-        for part in ("classes", "tensor", "file", "tester", "cmdline", "environment", "arguments"):
+        for part in ("classes", "tensor", "file", "tester", "cmdline", "environment", "packages", "thnn", "arguments"):
             self.run_prelude(f"{part}.lua")
 
     def run_prelude(self, name: str, extra: Any = None) -> Any:
@@ -209,6 +210,16 @@ class Runtime:
     def _typed_function(self, name: str, ty: str) -> Callable[..., Any]:
         function, generator = FUNCTIONS[name], self.generator
         return self.guard(lambda *args: function.run(ty, args, generator, False))
+
+    def _kernel(self, code: Callable[..., None]) -> Callable[..., Any]:
+        def is_plain(arg: Any) -> bool:
+            return arg is None or isinstance(arg, (Tensor, bool, int, float, str))
+
+        def call(*args: Any) -> tuple[()]:
+            code(*[arg if is_plain(arg) else self.generator for arg in args])
+            return ()
+
+        return self.guard(call)
 
     def _dispatch_type(self, args: tuple[Any, ...]) -> tuple[str, tuple[Any, ...]]:
         """The first argument that is a tensor decides, then a list of tensors, then a type name at the end."""
@@ -303,6 +314,7 @@ class Runtime:
             "half_bits": lambda s: half_bits(s),
             "print_tensor": print_tensor,
             "print_storage": print_storage,
+            "thnn_kernels": lambda: lua.table_from({n: self._kernel(c) for n, c in KERNELS.items()}),
             "set_default_type": set_default_type,
             "get_default_type": lambda: self.default_type,
         }

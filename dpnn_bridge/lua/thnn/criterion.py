@@ -1,0 +1,260 @@
+"""Criterions. The loss goes into a one-element output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from dpnn_bridge.lua.tensor import Tensor, TorchError
+from dpnn_bridge.lua.thnn.registry import kernel
+
+_BCE_EPSILON = 1e-12
+
+
+def _set(output: Tensor, value: torch.Tensor) -> None:
+    output.assign(value.reshape(1))
+
+
+def _pair(input: Tensor, target: Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    if input.numel != target.numel:
+        raise TorchError(
+            f"input and target have different number of elements: input{input.shape_text} has {input.numel} elements, "
+            f"while target{target.shape_text} has {target.numel} elements"
+        )
+    return input.t, target.t.reshape(input.size or (0,))
+
+
+def _pointwise(name: str, loss: Callable[..., torch.Tensor], slope: Callable[..., torch.Tensor]) -> None:
+    """Sums of ``loss(x, t)``, averaged over all elements or not."""
+
+    @kernel(f"{name}_updateOutput")
+    def update_output(input: Tensor, target: Tensor, output: Tensor, average: bool, *options: float) -> None:
+        total = loss(*_pair(input, target), *options).sum()
+        _set(output, total / input.numel if average else total)
+
+    @kernel(f"{name}_updateGradInput")
+    def update_grad_input(input: Tensor, target: Tensor, grad_input: Tensor, average: bool, *options: float) -> None:
+        norm = 1 / input.numel if average else 1.0
+        grad_input.assign(norm * slope(*_pair(input, target), *options))
+
+
+def _smooth(z: torch.Tensor) -> torch.Tensor:
+    return torch.where(z < 1, 0.5 * z * z, z - 0.5)
+
+
+def _soft_margin_slope(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    z = torch.exp(-t * x)
+    return -t * z / (1 + z)
+
+
+_pointwise("AbsCriterion", lambda x, t: (x - t).abs(), lambda x, t: torch.where(x - t >= 0, 1.0, -1.0).to(x.dtype))
+_pointwise("MSECriterion", lambda x, t: (x - t) ** 2, lambda x, t: 2 * (x - t))
+_pointwise("SmoothL1Criterion", lambda x, t: _smooth((x - t).abs()), lambda x, t: torch.clamp(x - t, -1, 1))
+_pointwise("SoftMarginCriterion", lambda x, t: torch.log(1 + torch.exp(-x * t)), _soft_margin_slope)
+_pointwise(
+    "MarginCriterion",
+    lambda x, t, margin: torch.clamp(margin - x * t, min=0),
+    lambda x, t, margin: torch.where(x * t < margin, -t, 0.0),
+)
+_pointwise(
+    "DistKLDivCriterion",
+    lambda x, t: torch.where(t > 0, t * (torch.log(t) - x), 0.0),
+    lambda x, t: torch.where(t > 0, -t, 0.0),
+)
+
+
+@kernel("BCECriterion_updateOutput")
+def bce(input: Tensor, target: Tensor, output: Tensor, average: bool, weights: Tensor | None = None) -> None:
+    x, t = _pair(input, target)
+    loss = torch.log(x + _BCE_EPSILON) * t + torch.log(1 - x + _BCE_EPSILON) * (1 - t)
+    total = -(loss if weights is None else loss * weights.t.reshape(x.shape)).sum()
+    _set(output, total / input.numel if average else total)
+
+
+@kernel("BCECriterion_updateGradInput")
+def bce_gradient(
+    input: Tensor, target: Tensor, grad_input: Tensor, average: bool, weights: Tensor | None = None
+) -> None:
+    x, t = _pair(input, target)
+    norm = 1 / input.numel if average else 1.0
+    slope = -norm * (t - x) / ((1 - x + _BCE_EPSILON) * (x + _BCE_EPSILON))
+    grad_input.assign(slope if weights is None else slope * weights.t.reshape(x.shape))
+
+
+@kernel("L1Cost_updateOutput")
+def l1_cost(input: Tensor, output: Tensor) -> None:
+    _set(output, input.t.abs().sum())
+
+
+@kernel("L1Cost_updateGradInput")
+def l1_cost_gradient(input: Tensor, grad_output: Tensor | None, grad_input: Tensor) -> None:
+    grad_input.assign(torch.sign(input.t))
+
+
+# ---- classes
+
+
+def _chosen(input: Tensor, target: Tensor, weights: Tensor | None, ignored: float) -> tuple[torch.Tensor, ...]:
+    """Rows of scores, 0-based classes, whether each counts, and its weight. Classes stand in dimension 1."""
+    x = input.t
+    rows = x.reshape(1, -1) if x.dim() == 1 else x.movedim(1, -1).reshape(-1, x.shape[1])
+    classes = target.t.reshape(-1) - 1
+    counted = classes != int(ignored) - 1
+    if bool((counted & ((classes < 0) | (classes >= rows.shape[1]))).any()):
+        raise TorchError("Assertion `cur_target >= 0 && cur_target < n_classes' failed: target out of range")
+    if weights is not None and weights.numel != rows.shape[1]:
+        raise TorchError("weight tensor should be defined either for all or no classes")
+    if len(classes) < len(rows):
+        raise TorchError(f"Assertion failed: {len(rows)} samples but {len(classes)} targets")
+    classes, counted = classes[: len(rows)], counted[: len(rows)]
+    weight = torch.ones_like(rows[:, 0]) if weights is None else weights.t[classes.clamp(min=0)]
+    return rows, classes.clamp(min=0), counted, torch.where(counted, weight, 0.0)
+
+
+def _nll_loss(
+    input: Tensor,
+    target: Tensor,
+    output: Tensor,
+    average: bool,
+    weights: Tensor | None,
+    total_weight: Tensor,
+    ignored: float = -100,
+) -> None:
+    rows, classes, _, weight = _chosen(input, target, weights, ignored)
+    total = weight.sum()
+    loss = -(rows.gather(1, classes[:, None]).squeeze(1) * weight).sum()
+    _set(total_weight, total)
+    _set(output, loss / total if average and float(total) != 0 else loss)
+
+
+def _nll_gradient(
+    input: Tensor,
+    target: Tensor,
+    grad_input: Tensor,
+    average: bool,
+    weights: Tensor | None,
+    total_weight: Tensor,
+    ignored: float = -100,
+) -> None:
+    total = float(total_weight.t)
+    if not total > 0:
+        return
+    rows, classes, counted, weight = _chosen(input, target, weights, ignored)
+    if input.dim == 1:
+        weight = weight if not average else torch.where(counted, torch.ones_like(weight), 0.0)
+    elif average:
+        weight = weight / total
+    values = torch.zeros_like(rows).scatter_(1, classes[:, None], -weight[:, None])
+    if input.dim > 2:
+        values = values.reshape(*input.size[:1], *input.size[2:], input.size[1]).movedim(-1, 1)
+    grad_input.assign(values.reshape(input.size))
+
+
+def _declare_nll() -> None:
+    def check(input: Tensor, target: Tensor) -> None:
+        if input.dim > 2:
+            raise TorchError("input tensor should be 1D or 2D")
+        if target.dim > 1:
+            raise TorchError("multi-target not supported")
+
+    @kernel("ClassNLLCriterion_updateOutput")
+    def class_nll(input: Tensor, target: Tensor, *rest: object) -> None:
+        check(input, target)
+        _nll_loss(input, target, *rest)  # type: ignore[arg-type]
+
+    @kernel("ClassNLLCriterion_updateGradInput")
+    def class_nll_gradient(input: Tensor, target: Tensor, *rest: object) -> None:
+        check(input, target)
+        _nll_gradient(input, target, *rest)  # type: ignore[arg-type]
+
+    kernel("SpatialClassNLLCriterion_updateOutput")(_nll_loss)
+    kernel("SpatialClassNLLCriterion_updateGradInput")(_nll_gradient)
+
+
+_declare_nll()
+
+
+def _margins(
+    input: Tensor, target: Tensor, weights: Tensor | None, margin: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """margin - x[target] + x per row (0 at the target), the classes, weight per row."""
+    x = input.t.reshape(1, -1) if input.dim == 1 else input.t
+    classes = target.t.reshape(-1)[: len(x)] - 1
+    if bool(((classes < 0) | (classes >= x.shape[1])).any()):
+        raise TorchError("bad argument #3 (target out of range)")
+    z = margin - x.gather(1, classes[:, None]) + x
+    z = z.scatter(1, classes[:, None], 0.0).clamp(min=0)
+    weight = torch.ones_like(x[:, :1]) if weights is None else weights.t[classes][:, None]
+    return z, classes, weight
+
+
+@kernel("MultiMarginCriterion_updateOutput")
+def multi_margin(
+    input: Tensor,
+    target: Tensor,
+    output: Tensor,
+    average: bool,
+    p: float,
+    weights: Tensor | None = None,
+    margin: float = 1,
+) -> None:
+    z, _, weight = _margins(input, target, weights, margin)
+    total = ((z if p == 1 else z * z) * weight).sum() / z.shape[1]
+    _set(output, total / len(z) if average else total)
+
+
+@kernel("MultiMarginCriterion_updateGradInput")
+def multi_margin_gradient(
+    input: Tensor,
+    target: Tensor,
+    grad_input: Tensor,
+    average: bool,
+    p: float,
+    weights: Tensor | None = None,
+    margin: float = 1,
+) -> None:
+    z, classes, weight = _margins(input, target, weights, margin)
+    norm = 1 / (z.numel() if average else z.shape[1])
+    slope = norm * ((z > 0).to(z.dtype) if p == 1 else 2 * z) * weight
+    slope = slope.scatter(1, classes[:, None], -slope.sum(1, keepdim=True))
+    grad_input.assign(slope.reshape(input.size))
+
+
+def _labels(input: Tensor, target: Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Rows, 0-based labels (-1 behind the end of the list), and which classes are labels."""
+    x = input.t.reshape(1, -1) if input.dim == 1 else input.t
+    if target.numel != input.numel:
+        raise TorchError("bad argument #3 (inconsistent target size)")
+    labels = target.t.reshape(x.shape) - 1
+    if bool(((labels < -1) | (labels >= x.shape[1])).any()):
+        raise TorchError("bad argument #3 (target out of range)")
+    labels = torch.where((labels < 0).cumsum(1) > 0, -1, labels)
+    marked = torch.zeros(len(x), x.shape[1] + 1, dtype=x.dtype).scatter_(1, labels + 1, 1.0)[:, 1:]
+    return x, labels, marked
+
+
+def _label_margins(x: torch.Tensor, labels: torch.Tensor, marked: torch.Tensor) -> torch.Tensor:
+    """1 - x[label] + x[other] for every label (dimension 1) and every other class (dimension 2)."""
+    z = 1 - x.gather(1, labels.clamp(min=0))[:, :, None] + x[:, None, :]
+    valid = (labels >= 0)[:, :, None] & (marked == 0)[:, None, :]
+    return torch.where(valid, z.clamp(min=0), 0.0)
+
+
+@kernel("MultiLabelMarginCriterion_updateOutput")
+def multi_label_margin(input: Tensor, target: Tensor, output: Tensor, is_target: Tensor, average: bool) -> None:
+    x, labels, marked = _labels(input, target)
+    is_target.assign(marked.reshape(target.size))
+    total = _label_margins(x, labels, marked).sum() / x.shape[1]
+    _set(output, total / len(x) if average else total)
+
+
+@kernel("MultiLabelMarginCriterion_updateGradInput")
+def multi_label_margin_gradient(
+    input: Tensor, target: Tensor, grad_input: Tensor, is_target: Tensor, average: bool
+) -> None:
+    x, labels, marked = _labels(input, target)
+    hits = (_label_margins(x, labels, marked) > 0).to(x.dtype) / (x.numel() if average else x.shape[1])
+    slope = hits.sum(1)
+    slope = slope.scatter_add(1, labels.clamp(min=0), -hits.sum(2))
+    grad_input.assign(slope.reshape(input.size))

@@ -1,0 +1,381 @@
+"""Pooling and unpooling. Positions of maxima are kept in THNN's encodings, since Lua code reads them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from dpnn_bridge.lua.tensor import Tensor, TorchError
+from dpnn_bridge.lua.thnn.registry import kernel, pull_back
+
+
+def _batched(x: torch.Tensor, space: int) -> tuple[torch.Tensor, bool]:
+    if x.dim() == space + 2:
+        return x, False
+    if x.dim() != space + 1:
+        raise TorchError(f"{space + 1}D or {space + 2}D (batch mode) tensor expected, but got {list(x.shape)}")
+    return x.unsqueeze(0), True
+
+
+def _reordered(values: Sequence[Any]) -> tuple[int, ...]:
+    """THNN lists (W, H) or (T, W, H); PyTorch (H, W) or (T, H, W)."""
+    n = [int(v) for v in values]
+    return (n[1], n[0]) if len(n) == 2 else (n[0], n[2], n[1])
+
+
+def _check_pads(sizes: Sequence[int], pads: Sequence[int]) -> None:
+    if any(p > k // 2 for p, k in zip(pads, sizes, strict=True)):
+        raise TorchError(f"pad should be smaller than half of kernel size, but got pad = {pads}, kernel = {sizes}")
+
+
+def _route_back(grad_input: Tensor, input: Tensor, places: torch.Tensor, grad: torch.Tensor, space: int) -> None:
+    """Add each gradient to the place that its maximum came from (positions within a plane)."""
+    shape = input.size
+    planes = grad.reshape(*grad.shape[: grad.dim() - space], -1)
+    result = planes.new_zeros(*planes.shape[:-1], math.prod(shape[len(shape) - space :]))
+    result.scatter_add_(-1, places.reshape(planes.shape), planes)
+    grad_input.assign(result.reshape(shape))
+
+
+def _check_gradient(grad_output: Tensor, indices: torch.Tensor) -> None:
+    if grad_output.t.numel() != indices.numel():
+        raise TorchError(f"gradOutput has {grad_output.shape_text}, expected {list(indices.shape)}")
+
+
+# ---- planes: positions are 1-based within the plane
+
+
+def _max2d(input: Tensor, output: Tensor, indices: Tensor, numbers: Sequence[Any], dilation: Sequence[Any]) -> None:
+    x, single = _batched(input.t, 2)
+    size, stride, pad = (_reordered(numbers[n : n + 2]) for n in (0, 2, 4))
+    _check_pads(size, pad)
+    try:
+        y, at = F.max_pool2d(x, size, stride, pad, _reordered(dilation), numbers[-1], return_indices=True)
+    except RuntimeError as error:
+        raise TorchError(f"Given input size: {input.shape_text}. {error}") from None
+    if single:
+        y, at = y[0], at[0]
+    output.assign(y)
+    indices.assign(at + 1)
+
+
+def _max2d_gradient(input: Tensor, grad_output: Tensor, grad_input: Tensor, indices: Tensor, *_: Any) -> None:
+    _check_gradient(grad_output, indices.t)
+    _route_back(grad_input, input, indices.t - 1, grad_output.t, 2)
+
+
+@kernel("SpatialMaxPooling_updateOutput")
+def spatial_max(input: Tensor, output: Tensor, indices: Tensor, *numbers: Any) -> None:
+    _max2d(input, output, indices, numbers, (1, 1))
+
+
+@kernel("SpatialDilatedMaxPooling_updateOutput")
+def spatial_dilated_max(input: Tensor, output: Tensor, indices: Tensor, *numbers: Any) -> None:
+    _max2d(input, output, indices, (*numbers[:6], numbers[8]), numbers[6:8])
+
+
+kernel("SpatialMaxPooling_updateGradInput")(_max2d_gradient)
+kernel("SpatialDilatedMaxPooling_updateGradInput")(_max2d_gradient)
+
+
+def _unpool(input: Tensor, output: Tensor, places: torch.Tensor, sizes: tuple[int, ...]) -> None:
+    x, single = _batched(input.t, len(sizes))
+    count = math.prod(sizes)
+    if bool(((places < 0) | (places >= count)).any()):
+        raise TorchError(f"found an invalid max index (output volumes are of size {'x'.join(map(str, sizes))})")
+    planes = x.flatten(2)
+    y = planes.new_zeros(*planes.shape[:2], count).scatter_(2, places.reshape(planes.shape), planes)
+    y = y.reshape(*x.shape[:2], *sizes)
+    output.assign(y[0] if single else y)
+
+
+def _unpool_gradient(input: Tensor, grad_output: Tensor, grad_input: Tensor, places: torch.Tensor, space: int) -> None:
+    g, _ = _batched(grad_output.t, space)
+    flat = g.flatten(2)
+    grad_input.assign(flat.gather(2, places.reshape(*flat.shape[:2], -1)).reshape(input.size))
+
+
+@kernel("SpatialMaxUnpooling_updateOutput")
+def spatial_unpool(input: Tensor, output: Tensor, indices: Tensor, width: float, height: float) -> None:
+    _unpool(input, output, indices.t - 1, (int(height), int(width)))
+
+
+@kernel("SpatialMaxUnpooling_updateGradInput")
+def spatial_unpool_gradient(
+    input: Tensor, grad_output: Tensor, grad_input: Tensor, indices: Tensor, *_: float
+) -> None:
+    _unpool_gradient(input, grad_output, grad_input, indices.t - 1, 2)
+
+
+# ---- adaptive: position (row, column) within the window, 1-based
+
+
+def _starts(count: int, size: int) -> torch.Tensor:
+    return torch.arange(count) * size // count
+
+
+@kernel("SpatialAdaptiveMaxPooling_updateOutput")
+def adaptive_max(input: Tensor, output: Tensor, indices: Tensor, width: float, height: float) -> None:
+    x, single = _batched(input.t, 2)
+    y, at = F.adaptive_max_pool2d(x, (int(height), int(width)), return_indices=True)
+    rows = at // x.shape[3] - _starts(int(height), x.shape[2])[:, None] + 1
+    columns = at % x.shape[3] - _starts(int(width), x.shape[3])[None, :] + 1
+    both = torch.stack([rows, columns])
+    output.assign(y[0] if single else y)
+    indices.assign(both[:, 0] if single else both)
+
+
+@kernel("SpatialAdaptiveMaxPooling_updateGradInput")
+def adaptive_max_gradient(input: Tensor, grad_output: Tensor, grad_input: Tensor, indices: Tensor) -> None:
+    height, width = grad_output.size[-2:]
+    rows = indices.t[0] - 1 + _starts(height, input.size[-2])[:, None]
+    columns = indices.t[1] - 1 + _starts(width, input.size[-1])[None, :]
+    _route_back(grad_input, input, rows * input.size[-1] + columns, grad_output.t, 2)
+
+
+# ---- averages
+
+
+def _average(name: str, forward: Callable[..., torch.Tensor], space: int) -> None:
+    def run(x: torch.Tensor, *numbers: Any) -> torch.Tensor:
+        batch, single = _batched(x, space)
+        try:
+            y = forward(batch, *numbers)
+        except RuntimeError as error:
+            raise TorchError(f"Given input size: {list(x.shape)}. {error}") from None
+        return y[0] if single else y
+
+    @kernel(f"{name}_updateOutput")
+    def update_output(input: Tensor, output: Tensor, *numbers: Any) -> None:
+        output.assign(run(input.t, *numbers))
+
+    @kernel(f"{name}_updateGradInput")
+    def update_grad_input(input: Tensor, grad_output: Tensor, grad_input: Tensor, *numbers: Any) -> None:
+        if not numbers:  # adaptive: the size is the gradient's
+            numbers = (grad_output.size[-1], grad_output.size[-2])
+        (g,) = pull_back(lambda x: run(x, *numbers), [input.t], grad_output.t)
+        grad_input.assign(g)
+
+
+def _average2d(x: torch.Tensor, *n: Any) -> torch.Tensor:
+    size, stride, pad = (_reordered(n[k : k + 2]) for k in (0, 2, 4))
+    _check_pads(size, pad)
+    return F.avg_pool2d(x, size, stride, pad, n[6], n[7])
+
+
+def _average3d(x: torch.Tensor, *n: Any) -> torch.Tensor:
+    size, stride = _reordered(n[0:3]), _reordered(n[3:6])
+    pad = _reordered(n[6:9]) if len(n) > 6 else (0, 0, 0)  # older nn has neither padding nor modes
+    _check_pads(size, pad)
+    return F.avg_pool3d(x, size, stride, pad, *(n[9:11] if len(n) > 6 else (False, True)))
+
+
+_average("SpatialAveragePooling", _average2d, 2)
+_average("VolumetricAveragePooling", _average3d, 3)
+_average("SpatialAdaptiveAveragePooling", lambda x, w, h: F.adaptive_avg_pool2d(x, (int(h), int(w))), 2)
+
+
+# ---- volumes: positions within the window, one byte each for time, row, column
+
+
+def _window_starts(sizes: Sequence[int], stride: Sequence[int], pad: Sequence[int]) -> list[torch.Tensor]:
+    starts = []
+    for d, (n, s, p) in enumerate(zip(sizes, stride, pad, strict=True)):
+        shape = [-1 if k == d else 1 for k in range(3)]
+        starts.append((torch.arange(n) * s - p).reshape(shape))
+    return starts
+
+
+def _pack(at: torch.Tensor, plane: Sequence[int], starts: list[torch.Tensor], dilation: Sequence[int]) -> torch.Tensor:
+    t, rest = at // (plane[1] * plane[2]), at % (plane[1] * plane[2])
+    parts = (t, rest // plane[2], rest % plane[2])
+    z, y, x = ((p - s) // d for p, s, d in zip(parts, starts, dilation, strict=True))
+    return z + (y << 8) + (x << 16)
+
+
+def _unpack(
+    packed: torch.Tensor, plane: Sequence[int], starts: list[torch.Tensor], dilation: Sequence[int]
+) -> torch.Tensor:
+    parts = (packed & 255, (packed >> 8) & 255, (packed >> 16) & 255)
+    t, y, x = (p * d + s for p, s, d in zip(parts, starts, dilation, strict=True))
+    outside = (t < 0) | (t >= plane[0]) | (y < 0) | (y >= plane[1]) | (x < 0) | (x >= plane[2])
+    return torch.where(outside, -1, (t * plane[1] + y) * plane[2] + x)
+
+
+def _max3d(input: Tensor, output: Tensor, indices: Tensor, n: Sequence[Any], dilation: Sequence[Any]) -> None:
+    x, single = _batched(input.t, 3)
+    size, stride, pad = (_reordered(n[k : k + 3]) for k in (0, 3, 6))
+    _check_pads(size, pad)
+    steps = _reordered(dilation)
+    y, at = F.max_pool3d(x, size, stride, pad, steps, n[9], return_indices=True)
+    packed = _pack(at, x.shape[2:], _window_starts(y.shape[2:], stride, pad), steps)
+    output.assign(y[0] if single else y)
+    indices.assign(packed[0] if single else packed)
+
+
+def _max3d_gradient(
+    input: Tensor, grad_output: Tensor, grad_input: Tensor, indices: Tensor, n: Sequence[Any], dilation: Sequence[Any]
+) -> None:
+    stride, pad = _reordered(n[0:3]), _reordered(n[3:6])
+    starts = _window_starts(grad_output.size[-3:], stride, pad)
+    places = _unpack(indices.t, input.size[-3:], starts, _reordered(dilation))
+    _route_back(grad_input, input, places, grad_output.t, 3)
+
+
+@kernel("VolumetricMaxPooling_updateOutput")
+def volumetric_max(input: Tensor, output: Tensor, indices: Tensor, *n: Any) -> None:
+    _max3d(input, output, indices, n, (1, 1, 1))
+
+
+@kernel("VolumetricMaxPooling_updateGradInput")
+def volumetric_max_gradient(input: Tensor, grad_output: Tensor, grad_input: Tensor, indices: Tensor, *n: Any) -> None:
+    geometry = n[3:9] if len(n) > 7 else n[0:6]  # older nn passes stride and padding alone
+    _max3d_gradient(input, grad_output, grad_input, indices, geometry, (1, 1, 1))
+
+
+@kernel("VolumetricDilatedMaxPooling_updateOutput")
+def volumetric_dilated_max(input: Tensor, output: Tensor, indices: Tensor, *n: Any) -> None:
+    _max3d(input, output, indices, (*n[:9], n[12]), n[9:12])
+
+
+@kernel("VolumetricDilatedMaxPooling_updateGradInput")
+def volumetric_dilated_max_gradient(
+    input: Tensor, grad_output: Tensor, grad_input: Tensor, indices: Tensor, *n: Any
+) -> None:
+    first = 3 if len(n) > 10 else 0
+    _max3d_gradient(input, grad_output, grad_input, indices, n[first : first + 6], n[first + 6 : first + 9])
+
+
+@kernel("VolumetricMaxUnpooling_updateOutput")
+def volumetric_unpool(input: Tensor, output: Tensor, indices: Tensor, *n: float) -> None:
+    sizes = _reordered(n[0:3])
+    starts = _window_starts(input.size[-3:], _reordered(n[3:6]), _reordered(n[6:9]))
+    _unpool(input, output, _unpack(indices.t, sizes, starts, (1, 1, 1)), sizes)
+
+
+@kernel("VolumetricMaxUnpooling_updateGradInput")
+def volumetric_unpool_gradient(
+    input: Tensor, grad_output: Tensor, grad_input: Tensor, indices: Tensor, *n: float
+) -> None:
+    sizes = _reordered(n[0:3])
+    starts = _window_starts(input.size[-3:], _reordered(n[3:6]), _reordered(n[6:9]))
+    _unpool_gradient(input, grad_output, grad_input, _unpack(indices.t, sizes, starts, (1, 1, 1)), 3)
+
+
+# ---- sequences: frames x features, positions are 0-based within the window
+
+
+@kernel("TemporalMaxPooling_updateOutput")
+def temporal_max(input: Tensor, output: Tensor, indices: Tensor, kw: float, dw: float) -> None:
+    if input.dim not in (2, 3) or input.size[-2] < kw:
+        raise TorchError(f"input sequence smaller than kernel size. Got: {input.shape_text}, Expected: {int(kw)}")
+    windows = input.t.unfold(-2, int(kw), int(dw))
+    best = windows.amax(-1)
+    output.assign(best)
+    indices.assign((windows == best.unsqueeze(-1)).to(torch.uint8).argmax(-1))
+
+
+@kernel("TemporalMaxPooling_updateGradInput")
+def temporal_max_gradient(
+    input: Tensor, grad_output: Tensor, grad_input: Tensor, indices: Tensor, kw: float, dw: float
+) -> None:
+    _check_gradient(grad_output, indices.t)
+    frames = indices.t + (torch.arange(indices.size[-2]) * int(dw))[:, None]
+    grad_input.assign(torch.zeros_like(input.t).scatter_add_(-2, frames, grad_output.t.reshape(frames.shape)))
+
+
+# ---- fractional: windows at pseudo-random places; positions are 1-based within the plane
+
+
+def _intervals(samples: torch.Tensor, size: int, count: int, pool: int) -> torch.Tensor:
+    """First places of ``count`` windows for each sample."""
+    alpha = samples.new_tensor(float(size - pool)) / samples.new_tensor(float(count - 1))
+    steps = torch.arange(count, dtype=samples.dtype)
+    starts = ((steps + samples[..., None]) * alpha).long() - (samples[..., None] * alpha).long()
+    starts[..., -1] = size - pool
+    return starts
+
+
+def _fractional(
+    input: Tensor, output: Tensor, indices: Tensor, samples: Tensor, counts: Sequence[int], pools: Sequence[int]
+) -> None:
+    """``counts`` and ``pools`` in the order of the dimensions; samples come in the reverse order."""
+    space = len(counts)
+    x, single = _batched(input.t, space)
+    plane = x.shape[2:]
+    if any(c + p - 1 >= n for c, p, n in zip(counts, pools, plane, strict=True)):
+        raise TorchError(f"pool size {list(pools)} too large relative to input {list(plane)}")
+    noise = samples.t.reshape(*x.shape[:2], space)
+    places = torch.zeros(*x.shape[:2], *[1] * (2 * space), dtype=torch.int64)
+    for d in range(space):
+        starts = _intervals(noise[..., space - 1 - d], plane[d], counts[d], pools[d])
+        shape = [*x.shape[:2], *[1] * (2 * space)]
+        shape[2 + d], shape[2 + space + d] = counts[d], pools[d]
+        inside = (starts[..., None] + torch.arange(pools[d])).reshape(shape)
+        places = places + inside * math.prod(plane[d + 1 :])
+    windows = places.flatten(2 + space).flatten(2, 1 + space)
+    values = x.flatten(2).gather(2, windows.flatten(2)).reshape(windows.shape)
+    best = values.argmax(-1, keepdim=True)
+    y = values.gather(-1, best).reshape(*x.shape[:2], *counts)
+    at = windows.gather(-1, best).reshape(y.shape) + 1
+    output.assign(y[0] if single else y)
+    indices.assign(at[0] if single else at)
+
+
+@kernel("SpatialFractionalMaxPooling_updateOutput")
+def spatial_fractional(
+    input: Tensor, output: Tensor, ow: float, oh: float, pw: float, ph: float, indices: Tensor, samples: Tensor
+) -> None:
+    _fractional(input, output, indices, samples, (int(oh), int(ow)), (int(ph), int(pw)))
+
+
+@kernel("SpatialFractionalMaxPooling_updateGradInput")
+def spatial_fractional_gradient(
+    input: Tensor, grad_output: Tensor, grad_input: Tensor, ow: float, oh: float, pw: float, ph: float, indices: Tensor
+) -> None:
+    _route_back(grad_input, input, indices.t - 1, grad_output.t, 2)
+
+
+@kernel("VolumetricFractionalMaxPooling_updateOutput")
+def volumetric_fractional(input: Tensor, output: Tensor, *args: Any) -> None:
+    ot, ow, oh, pt, pw, ph = (int(v) for v in args[:6])
+    _fractional(input, output, args[6], args[7], (oh, ow, ot), (ph, pw, pt))
+
+
+@kernel("VolumetricFractionalMaxPooling_updateGradInput")
+def volumetric_fractional_gradient(input: Tensor, grad_output: Tensor, grad_input: Tensor, *args: Any) -> None:
+    _route_back(grad_input, input, args[6].t - 1, grad_output.t, 3)
+
+
+# ---- Lp pooling over features
+
+
+@kernel("FeatureLPPooling_updateOutput")
+def feature_lp(input: Tensor, output: Tensor, power: float, width: float, stride: float, batch: bool) -> None:
+    if not 2 <= width <= 16 or not 1 <= stride <= 4:
+        raise TorchError("width must be between 2 - 16 and stride between 1 - 4")
+    windows = input.t.unfold(1 if batch else 0, int(width), int(stride))
+    output.assign(torch.pow(torch.pow(windows, power).sum(-1), 1 / power))
+
+
+@kernel("FeatureLPPooling_updateGradInput")
+def feature_lp_gradient(
+    grad_output: Tensor,
+    input: Tensor,
+    output: Tensor,
+    grad_input: Tensor,
+    power: float,
+    width: float,
+    stride: float,
+    batch: bool,
+) -> None:
+    dim = 1 if batch else 0
+    windows = input.t.unfold(dim, int(width), int(stride))
+    y = output.t.unsqueeze(-1)
+    slope = torch.where(y == 0, 0.0, torch.pow(windows / y, power - 1)) * grad_output.t.reshape(output.size).unsqueeze(-1)
+    (g,) = pull_back(lambda x: x.unfold(dim, int(width), int(stride)), [input.t], slope)
+    grad_input.assign(g)

@@ -1,0 +1,50 @@
+"""The table of THNN kernels, and gradients by PyTorch where THNN's are the true ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from dpnn_bridge.lua.tensor import Tensor, TorchError
+
+#: kernel name, such as ``Tanh_updateOutput`` -> code; arguments as in THNN.h without the state
+KERNELS: dict[str, Callable[..., None]] = {}
+
+
+def kernel(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Declare the code of one kernel. Results are tensors among the arguments."""
+
+    def register(code: Callable[..., None]) -> Callable[..., None]:
+        assert name not in KERNELS, name
+        KERNELS[name] = code
+        return code
+
+    return register
+
+
+def pull_back(
+    f: Callable[..., torch.Tensor], inputs: Sequence[torch.Tensor], grad: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
+    """Gradients of ``f(*inputs)`` for the inputs, given the gradient of its result."""
+    with torch.enable_grad():
+        leaves = [x.detach().requires_grad_() for x in inputs]
+        result = f(*leaves)
+        if result.numel() != grad.numel():
+            raise TorchError(f"gradOutput has {list(grad.shape)} elements, the output is {list(result.shape)}")
+        return torch.autograd.grad(result, leaves, grad.reshape(result.shape))
+
+
+def check_count(a: Tensor, b: Tensor) -> None:
+    """input and gradOutput must have the same number of elements."""
+    if a.numel != b.numel:
+        raise TorchError(
+            f"input and gradOutput have different number of elements: input{a.shape_text} has {a.numel} elements, "
+            f"while gradOutput{b.shape_text} has {b.numel} elements"
+        )
+
+
+def like(t: Tensor, shape: Tensor) -> torch.Tensor:
+    """The elements of ``t`` in the shape of ``shape``."""
+    return t.t.reshape(shape.size)

@@ -1,0 +1,96 @@
+"""Upsampling and padding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from dpnn_bridge.lua.tensor import Tensor, TorchError
+from dpnn_bridge.lua.thnn.registry import kernel, pull_back
+
+
+def _padding(name: str, mode: str, space: int) -> None:
+    def run(x: torch.Tensor, *pads: int) -> torch.Tensor:
+        single = x.dim() == space + 1
+        batch = x.unsqueeze(0) if single else x
+        if batch.dim() != space + 2:
+            raise TorchError(f"input must be {space + 1} or {space + 2}-dimensional, got {list(x.shape)}")
+        try:
+            y = F.pad(batch, pads, mode=mode)
+        except (RuntimeError, NotImplementedError) as error:
+            raise TorchError(str(error)) from None
+        return y[0] if single else y
+
+    @kernel(f"{name}_updateOutput")
+    def update_output(input: Tensor, output: Tensor, *pads: float) -> None:
+        output.assign(run(input.t, *map(int, pads)))
+
+    @kernel(f"{name}_updateGradInput")
+    def update_grad_input(input: Tensor, grad_output: Tensor, grad_input: Tensor, *pads: float) -> None:
+        (g,) = pull_back(lambda x: run(x, *map(int, pads)), [input.t], grad_output.t)
+        grad_input.assign(g)
+
+
+_padding("SpatialReflectionPadding", "reflect", 2)
+_padding("SpatialReplicationPadding", "replicate", 2)
+_padding("VolumetricReplicationPadding", "replicate", 3)
+
+
+def _nearest(name: str, space: int) -> None:
+    def run(x: torch.Tensor, scale: float) -> torch.Tensor:
+        for d in range(x.dim() - space, x.dim()):
+            x = x.repeat_interleave(int(scale), d)
+        return x
+
+    @kernel(f"{name}_updateOutput")
+    def update_output(input: Tensor, output: Tensor, scale: float) -> None:
+        output.assign(run(input.t, scale))
+
+    @kernel(f"{name}_updateGradInput")
+    def update_grad_input(input: Tensor, grad_output: Tensor, grad_input: Tensor, scale: float) -> None:
+        (g,) = pull_back(lambda x: run(x, scale), [input.t], grad_output.t)
+        grad_input.assign(g)
+
+
+_nearest("SpatialUpSamplingNearest", 2)
+_nearest("VolumetricUpSamplingNearest", 3)
+
+
+def _weights(size: int, count: int, dtype: torch.dtype) -> torch.Tensor:
+    """Interpolation matrix count x size with aligned corners; positions are computed in single precision."""
+    ratio = torch.tensor((size - 1) / (count - 1) if count > 1 else 0.0, dtype=torch.float32)
+    places = ratio * torch.arange(count, dtype=torch.float32)
+    low = places.long()
+    high = torch.clamp(low + 1, max=size - 1)
+    part = (places - low).to(dtype)
+    matrix = torch.zeros(count, size, dtype=dtype)
+    matrix.scatter_add_(1, low[:, None], (1 - part)[:, None])
+    return matrix.scatter_add_(1, high[:, None], part[:, None])
+
+
+def _interpolate(x: torch.Tensor, sizes: tuple[int, ...]) -> torch.Tensor:
+    for d, count in zip(range(x.dim() - len(sizes), x.dim()), sizes, strict=True):
+        if x.shape[d] != count:
+            x = (x.movedim(d, -1) @ _weights(x.shape[d], count, x.dtype).t()).movedim(-1, d)
+    return x
+
+
+def _linear(name: str, space: int) -> None:
+    @kernel(f"{name}_updateOutput")
+    def update_output(input: Tensor, output: Tensor, *sizes: Any) -> None:
+        output.assign(_interpolate(input.t, tuple(int(s) for s in sizes)))
+
+    @kernel(f"{name}_updateGradInput")
+    def update_grad_input(grad_output: Tensor, grad_input: Tensor, *sizes: Any) -> None:
+        """Sizes: batch, channels, the input's, the output's."""
+        numbers = [int(s) for s in sizes]
+        shape, target = numbers[: 2 + space], tuple(numbers[2 + space :])
+        zeros = torch.zeros(shape, dtype=grad_output.t.dtype)
+        (g,) = pull_back(lambda x: _interpolate(x, target), [zeros], grad_output.t)
+        grad_input.assign(g)
+
+
+_linear("SpatialUpSamplingBilinear", 2)
+_linear("VolumetricUpSamplingTrilinear", 3)

@@ -1,0 +1,252 @@
+"""Lookup tables and linear layers over sparse inputs."""
+
+from __future__ import annotations
+
+import torch
+
+from dpnn_bridge.lua.tensor import Tensor, TorchError
+from dpnn_bridge.lua.thnn.registry import kernel
+
+
+def _rows(index: Tensor, count: int) -> torch.Tensor:
+    """0-based rows of a table."""
+    rows = index.t.reshape(-1).long() - 1
+    if bool(((rows < 0) | (rows >= count)).any()):
+        raise TorchError(f"inputs need to be in the range 1 <= input < {count + 1}, but got {index.t.tolist()}")
+    return rows
+
+
+@kernel("LookupTable_accGradParameters")
+def lookup_parameters(
+    input: Tensor,
+    grad_output: Tensor,
+    grad_weight: Tensor,
+    count: Tensor | None,
+    _sorted: Tensor | None,
+    _indices: Tensor | None,
+    by_frequency: bool,
+    padding: float = 0,
+    scale: float = 1,
+) -> None:
+    if not grad_weight.is_contiguous():
+        raise TorchError("gradWeight must be contiguous")
+    rows = _rows(input, grad_weight.size[0])
+    g = grad_output.t.reshape(len(rows), -1) * scale
+    if by_frequency:
+        numbers = torch.bincount(rows, minlength=grad_weight.size[0])
+        g = g / numbers[rows][:, None]
+    used = rows + 1 != int(padding)
+    grad_weight.t.index_add_(0, rows[used], g[used].reshape(-1, *grad_weight.size[1:]).to(grad_weight.t.dtype))
+
+
+@kernel("LookupTable_renorm")
+def lookup_renorm(index: Tensor, weight: Tensor, limit: float, p: float) -> None:
+    """Scale the rows that ``index`` names so that their norm stays below the limit."""
+    if p <= 0:
+        raise TorchError("non-positive-norm not supported")
+    rows = torch.unique(_rows(index, weight.size[0]))
+    chosen = weight.t[rows]
+    norms = torch.pow(torch.pow(chosen.abs(), p).sum(1, keepdim=True), 1 / p)
+    weight.t[rows] = torch.where(norms > limit, chosen * (limit / (norms + 1e-7)), chosen)
+
+
+# ---- SparseLinear: COO rows (sample, feature, value), or per sample a list of (feature, value)
+
+
+def _coordinates(input: Tensor, features: int, legacy: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """0-based samples and features, and values; entries of value 0 are dropped."""
+    x = input.t
+    if legacy:
+        if x.dim() != 3 or x.shape[2] != 2:
+            raise TorchError("input size must be batchsize x nnz x 2")
+        sample = torch.arange(x.shape[0])[:, None].expand(x.shape[:2]).reshape(-1)
+        feature, value = x[..., 0].reshape(-1).long() - 1, x[..., 1].reshape(-1)
+    else:
+        if x.dim() != 2 or x.shape[1] != 3:
+            raise TorchError("input must be in coo format, nnz x 3")
+        sample, feature, value = x[:, 0].long() - 1, x[:, 1].long() - 1, x[:, 2]
+    used = value != 0
+    if bool(((feature < 0) | (feature >= features))[used].any()):
+        raise TorchError(f"index out of bound: features are between 1 and {features}")
+    return sample[used], feature[used], value[used]
+
+
+def _declare(prefix: str, legacy: bool) -> None:
+    suffix = (lambda name: name[0].upper() + name[1:]) if legacy else (lambda name: name)
+
+    @kernel(prefix + suffix("updateOutput"))
+    def update_output(input: Tensor, output: Tensor, weight: Tensor, bias: Tensor) -> None:
+        sample, feature, value = _coordinates(input, weight.size[1], legacy)
+        if legacy:
+            output.resize((input.size[0], weight.size[0]))
+        y = torch.zeros_like(output.t)
+        y.index_add_(0, sample, weight.t[:, feature].t() * value[:, None])
+        output.t.copy_(y + bias.t)
+
+    @kernel(prefix + suffix("accGradParameters"))
+    def acc_grad_parameters(
+        input: Tensor,
+        grad_output: Tensor,
+        grad_weight: Tensor,
+        grad_bias: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        decay: float,
+        scale: float,
+    ) -> None:
+        sample, feature, value = _coordinates(input, weight.size[1], legacy)
+        columns = grad_output.t[sample] * (scale * value)[:, None]
+        grad_weight.t.index_add_(1, feature, columns.t())
+        grad_bias.t.add_(grad_output.t.sum(0), alpha=scale)
+        if decay:
+            grad_weight.t.add_(weight.t, alpha=decay)
+
+    @kernel(prefix + suffix("zeroGradParameters"))
+    def zero_grad_parameters(grad_weight: Tensor, grad_bias: Tensor, last_input: Tensor) -> None:
+        grad_bias.t.zero_()
+        _, feature, _ = _coordinates(last_input, grad_weight.size[1], legacy)
+        grad_weight.t[:, feature] = 0
+
+    @kernel(prefix + suffix("updateParameters"))
+    def update_parameters(
+        weight: Tensor, bias: Tensor, grad_weight: Tensor, grad_bias: Tensor, last_input: Tensor, rate: float
+    ) -> None:
+        _, feature, _ = _coordinates(last_input, weight.size[1], legacy)
+        bias.t.sub_(grad_bias.t, alpha=rate)
+        feature = torch.unique(feature)
+        weight.t[:, feature] -= rate * grad_weight.t[:, feature]
+
+
+_declare("SparseLinear_", legacy=False)
+_declare("SparseLinear_legacy", legacy=True)
+
+
+# ---- IndexLinear: weights of all features in one table, with columns for normalization in front
+
+
+class _Keys:
+    """Which sample and which row of the weights each (key, value) belongs to."""
+
+    def __init__(self, keys: Tensor, offset: float, sizes: Tensor) -> None:
+        self.rows = keys.t.reshape(-1) + int(offset)
+        self.samples = torch.repeat_interleave(torch.arange(sizes.numel), sizes.t.reshape(-1))
+
+
+def _normalize(values: torch.Tensor, weight: Tensor, rows: torch.Tensor, train: bool) -> torch.Tensor:
+    """Divide by the largest magnitude seen per feature (column 1), add its offset (column 4)."""
+    w = weight.t
+    size = values.abs()
+    if train:
+        w[:, 0].scatter_reduce_(0, rows, size, "amax")
+        seen = w[rows, 0]
+        w[rows, 1] = torch.where(seen > 0, 1 / seen, w[rows, 1])
+        w[rows, 2] = 1
+    scaled = torch.where(size > w[rows, 0], torch.sign(values), values * w[rows, 1])
+    return scaled + w[rows, 3]
+
+
+@kernel("IndexLinear_updateOutput")
+def index_linear(
+    keys: Tensor,
+    offset: float,
+    values: Tensor,
+    sizes: Tensor,
+    _cumulative: Tensor,
+    output: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    normalized: Tensor,
+    train: float,
+) -> None:
+    at, v = _Keys(keys, offset, sizes), values.t.reshape(-1)
+    skip = weight.size[1] - bias.numel
+    if skip:
+        v = _normalize(v, weight, at.rows, bool(train))
+        normalized.assign(v)
+    y = bias.t.reshape(1, -1).repeat(sizes.numel, 1)
+    output.assign(y.index_add_(0, at.samples, weight.t[at.rows, skip:] * v[:, None]))
+
+
+@kernel("IndexLinear_accGradParameters")
+def index_linear_parameters(
+    keys: Tensor,
+    offset: float,
+    values: Tensor,
+    sizes: Tensor,
+    _cumulative: Tensor,
+    grad_output: Tensor,
+    grad_weight: Tensor,
+    grad_bias: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    _buffer: Tensor,
+    decay: float,
+    scale: float,
+) -> None:
+    """Gradients per key, not per feature: one row each (after a row for the offsets when normalizing)."""
+    at, v = _Keys(keys, offset, sizes), values.t.reshape(-1)
+    skip = weight.size[1] - bias.numel
+    g = grad_output.t.reshape(sizes.numel, -1)
+    rows = g[at.samples]
+    gradients = rows * (scale * v)[:, None]
+    if skip:
+        gradients = torch.stack([rows * scale, gradients], 1)
+    grad_weight.assign(gradients.reshape(len(at.rows), -1))
+    grad_bias.t.copy_((scale * g.sum(0)).reshape(grad_bias.t.shape))
+
+
+def _descend(weight: Tensor, skip: int, rows: torch.Tensor, gradients: torch.Tensor, decay: float, rate: float) -> None:
+    """One step for every key in turn, as a feature may come more than once."""
+    w, outputs = weight.t, weight.size[1] - skip
+    for row, gradient in zip(rows.tolist(), gradients, strict=True):
+        step, shrink = rate, decay
+        if skip:
+            step, shrink = rate * float(w[row, skip - 2]), decay * float(w[row, skip - 2])
+            w[row, skip - 1] -= (gradient[:outputs] * w[row, skip:]).sum() * step
+            gradient = gradient[outputs:]
+        if decay:
+            w[row, skip:] -= w[row, skip:] * shrink
+        w[row, skip:] -= gradient * step
+
+
+@kernel("IndexLinear_updateParameters")
+def index_linear_update(
+    grad_weight: Tensor,
+    grad_bias: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    running_keys: Tensor,
+    _cumulative: Tensor,
+    offset: float,
+    decay: float,
+    rate: float,
+) -> None:
+    skip = weight.size[1] - bias.numel
+    bias.t.sub_(grad_bias.t.reshape(bias.t.shape), alpha=rate)
+    rows = running_keys.t.reshape(-1) + int(offset)
+    gradients = grad_weight.t.reshape(len(rows), -1)
+    _descend(weight, skip, rows, gradients, decay, rate)
+
+
+@kernel("IndexLinear_accUpdateGradParameters")
+def index_linear_acc_update(
+    keys: Tensor,
+    offset: float,
+    values: Tensor,
+    sizes: Tensor,
+    _cumulative: Tensor,
+    grad_output: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    decay: float,
+    scale: float,
+) -> None:
+    at, v = _Keys(keys, offset, sizes), values.t.reshape(-1)
+    skip = weight.size[1] - bias.numel
+    g = grad_output.t.reshape(sizes.numel, -1)
+    rows = g[at.samples]
+    gradients = rows * v[:, None]
+    if skip:
+        gradients = torch.cat([rows, gradients], 1)
+    _descend(weight, skip, at.rows, gradients, decay, scale)
+    bias.t.sub_((scale * g.sum(0)).reshape(bias.t.shape))
