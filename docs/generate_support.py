@@ -8,7 +8,6 @@ from collections import Counter
 from pathlib import Path
 
 from dpnn_bridge import registry
-from dpnn_bridge.registry import LuaClass
 
 HERE = Path(__file__).parent
 TARGET = HERE / "support.md"
@@ -22,15 +21,6 @@ written back), **alias** (the same block as a class that is checked).
 """
 
 
-def torch_name(spec: type[LuaClass]) -> str:
-    types = spec.torch_type if isinstance(spec.torch_type, tuple) else (spec.torch_type,)
-    names = []
-    for t in types:
-        stock = t.__module__.startswith("torch.nn")
-        names.append(f"torch.nn.{t.__qualname__}" if stock else t.__qualname__)
-    return ", ".join(dict.fromkeys(names))
-
-
 def table() -> str:
     entries = json.loads((HERE.parent / "fixtures" / "manifest.json").read_text())["fixtures"]
     counts = Counter(e["class"] for e in entries if e["kind"] != "raw")
@@ -41,7 +31,7 @@ def table() -> str:
             if not counts[name]:
                 checked = "alias" if any(counts[n] for n in spec.names) else spec.checked_by
                 checked = checked if checked != "torch7" else "no fixture of its own"
-            module = "passes through" if spec.passes_through else torch_name(spec)
+            module = "passes through" if spec.passes_through else registry.torch_name(spec)
             family = spec.__module__.rpartition(".")[2]
             rows.append(f"| `{name}` | {module} | {family} | {counts[name] or ''} | {checked} |")
     lines = [HEADER, f"{len(registry.known_names())} names.\n"]

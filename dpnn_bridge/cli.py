@@ -1,11 +1,11 @@
-"""The command line: parses, calls the API, prints. No logic of its own; PyTorch is imported only when needed."""
+"""dpnn-convert: parses, calls the API, prints. PyTorch is imported only when there is something to do."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -16,9 +16,11 @@ import click
 from dpnn_bridge.errors import DpnnBridgeError
 
 if TYPE_CHECKING:
+    from dpnn_bridge.batch import Outcome, Task
     from dpnn_bridge.report import Report
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
+FORMATS = ("pt", "safetensors", "npz", "onnx", "pt2", "py", "t7")
 
 
 def exits_with_errors(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -47,67 +49,138 @@ def steps(quiet: bool) -> Iterator[Callable[[str], None]]:
         yield lambda step: status.update(f"{step} …")
 
 
+def list_classes(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    """Prints every Lua class with its torch module and ends the program."""
+    if not wanted or ctx.resilient_parsing:
+        return
+    from dpnn_bridge.registry import known_names, torch_name
+
+    for name, specs in known_names().items():
+        click.echo(f"{name}\t{', '.join(torch_name(spec) for spec in specs)}")
+    ctx.exit()
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("source", metavar="IN.t7", type=click.Path(path_type=Path))
-@click.argument("target", metavar="OUT.pt", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument(
+    "files", metavar="IN.t7 OUT | IN.t7... --out-dir DIR", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
+@click.option("--to", type=click.Choice(FORMATS), help="Output format; default: what OUT's suffix says, or pt.")
 @click.option("--key", help="Path of the model inside the file, such as protos.rnn; found by itself when left out.")
-@click.option("--force", is_flag=True, help="Replace OUT.pt when it exists.")
+@click.option("--all", "all_models", is_flag=True, help="Convert every model of the file: OUT.KEY.pt for each.")
+@click.option(
+    "--out-dir", type=click.Path(path_type=Path, file_okay=False), help="Folder for the outputs of many files."
+)
+@click.option("--jobs", default=1, show_default=True, help="Processes for many files.")
+@click.option("--force", is_flag=True, help="Replace outputs that exist.")
 @click.option("--dtype", type=click.Choice(DTYPES), help="Cast floating point tensors; default: as in the file.")
+@click.option(
+    "--input", "inputs", multiple=True, help="Example input, 1x3x224x224[:int64] or a file; repeat for a list."
+)
 @click.option("--plugin", multiple=True, type=click.Path(path_type=Path), help="Python file with @lua_class blocks.")
+@click.option(
+    "--lua", "lua_files", multiple=True, type=click.Path(path_type=Path), help="Lua file that defines classes."
+)
 @click.option("--allow-unsupported", is_flag=True, help="Unknown classes become placeholders that raise when they run.")
 @click.option("--report", type=click.Path(path_type=Path), help="Write what was mapped to what, as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option("-v", "--verbose", is_flag=True, help="Print the conversion table.")
+@click.option(
+    "--list-classes",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=list_classes,
+    help="List the Lua classes that are known.",
+)
 @click.version_option(package_name="dpnn-bridge")
 @exits_with_errors
 def convert_command(
-    source: Path,
-    target: Path,
+    files: tuple[Path, ...],
+    to: str | None,
     key: str | None,
+    all_models: bool,
+    out_dir: Path | None,
+    jobs: int,
     force: bool,
     dtype: str | None,
+    inputs: tuple[str, ...],
     plugin: tuple[Path, ...],
+    lua_files: tuple[Path, ...],
     allow_unsupported: bool,
     report: Path | None,
     quiet: bool,
     verbose: bool,
 ) -> None:
-    """Converts the Torch7 model in IN.t7 to OUT.pt, which dpnn_bridge.load and torch.load (weights_only) read.
+    """Converts Torch7 models to PyTorch.
 
     \b
-    Exit codes: 0 done, 2 wrong usage, 3 the input cannot be read, 4 verification failed,
-    5 a class or value cannot be converted, 6 the output exists (see --force).
+      dpnn-convert model.t7 model.pt              one file; the suffix chooses the format
+      dpnn-convert *.t7 --out-dir converted       many files; what is there already is skipped
+      dpnn-convert model.pt model.t7              back to Torch7
+
+    OUT.pt is read by dpnn_bridge.load and by torch.load(weights_only=True). Other suffixes: .safetensors and .npz
+    (weights), .onnx and .pt2 (need --input), .py (a definition that needs only torch), .t7.
+
+    \b
+    Exit codes: 0 done, 2 wrong usage, 3 the input cannot be read, 4 verification failed, 5 a class or value cannot be
+    converted, 6 the output exists (see --force), 7 Lua failed.
     """
     started = time.perf_counter()
+    if out_dir is None and len(files) != 2:
+        raise click.UsageError("give IN and OUT, or several inputs and --out-dir DIR")
+    if out_dir is not None and (all_models or report):
+        raise click.UsageError("--all and --report are for one file")
+    if len(files) == 2 and out_dir is None and files[0].resolve() == files[1].resolve():
+        raise click.UsageError("IN and OUT are the same file")
+    if lua_files and jobs > 1:
+        raise click.UsageError("--lua runs in one process: leave out --jobs")
     with steps(quiet) as progress:
         progress("loading PyTorch")
         import torch
 
-        from dpnn_bridge.files import convert
+        from dpnn_bridge import batch
+        from dpnn_bridge import files as api
+        from dpnn_bridge.inputs import example_input
 
-        done = convert(
-            source,
-            target,
-            key=key,
-            force=force,
-            dtype=getattr(torch, dtype) if dtype else None,
-            plugins=plugin,
-            allow_unsupported=allow_unsupported,
-            progress=progress,
-        )
+        options: dict[str, Any] = {
+            "to": to,
+            "dtype": getattr(torch, dtype) if dtype else None,
+            "plugins": plugin,
+            "allow_unsupported": allow_unsupported,
+            "example": example_input(inputs, dtype) if inputs else None,
+        }
+        if lua_files:
+            from dpnn_bridge.lua import LuaBridge
+
+            options["lua"] = LuaBridge.from_files(lua_files)
+        if out_dir is None and not all_models:
+            done = api.convert(*files, key=key, force=force, progress=progress, **options)
+    if out_dir is None and not all_models:
+        _report_one(done, files, report, quiet, verbose, time.perf_counter() - started)
+        return
+    if out_dir is not None:
+        tasks = batch.tasks_for(files, out_dir, f".{to or 'pt'}")
+    else:
+        tasks = batch.tasks_for_models(*files, keys=api.model_keys(files[0]))
+    _run_many(tasks, batch.run(tasks, jobs=jobs, force=force, **options), quiet)
+
+
+def _report_one(
+    done: Report, files: Sequence[Path], report: Path | None, quiet: bool, verbose: bool, seconds: float
+) -> None:
     if report is not None:
         report.write_text(json.dumps(done.to_dict(), indent=2) + "\n")
     if verbose:
         _print_table(done)
     if not quiet:
         facts = [f"{len(done.mapped)} modules", f"{done.metadata['parameters']:,} parameters"]
-        if done.metadata["key"]:
+        if done.metadata.get("key"):
             facts.insert(0, f"key {done.metadata['key']}")
         if done.unsupported:
             facts.append(f"{len(done.unsupported)} unsupported classes")
         if done.dropped:
             facts.append(f"{len(done.dropped)} values dropped")
-        click.echo(f"{source} -> {target}: {', '.join(facts)}, {time.perf_counter() - started:.1f} s")
+        click.echo(f"{files[0]} -> {files[1]}: {', '.join(facts)}, {seconds:.1f} s")
 
 
 def _print_table(report: Report) -> None:
@@ -121,3 +194,31 @@ def _print_table(report: Report) -> None:
     console.print(table)
     for dropped in report.dropped:
         console.print(f"dropped {dropped.path}: {dropped.reason}", highlight=False, markup=False)
+    for note in report.notes:
+        console.print(f"note: {note}", highlight=False, markup=False)
+
+
+def _run_many(tasks: Sequence[Task], outcomes: Iterator[Outcome], quiet: bool) -> None:
+    from rich.console import Console
+    from rich.progress import Progress
+    from rich.table import Table
+
+    console = Console(stderr=True)
+    done: list[Outcome] = []
+    with Progress(console=console, disable=quiet or not sys.stderr.isatty()) as progress:
+        bar = progress.add_task("converting", total=len(tasks))
+        for outcome in outcomes:
+            done.append(outcome)
+            progress.advance(bar)
+    done.sort(key=lambda o: tasks.index(o.task))
+    if not quiet:
+        table = Table("input", "output", "result", "modules", "parameters")
+        for o in done:
+            parameters = f"{o.facts['parameters']:,}" if o.facts else ""
+            table.add_row(str(o.task.source), str(o.task.target), o.status, str(o.facts.get("modules", "")), parameters)
+        Console().print(table)
+    failed = [o for o in done if o.status == "failed"]
+    for o in failed:
+        click.echo(f"error: {o.task.source}: {o.message}", err=True)
+    if failed:
+        sys.exit(max(o.exit_code for o in failed))

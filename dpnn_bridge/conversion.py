@@ -86,7 +86,7 @@ class TorchContext:
     def __init__(self, options: Options | None = None, root: str = "") -> None:
         self.options, self.report = options or Options(), Report()
         self.sharing = Sharing()
-        self._path: list[Any] = [root] if root else []
+        self._root, self._path = root, list[Any]()
         self._modules: dict[int, nn.Module] = {}
         self._kept: dict[int, Any] = {}
         self._alive: list[Any] = []
@@ -100,7 +100,7 @@ class TorchContext:
     @property
     def path(self) -> str:
         """Where the conversion stands, as ``modules[3].weight``."""
-        return format_path(self._path)
+        return format_path(self._path, self._root)
 
     def error(self, message: str, obj: LuaObject | None = None) -> ConversionError:
         """An error that names the current place."""
@@ -256,7 +256,7 @@ class TorchContext:
     def keep(self, value: Any, *keys: Any) -> Any:
         """A copy of a Lua value that a record may hold: modules for their objects, no functions, compact tensors."""
         if isinstance(value, LuaFunction):
-            self.report.drop(format_path([*self._path, *keys]), "a Lua function; code in data is never run")
+            self.report.drop(format_path([*self._path, *keys], self._root), "a Lua function; code in data is never run")
             return None
         if isinstance(value, LuaTensor):
             if id(value) not in self._kept:
@@ -536,9 +536,9 @@ def strided(class_name: str, shape: tuple[int, ...], storage: LuaStorage) -> Lua
     return LuaTensor(class_name, shape, tuple(stride), 0, storage)
 
 
-def format_path(keys: list[Any]) -> str:
-    """``["model", "modules", 3]`` -> ``model.modules[3]``."""
-    text = ""
+def format_path(keys: list[Any], root: str = "") -> str:
+    """``["model", "modules", 3]`` -> ``model.modules[3]``, below the path ``root``."""
+    text = root
     for key in keys:
         if isinstance(key, str) and key.isidentifier():
             text += f".{key}" if text else key

@@ -14,9 +14,9 @@ from torch import nn
 
 from dpnn_bridge import checkpoint
 from dpnn_bridge.conversion import Options, convert_object, to_lua
-from dpnn_bridge.errors import ConversionError, NotT7Error
+from dpnn_bridge.errors import ConversionError, ModelNotFoundError, NotT7Error
 from dpnn_bridge.export import export, suffix_of
-from dpnn_bridge.find import select, surroundings
+from dpnn_bridge.find import candidates, select, surroundings
 from dpnn_bridge.loaders import t7_writer
 from dpnn_bridge.loaders.t7_reader import read_t7
 from dpnn_bridge.output import StrPath, check_output
@@ -184,6 +184,18 @@ def convert(
     progress(f"writing {dst}")
     export(module, dst, to=to, example=example, metadata=report.metadata, force=force)
     return report
+
+
+def model_keys(path: StrPath) -> list[str]:
+    """The keys of all models in a ``.t7`` file, as ``load(key=…)`` takes them.
+
+    Raises:
+        ModelNotFoundError: there is none.
+    """
+    keys = [c.key for c in candidates(read_t7(path)) if not c.is_criterion]
+    if not keys:
+        raise ModelNotFoundError(f"{path}: the file holds no module")
+    return keys
 
 
 def load_plugins(plugins: Sequence[StrPath]) -> None:

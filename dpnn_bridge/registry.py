@@ -389,6 +389,13 @@ def known_names() -> dict[str, list[type[LuaClass]]]:
     return dict(sorted(_BY_NAME.items()))
 
 
+def torch_name(spec: type[LuaClass]) -> str:
+    """What a block makes of its class, for tables."""
+    types = spec.torch_type if isinstance(spec.torch_type, tuple) else (spec.torch_type,)
+    stock = {t: f"torch.nn.{t.__qualname__}" for t in types if t.__module__.startswith("torch.nn.")}
+    return ", ".join(dict.fromkeys(stock.get(t, t.__qualname__) for t in types))
+
+
 def nearest_name(name: str) -> str | None:
     """The registered name most like ``name``, for error messages."""
     known = known_names()

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from samples import SAMPLES
 
 import dpnn_bridge
 from dpnn_bridge.cli import convert_command
-from samples import SAMPLES
 
 MODEL = SAMPLES / "DeepDeblur_release__ResNet_scale" / "model.t7"
 
@@ -73,7 +73,9 @@ def test_existing_output_is_kept_without_force(tmp_path: Path) -> None:
 def test_report(tmp_path: Path) -> None:
     run(MODEL, tmp_path / "out.pt", "--report", tmp_path / "report.json", "-q")
     report = json.loads((tmp_path / "report.json").read_text())
-    assert {"path": "", "class_name": "nn.Sequential", "torch_type": "torch.nn.Sequential", "note": ""} in report["mapped"]
+    assert {"path": "", "class_name": "nn.Sequential", "torch_type": "torch.nn.Sequential", "note": ""} in report[
+        "mapped"
+    ]
     assert report["metadata"]["source"] == "model.t7"
 
 
@@ -174,3 +176,61 @@ def test_bad_input_gives_one_clear_line(name: str, tmp_path: Path) -> None:
     assert not (tmp_path / "out.pt").exists()
 
 
+def test_many_files(tmp_path: Path) -> None:
+    names = ["DeepDeblur_release__ResNet_scale", "torch-demos__mnist_convnet"]
+    bad = tmp_path / "bad.t7"
+    bad.write_bytes(b"")
+    sources = [SAMPLES / n / "model.t7" for n in names]
+    result = run(*sources, bad, "--out-dir", tmp_path / "out", "--jobs", 2)
+    assert result.exit_code == 3
+    assert "bad.t7" in result.stderr
+    outputs = sorted((tmp_path / "out").rglob("*.pt"))
+    assert [p.parent.name for p in outputs] == names
+    stamps = [p.stat().st_mtime_ns for p in outputs]
+    result = run(*sources, "--out-dir", tmp_path / "out")  # from another common parent: other outputs
+    again = run(*sources, bad, "--out-dir", tmp_path / "out")
+    assert again.stdout.count("skipped") == 2
+    assert stamps == [p.stat().st_mtime_ns for p in outputs]
+
+
+def test_every_model_of_a_file(tmp_path: Path) -> None:
+    result = run(SAMPLES / "mc-cnn__slow_net_te" / "model.t7", tmp_path / "net.pt", "--all")
+    assert result.exit_code == 0, result.output
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["net.1.pt", "net.2.pt"]
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "npz", "py", "pt2"])
+def test_suffix_chooses_the_format(suffix: str, tmp_path: Path) -> None:
+    pytest.importorskip("safetensors" if suffix == "safetensors" else "torch", reason="optional extra is not installed")
+    result = run(MODEL, tmp_path / f"m.{suffix}", "--input", "1x3x16x16")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / f"m.{suffix}").stat().st_size > 0
+
+
+def test_there_and_back(tmp_path: Path) -> None:
+    run(MODEL, tmp_path / "m.pt")
+    assert run(tmp_path / "m.pt", tmp_path / "m.t7").exit_code == 0
+    first, second = dpnn_bridge.load(MODEL), dpnn_bridge.load(tmp_path / "m.t7")
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def test_surroundings_are_kept_as_metadata(tmp_path: Path) -> None:
+    run(SAMPLES / "char-rnn__lstm" / "model.t7", tmp_path / "m.pt", "--key", "protos.criterion")
+    metadata = torch.load(tmp_path / "m.pt", weights_only=True)["metadata"]
+    assert {"opt", "vocab"} <= metadata["checkpoint"].keys()
+
+
+@pytest.mark.parametrize("arguments", [[], ["one.t7"], ["a.t7", "b.t7", "c.t7"], ["a.t7", "a.t7"]])
+def test_wrong_usage(arguments: list[str]) -> None:
+    assert run(*arguments).exit_code == 2
+
+
+def test_list_classes() -> None:
+    result = run("--list-classes")
+    assert result.exit_code == 0
+    assert "nn.Linear\ttorch.nn.Linear" in result.stdout.splitlines()
+
+
+def test_help_does_not_import_torch() -> None:
+    code = "import sys; from dpnn_bridge.cli import convert_command\nassert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -14,9 +14,7 @@ from dpnn_bridge.export.compare import same_tensors
 
 def _weights(module: nn.Module) -> dict[str, Tensor]:
     """numpy has no bfloat16: such tensors become float32, which holds them exactly."""
-    return {
-        k: (v.float() if v.dtype == torch.bfloat16 else v).detach().cpu() for k, v in module.state_dict().items()
-    }
+    return {k: (v.float() if v.dtype == torch.bfloat16 else v).detach().cpu() for k, v in module.state_dict().items()}
 
 
 def write(module: nn.Module, path: Path, job: Job) -> None:

@@ -1,0 +1,129 @@
+"""Every output format holds the same model."""
+
+from __future__ import annotations
+
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from samples import SAMPLES
+
+import dpnn_bridge
+from dpnn_bridge.errors import ConversionError, OutputExistsError, VerificationError
+from dpnn_bridge.export import FORMATS, export
+
+EXAMPLES = {
+    "DeepDeblur_release__ResNet_scale": torch.randn(1, 3, 32, 40),
+    "torch-demos__mnist_convnet": torch.randn(2, 1, 32, 32),
+    "stnbhwd__spatial_transformer": torch.randn(2, 1, 32, 32),
+    "dp__convolutionneuralnetwork_Serial": torch.randn(2, 3, 32, 32),
+    "char-rnn__lstm": [torch.tensor([1, 2, 3]), *(torch.randn(3, 24) for _ in range(4))],
+}
+NEEDS = {".onnx": "onnxscript", ".safetensors": "safetensors"}
+
+
+def model_of(name: str) -> torch.nn.Module:
+    return dpnn_bridge.load(SAMPLES / name / "model.t7").eval()
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_every_format_is_written_and_verified(name: str, suffix: str, tmp_path: Path) -> None:
+    pytest.importorskip(NEEDS.get(suffix, "torch"), reason="optional extra is not installed")
+    model = model_of(name)
+    export(model, tmp_path / f"model{suffix}", example=EXAMPLES[name])
+    assert [p.name for p in tmp_path.iterdir()] == [f"model{suffix}"]
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".t7"])
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_formats_that_load_give_identical_outputs(name: str, suffix: str, tmp_path: Path) -> None:
+    pytest.importorskip(NEEDS.get(suffix, "torch"), reason="optional extra is not installed")
+    model, x = model_of(name), EXAMPLES[name]
+    dpnn_bridge.save(tmp_path / f"model{suffix}", model)
+    loaded = dpnn_bridge.load(tmp_path / f"model{suffix}").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(x), model(x), rtol=0, atol=0)
+
+
+def test_npz_holds_the_state_dict(tmp_path: Path) -> None:
+    model = model_of("torch-demos__mnist_convnet")
+    dpnn_bridge.save(tmp_path / "m.npz", model)
+    archive = np.load(tmp_path / "m.npz")
+    assert set(archive.files) == set(model.state_dict())
+    np.testing.assert_array_equal(archive["0.weight"], model[0].weight.detach())
+
+
+def test_python_source_runs_without_dpnn_bridge(tmp_path: Path) -> None:
+    name = "stnbhwd__spatial_transformer"
+    model, x = model_of(name), EXAMPLES[name]
+    dpnn_bridge.save(tmp_path / "net.py", model, example=x)
+    dpnn_bridge.save(tmp_path / "net.pt", model)
+    torch.save(x, tmp_path / "x.pt")
+    code = (
+        "import sys, torch; sys.modules['dpnn_bridge'] = None\n"
+        "from net import build\n"
+        "model = build(); model.load_state_dict(torch.load('net.pt', weights_only=True)['state_dict'])\n"
+        "torch.save(model(torch.load('x.pt')), 'y.pt')\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+    torch.testing.assert_close(torch.load(tmp_path / "y.pt"), model(x))
+
+
+def test_python_source_is_readable(tmp_path: Path) -> None:
+    dpnn_bridge.save(tmp_path / "net.py", model_of("DeepDeblur_release__ResNet_scale"))
+    source = (tmp_path / "net.py").read_text()
+    assert "nn.Conv2d(" in source
+    assert "class ConcatTable(nn.Sequential):" in source
+    assert "import dpnn_bridge" not in source
+    assert "from dpnn_bridge" not in source
+    assert callable(runpy.run_path(str(tmp_path / "net.py"))["build"])
+
+
+def test_exported_program_runs_without_dpnn_bridge(tmp_path: Path) -> None:
+    name = "DeepDeblur_release__ResNet_scale"
+    dpnn_bridge.save(tmp_path / "m.pt2", model_of(name), example=EXAMPLES[name])
+    code = "import sys, torch; sys.modules['dpnn_bridge'] = None; torch.export.load('m.pt2').module()"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+def test_tracing_formats_ask_for_an_example(suffix: str, tmp_path: Path) -> None:
+    with pytest.raises(ConversionError, match="--input"):
+        dpnn_bridge.save(tmp_path / f"m{suffix}", model_of("torch-demos__mnist_convnet"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_format(tmp_path: Path) -> None:
+    with pytest.raises(ConversionError, match=r"\.safetensors"):
+        dpnn_bridge.save(tmp_path / "m.h5", torch.nn.Linear(1, 1))
+
+
+def test_existing_output(tmp_path: Path) -> None:
+    (tmp_path / "m.npz").touch()
+    with pytest.raises(OutputExistsError):
+        dpnn_bridge.save(tmp_path / "m.npz", torch.nn.Linear(1, 1), force=False)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".npz", ".t7"])
+def test_damage_while_writing_is_noticed(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib
+
+    handler = importlib.import_module(f"dpnn_bridge.export.{FORMATS[suffix]}")
+    write = handler.write
+
+    def damaged(module, path, job):
+        write(module, path, job)
+        data = bytearray(path.read_bytes())
+        weight = module.weight.detach().numpy().tobytes()
+        data[data.find(weight)] ^= 1
+        path.write_bytes(data)
+
+    monkeypatch.setattr(handler, "write", damaged)
+    with pytest.raises((VerificationError, Exception)):
+        dpnn_bridge.save(tmp_path / f"m{suffix}", torch.nn.Linear(3, 2))
+    assert list(tmp_path.iterdir()) == []
