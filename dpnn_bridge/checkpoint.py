@@ -165,9 +165,7 @@ def _decode(graph: dict[str, Any], state_dict: dict[str, torch.Tensor]) -> Any:
         elif "object" in node:
             objects.append(LuaObject(node["object"], version=node["version"]))
         elif "tensor" in node:
-            objects.append(
-                LuaTensor(node["tensor"], tuple(node["shape"]), tuple(node["stride"]), node["offset"], None)
-            )
+            objects.append(LuaTensor(node["tensor"], tuple(node["shape"]), tuple(node["stride"]), node["offset"], None))
         elif "bytes" in node:
             objects.append(node["bytes"].numpy().tobytes())
         else:

@@ -299,11 +299,7 @@ def compare_grad_input(name: str, inputs: Any, expected: Any, tolerance: Toleran
         parts = expected if isinstance(expected, list) else [None] * len(inputs)
         if len(parts) < len(inputs):
             parts = [*parts, *[None] * (len(inputs) - len(parts))]
-        return [
-            d
-            for i, v in enumerate(inputs)
-            for d in compare_grad_input(f"{name}[{i + 1}]", v, parts[i], tolerance)
-        ]
+        return [d for i, v in enumerate(inputs) for d in compare_grad_input(f"{name}[{i + 1}]", v, parts[i], tolerance)]
     if isinstance(inputs, dict):
         parts = expected if isinstance(expected, dict) else {}
         return [d for k, v in inputs.items() for d in compare_grad_input(f"{name}.{k}", v, parts.get(k), tolerance)]

@@ -135,7 +135,9 @@ class Sharing:
     def __init__(self) -> None:
         self._entries: dict[Any, _Entry] = {}
 
-    def assign(self, site: Site, tensor: LuaTensor, arrange: Callable[[Tensor], Tensor], shape: torch.Size | None) -> None:
+    def assign(
+        self, site: Site, tensor: LuaTensor, arrange: Callable[[Tensor], Tensor], shape: torch.Size | None
+    ) -> None:
         """Sets the parameter or buffer of ``site`` to the elements of ``tensor``.
 
         Args:

@@ -20,9 +20,7 @@ def manifest(**wanted: Any) -> list[dict[str, Any]]:
     """Entries of the fixture manifest whose fields have the wanted values (or one of a tuple of values)."""
     entries = json.loads((FIXTURES / "manifest.json").read_text())["fixtures"]
     return [
-        e
-        for e in entries
-        if all(e.get(k) in v if isinstance(v, tuple) else e.get(k) == v for k, v in wanted.items())
+        e for e in entries if all(e.get(k) in v if isinstance(v, tuple) else e.get(k) == v for k, v in wanted.items())
     ]
 
 

@@ -52,7 +52,8 @@ def test_fresh_process_gives_bit_identical_outputs(tmp_path: Path) -> None:
         expected = dpnn_bridge.load(MODEL)(x)
     code = (
         "import torch, dpnn_bridge\n"
-        f"with torch.no_grad(): y = dpnn_bridge.load({str(tmp_path / 'out.pt')!r})(torch.load({str(tmp_path / 'x.pt')!r}))\n"
+        f"model, x = dpnn_bridge.load({str(tmp_path / 'out.pt')!r}), torch.load({str(tmp_path / 'x.pt')!r})\n"
+        "with torch.no_grad(): y = model(x)\n"
         f"torch.save(y, {str(tmp_path / 'y.pt')!r})\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

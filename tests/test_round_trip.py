@@ -50,7 +50,7 @@ def reduced(value: Any, memo: dict[int, Any] | None = None) -> Any:
     for k, v in items:
         is_gradient = isinstance(k, str) and k.startswith("grad") and spec is not None
         is_buffer = spec is not None and (k in BUFFERS or k in spec.scratch or (isinstance(k, str) and k[0] == "_"))
-        if isinstance(v, LuaFunction) or k in BUFFERS and is_module(value) or is_gradient:
+        if isinstance(v, LuaFunction) or (k in BUFFERS and is_module(value)) or is_gradient:
             continue
         copy[reduced(k, memo)] = LuaTensor.empty() if is_buffer else reduced(v, memo)
     for k, v in {**spec.defaults, **spec.constants}.items() if spec else ():
