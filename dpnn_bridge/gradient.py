@@ -68,3 +68,22 @@ def add_gradient(input: Tensor, extra: Tensor) -> Tensor:
 def scale_gradient(input: Tensor, factor: float | Tensor) -> Tensor:
     """``input`` itself; its gradient is multiplied by ``factor`` on the way back."""
     return _ScaleGradient.apply(input, factor)
+
+
+class _RefuseGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(input: Tensor, message: str) -> Tensor:
+        return input.view_as(input)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, str], output: Tensor) -> None:
+        ctx.message = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        raise RuntimeError(ctx.message)
+
+
+def refuse_gradient(input: Tensor, message: str) -> Tensor:
+    """``input`` itself; a backward pass through it raises ``RuntimeError(message)``."""
+    return _RefuseGradient.apply(input, message) if input.requires_grad else input
