@@ -197,6 +197,11 @@ class LuaClass:
 
     # ------------------------------------------------------------------ torch -> Lua
     @classmethod
+    def represents(cls, module: nn.Module) -> bool:
+        """Whether a module of ``torch_type`` that came from no file can be written as this Lua class."""
+        return True
+
+    @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
         """The Lua fields of ``module``, without what its :class:`LuaRecord` holds."""
         fields: dict[str, Any] = {}
@@ -323,7 +328,7 @@ def lua_value(module: nn.Module, name: str, spec: Field, *, gradient: bool = Fal
 
 # ---------------------------------------------------------------------- lookup
 _BY_NAME: dict[str, list[type[LuaClass]]] = {}
-_BY_TYPE: dict[type[nn.Module], type[LuaClass]] = {}
+_BY_TYPE: dict[type[nn.Module], list[type[LuaClass]]] = {}
 _discovered = False
 
 SpecT = TypeVar("SpecT", bound=type[LuaClass])
@@ -347,7 +352,7 @@ def lua_class(*names: str) -> Callable[[SpecT], SpecT]:
             known.sort(key=lambda c: c in general)  # the block without `matches` is the last resort
         types = cls.torch_type if isinstance(cls.torch_type, tuple) else (cls.torch_type,)
         for torch_type in types:
-            _BY_TYPE.setdefault(torch_type, cls)
+            _BY_TYPE.setdefault(torch_type, []).append(cls)
         return cls
 
     return register
@@ -380,7 +385,8 @@ def spec_of(module: nn.Module) -> type[LuaClass]:
     for spec in _BY_NAME.get(record.class_name, ()) if record else ():
         if isinstance(module, spec.torch_type):
             return spec
-    return next((_BY_TYPE[t] for t in type(module).__mro__ if t in _BY_TYPE and t is not nn.Module), PlainModule)
+    candidates = (spec for t in type(module).__mro__ if t is not nn.Module for spec in _BY_TYPE.get(t, ()))
+    return next((spec for spec in candidates if spec.represents(module)), PlainModule)
 
 
 def known_names() -> dict[str, list[type[LuaClass]]]:
