@@ -1,12 +1,17 @@
 """Where a module differs from Torch7 on purpose, and why.
 
-Class of the fixture, or beginning of its name -> beginning of a comparison's name -> reason. Everything else is compared
-strictly.
+Class of the fixture, or beginning of its name -> beginning of a comparison's name -> reason.
+Everything else is compared strictly.
 """
 
 from __future__ import annotations
 
 from typing import Any
+
+ONE_BUFFER = (
+    "Torch7 gives both branches the one output buffer of the object that stands in both, so that the second result "
+    "overwrites the first; here each has its own"
+)
 
 EXCEPTIONS: dict[str, dict[str, str]] = {
     "nn.SparseLinear": {
@@ -23,14 +28,10 @@ EXCEPTIONS: dict[str, dict[str, str]] = {
     "nn.SpatialDropout": {"backward": "Torch7 defines no gradient in evaluation; here it is the derivative"},
     "nn.VolumetricDropout": {"backward": "Torch7 defines no gradient in evaluation; here it is the derivative"},
     "Sequential__empty": {"backward": "Torch7 fails on an empty container; here it is the identity"},
-    "Sequential__net_siamese_sameobject": {
-        name: "Torch7 gives both branches the one output buffer of the object that stands in both, so that the second "
-        "result overwrites the first; here each has its own"
-        for name in ("output", "gradInput", "gradParams")
-    },
+    "Sequential__net_siamese_sameobject": dict.fromkeys(("output", "gradInput", "gradParams"), ONE_BUFFER),
     "Sequential__net_siamese_weightonly": {
-        "gradParams": "the branches share weights and not gradients in Torch7; here one parameter has one gradient, the "
-        "sum of Torch7's; tests/test_container.py adds them",
+        "gradParams": "the branches share weights and not gradients in Torch7; here one parameter has one gradient, "
+        "the sum of Torch7's; tests/test_container.py adds them",
     },
 }
 
