@@ -175,7 +175,7 @@ def check(
     if fixture.get("forward_error") is not None:
         return Result([*expect, refused("forward", fixture["forward_error"], lambda: module(*arguments))])
     with replayed(module, fixture.get("after")):
-        for _ in range(int(fixture.get("forwards") or 1)):
+        for _ in range(_forwards(fixture)):
             output = module(*arguments)
     expect += compare("output", output, to_value(fixture.get("output")), tolerance)
     grad_output = to_value(fixture.get("gradOutput"), device=device)
@@ -252,6 +252,13 @@ def refused(name: str, reason: str, call: Callable[[], Any]) -> Difference:
     return Difference(name, float("inf"), 0.0, f"Torch7 refused this call ({reason}), here it works")
 
 
+def _forwards(fixture: LuaTable) -> int:
+    """How often Torch7 ran forward before it stored the output."""
+    hooks = fixture.get("hooks")
+    twice = isinstance(hooks, LuaTable) and hooks.get("fwd") == "twice"
+    return 2 if twice else int(fixture.get("forwards") or 1)
+
+
 def floating_buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Running statistics and the like."""
     return ((n, b) for n, b in module.named_buffers() if b.is_floating_point() and not b.is_meta)
@@ -310,6 +317,8 @@ def compare_grad_input(name: str, inputs: Any, expected: Any, tolerance: Toleran
         if not isinstance(expected, Tensor) or expected.numel() == 0:
             zero = inputs.grad is None or not inputs.grad.any()
             return [Difference(name, 0.0, 0.0)] if zero else [_mismatch(name, inputs.grad, "no gradient")]
+        if not inputs.is_floating_point() and not expected.any():  # indices: Torch7 gives zeros of some shape
+            return [Difference(name, 0.0, 0.0)]
         grad = inputs.grad if inputs.grad is not None else torch.zeros_like(inputs)
         if grad.numel() == expected.numel():  # Torch7 may return a view of another shape
             grad = grad.reshape(expected.shape)
@@ -347,8 +356,14 @@ def replayed(module: nn.Module, after: Any) -> Iterator[None]:
 def paired(module: nn.Module, obj: LuaObject) -> Iterator[tuple[nn.Module, LuaObject]]:
     """Every module of a tree with its object in another Lua object of the same structure."""
     yield module, obj
+    spec = registry.spec_of(module)
+    if spec.members:
+        for name, attribute in spec.members.items():
+            if isinstance(member := obj.get(name), LuaObject):
+                yield from paired(getattr(module, attribute), member)
+        return
     table = obj.get("modules")
-    children = registry.spec_of(module).children(module)
+    children = spec.children(module)
     objects = [o for o in table.as_list() if isinstance(o, LuaObject)] if isinstance(table, LuaTable) else []
     if len(children) == len(objects):
         for child, child_obj in zip(children, objects, strict=True):
