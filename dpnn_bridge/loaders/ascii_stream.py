@@ -51,7 +51,7 @@ class AsciiStream:
             return token
         match = _TOKEN.match(text, start)
         if match is None:
-            raise StreamError("the file is truncated")
+            raise StreamError("truncated")
         stop = match.end()
         self.at = stop + 1 if text[stop : stop + 1] == b"\n" else stop
         return match[1]
@@ -88,7 +88,7 @@ class AsciiStream:
         if count < 0:
             raise StreamError(f"negative length {count}")
         if count > self.remaining:
-            raise StreamError(f"the file is truncated: {count} bytes expected, {self.remaining} left")
+            raise StreamError(f"truncated: {count} bytes expected, {self.remaining} left")
         start, stop = self.at, self.at + count
         self.at = stop + 1 if count and self._text[stop : stop + 1] == b"\n" else stop
         return self._text[start:stop]
@@ -118,7 +118,9 @@ class AsciiStream:
     def check_count(self, count: int, least: int) -> int:
         """``count``, when as many things of at least ``least`` bytes can follow."""
         if not 0 <= count * least <= self.remaining:
-            raise StreamError(f"{count} entries announced, but only {self.remaining} bytes are left")
+            raise StreamError(
+                f"truncated or damaged: {count} entries announced, but only {self.remaining} bytes are left"
+            )
         return count
 
     def storage(self, class_name: str) -> LuaStorage:
@@ -127,7 +129,9 @@ class AsciiStream:
         assert dtype is not None
         count = self.long()
         if not 0 <= count <= self.remaining:
-            raise StreamError(f"{class_name} of {count} elements, but only {self.remaining} bytes are left")
+            raise StreamError(
+                f"truncated or damaged: {class_name} of {count} elements, but only {self.remaining} bytes are left"
+            )
         source, start = self.source, self.at
         if dtype.itemsize == 1:
             self.bytes(count)
@@ -144,7 +148,7 @@ class AsciiStream:
             for _ in range(count):
                 match = _TOKEN.match(text, stop)
                 if match is None:
-                    raise StreamError("the file is truncated")
+                    raise StreamError("truncated")
                 stop = match.end()
         elif not count:
             return start

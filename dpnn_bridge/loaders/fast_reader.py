@@ -131,7 +131,9 @@ class FastReader(Reader):
                     elif code == TABLE and n not in memo:
                         size, code, following = unpack_table(buffer, pos)
                         if not 0 <= size * 12 <= end - pos:
-                            raise StreamError(f"{size} entries announced, but only {end - pos} bytes are left")
+                            raise StreamError(
+                                f"truncated or damaged: {size} entries announced, but only {end - pos} bytes are left"
+                            )
                         value = new(LuaTable)
                         value.entries = entries = {}
                         if referenced:
@@ -200,7 +202,7 @@ class FastReader(Reader):
                                 break
                         if not stack:
                             if pos > end:
-                                raise StreamError("the file is truncated")
+                                raise StreamError("truncated")
                             stream.at, self.count = pos, count
                             return root.get(1)
                         value = owner

@@ -66,7 +66,7 @@ class BinaryStream:
             StreamError: fewer than ``count`` bytes are left.
         """
         if count > self.remaining:
-            raise StreamError(f"the file is truncated: {count} bytes expected, {max(0, self.remaining)} left")
+            raise StreamError(f"truncated: {count} bytes expected, {max(0, self.remaining)} left")
         self._move(count)
 
     def head(self, unpack: Any) -> tuple[int, int]:
@@ -146,7 +146,9 @@ class BinaryStream:
     def check_count(self, count: int, least: int) -> int:
         """``count``, when as many things of at least ``least`` bytes can follow."""
         if not 0 <= count * least <= self.remaining:
-            raise StreamError(f"{count} entries announced, but only {self.remaining} bytes are left")
+            raise StreamError(
+                f"truncated or damaged: {count} entries announced, but only {self.remaining} bytes are left"
+            )
         return count
 
     def storage(self, class_name: str) -> LuaStorage:
@@ -157,7 +159,9 @@ class BinaryStream:
         item = item.newbyteorder(self.order)
         count = self.long()
         if not 0 <= count * item.itemsize <= self.remaining:
-            raise StreamError(f"{class_name} of {count} elements, but only {self.remaining} bytes are left")
+            raise StreamError(
+                f"truncated or damaged: {class_name} of {count} elements, but only {self.remaining} bytes are left"
+            )
         start, stop = self.at, self.at + count * item.itemsize
         self.at = stop
         if stop - start <= _SMALL and stop <= self.filled:

@@ -1,0 +1,204 @@
+"""What dpnn's ``nn.Serial`` writes: heavy, medium or light, cast or not. From object graph to object graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from ..objects import LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype
+from .sink import elements
+
+Mode = Literal["heavy", "medium", "light"]
+
+_MEDIUM = ("output", "gradInput", "momGradParams", "dpnn_input")
+_LIGHT = ("gradWeight", "gradBias")
+_BATCH_NORMALIZATION = ("buffer", "buffer2", "centered", "std", "normalized", "output", "gradInput")
+_CONVOLUTION = ("finput", "fgradinput", "_input", "_gradOutput")  # fgradInput is misspelt in dpnn, and so stays
+_NCE = ("sampleidx", "sampleprob", "_noiseidx", "_noiseprob", "_weight", "_gradWeight", "_gradOutput", "_tgradOutput")
+#: what classes empty in medium and light mode besides ``_MEDIUM`` (their ``dpnn_mediumEmpty``)
+_EMPTIED = {
+    "nn.BatchNormalization": _BATCH_NORMALIZATION,
+    "nn.SpatialBatchNormalization": _BATCH_NORMALIZATION,
+    "nn.VolumetricBatchNormalization": _BATCH_NORMALIZATION,
+    "nn.SpatialConvolution": _CONVOLUTION,
+    "nn.SpatialConvolutionMM": _CONVOLUTION,
+    "cudnn.SpatialConvolution": _CONVOLUTION,
+    "nn.SpatialMaxPooling": ("indices",),
+    "nn.NCEModule": _NCE,
+}
+
+#: what the ``type`` method of a class empties instead of casting it
+_EMPTIED_BY_CAST = {
+    **dict.fromkeys(
+        (
+            "nn.SpatialConvolution",
+            "nn.SpatialConvolutionMM",
+            "nn.SpatialConvolutionLocal",
+            "nn.SpatialDepthWiseConvolution",
+            "nn.SpatialFullConvolution",
+            "nn.TemporalRowConvolution",
+            "nn.VolumetricConvolution",
+            "nn.VolumetricFullConvolution",
+        ),
+        ("finput", "fgradInput"),
+    ),
+    "nn.JoinTable": ("gradInput",),
+    "nn.NarrowTable": ("output", "gradInput"),
+    "nn.SelectTable": ("output", "gradInput"),
+    "nn.LookupTable": ("_count", "_input"),
+}
+#: what it removes
+_REMOVED_BY_CAST = {
+    "nn.Max": ("_indices",),
+    "nn.Min": ("_indices",),
+    "nn.Normalize": ("_indices",),
+    "nn.MixtureTable": ("_gaterView", "_expert", "_expertView", "_sum", "_expert2", "_expertView2"),
+    "nn.NCEModule": (*_NCE, "_metaidx"),
+    "nn.ReinforceCategorical": ("_index",),
+    "nn.ReinforceGamma": ("_logOutput", "_logScale"),
+    "nn.SpatialUniformCrop": ("coord",),
+}
+#: what it leaves as it is
+_KEPT_BY_CAST = {
+    "nn.ArgMax": ("_indices",),
+    "nn.DontCast": ("modules", "module"),
+    "nn.NCEModule": ("unigrams", "aliasmultinomial"),
+    "nn.LookupTable": ("_count", "_input"),
+}
+
+
+def serial_form(module: LuaObject, mode: Mode | None = None, tensor_type: str | None = None) -> LuaObject:
+    """The object that Torch7 writes for ``nn.Serial(module, tensor_type)`` after ``heavySerial()`` and so on.
+
+    Everything that is shared in the graph stays shared; ``module`` itself is not changed.
+
+    Args:
+        module: an ``nn.Serial``, or a module to be decorated with one.
+        mode: ``"heavy"`` writes everything; ``"medium"`` empties outputs and buffers, for going on with training;
+            ``"light"`` empties gradients as well, for using the model. None: what ``dpnn_serialEmpty`` in the graph
+            says, heavy without it.
+        tensor_type: such as ``"torch.FloatTensor"``; what every tensor is cast to. None: what ``nn.Serial`` says.
+
+    Returns:
+        An ``nn.Serial``, to be written with :func:`write_t7`.
+
+    Examples:
+        >>> write_t7("light.t7", serial_form(model, "light", "torch.FloatTensor"))
+    """
+    if tensor_type is not None and (element_dtype(tensor_type) is None or not tensor_type.endswith("Tensor")):
+        raise ValueError(f"{tensor_type!r} is not a tensor type such as torch.FloatTensor")
+    if module.class_name != "nn.Serial":
+        module = _decorate(module)
+    copier = _Copier(mode)
+    serial = copier.copy(module, tensor_type or module.get("tensortype"))
+    copier.finish()
+    if tensor_type is not None:
+        serial["tensortype"] = tensor_type
+    return serial
+
+
+def _decorate(module: LuaObject) -> LuaObject:
+    tensor_class = module.get("_type") or "torch.DoubleTensor"
+    fields = LuaTable({"module": module, "modules": LuaTable.from_list([module]), "_type": tensor_class})
+    fields.update({name: LuaTensor.empty(tensor_class) for name in ("output", "gradInput")})
+    fields["train"] = module.get("train", True)
+    return LuaObject("nn.Serial", fields)
+
+
+def _is_module(obj: LuaObject) -> bool:
+    package, _, name = obj.class_name.partition(".")
+    return not name.endswith("Criterion") and package not in ("torch", "tds", "graph", "nngraph", "optim", "paths")
+
+
+class _Copier:
+    """Copies a graph; each object once per tensor type."""
+
+    def __init__(self, mode: Mode | None) -> None:
+        self.mode = mode
+        self.lists: dict[tuple[str, ...], LuaTable] = {}
+        self.copies: dict[tuple[int, str | None], Any] = {}
+        self.pending: list[Callable[[], None]] = []
+
+    def finish(self) -> None:
+        """Fill the copies; without recursion, since a graph may be deep."""
+        while self.pending:
+            self.pending.pop()()
+
+    def copy(self, value: Any, cast: str | None) -> Any:
+        """The copy of a value whose tensors become ``cast``; what it holds follows in :meth:`finish`."""
+        if isinstance(value, LuaObject) and value.class_name == "nn.Serial" and value.get("tensortype"):
+            cast = cast if not self.copies else value["tensortype"]  # an inner nn.Serial has its own type
+        key = id(value), cast
+        if isinstance(value, LuaStorage):  # a field of its own, which no cast touches
+            return value
+        if key in self.copies:
+            return self.copies[key]
+        if isinstance(value, LuaTable):
+            copy: Any = LuaTable()
+            self.pending.append(lambda: copy.update({k: self.copy(v, cast) for k, v in value.items()}))
+        elif isinstance(value, LuaObject) and isinstance(value.payload, LuaTable):
+            copy = LuaObject(value.class_name, version=value.version, header=value.header)
+            self.pending.append(lambda: self.fill(copy, value, cast))
+        elif isinstance(value, LuaTensor) and cast is not None and value.class_name != cast:
+            storage = value.storage and self.storage(value.storage, cast)
+            copy = LuaTensor(cast, value.shape, value.stride, value.offset, storage)
+        else:
+            return value
+        self.copies[key] = copy
+        return copy
+
+    def storage(self, storage: LuaStorage, cast: str) -> LuaStorage:
+        """The storage of a tensor, cast."""
+        key = id(storage), cast
+        if key not in self.copies:
+            dtype = element_dtype(cast)
+            name = cast.replace("Tensor", "Storage")
+            self.copies[key] = LuaStorage(name, storage.size, lambda: elements(storage).astype(dtype))
+        return self.copies[key]
+
+    def fill(self, copy: LuaObject, obj: LuaObject, cast: str | None) -> None:
+        """The fields of an object."""
+        name = obj.class_name
+        emptied = self.emptied(copy, obj) if _is_module(obj) else ()
+        removed = _REMOVED_BY_CAST.get(name, ()) if cast else ()
+        kept = _KEPT_BY_CAST.get(name, ()) if cast else ()
+        if cast and name == "nn.Copy" and obj.get("dontCast"):
+            kept = tuple(k for k in obj if isinstance(k, str))
+        for key, value in obj.items():
+            if key in removed or key == "dpnn_serialEmpty":
+                continue
+            to = None if key in kept else cast
+            if key in emptied or (cast and key in _EMPTIED_BY_CAST.get(name, ())):
+                copy[key] = _emptied(value, to)
+            else:
+                copy[key] = self.copy(value, to)
+        if cast and "_type" in obj and not kept:
+            copy["_type"] = cast
+        if cast and name == "nn.GPU":
+            copy.header = (LuaTable({**obj.header[0], 1: cast}),)
+        if _is_module(obj):
+            copy["dpnn_typename"] = name
+
+    def emptied(self, copy: LuaObject, obj: LuaObject) -> tuple[str, ...]:
+        """Names of the fields to be emptied; as in Torch7 the module says so itself."""
+        if self.mode is None:
+            table = obj.get("dpnn_serialEmpty")
+            if not isinstance(table, LuaTable):
+                return ()
+            copy["dpnn_serialEmpty"] = self.copy(table, None)
+            return tuple(table.values())
+        names: tuple[str, ...] = ()
+        if self.mode != "heavy":
+            names = (*_MEDIUM, *_EMPTIED.get(obj.class_name, ()))
+        if self.mode == "light":
+            names += _LIGHT
+            copy["dpnn_serialEmpty"] = LuaTable.from_list(names)
+        else:  # one table for all modules of a class
+            copy["dpnn_serialEmpty"] = self.lists.setdefault(names, LuaTable.from_list(names))
+        return names
+
+
+def _emptied(value: Any, cast: str | None) -> Any:
+    if isinstance(value, LuaTensor):
+        return LuaTensor.empty(cast or value.class_name)
+    return LuaTable() if isinstance(value, LuaTable) else value

@@ -1,0 +1,60 @@
+"""``serial_form`` gives what dpnn's nn.Serial wrote, from the same module saved with everything in it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import FIXTURES, fixture_id, manifest
+
+from dpnn_bridge.loaders import loads, read_t7
+from dpnn_bridge.loaders.serial import serial_form
+from dpnn_bridge.loaders.t7_writer import dumps
+from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
+
+#: files of one network and tree hold the same weights, whatever the mode; the 2015 tree had other rules
+ENTRIES = [e for e in manifest(kind="serial") if e["tree"] != "2015" and "undecorated" not in e["name"]]
+
+
+def source_of(entry: dict[str, Any]) -> dict[str, Any] | None:
+    """A file of the same network, in the same state, that holds everything."""
+    tree, _, net, _, _, *suffix = entry["name"].split(".")
+    for mode in ("default.none", "heavy.none"):
+        name = ".".join([tree, "Serial", net, mode, *suffix])
+        for other in manifest(kind="serial", name=name):
+            return other
+    return None
+
+
+PAIRS = [(e, source_of(e)) for e in ENTRIES]
+PAIRS = [(e, s) for e, s in PAIRS if s]
+
+
+def assert_same(expected: Any, found: Any, where: str, partners: dict[int, Any]) -> None:
+    """Same content and same sharing, whatever the order of the fields."""
+    assert type(found) is type(expected), where
+    if isinstance(expected, (LuaTable, LuaObject, LuaTensor)):
+        if id(expected) in partners:
+            assert partners[id(expected)] is found, f"{where} is shared in Torch7's file only"
+            return
+        partners[id(expected)] = found
+    for name in ("class_name", "shape", "stride"):
+        assert getattr(found, name, None) == getattr(expected, name, None), where
+    if isinstance(expected, (LuaTable, LuaObject)):
+        assert set(found) == set(expected), where
+        for key in expected:
+            assert_same(expected[key], found[key], f"{where}.{key}", partners)
+    elif not isinstance(expected, (LuaTensor, LuaStorage)):
+        assert found == expected, where
+    else:
+        np.testing.assert_array_equal(found.numpy(), expected.numpy(), where)
+
+
+@pytest.mark.parametrize(("entry", "source"), PAIRS, ids=[fixture_id(e) for e, _ in PAIRS])
+def test_serial_form(entry: dict[str, Any], source: dict[str, Any]) -> None:
+    mode, tag = entry["mode"], entry["name"].split(".")[4]
+    tensor_type = None if tag == "none" else f"torch.{tag.title()}Tensor"
+    module = read_t7(FIXTURES / source["file"])
+    form = serial_form(module, None if mode == "default" else mode, tensor_type)
+    assert_same(read_t7(FIXTURES / entry["file"]), loads(dumps(form)), "serial", {})
