@@ -357,14 +357,14 @@ def paired(module: nn.Module, obj: LuaObject) -> Iterator[tuple[nn.Module, LuaOb
     """Every module of a tree with its object in another Lua object of the same structure."""
     yield module, obj
     spec = registry.spec_of(module)
-    if spec.members:
+    table = obj.get("modules")
+    if not isinstance(table, LuaTable):
         for name, attribute in spec.members.items():
             if isinstance(member := obj.get(name), LuaObject):
                 yield from paired(getattr(module, attribute), member)
         return
-    table = obj.get("modules")
     children = spec.children(module)
-    objects = [o for o in table.as_list() if isinstance(o, LuaObject)] if isinstance(table, LuaTable) else []
+    objects = [o for o in table.as_list() if isinstance(o, LuaObject)]
     if len(children) == len(objects):
         for child, child_obj in zip(children, objects, strict=True):
             yield from paired(child, child_obj)
