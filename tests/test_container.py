@@ -32,15 +32,17 @@ def test_map_table_clones_share_parameters_but_not_statistics() -> None:
     module = MapTable(nn.BatchNorm1d(3))
     module([torch.randn(4, 3), torch.randn(4, 3)])
     assert len(module) == 2
-    assert module[0].weight is module[1].weight
-    assert not torch.equal(module[0].running_mean, module[1].running_mean)
+    first, second = (dict(m.named_parameters()) for m in module)
+    assert all(p is second[name] for name, p in first.items())
+    assert not torch.equal(module.get_buffer("0.running_mean"), module.get_buffer("1.running_mean"))
 
 
 def test_map_table_without_sharing_has_independent_clones() -> None:
     module = MapTable(nn.Linear(3, 2), shared=False)
     module.resize(2)
-    assert module[0].weight is not module[1].weight
-    assert torch.equal(module[0].weight, module[1].weight)
+    first, second = module.get_parameter("0.weight"), module.get_parameter("1.weight")
+    assert first is not second
+    assert torch.equal(first, second)
 
 
 def test_parallel_refuses_more_slices_than_members() -> None:

@@ -46,6 +46,7 @@ def test_values_of_sparse_linear_receive_torch7s_gradient_at_their_index(entry: 
 @pytest.mark.parametrize("entry", with_backward("nn.IndexLinear", "dogradinput"), ids=fixture_id)
 def test_values_of_index_linear_receive_torch7s_gradient_at_their_key(entry: dict[str, Any]) -> None:
     fixture, module, (keys, values) = backpropagated(entry)
+    assert isinstance(module, IndexLinear)
     dense = to_value(fixture["gradInput"])[1]
     if isinstance(keys, torch.Tensor):
         keys, values, dense = [keys], [values], [dense]
@@ -66,6 +67,7 @@ def test_gradient_of_index_linear_is_the_sum_of_torch7s_rows(entry: dict[str, An
         expected[:, 3].index_add_(0, rows, (per_key * module.weight[rows, 4:].detach()).sum(1))
     else:
         expected.index_add_(0, rows, grads)
+    assert module.weight.grad is not None
     assert_close(module.weight.grad, expected)
 
 

@@ -249,7 +249,8 @@ class LogSoftMax(nn.LogSoftmax):
             return F.log_softmax(input.flatten(plane_dim(input)), -1).reshape(input.shape)
         return F.log_softmax(input, plane_dim(input))
 
-    extra_repr = SoftMax.extra_repr
+    def extra_repr(self) -> str:
+        return "instance=True" if self.instance else ""
 
 
 class SoftMin(nn.Softmin):

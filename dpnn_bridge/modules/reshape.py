@@ -19,7 +19,7 @@ def sizes_of(value: Any) -> tuple[int, ...]:
 
 def product(sizes: tuple[int, ...]) -> int:
     """Number of elements of ``sizes``, a ``-1`` left out."""
-    return math.prod(n for n in sizes if n >= 0)
+    return math.prod([n for n in sizes if n >= 0])
 
 
 def batched_dim(input: Tensor, dim: int, num_input_dims: int | None) -> int:
@@ -271,7 +271,8 @@ class TransposeClass(LuaClass):
 
     @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> Transpose:
-        return Transpose(*(sizes_of(pair) for pair in obj["permutations"].as_list()), **cls.arguments(obj, ctx))
+        pairs = ((a, b) for a, b in map(sizes_of, obj["permutations"].as_list()))
+        return Transpose(*pairs, **cls.arguments(obj, ctx))
 
     @classmethod
     def to_lua(cls, module: Transpose, ctx: LuaContext) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -161,7 +162,7 @@ class FlattenTable(nn.Module):
         ``nn.FlattenTable()``, FlattenTable.lua
     """
 
-    def forward(self, input: list[Any]) -> list[Any]:
+    def forward(self, input: Sequence[Any]) -> list[Any]:
         output: list[Any] = []
         for element in input:
             output += self.forward(element) if isinstance(element, (list, tuple)) else [element]

@@ -1,0 +1,122 @@
+"""What every registered Lua class promises."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from conftest import FIXTURES, manifest
+from torch import nn
+from torch.nn.utils import parametrize
+
+from dpnn_bridge import parity, read_t7, registry, to_torch
+from dpnn_bridge.conversion import to_value
+from dpnn_bridge.errors import UnsupportedClassError
+from dpnn_bridge.objects import LuaTable
+from dpnn_bridge.registry import LuaClass, known_names, lua_class
+
+BLOCKS = list(dict.fromkeys(block for blocks in known_names().values() for block in blocks))
+#: all Lua strings of all fixtures, in which the names of their classes occur
+STRINGS = b"".join((FIXTURES / e["file"]).read_bytes() for e in manifest())
+#: the smallest fixture of each class that runs forward
+FIRST = {
+    e["class"]: e
+    for e in sorted(manifest(kind=("module", "criterion")), key=lambda e: -(FIXTURES / e["file"]).stat().st_size)
+    if e["class"] in known_names()
+}
+
+
+def types_of(block: type[LuaClass]) -> tuple[type[nn.Module], ...]:
+    return block.torch_type if isinstance(block.torch_type, tuple) else (block.torch_type,)
+
+
+def is_stock(kind: type[nn.Module]) -> bool:
+    return kind.__module__.startswith("torch.nn.")
+
+
+OWN = list(dict.fromkeys(t for block in BLOCKS for t in types_of(block) if not is_stock(t)))
+
+
+def block_id(block: type) -> str:
+    return f"{block.__module__.rpartition('.')[2]}.{block.__name__}"
+
+
+def converted(entry: dict[str, Any]) -> tuple[LuaTable, nn.Module]:
+    fixture = read_t7(FIXTURES / entry["file"])
+    try:
+        return fixture, to_torch(fixture["module"])
+    except UnsupportedClassError as e:
+        pytest.skip("no mapping yet: " + ", ".join(sorted({c.class_name for c in e.classes})))
+
+
+def test_a_name_is_registered_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_BY_NAME", {k: [*v] for k, v in registry._BY_NAME.items()})
+    monkeypatch.setattr(registry, "_BY_TYPE", dict(registry._BY_TYPE))
+    with pytest.raises(ValueError, match=r"nn\.Linear is registered in .*linear and in"):
+        lua_class("nn.Linear")(type("Again", (LuaClass,), {}))
+
+
+def test_variants_of_a_name_are_told_apart() -> None:
+    for name, blocks in known_names().items():
+        general = [b for b in blocks if b.matches.__func__ is LuaClass.matches.__func__]  # type: ignore[attr-defined]
+        assert len(general) <= 1, name
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=block_id)
+def test_every_block_has_a_torch_type_and_a_fixture(block: type[LuaClass]) -> None:
+    assert all(issubclass(t, nn.Module) for t in types_of(block))
+    if block.checked_by == "torch7":
+        found = any(name.encode() in STRINGS for name in block.names)
+        assert found, f"no fixture holds any of {', '.join(block.names)}; say in `checked_by` what parity rests on"
+
+
+@pytest.mark.parametrize("kind", OWN, ids=block_id)
+def test_every_own_module_is_documented(kind: type[nn.Module]) -> None:
+    doc = kind.__dict__.get("__doc__") or ""
+    assert doc.strip(), "a docstring is missing"
+    assert "Lua:" in doc, "a section 'Lua:' with constructor and source file is missing"
+
+
+@pytest.mark.parametrize("name", sorted(FIRST))
+def test_repr_deepcopy_and_pickle(name: str) -> None:
+    fixture, module = converted(FIRST[name])
+    assert type(module).__name__ in repr(module)
+    assert "object at 0x" not in repr(module)
+    copies = [copy.deepcopy(module)]
+    if not any(parametrize.is_parametrized(m) for m in module.modules()):  # torch pickles only their state_dict
+        copies.append(pickle.loads(pickle.dumps(module)))
+    if fixture.get("forward_error") is not None:
+        return
+    arguments = [to_value(fixture["input"])]
+    if fixture["kind"] == "criterion":
+        arguments.append(to_value(fixture.get("target")))
+    expected = outputs(module, copy.deepcopy(arguments))
+    for other in copies:
+        assert all(d.ok for d in parity.compare("output", outputs(other, copy.deepcopy(arguments)), expected))
+
+
+def outputs(module: nn.Module, arguments: list[Any]) -> Any:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        return module(*arguments)
+
+
+COMPILED = [
+    "nn.View", "nn.Reshape", "nn.JoinTable", "nn.SplitTable", "nn.SelectTable", "nn.CAddTable", "nn.CMaxTable",
+    "nn.MixtureTable", "nn.LookupTable", "nn.SoftMax", "nn.LogSoftMax", "nn.PReLU", "nn.Concat", "nn.DepthConcat",
+    "nn.Parallel", "nn.Bottle", "nn.Sum", "nn.Max", "nn.CMul", "nn.Add", "nn.Euclidean", "nn.CosineDistance",
+    "nn.PairwiseDistance", "nn.MM", "nn.MV", "nn.Index", "nn.Sqrt", "nn.GradientReversal", "nn.Sequential",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [n for n in COMPILED if n in FIRST])
+def test_compiles_without_graph_break(name: str) -> None:
+    fixture, module = converted(FIRST[name])
+    input = to_value(fixture["input"])
+    expected = outputs(module, [input])
+    torch.compiler.reset()
+    compiled = torch.compile(module, backend="eager", fullgraph=True)
+    assert all(d.ok for d in parity.compare("output", outputs(compiled, [input]), expected))
