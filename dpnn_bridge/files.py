@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import runpy
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -170,19 +171,20 @@ def convert(
     load_plugins(plugins)
     progress(f"reading {src}")
     options = Options(allow_unsupported=allow_unsupported, fallback=None if lua is None else lua.convert)
-    module, report = load_with_report(src, key, options)
-    if dtype is not None:
-        module.to(dtype)
-    report.metadata = {
-        **report.metadata,
-        "source": Path(src).name,
-        "sha256": sha256(src),
-        "dpnn_bridge": package_version(),
-        "torch": str(torch.__version__),
-        "parameters": sum(p.numel() for p in module.parameters()),
-    }
-    progress(f"writing {dst}")
-    export(module, dst, to=to, example=example, metadata=report.metadata, force=force)
+    with ThreadPoolExecutor(1) as pool:  # hashing needs a core, not the interpreter
+        digest = pool.submit(sha256, src)
+        module, report = load_with_report(src, key, options)
+        if dtype is not None:
+            module.to(dtype)
+        report.metadata |= {
+            "source": Path(src).name,
+            "dpnn_bridge": package_version(),
+            "torch": str(torch.__version__),
+            "parameters": sum(p.numel() for p in module.parameters()),
+        }
+        progress(f"writing {dst}")
+        export(module, dst, to=to, example=example, metadata=report.metadata, force=force)
+        report.sha256 = digest.result()
     return report
 
 

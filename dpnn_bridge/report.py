@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -38,7 +38,8 @@ class Report:
         dropped: values left out, with reasons.
         unsupported: unknown classes that became placeholders.
         notes: remarks on the whole file (mixed dtypes, the chosen key, …).
-        metadata: facts about the run: input, hash, versions, key.
+        metadata: facts that are stored with the model: source, key, versions, what else the checkpoint held.
+        sha256: hash of the input file.
     """
 
     mapped: list[Mapped] = field(default_factory=list)
@@ -46,6 +47,7 @@ class Report:
     unsupported: list[UnsupportedClass] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     metadata: dict[str, Any] = field(default_factory=dict)
+    sha256: str = ""
 
     def add(self, path: str, class_name: str, module: nn.Module, *, passes_through: bool = False) -> None:
         """Notes that the object at ``path`` became ``module``."""
@@ -64,5 +66,6 @@ class Report:
         return dict(Counter((m.class_name, m.torch_type) for m in self.mapped).most_common())
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain data."""
-        return asdict(self)
+        """The report as plain data, without what else the checkpoint held."""
+        metadata = {k: v for k, v in self.metadata.items() if k != "checkpoint"}
+        return {**asdict(replace(self, metadata={})), "metadata": metadata}

@@ -1,0 +1,87 @@
+"""Converting a large model, as a ratio to ``torch.save`` of the same weights, and the memory it takes.
+
+    python benchmarks/bench_convert.py [megabytes]
+
+The conversion reads the .t7, builds the module, writes the .pt, reads it back, compares every byte and computes the
+input's sha256. Targets: wall time at most 1.6 x torch.save including the verification read, peak memory at most the
+weights plus 300 MB.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dpnn_bridge.files import convert
+from dpnn_bridge.loaders.t7_writer import write_t7
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+
+MEGABYTES = int(sys.argv[1]) if len(sys.argv) > 1 else 550
+
+
+def large_model(megabytes: int) -> LuaObject:
+    """An ``nn.Sequential`` of ``nn.Linear`` layers of 16 MB each."""
+    size = 2048
+    rng = np.random.default_rng(0)
+
+    def linear() -> LuaObject:
+        fields = {
+            "weight": LuaTensor.from_numpy(rng.normal(size=(size, size)).astype(np.float32)),
+            "bias": LuaTensor.from_numpy(rng.normal(size=size).astype(np.float32)),
+            "train": True,
+            "_type": "torch.FloatTensor",
+        }
+        return LuaObject("nn.Linear", LuaTable(fields))
+
+    return LuaObject("nn.Sequential", LuaTable({"modules": LuaTable.from_list(linear() for _ in range(megabytes // 16))}))
+
+
+MEMORY = """
+import resource, dpnn_bridge.files, dpnn_bridge.registry
+dpnn_bridge.registry.discover()
+base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+dpnn_bridge.files.convert({t7!r}, {pt!r}, force=True)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - base)
+"""
+
+
+def seconds(action: Callable[[], object], target: Path) -> float:
+    """Time of an action that writes ``target``, which does not exist before."""
+    target.unlink(missing_ok=True)
+    os.sync()
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        t7, pt, copy = (Path(folder) / f"model.{k}" for k in ("t7", "pt", "copy"))
+        write_t7(t7, large_model(MEGABYTES))
+        size = t7.stat().st_size / 2**20
+        pairs = []
+        for _ in range(5):  # side by side, since the disk's mood changes
+            converted = seconds(lambda: convert(t7, pt), pt)
+            state = torch.load(pt, weights_only=True)["state_dict"]
+            pairs.append((converted, seconds(lambda: torch.save(state, copy), copy)))  # noqa: B023 - runs at once
+        ratios = sorted(a / b for a, b in pairs)
+        pt.unlink()
+        code = MEMORY.format(t7=str(t7), pt=str(pt))
+        memory = float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+    print(f"{size:.0f} MB model, {os.cpu_count()} cores, {len(pairs)} pairs")
+    print(f"convert / torch.save   median {statistics.median(ratios):.2f}   {ratios[0]:.2f} to {ratios[-1]:.2f}")
+    print(f"seconds (median)       {statistics.median(p[0] for p in pairs):.2f} / {statistics.median(p[1] for p in pairs):.2f}")
+    print(f"peak memory            weights + {memory - size:.0f} MB")
+
+
+if __name__ == "__main__":
+    main()
