@@ -266,9 +266,8 @@ class Recursor(AbstractRecurrent):
         self.module = module
 
     def forward(self, input: Any) -> Any:
-        output = self.module(input)
-        self.step += 1
-        return output
+        self._begin()
+        return self._finish(self.module(input))
 
     def get_hidden_state(self, step: int | None = None) -> Any:
         """The hidden state of the module inside."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dpnn_bridge import parity
 from dpnn_bridge.conversion import LuaContext, TorchContext, to_value
 from dpnn_bridge.memory import Memory, first_tensor, map_tensors
+from dpnn_bridge.modules.rnn_dropout import LazyDropout, LazyDropoutClass
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.registry import LuaClass, lua_class
 
@@ -34,11 +35,17 @@ class AbstractRecurrent(Memory, nn.Module):
         self.states: dict[int, Any] = {}
         self._start: Any = None
         self._run_start = 1
-        self._backward_ran = False
+        self._backward_ran = self._given = False
 
     # ------------------------------------------------------------------ one time step
+    def _begin(self) -> None:
+        """Starts a step: dropout inside uses the mask of this step."""
+        for dropout in dropouts_in(self):
+            dropout.step = self.step
+
     def _previous(self, input: Any) -> Any:
         """The state that the present step starts from."""
+        self._begin()
         if self._backward_ran or self.step - self._run_start >= self.rho:
             self.detach_own()
         if self.step == 1:
@@ -60,23 +67,31 @@ class AbstractRecurrent(Memory, nn.Module):
             self.states[self.step] = state
         else:
             self.states = {t: s for t, s in self.states.items() if t == 0} | {self.step: state}
-        self.step += 1
-        if not torch.compiler.is_compiling():
-            tensor = first_tensor(output)
-            if tensor.requires_grad:
-                tensor.register_hook(self._note_backward)
+        self._given = False
+        return self._finish(output)
+
+    def _finish(self, output: Any) -> Any:
+        """Ends the present step; what happens when backward reaches it is arranged here."""
+        step, self.step = self.step, self.step + 1
+        tensor = first_tensor(output)
+        if tensor.requires_grad and not torch.compiler.is_compiling():
+            tensor.register_hook(lambda grad: self._note_backward(step))
         return output
 
-    def _note_backward(self, grad: Tensor) -> None:
+    def _note_backward(self, step: int) -> None:
         self._backward_ran = True
+        for dropout in dropouts_in(self):
+            dropout.stale.add(step)
 
     # ------------------------------------------------------------------ memory
     def forget_own(self) -> None:
         self.states = {t: s for t, s in self.states.items() if t == 0 and not self.training}
         self.step = self._run_start = 1
-        self._start, self._backward_ran = None, False
+        self._start, self._backward_ran, self._given = None, False, False
 
     def detach_own(self) -> None:
+        if self._given and not self._backward_ran:  # what the user set may belong to another module's graph
+            return
         kept = {0, self.step - 1}
         self.states = {t: map_tensors(Tensor.detach, s) for t, s in self.states.items() if t in kept}
         self._run_start = self.step
@@ -89,7 +104,9 @@ class AbstractRecurrent(Memory, nn.Module):
 
     def set_hidden_state(self, step: int | None, state: Any) -> None:
         """Replaces the state after time step ``step``; 0 is the start of the sequence, None the latest."""
-        self.states[self.step - 1 if step is None else step] = state
+        step = self.step - 1 if step is None else step
+        self.states[step] = state
+        self._given = self._given or step == self.step - 1
 
     def max_bptt_step(self, rho: int) -> None:
         """Sets through how many time steps gradients flow back."""
@@ -105,6 +122,11 @@ class AbstractRecurrent(Memory, nn.Module):
         """Copies and pickles hold the state but not the graph that computed it."""
         states = {t: map_tensors(Tensor.detach, s) for t, s in self.states.items()}
         return {**self.__dict__, "states": states, "_start": None, "_backward_ran": False}
+
+
+def dropouts_in(module: nn.Module) -> list[LazyDropout]:
+    """The layers in ``module`` that keep a mask for each time step."""
+    return [m for m in module.modules() if isinstance(m, LazyDropout) and m.p]
 
 
 class StepModule(AbstractRecurrent):
@@ -276,6 +298,17 @@ class AbstractRecurrentClass(LuaClass):
         for attribute, name in cls.given.items():
             if isinstance(obj.get(name), LuaTensor) and obj[name].size:
                 setattr(module, attribute, to_value(obj[name]))
+        if dropouts_in(module):
+            cls.fill_masks(module, obj)
+
+    @classmethod
+    def fill_masks(cls, module: nn.Module, obj: LuaObject) -> None:
+        """Takes over the dropout masks of the clones of all time steps."""
+        for step in obj["sharedClones"]:
+            for inner, clone in cls.step_modules(module, obj, step):
+                for child, child_obj in parity.paired(inner, clone):
+                    if isinstance(child, LazyDropout):
+                        LazyDropoutClass.fill_step(child, child_obj, step)
 
     @classmethod
     def state_from_lua(cls, obj: LuaObject, step: int) -> Any:

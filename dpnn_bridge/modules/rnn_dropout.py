@@ -18,6 +18,9 @@ from dpnn_bridge.registry import LuaClass, lua_class
 class LazyDropout(nn.Module):
     """Dropout that keeps its mask until the next backward, so that all steps of a sequence share it.
 
+    Inside a step module each time step keeps a mask of its own, as the clones do that Torch7 makes for each step. In
+    the first sequence all steps share the mask of the first; later on each step that was there before draws its own.
+
     Args:
         p: probability of an element to be zeroed.
         v2: scale by :math:`1 / (1 - p)` in training; False: scale by :math:`1 - p` in evaluation.
@@ -25,45 +28,48 @@ class LazyDropout(nn.Module):
         mono: draw one row and use it for the whole batch.
 
     Attributes:
-        noise: the mask, None before the first call.
-        redraw: whether the next call draws a new mask.
+        masks: time step -> its mask.
+        stale: time steps whose mask is drawn anew when it is needed next.
+        step: the time step that runs; step modules set it.
 
     Shape:
         - Input, output: :math:`(N, *)`.
 
     Lua:
         ``nn.Dropout(p, v1, inplace, lazy, mono)``, rnn's Dropout.lua
-
-    Differs from torch:
-        Torch7 gives each time step its own mask from the second sequence on, since every step has a clone by then;
-        here all steps of every sequence share one.
     """
 
     def __init__(self, p: float = 0.5, v2: bool = True, lazy: bool = True, mono: bool = False) -> None:
         super().__init__()
         self.p, self.v2, self.lazy, self.mono = p, v2, lazy, mono
-        self.noise: Tensor | None = None
-        self.redraw = True
+        self.masks: dict[int, Tensor] = {}
+        self.stale: set[int] = set()
+        self.step = 1
 
     def forward(self, input: Tensor) -> Tensor:
         if self.p == 0 or not self.training:
-            return input if self.v2 else input * (1 - self.p)
-        if self.noise is None or self.redraw or not self.lazy:
-            shape = [1, *input.shape[1:]] if self.mono else list(input.shape)
-            noise = torch.empty(shape, dtype=input.dtype, device=input.device).bernoulli_(1 - self.p)
-            self.noise = noise / (1 - self.p) if self.v2 else noise
-            self.redraw = False
-        output = input * self.noise
+            return input if self.training or self.v2 else input * (1 - self.p)
+        output = input * self._mask(input)
         if self.lazy and output.requires_grad and not torch.compiler.is_compiling():
-            output.register_hook(self._note_backward)
+            step = self.step
+            output.register_hook(lambda grad: self.stale.add(step))
         return output
 
-    def _note_backward(self, grad: Tensor) -> None:
-        self.redraw = True
+    def _mask(self, input: Tensor) -> Tensor:
+        step = self.step
+        if step not in self.masks and 1 in self.masks:  # a new clone of the first step
+            self.masks[step] = self.masks[1]
+            self.stale |= {step} if 1 in self.stale else set()
+        if not self.lazy or step not in self.masks or step in self.stale:
+            shape = [1, *input.shape[1:]] if self.mono else list(input.shape)
+            mask = torch.empty(shape, dtype=input.dtype, device=input.device).bernoulli_(1 - self.p)
+            self.masks[step] = mask / (1 - self.p) if self.v2 else mask
+            self.stale.discard(step)
+        return self.masks[step]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LazyDropout:
         super()._apply(fn, recurse)
-        self.noise = None if self.noise is None else fn(self.noise)
+        self.masks = {step: fn(mask) for step, mask in self.masks.items()}
         return self
 
     def extra_repr(self) -> str:
@@ -87,16 +93,23 @@ class LazyDropoutClass(LuaClass):
     @classmethod
     def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
         assert isinstance(module, LazyDropout)
+        cls.fill_step(module, obj, 1)
+
+    @staticmethod
+    def fill_step(module: LazyDropout, obj: LuaObject, step: int) -> None:
+        """Takes over the mask of one time step from the Lua object that ran it."""
         noise = obj.get("noise")
-        if obj.get("flag") is False and isinstance(noise, LuaTensor) and noise.size:
-            module.noise, module.redraw = to_value(noise), False
+        if isinstance(noise, LuaTensor) and noise.size:
+            module.masks[step] = to_value(noise)
+            if obj.get("flag") is not False:
+                module.stale.add(step)
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
         assert isinstance(module, LazyDropout)
-        noise = None if module.redraw else module.noise
-        value = LuaTensor.empty(ctx.type_of(module)) if noise is None else ctx.constant(noise, module)
-        return super().to_lua(module, ctx) | {"noise": value, "flag": noise is None}
+        mask = None if 1 in module.stale else module.masks.get(1)
+        noise = LuaTensor.empty(ctx.type_of(module)) if mask is None else ctx.constant(mask, module)
+        return super().to_lua(module, ctx) | {"noise": noise, "flag": mask is None}
 
     @classmethod
     def replay(cls, module: nn.Module, after: LuaObject) -> Callable[[Tensor], Tensor] | None:

@@ -75,6 +75,10 @@ class LinearNoBias(LuaClass):
         out_features, in_features = obj["weight"].shape
         return {"in_features": in_features, "out_features": out_features, "bias": False, "device": "meta"}
 
+    @classmethod
+    def represents(cls, module: nn.Module) -> bool:
+        return False  # nn.Linear has no bias either, if asked, and needs no further package
+
 
 class ExpandAs(nn.Module):
     """Expands the second input to the size of the first.

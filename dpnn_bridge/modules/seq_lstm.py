@@ -29,7 +29,7 @@ class SequenceModule(Memory, Remembering, nn.Module):
         weight: :math:`(I + O, \\text{gates} \\cdot H)`; the rows of the input come first.
         bias: :math:`(\\text{gates} \\cdot H)`.
         initial: state that the last call started from, by itself; None after ``forget``.
-        final: state that the last call reached.
+        final: state that the last call reached, output first; gradients flow through it, into a decoder for example.
         user_prev_output: initial output for the next call only.
     """
 
@@ -62,8 +62,7 @@ class SequenceModule(Memory, Remembering, nn.Module):
             )
         x = x.transpose(0, 1) if self.batch_first else x
         start = self._start(x, given)
-        output, final = self._run(x, start)
-        self.final = [s.detach() for s in final]
+        output, self.final = self._run(x, start)
         return output.transpose(0, 1) if self.batch_first else output
 
     def _run(self, x: Tensor, start: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
@@ -92,7 +91,7 @@ class SequenceModule(Memory, Remembering, nn.Module):
             elif own[i].numel() == 0 or not self.remembers or self.final is None:
                 own[i] = x.new_zeros(x.shape[1], size)
             else:
-                own[i] = self.final[i]
+                own[i] = self.final[i].detach()
             if own[i].shape != (x.shape[1], size):
                 raise ValueError(
                     f"{type(self).__name__}: the state to start from has shape {tuple(own[i].shape)}, the input needs "
@@ -127,8 +126,11 @@ class SequenceModule(Memory, Remembering, nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles hold the state but not the graph that computed it."""
-        initial = None if self.initial is None else [s.detach() for s in self.initial]
-        return {**self.__dict__, "initial": initial}
+        states = {
+            name: None if getattr(self, name) is None else [s.detach() for s in getattr(self, name)]
+            for name in ("initial", "final")
+        }
+        return {**self.__dict__, **states}
 
     def extra_repr(self) -> str:
         flags = [n for n in ("batch_first", "mask_zero") if getattr(self, n)]

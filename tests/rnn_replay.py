@@ -1,0 +1,361 @@
+"""Replays traces of calls that Torch7 recorded (fixtures of kind ``sequence``) on converted modules.
+
+Torch7 runs backward step by step; here the gradients of all steps of a run are collected and autograd runs once, when
+the trace goes on. What each call gave in Torch7 is compared all the same.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch7_random import torch7_random
+
+from dpnn_bridge import memory, parity, registry, training
+from dpnn_bridge.conversion import Options, convert_object, to_lua, to_torch, to_value
+from dpnn_bridge.modules.recurrence import Recurrence
+from dpnn_bridge.modules.recurrent import LSTM, AbstractRecurrent
+from dpnn_bridge.modules.rnn_dropout import LazyDropout
+from dpnn_bridge.modules.seq_lstm import SequenceModule
+from dpnn_bridge.modules.sequencer import BiSequencer, BiSequencerLM
+from dpnn_bridge.objects import LuaTable
+
+#: Lua field -> attribute
+FIELDS = {
+    "step": "step",
+    "rho": "rho",
+    "_remember": "remembering",
+    "userPrevOutput": "user_prev_output",
+    "userPrevCell": "user_prev_cell",
+}
+#: fields through which Torch7 takes the gradient of the final state: position in the state
+FINAL_GRADIENTS = {"userNextGradOutput": 0, "gradPrevOutput": 0, "userNextGradCell": 1}
+#: fields in which Torch7 leaves the gradient of the initial state
+INITIAL_GRADIENTS = {"userGradPrevOutput": "user_prev_output", "userGradPrevCell": "user_prev_cell"}
+
+
+def lua_list(value: Any) -> Any:
+    """Nested lists as Lua counts them: what is nil at the end is not there."""
+    if not isinstance(value, list):
+        return value
+    value = [lua_list(v) for v in value]
+    while value and value[-1] is None:
+        value.pop()
+    return value
+
+
+def _as_state(module: nn.Module, state: Any) -> Any:
+    return [state] if isinstance(module, Recurrence) else state
+
+
+class Replay:
+    """One trace on one converted module.
+
+    Args:
+        fixture: table of kind ``sequence``.
+
+    Attributes:
+        result: all comparisons.
+    """
+
+    def __init__(self, fixture: LuaTable) -> None:
+        self.fixture = fixture
+        self.calls = fixture["calls"].as_list()
+        ops = {c["op"] for c in self.calls}
+        self.tree = fixture.get("tree")
+        self.scaled = any(c.get("scale") is not None for c in self.calls)
+        self.watches_states = "getGradHiddenState" in ops
+        self.objects: dict[str, nn.Module] = {"m": convert_object(fixture["module"], Options(gradients=True))[0]}
+        self.result = parity.Result()
+        self._runs: list[dict[str, Any]] = []  # forwards not yet run backward
+        self._pending: list[dict[str, Any]] = []  # their gradients
+        self._final: list[tuple[Tensor, Tensor]] = []  # states with gradients given by the user
+        self._given: dict[str, Tensor] = {}  # initial states given by the user
+
+    def run(self) -> parity.Result:
+        """Replays every call."""
+        with torch7_random(self.fixture.get("seed")):
+            for number, call in enumerate(self.calls, 1):
+                self._call(number, call)
+            self._backward()
+        expected = to_value(self.fixture.get("gradParams"))
+        if expected:
+            self._compare_gradients("gradParams", self.objects["m"], expected)
+        return self.result
+
+    # ------------------------------------------------------------------ calls
+    def _object(self, call: LuaTable) -> nn.Module:
+        module = self.objects[call.get("on") or "m"]
+        path = call["at"].as_list() if call.get("at") is not None else []
+        while path:
+            key = path.pop(0)
+            if key == "modules":
+                module = registry.spec_of(module).children(module)[path.pop(0) - 1]
+            else:
+                module = getattr(module, key)
+        return module
+
+    def _call(self, number: int, call: LuaTable) -> None:
+        op, module = call["op"], self._object(call)
+        name = f"call {number} {op}"
+        if call.get("error") is not None:
+            return
+        if op in ("backward", "updateGradInput"):
+            self._note_backward(name, module, call)
+            return
+        if op == "gradParams":
+            self._backward()
+            self._compare_gradients(name, module, to_value(call["result"]))
+            return
+        if op == "accGradParameters":  # autograd did it together with updateGradInput
+            return
+        if op not in ("get", "set", "setGradHiddenState") or call.get("field") in INITIAL_GRADIENTS:
+            self._backward()
+        arguments = [to_value(a) for a in call["args"].as_list()] if call.get("args") is not None else []
+        value = getattr(self, f"op_{op}")(name, module, call, *arguments)
+        if call.get("as") is not None:
+            self.objects[call["as"]] = value
+        elif call.get("result") is not None:
+            self._compare(name, value, to_value(call["result"]))
+
+    @property
+    def tolerance(self) -> parity.Tolerance:
+        """Single precision as soon as anything was computed in it."""
+        ops = {c["op"] for c in self.calls}
+        single = "float" in ops or any(p.dtype == torch.float32 for p in self.objects["m"].parameters())
+        return parity.Tolerance(1e-5, 1e-5) if single else parity.Tolerance()
+
+    def _compare(self, name: str, actual: Any, expected: Any) -> None:
+        self.result.differences += parity.compare(name, actual, expected, self.tolerance)
+
+    def _compare_gradients(self, name: str, module: nn.Module, expected: Any) -> None:
+        gradients = training.parameters(module)[1]
+        for difference in parity.compare_gradients(module, gradients, expected, self.tolerance):
+            difference.name = f"{name}: {difference.name}"
+            self.result.differences.append(difference)
+
+    # ------------------------------------------------------------------ forward and backward
+    def op_forward(self, name: str, module: nn.Module, call: LuaTable) -> None:
+        inputs = parity.require_grad(to_value(call["input"]))
+        arguments = [inputs] if call.get("target") is None else [inputs, to_value(call["target"])]
+        if self.watches_states:
+            self._start_with_leaves(module, inputs)
+        leaves: dict[str, nn.Parameter] = {}
+        if self.scaled:  # parameters of this step alone, so that its gradients can be weighted
+            leaves = {n: nn.Parameter(p.detach()) for n, p in module.named_parameters()}
+            output = torch.func.functional_call(module, leaves, tuple(arguments))
+        else:
+            output = module(*arguments)
+        if self.watches_states:
+            self._watch(module)
+        self._runs.append({"module": module, "inputs": inputs, "output": output, "leaves": leaves})
+        self._compare(name, output, to_value(call["output"]))
+
+    op_updateOutput = op_forward  # noqa: N815
+
+    def _start_with_leaves(self, module: nn.Module, inputs: Any) -> None:
+        """Gives step modules an initial state that the gradient can be read from."""
+        for m in module.modules():
+            if isinstance(m, AbstractRecurrent) and m.step == 1 and (0 in m.states or m is module):
+                state = m._initial(memory.first_tensor(inputs))
+                m.set_hidden_state(0, memory.map_tensors(lambda t: t.detach().requires_grad_(), _as_state(m, state)))
+
+    def _watch(self, module: nn.Module) -> None:
+        """Lets the next step start from copies of the state, whose gradient is what flows into it from later steps."""
+        for m in module.modules():
+            if isinstance(m, AbstractRecurrent) and m.step - 1 in m.states:
+                state = memory.map_tensors(lambda t: t.view_as(t), m.states[m.step - 1])
+                memory.map_tensors(lambda t: t.retain_grad() if t.requires_grad else None, state)
+                m.states[m.step - 1] = state
+
+    def _note_backward(self, name: str, module: nn.Module, call: LuaTable) -> None:
+        done = {id(p["run"]) for p in self._pending}
+        run = next(r for r in reversed(self._runs) if r["module"] is module and id(r) not in done)
+        if not self._pending:
+            self._final += self._user_final(module)
+        gradient = call.get("gradOutput")
+        self._pending.append({"name": name, "run": run, "gradOutput": to_value(gradient), "call": call})
+
+    def _user_final(self, module: nn.Module) -> list[tuple[Tensor, Tensor]]:
+        """Final states with the gradients that the trace set."""
+        found = []
+        for m in module.modules():
+            for field, position in FINAL_GRADIENTS.items():
+                gradient = m.__dict__.get(field)
+                if gradient is None or (self.tree == "2016" and field == "userNextGradOutput"):  # not known then
+                    continue
+                state = m.final if isinstance(m, SequenceModule) else memory.get_hidden_state(m)
+                state = state if isinstance(state, list) else [state]
+                found.append((state[position], gradient))
+                if isinstance(m, SequenceModule):
+                    del m.__dict__[field]
+        return found
+
+    def _backward(self) -> None:
+        """Runs the gradients noted so far through autograd, once."""
+        if not self._pending:
+            return
+        pairs = list(self._final)
+        for pending in self._pending:
+            output, gradient = pending["run"]["output"], pending["gradOutput"]
+            leaves = list(parity.leaves(output))
+            gradients = [torch.ones_like(o) for o in leaves] if gradient is None else list(parity.leaves(gradient))
+            pairs += [(o, g.reshape(o.shape)) for o, g in zip(leaves, gradients, strict=True) if o.requires_grad]
+        if pairs:
+            torch.autograd.backward([o for o, _ in pairs], [g for _, g in pairs])
+        for pending in self._pending:
+            run, call = pending["run"], pending["call"]
+            if call.get("gradInput") is not None:
+                self.result.differences += parity.compare_grad_input(
+                    pending["name"], run["inputs"], to_value(call["gradInput"]), self.tolerance
+                )
+            for n, leaf in run["leaves"].items():
+                parameter = run["module"].get_parameter(n)
+                if leaf.grad is not None:
+                    scaled = leaf.grad * (call.get("scale") if call.get("scale") is not None else 1)
+                    parameter.grad = scaled if parameter.grad is None else parameter.grad + scaled
+        done = {id(p["run"]) for p in self._pending}
+        self._runs = [r for r in self._runs if id(r) not in done]
+        self._pending, self._final = [], []
+
+    # ------------------------------------------------------------------ fields
+    def op_get(self, name: str, module: nn.Module, call: LuaTable) -> Any:
+        field = call["field"]
+        if field in INITIAL_GRADIENTS:
+            given = self._given.get(INITIAL_GRADIENTS[field])
+            return None if given is None else given.grad
+        if field == "flag":  # a plain dropout has no such state
+            lazy = isinstance(module, LazyDropout)
+            return 1 in module.stale or not module.masks if lazy else to_value(call["result"])
+        if field == "h0":
+            assert isinstance(module, SequenceModule)
+            return module.initial[0] if module.initial else torch.empty(0)
+        if field == "cell":
+            assert isinstance(module, SequenceModule)
+            assert module.final is not None
+            self._compare(name, module.final[1], to_value(call["result"])[-1])
+            return to_value(call["result"])
+        return getattr(module, FIELDS[field])
+
+    def op_set(self, name: str, module: nn.Module, call: LuaTable) -> None:
+        field, value = call["field"], parity.require_grad(to_value(call.get("value")))
+        if field in FINAL_GRADIENTS:
+            module.__dict__[field] = value
+            return
+        self._given[FIELDS[field]] = value
+        setattr(module, FIELDS[field], value)
+
+    # ------------------------------------------------------------------ hidden states
+    def op_getHiddenState(self, name: str, module: nn.Module, call: LuaTable, step: int) -> Any:  # noqa: N802
+        return lua_list(memory.get_hidden_state(module, step))
+
+    def op_setHiddenState(self, name: str, module: nn.Module, call: LuaTable, step: int, state: Any) -> None:  # noqa: N802
+        memory.set_hidden_state(module, step, state)
+
+    def op_getGradHiddenState(self, name: str, module: nn.Module, call: LuaTable, step: int) -> Any:  # noqa: N802
+        """What flows into a state from the later steps."""
+        state = memory.get_hidden_state(module, step)
+        return lua_list(memory.map_tensors(lambda t: torch.zeros_like(t) if t.grad is None else t.grad, state))
+
+    def op_setGradHiddenState(self, name: str, module: nn.Module, call: LuaTable, step: int, gradient: Any) -> None:  # noqa: N802
+        state = memory.get_hidden_state(module, step)
+        pairs = zip(parity.leaves(state), parity.leaves(gradient), strict=False)
+        self._final += [(s, g) for s, g in pairs if isinstance(g, Tensor)]
+
+    # ------------------------------------------------------------------ modes
+    def op_forget(self, name: str, module: nn.Module, call: LuaTable) -> None:
+        memory.forget(module)
+
+    def op_remember(self, name: str, module: nn.Module, call: LuaTable, mode: str = "both") -> None:
+        if self.tree == "2016" and isinstance(module, (BiSequencer, BiSequencerLM)):
+            for child in module.children():  # where remember still reached the sequencers inside
+                memory.remember(child, mode)
+        memory.remember(module, mode)
+
+    def op_evaluate(self, name: str, module: nn.Module, call: LuaTable) -> None:
+        module.eval()
+
+    def op_training(self, name: str, module: nn.Module, call: LuaTable) -> None:
+        module.train()
+
+    def op_maxBPTTstep(self, name: str, module: nn.Module, call: LuaTable, rho: int) -> None:  # noqa: N802
+        memory.max_bptt_step(module, rho)
+
+    def op_clearState(self, name: str, module: nn.Module, call: LuaTable) -> None:  # noqa: N802
+        memory.forget(module)
+        for m in module.modules():
+            if isinstance(m, LazyDropout) and self.tree == "head":
+                m.stale |= set(m.masks)
+
+    def op_float(self, name: str, module: nn.Module, call: LuaTable) -> None:
+        if self.tree == "head" and isinstance(module, LSTM):
+            memory.forget(module)  # LSTM:type() does; a GRU keeps its state, as every module does here
+        module.float()
+
+    def op_double(self, name: str, module: nn.Module, call: LuaTable) -> None:
+        module.double()
+
+    # ------------------------------------------------------------------ copies
+    def op_clone(self, name: str, module: nn.Module, call: LuaTable) -> nn.Module:
+        return copy.deepcopy(module)
+
+    def op_sharedClone(self, name: str, module: nn.Module, call: LuaTable, *share: bool) -> nn.Module:  # noqa: N802
+        return copy.deepcopy(module, {id(p): p for p in module.parameters()})
+
+    def op_stepClone(self, name: str, module: nn.Module, call: LuaTable) -> nn.Module:  # noqa: N802
+        recurrent = [m for m in module.modules() if isinstance(m, AbstractRecurrent)]
+        return copy.deepcopy(module, {id(p): p for p in [*module.parameters(), *recurrent]})
+
+    def op_saveload(self, name: str, module: nn.Module, call: LuaTable) -> None:
+        self.objects[call.get("on") or "m"] = to_torch(to_lua(module), gradients=True)
+
+    # ------------------------------------------------------------------ parameters
+    def op_params(self, name: str, module: nn.Module, call: LuaTable) -> list[Tensor]:
+        return training.parameters(module)[0]
+
+    def op_getParameters(self, name: str, module: nn.Module, call: LuaTable) -> list[Tensor]:  # noqa: N802
+        seen: set[int] = set()
+        flat: list[list[Tensor]] = [[], []]
+        for parts in zip(*training.parameters(module), strict=True):
+            if parts[0].data_ptr() not in seen:
+                seen.add(parts[0].data_ptr())
+                for values, part in zip(flat, parts, strict=True):
+                    values.append(part.reshape(-1))
+        return [torch.cat(values) for values in flat]
+
+    def op_zeroGradParameters(self, name: str, module: nn.Module, call: LuaTable) -> None:  # noqa: N802
+        parity.zero_grad(module)
+
+    def op_updateParameters(self, name: str, module: nn.Module, call: LuaTable, rate: float) -> None:  # noqa: N802
+        for p, g in zip(*training.parameters(module), strict=True):
+            p -= rate * g
+
+    def op_updateGradParameters(self, name: str, module: nn.Module, call: LuaTable, *a: Any) -> None:  # noqa: N802
+        training.update_grad_parameters(module, *a)
+
+    def op_gradParamClip(self, name: str, module: nn.Module, call: LuaTable, *a: Any) -> Any:  # noqa: N802
+        return training.grad_param_clip(module, *a)
+
+    def op_maxParamNorm(self, name: str, module: nn.Module, call: LuaTable, *a: Any) -> None:  # noqa: N802
+        training.max_param_norm(module, *a)
+
+    def op_weightDecay(self, name: str, module: nn.Module, call: LuaTable, *a: Any) -> None:  # noqa: N802
+        training.weight_decay(module, *a)
+
+    # ------------------------------------------------------------------ single classes
+    def op_reinforce(self, name: str, module: nn.Module, call: LuaTable, reward: Any) -> None:
+        training.reinforce(module, reward)
+
+    def op_updateLoss(self, name: str, module: nn.Module, call: LuaTable) -> Any:  # noqa: N802
+        return module.update_loss()
+
+    def op_toGRU(self, name: str, module: nn.Module, call: LuaTable) -> nn.Module:  # noqa: N802
+        return module.to_gru()
+
+    def op_toFastLSTM(self, name: str, module: nn.Module, call: LuaTable) -> nn.Module:  # noqa: N802
+        return module.to_fast_lstm()
+
+    def op_migrate(self, name: str, module: nn.Module, call: LuaTable, parameters: list[Tensor]) -> None:
+        module.migrate(parameters)

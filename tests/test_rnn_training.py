@@ -1,0 +1,46 @@
+"""Whole training loops: every loss and every parameter after every step, as in Torch7."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from conftest import FIXTURES, fixture_id, manifest
+from torch7_random import torch7_random
+
+import dpnn_bridge
+from dpnn_bridge import parity, training
+from dpnn_bridge.conversion import to_torch, to_value
+from dpnn_bridge.errors import UnsupportedClassError
+
+
+@pytest.mark.parametrize("entry", manifest(kind="training", set="rnn"), ids=fixture_id)
+def test_training_gives_the_same_losses_and_parameters(entry: dict[str, Any]) -> None:
+    fixture = dpnn_bridge.read_t7(FIXTURES / entry["file"])
+    try:
+        model, criterion = to_torch(fixture["module"]), to_torch(fixture["criterion"])
+    except UnsupportedClassError as e:
+        pytest.skip("no mapping yet: " + ", ".join(sorted({c.class_name for c in e.classes})))
+    tolerance = parity.Tolerance(1e-5, 1e-5) if entry["dtype"] == "float" else parity.Tolerance()
+    result = parity.Result()
+    with torch7_random(fixture.get("seed")):
+        for i, (x, y) in enumerate(zip(to_value(fixture["inputs"]), to_value(fixture["targets"]), strict=True), 1):
+            parity.zero_grad(model)
+            loss = criterion(model(x), y)
+            loss.backward()
+            result.differences += parity.compare(f"loss {i}", loss, fixture["losses"][i], tolerance)
+            if fixture.get("clip") is not None:
+                norm = training.grad_param_clip(model, fixture["clip"])
+                result.differences += parity.compare(f"norm {i}", norm, fixture["norms"][i], tolerance)
+            if fixture.get("momentum") is not None:
+                training.update_grad_parameters(model, fixture["momentum"], 0, False)
+            with torch.no_grad():
+                for p in model.parameters():
+                    if p.grad is not None:
+                        p -= fixture["lr"] * p.grad
+            if fixture.get("maxnorm") is not None:
+                training.max_param_norm(model, fixture["maxnorm"])
+            expected = to_value(fixture["paramsAfter"][i])
+            result.differences += parity.compare(f"params {i}", training.parameters(model)[0], expected, tolerance)
+    result.raise_for_failures()
