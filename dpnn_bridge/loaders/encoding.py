@@ -25,6 +25,11 @@ class Encoding:
     big_endian: bool = False
     long_size: int = 8
 
+    def __str__(self) -> str:
+        if self.ascii:
+            return "ASCII"
+        return f"binary, {'big' if self.big_endian else 'little'} endian, {self.long_size}-byte longs"
+
 
 def encodings(head: bytes, mode: str | None, big_endian: bool | None, long_size: int | None) -> Iterator[Encoding]:
     """What the file that begins with ``head`` may be, the most likely first; what is not None is given."""

@@ -228,7 +228,7 @@ class Reader:
         if storage is None:
             class_name, _ = self._class()
             if element_dtype(class_name) != tensor.dtype or not class_name.endswith("Storage"):
-                raise StreamError(f"the storage of a {tensor.class_name} is a {class_name}")
+                raise StreamError(f"the storage of a {tensor.class_name} is a {class_name!r}")
             return self._storage(index, class_name)
         if not isinstance(storage, LuaStorage) or storage.dtype != tensor.dtype:
             raise StreamError(f"the storage of a {tensor.class_name} is {storage!r}")
@@ -237,7 +237,7 @@ class Reader:
     def _lost(self, message: str) -> NoReturn:
         if self._last_class:
             message += (
-                f" (the last object begun is a {self._last_class}; if that class has a write method of its own, "
+                f" (the last object begun is a {self._last_class!r}; if that class has a write method of its own, "
                 "describe it with dpnn_bridge.loaders.register_framing)"
             )
         raise StreamError(message)

@@ -68,6 +68,11 @@ def read_t7(path: str | os.PathLike[str], **options: Any) -> Any:
         >>> model = read_t7("model.t7")
         >>> model["modules"][1]["weight"].numpy()
     """
+    return read_encoded(path, **options)[0]
+
+
+def read_encoded(path: str | os.PathLike[str], **options: Any) -> tuple[Any, Encoding]:
+    """Like :func:`read_t7`, together with the encoding of the file as it was found."""
     check_file(path)
     return _read(FileSource(path), Reader.read, ReadOptions(**options))
 
@@ -78,7 +83,7 @@ def read_all(path: str | os.PathLike[str], **options: Any) -> list[Any]:
     Args and Raises: as for :func:`read_t7`.
     """
     check_file(path)
-    return _read(FileSource(path), Reader.read_all, ReadOptions(**options))
+    return _read(FileSource(path), Reader.read_all, ReadOptions(**options))[0]
 
 
 def loads(data: bytes | bytearray | memoryview | str | LuaStorage, **options: Any) -> Any:
@@ -94,10 +99,10 @@ def loads(data: bytes | bytearray | memoryview | str | LuaStorage, **options: An
         data = data.encode("utf-8", "surrogateescape")
     elif isinstance(data, LuaStorage):
         data = data.numpy().tobytes()
-    return _read(BytesSource(data), Reader.read, ReadOptions(**options))
+    return _read(BytesSource(data), Reader.read, ReadOptions(**options))[0]
 
 
-def _read(source: Source, read: Callable[[Reader], T], options: ReadOptions) -> T:
+def _read(source: Source, read: Callable[[Reader], T], options: ReadOptions) -> tuple[T, Encoding]:
     head = source.read(0, 512)
     check_head(head, source.size, source.name)
     failures: list[T7FormatError] = []
@@ -114,7 +119,7 @@ def _read(source: Source, read: Callable[[Reader], T], options: ReadOptions) -> 
         if not options.lazy:
             for storage in reader.storages:
                 storage.numpy()
-        return value
+        return value, encoding
     raise max(failures, key=lambda error: error.offset or 0)
 
 
