@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from dpnn_bridge.files import convert, load, save, write_t7
     from dpnn_bridge.loaders.t7_reader import read_t7
     from dpnn_bridge.registry import LuaClass, lua_class
+    from dpnn_bridge.training import load_flat
 
 _HOMES = {
     "LuaClass": "registry",
     "convert": "files",
     "errors": "",
     "load": "files",
+    "load_flat": "training",
     "lua_class": "registry",
     "optim": "",
     "parity": "",
@@ -40,6 +42,7 @@ __all__ = [
     "convert",
     "errors",
     "load",
+    "load_flat",
     "lua_class",
     "optim",
     "parity",

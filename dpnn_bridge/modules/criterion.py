@@ -25,13 +25,13 @@ def elementwise(target: Tensor | float, input: Tensor) -> Tensor:
     Raises:
         ValueError: the numbers of elements differ.
     """
-    target = torch.as_tensor(target, device=input.device)
-    if target.numel() != input.numel():
+    values: Tensor = torch.as_tensor(target, device=input.device)
+    if values.numel() != input.numel():
         raise ValueError(
-            f"target of shape {tuple(target.shape)} has {target.numel()} elements, "
+            f"target of shape {tuple(values.shape)} has {values.numel()} elements, "
             f"input of shape {tuple(input.shape)} has {input.numel()}; they must be as many"
         )
-    return target.reshape(input.shape).to(input.dtype)
+    return values.reshape(input.shape).to(input.dtype)
 
 
 def class_indices(target: Tensor | float, input: Tensor, index_base: int) -> Tensor:
@@ -249,6 +249,7 @@ class MultiCriterionClass(CriterionClass):
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        assert isinstance(module, WeightedCriterions)
         return {
             **super().to_lua(module, ctx),
             "criterions": LuaTable.from_list(ctx.to_lua(m) for m in cls.children(module)),
@@ -349,5 +350,6 @@ class CriterionTableClass(LuaClass):
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        assert isinstance(module, CriterionTable)
         criterion = ctx.to_lua(module.criterion)
         return {"criterion": criterion, "gradInput": LuaTable.from_list([criterion["gradInput"]])}

@@ -137,6 +137,7 @@ class ClassNLLCriterionClass(NLLClass):
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        assert isinstance(module, ClassNLLCriterion)
         number = module.ignore_index
         return {
             **super().to_lua(module, ctx),
@@ -227,6 +228,7 @@ class CrossEntropyCriterionClass(LossClass):
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        assert isinstance(module, CrossEntropyCriterion)
         nll = ClassNLLCriterion(module.weight, module.ignore_index, module.reduction, module.index_base)
         return {
             **super().to_lua(module, ctx),
@@ -364,6 +366,7 @@ class SpatialCrossEntropyCriterionClass(LossClass):
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        assert isinstance(module, SpatialCrossEntropyCriterion)
         nll = SpatialClassNLLCriterion(module.weight, module.reduction, module.index_base)
         return {**super().to_lua(module, ctx), "nll": part_to_lua(nll, module, ctx)}
 
@@ -386,5 +389,6 @@ class VolumetricCrossEntropyCriterionClass(CriterionClass):
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        assert isinstance(module, VolumetricCrossEntropyCriterion)
         scec = SpatialCrossEntropyCriterion(module.weight, module.reduction, module.index_base)
         return {**super().to_lua(module, ctx), "scec": part_to_lua(scec, module, ctx)}

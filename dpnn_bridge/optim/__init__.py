@@ -1,0 +1,19 @@
+"""Optimizers that continue what Torch7's ``optim`` package began, and the way back.
+
+>>> from dpnn_bridge import optim
+>>> checkpoint = dpnn_bridge.read_t7("checkpoint.t7")                                # doctest: +SKIP
+>>> optimizer = optim.from_lua("sgd", checkpoint["optimState"], model)               # doctest: +SKIP
+>>> checkpoint["optimState"] = optim.to_lua(optimizer, model)                        # doctest: +SKIP
+
+The next step equals the one that Torch7 would have taken. Where PyTorch's formula is the same the result is the stock
+optimizer; else it is one of the classes here, with stock names for hyperparameters and state, so that schedulers,
+``state_dict`` and ``torch.optim.Adam(...).load_state_dict(ours.state_dict())`` work.
+"""
+
+from __future__ import annotations
+
+from dpnn_bridge.optim.exact import ASGD, NAG, SGD, Adam
+from dpnn_bridge.optim.full_batch import CG, LBFGS
+from dpnn_bridge.optim.methods import from_lua, to_lua
+
+__all__ = ["ASGD", "CG", "LBFGS", "NAG", "SGD", "Adam", "from_lua", "to_lua"]

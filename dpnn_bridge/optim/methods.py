@@ -1,0 +1,385 @@
+"""Which ``optim`` method is which optimizer, and what their states are called."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.objects import LuaFunction, LuaTable, LuaTensor, tensor_class
+from dpnn_bridge.optim.exact import ASGD, NAG, SGD, Adam, double
+from dpnn_bridge.optim.full_batch import CG, LBFGS
+from dpnn_bridge.training import FlatField, flat_fields, split_flat
+
+Target = nn.Module | Iterable[nn.Parameter]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One function of the ``optim`` package.
+
+    Attributes:
+        optimizer: the class made from its table.
+        stock: classes of torch whose state has the same meaning; the way back accepts them too.
+        settings: Lua field -> (argument, Torch7's default). ``"betas.1"`` is the second element of a tuple.
+        fixed: arguments that Torch7 does not have, with the value its formula amounts to.
+        buffers: flat Lua vectors -> names in the optimizer's state.
+        factors: optional flat vectors of the configuration -> names in the state.
+        numbers: Lua numbers -> names in the state.
+        fill: setting -> state that begins with that value.
+        scratch: Lua tensors that Torch7 needs beside the buffers, whatever they hold -> Lua class or None.
+        without_buffers: the method may have steps but no buffers.
+    """
+
+    optimizer: type[Optimizer]
+    stock: tuple[type[Optimizer], ...] = ()
+    settings: dict[str, tuple[str, Any]] = field(default_factory=dict)
+    fixed: dict[str, Any] = field(default_factory=dict)
+    buffers: dict[str, str] = field(default_factory=dict)
+    factors: dict[str, str] = field(default_factory=dict)
+    numbers: dict[str, str] = field(default_factory=dict)
+    fill: dict[str, str] = field(default_factory=dict)
+    scratch: dict[str, str | None] = field(default_factory=dict)
+    without_buffers: bool = False
+
+    # ------------------------------------------------------------------ Lua -> torch
+    def arguments(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Keyword arguments of the optimizer."""
+        arguments: dict[str, Any] = {}
+        for name, (argument, default) in self.settings.items():
+            value = config.get(name)
+            value = value if isinstance(value, (bool, int, float)) else default
+            argument, _, index = argument.partition(".")
+            if not index:
+                arguments[argument] = value
+            else:
+                arguments.setdefault(argument, {})[int(index)] = value
+        return {k: (v[0], v[1]) if isinstance(v, dict) else v for k, v in arguments.items()}
+
+    def load(
+        self, optimizer: Optimizer, fields: list[FlatField], config: Mapping[str, Any], state: Mapping[str, Any]
+    ) -> None:
+        """Fills the optimizer's state."""
+        vectors = {
+            **{n: (state, to) for n, to in self.buffers.items()},
+            **{n: (config, to) for n, to in self.factors.items()},
+        }
+        for name, (table, attribute) in vectors.items():
+            if not is_vector(table.get(name)):
+                continue
+            for f, value in zip(fields, split_flat(fields, table[name], f"the field {name!r}"), strict=True):
+                optimizer.state[f.parameter][attribute] = value.clone()
+        found = [name for name in self.buffers if is_vector(state.get(name))]
+        if found and len(found) < len(self.buffers):
+            missing = sorted(set(self.buffers) - set(found))
+            raise ConversionError(f"the state holds {found} but not {missing}; it is of another method or incomplete")
+        if not found:
+            for name, attribute in self.fill.items():
+                for f in fields if config.get(name) else ():
+                    initial = torch.full_like(f.parameter, float(config[name]), requires_grad=False)
+                    optimizer.state[f.parameter].update({attribute: initial, "step": torch.tensor(0.0)})
+        if found or self.without_buffers:
+            for f in fields:
+                optimizer.state[f.parameter].update(self.counted(state))
+
+    def counted(self, state: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The numbers of a Lua state as optimizers keep them."""
+        values = {"step": torch.tensor(0.0)}
+        for name, attribute in self.numbers.items():
+            if state.get(name) is not None:
+                values[attribute] = torch.tensor(float(state[name])) if attribute == "step" else double(state[name])
+        return values
+
+    # ------------------------------------------------------------------ torch -> Lua
+    def save(self, optimizer: Optimizer, fields: list[FlatField]) -> LuaTable:
+        """The Lua table of configuration and state."""
+        table = self.configuration(optimizer)
+        states = [optimizer.state.get(f.parameter, {}) for f in fields]
+        for name, attribute in {**self.buffers, **self.factors}.items():
+            if any(attribute in s for s in states):
+                parts = [
+                    f.to_lua(s[attribute] if attribute in s else torch.zeros_like(f.parameter.detach()))
+                    for f, s in zip(fields, states, strict=True)
+                ]
+                table[name] = lua_vector(torch.cat(parts))
+        for name, attribute in self.numbers.items():
+            values = [float(s[attribute]) for s in states if attribute in s]
+            if values:
+                table[name] = integral(max(values) if attribute == "step" else values[0])
+        if any(name in table for name in self.buffers):
+            kind = next(table[name].class_name for name in self.buffers if name in table)
+            for name, class_name in self.scratch.items():
+                table[name] = LuaTensor.empty(class_name or kind)
+        return table
+
+    def configuration(self, optimizer: Optimizer) -> LuaTable:
+        """The hyperparameters.
+
+        Raises:
+            ConversionError: groups differ, or a setting has no place in Torch7.
+        """
+        first, *others = optimizer.param_groups
+        for group in others:
+            different = sorted(k for k in first if k != "params" and group.get(k) != first[k])
+            if different:
+                raise ConversionError(
+                    f"Torch7 has one set of hyperparameters; the parameter groups differ in {different}"
+                )
+        for argument, value in self.fixed.items():
+            if first.get(argument, value) != value:
+                raise ConversionError(f"{argument}={first[argument]} has no place in Torch7, whose formula has {value}")
+        table = LuaTable()
+        for name, (argument, default) in self.settings.items():
+            argument, _, index = argument.partition(".")
+            value = first.get(argument, default)
+            value = value[int(index)] if index and isinstance(value, (tuple, list)) else value
+            table[name] = value if isinstance(value, bool) else integral(float(value))
+        return table
+
+
+class LBFGSMethod(Method):
+    """``optim.lbfgs``, whose state belongs to the whole vector."""
+
+    vectors = {"d": "d", "g_old": "prev_flat_grad"}
+    lists = {"old_dirs": "old_stps", "old_stps": "old_dirs"}  # Torch7 calls the steps directions, torch the differences
+    scalars = {"t": "t", "Hdiag": "H_diag", "f_old": "prev_loss", "nIter": "n_iter", "funcEval": "func_evals"}
+
+    def load(
+        self, optimizer: Optimizer, fields: list[FlatField], config: Mapping[str, Any], state: Mapping[str, Any]
+    ) -> None:
+        if isinstance(config.get("lineSearch"), LuaFunction):
+            raise ConversionError(
+                "lineSearch is a Lua function, which is never run; remove the field to step without it"
+            )
+
+        def vector(value: Any, name: str) -> Tensor:
+            return torch.cat([part.reshape(-1) for part in split_flat(fields, value, name)])
+
+        values: dict[str, Any] = {to: state[name] for name, to in self.scalars.items() if state.get(name) is not None}
+        for name, to in self.vectors.items():
+            if state.get(name) is not None:
+                values[to] = vector(state[name], name)
+        for name, to in self.lists.items():
+            if state.get(name) is not None:
+                values[to] = [vector(v, name) for v in LuaTable(state[name]).as_list()]
+        optimizer.state[fields[0].parameter].update(values)
+
+    def save(self, optimizer: Optimizer, fields: list[FlatField]) -> LuaTable:
+        table = self.configuration(optimizer)
+        order = optimizer.param_groups[0]["params"]
+        state = optimizer.state.get(order[0], {})
+
+        def vector(value: Tensor) -> LuaTensor:
+            parts = dict(zip(map(id, order), value.split([p.numel() for p in order]), strict=True))
+            lua = [f.to_lua(parts[id(f.parameter)].view_as(f.parameter)) for f in fields]
+            return lua_vector(torch.cat(lua))
+
+        for name, to in self.scalars.items():
+            if to in state:
+                table[name] = integral(float(state[to]))
+        for name, to in self.vectors.items():
+            if state.get(to) is not None:
+                table[name] = vector(state[to])
+        for name, to in self.lists.items():
+            if state.get(to) is not None:
+                table[name] = LuaTable.from_list(vector(v) for v in state[to])
+        return table
+
+
+def is_vector(value: Any) -> bool:
+    """Whether a field holds a tensor; ``stepsize`` is a number before the first step and a tensor after it."""
+    return isinstance(value, (LuaTensor, Tensor))
+
+
+def lua_vector(value: Tensor) -> LuaTensor:
+    """A torch vector as a Lua tensor of the same precision."""
+    host = value.detach().cpu()
+    array = (host.float() if host.dtype == torch.bfloat16 else host).numpy().copy()
+    return LuaTensor.from_numpy(array, tensor_class(array.dtype))
+
+
+def integral(value: float) -> int | float:
+    """A number as the reader gives it: an int where it is whole."""
+    return int(value) if float(value).is_integer() else value
+
+
+RATE_DECAY = {"learningRateDecay": ("lr_decay", 0.0)}
+WEIGHT_DECAY = {"weightDecay": ("weight_decay", 0.0)}
+BETAS = {"beta1": ("betas.0", 0.9), "beta2": ("betas.1", 0.999)}
+STEPS = {"evalCounter": "step"}
+
+METHODS: dict[str, Method] = {
+    "sgd": Method(
+        SGD,
+        (torch.optim.SGD,),
+        settings={
+            "learningRate": ("lr", 1e-3),
+            "momentum": ("momentum", 0.0),
+            "dampening": ("dampening", None),
+            "nesterov": ("nesterov", False),
+            **WEIGHT_DECAY,
+            **RATE_DECAY,
+        },
+        fixed={"maximize": False},
+        buffers={"dfdx": "momentum_buffer"},
+        factors={"learningRates": "learning_rates", "weightDecays": "weight_decays"},
+        numbers=STEPS,
+        without_buffers=True,
+    ),
+    "adam": Method(
+        Adam,
+        (torch.optim.Adam,),
+        settings={"learningRate": ("lr", 1e-3), **BETAS, "epsilon": ("eps", 1e-8), **WEIGHT_DECAY, **RATE_DECAY},
+        fixed={"amsgrad": False, "maximize": False, "decoupled_weight_decay": False},
+        buffers={"m": "exp_avg", "v": "exp_avg_sq"},
+        numbers={"t": "step"},
+    ),
+    "adagrad": Method(
+        torch.optim.Adagrad,
+        settings={"learningRate": ("lr", 1e-3), **WEIGHT_DECAY, **RATE_DECAY},
+        fixed={"eps": 1e-10, "maximize": False},
+        buffers={"paramVariance": "sum"},
+        numbers=STEPS,
+        scratch={"paramStd": None},
+    ),
+    "adadelta": Method(
+        torch.optim.Adadelta,
+        settings={"rho": ("rho", 0.9), "eps": ("eps", 1e-6), **WEIGHT_DECAY},
+        fixed={"lr": 1.0, "maximize": False},
+        buffers={"paramVariance": "square_avg", "accDelta": "acc_delta"},
+        numbers=STEPS,
+        scratch={"paramStd": None, "delta": None},
+    ),
+    "rmsprop": Method(
+        torch.optim.RMSprop,
+        settings={"learningRate": ("lr", 1e-2), "alpha": ("alpha", 0.99), "epsilon": ("eps", 1e-8), **WEIGHT_DECAY},
+        fixed={"momentum": 0, "centered": False, "maximize": False},
+        buffers={"m": "square_avg"},
+        fill={"initialMean": "square_avg"},
+        scratch={"tmp": None},
+    ),
+    "adamax": Method(
+        torch.optim.Adamax,
+        settings={"learningRate": ("lr", 2e-3), **BETAS, "epsilon": ("eps", 1e-38), **WEIGHT_DECAY},
+        fixed={"maximize": False},
+        buffers={"m": "exp_avg", "u": "exp_inf"},
+        numbers={"t": "step"},
+    ),
+    "nag": Method(
+        NAG,
+        settings={"learningRate": ("lr", 1e-3), "momentum": ("momentum", 0.9), **WEIGHT_DECAY, **RATE_DECAY},
+        buffers={"dfdx": "momentum_buffer"},
+        factors={"learningRates": "learning_rates"},
+        numbers=STEPS,
+    ),
+    "asgd": Method(
+        ASGD,
+        (torch.optim.ASGD,),
+        settings={
+            "eta0": ("lr", 1e-4),
+            "lambda": ("lambd", 1e-4),
+            "alpha": ("alpha", 0.75),
+            "t0": ("t0", 1e6),
+        },
+        fixed={"weight_decay": 0, "maximize": False},
+        buffers={"ax": "ax"},
+        numbers={"t": "step", "eta_t": "eta", "mu_t": "mu"},
+    ),
+    "rprop": Method(
+        torch.optim.Rprop,
+        settings={
+            "stepsize": ("lr", 0.1),
+            "etaminus": ("etas.0", 0.5),
+            "etaplus": ("etas.1", 1.2),
+            "stepsizemin": ("step_sizes.0", 1e-6),
+            "stepsizemax": ("step_sizes.1", 50.0),
+        },
+        fixed={"maximize": False},
+        buffers={"delta": "prev", "stepsize": "step_size"},
+        scratch={"sign": None, **dict.fromkeys(("psign", "nsign", "zsign", "dminmax"), "torch.ByteTensor")},
+    ),
+    "lbfgs": LBFGSMethod(
+        LBFGS,
+        (torch.optim.LBFGS,),
+        settings={
+            "learningRate": ("lr", 1.0),
+            "maxIter": ("max_iter", 20),
+            "maxEval": ("max_eval", None),
+            "tolFun": ("tolerance_grad", 1e-5),
+            "tolX": ("tolerance_change", 1e-9),
+            "nCorrection": ("history_size", 100),
+        },
+        fixed={"line_search_fn": None},
+    ),
+    "cg": Method(
+        CG,
+        settings={
+            "maxIter": ("max_iter", 20),
+            "maxEval": ("max_eval", None),
+            "rho": ("rho", 0.01),
+            "sig": ("sig", 0.5),
+            "int": ("int", 0.1),
+            "ext": ("ext", 3.0),
+            "ratio": ("ratio", 100),
+        },
+    ),
+}
+
+
+def from_lua(
+    method: str, config: Mapping[str, Any], target: Target, state: Mapping[str, Any] | None = None
+) -> Optimizer:
+    """The optimizer that continues where a Torch7 script stopped.
+
+    Args:
+        method: name in ``optim``: ``"sgd"``, ``"adam"``, ``"adagrad"``, ``"adadelta"``, ``"rmsprop"``, ``"adamax"``,
+            ``"nag"``, ``"asgd"``, ``"rprop"``, ``"lbfgs"`` or ``"cg"``.
+        config: the table with ``learningRate`` and the like.
+        target: the module whose flat parameters the state is about, or parameters in that order. All of them become
+            one group.
+        state: the table with ``dfdx`` and the like; default: the same table, as most scripts have it.
+
+    Returns:
+        An optimizer over all parameters whose next step equals Torch7's.
+
+    Raises:
+        ConversionError: the method is unknown, or the state does not fit the parameters.
+
+    Examples:
+        >>> model = dpnn_bridge.load("checkpoint.t7", key="model")                                # doctest: +SKIP
+        >>> optim_state = dpnn_bridge.read_t7("checkpoint.t7")["optimState"]                      # doctest: +SKIP
+        >>> optimizer = optim.from_lua("sgd", optim_state, model)                                 # doctest: +SKIP
+        >>> scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 30)                            # doctest: +SKIP
+    """
+    spec = METHODS.get(method.removeprefix("optim."))
+    if spec is None:
+        raise ConversionError(f"no optimizer for the method {method!r}; known are {', '.join(METHODS)}")
+    fields = flat_fields(target)
+    optimizer = spec.optimizer([f.parameter for f in fields], **spec.arguments(config))
+    spec.load(optimizer, fields, config, config if state is None else state)
+    return optimizer
+
+
+def to_lua(optimizer: Optimizer, target: Target | None = None) -> LuaTable:
+    """The table with which a Torch7 script continues: configuration and state in one.
+
+    Args:
+        optimizer: one of :mod:`dpnn_bridge.optim` or of torch with the same state.
+        target: the module, in whose order and arrangement Torch7 has the parameters; default: those of the optimizer.
+
+    Raises:
+        ConversionError: Torch7 has no such method, or no place for a setting.
+    """
+    spec = next((m for m in METHODS.values() if isinstance(optimizer, (m.optimizer, *m.stock))), None)
+    if spec is None:
+        raise ConversionError(
+            f"Torch7's optim has no method like {type(optimizer).__name__}; known are {', '.join(METHODS)}",
+            class_name=type(optimizer).__name__,
+        )
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    return spec.save(optimizer, flat_fields(params if target is None else target))

@@ -1,0 +1,218 @@
+"""An optimizer made from a Lua state takes the steps that Torch7 took next, and its state can be handed back."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from conftest import FIXTURES, fixture_id, manifest
+from torch import nn
+
+from dpnn_bridge import optim, read_t7
+from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.objects import LuaTable, LuaTensor
+from dpnn_bridge.optim.methods import METHODS
+from dpnn_bridge.parity import Tolerance, compare
+
+STEPWISE = manifest(kind="optim")
+FULL_BATCH = manifest(kind="optim_quadratic")
+
+
+def tensor(value: Any) -> torch.Tensor:
+    return value.torch().clone()
+
+
+def tables(fixture: LuaTable, step: int) -> tuple[Any, Any]:
+    """Configuration and state after ``step`` steps."""
+    if step == 0:
+        return fixture["config"], LuaTable() if fixture["separateState"] else None
+    state = fixture["states"][step]
+    return (fixture["config"], state) if fixture["separateState"] else (state, None)
+
+
+def take_step(optimizer: torch.optim.Optimizer, x: nn.Parameter, fixture: LuaTable, step: int) -> torch.Tensor:
+    """One step with the stored gradient; returns where the gradient was taken."""
+    seen: list[torch.Tensor] = []
+
+    def closure() -> float:
+        seen.append(x.detach().clone())
+        x.grad = tensor(fixture["grads"][step])
+        return 0.5 * step
+
+    assert optimizer.step(closure) == 0.5 * step
+    return seen[0]
+
+
+def check(name: str, actual: Any, expected: Any) -> None:
+    assert [d.message for d in compare(name, actual, expected, Tolerance(1e-12, 1e-6)) if not d.ok] == []
+
+
+@pytest.mark.parametrize("start", [0, 1, 3])
+@pytest.mark.parametrize("entry", STEPWISE, ids=fixture_id)
+def test_takes_torch7s_next_steps(entry: dict[str, Any], start: int) -> None:
+    fixture = read_t7(FIXTURES / entry["file"])
+    x = nn.Parameter(tensor(fixture["xs"][start] if start else fixture["x0"]))
+    config, state = tables(fixture, start)
+    optimizer = optim.from_lua(fixture["method"], config, [x], state)
+    for step in range(start + 1, 7):
+        evaluated_at = take_step(optimizer, x, fixture, step)
+        check("evalAt", evaluated_at, tensor(fixture["evalAt"][step]))
+        check("x", x.detach(), tensor(fixture["xs"][step]))
+        if step in fixture["extra"]:
+            check("averaged", optimizer.state[x]["ax"], tensor(fixture["extra"][step]))
+
+
+@pytest.mark.parametrize("entry", STEPWISE, ids=fixture_id)
+def test_state_goes_back_to_lua(entry: dict[str, Any]) -> None:
+    fixture = read_t7(FIXTURES / entry["file"])
+    x = nn.Parameter(tensor(fixture["x0"]))
+    config, state = tables(fixture, 0)
+    optimizer = optim.from_lua(fixture["method"], config, [x], state)
+    for step in range(1, 4):
+        take_step(optimizer, x, fixture, step)
+    written, expected = optim.to_lua(optimizer), fixture["states"][3]
+    spec = METHODS[fixture["method"]]
+    for name in {**spec.buffers, **spec.factors, **spec.numbers}:
+        if name not in expected and name not in fixture["config"]:
+            continue
+        value = expected[name] if name in expected else fixture["config"][name]
+        if isinstance(value, LuaTensor):
+            assert written[name].class_name == value.class_name
+            check(name, tensor(written[name]), tensor(value).reshape(-1))
+        else:
+            check(name, written[name], value)
+    for name in spec.settings:
+        if name in fixture["config"] and name != "stepsize":
+            assert written[name] == fixture["config"][name]
+    for name in spec.scratch:
+        assert name in written
+
+
+@pytest.mark.parametrize("entry", STEPWISE, ids=fixture_id)
+def test_lua_and_state_dict_round_trips_continue_alike(entry: dict[str, Any]) -> None:
+    fixture = read_t7(FIXTURES / entry["file"])
+    config, state = tables(fixture, 3)
+    x = nn.Parameter(tensor(fixture["xs"][3]))
+    first = optim.from_lua(fixture["method"], config, [x], state)
+    y, z = nn.Parameter(x.detach().clone()), nn.Parameter(x.detach().clone())
+    through_lua = optim.from_lua(fixture["method"], optim.to_lua(first), [y])
+    restored = optim.from_lua(fixture["method"], fixture["config"], [z], LuaTable())
+    restored.load_state_dict(copy.deepcopy(first.state_dict()))
+    for step in range(4, 7):
+        for optimizer, p in ((first, x), (through_lua, y), (restored, z)):
+            take_step(optimizer, p, fixture, step)
+        check("through Lua", y.detach(), x.detach())
+        check("through state_dict", z.detach(), x.detach())
+
+
+@pytest.mark.parametrize("entry", FULL_BATCH, ids=fixture_id)
+@pytest.mark.parametrize("start", [0, 1])
+def test_full_batch_methods_take_torch7s_steps(entry: dict[str, Any], start: int) -> None:
+    fixture = read_t7(FIXTURES / entry["file"])
+    A, b = tensor(fixture["A"]), tensor(fixture["b"])
+    x = nn.Parameter(tensor(fixture["xs"][start] if start else fixture["x0"]))
+    config = fixture["states"][start] if start else fixture["config"]
+    optimizer = optim.from_lua(fixture["method"], config, [x])
+    for call in range(start + 1, 3):
+        places, losses = [], []
+
+        def closure(places: list[Any] = places, losses: list[float] = losses) -> float:
+            x.grad = None
+            loss = 0.5 * (A @ x) @ x - b @ x
+            loss.backward()
+            places.append(x.detach().clone())
+            losses.append(loss.item())
+            return losses[-1]
+
+        first = optimizer.step(closure)
+        check("evalAt", places, [tensor(e) for e in fixture["evalAt"][call].as_list()])
+        check("x", x.detach(), tensor(fixture["xs"][call]))
+        assert first == losses[0]
+        if fixture["method"] == "lbfgs":
+            check("losses", losses, fixture["fxs"][call].as_list())
+            written = optim.to_lua(optimizer)
+            for name in ("t", "Hdiag", "f_old", "nIter", "funcEval"):
+                check(name, written[name], fixture["states"][call][name])
+            for name in ("d", "g_old"):
+                check(name, tensor(written[name]), tensor(fixture["states"][call][name]))
+            for name in ("old_dirs", "old_stps"):
+                stored = fixture["states"][call][name].as_list()
+                check(name, [tensor(v) for v in written[name].as_list()], [tensor(v) for v in stored])
+
+
+def two_parameters() -> list[nn.Parameter]:
+    return [nn.Parameter(torch.ones(2, dtype=torch.float64)), nn.Parameter(torch.ones(3, dtype=torch.float64))]
+
+
+def test_flat_state_is_cut_in_the_order_of_the_parameters() -> None:
+    params = two_parameters()
+    optimizer = optim.from_lua("sgd", {"momentum": 0.9, "dfdx": torch.arange(5.0)}, params)
+    assert [optimizer.state[p]["momentum_buffer"].tolist() for p in params] == [[0, 1], [2, 3, 4]]
+
+
+def test_stock_optimizers_take_over_the_state() -> None:
+    params = two_parameters()
+    ours = optim.from_lua("adam", {"m": torch.arange(5.0), "v": torch.ones(5), "t": 7}, params)
+    stock = torch.optim.Adam(params)
+    stock.load_state_dict(ours.state_dict())
+    for p in params:
+        p.grad = torch.ones_like(p)
+    stock.step()
+    assert stock.state[params[0]]["step"] == 8
+
+
+def test_stock_optimizers_become_lua_tables() -> None:
+    params = two_parameters()
+    stock = torch.optim.SGD(params, lr=0.5, momentum=0.25)
+    params[1].grad = torch.full_like(params[1], 2)
+    stock.step()
+    table = optim.to_lua(stock)
+    assert (table["learningRate"], table["momentum"], table["dampening"]) == (0.5, 0.25, 0)
+    assert table["dfdx"].numpy().tolist() == [0, 0, 2, 2, 2]
+
+
+def test_learning_rate_schedulers_work() -> None:
+    params = two_parameters()
+    optimizer = optim.from_lua("sgd", {"learningRate": 1}, params)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
+    for _ in range(2):
+        for p in params:
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+        scheduler.step()
+    assert params[0].tolist() == [-0.5, -0.5]
+
+
+def test_new_groups_have_every_setting() -> None:
+    first, second = two_parameters()
+    optimizer = optim.SGD([first], lr=1, lr_decay=1)
+    optimizer.add_param_group({"params": [second]})
+    assert optimizer.param_groups[1]["lr_decay"] == 1
+
+
+def test_rmsprop_may_begin_with_a_variance() -> None:
+    (p, _) = two_parameters()
+    optimizer = optim.from_lua("rmsprop", {"initialMean": 4, "alpha": 1, "learningRate": 1, "epsilon": 0}, [p])
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    assert p.tolist() == [0.5, 0.5]
+
+
+def test_errors_say_what_does_not_fit() -> None:
+    params = two_parameters()
+    with pytest.raises(ConversionError, match=r"dfdx.*has 4 elements, the parameters have 5"):
+        optim.from_lua("sgd", {"dfdx": torch.zeros(4)}, params)
+    with pytest.raises(ConversionError, match=r"holds \['m'\] but not \['v'\]"):
+        optim.from_lua("adam", {"m": torch.zeros(5)}, params)
+    with pytest.raises(ConversionError, match="'cmaes'; known are sgd, adam"):
+        optim.from_lua("cmaes", {}, params)
+    with pytest.raises(ConversionError, match="amsgrad=True"):
+        optim.to_lua(torch.optim.Adam(params, amsgrad=True))
+    with pytest.raises(ConversionError, match=r"differ in \['lr'\]"):
+        optim.to_lua(torch.optim.SGD([{"params": params[:1], "lr": 1}, {"params": params[1:], "lr": 2}]))
+    with pytest.raises(ConversionError, match="NAdam"):
+        optim.to_lua(torch.optim.NAdam(params))
+    with pytest.raises(ValueError, match="pass step\\(\\) a closure"):
+        optim.NAG(params).step()
