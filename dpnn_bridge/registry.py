@@ -198,8 +198,11 @@ class LuaClass:
     # ------------------------------------------------------------------ torch -> Lua
     @classmethod
     def represents(cls, module: nn.Module) -> bool:
-        """Whether a module of ``torch_type`` that came from no file can be written as this Lua class."""
-        return True
+        """Whether a module of ``torch_type`` that came from no file can be written as this Lua class.
+
+        A class that only passes its input through does not stand for torch's own modules: they have one that says more.
+        """
+        return not (cls.passes_through and type(module).__module__.startswith("torch.nn."))
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
