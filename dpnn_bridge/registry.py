@@ -200,9 +200,9 @@ class LuaClass:
     def represents(cls, module: nn.Module) -> bool:
         """Whether a module of ``torch_type`` that came from no file can be written as this Lua class.
 
-        A class that only passes its input through does not stand for torch's own modules: they have one that says more.
+        Of several classes that share a torch type the first is asked first; others only if they override this.
         """
-        return not (cls.passes_through and type(module).__module__.startswith("torch.nn."))
+        return True
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
@@ -355,7 +355,9 @@ def lua_class(*names: str) -> Callable[[SpecT], SpecT]:
             known.sort(key=lambda c: c in general)  # the block without `matches` is the last resort
         types = cls.torch_type if isinstance(cls.torch_type, tuple) else (cls.torch_type,)
         for torch_type in types:
-            _BY_TYPE.setdefault(torch_type, []).append(cls)
+            known_types = _BY_TYPE.setdefault(torch_type, [])
+            if not known_types or cls.represents.__func__ is not LuaClass.represents.__func__:  # type: ignore[attr-defined]
+                known_types.append(cls)
         return cls
 
     return register

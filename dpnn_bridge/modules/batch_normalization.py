@@ -113,12 +113,11 @@ class Normalization(LuaClass):
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:
         """The first version kept ``running_std``, the inverse of a standard deviation, for ``running_var``."""
+        obj = super().upgrade(obj)
         std = obj.get("running_std")
         if not isinstance(std, LuaTensor) or "running_var" in obj:
             return obj
-        variance = np.power(std.numpy(), -2.0, dtype=np.float64).astype(std.dtype) - std.dtype.type(
-            cls.scalar(obj, "eps")
-        )
+        variance = np.power(std.numpy(), -2.0, dtype=np.float64).astype(std.dtype) - std.dtype.type(obj["eps"])
         return changed(obj, running_std=None, running_var=LuaTensor.from_numpy(variance, std.class_name))
 
     @classmethod
@@ -140,6 +139,10 @@ class Normalization(LuaClass):
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: Any) -> dict[str, Any]:
         return {**super().to_lua(module, ctx), "affine": module.weight is not None}
+
+    @classmethod
+    def represents(cls, module: nn.Module) -> bool:
+        return module.running_mean is not None and module.momentum is not None
 
 
 @lua_class("nn.BatchNormalization", "cudnn.BatchNormalization")

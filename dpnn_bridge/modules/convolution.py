@@ -34,7 +34,9 @@ class Convolution(LuaClass):
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:
         padding = obj.get("padding")  # before padW and padH there was one number
-        return obj if padding is None or "padW" in obj else changed(obj, padW=padding, padH=padding, padding=None)
+        if padding is not None:
+            obj = changed(obj, padW=padding, padH=padding, padding=None)
+        return super().upgrade(obj)
 
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
@@ -44,6 +46,20 @@ class Convolution(LuaClass):
             "bias": isinstance(bias, LuaTensor) and bias.size > 0,
             "device": "meta",
         }
+
+
+class StockConvolution(Convolution):
+    """Convolutions that a stock torch class computes."""
+
+    @classmethod
+    def represents(cls, module: nn.Module) -> bool:
+        if module.padding_mode != "zeros" or isinstance(module.padding, str):
+            return False
+        plain = {"padding": {0}, "output_padding": {0}, "dilation": {1}}
+        others = [name for name in plain if name not in cls.scalars.values()]
+        return all(set(getattr(module, name)) == plain[name] for name in others) and (
+            "groups" in cls.scalars.values() or module.groups == 1
+        )
 
 
 SPATIAL = {
@@ -67,7 +83,7 @@ VOLUMETRIC_DEFAULTS = {"dT": 1, "dH": 1, "dW": 1, "padT": 0, "padH": 0, "padW": 
 @lua_class(
     "nn.SpatialConvolution", "nn.SpatialConvolutionMM", "nn.SpatialConvolutionCuFFT", "nn.SpatialConvolutionFBFFT"
 )
-class SpatialConvolution(Convolution):
+class SpatialConvolution(StockConvolution):
     """Old files hold the weight as ``nOutputPlane x (nInputPlane*kH*kW)``; nn.SpatialConvolutionMM always does."""
 
     torch_type = nn.Conv2d
@@ -76,35 +92,35 @@ class SpatialConvolution(Convolution):
 
 
 @lua_class("cudnn.SpatialConvolution")
-class GroupedSpatialConvolution(Convolution):
+class GroupedSpatialConvolution(StockConvolution):
     torch_type = nn.Conv2d
     scalars = {**SPATIAL, "groups": "groups"}
     defaults = {**SPATIAL_DEFAULTS, "groups": 1}
 
 
 @lua_class("nn.SpatialDilatedConvolution")
-class SpatialDilatedConvolution(Convolution):
+class SpatialDilatedConvolution(StockConvolution):
     torch_type = nn.Conv2d
     scalars = {**SPATIAL, ("dilationH", "dilationW"): "dilation"}
     defaults = {**SPATIAL_DEFAULTS, "dilationH": 1, "dilationW": 1}
 
 
 @lua_class("nn.VolumetricConvolution")
-class VolumetricConvolution(Convolution):
+class VolumetricConvolution(StockConvolution):
     torch_type = nn.Conv3d
     scalars = VOLUMETRIC
     defaults = VOLUMETRIC_DEFAULTS
 
 
 @lua_class("cudnn.VolumetricConvolution")
-class GroupedVolumetricConvolution(Convolution):
+class GroupedVolumetricConvolution(StockConvolution):
     torch_type = nn.Conv3d
     scalars = {**VOLUMETRIC, "groups": "groups"}
     defaults = {**VOLUMETRIC_DEFAULTS, "groups": 1}
 
 
 @lua_class("nn.VolumetricDilatedConvolution")
-class VolumetricDilatedConvolution(Convolution):
+class VolumetricDilatedConvolution(StockConvolution):
     torch_type = nn.Conv3d
     scalars = {**VOLUMETRIC, ("dilationT", "dilationH", "dilationW"): "dilation"}
     defaults = {**VOLUMETRIC_DEFAULTS, "dilationT": 1, "dilationH": 1, "dilationW": 1}
@@ -129,8 +145,10 @@ def size_from_second_input(module: nn.Module, args: tuple[Any, ...]) -> tuple[An
     return input, size
 
 
-class FullConvolution(Convolution):
+class FullConvolution(StockConvolution):
     """Transposed convolutions. The input may be ``[x, target]``, see :func:`size_from_second_input`."""
+
+    constants = dict.fromkeys(("ones", "finput", "fgradInput"), LuaTensor.empty)
 
     @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
@@ -157,7 +175,7 @@ class VolumetricFullConvolution(FullConvolution):
         """Files without ``adjW``: the weight is nOutputPlane x nInputPlane x …, paddings are pT, pH and pW."""
         weight = obj.get("weight")
         if "adjW" in obj or not isinstance(weight, LuaTensor):
-            return obj
+            return super().upgrade(obj)
         pads = {f"pad{d}": obj.get(f"p{d}") or obj.get(f"pad{d}") or 0 for d in "THW"}
         gone = dict.fromkeys(("pT", "pH", "pW"))
         grad = obj.get("gradWeight")
@@ -214,13 +232,9 @@ def frames_first(weight: Tensor, module: nn.Module) -> Tensor:
     return weight.transpose(1, 2).reshape(weight.shape[0], -1)
 
 
-class Temporal(Convolution):
+class Temporal(StockConvolution):
     torch_type = TemporalConvolution
     tensors = {"weight": Field("weight", Layout(channels_first, frames_first)), "bias": "bias"}
-
-    @classmethod
-    def upgrade(cls, obj: LuaObject) -> LuaObject:
-        return obj
 
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:

@@ -285,6 +285,7 @@ class ConnectionTable(LuaClass):
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:
         """Torch7 needs the table in the type of the weights, which some files lack."""
+        obj = super().upgrade(obj)
         table, weight = obj.get("connTable"), obj.get("weight")
         if not isinstance(table, LuaTensor) or not isinstance(weight, LuaTensor) or table.dtype == weight.dtype:
             return obj

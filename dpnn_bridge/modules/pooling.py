@@ -26,11 +26,22 @@ class Pooling(LuaClass):
     """Windows of one size. Where a file has no stride it is the window's size."""
 
     scratch = ("indices",)
+    #: values of ``divisor_override`` that the class can mean
+    divisors: tuple[int | None, ...] = (None,)
 
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:
         strides = {d: obj[k] for d, k in (("dT", "kT"), ("dH", "kH"), ("dW", "kW")) if k in obj and d not in obj}
-        return changed(obj, **strides) if strides else obj
+        return super().upgrade(changed(obj, **strides) if strides else obj)
+
+    @classmethod
+    def represents(cls, module: nn.Module) -> bool:
+        plain = {"padding": 0, "ceil_mode": False, "dilation": 1, "count_include_pad": True}
+        return getattr(module, "divisor_override", None) in cls.divisors and all(
+            getattr(module, name, value) in (value, (value,) * 2, (value,) * 3)
+            for name, value in plain.items()
+            if name not in cls.scalars.values()
+        )
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
@@ -125,6 +136,7 @@ class SpatialAverage(Pooling):
     torch_type = (nn.AvgPool2d, UndividedAvgPool2d)
     scalars = {**SPATIAL, "count_include_pad": "count_include_pad"}
     defaults = {**SPATIAL_DEFAULTS, "count_include_pad": True}
+    divisors = (None, 1)
     #: what a file without the field ``divide`` means
     divides = True
 
@@ -153,10 +165,10 @@ class SpatialAveragePooling(SpatialAverage):
 
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:
-        strides = {d: 1 for d in ("dH", "dW") if d not in obj}
+        obj = changed(obj, **{d: 1 for d in ("dH", "dW") if d not in obj})
         if obj.get("ceil_mode") is None:  # Torch7 then ignores the other fields too
-            return changed(obj, **strides, ceil_mode=False, count_include_pad=True, padH=0, padW=0)
-        return changed(obj, **strides) if strides else obj
+            obj = changed(obj, ceil_mode=False, count_include_pad=True, padH=0, padW=0)
+        return super().upgrade(obj)
 
 
 @lua_class("cudnn.SpatialAveragePooling")
@@ -165,10 +177,8 @@ class CudnnSpatialAveragePooling(SpatialAverage):
 
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:
-        obj = super().upgrade(obj)
-        if obj.get("ceil_mode") is None:
-            return changed(obj, ceil_mode=False, count_include_pad=True, padH=0, padW=0)
-        return changed(obj, count_include_pad=True)
+        old = {"padH": 0, "padW": 0} if obj.get("ceil_mode") is None else {}
+        return super().upgrade(changed(obj, **old, count_include_pad=True))
 
 
 @lua_class("inn.SpatialAveragePooling")

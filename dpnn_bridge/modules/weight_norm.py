@@ -150,6 +150,10 @@ class LinearWeightNorm(LuaClass):
     scratch = ("weight", "norm", "scale", "addBuffer")
 
     @classmethod
+    def represents(cls, module: nn.Module) -> bool:
+        return parametrize.is_parametrized(module, "weight")
+
+    @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
         outputs, inputs = obj["v"].shape
         return parametrizations.weight_norm(nn.Linear(inputs, outputs, bias=obj.get("bias") is not None))
