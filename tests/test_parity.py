@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from conftest import FIXTURES, fixture_id, manifest
 from parity_exceptions import exception_for
+from torch7_random import torch7_random
 
 from dpnn_bridge import parity
 from dpnn_bridge.errors import UnsupportedClassError
@@ -17,7 +18,8 @@ from dpnn_bridge.loaders.t7_reader import read_t7
 def test_computes_what_torch7_computed(entry: dict[str, Any], device: str) -> None:
     fixture = read_t7(FIXTURES / entry["file"])
     try:
-        result = parity.check(fixture, device=device)
+        with torch7_random(fixture.get("seed") if fixture.get("after") is None else None):
+            result = parity.check(fixture, device=device)
     except UnsupportedClassError as e:
         pytest.skip("no mapping yet: " + ", ".join(sorted({c.class_name for c in e.classes})))
     result.differences = [d for d in result.differences if d.ok or not exception_for(entry, d.name)]

@@ -57,7 +57,7 @@ class LazyDropout(nn.Module):
 
     def _mask(self, input: Tensor) -> Tensor:
         step = self.step
-        if step not in self.masks and 1 in self.masks:  # a new clone of the first step
+        if step not in self.masks and step not in self.stale and 1 in self.masks:  # a new clone of the first step
             self.masks[step] = self.masks[1]
             self.stale |= {step} if 1 in self.stale else set()
         if not self.lazy or step not in self.masks or step in self.stale:
@@ -101,8 +101,8 @@ class LazyDropoutClass(LuaClass):
         noise = obj.get("noise")
         if isinstance(noise, LuaTensor) and noise.size:
             module.masks[step] = to_value(noise)
-            if obj.get("flag") is not False:
-                module.stale.add(step)
+        if obj.get("flag") is not False:
+            module.stale.add(step)
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
