@@ -27,7 +27,8 @@ class _FullBatch(torch.optim.Optimizer):
             p.add_(part.view_as(p), alpha=length)
 
     def _evaluate(self, closure: Callable[[], Any]) -> tuple[float, Tensor]:
-        loss = float(torch.as_tensor(evaluated(closure)).detach())
+        loss = evaluated(closure)
+        loss = float(loss.detach() if isinstance(loss, Tensor) else loss)
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._all_params]
         return loss, torch.cat([g.reshape(-1) for g in grads])
 
