@@ -200,9 +200,10 @@ class LuaClass:
     def represents(cls, module: nn.Module) -> bool:
         """Whether a module of ``torch_type`` that came from no file can be written as this Lua class.
 
-        Of several classes that share a torch type the first is asked first; others only if they override this.
+        Of several classes that share a torch type the first is asked first; others only if they override this. A class
+        that only passes its input through does not stand for torch's own modules: they have one that says more.
         """
-        return True
+        return not (cls.passes_through and type(module).__module__.startswith("torch.nn."))
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
