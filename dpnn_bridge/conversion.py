@@ -480,7 +480,8 @@ def is_module(value: Any) -> bool:
     if not isinstance(value, LuaObject) or not isinstance(value.payload, LuaTable):
         return False
     namespace = value.class_name.partition(".")[0]
-    return namespace not in ("torch", "tds", "graph", "nngraph", "optim", "dp", "xlua", "threads", "Dict")
+    data = ("torch", "tds", "graph", "optim", "dp", "xlua", "threads", "Dict")
+    return namespace not in data and value.class_name != "nngraph.Node"
 
 
 def tensor_type(obj: LuaObject) -> str | None:
