@@ -12,9 +12,9 @@ from conftest import FIXTURES, manifest
 from torch import nn
 from torch.nn.utils import parametrize
 
-from dpnn_bridge import parity, read_t7, registry, to_torch
+from dpnn_bridge import parity, read_t7, registry, to_lua, to_torch
 from dpnn_bridge.conversion import to_value
-from dpnn_bridge.errors import UnsupportedClassError
+from dpnn_bridge.errors import ConversionError, UnsupportedClassError
 from dpnn_bridge.objects import LuaTable
 from dpnn_bridge.registry import LuaClass, known_names, lua_class
 
@@ -102,6 +102,44 @@ def outputs(module: nn.Module, arguments: list[Any]) -> Any:
     torch.manual_seed(0)
     with torch.no_grad():
         return module(*arguments)
+
+
+FROM_TORCH = {
+    "nn.Identity": nn.Identity(),
+    "nn.Linear": nn.Linear(3, 2, bias=False),
+    "nn.LookupTable": nn.Embedding(5, 2, padding_idx=1, max_norm=1.5),
+    "nn.Dropout": nn.Dropout(0.3),
+    "nn.PReLU": nn.PReLU(3),
+    "nn.LeakyReLU": nn.LeakyReLU(0.2),
+    "nn.ELU": nn.ELU(0.5),
+    "nn.HardTanh": nn.Hardtanh(-2, 2),
+    "nn.SoftPlus": nn.Softplus(2),
+    "nn.TanhShrink": nn.Tanhshrink(),
+    "nn.GatedLinearUnit": nn.GLU(1),
+    "nn.SoftMax": nn.Softmax(1),
+    "nn.LogSoftMax": nn.LogSoftmax(1),
+    "nn.Sequential": nn.Sequential(nn.ReLU(), nn.Tanh()),
+}
+
+
+@pytest.mark.parametrize("name", FROM_TORCH)
+def test_stock_modules_become_lua_objects_and_come_back(name: str) -> None:
+    module = FROM_TORCH[name].eval()
+    obj = to_lua(module)
+    assert obj.class_name == name
+    again = to_torch(obj)
+    assert not again.training
+    if name == "nn.LookupTable":  # Torch7 counts from 1
+        input = torch.tensor([[1, 2], [2, 4]])
+        assert torch.equal(again(input), module(input - 1))
+        return
+    input = torch.randn(4, 4 if name == "nn.GatedLinearUnit" else 3)
+    assert torch.equal(again(input), module(input))
+
+
+def test_softmax_over_another_dimension_is_refused() -> None:
+    with pytest.raises(ConversionError, match="make it dim=1"):
+        to_lua(nn.Softmax(2))
 
 
 COMPILED = [

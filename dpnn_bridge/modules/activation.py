@@ -12,7 +12,14 @@ from dpnn_bridge import parity
 from dpnn_bridge.conversion import LuaContext, TorchContext
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaObject, LuaTensor
-from dpnn_bridge.registry import LuaClass, lua_class
+from dpnn_bridge.registry import LuaClass, lua_class, record_of
+
+
+def fresh(class_name: str, kind: str) -> LuaObject:
+    """A new Lua module without parameters, as other layers hold one."""
+    obj = LuaObject(class_name)
+    obj["_type"], obj["output"], obj["gradInput"] = kind, LuaTensor.empty(kind), LuaTensor.empty(kind)
+    return obj
 
 
 class Inplace(LuaClass):
@@ -135,19 +142,12 @@ class SoftShrink(LuaClass):
 @lua_class("nn.TanhShrink")
 class TanhShrink(LuaClass):
     torch_type = nn.Tanhshrink
-    constants = {"tanh": lambda kind: Tanh.fresh(kind)}
+    constants = {"tanh": lambda kind: fresh("nn.Tanh", kind)}
 
 
 @lua_class("nn.Tanh", "cudnn.Tanh")
 class Tanh(LuaClass):
     torch_type = nn.Tanh
-
-    @staticmethod
-    def fresh(kind: str) -> LuaObject:
-        """A new ``nn.Tanh``, as other layers hold one."""
-        tanh = LuaObject("nn.Tanh")
-        tanh["_type"], tanh["output"], tanh["gradInput"] = kind, LuaTensor.empty(kind), LuaTensor.empty(kind)
-        return tanh
 
 
 @lua_class("nn.Sigmoid", "cudnn.Sigmoid")
@@ -283,6 +283,10 @@ class StockSoftMax(LuaClass):
         return cls.torch_type[0]()
 
     @classmethod
+    def represents(cls, module: nn.Module) -> bool:
+        return not getattr(module, "instance", False)
+
+    @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
         if not isinstance(module, cls.torch_type[0]) and module.dim not in (None, 1):
             raise ConversionError(
@@ -319,6 +323,19 @@ class CudnnSoftMax(LuaClass):
         spatial = "Spatial" in obj.class_name and obj.get("mode") != "CUDNN_SOFTMAX_MODE_INSTANCE"
         return (LogSoftMax if log else SoftMax)(instance=not spatial)
 
+    @classmethod
+    def represents(cls, module: nn.Module) -> bool:
+        return isinstance(module, (SoftMax, LogSoftMax)) and module.instance
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        return {} if record_of(module) else {"algorithm": softmax_algorithm(isinstance(module, LogSoftMax))}
+
+
+def softmax_algorithm(log: bool) -> str:
+    """cuDNN's name of the accurate algorithm."""
+    return "CUDNN_SOFTMAX_LOG" if log else "CUDNN_SOFTMAX_ACCURATE"
+
 
 class VolumetricSoftMax(nn.Softmax):
     r"""Softmax over the planes of volumes.
@@ -354,3 +371,11 @@ class VolumetricSoftMaxClass(LuaClass):
     @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> VolumetricSoftMax:
         return VolumetricSoftMax(log=obj["ssm"].get("algorithm") == "CUDNN_SOFTMAX_LOG")
+
+    @classmethod
+    def to_lua(cls, module: VolumetricSoftMax, ctx: LuaContext) -> dict[str, Any]:
+        if record_of(module):
+            return {}
+        inner = fresh("cudnn.SpatialSoftMax", ctx.type_of(module))
+        inner["mode"], inner["algorithm"] = "CUDNN_SOFTMAX_MODE_CHANNEL", softmax_algorithm(module.log)
+        return {"ssm": inner}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.objects import LuaTensor
 from dpnn_bridge.registry import LuaClass, empty_sizes, empty_table, lua_class
 
 
@@ -138,7 +139,7 @@ class CMaxTable(nn.Module):
 class CMaxTableClass(LuaClass):
     torch_type = CMaxTable
     scratch = ("maxIdx", "mask", "maxVals", "gradMaxVals", "maskByteTensor")
-    constants = {"gradInput": empty_table}
+    constants = {"gradInput": empty_table, **dict.fromkeys(scratch[:4], LuaTensor.empty)}
 
 
 class CMinTable(nn.Module):
@@ -167,7 +168,7 @@ class CMinTable(nn.Module):
 class CMinTableClass(LuaClass):
     torch_type = CMinTable
     scratch = ("minIdx", "mask", "minVals", "gradMaxVals", "maskByteTensor")
-    constants = {"gradInput": empty_table}
+    constants = {"gradInput": empty_table, **dict.fromkeys(scratch[:4], LuaTensor.empty)}
 
 
 class MixtureTable(nn.Module):

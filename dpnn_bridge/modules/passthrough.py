@@ -28,6 +28,10 @@ def map_tensors(fn: Callable[[Tensor], Tensor], value: Any) -> Any:
 class Identity(LuaClass):
     torch_type = nn.Identity
 
+    @classmethod
+    def represents(cls, module: nn.Module) -> bool:
+        return True
+
 
 class Contiguous(nn.Module):
     """A contiguous copy of its input, or the input itself when it is contiguous.
@@ -143,6 +147,12 @@ class Profile(Decorator):
 class ProfileClass(DecoratorClass):
     torch_type = Profile
     passes_through = True
+    constants = {
+        "name": "",
+        "print_interval": 100,
+        **dict.fromkeys(("numFwds", "numBwds", "summedFwdTime", "summedBwdTime"), 0),
+        "timer": lambda kind: LuaObject("torch.Timer", None),
+    }
 
 
 class GradientReversal(nn.Module):
