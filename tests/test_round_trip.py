@@ -19,6 +19,8 @@ from dpnn_bridge.objects import LuaFunction, LuaObject, LuaTable, LuaTensor
 MODULES = manifest(kind=("module", "criterion"))
 #: fields that Torch7 computes anew; an object without them is the same module
 BUFFERS = {"output", "gradInput", "train", "_type"}
+#: fields of a node of nngraph that hold values of one run
+NODE_BUFFERS = {"input", "gradOutput", "gradOutputBuffer"}
 
 
 def converted(entry: dict[str, Any]) -> tuple[LuaTable, torch.nn.Module]:
@@ -48,6 +50,8 @@ def reduced(value: Any, memo: dict[int, Any] | None = None) -> Any:
         copy, items = LuaTable(), value.items()
     memo[id(value)] = copy
     for k, v in items:
+        if isinstance(value, LuaTable) and "mapindex" in value and k in NODE_BUFFERS:
+            continue
         is_gradient = isinstance(k, str) and k.startswith("grad") and spec is not None
         is_buffer = spec is not None and (k in BUFFERS or k in spec.scratch or (isinstance(k, str) and k[0] == "_"))
         if isinstance(v, LuaFunction) or (k in BUFFERS and is_module(value)) or is_gradient:

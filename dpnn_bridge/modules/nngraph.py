@@ -182,6 +182,7 @@ class GModuleClass(LuaClass):
             if module is not None:
                 module = name_of(ctx.to_torch(module, "forwardnodes", i + 1, "data", "module"), i)
             attributes = {k: ctx.keep(v, k) for k, v in data.items() if isinstance(k, str) and k not in _NODE_FIELDS}
+            attributes |= {"input": LuaTable()} if "input" in data else {}
             nodes.append(GraphNode(sources[i], module, data.get("selectindex"), data.get("nSplitOutputs"), attributes))
         positions = {id(node["data"]): i for i, node in enumerate(lua_nodes)}
         graph = GModule(
@@ -222,7 +223,7 @@ class GModuleClass(LuaClass):
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
         assert isinstance(module, GModule)
         data = []
-        for i, node in enumerate(module.nodes):
+        for node in module.nodes:
             entry = LuaTable({"annotations": LuaTable(), "mapindex": LuaTable(), "reverseMap": LuaTable()})
             entry.update({key: ctx.restore(value) for key, value in node.attributes.items()})
             if node.module is not None:
@@ -231,8 +232,6 @@ class GModuleClass(LuaClass):
                 entry["selectindex"] = node.select
             if node.splits is not None:
                 entry["nSplitOutputs"] = node.splits
-            if node.select is not None or i in (module.input_node, module.output_node):
-                entry["input"] = LuaTable()
             data.append(entry)
         edges = _edges(module)
         backward, backward_nodes = _graph(data, edges)

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from dpnn_bridge.conversion import LuaContext, TorchContext
 from dpnn_bridge.memory import first_tensor, get_hidden_state, max_bptt_step, set_hidden_state
-from dpnn_bridge.modules.recurrent import AbstractRecurrent, AbstractRecurrentClass
+from dpnn_bridge.modules.recurrent import AbstractRecurrent, AbstractRecurrentClass, shared_clone
+from dpnn_bridge.modules.rnn_misc import CopyGrad
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
 from dpnn_bridge.registry import lua_class, record_of
 
@@ -67,6 +68,7 @@ class Recurrent(AbstractRecurrent):
 class RecurrentClass(AbstractRecurrentClass):
     torch_type = Recurrent
     given = {}
+    scratch = (*AbstractRecurrentClass.scratch, "initialModule")
     members = {
         "startModule": "start_module",
         "inputModule": "input_module",
@@ -78,10 +80,6 @@ class RecurrentClass(AbstractRecurrentClass):
     @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
         return Recurrent(**cls.arguments(obj, ctx))
-
-    @classmethod
-    def handled(cls, module: nn.Module) -> set[str]:
-        return super().handled(module) | {"initialModule"}
 
     @classmethod
     def inner_to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
@@ -112,28 +110,6 @@ def _container(class_name: str, modules: list[LuaObject], kind: str, train: bool
     fields: dict[Any, Any] = {"modules": LuaTable.from_list(modules), "train": train, "_type": kind}
     fields |= {"output": LuaTensor.empty(kind), "gradInput": LuaTensor.empty(kind)}
     return LuaObject(class_name, LuaTable(fields))
-
-
-def shared_clone(value: Any, memo: dict[int, Any] | None = None) -> Any:
-    """A copy of a Lua object whose tensors are other tensors on the same storages."""
-    memo = {} if memo is None else memo
-    if id(value) in memo:
-        return memo[id(value)]
-    if isinstance(value, LuaTensor):
-        copy: Any = LuaTensor(value.class_name, value.shape, value.stride, value.offset, value.storage)
-    elif isinstance(value, LuaObject):
-        copy = LuaObject(value.class_name, version=value.version, header=value.header)
-        if not isinstance(value.payload, LuaTable):
-            copy.payload = value.payload
-    elif isinstance(value, LuaTable):
-        copy = LuaTable()
-    else:
-        return value
-    memo[id(value)] = copy
-    if isinstance(value, (LuaObject, LuaTable)):
-        for k, v in value.items():
-            copy[shared_clone(k, memo)] = shared_clone(v, memo)
-    return copy
 
 
 class Recurrence(AbstractRecurrent):
@@ -204,17 +180,12 @@ class Recurrence(AbstractRecurrent):
 
 
 class _ModuleFieldClass(AbstractRecurrentClass):
-    """Step modules whose member is called ``module`` in both worlds."""
-
-    @classmethod
-    def handled(cls, module: nn.Module) -> set[str]:
-        return super().handled(module) | {"module"}
+    """Step modules whose member is called ``module``; in Lua that field stays when a mask is put around the member."""
 
     @classmethod
     def inner_to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        inner = ctx.to_lua(module.get_submodule("module"))
-        fields: dict[str, Any] = {name: LuaTable.from_list([inner]) for name in ("modules", "sharedClones")}
-        return fields | {"recurrentModule": inner, "module": inner}
+        fields, record = super().inner_to_lua(module, ctx), record_of(module)
+        return fields if record and "module" in record.fields else {**fields, "module": fields["recurrentModule"]}
 
 
 @lua_class("nn.Recurrence")
@@ -296,6 +267,7 @@ class NormStabilizer(AbstractRecurrent):
     back, whatever the loss.
 
     Args:
+        recurrent_module: passes the input through; default: :class:`CopyGrad`.
         beta: weight of the penalty.
         rho: gradients flow back through at most this many time steps.
 
@@ -306,17 +278,18 @@ class NormStabilizer(AbstractRecurrent):
         ``nn.NormStabilizer(beta)``, NormStabilizer.lua
     """
 
-    def __init__(self, beta: float = 1.0, *, rho: int = 99999) -> None:
+    def __init__(self, recurrent_module: nn.Module | None = None, *, beta: float = 1.0, rho: int = 99999) -> None:
         super().__init__(rho)
+        self.recurrent_module = CopyGrad() if recurrent_module is None else recurrent_module
         self.beta = beta
         self._norms: list[Tensor] = []
 
     def forward(self, input: Tensor) -> Tensor:
-        output = input
+        output = self.recurrent_module(input)
         if self.training:
             if self.step > 1:
                 change = input.norm(dim=1) - self._previous(input).norm(dim=1)
-                output = _with_penalty(input, self.beta * change.square().mean())
+                output = _with_penalty(output, self.beta * change.square().mean())
             self._norms = [*self._norms[: self.step - 1], input.detach().norm(dim=1)]
         return self._advance(output, input)
 
@@ -353,23 +326,3 @@ class NormStabilizerClass(AbstractRecurrentClass):
     torch_type = NormStabilizer
     scalars = {"rho": "rho", "beta": "beta"}
     given = {}
-
-    @classmethod
-    def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
-        return NormStabilizer(**cls.arguments(obj, ctx))
-
-    @classmethod
-    def children(cls, module: nn.Module) -> list[nn.Module]:
-        return []
-
-    @classmethod
-    def inner_to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        kind = ctx.type_of(module)
-        fields = {"train": module.training, "_type": kind}
-        fields |= {"output": LuaTensor.empty(kind), "gradInput": LuaTensor.empty(kind)}
-        copy = LuaObject("nn.CopyGrad", LuaTable(fields))
-        return {
-            "recurrentModule": copy,
-            "modules": LuaTable.from_list([copy]),
-            "sharedClones": LuaTable.from_list([copy]),
-        }

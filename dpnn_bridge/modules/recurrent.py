@@ -328,12 +328,23 @@ class AbstractRecurrentClass(LuaClass):
     @classmethod
     def inner_to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
         """The fields that hold modules."""
-        inner = ctx.to_lua(module.get_submodule("recurrent_module"))
+        inner = ctx.to_lua(cls.children(module)[0])
         return {
             "recurrentModule": inner,
             "modules": LuaTable.from_list([inner]),
-            "sharedClones": LuaTable.from_list([inner]),
+            "sharedClones": cls.clones_to_lua(cls.children(module)[0], inner, ctx),
         }
+
+    @classmethod
+    def clones_to_lua(cls, module: nn.Module, inner: LuaObject, ctx: LuaContext) -> LuaTable:
+        """``sharedClones``: the module itself, and clones only for steps that have dropout masks of their own."""
+        clones = LuaTable.from_list([inner])
+        for step in sorted({step for d in dropouts_in(module) for step in d.masks.keys() | d.stale} - {1}):
+            clones[step] = shared_clone(inner)
+            for child, obj in parity.paired(module, clones[step]):
+                if isinstance(child, LazyDropout):
+                    obj.fields.update(LazyDropoutClass.step_to_lua(child, step, ctx))
+        return clones
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
@@ -371,6 +382,28 @@ class AbstractRecurrentClass(LuaClass):
                 return type(module).forward(module, input)
 
         return forward
+
+
+def shared_clone(value: Any, memo: dict[int, Any] | None = None) -> Any:
+    """A copy of a Lua object whose tensors are other tensors on the same storages."""
+    memo = {} if memo is None else memo
+    if id(value) in memo:
+        return memo[id(value)]
+    if isinstance(value, LuaTensor):
+        copy: Any = LuaTensor(value.class_name, value.shape, value.stride, value.offset, value.storage)
+    elif isinstance(value, LuaObject):
+        copy = LuaObject(value.class_name, version=value.version, header=value.header)
+        if not isinstance(value.payload, LuaTable):
+            copy.payload = value.payload
+    elif isinstance(value, LuaTable):
+        copy = LuaTable()
+    else:
+        return value
+    memo[id(value)] = copy
+    if isinstance(value, (LuaObject, LuaTable)):
+        for k, v in value.items():
+            copy[shared_clone(k, memo)] = shared_clone(v, memo)
+    return copy
 
 
 def _entry(obj: LuaObject, name: str, step: int) -> Any:

@@ -107,9 +107,14 @@ class LazyDropoutClass(LuaClass):
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
         assert isinstance(module, LazyDropout)
-        mask = None if 1 in module.stale else module.masks.get(1)
+        return super().to_lua(module, ctx) | cls.step_to_lua(module, 1, ctx)
+
+    @staticmethod
+    def step_to_lua(module: LazyDropout, step: int, ctx: LuaContext) -> dict[str, Any]:
+        """The fields that say which mask a time step has."""
+        mask = module.masks.get(step)
         noise = LuaTensor.empty(ctx.type_of(module)) if mask is None else ctx.constant(mask, module)
-        return super().to_lua(module, ctx) | {"noise": noise, "flag": mask is None}
+        return {"noise": noise, "flag": mask is None or step in module.stale}
 
     @classmethod
     def replay(cls, module: nn.Module, after: LuaObject) -> Callable[[Tensor], Tensor] | None:

@@ -62,6 +62,7 @@ class CopyGrad(nn.Identity):
 @lua_class("nn.CopyGrad")
 class CopyGradClass(LuaClass):
     torch_type = CopyGrad
+    scratch = ("norm",)
 
 
 @lua_class("nn.LinearNoBias")

@@ -308,7 +308,7 @@ class SequenceModuleClass(LuaClass):
 
     scratch = (
         *("gates", "buffer1", "buffer2", "buffer3", "grad_a_buffer", "grad_c0", "grad_h0", "grad_x"),
-        *("zeroMask", "next_h", "grad_next_h", "userGradPrevOutput", "userGradPrevCell", "gradPrevOutput"),
+        *("cell", "zeroMask", "next_h", "grad_next_h", "userGradPrevOutput", "userGradPrevCell", "gradPrevOutput"),
     )
     tensors = {"weight": "weight", "bias": "bias"}
     #: for each part of the state: its field of the whole sequence, of the start, of the user
@@ -341,7 +341,10 @@ class SequenceModuleClass(LuaClass):
         for name in cls.scratch[:8]:
             fields.setdefault(name, empty)
         for i, (sequence, start, user) in enumerate(cls.state_fields):
-            fields[sequence] = ctx.constant(module.final[i].unsqueeze(0), module) if module.final else empty
+            if module.final:
+                fields[sequence] = ctx.constant(module.final[i].unsqueeze(0), module)
+            elif sequence != "_output":  # which Torch7 makes itself
+                fields[sequence] = empty
             fields[start] = ctx.constant(module.initial[i], module) if module.initial else empty
             value = getattr(module, module._state_names()[i])
             if value is not None:

@@ -133,6 +133,15 @@ class RepeaterClass(AbstractSequencerClass):
     torch_type = Repeater
     scalars = {"rho": "rho"}
 
+    @classmethod
+    def upgrade(cls, obj: LuaObject) -> LuaObject:
+        """Old files call the field ``module`` by the name ``rnn``."""
+        obj = super().upgrade(obj)
+        if obj.get("module") is not None or obj.get("rnn") is None:
+            return obj
+        fields = LuaTable(("module" if k == "rnn" else k, v) for k, v in obj.items())
+        return LuaObject(obj.class_name, fields, version=obj.version)
+
 
 class BiSequencer(Memory, Remembering, Decorator):
     """Runs one step module forwards and another backwards over a sequence and merges their outputs at every step.
