@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -98,7 +99,7 @@ def test_repr_deepcopy_and_pickle(name: str) -> None:
         assert all(d.ok for d in parity.compare("output", outputs(other, copy.deepcopy(arguments)), expected))
 
 
-def outputs(module: nn.Module, arguments: list[Any]) -> Any:
+def outputs(module: Callable[..., Any], arguments: list[Any]) -> Any:
     torch.manual_seed(0)
     with torch.no_grad():
         return module(*arguments)

@@ -1,4 +1,4 @@
-"""Linear maps and element-wise affine layers."""
+"""Linear maps, and distances to weight vectors."""
 
 from __future__ import annotations
 
