@@ -27,6 +27,9 @@ LOOSE_GRADIENT = {
     # the gradients by 4e-3, since a pooling maximum changes place; Torch7 is 9e-3 and we are 6e-4 from double precision
     ("pose-hg-train__hg2", "train"): parity.Tolerance(1e-10, 2e-2),
 }
+#: recurrent nets run backward in evaluation mode, where Torch7's step modules have overwritten what backward needs: its
+#: gradients are wrong (docs/rnn.md); in training mode they are compared
+WRONG_IN_EVALUATION = {"rnn__recurrent-language-model_lstm"}
 
 
 def cases() -> list[dict[str, Any]]:
@@ -41,7 +44,7 @@ def compare_with_reference(model: nn.Module, ref: LuaTable, name: str = "") -> p
     inputs = parity.require_grad(to_value(ref["input"]))
     output = model(inputs)
     result.differences += parity.compare("output", output, to_value(ref["output"]), OUTPUT)
-    if ref.get("gradOutput") is None:
+    if ref.get("gradOutput") is None or (ref["mode"] == "eval" and name in WRONG_IN_EVALUATION):
         return result
     parity.zero_grad(model)
     parity.backward(output, to_value(ref["gradOutput"]))
