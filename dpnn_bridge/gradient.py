@@ -87,3 +87,26 @@ class _RefuseGradient(torch.autograd.Function):
 def refuse_gradient(input: Tensor, message: str) -> Tensor:
     """``input`` itself; a backward pass through it raises ``RuntimeError(message)``."""
     return _RefuseGradient.apply(input, message) if input.requires_grad else input
+
+
+class _ZeroGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(value: Tensor, source: Tensor) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[1])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        return grads[0], torch.zeros_like(ctx.saved_tensors[0])
+
+
+def zero_gradient(value: Tensor, source: Tensor) -> Tensor:
+    """``value`` itself; ``source`` gets a gradient of zeros instead of none.
+
+    What lies behind ``source`` thus takes part in the backward pass, as Torch7's modules always do: a
+    :class:`~dpnn_bridge.modules.reinforce.Reinforce` there gives its gradient whatever arrives.
+    """
+    return _ZeroGradient.apply(value, source) if source.requires_grad else value

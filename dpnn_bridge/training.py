@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -131,3 +131,24 @@ def load_flat(module: nn.Module, vector: Tensor | LuaTensor) -> None:
     fields = flat_fields(module)
     for field, value in zip(fields, split_flat(fields, vector, "the flat vector"), strict=True):
         field.parameter.copy_(value)
+
+
+# ---------------------------------------------------------------------- REINFORCE
+@runtime_checkable
+class Rewarded(Protocol):
+    """A module whose gradient is that of its sample's log probability times a reward."""
+
+    def reinforce(self, reward: Tensor) -> None:
+        """Sets the reward for the backward pass that follows."""
+
+
+def reinforce(module: nn.Module, reward: Tensor) -> None:
+    """Hands a reward to every REINFORCE module in ``module`` for the backward pass that follows, ``m:reinforce(r)``.
+
+    Args:
+        module: any module.
+        reward: one number for each sample, shape :math:`(N)`.
+    """
+    for child in module.modules():
+        if isinstance(child, Rewarded):
+            child.reinforce(reward)

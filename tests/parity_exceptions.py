@@ -26,6 +26,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {
         "gradParams[1]": "Torch7 lists a table of rows instead of a gradient tensor; tests/test_sparse.py sums them",
         "backward": "Torch7 forgets that a single sample has no gradInput; nothing stands in the way here",
     },
+    "nn.Reinforce": {"output": "the abstract class returns nothing in Torch7; here what it keeps in its field output"},
     "nn.Constant": {"forward": "dpnn of 2015 forgot to resize the output of a constant that is given as it is"},
     "nn.SpatialUniformCrop": {"forward": "dpnn of 2015 took batches only"},
     "2015.BatchNormalization": {"backward": "nn of 2015 refused backward in evaluation; later versions define it"},

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.conversion import LuaContext, TorchContext
-from dpnn_bridge.gradient import add_gradient
+from dpnn_bridge.gradient import add_gradient, zero_gradient
 from dpnn_bridge.modules.decorator import torch_dtype
 from dpnn_bridge.objects import LuaObject, LuaTensor
 from dpnn_bridge.registry import LuaClass, lua_class
@@ -54,8 +54,8 @@ class OneHot(nn.Module):
                 raise IndexError(
                     f"OneHot takes {self.index_base} to {last}, found {int(index[wrong][0]) + self.index_base}"
                 )
-        output = self.like.new_zeros(*index.shape, self.output_size)
-        return output.scatter_(-1, index.unsqueeze(-1), 1)
+        output = self.like.new_zeros(*index.shape, self.output_size).scatter_(-1, index.unsqueeze(-1), 1)
+        return zero_gradient(output, input) if isinstance(input, Tensor) else output
 
     def extra_repr(self) -> str:
         return f"{self.output_size}, index_base={self.index_base}"
@@ -97,7 +97,7 @@ class ArgMax(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         dim = self.dim if input.dim() > self.n_input_dim else self.dim - 1
         index = input.argmax(dim, keepdim=input.dim() == 1) + self.index_base
-        return index if self.as_long else index.to(input.dtype)
+        return index if self.as_long else zero_gradient(index.to(input.dtype), input)
 
     def extra_repr(self) -> str:
         samples = "" if self.n_input_dim == 9999 else f", n_input_dim={self.n_input_dim}"

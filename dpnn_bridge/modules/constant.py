@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.conversion import TorchContext
-from dpnn_bridge.gradient import with_gradient_of
+from dpnn_bridge.gradient import with_gradient_of, zero_gradient
 from dpnn_bridge.objects import LuaObject
 from dpnn_bridge.registry import LuaClass, lua_class
 
@@ -76,8 +76,10 @@ class Constant(nn.Module):
 
     def forward(self, input: Any) -> Tensor:
         if self.n_input_dim is None or input.dim() <= self.n_input_dim:
-            return self.value.clone()
-        return self.value.expand(input.shape[0], *self.value.shape).clone(memory_format=torch.contiguous_format)
+            output = self.value.clone()
+        else:
+            output = self.value.expand(len(input), *self.value.shape).clone(memory_format=torch.contiguous_format)
+        return zero_gradient(output, input) if isinstance(input, Tensor) else output
 
     def extra_repr(self) -> str:
         shape = "x".join(map(str, self.value.shape))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dpnn_bridge.conversion import LuaContext, TorchContext
+from dpnn_bridge.gradient import zero_gradient
 from dpnn_bridge.modules.nnx_resampling import bilinear
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.registry import LuaClass, lua_class, record_of
@@ -79,14 +80,14 @@ def resampled(input: Tensor, height: int, width: int) -> Tensor:
 class SpatialReSamplingClass(LuaClass):
     torch_type = SpatialReSampling
     scalars = {"owidth": "owidth", "oheight": "oheight", "rwidth": "rwidth", "rheight": "rheight"}
-    defaults = dict.fromkeys(scalars)
+    defaults = {"owidth": None, "oheight": None, "rwidth": None, "rheight": None}
 
 
 class SpatialGlimpse(nn.Module):
     r"""Cuts windows of growing size around a location out of an image and shrinks them to the same size.
 
     Window d has size :math:`g_d = \text{size} \cdot \text{scale}^d`; the image is padded with zeros so that windows
-    may lie half outside. No gradient reaches the location.
+    may lie half outside. The gradient of the location is zero.
 
     Args:
         size: height and width of the glimpse, or one number for both.
@@ -136,7 +137,7 @@ class SpatialGlimpse(nn.Module):
             if depth > 0:
                 size = (size[0] * self.scale, size[1] * self.scale)
             windows.append(self._shrunk(self._window(image, location, size), depth))
-        output = torch.cat(windows, 1)
+        output = zero_gradient(torch.cat(windows, 1), input[1])
         return output.squeeze(0) if single else output
 
     @staticmethod
