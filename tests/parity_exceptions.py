@@ -31,6 +31,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {
     "nn.SpatialUniformCrop": {"forward": "dpnn of 2015 took batches only"},
     "2015.BatchNormalization": {"backward": "nn of 2015 refused backward in evaluation; later versions define it"},
     "2015.SpatialBatchNormalization": {"backward": "as 2015.BatchNormalization"},
+    "2015.Inception.batchnorm": {"backward": "as 2015.BatchNormalization"},
     "nn.SpatialDropout": {"backward": "Torch7 defines no gradient in evaluation; here it is the derivative"},
     "nn.VolumetricDropout": {"backward": "Torch7 defines no gradient in evaluation; here it is the derivative"},
     "Sequential__empty": {"backward": "Torch7 fails on an empty container; here it is the identity"},
