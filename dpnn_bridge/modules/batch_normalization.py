@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from dpnn_bridge.conversion import TorchContext
 from dpnn_bridge.modules.convolution import changed
 from dpnn_bridge.objects import LuaObject, LuaTensor
-from dpnn_bridge.registry import LuaClass, lua_class
+from dpnn_bridge.registry import Field, Layout, LuaClass, lua_class
 
 
 class SingleSamples(nn.modules.batchnorm._BatchNorm):
@@ -99,26 +99,11 @@ class BatchNorm3d(SingleSamples, nn.BatchNorm3d):
 
 
 class Normalization(LuaClass):
-    version = 2
+    """What the classes of nn, cudnn and fbcunn share."""
+
     scalars = {"eps": "eps", "momentum": "momentum"}
     defaults = {"eps": 1e-5, "momentum": 0.1}
-    tensors = {
-        "weight": "weight",
-        "bias": "bias",
-        "running_mean": "running_mean",
-        "running_var": "running_var",
-    }
     scratch = ("buffer", "buffer2", "centered", "std", "normalized", "save_mean", "save_std", "scaleT")
-
-    @classmethod
-    def upgrade(cls, obj: LuaObject) -> LuaObject:
-        """The first version kept ``running_std``, the inverse of a standard deviation, for ``running_var``."""
-        obj = super().upgrade(obj)
-        std = obj.get("running_std")
-        if not isinstance(std, LuaTensor) or "running_var" in obj:
-            return obj
-        variance = np.power(std.numpy(), -2.0, dtype=np.float64).astype(std.dtype) - std.dtype.type(obj["eps"])
-        return changed(obj, running_std=None, running_var=LuaTensor.from_numpy(variance, std.class_name))
 
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
@@ -141,22 +126,70 @@ class Normalization(LuaClass):
         return {**super().to_lua(module, ctx), "affine": module.weight is not None}
 
     @classmethod
-    def represents(cls, module: nn.Module) -> bool:
+    def represents(cls, module: Any) -> bool:
         return module.running_mean is not None and module.momentum is not None
 
 
+class SecondVersion(Normalization):
+    version = 2
+    tensors = {name: name for name in ("weight", "bias", "running_mean", "running_var")}
+
+    @classmethod
+    def upgrade(cls, obj: LuaObject) -> LuaObject:
+        """The first version kept ``running_std``, the inverse of a standard deviation, for ``running_var``."""
+        obj = super().upgrade(obj)
+        std = obj.get("running_std")
+        if not isinstance(std, LuaTensor) or "running_var" in obj:
+            return obj
+        variance = np.power(std.numpy(), -2.0, dtype=np.float64).astype(std.dtype) - std.dtype.type(obj["eps"])
+        return changed(obj, running_std=None, running_var=LuaTensor.from_numpy(variance, std.class_name))
+
+
 @lua_class("nn.BatchNormalization", "cudnn.BatchNormalization")
-class BatchNormalization(Normalization):
+class BatchNormalization(SecondVersion):
     torch_type = (BatchNorm1d, nn.BatchNorm1d)
 
 
-@lua_class("nn.SpatialBatchNormalization", "cudnn.SpatialBatchNormalization", "fbnn.SpatialBatchNormalization")
-class SpatialBatchNormalization(Normalization):
+@lua_class("nn.SpatialBatchNormalization", "cudnn.SpatialBatchNormalization")
+class SpatialBatchNormalization(SecondVersion):
+    torch_type = (BatchNorm2d, nn.BatchNorm2d)
+
+
+def from_inverse_deviation(std: Tensor, module: Any) -> Tensor:
+    """A variance from the inverse of a standard deviation that includes eps."""
+    return std.pow(-2) - module.eps
+
+
+def inverse_deviation(variance: Tensor, module: Any) -> Tensor:
+    """The inverse of :func:`from_inverse_deviation`."""
+    return (variance + module.eps).rsqrt()
+
+
+class FbnnNormalization(Normalization):
+    """fbcunn kept ``running_std`` for good."""
+
+    version = 1
+    tensors = {
+        "weight": "weight",
+        "bias": "bias",
+        "running_mean": "running_mean",
+        "running_std": Field("running_var", Layout(from_inverse_deviation, inverse_deviation)),
+    }
+    checked_by = "structure"
+
+
+@lua_class("fbnn.BatchNormalization")
+class FbnnBatchNormalization(FbnnNormalization):
+    torch_type = (BatchNorm1d, nn.BatchNorm1d)
+
+
+@lua_class("fbnn.SpatialBatchNormalization")
+class FbnnSpatialBatchNormalization(FbnnNormalization):
     torch_type = (BatchNorm2d, nn.BatchNorm2d)
 
 
 @lua_class("cudnn.VolumetricBatchNormalization")
-class CudnnVolumetricBatchNormalization(Normalization):
+class CudnnVolumetricBatchNormalization(SecondVersion):
     torch_type = (BatchNorm3d, nn.BatchNorm3d)
 
 

@@ -32,13 +32,6 @@ class Convolution(LuaClass):
     scratch = ("finput", "fgradInput", "ones", *CUDNN_SCRATCH)
 
     @classmethod
-    def upgrade(cls, obj: LuaObject) -> LuaObject:
-        padding = obj.get("padding")  # before padW and padH there was one number
-        if padding is not None:
-            obj = changed(obj, padW=padding, padH=padding, padding=None)
-        return super().upgrade(obj)
-
-    @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
         bias = obj.get("bias")
         return {
@@ -52,7 +45,7 @@ class StockConvolution(Convolution):
     """Convolutions that a stock torch class computes."""
 
     @classmethod
-    def represents(cls, module: nn.Module) -> bool:
+    def represents(cls, module: Any) -> bool:
         if module.padding_mode != "zeros" or isinstance(module.padding, str):
             return False
         plain = {"padding": {0}, "output_padding": {0}, "dilation": {1}}
@@ -80,20 +73,27 @@ VOLUMETRIC = {
 VOLUMETRIC_DEFAULTS = {"dT": 1, "dH": 1, "dW": 1, "padT": 0, "padH": 0, "padW": 0}
 
 
-@lua_class(
-    "nn.SpatialConvolution", "nn.SpatialConvolutionMM", "nn.SpatialConvolutionCuFFT", "nn.SpatialConvolutionFBFFT"
-)
-class SpatialConvolution(StockConvolution):
+class Spatial(StockConvolution):
+    torch_type = nn.Conv2d
+
+    @classmethod
+    def upgrade(cls, obj: LuaObject) -> LuaObject:
+        padding = obj.get("padding")  # before padW and padH there was one number
+        if padding is not None:
+            obj = changed(obj, padW=padding, padH=padding, padding=None)
+        return super().upgrade(obj)
+
+
+@lua_class("nn.SpatialConvolution", "nn.SpatialConvolutionMM")
+class SpatialConvolution(Spatial):
     """Old files hold the weight as ``nOutputPlane x (nInputPlane*kH*kW)``; nn.SpatialConvolutionMM always does."""
 
-    torch_type = nn.Conv2d
     scalars = SPATIAL
     defaults = SPATIAL_DEFAULTS
 
 
 @lua_class("cudnn.SpatialConvolution")
-class GroupedSpatialConvolution(StockConvolution):
-    torch_type = nn.Conv2d
+class GroupedSpatialConvolution(Spatial):
     scalars = {**SPATIAL, "groups": "groups"}
     defaults = {**SPATIAL_DEFAULTS, "groups": 1}
 

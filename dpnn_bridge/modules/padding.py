@@ -11,7 +11,7 @@ from dpnn_bridge.conversion import LuaContext, TorchContext
 from dpnn_bridge.objects import LuaObject
 from dpnn_bridge.registry import LuaClass, empty_sizes, lua_class
 
-EDGES = {("pad_l", "pad_r", "pad_t", "pad_b"): "padding"}
+EDGES: dict[str | tuple[str, ...], str] = {("pad_l", "pad_r", "pad_t", "pad_b"): "padding"}
 
 
 @lua_class("nn.SpatialZeroPadding")

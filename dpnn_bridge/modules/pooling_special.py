@@ -36,7 +36,7 @@ class TemporalMaxPooling(nn.MaxPool1d):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        return super().forward(input.transpose(-1, -2)).transpose(-1, -2)
+        return F.max_pool1d(input.transpose(-1, -2), self.kernel_size, self.stride).transpose(-1, -2)
 
 
 @lua_class("nn.TemporalMaxPooling")
@@ -203,7 +203,7 @@ class FixedFractionalMaxPool3d(nn.FractionalMaxPool3d):
         return super().forward(input)
 
 
-def keep_samples(module: nn.Module, input: Tensor, dims: int) -> None:
+def keep_samples(module: Any, input: Tensor, dims: int) -> None:
     """Draws new windows unless the kept ones fit the input's batch and planes."""
     batch = (*([1] if input.dim() == dims + 1 else []), *input.shape[:-dims])
     samples = module._random_samples
@@ -250,7 +250,7 @@ class FractionalMaxPooling(LuaClass):
         return super().handled(module) | names | {"randomSamples", "newRandomPool"}
 
     @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+    def to_lua(cls, module: Any, ctx: LuaContext) -> dict[str, Any]:
         kind, size = ("ratio", module.output_ratio) if module.output_ratio else ("out", module.output_size)
         return {
             **super().to_lua(module, ctx),

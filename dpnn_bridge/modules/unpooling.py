@@ -18,11 +18,11 @@ def dims_of(pooling: nn.Module) -> int:
     return 3 if isinstance(pooling, nn.MaxPool3d) else 2
 
 
-def keep_indices(pooling: nn.Module, args: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> Tensor:
+def keep_indices(pooling: Any, args: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> Tensor:
     """Forward hook of a max pooling with ``return_indices``: keeps the indices and the input's size for unpooling."""
-    output, pooling.indices = output
+    values, pooling.indices = output
     pooling.input_size = tuple(args[0].shape[-dims_of(pooling) :])
-    return output
+    return values
 
 
 class MaxUnpooling(nn.Module):
@@ -46,7 +46,9 @@ class MaxUnpooling(nn.Module):
         RuntimeError: the pooling has not run yet.
     """
 
-    def __init__(self, pooling: nn.Module) -> None:
+    pooling: Any
+
+    def __init__(self, pooling: Any) -> None:
         super().__init__()
         self.pooling = pooling
         if not pooling.return_indices:
@@ -89,7 +91,7 @@ class Unpooling(LuaClass):
         return []  # the pooling belongs to the encoder
 
     @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+    def to_lua(cls, module: Any, ctx: LuaContext) -> dict[str, Any]:
         pooling = ctx.to_lua(module.pooling)
         if module.pooling.indices is not None:
             indices = cls.encoded(module.pooling.indices, module.pooling)
@@ -99,12 +101,12 @@ class Unpooling(LuaClass):
         return {"pooling": pooling}
 
     @classmethod
-    def decoded(cls, indices: Tensor, pooling: nn.Module) -> Tensor:
+    def decoded(cls, indices: Tensor, pooling: Any) -> Tensor:
         """Positions in the flattened input, counted from 0."""
         return indices - 1
 
     @classmethod
-    def encoded(cls, indices: Tensor, pooling: nn.Module) -> Tensor:
+    def encoded(cls, indices: Tensor, pooling: Any) -> Tensor:
         """The inverse of :meth:`decoded`."""
         return indices + 1
 
@@ -121,7 +123,7 @@ class VolumetricMaxUnpooling(Unpooling):
     sizes = ("itime", "iheight", "iwidth")
 
     @classmethod
-    def starts(cls, pooling: nn.Module, indices: Tensor) -> list[Tensor]:
+    def starts(cls, pooling: Any, indices: Tensor) -> list[Tensor]:
         """First position of every window in each dimension, shaped to be added to ``indices``."""
         return [
             (torch.arange(n, device=indices.device) * stride - pad).view(-1, *[1] * following)
@@ -131,7 +133,7 @@ class VolumetricMaxUnpooling(Unpooling):
         ]
 
     @classmethod
-    def decoded(cls, indices: Tensor, pooling: nn.Module) -> Tensor:
+    def decoded(cls, indices: Tensor, pooling: Any) -> Tensor:
         _, height, width = pooling.input_size
         starts = cls.starts(pooling, indices)
         t = (indices & 255) + starts[0]
@@ -140,7 +142,7 @@ class VolumetricMaxUnpooling(Unpooling):
         return (t * height + h) * width + w
 
     @classmethod
-    def encoded(cls, indices: Tensor, pooling: nn.Module) -> Tensor:
+    def encoded(cls, indices: Tensor, pooling: Any) -> Tensor:
         _, height, width = pooling.input_size
         starts = cls.starts(pooling, indices)
         t = indices // (height * width) - starts[0]

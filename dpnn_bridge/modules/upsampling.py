@@ -122,7 +122,7 @@ class SpatialUpSamplingBilinear(LuaClass):
         return super().handled(module) | {"scale_factor", "oheight", "owidth"}
 
     @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+    def to_lua(cls, module: Any, ctx: LuaContext) -> dict[str, Any]:
         if module.size is None:
             return {"scale_factor": module.scale_factor}
         height, width = module.size
@@ -186,7 +186,7 @@ class UpSamplingClass(LuaClass):
         return super().handled(module) | {"scale_factor", "odepth", "oheight", "owidth"}
 
     @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+    def to_lua(cls, module: Any, ctx: LuaContext) -> dict[str, Any]:
         fields = {**super().to_lua(module, ctx), "scale_factor": module.scale_factor}
         fields.update(zip(("odepth", "oheight", "owidth"), module.size or (), strict=False))
         return {name: value for name, value in fields.items() if value is not None}
@@ -198,5 +198,5 @@ class PixelShuffle(LuaClass):
     scalars = {"upscaleFactor": "upscale_factor"}
 
     @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+    def to_lua(cls, module: Any, ctx: LuaContext) -> dict[str, Any]:
         return {**super().to_lua(module, ctx), "upscaleFactorSquared": module.upscale_factor**2}

@@ -57,7 +57,7 @@ class Scaled(nn.Module):
         :func:`torch.nn.utils.parametrizations.weight_norm` adds nothing to the norm.
     """
 
-    def __init__(self, inner: nn.Module, rows: Rows) -> None:
+    def __init__(self, inner: Any, rows: Rows) -> None:
         super().__init__()
         self.rows = rows
         self.layout = spec_of(inner).fields_of(inner)["weight"].layout
@@ -122,7 +122,7 @@ class WeightNormClass(LuaClass):
         return super().handled(module) | {"modules", "weight", "gradWeight"}
 
     @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+    def to_lua(cls, module: Any, ctx: LuaContext) -> dict[str, Any]:
         inner = ctx.to_lua(module.module)
         for name in ("weight", "gradWeight"):
             inner.fields.pop(name, None)
@@ -167,7 +167,7 @@ class LinearWeightNorm(LuaClass):
         return []
 
     @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+    def to_lua(cls, module: Any, ctx: LuaContext) -> dict[str, Any]:
         fields = super().to_lua(module, ctx)
         weight = ctx.constant(module.weight, module)  # Torch7 computes it in training only
         return {**fields, "weight": weight, "inputSize": module.in_features, "outputSize": module.out_features}
