@@ -14,6 +14,7 @@ ONE_BUFFER = (
 )
 
 SHORTER_RUN = "after a shorter sequence Torch7 uses the buffer of one gradInput for another one, which is overwritten"
+ONE_OUTPUT = "in evaluation all steps of a recurrent module return one buffer, so that earlier ones show the last result"
 EVALUATION = "backward in evaluation works on buffers that every step overwrote, and gives wrong gradients in Torch7"
 
 EXCEPTIONS: dict[str, dict[str, str]] = {
@@ -50,6 +51,10 @@ EXCEPTIONS: dict[str, dict[str, str]] = {
     },
     "Sequencer__lstm_eval_backward": dict.fromkeys(("gradInput", "gradParams"), EVALUATION),
     "Sequencer__nngraph_lstm__double_eval": dict.fromkeys(("gradInput", "gradParams"), EVALUATION),
+    **{
+        f"RecurrentAttention__{name}": dict.fromkeys(("output[1]", "output[2]"), ONE_OUTPUT)
+        for name in ("recurrent_eval", "recurrent_used_eval", "fastlstm_eval", "fastlstm_used_eval", "stochastic_eval")
+    },
     "BiSequencerLM__used": {"gradInput": SHORTER_RUN},
     "2016_BiSequencerLM__used": {"gradInput": SHORTER_RUN},
     "2016_MaskZero__nearly_zero__float": dict.fromkeys(

@@ -30,7 +30,15 @@ def torch7_random(seed: float | None) -> Iterator[None]:
     def dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
         return x * generator.fill_bernoulli(torch.empty_like(x), 1 - p) / (1 - p) if training and p else x
 
+    def randn_like(t: Tensor, **_: Any) -> Tensor:
+        return generator.fill_normal(torch.empty_like(t))
+
+    def rand_like(t: Tensor, **_: Any) -> Tensor:
+        return generator.fill_uniform(torch.empty_like(t))
+
     with (
+        mock.patch("torch.randn_like", randn_like),
+        mock.patch("torch.rand_like", rand_like),
         mock.patch.object(Tensor, "bernoulli_", bernoulli_),
         mock.patch.object(Tensor, "normal_", normal_),
         mock.patch("torch.nn.functional.dropout", dropout),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dpnn_bridge import parity
 from dpnn_bridge.conversion import LuaContext, TorchContext, to_value
 from dpnn_bridge.memory import Memory, first_tensor, map_tensors
+from dpnn_bridge.modules.reinforce import Reinforce
 from dpnn_bridge.modules.rnn_dropout import LazyDropout, LazyDropoutClass
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.registry import LuaClass, lua_class
@@ -36,6 +37,7 @@ class AbstractRecurrent(Memory, nn.Module):
         self._start: Any = None
         self._run_start = 1
         self._backward_ran = self._given = False
+        self._rewards: dict[int, Tensor] = {}
 
     # ------------------------------------------------------------------ one time step
     def _begin(self) -> None:
@@ -82,6 +84,10 @@ class AbstractRecurrent(Memory, nn.Module):
         self._backward_ran = True
         for dropout in dropouts_in(self):
             dropout.stale.add(step)
+        if step in self._rewards:  # what runs backward next is this step
+            for module in self.modules():
+                if isinstance(module, Reinforce):
+                    module.reinforce(self._rewards[step])
 
     # ------------------------------------------------------------------ memory
     def forget_own(self) -> None:
@@ -111,6 +117,15 @@ class AbstractRecurrent(Memory, nn.Module):
     def max_bptt_step(self, rho: int) -> None:
         """Sets through how many time steps gradients flow back."""
         self.rho = rho
+
+    def reinforce(self, reward: Tensor | list[Tensor]) -> None:
+        """Sets the rewards of the REINFORCE modules inside for the backward pass that follows.
+
+        Args:
+            reward: :math:`(N)` for all time steps, or :math:`(T, N)` or a list for each of the latest steps.
+        """
+        each = reward if isinstance(reward, list) or reward.dim() > 1 else []
+        self._rewards = dict(enumerate(each, self.step - len(each)))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> AbstractRecurrent:
         super()._apply(fn, recurse)
