@@ -42,7 +42,9 @@ def large_model(megabytes: int) -> LuaObject:
         }
         return LuaObject("nn.Linear", LuaTable(fields))
 
-    return LuaObject("nn.Sequential", LuaTable({"modules": LuaTable.from_list(linear() for _ in range(megabytes // 16))}))
+    return LuaObject(
+        "nn.Sequential", LuaTable({"modules": LuaTable.from_list(linear() for _ in range(megabytes // 16))})
+    )
 
 
 MEMORY = """
@@ -86,7 +88,8 @@ def main() -> None:
         memory = float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
     print(f"{size:.0f} MB model, {os.cpu_count()} cores, {len(pairs)} pairs")
     print(f"convert / torch.save   median {statistics.median(ratios):.2f}   {ratios[0]:.2f} to {ratios[-1]:.2f}")
-    print(f"seconds (median)       {statistics.median(p[0] for p in pairs):.2f} / {statistics.median(p[1] for p in pairs):.2f}")
+    medians = [statistics.median(times) for times in zip(*pairs, strict=True)]
+    print(f"seconds (median)       {medians[0]:.2f} / {medians[1]:.2f}")
     print(f"peak memory            weights + {memory - size:.0f} MB")
 
 

@@ -81,6 +81,9 @@ def load_with_report(path: StrPath, key: str | None, options: Options) -> tuple[
     root = read_t7(path)
     obj, key = select(root, key, str(path))
     module, report = convert_object(obj, options, key)
+    dtypes = sorted({str(p.dtype) for p in module.parameters() if p.is_floating_point()})
+    if len(dtypes) > 1:
+        report.notes.append(f"the parameters have several types, {', '.join(dtypes)}: dtype= (--dtype) makes them one")
     report.metadata = {"source": path.name, "key": key, "checkpoint": surroundings(root)}
     return module, report
 

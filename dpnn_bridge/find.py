@@ -6,9 +6,11 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from dpnn_bridge import registry
 from dpnn_bridge.conversion import MAX_DEPTH, format_path, is_module
-from dpnn_bridge.errors import ModelNotFoundError
-from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+from dpnn_bridge.errors import ModelNotFoundError, T7Error
+from dpnn_bridge.loaders import loads
+from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
 
 #: keys under which training scripts keep the model, best first
 PREFERRED = ("model", "net", "netG", "modelG", "G", "best_model", "protos", "rnn", "cnn", "lm", "encoder", "decoder")
@@ -30,22 +32,77 @@ class Candidate:
 
 
 def candidates(root: Any) -> list[Candidate]:
-    """Every outermost module in ``root``, those under usual names first, criterions last."""
+    """Every outermost module in ``root``, those under usual names first, criterions last.
+
+    An object of a project's own class (``neuralconvo.Seq2Seq``) counts only when no known module is inside it. Strings
+    and byte buffers that hold a serialized object are opened.
+    """
     found: list[Candidate] = []
     seen: set[int] = set()
     stack: list[tuple[Any, tuple[Any, ...]]] = [(root, ())]
     while stack:
         value, path = stack.pop()
+        value = opened(value)
         if not isinstance(value, (LuaTable, LuaObject)) or id(value) in seen:
             continue
         seen.add(id(value))
-        if is_module(value):
-            assert isinstance(value, LuaObject)
-            found.append(Candidate(format_path(list(path)), value, value.class_name.endswith("Criterion")))
+        if isinstance(value, LuaObject) and is_module(value):
+            inside = [] if _is_known(value) else _inside(value, path)
+            if not inside:
+                key = format_path(list(path))
+                found.append(Candidate(key, value, value.class_name.endswith("Criterion")))
+            stack.extend(inside)
             continue
-        items = value.items() if isinstance(value, LuaTable) else value.fields.items()
-        stack.extend((v, (*path, k)) for k, v in reversed(list(items)) if isinstance(k, (str, int, float)))
+        stack.extend(_steps(value, path))
     return sorted(found, key=lambda c: (c.is_criterion, _rank(c.key)))
+
+
+def _steps(value: LuaTable | LuaObject, path: tuple[Any, ...]) -> list[tuple[Any, tuple[Any, ...]]]:
+    items = value.items() if isinstance(value, LuaTable) else value.fields.items()
+    return [(v, (*path, k)) for k, v in reversed(list(items)) if isinstance(k, (str, int, float))]
+
+
+def _is_known(obj: LuaObject) -> bool:
+    """Whether a class is registered, or at least in the namespace of a package that is."""
+    namespaces = {name.partition(".")[0] for name in registry.known_names() if "." in name}
+    return registry.find(obj) is not None or obj.class_name.partition(".")[0] in namespaces
+
+
+def _inside(obj: LuaObject, path: tuple[Any, ...]) -> list[tuple[Any, tuple[Any, ...]]]:
+    """The fields of an unknown object when there is a known module among them, however deep."""
+    seen: set[int] = {id(obj)}
+    stack: list[Any] = list(obj.fields.values())
+    while stack:
+        value = opened(stack.pop())
+        if not isinstance(value, (LuaTable, LuaObject)) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, LuaObject) and is_module(value) and registry.find(value):
+            return _steps(obj, path)
+        stack.extend(value.values())
+    return []
+
+
+#: how a binary .t7 of a table, a torch object or a function begins
+_SERIALIZED = tuple(code.to_bytes(4, "little") for code in (3, 4, 6, 7, 8))
+
+
+def opened(value: Any) -> Any:
+    """The object that a string or byte buffer holds in serialized form, or ``value`` itself."""
+    if isinstance(value, str):
+        if not value.startswith(("\x03\0\0\0", "\x04\0\0\0")) and not value.startswith("4\n1\n3\n"):
+            return value
+        data = value.encode("utf-8", "surrogateescape")
+    elif isinstance(value, (LuaTensor, LuaStorage)) and value.dtype.itemsize == 1 and value.size > 8:
+        data = value.numpy().tobytes()
+        if not data.startswith(_SERIALIZED):
+            return value
+    else:
+        return value
+    try:
+        return loads(data)
+    except T7Error:
+        return value
 
 
 def _rank(key: str) -> tuple[int, ...]:
@@ -79,14 +136,14 @@ def select(root: Any, key: str | None = None, source: str = "") -> tuple[LuaObje
 
 def follow(root: Any, key: str) -> Any:
     """The value at a path such as ``protos.rnn`` or ``[1][2].model``; None when it leads nowhere."""
-    value = root
+    value = opened(root)
     for name, number, quoted in re.findall(r"([^.\[\]]+)(?=[.\[]|$)|\[(-?\d+)\]|\[['\"](.*?)['\"]\]", key):
         if not isinstance(value, (LuaTable, LuaObject)):
             return None
         step: Any = int(number) if number else quoted or name
         if step not in value and isinstance(step, str) and step.isdigit():
             step = int(step)
-        value = value.get(step)
+        value = opened(value.get(step))
     return value
 
 
