@@ -14,7 +14,9 @@ ONE_BUFFER = (
 )
 
 SHORTER_RUN = "after a shorter sequence Torch7 uses the buffer of one gradInput for another one, which is overwritten"
-ONE_OUTPUT = "in evaluation all steps of a recurrent module return one buffer, so that earlier ones show the last result"
+ONE_OUTPUT = (
+    "in evaluation all steps of a recurrent module return one buffer, so that earlier outputs show the last result"
+)
 EVALUATION = "backward in evaluation works on buffers that every step overwrote, and gives wrong gradients in Torch7"
 
 EXCEPTIONS: dict[str, dict[str, str]] = {
