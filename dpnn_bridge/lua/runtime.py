@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import importlib
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,11 @@ class Allocator:
         pass
 
 
+def _pointer(handle: Any) -> int:
+    """Stands for the C pointer of an object."""
+    return handle.pointer if isinstance(handle, (Tensor, Storage)) else id(handle)
+
+
 def encode(answer: Any, args: tuple[Any, ...]) -> Any:
     """What Lua receives for an answer; an argument that comes back is named by its number."""
     kind = type(answer)
@@ -121,16 +127,25 @@ class Runtime:
 
     Args:
         name: "auto" (LuaJIT where there is one, else Lua 5.1), "luajit21" or "lua51".
+        lua_path: folders whose packages ``require`` finds first.
         sandbox: run code that is not trusted: Lua 5.1 without io, os, package, debug; see docs/lua.md.
         max_memory: bytes that Lua may use in a sandbox (tensors are Python's and not counted).
         max_instructions: Lua instructions that one call from Python may take in a sandbox.
     """
 
-    def __init__(self, name: str, sandbox: bool, max_memory: int, max_instructions: int) -> None:
+    def __init__(
+        self,
+        name: str = "auto",
+        lua_path: Sequence[str | os.PathLike[str]] = (),
+        sandbox: bool = False,
+        max_memory: int = 0,
+        max_instructions: int = 0,
+    ) -> None:
         if sandbox and name == "luajit21":
             raise ValueError("a sandbox needs runtime='lua51': LuaJIT's ffi and JIT cannot be confined")
         module, self.name = _import_runtime("lua51" if sandbox else name)
         self.sandbox = sandbox
+        self.lua_path = [Path(p) for p in lua_path]
         self.max_instructions = max_instructions
         self.error_type: type[Exception] = module.LuaError
         limits = {"max_memory": max_memory} if sandbox else {}
@@ -286,8 +301,8 @@ class Runtime:
         entries: dict[str, Any] = {
             "list": lambda *values: list(values),
             "append": lambda target, value: target.append(value),
-            "same": lambda a, b: a is b,
-            "pointer": id,
+            "same": lambda a, b: _pointer(a) == _pointer(b),
+            "pointer": _pointer,
             "methods": methods,
             "functions": lambda: lua.table_from({n: self._function(n) for n, f in FUNCTIONS.items() if f.function_types}),
             "functions_of": functions_of,
@@ -397,6 +412,20 @@ class Runtime:
             }
         return entries
 
+    def _find_module(self, name: str) -> str | None:
+        """File of a Lua module below the lua_path: ``a/b.lua``, ``a/b/init.lua``, or deeper within package ``a``."""
+        package, *rest = name.split(".")
+        for root in self.lua_path:
+            home = root if (root / "init.lua").is_file() and root.name == package else root / package
+            inner = home.joinpath(*rest)
+            candidates = [inner.parent / f"{inner.name}.lua", inner / "init.lua"]
+            if rest and home.is_dir():  # a checkout keeps its tests in a folder of their own
+                candidates += sorted(home.glob(f"*/{glob.escape(rest[-1])}.lua"))
+            for candidate in candidates:
+                if candidate.is_file():
+                    return str(candidate)
+        return None
+
     def _environment_entries(self) -> dict[str, Any]:
         def set_threads(n: Any = None, *_: Any) -> tuple[()]:
             torch.set_num_threads(max(1, int(n)))
@@ -428,6 +457,8 @@ class Runtime:
             "rmfile": lambda p, *_: (os.remove(p), True)[1],
         }
         return entries | {
+            "exists": os.path.isfile,
+            "find_module": self._find_module,
             "prelude": str(Path(__file__).parent / "prelude"),
             "paths": self._guarded(paths),
             "paths_files": lambda folder: lua_list(self.lua, [".", "..", *os.listdir(folder or ".")]),

@@ -61,19 +61,35 @@ def cast_tensor(t: torch.Tensor, ty: str) -> torch.Tensor:
     return wide.to(dtype)
 
 
+class _Block:
+    """Memory; storages that are one in Torch7 hold one block."""
+
+    __slots__ = ("flat",)
+
+    def __init__(self, flat: torch.Tensor) -> None:
+        self.flat = flat
+
+
 class Storage:
     """A 1-D block of elements, ``torch.*Storage`` in Lua.
+
+    Lua gets a new object each time it asks a tensor for its storage, so that what Lua collects and what Python holds
+    stay apart; :attr:`pointer` tells which are the same block.
 
     Attributes:
         ty: element type, such as ``"Float"``.
         flat: 1-D PyTorch tensor on the whole block.
     """
 
-    __slots__ = ("flat", "ty")
+    __slots__ = ("_block", "ty")
 
     def __init__(self, ty: str, size: int = 0, flat: torch.Tensor | None = None) -> None:
         self.ty = ty
-        self.flat = torch.empty(size, dtype=DTYPES[ty]) if flat is None else flat
+        self._block = _Block(torch.empty(size, dtype=DTYPES[ty]) if flat is None else flat)
+
+    @property
+    def flat(self) -> torch.Tensor:
+        return self._block.flat
 
     @property
     def class_name(self) -> str:
@@ -81,32 +97,33 @@ class Storage:
 
     @property
     def size(self) -> int:
-        return self.flat.numel()
-
-    def resize(self, size: int) -> None:
-        """Change the number of elements; every tensor on the storage sees the same memory afterwards."""
-        if size == self.size:
-            return
-        block = self.flat.untyped_storage()
-        whole = self.flat.storage_offset() == 0 and block.nbytes() == self.size * self.flat.itemsize
-        if whole and block.resizable():
-            block.resize_(size * self.flat.itemsize)
-            self.flat = torch.empty(0, dtype=self.flat.dtype, device=self.flat.device).set_(block, 0, (size,), (1,))
-            return
-        fresh = self.flat.new_empty(size)  # memory that somebody else owns cannot grow
-        keep = min(size, self.size)
-        fresh[:keep] = self.flat[:keep]
-        self.flat = fresh
-
-    def same(self, other: Storage | None) -> bool:
-        """Whether both are the same block, as Torch7 compares the C pointers."""
-        return other is not None and (
-            self is other or (self.ty == other.ty and self.flat.data_ptr() == other.flat.data_ptr() and self.size > 0)
-        )
+        return self._block.flat.numel()
 
     @property
     def pointer(self) -> int:
-        return id(self)
+        return id(self._block)
+
+    def alias(self) -> Storage:
+        """Another object for the same block."""
+        other = Storage.__new__(Storage)
+        other.ty, other._block = self.ty, self._block
+        return other
+
+    def resize(self, size: int) -> None:
+        """Change the number of elements; every tensor on the block sees the same memory afterwards."""
+        old = self.flat
+        if size == self.size:
+            return
+        memory = old.untyped_storage()
+        whole = old.storage_offset() == 0 and memory.nbytes() == self.size * old.itemsize
+        if whole and memory.resizable():
+            memory.resize_(size * old.itemsize)
+            self._block.flat = torch.empty(0, dtype=old.dtype, device=old.device).set_(memory, 0, (size,), (1,))
+            return
+        fresh = old.new_empty(size)  # memory that somebody else owns cannot grow
+        keep = min(size, self.size)
+        fresh[:keep] = old[:keep]
+        self._block.flat = fresh
 
 
 def contiguous_stride(size: Sequence[int]) -> tuple[int, ...]:
@@ -294,7 +311,8 @@ class Tensor:
         """Torch7's isSetTo: same storage and same geometry."""
         return (
             self.storage is not None
-            and self.storage is other.storage
+            and other.storage is not None
+            and self.storage.pointer == other.storage.pointer
             and (self.offset, self.size, self.stride) == (other.offset, other.size, other.stride)
         )
 

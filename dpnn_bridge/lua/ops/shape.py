@@ -61,7 +61,7 @@ def element_size(t: Tensor, *_: Any) -> int:
 
 @native("storage")
 def storage(t: Tensor, *_: Any) -> Storage | None:
-    return t.storage
+    return None if t.storage is None else t.storage.alias()
 
 
 @native("storageOffset")

@@ -46,16 +46,34 @@ if bridge.open then
             return directory(path)
          end
       end
+      local found = py.find_module(name)
+      if found then return directory(found) end
       if name == 'torch' then return py.prelude end
    end
 
-   function torch.include(name, file) return dofile(torch.packageLuaPath(name) .. '/' .. file) end
+   -- a checkout keeps test/test.lua where an installed package has test.lua
+   local function find_in(folder, file)
+      local path = folder .. '/' .. file
+      return py.exists(path) and path or py.exists(folder .. '/test/' .. file) and folder .. '/test/' .. file or path
+   end
+
+   function torch.include(name, file) return dofile(find_in(torch.packageLuaPath(name), file)) end
 
    -- include 'File.lua' reads it from the folder of the file that says so
    function include(file)
       local source = bridge.debug.getinfo(2, 'S').source
-      return dofile(file:sub(1, 1) == '/' and file or directory(source:match('^@(.*)$') or './') .. '/' .. file)
+      return dofile(file:sub(1, 1) == '/' and file or find_in(directory(source:match('^@(.*)$') or './'), file))
    end
+end
+
+-- the folders given as lua_path come first; they may hold checkouts as well as installed packages
+if bridge.open then
+   local searchers = package.loaders or package.searchers
+   table.insert(searchers, 2, function(name)
+      local path = py.find_module(name)
+      if not path then return "\n\tnothing for '" .. name .. "' in lua_path" end
+      return assert(loadfile(path))
+   end)
 end
 
 local loaded = package.loaded

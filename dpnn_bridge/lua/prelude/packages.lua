@@ -44,8 +44,10 @@ function packages.moses()
       return result
    end
    function _.compact(t)
-      local result = {}
-      for _, v in ipairs(t) do if v then result[#result + 1] = v end end
+      local keys, result = {}, {}
+      for k, v in pairs(t) do if v then keys[#keys + 1] = k end end
+      table.sort(keys)
+      for i, k in ipairs(keys) do result[i] = t[k] end
       return result
    end
    function _.indexOf(t, value)
@@ -65,9 +67,32 @@ function packages.moses()
    return _
 end
 
--- xlua: progress bars become silence
+-- xlua: named arguments; progress bars become silence
 function packages.xlua()
-   xlua = {progress = function() end}
+   xlua = {progress = function() end, log = function() end}
+
+   -- arguments in order, or one table of named ones, as the definitions {arg=, type=, default=, req=} say
+   local function read(args, name, definitions)
+      local values, named = {}, #args <= 1 and type(args[1]) == 'table' and not torch.typename(args[1]) and args[1]
+      for i, definition in ipairs(definitions) do
+         local value
+         if named then value = named[definition.arg] else value = args[i] end
+         if value == nil then value = definition.default end
+         if value == nil and definition.defaulta then value = values[definition.defaulta] end
+         if value == nil and definition.req then error(name .. ': missing argument ' .. definition.arg, 3) end
+         values[definition.arg] = value
+      end
+      return values
+   end
+   function xlua.unpack(args, name, description, ...)
+      local definitions = {...}
+      local values, ordered = read(args, name, definitions), {}
+      for i, definition in ipairs(definitions) do ordered[i] = values[definition.arg] end
+      return values, unpack(ordered, 1, #definitions)
+   end
+   function xlua.unpack_class(object, args, name, description, ...)
+      for key, value in pairs(read(args, name, {...})) do object[key] = value end
+   end
    return xlua
 end
 

@@ -104,6 +104,9 @@ end
 function bridge.pointer(object)
    local handle = handles[object]
    if handle ~= nil then return py.pointer(handle) end
+   if type(object) == 'cdata' then  -- a C pointer stands for itself
+      return tonumber(bridge.ffi.cast('intptr_t', bridge.ffi.cast('void*', object)))
+   end
    return bridge.address(object)
 end
 

@@ -105,7 +105,7 @@ _inplace("HardTanh", lambda x, low, high: torch.clamp(x, low, high), _clamp_grad
 _inplace(
     "Threshold",
     lambda x, threshold, value: torch.where(x > threshold, x, value),
-    lambda x, g, threshold, value: torch.where(x > threshold, g, 0.0),
+    lambda x, g, threshold, *_: torch.where(x > threshold, g, 0.0),  # older nn does not pass the value
 )
 _inplace(
     "LeakyReLU",
@@ -218,12 +218,12 @@ def prelu_parameters(
     check_count(input, grad_output)
     x, g = input.t, like(grad_output, input)
     products = torch.where(x <= 0, x * g, 0.0)
-    if int(planes) == 0:
-        total = products.sum()
+    if int(planes) == 0:  # one slope for all, the first
+        grad_weight.t.view(-1)[0] += scale * products.sum()
     else:
         dim = 1 if x.dim() > 1 else 0
-        total = products.sum([d for d in range(x.dim()) if d != dim])
-    grad_weight.t.add_(scale * total.reshape(grad_weight.t.shape))
+        total = products.sum([d for d in range(x.dim()) if d != dim]) if x.dim() > 1 else products
+        grad_weight.t.add_(scale * total.reshape(grad_weight.t.shape))
 
 
 @kernel("RReLU_updateOutput")

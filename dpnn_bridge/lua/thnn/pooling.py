@@ -41,6 +41,11 @@ def _route_back(grad_input: Tensor, input: Tensor, places: torch.Tensor, grad: t
     grad_input.assign(result.reshape(shape))
 
 
+def _positions(indices: Tensor) -> torch.Tensor:
+    """Older versions of nn keep positions in a tensor of the input's type."""
+    return indices.t.long()
+
+
 def _check_gradient(grad_output: Tensor, indices: torch.Tensor) -> None:
     if grad_output.t.numel() != indices.numel():
         raise TorchError(f"gradOutput has {grad_output.shape_text}, expected {list(indices.shape)}")
@@ -65,7 +70,7 @@ def _max2d(input: Tensor, output: Tensor, indices: Tensor, numbers: Sequence[Any
 
 def _max2d_gradient(input: Tensor, grad_output: Tensor, grad_input: Tensor, indices: Tensor, *_: Any) -> None:
     _check_gradient(grad_output, indices.t)
-    _route_back(grad_input, input, indices.t - 1, grad_output.t, 2)
+    _route_back(grad_input, input, _positions(indices) - 1, grad_output.t, 2)
 
 
 @kernel("SpatialMaxPooling_updateOutput")
@@ -101,14 +106,14 @@ def _unpool_gradient(input: Tensor, grad_output: Tensor, grad_input: Tensor, pla
 
 @kernel("SpatialMaxUnpooling_updateOutput")
 def spatial_unpool(input: Tensor, output: Tensor, indices: Tensor, width: float, height: float) -> None:
-    _unpool(input, output, indices.t - 1, (int(height), int(width)))
+    _unpool(input, output, _positions(indices) - 1, (int(height), int(width)))
 
 
 @kernel("SpatialMaxUnpooling_updateGradInput")
 def spatial_unpool_gradient(
     input: Tensor, grad_output: Tensor, grad_input: Tensor, indices: Tensor, *_: float
 ) -> None:
-    _unpool_gradient(input, grad_output, grad_input, indices.t - 1, 2)
+    _unpool_gradient(input, grad_output, grad_input, _positions(indices) - 1, 2)
 
 
 # ---- adaptive: position (row, column) within the window, 1-based
@@ -132,8 +137,8 @@ def adaptive_max(input: Tensor, output: Tensor, indices: Tensor, width: float, h
 @kernel("SpatialAdaptiveMaxPooling_updateGradInput")
 def adaptive_max_gradient(input: Tensor, grad_output: Tensor, grad_input: Tensor, indices: Tensor) -> None:
     height, width = grad_output.size[-2:]
-    rows = indices.t[0] - 1 + _starts(height, input.size[-2])[:, None]
-    columns = indices.t[1] - 1 + _starts(width, input.size[-1])[None, :]
+    rows = _positions(indices)[0] - 1 + _starts(height, input.size[-2])[:, None]
+    columns = _positions(indices)[1] - 1 + _starts(width, input.size[-1])[None, :]
     _route_back(grad_input, input, rows * input.size[-1] + columns, grad_output.t, 2)
 
 
@@ -222,7 +227,7 @@ def _max3d_gradient(
 ) -> None:
     stride, pad = _reordered(n[0:3]), _reordered(n[3:6])
     starts = _window_starts(grad_output.size[-3:], stride, pad)
-    places = _unpack(indices.t, input.size[-3:], starts, _reordered(dilation))
+    places = _unpack(_positions(indices), input.size[-3:], starts, _reordered(dilation))
     _route_back(grad_input, input, places, grad_output.t, 3)
 
 
@@ -254,7 +259,7 @@ def volumetric_dilated_max_gradient(
 def volumetric_unpool(input: Tensor, output: Tensor, indices: Tensor, *n: float) -> None:
     sizes = _reordered(n[0:3])
     starts = _window_starts(input.size[-3:], _reordered(n[3:6]), _reordered(n[6:9]))
-    _unpool(input, output, _unpack(indices.t, sizes, starts, (1, 1, 1)), sizes)
+    _unpool(input, output, _unpack(_positions(indices), sizes, starts, (1, 1, 1)), sizes)
 
 
 @kernel("VolumetricMaxUnpooling_updateGradInput")
@@ -263,7 +268,7 @@ def volumetric_unpool_gradient(
 ) -> None:
     sizes = _reordered(n[0:3])
     starts = _window_starts(input.size[-3:], _reordered(n[3:6]), _reordered(n[6:9]))
-    _unpool_gradient(input, grad_output, grad_input, _unpack(indices.t, sizes, starts, (1, 1, 1)), 3)
+    _unpool_gradient(input, grad_output, grad_input, _unpack(_positions(indices), sizes, starts, (1, 1, 1)), 3)
 
 
 # ---- sequences: frames x features, positions are 0-based within the window
@@ -284,7 +289,7 @@ def temporal_max_gradient(
     input: Tensor, grad_output: Tensor, grad_input: Tensor, indices: Tensor, kw: float, dw: float
 ) -> None:
     _check_gradient(grad_output, indices.t)
-    frames = indices.t + (torch.arange(indices.size[-2]) * int(dw))[:, None]
+    frames = _positions(indices) + (torch.arange(indices.size[-2]) * int(dw))[:, None]
     grad_input.assign(torch.zeros_like(input.t).scatter_add_(-2, frames, grad_output.t.reshape(frames.shape)))
 
 
@@ -337,7 +342,7 @@ def spatial_fractional(
 def spatial_fractional_gradient(
     input: Tensor, grad_output: Tensor, grad_input: Tensor, ow: float, oh: float, pw: float, ph: float, indices: Tensor
 ) -> None:
-    _route_back(grad_input, input, indices.t - 1, grad_output.t, 2)
+    _route_back(grad_input, input, _positions(indices) - 1, grad_output.t, 2)
 
 
 @kernel("VolumetricFractionalMaxPooling_updateOutput")
@@ -348,7 +353,7 @@ def volumetric_fractional(input: Tensor, output: Tensor, *args: Any) -> None:
 
 @kernel("VolumetricFractionalMaxPooling_updateGradInput")
 def volumetric_fractional_gradient(input: Tensor, grad_output: Tensor, grad_input: Tensor, *args: Any) -> None:
-    _route_back(grad_input, input, args[6].t - 1, grad_output.t, 3)
+    _route_back(grad_input, input, _positions(args[6]) - 1, grad_output.t, 3)
 
 
 # ---- Lp pooling over features

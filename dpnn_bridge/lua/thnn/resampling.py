@@ -94,3 +94,36 @@ def _linear(name: str, space: int) -> None:
 
 _linear("SpatialUpSamplingBilinear", 2)
 _linear("VolumetricUpSamplingTrilinear", 3)
+
+
+# ---- nnx: any size to any size, subpixel positions and weights in single precision
+
+
+def _resample(x: torch.Tensor, width: int, height: int) -> torch.Tensor:
+    def neighbours(size: int, count: int) -> tuple[torch.Tensor, ...]:
+        ratio = torch.tensor(float(size - 1), dtype=torch.float32) / max(count - 1, 0)
+        places = torch.nan_to_num(ratio * torch.arange(count, dtype=torch.float32))
+        low = torch.floor(places)
+        return low.long(), torch.clamp(low.long() + 1, max=size - 1), places - low, low + 1 - places
+
+    top, bottom, down, up = neighbours(x.shape[-2], height)
+    left, right, east, west = neighbours(x.shape[-1], width)
+    result = x.new_zeros(*x.shape[:-2], height, width, dtype=torch.float64)
+    for rows, vertical in ((top, up), (bottom, down)):
+        for columns, horizontal in ((left, west), (right, east)):
+            weight = horizontal[None, :] * vertical[:, None]
+            result = result + x[..., rows[:, None], columns[None, :]].double() * weight
+    return result.to(x.dtype)
+
+
+@kernel("SpatialReSampling_updateOutput")
+def resample(input: Tensor, output: Tensor, width: float, height: float) -> None:
+    output.assign(_resample(input.t, int(width), int(height)))
+
+
+@kernel("SpatialReSampling_updateGradInput")
+def resample_gradient(
+    input: Tensor, grad_output: Tensor, grad_input: Tensor, width: float, height: float
+) -> None:
+    (g,) = pull_back(lambda x: _resample(x, int(width), int(height)), [input.t], grad_output.t)
+    grad_input.assign(g)

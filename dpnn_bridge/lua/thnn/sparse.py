@@ -192,7 +192,7 @@ def index_linear_parameters(
     if skip:
         gradients = torch.stack([rows * scale, gradients], 1)
     grad_weight.assign(gradients.reshape(len(at.rows), -1))
-    grad_bias.t.copy_((scale * g.sum(0)).reshape(grad_bias.t.shape))
+    grad_bias.t.add_((scale * g.sum(0)).reshape(grad_bias.t.shape))
 
 
 def _descend(weight: Tensor, skip: int, rows: torch.Tensor, gradients: torch.Tensor, decay: float, rate: float) -> None:
