@@ -25,8 +25,8 @@ def manifest(**wanted: Any) -> list[dict[str, Any]]:
 
 
 def fixture_id(entry: dict[str, Any]) -> str:
-    """``nn.Linear-Linear__bias__double_train``: ``pytest -k nn.Linear`` selects a class."""
-    return f"{entry['class']}-{entry['name']}"
+    """``nn.Linear-nn-Linear__batch__double_train``: ``pytest -k nn.Linear`` selects a class."""
+    return f"{entry['class']}-{entry.get('package') or entry['set']}-{entry['name']}"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

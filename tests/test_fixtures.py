@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from conftest import FIXTURES, manifest
+from conftest import FIXTURES, fixture_id, manifest
 
 
 def test_every_file_has_the_hash_of_the_manifest() -> None:
@@ -14,6 +14,6 @@ def test_every_file_has_the_hash_of_the_manifest() -> None:
     assert wrong == []
 
 
-def test_names_are_unique() -> None:
-    names = [e["name"] for e in manifest()]
-    assert len(names) == len(set(names))
+def test_every_fixture_is_one_test() -> None:
+    ids = [fixture_id(e) for e in manifest()]
+    assert len(ids) == len(set(ids))

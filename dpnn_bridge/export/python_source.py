@@ -8,6 +8,7 @@ The file holds the source of every class that is not stock PyTorch, and a functi
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import runpy
 from pathlib import Path
@@ -149,6 +150,9 @@ class _Generator:
             return _layout("", inner, "[]")
         if isinstance(value, dict):
             return "{" + ", ".join(f"{k!r}: {self._value(v, path)}" for k, v in value.items()) + "}"
+        if dataclasses.is_dataclass(value):
+            fields = [f"{f.name}={self._value(getattr(value, f.name), path)}" for f in dataclasses.fields(value)]
+            return _layout(self._closure.add_class(type(value)), fields)
         raise ConversionError(f"a {type(value).__name__} cannot be written as Python source", path=path)
 
 
