@@ -21,6 +21,7 @@ from dpnn_bridge.errors import ConversionError, VerificationError
 from dpnn_bridge.export import Job
 from dpnn_bridge.export.compare import run, same_outputs
 from dpnn_bridge.export.source_closure import SourceClosure
+from dpnn_bridge.objects import LuaTable
 
 HEADER = '''"""{title}, converted from Torch7 by dpnn_bridge. Needs only PyTorch.
 
@@ -148,6 +149,8 @@ class _Generator:
             if isinstance(value, tuple):
                 return f"({', '.join(inner)}{',' if len(inner) == 1 else ''})"
             return _layout("", inner, "[]")
+        if isinstance(value, LuaTable):  # annotations of graph nodes: what is readable of them
+            value = {k: v for k, v in value.items() if isinstance(v, (bool, int, float, str))}
         if isinstance(value, dict):
             return "{" + ", ".join(f"{k!r}: {self._value(v, path)}" for k, v in value.items()) + "}"
         if dataclasses.is_dataclass(value):
