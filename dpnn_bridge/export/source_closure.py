@@ -79,6 +79,8 @@ class SourceClosure:
         alias = next(a for a in node.names if (a.asname or a.name).partition(".")[0] == name)
         if isinstance(node, ast.ImportFrom):
             home = ("." * node.level) + (node.module or "")
+            if home == "__future__":
+                return
             if node.level or home.startswith(PACKAGE) or home == PACKAGE[:-1]:
                 if alias.asname:
                     raise ConversionError(f"{alias.name} is imported under another name in {module.__name__}")

@@ -95,6 +95,21 @@ class SquareClass(LuaClass):
     torch_type = Square
 
 
+class _Sqrt(torch.autograd.Function):
+    @staticmethod
+    def forward(input: Tensor) -> Tensor:
+        return input.sqrt()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(output)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (root,) = ctx.saved_tensors
+        return (0.5 * grads[0] / root).masked_fill(root == 0, 0)
+
+
 class Sqrt(nn.Module):
     """The square root; its gradient at 0 is 0. Torch7 keeps a number ``eps`` with it and does not use it.
 
@@ -110,8 +125,7 @@ class Sqrt(nn.Module):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        zero = input == 0
-        return torch.where(zero, torch.zeros_like(input), torch.where(zero, torch.ones_like(input), input).sqrt())
+        return _Sqrt.apply(input)
 
 
 @lua_class("nn.Sqrt")
