@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from dpnn_bridge.bytecode import describe_bytecode
-from dpnn_bridge.loaders.reader import key_text
+from dpnn_bridge.loaders.reader import key_text, printable
 from dpnn_bridge.loaders.t7_reader import read_encoded
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 
@@ -81,7 +81,10 @@ class Description:
         return data
 
     def lines(self) -> Iterator[str]:
-        """The description as text."""
+        """The description as text; whatever a file holds, nothing in it acts on a terminal."""
+        return map(printable, self._lines())
+
+    def _lines(self) -> Iterator[str]:
         yield f"{self.file}: {self.encoding}, {format_bytes(self.size)}"
         for node, bars in zip(self.nodes, _bars(self.nodes), strict=True):
             name = f"{node.key.removeprefix('.')}: " if node.key else ""
@@ -149,7 +152,7 @@ class _Walk:
 
     def count(self, value: Any) -> None:
         if isinstance(value, LuaObject):
-            self.classes[_name(value)] += 1
+            self.classes[value.class_name] += 1
         elif isinstance(value, LuaFunction):
             self.description.functions += 1
         elif isinstance(value, LuaTensor):
@@ -170,7 +173,7 @@ class _Walk:
         kind, text = _kind(value)
         node = Node(depth, key, path, kind, text)
         if isinstance(value, (LuaObject, LuaTensor, LuaStorage)):
-            node.class_name = _name(value)
+            node.class_name = value.class_name
         if isinstance(value, LuaTensor):
             node.shape, node.stride, node.offset = value.shape, value.stride, value.offset
             node.bytes, known = value.size * value.dtype.itemsize, id(value.storage) in self.storages
@@ -208,11 +211,7 @@ def _kind(value: Any) -> tuple[str, str]:
     if isinstance(value, LuaStorage):
         return "storage", f"{value.class_name} of {value.size}"
     version = f" (version {value.version})" if value.version not in (0, 1) else ""
-    return "object", f"{_name(value)}{version}"
-
-
-def _name(value: LuaObject | LuaTensor | LuaStorage) -> str:
-    return value.class_name if value.class_name.isprintable() else repr(value.class_name)
+    return "object", f"{value.class_name}{version}"
 
 
 def _children(value: Any) -> list[tuple[str, Any]]:

@@ -18,6 +18,7 @@ All compound values compare by identity, as in Lua, and may therefore be table k
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -79,7 +80,7 @@ class LuaTable(MutableMapping):
     """A Lua table: a mapping with Lua's keys, in the order of the file.
 
     ``table[1]`` and ``table[1.0]`` are the same entry, ``table[True]`` is another one, compound keys compare by
-    identity. A missing key raises ``KeyError``; use ``table.get(key)`` for Lua's nil.
+    identity. A missing key raises ``KeyError``; use ``table.get(key)`` for Lua's nil. Storing None removes the key.
     """
 
     __slots__ = ("entries",)
@@ -111,7 +112,11 @@ class LuaTable(MutableMapping):
             raise KeyError(key) from None
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        self.entries[_BOOLEAN_KEYS[key] if isinstance(key, bool) else key] = value
+        key = _BOOLEAN_KEYS[key] if isinstance(key, bool) else key
+        if value is None:
+            self.entries.pop(key, None)
+        else:
+            self.entries[key] = value
 
     def __delitem__(self, key: Any) -> None:
         del self.entries[_BOOLEAN_KEYS[key] if isinstance(key, bool) else key]
@@ -130,9 +135,12 @@ class LuaTable(MutableMapping):
     __hash__ = object.__hash__  # pyright: ignore[reportAssignmentType]
 
     def __repr__(self) -> str:
-        keys = [k if isinstance(k, (str, int, float)) else type(k).__name__ for k in self]
-        shown = ", ".join(map(str, keys[:8])) + (", …" if len(keys) > 8 else "")
-        return f"LuaTable({shown})"
+        return f"LuaTable({_shown_keys(self)})"
+
+
+def _shown_keys(table: LuaTable) -> str:
+    keys = [str(k) if isinstance(k, (str, int, float)) else type(k).__name__ for k in islice(table, 8)]
+    return ", ".join(keys) + (", …" if len(table) > 8 else "")
 
 
 class LuaObject(MutableMapping):
@@ -185,7 +193,7 @@ class LuaObject(MutableMapping):
     __hash__ = object.__hash__  # pyright: ignore[reportAssignmentType]
 
     def __repr__(self) -> str:
-        return f"<{self.class_name} with {', '.join(map(str, self.fields)) or 'no fields'}>"
+        return f"<{self.class_name} with {_shown_keys(self.fields) or 'no fields'}>"
 
 
 class LuaFunction:

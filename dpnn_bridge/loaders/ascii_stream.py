@@ -171,8 +171,11 @@ def _parse(source: Source, start: int, stop: int, dtype: np.dtype, count: int) -
     wide = np.dtype(np.int64 if dtype.kind == "i" else np.float64)
     text = source.read(start, stop - start)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # numpy's word for text that it cannot parse
-        values = np.fromstring(text, wide, sep=" ")
+        warnings.simplefilter("error", DeprecationWarning)  # numpy's word for text that it cannot parse, to 2.2
+        try:
+            values = np.fromstring(text, wide, sep=" ")
+        except (ValueError, DeprecationWarning):
+            values = np.empty(0)
     if len(values) == count:
         with np.errstate(over="ignore"):
             array = values.astype(dtype)

@@ -74,7 +74,7 @@ _OTHERS: list[tuple[bytes, str, str]] = [
     ),
 ]
 _PATH = re.compile(rb"[\w.~ /\\+-]*[/\\.][\w.~ /\\+-]*\n?")
-_PRINTABLE = re.compile(rb"[\t\n\r\x20-\x7e\x80-\xff]+")
+_TEXT = re.compile(rb"(?:[\t\n\r\x20-\x7e]|[\xc2-\xf4][\x80-\xbf]{1,3})+(?:[\xc2-\xf4][\x80-\xbf]{0,2})?")
 
 
 def check_file(path: str | os.PathLike[str]) -> None:
@@ -122,8 +122,8 @@ def _identify(head: bytes, size: int) -> tuple[str, str]:
             f"a symbolic link saved as text, to {head.decode('latin-1').strip()!r}",
             "download the file that it names",
         )
-    if _PRINTABLE.fullmatch(head):
-        return f"text that begins with {head[:30].decode('latin-1')!r}", "name the .t7 file itself"
+    if _TEXT.fullmatch(head):
+        return f"text that begins with {head[:30].decode('utf-8', 'ignore')!r}", "name the .t7 file itself"
     if int.from_bytes(head[:4], "little") < 256:
         return "", ""  # the reader says which type code is wrong
     return f"an unknown format that begins with {head[:8].hex(' ')}", "a Torch7 file begins with a type code, 0 to 8"

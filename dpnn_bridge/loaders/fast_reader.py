@@ -139,6 +139,8 @@ class FastReader(Reader):
                         if referenced:
                             memo[n] = value
                         count += 1
+                        if count > max_objects:
+                            self.check_limits(0, count)
                         pos += 12
                         n = following
                         if size:
@@ -174,7 +176,7 @@ class FastReader(Reader):
                             frame = (entries, pairs, NO_KEY, value)
 
                     if frame is not None:
-                        if len(stack) >= max_depth or count > max_objects:
+                        if len(stack) >= max_depth:
                             self.check_limits(len(stack), count)
                         stack.append((contents, left, key, owner))
                         contents, left, key, owner = frame

@@ -100,7 +100,7 @@ class Vec(Framing):
     def read(self, obj: LuaObject, file: Any) -> Reading:
         table = obj.payload = LuaTable()
         for i in range(1, file.count(least=4) + 1):
-            table[i] = yield
+            table.entries[i] = yield
 
     def write(self, obj: LuaObject, file: Any) -> Writing:
         file.long(len(obj.payload))
@@ -115,7 +115,7 @@ class DataSet(Framing):
         table["resized"] = file.int() == 1
         count = table["nbSamples"] = file.check_count(file.int(), least=4)
         for i in range(1, count + 1):
-            table[i] = yield
+            table.entries[i] = yield
 
     def write(self, obj: LuaObject, file: Any) -> Writing:
         count = obj["nbSamples"]
@@ -163,6 +163,8 @@ class ModelParallelTable(GPU):
             for _ in range(len(first) - 1):
                 branches.append((yield))
             obj.payload = yield
+            if not isinstance(obj.payload, LuaTable):
+                raise StreamError("a nn.ModelParallelTable without a table of fields")
             obj["modules"], obj["gpuAssignments"] = LuaTable.from_list(branches), first
         else:
             obj.header, obj.payload = (first,), second

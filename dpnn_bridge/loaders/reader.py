@@ -71,8 +71,9 @@ class Reader:
             return self._read(self._stack)
         except StreamError as error:
             kind = T7LimitError if isinstance(error, LimitError) else T7FormatError
-            where = {"offset": self._start, "path": path_of(self._stack), "source": self.stream.source.name}
-            raise kind(str(error), **where) from None
+            offset = min(self._start, self.stream.size)
+            where = {"offset": offset, "path": printable(path_of(self._stack)), "source": self.stream.source.name}
+            raise kind(printable(str(error)), **where) from None
 
     def read_all(self) -> list[Any]:
         """The objects up to the end of the stream."""
@@ -152,6 +153,7 @@ class Reader:
     def register(self, index: int, value: Any) -> None:
         """Remember a compound value under its index."""
         self.count += 1
+        self.check_limits(0, self.count)
         if self.referenced:
             self.memo[index] = value
 
@@ -227,7 +229,8 @@ class Reader:
         storage = self.memo.get(index)
         if storage is None:
             class_name, _ = self._class()
-            if element_dtype(class_name) != tensor.dtype or not class_name.endswith("Storage"):
+            dtype = element_dtype(class_name)
+            if dtype is None or dtype != tensor.dtype or not class_name.endswith("Storage"):
                 raise StreamError(f"the storage of a {tensor.class_name} is a {class_name!r}")
             return self._storage(index, class_name)
         if not isinstance(storage, LuaStorage) or storage.dtype != tensor.dtype:
@@ -257,7 +260,7 @@ def text(raw: bytes) -> str:
 
 @functools.lru_cache(maxsize=64)
 def _version(raw: bytes) -> int | float | None:
-    match = re.fullmatch(rb"V (.*)", raw, re.DOTALL)
+    match = re.fullmatch(rb"V ([0-9.]{1,15})", raw)
     try:
         return number(float(match[1])) if match else None
     except ValueError:
@@ -318,6 +321,11 @@ def path_of(stack: list[Frame]) -> str:
     if len(parts) > 60:
         parts[20:-20] = [f" … {len(parts) - 40} more … "]
     return "".join(parts).removeprefix(".")
+
+
+def printable(text: str) -> str:
+    """``text`` with what a terminal would act on, or could not show, as escapes."""
+    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
 
 
 def key_text(key: Any) -> str:

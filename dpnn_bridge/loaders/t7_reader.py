@@ -116,11 +116,21 @@ def _read(source: Source, read: Callable[[Reader], T], options: ReadOptions) -> 
         except T7FormatError as error:
             failures.append(error)
             continue
+        if failures and not _fits_to_the_end(reader):
+            continue
         if not options.lazy:
             for storage in reader.storages:
                 storage.numpy()
         return value, encoding
     raise max(failures, key=lambda error: error.offset or 0)
+
+
+def _fits_to_the_end(reader: Reader) -> bool:
+    """Whether a second guess makes sense of the rest of the file as well."""
+    try:
+        return None not in reader.read_all()
+    except T7FormatError:
+        return False
 
 
 def _reader(source: Source, encoding: Encoding, options: ReadOptions) -> Reader:
