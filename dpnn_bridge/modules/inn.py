@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from dpnn_bridge.conversion import LuaContext
 from dpnn_bridge.modules.container import Concat, ConcatClass
+from dpnn_bridge.modules.local_normalization import SpatialCrossMapLRN
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.registry import LuaClass, lua_class
 
@@ -101,6 +102,11 @@ class MeanSubtractionClass(LuaClass):
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: Any) -> dict[str, Any]:
         return {"mean": torch.empty(obj["mean"].shape, device="meta")}
+
+
+@lua_class("inn.SpatialCrossResponseNormalization")
+class SpatialCrossResponseNormalization(SpatialCrossMapLRN):
+    """Another name of ``nn.SpatialCrossMapLRN``."""
 
 
 @lua_class("inn.SpatialSameResponseNormalization")
