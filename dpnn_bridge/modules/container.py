@@ -132,7 +132,7 @@ class DepthConcat(Concat):
         for d in reversed(range(output.dim())):
             missing = 0 if d == self.dimension - 1 else sizes[d] - output.shape[d]
             pad += [missing // 2, missing - missing // 2]
-        return F.pad(output, pad)
+        return F.pad(output, pad) if any(pad) else output
 
 
 @lua_class("nn.DepthConcat")
