@@ -19,6 +19,11 @@ ONE_OUTPUT = (
 )
 EVALUATION = "backward in evaluation works on buffers that every step overwrote, and gives wrong gradients in Torch7"
 
+NODES = (
+    "Torch7 lists views of a SoftMaxTree's single nodes, under their numbers where static; "
+    "tests/test_dpnn_tree.py compares the whole tensors"
+)
+
 EXCEPTIONS: dict[str, dict[str, str]] = {
     "nn.SparseLinear": {
         "gradInput": "Torch7 returns a gradient for every element of the dense vector, autograd one for each value in "
@@ -30,6 +35,23 @@ EXCEPTIONS: dict[str, dict[str, str]] = {
         "backward": "Torch7 forgets that a single sample has no gradInput; nothing stands in the way here",
     },
     "nn.Reinforce": {"output": "the abstract class returns nothing in Torch7; here what it keeps in its field output"},
+    "nn.Bigrams": {"backward": "a slip makes gradInput a boolean in Torch7; here nothing stands in the way"},
+    "nn.SoftMaxTree": dict.fromkeys(("params", "gradParams"), NODES),
+    "2015.SoftMaxForest": {
+        **dict.fromkeys(("params", "gradParams"), NODES),
+        **dict.fromkeys(
+            ("output", "gradInput"), "SoftMax of 2015, in the gater, approximates exp; tests/test_dpnn_tree.py"
+        ),
+    },
+    "nn.SoftMaxForest": dict.fromkeys(("params", "gradParams"), NODES),
+    "2016.Kmeans.k3_own_scale.train.double": {
+        "gradParams": "Kmeans' own scale replaces that of backward, which autograd does not have; "
+        "tests/test_dpnn_kmeans.py compares it",
+    },
+    "2016.SpatialBinaryConvolution.forward_twice_train.train.double": dict.fromkeys(
+        ("output", "gradInput", "gradParams", "after"),
+        "Torch7 loses the weights for good when a second forward comes before a backward; here they are kept",
+    ),
     "nn.Constant": {"forward": "dpnn of 2015 forgot to resize the output of a constant that is given as it is"},
     "nn.SpatialUniformCrop": {"forward": "dpnn of 2015 took batches only"},
     "2015.BatchNormalization": {"backward": "nn of 2015 refused backward in evaluation; later versions define it"},
