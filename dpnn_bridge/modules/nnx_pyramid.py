@@ -13,7 +13,7 @@ from dpnn_bridge.conversion import LuaContext, TorchContext
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.modules.nnx_resampling import SpatialPadding, bilinear
 from dpnn_bridge.objects import LuaObject, LuaTable
-from dpnn_bridge.registry import LuaClass, lua_class
+from dpnn_bridge.registry import LuaClass, lua_class, record_of
 
 
 class SpatialPyramid(nn.Module):
