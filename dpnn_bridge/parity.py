@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,125 +17,9 @@ from torch import Tensor, nn
 
 from dpnn_bridge import registry, training
 from dpnn_bridge.conversion import Options, convert_object, to_value
+from dpnn_bridge.differences import Difference, Result, Tolerance, compare, compare_tensor, mismatch
 from dpnn_bridge.errors import VerificationError
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """Largest accepted difference, relative to the largest expected value, for each dtype.
-
-    Attributes:
-        double, single: for double and for single precision.
-        floor: smallest scale that differences are relative to, where all expected values are tiny.
-    """
-
-    double: float = 1e-10
-    single: float = 1e-5
-    floor: float = 1e-3
-
-    def of(self, tensor: Tensor) -> float:
-        return self.double if tensor.dtype == torch.float64 else self.single
-
-
-@dataclass
-class Difference:
-    """One compared tensor.
-
-    Attributes:
-        name: what was compared, such as ``gradParams[2]``.
-        error: largest difference relative to the largest expected value; inf when shapes or kinds differ.
-        tolerance: what was allowed.
-        message: where and how, when it failed.
-    """
-
-    name: str
-    error: float
-    tolerance: float
-    message: str = ""
-
-    @property
-    def ok(self) -> bool:
-        return self.error <= self.tolerance
-
-
-@dataclass
-class Result:
-    """All comparisons of one fixture."""
-
-    differences: list[Difference] = field(default_factory=list)
-
-    @property
-    def ok(self) -> bool:
-        return all(d.ok for d in self.differences)
-
-    @property
-    def failures(self) -> list[Difference]:
-        return [d for d in self.differences if not d.ok]
-
-    def raise_for_failures(self) -> None:
-        """Raises :class:`VerificationError` that lists every failed comparison."""
-        if not self.ok:
-            raise VerificationError("\n".join(f"{d.name}: {d.message}" for d in self.failures))
-
-
-def compare(name: str, actual: Any, expected: Any, tolerance: Tolerance | None = None) -> list[Difference]:
-    """Compares nested values strictly: a missing or superfluous one is a failure.
-
-    Args:
-        name: what is compared.
-        actual: tensor, number or nested lists/dicts.
-        expected: the same from Torch7 (:func:`~dpnn_bridge.conversion.to_value` of it).
-        tolerance: defaults to ``Tolerance()``.
-    """
-    tolerance = tolerance or Tolerance()
-    if isinstance(expected, (list, tuple)):
-        if not isinstance(actual, (list, tuple)) or len(actual) != len(expected):
-            return [_mismatch(name, actual, f"a list of {len(expected)}")]
-        return [d for i, e in enumerate(expected) for d in compare(f"{name}[{i + 1}]", actual[i], e, tolerance)]
-    if isinstance(expected, dict):
-        if not isinstance(actual, dict) or actual.keys() != expected.keys():
-            return [_mismatch(name, actual, f"a dict with keys {list(expected)}")]
-        return [d for k, e in expected.items() for d in compare(f"{name}.{k}", actual[k], e, tolerance)]
-    if isinstance(expected, Tensor):
-        return [_compare_tensor(name, actual, expected, tolerance)]
-    if isinstance(expected, bool) or expected is None or isinstance(expected, str):
-        same = actual is expected or actual == expected
-        return [Difference(name, 0.0, 0.0) if same else _mismatch(name, actual, repr(expected))]
-    value = torch.as_tensor(actual) if isinstance(actual, (Tensor, int, float)) else None
-    if value is None or value.numel() != 1:
-        return [_mismatch(name, actual, f"the number {expected}")]
-    reference = torch.tensor([expected], dtype=torch.float64)
-    wanted = reference if value.dtype == torch.float64 or not value.is_floating_point() else reference.float()
-    return [_compare_tensor(name, value.reshape(1), wanted, tolerance)]
-
-
-def _compare_tensor(name: str, actual: Any, expected: Tensor, tolerance: Tolerance) -> Difference:
-    if not isinstance(actual, Tensor) or tuple(actual.shape) != tuple(expected.shape):
-        return _mismatch(name, actual, f"a tensor of shape {tuple(expected.shape)}")
-    limit = tolerance.of(expected)
-    if expected.numel() == 0:
-        return Difference(name, 0.0, limit)
-    a, e = actual.detach().to("cpu", torch.float64), expected.to("cpu", torch.float64)
-    same = (a == e) | (a.isnan() & e.isnan())
-    finite = e[e.isfinite()]
-    scale = max(float(finite.abs().max()) if finite.numel() else 0.0, tolerance.floor)
-    error = torch.where(same, torch.zeros_like(a), (a - e).abs() / scale).nan_to_num(nan=float("inf"))
-    worst = int(error.argmax())
-    if float(error.flatten()[worst]) <= limit:
-        return Difference(name, float(error.flatten()[worst]), limit)
-    index = [int(i) for i in torch.unravel_index(torch.tensor(worst), error.shape)]
-    message = (
-        f"expected {e.flatten()[worst]:.17g}, found {a.flatten()[worst]:.17g} at {index}, "
-        f"relative error {error.flatten()[worst]:.3g} > {limit:g}, "
-        f"{int((error > limit).sum())} of {error.numel()} elements differ"
-    )
-    return Difference(name, float(error.flatten()[worst]), limit, message)
-
-
-def _mismatch(name: str, actual: Any, wanted: str) -> Difference:
-    found = f"a tensor of shape {tuple(actual.shape)}" if isinstance(actual, Tensor) else repr(actual)[:120]
-    return Difference(name, float("inf"), 0.0, f"expected {wanted}, found {found}")
 
 
 # ---------------------------------------------------------------------- fixtures
@@ -157,51 +41,106 @@ def check(
     Returns:
         One :class:`Difference` for each parameter, output, gradient and updated buffer.
     """
+    options = options or Options()
+    module = convert_object(fixture["module"], options)[0]
+    return check_module(module, fixture, device=device, tolerance=tolerance, options=options)
+
+
+def check_module(
+    module: nn.Module,
+    fixture: LuaTable,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    tolerance: Tolerance | None = None,
+    gradient_tolerance: Tolerance | None = None,
+    gradients: bool = True,
+    options: Options | None = None,
+) -> Result:
+    """:func:`check` of a module that is there already.
+
+    Args:
+        module: what to run, in the training or evaluation mode that the fixture is for.
+        fixture: a table with ``input``, ``output`` and whatever else is to be compared.
+        device: where to run.
+        dtype: casts the module and its inputs; default: as they are.
+        tolerance: defaults to ``Tolerance()``.
+        gradient_tolerance: of ``gradInput`` and ``gradParams``; defaults to ``tolerance``.
+        gradients: run backward when the fixture holds gradients.
+        options: how the fixture's ``after`` was converted, to compare updated buffers.
+    """
+    module = module.to(device=device, dtype=dtype)
     tolerance = tolerance or Tolerance()
-    module = convert_object(fixture["module"], options or Options())[0].to(device)
-    if any(p.dtype == torch.float32 for p in module.parameters()):  # whatever type its output is cast to
-        tolerance = Tolerance(double=tolerance.single, single=tolerance.single)
+    gradient_tolerance = gradient_tolerance or tolerance
+    if dtype not in (None, torch.float64) or any(p.dtype == torch.float32 for p in module.parameters()):
+        tolerance, gradient_tolerance = tolerance.in_single(), gradient_tolerance.in_single()
     result = Result()
     expect = result.differences
     expected_params = to_value(fixture.get("params"))
-    if expected_params:
+    if expected_params and dtype is None:
         params = _viewed(training.parameters(module)[0], expected_params)
         expect += compare("params", params, expected_params, Tolerance(0.0, 0.0))
 
-    inputs = require_grad(to_value(fixture["input"], device=device))
+    def value(name: str) -> Any:
+        return cast(to_value(fixture.get(name), device=device), dtype)
+
+    inputs = require_grad(value("input"))
     arguments = [inputs]
-    if fixture.get("target") is not None or fixture["kind"] == "criterion":
-        arguments.append(to_value(fixture.get("target"), device=device))
+    if fixture.get("target") is not None or fixture.get("kind") == "criterion":
+        arguments.append(value("target"))
     if fixture.get("forward_error") is not None:
         return Result([*expect, refused("forward", fixture["forward_error"], lambda: module(*arguments))])
-    with replayed(module, fixture.get("after")):
-        for _ in range(_forwards(fixture)):
-            output = module(*arguments)
-    expect += compare("output", output, to_value(fixture.get("output")), tolerance)
-    grad_output = to_value(fixture.get("gradOutput"), device=device)
-    backward_error = fixture.get("backward_error") or fixture.get("backwardError")
-    if backward_error is not None:
-        return Result([*expect, refused("backward", backward_error, lambda: backward(output, grad_output))])
-    if "gradInput" not in fixture and "gradParams" not in fixture:
-        return result
+    with full_precision():
+        with replayed(module, fixture.get("after")), torch.set_grad_enabled(gradients):
+            for _ in range(_forwards(fixture)):
+                output = module(*arguments)
+        expect += compare("output", output, to_value(fixture.get("output")), tolerance)
+        grad_output = value("gradOutput")
+        backward_error = fixture.get("backward_error") or fixture.get("backwardError")
+        if gradients and backward_error is not None:
+            return Result([*expect, refused("backward", backward_error, lambda: backward(output, grad_output))])
+        if not gradients or ("gradInput" not in fixture and "gradParams" not in fixture):
+            return result
 
-    if fixture.get("reward") is not None:
-        training.reinforce(module, to_value(fixture["reward"], device=device))
-    zero_grad(module)
-    backward(output, grad_output)
+        if fixture.get("reward") is not None:
+            training.reinforce(module, value("reward"))
+        zero_grad(module)
+        backward(output, grad_output)
     scale = fixture.get("scale")
     if "gradInput" in fixture:
-        expect += compare_grad_input("gradInput", inputs, to_value(fixture["gradInput"]), tolerance)
+        expect += compare_grad_input("gradInput", inputs, to_value(fixture["gradInput"]), gradient_tolerance)
     if fixture.get("gradParams") is not None:
         grads = [g if scale is None else g * scale for g in training.parameters(module)[1]]
         expected_grads = to_value(fixture["gradParams"])
-        expect += compare_gradients(module, _viewed(grads, expected_grads), expected_grads, tolerance)
+        expect += compare_gradients(module, _viewed(grads, expected_grads), expected_grads, gradient_tolerance)
     after = fixture.get("after")
     if isinstance(after, LuaObject) and registry.find(after):
         reached = convert_object(after, options or Options())[0]
         old = {id(m) for m, obj in paired(reached, after) if _is_older(obj)}
         expect += compare("after", *(_statistics(m, reached, old) for m in (module, reached)), tolerance)
     return result
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """While the block runs, CUDA computes float32 in float32 (no TF32) and picks deterministic cuDNN algorithms."""
+    matmul = torch.backends.cuda.matmul
+    allowed = matmul.allow_tf32
+    matmul.allow_tf32 = False
+    try:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        matmul.allow_tf32 = allowed
+
+
+def cast(value: Any, dtype: torch.dtype | None) -> Any:
+    """The floating point tensors of a nested value in ``dtype``; None leaves them."""
+    if isinstance(value, Tensor):
+        return value.to(dtype) if dtype is not None and value.is_floating_point() else value
+    if isinstance(value, list):
+        return [cast(v, dtype) for v in value]
+    return {k: cast(v, dtype) for k, v in value.items()} if isinstance(value, dict) else value
 
 
 def _is_older(obj: LuaObject) -> bool:
@@ -328,15 +267,15 @@ def compare_grad_input(name: str, inputs: Any, expected: Any, tolerance: Toleran
     if isinstance(inputs, Tensor):
         if not isinstance(expected, Tensor) or expected.numel() == 0:
             zero = inputs.grad is None or not inputs.grad.any()
-            return [Difference(name, 0.0, 0.0)] if zero else [_mismatch(name, inputs.grad, "no gradient")]
+            return [Difference(name, 0.0, 0.0)] if zero else [mismatch(name, inputs.grad, "no gradient")]
         if not inputs.is_floating_point() and not expected.any():  # indices: Torch7 gives zeros of some shape
             return [Difference(name, 0.0, 0.0)]
         grad = inputs.grad if inputs.grad is not None else torch.zeros_like(inputs)
         if grad.numel() == expected.numel():  # Torch7 may return a view of another shape
             grad = grad.reshape(expected.shape)
         if grad.dtype == torch.float32:  # the input's dtype, whatever type Torch7 gives the gradient
-            tolerance = Tolerance(double=tolerance.single, single=tolerance.single)
-        return [_compare_tensor(name, grad, expected, tolerance)]
+            tolerance = tolerance.in_single()
+        return [compare_tensor(name, grad, expected, tolerance)]
     if isinstance(inputs, list):
         parts = expected if isinstance(expected, list) else [None] * len(inputs)
         if len(parts) < len(inputs):
