@@ -125,10 +125,9 @@ class Kmeans(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         self._check(input)
-        distances = torch.cdist(
-            input.detach(), self.weight.detach(), compute_mode="donot_use_mm_for_euclid_dist"
-        ).square()
-        smallest, index = distances.min(1)
+        # differences, not products, so that equally near centroids stay so
+        distances = torch.cdist(input.detach(), self.weight.detach(), compute_mode="donot_use_mm_for_euclid_dist")
+        smallest, index = distances.square().min(1)
         self.loss = smallest.sum()
         return _NearestCentroid.apply(input, self.weight, index, self)
 

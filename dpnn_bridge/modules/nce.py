@@ -149,7 +149,8 @@ class NCEModule(nn.Linear):
         super()._apply(fn, recurse)
         for name, value in double.items():
             cast = self._buffers[name]
-            assert value is not None and cast is not None
+            assert value is not None
+            assert cast is not None
             self._buffers[name] = cast if cast.dtype == value.dtype else value.to(cast.device)
         return self
 
