@@ -1,6 +1,6 @@
 """What recurrent modules remember between calls: forget, remember, detach, hidden states.
 
-A step module (:class:`~dpnn_bridge.modules.recurrent.LSTM`, …) is called once per time step and keeps its state.
+A step module (:class:`~dpnn_bridge.modules.rnn_gated.LSTM`, …) is called once per time step and keeps its state.
 Training through time needs no more than autograd: call it for every step, then call ``backward`` once::
 
     forget(model)

@@ -57,6 +57,8 @@ class LazyDropout(nn.Module):
 
     def _mask(self, input: Tensor) -> Tensor:
         step = self.step
+        if torch.compiler.is_compiling():  # nothing tells here when backward ran: one mask for each sequence
+            self.stale, step = {1} if step == 1 else set(), 1
         if step not in self.masks and step not in self.stale and 1 in self.masks:  # a new clone of the first step
             self.masks[step] = self.masks[1]
             self.stale |= {step} if 1 in self.stale else set()

@@ -1,4 +1,4 @@
-"""rnn's modules that take a whole sequence as one tensor: SeqLSTM, SeqLSTMP, SeqGRU."""
+"""rnn's modules that take a whole sequence as one tensor: what they share, SeqLSTM, SeqLSTMP."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from dpnn_bridge.conversion import LuaContext, TorchContext, to_value
 from dpnn_bridge.memory import Memory, Remembering
+from dpnn_bridge.modules.rnn_cells import fast_lstm_of
+from dpnn_bridge.modules.rnn_gated import FastLSTM
 from dpnn_bridge.objects import LuaObject, LuaTensor
 from dpnn_bridge.registry import LuaClass, lua_class
 
@@ -215,6 +217,16 @@ class SeqLSTM(SequenceModule):
             outputs.append(output)
         return torch.stack(outputs), [output, cell]
 
+    def to_fast_lstm(self) -> FastLSTM:
+        """A step module with copies of the same parameters.
+
+        Raises:
+            TypeError: the output is projected, which no step module does.
+        """
+        if self.weight_o is not None:
+            raise TypeError(f"{type(self).__name__} has no step module with a projection")
+        return fast_lstm_of(self.weight, self.bias, self.input_size, self.output_size)
+
 
 class SeqLSTMP(SeqLSTM):
     """A sequence LSTM whose output is a projection of what the cell gives.
@@ -252,55 +264,6 @@ class SeqLSTMP(SeqLSTM):
         self.user_prev_cell = None
         self.weight_o = nn.Parameter(torch.empty(hidden_size, output_size))
         nn.init.normal_(self.weight_o, std=1 / math.sqrt(output_size + hidden_size))
-
-
-class SeqGRU(SequenceModule):
-    """Gated recurrent unit over a whole sequence.
-
-    Args:
-        input_size: features of the input.
-        output_size: features of the output.
-        batch_first: input and output are :math:`(N, T, *)`.
-        mask_zero: a time step whose input is zero gives a zero output and state.
-
-    Attributes:
-        weight: :math:`(I + O, 3 O)`: rows of the input, then of the state; columns reset gate, update gate, candidate.
-        bias: :math:`(3 O)`.
-        user_prev_output: initial state for the next call only.
-
-    Shape:
-        - Input: :math:`(T, N, I)`, or the list ``[h0, x]``.
-        - Output: :math:`(T, N, O)`.
-
-    Lua:
-        ``nn.SeqGRU(inputSize, outputSize)``, SeqGRU.lua
-
-    Differs from torch:
-        ``torch.nn.GRU`` applies the reset gate after the product with the state.
-
-    Raises:
-        ValueError: the input is no batch of sequences, or a remembered state has another batch size.
-    """
-
-    def __init__(
-        self, input_size: int, output_size: int, *, batch_first: bool = False, mask_zero: bool = False
-    ) -> None:
-        super().__init__(input_size, output_size, output_size, 3, batch_first, mask_zero)
-
-    def _run(self, x: Tensor, start: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        mask, size = self._masked(x), 2 * self.output_size
-        projected = x @ self.weight[: self.input_size] + self.bias
-        recurrent = self.weight[self.input_size :]
-        output = start[0]
-        outputs = []
-        for t, step in enumerate(projected.unbind(0)):
-            r, z = (step[:, :size] + output @ recurrent[:, :size]).sigmoid().chunk(2, 1)
-            candidate = (step[:, size:] + (r * output) @ recurrent[:, size:]).tanh()
-            output = candidate - z * candidate + z * output
-            if mask is not None:
-                output = output.masked_fill(mask[t], 0)
-            outputs.append(output)
-        return torch.stack(outputs), [output]
 
 
 class SequenceModuleClass(LuaClass):
@@ -379,11 +342,3 @@ class SeqLSTMPClass(SeqLSTMClass):
     torch_type = SeqLSTMP
     scalars = {**SeqLSTMClass.scalars, "hiddensize": "hidden_size"}
     tensors = {**SequenceModuleClass.tensors, "weightO": "weight_o"}
-
-
-@lua_class("nn.SeqGRU")
-class SeqGRUClass(SequenceModuleClass):
-    torch_type = SeqGRU
-    scalars = {"inputSize": "input_size", "outputSize": "output_size", "batchfirst": "batch_first"}
-    scalars |= {"maskzero": "mask_zero"}
-    defaults = {"batchfirst": False, "maskzero": False}
