@@ -24,10 +24,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from dpnn_bridge.conversion import LuaContext, Options, TorchContext
 from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.lua_context import LuaContext
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype
 from dpnn_bridge.report import Report
+from dpnn_bridge.torch_context import Options, TorchContext
 
 FORMAT = "dpnn_bridge"
 VERSION = 1

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from dpnn_bridge import checkpoint
-from dpnn_bridge.conversion import Options, convert_object, to_lua
+from dpnn_bridge.conversion import convert_object, to_lua
 from dpnn_bridge.errors import ConversionError, ModelNotFoundError, NotT7Error
 from dpnn_bridge.export import export, suffix_of
 from dpnn_bridge.find import candidates, select, surroundings
@@ -22,6 +22,7 @@ from dpnn_bridge.loaders import t7_writer
 from dpnn_bridge.loaders.t7_reader import read_t7
 from dpnn_bridge.output import StrPath, check_output
 from dpnn_bridge.report import Report
+from dpnn_bridge.torch_context import Options
 
 
 def load(

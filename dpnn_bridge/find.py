@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from dpnn_bridge import registry
-from dpnn_bridge.conversion import MAX_DEPTH, format_path, is_module
 from dpnn_bridge.errors import ModelNotFoundError, T7Error
 from dpnn_bridge.loaders import loads
+from dpnn_bridge.lua_values import MAX_DEPTH, format_path, is_module
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
 
 #: keys under which training scripts keep the model, best first

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from dpnn_bridge.conversion import to_value
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.loaders.t7_reader import read_t7
+from dpnn_bridge.lua_values import to_value
 
 
 def example_input(specs: Sequence[str], dtype: str | None = None) -> Any:

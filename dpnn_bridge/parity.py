@@ -16,10 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge import registry, training
-from dpnn_bridge.conversion import Options, convert_object, to_value
+from dpnn_bridge.conversion import convert_object
 from dpnn_bridge.differences import Difference, Result, Tolerance, compare, compare_tensor, mismatch
 from dpnn_bridge.errors import VerificationError
+from dpnn_bridge.lua_values import to_value
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+from dpnn_bridge.torch_context import Options
 
 
 # ---------------------------------------------------------------------- fixtures

@@ -30,7 +30,8 @@ from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
 from dpnn_bridge.sharing import tie_of
 
 if TYPE_CHECKING:
-    from dpnn_bridge.conversion import LuaContext, TorchContext
+    from dpnn_bridge.lua_context import LuaContext
+    from dpnn_bridge.torch_context import TorchContext
 
 #: entry-point group through which other packages register Lua classes
 ENTRY_POINTS = "dpnn_bridge.classes"
@@ -369,13 +370,13 @@ def discover() -> None:
     global _discovered
     if _discovered:
         return
-    _discovered = True
     from dpnn_bridge import modules
 
     for info in pkgutil.iter_modules(modules.__path__):
         importlib.import_module(f"{modules.__name__}.{info.name}")
     for entry_point in entry_points(group=ENTRY_POINTS):
         entry_point.load()
+    _discovered = True  # at the end: a family that fails to import fails every time, not only the first
 
 
 def find(obj: LuaObject) -> type[LuaClass] | None:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch7_random import torch7_random
 
 from dpnn_bridge import memory, parity, registry, training
-from dpnn_bridge.conversion import Options, convert_object, to_lua, to_torch, to_value
+from dpnn_bridge.conversion import convert_object, to_lua, to_torch
+from dpnn_bridge.lua_values import to_value
 from dpnn_bridge.modules.recurrence import Recurrence
 from dpnn_bridge.modules.recurrent import AbstractRecurrent
 from dpnn_bridge.modules.rnn_dropout import LazyDropout
@@ -22,6 +23,7 @@ from dpnn_bridge.modules.rnn_gated import LSTM
 from dpnn_bridge.modules.seq_lstm import SequenceModule
 from dpnn_bridge.modules.sequencer import BiSequencer, BiSequencerLM
 from dpnn_bridge.objects import LuaTable
+from dpnn_bridge.torch_context import Options
 
 #: Lua field -> attribute
 FIELDS = {

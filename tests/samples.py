@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from dpnn_bridge import parity, training
-from dpnn_bridge.conversion import to_value
+from dpnn_bridge.lua_values import to_value
 from dpnn_bridge.objects import LuaTable
 
 SAMPLES = Path(os.environ.get("DPNN_SAMPLES") or Path(__file__).parent.parent / "fixtures" / "samples")

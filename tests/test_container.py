@@ -10,7 +10,7 @@ from conftest import FIXTURES, fixture_id, manifest
 from torch import nn
 
 from dpnn_bridge import parity, read_t7, to_torch, training
-from dpnn_bridge.conversion import to_value
+from dpnn_bridge.lua_values import to_value
 from dpnn_bridge.modules.container import Bottle, MapTable, Parallel
 
 WEIGHT_ONLY = [e for e in manifest(kind="module") if e["name"].startswith("Sequential__net_siamese_weightonly")]

@@ -10,7 +10,7 @@ from conftest import FIXTURES, manifest
 
 import dpnn_bridge
 from dpnn_bridge import read_t7, to_lua, to_torch
-from dpnn_bridge.conversion import to_value
+from dpnn_bridge.lua_values import to_value
 from dpnn_bridge.modules.criterion import CriterionTable, MultiCriterion, ParallelCriterion
 from dpnn_bridge.modules.criterion_classification import (
     ClassNLLCriterion,

@@ -12,8 +12,9 @@ from lua_equal import differences
 from torch import nn
 
 import dpnn_bridge
-from dpnn_bridge.conversion import to_lua, to_torch, to_value
+from dpnn_bridge.conversion import to_lua, to_torch
 from dpnn_bridge.errors import ConversionError, UnsupportedClassError
+from dpnn_bridge.lua_values import to_value
 from dpnn_bridge.modules.nngraph import GModule, GraphNode, JustElement, JustTable, ModuleFromCriterion
 from dpnn_bridge.objects import LuaObject, LuaTable
 

@@ -10,8 +10,9 @@ from conftest import FIXTURES, fixture_id, manifest
 
 import dpnn_bridge
 from dpnn_bridge import parity
-from dpnn_bridge.conversion import to_torch, to_value
+from dpnn_bridge.conversion import to_torch
 from dpnn_bridge.errors import UnsupportedClassError
+from dpnn_bridge.lua_values import to_value
 
 TWINS = {e["name"]: e for e in manifest(kind="module")}
 RAW = [e for e in manifest(kind="raw") if e["name"].rpartition(".")[0] in TWINS]

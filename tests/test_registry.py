@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from dpnn_bridge import parity, read_t7, registry, to_lua, to_torch
-from dpnn_bridge.conversion import to_value
 from dpnn_bridge.errors import ConversionError, UnsupportedClassError
+from dpnn_bridge.lua_values import to_value
 from dpnn_bridge.objects import LuaTable
 from dpnn_bridge.registry import LuaClass, known_names, lua_class
 

@@ -11,8 +11,9 @@ from torch7_random import torch7_random
 
 import dpnn_bridge
 from dpnn_bridge import parity, training
-from dpnn_bridge.conversion import to_torch, to_value
+from dpnn_bridge.conversion import to_torch
 from dpnn_bridge.errors import UnsupportedClassError
+from dpnn_bridge.lua_values import to_value
 
 
 @pytest.mark.parametrize("entry", manifest(kind="training", set="rnn"), ids=fixture_id)

@@ -12,8 +12,9 @@ from lua_equal import differences
 
 import dpnn_bridge
 from dpnn_bridge import parity, registry
-from dpnn_bridge.conversion import is_module, to_lua, to_torch, to_value
+from dpnn_bridge.conversion import to_lua, to_torch
 from dpnn_bridge.errors import UnsupportedClassError
+from dpnn_bridge.lua_values import is_module, to_value
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaTable, LuaTensor
 
 MODULES = manifest(kind=("module", "criterion"))

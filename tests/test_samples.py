@@ -11,8 +11,8 @@ from samples import SAMPLES, cases, compare_with_reference, running_sums, withou
 
 import dpnn_bridge
 from dpnn_bridge import parity
-from dpnn_bridge.conversion import to_value
 from dpnn_bridge.errors import ModelNotFoundError, UnsupportedClassError
+from dpnn_bridge.lua_values import to_value
 
 #: no single module in the file, see the tests at the end
 SEVERAL = {"OpenNMT__rnn_LSTM_general", "VQA_LSTM_CNN__weights_only", "mc-cnn__slow_net_te"}

@@ -9,7 +9,7 @@ import torch
 from conftest import FIXTURES, fixture_id, manifest
 
 from dpnn_bridge import parity, read_t7, to_torch
-from dpnn_bridge.conversion import to_value
+from dpnn_bridge.lua_values import to_value
 from dpnn_bridge.modules.sparse import IndexLinear, SparseLinear, running_maximum
 
 

@@ -10,7 +10,8 @@ from conftest import FIXTURES, fixture_id, manifest
 
 import dpnn_bridge
 from dpnn_bridge import parity, training
-from dpnn_bridge.conversion import is_module, to_lua, to_torch, to_value
+from dpnn_bridge.conversion import to_lua, to_torch
+from dpnn_bridge.lua_values import is_module, to_value
 from dpnn_bridge.objects import LuaTable
 
 STRUCTURES = manifest(kind="structure", set="third")

@@ -11,8 +11,8 @@ from torch import nn
 
 import dpnn_bridge
 from dpnn_bridge import optim, read_t7, to_lua, to_torch, training
-from dpnn_bridge.conversion import to_value
 from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.lua_values import to_value
 from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.parity import compare, floating_buffers
 

@@ -13,7 +13,7 @@ from torch import nn
 
 import dpnn_bridge
 from dpnn_bridge import optim, parity, read_t7, to_lua, to_torch, training
-from dpnn_bridge.conversion import to_value
+from dpnn_bridge.lua_values import to_value
 from dpnn_bridge.objects import LuaTable, LuaTensor
 
 NETS = [e for e in manifest(kind="module", set="nn") if "__net_" in e["name"]]

@@ -7,7 +7,8 @@ import importlib
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 
 from dpnn_bridge.errors import LuaBridgeError
-from dpnn_bridge.lua import files, ops
+from dpnn_bridge.lua import files, ops  # noqa: F401  (ops registers what FUNCTIONS and NATIVE hold)
 from dpnn_bridge.lua.dispatch import FUNCTIONS, NATIVE, describe
 from dpnn_bridge.lua.ops import construct, indexing
 from dpnn_bridge.lua.ops.storage import STORAGE_METHODS, get, new_storage, put
@@ -24,7 +25,6 @@ from dpnn_bridge.lua.random import Generator
 from dpnn_bridge.lua.tensor import DTYPES, Storage, Tensor, TorchError, cast_number
 from dpnn_bridge.lua.thnn import KERNELS
 
-_ = ops
 RUNTIMES = ("luajit21", "lua51")
 #: answers to Lua, see `finish` in prelude/tensor.lua
 _PLAIN, _ERROR, _OBJECT, _NOTHING, _SEVERAL = 0, -1, -2, -3, -4
@@ -147,7 +147,7 @@ class Runtime:
         self.sandbox = sandbox
         self.lua_path = [Path(p) for p in lua_path]
         self.max_instructions = max_instructions
-        self.error_type: type[Exception] = module.LuaError
+        self.error_types: tuple[type[Exception], ...] = (module.LuaError, module.LuaMemoryError)
         limits = {"max_memory": max_memory} if sandbox else {}
         self.lua = module.LuaRuntime(
             encoding="latin-1",
@@ -158,12 +158,13 @@ class Runtime:
             **limits,
         )
         self.lua_type: Callable[[Any], str | None] = module.lua_type
+        self._counting = False
         self.default_type = "Double"
         self.generator = Generator()
         self.bridge = self.lua.table()
         self._api = self.lua.table_from(self._api_entries())
         self.run_prelude("setup.lua")
-        for part in ("classes", "tensor", "file", "tester", "cmdline", "environment", "packages", "thnn", "arguments"):
+        for part in ("classes", "tensor", "file", "tester", "cmdline", "environment", "packages", "thnn", "modules", "sandbox"):
             self.run_prelude(f"{part}.lua")
 
     def run_prelude(self, name: str, extra: Any = None) -> Any:
@@ -171,6 +172,31 @@ class Runtime:
         code = (resources.files("dpnn_bridge.lua") / "prelude" / name).read_text(encoding="utf-8")
         chunk = self.lua.compile(code, name=f"=dpnn_bridge/{name}".encode())
         return chunk(self.bridge, self._api, extra)
+
+    @property
+    def torch(self) -> Any:
+        """Lua's ``torch`` table."""
+        return self.bridge["torch"]
+
+    def compile(self, code: str, name: str) -> Any:
+        """Lua source as a function. Compiled code is refused, since Lua does not check it."""
+        if code.startswith("\x1b"):
+            raise LuaBridgeError("compiled Lua code is never run: pass the source")
+        return self.lua.compile(code, name=name.encode())
+
+    @contextmanager
+    def limited(self) -> Iterator[None]:
+        """In a sandbox, count the instructions of what runs within."""
+        if not self.sandbox or self._counting:
+            yield
+            return
+        self._counting = True
+        self.bridge["start_counting"](self.max_instructions)
+        try:
+            yield
+        finally:
+            self.bridge["stop_counting"]()
+            self._counting = False
 
     # ---- binding Python code
 
@@ -432,6 +458,10 @@ class Runtime:
             return ()
 
         entries: dict[str, Any] = {
+            "sandbox": self.sandbox,
+            "find_module": self._find_module,
+            "read_text": lambda path: Path(path).read_text(encoding="latin-1"),
+            "write": sys.stdout.write,
             "new_timer": self.guard(Timer),
             "timer_read": lambda timer: timer.read(),
             "timer_methods": self._guarded({"reset": Timer.reset, "stop": Timer.stop, "resume": Timer.resume, "__tostring__": Timer.describe}),
@@ -458,11 +488,9 @@ class Runtime:
         }
         return entries | {
             "exists": os.path.isfile,
-            "find_module": self._find_module,
             "prelude": str(Path(__file__).parent / "prelude"),
             "paths": self._guarded(paths),
             "paths_files": lambda folder: lua_list(self.lua, [".", "..", *os.listdir(folder or ".")]),
-            "stdout": sys.stdout,
         }
 
 

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dpnn_bridge import parity
-from dpnn_bridge.conversion import LuaContext, TorchContext
 from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.lua_context import LuaContext
 from dpnn_bridge.objects import LuaObject, LuaTensor
 from dpnn_bridge.registry import LuaClass, lua_class, record_of
+from dpnn_bridge.torch_context import TorchContext
 
 
 def fresh(class_name: str, kind: str) -> LuaObject:

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dpnn_bridge.conversion import LuaContext, TorchContext
+from dpnn_bridge.lua_context import LuaContext
 from dpnn_bridge.objects import LuaObject
 from dpnn_bridge.registry import LuaClass, lua_class, size_storage
+from dpnn_bridge.torch_context import TorchContext
 
 
 def spread(weight: Tensor, input: Tensor) -> tuple[Tensor, Tensor]:

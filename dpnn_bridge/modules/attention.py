@@ -6,12 +6,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dpnn_bridge.conversion import LuaContext, TorchContext
 from dpnn_bridge.gradient import scale_gradient
+from dpnn_bridge.lua_context import LuaContext
 from dpnn_bridge.memory import Memory, Remembering, forget
 from dpnn_bridge.modules.sequencer import AbstractSequencerClass
 from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.registry import lua_class
+from dpnn_bridge.torch_context import TorchContext
 
 
 class RecurrentAttention(Memory, Remembering, nn.Module):

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dpnn_bridge.conversion import TorchContext
 from dpnn_bridge.gradient import scale_gradient, with_gradient_of
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.registry import LuaClass, lua_class
+from dpnn_bridge.torch_context import TorchContext
 
 
 class SpatialBinaryConvolution(nn.Conv2d):

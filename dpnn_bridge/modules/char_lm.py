@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dpnn_bridge.conversion import TorchContext
 from dpnn_bridge.objects import LuaObject, LuaTensor
 from dpnn_bridge.registry import Field, LuaClass, empty_table, lua_class, spec_of
+from dpnn_bridge.torch_context import TorchContext
 
 
 class OneHot(nn.Module):

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge import parity
-from dpnn_bridge.conversion import LuaContext, TorchContext
 from dpnn_bridge.gradient import refuse_gradient
+from dpnn_bridge.lua_context import LuaContext
 from dpnn_bridge.modules.dropout import stored_noise
 from dpnn_bridge.modules.noise import TRAINING_ONLY
 from dpnn_bridge.objects import LuaObject
 from dpnn_bridge.registry import LuaClass, lua_class
+from dpnn_bridge.torch_context import TorchContext
 
 
 class ColorNoise(nn.Module):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dpnn_bridge.conversion import LuaContext
+from dpnn_bridge.lua_context import LuaContext
 from dpnn_bridge.modules.decorator import Decorator, DecoratorClass
 from dpnn_bridge.objects import LuaTable, LuaTensor, element_dtype
 from dpnn_bridge.registry import LuaClass, empty_sizes, empty_table, lua_class

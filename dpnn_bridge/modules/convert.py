@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dpnn_bridge.conversion import TorchContext
 from dpnn_bridge.modules.decorator import torch_dtype
 from dpnn_bridge.objects import LuaObject, LuaTensor
 from dpnn_bridge.registry import LuaClass, empty_table, lua_class
+from dpnn_bridge.torch_context import TorchContext
 
 
 class Collapse(nn.Module):

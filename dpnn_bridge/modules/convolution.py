@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dpnn_bridge.conversion import TorchContext
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.registry import Field, Layout, LuaClass, lua_class
+from dpnn_bridge.torch_context import TorchContext
 
 #: what cudnn.torch leaves in the file of a module that ran
 CUDNN_SCRATCH = ("buffer", "extraBuffer")

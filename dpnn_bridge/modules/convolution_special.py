@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dpnn_bridge.conversion import TorchContext
 from dpnn_bridge.modules.convolution import SPATIAL, SPATIAL_DEFAULTS, Convolution, changed
 from dpnn_bridge.objects import LuaObject, LuaTensor
 from dpnn_bridge.registry import Field, Layout, LuaClass, lua_class
+from dpnn_bridge.torch_context import TorchContext
 
 
 def parameter(*shape: int) -> nn.Parameter:

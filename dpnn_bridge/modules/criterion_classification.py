@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dpnn_bridge.conversion import LuaContext, TorchContext
+from dpnn_bridge.lua_context import LuaContext
 from dpnn_bridge.modules.criterion import CriterionClass, LossClass, class_indices, filled, reduction
 from dpnn_bridge.objects import LuaObject, LuaTensor
 from dpnn_bridge.registry import Field, LuaRecord, lua_class, spec_of
+from dpnn_bridge.torch_context import TorchContext
 
 #: Torch7's and PyTorch's mark for "no class"; it is the same number whatever classes count from
 NO_CLASS = -100

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dpnn_bridge.conversion import TorchContext
 from dpnn_bridge.modules.criterion import Loss, LossClass, class_indices, elementwise, expanded
 from dpnn_bridge.modules.criterion_classification import IndexedClass, WeightsClass, without_parameters
 from dpnn_bridge.modules.criterion_regression import MSECriterion
 from dpnn_bridge.objects import LuaObject, LuaTensor
 from dpnn_bridge.registry import lua_class
+from dpnn_bridge.torch_context import TorchContext
 
 #: keeps BCECriterion's logarithms finite
 EPSILON = 1e-12

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from dpnn_bridge.conversion import LuaContext, TorchContext
+from dpnn_bridge.lua_context import LuaContext
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.registry import Field, Layout, LuaClass, lua_class
+from dpnn_bridge.torch_context import TorchContext
 
 _KINDS: dict[str, tuple[type[nn.RNNBase], dict[str, Any]]] = {
     "CUDNN_LSTM": (nn.LSTM, {}),

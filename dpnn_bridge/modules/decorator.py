@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dpnn_bridge.conversion import LuaContext, TorchContext
+from dpnn_bridge.lua_context import LuaContext
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor, element_dtype, tensor_class
 from dpnn_bridge.registry import LuaClass, lua_class, record_of
+from dpnn_bridge.torch_context import TorchContext
 
 
 class Decorator(nn.Module):

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dpnn_bridge.conversion import TorchContext
 from dpnn_bridge.gradient import with_gradient_of
 from dpnn_bridge.objects import LuaObject
 from dpnn_bridge.registry import LuaClass, WithoutParameters, lua_class
+from dpnn_bridge.torch_context import TorchContext
 
 
 class SpatialSymmetricPadding(nn.Module):

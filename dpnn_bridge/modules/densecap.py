@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dpnn_bridge.conversion import TorchContext
 from dpnn_bridge.gradient import add_gradient, scale_gradient
 from dpnn_bridge.modules.stn import BilinearSamplerBHWD
 from dpnn_bridge.objects import LuaObject, LuaTensor
 from dpnn_bridge.registry import LuaClass, WithoutParameters, empty_table, lua_class
+from dpnn_bridge.torch_context import TorchContext
 
 
 class ApplyBoxTransform(nn.Module):

@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from dpnn_bridge.conversion import LuaContext, TorchContext
+from dpnn_bridge.lua_context import LuaContext
 from dpnn_bridge.modules.criterion import Criterion, CriterionClass, elementwise
 from dpnn_bridge.objects import LuaObject
 from dpnn_bridge.registry import lua_class
+from dpnn_bridge.torch_context import TorchContext
 
 
 class ModuleCriterion(Criterion):

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge import parity
-from dpnn_bridge.conversion import LuaContext, TorchContext
 from dpnn_bridge.gradient import with_gradient_of
+from dpnn_bridge.lua_context import LuaContext
 from dpnn_bridge.objects import LuaObject, LuaTensor
 from dpnn_bridge.registry import LuaClass, lua_class
+from dpnn_bridge.torch_context import TorchContext
 
 
 def stored_noise(after: LuaObject) -> bool:

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dpnn_bridge.conversion import LuaContext, TorchContext
+from dpnn_bridge.lua_context import LuaContext
 from dpnn_bridge.objects import LuaObject, LuaTensor
 from dpnn_bridge.registry import Field, LuaClass, lua_class
+from dpnn_bridge.torch_context import TorchContext
 
 
 class Abs(nn.Module):
@@ -107,7 +108,7 @@ class _Sqrt(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         (root,) = ctx.saved_tensors
-        return (0.5 * grads[0] / root).masked_fill(root == 0, 0)
+        return (grads[0] / root).mul_(0.5).masked_fill_(root == 0, 0)
 
 
 class Sqrt(nn.Module):

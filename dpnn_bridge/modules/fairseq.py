@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from dpnn_bridge.conversion import LuaContext, TorchContext
 from dpnn_bridge.gradient import scale_gradient, with_gradient_of
+from dpnn_bridge.lua_context import LuaContext
 from dpnn_bridge.modules.pairwise import MM, MMClass
 from dpnn_bridge.objects import LuaObject, LuaTensor
 from dpnn_bridge.registry import Field, LuaClass, empty_table, lua_class, spec_of
+from dpnn_bridge.torch_context import TorchContext
 
 
 class AppendBias(nn.Module):

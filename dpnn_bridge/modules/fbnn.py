@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dpnn_bridge.conversion import TorchContext
 from dpnn_bridge.modules.lookup import LookupTable, LookupTableClass
 from dpnn_bridge.objects import LuaObject, LuaTensor
 from dpnn_bridge.parity import noise
 from dpnn_bridge.registry import LuaClass, lua_class
+from dpnn_bridge.torch_context import TorchContext
 
 
 class L2Normalize(nn.Module):

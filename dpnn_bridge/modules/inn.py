@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dpnn_bridge.conversion import LuaContext
+from dpnn_bridge.lua_context import LuaContext
 from dpnn_bridge.modules.container import Concat, ConcatClass
 from dpnn_bridge.modules.local_normalization import SpatialCrossMapLRN
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dpnn_bridge.conversion import LuaContext, TorchContext
+from dpnn_bridge.lua_context import LuaContext
 from dpnn_bridge.objects import LuaObject
 from dpnn_bridge.registry import Field, LuaClass, lua_class, spec_of
+from dpnn_bridge.torch_context import TorchContext
 
 
 @lua_class("nn.Linear")

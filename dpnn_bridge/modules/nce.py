@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dpnn_bridge.conversion import LuaContext, TorchContext
 from dpnn_bridge.gradient import with_gradient_of
+from dpnn_bridge.lua_context import LuaContext
 from dpnn_bridge.modules.criterion import Criterion, CriterionClass
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.registry import LuaClass, lua_class, record_of
+from dpnn_bridge.torch_context import TorchContext
 
 
 def alias_table(probabilities: Tensor) -> tuple[Tensor, Tensor]:

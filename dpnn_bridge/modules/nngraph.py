@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dpnn_bridge.conversion import LuaContext, TorchContext
+from dpnn_bridge.lua_context import LuaContext
 from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.registry import LuaClass, lua_class
+from dpnn_bridge.torch_context import TorchContext
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dpnn_bridge.conversion import TorchContext
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.modules.criterion import MultiCriterionClass, ParallelCriterion
 from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.registry import LuaClass, empty_table, lua_class
+from dpnn_bridge.torch_context import TorchContext
 
 
 class DistNLLCriterion(nn.Module):

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dpnn_bridge.conversion import LuaContext, TorchContext
 from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.lua_context import LuaContext
 from dpnn_bridge.modules.nnx_resampling import SpatialPadding, bilinear
 from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.registry import LuaClass, lua_class, record_of
+from dpnn_bridge.torch_context import TorchContext
 
 
 class SpatialPyramid(nn.Module):

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dpnn_bridge.conversion import LuaContext
 from dpnn_bridge.gradient import with_gradient_of
+from dpnn_bridge.lua_context import LuaContext
 from dpnn_bridge.objects import LuaTensor
 from dpnn_bridge.registry import LuaClass, lua_class, size_storage
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dpnn_bridge.conversion import TorchContext
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.gradient import with_gradient_of
 from dpnn_bridge.objects import LuaObject, LuaTensor
 from dpnn_bridge.registry import LuaClass, WithoutParameters, lua_class
+from dpnn_bridge.torch_context import TorchContext
 
 
 class SpatialNormalization(nn.Module):

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dpnn_bridge.conversion import LuaContext, TorchContext
+from dpnn_bridge.lua_context import LuaContext
 from dpnn_bridge.modules.wrapper import without
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.parity import noise
 from dpnn_bridge.registry import Field, LuaClass, empty_sizes, empty_table, lua_class
+from dpnn_bridge.torch_context import TorchContext
 
 
 class Network(nn.Sequential):

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dpnn_bridge.conversion import Options, TorchContext
 from dpnn_bridge.modules.onmt import reset_masks
 from dpnn_bridge.objects import LuaTable
+from dpnn_bridge.torch_context import Options, TorchContext
 
 
 def tensors(value: Any) -> list[Any]:

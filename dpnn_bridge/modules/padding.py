@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dpnn_bridge.conversion import LuaContext, TorchContext
+from dpnn_bridge.lua_context import LuaContext
 from dpnn_bridge.objects import LuaObject
 from dpnn_bridge.registry import LuaClass, empty_sizes, lua_class
+from dpnn_bridge.torch_context import TorchContext
 
 EDGES: dict[str | tuple[str, ...], str] = {("pad_l", "pad_r", "pad_t", "pad_b"): "padding"}
 

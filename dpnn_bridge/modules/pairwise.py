@@ -6,11 +6,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dpnn_bridge.conversion import LuaContext, TorchContext
 from dpnn_bridge.gradient import with_gradient_of
+from dpnn_bridge.lua_context import LuaContext
 from dpnn_bridge.modules.arithmetic import shaped_like
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.registry import LuaClass, empty_table, lua_class
+from dpnn_bridge.torch_context import TorchContext
 
 
 class PairClass(LuaClass):

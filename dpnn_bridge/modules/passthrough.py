@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dpnn_bridge.conversion import LuaContext, TorchContext
 from dpnn_bridge.gradient import add_gradient, scale_gradient
+from dpnn_bridge.lua_context import LuaContext
 from dpnn_bridge.modules.decorator import Decorator, DecoratorClass
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.registry import LuaClass, lua_class
+from dpnn_bridge.torch_context import TorchContext
 
 
 def map_tensors(fn: Callable[[Tensor], Tensor], value: Any) -> Any:

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dpnn_bridge.conversion import LuaContext, TorchContext
+from dpnn_bridge.lua_context import LuaContext
 from dpnn_bridge.objects import LuaObject, LuaTensor
 from dpnn_bridge.parity import noise
 from dpnn_bridge.registry import Field, Layout, LuaClass, lua_class
+from dpnn_bridge.torch_context import TorchContext
 
 
 # ---------------------------------------------------------------------- over time

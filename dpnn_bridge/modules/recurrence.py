@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dpnn_bridge.conversion import LuaContext, TorchContext
+from dpnn_bridge.lua_context import LuaContext
 from dpnn_bridge.memory import first_tensor, get_hidden_state, max_bptt_step, set_hidden_state
 from dpnn_bridge.modules.recurrent import AbstractRecurrent, AbstractRecurrentClass, shared_clone
 from dpnn_bridge.modules.rnn_misc import CopyGrad
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
 from dpnn_bridge.registry import lua_class, record_of
+from dpnn_bridge.torch_context import TorchContext
 
 
 class Recurrent(AbstractRecurrent):

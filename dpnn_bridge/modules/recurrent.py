@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge import parity
-from dpnn_bridge.conversion import LuaContext, TorchContext, to_value
+from dpnn_bridge.lua_context import LuaContext
+from dpnn_bridge.lua_values import to_value
 from dpnn_bridge.memory import Memory, first_tensor, map_tensors
 from dpnn_bridge.modules.reinforce import Reinforce
 from dpnn_bridge.modules.rnn_dropout import LazyDropout, LazyDropoutClass
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.registry import LuaClass
+from dpnn_bridge.torch_context import TorchContext
 
 
 class AbstractRecurrent(Memory, nn.Module):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dpnn_bridge.conversion import TorchContext
 from dpnn_bridge.modules.reshape import batched_dim
 from dpnn_bridge.objects import LuaObject
 from dpnn_bridge.registry import LuaClass, lua_class
+from dpnn_bridge.torch_context import TorchContext
 
 
 class Reduction(nn.Module):

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.distributions import Gamma
 
 from dpnn_bridge import parity
-from dpnn_bridge.conversion import LuaContext, TorchContext
+from dpnn_bridge.lua_context import LuaContext
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.registry import Field, LuaClass, lua_class
+from dpnn_bridge.torch_context import TorchContext
 
 
 class _RewardGradient(torch.autograd.Function):

@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dpnn_bridge.conversion import LuaContext, TorchContext
+from dpnn_bridge.lua_context import LuaContext
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable
 from dpnn_bridge.registry import LuaClass, lua_class, size_storage
+from dpnn_bridge.torch_context import TorchContext
 
 
 def sizes_of(value: Any) -> tuple[int, ...]:

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge import parity
-from dpnn_bridge.conversion import LuaContext, TorchContext, to_value
+from dpnn_bridge.lua_context import LuaContext
+from dpnn_bridge.lua_values import to_value
 from dpnn_bridge.modules.dropout import stored_noise
 from dpnn_bridge.objects import LuaObject, LuaTensor
 from dpnn_bridge.registry import LuaClass, lua_class
+from dpnn_bridge.torch_context import TorchContext
 
 
 class LazyDropout(nn.Module):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dpnn_bridge.conversion import LuaContext
+from dpnn_bridge.lua_context import LuaContext
 from dpnn_bridge.modules.recurrent import AbstractRecurrent, AbstractRecurrentClass, state_entry
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.registry import lua_class

@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dpnn_bridge.conversion import LuaContext, TorchContext
+from dpnn_bridge.lua_context import LuaContext
 from dpnn_bridge.memory import first_tensor, map_tensors
 from dpnn_bridge.modules.container import ConcatTable, ParallelTable
 from dpnn_bridge.modules.decorator import Decorator, DecoratorClass
 from dpnn_bridge.modules.lookup import LookupTable, LookupTableClass
 from dpnn_bridge.objects import LuaObject, LuaTensor
 from dpnn_bridge.registry import lua_class
+from dpnn_bridge.torch_context import TorchContext
 
 
 def zero_rows(input: Any, dims: int) -> Tensor:

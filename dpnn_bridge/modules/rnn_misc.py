@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dpnn_bridge.conversion import TorchContext
 from dpnn_bridge.objects import LuaObject
 from dpnn_bridge.registry import LuaClass, lua_class
+from dpnn_bridge.torch_context import TorchContext
 
 
 class SAdd(nn.Module):
@@ -78,7 +78,7 @@ class LinearNoBias(LuaClass):
 
     @classmethod
     def represents(cls, module: nn.Module) -> bool:
-        return False  # nn.Linear has no bias either, if asked, and needs no further package
+        return module.bias is None
 
 
 class ExpandAs(nn.Module):

@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dpnn_bridge.conversion import LuaContext, TorchContext, to_value
+from dpnn_bridge.lua_context import LuaContext
+from dpnn_bridge.lua_values import to_value
 from dpnn_bridge.memory import Memory, Remembering
 from dpnn_bridge.modules.rnn_cells import fast_lstm_of
 from dpnn_bridge.modules.rnn_gated import FastLSTM
 from dpnn_bridge.objects import LuaObject, LuaTensor
 from dpnn_bridge.registry import LuaClass, lua_class
+from dpnn_bridge.torch_context import TorchContext
 
 
 class SequenceModule(Memory, Remembering, nn.Module):

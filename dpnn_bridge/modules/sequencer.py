@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dpnn_bridge.conversion import LuaContext, TorchContext
+from dpnn_bridge.lua_context import LuaContext
 from dpnn_bridge.memory import Memory, Remembering, detach, forget, map_tensors, max_bptt_step
 from dpnn_bridge.modules.decorator import Decorator, DecoratorClass
 from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.registry import LuaClass, lua_class
+from dpnn_bridge.torch_context import TorchContext
 
 
 class Sequencer(Memory, Remembering, nn.Module):

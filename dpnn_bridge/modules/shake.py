@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dpnn_bridge.conversion import TorchContext
 from dpnn_bridge.gradient import with_gradient_of
 from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.parity import noise
 from dpnn_bridge.registry import LuaClass, lua_class
+from dpnn_bridge.torch_context import TorchContext
 
 
 class ShakeShakeTable(nn.Module):

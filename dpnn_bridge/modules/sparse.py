@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dpnn_bridge.conversion import LuaContext, TorchContext
 from dpnn_bridge.gradient import add_gradient
+from dpnn_bridge.lua_context import LuaContext
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.registry import LuaClass, empty_table, lua_class
+from dpnn_bridge.torch_context import TorchContext
 
 
 def row_numbers(sizes: Tensor) -> Tensor:

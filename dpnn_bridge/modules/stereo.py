@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dpnn_bridge.conversion import TorchContext
 from dpnn_bridge.objects import LuaObject, LuaTensor
 from dpnn_bridge.registry import LuaClass, lua_class
+from dpnn_bridge.torch_context import TorchContext
 
 
 class Normalize2(nn.Module):

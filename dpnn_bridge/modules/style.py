@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dpnn_bridge.conversion import LuaContext, TorchContext
 from dpnn_bridge.gradient import add_gradient, with_gradient_of
+from dpnn_bridge.lua_context import LuaContext
 from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.parity import noise
 from dpnn_bridge.registry import LuaClass, lua_class, record_of
+from dpnn_bridge.torch_context import TorchContext
 
 
 class DisabledInstanceNorm2d(nn.InstanceNorm2d):

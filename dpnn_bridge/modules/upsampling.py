@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dpnn_bridge.conversion import LuaContext, TorchContext
+from dpnn_bridge.lua_context import LuaContext
 from dpnn_bridge.objects import LuaObject, LuaStorage
 from dpnn_bridge.registry import LuaClass, lua_class, size_storage
+from dpnn_bridge.torch_context import TorchContext
 
 
 def upsample_linear(input: Tensor, size: tuple[int, ...]) -> Tensor:

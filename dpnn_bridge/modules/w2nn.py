@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dpnn_bridge.conversion import TorchContext
 from dpnn_bridge.gradient import scale_gradient, with_gradient_of
 from dpnn_bridge.objects import LuaObject, LuaTensor
 from dpnn_bridge.parity import noise
 from dpnn_bridge.registry import LuaClass, empty_table, lua_class
+from dpnn_bridge.torch_context import TorchContext
 
 
 class InplaceClip01(nn.Module):

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dpnn_bridge.conversion import LuaContext, TorchContext
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.gradient import with_gradient_of
+from dpnn_bridge.lua_context import LuaContext
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.registry import LuaClass, WithoutParameters, empty_table, lua_class
+from dpnn_bridge.torch_context import TorchContext
 
 
 class ClippedMSECriterion(nn.Module):

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
-from dpnn_bridge.conversion import LuaContext, TorchContext
+from dpnn_bridge.lua_context import LuaContext
 from dpnn_bridge.modules.convolution import changed
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.registry import Field, LuaClass, lua_class, spec_of
+from dpnn_bridge.torch_context import TorchContext
 
 #: what Torch7 adds to the squared norm
 EPS = 1e-4

@@ -67,7 +67,7 @@ if bridge.open then
 end
 
 -- the folders given as lua_path come first; they may hold checkouts as well as installed packages
-if bridge.open then
+if bridge.open then  -- a sandbox has a require of its own, in sandbox.lua
    local searchers = package.loaders or package.searchers
    table.insert(searchers, 2, function(name)
       local path = py.find_module(name)

@@ -1,5 +1,7 @@
 -- Small stand-ins for LuaRocks packages that nn, dpnn and rnn require, used when package.path has no real ones.
+local bridge = ...
 local packages = {}
+bridge.packages = packages
 
 -- moses: the part that these packages use
 function packages.moses()
