@@ -32,7 +32,7 @@ FOUND = {
     "generator": (table(D=module(), G=NET), "G"),
     "array": (table(table(NET), table(lr=1)), "[1][1]"),
     "odd name": (table(**{"my net": NET}), "['my net']"),
-    "project class": (LuaObject("neuralconvo.Seq2Seq", table(goToken=1, encoder=NET)), "encoder"),
+    "project class": (LuaObject("chatbot.Seq2Seq", table(goToken=1, encoder=NET)), "encoder"),
     "dp experiment": (
         LuaObject("dp.Experiment", table(_model=LuaObject("dp.Model", table(_module=NET)))),
         "_model._module",
