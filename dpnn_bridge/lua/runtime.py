@@ -184,6 +184,11 @@ class Runtime:
             raise LuaBridgeError("compiled Lua code is never run: pass the source")
         return self.lua.compile(code, name=name.encode())
 
+    def offer(self, entries: Mapping[str, Any]) -> None:
+        """Add functions to what the prelude finds in `py`."""
+        for name, value in entries.items():
+            self._api[name] = value
+
     @contextmanager
     def limited(self) -> Iterator[None]:
         """In a sandbox, count the instructions of what runs within."""
@@ -458,6 +463,7 @@ class Runtime:
             return ()
 
         entries: dict[str, Any] = {
+            "run_prelude": self.run_prelude,
             "sandbox": self.sandbox,
             "find_module": self._find_module,
             "read_text": lambda path: Path(path).read_text(encoding="latin-1"),

@@ -1,5 +1,5 @@
 -- Small stand-ins for LuaRocks packages that nn, dpnn and rnn require, used when package.path has no real ones.
-local bridge = ...
+local bridge, py = ...
 local packages = {}
 bridge.packages = packages
 
@@ -96,6 +96,12 @@ function packages.xlua()
       for key, value in pairs(read(args, name, {...})) do object[key] = value end
    end
    return xlua
+end
+
+-- nn: its base classes, see nn/base.lua
+function packages.nn()
+   py.run_prelude('nn/base.lua')
+   return nn
 end
 
 local searchers = package.loaders or package.searchers

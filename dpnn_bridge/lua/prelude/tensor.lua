@@ -2,6 +2,7 @@
 local bridge, py = ...
 local rawgetmt, rawsetmt = bridge.getmetatable, bridge.setmetatable
 local type, select, error, tonumber, pairs, ipairs, unpack = type, select, error, tonumber, pairs, ipairs, unpack
+local newproxy = newproxy
 local metatables, typename = bridge.metatables, bridge.typename
 
 -- userdata (or cdata) -> Python object

@@ -196,8 +196,17 @@ def index_linear_parameters(
 
 
 def _descend(weight: Tensor, skip: int, rows: torch.Tensor, gradients: torch.Tensor, decay: float, rate: float) -> None:
-    """One step for every key in turn, as a feature may come more than once."""
+    """One step for every key; in turn where a feature comes more than once."""
     w, outputs = weight.t, weight.size[1] - skip
+    if len(torch.unique(rows)) == len(rows):
+        factor = w[rows, skip - 2, None] if skip else 1.0
+        if skip:
+            w[rows, skip - 1] -= ((gradients[:, :outputs] * w[rows, skip:]) * (rate * factor)).sum(1)
+            gradients = gradients[:, outputs:]
+        if decay:
+            w[rows, skip:] -= w[rows, skip:] * (decay * factor)
+        w[rows, skip:] -= gradients * (rate * factor)
+        return
     for row, gradient in zip(rows.tolist(), gradients, strict=True):
         step, shrink = rate, decay
         if skip:

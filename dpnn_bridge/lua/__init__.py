@@ -1,0 +1,14 @@
+"""Lua, alive inside Python: code written for Torch7 runs on PyTorch's tensors. Needs the extra ``dpnn-bridge[lua]``.
+
+>>> from dpnn_bridge.lua import LuaBridge
+>>> LuaBridge().execute("return torch.range(1, 3):sum()")
+6
+"""
+
+from __future__ import annotations
+
+from dpnn_bridge.lua.bridge import LuaBridge
+from dpnn_bridge.lua.module import LuaCriterion, LuaModule
+from dpnn_bridge.lua.random import Generator
+
+__all__ = ["Generator", "LuaBridge", "LuaCriterion", "LuaModule"]

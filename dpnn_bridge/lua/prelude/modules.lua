@@ -1,0 +1,50 @@
+-- What LuaModule and LuaCriterion need of a Lua module.
+local bridge = ...
+bridge.torch = torch
+
+-- the tensors of module:parameters() with names: the path of the field that holds each
+function bridge.parameters(module)
+   local weights, gradients = module:parameters()
+   local names, found, seen = {}, {}, {}
+   local function search(object, path)
+      if seen[object] then return end
+      seen[object] = true
+      for key, value in pairs(object) do
+         local name = path == '' and tostring(key) or path .. '.' .. tostring(key)
+         if torch.isTensor(value) then
+            local pointer = torch.pointer(value)
+            if not found[pointer] then found[pointer] = name end
+         end
+      end
+      for _, list in ipairs {object.modules or {}, {object.module}} do
+         for i, child in ipairs(list) do
+            local at = list == object.modules and 'modules.' .. i or 'module'
+            search(child, path == '' and at or path .. '.' .. at)
+         end
+      end
+   end
+   search(module, '')
+   for i, weight in ipairs(weights or {}) do names[i] = found[torch.pointer(weight)] or 'parameter' .. i end
+   return names, weights or {}, gradients or {}
+end
+
+-- other tensors that make up the state of a module: running means and the like, at any depth
+local scratch = {output = true, gradInput = true, gradWeight = true, gradBias = true}
+function bridge.buffers(module, names)
+   local known, result, seen = {}, {}, {}
+   for _, name in ipairs(names) do known[name] = true end
+   local function search(object, path)
+      if seen[object] then return end
+      seen[object] = true
+      for key, value in pairs(object) do
+         local name = path .. tostring(key)
+         if torch.isTensor(value) and value:nElement() > 0 and type(key) == 'string' and not known[name]
+            and not scratch[key] and not key:find('^_') and not key:find('^grad') then
+            result[#result + 1] = {name, value}
+         end
+      end
+      for i, child in ipairs(object.modules or {}) do search(child, path .. 'modules.' .. i .. '.') end
+   end
+   search(module, '')
+   return result
+end

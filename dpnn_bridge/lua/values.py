@@ -1,0 +1,94 @@
+"""Values across the border: Python to Lua and back.
+
+=====================================  ==========================================
+Python                                 Lua
+=====================================  ==========================================
+None, bool, int, float, str            nil, boolean, number, number, string
+bytes                                  string
+torch.Tensor                           tensor on the same memory
+list, tuple                            table 1, 2, …
+dict                                   table
+LuaObject, LuaTable, LuaTensor, …      what a .t7 file with them would give
+=====================================  ==========================================
+
+Tables of Lua come back as lists when their keys are 1, 2, …, else as dicts; tensors as torch.Tensor on the same memory;
+storages as 1-D tensors; objects of Lua classes and functions stay Lua's (callable and indexable from Python).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from dpnn_bridge.errors import LuaBridgeError
+from dpnn_bridge.lua.random import Generator
+from dpnn_bridge.lua.runtime import Runtime
+from dpnn_bridge.lua.tensor import Storage, Tensor
+from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
+
+
+def to_lua(runtime: Runtime, value: Any) -> Any:
+    """A Python value as Lua sees it."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, bytes):
+        return value.decode("latin-1")
+    if isinstance(value, torch.Tensor):
+        if value.device.type != "cpu":
+            raise LuaBridgeError(f"Lua sees CPU memory only, the tensor is on {value.device}: pass tensor.cpu()")
+        return wrap(runtime, Tensor.wrap(value))
+    if isinstance(value, (Tensor, Storage, Generator)):
+        return wrap(runtime, value)
+    if isinstance(value, LuaTensor):
+        return wrap(runtime, Tensor.wrap(value.torch()))
+    if isinstance(value, (LuaObject, LuaTable, LuaStorage, LuaFunction)):
+        return read_object(runtime, value)
+    if isinstance(value, Mapping):
+        return runtime.lua.table_from({to_lua(runtime, k): to_lua(runtime, v) for k, v in value.items()})
+    if isinstance(value, (list, tuple)):
+        return runtime.lua.table_from([to_lua(runtime, v) for v in value])
+    if runtime.lua_type(value) is not None:
+        return value
+    raise LuaBridgeError(f"a {type(value).__name__} has no counterpart in Lua")
+
+
+def wrap(runtime: Runtime, handle: Tensor | Storage | Generator) -> Any:
+    return runtime.bridge["wrap"](handle, handle.class_name)
+
+
+def to_python(runtime: Runtime, value: Any) -> Any:
+    """A Lua value in Python; see the table above."""
+    kind = runtime.lua_type(value)
+    if kind is None:
+        return value
+    handle = runtime.bridge["handle"](value)
+    if isinstance(handle, Tensor):
+        return handle.t
+    if isinstance(handle, Storage):
+        return handle.flat
+    if handle is not None:
+        return handle
+    if kind != "table" or runtime.bridge["typename"](value) is not None:
+        return value
+    keys = list(value.keys())
+    if sorted(k for k in keys if isinstance(k, int)) == list(range(1, len(keys) + 1)):
+        return [to_python(runtime, value[k]) for k in range(1, len(keys) + 1)]
+    return {to_python(runtime, k): to_python(runtime, v) for k, v in value.items()}
+
+
+def read_object(runtime: Runtime, value: Any) -> Any:
+    """The live Lua value of what a file held, built as ``torch.load`` builds it."""
+    from dpnn_bridge.loaders.t7_writer import dumps
+
+    data = torch.frombuffer(bytearray(dumps(value)), dtype=torch.int8)
+    return runtime.torch["deserializeFromStorage"](wrap(runtime, Storage("Char", flat=data)))
+
+
+def write_object(runtime: Runtime, value: Any) -> Any:
+    """The inert object of a live Lua value, as ``torch.save`` writes it."""
+    from dpnn_bridge.loaders.t7_reader import loads
+
+    storage = runtime.bridge["handle"](runtime.torch["serializeToStorage"](value))
+    return loads(storage.flat.view(torch.uint8).numpy().tobytes())
