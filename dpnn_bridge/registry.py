@@ -358,11 +358,17 @@ def lua_class(*names: str) -> Callable[[SpecT], SpecT]:
         types = cls.torch_type if isinstance(cls.torch_type, tuple) else (cls.torch_type,)
         for torch_type in types:
             known_types = _BY_TYPE.setdefault(torch_type, [])
-            if not known_types or cls.represents.__func__ is not LuaClass.represents.__func__:  # type: ignore[attr-defined]
+            if not _is_general(cls) or not any(map(_is_general, known_types)):
                 known_types.append(cls)
+                known_types.sort(key=_is_general)  # in whatever order the families are imported
         return cls
 
     return register
+
+
+def _is_general(cls: type[LuaClass]) -> bool:
+    """Whether a block takes every module of its torch type."""
+    return cls.represents.__func__ is LuaClass.represents.__func__  # type: ignore[attr-defined]
 
 
 def discover() -> None:

@@ -78,7 +78,7 @@ class LinearNoBias(LuaClass):
 
     @classmethod
     def represents(cls, module: nn.Module) -> bool:
-        return module.bias is None
+        return False  # nn.Linear can be without bias as well, and needs no further package
 
 
 class ExpandAs(nn.Module):
