@@ -62,7 +62,7 @@ def test_factor_leaves_the_gradient_of_the_input_alone(entry: dict[str, Any]) ->
 @entries("nn.SpatialClassifier")
 def test_classifier_is_trained_though_torch7_does_not_list_it(entry: dict[str, Any]) -> None:
     fixture = read(entry)
-    module = to_torch(fixture["module"])
+    module: Any = to_torch(fixture["module"])
     assert training.parameters(module)[0] == []
     if fixture.get("backwardError") is not None or fixture.get("classifierGradParams") is None:
         return
@@ -75,7 +75,7 @@ def test_classifier_is_trained_though_torch7_does_not_list_it(entry: dict[str, A
 @entries("nn.SharpMask")
 def test_refinements_are_trained(entry: dict[str, Any]) -> None:
     fixture = read(entry)
-    module = to_torch(fixture["module"])
+    module: Any = to_torch(fixture["module"])
     reached: list[torch.Tensor] = []
     module.refinements[0].register_forward_pre_hook(lambda m, args: reached.append(args[0].requires_grad_()) or args)
     run(fixture, module)
@@ -90,7 +90,7 @@ def test_refinements_are_trained(entry: dict[str, Any]) -> None:
 @entries("nn.DeepMask", kind="structure")
 def test_mask_and_score_of_deepmask(entry: dict[str, Any]) -> None:
     fixture = read(entry)
-    module = to_torch(fixture["module"]).eval()
+    module: Any = to_torch(fixture["module"]).eval()
     image = to_value(fixture["input"])
     agree("output", module(image), [to_value(fixture["maskOutput"]), to_value(fixture["scoreOutput"])])
 
@@ -98,7 +98,7 @@ def test_mask_and_score_of_deepmask(entry: dict[str, Any]) -> None:
 @entries("neuralconvo.Seq2Seq", kind="structure")
 def test_decoder_starts_from_the_state_of_the_encoder(entry: dict[str, Any]) -> None:
     fixture = read(entry)
-    module = to_torch(fixture["module"]).eval()
+    module: Any = to_torch(fixture["module"]).eval()
     output = module([to_value(fixture["encoderInput"]), to_value(fixture["decoderInput"])])
     agree("output", output, to_value(fixture["decoderOutput"]))
 
@@ -110,7 +110,7 @@ CUDNN_RNN = [e for e in THIRD if e["class"] in RECURRENT and e["kind"] == "struc
 @pytest.mark.parametrize("entry", CUDNN_RNN, ids=fixture_id)
 def test_flat_gradient_of_cudnn_layers_has_the_order_of_the_flat_weight(entry: dict[str, Any]) -> None:
     fixture = read(entry)
-    module = to_torch(fixture["module"])
+    module: Any = to_torch(fixture["module"])
     flat: LuaTensor = fixture["module"]["weight"]
     for p in module.parameters():
         p.grad = p.detach() * 2
