@@ -48,7 +48,8 @@ class T7FormatError(T7Error):
 
     def __init__(self, message: str, *, offset: int | None = None, path: str = "", source: str = "") -> None:
         self.offset, self.path, self.source = offset, path, source
-        where = ", ".join(filter(None, [source, path and f"at {path}", offset is not None and f"byte {offset}"]))
+        parts = [source, f"at {path}" if path else "", "" if offset is None else f"byte {offset}"]
+        where = ", ".join(part for part in parts if part)
         super().__init__(f"{where}: {message}" if where else message)
 
 

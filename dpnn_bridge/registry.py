@@ -411,8 +411,8 @@ def known_names() -> dict[str, list[type[LuaClass]]]:
 def torch_name(spec: type[LuaClass]) -> str:
     """What a block makes of its class, for tables."""
     types = spec.torch_type if isinstance(spec.torch_type, tuple) else (spec.torch_type,)
-    stock = {t: f"torch.nn.{t.__qualname__}" for t in types if t.__module__.startswith("torch.nn.")}
-    return ", ".join(dict.fromkeys(stock.get(t, t.__qualname__) for t in types))
+    names = [f"torch.nn.{t.__qualname__}" if t.__module__.startswith("torch.nn.") else t.__qualname__ for t in types]
+    return ", ".join(dict.fromkeys(names))
 
 
 def nearest_name(name: str) -> str | None:

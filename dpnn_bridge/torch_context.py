@@ -175,7 +175,8 @@ class TorchContext:
 
     def _find_unsupported(self, root: LuaTable) -> None:
         """Converts the modules below an unknown object, so that one error names every unknown class."""
-        seen, stack = {id(root)}, [(root, ())]
+        seen = {id(root)}
+        stack: list[tuple[LuaTable, tuple[Any, ...]]] = [(root, ())]
         while stack:
             table, keys = stack.pop()
             for key, value in table.items():

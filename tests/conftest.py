@@ -35,7 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def device(request: pytest.FixtureRequest) -> str:
-    name = request.config.getoption("--device")
+    name = str(request.config.getoption("--device"))
     if name.startswith("cuda") and not torch.cuda.is_available():
         pytest.skip("no CUDA device on this machine")
     return name

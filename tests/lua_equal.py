@@ -30,7 +30,8 @@ def differences(a: Any, b: Any, *, ignore: Collection[str] = (), limit: int = 20
             stack.extend(_keyed(*keyed.pop(), partner, found))
             continue
         path, x, y = stack.pop()
-        if type(x) is not type(y) and not (isinstance(x, (int, float)) and isinstance(y, (int, float))):
+        numbers = all(isinstance(v, (int, float)) for v in (x, y))
+        if type(x) is not type(y) and not numbers:
             found.append(f"{path}: {x!r:.60} is not {y!r:.60}")
             continue
         if isinstance(x, (*_COMPOUND, LuaFunction)):
