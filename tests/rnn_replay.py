@@ -305,7 +305,7 @@ class Replay:
         return copy.deepcopy(module)
 
     def op_sharedClone(self, name: str, module: nn.Module, call: LuaTable, *share: bool) -> nn.Module:  # noqa: N802
-        return copy.deepcopy(module, {id(p): p for p in module.parameters()})
+        return training.shared_clone(module, *share)
 
     def op_stepClone(self, name: str, module: nn.Module, call: LuaTable) -> nn.Module:  # noqa: N802
         recurrent = [m for m in module.modules() if isinstance(m, AbstractRecurrent)]
@@ -319,21 +319,13 @@ class Replay:
         return training.parameters(module)[0]
 
     def op_getParameters(self, name: str, module: nn.Module, call: LuaTable) -> list[Tensor]:  # noqa: N802
-        seen: set[int] = set()
-        flat: list[list[Tensor]] = [[], []]
-        for parts in zip(*training.parameters(module), strict=True):
-            if parts[0].data_ptr() not in seen:
-                seen.add(parts[0].data_ptr())
-                for values, part in zip(flat, parts, strict=True):
-                    values.append(part.reshape(-1))
-        return [torch.cat(values) for values in flat]
+        return list(training.get_parameters(module))
 
     def op_zeroGradParameters(self, name: str, module: nn.Module, call: LuaTable) -> None:  # noqa: N802
-        parity.zero_grad(module)
+        training.zero_grad_parameters(module)
 
     def op_updateParameters(self, name: str, module: nn.Module, call: LuaTable, rate: float) -> None:  # noqa: N802
-        for p, g in zip(*training.parameters(module), strict=True):
-            p -= rate * g
+        training.update_parameters(module, rate)
 
     def op_updateGradParameters(self, name: str, module: nn.Module, call: LuaTable, *a: Any) -> None:  # noqa: N802
         training.update_grad_parameters(module, *a)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import torch
 from conftest import FIXTURES, fixture_id, manifest
 from torch7_random import torch7_random
 
@@ -27,7 +26,7 @@ def test_training_gives_the_same_losses_and_parameters(entry: dict[str, Any]) ->
     result = parity.Result()
     with torch7_random(fixture.get("seed")):
         for i, (x, y) in enumerate(zip(to_value(fixture["inputs"]), to_value(fixture["targets"]), strict=True), 1):
-            parity.zero_grad(model)
+            training.zero_grad_parameters(model)
             loss = criterion(model(x), y)
             loss.backward()
             result.differences += parity.compare(f"loss {i}", loss, fixture["losses"][i], tolerance)
@@ -36,10 +35,7 @@ def test_training_gives_the_same_losses_and_parameters(entry: dict[str, Any]) ->
                 result.differences += parity.compare(f"norm {i}", norm, fixture["norms"][i], tolerance)
             if fixture.get("momentum") is not None:
                 training.update_grad_parameters(model, fixture["momentum"], 0, False)
-            with torch.no_grad():
-                for p in model.parameters():
-                    if p.grad is not None:
-                        p -= fixture["lr"] * p.grad
+            training.update_parameters(model, fixture["lr"])
             if fixture.get("maxnorm") is not None:
                 training.max_param_norm(model, fixture["maxnorm"])
             expected = to_value(fixture["paramsAfter"][i])

@@ -19,6 +19,9 @@ from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.registry import LuaClass
 from dpnn_bridge.torch_context import TorchContext
 
+#: attributes in which the user gives the start of every sequence -> Lua field
+GIVEN = {"user_prev_output": "userPrevOutput", "user_prev_cell": "userPrevCell"}
+
 
 class AbstractRecurrent(Memory, nn.Module):
     """Base of the modules that are called once per time step.
@@ -131,14 +134,17 @@ class AbstractRecurrent(Memory, nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> AbstractRecurrent:
         super()._apply(fn, recurse)
-        self.states = {t: map_tensors(lambda v: fn(v.detach()), s) for t, s in self.states.items()}
-        self._start = None
+        self.__dict__.update(self._carried(fn))
         return self
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles hold the state but not the graph that computed it."""
-        states = {t: map_tensors(Tensor.detach, s) for t, s in self.states.items()}
-        return {**self.__dict__, "states": states, "_start": None, "_backward_ran": False}
+        return {**self.__dict__, **self._carried(lambda t: t)}
+
+    def _carried(self, fn: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        """The attributes with tensors, each of them detached and given to ``fn``."""
+        values = {name: self.__dict__[name] for name in ("states", *GIVEN) if name in self.__dict__}
+        return {**map_tensors(lambda t: fn(t.detach()), values), "_start": None, "_backward_ran": False}
 
 
 def dropouts_in(module: nn.Module) -> list[LazyDropout]:
@@ -156,7 +162,7 @@ class AbstractRecurrentClass(LuaClass):
         *("cell", "gradPrevOutput", "userGradPrevOutput", "userGradPrevCell"),
     )
     #: attributes that hold a tensor given by the user -> Lua field
-    given = {"user_prev_output": "userPrevOutput", "user_prev_cell": "userPrevCell"}
+    given = GIVEN
 
     @classmethod
     def matches(cls, obj: LuaObject) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.lua_context import LuaContext
 from dpnn_bridge.lua_values import to_value
-from dpnn_bridge.memory import Memory, Remembering
+from dpnn_bridge.memory import Memory, Remembering, map_tensors
 from dpnn_bridge.modules.rnn_cells import fast_lstm_of
 from dpnn_bridge.modules.rnn_gated import FastLSTM
 from dpnn_bridge.objects import LuaObject, LuaTensor
@@ -121,20 +122,19 @@ class SequenceModule(Memory, Remembering, nn.Module):
             self.forget_own()
         return super().train(mode)
 
-    def _apply(self, fn: Any, recurse: bool = True) -> SequenceModule:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SequenceModule:
         super()._apply(fn, recurse)
-        for name in ("initial", "final"):
-            states = getattr(self, name)
-            setattr(self, name, None if states is None else [fn(s.detach()) for s in states])
+        self.__dict__.update(self._carried(fn))
         return self
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles hold the state but not the graph that computed it."""
-        states = {
-            name: None if getattr(self, name) is None else [s.detach() for s in getattr(self, name)]
-            for name in ("initial", "final")
-        }
-        return {**self.__dict__, **states}
+        return {**self.__dict__, **self._carried(lambda t: t)}
+
+    def _carried(self, fn: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        """The attributes with tensors, each of them detached and given to ``fn``."""
+        values = {name: self.__dict__[name] for name in ("initial", "final", *self._state_names())}
+        return map_tensors(lambda t: fn(t.detach()), values)
 
     def extra_repr(self) -> str:
         flags = [n for n in ("batch_first", "mask_zero") if getattr(self, n)]
