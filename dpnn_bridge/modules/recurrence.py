@@ -108,8 +108,10 @@ class RecurrentClass(AbstractRecurrentClass):
 
 
 def _container(class_name: str, modules: list[LuaObject], kind: str, train: bool) -> LuaObject:
+    """A container of Lua objects; a ParallelTable's buffers are tables."""
     fields: dict[Any, Any] = {"modules": LuaTable.from_list(modules), "train": train, "_type": kind}
-    fields |= {"output": LuaTensor.empty(kind), "gradInput": LuaTensor.empty(kind)}
+    for name in ("output", "gradInput"):
+        fields[name] = LuaTable() if class_name == "nn.ParallelTable" else LuaTensor.empty(kind)
     return LuaObject(class_name, LuaTable(fields))
 
 
@@ -203,6 +205,8 @@ class RecurrenceClass(_ModuleFieldClass):
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
         assert isinstance(module, Recurrence)
         fields = super().to_lua(module, ctx) | {"typeTensor": LuaTensor.empty(ctx.type_of(module))}
+        if module.step > 1:
+            fields["zeroTensor"] = cls.zeros_to_lua(module, ctx)
         record = record_of(module)
         if record is None or "outputSize" not in record.fields:
             fields["outputSize"] = _lua_sizes(module.output_size)

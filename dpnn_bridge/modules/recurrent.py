@@ -249,6 +249,15 @@ class AbstractRecurrentClass(LuaClass):
                 fields[name] = ctx.constant(value, module)
         return fields
 
+    @classmethod
+    def zeros_to_lua(cls, module: nn.Module, ctx: LuaContext) -> Any:
+        """``zeroTensor``, which Torch7 resizes at the first step only: zeros like the latest output, or empty."""
+        assert isinstance(module, AbstractRecurrent)
+        if module.step == 1 or module.step - 1 not in module.states:
+            return LuaTensor.empty(ctx.type_of(module))
+        output = cls.state_to_lua(module.states[module.step - 1])["outputs"]
+        return _lua_value(map_tensors(torch.zeros_like, output), module, ctx)
+
     # ------------------------------------------------------------------ parity
     @classmethod
     def step_modules(cls, module: nn.Module, after: LuaObject, step: int) -> list[tuple[nn.Module, Any]]:

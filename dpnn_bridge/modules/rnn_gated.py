@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.lua_context import LuaContext
 from dpnn_bridge.modules.recurrent import AbstractRecurrent, AbstractRecurrentClass, state_entry
-from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.registry import lua_class
 
 
@@ -173,7 +173,7 @@ class _SizedClass(AbstractRecurrentClass):
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
         fields = {"cells": LuaTable(), "gradCells": LuaTable()} | super().to_lua(module, ctx)
-        return fields | {"zeroTensor": LuaTensor.empty(ctx.type_of(module))}
+        return fields | {"zeroTensor": cls.zeros_to_lua(module, ctx)}
 
 
 @lua_class("nn.GRU")

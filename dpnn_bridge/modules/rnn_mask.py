@@ -146,8 +146,8 @@ class TrimZeroClass(MaskZeroClass):
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        empty = LuaTensor.empty(ctx.type_of(module))
-        return super().to_lua(module, ctx) | {"temp": empty, "gradTemp": empty}
+        kind = ctx.type_of(module)
+        return super().to_lua(module, ctx) | {name: LuaTensor.empty(kind) for name in ("temp", "gradTemp")}
 
 
 class LookupTableMaskZero(LookupTable):

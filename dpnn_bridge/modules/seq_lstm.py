@@ -302,15 +302,15 @@ class SequenceModuleClass(LuaClass):
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
         assert isinstance(module, SequenceModule)
         fields = super().to_lua(module, ctx) | {"_remember": module.remembering or "neither"}
-        empty = LuaTensor.empty(ctx.type_of(module))
+        kind = ctx.type_of(module)
         for name in cls.scratch[:8]:
-            fields.setdefault(name, empty)
+            fields.setdefault(name, LuaTensor.empty(kind))
         for i, (sequence, start, user) in enumerate(cls.state_fields):
             if module.final:
                 fields[sequence] = ctx.constant(module.final[i].unsqueeze(0), module)
             elif sequence != "_output":  # which Torch7 makes itself
-                fields[sequence] = empty
-            fields[start] = ctx.constant(module.initial[i], module) if module.initial else empty
+                fields[sequence] = LuaTensor.empty(kind)
+            fields[start] = ctx.constant(module.initial[i], module) if module.initial else LuaTensor.empty(kind)
             value = getattr(module, module._state_names()[i])
             if value is not None:
                 fields[user] = ctx.constant(value, module)
