@@ -26,8 +26,8 @@ StrPath = str | os.PathLike[str]
 class LuaBridge:
     """Runs Lua code that was written for Torch7, on PyTorch tensors.
 
-    Classes (``torch.class``), tensors, storages, random numbers, files and ``torch.Tester`` behave as in Torch7. Tensors
-    share their memory with Python, both ways. Nothing runs but what the caller names.
+    Classes (``torch.class``), tensors, storages, random numbers, files and ``torch.Tester`` behave as in Torch7.
+    Tensors share their memory with Python, both ways. Nothing runs but what the caller names.
 
     Args:
         lua_path: folders searched by ``require`` before Lua's own ``package.path``: folders of packages, or checkouts
@@ -127,7 +127,9 @@ class LuaBridge:
             try:
                 yield
             except self._runtime.error_types as error:
-                raise LuaBridgeError(str(error).rstrip() or "Lua ran out of the memory that max_memory allows") from error
+                raise LuaBridgeError(
+                    str(error).rstrip() or "Lua ran out of the memory that max_memory allows"
+                ) from error
 
     # ---- values
 

@@ -16,7 +16,7 @@ from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
 
 
 def registered_kind(name: str) -> str | None:
-    """"module", "container" or "criterion" for a class that the registry knows."""
+    """ "module", "container" or "criterion" for a class that the registry knows."""
     if name not in registry.known_names():
         return None
     if name.endswith("Criterion"):
@@ -67,7 +67,9 @@ class Converted:
         )
         for leaf, gradient in zip(leaves, gradients, strict=True):
             leaf.grad = torch.zeros_like(leaf) if gradient is None else gradient
-        return values.to_lua(self.runtime, _mapped(state.input, lambda t: t.grad if t.grad is not None else torch.zeros_like(t)))
+        return values.to_lua(
+            self.runtime, _mapped(state.input, lambda t: t.grad if t.grad is not None else torch.zeros_like(t))
+        )
 
     def parameters(self, state: _State, obj: Any, scale: float) -> None:
         """Add the kept gradients to gradWeight, gradBias … of the object and of what it contains."""

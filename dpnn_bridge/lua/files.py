@@ -70,7 +70,7 @@ class File:
 
     def _binary_type(self, ty: str) -> np.dtype:
         dtype = np.dtype(np.int32) if ty == "Long" and self.long_size == 4 else _NUMPY[ty]
-        return dtype.newbyteorder(self.byte_order)
+        return dtype.newbyteorder(self.byte_order)  # type: ignore[arg-type]
 
     # ---- elements
 

@@ -91,8 +91,8 @@ class _LuaFunctionality:
         if not replay():
             raise LuaBridgeError(
                 f"{self.class_name} ran forward again before this backward, and running the first forward once more "
-                "gives other outputs (it draws random numbers, or its parameters changed): a Lua module keeps the state "
-                "of its last forward only. Call backward after each forward, or wrap a clone for the second one"
+                "gives other outputs (it draws random numbers, or its parameters changed): a Lua module keeps the "
+                "state of its last forward only. Call backward after each forward, or wrap a clone for the second one"
             )
         self._step = step
 
@@ -111,8 +111,8 @@ class LuaModule(_LuaFunctionality, Placeholder):
     """A Lua module as a PyTorch module.
 
     Parameters share memory with the tensors of ``module:parameters()``, so that an optimizer of PyTorch trains what Lua
-    holds and the reverse. Other tensors of its state (running means …) are buffers, shared as well. Written to ``.t7`` or
-    ``.pt`` it becomes the object of its Lua class again.
+    holds and the reverse. Other tensors of its state (running means …) are buffers, shared as well. Written to ``.t7``
+    or ``.pt`` it becomes the object of its Lua class again.
 
     Args:
         bridge: where the object lives.
@@ -126,8 +126,8 @@ class LuaModule(_LuaFunctionality, Placeholder):
 
     Differs from torch:
         Lua keeps the state of one forward: a backward that belongs to an earlier one runs that forward again and raises
-        when its outputs are not the same. No backward through gradients, no DataParallel, TorchScript or pickle. Runs on
-        the CPU. Tensors that do not have the module's type raise, as in Torch7.
+        when its outputs are not the same. No backward through gradients, no DataParallel, TorchScript or pickle. Runs
+        on the CPU. Tensors that do not have the module's type raise, as in Torch7.
 
     Examples:
         >>> layer = LuaBridge(lua_path="nn").module("nn.Linear", 3, 2)          # doctest: +SKIP

@@ -1,7 +1,7 @@
 """Layer by layer: what the original Lua sources compute beside what the converted model computes.
 
-The Lua side runs nn's own files (``lua_path``) on the bridge's kernels. It is an independent reading of the model and not
-of Torch7's C code: stored outputs of real Torch7, or :mod:`dpnn_bridge.lua.torch7`, remain the last word.
+The Lua side runs nn's own files (``lua_path``) on the bridge's kernels. It is an independent reading of the model and
+not of Torch7's C code: stored outputs of real Torch7, or :mod:`dpnn_bridge.lua.torch7`, remain the last word.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def compare(
     wanted = [t for t in inputs if t.requires_grad]
     if wanted and any(h.requires_grad for h in heads):
         got = torch.autograd.grad(heads, wanted, [g.reshape(h.shape) for g, h in zip(gradients, heads, strict=True)])
-        results += _pairs("gradInput", grad_input, list(got) if len(got) > 1 else got[0])
+        results += _pairs("gradInput", grad_input, list(got))
     return results
 
 

@@ -70,7 +70,7 @@ class Generator:
     def manual_seed(self, seed: float) -> None:
         """Restart the stream; the cached second normal is dropped."""
         self.initial_seed = int(seed)
-        state = np.random.RandomState(self.initial_seed & 0xFFFFFFFF).get_state()[1]
+        state = np.random.RandomState(self.initial_seed & 0xFFFFFFFF).get_state(legacy=False)["state"]["key"]  # type: ignore[index]
         self._enter(np.array(state, np.uint32), 0, untouched=True)
         self._normal = (0.0, 0.0, 0.0)
         self._normal_valid = False
@@ -193,7 +193,8 @@ class Generator:
         if not total > 0:
             raise ValueError("invalid multinomial distribution (sum of probabilities <= 0)")
         n = len(cumulative)
-        cum = np.array(cumulative) / total
+        with np.errstate(invalid="ignore"):
+            cum = np.array(cumulative) / total
         draws = []
         for _ in range(count):
             u = self.unit()

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import glob
 import importlib
 import os
-import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import resources
@@ -16,8 +13,9 @@ from typing import Any
 import torch
 
 from dpnn_bridge.errors import LuaBridgeError
-from dpnn_bridge.lua import files, ops  # noqa: F401  (ops registers what FUNCTIONS and NATIVE hold)
+from dpnn_bridge.lua import ops  # noqa: F401  (ops registers what FUNCTIONS and NATIVE hold)
 from dpnn_bridge.lua.dispatch import FUNCTIONS, NATIVE, describe
+from dpnn_bridge.lua.environment import Allocator, environment_entries, file_entries, random_entries
 from dpnn_bridge.lua.ops import construct, indexing
 from dpnn_bridge.lua.ops.storage import STORAGE_METHODS, get, new_storage, put
 from dpnn_bridge.lua.printing import print_storage, print_tensor
@@ -28,6 +26,10 @@ from dpnn_bridge.lua.thnn import KERNELS
 RUNTIMES = ("luajit21", "lua51")
 #: answers to Lua, see `finish` in prelude/tensor.lua
 _PLAIN, _ERROR, _OBJECT, _NOTHING, _SEVERAL = 0, -1, -2, -3, -4
+
+
+#: bytes of tensors handed to Lua between two forced collections
+_COLLECT_AFTER = 512 << 20
 
 
 def _import_runtime(name: str) -> tuple[Any, str]:
@@ -48,51 +50,6 @@ def _import_runtime(name: str) -> tuple[Any, str]:
 
 def _deny(_object: Any, _name: Any, _setting: bool) -> Any:
     raise AttributeError("Python attributes are out of reach of Lua")
-
-
-class Timer:
-    """``torch.Timer``: wall, user and system seconds."""
-
-    class_name = "torch.Timer"
-
-    def __init__(self, *_: Any) -> None:
-        self.reset()
-
-    @staticmethod
-    def _now() -> tuple[float, float, float]:
-        times = os.times()
-        return time.perf_counter(), times.user, times.system
-
-    def describe(self, *_: Any) -> str:
-        return f"torch.Timer [status: {'running' if self._running else 'stopped'}]"
-
-    def reset(self, *_: Any) -> Timer:
-        self._start, self._passed, self._running = self._now(), (0.0, 0.0, 0.0), True
-        return self
-
-    def read(self) -> tuple[float, float, float]:
-        if not self._running:
-            return self._passed
-        a, b, c = (p + n - s for p, n, s in zip(self._passed, self._now(), self._start, strict=True))
-        return a, b, c
-
-    def stop(self, *_: Any) -> Timer:
-        self._passed, self._running = self.read(), False
-        return self
-
-    def resume(self, *_: Any) -> Timer:
-        if not self._running:
-            self._start, self._running = self._now(), True
-        return self
-
-
-class Allocator:
-    """``torch.Allocator``, which storages accept and do not need."""
-
-    class_name = "torch.Allocator"
-
-    def __init__(self, *_: Any) -> None:
-        pass
 
 
 def _pointer(handle: Any) -> int:
@@ -159,12 +116,24 @@ class Runtime:
         )
         self.lua_type: Callable[[Any], str | None] = module.lua_type
         self._counting = False
+        self._fresh_bytes = 0
         self.default_type = "Double"
         self.generator = Generator()
         self.bridge = self.lua.table()
         self._api = self.lua.table_from(self._api_entries())
         self.run_prelude("setup.lua")
-        for part in ("classes", "tensor", "file", "tester", "cmdline", "environment", "packages", "thnn", "modules", "sandbox"):
+        for part in (
+            "classes",
+            "tensor",
+            "file",
+            "tester",
+            "cmdline",
+            "environment",
+            "packages",
+            "thnn",
+            "modules",
+            "sandbox",
+        ):
             self.run_prelude(f"{part}.lua")
 
     def run_prelude(self, name: str, extra: Any = None) -> Any:
@@ -203,6 +172,13 @@ class Runtime:
             self.bridge["stop_counting"]()
             self._counting = False
 
+    def _account(self, answer: Tensor) -> None:
+        """Have Lua collect after so many bytes of new tensors, which it does not see as its own memory."""
+        self._fresh_bytes += answer.numel * DTYPES[answer.ty].itemsize
+        if self._fresh_bytes > _COLLECT_AFTER:
+            self._fresh_bytes = 0
+            self.bridge["collect"]()
+
     # ---- binding Python code
 
     def guard(self, code: Callable[..., Any]) -> Callable[..., Any]:
@@ -210,7 +186,10 @@ class Runtime:
 
         def call(*args: Any) -> Any:
             try:
-                return encode(code(*args), args)
+                answer = code(*args)
+                if type(answer) is Tensor:
+                    self._account(answer)
+                return encode(answer, args)
             except TorchError as error:
                 return _ERROR, str(error)
             except Exception as error:
@@ -218,7 +197,7 @@ class Runtime:
 
         return call
 
-    def _guarded(self, table: Mapping[str, Callable[..., Any]]) -> Any:
+    def guarded(self, table: Mapping[str, Callable[..., Any]]) -> Any:
         return self.lua.table_from({name: self.guard(code) for name, code in table.items()})
 
     def _method(self, name: str, ty: str) -> Callable[..., Any]:
@@ -291,11 +270,13 @@ class Runtime:
             return lua.table_from(table)
 
         def functions_of(ty: str) -> Any:
-            return lua.table_from({n: self._typed_function(n, ty) for n, f in FUNCTIONS.items() if ty in f.function_types})
+            return lua.table_from(
+                {n: self._typed_function(n, ty) for n, f in FUNCTIONS.items() if ty in f.function_types}
+            )
 
         def storage_methods(ty: str) -> Any:
             skip = () if ty in ("Char", "Byte") else ("string",)
-            return self._guarded({n: c for n, c in STORAGE_METHODS.items() if n not in skip})
+            return self.guarded({n: c for n, c in STORAGE_METHODS.items() if n not in skip})
 
         def set_default_type(ty: str) -> None:
             self.default_type = ty
@@ -324,7 +305,10 @@ class Runtime:
             return lua.table_from(values.tolist(), recursive=True)
 
         def tensor_of_numbers(ty: str) -> Callable[..., Any]:
-            return self.guard(lambda flat, sizes: construct.tensor_of_numbers(ty, numbers(flat), numbers(sizes)))
+            def create(flat: Any, sizes: Any) -> Tensor:
+                return construct.tensor_of_numbers(ty, numbers(flat), [int(n) for n in numbers(sizes)])
+
+            return self.guard(create)
 
         def half_bits(storage: Storage) -> Any:
             return Storage("Short", flat=storage.flat.view(torch.int16))
@@ -335,7 +319,9 @@ class Runtime:
             "same": lambda a, b: _pointer(a) == _pointer(b),
             "pointer": _pointer,
             "methods": methods,
-            "functions": lambda: lua.table_from({n: self._function(n) for n, f in FUNCTIONS.items() if f.function_types}),
+            "functions": lambda: lua.table_from(
+                {n: self._function(n) for n, f in FUNCTIONS.items() if f.function_types}
+            ),
             "functions_of": functions_of,
             "storage_methods": storage_methods,
             "new_tensor": lambda ty: self.guard(lambda *args: construct.new_tensor(ty, *args)),
@@ -364,141 +350,4 @@ class Runtime:
             "set_default_type": set_default_type,
             "get_default_type": lambda: self.default_type,
         }
-        return entries | self._random_entries() | self._file_entries() | self._environment_entries()
-
-    def _random_entries(self) -> dict[str, Any]:
-        def pick(args: tuple[Any, ...]) -> tuple[Generator, tuple[Any, ...]]:
-            return (args[0], args[1:]) if args and isinstance(args[0], Generator) else (self.generator, args)
-
-        def manual_seed(*args: Any) -> tuple[()]:
-            g, rest = pick(args)
-            if len(rest) != 1 or describe(rest[0]) != "number":
-                raise TorchError("invalid arguments: expected [Generator] number")
-            g.manual_seed(float(rest[0]) if isinstance(rest[0], str) else rest[0])
-            return ()
-
-        def get_state(*args: Any) -> Tensor:
-            g, rest = pick(args)
-            target = rest[0] if rest else Tensor("Byte")
-            target.assign(torch.frombuffer(bytearray(g.get_state()), dtype=torch.uint8))
-            return target
-
-        def set_state(*args: Any) -> Tensor:
-            g, rest = pick(args)
-            if len(rest) != 1 or not isinstance(rest[0], Tensor) or rest[0].ty != "Byte":
-                raise TorchError("invalid arguments: expected [Generator] ByteTensor")
-            try:
-                g.set_state(bytes(rest[0].t.reshape(-1).tolist()))
-            except ValueError as error:
-                raise TorchError(str(error)) from None
-            return rest[0]
-
-        return {
-            "default_generator": self.generator,
-            "new_generator": self.guard(lambda *_: Generator()),
-            "manualSeed": self.guard(manual_seed),
-            "seed": self.guard(lambda *args: pick(args)[0].seed()),
-            "initialSeed": self.guard(lambda *args: pick(args)[0].initial_seed),
-            "getRNGState": self.guard(get_state),
-            "setRNGState": self.guard(set_state),
-        }
-
-    def _file_entries(self) -> dict[str, Any]:
-        def read_string(f: files.File) -> str:
-            count = f.read("Int", 1)
-            return f.read("Char", int(count[0]) if len(count) else 0).tobytes().decode("latin-1")
-
-        def write_string(f: files.File, text: str) -> tuple[()]:
-            import numpy as np
-
-            data = text.encode("latin-1")
-            f.write("Int", np.array([len(data)], np.int32))
-            f.write("Char", np.frombuffer(data, np.int8))
-            return ()
-
-        def opener(kind: type[files.DiskFile]) -> Callable[..., Any]:
-            def create(name: Any = None, mode: Any = None, quiet: Any = False, *_: Any) -> Any:
-                try:
-                    return kind(name, mode)
-                except TorchError:
-                    if quiet and mode in ("r", "w", "rw"):
-                        return None
-                    raise
-
-            return self.guard(create)
-
-        entries: dict[str, Any] = {
-            "read_string": self.guard(read_string),
-            "write_string": self.guard(write_string),
-            "file_methods": self._guarded(files.FILE_METHODS),
-            "new_MemoryFile": self.guard(files.MemoryFile),
-            "MemoryFile_methods": self._guarded(files.MEMORY_METHODS),
-        }
-        if not self.sandbox:
-            entries |= {
-                "new_DiskFile": opener(files.DiskFile),
-                "new_PipeFile": opener(files.PipeFile),
-                "DiskFile_methods": self._guarded(files.DISK_METHODS),
-                "PipeFile_methods": self._guarded({}),
-            }
-        return entries
-
-    def _find_module(self, name: str) -> str | None:
-        """File of a Lua module below the lua_path: ``a/b.lua``, ``a/b/init.lua``, or deeper within package ``a``."""
-        package, *rest = name.split(".")
-        for root in self.lua_path:
-            home = root if (root / "init.lua").is_file() and root.name == package else root / package
-            inner = home.joinpath(*rest)
-            candidates = [inner.parent / f"{inner.name}.lua", inner / "init.lua"]
-            if rest and home.is_dir():  # a checkout keeps its tests in a folder of their own
-                candidates += sorted(home.glob(f"*/{glob.escape(rest[-1])}.lua"))
-            for candidate in candidates:
-                if candidate.is_file():
-                    return str(candidate)
-        return None
-
-    def _environment_entries(self) -> dict[str, Any]:
-        def set_threads(n: Any = None, *_: Any) -> tuple[()]:
-            torch.set_num_threads(max(1, int(n)))
-            return ()
-
-        entries: dict[str, Any] = {
-            "run_prelude": self.run_prelude,
-            "sandbox": self.sandbox,
-            "find_module": self._find_module,
-            "read_text": lambda path: Path(path).read_text(encoding="latin-1"),
-            "write": sys.stdout.write,
-            "new_timer": self.guard(Timer),
-            "timer_read": lambda timer: timer.read(),
-            "timer_methods": self._guarded({"reset": Timer.reset, "stop": Timer.stop, "resume": Timer.resume, "__tostring__": Timer.describe}),
-            "seconds": self.guard(lambda *_: time.time()),
-            "setnumthreads": self.guard(set_threads),
-            "getnumthreads": self.guard(lambda *_: torch.get_num_threads()),
-            "isatty": self.guard(lambda f=None, *_: sys.stdout.isatty()),
-            "new_allocator": self.guard(Allocator),
-            "getnumcores": self.guard(lambda *_: os.cpu_count() or 1),
-        }
-        if self.sandbox:
-            return entries
-        paths: dict[str, Callable[..., Any]] = {
-            "concat": lambda *parts: os.path.join(*parts) if parts else os.getcwd(),
-            "filep": lambda p, *_: os.path.isfile(p),
-            "dirp": lambda p, *_: os.path.isdir(p),
-            "mkdir": lambda p, *_: (os.makedirs(p, exist_ok=True), True)[1],
-            "basename": lambda p, ext=None, *_: os.path.basename(p).removesuffix(f".{ext}" if ext else ""),
-            "dirname": lambda p, *_: os.path.dirname(p) or ".",
-            "extname": lambda p, *_: os.path.splitext(p)[1][1:] or None,
-            "cwd": lambda *_: os.getcwd(),
-            "tmpname": lambda *_: os.path.join(os.environ.get("TMPDIR", "/tmp"), f"lua_{os.getpid()}_{time.time_ns()}"),
-            "rmfile": lambda p, *_: (os.remove(p), True)[1],
-        }
-        return entries | {
-            "exists": os.path.isfile,
-            "prelude": str(Path(__file__).parent / "prelude"),
-            "paths": self._guarded(paths),
-            "paths_files": lambda folder: lua_list(self.lua, [".", "..", *os.listdir(folder or ".")]),
-        }
-
-
-def lua_list(lua: Any, values: list[Any]) -> Any:
-    return lua.table_from(values)
+        return entries | random_entries(self) | file_entries(self) | environment_entries(self)

@@ -173,7 +173,7 @@ class Tensor:
             t = t.reshape(1)
         block = t.untyped_storage()
         flat = torch.empty(0, dtype=t.dtype, device=t.device).set_(block, 0, (block.nbytes() // t.itemsize,), (1,))
-        return cls(ty, Storage(ty, flat=flat), t.storage_offset(), tuple(t.shape), t.stride())
+        return cls(ty, Storage(ty, flat=flat), int(t.storage_offset()), tuple(t.shape), t.stride())
 
     @classmethod
     def fresh(cls, t: torch.Tensor, ty: str | None = None) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -44,7 +45,7 @@ def _runs(a: Tensor, b: Tensor) -> list[tuple[int, int]]:
     for length in (_run_length(a), _run_length(b)):
         cuts |= set(range(0, a.numel, max(length, 1)))
     bounds = sorted(cuts)
-    return list(zip(bounds, bounds[1:], strict=False))
+    return list(itertools.pairwise(bounds))
 
 
 def _sizes(kind: str, a: Tensor, b: Tensor) -> TorchError:
@@ -106,8 +107,10 @@ def _plain(name: str, dims: tuple[int, int], product: Callable[[Tensor, Tensor],
             r.t.zero_()
             values = product(x, y)
         if tuple(values.shape) != r.size:
-            found = f"got {r.dim}D tensor for t" if r.dim != values.dim() else f"t: {r.shape_text}"
-            raise TorchError(f"size mismatch, expected [{' x '.join(map(str, values.shape))}], {found}")
+            if r.dim != values.dim():
+                kind = ("vector", "matrix", "3D tensor")[values.dim() - 1]
+                raise TorchError(f"{kind} expected, got {r.dim}D tensor for t")
+            raise _sizes("t, product", r, Tensor.fresh(values))
         r.write(values)
 
 

@@ -57,10 +57,7 @@ def range_(r: Tensor, first: float, last: float, step: float) -> None:
         raise TorchError("bad argument #3 (step must be a non-null number)")
     if (step > 0) != (last >= first) and first != last:
         raise TorchError("bad argument #2 (upper bound and larger bound incoherent with step sign)")
-    if r.ty in FLOAT_TYPES:
-        count = int(math.floor((last - first) / step)) + 1
-    else:
-        count = int((last - first) / step) + 1
+    count = math.floor((last - first) / step) + 1
     values = torch.arange(count, dtype=torch.float64) * step + first
     if r.numel == count:  # a result of the right size keeps its shape
         r.write(values)

@@ -23,7 +23,8 @@ def _check_counts(names: str, *tensors: Tensor) -> None:
         shapes = ", ".join(f"{n} {t.shape_text}" for n, t in zip(names.split(), tensors, strict=False))
         counts = ", ".join(str(t.numel) for t in tensors)
         raise TorchError(
-            f"inconsistent tensor size, expected {shapes} to have the same number of elements, but got {counts} elements"
+            f"inconsistent tensor size, expected {shapes} to have the same number of elements, "
+            f"but got {counts} elements"
         )
 
 
@@ -415,4 +416,3 @@ def op_mul(a: Any, b: Any) -> Tensor | float:
     if a.dim == 2 and b.dim in (1, 2):
         return Tensor.fresh(matrix_product(a, b))
     raise TorchError(f"multiplication between {a.dim}D and {b.dim}D tensors not yet supported")
-

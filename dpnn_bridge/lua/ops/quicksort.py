@@ -6,7 +6,6 @@ Both are Sedgewick's versions: median of three, subfiles of up to ten elements l
 
 from __future__ import annotations
 
-
 _SMALL = 10
 
 
@@ -86,5 +85,3 @@ def select_positions(values: list[float], k: int) -> list[int]:
         if j >= k:
             right = j - 1
     return file.at
-
-

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from dpnn_bridge.lua.dispatch import FLOAT_TYPES, torch_function
+from dpnn_bridge.lua.dispatch import ALL_TYPES, FLOAT_TYPES, torch_function
 from dpnn_bridge.lua.tensor import Tensor, TorchError, cast_number
 
 
@@ -27,17 +27,16 @@ def _number(value: torch.Tensor) -> float:
 
 
 def _reduction(
-    name: str, f: Callable[..., torch.Tensor], empty: float | None = 0, types: tuple[str, ...] | None = None
+    name: str, f: Callable[..., torch.Tensor], empty: float | None = 0, types: tuple[str, ...] = ALL_TYPES
 ) -> None:
-    options = {} if types is None else {"types": types}
 
-    @torch_function(name, "T", **options)
+    @torch_function(name, "T", types=types)
     def whole(t: Tensor) -> float:
         if not t.numel and empty is not None:
             return empty
         return _number(f(wide(t.t).reshape(-1), 0))
 
-    @torch_function(name, "R T i", **options)
+    @torch_function(name, "R T i", types=types)
     def along(r: Tensor, t: Tensor, dim: int) -> None:
         r.assign(f(wide(t.t), check_dim(t, dim)).unsqueeze(dim))
 

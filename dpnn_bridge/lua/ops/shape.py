@@ -289,11 +289,12 @@ torch_function("squeeze", "R T i")(_squeeze)
 
 def _with_result(args: tuple[Any, ...], what: str) -> tuple[Tensor, Tensor, tuple[Any, ...]]:
     """``[result,] tensor, ...`` -> result, tensor, rest."""
-    if args and isinstance(args[0], Tensor):
-        if len(args) > 1 and isinstance(args[1], Tensor):
-            return args[0], args[1], args[2:]
-        return Tensor(args[0].ty), args[0], args[1:]
-    raise TorchError(f"{what}: torch.*Tensor expected, got {describe(args[0] if args else None)}")
+    first, *rest = args or (None,)
+    if not isinstance(first, Tensor):
+        raise TorchError(f"{what}: torch.*Tensor expected, got {describe(first)}")
+    if rest and isinstance(rest[0], Tensor):
+        return first, rest[0], tuple(rest[1:])
+    return Tensor(first.ty), first, tuple(rest)
 
 
 @native("expand")
@@ -318,10 +319,10 @@ def expanded(r: Tensor, t: Tensor, sizes: Sequence[int]) -> Tensor:
 
 
 @native("expandAs")
-def expand_as(*args: Any) -> Tensor:
-    if len(args) > 2 and args[2] is not None:
-        return expanded(args[0], args[1], args[2].size)
-    return expanded(Tensor(args[0].ty), args[0], args[1].size)
+def expand_as(first: Tensor, second: Tensor, template: Tensor | None = None, *_: Any) -> Tensor:
+    if template is not None:
+        return expanded(first, second, template.size)
+    return expanded(Tensor(first.ty), first, second.size)
 
 
 @native("view")
@@ -353,12 +354,12 @@ def viewed(r: Tensor, t: Tensor, sizes: Sequence[int]) -> Tensor:
 
 
 @native("viewAs")
-def view_as(*args: Any) -> Tensor:
-    if len(args) > 2 and isinstance(args[2], Tensor):
-        return viewed(args[0], args[1], args[2].size)
-    if len(args) < 2 or not isinstance(args[1], Tensor):
+def view_as(first: Tensor, second: Any = None, template: Any = None, *_: Any) -> Tensor:
+    if isinstance(template, Tensor):
+        return viewed(first, second, template.size)
+    if not isinstance(second, Tensor):
         raise TorchError("viewAs: expected ([Tensor,] Tensor, Tensor)")
-    return viewed(Tensor(args[0].ty), args[0], args[1].size)
+    return viewed(Tensor(first.ty), first, second.size)
 
 
 @native("repeatTensor")
@@ -366,9 +367,7 @@ def repeat_tensor(*args: Any) -> Tensor:
     r, t, rest = _with_result(args, "repeatTensor")
     times = sizes_of(rest)
     if len(times) < t.dim:
-        raise TorchError(
-            "Number of dimensions of repeat dims can not be smaller than number of dimensions of tensor"
-        )
+        raise TorchError("Number of dimensions of repeat dims can not be smaller than number of dimensions of tensor")
     r.assign(t.t.repeat(times))
     return r
 
@@ -417,7 +416,7 @@ def type_(t: Tensor, name: Any = None, *_: Any) -> Tensor | str:
         return t.class_name
     ty = name.removeprefix("torch.").removesuffix("Tensor") if isinstance(name, str) else None
     if ty not in DTYPES or name != f"torch.{ty}Tensor":
-        raise TorchError(f"attempt to convert to {name!r}, which is no tensor type such as 'torch.FloatTensor'")
+        raise TorchError(f"attempt to index a nil value: {name!r} is not a tensor class such as 'torch.FloatTensor'")
     return converted(t, ty)
 
 

@@ -8,13 +8,25 @@ function bridge.setmetatable(object, mt)
    return object
 end
 bridge.debug = debug
+local collect = collectgarbage
+function bridge.collect()
+   collect()
+   collect()  -- the first run finalizes, the second frees
+end
 bridge.sethook = debug.sethook
 bridge.open = not py.sandbox and io.open or nil
 
 local ok, ffi = pcall(require, 'ffi')
 bridge.ffi = ok and not py.sandbox and ffi or nil
 if not ok then
-   package.preload.ffi = function() error('ffi needs LuaJIT, this is ' .. _VERSION, 2) end
+   -- enough for Lua files that only look at the generator through ffi, as nn.RReLU does
+   package.preload.ffi = function()
+      local function refuse() error('ffi needs LuaJIT, this is ' .. _VERSION, 2) end
+      return {
+         cdef = function() end, load = refuse, cast = refuse, new = refuse,
+         typeof = function() return function(object) return {[0] = object} end end,
+      }
+   end
 end
 
 -- a number for each table, function, thread

@@ -367,6 +367,16 @@ else
       })
    end
    function Tensor.cdata(self) return self end
+   for _, ty in ipairs(ELEMENT_TYPES) do
+      local mt = metatables['torch.' .. ty .. 'Storage']
+      function mt.data(self)
+         return setmetatable({}, {
+            __index = function(_, i) return self[i + 1] end,
+            __newindex = function(_, i, value) self[i + 1] = value end,
+         })
+      end
+      function mt.cdata(self) return self end
+   end
    function torch.data(object) return object:data() end
 end
 function torch.cdata(object) return object:cdata() end

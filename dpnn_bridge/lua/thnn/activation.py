@@ -262,11 +262,9 @@ def rrelu_gradient(
 ) -> None:
     check_count(input, grad_output)
     g = like(grad_output, input)
-    if train and upper - lower > 1e-6:
-        values = g * noise.t
-    else:
-        values = torch.where(input.t <= 0, g * ((lower + upper) / 2), g)
-    _finish(grad_input, grad_output, values, inplace)
+    noisy = train and upper - lower > 1e-6
+    slopes = noise.t if noisy else torch.where(input.t <= 0, g.new_tensor((lower + upper) / 2), 1.0)
+    _finish(grad_input, grad_output, g * slopes, inplace)
 
 
 @kernel("GatedLinear_updateOutput")

@@ -64,9 +64,7 @@ def _declare(
         leaves = [torch.zeros_like(grad_weight.t)]
         if grad_bias is not None:
             leaves.append(torch.zeros_like(grad_bias.t))
-        gradients = pull_back(
-            lambda w, b=None: forward(input.t, w, b, *extra, *options), leaves, grad_output.t
-        )
+        gradients = pull_back(lambda w, b=None: forward(input.t, w, b, *extra, *options), leaves, grad_output.t)
         grad_weight.t.add_(gradients[0], alpha=scale)
         if grad_bias is not None:
             grad_bias.t.add_(gradients[1], alpha=scale)
@@ -247,11 +245,17 @@ _declare("SpatialFullConvolutionMap", _full_map, (1, 1, 1), 4, keep_weight=True)
 
 
 def _conv3d(
-    x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, kernel_size: tuple[int, ...], *rest: tuple[int, ...]
+    x: torch.Tensor,
+    w: torch.Tensor,
+    b: torch.Tensor | None,
+    size: tuple[int, ...],
+    stride: tuple[int, ...],
+    pad: tuple[int, ...],
+    dilation: tuple[int, ...] = (1, 1, 1),
 ) -> torch.Tensor:
-    """``rest``: stride, padding, dilation as (T, H, W)."""
+    """All sizes as (T, H, W)."""
     x, single = _batched(x, 5)
-    y = F.conv3d(x, w.reshape(w.shape[0], -1, *kernel_size), b, *rest)
+    y = F.conv3d(x, w.reshape(w.shape[0], -1, *size), b, stride, pad, dilation)
     return y.squeeze(0) if single else y
 
 
@@ -354,9 +358,7 @@ def _sub2d(
     return y.squeeze(0) if single else y
 
 
-def _sub1d(
-    x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, kw: int, dw: int, _in: int = 0
-) -> torch.Tensor:
+def _sub1d(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, kw: int, dw: int, _in: int = 0) -> torch.Tensor:
     x, single = _batched(x, 3)
     y = x.unfold(1, kw, dw).sum(-1) * w
     y = y if b is None else y + b

@@ -110,9 +110,7 @@ def spatial_unpool(input: Tensor, output: Tensor, indices: Tensor, width: float,
 
 
 @kernel("SpatialMaxUnpooling_updateGradInput")
-def spatial_unpool_gradient(
-    input: Tensor, grad_output: Tensor, grad_input: Tensor, indices: Tensor, *_: float
-) -> None:
+def spatial_unpool_gradient(input: Tensor, grad_output: Tensor, grad_input: Tensor, indices: Tensor, *_: float) -> None:
     _unpool_gradient(input, grad_output, grad_input, _positions(indices) - 1, 2)
 
 
@@ -381,6 +379,8 @@ def feature_lp_gradient(
     dim = 1 if batch else 0
     windows = input.t.unfold(dim, int(width), int(stride))
     y = output.t.unsqueeze(-1)
-    slope = torch.where(y == 0, 0.0, torch.pow(windows / y, power - 1)) * grad_output.t.reshape(output.size).unsqueeze(-1)
+    slope = torch.where(y == 0, 0.0, torch.pow(windows / y, power - 1)) * grad_output.t.reshape(output.size).unsqueeze(
+        -1
+    )
     (g,) = pull_back(lambda x: x.unfold(dim, int(width), int(stride)), [input.t], slope)
     grad_input.assign(g)

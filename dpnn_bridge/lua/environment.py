@@ -1,0 +1,210 @@
+"""What scripts find around the tensors: generators, files, timers, threads, paths, modules."""
+
+from __future__ import annotations
+
+import glob
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from dpnn_bridge.lua import files
+from dpnn_bridge.lua.dispatch import describe
+from dpnn_bridge.lua.random import Generator
+from dpnn_bridge.lua.tensor import Tensor, TorchError
+
+if TYPE_CHECKING:
+    from dpnn_bridge.lua.runtime import Runtime
+
+
+class Timer:
+    """``torch.Timer``: wall, user and system seconds."""
+
+    class_name = "torch.Timer"
+
+    def __init__(self, *_: Any) -> None:
+        self.reset()
+
+    @staticmethod
+    def _now() -> tuple[float, float, float]:
+        times = os.times()
+        return time.perf_counter(), times.user, times.system
+
+    def describe(self, *_: Any) -> str:
+        return f"torch.Timer [status: {'running' if self._running else 'stopped'}]"
+
+    def reset(self, *_: Any) -> Timer:
+        self._start, self._passed, self._running = self._now(), (0.0, 0.0, 0.0), True
+        return self
+
+    def read(self) -> tuple[float, float, float]:
+        if not self._running:
+            return self._passed
+        a, b, c = (p + n - s for p, n, s in zip(self._passed, self._now(), self._start, strict=True))
+        return a, b, c
+
+    def stop(self, *_: Any) -> Timer:
+        self._passed, self._running = self.read(), False
+        return self
+
+    def resume(self, *_: Any) -> Timer:
+        if not self._running:
+            self._start, self._running = self._now(), True
+        return self
+
+
+class Allocator:
+    """``torch.Allocator``, which storages accept and do not need."""
+
+    class_name = "torch.Allocator"
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+
+def random_entries(runtime: Runtime) -> dict[str, Any]:
+    """Seeds and states of generators."""
+
+    def pick(args: tuple[Any, ...]) -> tuple[Generator, tuple[Any, ...]]:
+        return (args[0], args[1:]) if args and isinstance(args[0], Generator) else (runtime.generator, args)
+
+    def manual_seed(*args: Any) -> tuple[()]:
+        g, rest = pick(args)
+        if len(rest) != 1 or describe(rest[0]) != "number":
+            raise TorchError("invalid arguments: expected [Generator] number")
+        g.manual_seed(float(rest[0]) if isinstance(rest[0], str) else rest[0])
+        return ()
+
+    def get_state(*args: Any) -> Tensor:
+        g, rest = pick(args)
+        target = rest[0] if rest else Tensor("Byte")
+        target.assign(torch.frombuffer(bytearray(g.get_state()), dtype=torch.uint8))
+        return target
+
+    def set_state(*args: Any) -> Tensor:
+        g, rest = pick(args)
+        if len(rest) != 1 or not isinstance(rest[0], Tensor) or rest[0].ty != "Byte":
+            raise TorchError("invalid arguments: expected [Generator] ByteTensor")
+        try:
+            g.set_state(bytes(rest[0].t.reshape(-1).tolist()))
+        except ValueError as error:
+            raise TorchError(str(error)) from None
+        return rest[0]
+
+    return {
+        "default_generator": runtime.generator,
+        "new_generator": runtime.guard(lambda *_: Generator()),
+        "manualSeed": runtime.guard(manual_seed),
+        "seed": runtime.guard(lambda *args: pick(args)[0].seed()),
+        "initialSeed": runtime.guard(lambda *args: pick(args)[0].initial_seed),
+        "getRNGState": runtime.guard(get_state),
+        "setRNGState": runtime.guard(set_state),
+    }
+
+
+def file_entries(runtime: Runtime) -> dict[str, Any]:
+    """Kinds of files and their methods."""
+
+    def read_string(f: files.File) -> str:
+        count = f.read("Int", 1)
+        return f.read("Char", int(count[0]) if len(count) else 0).tobytes().decode("latin-1")
+
+    def write_string(f: files.File, text: str) -> tuple[()]:
+        data = text.encode("latin-1")
+        f.write("Int", np.array([len(data)], np.int32))
+        f.write("Char", np.frombuffer(data, np.int8))
+        return ()
+
+    def opener(kind: type[files.DiskFile]) -> Callable[..., Any]:
+        def create(name: Any = None, mode: Any = None, quiet: Any = False, *_: Any) -> Any:
+            try:
+                return kind(name, mode)
+            except TorchError:
+                if quiet and mode in ("r", "w", "rw"):
+                    return None
+                raise
+
+        return runtime.guard(create)
+
+    entries: dict[str, Any] = {
+        "read_string": runtime.guard(read_string),
+        "write_string": runtime.guard(write_string),
+        "file_methods": runtime.guarded(files.FILE_METHODS),
+        "new_MemoryFile": runtime.guard(files.MemoryFile),
+        "MemoryFile_methods": runtime.guarded(files.MEMORY_METHODS),
+    }
+    if not runtime.sandbox:
+        entries |= {
+            "new_DiskFile": opener(files.DiskFile),
+            "new_PipeFile": opener(files.PipeFile),
+            "DiskFile_methods": runtime.guarded(files.DISK_METHODS),
+            "PipeFile_methods": runtime.guarded({}),
+        }
+    return entries
+
+
+def find_module(roots: Sequence[Path], name: str) -> str | None:
+    """File of a Lua module below the lua_path: ``a/b.lua``, ``a/b/init.lua``, or deeper within package ``a``."""
+    package, *rest = name.split(".")
+    for root in roots:
+        home = root if (root / "init.lua").is_file() and root.name == package else root / package
+        inner = home.joinpath(*rest)
+        candidates = [inner.parent / f"{inner.name}.lua", inner / "init.lua"]
+        if rest and home.is_dir():  # a checkout keeps its tests in a folder of their own
+            candidates += sorted(home.glob(f"*/{glob.escape(rest[-1])}.lua"))
+        for candidate in candidates:
+            if candidate.is_file():
+                return str(candidate)
+    return None
+
+
+def environment_entries(runtime: Runtime) -> dict[str, Any]:
+    """Timers, threads, paths and what `require` needs."""
+
+    def set_threads(n: Any = None, *_: Any) -> tuple[()]:
+        torch.set_num_threads(max(1, int(n)))
+        return ()
+
+    entries: dict[str, Any] = {
+        "run_prelude": runtime.run_prelude,
+        "sandbox": runtime.sandbox,
+        "find_module": lambda name: find_module(runtime.lua_path, name),
+        "read_text": lambda path: Path(path).read_text(encoding="latin-1"),
+        "write": sys.stdout.write,
+        "new_timer": runtime.guard(Timer),
+        "timer_read": lambda timer: timer.read(),
+        "timer_methods": runtime.guarded(
+            {"reset": Timer.reset, "stop": Timer.stop, "resume": Timer.resume, "__tostring__": Timer.describe}
+        ),
+        "seconds": runtime.guard(lambda *_: time.time()),
+        "setnumthreads": runtime.guard(set_threads),
+        "getnumthreads": runtime.guard(lambda *_: torch.get_num_threads()),
+        "isatty": runtime.guard(lambda f=None, *_: sys.stdout.isatty()),
+        "new_allocator": runtime.guard(Allocator),
+        "getnumcores": runtime.guard(lambda *_: os.cpu_count() or 1),
+    }
+    if runtime.sandbox:
+        return entries
+    paths: dict[str, Callable[..., Any]] = {
+        "concat": lambda *parts: os.path.join(*parts) if parts else os.getcwd(),
+        "filep": lambda p, *_: os.path.isfile(p),
+        "dirp": lambda p, *_: os.path.isdir(p),
+        "mkdir": lambda p, *_: (os.makedirs(p, exist_ok=True), True)[1],
+        "basename": lambda p, ext=None, *_: os.path.basename(p).removesuffix(f".{ext}" if ext else ""),
+        "dirname": lambda p, *_: os.path.dirname(p) or ".",
+        "extname": lambda p, *_: os.path.splitext(p)[1][1:] or None,
+        "cwd": lambda *_: os.getcwd(),
+        "tmpname": lambda *_: os.path.join(os.environ.get("TMPDIR", "/tmp"), f"lua_{os.getpid()}_{time.time_ns()}"),
+        "rmfile": lambda p, *_: (os.remove(p), True)[1],
+    }
+    return entries | {
+        "exists": os.path.isfile,
+        "prelude": str(Path(__file__).parent / "prelude"),
+        "paths": runtime.guarded(paths),
+        "paths_files": lambda folder: runtime.lua.table_from([".", "..", *os.listdir(folder or ".")]),
+    }
