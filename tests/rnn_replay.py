@@ -16,11 +16,12 @@ from torch7_random import torch7_random
 from dpnn_bridge import memory, parity, registry, training
 from dpnn_bridge.conversion import convert_object, to_lua, to_torch
 from dpnn_bridge.lua_values import to_value
-from dpnn_bridge.modules.recurrence import Recurrence
+from dpnn_bridge.modules.recurrence import NormStabilizer, Recurrence
 from dpnn_bridge.modules.recurrent import AbstractRecurrent
 from dpnn_bridge.modules.rnn_dropout import LazyDropout
-from dpnn_bridge.modules.rnn_gated import LSTM
-from dpnn_bridge.modules.seq_lstm import SequenceModule
+from dpnn_bridge.modules.rnn_gated import GRU, LSTM
+from dpnn_bridge.modules.seq_gru import SeqGRU
+from dpnn_bridge.modules.seq_lstm import SeqLSTM, SequenceModule
 from dpnn_bridge.modules.sequencer import BiSequencer, BiSequencerLM
 from dpnn_bridge.objects import LuaTable
 from dpnn_bridge.torch_context import Options
@@ -145,7 +146,7 @@ class Replay:
         arguments = [inputs] if call.get("target") is None else [inputs, to_value(call["target"])]
         if self.watches_states:
             self._start_with_leaves(module, inputs)
-        leaves: dict[str, nn.Parameter] = {}
+        leaves: dict[str, Tensor] = {}
         if self.scaled:  # parameters of this step alone, so that its gradients can be weighted
             leaves = {n: nn.Parameter(p.detach()) for n, p in module.named_parameters()}
             output = torch.func.functional_call(module, leaves, tuple(arguments))
@@ -344,13 +345,17 @@ class Replay:
         training.reinforce(module, reward)
 
     def op_updateLoss(self, name: str, module: nn.Module, call: LuaTable) -> Any:  # noqa: N802
+        assert isinstance(module, NormStabilizer)
         return module.update_loss()
 
     def op_toGRU(self, name: str, module: nn.Module, call: LuaTable) -> nn.Module:  # noqa: N802
+        assert isinstance(module, SeqGRU)
         return module.to_gru()
 
     def op_toFastLSTM(self, name: str, module: nn.Module, call: LuaTable) -> nn.Module:  # noqa: N802
+        assert isinstance(module, SeqLSTM)
         return module.to_fast_lstm()
 
     def op_migrate(self, name: str, module: nn.Module, call: LuaTable, parameters: list[Tensor]) -> None:
+        assert isinstance(module, GRU)
         module.migrate(parameters)

@@ -5,15 +5,19 @@ from __future__ import annotations
 import copy
 import io
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from conftest import FIXTURES, fixture_id, manifest
 from torch import Tensor, nn
 
 import dpnn_bridge
 from dpnn_bridge import memory
 from dpnn_bridge.conversion import to_lua, to_torch
+from dpnn_bridge.errors import UnsupportedClassError
 from dpnn_bridge.loaders.t7_reader import read_t7
+from dpnn_bridge.modules.arithmetic import CAddTable
 from dpnn_bridge.modules.recurrence import Recurrence, Recurrent, Recursor
 from dpnn_bridge.modules.rnn_cells import fast_lstm, gru
 from dpnn_bridge.modules.rnn_dropout import LazyDropout
@@ -21,6 +25,7 @@ from dpnn_bridge.modules.rnn_mask import LookupTableMaskZero, MaskZero, TrimZero
 from dpnn_bridge.modules.seq_gru import SeqGRU
 from dpnn_bridge.modules.seq_lstm import SeqLSTM, SeqLSTMP
 from dpnn_bridge.modules.sequencer import BiSequencerLM, Repeater, Sequencer
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
 
 class Sum(nn.Module):
@@ -88,7 +93,7 @@ def test_rho_limits_how_far_gradients_flow(make) -> None:
     step = make()
     memory.max_bptt_step(step, 2)
     xs = [torch.randn(2, 3, requires_grad=True) for _ in range(4)]
-    sum(step(x) for x in xs)[0].sum().backward()
+    torch.stack([step(x) for x in xs]).sum().backward()
     assert all(x.grad is not None for x in xs)
     memory.forget(step)
     for x in xs:
@@ -126,8 +131,25 @@ def test_lua_object_holds_the_state(make, tmp_path: Path) -> None:
     assert torch.equal(again(x), step(x))
 
 
+@pytest.mark.parametrize("entry", manifest(set="rnn", kind=("module", "criterion", "sequence")), ids=fixture_id)
+def test_no_two_buffers_of_a_written_object_are_one(entry: dict[str, Any]) -> None:
+    try:
+        obj = to_lua(to_torch(read_t7(FIXTURES / entry["file"])["module"]))
+    except UnsupportedClassError as e:
+        pytest.skip("no mapping yet: " + ", ".join(sorted({c.class_name for c in e.classes})))
+    stack, seen = [obj], set()
+    while stack:
+        value = stack.pop()
+        if id(value) in seen or not isinstance(value, (LuaObject, LuaTable)):
+            continue
+        seen.add(id(value))
+        tensors = [id(v) for v in value.values() if isinstance(v, LuaTensor)]
+        assert len(tensors) == len(set(tensors)), f"{value!r} holds one tensor in several fields"
+        stack.extend(value.values())
+
+
 def test_recurrent_gives_torch7_clones_that_share_storages() -> None:
-    module = Recurrent(nn.Identity(), nn.Linear(3, 4), nn.Linear(4, 4), nn.Tanh(), dpnn_bridge_add())
+    module = Recurrent(nn.Identity(), nn.Linear(3, 4), nn.Linear(4, 4), nn.Tanh(), CAddTable())
     obj = to_lua(module)
     first, later = obj["initialModule"]["modules"], obj["recurrentModule"]["modules"]
     assert obj["sharedClones"][2] is obj["recurrentModule"]
@@ -135,12 +157,6 @@ def test_recurrent_gives_torch7_clones_that_share_storages() -> None:
     assert first[1]["weight"].storage is later[1]["modules"][1]["weight"].storage
     assert first[1]["weight"] is not later[1]["modules"][1]["weight"]
     assert first[2] is obj["startModule"]
-
-
-def dpnn_bridge_add() -> nn.Module:
-    from dpnn_bridge.modules.arithmetic import CAddTable
-
-    return CAddTable()
 
 
 @pytest.mark.parametrize("mode", memory.MODES)
@@ -199,9 +215,10 @@ def test_sequence_modules_become_step_modules() -> None:
 
 def test_seq_lstm_is_torch_lstm() -> None:
     ours, stock = SeqLSTM(3, 4), nn.LSTM(3, 4)
-    i, f, g, o = stock.weight_ih_l0.chunk(4)
-    a, b, c, d = stock.weight_hh_l0.chunk(4)
-    e, h, j, k = (stock.bias_ih_l0 + stock.bias_hh_l0).chunk(4)
+    weight_x, weight_h, bias_x, bias_h = (p.detach() for p in stock.parameters())
+    i, f, g, o = weight_x.chunk(4)
+    a, b, c, d = weight_h.chunk(4)
+    e, h, j, k = (bias_x + bias_h).chunk(4)
     with torch.no_grad():
         ours.weight.copy_(torch.cat([torch.cat([i, f, o, g]).t(), torch.cat([a, b, d, c]).t()]))
         ours.bias.copy_(torch.cat([e, h, k, j]))
@@ -251,7 +268,7 @@ def test_hidden_states_of_containers_are_lists() -> None:
     assert state[1] is None
     assert [s.shape for s in state[2]] == [(1, 2), (1, 2)]
     memory.set_hidden_state(model, None, [torch.ones(1, 4), None, [torch.ones(1, 2)] * 2])
-    assert torch.equal(model[0].get_hidden_state(), torch.ones(1, 4))
+    assert torch.equal(memory.get_hidden_state(model[0]), torch.ones(1, 4))
 
 
 def test_state_that_was_not_saved_is_a_clear_error() -> None:
@@ -260,7 +277,7 @@ def test_state_that_was_not_saved_is_a_clear_error() -> None:
     step = to_torch(obj)
     with pytest.raises(RuntimeError, match=r"state after step 4 was not saved with it; call forget\(\)"):
         step(torch.zeros(2, 3))
-    step.forget()
+    memory.forget(step)
     assert step(torch.zeros(2, 3)).shape == (2, 4)
 
 
@@ -312,6 +329,13 @@ def test_lazy_dropout_keeps_its_mask_until_backward() -> None:
     step.forget()
     step(x)
     assert dropout.masks[1] is not mask
+
+
+def test_lazy_dropout_notices_backward_even_when_its_input_needs_no_gradient() -> None:
+    dropout = LazyDropout(0.5)
+    model = nn.Sequential(dropout, nn.Linear(8, 1))
+    model(torch.ones(1, 8)).sum().backward()
+    assert dropout.stale == {1}
 
 
 def test_repeater_repeats_and_bisequencer_lm_hides_each_step_from_itself() -> None:

@@ -51,8 +51,11 @@ class LazyDropout(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         if self.p == 0 or not self.training:
             return input if self.training or self.v2 else input * (1 - self.p)
+        noticed = self.lazy and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        if noticed and not input.requires_grad:
+            input = input.detach().requires_grad_()  # else backward would not come by here
         output = input * self._mask(input)
-        if self.lazy and output.requires_grad and not torch.compiler.is_compiling():
+        if noticed:
             step = self.step
             output.register_hook(lambda grad: self.stale.add(step))
         return output

@@ -200,7 +200,15 @@ class SeqLSTM(SequenceModule):
             weights.append(self.weight_o.t())
         weights = [w.contiguous() for w in weights]
         output, hidden, cell = torch.lstm(
-            x, [s.unsqueeze(0).contiguous() for s in start], weights, True, 1, 0.0, self.training, False, False
+            x,
+            [s.unsqueeze(0).contiguous() for s in start],
+            weights,
+            True,
+            1,
+            0.0,
+            torch.is_grad_enabled(),
+            False,
+            False,
         )
         return output, [hidden[0], cell[0]]
 

@@ -65,7 +65,8 @@ class AbstractSequencerClass(LuaClass):
 
     @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
-        module = cls.torch_type(*ctx.children(obj), **cls.arguments(obj, ctx))
+        members = ctx.children(obj) or [ctx.to_torch(obj["module"], "module")]
+        module = cls.torch_type(*members, **cls.arguments(obj, ctx))
         module.remembering = obj.get("_remember")
         return module
 
