@@ -179,13 +179,14 @@ def test_a_shared_clone_shares_what_torch7s_shares(entry: dict[str, Any]) -> Non
 def test_a_shared_clone_trains_with_its_original(share_params: bool, share_grads: bool) -> None:
     module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh())
     clone = training.shared_clone(module, share_params, share_grads)
-    before = module[0].weight.detach().clone()
-    clone(torch.randn(5, 3)).sum().backward()
-    assert (module[0].weight.grad is not None and bool(module[0].weight.grad.any())) is share_grads
+    weight = module.get_parameter("0.weight")
+    before = weight.detach().clone()
+    clone(torch.randn(5, 3)).square().sum().backward()
+    assert (weight.grad is not None and bool(weight.grad.any())) is share_grads
     with torch.no_grad():
-        clone[0].weight.add_(1)  # type: ignore[index, union-attr, operator]
-    assert torch.equal(module[0].weight, before) is not share_params
-    assert torch.equal(module[1].running_mean, torch.zeros(4)) is not share_params
+        clone.get_parameter("0.weight").add_(1)
+    assert torch.equal(weight, before) is not share_params
+    assert torch.equal(module.get_buffer("1.running_mean"), torch.zeros(4)) is not share_params
 
 
 def test_casting_keeps_what_shares_memory() -> None:
@@ -194,8 +195,8 @@ def test_casting_keeps_what_shares_memory() -> None:
     training.cast(both, torch.float64)
     with torch.no_grad():
         linear.weight.fill_(2)
-    assert both[1].weight.dtype == torch.float64  # type: ignore[union-attr]
-    assert torch.equal(both[1].weight, linear.weight)  # type: ignore[arg-type]
+    assert both.get_parameter("1.weight").dtype == torch.float64
+    assert torch.equal(both.get_parameter("1.weight"), linear.weight)
 
 
 @pytest.mark.parametrize("entry", fixtures("getParameters", "sparseParameters"), ids=fixture_id)

@@ -1,0 +1,78 @@
+"""MomentumSGD is the functions of dpnn's training step, with schedulers and checkpoints."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from dpnn_bridge import training
+from dpnn_bridge.optim.momentum import MomentumSGD
+
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"momentum": 0.9},
+    {"momentum": 0.9, "dampening": 0, "nesterov": True},
+    {"momentum": 0.5, "dampening": 0.2, "weight_decay": 0.1, "max_out_norm": 0.5, "max_in_norm": 0.4},
+    {"weight_decay": 0.1, "wd_min_dim": 1},
+]
+
+
+def network() -> nn.Sequential:
+    net = nn.Sequential(nn.Embedding(7, 4), nn.Flatten(), nn.Linear(8, 5), nn.Tanh(), nn.Linear(5, 3))
+    net[0].__dict__["maxInNorm"] = 0.6
+    net[2].__dict__["maxOutNorm"] = 0.7
+    net[4].__dict__.update(momFactor=0.3, momDamp=0.1, wdFactor=0.05)
+    return net
+
+
+def functions(net: nn.Module, lr: float, options: dict[str, Any]) -> None:
+    training.weight_decay(net, options.get("weight_decay", 0), options.get("wd_min_dim", 2))
+    momentum = [options.get("momentum", 0), options.get("dampening"), options.get("nesterov", False)]
+    training.update_grad_parameters(net, *momentum)
+    training.update_parameters(net, lr)
+    training.max_param_norm(net, options.get("max_out_norm"), options.get("max_in_norm"))
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_it_gives_the_numbers_of_the_functions(options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    a = network().double()
+    b = copy.deepcopy(a)
+    sgd = MomentumSGD(a, lr=0.1, **options)
+    for _ in range(4):
+        x, g = torch.randint(7, (6, 2)), torch.randn(6, 3, dtype=torch.double)
+        sgd.zero_grad()
+        training.zero_grad_parameters(b)
+        for net in (a, b):
+            net(x).backward(g)
+        sgd.step()
+        functions(b, 0.1, options)
+        for p, q in zip(a.parameters(), b.parameters(), strict=True):
+            torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-14)
+
+
+def test_schedulers_and_checkpoints_work() -> None:
+    torch.manual_seed(0)
+    a = network()
+    sgd = MomentumSGD(a, lr=0.1, momentum=0.9)
+    schedule = torch.optim.lr_scheduler.StepLR(sgd, 1, gamma=0.5)
+    x = torch.randint(7, (6, 2))
+
+    def step(net: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        optimizer.zero_grad()
+        net(x).square().sum().backward()
+        optimizer.step()
+
+    step(a, sgd)
+    schedule.step()
+    assert {group["lr"] for group in sgd.param_groups} == {0.05}
+    b = copy.deepcopy(a)
+    again = MomentumSGD(b, lr=1, momentum=0.9)
+    again.load_state_dict(sgd.state_dict())
+    step(a, sgd)
+    step(b, again)
+    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
