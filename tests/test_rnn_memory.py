@@ -237,6 +237,14 @@ def test_other_batch_size_needs_forget(make) -> None:
     assert model(torch.zeros(2, 5, 3)).shape == (2, 5, 4)
 
 
+@pytest.mark.parametrize("make", STEPS[:2])
+def test_step_modules_do_not_broadcast_a_state_to_another_batch_size(make) -> None:
+    step = make()
+    step(torch.zeros(1, 3))
+    with pytest.raises(ValueError, match=r"call forget\(\)"):
+        step(torch.zeros(5, 3))
+
+
 def test_gradients_flow_from_a_decoder_into_its_encoder() -> None:
     encoder, decoder = Sequencer(fast_lstm(3, 4)), Sequencer(fast_lstm(3, 4))
     memory.remember(decoder)

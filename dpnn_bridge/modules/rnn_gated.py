@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.lua_context import LuaContext
+from dpnn_bridge.memory import first_tensor
 from dpnn_bridge.modules.recurrent import AbstractRecurrent, AbstractRecurrentClass, state_entry
 from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.registry import lua_class
@@ -38,6 +39,16 @@ class StepModule(AbstractRecurrent):
         self.recurrent_module = recurrent_module
         self.input_size, self.output_size = input_size, output_size
         self.user_prev_output: Tensor | None = None
+
+    def _previous(self, input: Tensor) -> Any:
+        state = super()._previous(input)
+        output = first_tensor(state)
+        if output.dim() == input.dim() and output.shape[:-1] != input.shape[:-1]:
+            raise ValueError(
+                f"{type(self).__name__}: the state to start from has shape {tuple(output.shape)}, the input "
+                f"{tuple(input.shape)}; call forget() when the batch size changes"
+            )
+        return state
 
     def _zeros(self, input: Tensor) -> Tensor:
         assert self.output_size is not None
