@@ -1,0 +1,162 @@
+"""Fixtures made by PyTorch: a model's results today, to compare with tomorrow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge import parity, training
+from dpnn_bridge.conversion import to_lua
+from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.files import package_version
+from dpnn_bridge.loaders.t7_reader import read_t7
+from dpnn_bridge.loaders.t7_writer import write_t7
+from dpnn_bridge.objects import LuaTable, LuaTensor
+from dpnn_bridge.output import StrPath
+
+
+def lua_value(value: Any) -> Any:
+    """A nested value of tensors and numbers as Lua holds it."""
+    if isinstance(value, Tensor):
+        host = value.detach().cpu()
+        host = host.float() if host.dtype == torch.bfloat16 else host.byte() if host.dtype == torch.bool else host
+        return LuaTensor.from_numpy(host.numpy().copy())
+    if isinstance(value, (list, tuple)):
+        return LuaTable.from_list(lua_value(v) for v in value)
+    return LuaTable((k, lua_value(v)) for k, v in value.items()) if isinstance(value, dict) else value
+
+
+def record(
+    module: nn.Module,
+    input: Any,
+    path: StrPath,
+    *,
+    target: Any = None,
+    grad_output: Any = None,
+    gradients: bool = True,
+    force: bool = False,
+) -> None:
+    """Runs a module and writes a fixture with what it computed.
+
+    The file says that PyTorch computed it (``provenance.pytorch``), so that it cannot be taken for Torch7's values.
+
+    Args:
+        module: any module. If all of its layers have a Lua class, the fixture holds the module itself, and
+            ``dpnn-verify`` and the pytest plugin need nothing else; otherwise pass it to :func:`assert_parity`.
+        input: tensor or nested list.
+        path: the ``.t7`` file to write.
+        target: second argument, for criterions.
+        grad_output: gradient of the output; default: random numbers, the same in each run.
+        gradients: record ``gradInput`` and ``gradParams`` too.
+        force: replace an existing file.
+
+    Raises:
+        OutputExistsError: the file exists and ``force`` is False.
+
+    Examples:
+        >>> parity.record(model, torch.randn(2, 3), "tests/fixtures/model.t7")   # doctest: +SKIP
+    """
+    table = LuaTable(
+        [
+            ("schema", 1),
+            ("name", Path(path).stem),
+            ("class", type(module).__name__),
+            ("kind", "module" if target is None else "criterion"),
+            ("mode", "train" if module.training else "eval"),
+            ("provenance", LuaTable([("pytorch", torch.__version__), ("dpnn_bridge", package_version())])),
+            ("input", lua_value(input)),
+            ("target", lua_value(target)),
+            ("params", lua_value(training.parameters(module)[0])),
+        ]
+    )
+    try:
+        table["module"] = to_lua(module)
+    except ConversionError:  # a layer without Lua class: the fixture holds values only
+        table["module"] = None
+    inputs = parity.require_grad(_copied(input))
+    with parity.full_precision(), torch.set_grad_enabled(gradients):
+        output = module(inputs) if target is None else module(inputs, target)
+        table["output"] = lua_value(output)
+        if gradients:
+            grad_output = _random_like(output) if grad_output is None and target is None else grad_output
+            parity.zero_grad(module)
+            parity.backward(output, grad_output)
+            table["gradOutput"] = lua_value(grad_output)
+            table["gradInput"] = lua_value(_gradients(inputs))
+            table["gradParams"] = lua_value(training.parameters(module)[1])
+            parity.zero_grad(module)
+    write_t7(path, table, force=force)
+
+
+def assert_parity(
+    module: nn.Module,
+    fixture: StrPath | LuaTable,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    rtol: float | None = None,
+    gradient_rtol: float | None = None,
+    gradients: bool = True,
+) -> None:
+    """Asserts that a module computes what a fixture or reference says.
+
+    Args:
+        module: the module, converted or written by hand. It runs in the mode that the fixture names.
+        fixture: a ``.t7`` file or its table: ``input``, ``output`` and whatever else is to be compared (``gradOutput``,
+            ``gradInput``, ``gradParams`` in the order of Torch7's ``parameters()``, ``params``, ``target``).
+        device, dtype: where and in which precision to run.
+        rtol: accepted difference relative to the largest expected value; default 1e-10 in double and 1e-5 in single
+            precision.
+        gradient_rtol: the same for gradients; default: ``rtol``.
+        gradients: compare gradients when the fixture holds them.
+
+    Raises:
+        AssertionError: lists every comparison that failed, with the worst element and its index.
+
+    Examples:
+        >>> parity.assert_parity(MyPort(), "tests/fixtures/reference.t7", rtol=1e-4)   # doctest: +SKIP
+    """
+    table = fixture if isinstance(fixture, LuaTable) else read_t7(fixture)
+    if table.get("mode") is not None:
+        module.train(table["mode"] == "train")
+    result = parity.check_module(
+        module,
+        table,
+        device=device,
+        dtype=dtype,
+        tolerance=None if rtol is None else parity.Tolerance(rtol, rtol),
+        gradient_tolerance=None if gradient_rtol is None else parity.Tolerance(gradient_rtol, gradient_rtol),
+        gradients=gradients,
+    )
+    if not result.ok:
+        raise AssertionError("\n".join(f"{d.name}: {d.message}" for d in result.failures))
+
+
+def _copied(value: Any) -> Any:
+    """A nested value whose tensors are new leaves."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, (list, tuple)):
+        return [_copied(v) for v in value]
+    return {k: _copied(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+def _random_like(value: Any) -> Any:
+    generator = torch.Generator().manual_seed(0)
+    if isinstance(value, Tensor):
+        return torch.randn(value.shape, generator=generator, dtype=torch.float64).to(value.device, value.dtype)
+    if isinstance(value, (list, tuple)):
+        return [_random_like(v) for v in value]
+    return {k: _random_like(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+def _gradients(value: Any) -> Any:
+    """The gradients that input leaves collected, zeros where there are none."""
+    if isinstance(value, Tensor):
+        return value.grad if value.grad is not None else torch.zeros_like(value)
+    if isinstance(value, list):
+        return [_gradients(v) for v in value]
+    return {k: _gradients(v) for k, v in value.items()} if isinstance(value, dict) else value

@@ -1,0 +1,137 @@
+"""What a verification found: every layer, every comparison, as data."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from dpnn_bridge import registry
+from dpnn_bridge.differences import Difference
+
+
+@dataclass
+class Layer:
+    """One module and what its results were compared with.
+
+    Attributes:
+        path: its place as in Lua, such as ``modules[3]``; empty for the model itself.
+        depth: number of modules above it.
+        class_name, torch_type: what it is in Lua and in torch.
+        parameters: elements of its own parameters.
+        differences: results against Torch7's: ``output``, ``gradInput``, ``gradWeight``, …
+        converted: results against those of the converted file, which must be bit-identical.
+        note: why there is nothing to compare the output with.
+        order: when its last call ended.
+    """
+
+    path: str
+    depth: int
+    class_name: str
+    torch_type: str
+    parameters: int
+    differences: list[Difference] = field(default_factory=list)
+    converted: list[Difference] = field(default_factory=list)
+    note: str = ""
+    order: int = 0
+
+    @property
+    def ok(self) -> bool:
+        return all(d.ok for d in [*self.differences, *self.converted])
+
+    @property
+    def worst(self) -> Difference | None:
+        """The difference that uses up most of its tolerance."""
+        return worst([*self.differences, *self.converted])
+
+
+@dataclass
+class Verification:
+    """Everything that :func:`verify` compared.
+
+    Attributes:
+        model, reference, converted: where things came from; empty when not given.
+        computed_by: who computed the reference, as its provenance says.
+        key: path of the model inside its file.
+        mode, device, dtype: how the model ran.
+        layers: every layer, in the order of the file.
+        whole: comparisons of the whole model: parameters, output, gradients, updated buffers.
+        histogram: number of compared elements by decade of their relative difference.
+        notes: remarks on what could not be compared.
+    """
+
+    model: str
+    reference: str
+    converted: str
+    computed_by: str
+    key: str
+    mode: str
+    device: str
+    dtype: str
+    layers: list[Layer] = field(default_factory=list)
+    whole: list[Difference] = field(default_factory=list)
+    histogram: dict[int, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def differences(self) -> list[Difference]:
+        """All comparisons; gradients that stand in ``whole`` and with their layer count once."""
+        mine = {id(d) for d in self.whole}
+        inner = [d for layer in self.layers for d in [*layer.differences, *layer.converted] if id(d) not in mine]
+        return [*self.whole, *inner]
+
+    @property
+    def ok(self) -> bool:
+        return all(d.ok for d in self.differences)
+
+    @property
+    def first_deviating(self) -> Layer | None:
+        """The failing layer that ran first; a layer runs before what contains it ends."""
+        failing = [layer for layer in self.layers if not layer.ok]
+        return min(failing, key=lambda layer: layer.order) if failing else None
+
+    @property
+    def worst(self) -> Difference | None:
+        return worst(self.differences)
+
+    def classes(self) -> list[dict[str, Any]]:
+        """The Lua classes used: torch type, number of modules, what their numbers are checked against."""
+        counts = Counter((layer.class_name, layer.torch_type) for layer in self.layers)
+        known = registry.known_names()
+        return [
+            {
+                "class_name": name,
+                "torch_type": torch_type,
+                "count": count,
+                "checked_by": known[name][0].checked_by if name in known else "not a Torch7 class",
+            }
+            for (name, torch_type), count in counts.most_common()
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The whole result as plain data for JSON; infinite errors become the string ``"inf"``."""
+        data = {name: getattr(self, name) for name in ("model", "reference", "converted", "computed_by", "key")}
+        data |= {"mode": self.mode, "device": self.device, "dtype": self.dtype, "ok": self.ok}
+        first = self.first_deviating
+        data["first_deviating"] = first.path if first else None
+        data["layers"] = [
+            {**asdict(layer), "ok": layer.ok} | {k: [_plain(d) for d in getattr(layer, k)] for k in _LISTS}
+            for layer in self.layers
+        ]
+        data["whole"] = [_plain(d) for d in self.whole]
+        return data | {"classes": self.classes(), "histogram": self.histogram, "notes": self.notes}
+
+
+_LISTS = ("differences", "converted")
+
+
+def worst(differences: Sequence[Difference]) -> Difference | None:
+    """The difference that uses up most of its tolerance, failures first."""
+    return max(differences, key=lambda d: (not d.ok, d.error / d.tolerance if d.tolerance else d.error), default=None)
+
+
+def _plain(difference: Difference) -> dict[str, Any]:
+    data = {**asdict(difference), "ok": difference.ok}
+    return {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in data.items()}

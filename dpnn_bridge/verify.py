@@ -1,0 +1,422 @@
+"""Compares a model, layer by layer, with what Torch7 computed and with its own converted file."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge import parity, registry, training
+from dpnn_bridge.conversion import convert_object
+from dpnn_bridge.differences import Difference, Tolerance, compare, errors, scale_of
+from dpnn_bridge.errors import ModelNotFoundError, VerificationError
+from dpnn_bridge.export.compare import same_bits
+from dpnn_bridge.files import load
+from dpnn_bridge.find import select
+from dpnn_bridge.layers import (
+    Calls,
+    Node,
+    decades,
+    is_filled,
+    is_restored,
+    object_of,
+    parameter_count,
+    recorded,
+    storages,
+    tree,
+)
+from dpnn_bridge.loaders.t7_reader import read_t7
+from dpnn_bridge.lua_values import to_value
+from dpnn_bridge.objects import LuaObject, LuaTable
+from dpnn_bridge.output import StrPath
+from dpnn_bridge.recording import lua_value
+from dpnn_bridge.torch_context import Options
+from dpnn_bridge.verification import Layer, Verification
+
+#: accepted relative differences of whole networks; half precision has 11 and bfloat16 8 bits
+OUTPUT, GRADIENT = Tolerance(1e-10, 1e-4), Tolerance(1e-10, 1e-3)
+HALF, BFLOAT16 = Tolerance(2e-2, 2e-2), Tolerance(1e-1, 1e-1)
+
+
+def verify(
+    model: StrPath,
+    converted: StrPath | None = None,
+    *,
+    reference: StrPath | LuaTable | None = None,
+    input: Any = None,
+    output: Any = None,
+    key: str | None = None,
+    mode: str | None = None,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    gradients: bool = True,
+    tolerance: Tolerance | None = None,
+    gradient_tolerance: Tolerance | None = None,
+    options: Options | None = None,
+    lua: Any = None,
+) -> Verification:
+    """Runs a model and compares every layer for which there is something to compare it with.
+
+    Args:
+        model: a ``.t7`` file with a model, or a fixture that holds its own ``module`` and ``input``.
+        converted: a file made from it; every layer of both must return the same bits.
+        reference: a ``.t7`` file (or its table) with ``input``, ``output`` and, where they are to be compared,
+            ``mode``, ``gradOutput``, ``gradInput``, ``gradParams`` and ``after``, the module after its forward.
+        input, output: tensors (or nested lists), in place of a reference file.
+        key: path of the model inside its file.
+        mode: ``"train"`` or ``"eval"``; default: as the reference says, else ``"eval"``.
+        device, dtype: where and in which precision to run.
+        gradients: run backward when the reference holds gradients.
+        tolerance, gradient_tolerance: accepted relative differences; default :data:`OUTPUT` and :data:`GRADIENT`, wider
+            for half precision.
+        options: how to convert.
+        lua: a :class:`~dpnn_bridge.lua.LuaBridge` whose ``lua_path`` holds the original sources: the model runs there
+            too and every layer is compared.
+
+    Raises:
+        VerificationError: there is nothing to compare with.
+        T7Error, ConversionError: a file cannot be read or converted.
+    """
+    options = options or Options()
+    obj, table, key = _subject(model, reference, key)
+    module = convert_object(obj, options, key)[0] if obj is not None else load(model)
+    table = _reference(table, input, output, obj)
+    if "output" not in table and converted is None and lua is None and not _refuses(table):
+        raise VerificationError(
+            f"{model}: nothing to compare with. Give a reference made by Torch7 (--reference ref.t7, or --input and "
+            "--output), a converted file, or Torch7's Lua sources (--lua-path)."
+        )
+    if "input" not in table:
+        raise VerificationError(f"{model}: no input to run the model on; give one, such as --input 1x3x224x224")
+    _set_mode(module, table, mode)
+    half = {torch.float16: HALF, torch.bfloat16: BFLOAT16}.get(dtype) if dtype else None
+    result = Verification(
+        model=Path(model).name,
+        reference=_name(reference, table),
+        converted=Path(converted).name if converted else "",
+        computed_by=_computed_by(table),
+        key=key,
+        mode="train" if module.training else "eval",
+        device=str(device),
+        dtype=_dtype_name(module, dtype),
+    )
+    module.to(device=device, dtype=dtype)
+    nodes = list(tree(module))
+    result.layers = [_layer(node) for node in nodes]
+    if converted is not None:
+        other = load(converted, index_base=options.index_base).to(device=device, dtype=dtype)
+        _compare_converted(result, module, other, table)
+    if "output" in table or _refuses(table):
+        accepted, accepted_gradients = tolerance or half or OUTPUT, gradient_tolerance or half or GRADIENT
+        run = _Run(module, nodes, table, accepted, accepted_gradients, dtype)
+        run.compare(result, obj, options, gradients)
+    if lua is not None and obj is not None:
+        _compare_with_lua(result, lua, obj, module, table, tolerance or half or OUTPUT, gradients)
+    return result
+
+
+def _subject(
+    model: StrPath, reference: StrPath | LuaTable | None, key: str | None
+) -> tuple[LuaObject | None, LuaTable, str]:
+    """The model's object (None for a file that torch reads), the reference table, the key."""
+    table = reference if isinstance(reference, LuaTable) else LuaTable()
+    if reference is not None and not isinstance(reference, LuaTable):
+        table = read_t7(reference)
+        if not isinstance(table, LuaTable) or "input" not in table:
+            raise VerificationError(f"{reference}: a reference is a table with the fields input, output, …")
+    if Path(model).suffix in (".pt", ".pth", ".safetensors"):
+        return None, table, ""
+    root = read_t7(model)
+    if is_fixture(root) and reference is None and key is None:
+        return root["module"], root, ""
+    try:
+        obj, key = select(root, key, str(model))
+    except ModelNotFoundError:
+        if isinstance(root, LuaTable) and "input" in root:
+            raise VerificationError(
+                f"{model}: this is a reference without a module; call dpnn-verify MODEL --reference {model}"
+            ) from None
+        raise
+    return obj, table, key
+
+
+def is_fixture(root: Any) -> bool:
+    """Whether the root of a file is a fixture: a table with a module and the input it ran on."""
+    return isinstance(root, LuaTable) and isinstance(root.get("module"), LuaObject) and "input" in root
+
+
+def _reference(table: LuaTable, input: Any, output: Any, obj: LuaObject | None) -> LuaTable:
+    if input is not None:
+        table = LuaTable([("input", lua_value(input))])
+        if output is not None:
+            table["output"] = lua_value(output)
+        elif obj is not None and is_filled(obj.get("output")):
+            table["output"] = obj["output"]
+            table["output_source"] = "the results that Torch7 left in the model file"
+    return table
+
+
+def _refuses(table: LuaTable) -> bool:
+    """Whether the reference says that Torch7 refused the call."""
+    return table.get("forward_error") is not None
+
+
+def _set_mode(module: nn.Module, table: LuaTable, mode: str | None) -> None:
+    if mode is None and is_fixture(table):
+        return  # its flags are those it ran with
+    module.train((mode or table.get("mode") or "eval") == "train")
+    if table.get("dropout_modules_set_to_p0"):
+        for part in module.modules():
+            if isinstance(getattr(part, "p", None), float) and "Dropout" in type(part).__name__:
+                setattr(part, "p", 0.0)  # noqa: B010
+
+
+def _name(reference: StrPath | LuaTable | None, table: LuaTable) -> str:
+    if reference is None or isinstance(reference, LuaTable):
+        named = table.get("output_source") or table.get("name")
+        return str(named or ("given input and output" if "output" in table else ""))
+    return Path(reference).name
+
+
+def _computed_by(table: LuaTable) -> str:
+    provenance = table.get("provenance")
+    if isinstance(provenance, LuaTable) and "pytorch" in provenance:
+        return f"PyTorch {provenance['pytorch']}, not Torch7"
+    if isinstance(provenance, LuaTable) and "torch7" in provenance:
+        return f"Torch7 {str(provenance['torch7'])[:12]}"
+    return "" if "output" not in table else "Torch7, as far as the file says" if "gradOutput" in table else "unstated"
+
+
+def _dtype_name(module: nn.Module, dtype: torch.dtype | None) -> str:
+    found = {str(t.dtype) for t in module.parameters() if t.is_floating_point()}
+    names = {str(dtype)} if dtype else found
+    return ", ".join(sorted(n.removeprefix("torch.") for n in names))
+
+
+def _layer(node: Node) -> Layer:
+    record = registry.record_of(node.module)
+    kind = type(node.module)
+    torch_type = f"torch.nn.{kind.__qualname__}" if kind.__module__.startswith("torch.nn.") else kind.__qualname__
+    name = record.class_name if record else torch_type
+    return Layer(node.path, node.depth, name, torch_type, parameter_count(node.module))
+
+
+class _Run:
+    """One run of the model on the reference's input."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        nodes: list[Node],
+        table: LuaTable,
+        tolerance: Tolerance,
+        gradient_tolerance: Tolerance,
+        dtype: torch.dtype | None,
+    ) -> None:
+        self.module, self.nodes, self.table, self.dtype = module, nodes, table, dtype
+        single = dtype not in (None, torch.float64) or any(p.dtype != torch.float64 for p in module.parameters())
+        self.tolerance = tolerance.in_single() if single else tolerance
+        self.gradient_tolerance = gradient_tolerance.in_single() if single else gradient_tolerance
+        self.histogram: Counter[int] = Counter()
+
+    def compare(self, result: Verification, obj: LuaObject | None, options: Options, gradients: bool) -> None:
+        """Runs, and adds all comparisons to ``result``."""
+        after = self._results(obj, result)
+        backward = gradients and ("gradInput" in self.table or "gradParams" in self.table)
+        with recorded(self.module, gradients=backward and after is not None) as calls:
+            checked = parity.check_module(
+                self.module,
+                self.table,
+                device=result.device,
+                dtype=self.dtype,
+                tolerance=self.tolerance,
+                gradient_tolerance=self.gradient_tolerance,
+                gradients=gradients,
+                options=options,
+            )
+        result.whole = checked.differences
+        for layer, node in zip(result.layers, self.nodes, strict=True):
+            layer.order = calls[id(node.module)].last if id(node.module) in calls else 0
+        result.layers[0].differences += [d for d in result.whole if d.name.startswith("output")]
+        if id(self.module) in calls and calls[id(self.module)].outputs:
+            self._count(calls[id(self.module)].outputs[-1], to_value(self.table.get("output")), self.tolerance)
+        if after is not None:
+            objects = object_of(self.nodes, after)
+            self._compare_layers(result, calls, objects, "output", self.tolerance)
+            if backward:
+                self._compare_layers(result, calls, objects, "gradInput", self.gradient_tolerance)
+        if backward:
+            self._place_gradients(result)
+        result.histogram = dict(sorted(self.histogram.items()))
+
+    def _results(self, obj: LuaObject | None, result: Verification) -> LuaObject | None:
+        """The Lua object whose modules hold the results of this very call."""
+        after = self.table.get("after")
+        if isinstance(after, LuaObject):
+            return after
+        expected = self.table.get("output")
+        if obj is None or len(self.nodes) == 1:
+            return None
+        if not is_filled(obj.get("output")):
+            result.notes.append(
+                "The reference holds the results of the whole model only. For those of each layer, save the module "
+                "after its forward (without clearState) as the field `after` of the reference."
+            )
+            return None
+        stored = compare("output", to_value(obj["output"]), to_value(expected), self.tolerance)
+        if all(d.ok for d in stored):
+            return obj
+        result.notes.append(
+            "The results that Torch7 left in the model file belong to another input; they are not used."
+        )
+        return None
+
+    def _compare_layers(
+        self,
+        result: Verification,
+        calls: dict[int, Calls],
+        objects: dict[int, LuaObject],
+        name: str,
+        tolerance: Tolerance,
+    ) -> None:
+        """The results of every layer against the field ``name`` of its Lua object."""
+        ran = [pair for pair in zip(result.layers, self.nodes, strict=True) if pair[0].order]
+        ran.sort(key=lambda pair: pair[0].order, reverse=name == "gradInput")
+        last_user: dict[int, Layer] = {}
+        for layer, node in ran:
+            if id(node.module) in objects:
+                last_user.update(dict.fromkeys(storages(objects[id(node.module)].get(name)), layer))
+        agree = all(d.ok for d in result.whole if d.name.startswith("grad"))
+        for layer, node in zip(result.layers[1:], self.nodes[1:], strict=True):
+            obj, entry = objects.get(id(node.module)), calls.get(id(node.module))
+            values = [] if entry is None else entry.outputs if name == "output" else entry.grad_inputs
+            if not values or obj is None or not is_filled(obj.get(name)) or is_restored(obj):
+                nothing = "Torch7 kept no result here" if values else "does not run as a module of its own"
+                layer.note = layer.note or (nothing if name == "output" else "")
+                continue
+            expected = to_value(obj[name])
+            found = self._compare_result(name, values[-1], expected, tolerance)
+            if not all(d.ok for d in found):
+                users = {u.path: u for s in storages(obj[name]) if (u := last_user.get(s)) is not None}
+                others = [path or "the model" for path, user in users.items() if user is not layer]
+                reason = ""
+                if others:
+                    reason = "Torch7 reused the buffer in " + ", ".join(others)
+                elif len(values) > 1:
+                    reason = f"ran {len(values)} times, Torch7 keeps one result"
+                elif name == "gradInput" and agree:
+                    reason = "differs inside, while the gradients of the model agree"
+                if reason:
+                    layer.note = layer.note or f"{name}: {reason}"
+                    continue
+            layer.differences += found
+            self._count(values[-1], expected, tolerance)
+
+    @staticmethod
+    def _compare_result(name: str, actual: Any, expected: Any, tolerance: Tolerance) -> list[Difference]:
+        if name == "output":
+            return compare(name, actual, expected, tolerance)
+        pairs = list(zip(parity.leaves(actual), parity.leaves(expected), strict=False))
+        found = [(a, e) for a, e in pairs if isinstance(a, Tensor) and isinstance(e, Tensor) and a.numel() == e.numel()]
+        return [d for a, e in found for d in compare(name, a.reshape(e.shape), e, tolerance)]
+
+    def _place_gradients(self, result: Verification) -> None:
+        """Gives every gradient of ``result.whole`` to the layer that owns the parameter."""
+        by_id = {id(node.module): layer for node, layer in zip(self.nodes, result.layers, strict=True)}
+        owners = list(registry.spec_of(self.module).parameters(self.module))
+        found = [d for d in result.whole if d.name.startswith("gradParams[")]
+        if len(found) != len(owners):
+            return
+        scale = self.table.get("scale")
+        grads = [g if scale is None else g * scale for g in training.parameters(self.module)[1]]
+        expected = to_value(self.table.get("gradParams"))
+        for (owner, name, spec), difference, grad, e in zip(owners, found, grads, expected, strict=True):
+            difference.name = registry.grad_field(name, spec)
+            if (layer := by_id.get(id(owner))) is not None:
+                layer.differences.append(difference)
+                difference.name = f"{layer.path}.{difference.name}" if layer.path else difference.name
+            self._count(grad, e, self.gradient_tolerance)
+
+    def _count(self, actual: Any, expected: Any, tolerance: Tolerance) -> None:
+        """Adds the relative differences of a nested value to the histogram."""
+        for a, e in zip(parity.leaves(actual), parity.leaves(expected), strict=False):
+            if isinstance(a, Tensor) and isinstance(e, Tensor) and a.numel() == e.numel() > 0:
+                a, e = a.detach().to("cpu", torch.float64).reshape(e.shape), e.to("cpu", torch.float64)
+                self.histogram.update(decades(errors(a, e) / scale_of(e, tolerance)))
+
+
+def _compare_converted(result: Verification, module: nn.Module, other: nn.Module, table: LuaTable) -> None:
+    """Runs both models on the same input and random numbers; every layer must return the same bits."""
+    other.train(module.training)
+    for mine, theirs in zip(module.modules(), other.modules(), strict=False):
+        theirs.training = mine.training
+    nodes, others = list(tree(copied := copy.deepcopy(module))), {n.path: n for n in tree(other)}
+    values = [_run_recorded(m, table, result) for m in (copied, other)]
+    for layer, node in zip(result.layers, nodes, strict=True):
+        twin = others.pop(layer.path, None)
+        if twin is None:
+            layer.converted = [Difference("converted", math.inf, 0.0, "the converted file has no such layer")]
+            continue
+        entry, twin_entry = values[0].get(id(node.module)), values[1].get(id(twin.module))
+        layer.order = layer.order or (entry.last if entry else 0)
+        if entry and twin_entry:
+            layer.converted = [_identical(entry.outputs, twin_entry.outputs)]
+        elif entry or twin_entry:
+            layer.converted = [Difference("converted", math.inf, 0.0, "the layer runs in one of the files only")]
+    for path in others:
+        result.whole.append(Difference(f"converted {path}", math.inf, 0.0, "the .t7 file has no such layer"))
+
+
+def _compare_with_lua(
+    result: Verification,
+    bridge: Any,
+    obj: LuaObject,
+    module: nn.Module,
+    table: LuaTable,
+    tolerance: Tolerance,
+    gradients: bool,
+) -> None:
+    """Runs the object with the original Lua sources, and each layer of a Sequential on what Lua hands it."""
+    from dpnn_bridge.lua.parity import compare_layers
+
+    limit = tolerance.double if result.dtype == "float64" else tolerance.single
+    by_path = {layer.path: layer for layer in result.layers}
+    for path, found in compare_layers(bridge, obj, module, to_value(table["input"])).items():
+        differences = [Difference(f"Lua {c.what}", c.difference, limit) for c in found]
+        for d in differences:
+            d.message = "" if d.ok else f"relative difference {d.error:.3g} > {limit:g} from the original Lua sources"
+        by_path[path].differences += [d for d in differences if gradients or "gradInput" not in d.name]
+
+
+def _run_recorded(module: nn.Module, table: LuaTable, result: Verification) -> dict[int, Calls]:
+    dtype = getattr(torch, result.dtype, None)
+    arguments = [parity.cast(to_value(table["input"], device=result.device), dtype)]
+    if table.get("target") is not None:
+        arguments.append(to_value(table["target"], device=result.device))
+    torch.manual_seed(0)
+    with torch.no_grad(), parity.full_precision(), recorded(module) as calls:
+        module(*arguments)
+    return calls
+
+
+def _identical(actual: Any, expected: Any) -> Difference:
+    ours, theirs = list(parity.leaves(actual)), list(parity.leaves(expected))
+    if len(ours) != len(theirs):
+        return Difference("converted", math.inf, 0.0, f"returns {len(theirs)} values in place of {len(ours)}")
+    for a, b in zip(ours, theirs, strict=True):
+        if isinstance(a, Tensor) and isinstance(b, Tensor):
+            if a.dtype != b.dtype:
+                return Difference("converted", math.inf, 0.0, f"{b.dtype} in place of {a.dtype}")
+            if not same_bits(a, b):
+                found = compare("converted", b, a.detach(), Tolerance(0.0, 0.0))[0]
+                return (
+                    found if not found.ok else Difference("converted", math.inf, 0.0, "signs of zeros or nans differ")
+                )
+        elif a != b:
+            return Difference("converted", math.inf, 0.0, f"{b!r} in place of {a!r}")
+    return Difference("converted", 0.0, 0.0)
