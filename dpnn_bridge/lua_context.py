@@ -11,7 +11,7 @@ from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.lua_values import empty, lua_storage, numpy_dtype, strided
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype, tensor_class
 from dpnn_bridge.registry import Field, record_of
-from dpnn_bridge.sharing import tie_of
+from dpnn_bridge.ties import tie_of
 from dpnn_bridge.torch_context import Placeholder
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge import registry
 from dpnn_bridge.registry import Field
-from dpnn_bridge.sharing import tie_of
+from dpnn_bridge.ties import tie_of
 
 
 @dataclass

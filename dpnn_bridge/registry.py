@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
-from dpnn_bridge.sharing import tie_of
+from dpnn_bridge.ties import tie_of
 
 if TYPE_CHECKING:
     from dpnn_bridge.lua_context import LuaContext

@@ -2,8 +2,8 @@
 
 Tensors that view the same elements in the same arrangement are one ``nn.Parameter``. Tensors that overlap in another
 way (a decoder whose weight is the transpose of the encoder's) keep one parameter, the source; the others become a
-:class:`Tie`, which computes them from the source before each forward. A gradient therefore reaches the source alone,
-and the tie survives ``.to()``, ``deepcopy``, pickling and ``state_dict``. Mere neighbours in one flat storage become
+:class:`~dpnn_bridge.ties.Tie`, which computes them from the source. A gradient therefore reaches the source alone, and
+the tie survives ``.to()``, ``deepcopy``, pickling and ``state_dict``. Mere neighbours in one flat storage become
 compact, independent parameters.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,88 +20,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaTensor
-
-if TYPE_CHECKING:
-    from dpnn_bridge.registry import Field
-
-
-@dataclass(frozen=True)
-class Site:
-    """A tensor field of a module: the module, its Lua field and where its torch tensor is."""
-
-    module: nn.Module
-    name: str
-    field: Field
-    owner: nn.Module
-    leaf: str
-
-
-class Tie:
-    """Makes ``owner.leaf`` a strided view of another module's parameter, as a forward pre-hook of ``owner``.
-
-    Attributes:
-        site: the tied field.
-        source: the field whose parameter holds the elements.
-        shape, stride, offset: the Lua tensor, in the elements of the source's Lua tensor.
-        torch_shape: shape of the torch tensor when the field has no layout.
-    """
-
-    def __init__(
-        self,
-        site: Site,
-        source: Site,
-        shape: tuple[int, ...],
-        stride: tuple[int, ...],
-        offset: int,
-        torch_shape: torch.Size | None,
-    ) -> None:
-        self.site, self.source = site, source
-        self.shape, self.stride, self.offset, self.torch_shape = shape, stride, offset, torch_shape
-
-    def lua_view(self, tensor: Tensor) -> Tensor:
-        """The tied part of the source's parameter or gradient, in Lua's arrangement."""
-        layout = self.source.field.layout
-        flat = (layout.to_lua(tensor, self.source.module) if layout else tensor).reshape(-1)
-        return flat.as_strided(self.shape, self.stride, self.offset)
-
-    def parameter(self) -> nn.Parameter:
-        """The parameter that holds the elements."""
-        return getattr(self.source.owner, self.source.leaf)
-
-    def compute(self) -> Tensor:
-        """The tied tensor in torch's arrangement; gradients flow to the source."""
-        value = self.lua_view(self.parameter())
-        layout = self.site.field.layout
-        if layout is not None:
-            return layout.to_torch(value, self.site.module)
-        return value if self.torch_shape is None else value.reshape(self.torch_shape)
-
-    def __call__(self, module: nn.Module, args: Any) -> None:
-        setattr(module, self.site.leaf, self.compute())
-
-    def install(self) -> None:
-        """Removes the field's own parameter and computes it from the source from now on."""
-        owner, leaf = self.site.owner, self.site.leaf
-        owner._parameters.pop(leaf, None)
-        owner.__dict__.setdefault("ties", {})[leaf] = self
-        owner.register_forward_pre_hook(self)
-        owner.register_forward_hook(_Detach(leaf), always_call=True)
-        setattr(owner, leaf, self.compute().detach())
-
-
-class _Detach:
-    """Forward hook: between forwards a tied tensor is plain data, so that modules can be copied and pickled."""
-
-    def __init__(self, leaf: str) -> None:
-        self.leaf = leaf
-
-    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
-        setattr(module, self.leaf, getattr(module, self.leaf).detach())
-
-
-def tie_of(owner: nn.Module, leaf: str) -> Tie | None:
-    """The tie that computes ``owner.leaf``, or None for an ordinary parameter."""
-    return owner.__dict__.get("ties", {}).get(leaf)
+from dpnn_bridge.ties import Site, Tie, share_buffer
 
 
 @dataclass
@@ -162,11 +81,13 @@ class Sharing:
         table[leaf] = entry.value
 
     def tie(self) -> None:
-        """Ties parameters whose regions overlap without being the same."""
+        """Ties parameters whose regions overlap without being the same, and buffers that several modules use."""
         by_storage: dict[int, list[_Entry]] = defaultdict(list)
         for entry in self._entries.values():
             if isinstance(entry.value, nn.Parameter):
                 by_storage[id(entry.tensor.storage)].append(entry)
+            elif len(entry.sites) > 1:
+                share_buffer(entry.sites)
         for entries in by_storage.values():
             entries.sort(key=lambda e: e.extent)
             group: list[_Entry] = []

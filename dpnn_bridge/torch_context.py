@@ -15,7 +15,8 @@ from dpnn_bridge.lua_values import MAX_DEPTH, RESULTS, format_path, is_module, t
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 from dpnn_bridge.registry import Field, LuaClass, LuaRecord, record_of
 from dpnn_bridge.report import Report
-from dpnn_bridge.sharing import Sharing, Site
+from dpnn_bridge.sharing import Sharing
+from dpnn_bridge.ties import Site
 
 
 @dataclass

@@ -15,7 +15,7 @@ from dpnn_bridge.loaders.serial import serial_form
 from dpnn_bridge.lua_parameters import LuaParameter, all_parameters, children, own_parameters, setting
 from dpnn_bridge.lua_values import lua_storage, strided
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
-from dpnn_bridge.sharing import tie_of
+from dpnn_bridge.ties import tie_of
 
 
 def parameters(module: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
