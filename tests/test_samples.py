@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from samples import SAMPLES, cases, compare_with_reference, running_sums, without_dropout
+from samples import SAMPLES, as_evaluated, cases, compare_with_reference, running_sums, without_dropout
 
 import dpnn_bridge
 from dpnn_bridge import parity
@@ -23,7 +23,7 @@ SINGLE = [c for c in cases() if c["name"] not in SEVERAL]
 
 def load(name: str, **options: Any) -> torch.nn.Module:
     try:
-        return dpnn_bridge.load(SAMPLES / name / "model.t7", **options)
+        return as_evaluated(dpnn_bridge.load(SAMPLES / name / "model.t7", **options), name)
     except UnsupportedClassError as e:
         pytest.skip("no mapping yet: " + ", ".join(sorted({c.class_name for c in e.classes})))
 
