@@ -84,6 +84,10 @@ class SpatialLinear(LuaClass):
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
         return {**super().arguments(obj, ctx), "kernel_size": 1, "device": "meta"}
 
+    @classmethod
+    def represents(cls, module: nn.Module) -> bool:
+        return False  # other convolutions are nn.SpatialConvolution
+
 
 class SpatialClassifier(nn.Module):
     """Applies a module for vectors at every pixel.

@@ -67,7 +67,7 @@ class Padding(nn.Module):
         size = input.shape[dim]
         before = self.index - 1 if self.pad <= 0 else size - self.index + 1
         shape = list(input.shape)
-        shape[dim] = abs(self.pad)
+        shape[dim] = int(abs(self.pad))  # Lua may count with -0.0
         filling = input.new_full(shape, self.value)
         return torch.cat([input.narrow(dim, 0, before), filling, input.narrow(dim, before, size - before)], dim)
 
