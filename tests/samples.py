@@ -70,15 +70,6 @@ def as_evaluated(model: nn.Module, name: str) -> nn.Module:
     return model
 
 
-def prepared(model: nn.Module, name: str) -> nn.Module:
-    """What the project's own evaluation script sets before it runs a model, see ``notes`` in the manifest."""
-    if name == "rnn__noise-contrastive-estimate_SeqLSTM":
-        for module in model.modules():
-            if isinstance(module, NCEModule):
-                module.normalized = module.log_softmax = True
-    return model
-
-
 def without_dropout(model: nn.Module) -> nn.Module:
     """The training references were made with every dropout's probability set to 0."""
     for module in model.modules():

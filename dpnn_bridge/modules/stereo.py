@@ -109,3 +109,7 @@ class SpatialConvolution1Forward(LuaClass):
             "kernel_size": 1,
             "device": torch.device("meta"),
         }
+
+    @classmethod
+    def represents(cls, module: nn.Module) -> bool:
+        return False  # convolutions made in torch are nn.SpatialConvolution

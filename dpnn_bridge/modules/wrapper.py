@@ -42,6 +42,7 @@ class DataParallelTableClass(LuaClass):
     container = True
     passes_through = True
     version = 2
+    checked_by = "structure"
     scratch = ("inputGpu", "gradOutputGpu", "outputGpu", "gradInputGpu")
     constants = {
         **dict.fromkeys(scratch, empty_table),
