@@ -260,6 +260,7 @@ class AuxiliaryLossCriterion(nn.Sequential):
 @lua_class("w2nn.AuxiliaryLossCriterion")
 class AuxiliaryLossCriterionClass(LuaClass):
     torch_type = AuxiliaryLossCriterion
+    checked_by = "structure"
     scratch = ("instance_loss",)
     constants = {"sizeAverage": False, "gradInput": empty_table}
 
