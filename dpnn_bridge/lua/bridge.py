@@ -162,7 +162,10 @@ class LuaBridge:
 
     def new(self, class_name: str, *args: Any) -> Any:
         """Construct an object of a Lua class, as ``nn.Linear(3, 4)`` does in Lua."""
-        constructor = self._runtime.torch["getconstructortable"](class_name)
+        find = self._runtime.torch["getconstructortable"]
+        if find(class_name) is None and self._runtime.bridge["define_converted"] is not None:
+            self._runtime.bridge["define_converted"](class_name)  # nn's base is loaded, the class may be converted
+        constructor = find(class_name)
         if constructor is None:
             raise LuaBridgeError(f"no Lua class is called {class_name}: run or require the file that defines it first")
         with self.errors():

@@ -12,13 +12,16 @@ local STEP = 1000
 local left
 local function count()
    left = left - STEP
-   if left <= 0 then stop() end
+   if left <= 0 then
+      sethook(stop, '', 1)  -- from here every instruction raises, so that pcall cannot go on for long
+      stop()
+   end
 end
 function bridge.start_counting(n)
    left = n
    sethook(count, '', STEP)
 end
-function bridge.stop_counting() sethook() end
+bridge.stop_counting = sethook  -- the C function: a Lua one would be stopped by the hook itself
 local create, resume = coroutine.create, coroutine.resume
 function coroutine.create(f)
    local thread = create(f)

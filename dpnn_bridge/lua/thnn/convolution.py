@@ -28,7 +28,12 @@ def _batched(x: torch.Tensor, dims: int) -> tuple[torch.Tensor, bool]:
 
 
 def _declare(
-    name: str, forward: Forward, buffers: tuple[int, int, int], geometry: int, keep_weight: bool = False
+    name: str,
+    forward: Forward,
+    buffers: tuple[int, int, int],
+    geometry: int,
+    keep_weight: bool = False,
+    backward: Forward | None = None,
 ) -> None:
     """The three kernels of a layer.
 
@@ -36,6 +41,7 @@ def _declare(
         buffers: how many work buffers follow the parameters in updateOutput, updateGradInput, accGradParameters.
         geometry: how many numbers describe the layer.
         keep_weight: updateGradInput gets the bias as well (the Map layers).
+        backward: the forward that updateGradInput inverts, where it is another one.
     """
     for_output, for_input, for_parameters = buffers
 
@@ -52,7 +58,8 @@ def _declare(
         skip = for_input + keep_weight
         extra = _views(args[keep_weight:skip])
         options = numbers(args, skip)
-        (g,) = pull_back(lambda x: forward(x, weight.t, None, *extra, *options), [input.t], grad_output.t)
+        run = backward or forward
+        (g,) = pull_back(lambda x: run(x, weight.t, None, *extra, *options), [input.t], grad_output.t)
         grad_input.assign(g)
 
     @kernel(f"{name}_accGradParameters")
@@ -163,6 +170,11 @@ def _transposed(
     return y if b is None else y + b.reshape(1, -1, *[1] * len(stride))
 
 
+def _depth_wise_swapped(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, *geometry: int) -> torch.Tensor:
+    """THNN takes height for width here (not in updateGradInput), so that it reads a plane's rows as columns long."""
+    return _depth_wise(x.reshape(*x.shape[:-2], x.shape[-1], x.shape[-2]), w, b, *geometry)
+
+
 def _depth_wise(
     x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, kw: int, kh: int, dw: int, dh: int, pw: int, ph: int
 ) -> torch.Tensor:
@@ -205,7 +217,7 @@ _declare("SpatialConvolutionMM", _plain(_conv2d), (2, 2, 2), 6)
 _declare("SpatialDilatedConvolution", _plain(_conv2d), (2, 1, 2), 8)
 _declare("SpatialFullConvolution", _plain(_full_conv2d), (2, 1, 2), 8)
 _declare("SpatialFullDilatedConvolution", _plain(_full_dilated2d), (2, 1, 2), 10)
-_declare("SpatialDepthWiseConvolution", _plain(_depth_wise), (2, 2, 2), 6)
+_declare("SpatialDepthWiseConvolution", _plain(_depth_wise_swapped), (2, 2, 2), 6, backward=_plain(_depth_wise))
 _declare("SpatialConvolutionLocal", _plain(_local), (2, 2, 2), 10)
 
 

@@ -1,0 +1,151 @@
+"""Lua inside Python: values, memory, errors, safety."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("lupa")
+
+from dpnn_bridge.errors import LuaBridgeError
+from dpnn_bridge.loaders.t7_writer import dumps
+from dpnn_bridge.lua import LuaBridge
+from dpnn_bridge.objects import LuaFunction, LuaObject, LuaTable, LuaTensor
+
+
+@pytest.fixture(scope="module")
+def bridge() -> LuaBridge:
+    return LuaBridge()
+
+
+def test_values_cross_both_ways(bridge: LuaBridge) -> None:
+    value = [1, 2.5, "text", True, [3, {"key": "value"}]]
+    assert bridge.execute("return ...", value) == value
+    assert bridge.execute("return nil, 1, 'a'") == (None, 1, "a")
+
+
+def test_a_tensor_is_the_same_memory_on_both_sides(bridge: LuaBridge) -> None:
+    mine = torch.zeros(2, 3, dtype=torch.float64)
+    theirs = bridge.execute("local t = ... t[1][2] = 7 return t:t()", mine)
+    assert mine[0, 1] == 7
+    theirs[2, 1] = 9
+    assert mine[1, 2] == 9
+
+
+def test_a_view_that_is_not_contiguous_keeps_its_place(bridge: LuaBridge) -> None:
+    base = torch.arange(12.0).reshape(3, 4)
+    bridge.execute("(...):fill(-1)", base[1:, ::2])
+    assert base.tolist() == [[0, 1, 2, 3], [-1, 5, -1, 7], [-1, 9, -1, 11]]
+
+
+def test_growing_a_storage_in_lua_leaves_python_valid_memory(bridge: LuaBridge) -> None:
+    mine = torch.ones(3)
+    grown = bridge.execute("local t = ... t:resize(1000):fill(5) return t", mine)
+    assert grown.sum() == 5000
+    assert mine.tolist() == [5, 5, 5]
+
+
+def test_objects_of_a_file_become_live_objects(bridge: LuaBridge) -> None:
+    bridge.execute("local C = torch.class('Counted') function C:total() return self.values:sum() + self.more[1] end")
+    obj = LuaObject("Counted")
+    obj["values"] = LuaTensor.from_numpy(torch.ones(4).numpy())
+    obj["more"] = LuaTable.from_list([10])
+    assert bridge.execute("return (...):total()", obj) == 14
+    assert bridge.to_object(bridge.new("Counted")).class_name == "Counted"
+
+
+def test_an_error_of_lua_names_file_line_and_callers(bridge: LuaBridge, tmp_path: Path) -> None:
+    script = tmp_path / "broken.lua"
+    script.write_text("local function add(a, b)\n   local sum = a:add(b)\n   return sum\nend\nadd(torch.Tensor(2), torch.Tensor(3))\n")
+    with pytest.raises(LuaBridgeError, match=r"broken.lua:2: inconsistent tensor size(.|\n)*broken.lua:5: in main"):
+        bridge.run_file(script)
+
+
+def test_an_error_can_be_caught_in_lua_as_text(bridge: LuaBridge) -> None:
+    ok, message = bridge.execute("return pcall(function() torch.Tensor(2):add('x') end)")
+    assert ok is False
+    assert "invalid arguments: DoubleTensor string" in message
+
+
+def test_storages_keep_their_identity_while_lua_collects(bridge: LuaBridge) -> None:
+    assert (
+        bridge.execute(
+            """
+        local t = torch.DoubleTensor(3):fill(2)
+        for i = 1, 20000 do
+           local s = t:storage()
+           if torch.typename(s) ~= 'torch.DoubleStorage' or s:size() ~= 3 or s[2] ~= 2 then return i end
+        end
+        return 'kept'
+        """
+        )
+        == "kept"
+    )
+
+
+def test_no_grad_switch_is_left_behind(bridge: LuaBridge) -> None:
+    bridge.execute("return torch.randn(3):add(1)")
+    assert torch.is_grad_enabled()
+
+
+def test_lua_path_finds_packages_and_checkouts(tmp_path: Path) -> None:
+    (tmp_path / "pack").mkdir()
+    (tmp_path / "pack" / "init.lua").write_text("pack = {} require 'pack.Part' return pack")
+    (tmp_path / "pack" / "Part.lua").write_text("pack.part = 5")
+    assert LuaBridge(tmp_path).execute("return require('pack').part") == 5
+    assert LuaBridge(tmp_path / "pack").execute("return require('pack').part") == 5
+    with pytest.raises(LuaBridgeError, match="not a folder"):
+        LuaBridge(tmp_path / "missing")
+
+
+# ---- safety
+
+
+def test_bytecode_in_a_file_is_never_run(bridge: LuaBridge) -> None:
+    code = bridge.execute("return string.dump(function() executed = true end)").encode("latin-1")
+    data = dumps(LuaTable({"f": LuaFunction(code + b"\0", LuaTable())})).decode("latin-1")
+    with pytest.raises(LuaBridgeError, match="which is never run"):
+        bridge.execute("torch.deserialize(...).f()", data)
+    assert bridge.execute("return executed") is None
+
+
+@pytest.mark.parametrize("runtime", ["luajit21", "lua51"])
+def test_compiled_code_is_refused_everywhere(runtime: str, tmp_path: Path) -> None:
+    bridge = LuaBridge(runtime=runtime)
+    file = tmp_path / "compiled.lua"
+    file.write_bytes(b"\x1bLJ\x02")
+    with pytest.raises(LuaBridgeError, match="never run"):
+        bridge.run_file(file)
+    assert bridge.execute("return (loadstring('\\27Lua'))") is None
+    assert (
+        bridge.execute("local n = 0 return (load(function() n = n + 1 return n == 1 and '\\27Lua' or nil end))") is None
+    )
+
+
+@pytest.mark.parametrize("name", ["io.open", "os.execute", "os.getenv", "debug", "package", "ffi", "dofile", "python"])
+def test_a_sandbox_has_nothing_that_reaches_outside(name: str) -> None:
+    assert LuaBridge(sandbox=True).execute(f"return {name}") is None
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "while true do end",
+        "coroutine.wrap(function() while true do end end)()",
+        "while true do pcall(function() while true do end end) end",
+    ],
+)
+def test_a_sandbox_stops_endless_code(code: str) -> None:
+    with pytest.raises(LuaBridgeError, match="instruction limit"):
+        LuaBridge(sandbox=True, max_instructions=10_000_000).execute(code)
+
+
+def test_a_sandbox_limits_memory() -> None:
+    with pytest.raises(LuaBridgeError, match="memory"):
+        LuaBridge(sandbox=True, max_memory=32 << 20).execute("local t = {} for i = 1, 1e9 do t[i] = i end")
+
+
+def test_a_sandbox_computes() -> None:
+    assert LuaBridge(sandbox=True).execute("return torch.ones(2, 2):sum()") == 4

@@ -1,0 +1,67 @@
+"""7631 small Lua cases whose results real Torch7 recorded, run through dpnn-lua. See conformance/README.md."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("lupa")
+
+FOLDER = Path(__file__).parent / "conformance"
+AREAS = sorted(p.stem for p in (FOLDER / "expected").glob("*.jsonl"))
+#: folder with checkouts of torch/nn and others; without it nn's areas and suites cannot run
+SOURCES = os.environ.get("DPNN_LUA_SOURCES")
+#: what only LuaJIT has: C pointers, and the sign of a constant -0.0
+LUAJIT_ONLY = ("shape/data/", "shape/cdata/", "print/zero")
+
+
+def _comparer():
+    spec = importlib.util.spec_from_file_location("conformance_compare", FOLDER / "compare.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+COMPARE = _comparer()
+
+
+def _failures(area: str, out: Path, runtime: str) -> list[str]:
+    command = [sys.executable, "-c", "from dpnn_bridge.lua.cli import lua_command; lua_command()"]
+    command += ["--runtime", runtime, *(["-p", SOURCES] if SOURCES else [])]
+    done = subprocess.run(
+        [*command, "run.lua", str(out), area], cwd=FOLDER, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    expected, actual = (COMPARE.load(folder / f"{area}.jsonl") for folder in (FOLDER / "expected", out))
+    assert expected, area
+    return [
+        f"{area}/{name}: {why}"
+        for name, record in expected.items()
+        for outcome, why in [COMPARE.compare(record, actual.get(name))]
+        if outcome == "fail"
+    ]
+
+
+@pytest.mark.parametrize("area", AREAS)
+def test_every_case_of_an_area_is_as_torch7_recorded_it(area: str, tmp_path: Path) -> None:
+    if area.startswith("nn_") and not SOURCES:
+        pytest.skip("nn's layers in Lua: set DPNN_LUA_SOURCES to a folder with a checkout of torch/nn")
+    assert _failures(area, tmp_path, "auto") == []
+
+
+@pytest.mark.parametrize("area", ["class", "print", "random", "serial", "shape"])
+def test_lua51_differs_only_where_it_has_no_c_pointers(area: str, tmp_path: Path) -> None:
+    failures = _failures(area, tmp_path, "lua51")
+    assert [f for f in failures if not f.startswith(LUAJIT_ONLY)] == []
+
+
+def test_the_cases_cover_eighteen_areas() -> None:
+    records = [COMPARE.load(FOLDER / "expected" / f"{area}.jsonl") for area in AREAS]
+    assert (len(AREAS), sum(map(len, records))) == (18, 7631)
