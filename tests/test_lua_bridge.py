@@ -58,7 +58,8 @@ def test_objects_of_a_file_become_live_objects(bridge: LuaBridge) -> None:
 
 def test_an_error_of_lua_names_file_line_and_callers(bridge: LuaBridge, tmp_path: Path) -> None:
     script = tmp_path / "broken.lua"
-    script.write_text("local function add(a, b)\n   local sum = a:add(b)\n   return sum\nend\nadd(torch.Tensor(2), torch.Tensor(3))\n")
+    code = ["local function add(a, b)", "local sum = a:add(b)", "return sum", "end"]
+    script.write_text("\n".join([*code, "add(torch.Tensor(2), torch.Tensor(3))"]))
     with pytest.raises(LuaBridgeError, match=r"broken.lua:2: inconsistent tensor size(.|\n)*broken.lua:5: in main"):
         bridge.run_file(script)
 

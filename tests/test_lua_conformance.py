@@ -15,7 +15,7 @@ pytest.importorskip("lupa")
 FOLDER = Path(__file__).parent / "conformance"
 AREAS = sorted(p.stem for p in (FOLDER / "expected").glob("*.jsonl"))
 #: folder with checkouts of torch/nn and others; without it nn's areas and suites cannot run
-SOURCES = os.environ.get("DPNN_LUA_SOURCES")
+SOURCES = os.environ.get("DPNN_LUA_SOURCES") and os.path.abspath(os.environ["DPNN_LUA_SOURCES"])
 #: what only LuaJIT has: C pointers, and the sign of a constant -0.0
 LUAJIT_ONLY = ("shape/data/", "shape/cdata/", "print/zero")
 
@@ -35,8 +35,14 @@ COMPARE = _comparer()
 def _failures(area: str, out: Path, runtime: str) -> list[str]:
     command = [sys.executable, "-c", "from dpnn_bridge.lua.cli import lua_command; lua_command()"]
     command += ["--runtime", runtime, *(["-p", SOURCES] if SOURCES else [])]
+    paths = [str(FOLDER.parent.parent), os.environ.get("PYTHONPATH", "")]
     done = subprocess.run(
-        [*command, "run.lua", str(out), area], cwd=FOLDER, capture_output=True, text=True, check=False
+        [*command, "run.lua", str(out), area],
+        cwd=FOLDER,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     expected, actual = (COMPARE.load(folder / f"{area}.jsonl") for folder in (FOLDER / "expected", out))

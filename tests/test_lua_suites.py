@@ -24,6 +24,6 @@ def test_the_test_suite_of_dpnn_passes(capfd: pytest.CaptureFixture[str]) -> Non
 @pytest.mark.skipif(not SOURCES, reason="set DPNN_LUA_SOURCES to a folder with a checkout of nn")
 def test_layers_of_nn_are_right_in_double(capfd: pytest.CaptureFixture[str]) -> None:
     assert SOURCES is not None
-    names = ["Linear", "SpatialConvolution", "SpatialMaxPooling", "BatchNormalization", "LookupTable", "SoftMax"]
+    names = ["Linear", "SpatialConvolution", "SpatialMaxPooling", "BatchNormalization", "LookupTable", "Softmax"]
     LuaBridge(SOURCES).execute("require 'nn' nn.test(..., 1)", [f"^{name}$" for name in names])
     assert "with 0 failures and 0 errors" in capfd.readouterr().out
