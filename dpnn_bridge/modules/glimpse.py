@@ -73,7 +73,11 @@ def resampled(input: Tensor, height: int, width: int) -> Tensor:
     """The last two dimensions of ``input`` resampled as :class:`SpatialReSampling` does."""
     if height < 2 or width < 2:
         raise ValueError(f"cannot resample to {height} x {width}: the new size must be at least 2")
-    output = bilinear(input.reshape(-1, *input.shape[-2:], 1), height, width)
+    if input.dtype == torch.float64:  # positions and weights must still be single precision
+        output = bilinear(input.reshape(-1, *input.shape[-2:], 1), height, width)
+    else:
+        planes = input.reshape(1, -1, *input.shape[-2:])
+        output = F.interpolate(planes, (height, width), mode="bilinear", align_corners=True)
     return output.reshape(*input.shape[:-2], height, width)
 
 
@@ -143,16 +147,19 @@ class SpatialGlimpse(nn.Module):
 
     @staticmethod
     def _window(image: Tensor, location: Tensor, size: tuple[float, float]) -> Tensor:
-        """The windows of one depth, at full resolution."""
-        pad = [math.floor((g - 1) / 2) for g in size]
-        first = []
-        for i in (0, 1):
-            last = image.shape[2 + i] + 2 * pad[i] - size[i]
+        """The windows of one depth, at full resolution, with zeros outside the image."""
+        places, inside = [], []
+        for i, (length, g) in enumerate(zip(image.shape[2:], size, strict=True)):
+            pad = math.floor((g - 1) / 2)
+            last = length + 2 * pad - g
             if last < 0:
                 raise ValueError(f"a glimpse of {size} does not fit the padded image of shape {tuple(image.shape)}")
-            first.append((location[:, i] * last).clamp(0, last).long())
-        image = F.pad(image, (pad[1], pad[1], pad[0], pad[0]))
-        return cropped(image, first[0], first[1], int(size[0]), int(size[1]))
+            first = (location[:, i] * last).clamp(0, last).long() - pad
+            place = first[:, None] + torch.arange(int(g), device=image.device)
+            inside.append((place >= 0) & (place < length))
+            places.append(place.clamp(0, length - 1))
+        window = pixels(image, places[0], places[1])
+        return torch.where(inside[0][:, None, :, None] & inside[1][:, None, None, :], window, 0.0)
 
     def _shrunk(self, window: Tensor, depth: int) -> Tensor:
         height, width = self.size
@@ -170,9 +177,14 @@ def cropped(image: Tensor, top: Tensor, left: Tensor, height: int, width: int) -
     """From each image of a batch the window of a given size at a place of its own."""
     rows = top[:, None] + torch.arange(height, device=image.device)
     columns = left[:, None] + torch.arange(width, device=image.device)
-    samples = torch.arange(len(image), device=image.device)[:, None, None, None]
-    channels = torch.arange(image.shape[1], device=image.device)[:, None, None]
-    return image[samples, channels, rows[:, None, :, None], columns[:, None, None, :]]
+    return pixels(image, rows, columns)
+
+
+def pixels(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """From each image of a batch (N, C, H, W) the pixels at rows (N, h) and columns (N, w) of its own."""
+    index = (rows[:, :, None] * image.shape[3] + columns[:, None, :]).flatten(1)
+    gathered = image.flatten(2).gather(2, index[:, None].expand(-1, image.shape[1], -1))
+    return gathered.unflatten(2, (rows.shape[1], columns.shape[1]))
 
 
 @lua_class("nn.SpatialGlimpse")
@@ -272,12 +284,9 @@ class SpatialUniformCrop(nn.Module):
             and (int(y1.max()) >= height or int(x1.max()) >= width)
         ):
             raise ValueError(f"a window of scale {self.scale} lies outside the image of shape {tuple(input.shape)}")
-        samples = torch.arange(len(input), device=input.device)[:, None, None, None]
-        channels = torch.arange(input.shape[1], device=input.device)[:, None, None]
 
         def weighted(rows: Tensor, columns: Tensor, weight: Tensor) -> Tensor:
-            pixels = input[samples, channels, rows[:, None, :, None], columns[:, None, None, :]]
-            return pixels * weight.to(input.dtype)[:, None]
+            return pixels(input, rows, columns) * weight.to(input.dtype)[:, None]
 
         fy, fx = fy[:, :, None], fx[:, None, :]
         top_half = weighted(y0, x0, (1 - fx) * (1 - fy)) + weighted(y0, x1, fx * (1 - fy))
