@@ -15,5 +15,6 @@ from __future__ import annotations
 from dpnn_bridge.optim.exact import ASGD, NAG, SGD, Adam
 from dpnn_bridge.optim.full_batch import CG, LBFGS
 from dpnn_bridge.optim.methods import from_lua, to_lua
+from dpnn_bridge.optim.momentum import MomentumSGD
 
-__all__ = ["ASGD", "CG", "LBFGS", "NAG", "SGD", "Adam", "from_lua", "to_lua"]
+__all__ = ["ASGD", "CG", "LBFGS", "NAG", "SGD", "Adam", "MomentumSGD", "from_lua", "to_lua"]
