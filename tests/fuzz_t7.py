@@ -13,6 +13,7 @@ import signal
 import struct
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,14 +27,15 @@ INTERESTING = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, -1, -2, 32, 33, 255, 256, 2**31 - 1
 SECONDS = 10
 
 
-def use(value: Any) -> None:
-    """Touch everything in a graph: every storage, every view, its ends."""
+def walk(value: Any) -> Iterator[Any]:
+    """Every value of a graph once."""
     stack, seen = [value], set()
     while stack:
         value = stack.pop()
         if id(value) in seen:
             continue
         seen.add(id(value))
+        yield value
         if isinstance(value, LuaTable):
             for pair in value.items():
                 stack += pair
@@ -41,10 +43,17 @@ def use(value: Any) -> None:
             stack += [value.payload, *value.header]
         elif isinstance(value, LuaFunction):
             stack.append(value.upvalues)
-        elif isinstance(value, LuaStorage):
-            assert len(value.numpy()) == value.size
         elif isinstance(value, LuaTensor):
-            array = value.numpy()
+            stack.append(value.storage)
+
+
+def use(value: Any) -> None:
+    """Touch everything in a graph: every storage, every view, its ends."""
+    for part in walk(value):
+        if isinstance(part, LuaStorage):
+            assert len(part.numpy()) == part.size
+        elif isinstance(part, LuaTensor):
+            array = part.numpy()
             if array.size:
                 array[(0,) * array.ndim]
                 array[(-1,) * array.ndim]

@@ -177,6 +177,8 @@ def _parse(source: Source, start: int, stop: int, dtype: np.dtype, count: int) -
         except (ValueError, DeprecationWarning):
             values = np.empty(0)
     if len(values) == count:
+        if b"-nan" in text:  # numpy drops its sign
+            values[[word == b"-nan" for word in text.split()]] = np.copysign(np.nan, -1)
         with np.errstate(over="ignore"):
             array = values.astype(dtype)
         if wide.kind == "f" or np.array_equal(array, values):

@@ -103,7 +103,7 @@ class AsciiSink:
 
     def double(self, value: float) -> None:
         """A C ``double``."""
-        self._file.write(b"%.17g\n" % value)
+        self._line(_printed(np.array([value])))
 
     def bytes(self, value: bytes) -> None:
         """Raw bytes."""
@@ -122,10 +122,8 @@ class AsciiSink:
         array = elements(storage)
         if storage.dtype.itemsize == 1:
             self.bytes(array.tobytes())
-        elif storage.dtype.kind == "i":
-            self._line(map(str, array.tolist()))
         else:
-            self._line(map(("%.17g" if storage.dtype == np.float64 else "%.9g").__mod__, array.tolist()))
+            self._line(_printed(array))
 
     def _line(self, words: Iterable[str]) -> None:
         line = " ".join(words)
@@ -134,6 +132,17 @@ class AsciiSink:
 
     def flush(self) -> None:
         """Hand everything to the file."""
+
+
+def _printed(array: np.ndarray) -> Iterable[str]:
+    """Numbers as C's printf prints them, with the sign of a nan."""
+    if array.dtype.kind == "i":
+        return map(str, array.tolist())
+    form = ("%.17g" if array.dtype == np.float64 else "%.9g").__mod__
+    if np.isnan(array).any():
+        negative = (np.isnan(array) & np.signbit(array)).tolist()
+        return ["-nan" if n else form(x) for n, x in zip(negative, array.tolist(), strict=True)]
+    return map(form, array.tolist())
 
 
 def elements(storage: LuaStorage) -> np.ndarray:
