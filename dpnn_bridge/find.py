@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from dpnn_bridge import registry
 from dpnn_bridge.errors import ModelNotFoundError, T7Error
+from dpnn_bridge.graph import MAX_DEPTH, format_path, is_module
 from dpnn_bridge.loaders import loads
-from dpnn_bridge.lua_values import MAX_DEPTH, format_path, is_module
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
 
 #: keys under which training scripts keep the model, best first
@@ -31,12 +31,17 @@ class Candidate:
     is_criterion: bool
 
 
-def candidates(root: Any) -> list[Candidate]:
+def candidates(root: Any, is_known: Callable[[LuaObject], bool] | None = None) -> list[Candidate]:
     """Every outermost module in ``root``, those under usual names first, criterions last.
+
+    Args:
+        root: what a file holds.
+        is_known: whether an object's class is a known module class; default: ask the registry (which needs PyTorch).
 
     An object of a project's own class (``neuralconvo.Seq2Seq``) counts only when no known module is inside it. Strings
     and byte buffers that hold a serialized object are opened.
     """
+    is_known = is_known or _is_known
     found: list[Candidate] = []
     seen: set[int] = set()
     stack: list[tuple[Any, tuple[Any, ...]]] = [(root, ())]
@@ -47,7 +52,7 @@ def candidates(root: Any) -> list[Candidate]:
             continue
         seen.add(id(value))
         if isinstance(value, LuaObject) and is_module(value):
-            inside = [] if _is_known(value) else _inside(value, path)
+            inside = [] if is_known(value) else _inside(value, path)
             if not inside:
                 key = format_path(list(path))
                 found.append(Candidate(key, value, value.class_name.endswith("Criterion")))
@@ -64,12 +69,16 @@ def _steps(value: LuaTable | LuaObject, path: tuple[Any, ...]) -> list[tuple[Any
 
 def _is_known(obj: LuaObject) -> bool:
     """Whether a class is registered, or at least in the namespace of a package that is."""
+    from dpnn_bridge import registry
+
     namespaces = {name.partition(".")[0] for name in registry.known_names() if "." in name}
     return registry.find(obj) is not None or obj.class_name.partition(".")[0] in namespaces
 
 
 def _inside(obj: LuaObject, path: tuple[Any, ...]) -> list[tuple[Any, tuple[Any, ...]]]:
     """The fields of an unknown object when there is a known module among them, however deep."""
+    from dpnn_bridge import registry
+
     seen: set[int] = {id(obj)}
     stack: list[Any] = list(obj.fields.values())
     while stack:

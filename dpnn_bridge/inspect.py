@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from dpnn_bridge.bytecode import describe_bytecode
+from dpnn_bridge.find import candidates
 from dpnn_bridge.loaders.reader import key_text, printable
 from dpnn_bridge.loaders.t7_reader import read_encoded
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
@@ -62,6 +63,7 @@ class Description:
         storages: number of storages.
         tensor_bytes: bytes of all storages; memory that several tensors show counts once.
         functions: number of serialized Lua functions.
+        models: key, as ``load`` and ``--key`` take it, and class of every module that could be converted on its own.
     """
 
     file: str
@@ -73,6 +75,7 @@ class Description:
     storages: int = 0
     tensor_bytes: int = 0
     functions: int = 0
+    models: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; what does not apply to a node is left out."""
@@ -92,6 +95,8 @@ class Description:
             if node.omitted:
                 yield f"{bars.replace('├─ ', '│  ').replace('└─ ', '   ')}└─ … {node.omitted} more"
         yield ""
+        for key, class_name in self.models.items():
+            yield f"model {class_name}, --key {key!r}" if key else f"model {class_name}, the file itself"
         yield f"{self.tensors} tensors in {self.storages} storages, {format_bytes(self.tensor_bytes)}"
         if self.functions:
             yield f"{self.functions} Lua functions, kept as bytes and never run"
@@ -116,6 +121,7 @@ def describe(path: str | os.PathLike[str], *, limit: int = 100, depth: int = 50,
     root, encoding = read_encoded(path, **options)
     description = Description(os.fspath(path), os.stat(path).st_size, str(encoding))
     _Walk(description, limit, depth).walk(root)
+    description.models = {c.key: c.obj.class_name for c in candidates(root, is_known=lambda obj: True)}
     return description
 
 

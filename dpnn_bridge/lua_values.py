@@ -10,9 +10,6 @@ from torch import Tensor
 
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype
 
-#: modules nested deeper than this are refused, before Python's own recursion limit is met
-MAX_DEPTH = 100
-
 #: fields that hold the results of the last call
 RESULTS = ("output", "gradInput")
 
@@ -32,15 +29,6 @@ def to_value(value: Any, *, device: str | torch.device = "cpu") -> Any:
             return [to_value(v, device=device) for v in array]
         return {k: to_value(v, device=device) for k, v in value.items()}
     return value
-
-
-def is_module(value: Any) -> bool:
-    """Whether a Lua value looks like a module or criterion: an object of a class outside ``torch``."""
-    if not isinstance(value, LuaObject) or not isinstance(value.payload, LuaTable):
-        return False
-    namespace = value.class_name.partition(".")[0]
-    data = ("torch", "tds", "graph", "optim", "dp", "xlua", "threads", "Dict")
-    return namespace not in data and value.class_name != "nngraph.Node"
 
 
 def tensor_type(obj: LuaObject) -> str | None:
@@ -94,16 +82,3 @@ def strided(class_name: str, shape: tuple[int, ...], storage: LuaStorage) -> Lua
         stride.insert(0, step)
         step *= size
     return LuaTensor(class_name, shape, tuple(stride), 0, storage)
-
-
-def format_path(keys: list[Any], root: str = "") -> str:
-    """``["model", "modules", 3]`` -> ``model.modules[3]``, below the path ``root``."""
-    text = root
-    for key in keys:
-        if isinstance(key, str) and key.isidentifier():
-            text += f".{key}" if text else key
-        elif isinstance(key, (str, int, float)):
-            text += f"[{key!r}]" if isinstance(key, str) else f"[{key}]"
-        else:
-            text += f"[<{type(key).__name__}>]"
-    return text

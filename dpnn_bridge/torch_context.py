@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from dpnn_bridge import registry
 from dpnn_bridge.errors import ConversionError, UnsupportedClass, UnsupportedClassError
-from dpnn_bridge.lua_values import MAX_DEPTH, RESULTS, format_path, is_module, tensor_type
+from dpnn_bridge.graph import MAX_DEPTH, format_path, is_module
+from dpnn_bridge.lua_values import RESULTS, tensor_type
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 from dpnn_bridge.registry import Field, LuaClass, LuaRecord, record_of
 from dpnn_bridge.report import Report

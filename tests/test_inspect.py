@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -45,6 +47,7 @@ def test_tree_and_totals(model: Path) -> None:
         "│  └─ [2]: nn.Linear, the same as modules[1]",
         "└─ ['a b']: 1.5",
         "",
+        "model nn.Sequential, the file itself",
         "2 tensors in 1 storages, 24 bytes",
         "     1 nn.Linear",
         "     1 nn.Sequential",
@@ -152,3 +155,13 @@ def test_format_bytes() -> None:
         "1.0 GB",
         "10.0 TB",
     ]
+
+
+def test_lists_the_models_of_a_checkpoint_without_pytorch() -> None:
+    source = Path(__file__).parent.parent / "fixtures" / "samples" / "char-rnn__lstm" / "model.t7"
+    code = (
+        "import sys; from dpnn_bridge.inspect import describe\n"
+        f"print(describe({str(source)!r}).models); assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "{'protos.rnn': 'nn.gModule', 'protos.criterion': 'nn.ClassNLLCriterion'}\n"

@@ -14,7 +14,8 @@ import dpnn_bridge
 from dpnn_bridge import parity, registry
 from dpnn_bridge.conversion import to_lua, to_torch
 from dpnn_bridge.errors import UnsupportedClassError
-from dpnn_bridge.lua_values import is_module, to_value
+from dpnn_bridge.graph import is_module
+from dpnn_bridge.lua_values import to_value
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaTable, LuaTensor
 
 MODULES = manifest(kind=("module", "criterion"))

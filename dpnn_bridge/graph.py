@@ -1,0 +1,25 @@
+"""The way through a graph of Lua objects: what is a module, and how a place is named. Needs no PyTorch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dpnn_bridge.loaders.reader import key_text
+from dpnn_bridge.objects import LuaObject, LuaTable
+
+#: modules nested deeper than this are refused, before Python's own recursion limit is met
+MAX_DEPTH = 100
+
+
+def is_module(value: Any) -> bool:
+    """Whether a Lua value looks like a module or criterion: an object of a class outside ``torch``."""
+    if not isinstance(value, LuaObject) or not isinstance(value.payload, LuaTable):
+        return False
+    namespace = value.class_name.partition(".")[0]
+    data = ("torch", "tds", "graph", "optim", "dp", "xlua", "threads", "Dict")
+    return namespace not in data and value.class_name != "nngraph.Node"
+
+
+def format_path(keys: list[Any], root: str = "") -> str:
+    """``["model", "modules", 3]`` -> ``model.modules[3]``, below the path ``root``."""
+    return (root + "".join(map(key_text, keys))).removeprefix(".")
