@@ -107,8 +107,8 @@ class UnsupportedClassError(ConversionError):
                 lines.append(f"    nearest known class: {c.nearest}")
         lines.append(
             "Ways on: register them with @dpnn_bridge.lua_class in a Python file and pass it as a plugin "
-            "(--plugin my_layers.py); let the Lua file that defines them compute them (--lua my_layers.lua); or convert "
-            "with placeholders that raise when they run (--allow-unsupported)."
+            "(--plugin my_layers.py); let the Lua file that defines them compute them (--lua my_layers.lua); "
+            "or convert with placeholders that raise when they run (--allow-unsupported)."
         )
         super().__init__("\n".join(lines))
 
