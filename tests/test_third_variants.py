@@ -318,3 +318,20 @@ def _pickled(module: nn.Module) -> nn.Module:
     torch.save(module, buffer)
     buffer.seek(0)
     return torch.load(buffer, weights_only=False)
+
+
+@pytest.mark.parametrize("index_base", [0, 1])
+def test_look_up_table_with_features_first_and_an_unknown_word(index_base: int) -> None:
+    obj = lua("nn.LookupTableGPU", weight=tensor(5, 3), nInput=5, nOutput=3, featuresInDim2=True, unk_index=2)
+    module: Any = to_torch(obj, index_base=index_base)
+    rows = torch.from_numpy(obj["weight"].numpy())
+    zero = torch.zeros(3)
+    words = torch.tensor([[1, 2], [5, 1]]) - 1 + index_base
+    expected = torch.stack([torch.stack([rows[0], zero], 1), torch.stack([rows[4], rows[0]], 1)])
+    assert torch.equal(module(words), expected)
+    assert torch.equal(module(words[1]), rows[[4, 0]])
+    module(words).sum().backward()
+    assert torch.equal(module.weight.grad[:, 0], torch.tensor([2.0, 0, 0, 0, 1]))
+    written = to_lua(module)
+    assert isinstance(written, LuaObject)
+    assert [written[name] for name in ("unk_index", "nInput", "featuresInDim2")] == [2, 5, True]
