@@ -261,3 +261,20 @@ def test_within_a_gigabyte_of_address_space() -> None:
 
 def test_read_all_of_zeros_is_many_nils() -> None:
     assert read_all(HOSTILE / "zeros.t7") == [None] * 1024
+
+
+@pytest.mark.parametrize("separator", [b"\n", b" "])
+def test_time_grows_with_the_size_alone(separator: bytes) -> None:
+    """Storages and numbers in one endless line were once looked through again and again."""
+
+    def stream(count: int) -> bytes:
+        item = separator.join([b"1", b"%d", b"4", b"%d", b"3\nV 1", b"19\ntorch.DoubleStorage", b"2", b"1 2", b""])
+        return separator.join([b"3", b"1", b"%d" % count, b""]) + b"".join(item % (n, n + 2) for n in range(count))
+
+    times = []
+    for count in (2_000, 20_000):
+        data = stream(count)
+        start = time.process_time()
+        assert len(loads(data)) == count
+        times.append(time.process_time() - start)
+    assert times[1] < 30 * times[0]

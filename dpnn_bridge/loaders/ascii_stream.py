@@ -17,6 +17,8 @@ from .source import Source
 from .stream import StreamError
 
 _TOKEN = re.compile(rb"\s*(\S+)")
+#: Characters of a number and the blank behind it; a longer search for the end of a line would not be linear.
+_LONGEST_NUMBER = 64
 _INTEGER = re.compile(rb"[+-]?\d{1,19}")
 
 
@@ -29,35 +31,31 @@ class AsciiStream:
     def __init__(self, source: Source) -> None:
         self.source, self.size = source, source.size
         self._text = source.read(0, source.size)
-        self.at = 0
-
-    @property
-    def position(self) -> int:
-        """Byte offset of the next value."""
-        return self.at
+        #: byte offset of the next value
+        self.position = 0
 
     @property
     def remaining(self) -> int:
         """Bytes from here to the end."""
-        return self.size - self.at
+        return self.size - self.position
 
     def _token(self) -> bytes:
-        """The next word, and the newline behind it."""
-        text, start = self._text, self.at
-        stop = text.find(b"\n", start)
-        token = text[start:stop]
-        if stop >= 0 and token.isdigit():
-            self.at = stop + 1
-            return token
-        match = _TOKEN.match(text, start)
+        """The next word, wherever it ends, and the newline behind it."""
+        match = _TOKEN.match(self._text, self.position)
         if match is None:
             raise StreamError("truncated")
         stop = match.end()
-        self.at = stop + 1 if text[stop : stop + 1] == b"\n" else stop
+        self.position = stop + 1 if self._text[stop : stop + 1] == b"\n" else stop
         return match[1]
 
     def int(self) -> int:
         """A C ``int``."""
+        start = self.position
+        stop = self._text.find(b"\n", start, start + 10)
+        line = self._text[start:stop]
+        if stop >= 0 and line.isdigit():  # as Torch7 lays it out
+            self.position = stop + 1
+            return int(line)
         return self._integer(31)
 
     def long(self) -> int:
@@ -79,7 +77,9 @@ class AsciiStream:
         """A C ``double``."""
         token = self._token()
         try:
-            return _number(token)
+            if b"_" in token:  # Python's own
+                raise ValueError
+            return float(token)
         except ValueError:
             raise StreamError(f"{_shown(token)} where a number is expected") from None
 
@@ -89,8 +89,8 @@ class AsciiStream:
             raise StreamError(f"negative length {count}")
         if count > self.remaining:
             raise StreamError(f"truncated: {count} bytes expected, {self.remaining} left")
-        start, stop = self.at, self.at + count
-        self.at = stop + 1 if count and self._text[stop : stop + 1] == b"\n" else stop
+        start, stop = self.position, self.position + count
+        self.position = stop + 1 if count and self._text[stop : stop + 1] == b"\n" else stop
         return self._text[start:stop]
 
     def string(self) -> bytes:
@@ -99,16 +99,16 @@ class AsciiStream:
 
     def peek(self, count: int) -> bytes:
         """The next ``count`` bytes, to be read again."""
-        start = self.at
+        start = self.position
         data = self.bytes(count)
-        self.at = start
+        self.position = start
         return data
 
     def peek_int(self) -> int:
         """The next C ``int``, to be read again."""
-        start = self.at
+        start = self.position
         value = self.int()
-        self.at = start
+        self.position = start
         return value
 
     def count(self, least: int) -> int:
@@ -132,7 +132,7 @@ class AsciiStream:
             raise StreamError(
                 f"truncated or damaged: {class_name} of {count} elements, but only {self.remaining} bytes are left"
             )
-        source, start = self.source, self.at
+        source, start = self.source, self.position
         if dtype.itemsize == 1:
             self.bytes(count)
             return LuaStorage(class_name, count, lambda: source.load(start, dtype, count))
@@ -141,8 +141,8 @@ class AsciiStream:
 
     def _end_of_numbers(self, count: int) -> int:
         """Where ``count`` numbers end; reading goes on behind the newline after them."""
-        text, start = self._text, self.at
-        stop = text.find(b"\n", start)
+        text, start = self._text, self.position
+        stop = text.find(b"\n", start, start + _LONGEST_NUMBER * count)
         if count and (stop < 0 or text.count(b" ", start, stop) != count - 1):  # not as Torch7 lays them out
             stop = start
             for _ in range(count):
@@ -152,14 +152,8 @@ class AsciiStream:
                 stop = match.end()
         elif not count:
             return start
-        self.at = min(stop + 1, self.size)
+        self.position = min(stop + 1, self.size)
         return stop
-
-
-def _number(token: bytes) -> float:
-    if b"_" in token:
-        raise ValueError
-    return float(token)
 
 
 def _shown(token: bytes) -> str:
@@ -178,7 +172,7 @@ def _parse(source: Source, start: int, stop: int, dtype: np.dtype, count: int) -
             values = np.empty(0)
     if len(values) == count:
         if b"-nan" in text:  # numpy drops its sign
-            values[[word == b"-nan" for word in text.split()]] = np.copysign(np.nan, -1)
+            values[[i for i, word in enumerate(text.split()) if word == b"-nan"]] = np.copysign(np.nan, -1)
         with np.errstate(over="ignore"):
             array = values.astype(dtype)
         if wide.kind == "f" or np.array_equal(array, values):

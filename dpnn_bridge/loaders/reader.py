@@ -83,34 +83,37 @@ class Reader:
         return values
 
     def _read(self, stack: list[Frame]) -> Any:
-        while True:
-            value, frame = self.value()
-            if frame is not None:
-                self.push(stack, frame)
-                continue
-            while stack:
-                contents, left, key, owner = stack.pop()
-                if key is STEPS:
+        root: dict[Any, Any] = {}
+        contents: Any = root  # the dict of a table, or the steps of a framing
+        left, key, owner = 1, 1, None
+        try:
+            while True:
+                value, frame = self.value()
+                if frame is not None:
+                    self.check_limits(len(stack), self.count)
                     stack.append((contents, left, key, owner))
-                    if resume(contents, value):
+                    contents, left, key, owner = frame
+                    continue
+                while True:  # hand the complete value to its owner, and an owner that it completes to the next one
+                    if key is NO_KEY:
+                        key = table_key(value)
                         break
-                    stack.pop()
-                elif key is NO_KEY:
-                    stack.append((contents, left, table_key(value), owner))
-                    break
-                else:
-                    store(contents, key, value)
-                    if left > 1:
-                        stack.append((contents, left - 1, NO_KEY, owner))
-                        break
-                value = owner
-            else:
-                return value
-
-    def push(self, stack: list[Frame], frame: Frame) -> None:
-        """Begin the contents of a compound value."""
-        self.check_limits(len(stack), self.count)
-        stack.append(frame)
+                    if key is STEPS:
+                        if resume(contents, value):
+                            break
+                    else:
+                        store(contents, key, value)
+                        key = NO_KEY
+                        left -= 1
+                        if left:
+                            break
+                    if not stack:
+                        return root.get(1)
+                    value = owner
+                    contents, left, key, owner = stack.pop()
+        except StreamError:
+            stack.append((contents, left, key, owner))
+            raise
 
     def check_limits(self, depth: int, count: int) -> None:
         """Raise when another level at this depth, or this many objects, exceed a limit."""
