@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from dpnn_bridge import to_lua, to_torch
+from dpnn_bridge.modules.category import CategoricalEntropy
 from dpnn_bridge.modules.constant import PrintSize
 from dpnn_bridge.modules.convert import Convert
 from dpnn_bridge.modules.decorator import Decorator, DontCast, NaN, Serial
@@ -109,3 +110,14 @@ def test_convert_refuses_what_it_does_not_know() -> None:
         Convert("bchw", "bt")(torch.zeros(2, 3, 4, 5))
     with pytest.raises(ValueError, match="one feature"):
         Convert("bf", "b")(torch.zeros(2, 2))
+
+
+def test_entropy_made_here_holds_torch7s_network() -> None:
+    obj = to_lua(CategoricalEntropy(scale=2))
+    probabilities = torch.rand(4, 5).softmax(1)
+    obj["_mul"]["constant_scalar"] = 1 / float(probabilities.sum())
+    network = to_torch(obj["module"])
+    module = CategoricalEntropy()
+    module(probabilities)
+    torch.testing.assert_close(network(probabilities).squeeze(), module.entropy)
+    assert obj["minusOne"].torch().tolist() == [-2]

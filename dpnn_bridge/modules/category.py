@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from dpnn_bridge.gradient import add_gradient, zero_gradient
 from dpnn_bridge.lua_context import LuaContext
 from dpnn_bridge.modules.decorator import torch_dtype
-from dpnn_bridge.objects import LuaObject, LuaTensor
-from dpnn_bridge.registry import LuaClass, lua_class
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+from dpnn_bridge.registry import LuaClass, lua_class, record_of
 from dpnn_bridge.torch_context import TorchContext
 
 
@@ -174,3 +174,33 @@ class CategoricalEntropyClass(LuaClass):
     @classmethod
     def handled(cls, module: nn.Module) -> set[str]:
         return super().handled(module) | {"entropy"}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        assert isinstance(module, CategoricalEntropy)
+        fields = super().to_lua(module, ctx)
+        if record_of(module) is None:
+            fields["minusOne"] = ctx.constant(torch.tensor([-float(module.scale)]), module)
+            fields["_mul"], fields["module"] = _entropy(ctx.type_of(module))
+            fields["modules"] = LuaTable.from_list([fields["module"]])
+        return fields
+
+
+def _entropy(kind: str) -> tuple[LuaObject, LuaObject]:
+    """The network with which Torch7 computes the entropy, and its normaliser."""
+
+    def layer(name: str, *modules: LuaObject, table: bool = False, **fields: Any) -> LuaObject:
+        obj = LuaObject(f"nn.{name}")
+        obj["_type"], obj["output"], obj["gradInput"] = kind, LuaTensor.empty(kind), LuaTensor.empty(kind)
+        if modules:
+            fields["modules"] = LuaTable.from_list(modules)
+        obj.update(fields)
+        return obj
+
+    normalise = layer("MulConstant", constant_scalar=1, inplace=False)
+    logarithm = layer("Sequential", layer("AddConstant", constant_scalar=1e-6, inplace=False), layer("Log"))
+    both = layer("ConcatTable", layer("Identity"), logarithm, output=LuaTable())
+    product = layer("CMulTable", gradInput=LuaTable())
+    sums = [layer("Sum", dimension=1, sizeAverage=False) for _ in range(2)]
+    negative = layer("MulConstant", constant_scalar=-1, inplace=False)
+    return normalise, layer("Sequential", sums[0], normalise, both, product, sums[1], negative)

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dpnn_bridge.objects import LuaTensor
 from dpnn_bridge.registry import LuaClass, empty_table, lua_class
 
 
@@ -57,7 +58,12 @@ class ZipTableOneToMany(nn.Module):
 class ZipTableOneToManyClass(LuaClass):
     torch_type = ZipTableOneToMany
     scratch = ("gradInputEl",)
-    constants = {"modules": empty_table, "output": empty_table, "gradInput": empty_table}
+    constants = {
+        "modules": empty_table,
+        "output": empty_table,
+        "gradInput": empty_table,
+        "gradInputEl": LuaTensor.empty,
+    }
 
 
 class CAddTensorTable(nn.Module):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
+from dpnn_bridge.lua_context import LuaContext
 from dpnn_bridge.modules.container import Concat, DepthConcat
 from dpnn_bridge.modules.decorator import Decorator, DecoratorClass
-from dpnn_bridge.registry import lua_class
+from dpnn_bridge.registry import lua_class, record_of
 
 
 class Inception(Decorator):
@@ -139,3 +141,14 @@ class FireModule(Decorator):
 @lua_class("nn.FireModule")
 class FireModuleClass(DecoratorClass):
     torch_type = FireModule
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        fields = super().to_lua(module, ctx)
+        if record_of(module) is None:
+            squeeze, activation, expand, _ = fields["module"]["modules"].as_list()
+            small, large = expand["modules"].as_list()
+            fields.update(squeeze=squeeze, expand=expand, activation=activation.class_name.removeprefix("nn."))
+            fields.update(nInputPlane=squeeze["nInputPlane"], s1x1=squeeze["nOutputPlane"])
+            fields.update(e1x1=small["nOutputPlane"], e3x3=large["nOutputPlane"])
+        return fields

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.gradient import with_gradient_of
-from dpnn_bridge.objects import LuaObject
-from dpnn_bridge.registry import LuaClass, lua_class
+from dpnn_bridge.lua_context import LuaContext
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+from dpnn_bridge.registry import LuaClass, empty_table, lua_class, record_of
 from dpnn_bridge.torch_context import TorchContext
 
 
@@ -74,6 +77,48 @@ class SoftMaxTree(nn.Module):
         nn.init.uniform_(self.weight, -bound, bound)
         nn.init.uniform_(self.bias, -bound, bound)
 
+    @classmethod
+    def from_hierarchy(
+        cls, in_features: int, hierarchy: Mapping[int, Sequence[int]], root: int = 1, *, index_base: int = 1
+    ) -> SoftMaxTree:
+        """Builds the tree of a table of children, as Torch7's constructor does.
+
+        Args:
+            in_features: size D of the input.
+            hierarchy: the children of each parent; nodes are numbers from 1.
+            root: number of the root.
+            index_base: of the targets.
+
+        Raises:
+            ValueError: a node has no way to the root.
+
+        Examples:
+            >>> tree = SoftMaxTree.from_hierarchy(4, {1: [2, 3], 2: [4, 5]}, root=1)
+            >>> leaves = [tree([torch.zeros(1, 4), torch.tensor([leaf])]) for leaf in (3, 4, 5)]
+            >>> round(sum(float(leaf.detach().exp()) for leaf in leaves), 5)
+            1.0
+        """
+        parent_of = {child: parent for parent, children in hierarchy.items() for child in children}
+
+        def depth(node: int, limit: int) -> int:
+            if node == root:
+                return 1
+            if node not in parent_of or limit == 0:
+                raise ValueError(f"node {node} has no way to the root {root}")
+            return 1 + depth(parent_of[node], limit - 1)
+
+        child_parent = torch.full((max(parent_of), 2), -1, dtype=torch.int32)
+        parent_children = torch.full((max(hierarchy), 2), -1, dtype=torch.int32)
+        first = 1
+        for parent, children in hierarchy.items():
+            parent_children[parent - 1] = torch.tensor([first, len(children)])
+            for place, child in enumerate(children, 1):
+                child_parent[child - 1] = torch.tensor([parent, place])
+            first += len(children)
+        largest = max(map(len, hierarchy.values()))
+        deepest = max(depth(parent, len(hierarchy)) for parent in hierarchy)
+        return cls(in_features, child_parent, parent_children, root, largest, deepest, len(parent_of), index_base)
+
     def forward(self, input: list[Tensor]) -> Tensor:
         x, target = input
         node = target.long() + (1 - self.index_base)
@@ -118,6 +163,13 @@ class SoftMaxTreeClass(LuaClass):
         "parentChildren": "parent_children",
     }
     scratch = ("_multiBuffer", "_nodeBuffer", "_gradInput", "_gradTarget", "updates")
+    constants = {
+        "_multiBuffer": LuaTensor.empty,
+        "_nodeBuffer": LuaTensor.empty,
+        "updates": empty_table,
+        "static": True,
+        "batchSize": 0,
+    }
 
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
@@ -127,6 +179,39 @@ class SoftMaxTreeClass(LuaClass):
         }
         sizes = {"children": obj["weight"].shape[0], "index_base": ctx.index_base, "device": "meta"}
         return {**super().arguments(obj, ctx), **tables, **sizes}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        assert isinstance(module, SoftMaxTree)
+        fields = super().to_lua(module, ctx)
+        if record_of(module) is None:
+            fields.update(_counted(module), _gradInput=LuaTensor.empty(ctx.type_of(module)))
+            fields["_gradTarget"] = LuaTensor.empty("torch.IntTensor")
+            fields["gradInput"] = LuaTable.from_list([fields["_gradInput"], fields["_gradTarget"]])
+        return fields
+
+
+def _counted(tree: SoftMaxTree) -> dict[str, Any]:
+    """The fields that Torch7's constructor counts."""
+    parent_of = {c: (p, place) for c, (p, place) in enumerate(tree.child_parent.tolist(), 1) if p > 0}
+    families = {p: (first, n) for p, (first, n) in enumerate(tree.parent_children.tolist(), 1) if first > 0}
+    by_row = sorted(parent_of, key=lambda c: families[parent_of[c][0]][0] + parent_of[c][1])
+
+    def siblings(node: int) -> int:
+        return families[node][1] + (0 if node == tree.root else siblings(parent_of[node][0]))
+
+    nodes = {*parent_of, *families}
+    return {
+        "nChildNode": len(parent_of),
+        "nParentNode": len(families),
+        "minNodeId": min(nodes),
+        "maxNodeId": max(nodes),
+        "maxParentId": max(families),
+        "maxChildId": max(parent_of),
+        "maxFamilyPath": max(map(siblings, families)),
+        "childIds": LuaTensor.from_numpy(np.array(by_row, np.int32)),
+        "parentIds": LuaTensor.from_numpy(np.array(list(families), np.int32)),
+    }
 
 
 class SoftMaxForest(nn.Sequential):
