@@ -66,7 +66,7 @@ def record(
             ("class", type(module).__name__),
             ("kind", "module" if target is None else "criterion"),
             ("mode", "train" if module.training else "eval"),
-            ("provenance", LuaTable([("pytorch", torch.__version__), ("dpnn_bridge", package_version())])),
+            ("provenance", LuaTable([("pytorch", str(torch.__version__)), ("dpnn_bridge", package_version())])),
             ("input", lua_value(input)),
             ("target", lua_value(target)),
             ("params", lua_value(training.parameters(module)[0])),

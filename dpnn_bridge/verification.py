@@ -42,6 +42,18 @@ class Layer:
         return all(d.ok for d in [*self.differences, *self.converted])
 
     @property
+    def forward_failures(self) -> list[Difference]:
+        """Failed comparisons of what forward computed or used."""
+        compared = [*self.differences, *self.converted]
+        return [d for d in compared if not d.ok and ".grad" not in f".{d.name}" and d.name != "backward"]
+
+    @property
+    def failure(self) -> Difference | None:
+        """The failed comparison to show."""
+        failed = [d for d in [*self.differences, *self.converted] if not d.ok]
+        return next(iter([*self.forward_failures, *failed]), None)
+
+    @property
     def worst(self) -> Difference | None:
         """The difference that uses up most of its tolerance."""
         return worst([*self.differences, *self.converted])
@@ -83,14 +95,27 @@ class Verification:
         return [*self.whole, *inner]
 
     @property
+    def without_layer(self) -> list[Difference]:
+        """Comparisons of the whole model that do not stand with a layer."""
+        placed = {id(d) for layer in self.layers for d in layer.differences}
+        return [d for d in self.whole if id(d) not in placed]
+
+    @property
     def ok(self) -> bool:
         return all(d.ok for d in self.differences)
 
     @property
     def first_deviating(self) -> Layer | None:
-        """The failing layer that ran first; a layer runs before what contains it ends."""
+        """Where to look first: the failing layer that ran first, or that backward reached first if only gradients fail.
+
+        A layer runs before the module that contains it ends.
+        """
+        failing = [layer for layer in self.layers if layer.forward_failures]
+        if failing:
+            return min(failing, key=lambda layer: layer.order)
         failing = [layer for layer in self.layers if not layer.ok]
-        return min(failing, key=lambda layer: layer.order) if failing else None
+        inner = [a for a in failing if not any(b is not a and b.path.startswith(a.path) for b in failing)]
+        return max(inner, key=lambda layer: layer.order, default=None)
 
     @property
     def worst(self) -> Difference | None:

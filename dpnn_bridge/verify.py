@@ -86,7 +86,7 @@ def verify(
     obj, table, key = _subject(model, reference, key)
     module = convert_object(obj, options, key)[0] if obj is not None else load(model)
     table = _reference(table, input, output, obj)
-    if "output" not in table and converted is None and lua is None and not _refuses(table):
+    if converted is None and lua is None and not _is_comparable(table):
         raise VerificationError(
             f"{model}: nothing to compare with. Give a reference made by Torch7 (--reference ref.t7, or --input and "
             "--output), a converted file, or Torch7's Lua sources (--lua-path)."
@@ -111,7 +111,7 @@ def verify(
     if converted is not None:
         other = load(converted, index_base=options.index_base).to(device=device, dtype=dtype)
         _compare_converted(result, module, other, table)
-    if "output" in table or _refuses(table):
+    if _is_comparable(table):
         accepted, accepted_gradients = tolerance or half or OUTPUT, gradient_tolerance or half or GRADIENT
         run = _Run(module, nodes, table, accepted, accepted_gradients, dtype)
         run.compare(result, obj, options, gradients)
@@ -161,9 +161,9 @@ def _reference(table: LuaTable, input: Any, output: Any, obj: LuaObject | None) 
     return table
 
 
-def _refuses(table: LuaTable) -> bool:
-    """Whether the reference says that Torch7 refused the call."""
-    return table.get("forward_error") is not None
+def _is_comparable(table: LuaTable) -> bool:
+    """Whether the reference holds results, or says that Torch7 refused the call."""
+    return any(name in table for name in ("output", "gradInput", "gradParams", "forward_error"))
 
 
 def _set_mode(module: nn.Module, table: LuaTable, mode: str | None) -> None:
@@ -189,7 +189,7 @@ def _computed_by(table: LuaTable) -> str:
         return f"PyTorch {provenance['pytorch']}, not Torch7"
     if isinstance(provenance, LuaTable) and "torch7" in provenance:
         return f"Torch7 {str(provenance['torch7'])[:12]}"
-    return "" if "output" not in table else "Torch7, as far as the file says" if "gradOutput" in table else "unstated"
+    return ""
 
 
 def _dtype_name(module: nn.Module, dtype: torch.dtype | None) -> str:
@@ -242,7 +242,8 @@ class _Run:
         result.whole = checked.differences
         for layer, node in zip(result.layers, self.nodes, strict=True):
             layer.order = calls[id(node.module)].last if id(node.module) in calls else 0
-        result.layers[0].differences += [d for d in result.whole if d.name.startswith("output")]
+        results = ("output", "gradInput", "forward", "backward")
+        result.layers[0].differences += [d for d in result.whole if d.name.startswith(results)]
         if id(self.module) in calls and calls[id(self.module)].outputs:
             self._count(calls[id(self.module)].outputs[-1], to_value(self.table.get("output")), self.tolerance)
         if after is not None:
@@ -250,8 +251,7 @@ class _Run:
             self._compare_layers(result, calls, objects, "output", self.tolerance)
             if backward:
                 self._compare_layers(result, calls, objects, "gradInput", self.gradient_tolerance)
-        if backward:
-            self._place_gradients(result)
+        self._place(result)
         result.histogram = dict(sorted(self.histogram.items()))
 
     def _results(self, obj: LuaObject | None, result: Verification) -> LuaObject | None:
@@ -291,7 +291,7 @@ class _Run:
         for layer, node in ran:
             if id(node.module) in objects:
                 last_user.update(dict.fromkeys(storages(objects[id(node.module)].get(name)), layer))
-        agree = all(d.ok for d in result.whole if d.name.startswith("grad"))
+        agree = all(d.ok for d in result.whole if d.name.startswith(name[:4]))
         for layer, node in zip(result.layers[1:], self.nodes[1:], strict=True):
             obj, entry = objects.get(id(node.module)), calls.get(id(node.module))
             values = [] if entry is None else entry.outputs if name == "output" else entry.grad_inputs
@@ -309,8 +309,8 @@ class _Run:
                     reason = "Torch7 reused the buffer in " + ", ".join(others)
                 elif len(values) > 1:
                     reason = f"ran {len(values)} times, Torch7 keeps one result"
-                elif name == "gradInput" and agree:
-                    reason = "differs inside, while the gradients of the model agree"
+                elif agree and (name == "gradInput" or any(math.isinf(d.error) and d.index is None for d in found)):
+                    reason = "is computed in another way here; that of the model agrees"
                 if reason:
                     layer.note = layer.note or f"{name}: {reason}"
                     continue
@@ -325,22 +325,26 @@ class _Run:
         found = [(a, e) for a, e in pairs if isinstance(a, Tensor) and isinstance(e, Tensor) and a.numel() == e.numel()]
         return [d for a, e in found for d in compare(name, a.reshape(e.shape), e, tolerance)]
 
-    def _place_gradients(self, result: Verification) -> None:
-        """Gives every gradient of ``result.whole`` to the layer that owns the parameter."""
+    def _place(self, result: Verification) -> None:
+        """Gives every parameter, gradient and buffer of ``result.whole`` to the layer that owns it."""
         by_id = {id(node.module): layer for node, layer in zip(self.nodes, result.layers, strict=True)}
         owners = list(registry.spec_of(self.module).parameters(self.module))
-        found = [d for d in result.whole if d.name.startswith("gradParams[")]
-        if len(found) != len(owners):
-            return
-        scale = self.table.get("scale")
-        grads = [g if scale is None else g * scale for g in training.parameters(self.module)[1]]
-        expected = to_value(self.table.get("gradParams"))
-        for (owner, name, spec), difference, grad, e in zip(owners, found, grads, expected, strict=True):
-            difference.name = registry.grad_field(name, spec)
-            if (layer := by_id.get(id(owner))) is not None:
-                layer.differences.append(difference)
-                difference.name = f"{layer.path}.{difference.name}" if layer.path else difference.name
-            self._count(grad, e, self.gradient_tolerance)
+        for prefix in ("params[", "gradParams["):
+            found = [d for d in result.whole if d.name.startswith(prefix)]
+            for (owner, name, spec), difference in zip(
+                owners, found if len(found) == len(owners) else [], strict=False
+            ):
+                field = name if prefix == "params[" else registry.grad_field(name, spec)
+                _give(by_id.get(id(owner)), difference, field)
+        modules = {name: id(m) for name, m in self.module.named_modules()}
+        for difference in result.whole:
+            if difference.name.startswith("after."):
+                name, _, leaf = difference.name.removeprefix("after.").rpartition(".")
+                _give(by_id.get(modules.get(name, 0)), difference, leaf)
+        if any(d.name.startswith("grad") for d in result.whole) and self.table.get("gradParams") is not None:
+            scale = self.table.get("scale")
+            grads = [g if scale is None else g * scale for g in training.parameters(self.module)[1]]
+            self._count(grads, to_value(self.table["gradParams"]), self.gradient_tolerance)
 
     def _count(self, actual: Any, expected: Any, tolerance: Tolerance) -> None:
         """Adds the relative differences of a nested value to the histogram."""
@@ -348,6 +352,13 @@ class _Run:
             if isinstance(a, Tensor) and isinstance(e, Tensor) and a.numel() == e.numel() > 0:
                 a, e = a.detach().to("cpu", torch.float64).reshape(e.shape), e.to("cpu", torch.float64)
                 self.histogram.update(decades(errors(a, e) / scale_of(e, tolerance)))
+
+
+def _give(layer: Layer | None, difference: Difference, field: str) -> None:
+    """Puts a comparison of the whole model to its layer, under the name of the Lua field."""
+    if layer is not None:
+        difference.name = f"{layer.path}.{field}" if layer.path else field
+        layer.differences.append(difference)
 
 
 def _compare_converted(result: Verification, module: nn.Module, other: nn.Module, table: LuaTable) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from dpnn_bridge.differences import Tolerance
+
 #: the repository's fixtures, or a folder with a larger set of the same form
 FIXTURES = Path(os.environ.get("DPNN_FIXTURES") or Path(__file__).parent.parent / "fixtures")
 
@@ -39,3 +41,9 @@ def device(request: pytest.FixtureRequest) -> str:
     if name.startswith("cuda") and not torch.cuda.is_available():
         pytest.skip("no CUDA device on this machine")
     return name
+
+
+@pytest.fixture(scope="session")
+def tolerance(device: str) -> Tolerance:
+    """Accepted differences. On CUDA sums run in another order and some are atomic; TF32 is off (``full_precision``)."""
+    return Tolerance(1e-9, 1e-4) if device.startswith("cuda") else Tolerance()

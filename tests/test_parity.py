@@ -15,11 +15,11 @@ from dpnn_bridge.loaders.t7_reader import read_t7
 
 
 @pytest.mark.parametrize("entry", manifest(kind=("module", "criterion")), ids=fixture_id)
-def test_computes_what_torch7_computed(entry: dict[str, Any], device: str) -> None:
+def test_computes_what_torch7_computed(entry: dict[str, Any], device: str, tolerance: parity.Tolerance) -> None:
     fixture = read_t7(FIXTURES / entry["file"])
     try:
         with torch7_random(fixture.get("seed") if fixture.get("after") is None else None):
-            result = parity.check(fixture, device=device)
+            result = parity.check(fixture, device=device, tolerance=tolerance)
     except UnsupportedClassError as e:
         pytest.skip("no mapping yet: " + ", ".join(sorted({c.class_name for c in e.classes})))
     result.differences = [d for d in result.differences if d.ok or not exception_for(entry, d.name)]

@@ -1,0 +1,219 @@
+"""``dpnn-verify``: prints, layer by layer, how far a model is from what Torch7 computed."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dpnn_bridge.cli import DTYPES, exits_with_errors, steps
+from dpnn_bridge.errors import VerificationError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from dpnn_bridge.differences import Difference, Tolerance
+    from dpnn_bridge.verification import Layer, Verification
+
+
+@click.command("dpnn-verify", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("model", metavar="MODEL", type=click.Path(path_type=Path))
+@click.argument("converted", metavar="[CONVERTED]", required=False, type=click.Path(path_type=Path))
+@click.option("--reference", type=click.Path(path_type=Path), help="A .t7 table: input, output, gradInput, …, after.")
+@click.option("--input", "inputs", multiple=True, help="Input: a .t7, .npy or .pt file, or a shape such as 1x3x32x32.")
+@click.option("--output", "outputs", multiple=True, help="What Torch7 returned for it: a .t7, .npy or .pt file.")
+@click.option(
+    "--lua-path",
+    multiple=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder with Torch7's Lua sources: run the model there too and compare.",
+)
+@click.option("--key", help="Path of the model inside the file, such as protos.rnn; found by itself when left out.")
+@click.option("--mode", type=click.Choice(["train", "eval"]), help="Default: as the reference says, else eval.")
+@click.option("--device", default="cpu", show_default=True, help="Where to run, such as cuda.")
+@click.option("--dtype", type=click.Choice(DTYPES), help="Precision to run in; default: as in the file.")
+@click.option("--backward/--no-backward", default=True, help="Compare gradients when the reference holds them.")
+@click.option("--rtol", type=click.FloatRange(0), help="Accepted relative difference; default 1e-10 (double), 1e-4.")
+@click.option("--gradient-rtol", type=click.FloatRange(0), help="The same for gradients; default 1e-10 (double), 1e-3.")
+@click.option("--plugin", multiple=True, type=click.Path(path_type=Path), help="Python file with @lua_class blocks.")
+@click.option("--allow-unsupported", is_flag=True, help="Unknown classes become placeholders that raise when they run.")
+@click.option("--json", "as_json", is_flag=True, help="Print the whole result as JSON.")
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write a report as one HTML page.")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+@click.option("-v", "--verbose", is_flag=True, help="Print every comparison, not only the worst of each layer.")
+@click.version_option(package_name="dpnn-bridge")
+@exits_with_errors
+def verify_command(
+    model: Path,
+    converted: Path | None,
+    reference: Path | None,
+    inputs: tuple[str, ...],
+    outputs: tuple[str, ...],
+    lua_path: tuple[Path, ...],
+    key: str | None,
+    mode: str | None,
+    device: str,
+    dtype: str | None,
+    backward: bool,
+    rtol: float | None,
+    gradient_rtol: float | None,
+    plugin: tuple[Path, ...],
+    allow_unsupported: bool,
+    as_json: bool,
+    html: Path | None,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Compares MODEL with what Torch7 computed, layer by layer.
+
+    \b
+      dpnn-verify model.t7 --reference ref.t7             values that Torch7 stored
+      dpnn-verify model.t7 --input x.npy --output y.npy   the same, as arrays
+      dpnn-verify fixture.t7                              a fixture that holds its own module
+      dpnn-verify model.t7 model.pt --input 1x3x32x32     the converted file returns the same bits
+
+    Layers are compared where the reference holds their results: in its field `after` (the module after forward), or in
+    MODEL itself when it was saved after a forward with the same input. CONVERTED is compared with MODEL in every layer.
+
+    Exit codes: 0 all agree, 2 wrong usage, 3 a file cannot be read, 4 something differs, 5 a class cannot be converted.
+    """
+    if outputs and not inputs:
+        raise click.UsageError("--output needs --input")
+    if reference and inputs:
+        raise click.UsageError("--reference holds the input; leave out --input and --output")
+    with steps(quiet or as_json) as progress:
+        progress("loading PyTorch")
+        import torch
+
+        from dpnn_bridge.files import load_plugins
+        from dpnn_bridge.inputs import example_input
+        from dpnn_bridge.torch_context import Options
+        from dpnn_bridge.verify import verify
+
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise VerificationError("--device cuda: this machine has no CUDA device that PyTorch can use")
+        load_plugins(plugin)
+        progress(f"running {model}")
+        result = verify(
+            model,
+            converted,
+            reference=reference,
+            input=example_input(inputs, dtype) if inputs else None,
+            output=example_input(outputs, dtype) if outputs else None,
+            key=key,
+            mode=mode,
+            device=device,
+            dtype=getattr(torch, dtype) if dtype else None,
+            gradients=backward,
+            tolerance=_tolerance(rtol),
+            gradient_tolerance=_tolerance(gradient_rtol),
+            options=Options(allow_unsupported=allow_unsupported),
+            lua=_bridge(lua_path) if lua_path else None,
+        )
+    if html is not None:
+        from dpnn_bridge.verify_report import page
+
+        html.write_text(page(result), encoding="utf-8")
+    if as_json:
+        click.echo(json.dumps(result.to_dict(), indent=2))
+    elif not quiet:
+        from rich.console import Console
+
+        print_checklist(result, Console(), verbose=verbose)
+    if not result.ok:
+        if quiet:
+            click.echo(f"error: {summary(result)}", err=True)
+        sys.exit(VerificationError.exit_code)
+
+
+def _tolerance(rtol: float | None) -> Tolerance | None:
+    from dpnn_bridge.differences import Tolerance
+
+    return None if rtol is None else Tolerance(rtol, rtol)
+
+
+def _bridge(lua_path: tuple[Path, ...]) -> Any:
+    from dpnn_bridge.lua import LuaBridge
+
+    return LuaBridge(lua_path)
+
+
+# ---------------------------------------------------------------------- output
+def print_checklist(result: Verification, console: Console, *, verbose: bool = False) -> None:
+    """The tree of layers with the worst difference of each, then what does not belong to a layer, then one line."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    console.print(Text.assemble((result.model, "bold"), " ", (headline(result), "dim")), soft_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, highlight=False)
+    for name in ("", "layer", "class", "compared"):
+        table.add_column(name, no_wrap=name in ("", "layer"))
+    for name in ("max abs", "relative", "allowed"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("worst element", min_width=24)
+    for layer in result.layers:
+        compared = [*layer.differences, *layer.converted]
+        shown = compared if verbose else [layer.worst] if layer.worst else []
+        name = "  " * layer.depth + (layer.path.rpartition(".")[2] or "model")
+        if not shown:
+            table.add_row(Text("·", "dim"), name, layer.class_name, Text(layer.note, "dim"))
+        for i, d in enumerate(shown):
+            label = (name, layer.class_name) if i == 0 else ("", "")
+            also = f"{_what(layer, d)}" + ("" if verbose or len(compared) == 1 else f" (worst of {len(compared)})")
+            table.add_row(_mark(d), *label, also, *_numbers(d), style="" if d.ok else "red")
+    for d in result.without_layer:
+        table.add_row(_mark(d), "", "", d.name, *_numbers(d), style="" if d.ok else "red")
+    console.print(table)
+    for note in result.notes:
+        console.print(Text(f"note: {note}", "yellow"), soft_wrap=True)
+    console.print(Text(summary(result), "bold green" if result.ok else "bold red"), soft_wrap=True)
+
+
+def headline(result: Verification) -> str:
+    """How the model ran and what it is compared with."""
+    facts = [f"{sum(layer.parameters for layer in result.layers):,} parameters", f"{result.mode} mode"]
+    facts += [f for f in (result.dtype, result.device) if f]
+    against = f"{result.reference} (computed by {result.computed_by})" if result.computed_by else result.reference
+    compared = " and ".join(filter(None, [against, result.converted]))
+    return f"{', '.join(facts)}" + (f"; compared with {compared}" if compared else "")
+
+
+def summary(result: Verification) -> str:
+    """One line: what agrees, or where it first deviates."""
+    differences = result.differences
+    if result.ok:
+        worst = result.worst
+        if worst is None or worst.error == 0:
+            return f"PASS: {len(differences)} comparisons, all bit-identical"
+        return (
+            f"PASS: {len(differences)} comparisons, largest relative difference {max(d.error for d in differences):.2g}"
+        )
+    failed = [d for d in differences if not d.ok]
+    first = result.first_deviating
+    if first is None:
+        return f"FAIL: {len(failed)} of {len(differences)} comparisons; {failed[0].name}: {failed[0].message}"
+    found = first.failure or failed[0]
+    place = f"first layer that deviates: {first.path or 'the model'} ({first.class_name}), {_what(first, found)}"
+    return f"FAIL: {len(failed)} of {len(differences)} comparisons; {place}: {found.message}"
+
+
+def _what(layer: Layer, difference: Difference) -> str:
+    return difference.name.removeprefix(f"{layer.path}.") if layer.path else difference.name
+
+
+def _mark(difference: Difference) -> Any:
+    from rich.text import Text
+
+    return Text("✓", "green") if difference.ok else Text("✗", "red")
+
+
+def _numbers(d: Difference) -> tuple[str, str, str, str]:
+    if math.isinf(d.error) and d.index is None:
+        return "", "", "", d.message
+    place = "" if d.index is None else f"{list(d.index)}: {d.found:.7g} for {d.expected:.7g}"
+    return f"{d.absolute:.1e}", f"{d.error:.1e}", f"{d.tolerance:.0e}" if d.tolerance else "0", place

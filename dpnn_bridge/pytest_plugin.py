@@ -1,0 +1,80 @@
+"""pytest plugin: ``pytest --t7-fixtures DIR`` makes every fixture file in a folder one test.
+
+PyTorch is imported when the first fixture runs, so that other test suites do not wait for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dpnn_bridge.errors import DpnnBridgeError
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("dpnn_bridge", "parity with Torch7")
+    group.addoption("--t7-fixtures", action="append", default=[], metavar="DIR", help="folder of .t7 fixture files")
+    group.addoption("--t7-device", default="cpu", metavar="DEVICE", help="where the fixtures run (default: cpu)")
+    group.addoption(
+        "--t7-rtol", type=float, metavar="X", help="accepted relative difference (1e-10 double, 1e-5 single)"
+    )
+    group.addoption(
+        "--t7-plugin", action="append", default=[], metavar="FILE", help="Python file with @lua_class blocks"
+    )
+
+
+def _option(config: pytest.Config, name: str) -> Any:
+    return config.getoption(name)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.args.extend(folder for folder in _option(config, "--t7-fixtures") if folder not in config.args)
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    folders = [Path(folder).resolve() for folder in _option(parent.config, "--t7-fixtures")]
+    if file_path.suffix == ".t7" and any(folder in file_path.resolve().parents for folder in folders):
+        return FixtureFile.from_parent(parent, path=file_path)
+    return None
+
+
+class FixtureFile(pytest.File):
+    """A ``.t7`` file; it holds one test."""
+
+    def collect(self) -> Iterator[pytest.Item]:
+        yield FixtureItem.from_parent(self, name="parity")
+
+
+class FixtureItem(pytest.Item):
+    """Runs the module of a fixture and compares everything that the fixture holds."""
+
+    def runtest(self) -> None:
+        from dpnn_bridge import parity
+        from dpnn_bridge.files import load_plugins
+        from dpnn_bridge.loaders.t7_reader import read_t7
+        from dpnn_bridge.verify import is_fixture
+
+        device, rtol = _option(self.config, "--t7-device"), _option(self.config, "--t7-rtol")
+        load_plugins(_option(self.config, "--t7-plugin"))
+        fixture = read_t7(self.path)
+        if not is_fixture(fixture):
+            pytest.skip("no fixture: a table with a module and its input")
+        if device.startswith("cuda"):
+            import torch
+
+            if not torch.cuda.is_available():
+                pytest.skip("no CUDA device on this machine")
+        tolerance = parity.Tolerance() if rtol is None else parity.Tolerance(rtol, rtol)
+        parity.check(fixture, device=device, tolerance=tolerance).raise_for_failures()
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        """Our own errors as their message; anything else with its traceback."""
+        if isinstance(excinfo.value, DpnnBridgeError):
+            return f"{self.path.name}:\n{excinfo.value}"
+        return super().repr_failure(excinfo, style)
+
+    def reportinfo(self) -> tuple[Path, int, str]:
+        return self.path, 0, f"parity of {self.path.name}"
