@@ -59,9 +59,9 @@ def use(value: Any) -> None:
                 array[(-1,) * array.ndim]
 
 
-def mutate(data: bytes, other: bytes, random: random.Random) -> bytes:
-    """``data`` with one to four changes."""
-    data = bytearray(data)
+def mutate(original: bytes, other: bytes, random: random.Random) -> bytes:
+    """``original`` with one to four changes."""
+    data = bytearray(original)
     for _ in range(random.choice([1, 1, 1, 2, 4])):
         at = random.randrange(len(data) + 1)
         kind = random.randrange(9)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Generator
 from typing import Any, NoReturn
 
 from ..errors import T7FormatError, T7LimitError
 from ..objects import _BOOLEAN_KEYS, LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype
-from .framings import FRAMINGS, Framing
+from .framings import FRAMINGS
 from .stream import LimitError, StreamError
 
 NIL, NUMBER, STRING, TABLE, TORCH, BOOLEAN, FUNCTION_6, FUNCTION_7, FUNCTION_8 = range(9)
@@ -36,7 +35,21 @@ _REFERENCED: dict[int, tuple[type, ...]] = {
     FUNCTION_8: (LuaFunction,),
 }
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
-_PLAIN = Framing()
+
+
+class _OneValue:
+    """The steps of what holds a single value; a generator would take ten times the memory."""
+
+    __slots__ = ("begun", "name", "owner")
+
+    def __init__(self, owner: Any, name: str) -> None:
+        self.owner, self.name, self.begun = owner, name, False
+
+    def send(self, value: Any) -> None:
+        if self.begun:
+            setattr(self.owner, self.name, value)
+            raise StopIteration
+        self.begun = True
 
 
 class Reader:
@@ -178,11 +191,11 @@ class Reader:
             return self._begin(obj, framing.read(obj, self.stream))
         self._last_class = class_name
         if self.stream.peek_int() != TABLE:
-            return self._begin(obj, _PLAIN.read(obj, self.stream))
+            return self._begin(obj, _OneValue(obj, "payload"))
         obj.payload, frame = self.value()
         return obj, frame and (*frame[:3], obj)
 
-    def _begin(self, value: Any, steps: Generator[None, Any, None]) -> tuple[Any, Frame | None]:
+    def _begin(self, value: Any, steps: Any) -> tuple[Any, Frame | None]:
         return value, (steps, 0, STEPS, value) if resume(steps, None) else None
 
     def _class(self) -> tuple[str, Any]:
@@ -197,11 +210,7 @@ class Reader:
         function = LuaFunction(self.stream.string(), type_code=code)
         if index is not None:
             self.register(index, function)
-
-        def upvalues() -> Generator[None, Any, None]:
-            function.upvalues = yield
-
-        return self._begin(function, upvalues())
+        return self._begin(function, _OneValue(function, "upvalues"))
 
     def _storage(self, index: int, class_name: str) -> LuaStorage:
         storage = self.stream.storage(class_name)
@@ -285,7 +294,7 @@ def store(entries: dict[Any, Any], key: Any, value: Any) -> None:
         entries[key] = value
 
 
-def resume(steps: Generator[None, Any, None], value: Any) -> bool:
+def resume(steps: Any, value: Any) -> bool:
     """Hand a value to a framing; whether it wants another one."""
     try:
         steps.send(value)
