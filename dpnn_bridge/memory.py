@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dpnn_bridge import registry
+from dpnn_bridge.registry import submodules
 
 #: what ``remember`` accepts: when the state of the last call is where the next one starts
 MODES = ("both", "eval", "train", "neither")
@@ -129,7 +129,7 @@ def get_hidden_state(module: nn.Module, step: int | None = None) -> Any:
     own = getattr(module, "get_hidden_state", None)
     if own is not None:
         return own(step)
-    children = registry.spec_of(module).children(module)
+    children = submodules(module)
     return [get_hidden_state(child, step) for child in children] if children else None
 
 
@@ -148,7 +148,7 @@ def set_hidden_state(module: nn.Module, step: int | None, state: Any) -> None:
     if own is not None:
         own(step, state)
         return
-    for child, part in zip(registry.spec_of(module).children(module), state or [], strict=False):
+    for child, part in zip(submodules(module), state or [], strict=False):
         set_hidden_state(child, step, part)
 
 

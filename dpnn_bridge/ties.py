@@ -100,13 +100,17 @@ class _Sharing(nn.Module):
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         _, _, *state = super().__reduce_ex__(protocol)  # type: ignore[misc]
-        return _restore, (type(self).__mro__[2], tuple(self.__dict__.get("ties", ()))), *state
+        return _restore, (plain_type(type(self)), tuple(self.__dict__.get("ties", ()))), *state
+
+
+def plain_type(kind: type[nn.Module]) -> type[nn.Module]:
+    """The class that a module had before its tensors were tied."""
+    return kind.__mro__[2] if issubclass(kind, _Sharing) else kind
 
 
 def _become_sharing(module: nn.Module) -> None:
     """Gives a module the mixin, and a property for each tied tensor."""
-    plain = type(module).__mro__[2] if isinstance(module, _Sharing) else type(module)
-    module.__class__ = _sharing_type(plain, tuple(module.__dict__.get("ties", ())))
+    module.__class__ = _sharing_type(plain_type(type(module)), tuple(module.__dict__.get("ties", ())))
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,19 +34,50 @@ def same_tensors(path: Path, read: Mapping[str, Tensor], written: Mapping[str, T
             raise VerificationError(f"{path}: {name} differs after reading back; the disk may be full or failing")
 
 
-def same_outputs(path: Path, actual: Any, expected: Any, what: str) -> None:
-    """Raises :class:`VerificationError` unless nested outputs agree to 1e-4 of their scale (1e-8 in double)."""
-    tolerance = parity.Tolerance(double=1e-8, single=1e-4)
+def same_outputs(path: Path, actual: Any, expected: Any, what: str, rounding: float = 0.0) -> None:
+    """Raises :class:`VerificationError` unless nested outputs agree.
+
+    Args:
+        path: for the message.
+        actual, expected: the outputs.
+        what: who computed ``actual``, for the message.
+        rounding: how far rounding alone moves the outputs, see :func:`rounding_of`. The tolerance is ten times this,
+            and at least 1e-4 of the outputs' scale (1e-8 in double precision).
+    """
+    tolerance = parity.Tolerance(double=1e-8, single=max(1e-4, 10 * rounding))
     actual, expected = list(parity.leaves(actual)), list(parity.leaves(expected))
     failed = [d for d in parity.compare("output", actual, expected, tolerance) if not d.ok]
     if failed:
         raise VerificationError(f"{path}: {what} computes something else: {failed[0].name}: {failed[0].message}")
 
 
+def rounding_of(module: nn.Module, example: Any, expected: Any) -> float:
+    """How far the outputs of a module are from those in double precision, relative to their scale; at most 1e-3.
+
+    Normalizing few or nearly equal values magnifies the rounding errors of single precision.
+    """
+    precise = parity.leaves(run(copy.deepcopy(module).double(), parity.cast(example, torch.float64)))
+    tolerance = parity.Tolerance(0.0, 0.0)
+    found = [v.double() if isinstance(v, Tensor) else v for v in parity.leaves(expected)]
+    return min(1e-3, max((d.error for d in parity.compare("output", found, list(precise), tolerance)), default=0.0))
+
+
 def run(module: nn.Module, example: Any) -> Any:
-    """The output of a module without gradients."""
-    with torch.no_grad():
-        return module(example)
+    """The output of a module without gradients.
+
+    Raises:
+        ConversionError: the module does not take the example.
+    """
+    try:
+        with torch.no_grad():
+            return module(example)
+    except Exception as e:
+        raise ConversionError(f"the model cannot run on the example input: {e}") from e
+
+
+def traceable(module: nn.Module) -> nn.Module:
+    """A copy on the same tensors: tracing leaves its symbols in modules that keep a state."""
+    return copy.deepcopy(module, {id(t): t for t in [*module.parameters(), *module.buffers()]})
 
 
 def need_example(example: Any, suffix: str) -> None:

@@ -9,18 +9,19 @@ from torch import nn
 
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.export import Job
-from dpnn_bridge.export.compare import need_example, run, same_outputs
+from dpnn_bridge.export.compare import need_example, run, same_outputs, traceable
 
 
 def write(module: nn.Module, path: Path, job: Job) -> None:
     need_example(job.example, ".pt2")
+    run(traceable(module), job.example)  # the model's own complaint about the example is clearer than the tracer's
     try:
-        program = torch.export.export(module, (job.example,))
+        torch.export.save(torch.export.export(traceable(module), (job.example,)), path)
     except Exception as e:
-        raise ConversionError(f"torch.export cannot trace this model: {e}") from e
-    torch.export.save(program, path)
+        raise ConversionError(f"torch.export cannot hold this model: {e}") from e
 
 
 def verify(module: nn.Module, path: Path, job: Job) -> None:
     loaded = torch.export.load(path).module()
-    same_outputs(path, run(loaded, job.example), run(module, job.example), "the exported program")
+    expected = run(traceable(module), job.example)
+    same_outputs(path, run(loaded, job.example), expected, "the exported program")

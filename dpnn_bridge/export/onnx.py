@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge import parity
-from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.errors import ConversionError, VerificationError
 from dpnn_bridge.export import Job
-from dpnn_bridge.export.compare import need_example, run, same_outputs
+from dpnn_bridge.export.compare import need_example, rounding_of, run, same_outputs, traceable
 
 
 def _libraries() -> Any:
@@ -27,19 +27,37 @@ def _libraries() -> Any:
 def write(module: nn.Module, path: Path, job: Job) -> None:
     need_example(job.example, ".onnx")
     _libraries()
+    run(traceable(module), job.example)  # the model's own complaint about the example is clearer than the tracer's
     try:
-        program = torch.onnx.export(module, (job.example,), dynamo=True, verbose=False)
+        program = torch.onnx.export(traceable(module), (job.example,), dynamo=True, verbose=False)
     except Exception as e:
-        raise ConversionError(f"torch.onnx cannot export this model: {e}") from e
+        raise ConversionError(f"torch.onnx cannot export this model: {_first_cause(e)}") from e
     assert program is not None
     program.save(str(path), external_data=False)
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """What went wrong at first; the exporter wraps it in pages of advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def verify(module: nn.Module, path: Path, job: Job) -> None:
     onnx, onnxruntime = _libraries()
     onnx.checker.check_model(str(path))
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except onnxruntime.capi.onnxruntime_pybind11_state.NotImplemented as e:
+        raise ConversionError(
+            f"onnxruntime cannot run this model; for most layers it has single precision only, so try "
+            f"--dtype float32 (model.float()): {e}"
+        ) from e
     values = [v for v in parity.leaves(job.example) if isinstance(v, Tensor)]
     feed = {i.name: v.cpu().numpy() for i, v in zip(session.get_inputs(), values, strict=True)}
     outputs = [torch.from_numpy(o) for o in session.run(None, feed)]
-    same_outputs(path, outputs, run(module, job.example), "onnxruntime")
+    expected = run(traceable(module), job.example)
+    try:
+        same_outputs(path, outputs, expected, "onnxruntime")
+    except VerificationError:
+        same_outputs(path, outputs, expected, "onnxruntime", rounding_of(module, job.example, expected))

@@ -8,20 +8,27 @@ The file holds the source of every class that is not stock PyTorch, and a functi
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
+import json
 import runpy
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
+from dpnn_bridge.conversion import to_lua
 from dpnn_bridge.errors import ConversionError, VerificationError
 from dpnn_bridge.export import Job
 from dpnn_bridge.export.compare import run, same_outputs
 from dpnn_bridge.export.source_closure import SourceClosure
 from dpnn_bridge.objects import LuaTable
+from dpnn_bridge.registry import spec_of
+from dpnn_bridge.ties import plain_type
+from dpnn_bridge.torch_context import TorchContext
 
 HEADER = '''"""{title}, converted from Torch7 by dpnn_bridge. Needs only PyTorch.
 
@@ -30,6 +37,20 @@ HEADER = '''"""{title}, converted from Torch7 by dpnn_bridge. Needs only PyTorch
 """
 
 from __future__ import annotations
+'''
+
+TIE = '''
+def tie(module, name, source, source_name, size, stride, offset, shape):
+    """Makes ``module.name`` a view of a parameter of ``source``, computed whenever it is read."""
+
+    def view(self):
+        source = self.__dict__["tied_to"][name]
+        elements = getattr(source, source_name).reshape(-1)
+        return elements.as_strided(size, stride, offset).reshape(shape)
+
+    del module._parameters[name]
+    module.__dict__.setdefault("tied_to", {})[name] = source
+    module.__class__ = type(type(module).__name__, (type(module),), {name: property(view)})
 '''
 
 
@@ -49,7 +70,7 @@ def verify(module: nn.Module, path: Path, job: Job) -> None:
             raise VerificationError(f"the generated Python builds {b!r} at {name!r} instead of {a!r}")
     if job.example is not None:
         torch.manual_seed(0)
-        expected = run(module, job.example)
+        expected = run(copy.deepcopy(module), job.example)
         torch.manual_seed(0)
         same_outputs(path, run(built, job.example), expected, "the generated Python")
 
@@ -60,6 +81,8 @@ class _Generator:
         self._closure = SourceClosure()
         self._variables: dict[int, str] = {}
         self._statements: list[str] = []
+        self._added: list[str] = []
+        self._names = {id(m): name for name, m in module.named_modules()}
         counts: dict[int, int] = {}
         for _, child in module.named_modules(remove_duplicate=False):
             counts[id(child)] = counts.get(id(child), 0) + 1
@@ -67,11 +90,13 @@ class _Generator:
 
     def program(self, title: str) -> str:
         model = self._expression(self._root, "")
-        body = [*self._statements, f"model = {model}", *self._settings(), "return model"]
+        body = [*self._statements, f"model = {model}", *self._added, *self._settings(), "return model"]
         lines = "\n".join("    " + line.replace("\n", "\n    ") for line in body)
+        tie = TIE if any(line.startswith("tie(") for line in body) else ""
         definition = f'def build() -> nn.Module:\n    """The model with fresh weights."""\n{lines}\n'
-        parts = [HEADER.format(title=title), self._closure.imports(), *self._closure.definitions(), definition]
-        return "\n\n".join(p.strip("\n") + "\n" for p in parts if p)
+        parts = [*self._closure.definitions(), tie, definition]
+        code = "\n\n\n".join(p.strip("\n") for p in parts if p)
+        return f"{HEADER.format(title=title)}\n{self._closure.imports()}\n\n\n{code}\n"
 
     def _settings(self) -> list[str]:
         """What constructors do not say: dtype, tied parameters, evaluation mode."""
@@ -87,6 +112,10 @@ class _Generator:
                 known.rpartition(".")[0]
             ):
                 lines.append(f'model.get_submodule("{owner}").{leaf} = model.get_parameter("{known}")')
+        for name, m in self._root.named_modules():
+            if mode := m.__dict__.get("remembering"):
+                lines.append(f'model.get_submodule("{name}").remember("{mode}")')
+        lines += self._ties()
         if not any(m.training for m in self._root.modules()):
             lines.append("model.eval()")
         else:
@@ -95,53 +124,108 @@ class _Generator:
                     lines.append(f'model.get_submodule("{name}").training = False')
         return lines
 
+    def _ties(self) -> list[str]:
+        """Calls that make tensors views of other modules' parameters."""
+        flat, lines = list[str](), list[str]()
+        for name, module in self._root.named_modules():
+            for leaf, tie in module.__dict__.get("ties", {}).items():
+                source = tie.source
+                if tie.site.field.layout or source.field.layout or id(source.owner) not in self._names:
+                    raise ConversionError(f"the way its {leaf} is tied to another module cannot be written", path=name)
+                owner = f'model.get_submodule("{self._names[id(source.owner)]}")'
+                if not source.name:  # the elements that several overlapping parameters share
+                    flat.append(f"{owner}.{source.leaf} = nn.Parameter(torch.empty({tie.parameter().numel()}))")
+                shape = tuple(tie.shape if tie.torch_shape is None else tie.torch_shape)
+                view = f"{tie.shape}, {tie.stride}, {tie.offset}, {shape}"
+                lines.append(f'tie(model.get_submodule("{name}"), "{leaf}", {owner}, "{source.leaf}", {view})')
+        return list(dict.fromkeys(flat)) + lines
+
     def _expression(self, module: nn.Module, path: str) -> str:
         if id(module) in self._variables:
             return self._variables[id(module)]
-        if module.__dict__.get("ties"):
-            raise ConversionError("a parameter tied to part of another one cannot be written as .py", path=path)
-        text = self._call(module, path)
+        text = self._normalized(module, path) if parametrize.is_parametrized(module) else self._call(module, path)
         if id(module) in self._shared and module is not self._root:
             variable = self._variables[id(module)] = f"shared_{len(self._variables) + 1}"
             self._statements.append(f"{variable} = {text}")
             return variable
         return text
 
+    def _normalized(self, module: nn.Module, path: str) -> str:
+        """A module whose weight is normalized by PyTorch's own parametrization."""
+        name = type(module.parametrizations["weight"][0]).__name__ if "weight" in module.parametrizations else ""
+        if name != "_WeightNorm" or len(module.parametrizations) > 1:
+            raise ConversionError(
+                "its weight has a parametrization that .py cannot hold; "
+                "torch.nn.utils.parametrize.remove_parametrizations(module, 'weight') makes it an ordinary weight",
+                path=path,
+                class_name=_plain_type(module).__name__,
+            )
+        return _layout("nn.utils.parametrizations.weight_norm", [self._call(module, path)])
+
     def _call(self, module: nn.Module, path: str) -> str:
+        kind = _plain_type(module)
         positional: list[str] = []
         keywords: list[str] = []
-        for p in inspect.signature(type(module).__init__).parameters.values():
-            if p.name in ("self", "device", "dtype"):
-                continue
+        for p in _parameters(kind):
             if p.kind is p.VAR_POSITIONAL:
                 values = module.__dict__.get(p.name)  # such as the sizes of View(*sizes)
-                positional += [self._value(v, path) for v in (module._modules.values() if values is None else values)]
+                positional += [
+                    self._value(v, path) for v in (self._members(module, path) if values is None else values)
+                ]
                 continue
-            if not hasattr(module, p.name):
-                if p.default is p.empty and p.kind is not p.VAR_KEYWORD:
-                    raise ConversionError(f"its argument {p.name!r} is not an attribute", path=path)
-                continue
-            value = getattr(module, p.name)
-            if p.name == "bias" and not isinstance(value, bool):
-                value = value is not None
-            if not _equal(value, p.default):
+            value = self._argument(module, p, path)
+            if isinstance(module, _CONVOLUTIONS) and isinstance(value, tuple) and len(set(value)) == 1:
+                value = value[0]  # it takes 3 for (3, 3)
+            if value is not p.empty and not _equal(value, p.default):
                 text = self._value(value, f"{path}.{p.name}")
-                if p.default is p.empty and p.kind is not p.KEYWORD_ONLY and not positional and not keywords:
+                if p.default is p.empty and p.kind is not p.KEYWORD_ONLY and not keywords:
                     positional.append(text)
                 else:
                     keywords.append(f"{p.name}={text}")
-        return _layout(self._closure.add_class(type(module)), positional + keywords)
+        return _layout(self._closure.add_class(kind), positional + keywords)
+
+    def _members(self, module: nn.Module, path: str) -> list[nn.Module]:
+        """What a container takes as arguments; its members with names of their own are added afterwards."""
+        for name, child in module._modules.items():
+            if child is not None and not name.isdigit():
+                text = self._expression(child, f"{path}.{name}")
+                self._added.append(f'model.get_submodule("{self._names[id(module)]}").add_module("{name}", {text})')
+        return [child for name, child in module._modules.items() if child is not None and name.isdigit()]
+
+    def _argument(self, module: nn.Module, parameter: inspect.Parameter, path: str) -> Any:
+        """The value of a constructor's argument: the attribute of that name, else what the Lua fields say."""
+        name = parameter.name
+        value = getattr(module, name, parameter.empty)
+        if inspect.ismethod(value):
+            value = parameter.empty
+        if value is parameter.empty and parameter.default is parameter.empty and parameter.kind is not _REST:
+            value = _from_lua(module).get(name, parameter.empty)
+            if value is parameter.empty:
+                raise ConversionError(
+                    f"the value of its constructor's argument {name!r} is not known: .py cannot hold this model",
+                    path=path,
+                    class_name=type(module).__name__,
+                )
+        if name == "bias" and not isinstance(value, bool) and value is not parameter.empty:
+            return value is not None
+        return value
 
     def _value(self, value: Any, path: str) -> str:
+        if isinstance(value, nn.ModuleList):
+            return self._value(list(value), path)
         if isinstance(value, nn.Module):
             return self._expression(value, path)
-        if value is None or isinstance(value, (bool, int, str)):
+        if isinstance(value, str):
+            return json.dumps(value, ensure_ascii=False)
+        if value is None or isinstance(value, (bool, int)):
             return repr(value)
         if isinstance(value, float):
             return repr(value) if value == value and abs(value) != float("inf") else f'float("{value}")'
         if isinstance(value, Tensor):
             dtype = "" if value.dtype in (torch.float32, torch.int64) else f", dtype={value.dtype}"
             return f"torch.tensor({value.detach().cpu().tolist()!r}{dtype})"
+        if isinstance(value, torch.dtype):
+            return repr(value)
         if isinstance(value, torch.Size):
             return repr(tuple(value))
         if isinstance(value, (list, tuple)):
@@ -149,14 +233,71 @@ class _Generator:
             if isinstance(value, tuple):
                 return f"({', '.join(inner)}{',' if len(inner) == 1 else ''})"
             return _layout("", inner, "[]")
-        if isinstance(value, LuaTable):  # annotations of graph nodes: what is readable of them
-            value = {k: v for k, v in value.items() if isinstance(v, (bool, int, float, str))}
-        if isinstance(value, dict):
-            return "{" + ", ".join(f"{k!r}: {self._value(v, path)}" for k, v in value.items()) + "}"
+        if isinstance(value, (LuaTable, dict)):
+            return "{" + ", ".join(f"{json.dumps(k)}: {self._value(v, path)}" for k, v in _readable(value)) + "}"
         if dataclasses.is_dataclass(value):
-            fields = [f"{f.name}={self._value(getattr(value, f.name), path)}" for f in dataclasses.fields(value)]
+            fields = [
+                f"{f.name}={self._value(v, path)}"
+                for f in dataclasses.fields(value)
+                if not _is_default(v := getattr(value, f.name), f)
+            ]
             return _layout(self._closure.add_class(type(value)), fields)
         raise ConversionError(f"a {type(value).__name__} cannot be written as Python source", path=path)
+
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_REST = inspect.Parameter.VAR_KEYWORD
+
+
+def _plain_type(module: nn.Module) -> type[nn.Module]:
+    """The class of a module without the one that ties or parametrizations put in front."""
+    return plain_type(parametrize.type_before_parametrizations(module))
+
+
+def _parameters(kind: type) -> list[inspect.Parameter]:
+    """The arguments of a constructor; where it passes ``*args, **kwargs`` on, those of its base class."""
+    chain = iter(kind.__mro__)
+    own = list(inspect.signature(next(chain).__init__).parameters.values())
+    while any(p.kind is _REST for p in own):
+        base = next(chain)
+        if base is nn.Module:
+            break
+        named = [p for p in own if p.kind not in (p.VAR_POSITIONAL, _REST)]
+        inherited = inspect.signature(base.__init__).parameters.values()
+        inherited = [p for p in inherited if p.name not in {q.name for q in named}]
+        if len(named) + 1 == len(own):  # **kwargs alone
+            own = [*named, *(p.replace(kind=p.KEYWORD_ONLY) for p in inherited if p.kind is not _REST)]
+            own += [p for p in inherited if p.kind is _REST]
+        else:
+            own = [*inherited, *named]
+    fixed = {"self", "device", "dtype"} | ({"mode"} if issubclass(kind, nn.RNNBase) else set())
+    return [p for p in own if p.name not in fixed and p.kind is not _REST]
+
+
+def _from_lua(module: nn.Module) -> dict[str, Any]:
+    """Arguments as they follow from the module's Lua fields; submodules are the module's own."""
+    spec = spec_of(module)
+    try:
+        arguments = spec.arguments(spec.upgrade(to_lua(module, gradients=False)), TorchContext())
+    except (ConversionError, KeyError):
+        return {}
+    return {k: v for k, v in arguments.items() if not isinstance(v, nn.Module)}
+
+
+def _readable(value: Any) -> list[tuple[str, Any]]:
+    """The entries of a table of annotations that say something: no private, compound Lua or empty ones."""
+    entries = [(k, v) for k, v in value.items() if isinstance(k, str) and not k.startswith("_")]
+    return [(k, v) for k, v in entries if isinstance(v, (bool, int, float, str)) or (_is_table(v) and _readable(v))]
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, (LuaTable, dict))
+
+
+def _is_default(value: Any, field: dataclasses.Field) -> bool:
+    if _is_table(value):
+        return not _readable(value)
+    return field.default is not dataclasses.MISSING and value == field.default
 
 
 def _equal(value: Any, default: Any) -> bool:

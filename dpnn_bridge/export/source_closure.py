@@ -49,8 +49,17 @@ class SourceClosure:
         return cls.__qualname__
 
     def imports(self) -> str:
-        """All import statements, sorted."""
-        return "\n".join(sorted(self._imports, key=lambda s: (s.startswith("from"), s)))
+        """All import statements as isort arranges them: the standard library, then PyTorch."""
+        plain = {s for s in self._imports if s.startswith("import")}
+        names: dict[str, set[str]] = {}
+        for statement in self._imports - plain:
+            _, home, _, name = statement.split(" ", 3)
+            names.setdefault(home, set()).add(name)
+        lines = sorted(plain) + [f"from {home} import {', '.join(sorted(n))}" for home, n in sorted(names.items())]
+        groups: tuple[list[str], list[str]] = [], []
+        for line in lines:
+            groups[line.split(" ")[1].partition(".")[0] not in sys.stdlib_module_names].append(line)
+        return "\n\n".join("\n".join(group) for group in groups if group)
 
     def definitions(self) -> list[str]:
         """All definitions, each after those it uses."""

@@ -47,6 +47,7 @@ class CMul(nn.Module):
 
     def __init__(self, *size: int, device: Any = None, dtype: Any = None) -> None:
         super().__init__()
+        self.size = size
         self.weight = nn.Parameter(torch.empty(size, device=device, dtype=dtype))
         self.reset_parameters()
 
@@ -98,6 +99,7 @@ class CAdd(nn.Module):
 
     def __init__(self, *size: int, device: Any = None, dtype: Any = None) -> None:
         super().__init__()
+        self.size = size
         self.bias = nn.Parameter(torch.empty(size, device=device, dtype=dtype))
         self.reset_parameters()
 
@@ -178,6 +180,7 @@ class Add(nn.Module):
     def __init__(self, *size: int, scalar: bool = False, device: Any = None, dtype: Any = None) -> None:
         super().__init__()
         self.scalar = scalar
+        self.size = size
         self.bias = nn.Parameter(torch.empty((1,) if scalar else size, device=device, dtype=dtype))
         self.reset_parameters()
 

@@ -80,6 +80,7 @@ class Cosine(nn.Module):
 
     def __init__(self, in_features: int, out_features: int, device: Any = None, dtype: Any = None) -> None:
         super().__init__()
+        self.in_features, self.out_features = in_features, out_features
         self.weight = nn.Parameter(torch.empty(out_features, in_features, device=device, dtype=dtype))
         self.reset_parameters()
 
@@ -148,6 +149,7 @@ class Euclidean(nn.Module):
 
     def __init__(self, in_features: int, out_features: int, device: Any = None, dtype: Any = None) -> None:
         super().__init__()
+        self.in_features, self.out_features = in_features, out_features
         self.weight = nn.Parameter(torch.empty(in_features, out_features, device=device, dtype=dtype))
         self.reset_parameters()
 

@@ -71,6 +71,7 @@ class SparseLinear(nn.Module):
         dtype: Any = None,
     ) -> None:
         super().__init__()
+        self.in_features, self.out_features = in_features, out_features
         self.weight_decay, self.do_grad_input, self.index_base = weight_decay, do_grad_input, index_base
         self.weight = nn.Parameter(torch.empty(out_features, in_features, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype))
@@ -176,6 +177,7 @@ class IndexLinear(nn.Module):
         dtype: Any = None,
     ) -> None:
         super().__init__()
+        self.in_features, self.out_features = in_features, out_features
         self.offset, self.normalize, self.do_grad_input = offset, normalize, do_grad_input
         self.index_base = index_base
         columns = out_features + (4 if normalize else 0)

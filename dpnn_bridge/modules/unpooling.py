@@ -52,7 +52,7 @@ class MaxUnpooling(nn.Module):
     def __init__(self, pooling: Any) -> None:
         super().__init__()
         self.pooling = pooling
-        if not pooling.return_indices:
+        if "indices" not in pooling._buffers:
             pooling.return_indices = True
             pooling.input_size = None
             pooling.register_buffer("indices", None, persistent=False)
