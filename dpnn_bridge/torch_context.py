@@ -133,7 +133,10 @@ class TorchContext:
         spec = registry.find(obj)
         if spec is None:
             module = self.options.fallback(obj, self) if self.options.fallback else None
-            return module if module is not None else self._placeholder(obj)
+            if module is None:
+                return self._placeholder(obj)
+            self.report.add(self.path, obj.class_name, module)
+            return module
         obj = spec.upgrade(obj)
         try:
             module = spec.build(obj, self)

@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 pytest.importorskip("lupa")
 
+import dpnn_bridge
+from dpnn_bridge.cli import convert_command
+from dpnn_bridge.lua import LuaBridge
 from dpnn_bridge.lua.cli import lua_command
 
 
@@ -65,3 +69,19 @@ def test_without_anything_to_do_it_says_how_to_use_it() -> None:
     status, output = _run()
     assert status == 2
     assert "name a script" in output
+
+
+def test_dpnn_convert_takes_a_lua_file_for_unknown_classes(tmp_path: Path) -> None:
+    layers = Path(__file__).parent.parent / "examples" / "scaled_power.lua"
+    bridge = LuaBridge.from_files([layers])
+    source = tmp_path / "net.t7"
+    bridge.execute(f"torch.save({str(source)!r}, nn.Sequential():add(nn.ScaledPower(3, 2)):add(nn.Linear(3, 2)))")
+    target = tmp_path / "net.pt"
+    refused = CliRunner().invoke(convert_command, [str(source), str(target)])
+    assert refused.exit_code == 5
+    assert "--lua" in refused.stderr
+    done = CliRunner().invoke(convert_command, [str(source), str(target), "--lua", str(layers)])
+    assert done.exit_code == 0, done.output
+    x = torch.tensor([[1.0, -2.0, 3.0]], dtype=torch.float64)
+    model = dpnn_bridge.load(target, lua=bridge)
+    torch.testing.assert_close(model[0](x), torch.tensor([[1.0, -4.0, 9.0]], dtype=torch.float64))
