@@ -16,6 +16,8 @@ import click
 from dpnn_bridge.errors import DpnnBridgeError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from dpnn_bridge.batch import Outcome, Task
     from dpnn_bridge.report import Report
 
@@ -171,7 +173,7 @@ def _report_one(
     if report is not None:
         report.write_text(json.dumps(done.to_dict(), indent=2) + "\n")
     if verbose:
-        _print_table(done)
+        print_table(done)
     if not quiet:
         facts = [f"{len(done.mapped)} modules", f"{done.metadata['parameters']:,} parameters"]
         if done.metadata.get("key"):
@@ -183,14 +185,15 @@ def _report_one(
         click.echo(f"{files[0]} -> {files[1]}: {', '.join(facts)}, {seconds:.1f} s")
 
 
-def _print_table(report: Report) -> None:
+def print_table(report: Report, console: Console | None = None) -> None:
+    """What became of which class, and what was left out."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table("Lua class", "PyTorch module", "count")
     for (lua, torch_type), count in report.counts().items():
         table.add_row(lua, torch_type, str(count))
-    console = Console()
+    console = console or Console()
     console.print(table)
     for dropped in report.dropped:
         console.print(f"dropped {dropped.path}: {dropped.reason}", highlight=False, markup=False)
