@@ -1,6 +1,8 @@
 """Converting a large model, as a ratio to ``torch.save`` of the same weights, and the memory it takes.
 
-    python benchmarks/bench_convert.py [megabytes]
+    python benchmarks/bench_convert.py [megabytes] [--flat]
+
+With ``--flat`` all parameters are views of one storage, as after Torch7's ``getParameters()``.
 
 The conversion reads the .t7, builds the module, writes the .pt, reads it back, compares every byte and computes the
 input's sha256. Targets: wall time at most 1.6 x torch.save including the verification read, peak memory at most the
@@ -25,26 +27,33 @@ from dpnn_bridge.files import convert
 from dpnn_bridge.loaders.t7_writer import write_t7
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
-MEGABYTES = int(sys.argv[1]) if len(sys.argv) > 1 else 550
+FLAT = "--flat" in sys.argv
+MEGABYTES = next((int(a) for a in sys.argv[1:] if a.isdigit()), 550)
 
 
 def large_model(megabytes: int) -> LuaObject:
     """An ``nn.Sequential`` of ``nn.Linear`` layers of 16 MB each."""
-    size = 2048
+    size, layers = 2048, megabytes // 16
     rng = np.random.default_rng(0)
+    flat = LuaTensor.from_numpy(rng.normal(size=layers * size * (size + 1)).astype(np.float32)) if FLAT else None
 
-    def linear() -> LuaObject:
+    def tensor(shape: tuple[int, ...], start: int) -> LuaTensor:
+        if flat is None:
+            return LuaTensor.from_numpy(rng.normal(size=shape).astype(np.float32))
+        stride = (shape[1], 1) if len(shape) == 2 else (1,)
+        return LuaTensor(flat.class_name, shape, stride, start, flat.storage)
+
+    def linear(i: int) -> LuaObject:
+        start = i * size * (size + 1)
         fields = {
-            "weight": LuaTensor.from_numpy(rng.normal(size=(size, size)).astype(np.float32)),
-            "bias": LuaTensor.from_numpy(rng.normal(size=size).astype(np.float32)),
+            "weight": tensor((size, size), start),
+            "bias": tensor((size,), start + size * size),
             "train": True,
             "_type": "torch.FloatTensor",
         }
         return LuaObject("nn.Linear", LuaTable(fields))
 
-    return LuaObject(
-        "nn.Sequential", LuaTable({"modules": LuaTable.from_list(linear() for _ in range(megabytes // 16))})
-    )
+    return LuaObject("nn.Sequential", LuaTable({"modules": LuaTable.from_list(linear(i) for i in range(layers))}))
 
 
 MEMORY = """
@@ -86,7 +95,7 @@ def main() -> None:
         pt.unlink()
         code = MEMORY.format(t7=str(t7), pt=str(pt))
         memory = float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
-    print(f"{size:.0f} MB model, {os.cpu_count()} cores, {len(pairs)} pairs")
+    print(f"{size:.0f} MB model{' in one storage' if FLAT else ''}, {os.cpu_count()} cores, {len(pairs)} pairs")
     print(f"convert / torch.save   median {statistics.median(ratios):.2f}   {ratios[0]:.2f} to {ratios[-1]:.2f}")
     medians = [statistics.median(times) for times in zip(*pairs, strict=True)]
     print(f"seconds (median)       {medians[0]:.2f} / {medians[1]:.2f}")

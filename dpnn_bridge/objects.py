@@ -224,17 +224,25 @@ class LuaStorage:
 
     Args:
         load: the elements, or a function that reads them into new memory at each call.
+        load_range: ``load_range(start, stop)`` reads some of the elements into new memory, where that is cheaper.
     """
 
-    __slots__ = ("_array", "_load", "_torch", "class_name", "dtype", "size")
+    __slots__ = ("_array", "_load", "_load_range", "_torch", "class_name", "dtype", "size")
 
-    def __init__(self, class_name: str, size: int, load: Callable[[], np.ndarray] | np.ndarray) -> None:
+    def __init__(
+        self,
+        class_name: str,
+        size: int,
+        load: Callable[[], np.ndarray] | np.ndarray,
+        load_range: Callable[[int, int], np.ndarray] | None = None,
+    ) -> None:
         dtype = element_dtype(class_name)
         if dtype is None:
             raise ValueError(f"{class_name} is not a storage class")
         self.class_name, self.size, self.dtype = class_name, size, dtype
         self._array: np.ndarray | None = load if isinstance(load, np.ndarray) else None
         self._load = None if isinstance(load, np.ndarray) else load
+        self._load_range = load_range
         self._torch: Any = None
 
     @property
@@ -250,12 +258,18 @@ class LuaStorage:
             self._load = None
         return self._array
 
-    def copy(self) -> np.ndarray:
-        """A private, writable copy of the elements. Elements that are not in memory yet are read for it alone."""
-        if self._array is None:
+    def copy(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """A private, writable copy of the elements from ``start`` to ``stop``.
+
+        Elements that are not in memory yet are read for it alone, where the file allows it.
+        """
+        stop = self.size if stop is None else stop
+        if self._array is None and self._load_range is not None:
+            return self._load_range(start, stop)
+        if self._array is None and stop - start == self.size:
             assert self._load is not None
             return self._load()
-        return self._array.copy()
+        return self.numpy()[start:stop].copy()
 
     def torch(self) -> torch.Tensor:
         """The elements as a 1-D torch tensor on the same memory; the same tensor at each call."""

@@ -34,11 +34,7 @@ class _Entry:
 
     @property
     def extent(self) -> tuple[int, int]:
-        """First element and one past the last in the storage."""
-        first = last = self.tensor.offset
-        for size, stride in zip(self.tensor.shape, self.tensor.stride, strict=True):
-            first, last = first + min(0, (size - 1) * stride), last + max(0, (size - 1) * stride)
-        return first, last + 1
+        return extent_of(self.tensor)
 
     def elements(self) -> np.ndarray:
         """Positions of all elements in the storage."""
@@ -156,8 +152,20 @@ def region_of(tensor: LuaTensor) -> tuple[Any, ...]:
 
 
 def compact(tensor: LuaTensor) -> Tensor:
-    """A private copy of the elements of a tensor, contiguous."""
-    storage = tensor.storage
-    if storage is not None and storage.size == tensor.size and is_contiguous(tensor):
-        return torch.from_numpy(storage.copy()).view(tensor.shape)
-    return tensor.torch().clone(memory_format=torch.contiguous_format)
+    """A private copy of the elements of a tensor, contiguous; only its part of the storage is read."""
+    if tensor.size == 0 or tensor.storage is None:
+        return tensor.torch()
+    start, stop = extent_of(tensor)
+    elements = torch.from_numpy(tensor.storage.copy(start, stop))
+    if is_contiguous(tensor):
+        return elements.view(tensor.shape)
+    view = elements.as_strided(tensor.shape, tensor.stride, tensor.offset - start)
+    return view.clone(memory_format=torch.contiguous_format)
+
+
+def extent_of(tensor: LuaTensor) -> tuple[int, int]:
+    """First element and one past the last in the storage."""
+    first = last = tensor.offset
+    for size, stride in zip(tensor.shape, tensor.stride, strict=True):
+        first, last = first + min(0, (size - 1) * stride), last + max(0, (size - 1) * stride)
+    return first, last + 1

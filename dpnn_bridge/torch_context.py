@@ -16,7 +16,7 @@ from dpnn_bridge.lua_values import RESULTS, tensor_type
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 from dpnn_bridge.registry import Field, LuaClass, LuaRecord, record_of
 from dpnn_bridge.report import Report
-from dpnn_bridge.sharing import Sharing
+from dpnn_bridge.sharing import Sharing, compact
 from dpnn_bridge.ties import Site
 
 
@@ -227,7 +227,7 @@ class TorchContext:
         self.sharing.assign(Site(module, name, spec, owner, leaf), tensor, arrange, shape)
         parameter = owner._parameters.get(leaf)
         if self.options.gradients and parameter is not None and isinstance(grad, LuaTensor) and grad.size:
-            parameter.grad = arrange(grad.torch().clone())
+            parameter.grad = arrange(compact(grad))
 
     # ------------------------------------------------------------------ the rest of the fields
     def _remember(self, module: nn.Module, obj: LuaObject, spec: type[LuaClass]) -> None:

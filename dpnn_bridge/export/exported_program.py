@@ -16,7 +16,8 @@ def write(module: nn.Module, path: Path, job: Job) -> None:
     need_example(job.example, ".pt2")
     run(traceable(module), job.example)  # the model's own complaint about the example is clearer than the tracer's
     try:
-        torch.export.save(torch.export.export(traceable(module), (job.example,)), path)
+        with torch.no_grad():  # torch.export.load refuses programs that switch gradients off in between
+            torch.export.save(torch.export.export(traceable(module), (job.example,)), path)
     except Exception as e:
         raise ConversionError(f"torch.export cannot hold this model: {e}") from e
 

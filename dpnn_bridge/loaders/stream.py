@@ -170,4 +170,8 @@ class BinaryStream:
         source, begin = self.source, self.base + start
         if stop > self.filled:
             self.base, self.at, self.buffer, self.filled = self.base + stop, 0, PADDING, 0
-        return LuaStorage(class_name, count, lambda: source.load(begin, item, count).astype(dtype, copy=False))
+
+        def load_range(start: int, stop: int) -> np.ndarray:
+            return source.load(begin + start * item.itemsize, item, stop - start).astype(dtype, copy=False)
+
+        return LuaStorage(class_name, count, lambda: load_range(0, count), load_range)
