@@ -19,7 +19,7 @@ from samples import SAMPLES
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-MARK = re.compile(r"<!-- (runs|file)(?:: (.*?))? -->\n+(?:```(\w*)\n(.*?)```|((?:    .*\n)+))", re.S)
+MARK = re.compile(r"<!-- (runs|file)(?:: (.*?))? -->\n+(?:```(\w*)\n([\s\S]*?)```|((?:    .*\n)+))")
 
 #: name in the docs -> file
 FILES = {
@@ -42,7 +42,7 @@ def blocks(page: Path) -> list[Block]:
 
 
 def commands(block: Block) -> list[str]:
-    """The command lines of a block: those after ``$``, or all of an indented one, without setting up the environment."""
+    """The command lines of a block: those after ``$``, or all of an indented one; the environment is there already."""
     lines = [line.strip() for line in block.text.splitlines() if line.strip()]
     if block.language == "console":
         lines = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
@@ -59,7 +59,8 @@ def scripts(tmp_path: Path) -> Path:
         (folder / name).write_text(f"#!{sys.executable}\nfrom {module} import {function}\n{function}()\n")
         (folder / name).chmod(0o755)
     (folder / "pytest").write_text(
-        f"#!{sys.executable}\nimport sys, pytest\nsys.exit(pytest.main(['-p', 'dpnn_bridge.pytest_plugin', *sys.argv[1:]]))\n"
+        f"#!{sys.executable}\nimport sys, pytest\n"
+        "sys.exit(pytest.main(['-p', 'dpnn_bridge.pytest_plugin', *sys.argv[1:]]))\n"
     )
     (folder / "pytest").chmod(0o755)
     return folder
