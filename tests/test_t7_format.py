@@ -231,3 +231,10 @@ def test_strings_and_storages_that_hold_a_serialized_object() -> None:
     assert loads(holder["ascii"])["x"] == 1
     holder = read_t7(FORMAT / "serialized_storage.t7")
     assert loads(holder["payload"])["t"].numpy().tolist() == [1, 2, 3]
+
+
+def test_the_specification_names_every_framing_and_type() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "t7-format.md").read_text()
+    for name in [*FRAMINGS, "\\x04"]:
+        assert name in page
+    assert r"invalid load key '\x04'" in page

@@ -202,7 +202,7 @@ FRAMINGS: dict[str, Framing] = {
     "torch.Generator": RandomGenerator(),
     "tds.AtomicCounter": AtomicCounter(),
     "tds.Hash": Hash(),
-    "tds_hash": Hash(),  # the name until September 2015
+    "tds_hash": Hash(),  # the name until October 2015
     "tds.Vec": Vec(),
     "tds_vec": Vec(),
     "nn.DataSet": DataSet(),
