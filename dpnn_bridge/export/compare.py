@@ -80,6 +80,20 @@ def traceable(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module, {id(t): t for t in [*module.parameters(), *module.buffers()]})
 
 
+def check_traced(path: Path, outputs: Any, module: nn.Module, example: Any, what: str) -> None:
+    """Raises :class:`VerificationError` unless ``outputs``, from the file that was written, are the module's."""
+    expected = run(traceable(module), example)
+    try:
+        same_outputs(path, outputs, expected, what)
+    except VerificationError as e:
+        again = list(parity.leaves(run(traceable(module), example)))
+        if any(not d.ok for d in parity.compare("output", again, list(parity.leaves(expected)))):
+            raise VerificationError(
+                f"{path}: the model draws random numbers, so that what {what} computes cannot be compared with it"
+            ) from e
+        same_outputs(path, outputs, expected, what, rounding_of(module, example, expected))
+
+
 def need_example(example: Any, suffix: str) -> None:
     """Raises :class:`ConversionError` when there is no example input."""
     if example is None:

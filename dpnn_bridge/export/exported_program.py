@@ -9,7 +9,7 @@ from torch import nn
 
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.export import Job
-from dpnn_bridge.export.compare import need_example, run, same_outputs, traceable
+from dpnn_bridge.export.compare import check_traced, need_example, run, traceable
 
 
 def write(module: nn.Module, path: Path, job: Job) -> None:
@@ -24,5 +24,4 @@ def write(module: nn.Module, path: Path, job: Job) -> None:
 
 def verify(module: nn.Module, path: Path, job: Job) -> None:
     loaded = torch.export.load(path).module()
-    expected = run(traceable(module), job.example)
-    same_outputs(path, run(loaded, job.example), expected, "the exported program")
+    check_traced(path, run(loaded, job.example), module, job.example, "the exported program")

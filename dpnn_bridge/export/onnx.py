@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge import parity
-from dpnn_bridge.errors import ConversionError, VerificationError
+from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.export import Job
-from dpnn_bridge.export.compare import need_example, rounding_of, run, same_outputs, traceable
+from dpnn_bridge.export.compare import check_traced, need_example, run, traceable
 
 
 def _libraries() -> Any:
@@ -56,8 +56,4 @@ def verify(module: nn.Module, path: Path, job: Job) -> None:
     values = [v for v in parity.leaves(job.example) if isinstance(v, Tensor)]
     feed = {i.name: v.cpu().numpy() for i, v in zip(session.get_inputs(), values, strict=True)}
     outputs = [torch.from_numpy(o) for o in session.run(None, feed)]
-    expected = run(traceable(module), job.example)
-    try:
-        same_outputs(path, outputs, expected, "onnxruntime")
-    except VerificationError:
-        same_outputs(path, outputs, expected, "onnxruntime", rounding_of(module, job.example, expected))
+    check_traced(path, outputs, module, job.example, "onnxruntime")

@@ -23,7 +23,7 @@ from torch.nn.utils import parametrize
 from dpnn_bridge.conversion import to_lua
 from dpnn_bridge.errors import ConversionError, VerificationError
 from dpnn_bridge.export import Job
-from dpnn_bridge.export.compare import run, same_outputs
+from dpnn_bridge.export.compare import run, same_outputs, same_tensors
 from dpnn_bridge.export.source_closure import SourceClosure
 from dpnn_bridge.objects import LuaTable
 from dpnn_bridge.registry import spec_of
@@ -68,6 +68,10 @@ def verify(module: nn.Module, path: Path, job: Job) -> None:
     for (name, a), (_, b) in zip(module.named_modules(), built.named_modules(), strict=True):
         if type(a).__name__ != type(b).__name__ or a.extra_repr() != b.extra_repr() or a.training != b.training:
             raise VerificationError(f"the generated Python builds {b!r} at {name!r} instead of {a!r}")
+    same_tensors(path, built.state_dict(), module.state_dict())
+    ours, theirs = dict(module.named_buffers()), dict(built.named_buffers())  # some are no part of the state
+    both = ours.keys() & theirs.keys()
+    same_tensors(path, {name: theirs[name] for name in both}, {name: ours[name] for name in both})
     if job.example is not None:
         torch.manual_seed(0)
         expected = run(copy.deepcopy(module), job.example)
@@ -104,6 +108,11 @@ class _Generator:
         dtypes = {t.dtype for t in [*self._root.parameters(), *self._root.buffers()] if t.is_floating_point()}
         if len(dtypes) == 1 and dtypes != {torch.float32}:
             lines.append(f"model.to({dtypes.pop()})")
+        elif len(dtypes) > 1:
+            for name, m in self._root.named_modules():
+                own = [*m.parameters(recurse=False), *m.buffers(recurse=False)]
+                if dtype := next((t.dtype for t in own if t.is_floating_point()), None):
+                    lines.append(f'model.get_submodule("{name}").to({dtype})')
         first: dict[int, str] = {}
         for name, parameter in self._root.named_parameters(remove_duplicate=False):
             owner, _, leaf = name.rpartition(".")

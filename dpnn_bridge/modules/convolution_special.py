@@ -15,8 +15,17 @@ from dpnn_bridge.torch_context import TorchContext
 
 
 def parameter(*shape: int) -> nn.Parameter:
-    """A parameter without elements yet; the file's tensor takes its place."""
-    return nn.Parameter(torch.empty(shape, device="meta"))
+    """A parameter of zeros; the file's tensor takes its place."""
+    return nn.Parameter(torch.zeros(shape))
+
+
+class Unfilled(LuaClass):
+    """Builds modules without memory for tensors, which the file's take the place of."""
+
+    @classmethod
+    def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
+        with torch.device("meta"):
+            return super().build(obj, ctx)
 
 
 # ---------------------------------------------------------------------- by plane
@@ -65,12 +74,17 @@ class SpatialDepthWiseConvolution(nn.Conv2d):
         return F.conv2d(F.pad(input, pad), self.weight.detach(), None, self.stride, groups=self.groups)
 
 
-def by_input_plane(tensor: Tensor, module: nn.Module) -> Tensor:
-    """Lua's ``multiplier x nIn x …`` as torch's ``nIn*multiplier x …``."""
+def by_input_plane(weight: Tensor, module: nn.Module) -> Tensor:
+    """Lua's ``multiplier x (nIn*kH*kW)`` as torch's ``nIn*multiplier x 1 x kH x kW``."""
     assert isinstance(module, SpatialDepthWiseConvolution)
-    planes = tensor.reshape(module.multiplier, module.in_channels, -1).transpose(0, 1)
-    shape = (module.out_channels, 1, *module.kernel_size) if tensor.numel() > module.out_channels else (-1,)
-    return planes.reshape(shape)
+    planes = weight.reshape(module.multiplier, module.in_channels, -1).transpose(0, 1)
+    return planes.reshape(module.out_channels, 1, *module.kernel_size)
+
+
+def bias_by_input_plane(bias: Tensor, module: nn.Module) -> Tensor:
+    """Lua's ``multiplier x nIn`` as torch's ``nIn*multiplier``."""
+    assert isinstance(module, SpatialDepthWiseConvolution)
+    return bias.reshape(module.multiplier, module.in_channels).t().reshape(-1)
 
 
 def by_multiplier(tensor: Tensor, module: nn.Module) -> Tensor:
@@ -84,7 +98,10 @@ class SpatialDepthWiseConvolutionClass(Convolution):
     torch_type = SpatialDepthWiseConvolution
     scalars = {**SPATIAL, "nOutputPlane": "multiplier"}
     defaults = SPATIAL_DEFAULTS
-    tensors = {name: Field(name, Layout(by_input_plane, by_multiplier)) for name in ("weight", "bias")}
+    tensors = {
+        "weight": Field("weight", Layout(by_input_plane, by_multiplier)),
+        "bias": Field("bias", Layout(bias_by_input_plane, by_multiplier)),
+    }
 
 
 class TemporalRowConvolution(nn.Conv1d):
@@ -186,7 +203,7 @@ class SpatialConvolutionLocal(nn.Module):
 
 
 @lua_class("nn.SpatialConvolutionLocal")
-class SpatialConvolutionLocalClass(Convolution):
+class SpatialConvolutionLocalClass(Unfilled, Convolution):
     torch_type = SpatialConvolutionLocal
     scalars = {**SPATIAL, ("oH", "oW"): "output_size"}
     defaults = SPATIAL_DEFAULTS
@@ -235,7 +252,7 @@ class SpatialConvolutionMap(nn.Module):
         self.in_channels, self.out_channels = in_channels, out_channels
         self.kernel_size, self.stride = kernel_size, stride
         self.weight, self.bias = parameter(connections, *kernel_size), parameter(out_channels)
-        self.register_buffer("connection_table", torch.empty(connections, 2, device="meta"))
+        self.register_buffer("connection_table", torch.ones(connections, 2))
 
     def dense_weight(self) -> Tensor:
         """The kernels as :math:`(C_{out}, C_{in}, k_H, k_W)`, zero where planes are not connected."""
@@ -245,7 +262,11 @@ class SpatialConvolutionMap(nn.Module):
         return dense.unflatten(0, (self.out_channels, self.in_channels))
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.conv2d(input, self.dense_weight(), self.bias, self.stride)
+        return F.conv2d(self.connected(input), self.dense_weight(), self.bias, self.stride)
+
+    def connected(self, input: Tensor) -> Tensor:
+        """The planes that the table may name; Torch7 allows more of them."""
+        return input.narrow(-3, 0, self.in_channels)
 
     def extra_repr(self) -> str:
         return (
@@ -269,10 +290,10 @@ class SpatialFullConvolutionMap(SpatialConvolutionMap):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.conv_transpose2d(input, self.dense_weight().transpose(0, 1), self.bias, self.stride)
+        return F.conv_transpose2d(self.connected(input), self.dense_weight().transpose(0, 1), self.bias, self.stride)
 
 
-class ConnectionTable(LuaClass):
+class ConnectionTable(Unfilled):
     scalars = {
         "nInputPlane": "in_channels",
         "nOutputPlane": "out_channels",
@@ -340,7 +361,7 @@ class SpatialSubSampling(nn.Module):
 
 
 @lua_class("nn.SpatialSubSampling")
-class SpatialSubSamplingClass(LuaClass):
+class SpatialSubSamplingClass(Unfilled):
     torch_type = SpatialSubSampling
     scalars = {"nInputPlane": "in_channels", ("kH", "kW"): "kernel_size", ("dH", "dW"): "stride"}
     defaults = {"dH": 1, "dW": 1}
@@ -379,7 +400,7 @@ class TemporalSubSampling(nn.Module):
 
 
 @lua_class("nn.TemporalSubSampling")
-class TemporalSubSamplingClass(LuaClass):
+class TemporalSubSamplingClass(Unfilled):
     torch_type = TemporalSubSampling
     scalars = {"inputFrameSize": "frame_size", "kW": "kernel_size", "dW": "stride"}
     defaults = {"dW": 1}
