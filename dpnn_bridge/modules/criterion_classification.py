@@ -125,7 +125,7 @@ class NLLClass(IndexedClass):
 
 @lua_class("nn.ClassNLLCriterion")
 class ClassNLLCriterionClass(NLLClass):
-    torch_type = ClassNLLCriterion
+    torch_type = (ClassNLLCriterion, nn.NLLLoss)
     defaults = {"ignoreIndex": NO_CLASS}
 
     @classmethod
@@ -138,12 +138,17 @@ class ClassNLLCriterionClass(NLLClass):
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        assert isinstance(module, ClassNLLCriterion)
+        assert isinstance(module, nn.NLLLoss)
         number = module.ignore_index
         return {
             **super().to_lua(module, ctx),
-            "ignoreIndex": number if number == NO_CLASS else number - module.index_base + 1,
+            "ignoreIndex": number if number == NO_CLASS else number - index_base(module) + 1,
         }
+
+
+def index_base(module: nn.Module) -> int:
+    """Number of the first class; PyTorch's own losses count from 0."""
+    return getattr(module, "index_base", 0)
 
 
 def ignore_index(obj: LuaObject, ctx: TorchContext) -> int:
@@ -206,7 +211,7 @@ def without_parameters(class_name: str, kind: str) -> LuaObject:
 
 @lua_class("nn.CrossEntropyCriterion")
 class CrossEntropyCriterionClass(LossClass):
-    torch_type = CrossEntropyCriterion
+    torch_type = (CrossEntropyCriterion, nn.CrossEntropyLoss)
     constants = {"output": 0, "lsm": log_softmax}
 
     @classmethod
@@ -229,8 +234,8 @@ class CrossEntropyCriterionClass(LossClass):
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        assert isinstance(module, CrossEntropyCriterion)
-        nll = ClassNLLCriterion(module.weight, module.ignore_index, module.reduction, module.index_base)
+        assert isinstance(module, nn.CrossEntropyLoss)
+        nll = ClassNLLCriterion(module.weight, module.ignore_index, module.reduction, index_base(module))
         return {
             **super().to_lua(module, ctx),
             "oldSizeAverage": module.reduction == "mean",
@@ -246,8 +251,12 @@ def assign_weights(module: nn.Module, nll: LuaObject, ctx: TorchContext) -> None
 
 def part_to_lua(part: nn.Module, whole: nn.Module, ctx: LuaContext) -> LuaObject:
     """The Lua object of a criterion that in torch is part of another one, whose tensor type it takes."""
-    part.__dict__["lua_record"] = LuaRecord(spec_of(part).names[0], tensor_type=ctx.type_of(whole))
-    return ctx.to_lua(part)
+    spec, kind = spec_of(part), ctx.type_of(whole)
+    part.__dict__["lua_record"] = LuaRecord(spec.names[0], tensor_type=kind)
+    obj = ctx.to_lua(part)
+    for name, value in {"gradInput": LuaTensor.empty, **spec.constants}.items():
+        obj.setdefault(name, value(kind) if callable(value) else value)
+    return obj
 
 
 class SpatialClassNLLCriterion(nn.NLLLoss):

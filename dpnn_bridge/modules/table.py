@@ -137,7 +137,7 @@ class NarrowTable(nn.Module):
         self.offset, self.length = offset, length
 
     def forward(self, input: list[Any]) -> list[Any]:
-        return input[self.offset - 1 : self.offset - 1 + self.length]
+        return input[self.offset - 1 : self.offset - 1 + max(self.length, 0)]
 
     def extra_repr(self) -> str:
         return f"offset={self.offset}, length={self.length}"

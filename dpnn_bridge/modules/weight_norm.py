@@ -137,9 +137,47 @@ class WeightNormClass(LuaClass):
         return ((m, name, field) for m, name, field in super().parameters(module) if m is module)
 
 
+#: the smallest norm of nn.LinearWeightNorm, unless the constructor names another: as good as none
+LEAST_NORM = 1e-16
+
+
+class ClampedWeightNorm(nn.Module):
+    """Parametrization of a weight by lengths and directions whose norms are at least ``eps``.
+
+    Args:
+        eps: smallest norm that a direction is divided by.
+
+    Shape:
+        - g: :math:`(outputs, 1)`; v: :math:`(outputs, inputs)`.
+        - Output: :math:`(outputs, inputs)`.
+
+    Differs from torch:
+        the gradient of a clamped norm is that of the norm, divided by ``eps``.
+    """
+
+    def __init__(self, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def norm(self, v: Tensor) -> Tensor:
+        """Length of each row, at least ``eps``."""
+        return v.norm(2, 1, keepdim=True).clamp_min(self.eps)
+
+    def forward(self, g: Tensor, v: Tensor) -> Tensor:
+        norm, square = self.norm(v.detach()), v.square().sum(1, keepdim=True)
+        return v * (g / (norm + (square - square.detach()) / (2 * norm)))
+
+    def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """``(g, v)`` that give the weight."""
+        return self.norm(weight), weight
+
+    def extra_repr(self) -> str:
+        return f"eps={self.eps}"
+
+
 @lua_class("nn.LinearWeightNorm")
 class LinearWeightNorm(LuaClass):
-    """A linear layer with torch's own weight normalization."""
+    """A linear layer with torch's own weight normalization, or :class:`ClampedWeightNorm` where eps is given."""
 
     torch_type = nn.Linear
     tensors = {
@@ -147,8 +185,8 @@ class LinearWeightNorm(LuaClass):
         "g": "parametrizations.weight.original0",
         "bias": "bias",
     }
-    defaults = {"eps": 1e-16}
-    scratch = ("weight", "norm", "scale", "addBuffer")
+    defaults = {"eps": LEAST_NORM}
+    scratch = ("addBuffer",)
 
     @classmethod
     def represents(cls, module: nn.Module) -> bool:
@@ -157,11 +195,15 @@ class LinearWeightNorm(LuaClass):
     @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
         outputs, inputs = obj["v"].shape
-        return parametrizations.weight_norm(nn.Linear(inputs, outputs, bias=obj.get("bias") is not None))
+        linear = nn.Linear(inputs, outputs, bias=obj.get("bias") is not None)
+        if (eps := cls.scalar(obj, "eps")) <= LEAST_NORM:
+            return parametrizations.weight_norm(linear)
+        parametrize.register_parametrization(linear, "weight", ClampedWeightNorm(eps))
+        return linear
 
     @classmethod
     def handled(cls, module: nn.Module) -> set[str]:
-        return super().handled(module) | {"inputSize", "outputSize"}
+        return super().handled(module) | {"inputSize", "outputSize", "eps", "weight", "norm", "scale"}
 
     @classmethod
     def children(cls, module: nn.Module) -> list[nn.Module]:
@@ -169,6 +211,16 @@ class LinearWeightNorm(LuaClass):
 
     @classmethod
     def to_lua(cls, module: Any, ctx: LuaContext) -> dict[str, Any]:
-        fields = super().to_lua(module, ctx)
-        weight = ctx.constant(module.weight, module)  # Torch7 computes it in training only
-        return {**fields, "weight": weight, "inputSize": module.in_features, "outputSize": module.out_features}
+        (parametrization,) = module.parametrizations.weight
+        if not isinstance(parametrization, ClampedWeightNorm):
+            parametrization = ClampedWeightNorm(LEAST_NORM)
+        g, v = (p.detach() for p in (module.parametrizations.weight.original0, module.parametrizations.weight.original1))
+        norm = parametrization.norm(v)
+        computed = {"weight": module.weight, "norm": norm, "scale": g / norm}  # Torch7 does so in training only
+        return {
+            **super().to_lua(module, ctx),
+            **{name: ctx.constant(tensor, module) for name, tensor in computed.items()},
+            "inputSize": module.in_features,
+            "outputSize": module.out_features,
+            "eps": parametrization.eps,
+        }

@@ -1,0 +1,90 @@
+"""What once went wrong: each test states what the Lua source computes, by a formula."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dpnn_bridge import to_lua, to_torch, training
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+
+
+def lua(class_name: str, *modules: LuaObject, **fields: Any) -> LuaObject:
+    """A Lua object; tensors become Lua tensors, modules the field of this name."""
+    obj = LuaObject(class_name)
+    for name, value in fields.items():
+        obj[name] = LuaTensor.from_numpy(value.numpy()) if isinstance(value, Tensor) else value
+    if modules:
+        obj["modules"] = LuaTable.from_list(modules)
+    return obj
+
+
+def double(*shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64)
+
+
+# ---------------------------------------------------------------------- convolution
+def test_depthwise_convolution_with_kernels_of_one_element() -> None:
+    weight, bias, x = double(3, 2), double(3, 2), double(4, 2, 5, 5)
+    fields = {"nInputPlane": 2, "nOutputPlane": 3, "kW": 1, "kH": 1, "dW": 1, "dH": 1, "padW": 0, "padH": 0}
+    module = to_torch(lua("nn.SpatialDepthWiseConvolution", weight=weight, bias=bias, **fields))
+    expected = torch.einsum("nchw,mc->ncmhw", x, weight) + bias.t()[None, :, :, None, None]
+    torch.testing.assert_close(module(x), expected.flatten(1, 2))
+    np.testing.assert_array_equal(to_lua(module)["weight"].numpy(), weight.numpy())
+
+
+def test_connection_tables_need_not_name_the_last_planes() -> None:
+    table, weight, bias = torch.tensor([[1.0, 1], [2, 1]], dtype=torch.float64), double(2, 2, 2), double(1)
+    fields = {"nInputPlane": 2, "nOutputPlane": 1, "kW": 2, "kH": 2, "connTable": table, "weight": weight, "bias": bias}
+    x = double(3, 6, 5).requires_grad_()
+    output = to_torch(lua("nn.SpatialConvolutionMap", **fields))(x)
+    torch.testing.assert_close(output, F.conv2d(x[:2], weight[None], bias))
+    output.sum().backward()
+    assert x.grad is not None and not x.grad[2].any()
+    full = to_torch(lua("nn.SpatialFullConvolutionMap", **fields))(x)
+    torch.testing.assert_close(full, F.conv_transpose2d(x[:2], weight[:, None], bias))
+
+
+# ---------------------------------------------------------------------- weight normalization
+def normalized_linear(eps: float, v: Tensor, g: Tensor) -> LuaObject:
+    outputs, inputs = v.shape
+    return lua("nn.LinearWeightNorm", inputSize=inputs, outputSize=outputs, eps=eps, v=v, g=g, weight=v, norm=g, scale=g)
+
+
+def test_least_norm_of_linear_weight_norm_counts() -> None:
+    v, g, x = torch.tensor([[0.3, 0.4], [3.0, 4.0]], dtype=torch.float64), double(2, 1), double(5, 2)
+    module = to_torch(normalized_linear(2.0, v, g))
+    norm = torch.tensor([[2.0], [5.0]], dtype=torch.float64)  # 0.5 is below eps
+    torch.testing.assert_close(module(x), x @ (g * v / norm).t())
+    grad = double(5, 2)
+    module(x).backward(grad)
+    of_weight = grad.t() @ x
+    of_g = (of_weight * v).sum(1, keepdim=True) / norm
+    of_v = of_weight * (g / norm) - v * (g / norm) / norm * of_g
+    for found, expected in zip(training.parameters(module)[1], (of_v, of_g), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_linear_weight_norm_is_written_with_the_buffers_that_evaluation_uses() -> None:
+    v, g = double(3, 2), double(3, 1)
+    for eps in (1e-16, 0.5):
+        written = to_lua(to_torch(normalized_linear(eps, v, g)))
+        norm = v.norm(2, 1, keepdim=True).clamp(min=eps)
+        assert written["eps"] == eps
+        for name, expected in {"norm": norm, "scale": g / norm, "weight": v * g / norm}.items():
+            np.testing.assert_allclose(written[name].numpy(), expected.numpy(), rtol=1e-12)
+
+
+# ---------------------------------------------------------------------- others
+def test_cross_entropy_is_written_with_the_buffers_of_its_parts() -> None:
+    nll = lua("nn.ClassNLLCriterion", sizeAverage=True)
+    criterion = to_torch(lua("nn.CrossEntropyCriterion", nll=nll, sizeAverage=True, oldSizeAverage=True))
+    assert isinstance(to_lua(criterion)["nll"]["gradInput"], LuaTensor)
+
+
+def test_narrow_table_of_negative_length_is_empty() -> None:
+    assert to_torch(lua("nn.NarrowTable", offset=1, length=-2))([double(2), double(3), double(1)]) == []
