@@ -44,7 +44,8 @@ def test_connection_tables_need_not_name_the_last_planes() -> None:
     output = to_torch(lua("nn.SpatialConvolutionMap", **fields))(x)
     torch.testing.assert_close(output, F.conv2d(x[:2], weight[None], bias))
     output.sum().backward()
-    assert x.grad is not None and not x.grad[2].any()
+    assert x.grad is not None
+    assert not x.grad[2].any()
     full = to_torch(lua("nn.SpatialFullConvolutionMap", **fields))(x)
     torch.testing.assert_close(full, F.conv_transpose2d(x[:2], weight[:, None], bias))
 
@@ -52,7 +53,9 @@ def test_connection_tables_need_not_name_the_last_planes() -> None:
 # ---------------------------------------------------------------------- weight normalization
 def normalized_linear(eps: float, v: Tensor, g: Tensor) -> LuaObject:
     outputs, inputs = v.shape
-    return lua("nn.LinearWeightNorm", inputSize=inputs, outputSize=outputs, eps=eps, v=v, g=g, weight=v, norm=g, scale=g)
+    return lua(
+        "nn.LinearWeightNorm", inputSize=inputs, outputSize=outputs, eps=eps, v=v, g=g, weight=v, norm=g, scale=g
+    )
 
 
 def test_least_norm_of_linear_weight_norm_counts() -> None:

@@ -186,7 +186,7 @@ class LinearWeightNorm(LuaClass):
         "bias": "bias",
     }
     defaults = {"eps": LEAST_NORM}
-    scratch = ("addBuffer",)
+    scratch = ("weight", "norm", "scale", "addBuffer")
 
     @classmethod
     def represents(cls, module: nn.Module) -> bool:
@@ -203,7 +203,7 @@ class LinearWeightNorm(LuaClass):
 
     @classmethod
     def handled(cls, module: nn.Module) -> set[str]:
-        return super().handled(module) | {"inputSize", "outputSize", "eps", "weight", "norm", "scale"}
+        return super().handled(module) | {"inputSize", "outputSize", "eps"}
 
     @classmethod
     def children(cls, module: nn.Module) -> list[nn.Module]:
@@ -211,10 +211,11 @@ class LinearWeightNorm(LuaClass):
 
     @classmethod
     def to_lua(cls, module: Any, ctx: LuaContext) -> dict[str, Any]:
-        (parametrization,) = module.parametrizations.weight
+        weight = module.parametrizations.weight
+        (parametrization,) = weight
         if not isinstance(parametrization, ClampedWeightNorm):
             parametrization = ClampedWeightNorm(LEAST_NORM)
-        g, v = (p.detach() for p in (module.parametrizations.weight.original0, module.parametrizations.weight.original1))
+        g, v = weight.original0.detach(), weight.original1.detach()
         norm = parametrization.norm(v)
         computed = {"weight": module.weight, "norm": norm, "scale": g / norm}  # Torch7 does so in training only
         return {
