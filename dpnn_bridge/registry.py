@@ -97,7 +97,7 @@ class LuaClass:
 
     Attributes:
         names: Lua class names, canonical first (set by the decorator).
-        torch_type: the module class, or a tuple when ``build`` chooses.
+        torch_type: the module class, or a tuple: files become the first unless ``build`` chooses, all are written.
         version: the class version that ``to_lua`` writes (``__version`` in Lua).
         scalars: Lua field, or a tuple of fields, -> constructor argument and attribute of the same name.
         defaults: values of Lua fields that a file may lack.
@@ -169,7 +169,8 @@ class LuaClass:
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
         """The torch module of ``obj``. Its tensors are filled in afterwards by :meth:`fill`."""
         children = ctx.children(obj) if cls.container else []
-        return cls.torch_type(*children, **cls.arguments(obj, ctx))
+        kind = cls.torch_type[0] if isinstance(cls.torch_type, tuple) else cls.torch_type
+        return kind(*children, **cls.arguments(obj, ctx))
 
     @classmethod
     def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:

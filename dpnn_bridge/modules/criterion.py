@@ -134,6 +134,13 @@ class LossClass(CriterionClass):
     averages: ClassVar[bool] = True
 
     @classmethod
+    def represents(cls, module: nn.Module) -> bool:
+        """PyTorch's losses have options that Torch7 lacks; these are their values without effect."""
+        neutral = {"label_smoothing": 0.0, "log_target": False, "pos_weight": None, "beta": 1.0}
+        has = {name: getattr(module, name, value) for name, value in neutral.items()}
+        return getattr(module, "reduction", None) in ("mean", "sum") and has == neutral
+
+    @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
         average = obj.get("sizeAverage", cls.averages)
         return {**super().arguments(obj, ctx), "reduction": reduction(average)}

@@ -73,7 +73,7 @@ class BCECriterion(Loss):
 
 @lua_class("nn.BCECriterion")
 class BCECriterionClass(WeightsClass):
-    torch_type = BCECriterion
+    torch_type = (BCECriterion, nn.BCELoss)
 
 
 class MultiLabelSoftMarginCriterion(nn.BCEWithLogitsLoss):
@@ -115,7 +115,7 @@ def sigmoid(kind: str) -> LuaObject:
 
 @lua_class("nn.MultiLabelSoftMarginCriterion")
 class MultiLabelSoftMarginCriterionClass(WeightsClass):
-    torch_type = MultiLabelSoftMarginCriterion
+    torch_type = (MultiLabelSoftMarginCriterion, nn.BCEWithLogitsLoss)
     constants = {"output": 0, "sigmoid": sigmoid}
     averages = False
 
@@ -149,7 +149,7 @@ class MultiLabelMarginCriterion(nn.MultiLabelMarginLoss):
 
 @lua_class("nn.MultiLabelMarginCriterion")
 class MultiLabelMarginCriterionClass(LossClass):
-    torch_type = MultiLabelMarginCriterion
+    torch_type = (MultiLabelMarginCriterion, nn.MultiLabelMarginLoss)
     constants = {"output": 0, "isTarget": LuaTensor.empty}
     scratch = ("isTarget",)
 
@@ -264,7 +264,7 @@ class SoftMarginCriterion(nn.SoftMarginLoss):
 
 @lua_class("nn.SoftMarginCriterion")
 class SoftMarginCriterionClass(LossClass):
-    torch_type = SoftMarginCriterion
+    torch_type = (SoftMarginCriterion, nn.SoftMarginLoss)
 
 
 def simplex(n: int) -> Tensor:

@@ -38,7 +38,7 @@ class AbsCriterion(Loss):
 
 @lua_class("nn.AbsCriterion")
 class AbsCriterionClass(LossClass):
-    torch_type = AbsCriterion
+    torch_type = (AbsCriterion, nn.L1Loss)
 
 
 class MSECriterion(nn.MSELoss):
@@ -65,7 +65,7 @@ class MSECriterion(nn.MSELoss):
 
 @lua_class("nn.MSECriterion")
 class MSECriterionClass(LossClass):
-    torch_type = MSECriterion
+    torch_type = (MSECriterion, nn.MSELoss)
 
 
 class SmoothL1Criterion(nn.SmoothL1Loss):
@@ -92,7 +92,7 @@ class SmoothL1Criterion(nn.SmoothL1Loss):
 
 @lua_class("nn.SmoothL1Criterion")
 class SmoothL1CriterionClass(LossClass):
-    torch_type = SmoothL1Criterion
+    torch_type = (SmoothL1Criterion, nn.SmoothL1Loss)
 
 
 class WeightedMSECriterion(MSECriterion):
@@ -204,7 +204,7 @@ class DistKLDivCriterion(Loss):
 
 @lua_class("nn.DistKLDivCriterion")
 class DistKLDivCriterionClass(LossClass):
-    torch_type = DistKLDivCriterion
+    torch_type = (DistKLDivCriterion, nn.KLDivLoss)
 
 
 class L1Cost(Criterion):

@@ -287,6 +287,10 @@ class CrossMapNormalization(LuaClass):
     constants = {"squaredSum": LuaTensor.empty}
     checked_by = "structure"
 
+    @classmethod
+    def represents(cls, module: nn.Module) -> bool:
+        return False  # nn has a class for it
+
 
 class KMaxPooling(nn.Module):
     """The k largest values of every column, in the order in which they stand.

@@ -34,7 +34,7 @@ class LocalResponseNorm(nn.LocalResponseNorm):
 
 @lua_class("nn.SpatialCrossMapLRN", "cudnn.SpatialCrossMapLRN")
 class SpatialCrossMapLRN(LuaClass):
-    torch_type = LocalResponseNorm
+    torch_type = (LocalResponseNorm, nn.LocalResponseNorm)
     scalars = {"size": "size", "alpha": "alpha", "beta": "beta", "k": "k"}
     defaults = {"alpha": 1e-4, "beta": 0.75, "k": 1}
     scratch = ("scale", "paddedRatio", "accumRatio", "padded", "accum")
