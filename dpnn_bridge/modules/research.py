@@ -141,6 +141,10 @@ class LinearNB(LuaClass):
         out_features, in_features = obj["weight"].shape
         return {"in_features": in_features, "out_features": out_features, "bias": False, "device": "meta"}
 
+    @classmethod
+    def represents(cls, module: nn.Module) -> bool:
+        return False  # nn has a class for it
+
 
 class Binary(nn.Module):
     """Sign of the input; the gradient passes where the input is between -1 and 1.
