@@ -20,7 +20,7 @@ MODEL = FIXTURES / "samples" / "torch-demos__mnist_convnet" / "model.t7"
 
 
 def main() -> None:
-    console = Console(record=True, width=118, force_terminal=True, color_system="truecolor", file=_Nowhere())
+    console = Console(record=True, width=120, force_terminal=True, color_system="truecolor", file=_Nowhere())
     with tempfile.TemporaryDirectory() as folder:
         report = convert(MODEL, Path(folder) / "mnist.pt")
     _prompt(console, "dpnn-convert mnist.t7 mnist.pt -v")

@@ -155,7 +155,9 @@ def print_checklist(result: Verification, console: Console, *, verbose: bool = F
         table.add_column(name, no_wrap=name in ("", "layer"))
     for name in ("max abs", "relative", "allowed"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("worst element", min_width=24)
+    where = verbose or not result.ok  # which element is the worst matters when something is wrong
+    if where:
+        table.add_column("worst element", min_width=24)
     for layer in result.layers:
         compared = [*layer.differences, *layer.converted]
         shown = compared if verbose else [layer.worst] if layer.worst else []
@@ -165,9 +167,9 @@ def print_checklist(result: Verification, console: Console, *, verbose: bool = F
         for i, d in enumerate(shown):
             label = (name, layer.class_name) if i == 0 else ("", "")
             also = f"{_what(layer, d)}" + ("" if verbose or len(compared) == 1 else f" (worst of {len(compared)})")
-            table.add_row(_mark(d), *label, also, *_numbers(d), style="" if d.ok else "red")
+            table.add_row(_mark(d), *label, also, *_numbers(d)[: 4 if where else 3], style="" if d.ok else "red")
     for d in result.without_layer:
-        table.add_row(_mark(d), "", "", d.name, *_numbers(d), style="" if d.ok else "red")
+        table.add_row(_mark(d), "", "", d.name, *_numbers(d)[: 4 if where else 3], style="" if d.ok else "red")
     console.print(table)
     for note in result.notes:
         console.print(Text(f"note: {note}", "yellow"), soft_wrap=True)
