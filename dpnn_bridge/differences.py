@@ -139,7 +139,9 @@ def compare_tensor(name: str, actual: Any, expected: Tensor, tolerance: Toleranc
 def errors(actual: Tensor, expected: Tensor) -> Tensor:
     """Absolute differences, 0 where both are equal or nan, inf where one of them is."""
     same = (actual == expected) | (actual.isnan() & expected.isnan())
-    return torch.where(same, torch.zeros_like(actual), (actual - expected).abs()).nan_to_num(nan=float("inf"), posinf=float("inf"))
+    return torch.where(same, torch.zeros_like(actual), (actual - expected).abs()).nan_to_num(
+        nan=float("inf"), posinf=float("inf")
+    )
 
 
 def scale_of(expected: Tensor, tolerance: Tolerance) -> float:
