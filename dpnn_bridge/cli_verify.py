@@ -152,7 +152,7 @@ def print_checklist(result: Verification, console: Console, *, verbose: bool = F
     console.print(Text.assemble((result.model, "bold"), " ", (headline(result), "dim")), soft_wrap=True)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, highlight=False)
     for name in ("", "layer", "class", "compared"):
-        table.add_column(name, no_wrap=name in ("", "layer"))
+        table.add_column(name, no_wrap=name in ("", "layer"), overflow="fold")
     for name in ("max abs", "relative", "allowed"):
         table.add_column(name, justify="right", no_wrap=True)
     where = verbose or not result.ok  # which element is the worst matters when something is wrong
@@ -166,7 +166,7 @@ def print_checklist(result: Verification, console: Console, *, verbose: bool = F
             table.add_row(Text("·", "dim"), name, layer.class_name, Text(layer.note, "dim"))
         for i, d in enumerate(shown):
             label = (name, layer.class_name) if i == 0 else ("", "")
-            also = f"{_what(layer, d)}" + ("" if verbose or len(compared) == 1 else f" (worst of {len(compared)})")
+            also = f"{_what(layer, d)}" + ("" if verbose or len(compared) == 1 else f" (of {len(compared)})")
             table.add_row(_mark(d), *label, also, *_numbers(d)[: 4 if where else 3], style="" if d.ok else "red")
     for d in result.without_layer:
         table.add_row(_mark(d), "", "", d.name, *_numbers(d)[: 4 if where else 3], style="" if d.ok else "red")
