@@ -88,7 +88,7 @@ class Square(nn.Module):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        return input.square()
+        return input * input  # its gradient is faster than square()'s
 
 
 @lua_class("nn.Square")
@@ -108,7 +108,7 @@ class _Sqrt(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         (root,) = ctx.saved_tensors
-        return (grads[0] / root).mul_(0.5).masked_fill_(root == 0, 0)
+        return torch.ops.aten.threshold_backward((grads[0] / root).mul_(0.5), root, 0)  # 0 where the root is
 
 
 class Sqrt(nn.Module):
