@@ -91,3 +91,18 @@ def test_cross_entropy_is_written_with_the_buffers_of_its_parts() -> None:
 
 def test_narrow_table_of_negative_length_is_empty() -> None:
     assert to_torch(lua("nn.NarrowTable", offset=1, length=-2))([double(2), double(3), double(1)]) == []
+
+
+# ---------------------------------------------------------------------- sequences
+def test_projection_to_as_many_features_as_the_cell_has() -> None:
+    fields = {"inputsize": 2, "hiddensize": 3, "outputsize": 3}
+    weight, bias, projection, x = double(2 + 3, 12), double(12), double(3, 3), double(4, 2, 2)
+    module = to_torch(lua("nn.SeqLSTMP", weight=weight, bias=bias, weightO=projection, **fields))
+    output, cell, expected = torch.zeros(2, 3, dtype=x.dtype), torch.zeros(2, 3, dtype=x.dtype), []
+    for step in x:
+        gates = torch.cat([step, output], 1) @ weight + bias
+        i, f, o, g = gates.chunk(4, 1)
+        cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
+        output = (o.sigmoid() * cell.tanh()) @ projection
+        expected.append(output)
+    torch.testing.assert_close(module(x), torch.stack(expected))

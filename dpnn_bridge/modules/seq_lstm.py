@@ -189,8 +189,9 @@ class SeqLSTM(SequenceModule):
 
     def _run(self, x: Tensor, start: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         mask = self._masked(x)
-        if mask is not None:
-            return self._run_masked(x, start, mask)
+        square = self.weight_o is not None and self.hidden_size == self.output_size  # torch.lstm tells by the sizes
+        if mask is not None or square:
+            return self._run_steps(x, start, mask)
         i, f, o, g = self.weight.t().chunk(4)
         weight = torch.cat([i, f, g, o])  # torch's order of the gates
         i, f, o, g = self.bias.chunk(4)
@@ -212,18 +213,19 @@ class SeqLSTM(SequenceModule):
         )
         return output, [hidden[0], cell[0]]
 
-    def _run_masked(self, x: Tensor, start: list[Tensor], mask: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def _run_steps(self, x: Tensor, start: list[Tensor], mask: Tensor | None) -> tuple[Tensor, list[Tensor]]:
         projected = x @ self.weight[: self.input_size] + self.bias
         recurrent = self.weight[self.input_size :]
         output, cell = start
         outputs = []
-        for step, masked in zip(projected.unbind(0), mask.unbind(0), strict=True):
+        for t, step in enumerate(projected.unbind(0)):
             i, f, o, g = (step + output @ recurrent).chunk(4, 1)
-            cell = (f.sigmoid() * cell + i.sigmoid() * g.tanh()).masked_fill(masked, 0)
-            output = o.sigmoid() * cell.tanh()
+            cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
+            if mask is not None:
+                cell = cell.masked_fill(mask[t], 0)
+            output = o.sigmoid() * cell.tanh()  # zero where the cell is
             if self.weight_o is not None:
                 output = output @ self.weight_o
-            output = output.masked_fill(masked, 0)
             outputs.append(output)
         return torch.stack(outputs), [output, cell]
 
