@@ -13,7 +13,7 @@ from torch import nn
 
 import dpnn_bridge
 from dpnn_bridge.conversion import to_lua, to_torch
-from dpnn_bridge.errors import ConversionError, UnsupportedClassError
+from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.lua_values import to_value
 from dpnn_bridge.modules.nngraph import GModule, GraphNode, JustElement, JustTable, ModuleFromCriterion
 from dpnn_bridge.objects import LuaObject, LuaTable
@@ -34,10 +34,7 @@ def residual() -> GModule:
 
 def converted(entry: dict[str, Any]) -> tuple[LuaTable, GModule]:
     fixture = dpnn_bridge.read_t7(FIXTURES / entry["file"])
-    try:
-        module = to_torch(fixture["module"])
-    except UnsupportedClassError as e:
-        pytest.skip("no mapping yet: " + ", ".join(sorted({c.class_name for c in e.classes})))
+    module = to_torch(fixture["module"])
     assert isinstance(module, GModule)
     return fixture, module
 

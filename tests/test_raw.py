@@ -11,7 +11,6 @@ from conftest import FIXTURES, fixture_id, manifest
 import dpnn_bridge
 from dpnn_bridge import parity
 from dpnn_bridge.conversion import to_torch
-from dpnn_bridge.errors import UnsupportedClassError
 from dpnn_bridge.lua_values import to_value
 
 TWINS = {e["name"]: e for e in manifest(kind="module")}
@@ -21,10 +20,7 @@ RAW = [e for e in manifest(kind="raw") if e["name"].rpartition(".")[0] in TWINS]
 @pytest.mark.parametrize("entry", RAW, ids=fixture_id)
 def test_same_module_as_in_the_fixture(entry: dict[str, Any]) -> None:
     fixture = dpnn_bridge.read_t7(FIXTURES / TWINS[entry["name"].rpartition(".")[0]]["file"])
-    try:
-        expected, module = to_torch(fixture["module"]), dpnn_bridge.load(FIXTURES / entry["file"])
-    except UnsupportedClassError as e:
-        pytest.skip("no mapping yet: " + ", ".join(sorted({c.class_name for c in e.classes})))
+    expected, module = to_torch(fixture["module"]), dpnn_bridge.load(FIXTURES / entry["file"])
     assert repr(module) == repr(expected)
     assert [m.training for m in module.modules()] == [m.training for m in expected.modules()]
     assert module.state_dict().keys() == expected.state_dict().keys()

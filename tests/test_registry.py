@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from dpnn_bridge import parity, read_t7, registry, to_lua, to_torch
-from dpnn_bridge.errors import ConversionError, UnsupportedClassError
+from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.lua_values import to_value
 from dpnn_bridge.objects import LuaTable
 from dpnn_bridge.registry import LuaClass, known_names, lua_class
@@ -47,10 +47,7 @@ def block_id(block: type) -> str:
 
 def converted(entry: dict[str, Any]) -> tuple[LuaTable, nn.Module]:
     fixture = read_t7(FIXTURES / entry["file"])
-    try:
-        return fixture, to_torch(fixture["module"])
-    except UnsupportedClassError as e:
-        pytest.skip("no mapping yet: " + ", ".join(sorted({c.class_name for c in e.classes})))
+    return fixture, to_torch(fixture["module"])
 
 
 def test_a_name_is_registered_once(monkeypatch: pytest.MonkeyPatch) -> None:

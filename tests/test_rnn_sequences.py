@@ -10,7 +10,6 @@ from conftest import FIXTURES, fixture_id, manifest
 from rnn_replay import Replay
 
 import dpnn_bridge
-from dpnn_bridge.errors import UnsupportedClassError
 
 #: fixtures -> comparisons that are left out -> why; docs/rnn.md says what we do instead
 EXCEPTIONS = [
@@ -29,10 +28,7 @@ EXCEPTIONS = [
 @pytest.mark.parametrize("entry", manifest(kind="sequence"), ids=fixture_id)
 def test_trace_gives_what_torch7_gave(entry: dict[str, Any]) -> None:
     fixture = dpnn_bridge.read_t7(FIXTURES / entry["file"])
-    try:
-        replay = Replay(fixture)
-    except UnsupportedClassError as e:
-        pytest.skip("no mapping yet: " + ", ".join(sorted({c.class_name for c in e.classes})))
+    replay = Replay(fixture)
     result = replay.run()
     left_out = [names for fixtures, names, _ in EXCEPTIONS if re.search(fixtures, entry["name"])]
     result.differences = [d for d in result.differences if not any(re.search(names, d.name) for names in left_out)]

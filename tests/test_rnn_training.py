@@ -11,17 +11,13 @@ from torch7_random import torch7_random
 import dpnn_bridge
 from dpnn_bridge import parity, training
 from dpnn_bridge.conversion import to_torch
-from dpnn_bridge.errors import UnsupportedClassError
 from dpnn_bridge.lua_values import to_value
 
 
 @pytest.mark.parametrize("entry", manifest(kind="training", set="rnn"), ids=fixture_id)
 def test_training_gives_the_same_losses_and_parameters(entry: dict[str, Any]) -> None:
     fixture = dpnn_bridge.read_t7(FIXTURES / entry["file"])
-    try:
-        model, criterion = to_torch(fixture["module"]), to_torch(fixture["criterion"])
-    except UnsupportedClassError as e:
-        pytest.skip("no mapping yet: " + ", ".join(sorted({c.class_name for c in e.classes})))
+    model, criterion = to_torch(fixture["module"]), to_torch(fixture["criterion"])
     tolerance = parity.Tolerance(1e-5, 1e-5) if entry["dtype"] == "float" else parity.Tolerance()
     result = parity.Result()
     with torch7_random(fixture.get("seed")):

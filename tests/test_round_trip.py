@@ -13,7 +13,6 @@ from lua_equal import differences
 import dpnn_bridge
 from dpnn_bridge import parity, registry
 from dpnn_bridge.conversion import to_lua, to_torch
-from dpnn_bridge.errors import UnsupportedClassError
 from dpnn_bridge.graph import is_module
 from dpnn_bridge.lua_values import to_value
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaTable, LuaTensor
@@ -27,10 +26,7 @@ NODE_BUFFERS = {"input", "gradOutput", "gradOutputBuffer"}
 
 def converted(entry: dict[str, Any]) -> tuple[LuaTable, torch.nn.Module]:
     fixture = dpnn_bridge.read_t7(FIXTURES / entry["file"])
-    try:
-        return fixture, to_torch(fixture["module"])
-    except UnsupportedClassError as e:
-        pytest.skip("no mapping yet: " + ", ".join(sorted({c.class_name for c in e.classes})))
+    return fixture, to_torch(fixture["module"])
 
 
 def reduced(value: Any, memo: dict[int, Any] | None = None) -> Any:

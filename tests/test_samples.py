@@ -11,7 +11,7 @@ from samples import SAMPLES, as_evaluated, cases, compare_with_reference, runnin
 
 import dpnn_bridge
 from dpnn_bridge import parity
-from dpnn_bridge.errors import ModelNotFoundError, UnsupportedClassError
+from dpnn_bridge.errors import ModelNotFoundError
 from dpnn_bridge.lua_values import to_value
 
 #: no single module in the file, see the tests at the end
@@ -22,10 +22,7 @@ SINGLE = [c for c in cases() if c["name"] not in SEVERAL]
 
 
 def load(name: str, **options: Any) -> torch.nn.Module:
-    try:
-        return as_evaluated(dpnn_bridge.load(SAMPLES / name / "model.t7", **options), name)
-    except UnsupportedClassError as e:
-        pytest.skip("no mapping yet: " + ", ".join(sorted({c.class_name for c in e.classes})))
+    return as_evaluated(dpnn_bridge.load(SAMPLES / name / "model.t7", **options), name)
 
 
 @pytest.mark.parametrize("case", SINGLE, ids=lambda c: c["name"])
