@@ -70,23 +70,23 @@ class MaskZero(Decorator):
 
     def forward(self, input: Any) -> Any:
         mask = zero_rows(input, self.input_dims)
-        return _masked_call(self.module, input, mask)
+        return masked_call(self.module, input, mask)
 
     def extra_repr(self) -> str:
         return f"input_dims={self.input_dims}"
 
 
-def _masked_call(module: nn.Module, input: Any, mask: Tensor) -> Any:
+def masked_call(module: nn.Module, input: Any, mask: Tensor) -> Any:
     """``module(input)`` without the masked rows; they count in the parameter gradients of the last layers."""
     if type(module) is nn.Sequential and len(module):
         *body, last = module
         for member in body:
             input = member(input)
-        return _masked_call(last, input, mask)
+        return masked_call(last, input, mask)
     if type(module) is ConcatTable:
-        return [_masked_call(member, input, mask) for member in module]
+        return [masked_call(member, input, mask) for member in module]
     if type(module) is ParallelTable:
-        return [_masked_call(member, input[i], mask) for i, member in enumerate(module)]
+        return [masked_call(member, input[i], mask) for i, member in enumerate(module)]
     has_parameters = any(True for _ in module.parameters())
     if not has_parameters or any(True for _ in module.children()):
         return without_rows(module(input), mask)
@@ -136,7 +136,7 @@ class TrimZero(MaskZero):
 
     def forward(self, input: Any) -> Any:
         mask = zero_rows(input, self.input_dims)
-        return without_rows(self.module(input), mask) if mask.dim() else _masked_call(self.module, input, mask)
+        return without_rows(self.module(input), mask) if mask.dim() else masked_call(self.module, input, mask)
 
 
 @lua_class("nn.TrimZero")
