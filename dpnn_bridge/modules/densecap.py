@@ -361,7 +361,7 @@ class BilinearRoiPoolingClass(LuaClass):
 
     @classmethod
     def matches(cls, obj: LuaObject) -> bool:
-        return "box_to_affine" in obj
+        return "box_to_affine" in obj and "spatial_scale" not in obj
 
 
 class BoxRegressionCriterion(nn.Module):
