@@ -1,0 +1,72 @@
+"""Layers of attention-aware face hallucination."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.gradient import with_gradient_of, zero_gradient
+from dpnn_bridge.lua_context import LuaContext
+from dpnn_bridge.objects import LuaTable, LuaTensor
+from dpnn_bridge.registry import LuaClass, lua_class
+
+
+class SpatialGlimpseInverse(nn.Module):
+    """Puts a patch into an image where a glimpse was taken; what hangs over the border is cut off.
+
+    The image gets the whole gradient, also where the patch covers it; the place gets zeros.
+
+    Args:
+        height, width: size of the patch.
+        residual: the patch stands in zeros instead of the image.
+
+    Shape:
+        - Input: ``[image, patch, place]``: :math:`(N, C, H, W)`, :math:`(N, C, h, w)` and :math:`(N, 2)` with y and x
+          from -1 to 1.
+        - Output: :math:`(N, C, H, W)`.
+
+    Lua:
+        ``nn.SpatialGlimpse_inverse(size, residual)``, SpatialGlimpse_inverse.lua
+    """
+
+    def __init__(self, height: int, width: int, residual: bool = False) -> None:
+        super().__init__()
+        self.height, self.width, self.residual = height, width, residual
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        image, patch, place = input
+        rows, row_inside = self._source(place[:, 0], image.shape[2], self.height)
+        columns, column_inside = self._source(place[:, 1], image.shape[3], self.width)
+        samples = torch.arange(len(image), device=image.device)[:, None, None]
+        spread = patch.movedim(1, -1)[samples, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
+        inside = (row_inside[:, :, None] & column_inside[:, None, :]).unsqueeze(1)
+        pasted = spread.where(inside, 0)
+        if not self.residual:
+            pasted = with_gradient_of(spread.where(inside, image), pasted + image)
+        return zero_gradient(zero_gradient(pasted, place), image)
+
+    def _source(self, place: Tensor, size: int, length: int) -> tuple[Tensor, Tensor]:
+        """For each row of the image the row of the patch, and whether there is one."""
+        border = (length - 1) // 2
+        room = size + 2 * border - length
+        start = ((place.detach() + 1) / 2 * room).clamp(0, room).long()
+        source = torch.arange(size, device=place.device) + border - start[:, None]
+        return source.clamp(0, length - 1), (source >= 0) & (source < length)
+
+    def extra_repr(self) -> str:
+        return f"{self.height}, {self.width}, residual={self.residual}"
+
+
+@lua_class("nn.SpatialGlimpse_inverse")
+class SpatialGlimpseInverseClass(LuaClass):
+    torch_type = SpatialGlimpseInverse
+    scalars = {"height": "height", "width": "width", "residual": "residual"}
+    defaults = {"residual": False}
+    checked_by = "formula"
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        gradients = LuaTable.from_list([LuaTensor.empty(ctx.type_of(module)) for _ in range(3)])
+        return {**super().to_lua(module, ctx), "gradInput": gradients}
