@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,8 +57,10 @@ def tasks_for(sources: Sequence[Path], out_dir: Path, suffix: str) -> list[Task]
     common = Path(os.path.commonpath(parents)) if parents else Path()
     targets: dict[Path, Path] = {}
     for source in sources:
-        target = out_dir / source.resolve().relative_to(common).with_suffix(suffix)
-        if targets.setdefault(target, source) != source:
+        place = source.resolve().relative_to(common)
+        stem = place.name if place.suffix[1:].isdigit() else place.stem  # model_1.5 is no file of type 5
+        target = out_dir / place.with_name(stem + suffix)
+        if targets.setdefault(target, source).resolve() != source.resolve():
             raise OutputExistsError(f"{source} and {targets[target]} would both be written to {target}")
     return [Task(source, target) for target, source in targets.items()]
 
@@ -96,9 +100,32 @@ def run(
     if jobs <= 1 or len(todo) <= 1:
         yield from (_convert(task, options) for task in todo)
         return
-    with ProcessPoolExecutor(min(jobs, len(todo))) as pool:
-        for future in as_completed([pool.submit(_convert, task, options) for task in todo]):
-            yield future.result()
+    jobs = min(jobs, len(todo))
+    # spawned, since a forked process can hang on the locks of PyTorch's threads
+    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _share_cores, (jobs,))
+    try:
+        futures = {pool.submit(_convert_in_worker, task, options): task for task in todo}
+        for future in as_completed(futures):
+            try:
+                yield future.result()
+            except BrokenProcessPool:
+                message = "a worker process died, perhaps for lack of memory; use fewer --jobs for what is left"
+                yield Outcome(futures[future], "failed", message, 1)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _share_cores(jobs: int) -> None:
+    import torch
+
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // jobs))
+
+
+def _convert_in_worker(task: Task, options: dict[str, Any]) -> Outcome:
+    try:
+        return _convert(task, options)
+    except KeyboardInterrupt:  # its temporary file is gone; the pool would go on with the next task
+        os._exit(130)
 
 
 def _convert(task: Task, options: dict[str, Any]) -> Outcome:
@@ -108,6 +135,8 @@ def _convert(task: Task, options: dict[str, Any]) -> Outcome:
         report = convert(task.source, task.target, key=task.key, force=True, **options)
     except DpnnBridgeError as e:
         return Outcome(task, "failed", str(e), e.exit_code)
+    except Exception as e:  # one file must not end the others
+        return Outcome(task, "failed", f"{type(e).__name__}: {e}", 1)
     facts = {
         "modules": len(report.mapped),
         "parameters": report.metadata["parameters"],
