@@ -13,7 +13,10 @@ from dpnn_bridge.loaders import loads
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
 
 #: keys under which training scripts keep the model, best first
-PREFERRED = ("model", "net", "netG", "modelG", "G", "best_model", "protos", "rnn", "cnn", "lm", "encoder", "decoder")
+PREFERRED = (
+    *("model", "net", "network", "netG", "modelG", "G", "best_model", "protos", "rnn", "cnn", "lm"),
+    *("encoder", "decoder"),
+)
 
 
 @dataclass

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge import find
 from dpnn_bridge.conversion import to_lua, to_torch
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.lua_values import to_value
@@ -431,8 +432,8 @@ def test_a_patch_goes_back_where_the_glimpse_was(residual: bool) -> None:
         if not residual:
             padded[:, 1:6, 1:7] = image.detach()[n]
         grads[:, 1:6, 1:7] = g[n]
-        top = int(min(4.0, max(0.0, (float(place[n, 0]) + 1) / 2 * 4)))
-        left = int(min(4.0, max(0.0, (float(place[n, 1]) + 1) / 2 * 4)))
+        top = int(min(4.0, max(0.0, (place[n, 0].item() + 1) / 2 * 4)))
+        left = int(min(4.0, max(0.0, (place[n, 1].item() + 1) / 2 * 4)))
         padded[:, top : top + 3, left : left + 4] = patch.detach()[n]
         expected[n], slope[n] = padded[:, 1:6, 1:7], grads[:, top : top + 3, left : left + 4]
     agree(out, expected)
@@ -444,3 +445,12 @@ def test_a_patch_goes_back_where_the_glimpse_was(residual: bool) -> None:
     agree(image.grad, torch.zeros_like(g) if residual else g)
     assert not place.grad.any()
     assert len(to_lua(module)["gradInput"]) == 3
+
+
+# ---------------------------------------------------------------------- objects that are not modules
+def test_the_network_of_an_agent_is_found() -> None:
+    agent = lua("dqn.NeuralQLearner", network=linear(3, 2), target_network=linear(3, 2, seed=5))
+    agent["transitions"] = lua("dqn.TransitionTable", s=random(4, 3), a=random(4))
+    assert find.candidates(agent)[0].key == "network"
+    checkpoint = LuaTable({"agent": agent, "model": linear(3, 2, seed=9), "reward_history": LuaTable.from_list([1])})
+    assert find.candidates(checkpoint)[0].key == "model"
