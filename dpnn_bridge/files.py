@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import runpy
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -175,20 +173,18 @@ def convert(
     load_plugins(plugins)
     progress(f"reading {src}")
     options = Options(allow_unsupported=allow_unsupported, fallback=None if lua is None else lua.convert)
-    with ThreadPoolExecutor(1) as pool:  # hashing needs a core, not the interpreter
-        digest = pool.submit(sha256, src)
-        module, report = load_with_report(src, key, options)
-        if dtype is not None:
-            module.to(dtype)
-        report.metadata |= {
-            "source": Path(src).name,
-            "dpnn_bridge": package_version(),
-            "torch": str(torch.__version__),
-            "parameters": sum(p.numel() for p in module.parameters()),
-        }
-        progress(f"writing {dst}")
-        export(module, dst, to=to, example=example, metadata=report.metadata, force=force)
-        report.sha256 = digest.result()
+    module, report = load_with_report(src, key, options)
+    if dtype is not None:
+        module.to(dtype)
+    report.source = Path(src)
+    report.metadata |= {
+        "source": Path(src).name,
+        "dpnn_bridge": package_version(),
+        "torch": str(torch.__version__),
+        "parameters": sum(p.numel() for p in module.parameters()),
+    }
+    progress(f"writing {dst}")
+    export(module, dst, to=to, example=example, metadata=report.metadata, force=force)
     return report
 
 
@@ -220,15 +216,6 @@ def load_plugins(plugins: Sequence[StrPath]) -> None:
 
 
 _loaded_plugins: set[Path] = set()
-
-
-def sha256(path: StrPath) -> str:
-    """Hex digest of a file."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as f:
-        while block := f.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def package_version() -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -39,7 +42,7 @@ class Report:
         unsupported: unknown classes that became placeholders.
         notes: remarks on the whole file (mixed dtypes, the chosen key, …).
         metadata: facts that are stored with the model: source, key, versions, what else the checkpoint held.
-        sha256: hash of the input file.
+        source: the input file.
     """
 
     mapped: list[Mapped] = field(default_factory=list)
@@ -47,7 +50,7 @@ class Report:
     unsupported: list[UnsupportedClass] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     metadata: dict[str, Any] = field(default_factory=dict)
-    sha256: str = ""
+    source: Path | None = None
 
     def add(self, path: str, class_name: str, module: nn.Module, *, passes_through: bool = False) -> None:
         """Notes that the object at ``path`` became ``module``."""
@@ -65,7 +68,18 @@ class Report:
         """``(Lua class, torch type) -> number of objects``, most frequent first."""
         return dict(Counter((m.class_name, m.torch_type) for m in self.mapped).most_common())
 
+    @cached_property
+    def sha256(self) -> str | None:
+        """Hash of the input file, read again when first asked for; None without a file."""
+        if self.source is None:
+            return None
+        digest = hashlib.sha256()
+        with open(self.source, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        return digest.hexdigest()
+
     def to_dict(self) -> dict[str, Any]:
         """The report as plain data, without what else the checkpoint held."""
         metadata = {k: v for k, v in self.metadata.items() if k != "checkpoint"}
-        return {**asdict(replace(self, metadata={})), "metadata": metadata}
+        return {**asdict(replace(self, metadata={}, source=None)), "metadata": metadata, "sha256": self.sha256}
