@@ -4,8 +4,8 @@
 
 With ``--flat`` all parameters are views of one storage, as after Torch7's ``getParameters()``.
 
-The conversion reads the .t7, builds the module, writes the .pt, reads it back and compares every byte. Targets: wall time at most 1.6 x torch.save including the verification read, peak memory at most the
-weights plus 300 MB.
+The conversion reads the .t7, builds the module, writes the .pt, reads it back and compares every byte. Targets: wall
+time at most 1.6 x torch.save including the verification read, peak memory at most the weights plus 300 MB.
 """
 
 from __future__ import annotations

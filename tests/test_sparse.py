@@ -29,9 +29,7 @@ def assert_close(actual: torch.Tensor, expected: torch.Tensor) -> None:
 
 def with_backward(name: str, part: str = "") -> list[dict[str, Any]]:
     return [
-        e
-        for e in manifest(**{"class": name})
-        if part in e["name"] and "gradOutput" in read_t7(FIXTURES / e["file"])
+        e for e in manifest(**{"class": name}) if part in e["name"] and "gradOutput" in read_t7(FIXTURES / e["file"])
     ]
 
 
