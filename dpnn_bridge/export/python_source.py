@@ -161,8 +161,9 @@ class _Generator:
 
     def _normalized(self, module: nn.Module, path: str) -> str:
         """A module whose weight is normalized by PyTorch's own parametrization."""
-        name = type(module.parametrizations["weight"][0]).__name__ if "weight" in module.parametrizations else ""
-        if name != "_WeightNorm" or len(module.parametrizations) > 1:
+        parametrizations: Any = module.parametrizations
+        name = type(parametrizations["weight"][0]).__name__ if "weight" in parametrizations else ""
+        if name != "_WeightNorm" or len(parametrizations) > 1:
             raise ConversionError(
                 "its weight has a parametrization that .py cannot hold; "
                 "torch.nn.utils.parametrize.remove_parametrizations(module, 'weight') makes it an ordinary weight",
