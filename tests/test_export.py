@@ -11,10 +11,15 @@ import numpy as np
 import pytest
 import torch
 from samples import SAMPLES
+from test_sharing import linear, sequential, storage, view
 
 import dpnn_bridge
+from dpnn_bridge.conversion import to_torch
 from dpnn_bridge.errors import ConversionError, OutputExistsError, VerificationError
 from dpnn_bridge.export import FORMATS, export
+from dpnn_bridge.lua_values import to_value
+from dpnn_bridge.modules.affine import CMul
+from dpnn_bridge.modules.linear import Cosine
 
 EXAMPLES = {
     "DeepDeblur_release__ResNet_scale": torch.randn(1, 3, 32, 40),
@@ -127,3 +132,72 @@ def test_damage_while_writing_is_noticed(suffix: str, tmp_path: Path, monkeypatc
     with pytest.raises((VerificationError, Exception)):
         dpnn_bridge.save(tmp_path / f"m{suffix}", torch.nn.Linear(3, 2))
     assert list(tmp_path.iterdir()) == []
+
+
+def source_of(model: torch.nn.Module, path: Path, **options) -> str:
+    dpnn_bridge.save(path / "net.py", model, **options)
+    return (path / "net.py").read_text()
+
+
+def test_python_source_of_ties_needs_no_dpnn_bridge(tmp_path: Path) -> None:
+    s = storage(12)
+    model = to_torch(sequential(linear(view(s, (3, 4), (4, 1))), linear(view(s, (4, 3), (1, 4)))))
+    source = source_of(model, tmp_path, example=torch.randn(2, 4, dtype=torch.float64))
+    assert 'tie(model.get_submodule("1"), "weight", model.get_submodule("0"), "weight"' in source
+    built = runpy.run_path(str(tmp_path / "net.py"))["build"]()
+    with torch.no_grad():
+        built[0].weight.fill_(2)
+    assert built[1].weight.unique().tolist() == [2]
+    assert len(list(built.parameters())) == 1
+
+
+def test_python_source_leaves_out_what_goes_without_saying(tmp_path: Path) -> None:
+    convolution = torch.nn.Conv2d(3, 8, 3, padding=1)
+    source = source_of(torch.nn.Sequential(convolution, torch.nn.ReLU()), tmp_path)
+    assert "nn.Conv2d(3, 8, 3, padding=1)" in source
+    assert "from torch import nn\n\n\ndef build()" in source
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(2, 3)),
+        torch.nn.LSTM(2, 3, num_layers=2),
+        torch.nn.Sequential(torch.nn.Linear(2, 3).double(), torch.nn.Linear(3, 1)),
+        CMul(3, 1),
+        Cosine(2, 3),
+    ],
+    ids=lambda m: type(m).__name__,
+)
+def test_python_source_rebuilds(module: torch.nn.Module, tmp_path: Path) -> None:
+    source_of(module, tmp_path)
+    built = runpy.run_path(str(tmp_path / "net.py"))["build"]()
+    built.load_state_dict(module.state_dict())
+    assert [t.dtype for t in built.parameters()] == [t.dtype for t in module.parameters()]
+
+
+def test_a_model_with_a_state_is_traced_on_a_copy(tmp_path: Path) -> None:
+    model = model_of("torch-rnn__lstm")
+    x = to_value(dpnn_bridge.read_t7(SAMPLES / "torch-rnn__lstm" / "ref.t7")["input"])
+    dpnn_bridge.save(tmp_path / "m.pt2", model, example=x)
+    assert all(type(b) is torch.Tensor for b in model.buffers())
+    assert isinstance(model(x), torch.Tensor)
+
+
+def test_an_example_that_the_model_refuses(tmp_path: Path) -> None:
+    with pytest.raises(ConversionError, match="cannot run on the example input"):
+        dpnn_bridge.save(tmp_path / "m.pt2", torch.nn.Linear(2, 2), example=torch.randn(1, 3))
+
+
+def test_a_random_model_is_named_as_such(tmp_path: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Dropout()).train()
+    with pytest.raises(VerificationError, match="draws random numbers"):
+        dpnn_bridge.save(tmp_path / "m.pt2", model, example=torch.randn(50, 4))
+
+
+def test_onnx_in_double_precision_says_what_to_do(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    with pytest.raises(ConversionError, match="--dtype float32"):
+        dpnn_bridge.save(
+            tmp_path / "m.onnx", torch.nn.Conv2d(1, 1, 3).double(), example=torch.randn(1, 1, 5, 5).double()
+        )

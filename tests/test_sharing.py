@@ -150,3 +150,78 @@ def test_sharing_is_written_to_t7(autoencoder: torch.nn.Module, tmp_path: Path) 
     assert first.storage is second.storage
     assert (first.stride, second.stride) == ((4, 1), (1, 4))
     assert modules[1]["gradWeight"].storage is modules[2]["gradWeight"].storage
+
+
+def test_a_tied_weight_is_right_whenever_it_is_read(autoencoder: torch.nn.Module) -> None:
+    autoencoder.float()
+    encoder, decoder = autoencoder[0], autoencoder[1]
+    assert decoder.weight.dtype == torch.float32
+    with torch.no_grad():
+        encoder.weight.mul_(2)
+    assert torch.equal(decoder.weight, encoder.weight.T)
+    decoder.weight.square().sum().backward()
+    torch.testing.assert_close(encoder.weight.grad, 2 * encoder.weight)
+
+
+def test_a_tied_layer_alone_takes_its_source_along(autoencoder: torch.nn.Module) -> None:
+    expected = autoencoder[1].weight.float()
+    for decoder in (copy.deepcopy(autoencoder[1]), pickle.loads(pickle.dumps(autoencoder[1])), autoencoder[1]):
+        decoder.float()
+        assert torch.equal(decoder.weight, expected)
+        assert decoder(torch.ones(1, 3)).dtype == torch.float32
+
+
+def test_a_tied_layer_is_still_the_class_that_people_know(autoencoder: torch.nn.Module) -> None:
+    assert repr(autoencoder[1]) == "Linear(in_features=3, out_features=4, bias=False)"
+    assert isinstance(autoencoder[1], torch.nn.Linear)
+
+
+def test_the_source_may_come_after_what_is_tied_to_it() -> None:
+    s = storage(12)
+    model = to_torch(sequential(linear(view(s, (3, 4), (1, 3))), linear(view(s, (4, 3), (3, 1)))))
+    (weight,) = model.parameters()
+    assert weight is model[1].weight
+    x = torch.randn(2, 4, dtype=torch.float64)
+    torch.testing.assert_close(model(x), x @ weight @ weight.T)
+
+
+def normalizations() -> torch.nn.Module:
+    """Two batch normalizations that share everything, as ``sharedClone`` makes them."""
+    tensors = {}
+    for i, name in enumerate(("weight", "bias", "running_mean", "running_var")):
+        tensors[name] = LuaStorage("torch.DoubleStorage", 3, np.random.default_rng(i).uniform(1, 2, size=3))
+    settings = {"eps": 1e-5, "momentum": 0.1, "affine": True, "nDim": 2, "_type": "torch.DoubleTensor"}
+
+    def module() -> LuaObject:
+        views = {name: view(s, (3,), (1,)) for name, s in tensors.items()}
+        return LuaObject("nn.BatchNormalization", LuaTable({**settings, **views}))
+
+    return to_torch(sequential(module(), module()))
+
+
+@pytest.mark.parametrize("change", [lambda m: m.float(), lambda m: m[0].float(), copy.deepcopy], ids=str)
+def test_clones_keep_one_set_of_running_statistics(change) -> None:
+    model = normalizations()
+    changed = change(model)
+    model = changed if len(list(changed.children())) else model
+    first, second = model[0], model[1]
+    assert first.running_mean is second.running_mean
+    model.train()(torch.randn(4, 3, dtype=first.running_mean.dtype))
+    assert torch.equal(first.running_mean, second.running_mean)
+
+
+def test_gradients_become_grad_on_request() -> None:
+    obj = linear(view(storage(6), (2, 3), (3, 1)))
+    obj["gradWeight"] = view(storage(12), (2, 3), (3, 1), 6)
+    assert to_torch(obj).weight.grad is None
+    assert torch.equal(to_torch(obj, gradients=True).weight.grad, obj["gradWeight"].torch())
+
+
+def test_only_the_part_that_is_viewed_is_read() -> None:
+    def refuse() -> np.ndarray:
+        raise AssertionError("the whole storage was read")
+
+    s = LuaStorage("torch.DoubleStorage", 10**9, refuse, lambda start, stop: np.arange(start, stop, dtype=float))
+    model = to_torch(sequential(linear(view(s, (2, 3), (3, 1), 100)), linear(view(s, (3, 2), (1, 3), 500))))
+    assert model[0].weight.flatten().tolist() == list(range(100, 106))
+    assert torch.equal(model[1].weight, torch.arange(500.0, 506).view(2, 3).T)
