@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 import dpnn_bridge
 from dpnn_bridge import registry, to_torch
 from dpnn_bridge.conversion import to_lua
+from dpnn_bridge.objects import LuaObject
 
 INPUTS = {
     "torch-demos__mnist_convnet": torch.randn(2, 1, 32, 32),
@@ -59,7 +61,7 @@ def test_autocast(name: str) -> None:
 @nets
 def test_trace(name: str) -> None:
     model, x = net(name), INPUTS[name]
-    torch.testing.assert_close(torch.jit.trace(model, x)(x), model(x))
+    torch.testing.assert_close(torch.jit.trace(model, x)(x), model(x))  # type: ignore[operator]
 
 
 @nets
@@ -67,8 +69,8 @@ def test_functional_call_and_per_sample_gradients(name: str) -> None:
     model, x = net(name), INPUTS[name]
     parameters = dict(model.named_parameters())
 
-    def loss(parameters: dict[str, torch.Tensor], sample: torch.Tensor) -> torch.Tensor:
-        return torch.func.functional_call(model, parameters, (sample[None],)).square().sum()
+    def loss(parameters: Mapping[str, torch.Tensor], sample: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(model, dict(parameters), (sample[None],)).square().sum()
 
     grads = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, x)
     model(x).square().sum().backward()
@@ -174,7 +176,7 @@ def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------------- one switch for all index modules
-def indexed() -> list[dict]:
+def indexed() -> list[LuaObject]:
     """The first fixture of each class whose module, or a part of it, counts from ``index_base``."""
     from conftest import FIXTURES, manifest
 

@@ -189,10 +189,23 @@ def test_an_example_that_the_model_refuses(tmp_path: Path) -> None:
         dpnn_bridge.save(tmp_path / "m.pt2", torch.nn.Linear(2, 2), example=torch.randn(1, 3))
 
 
+class Noisy(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.randn_like(x)
+
+
 def test_a_random_model_is_named_as_such(tmp_path: Path) -> None:
-    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Dropout()).train()
     with pytest.raises(VerificationError, match="draws random numbers"):
-        dpnn_bridge.save(tmp_path / "m.pt2", model, example=torch.randn(50, 4))
+        dpnn_bridge.save(tmp_path / "m.pt2", Noisy(), example=torch.randn(50, 4))
+
+
+def test_traced_programs_are_for_evaluation(tmp_path: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4), torch.nn.Dropout()).train()
+    x = torch.randn(50, 4)
+    dpnn_bridge.save(tmp_path / "m.pt2", model, example=x)
+    assert model.training
+    assert not model[1].running_mean.any()
+    torch.testing.assert_close(torch.export.load(tmp_path / "m.pt2").module()(x), model.eval()(x))
 
 
 def test_onnx_in_double_precision_says_what_to_do(tmp_path: Path) -> None:

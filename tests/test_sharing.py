@@ -199,7 +199,9 @@ def normalizations() -> torch.nn.Module:
     return to_torch(sequential(module(), module()))
 
 
-@pytest.mark.parametrize("change", [lambda m: m.float(), lambda m: m[0].float(), copy.deepcopy], ids=str)
+@pytest.mark.parametrize(
+    "change", [lambda m: m.float(), lambda m: m[0].float(), copy.deepcopy], ids=["model", "clone", "copy"]
+)
 def test_clones_keep_one_set_of_running_statistics(change) -> None:
     model = normalizations()
     changed = change(model)

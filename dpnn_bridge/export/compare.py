@@ -76,8 +76,8 @@ def run(module: nn.Module, example: Any) -> Any:
 
 
 def traceable(module: nn.Module) -> nn.Module:
-    """A copy on the same tensors: tracing leaves its symbols in modules that keep a state."""
-    return copy.deepcopy(module, {id(t): t for t in [*module.parameters(), *module.buffers()]})
+    """A copy in evaluation mode on the same tensors: tracing leaves its symbols in modules that keep a state."""
+    return copy.deepcopy(module, {id(t): t for t in [*module.parameters(), *module.buffers()]}).eval()
 
 
 def check_traced(path: Path, outputs: Any, module: nn.Module, example: Any, what: str) -> None:
@@ -91,7 +91,7 @@ def check_traced(path: Path, outputs: Any, module: nn.Module, example: Any, what
             raise VerificationError(
                 f"{path}: the model draws random numbers, so that what {what} computes cannot be compared with it"
             ) from e
-        same_outputs(path, outputs, expected, what, rounding_of(module, example, expected))
+        same_outputs(path, outputs, expected, what, rounding_of(traceable(module), example, expected))
 
 
 def need_example(example: Any, suffix: str) -> None:
