@@ -25,13 +25,18 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
     return torch.equal(a.view(torch.int64), b.view(torch.int64)) if wide else torch.equal(a, b)
 
 
-def same_tensors(path: Path, read: Mapping[str, Tensor], written: Mapping[str, Tensor]) -> None:
+def same_tensors(
+    path: Path,
+    read: Mapping[str, Tensor],
+    written: Mapping[str, Tensor],
+    reason: str = "the disk may be full or failing",
+) -> None:
     """Raises :class:`VerificationError` unless both hold the same names with the same bits."""
     if read.keys() != written.keys():
         raise VerificationError(f"{path}: read back other names than were written")
     for name, tensor in written.items():
         if not same_bits(read[name], tensor.detach().cpu()):
-            raise VerificationError(f"{path}: {name} differs after reading back; the disk may be full or failing")
+            raise VerificationError(f"{path}: {name} differs after reading back; {reason}")
 
 
 def same_outputs(path: Path, actual: Any, expected: Any, what: str, rounding: float = 0.0) -> None:

@@ -68,10 +68,11 @@ def verify(module: nn.Module, path: Path, job: Job) -> None:
     for (name, a), (_, b) in zip(module.named_modules(), built.named_modules(), strict=True):
         if type(a).__name__ != type(b).__name__ or a.extra_repr() != b.extra_repr() or a.training != b.training:
             raise VerificationError(f"the generated Python builds {b!r} at {name!r} instead of {a!r}")
-    same_tensors(path, built.state_dict(), module.state_dict())
+    reason = "its type or value does not follow from the arguments of constructors, so .py cannot hold this model"
+    same_tensors(path, built.state_dict(), module.state_dict(), reason)
     ours, theirs = dict(module.named_buffers()), dict(built.named_buffers())  # some are no part of the state
     both = ours.keys() & theirs.keys()
-    same_tensors(path, {name: theirs[name] for name in both}, {name: ours[name] for name in both})
+    same_tensors(path, {name: theirs[name] for name in both}, {name: ours[name] for name in both}, reason)
     if job.example is not None:
         torch.manual_seed(0)
         expected = run(copy.deepcopy(module), job.example)
