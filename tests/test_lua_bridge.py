@@ -150,3 +150,15 @@ def test_a_sandbox_limits_memory() -> None:
 
 def test_a_sandbox_computes() -> None:
     assert LuaBridge(sandbox=True).execute("return torch.ones(2, 2):sum()") == 4
+
+
+def test_the_stack_is_as_deep_as_in_a_script(bridge: LuaBridge) -> None:
+    """Level 6 is above the code of a caller's constructors, where nngraph looks for a name."""
+    code = """
+        local function third() return debug.getinfo(6, 'Sl') ~= nil end
+        local function second() local found = third() return found end
+        local function first() local found = second() return found end
+        local found = first()
+        return found
+    """
+    assert bridge.execute(code) is True

@@ -115,7 +115,7 @@ class LuaBridge:
 
     def _call(self, function: Any, *args: Any) -> Any:
         with self.errors():
-            results = function()(*[self.to_lua(a) for a in args])
+            results = self.helper("run")(function(), *[self.to_lua(a) for a in args])
         if isinstance(results, tuple):
             return tuple(self.to_python(r) for r in results)
         return self.to_python(results)
