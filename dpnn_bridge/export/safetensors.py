@@ -65,11 +65,11 @@ def write(module: nn.Module, path: Path, job: Job) -> None:
 def verify(module: nn.Module, path: Path, job: Job) -> None:
     content, expected = read(path), checkpoint.pack(module, job.metadata)
     same_tensors(path, content["state_dict"], expected["state_dict"])
-    constants = [
+    read_constants, written_constants = (
         {str(i): v for i, n in enumerate(c["graph"]["nodes"]) for v in n.values() if isinstance(v, Tensor)}
         for c in (content, expected)
-    ]
-    same_tensors(path, *constants)
+    )
+    same_tensors(path, read_constants, written_constants)
     if len(content["graph"]["nodes"]) != len(expected["graph"]["nodes"]):
         raise VerificationError(f"{path}: the object graph differs after reading back")
 
