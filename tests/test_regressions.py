@@ -106,3 +106,9 @@ def test_projection_to_as_many_features_as_the_cell_has() -> None:
         output = (o.sigmoid() * cell.tanh()) @ projection
         expected.append(output)
     torch.testing.assert_close(module(x), torch.stack(expected))
+
+
+# ---------------------------------------------------------------------- buffers that Lua does not make again
+def test_one_hot_is_written_with_its_unit_vectors() -> None:
+    obj = lua("OneHot", outputSize=3, _eye=torch.eye(3), output=torch.zeros(2, 3))
+    np.testing.assert_array_equal(to_lua(to_torch(obj))["_eye"].numpy(), np.eye(3))

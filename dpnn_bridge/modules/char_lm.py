@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dpnn_bridge.lua_context import LuaContext
 from dpnn_bridge.objects import LuaObject, LuaTensor
 from dpnn_bridge.registry import Field, LuaClass, empty_table, lua_class, spec_of
 from dpnn_bridge.torch_context import TorchContext
@@ -50,6 +51,12 @@ class OneHotClass(LuaClass):
         kind = obj.get("output")
         dtype = kind.torch().dtype if isinstance(kind, LuaTensor) else torch.float32
         return {**super().arguments(obj, ctx), "index_base": ctx.index_base, "dtype": dtype}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        assert isinstance(module, OneHot)
+        eye = torch.eye(module.size, dtype=module.dtype)  # Lua makes it where there is none, and not where it is empty
+        return {**super().to_lua(module, ctx), "_eye": ctx.constant(eye, module)}
 
 
 class HLogSoftMax(nn.Module):
