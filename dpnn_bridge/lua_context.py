@@ -146,6 +146,10 @@ class LuaContext:
             self._tensors[key, shape] = strided(kind, shape, self._storages[key])
         return self._tensors[key, shape]
 
+    def empty_tensors(self, module: nn.Module, count: int) -> LuaTable:
+        """A table of tensors without elements, which Torch7 resizes but does not make."""
+        return LuaTable.from_list(LuaTensor.empty(self.type_of(module)) for _ in range(count))
+
     def constant(self, tensor: Tensor, module: nn.Module) -> LuaTensor:
         """A tensor of its own that is neither parameter nor buffer."""
         kind = self.class_of(tensor, module)

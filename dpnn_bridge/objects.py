@@ -317,8 +317,15 @@ class LuaTensor:
 
     @classmethod
     def from_numpy(cls, array: np.ndarray, class_name: str | None = None) -> LuaTensor:
-        """A tensor on a contiguous copy of ``array`` (no copy when it is contiguous). Scalars become size 1."""
+        """A tensor on a contiguous copy of ``array`` (no copy when it is contiguous). Scalars become size 1.
+
+        Raises:
+            TypeError: elements of ``class_name`` have another dtype.
+        """
         array = np.ascontiguousarray(array)
+        expected = element_dtype(class_name) if class_name else None
+        if expected is not None and array.dtype != expected:
+            raise TypeError(f"{class_name} holds {expected}, the array {array.dtype}: use array.astype({expected})")
         if array.size == 0:
             return cls.empty(class_name or tensor_class(array.dtype))
         name = class_name or tensor_class(array.dtype)

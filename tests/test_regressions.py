@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dpnn_bridge import to_lua, to_torch, training
+from dpnn_bridge import read_t7, to_lua, to_torch, training, write_t7
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
 
@@ -112,3 +116,41 @@ def test_projection_to_as_many_features_as_the_cell_has() -> None:
 def test_one_hot_is_written_with_its_unit_vectors() -> None:
     obj = lua("OneHot", outputSize=3, _eye=torch.eye(3), output=torch.zeros(2, 3))
     np.testing.assert_array_equal(to_lua(to_torch(obj))["_eye"].numpy(), np.eye(3))
+
+
+@pytest.mark.parametrize(
+    ("class_name", "table", "count"),
+    [("nn.OuterProd", "gradInput", 2), ("nn.ShakeShakeTable", "output", 3), ("nn.ShakeShakeTable", "gradInput", 3)],
+)
+def test_tables_of_buffers_are_written_with_their_tensors(class_name: str, table: str, count: int) -> None:
+    flags = {"forwardShake": "true", "backwardShake": "true", "shakeImage": "false"}
+    obj = lua(class_name, **flags, **{table: LuaTable.from_list([LuaTensor.from_numpy(np.ones(2))] * count)})
+    written = to_lua(to_torch(obj))[table].as_list()
+    assert [t.size for t in written] == [0] * count
+
+
+def test_gradient_that_a_tree_criterion_starts_from_is_written() -> None:
+    obj = lua("nn.TreeNLLCriterion", _output_grad=torch.tensor([-1.0]), _type="torch.FloatTensor")
+    assert to_lua(to_torch(obj))["_output_grad"].numpy().tolist() == [-1]
+
+
+def test_variational_dropout_is_written_in_the_type_of_its_file(tmp_path: Path) -> None:
+    fields = {"p": 0.3, "train": True, "noiseInit": double(1).zero_(), "sharedNoise": double(1, 1)}
+    module = to_torch(lua("onmt.VariationalDropout", _type="torch.DoubleTensor", **fields))
+    write_t7(tmp_path / "m.t7", module)
+    written = read_t7(tmp_path / "m.t7")
+    assert written["noiseInit"].class_name == written["sharedNoise"].class_name == "torch.DoubleTensor"
+    assert written["noiseInit"].numpy().tolist() == [0]
+
+
+def test_a_tensor_of_another_type_than_its_elements_is_refused() -> None:
+    with pytest.raises(TypeError, match="holds float64"):
+        LuaTensor.from_numpy(np.ones(2, np.float32), "torch.DoubleTensor")
+
+
+def test_torch_prelu_is_the_one_of_nn_whatever_family_is_imported_first() -> None:
+    code = (
+        "import dpnn_bridge.modules.fbnn, torch, dpnn_bridge; print(dpnn_bridge.to_lua(torch.nn.PReLU(3)).class_name)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "nn.PReLU"

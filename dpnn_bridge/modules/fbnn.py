@@ -48,6 +48,10 @@ class LeakyReLU(LuaClass):
     constants = {"nOutputPlane": 0}
 
     @classmethod
+    def represents(cls, module: nn.Module) -> bool:
+        return False  # torch's own PReLU is nn.PReLU
+
+    @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
         return {"device": "meta"}
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dpnn_bridge.errors import ConversionError
-from dpnn_bridge.modules.criterion import MultiCriterionClass, ParallelCriterion
+from dpnn_bridge.lua_context import LuaContext
+from dpnn_bridge.modules.criterion import MultiCriterionClass, ParallelCriterion, filled
 from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.registry import LuaClass, empty_table, lua_class
 from dpnn_bridge.torch_context import TorchContext
@@ -158,6 +159,10 @@ class TreeNLLCriterion(nn.Module):
 @lua_class("nn.TreeNLLCriterion")
 class TreeNLLCriterionClass(LuaClass):
     torch_type = TreeNLLCriterion
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        return {**super().to_lua(module, ctx), "_output_grad": filled(-1)(ctx.type_of(module))}
 
 
 class CTCCriterion(nn.Module):

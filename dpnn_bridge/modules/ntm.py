@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.gradient import with_gradient_of
+from dpnn_bridge.lua_context import LuaContext
 from dpnn_bridge.registry import LuaClass, empty_table, lua_class
 
 
@@ -53,7 +56,10 @@ class OuterProd(nn.Module):
 class OuterProdClass(LuaClass):
     torch_type = OuterProd
     scratch = ("order", "size")
-    constants = {"gradInput": empty_table}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        return {**super().to_lua(module, ctx), "gradInput": ctx.empty_tensors(module, 2)}
 
 
 class PowTable(nn.Module):

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from dpnn_bridge.lua_context import LuaContext
 from dpnn_bridge.modules.wrapper import without
-from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor, element_dtype
 from dpnn_bridge.parity import noise
 from dpnn_bridge.registry import Field, LuaClass, empty_sizes, empty_table, lua_class
 from dpnn_bridge.torch_context import TorchContext
@@ -258,11 +258,11 @@ class VariationalDropoutClass(LuaClass):
         drawn = torch.tensor([0.0 if module.mask is None else 1.0])
         noise = torch.zeros(1, 1) if module.mask is None else module.mask
         kind = ctx.type_of(module)
-        fields = {"noiseInit": ctx.constant(drawn, module), "sharedNoise": ctx.constant(noise, module)}
-        for name, tensor in fields.items():
-            if tensor.class_name != kind:
-                fields[name] = LuaTensor.from_numpy(tensor.numpy(), kind)
-        return {**super().to_lua(module, ctx), **fields}
+        return {
+            **super().to_lua(module, ctx),
+            "noiseInit": LuaTensor.from_numpy(drawn.numpy().astype(element_dtype(kind)), kind),
+            "sharedNoise": LuaTensor.from_numpy(noise.detach().cpu().numpy().astype(element_dtype(kind)), kind),
+        }
 
     @classmethod
     def replay(cls, module: nn.Module, after: LuaObject) -> Callable[..., Any] | None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.gradient import with_gradient_of
+from dpnn_bridge.lua_context import LuaContext
 from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.parity import noise
 from dpnn_bridge.registry import LuaClass, lua_class
@@ -65,6 +66,11 @@ class ShakeShakeTableClass(LuaClass):
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
         flags = {"forward_shake": "forwardShake", "backward_shake": "backwardShake", "shake_image": "shakeImage"}
         return {attribute: obj[name] == "true" for attribute, name in flags.items()}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        tables = {name: ctx.empty_tensors(module, 3) for name in ("output", "gradInput")}
+        return {**super().to_lua(module, ctx), **tables}
 
     @classmethod
     def replay(cls, module: nn.Module, after: LuaObject) -> Callable[..., Any] | None:
