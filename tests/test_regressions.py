@@ -154,3 +154,20 @@ def test_torch_prelu_is_the_one_of_nn_whatever_family_is_imported_first() -> Non
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "nn.PReLU"
+
+
+# ---------------------------------------------------------------------- old field sets
+def test_multi_label_criterion_of_before_2017() -> None:
+    x, target, weights = double(3, 4), torch.ones(3, 4, dtype=torch.float64), torch.rand(4, dtype=torch.float64)
+    nll = lua("nn.BCECriterion", sizeAverage=True, weights=weights)
+    criterion = to_torch(lua("nn.MultiLabelSoftMarginCriterion", nll=nll, lsm=lua("nn.Sigmoid")))
+    torch.testing.assert_close(criterion(x, target), (-weights * x.sigmoid().log()).mean())
+    written = to_lua(criterion)
+    assert "nll" not in written
+    assert written["sizeAverage"] is True
+    assert written["sigmoid"].class_name == "nn.Sigmoid"
+
+
+def test_bilinear_is_written_with_the_two_gradients_that_its_first_version_resized() -> None:
+    module = to_torch(lua("nn.Bilinear", weight=double(2, 3, 4), bias=double(2)))
+    assert [t.size for t in to_lua(module)["gradInput"].as_list()] == [0, 0]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dpnn_bridge.modules.convolution import changed
 from dpnn_bridge.modules.criterion import Loss, LossClass, class_indices, elementwise, expanded
 from dpnn_bridge.modules.criterion_classification import IndexedClass, WeightsClass, without_parameters
 from dpnn_bridge.modules.criterion_regression import MSECriterion
@@ -118,6 +119,15 @@ class MultiLabelSoftMarginCriterionClass(WeightsClass):
     torch_type = (MultiLabelSoftMarginCriterion, nn.BCEWithLogitsLoss)
     constants = {"output": 0, "sigmoid": sigmoid}
     averages = False
+
+    @classmethod
+    def upgrade(cls, obj: LuaObject) -> LuaObject:
+        """Until 2017 it was a sigmoid ``lsm`` and a binary cross entropy ``nll``, which held the settings."""
+        nll = obj.get("nll")
+        if not isinstance(nll, LuaObject):
+            return super().upgrade(obj)
+        average = nll.get("sizeAverage", True)
+        return changed(obj, sizeAverage=average, weights=nll.get("weights"), sigmoid=obj["lsm"], nll=None, lsm=None)
 
 
 class MultiLabelMarginCriterion(nn.MultiLabelMarginLoss):

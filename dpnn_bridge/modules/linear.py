@@ -59,6 +59,10 @@ class BilinearClass(LuaClass):
         outputs, first, second = obj["weight"].shape
         return Bilinear(first, second, outputs, bias=obj.get("bias") is not None, device="meta")
 
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        return {**super().to_lua(module, ctx), "gradInput": ctx.empty_tensors(module, 2)}
+
 
 class Cosine(nn.Module):
     r"""The cosines between the input and weight vectors.

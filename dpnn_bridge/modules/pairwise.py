@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dpnn_bridge.gradient import with_gradient_of
 from dpnn_bridge.lua_context import LuaContext
 from dpnn_bridge.modules.arithmetic import shaped_like
-from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+from dpnn_bridge.objects import LuaObject, LuaTensor
 from dpnn_bridge.registry import LuaClass, empty_table, lua_class
 from dpnn_bridge.torch_context import TorchContext
 
@@ -19,9 +19,7 @@ class PairClass(LuaClass):
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        kind = ctx.type_of(module)
-        pair = LuaTable.from_list([LuaTensor.empty(kind), LuaTensor.empty(kind)])
-        return {**super().to_lua(module, ctx), "gradInput": pair}
+        return {**super().to_lua(module, ctx), "gradInput": ctx.empty_tensors(module, 2)}
 
 
 def rows_of(input: list[Tensor]) -> tuple[Tensor, Tensor]:
