@@ -89,18 +89,19 @@ def refuse_gradient(input: Tensor, message: str) -> Tensor:
     return _RefuseGradient.apply(input, message) if input.requires_grad else input
 
 
-class _ZeroGradient(torch.autograd.Function):
+class _ConstantGradient(torch.autograd.Function):
     @staticmethod
-    def forward(value: Tensor, source: Tensor) -> Tensor:
+    def forward(value: Tensor, source: Tensor, gradient: float) -> Tensor:
         return value.view_as(value)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, float], output: Tensor) -> None:
         ctx.save_for_backward(inputs[1])
+        ctx.gradient = inputs[2]
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
-        return grads[0], torch.zeros_like(ctx.saved_tensors[0])
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        return grads[0], torch.full_like(ctx.saved_tensors[0], ctx.gradient), None
 
 
 def zero_gradient(value: Tensor, source: Tensor) -> Tensor:
@@ -109,4 +110,9 @@ def zero_gradient(value: Tensor, source: Tensor) -> Tensor:
     What lies behind ``source`` thus takes part in the backward pass, as Torch7's modules always do: a
     :class:`~dpnn_bridge.modules.reinforce.Reinforce` there gives its gradient whatever arrives.
     """
-    return _ZeroGradient.apply(value, source) if source.requires_grad else value
+    return _ConstantGradient.apply(value, source, 0.0) if source.requires_grad else value
+
+
+def with_penalty(value: Tensor, penalty: Tensor) -> Tensor:
+    """``value`` itself; when its gradient is computed, that of ``penalty`` is added to everything it depends on."""
+    return _ConstantGradient.apply(value, penalty, 1.0)

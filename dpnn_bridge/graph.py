@@ -20,6 +20,17 @@ def is_module(value: Any) -> bool:
     return namespace not in data and value.class_name != "nngraph.Node"
 
 
+def without_entries(value: LuaTable | LuaObject) -> LuaTable | LuaObject:
+    """A new table, or a new object of the same class and version, whose entries are still to be copied.
+
+    What an object wrote instead of a table is taken over as it is.
+    """
+    if isinstance(value, LuaTable):
+        return LuaTable()
+    payload = LuaTable() if isinstance(value.payload, LuaTable) else value.payload
+    return LuaObject(value.class_name, payload, version=value.version)
+
+
 def format_path(keys: list[Any], root: str = "") -> str:
     """``["model", "modules", 3]`` -> ``model.modules[3]``, below the path ``root``."""
     return (root + "".join(map(key_text, keys))).removeprefix(".")

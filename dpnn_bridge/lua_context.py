@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge import registry
 from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.graph import without_entries
 from dpnn_bridge.lua_values import empty, lua_storage, numpy_dtype, strided
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype, tensor_class
 from dpnn_bridge.registry import Field, record_of
@@ -83,11 +84,7 @@ class LuaContext:
         if isinstance(value, (LuaTable, LuaObject)):
             if id(value) in self._restored:
                 return self._restored[id(value)]
-            copy: LuaTable | LuaObject = LuaTable()
-            if isinstance(value, LuaObject):
-                copy = LuaObject(value.class_name, version=value.version)
-                if not isinstance(value.payload, LuaTable):
-                    copy.payload = value.payload
+            copy = without_entries(value)
             self._restored[id(value)] = copy
             self._alive.append(value)
             for k, v in value.items():

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge import registry
 from dpnn_bridge.errors import ConversionError, UnsupportedClass, UnsupportedClassError
-from dpnn_bridge.graph import MAX_DEPTH, format_path, is_module
+from dpnn_bridge.graph import MAX_DEPTH, format_path, is_module, without_entries
 from dpnn_bridge.lua_values import RESULTS, tensor_type
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 from dpnn_bridge.registry import Field, LuaClass, LuaRecord, record_of
@@ -262,11 +262,7 @@ class TorchContext:
             if len(self._path) > 4 * MAX_DEPTH:
                 raise self.error(f"tables are nested deeper than {4 * MAX_DEPTH} levels")
             self._alive.append(value)
-            copy: LuaTable | LuaObject = LuaTable()
-            if isinstance(value, LuaObject):
-                copy = LuaObject(value.class_name, version=value.version)
-                if not isinstance(value.payload, LuaTable):
-                    copy.payload = value.payload
+            copy = without_entries(value)
             self._kept[id(value)] = copy
             with self.at(*keys):
                 for k, v in value.items():

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.gradient import with_penalty
 from dpnn_bridge.lua_context import LuaContext
 from dpnn_bridge.memory import first_tensor, get_hidden_state, max_bptt_step, set_hidden_state
 from dpnn_bridge.modules.recurrent import AbstractRecurrent, AbstractRecurrentClass, shared_clone
@@ -294,7 +295,7 @@ class NormStabilizer(AbstractRecurrent):
         if self.training:
             if self.step > 1:
                 change = input.norm(dim=1) - self._previous(input).norm(dim=1)
-                output = _with_penalty(output, self.beta * change.square().mean())
+                output = with_penalty(output, self.beta * change.square().mean())
             self._norms = [*self._norms[: self.step - 1], input.detach().norm(dim=1)]
         return self._advance(output, input)
 
@@ -305,25 +306,6 @@ class NormStabilizer(AbstractRecurrent):
 
     def extra_repr(self) -> str:
         return f"beta={self.beta}"
-
-
-class _WithPenalty(torch.autograd.Function):
-    @staticmethod
-    def forward(value: Tensor, penalty: Tensor) -> Tensor:
-        return value.view_as(value)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[1])
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
-        return grads[0], torch.ones_like(ctx.saved_tensors[0])
-
-
-def _with_penalty(value: Tensor, penalty: Tensor) -> Tensor:
-    """``value``; when its gradient is computed, that of ``penalty`` is added to everything it depends on."""
-    return _WithPenalty.apply(value, penalty)  # type: ignore[no-any-return]
 
 
 @lua_class("nn.NormStabilizer")
