@@ -21,18 +21,15 @@ def check_output(path: StrPath, force: bool) -> None:
 
 @contextmanager
 def replacing(path: StrPath, *, force: bool) -> Iterator[Path]:
-    """A temporary file beside ``path`` that takes its place when the block ends well, and vanishes otherwise."""
+    """A temporary path that takes the place of ``path`` when the block ends well, and vanishes otherwise.
+
+    It lies in a folder of its own beside ``path``: a file that exists before it is written is flushed to the disk by
+    ext4 when it is closed, which doubles the time.
+    """
     path = Path(path)
     check_output(path, force)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
+    with tempfile.TemporaryDirectory(prefix=".dpnn-", dir=path.parent) as folder:
+        temporary = Path(folder, path.name)
         yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

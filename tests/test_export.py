@@ -16,7 +16,7 @@ from test_sharing import linear, sequential, storage, view
 import dpnn_bridge
 from dpnn_bridge.conversion import to_torch
 from dpnn_bridge.errors import ConversionError, OutputExistsError, VerificationError
-from dpnn_bridge.export import FORMATS, export
+from dpnn_bridge.export import FORMATS, Job, export, torch_checkpoint
 from dpnn_bridge.lua_values import to_value
 from dpnn_bridge.modules.affine import CMul
 from dpnn_bridge.modules.linear import Cosine
@@ -132,6 +132,29 @@ def test_damage_while_writing_is_noticed(suffix: str, tmp_path: Path, monkeypatc
     with pytest.raises((VerificationError, Exception)):
         dpnn_bridge.save(tmp_path / f"m{suffix}", torch.nn.Linear(3, 2))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["0.weight", "0.bias", "1.weight"])
+def test_a_pt_names_the_tensor_that_a_failing_disk_changed(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(1200, 900), torch.nn.Linear(900, 3))
+    model[1].weight = torch.nn.Parameter(torch.randn(900, 3).t())
+    dpnn_bridge.save(tmp_path / "good.pt", model)
+    write = torch_checkpoint.write
+
+    def damaged(module: torch.nn.Module, path: Path, job: Job) -> None:
+        write(module, path, job)
+        data = bytearray(path.read_bytes())
+        parameter = module.get_parameter(name).detach()
+        stored = (parameter if parameter.is_contiguous() else parameter.t()).numpy().tobytes()
+        data[data.find(stored) + len(stored) - 1] ^= 1
+        path.write_bytes(data)
+
+    monkeypatch.setattr(torch_checkpoint, "write", damaged)
+    with pytest.raises(VerificationError, match=rf"{name} differs"):
+        dpnn_bridge.save(tmp_path / "bad.pt", model)
+    assert [p.name for p in tmp_path.iterdir()] == ["good.pt"]
 
 
 def source_of(model: torch.nn.Module, path: Path, **options) -> str:

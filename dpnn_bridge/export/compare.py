@@ -7,22 +7,29 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dpnn_bridge import parity
 from dpnn_bridge.errors import ConversionError, VerificationError
 
+#: elements that are compared at once, so that they stay in the processor's cache
+CHUNK = 1 << 17
+
+
+def byte_array(tensor: Tensor) -> np.ndarray:
+    """The bytes of a contiguous tensor as a 1-D array, of 8-byte integers where they divide evenly: 6 times faster."""
+    data = tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy()
+    return data.view(np.int64) if len(data) % 8 == 0 else data
+
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors have the same dtype, shape and bytes."""
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
-    if a.numel() == 0:
-        return True
-    a, b = (t.contiguous().reshape(-1).view(torch.uint8) for t in (a, b))
-    wide = len(a) % 8 == 0 and a.data_ptr() % 8 == b.data_ptr() % 8 == 0  # six times faster
-    return torch.equal(a.view(torch.int64), b.view(torch.int64)) if wide else torch.equal(a, b)
+    x, y = byte_array(a.contiguous()), byte_array(b.contiguous())
+    return all(np.array_equal(x[i : i + CHUNK], y[i : i + CHUNK]) for i in range(0, len(x), CHUNK))
 
 
 def same_tensors(
