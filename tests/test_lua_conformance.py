@@ -1,16 +1,17 @@
-"""7631 small Lua cases whose results real Torch7 recorded, run through dpnn-lua. See conformance/README.md."""
+"""7631 small Lua cases whose results real Torch7 recorded, run on the bridge. See conformance/README.md."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 pytest.importorskip("lupa")
+
+from dpnn_bridge.lua import LuaBridge
 
 FOLDER = Path(__file__).parent / "conformance"
 AREAS = sorted(p.stem for p in (FOLDER / "expected").glob("*.jsonl"))
@@ -33,18 +34,13 @@ COMPARE = _comparer()
 
 
 def _failures(area: str, out: Path, runtime: str) -> list[str]:
-    command = [sys.executable, "-c", "from dpnn_bridge.lua.cli import lua_command; lua_command()"]
-    command += ["--runtime", runtime, *(["-p", SOURCES] if SOURCES else [])]
-    paths = [str(FOLDER.parent.parent), os.environ.get("PYTHONPATH", "")]
-    done = subprocess.run(
-        [*command, "run.lua", str(out), area],
-        cwd=FOLDER,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    bridge = LuaBridge(SOURCES or (), runtime=runtime)
+    bridge.execute("CONF = ...", {"dir": str(FOLDER), "out": str(out), "files": [area], "t7": False})
+    threads = torch.get_num_threads()
+    try:
+        bridge.run_file(FOLDER / "run.lua")
+    finally:
+        torch.set_num_threads(threads)  # one case sets them
     expected, actual = (COMPARE.load(folder / f"{area}.jsonl") for folder in (FOLDER / "expected", out))
     assert expected, area
     return [
