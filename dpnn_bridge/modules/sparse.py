@@ -191,7 +191,7 @@ class IndexLinear(nn.Module):
             values = values.detach()
         weight = self.weight
         if self.normalize:
-            values = self._normalized(columns, values) + weight[columns, 3]
+            values = normalized(weight, columns, values, self.training) + weight[columns, 3]
             weight = weight[:, 4:]
         output = weighted_sum(row_numbers(sizes), values, weight[columns], self.bias, len(sizes))
         return output[0] if single else output
@@ -206,24 +206,33 @@ class IndexLinear(nn.Module):
             return keys, values, lengths([keys]), True
         return torch.cat(keys), torch.cat(values), lengths(keys), False
 
-    @torch.no_grad()
-    def _normalized(self, columns: Tensor, values: Tensor) -> Tensor:
-        """Values by the largest absolute value of their key so far, which training updates entry by entry."""
-        largest, inverse = self.weight[columns, 0], self.weight[columns, 1]
-        if self.training:
-            seen = torch.maximum(running_maximum(columns, values.abs()), largest)
-            inverse = torch.where(seen > largest, 1 / seen, inverse)
-            grown = torch.where(seen > largest, seen, largest)
-            self.weight[:, 0].scatter_reduce_(0, columns, grown, "amax")
-            changed = self.weight[columns, 0] > largest
-            self.weight[columns[changed], 1] = 1 / self.weight[columns[changed], 0]
-            self.weight[columns, 2] = 1
-            largest = seen
-        return torch.where(values.abs() > largest, values.sign(), values * inverse)
-
     def extra_repr(self) -> str:
         text = f"in_features={self.weight.shape[0]}, out_features={self.bias.shape[0]}, offset={self.offset}"
         return f"{text}, normalize=True" if self.normalize else text
+
+
+@torch.no_grad()
+def normalized(weight: Tensor, columns: Tensor, values: Tensor, training: bool) -> Tensor:
+    """Values by the largest absolute value of their key so far, which training updates entry by entry.
+
+    Args:
+        weight: one row per key, of which the first three numbers are the largest absolute value, its inverse, and the
+            scale of updates.
+        columns: the row of each entry.
+        values: the value of each entry.
+        training: update the three numbers.
+    """
+    largest, inverse = weight[columns, 0], weight[columns, 1]
+    if training:
+        seen = torch.maximum(running_maximum(columns, values.abs()), largest)
+        inverse = torch.where(seen > largest, 1 / seen, inverse)
+        grown = torch.where(seen > largest, seen, largest)
+        weight[:, 0].scatter_reduce_(0, columns, grown, "amax")
+        changed = weight[columns, 0] > largest
+        weight[columns[changed], 1] = 1 / weight[columns[changed], 0]
+        weight[columns, 2] = 1
+        largest = seen
+    return torch.where(values.abs() > largest, values.sign(), values * inverse)
 
 
 def running_maximum(keys: Tensor, values: Tensor) -> Tensor:

@@ -129,45 +129,9 @@ def _full_conv2d(
     adj_w: int = 0,
     adj_h: int = 0,
 ) -> torch.Tensor:
-    return _full_dilated2d(x, w, b, kw, kh, dw, dh, pw, ph, 1, 1, adj_w, adj_h)
-
-
-def _full_dilated2d(
-    x: torch.Tensor,
-    w: torch.Tensor,
-    b: torch.Tensor | None,
-    kw: int,
-    kh: int,
-    dw: int,
-    dh: int,
-    pw: int,
-    ph: int,
-    dil_w: int,
-    dil_h: int,
-    adj_w: int = 0,
-    adj_h: int = 0,
-) -> torch.Tensor:
     x, single = _batched(x, 4)
-    y = _transposed(F.conv_transpose2d, x, w, b, (dh, dw), (ph, pw), (adj_h, adj_w), (dil_h, dil_w))
+    y = F.conv_transpose2d(x, w, b, (dh, dw), (ph, pw), (adj_h, adj_w))
     return y.squeeze(0) if single else y
-
-
-def _transposed(
-    f: Callable[..., torch.Tensor],
-    x: torch.Tensor,
-    w: torch.Tensor,
-    b: torch.Tensor | None,
-    stride: tuple[int, ...],
-    pad: tuple[int, ...],
-    adjust: tuple[int, ...],
-    dilation: tuple[int, ...],
-) -> torch.Tensor:
-    """PyTorch wants the adjustment below stride or dilation; a larger one is rows and columns of bias alone."""
-    if all(a < max(s, d) for a, s, d in zip(adjust, stride, dilation, strict=True)):
-        return f(x, w, b, stride, pad, adjust, 1, dilation)
-    y = f(x, w, None, stride, pad, 0, 1, dilation)
-    y = F.pad(y, [n for a in reversed(adjust) for n in (0, a)])
-    return y if b is None else y + b.reshape(1, -1, *[1] * len(stride))
 
 
 def _depth_wise_swapped(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, *geometry: int) -> torch.Tensor:
@@ -216,7 +180,6 @@ def _local(
 _declare("SpatialConvolutionMM", _plain(_conv2d), (2, 2, 2), 6)
 _declare("SpatialDilatedConvolution", _plain(_conv2d), (2, 1, 2), 8)
 _declare("SpatialFullConvolution", _plain(_full_conv2d), (2, 1, 2), 8)
-_declare("SpatialFullDilatedConvolution", _plain(_full_dilated2d), (2, 1, 2), 10)
 _declare("SpatialDepthWiseConvolution", _plain(_depth_wise_swapped), (2, 2, 2), 6, backward=_plain(_depth_wise))
 _declare("SpatialConvolutionLocal", _plain(_local), (2, 2, 2), 10)
 
@@ -290,12 +253,8 @@ def _volumetric_dilated(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None
 
 
 def _volumetric_full(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, *n: int) -> torch.Tensor:
-    return _volumetric_full_dilated(x, w, b, *n[:6], 1, 1, 1, *n[6:9])
-
-
-def _volumetric_full_dilated(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, *n: int) -> torch.Tensor:
     x, single = _batched(x, 5)
-    y = _transposed(F.conv_transpose3d, x, w, b, _thw(n[0:3]), _thw(n[3:6]), _thw(n[9:12]), _thw(n[6:9]))
+    y = F.conv_transpose3d(x, w, b, _thw(n[0:3]), _thw(n[3:6]), _thw(n[6:9]))
     return y.squeeze(0) if single else y
 
 
@@ -303,7 +262,6 @@ _declare("VolumetricConvolution", _plain(_volumetric), (2, 1, 2), 6)
 _declare("VolumetricConvolutionMM", _plain(_volumetric_mm), (1, 2, 1), 9)
 _declare("VolumetricDilatedConvolution", _plain(_volumetric_dilated), (2, 1, 2), 12)
 _declare("VolumetricFullConvolution", _plain(_volumetric_full), (2, 2, 2), 9)
-_declare("VolumetricFullDilatedConvolution", _plain(_volumetric_full_dilated), (2, 2, 2), 12)
 
 
 # ---- sequences: frames x features

@@ -105,7 +105,7 @@ def _chosen(input: Tensor, target: Tensor, weights: Tensor | None, ignored: floa
         raise TorchError("Assertion `cur_target >= 0 && cur_target < n_classes' failed: target out of range")
     if weights is not None and weights.numel != rows.shape[1]:
         raise TorchError("weight tensor should be defined either for all or no classes")
-    if len(classes) < len(rows):
+    if input.dim > 1 and len(classes) != len(rows):
         raise TorchError(f"Assertion failed: {len(rows)} samples but {len(classes)} targets")
     classes, counted = classes[: len(rows)], counted[: len(rows)]
     weight = torch.ones_like(rows[:, 0]) if weights is None else weights.t[classes.clamp(min=0)]
@@ -180,6 +180,8 @@ def _margins(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """margin - x[target] + x per row (0 at the target), the classes, weight per row."""
     x = input.t.reshape(1, -1) if input.dim == 1 else input.t
+    if input.dim > 1 and target.numel != len(x):
+        raise TorchError("bad argument #3 (inconsistent target size)")
     classes = target.t.reshape(-1)[: len(x)] - 1
     if bool(((classes < 0) | (classes >= x.shape[1])).any()):
         raise TorchError("bad argument #3 (target out of range)")

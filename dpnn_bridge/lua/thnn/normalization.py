@@ -1,12 +1,11 @@
-"""Batch normalization and local response normalization."""
+"""Batch normalization."""
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 
 from dpnn_bridge.lua.tensor import Tensor, TorchError
-from dpnn_bridge.lua.thnn.registry import kernel, pull_back
+from dpnn_bridge.lua.thnn.registry import kernel
 
 
 def _per_plane(values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -89,30 +88,3 @@ def batch_normalization_backward(
         grad_weight.t.add_((scale * product * inverse).to(x.dtype))
     if grad_bias is not None:
         grad_bias.t.add_((scale * total).to(x.dtype))
-
-
-def _response(x: torch.Tensor, size: float, alpha: float, beta: float, k: float) -> torch.Tensor:
-    return F.local_response_norm(x, int(size), alpha, beta, k)
-
-
-@kernel("SpatialCrossMapLRN_updateOutput")
-def cross_map_lrn(
-    input: Tensor, output: Tensor, _scale: Tensor, size: float, alpha: float, beta: float, k: float
-) -> None:
-    output.assign(_response(input.t, size, alpha, beta, k))
-
-
-@kernel("SpatialCrossMapLRN_updateGradInput")
-def cross_map_lrn_gradient(
-    input: Tensor,
-    grad_output: Tensor,
-    grad_input: Tensor,
-    _scale: Tensor,
-    _output: Tensor,
-    size: float,
-    alpha: float,
-    beta: float,
-    k: float,
-) -> None:
-    (g,) = pull_back(lambda x: _response(x, size, alpha, beta, k), [input.t], grad_output.t)
-    grad_input.assign(g)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 
 from dpnn_bridge.lua.tensor import Tensor, TorchError
 from dpnn_bridge.lua.thnn.registry import kernel
+from dpnn_bridge.modules.sparse import normalized
 
 
 def _rows(index: Tensor, count: int) -> torch.Tensor:
@@ -112,6 +115,8 @@ def _declare(prefix: str, legacy: bool) -> None:
         weight: Tensor, bias: Tensor, grad_weight: Tensor, grad_bias: Tensor, last_input: Tensor, rate: float
     ) -> None:
         _, feature, _ = _coordinates(last_input, weight.size[1], legacy)
+        if not len(feature):
+            return
         bias.t.sub_(grad_bias.t, alpha=rate)
         feature = torch.unique(feature)
         weight.t[:, feature] -= rate * grad_weight.t[:, feature]
@@ -132,19 +137,6 @@ class _Keys:
         self.samples = torch.repeat_interleave(torch.arange(sizes.numel), sizes.t.reshape(-1))
 
 
-def _normalize(values: torch.Tensor, weight: Tensor, rows: torch.Tensor, train: bool) -> torch.Tensor:
-    """Divide by the largest magnitude seen per feature (column 1), add its offset (column 4)."""
-    w = weight.t
-    size = values.abs()
-    if train:
-        w[:, 0].scatter_reduce_(0, rows, size, "amax")
-        seen = w[rows, 0]
-        w[rows, 1] = torch.where(seen > 0, 1 / seen, w[rows, 1])
-        w[rows, 2] = 1
-    scaled = torch.where(size > w[rows, 0], torch.sign(values), values * w[rows, 1])
-    return scaled + w[rows, 3]
-
-
 @kernel("IndexLinear_updateOutput")
 def index_linear(
     keys: Tensor,
@@ -155,14 +147,14 @@ def index_linear(
     output: Tensor,
     weight: Tensor,
     bias: Tensor,
-    normalized: Tensor,
+    normalized_values: Tensor,
     train: float,
 ) -> None:
     at, v = _Keys(keys, offset, sizes), values.t.reshape(-1)
     skip = weight.size[1] - bias.numel
     if skip:
-        v = _normalize(v, weight, at.rows, bool(train))
-        normalized.assign(v)
+        v = normalized(weight.t, at.rows, v, bool(train)) + weight.t[at.rows, 3]
+        normalized_values.assign(v)
     y = bias.t.reshape(1, -1).repeat(sizes.numel, 1)
     output.assign(y.index_add_(0, at.samples, weight.t[at.rows, skip:] * v[:, None]))
 
@@ -196,26 +188,26 @@ def index_linear_parameters(
 
 
 def _descend(weight: Tensor, skip: int, rows: torch.Tensor, gradients: torch.Tensor, decay: float, rate: float) -> None:
-    """One step for every key; in turn where a feature comes more than once."""
+    """One step for every key, in turn where a feature comes more than once."""
     w, outputs = weight.t, weight.size[1] - skip
-    if len(torch.unique(rows)) == len(rows):
-        factor = w[rows, skip - 2, None] if skip else 1.0
+    if skip and outputs == 1:
+        decay = -decay  # as THNN does
+    for entries in _rounds(rows):
+        row, gradient = rows[entries], gradients[entries]
+        scale = w[row, skip - 2, None] if skip else 1.0
         if skip:
-            w[rows, skip - 1] -= ((gradients[:, :outputs] * w[rows, skip:]) * (rate * factor)).sum(1)
-            gradients = gradients[:, outputs:]
-        if decay:
-            w[rows, skip:] -= w[rows, skip:] * (decay * factor)
-        w[rows, skip:] -= gradients * (rate * factor)
-        return
-    for row, gradient in zip(rows.tolist(), gradients, strict=True):
-        step, shrink = rate, decay
-        if skip:
-            step, shrink = rate * float(w[row, skip - 2]), decay * float(w[row, skip - 2])
-            w[row, skip - 1] -= (gradient[:outputs] * w[row, skip:]).sum() * step
-            gradient = gradient[outputs:]
-        if decay:
-            w[row, skip:] -= w[row, skip:] * shrink
-        w[row, skip:] -= gradient * step
+            w[row, skip - 1] -= (gradient[:, :outputs] * w[row, skip:] * (rate * scale)).sum(1)
+            gradient = gradient[:, outputs:]
+        w[row, skip:] -= w[row, skip:] * (decay * scale) + gradient * (rate * scale)
+
+
+def _rounds(rows: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Places of the first entry of each row, of the second …"""
+    order = torch.argsort(rows, stable=True)
+    counts = torch.unique(rows, return_counts=True)[1]
+    number = torch.arange(len(rows)) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
+    for k in range(int(counts.max())):
+        yield order[number == k]
 
 
 @kernel("IndexLinear_updateParameters")
@@ -258,4 +250,6 @@ def index_linear_acc_update(
     if skip:
         gradients = torch.cat([rows, gradients], 1)
     _descend(weight, skip, at.rows, gradients, decay, scale)
+    if skip and bias.numel == 1:
+        weight.t[at.rows, skip - 2] = 0
     bias.t.sub_((scale * g.sum(0)).reshape(bias.t.shape))
