@@ -23,7 +23,7 @@ class ZipTable(nn.Module):
     """
 
     def forward(self, input: list[list[Any]]) -> list[list[Any]]:
-        columns = [{} for _ in range(max(map(len, input), default=0))]
+        columns = [{} for _ in range(max([0, *[len(row) for row in input]]))]
         for i, row in enumerate(input, 1):
             for j, value in enumerate(row):
                 columns[j][i] = value
