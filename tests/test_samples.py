@@ -45,12 +45,15 @@ def test_training_mode(case: dict[str, Any]) -> None:
     assert not parity.compare("running", actual, expected, parity.Tolerance(1e-10, 1e-4))[0].message
 
 
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 @pytest.mark.parametrize("case", SINGLE, ids=lambda c: c["name"])
-def test_converted_file_gives_identical_outputs(case: dict[str, Any], tmp_path: Path) -> None:
+def test_converted_file_gives_identical_outputs(case: dict[str, Any], suffix: str, tmp_path: Path) -> None:
+    if suffix == ".safetensors":
+        pytest.importorskip("safetensors", reason="optional extra is not installed")
     name = case["name"]
     model = load(name).eval()
-    dpnn_bridge.save(tmp_path / "model.pt", model)
-    loaded = dpnn_bridge.load(tmp_path / "model.pt").eval()
+    dpnn_bridge.save(tmp_path / f"model{suffix}", model)
+    loaded = dpnn_bridge.load(tmp_path / f"model{suffix}").eval()
     x = dpnn_bridge.read_t7(SAMPLES / name / "ref.t7")["input"]
     with torch.no_grad():
         pairs = zip(parity.leaves(model(to_value(x))), parity.leaves(loaded(to_value(x))), strict=True)
