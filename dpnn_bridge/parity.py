@@ -2,13 +2,13 @@
 
 A fixture is a table written by Torch7: ``module`` (fresh), ``input``, ``target`` (criterions), ``output``,
 ``gradOutput``, ``gradInput``, ``params``, ``gradParams``, ``after`` (the module afterwards) and, where they apply,
-``scale``, ``forwards``, ``reward``.
+``scale``, ``forwards``, ``reward``, ``seed`` (of the random numbers, when there is no ``after`` that stores them).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from dpnn_bridge.differences import Difference, Result, Tolerance, compare, comp
 from dpnn_bridge.errors import VerificationError
 from dpnn_bridge.lua_values import to_value
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+from dpnn_bridge.replay import torch7_random
 from dpnn_bridge.torch_context import Options
 
 
@@ -93,7 +94,7 @@ def check_module(
     if fixture.get("forward_error") is not None:
         return Result([*expect, refused("forward", fixture["forward_error"], lambda: module(*arguments))])
     with full_precision():
-        with replayed(module, fixture.get("after")), torch.set_grad_enabled(gradients):
+        with random_numbers(module, fixture), torch.set_grad_enabled(gradients):
             for _ in range(_forwards(fixture)):
                 output = module(*arguments)
         expect += compare("output", output, to_value(fixture.get("output")), tolerance)
@@ -288,6 +289,12 @@ def compare_grad_input(name: str, inputs: Any, expected: Any, tolerance: Toleran
         parts = expected if isinstance(expected, dict) else {}
         return [d for k, v in inputs.items() for d in compare_grad_input(f"{name}.{k}", v, parts.get(k), tolerance)]
     return []
+
+
+def random_numbers(module: nn.Module, fixture: LuaTable) -> AbstractContextManager[Any]:
+    """While the block runs, random modules use what Torch7 drew: the noise in ``after``, else numbers of the seed."""
+    after = fixture.get("after")
+    return torch7_random(fixture.get("seed")) if after is None else replayed(module, after)
 
 
 @contextmanager

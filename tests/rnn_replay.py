@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch7_random import torch7_random
 
 from dpnn_bridge import memory, parity, registry, training
 from dpnn_bridge.conversion import convert_object, to_lua, to_torch
@@ -24,6 +23,7 @@ from dpnn_bridge.modules.seq_gru import SeqGRU
 from dpnn_bridge.modules.seq_lstm import SeqLSTM, SequenceModule
 from dpnn_bridge.modules.sequencer import BiSequencer, BiSequencerLM
 from dpnn_bridge.objects import LuaTable
+from dpnn_bridge.replay import torch7_random
 from dpnn_bridge.torch_context import Options
 
 #: Lua field -> attribute

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 from conftest import FIXTURES, fixture_id, manifest
-from torch7_random import torch7_random
 
 import dpnn_bridge
 from dpnn_bridge import parity, training
 from dpnn_bridge.conversion import to_torch
 from dpnn_bridge.lua_values import to_value
+from dpnn_bridge.replay import torch7_random
 
 
 @pytest.mark.parametrize("entry", manifest(kind="training", set="rnn"), ids=fixture_id)

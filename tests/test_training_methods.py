@@ -9,7 +9,6 @@ import pytest
 import torch
 from conftest import FIXTURES, fixture_id, manifest
 from torch import Tensor, nn
-from torch7_random import torch7_random
 
 from dpnn_bridge import lua_parameters, read_t7, to_lua, to_torch, training
 from dpnn_bridge.lua_values import to_value
@@ -17,6 +16,7 @@ from dpnn_bridge.modules.dpnn_criterion import ModuleCriterion
 from dpnn_bridge.modules.reward import VRClassReward
 from dpnn_bridge.objects import LuaTable
 from dpnn_bridge.parity import backward, compare
+from dpnn_bridge.replay import torch7_random
 
 METHODS: dict[str, Callable[..., Any]] = {
     "updateParameters": training.update_parameters,
