@@ -12,6 +12,7 @@ import click
 
 from dpnn_bridge.cli import DTYPES, exits_with_errors, steps
 from dpnn_bridge.errors import VerificationError
+from dpnn_bridge.known_differences import known_reasons, read_known_differences
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,6 +40,11 @@ if TYPE_CHECKING:
 @click.option("--backward/--no-backward", default=True, help="Compare gradients when the reference holds them.")
 @click.option("--rtol", type=click.FloatRange(0), help="Accepted relative difference; default 1e-10 (double), 1e-4.")
 @click.option("--gradient-rtol", type=click.FloatRange(0), help="The same for gradients; default 1e-10 (double), 1e-3.")
+@click.option(
+    "--known-differences",
+    type=click.Path(path_type=Path),
+    help="JSON file of comparisons that may differ, each with its reason.",
+)
 @click.option("--plugin", multiple=True, type=click.Path(path_type=Path), help="Python file with @lua_class blocks.")
 @click.option("--allow-unsupported", is_flag=True, help="Unknown classes become placeholders that raise when they run.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole result as JSON.")
@@ -61,6 +67,7 @@ def verify_command(
     backward: bool,
     rtol: float | None,
     gradient_rtol: float | None,
+    known_differences: Path | None,
     plugin: tuple[Path, ...],
     allow_unsupported: bool,
     as_json: bool,
@@ -85,6 +92,10 @@ def verify_command(
         raise click.UsageError("--output needs --input")
     if reference and inputs:
         raise click.UsageError("--reference holds the input; leave out --input and --output")
+    try:
+        known = read_known_differences(known_differences) if known_differences else []
+    except (OSError, ValueError) as error:
+        raise click.UsageError(f"--known-differences: {error}") from None
     with steps(quiet or as_json) as progress:
         progress("loading PyTorch")
         import torch
@@ -113,6 +124,7 @@ def verify_command(
             gradient_tolerance=_tolerance(gradient_rtol),
             options=Options(allow_unsupported=allow_unsupported),
             lua=_bridge(lua_path) if lua_path else None,
+            known=known,
         )
     if html is not None:
         from dpnn_bridge.verify_report import page
@@ -171,6 +183,8 @@ def print_checklist(result: Verification, console: Console, *, verbose: bool = F
     for d in result.without_layer:
         table.add_row(_mark(d), "", "", d.name, *_numbers(d)[: 4 if where else 3], style="" if d.ok else "red")
     console.print(table)
+    for reason, names in known_reasons(result.differences).items():
+        console.print(Text(f"known difference: {', '.join(names)}: {reason}", "yellow"), soft_wrap=True)
     for note in result.notes:
         console.print(Text(f"note: {note}", "yellow"), soft_wrap=True)
     console.print(Text(summary(result), "bold green" if result.ok else "bold red"), soft_wrap=True)
@@ -189,12 +203,14 @@ def summary(result: Verification) -> str:
     """One line: what agrees, or where it first deviates."""
     differences = result.differences
     if result.ok:
-        worst = result.worst
-        if worst is None or worst.error == 0:
-            return f"PASS: {len(differences)} comparisons, all bit-identical"
-        return (
-            f"PASS: {len(differences)} comparisons, largest relative difference {max(d.error for d in differences):.2g}"
-        )
+        known = sum(bool(d.known) for d in differences)
+        worst = max((d.error for d in differences if not d.known), default=0.0)
+        facts = [f"{len(differences) - known} comparisons"] if known < len(differences) else []
+        if facts:
+            facts.append(f"largest relative difference {worst:.2g}" if worst else "all bit-identical")
+        if known:
+            facts.append(f"{known} known {'difference' if known == 1 else 'differences'} from Torch7")
+        return f"PASS: {', '.join(facts)}"
     failed = [d for d in differences if not d.ok]
     first = result.first_deviating
     if first is None:
@@ -211,6 +227,8 @@ def _what(layer: Layer, difference: Difference) -> str:
 def _mark(difference: Difference) -> Any:
     from rich.text import Text
 
+    if difference.known:
+        return Text("≠", "yellow")
     return Text("✓", "green") if difference.ok else Text("✗", "red")
 
 

@@ -45,6 +45,7 @@ class Difference:
         absolute: largest absolute difference.
         index: the element with the largest difference, counted from 0; None when all are equal or shapes differ.
         expected, found: the values there.
+        known: why it may fail, see :mod:`~dpnn_bridge.known_differences`; empty for all others.
     """
 
     name: str
@@ -55,10 +56,12 @@ class Difference:
     index: tuple[int, ...] | None = None
     expected: float = 0.0
     found: float = 0.0
+    known: str = ""
 
     @property
     def ok(self) -> bool:
-        return self.error <= self.tolerance
+        """Within the tolerance, or known to differ."""
+        return self.error <= self.tolerance or bool(self.known)
 
 
 @dataclass

@@ -5,6 +5,7 @@ PyTorch is imported when the first fixture runs, so that other test suites do no
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,10 @@ from typing import Any
 import pytest
 
 from dpnn_bridge.errors import DpnnBridgeError
+from dpnn_bridge.known_differences import KnownDifference, known_reasons, mark_known, read_known_differences
+
+KNOWN = "known difference from Torch7: "
+KNOWN_DIFFERENCES = pytest.StashKey[list[KnownDifference]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -24,6 +29,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--t7-plugin", action="append", default=[], metavar="FILE", help="Python file with @lua_class blocks"
     )
+    group.addoption(
+        "--t7-known-differences", metavar="FILE", help="JSON file of comparisons that may differ, each with its reason"
+    )
 
 
 def _option(config: pytest.Config, name: str) -> Any:
@@ -31,7 +39,16 @@ def _option(config: pytest.Config, name: str) -> Any:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.args.extend(folder for folder in _option(config, "--t7-fixtures") if folder not in config.args)
+    """Collects each fixture folder, unless the command names what to run in it."""
+    named = [Path(arg.partition("::")[0]).resolve() for arg in config.args]
+    for folder in _option(config, "--t7-fixtures"):
+        if not any(path.is_relative_to(Path(folder).resolve()) for path in named):
+            config.args.append(folder)
+    try:
+        file = _option(config, "--t7-known-differences")
+        config.stash[KNOWN_DIFFERENCES] = read_known_differences(file) if file else []
+    except (OSError, ValueError) as error:
+        raise pytest.UsageError(f"--t7-known-differences: {error}") from None
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
@@ -39,6 +56,16 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
     if file_path.suffix == ".t7" and any(folder in file_path.resolve().parents for folder in folders):
         return FixtureFile.from_parent(parent, path=file_path)
     return None
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Every known difference with the number of fixtures that show it."""
+    expected = [getattr(report, "wasxfail", "") for report in terminalreporter.stats.get("xfailed", [])]
+    reasons = Counter(line for text in expected if KNOWN in text for line in text.partition(KNOWN)[2].splitlines())
+    if reasons:
+        terminalreporter.section("known differences from Torch7")
+    for reason, count in reasons.items():
+        terminalreporter.line(f"{count:3} {'fixture ' if count == 1 else 'fixtures'}  {reason}")
 
 
 class FixtureFile(pytest.File):
@@ -55,20 +82,24 @@ class FixtureItem(pytest.Item):
         from dpnn_bridge import parity
         from dpnn_bridge.files import load_plugins
         from dpnn_bridge.loaders.t7_reader import read_t7
-        from dpnn_bridge.verify import is_fixture
+        from dpnn_bridge.verify import is_comparable, is_fixture
 
         device, rtol = _option(self.config, "--t7-device"), _option(self.config, "--t7-rtol")
         load_plugins(_option(self.config, "--t7-plugin"))
         fixture = read_t7(self.path)
-        if not is_fixture(fixture):
-            pytest.skip("no fixture: a table with a module and its input")
+        if not is_fixture(fixture) or not is_comparable(fixture):
+            pytest.skip("no fixture: a table with a module, its input and what it computed")
         if device.startswith("cuda"):
             import torch
 
             if not torch.cuda.is_available():
                 pytest.skip("no CUDA device on this machine")
         tolerance = parity.Tolerance() if rtol is None else parity.Tolerance(rtol, rtol)
-        parity.check(fixture, device=device, tolerance=tolerance).raise_for_failures()
+        result = parity.check(fixture, device=device, tolerance=tolerance)
+        mark_known(result.differences, self.config.stash[KNOWN_DIFFERENCES], self.path.stem)
+        result.raise_for_failures()
+        if reasons := known_reasons(result.differences):
+            pytest.xfail(KNOWN + "\n".join(reasons))
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """Our own errors as their message; anything else with its traceback."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from dpnn_bridge.errors import ModelNotFoundError, VerificationError
 from dpnn_bridge.export.compare import same_bits
 from dpnn_bridge.files import load
 from dpnn_bridge.find import select
+from dpnn_bridge.known_differences import KnownDifference, mark_known
 from dpnn_bridge.layers import (
     Calls,
     Node,
@@ -59,6 +62,7 @@ def verify(
     gradient_tolerance: Tolerance | None = None,
     options: Options | None = None,
     lua: Any = None,
+    known: Sequence[KnownDifference] = (),
 ) -> Verification:
     """Runs a model and compares every layer for which there is something to compare it with.
 
@@ -77,6 +81,7 @@ def verify(
         options: how to convert.
         lua: a :class:`~dpnn_bridge.lua.LuaBridge` whose ``lua_path`` holds the original sources: the model runs there
             too and every layer is compared.
+        known: differences from Torch7 that are no failures, see :mod:`~dpnn_bridge.known_differences`.
 
     Raises:
         VerificationError: there is nothing to compare with.
@@ -86,7 +91,7 @@ def verify(
     obj, table, key = _subject(model, reference, key)
     module = convert_object(obj, options, key)[0] if obj is not None else load(model)
     table = _reference(table, input, output, obj)
-    if converted is None and lua is None and not _is_comparable(table):
+    if converted is None and lua is None and not is_comparable(table):
         raise VerificationError(
             f"{model}: nothing to compare with. Give a reference made by Torch7 (--reference ref.t7, or --input and "
             "--output), a converted file, or Torch7's Lua sources (--lua-path)."
@@ -111,9 +116,10 @@ def verify(
     if converted is not None:
         other = load(converted, index_base=options.index_base).to(device=device, dtype=dtype)
         _compare_converted(result, module, other, table)
-    if _is_comparable(table):
+    if is_comparable(table):
         accepted, accepted_gradients = tolerance or half or OUTPUT, gradient_tolerance or half or GRADIENT
-        run = _Run(module, nodes, table, accepted, accepted_gradients, dtype)
+        mark = partial(mark_known, known=known, file=Path(model).stem)
+        run = _Run(module, nodes, table, accepted, accepted_gradients, dtype, mark)
         run.compare(result, obj, options, gradients)
     if lua is not None and obj is not None:
         _compare_with_lua(result, lua, obj, module, table, tolerance or half or OUTPUT, gradients)
@@ -161,7 +167,7 @@ def _reference(table: LuaTable, input: Any, output: Any, obj: LuaObject | None) 
     return table
 
 
-def _is_comparable(table: LuaTable) -> bool:
+def is_comparable(table: LuaTable) -> bool:
     """Whether the reference holds results, or says that Torch7 refused the call."""
     return any(name in table for name in ("output", "gradInput", "gradParams", "forward_error"))
 
@@ -217,8 +223,9 @@ class _Run:
         tolerance: Tolerance,
         gradient_tolerance: Tolerance,
         dtype: torch.dtype | None,
+        mark: Callable[[list[Difference]], None],
     ) -> None:
-        self.module, self.nodes, self.table, self.dtype = module, nodes, table, dtype
+        self.module, self.nodes, self.table, self.dtype, self.mark = module, nodes, table, dtype, mark
         single = dtype not in (None, torch.float64) or any(p.dtype != torch.float64 for p in module.parameters())
         self.tolerance = tolerance.in_single() if single else tolerance
         self.gradient_tolerance = gradient_tolerance.in_single() if single else gradient_tolerance
@@ -240,6 +247,7 @@ class _Run:
                 options=options,
             )
         result.whole = checked.differences
+        self.mark(result.whole)
         for layer, node in zip(result.layers, self.nodes, strict=True):
             layer.order = calls[id(node.module)].last if id(node.module) in calls else 0
         results = ("output", "gradInput", "forward", "backward")
@@ -291,7 +299,7 @@ class _Run:
         for layer, node in ran:
             if id(node.module) in objects:
                 last_user.update(dict.fromkeys(storages(objects[id(node.module)].get(name)), layer))
-        agree = all(d.ok for d in result.whole if d.name.startswith(name[:4]))
+        agree = all(d.ok and not d.known for d in result.whole if d.name.startswith(name[:4]))
         for layer, node in zip(result.layers[1:], self.nodes[1:], strict=True):
             obj, entry = objects.get(id(node.module)), calls.get(id(node.module))
             values = [] if entry is None else entry.outputs if name == "output" else entry.grad_inputs
@@ -314,6 +322,7 @@ class _Run:
                 if reason:
                     layer.note = layer.note or f"{name}: {reason}"
                     continue
+            self.mark(found)
             layer.differences += found
             self._count(values[-1], expected, tolerance)
 

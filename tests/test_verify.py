@@ -1,4 +1,4 @@
-"""dpnn-verify, parity for other test suites, and the pytest plugin."""
+"""dpnn-verify, and parity for other test suites."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from conftest import FIXTURES
+from conftest import FIXTURES, RESIDUAL
 from samples import SAMPLES
 from torch import nn
 
@@ -19,34 +19,18 @@ from dpnn_bridge import parity
 from dpnn_bridge.cli_verify import verify_command
 from dpnn_bridge.errors import OutputExistsError
 from dpnn_bridge.lua_values import to_value
-from dpnn_bridge.objects import LuaTensor
 from dpnn_bridge.verify import verify
 
-pytest_plugins = ["pytester"]
-
 SAMPLE = SAMPLES / "torch-demos__mnist_convnet"
-FIXTURE = FIXTURES / "nn" / "nn.Sequential" / "Sequential__net_style_residual__float_train.t7"
 
 
 def run(*args: object) -> Result:
     return CliRunner().invoke(verify_command, [str(a) for a in args], env={"COLUMNS": "200"})
 
 
-@pytest.fixture
-def deviating(tmp_path: Path) -> Path:
-    """A fixture with one weight that is not the one Torch7 used, inside a branch."""
-    fixture = dpnn_bridge.read_t7(FIXTURE)
-    layer = fixture["module"]["modules"][5]["modules"][1]["modules"][1]
-    weight = layer["weight"].torch().clone()
-    weight[0, 0, 1, 0] += 0.01
-    layer["weight"] = LuaTensor.from_numpy(weight.numpy())
-    dpnn_bridge.write_t7(tmp_path / "deviating.t7", fixture)
-    return tmp_path / "deviating.t7"
-
-
 # ---------------------------------------------------------------------- what is compared
 def test_every_layer_of_a_fixture_is_compared() -> None:
-    result = verify(FIXTURE)
+    result = verify(RESIDUAL)
     assert result.ok
     assert result.computed_by.startswith("Torch7 ")
     compared = {layer.path for layer in result.layers if any(d.name.startswith("output") for d in layer.differences)}
@@ -75,7 +59,7 @@ def test_whole_reference_says_that_layers_have_none() -> None:
 
 
 def test_results_left_in_the_model_file_are_used(tmp_path: Path) -> None:
-    fixture = dpnn_bridge.read_t7(FIXTURE)
+    fixture = dpnn_bridge.read_t7(RESIDUAL)
     module = fixture["module"]
     ours, theirs = (dict(parity.paired(dpnn_bridge.to_torch(module), o)) for o in (module, fixture["after"]))
     for before, after in zip(ours.values(), theirs.values(), strict=True):
@@ -126,7 +110,7 @@ def test_original_lua_sources_are_a_reference(tmp_path: Path) -> None:
 
 # ---------------------------------------------------------------------- the command
 def test_checklist_and_exit_codes(deviating: Path) -> None:
-    good = run(FIXTURE)
+    good = run(RESIDUAL)
     assert good.exit_code == 0, good.output
     assert "✓" in good.stdout
     assert good.stdout.splitlines()[-1].startswith("PASS: ")
@@ -176,7 +160,7 @@ def test_precision_of_half_and_double() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")
 def test_missing_device_is_said() -> None:
-    result = run(FIXTURE, "--device", "cuda")
+    result = run(RESIDUAL, "--device", "cuda")
     assert result.exit_code == 4
     assert "no CUDA device" in result.stderr
 
@@ -239,16 +223,3 @@ def test_hand_written_port_against_torch7() -> None:
     )
     port.load_state_dict(dpnn_bridge.load(SAMPLE / "model.t7").state_dict())
     parity.assert_parity(port, ref, rtol=1e-5)
-
-
-def test_pytest_plugin(pytester: pytest.Pytester, deviating: Path) -> None:
-    folder = pytester.mkdir("fixtures")
-    (folder / "good.t7").write_bytes(FIXTURE.read_bytes())
-    (folder / "bad.t7").write_bytes(deviating.read_bytes())
-    (folder / "reference.t7").write_bytes((SAMPLE / "ref.t7").read_bytes())
-    plugin = ("-p", "dpnn_bridge.pytest_plugin")
-    result = pytester.runpytest(*plugin, "--t7-fixtures", str(folder), "-v")
-    result.assert_outcomes(passed=1, failed=1, skipped=1)
-    result.stdout.fnmatch_lines(["*good.t7::parity PASSED*", "*bad.t7:", "*output: expected *relative error*"])
-    result = pytester.runpytest(*plugin, str(folder))  # without the option .t7 files are none of its business
-    result.assert_outcomes()
