@@ -43,7 +43,9 @@ class _Torch7Random(TorchFunctionMode):
             F.dropout: self.dropout,
         }
 
-    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
         return self.draws.get(func, func)(*args, **(kwargs or {}))
 
     def bernoulli_(self, t: Tensor, p: float = 0.5) -> Tensor:
