@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge import memory, parity, registry, training
-from dpnn_bridge.conversion import convert_object, to_lua, to_torch
+from dpnn_bridge.conversion import convert_object, to_lua
 from dpnn_bridge.lua_values import to_value
 from dpnn_bridge.modules.recurrence import NormStabilizer, Recurrence
 from dpnn_bridge.modules.recurrent import AbstractRecurrent
@@ -59,32 +59,40 @@ class Replay:
 
     Args:
         fixture: table of kind ``sequence``.
+        device: where to run.
+        tolerance: for what is computed in double precision.
 
     Attributes:
         result: all comparisons.
     """
 
-    def __init__(self, fixture: LuaTable) -> None:
-        self.fixture = fixture
+    def __init__(self, fixture: LuaTable, device: str, tolerance: parity.Tolerance) -> None:
+        self.fixture, self.device, self.accepted = fixture, device, tolerance
         self.calls = fixture["calls"].as_list()
         ops = {c["op"] for c in self.calls}
         self.tree = fixture.get("tree")
         self.scaled = any(c.get("scale") is not None for c in self.calls)
         self.watches_states = "getGradHiddenState" in ops
-        self.objects: dict[str, nn.Module] = {"m": convert_object(fixture["module"], Options(gradients=True))[0]}
+        self.objects: dict[str, nn.Module] = {"m": self._converted(fixture["module"])}
         self.result = parity.Result()
         self._runs: list[dict[str, Any]] = []  # forwards not yet run backward
         self._pending: list[dict[str, Any]] = []  # their gradients
         self._final: list[tuple[Tensor, Tensor]] = []  # states with gradients given by the user
         self._given: dict[str, Tensor] = {}  # initial states given by the user
 
+    def _converted(self, obj: Any) -> nn.Module:
+        return convert_object(obj, Options(gradients=True))[0].to(self.device)
+
+    def _value(self, value: Any) -> Any:
+        return to_value(value, device=self.device)
+
     def run(self) -> parity.Result:
         """Replays every call."""
-        with torch7_random(self.fixture.get("seed")):
+        with parity.full_precision(), torch7_random(self.fixture.get("seed")):
             for number, call in enumerate(self.calls, 1):
                 self._call(number, call)
             self._backward()
-        expected = to_value(self.fixture.get("gradParams"))
+        expected = self._value(self.fixture.get("gradParams"))
         if expected:
             self._compare_gradients("gradParams", self.objects["m"], expected)
         return self.result
@@ -111,25 +119,25 @@ class Replay:
             return
         if op == "gradParams":
             self._backward()
-            self._compare_gradients(name, module, to_value(call["result"]))
+            self._compare_gradients(name, module, self._value(call["result"]))
             return
         if op == "accGradParameters":  # autograd did it together with updateGradInput
             return
         if op not in ("get", "set", "setGradHiddenState") or call.get("field") in INITIAL_GRADIENTS:
             self._backward()
-        arguments = [to_value(a) for a in call["args"].as_list()] if call.get("args") is not None else []
+        arguments = [self._value(a) for a in call["args"].as_list()] if call.get("args") is not None else []
         value = getattr(self, f"op_{op}")(name, module, call, *arguments)
         if call.get("as") is not None:
             self.objects[call["as"]] = value
         elif call.get("result") is not None:
-            self._compare(name, value, to_value(call["result"]))
+            self._compare(name, value, self._value(call["result"]))
 
     @property
     def tolerance(self) -> parity.Tolerance:
         """Single precision as soon as anything was computed in it."""
         ops = {c["op"] for c in self.calls}
         single = "float" in ops or any(p.dtype == torch.float32 for p in self.objects["m"].parameters())
-        return parity.Tolerance(1e-5, 1e-5) if single else parity.Tolerance()
+        return self.accepted.in_single() if single else self.accepted
 
     def _compare(self, name: str, actual: Any, expected: Any) -> None:
         self.result.differences += parity.compare(name, actual, expected, self.tolerance)
@@ -142,8 +150,8 @@ class Replay:
 
     # ------------------------------------------------------------------ forward and backward
     def op_forward(self, name: str, module: nn.Module, call: LuaTable) -> None:
-        inputs = parity.require_grad(to_value(call["input"]))
-        arguments = [inputs] if call.get("target") is None else [inputs, to_value(call["target"])]
+        inputs = parity.require_grad(self._value(call["input"]))
+        arguments = [inputs] if call.get("target") is None else [inputs, self._value(call["target"])]
         if self.watches_states:
             self._start_with_leaves(module, inputs)
         leaves: dict[str, Tensor] = {}
@@ -155,7 +163,7 @@ class Replay:
         if self.watches_states:
             self._watch(module)
         self._runs.append({"module": module, "inputs": inputs, "output": output, "leaves": leaves})
-        self._compare(name, output, to_value(call["output"]))
+        self._compare(name, output, self._value(call["output"]))
 
     op_updateOutput = op_forward  # noqa: N815
 
@@ -180,7 +188,7 @@ class Replay:
         if not self._pending:
             self._final += self._user_final(module)
         gradient = call.get("gradOutput")
-        self._pending.append({"name": name, "run": run, "gradOutput": to_value(gradient), "call": call})
+        self._pending.append({"name": name, "run": run, "gradOutput": self._value(gradient), "call": call})
 
     def _user_final(self, module: nn.Module) -> list[tuple[Tensor, Tensor]]:
         """Final states with the gradients that the trace set."""
@@ -213,7 +221,7 @@ class Replay:
             run, call = pending["run"], pending["call"]
             if call.get("gradInput") is not None:
                 self.result.differences += parity.compare_grad_input(
-                    pending["name"], run["inputs"], to_value(call["gradInput"]), self.tolerance
+                    pending["name"], run["inputs"], self._value(call["gradInput"]), self.tolerance
                 )
             for n, leaf in run["leaves"].items():
                 parameter = run["module"].get_parameter(n)
@@ -232,19 +240,19 @@ class Replay:
             return None if given is None else given.grad
         if field == "flag":  # a plain dropout has no such state
             lazy = isinstance(module, LazyDropout)
-            return 1 in module.stale or not module.masks if lazy else to_value(call["result"])
+            return 1 in module.stale or not module.masks if lazy else self._value(call["result"])
         if field == "h0":
             assert isinstance(module, SequenceModule)
             return module.initial[0] if module.initial else torch.empty(0)
         if field == "cell":
             assert isinstance(module, SequenceModule)
             assert module.final is not None
-            self._compare(name, module.final[1], to_value(call["result"])[-1])
-            return to_value(call["result"])
+            self._compare(name, module.final[1], self._value(call["result"])[-1])
+            return self._value(call["result"])
         return getattr(module, FIELDS[field])
 
     def op_set(self, name: str, module: nn.Module, call: LuaTable) -> None:
-        field, value = call["field"], parity.require_grad(to_value(call.get("value")))
+        field, value = call["field"], parity.require_grad(self._value(call.get("value")))
         if field in FINAL_GRADIENTS:
             module.__dict__[field] = value
             return
@@ -313,7 +321,7 @@ class Replay:
         return copy.deepcopy(module, {id(p): p for p in [*module.parameters(), *recurrent]})
 
     def op_saveload(self, name: str, module: nn.Module, call: LuaTable) -> None:
-        self.objects[call.get("on") or "m"] = to_torch(to_lua(module), gradients=True)
+        self.objects[call.get("on") or "m"] = self._converted(to_lua(module))
 
     # ------------------------------------------------------------------ parameters
     def op_params(self, name: str, module: nn.Module, call: LuaTable) -> list[Tensor]:

@@ -38,17 +38,22 @@ def cases() -> list[dict[str, Any]]:
     return json.loads((SAMPLES / "manifest.json").read_text())["cases"]
 
 
-def compare_with_reference(model: nn.Module, ref: LuaTable, name: str = "") -> parity.Result:
+def compare_with_reference(model: nn.Module, ref: LuaTable, name: str = "", device: str = "cpu") -> parity.Result:
     """Runs ``model`` on the reference's input and compares output and, where given, gradients."""
+    with parity.full_precision():
+        return _compared(model.to(device), ref, name, device)
+
+
+def _compared(model: nn.Module, ref: LuaTable, name: str, device: str) -> parity.Result:
     result = parity.Result()
     model.train(ref["mode"] == "train")
-    inputs = parity.require_grad(to_value(ref["input"]))
+    inputs = parity.require_grad(to_value(ref["input"], device=device))
     output = model(inputs)
     result.differences += parity.compare("output", output, to_value(ref["output"]), OUTPUT)
     if ref.get("gradOutput") is None or (ref["mode"] == "eval" and name in WRONG_IN_EVALUATION):
         return result
     parity.zero_grad(model)
-    parity.backward(output, to_value(ref["gradOutput"]))
+    parity.backward(output, to_value(ref["gradOutput"], device=device))
     tolerance = LOOSE_GRADIENT.get(name) or LOOSE_GRADIENT.get((name, ref["mode"]), GRADIENT)
     if ref.get("gradInput") is not None:
         result.differences += parity.compare_grad_input("gradInput", inputs, to_value(ref["gradInput"]), tolerance)

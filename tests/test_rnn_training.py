@@ -15,13 +15,17 @@ from dpnn_bridge.replay import torch7_random
 
 
 @pytest.mark.parametrize("entry", manifest(kind="training", set="rnn"), ids=fixture_id)
-def test_training_gives_the_same_losses_and_parameters(entry: dict[str, Any]) -> None:
+def test_training_gives_the_same_losses_and_parameters(
+    entry: dict[str, Any], device: str, tolerance: parity.Tolerance
+) -> None:
     fixture = dpnn_bridge.read_t7(FIXTURES / entry["file"])
-    model, criterion = to_torch(fixture["module"]), to_torch(fixture["criterion"])
-    tolerance = parity.Tolerance(1e-5, 1e-5) if entry["dtype"] == "float" else parity.Tolerance()
+    model, criterion = (to_torch(fixture[name]).to(device) for name in ("module", "criterion"))
+    inputs, targets = (to_value(fixture[name], device=device) for name in ("inputs", "targets"))
+    if entry["dtype"] == "float":
+        tolerance = tolerance.in_single()
     result = parity.Result()
-    with torch7_random(fixture.get("seed")):
-        for i, (x, y) in enumerate(zip(to_value(fixture["inputs"]), to_value(fixture["targets"]), strict=True), 1):
+    with parity.full_precision(), torch7_random(fixture.get("seed")):
+        for i, (x, y) in enumerate(zip(inputs, targets, strict=True), 1):
             training.zero_grad_parameters(model)
             loss = criterion(model(x), y)
             loss.backward()

@@ -26,17 +26,18 @@ def load(name: str, **options: Any) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("case", SINGLE, ids=lambda c: c["name"])
-def test_output_and_gradients(case: dict[str, Any]) -> None:
+def test_output_and_gradients(case: dict[str, Any], device: str) -> None:
     name = case["name"]
-    compare_with_reference(load(name), dpnn_bridge.read_t7(SAMPLES / name / "ref.t7"), name).raise_for_failures()
+    ref = dpnn_bridge.read_t7(SAMPLES / name / "ref.t7")
+    compare_with_reference(load(name), ref, name, device).raise_for_failures()
 
 
 @pytest.mark.parametrize("case", [c for c in SINGLE if c["has_ref_train"]], ids=lambda c: c["name"])
-def test_training_mode(case: dict[str, Any]) -> None:
+def test_training_mode(case: dict[str, Any], device: str) -> None:
     name = case["name"]
     ref = dpnn_bridge.read_t7(SAMPLES / name / "ref_train.t7")
     model = without_dropout(load(name))
-    compare_with_reference(model, ref, name).raise_for_failures()
+    compare_with_reference(model, ref, name, device).raise_for_failures()
     if name in UNUSED_STATISTICS:
         return
     sums = sorted(float(v) for pair in to_value(ref["running"]) for v in parity.leaves(pair))

@@ -10,60 +10,65 @@ from conftest import FIXTURES, fixture_id, manifest
 from torch import nn
 
 import dpnn_bridge
-from dpnn_bridge import optim, read_t7, to_lua, to_torch, training
+from dpnn_bridge import optim, parity, read_t7, to_lua, to_torch, training
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.lua_values import to_value
 from dpnn_bridge.objects import LuaObject, LuaTable
-from dpnn_bridge.parity import compare, floating_buffers
+from dpnn_bridge.parity import floating_buffers
 
 RUNS = manifest(kind="training", set="nn")
 
 
-def check(name: str, actual: Any, expected: Any) -> None:
-    assert [f"{d.name}: {d.message}" for d in compare(name, actual, expected) if not d.ok] == []
+def check(name: str, actual: Any, expected: Any, tolerance: parity.Tolerance | None = None) -> None:
+    assert [f"{d.name}: {d.message}" for d in parity.compare(name, actual, expected, tolerance) if not d.ok] == []
 
 
 def train(net: nn.Module, optimizer: torch.optim.Optimizer, fixture: LuaTable, step: int) -> float:
-    criterion = to_torch(fixture["criterion"])
+    device = next(net.parameters()).device
+    criterion = to_torch(fixture["criterion"]).to(device)
+    x, target = (to_value(fixture[name][step], device=device) for name in ("inputs", "targets"))
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
-        loss = criterion(net(to_value(fixture["inputs"][step])), to_value(fixture["targets"][step]))
+        loss = criterion(net(x), target)
         loss.backward()
         return loss
 
-    return float(optimizer.step(closure).detach())  # type: ignore[arg-type, union-attr]
+    with parity.full_precision():
+        return float(optimizer.step(closure).detach())  # type: ignore[arg-type, union-attr]
 
 
 @pytest.mark.parametrize("entry", RUNS, ids=fixture_id)
-def test_a_run_from_the_start_equals_torch7s(entry: dict[str, Any]) -> None:
+def test_a_run_from_the_start_equals_torch7s(entry: dict[str, Any], device: str, tolerance: parity.Tolerance) -> None:
     fixture = read_t7(FIXTURES / entry["file"])
-    net = to_torch(fixture["module"]).train()
-    check("start", training.flatten(net), to_value(fixture["flat0"]))
+    net = to_torch(fixture["module"]).train().to(device)
+    check("start", training.flatten(net), to_value(fixture["flat0"]), tolerance)
     optimizer = optim.from_lua(fixture["method"], fixture["config"], net)
     for step in range(1, len(fixture["losses"]) + 1):
-        check("loss", train(net, optimizer, fixture, step), fixture["losses"][step])
-        check("parameters", training.flatten(net), to_value(fixture["flat"][step]))
+        check("loss", train(net, optimizer, fixture, step), fixture["losses"][step], tolerance)
+        check("parameters", training.flatten(net), to_value(fixture["flat"][step]), tolerance)
     after = to_torch(fixture["after"])
-    check("after", dict(floating_buffers(net)), dict(floating_buffers(after)))
+    check("after", dict(floating_buffers(net)), dict(floating_buffers(after)), tolerance)
     state, written = fixture["state"], optim.to_lua(optimizer, net)
     for name in ("dfdx", "m", "v", "evalCounter", "t", "learningRate", "momentum"):
         if name in state:
-            check(name, to_value(written[name]), to_value(state[name]))
+            check(name, to_value(written[name]), to_value(state[name]), tolerance)
 
 
 @pytest.mark.parametrize("entry", RUNS, ids=fixture_id)
-def test_a_run_goes_on_through_lua_between_any_two_steps(entry: dict[str, Any], tmp_path: Any) -> None:
+def test_a_run_goes_on_through_lua_between_any_two_steps(
+    entry: dict[str, Any], device: str, tolerance: parity.Tolerance, tmp_path: Any
+) -> None:
     fixture = read_t7(FIXTURES / entry["file"])
-    net, config = to_torch(fixture["module"]).train(), fixture["config"]
+    net, config = to_torch(fixture["module"]).train().to(device), fixture["config"]
     for step in range(1, len(fixture["losses"]) + 1):
         optimizer = optim.from_lua(fixture["method"], config, net)
         train(net, optimizer, fixture, step)
         table = LuaTable({"model": to_lua(net), "optimState": optim.to_lua(optimizer, net)})
         dpnn_bridge.write_t7(tmp_path / f"{step}.t7", table)
         loaded = read_t7(tmp_path / f"{step}.t7")
-        net, config = to_torch(loaded["model"]), loaded["optimState"]
-        check("parameters", training.flatten(net), to_value(fixture["flat"][step]))
+        net, config = to_torch(loaded["model"]).to(device), loaded["optimState"]
+        check("parameters", training.flatten(net), to_value(fixture["flat"][step]), tolerance)
 
 
 @pytest.mark.parametrize("entry", RUNS, ids=fixture_id)
