@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ pytest.importorskip("lupa")
 import dpnn_bridge
 from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.lua import LuaBridge
+from dpnn_bridge.objects import LuaObject
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "scaled_power.lua"
 
@@ -50,6 +52,7 @@ def test_parameters_are_lua_tensors(bridge: LuaBridge) -> None:
 
 
 def test_it_trains_among_layers_of_pytorch(bridge: LuaBridge) -> None:
+    torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(3, 3), bridge.module("nn.ScaledPower", 3, 2), nn.Linear(3, 1)).double()
     loss, optimizer = bridge.criterion("nn.MSECriterion"), torch.optim.Adam(net.parameters(), 0.02)
     x = _input(64, 3).detach()
@@ -162,3 +165,76 @@ def test_a_class_nobody_knows_names_the_way_on(bridge: LuaBridge) -> None:
         bridge.module("nn.Unheard")
     with pytest.raises(LuaBridgeError, match="give lua_path"):
         bridge.execute("return nn.SpatialConvolution(1, 2, 3, 3)")
+
+
+TABLES = """
+    local Scale, parent = torch.class('nn.ScaleOf', 'nn.Module')
+    function Scale:__init()
+       parent.__init(self)
+       self.seen = torch.zeros(1)
+    end
+    function Scale:updateOutput(input)
+       self.seen:add(1)
+       self.output = {scaled = torch.mul(input.x, input.by), by = input.by}
+       return self.output
+    end
+    function Scale:updateGradInput(input, gradOutput)
+       self.gradInput = {x = torch.mul(gradOutput.scaled, input.by)}
+       return self.gradInput
+    end
+"""
+
+
+def test_named_values_and_numbers_go_in_and_out(bridge: LuaBridge) -> None:
+    bridge.execute(TABLES)
+    layer, x = bridge.module("nn.ScaleOf"), _input(2, 3)
+    result = layer({"x": x, "by": 3})
+    assert result["by"] == 3
+    assert torch.equal(result["scaled"], 3 * x)
+    result["scaled"].sum().backward()
+    assert torch.equal(x.grad, torch.full_like(x, 3))
+
+
+def test_a_repeated_forward_leaves_buffers_as_they_are(bridge: LuaBridge) -> None:
+    """``seen`` counts the two forwards of the user, not the one that the backward of the first needs."""
+    bridge.execute(TABLES)
+    layer = bridge.module("nn.ScaleOf")
+    first = layer({"x": _input(2, 3), "by": 3})["scaled"]
+    layer({"x": _input(2, 3), "by": 3})
+    first.sum().backward()
+    assert layer.seen.item() == 2
+    assert bridge.execute("return (...).seen[1]", layer.lua) == 2
+
+
+def test_buffers_follow_the_type(bridge: LuaBridge) -> None:
+    bridge.execute(TABLES)
+    layer = bridge.module("nn.ScaleOf").float()
+    assert layer.seen.dtype == torch.float32
+    assert "seen" in layer.state_dict()
+
+
+def test_parameters_of_equal_names_are_told_apart(bridge: LuaBridge) -> None:
+    code = """
+        local m = nn.ScaledPower(2)
+        m['weight.1'], m.weight_1 = torch.ones(1), torch.zeros(1)
+        function m:parameters() return {m['weight.1'], m.weight_1, torch.ones(3)}, {} end
+        return m
+    """
+    names = dict(bridge.wrap(bridge.execute(code)).named_parameters())
+    assert {name: len(p) for name, p in names.items()} == {"weight_1": 1, "weight_1_": 1, "parameter3": 3}
+
+
+def test_what_a_lua_layer_cannot_do_is_said(bridge: LuaBridge) -> None:
+    layer = bridge.module("nn.ScaledPower", 3)
+    assert repr(layer) == "LuaModule(nn.ScaledPower, in luajit21)"
+    assert "nn.MSECriterion, in" in repr(bridge.criterion("nn.MSECriterion"))
+    with pytest.raises(LuaBridgeError, match="save its state_dict"):
+        pickle.dumps(layer)
+    with pytest.raises(LuaBridgeError, match="runs in Lua on the CPU"):
+        layer.to("meta")
+
+
+def test_only_modules_of_known_classes_are_converted(bridge: LuaBridge) -> None:
+    bridge.execute("torch.class('NotAModule')")
+    assert bridge.convert(LuaObject("NotAModule")) is None
+    assert bridge.convert(LuaObject("nn.Unheard")) is None

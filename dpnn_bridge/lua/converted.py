@@ -15,14 +15,15 @@ from dpnn_bridge.lua.tensor import Storage, Tensor
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
 
 
-def registered_kind(name: str) -> str | None:
-    """ "module", "container" or "criterion" for a class that the registry knows."""
+def registered(name: str) -> tuple[str | None, int]:
+    """ "module", "container" or "criterion" and the version of a class that the registry knows."""
     if name not in registry.known_names():
-        return None
-    if name.endswith("Criterion"):
-        return "criterion"
+        return None, 0
     spec = registry.find(LuaObject(name))
-    return "container" if spec is not None and spec.container else "module"
+    version = spec.version if spec is not None else 1
+    if name.endswith("Criterion"):
+        return "criterion", version
+    return "container" if spec is not None and spec.container else "module", version
 
 
 class Converted:
@@ -33,7 +34,7 @@ class Converted:
 
     def entries(self) -> dict[str, Any]:
         return {
-            "registered_kind": registered_kind,
+            "registered": registered,
             "converted_forward": self.forward,
             "converted_backward": self.backward,
             "converted_parameters": self.parameters,
@@ -80,7 +81,7 @@ class Converted:
             target = live[key]
             if isinstance(value, LuaTensor) and isinstance(key, str) and key.startswith("grad") and key != "gradInput":
                 handle = self.runtime.bridge["handle"](target)
-                if isinstance(handle, Tensor) and handle.numel == value.size:
+                if isinstance(handle, Tensor) and handle.numel == value.size > 0:
                     handle.t.add_(value.torch().reshape(handle.size), alpha=scale)
             elif isinstance(value, (LuaObject, LuaTable)) and target is not None:
                 self._add(target, value, scale)
@@ -107,7 +108,7 @@ class Converted:
             return None
         name = self.runtime.bridge["typename"](value)
         table = LuaTable((k, self._inert(v, seen)) for k, v in value.items() if isinstance(k, (str, int, float, bool)))
-        return table if name is None else LuaObject(name, table)
+        return table if name is None else LuaObject(name, table, version=self.runtime.bridge["version"](value))
 
     def _storage(self, storage: Storage, seen: dict[int, Any]) -> LuaStorage:
         if storage.pointer not in seen:

@@ -199,6 +199,11 @@ function torch.version(object)
    if type(mt) == 'table' then return rawget(mt, '__version') end
 end
 
+-- the version that an object's fields are of: of its class, or of the file for a class that the registry upgrades
+local versions = setmetatable({}, {__mode = 'k'})
+function bridge.set_version(object, version) versions[object] = version end
+function bridge.version(object) return versions[object] or torch.version(object) end
+
 function torch.isTypeOf(object, spec)
    if type(spec) ~= 'string' then
       spec = getmetatable(spec).__typename

@@ -143,7 +143,7 @@ function write_function(file, f, hook)
 end
 
 function write_torch(file, object, hook)
-   write_string(file, 'V ' .. torch.version(object))
+   write_string(file, 'V ' .. bridge.version(object))
    write_string(file, typename(object))
    local write = class_method(object, 'write')
    if write then write(object, file) return end

@@ -325,6 +325,10 @@ local function converted_module(class)
       return self.gradInput
    end
    function class:accGradParameters(input, gradOutput, scale) py.converted_parameters(states[self], self, scale or 1) end
+   for _, name in ipairs {'parameters', 'training', 'evaluate', 'clearState', 'zeroGradParameters', 'updateParameters'} do
+      -- decorators and others hold modules without being containers
+      class[name] = function(self, ...) return (self.modules and Container or Module)[name](self, ...) end
+   end
 end
 local function converted_criterion(class)
    function class:updateOutput(input, target)
@@ -390,7 +394,7 @@ end
 -- a class of the registry as a Lua class, made when first asked for
 function bridge.define_converted(tname)
    if torch.getmetatable(tname) then return true end
-   local kind = py.registered_kind(tname)
+   local kind, version = py.registered(tname)
    if not kind then return false end
    local module, name = tname:match('^(.*)%.([^%.]+)$')
    if not module or module:find('%.') then return false end
@@ -398,6 +402,11 @@ function bridge.define_converted(tname)
    local holds = kind == 'container'
    local parent_name = kind == 'criterion' and 'nn.Criterion' or holds and 'nn.Container' or 'nn.Module'
    local class, parent = torch.class(tname, parent_name)
+   class.__version = version
+   function class:read(file, version_read)
+      bridge.set_version(self, version_read)
+      for k, v in pairs(file:readObject()) do self[k] = v end
+   end
    if kind == 'criterion' then converted_criterion(class) else converted_module(class) end
    local order, init = constructors[name], module == 'nn' and initial[name]
    function class:__init(...)
