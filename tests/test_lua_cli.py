@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,10 @@ pytest.importorskip("lupa")
 
 import dpnn_bridge
 from dpnn_bridge.cli import convert_command
+from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.lua import LuaBridge
 from dpnn_bridge.lua.cli import lua_command
+from dpnn_bridge.lua.torch7 import run_torch7
 
 
 def _run(*arguments: str, input: str | None = None) -> tuple[int, str]:
@@ -65,6 +68,16 @@ def test_the_prompt_survives_errors() -> None:
     assert "oops" in output
 
 
+def test_the_prompt_shows_values_and_ends_at_an_empty_line_or_the_end(capfd: pytest.CaptureFixture[str]) -> None:
+    assert _run("-i", input="=3 + 4, 'seven'\n\nos.exit(5)\n")[0] == 0
+    assert capfd.readouterr().out == "7\tseven\n"
+    assert _run("-i", input="x = 1\n")[0] == 0
+
+
+def test_code_on_the_command_line_runs_before_the_script(tmp_path: Path) -> None:
+    assert _run("-e", "status = 9", _script(tmp_path, "os.exit(status)"))[0] == 9
+
+
 def test_without_anything_to_do_it_says_how_to_use_it() -> None:
     status, output = _run()
     assert status == 2
@@ -85,3 +98,25 @@ def test_dpnn_convert_takes_a_lua_file_for_unknown_classes(tmp_path: Path) -> No
     x = torch.tensor([[1.0, -2.0, 3.0]], dtype=torch.float64)
     model = dpnn_bridge.load(target, lua=bridge)
     torch.testing.assert_close(model[0](x), torch.tensor([[1.0, -4.0, 9.0]], dtype=torch.float64))
+
+
+def test_run_torch7_brings_the_values_of_another_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """dpnn-lua stands in for th, which it replaces."""
+    program = tmp_path / "th"
+    program.write_text(
+        f"#!/bin/sh\nexec '{sys.executable}' -c 'from dpnn_bridge.lua.cli import lua_command; lua_command()' \"$@\"\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    calls = "calls = (calls or 0) + 1"
+    count, none, tensor = run_torch7(f"{calls} return calls, nil, torch.range(1, 3)")
+    assert (count, none, tensor.numpy().tolist()) == (1, None, [1, 2, 3])
+
+
+def test_run_torch7_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(LuaBridgeError, match=r"Torch7 failed \(1\)"):
+        run_torch7("return 1", program="false")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(LuaBridgeError, match="no Torch7 here"):
+        run_torch7("return 1")

@@ -63,3 +63,14 @@ def test_a_state_continues_where_it_was_taken() -> None:
     assert [first.normal() for _ in range(3)] == [second.normal() for _ in range(3)]
     with pytest.raises(ValueError, match="wrong size"):
         second.set_state(b"short")
+
+
+def test_tensors_are_filled_as_in_lua() -> None:
+    from dpnn_bridge.lua import LuaBridge
+
+    bridge = LuaBridge()
+    bridge.manual_seed(3)
+    uniform, normal = bridge.execute("return torch.Tensor(5):uniform(2, 3), torch.Tensor(4):normal(1, 2)")
+    g = Generator(3)
+    assert torch.equal(g.fill_uniform(torch.empty(5, dtype=torch.float64), 2, 3), uniform)
+    assert torch.equal(g.fill_normal(torch.empty(4, dtype=torch.float64), 1, 2), normal)

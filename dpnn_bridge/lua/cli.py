@@ -13,6 +13,7 @@ from dpnn_bridge.errors import DpnnBridgeError, LuaBridgeError
 _SHOW = """
 local values, n = {...}, select('#', ...)
 for i = 1, n do io.write(tostring(values[i]), i < n and '\\t' or '\\n') end
+io.flush()
 """
 
 

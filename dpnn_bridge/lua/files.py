@@ -215,8 +215,7 @@ class DiskFile(File):
             raise TorchError(f"cannot open <{name}> in mode {mode} ({error.strerror})") from None
         super().__init__(stream, mode, str(name))
 
-    @staticmethod
-    def _open(name: str, mode: str) -> BinaryIO:
+    def _open(self, name: str, mode: str) -> BinaryIO:
         if mode == "rw":
             try:
                 return open(name, "r+b")
@@ -230,14 +229,22 @@ class PipeFile(DiskFile):
 
     class_name = "torch.PipeFile"
 
-    @staticmethod
-    def _open(name: str, mode: str) -> BinaryIO:
+    def __init__(self, name: Any, mode: Any = None) -> None:
+        if mode not in (None, "r", "w"):
+            raise TorchError("bad argument #2 (file mode should be 'r','w')")
+        super().__init__(name, mode)
+
+    def _open(self, name: str, mode: str) -> BinaryIO:
         if mode == "r":
             done = subprocess.run(name, shell=True, stdout=subprocess.PIPE, check=False)
             return io.BytesIO(done.stdout)
-        process = subprocess.Popen(name, shell=True, stdin=subprocess.PIPE)
-        assert process.stdin is not None
-        return process.stdin  # type: ignore[return-value]
+        self._process = subprocess.Popen(name, shell=True, stdin=subprocess.PIPE)
+        return self._process.stdin  # type: ignore[return-value]
+
+    def close(self) -> None:
+        super().close()
+        if self.writable:
+            self._process.wait()
 
 
 def _reader(ty: str) -> Callable[..., Any]:
@@ -246,6 +253,8 @@ def _reader(ty: str) -> Callable[..., Any]:
             values = f.read(ty, 1)
             return values[0].item() if len(values) else 0
         if isinstance(target, Storage):
+            if target.ty != ty:
+                raise TorchError(f"nothing, number, or {ty}Storage expected, got {describe(target)}")
             values = f.read(ty, target.size)
             target.flat[: len(values)] = torch.from_numpy(values)
             return len(values)

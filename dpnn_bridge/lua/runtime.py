@@ -71,11 +71,8 @@ def encode(answer: Any, args: tuple[Any, ...]) -> Any:
         return _NOTHING
     flat: list[Any] = [_SEVERAL]
     for value in answer:
-        if hasattr(value, "class_name"):
-            position = next((n for n, arg in enumerate(args, 1) if arg is value), None)
-            flat += [None, position] if position else [value, value.class_name]
-        else:
-            flat += [value, False]
+        position = next((n for n, arg in enumerate(args, 1) if arg is value), None)
+        flat += [None, position] if position else [value, value.class_name]
     return tuple(flat)
 
 

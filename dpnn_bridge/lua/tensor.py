@@ -281,9 +281,7 @@ class Tensor:
 
     def assign(self, values: torch.Tensor) -> None:
         """Resize to the shape of ``values`` and take them over, converted to the own type."""
-        shape = tuple(values.shape) if values.numel() else ()
-        if values.dim() == 0:
-            shape = (1,)
+        shape = (tuple(values.shape) or (1,)) if values.numel() else ()
         if self.storage is None:
             self.set(Tensor.fresh(values, self.ty))
             return

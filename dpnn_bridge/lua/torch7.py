@@ -15,7 +15,8 @@ _WRAPPER = """
 require 'torch'
 local code, output = ...
 local f = assert(loadstring(code, '=code'))
-torch.save(output, {n = select('#', f()), f()})
+local function values(...) return {n = select('#', ...), ...} end
+torch.save(output, values(f()))
 """
 
 

@@ -59,7 +59,7 @@ def matrix_product(a: Tensor, b: Tensor) -> torch.Tensor:
 
 
 def _batch_product(a: Tensor, b: Tensor) -> torch.Tensor:
-    if a.dim != 3 or b.dim != 3 or a.size[0] != b.size[0] or a.size[2] != b.size[1]:
+    if a.size[0] != b.size[0] or a.size[2] != b.size[1]:
         raise _sizes("batch1, batch2", a, b)
     return torch.bmm(a.t, b.t)
 
@@ -69,8 +69,6 @@ def _summed_batch_product(a: Tensor, b: Tensor) -> torch.Tensor:
 
 
 def _outer(a: Tensor, b: Tensor) -> torch.Tensor:
-    if a.dim != 1 or b.dim != 1:
-        raise _sizes("vec1, vec2", a, b)
     return a.t[:, None] * b.t[None, :]
 
 
@@ -86,10 +84,7 @@ def _add_product(r: Tensor, beta: float, m: Tensor, alpha: float, product: torch
         values = beta * m.t + values
     if r is not m and not r.same(m):
         r.resize_as(m)
-    if r.storage is None:
-        r.set(Tensor.fresh(values))
-    else:
-        r.write(values)
+    r.write(values)
 
 
 def _plain(name: str, dims: tuple[int, int], product: Callable[[Tensor, Tensor], torch.Tensor]) -> None:

@@ -39,10 +39,7 @@ def pointwise(f: Callable[..., torch.Tensor], result: Tensor, first: Tensor, *ot
         return
     shape = first.size or (0,)
     values = f(first.t, *[o.t.reshape(shape) if o.size != first.size else o.t for o in others])
-    if result.storage is None:
-        result.set(Tensor.fresh(values, result.ty))
-    else:
-        result.t.copy_(cast_tensor(values, result.ty))
+    result.t.copy_(cast_tensor(values, result.ty))
 
 
 def _visit_each(f: Callable[..., torch.Tensor], result: Tensor, first: Tensor, *others: Tensor) -> None:

@@ -58,14 +58,11 @@ class _File:
 def sort_positions(values: list[float], descending: bool = False) -> list[int]:
     """0-based positions of the sorted numbers."""
     file = _File(values, descending)
-    waiting = [(0, len(values) - 1)]
+    waiting = [(0, len(values) - 1)] if len(values) - 1 > _SMALL else []
     while waiting:
         left, right = waiting.pop()
-        if right - left <= _SMALL and not (left == 0 and right == len(values) - 1 and right > _SMALL):
-            continue
         i, j = file.partition(left, right)
-        parts = [p for p in ((left, j - 1), (i, right)) if p[1] - p[0] + 1 > _SMALL]
-        waiting += sorted(parts, key=lambda p: p[0] - p[1])
+        waiting += [(a, b) for a, b in ((left, j - 1), (i, right)) if b - a + 1 > _SMALL]
     file.insertion_sort()
     return file.at
 

@@ -138,7 +138,7 @@ def random_(t: Tensor, g: Generator) -> None:
         t.write(torch.from_numpy((g.words(t.numel).astype(np.uint64) % np.uint64(_MODULUS[t.ty])).astype(np.int64)))
 
 
-def _multinomial(r: Tensor | None, g: Generator, p: Tensor, count: float, replace: bool) -> Tensor | None:
+def _multinomial(r: Tensor, g: Generator, p: Tensor, count: float, replace: bool) -> Tensor:
     n = int(count)
     if p.dim not in (1, 2):
         raise TorchError("bad argument #2 (prob_dist must be 1 or 2 dim)")
@@ -148,10 +148,7 @@ def _multinomial(r: Tensor | None, g: Generator, p: Tensor, count: float, replac
         raise TorchError("bad argument #2 (cannot sample n_sample > prob_dist:size(1) samples without replacement)")
     rows = p.t.double().reshape(-1, p.size[-1]).tolist()
     draws = torch.tensor([g.multinomial(row, n, replace) for row in rows]) + 1
-    draws = draws[0] if p.dim == 1 else draws
-    if r is None:
-        return Tensor.fresh(draws)
-    r.assign(draws)
+    r.assign(draws[0] if p.dim == 1 else draws)
     return r
 
 

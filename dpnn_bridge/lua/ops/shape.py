@@ -287,19 +287,16 @@ torch_function("squeeze", "R T")(lambda r, t: _squeeze(r, t, None))
 torch_function("squeeze", "R T i")(_squeeze)
 
 
-def _with_result(args: tuple[Any, ...], what: str) -> tuple[Tensor, Tensor, tuple[Any, ...]]:
+def _with_result(first: Tensor, *rest: Any) -> tuple[Tensor, Tensor, tuple[Any, ...]]:
     """``[result,] tensor, ...`` -> result, tensor, rest."""
-    first, *rest = args or (None,)
-    if not isinstance(first, Tensor):
-        raise TorchError(f"{what}: torch.*Tensor expected, got {describe(first)}")
     if rest and isinstance(rest[0], Tensor):
-        return first, rest[0], tuple(rest[1:])
-    return Tensor(first.ty), first, tuple(rest)
+        return first, rest[0], rest[1:]
+    return Tensor(first.ty), first, rest
 
 
 @native("expand")
 def expand(*args: Any) -> Tensor:
-    r, t, rest = _with_result(args, "expand")
+    r, t, rest = _with_result(*args)
     return expanded(r, t, sizes_of(rest))
 
 
@@ -327,7 +324,7 @@ def expand_as(first: Tensor, second: Tensor, template: Tensor | None = None, *_:
 
 @native("view")
 def view(*args: Any) -> Tensor:
-    r, t, rest = _with_result(args, "view")
+    r, t, rest = _with_result(*args)
     if not rest or not (
         (isinstance(rest[0], Storage) and rest[0].ty == "Long") or all(describe(a) == "number" for a in rest)
     ):
@@ -364,7 +361,7 @@ def view_as(first: Tensor, second: Any = None, template: Any = None, *_: Any) ->
 
 @native("repeatTensor")
 def repeat_tensor(*args: Any) -> Tensor:
-    r, t, rest = _with_result(args, "repeatTensor")
+    r, t, rest = _with_result(*args)
     times = sizes_of(rest)
     if len(times) < t.dim:
         raise TorchError("Number of dimensions of repeat dims can not be smaller than number of dimensions of tensor")

@@ -41,11 +41,10 @@ bridge.argument = argument
 bridge.handle = function(value) return handles[value] end
 bridge.attach = function(value, handle) handles[value] = handle end
 
--- several results: pairs of value and class name, number of the argument it is, or false for plain values
+-- several objects: pairs of object and class name, or of nothing and the number of the argument that it is
 local function several(args, v, t, ...)
    if t == nil then return end
-   if type(t) == 'string' then v = wrap(v, t) elseif t then v = args[t] end
-   return v, several(args, ...)
+   return type(t) == 'string' and wrap(v, t) or args[t], several(args, ...)
 end
 
 -- What Python answers: 0 a plain value | k the k-th argument | -1 an error | -2 an object | -3 nothing | -4 several
