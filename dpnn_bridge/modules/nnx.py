@@ -279,7 +279,8 @@ class _NaturalGradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        (input, weight), grad = ctx.saved_tensors, grads[0]
+        input, weight = ctx.saved_tensors
+        grad = grads[0].to(weight.dtype)  # autocast computes the output in a shorter type
         return grad @ weight, *ctx.metric.natural(input, grad), None
 
 
