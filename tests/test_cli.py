@@ -40,7 +40,7 @@ def test_converts_and_says_so_in_one_line(tmp_path: Path) -> None:
 def test_result_is_plain_data(tmp_path: Path) -> None:
     run(MODEL, tmp_path / "out.pt")
     content = torch.load(tmp_path / "out.pt", weights_only=True)
-    assert content.keys() == {"format", "version", "graph", "state_dict", "metadata"}
+    assert content.keys() == {"format", "version", "graph", "constants", "state_dict", "metadata"}
     assert content["metadata"]["source"] == "model.t7"
 
 

@@ -157,6 +157,16 @@ def test_a_pt_names_the_tensor_that_a_failing_disk_changed(
     assert [p.name for p in tmp_path.iterdir()] == ["good.pt"]
 
 
+@pytest.mark.parametrize(
+    "change", [{"graph": "{"}, {"graph": '{"root": [7], "nodes": []}'}, {"graph": '{"root": [0], "nodes": [{}]}'}]
+)
+def test_a_damaged_graph_is_an_error_with_advice(change: dict[str, str], tmp_path: Path) -> None:
+    dpnn_bridge.save(tmp_path / "m.pt", torch.nn.Linear(1, 1))
+    torch.save(torch.load(tmp_path / "m.pt") | change, tmp_path / "m.pt")
+    with pytest.raises(ConversionError, match=r"m\.pt.*convert the \.t7 file again"):
+        dpnn_bridge.load(tmp_path / "m.pt")
+
+
 def source_of(model: torch.nn.Module, path: Path, **options) -> str:
     dpnn_bridge.save(path / "net.py", model, **options)
     return (path / "net.py").read_text()

@@ -1,7 +1,7 @@
 """``.safetensors``: the tensors, with the object graph as JSON in the metadata, so that ``load`` rebuilds the model.
 
 The metadata holds ``format`` and ``version`` of dpnn_bridge, ``graph``, ``metadata`` and ``aliases`` (names of tied
-tensors, which safetensors stores once). Constants of the graph are tensors named ``graph.N``.
+tensors, which safetensors stores once). Constants of the graph are tensors named ``constant:N``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dpnn_bridge.errors import ConversionError, VerificationError
 from dpnn_bridge.export import Job
 from dpnn_bridge.export.compare import same_tensors
 
-CONSTANT = "graph."
+CONSTANT = "constant:"  # no name of a module contains a colon
 
 
 def _library() -> Any:
@@ -41,16 +41,11 @@ def _split(content: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
         else:
             first[identity] = name
             tensors[name] = value.contiguous()
-    nodes = []
-    for i, node in enumerate(content["graph"]["nodes"]):
-        constants = {k: v for k, v in node.items() if isinstance(v, Tensor)}
-        tensors.update({f"{CONSTANT}{i}": v.clone() for v in constants.values()})
-        nodes.append({k: f"{CONSTANT}{i}" if k in constants else v for k, v in node.items()})
-    graph = {"root": content["graph"]["root"], "nodes": nodes}
+    tensors.update({f"{CONSTANT}{i}": value.clone() for i, value in enumerate(content["constants"])})
     strings = {
         "format": content["format"],
         "version": str(content["version"]),
-        "graph": json.dumps(graph),
+        "graph": content["graph"],
         "metadata": json.dumps(content["metadata"], default=lambda t: t.tolist()),
         "aliases": json.dumps(aliases),
     }
@@ -65,12 +60,9 @@ def write(module: nn.Module, path: Path, job: Job) -> None:
 def verify(module: nn.Module, path: Path, job: Job) -> None:
     content, expected = read(path), checkpoint.pack(module, job.metadata)
     same_tensors(path, content["state_dict"], expected["state_dict"])
-    read_constants, written_constants = (
-        {str(i): v for i, n in enumerate(c["graph"]["nodes"]) for v in n.values() if isinstance(v, Tensor)}
-        for c in (content, expected)
-    )
-    same_tensors(path, read_constants, written_constants)
-    if len(content["graph"]["nodes"]) != len(expected["graph"]["nodes"]):
+    read_constants, constants = ({str(i): v for i, v in enumerate(c["constants"])} for c in (content, expected))
+    same_tensors(path, read_constants, constants)
+    if content["graph"] != expected["graph"]:
         raise VerificationError(f"{path}: the object graph differs after reading back")
 
 
@@ -84,16 +76,13 @@ def read(path: Path) -> dict[str, Any]:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     if strings.get("format") != checkpoint.FORMAT:
         raise ConversionError(f"{path} was not written by dpnn_bridge; use safetensors to read its tensors")
-    graph = json.loads(strings["graph"])
-    for i, node in enumerate(graph["nodes"]):
-        for key, value in node.items():
-            if value == f"{CONSTANT}{i}":
-                node[key] = tensors.pop(value)
+    constants = [tensors.pop(f"{CONSTANT}{i}") for i in range(sum(name.startswith(CONSTANT) for name in tensors))]
     tensors.update({name: tensors[first] for name, first in json.loads(strings["aliases"]).items()})
     return {
         "format": strings["format"],
         "version": int(strings["version"]),
-        "graph": graph,
+        "graph": strings["graph"],
+        "constants": constants,
         "state_dict": tensors,
         "metadata": json.loads(strings["metadata"]),
     }

@@ -27,7 +27,7 @@ def write(module: nn.Module, path: Path, job: Job) -> None:
 def verify(module: nn.Module, path: Path, job: Job) -> None:
     written = job.options["content"]
     read = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    if not _same(read["graph"], written["graph"]) or not _same(read["metadata"], written["metadata"]):
+    if any(not _same(read[name], written[name]) for name in ("graph", "constants", "metadata")):
         raise VerificationError(f"{path}: the object graph differs after reading back")
     if _forms(read["state_dict"]) != _forms(written["state_dict"]):
         raise VerificationError(f"{path}: read back other names, shapes or types than were written")
