@@ -7,6 +7,7 @@ A fixture is a table written by Torch7: ``module`` (fresh), ``input``, ``target`
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
@@ -129,8 +130,8 @@ def check_module(
 def full_precision() -> Iterator[None]:
     """While the block runs, CUDA computes float32 in float32 (no TF32) and gives the same bits at each run.
 
-    An operation that has no deterministic form on CUDA warns. ``CUBLAS_WORKSPACE_CONFIG``, which cuBLAS needs for it, is
-    set unless the environment has it.
+    An operation that has no deterministic form on CUDA warns. ``CUBLAS_WORKSPACE_CONFIG``, which cuBLAS needs for it,
+    is set unless the environment has it.
     """
     matmul = torch.backends.cuda.matmul
     allowed = matmul.allow_tf32
