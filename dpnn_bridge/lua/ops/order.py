@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
 from dpnn_bridge.lua.dispatch import torch_function
-from dpnn_bridge.lua.ops.quicksort import select_positions, sort_positions
 from dpnn_bridge.lua.ops.reduce import check_dim
 from dpnn_bridge.lua.tensor import Tensor, TorchError
+from dpnn_bridge.quicksort import EXACT_LIMIT, positions, select_positions, sort_positions
 
 
 def _extremum(name: str, greatest: bool) -> None:
@@ -37,22 +35,6 @@ _extremum("max", greatest=True)
 _extremum("min", greatest=False)
 
 
-#: beyond so many elements equal numbers come in PyTorch's order, since following Torch7's takes Python loops
-_EXACT_LIMIT = 1 << 16
-
-
-def _positions(x: torch.Tensor, exact: Callable[[list[float]], list[int]], descending: bool = False) -> torch.Tensor:
-    """Sorted positions along the last dimension; where numbers are equal or NaN, as ``exact`` finds them."""
-    values, order = torch.sort(x, dim=-1, descending=descending, stable=True)
-    special = (values[..., 1:] == values[..., :-1]).any(-1) | (x != x).any(-1)
-    if not bool(special.any()) or x.numel() > _EXACT_LIMIT:
-        return order
-    rows, places = x.reshape(-1, x.shape[-1]), order.reshape(-1, x.shape[-1])
-    for row in special.reshape(-1).nonzero().flatten().tolist():
-        places[row] = torch.tensor(exact(rows[row].tolist()))
-    return places.reshape(x.shape)
-
-
 def _store(r: Tensor, index: Tensor, x: torch.Tensor, order: torch.Tensor, dim: int) -> None:
     """Put the chosen positions of ``x`` (last dimension) and their values into the results."""
     values = x.gather(-1, order)
@@ -63,7 +45,7 @@ def _store(r: Tensor, index: Tensor, x: torch.Tensor, order: torch.Tensor, dim: 
 @torch_function("sort", "R IR T i=last b=0")
 def sort(r: Tensor, index: Tensor, t: Tensor, dim: int, descending: bool) -> None:
     x = t.t.movedim(check_dim(t, dim), -1)
-    _store(r, index, x, _positions(x, lambda v: sort_positions(v, descending), descending), dim)
+    _store(r, index, x, positions(x, lambda v: sort_positions(v, descending), descending), dim)
 
 
 @torch_function("topk", "R IR T n=1 i=last b=0 b=0")
@@ -73,7 +55,7 @@ def topk(r: Tensor, index: Tensor, t: Tensor, k: float, dim: int, greatest: bool
     if not 0 < k <= n:
         raise TorchError(f"bad argument #2 (k not in range for dimension: {k} of {n})")
     x = t.t.movedim(dim, -1)
-    if x.numel() > _EXACT_LIMIT:
+    if x.numel() > EXACT_LIMIT:
         order = torch.topk(x, k, largest=greatest).indices
     else:
         rows = x.reshape(-1, n).tolist()
@@ -98,7 +80,7 @@ def _kth(r: Tensor, index: Tensor, t: Tensor, k: int, dim: int) -> None:
     if not 0 < k <= n:
         raise TorchError(f"bad argument #3 (selected index {k} out of range)")
     x = t.t.movedim(dim, -1)
-    _store(r, index, x, _positions(x, lambda v: select_positions(v, k - 1)).narrow(-1, k - 1, 1), dim)
+    _store(r, index, x, positions(x, lambda v: select_positions(v, k - 1)).narrow(-1, k - 1, 1), dim)
 
 
 @torch_function("kthvalue", "R IR T n i=last")
@@ -116,7 +98,7 @@ def median(r: Tensor, index: Tensor, t: Tensor, dim: int) -> None:
 def mode(r: Tensor, index: Tensor, t: Tensor, dim: int) -> None:
     """The smallest of the most frequent values, with the last position that sorting gives it."""
     x = t.t.movedim(check_dim(t, dim, 3), -1)
-    order = _positions(x, sort_positions)
+    order = positions(x, sort_positions)
     values = x.gather(-1, order)
     counts = (values.unsqueeze(-1) == values.unsqueeze(-2)).sum(-1)
     n = x.shape[-1]

@@ -1,12 +1,31 @@
 """The order in which Torch7's quicksort and quickselect leave equal numbers and NaN.
 
-Where all numbers differ any sort gives the same order and PyTorch's is used; see :mod:`dpnn_bridge.lua.ops.order`.
+Where all numbers differ any sort gives the same order and :func:`positions` uses PyTorch's.
 Both are Sedgewick's versions: median of three, subfiles of up to ten elements left to one insertion sort at the end.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
 _SMALL = 10
+#: beyond so many elements equal numbers come in PyTorch's order, since following Torch7's takes Python loops
+EXACT_LIMIT = 1 << 16
+
+
+def positions(x: Tensor, exact: Callable[[list[float]], list[int]], descending: bool = False) -> Tensor:
+    """Sorted positions along the last dimension; where numbers are equal or NaN, as ``exact`` finds them."""
+    values, order = torch.sort(x, dim=-1, descending=descending, stable=True)
+    special = (values[..., 1:] == values[..., :-1]).any(-1) | (x != x).any(-1)
+    if not bool(special.any()) or x.numel() > EXACT_LIMIT:
+        return order
+    rows, places = x.reshape(-1, x.shape[-1]), order.reshape(-1, x.shape[-1])
+    for row in special.reshape(-1).nonzero().flatten().tolist():
+        places[row] = torch.tensor(exact(rows[row].tolist()))
+    return places.reshape(x.shape)
 
 
 class _File:
