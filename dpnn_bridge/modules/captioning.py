@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from dpnn_bridge.lua_context import LuaContext
 from dpnn_bridge.modules.torch_rnn import SequenceRNN, over_time, positions
-from dpnn_bridge.objects import LuaObject
+from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.registry import LuaClass, lua_class
 from dpnn_bridge.torch_context import TorchContext
 
@@ -24,6 +27,7 @@ class DenseCapLanguageModel(nn.Module):
         vocab_size: number V of words; V + 1 starts and ends a caption, V + 2 stands for no word.
         seq_length: length of sampled captions.
         sample_argmax: sample the likeliest word instead of drawing one.
+        words: number of a word, from 1, to the word.
         index_base: of the tokens; ``index_base - 1`` is no word.
 
     Shape:
@@ -44,9 +48,11 @@ class DenseCapLanguageModel(nn.Module):
         vocab_size: int,
         seq_length: int,
         sample_argmax: bool = True,
+        words: dict[int, str] | None = None,
         index_base: int = 1,
     ) -> None:
         super().__init__()
+        self.words = words or {}
         self.image_encoder, self.lookup_table, self.rnn = image_encoder, lookup_table, rnn
         self.joining, self.parting, self.index_base = joining, parting, index_base
         self.vocab_size, self.seq_length, self.sample_argmax = vocab_size, seq_length, sample_argmax
@@ -88,6 +94,22 @@ class DenseCapLanguageModel(nn.Module):
             module.remember_states = False
         return torch.cat(words, 1)
 
+    def decode(self, tokens: Tensor) -> list[str]:
+        """The captions of sampled tokens, :math:`(N, T)`, up to the end of each."""
+        captions = []
+        for row in (tokens - self.index_base + 1).tolist():
+            words = itertools.takewhile(lambda number: number not in (0, self.vocab_size + 1), row)
+            captions.append(" ".join(self.words[number] for number in words))
+        return captions
+
+    def target(self, captions: Tensor) -> Tensor:
+        """What the scores of true captions, :math:`(N, T)`, are compared with, :math:`(N, T + 2)`."""
+        none = captions.new_full((len(captions), 1), self.index_base - 1)
+        no_word = F.pad(captions == self.index_base - 1, (0, 1), value=True)
+        end = no_word & (no_word.cumsum(1) == 1)
+        words = torch.cat([captions, none], 1).masked_fill(end, self.vocab_size + self.index_base)
+        return torch.cat([none, words], 1)
+
     def extra_repr(self) -> str:
         return f"vocab_size={self.vocab_size}, seq_length={self.seq_length}"
 
@@ -106,7 +128,19 @@ class DenseCapLanguageModelClass(LuaClass):
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
         modules = obj["rnn"]["modules"].as_list()
         views = {"joining": positions(modules, [obj["view_in"]]), "parting": positions(modules, [obj["view_out"]])}
-        return {**super().arguments(obj, ctx), **views, "index_base": ctx.index_base}
+        if "beam_size" in obj:
+            raise ctx.error("beam search is not supported; without 'beam_size' the likeliest words are taken", obj)
+        words = dict(obj.get("idx_to_token") or ())
+        return {**super().arguments(obj, ctx), **views, "words": words, "index_base": ctx.index_base}
+
+    @classmethod
+    def handled(cls, module: nn.Module) -> set[str]:
+        return super().handled(module) | {"idx_to_token"}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        assert isinstance(module, DenseCapLanguageModel)
+        return {**super().to_lua(module, ctx), "idx_to_token": LuaTable(module.words)}
 
 
 class NeuralTalkLanguageModel(nn.Module):
