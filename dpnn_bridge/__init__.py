@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from dpnn_bridge import errors, optim, parity, training
     from dpnn_bridge.conversion import to_lua, to_torch
     from dpnn_bridge.files import convert, load, save, write_t7
+    from dpnn_bridge.flat_vector import load_flat
     from dpnn_bridge.loaders.t7_reader import read_t7
     from dpnn_bridge.registry import LuaClass, lua_class
-    from dpnn_bridge.training import load_flat
 
 _HOMES = {
     "LuaClass": "registry",
     "convert": "files",
     "errors": "",
     "load": "files",
-    "load_flat": "training",
+    "load_flat": "flat_vector",
     "lua_class": "registry",
     "optim": "",
     "parity": "",
