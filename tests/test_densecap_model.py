@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import FIXTURES
+from formula import DOUBLE, agree
 from torch import Tensor, nn
 
 import dpnn_bridge
@@ -41,12 +42,7 @@ from dpnn_bridge.modules.table import FlattenTable
 from dpnn_bridge.modules.torch_rnn import TemporalCrossEntropyCriterion
 from dpnn_bridge.objects import LuaTable
 
-DOUBLE = torch.float64
 Boxes = list[list[float]]
-
-
-def agree(actual: Tensor, expected: Any) -> None:
-    torch.testing.assert_close(actual.detach(), torch.as_tensor(expected, dtype=actual.dtype), rtol=1e-10, atol=1e-12)
 
 
 # ---------------------------------------------------------------------- suppression and clipping

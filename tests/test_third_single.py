@@ -8,54 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from formula import DOUBLE, agree, converted, leaf, linear, lua, random
 from torch import Tensor, nn
 
 from dpnn_bridge import find
 from dpnn_bridge.conversion import to_lua, to_torch
 from dpnn_bridge.errors import ConversionError
-from dpnn_bridge.lua_values import to_value
 from dpnn_bridge.modules import attribute_to_image, msg_net, ptn, shift_net, stmn
 from dpnn_bridge.modules.stn import AffineGridGeneratorBHWD
-from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
-
-DOUBLE = torch.float64
-
-
-def lua(class_name: str, *modules: LuaObject, **fields: Any) -> LuaObject:
-    """A Lua object; torch tensors become Lua tensors, objects go into ``modules``."""
-    values = {k: LuaTensor.from_numpy(v.numpy()) if isinstance(v, Tensor) else v for k, v in fields.items()}
-    if modules:
-        values["modules"] = LuaTable.from_list(modules)
-    return LuaObject(class_name, LuaTable({"_type": "torch.DoubleTensor", **values}))
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape))
-
-
-def linear(inputs: int, outputs: int, seed: int = 0) -> LuaObject:
-    return lua("nn.Linear", weight=random(outputs, inputs, seed=seed), bias=random(outputs, seed=seed + 1))
-
-
-def leaf(*shape: int, seed: int = 0) -> Tensor:
-    return random(*shape, seed=seed).requires_grad_()
-
-
-def converted(obj: LuaObject) -> nn.Module:
-    """The module of ``obj``, after a round trip that must keep the names and values of its fields."""
-    module = to_torch(obj)
-    again = to_lua(module)
-    assert again.class_name == obj.class_name
-    for name, value in obj.items():
-        if isinstance(value, LuaTensor) and name != "output":
-            assert torch.equal(to_value(again[name]), to_value(value)), name
-        elif not isinstance(value, (LuaTensor, LuaObject, LuaTable)):
-            assert again[name] == value, name
-    return to_torch(again)
-
-
-def agree(actual: Tensor, expected: Any) -> None:
-    torch.testing.assert_close(actual.detach(), torch.as_tensor(expected, dtype=actual.dtype), rtol=1e-10, atol=1e-12)
+from dpnn_bridge.objects import LuaObject, LuaTable
 
 
 # ---------------------------------------------------------------------- multipathnet
