@@ -30,7 +30,7 @@ def main() -> None:
     ours = seconds("-c", "import torch, dpnn_bridge; dpnn_bridge.load, dpnn_bridge.to_torch")
     print(f"import torch              {torch:.2f} s")
     print(f"  and dpnn_bridge         {ours:.2f} s, {ours - torch:+.3f} s")
-    print(f"dpnn-convert --help       {seconds('-m', 'dpnn_bridge', '--help'):.2f} s")
+    print(f"dpnn-convert --help       {seconds('-m', 'dpnn_bridge', 'convert', '--help'):.2f} s")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,42 @@
-"""``python -m dpnn_bridge``: the same as ``dpnn-convert``."""
+"""``python -m dpnn_bridge COMMAND …``: the commands, where their scripts are not on the search path."""
 
-from dpnn_bridge.cli import convert_command
+from __future__ import annotations
 
-convert_command(prog_name="python -m dpnn_bridge")
+import importlib
+
+import click
+
+#: command -> where it is, what it does; imported when it runs, since dpnn-lua needs PyTorch for its very options
+COMMANDS = {
+    "convert": ("dpnn_bridge.cli", "convert_command", "Converts Torch7 models to PyTorch (dpnn-convert)."),
+    "inspect": ("dpnn_bridge.cli_inspect", "inspect_command", "Shows what a .t7 file holds (dpnn-inspect)."),
+    "verify": ("dpnn_bridge.cli_verify", "verify_command", "Compares a model with Torch7 (dpnn-verify)."),
+    "lua": ("dpnn_bridge.lua.cli", "lua_command", "Runs Torch7 scripts (dpnn-lua)."),
+}
+
+
+class Commands(click.Group):
+    """The commands by their names without ``dpnn-``."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, function, _ = COMMANDS[cmd_name]
+        return getattr(importlib.import_module(module), function)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
+
+
+@click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="dpnn-bridge")
+def main() -> None:
+    """The way out of Torch7: reads .t7 checkpoints, converts them to PyTorch, proves the numbers are the same."""
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m dpnn_bridge")

@@ -46,6 +46,11 @@ class Outcome:
     exit_code: int = 0
     facts: dict[str, Any] = field(default_factory=dict)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        task = {"source": str(self.task.source), "target": str(self.task.target), "key": self.task.key}
+        return {**task, "status": self.status, "message": self.message, "exit_code": self.exit_code, **self.facts}
+
 
 def tasks_for(sources: Sequence[Path], out_dir: Path, suffix: str) -> list[Task]:
     """One task per file; outputs keep the folders below the sources' common parent.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -39,15 +40,27 @@ def exits_with_errors(command: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the whole result as JSON.")
+version_option = click.version_option(package_name="dpnn-bridge")
+
+
+def console(*, stderr: bool = False) -> Console:
+    """What commands print with: plain under NO_COLOR, and never folded to some width when the output is no terminal."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() or os.environ.get("COLUMNS") else 1000
+    return Console(stderr=stderr, width=width, color_system=None if os.environ.get("NO_COLOR") else "auto")
+
+
 @contextmanager
 def steps(quiet: bool) -> Iterator[Callable[[str], None]]:
     """Yields a function that shows the current step on stderr while the block runs; silent when not a terminal."""
     if quiet or not sys.stderr.isatty():
         yield lambda step: None
         return
-    from rich.console import Console
-
-    with Console(stderr=True).status("starting") as status:
+    with console(stderr=True).status("starting") as status:
         yield lambda step: status.update(f"{step} …")
 
 
@@ -84,7 +97,8 @@ def list_classes(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 )
 @click.option("--allow-unsupported", is_flag=True, help="Unknown classes become placeholders that raise when they run.")
 @click.option("--report", type=click.Path(path_type=Path), help="Write what was mapped to what, as JSON.")
-@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+@json_option
+@quiet_option
 @click.option("-v", "--verbose", is_flag=True, help="Print the conversion table.")
 @click.option(
     "--list-classes",
@@ -94,7 +108,7 @@ def list_classes(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     callback=list_classes,
     help="List the Lua classes that are known.",
 )
-@click.version_option(package_name="dpnn-bridge")
+@version_option
 @exits_with_errors
 def convert_command(
     files: tuple[Path, ...],
@@ -110,6 +124,7 @@ def convert_command(
     lua_files: tuple[Path, ...],
     allow_unsupported: bool,
     report: Path | None,
+    as_json: bool,
     quiet: bool,
     verbose: bool,
 ) -> None:
@@ -136,7 +151,7 @@ def convert_command(
         raise click.UsageError("IN and OUT are the same file")
     if lua_files and jobs > 1:
         raise click.UsageError("--lua runs in one process: leave out --jobs")
-    with steps(quiet) as progress:
+    with steps(quiet or as_json) as progress:
         progress("loading PyTorch")
         import torch
 
@@ -158,70 +173,86 @@ def convert_command(
         if out_dir is None and not all_models:
             done = api.convert(*files, key=key, force=force, progress=progress, **options)
     if out_dir is None and not all_models:
-        _report_one(done, files, report, quiet, verbose, time.perf_counter() - started)
+        if report is not None:
+            report.write_text(json.dumps(done.to_dict(), indent=2) + "\n")
+        if as_json:
+            click.echo(json.dumps(done.to_dict(), indent=2))
+        elif not quiet:
+            _print_one(done, files, verbose, time.perf_counter() - started)
         return
     if out_dir is not None:
         tasks = batch.tasks_for(files, out_dir, f".{to or 'pt'}")
     else:
         tasks = batch.tasks_for_models(*files, keys=api.model_keys(files[0]))
-    _run_many(tasks, batch.run(tasks, jobs=jobs, force=force, **options), quiet)
+    _run_many(tasks, batch.run(tasks, jobs=jobs, force=force, **options), as_json, quiet)
 
 
-def _report_one(
-    done: Report, files: Sequence[Path], report: Path | None, quiet: bool, verbose: bool, seconds: float
-) -> None:
-    if report is not None:
-        report.write_text(json.dumps(done.to_dict(), indent=2) + "\n")
+def _print_one(done: Report, files: Sequence[Path], verbose: bool, seconds: float) -> None:
     if verbose:
-        print_table(done)
-    if not quiet:
-        facts = [f"{len(done.mapped)} modules", f"{done.metadata['parameters']:,} parameters"]
-        if done.metadata.get("key"):
-            facts.insert(0, f"key {done.metadata['key']}")
-        if done.unsupported:
-            facts.append(f"{len(done.unsupported)} unsupported classes")
-        if done.dropped:
-            facts.append(f"{len(done.dropped)} values dropped")
-        click.echo(f"{files[0]} -> {files[1]}: {', '.join(facts)}, {seconds:.1f} s")
+        print_table(done, console())
+    facts = [f"{len(done.mapped)} modules", f"{done.metadata['parameters']:,} parameters"]
+    if done.metadata.get("key"):
+        facts.insert(0, f"key {done.metadata['key']}")
+    if done.unsupported:
+        facts.append(f"{len(done.unsupported)} unsupported classes")
+    if done.dropped:
+        facts.append(f"{len(done.dropped)} values dropped")
+    click.echo(f"{files[0]} -> {files[1]}: {', '.join(facts)}, {seconds:.1f} s")
 
 
-def print_table(report: Report, console: Console | None = None) -> None:
+def print_table(report: Report, console: Console) -> None:
     """What became of which class, and what was left out."""
-    from rich.console import Console
+    from rich import box
     from rich.table import Table
 
-    table = Table("Lua class", "PyTorch module", "count")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("count", justify="right", no_wrap=True)
+    table.add_column("Lua class", overflow="fold")
+    table.add_column("PyTorch module", overflow="fold")
     for (lua, torch_type), count in report.counts().items():
-        table.add_row(lua, torch_type, str(count))
-    console = console or Console()
+        own = torch_type.startswith("dpnn_bridge.")
+        table.add_row(str(count), lua, torch_type.rpartition(".")[2] if own else torch_type)
     console.print(table)
     for dropped in report.dropped:
-        console.print(f"dropped {dropped.path}: {dropped.reason}", highlight=False, markup=False)
+        console.print(f"dropped {dropped.path}: {dropped.reason}", highlight=False, markup=False, soft_wrap=True)
     for note in report.notes:
-        console.print(f"note: {note}", highlight=False, markup=False)
+        console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _run_many(tasks: Sequence[Task], outcomes: Iterator[Outcome], quiet: bool) -> None:
-    from rich.console import Console
+def _run_many(tasks: Sequence[Task], outcomes: Iterator[Outcome], as_json: bool, quiet: bool) -> None:
     from rich.progress import Progress
-    from rich.table import Table
 
-    console = Console(stderr=True)
     done: list[Outcome] = []
-    with Progress(console=console, disable=quiet or not sys.stderr.isatty()) as progress:
+    progress = Progress(console=console(stderr=True), disable=quiet or as_json or not sys.stderr.isatty())
+    with progress:
         bar = progress.add_task("converting", total=len(tasks))
         for outcome in outcomes:
             done.append(outcome)
             progress.advance(bar)
     done.sort(key=lambda o: tasks.index(o.task))
-    if not quiet:
-        table = Table("input", "output", "result", "modules", "parameters")
-        for o in done:
-            parameters = f"{o.facts['parameters']:,}" if o.facts else ""
-            table.add_row(str(o.task.source), str(o.task.target), o.status, str(o.facts.get("modules", "")), parameters)
-        Console().print(table)
+    if as_json:
+        click.echo(json.dumps([o.to_dict() for o in done], indent=2))
+    elif not quiet:
+        _print_many(done)
     failed = [o for o in done if o.status == "failed"]
     for o in failed:
         click.echo(f"error: {o.task.source}: {o.message}", err=True)
     if failed:
         sys.exit(max(o.exit_code for o in failed))
+
+
+def _print_many(done: Sequence[Outcome]) -> None:
+    """One row for each file."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("input", overflow="fold")
+    table.add_column("output", overflow="fold")
+    table.add_column("result", no_wrap=True)
+    for name in ("modules", "parameters"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for o in done:
+        parameters = f"{o.facts['parameters']:,}" if o.facts else ""
+        table.add_row(str(o.task.source), str(o.task.target), o.status, str(o.facts.get("modules", "")), parameters)
+    console().print(table)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dpnn_bridge.cli import DTYPES, exits_with_errors, steps
+from dpnn_bridge.cli import DTYPES, console, exits_with_errors, json_option, quiet_option, steps, version_option
 from dpnn_bridge.errors import VerificationError
 from dpnn_bridge.known_differences import known_reasons, read_known_differences
 
@@ -47,11 +47,11 @@ if TYPE_CHECKING:
 )
 @click.option("--plugin", multiple=True, type=click.Path(path_type=Path), help="Python file with @lua_class blocks.")
 @click.option("--allow-unsupported", is_flag=True, help="Unknown classes become placeholders that raise when they run.")
-@click.option("--json", "as_json", is_flag=True, help="Print the whole result as JSON.")
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write a report as one HTML page.")
-@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+@json_option
+@quiet_option
 @click.option("-v", "--verbose", is_flag=True, help="Print every comparison, not only the worst of each layer.")
-@click.version_option(package_name="dpnn-bridge")
+@version_option
 @exits_with_errors
 def verify_command(
     model: Path,
@@ -70,8 +70,8 @@ def verify_command(
     known_differences: Path | None,
     plugin: tuple[Path, ...],
     allow_unsupported: bool,
-    as_json: bool,
     html: Path | None,
+    as_json: bool,
     quiet: bool,
     verbose: bool,
 ) -> None:
@@ -133,9 +133,7 @@ def verify_command(
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=2))
     elif not quiet:
-        from rich.console import Console
-
-        print_checklist(result, Console(), verbose=verbose)
+        print_checklist(result, console(), verbose=verbose)
     if not result.ok:
         if quiet:
             click.echo(f"error: {summary(result)}", err=True)
@@ -162,12 +160,15 @@ def print_checklist(result: Verification, console: Console, *, verbose: bool = F
     from rich.text import Text
 
     console.print(Text.assemble((result.model, "bold"), " ", (headline(result), "dim")), soft_wrap=True)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, highlight=False)
-    for name in ("", "layer", "class", "compared"):
-        table.add_column(name, no_wrap=name in ("", "layer"), overflow="fold")
-    for name in ("max abs", "relative", "allowed"):
+    wide = console.width >= 100
+    where = wide and (verbose or not result.ok)  # which element is the worst matters when something is wrong
+    numbers = ["max abs", "relative", "allowed"] if wide else ["relative"]
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, highlight=False)
+    for name in ("", "layer", "class"):
+        table.add_column(name, no_wrap=True, overflow="ellipsis")
+    table.add_column("compared", min_width=12)
+    for name in numbers:
         table.add_column(name, justify="right", no_wrap=True)
-    where = verbose or not result.ok  # which element is the worst matters when something is wrong
     if where:
         table.add_column("worst element", min_width=24)
     for layer in result.layers:
@@ -178,10 +179,12 @@ def print_checklist(result: Verification, console: Console, *, verbose: bool = F
             table.add_row(Text("·", "dim"), name, layer.class_name, Text(layer.note, "dim"))
         for i, d in enumerate(shown):
             label = (name, layer.class_name) if i == 0 else ("", "")
-            also = f"{_what(layer, d)}" + ("" if verbose or len(compared) == 1 else f" (of {len(compared)})")
-            table.add_row(_mark(d), *label, also, *_numbers(d)[: 4 if where else 3], style="" if d.ok else "red")
+            also = f" (of {len(compared)})" if wide and not verbose and len(compared) > 1 else ""
+            cells = [_mark(d), *label, _what(layer, d) + also, *_cells(d, numbers), *([_place(d)] if where else [])]
+            table.add_row(*cells, style="" if d.ok else "red")
     for d in result.without_layer:
-        table.add_row(_mark(d), "", "", d.name, *_numbers(d)[: 4 if where else 3], style="" if d.ok else "red")
+        cells = [_mark(d), "", "", d.name, *_cells(d, numbers), *([_place(d)] if where else [])]
+        table.add_row(*cells, style="" if d.ok else "red")
     console.print(table)
     for reason, names in known_reasons(result.differences).items():
         console.print(Text(f"known difference: {', '.join(names)}: {reason}", "yellow"), soft_wrap=True)
@@ -232,8 +235,17 @@ def _mark(difference: Difference) -> Any:
     return Text("✓", "green") if difference.ok else Text("✗", "red")
 
 
-def _numbers(d: Difference) -> tuple[str, str, str, str]:
+def _cells(d: Difference, names: list[str]) -> list[str]:
+    """The numbers of a comparison; none where the shapes or kinds differ."""
     if math.isinf(d.error) and d.index is None:
-        return "", "", "", d.message
-    place = "" if d.index is None else f"{list(d.index)}: {d.found:.7g} for {d.expected:.7g}"
-    return f"{d.absolute:.1e}", f"{d.error:.1e}", f"{d.tolerance:.0e}" if d.tolerance else "0", place
+        return [""] * len(names)
+    allowed = f"{d.tolerance:.0e}" if d.tolerance else "0"
+    numbers = {"max abs": f"{d.absolute:.1e}", "relative": f"{d.error:.1e}", "allowed": allowed}
+    return [numbers[name] for name in names]
+
+
+def _place(d: Difference) -> str:
+    """The worst element, or what else is wrong."""
+    if d.index is None:
+        return d.message
+    return f"{list(d.index)}: {d.found:.7g} for {d.expected:.7g}"

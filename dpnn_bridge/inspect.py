@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from dpnn_bridge.bytecode import describe_bytecode
 from dpnn_bridge.find import candidates
@@ -83,24 +83,56 @@ class Description:
         data["nodes"] = [{k: v for k, v in node.items() if v is not None} for node in data["nodes"]]
         return data
 
-    def lines(self) -> Iterator[str]:
+    def lines(self, verbose: bool = False) -> Iterator[str]:
         """The description as text; whatever a file holds, nothing in it acts on a terminal."""
-        return map(printable, self._lines())
+        return (row.bars + row.name + row.text for row in self.rows(verbose))
 
-    def _lines(self) -> Iterator[str]:
-        yield f"{self.file}: {self.encoding}, {format_bytes(self.size)}"
-        for node, bars in zip(self.nodes, _bars(self.nodes), strict=True):
-            name = f"{node.key.removeprefix('.')}: " if node.key else ""
-            yield f"{bars}{name}{node.text}"
-            if node.omitted:
-                yield f"{bars.replace('├─ ', '│  ').replace('└─ ', '   ')}└─ … {node.omitted} more"
-        yield ""
+    def rows(self, verbose: bool = False) -> Iterator[Row]:
+        """The lines in their parts; ``verbose`` adds stride and offset of each tensor."""
+        for bars, name, text, kind in self._rows(verbose):
+            yield Row(bars, printable(name), printable(text), kind)
+
+    def _rows(self, verbose: bool) -> Iterator[tuple[str, str, str, str]]:
+        yield "", "", f"{self.file}: {self.encoding}, {format_bytes(self.size)}", "file"
+        nodes = list(_with_omissions(self.nodes))
+        for node, bars in zip(nodes, _bars(nodes), strict=True):
+            strided = verbose and node.shape
+            place = f", stride {'x'.join(map(str, node.stride or ()))}, offset {node.offset}" if strided else ""
+            yield bars, f"{node.key.removeprefix('.')}: " if node.key else "", node.text + place, node.kind
+        yield "", "", "", ""
         for key, class_name in self.models.items():
-            yield f"model {class_name}, --key {key!r}" if key else f"model {class_name}, the file itself"
-        yield f"{self.tensors} tensors in {self.storages} storages, {format_bytes(self.tensor_bytes)}"
+            yield (
+                "",
+                "",
+                f"model {class_name}, --key {key!r}" if key else f"model {class_name}, the file itself",
+                "model",
+            )
+        yield "", "", f"{self.tensors} tensors in {self.storages} storages, {format_bytes(self.tensor_bytes)}", "total"
         if self.functions:
-            yield f"{self.functions} Lua functions, kept as bytes and never run"
-        yield from (f"{count:6} {name}" for name, count in sorted(self.classes.items(), key=lambda c: (-c[1], c[0])))
+            yield "", "", f"{self.functions} Lua functions, kept as bytes and never run", "total"
+        for name, count in sorted(self.classes.items(), key=lambda c: (-c[1], c[0])):
+            yield "", f"{count:6} ", name, "object"
+
+
+class Row(NamedTuple):
+    """One line of a description.
+
+    Attributes:
+        bars: the lines of the tree before it.
+        name: how its owner refers to it, with a colon; or a count.
+        text: what it is.
+        kind: that of its node, or ``file``, ``omitted``, ``model``, ``total``.
+    """
+
+    bars: str
+    name: str
+    text: str
+    kind: str
+
+
+def continued(bars: str) -> str:
+    """The lines of the tree before what follows a line below it."""
+    return bars.replace("├─ ", "│  ").replace("└─ ", "   ")
 
 
 def describe(path: str | os.PathLike[str], *, limit: int = 100, depth: int = 50, **options: Any) -> Description:
@@ -232,6 +264,19 @@ def _children(value: Any) -> list[tuple[str, Any]]:
         upvalues = value.upvalues if isinstance(value.upvalues, LuaTable) else LuaTable()
         return _children(upvalues)
     return []
+
+
+def _with_omissions(nodes: list[Node]) -> Iterator[Node]:
+    """The nodes, and one after the last listed entry of each whose entries are not all listed."""
+    unfinished: list[Node] = []
+    for node in [*nodes, None]:
+        while unfinished and (node is None or unfinished[-1].depth >= node.depth):
+            done = unfinished.pop()
+            if done.omitted:
+                yield Node(done.depth + 1, "", "", "omitted", f"… {done.omitted} more")
+        if node is not None:
+            unfinished.append(node)
+            yield node
 
 
 def _bars(nodes: list[Node]) -> list[str]:

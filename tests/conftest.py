@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -75,3 +77,22 @@ def deviating(tmp_path: Path) -> Path:
     layer["weight"] = LuaTensor.from_numpy(weight.numpy())
     dpnn_bridge.write_t7(tmp_path / "deviating.t7", fixture)
     return tmp_path / "deviating.t7"
+
+
+@pytest.fixture
+def scripts(tmp_path: Path) -> Path:
+    """A folder with the console scripts that pyproject.toml declares, run by this interpreter."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    table = (
+        (Path(__file__).parent.parent / "pyproject.toml").read_text().split("[project.scripts]\n")[1].split("\n[")[0]
+    )
+    for name, module, function in re.findall(r'^([\w-]+) = "([\w.]+):(\w+)"', table, re.M):
+        (folder / name).write_text(f"#!{sys.executable}\nfrom {module} import {function}\n{function}()\n")
+        (folder / name).chmod(0o755)
+    (folder / "pytest").write_text(
+        f"#!{sys.executable}\nimport sys, pytest\n"
+        "sys.exit(pytest.main(['-p', 'dpnn_bridge.pytest_plugin', *sys.argv[1:]]))\n"
+    )
+    (folder / "pytest").chmod(0o755)
+    return folder

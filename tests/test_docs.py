@@ -49,23 +49,6 @@ def commands(block: Block) -> list[str]:
     return [line.split(" && ")[-1].replace(".venv/bin/", "") for line in lines]
 
 
-@pytest.fixture
-def scripts(tmp_path: Path) -> Path:
-    """A folder with the console scripts that pyproject.toml declares, run by this interpreter."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    table = (ROOT / "pyproject.toml").read_text().split("[project.scripts]\n")[1].split("\n[")[0]
-    for name, module, function in re.findall(r'^([\w-]+) = "([\w.]+):(\w+)"', table, re.M):
-        (folder / name).write_text(f"#!{sys.executable}\nfrom {module} import {function}\n{function}()\n")
-        (folder / name).chmod(0o755)
-    (folder / "pytest").write_text(
-        f"#!{sys.executable}\nimport sys, pytest\n"
-        "sys.exit(pytest.main(['-p', 'dpnn_bridge.pytest_plugin', *sys.argv[1:]]))\n"
-    )
-    (folder / "pytest").chmod(0o755)
-    return folder
-
-
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=lambda p: str(p.relative_to(ROOT)))
 def test_marked_blocks_run(page: Path, tmp_path: Path, scripts: Path) -> None:
     work = tmp_path / "work"

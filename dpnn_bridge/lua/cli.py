@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from dpnn_bridge.cli import version_option
 from dpnn_bridge.errors import DpnnBridgeError, LuaBridgeError
 
 _SHOW = """
@@ -17,7 +18,14 @@ io.flush()
 """
 
 
-@click.command("dpnn-lua", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.command(
+    "dpnn-lua",
+    context_settings={
+        "ignore_unknown_options": True,
+        "allow_interspersed_args": False,
+        "help_option_names": ["-h", "--help"],
+    },
+)
 @click.option("-i", "--interactive", is_flag=True, help="Open a prompt after the script, or without one.")
 @click.option("-e", "--execute", metavar="CODE", help="Run this Lua code before the script.")
 @click.option(
@@ -30,6 +38,7 @@ io.flush()
 @click.option("--runtime", type=click.Choice(["auto", "luajit21", "lua51"]), default="auto", show_default=True)
 @click.option("--sandbox", is_flag=True, help="No files, no processes, limited memory and time: for code not trusted.")
 @click.option("--seed", type=int, help="torch.manualSeed before anything runs.")
+@version_option
 @click.argument("script", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def lua_command(
