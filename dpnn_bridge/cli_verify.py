@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     "--lua-path",
     multiple=True,
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder with Torch7's Lua sources: run the model there too and compare.",
+    help="Folder with Torch7's Lua sources: what they compute is the reference.",
 )
 @click.option("--key", help="Path of the model inside the file, such as protos.rnn; found by itself when left out.")
 @click.option("--mode", type=click.Choice(["train", "eval"]), help="Default: as the reference says, else eval.")
@@ -86,10 +85,14 @@ def verify_command(
     Layers are compared where the reference holds their results: in its field `after` (the module after forward), or in
     MODEL itself when it was saved after a forward with the same input. CONVERTED is compared with MODEL in every layer.
 
-    Exit codes: 0 all agree, 2 wrong usage, 3 a file cannot be read, 4 something differs, 5 a class cannot be converted.
+    \b
+    Exit codes: 0 all agree, 2 wrong usage, 3 a file cannot be read, 4 something differs, 5 a class cannot be converted,
+    7 Lua failed.
     """
     if outputs and not inputs:
         raise click.UsageError("--output needs --input")
+    if lua_path and outputs:
+        raise click.UsageError("--lua-path computes the output: leave out --output")
     if reference and inputs:
         raise click.UsageError("--reference holds the input; leave out --input and --output")
     try:
@@ -140,6 +143,17 @@ def verify_command(
         sys.exit(VerificationError.exit_code)
 
 
+#: stdout is for the result
+_PRINT_TO_STDERR = """
+io.output(io.stderr)
+function print(...)
+   local words = {...}
+   for i = 1, select('#', ...) do words[i] = tostring(words[i]) end
+   io.write(table.concat(words, '\\t'), '\\n')
+end
+"""
+
+
 def _tolerance(rtol: float | None) -> Tolerance | None:
     from dpnn_bridge.differences import Tolerance
 
@@ -149,7 +163,9 @@ def _tolerance(rtol: float | None) -> Tolerance | None:
 def _bridge(lua_path: tuple[Path, ...]) -> Any:
     from dpnn_bridge.lua import LuaBridge
 
-    return LuaBridge(lua_path)
+    bridge = LuaBridge(lua_path)
+    bridge.execute(_PRINT_TO_STDERR)
+    return bridge
 
 
 # ---------------------------------------------------------------------- output
@@ -237,7 +253,7 @@ def _mark(difference: Difference) -> Any:
 
 def _cells(d: Difference, names: list[str]) -> list[str]:
     """The numbers of a comparison; none where the shapes or kinds differ."""
-    if math.isinf(d.error) and d.index is None:
+    if d.mismatched:
         return [""] * len(names)
     allowed = f"{d.tolerance:.0e}" if d.tolerance else "0"
     numbers = {"max abs": f"{d.absolute:.1e}", "relative": f"{d.error:.1e}", "allowed": allowed}

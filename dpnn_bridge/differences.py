@@ -63,6 +63,11 @@ class Difference:
         """Within the tolerance, or known to differ."""
         return self.error <= self.tolerance or bool(self.known)
 
+    @property
+    def mismatched(self) -> bool:
+        """Whether shapes or kinds differ, so that there are no elements to speak of."""
+        return self.error == float("inf") and self.index is None
+
 
 @dataclass
 class Result:

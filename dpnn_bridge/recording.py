@@ -81,7 +81,7 @@ def record(
         output = module(inputs) if target is None else module(inputs, target)
         table["output"] = lua_value(output)
         if gradients:
-            grad_output = _random_like(output) if grad_output is None and target is None else grad_output
+            grad_output = random_like(output) if grad_output is None and target is None else grad_output
             parity.zero_grad(module)
             parity.backward(output, grad_output)
             table["gradOutput"] = lua_value(grad_output)
@@ -144,13 +144,14 @@ def _copied(value: Any) -> Any:
     return {k: _copied(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
-def _random_like(value: Any) -> Any:
+def random_like(value: Any) -> Any:
+    """Normal random numbers in the arrangement of a nested value, the same in each run."""
     generator = torch.Generator().manual_seed(0)
     if isinstance(value, Tensor):
         return torch.randn(value.shape, generator=generator, dtype=torch.float64).to(value.device, value.dtype)
     if isinstance(value, (list, tuple)):
-        return [_random_like(v) for v in value]
-    return {k: _random_like(v) for k, v in value.items()} if isinstance(value, dict) else value
+        return [random_like(v) for v in value]
+    return {k: random_like(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
 def _gradients(value: Any) -> Any:

@@ -80,7 +80,7 @@ def verify(
             for half precision.
         options: how to convert.
         lua: a :class:`~dpnn_bridge.lua.LuaBridge` whose ``lua_path`` holds the original sources: the model runs there
-            too and every layer is compared.
+            on the same input, and what it computes is the reference in place of any stored values.
         known: differences from Torch7 that are no failures, see :mod:`~dpnn_bridge.known_differences`.
 
     Raises:
@@ -116,13 +116,16 @@ def verify(
     if converted is not None:
         other = load(converted, index_base=options.index_base).to(device=device, dtype=dtype)
         _compare_converted(result, module, other, table)
+    if lua is not None and obj is not None:
+        from dpnn_bridge.lua.reference import lua_reference
+
+        table = lua_reference(lua, obj, module, table, dtype=dtype, gradients=gradients)
+        result.reference, result.computed_by = "the Lua sources", ""
     if is_comparable(table):
         accepted, accepted_gradients = tolerance or half or OUTPUT, gradient_tolerance or half or GRADIENT
         mark = partial(mark_known, known=known, file=Path(model).stem)
         run = _Run(module, nodes, table, accepted, accepted_gradients, dtype, mark)
         run.compare(result, obj, options, gradients)
-    if lua is not None and obj is not None:
-        _compare_with_lua(result, lua, obj, module, table, tolerance or half or OUTPUT, gradients)
     return result
 
 
@@ -317,7 +320,7 @@ class _Run:
                     reason = "Torch7 reused the buffer in " + ", ".join(others)
                 elif len(values) > 1:
                     reason = f"ran {len(values)} times, Torch7 keeps one result"
-                elif agree and (name == "gradInput" or any(math.isinf(d.error) and d.index is None for d in found)):
+                elif agree and (name == "gradInput" or any(d.mismatched for d in found)):
                     reason = "is computed in another way here; that of the model agrees"
                 if reason:
                     layer.note = layer.note or f"{name}: {reason}"
@@ -390,27 +393,6 @@ def _compare_converted(result: Verification, module: nn.Module, other: nn.Module
             layer.converted = [Difference("converted", math.inf, 0.0, "the layer runs in one of the files only")]
     for path in others:
         result.whole.append(Difference(f"converted {path}", math.inf, 0.0, "the .t7 file has no such layer"))
-
-
-def _compare_with_lua(
-    result: Verification,
-    bridge: Any,
-    obj: LuaObject,
-    module: nn.Module,
-    table: LuaTable,
-    tolerance: Tolerance,
-    gradients: bool,
-) -> None:
-    """Runs the object with the original Lua sources, and each layer of a Sequential on what Lua hands it."""
-    from dpnn_bridge.lua.parity import compare_layers
-
-    limit = tolerance.double if result.dtype == "float64" else tolerance.single
-    by_path = {layer.path: layer for layer in result.layers}
-    for path, found in compare_layers(bridge, obj, module, to_value(table["input"])).items():
-        differences = [Difference(f"Lua {c.what}", c.difference, limit) for c in found]
-        for d in differences:
-            d.message = "" if d.ok else f"relative difference {d.error:.3g} > {limit:g} from the original Lua sources"
-        by_path[path].differences += [d for d in differences if gradients or "gradInput" not in d.name]
 
 
 def _run_recorded(module: nn.Module, table: LuaTable, result: Verification) -> dict[int, Calls]:

@@ -144,7 +144,7 @@ def _row(layer: Layer, tag: str) -> str:
 def _numbers(d: Difference | None) -> str:
     if d is None:
         return "<span></span><span></span><span></span>"
-    if math.isinf(d.error) and d.index is None:
+    if d.mismatched:
         return f"<span></span><span></span><span>{escape(d.message)}</span>"
     place = "" if d.index is None else f"{list(d.index)}: {d.found:.7g} for {d.expected:.7g}"
     return f"<span class=n>{_number(d.absolute)}</span><span class=n>{_number(d.error)}</span><span>{place}</span>"

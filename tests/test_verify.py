@@ -105,7 +105,8 @@ def test_original_lua_sources_are_a_reference(tmp_path: Path) -> None:
     x = torch.randn(4, linear["weight"].shape[1], dtype=torch.float64)
     result = verify(tmp_path / "linear.t7", input=x, lua=bridge, gradients=False)
     assert result.ok
-    assert [d.name for d in result.layers[0].differences] == ["Lua output"]
+    assert result.reference == "the Lua sources"
+    assert [d.name for d in result.layers[0].differences] == ["output"]
 
 
 # ---------------------------------------------------------------------- the command

@@ -105,6 +105,11 @@ class LuaBridge:
             code = b"--" + code
         return self._call(lambda: self._runtime.compile(code.decode("latin-1"), f"@{path}"), *args)
 
+    @property
+    def lua_path(self) -> list[Path]:
+        """The folders that ``require`` searches first."""
+        return self._runtime.lua_path
+
     def require(self, name: str) -> Any:
         """``require(name)``"""
         return self.call(self._runtime.lua.globals()["require"], name)
