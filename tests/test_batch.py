@@ -90,7 +90,18 @@ def test_an_interruption_leaves_no_temporary_files(tmp_path: Path) -> None:
     )
     sources = copies(tmp_path, "a.t7", "b.t7", "c.t7", "d.t7")
     out = tmp_path / "out"
-    command = ["-m", "dpnn_bridge", *map(str, sources), "--out-dir", str(out), "--jobs", "2", "--plugin", str(plugin)]
+    command = [
+        "-m",
+        "dpnn_bridge",
+        "convert",
+        *map(str, sources),
+        "--out-dir",
+        str(out),
+        "--jobs",
+        "2",
+        "--plugin",
+        str(plugin),
+    ]
     root = str(Path(dpnn_bridge.__file__).parents[1])
     process = subprocess.Popen(
         [sys.executable, *command],

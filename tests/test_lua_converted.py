@@ -7,17 +7,13 @@ from typing import Any
 import pytest
 import torch
 from conftest import FIXTURES, fixture_id, manifest
-from torch import nn
 
 pytest.importorskip("lupa")
 
-from dpnn_bridge.conversion import to_torch
 from dpnn_bridge.differences import Tolerance, compare
 from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.loaders.t7_reader import read_t7
 from dpnn_bridge.lua import LuaBridge
-from dpnn_bridge.lua.parity import compare as compare_with_lua
-from dpnn_bridge.lua.parity import compare_layers
 from dpnn_bridge.lua_values import to_value
 
 #: the bridge's base of nn knows the parameters weight and bias alone
@@ -91,44 +87,3 @@ def test_an_error_inside_names_the_class() -> None:
 
 def test_functions_among_the_fields_are_left_alone() -> None:
     assert BRIDGE.execute("local m = nn.Tanh() m.hook = print return m:forward(torch.zeros(2)):sum()") == 0
-
-
-# ---- layer by layer, against what the Lua side computes
-
-
-def _net() -> Any:
-    return BRIDGE.to_object(
-        BRIDGE.execute("return nn.Sequential():add(nn.Linear(3, 4)):add(nn.Tanh()):add(nn.Linear(4, 2))")
-    )
-
-
-def test_each_layer_is_compared_and_then_the_whole() -> None:
-    obj, x = _net(), torch.randn(5, 3, dtype=torch.float64)
-    results = compare_layers(BRIDGE, obj, to_torch(obj), x)
-    assert list(results) == ["modules[1]", "modules[2]", "modules[3]", ""]
-    for comparisons in results.values():
-        assert [c.what for c in comparisons] == ["output", "gradInput"]
-        assert all(c.difference < 1e-12 for c in comparisons)
-
-
-def test_a_wrong_layer_is_found() -> None:
-    obj, x = _net(), torch.randn(5, 3, dtype=torch.float64)
-    module = to_torch(obj)
-    module[1] = nn.ReLU()
-    results = compare_layers(BRIDGE, obj, module, x)
-    wrong = {path for path, comparisons in results.items() if comparisons[0].difference > 1e-3}
-    assert wrong == {"modules[2]", ""}
-
-
-def test_other_shapes_and_numbers_of_tensors_are_infinitely_far_apart() -> None:
-    linear, x = BRIDGE.to_object(BRIDGE.new("nn.Linear", 3, 2)), torch.randn(5, 3, dtype=torch.float64)
-
-    class Twice(nn.Module):
-        def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-            return [x, x]
-
-    for module, what in ((nn.Linear(3, 4).double(), "output"), (Twice(), "output: 1 tensors in Lua, 2 converted")):
-        (result,) = compare_with_lua(BRIDGE, linear, module, x)
-        assert (result.what, result.difference) == (what, float("inf"))
-    (result,) = compare_with_lua(BRIDGE, linear, to_torch(linear), x, backward=False)
-    assert result.difference < 1e-12
