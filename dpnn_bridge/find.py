@@ -9,7 +9,7 @@ from typing import Any
 
 from dpnn_bridge.errors import ModelNotFoundError, T7Error
 from dpnn_bridge.graph import MAX_DEPTH, format_path, is_module
-from dpnn_bridge.loaders import loads
+from dpnn_bridge.loaders import loads, onmt
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
 
 #: keys under which training scripts keep the model, best first
@@ -100,7 +100,9 @@ _SERIALIZED = tuple(code.to_bytes(4, "little") for code in (3, 4, 6, 7, 8))
 
 
 def opened(value: Any) -> Any:
-    """The object that a string or byte buffer holds in serialized form, or ``value`` itself."""
+    """The object that a string or byte buffer holds in serialized form, or OpenNMT's tables; else ``value`` itself."""
+    if isinstance(value, LuaTable):
+        return onmt.to_object(value) or value
     if isinstance(value, str):
         if not value.startswith(("\x03\0\0\0", "\x04\0\0\0")) and not value.startswith("4\n1\n3\n"):
             return value

@@ -12,6 +12,8 @@ from samples import SAMPLES, as_evaluated, cases, compare_with_reference, runnin
 import dpnn_bridge
 from dpnn_bridge import parity
 from dpnn_bridge.errors import ModelNotFoundError
+from dpnn_bridge.loaders import onmt
+from dpnn_bridge.loaders.compare import difference
 from dpnn_bridge.lua_values import to_value
 
 #: no single module in the file, see the tests at the end
@@ -80,3 +82,34 @@ def test_file_with_parameters_only() -> None:
     assert {k: v.size for k, v in data.items()} == {"encoder_w_q": 4113, "embedding_w_q": 492, "multimodal_w": 1738}
     with pytest.raises(ModelNotFoundError, match="load_flat"):
         dpnn_bridge.load(SAMPLES / name / "model.t7")
+
+
+def test_translation_model_whose_parts_are_tables(tmp_path: Path) -> None:
+    name = "OpenNMT__rnn_LSTM_general"
+    ref = dpnn_bridge.read_t7(SAMPLES / name / "ref.t7")
+    given, expected = to_value(ref["input"]), to_value(ref["output"])
+    model = load(name)
+    dpnn_bridge.save(tmp_path / "model.pt", model)
+    dpnn_bridge.write_t7(tmp_path / "model.t7", model)
+    inputs = [given["source"], given["source_size"], given["target"]]
+    for path in (SAMPLES / name / "model.t7", tmp_path / "model.pt", tmp_path / "model.t7"):
+        model = dpnn_bridge.load(path).eval()
+        with torch.no_grad():
+            states, context = model.encoder(inputs[:2])  # type: ignore[operator]
+            words = model(inputs)
+        # in evaluation all steps of Torch7's decoder write into one tensor, which the file therefore holds six times
+        wanted = [expected["states"], expected["context"], expected["logprobs"][-1]]
+        for d in parity.compare("output", [states, context, words[-1]], wanted):
+            assert d.ok, d.message
+
+
+def test_translation_model_goes_back_into_its_checkpoint() -> None:
+    name = "OpenNMT__rnn_LSTM_general"
+    saved = dpnn_bridge.read_t7(SAMPLES / name / "model.t7")["models"]
+    written = onmt.to_table(dpnn_bridge.to_lua(load(name)))  # type: ignore[arg-type]
+    assert set(written) == {"encoder", "decoder"}
+    for part in written:
+        assert set(written[part]) == {"name", "args", "modules"}
+        assert difference(written[part]["args"], saved[part]["args"]) is None
+        kinds = [[m.class_name for m in t[part]["modules"].as_list()] for t in (written, saved)]
+        assert kinds[0] == kinds[1]

@@ -14,7 +14,8 @@ from torch import nn
 from dpnn_bridge import registry, training
 from dpnn_bridge.conversion import to_lua, to_torch
 from dpnn_bridge.errors import ConversionError
-from dpnn_bridge.modules import captioning, cudnn_rnn, onmt_model, torch_rnn, wrapper
+from dpnn_bridge.find import candidates
+from dpnn_bridge.modules import captioning, cudnn_rnn, onmt, onmt_model, table, torch_rnn, wrapper
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
 
@@ -285,9 +286,32 @@ def test_bidirectional_encoder_reads_every_sentence_backwards() -> None:
     torch.testing.assert_close(context[:1, 1:, 4:], back_context.flip(1))
 
 
-def test_table_that_is_no_translation_model_is_refused() -> None:
-    with pytest.raises(ConversionError, match="no OpenNMT checkpoint"):
-        onmt_model.build(LuaTable({"models": LuaTable()}))
+def onmt_table(name: str | None, *modules: nn.Module, **args: Any) -> LuaTable:
+    """What OpenNMT's ``serialize()`` returns; files of 2016 lack the name."""
+    fields = LuaTable({"args": LuaTable(args), "modules": LuaTable.from_list(map(to_lua, modules))})
+    return LuaTable([*fields.items(), *([("name", name)] if name else [])])
+
+
+@pytest.mark.parametrize("name", ["Encoder", None])
+def test_language_model_predicts_after_every_word(name: str | None) -> None:
+    step = nn.Sequential(table.SelectTable(1), nn.Linear(3, 3))  # the state alone
+    encoder = onmt_table(name, step, numEffectiveLayers=1, rnnSize=3)
+    generator = to_lua(onmt.Generator(nn.Linear(3, 5)))
+    checkpoint = LuaTable({"models": LuaTable({"encoder": encoder, "generator": generator})})
+    (candidate,) = candidates(checkpoint)
+    assert candidate.key == "models"
+    model = to_torch(candidate.obj)
+    assert isinstance(model, onmt_model.SequenceModel)
+    words = model([torch.ones(4, 2), torch.tensor([4, 4])])
+    assert len(words) == 4
+
+
+def test_unknown_encoder_is_named() -> None:
+    encoder = onmt_table("CNNEncoder", nn.Linear(1, 1))
+    decoder = onmt_table("Decoder", nn.Linear(1, 1), nn.Linear(1, 1), numStates=1, rnnSize=1)
+    (candidate,) = candidates(LuaTable({"models": LuaTable({"encoder": encoder, "decoder": decoder})}))
+    with pytest.raises(ConversionError, match=r"onmt\.CNNEncoder"):
+        to_torch(candidate.obj)
 
 
 # ---------------------------------------------------------------------- states and copies

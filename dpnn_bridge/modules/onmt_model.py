@@ -1,4 +1,4 @@
-"""Encoders and decoders of OpenNMT, which checkpoints hold as tables ``{name, args, modules}``."""
+"""Whole models of OpenNMT. Checkpoints hold them as tables, see :mod:`dpnn_bridge.loaders.onmt`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.lua_context import LuaContext
 from dpnn_bridge.modules.onmt import reset_masks
-from dpnn_bridge.objects import LuaTable
-from dpnn_bridge.torch_context import Options, TorchContext
+from dpnn_bridge.objects import LuaObject, LuaTable
+from dpnn_bridge.registry import LuaClass, lua_class, record_of
+from dpnn_bridge.torch_context import TorchContext
 
 
 def tensors(value: Any) -> list[Any]:
@@ -203,50 +205,98 @@ class Seq2Seq(nn.Module):
         return self.decoder([target, states, context, lengths])
 
 
-def build(checkpoint: LuaTable, options: Options | None = None) -> Seq2Seq:
-    """The translation model of an OpenNMT checkpoint (``{models, options, dicts, info}``).
+class SequenceModel(nn.Module):
+    """An encoder with a generator after every word: OpenNMT's language models and taggers.
 
     Args:
-        checkpoint: what :func:`dpnn_bridge.read_t7` returns, or its field ``models``.
-        options: how to convert.
+        encoder: as :class:`Encoder`.
+        generator: output to a list of log probabilities.
 
-    Raises:
-        ConversionError: the encoder is of a kind that has no mapping, or parts are missing.
+    Shape:
+        - Input: ``[source, lengths]``, as :class:`Encoder`.
+        - Output: list of T lists of log probabilities :math:`(N, V)`.
 
-    Examples::
-
-        >>> model = build(dpnn_bridge.read_t7("model_epoch13_3.44_release.t7"))
-        >>> log_probabilities = model([source, lengths, target])
+    Lua:
+        ``onmt.LanguageModel``, ``onmt.SeqTagger`` (which predicts each word alone), OpenNMT onmt/LanguageModel.lua and
+        onmt/SeqTagger.lua
     """
-    ctx = TorchContext(options, "models")
-    models = checkpoint.get("models") or checkpoint
-    encoder, decoder = models.get("encoder"), models.get("decoder")
-    if not isinstance(encoder, LuaTable) or not isinstance(decoder, LuaTable):
-        raise ctx.error("expected tables 'encoder' and 'decoder': this is no OpenNMT checkpoint")
-    with ctx.at("encoder"):
-        built = _encoder(encoder, ctx)
-    args, modules = decoder["args"], decoder["modules"]
-    with ctx.at("decoder"):
-        step, generator = (ctx.to_torch(modules[i], "modules", i) for i in (1, 2))
-    bridge = models.get("bridge")
-    model = Seq2Seq(
-        built,
-        Decoder(step, generator, _num_states(args), args["rnnSize"], bool(args.get("inputFeed"))),
-        ctx.to_torch(bridge, "bridge") if bridge is not None else None,
-    )
-    ctx.finish()
-    return model
+
+    def __init__(self, encoder: nn.Module, generator: nn.Module) -> None:
+        super().__init__()
+        self.encoder, self.generator = encoder, generator
+
+    def forward(self, input: list[Any]) -> list[list[Tensor]]:
+        _, context = self.encoder(input)
+        return [self.generator(output) for output in context.unbind(1)]
 
 
-def _encoder(table: LuaTable, ctx: TorchContext) -> nn.Module:
-    args, modules = table["args"], table["modules"]
-    name = table.get("name") or ("BiEncoder" if "brnn_merge" in args or "merge" in args else "Encoder")
-    if name == "Encoder":
-        return Encoder(ctx.to_torch(modules[1], "modules", 1), _num_states(args), args["rnnSize"])
-    if name == "BiEncoder":
-        return BiEncoder(_encoder(modules[1], ctx), _encoder(modules[2], ctx), args.get("brnn_merge") or args["merge"])
-    raise ctx.error(f"no mapping for the encoder {name}; there are mappings for Encoder and BiEncoder")
+class _Part(LuaClass):
+    """What is made of modules and a table ``args``."""
+
+    container = True
+    checked_by = "formula"
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        return cls.settings(obj["args"])
+
+    @classmethod
+    def settings(cls, args: LuaTable) -> dict[str, Any]:
+        """Keyword arguments of the module from OpenNMT's."""
+        states = args.get("numStates") or args["numEffectiveLayers"]  # its name before 2017
+        return {"num_states": states, "rnn_size": args["rnnSize"]}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        fields = super().to_lua(module, ctx)
+        return fields if record_of(module) else fields | {"args": LuaTable(cls.lua_settings(module))}
+
+    @classmethod
+    def lua_settings(cls, module: Any) -> dict[str, Any]:
+        """OpenNMT's arguments from the module's attributes."""
+        return {"numStates": module.num_states, "rnnSize": module.rnn_size}
 
 
-def _num_states(args: LuaTable) -> int:
-    return args.get("numStates") or args["numEffectiveLayers"]
+@lua_class("onmt.Encoder")
+class EncoderClass(_Part):
+    torch_type = Encoder
+
+
+@lua_class("onmt.BiEncoder")
+class BiEncoderClass(_Part):
+    torch_type = BiEncoder
+
+    @classmethod
+    def settings(cls, args: LuaTable) -> dict[str, Any]:
+        return {"merge": args.get("brnn_merge") or args["merge"]}
+
+    @classmethod
+    def lua_settings(cls, module: Any) -> dict[str, Any]:
+        return {"brnn_merge": module.merge}
+
+
+@lua_class("onmt.Decoder")
+class DecoderClass(_Part):
+    torch_type = Decoder
+
+    @classmethod
+    def settings(cls, args: LuaTable) -> dict[str, Any]:
+        return super().settings(args) | {"input_feed": args.get("inputFeed") in (True, 1)}
+
+    @classmethod
+    def lua_settings(cls, module: Any) -> dict[str, Any]:
+        return super().lua_settings(module) | {"inputFeed": int(module.input_feed)}
+
+
+@lua_class("onmt.Seq2Seq")
+class Seq2SeqClass(LuaClass):
+    torch_type = Seq2Seq
+    members = {"encoder": "encoder", "decoder": "decoder", "bridge": "bridge"}
+    checked_by = "formula"
+
+
+@lua_class("onmt.LanguageModel", "onmt.SeqTagger")
+class SequenceModelClass(LuaClass):
+    torch_type = SequenceModel
+    members = {"encoder": "encoder", "generator": "generator"}
+    checked_by = "formula"
