@@ -190,7 +190,8 @@ def convert_command(
 def _print_one(done: Report, files: Sequence[Path], verbose: bool, seconds: float) -> None:
     if verbose:
         print_table(done, console())
-    facts = [f"{len(done.mapped)} modules", f"{done.metadata['parameters']:,} parameters"]
+    count = len(done.mapped)
+    facts = [f"{count} module{'s' * (count != 1)}", f"{done.metadata['parameters']:,} parameters"]
     if done.metadata.get("key"):
         facts.insert(0, f"key {done.metadata['key']}")
     if done.unsupported:
@@ -198,6 +199,8 @@ def _print_one(done: Report, files: Sequence[Path], verbose: bool, seconds: floa
     if done.dropped:
         facts.append(f"{len(done.dropped)} values dropped")
     click.echo(f"{files[0]} -> {files[1]}: {', '.join(facts)}, {seconds:.1f} s")
+    for note in done.notes:
+        click.echo(f"note: {note}")
 
 
 def print_table(report: Report, console: Console) -> None:
@@ -215,8 +218,6 @@ def print_table(report: Report, console: Console) -> None:
     console.print(table)
     for dropped in report.dropped:
         console.print(f"dropped {dropped.path}: {dropped.reason}", highlight=False, markup=False, soft_wrap=True)
-    for note in report.notes:
-        console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _run_many(tasks: Sequence[Task], outcomes: Iterator[Outcome], as_json: bool, quiet: bool) -> None:

@@ -78,8 +78,13 @@ def load_with_report(path: StrPath, key: str | None, options: Options) -> tuple[
     if path.suffix in (".pt", ".pth", ".safetensors"):
         return checkpoint.unpack(_read_pytorch(path), options, str(path))
     root = read_t7(path)
-    obj, key = select(root, key, str(path))
+    wanted = key
+    obj, key = select(root, wanted, str(path))
     module, report = convert_object(obj, options, key)
+    others = [] if wanted else [c for c in candidates(root) if not c.is_criterion and c.key != key]
+    if others:
+        listed = ", ".join(f"{c.key} ({c.obj.class_name})" for c in others[:8]) + (", …" if len(others) > 8 else "")
+        report.notes.append(f"the file holds more: {listed}; key= (--key) chooses one, --all converts each")
     dtypes = sorted({str(p.dtype) for p in module.parameters() if p.is_floating_point()})
     if len(dtypes) > 1:
         report.notes.append(f"the parameters have several types, {', '.join(dtypes)}: dtype= (--dtype) makes them one")

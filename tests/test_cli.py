@@ -19,6 +19,7 @@ from samples import SAMPLES
 
 import dpnn_bridge
 from dpnn_bridge.cli import convert_command
+from dpnn_bridge.objects import LuaTable
 
 MODEL = SAMPLES / "DeepDeblur_release__ResNet_scale" / "model.t7"
 
@@ -35,6 +36,15 @@ def test_converts_and_says_so_in_one_line(tmp_path: Path) -> None:
     assert line.startswith(f"{MODEL} -> {tmp_path / 'out.pt'}: ")
     assert "7,643 parameters" in line
     assert list(tmp_path.iterdir()) == [tmp_path / "out.pt"]
+
+
+def test_models_that_are_left_behind_are_named(tmp_path: Path) -> None:
+    parts = LuaTable((name, dpnn_bridge.to_lua(torch.nn.Linear(1, 1))) for name in ("encoder", "decoder"))
+    dpnn_bridge.write_t7(tmp_path / "m.t7", parts)
+    first, note = run(tmp_path / "m.t7", tmp_path / "out.pt").stdout.splitlines()
+    assert "key encoder, 1 module, 2 parameters" in first
+    assert note.startswith("note: the file holds more: decoder (nn.Linear); ")
+    assert len(run(tmp_path / "m.t7", tmp_path / "chosen.pt", "--key", "decoder").stdout.splitlines()) == 1
 
 
 def test_result_is_plain_data(tmp_path: Path) -> None:
