@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,6 @@ import pytest
 import torch
 from conftest import FIXTURES, manifest
 from torch import nn
-from torch.nn.utils import parametrize
 
 from dpnn_bridge import parity, read_t7, registry, to_lua, to_torch
 from dpnn_bridge.errors import ConversionError
@@ -83,9 +83,11 @@ def test_repr_deepcopy_and_pickle(name: str) -> None:
     fixture, module = converted(FIRST[name])
     assert type(module).__name__ in repr(module)
     assert "object at 0x" not in repr(module)
-    copies = [copy.deepcopy(module)]
-    if not any(parametrize.is_parametrized(m) for m in module.modules()):  # torch pickles only their state_dict
-        copies.append(pickle.loads(pickle.dumps(module)))
+    file = io.BytesIO()
+    torch.save(module, file)
+    file.seek(0)
+    again = pickle.loads(pickle.dumps(module))
+    copies = [copy.deepcopy(module), again, copy.deepcopy(again), torch.load(file, weights_only=False)]
     if fixture.get("forward_error") is not None:
         return
     arguments = [to_value(fixture["input"])]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from typing import Any
 
 import numpy as np
@@ -216,12 +217,19 @@ def test_copy_of_weight_norm_is_independent() -> None:
     assert not torch.allclose(other(x), before)
 
 
-def test_weight_norm_can_be_baked_into_the_weight() -> None:
-    module = weight_norm()
+@pytest.mark.parametrize("make", [weight_norm, lambda: pickle.loads(pickle.dumps(weight_norm()))])
+def test_weight_norm_can_be_baked_into_the_weight(make: Any) -> None:
+    module, other = make(), weight_norm()
     x = torch.randn(2, 5, 4)
     before = module(x)
     parametrize.remove_parametrizations(module.module, "weight")
     assert torch.allclose(module(x), before)
+    assert parametrize.is_parametrized(other.module)
+
+
+def test_directions_of_weight_norm_have_the_shape_of_the_weight() -> None:
+    parameters = dict(weight_norm().module.parametrizations.weight.named_parameters())
+    assert [tuple(p.shape) for p in parameters.values()] == [(3, 1, 1), (3, 4, 2)]
 
 
 # ---------------------------------------------------------------------- modules that came from no file

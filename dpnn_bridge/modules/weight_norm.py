@@ -2,77 +2,56 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations, parametrize
+from torch.nn.utils import parametrize
 
 from dpnn_bridge.lua_context import LuaContext
 from dpnn_bridge.modules.convolution import changed
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
-from dpnn_bridge.registry import Field, LuaClass, lua_class, spec_of
+from dpnn_bridge.parametrized import make_picklable
+from dpnn_bridge.registry import Field, Layout, LuaClass, lua_class, record_of, spec_of
 from dpnn_bridge.torch_context import TorchContext
 
 #: what Torch7 adds to the squared norm
 EPS = 1e-4
 
 
-class Rows:
-    """A weight as one row for each output, and back.
-
-    Args:
-        size: shape of the Lua weight.
-        dim: which of its dimensions counts the outputs, from 0.
-    """
-
-    def __init__(self, size: tuple[int, ...], dim: int) -> None:
-        self.dim = dim
-        self.front = (size[dim], *size[:dim], *size[dim + 1 :])
-
-    def __call__(self, weight: Tensor) -> Tensor:
-        return weight.movedim(self.dim, 0).reshape(self.front[0], -1)
-
-    def inverse(self, rows: Tensor) -> Tensor:
-        return rows.view(self.front).movedim(0, self.dim)
-
-
-def scaled(g: Tensor, v: Tensor) -> Tensor:
-    """Rows of ``v`` with the lengths ``g``, nearly."""
-    return v * (g.view(-1, 1) / (v.square().sum(1, keepdim=True) + EPS).sqrt())
-
-
 class Scaled(nn.Module):
     """Parametrization of a weight by lengths and directions.
 
     Args:
-        inner: the module whose weight it is.
-        rows: how its Lua weight becomes rows.
+        dims: the dimensions of the weight that one direction extends over.
 
     Shape:
-        - g: :math:`(outputs, 1)`; v: :math:`(outputs, *)`.
-        - Output: shape of the weight.
+        - g: :math:`(*)`, that of the weight with size 1 in ``dims``.
+        - v, output: the weight's.
 
     Differs from torch:
         :func:`torch.nn.utils.parametrizations.weight_norm` adds nothing to the norm.
     """
 
-    def __init__(self, inner: Any, rows: Rows) -> None:
+    def __init__(self, dims: tuple[int, ...]) -> None:
         super().__init__()
-        self.rows = rows
-        self.layout = spec_of(inner).fields_of(inner)["weight"].layout
-        self.inner = (inner,)  # in a tuple, since it is no child of its own parametrization
-        self.size = inner.weight.shape
+        self.dims = dims
+
+    def norm(self, v: Tensor) -> Tensor:
+        """Length of each direction, nearly."""
+        return (v.square().sum(self.dims, keepdim=True) + EPS).sqrt()
 
     def forward(self, g: Tensor, v: Tensor) -> Tensor:
-        weight = self.rows.inverse(scaled(g, v))
-        return self.layout.to_torch(weight, self.inner[0]) if self.layout else weight.reshape(self.size)
+        return v * (g / self.norm(v))
 
     def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """``(g, v)`` that give the weight."""
-        v = self.rows(self.layout.to_lua(weight, self.inner[0]) if self.layout else weight)
-        return (v.square().sum(1, keepdim=True) + EPS).sqrt(), v
+        return self.norm(weight), weight
+
+    def extra_repr(self) -> str:
+        return f"dims={self.dims}"
 
 
 class WeightNorm(nn.Module):
@@ -80,6 +59,7 @@ class WeightNorm(nn.Module):
 
     Args:
         module: the module; its weight has the parametrization :class:`Scaled`.
+        output_dim: which dimension of the Lua weight counts the directions, from 1.
 
     Shape:
         As the module.
@@ -88,12 +68,41 @@ class WeightNorm(nn.Module):
         ``nn.WeightNorm(module, outputDim)``, WeightNorm.lua
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, output_dim: int = 1) -> None:
         super().__init__()
-        self.module = module
+        self.module, self.output_dim = module, output_dim
 
     def forward(self, input: Any) -> Any:
         return self.module(input)
+
+
+def _as_rows(weight: Tensor, module: Any) -> Tensor:
+    """A weight in torch's arrangement as Torch7's ``v``: one row for each direction."""
+    inner = module.module
+    layout, record = spec_of(inner).fields_of(inner)["weight"].layout, record_of(inner)
+    if layout is not None:
+        weight = layout.to_lua(weight, inner)
+    elif record is not None:
+        weight = weight.reshape(record.shapes.get("weight", weight.shape))
+    return weight.movedim(module.output_dim - 1, 0).flatten(1)
+
+
+def _from_rows(rows: Tensor, module: Any) -> Tensor:
+    """The weight that :func:`_as_rows` makes these rows of."""
+    shape = module.module.weight.shape
+    order = _as_rows(torch.arange(shape.numel()).reshape(shape), module).flatten()
+    return rows.new_empty(shape.numel()).index_copy(0, order, rows.flatten()).reshape(shape)
+
+
+def _lengths_to_torch(g: Tensor, module: Any) -> Tensor:
+    weight = _from_rows(g.reshape(-1, 1).expand(-1, module.module.weight.numel() // g.numel()), module)
+    for dim in module.module.parametrizations.weight[0].dims:
+        weight = weight.narrow(dim, 0, 1)
+    return weight
+
+
+def _lengths_to_lua(g: Tensor, module: Any) -> Tensor:
+    return _as_rows(g.expand_as(module.module.weight), module)[:, :1]
 
 
 @lua_class("nn.WeightNorm")
@@ -101,22 +110,27 @@ class WeightNormClass(LuaClass):
     """Files have no weight; it follows from ``v`` and ``g``."""
 
     torch_type = WeightNorm
+    scalars = {"outputDim": "output_dim"}
     tensors = {
-        "v": "module.parametrizations.weight.original1",
-        "g": "module.parametrizations.weight.original0",
+        "v": Field("module.parametrizations.weight.original1", Layout(_from_rows, _as_rows)),
+        "g": Field("module.parametrizations.weight.original0", Layout(_lengths_to_torch, _lengths_to_lua)),
         "bias": "module.bias",
     }
 
     @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
-        inner, v, g = obj["modules"][1], obj["v"], obj["g"]
+        inner, v = obj["modules"][1], obj["v"]
         size = inner["weight"].shape if "weight" in inner else tuple(int(n) for n in obj["weightSize"].numpy())
-        rows = Rows(size, int(obj["outputDim"]) - 1)
-        weight = rows.inverse(scaled(g.torch(), v.torch())).contiguous().numpy()
-        inner = changed(inner, weight=LuaTensor.from_numpy(weight, v.class_name), gradWeight=None)
-        module = ctx.to_torch(inner, "modules", 1)
-        parametrize.register_parametrization(module, "weight", Scaled(module, rows), unsafe=True)
-        return WeightNorm(module)
+        weight = LuaTensor.from_numpy(v.torch().reshape(size).numpy(), v.class_name)
+        inner = ctx.to_torch(changed(inner, weight=weight, gradWeight=None), "modules", 1)
+        module: Any = WeightNorm(inner, int(obj["outputDim"]))
+        direction = _from_rows(torch.arange(v.shape[0]).view(-1, 1).expand(v.shape), module)
+        dims = tuple(d for d in range(direction.dim()) if bool((direction == direction.narrow(d, 0, 1)).all()))
+        if math.prod(n for d, n in enumerate(direction.shape) if d not in dims) != v.shape[0]:
+            raise ctx.error("the rows of v are no slices of the weight as torch arranges it", obj)
+        parametrize.register_parametrization(inner, "weight", Scaled(dims))
+        make_picklable(inner)
+        return module
 
     @classmethod
     def handled(cls, module: nn.Module) -> set[str]:
@@ -155,7 +169,7 @@ class ClampedWeightNorm(nn.Module):
         the gradient of a clamped norm is that of the norm, divided by ``eps``.
     """
 
-    def __init__(self, eps: float) -> None:
+    def __init__(self, eps: float = LEAST_NORM) -> None:
         super().__init__()
         self.eps = eps
 
@@ -177,7 +191,7 @@ class ClampedWeightNorm(nn.Module):
 
 @lua_class("nn.LinearWeightNorm")
 class LinearWeightNorm(LuaClass):
-    """A linear layer with torch's own weight normalization, or :class:`ClampedWeightNorm` where eps is given."""
+    """A linear layer with :class:`ClampedWeightNorm`; one with torch's own weight normalization is written as well."""
 
     torch_type = nn.Linear
     tensors = {
@@ -196,9 +210,8 @@ class LinearWeightNorm(LuaClass):
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
         outputs, inputs = obj["v"].shape
         linear = nn.Linear(inputs, outputs, bias=obj.get("bias") is not None)
-        if (eps := cls.scalar(obj, "eps")) <= LEAST_NORM:
-            return parametrizations.weight_norm(linear)
-        parametrize.register_parametrization(linear, "weight", ClampedWeightNorm(eps))
+        parametrize.register_parametrization(linear, "weight", ClampedWeightNorm(cls.scalar(obj, "eps")))
+        make_picklable(linear)
         return linear
 
     @classmethod
@@ -214,7 +227,7 @@ class LinearWeightNorm(LuaClass):
         weight = module.parametrizations.weight
         (parametrization,) = weight
         if not isinstance(parametrization, ClampedWeightNorm):
-            parametrization = ClampedWeightNorm(LEAST_NORM)
+            parametrization = ClampedWeightNorm()
         g, v = weight.original0.detach(), weight.original1.detach()
         norm = parametrization.norm(v)
         computed = {"weight": module.weight, "norm": norm, "scale": g / norm}  # Torch7 does so in training only
