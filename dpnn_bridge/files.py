@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import runpy
+import sys
 from collections.abc import Callable, Sequence
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import module_from_spec
 from pathlib import Path
 from typing import Any
 
@@ -216,8 +218,23 @@ def load_plugins(plugins: Sequence[StrPath]) -> None:
         if not path.is_file():
             raise ConversionError(f"plugin {plugin}: no such file")
         if path not in _loaded_plugins:
-            runpy.run_path(str(path), run_name=f"dpnn_bridge_plugin_{path.stem}")
+            _import_file(path)
             _loaded_plugins.add(path)
+
+
+def _import_file(path: Path) -> None:
+    """Runs a Python file as a module that ``inspect`` and ``pickle`` find."""
+    name = f"dpnn_bridge_plugin_{path.stem}"
+    while name in sys.modules:
+        name += "_"
+    loader = SourceFileLoader(name, str(path))
+    module = sys.modules[name] = module_from_spec(ModuleSpec(name, loader, origin=str(path)))
+    module.__file__ = str(path)
+    try:
+        loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
 
 
 _loaded_plugins: set[Path] = set()

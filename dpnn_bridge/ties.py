@@ -59,7 +59,11 @@ class Tie:
 
     def compute(self) -> Tensor:
         """The tied tensor in torch's arrangement; gradients flow to the source."""
-        value = self.lua_view(self.parameter())
+        return self.arranged(self.parameter())
+
+    def arranged(self, source: Tensor) -> Tensor:
+        """:meth:`compute` of a tensor in the place of the parameter."""
+        value = self.lua_view(source)
         layout = self.site.field.layout
         if layout is not None:
             return layout.to_torch(value, self.site.module)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from dpnn_bridge import to_lua, to_torch
-from dpnn_bridge.modules.nce import Bigrams, NCECriterion, NCEModule, alias_table, draw
+from dpnn_bridge.modules.nce import NCECriterion, NCEModule, alias_table, bigrams, draw
 
 UNIGRAMS = torch.tensor([5.0, 3, 1, 1, 4, 2, 0])
 
@@ -107,7 +107,7 @@ def test_what_is_made_here_is_what_lua_makes() -> None:
 
 def test_bigrams_draw_what_follows_each_word() -> None:
     torch.manual_seed(0)
-    module = Bigrams({1: torch.tensor([0.5, 0.25, 0.25]), 4: torch.tensor([0.1, 0.9])}, 20_000)
+    module = bigrams({1: torch.tensor([0.5, 0.25, 0.25]), 4: torch.tensor([0.1, 0.9])}, 20_000)
     first, second = module(torch.tensor([4, 1]))
     assert float((first == 2).float().mean()) == pytest.approx(0.9, abs=0.02)
     torch.testing.assert_close(second.bincount()[1:] / 20_000, torch.tensor([0.5, 0.25, 0.25]), rtol=0, atol=0.02)

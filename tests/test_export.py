@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -11,15 +10,11 @@ import numpy as np
 import pytest
 import torch
 from samples import SAMPLES
-from test_sharing import linear, sequential, storage, view
 
 import dpnn_bridge
-from dpnn_bridge.conversion import to_torch
 from dpnn_bridge.errors import ConversionError, OutputExistsError, VerificationError
 from dpnn_bridge.export import FORMATS, Job, export, torch_checkpoint
 from dpnn_bridge.lua_values import to_value
-from dpnn_bridge.modules.affine import CMul
-from dpnn_bridge.modules.linear import Cosine
 
 EXAMPLES = {
     "DeepDeblur_release__ResNet_scale": torch.randn(1, 3, 32, 40),
@@ -61,32 +56,6 @@ def test_npz_holds_the_state_dict(tmp_path: Path) -> None:
     archive = np.load(tmp_path / "m.npz")
     assert set(archive.files) == set(model.state_dict())
     np.testing.assert_array_equal(archive["0.weight"], model[0].weight.detach())
-
-
-def test_python_source_runs_without_dpnn_bridge(tmp_path: Path) -> None:
-    name = "stnbhwd__spatial_transformer"
-    model, x = model_of(name), EXAMPLES[name]
-    dpnn_bridge.save(tmp_path / "net.py", model, example=x)
-    dpnn_bridge.save(tmp_path / "net.pt", model)
-    torch.save(x, tmp_path / "x.pt")
-    code = (
-        "import sys, torch; sys.modules['dpnn_bridge'] = None\n"
-        "from net import build\n"
-        "model = build(); model.load_state_dict(torch.load('net.pt', weights_only=True)['state_dict'])\n"
-        "torch.save(model(torch.load('x.pt')), 'y.pt')\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
-    torch.testing.assert_close(torch.load(tmp_path / "y.pt"), model(x))
-
-
-def test_python_source_is_readable(tmp_path: Path) -> None:
-    dpnn_bridge.save(tmp_path / "net.py", model_of("DeepDeblur_release__ResNet_scale"))
-    source = (tmp_path / "net.py").read_text()
-    assert "nn.Conv2d(" in source
-    assert "class ConcatTable(nn.Sequential):" in source
-    assert "import dpnn_bridge" not in source
-    assert "from dpnn_bridge" not in source
-    assert callable(runpy.run_path(str(tmp_path / "net.py"))["build"])
 
 
 def test_exported_program_runs_without_dpnn_bridge(tmp_path: Path) -> None:
@@ -165,48 +134,6 @@ def test_a_damaged_graph_is_an_error_with_advice(change: dict[str, str], tmp_pat
     torch.save(torch.load(tmp_path / "m.pt") | change, tmp_path / "m.pt")
     with pytest.raises(ConversionError, match=r"m\.pt.*convert the \.t7 file again"):
         dpnn_bridge.load(tmp_path / "m.pt")
-
-
-def source_of(model: torch.nn.Module, path: Path, **options) -> str:
-    dpnn_bridge.save(path / "net.py", model, **options)
-    return (path / "net.py").read_text()
-
-
-def test_python_source_of_ties_needs_no_dpnn_bridge(tmp_path: Path) -> None:
-    s = storage(12)
-    model = to_torch(sequential(linear(view(s, (3, 4), (4, 1))), linear(view(s, (4, 3), (1, 4)))))
-    source = source_of(model, tmp_path, example=torch.randn(2, 4, dtype=torch.float64))
-    assert 'tie(model.get_submodule("1"), "weight", model.get_submodule("0"), "weight"' in source
-    built = runpy.run_path(str(tmp_path / "net.py"))["build"]()
-    with torch.no_grad():
-        built[0].weight.fill_(2)
-    assert built[1].weight.unique().tolist() == [2]
-    assert len(list(built.parameters())) == 1
-
-
-def test_python_source_leaves_out_what_goes_without_saying(tmp_path: Path) -> None:
-    convolution = torch.nn.Conv2d(3, 8, 3, padding=1)
-    source = source_of(torch.nn.Sequential(convolution, torch.nn.ReLU()), tmp_path)
-    assert "nn.Conv2d(3, 8, 3, padding=1)" in source
-    assert "from torch import nn\n\n\ndef build()" in source
-
-
-@pytest.mark.parametrize(
-    "module",
-    [
-        torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(2, 3)),
-        torch.nn.LSTM(2, 3, num_layers=2),
-        torch.nn.Sequential(torch.nn.Linear(2, 3).double(), torch.nn.Linear(3, 1)),
-        CMul(3, 1),
-        Cosine(2, 3),
-    ],
-    ids=lambda m: type(m).__name__,
-)
-def test_python_source_rebuilds(module: torch.nn.Module, tmp_path: Path) -> None:
-    source_of(module, tmp_path)
-    built = runpy.run_path(str(tmp_path / "net.py"))["build"]()
-    built.load_state_dict(module.state_dict())
-    assert [t.dtype for t in built.parameters()] == [t.dtype for t in module.parameters()]
 
 
 def test_a_model_with_a_state_is_traced_on_a_copy(tmp_path: Path) -> None:

@@ -1,17 +1,153 @@
-"""The source of classes together with everything of dpnn_bridge that they use."""
+"""The source of classes together with everything of their packages that they use."""
 
 from __future__ import annotations
 
 import ast
+import builtins
 import importlib
 import inspect
+import re
 import sys
-from functools import lru_cache
+from collections.abc import Iterable
+from functools import cache, lru_cache
+from itertools import chain, count
 from types import ModuleType
+from typing import Any
+
+from torch import nn
 
 from dpnn_bridge.errors import ConversionError
 
-PACKAGE = "dpnn_bridge."
+Key = tuple[str, str]  # the module and the name there
+
+
+class SourceClosure:
+    """Collects definitions in the order in which they can stand in one file, and the imports that they need."""
+
+    def __init__(self) -> None:
+        self._imports: set[str] = {"import torch", "from torch import nn"}
+        self._order: list[Key] = []
+        self._names: dict[Key, str] = {}
+        self._taken = {"build", "load"}
+
+    def add(self, obj: Any) -> str:
+        """Makes a class or function available and returns the expression that names it."""
+        if obj.__module__.startswith("torch.nn."):
+            return f"nn.{obj.__qualname__}"
+        if "." in obj.__qualname__:
+            raise ConversionError(f"{obj.__qualname__} is defined inside of a function or class: .py cannot copy it")
+        try:
+            return self._add(sys.modules[obj.__module__], obj.__qualname__) or obj.__qualname__
+        except (KeyError, OSError, TypeError) as e:
+            raise ConversionError(f"the source of {obj.__module__}.{obj.__qualname__} is not there to be copied") from e
+
+    def unique(self, name: str) -> str:
+        """``name``, with a number where it is taken; from now on it is."""
+        name = next(n for n in chain([name], (f"{name}{i}" for i in count(2))) if n not in self._taken)
+        self._taken.add(name)
+        return name
+
+    def import_name(self, home: str, name: str) -> None:
+        """Adds ``from home import name``."""
+        self._imports.add(f"from {home} import {name}")
+
+    def definitions(self) -> dict[str, str]:
+        """All definitions by their names, each after those it uses."""
+        return {self._names[key]: self._text(key) for key in self._order}
+
+    def imports(self) -> str:
+        """All import statements as isort arranges them: the standard library, then others."""
+        plain = {s for s in self._imports if s.startswith("import")}
+        names: dict[str, set[str]] = {}
+        for statement in self._imports - plain:
+            _, home, _, name = statement.split(" ", 3)
+            names.setdefault(home, set()).add(name)
+        lines = sorted(plain) + [f"from {home} import {', '.join(sorted(n))}" for home, n in sorted(names.items())]
+        groups: tuple[list[str], list[str]] = [], []
+        for line in lines:
+            groups[line.split(" ")[1].partition(".")[0] not in sys.stdlib_module_names].append(line)
+        return "\n\n".join("\n".join(group) for group in groups if group)
+
+    # ------------------------------------------------------------------ what a definition needs
+    def _add(self, module: ModuleType, name: str) -> str | None:
+        """The name in the file of what ``name`` means in ``module``; None for a builtin."""
+        key, statement = _origin(module, name)
+        if statement is None:
+            return None
+        if isinstance(statement, (ast.Import, ast.ImportFrom)):
+            return self._import(module, statement, name)
+        if key not in self._names:
+            self._names[key] = self.unique(key[1])
+            home = sys.modules[key[0]]
+            for used in sorted({n.id for n in _names(statement).used} - {key[1]}):
+                self._add(home, used)
+            self._order.append(key)
+        return self._names[key]
+
+    def _import(self, module: ModuleType, statement: ast.Import | ast.ImportFrom, name: str) -> str:
+        alias = next(a for a in statement.names if (a.asname or a.name).partition(".")[0] == name)
+        text = alias.name + (f" as {alias.asname}" if alias.asname else "")
+        if isinstance(statement, ast.Import):
+            self._imports.add(f"import {text}")
+        elif _is_own(statement, module):
+            raise ConversionError(f"{module.__name__} uses the module {alias.name} as a whole: .py cannot copy it")
+        elif statement.module != "__future__":
+            self._imports.add(f"from {statement.module} import {text}")
+        return name
+
+    # ------------------------------------------------------------------ the text of a definition
+    def _text(self, key: Key) -> str:
+        module = sys.modules[key[0]]
+        source, statements = _top_level(module)
+        statement = statements[key[1]]
+        names = _names(statement)
+        edits = [(n, self._known(module, n.id) or n.id) for n in names.used]
+        edits += [(n, self._annotation(module, n.id)) for n in names.annotations]
+        lines = [line.encode() for line in source.splitlines()]
+        for node, text in sorted(edits, key=lambda edit: (edit[0].lineno, edit[0].col_offset), reverse=True):
+            line = lines[node.lineno - 1]
+            if node.id != text:
+                lines[node.lineno - 1] = line[: node.col_offset] + text.encode() + line[node.end_col_offset :]
+        decorators = getattr(statement, "decorator_list", [])
+        first = min([statement.lineno, *(d.lineno for d in decorators)])
+        text = b"\n".join(lines[first - 1 : statement.end_lineno]).decode()
+        if self._names[key] != key[1]:
+            text = re.sub(rf"^((?:def|class) )?{key[1]}\b", rf"\g<1>{self._names[key]}", text, count=1, flags=re.M)
+        return _without_noise(text)
+
+    def _known(self, module: ModuleType, name: str) -> str | None:
+        """The name in the file of a definition that is in it."""
+        return self._names.get(_origin(module, name)[0])
+
+    def _annotation(self, module: ModuleType, name: str) -> str:
+        """What stands for a name in an annotation: a class that the file does not need otherwise is not copied."""
+        key, statement = _origin(module, name)
+        if key in self._names or statement is None:
+            return self._names.get(key, name)
+        if isinstance(statement, (ast.Import, ast.ImportFrom)):
+            return self._import(module, statement, name)
+        kind = getattr(sys.modules[key[0]], key[1])
+        if isinstance(kind, type) and issubclass(kind, nn.Module):
+            return "nn.Module"
+        self.import_name("typing", "Any")
+        return "Any"
+
+
+def _origin(module: ModuleType, name: str) -> tuple[Key, ast.stmt | None]:
+    """Where a name of ``module`` is defined, following imports within its package, and the statement that does it."""
+    statement = _top_level(module)[1].get(name)
+    if isinstance(statement, ast.ImportFrom) and _is_own(statement, module):
+        alias = next(a for a in statement.names if (a.asname or a.name) == name)
+        home = importlib.import_module("." * statement.level + (statement.module or ""), module.__package__)
+        if not isinstance(getattr(home, alias.name, None), ModuleType):
+            return _origin(home, alias.name)
+    return (module.__name__, name), statement
+
+
+def _is_own(statement: ast.ImportFrom, module: ModuleType) -> bool:
+    """Whether a statement imports from dpnn_bridge or from the package that the module is part of."""
+    own = {"dpnn_bridge", module.__name__.partition(".")[0]}
+    return bool(statement.level) or (statement.module or "").partition(".")[0] in own
 
 
 @lru_cache
@@ -31,79 +167,81 @@ def _top_level(module: ModuleType) -> tuple[str, dict[str, ast.stmt]]:
     return source, names
 
 
-class SourceClosure:
-    """Collects definitions in the order in which they can stand in one file."""
+class _Names:
+    """The names in a statement that mean something outside of it: in its code, and in annotations."""
 
-    def __init__(self) -> None:
-        self._imports: set[str] = {"import torch", "from torch import nn"}
-        self._definitions: dict[tuple[str, str], str] = {}
-        self._names: dict[str, tuple[str, str]] = {}
+    def __init__(self, statement: ast.stmt) -> None:
+        self.used: list[ast.Name] = []
+        self.annotations: list[ast.Name] = []
+        self._scopes: list[set[str]] = []
+        self._visit(statement)
 
-    def add_class(self, cls: type) -> str:
-        """Makes a class available and returns the expression that names it."""
-        if cls.__module__.startswith("torch.nn."):
-            return f"nn.{cls.__qualname__}"
-        if not cls.__module__.startswith(PACKAGE):
-            raise ConversionError(f"{cls.__module__}.{cls.__qualname__} is defined outside dpnn_bridge and PyTorch")
-        self._add(sys.modules[cls.__module__], cls.__qualname__)
-        return cls.__qualname__
+    def _visit(self, *nodes: ast.AST | None) -> None:
+        for node in nodes:
+            if isinstance(node, ast.Name):
+                hidden = any(node.id in scope for scope in self._scopes) or hasattr(builtins, node.id)
+                self.used += [node] if isinstance(node.ctx, ast.Load) and not hidden else []
+            elif isinstance(node, ast.AnnAssign):
+                self._annotation(node.annotation)
+                self._visit(node.value)
+            elif isinstance(node, ast.FunctionDef):
+                arguments = _arguments(node.args)
+                self._visit(*node.decorator_list, *node.args.defaults, *node.args.kw_defaults)
+                self._annotation(*(a.annotation for a in arguments), node.returns)
+                self._scope({a.arg for a in arguments} | _bound(node.body), *node.body)
+            elif isinstance(node, ast.Lambda):
+                self._visit(*node.args.defaults, *node.args.kw_defaults)
+                self._scope({a.arg for a in _arguments(node.args)}, node.body)
+            elif isinstance(node, ast.ClassDef):
+                self._visit(*node.decorator_list, *node.bases, *node.keywords)
+                own = _bound(node.body)
+                for part in node.body:  # methods do not see the names of the class
+                    self._scope(set() if isinstance(part, ast.FunctionDef) else own, part)
+            elif isinstance(node, (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)):
+                self._scope(_bound(g.target for g in node.generators), *ast.iter_child_nodes(node))
+            elif node is not None:
+                self._visit(*ast.iter_child_nodes(node))
 
-    def imports(self) -> str:
-        """All import statements as isort arranges them: the standard library, then PyTorch."""
-        plain = {s for s in self._imports if s.startswith("import")}
-        names: dict[str, set[str]] = {}
-        for statement in self._imports - plain:
-            _, home, _, name = statement.split(" ", 3)
-            names.setdefault(home, set()).add(name)
-        lines = sorted(plain) + [f"from {home} import {', '.join(sorted(n))}" for home, n in sorted(names.items())]
-        groups: tuple[list[str], list[str]] = [], []
-        for line in lines:
-            groups[line.split(" ")[1].partition(".")[0] not in sys.stdlib_module_names].append(line)
-        return "\n\n".join("\n".join(group) for group in groups if group)
+    def _scope(self, names: set[str], *nodes: ast.AST) -> None:
+        self._scopes.append(names)
+        self._visit(*nodes)
+        self._scopes.pop()
 
-    def definitions(self) -> list[str]:
-        """All definitions, each after those it uses."""
-        return list(self._definitions.values())
-
-    def _add(self, module: ModuleType, name: str) -> None:
-        key = (module.__name__, name)
-        if key in self._definitions:
-            return
-        source, names = _top_level(module)
-        node = names.get(name)
-        if node is None:
-            return  # a builtin, or a name of an inner scope
-        if isinstance(node, (ast.Import, ast.ImportFrom)):
-            self._add_import(module, node, name)
-            return
-        if self._names.setdefault(name, key) != key:
-            raise ConversionError(f"{name} is defined in both {self._names[name][0]} and {module.__name__}")
-        self._definitions[key] = ""  # stands in cycles
-        for used in sorted({n.id for n in ast.walk(node) if isinstance(n, ast.Name)} - {name}):
-            self._add(module, used)
-        del self._definitions[key]
-        self._definitions[key] = _segment(source, node)
-
-    def _add_import(self, module: ModuleType, node: ast.Import | ast.ImportFrom, name: str) -> None:
-        alias = next(a for a in node.names if (a.asname or a.name).partition(".")[0] == name)
-        if isinstance(node, ast.ImportFrom):
-            home = ("." * node.level) + (node.module or "")
-            if home == "__future__":
-                return
-            if node.level or home.startswith(PACKAGE) or home == PACKAGE[:-1]:
-                if alias.asname:
-                    raise ConversionError(f"{alias.name} is imported under another name in {module.__name__}")
-                target = importlib.import_module(home, module.__package__)
-                if isinstance(getattr(target, name, None), ModuleType):
-                    raise ConversionError(f"{module.__name__} uses the module {name} as a whole")
-                self._add(target, name)
-                return
-            self._imports.add(f"from {home} import {alias.name}" + (f" as {alias.asname}" if alias.asname else ""))
-        else:
-            self._imports.add(f"import {alias.name}" + (f" as {alias.asname}" if alias.asname else ""))
+    def _annotation(self, *annotations: ast.AST | None) -> None:
+        names = (n for a in annotations if a is not None for n in ast.walk(a) if isinstance(n, ast.Name))
+        self.annotations += [n for n in names if not hasattr(builtins, n.id)]
 
 
-def _segment(source: str, node: ast.stmt) -> str:
-    decorators = getattr(node, "decorator_list", [])
-    first = min([node.lineno, *(d.lineno for d in decorators)])
-    return "\n".join(source.splitlines()[first - 1 : node.end_lineno])
+@cache
+def _names(statement: ast.stmt) -> _Names:
+    return _Names(statement)
+
+
+def _arguments(node: ast.arguments) -> list[ast.arg]:
+    rest = [a for a in (node.vararg, node.kwarg) if a is not None]
+    return [*node.posonlyargs, *node.args, *node.kwonlyargs, *rest]
+
+
+def _bound(nodes: Iterable[ast.AST]) -> set[str]:
+    """The names that statements bind in their own scope."""
+    names, stack = set[str](), list(nodes)
+    while stack:
+        node = stack.pop()
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            names.add(node.name)
+            continue
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.ExceptHandler) and node.name:
+            names.add(node.name)
+        elif isinstance(node, ast.alias):
+            names.add(node.asname or node.name)
+        stack.extend(ast.iter_child_nodes(node))
+    return names
+
+
+def _without_noise(text: str) -> str:
+    """Source without doctest examples and remarks for type checkers and linters."""
+    text = re.sub(r"  # (type: ignore|noqa|pyright:)[^\n]*", "", text)
+    text = re.sub(r"\n\n( +)Examples:\n(?:\1 +[^\n]*\n|\n)+(?=\1\S)", lambda m: f"\n\n{m[1]}", text)
+    return re.sub(r"\n\n( +\"\"\"\n)", r"\n\1", text)

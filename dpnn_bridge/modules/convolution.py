@@ -145,16 +145,20 @@ def size_from_second_input(module: nn.Module, args: tuple[Any, ...]) -> tuple[An
     return input, size
 
 
+def sized(module: nn.Module) -> nn.Module:
+    """A transposed convolution whose input may be ``[x, target]``, see :func:`size_from_second_input`."""
+    module.register_forward_pre_hook(size_from_second_input)
+    return module
+
+
 class FullConvolution(StockConvolution):
-    """Transposed convolutions. The input may be ``[x, target]``, see :func:`size_from_second_input`."""
+    """Transposed convolutions."""
 
     constants = dict.fromkeys(("ones", "finput", "fgradInput"), LuaTensor.empty)
 
     @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
-        module = super().build(obj, ctx)
-        module.register_forward_pre_hook(size_from_second_input)
-        return module
+        return sized(super().build(obj, ctx))
 
 
 @lua_class("nn.SpatialFullConvolution", "cudnn.SpatialFullConvolution")

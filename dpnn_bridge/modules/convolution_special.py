@@ -50,8 +50,18 @@ class SpatialDepthWiseConvolution(nn.Conv2d):
         SpatialDepthWiseConvolution.lua
     """
 
-    def __init__(self, in_channels: int, multiplier: int, **arguments: Any) -> None:
-        super().__init__(in_channels, in_channels * multiplier, groups=in_channels, **arguments)
+    def __init__(
+        self,
+        in_channels: int,
+        multiplier: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        bias: bool = True,
+        device: Any = None,
+    ) -> None:
+        out_channels = in_channels * multiplier
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, 1, in_channels, bias, device=device)
         self.multiplier = multiplier
 
     def forward(self, input: Tensor) -> Tensor:
@@ -122,9 +132,17 @@ class TemporalRowConvolution(nn.Conv1d):
         ``nn.TemporalRowConvolution(inputFrameSize, kW, dW, featFirst)``, TemporalRowConvolution.lua
     """
 
-    def __init__(self, frame_size: int, kernel_size: int, stride: int, feat_first: bool, **arguments: Any) -> None:
-        super().__init__(frame_size, frame_size, kernel_size, stride, groups=frame_size, **arguments)
-        self.feat_first = feat_first
+    def __init__(
+        self,
+        frame_size: int,
+        kernel_size: int,
+        stride: int = 1,
+        feat_first: bool = False,
+        bias: bool = True,
+        device: Any = None,
+    ) -> None:
+        super().__init__(frame_size, frame_size, kernel_size, stride, groups=frame_size, bias=bias, device=device)
+        self.frame_size, self.feat_first = frame_size, feat_first
 
     def forward(self, input: Tensor) -> Tensor:
         if self.feat_first:

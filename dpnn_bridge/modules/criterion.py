@@ -186,6 +186,11 @@ class WeightedCriterions(nn.ModuleList):
         if len(self.weights) != len(self):
             raise ValueError(f"{len(self)} criterions need as many weights, found {len(self.weights)}")
 
+    @property
+    def criterions(self) -> list[nn.Module]:
+        """The members."""
+        return list(self)
+
     def extra_repr(self) -> str:
         return f"weights={self.weights}"
 

@@ -241,7 +241,7 @@ class PartialLinear(nn.Module):
 
     def __init__(self, network: nn.Sequential, out_features: int, bias: bool = True, device: Any = None) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.out_features = network, out_features
         self.bias = nn.Parameter(torch.zeros(1, out_features, device=device)) if bias else None
         self.register_buffer("all_columns", torch.arange(1.0, out_features + 1))
         self.register_buffer("partition", self.all_columns)

@@ -108,8 +108,8 @@ class NCEModule(nn.Linear):
             unigrams = unigrams.double() / unigrams.double().sum()
             alias, keep = alias_table(unigrams)
         self.register_buffer("unigrams", unigrams)
-        self.register_buffer("alias", alias, persistent=False)
-        self.register_buffer("keep", keep, persistent=False)
+        self.register_buffer("alias", alias)
+        self.register_buffer("keep", keep)
         self.register_buffer("Z", torch.full((1,), float(Z), dtype=self.weight.dtype, device=device))
 
     def reset_parameters(self) -> None:
@@ -278,9 +278,14 @@ class Bigrams(nn.Module):
     """Draws words that follow each word of the input.
 
     Args:
-        tables: for each word, by its number, the probabilities of what follows it.
+        n_words: number of words that something follows.
+        n_places: number of words that follow one, at most.
         nsample: how many to draw.
         index_base: number of the first place in a word's probabilities.
+
+    Attributes:
+        words: the numbers of the words, ascending; sizes: how many words follow each.
+        alias, keep: one row with an alias table for each word.
 
     Shape:
         - Input: :math:`(N)`, numbers of words.
@@ -298,18 +303,13 @@ class Bigrams(nn.Module):
     sizes: Tensor
     words: Tensor
 
-    def __init__(
-        self, tables: dict[int, tuple[Tensor, Tensor]] | dict[int, Tensor], nsample: int, *, index_base: int = 1
-    ):
+    def __init__(self, n_words: int, n_places: int, nsample: int, *, index_base: int = 1) -> None:
         super().__init__()
-        self.nsample, self.index_base = nsample, index_base
-        rows = {word: alias_table(t / t.sum()) if isinstance(t, Tensor) else t for word, t in sorted(tables.items())}
-        largest = max(len(alias) for alias, _ in rows.values())
-        padded = [(F.pad(a, (0, largest - len(a))), F.pad(q, (0, largest - len(q)))) for a, q in rows.values()]
-        self.register_buffer("words", torch.tensor(list(rows)), persistent=False)
-        self.register_buffer("sizes", torch.tensor([len(a) for a, _ in rows.values()]), persistent=False)
-        self.register_buffer("alias", torch.stack([a for a, _ in padded]), persistent=False)
-        self.register_buffer("keep", torch.stack([q for _, q in padded]), persistent=False)
+        self.n_words, self.n_places, self.nsample, self.index_base = n_words, n_places, nsample, index_base
+        self.register_buffer("words", torch.arange(n_words))
+        self.register_buffer("sizes", torch.full((n_words,), n_places))
+        self.register_buffer("alias", torch.arange(n_places).repeat(n_words, 1))
+        self.register_buffer("keep", torch.ones(n_words, n_places, dtype=torch.float64))
 
     def forward(self, input: Tensor) -> Tensor:
         row = torch.searchsorted(self.words, input.long().contiguous()).clamp(max=len(self.words) - 1)
@@ -324,6 +324,21 @@ class Bigrams(nn.Module):
         return f"{len(self.words)} words, nsample={self.nsample}"
 
 
+def bigrams(
+    tables: dict[int, tuple[Tensor, Tensor]] | dict[int, Tensor], nsample: int, *, index_base: int = 1
+) -> Bigrams:
+    """:class:`Bigrams` with the probabilities of what follows each word, by its number, or with their alias tables."""
+    rows = {word: alias_table(t / t.sum()) if isinstance(t, Tensor) else t for word, t in sorted(tables.items())}
+    sizes = [len(alias) for alias, _ in rows.values()]
+    module = Bigrams(len(rows), max(sizes), nsample, index_base=index_base)
+    module.words.copy_(torch.tensor(list(rows)))
+    module.sizes.copy_(torch.tensor(sizes))
+    for row, (alias, keep) in enumerate(rows.values()):
+        module.alias[row] = F.pad(alias, (0, module.n_places - len(alias)))
+        module.keep[row] = F.pad(keep, (0, module.n_places - len(keep)))
+    return module
+
+
 @lua_class("nn.Bigrams")
 class BigramsClass(LuaClass):
     torch_type = Bigrams
@@ -336,7 +351,7 @@ class BigramsClass(LuaClass):
             alias = table.torch() - 1
             own = torch.arange(len(alias))
             tables[int(word)] = (torch.where(alias < 0, own, alias), obj["q"][word].torch().double())
-        return Bigrams(tables, obj["nsample"], index_base=ctx.index_base)
+        return bigrams(tables, obj["nsample"], index_base=ctx.index_base)
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:

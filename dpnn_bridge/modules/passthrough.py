@@ -79,18 +79,23 @@ class Copy(nn.Module):
         self.dont_cast = dont_cast
         self.register_buffer("like", torch.empty(0, dtype=dtype), persistent=False)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the output."""
+        return self.like.dtype
+
     def forward(self, input: Tensor) -> Tensor:
-        return input.to(self.like.dtype)
+        return input.to(self.dtype)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Copy:
-        dtype = self.like.dtype
+        dtype = self.dtype
         super()._apply(fn, recurse)
         if self.dont_cast:
             self.like = self.like.to(dtype)
         return self
 
     def extra_repr(self) -> str:
-        return f"{self.like.dtype}" + (", dont_cast=True" if self.dont_cast else "")
+        return f"{self.dtype}" + (", dont_cast=True" if self.dont_cast else "")
 
 
 @lua_class("nn.Copy")

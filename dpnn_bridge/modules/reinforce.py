@@ -103,8 +103,8 @@ class Reinforce(nn.Module):
         name, reward = type(self).__name__, self.reward
         if reward is None:
             raise RuntimeError(
-                f"{name} got no reward: use a reward criterion such as VRClassReward, or call "
-                "dpnn_bridge.training.reinforce(model, reward) between forward and backward"
+                f"{name} got no reward: use a reward criterion such as VRClassReward, or call reinforce(reward) "
+                "of each such module (dpnn_bridge.training.reinforce for a model) between forward and backward"
             )
         if reward.dim() != 1:
             raise RuntimeError(f"{name}: the reward must have shape (N), found {tuple(reward.shape)}")

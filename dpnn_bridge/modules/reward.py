@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dpnn_bridge import training
 from dpnn_bridge.gradient import with_gradient_of
 from dpnn_bridge.lua_context import LuaContext
 from dpnn_bridge.modules.criterion import Criterion, CriterionClass
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.registry import lua_class, record_of
 from dpnn_bridge.torch_context import TorchContext
+from dpnn_bridge.training import reinforce
 
 
 class _Broadcast(torch.autograd.Function):
@@ -28,7 +28,7 @@ class _Broadcast(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         prediction, reward = ctx.saved_tensors
-        training.reinforce(ctx.criterion.module, reward)
+        reinforce(ctx.criterion.module, reward)
         return grads[0], torch.zeros_like(prediction), None, None
 
 

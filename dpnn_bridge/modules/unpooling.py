@@ -22,7 +22,7 @@ def dims_of(pooling: nn.Module) -> int:
 def keep_indices(pooling: Any, args: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> Tensor:
     """Forward hook of a max pooling with ``return_indices``: keeps the indices and the input's size for unpooling."""
     values, pooling.indices = output
-    pooling.input_size = tuple(args[0].shape[-dims_of(pooling) :])
+    pooling._input_size = tuple(args[0].shape[-dims_of(pooling) :])
     return values
 
 
@@ -54,12 +54,12 @@ class MaxUnpooling(nn.Module):
         self.pooling = pooling
         if "indices" not in pooling._buffers:
             pooling.return_indices = True
-            pooling.input_size = None
+            pooling._input_size = None
             pooling.register_buffer("indices", None, persistent=False)
             pooling.register_forward_hook(keep_indices)
 
     def forward(self, input: Tensor) -> Tensor:
-        size, indices = self.pooling.input_size, self.pooling.indices
+        size, indices = self.pooling._input_size, self.pooling.indices
         if indices is None:
             raise RuntimeError(f"unpooling needs the indices of its {self.pooling}, which has not run yet")
         dims = len(size)
@@ -78,7 +78,7 @@ class Unpooling(LuaClass):
         module = MaxUnpooling(ctx.to_torch(obj["pooling"], "pooling"))
         indices = obj["pooling"].get("indices")
         if module.pooling.indices is None and isinstance(indices, LuaTensor) and indices.size:
-            module.pooling.input_size = tuple(obj["pooling"][name] for name in cls.sizes)
+            module.pooling._input_size = tuple(obj["pooling"][name] for name in cls.sizes)
             module.pooling.indices = cls.decoded(indices.torch().long(), module.pooling)
         return module
 
@@ -97,7 +97,7 @@ class Unpooling(LuaClass):
         if module.pooling.indices is not None:
             indices = cls.encoded(module.pooling.indices, module.pooling)
             pooling["indices"] = LuaTensor.from_numpy(indices.cpu().numpy(), "torch.LongTensor")
-            for name, size in zip(cls.sizes, module.pooling.input_size, strict=True):
+            for name, size in zip(cls.sizes, module.pooling._input_size, strict=True):
                 pooling[name] = size
         return {"pooling": pooling}
 
@@ -135,7 +135,7 @@ class VolumetricMaxUnpooling(Unpooling):
 
     @classmethod
     def decoded(cls, indices: Tensor, pooling: Any) -> Tensor:
-        _, height, width = pooling.input_size
+        _, height, width = pooling._input_size
         starts = cls.starts(pooling, indices)
         t = (indices & 255) + starts[0]
         h = (indices >> 8 & 255) + starts[1]
@@ -144,7 +144,7 @@ class VolumetricMaxUnpooling(Unpooling):
 
     @classmethod
     def encoded(cls, indices: Tensor, pooling: Any) -> Tensor:
-        _, height, width = pooling.input_size
+        _, height, width = pooling._input_size
         starts = cls.starts(pooling, indices)
         t = indices // (height * width) - starts[0]
         h = indices // width % height - starts[1]

@@ -1,0 +1,132 @@
+"""Constructor calls as source text."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Union
+
+#: what fits stays on one line
+WIDTH = 88
+
+Value = Union[str, "Call"]
+
+
+@dataclass
+class Call:
+    """A constructor call, or a list.
+
+    Args:
+        name: what is called; empty for a list.
+        positional: the arguments.
+        keywords: the named arguments.
+        comment: the shape of the output, which stands behind it where it has a line of its own.
+    """
+
+    name: str
+    positional: list[Value] = field(default_factory=list)
+    keywords: dict[str, Value] = field(default_factory=dict)
+    comment: str = ""
+
+    @cached_property
+    def code(self) -> str:
+        """The text without comments."""
+        return self.text(comments=False)
+
+    def text(self, comments: bool = True) -> str:
+        """The text, on one line where that fits."""
+        rows = [(text_of(v, comments), v) for v in self.positional]
+        rows += [(f"{k}={text_of(v, comments)}", v) for k, v in self.keywords.items()]
+        start, end = (f"{self.name}(", ")") if self.name else ("[", "]")
+        line = f"{start}{', '.join(text for text, _ in rows)}{end}"
+        if len(line) <= WIDTH and "\n" not in line:
+            return line
+        lines = [indented(f"{text},{_comment(v) if comments else ''}") for text, v in rows]
+        return "\n".join([start, *lines, end])
+
+    def calls(self) -> Iterator[Call]:
+        """The arguments that are calls."""
+        return (v for v in [*self.positional, *self.keywords.values()] if isinstance(v, Call))
+
+
+def text_of(value: Value, comments: bool = True) -> str:
+    """The text of a value."""
+    return value.text(comments) if isinstance(value, Call) else value
+
+
+def code_of(value: Value) -> str:
+    """The text of a value without comments."""
+    return value.code if isinstance(value, Call) else value
+
+
+def _comment(value: Value) -> str:
+    return f"  # {value.comment}" if isinstance(value, Call) and value.comment else ""
+
+
+def without_repeats(text: str) -> str:
+    """Source in which a comment with a shape stands only where the shape changes."""
+    lines, last = [], ""
+    for line in text.split("\n"):
+        code, mark, shape = line.partition("  # (")
+        lines.append(code if mark and shape == last else line)
+        last = shape if mark else last
+    return "\n".join(lines)
+
+
+def literal(value: Any) -> str:
+    """The source of a number, string, type or None, or of a tuple of such."""
+    if isinstance(value, tuple):
+        return f"({', '.join(map(literal, value))}{',' if len(value) == 1 else ''})"
+    if isinstance(value, str):
+        return repr(value) if '"' in value or "'" in value else f'"{repr(value)[1:-1]}"'
+    if isinstance(value, float) and not math.isfinite(value):
+        return f'float("{value}")'
+    return repr(value)
+
+
+def in_docstring(text: str) -> str:
+    """``text`` without line breaks and what could end a docstring."""
+    return repr(text)[1:-1].replace("\\", "/").replace('"', "'")
+
+
+def indented(text: str) -> str:
+    """Every line four columns further."""
+    return "\n".join(f"    {line}" if line else line for line in text.split("\n"))
+
+
+def blocks(roots: Iterable[Call], variables: Iterable[str]) -> list[str]:
+    """Makes functions of large calls that occur more than once, and returns their source.
+
+    Args:
+        roots: calls, which are changed.
+        variables: names that are known only where the roots stand.
+    """
+    calls_of, counts = defaultdict[str, list[Call]](list), Counter[str]()
+
+    def collect(call: Call, counted: bool = True) -> None:
+        for child in call.calls():
+            calls_of[child.code].append(child)
+            counts[child.code] += counted  # what is inside of a repeated call is there once
+            collect(child, counted and counts[child.code] == 1)
+
+    for root in roots:
+        collect(root)
+    names = list(variables)
+    functions, numbers = list[str](), Counter[str]()
+    for code, calls in sorted(calls_of.items(), key=lambda item: len(item[0])):
+        first = calls[0]
+        if counts[code] == 1 or not first.name or code.count("\n") < 5 or any(name in code for name in names):
+            continue
+        kinds = {child.name for child in first.calls()}
+        kind = "residual" if {"ConcatTable", "CAddTable"} <= kinds else "block"
+        numbers[kind] += 1
+        name = f"{kind}{numbers[kind]}"
+        texts = {call.text() for call in calls}
+        body = texts.pop() if len(texts) == 1 else first.text(comments=False)
+        functions.append(f"def {name}() -> nn.Module:\n    return {indented(without_repeats(body)).lstrip()}")
+        for call in calls:
+            call.name, call.positional, call.keywords = name, [], {}
+    return functions

@@ -1,0 +1,53 @@
+"""What a generated ``.py`` may need beside its classes; copied into it where it does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from torch.nn.utils import parametrize
+
+
+class Graph(nn.Module):
+    """Base of graphs, whose members have names here but numbers in the ``state_dict`` that dpnn_bridge writes.
+
+    Args:
+        names: number of a member -> its name, for members with a state.
+    """
+
+    def __init__(self, names: dict[str, str]) -> None:
+        super().__init__()
+        self.names = names
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for key in [k for k in state_dict if k.startswith(prefix)]:
+            number, dot, rest = key[len(prefix) :].partition(".")
+            if number in self.names:
+                state_dict[prefix + self.names[number] + dot + rest] = state_dict.pop(key)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def parametrized(module: nn.Module, name: str, parametrization: nn.Module) -> nn.Module:
+    """``module`` whose tensor ``name`` is computed by ``parametrization``."""
+    parametrize.register_parametrization(module, name, parametrization)
+    return module
+
+
+def tie(
+    module: nn.Module,
+    name: str,
+    source: nn.Module,
+    source_name: str,
+    size: tuple[int, ...],
+    stride: tuple[int, ...],
+    offset: int = 0,
+) -> None:
+    """Makes ``module.name`` a view of a parameter of ``source``, computed whenever it is read."""
+
+    def view(self: Any) -> Any:
+        elements = getattr(self.__dict__["tied_to"][name], source_name).reshape(-1)
+        return elements.as_strided(size, stride, offset)
+
+    del module._parameters[name]
+    module.__dict__.setdefault("tied_to", {})[name] = source
+    module.__class__ = type(type(module).__name__, (type(module),), {name: property(view)})
