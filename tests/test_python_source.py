@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import copy
+import pickle
 import subprocess
 import sys
 import types
@@ -19,7 +20,7 @@ from test_sharing import linear, sequential, storage, view
 from torch import nn
 
 import dpnn_bridge
-from dpnn_bridge import memory, parity, registry, training
+from dpnn_bridge import files, memory, parity, registry, training
 from dpnn_bridge.conversion import to_torch
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.export import Job, python_source
@@ -30,7 +31,7 @@ from dpnn_bridge.modules.container import ConcatTable
 from dpnn_bridge.modules.linear import Cosine
 from dpnn_bridge.modules.nngraph import GModule, GraphNode
 from dpnn_bridge.modules.unpooling import MaxUnpooling
-from dpnn_bridge.objects import LuaObject
+from dpnn_bridge.objects import LuaObject, LuaTable
 
 #: one fixture for each class, if possible one that runs, and of these the smallest in training mode
 ENTRIES = {
@@ -325,9 +326,39 @@ def test_rebuilds(module: nn.Module, tmp_path: Path) -> None:
     assert [t.dtype for t in built.parameters()] == [t.dtype for t in module.parameters()]
 
 
+def test_class_of_a_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_BY_NAME", "_BY_TYPE"):
+        monkeypatch.setattr(registry, name, dict(getattr(registry, name)))
+    (tmp_path / "layers.py").write_text(PLUGIN)
+    files.load_plugins([tmp_path / "layers.py"])
+    model = to_torch(LuaObject("mine.Scale", LuaTable({"factor": 3.0})))
+    x = torch.randn(2, 3)
+    torch.testing.assert_close(rebuilt(model, tmp_path)(x), 3 * x)
+    torch.testing.assert_close(pickle.loads(pickle.dumps(model))(x), 3 * x)
+
+
+PLUGIN = """
+from torch import nn
+from dpnn_bridge.registry import LuaClass, lua_class
+
+class Scale(nn.Module):
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, input):
+        return input * self.factor
+
+@lua_class("mine.Scale")
+class ScaleClass(LuaClass):
+    torch_type = Scale
+    scalars = {"factor": "factor"}
+"""
+
+
 # ---------------------------------------------------------------------- what cannot be written
 def test_unknown_class_is_refused(tmp_path: Path) -> None:
-    model = to_torch(LuaObject("nn.Mystery", {}), allow_unsupported=True)
+    model = to_torch(LuaObject("nn.Mystery", LuaTable()), allow_unsupported=True)
     with pytest.raises(ConversionError, match=r"nn\.Mystery.*@lua_class"):
         source_of(nn.Sequential(model), tmp_path)
 

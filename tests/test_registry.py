@@ -98,6 +98,18 @@ def test_repr_deepcopy_and_pickle(name: str) -> None:
         assert all(d.ok for d in parity.compare("output", outputs(other, copy.deepcopy(arguments)), expected))
 
 
+STRUCTURES = {e["class"]: e for e in manifest(kind="structure") if e["class"] in known_names().keys() - FIRST.keys()}
+
+
+@pytest.mark.parametrize("name", sorted(STRUCTURES))
+def test_deepcopy_and_pickle_of_what_does_not_run(name: str) -> None:
+    fixture = read_t7(FIXTURES / STRUCTURES[name]["file"])
+    module = to_torch(fixture["module"] if "module" in fixture else fixture["object"])
+    for other in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        assert repr(other) == repr(module)
+        torch.testing.assert_close(dict(other.state_dict()), dict(module.state_dict()), equal_nan=True)
+
+
 def outputs(module: Callable[..., Any], arguments: list[Any]) -> Any:
     torch.manual_seed(0)
     with torch.no_grad():
