@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dpnn_bridge.errors import VerificationError
+from dpnn_bridge.errors import ConversionError, VerificationError
 from dpnn_bridge.export import Job
 from dpnn_bridge.export.compare import run, same_bits, same_outputs
 from dpnn_bridge.export.python_calls import Call, blocks, in_docstring, indented, text_of, without_repeats
@@ -87,8 +87,12 @@ class Program:
     def text(self) -> str:
         """The whole file."""
         namespace: dict[str, Any] = {"__name__": "generated"}
-        exec(compile(self._text([]), "<generated>", "exec"), namespace)
-        return self._text(settings(self.pairs(namespace["build"]())))
+        try:
+            exec(compile(self._text([]), "<generated>", "exec"), namespace)
+            built = namespace["build"]()
+        except (TypeError, ValueError, RuntimeError, AttributeError, NameError, IndexError, KeyError) as e:
+            raise ConversionError(f"the generated Python does not build the model: {type(e).__name__}: {e}") from e
+        return self._text(settings(self.pairs(built)))
 
     def pairs(self, built: nn.Module) -> list[Pair]:
         """The modules of the model with those of one that this program built."""
