@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from standalone import executed
 from torch import Tensor, nn
 
 from dpnn_bridge.conversion import to_lua, to_torch
+from dpnn_bridge.export import Job, python_source
 from dpnn_bridge.lua_values import to_value
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
@@ -36,8 +38,14 @@ def leaf(*shape: int, seed: int = 0) -> Tensor:
 
 
 def converted(obj: LuaObject) -> nn.Module:
-    """The module of ``obj``, after a round trip that must keep the names and values of its fields."""
+    """The module of ``obj``, after a round trip that must keep the names and values of its fields.
+
+    It can also be written as Python source.
+    """
     module = to_torch(obj)
+    with torch.random.fork_rng():
+        built = executed(python_source.Program(module, Job()).text()).build()
+    built.load_state_dict(module.state_dict())
     again = to_lua(module)
     assert again.class_name == obj.class_name
     for name, value in obj.items():

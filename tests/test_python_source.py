@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import builtins
 import copy
 import pickle
 import subprocess
 import sys
-import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,8 @@ import pytest
 import torch
 from conftest import FIXTURES, manifest
 from samples import SAMPLES, cases
+from standalone import executed
+from test_registry import OWN, block_id
 from test_sharing import linear, sequential, storage, view
 from torch import nn
 
@@ -24,6 +24,7 @@ from dpnn_bridge import files, memory, parity, registry, training
 from dpnn_bridge.conversion import to_torch
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.export import Job, python_source
+from dpnn_bridge.export.source_closure import SourceClosure
 from dpnn_bridge.lua_values import to_value
 from dpnn_bridge.modules.affine import CMul
 from dpnn_bridge.modules.arithmetic import CAddTable
@@ -53,21 +54,6 @@ UNKNOWN = {
 #: the fixtures hold unpoolings alone, after a run of their pooling; a fresh pooling has not run
 NEED_A_RUN = {"nn.SpatialMaxUnpooling", "nn.VolumetricMaxUnpooling"}
 NETS = [c["name"] for c in cases() if c["name"] not in ("VQA_LSTM_CNN__weights_only", "mc-cnn__slow_net_te")]
-
-
-def executed(source: str) -> types.ModuleType:
-    """The module that a source makes where dpnn_bridge cannot be imported."""
-
-    def guarded(name: str, *args: Any, **options: Any) -> Any:
-        if name.partition(".")[0] == "dpnn_bridge":
-            raise ImportError("dpnn_bridge is not installed here")
-        return original(name, *args, **options)
-
-    original = builtins.__import__
-    module = types.ModuleType("net")
-    module.__dict__["__builtins__"] = {**vars(builtins), "__import__": guarded}
-    exec(compile(source, "net.py", "exec"), module.__dict__)
-    return module
 
 
 def source_of(model: nn.Module, path: Path, **options: Any) -> str:
@@ -127,6 +113,14 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 # ---------------------------------------------------------------------- every class
+@pytest.mark.parametrize("kind", OWN, ids=block_id)
+def test_source_of_every_class_stands_alone(kind: type[nn.Module]) -> None:
+    closure = SourceClosure()
+    name = closure.add(kind)
+    code = "\n\n".join(["from __future__ import annotations", closure.imports(), *closure.definitions().values()])
+    assert issubclass(getattr(executed(code), name), nn.Module)
+
+
 @pytest.mark.parametrize("name", sorted(ENTRIES.keys() - UNKNOWN))
 def test_every_class(name: str, written: Path) -> None:
     fixture = dpnn_bridge.read_t7(FIXTURES / ENTRIES[name]["file"])
