@@ -166,7 +166,7 @@ class _padding_masked:  # noqa: N801 (a context manager)
 
     def __enter__(self) -> None: ...
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *error: object) -> None:
         for hook in self._hooks:
             hook.remove()
 
