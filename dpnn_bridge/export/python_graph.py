@@ -120,7 +120,7 @@ class _GraphClass:
             taken.add(name)
             names.update(dict.fromkeys(children, name))
             module = graph.get_submodule(children[0])
-            hint = "".join(part[:1].upper() + part[1:] for part in name.split("_"))
+            hint = "".join(p[:1].upper() + p[1:] for p in base.split("_")) if base != kind_of(module) else ""
             self.calls[name] = constructors.value_of(module, f"{path}.{children[0]}".lstrip("."), hint)
         twins = {_tensors(graph.get_submodule(child)): name for child, name in names.items()}
         for child, module in graph._modules.items():  # children that no node runs are copies of those that nodes run
