@@ -301,6 +301,7 @@ def test_copied_classes_come_without_examples_and_remarks_for_tools(tmp_path: Pa
     assert "class Reshape(nn.Module):" in source
     assert ">>>" not in source
     assert "type: ignore" not in source
+    assert {line for line in source.splitlines() if line.strip() == "Lua:"} == {"    Lua:"}
 
 
 @pytest.mark.parametrize(

@@ -243,5 +243,5 @@ def _bound(nodes: Iterable[ast.AST]) -> set[str]:
 def _without_noise(text: str) -> str:
     """Source without doctest examples and remarks for type checkers and linters."""
     text = re.sub(r"  # (type: ignore|noqa|pyright:)[^\n]*", "", text)
-    text = re.sub(r"\n\n( +)Examples:\n(?:\1 +[^\n]*\n|\n)+(?=\1\S)", lambda m: f"\n\n{m[1]}", text)
+    text = re.sub(r"\n\n( +)Examples:\n(?:\1 +[^\n]*\n|\n)+(?=\1\S)", "\n\n", text)
     return re.sub(r"\n\n( +\"\"\"\n)", r"\n\1", text)
