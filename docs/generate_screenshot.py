@@ -1,50 +1,68 @@
-"""Writes docs/images/verify.svg: what dpnn-convert -v and dpnn-verify print on a terminal, made by running them."""
+"""Writes docs/images/verify.svg: what the commands print on a terminal, by running them on one."""
 
 from __future__ import annotations
 
+import fcntl
+import io
+import os
+import pty
+import shutil
+import struct
+import subprocess
+import sys
 import tempfile
+import termios
 from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
-from dpnn_bridge.cli import print_table
-from dpnn_bridge.cli_verify import print_checklist
-from dpnn_bridge.files import convert
-from dpnn_bridge.verify import verify
-
-HERE = Path(__file__).parent
-FIXTURES = HERE.parent / "fixtures"
-FIXTURE = FIXTURES / "nn" / "nn.Sequential" / "Sequential__net_style_residual__float_train.t7"
-MODEL = FIXTURES / "samples" / "torch-demos__mnist_convnet" / "model.t7"
+ROOT = Path(__file__).parent.parent
+FIXTURES = ROOT / "fixtures"
+#: name on the picture -> file
+FILES = {
+    "lenet.t7": FIXTURES / "samples" / "torch-demos__mnist_convnet" / "model.t7",
+    "style.t7": FIXTURES / "nn" / "nn.Sequential" / "Sequential__net_style_residual__float_train.t7",
+}
+COMMANDS = ("dpnn-convert lenet.t7 lenet.pt -v", "dpnn-verify style.t7")
+COLUMNS = 100
 
 
 def main() -> None:
-    console = Console(record=True, width=120, force_terminal=True, color_system="truecolor", file=_Nowhere())
+    console = Console(record=True, width=COLUMNS, force_terminal=True, color_system="truecolor", file=io.StringIO())
     with tempfile.TemporaryDirectory() as folder:
-        report = convert(MODEL, Path(folder) / "mnist.pt")
-    _prompt(console, "dpnn-convert mnist.t7 mnist.pt -v")
-    print_table(report, console)
-    console.print(f"mnist.t7 -> mnist.pt: {len(report.mapped)} modules, {report.metadata['parameters']:,} parameters")
-    _prompt(console, "dpnn-verify style.t7")
-    result = verify(FIXTURE)
-    result.model, result.reference = "style.t7", "its fixture"
-    print_checklist(result, console)
-    console.save_svg(str(HERE / "images" / "verify.svg"), title="dpnn_bridge")
+        for name, source in FILES.items():
+            shutil.copy(source, Path(folder) / name)
+        for command in COMMANDS:
+            console.print(Text.assemble(("$ ", "bold green"), (command, "bold")))
+            console.print(Text.from_ansi(on_terminal(command, Path(folder)).rstrip()))
+            console.print()
+    console.save_svg(str(ROOT / "docs" / "images" / "verify.svg"), title="dpnn_bridge")
 
 
-def _prompt(console: Console, command: str) -> None:
-    console.print(Text.assemble("\n", ("$ ", "bold green"), (command, "bold")))
-
-
-class _Nowhere:
-    """A file that forgets."""
-
-    def write(self, text: str) -> int:
-        return len(text)
-
-    def flush(self) -> None:
-        """Nothing to do."""
+def on_terminal(command: str, folder: Path) -> str:
+    """What a command prints on a terminal; progress, which goes to stderr, is left out."""
+    main, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 50, COLUMNS, 0, 0))
+    name, *arguments = command.removeprefix("dpnn-").split()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dpnn_bridge", name, *arguments],
+        cwd=folder,
+        env=environment,
+        stdout=terminal,
+        stderr=subprocess.DEVNULL,
+    )
+    os.close(terminal)
+    printed = b""
+    try:
+        while block := os.read(main, 1 << 16):
+            printed += block
+    except OSError:  # Linux: the other end is closed
+        pass
+    os.close(main)
+    assert process.wait() == 0, printed
+    return printed.decode().replace("\r\n", "\n")
 
 
 if __name__ == "__main__":
