@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from conftest import FIXTURES, RESIDUAL
+from conftest import FIXTURES, KNOWN_FILE, RESIDUAL
 from samples import SAMPLES
 from torch import nn
 
@@ -169,10 +169,25 @@ def test_missing_device_is_said() -> None:
 def test_html_page_is_complete_in_itself(deviating: Path, tmp_path: Path) -> None:
     run(deviating, "--html", tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
-    assert page.count("<details") == page.count("</details>")
-    assert page.count("<circle class=bad") > 5
+    for tag in ("details", "div", "span", "section", "a", "svg", "table"):
+        assert len(re.findall(rf"<{tag}[ >]", page)) == page.count(f"</{tag}>"), tag
+    assert len(re.findall(r"<(circle|path) class=bad", page)) > 5
     assert "prefers-color-scheme: dark" in page
     assert not re.search(r"https?://|<script|<link|@import", page)
+    assert "✗ 19 of 50 comparisons fail" in page
+    (number,) = re.findall(r"First layer that deviates: <a href=#layer-(\d+)><b>modules\[5\]\.modules\[1\]", page)
+    assert re.search(rf"class='row bad first' id=layer-{number}>", page)
+    assert set(re.findall(r"href=#(layer-\d+)", page)) <= set(re.findall(r"id=(layer-\d+)", page))
+
+
+def test_html_page_of_a_pass_names_known_differences(tmp_path: Path) -> None:
+    weights_shared = FIXTURES / "nn" / "nn.Sequential" / "Sequential__net_siamese_weightonly__double_train.t7"
+    run(weights_shared, "--known-differences", KNOWN_FILE, "--html", tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "✓ All comparisons agree but 4 that are known to differ" in page
+    assert "the branches share weights and not gradients" in page
+    assert page.count("class=known") >= 4
+    assert "class=bad" not in page
 
 
 # ---------------------------------------------------------------------- for other test suites
