@@ -52,8 +52,8 @@ def section(name: str, command: click.Command) -> str:
     ctx = click.Context(command, info_name=name)
     usage = " ".join([name, *command.collect_usage_pieces(ctx)])
     text = inspect.cleandoc(command.help or "")
-    paragraphs = [p.removeprefix("\b\n") if p.startswith("\b\n") else " ".join(p.split()) for p in text.split("\n\n")]
-    body = "\n\n".join(f"```text\n{p}\n```" if "\n" in p else p for p in paragraphs)
+    paragraphs = [p.removeprefix("\b\n") for p in text.split("\n\n")]
+    body = "\n\n".join(f"```text\n{p}\n```" if p.startswith("  ") else " ".join(p.split()) for p in paragraphs)
     rows = [f"| {flags(option)} | {meaning(option)} |" for option in command.params if isinstance(option, click.Option)]
     table = "\n".join(["| option | meaning |", "|---|---|", *rows])
     return f"## {name}\n\n    {usage}\n\n{body}\n\n{table}\n"

@@ -88,7 +88,9 @@ def scripts(tmp_path: Path) -> Path:
         (Path(__file__).parent.parent / "pyproject.toml").read_text().split("[project.scripts]\n")[1].split("\n[")[0]
     )
     for name, module, function in re.findall(r'^([\w-]+) = "([\w.]+):(\w+)"', table, re.M):
-        (folder / name).write_text(f"#!{sys.executable}\nfrom {module} import {function}\n{function}()\n")
+        (folder / name).write_text(
+            f"#!{sys.executable}\nfrom {module} import {function}\nif __name__ == '__main__':\n    {function}()\n"
+        )
         (folder / name).chmod(0o755)
     (folder / "pytest").write_text(
         f"#!{sys.executable}\nimport sys, pytest\n"

@@ -36,6 +36,8 @@ FILES = {
     "model.t7": SAMPLES / "torch-demos__mnist_convnet" / "model.t7",
     "ref.t7": SAMPLES / "torch-demos__mnist_convnet" / "ref.t7",
     "checkpoint.t7": SAMPLES / "char-rnn__lstm" / "model.t7",
+    "checkpoints/first.t7": SAMPLES / "torch-demos__mnist_convnet" / "model.t7",
+    "checkpoints/second.t7": SAMPLES / "torch-rnn__lstm" / "model.t7",
 }
 
 
@@ -89,7 +91,7 @@ def test_every_block_of_a_guide_runs_or_says_why_not(page: Path) -> None:
 )
 def test_marked_blocks_run(page: Path, tmp_path: Path, scripts: Path) -> None:
     work = tmp_path / "work"
-    work.mkdir()
+    (work / "checkpoints").mkdir(parents=True)
     for name, source in FILES.items():
         shutil.copy(source, work / name)
     write_training_files(work)
