@@ -279,6 +279,16 @@ def empty_sizes(kind: str = "") -> LuaStorage:
     return size_storage()
 
 
+def plain_object(class_name: str, **fields: Any) -> Callable[[str], LuaObject]:
+    """For ``constants``: a field that must be a module of its own, of a class without tensors."""
+
+    def make(kind: str) -> LuaObject:
+        buffers = {"output": LuaTensor.empty(kind), "gradInput": LuaTensor.empty(kind)}
+        return LuaObject(class_name, LuaTable({"_type": kind, **buffers, **fields}))
+
+    return make
+
+
 def size_storage(sizes: Iterable[int] = ()) -> LuaStorage:
     """``sizes`` as Torch7 keeps them, in a ``torch.LongStorage``."""
     array = np.array([*sizes], np.int64)

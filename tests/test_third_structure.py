@@ -19,7 +19,7 @@ from dpnn_bridge.objects import LuaTable
 STRUCTURES = manifest(kind="structure", set="third")
 #: not modules: data of training scripts
 DATA = {"Dict", "nn.DataSet", "nn.DataList", "nn.FunctionWrapper", "dp.Experiment"}
-#: what cuDNN computes is not said anywhere; converting names the class as one without a mapping
+#: its Lua code calls what does not exist; converting names the class as one without a mapping
 UNKNOWN = {"cudnn.SpatialDivisiveNormalization"}
 CONVERTIBLE = [e for e in STRUCTURES if e["class"] not in DATA | UNKNOWN]
 

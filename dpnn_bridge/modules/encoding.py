@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.gradient import scale_gradient
-from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
-from dpnn_bridge.registry import LuaClass, lua_class
+from dpnn_bridge.objects import LuaObject, LuaTensor
+from dpnn_bridge.registry import LuaClass, lua_class, plain_object
 from dpnn_bridge.torch_context import TorchContext
 
 
@@ -102,9 +102,7 @@ class EncodingClass(LuaClass):
     scratch = ("A", "R", "L2", "SL2", "gradA", "gradSL2", "bufBias", "bufWeight")
     constants = {
         **dict.fromkeys(("A", "R", "gradA"), LuaTensor.empty),
-        "soft": lambda kind: LuaObject(
-            "nn.SoftMax", LuaTable({"_type": kind, "output": LuaTensor.empty(kind), "gradInput": LuaTensor.empty(kind)})
-        ),
+        "soft": plain_object("nn.SoftMax"),
     }
     checked_by = "formula"
 

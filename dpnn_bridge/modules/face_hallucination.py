@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from dpnn_bridge.gradient import with_gradient_of, zero_gradient
 from dpnn_bridge.lua_context import LuaContext
+from dpnn_bridge.modules.reward import ClassReward, ClassRewardClass
 from dpnn_bridge.objects import LuaTable, LuaTensor
-from dpnn_bridge.registry import LuaClass, lua_class
+from dpnn_bridge.registry import LuaClass, lua_class, plain_object
 
 
 class SpatialGlimpseInverse(nn.Module):
@@ -70,3 +71,59 @@ class SpatialGlimpseInverseClass(LuaClass):
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
         gradients = LuaTable.from_list([LuaTensor.empty(ctx.type_of(module)) for _ in range(3)])
         return {**super().to_lua(module, ctx), "gradInput": gradients}
+
+
+class VRMSEReward(ClassReward):
+    """Rewards REINFORCE modules for a small error of an image and for a large attended area.
+
+    The loss is the mean squared error; its backward pass does what :class:`~dpnn_bridge.modules.reward.ClassReward`
+    says. The reward of a sample is 4, less the squared error summed over channels and averaged over pixels, plus
+    ``area_scale`` times the part of the image that was attended.
+
+    Args:
+        module: the network with the REINFORCE modules.
+        scale: kept for the way back; the reward does not depend on it.
+        criterion: compares the baseline with the reward; default: mean squared error.
+        size_average: divide the reward by the batch size.
+        area_scale: weight of the attended part.
+        image_size: height and width by which the attended area is divided. In Torch7 it is an option of the training
+            script, ``highResSize``, and not in the file.
+
+    Shape:
+        - Input: ``[image, map, baseline]``: :math:`(N, C, H, W)`, :math:`(N, 1, H, W)` with 1 where something was
+          attended, and :math:`(N, 1)`.
+        - Target: :math:`(N, C, H, W)`.
+        - Output: the loss, a number.
+
+    Lua:
+        ``nn.VRMSEReward(module, scale, areaScale, criterion)``, Attention-FH VRMSEReward.lua
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        scale: float = 1,
+        criterion: nn.Module | None = None,
+        *,
+        size_average: bool = True,
+        area_scale: float = 4,
+        image_size: tuple[int, int] = (128, 128),
+    ) -> None:
+        super().__init__(module, scale, criterion, size_average=size_average)
+        self.area_scale, self.image_size = area_scale, image_size
+
+    def forward(self, input: list[Tensor], target: Tensor) -> Tensor:
+        image, attended, baseline = input
+        error = (image.detach() - target).square()
+        height, width = self.image_size
+        area = attended.detach().flatten(1).sum(1) / (height * width)
+        reward = 4 - error.sum((1, 2, 3)) / image.shape[2:].numel() + self.area_scale * area
+        return self.rewarded(error.mean(), reward, image, baseline)
+
+
+@lua_class("nn.VRMSEReward")
+class VRMSERewardClass(ClassRewardClass):
+    torch_type = VRMSEReward
+    scalars = {**ClassRewardClass.scalars, "areaScale": "area_scale"}
+    constants = {"errorC": plain_object("nn.MSECriterion", sizeAverage=True)}
+    checked_by = "formula"

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dpnn_bridge.modules.lookup import LookupTable, LookupTableClass
+from dpnn_bridge.modules.wrapper import without
 from dpnn_bridge.objects import LuaObject, LuaTensor
 from dpnn_bridge.parity import noise
 from dpnn_bridge.registry import LuaClass, lua_class
@@ -24,7 +25,7 @@ class L2Normalize(nn.Module):
         - Output: the same.
 
     Lua:
-        ``fbnn.L2Normalize()``, fbnn L2Normalize.lua
+        ``fbnn.L2Normalize()``, fbnn L2Normalize.lua; ``nn.L2Normalize()``, karpathy's L2Normalize.lua
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -33,10 +34,18 @@ class L2Normalize(nn.Module):
         return input / torch.linalg.vector_norm(input, dim=-1, keepdim=True)
 
 
-@lua_class("fbnn.L2Normalize")
+@lua_class("fbnn.L2Normalize", "nn.L2Normalize")
 class L2NormalizeClass(LuaClass):
     torch_type = L2Normalize
-    scratch = ("norms",)
+    scratch = ("norms", "buffer", "normSquared", "diag")
+
+    @classmethod
+    def upgrade(cls, obj: LuaObject) -> LuaObject:
+        return without(obj, "eye")  # made anew only where it is missing
+
+    @classmethod
+    def matches(cls, obj: LuaObject) -> bool:
+        return not isinstance(obj.get("buffer"), (int, float))  # a variant with one norm for the whole batch
 
 
 @lua_class("fbnn.LeakyReLU")

@@ -72,14 +72,26 @@ class ClassReward(Criterion):
     def forward(self, input: list[Tensor], target: Any) -> Tensor:
         prediction, baseline = input[0], input[1]
         reward = self.correct(prediction.detach(), torch.as_tensor(target, device=prediction.device))
-        self.reward = reward.to(prediction.dtype) * self.scale
+        reward = reward.to(prediction.dtype) * self.scale
+        n = len(reward) if self.size_average else 1
+        return self.rewarded(-reward.sum() / n, reward, prediction, baseline)
+
+    def rewarded(self, loss: Tensor, reward: Tensor, prediction: Tensor, baseline: Tensor) -> Tensor:
+        """``loss``, whose backward pass hands on a reward; see the class.
+
+        Args:
+            loss: the value.
+            reward: raw rewards, :math:`(N)`.
+            prediction: gets a gradient of zeros.
+            baseline: rewards that were expected, N numbers.
+        """
+        self.reward = reward
         if baseline.numel() != len(self.reward):
             raise ValueError(f"{len(self.reward)} predictions need as many baselines, found {tuple(baseline.shape)}")
         n = len(self.reward) if self.size_average else 1
         self.vr_reward = (self.reward - baseline.detach().reshape(-1)) / n
         baseline_loss = self.criterion(baseline, self.reward.reshape(baseline.shape))
-        loss = with_gradient_of(-self.reward.sum() / n, baseline_loss)
-        return _Broadcast.apply(loss, prediction, self, self.vr_reward)
+        return _Broadcast.apply(with_gradient_of(loss, baseline_loss), prediction, self, self.vr_reward)
 
     def extra_repr(self) -> str:
         return f"scale={self.scale}, size_average={self.size_average}"
