@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -107,7 +108,7 @@ def run(
         return
     jobs = min(jobs, len(todo))
     # spawned, since a forked process can hang on the locks of PyTorch's threads
-    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _share_cores, (jobs,))
+    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _start_worker, (jobs,))
     try:
         futures = {pool.submit(_convert_in_worker, task, options): task for task in todo}
         for future in as_completed(futures):
@@ -120,9 +121,17 @@ def run(
         pool.shutdown(cancel_futures=True)
 
 
-def _share_cores(jobs: int) -> None:
+def _start_worker(jobs: int) -> None:
+    """The first signal to end interrupts the conversion; later ones must not interrupt its cleaning up."""
     import torch
 
+    def interrupt(*_: Any) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):  # the pool terminates all workers when one is gone
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // jobs))
 
 
