@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
 import os
 import re
@@ -11,9 +13,11 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 import dpnn_bridge
 from dpnn_bridge.differences import Result, Tolerance
+from dpnn_bridge.export.compare import TRACING
 from dpnn_bridge.known_differences import known_reasons, mark_known, read_known_differences
 from dpnn_bridge.objects import LuaTensor
 
@@ -25,7 +29,13 @@ RESIDUAL = FIXTURES / "nn" / "nn.Sequential" / "Sequential__net_style_residual__
 KNOWN_FILE = Path(__file__).parent.parent / "fixtures" / "known_differences.json"
 KNOWN = read_known_differences(KNOWN_FILE)
 
+#: for tests of torch.compile in one graph, .pt2 and .onnx
+tracing = pytest.mark.skipif(torch.__version__ < TRACING, reason=f"needs PyTorch {TRACING}")
+
 torch.set_num_threads(1)
+
+if "mix_stderr" in inspect.signature(CliRunner).parameters:  # click before 8.2 mixes stderr into stdout if not told
+    CliRunner.__init__ = functools.partialmethod(CliRunner.__init__, mix_stderr=False)
 
 
 def manifest(**wanted: Any) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from conftest import tracing
 from samples import SAMPLES
 
 import dpnn_bridge
@@ -211,7 +212,7 @@ def test_every_model_of_a_file(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["net.1.pt", "net.2.pt"]
 
 
-@pytest.mark.parametrize("suffix", ["safetensors", "npz", "py", "pt2"])
+@pytest.mark.parametrize("suffix", ["safetensors", "npz", "py", pytest.param("pt2", marks=tracing)])
 def test_suffix_chooses_the_format(suffix: str, tmp_path: Path) -> None:
     pytest.importorskip("safetensors" if suffix == "safetensors" else "torch", reason="optional extra is not installed")
     result = run(MODEL, tmp_path / f"m.{suffix}", "--input", "1x3x16x16")

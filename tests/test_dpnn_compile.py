@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import tracing
 from torch import nn
 
 from dpnn_bridge.modules.binary import SpatialBinaryConvolution
@@ -50,6 +51,7 @@ CASES: list[tuple[nn.Module, list[Any]]] = [
 ]
 
 
+@tracing
 @pytest.mark.parametrize(("module", "arguments"), CASES, ids=[type(m).__name__ for m, _ in CASES])
 def test_one_graph(module: nn.Module, arguments: list[Any]) -> None:
     torch._dynamo.reset()

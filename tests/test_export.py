@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import tracing
 from samples import SAMPLES
+from torch.torch_version import TorchVersion
 
 import dpnn_bridge
 from dpnn_bridge.errors import ConversionError, OutputExistsError, VerificationError
@@ -24,13 +26,14 @@ EXAMPLES = {
     "char-rnn__lstm": [torch.tensor([1, 2, 3]), *(torch.randn(3, 24) for _ in range(4))],
 }
 NEEDS = {".onnx": "onnxscript", ".safetensors": "safetensors"}
+SUFFIXES = [pytest.param(s, marks=tracing) if s in (".onnx", ".pt2") else s for s in FORMATS]
 
 
 def model_of(name: str) -> torch.nn.Module:
     return dpnn_bridge.load(SAMPLES / name / "model.t7").eval()
 
 
-@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_every_format_is_written_and_verified(name: str, suffix: str, tmp_path: Path) -> None:
     pytest.importorskip(NEEDS.get(suffix, "torch"), reason="optional extra is not installed")
@@ -58,6 +61,7 @@ def test_npz_holds_the_state_dict(tmp_path: Path) -> None:
     np.testing.assert_array_equal(archive["0.weight"], model[0].weight.detach())
 
 
+@tracing
 def test_exported_program_runs_without_dpnn_bridge(tmp_path: Path) -> None:
     name = "DeepDeblur_release__ResNet_scale"
     dpnn_bridge.save(tmp_path / "m.pt2", model_of(name), example=EXAMPLES[name])
@@ -65,6 +69,7 @@ def test_exported_program_runs_without_dpnn_bridge(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
 
 
+@tracing
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
 def test_tracing_formats_ask_for_an_example(suffix: str, tmp_path: Path) -> None:
     with pytest.raises(ConversionError, match="--input"):
@@ -136,6 +141,7 @@ def test_a_damaged_graph_is_an_error_with_advice(change: dict[str, str], tmp_pat
         dpnn_bridge.load(tmp_path / "m.pt")
 
 
+@tracing
 def test_a_model_with_a_state_is_traced_on_a_copy(tmp_path: Path) -> None:
     model = model_of("torch-rnn__lstm")
     x = to_value(dpnn_bridge.read_t7(SAMPLES / "torch-rnn__lstm" / "ref.t7")["input"])
@@ -144,6 +150,7 @@ def test_a_model_with_a_state_is_traced_on_a_copy(tmp_path: Path) -> None:
     assert isinstance(model(x), torch.Tensor)
 
 
+@tracing
 def test_an_example_that_the_model_refuses(tmp_path: Path) -> None:
     with pytest.raises(ConversionError, match="cannot run on the example input"):
         dpnn_bridge.save(tmp_path / "m.pt2", torch.nn.Linear(2, 2), example=torch.randn(1, 3))
@@ -154,11 +161,13 @@ class Noisy(torch.nn.Module):
         return x + torch.randn_like(x)
 
 
+@tracing
 def test_a_random_model_is_named_as_such(tmp_path: Path) -> None:
     with pytest.raises(VerificationError, match="draws random numbers"):
         dpnn_bridge.save(tmp_path / "m.pt2", Noisy(), example=torch.randn(50, 4))
 
 
+@tracing
 def test_traced_programs_are_for_evaluation(tmp_path: Path) -> None:
     model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4), torch.nn.Dropout()).train()
     x = torch.randn(50, 4)
@@ -168,9 +177,16 @@ def test_traced_programs_are_for_evaluation(tmp_path: Path) -> None:
     torch.testing.assert_close(torch.export.load(tmp_path / "m.pt2").module()(x), model.eval()(x))
 
 
+@tracing
 def test_onnx_in_double_precision_says_what_to_do(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     with pytest.raises(ConversionError, match="--dtype float32"):
         dpnn_bridge.save(
             tmp_path / "m.onnx", torch.nn.Conv2d(1, 1, 3).double(), example=torch.randn(1, 1, 5, 5).double()
         )
+
+
+def test_a_pytorch_too_old_to_trace_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "__version__", TorchVersion("2.6.0"))
+    with pytest.raises(ConversionError, match=r"\.pt2 needs PyTorch 2\.7 or newer, found 2\.6\.0"):
+        dpnn_bridge.save(tmp_path / "m.pt2", torch.nn.Linear(1, 1), example=torch.randn(1, 1))

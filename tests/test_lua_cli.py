@@ -21,7 +21,7 @@ from dpnn_bridge.lua.torch7 import run_torch7
 
 def _run(*arguments: str, input: str | None = None) -> tuple[int, str]:
     result = CliRunner().invoke(lua_command, list(arguments), input=input)
-    return result.exit_code, result.output
+    return result.exit_code, result.stdout + result.stderr
 
 
 def _script(folder: Path, code: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import FIXTURES, manifest
+from conftest import FIXTURES, manifest, tracing
 from torch import nn
 
 from dpnn_bridge import parity, read_t7, registry, to_lua, to_torch
@@ -162,6 +162,7 @@ COMPILED = [
 ]  # fmt: skip
 
 
+@tracing
 @pytest.mark.parametrize("name", [n for n in COMPILED if n in FIRST])
 def test_compiles_without_graph_break(name: str) -> None:
     fixture, module = converted(FIRST[name])

@@ -16,6 +16,8 @@ from dpnn_bridge.errors import ConversionError, VerificationError
 
 #: elements that are compared at once, so that they stay in the processor's cache
 CHUNK = 1 << 17
+#: the first PyTorch that exports whole models; older ones cannot load a ``.pt2`` of containers inside containers
+TRACING = "2.7"
 
 
 def byte_array(tensor: Tensor) -> np.ndarray:
@@ -108,7 +110,9 @@ def check_traced(path: Path, outputs: Any, module: nn.Module, example: Any, what
         same_outputs(path, outputs, expected, what, rounding_of(traceable(module), example, expected))
 
 
-def need_example(example: Any, suffix: str) -> None:
-    """Raises :class:`ConversionError` when there is no example input."""
+def need_tracing(example: Any, suffix: str) -> None:
+    """Raises :class:`ConversionError` when there is no example input, or PyTorch is too old to trace whole models."""
+    if torch.__version__ < TRACING:
+        raise ConversionError(f"{suffix} needs PyTorch {TRACING} or newer, found {torch.__version__}")
     if example is None:
         raise ConversionError(f"{suffix} needs an example input: --input 1x3x224x224 (example=tensor)")

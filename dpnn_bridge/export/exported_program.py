@@ -9,11 +9,11 @@ from torch import nn
 
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.export import Job
-from dpnn_bridge.export.compare import check_traced, need_example, run, traceable
+from dpnn_bridge.export.compare import check_traced, need_tracing, run, traceable
 
 
 def write(module: nn.Module, path: Path, job: Job) -> None:
-    need_example(job.example, ".pt2")
+    need_tracing(job.example, ".pt2")
     run(traceable(module), job.example)  # the model's own complaint about the example is clearer than the tracer's
     try:
         with torch.no_grad():  # torch.export.load refuses programs that switch gradients off in between

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dpnn_bridge import parity
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.export import Job
-from dpnn_bridge.export.compare import check_traced, need_example, run, traceable
+from dpnn_bridge.export.compare import check_traced, need_tracing, run, traceable
 
 
 def _libraries() -> Any:
@@ -25,7 +25,7 @@ def _libraries() -> Any:
 
 
 def write(module: nn.Module, path: Path, job: Job) -> None:
-    need_example(job.example, ".onnx")
+    need_tracing(job.example, ".onnx")
     _libraries()
     run(traceable(module), job.example)  # the model's own complaint about the example is clearer than the tracer's
     try:

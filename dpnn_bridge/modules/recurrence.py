@@ -159,7 +159,7 @@ class Recurrence(AbstractRecurrent):
                 f"for a batch, found {first.dim()}"
             )
         batch = list(first.shape[:1]) if first.dim() > self.input_dims else []
-        like = next((p for p in self.parameters() if p.is_floating_point()), first)
+        like = [*filter(torch.is_floating_point, self.parameters()), first][0]
         dtype = like.dtype if like.is_floating_point() else torch.get_default_dtype()
 
         def zeros(size: list[Any]) -> Any:
