@@ -16,7 +16,7 @@ from dpnn_bridge.errors import ConversionError, VerificationError
 
 #: elements that are compared at once, so that they stay in the processor's cache
 CHUNK = 1 << 17
-#: the first PyTorch that exports whole models; older ones cannot load a ``.pt2`` of containers inside containers
+#: the first PyTorch that exports whole models; torch.onnx of 2.6 fails on batch normalization
 TRACING = "2.7"
 
 

@@ -17,7 +17,8 @@ def write(module: nn.Module, path: Path, job: Job) -> None:
     run(traceable(module), job.example)  # the model's own complaint about the example is clearer than the tracer's
     try:
         with torch.no_grad():  # torch.export.load refuses programs that switch gradients off in between
-            torch.export.save(torch.export.export(traceable(module), (job.example,)), path)
+            # not strict is the default since PyTorch 2.8; strict mode refuses modules that remember a state
+            torch.export.save(torch.export.export(traceable(module), (job.example,), strict=False), path)
     except Exception as e:
         raise ConversionError(f"torch.export cannot hold this model: {e}") from e
 
