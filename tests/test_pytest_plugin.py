@@ -8,9 +8,18 @@ import pytest
 from conftest import FIXTURES, KNOWN_FILE, RESIDUAL, manifest
 from samples import SAMPLES
 
+import dpnn_bridge
+
 pytest_plugins = ["pytester"]
 
 PLUGIN = ("-p", "dpnn_bridge.pytest_plugin")
+
+
+def run(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
+    """In a process of its own: inside this one pytester would have parts of PyTorch imported anew, which it refuses."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(dpnn_bridge.__file__).parents[1]))
+        return pytester.runpytest_subprocess(*arguments)
 
 
 @pytest.fixture
@@ -23,12 +32,12 @@ def folder(pytester: pytest.Pytester, deviating: Path) -> Path:
 
 
 def test_pytest_plugin(pytester: pytest.Pytester, folder: Path) -> None:
-    result = pytester.runpytest(*PLUGIN, "--t7-fixtures", str(folder), "-v")
+    result = run(pytester, *PLUGIN, "--t7-fixtures", str(folder), "-v")
     result.assert_outcomes(passed=1, failed=1, skipped=1)
     result.stdout.fnmatch_lines(["*good.t7::parity PASSED*", "*bad.t7:", "*output: expected *relative error*"])
-    result = pytester.runpytest(*PLUGIN, "--t7-fixtures", str(folder), str(folder / "good.t7"))
+    result = run(pytester, *PLUGIN, "--t7-fixtures", str(folder), str(folder / "good.t7"))
     result.assert_outcomes(passed=1)
-    result = pytester.runpytest(*PLUGIN, str(folder))  # without the option .t7 files are none of its business
+    result = run(pytester, *PLUGIN, str(folder))  # without the option .t7 files are none of its business
     result.assert_outcomes()
 
 
@@ -36,14 +45,14 @@ def test_pytest_plugin_reports_known_differences(pytester: pytest.Pytester, fold
     known = pytester.path / "known.json"
     arguments = (*PLUGIN, "--t7-fixtures", str(folder), "--t7-known-differences", str(known))
     known.write_text('[{"files": ["bad"], "compared": ["params*", "output", "grad*", "after*"], "reason": "a weight"}]')
-    result = pytester.runpytest(*arguments)
+    result = run(pytester, *arguments)
     result.assert_outcomes(passed=1, xfailed=1, skipped=1)
     result.stdout.fnmatch_lines(["*known differences from Torch7*", "  1 fixture   a weight"])
     known.write_text('[{"files": ["bad"], "compared": ["params*"], "reason": "a weight"}]')
-    result = pytester.runpytest(*arguments)
+    result = run(pytester, *arguments)
     result.assert_outcomes(passed=1, failed=1, skipped=1)
     known.write_text("[")
-    result = pytester.runpytest(*arguments)
+    result = run(pytester, *arguments)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*--t7-known-differences: *known.json: *"])
 
@@ -51,9 +60,7 @@ def test_pytest_plugin_reports_known_differences(pytester: pytest.Pytester, fold
 def test_pytest_plugin_on_fixtures_of_the_repository(pytester: pytest.Pytester) -> None:
     """Random ones that hold a seed and no noise, and those with known differences, among all of two packages."""
     folders = [str(FIXTURES / name) for name in ("dpnn", "rnn")]
-    result = pytester.runpytest(
-        *PLUGIN, "--t7-fixtures", str(FIXTURES), "--t7-known-differences", str(KNOWN_FILE), *folders
-    )
+    result = run(pytester, *PLUGIN, "--t7-fixtures", str(FIXTURES), "--t7-known-differences", str(KNOWN_FILE), *folders)
     outcomes = result.parseoutcomes()
     assert result.ret == 0, outcomes
     expected = [e for e in manifest(kind=("module", "criterion")) if e["set"] in ("dpnn", "rnn")]
