@@ -15,6 +15,11 @@ from dpnn_bridge.registry import lua_class
 EPSILON = 1e-12
 
 
+def hinge(x: Tensor) -> Tensor:
+    """:math:`\\max(0, x)`, whose gradient at 0 is 1 as in THNN; that of clamp depends on the version of PyTorch."""
+    return torch.where(x < 0, 0, x)
+
+
 class HingeEmbeddingCriterion(nn.HingeEmbeddingLoss):
     r"""Mean or sum of :math:`x` where the target is 1 and of :math:`\max(0, m - x)` where it is -1.
 
@@ -35,7 +40,9 @@ class HingeEmbeddingCriterion(nn.HingeEmbeddingLoss):
         super().__init__(margin, reduction=reduction)
 
     def forward(self, input: Tensor, target: Any) -> Tensor:
-        return super().forward(input, elementwise(target, input))
+        target = elementwise(target, input)
+        losses = torch.where(target != 1, hinge(self.margin - input), 0) + torch.where(target != -1, input, 0)
+        return losses.mean() if self.reduction == "mean" else losses.sum()
 
 
 @lua_class("nn.HingeEmbeddingCriterion")
@@ -158,7 +165,7 @@ class MarginRankingCriterion(Loss):
         target = torch.as_tensor(target, device=a.device)
         if target.dim() == 0:
             a, b, target = a.reshape(-1)[:1], b.reshape(-1)[:1], target.reshape(1)
-        losses = (self.margin - elementwise(target, a) * (a - elementwise(b, a))).clamp(min=0)
+        losses = hinge(self.margin - elementwise(target, a) * (a - elementwise(b, a)))
         return losses.sum() / target.shape[0] if self.reduction == "mean" else losses.sum()
 
     def extra_repr(self) -> str:
