@@ -44,6 +44,7 @@ from dpnn_bridge.modules.criterion_regression import (
     SpatialAutoCropMSECriterion,
     WeightedMSECriterion,
 )
+from dpnn_bridge.modules.nnx_criterion import DistMarginCriterion
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
 INDEXED = {
@@ -184,6 +185,7 @@ def test_gradients_at_the_kinks() -> None:
     assert gradient(MarginCriterion(1), x, one) == [0]
     assert gradient(HingeEmbeddingCriterion(1), x, -1) == [-1]
     assert gradient(L1Cost(), torch.zeros(1), None) == [0]
+    assert gradient(DistMarginCriterion(), torch.tensor([1.0, 0.0]), torch.tensor([1, 0])) == [0, 0]
     a, b = torch.ones(1, requires_grad=True), torch.zeros(1, requires_grad=True)
     MarginRankingCriterion(1)([a, b], 1).backward()
     assert (a.grad, b.grad) == (torch.tensor([-1.0]), torch.tensor([1.0]))

@@ -93,7 +93,7 @@ class DistMarginCriterion(nn.Module):
         listed = (target >= 0).cumprod(1).bool()
         is_target = torch.zeros_like(scores).scatter_add(1, target.clamp(min=0), listed.to(scores.dtype)) > 0
         least = scores.masked_fill(~is_target, float("inf")).min(1, keepdim=True).values
-        loss = (1 - least + scores).clamp(min=0).masked_fill(is_target, 0).sum()
+        loss = F.relu(1 - least + scores).masked_fill(is_target, 0).sum()
         return loss / input.shape[-1] if self.size_average else loss
 
     def extra_repr(self) -> str:
