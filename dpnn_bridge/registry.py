@@ -104,6 +104,7 @@ class LuaClass:
         tensors: Lua field -> torch parameter or buffer, in the order of Torch7's ``parameters()``.
         constants: fields that Torch7 needs and that never vary, or functions ``tensor class -> fresh value`` such as
             :func:`empty_table`; written for modules that were not read from a file.
+        indexed: the constructor takes ``index_base``, since inputs or outputs are indices.
         container: the constructor takes the converted ``modules`` as positional arguments.
         members: Lua field that holds one module -> constructor argument and submodule of the same name.
         scratch: fields that hold buffers: dropped when reading, empty when written back.
@@ -118,6 +119,7 @@ class LuaClass:
     defaults: ClassVar[dict[str, Any]] = {}
     tensors: ClassVar[dict[str, str | Field]] = {}
     constants: ClassVar[dict[str, Any]] = {}
+    indexed: ClassVar[bool] = False
     container: ClassVar[bool] = False
     members: ClassVar[dict[str, str]] = {}
     scratch: ClassVar[tuple[str, ...]] = ()
@@ -153,6 +155,8 @@ class LuaClass:
                 arguments[attribute] = tuple(cls.scalar(obj, name) for name in names)
             else:
                 arguments[attribute] = cls.scalar(obj, names)
+        if cls.indexed:
+            arguments["index_base"] = ctx.index_base
         return arguments
 
     @classmethod

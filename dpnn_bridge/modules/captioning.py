@@ -117,6 +117,7 @@ class DenseCapLanguageModel(nn.Module):
 @lua_class("nn.LanguageModel")
 class DenseCapLanguageModelClass(LuaClass):
     torch_type = DenseCapLanguageModel
+    indexed = True
     members = {"image_encoder": "image_encoder", "lookup_table": "lookup_table", "rnn": "rnn"}
     scalars = {"vocab_size": "vocab_size", "seq_length": "seq_length", "sample_argmax": "sample_argmax"}
 
@@ -131,7 +132,7 @@ class DenseCapLanguageModelClass(LuaClass):
         if "beam_size" in obj:
             raise ctx.error("beam search is not supported; without 'beam_size' the likeliest words are taken", obj)
         words = dict(obj.get("idx_to_token") or ())
-        return {**super().arguments(obj, ctx), **views, "words": words, "index_base": ctx.index_base}
+        return {**super().arguments(obj, ctx), **views, "words": words}
 
     @classmethod
     def handled(cls, module: nn.Module) -> set[str]:
@@ -201,6 +202,7 @@ class NeuralTalkLanguageModel(nn.Module):
 @lua_class("nn.LanguageModel")
 class NeuralTalkLanguageModelClass(LuaClass):
     torch_type = NeuralTalkLanguageModel
+    indexed = True
     members = {"core": "core", "lookup_table": "lookup_table"}
     scalars = {
         "vocab_size": "vocab_size",
@@ -219,10 +221,6 @@ class NeuralTalkLanguageModelClass(LuaClass):
         from dpnn_bridge.modules.wrapper import without
 
         return without(obj, "clones", "lookup_tables", "state", "inputs", "lookup_tables_inputs")
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {**super().arguments(obj, ctx), "index_base": ctx.index_base}
 
 
 class LanguageModelCriterion(nn.Module):

@@ -65,13 +65,14 @@ class OneHot(nn.Module):
 @lua_class("nn.OneHot")
 class OneHotClass(LuaClass):
     torch_type = OneHot
+    indexed = True
     scalars = {"outputSize": "output_size"}
 
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
         output, kind = obj.get("output"), obj.get("_type")
         kind = output.class_name if isinstance(output, LuaTensor) else kind
-        return {**super().arguments(obj, ctx), "index_base": ctx.index_base, "dtype": torch_dtype(kind)}
+        return {**super().arguments(obj, ctx), "dtype": torch_dtype(kind)}
 
 
 class ArgMax(nn.Module):
@@ -108,11 +109,8 @@ class ArgMax(nn.Module):
 @lua_class("nn.ArgMax")
 class ArgMaxClass(LuaClass):
     torch_type = ArgMax
+    indexed = True
     scalars = {"dim": "dim", "nInputDim": "n_input_dim", "asLong": "as_long"}
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {**super().arguments(obj, ctx), "index_base": ctx.index_base}
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:

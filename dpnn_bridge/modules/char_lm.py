@@ -44,13 +44,14 @@ class OneHot(nn.Module):
 @lua_class("OneHot")
 class OneHotClass(LuaClass):
     torch_type = OneHot
+    indexed = True
     scalars = {"outputSize": "size"}
 
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
         kind = obj.get("output")
         dtype = kind.torch().dtype if isinstance(kind, LuaTensor) else torch.float32
-        return {**super().arguments(obj, ctx), "index_base": ctx.index_base, "dtype": dtype}
+        return {**super().arguments(obj, ctx), "dtype": dtype}
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
@@ -94,13 +95,14 @@ class HLogSoftMax(nn.Module):
 @lua_class("nn.HLogSoftMax")
 class HLogSoftMaxClass(LuaClass):
     torch_type = HLogSoftMax
+    indexed = True
     members = {"cluster_model": "cluster_model", "class_model": "class_model"}
     tensors = {"mapping": "mapping"}
 
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
         mapping = torch.empty(obj["mapping"].shape, dtype=torch.long, device="meta")
-        return {**super().arguments(obj, ctx), "mapping": mapping, "index_base": ctx.index_base}
+        return {**super().arguments(obj, ctx), "mapping": mapping}
 
     @classmethod
     def parameters(cls, module: nn.Module) -> Iterator[tuple[nn.Module, str, Field]]:

@@ -101,9 +101,7 @@ class WeightsClass(LossClass):
 class IndexedClass(WeightsClass):
     """A criterion whose targets are class numbers."""
 
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {**super().arguments(obj, ctx), "index_base": ctx.index_base}
+    indexed = True
 
 
 class NLLClass(IndexedClass):
@@ -360,11 +358,8 @@ def spatial_log_softmax(kind: str) -> LuaObject:
 @lua_class("cudnn.SpatialCrossEntropyCriterion")
 class SpatialCrossEntropyCriterionClass(LossClass):
     torch_type = SpatialCrossEntropyCriterion
+    indexed = True
     constants = {"output": 0, "slsm": spatial_log_softmax}
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {**super().arguments(obj, ctx), "index_base": ctx.index_base}
 
     @classmethod
     def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:

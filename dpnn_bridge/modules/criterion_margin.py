@@ -14,7 +14,6 @@ from dpnn_bridge.modules.criterion_classification import IndexedClass, WeightsCl
 from dpnn_bridge.modules.criterion_regression import MSECriterion
 from dpnn_bridge.objects import LuaObject, LuaTensor
 from dpnn_bridge.registry import lua_class
-from dpnn_bridge.torch_context import TorchContext
 
 #: keeps BCECriterion's logarithms finite
 EPSILON = 1e-12
@@ -160,12 +159,9 @@ class MultiLabelMarginCriterion(nn.MultiLabelMarginLoss):
 @lua_class("nn.MultiLabelMarginCriterion")
 class MultiLabelMarginCriterionClass(LossClass):
     torch_type = (MultiLabelMarginCriterion, nn.MultiLabelMarginLoss)
+    indexed = True
     constants = {"output": 0, "isTarget": LuaTensor.empty}
     scratch = ("isTarget",)
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {**super().arguments(obj, ctx), "index_base": ctx.index_base}
 
 
 class MultiMarginCriterion(nn.MultiMarginLoss):
@@ -333,10 +329,7 @@ class ClassSimplexCriterion(MSECriterion):
 @lua_class("nn.ClassSimplexCriterion")
 class ClassSimplexCriterionClass(LossClass):
     torch_type = ClassSimplexCriterion
+    indexed = True
     constants = {"output": 0, "_target": LuaTensor.empty}
     scalars = {"nClasses": "n_classes"}
     tensors = {"simplex": "simplex"}
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {**super().arguments(obj, ctx), "index_base": ctx.index_base}

@@ -146,6 +146,7 @@ class PartsInTables(LuaClass):
         inside: field of the table -> field in it -> constructor argument and attribute of the same name.
     """
 
+    indexed = True
     inside: ClassVar[dict[str, dict[str, str]]] = {}
 
     @classmethod
@@ -155,7 +156,7 @@ class PartsInTables(LuaClass):
             for name, attribute in fields.items():
                 value = obj[table][name]
                 arguments[attribute] = ctx.to_torch(value, table, name) if isinstance(value, LuaObject) else value
-        return {**arguments, "index_base": ctx.index_base}
+        return arguments
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:

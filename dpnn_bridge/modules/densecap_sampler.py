@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from dpnn_bridge.lua_context import LuaContext
 from dpnn_bridge.modules.densecap_boxes import corners
-from dpnn_bridge.objects import LuaObject, LuaTable
+from dpnn_bridge.objects import LuaTable
 from dpnn_bridge.registry import LuaClass, empty_table, lua_class
-from dpnn_bridge.torch_context import TorchContext
 
 
 class BoxSampler(nn.Module):
@@ -84,6 +83,7 @@ class BoxSampler(nn.Module):
 @lua_class("nn.BoxSampler")
 class BoxSamplerClass(LuaClass):
     torch_type = BoxSampler
+    indexed = True
     members = {"box_iou": "box_iou"}
     scalars = {
         "low_thresh": "low_thresh",
@@ -94,10 +94,6 @@ class BoxSamplerClass(LuaClass):
     defaults = dict.fromkeys(("x_min", "y_min", "x_max", "y_max"))
     scratch = ("pos_mask", "neg_mask")
     checked_by = "formula"
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {**super().arguments(obj, ctx), "index_base": ctx.index_base}
 
 
 class BoxSamplerHelper(nn.Module):
@@ -140,14 +136,11 @@ class BoxSamplerHelper(nn.Module):
 @lua_class("nn.BoxSamplerHelper")
 class BoxSamplerHelperClass(LuaClass):
     torch_type = BoxSamplerHelper
+    indexed = True
     members = {"box_sampler": "box_sampler"}
     scratch = ("pos_input_idx", "pos_target_idx", "neg_input_idx")
     constants = {"gradInput": empty_table}
     checked_by = "formula"
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {**super().arguments(obj, ctx), "index_base": ctx.index_base}
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:

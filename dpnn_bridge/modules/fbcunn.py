@@ -55,6 +55,7 @@ class LookupTableGPU(LookupTable):
 @lua_class("nn.LookupTableGPU")
 class LookupTableGPUClass(LuaClass):
     torch_type = LookupTableGPU
+    indexed = True
     tensors = {"weight": "weight"}
     scalars = {"featuresInDim2": "features_in_dim2"}
     defaults = {"featuresInDim2": False}
@@ -69,7 +70,6 @@ class LookupTableGPUClass(LuaClass):
             "num_embeddings": rows,
             "embedding_dim": columns,
             "unk_index": None if unknown is None else int(unknown) - 1 + ctx.index_base,
-            "index_base": ctx.index_base,
         }
 
     @classmethod

@@ -46,12 +46,9 @@ class TrueNLLCriterion(Criterion):
 @lua_class("nn.TrueNLLCriterion")
 class TrueNLLCriterionClass(CriterionClass):
     torch_type = TrueNLLCriterion
+    indexed = True
     scalars = {"sizeAverage": "size_average"}
     checked_by = "formula"
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {**super().arguments(obj, ctx), "index_base": ctx.index_base}
 
 
 class ClassNLLCriterionWithUNK(Criterion):
@@ -98,6 +95,7 @@ class ClassNLLCriterionWithUNK(Criterion):
 @lua_class("nn.ClassNLLCriterionWithUNK")
 class ClassNLLCriterionWithUNKClass(CriterionClass):
     torch_type = ClassNLLCriterionWithUNK
+    indexed = True
     members = {"crit": "crit"}
     scratch = ("tmp", "gradInputExtra")
     constants = {
@@ -118,7 +116,6 @@ class ClassNLLCriterionWithUNKClass(CriterionClass):
             **super().arguments(obj, ctx),
             "unk_index": None if unknown is None else unknown - 1 + ctx.index_base,
             "always_sum": obj.get("tensortype") == "torch.CudaTensor",
-            "index_base": ctx.index_base,
         }
 
     @classmethod

@@ -189,14 +189,11 @@ class SparseNLLCriterion(Criterion):
 @lua_class("nn.SparseNLLCriterion")
 class SparseNLLCriterionClass(CriterionClass):
     torch_type = SparseNLLCriterion
+    indexed = True
     scalars = {"K": "K", "do_target_check": "do_target_check", "sizeAverage": "size_average"}
     scratch = ("tmp_buffer",)
     constants = {"tmp_buffer": LuaTensor.empty}
     checked_by = "formula"
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {**super().arguments(obj, ctx), "index_base": ctx.index_base}
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:

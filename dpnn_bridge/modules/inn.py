@@ -273,15 +273,12 @@ def round_half_away(x: Tensor) -> Tensor:
 @lua_class("inn.ROIPooling")
 class ROIPoolingClass(LuaClass):
     torch_type = ROIPooling
+    indexed = True
     scalars = {("H", "W"): "output_size", "spatial_scale": "spatial_scale", "v2": "v2"}
     defaults = {"spatial_scale": 1, "v2": False}
     scratch = ("indices", "gradInput_boxes", "gradInput_rois")
     constants = {"indices": LuaTensor.empty, "gradInput": lambda kind: LuaTable()}
     checked_by = "formula"
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: Any) -> dict[str, Any]:
-        return {**super().arguments(obj, ctx), "index_base": ctx.index_base}
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:

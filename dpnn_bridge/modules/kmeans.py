@@ -142,13 +142,14 @@ class Kmeans(nn.Module):
 @lua_class("nn.Kmeans")
 class KmeansClass(LuaClass):
     torch_type = Kmeans
+    indexed = True
     scalars = {"k": "k", "dim": "dim", "scale": "scale"}
     defaults = {"scale": None}
     tensors = {"weight": "weight", "clusterSampleCount": "cluster_sample_count"}
 
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {**super().arguments(obj, ctx), "index_base": ctx.index_base, "device": "meta"}
+        return {**super().arguments(obj, ctx), "device": "meta"}
 
     @classmethod
     def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:

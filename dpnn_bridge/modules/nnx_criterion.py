@@ -11,9 +11,8 @@ from torch.nn import functional as F
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.lua_context import LuaContext
 from dpnn_bridge.modules.criterion import MultiCriterionClass, ParallelCriterion, filled
-from dpnn_bridge.objects import LuaObject, LuaTable
+from dpnn_bridge.objects import LuaTable
 from dpnn_bridge.registry import LuaClass, empty_table, lua_class
-from dpnn_bridge.torch_context import TorchContext
 
 
 class DistNLLCriterion(nn.Module):
@@ -103,11 +102,8 @@ class DistMarginCriterion(nn.Module):
 @lua_class("nn.DistMarginCriterion")
 class DistMarginCriterionClass(LuaClass):
     torch_type = DistMarginCriterion
+    indexed = True
     scalars = {"sizeAverage": "size_average"}
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {**super().arguments(obj, ctx), "index_base": ctx.index_base}
 
 
 class SuperCriterion(ParallelCriterion):

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from dpnn_bridge.gradient import with_gradient_of
 from dpnn_bridge.lua_context import LuaContext
 from dpnn_bridge.modules.arithmetic import shaped_like
-from dpnn_bridge.objects import LuaObject, LuaTensor
+from dpnn_bridge.objects import LuaTensor
 from dpnn_bridge.registry import LuaClass, empty_table, lua_class
-from dpnn_bridge.torch_context import TorchContext
 
 
 class PairClass(LuaClass):
@@ -237,11 +236,8 @@ class Index(nn.Module):
 @lua_class("nn.Index")
 class IndexClass(PairClass):
     torch_type = Index
+    indexed = True
     scalars = {"dimension": "dimension"}
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {**super().arguments(obj, ctx), "index_base": ctx.index_base}
 
 
 def empty_of(kind: str) -> Any:

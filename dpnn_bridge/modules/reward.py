@@ -173,10 +173,7 @@ class VRClassReward(ClassReward):
 @lua_class("nn.VRClassReward")
 class VRClassRewardClass(ClassRewardClass):
     torch_type = VRClassReward
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {**super().arguments(obj, ctx), "index_base": ctx.index_base}
+    indexed = True
 
 
 class BinaryClassReward(ClassReward):

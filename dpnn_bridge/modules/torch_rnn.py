@@ -342,10 +342,7 @@ class TemporalCrossEntropyCriterion(nn.Module):
 @lua_class("nn.TemporalCrossEntropyCriterion")
 class TemporalCrossEntropyCriterionClass(LuaClass):
     torch_type = TemporalCrossEntropyCriterion
+    indexed = True
     scalars = {"batch_average": "batch_average", "time_average": "time_average"}
     scratch = ("grad_logprobs", "losses")
     constants = dict.fromkeys(scratch, LuaTensor.empty)
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {**super().arguments(obj, ctx), "index_base": ctx.index_base}
