@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import io
-import os
-import pty
 import shutil
-import struct
 import subprocess
 import sys
 import tempfile
-import termios
 from pathlib import Path
 
+from pseudo_terminal import on_terminal
 from rich.console import Console
 from rich.text import Text
 
@@ -35,34 +31,16 @@ def main() -> None:
             shutil.copy(source, Path(folder) / name)
         for command in COMMANDS:
             console.print(Text.assemble(("$ ", "bold green"), (command, "bold")))
-            console.print(Text.from_ansi(on_terminal(command, Path(folder)).rstrip()))
+            console.print(Text.from_ansi(run(command, Path(folder)).rstrip()))
             console.print()
     console.save_svg(str(ROOT / "docs" / "images" / "verify.svg"), title="dpnn_bridge")
 
 
-def on_terminal(command: str, folder: Path) -> str:
+def run(command: str, folder: Path) -> str:
     """What a command prints on a terminal; progress, which goes to stderr, is left out."""
-    main, terminal = pty.openpty()
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 50, COLUMNS, 0, 0))
     name, *arguments = command.removeprefix("dpnn-").split()
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dpnn_bridge", name, *arguments],
-        cwd=folder,
-        env=environment,
-        stdout=terminal,
-        stderr=subprocess.DEVNULL,
-    )
-    os.close(terminal)
-    printed = b""
-    try:
-        while block := os.read(main, 1 << 16):
-            printed += block
-    except OSError:  # Linux: the other end is closed
-        pass
-    os.close(main)
-    assert process.wait() == 0, printed
-    return printed.decode().replace("\r\n", "\n")
+    program = [sys.executable, "-m", "dpnn_bridge", name, *arguments]
+    return on_terminal(program, columns=COLUMNS, env={"PYTHONPATH": str(ROOT)}, cwd=folder, stderr=subprocess.DEVNULL)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from dpnn_bridge.errors import DpnnBridgeError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from dpnn_bridge.batch import Outcome, Task
     from dpnn_bridge.report import Report
@@ -52,6 +53,14 @@ def console(*, stderr: bool = False) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() or os.environ.get("COLUMNS") else 1000
     return Console(stderr=stderr, width=width, color_system=None if os.environ.get("NO_COLOR") else "auto")
+
+
+def plain_table(**options: Any) -> Table:
+    """A table without lines but one under its heading."""
+    from rich import box
+    from rich.table import Table
+
+    return Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, **options)
 
 
 @contextmanager
@@ -205,10 +214,7 @@ def _print_one(done: Report, files: Sequence[Path], verbose: bool, seconds: floa
 
 def print_table(report: Report, console: Console) -> None:
     """What became of which class, and what was left out."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = plain_table()
     table.add_column("count", justify="right", no_wrap=True)
     table.add_column("Lua class", overflow="fold")
     table.add_column("PyTorch module", overflow="fold")
@@ -244,10 +250,7 @@ def _run_many(tasks: Sequence[Task], outcomes: Iterator[Outcome], as_json: bool,
 
 def _print_many(done: Sequence[Outcome]) -> None:
     """One row for each file."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = plain_table()
     table.add_column("input", overflow="fold")
     table.add_column("output", overflow="fold")
     table.add_column("result", no_wrap=True)

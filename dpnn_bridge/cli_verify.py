@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dpnn_bridge.cli import DTYPES, console, exits_with_errors, json_option, quiet_option, steps, version_option
+from dpnn_bridge.cli import (
+    DTYPES,
+    console,
+    exits_with_errors,
+    json_option,
+    plain_table,
+    quiet_option,
+    steps,
+    version_option,
+)
 from dpnn_bridge.errors import VerificationError
 from dpnn_bridge.known_differences import known_reasons, read_known_differences
 
@@ -171,15 +180,13 @@ def _bridge(lua_path: tuple[Path, ...]) -> Any:
 # ---------------------------------------------------------------------- output
 def print_checklist(result: Verification, console: Console, *, verbose: bool = False) -> None:
     """The tree of layers with the worst difference of each, then what does not belong to a layer, then one line."""
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
     console.print(Text.assemble((result.model, "bold"), " ", (headline(result), "dim")), soft_wrap=True)
     wide = console.width >= 100
     where = wide and (verbose or not result.ok)  # which element is the worst matters when something is wrong
     numbers = ["max abs", "relative", "allowed"] if wide else ["relative"]
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, highlight=False)
+    table = plain_table(highlight=False)
     for name in ("", "layer", "class"):
         table.add_column(name, no_wrap=True, overflow="ellipsis")
     table.add_column("compared", min_width=12)

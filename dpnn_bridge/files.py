@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.machinery import SourceFileLoader
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import module_from_spec
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +80,8 @@ def load_with_report(path: StrPath, key: str | None, options: Options) -> tuple[
     if path.suffix in (".pt", ".pth", ".safetensors"):
         return checkpoint.unpack(_read_pytorch(path), options, str(path))
     root = read_t7(path)
-    wanted = key
-    obj, key = select(root, wanted, str(path))
+    obj, key, others = select(root, key, str(path))
     module, report = convert_object(obj, options, key)
-    others = [] if wanted else [c for c in candidates(root) if not c.is_criterion and c.key != key]
     if others:
         listed = ", ".join(f"{c.key} ({c.obj.class_name})" for c in others[:8]) + (", …" if len(others) > 8 else "")
         report.notes.append(f"the file holds more: {listed}; key= (--key) chooses one, --all converts each")
@@ -228,8 +226,9 @@ def _import_file(path: Path) -> None:
     while name in sys.modules:
         name += "_"
     loader = SourceFileLoader(name, str(path))
-    module = sys.modules[name] = module_from_spec(ModuleSpec(name, loader, origin=str(path)))
-    module.__file__ = str(path)
+    spec = spec_from_file_location(name, path, loader=loader)
+    assert spec is not None
+    module = sys.modules[name] = module_from_spec(spec)
     try:
         loader.exec_module(module)
     except BaseException:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from dpnn_bridge.errors import ModelNotFoundError, T7Error
 from dpnn_bridge.graph import MAX_DEPTH, format_path, is_module
@@ -124,19 +124,33 @@ def _rank(key: str) -> tuple[int, ...]:
     return tuple(PREFERRED.index(p) if p in PREFERRED else len(PREFERRED) for p in parts)
 
 
-def select(root: Any, key: str | None = None, source: str = "") -> tuple[LuaObject, str]:
-    """The module at ``key``, or the one the file is about, with its key.
+class Selected(NamedTuple):
+    """The module that a file is about.
+
+    Attributes:
+        obj: the Lua object.
+        key: its path.
+        others: the other models in the file; none when the key was given.
+    """
+
+    obj: LuaObject
+    key: str
+    others: list[Candidate]
+
+
+def select(root: Any, key: str | None = None, source: str = "") -> Selected:
+    """The module at ``key``, or the one the file is about.
 
     Raises:
         ModelNotFoundError: there is none, or ``key`` leads nowhere; the message lists the candidates.
     """
-    found = candidates(root)
     if key:
         value = follow(root, key)
         if not isinstance(value, LuaObject):
             what = "nothing" if value is None else f"a {type(value).__name__}"
-            raise ModelNotFoundError(f"{source}: key {key!r} leads to {what}. {_listing(found)}")
-        return value, key
+            raise ModelNotFoundError(f"{source}: key {key!r} leads to {what}. {_listing(candidates(root))}")
+        return Selected(value, key, [])
+    found = candidates(root)
     models = [c for c in found if not c.is_criterion] or found
     if not models:
         raise ModelNotFoundError(
@@ -145,7 +159,8 @@ def select(root: Any, key: str | None = None, source: str = "") -> tuple[LuaObje
         )
     if len(models) > 1 and _rank(models[0].key) == _rank(models[1].key):
         raise ModelNotFoundError(f"{source}: the file holds several modules; choose one with key=. {_listing(found)}")
-    return models[0].obj, models[0].key
+    first, *others = models
+    return Selected(first.obj, first.key, [c for c in others if not c.is_criterion])
 
 
 def follow(root: Any, key: str) -> Any:

@@ -138,10 +138,8 @@ def full_precision() -> Iterator[None]:
     """
     matmul = torch.backends.cuda.matmul
     allowed = matmul.allow_tf32
-    enabled, warning = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
+    enabled = torch.are_deterministic_algorithms_enabled()
+    warning = torch.is_deterministic_algorithms_warn_only_enabled()
     matmul.allow_tf32 = False
     if torch.cuda.is_available():
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -144,7 +144,7 @@ def _subject(
     if is_fixture(root) and reference is None and key is None:
         return root["module"], root, ""
     try:
-        obj, key = select(root, key, str(model))
+        obj, key, _ = select(root, key, str(model))
     except ModelNotFoundError:
         if isinstance(root, LuaTable) and "input" in root:
             raise VerificationError(

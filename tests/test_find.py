@@ -43,7 +43,7 @@ FOUND = {
 @pytest.mark.parametrize("name", FOUND)
 def test_finds(name: str) -> None:
     root, key = FOUND[name]
-    obj, found = select(root)
+    obj, found, _ = select(root)
     assert (obj, found) == (NET, key)
     if key:
         assert follow(root, key) is NET
@@ -59,7 +59,7 @@ def test_opens_serialized_objects(kind: str) -> None:
         dtype = np.int8 if "Char" in kind else np.uint8
         value = LuaTensor.from_numpy(np.frombuffer(data, dtype).copy())
         value = value if kind.endswith("Tensor") else value.storage
-    obj, key = select(table(state=value))
+    obj, key, _ = select(table(state=value))
     assert key == "state.net"
     assert obj.class_name == "nn.Sequential"
 

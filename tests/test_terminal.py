@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import io
 import json
 import os
-import pty
 import re
-import struct
 import subprocess
 import sys
-import termios
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +15,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 from conftest import RESIDUAL
+from pseudo_terminal import on_terminal
 from rich.console import Console
 from samples import SAMPLES
 
@@ -34,25 +31,9 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 PYTHON = (sys.executable, "-m", "dpnn_bridge")
 
 
-def on_terminal(*arguments: object, columns: int = 80, **environment: str) -> str:
+def printed_by(*arguments: object, columns: int = 80, **environment: str) -> str:
     """What a command prints on a terminal of so many columns."""
-    main, terminal = pty.openpty()
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    env = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS")}
-    command = [*PYTHON, *map(str, arguments)]
-    process = subprocess.Popen(
-        command, stdin=terminal, stdout=terminal, stderr=terminal, env={**env, "TERM": "xterm-256color", **environment}
-    )
-    os.close(terminal)
-    printed = b""
-    try:
-        while block := os.read(main, 1 << 16):
-            printed += block
-    except OSError:  # Linux: the other end is closed
-        pass
-    os.close(main)
-    assert process.wait() == 0, printed
-    return printed.decode().replace("\r\n", "\n")
+    return on_terminal([*PYTHON, *map(str, arguments)], columns=columns, env=environment)
 
 
 def drawn(print_it: Callable[[Console], None], width: int) -> list[str]:
@@ -63,7 +44,7 @@ def drawn(print_it: Callable[[Console], None], width: int) -> list[str]:
 
 # ---------------------------------------------------------------------- colours and widths
 def test_inspect_has_colours_and_keeps_its_tree_when_lines_are_wider_than_the_terminal() -> None:
-    printed = on_terminal("inspect", MODEL, columns=60)
+    printed = printed_by("inspect", MODEL, columns=60)
     assert COLOUR.search(printed)
     lines = COLOUR.sub("", printed).splitlines()
     tree = lines[lines.index("nn.Sequential") + 1 : lines.index("")]
@@ -77,7 +58,7 @@ def test_inspect_has_colours_and_keeps_its_tree_when_lines_are_wider_than_the_te
 @pytest.mark.parametrize("name", ["inspect", "verify"])
 def test_no_color_means_no_escapes_at_all(name: str) -> None:
     arguments = ("inspect", MODEL) if name == "inspect" else ("verify", RESIDUAL)
-    printed = on_terminal(*arguments, NO_COLOR="1")
+    printed = printed_by(*arguments, NO_COLOR="1")
     result = printed[printed.rindex("\x1b[2K") + 4 :] if name == "verify" else printed  # the line of steps is erased
     assert "\x1b[" not in result
     assert "nn.S" in result

@@ -41,7 +41,8 @@ LAYERS = "# --------------------------------------------------------------------
 
 
 def write(module: nn.Module, path: Path, job: Job) -> None:
-    path.write_text(Program(module, job).text(), encoding="utf-8")
+    program = job.options["program"] = Program(module, job)
+    path.write_text(program.text(), encoding="utf-8")
 
 
 def verify(module: nn.Module, path: Path, job: Job) -> None:
@@ -50,10 +51,11 @@ def verify(module: nn.Module, path: Path, job: Job) -> None:
         built.load_state_dict(module.state_dict())
     except Exception as e:
         raise VerificationError(f"the generated Python does not rebuild the model: {type(e).__name__}: {e}") from e
-    pairs = Program(module, job).pairs(built)
+    pairs = job.options["program"].pairs(built)
     for place, ours, theirs in pairs:
+        others = tensors(theirs)
         for name, tensor in tensors(ours).items():
-            other = tensors(theirs).get(name)
+            other = others.get(name)
             if other is None and name in ours._non_persistent_buffers_set:
                 continue  # what the last run left
             if other is None or not same_bits(other, tensor.detach().cpu()):

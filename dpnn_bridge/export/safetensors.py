@@ -53,12 +53,13 @@ def _split(content: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def write(module: nn.Module, path: Path, job: Job) -> None:
-    tensors, strings = _split(checkpoint.pack(module, job.metadata))
+    content = job.options["content"] = checkpoint.pack(module, job.metadata)
+    tensors, strings = _split(content)
     _library().save_file(tensors, path, metadata=strings)
 
 
 def verify(module: nn.Module, path: Path, job: Job) -> None:
-    content, expected = read(path), checkpoint.pack(module, job.metadata)
+    content, expected = read(path), job.options["content"]
     same_tensors(path, content["state_dict"], expected["state_dict"])
     read_constants, constants = ({str(i): v for i, v in enumerate(c["constants"])} for c in (content, expected))
     same_tensors(path, read_constants, constants)

@@ -79,8 +79,7 @@ class L1HingeEmbeddingCriterion(Criterion):
         coin = 2 * torch.randint_like(difference, 2) - 1
         distance = (difference * torch.where(difference == 0, coin, difference.sign()).detach()).sum()
         target = torch.as_tensor(target, device=distance.device).reshape(())
-        hinge = torch.where(distance > self.margin, 0, self.margin - distance)
-        return torch.where(target == -1, hinge, distance)
+        return torch.where(target == -1, hinge(self.margin - distance), distance)
 
     def extra_repr(self) -> str:
         return f"margin={self.margin}"

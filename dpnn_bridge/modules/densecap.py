@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dpnn_bridge.gradient import add_gradient, scale_gradient
+from dpnn_bridge.modules.densecap_boxes import corners
 from dpnn_bridge.modules.stn import BilinearSamplerBHWD
 from dpnn_bridge.objects import LuaObject, LuaTensor
 from dpnn_bridge.registry import LuaClass, WithoutParameters, empty_table, lua_class
@@ -242,13 +243,9 @@ class BoxIoU(nn.Module):
 
     def forward(self, input: list[Tensor]) -> Tensor:
         first, second = input[0].unsqueeze(2), input[1].unsqueeze(1)
-        (low1, high1), (low2, high2) = (self._corners(boxes) for boxes in (first, second))
+        (low1, high1), (low2, high2) = (corners(boxes).split(2, -1) for boxes in (first, second))
         overlap = (torch.minimum(high1, high2) - torch.maximum(low1, low2)).clamp(min=0).prod(-1)
         return overlap / (first[..., 2:].prod(-1) - overlap + second[..., 2:].prod(-1))
-
-    def _corners(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        centre, size = boxes.split(2, -1)
-        return centre - (size - 1) / 2, centre + (size - 1) / 2
 
 
 @lua_class("nn.BoxIoU")
