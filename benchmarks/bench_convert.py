@@ -56,13 +56,13 @@ def large_model(megabytes: int) -> LuaObject:
 
 
 MEMORY = """
-import dpnn_bridge.files, dpnn_bridge.registry
+import dpnn_bridge.files, dpnn_bridge.conversion.registry
 
 def kilobytes(name):
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) for line in status if line.startswith(name))
 
-dpnn_bridge.registry.discover()
+dpnn_bridge.conversion.registry.discover()
 with open("/proc/self/clear_refs", "w") as file:
     file.write("5")  # the peak starts anew
 base = kilobytes("VmRSS")

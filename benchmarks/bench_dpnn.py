@@ -17,16 +17,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dpnn_bridge.modules.binary import SpatialBinaryConvolution
-from dpnn_bridge.modules.category import OneHot
-from dpnn_bridge.modules.color import SpatialFeatNormalization
-from dpnn_bridge.modules.constant import Clip
-from dpnn_bridge.modules.convert import Collapse
-from dpnn_bridge.modules.dpnn_criterion import BinaryLogisticRegression
-from dpnn_bridge.modules.glimpse import SpatialGlimpse, SpatialReSampling, SpatialUniformCrop
-from dpnn_bridge.modules.kmeans import Kmeans
-from dpnn_bridge.modules.nce import NCEModule
-from dpnn_bridge.parity import leaves
+from dpnn_bridge.compare.nested import leaves
+from dpnn_bridge.modules.dpnn.binary import SpatialBinaryConvolution
+from dpnn_bridge.modules.dpnn.category import OneHot
+from dpnn_bridge.modules.dpnn.color import SpatialFeatNormalization
+from dpnn_bridge.modules.dpnn.constant import Clip
+from dpnn_bridge.modules.dpnn.convert import Collapse
+from dpnn_bridge.modules.dpnn.criterion import BinaryLogisticRegression
+from dpnn_bridge.modules.dpnn.glimpse import SpatialGlimpse, SpatialReSampling, SpatialUniformCrop
+from dpnn_bridge.modules.dpnn.kmeans import Kmeans
+from dpnn_bridge.modules.dpnn.nce import NCEModule
 
 
 class Case(NamedTuple):

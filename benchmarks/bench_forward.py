@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dpnn_bridge import to_lua, to_torch
-from dpnn_bridge.modules.activation import LogSoftMax
-from dpnn_bridge.modules.arithmetic import CAddTable
-from dpnn_bridge.modules.container import ConcatTable, DepthConcat
-from dpnn_bridge.modules.elementwise import MulConstant, Sqrt, Square
-from dpnn_bridge.modules.local_normalization import LocalResponseNorm
-from dpnn_bridge.modules.normalization import Normalize
-from dpnn_bridge.modules.pooling_special import SpatialLPPooling
-from dpnn_bridge.modules.reshape import Reshape, View
+from dpnn_bridge.modules.nn.activation import LogSoftMax
+from dpnn_bridge.modules.nn.arithmetic import CAddTable
+from dpnn_bridge.modules.nn.container import ConcatTable, DepthConcat
+from dpnn_bridge.modules.nn.elementwise import MulConstant, Sqrt, Square
+from dpnn_bridge.modules.nn.local_normalization import LocalResponseNorm
+from dpnn_bridge.modules.nn.normalization import Normalize
+from dpnn_bridge.modules.nn.pooling_special import SpatialLPPooling
+from dpnn_bridge.modules.nn.reshape import Reshape, View
 
 DEVICE = torch.device(sys.argv[1] if len(sys.argv) > 1 else "cpu")
 ROUNDS = 40

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import torchfile
 
-from dpnn_bridge.inspect import describe
+from dpnn_bridge.checkpoints.describe import describe
 from dpnn_bridge.loaders import loads, read_t7, write_t7
 from dpnn_bridge.loaders.t7_writer import dumps
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor

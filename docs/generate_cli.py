@@ -9,10 +9,10 @@ from pathlib import Path
 import click
 
 from dpnn_bridge import errors
-from dpnn_bridge.cli import convert_command
-from dpnn_bridge.cli_inspect import inspect_command
-from dpnn_bridge.cli_verify import verify_command
-from dpnn_bridge.lua.cli import lua_command
+from dpnn_bridge.cli.convert import convert_command
+from dpnn_bridge.cli.inspect import inspect_command
+from dpnn_bridge.cli.lua import lua_command
+from dpnn_bridge.cli.verify import verify_command
 
 TARGET = Path(__file__).parent / "cli.md"
 COMMANDS = {

@@ -7,7 +7,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from dpnn_bridge import registry
+from dpnn_bridge.conversion import registry
 
 HERE = Path(__file__).parent
 TARGET = HERE / "support.md"

@@ -9,31 +9,33 @@ The names below are the public API. They are imported when first used, so that c
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from dpnn_bridge.faces import face
 
 if TYPE_CHECKING:
     from dpnn_bridge import errors, optim, parity, training
     from dpnn_bridge.conversion import to_lua, to_torch
+    from dpnn_bridge.conversion.lua_class import LuaClass
+    from dpnn_bridge.conversion.registry import lua_class
     from dpnn_bridge.files import convert, load, save, write_t7
-    from dpnn_bridge.flat_vector import load_flat
     from dpnn_bridge.loaders.t7_reader import read_t7
-    from dpnn_bridge.registry import LuaClass, lua_class
+    from dpnn_bridge.training.flat_vector import load_flat
 
 _HOMES = {
-    "LuaClass": "registry",
+    "LuaClass": "conversion.lua_class",
     "convert": "files",
-    "errors": "",
+    "errors": ".",
     "load": "files",
-    "load_flat": "flat_vector",
-    "lua_class": "registry",
-    "optim": "",
-    "parity": "",
+    "load_flat": "training.flat_vector",
+    "lua_class": "conversion.registry",
+    "optim": ".",
+    "parity": ".",
     "read_t7": "loaders.t7_reader",
     "save": "files",
     "to_lua": "conversion",
     "to_torch": "conversion",
-    "training": "",
+    "training": ".",
     "write_t7": "files",
 }
 
@@ -54,17 +56,4 @@ __all__ = [
     "write_t7",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if not home:
-        return importlib.import_module(f"{__name__}.{name}")
-    value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = face(__name__, _HOMES)

@@ -8,10 +8,10 @@ import click
 
 #: command -> where it is, what it does; imported when it runs, since dpnn-lua needs PyTorch for its very options
 COMMANDS = {
-    "convert": ("dpnn_bridge.cli", "convert_command", "Converts Torch7 models to PyTorch (dpnn-convert)."),
-    "inspect": ("dpnn_bridge.cli_inspect", "inspect_command", "Shows what a .t7 file holds (dpnn-inspect)."),
-    "verify": ("dpnn_bridge.cli_verify", "verify_command", "Compares a model with Torch7 (dpnn-verify)."),
-    "lua": ("dpnn_bridge.lua.cli", "lua_command", "Runs Torch7 scripts (dpnn-lua)."),
+    "convert": ("dpnn_bridge.cli.convert", "convert_command", "Converts Torch7 models to PyTorch (dpnn-convert)."),
+    "inspect": ("dpnn_bridge.cli.inspect", "inspect_command", "Shows what a .t7 file holds (dpnn-inspect)."),
+    "verify": ("dpnn_bridge.cli.verify", "verify_command", "Compares a model with Torch7 (dpnn-verify)."),
+    "lua": ("dpnn_bridge.cli.lua", "lua_command", "Runs Torch7 scripts (dpnn-lua)."),
 }
 
 

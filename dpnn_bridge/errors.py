@@ -90,7 +90,7 @@ class UnsupportedClass:
 
 
 class UnsupportedClassError(ConversionError):
-    """The graph holds classes that no registered :class:`~dpnn_bridge.registry.LuaClass` knows.
+    """The graph holds classes that no registered :class:`~dpnn_bridge.conversion.lua_class.LuaClass` knows.
 
     Attributes:
         classes: one :class:`UnsupportedClass` per unknown class.

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
-from importlib.machinery import SourceFileLoader
-from importlib.metadata import PackageNotFoundError, version
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from dpnn_bridge import checkpoint
+from dpnn_bridge.atomic import StrPath, check_output
+from dpnn_bridge.checkpoints.find import candidates, select, surroundings
 from dpnn_bridge.conversion import convert_object, to_lua
-from dpnn_bridge.errors import ConversionError, ModelNotFoundError, NotT7Error
-from dpnn_bridge.export import export, suffix_of
-from dpnn_bridge.find import candidates, select, surroundings
+from dpnn_bridge.conversion.options import Options
+from dpnn_bridge.conversion.report import Report
+from dpnn_bridge.errors import ModelNotFoundError, NotT7Error
 from dpnn_bridge.loaders import t7_writer
 from dpnn_bridge.loaders.t7_reader import read_t7
-from dpnn_bridge.output import StrPath, check_output
-from dpnn_bridge.report import Report
-from dpnn_bridge.torch_context import Options
+from dpnn_bridge.outputs import container, export, suffix_of
+from dpnn_bridge.plugins import load_plugins
+from dpnn_bridge.suffixes import CONVERTED
+from dpnn_bridge.version import package_version
 
 
 def load(
@@ -77,8 +75,8 @@ def load(
 def load_with_report(path: StrPath, key: str | None, options: Options) -> tuple[nn.Module, Report]:
     """:func:`load` together with the report of what became of what."""
     path = Path(path)
-    if path.suffix in (".pt", ".pth", ".safetensors"):
-        return checkpoint.unpack(_read_pytorch(path), options, str(path))
+    if path.suffix in CONVERTED:
+        return container.unpack(_read_pytorch(path), options, str(path))
     root = read_t7(path)
     obj, key, others = select(root, key, str(path))
     module, report = convert_object(obj, options, key)
@@ -96,7 +94,7 @@ def _read_pytorch(path: Path) -> Any:
     if not path.is_file():
         raise NotT7Error(f"{path}: no such file")
     if path.suffix == ".safetensors":
-        from dpnn_bridge.export import safetensors
+        from dpnn_bridge.outputs import safetensors
 
         return safetensors.read(path)
     try:
@@ -114,7 +112,7 @@ def save(path: StrPath, module: nn.Module, *, force: bool = True, **options: Any
             ``.npz``, ``.onnx``, ``.pt2``, ``.py`` or ``.t7``.
         module: a converted module.
         force: replace an existing file.
-        **options: of :func:`dpnn_bridge.export.export`: ``to``, ``example``, ``metadata`` and those of the format.
+        **options: of :func:`dpnn_bridge.outputs.export`: ``to``, ``example``, ``metadata`` and those of the format.
 
     Raises:
         ConversionError: the format cannot hold this model.
@@ -203,45 +201,3 @@ def model_keys(path: StrPath) -> list[str]:
     if not keys:
         raise ModelNotFoundError(f"{path}: the file holds no module")
     return keys
-
-
-def load_plugins(plugins: Sequence[StrPath]) -> None:
-    """Runs Python files that register classes with ``@lua_class``; each only once.
-
-    Raises:
-        ConversionError: a file is missing.
-    """
-    for plugin in plugins:
-        path = Path(plugin).resolve()
-        if not path.is_file():
-            raise ConversionError(f"plugin {plugin}: no such file")
-        if path not in _loaded_plugins:
-            _import_file(path)
-            _loaded_plugins.add(path)
-
-
-def _import_file(path: Path) -> None:
-    """Runs a Python file as a module that ``inspect`` and ``pickle`` find."""
-    name = f"dpnn_bridge_plugin_{path.stem}"
-    while name in sys.modules:
-        name += "_"
-    loader = SourceFileLoader(name, str(path))
-    spec = spec_from_file_location(name, path, loader=loader)
-    assert spec is not None
-    module = sys.modules[name] = module_from_spec(spec)
-    try:
-        loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-
-
-_loaded_plugins: set[Path] = set()
-
-
-def package_version() -> str:
-    """The installed version of dpnn_bridge."""
-    try:
-        return version("dpnn-bridge")
-    except PackageNotFoundError:
-        return "unknown"

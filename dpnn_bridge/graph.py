@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
-from dpnn_bridge.loaders.reader import key_text
-from dpnn_bridge.objects import LuaObject, LuaTable
+from dpnn_bridge.objects import _BOOLEAN_KEYS, LuaObject, LuaTable
 
 #: modules nested deeper than this are refused, before Python's own recursion limit is met
 MAX_DEPTH = 100
@@ -34,3 +34,20 @@ def without_entries(value: LuaTable | LuaObject) -> LuaTable | LuaObject:
 def format_path(keys: list[Any], root: str = "") -> str:
     """``["model", "modules", 3]`` -> ``model.modules[3]``, below the path ``root``."""
     return (root + "".join(map(key_text, keys))).removeprefix(".")
+
+
+_IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
+
+
+def printable(text: str) -> str:
+    """``text`` with what a terminal would act on, or could not show, as escapes."""
+    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
+
+
+def key_text(key: Any) -> str:
+    """A table key as it is written behind the table's name."""
+    if isinstance(key, str):
+        return f".{key}" if _IDENTIFIER.fullmatch(key) else f"[{key!r}]"
+    if key in (_BOOLEAN_KEYS[False], _BOOLEAN_KEYS[True]):
+        return f"[{str(key.value).lower()}]"
+    return f"[{key!r}]"

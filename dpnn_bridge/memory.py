@@ -1,168 +1,25 @@
-"""What recurrent modules remember between calls: forget, remember, detach, hidden states.
+"""What recurrent modules remember between calls, as :mod:`dpnn_bridge.modules.rnn.memory` describes it."""
 
-A step module (:class:`~dpnn_bridge.modules.rnn_gated.LSTM`, …) is called once per time step and keeps its state.
-Training through time needs no more than autograd: call it for every step, then call ``backward`` once::
+from dpnn_bridge.modules.rnn.memory import (
+    MODES,
+    Memory,
+    Remembering,
+    detach,
+    forget,
+    get_hidden_state,
+    max_bptt_step,
+    remember,
+    set_hidden_state,
+)
 
-    forget(model)
-    loss = sum(criterion(model(x), y) for x, y in zip(inputs, targets))
-    loss.backward()
-
-A sequence that goes on after ``backward`` starts from a detached state, as in Torch7.
-"""
-
-from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
-
-from torch import Tensor, nn
-
-from dpnn_bridge.registry import submodules
-
-#: what ``remember`` accepts: when the state of the last call is where the next one starts
-MODES = ("both", "eval", "train", "neither")
-
-
-class Memory:
-    """A module that keeps a state between calls. Each class says what becomes of its own state, not its members'."""
-
-    def forget(self) -> None:
-        """Goes back to the start of a sequence, members included."""
-        assert isinstance(self, nn.Module)
-        forget(self)
-
-    def forget_own(self) -> None:
-        """Drops the state of this module alone."""
-
-    def detach_own(self) -> None:
-        """Lets no gradient flow into what came before, in this module alone."""
-
-
-class Remembering:
-    """A module that takes whole sequences and may go on from the last one.
-
-    Attributes:
-        remembering: one of :data:`MODES`, or None where nothing was ever set.
-    """
-
-    remembering: str | None = None
-    training: bool
-
-    def remember(self, mode: str = "both") -> None:
-        """Sets when a call starts from the state that the last one reached.
-
-        Args:
-            mode: ``"both"``, ``"train"``, ``"eval"`` (only in training or evaluation) or ``"neither"``.
-        """
-        if mode not in MODES:
-            raise ValueError(f"remember: expected one of {', '.join(MODES)}, found {mode!r}")
-        self.remembering = mode
-
-    @property
-    def remembers(self) -> bool:
-        """Whether the next call starts from the state that the last one reached."""
-        return self.remembering in ("both", "train" if self.training else "eval")
-
-
-def forget(module: nn.Module) -> None:
-    """Every recurrent module in ``module`` goes back to the start of a sequence.
-
-    In training mode a state given by :func:`set_hidden_state` is dropped as well; in evaluation mode it stays, as in
-    Torch7.
-
-    Lua:
-        ``module:forget()``, rnn's Module.lua
-    """
-    for m in module.modules():
-        if isinstance(m, Memory):
-            m.forget_own()
-
-
-def detach(module: nn.Module) -> None:
-    """Keeps the states of all recurrent modules in ``module`` but lets no gradient flow into what came before."""
-    for m in module.modules():
-        if isinstance(m, Memory):
-            m.detach_own()
-
-
-def remember(module: nn.Module, mode: str = "both") -> None:
-    """Sets whether sequence modules in ``module`` start from the state that their last call reached.
-
-    Args:
-        module: any module; the outermost sequence modules in it are set, not those inside them.
-        mode: ``"both"``, ``"train"``, ``"eval"`` (only in training or evaluation) or ``"neither"``.
-
-    Lua:
-        ``module:remember(mode)``, rnn's Module.lua and AbstractSequencer.lua
-    """
-    if isinstance(module, Remembering):
-        module.remember(mode)
-    else:
-        for child in module.children():
-            remember(child, mode)
-
-
-def max_bptt_step(module: nn.Module, rho: int) -> None:
-    """Sets through how many time steps gradients flow back in every step module in ``module``.
-
-    Lua:
-        ``module:maxBPTTstep(rho)``, rnn's Module.lua
-    """
-    own = getattr(module, "max_bptt_step", None)
-    if own is not None:
-        own(rho)
-    else:
-        for child in module.children():
-            max_bptt_step(child, rho)
-
-
-def get_hidden_state(module: nn.Module, step: int | None = None) -> Any:
-    """The hidden state after time step ``step``; 0 is the state at the start, None the latest.
-
-    Returns:
-        What the module's class says: ``[output, cell]`` for an LSTM, the output for a GRU, ``[output, states of the
-        members]`` for a Recurrence; for any other module the list of its members' states, None without members.
-
-    Lua:
-        ``module:getHiddenState(step)``, rnn's Module.lua
-    """
-    own = getattr(module, "get_hidden_state", None)
-    if own is not None:
-        return own(step)
-    children = submodules(module)
-    return [get_hidden_state(child, step) for child in children] if children else None
-
-
-def set_hidden_state(module: nn.Module, step: int | None, state: Any) -> None:
-    """Replaces the hidden state after time step ``step``, so that the next step goes on from it.
-
-    Args:
-        module: any module.
-        step: 0 before the first step, None for the latest.
-        state: structured as :func:`get_hidden_state` returns it; gradients flow into its tensors.
-
-    Lua:
-        ``module:setHiddenState(step, state)``, rnn's Module.lua
-    """
-    own = getattr(module, "set_hidden_state", None)
-    if own is not None:
-        own(step, state)
-        return
-    for child, part in zip(submodules(module), state or [], strict=False):
-        set_hidden_state(child, step, part)
-
-
-def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
-    """``value`` with ``function`` applied to every tensor in its nested lists and dicts."""
-    if isinstance(value, Tensor):
-        return function(value)
-    if isinstance(value, (list, tuple)):
-        return [map_tensors(function, v) for v in value]
-    return {k: map_tensors(function, v) for k, v in value.items()} if isinstance(value, dict) else value
-
-
-def first_tensor(value: Any) -> Tensor:
-    """The first tensor of nested lists, depth first."""
-    while isinstance(value, (list, tuple)):
-        value = value[0]
-    return value
+__all__ = [
+    "MODES",
+    "Memory",
+    "Remembering",
+    "detach",
+    "forget",
+    "get_hidden_state",
+    "max_bptt_step",
+    "remember",
+    "set_hidden_state",
+]

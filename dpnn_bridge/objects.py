@@ -374,3 +374,8 @@ class LuaTensor:
 
     def __repr__(self) -> str:
         return f"<{self.class_name} {'x'.join(map(str, self.shape)) or 'empty'}>"
+
+
+def elements(storage: LuaStorage) -> np.ndarray:
+    """The elements of a storage; those that are not in memory are not kept there."""
+    return storage.numpy() if storage.loaded else storage.copy()

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from dpnn_bridge.errors import DpnnBridgeError
-from dpnn_bridge.known_differences import KnownDifference, known_reasons, mark_known, read_known_differences
+from dpnn_bridge.parity.known_differences import KnownDifference, known_reasons, mark_known, read_known_differences
 
 KNOWN = "known difference from Torch7: "
 KNOWN_DIFFERENCES = pytest.StashKey[list[KnownDifference]]()
@@ -79,10 +79,11 @@ class FixtureItem(pytest.Item):
     """Runs the module of a fixture and compares everything that the fixture holds."""
 
     def runtest(self) -> None:
-        from dpnn_bridge import parity
-        from dpnn_bridge.files import load_plugins
+        from dpnn_bridge.compare.differences import Tolerance
         from dpnn_bridge.loaders.t7_reader import read_t7
-        from dpnn_bridge.verify import is_comparable, is_fixture
+        from dpnn_bridge.parity.fixture import check
+        from dpnn_bridge.parity.verify import is_comparable, is_fixture
+        from dpnn_bridge.plugins import load_plugins
 
         device, rtol = _option(self.config, "--t7-device"), _option(self.config, "--t7-rtol")
         load_plugins(_option(self.config, "--t7-plugin"))
@@ -94,8 +95,8 @@ class FixtureItem(pytest.Item):
 
             if not torch.cuda.is_available():
                 pytest.skip("no CUDA device on this machine")
-        tolerance = parity.Tolerance() if rtol is None else parity.Tolerance(rtol, rtol)
-        result = parity.check(fixture, device=device, tolerance=tolerance)
+        tolerance = Tolerance() if rtol is None else Tolerance(rtol, rtol)
+        result = check(fixture, device=device, tolerance=tolerance)
         mark_known(result.differences, self.config.stash[KNOWN_DIFFERENCES], self.path.stem)
         result.raise_for_failures()
         if reasons := known_reasons(result.differences):

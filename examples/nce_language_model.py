@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 import dpnn_bridge
-from dpnn_bridge.modules.nce import NCECriterion, NCEModule
+from dpnn_bridge.modules.dpnn.nce import NCECriterion, NCEModule
 
 CONTEXT = 4  # words that predict the next one
 RARE = "<rare>"
@@ -37,7 +37,7 @@ class LanguageModel(nn.Module):
 
     Shape:
         - Input: ``[context, target]`` of shapes :math:`(N, CONTEXT)` and :math:`(N)`, numbers of words from 0.
-        - Output: see :class:`~dpnn_bridge.modules.nce.NCEModule`.
+        - Output: see :class:`~dpnn_bridge.modules.dpnn.nce.NCEModule`.
     """
 
     def __init__(self, unigrams: Tensor, features: int = 48, hidden: int = 128, noise: int = 25) -> None:

@@ -16,10 +16,10 @@ import torch
 from click.testing import CliRunner
 
 import dpnn_bridge
-from dpnn_bridge.differences import Result, Tolerance
-from dpnn_bridge.export.compare import TRACING
-from dpnn_bridge.known_differences import known_reasons, mark_known, read_known_differences
+from dpnn_bridge.compare.differences import Result, Tolerance
 from dpnn_bridge.objects import LuaTensor
+from dpnn_bridge.outputs.verification import TRACING
+from dpnn_bridge.parity.known_differences import known_reasons, mark_known, read_known_differences
 
 #: the repository's fixtures, or a folder with a larger set of the same form
 FIXTURES = Path(os.environ.get("DPNN_FIXTURES") or Path(__file__).parent.parent / "fixtures")

@@ -12,19 +12,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dpnn_bridge import memory, parity, registry, training
-from dpnn_bridge.conversion import convert_object, to_lua
-from dpnn_bridge.lua_values import to_value
-from dpnn_bridge.modules.recurrence import NormStabilizer, Recurrence
-from dpnn_bridge.modules.recurrent import AbstractRecurrent
-from dpnn_bridge.modules.rnn_dropout import LazyDropout
-from dpnn_bridge.modules.rnn_gated import GRU, LSTM
-from dpnn_bridge.modules.seq_gru import SeqGRU
-from dpnn_bridge.modules.seq_lstm import SeqLSTM, SequenceModule
-from dpnn_bridge.modules.sequencer import BiSequencer, BiSequencerLM
+from dpnn_bridge import memory, parity, training
+from dpnn_bridge.compare import nested
+from dpnn_bridge.conversion import convert_object, registry, to_lua
+from dpnn_bridge.conversion.lua_values import to_value
+from dpnn_bridge.conversion.options import Options
+from dpnn_bridge.modules.rnn.dropout import LazyDropout
+from dpnn_bridge.modules.rnn.gated import GRU, LSTM
+from dpnn_bridge.modules.rnn.recurrence import NormStabilizer, Recurrence
+from dpnn_bridge.modules.rnn.recurrent import AbstractRecurrent
+from dpnn_bridge.modules.rnn.seq_gru import SeqGRU
+from dpnn_bridge.modules.rnn.seq_lstm import SeqLSTM, SequenceModule
+from dpnn_bridge.modules.rnn.sequencer import BiSequencer, BiSequencerLM
 from dpnn_bridge.objects import LuaTable
-from dpnn_bridge.replay import torch7_random
-from dpnn_bridge.torch_context import Options
+from dpnn_bridge.parity.random_numbers import torch7_random
 
 #: Lua field -> attribute
 FIELDS = {
@@ -144,13 +145,13 @@ class Replay:
 
     def _compare_gradients(self, name: str, module: nn.Module, expected: Any) -> None:
         gradients = training.parameters(module)[1]
-        for difference in parity.compare_gradients(module, gradients, expected, self.tolerance):
+        for difference in gradients.compare_gradients(module, gradients, expected, self.tolerance):
             difference.name = f"{name}: {difference.name}"
             self.result.differences.append(difference)
 
     # ------------------------------------------------------------------ forward and backward
     def op_forward(self, name: str, module: nn.Module, call: LuaTable) -> None:
-        inputs = parity.require_grad(self._value(call["input"]))
+        inputs = nested.require_grad(self._value(call["input"]))
         arguments = [inputs] if call.get("target") is None else [inputs, self._value(call["target"])]
         if self.watches_states:
             self._start_with_leaves(module, inputs)
@@ -171,15 +172,15 @@ class Replay:
         """Gives step modules an initial state that the gradient can be read from."""
         for m in module.modules():
             if isinstance(m, AbstractRecurrent) and m.step == 1 and (0 in m.states or m is module):
-                state = m._initial(memory.first_tensor(inputs))
-                m.set_hidden_state(0, memory.map_tensors(lambda t: t.detach().requires_grad_(), _as_state(m, state)))
+                state = m._initial(nested.first_tensor(inputs))
+                m.set_hidden_state(0, nested.map_tensors(lambda t: t.detach().requires_grad_(), _as_state(m, state)))
 
     def _watch(self, module: nn.Module) -> None:
         """Lets the next step start from copies of the state, whose gradient is what flows into it from later steps."""
         for m in module.modules():
             if isinstance(m, AbstractRecurrent) and m.step - 1 in m.states:
-                state = memory.map_tensors(lambda t: t.view_as(t), m.states[m.step - 1])
-                memory.map_tensors(lambda t: t.retain_grad() if t.requires_grad else None, state)
+                state = nested.map_tensors(lambda t: t.view_as(t), m.states[m.step - 1])
+                nested.map_tensors(lambda t: t.retain_grad() if t.requires_grad else None, state)
                 m.states[m.step - 1] = state
 
     def _note_backward(self, name: str, module: nn.Module, call: LuaTable) -> None:
@@ -212,15 +213,15 @@ class Replay:
         pairs = list(self._final)
         for pending in self._pending:
             output, gradient = pending["run"]["output"], pending["gradOutput"]
-            leaves = list(parity.leaves(output))
-            gradients = [torch.ones_like(o) for o in leaves] if gradient is None else list(parity.leaves(gradient))
+            leaves = list(nested.leaves(output))
+            gradients = [torch.ones_like(o) for o in leaves] if gradient is None else list(nested.leaves(gradient))
             pairs += [(o, g.reshape(o.shape)) for o, g in zip(leaves, gradients, strict=True) if o.requires_grad]
         if pairs:
             torch.autograd.backward([o for o, _ in pairs], [g for _, g in pairs])
         for pending in self._pending:
             run, call = pending["run"], pending["call"]
             if call.get("gradInput") is not None:
-                self.result.differences += parity.compare_grad_input(
+                self.result.differences += gradients.compare_grad_input(
                     pending["name"], run["inputs"], self._value(call["gradInput"]), self.tolerance
                 )
             for n, leaf in run["leaves"].items():
@@ -252,7 +253,7 @@ class Replay:
         return getattr(module, FIELDS[field])
 
     def op_set(self, name: str, module: nn.Module, call: LuaTable) -> None:
-        field, value = call["field"], parity.require_grad(self._value(call.get("value")))
+        field, value = call["field"], nested.require_grad(self._value(call.get("value")))
         if field in FINAL_GRADIENTS:
             module.__dict__[field] = value
             return
@@ -269,11 +270,11 @@ class Replay:
     def op_getGradHiddenState(self, name: str, module: nn.Module, call: LuaTable, step: int) -> Any:  # noqa: N802
         """What flows into a state from the later steps."""
         state = memory.get_hidden_state(module, step)
-        return lua_list(memory.map_tensors(lambda t: torch.zeros_like(t) if t.grad is None else t.grad, state))
+        return lua_list(nested.map_tensors(lambda t: torch.zeros_like(t) if t.grad is None else t.grad, state))
 
     def op_setGradHiddenState(self, name: str, module: nn.Module, call: LuaTable, step: int, gradient: Any) -> None:  # noqa: N802
         state = memory.get_hidden_state(module, step)
-        pairs = zip(parity.leaves(state), parity.leaves(gradient), strict=False)
+        pairs = zip(nested.leaves(state), nested.leaves(gradient), strict=False)
         self._final += [(s, g) for s, g in pairs if isinstance(g, Tensor)]
 
     # ------------------------------------------------------------------ modes

@@ -12,9 +12,11 @@ import torch
 from torch import nn
 
 from dpnn_bridge import parity, training
-from dpnn_bridge.lua_values import to_value
-from dpnn_bridge.modules.nce import NCEModule
+from dpnn_bridge.compare import nested
+from dpnn_bridge.conversion.lua_values import to_value
+from dpnn_bridge.modules.dpnn.nce import NCEModule
 from dpnn_bridge.objects import LuaTable
+from dpnn_bridge.parity import gradients
 
 SAMPLES = Path(os.environ.get("DPNN_SAMPLES") or Path(__file__).parent.parent / "fixtures" / "samples")
 
@@ -47,16 +49,16 @@ def compare_with_reference(model: nn.Module, ref: LuaTable, name: str = "", devi
 def _compared(model: nn.Module, ref: LuaTable, name: str, device: str) -> parity.Result:
     result = parity.Result()
     model.train(ref["mode"] == "train")
-    inputs = parity.require_grad(to_value(ref["input"], device=device))
+    inputs = nested.require_grad(to_value(ref["input"], device=device))
     output = model(inputs)
     result.differences += parity.compare("output", output, to_value(ref["output"]), OUTPUT)
     if ref.get("gradOutput") is None or (ref["mode"] == "eval" and name in WRONG_IN_EVALUATION):
         return result
-    parity.zero_grad(model)
-    parity.backward(output, to_value(ref["gradOutput"], device=device))
+    gradients.zero_grad(model)
+    nested.backward(output, to_value(ref["gradOutput"], device=device))
     tolerance = LOOSE_GRADIENT.get(name) or LOOSE_GRADIENT.get((name, ref["mode"]), GRADIENT)
     if ref.get("gradInput") is not None:
-        result.differences += parity.compare_grad_input("gradInput", inputs, to_value(ref["gradInput"]), tolerance)
+        result.differences += gradients.compare_grad_input("gradInput", inputs, to_value(ref["gradInput"]), tolerance)
     if ref.get("gradParams") is not None:
         grads, expected = training.parameters(model)[1], to_value(ref["gradParams"])
         # a bias in front of a batch normalization has gradient zero: what is there is rounding of the others

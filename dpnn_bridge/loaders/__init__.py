@@ -1,9 +1,10 @@
 """Bytes <-> Lua values. Knows nothing of modules."""
 
-from .framings import Framing, register_framing
-from .serial import serial_form
-from .t7_reader import ReadOptions, loads, read_all, read_t7
-from .t7_writer import WriteOptions, dumps, write_all, write_t7
+from dpnn_bridge.faces import face
+from dpnn_bridge.loaders.framings import Framing, register_framing
+from dpnn_bridge.loaders.serial import serial_form
+from dpnn_bridge.loaders.t7_reader import ReadOptions, loads, read_all, read_t7
+from dpnn_bridge.loaders.t7_writer import WriteOptions, dumps, write_all, write_t7
 
 __all__ = [
     "Framing",
@@ -18,3 +19,5 @@ __all__ = [
     "write_all",
     "write_t7",
 ]
+
+__getattr__, _ = face(__name__, {"onmt": "checkpoints."})  # where it stood before it had a room of its own

@@ -11,10 +11,10 @@ import warnings
 
 import numpy as np
 
-from ..errors import T7FormatError
-from ..objects import LuaStorage, element_dtype
-from .source import Source
-from .stream import StreamError
+from dpnn_bridge.errors import T7FormatError
+from dpnn_bridge.loaders.source import Source
+from dpnn_bridge.loaders.stream import StreamError
+from dpnn_bridge.objects import LuaStorage, element_dtype
 
 _TOKEN = re.compile(rb"\s*(\S+)")
 #: Characters of a number and the blank behind it; a longer search for the end of a line would not be linear.

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ..objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
-from .reader import key_text
-from .sink import elements
+from dpnn_bridge.graph import key_text
+from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor, elements
 
 _COMPOUND = (LuaTable, LuaObject, LuaTensor, LuaStorage, LuaFunction)
 _CHUNK = 1 << 20

@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..errors import NotT7Error
+from dpnn_bridge.errors import NotT7Error
 
 
 @dataclass(frozen=True)

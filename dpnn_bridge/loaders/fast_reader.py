@@ -14,9 +14,8 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-from ..objects import LuaObject, LuaTable, element_dtype
-from .framings import FRAMINGS
-from .reader import (
+from dpnn_bridge.loaders.framings import FRAMINGS
+from dpnn_bridge.loaders.reader import (
     BOOLEAN,
     LARGEST_EXACT,
     NO_KEY,
@@ -33,7 +32,8 @@ from .reader import (
     table_key,
     text,
 )
-from .stream import BinaryStream, StreamError
+from dpnn_bridge.loaders.stream import BinaryStream, StreamError
+from dpnn_bridge.objects import LuaObject, LuaTable, element_dtype
 
 #: Strings of fewer bytes have an unpacker of their own.
 _SHORT = 256

@@ -13,8 +13,8 @@ import struct
 from collections.abc import Generator
 from typing import Any
 
-from ..objects import LuaObject, LuaTable
-from .stream import StreamError
+from dpnn_bridge.loaders.stream import StreamError
+from dpnn_bridge.objects import LuaObject, LuaTable
 
 Reading = Generator[None, Any, None]
 Writing = Generator[Any, None, None]

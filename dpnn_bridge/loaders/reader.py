@@ -7,10 +7,11 @@ import math
 import re
 from typing import Any, NoReturn
 
-from ..errors import T7FormatError, T7LimitError
-from ..objects import _BOOLEAN_KEYS, LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype
-from .framings import FRAMINGS
-from .stream import LimitError, StreamError
+from dpnn_bridge.errors import T7FormatError, T7LimitError
+from dpnn_bridge.graph import key_text, printable
+from dpnn_bridge.loaders.framings import FRAMINGS
+from dpnn_bridge.loaders.stream import LimitError, StreamError
+from dpnn_bridge.objects import _BOOLEAN_KEYS, LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype
 
 NIL, NUMBER, STRING, TABLE, TORCH, BOOLEAN, FUNCTION_6, FUNCTION_7, FUNCTION_8 = range(9)
 #: Integers up to here are what they say in a double; beyond, a number stays a float.
@@ -34,7 +35,6 @@ _REFERENCED: dict[int, tuple[type, ...]] = {
     FUNCTION_7: (LuaFunction,),
     FUNCTION_8: (LuaFunction,),
 }
-_IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
 
 
 class _OneValue:
@@ -333,17 +333,3 @@ def path_of(stack: list[Frame]) -> str:
     if len(parts) > 60:
         parts[20:-20] = [f" … {len(parts) - 40} more … "]
     return "".join(parts).removeprefix(".")
-
-
-def printable(text: str) -> str:
-    """``text`` with what a terminal would act on, or could not show, as escapes."""
-    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
-
-
-def key_text(key: Any) -> str:
-    """A table key as it is written behind the table's name."""
-    if isinstance(key, str):
-        return f".{key}" if _IDENTIFIER.fullmatch(key) else f"[{key!r}]"
-    if key in (_BOOLEAN_KEYS[False], _BOOLEAN_KEYS[True]):
-        return f"[{str(key.value).lower()}]"
-    return f"[{key!r}]"

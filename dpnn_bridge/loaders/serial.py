@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
-from ..objects import LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype
-from .sink import elements
+from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype, elements
 
 Mode = Literal["heavy", "medium", "light"]
 

@@ -8,7 +8,7 @@ from typing import BinaryIO, Literal
 
 import numpy as np
 
-from ..objects import LuaStorage
+from dpnn_bridge.objects import LuaStorage, elements
 
 #: Bytes that are gathered before they go to the file.
 _BUFFER = 1 << 20
@@ -143,8 +143,3 @@ def _printed(array: np.ndarray) -> Iterable[str]:
         negative = (np.isnan(array) & np.signbit(array)).tolist()
         return ["-nan" if n else form(x) for n, x in zip(negative, array.tolist(), strict=True)]
     return map(form, array.tolist())
-
-
-def elements(storage: LuaStorage) -> np.ndarray:
-    """The elements of a storage; those that are not in memory are not kept there."""
-    return storage.numpy() if storage.loaded else storage.copy()

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ..errors import T7FormatError
+from dpnn_bridge.errors import T7FormatError
 
 
 class Source(Protocol):

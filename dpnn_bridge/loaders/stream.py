@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..objects import LuaStorage, element_dtype
-from .source import Source
+from dpnn_bridge.loaders.source import Source
+from dpnn_bridge.objects import LuaStorage, element_dtype
 
 #: Bytes of the window over the source: at first and after a jump, and at most, when reading goes on without a jump.
 _FIRST_WINDOW, _LARGEST_WINDOW = 1 << 16, 1 << 21

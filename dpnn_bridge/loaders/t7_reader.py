@@ -9,14 +9,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from ..errors import T7FormatError, T7LimitError
-from ..objects import LuaStorage
-from .ascii_stream import AsciiStream
-from .encoding import Encoding, check_file, check_head, encodings
-from .fast_reader import FastReader
-from .reader import Reader
-from .source import BytesSource, FileSource, Source
-from .stream import BinaryStream
+from dpnn_bridge.errors import T7FormatError, T7LimitError
+from dpnn_bridge.loaders.ascii_stream import AsciiStream
+from dpnn_bridge.loaders.encoding import Encoding, check_file, check_head, encodings
+from dpnn_bridge.loaders.fast_reader import FastReader
+from dpnn_bridge.loaders.reader import Reader
+from dpnn_bridge.loaders.source import BytesSource, FileSource, Source
+from dpnn_bridge.loaders.stream import BinaryStream
+from dpnn_bridge.objects import LuaStorage
 
 T = TypeVar("T")
 

@@ -8,13 +8,13 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO, Literal
 
-from ..errors import VerificationError
-from ..objects import LuaTable
-from ..output import replacing
-from .compare import difference
-from .sink import AsciiSink, BinarySink
-from .t7_reader import read_all
-from .writer import Writer
+from dpnn_bridge.atomic import replacing
+from dpnn_bridge.errors import VerificationError
+from dpnn_bridge.loaders.compare import difference
+from dpnn_bridge.loaders.sink import AsciiSink, BinarySink
+from dpnn_bridge.loaders.t7_reader import read_all
+from dpnn_bridge.loaders.writer import Writer
+from dpnn_bridge.objects import LuaTable
 
 
 @dataclass(frozen=True)

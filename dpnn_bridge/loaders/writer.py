@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ..objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
-from .framings import FRAMINGS, Framing
-from .reader import BOOLEAN, FUNCTION_6, NIL, NUMBER, STRING, TABLE, TORCH
+from dpnn_bridge.loaders.framings import FRAMINGS, Framing
+from dpnn_bridge.loaders.reader import BOOLEAN, FUNCTION_6, NIL, NUMBER, STRING, TABLE, TORCH
+from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 
 _PLAIN = Framing()
 

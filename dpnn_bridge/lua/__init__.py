@@ -9,6 +9,6 @@ from __future__ import annotations
 
 from dpnn_bridge.lua.bridge import LuaBridge
 from dpnn_bridge.lua.module import LuaCriterion, LuaModule
-from dpnn_bridge.lua.random import Generator
+from dpnn_bridge.torch7.random import Generator
 
 __all__ = ["Generator", "LuaBridge", "LuaCriterion", "LuaModule"]

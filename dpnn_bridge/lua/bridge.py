@@ -16,9 +16,9 @@ from dpnn_bridge.lua.converted import Converted
 from dpnn_bridge.lua.runtime import Runtime
 
 if TYPE_CHECKING:
+    from dpnn_bridge.conversion.torch_context import TorchContext
     from dpnn_bridge.lua.module import LuaCriterion, LuaModule
     from dpnn_bridge.objects import LuaObject
-    from dpnn_bridge.torch_context import TorchContext
 
 StrPath = str | os.PathLike[str]
 

@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dpnn_bridge import registry
-from dpnn_bridge.conversion import to_lua, to_torch
+from dpnn_bridge.conversion import registry, to_lua, to_torch
 from dpnn_bridge.lua import values
 from dpnn_bridge.lua.runtime import Runtime
 from dpnn_bridge.lua.tensor import Storage, Tensor

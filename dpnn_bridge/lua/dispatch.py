@@ -29,8 +29,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from dpnn_bridge.lua.random import Generator
 from dpnn_bridge.lua.tensor import Storage, Tensor, TorchError, cast_number
+from dpnn_bridge.torch7.random import Generator
 
 ALL_TYPES = ("Byte", "Char", "Short", "Int", "Long", "Float", "Double")
 FLOAT_TYPES = ("Float", "Double")

@@ -15,8 +15,8 @@ import torch
 
 from dpnn_bridge.lua import files
 from dpnn_bridge.lua.dispatch import describe
-from dpnn_bridge.lua.random import Generator
 from dpnn_bridge.lua.tensor import Tensor, TorchError
+from dpnn_bridge.torch7.random import Generator
 
 if TYPE_CHECKING:
     from dpnn_bridge.lua.runtime import Runtime

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.errors import LuaBridgeError
-from dpnn_bridge.torch_context import Placeholder
 
 if TYPE_CHECKING:
     from dpnn_bridge.lua.bridge import LuaBridge

@@ -19,9 +19,9 @@ from dpnn_bridge.lua.environment import Allocator, environment_entries, file_ent
 from dpnn_bridge.lua.ops import construct, indexing
 from dpnn_bridge.lua.ops.storage import STORAGE_METHODS, get, new_storage, put
 from dpnn_bridge.lua.printing import print_storage, print_tensor
-from dpnn_bridge.lua.random import Generator
 from dpnn_bridge.lua.tensor import DTYPES, Storage, Tensor, TorchError, cast_number
 from dpnn_bridge.lua.thnn import KERNELS
+from dpnn_bridge.torch7.random import Generator
 
 RUNTIMES = ("luajit21", "lua51")
 #: answers to Lua, see `finish` in prelude/tensor.lua

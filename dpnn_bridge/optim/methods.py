@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dpnn_bridge.errors import ConversionError
-from dpnn_bridge.flat_vector import FlatField, flat_fields, split_flat
 from dpnn_bridge.objects import LuaFunction, LuaTable, LuaTensor, tensor_class
 from dpnn_bridge.optim.exact import ASGD, NAG, SGD, Adam, double
 from dpnn_bridge.optim.full_batch import CG, LBFGS
+from dpnn_bridge.training.flat_vector import FlatField, flat_fields, split_flat
 
 Target = nn.Module | Iterable[nn.Parameter]
 

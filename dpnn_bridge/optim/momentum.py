@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from dpnn_bridge.lua_parameters import LuaParameter, children, own_parameters, setting
 from dpnn_bridge.training import renormed
+from dpnn_bridge.training.lua_parameters import LuaParameter, children, own_parameters, setting
 
 #: options of a parameter group and the fields with which a module sets its own
 _FIELDS = {

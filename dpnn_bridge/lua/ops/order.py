@@ -7,7 +7,7 @@ import torch
 from dpnn_bridge.lua.dispatch import torch_function
 from dpnn_bridge.lua.ops.reduce import check_dim
 from dpnn_bridge.lua.tensor import Tensor, TorchError
-from dpnn_bridge.quicksort import EXACT_LIMIT, positions, select_positions, sort_positions
+from dpnn_bridge.torch7.quicksort import EXACT_LIMIT, positions, select_positions, sort_positions
 
 
 def _extremum(name: str, greatest: bool) -> None:

@@ -1,4 +1,4 @@
-"""Random functions of the torch package, over :class:`dpnn_bridge.lua.random.Generator`."""
+"""Random functions of the torch package, over :class:`dpnn_bridge.torch7.random.Generator`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from dpnn_bridge.lua.dispatch import ALL_TYPES, FLOAT_TYPES, torch_function
-from dpnn_bridge.lua.random import Generator
 from dpnn_bridge.lua.tensor import Tensor, TorchError, cast_number
+from dpnn_bridge.torch7.random import Generator
 
 _MODULUS = {"Double": 2**53 + 1, "Float": 2**24 + 1, "Long": 2**63, "Int": 2**31, "Short": 2**15, "Char": 2**7}
 _MODULUS["Byte"] = 2**8

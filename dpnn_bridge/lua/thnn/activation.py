@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from dpnn_bridge.lua.random import Generator
 from dpnn_bridge.lua.tensor import Tensor, TorchError
 from dpnn_bridge.lua.thnn.registry import check_count, kernel, like
+from dpnn_bridge.torch7.random import Generator
 
 Function = Callable[..., torch.Tensor]
 

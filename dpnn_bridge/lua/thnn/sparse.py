@@ -8,7 +8,7 @@ import torch
 
 from dpnn_bridge.lua.tensor import Tensor, TorchError
 from dpnn_bridge.lua.thnn.registry import kernel
-from dpnn_bridge.modules.sparse import normalized
+from dpnn_bridge.modules.nn.sparse import normalized
 
 
 def _rows(index: Tensor, count: int) -> torch.Tensor:

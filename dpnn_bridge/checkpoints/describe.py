@@ -1,0 +1,303 @@
+"""What a .t7 file holds, without touching its tensors: a tree and totals."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+from dpnn_bridge.checkpoints.bytecode import describe_bytecode
+from dpnn_bridge.checkpoints.find import candidates
+from dpnn_bridge.graph import key_text, printable
+from dpnn_bridge.loaders.t7_reader import read_encoded
+from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
+
+
+@dataclass
+class Node:
+    """One value of the tree.
+
+    Attributes:
+        depth: 0 for the root.
+        key: how its owner refers to it: ``.weight``, ``[1]``.
+        path: how to reach it from the root.
+        kind: ``nil``, ``boolean``, ``number``, ``string``, ``table``, ``object``, ``tensor``, ``storage`` or
+            ``function``.
+        text: what it is, in words.
+        class_name: Lua class of objects, tensors and storages.
+        shape, stride, offset: of a tensor; offset from 0.
+        bytes: bytes of the elements that a tensor shows or a storage holds; of the bytecode of a function.
+        first: path where the same object stands first in the tree, for an object that was seen before.
+        storage: number of the storage of a tensor, in order of appearance; equal numbers share memory.
+        omitted: entries that are not listed, because of the limits.
+    """
+
+    depth: int
+    key: str
+    path: str
+    kind: str
+    text: str
+    class_name: str | None = None
+    shape: tuple[int, ...] | None = None
+    stride: tuple[int, ...] | None = None
+    offset: int | None = None
+    bytes: int | None = None
+    first: str | None = None
+    storage: int | None = None
+    omitted: int = 0
+
+
+@dataclass
+class Description:
+    """The contents of a file.
+
+    Attributes:
+        file: its name.
+        size: its bytes.
+        encoding: binary or ASCII, byte order, size of a long.
+        nodes: the tree, each node before its children.
+        classes: how many objects there are of each class.
+        tensors: number of tensors.
+        storages: number of storages.
+        tensor_bytes: bytes of all storages; memory that several tensors show counts once.
+        functions: number of serialized Lua functions.
+        models: key, as ``load`` and ``--key`` take it, and class of every module that could be converted on its own.
+    """
+
+    file: str
+    size: int
+    encoding: str
+    nodes: list[Node] = field(default_factory=list)
+    classes: dict[str, int] = field(default_factory=dict)
+    tensors: int = 0
+    storages: int = 0
+    tensor_bytes: int = 0
+    functions: int = 0
+    models: dict[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; what does not apply to a node is left out."""
+        data = asdict(self)
+        data["nodes"] = [{k: v for k, v in node.items() if v is not None} for node in data["nodes"]]
+        return data
+
+    def lines(self, verbose: bool = False) -> Iterator[str]:
+        """The description as text; whatever a file holds, nothing in it acts on a terminal."""
+        return (row.bars + row.name + row.text for row in self.rows(verbose))
+
+    def rows(self, verbose: bool = False) -> Iterator[Row]:
+        """The lines in their parts; ``verbose`` adds stride and offset of each tensor."""
+        for bars, name, text, kind in self._rows(verbose):
+            yield Row(bars, printable(name), printable(text), kind)
+
+    def _rows(self, verbose: bool) -> Iterator[tuple[str, str, str, str]]:
+        yield "", "", f"{self.file}: {self.encoding}, {format_bytes(self.size)}", "file"
+        nodes = list(_with_omissions(self.nodes))
+        for node, bars in zip(nodes, _bars(nodes), strict=True):
+            strided = verbose and node.shape
+            place = f", stride {'x'.join(map(str, node.stride or ()))}, offset {node.offset}" if strided else ""
+            yield bars, f"{node.key.removeprefix('.')}: " if node.key else "", node.text + place, node.kind
+        yield "", "", "", ""
+        for key, class_name in self.models.items():
+            yield (
+                "",
+                "",
+                f"model {class_name}, --key {key!r}" if key else f"model {class_name}, the file itself",
+                "model",
+            )
+        yield "", "", f"{self.tensors} tensors in {self.storages} storages, {format_bytes(self.tensor_bytes)}", "total"
+        if self.functions:
+            yield "", "", f"{self.functions} Lua functions, kept as bytes and never run", "total"
+        for name, count in sorted(self.classes.items(), key=lambda c: (-c[1], c[0])):
+            yield "", f"{count:6} ", name, "object"
+
+
+class Row(NamedTuple):
+    """One line of a description.
+
+    Attributes:
+        bars: the lines of the tree before it.
+        name: how its owner refers to it, with a colon; or a count.
+        text: what it is.
+        kind: that of its node, or ``file``, ``omitted``, ``model``, ``total``.
+    """
+
+    bars: str
+    name: str
+    text: str
+    kind: str
+
+
+def continued(bars: str) -> str:
+    """The lines of the tree before what follows a line below it."""
+    return bars.replace("├─ ", "│  ").replace("└─ ", "   ")
+
+
+def describe(path: str | os.PathLike[str], *, limit: int = 100, depth: int = 50, **options: Any) -> Description:
+    """Describe a .t7 file. Reads its structure and none of its tensors' elements.
+
+    Args:
+        path: the file.
+        limit: list so many entries of a table at most.
+        depth: list so many levels at most; the totals count everything.
+        **options: see :class:`~dpnn_bridge.loaders.t7_reader.ReadOptions`.
+
+    Raises:
+        T7Error: the file cannot be read.
+
+    Examples:
+        >>> print(*describe("model.t7").lines(), sep="\\n")
+    """
+    root, encoding = read_encoded(path, **options)
+    description = Description(os.fspath(path), os.stat(path).st_size, str(encoding))
+    _Walk(description, limit, depth).walk(root)
+    description.models = {c.key: c.obj.class_name for c in candidates(root, is_known=lambda obj: True)}
+    return description
+
+
+_COMPOUND = (LuaTable, LuaObject, LuaFunction, LuaTensor, LuaStorage)
+
+
+class _Walk:
+    def __init__(self, description: Description, limit: int, depth: int) -> None:
+        self.description, self.limit, self.depth = description, limit, depth
+        self.paths: dict[int, str] = {}
+        self.storages: dict[int, int] = {}
+        self.classes: Counter[str] = Counter()
+
+    def walk(self, root: Any) -> None:
+        stack: list[tuple[Any, str, str, int, bool]] = [(root, "", "", 0, True)]
+        while stack:
+            value, key, path, depth, listed = stack.pop()
+            listed = listed and depth <= self.depth
+            node = self.node(value, key, path, depth) if listed else None
+            children: list[tuple[str, Any]] = []
+            if isinstance(value, _COMPOUND) and id(value) not in self.paths:
+                self.paths[id(value)] = path or "the root"
+                self.count(value)
+                children = _children(value)
+            if node is not None:
+                self.description.nodes.append(node)
+                node.omitted = len(children) if depth == self.depth else max(0, len(children) - self.limit)
+            stack.extend(
+                (child, label, (path + label).removeprefix(".") if listed else "", depth + 1, listed and i < self.limit)
+                for i, (label, child) in reversed(list(enumerate(children)))
+            )
+        self.description.classes = dict(self.classes)
+        self.description.storages = len(self.storages)
+
+    def count(self, value: Any) -> None:
+        if isinstance(value, LuaObject):
+            self.classes[value.class_name] += 1
+        elif isinstance(value, LuaFunction):
+            self.description.functions += 1
+        elif isinstance(value, LuaTensor):
+            self.description.tensors += 1
+            self.storage(value.storage)
+        elif isinstance(value, LuaStorage):
+            self.storage(value)
+
+    def storage(self, storage: LuaStorage | None) -> int | None:
+        if storage is None:
+            return None
+        if id(storage) not in self.storages:
+            self.storages[id(storage)] = len(self.storages) + 1
+            self.description.tensor_bytes += storage.size * storage.dtype.itemsize
+        return self.storages[id(storage)]
+
+    def node(self, value: Any, key: str, path: str, depth: int) -> Node:
+        kind, text = _kind(value)
+        node = Node(depth, key, path, kind, text)
+        if isinstance(value, (LuaObject, LuaTensor, LuaStorage)):
+            node.class_name = value.class_name
+        if isinstance(value, LuaTensor):
+            node.shape, node.stride, node.offset = value.shape, value.stride, value.offset
+            node.bytes, known = value.size * value.dtype.itemsize, id(value.storage) in self.storages
+            node.storage = self.storage(value.storage)
+            if node.storage is not None:
+                node.text += f", {'shares ' if known else ''}storage {node.storage}"
+        elif isinstance(value, LuaStorage):
+            node.bytes, node.storage = value.size * value.dtype.itemsize, self.storage(value)
+            node.text += f", storage {node.storage}"
+        elif isinstance(value, LuaFunction):
+            node.bytes = len(value.bytecode)
+        if isinstance(value, _COMPOUND) and id(value) in self.paths:
+            node.first = self.paths[id(value)]
+            node.text += f", the same as {node.first}"
+        return node
+
+
+def _kind(value: Any) -> tuple[str, str]:
+    """Kind of a value, and what it is in words."""
+    if value is None:
+        return "nil", "nil"
+    if isinstance(value, bool):
+        return "boolean", str(value).lower()
+    if isinstance(value, (int, float)):
+        return "number", repr(value)
+    if isinstance(value, str):
+        return "string", repr(value) if len(value) <= 60 else f"{value[:60]!r}… ({len(value)} characters)"
+    if isinstance(value, LuaTable):
+        return "table", f"table of {len(value)}" if len(value) else "empty table"
+    if isinstance(value, LuaFunction):
+        return "function", f"function, {describe_bytecode(value.bytecode)}"
+    if isinstance(value, LuaTensor):
+        size = f"{'x'.join(map(str, value.shape))}, {format_bytes(value.size * value.dtype.itemsize)}"
+        return "tensor", f"{value.class_name} {size if value.shape else 'empty'}"
+    if isinstance(value, LuaStorage):
+        return "storage", f"{value.class_name} of {value.size}"
+    version = f" (version {value.version})" if value.version not in (0, 1) else ""
+    return "object", f"{value.class_name}{version}"
+
+
+def _children(value: Any) -> list[tuple[str, Any]]:
+    if isinstance(value, LuaTable):
+        return [(key_text(key), child) for key, child in value.entries.items()]
+    if isinstance(value, LuaObject):
+        header = [(f".<header {i}>", child) for i, child in enumerate(value.header, 1)]
+        if isinstance(value.payload, LuaTable):
+            return header + _children(value.payload)
+        return header if value.payload is None or isinstance(value.payload, bytes) else [*header, ("", value.payload)]
+    if isinstance(value, LuaFunction):
+        upvalues = value.upvalues if isinstance(value.upvalues, LuaTable) else LuaTable()
+        return _children(upvalues)
+    return []
+
+
+def _with_omissions(nodes: list[Node]) -> Iterator[Node]:
+    """The nodes, and one after the last listed entry of each whose entries are not all listed."""
+    unfinished: list[Node] = []
+    for node in [*nodes, None]:
+        while unfinished and (node is None or unfinished[-1].depth >= node.depth):
+            done = unfinished.pop()
+            if done.omitted:
+                yield Node(done.depth + 1, "", "", "omitted", f"… {done.omitted} more")
+        if node is not None:
+            unfinished.append(node)
+            yield node
+
+
+def _bars(nodes: list[Node]) -> list[str]:
+    """The lines of the tree before each node."""
+    bars, open_levels = [], set()
+    for node in reversed(nodes):
+        open_levels = {level for level in open_levels if level <= node.depth}
+        if node.depth:
+            outer = "".join("│  " if level in open_levels else "   " for level in range(1, node.depth))
+            bars.append(outer + ("├─ " if node.depth in open_levels else "└─ "))
+        else:
+            bars.append("")
+        open_levels.add(node.depth)
+    return bars[::-1]
+
+
+def format_bytes(count: int) -> str:
+    """``1234567`` as ``1.2 MB``."""
+    value = float(count)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "bytes" or value >= 100 else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"

@@ -1,0 +1,49 @@
+"""OpenNMT saves its models as plain tables ``{name, args, modules}``; here they become objects, and tables again."""
+
+from __future__ import annotations
+
+from typing import TypeGuard
+
+from dpnn_bridge.objects import LuaObject, LuaTable
+
+
+def to_object(table: LuaTable) -> LuaObject | None:
+    """The field ``models`` of an OpenNMT checkpoint as one object; None when ``table`` is something else.
+
+    Its class is ``onmt.Seq2Seq``, or ``onmt.LanguageModel`` (taggers are alike) where there is no decoder. The objects
+    hold the fields of the tables.
+    """
+    encoder, decoder, generator = (table.get(name) for name in ("encoder", "decoder", "generator"))
+    if not _is_part(encoder) or not (_is_part(decoder) or isinstance(generator, LuaObject)):
+        return None
+    fields = LuaTable(table.items())
+    fields["encoder"] = _part(encoder, "BiEncoder" if len(encoder["modules"]) == 2 else "Encoder")
+    if not _is_part(decoder):
+        return LuaObject("onmt.LanguageModel", fields)
+    fields["decoder"] = _part(decoder, "Decoder")
+    return LuaObject("onmt.Seq2Seq", fields)
+
+
+def to_table(model: LuaObject) -> LuaTable:
+    """The table that OpenNMT loads as field ``models`` of a checkpoint, from what :func:`to_object` gives."""
+    return LuaTable((k, _table(v)) for k, v in model.items() if isinstance(v, LuaObject))
+
+
+def _is_part(value: object) -> TypeGuard[LuaTable]:
+    """Whether a value is what ``serialize()`` of an encoder or a decoder returns."""
+    return isinstance(value, LuaTable) and all(isinstance(value.get(name), LuaTable) for name in ("args", "modules"))
+
+
+def _part(table: LuaTable, name: str) -> LuaObject:
+    """An encoder or decoder; ``name`` is its class where the file is too old to say it."""
+    fields = LuaTable(table.items())
+    inner = [_part(m, "Encoder") if _is_part(m) else m for m in table["modules"].as_list()]
+    fields["modules"] = LuaTable.from_list(inner)
+    return LuaObject(f"onmt.{table.get('name', name)}", fields)
+
+
+def _table(value: object) -> object:
+    if not isinstance(value, LuaObject) or not _is_part(value.fields):
+        return value
+    modules = LuaTable.from_list(map(_table, value["modules"].as_list()))
+    return LuaTable({"name": value.class_name.removeprefix("onmt."), "args": value["args"], "modules": modules})

@@ -1,0 +1,1 @@
+"""The commands. Each reads its options, calls the API and prints."""

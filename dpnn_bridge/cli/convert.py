@@ -1,0 +1,223 @@
+"""dpnn-convert: parses, calls the API, prints. PyTorch is imported only when there is something to do."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dpnn_bridge.cli.terminal import (
+    DTYPES,
+    console,
+    exits_with_errors,
+    json_option,
+    plain_table,
+    quiet_option,
+    steps,
+    version_option,
+)
+from dpnn_bridge.suffixes import OUTPUTS
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from dpnn_bridge.batch import Outcome, Task
+    from dpnn_bridge.conversion.report import Report
+
+
+def list_classes(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    """Prints every Lua class with its torch module and ends the program."""
+    if not wanted or ctx.resilient_parsing:
+        return
+    from dpnn_bridge.conversion.registry import known_names, torch_name
+
+    for name, specs in known_names().items():
+        click.echo(f"{name}\t{', '.join(torch_name(spec) for spec in specs)}")
+    ctx.exit()
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument(
+    "files", metavar="IN.t7 OUT | IN.t7... --out-dir DIR", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
+@click.option(
+    "--to",
+    type=click.Choice([suffix[1:] for suffix in OUTPUTS]),
+    help="Output format; default: what OUT's suffix says, or pt.",
+)
+@click.option("--key", help="Path of the model inside the file, such as protos.rnn; found by itself when left out.")
+@click.option("--all", "all_models", is_flag=True, help="Convert every model of the file: OUT.KEY.pt for each.")
+@click.option(
+    "--out-dir", type=click.Path(path_type=Path, file_okay=False), help="Folder for the outputs of many files."
+)
+@click.option("--jobs", default=1, show_default=True, help="Processes for many files.")
+@click.option("--force", is_flag=True, help="Replace outputs that exist.")
+@click.option("--dtype", type=click.Choice(DTYPES), help="Cast floating point tensors; default: as in the file.")
+@click.option(
+    "--input", "inputs", multiple=True, help="Example input, 1x3x224x224[:int64] or a file; repeat for a list."
+)
+@click.option("--plugin", multiple=True, type=click.Path(path_type=Path), help="Python file with @lua_class blocks.")
+@click.option(
+    "--lua", "lua_files", multiple=True, type=click.Path(path_type=Path), help="Lua file that defines classes."
+)
+@click.option("--allow-unsupported", is_flag=True, help="Unknown classes become placeholders that raise when they run.")
+@click.option("--report", type=click.Path(path_type=Path), help="Write what was mapped to what, as JSON.")
+@json_option
+@quiet_option
+@click.option("-v", "--verbose", is_flag=True, help="Print the conversion table.")
+@click.option(
+    "--list-classes",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=list_classes,
+    help="List the Lua classes that are known.",
+)
+@version_option
+@exits_with_errors
+def convert_command(
+    files: tuple[Path, ...],
+    to: str | None,
+    key: str | None,
+    all_models: bool,
+    out_dir: Path | None,
+    jobs: int,
+    force: bool,
+    dtype: str | None,
+    inputs: tuple[str, ...],
+    plugin: tuple[Path, ...],
+    lua_files: tuple[Path, ...],
+    allow_unsupported: bool,
+    report: Path | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Converts Torch7 models to PyTorch.
+
+    \b
+      dpnn-convert model.t7 model.pt              one file; the suffix chooses the format
+      dpnn-convert *.t7 --out-dir converted       many files; what is there already is skipped
+      dpnn-convert model.pt model.t7              back to Torch7
+
+    OUT.pt is read by dpnn_bridge.load and by torch.load(weights_only=True). Other suffixes: .safetensors and .npz
+    (weights), .onnx and .pt2 (need --input), .py (a definition that needs only torch), .t7.
+
+    \b
+    Exit codes: 0 done, 2 wrong usage, 3 the input cannot be read, 4 verification failed, 5 a class or value cannot be
+    converted, 6 the output exists (see --force), 7 Lua failed.
+    """
+    started = time.perf_counter()
+    if out_dir is None and len(files) != 2:
+        raise click.UsageError("give IN and OUT, or several inputs and --out-dir DIR")
+    if out_dir is not None and (all_models or report):
+        raise click.UsageError("--all and --report are for one file")
+    if len(files) == 2 and out_dir is None and files[0].resolve() == files[1].resolve():
+        raise click.UsageError("IN and OUT are the same file")
+    if lua_files and jobs > 1:
+        raise click.UsageError("--lua runs in one process: leave out --jobs")
+    with steps(quiet or as_json) as progress:
+        progress("loading PyTorch")
+        import torch
+
+        from dpnn_bridge import batch
+        from dpnn_bridge import files as api
+        from dpnn_bridge.cli.inputs import example_input
+
+        options: dict[str, Any] = {
+            "to": to,
+            "dtype": getattr(torch, dtype) if dtype else None,
+            "plugins": plugin,
+            "allow_unsupported": allow_unsupported,
+            "example": example_input(inputs, dtype) if inputs else None,
+        }
+        if lua_files:
+            from dpnn_bridge.lua import LuaBridge
+
+            options["lua"] = LuaBridge.from_files(lua_files)
+        if out_dir is None and not all_models:
+            done = api.convert(*files, key=key, force=force, progress=progress, **options)
+    if out_dir is None and not all_models:
+        if report is not None:
+            report.write_text(json.dumps(done.to_dict(), indent=2) + "\n")
+        if as_json:
+            click.echo(json.dumps(done.to_dict(), indent=2))
+        elif not quiet:
+            _print_one(done, files, verbose, time.perf_counter() - started)
+        return
+    if out_dir is not None:
+        tasks = batch.tasks_for(files, out_dir, f".{to or 'pt'}")
+    else:
+        tasks = batch.tasks_for_models(*files, keys=api.model_keys(files[0]))
+    _run_many(tasks, batch.run(tasks, jobs=jobs, force=force, **options), as_json, quiet)
+
+
+def _print_one(done: Report, files: Sequence[Path], verbose: bool, seconds: float) -> None:
+    if verbose:
+        print_table(done, console())
+    count = len(done.mapped)
+    facts = [f"{count} module{'s' * (count != 1)}", f"{done.metadata['parameters']:,} parameters"]
+    if done.metadata.get("key"):
+        facts.insert(0, f"key {done.metadata['key']}")
+    if done.unsupported:
+        facts.append(f"{len(done.unsupported)} unsupported classes")
+    if done.dropped:
+        facts.append(f"{len(done.dropped)} values dropped")
+    click.echo(f"{files[0]} -> {files[1]}: {', '.join(facts)}, {seconds:.1f} s")
+    for note in done.notes:
+        click.echo(f"note: {note}")
+
+
+def print_table(report: Report, console: Console) -> None:
+    """What became of which class, and what was left out."""
+    table = plain_table()
+    table.add_column("count", justify="right", no_wrap=True)
+    table.add_column("Lua class", overflow="fold")
+    table.add_column("PyTorch module", overflow="fold")
+    for (lua, torch_type), count in report.counts().items():
+        own = torch_type.startswith("dpnn_bridge.")
+        table.add_row(str(count), lua, torch_type.rpartition(".")[2] if own else torch_type)
+    console.print(table)
+    for dropped in report.dropped:
+        console.print(f"dropped {dropped.path}: {dropped.reason}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _run_many(tasks: Sequence[Task], outcomes: Iterator[Outcome], as_json: bool, quiet: bool) -> None:
+    from rich.progress import Progress
+
+    done: list[Outcome] = []
+    progress = Progress(console=console(stderr=True), disable=quiet or as_json or not sys.stderr.isatty())
+    with progress:
+        bar = progress.add_task("converting", total=len(tasks))
+        for outcome in outcomes:
+            done.append(outcome)
+            progress.advance(bar)
+    done.sort(key=lambda o: tasks.index(o.task))
+    if as_json:
+        click.echo(json.dumps([o.to_dict() for o in done], indent=2))
+    elif not quiet:
+        _print_many(done)
+    failed = [o for o in done if o.status == "failed"]
+    for o in failed:
+        click.echo(f"error: {o.task.source}: {o.message}", err=True)
+    if failed:
+        sys.exit(max(o.exit_code for o in failed))
+
+
+def _print_many(done: Sequence[Outcome]) -> None:
+    """One row for each file."""
+    table = plain_table()
+    table.add_column("input", overflow="fold")
+    table.add_column("output", overflow="fold")
+    table.add_column("result", no_wrap=True)
+    for name in ("modules", "parameters"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for o in done:
+        parameters = f"{o.facts['parameters']:,}" if o.facts else ""
+        table.add_row(str(o.task.source), str(o.task.target), o.status, str(o.facts.get("modules", "")), parameters)
+    console().print(table)

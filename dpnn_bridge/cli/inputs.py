@@ -1,0 +1,54 @@
+"""Example inputs that a user names on the command line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dpnn_bridge.conversion.lua_values import to_value
+from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.loaders.t7_reader import read_t7
+from dpnn_bridge.suffixes import PICKLED
+
+
+def example_input(specs: Sequence[str], dtype: str | None = None) -> Any:
+    """One input from its description, or a list from several.
+
+    Args:
+        specs: each a shape (``1x3x224x224``: normal random numbers; ``5x3:int64``: ones, since indices start there)
+            or a ``.t7``, ``.npy`` or ``.pt`` file.
+        dtype: floating point type of random inputs; default float32.
+
+    Raises:
+        ConversionError: a description is neither.
+    """
+    values = [_one(spec, dtype) for spec in specs]
+    return values[0] if len(values) == 1 else values
+
+
+def _one(spec: str, dtype: str | None) -> Any:
+    shape = re.fullmatch(r"(\d+(?:x\d+)*)(?::(\w+))?", spec)
+    if shape:
+        kind = getattr(torch, shape[2] or dtype or "float32", None)
+        if not isinstance(kind, torch.dtype):
+            raise ConversionError(f"--input {spec}: {shape[2]} is not a torch dtype")
+        size = [int(n) for n in shape[1].split("x")]
+        generator = torch.Generator().manual_seed(0)
+        return (
+            torch.randn(size, dtype=kind, generator=generator)
+            if kind.is_floating_point
+            else torch.ones(size, dtype=kind)
+        )
+    path = Path(spec)
+    if not path.is_file():
+        raise ConversionError(f"--input {spec}: neither a shape such as 1x3x224x224 nor a file")
+    if path.suffix == ".npy":
+        return torch.from_numpy(np.load(path, allow_pickle=False))
+    if path.suffix in PICKLED:
+        return torch.load(path, weights_only=True)
+    return to_value(read_t7(path))

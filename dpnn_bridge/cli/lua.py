@@ -1,0 +1,150 @@
+"""``dpnn-lua``: run a Torch7 script, or type Lua, on the bridge."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dpnn_bridge.cli.terminal import version_option
+from dpnn_bridge.errors import DpnnBridgeError, LuaBridgeError
+
+_SHOW = """
+local values, n = {...}, select('#', ...)
+for i = 1, n do io.write(tostring(values[i]), i < n and '\\t' or '\\n') end
+io.flush()
+"""
+
+
+@click.command(
+    "dpnn-lua",
+    context_settings={
+        "ignore_unknown_options": True,
+        "allow_interspersed_args": False,
+        "help_option_names": ["-h", "--help"],
+    },
+)
+@click.option("-i", "--interactive", is_flag=True, help="Open a prompt after the script, or without one.")
+@click.option("-e", "--execute", metavar="CODE", help="Run this Lua code before the script.")
+@click.option(
+    "-p",
+    "--lua-path",
+    multiple=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder that `require` searches first: packages, or checkouts of nn, dpnn, rnn … (repeatable).",
+)
+@click.option("--runtime", type=click.Choice(["auto", "luajit21", "lua51"]), default="auto", show_default=True)
+@click.option("--sandbox", is_flag=True, help="No files, no processes, limited memory and time: for code not trusted.")
+@click.option("--seed", type=int, help="torch.manualSeed before anything runs.")
+@version_option
+@click.argument("script", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def lua_command(
+    interactive: bool,
+    execute: str | None,
+    lua_path: tuple[Path, ...],
+    runtime: str,
+    sandbox: bool,
+    seed: int | None,
+    script: Path | None,
+    arguments: tuple[str, ...],
+) -> None:
+    """Run SCRIPT as Torch7's `th` did, with PyTorch underneath. ARGUMENTS are the script's own.
+
+    The script finds its arguments in `arg` and `...`; what it passes to os.exit is the exit code. An error of Lua
+    gives exit code 7 and its traceback.
+    """
+    from dpnn_bridge.lua.bridge import LuaBridge
+
+    if script is None and execute is None and not interactive:
+        raise click.UsageError("name a script, or give -i for a prompt")
+    try:
+        bridge = LuaBridge(lua_path, runtime=runtime, sandbox=sandbox)
+        _take_exit(bridge)
+        if seed is not None:
+            bridge.manual_seed(seed)
+        if execute is not None:
+            bridge.execute(execute, name="command line")
+        if script is not None:
+            _set_arguments(bridge, script, arguments)
+            bridge.run_file(script, *arguments)
+        if interactive:
+            _prompt(bridge)
+    except DpnnBridgeError as error:
+        code = _exit_code(error)
+        if code is None:
+            click.echo(f"dpnn-lua: {error}", err=True)
+            code = error.exit_code
+        sys.stdout.flush()
+        sys.exit(code)
+
+
+_EXIT = "dpnn-lua exits with "
+
+
+def _take_exit(bridge: Any) -> None:
+    """Let os.exit end the command through Python, so that everything is flushed."""
+    bridge.execute(
+        f"""
+        local flush = io.flush
+        os.exit = function(code)
+           pcall(flush)
+           if code == nil or code == true then code = 0 elseif code == false then code = 1 end
+           error('{_EXIT}' .. code .. '.', 0)
+        end
+        """
+    )
+
+
+def _exit_code(error: DpnnBridgeError) -> int | None:
+    text = str(error)
+    if not text.startswith(_EXIT):
+        return None
+    return int(float(text[len(_EXIT) :].split(".", 1)[0]))
+
+
+def _set_arguments(bridge: Any, script: Path, arguments: tuple[str, ...]) -> None:
+    bridge.execute(
+        "local script, list = ... arg = {[0] = script} for i, word in ipairs(list) do arg[i] = word end",
+        str(script),
+        list(arguments),
+    )
+
+
+def _prompt(bridge: Any) -> None:
+    """Read, evaluate, print; an expression shows its values, a statement runs."""
+    click.echo(f"dpnn-lua on {bridge.runtime}; an empty line or Ctrl-D ends.")
+    show = bridge.execute(f"return function(...) {_SHOW} end")
+    while True:
+        try:
+            line = input("lua> ")
+        except EOFError:
+            click.echo()
+            return
+        if not line.strip():
+            return
+        try:
+            _run_line(bridge, line, show)
+        except LuaBridgeError as error:
+            if _exit_code(error) is not None:
+                raise
+            click.echo(error, err=True)
+
+
+def _run_line(bridge: Any, line: str, show: Any) -> None:
+    line = line.removeprefix("=")
+    run = bridge.execute(
+        """
+        local line, show = ...
+        local chunk = loadstring('return ' .. line, '=stdin')
+        if chunk then
+           return function() show(chunk()) end
+        end
+        return assert(loadstring(line, '=stdin'))
+        """,
+        line,
+        show,
+    )
+    bridge.call(run)

@@ -1,0 +1,241 @@
+"""``dpnn-verify``: prints, layer by layer, how far a model is from what Torch7 computed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dpnn_bridge.cli.terminal import (
+    DTYPES,
+    console,
+    exits_with_errors,
+    json_option,
+    plain_table,
+    quiet_option,
+    steps,
+    version_option,
+)
+from dpnn_bridge.errors import VerificationError
+from dpnn_bridge.parity.known_differences import known_reasons, read_known_differences
+from dpnn_bridge.parity.verification import _what, headline, summary
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from dpnn_bridge.compare.differences import Difference, Tolerance
+    from dpnn_bridge.parity.verification import Verification
+
+
+@click.command("dpnn-verify", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("model", metavar="MODEL", type=click.Path(path_type=Path))
+@click.argument("converted", metavar="[CONVERTED]", required=False, type=click.Path(path_type=Path))
+@click.option("--reference", type=click.Path(path_type=Path), help="A .t7 table: input, output, gradInput, …, after.")
+@click.option("--input", "inputs", multiple=True, help="Input: a .t7, .npy or .pt file, or a shape such as 1x3x32x32.")
+@click.option("--output", "outputs", multiple=True, help="What Torch7 returned for it: a .t7, .npy or .pt file.")
+@click.option(
+    "--lua-path",
+    multiple=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder with Torch7's Lua sources: what they compute is the reference.",
+)
+@click.option("--key", help="Path of the model inside the file, such as protos.rnn; found by itself when left out.")
+@click.option("--mode", type=click.Choice(["train", "eval"]), help="Default: as the reference says, else eval.")
+@click.option("--device", default="cpu", show_default=True, help="Where to run, such as cuda.")
+@click.option("--dtype", type=click.Choice(DTYPES), help="Precision to run in; default: as in the file.")
+@click.option("--backward/--no-backward", default=True, help="Compare gradients when the reference holds them.")
+@click.option("--rtol", type=click.FloatRange(0), help="Accepted relative difference; default 1e-10 (double), 1e-4.")
+@click.option("--gradient-rtol", type=click.FloatRange(0), help="The same for gradients; default 1e-10 (double), 1e-3.")
+@click.option(
+    "--known-differences",
+    type=click.Path(path_type=Path),
+    help="JSON file of comparisons that may differ, each with its reason.",
+)
+@click.option("--plugin", multiple=True, type=click.Path(path_type=Path), help="Python file with @lua_class blocks.")
+@click.option("--allow-unsupported", is_flag=True, help="Unknown classes become placeholders that raise when they run.")
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write a report as one HTML page.")
+@json_option
+@quiet_option
+@click.option("-v", "--verbose", is_flag=True, help="Print every comparison, not only the worst of each layer.")
+@version_option
+@exits_with_errors
+def verify_command(
+    model: Path,
+    converted: Path | None,
+    reference: Path | None,
+    inputs: tuple[str, ...],
+    outputs: tuple[str, ...],
+    lua_path: tuple[Path, ...],
+    key: str | None,
+    mode: str | None,
+    device: str,
+    dtype: str | None,
+    backward: bool,
+    rtol: float | None,
+    gradient_rtol: float | None,
+    known_differences: Path | None,
+    plugin: tuple[Path, ...],
+    allow_unsupported: bool,
+    html: Path | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Compares MODEL with what Torch7 computed, layer by layer.
+
+    \b
+      dpnn-verify model.t7 --reference ref.t7             values that Torch7 stored
+      dpnn-verify model.t7 --input x.npy --output y.npy   the same, as arrays
+      dpnn-verify fixture.t7                              a fixture that holds its own module
+      dpnn-verify model.t7 model.pt --input 1x3x32x32     the converted file returns the same bits
+
+    Layers are compared where the reference holds their results: in its field `after` (the module after forward), or in
+    MODEL itself when it was saved after a forward with the same input. CONVERTED is compared with MODEL in every layer.
+
+    \b
+    Exit codes: 0 all agree, 2 wrong usage, 3 a file cannot be read, 4 something differs, 5 a class cannot be converted,
+    7 Lua failed.
+    """
+    if outputs and not inputs:
+        raise click.UsageError("--output needs --input")
+    if lua_path and outputs:
+        raise click.UsageError("--lua-path computes the output: leave out --output")
+    if reference and inputs:
+        raise click.UsageError("--reference holds the input; leave out --input and --output")
+    try:
+        known = read_known_differences(known_differences) if known_differences else []
+    except (OSError, ValueError) as error:
+        raise click.UsageError(f"--known-differences: {error}") from None
+    with steps(quiet or as_json) as progress:
+        progress("loading PyTorch")
+        import torch
+
+        from dpnn_bridge.cli.inputs import example_input
+        from dpnn_bridge.conversion.options import Options
+        from dpnn_bridge.parity.verify import verify
+        from dpnn_bridge.plugins import load_plugins
+
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise VerificationError("--device cuda: this machine has no CUDA device that PyTorch can use")
+        load_plugins(plugin)
+        progress(f"running {model}")
+        result = verify(
+            model,
+            converted,
+            reference=reference,
+            input=example_input(inputs, dtype) if inputs else None,
+            output=example_input(outputs, dtype) if outputs else None,
+            key=key,
+            mode=mode,
+            device=device,
+            dtype=getattr(torch, dtype) if dtype else None,
+            gradients=backward,
+            tolerance=_tolerance(rtol),
+            gradient_tolerance=_tolerance(gradient_rtol),
+            options=Options(allow_unsupported=allow_unsupported),
+            lua=_bridge(lua_path) if lua_path else None,
+            known=known,
+        )
+    if html is not None:
+        from dpnn_bridge.parity.html import page
+
+        html.write_text(page(result), encoding="utf-8")
+    if as_json:
+        click.echo(json.dumps(result.to_dict(), indent=2))
+    elif not quiet:
+        print_checklist(result, console(), verbose=verbose)
+    if not result.ok:
+        if quiet:
+            click.echo(f"error: {summary(result)}", err=True)
+        sys.exit(VerificationError.exit_code)
+
+
+#: stdout is for the result
+_PRINT_TO_STDERR = """
+io.output(io.stderr)
+function print(...)
+   local words = {...}
+   for i = 1, select('#', ...) do words[i] = tostring(words[i]) end
+   io.write(table.concat(words, '\\t'), '\\n')
+end
+"""
+
+
+def _tolerance(rtol: float | None) -> Tolerance | None:
+    from dpnn_bridge.compare.differences import Tolerance
+
+    return None if rtol is None else Tolerance(rtol, rtol)
+
+
+def _bridge(lua_path: tuple[Path, ...]) -> Any:
+    from dpnn_bridge.lua import LuaBridge
+
+    bridge = LuaBridge(lua_path)
+    bridge.execute(_PRINT_TO_STDERR)
+    return bridge
+
+
+# ---------------------------------------------------------------------- output
+def print_checklist(result: Verification, console: Console, *, verbose: bool = False) -> None:
+    """The tree of layers with the worst difference of each, then what does not belong to a layer, then one line."""
+    from rich.text import Text
+
+    console.print(Text.assemble((result.model, "bold"), " ", (headline(result), "dim")), soft_wrap=True)
+    wide = console.width >= 100
+    where = wide and (verbose or not result.ok)  # which element is the worst matters when something is wrong
+    numbers = ["max abs", "relative", "allowed"] if wide else ["relative"]
+    table = plain_table(highlight=False)
+    for name in ("", "layer", "class"):
+        table.add_column(name, no_wrap=True, overflow="ellipsis")
+    table.add_column("compared", min_width=12)
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
+    if where:
+        table.add_column("worst element", min_width=24)
+    for layer in result.layers:
+        compared = [*layer.differences, *layer.converted]
+        shown = compared if verbose else [layer.worst] if layer.worst else []
+        name = "  " * layer.depth + (layer.path.rpartition(".")[2] or "model")
+        if not shown:
+            table.add_row(Text("·", "dim"), name, layer.class_name, Text(layer.note, "dim"))
+        for i, d in enumerate(shown):
+            label = (name, layer.class_name) if i == 0 else ("", "")
+            also = f" (of {len(compared)})" if wide and not verbose and len(compared) > 1 else ""
+            cells = [_mark(d), *label, _what(layer, d) + also, *_cells(d, numbers), *([_place(d)] if where else [])]
+            table.add_row(*cells, style="" if d.ok else "red")
+    for d in result.without_layer:
+        cells = [_mark(d), "", "", d.name, *_cells(d, numbers), *([_place(d)] if where else [])]
+        table.add_row(*cells, style="" if d.ok else "red")
+    console.print(table)
+    for reason, names in known_reasons(result.differences).items():
+        console.print(Text(f"known difference: {', '.join(names)}: {reason}", "yellow"), soft_wrap=True)
+    for note in result.notes:
+        console.print(Text(f"note: {note}", "yellow"), soft_wrap=True)
+    console.print(Text(summary(result), "bold green" if result.ok else "bold red"), soft_wrap=True)
+
+
+def _mark(difference: Difference) -> Any:
+    from rich.text import Text
+
+    if difference.known:
+        return Text("≠", "yellow")
+    return Text("✓", "green") if difference.ok else Text("✗", "red")
+
+
+def _cells(d: Difference, names: list[str]) -> list[str]:
+    """The numbers of a comparison; none where the shapes or kinds differ."""
+    if d.mismatched:
+        return [""] * len(names)
+    allowed = f"{d.tolerance:.0e}" if d.tolerance else "0"
+    numbers = {"max abs": f"{d.absolute:.1e}", "relative": f"{d.error:.1e}", "allowed": allowed}
+    return [numbers[name] for name in names]
+
+
+def _place(d: Difference) -> str:
+    """The worst element, or what else is wrong."""
+    if d.index is None:
+        return d.message
+    return f"{list(d.index)}: {d.found:.7g} for {d.expected:.7g}"

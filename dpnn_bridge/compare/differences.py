@@ -1,0 +1,164 @@
+"""How far two nested values of tensors and numbers are apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dpnn_bridge.errors import VerificationError
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Largest accepted difference, relative to the largest expected value, for each dtype.
+
+    Attributes:
+        double, single: for double and for single precision.
+        floor: smallest scale that differences are relative to, where all expected values are tiny.
+    """
+
+    double: float = 1e-10
+    single: float = 1e-5
+    floor: float = 1e-3
+
+    def of(self, tensor: Tensor) -> float:
+        """What is accepted for an expected tensor."""
+        return self.double if tensor.dtype == torch.float64 else self.single
+
+    def in_single(self) -> Tolerance:
+        """The tolerance where the computation is in single precision, whatever type its results are cast to."""
+        return replace(self, double=self.single)
+
+
+@dataclass
+class Difference:
+    """One compared tensor.
+
+    Attributes:
+        name: what was compared, such as ``gradParams[2]``.
+        error: largest difference relative to the largest expected value; inf when shapes or kinds differ.
+        tolerance: what was allowed.
+        message: where and how, when it failed.
+        absolute: largest absolute difference.
+        index: the element with the largest difference, counted from 0; None when all are equal or shapes differ.
+        expected, found: the values there.
+        known: why it may fail, see :mod:`~dpnn_bridge.parity.known_differences`; empty for all others.
+    """
+
+    name: str
+    error: float
+    tolerance: float
+    message: str = ""
+    absolute: float = 0.0
+    index: tuple[int, ...] | None = None
+    expected: float = 0.0
+    found: float = 0.0
+    known: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Within the tolerance, or known to differ."""
+        return self.error <= self.tolerance or bool(self.known)
+
+    @property
+    def mismatched(self) -> bool:
+        """Whether shapes or kinds differ, so that there are no elements to speak of."""
+        return self.error == float("inf") and self.index is None
+
+
+@dataclass
+class Result:
+    """All comparisons of one fixture."""
+
+    differences: list[Difference] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        return all(d.ok for d in self.differences)
+
+    @property
+    def failures(self) -> list[Difference]:
+        return [d for d in self.differences if not d.ok]
+
+    def raise_for_failures(self) -> None:
+        """Raises :class:`VerificationError` that lists every failed comparison."""
+        if not self.ok:
+            raise VerificationError("\n".join(f"{d.name}: {d.message}" for d in self.failures))
+
+
+def compare(name: str, actual: Any, expected: Any, tolerance: Tolerance | None = None) -> list[Difference]:
+    """Compares nested values strictly: a missing or superfluous one is a failure.
+
+    Args:
+        name: what is compared.
+        actual: tensor, number or nested lists/dicts.
+        expected: the same from Torch7 (:func:`~dpnn_bridge.conversion.to_value` of it).
+        tolerance: defaults to ``Tolerance()``.
+    """
+    tolerance = tolerance or Tolerance()
+    if isinstance(expected, (list, tuple)):
+        if not isinstance(actual, (list, tuple)) or len(actual) != len(expected):
+            return [mismatch(name, actual, f"a list of {len(expected)}")]
+        return [d for i, e in enumerate(expected) for d in compare(f"{name}[{i + 1}]", actual[i], e, tolerance)]
+    if isinstance(expected, dict):
+        if not isinstance(actual, dict) or actual.keys() != expected.keys():
+            return [mismatch(name, actual, f"a dict with keys {list(expected)}")]
+        return [d for k, e in expected.items() for d in compare(f"{name}.{k}", actual[k], e, tolerance)]
+    if isinstance(expected, Tensor):
+        return [compare_tensor(name, actual, expected, tolerance)]
+    if isinstance(expected, bool) or expected is None or isinstance(expected, str):
+        same = actual is expected or actual == expected
+        return [Difference(name, 0.0, 0.0) if same else mismatch(name, actual, repr(expected))]
+    value = torch.as_tensor(actual) if isinstance(actual, (Tensor, int, float)) else None
+    if value is None or value.numel() != 1:
+        return [mismatch(name, actual, f"the number {expected}")]
+    reference = torch.tensor([expected], dtype=torch.float64)
+    wanted = reference if value.dtype == torch.float64 or not value.is_floating_point() else reference.float()
+    return [compare_tensor(name, value.reshape(1), wanted, tolerance)]
+
+
+def compare_tensor(name: str, actual: Any, expected: Tensor, tolerance: Tolerance) -> Difference:
+    """One tensor; see :func:`compare`."""
+    if not isinstance(actual, Tensor) or tuple(actual.shape) != tuple(expected.shape):
+        return mismatch(name, actual, f"a tensor of shape {tuple(expected.shape)}")
+    limit = tolerance.of(expected)
+    if expected.numel() == 0:
+        return Difference(name, 0.0, limit)
+    a, e = actual.detach().to("cpu", torch.float64), expected.detach().to("cpu", torch.float64)
+    error = errors(a, e) / scale_of(e, tolerance)
+    worst = int(error.argmax())
+    relative, wanted, found = (float(t.flatten()[worst]) for t in (error, e, a))
+    if relative == 0.0:
+        return Difference(name, 0.0, limit)
+    index = tuple(int(i) for i in torch.unravel_index(torch.tensor(worst), error.shape))
+    message = ""
+    if relative > limit:
+        message = (
+            f"expected {wanted:.17g}, found {found:.17g} at {list(index)}, relative error {relative:.3g} > {limit:g}, "
+            f"{int((error > limit).sum())} of {error.numel()} elements differ"
+        )
+    absolute = abs(found - wanted) if abs(found - wanted) < float("inf") else float("inf")  # nan is no number
+    return Difference(name, relative, limit, message, absolute, index, wanted, found)
+
+
+def errors(actual: Tensor, expected: Tensor) -> Tensor:
+    """Absolute differences, 0 where both are equal or nan, inf where one of them is."""
+    same = (actual == expected) | (actual.isnan() & expected.isnan())
+    return torch.where(same, torch.zeros_like(actual), (actual - expected).abs()).nan_to_num(
+        nan=float("inf"), posinf=float("inf")
+    )
+
+
+def scale_of(expected: Tensor, tolerance: Tolerance) -> float:
+    """What differences are relative to: the largest finite expected value, at least ``tolerance.floor``."""
+    finite = expected[expected.isfinite()]
+    return max(float(finite.abs().max()) if finite.numel() else 0.0, tolerance.floor)
+
+
+def mismatch(name: str, actual: Any, wanted: str) -> Difference:
+    """A difference of shape or kind."""
+    found = f"a tensor of shape {tuple(actual.shape)}" if isinstance(actual, Tensor) else repr(actual)[:120]
+    return Difference(name, float("inf"), 0.0, f"expected {wanted}, found {found}")

@@ -1,0 +1,137 @@
+"""Nested values: tensors and numbers in lists and dicts, as Torch7's tables of inputs and outputs become in Python.
+
+:func:`map_tensors` is the one way through them; the rest of this file says what is done with each tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dpnn_bridge.errors import VerificationError
+
+
+def map_tensors(function: Callable[..., Any], value: Any, *others: Any, path: str = "") -> Any:
+    """``value`` with ``function`` applied to every tensor in its nested lists and dicts, in order.
+
+    Args:
+        function: takes the tensor, and what stands in its place in each of ``others``.
+        value: a tensor or nested lists (or tuples, which become lists) and dicts; anything else stays as it is.
+        *others: values nested like ``value``.
+        path: the name of ``value`` in messages.
+
+    Raises:
+        VerificationError: one of ``others`` is nested in another way; names the place.
+    """
+    if isinstance(value, Tensor):
+        return function(value, *others)
+    if isinstance(value, (list, tuple)):
+        for other in others:
+            _check_same(path, isinstance(other, (list, tuple)) and len(other) == len(value), value, other)
+        parts = zip(value, *others, strict=True)
+        return [map_tensors(function, v, *rest, path=f"{path}[{i}]") for i, (v, *rest) in enumerate(parts, 1)]
+    if isinstance(value, dict):
+        for other in others:
+            _check_same(path, isinstance(other, dict) and other.keys() == value.keys(), value, other)
+        return {k: map_tensors(function, v, *(o[k] for o in others), path=f"{path}.{k}") for k, v in value.items()}
+    return value
+
+
+def _check_same(path: str, same: bool, value: Any, other: Any) -> None:
+    if not same:
+        raise VerificationError(f"{path or 'value'}: expected {_kind(value)}, found {_kind(other)}")
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"a table with the keys {', '.join(map(str, value))}"
+    if isinstance(value, (list, tuple)):
+        return f"a table of {len(value)} values"
+    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+
+
+def leaves(value: Any) -> Iterator[Any]:
+    """The tensors and numbers of a nested value in order."""
+    if isinstance(value, (list, tuple)):
+        for v in value:
+            yield from leaves(v)
+    elif isinstance(value, dict):
+        for v in value.values():
+            yield from leaves(v)
+    else:
+        yield value
+
+
+def first_tensor(value: Any) -> Tensor:
+    """The first tensor of nested lists, depth first."""
+    while isinstance(value, (list, tuple)):
+        value = value[0]
+    return value
+
+
+def cast(value: Any, dtype: torch.dtype | None) -> Any:
+    """The floating point tensors of a nested value in ``dtype``; None leaves them."""
+    return map_tensors(lambda t: t.to(dtype) if dtype is not None and t.is_floating_point() else t, value)
+
+
+def detached(value: Any) -> Any:
+    """A nested value without its history."""
+    return map_tensors(Tensor.detach, value)
+
+
+def copied(value: Any) -> Any:
+    """A nested value whose tensors are new leaves."""
+    return map_tensors(lambda t: t.detach().clone(), value)
+
+
+def random_like(value: Any) -> Any:
+    """Normal random numbers in the arrangement of a nested value, the same in each run; each tensor starts anew."""
+
+    def draw(tensor: Tensor) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor.device, tensor.dtype)
+
+    return map_tensors(draw, value)
+
+
+def has_nan(value: Any) -> bool:
+    """Whether the sum of any tensor of a nested value is NaN."""
+    return any(isinstance(v, Tensor) and bool(v.sum().isnan()) for v in leaves(value))
+
+
+# ---------------------------------------------------------------------- gradients
+def require_grad(value: Any) -> Any:
+    """Makes every floating point tensor of a nested value a leaf that collects a gradient."""
+    return map_tensors(lambda t: t.requires_grad_() if t.is_floating_point() else t, value)
+
+
+def gradients(value: Any) -> Any:
+    """The gradients that the leaves of a nested value collected, zeros where there are none."""
+    return map_tensors(lambda t: t.grad if t.grad is not None else torch.zeros_like(t), value)
+
+
+def backward(output: Any, grad_output: Any) -> None:
+    """Backward through nested outputs; a criterion's loss needs no ``grad_output``.
+
+    Raises:
+        VerificationError: ``grad_output`` is not nested like ``output``.
+    """
+    outputs = list(leaves(output))
+    if grad_output is None:
+        grads = [torch.ones_like(o) if isinstance(o, Tensor) else None for o in outputs]
+    elif isinstance(output, dict):
+        grads = list(leaves({k: grad_output[k] for k in output}))
+    else:
+        grads = list(leaves(grad_output))
+    if len(outputs) != len(grads):
+        raise VerificationError(f"gradOutput has {len(grads)} tensors, the output {len(outputs)}")
+    pairs = [
+        (o, torch.as_tensor(g, dtype=o.dtype, device=o.device).reshape(o.shape))
+        for o, g in zip(outputs, grads, strict=True)
+        if isinstance(o, Tensor) and o.requires_grad
+    ]
+    if pairs:
+        torch.autograd.backward([o for o, _ in pairs], [g for _, g in pairs])

@@ -1,0 +1,49 @@
+"""The two directions: Lua objects -> torch modules (:func:`to_torch`) and back (:func:`to_lua`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.options import Options
+from dpnn_bridge.conversion.report import Report
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.objects import LuaObject
+
+
+def to_torch(obj: Any, **options: Any) -> nn.Module:
+    """Turns a Lua object into a torch module.
+
+    Args:
+        obj: a :class:`~dpnn_bridge.objects.LuaObject` of a module or criterion, as :func:`read_t7` returns it.
+        **options: fields of :class:`Options`.
+
+    Raises:
+        UnsupportedClassError: classes without a mapping, all of them at once.
+        ConversionError: the object lacks what its class needs.
+    """
+    return convert_object(obj, Options(**options))[0]
+
+
+def convert_object(obj: Any, options: Options, root: str = "") -> tuple[nn.Module, Report]:
+    """:func:`to_torch` together with the report of what became of what."""
+    ctx = TorchContext(options, root)
+    module = ctx.to_torch(obj)
+    ctx.finish()
+    return module, ctx.report
+
+
+def to_lua(module: nn.Module, *, gradients: bool = True, tensor_type: str | None = None) -> LuaObject:
+    """Turns a module back into a Lua object that Torch7 can load.
+
+    Args:
+        module: a converted module, or one made of registered torch types (``nn.Linear``, ``nn.Conv2d``, …).
+        gradients: write gradient tensors, which Torch7 needs for training.
+        tensor_type: Lua type of floating point tensors; default: as in the file the module came from.
+
+    Raises:
+        ConversionError: a submodule has no Lua class.
+    """
+    return LuaContext(gradients=gradients, tensor_type=tensor_type).to_lua(module)

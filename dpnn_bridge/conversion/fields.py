@@ -1,0 +1,82 @@
+"""Tensor fields of Lua classes, where they are in torch modules, and what a module remembers of its Lua object."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+
+class Layout(NamedTuple):
+    """How a tensor's elements are arranged in Lua and in torch. Both functions take ``(tensor, module)``."""
+
+    to_torch: Callable[[Tensor, nn.Module], Tensor]
+    to_lua: Callable[[Tensor, nn.Module], Tensor]
+
+
+class Field(NamedTuple):
+    """A tensor field of a Lua class.
+
+    Args:
+        attribute: name of the parameter or buffer in the torch module. Dots reach into submodules.
+        layout: None when the elements have the same order (the shape may differ; Lua's is restored on the way back).
+        grad: Lua field that holds the gradient; default ``weight`` -> ``gradWeight``.
+    """
+
+    attribute: str
+    layout: Layout | None = None
+    grad: str | None = None
+
+
+@dataclass
+class LuaRecord:
+    """What a converted module remembers of its Lua object, beside what the torch module itself holds.
+
+    Attributes:
+        class_name: the Lua class in the file (an alias such as ``cudnn.ReLU`` is kept).
+        tensor_type: Lua type of the module's tensors, such as ``torch.FloatTensor``; None when the file names none.
+        fields: fields that no attribute stands for, kept for the way back.
+        scratch: buffers that were dropped: field -> tensor or storage class, or ``"table"``.
+        shapes: shapes of tensor fields in Lua where they differ from torch's.
+        header: values that the class writes before its fields (``nn.GPU``).
+    """
+
+    class_name: str
+    tensor_type: str | None = None
+    fields: dict[Any, Any] = field(default_factory=dict)
+    scratch: dict[str, str] = field(default_factory=dict)
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    header: tuple[Any, ...] = ()
+
+
+def record_of(module: nn.Module) -> LuaRecord | None:
+    """The Lua side of a converted module, None for a module that never was Lua's."""
+    return module.__dict__.get("lua_record")
+
+
+def submodules(module: nn.Module) -> list[nn.Module]:
+    """Direct children in order; unlike ``module.children()`` one that occurs twice is listed twice."""
+    return [m for m in module._modules.values() if m is not None]
+
+
+def grad_field(name: str, spec: str | Field) -> str:
+    """``weight`` -> ``gradWeight``, unless the field names another."""
+    if isinstance(spec, Field) and spec.grad:
+        return spec.grad
+    return f"grad{name[:1].upper()}{name[1:]}"
+
+
+def get_tensor(module: nn.Module, attribute: str) -> Tensor | None:
+    """The parameter or buffer at a dotted name."""
+    owner, leaf = resolve(module, attribute)
+    return getattr(owner, leaf, None)
+
+
+def resolve(module: nn.Module, attribute: str) -> tuple[nn.Module, str]:
+    """``(owner, name)`` of a dotted attribute."""
+    *path, leaf = attribute.split(".")
+    for name in path:
+        module = getattr(module, name)
+    return module, leaf

@@ -1,0 +1,239 @@
+"""What a block says of one Lua class: :class:`LuaClass` with every hook that a block may declare or override."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from torch import nn
+
+from dpnn_bridge.conversion.fields import Field, get_tensor, grad_field, submodules
+from dpnn_bridge.conversion.tensors import is_parameter
+from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
+
+if TYPE_CHECKING:
+    from dpnn_bridge.conversion.lua_context import LuaContext
+    from dpnn_bridge.conversion.torch_context import TorchContext
+
+#: a parameter of a module: its owner, Lua field and where its torch tensor is
+ParameterSite = tuple[nn.Module, str, Field]
+
+#: fields that every Torch7 module may hold and that say nothing about what it computes
+TRANSIENT = frozenset({"output", "gradInput", "train", "_type"})
+
+
+class LuaClass:
+    """How one Lua class becomes a torch module and back. Subclass it and decorate with :func:`lua_class`.
+
+    Attributes:
+        names: Lua class names, canonical first (set by the decorator).
+        torch_type: the module class, or a tuple: files become the first unless ``build`` chooses, all are written.
+        version: the class version that ``to_lua`` writes (``__version`` in Lua).
+        scalars: Lua field, or a tuple of fields, -> constructor argument and attribute of the same name.
+        defaults: values of Lua fields that a file may lack.
+        tensors: Lua field -> torch parameter or buffer, in the order of Torch7's ``parameters()``.
+        constants: fields that Torch7 needs and that never vary, or functions ``tensor class -> fresh value`` such as
+            :func:`empty_table`; written for modules that were not read from a file.
+        indexed: the constructor takes ``index_base``, since inputs or outputs are indices.
+        container: the constructor takes the converted ``modules`` as positional arguments.
+        members: Lua field that holds one module -> constructor argument and submodule of the same name.
+        scratch: fields that hold buffers: dropped when reading, empty when written back.
+        passes_through: the class computes nothing here (``nn.Copy``, ``nn.GPU``); the report says so.
+        checked_by: what the parity of this class rests on: ``"torch7"``, ``"formula"`` or ``"structure"``.
+    """
+
+    names: ClassVar[tuple[str, ...]] = ()
+    torch_type: ClassVar[Any] = nn.Module
+    version: ClassVar[int] = 1
+    scalars: ClassVar[dict[str | tuple[str, ...], str]] = {}
+    defaults: ClassVar[dict[str, Any]] = {}
+    tensors: ClassVar[dict[str, str | Field]] = {}
+    constants: ClassVar[dict[str, Any]] = {}
+    indexed: ClassVar[bool] = False
+    container: ClassVar[bool] = False
+    members: ClassVar[dict[str, str]] = {}
+    scratch: ClassVar[tuple[str, ...]] = ()
+    passes_through: ClassVar[bool] = False
+    checked_by: ClassVar[str] = "torch7"
+
+    # ------------------------------------------------------------------ Lua -> torch
+    @classmethod
+    def matches(cls, obj: LuaObject) -> bool:
+        """Whether this block is the right one for ``obj``; for names that several packages use."""
+        return True
+
+    @classmethod
+    def upgrade(cls, obj: LuaObject) -> LuaObject:
+        """``obj``, or a changed copy when it was written by an older version of its class.
+
+        This one adds the fields that are missing and have a default.
+        """
+        missing = {k: v for k, v in cls.defaults.items() if v is not None and obj.get(k) is None}
+        if not missing:
+            return obj
+        fields = LuaTable([*obj.items(), *missing.items()])
+        return LuaObject(obj.class_name, fields, version=obj.version, header=obj.header)
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        """Keyword arguments of ``torch_type``."""
+        arguments: dict[str, Any] = {
+            attribute: ctx.to_torch(obj[name], name) for name, attribute in cls.members.items() if name in obj
+        }
+        for names, attribute in cls.scalars.items():
+            if isinstance(names, tuple):
+                arguments[attribute] = tuple(cls.scalar(obj, name) for name in names)
+            else:
+                arguments[attribute] = cls.scalar(obj, names)
+        if cls.indexed:
+            arguments["index_base"] = ctx.index_base
+        return arguments
+
+    @classmethod
+    def scalar(cls, obj: LuaObject, name: str) -> Any:
+        """The value of a Lua field, or its default; raises ``KeyError`` when there is neither."""
+        value = obj.get(name)
+        if value is not None:
+            return value
+        if name in cls.defaults:
+            return cls.defaults[name]
+        return obj[name]
+
+    @classmethod
+    def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
+        """The torch module of ``obj``. Its tensors are filled in afterwards by :meth:`fill`."""
+        children = ctx.children(obj) if cls.container else []
+        kind = cls.torch_type[0] if isinstance(cls.torch_type, tuple) else cls.torch_type
+        return kind(*children, **cls.arguments(obj, ctx))
+
+    @classmethod
+    def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
+        """Puts the tensors of ``obj`` into ``module``'s parameters and buffers."""
+        for name, spec in cls.fields_of(module).items():
+            tensor = obj.get(name)
+            if isinstance(tensor, LuaTensor) and tensor.size:
+                ctx.assign(module, spec, name, obj)
+
+    @classmethod
+    def fields_of(cls, module: nn.Module) -> dict[str, Field]:
+        """The tensor fields of one module; override when they depend on its configuration."""
+        return {name: Field(spec) if isinstance(spec, str) else spec for name, spec in cls.tensors.items()}
+
+    @classmethod
+    def handled(cls, module: nn.Module) -> set[str]:
+        """Lua fields that the declaration accounts for, so that the record need not keep them."""
+        names = {*TRANSIENT, *cls.scratch, *cls.members}
+        for key in cls.scalars:
+            names.update(key if isinstance(key, tuple) else (key,))
+        for name, spec in {**cls.tensors, **cls.fields_of(module)}.items():
+            names.update((name, grad_field(name, spec)))
+        if cls.container:
+            names.add("modules")
+        return names
+
+    # ------------------------------------------------------------------ torch -> Lua
+    @classmethod
+    def represents(cls, module: nn.Module) -> bool:
+        """Whether a module of ``torch_type`` that came from no file can be written as this Lua class.
+
+        Of several classes that share a torch type the first is asked first; others only if they override this. A class
+        that only passes its input through does not stand for torch's own modules: they have one that says more.
+        """
+        return not (cls.passes_through and type(module).__module__.startswith("torch.nn."))
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        """The Lua fields of ``module``, without what its :class:`LuaRecord` holds."""
+        fields: dict[str, Any] = {}
+        for names, attribute in cls.scalars.items():
+            value = getattr(module, attribute)
+            if isinstance(names, tuple):
+                fields.update(zip(names, value, strict=True))
+            elif value is not None:
+                fields[names] = value
+        for name, spec in cls.fields_of(module).items():
+            tensor = get_tensor(module, spec.attribute)
+            if tensor is None:
+                continue
+            fields[name] = ctx.tensor(module, name, spec)
+            if ctx.gradients and is_parameter(module, spec.attribute):
+                fields[grad_field(name, spec)] = ctx.gradient(module, name, spec)
+        for name, attribute in cls.members.items():
+            member = getattr(module, attribute)
+            if member is not None:
+                fields[name] = ctx.to_lua(member)
+        if cls.container:
+            fields["modules"] = LuaTable.from_list(ctx.to_lua(m) for m in cls.children(module))
+        return fields
+
+    @classmethod
+    def children(cls, module: nn.Module) -> list[nn.Module]:
+        """Submodules in Torch7's order of ``modules``, which is also the order of ``parameters()``."""
+        return submodules(module)
+
+    @classmethod
+    def parameters(
+        cls, module: nn.Module, inner: Callable[[nn.Module], Iterator[ParameterSite]]
+    ) -> Iterator[ParameterSite]:
+        """Every parameter as ``(owner, Lua field, Field)`` in the order of Torch7's ``parameters()``.
+
+        Args:
+            module: the module.
+            inner: the parameters of a module inside it, by whatever block describes that one.
+        """
+        for name, spec in cls.fields_of(module).items():
+            if is_parameter(module, spec.attribute):
+                yield module, name, spec
+        for child in cls.children(module):
+            yield from inner(child)
+
+    # ------------------------------------------------------------------ parity
+    @classmethod
+    def replay(cls, module: nn.Module, after: LuaObject) -> Callable[..., Any] | None:
+        """For a random module: a forward that uses the noise which Torch7 stored in ``after``. None when not random."""
+        return None
+
+
+class WithoutParameters(LuaClass):
+    """A class whose ``parameters()`` is empty in Torch7 although it holds modules: criterions and some wrappers."""
+
+    @classmethod
+    def parameters(
+        cls, module: nn.Module, inner: Callable[[nn.Module], Iterator[ParameterSite]]
+    ) -> Iterator[ParameterSite]:
+        return iter(())
+
+
+class PlainModule(LuaClass):
+    """Stands for modules that no Lua class describes: their own parameters, then their children's."""
+
+    @classmethod
+    def fields_of(cls, module: nn.Module) -> dict[str, Field]:
+        return {name: Field(name) for name, p in module._parameters.items() if p is not None}
+
+
+def empty_table(kind: str = "") -> LuaTable:
+    """For ``constants``: a field that must be a table of its own."""
+    return LuaTable()
+
+
+def empty_sizes(kind: str = "") -> LuaStorage:
+    """For ``constants``: a field that must be a ``torch.LongStorage`` of its own."""
+    return size_storage()
+
+
+def plain_object(class_name: str, **fields: Any) -> Callable[[str], LuaObject]:
+    """For ``constants``: a field that must be a module of its own, of a class without tensors."""
+
+    def make(kind: str) -> LuaObject:
+        buffers = {"output": LuaTensor.empty(kind), "gradInput": LuaTensor.empty(kind)}
+        return LuaObject(class_name, LuaTable({"_type": kind, **buffers, **fields}))
+
+    return make
+
+
+def size_storage(sizes: Iterable[int] = ()) -> LuaStorage:
+    """``sizes`` as Torch7 keeps them, in a ``torch.LongStorage``."""
+    array = np.array([*sizes], np.int64)
+    return LuaStorage("torch.LongStorage", array.size, array)

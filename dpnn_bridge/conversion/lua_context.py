@@ -1,0 +1,153 @@
+"""The walk from torch modules to Lua objects."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion import fields, lua_class, registry, tensors
+from dpnn_bridge.conversion.fields import Field, record_of
+from dpnn_bridge.conversion.lua_values import empty, lua_storage, numpy_dtype, strided
+from dpnn_bridge.conversion.placeholder import Placeholder
+from dpnn_bridge.conversion.ties import tie_of
+from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.graph import without_entries
+from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype, tensor_class
+
+
+class LuaContext:
+    """State of one conversion from torch to Lua.
+
+    Args:
+        gradients: write ``.grad`` (or zeros) into the gradient fields, which Torch7 needs to train on.
+        tensor_type: Lua type for all floating point tensors, such as ``torch.FloatTensor``; default: as in the file
+            that the module came from, or what its dtype says.
+
+    Attributes:
+        sources: ``id(storage)`` -> the parameter or buffer whose elements the storage holds in the same order.
+        derived: ``id`` of storages that hold a parameter or buffer in another arrangement, or a gradient.
+    """
+
+    def __init__(self, *, gradients: bool = True, tensor_type: str | None = None) -> None:
+        self.gradients, self.tensor_type = gradients, tensor_type
+        self.sources: dict[int, Tensor] = {}
+        self.derived: set[int] = set()
+        self._objects: dict[int, LuaObject] = {}
+        self._storages: dict[tuple[Any, ...], LuaStorage] = {}
+        self._tensors: dict[tuple[Any, ...], LuaTensor] = {}
+        self._restored: dict[int, Any] = {}
+        self._alive: list[Any] = []
+
+    def to_lua(self, module: nn.Module) -> LuaObject:
+        """The Lua object of a module, the same one whenever the module is met again.
+
+        Raises:
+            ConversionError: no registered class describes the module.
+        """
+        if id(module) in self._objects:
+            return self._objects[id(module)]
+        if isinstance(module, Placeholder):
+            return module.obj
+        spec, record = registry.spec_of(module), record_of(module)
+        if spec is lua_class.PlainModule:
+            raise ConversionError(
+                "no Lua class is registered for this torch module; register one with @lua_class",
+                class_name=type(module).__name__,
+            )
+        known = record is not None and record.class_name in spec.names
+        assert record is not None or not known
+        obj = LuaObject(record.class_name if known and record else spec.names[0], version=spec.version)
+        self._objects[id(module)] = obj
+        self._alive.append(module)
+        kind = self.type_of(module)
+        obj["_type"] = kind
+        obj["train"] = module.training
+        obj["output"] = LuaTensor.empty(kind)
+        if not known:
+            for key, value in {"gradInput": LuaTensor.empty, **spec.constants}.items():
+                obj[key] = value(kind) if callable(value) else value
+        if record is not None:
+            obj.header = tuple(self.restore(value) for value in record.header)
+            for key, name in record.scratch.items():
+                obj[key] = empty(kind if name == record.tensor_type else name)
+            for key, value in record.fields.items():
+                obj[key] = self.restore(value)
+        for key, value in spec.to_lua(module, self).items():
+            obj[key] = value
+        return obj
+
+    def restore(self, value: Any) -> Any:
+        """The Lua value of what :meth:`TorchContext.keep` kept."""
+        if isinstance(value, nn.Module):
+            return self.to_lua(value)
+        if isinstance(value, (LuaTable, LuaObject)):
+            if id(value) in self._restored:
+                return self._restored[id(value)]
+            copy = without_entries(value)
+            self._restored[id(value)] = copy
+            self._alive.append(value)
+            for k, v in value.items():
+                copy[self.restore(k)] = self.restore(v)
+            return copy
+        return value
+
+    # ------------------------------------------------------------------ tensors
+    def type_of(self, module: nn.Module) -> str:
+        """Lua tensor type of a module (its ``_type``): that of its first floating point tensor, or of its file."""
+        record = record_of(module)
+        tensor = next((t for t in [*module.parameters(), *module.buffers()] if t.is_floating_point()), None)
+        if tensor is None:
+            return self.tensor_type or (record and record.tensor_type) or "torch.FloatTensor"
+        return self.class_of(tensor, module)
+
+    def class_of(self, tensor: Tensor, module: nn.Module) -> str:
+        """Lua class of one tensor of ``module``."""
+        if self.tensor_type and tensor.is_floating_point():
+            return self.tensor_type
+        dtype = numpy_dtype(tensor)
+        record = record_of(module)
+        name = record.tensor_type if record else None
+        if name and element_dtype(name) == dtype:
+            return name
+        cpu = tensor_class(dtype)
+        return cpu.replace("torch.", "torch.Cuda") if name and name.startswith("torch.Cuda") else cpu
+
+    def tensor(self, module: nn.Module, name: str, spec: Field) -> LuaTensor:
+        """The parameter or buffer of a field as a Lua tensor; one torch tensor gives one Lua storage."""
+        return self._tensor(module, name, spec, gradient=False)
+
+    def gradient(self, module: nn.Module, name: str, spec: Field) -> LuaTensor:
+        """The gradient of a field's parameter, zeros when it has none."""
+        return self._tensor(module, name, spec, gradient=True)
+
+    def _tensor(self, module: nn.Module, name: str, spec: Field, *, gradient: bool) -> LuaTensor:
+        tie = tie_of(*fields.resolve(module, spec.attribute))
+        if tie is not None:
+            source = self._tensor(tie.source.module, tie.source.name, tie.source.field, gradient=gradient)
+            return LuaTensor(source.class_name, tie.shape, tie.stride, tie.offset, source.storage)
+        tensor = fields.get_tensor(module, spec.attribute)
+        assert tensor is not None
+        kind = self.class_of(tensor, module)
+        value = tensors.lua_value(module, name, spec, gradient=gradient)
+        key = (id(tensor), spec.layout, kind, gradient)
+        if key not in self._storages:
+            storage = self._storages[key] = lua_storage(kind, value)
+            self._alive.append(tensor)
+            if gradient or spec.layout is not None:
+                self.derived.add(id(storage))
+            else:
+                self.sources[id(storage)] = tensor
+        shape = tuple(value.shape)
+        if (key, shape) not in self._tensors:
+            self._tensors[key, shape] = strided(kind, shape, self._storages[key])
+        return self._tensors[key, shape]
+
+    def empty_tensors(self, module: nn.Module, count: int) -> LuaTable:
+        """A table of tensors without elements, which Torch7 resizes but does not make."""
+        return LuaTable.from_list(LuaTensor.empty(self.type_of(module)) for _ in range(count))
+
+    def constant(self, tensor: Tensor, module: nn.Module) -> LuaTensor:
+        """A tensor of its own that is neither parameter nor buffer."""
+        kind = self.class_of(tensor, module)
+        return strided(kind, tuple(tensor.shape), lua_storage(kind, tensor.detach()))

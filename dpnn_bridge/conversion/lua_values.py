@@ -1,0 +1,95 @@
+"""Lua values and Python values: what is what, and how one becomes the other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype
+
+#: fields that hold the results of the last call
+RESULTS = ("output", "gradInput")
+
+
+def to_value(value: Any, *, device: str | torch.device = "cpu") -> Any:
+    """A Lua input or output as Python passes it to a module: tensors, lists (dicts for other keys), numbers.
+
+    Tensors are copies; a tensor without dimensions becomes one of shape ``(0,)``.
+    """
+    if isinstance(value, LuaTensor):
+        return value.torch().clone().to(device)
+    if isinstance(value, LuaStorage):
+        return value.torch().clone().to(device)
+    if isinstance(value, LuaTable):
+        array = value.as_list()
+        if len(array) == len(value):
+            return [to_value(v, device=device) for v in array]
+        return {k: to_value(v, device=device) for k, v in value.items()}
+    return value
+
+
+def tensor_type(obj: LuaObject) -> str | None:
+    """Lua type of a module's tensors: that of ``weight``, else its ``_type``, else that of its last results."""
+    weight, kind = obj.get("weight"), obj.get("_type")
+    if isinstance(weight, LuaTensor):
+        return weight.class_name
+    if isinstance(kind, str) and element_dtype(kind) is not None:
+        return kind
+    results = [obj.get(name) for name in RESULTS]  # a criterion's output is a number, the gradient for a pair a table
+    results += [tensor for value in results if isinstance(value, LuaTable) for tensor in value.as_list()]
+    return next((value.class_name for value in results if isinstance(value, LuaTensor)), None)
+
+
+def numpy_dtype(tensor: Tensor) -> np.dtype:
+    """numpy dtype that holds a torch tensor; bfloat16 and friends, which Torch7 lacks, become float32."""
+    try:
+        return torch.empty(0, dtype=tensor.dtype).numpy().dtype
+    except TypeError:
+        return np.dtype(np.float32)
+
+
+def empty(name: str) -> LuaTensor | LuaStorage | LuaTable:
+    """An empty buffer: a tensor or storage of a class, or ``"table"``."""
+    if name == "table":
+        return LuaTable()
+    if name.endswith("Storage"):
+        return LuaStorage(name, 0, np.empty(0, element_dtype(name)))
+    return LuaTensor.empty(name)
+
+
+def lua_storage(tensor_class_name: str, value: Tensor) -> LuaStorage:
+    """A lazy Lua storage with the elements of ``value`` in row-major order."""
+    dtype = element_dtype(tensor_class_name)
+    assert dtype is not None
+
+    def load() -> np.ndarray:
+        host = value.to("cpu", torch.float32) if value.dtype == torch.bfloat16 else value.cpu()
+        return np.array(host.numpy(), dtype=dtype, order="C").reshape(-1)
+
+    return LuaStorage(tensor_class_name.replace("Tensor", "Storage"), value.numel(), load)
+
+
+def strided(class_name: str, shape: tuple[int, ...], storage: LuaStorage) -> LuaTensor:
+    """A contiguous Lua tensor over a whole storage; one without elements has no dimensions."""
+    if storage.size == 0:
+        return LuaTensor.empty(class_name)
+    shape = shape or (1,)
+    stride, step = [], 1
+    for size in reversed(shape):
+        stride.insert(0, step)
+        step *= size
+    return LuaTensor(class_name, shape, tuple(stride), 0, storage)
+
+
+def lua_value(value: Any) -> Any:
+    """A nested value of tensors and numbers as Lua holds it."""
+    if isinstance(value, Tensor):
+        host = value.detach().cpu()
+        host = host.float() if host.dtype == torch.bfloat16 else host.byte() if host.dtype == torch.bool else host
+        return LuaTensor.from_numpy(host.numpy().copy())
+    if isinstance(value, (list, tuple)):
+        return LuaTable.from_list(lua_value(v) for v in value)
+    return LuaTable((k, lua_value(v)) for k, v in value.items()) if isinstance(value, dict) else value

@@ -1,0 +1,66 @@
+"""The noise that Torch7 stored, in place of what a random module would draw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion import registry
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+
+
+@contextmanager
+def replayed(module: nn.Module, after: Any) -> Iterator[None]:
+    """While the block runs, random modules use the noise that Torch7 stored in ``after``.
+
+    Args:
+        module: the converted module.
+        after: the Lua object of the same module after its forward, or None.
+    """
+    with ExitStack() as stack:
+        if isinstance(after, LuaObject):
+            for child, obj in paired(module, after):
+                forward = registry.spec_of(child).replay(child, obj)
+                if forward is not None:
+                    stack.enter_context(_forward_replaced(child, forward))
+        yield
+
+
+def paired(module: nn.Module, obj: LuaObject) -> Iterator[tuple[nn.Module, LuaObject]]:
+    """Every module of a tree with its object in another Lua object of the same structure."""
+    yield module, obj
+    spec = registry.spec_of(module)
+    table = obj.get("modules")
+    if not isinstance(table, LuaTable):
+        for name, attribute in spec.members.items():
+            if isinstance(member := obj.get(name), LuaObject):
+                yield from paired(getattr(module, attribute), member)
+        return
+    children = spec.children(module)
+    objects = [o for o in table.as_list() if isinstance(o, LuaObject)]
+    if len(children) == len(objects):
+        for child, child_obj in zip(children, objects, strict=True):
+            yield from paired(child, child_obj)
+
+
+@contextmanager
+def _forward_replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    outer = module.__dict__.get("forward")  # recurrent modules replay each of their time steps
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if outer is None:
+            del module.forward
+        else:
+            module.forward = outer
+
+
+def noise_of(obj: LuaObject, name: str, like: Tensor) -> Tensor:
+    """A stored random tensor on the device and dtype of ``like``."""
+    value = obj[name]
+    assert isinstance(value, LuaTensor)
+    return value.torch().to(like.device, like.dtype)

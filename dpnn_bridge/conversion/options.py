@@ -1,0 +1,33 @@
+"""What a caller may choose when a Lua object becomes a module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from dpnn_bridge.objects import LuaObject
+
+if TYPE_CHECKING:
+    from dpnn_bridge.conversion.torch_context import TorchContext
+
+
+@dataclass
+class Options:
+    """What the caller may choose when a Lua object becomes a module.
+
+    Args:
+        index_base: 1 as in Lua, or 0, for modules whose inputs or outputs are indices.
+        inplace: let modules overwrite their inputs where the file says ``inplace``.
+        gradients: put ``gradWeight`` and the like into ``.grad``.
+        allow_unsupported: put a :class:`Placeholder` where a class is unknown instead of raising.
+        fallback: called as ``fallback(obj, ctx)`` for unknown classes; returns a module or None.
+    """
+
+    index_base: int = 1
+    inplace: bool = False
+    gradients: bool = False
+    allow_unsupported: bool = False
+    fallback: Callable[[LuaObject, TorchContext], nn.Module | None] | None = None

@@ -1,0 +1,33 @@
+"""What stands where a Lua class has no mapping."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.objects import LuaObject
+
+
+class Placeholder(nn.Module):
+    """Stands where a Lua class has no mapping; raises when it runs.
+
+    Attributes:
+        class_name: the Lua class.
+        obj: its object, as read.
+    """
+
+    def __init__(self, obj: LuaObject, path: str) -> None:
+        super().__init__()
+        self.class_name, self.obj, self.path = obj.class_name, obj, path
+
+    def forward(self, input: Any) -> Any:
+        raise ConversionError(
+            "this class has no mapping and was converted with allow_unsupported; register it with @lua_class",
+            path=self.path,
+            class_name=self.class_name,
+        )
+
+    def extra_repr(self) -> str:
+        return self.class_name

@@ -1,0 +1,171 @@
+"""Which Lua tensors are one parameter, and how parameters that only overlap stay tied.
+
+Tensors that view the same elements in the same arrangement are one ``nn.Parameter``. Tensors that overlap in another
+way (a decoder whose weight is the transpose of the encoder's) keep one parameter, the source; the others become a
+:class:`~dpnn_bridge.conversion.ties.Tie`, which computes them from the source. A gradient therefore reaches the source
+alone, and the tie survives ``.to()``, ``deepcopy``, pickling and ``state_dict``. Mere neighbours in one flat storage
+become compact, independent parameters.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.ties import Site, Tie, share_buffer
+from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.objects import LuaTensor
+
+
+@dataclass
+class _Entry:
+    """One parameter with every place that uses it."""
+
+    value: Tensor
+    tensor: LuaTensor
+    sites: list[Site]
+    torch_shape: torch.Size | None
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        return extent_of(self.tensor)
+
+    def elements(self) -> np.ndarray:
+        """Positions of all elements in the storage."""
+        index = np.array(self.tensor.offset)
+        for size, stride in zip(self.tensor.shape, self.tensor.stride, strict=True):
+            index = index[..., None] + np.arange(size) * stride
+        return index.reshape(-1)
+
+
+class Sharing:
+    """Hands out parameters and buffers for Lua tensors, the same one for the same region."""
+
+    def __init__(self) -> None:
+        self._entries: dict[Any, _Entry] = {}
+
+    def assign(
+        self, site: Site, tensor: LuaTensor, arrange: Callable[[Tensor], Tensor], shape: torch.Size | None
+    ) -> None:
+        """Sets the parameter or buffer of ``site`` to the elements of ``tensor``.
+
+        Args:
+            site: where; the owner holds ``leaf`` as a parameter or buffer (possibly None).
+            tensor: the elements.
+            arrange: turns Lua's arrangement into torch's.
+            shape: torch's shape, None where Lua's is taken.
+        """
+        owner, leaf = site.owner, site.leaf
+        if leaf not in owner._parameters and leaf not in owner._buffers:
+            raise ConversionError(f"{type(owner).__name__} has no parameter or buffer {leaf!r}")
+        is_parameter = leaf in owner._parameters
+        identity = (region_of(tensor), site.field.layout, shape or tensor.shape, is_parameter)
+        entry = self._entries.get(identity)
+        if entry is None:
+            value = arrange(compact(tensor))
+            if is_parameter:
+                value = nn.Parameter(value, requires_grad=value.is_floating_point())
+            entry = self._entries[identity] = _Entry(value, tensor, [], shape)
+        entry.sites.append(site)
+        table: dict[str, Any] = owner._parameters if is_parameter else owner._buffers
+        table[leaf] = entry.value
+
+    def tie(self) -> None:
+        """Ties parameters whose regions overlap without being the same, and buffers that several modules use."""
+        by_storage: dict[int, list[_Entry]] = defaultdict(list)
+        for entry in self._entries.values():
+            if isinstance(entry.value, nn.Parameter):
+                by_storage[id(entry.tensor.storage)].append(entry)
+            elif len(entry.sites) > 1:
+                share_buffer(entry.sites)
+        for entries in by_storage.values():
+            entries.sort(key=lambda e: e.extent)
+            group: list[_Entry] = []
+            end = 0
+            for entry in entries:
+                if group and entry.extent[0] < end:
+                    group.append(entry)
+                else:
+                    _tie(group)
+                    group = [entry]
+                end = max(end, entry.extent[1])
+            _tie(group)
+
+
+def _tie(group: list[_Entry]) -> None:
+    """Ties the members of a group of parameters whose extents overlap, where elements really coincide."""
+    if len(group) < 2 or not _really_overlap(group):
+        return
+    start, end = min(e.extent[0] for e in group), max(e.extent[1] for e in group)
+    source = next((e for e in group if e.extent == (start, end) and is_contiguous(e.tensor)), None)
+    if source is None:
+        source = _flat_source(group, start, end)
+    for entry in group:
+        for site in entry.sites if entry is not source else ():
+            t = entry.tensor
+            Tie(site, source.sites[0], t.shape, t.stride, t.offset - start, entry.torch_shape).install()
+
+
+def _really_overlap(group: list[_Entry]) -> bool:
+    if all(is_contiguous(e.tensor) for e in group):
+        return True
+    elements = np.concatenate([e.elements() for e in group])
+    return len(np.unique(elements)) < len(elements)
+
+
+def _flat_source(group: list[_Entry], start: int, end: int) -> _Entry:
+    """A parameter over the whole extent of a group none of whose members covers it, held by the first member."""
+    from dpnn_bridge.conversion.fields import Field
+
+    first = group[0].sites[0]
+    storage = group[0].tensor.storage
+    assert storage is not None
+    flat = LuaTensor(group[0].tensor.class_name, (end - start,), (1,), start, storage)
+    value = nn.Parameter(compact(flat))
+    first.owner.register_parameter("shared_elements", value)
+    site = Site(first.module, "", Field("shared_elements"), first.owner, "shared_elements")
+    return _Entry(value, flat, [site], None)
+
+
+def is_contiguous(tensor: LuaTensor) -> bool:
+    """Whether the elements stand in row-major order without gaps."""
+    step = 1
+    for size, stride in zip(reversed(tensor.shape), reversed(tensor.stride), strict=True):
+        if size != 1 and stride != step:
+            return False
+        step *= size
+    return True
+
+
+def region_of(tensor: LuaTensor) -> tuple[Any, ...]:
+    """Identity of the elements that a tensor views, whatever shape a contiguous one has."""
+    storage = id(tensor.storage)
+    if is_contiguous(tensor):
+        return (storage, tensor.offset, tensor.size)
+    return (storage, tensor.offset, tensor.shape, tensor.stride)
+
+
+def compact(tensor: LuaTensor) -> Tensor:
+    """A private copy of the elements of a tensor, contiguous; only its part of the storage is read."""
+    if tensor.size == 0 or tensor.storage is None:
+        return tensor.torch()
+    start, stop = extent_of(tensor)
+    elements = torch.from_numpy(tensor.storage.copy(start, stop))
+    if is_contiguous(tensor):
+        return elements.view(tensor.shape)
+    view = elements.as_strided(tensor.shape, tensor.stride, tensor.offset - start)
+    return view.clone(memory_format=torch.contiguous_format)
+
+
+def extent_of(tensor: LuaTensor) -> tuple[int, int]:
+    """First element and one past the last in the storage."""
+    first = last = tensor.offset
+    for size, stride in zip(tensor.shape, tensor.stride, strict=True):
+        first, last = first + min(0, (size - 1) * stride), last + max(0, (size - 1) * stride)
+    return first, last + 1

@@ -1,0 +1,35 @@
+"""A field's tensor: whether it is a parameter, and its elements in Lua's arrangement."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.fields import Field, record_of, resolve
+from dpnn_bridge.conversion.ties import tie_of
+
+
+def is_parameter(module: nn.Module, attribute: str) -> bool:
+    """Whether a dotted name is a parameter, its own or tied to another's."""
+    owner, leaf = resolve(module, attribute)
+    return owner._parameters.get(leaf) is not None or tie_of(owner, leaf) is not None
+
+
+def lua_value(module: nn.Module, name: str, spec: Field, *, gradient: bool = False) -> Tensor:
+    """A field's tensor, or its gradient (zeros when there is none), detached and in Lua's arrangement.
+
+    It is a view of the torch tensor where the strides allow it.
+    """
+    owner, leaf = resolve(module, spec.attribute)
+    tie = tie_of(owner, leaf)
+    tensor = tie.parameter() if tie else getattr(owner, leaf)
+    if gradient:
+        tensor = tensor.grad if tensor.grad is not None else torch.zeros_like(tensor)
+    tensor = tensor.detach()
+    if tie:
+        return tie.lua_view(tensor)
+    if spec.layout is not None:
+        return spec.layout.to_lua(tensor, module)
+    record = record_of(module)
+    shape = record.shapes.get(name) if record else None
+    return tensor.reshape(shape) if shape and torch.Size(shape).numel() == tensor.numel() else tensor

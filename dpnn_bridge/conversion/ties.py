@@ -1,0 +1,136 @@
+"""Tensors of a module that live in another module: views of its parameters, and buffers that both use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from dpnn_bridge.conversion.fields import Field
+
+
+@dataclass(frozen=True)
+class Site:
+    """A tensor field of a module: the module, its Lua field and where its torch tensor is."""
+
+    module: nn.Module
+    name: str
+    field: Field
+    owner: nn.Module
+    leaf: str
+
+
+class Tie:
+    """Makes ``owner.leaf`` a strided view of another module's parameter, computed whenever it is read.
+
+    Attributes:
+        site: the tied field.
+        source: the field whose parameter holds the elements.
+        shape, stride, offset: the Lua tensor, in the elements of the source's Lua tensor.
+        torch_shape: shape of the torch tensor when the field has no layout.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        source: Site,
+        shape: tuple[int, ...],
+        stride: tuple[int, ...],
+        offset: int,
+        torch_shape: torch.Size | None,
+    ) -> None:
+        self.site, self.source = site, source
+        self.shape, self.stride, self.offset, self.torch_shape = shape, stride, offset, torch_shape
+
+    def lua_view(self, tensor: Tensor) -> Tensor:
+        """The tied part of the source's parameter or gradient, in Lua's arrangement."""
+        layout = self.source.field.layout
+        flat = (layout.to_lua(tensor, self.source.module) if layout else tensor).reshape(-1)
+        return flat.as_strided(self.shape, self.stride, self.offset)
+
+    def parameter(self) -> nn.Parameter:
+        """The parameter that holds the elements."""
+        return getattr(self.source.owner, self.source.leaf)
+
+    def compute(self) -> Tensor:
+        """The tied tensor in torch's arrangement; gradients flow to the source."""
+        return self.arranged(self.parameter())
+
+    def arranged(self, source: Tensor) -> Tensor:
+        """:meth:`compute` of a tensor in the place of the parameter."""
+        value = self.lua_view(source)
+        layout = self.site.field.layout
+        if layout is not None:
+            return layout.to_torch(value, self.site.module)
+        return value if self.torch_shape is None else value.reshape(self.torch_shape)
+
+    def install(self) -> None:
+        """Removes the field's own parameter and computes it from the source from now on."""
+        owner, leaf = self.site.owner, self.site.leaf
+        owner._parameters.pop(leaf, None)
+        owner.__dict__.setdefault("ties", {})[leaf] = self
+        _become_sharing(owner)
+
+
+def tie_of(owner: nn.Module, leaf: str) -> Tie | None:
+    """The tie that computes ``owner.leaf``, or None for an ordinary parameter."""
+    return owner.__dict__.get("ties", {}).get(leaf)
+
+
+def share_buffer(sites: list[Site]) -> None:
+    """Lets a buffer of several modules stay one tensor when one of them changes its type or device."""
+    for site in sites:
+        site.owner.__dict__.setdefault("shared_buffers", {})[site.leaf] = [(s.owner, s.leaf) for s in sites]
+        _become_sharing(site.owner)
+
+
+class _Sharing(nn.Module):
+    """Mixin of modules that have a tie or a shared buffer: what changes their tensors reaches the other module's."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        super()._apply(fn, recurse)
+        for tie in self.__dict__.get("ties", {}).values():
+            holder = nn.ParameterList([tie.parameter()])._apply(fn)
+            tie.source.owner._parameters[tie.source.leaf] = holder[0]
+        for leaf, places in self.__dict__.get("shared_buffers", {}).items():
+            for owner, name in places:
+                owner._buffers[name] = self._buffers[leaf]
+        return self
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        _, _, *state = super().__reduce_ex__(protocol)  # type: ignore[misc]
+        return _restore, (plain_type(type(self)), tuple(self.__dict__.get("ties", ()))), *state
+
+
+def plain_type(kind: type[nn.Module]) -> type[nn.Module]:
+    """The class that a module had before its tensors were tied."""
+    return kind.__mro__[2] if issubclass(kind, _Sharing) else kind
+
+
+def _become_sharing(module: nn.Module) -> None:
+    """Gives a module the mixin, and a property for each tied tensor."""
+    module.__class__ = _sharing_type(plain_type(type(module)), tuple(module.__dict__.get("ties", ())))
+
+
+@cache
+def _sharing_type(plain: type[nn.Module], tied: tuple[str, ...]) -> type[nn.Module]:
+    """``plain`` with the mixin; it has the same name, so that tools and people see the class they know."""
+    body: dict[str, Any] = {name: getattr(plain, name) for name in ("__module__", "__qualname__", "__doc__")}
+    body |= {leaf: _property(leaf) for leaf in tied}
+    body["__jit_unused_properties__"] = [*getattr(plain, "__jit_unused_properties__", ()), *tied]
+    return type(plain.__name__, (_Sharing, plain), body)
+
+
+def _property(leaf: str) -> property:
+    return property(lambda module: module.ties[leaf].compute())
+
+
+def _restore(plain: type[nn.Module], tied: tuple[str, ...]) -> nn.Module:
+    """For pickle and deepcopy: an empty instance, whose state follows."""
+    kind = _sharing_type(plain, tied)
+    return kind.__new__(kind)

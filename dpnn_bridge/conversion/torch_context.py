@@ -1,0 +1,231 @@
+"""The walk from Lua objects to torch modules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion import fields, registry
+from dpnn_bridge.conversion.fields import Field, LuaRecord, record_of
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.lua_values import RESULTS, tensor_type
+from dpnn_bridge.conversion.options import Options
+from dpnn_bridge.conversion.placeholder import Placeholder
+from dpnn_bridge.conversion.report import Report
+from dpnn_bridge.conversion.sharing import Sharing, compact
+from dpnn_bridge.conversion.ties import Site
+from dpnn_bridge.errors import ConversionError, UnsupportedClass, UnsupportedClassError
+from dpnn_bridge.graph import MAX_DEPTH, format_path, is_module, without_entries
+from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
+
+
+class TorchContext:
+    """State of one conversion from Lua to torch.
+
+    Attributes:
+        options: the caller's choices.
+        report: what became of each object.
+    """
+
+    def __init__(self, options: Options | None = None, root: str = "") -> None:
+        self.options, self.report = options or Options(), Report()
+        self.sharing = Sharing()
+        self._root, self._path = root, list[Any]()
+        self._modules: dict[int, nn.Module] = {}
+        self._kept: dict[int, Any] = {}
+        self._alive: list[Any] = []
+        self._active: set[int] = set()
+        self._unsupported: dict[tuple[str, tuple[str, ...]], UnsupportedClass] = {}
+
+    @property
+    def index_base(self) -> int:
+        return self.options.index_base
+
+    @property
+    def path(self) -> str:
+        """Where the conversion stands, as ``modules[3].weight``."""
+        return format_path(self._path, self._root)
+
+    def error(self, message: str, obj: LuaObject | None = None) -> ConversionError:
+        """An error that names the current place."""
+        return ConversionError(message, path=self.path, class_name=obj.class_name if obj else "")
+
+    @contextmanager
+    def at(self, *keys: Any) -> Iterator[None]:
+        """Adds ``keys`` to the path while the block runs."""
+        self._path.extend(keys)
+        try:
+            yield
+        finally:
+            del self._path[len(self._path) - len(keys) :]
+
+    # ------------------------------------------------------------------ modules
+    def to_torch(self, obj: Any, *keys: Any) -> nn.Module:
+        """The module of a Lua object, the same one whenever the object is met again.
+
+        Args:
+            obj: a :class:`LuaObject` of a module or criterion class.
+            *keys: how ``obj`` is reached from the current place, for messages.
+
+        Raises:
+            ConversionError: ``obj`` is no object, contains itself, or lacks what its class needs.
+        """
+        with self.at(*keys):
+            if not isinstance(obj, LuaObject):
+                raise self.error(f"expected a Lua object, found {type(obj).__name__}: {obj!r:.80}")
+            if id(obj) in self._modules:
+                return self._modules[id(obj)]
+            if id(obj) in self._active:
+                raise self.error("the object contains itself", obj)
+            if len(self._active) >= MAX_DEPTH:
+                raise self.error(f"modules are nested deeper than {MAX_DEPTH} levels", obj)
+            self._active.add(id(obj))
+            module = self._convert(obj)
+            self._active.discard(id(obj))
+            self._modules[id(obj)] = module
+            self._alive.append(obj)
+            return module
+
+    def _convert(self, obj: LuaObject) -> nn.Module:
+        spec = registry.find(obj)
+        if spec is None:
+            module = self.options.fallback(obj, self) if self.options.fallback else None
+            if module is None:
+                return self._placeholder(obj)
+            self.report.add(self.path, obj.class_name, module)
+            return module
+        obj = spec.upgrade(obj)
+        try:
+            module = spec.build(obj, self)
+            if record_of(module) is None:
+                module.__dict__["lua_record"] = LuaRecord(obj.class_name, tensor_type=tensor_type(obj))
+                module.training = obj.get("train") is not False
+            spec.fill(module, obj, self)
+        except ConversionError:
+            raise
+        except (KeyError, TypeError, ValueError, RuntimeError, IndexError, AttributeError) as e:
+            detail = e.args[0] if isinstance(e, KeyError) and e.args else e
+            raise self.error(f"cannot build the module: {detail}", obj) from e
+        self._check_filled(module, obj)
+        self._remember(module, obj, spec)
+        self.report.add(self.path, obj.class_name, module, passes_through=spec.passes_through)
+        return module
+
+    def _check_filled(self, module: nn.Module, obj: LuaObject) -> None:
+        for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+            if tensor.is_meta:
+                raise self.error(f"the field {name!r} of shape {tuple(tensor.shape)} is missing or empty", obj)
+
+    def children(self, obj: LuaObject, field: str = "modules") -> list[nn.Module]:
+        """The converted modules of an array field, in order."""
+        table = obj.get(field)
+        if table is None:
+            return []
+        if not isinstance(table, LuaTable):
+            raise self.error(f"expected a table in field {field!r}, found {type(table).__name__}", obj)
+        return [self.to_torch(child, field, i) for i, child in enumerate(table.as_list(), 1)]
+
+    def _placeholder(self, obj: LuaObject) -> Placeholder:
+        fields = tuple(sorted(str(k) for k in obj))
+        entry = self._unsupported.get((obj.class_name, fields))
+        if entry is None:
+            entry = UnsupportedClass(obj.class_name, [], fields, registry.nearest_name(obj.class_name))
+            self._unsupported[obj.class_name, fields] = entry
+        entry.paths.append(self.path)
+        self._find_unsupported(obj.fields)
+        return Placeholder(obj, self.path)
+
+    def _find_unsupported(self, root: LuaTable) -> None:
+        """Converts the modules below an unknown object, so that one error names every unknown class."""
+        seen = {id(root)}
+        stack: list[tuple[LuaTable, tuple[Any, ...]]] = [(root, ())]
+        while stack:
+            table, keys = stack.pop()
+            for key, value in table.items():
+                if isinstance(value, LuaTable) and id(value) not in seen:
+                    seen.add(id(value))
+                    stack.append((value, (*keys, key)))
+                elif is_module(value) and id(value) not in self._active:
+                    self.to_torch(value, *keys, key)
+
+    def finish(self) -> None:
+        """Raises :class:`UnsupportedClassError` for the unknown classes met, and ties overlapping parameters."""
+        if self._unsupported and not self.options.allow_unsupported:
+            raise UnsupportedClassError(list(self._unsupported.values()))
+        self.report.unsupported = list(self._unsupported.values())
+        self.sharing.tie()
+
+    # ------------------------------------------------------------------ tensors
+    def assign(self, module: nn.Module, spec: Field, name: str, obj: LuaObject) -> None:
+        """Makes the tensor ``obj[name]`` the parameter or buffer that ``spec`` names; one region gives one parameter.
+
+        Raises:
+            ConversionError: the number of elements is not what the module's other fields say.
+        """
+        tensor, grad = obj[name], obj.get(fields.grad_field(name, spec))
+        owner, leaf = fields.resolve(module, spec.attribute)
+        current = owner._parameters.get(leaf, owner._buffers.get(leaf))
+        shape = None if current is None else current.shape
+        if current is not None and spec.layout is None and current.numel() != tensor.size:
+            raise self.error(
+                f"field {name!r} has {tensor.size} elements in shape {tensor.shape}, "
+                f"but the module's other fields need shape {tuple(current.shape)}",
+                obj,
+            )
+        record = record_of(module)
+        if record is not None and spec.layout is None and shape is not None and tuple(shape) != tensor.shape:
+            record.shapes[name] = tensor.shape
+
+        def arrange(value: Tensor) -> Tensor:
+            if spec.layout is not None:
+                return spec.layout.to_torch(value, module)
+            return value if shape is None else value.reshape(shape)
+
+        self.sharing.assign(Site(module, name, spec, owner, leaf), tensor, arrange, shape)
+        parameter = owner._parameters.get(leaf)
+        if self.options.gradients and parameter is not None and isinstance(grad, LuaTensor) and grad.size:
+            parameter.grad = arrange(compact(grad))
+
+    # ------------------------------------------------------------------ the rest of the fields
+    def _remember(self, module: nn.Module, obj: LuaObject, spec: type[LuaClass]) -> None:
+        record = record_of(module)
+        if record is None:
+            return
+        record.header = tuple(self.keep(value, "header") for value in obj.header)
+        handled = spec.handled(module)
+        for key, value in obj.items():
+            private = isinstance(key, str) and key.startswith("_") and key != "_type"
+            is_buffer = private or key in RESULTS or key in spec.scratch
+            if is_buffer and isinstance(value, (LuaTensor, LuaStorage, LuaTable)):
+                record.scratch[key] = "table" if isinstance(value, LuaTable) else value.class_name
+            elif key not in handled and (kept := self.keep(value, key)) is not None:
+                record.fields[key] = kept
+
+    def keep(self, value: Any, *keys: Any) -> Any:
+        """A copy of a Lua value that a record may hold: modules for their objects, no functions, compact tensors."""
+        if isinstance(value, LuaFunction):
+            self.report.drop(format_path([*self._path, *keys], self._root), "a Lua function; code in data is never run")
+            return None
+        if isinstance(value, LuaTensor):
+            if id(value) not in self._kept:
+                self._kept[id(value)] = LuaTensor.from_numpy(value.numpy().copy(), value.class_name)
+                self._alive.append(value)
+            return self._kept[id(value)]
+        if isinstance(value, LuaObject) and is_module(value) and registry.find(value):
+            return self._modules.get(id(value)) or (None if id(value) in self._active else self.to_torch(value, *keys))
+        if isinstance(value, (LuaTable, LuaObject)):
+            if id(value) in self._kept:
+                return self._kept[id(value)]
+            if len(self._path) > 4 * MAX_DEPTH:
+                raise self.error(f"tables are nested deeper than {4 * MAX_DEPTH} levels")
+            self._alive.append(value)
+            copy = without_entries(value)
+            self._kept[id(value)] = copy
+            with self.at(*keys):
+                for k, v in value.items():
+                    copy[self.keep(k)] = self.keep(v, k)
+            return copy
+        return value

@@ -1,0 +1,59 @@
+"""How a package hands on names that stand in its files, importing a file when the first of its names is used."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import sys
+from collections.abc import Callable, Mapping, MutableSequence
+from typing import Any
+
+Face = tuple[Callable[[str], Any], Callable[[], list[str]]]
+
+
+def face(package: str, homes: Mapping[str, str]) -> Face:
+    """``__getattr__`` and ``__dir__`` of a package.
+
+    Args:
+        package: its ``__name__``.
+        homes: name -> module that it stands in, relative to ``dpnn_bridge``; a package with a dot behind it has the
+            name as a module.
+    """
+
+    def find(name: str) -> Any:
+        home = homes.get(name)
+        if home is None:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        if home.endswith("."):
+            value: Any = importlib.import_module(f"dpnn_bridge.{home}{name}".replace("..", "."))
+        else:
+            value = getattr(importlib.import_module(f"dpnn_bridge.{home}"), name)
+        setattr(sys.modules[package], name, value)
+        return value
+
+    return find, lambda: sorted(homes)
+
+
+def family_face(package: str, path: MutableSequence[str]) -> Face:
+    """The same for a room of module families: every class and function that one of its files defines.
+
+    Args:
+        package: its ``__name__``.
+        path: its ``__path__``.
+    """
+
+    def names() -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for info in pkgutil.iter_modules(path):
+            for name, value in vars(importlib.import_module(f"{package}.{info.name}")).items():
+                if getattr(value, "__module__", None) == f"{package}.{info.name}" and not name.startswith("_"):
+                    found.setdefault(name, value)
+        return found
+
+    def find(name: str) -> Any:
+        if name.startswith("_") or name not in (known := names()):
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        setattr(sys.modules[package], name, known[name])
+        return known[name]
+
+    return find, lambda: sorted(names())

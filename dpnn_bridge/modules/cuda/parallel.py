@@ -1,0 +1,151 @@
+"""Wrappers that spread a module over several GPUs; here they run it on one device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.objects import LuaObject, LuaTable
+
+
+def without(obj: LuaObject, *names: str, **changes: Any) -> LuaObject:
+    """A copy of ``obj`` without some fields and with others changed."""
+    fields = LuaTable((k, v) for k, v in obj.items() if k not in names)
+    fields.update(changes)
+    return LuaObject(obj.class_name, fields, version=obj.version, header=obj.header)
+
+
+class DataParallelTable(nn.Sequential):
+    """Container of one module, which Torch7 replicates over GPUs for each batch.
+
+    Args:
+        module: the module.
+
+    Shape:
+        - Input, output: those of the module.
+
+    Differs from torch:
+        Runs on one device; wrap the module in :class:`torch.nn.parallel.DistributedDataParallel` for several.
+
+    Lua:
+        ``nn.DataParallelTable(dimension, flattenParams, usenccl)``, cunn DataParallelTable.lua; ``nn.DataParallel()``,
+        fbcunn DataParallel.lua
+    """
+
+
+@lua_class("nn.DataParallelTable")
+class DataParallelTableClass(LuaClass):
+    torch_type = DataParallelTable
+    container = True
+    passes_through = True
+    version = 2
+    checked_by = "structure"
+    scratch = ("inputGpu", "gradOutputGpu", "outputGpu", "gradInputGpu")
+    constants = {
+        **dict.fromkeys(scratch, empty_table),
+        "dimension": 1,
+        "flattenParams": False,
+        "usenccl": False,
+        "needsSync": False,
+        "typeStr": "torch.CudaTensor",
+    }
+
+    @classmethod
+    def upgrade(cls, obj: LuaObject) -> LuaObject:
+        """The first replica alone, without what Torch7 derives from it; the GPUs stand before the fields."""
+        gpus = obj.get("gpuAssignments") or LuaTable.from_list([1])
+        modules = LuaTable.from_list(obj["modules"].as_list()[:1])
+        copy = without(obj, "impl", "flattenedParams", "buffer", gpuAssignments=gpus, modules=modules)
+        copy.version, copy.header = cls.version, (gpus,)
+        return copy
+
+
+@lua_class("nn.DataParallel")
+class DataParallel(LuaClass):
+    """The replicas hold the same parameters: the first one alone is kept."""
+
+    torch_type = DataParallelTable
+    container = True
+    passes_through = True
+    scratch = ("input_gpu", "gradOutput_gpu", "gradInput_gpu")
+    checked_by = "structure"
+
+    @classmethod
+    def upgrade(cls, obj: LuaObject) -> LuaObject:
+        changes = {"modules": LuaTable.from_list(obj["modules"].as_list()[:1])}
+        if isinstance(gpus := obj.get("gpu_assignments"), LuaTable):
+            changes["gpu_assignments"] = LuaTable.from_list(gpus.as_list()[:1])
+        return without(obj, **changes)
+
+
+class ModelParallelTable(nn.Sequential):
+    """Applies every member to the same input and joins their outputs, tensor by tensor, along one dimension.
+
+    Args:
+        *modules: the members, which Torch7 keeps on different GPUs.
+        dimension: where the outputs are joined, counted from 1.
+
+    Shape:
+        - Input: whatever every member takes.
+        - Output: a tensor, or nested lists of tensors as the members return.
+
+    Lua:
+        ``nn.ModelParallelTable(dimension)``, multipathnet modules/ModelParallelTable.lua; fbcunn's
+        ``nn.ModelParallel(dimension)``, ModelParallel.lua
+    """
+
+    def __init__(self, *modules: nn.Module, dimension: int) -> None:
+        super().__init__(*modules)
+        self.dimension = dimension
+
+    def forward(self, input: Any) -> Any:  # type: ignore[override]
+        return self._joined([module(input) for module in self])
+
+    def _joined(self, outputs: list[Any]) -> Any:
+        if isinstance(outputs[0], Tensor):
+            return torch.cat(outputs, self.dimension - 1)
+        return [self._joined(list(parts)) for parts in zip(*outputs, strict=True)]
+
+
+@lua_class("nn.ModelParallelTable", "nn.ModelParallel")
+class ModelParallelTableClass(LuaClass):
+    torch_type = ModelParallelTable
+    container = True
+    version = 2
+    scalars = {"dimension": "dimension"}
+    scratch = (*DataParallelTableClass.scratch, *DataParallel.scratch, "gradInputAddBuffer")
+    checked_by = "structure"
+
+
+class ParallelBranches(nn.Sequential):
+    """Sum of the branches of a container, which Torch7 computes on two GPUs.
+
+    Args:
+        branches: a container; each of its members is a branch.
+
+    Shape:
+        - Input, output: those of every branch.
+
+    Lua:
+        ``nn.ModelParallelTable(nGpus, nResFunc)``, a copy of cunn's DataParallelTable.lua
+    """
+
+    def forward(self, input: Any) -> Any:  # type: ignore[override]
+        outputs = [branch(input) for branch in self[0].children()]
+        return torch.stack(outputs).sum(0)
+
+
+@lua_class("nn.ModelParallelTable")
+class ParallelBranchesClass(DataParallelTableClass):
+    torch_type = ParallelBranches
+    passes_through = False
+    version = 3
+    checked_by = "structure"
+
+    @classmethod
+    def matches(cls, obj: LuaObject) -> bool:
+        return "nResFunc" in obj

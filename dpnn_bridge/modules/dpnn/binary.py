@@ -1,0 +1,107 @@
+"""Convolution with binary weights: SpatialBinaryConvolution."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+from dpnn_bridge.torch7.gradient import scale_gradient, with_gradient_of
+
+
+class SpatialBinaryConvolution(nn.Conv2d):
+    r"""Convolution with the signs of its weights, each output plane scaled by the mean size of its weights.
+
+    The gradients are Torch7's. That of the input uses the signs (in evaluation the weights) and scales each input
+    plane by :math:`\sum |w| / (C_{out} k_H k_W)`; that of the weights is a plain convolution's, without any scale.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding: as :class:`torch.nn.Conv2d`. There is no bias.
+
+    Shape:
+        - Input: :math:`(N, C_{in}, H, W)` or :math:`(C_{in}, H, W)`.
+        - Output: :math:`(N, C_{out}, H', W')` or :math:`(C_{out}, H', W')`.
+
+    Lua:
+        ``nn.SpatialBinaryConvolution(nInputPlane, nOutputPlane, kW, kH, dW, dH, padW, padH)``,
+        SpatialBinaryConvolution.lua. It puts the signs into ``weight`` between forward and backward; a file written
+        then has the weights in ``tempWeight``, from where they are read. A second forward in training before a
+        backward loses them there; here it does not.
+
+    References:
+        Rastegari et al., XNOR-Net, https://arxiv.org/abs/1603.05279
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        *,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, bias=False, device=device, dtype=dtype
+        )
+
+    def forward(self, input: Tensor) -> Tensor:
+        size = self.weight.detach().abs()
+        kernel = self.kernel_size[0] * self.kernel_size[1]
+        output_scale = size.sum((1, 2, 3)) / (self.in_channels * kernel)
+        input_scale = size.sum((0, 2, 3)) / (self.out_channels * kernel)
+        signs = torch.where(self.weight.detach() >= 0, 1.0, -1.0).to(self.weight.dtype)
+        scaled = scale_gradient(input, input_scale[:, None, None])
+        plain = F.conv2d(scaled, with_gradient_of(signs, self.weight), None, self.stride, self.padding)
+        value = plain * output_scale[:, None, None]
+        if not self.training and torch.is_grad_enabled():
+            plain = F.conv2d(scaled, self.weight, None, self.stride, self.padding)
+        return with_gradient_of(value, plain)
+
+
+@lua_class("nn.SpatialBinaryConvolution")
+class SpatialBinaryConvolutionClass(LuaClass):
+    torch_type = SpatialBinaryConvolution
+    scalars = {
+        "nInputPlane": "in_channels",
+        "nOutputPlane": "out_channels",
+        ("kH", "kW"): "kernel_size",
+        ("dH", "dW"): "stride",
+        ("padH", "padW"): "padding",
+    }
+    defaults = {"padH": 0, "padW": 0}
+    tensors = {"weight": "weight"}
+    scratch = ("finput", "fgradInput", "tempWeight", "alphas", "gradInputAlphas", "wmask")
+
+    @classmethod
+    def upgrade(cls, obj: LuaObject) -> LuaObject:
+        weight, real = obj["weight"], obj.get("tempWeight")
+        if not isinstance(real, LuaTensor) or real.size != weight.size:
+            return obj
+        signs = torch.where(real.torch() >= 0, 1.0, -1.0).to(weight.torch().dtype)
+        if not torch.equal(weight.torch(), signs.reshape(weight.shape)):
+            return obj
+        return LuaObject(obj.class_name, LuaTable({**obj.fields, "weight": real}), version=obj.version)
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        return {**super().arguments(obj, ctx), "device": "meta"}
+
+    @classmethod
+    def handled(cls, module: nn.Module) -> set[str]:
+        return super().handled(module) | {"iwh", "owh"}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: Any) -> dict[str, Any]:
+        assert isinstance(module, SpatialBinaryConvolution)
+        kernel = module.kernel_size[0] * module.kernel_size[1]
+        sizes = {"iwh": module.in_channels * kernel, "owh": module.out_channels * kernel}
+        return {**super().to_lua(module, ctx), **sizes}

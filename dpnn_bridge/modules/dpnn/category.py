@@ -1,0 +1,206 @@
+"""Categories: OneHot, ArgMax, CategoricalEntropy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.fields import record_of
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.modules.dpnn.decorator import torch_dtype
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+from dpnn_bridge.torch7.gradient import add_gradient, zero_gradient
+
+
+class OneHot(nn.Module):
+    r"""Turns numbers of categories into vectors with a one at that place.
+
+    Args:
+        output_size: number of categories, :math:`K`.
+        index_base: number of the first category.
+        dtype: of the result; follows ``.double()`` and ``.to()``.
+
+    Shape:
+        - Input: :math:`(*)`, numbers of any type, whose fractions are cut off; or one number.
+        - Output: :math:`(*, K)`, or :math:`(K)`.
+
+    Examples:
+        >>> OneHot(3)(torch.tensor([3, 1]))
+        tensor([[0., 0., 1.],
+                [1., 0., 0.]])
+
+    Raises:
+        IndexError: a number is none of a category (checked on the CPU; CUDA fails in its own way).
+
+    Lua:
+        ``nn.OneHot(outputSize)``, OneHot.lua
+    """
+
+    like: Tensor
+
+    def __init__(self, output_size: int, *, index_base: int = 1, dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.output_size, self.index_base = output_size, index_base
+        self.register_buffer("like", torch.empty(0, dtype=dtype), persistent=False)
+
+    def forward(self, input: Tensor | float) -> Tensor:
+        index = torch.as_tensor(input, device=self.like.device).long() - self.index_base
+        if index.device.type == "cpu" and not torch.compiler.is_compiling():
+            wrong = (index < 0) | (index >= self.output_size)
+            if wrong.any():
+                last = self.output_size + self.index_base - 1
+                raise IndexError(
+                    f"OneHot takes {self.index_base} to {last}, found {int(index[wrong][0]) + self.index_base}"
+                )
+        output = self.like.new_zeros(*index.shape, self.output_size).scatter_(-1, index.unsqueeze(-1), 1)
+        return zero_gradient(output, input) if isinstance(input, Tensor) else output
+
+    def extra_repr(self) -> str:
+        return f"{self.output_size}, index_base={self.index_base}"
+
+
+@lua_class("nn.OneHot")
+class OneHotClass(LuaClass):
+    torch_type = OneHot
+    indexed = True
+    scalars = {"outputSize": "output_size"}
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        output, kind = obj.get("output"), obj.get("_type")
+        kind = output.class_name if isinstance(output, LuaTensor) else kind
+        return {**super().arguments(obj, ctx), "dtype": torch_dtype(kind)}
+
+
+class ArgMax(nn.Module):
+    """Position of the largest value along one dimension; the first of equals.
+
+    Args:
+        dim: the dimension, counted from 1.
+        n_input_dim: dimensions of one sample; an input of more has a batch in front of ``dim``.
+        as_long: give ``int64`` instead of the input's dtype.
+        index_base: number of the first position.
+
+    Shape:
+        - Input: :math:`(*)`.
+        - Output: the input's without ``dim``; :math:`(1)` for a vector.
+
+    Lua:
+        ``nn.ArgMax(dim, nInputDim, asLong)``, ArgMax.lua
+    """
+
+    def __init__(self, dim: int = 1, n_input_dim: int = 9999, as_long: bool = True, *, index_base: int = 1) -> None:
+        super().__init__()
+        self.dim, self.n_input_dim, self.as_long, self.index_base = dim, n_input_dim, as_long, index_base
+
+    def forward(self, input: Tensor) -> Tensor:
+        dim = self.dim if input.dim() > self.n_input_dim else self.dim - 1
+        index = input.argmax(dim, keepdim=input.dim() == 1) + self.index_base
+        return index if self.as_long else zero_gradient(index.to(input.dtype), input)
+
+    def extra_repr(self) -> str:
+        samples = "" if self.n_input_dim == 9999 else f", n_input_dim={self.n_input_dim}"
+        return f"{self.dim}{samples}, as_long={self.as_long}, index_base={self.index_base}"
+
+
+@lua_class("nn.ArgMax")
+class ArgMaxClass(LuaClass):
+    torch_type = ArgMax
+    indexed = True
+    scalars = {"dim": "dim", "nInputDim": "n_input_dim", "asLong": "as_long"}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        fields = super().to_lua(module, ctx)
+        return {**fields, "output": LuaTensor.empty("torch.LongTensor")} if fields["asLong"] else fields
+
+
+class CategoricalEntropy(nn.Module):
+    r"""Hands its input on and adds the gradient that raises the entropy of the batch's average distribution.
+
+    Args:
+        scale: factor of that gradient.
+        min_entropy: batches with at least this entropy, in nats, are left alone; None: none is.
+        size_average: divide the gradient by the batch size.
+
+    Attributes:
+        entropy: entropy of the last batch's average distribution, in nats.
+
+    Shape:
+        - Input: :math:`(N, C)`, probabilities.
+        - Output: the same.
+
+    Lua:
+        ``nn.CategoricalEntropy(scale, minEntropy)``, CategoricalEntropy.lua
+
+    Differs from torch:
+        The normaliser, the sum over the whole batch, counts as a constant.
+    """
+
+    def __init__(self, scale: float = 1, min_entropy: float | None = None, size_average: bool = True) -> None:
+        super().__init__()
+        self.scale, self.min_entropy, self.size_average = scale, min_entropy, size_average
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.dim() != 2:
+            raise ValueError(f"CategoricalEntropy takes batches of shape (N, C), found {tuple(input.shape)}")
+        values = input.detach()
+        total = values.sum()
+        p = values.sum(0) / total
+        log_p = (p + 1e-6).log()
+        self.entropy = -(p * log_p).sum()
+        gradient = self.scale / total * (log_p + p / (p + 1e-6))
+        if self.size_average:
+            gradient = gradient / input.shape[0]
+        if self.min_entropy is not None:
+            gradient = torch.where(self.entropy < self.min_entropy, gradient, torch.zeros_like(gradient))
+        return add_gradient(input, gradient)
+
+    def extra_repr(self) -> str:
+        return f"{self.scale}" if self.min_entropy is None else f"{self.scale}, min_entropy={self.min_entropy}"
+
+
+@lua_class("nn.CategoricalEntropy")
+class CategoricalEntropyClass(LuaClass):
+    torch_type = CategoricalEntropy
+    scalars = {"scale": "scale", "minEntropy": "min_entropy", "sizeAverage": "size_average"}
+    defaults = {"minEntropy": None}
+
+    @classmethod
+    def handled(cls, module: nn.Module) -> set[str]:
+        return super().handled(module) | {"entropy"}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        assert isinstance(module, CategoricalEntropy)
+        fields = super().to_lua(module, ctx)
+        if record_of(module) is None:
+            fields["minusOne"] = ctx.constant(torch.tensor([-float(module.scale)]), module)
+            fields["_mul"], fields["module"] = _entropy(ctx.type_of(module))
+            fields["modules"] = LuaTable.from_list([fields["module"]])
+        return fields
+
+
+def _entropy(kind: str) -> tuple[LuaObject, LuaObject]:
+    """The network with which Torch7 computes the entropy, and its normaliser."""
+
+    def layer(name: str, *modules: LuaObject, table: bool = False, **fields: Any) -> LuaObject:
+        obj = LuaObject(f"nn.{name}")
+        obj["_type"], obj["output"], obj["gradInput"] = kind, LuaTensor.empty(kind), LuaTensor.empty(kind)
+        if modules:
+            fields["modules"] = LuaTable.from_list(modules)
+        obj.update(fields)
+        return obj
+
+    normalise = layer("MulConstant", constant_scalar=1, inplace=False)
+    logarithm = layer("Sequential", layer("AddConstant", constant_scalar=1e-6, inplace=False), layer("Log"))
+    both = layer("ConcatTable", layer("Identity"), logarithm, output=LuaTable())
+    product = layer("CMulTable", gradInput=LuaTable())
+    sums = [layer("Sum", dimension=1, sizeAverage=False) for _ in range(2)]
+    negative = layer("MulConstant", constant_scalar=-1, inplace=False)
+    return normalise, layer("Sequential", sums[0], normalise, both, product, sums[1], negative)

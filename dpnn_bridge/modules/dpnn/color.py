@@ -1,0 +1,225 @@
+"""Colours of images: SimpleColorTransform, PCAColorTransform, SpatialFeatNormalization."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.noise import noise_of
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.modules.dpnn.noise import TRAINING_ONLY
+from dpnn_bridge.modules.nn.dropout import stored_noise
+from dpnn_bridge.objects import LuaObject
+from dpnn_bridge.torch7.gradient import refuse_gradient
+
+
+class ColorNoise(nn.Module):
+    """Adds one random number to each channel of each image in training; the base of the colour transforms."""
+
+    def channels(self) -> int:
+        """Number of channels."""
+        raise NotImplementedError
+
+    def draw(self, n: int, like: Tensor) -> Tensor:
+        """Noise of shape ``(n, C)``."""
+        raise NotImplementedError
+
+    def forward(self, input: Tensor) -> Tensor:
+        name = type(self).__name__
+        if not self.training:
+            return refuse_gradient(input, TRAINING_ONLY.format(name))
+        if input.dim() not in (3, 4) or input.shape[-3] != self.channels():
+            raise ValueError(f"{name} takes images of {self.channels()} channels, found {tuple(input.shape)}")
+        return self.with_noise(input, self.draw(input.shape[0] if input.dim() == 4 else 1, input))
+
+    def with_noise(self, input: Tensor, noise: Tensor) -> Tensor:
+        """``input`` with the given noise of shape ``(n, C)`` or ``(C)``."""
+        return input + noise.reshape(*input.shape[:-2], 1, 1)
+
+
+class ColorNoiseClass(LuaClass):
+    scratch = ("noise",)
+
+    @classmethod
+    def replay(cls, module: nn.Module, after: LuaObject) -> Callable[[Tensor], Tensor] | None:
+        assert isinstance(module, ColorNoise)
+        if not module.training or not stored_noise(after):
+            return None
+        return lambda x: module.with_noise(x, noise_of(after, "noise", x))
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        assert isinstance(module, ColorNoise)
+        return {**super().to_lua(module, ctx), "inputChannels": module.channels()}
+
+    @classmethod
+    def handled(cls, module: nn.Module) -> set[str]:
+        return super().handled(module) | {"inputChannels"}
+
+
+class SimpleColorTransform(ColorNoise):
+    """Adds a uniform random number to each channel of each image in training.
+
+    Args:
+        range: for each channel the largest absolute value of the noise.
+
+    Attributes:
+        range: the same, as a buffer.
+
+    Shape:
+        - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
+        - Output: the same shape.
+
+    Raises:
+        RuntimeError: in a backward pass through the layer in evaluation.
+
+    Lua:
+        ``nn.SimpleColorTransform(inputChannels, range)``, SimpleColorTransform.lua
+    """
+
+    range: Tensor
+
+    def __init__(self, range: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("range", range)
+
+    def channels(self) -> int:
+        return self.range.numel()
+
+    def draw(self, n: int, like: Tensor) -> Tensor:
+        return like.new_empty(n, self.channels()).uniform_(-1, 1) * self.range.reshape(-1)
+
+
+@lua_class("nn.SimpleColorTransform")
+class SimpleColorTransformClass(ColorNoiseClass):
+    torch_type = SimpleColorTransform
+    tensors = {"range": "range"}
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        return {"range": torch.empty(obj["range"].shape, device="meta")}
+
+
+class PCAColorTransform(ColorNoise):
+    r"""Adds a random mixture of the colours' principal components to each image in training, as AlexNet did.
+
+    The noise of one image is :math:`V (\lambda \odot n)` with :math:`n \sim \mathcal{N}(0, \text{std}^2)`.
+
+    Args:
+        eigen_vectors: :math:`V`, the components in its columns.
+        eigen_values: :math:`\lambda`.
+        std: standard deviation of the mixture's weights.
+
+    Attributes:
+        eigen_vectors, eigen_values: the same, as buffers.
+
+    Shape:
+        - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
+        - Output: the same shape.
+
+    Raises:
+        RuntimeError: in a backward pass through the layer in evaluation.
+
+    Lua:
+        ``nn.PCAColorTransform(inputChannels, eigenVectors, eigenValues, std)``, PCAColorTransform.lua; its comment
+        says that the rows are the components, the code uses the columns
+    """
+
+    eigen_vectors: Tensor
+    eigen_values: Tensor
+
+    def __init__(self, eigen_vectors: Tensor, eigen_values: Tensor, std: float = 0.1) -> None:
+        super().__init__()
+        self.register_buffer("eigen_vectors", eigen_vectors)
+        self.register_buffer("eigen_values", eigen_values)
+        self.std = std
+
+    def channels(self) -> int:
+        return self.eigen_values.numel()
+
+    def draw(self, n: int, like: Tensor) -> Tensor:
+        alphas = like.new_empty(n, self.channels()).normal_(0, self.std) * self.eigen_values.reshape(-1)
+        return alphas @ self.eigen_vectors.t()
+
+    def extra_repr(self) -> str:
+        return f"std={self.std}"
+
+
+@lua_class("nn.PCAColorTransform")
+class PCAColorTransformClass(ColorNoiseClass):
+    torch_type = PCAColorTransform
+    scalars = {"std": "std"}
+    tensors = {"eigenVectors": "eigen_vectors", "eigenValues": "eigen_values"}
+    scratch = ("noise", "alphas")
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        return {
+            **super().arguments(obj, ctx),
+            "eigen_vectors": torch.empty(obj["eigenVectors"].shape, device="meta"),
+            "eigen_values": torch.empty(obj["eigenValues"].shape, device="meta"),
+        }
+
+
+class SpatialFeatNormalization(nn.Module):
+    """Subtracts a given mean from each channel and divides by a given standard deviation.
+
+    Args:
+        mean: for each channel.
+        std: for each channel; default: 1.
+
+    Attributes:
+        mean, std: the same, as buffers; they are not trained.
+
+    Shape:
+        - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
+        - Output: the same shape.
+
+    Lua:
+        ``nn.SpatialFeatNormalization(mean, std)``, SpatialFeatNormalization.lua
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Tensor, std: Tensor | None = None) -> None:
+        super().__init__()
+        if mean.dim() != 1:
+            raise ValueError(f"SpatialFeatNormalization: mean and std have one dimension, found {tuple(mean.shape)}")
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", torch.ones_like(mean) if std is None else std)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.dim() not in (3, 4) or input.shape[-3] != len(self.mean):
+            raise ValueError(
+                f"SpatialFeatNormalization takes images of {len(self.mean)} channels, found {tuple(input.shape)}"
+            )
+        return (input - self.mean[:, None, None]) / self.std[:, None, None]
+
+    def extra_repr(self) -> str:
+        return str(len(self.mean))
+
+
+@lua_class("nn.SpatialFeatNormalization")
+class SpatialFeatNormalizationClass(LuaClass):
+    torch_type = SpatialFeatNormalization
+    tensors = {"mean": "mean", "std": "std"}
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        return {name: torch.empty(obj[name].shape, device="meta") for name in ("mean", "std")}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        assert isinstance(module, SpatialFeatNormalization)
+        return {**super().to_lua(module, ctx), "noOfFeats": len(module.mean)}
+
+    @classmethod
+    def handled(cls, module: nn.Module) -> set[str]:
+        return super().handled(module) | {"noOfFeats"}

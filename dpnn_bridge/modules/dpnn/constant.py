@@ -1,0 +1,153 @@
+"""Layers that ignore, bound or show their input: Constant, Clip, PrintSize."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.objects import LuaObject
+from dpnn_bridge.torch7.gradient import with_gradient_of, zero_gradient
+
+
+class Clip(nn.Module):
+    """Bounds its input from above, then from below; the gradient passes unchanged, also where values were bounded.
+
+    Args:
+        minval: smallest output.
+        maxval: largest output.
+
+    Shape:
+        - Input: :math:`(*)`.
+        - Output: the same shape.
+
+    Lua:
+        ``nn.Clip(minval, maxval)``, Clip.lua
+
+    Differs from torch:
+        :func:`torch.clamp` gives no gradient where it bounds.
+    """
+
+    def __init__(self, minval: float, maxval: float) -> None:
+        super().__init__()
+        self.minval, self.maxval = minval, maxval
+
+    def forward(self, input: Tensor) -> Tensor:
+        return with_gradient_of(input.clamp(max=self.maxval).clamp(min=self.minval), input)
+
+    def extra_repr(self) -> str:
+        return f"{self.minval}, {self.maxval}"
+
+
+@lua_class("nn.Clip")
+class ClipClass(LuaClass):
+    torch_type = Clip
+    scalars = {"minval": "minval", "maxval": "maxval"}
+
+
+class Constant(nn.Module):
+    r"""Gives a constant whatever its input is.
+
+    Args:
+        value: the constant.
+        n_input_dim: dimensions of one input sample; the constant is repeated for each sample of an input with more
+            dimensions. None: it is given as it is.
+
+    Attributes:
+        value: the constant as a buffer; it is not trained.
+
+    Shape:
+        - Input: :math:`(N, *)`, or anything.
+        - Output: :math:`(N, \text{value's shape})`, or the value's shape.
+
+    Lua:
+        ``nn.Constant(value, nInputDim)``, Constant.lua
+    """
+
+    value: Tensor
+
+    def __init__(self, value: float | Tensor, n_input_dim: int | None = None) -> None:
+        super().__init__()
+        self.register_buffer("value", value if isinstance(value, Tensor) else torch.tensor([float(value)]))
+        self.n_input_dim = n_input_dim
+
+    def forward(self, input: Any) -> Tensor:
+        if self.n_input_dim is None or input.dim() <= self.n_input_dim:
+            output = self.value.clone()
+        else:
+            output = self.value.expand(len(input), *self.value.shape).clone(memory_format=torch.contiguous_format)
+        return zero_gradient(output, input) if isinstance(input, Tensor) else output
+
+    def extra_repr(self) -> str:
+        shape = "x".join(map(str, self.value.shape))
+        return shape if self.n_input_dim is None else f"{shape}, n_input_dim={self.n_input_dim}"
+
+
+@lua_class("nn.Constant")
+class ConstantClass(LuaClass):
+    torch_type = Constant
+    scalars = {"nInputDim": "n_input_dim"}
+    defaults = {"nInputDim": None}
+    tensors = {"value": "value"}
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        return {**super().arguments(obj, ctx), "value": torch.empty(obj["value"].shape, device="meta")}
+
+
+class PrintSize(nn.Module):
+    """Prints the size of its input, and that of the gradient on the way back.
+
+    Args:
+        prefix: what the lines begin with.
+
+    Shape:
+        - Input, output: anything.
+
+    Lua:
+        ``nn.PrintSize(prefix)``, PrintSize.lua
+    """
+
+    def __init__(self, prefix: str = "PrintSize") -> None:
+        super().__init__()
+        self.prefix = prefix
+
+    def forward(self, input: Any) -> Any:
+        print(f"{self.prefix}:input\n {_sizes(input)}")
+        return self._watched(input)
+
+    def _watched(self, value: Any) -> Any:
+        if isinstance(value, list):
+            return [self._watched(v) for v in value]
+        return _PrintGradient.apply(value, self.prefix) if isinstance(value, Tensor) and value.requires_grad else value
+
+    def extra_repr(self) -> str:
+        return self.prefix
+
+
+class _PrintGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, prefix: str) -> Tensor:
+        ctx.prefix = prefix
+        return input.view_as(input)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        print(f"{ctx.prefix}:gradOutput\n {_sizes(grads[0])}")
+        return grads[0], None
+
+
+def _sizes(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_sizes(v) for v in value]
+    return tuple(value.shape) if isinstance(value, Tensor) else value
+
+
+@lua_class("nn.PrintSize")
+class PrintSizeClass(LuaClass):
+    torch_type = PrintSize
+    scalars = {"prefix": "prefix"}

@@ -1,0 +1,156 @@
+"""Conversions of shape and type: Collapse, Convert."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.modules.dpnn.decorator import torch_dtype
+from dpnn_bridge.objects import LuaObject, LuaTensor
+
+
+class Collapse(nn.Module):
+    r"""Joins all dimensions but the batch.
+
+    Args:
+        n_input_dim: dimensions of one sample; an input of more has a batch in front.
+
+    Shape:
+        - Input: :math:`(*)` or :math:`(N, *)`.
+        - Output: :math:`(\prod *)` or :math:`(N, \prod *)`.
+
+    Lua:
+        ``nn.Collapse(nInputDim)``, Collapse.lua
+    """
+
+    def __init__(self, n_input_dim: int) -> None:
+        super().__init__()
+        self.n_input_dim = n_input_dim
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input.reshape(input.shape[0], -1) if input.dim() > self.n_input_dim else input.reshape(-1)
+
+    def extra_repr(self) -> str:
+        return str(self.n_input_dim)
+
+
+@lua_class("nn.Collapse")
+class CollapseClass(LuaClass):
+    torch_type = Collapse
+    scalars = {"nInputDim": "n_input_dim"}
+
+
+class Convert(nn.Module):
+    """Converts between arrangements of data, and to the dtype and device of the model.
+
+    A shape is a string with one letter for each dimension: ``b`` batch, ``c`` channel, ``h`` height, ``w`` width,
+    ``f`` feature, ``t`` target, or any other for the caller's own. One without ``b`` stands for its batch.
+
+    Args:
+        input_shape: such as ``"bchw"``; None: anything, which keeps its shape.
+        output_shape: a permutation of ``input_shape``, or ``"bf"`` (flattens each sample), ``"b"`` (from ``bf`` with
+            one feature, or the first of ``bt``), ``"bt"`` (from ``b``).
+        dtype: what the result is cast to; follows ``.double()`` and ``.to()``.
+
+    Shape:
+        - Input: as ``input_shape``, or without its ``b`` for a single sample.
+        - Output: as ``output_shape``, without its ``b`` for a single sample.
+
+    Examples:
+        >>> Convert("chw", "f")(torch.zeros(2, 3, 4, 5)).shape
+        torch.Size([2, 60])
+        >>> Convert("chw", "hwc")(torch.zeros(3, 4, 5)).shape
+        torch.Size([4, 5, 3])
+
+    Raises:
+        ValueError: the arrangement cannot be made.
+
+    Lua:
+        ``nn.Convert(inputShape, outputShape)``, Convert.lua
+
+    Differs from torch:
+        Torch7 builds its converter for the sample size of the first input; here every input may have its own.
+    """
+
+    like: Tensor
+
+    def __init__(
+        self, input_shape: str | None = None, output_shape: str | None = None, dtype: torch.dtype | None = None
+    ) -> None:
+        super().__init__()
+        if input_shape is None and output_shape is not None:
+            raise ValueError(f"Convert needs an input shape for the output shape {output_shape!r}")
+        self.input_shape, self.output_shape = _with_batch(input_shape), _with_batch(output_shape or input_shape)
+        if "b*" in (self.input_shape, self.output_shape) and self.input_shape != self.output_shape:
+            raise ValueError("both shapes of Convert must be 'b*', or neither")
+        self.register_buffer("like", torch.empty(0, dtype=dtype), persistent=False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        input = input.to(self.like)
+        if self.input_shape == "b*":
+            return input
+        single = input.dim() < len(self.input_shape)
+        if single:
+            input = input.unsqueeze(self.input_shape.index("b"))
+        output = self._arranged(input)
+        return output.squeeze(self.output_shape.index("b")) if single and output.dim() > 1 else output
+
+    def _arranged(self, input: Tensor) -> Tensor:
+        source, target = self.input_shape, self.output_shape
+        if sorted(source) == sorted(target):
+            return input.permute([source.index(axis) for axis in target])
+        b = source.index("b")
+        if target == "bf" and source != "bt":
+            return input.unsqueeze(1) if source == "b" else input.transpose(0, b).flatten(1)
+        if target == "b" and sorted(source) == ["b", "t"]:
+            return input.select(source.index("t"), 0)
+        if target == "b" and sorted(source) == ["b", "f"]:
+            if input.shape[1 - b] > 1:
+                raise ValueError(f"Convert from {source!r} to 'b' takes one feature, found shape {tuple(input.shape)}")
+            return input.select(1 - b, 0)
+        if target == "bt" and source == "b":
+            return input.unsqueeze(1)
+        raise ValueError(f"Convert knows no way from shape {source!r} to {target!r}")
+
+    def extra_repr(self) -> str:
+        return "" if self.input_shape == "b*" else f"{self.input_shape!r}, {self.output_shape!r}"
+
+
+def _with_batch(shape: str | None) -> str:
+    if shape is None:
+        return "b*"
+    return shape if "b" in shape else f"b{shape}"
+
+
+@lua_class("nn.Convert")
+class ConvertClass(LuaClass):
+    torch_type = Convert
+    scalars = {"inputShape": "input_shape", "outputShape": "output_shape"}
+    constants = {"modules": empty_table}
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        output, kind = obj.get("output"), obj.get("_type")
+        kind = output.class_name if isinstance(output, LuaTensor) else kind
+        return {**super().arguments(obj, ctx), "dtype": torch_dtype(kind)}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: Any) -> dict[str, Any]:
+        assert isinstance(module, Convert)
+        source, target = module.input_shape, module.output_shape
+        any_shape = source == "b*"
+        fields = {
+            **super().to_lua(module, ctx),
+            "inputBatchDim": source.index("b") + 1,
+            "outputBatchDim": target.index("b") + 1,
+            "nInputDim": -1 if any_shape else len(source),
+            "nOutputDim": -1 if any_shape else len(target),
+        }
+        if any_shape or len(source) == len(target):
+            fields["transposition"] = any_shape or set(source) <= set(target)
+        return fields

@@ -1,0 +1,182 @@
+"""dpnn's differentiable criterions: ModuleCriterion, BinaryLogisticRegression, SpatialBinaryLogisticRegression."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.modules.nn.criterion import Criterion, CriterionClass, elementwise
+from dpnn_bridge.objects import LuaObject
+
+
+class ModuleCriterion(Criterion):
+    """Runs the input and the target through modules before it compares them.
+
+    Args:
+        criterion: compares them.
+        input_module: for the input; None: as it is.
+        target_module: for the target; None: as it is.
+        cast_target: whether casts reach ``target_module``.
+
+    Shape:
+        - Input, Target: what the modules take.
+        - Output: the criterion's.
+
+    Lua:
+        ``nn.ModuleCriterion(criterion, inputModule, targetModule, castTarget)``, ModuleCriterion.lua
+    """
+
+    def __init__(
+        self,
+        criterion: nn.Module,
+        input_module: nn.Module | None = None,
+        target_module: nn.Module | None = None,
+        cast_target: bool = True,
+    ) -> None:
+        super().__init__()
+        self.criterion, self.input_module, self.target_module = criterion, input_module, target_module
+        self.cast_target = cast_target
+
+    def forward(self, input: Any, target: Any = None) -> Any:
+        if self.input_module is not None:
+            input = self.input_module(input)
+        if self.target_module is not None:
+            target = self.target_module(target)
+        return self.criterion(input, target)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ModuleCriterion:
+        kept = None if self.cast_target else self._modules.pop("target_module")
+        super()._apply(fn, recurse)
+        if kept is not None:
+            self._modules["target_module"] = kept
+        return self
+
+    def extra_repr(self) -> str:
+        return "" if self.cast_target else "cast_target=False"
+
+
+@lua_class("nn.ModuleCriterion")
+class ModuleCriterionClass(CriterionClass):
+    torch_type = ModuleCriterion
+    scalars = {"castTarget": "cast_target"}
+    constants = {}
+    scratch = ("input", "target")
+    parts: ClassVar[dict[str, str]] = {
+        "criterion": "criterion",
+        "inputModule": "input_module",
+        "targetModule": "target_module",
+    }
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        parts = {attribute: ctx.to_torch(obj[name], name) for name, attribute in cls.parts.items() if name in obj}
+        return {**super().arguments(obj, ctx), **parts}
+
+    @classmethod
+    def handled(cls, module: nn.Module) -> set[str]:
+        return {*super().handled(module), *cls.parts}
+
+    @classmethod
+    def children(cls, module: nn.Module) -> list[nn.Module]:
+        return []  # a criterion has no parameters in Torch7
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        fields = super().to_lua(module, ctx)
+        for name, attribute in cls.parts.items():
+            if (part := getattr(module, attribute)) is not None:
+                fields[name] = ctx.to_lua(part)
+        return fields
+
+
+class BinaryLogisticRegression(Criterion):
+    r"""Logistic loss :math:`\log(1 + e^{-y x})` of scores and signs.
+
+    Args:
+        size_average: divide by the number of elements.
+
+    Shape:
+        - Input: :math:`(N)`, :math:`(N, 1)` or :math:`(1, N)`.
+        - Target: as many elements, -1 or 1.
+        - Output: the loss, a number.
+
+    Lua:
+        ``nn.BinaryLogisticRegression(sizeAverage)``, BinaryLogisticRegression.lua
+
+    Differs from torch:
+        :class:`torch.nn.SoftMarginLoss` is the same without an overflow: here scores beyond the range of exp give an
+        infinite loss and a gradient that is not a number, as in Torch7.
+    """
+
+    def __init__(self, size_average: bool = True) -> None:
+        super().__init__()
+        self.size_average = size_average
+
+    def forward(self, input: Tensor, target: Any) -> Tensor:
+        target = torch.as_tensor(target)
+        for name, value in (("input", input), ("target", target)):
+            if value.dim() not in (1, 2) or (value.dim() == 2 and 1 not in value.shape):
+                raise ValueError(f"BinaryLogisticRegression takes an {name} of shape (N) or (N, 1), {_found(value)}")
+        loss = (-elementwise(target, input) * input).exp().add(1).log().sum()
+        return loss / input.numel() if self.size_average else loss
+
+    def extra_repr(self) -> str:
+        return f"size_average={self.size_average}"
+
+
+@lua_class("nn.BinaryLogisticRegression")
+class BinaryLogisticRegressionClass(CriterionClass):
+    torch_type = BinaryLogisticRegression
+    scalars = {"sizeAverage": "size_average"}
+
+
+class SpatialBinaryLogisticRegression(Criterion):
+    r"""Logistic loss of the pixels of one-channel images, divided by :math:`2 H W`, and by N.
+
+    Args:
+        size_average: divide by the batch size.
+
+    Shape:
+        - Input: :math:`(N, 1, H, W)` or :math:`(1, H, W)`.
+        - Target: the same shape, -1 or 1.
+        - Output: the loss, a number.
+
+    Lua:
+        ``nn.SpatialBinaryLogisticRegression()``, SpatialBinaryLogisticRegression.lua
+
+    Differs from torch:
+        As :class:`BinaryLogisticRegression`, nothing guards against an overflow.
+    """
+
+    def __init__(self, size_average: bool = True) -> None:
+        super().__init__()
+        self.size_average = size_average
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        if input.dim() not in (3, 4) or input.shape[-3] != 1 or input.shape != target.shape:
+            raise ValueError(
+                "SpatialBinaryLogisticRegression takes input and target of shape (N, 1, H, W) or (1, H, W), "
+                f"{_found(input)} and {tuple(target.shape)}"
+            )
+        loss = (-target.to(input.dtype) * input).exp().add(1).log().sum()
+        n = input.shape[0] if self.size_average and input.dim() == 4 else 1
+        return loss / (2 * n * input.shape[-2] * input.shape[-1])
+
+    def extra_repr(self) -> str:
+        return f"size_average={self.size_average}"
+
+
+@lua_class("nn.SpatialBinaryLogisticRegression")
+class SpatialBinaryLogisticRegressionClass(CriterionClass):
+    torch_type = SpatialBinaryLogisticRegression
+    scalars = {"sizeAverage": "size_average"}
+
+
+def _found(value: Tensor) -> str:
+    return f"found {tuple(value.shape)}"

@@ -1,0 +1,247 @@
+"""Modules around one other module: Decorator, DontCast, Serial, NaN."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import count
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.compare.nested import cast, has_nan
+from dpnn_bridge.conversion.fields import record_of
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.modules.nn.decorator import Decorator, DecoratorClass
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor, element_dtype, tensor_class
+
+
+class DontCast(Decorator):
+    """Keeps the dtype of the module it holds when the surrounding model is cast; devices still change.
+
+    Args:
+        module: the decorated module.
+        castin: cast the input to the decorated module's dtype.
+        castout: cast the output to the dtype of the surrounding model; default: as ``castin``.
+        outer_dtype: dtype of the surrounding model; follows ``.double()`` and the like. Default: the module's.
+        inner_dtype: what ``castin`` casts to. Default: dtype of the module's first floating point tensor.
+
+    Shape:
+        - Input, output: the decorated module's.
+
+    Examples:
+        >>> linear = DontCast(nn.Linear(3, 4)).double()
+        >>> linear.module.weight.dtype
+        torch.float32
+
+    Lua:
+        ``nn.DontCast(module, castin, castout, moduleType)``, DontCast.lua
+
+    Differs from torch:
+        Torch7 knows devices as types, so there the decorated module also stays where it is.
+    """
+
+    outer: Tensor
+
+    def __init__(
+        self,
+        module: nn.Module,
+        castin: bool | None = None,
+        castout: bool | None = None,
+        *,
+        outer_dtype: torch.dtype | None = None,
+        inner_dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(module)
+        tensors = [t for t in [*module.parameters(), *module.buffers()] if t.is_floating_point()]
+        default = tensors[0].dtype if tensors else torch.get_default_dtype()
+        self.castin, self.castout = castin, castin if castout is None else castout
+        self.inner_dtype = inner_dtype or default
+        self.register_buffer("outer", torch.empty(0, dtype=outer_dtype or default), persistent=False)
+
+    def forward(self, input: Any) -> Any:
+        output = self.module(cast(input, self.inner_dtype) if self.castin else input)
+        return cast(output, self.outer.dtype) if self.castout else output
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DontCast:
+        def without_cast(tensor: Tensor) -> Tensor:
+            probe = fn(tensor.new_empty(0))
+            return fn(tensor) if probe.dtype == tensor.dtype else tensor.to(probe.device)
+
+        if recurse:
+            self.module._apply(without_cast)
+        return super()._apply(fn, recurse=False)
+
+    def extra_repr(self) -> str:
+        return f"castin={self.castin}, castout={self.castout}" if self.castin or self.castout else ""
+
+
+@lua_class("nn.DontCast")
+class DontCastClass(DecoratorClass):
+    torch_type = DontCast
+    scalars = {"castin": "castin", "castout": "castout"}
+    defaults = {"castin": None, "castout": None}
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        outer = next((t for name in ("output", "gradInput") for t in _tensors(obj.get(name))), None)
+        return {
+            **super().arguments(obj, ctx),
+            "outer_dtype": torch_dtype(outer.class_name if outer else obj.get("_type")),
+            "inner_dtype": torch_dtype(obj.get("moduleType")),
+        }
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        assert isinstance(module, DontCast)
+        fields = super().to_lua(module, ctx)
+        outer = ctx.class_of(module.outer, module)
+        fields.update(output=LuaTensor.empty(outer), gradInput=LuaTensor.empty(outer))
+        if (module.castin or module.castout) and record_of(module) is None:
+            fields["moduleType"] = tensor_class(torch.empty(0, dtype=module.inner_dtype).numpy().dtype)
+        return fields
+
+
+class Serial(Decorator):
+    """Marks a module whose ``.t7`` file Torch7 writes without buffers (medium) or also without gradients (light).
+
+    Args:
+        module: the decorated module.
+        tensortype: Lua tensor type of the written file, such as ``torch.FloatTensor``; None: as it is.
+
+    Shape:
+        - Input, output: the decorated module's.
+
+    Lua:
+        ``nn.Serial(module, tensortype)``, Serial.lua
+    """
+
+    def __init__(self, module: nn.Module, tensortype: str | None = None) -> None:
+        super().__init__(module)
+        self.tensortype = tensortype
+
+    def extra_repr(self) -> str:
+        return self.tensortype or ""
+
+
+@lua_class("nn.Serial")
+class SerialClass(DecoratorClass):
+    torch_type = Serial
+    scalars = {"tensortype": "tensortype"}
+    defaults = {"tensortype": None}
+
+
+class NaN(Decorator):
+    """Raises when the output, the gradient of the input or a parameter's gradient contains NaN, and says where.
+
+    Args:
+        module: the decorated module.
+        id: what messages call it; default: 1, 2, 3, … in order of construction.
+
+    Shape:
+        - Input, output: the decorated module's.
+
+    Raises:
+        FloatingPointError: NaN was found. As in Torch7 a tensor counts when its sum is NaN.
+
+    Lua:
+        ``nn.NaN(module, id)``, NaN.lua
+    """
+
+    _ids = count(1)
+
+    def __init__(self, module: nn.Module, id: int | str | None = None) -> None:
+        super().__init__(module)
+        self.id = next(NaN._ids) if id is None else id
+
+    def forward(self, input: Any) -> Any:
+        output = self.module(self._watched(input))
+        if has_nan(output):
+            if has_nan(input):
+                raise self.found("input")
+            raise self.found("parameters" if has_nan(list(self.parameters())) else "output")
+        return self._observed(output)
+
+    def found(self, what: str) -> FloatingPointError:
+        """The error for NaN in ``what`` of the decorated module."""
+        module = str(self.module) if not list(self.module.children()) else type(self.module).__name__
+        return FloatingPointError(f"NaN found in {what} of module: NaN({self.id}) @ {module}")
+
+    def _watched(self, value: Any) -> Any:
+        """``value`` whose gradient is checked; also when nobody asks for it, as Torch7 always computes it."""
+        if isinstance(value, list):
+            return [self._watched(v) for v in value]
+        if isinstance(value, dict):
+            return {k: self._watched(v) for k, v in value.items()}
+        if not torch.is_grad_enabled() or not isinstance(value, Tensor) or not value.is_floating_point():
+            return value
+        return _CheckGradInput.apply(value if value.requires_grad else value.detach().requires_grad_(), self)
+
+    def _observed(self, value: Any) -> Any:
+        """``value`` that notes whether its gradient has NaN."""
+        self._grad_output_has_nan = False
+        if isinstance(value, list):
+            return [self._observed(v) for v in value]
+        if isinstance(value, dict):
+            return {k: self._observed(v) for k, v in value.items()}
+        return _NoteGradOutput.apply(value, self) if isinstance(value, Tensor) and value.requires_grad else value
+
+    def extra_repr(self) -> str:
+        return f"id={self.id}"
+
+
+class _NoteGradOutput(torch.autograd.Function):
+    """Identity whose backward notes NaN in the gradient of a :class:`NaN` module's output."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, module: NaN) -> Tensor:
+        ctx.module = module
+        return input.view_as(input)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        ctx.module._grad_output_has_nan |= has_nan(grads[0])
+        return grads[0], None
+
+
+class _CheckGradInput(torch.autograd.Function):
+    """Identity whose backward raises for NaN in the gradient of a :class:`NaN` module's input or parameters."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, module: NaN) -> Tensor:
+        ctx.module = module
+        return input.view_as(input)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        module = ctx.module
+        if has_nan(grads[0]):
+            raise module.found("gradOutput" if module._grad_output_has_nan else "gradInput")
+        if has_nan([p.grad for p in module.parameters()]):
+            raise module.found("gradParameters")
+        return grads[0], None
+
+
+@lua_class("nn.NaN")
+class NaNClass(DecoratorClass):
+    torch_type = NaN
+    scalars = {"id": "id"}
+
+
+# ---------------------------------------------------------------------- shared
+
+
+def torch_dtype(tensor_class_name: str | None) -> torch.dtype | None:
+    """torch dtype of a Lua tensor class, None for None."""
+    dtype = element_dtype(tensor_class_name) if tensor_class_name else None
+    return None if dtype is None else getattr(torch, dtype.name)
+
+
+def _tensors(value: Any) -> Iterator[LuaTensor]:
+    if isinstance(value, LuaTensor):
+        yield value
+    elif isinstance(value, LuaTable):
+        for v in value.values():
+            yield from _tensors(v)

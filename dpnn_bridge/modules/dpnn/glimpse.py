@@ -1,0 +1,356 @@
+"""Parts of images: SpatialGlimpse, SpatialUniformCrop, and the resampling they use."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dpnn_bridge.conversion.fields import record_of
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.modules.nnx.resampling import bilinear
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+from dpnn_bridge.torch7.gradient import zero_gradient
+
+
+class SpatialReSampling(nn.Module):
+    r"""Bilinear resampling with the corners on the corners.
+
+    Args:
+        owidth, oheight: new size.
+        rwidth, rheight: new size divided by the old one, where no size is given; fractions are cut off.
+
+    Shape:
+        - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
+        - Output: :math:`(N, C, H', W')` or :math:`(C, H', W')`.
+
+    Raises:
+        ValueError: a new size is less than 2, for which Torch7's positions are not numbers.
+
+    Lua:
+        ``nn.SpatialReSampling{rwidth=, rheight=, owidth=, oheight=}``, nnx SpatialReSampling.lua. There the first
+        forward fixes the new size for good.
+
+    Differs from torch:
+        As :func:`torch.nn.functional.interpolate` with ``align_corners=True``, except that positions and weights are
+        single precision whatever the dtype.
+    """
+
+    def __init__(
+        self,
+        owidth: int | None = None,
+        oheight: int | None = None,
+        rwidth: float | None = None,
+        rheight: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.owidth, self.oheight, self.rwidth, self.rheight = owidth, oheight, rwidth, rheight
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.dim() not in (3, 4):
+            raise ValueError(f"SpatialReSampling takes (N, C, H, W) or (C, H, W), found {tuple(input.shape)}")
+        height = self._size("height", self.oheight, self.rheight, input.shape[-2])
+        width = self._size("width", self.owidth, self.rwidth, input.shape[-1])
+        return resampled(input, height, width)
+
+    @staticmethod
+    def _size(name: str, size: float | None, ratio: float | None, old: int) -> int:
+        if size is None and ratio is None:
+            raise ValueError(f"SpatialReSampling needs o{name} or r{name}")
+        return int(size if size is not None else ratio * old)  # type: ignore[operator]
+
+    def extra_repr(self) -> str:
+        names = ("owidth", "oheight", "rwidth", "rheight")
+        return ", ".join(f"{n}={getattr(self, n)}" for n in names if getattr(self, n) is not None)
+
+
+def resampled(input: Tensor, height: int, width: int) -> Tensor:
+    """The last two dimensions of ``input`` resampled as :class:`SpatialReSampling` does."""
+    if height < 2 or width < 2:
+        raise ValueError(f"cannot resample to {height} x {width}: the new size must be at least 2")
+    if input.dtype == torch.float64:  # positions and weights must still be single precision
+        output = bilinear(input.reshape(-1, *input.shape[-2:], 1), height, width)
+    else:
+        planes = input.reshape(1, -1, *input.shape[-2:])
+        output = F.interpolate(planes, (height, width), mode="bilinear", align_corners=True)
+    return output.reshape(*input.shape[:-2], height, width)
+
+
+@lua_class("nn.SpatialReSampling")
+class SpatialReSamplingClass(LuaClass):
+    torch_type = SpatialReSampling
+    scalars = {"owidth": "owidth", "oheight": "oheight", "rwidth": "rwidth", "rheight": "rheight"}
+    defaults = {"owidth": None, "oheight": None, "rwidth": None, "rheight": None}
+
+
+class SpatialGlimpse(nn.Module):
+    r"""Cuts windows of growing size around a location out of an image and shrinks them to the same size.
+
+    Window d has size :math:`g_d = \text{size} \cdot \text{scale}^d`; the image is padded with zeros so that windows
+    may lie half outside. The gradient of the location is zero.
+
+    Args:
+        size: height and width of the glimpse, or one number for both.
+        depth: number of windows.
+        scale: size of a window divided by that of the one before.
+        pooling: ``"average"`` shrinks by means of whole blocks (scale 2 only), ``"bilinear"`` as
+            :class:`SpatialReSampling`. Default: average for scale 2.
+
+    Shape:
+        - Input: ``[image, location]`` with :math:`(N, C, H, W)` and :math:`(N, 2)`, or :math:`(C, H, W)` and
+          :math:`(2)`. A location is (y, x) between (-1, -1), top left, and (1, 1), bottom right.
+        - Output: :math:`(N, \text{depth} \cdot C, \text{size}_0, \text{size}_1)`, or without N.
+
+    Examples:
+        >>> image, location = torch.zeros(4, 1, 28, 28), torch.zeros(4, 2)
+        >>> SpatialGlimpse(8, depth=3)([image, location]).shape
+        torch.Size([4, 3, 8, 8])
+
+    Lua:
+        ``nn.SpatialGlimpse(size, depth, scale)``, SpatialGlimpse.lua. Sizes that are no whole numbers are cut off where
+        they are used, as in 2016; from 2017 on they were rounded down at each depth. Files of 2015 shrink bilinearly at
+        every scale.
+
+    References:
+        Mnih et al., Recurrent Models of Visual Attention, https://arxiv.org/abs/1406.6247
+    """
+
+    def __init__(
+        self, size: int | tuple[int, int], depth: int = 3, scale: float = 2, pooling: str | None = None
+    ) -> None:
+        super().__init__()
+        self.size = (size, size) if isinstance(size, int) else tuple(size)
+        self.depth, self.scale = depth, scale
+        self.pooling = pooling or ("average" if scale == 2 else "bilinear")
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        image, location = input[0], input[1]
+        single = image.dim() == 3
+        image = image.unsqueeze(0) if single else image
+        location = location.unsqueeze(0) if location.dim() == 1 else location
+        if image.dim() != 4 or location.dim() != 2:
+            shapes = [tuple(t.shape) for t in input[:2]]
+            raise ValueError(f"SpatialGlimpse takes [(N, C, H, W), (N, 2)] or [(C, H, W), (2)], found {shapes}")
+        location = (location.detach().double() + 1) / 2
+        windows, size = [], (float(self.size[0]), float(self.size[1]))
+        for depth in range(self.depth):
+            if depth > 0:
+                size = (size[0] * self.scale, size[1] * self.scale)
+            windows.append(self._shrunk(self._window(image, location, size), depth))
+        output = zero_gradient(torch.cat(windows, 1), input[1])
+        return output.squeeze(0) if single else output
+
+    @staticmethod
+    def _window(image: Tensor, location: Tensor, size: tuple[float, float]) -> Tensor:
+        """The windows of one depth, at full resolution, with zeros outside the image."""
+        places, inside = [], []
+        for i, (length, g) in enumerate(zip(image.shape[2:], size, strict=True)):
+            pad = math.floor((g - 1) / 2)
+            last = length + 2 * pad - g
+            if last < 0:
+                raise ValueError(f"a glimpse of {size} does not fit the padded image of shape {tuple(image.shape)}")
+            first = (location[:, i] * last).clamp(0, last).long() - pad
+            place = first[:, None] + torch.arange(int(g), device=image.device)
+            inside.append((place >= 0) & (place < length))
+            places.append(place.clamp(0, length - 1))
+        window = pixels(image, places[0], places[1])
+        return torch.where(inside[0][:, None, :, None] & inside[1][:, None, None, :], window, 0.0)
+
+    def _shrunk(self, window: Tensor, depth: int) -> Tensor:
+        height, width = self.size
+        if depth == 0 or tuple(window.shape[2:]) == self.size:
+            return window
+        if self.pooling == "average":
+            return F.avg_pool2d(window, (window.shape[2] // height, window.shape[3] // width))
+        return resampled(window, height, width)
+
+    def extra_repr(self) -> str:
+        return f"{self.size}, depth={self.depth}, scale={self.scale}, pooling={self.pooling}"
+
+
+def cropped(image: Tensor, top: Tensor, left: Tensor, height: int, width: int) -> Tensor:
+    """From each image of a batch the window of a given size at a place of its own."""
+    rows = top[:, None] + torch.arange(height, device=image.device)
+    columns = left[:, None] + torch.arange(width, device=image.device)
+    return pixels(image, rows, columns)
+
+
+def pixels(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """From each image of a batch (N, C, H, W) the pixels at rows (N, h) and columns (N, w) of its own."""
+    index = (rows[:, :, None] * image.shape[3] + columns[:, None, :]).flatten(1)
+    gathered = image.flatten(2).gather(2, index[:, None].expand(-1, image.shape[1], -1))
+    return gathered.unflatten(2, (rows.shape[1], columns.shape[1]))
+
+
+@lua_class("nn.SpatialGlimpse")
+class SpatialGlimpseClass(LuaClass):
+    torch_type = SpatialGlimpse
+    scalars = {("height", "width"): "size", "depth": "depth", "scale": "scale"}
+
+    @classmethod
+    def upgrade(cls, obj: LuaObject) -> LuaObject:
+        if "height" in obj:
+            return obj
+        fields = LuaTable(obj.fields)
+        fields["height"] = fields["width"] = obj["size"]
+        return LuaObject(obj.class_name, fields, version=obj.version)
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        average = obj["module"].class_name.endswith("SpatialAveragePooling")
+        return {**super().arguments(obj, ctx), "pooling": "average" if average else "bilinear"}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        assert isinstance(module, SpatialGlimpse)
+        fields = super().to_lua(module, ctx)
+        if record_of(module) is None:
+            height, width = module.size
+            average = module.pooling == "average"
+            shrink = nn.AvgPool2d(2, 2) if average else SpatialReSampling(oheight=height, owidth=width)
+            fields["module"] = ctx.to_lua(shrink)
+            fields["modules"] = LuaTable.from_list([fields["module"]])
+            kind = ctx.type_of(module)
+            fields["gradInput"] = LuaTable.from_list([LuaTensor.empty(kind), LuaTensor.empty(kind)])
+        return fields
+
+
+class SpatialUniformCrop(nn.Module):
+    r"""Cuts a window out of each image: at a random place in training, in the middle in evaluation.
+
+    Args:
+        oheight, owidth: size of the window; the width defaults to the height.
+        scale: smallest and largest factor between which the size of the window is drawn in training, before it is
+            resampled to ``oheight`` x ``owidth``; None: 1.
+
+    Shape:
+        - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
+        - Output: :math:`(N, C, H', W')` or :math:`(C, H', W')`.
+
+    Raises:
+        ValueError: the image is not larger than the window.
+
+    Lua:
+        ``nn.SpatialUniformCrop(oheight, owidth, scale)``, SpatialUniformCrop.lua. The last row and column of places
+        never occur, and the middle is one pixel before the middle where the difference of sizes is even.
+    """
+
+    def __init__(self, oheight: int, owidth: int | None = None, scale: tuple[float, float] | None = None) -> None:
+        super().__init__()
+        self.oheight, self.owidth, self.scale = oheight, oheight if owidth is None else owidth, scale
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.dim() == 3:
+            return self.forward(input.unsqueeze(0)).squeeze(0)
+        height, width = input.shape[2:]
+        if not self.training:
+            top, left = math.ceil((height - self.oheight) / 2), math.ceil((width - self.owidth) / 2)
+            if top < 1 or left < 1:
+                raise ValueError(
+                    f"SpatialUniformCrop: in evaluation the image must be larger than {self.oheight} x {self.owidth}, "
+                    f"as in Torch7; found {tuple(input.shape)}"
+                )
+            return input[:, :, top - 1 : top - 1 + self.oheight, left - 1 : left - 1 + self.owidth]
+        if height < self.oheight or width < self.owidth:
+            raise ValueError(f"an image of shape {tuple(input.shape)} has no {self.oheight} x {self.owidth} window")
+        n, device = len(input), input.device
+        if self.scale is None:
+            return self.at(input, _places(n, height - self.oheight, device), _places(n, width - self.owidth, device))
+        scales = torch.empty(n, dtype=torch.float64, device=device).uniform_(*self.scale)
+        top = _places(n, height - (scales * self.oheight).ceil(), device)
+        left = _places(n, width - (scales * self.owidth).ceil(), device)
+        return self.scaled(input, scales, top, left)
+
+    def at(self, input: Tensor, top: Tensor, left: Tensor) -> Tensor:
+        """The windows at the given places, counted from 1."""
+        return cropped(input, top - 1, left - 1, self.oheight, self.owidth)
+
+    def scaled(self, input: Tensor, scales: Tensor, top: Tensor, left: Tensor) -> Tensor:
+        """Windows of the given scales, at Torch7's places for the given random numbers."""
+        height, width = input.shape[2:]
+        rows, columns = (scales * self.oheight).ceil(), (scales * self.owidth).ceil()
+        y = (height / 2 - (height - rows) / 2 + top).ceil() - (rows / 2).ceil()
+        x = (width / 2 - (height - columns) / 2 + left).ceil() - (columns / 2).ceil()  # Torch7 has iH here as well
+        y0, y1, fy = _positions(y.clamp(min=1) - 1, rows, self.oheight)
+        x0, x1, fx = _positions(x.clamp(min=1) - 1, columns, self.owidth)
+        if (
+            input.device.type == "cpu"
+            and not torch.compiler.is_compiling()
+            and (int(y1.max()) >= height or int(x1.max()) >= width)
+        ):
+            raise ValueError(f"a window of scale {self.scale} lies outside the image of shape {tuple(input.shape)}")
+
+        def weighted(rows: Tensor, columns: Tensor, weight: Tensor) -> Tensor:
+            return pixels(input, rows, columns) * weight.to(input.dtype)[:, None]
+
+        fy, fx = fy[:, :, None], fx[:, None, :]
+        top_half = weighted(y0, x0, (1 - fx) * (1 - fy)) + weighted(y0, x1, fx * (1 - fy))
+        return top_half + weighted(y1, x0, (1 - fx) * fy) + weighted(y1, x1, fx * fy)
+
+    def extra_repr(self) -> str:
+        size = f"{self.oheight}, {self.owidth}"
+        return size if self.scale is None else f"{size}, scale={self.scale}"
+
+
+def _places(n: int, room: float | Tensor, device: torch.device) -> Tensor:
+    """``n`` random places, counted from 1, in so much room; the last place never occurs."""
+    uniform = torch.rand(n, dtype=torch.float64, device=device)
+    return (0.01 + uniform * (room - 0.01)).ceil().long()
+
+
+def _positions(first: Tensor, size: Tensor, wanted: int) -> tuple[Tensor, Tensor, Tensor]:
+    """For each sample the indices of both neighbours of each new pixel, and its distance to the first neighbour."""
+    ratio = (size - 1).float()[:, None] / (wanted - 1)
+    position = ratio * torch.arange(wanted, dtype=torch.float32, device=size.device)
+    whole = position.floor()
+    last = size.long()[:, None] - 1
+    start = first.long()[:, None]
+    return start + whole.long(), start + torch.minimum(whole.long() + 1, last), position - whole
+
+
+@lua_class("nn.SpatialUniformCrop")
+class SpatialUniformCropClass(LuaClass):
+    torch_type = SpatialUniformCrop
+    scalars = {"oheight": "oheight", "owidth": "owidth"}
+    scratch = ("coord", "scales")
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        scale = obj.get("scale")
+        if isinstance(scale, LuaTable):
+            scale = (scale.get("min") or scale[1], scale.get("max") or scale[2])
+        return {**super().arguments(obj, ctx), "scale": scale}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        assert isinstance(module, SpatialUniformCrop)
+        fields = super().to_lua(module, ctx)
+        if record_of(module) is None and module.scale is not None:
+            fields["scale"] = LuaTable.from_list(module.scale)
+            fields["scaler"] = ctx.to_lua(SpatialReSampling(owidth=module.owidth, oheight=module.oheight))
+        return fields
+
+    @classmethod
+    def replay(cls, module: nn.Module, after: LuaObject) -> Callable[[Tensor], Tensor] | None:
+        assert isinstance(module, SpatialUniformCrop)
+        coord, scales = after.get("coord"), after.get("scales")
+        if not module.training or not isinstance(coord, LuaTensor):
+            return None
+
+        def forward(input: Tensor) -> Tensor:
+            batch = input.unsqueeze(0) if input.dim() == 3 else input
+            top, left = coord.torch().to(input.device).long().unbind(1)
+            if isinstance(scales, LuaTensor):
+                output = module.scaled(batch, scales.torch().to(input.device).double(), top, left)
+            else:
+                output = module.at(batch, top, left)
+            return output.squeeze(0) if input.dim() == 3 else output
+
+        return forward

@@ -1,0 +1,374 @@
+"""Noise-contrastive estimation: NCEModule, NCECriterion; Bigrams, which draws words that follow a word."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dpnn_bridge.conversion.fields import record_of
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.modules.nn.criterion import Criterion, CriterionClass
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+from dpnn_bridge.torch7.gradient import with_gradient_of
+
+
+def alias_table(probabilities: Tensor) -> tuple[Tensor, Tensor]:
+    """Walker's alias table, with which a draw from K categories takes one step.
+
+    Args:
+        probabilities: shape :math:`(K)`, with sum 1.
+
+    Returns:
+        ``(alias, keep)``: category k, drawn uniformly, is kept with probability ``keep[k]``, else it becomes
+        ``alias[k]``.
+    """
+    keep = (probabilities.double() * len(probabilities)).tolist()
+    alias = list(range(len(keep)))
+    smaller = [k for k, q in enumerate(keep) if q < 1]
+    larger = [k for k, q in enumerate(keep) if q >= 1]
+    while smaller and larger:
+        small, large = smaller.pop(), larger.pop()
+        alias[small] = large
+        keep[large] -= 1 - keep[small]
+        (smaller if keep[large] < 1 else larger).append(large)
+    for k in smaller + larger:  # what is left differs from 1 by rounding only
+        keep[k] = 1.0
+    return torch.tensor(alias), torch.tensor(keep, dtype=torch.float64)
+
+
+def draw(alias: Tensor, keep: Tensor, *shape: int) -> Tensor:
+    """Draws categories, counted from 0, from an alias table."""
+    index = torch.randint(len(alias), shape, device=alias.device)
+    kept = torch.rand(shape, dtype=keep.dtype, device=keep.device) < keep[index]
+    return torch.where(kept, index, alias[index])
+
+
+class NCEModule(nn.Linear):
+    r"""A linear layer and softmax over many classes, trained by telling the target from k samples of noise.
+
+    Args:
+        in_features: size of the input.
+        out_features: number of classes, :math:`V`.
+        k: number of noise samples.
+        unigrams: frequency of each class, from which noise is drawn; it is normalised.
+        Z: the softmax's normaliser; not above 0: the first batch estimates it.
+        batch_noise: all samples of a batch share their noise.
+        normalized: in evaluation give the softmax instead.
+        log_softmax: let that be its logarithm.
+        index_base: number of the first class.
+
+    Attributes:
+        unigrams, alias, keep: the noise distribution and its alias table. Casts leave the dtype alone.
+        Z: the normaliser, shape (1).
+
+    Shape:
+        - Input: ``[input, target]`` of shapes :math:`(N, D)` and :math:`(N)`.
+        - Output: :math:`(N, V)` in evaluation when ``normalized``; else the probabilities of the target and of the
+          noise, in the model and in the noise distribution: :math:`(N), (N, k), (N), (N, k)`.
+
+    Lua:
+        ``nn.NCEModule(inputSize, outputSize, k, unigrams, Z)``, NCEModule.lua
+
+    References:
+        Chen et al., Recurrent Neural Network Language Model Training with Noise Contrastive Estimation, 2015
+    """
+
+    unigrams: Tensor
+    alias: Tensor
+    keep: Tensor
+    Z: Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        k: int,
+        unigrams: Tensor,
+        Z: float = -1,
+        *,
+        batch_noise: bool = True,
+        normalized: bool = False,
+        log_softmax: bool = False,
+        index_base: int = 1,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(in_features, out_features, device=device, dtype=dtype)
+        self.k, self.batch_noise, self.index_base = k, batch_noise, index_base
+        self.normalized, self.log_softmax = normalized, log_softmax
+        if unigrams.is_meta:  # filled in later
+            alias, keep = torch.empty(out_features, dtype=torch.int64), torch.empty(out_features, dtype=torch.float64)
+        else:
+            unigrams = unigrams.double() / unigrams.double().sum()
+            alias, keep = alias_table(unigrams)
+        self.register_buffer("unigrams", unigrams)
+        self.register_buffer("alias", alias)
+        self.register_buffer("keep", keep)
+        self.register_buffer("Z", torch.full((1,), float(Z), dtype=self.weight.dtype, device=device))
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        nn.init.constant_(self.bias, -math.log(self.out_features))
+
+    def forward(self, input: list[Tensor]) -> Tensor | list[Tensor]:  # type: ignore[override]
+        x, target = input[0], input[1]
+        if x.dim() != 2 or target.dim() != 1:
+            shapes = f"{tuple(x.shape)}, {tuple(target.shape)}"
+            raise ValueError(f"NCEModule takes [(N, {self.in_features}), (N)], found {shapes}")
+        if self.normalized and not self.training:
+            scores = super().forward(x)
+            return scores.log_softmax(1) if self.log_softmax else scores.softmax(1)
+        noise = draw(self.alias, self.keep, *((self.k,) if self.batch_noise else (len(x), self.k)))
+        return self.contrasted(x, target.long() - self.index_base, noise)
+
+    def contrasted(self, x: Tensor, target: Tensor, noise: Tensor) -> list[Tensor]:
+        """The four probabilities for given noise, which like the target counts from 0."""
+        scores = (x * self.weight[target]).sum(1) + self.bias[target]
+        if self.batch_noise:
+            noise_scores = F.linear(x, self.weight[noise], self.bias[noise])
+        else:
+            noise_scores = torch.einsum("nd,nkd->nk", x, self.weight[noise]) + self.bias[noise]
+        p_target, p_noise = scores.exp(), noise_scores.exp()
+        Z = self._normaliser(p_target.detach(), p_noise.detach())
+        q_target, q_noise = self.unigrams[target].to(x.dtype), self.unigrams[noise].to(x.dtype)
+        return [p_target / Z, p_noise / Z, q_target, q_noise.expand_as(p_noise)]
+
+    def _normaliser(self, p_target: Tensor, p_noise: Tensor) -> Tensor:
+        """The normaliser, which a first batch estimates."""
+        mean = p_noise.mean() if self.batch_noise else torch.cat([p_target[:, None], p_noise], 1).mean()
+        self.Z.copy_(torch.where(self.Z > 0, self.Z, mean * self.out_features))
+        return self.Z.clone()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> NCEModule:
+        double = {name: self._buffers[name] for name in ("unigrams", "keep")}
+        super()._apply(fn, recurse)
+        for name, value in double.items():
+            cast = self._buffers[name]
+            assert value is not None
+            assert cast is not None
+            self._buffers[name] = cast if cast.dtype == value.dtype else value.to(cast.device)
+        return self
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, k={self.k}, batch_noise={self.batch_noise}, normalized={self.normalized}"
+
+
+@lua_class("nn.NCEModule")
+class NCEModuleClass(LuaClass):
+    torch_type = NCEModule
+    scalars = {
+        "k": "k",
+        "batchnoise": "batch_noise",
+        "normalized": "normalized",
+        "logsoftmax": "log_softmax",
+    }
+    defaults = {"batchnoise": False, "normalized": False, "logsoftmax": False}
+    tensors = {"weight": "weight", "bias": "bias", "unigrams": "unigrams", "Z": "Z"}
+    scratch = ("addBuffer", "linout", "sampleidx", "sampleprob")
+
+    @classmethod
+    def build(cls, obj: LuaObject, ctx: TorchContext) -> NCEModule:
+        outputs, inputs = obj["weight"].shape
+        unigrams = torch.empty(outputs, device="meta", dtype=torch.float64)
+        module = NCEModule(
+            inputs, outputs, unigrams=unigrams, index_base=ctx.index_base, device="meta", **cls.arguments(obj, ctx)
+        )
+        table = obj.get("aliasmultinomial")
+        if isinstance(table, LuaObject):
+            own = torch.arange(outputs)
+            alias = table["J"].torch() - 1
+            module.alias.copy_(torch.where(alias < 0, own, alias))
+            module.keep.copy_(table["q"].torch())
+        else:
+            alias, keep = alias_table(obj["unigrams"].torch())
+            module.alias.copy_(alias)
+            module.keep.copy_(keep)
+        return module
+
+    @classmethod
+    def handled(cls, module: nn.Module) -> set[str]:
+        return super().handled(module) | {"testedtargets"}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        assert isinstance(module, NCEModule)
+        fields, kind = super().to_lua(module, ctx), ctx.type_of(module)
+        fields["output"] = LuaTable.from_list(LuaTensor.empty(kind) for _ in range(4))
+        fields["gradInput"] = LuaTable.from_list(LuaTensor.empty(kind) for _ in range(2))
+        record = record_of(module)
+        if record is None or "aliasmultinomial" not in record.fields:
+            table = LuaObject("torch.AliasMultinomial")
+            table["J"] = LuaTensor.from_numpy((module.alias + 1).cpu().numpy())
+            table["q"] = LuaTensor.from_numpy(module.keep.cpu().numpy())
+            table["dpnn_parameters"] = LuaTable.from_list(["J", "q"])
+            fields["aliasmultinomial"] = table
+        return fields
+
+    @classmethod
+    def replay(cls, module: nn.Module, after: LuaObject) -> Callable[[Any], Any] | None:
+        assert isinstance(module, NCEModule)
+        if (module.normalized and not module.training) or not isinstance(after.get("sampleidx"), LuaTensor):
+            return None
+        index = after["sampleidx"].torch().long() - 1
+
+        def forward(input: list[Tensor]) -> list[Tensor]:
+            x, target = input[0], input[1].long() - module.index_base
+            noise = index[: module.k] if module.batch_noise else index[:, 1:]
+            return module.contrasted(x, target, noise.to(x.device))
+
+        return forward
+
+
+class NCECriterion(Criterion):
+    r"""The loss of telling targets from noise, for the output of :class:`NCEModule`.
+
+    Args:
+        size_average: divide by the batch size.
+
+    Shape:
+        - Input: :math:`(N), (N, k), (N), (N, k)`, as :class:`NCEModule` gives them.
+        - Target: ignored.
+        - Output: the loss, a number.
+
+    Lua:
+        ``nn.NCECriterion()``, NCECriterion.lua
+
+    Differs from torch:
+        Torch7 adds 1e-7 to each divisor of its formula for the gradient, which so is not quite the derivative.
+    """
+
+    epsilon = 1e-7
+
+    def __init__(self, size_average: bool = True) -> None:
+        super().__init__()
+        self.size_average = size_average
+
+    def forward(self, input: list[Tensor], target: Any = None) -> Tensor:
+        if len(input) != 4 or [t.dim() for t in input] != [1, 2, 1, 2]:
+            shapes = [tuple(t.shape) for t in input]
+            raise ValueError(
+                f"NCECriterion takes the four outputs of NCEModule, (N), (N, k), (N), (N, k); found {shapes}"
+            )
+        model, model_noise, p, p_noise = input
+        k, n = model_noise.shape[1], len(model) if self.size_average else 1
+        with torch.no_grad():
+            divisor, noise_divisor = model + k * p + self.epsilon, model_noise + k * p_noise + self.epsilon
+            loss = -((model / divisor).log().sum() + (k * p_noise / noise_divisor).log().sum()) / n
+            gradient = -k * p / divisor / (model + self.epsilon) / n
+            noise_gradient = model_noise / noise_divisor / (model_noise + self.epsilon) / n
+        return with_gradient_of(loss, (gradient * model).sum() + (noise_gradient * model_noise).sum())
+
+    def extra_repr(self) -> str:
+        return f"size_average={self.size_average}"
+
+
+@lua_class("nn.NCECriterion")
+class NCECriterionClass(CriterionClass):
+    torch_type = NCECriterion
+    scalars = {"sizeAverage": "size_average"}
+
+
+class Bigrams(nn.Module):
+    """Draws words that follow each word of the input.
+
+    Args:
+        n_words: number of words that something follows.
+        n_places: number of words that follow one, at most.
+        nsample: how many to draw.
+        index_base: number of the first place in a word's probabilities.
+
+    Attributes:
+        words: the numbers of the words, ascending; sizes: how many words follow each.
+        alias, keep: one row with an alias table for each word.
+
+    Shape:
+        - Input: :math:`(N)`, numbers of words.
+        - Output: :math:`(N, S)`, places in the word's probabilities.
+
+    Raises:
+        KeyError: a word has no probabilities.
+
+    Lua:
+        ``nn.Bigrams(bigrams, nsample)``, Bigrams.lua. It gives places, not the numbers in the tables' field ``index``.
+    """
+
+    alias: Tensor
+    keep: Tensor
+    sizes: Tensor
+    words: Tensor
+
+    def __init__(self, n_words: int, n_places: int, nsample: int, *, index_base: int = 1) -> None:
+        super().__init__()
+        self.n_words, self.n_places, self.nsample, self.index_base = n_words, n_places, nsample, index_base
+        self.register_buffer("words", torch.arange(n_words))
+        self.register_buffer("sizes", torch.full((n_words,), n_places))
+        self.register_buffer("alias", torch.arange(n_places).repeat(n_words, 1))
+        self.register_buffer("keep", torch.ones(n_words, n_places, dtype=torch.float64))
+
+    def forward(self, input: Tensor) -> Tensor:
+        row = torch.searchsorted(self.words, input.long().contiguous()).clamp(max=len(self.words) - 1)
+        if not torch.compiler.is_compiling() and bool((self.words[row] != input).any()):
+            raise KeyError(f"Bigrams knows nothing about the words {input[self.words[row] != input].tolist()}")
+        uniform = torch.rand(len(input), self.nsample, dtype=torch.float64, device=input.device)
+        index = (uniform * self.sizes[row, None]).long()
+        kept = torch.rand_like(uniform) < self.keep[row[:, None], index]
+        return torch.where(kept, index, self.alias[row[:, None], index]) + self.index_base
+
+    def extra_repr(self) -> str:
+        return f"{len(self.words)} words, nsample={self.nsample}"
+
+
+def bigrams(
+    tables: dict[int, tuple[Tensor, Tensor]] | dict[int, Tensor], nsample: int, *, index_base: int = 1
+) -> Bigrams:
+    """:class:`Bigrams` with the probabilities of what follows each word, by its number, or with their alias tables."""
+    rows = {word: alias_table(t / t.sum()) if isinstance(t, Tensor) else t for word, t in sorted(tables.items())}
+    sizes = [len(alias) for alias, _ in rows.values()]
+    module = Bigrams(len(rows), max(sizes), nsample, index_base=index_base)
+    module.words.copy_(torch.tensor(list(rows)))
+    module.sizes.copy_(torch.tensor(sizes))
+    for row, (alias, keep) in enumerate(rows.values()):
+        module.alias[row] = F.pad(alias, (0, module.n_places - len(alias)))
+        module.keep[row] = F.pad(keep, (0, module.n_places - len(keep)))
+    return module
+
+
+@lua_class("nn.Bigrams")
+class BigramsClass(LuaClass):
+    torch_type = Bigrams
+    scalars = {"nsample": "nsample"}
+
+    @classmethod
+    def build(cls, obj: LuaObject, ctx: TorchContext) -> Bigrams:
+        tables = {}
+        for word, table in obj["J"].items():
+            alias = table.torch() - 1
+            own = torch.arange(len(alias))
+            tables[int(word)] = (torch.where(alias < 0, own, alias), obj["q"][word].torch().double())
+        return bigrams(tables, obj["nsample"], index_base=ctx.index_base)
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        assert isinstance(module, Bigrams)
+        fields = super().to_lua(module, ctx)
+        if record_of(module) is not None:
+            return fields
+        fields.update(J=LuaTable(), q=LuaTable())
+        rows = zip(module.words.tolist(), module.sizes.tolist(), module.alias.cpu(), module.keep.cpu(), strict=True)
+        for word, size, alias, keep in rows:
+            fields["J"][word] = LuaTensor.from_numpy((alias[:size] + 1).numpy())
+            fields["q"][word] = LuaTensor.from_numpy(keep[:size].numpy())
+        return fields
+
+    @classmethod
+    def replay(cls, module: nn.Module, after: LuaObject) -> Callable[[Tensor], Tensor] | None:
+        output = after.get("output")
+        return (lambda x: output.torch().to(x.device)) if isinstance(output, LuaTensor) else None

@@ -1,0 +1,160 @@
+"""Noise on the whole input or on whole regions of it: WhiteNoise, TotalDropout, SpatialRegionDropout."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.noise import noise_of
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.modules.nn.dropout import stored_noise
+from dpnn_bridge.objects import LuaObject, LuaTensor
+from dpnn_bridge.torch7.gradient import refuse_gradient
+
+#: why these layers refuse backward in evaluation, as Torch7's do
+TRAINING_ONLY = "{}: backward is only defined in training, as in Torch7; call .train() or leave the layer out"
+
+
+class WhiteNoise(nn.Module):
+    """Adds Gaussian noise in training, and the noise's mean in evaluation.
+
+    Args:
+        mean: mean of the noise.
+        std: standard deviation of the noise.
+
+    Shape:
+        - Input: :math:`(*)`.
+        - Output: the same shape.
+
+    Raises:
+        RuntimeError: in a backward pass through the layer in evaluation.
+
+    Lua:
+        ``nn.WhiteNoise(mean, std)``, WhiteNoise.lua
+    """
+
+    def __init__(self, mean: float = 0, std: float = 0.1) -> None:
+        super().__init__()
+        self.mean, self.std = mean, std
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training:
+            return input + torch.empty_like(input).normal_(self.mean, self.std)
+        return refuse_gradient(input + self.mean if self.mean else input, TRAINING_ONLY.format("WhiteNoise"))
+
+    def extra_repr(self) -> str:
+        return f"mean={self.mean}, std={self.std}"
+
+
+@lua_class("nn.WhiteNoise")
+class WhiteNoiseClass(LuaClass):
+    torch_type = WhiteNoise
+    scalars = {"mean": "mean", "std": "std"}
+    scratch = ("noise",)
+    constants = {"noise": LuaTensor.empty}
+
+    @classmethod
+    def replay(cls, module: nn.Module, after: LuaObject) -> Callable[[Tensor], Tensor] | None:
+        return (lambda x: x + noise_of(after, "noise", x)) if module.training and stored_noise(after) else None
+
+
+class TotalDropout(nn.Module):
+    """Zeroes the whole input at random in training. Nothing is ever scaled.
+
+    Args:
+        p: probability that the input is zeroed.
+
+    Shape:
+        - Input: :math:`(*)`.
+        - Output: the same shape.
+
+    Raises:
+        RuntimeError: in a backward pass through the layer in evaluation.
+
+    Lua:
+        ``nn.TotalDropout(p)``, TotalDropout.lua
+    """
+
+    def __init__(self, p: float = 0.5) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training:
+            return input * input.new_empty(()).bernoulli_(1 - self.p)
+        return refuse_gradient(input, TRAINING_ONLY.format("TotalDropout"))
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
+
+@lua_class("nn.TotalDropout")
+class TotalDropoutClass(LuaClass):
+    torch_type = TotalDropout
+    scalars = {"p": "p"}
+
+    @classmethod
+    def replay(cls, module: nn.Module, after: LuaObject) -> Callable[[Tensor], Tensor] | None:
+        noise = after.get("noise")
+        return (lambda x: x * noise) if module.training and noise is not None else None
+
+
+class SpatialRegionDropout(nn.Module):
+    """Zeroes the top, bottom, left or right of all images of a batch in training, and scales the rest by 1 / (1 - p).
+
+    Args:
+        p: part of the rows or columns that is zeroed.
+
+    Shape:
+        - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
+        - Output: the same shape.
+
+    Raises:
+        ValueError: p of the rows or columns is less than one.
+        RuntimeError: in a backward pass through the layer in evaluation.
+
+    Lua:
+        ``nn.SpatialRegionDropout(p)``, SpatialRegionDropout.lua
+    """
+
+    def __init__(self, p: float = 0.2) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            return refuse_gradient(input, TRAINING_ONLY.format("SpatialRegionDropout"))
+        if input.dim() not in (3, 4):
+            raise ValueError(f"SpatialRegionDropout takes (N, C, H, W) or (C, H, W), found {tuple(input.shape)}")
+        height, width = input.shape[-2:]
+        rows, columns = math.floor(height * self.p), math.floor(width * self.p)
+        if rows == 0 or columns == 0:
+            raise ValueError(f"SpatialRegionDropout: {self.p} of {height} rows or {width} columns is less than one")
+        y = torch.arange(height, device=input.device)[:, None].expand(height, width)
+        x = torch.arange(width, device=input.device).expand(height, width)
+        kept = torch.stack([y >= rows, y < height - rows, x >= columns, x < width - columns])
+        region = torch.randint(4, (1,), device=input.device)
+        return input * (kept.index_select(0, region)[0].to(input.dtype) / (1 - self.p))
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
+
+@lua_class("nn.SpatialRegionDropout")
+class SpatialRegionDropoutClass(LuaClass):
+    torch_type = SpatialRegionDropout
+    scalars = {"p": "p"}
+    scratch = ("noise",)
+    constants = {"noise": LuaTensor.empty}
+
+    @classmethod
+    def handled(cls, module: nn.Module) -> set[str]:
+        return super().handled(module) | {"regionType"}
+
+    @classmethod
+    def replay(cls, module: nn.Module, after: LuaObject) -> Callable[[Tensor], Tensor] | None:
+        return (lambda x: x * noise_of(after, "noise", x)) if module.training and stored_noise(after) else None

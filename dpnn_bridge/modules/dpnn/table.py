@@ -1,0 +1,109 @@
+"""Tables of tables: ZipTable, ZipTableOneToMany, CAddTensorTable, ReverseTable."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.objects import LuaTensor
+
+
+class ZipTable(nn.Module):
+    """Turns a list of lists around: ``[[a1, a2], [b1, b2]]`` becomes ``[[a1, b1], [a2, b2]]``.
+
+    Shape:
+        - Input: list of lists.
+        - Output: list of as many lists as the longest inner one has elements. One that would lack an element before
+          its last is a dict with Lua's 1-based keys instead.
+
+    Lua:
+        ``nn.ZipTable()``, ZipTable.lua
+    """
+
+    def forward(self, input: list[list[Any]]) -> list[list[Any]]:
+        columns = [{} for _ in range(max([0, *[len(row) for row in input]]))]
+        for i, row in enumerate(input, 1):
+            for j, value in enumerate(row):
+                columns[j][i] = value
+        return [list(c.values()) if len(c) == max(c) else c for c in columns]  # type: ignore[misc]
+
+
+@lua_class("nn.ZipTable")
+class ZipTableClass(LuaClass):
+    torch_type = ZipTable
+    constants = {"modules": empty_table, "output": empty_table, "gradInput": empty_table}
+
+
+class ZipTableOneToMany(nn.Module):
+    """Pairs one element with every element of a list: ``[v, [a, b]]`` becomes ``[[v, a], [v, b]]``.
+
+    Shape:
+        - Input: ``[tensor, list]``.
+        - Output: list of pairs.
+
+    Lua:
+        ``nn.ZipTableOneToMany()``, ZipTableOneToMany.lua
+    """
+
+    def forward(self, input: list[Any]) -> list[list[Any]]:
+        if len(input) != 2:
+            raise ValueError(f"ZipTableOneToMany takes [element, list], found {len(input)} elements")
+        element, elements = input
+        return [[element, other] for other in elements]
+
+
+@lua_class("nn.ZipTableOneToMany")
+class ZipTableOneToManyClass(LuaClass):
+    torch_type = ZipTableOneToMany
+    scratch = ("gradInputEl",)
+    constants = {
+        "modules": empty_table,
+        "output": empty_table,
+        "gradInput": empty_table,
+        "gradInputEl": LuaTensor.empty,
+    }
+
+
+class CAddTensorTable(nn.Module):
+    """Adds one tensor to every tensor of a list.
+
+    Shape:
+        - Input: ``[tensor, list of tensors]``, all of the same shape.
+        - Output: list of tensors of that shape.
+
+    Lua:
+        ``nn.CAddTensorTable()``, CAddTensorTable.lua
+    """
+
+    def forward(self, input: list[Any]) -> list[Tensor]:
+        tensor, tensors = input
+        return [other + tensor for other in tensors]
+
+
+@lua_class("nn.CAddTensorTable")
+class CAddTensorTableClass(LuaClass):
+    torch_type = CAddTensorTable
+    constants = {"gradInput": empty_table}
+
+
+class ReverseTable(nn.Module):
+    """Reverses a list.
+
+    Shape:
+        - Input, output: list.
+
+    Lua:
+        ``nn.ReverseTable()``, ReverseTable.lua
+    """
+
+    def forward(self, input: list[Any]) -> list[Any]:
+        return input[::-1]
+
+
+@lua_class("nn.ReverseTable")
+class ReverseTableClass(LuaClass):
+    torch_type = ReverseTable
+    constants = {"output": empty_table, "gradInput": empty_table}

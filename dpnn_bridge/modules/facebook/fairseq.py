@@ -1,0 +1,296 @@
+"""Layers of fairseq-lua (``nn.TemporalConvolutionTBC`` is in :mod:`dpnn_bridge.modules.facebook.fbnn`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from dpnn_bridge.conversion.lua_class import LuaClass, ParameterSite, empty_table
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.modules.nn.pairwise import MM, MMClass
+from dpnn_bridge.objects import LuaObject, LuaTensor
+from dpnn_bridge.torch7.gradient import scale_gradient, with_gradient_of
+
+
+class AppendBias(nn.Module):
+    """Adds a column of ones.
+
+    Shape:
+        - Input: :math:`(*, D)`.
+        - Output: :math:`(*, D + 1)`.
+
+    Lua:
+        ``nn.AppendBias()``, fairseq-lua modules/AppendBias.lua
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.pad(input, (0, 1), value=1)
+
+
+@lua_class("nn.AppendBias")
+class AppendBiasClass(LuaClass):
+    torch_type = AppendBias
+
+
+class BeamableMM(MM):
+    """A product of two batches of matrices in which the entries of one beam share the second matrix.
+
+    The matrices are shared in training only, although Torch7's comment speaks of the test phase, and only for single
+    time steps (M = 1); the gradient is that of the plain product.
+
+    Args:
+        transpose_a, transpose_b: as :class:`~dpnn_bridge.modules.nn.pairwise.MM`.
+        beam: entries of a beam; 0 for none.
+
+    Shape:
+        - Input: ``[a, b]``, :math:`(N, M, K)` and :math:`(N, K, P)`.
+        - Output: :math:`(N, M, P)`.
+
+    Lua:
+        ``nn.BeamableMM(transA, transB)``, fairseq-lua modules/BeamableMM.lua
+    """
+
+    def __init__(self, transpose_a: bool = False, transpose_b: bool = False, beam: int = 0) -> None:
+        super().__init__(transpose_a, transpose_b)
+        self.beam = beam
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        a, b = input
+        plain = super().forward(input)
+        if not self.training or self.beam == 0 or a.dim() != 3 or a.shape[1] != 1:
+            return plain
+        shared = super().forward([a[:, 0].unflatten(0, (-1, self.beam)), b[:: self.beam]])
+        return with_gradient_of(shared.flatten(0, 1).unsqueeze(1), plain)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, beam={self.beam}"
+
+
+@lua_class("nn.BeamableMM")
+class BeamableMMClass(MMClass):
+    torch_type = BeamableMM
+    scalars = {**MMClass.scalars, "beam": "beam"}
+    defaults = {**MMClass.defaults, "beam": 0}
+
+
+class CAddTableMulConstant(nn.Module):
+    """Sum of tensors times a constant.
+
+    Args:
+        factor: the constant.
+
+    Shape:
+        - Input: list of tensors of one shape.
+        - Output: that shape.
+
+    Lua:
+        ``nn.CAddTableMulConstant(constant_scalar)``, fairseq-lua modules/CAddTableMulConstant.lua
+    """
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        first, *others = input
+        for other in others:
+            first = first + other
+        return first * self.factor
+
+    def extra_repr(self) -> str:
+        return f"{self.factor}"
+
+
+@lua_class("nn.CAddTableMulConstant")
+class CAddTableMulConstantClass(LuaClass):
+    torch_type = CAddTableMulConstant
+    scalars = {"constant_scalar": "factor"}
+    constants = {"gradInput": empty_table}
+
+
+class GradMultiply(nn.Sequential):
+    """Scales the gradients of the parameters of a module, but not that of its input.
+
+    Args:
+        module: the module.
+        factor: of the gradients.
+
+    Shape:
+        - Input, output: those of the module.
+
+    Lua:
+        ``nn.GradMultiply(module, factor)``, fairseq-lua modules/GradMultiply.lua
+    """
+
+    def __init__(self, module: nn.Module, factor: float) -> None:
+        super().__init__(module)
+        self.factor = factor
+
+    def forward(self, input: Any) -> Any:  # type: ignore[override]
+        scaled = {name: scale_gradient(p, self.factor) for name, p in self[0].named_parameters()}
+        return functional_call(self[0], scaled, (input,))
+
+    def extra_repr(self) -> str:
+        return f"factor={self.factor}"
+
+
+@lua_class("nn.GradMultiply")
+class GradMultiplyClass(LuaClass):
+    torch_type = GradMultiply
+    container = True
+    scalars = {"factor": "factor"}
+
+
+class LinearizedConvolution(nn.Linear):
+    """A convolution over time, one frame at a time; for inference.
+
+    Args:
+        in_features: frames times channels.
+        out_features: channels of the output.
+        kernel_size: frames that it remembers.
+
+    Shape:
+        - Input: :math:`(N, T, C)`, of which the last frame counts.
+        - Output: :math:`(N, 1, H)`.
+
+    Attributes:
+        frames: the last frames, a buffer of shape :math:`(N, kernel\\_size, C)`, or None.
+
+    Lua:
+        ``nn.LinearizedConvolution()``, fairseq-lua modules/LinearizedConvolution.lua
+    """
+
+    frames: Tensor | None
+
+    def __init__(self, in_features: int, out_features: int, kernel_size: int, device: Any = None) -> None:
+        super().__init__(in_features, out_features, device=device)
+        self.kernel_size = kernel_size
+        self.register_buffer("frames", None)
+
+    def forward(self, input: Tensor) -> Tensor:
+        last = input[:, -1:].detach()
+        if self.kernel_size > 1:
+            if self.frames is None:
+                self.frames = last.new_zeros(last.shape[0], self.kernel_size, last.shape[2])
+            last = self.frames = torch.cat([self.frames[:, :-1], last], 1)
+        return super().forward(last.flatten(1)).unsqueeze(1)
+
+    def shift_state(self, reorder: Tensor | None = None) -> None:
+        """Makes room for the next frame; ``reorder`` chooses entries of the batch (0-based)."""
+        if self.frames is not None:
+            frames = self.frames if reorder is None else self.frames[reorder]
+            self.frames = torch.cat([frames[:, 1:], frames[:, -1:]], 1)
+
+    def reset_state(self) -> None:
+        """Forgets the frames."""
+        self.frames = None
+
+
+@lua_class("nn.LinearizedConvolution")
+class LinearizedConvolutionClass(LuaClass):
+    torch_type = LinearizedConvolution
+    scalars = {"kw": "kernel_size"}
+    tensors = {"weight": "weight", "bias": "bias", "inputBuffer": "frames"}
+    scratch = ("tmpBuffer", "addBuffer")
+    constants = {"inputBuffer": LuaTensor.empty, "tmpBuffer": LuaTensor.empty}
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        out_features, in_features = obj["weight"].shape
+        sizes = {"in_features": in_features, "out_features": out_features, "device": "meta"}
+        return {**super().arguments(obj, ctx), **sizes}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        return {"inputBuffer": LuaTensor.empty(ctx.type_of(module)), **super().to_lua(module, ctx)}
+
+
+class SeqMultiply(nn.Module):
+    """Multiplies a tensor by the root of the length of another.
+
+    Shape:
+        - Input: ``[x, sequence]``, :math:`(*)` and :math:`(N, T, *)`.
+        - Output: x times :math:`T \\sqrt{1 / T}`.
+
+    Lua:
+        ``nn.SeqMultiply()``, fairseq-lua modules/SeqMultiply.lua
+    """
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        length = input[1].shape[1]
+        return input[0] * (length * (1 / length) ** 0.5)
+
+
+@lua_class("nn.SeqMultiply")
+class SeqMultiplyClass(LuaClass):
+    torch_type = SeqMultiply
+    scratch = ("zeroGrads", "grads")
+    constants = {"scale": 1}
+
+
+class TrainTestLayer(nn.Sequential):
+    """Two modules, one for training and one for evaluation.
+
+    Args:
+        train_module, eval_module: the modules.
+
+    Shape:
+        - Input, output: those of the module in use.
+
+    Differs from torch:
+        In Torch7 two functions copy parameters when the mode changes. Functions in files are not run: copy what the
+        second module needs before you evaluate.
+
+    Lua:
+        ``nn.TrainTestLayer(trainModule, evalModule, onTrain, onEvaluate)``, fairseq-lua modules/TrainTestLayer.lua
+    """
+
+    def __init__(self, train_module: nn.Module, eval_module: nn.Module) -> None:
+        super().__init__(train_module, eval_module)
+
+    def forward(self, input: Any) -> Any:  # type: ignore[override]
+        return self[0 if self.training else 1](input)
+
+
+@lua_class("nn.TrainTestLayer")
+class TrainTestLayerClass(LuaClass):
+    torch_type = TrainTestLayer
+    container = True
+    checked_by = "structure"
+
+    @classmethod
+    def parameters(
+        cls, module: nn.Module, inner: Callable[[nn.Module], Iterator[ParameterSite]]
+    ) -> Iterator[ParameterSite]:
+        first = cls.children(module)[0]
+        return inner(first)
+
+
+class ZipAlong(nn.Module):
+    """Pairs every entry of a list with one value.
+
+    Shape:
+        - Input: ``[list, value]``.
+        - Output: list of ``[entry, value]``.
+
+    Lua:
+        ``nn.ZipAlong()``, fairseq-lua modules/ZipAlong.lua
+    """
+
+    def forward(self, input: list[Any]) -> list[list[Any]]:
+        entries, value = input
+        return [[entry, value] for entry in entries]
+
+
+@lua_class("nn.ZipAlong")
+class ZipAlongClass(LuaClass):
+    torch_type = ZipAlong
+    scratch = ("gradInputBase", "gradInputDup")
+    constants = {"gradInputBase": empty_table, "output": empty_table}

@@ -1,0 +1,405 @@
+"""Layers of fbnn (``fbnn.*`` and ``nn.*``)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.noise import noise_of
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.modules.cuda.parallel import without
+from dpnn_bridge.modules.nn.lookup import LookupTable, LookupTableClass
+from dpnn_bridge.objects import LuaObject, LuaTensor
+
+
+class L2Normalize(nn.Module):
+    """Vectors of length 1, without a constant against division by zero.
+
+    Shape:
+        - Input: :math:`(N, D)` or :math:`(D)`.
+        - Output: the same.
+
+    Lua:
+        ``fbnn.L2Normalize()``, fbnn L2Normalize.lua; ``nn.L2Normalize()``, karpathy's L2Normalize.lua
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.dim() > 2:
+            raise ValueError(f"L2Normalize takes one or two dimensions, found {input.dim()}")
+        return input / torch.linalg.vector_norm(input, dim=-1, keepdim=True)
+
+
+@lua_class("fbnn.L2Normalize", "nn.L2Normalize")
+class L2NormalizeClass(LuaClass):
+    torch_type = L2Normalize
+    scratch = ("norms", "buffer", "normSquared", "diag")
+
+    @classmethod
+    def upgrade(cls, obj: LuaObject) -> LuaObject:
+        return without(obj, "eye")  # made anew only where it is missing
+
+    @classmethod
+    def matches(cls, obj: LuaObject) -> bool:
+        return not isinstance(obj.get("buffer"), (int, float))  # a variant with one norm for the whole batch
+
+
+@lua_class("fbnn.LeakyReLU")
+class LeakyReLU(LuaClass):
+    """A PReLU whose one weight Torch7 lists as a parameter and never trains."""
+
+    torch_type = nn.PReLU
+    tensors = {"weight": "weight"}
+    constants = {"nOutputPlane": 0}
+
+    @classmethod
+    def represents(cls, module: nn.Module) -> bool:
+        return False  # torch's own PReLU is nn.PReLU
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        return {"device": "meta"}
+
+    @classmethod
+    def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
+        super().fill(module, obj, ctx)
+        module.weight.requires_grad_(False)
+
+
+class NestedDropout(nn.Module):
+    """Keeps a random number of leading units in training.
+
+    Args:
+        p: the number is geometrically distributed with this parameter.
+
+    Shape:
+        - Input: :math:`(N, D)`.
+        - Output: :math:`(N, D)`, kept units divided by :math:`(1 - p)^j`.
+
+    Lua:
+        ``fbnn.NestedDropout(p)``, fbnn NestedDropout.lua
+    """
+
+    def __init__(self, p: float = 0.01) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            return input
+        place = torch.arange(1, input.shape[1] + 1, dtype=input.dtype, device=input.device)
+        uniform = torch.rand(input.shape[0], 1, dtype=input.dtype, device=input.device).clamp(min=1e-30)
+        kept = torch.floor(uniform.log() / torch.log1p(torch.tensor(-self.p))) + 1
+        return input * (place <= kept) / (1 - self.p) ** place
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
+
+@lua_class("fbnn.NestedDropout")
+class NestedDropoutClass(LuaClass):
+    torch_type = NestedDropout
+    scalars = {"p": "p"}
+    scratch = ("noise",)
+
+    @classmethod
+    def replay(cls, module: nn.Module, after: LuaObject) -> Callable[..., Any] | None:
+        return (lambda input: input * noise_of(after, "noise", input)) if module.training else None
+
+
+class NormalizedLinearNoBias(nn.Linear):
+    """A linear map whose weight is scaled to norm :math:`\\sqrt{H}` in place at every step of training.
+
+    Args:
+        in_features, out_features: sizes D and H.
+
+    Shape:
+        - Input: :math:`(N, D)` or :math:`(D)`.
+        - Output: :math:`(N, H)` or :math:`(H)`.
+
+    Differs from torch:
+        The bias is there, as in Torch7, and never trained.
+
+    Lua:
+        ``fbnn.NormalizedLinearNoBias(inputSize, outputSize)``, fbnn NormalizedLinearNoBias.lua
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training:
+            with torch.no_grad():
+                self.weight.mul_(self.out_features**0.5 / self.weight.norm())
+        return F.linear(input, self.weight, self.bias.detach())
+
+
+class LinearNoBackprop(nn.Linear):
+    """A linear map that gives its input no gradient.
+
+    Args:
+        in_features, out_features: sizes D and H.
+
+    Shape:
+        - Input: :math:`(N, D)` or :math:`(D)`.
+        - Output: :math:`(N, H)` or :math:`(H)`.
+
+    Lua:
+        ``nn.LinearNoBackprop(inputSize, outputSize)``, fbnn LinearNoBackprop.lua
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.detach())
+
+
+class LinearClass(LuaClass):
+    """Shared by the two variants of ``nn.Linear``."""
+
+    tensors = {"weight": "weight", "bias": "bias"}
+    scratch = ("addBuffer",)
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        out_features, in_features = obj["weight"].shape
+        return {"in_features": in_features, "out_features": out_features, "device": "meta"}
+
+
+@lua_class("fbnn.NormalizedLinearNoBias")
+class NormalizedLinearNoBiasClass(LinearClass):
+    torch_type = NormalizedLinearNoBias
+
+
+@lua_class("nn.LinearNoBackprop")
+class LinearNoBackpropClass(LinearClass):
+    torch_type = LinearNoBackprop
+
+
+class Upsample(nn.Module):
+    """Repeats every pixel.
+
+    Args:
+        factor: how often, in both directions.
+
+    Shape:
+        - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
+        - Output: the same with H and W times the factor.
+
+    Lua:
+        ``nn.Upsample(factor)``, fbnn Upsample.lua
+    """
+
+    def __init__(self, factor: int) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input.repeat_interleave(self.factor, -2).repeat_interleave(self.factor, -1)
+
+    def extra_repr(self) -> str:
+        return f"{self.factor}"
+
+
+@lua_class("nn.Upsample")
+class UpsampleClass(LuaClass):
+    torch_type = Upsample
+    scalars = {"factor": "factor"}
+    scratch = ("buffer",)
+    constants = {"buffer": LuaTensor.empty}
+
+
+class SequentialCriterion(nn.Module):
+    """A criterion behind a module.
+
+    Args:
+        module: applied to the input.
+        criterion: compares the result with the target.
+
+    Shape:
+        - Input: that of the module; target that of the criterion.
+        - Output: scalar.
+
+    Lua:
+        ``nn.SequentialCriterion(module, criterion)``, fbnn SequentialCriterion.lua
+    """
+
+    def __init__(self, module: nn.Module, criterion: nn.Module) -> None:
+        super().__init__()
+        self.module, self.criterion = module, criterion
+
+    def forward(self, input: Any, target: Any) -> Tensor:
+        return self.criterion(self.module(input), target)
+
+
+@lua_class("nn.SequentialCriterion")
+class SequentialCriterionClass(LuaClass):
+    torch_type = SequentialCriterion
+    members = {"module": "module", "criterion": "criterion"}
+
+
+class TemporalConvolutionTBC(nn.Module):
+    """Convolution over time of :math:`(T, B, C)` sequences.
+
+    Args:
+        in_channels, out_channels: sizes of a frame.
+        kernel_size: frames that one output sees.
+        padding: zero frames at both ends.
+
+    Shape:
+        - Input: :math:`(T, B, C_{in})`.
+        - Output: :math:`(T + 2 padding - kernel\\_size + 1, B, C_{out})`.
+
+    Attributes:
+        weight: :math:`(kernel\\_size, C_{in}, C_{out})`.
+        bias: :math:`(C_{out})`.
+
+    Lua:
+        ``nn.TemporalConvolutionTBC(nIn, nOut, kw, pad)``, fbnn TemporalConvolutionTBC.lua; fairseq-lua uses it too
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, padding: int = 0, device: Any = None
+    ) -> None:
+        super().__init__()
+        self.kernel_size, self.padding = kernel_size, padding
+        self.weight = nn.Parameter(torch.empty(kernel_size, in_channels, out_channels, device=device))
+        self.bias = nn.Parameter(torch.empty(out_channels, device=device))
+        bound = (kernel_size * in_channels) ** -0.5
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return torch.conv_tbc(input, self.weight, self.bias, self.padding)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[1]}, {self.weight.shape[2]}, {self.kernel_size}, padding={self.padding}"
+
+
+@lua_class("nn.TemporalConvolutionTBC")
+class TemporalConvolutionTBCClass(LuaClass):
+    torch_type = TemporalConvolutionTBC
+    scalars = {"kw": "kernel_size", "pad": "padding"}
+    defaults = {"pad": 0}
+    tensors = {"weight": "weight", "bias": "bias"}
+    checked_by = "formula"
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        _, in_channels, out_channels = obj["weight"].shape
+        sizes = {"in_channels": in_channels, "out_channels": out_channels, "device": "meta"}
+        return {**super().arguments(obj, ctx), **sizes}
+
+
+@lua_class("nn.CrossMapNormalization")
+class CrossMapNormalization(LuaClass):
+    """Local response normalization over an odd number of planes."""
+
+    torch_type = nn.LocalResponseNorm
+    scalars = {"size": "size", "scale": "alpha", "power": "beta"}
+    scratch = ("squaredSum",)
+    constants = {"squaredSum": LuaTensor.empty}
+    checked_by = "structure"
+
+    @classmethod
+    def represents(cls, module: nn.Module) -> bool:
+        return False  # nn has a class for it
+
+
+class KMaxPooling(nn.Module):
+    """The k largest values of every column, in the order in which they stand.
+
+    Args:
+        k: how many.
+        k_dynamic: at least this part of the length; -1 for none.
+
+    Shape:
+        - Input: :math:`(T, D)`.
+        - Output: :math:`(k, D)`, zeros after the end of shorter columns.
+
+    Lua:
+        ``nn.KMaxPooling(k, k_dynamic)``, fbnn KMaxPooling.lua and src/KMaxPooling.cpp
+    """
+
+    def __init__(self, k: int, k_dynamic: float = -1) -> None:
+        super().__init__()
+        self.k, self.k_dynamic = k, k_dynamic
+
+    def wanted(self, length: int) -> int:
+        """The number of values for a length."""
+        return max(self.k, int(self.k_dynamic * length)) if self.k_dynamic > 0 else self.k
+
+    def forward(self, input: Tensor) -> Tensor:
+        k = self.wanted(input.shape[0])
+        rows = torch.sort(input.detach(), stable=True, dim=0, descending=True).indices[:k].sort(0).values
+        return F.pad(input.gather(0, rows), (0, 0, 0, k - rows.shape[0]))
+
+    def extra_repr(self) -> str:
+        return f"k={self.k}, k_dynamic={self.k_dynamic}"
+
+
+class GroupKMaxPooling(KMaxPooling):
+    """The k rows of largest norm, in the order in which they stand.
+
+    Args:
+        k, k_dynamic: as :class:`KMaxPooling`.
+
+    Shape:
+        - Input: :math:`(T, D)` or :math:`(N, T, D)`.
+        - Output: :math:`(k, D)` or :math:`(N, k, D)`.
+
+    Lua:
+        ``nn.GroupKMaxPooling(k, k_dynamic)``, fbnn GroupKMaxPooling.lua and src/GroupKMaxPooling.cpp
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        k = self.wanted(input.shape[-2])
+        norms = torch.linalg.vector_norm(input.detach(), dim=-1)
+        rows = torch.sort(norms, stable=True, dim=-1, descending=True).indices[..., :k].sort(-1).values
+        kept = input.gather(-2, rows.unsqueeze(-1).expand(*rows.shape, input.shape[-1]))
+        return F.pad(kept, (0, 0, 0, k - rows.shape[-1]))
+
+
+@lua_class("nn.KMaxPooling")
+class KMaxPoolingClass(LuaClass):
+    torch_type = KMaxPooling
+    scalars = {"k": "k", "k_dynamic": "k_dynamic"}
+    defaults = {"k_dynamic": -1}
+    scratch = ("switches", "input_length", "output_length")
+    constants = {"switches": lambda kind: LuaTensor.empty("torch.LongTensor")}
+    checked_by = "structure"
+
+
+@lua_class("nn.GroupKMaxPooling")
+class GroupKMaxPoolingClass(KMaxPoolingClass):
+    torch_type = GroupKMaxPooling
+
+
+class WeightedLookupTable(LookupTable):
+    """A look-up table whose rows are multiplied by weights.
+
+    Args:
+        num_embeddings, embedding_dim, index_base: as :class:`~dpnn_bridge.modules.nn.lookup.LookupTable`.
+
+    Shape:
+        - Input: :math:`(N, 2)`, an index and a weight in each row.
+        - Output: :math:`(N, D)`.
+
+    Lua:
+        ``nn.WeightedLookupTable(nIndex, nOutput)``, fbnn WeightedLookupTable.lua
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input[:, 0].detach()) * input[:, 1:].detach()
+
+
+@lua_class("nn.WeightedLookupTable")
+class WeightedLookupTableClass(LookupTableClass):
+    torch_type = WeightedLookupTable
+    version = 2
+    checked_by = "structure"
+
+    @classmethod
+    def build(cls, obj: LuaObject, ctx: TorchContext) -> WeightedLookupTable:
+        rows, columns = obj["weight"].shape
+        return WeightedLookupTable(rows, columns, index_base=ctx.index_base, device="meta")

@@ -1,0 +1,258 @@
+"""Further layers of fbnn and fbcunn."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.fields import Field, Layout
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.modules.cuda.parallel import without
+from dpnn_bridge.modules.dpnn.constant import ConstantClass
+from dpnn_bridge.modules.facebook.fbnn import KMaxPooling, KMaxPoolingClass
+from dpnn_bridge.modules.nn.convolution import Temporal
+from dpnn_bridge.modules.nn.convolution_special import SpatialConvolutionLocal
+from dpnn_bridge.modules.nn.dropout import Dropout
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+from dpnn_bridge.torch7.gradient import with_gradient_of
+
+
+class ProjectiveGradientNormalization(nn.Module):
+    """Returns its input; takes out of the gradient the part along the input.
+
+    Args:
+        eps: kept for the way back; fbnn does not use it.
+
+    Shape:
+        - Input: :math:`(*)`.
+        - Output: the input.
+
+    Lua:
+        ``fbnn.ProjectiveGradientNormalization(eps)``, fbnn ProjectiveGradientNormalization.lua
+    """
+
+    def __init__(self, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, input: Tensor) -> Tensor:
+        direction = input.detach() / torch.linalg.vector_norm(input.detach()).clamp(min=torch.finfo(input.dtype).tiny)
+        return with_gradient_of(input, input - direction * (direction * input).sum())
+
+
+@lua_class("fbnn.ProjectiveGradientNormalization")
+class ProjectiveGradientNormalizationClass(LuaClass):
+    torch_type = ProjectiveGradientNormalization
+    scalars = {"eps": "eps"}
+    checked_by = "formula"
+
+
+@lua_class("fbnn.Constant")
+class FbnnConstantClass(ConstantClass):
+    """The constant is repeated for every row of the input."""
+
+    scalars = {}
+    checked_by = "formula"
+
+    @classmethod
+    def represents(cls, module: nn.Module) -> bool:
+        return False  # nn.Constant says more
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        return {**super().arguments(obj, ctx), "n_input_dim": 0}
+
+
+@lua_class("fbnn.Dropout")
+class FbnnDropoutClass(LuaClass):
+    """Drops in training, scales by 1 - p in evaluation."""
+
+    torch_type = Dropout
+    scalars = {"p": "p"}
+    scratch = ("noise",)
+    constants = {"noise": LuaTensor.empty}
+    checked_by = "formula"
+
+    @classmethod
+    def represents(cls, module: nn.Module) -> bool:
+        return False  # nn.Dropout says more
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        return {**super().arguments(obj, ctx), "v2": False}
+
+
+class IndividualDropout(nn.Module):
+    """Dropout with a probability for each unit, scaled in training.
+
+    Args:
+        keep: probability that a unit is kept, :math:`(D)`, kept as a buffer.
+
+    Shape:
+        - Input: :math:`(N, D)`.
+        - Output: the same.
+
+    Lua:
+        ``fbnn.IndividualDropout(p)``, fbnn IndividualDropout.lua, whose field ``p`` holds ``1 - p``
+    """
+
+    keep: Tensor
+
+    def __init__(self, keep: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("keep", keep)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            return input
+        keep = self.keep.to(input.dtype)
+        return input * torch.bernoulli(keep.expand_as(input)) / keep
+
+
+@lua_class("fbnn.IndividualDropout")
+class IndividualDropoutClass(LuaClass):
+    torch_type = IndividualDropout
+    tensors = {"p": "keep"}
+    scratch = ("noise", "noisegpu")
+    checked_by = "formula"
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        return {"keep": torch.empty(obj["p"].shape, device="meta")}
+
+    @classmethod
+    def upgrade(cls, obj: LuaObject) -> LuaObject:
+        """Without the copy of ``p`` that fbnn makes only where it is missing."""
+        return without(obj, "pgpu")
+
+
+class Probe(nn.Sequential):
+    """Container of one module; fbnn prints moments of what passes, here nothing is printed.
+
+    Args:
+        module: the module.
+
+    Shape:
+        - Input, output: those of the module.
+
+    Lua:
+        ``fbnn.Probe(module, name)``, fbnn Probe.lua
+    """
+
+
+@lua_class("fbnn.Probe")
+class ProbeClass(LuaClass):
+    torch_type = Probe
+    container = True
+    passes_through = True
+    checked_by = "formula"
+
+    @classmethod
+    def handled(cls, module: nn.Module) -> set[str]:
+        return super().handled(module) | {"weight", "bias", "gradWeight", "gradBias"}  # those of the module
+
+
+@lua_class("nn.UnfoldedTemporalConvolution")
+class UnfoldedTemporalConvolutionClass(Temporal):
+    """A temporal convolution with padding, whose parameters stand in a linear map."""
+
+    scalars = {
+        "inputFrameSize": "in_channels",
+        "outputFrameSize": "out_channels",
+        ("kW",): "kernel_size",
+        ("dW",): "stride",
+        ("pad",): "padding",
+    }
+    scratch = ("_paddedInput", "_paddedGradInput", "_unfoldedInput", "_linearGradOutput", "_unfoldedGradInput")
+    constants = dict.fromkeys(scratch, LuaTensor.empty)
+    checked_by = "formula"
+
+    @classmethod
+    def handled(cls, module: nn.Module) -> set[str]:
+        return super().handled(module) | {"linear"}
+
+    @classmethod
+    def represents(cls, module: Any) -> bool:
+        return False  # nn.TemporalConvolution and cudnn.TemporalConvolution say more
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        fields = super().to_lua(module, ctx)
+        names = ("weight", "bias", "gradWeight", "gradBias")
+        kind = ctx.type_of(module)
+        linear = {"_type": kind, "output": LuaTensor.empty(kind), "gradInput": LuaTensor.empty(kind)}
+        linear |= {name: fields[name] for name in names if name in fields}
+        return {**fields, "linear": LuaObject("nn.Linear", LuaTable(linear))}
+
+
+def _places_first(weight: Tensor, module: nn.Module) -> Tensor:
+    """``nOut x oH x oW x nIn x kH x kW`` as ``oH x oW x nOut x nIn x kH x kW``."""
+    return weight.permute(1, 2, 0, 3, 4, 5)
+
+
+def _planes_first(weight: Tensor, module: nn.Module) -> Tensor:
+    return weight.permute(2, 0, 1, 3, 4, 5)
+
+
+@lua_class("nn.LocallyConnected")
+class LocallyConnectedClass(LuaClass):
+    """A convolution whose kernels differ from position to position."""
+
+    torch_type = SpatialConvolutionLocal
+    tensors = {"weight": Field("weight", Layout(_places_first, _planes_first)), "bias": "bias"}
+    scalars = {
+        "nInputPlane": "in_channels",
+        "nOutputPlane": "out_channels",
+        ("kH", "kW"): "kernel_size",
+        ("dH", "dW"): "stride",
+    }
+    scratch = ("input_cache", "gradOutput_cache")
+    checked_by = "formula"
+
+    @classmethod
+    def represents(cls, module: nn.Module) -> bool:
+        return False  # nn.SpatialConvolutionLocal says more
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        if obj["weight"].class_name.startswith("torch.Cuda"):
+            raise ctx.error("on CUDA fbnn keeps these weights in another order; call :float() in Torch7 first", obj)
+        return {**super().arguments(obj, ctx), "output_size": obj["weight"].shape[1:3]}
+
+
+class TemporalKMaxPooling(KMaxPooling):
+    """The k largest values of every column, in the order in which they stand.
+
+    Args:
+        k: how many.
+        k_dynamic: at least this part of the length, rounded up; -1 for none.
+
+    Shape:
+        - Input: :math:`(N, T, D)` or :math:`(T, D)`.
+        - Output: :math:`(N, k, D)` or :math:`(k, D)`.
+
+    Lua:
+        ``nn.TemporalKMaxPooling(k, k_dynamic)``, fbcunn TemporalKMaxPooling.lua
+    """
+
+    def wanted(self, length: int) -> int:
+        return self.k if self.k_dynamic == -1 else max(self.k, math.ceil(self.k_dynamic * length))
+
+    def forward(self, input: Tensor) -> Tensor:
+        k = self.wanted(input.shape[-2])
+        rows = torch.sort(input.detach(), stable=True, dim=-2, descending=True).indices.narrow(-2, 0, k)
+        return input.gather(-2, rows.sort(-2).values)
+
+
+@lua_class("nn.TemporalKMaxPooling")
+class TemporalKMaxPoolingClass(KMaxPoolingClass):
+    torch_type = TemporalKMaxPooling
+    scratch = ("indices",)
+    constants = {"indices": LuaTensor.empty}
+    checked_by = "formula"

@@ -1,0 +1,139 @@
+"""Hierarchical softmaxes of fbnn: a cluster, then a class in it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dpnn_bridge.conversion.fields import Field, record_of
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.modules.nn.criterion_classification import ClassNLLCriterion
+from dpnn_bridge.objects import LuaObject, LuaTensor
+
+
+class HSM(nn.Module):
+    """Negative log likelihood of a class: that of its cluster and that of the class among those of the cluster.
+
+    Args:
+        mapping: cluster of each class and place of the class in it, both counted from 1, :math:`(C, 2)`.
+        in_features: size D of the input.
+        index_base: of the targets.
+
+    Attributes:
+        cluster_weight, cluster_bias: :math:`(clusters, D)` and :math:`(clusters)`.
+        class_weight, class_bias: :math:`(C, D)` and :math:`(C)`, cluster after cluster.
+
+    Shape:
+        - Input: :math:`(N, D)` or :math:`(D)`; target :math:`(N)`, or one number.
+        - Output: scalar, the sum over the samples.
+
+    Differs from torch:
+        Torch7's code for the CPU approximates the exponential function, with an error of up to 1e-8.
+
+    Lua:
+        ``nn.HSM(mapping, input_size)``, fbnn HSM.lua; ``nn.ClassHierarchicalNLLCriterion(mapping, clusterCounts,
+        inputSize)``, fbnn ClassHierarchicalNLLCriterion.lua, which takes one sample at a time
+    """
+
+    mapping: Tensor
+    cluster_weight: nn.Parameter
+    cluster_bias: nn.Parameter
+    class_weight: nn.Parameter
+    class_bias: nn.Parameter
+
+    def __init__(self, mapping: Tensor, in_features: int, index_base: int = 1, device: Any = None) -> None:
+        super().__init__()
+        self.register_buffer("mapping", mapping.long(), persistent=False)
+        self.in_features, self.index_base = in_features, index_base
+        self.counts = torch.bincount(mapping[:, 0].long() - 1).tolist()  # of the classes in each cluster
+        for name, rows in (("cluster", len(self.counts)), ("class", len(mapping))):
+            self.register_parameter(f"{name}_weight", nn.Parameter(torch.empty(rows, in_features, device=device)))
+            self.register_parameter(f"{name}_bias", nn.Parameter(torch.empty(rows, device=device)))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws the parameters as fbnn does."""
+        for parameter in self.parameters():
+            nn.init.normal_(parameter, std=0.1)
+
+    def forward(self, input: Tensor, target: Tensor | int) -> Tensor:
+        x = input.reshape(-1, self.in_features)
+        classes = torch.as_tensor(target, device=x.device).reshape(-1).long() - self.index_base
+        cluster, place = (self.mapping[classes] - 1).unbind(1)
+        loss = F.cross_entropy(F.linear(x, self.cluster_weight, self.cluster_bias), cluster, reduction="sum")
+        for c in cluster.unique().tolist():
+            start, rows = sum(self.counts[:c]), cluster == c
+            members = slice(start, start + self.counts[c])
+            scores = F.linear(x[rows], self.class_weight[members], self.class_bias[members])
+            loss = loss + F.cross_entropy(scores, place[rows], reduction="sum")
+        return loss
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features}, clusters={len(self.counts)}, classes={len(self.mapping)}"
+
+
+@lua_class("nn.HSM")
+class HSMClass(LuaClass):
+    torch_type = HSM
+    tensors = {
+        "cluster_weight": Field("cluster_weight", grad="cluster_grad_weight"),
+        "cluster_bias": Field("cluster_bias", grad="cluster_grad_bias"),
+        "class_weight": Field("class_weight", grad="class_grad_weight"),
+        "class_bias": Field("class_bias", grad="class_grad_bias"),
+    }
+    scratch = ("cluster_score", "cluster_logsum", "class_score", "class_logsum")
+    constants = {
+        **dict.fromkeys(scratch, LuaTensor.empty),
+        "batch_size": 0,
+        "unk_index": 0,
+    }
+    checked_by = "formula"
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        if obj.get("unk_index") not in (None, 0):
+            raise ctx.error("unk_index must be 0; Torch7 does not compute with another either", obj)
+        weight = obj["cluster_weight" if "cluster_weight" in obj else "clusterMatrix"]
+        sizes = {"mapping": obj["mapping"].torch(), "in_features": weight.shape[1]}
+        return {**sizes, "index_base": ctx.index_base, "device": "meta"}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        assert isinstance(module, HSM)
+        fields = super().to_lua(module, ctx)
+        if record_of(module) is not None:
+            return fields
+        counts = torch.tensor(module.counts)
+        return {
+            **fields,
+            "mapping": ctx.constant(module.mapping, module),
+            "logSMCluster": ctx.to_lua(nn.LogSoftmax(1)),
+            "logLossCluster": ctx.to_lua(ClassNLLCriterion(reduction="sum")),
+            "n_classes": len(module.mapping),
+            "n_clusters": len(counts),
+            "n_max_class_in_cluster": max(module.counts),
+            "n_class_in_cluster": ctx.constant(counts, module),
+            "class_start_indices": ctx.constant(counts.cumsum(0) - counts, module),
+            "tmp_ones": ctx.constant(torch.ones(1, dtype=module.class_bias.dtype), module),
+        }
+
+
+@lua_class("nn.ClassHierarchicalNLLCriterion")
+class ClassHierarchicalNLLCriterionClass(HSMClass):
+    tensors = {
+        "clusterMatrix": Field("cluster_weight", grad="clusterMatrixDx"),
+        "clusterBias": Field("cluster_bias", grad="clusterBiasDx"),
+        "classMatrix": Field("class_weight", grad="classMatrixDx"),
+        "classBias": Field("class_bias", grad="classBiasDx"),
+    }
+    scratch = ()
+
+    @classmethod
+    def represents(cls, module: nn.Module) -> bool:
+        return False  # nn.HSM takes batches as well

@@ -1,0 +1,221 @@
+"""Layers of fbnn for sparse inputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.modules.nn.criterion import Criterion, CriterionClass
+from dpnn_bridge.modules.nn.lookup import LookupTable
+from dpnn_bridge.modules.nn.sparse import SparseLinear, SparseLinearClass, weighted_sum
+from dpnn_bridge.objects import LuaObject, LuaTensor
+
+
+class KeyValueLinear(SparseLinear):
+    """A linear map of sparse vectors, which also takes keys and values apart.
+
+    Args:
+        in_features, out_features, weight_decay, do_grad_input, index_base: as
+            :class:`~dpnn_bridge.modules.nn.sparse.SparseLinear`.
+
+    Shape:
+        - Input: ``[keys, values]``, both :math:`(N, K)` or :math:`(K)`; or a tensor as :class:`SparseLinear` takes it.
+        - Output: :math:`(N, D_{out})`, or :math:`(D_{out})` for a single sample.
+
+    Lua:
+        ``fbnn.SparseLinear(inputSize, outputSize, useSparseUpdate, skipUpdateGradInput)``, fbnn SparseLinear.lua
+    """
+
+    def forward(self, input: Tensor | list[Tensor]) -> Tensor:
+        output = super().forward(input)
+        return output[0] if not isinstance(input, Tensor) and len(output) == 1 else output
+
+    def _entries(self, input: Tensor | list[Tensor]) -> tuple[Tensor, Tensor, Tensor, int]:
+        if isinstance(input, Tensor):
+            return super()._entries(input)
+        keys, values = (part.reshape(-1, part.shape[-1]) for part in input)
+        rows = torch.arange(len(keys), device=keys.device).repeat_interleave(keys.shape[1])
+        return rows, keys.flatten().long() - self.index_base, values.flatten(), len(keys)
+
+
+@lua_class("fbnn.SparseLinear")
+class KeyValueLinearClass(SparseLinearClass):
+    torch_type = KeyValueLinear
+    scratch = ("lastInput", "lastInputKey", "lastInputVal", "formatted_input")
+    constants = {"numBackward": 0}
+    checked_by = "formula"
+
+    @classmethod
+    def build(cls, obj: LuaObject, ctx: TorchContext) -> KeyValueLinear:
+        out_features, in_features = obj["weight"].shape
+        arguments = cls.arguments(obj, ctx)
+        return KeyValueLinear(in_features, out_features, **arguments, index_base=ctx.index_base, device="meta")
+
+
+class SegSparseLinear(nn.Module):
+    """A linear map of sparse vectors that are given as one list of entries.
+
+    Args:
+        in_features, out_features: sizes.
+        index_base: of samples and keys.
+
+    Attributes:
+        weight: :math:`(D_{in}, D_{out})`.
+        bias: :math:`(D_{out})`.
+
+    Shape:
+        - Input: ``[samples, keys, values]``, all :math:`(K)`; the batch ends with the last sample named, unless
+          ``batch_size`` is given.
+        - Output: :math:`(N, D_{out})`.
+
+    Differs from torch:
+        The values get no gradient, as in Torch7.
+
+    Lua:
+        ``fbnn.SegSparseLinear(inputSize, outputSize)``, fbnn SegSparseLinear.lua
+    """
+
+    def __init__(self, in_features: int, out_features: int, index_base: int = 1, device: Any = None) -> None:
+        super().__init__()
+        self.index_base = index_base
+        self.weight = nn.Parameter(torch.empty(in_features, out_features, device=device))
+        self.bias = nn.Parameter(torch.empty(out_features, device=device))
+        bound = in_features**-0.5
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound * 1e-6, bound * 1e-6)
+
+    def forward(self, input: list[Tensor], batch_size: int | None = None) -> Tensor:
+        samples, keys, values = input
+        rows = samples.long() - self.index_base
+        count = batch_size if batch_size is not None else int(rows.max()) + 1
+        return weighted_sum(rows, values.detach(), self.weight[keys.long() - self.index_base], self.bias, count)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[0]}, {self.weight.shape[1]}"
+
+
+@lua_class("fbnn.SegSparseLinear")
+class SegSparseLinearClass(LuaClass):
+    torch_type = SegSparseLinear
+    tensors = {"weight": "weight", "bias": "bias"}
+    scratch = ("_sparseBuf", "sparseGradWeightPtr", "lastInput")
+    constants = {"useSparseGrad": False, "learningRateMul": 1}
+    checked_by = "formula"
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        in_features, out_features = obj["weight"].shape
+        return {
+            "in_features": in_features,
+            "out_features": out_features,
+            "index_base": ctx.index_base,
+            "device": "meta",
+        }
+
+
+class SparseThreshold(nn.Module):
+    """Applies a threshold to the values of sparse vectors.
+
+    Args:
+        module: the threshold.
+
+    Shape:
+        - Input: :math:`(*, 2)`, an index and a value in each row.
+        - Output: the same.
+
+    Lua:
+        ``nn.SparseThreshold(threshold, value)``, fbnn SparseThreshold.lua
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, input: Tensor) -> Tensor:
+        indices, values = input.split(1, -1)
+        return torch.cat([indices, self.module(values)], -1)
+
+
+@lua_class("nn.SparseThreshold")
+class SparseThresholdClass(LuaClass):
+    torch_type = SparseThreshold
+    members = {"module": "module"}
+    checked_by = "formula"
+
+
+class SparseNLLCriterion(Criterion):
+    """Negative log likelihood of a distribution of which K probabilities are given.
+
+    Args:
+        K: number of probabilities.
+        do_target_check: refuse probabilities whose sum is not 1.
+        size_average: divide by N.
+        index_base: of the classes.
+
+    Shape:
+        - Input: log probabilities :math:`(N, C)` or :math:`(C)`; target ``[probabilities, classes]``, both
+          :math:`(N, K)` or :math:`(K)`, no class twice.
+        - Output: scalar.
+
+    Lua:
+        ``nn.SparseNLLCriterion(K)``, fbnn SparseNLLCriterion.lua
+
+    Raises:
+        ValueError: the probabilities of a sample do not sum to 1.
+    """
+
+    def __init__(self, K: int, do_target_check: bool = True, size_average: bool = True, index_base: int = 1) -> None:
+        super().__init__()
+        self.K, self.do_target_check = K, do_target_check
+        self.size_average, self.index_base = size_average, index_base
+
+    def forward(self, input: Tensor, target: list[Tensor]) -> Tensor:
+        x = input.reshape(-1, input.shape[-1])
+        probabilities, classes = (part.reshape(len(x), -1) for part in target)
+        if self.do_target_check and (probabilities.sum(1) - 1).abs().max() > 1e-3:
+            raise ValueError("SparseNLLCriterion: the target is no probability vector; do_target_check=False allows it")
+        total = -(x.gather(1, classes.long() - self.index_base) * probabilities).sum()
+        return total / len(x) if self.size_average else total
+
+    def extra_repr(self) -> str:
+        return f"{self.K}, size_average={self.size_average}"
+
+
+@lua_class("nn.SparseNLLCriterion")
+class SparseNLLCriterionClass(CriterionClass):
+    torch_type = SparseNLLCriterion
+    indexed = True
+    scalars = {"K": "K", "do_target_check": "do_target_check", "sizeAverage": "size_average"}
+    scratch = ("tmp_buffer",)
+    constants = {"tmp_buffer": LuaTensor.empty}
+    checked_by = "formula"
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        return {**super().to_lua(module, ctx), "output": ctx.constant(torch.zeros(1), module)}
+
+
+@lua_class("nn.FasterLookup")
+class FasterLookupClass(LuaClass):
+    """A look-up table; ``scaleGradByFreq`` divides in the backward pass, where fbnn divides in the update."""
+
+    torch_type = LookupTable
+    tensors = {"weight": "weight"}
+    constants = {"skipBoundChecking": False, "concUpdates": False}
+    checked_by = "formula"
+
+    @classmethod
+    def represents(cls, module: nn.Module) -> bool:
+        return False  # nn.LookupTable says more
+
+    @classmethod
+    def build(cls, obj: LuaObject, ctx: TorchContext) -> LookupTable:
+        rows, columns = obj["weight"].shape
+        scale = bool(obj.get("scaleGradByFreq"))
+        return LookupTable(rows, columns, scale_grad_by_freq=scale, index_base=ctx.index_base, device="meta")

@@ -1,0 +1,384 @@
+"""Element-wise transfer functions and the softmax family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dpnn_bridge.conversion.fields import record_of
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.noise import noise_of
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.objects import LuaObject, LuaTensor
+
+
+def fresh(class_name: str, kind: str) -> LuaObject:
+    """A new Lua module without parameters, as other layers hold one."""
+    obj = LuaObject(class_name)
+    obj["_type"], obj["output"], obj["gradInput"] = kind, LuaTensor.empty(kind), LuaTensor.empty(kind)
+    return obj
+
+
+class Inplace(LuaClass):
+    """A layer with Torch7's ``inplace`` flag, which is obeyed only when the caller asks (``inplace=True``)."""
+
+    constants = {"inplace": False}
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        return {**super().arguments(obj, ctx), "inplace": ctx.options.inplace and obj.get("inplace") is True}
+
+
+@lua_class("nn.Threshold")
+class Threshold(Inplace):
+    torch_type = nn.Threshold
+    scalars = {"threshold": "threshold", "val": "value"}
+
+
+@lua_class("nn.ReLU", "cudnn.ReLU")
+class ReLU(Inplace):
+    torch_type = nn.ReLU
+    constants = {"threshold": 0, "val": 0, "inplace": False}
+
+
+@lua_class("nn.ReLU6")
+class ReLU6(Inplace):
+    torch_type = nn.ReLU6
+
+
+@lua_class("nn.LeakyReLU")
+class LeakyReLU(Inplace):
+    torch_type = nn.LeakyReLU
+    scalars = {"negval": "negative_slope"}
+
+
+@lua_class("nn.RReLU")
+class RReLU(Inplace):
+    torch_type = nn.RReLU
+    scalars = {"lower": "lower", "upper": "upper"}
+    constants = {"inplace": False, "noise": LuaTensor.empty}
+    scratch = ("noise",)
+
+    @classmethod
+    def replay(cls, module: nn.RReLU, after: LuaObject) -> Callable[[Tensor], Tensor] | None:
+        return (lambda x: x * noise_of(after, "noise", x)) if module.training else None
+
+
+class PReLU(nn.PReLU):
+    """:class:`torch.nn.PReLU` that also takes a single sample, a vector with one element per slope.
+
+    Args:
+        num_parameters: number of slopes: 1, or the size of dimension 2 of a batch.
+
+    Shape:
+        - Input: :math:`(N, C, *)`, or :math:`(C)`.
+        - Output: the same shape.
+
+    Lua:
+        ``nn.PReLU(nOutputPlane)``, PReLU.lua
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.dim() == 1:
+            return super().forward(input.unsqueeze(0)).squeeze(0)
+        return super().forward(input)
+
+
+@lua_class("nn.PReLU")
+class PReLUClass(LuaClass):
+    torch_type = (nn.PReLU, PReLU)
+    tensors = {"weight": "weight"}
+    scratch = ("gradWeightBuf", "gradWeightBuf2")
+
+    @classmethod
+    def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.PReLU:
+        shared = obj.get("nOutputPlane") in (None, 0)
+        return (nn.PReLU if shared else PReLU)(obj["weight"].size, device="meta")
+
+    @classmethod
+    def to_lua(cls, module: nn.PReLU, ctx: LuaContext) -> dict[str, Any]:
+        planes = module.num_parameters if isinstance(module, PReLU) or module.num_parameters > 1 else 0
+        return {**super().to_lua(module, ctx), "nOutputPlane": planes}
+
+
+@lua_class("nn.ELU")
+class ELU(Inplace):
+    torch_type = nn.ELU
+    scalars = {"alpha": "alpha"}
+
+
+@lua_class("nn.HardTanh", "nn.Clamp")
+class HardTanh(Inplace):
+    torch_type = nn.Hardtanh
+    scalars = {"min_val": "min_val", "max_val": "max_val"}
+    defaults = {"min_val": -1, "max_val": 1}
+
+
+@lua_class("cudnn.ClippedReLU")
+class ClippedReLU(Inplace):
+    torch_type = nn.Hardtanh
+    scalars = {"ceiling": "max_val"}
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        return {"min_val": 0.0, **super().arguments(obj, ctx)}
+
+
+@lua_class("nn.HardShrink")
+class HardShrink(LuaClass):
+    torch_type = nn.Hardshrink
+    scalars = {"lambda": "lambd"}
+
+
+@lua_class("nn.SoftShrink")
+class SoftShrink(LuaClass):
+    torch_type = nn.Softshrink
+    scalars = {"lambda": "lambd"}
+
+
+@lua_class("nn.TanhShrink")
+class TanhShrink(LuaClass):
+    torch_type = nn.Tanhshrink
+    constants = {"tanh": lambda kind: fresh("nn.Tanh", kind)}
+
+
+@lua_class("nn.Tanh", "cudnn.Tanh")
+class Tanh(LuaClass):
+    torch_type = nn.Tanh
+
+
+@lua_class("nn.Sigmoid", "cudnn.Sigmoid")
+class Sigmoid(LuaClass):
+    torch_type = nn.Sigmoid
+
+
+@lua_class("nn.LogSigmoid")
+class LogSigmoid(LuaClass):
+    torch_type = nn.LogSigmoid
+    scratch = ("buffer",)
+
+
+@lua_class("nn.SoftPlus")
+class SoftPlus(LuaClass):
+    torch_type = nn.Softplus
+    scalars = {"beta": "beta", "threshold": "threshold"}
+    defaults = {"beta": 1, "threshold": 20}
+
+
+@lua_class("nn.SoftSign")
+class SoftSign(LuaClass):
+    torch_type = nn.Softsign
+    scratch = ("temp", "tempgrad")
+
+
+@lua_class("nn.GatedLinearUnit")
+class GatedLinearUnit(LuaClass):
+    torch_type = nn.GLU
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        return {"dim": obj.get("dim", 0) - 1}
+
+    @classmethod
+    def to_lua(cls, module: nn.GLU, ctx: LuaContext) -> dict[str, Any]:
+        return {"dim": module.dim + 1} if module.dim >= 0 else {}
+
+
+# ---------------------------------------------------------------------- the softmax family
+def plane_dim(input: Tensor) -> int:
+    """The dimension of the classes: the first of a vector or of maps, the second of a batch of either.
+
+    Raises:
+        ValueError: the input has more than 4 dimensions.
+    """
+    if not 1 <= input.dim() <= 4:
+        raise ValueError(f"expected 1 to 4 dimensions, found shape {tuple(input.shape)}")
+    return 0 if input.dim() in (1, 3) else 1
+
+
+class SoftMax(nn.Softmax):
+    r"""Softmax over the classes, whose dimension follows from the shape of the input.
+
+    Args:
+        instance: normalise over all elements of a sample together instead of over the planes at each position.
+
+    Shape:
+        - Input: :math:`(C)`, :math:`(N, C)`, :math:`(C, H, W)` or :math:`(N, C, H, W)`.
+        - Output: the same shape.
+
+    Lua:
+        ``nn.SoftMax()``, SoftMax.lua; ``cudnn.SoftMax()`` with ``instance=True``
+    """
+
+    def __init__(self, instance: bool = False) -> None:
+        super().__init__()
+        self.instance = instance
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.instance and input.dim() > 2:
+            return F.softmax(input.flatten(plane_dim(input)), -1).reshape(input.shape)
+        return F.softmax(input, plane_dim(input))
+
+    def extra_repr(self) -> str:
+        return "instance=True" if self.instance else ""
+
+
+class LogSoftMax(nn.LogSoftmax):
+    r"""Logarithm of the softmax over the classes, whose dimension follows from the shape of the input.
+
+    Args:
+        instance: normalise over all elements of a sample together instead of over the planes at each position.
+
+    Shape:
+        - Input: :math:`(C)`, :math:`(N, C)`, :math:`(C, H, W)` or :math:`(N, C, H, W)`.
+        - Output: the same shape.
+
+    Lua:
+        ``nn.LogSoftMax()``, LogSoftMax.lua; ``cudnn.LogSoftMax()`` with ``instance=True``
+    """
+
+    def __init__(self, instance: bool = False) -> None:
+        super().__init__()
+        self.instance = instance
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.instance and input.dim() > 2:
+            return F.log_softmax(input.flatten(plane_dim(input)), -1).reshape(input.shape)
+        return F.log_softmax(input, plane_dim(input))
+
+    def extra_repr(self) -> str:
+        return "instance=True" if self.instance else ""
+
+
+class SoftMin(nn.Softmin):
+    r"""Softmax of the negated input, over the classes.
+
+    Shape:
+        - Input: :math:`(C)`, :math:`(N, C)`, :math:`(C, H, W)` or :math:`(N, C, H, W)`.
+        - Output: the same shape.
+
+    Lua:
+        ``nn.SoftMin()``, SoftMin.lua
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.softmax(-input, plane_dim(input))
+
+    def extra_repr(self) -> str:
+        return ""
+
+
+class StockSoftMax(LuaClass):
+    """A layer without arguments in Lua; torch's own does the same on a batch when its ``dim`` is 1."""
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        return {}
+
+    @classmethod
+    def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
+        return cls.torch_type[0]()
+
+    @classmethod
+    def represents(cls, module: nn.Module) -> bool:
+        return not getattr(module, "instance", False)
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        if not isinstance(module, cls.torch_type[0]) and module.dim not in (None, 1):
+            raise ConversionError(
+                f"Torch7 normalises over dimension 1 of a batch, not over dim={module.dim}; make it dim=1",
+                class_name=type(module).__name__,
+            )
+        return {}
+
+
+@lua_class("nn.SoftMax", "nn.SpatialSoftMax")
+class SoftMaxClass(StockSoftMax):
+    torch_type = (SoftMax, nn.Softmax)
+
+
+@lua_class("nn.LogSoftMax", "nn.SpatialLogSoftMax")
+class LogSoftMaxClass(StockSoftMax):
+    torch_type = (LogSoftMax, nn.LogSoftmax)
+
+
+@lua_class("nn.SoftMin")
+class SoftMinClass(StockSoftMax):
+    torch_type = (SoftMin, nn.Softmin)
+    scratch = ("mininput",)
+
+
+@lua_class("cudnn.SoftMax", "cudnn.LogSoftMax", "cudnn.SpatialSoftMax", "cudnn.SpatialLogSoftMax")
+class CudnnSoftMax(LuaClass):
+    torch_type = (SoftMax, LogSoftMax)
+
+    @classmethod
+    def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
+        by_name = "Log" in obj.class_name
+        log = by_name or obj.get("algorithm") == "CUDNN_SOFTMAX_LOG"
+        spatial = "Spatial" in obj.class_name and obj.get("mode") != "CUDNN_SOFTMAX_MODE_INSTANCE"
+        return (LogSoftMax if log else SoftMax)(instance=not spatial)
+
+    @classmethod
+    def represents(cls, module: nn.Module) -> bool:
+        return isinstance(module, (SoftMax, LogSoftMax)) and module.instance
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        return {} if record_of(module) else {"algorithm": softmax_algorithm(isinstance(module, LogSoftMax))}
+
+
+def softmax_algorithm(log: bool) -> str:
+    """cuDNN's name of the accurate algorithm."""
+    return "CUDNN_SOFTMAX_LOG" if log else "CUDNN_SOFTMAX_ACCURATE"
+
+
+class VolumetricSoftMax(nn.Softmax):
+    r"""Softmax over the planes of volumes.
+
+    Args:
+        log: give the logarithm.
+
+    Shape:
+        - Input: :math:`(C, T, H, W)` or :math:`(N, C, T, H, W)`.
+        - Output: the same shape.
+
+    Lua:
+        ``cudnn.VolumetricSoftMax(fast)``, VolumetricSoftMax.lua of cudnn.torch
+    """
+
+    def __init__(self, log: bool = False) -> None:
+        super().__init__()
+        self.log = log
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.dim() not in (4, 5):
+            raise ValueError(f"expected 4 or 5 dimensions, found shape {tuple(input.shape)}")
+        return (F.log_softmax if self.log else F.softmax)(input, input.dim() - 4)
+
+    def extra_repr(self) -> str:
+        return "log=True" if self.log else ""
+
+
+@lua_class("cudnn.VolumetricSoftMax", "cudnn.VolumetricLogSoftMax")
+class VolumetricSoftMaxClass(LuaClass):
+    torch_type = VolumetricSoftMax
+
+    @classmethod
+    def build(cls, obj: LuaObject, ctx: TorchContext) -> VolumetricSoftMax:
+        return VolumetricSoftMax(log=obj["ssm"].get("algorithm") == "CUDNN_SOFTMAX_LOG")
+
+    @classmethod
+    def to_lua(cls, module: VolumetricSoftMax, ctx: LuaContext) -> dict[str, Any]:
+        if record_of(module):
+            return {}
+        inner = fresh("cudnn.SpatialSoftMax", ctx.type_of(module))
+        inner["mode"], inner["algorithm"] = "CUDNN_SOFTMAX_MODE_CHANNEL", softmax_algorithm(module.log)
+        return {"ssm": inner}

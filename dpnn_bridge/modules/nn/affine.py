@@ -1,0 +1,217 @@
+"""Element-wise maps with weights: one for each element, or one for all."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.lua_class import LuaClass, size_storage
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.objects import LuaObject
+
+
+def spread(weight: Tensor, input: Tensor) -> tuple[Tensor, Tensor]:
+    """``input`` and ``weight`` in shapes that pair their elements as ``nn.CMul`` and ``nn.CAdd`` do.
+
+    Equal numbers of elements are paired in order; else a weight with as many dimensions is expanded, and any other
+    holds one element for each element of a sample.
+    """
+    if weight.numel() == input.numel():
+        return input, weight.reshape(input.shape)
+    if weight.dim() == input.dim():
+        return input, weight.expand(input.shape)
+    rows = input.reshape(input.shape[0], -1)
+    return rows, weight.reshape(1, -1).expand(rows.shape)
+
+
+class CMul(nn.Module):
+    """Multiplies by a weight for each element.
+
+    Args:
+        *size: shape of the weight: that of a sample, or that of the input with 1 where it is repeated.
+
+    Shape:
+        - Input: ``size`` or :math:`(N, *)`.
+        - Output: the same shape.
+
+    Attributes:
+        weight: the weights, of shape ``size``.
+
+    Lua:
+        ``nn.CMul(sizes...)``, CMul.lua
+    """
+
+    def __init__(self, *size: int, device: Any = None, dtype: Any = None) -> None:
+        super().__init__()
+        self.size = size
+        self.weight = nn.Parameter(torch.empty(size, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws the weights uniformly as Torch7 does."""
+        bound = 1 / math.sqrt(self.weight.numel())
+        nn.init.uniform_(self.weight, -bound, bound)
+
+    def forward(self, input: Tensor) -> Tensor:
+        rows, weight = spread(self.weight, input)
+        return (rows * weight).reshape(input.shape)
+
+    def extra_repr(self) -> str:
+        return ", ".join(map(str, self.weight.shape))
+
+
+@lua_class("nn.CMul")
+class CMulClass(LuaClass):
+    torch_type = CMul
+    tensors = {"weight": "weight"}
+    scratch = ("size",)
+
+    @classmethod
+    def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
+        return cls.torch_type(*obj[next(iter(cls.tensors))].shape, device="meta")
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        size = next(module.parameters(recurse=False)).shape
+        return {**super().to_lua(module, ctx), "size": size_storage(size)}
+
+
+class CAdd(nn.Module):
+    """Adds a bias for each element.
+
+    Args:
+        *size: shape of the bias: that of a sample, or that of the input with 1 where it is repeated.
+
+    Shape:
+        - Input: ``size`` or :math:`(N, *)`.
+        - Output: the same shape.
+
+    Attributes:
+        bias: the biases, of shape ``size``.
+
+    Lua:
+        ``nn.CAdd(sizes...)``, CAdd.lua
+    """
+
+    def __init__(self, *size: int, device: Any = None, dtype: Any = None) -> None:
+        super().__init__()
+        self.size = size
+        self.bias = nn.Parameter(torch.empty(size, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws the biases uniformly as Torch7 does."""
+        bound = 1 / math.sqrt(self.bias.numel())
+        nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, input: Tensor) -> Tensor:
+        rows, bias = spread(self.bias, input)
+        return (rows + bias).reshape(input.shape)
+
+    def extra_repr(self) -> str:
+        return ", ".join(map(str, self.bias.shape))
+
+
+@lua_class("nn.CAdd")
+class CAddClass(CMulClass):
+    torch_type = CAdd
+    tensors = {"bias": "bias"}
+
+
+class Mul(nn.Module):
+    """Multiplies by one weight.
+
+    Shape:
+        - Input: :math:`(*)`.
+        - Output: the same shape.
+
+    Attributes:
+        weight: the factor, of shape :math:`(1)`.
+
+    Lua:
+        ``nn.Mul()``, Mul.lua
+    """
+
+    def __init__(self, device: Any = None, dtype: Any = None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(1, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws the weight uniformly as Torch7 does."""
+        nn.init.uniform_(self.weight, -1, 1)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input * self.weight
+
+
+@lua_class("nn.Mul")
+class MulClass(LuaClass):
+    torch_type = Mul
+    tensors = {"weight": "weight"}
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        return {"device": "meta"}
+
+
+class Add(nn.Module):
+    """Adds a bias for each element of a sample, or one for all.
+
+    Args:
+        size: number of elements of a sample.
+        scalar: one bias for all elements.
+
+    Shape:
+        - Input: :math:`(D)` or :math:`(N, *)` with :math:`D` elements in a sample; :math:`(*)` with ``scalar``.
+        - Output: the same shape.
+
+    Attributes:
+        bias: the biases, of shape :math:`(D)` or :math:`(1)`.
+
+    Lua:
+        ``nn.Add(inputSize, scalar)``, Add.lua
+    """
+
+    def __init__(self, *size: int, scalar: bool = False, device: Any = None, dtype: Any = None) -> None:
+        super().__init__()
+        self.scalar = scalar
+        self.size = size
+        self.bias = nn.Parameter(torch.empty((1,) if scalar else size, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws the biases uniformly as Torch7 does."""
+        bound = 1 / math.sqrt(self.bias.shape[0])
+        nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.scalar or input.shape == self.bias.shape:
+            return input + self.bias
+        rows = input.reshape(input.shape[0], -1)
+        return (rows + self.bias.reshape(1, -1).expand(rows.shape)).reshape(input.shape)
+
+    def extra_repr(self) -> str:
+        return "scalar=True" if self.scalar else ", ".join(map(str, self.bias.shape))
+
+
+@lua_class("nn.Add")
+class AddClass(LuaClass):
+    torch_type = Add
+    tensors = {"bias": "bias"}
+
+    @classmethod
+    def build(cls, obj: LuaObject, ctx: TorchContext) -> Add:
+        return Add(*obj["bias"].shape, scalar=obj.get("scalar") not in (None, False), device="meta")
+
+    @classmethod
+    def to_lua(cls, module: Add, ctx: LuaContext) -> dict[str, Any]:
+        fields = super().to_lua(module, ctx)
+        if module.scalar:
+            fields["scalar"] = True
+        return {**fields, "_ones": ctx.constant(module.bias.new_ones(1), module)}

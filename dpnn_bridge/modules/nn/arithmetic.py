@@ -1,0 +1,226 @@
+"""Element-wise arithmetic between the tensors of a list."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.lua_class import LuaClass, empty_sizes, empty_table
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.objects import LuaTensor
+
+
+def shaped_like(first: Tensor, other: Tensor) -> Tensor:
+    """``other`` in the shape of ``first``: Torch7 pairs elements in their order and never broadcasts.
+
+    Raises:
+        ValueError: the numbers of elements differ.
+    """
+    if other.shape == first.shape:
+        return other
+    if other.numel() != first.numel():
+        raise ValueError(f"expected as many elements as {tuple(first.shape)} has, found shape {tuple(other.shape)}")
+    return other.reshape(first.shape)
+
+
+class CAddTable(nn.Module):
+    """The sum of all tensors of a list.
+
+    Shape:
+        - Input: list of tensors with the same number of elements.
+        - Output: the shape of the first.
+
+    Lua:
+        ``nn.CAddTable(inplace)``, CAddTable.lua
+    """
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        output = input[0]
+        for other in input[1:]:
+            output = output + shaped_like(output, other)
+        return output
+
+
+@lua_class("nn.CAddTable")
+class CAddTableClass(LuaClass):
+    torch_type = CAddTable
+    constants = {"gradInput": empty_table}
+
+
+class CSubTable(nn.Module):
+    """The first tensor of a list minus the second.
+
+    Shape:
+        - Input: list of two tensors with the same number of elements.
+        - Output: the shape of the first.
+
+    Lua:
+        ``nn.CSubTable()``, CSubTable.lua
+    """
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        return input[0] - shaped_like(input[0], input[1])
+
+
+@lua_class("nn.CSubTable")
+class CSubTableClass(LuaClass):
+    torch_type = CSubTable
+    constants = {"gradInput": empty_table}
+
+
+class CMulTable(nn.Module):
+    """The product of all tensors of a list.
+
+    Shape:
+        - Input: list of tensors with the same number of elements.
+        - Output: the shape of the first.
+
+    Lua:
+        ``nn.CMulTable()``, CMulTable.lua
+    """
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        output = input[0]
+        for other in input[1:]:
+            output = output * shaped_like(output, other)
+        return output
+
+
+@lua_class("nn.CMulTable")
+class CMulTableClass(LuaClass):
+    torch_type = CMulTable
+    constants = {"gradInput": empty_table}
+    scratch = ("tout",)
+
+
+class CDivTable(nn.Module):
+    """The first tensor of a list divided by the second.
+
+    Shape:
+        - Input: list of two tensors with the same number of elements.
+        - Output: the shape of the first.
+
+    Lua:
+        ``nn.CDivTable()``, CDivTable.lua
+    """
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        return input[0] / shaped_like(input[0], input[1])
+
+
+@lua_class("nn.CDivTable")
+class CDivTableClass(LuaClass):
+    torch_type = CDivTable
+    constants = {"gradInput": empty_table}
+
+
+class CMaxTable(nn.Module):
+    """The element-wise maximum of a list of tensors; equal values send their gradient to the first.
+
+    Shape:
+        - Input: list of tensors with the same number of elements.
+        - Output: the shape of the first.
+
+    Lua:
+        ``nn.CMaxTable()``, CMaxTable.lua
+
+    Differs from torch:
+        :func:`torch.maximum` gives equal values half of the gradient each, and passes NaN on.
+    """
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        output = input[0]
+        for other in input[1:]:
+            other = shaped_like(output, other)
+            output = torch.where(other > output, other, output)
+        return output
+
+
+@lua_class("nn.CMaxTable")
+class CMaxTableClass(LuaClass):
+    torch_type = CMaxTable
+    scratch = ("maxIdx", "mask", "maxVals", "gradMaxVals", "maskByteTensor")
+    constants = {"gradInput": empty_table, **dict.fromkeys(scratch[:4], LuaTensor.empty)}
+
+
+class CMinTable(nn.Module):
+    """The element-wise minimum of a list of tensors; equal values send their gradient to the first.
+
+    Shape:
+        - Input: list of tensors with the same number of elements.
+        - Output: the shape of the first.
+
+    Lua:
+        ``nn.CMinTable()``, CMinTable.lua
+
+    Differs from torch:
+        :func:`torch.minimum` gives equal values half of the gradient each, and passes NaN on.
+    """
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        output = input[0]
+        for other in input[1:]:
+            other = shaped_like(output, other)
+            output = torch.where(other < output, other, output)
+        return output
+
+
+@lua_class("nn.CMinTable")
+class CMinTableClass(LuaClass):
+    torch_type = CMinTable
+    scratch = ("minIdx", "mask", "minVals", "gradMaxVals", "maskByteTensor")
+    constants = {"gradInput": empty_table, **dict.fromkeys(scratch[:4], LuaTensor.empty)}
+
+
+class MixtureTable(nn.Module):
+    r"""A mixture of experts: the sum of the experts' outputs, each times its gate.
+
+    Args:
+        dim: dimension of the experts in the expert tensor, or where a list of experts is stacked, counted from 1;
+            None: 2 with a batch of gates, 1 with a vector.
+
+    Shape:
+        - Input: list of the gates :math:`(E)` or :math:`(N, E)` and the experts, a list of :math:`E` tensors
+          :math:`(*)` or :math:`(N, *)`, or one tensor with a dimension of size :math:`E`.
+        - Output: the shape of one expert's output.
+
+    Lua:
+        ``nn.MixtureTable(dim)``, MixtureTable.lua
+    """
+
+    def __init__(self, dim: int | None = None) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, input: list) -> Tensor:
+        gates, experts = input
+        batched = gates.dim() > 1
+        dim = (2 if batched else 1) if self.dim is None else self.dim
+        count = gates.shape[1 if batched else 0]
+        if not isinstance(experts, Tensor):
+            if len(experts) != count:
+                raise ValueError(f"expected one gate per expert, found {count} gates and {len(experts)} experts")
+            experts = torch.stack(list(experts), dim - 1)
+        sizes = [1] * experts.dim()
+        if batched:
+            sizes[0] = gates.shape[0]
+        sizes[dim - 1] = count
+        return (gates.reshape(sizes) * experts).sum(dim - 1)
+
+    def extra_repr(self) -> str:
+        return "" if self.dim is None else f"dim={self.dim}"
+
+
+@lua_class("nn.MixtureTable")
+class MixtureTableClass(LuaClass):
+    torch_type = MixtureTable
+    scalars = {"dim": "dim"}
+    defaults = {"dim": None}
+    constants = {
+        "size": empty_sizes,
+        "size2": empty_sizes,
+        "batchSize": 0,
+        "backwardSetup": False,
+        "gradInput": empty_table,
+    }
+    scratch = ("size", "size2")

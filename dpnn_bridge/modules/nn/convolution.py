@@ -1,0 +1,272 @@
+"""Convolutions and transposed convolutions that stock torch.nn computes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.fields import Field, Layout
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+
+#: what cudnn.torch leaves in the file of a module that ran
+CUDNN_SCRATCH = ("buffer", "extraBuffer")
+
+
+def changed(obj: LuaObject, **fields: Any) -> LuaObject:
+    """A copy of ``obj`` with other fields; None removes one. Tensors are shared."""
+    copy = LuaObject(obj.class_name, LuaTable(obj.fields), version=obj.version, header=obj.header)
+    for name, value in fields.items():
+        if value is not None:
+            copy[name] = value
+        elif name in copy:
+            del copy[name]
+    return copy
+
+
+class Convolution(LuaClass):
+    """What all convolutions share: two sizes, a weight and, unless ``noBias()`` was called, a bias."""
+
+    tensors = {"weight": "weight", "bias": "bias"}
+    scratch = ("finput", "fgradInput", "ones", *CUDNN_SCRATCH)
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        bias = obj.get("bias")
+        return {
+            **super().arguments(obj, ctx),
+            "bias": isinstance(bias, LuaTensor) and bias.size > 0,
+            "device": "meta",
+        }
+
+
+class StockConvolution(Convolution):
+    """Convolutions that a stock torch class computes."""
+
+    @classmethod
+    def represents(cls, module: Any) -> bool:
+        if module.padding_mode != "zeros" or isinstance(module.padding, str):
+            return False
+        plain = {"padding": {0}, "output_padding": {0}, "dilation": {1}}
+        others = [name for name in plain if name not in cls.scalars.values()]
+        return all(set(getattr(module, name)) == plain[name] for name in others) and (
+            "groups" in cls.scalars.values() or module.groups == 1
+        )
+
+
+SPATIAL = {
+    "nInputPlane": "in_channels",
+    "nOutputPlane": "out_channels",
+    ("kH", "kW"): "kernel_size",
+    ("dH", "dW"): "stride",
+    ("padH", "padW"): "padding",
+}
+SPATIAL_DEFAULTS = {"dH": 1, "dW": 1, "padH": 0, "padW": 0}
+VOLUMETRIC = {
+    "nInputPlane": "in_channels",
+    "nOutputPlane": "out_channels",
+    ("kT", "kH", "kW"): "kernel_size",
+    ("dT", "dH", "dW"): "stride",
+    ("padT", "padH", "padW"): "padding",
+}
+VOLUMETRIC_DEFAULTS = {"dT": 1, "dH": 1, "dW": 1, "padT": 0, "padH": 0, "padW": 0}
+
+
+class Spatial(StockConvolution):
+    torch_type = nn.Conv2d
+
+    @classmethod
+    def upgrade(cls, obj: LuaObject) -> LuaObject:
+        padding = obj.get("padding")  # before padW and padH there was one number
+        if padding is not None:
+            obj = changed(obj, padW=padding, padH=padding, padding=None)
+        return super().upgrade(obj)
+
+
+@lua_class("nn.SpatialConvolution", "nn.SpatialConvolutionMM")
+class SpatialConvolution(Spatial):
+    """Old files hold the weight as ``nOutputPlane x (nInputPlane*kH*kW)``; nn.SpatialConvolutionMM always does."""
+
+    scalars = SPATIAL
+    defaults = SPATIAL_DEFAULTS
+
+
+@lua_class("cudnn.SpatialConvolution")
+class GroupedSpatialConvolution(Spatial):
+    scalars = {**SPATIAL, "groups": "groups"}
+    defaults = {**SPATIAL_DEFAULTS, "groups": 1}
+
+
+@lua_class("nn.SpatialDilatedConvolution")
+class SpatialDilatedConvolution(StockConvolution):
+    torch_type = nn.Conv2d
+    scalars = {**SPATIAL, ("dilationH", "dilationW"): "dilation"}
+    defaults = {**SPATIAL_DEFAULTS, "dilationH": 1, "dilationW": 1}
+
+
+@lua_class("nn.VolumetricConvolution")
+class VolumetricConvolution(StockConvolution):
+    torch_type = nn.Conv3d
+    scalars = VOLUMETRIC
+    defaults = VOLUMETRIC_DEFAULTS
+
+
+@lua_class("cudnn.VolumetricConvolution")
+class GroupedVolumetricConvolution(StockConvolution):
+    torch_type = nn.Conv3d
+    scalars = {**VOLUMETRIC, "groups": "groups"}
+    defaults = {**VOLUMETRIC_DEFAULTS, "groups": 1}
+
+
+@lua_class("nn.VolumetricDilatedConvolution")
+class VolumetricDilatedConvolution(StockConvolution):
+    torch_type = nn.Conv3d
+    scalars = {**VOLUMETRIC, ("dilationT", "dilationH", "dilationW"): "dilation"}
+    defaults = {**VOLUMETRIC_DEFAULTS, "dilationT": 1, "dilationH": 1, "dilationW": 1}
+
+
+# ---------------------------------------------------------------------- transposed convolutions
+def size_from_second_input(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """Forward pre-hook of transposed convolutions: ``[x, target]`` gives an output of the size of ``target``.
+
+    Torch7 takes ``(size + 2*pad - kernel) % stride`` from the target as the extra size on one side.
+    """
+    if isinstance(args[0], Tensor):
+        return None
+    input, target = args[0]
+    assert isinstance(module, (nn.ConvTranspose2d, nn.ConvTranspose3d))
+    size = []
+    for dim, (kernel, stride, pad) in enumerate(zip(module.kernel_size, module.stride, module.padding, strict=True)):
+        at = dim - len(module.kernel_size)
+        assert isinstance(pad, int)
+        extra = (target.shape[at] + 2 * pad - kernel) % stride
+        size.append((input.shape[at] - 1) * stride - 2 * pad + kernel + extra)
+    return input, size
+
+
+def sized(module: nn.Module) -> nn.Module:
+    """A transposed convolution whose input may be ``[x, target]``, see :func:`size_from_second_input`."""
+    module.register_forward_pre_hook(size_from_second_input)
+    return module
+
+
+class FullConvolution(StockConvolution):
+    """Transposed convolutions."""
+
+    constants = dict.fromkeys(("ones", "finput", "fgradInput"), LuaTensor.empty)
+
+    @classmethod
+    def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
+        return sized(super().build(obj, ctx))
+
+
+@lua_class("nn.SpatialFullConvolution", "cudnn.SpatialFullConvolution")
+class SpatialFullConvolution(FullConvolution):
+    torch_type = nn.ConvTranspose2d
+    scalars = {**SPATIAL, ("adjH", "adjW"): "output_padding"}
+    defaults = {**SPATIAL_DEFAULTS, "adjH": 0, "adjW": 0}
+
+
+@lua_class("nn.VolumetricFullConvolution", "cudnn.VolumetricFullConvolution")
+class VolumetricFullConvolution(FullConvolution):
+    torch_type = nn.ConvTranspose3d
+    scalars = {**VOLUMETRIC, ("adjT", "adjH", "adjW"): "output_padding"}
+    defaults = {**VOLUMETRIC_DEFAULTS, "adjT": 0, "adjH": 0, "adjW": 0}
+
+    @classmethod
+    def upgrade(cls, obj: LuaObject) -> LuaObject:
+        """Files without ``adjW``: the weight is nOutputPlane x nInputPlane x …, paddings are pT, pH and pW."""
+        weight = obj.get("weight")
+        if "adjW" in obj or not isinstance(weight, LuaTensor):
+            return super().upgrade(obj)
+        pads = {f"pad{d}": obj.get(f"p{d}") or obj.get(f"pad{d}") or 0 for d in "THW"}
+        gone = dict.fromkeys(("pT", "pH", "pW"))
+        grad = obj.get("gradWeight")
+        return changed(
+            obj,
+            **{**gone, **pads, "adjT": 0, "adjH": 0, "adjW": 0},
+            weight=transposed(weight),
+            gradWeight=transposed(grad) if isinstance(grad, LuaTensor) and grad.size else grad,
+        )
+
+
+def transposed(tensor: LuaTensor) -> LuaTensor:
+    """A view with the first two dimensions exchanged."""
+    shape, stride = list(tensor.shape), list(tensor.stride)
+    shape[:2], stride[:2] = shape[1::-1], stride[1::-1]
+    return LuaTensor(tensor.class_name, tuple(shape), tuple(stride), tensor.offset, tensor.storage)
+
+
+# ---------------------------------------------------------------------- over time
+class TemporalConvolution(nn.Conv1d):
+    """Convolution over time.
+
+    Args:
+        in_channels: size of an input frame.
+        out_channels: size of an output frame.
+        kernel_size: number of frames.
+        stride: step in frames.
+        padding: zero frames at both ends.
+        bias: whether there is a bias.
+
+    Shape:
+        - Input: :math:`(N, T, C_{in})` or :math:`(T, C_{in})`.
+        - Output: :math:`(N, T_{out}, C_{out})` or :math:`(T_{out}, C_{out})`.
+
+    Differs from torch:
+        Time comes before the channels.
+
+    Lua:
+        ``nn.TemporalConvolution(inputFrameSize, outputFrameSize, kW, dW)``, TemporalConvolution.lua
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.transpose(-1, -2)).transpose(-1, -2)
+
+
+def channels_first(weight: Tensor, module: nn.Module) -> Tensor:
+    """Lua's ``nOut x (kW*nIn)`` as torch's ``nOut x nIn x kW``."""
+    assert isinstance(module, nn.Conv1d)
+    return weight.reshape(module.out_channels, module.kernel_size[0], module.in_channels).transpose(1, 2)
+
+
+def frames_first(weight: Tensor, module: nn.Module) -> Tensor:
+    """torch's ``nOut x nIn x kW`` as Lua's ``nOut x (kW*nIn)``."""
+    return weight.transpose(1, 2).reshape(weight.shape[0], -1)
+
+
+class Temporal(StockConvolution):
+    torch_type = TemporalConvolution
+    tensors = {"weight": Field("weight", Layout(channels_first, frames_first)), "bias": "bias"}
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        return {k: v[0] if isinstance(v, tuple) else v for k, v in super().arguments(obj, ctx).items()}
+
+
+@lua_class("nn.TemporalConvolution")
+class TemporalConvolutionClass(Temporal):
+    scalars = {
+        "inputFrameSize": "in_channels",
+        "outputFrameSize": "out_channels",
+        ("kW",): "kernel_size",
+        ("dW",): "stride",
+    }
+    defaults = {"dW": 1}
+
+
+@lua_class("cudnn.TemporalConvolution")
+class CudnnTemporalConvolution(Temporal):
+    """A spatial convolution over one plane of frames: kH, dH and padH are along time, kW is the frame size."""
+
+    scalars = {
+        "inputFrameSize": "in_channels",
+        "outputFrameSize": "out_channels",
+        ("kH",): "kernel_size",
+        ("dH",): "stride",
+        ("padH",): "padding",
+    }
+    defaults = {"dH": 1, "padH": 0}

@@ -1,0 +1,427 @@
+"""Convolutions that stock torch.nn does not have: by plane, by position, by connection table; trainable subsampling."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dpnn_bridge.conversion.fields import Field, Layout
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.modules.nn.convolution import SPATIAL, SPATIAL_DEFAULTS, Convolution, changed
+from dpnn_bridge.objects import LuaObject, LuaTensor
+
+
+def parameter(*shape: int) -> nn.Parameter:
+    """A parameter of zeros; the file's tensor takes its place."""
+    return nn.Parameter(torch.zeros(shape))
+
+
+class Unfilled(LuaClass):
+    """Builds modules without memory for tensors, which the file's take the place of."""
+
+    @classmethod
+    def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
+        with torch.device("meta"):
+            return super().build(obj, ctx)
+
+
+# ---------------------------------------------------------------------- by plane
+class SpatialDepthWiseConvolution(nn.Conv2d):
+    """Every input plane has its own ``multiplier`` kernels.
+
+    Args:
+        in_channels: number of input planes.
+        multiplier: number of output planes for each of them.
+        kernel_size, stride, padding, bias, device: as in :class:`torch.nn.Conv2d`.
+
+    Shape:
+        - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
+        - Output: the same with :math:`C \\cdot multiplier` planes, those of one input plane together.
+
+    Differs from torch:
+        For images that are not square Torch7 takes the height for the width in forward, but not in the gradient of the
+        input. Both are as in Torch7.
+
+    Lua:
+        ``nn.SpatialDepthWiseConvolution(nInputPlane, nOutputPlane, kW, kH, dW, dH, padW, padH)``,
+        SpatialDepthWiseConvolution.lua
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        multiplier: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        bias: bool = True,
+        device: Any = None,
+    ) -> None:
+        out_channels = in_channels * multiplier
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, 1, in_channels, bias, device=device)
+        self.multiplier = multiplier
+
+    def forward(self, input: Tensor) -> Tensor:
+        height, width = input.shape[-2:]
+        if height == width:
+            return super().forward(input)
+        output = super().forward(input.detach().reshape(*input.shape[:-2], width, height))
+        if not input.requires_grad:
+            return output
+        through = self._upright(input, output.shape[-2:])
+        return output + (through - through.detach())
+
+    def _upright(self, input: Tensor, size: torch.Size) -> Tensor:
+        """The convolution of the upright image at as many positions as the output has; only its gradient counts."""
+        pad = []
+        for dim in (1, 0):
+            before = int(self.padding[dim])
+            reach = (size[dim] - 1) * self.stride[dim] + self.kernel_size[dim]
+            pad += [before, reach - before - input.shape[dim - 2]]
+        return F.conv2d(F.pad(input, pad), self.weight.detach(), None, self.stride, groups=self.groups)
+
+
+def by_input_plane(weight: Tensor, module: nn.Module) -> Tensor:
+    """Lua's ``multiplier x (nIn*kH*kW)`` as torch's ``nIn*multiplier x 1 x kH x kW``."""
+    assert isinstance(module, SpatialDepthWiseConvolution)
+    planes = weight.reshape(module.multiplier, module.in_channels, -1).transpose(0, 1)
+    return planes.reshape(module.out_channels, 1, *module.kernel_size)
+
+
+def bias_by_input_plane(bias: Tensor, module: nn.Module) -> Tensor:
+    """Lua's ``multiplier x nIn`` as torch's ``nIn*multiplier``."""
+    assert isinstance(module, SpatialDepthWiseConvolution)
+    return bias.reshape(module.multiplier, module.in_channels).t().reshape(-1)
+
+
+def by_multiplier(tensor: Tensor, module: nn.Module) -> Tensor:
+    """torch's ``nIn*multiplier x …`` as Lua's two dimensions ``multiplier x (nIn*…)``."""
+    assert isinstance(module, SpatialDepthWiseConvolution)
+    return tensor.reshape(module.in_channels, module.multiplier, -1).transpose(0, 1).reshape(module.multiplier, -1)
+
+
+@lua_class("nn.SpatialDepthWiseConvolution")
+class SpatialDepthWiseConvolutionClass(Convolution):
+    torch_type = SpatialDepthWiseConvolution
+    scalars = {**SPATIAL, "nOutputPlane": "multiplier"}
+    defaults = SPATIAL_DEFAULTS
+    tensors = {
+        "weight": Field("weight", Layout(by_input_plane, by_multiplier)),
+        "bias": Field("bias", Layout(bias_by_input_plane, by_multiplier)),
+    }
+
+
+class TemporalRowConvolution(nn.Conv1d):
+    """Every feature is convolved over time with its own kernel.
+
+    Args:
+        frame_size: number of features.
+        kernel_size: number of frames.
+        stride: step in frames.
+        feat_first: whether features come before time.
+        bias, device: as in :class:`torch.nn.Conv1d`.
+
+    Shape:
+        - Input: :math:`(N, T, C)` or :math:`(T, C)`; with ``feat_first`` :math:`(N, C, T)` or :math:`(C, T)`.
+        - Output: the same with fewer frames.
+
+    Lua:
+        ``nn.TemporalRowConvolution(inputFrameSize, kW, dW, featFirst)``, TemporalRowConvolution.lua
+    """
+
+    def __init__(
+        self,
+        frame_size: int,
+        kernel_size: int,
+        stride: int = 1,
+        feat_first: bool = False,
+        bias: bool = True,
+        device: Any = None,
+    ) -> None:
+        super().__init__(frame_size, frame_size, kernel_size, stride, groups=frame_size, bias=bias, device=device)
+        self.frame_size, self.feat_first = frame_size, feat_first
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.feat_first:
+            return super().forward(input)
+        return super().forward(input.transpose(-1, -2)).transpose(-1, -2)
+
+
+@lua_class("nn.TemporalRowConvolution")
+class TemporalRowConvolutionClass(Convolution):
+    torch_type = TemporalRowConvolution
+    scalars = {"inputFrameSize": "in_channels", ("kW",): "kernel_size", ("dW",): "stride", "featFirst": "feat_first"}
+    defaults = {"dW": 1, "featFirst": False}
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        arguments = super().arguments(obj, ctx)
+        (kernel_size,), (stride,) = arguments["kernel_size"], arguments["stride"]
+        frame_size = arguments.pop("in_channels")
+        return {**arguments, "frame_size": frame_size, "kernel_size": kernel_size, "stride": stride}
+
+
+# ---------------------------------------------------------------------- by position
+class SpatialConvolutionLocal(nn.Module):
+    """A convolution whose kernels differ from position to position.
+
+    Args:
+        in_channels: number of input planes.
+        out_channels: number of output planes.
+        output_size: height and width of the output.
+        kernel_size, stride, padding: of the windows.
+        bias: whether there is a bias.
+
+    Shape:
+        - Input: :math:`(N, C_{in}, H, W)` or :math:`(C_{in}, H, W)`.
+        - Output: :math:`(N, C_{out}, H_{out}, W_{out})` or :math:`(C_{out}, H_{out}, W_{out})`.
+
+    Attributes:
+        weight: :math:`(H_{out}, W_{out}, C_{out}, C_{in}, k_H, k_W)`.
+        bias: :math:`(C_{out}, H_{out}, W_{out})`.
+
+    Lua:
+        ``nn.SpatialConvolutionLocal(nInputPlane, nOutputPlane, iW, iH, kW, kH, dW, dH, padW, padH)``,
+        SpatialConvolutionLocal.lua
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        output_size: tuple[int, int],
+        kernel_size: tuple[int, int],
+        stride: tuple[int, int] = (1, 1),
+        padding: tuple[int, int] = (0, 0),
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        self.in_channels, self.out_channels, self.output_size = in_channels, out_channels, output_size
+        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
+        self.weight = parameter(*output_size, out_channels, in_channels, *kernel_size)
+        self.bias = parameter(out_channels, *output_size) if bias else None
+
+    def forward(self, input: Tensor) -> Tensor:
+        batch = input.unsqueeze(0) if input.dim() == 3 else input
+        windows = F.unfold(batch, self.kernel_size, padding=self.padding, stride=self.stride)
+        weight = self.weight.flatten(0, 1).flatten(2)
+        output = torch.einsum("nkl,lok->nol", windows, weight).unflatten(-1, self.output_size)
+        if self.bias is not None:
+            output = output + self.bias
+        return output.squeeze(0) if input.dim() == 3 else output
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.in_channels}, {self.out_channels}, output_size={self.output_size}, "
+            f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
+        )
+
+
+@lua_class("nn.SpatialConvolutionLocal")
+class SpatialConvolutionLocalClass(Unfilled, Convolution):
+    torch_type = SpatialConvolutionLocal
+    scalars = {**SPATIAL, ("oH", "oW"): "output_size"}
+    defaults = SPATIAL_DEFAULTS
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        arguments = super().arguments(obj, ctx)
+        del arguments["device"]
+        return arguments
+
+
+# ---------------------------------------------------------------------- by connection table
+class SpatialConvolutionMap(nn.Module):
+    """A convolution between pairs of planes that a table lists.
+
+    Args:
+        in_channels: number of input planes.
+        out_channels: number of output planes.
+        connections: number of pairs.
+        kernel_size, stride: of the windows.
+
+    Shape:
+        - Input: :math:`(N, C_{in}, H, W)` or :math:`(C_{in}, H, W)`.
+        - Output: :math:`(N, C_{out}, H_{out}, W_{out})` or :math:`(C_{out}, H_{out}, W_{out})`.
+
+    Attributes:
+        weight: :math:`(connections, k_H, k_W)`.
+        bias: :math:`(C_{out})`.
+        connection_table: rows of input plane and output plane, counted from 1.
+
+    Lua:
+        ``nn.SpatialConvolutionMap(connTable, kW, kH, dW, dH)``, SpatialConvolutionMap.lua
+    """
+
+    connection_table: Tensor
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        connections: int,
+        kernel_size: tuple[int, int],
+        stride: tuple[int, int] = (1, 1),
+    ) -> None:
+        super().__init__()
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.kernel_size, self.stride = kernel_size, stride
+        self.weight, self.bias = parameter(connections, *kernel_size), parameter(out_channels)
+        self.register_buffer("connection_table", torch.ones(connections, 2))
+
+    def dense_weight(self) -> Tensor:
+        """The kernels as :math:`(C_{out}, C_{in}, k_H, k_W)`, zero where planes are not connected."""
+        source, target = self.connection_table.long().unbind(1)
+        dense = self.weight.new_zeros(self.out_channels * self.in_channels, *self.kernel_size)
+        dense = dense.index_add(0, (target - 1) * self.in_channels + source - 1, self.weight)
+        return dense.unflatten(0, (self.out_channels, self.in_channels))
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.conv2d(self.connected(input), self.dense_weight(), self.bias, self.stride)
+
+    def connected(self, input: Tensor) -> Tensor:
+        """The planes that the table may name; Torch7 allows more of them."""
+        return input.narrow(-3, 0, self.in_channels)
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.in_channels}, {self.out_channels}, connections={len(self.weight)}, "
+            f"kernel_size={self.kernel_size}, stride={self.stride}"
+        )
+
+
+class SpatialFullConvolutionMap(SpatialConvolutionMap):
+    """A transposed convolution between pairs of planes that a table lists.
+
+    Args:
+        in_channels, out_channels, connections, kernel_size, stride: as in :class:`SpatialConvolutionMap`.
+
+    Shape:
+        - Input: :math:`(N, C_{in}, H, W)` or :math:`(C_{in}, H, W)`.
+        - Output: :math:`(N, C_{out}, (H-1) s_H + k_H, (W-1) s_W + k_W)`, or without :math:`N`.
+
+    Lua:
+        ``nn.SpatialFullConvolutionMap(connTable, kW, kH, dW, dH)``, SpatialFullConvolutionMap.lua
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.conv_transpose2d(self.connected(input), self.dense_weight().transpose(0, 1), self.bias, self.stride)
+
+
+class ConnectionTable(Unfilled):
+    scalars = {
+        "nInputPlane": "in_channels",
+        "nOutputPlane": "out_channels",
+        ("kH", "kW"): "kernel_size",
+        ("dH", "dW"): "stride",
+    }
+    defaults = {"dH": 1, "dW": 1}
+    tensors = {"weight": "weight", "bias": "bias", "connTable": "connection_table"}
+
+    @classmethod
+    def upgrade(cls, obj: LuaObject) -> LuaObject:
+        """Torch7 needs the table in the type of the weights, which some files lack."""
+        obj = super().upgrade(obj)
+        table, weight = obj.get("connTable"), obj.get("weight")
+        if not isinstance(table, LuaTensor) or not isinstance(weight, LuaTensor) or table.dtype == weight.dtype:
+            return obj
+        return changed(obj, connTable=LuaTensor.from_numpy(table.numpy().astype(weight.dtype), weight.class_name))
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        return {**super().arguments(obj, ctx), "connections": obj["connTable"].shape[0]}
+
+
+@lua_class("nn.SpatialConvolutionMap")
+class SpatialConvolutionMapClass(ConnectionTable):
+    torch_type = SpatialConvolutionMap
+
+
+@lua_class("nn.SpatialFullConvolutionMap")
+class SpatialFullConvolutionMapClass(ConnectionTable):
+    torch_type = SpatialFullConvolutionMap
+
+
+# ---------------------------------------------------------------------- trainable subsampling
+class SpatialSubSampling(nn.Module):
+    """The sum over every window, times a weight, plus a bias for each plane.
+
+    Args:
+        in_channels: number of planes.
+        kernel_size: size of a window.
+        stride: step between windows.
+
+    Shape:
+        - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
+        - Output: the same with the pooled height and width.
+
+    Attributes:
+        weight, bias: :math:`(C)`.
+
+    Lua:
+        ``nn.SpatialSubSampling(nInputPlane, kW, kH, dW, dH)``, SpatialSubSampling.lua
+    """
+
+    def __init__(self, in_channels: int, kernel_size: tuple[int, int], stride: tuple[int, int] = (1, 1)) -> None:
+        super().__init__()
+        self.in_channels, self.kernel_size, self.stride = in_channels, kernel_size, stride
+        self.weight, self.bias = parameter(in_channels), parameter(in_channels)
+
+    def forward(self, input: Tensor) -> Tensor:
+        total = F.avg_pool2d(input, self.kernel_size, self.stride, divisor_override=1)
+        return total * self.weight.view(-1, 1, 1) + self.bias.view(-1, 1, 1)
+
+    def extra_repr(self) -> str:
+        return f"{self.in_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
+
+
+@lua_class("nn.SpatialSubSampling")
+class SpatialSubSamplingClass(Unfilled):
+    torch_type = SpatialSubSampling
+    scalars = {"nInputPlane": "in_channels", ("kH", "kW"): "kernel_size", ("dH", "dW"): "stride"}
+    defaults = {"dH": 1, "dW": 1}
+    tensors = {"weight": "weight", "bias": "bias"}
+
+
+class TemporalSubSampling(nn.Module):
+    """The sum over every window of frames, times a weight, plus a bias for each feature.
+
+    Args:
+        frame_size: number of features.
+        kernel_size: number of frames in a window.
+        stride: step in frames.
+
+    Shape:
+        - Input: :math:`(N, T, C)` or :math:`(T, C)`.
+        - Output: the same with :math:`\\lfloor (T - k) / s \\rfloor + 1` frames.
+
+    Attributes:
+        weight, bias: :math:`(C)`.
+
+    Lua:
+        ``nn.TemporalSubSampling(inputFrameSize, kW, dW)``, TemporalSubSampling.lua
+    """
+
+    def __init__(self, frame_size: int, kernel_size: int, stride: int = 1) -> None:
+        super().__init__()
+        self.frame_size, self.kernel_size, self.stride = frame_size, kernel_size, stride
+        self.weight, self.bias = parameter(frame_size), parameter(frame_size)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input.unfold(-2, self.kernel_size, self.stride).sum(-1) * self.weight + self.bias
+
+    def extra_repr(self) -> str:
+        return f"{self.frame_size}, kernel_size={self.kernel_size}, stride={self.stride}"
+
+
+@lua_class("nn.TemporalSubSampling")
+class TemporalSubSamplingClass(Unfilled):
+    torch_type = TemporalSubSampling
+    scalars = {"inputFrameSize": "frame_size", "kW": "kernel_size", "dW": "stride"}
+    defaults = {"dW": 1}
+    tensors = {"weight": "weight", "bias": "bias"}

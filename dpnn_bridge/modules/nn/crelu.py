@@ -1,0 +1,47 @@
+"""Concatenated rectification."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.registry import lua_class
+
+
+class CReLU(nn.Sequential):
+    """Rectifies a sample and its negative and joins both along the first dimension of the sample.
+
+    Args:
+        *modules: what Torch7 makes it of: a ConcatTable of identity and negation, a JoinTable and a ReLU, which run on
+            flattened samples.
+        n_input_dims: dimensions of one sample.
+
+    Shape:
+        - Input: :math:`(N, C, *)` with one dimension more than ``n_input_dims``, or a sample :math:`(C, *)`.
+        - Output: :math:`(N, 2 C, *)` or :math:`(2 C, *)`.
+
+    Lua:
+        ``nn.CReLU(nInputDims, inplace)``, CReLU.lua
+    """
+
+    def __init__(self, *modules: nn.Module, n_input_dims: int) -> None:
+        super().__init__(*modules)
+        self.n_input_dims = n_input_dims
+
+    def forward(self, input: Tensor) -> Tensor:  # type: ignore[override]
+        channel = 1 if input.dim() == self.n_input_dims + 1 else 0
+        rows = input.flatten(1) if channel else input.reshape(1, -1)
+        size = list(input.shape)
+        size[channel] *= 2
+        return super().forward(rows).view(size)
+
+    def extra_repr(self) -> str:
+        return f"n_input_dims={self.n_input_dims}"
+
+
+@lua_class("nn.CReLU")
+class CReLUClass(LuaClass):
+    torch_type = CReLU
+    container = True
+    scalars = {"nInputDims": "n_input_dims"}
+    constants = {"inplace": False}

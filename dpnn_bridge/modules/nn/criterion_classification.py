@@ -1,0 +1,400 @@
+"""Criterions of classifiers with one class per sample."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dpnn_bridge.conversion.fields import Field, LuaRecord
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.registry import lua_class, spec_of
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.modules.nn.criterion import CriterionClass, LossClass, class_indices, filled, reduction
+from dpnn_bridge.objects import LuaObject, LuaTensor
+
+#: Torch7's and PyTorch's mark for "no class"; it is the same number whatever classes count from
+NO_CLASS = -100
+
+#: stands for "no class is ignored" where Torch7 knows no ``ignoreIndex``
+NEVER = torch.iinfo(torch.int64).min
+
+
+def nll_loss(log_probs: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, reduction: str) -> Tensor:
+    """Negative log likelihood, averaged by the weights of the targets; 0 where these add up to 0.
+
+    Args:
+        log_probs: :math:`(N, C, *)`.
+        target: :math:`(N, *)`, 0-based.
+        weight: one factor for each class, or None.
+        ignore_index: 0-based class that does not count.
+        reduction: ``"mean"`` or ``"sum"``.
+    """
+    loss = F.nll_loss(log_probs, target, weight, ignore_index=ignore_index, reduction="sum")
+    if reduction == "sum":
+        return loss
+    counted = target != ignore_index
+    weights = counted if weight is None else weight[target.where(counted, 0)].where(counted, 0)
+    total = weights.sum().to(loss.dtype)
+    return loss / total.where(total != 0, 1)
+
+
+def _sample_nll(criterion: ClassNLLCriterion | CrossEntropyCriterion, log_probs: Tensor, target: Any) -> Tensor:
+    """:func:`nll_loss` for one sample or a batch of them."""
+    base = criterion.index_base
+    target = class_indices(target, log_probs, base)
+    if log_probs.dim() == 1:
+        log_probs, target = log_probs.unsqueeze(0), target.reshape(-1)[:1]
+    if log_probs.dim() != 2 or target.dim() != 1:
+        raise ValueError(
+            f"expected input (C,) with one target or (N, C) with targets (N,), "
+            f"found {tuple(log_probs.shape)} and {tuple(target.shape)}"
+        )
+    return nll_loss(log_probs, target, criterion.weight, criterion.ignore_index - base, criterion.reduction)
+
+
+class ClassNLLCriterion(nn.NLLLoss):
+    r"""Negative log likelihood :math:`-w_t x_t`, averaged by the weights of the targets.
+
+    Args:
+        weight: one factor for each class.
+        ignore_index: target that does not count, in the numbering of the targets.
+        reduction: ``"mean"`` or ``"sum"``.
+        index_base: number of the first class.
+
+    Shape:
+        - Input: :math:`(N, C)` or :math:`(C)`, logarithms of probabilities.
+        - Target: :math:`(N)`, or one number; integers or reals.
+        - Output: scalar.
+
+    Lua:
+        ``nn.ClassNLLCriterion([weights], [sizeAverage], [ignoreIndex])``, ClassNLLCriterion.lua
+
+    Differs from torch:
+        classes count from 1, and a batch in which nothing counts gives 0, not nan.
+
+    Raises:
+        ValueError: other dimensions.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        ignore_index: int = NO_CLASS,
+        reduction: str = "mean",
+        index_base: int = 1,
+    ) -> None:
+        super().__init__(weight, ignore_index=ignore_index, reduction=reduction)
+        self.index_base = index_base
+
+    def forward(self, input: Tensor, target: Any) -> Tensor:
+        return _sample_nll(self, input, target)
+
+
+class WeightsClass(LossClass):
+    """A criterion with optional ``weights``, one for each class."""
+
+    tensors = {"weights": "weight"}
+
+
+class IndexedClass(WeightsClass):
+    """A criterion whose targets are class numbers."""
+
+    indexed = True
+
+
+class NLLClass(IndexedClass):
+    """A criterion with buffers that Torch7 needs before the first call."""
+
+    scratch = ("output_tensor", "total_weight_tensor", "target")
+    buffers = ()
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        kind = ctx.type_of(module)
+        return {
+            **super().to_lua(module, ctx),
+            "output_tensor": filled(0)(kind),
+            "total_weight_tensor": filled(1)(kind),
+            "target": filled(0)("torch.LongTensor"),
+        }
+
+
+@lua_class("nn.ClassNLLCriterion")
+class ClassNLLCriterionClass(NLLClass):
+    torch_type = (ClassNLLCriterion, nn.NLLLoss)
+    defaults = {"ignoreIndex": NO_CLASS}
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        return {**super().arguments(obj, ctx), "ignore_index": ignore_index(obj, ctx)}
+
+    @classmethod
+    def handled(cls, module: nn.Module) -> set[str]:
+        return {*super().handled(module), "ignoreIndex"}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        assert isinstance(module, nn.NLLLoss)
+        number = module.ignore_index
+        return {
+            **super().to_lua(module, ctx),
+            "ignoreIndex": number if number == NO_CLASS else number - index_base(module) + 1,
+        }
+
+
+def index_base(module: nn.Module) -> int:
+    """Number of the first class; PyTorch's own losses count from 0."""
+    return getattr(module, "index_base", 0)
+
+
+def ignore_index(obj: LuaObject, ctx: TorchContext) -> int:
+    """``ignoreIndex`` in the numbering that the caller chose."""
+    number = int(obj.get("ignoreIndex", NO_CLASS))
+    return number if number == NO_CLASS else number - 1 + ctx.index_base
+
+
+class CrossEntropyCriterion(nn.CrossEntropyLoss):
+    r"""Negative log likelihood of the softmax of the input; input and target are squeezed first.
+
+    Args:
+        weight: one factor for each class.
+        ignore_index: target that does not count, in the numbering of the targets.
+        reduction: ``"mean"`` or ``"sum"``.
+        index_base: number of the first class.
+
+    Shape:
+        - Input: :math:`(N, C)` or :math:`(C)`, and any dimensions of size 1.
+        - Target: :math:`(N)`, or one number; integers or reals.
+        - Output: scalar.
+
+    Lua:
+        ``nn.CrossEntropyCriterion([weights], [sizeAverage])``, CrossEntropyCriterion.lua
+
+    Differs from torch:
+        classes count from 1, and a batch in which nothing counts gives 0, not nan.
+
+    Raises:
+        ValueError: other dimensions.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        ignore_index: int = NO_CLASS,
+        reduction: str = "mean",
+        index_base: int = 1,
+    ) -> None:
+        super().__init__(weight, ignore_index=ignore_index, reduction=reduction)
+        self.index_base = index_base
+
+    def forward(self, input: Tensor, target: Any) -> Tensor:
+        scores = input.squeeze()
+        target = torch.as_tensor(target, device=input.device).squeeze()
+        return _sample_nll(self, F.log_softmax(scores, -1), target)
+
+
+def log_softmax(kind: str) -> LuaObject:
+    """For ``constants``: an ``nn.LogSoftMax``."""
+    return without_parameters("nn.LogSoftMax", kind)
+
+
+def without_parameters(class_name: str, kind: str) -> LuaObject:
+    """The Lua object of a transfer function."""
+    obj = LuaObject(class_name)
+    obj["_type"], obj["output"], obj["gradInput"] = kind, LuaTensor.empty(kind), LuaTensor.empty(kind)
+    return obj
+
+
+@lua_class("nn.CrossEntropyCriterion")
+class CrossEntropyCriterionClass(LossClass):
+    torch_type = (CrossEntropyCriterion, nn.CrossEntropyLoss)
+    constants = {"output": 0, "lsm": log_softmax}
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        nll, own = obj["nll"], obj.get("sizeAverage")
+        average = own if own != obj.get("oldSizeAverage") else nll.get("sizeAverage", True)
+        return {
+            "reduction": reduction(average),
+            "ignore_index": ignore_index(nll, ctx),
+            "index_base": ctx.index_base,
+        }
+
+    @classmethod
+    def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
+        assign_weights(module, obj["nll"], ctx)
+
+    @classmethod
+    def handled(cls, module: nn.Module) -> set[str]:
+        return {*super().handled(module), "nll", "oldSizeAverage"}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        assert isinstance(module, nn.CrossEntropyLoss)
+        nll = ClassNLLCriterion(module.weight, module.ignore_index, module.reduction, index_base(module))
+        return {
+            **super().to_lua(module, ctx),
+            "oldSizeAverage": module.reduction == "mean",
+            "nll": part_to_lua(nll, module, ctx),
+        }
+
+
+def assign_weights(module: nn.Module, nll: LuaObject, ctx: TorchContext) -> None:
+    """Takes the class weights of an inner criterion."""
+    if isinstance(nll.get("weights"), LuaTensor):
+        ctx.assign(module, Field("weight"), "weights", nll)
+
+
+def part_to_lua(part: nn.Module, whole: nn.Module, ctx: LuaContext) -> LuaObject:
+    """The Lua object of a criterion that in torch is part of another one, whose tensor type it takes."""
+    spec, kind = spec_of(part), ctx.type_of(whole)
+    part.__dict__["lua_record"] = LuaRecord(spec.names[0], tensor_type=kind)
+    obj = ctx.to_lua(part)
+    for name, value in {"gradInput": LuaTensor.empty, **spec.constants}.items():
+        obj.setdefault(name, value(kind) if callable(value) else value)
+    return obj
+
+
+class SpatialClassNLLCriterion(nn.NLLLoss):
+    r"""Negative log likelihood :math:`-w_t x_t` at each place of a map, averaged by the weights of the targets.
+
+    Args:
+        weight: one factor for each class.
+        reduction: ``"mean"`` or ``"sum"``.
+        index_base: number of the first class.
+
+    Shape:
+        - Input: :math:`(N, C, H, W)`, logarithms of probabilities.
+        - Target: :math:`(N, H, W)`; integers or reals.
+        - Output: scalar.
+
+    Lua:
+        ``nn.SpatialClassNLLCriterion([weights], [sizeAverage])``, SpatialClassNLLCriterion.lua
+
+    Differs from torch:
+        classes count from 1 and none is ignored.
+
+    Raises:
+        ValueError: other dimensions.
+    """
+
+    spatial_dims = 2
+
+    def __init__(self, weight: Tensor | None = None, reduction: str = "mean", index_base: int = 1) -> None:
+        super().__init__(weight, ignore_index=NEVER, reduction=reduction)
+        self.index_base = index_base
+
+    def forward(self, input: Tensor, target: Any) -> Tensor:
+        target = class_indices(target, input, self.index_base)
+        if input.dim() != self.spatial_dims + 2 or target.shape != input.shape[:1] + input.shape[2:]:
+            raise ValueError(
+                f"expected input (N, C, ...) with {self.spatial_dims} dimensions behind C and a target without C, "
+                f"found {tuple(input.shape)} and {tuple(target.shape)}"
+            )
+        return nll_loss(input, target, self.weight, self.ignore_index, self.reduction)
+
+
+@lua_class("nn.SpatialClassNLLCriterion")
+class SpatialClassNLLCriterionClass(NLLClass):
+    torch_type = SpatialClassNLLCriterion
+
+
+class SpatialCrossEntropyCriterion(SpatialClassNLLCriterion):
+    r"""Negative log likelihood of the softmax over channels at each place of a map.
+
+    Args:
+        weight: one factor for each class.
+        reduction: ``"mean"`` or ``"sum"``.
+        index_base: number of the first class.
+
+    Shape:
+        - Input: :math:`(N, C, H, W)`.
+        - Target: :math:`(N, H, W)`; integers or reals.
+        - Output: scalar.
+
+    Lua:
+        ``cudnn.SpatialCrossEntropyCriterion([weights])``, SpatialCrossEntropyCriterion.lua
+
+    Raises:
+        ValueError: other dimensions.
+    """
+
+    def forward(self, input: Tensor, target: Any) -> Tensor:
+        return super().forward(F.log_softmax(input, 1), target)
+
+
+class VolumetricCrossEntropyCriterion(SpatialCrossEntropyCriterion):
+    r"""Negative log likelihood of the softmax over channels at each place of a volume.
+
+    Args:
+        weight: one factor for each class.
+        reduction: ``"mean"`` or ``"sum"``.
+        index_base: number of the first class.
+
+    Shape:
+        - Input: :math:`(N, C, T, H, W)`.
+        - Target: :math:`(N, T, H, W)`; integers or reals.
+        - Output: scalar.
+
+    Lua:
+        ``cudnn.VolumetricCrossEntropyCriterion([weights])``, VolumetricCrossEntropyCriterion.lua
+
+    Raises:
+        ValueError: other dimensions.
+    """
+
+    spatial_dims = 3
+
+
+def spatial_log_softmax(kind: str) -> LuaObject:
+    """For ``constants``: a ``cudnn.SpatialLogSoftMax``."""
+    obj = without_parameters("cudnn.SpatialLogSoftMax", kind)
+    obj["algorithm"], obj["mode"] = "CUDNN_SOFTMAX_LOG", "CUDNN_SOFTMAX_MODE_CHANNEL"
+    return obj
+
+
+@lua_class("cudnn.SpatialCrossEntropyCriterion")
+class SpatialCrossEntropyCriterionClass(LossClass):
+    torch_type = SpatialCrossEntropyCriterion
+    indexed = True
+    constants = {"output": 0, "slsm": spatial_log_softmax}
+
+    @classmethod
+    def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
+        assign_weights(module, obj["nll"], ctx)
+
+    @classmethod
+    def handled(cls, module: nn.Module) -> set[str]:
+        return {*super().handled(module), "nll"}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        assert isinstance(module, SpatialCrossEntropyCriterion)
+        nll = SpatialClassNLLCriterion(module.weight, module.reduction, module.index_base)
+        return {**super().to_lua(module, ctx), "nll": part_to_lua(nll, module, ctx)}
+
+
+@lua_class("cudnn.VolumetricCrossEntropyCriterion")
+class VolumetricCrossEntropyCriterionClass(CriterionClass):
+    torch_type = VolumetricCrossEntropyCriterion
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        return SpatialCrossEntropyCriterionClass.arguments(obj["scec"], ctx)
+
+    @classmethod
+    def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
+        assign_weights(module, obj["scec"]["nll"], ctx)
+
+    @classmethod
+    def handled(cls, module: nn.Module) -> set[str]:
+        return {*super().handled(module), "scec"}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        assert isinstance(module, VolumetricCrossEntropyCriterion)
+        scec = SpatialCrossEntropyCriterion(module.weight, module.reduction, module.index_base)
+        return {**super().to_lua(module, ctx), "scec": part_to_lua(scec, module, ctx)}

@@ -1,0 +1,207 @@
+"""Criterions on distances and on pairs of inputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.modules.nn.criterion import Criterion, Loss, LossClass, PairClass, elementwise
+
+#: added to the squared lengths in CosineEmbeddingCriterion
+EPSILON = 1e-12
+
+
+def hinge(x: Tensor) -> Tensor:
+    """:math:`\\max(0, x)`, whose gradient at 0 is 1 as in THNN; that of clamp depends on the version of PyTorch."""
+    return torch.where(x < 0, 0, x)
+
+
+class HingeEmbeddingCriterion(nn.HingeEmbeddingLoss):
+    r"""Mean or sum of :math:`x` where the target is 1 and of :math:`\max(0, m - x)` where it is -1.
+
+    Args:
+        margin: :math:`m`.
+        reduction: ``"mean"`` or ``"sum"``.
+
+    Shape:
+        - Input: :math:`(*)`, distances.
+        - Target: as many elements, 1 or -1; or one number.
+        - Output: scalar.
+
+    Lua:
+        ``nn.HingeEmbeddingCriterion([margin])``, HingeEmbeddingCriterion.lua
+    """
+
+    def __init__(self, margin: float = 1.0, reduction: str = "mean") -> None:
+        super().__init__(margin, reduction=reduction)
+
+    def forward(self, input: Tensor, target: Any) -> Tensor:
+        target = elementwise(target, input)
+        losses = torch.where(target != 1, hinge(self.margin - input), 0) + torch.where(target != -1, input, 0)
+        return losses.mean() if self.reduction == "mean" else losses.sum()
+
+
+@lua_class("nn.HingeEmbeddingCriterion")
+class HingeEmbeddingCriterionClass(LossClass):
+    torch_type = HingeEmbeddingCriterion
+    scalars = {"margin": "margin"}
+    defaults = {"margin": 1}
+    buffers = ("buffer", "ty")
+
+
+class L1HingeEmbeddingCriterion(Criterion):
+    r"""Distance :math:`d = \sum |a - b|` of a pair if the target is 1, :math:`\max(0, m - d)` if it is -1.
+
+    Where the two inputs agree the gradient is 1 or -1 at random, drawn from torch's generator.
+
+    Args:
+        margin: :math:`m`.
+
+    Shape:
+        - Input: list of two tensors :math:`(*)`.
+        - Target: 1 or -1 for the pair as a whole.
+        - Output: scalar.
+
+    Lua:
+        ``nn.L1HingeEmbeddingCriterion([margin])``, L1HingeEmbeddingCriterion.lua
+    """
+
+    def __init__(self, margin: float = 1.0) -> None:
+        super().__init__()
+        self.margin = margin
+
+    def forward(self, input: list[Tensor], target: Any = None) -> Tensor:
+        difference = input[0] - elementwise(input[1], input[0])
+        coin = 2 * torch.randint_like(difference, 2) - 1
+        distance = (difference * torch.where(difference == 0, coin, difference.sign()).detach()).sum()
+        target = torch.as_tensor(target, device=distance.device).reshape(())
+        return torch.where(target == -1, hinge(self.margin - distance), distance)
+
+    def extra_repr(self) -> str:
+        return f"margin={self.margin}"
+
+
+@lua_class("nn.L1HingeEmbeddingCriterion")
+class L1HingeEmbeddingCriterionClass(PairClass):
+    torch_type = L1HingeEmbeddingCriterion
+    scalars = {"margin": "margin"}
+    defaults = {"margin": 1}
+
+
+class CosineEmbeddingCriterion(Loss):
+    r"""Mean or sum of :math:`1 - \cos(a, b)` where the target is 1, of :math:`\max(0, \cos(a, b) - m)` where it is -1.
+
+    Args:
+        margin: :math:`m`.
+        reduction: ``"mean"``, over the pairs, or ``"sum"``.
+
+    Shape:
+        - Input: list of two tensors :math:`(N, D)` or :math:`(D)`.
+        - Target: :math:`(N)`, 1 or -1; or one number.
+        - Output: scalar.
+
+    Lua:
+        ``nn.CosineEmbeddingCriterion([margin])``, CosineEmbeddingCriterion.lua
+
+    Differs from torch:
+        the squared lengths grow by 1e-12 where torch limits them from below, and a loss of 0 has no gradient.
+    """
+
+    def __init__(self, margin: float = 0.0, reduction: str = "mean") -> None:
+        super().__init__(reduction)
+        self.margin = margin
+
+    def forward(self, input: list[Tensor], target: Any = None) -> Tensor:
+        a, b = (x.unsqueeze(0) if x.dim() == 1 else x for x in input)
+        scale = (1 / ((a * a).sum(1) + EPSILON) * (1 / ((b * b).sum(1) + EPSILON))).sqrt()
+        cosine = (a * b).sum(1) * scale
+        target = elementwise(target, cosine)
+        losses = torch.where(target == -1, F.relu(cosine - self.margin), torch.where(target == 1, 1 - cosine, cosine))
+        return self.reduced(torch.where(losses > 0, losses, losses.detach()))
+
+    def extra_repr(self) -> str:
+        return ", ".join(filter(None, [f"margin={self.margin}", super().extra_repr()]))
+
+
+@lua_class("nn.CosineEmbeddingCriterion")
+class CosineEmbeddingCriterionClass(LossClass, PairClass):
+    torch_type = CosineEmbeddingCriterion
+    scalars = {"margin": "margin"}
+    defaults = {"margin": 0}
+    buffers = ("_y", "buffer", "w1", "w22", "w", "w32", "_outputs", "_idx")
+    averages = False
+
+
+class MarginRankingCriterion(Loss):
+    r"""Sum of :math:`\max(0, m - t (a - b))`, divided by the number of targets in ``"mean"``.
+
+    Args:
+        margin: :math:`m`.
+        reduction: ``"mean"`` or ``"sum"``; without effect when the target is a number.
+
+    Shape:
+        - Input: list of two tensors :math:`(N)`, or of one element each if the target is a number.
+        - Target: :math:`(N)`, 1 or -1; or one number.
+        - Output: scalar.
+
+    Lua:
+        ``nn.MarginRankingCriterion([margin])``, MarginRankingCriterion.lua
+
+    Differs from torch:
+        the default margin is 1, and a target :math:`(N, M)` divides by :math:`N`.
+    """
+
+    def __init__(self, margin: float = 1.0, reduction: str = "mean") -> None:
+        super().__init__(reduction)
+        self.margin = margin
+
+    def forward(self, input: list[Tensor], target: Any = None) -> Tensor:
+        a, b = input
+        target = torch.as_tensor(target, device=a.device)
+        if target.dim() == 0:
+            a, b, target = a.reshape(-1)[:1], b.reshape(-1)[:1], target.reshape(1)
+        losses = hinge(self.margin - elementwise(target, a) * (a - elementwise(b, a)))
+        return losses.sum() / target.shape[0] if self.reduction == "mean" else losses.sum()
+
+    def extra_repr(self) -> str:
+        return ", ".join(filter(None, [f"margin={self.margin}", super().extra_repr()]))
+
+
+@lua_class("nn.MarginRankingCriterion")
+class MarginRankingCriterionClass(LossClass, PairClass):
+    torch_type = MarginRankingCriterion
+    scalars = {"margin": "margin"}
+    defaults = {"margin": 1}
+    buffers = ("_output", "dist", "mask")
+    averages = False
+
+
+class DistanceRatioCriterion(Loss):
+    r"""Sum of :math:`a + \log(e^{-a} + e^{-b})`, divided by the size of the first dimension in ``"mean"``.
+
+    Args:
+        reduction: ``"mean"`` or ``"sum"``.
+
+    Shape:
+        - Input: list of the distances :math:`(N)` of similar and :math:`(N)` of dissimilar samples.
+        - Output: scalar.
+
+    Lua:
+        ``nn.DistanceRatioCriterion([sizeAverage])``, DistanceRatioCriterion.lua
+    """
+
+    def forward(self, input: list[Tensor], target: Any = None) -> Tensor:
+        similar, dissimilar = input
+        total = (-similar).exp() + (-elementwise(dissimilar, similar)).exp()
+        loss = (similar + total.log()).sum()
+        return loss / similar.shape[0] if self.reduction == "mean" else loss
+
+
+@lua_class("nn.DistanceRatioCriterion")
+class DistanceRatioCriterionClass(LossClass):
+    torch_type = DistanceRatioCriterion
+    buffers = ("_expMinusX", "_expMinusY", "_sumExpMinusXY", "_logSumExpMinusXY", "loss", "dX", "dY")

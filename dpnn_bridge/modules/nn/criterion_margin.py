@@ -1,0 +1,335 @@
+"""Criterions of classifiers with margins or with several labels per sample."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.modules.nn.convolution import changed
+from dpnn_bridge.modules.nn.criterion import Loss, LossClass, class_indices, elementwise, expanded
+from dpnn_bridge.modules.nn.criterion_classification import IndexedClass, WeightsClass, without_parameters
+from dpnn_bridge.modules.nn.criterion_regression import MSECriterion
+from dpnn_bridge.objects import LuaObject, LuaTensor
+
+#: keeps BCECriterion's logarithms finite
+EPSILON = 1e-12
+
+
+class _BinaryCrossEntropy(torch.autograd.Function):
+    """Cross entropy of each element with Torch7's gradient, which treats its epsilon as part of the probability."""
+
+    @staticmethod
+    def forward(input: Tensor, target: Tensor) -> Tensor:
+        return -(target * (input + EPSILON).log() + (1 - target) * (1 - input + EPSILON).log())
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        input, target = ctx.saved_tensors
+        return grad_output * (input - target) / ((1 - input + EPSILON) * (input + EPSILON)), None
+
+
+class BCECriterion(Loss):
+    r"""Mean or sum of :math:`-w (t \log(x + \epsilon) + (1 - t) \log(1 - x + \epsilon))`, :math:`\epsilon = 10^{-12}`.
+
+    Args:
+        weight: one factor for each column.
+        reduction: ``"mean"`` or ``"sum"``.
+
+    Shape:
+        - Input: :math:`(*)`, probabilities; :math:`(N, C)` or :math:`(C)` with weights.
+        - Target: as many elements.
+        - Output: scalar.
+
+    Lua:
+        ``nn.BCECriterion([weights], [sizeAverage])``, BCECriterion.lua. It raises for inputs outside 0 … 1, which give
+        nan here.
+
+    Differs from torch:
+        :class:`torch.nn.BCELoss` limits the logarithms to -100; here they reach -27.6.
+
+    Raises:
+        ValueError: the numbers of elements or of weights do not fit.
+    """
+
+    weight: Tensor | None
+
+    def __init__(self, weight: Tensor | None = None, reduction: str = "mean") -> None:
+        super().__init__(reduction)
+        self.register_buffer("weight", weight)
+
+    def forward(self, input: Tensor, target: Any = None) -> Tensor:
+        losses: Tensor = _BinaryCrossEntropy.apply(input, elementwise(target, input))  # type: ignore[assignment]
+        weight = expanded(self.weight, target)
+        return self.reduced(losses if weight is None else losses * weight.reshape(losses.shape))
+
+
+@lua_class("nn.BCECriterion")
+class BCECriterionClass(WeightsClass):
+    torch_type = (BCECriterion, nn.BCELoss)
+
+
+class MultiLabelSoftMarginCriterion(nn.BCEWithLogitsLoss):
+    r"""Mean or sum over all elements of the cross entropy between :math:`\sigma(x)` and the target.
+
+    Args:
+        weight: one factor for each column.
+        reduction: ``"mean"`` or ``"sum"``.
+
+    Shape:
+        - Input: :math:`(*)`; :math:`(N, C)` or :math:`(C)` with weights.
+        - Target: as many elements, 0 or 1.
+        - Output: scalar.
+
+    Lua:
+        ``nn.MultiLabelSoftMarginCriterion([weights], [sizeAverage])``, MultiLabelSoftMarginCriterion.lua
+
+    Differs from torch:
+        the sum of :class:`torch.nn.MultiLabelSoftMarginLoss` is smaller by the factor :math:`C`.
+
+    Raises:
+        ValueError: the numbers of elements or of weights do not fit.
+    """
+
+    def __init__(self, weight: Tensor | None = None, reduction: str = "mean") -> None:
+        super().__init__(weight, reduction=reduction)
+
+    def forward(self, input: Tensor, target: Any) -> Tensor:
+        weight = expanded(self.weight, target)
+        target = elementwise(target, input)
+        weight = None if weight is None else weight.reshape(input.shape)
+        return F.binary_cross_entropy_with_logits(input, target, weight, reduction=self.reduction)
+
+
+def sigmoid(kind: str) -> LuaObject:
+    """For ``constants``: an ``nn.Sigmoid``."""
+    return without_parameters("nn.Sigmoid", kind)
+
+
+@lua_class("nn.MultiLabelSoftMarginCriterion")
+class MultiLabelSoftMarginCriterionClass(WeightsClass):
+    torch_type = (MultiLabelSoftMarginCriterion, nn.BCEWithLogitsLoss)
+    constants = {"output": 0, "sigmoid": sigmoid}
+    averages = False
+
+    @classmethod
+    def upgrade(cls, obj: LuaObject) -> LuaObject:
+        """Until 2017 it was a sigmoid ``lsm`` and a binary cross entropy ``nll``, which held the settings."""
+        nll = obj.get("nll")
+        if not isinstance(nll, LuaObject):
+            return super().upgrade(obj)
+        average = nll.get("sizeAverage", True)
+        return changed(obj, sizeAverage=average, weights=nll.get("weights"), sigmoid=obj["lsm"], nll=None, lsm=None)
+
+
+class MultiLabelMarginCriterion(nn.MultiLabelMarginLoss):
+    r"""Sum of :math:`\max(0, 1 - x_t + x_j) / C` over the target classes t and all other classes j.
+
+    Args:
+        reduction: ``"mean"``, over the batch, or ``"sum"``.
+        index_base: number of the first class; the number before it ends a list of targets.
+
+    Shape:
+        - Input: :math:`(N, C)` or :math:`(C)`.
+        - Target: the same shape; integers or reals.
+        - Output: scalar.
+
+    Lua:
+        ``nn.MultiLabelMarginCriterion()``, MultiLabelMarginCriterion.lua
+
+    Differs from torch:
+        classes count from 1, and 0 ends a list of targets.
+    """
+
+    def __init__(self, reduction: str = "mean", index_base: int = 1) -> None:
+        super().__init__(reduction=reduction)
+        self.index_base = index_base
+
+    def forward(self, input: Tensor, target: Any) -> Tensor:
+        return super().forward(input, class_indices(target, input, self.index_base))
+
+
+@lua_class("nn.MultiLabelMarginCriterion")
+class MultiLabelMarginCriterionClass(LossClass):
+    torch_type = (MultiLabelMarginCriterion, nn.MultiLabelMarginLoss)
+    indexed = True
+    constants = {"output": 0, "isTarget": LuaTensor.empty}
+    scratch = ("isTarget",)
+
+
+class MultiMarginCriterion(nn.MultiMarginLoss):
+    r"""Sum of :math:`w_t \max(0, m - x_t + x_j)^p / C` over all classes j but the target t.
+
+    Args:
+        p: 1 or 2.
+        margin: :math:`m`.
+        weight: one factor for each class.
+        reduction: ``"mean"``, over the batch, or ``"sum"``.
+        index_base: number of the first class.
+
+    Shape:
+        - Input: :math:`(N, C)` or :math:`(C)`.
+        - Target: :math:`(N)`, or one number; integers or reals.
+        - Output: scalar.
+
+    Lua:
+        ``nn.MultiMarginCriterion([p], [weights], [margin])``, MultiMarginCriterion.lua
+
+    Differs from torch:
+        classes count from 1.
+    """
+
+    def __init__(
+        self,
+        p: int = 1,
+        margin: float = 1.0,
+        weight: Tensor | None = None,
+        reduction: str = "mean",
+        index_base: int = 1,
+    ) -> None:
+        super().__init__(p, margin, weight, reduction=reduction)
+        self.index_base = index_base
+
+    def forward(self, input: Tensor, target: Any) -> Tensor:
+        target = class_indices(target, input, self.index_base)
+        if input.dim() == 1:
+            input, target = input.unsqueeze(0), target.reshape(-1)[:1]
+        return super().forward(input, target)
+
+
+@lua_class("nn.MultiMarginCriterion")
+class MultiMarginCriterionClass(IndexedClass):
+    torch_type = MultiMarginCriterion
+    scalars = {"p": "p", "margin": "margin"}
+    defaults = {"p": 1, "margin": 1}
+    buffers = ("output_tensor", "target_tensor")
+
+
+class MarginCriterion(Loss):
+    r"""Mean or sum of :math:`\max(0, m - x t)`.
+
+    Args:
+        margin: :math:`m`.
+        reduction: ``"mean"`` or ``"sum"``.
+
+    Shape:
+        - Input: :math:`(*)`.
+        - Target: as many elements, 1 or -1.
+        - Output: scalar.
+
+    Lua:
+        ``nn.MarginCriterion([margin])``, MarginCriterion.lua
+    """
+
+    def __init__(self, margin: float = 1.0, reduction: str = "mean") -> None:
+        super().__init__(reduction)
+        self.margin = margin
+
+    def forward(self, input: Tensor, target: Any = None) -> Tensor:
+        return self.reduced(F.relu(self.margin - input * elementwise(target, input)))
+
+    def extra_repr(self) -> str:
+        return ", ".join(filter(None, [f"margin={self.margin}", super().extra_repr()]))
+
+
+@lua_class("nn.MarginCriterion")
+class MarginCriterionClass(LossClass):
+    torch_type = MarginCriterion
+    scalars = {"margin": "margin"}
+    defaults = {"margin": 1}
+
+
+class SoftMarginCriterion(nn.SoftMarginLoss):
+    r"""Mean or sum of :math:`\log(1 + e^{-x t})`.
+
+    Args:
+        reduction: ``"mean"`` or ``"sum"``.
+
+    Shape:
+        - Input: :math:`(*)`.
+        - Target: as many elements, 1 or -1.
+        - Output: scalar.
+
+    Lua:
+        ``nn.SoftMarginCriterion()``, SoftMarginCriterion.lua
+
+    Differs from torch:
+        a target of another shape is paired element by element, never broadcast.
+    """
+
+    def forward(self, input: Tensor, target: Any) -> Tensor:
+        return super().forward(input, elementwise(target, input))
+
+
+@lua_class("nn.SoftMarginCriterion")
+class SoftMarginCriterionClass(LossClass):
+    torch_type = (SoftMarginCriterion, nn.SoftMarginLoss)
+
+
+def simplex(n: int) -> Tensor:
+    """``n`` unit vectors of ``n`` numbers with equal angles between them, one in each row; the last column is 0."""
+    k = torch.arange(n - 1, dtype=torch.float64)
+    diagonal = (n * (n - 1 - k) / ((n - 1) * (n - k))).sqrt()
+    below = -diagonal / (n - 1 - k)
+    vertices = torch.zeros(n, n, dtype=torch.float64)
+    vertices[:, :-1] = torch.tril(below.expand(n, n - 1), -1)
+    vertices.diagonal()[:-1] = diagonal
+    return vertices
+
+
+class ClassSimplexCriterion(MSECriterion):
+    r"""Mean squared error between the input and the vertex of a regular simplex that stands for the target class.
+
+    Args:
+        n_classes: number of classes :math:`C`.
+        reduction: ``"mean"`` or ``"sum"``.
+        index_base: number of the first class.
+
+    Shape:
+        - Input: :math:`(N, C)` or :math:`(C)`.
+        - Target: :math:`(N)`, or one number; integers or reals.
+        - Output: scalar.
+
+    Attributes:
+        simplex: buffer :math:`(C, C)`, one vertex in each row.
+
+    Lua:
+        ``nn.ClassSimplexCriterion(nClasses)``, ClassSimplexCriterion.lua
+
+    Raises:
+        ValueError: the input has not :math:`C` numbers for each target.
+    """
+
+    simplex: Tensor
+
+    def __init__(self, n_classes: int, reduction: str = "mean", index_base: int = 1) -> None:
+        super().__init__(reduction=reduction)
+        self.n_classes, self.index_base = n_classes, index_base
+        self.register_buffer("simplex", simplex(n_classes).to(torch.get_default_dtype()))
+
+    def forward(self, input: Tensor, target: Any) -> Tensor:
+        return super().forward(input, self.simplex[class_indices(target, input, self.index_base)])
+
+    def predictions(self, input: Tensor) -> Tensor:
+        """Similarity of each sample to each class, shape :math:`(N, C)`. Lua: ``getPredictions``."""
+        return input.reshape(-1, self.n_classes) @ self.simplex.t()
+
+    def top_prediction(self, input: Tensor) -> Tensor:
+        """The most similar class of each sample, shape :math:`(N)`. Lua: ``getTopPrediction``."""
+        return self.predictions(input).argmax(-1) + self.index_base
+
+
+@lua_class("nn.ClassSimplexCriterion")
+class ClassSimplexCriterionClass(LossClass):
+    torch_type = ClassSimplexCriterion
+    indexed = True
+    constants = {"output": 0, "_target": LuaTensor.empty}
+    scalars = {"nClasses": "n_classes"}
+    tensors = {"simplex": "simplex"}

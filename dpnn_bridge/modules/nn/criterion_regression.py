@@ -1,0 +1,227 @@
+"""Criterions that compare numbers with numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.modules.nn.criterion import Criterion, CriterionClass, Loss, LossClass, elementwise
+from dpnn_bridge.objects import LuaObject
+
+
+class AbsCriterion(Loss):
+    r"""Mean or sum of :math:`|x - t|`; the gradient where :math:`x = t` is that of :math:`x > t`.
+
+    Args:
+        reduction: ``"mean"`` or ``"sum"``.
+
+    Shape:
+        - Input: :math:`(*)`.
+        - Target: as many elements.
+        - Output: scalar.
+
+    Lua:
+        ``nn.AbsCriterion([sizeAverage])``, AbsCriterion.lua
+
+    Differs from torch:
+        :class:`torch.nn.L1Loss` has gradient 0 where input and target agree.
+    """
+
+    def forward(self, input: Tensor, target: Any = None) -> Tensor:
+        difference = input - elementwise(target, input)
+        return self.reduced(torch.where(difference >= 0, difference, -difference))
+
+
+@lua_class("nn.AbsCriterion")
+class AbsCriterionClass(LossClass):
+    torch_type = (AbsCriterion, nn.L1Loss)
+
+
+class MSECriterion(nn.MSELoss):
+    r"""Mean or sum of :math:`(x - t)^2`.
+
+    Args:
+        reduction: ``"mean"`` or ``"sum"``.
+
+    Shape:
+        - Input: :math:`(*)`.
+        - Target: as many elements.
+        - Output: scalar.
+
+    Lua:
+        ``nn.MSECriterion([sizeAverage])``, MSECriterion.lua
+
+    Differs from torch:
+        a target of another shape is paired element by element, never broadcast.
+    """
+
+    def forward(self, input: Tensor, target: Any) -> Tensor:
+        return super().forward(input, elementwise(target, input))
+
+
+@lua_class("nn.MSECriterion")
+class MSECriterionClass(LossClass):
+    torch_type = (MSECriterion, nn.MSELoss)
+
+
+class SmoothL1Criterion(nn.SmoothL1Loss):
+    r"""Mean or sum of :math:`d^2 / 2` where :math:`|d| < 1`, else :math:`|d| - 1/2`, with :math:`d = x - t`.
+
+    Args:
+        reduction: ``"mean"`` or ``"sum"``.
+
+    Shape:
+        - Input: :math:`(*)`.
+        - Target: as many elements.
+        - Output: scalar.
+
+    Lua:
+        ``nn.SmoothL1Criterion([sizeAverage])``, SmoothL1Criterion.lua
+
+    Differs from torch:
+        a target of another shape is paired element by element, never broadcast.
+    """
+
+    def forward(self, input: Tensor, target: Any) -> Tensor:
+        return super().forward(input, elementwise(target, input))
+
+
+@lua_class("nn.SmoothL1Criterion")
+class SmoothL1CriterionClass(LossClass):
+    torch_type = (SmoothL1Criterion, nn.SmoothL1Loss)
+
+
+class WeightedMSECriterion(MSECriterion):
+    r"""Mean or sum of :math:`(x - w t)^2`: the weights multiply the target only.
+
+    Args:
+        weight: as many elements as the input, or as one sample of it.
+        reduction: ``"mean"`` or ``"sum"``.
+
+    Shape:
+        - Input: :math:`(*)`.
+        - Target: as many elements.
+        - Output: scalar.
+
+    Lua:
+        ``nn.WeightedMSECriterion(w)``, WeightedMSECriterion.lua
+    """
+
+    weight: Tensor
+
+    def __init__(self, weight: Tensor, reduction: str = "mean") -> None:
+        super().__init__(reduction=reduction)
+        self.register_buffer("weight", weight)
+
+    def forward(self, input: Tensor, target: Any) -> Tensor:
+        target = elementwise(target, input)
+        per_sample = input.dim() - 1 == self.weight.dim()
+        weight = elementwise(self.weight, input[0] if per_sample else input)
+        return super().forward(input, target * weight)
+
+
+@lua_class("nn.WeightedMSECriterion")
+class WeightedMSECriterionClass(LossClass):
+    torch_type = WeightedMSECriterion
+    tensors = {"weight": "weight"}
+    buffers = ("output_tensor", "buffer")
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        weight = torch.empty(obj["weight"].shape, device="meta")
+        return {**super().arguments(obj, ctx), "weight": weight}
+
+
+class SpatialAutoCropMSECriterion(MSECriterion):
+    r"""Mean or sum of :math:`(x - t)^2` with the centre of a target whose maps are larger than the input's.
+
+    Args:
+        reduction: ``"mean"`` or ``"sum"``.
+
+    Shape:
+        - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
+        - Target: :math:`(N, C, H', W')` or :math:`(C, H', W')` with :math:`H' \ge H` and :math:`W' \ge W`.
+        - Output: scalar.
+
+    Lua:
+        ``nn.SpatialAutoCropMSECriterion([sizeAverage])``, SpatialAutoCropMSECriterion.lua. Its backward raises unless
+        the sizes agree; here there is a gradient in any case.
+
+    Raises:
+        ValueError: the dimensions are others than these.
+    """
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        if input.dim() not in (3, 4) or input.dim() != target.dim():
+            raise ValueError(
+                f"input and target must both have 3 or 4 dimensions, found {tuple(input.shape)} and "
+                f"{tuple(target.shape)}"
+            )
+        for d, size in ((-2, input.shape[-2]), (-1, input.shape[-1])):
+            if size > target.shape[d]:
+                raise ValueError(f"the target's maps {tuple(target.shape[-2:])} are smaller than {input.shape[-2:]}")
+            target = target.narrow(d, (target.shape[d] - size) // 2, size)
+        return super().forward(input, target)
+
+
+@lua_class("nn.SpatialAutoCropMSECriterion")
+class SpatialAutoCropMSECriterionClass(LossClass):
+    torch_type = SpatialAutoCropMSECriterion
+
+
+class DistKLDivCriterion(Loss):
+    r"""Mean or sum of :math:`t (\log t - x)`, where :math:`t \le 0` of 0.
+
+    Args:
+        reduction: ``"mean"``, over all elements, or ``"sum"``.
+
+    Shape:
+        - Input: :math:`(*)`, logarithms of probabilities.
+        - Target: :math:`(*)`, probabilities.
+        - Output: scalar.
+
+    Lua:
+        ``nn.DistKLDivCriterion()``, DistKLDivCriterion.lua
+
+    Differs from torch:
+        :class:`torch.nn.KLDivLoss` gives nan for a logarithm of ``-inf`` whose target is 0.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+
+    def forward(self, input: Tensor, target: Any = None) -> Tensor:
+        if input.shape != target.shape:
+            raise ValueError(f"input and target must have one shape, found {input.shape} and {target.shape}")
+        counted = target > 0
+        losses = target * (torch.where(counted, target, 1).log() - input)
+        return self.reduced(torch.where(counted, losses, 0))
+
+
+@lua_class("nn.DistKLDivCriterion")
+class DistKLDivCriterionClass(LossClass):
+    torch_type = (DistKLDivCriterion, nn.KLDivLoss)
+
+
+class L1Cost(Criterion):
+    r"""Sum of :math:`|x|`; there is no target and no average.
+
+    Shape:
+        - Input: :math:`(*)`.
+        - Output: scalar.
+
+    Lua:
+        ``nn.L1Cost()``, L1Cost.lua
+    """
+
+    def forward(self, input: Tensor, target: Any = None) -> Tensor:
+        return input.abs().sum()
+
+
+@lua_class("nn.L1Cost")
+class L1CostClass(CriterionClass):
+    torch_type = L1Cost

@@ -1,0 +1,64 @@
+"""TODO docstring"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from dpnn_bridge.conversion.fields import record_of
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.objects import LuaObject, LuaTable
+
+
+class Decorator(nn.Module):
+    """Runs the module it holds; the base of classes that change how another module behaves.
+
+    Args:
+        module: the decorated module.
+
+    Shape:
+        - Input, output: the decorated module's.
+
+    Lua:
+        ``nn.Decorator(module)``, Decorator.lua
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, input: Any) -> Any:
+        return self.module(input)
+
+
+@lua_class("nn.Decorator")
+class DecoratorClass(LuaClass):
+    """The decorated module is ``modules[1]``; until 2016 the field ``module`` names it as well."""
+
+    torch_type = Decorator
+
+    @classmethod
+    def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
+        return cls.torch_type(cls.decorated(obj, ctx), **cls.arguments(obj, ctx))
+
+    @classmethod
+    def decorated(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
+        """The converted module that ``obj`` decorates."""
+        children = ctx.children(obj)
+        return children[0] if children else ctx.to_torch(obj["module"], "module")
+
+    @classmethod
+    def handled(cls, module: nn.Module) -> set[str]:
+        return super().handled(module) | {"modules"}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        fields = super().to_lua(module, ctx)
+        child, record = ctx.to_lua(module.get_submodule("module")), record_of(module)
+        if record is None or "module" in record.fields:
+            fields["module"] = child
+        return {**fields, "modules": LuaTable.from_list([child])}

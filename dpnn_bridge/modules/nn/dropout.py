@@ -1,0 +1,171 @@
+"""Layers that drop parts of their input at random."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.noise import noise_of
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.objects import LuaObject, LuaTensor
+from dpnn_bridge.torch7.gradient import with_gradient_of
+
+
+def stored_noise(after: LuaObject) -> bool:
+    """Whether Torch7 drew noise in its last forward."""
+    noise = after.get("noise")
+    return isinstance(noise, LuaTensor) and noise.size > 0
+
+
+class Dropout(nn.Module):
+    r"""Dropout in the variants that :class:`torch.nn.Dropout` does not know.
+
+    Args:
+        p: probability of an element to be zeroed.
+        v2: scale by :math:`1 / (1 - p)` in training; False: scale by :math:`1 - p` in evaluation.
+        stochastic_inference: drop elements in evaluation too.
+
+    Shape:
+        - Input: :math:`(*)`.
+        - Output: the same shape.
+
+    Lua:
+        ``nn.Dropout(p, v1, inplace, stochasticInference)``, Dropout.lua
+
+    Differs from torch:
+        In evaluation with ``stochastic_inference`` the gradient does not know which elements were dropped, as in
+        Torch7: it is that of the layer without noise.
+    """
+
+    def __init__(self, p: float = 0.5, v2: bool = True, stochastic_inference: bool = False) -> None:
+        super().__init__()
+        self.p, self.v2, self.stochastic_inference = p, v2, stochastic_inference
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.p > 0 and (self.training or self.stochastic_inference):
+            noise = torch.empty_like(input).bernoulli_(1 - self.p)
+            return self.masked(input, noise / (1 - self.p) if self.v2 else noise)
+        return self.scaled(input)
+
+    def scaled(self, input: Tensor) -> Tensor:
+        """The layer without noise."""
+        return input if self.training or self.v2 else input * (1 - self.p)
+
+    def masked(self, input: Tensor, noise: Tensor) -> Tensor:
+        """The layer with the given noise."""
+        return input * noise if self.training else with_gradient_of(input * noise, self.scaled(input))
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}, v2={self.v2}, stochastic_inference={self.stochastic_inference}"
+
+
+@lua_class("nn.Dropout")
+class DropoutClass(LuaClass):
+    torch_type = (nn.Dropout, Dropout)
+    scalars = {"p": "p"}
+    defaults = {"v2": False, "stochastic_inference": False}
+    constants = {"noise": LuaTensor.empty}
+    scratch = ("noise",)
+
+    @classmethod
+    def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
+        v2, stochastic = obj["v2"] is True, obj["stochastic_inference"] is True
+        if stochastic or not v2:
+            return Dropout(obj["p"], v2=v2, stochastic_inference=stochastic)
+        return nn.Dropout(obj["p"], inplace=ctx.options.inplace and obj.get("inplace") is True)
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        own = isinstance(module, Dropout)
+        return {
+            **super().to_lua(module, ctx),
+            "v2": module.v2 if own else True,
+            "stochastic_inference": own and module.stochastic_inference,
+        }
+
+    @classmethod
+    def replay(cls, module: nn.Module, after: LuaObject) -> Callable[[Tensor], Tensor] | None:
+        if not stored_noise(after):
+            return None
+        if isinstance(module, Dropout):
+            return lambda x: module.masked(x, noise_of(after, "noise", x))
+        return lambda x: x * noise_of(after, "noise", x)
+
+
+class SpatialDropout(nn.Module):
+    r"""Zeroes whole feature maps at random in training; multiplies by :math:`1 - p` in evaluation.
+
+    Args:
+        p: probability of a map to be zeroed.
+        stochastic_inference: drop maps in evaluation too.
+
+    Shape:
+        - Input: :math:`(C, H, W)` or :math:`(N, C, H, W)`.
+        - Output: the same shape.
+
+    Lua:
+        ``nn.SpatialDropout(p, stochasticInference)``, SpatialDropout.lua
+
+    Differs from torch:
+        :class:`torch.nn.Dropout2d` scales in training. Torch7 refuses backward in evaluation; this
+        layer gives the derivative.
+    """
+
+    spatial_dims = 2
+
+    def __init__(self, p: float = 0.5, stochastic_inference: bool = False) -> None:
+        super().__init__()
+        self.p, self.stochastic_inference = p, stochastic_inference
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.dim() - self.spatial_dims not in (1, 2):
+            raise ValueError(f"expected {self.spatial_dims + 1} or more dimensions, found shape {tuple(input.shape)}")
+        if not self.training and not self.stochastic_inference:
+            return input * (1 - self.p)
+        maps = input.shape[: -self.spatial_dims]
+        return input * input.new_empty(*maps, *[1] * self.spatial_dims).bernoulli_(1 - self.p)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}" + (", stochastic_inference=True" if self.stochastic_inference else "")
+
+
+@lua_class("nn.SpatialDropout")
+class SpatialDropoutClass(LuaClass):
+    torch_type = SpatialDropout
+    scalars = {"p": "p", "stochastic_inference": "stochastic_inference"}
+    defaults = {"stochastic_inference": False}
+    constants = {"noise": LuaTensor.empty}
+    scratch = ("noise",)
+
+    @classmethod
+    def replay(cls, module: nn.Module, after: LuaObject) -> Callable[[Tensor], Tensor] | None:
+        return (lambda x: x * noise_of(after, "noise", x)) if stored_noise(after) else None
+
+
+class VolumetricDropout(SpatialDropout):
+    r"""Zeroes whole feature volumes at random in training; multiplies by :math:`1 - p` in evaluation.
+
+    Args:
+        p: probability of a volume to be zeroed.
+        stochastic_inference: drop volumes in evaluation too.
+
+    Shape:
+        - Input: :math:`(C, T, H, W)` or :math:`(N, C, T, H, W)`.
+        - Output: the same shape.
+
+    Lua:
+        ``nn.VolumetricDropout(p, stochasticInference)``, VolumetricDropout.lua
+    """
+
+    spatial_dims = 3
+
+
+@lua_class("nn.VolumetricDropout")
+class VolumetricDropoutClass(SpatialDropoutClass):
+    torch_type = VolumetricDropout

@@ -1,0 +1,253 @@
+"""Element-wise functions, and maps with a constant."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.fields import Field
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.objects import LuaObject, LuaTensor
+
+
+class Abs(nn.Module):
+    """The absolute value; its gradient at 0 is that of positive numbers.
+
+    Shape:
+        - Input: :math:`(*)`.
+        - Output: the same shape.
+
+    Lua:
+        ``nn.Abs()``, Abs.lua
+
+    Differs from torch:
+        :func:`torch.abs` has gradient 0 at 0.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return torch.where(input >= 0, input, -input)
+
+
+@lua_class("nn.Abs")
+class AbsClass(LuaClass):
+    torch_type = Abs
+
+
+class Exp(nn.Module):
+    """The exponential function.
+
+    Shape:
+        - Input: :math:`(*)`.
+        - Output: the same shape.
+
+    Lua:
+        ``nn.Exp()``, Exp.lua
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input.exp()
+
+
+@lua_class("nn.Exp")
+class ExpClass(LuaClass):
+    torch_type = Exp
+
+
+class Log(nn.Module):
+    """The natural logarithm.
+
+    Shape:
+        - Input: :math:`(*)`.
+        - Output: the same shape.
+
+    Lua:
+        ``nn.Log()``, Log.lua
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input.log()
+
+
+@lua_class("nn.Log")
+class LogClass(LuaClass):
+    torch_type = Log
+
+
+class Square(nn.Module):
+    """The square.
+
+    Shape:
+        - Input: :math:`(*)`.
+        - Output: the same shape.
+
+    Lua:
+        ``nn.Square()``, Square.lua
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input * input  # its gradient is faster than square()'s
+
+
+@lua_class("nn.Square")
+class SquareClass(LuaClass):
+    torch_type = Square
+
+
+class _Sqrt(torch.autograd.Function):
+    @staticmethod
+    def forward(input: Tensor) -> Tensor:
+        return input.sqrt()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(output)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (root,) = ctx.saved_tensors
+        return torch.ops.aten.threshold_backward((grads[0] / root).mul_(0.5), root, 0)  # 0 where the root is
+
+
+class Sqrt(nn.Module):
+    """The square root; its gradient at 0 is 0. Torch7 keeps a number ``eps`` with it and does not use it.
+
+    Shape:
+        - Input: :math:`(*)`.
+        - Output: the same shape.
+
+    Lua:
+        ``nn.Sqrt(eps)``, Sqrt.lua
+
+    Differs from torch:
+        :func:`torch.sqrt` has an infinite gradient at 0.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return _Sqrt.apply(input)
+
+
+@lua_class("nn.Sqrt")
+class SqrtClass(LuaClass):
+    torch_type = Sqrt
+    constants = {"eps": 0}
+
+
+class Power(nn.Module):
+    """A power with a constant exponent.
+
+    Args:
+        pow: the exponent.
+
+    Shape:
+        - Input: :math:`(*)`.
+        - Output: the same shape.
+
+    Lua:
+        ``nn.Power(p)``, Power.lua
+    """
+
+    def __init__(self, pow: float) -> None:
+        super().__init__()
+        self.pow = pow
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input.pow(self.pow)
+
+    def extra_repr(self) -> str:
+        return f"{self.pow}"
+
+
+@lua_class("nn.Power")
+class PowerClass(LuaClass):
+    torch_type = Power
+    scalars = {"pow": "pow"}
+
+
+class MulConstant(nn.Module):
+    """Multiplies by a constant.
+
+    Args:
+        constant_scalar: the factor.
+
+    Shape:
+        - Input: :math:`(*)`.
+        - Output: the same shape.
+
+    Lua:
+        ``nn.MulConstant(constant, inplace)``, MulConstant.lua
+    """
+
+    def __init__(self, constant_scalar: float) -> None:
+        super().__init__()
+        self.constant_scalar = constant_scalar
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input * self.constant_scalar
+
+    def extra_repr(self) -> str:
+        return f"{self.constant_scalar}"
+
+
+@lua_class("nn.MulConstant")
+class MulConstantClass(LuaClass):
+    torch_type = MulConstant
+    scalars = {"constant_scalar": "constant_scalar"}
+    constants = {"inplace": False}
+
+
+class AddConstant(nn.Module):
+    """Adds a constant.
+
+    Args:
+        constant_scalar: the number, or a vector with one number for each element of the input's last dimension.
+
+    Shape:
+        - Input: :math:`(*)`; :math:`(D)` or :math:`(N, D)` with a vector.
+        - Output: the same shape.
+
+    Lua:
+        ``nn.AddConstant(constant, inplace)``, AddConstant.lua
+    """
+
+    constant_scalar: float | Tensor
+
+    def __init__(self, constant_scalar: float | Tensor) -> None:
+        super().__init__()
+        if isinstance(constant_scalar, Tensor):
+            self.register_buffer("constant_scalar", constant_scalar)
+        else:
+            self.constant_scalar = constant_scalar
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input + self.constant_scalar
+
+    def extra_repr(self) -> str:
+        return "" if isinstance(self.constant_scalar, Tensor) else f"{self.constant_scalar}"
+
+
+@lua_class("nn.AddConstant")
+class AddConstantClass(LuaClass):
+    torch_type = AddConstant
+    constants = {"inplace": False}
+
+    @classmethod
+    def build(cls, obj: LuaObject, ctx: TorchContext) -> AddConstant:
+        constant = obj["constant_scalar"]
+        return AddConstant(torch.empty(constant.shape, device="meta") if isinstance(constant, LuaTensor) else constant)
+
+    @classmethod
+    def fields_of(cls, module: nn.Module) -> dict[str, Field]:
+        return {name: Field(name) for name in module._buffers}
+
+    @classmethod
+    def handled(cls, module: nn.Module) -> set[str]:
+        return super().handled(module) | {"constant_scalar"}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        return {"constant_scalar": module.constant_scalar, **super().to_lua(module, ctx)}

@@ -1,0 +1,296 @@
+"""Linear maps, and distances to weight vectors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dpnn_bridge.conversion.lua_class import LuaClass, ParameterSite
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.objects import LuaObject
+
+
+@lua_class("nn.Linear")
+class Linear(LuaClass):
+    torch_type = nn.Linear
+    tensors = {"weight": "weight", "bias": "bias"}
+    scratch = ("addBuffer",)
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        out_features, in_features = obj["weight"].shape
+        return {
+            "in_features": in_features,
+            "out_features": out_features,
+            "bias": obj.get("bias") is not None,
+            "device": "meta",
+        }
+
+
+class Bilinear(nn.Bilinear):
+    r""":class:`torch.nn.Bilinear` that takes its two inputs as one list.
+
+    Shape:
+        - Input: list of two tensors :math:`(N, D_1)` and :math:`(N, D_2)`.
+        - Output: :math:`(N, D)`.
+
+    Lua:
+        ``nn.Bilinear(inputSize1, inputSize2, outputSize, bias)``, Bilinear.lua
+    """
+
+    def forward(self, input: list[Tensor]) -> Tensor:  # type: ignore[override]
+        return super().forward(input[0], input[1])
+
+
+@lua_class("nn.Bilinear")
+class BilinearClass(LuaClass):
+    torch_type = Bilinear
+    tensors = {"weight": "weight", "bias": "bias"}
+    scratch = ("buff1", "buff2")
+
+    @classmethod
+    def build(cls, obj: LuaObject, ctx: TorchContext) -> Bilinear:
+        outputs, first, second = obj["weight"].shape
+        return Bilinear(first, second, outputs, bias=obj.get("bias") is not None, device="meta")
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        return {**super().to_lua(module, ctx), "gradInput": ctx.empty_tensors(module, 2)}
+
+
+class Cosine(nn.Module):
+    r"""The cosines between the input and weight vectors.
+
+    Args:
+        in_features: size of a sample.
+        out_features: number of weight vectors.
+
+    Shape:
+        - Input: :math:`(D_{in})` or :math:`(N, D_{in})`.
+        - Output: :math:`(D_{out})` or :math:`(N, D_{out})`.
+
+    Attributes:
+        weight: the vectors, of shape :math:`(D_{out}, D_{in})`.
+
+    Lua:
+        ``nn.Cosine(inputSize, outputSize)``, Cosine.lua
+    """
+
+    def __init__(self, in_features: int, out_features: int, device: Any = None, dtype: Any = None) -> None:
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        self.weight = nn.Parameter(torch.empty(out_features, in_features, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws the weights uniformly as Torch7 does."""
+        bound = 1 / math.sqrt(self.weight.shape[0])
+        nn.init.uniform_(self.weight, -bound, bound)
+
+    def forward(self, input: Tensor) -> Tensor:
+        weight_norm = self.weight.norm(2, 1) + 1e-12
+        input_norm = input.norm(2, -1, keepdim=True) + 1e-12
+        return F.linear(input, self.weight) / weight_norm / input_norm
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.weight.shape[1]}, out_features={self.weight.shape[0]}"
+
+
+@lua_class("nn.Cosine")
+class CosineClass(LuaClass):
+    torch_type = Cosine
+    tensors = {"weight": "weight"}
+
+    @classmethod
+    def build(cls, obj: LuaObject, ctx: TorchContext) -> Cosine:
+        out_features, in_features = obj["weight"].shape
+        return Cosine(in_features, out_features, device="meta")
+
+
+class _Norm(torch.autograd.Function):
+    """The 2-norm over dimension -2, whose gradient divides by the norm plus 1e-7."""
+
+    @staticmethod
+    def forward(difference: Tensor) -> Tensor:
+        return difference.norm(2, -2)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0], output)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        difference, norm = ctx.saved_tensors
+        return difference * (grads[0] / (norm + 1e-7)).unsqueeze(-2)
+
+
+class Euclidean(nn.Module):
+    r"""The distances between the input and weight vectors.
+
+    Args:
+        in_features: size of a sample.
+        out_features: number of weight vectors.
+
+    Shape:
+        - Input: :math:`(D_{in})` or :math:`(N, D_{in})`.
+        - Output: :math:`(D_{out})` or :math:`(N, D_{out})`.
+
+    Attributes:
+        weight: the vectors in columns, of shape :math:`(D_{in}, D_{out})`.
+
+    Lua:
+        ``nn.Euclidean(inputSize, outputSize)``, Euclidean.lua
+
+    Differs from torch:
+        The gradient divides by the distance plus ``1e-7``, so that it is finite where input and weight agree.
+    """
+
+    def __init__(self, in_features: int, out_features: int, device: Any = None, dtype: Any = None) -> None:
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        self.weight = nn.Parameter(torch.empty(in_features, out_features, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws the weights uniformly as Torch7 does."""
+        bound = 1 / math.sqrt(self.weight.shape[0])
+        nn.init.uniform_(self.weight, -bound, bound)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return _Norm.apply(input.unsqueeze(-1) - self.weight)
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.weight.shape[0]}, out_features={self.weight.shape[1]}"
+
+
+@lua_class("nn.Euclidean")
+class EuclideanClass(LuaClass):
+    torch_type = Euclidean
+    tensors = {"weight": "weight"}
+    constants = {"fastBackward": True}
+
+    @classmethod
+    def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
+        in_features, out_features = obj["weight"].shape
+        return cls.torch_type(in_features, out_features, device="meta")
+
+
+class WeightedEuclidean(Euclidean):
+    r"""The distances between the input and weight vectors, each element of a difference times a factor.
+
+    Args:
+        in_features: size of a sample.
+        out_features: number of weight vectors.
+
+    Shape:
+        - Input: :math:`(D_{in})` or :math:`(N, D_{in})`.
+        - Output: :math:`(D_{out})` or :math:`(N, D_{out})`.
+
+    Attributes:
+        weight: the vectors in columns, of shape :math:`(D_{in}, D_{out})`.
+        diag_cov: the factors, of the same shape.
+
+    Lua:
+        ``nn.WeightedEuclidean(inputSize, outputSize)``, WeightedEuclidean.lua
+    """
+
+    def __init__(self, in_features: int, out_features: int, device: Any = None, dtype: Any = None) -> None:
+        super().__init__(in_features, out_features, device, dtype)
+        self.diag_cov = nn.Parameter(torch.ones_like(self.weight))
+
+    def forward(self, input: Tensor) -> Tensor:
+        return _Norm.apply(self.diag_cov * (input.unsqueeze(-1) - self.weight))
+
+
+@lua_class("nn.WeightedEuclidean")
+class WeightedEuclideanClass(EuclideanClass):
+    torch_type = WeightedEuclidean
+    tensors = {"weight": "weight", "diagCov": "diag_cov"}
+    constants = {}
+
+
+class PartialLinear(nn.Module):
+    r"""A linear map of which only some outputs are computed.
+
+    Args:
+        network: the Lua module's own network; the weight is that of its look-up table.
+        out_features: number of outputs that there are.
+        bias: whether there is a bias.
+
+    Shape:
+        - Input: :math:`(N, D_{in})`.
+        - Output: :math:`(N, K)`, where :math:`K` is the size of the partition.
+
+    Attributes:
+        bias: of shape :math:`(1, D_{out})`, or None.
+        partition: the outputs to compute, counted from 1, as floating point numbers like Torch7's.
+        all_columns: all outputs, which ``partition`` is at first.
+
+    Lua:
+        ``nn.PartialLinear(inputSize, outputSize, bias)``, PartialLinear.lua
+    """
+
+    partition: Tensor
+    all_columns: Tensor
+
+    def __init__(self, network: nn.Sequential, out_features: int, bias: bool = True, device: Any = None) -> None:
+        super().__init__()
+        self.network, self.out_features = network, out_features
+        self.bias = nn.Parameter(torch.zeros(1, out_features, device=device)) if bias else None
+        self.register_buffer("all_columns", torch.arange(1.0, out_features + 1))
+        self.register_buffer("partition", self.all_columns)
+
+    @property
+    def weight(self) -> Tensor:
+        """One row for each output that there is."""
+        return self.network.get_parameter("0.1.weight")
+
+    def forward(self, input: Tensor) -> Tensor:
+        columns = self.partition.long() - 1
+        bias = None if self.bias is None else self.bias[0, columns]
+        return F.linear(input, self.weight[columns], bias)
+
+
+@lua_class("nn.PartialLinear")
+class PartialLinearClass(LuaClass):
+    torch_type = PartialLinear
+    tensors = {"bias": "bias", "allcolumns": "all_columns", "partition": "partition"}
+    scratch = ("buffer", "addBuffer")
+
+    @classmethod
+    def build(cls, obj: LuaObject, ctx: TorchContext) -> PartialLinear:
+        network = ctx.to_torch(obj["network"], "network")
+        assert isinstance(network, nn.Sequential)
+        module = PartialLinear(network, int(obj["outputsize"]), bias=obj.get("bias") is not None, device="meta")
+        module.partition = module.partition[: obj["partition"].size]
+        return module
+
+    @classmethod
+    def handled(cls, module: nn.Module) -> set[str]:
+        return super().handled(module) | {"network", "inputsize", "outputsize"}
+
+    @classmethod
+    def to_lua(cls, module: PartialLinear, ctx: LuaContext) -> dict[str, Any]:
+        outputs, inputs = module.weight.shape
+        fields = super().to_lua(module, ctx)
+        if module.partition is module.all_columns:
+            fields["partition"] = fields["allcolumns"]
+        return {**fields, "inputsize": inputs, "outputsize": outputs, "network": ctx.to_lua(module.network)}
+
+    @classmethod
+    def children(cls, module: nn.Module) -> list[nn.Module]:
+        return []
+
+    @classmethod
+    def parameters(
+        cls, module: PartialLinear, inner: Callable[[nn.Module], Iterator[ParameterSite]]
+    ) -> Iterator[ParameterSite]:
+        yield from inner(module.network)
+        yield from super().parameters(module, inner)

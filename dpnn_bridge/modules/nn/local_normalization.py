@@ -1,0 +1,167 @@
+"""Normalization over neighbouring planes and pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dpnn_bridge.conversion.lua_class import LuaClass, ParameterSite
+from dpnn_bridge.conversion.registry import lua_class
+
+
+class LocalResponseNorm(nn.LocalResponseNorm):
+    """Local response normalization across planes.
+
+    Args:
+        size, alpha, beta, k: as in :class:`torch.nn.LocalResponseNorm`.
+
+    Shape:
+        - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
+        - Output: the same.
+
+    Differs from torch:
+        Three dimensions are a single image, not a batch of sequences.
+
+    Lua:
+        ``nn.SpatialCrossMapLRN(size, alpha, beta, k)``, SpatialCrossMapLRN.lua
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.unsqueeze(0)).squeeze(0) if input.dim() == 3 else super().forward(input)
+
+
+@lua_class("nn.SpatialCrossMapLRN", "cudnn.SpatialCrossMapLRN")
+class SpatialCrossMapLRN(LuaClass):
+    torch_type = (LocalResponseNorm, nn.LocalResponseNorm)
+    scalars = {"size": "size", "alpha": "alpha", "beta": "beta", "k": "k"}
+    defaults = {"alpha": 1e-4, "beta": 0.75, "k": 1}
+    scratch = ("scale", "paddedRatio", "accumRatio", "padded", "accum")
+
+
+class Estimating(nn.Module):
+    """What subtractive and divisive normalization share: averages that are corrected at the edges.
+
+    The estimators are never trained. Their results have a dimension of size 1 more than the input.
+
+    Attributes:
+        meanestimator: weighted average of a neighbourhood over all planes, with zeros outside the image.
+    """
+
+    def __init__(self, meanestimator: nn.Module) -> None:
+        super().__init__()
+        self.meanestimator = meanestimator.requires_grad_(False)
+
+    def coverage(self, input: Tensor) -> Tensor:
+        """The average of ones: less than 1 where the neighbourhood reaches over the edge."""
+        ones = torch.ones_like(input[0] if input.dim() == 4 else input)
+        with torch.no_grad():
+            return self.meanestimator(ones).reshape(ones.shape)
+
+
+class SpatialSubtractiveNormalization(Estimating):
+    """Subtracts the weighted average of every pixel's neighbourhood.
+
+    Args:
+        meanestimator: gives the averages.
+
+    Shape:
+        - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
+        - Output: the same.
+
+    Lua:
+        ``nn.SpatialSubtractiveNormalization(nInputPlane, kernel)``, SpatialSubtractiveNormalization.lua
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input - self.meanestimator(input).reshape(input.shape) / self.coverage(input)
+
+
+class SpatialDivisiveNormalization(Estimating):
+    """Divides by the weighted standard deviation of every pixel's neighbourhood, taken around zero.
+
+    Args:
+        meanestimator: gives averages.
+        stdestimator: gives standard deviations.
+        threshold: deviations up to this one are replaced by ``value``.
+        value: the replacement.
+
+    Shape:
+        - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
+        - Output: the same.
+
+    Lua:
+        ``nn.SpatialDivisiveNormalization(nInputPlane, kernel, threshold, thresval)``, SpatialDivisiveNormalization.lua
+    """
+
+    def __init__(
+        self,
+        meanestimator: nn.Module,
+        stdestimator: nn.Module,
+        threshold: float = 1e-4,
+        value: float = 1e-4,
+    ) -> None:
+        super().__init__(meanestimator)
+        self.stdestimator = stdestimator.requires_grad_(False)
+        self.threshold, self.value = threshold, value
+
+    def forward(self, input: Tensor) -> Tensor:
+        deviation = self.stdestimator(input).reshape(input.shape) / self.coverage(input)
+        return input / F.threshold(deviation, self.threshold, self.value)
+
+
+class Estimated(LuaClass):
+    """Torch7's estimators hold the kernel once for each plane; its own field ``kernel`` is not used any more."""
+
+    scratch = ("coef", "ones", "localsums", "adjustedsums", "localstds", "adjustedstds", "thresholdedstds")
+
+    @classmethod
+    def parameters(
+        cls, module: nn.Module, inner: Callable[[nn.Module], Iterator[ParameterSite]]
+    ) -> Iterator[ParameterSite]:
+        return iter(())  # Torch7 hides the estimators' weights
+
+
+@lua_class("nn.SpatialSubtractiveNormalization")
+class SpatialSubtractiveNormalizationClass(Estimated):
+    torch_type = SpatialSubtractiveNormalization
+    members = {"meanestimator": "meanestimator"}
+
+
+@lua_class("nn.SpatialDivisiveNormalization")
+class SpatialDivisiveNormalizationClass(Estimated):
+    torch_type = SpatialDivisiveNormalization
+    members = {"meanestimator": "meanestimator", "stdestimator": "stdestimator"}
+    scalars = {"threshold": "threshold", "thresval": "value"}
+    defaults = {"threshold": 1e-4, "thresval": 1e-4}
+
+
+class SpatialContrastiveNormalization(nn.Module):
+    """Subtractive, then divisive normalization.
+
+    Args:
+        normalizer: both.
+
+    Shape:
+        - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
+        - Output: the same.
+
+    Lua:
+        ``nn.SpatialContrastiveNormalization(nInputPlane, kernel, threshold, thresval)``,
+        SpatialContrastiveNormalization.lua
+    """
+
+    def __init__(self, normalizer: nn.Module) -> None:
+        super().__init__()
+        self.normalizer = normalizer
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.normalizer(input)
+
+
+@lua_class("nn.SpatialContrastiveNormalization")
+class SpatialContrastiveNormalizationClass(LuaClass):
+    torch_type = SpatialContrastiveNormalization
+    members = {"normalizer": "normalizer"}

@@ -1,0 +1,104 @@
+"""Tables of rows that are looked up by number."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.objects import LuaObject
+
+
+class LookupTable(nn.Embedding):
+    """:class:`torch.nn.Embedding` whose indices count from 1 and may be floating point numbers.
+
+    Args:
+        num_embeddings: number of rows.
+        embedding_dim: size of a row.
+        padding_idx: row, counted from 0, that is never trained (it is used as it is); None for none.
+        max_norm: rows with a larger norm are scaled down, in place, when they are used.
+        norm_type: the p of that norm.
+        scale_grad_by_freq: divide a row's gradient by how often it occurs in the input.
+        index_base: what the first row is called.
+
+    Shape:
+        - Input: :math:`(*)`, whole numbers of any type.
+        - Output: :math:`(*, D)`.
+
+    Lua:
+        ``nn.LookupTable(nIndex, nOutput, paddingValue, maxNorm, normType)``, LookupTable.lua
+
+    Raises:
+        IndexError: an index is not in the table.
+    """
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        padding_idx: int | None = None,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
+        scale_grad_by_freq: bool = False,
+        *,
+        index_base: int = 1,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(
+            num_embeddings,
+            embedding_dim,
+            padding_idx,
+            max_norm,
+            norm_type,
+            scale_grad_by_freq,
+            device=device,
+            dtype=dtype,
+        )
+        self.index_base = index_base
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.long() - self.index_base)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, index_base={self.index_base}"
+
+
+@lua_class("nn.LookupTable")
+class LookupTableClass(LuaClass):
+    torch_type = (LookupTable, nn.Embedding)
+    version = 4
+    tensors = {"weight": "weight"}
+    constants = {"paddingValue": 0}
+
+    @classmethod
+    def build(cls, obj: LuaObject, ctx: TorchContext) -> LookupTable:
+        rows, columns = obj["weight"].shape
+        padding = obj.get("paddingValue") or 0
+        return LookupTable(
+            rows,
+            columns,
+            padding - 1 if 1 <= padding <= rows else None,
+            obj.get("maxNorm"),
+            obj.get("normType") or 2,
+            bool(obj.get("shouldScaleGradByFreq")),
+            index_base=ctx.index_base,
+            device="meta",
+        )
+
+    @classmethod
+    def to_lua(cls, module: nn.Embedding, ctx: LuaContext) -> dict[str, Any]:
+        fields = super().to_lua(module, ctx)
+        if module.padding_idx is not None:
+            fields["paddingValue"] = module.padding_idx + 1
+        if module.max_norm is not None:
+            fields["maxNorm"] = module.max_norm
+        if module.norm_type != 2:
+            fields["normType"] = module.norm_type
+        if module.scale_grad_by_freq:
+            fields["shouldScaleGradByFreq"] = True
+        return fields

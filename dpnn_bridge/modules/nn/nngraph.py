@@ -1,0 +1,400 @@
+"""nngraph: graphs of modules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.objects import LuaObject, LuaTable
+
+
+@dataclass(frozen=True, eq=False)
+class GraphNode:
+    """One step of a :class:`GModule`.
+
+    Args:
+        inputs: positions of the nodes whose values it takes; one value is passed bare, several as a list.
+        module: name of the submodule that runs; None passes the input on.
+        select: position, counted from 1, of the one element that the node takes of its input.
+        splits: how many values the input must be a list of, for the node that :attr:`select` nodes share.
+        attributes: other Lua fields of the node, such as ``annotations``, kept for the way back.
+    """
+
+    inputs: tuple[int, ...] = ()
+    module: str | None = None
+    select: int | None = None
+    splits: int | None = None
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """The name that the node was annotated with, or an empty string."""
+        annotations = self.attributes.get("annotations")
+        name = annotations.get("name") if annotations is not None else None
+        return name if isinstance(name, str) else ""
+
+
+class GModule(nn.Module):
+    """A graph of modules without cycles.
+
+    The graph is a list of steps that stand in an order in which they can run; ``repr`` shows it as a program.
+
+    Args:
+        *modules: the modules in the order of Torch7's ``modules``; they become the submodules ``"0"``, ``"1"``, …
+        nodes: the steps.
+        input_node: position of the step that receives the input.
+        output_node: position of the step whose value is the output.
+        num_inputs: how many elements the input must be a list of; 1 for an input that is passed as it is.
+
+    Shape:
+        - Input: what the graph's input takes; a list when it has several inputs.
+        - Output: a tensor, or a list when the graph has several outputs.
+
+    Examples:
+        >>> add = ParallelSum()                                            # doctest: +SKIP
+        >>> nodes = [GraphNode(), GraphNode((0,), "0"), GraphNode((1, 0), "1")]
+        >>> GModule(nn.Linear(3, 3), add, nodes=nodes, output_node=2)      # doctest: +SKIP
+
+    Lua:
+        ``nn.gModule({input, …}, {output, …})``, nngraph's gmodule.lua
+
+    Raises:
+        TypeError: the input is not a list of ``num_inputs`` elements.
+    """
+
+    def __init__(
+        self,
+        *modules: nn.Module,
+        nodes: Sequence[GraphNode],
+        input_node: int = 0,
+        output_node: int = -1,
+        num_inputs: int = 1,
+    ) -> None:
+        super().__init__()
+        for i, module in enumerate(modules):
+            self.add_module(str(i), module)
+        self.nodes = list(nodes)
+        self.input_node, self.output_node = input_node, output_node % len(nodes)
+        self.num_inputs = num_inputs
+        last_use = {source: i for i, node in enumerate(self.nodes) for source in node.inputs}
+        #: for each step the values that no later step needs
+        self._released = [
+            [source for source in set(node.inputs) if last_use[source] == i] for i, node in enumerate(self.nodes)
+        ]
+
+    def forward(self, input: Any) -> Any:
+        if self.num_inputs > 1:
+            _check_list(input, self.num_inputs, "input")
+        values: list[Any] = []
+        for i, node in enumerate(self.nodes):
+            value: Any = [values[source] for source in node.inputs]
+            if i == self.input_node:
+                value = input
+            elif len(node.inputs) == 1:
+                value = value[0]
+            if node.module is not None:
+                value = self._modules[node.module](value)  # type: ignore[misc]
+            elif node.select is not None:
+                value = value[node.select - 1]
+            elif node.splits is not None:
+                _check_list(value, node.splits, f"value of node {i}")
+            values.append(value)
+            for source in self._released[i]:
+                values[source] = None
+        return values[self.output_node]
+
+    def extra_repr(self) -> str:
+        lines = []
+        for i, node in enumerate(self.nodes):
+            sources = ", ".join("input" if source == self.input_node else f"x{source}" for source in node.inputs)
+            value = sources if len(node.inputs) == 1 else f"[{sources}]"
+            if node.module is not None:
+                value = f"({node.module})({value})"
+            elif node.select is not None:
+                value = f"{value}[{node.select - 1}]"
+            if i == self.output_node:
+                lines.append(f"return {value}")
+            elif i != self.input_node:
+                lines.append(f"x{i} = {value}" + (f"  # {node.label}" if node.label else ""))
+        return "\n".join(lines)
+
+
+def _check_list(value: Any, length: int, what: str) -> None:
+    if isinstance(value, (list, tuple)) and len(value) == length:
+        return
+    if isinstance(value, (list, tuple, Tensor, dict)):
+        found = f"{len(value)} elements" if isinstance(value, (list, tuple)) else f"a {type(value).__name__}"
+        raise TypeError(f"the {what} of a GModule must be a list of {length} elements, found {found}")
+
+
+#: fields of ``node.data`` that the plan holds, or that hold values of one run
+_NODE_FIELDS = {"module", "mapindex", "reverseMap", "selectindex", "nSplitOutputs", "forwardNodeId"}
+_NODE_FIELDS |= {"input", "gradOutput", "gradOutputBuffer"}
+
+
+@lua_class("nn.gModule")
+class GModuleClass(LuaClass):
+    torch_type = GModule
+    constants = {"verbose": False}
+
+    @classmethod
+    def handled(cls, module: nn.Module) -> set[str]:
+        graph = {"fg", "bg", "innode", "outnode", "forwardnodes", "backwardnodes", "nInputs", "modules"}
+        return super().handled(module) | graph
+
+    @classmethod
+    def upgrade(cls, obj: LuaObject) -> LuaObject:
+        """Files of before October 2015 have no ``modules``; the nodes hold them in the order that nngraph gives."""
+        if obj.get("modules") is not None:
+            return obj
+        upgraded = LuaObject(obj.class_name, LuaTable(obj.items()), version=obj.version)
+        data = [node["data"] for node in obj["forwardnodes"].as_list()]
+        upgraded["modules"] = LuaTable.from_list(d["module"] for d in data if d.get("module") is not None)
+        return upgraded
+
+    @classmethod
+    def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
+        lua_nodes = obj["forwardnodes"].as_list()
+        modules = ctx.children(obj)
+        names: dict[int, list[str]] = {}
+        for i, module in enumerate(modules):
+            names.setdefault(id(module), []).append(str(i))
+        extra: dict[str, nn.Module] = {}
+
+        def name_of(module: nn.Module, position: int) -> str:
+            """The child that a node runs: of a module that occurs several times, each node takes the next."""
+            known = names.get(id(module))
+            if known is None:
+                extra[f"node{position}"] = module
+                known = names[id(module)] = [f"node{position}"]
+            return known.pop(0) if len(known) > 1 else known[0]
+
+        sources = cls._sources(lua_nodes, ctx)
+        nodes = []
+        for i, node in enumerate(lua_nodes):
+            data = node["data"]
+            module = data.get("module")
+            if module is not None:
+                module = name_of(ctx.to_torch(module, "forwardnodes", i + 1, "data", "module"), i)
+            attributes = {k: ctx.keep(v, k) for k, v in data.items() if isinstance(k, str) and k not in _NODE_FIELDS}
+            attributes |= {"input": LuaTable()} if "input" in data else {}
+            nodes.append(GraphNode(sources[i], module, data.get("selectindex"), data.get("nSplitOutputs"), attributes))
+        positions = {id(node["data"]): i for i, node in enumerate(lua_nodes)}
+        graph = GModule(
+            *modules,
+            nodes=nodes,
+            input_node=positions[id(obj["innode"]["data"])],
+            output_node=positions[id(obj["outnode"]["data"])],
+            num_inputs=obj.get("nInputs") or len(obj["innode"]["children"].as_list()),
+        )
+        for name, module in extra.items():
+            graph.add_module(name, module)
+        return graph
+
+    @staticmethod
+    def _sources(lua_nodes: list[LuaObject], ctx: TorchContext) -> list[tuple[int, ...]]:
+        """For each node the positions of those that feed it, in the order of its ``mapindex``."""
+        positions = {id(node["data"]): i for i, node in enumerate(lua_nodes)}
+        inputs: list[dict[int, int]] = [{} for _ in lua_nodes]
+        for i, node in enumerate(lua_nodes):
+            for child in node["children"].as_list():
+                consumer = positions.get(id(child["data"]))
+                if consumer is None or consumer <= i:
+                    raise ctx.error("forwardnodes is not in an order in which the graph can run")
+                index = child["data"]["mapindex"].get(node["data"])
+                if index is None or index in inputs[consumer]:
+                    raise ctx.error(f"node {consumer + 1}: no or no unique position for the value of node {i + 1}")
+                inputs[consumer][index] = i
+        for i, feeds in enumerate(inputs):
+            if sorted(feeds) != list(range(1, len(feeds) + 1)):
+                raise ctx.error(f"node {i + 1} has values at the positions {sorted(feeds)} of its input")
+        return [tuple(feeds[k] for k in sorted(feeds)) for feeds in inputs]
+
+    @classmethod
+    def children(cls, module: nn.Module) -> list[nn.Module]:
+        return [m for name, m in module._modules.items() if name.isdigit() and m is not None]
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        assert isinstance(module, GModule)
+        data = []
+        for node in module.nodes:
+            entry = LuaTable({"annotations": LuaTable(), "mapindex": LuaTable(), "reverseMap": LuaTable()})
+            entry.update({key: ctx.restore(value) for key, value in node.attributes.items()})
+            if node.module is not None:
+                entry["module"] = ctx.to_lua(module.get_submodule(node.module))
+            if node.select is not None:
+                entry["selectindex"] = node.select
+            if node.splits is not None:
+                entry["nSplitOutputs"] = node.splits
+            data.append(entry)
+        edges = _edges(module)
+        backward, backward_nodes = _graph(data, edges)
+        forward, forward_nodes = _graph(data, [(source, consumer) for consumer, source in edges])
+        for i, node in enumerate(module.nodes):
+            data[i]["forwardNodeId"] = forward_nodes[i]["id"]
+            for index, source in enumerate(node.inputs, 1):
+                data[i]["mapindex"][index] = data[source]
+                data[i]["mapindex"][data[source]] = index
+                data[source]["reverseMap"][backward_nodes[i]] = True
+        return {
+            "fg": forward,
+            "bg": backward,
+            "forwardnodes": LuaTable.from_list(forward_nodes),
+            "backwardnodes": LuaTable.from_list(backward_nodes[i] for i in _topological(len(data), edges)),
+            "innode": forward_nodes[module.input_node],
+            "outnode": backward_nodes[module.output_node],
+            "nInputs": module.num_inputs,
+            "modules": LuaTable.from_list(ctx.to_lua(m) for m in cls.children(module)),
+        }
+
+
+def _edges(graph: GModule) -> list[tuple[int, int]]:
+    """``(consumer, source)`` for every value that is passed, in the order of nngraph's breadth-first walk."""
+    edges, queue, seen = [], [graph.output_node], {graph.output_node}
+    for node in queue:
+        for source in graph.nodes[node].inputs:
+            edges.append((node, source))
+            if source not in seen:
+                seen.add(source)
+                queue.append(source)
+    return edges
+
+
+def _topological(count: int, edges: list[tuple[int, int]]) -> list[int]:
+    """The nodes, each before those it has an edge to, in the order of ``graph.Graph.topsort``."""
+    predecessors: list[list[int]] = [[] for _ in range(count)]
+    successors = [0] * count
+    for start, end in edges:
+        predecessors[end].append(start)
+        successors[start] += 1
+    order: list[int] = []
+    seen: set[int] = set()
+    stack = [(node, False) for node in reversed(range(count)) if not successors[node]]
+    while stack:
+        node, done = stack.pop()
+        if done:
+            order.append(node)
+        elif node not in seen:
+            seen.add(node)
+            stack.append((node, True))
+            stack.extend((p, False) for p in reversed(predecessors[node]))
+    return order
+
+
+def _graph(data: list[LuaTable], edges: list[tuple[int, int]]) -> tuple[LuaObject, list[LuaObject]]:
+    """A ``graph.Graph`` with one ``nngraph.Node`` for each of ``data``, and the nodes in the order of ``data``."""
+    nodes = [
+        LuaObject(
+            "nngraph.Node",
+            LuaTable({"data": d, "id": 0, "children": LuaTable(), "visited": False, "marked": False}),
+        )
+        for d in data
+    ]
+    graph = LuaObject("graph.Graph", LuaTable({"nodes": LuaTable(), "edges": LuaTable()}))
+    for i, (start, end) in enumerate(edges, 1):
+        edge = LuaObject("graph.Edge", LuaTable({"from": nodes[start], "to": nodes[end]}))
+        graph["edges"][i] = edge
+        graph["edges"][edge] = i
+        for node in (nodes[start], nodes[end]):
+            _append(graph["nodes"], node)
+            node["id"] = graph["nodes"][node]
+        _append(nodes[start]["children"], nodes[end])
+    return graph, nodes
+
+
+def _append(table: LuaTable, value: LuaObject) -> None:
+    """Adds ``value`` at the end of a table that also maps values to positions, unless it is there."""
+    if value not in table:
+        position = len(table) // 2 + 1
+        table[position] = value
+        table[value] = position
+
+
+class JustElement(nn.Module):
+    """Takes the element out of a list of one.
+
+    Lua:
+        ``nngraph.JustElement()``, JustElement.lua; ``node:split(1)``
+
+    Raises:
+        TypeError: the input is not a list of one element.
+    """
+
+    def forward(self, input: list[Any]) -> Any:
+        if isinstance(input, (list, tuple)) and len(input) != 1:
+            raise TypeError(f"JustElement expects a list of one element, found {len(input)}")
+        return input[0]
+
+
+@lua_class("nngraph.JustElement")
+class JustElementClass(LuaClass):
+    torch_type = JustElement
+
+
+class JustTable(nn.Module):
+    """Puts its input into a list of one.
+
+    Lua:
+        ``nngraph.JustTable()``, JustTable.lua; ``nngraph.nest({node})``
+    """
+
+    def forward(self, input: Any) -> list[Any]:
+        return [input]
+
+
+@lua_class("nngraph.JustTable")
+class JustTableClass(LuaClass):
+    torch_type = JustTable
+
+
+class ModuleFromCriterion(nn.Module):
+    """Makes a module of a criterion.
+
+    Args:
+        criterion: called with the prediction and the target.
+
+    Shape:
+        - Input: the list ``[prediction, target]``; no gradient reaches the target.
+        - Output: :math:`(1)`, the loss.
+
+    Lua:
+        ``nn.ModuleFromCriterion(criterion)``, nngraph's ModuleFromCriterion.lua
+    """
+
+    def __init__(self, criterion: nn.Module) -> None:
+        super().__init__()
+        self.criterion = criterion
+
+    def forward(self, input: list[Any]) -> Tensor:
+        prediction, target = input
+        return self.criterion(prediction, target.detach() if isinstance(target, Tensor) else target).reshape(1)
+
+
+@lua_class("nn.ModuleFromCriterion")
+class ModuleFromCriterionClass(LuaClass):
+    torch_type = ModuleFromCriterion
+
+    @classmethod
+    def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
+        return ModuleFromCriterion(ctx.to_torch(obj["criterion"], "criterion"))
+
+    @classmethod
+    def handled(cls, module: nn.Module) -> set[str]:
+        return super().handled(module) | {"criterion"}
+
+    @classmethod
+    def children(cls, module: nn.Module) -> list[nn.Module]:
+        return []
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        assert isinstance(module, ModuleFromCriterion)
+        return {"criterion": ctx.to_lua(module.criterion)}

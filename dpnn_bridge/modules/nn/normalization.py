@@ -1,0 +1,114 @@
+"""Layers that normalise every sample on its own."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.registry import lua_class
+
+
+class _Normalized(torch.autograd.Function):
+    """Rows over their p-norm, with the gradient that Torch7 computes."""
+
+    @staticmethod
+    def forward(input: Tensor, p: float, eps: float) -> tuple[Tensor, Tensor]:
+        if p == math.inf:
+            norm = input.abs().amax(1, keepdim=True) + eps
+        else:
+            norm = (input.abs().pow(p).sum(1, keepdim=True) + eps).pow(1 / p)
+        return input / norm, norm
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float, float], output: tuple[Tensor, Tensor]) -> None:
+        input, ctx.p, ctx.eps = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(input, output[1])
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
+        input, norm = ctx.saved_tensors
+        grad, p = grad_outputs[0], ctx.p
+        cross = (input * grad).sum(1, keepdim=True)
+        if p == math.inf:
+            largest = input.abs().argmax(1, keepdim=True)
+            steep = torch.zeros_like(input).scatter(1, largest, input.gather(1, largest) / norm)
+            return (norm * grad - steep * cross) / norm.square(), None, None
+        size = input.abs() + ctx.eps if p < 2 else input.abs()  # Torch7 keeps 1/0 away for p < 2 only
+        steep = input if p == 2 else input * size.pow(p - 2)
+        power = norm.pow(p)
+        return (power * grad - steep * cross) / (power * norm), None, None
+
+
+class Normalize(nn.Module):
+    """Divides a vector, or every row of a batch, by its p-norm.
+
+    Args:
+        p: the norm, larger than 0; may be infinite.
+        eps: added to the sum of the powers, before the root.
+
+    Shape:
+        - Input: :math:`(N, C)` or :math:`(C)`.
+        - Output: the same.
+
+    Differs from torch:
+        :func:`torch.nn.functional.normalize` bounds the norm from below instead of adding to the sum. The gradient for
+        p < 2 and for the infinite norm has Torch7's safeguards.
+
+    Lua:
+        ``nn.Normalize(p, eps)``, Normalize.lua
+
+    Raises:
+        ValueError: the input has more than 2 dimensions.
+    """
+
+    def __init__(self, p: float, eps: float = 1e-10) -> None:
+        super().__init__()
+        self.p, self.eps = p, eps
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.dim() > 2:
+            raise ValueError(f"expected a vector or a batch of vectors, found shape {tuple(input.shape)}")
+        rows = input.unsqueeze(0) if input.dim() == 1 else input
+        return _Normalized.apply(rows, float(self.p), self.eps)[0].view(input.shape)
+
+    def extra_repr(self) -> str:
+        return f"{self.p}" if self.eps == 1e-10 else f"{self.p}, eps={self.eps}"
+
+
+@lua_class("nn.Normalize")
+class NormalizeClass(LuaClass):
+    torch_type = Normalize
+    scalars = {"p": "p", "eps": "eps"}
+    defaults = {"eps": 1e-10}
+    scratch = ("norm", "normp", "buffer", "buffer2", "cross")
+
+
+class LayerNormalization(nn.Sequential):
+    """Layer normalization, made of the modules that Torch7 makes it of.
+
+    Args:
+        *modules: mean and its subtraction, :class:`Normalize`, a factor, gain and bias unless it is not affine.
+
+    Shape:
+        - Input: :math:`(N, C)` or :math:`(C)`.
+        - Output: the same.
+
+    Differs from torch:
+        In a batch Torch7 subtracts the means of other rows: the means, C for each row, are laid out :math:`(C, N)` and
+        read as :math:`(N, C)`. Single samples and batches of one are what :class:`torch.nn.LayerNorm` gives with
+        ``eps / C``.
+
+    Lua:
+        ``nn.LayerNormalization(nOutput, bias, eps, affine)``, LayerNormalization.lua
+    """
+
+
+@lua_class("nn.LayerNormalization")
+class LayerNormalizationClass(LuaClass):
+    torch_type = LayerNormalization
+    container = True

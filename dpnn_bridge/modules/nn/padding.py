@@ -1,0 +1,151 @@
+"""Padding around the edges and inside one dimension."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.lua_class import LuaClass, empty_sizes
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.objects import LuaObject
+
+EDGES: dict[str | tuple[str, ...], str] = {("pad_l", "pad_r", "pad_t", "pad_b"): "padding"}
+
+
+@lua_class("nn.SpatialZeroPadding")
+class SpatialZeroPadding(LuaClass):
+    torch_type = nn.ZeroPad2d
+    scalars = EDGES
+
+
+@lua_class("nn.SpatialReflectionPadding")
+class SpatialReflectionPadding(LuaClass):
+    torch_type = nn.ReflectionPad2d
+    scalars = EDGES
+
+
+@lua_class("nn.SpatialReplicationPadding")
+class SpatialReplicationPadding(LuaClass):
+    torch_type = nn.ReplicationPad2d
+    scalars = EDGES
+
+
+@lua_class("nn.VolumetricReplicationPadding")
+class VolumetricReplicationPadding(LuaClass):
+    torch_type = nn.ReplicationPad3d
+    scalars = {("pleft", "pright", "ptop", "pbottom", "pfront", "pback"): "padding"}
+
+
+class Padding(nn.Module):
+    """Inserts constant entries into one dimension.
+
+    Args:
+        dim: the dimension, counted from 1 in a single sample.
+        pad: number of entries; negative ones are counted from the start, positive ones from the end.
+        index: before which entry they go, counted from 1 on the side that ``pad`` says.
+        value: the constant.
+        n_input_dim: dimensions of a single sample; with another number ``dim`` is counted after a batch dimension.
+
+    Shape:
+        - Input: :math:`(*, D, *)`.
+        - Output: :math:`(*, D + |pad|, *)`.
+
+    Lua:
+        ``nn.Padding(dim, pad, nInputDim, value, index)``, Padding.lua
+    """
+
+    def __init__(self, dim: int, pad: int, index: int = 1, value: float = 0, n_input_dim: int | None = None) -> None:
+        super().__init__()
+        self.dim, self.pad, self.index, self.value, self.n_input_dim = dim, pad, index, value, n_input_dim
+
+    def forward(self, input: Tensor) -> Tensor:
+        dim = self.dim if self.n_input_dim in (None, input.dim()) else self.dim + 1
+        dim = dim - 1 if dim > 0 else dim
+        size = input.shape[dim]
+        before = self.index - 1 if self.pad <= 0 else size - self.index + 1
+        shape = list(input.shape)
+        shape[dim] = int(abs(self.pad))  # Lua may count with -0.0
+        filling = input.new_full(shape, self.value)
+        return torch.cat([input.narrow(dim, 0, before), filling, input.narrow(dim, before, size - before)], dim)
+
+    def extra_repr(self) -> str:
+        return f"dim={self.dim}, pad={self.pad}, index={self.index}, value={self.value}"
+
+
+class PaddingFields(LuaClass):
+    """The fields of both classes that are called nn.Padding."""
+
+    torch_type = Padding
+    scalars = {"dim": "dim", "pad": "pad", "value": "value"}
+    defaults = {"value": 0}
+    constants = {"outputSize": empty_sizes}
+    scratch = ("outputSize",)
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        return {**super().arguments(obj, ctx), "n_input_dim": obj.get("nInputDim")}
+
+    @classmethod
+    def handled(cls, module: nn.Module) -> set[str]:
+        return super().handled(module) | {"nInputDim"}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        fields = super().to_lua(module, ctx)
+        return fields if module.n_input_dim is None else {**fields, "nInputDim": module.n_input_dim}
+
+
+@lua_class("nn.Padding")
+class PaddingClass(PaddingFields):
+    scalars = {**PaddingFields.scalars, "index": "index"}
+
+
+class _InputAsGradient(torch.autograd.Function):
+    """``output`` in forward, ``input`` in backward."""
+
+    @staticmethod
+    def forward(input: Tensor, output: Tensor) -> Tensor:
+        return output.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0])
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
+        return ctx.saved_tensors[0], None
+
+
+class RnnPadding(Padding):
+    """Padding as in rnn and in the first nn.Padding: at the end or the start of a dimension.
+
+    Args:
+        dim, pad, value, n_input_dim: as in :class:`Padding`.
+
+    Shape:
+        As in :class:`Padding`.
+
+    Differs from torch:
+        The gradient of the input is the input itself, as Torch7 computed it.
+
+    Lua:
+        ``nn.Padding(dim, pad, nInputDim, value)``, rnn Padding.lua
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return _InputAsGradient.apply(input, super().forward(input.detach()))
+
+
+@lua_class("nn.Padding")
+class RnnPaddingClass(PaddingFields):
+    """Files without ``index``."""
+
+    torch_type = RnnPadding
+
+    @classmethod
+    def matches(cls, obj: LuaObject) -> bool:
+        return "index" not in obj

@@ -1,0 +1,273 @@
+"""Layers on a pair of tensors: products, distances, selections."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.modules.nn.arithmetic import shaped_like
+from dpnn_bridge.objects import LuaTensor
+from dpnn_bridge.torch7.gradient import with_gradient_of
+
+
+class PairClass(LuaClass):
+    """Torch7 needs a pair of tensors in ``gradInput``."""
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        return {**super().to_lua(module, ctx), "gradInput": ctx.empty_tensors(module, 2)}
+
+
+def rows_of(input: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """A pair of vectors, or of matrices, as matrices with one sample in each row.
+
+    Raises:
+        ValueError: the first has more than two dimensions, or the numbers of elements differ.
+    """
+    first, second = input[0], input[1]
+    if first.dim() not in (1, 2):
+        raise ValueError(f"expected vectors or matrices, found shape {tuple(first.shape)}")
+    second = shaped_like(first, second)
+    return (first, second) if first.dim() == 2 else (first.unsqueeze(0), second.unsqueeze(0))
+
+
+class DotProduct(nn.Module):
+    """The scalar products of the rows of two matrices.
+
+    Shape:
+        - Input: list of two tensors :math:`(N, D)` or :math:`(D)`.
+        - Output: :math:`(N)` or :math:`(1)`.
+
+    Lua:
+        ``nn.DotProduct()``, DotProduct.lua
+    """
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        first, second = rows_of(input)
+        return (first * second).sum(1)
+
+
+@lua_class("nn.DotProduct")
+class DotProductClass(PairClass):
+    torch_type = DotProduct
+    scratch = ("buffer",)
+
+
+class CosineDistance(nn.Module):
+    """The cosines (a similarity, in spite of the name) between the rows of two matrices.
+
+    Shape:
+        - Input: list of two tensors :math:`(N, D)` or :math:`(D)`.
+        - Output: :math:`(N)` or :math:`(1)`.
+
+    Lua:
+        ``nn.CosineDistance()``, CosineDistance.lua
+
+    Differs from torch:
+        ``1e-12`` is added to each squared norm, where :class:`torch.nn.CosineSimilarity` clamps the norms.
+    """
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        first, second = rows_of(input)
+        squares = [1 / (x.square().sum(1) + 1e-12) for x in (first, second)]
+        return (first * second).sum(1) * (squares[0] * squares[1]).sqrt()
+
+
+@lua_class("nn.CosineDistance")
+class CosineDistanceClass(PairClass):
+    torch_type = CosineDistance
+    scratch = ("buffer", "w1", "w22", "w", "w32", "ones")
+
+
+class PairwiseDistance(nn.Module):
+    r"""The p-norms of the differences between the rows of two matrices.
+
+    Args:
+        norm: the p.
+
+    Shape:
+        - Input: list of two tensors :math:`(N, D)` or :math:`(D)`.
+        - Output: :math:`(N)` or :math:`(1)`.
+
+    Lua:
+        ``nn.PairwiseDistance(p)``, PairwiseDistance.lua
+
+    Differs from torch:
+        :class:`torch.nn.PairwiseDistance` adds ``1e-6`` to the difference; Torch7 adds it to the norm, in the gradient
+        only, and leaves a factor out of the gradient for :math:`1 < p < 2`. For ``norm=1`` the gradient of a difference
+        of 0 is 0, where Torch7 draws a random sign.
+    """
+
+    def __init__(self, norm: float = 2) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        first, second = rows_of(input)
+        difference = first - second
+        distance = difference.detach().abs().pow(self.norm).sum(1).pow(1 / self.norm)
+        return with_gradient_of(distance, (difference * self.slope(difference.detach(), distance)).sum(1))
+
+    def slope(self, difference: Tensor, distance: Tensor) -> Tensor:
+        """Torch7's gradient with respect to ``difference``."""
+        if self.norm == 1:
+            return difference.sign()
+        scale = (distance + 1e-6).pow(1 - self.norm).unsqueeze(1)
+        return scale * (difference if self.norm <= 2 else difference * difference.abs().pow(self.norm - 2))
+
+    def extra_repr(self) -> str:
+        return f"norm={self.norm}"
+
+
+@lua_class("nn.PairwiseDistance")
+class PairwiseDistanceClass(LuaClass):
+    torch_type = PairwiseDistance
+    scalars = {"norm": "norm"}
+    defaults = {"norm": 2}
+    constants = {"gradInput": empty_table, "diff": LuaTensor.empty}
+    scratch = ("diff", "outExpand", "grad", "ones")
+
+
+class MM(nn.Module):
+    """The product of two matrices, or of two batches of matrices.
+
+    Args:
+        transpose_a: transpose the first.
+        transpose_b: transpose the second.
+
+    Shape:
+        - Input: list of two tensors :math:`(M, K)` and :math:`(K, P)`, both optionally with a batch dimension.
+        - Output: :math:`(M, P)`, or :math:`(N, M, P)`.
+
+    Lua:
+        ``nn.MM(transA, transB)``, MM.lua
+    """
+
+    def __init__(self, transpose_a: bool = False, transpose_b: bool = False) -> None:
+        super().__init__()
+        self.transpose_a, self.transpose_b = transpose_a, transpose_b
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        a, b = input
+        if a.dim() not in (2, 3) or a.dim() != b.dim():
+            raise ValueError(f"expected two matrices or two batches, found {tuple(a.shape)} and {tuple(b.shape)}")
+        a, b = a.mT if self.transpose_a else a, b.mT if self.transpose_b else b
+        return a.mm(b) if a.dim() == 2 else a.bmm(b)
+
+    def extra_repr(self) -> str:
+        return f"transpose_a={self.transpose_a}, transpose_b={self.transpose_b}"
+
+
+@lua_class("nn.MM")
+class MMClass(PairClass):
+    torch_type = MM
+    scalars = {"transA": "transpose_a", "transB": "transpose_b"}
+    defaults = {"transA": False, "transB": False}
+
+
+class MV(nn.Module):
+    """The product of a matrix and a vector, or of a batch of each.
+
+    Args:
+        transpose: transpose the matrix.
+
+    Shape:
+        - Input: list of two tensors :math:`(M, K)` and :math:`(K)`, both optionally with a batch dimension.
+        - Output: :math:`(M)`, or :math:`(N, M)`.
+
+    Lua:
+        ``nn.MV(trans)``, MV.lua
+    """
+
+    def __init__(self, transpose: bool = False) -> None:
+        super().__init__()
+        self.transpose = transpose
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        matrix, vector = input
+        if matrix.dim() not in (2, 3) or vector.dim() != matrix.dim() - 1:
+            raise ValueError(
+                f"expected a matrix and a vector or a batch of each, found {tuple(matrix.shape)} and "
+                f"{tuple(vector.shape)}"
+            )
+        matrix = matrix.mT if self.transpose else matrix
+        return matrix.matmul(vector.unsqueeze(-1)).squeeze(-1)
+
+    def extra_repr(self) -> str:
+        return f"transpose={self.transpose}"
+
+
+@lua_class("nn.MV")
+class MVClass(PairClass):
+    torch_type = MV
+    scalars = {"trans": "transpose"}
+    defaults = {"trans": False}
+
+
+class Index(nn.Module):
+    """Picks positions of one dimension by number.
+
+    Args:
+        dimension: counted from 1.
+        index_base: what the first position is called.
+
+    Shape:
+        - Input: list of a tensor :math:`(*)` and a vector of indices :math:`(K)`.
+        - Output: the tensor's shape with :math:`K` in ``dimension``.
+
+    Lua:
+        ``nn.Index(dimension)``, Index.lua
+    """
+
+    def __init__(self, dimension: int, index_base: int = 1) -> None:
+        super().__init__()
+        self.dimension, self.index_base = dimension, index_base
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        return input[0].index_select(self.dimension - 1, input[1].long() - self.index_base)
+
+    def extra_repr(self) -> str:
+        return f"dimension={self.dimension}, index_base={self.index_base}"
+
+
+@lua_class("nn.Index")
+class IndexClass(PairClass):
+    torch_type = Index
+    indexed = True
+    scalars = {"dimension": "dimension"}
+
+
+def empty_of(kind: str) -> Any:
+    """For ``constants``: an empty tensor of a fixed class."""
+    return lambda _: LuaTensor.empty(kind)
+
+
+class MaskedSelect(nn.Module):
+    """The elements where a mask is not zero, as a vector.
+
+    Shape:
+        - Input: list of a tensor :math:`(*)` and a mask of the same shape, boolean or of any number type.
+        - Output: :math:`(K)`, where :math:`K` is the number of selected elements.
+
+    Lua:
+        ``nn.MaskedSelect()``, MaskedSelect.lua
+    """
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        return input[0].masked_select(input[1] != 0)
+
+
+@lua_class("nn.MaskedSelect")
+class MaskedSelectClass(LuaClass):
+    torch_type = MaskedSelect
+    constants = {
+        "_maskIndices": empty_of("torch.LongTensor"),
+        "_maskIndexBuffer": empty_of("torch.LongTensor"),
+        "_maskIndexBufferCPU": empty_of("torch.FloatTensor"),
+        "_gradBuffer": LuaTensor.empty,
+        "_gradMask": empty_of("torch.ByteTensor"),
+    }

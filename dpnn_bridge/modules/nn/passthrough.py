@@ -1,0 +1,259 @@
+"""Layers that hand their input on, and change its gradient, its type or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.compare.nested import map_tensors
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.modules.nn.decorator import Decorator, DecoratorClass
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+from dpnn_bridge.torch7.gradient import add_gradient, scale_gradient
+
+
+@lua_class("nn.Identity")
+class Identity(LuaClass):
+    torch_type = nn.Identity
+
+    @classmethod
+    def represents(cls, module: nn.Module) -> bool:
+        return True
+
+
+class Contiguous(nn.Module):
+    """A contiguous copy of its input, or the input itself when it is contiguous.
+
+    Shape:
+        - Input: :math:`(*)`.
+        - Output: the same shape.
+
+    Lua:
+        ``nn.Contiguous()``, Contiguous.lua
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input.contiguous()
+
+
+@lua_class("nn.Contiguous")
+class ContiguousClass(LuaClass):
+    torch_type = Contiguous
+
+
+class Copy(nn.Module):
+    """Casts its input to a fixed type, and the gradient back.
+
+    Args:
+        dtype: type of the output.
+        dont_cast: keep that type when the module is cast (``model.half()``).
+
+    Shape:
+        - Input: :math:`(*)`.
+        - Output: the same shape.
+
+    Lua:
+        ``nn.Copy(intype, outtype, forceCopy, dontCast)``, Copy.lua
+
+    Differs from torch:
+        Torch7 also uses this layer to copy between devices; here the model's owner moves it with ``.to()``.
+    """
+
+    like: Tensor
+
+    def __init__(self, dtype: torch.dtype, dont_cast: bool = False) -> None:
+        super().__init__()
+        self.dont_cast = dont_cast
+        self.register_buffer("like", torch.empty(0, dtype=dtype), persistent=False)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the output."""
+        return self.like.dtype
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input.to(self.dtype)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Copy:
+        dtype = self.dtype
+        super()._apply(fn, recurse)
+        if self.dont_cast:
+            self.like = self.like.to(dtype)
+        return self
+
+    def extra_repr(self) -> str:
+        return f"{self.dtype}" + (", dont_cast=True" if self.dont_cast else "")
+
+
+@lua_class("nn.Copy")
+class CopyClass(LuaClass):
+    torch_type = Copy
+    passes_through = True
+
+    @classmethod
+    def build(cls, obj: LuaObject, ctx: TorchContext) -> Copy:
+        output = obj.get("output")
+        assert isinstance(output, LuaTensor), "the field 'output', which says the type, is missing"
+        return Copy(torch.from_numpy(output.numpy()[:0]).dtype, obj.get("dontCast") is True)
+
+    @classmethod
+    def to_lua(cls, module: Copy, ctx: LuaContext) -> dict[str, Any]:
+        output = LuaTensor.empty(ctx.class_of(module.like, module))
+        return {"output": output, **({"dontCast": True} if module.dont_cast else {})}
+
+
+class GPU(Decorator):
+    """Runs the module it holds. Torch7 runs it on a fixed device; here the model's owner moves it with ``.to()``.
+
+    Args:
+        module: the decorated module.
+
+    Shape:
+        - Input, output: the decorated module's.
+
+    Lua:
+        ``nn.GPU(module, device, outdevice)``, GPU.lua
+    """
+
+
+@lua_class("nn.GPU")
+class GPUClass(DecoratorClass):
+    torch_type = GPU
+    passes_through = True
+
+
+class Profile(Decorator):
+    """Runs the module it holds. Torch7 prints how long it takes; use :mod:`torch.profiler` for that.
+
+    Args:
+        module: the decorated module.
+
+    Shape:
+        - Input, output: the decorated module's.
+
+    Lua:
+        ``nn.Profile(module, print_interval, name)``, Profile.lua
+    """
+
+
+@lua_class("nn.Profile")
+class ProfileClass(DecoratorClass):
+    torch_type = Profile
+    passes_through = True
+    constants = {
+        "name": "",
+        "print_interval": 100,
+        **dict.fromkeys(("numFwds", "numBwds", "summedFwdTime", "summedBwdTime"), 0),
+        "timer": lambda kind: LuaObject("torch.Timer", None),
+    }
+
+
+class GradientReversal(nn.Module):
+    r"""Hands its input on and turns the sign of the gradient.
+
+    Args:
+        lambd: the gradient is multiplied by ``-lambd``.
+
+    Shape:
+        - Input: :math:`(*)`.
+        - Output: the same shape.
+
+    Lua:
+        ``nn.GradientReversal(lambda)``, GradientReversal.lua
+    """
+
+    def __init__(self, lambd: float = 1) -> None:
+        super().__init__()
+        self.lambd = lambd
+
+    def forward(self, input: Tensor) -> Tensor:
+        return scale_gradient(input, -self.lambd)
+
+    def extra_repr(self) -> str:
+        return f"{self.lambd}"
+
+
+@lua_class("nn.GradientReversal")
+class GradientReversalClass(LuaClass):
+    torch_type = GradientReversal
+    version = 2
+    scalars = {"lambda": "lambd"}
+
+    @classmethod
+    def upgrade(cls, obj: LuaObject) -> LuaObject:
+        if obj.version >= 2:
+            return obj
+        return LuaObject(obj.class_name, LuaTable([*obj.items(), ("lambda", 1)]), version=2)
+
+
+class ZeroGrad(nn.Module):
+    """Hands its input on and stops the gradient: what comes before receives zeros.
+
+    Shape:
+        - Input: tensor or nested list of tensors.
+        - Output: the same.
+
+    Lua:
+        ``nn.ZeroGrad()``, ZeroGrad.lua
+
+    Differs from torch:
+        After :meth:`torch.Tensor.detach` the parameters before have no gradient; here it is zero.
+    """
+
+    def forward(self, input: Any) -> Any:
+        return map_tensors(lambda x: scale_gradient(x, 0.0), input)
+
+
+@lua_class("nn.ZeroGrad")
+class ZeroGradClass(LuaClass):
+    torch_type = ZeroGrad
+
+
+class L1Penalty(nn.Module):
+    """Hands its input on and adds the gradient of its L1 norm.
+
+    Args:
+        weight: factor of the norm.
+        size_average: divide the norm by the number of elements.
+        provide_output: pass the gradient from behind on as well; else it is dropped.
+
+    Shape:
+        - Input: :math:`(*)`.
+        - Output: the same shape.
+
+    Attributes:
+        loss: the penalty of the last call, without gradient; None before the first.
+
+    Lua:
+        ``nn.L1Penalty(l1weight, sizeAverage, provideOutput)``, L1Penalty.lua
+    """
+
+    loss: Tensor | None
+
+    def __init__(self, weight: float, size_average: bool = False, provide_output: bool = True) -> None:
+        super().__init__()
+        self.weight, self.size_average, self.provide_output = weight, size_average, provide_output
+        self.loss = None
+
+    def forward(self, input: Tensor) -> Tensor:
+        weight = self.weight / input.numel() if self.size_average else self.weight
+        self.loss = weight * input.detach().abs().sum()
+        output = add_gradient(input, weight * input.detach().sign())
+        return output if self.provide_output else scale_gradient(output, 0.0)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight}, size_average={self.size_average}, provide_output={self.provide_output}"
+
+
+@lua_class("nn.L1Penalty")
+class L1PenaltyClass(LuaClass):
+    torch_type = L1Penalty
+    scalars = {"l1weight": "weight", "sizeAverage": "size_average", "provideOutput": "provide_output"}
+    defaults = {"sizeAverage": False, "provideOutput": True}
+    scratch = ("loss",)

@@ -1,0 +1,205 @@
+"""Pooling over windows of one size that stock torch.nn computes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.modules.nn.convolution import changed
+from dpnn_bridge.objects import LuaObject
+
+SPATIAL = {("kH", "kW"): "kernel_size", ("dH", "dW"): "stride", ("padH", "padW"): "padding", "ceil_mode": "ceil_mode"}
+VOLUMETRIC = {
+    ("kT", "kH", "kW"): "kernel_size",
+    ("dT", "dH", "dW"): "stride",
+    ("padT", "padH", "padW"): "padding",
+    "ceil_mode": "ceil_mode",
+}
+SPATIAL_DEFAULTS = {"padH": 0, "padW": 0, "ceil_mode": False}
+VOLUMETRIC_DEFAULTS = {"padT": 0, "padH": 0, "padW": 0, "ceil_mode": False}
+
+
+class Pooling(LuaClass):
+    """Windows of one size. Where a file has no stride it is the window's size."""
+
+    scratch = ("indices",)
+    #: values of ``divisor_override`` that the class can mean
+    divisors: tuple[int | None, ...] = (None,)
+
+    @classmethod
+    def upgrade(cls, obj: LuaObject) -> LuaObject:
+        strides = {d: obj[k] for d, k in (("dT", "kT"), ("dH", "kH"), ("dW", "kW")) if k in obj and d not in obj}
+        return super().upgrade(changed(obj, **strides) if strides else obj)
+
+    @classmethod
+    def represents(cls, module: nn.Module) -> bool:
+        plain = {"padding": 0, "ceil_mode": False, "dilation": 1, "count_include_pad": True}
+        return getattr(module, "divisor_override", None) in cls.divisors and all(
+            getattr(module, name, value) in (value, (value,) * 2, (value,) * 3)
+            for name, value in plain.items()
+            if name not in cls.scalars.values()
+        )
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        fields: dict[str, Any] = {}
+        for names, attribute in cls.scalars.items():
+            value = getattr(module, attribute)
+            if not isinstance(names, tuple):
+                fields[names] = value
+            else:  # torch's poolings keep a single number as it was given
+                fields.update(zip(names, value if isinstance(value, tuple) else (value,) * len(names), strict=True))
+        return fields
+
+
+# ---------------------------------------------------------------------- maximum
+@lua_class("nn.SpatialMaxPooling", "cudnn.SpatialMaxPooling")
+class SpatialMaxPooling(Pooling):
+    torch_type = nn.MaxPool2d
+    scalars = SPATIAL
+    defaults = SPATIAL_DEFAULTS
+
+
+@lua_class("nn.SpatialDilatedMaxPooling")
+class SpatialDilatedMaxPooling(Pooling):
+    torch_type = nn.MaxPool2d
+    scalars = {**SPATIAL, ("dilationH", "dilationW"): "dilation"}
+    defaults = {**SPATIAL_DEFAULTS, "dilationH": 1, "dilationW": 1}
+
+
+@lua_class("inn.SpatialMaxPooling")
+class InnSpatialMaxPooling(SpatialMaxPooling):
+    """Always in ceil mode, whatever the file says."""
+
+    @classmethod
+    def upgrade(cls, obj: LuaObject) -> LuaObject:
+        return changed(super().upgrade(obj), ceil_mode=True)
+
+
+@lua_class("nn.VolumetricMaxPooling")
+class VolumetricMaxPooling(Pooling):
+    torch_type = nn.MaxPool3d
+    version = 2
+    scalars = VOLUMETRIC
+    defaults = VOLUMETRIC_DEFAULTS
+
+    @classmethod
+    def upgrade(cls, obj: LuaObject) -> LuaObject:
+        obj = super().upgrade(obj)
+        return obj if obj.version >= 2 else changed(obj, ceil_mode=False)
+
+
+@lua_class("nn.VolumetricDilatedMaxPooling")
+class VolumetricDilatedMaxPooling(VolumetricMaxPooling):
+    """Torch7 writes version 1 and so loses the ceil mode whenever it loads a file."""
+
+    version = 1
+    scalars = {**VOLUMETRIC, ("dilationT", "dilationH", "dilationW"): "dilation"}
+    defaults = {**VOLUMETRIC_DEFAULTS, "dilationT": 1, "dilationH": 1, "dilationW": 1}
+
+
+@lua_class("cudnn.VolumetricMaxPooling")
+class CudnnVolumetricMaxPooling(Pooling):
+    torch_type = nn.MaxPool3d
+    scalars = VOLUMETRIC
+    defaults = VOLUMETRIC_DEFAULTS
+
+
+# ---------------------------------------------------------------------- average
+class UndividedAvgPool2d(nn.AvgPool2d):
+    """Average times the size of a whole window, which is not the sum where a window is cut.
+
+    Args:
+        kernel_size, stride, padding, ceil_mode, count_include_pad: as in :class:`torch.nn.AvgPool2d`.
+
+    Shape:
+        - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
+        - Output: the same with the pooled height and width.
+
+    Differs from torch:
+        The average is multiplied by ``kH * kW``.
+
+    Lua:
+        ``nn.SpatialAveragePooling(...)`` with ``divide = false``, SpatialAveragePooling.lua
+    """
+
+    kernel_size: tuple[int, int]
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) * (self.kernel_size[0] * self.kernel_size[1])
+
+
+class SpatialAverage(Pooling):
+    torch_type = (nn.AvgPool2d, UndividedAvgPool2d)
+    scalars = {**SPATIAL, "count_include_pad": "count_include_pad"}
+    defaults = {**SPATIAL_DEFAULTS, "count_include_pad": True}
+    divisors = (None, 1)
+    #: what a file without the field ``divide`` means
+    divides = True
+
+    @classmethod
+    def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
+        arguments = cls.arguments(obj, ctx)
+        divide = obj.get("divide")
+        if divide if divide is not None else cls.divides:
+            return nn.AvgPool2d(**arguments)
+        if arguments["ceil_mode"] or (any(arguments["padding"]) and not arguments["count_include_pad"]):
+            return UndividedAvgPool2d(**arguments)
+        return nn.AvgPool2d(**arguments, divisor_override=1)
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        fields = super().to_lua(module, ctx)
+        divides = not isinstance(module, UndividedAvgPool2d) and getattr(module, "divisor_override", None) != 1
+        return fields if divides == cls.divides else {**fields, "divide": divides}
+
+
+@lua_class("nn.SpatialAveragePooling")
+class SpatialAveragePooling(SpatialAverage):
+    """The first version had no ``divide`` and computed sums; the stride was 1 unless given."""
+
+    divides = False
+
+    @classmethod
+    def upgrade(cls, obj: LuaObject) -> LuaObject:
+        obj = changed(obj, **{d: 1 for d in ("dH", "dW") if d not in obj})
+        if obj.get("ceil_mode") is None:  # Torch7 then ignores the other fields too
+            obj = changed(obj, ceil_mode=False, count_include_pad=True, padH=0, padW=0)
+        return super().upgrade(obj)
+
+
+@lua_class("cudnn.SpatialAveragePooling")
+class CudnnSpatialAveragePooling(SpatialAverage):
+    """Padding is always counted."""
+
+    @classmethod
+    def upgrade(cls, obj: LuaObject) -> LuaObject:
+        old = {"padH": 0, "padW": 0} if obj.get("ceil_mode") is None else {}
+        return super().upgrade(changed(obj, **old, count_include_pad=True))
+
+
+@lua_class("inn.SpatialAveragePooling")
+class InnSpatialAveragePooling(SpatialAverage):
+    """Always in ceil mode, whatever the file says. Versions without ``divide`` had kernels of their own: averages."""
+
+    @classmethod
+    def upgrade(cls, obj: LuaObject) -> LuaObject:
+        return changed(super().upgrade(obj), ceil_mode=True)
+
+
+@lua_class("nn.VolumetricAveragePooling")
+class VolumetricAveragePooling(Pooling):
+    torch_type = nn.AvgPool3d
+    scalars = {("kT", "kH", "kW"): "kernel_size", ("dT", "dH", "dW"): "stride"}
+
+
+@lua_class("cudnn.VolumetricAveragePooling")
+class CudnnVolumetricAveragePooling(Pooling):
+    torch_type = nn.AvgPool3d
+    scalars = VOLUMETRIC
+    defaults = VOLUMETRIC_DEFAULTS

@@ -1,0 +1,294 @@
+"""Pooling over time, over features, to a given size, by p-norm and over random windows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dpnn_bridge.conversion.fields import Field, Layout
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.noise import noise_of
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.objects import LuaObject, LuaTensor
+
+
+# ---------------------------------------------------------------------- over time
+class TemporalMaxPooling(nn.MaxPool1d):
+    """Maximum over windows of frames.
+
+    Args:
+        kernel_size: number of frames.
+        stride: step in frames.
+
+    Shape:
+        - Input: :math:`(N, T, C)` or :math:`(T, C)`.
+        - Output: the same with :math:`\\lfloor (T - k) / s \\rfloor + 1` frames.
+
+    Differs from torch:
+        Time comes before the channels.
+
+    Lua:
+        ``nn.TemporalMaxPooling(kW, dW)``, TemporalMaxPooling.lua
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.max_pool1d(input.transpose(-1, -2), self.kernel_size, self.stride).transpose(-1, -2)
+
+
+@lua_class("nn.TemporalMaxPooling")
+class TemporalMaxPoolingClass(LuaClass):
+    torch_type = TemporalMaxPooling
+    scalars = {"kW": "kernel_size", "dW": "stride"}
+    scratch = ("indices",)
+
+
+class TemporalDynamicKMaxPooling(nn.Module):
+    """The k largest values of every channel, in their order in time.
+
+    Args:
+        min_k: smallest k.
+        factor: k as a fraction of the number of frames, rounded up.
+
+    Shape:
+        - Input: :math:`(N, T, C)` or :math:`(T, C)`.
+        - Output: the same with :math:`\\max(min\\_k, \\lceil factor \\cdot T \\rceil)` frames.
+
+    Lua:
+        ``nn.TemporalDynamicKMaxPooling(minK, factor)``, TemporalDynamicKMaxPooling.lua
+    """
+
+    def __init__(self, min_k: int, factor: float = 0) -> None:
+        super().__init__()
+        self.min_k, self.factor = min_k, factor
+
+    def forward(self, input: Tensor) -> Tensor:
+        k = max(self.min_k, math.ceil(self.factor * input.shape[-2]))
+        positions = input.topk(k, dim=-2).indices.sort(dim=-2).values
+        return input.gather(-2, positions)
+
+    def extra_repr(self) -> str:
+        return f"{self.min_k}, factor={self.factor}"
+
+
+@lua_class("nn.TemporalDynamicKMaxPooling")
+class TemporalDynamicKMaxPoolingClass(LuaClass):
+    torch_type = TemporalDynamicKMaxPooling
+    scalars = {"minK": "min_k", "factor": "factor"}
+    scratch = ("indices",)
+
+
+# ---------------------------------------------------------------------- to a given size
+@lua_class("nn.SpatialAdaptiveMaxPooling")
+class SpatialAdaptiveMaxPooling(LuaClass):
+    torch_type = nn.AdaptiveMaxPool2d
+    scalars = {("H", "W"): "output_size"}
+    scratch = ("indices",)
+
+
+@lua_class("nn.SpatialAdaptiveAveragePooling")
+class SpatialAdaptiveAveragePooling(LuaClass):
+    torch_type = nn.AdaptiveAvgPool2d
+    scalars = {("H", "W"): "output_size"}
+
+
+# ---------------------------------------------------------------------- by p-norm
+class SpatialLPPooling(nn.Sequential):
+    """The p-norm of every window, made of a power, an average, a factor and a root.
+
+    Args:
+        *modules: these four.
+
+    Shape:
+        - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
+        - Output: the same with the pooled height and width.
+
+    Lua:
+        ``nn.SpatialLPPooling(nInputPlane, pnorm, kW, kH, dW, dH)``, SpatialLPPooling.lua
+    """
+
+
+@lua_class("nn.SpatialLPPooling")
+class SpatialLPPoolingClass(LuaClass):
+    torch_type = SpatialLPPooling
+    container = True
+
+
+class FeatureLPPooling(nn.Module):
+    """The p-norm of windows of neighbouring features.
+
+    Args:
+        width: number of features in a window.
+        stride: step between windows.
+        power: p.
+        batch_mode: whether the features are the second dimension, else the first.
+
+    Shape:
+        - Input: :math:`(N, C, *)` or :math:`(C, *)`.
+        - Output: the same with :math:`(C - width) / stride + 1` features.
+
+    Differs from torch:
+        Values are not made absolute, so that odd powers of negative values count as negative. Where the output is 0 the
+        gradient is 0.
+
+    Lua:
+        ``nn.FeatureLPPooling(width, stride, power, batch_mode)``, FeatureLPPooling.lua
+    """
+
+    def __init__(self, width: int, stride: int, power: float, batch_mode: bool) -> None:
+        super().__init__()
+        self.width, self.stride, self.power, self.batch_mode = width, stride, power, batch_mode
+
+    def forward(self, input: Tensor) -> Tensor:
+        total = input.unfold(1 if self.batch_mode else 0, self.width, self.stride).pow(self.power).sum(-1)
+        zero = total == 0
+        return total.masked_fill(zero, 1).pow(1 / self.power).masked_fill(zero, 0)
+
+    def extra_repr(self) -> str:
+        return f"{self.width}, stride={self.stride}, power={self.power}, batch_mode={self.batch_mode}"
+
+
+@lua_class("nn.FeatureLPPooling")
+class FeatureLPPoolingClass(LuaClass):
+    torch_type = FeatureLPPooling
+    scalars = {"width": "width", "stride": "stride", "power": "power", "batch_mode": "batch_mode"}
+    defaults = {"batch_mode": False}
+
+
+# ---------------------------------------------------------------------- over random windows
+class FixedFractionalMaxPool2d(nn.FractionalMaxPool2d):
+    """Fractional max pooling that draws its windows once.
+
+    Args:
+        kernel_size, output_size, output_ratio: as in :class:`torch.nn.FractionalMaxPool2d`.
+
+    Shape:
+        - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
+        - Output: the same with the pooled height and width.
+
+    Differs from torch:
+        The windows are kept until a batch of another size comes.
+
+    Lua:
+        ``nn.SpatialFractionalMaxPooling(...):fixPoolingRegions()``, SpatialFractionalMaxPooling.lua
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        keep_samples(self, input, 2)
+        return super().forward(input)
+
+
+class FixedFractionalMaxPool3d(nn.FractionalMaxPool3d):
+    """Fractional max pooling of volumes that draws its windows once.
+
+    Args:
+        kernel_size, output_size, output_ratio: as in :class:`torch.nn.FractionalMaxPool3d`.
+
+    Shape:
+        - Input: :math:`(N, C, H, W, T)` or :math:`(C, H, W, T)`.
+        - Output: the same with the pooled sizes.
+
+    Differs from torch:
+        The windows are kept until a batch of another size comes.
+
+    Lua:
+        ``nn.VolumetricFractionalMaxPooling(...):fixPoolingRegions()``, VolumetricFractionalMaxPooling.lua
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        keep_samples(self, input, 3)
+        return super().forward(input)
+
+
+def keep_samples(module: Any, input: Tensor, dims: int) -> None:
+    """Draws new windows unless the kept ones fit the input's batch and planes."""
+    batch = (*([1] if input.dim() == dims + 1 else []), *input.shape[:-dims])
+    samples = module._random_samples
+    if samples is None or samples.shape[:2] != batch:
+        module._random_samples = torch.rand((*batch, dims), dtype=input.dtype, device=input.device)
+
+
+def reversed_samples(samples: Tensor, module: nn.Module) -> Tensor:
+    """Torch7 orders the samples of a window T, W, H, torch as the dimensions of the input."""
+    return samples.flip(-1)
+
+
+class FractionalMaxPooling(LuaClass):
+    """``newRandomPool`` says that the windows stay; otherwise Torch7 draws new ones in every forward."""
+
+    scratch = ("indices",)
+    #: names of the dimensions in the order of the input, and the torch function
+    dims: str
+    function: Callable[..., Tensor]
+    samples: Field
+
+    @classmethod
+    def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
+        kept = obj.get("newRandomPool") is True
+        kind = "ratio" if obj.get("ratioW") is not None else "out"
+        size = tuple(obj[f"{kind}{d}"] for d in cls.dims)
+        module = cls.torch_type[kept](
+            kernel_size=tuple(obj[f"poolSize{d}"] for d in cls.dims),
+            output_size=size if kind == "out" else None,
+            output_ratio=size if kind == "ratio" else None,
+        )
+        samples = obj.get("randomSamples")
+        if kept and isinstance(samples, LuaTensor) and samples.size:
+            module._random_samples = torch.empty(samples.shape, device="meta")
+        return module
+
+    @classmethod
+    def fields_of(cls, module: nn.Module) -> dict[str, Field]:
+        return {"randomSamples": cls.samples} if module._random_samples is not None else {}
+
+    @classmethod
+    def handled(cls, module: nn.Module) -> set[str]:
+        names = {f"{kind}{d}" for kind in ("poolSize", "ratio", "out") for d in cls.dims}
+        return super().handled(module) | names | {"randomSamples", "newRandomPool"}
+
+    @classmethod
+    def to_lua(cls, module: Any, ctx: LuaContext) -> dict[str, Any]:
+        kind, size = ("ratio", module.output_ratio) if module.output_ratio else ("out", module.output_size)
+        return {
+            **super().to_lua(module, ctx),
+            **{f"poolSize{d}": n for d, n in zip(cls.dims, module.kernel_size, strict=True)},
+            **{f"{kind}{d}": n for d, n in zip(cls.dims, size, strict=True)},
+            "newRandomPool": isinstance(module, cls.torch_type[1]),
+        }
+
+    @classmethod
+    def replay(cls, module: nn.Module, after: LuaObject) -> Callable[..., Any] | None:
+        def forward(input: Tensor) -> Tensor:
+            samples = noise_of(after, "randomSamples", input)
+            samples = cls.samples.layout.to_torch(samples, module) if cls.samples.layout else samples
+            if isinstance(module, cls.torch_type[1]):
+                module._random_samples = samples
+            return cls.function(
+                input, module.kernel_size, module.output_size, module.output_ratio, _random_samples=samples
+            )
+
+        return forward
+
+
+@lua_class("nn.SpatialFractionalMaxPooling")
+class SpatialFractionalMaxPooling(FractionalMaxPooling):
+    torch_type = (nn.FractionalMaxPool2d, FixedFractionalMaxPool2d)
+    dims = "HW"
+    function = staticmethod(F.fractional_max_pool2d)
+    samples = Field("_random_samples")
+
+
+@lua_class("nn.VolumetricFractionalMaxPooling")
+class VolumetricFractionalMaxPooling(FractionalMaxPooling):
+    """Time is the last dimension here, after height and width."""
+
+    torch_type = (nn.FractionalMaxPool3d, FixedFractionalMaxPool3d)
+    dims = "HWT"
+    function = staticmethod(F.fractional_max_pool3d)
+    samples = Field("_random_samples", Layout(reversed_samples, reversed_samples))

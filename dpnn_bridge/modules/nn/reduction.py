@@ -1,0 +1,133 @@
+"""Layers that reduce one dimension."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.modules.nn.reshape import batched_dim
+from dpnn_bridge.objects import LuaObject
+
+
+class Reduction(nn.Module):
+    """Base of the layers below: which dimension is reduced."""
+
+    def __init__(self, dimension: int = 1, n_input_dims: int | None = None) -> None:
+        super().__init__()
+        self.dimension, self.n_input_dims = dimension, n_input_dims
+
+    def reduced_dim(self, input: Tensor) -> int:
+        """The 0-based dimension that disappears."""
+        return batched_dim(input, self.dimension, self.n_input_dims)
+
+    def extra_repr(self) -> str:
+        text = f"dimension={self.dimension}"
+        return text if self.n_input_dims is None else f"{text}, n_input_dims={self.n_input_dims}"
+
+
+class ReductionClass(LuaClass):
+    scalars = {"dimension": "dimension", "nInputDims": "n_input_dims"}
+    defaults = {"dimension": 1, "nInputDims": None}
+
+
+class Sum(Reduction):
+    """The sum over one dimension, or the mean.
+
+    Args:
+        dimension: counted from 1, or negative from the end.
+        n_input_dims: number of dimensions of one sample; an input with one more is a batch, which shifts ``dimension``.
+        size_average: divide by the size of the dimension.
+        squeeze: remove the dimension; else it has size 1.
+
+    Shape:
+        - Input: :math:`(*)`.
+        - Output: the input's shape without the dimension; at least :math:`(1)`.
+
+    Lua:
+        ``nn.Sum(dimension, nInputDims, sizeAverage, squeeze)``, Sum.lua
+    """
+
+    def __init__(
+        self,
+        dimension: int = 1,
+        n_input_dims: int | None = None,
+        size_average: bool = False,
+        squeeze: bool = True,
+    ) -> None:
+        super().__init__(dimension, n_input_dims)
+        self.size_average, self.squeeze = size_average, squeeze
+
+    def forward(self, input: Tensor) -> Tensor:
+        reduce = torch.mean if self.size_average else torch.sum
+        return reduce(input, self.reduced_dim(input), keepdim=not self.squeeze or input.dim() == 1)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, size_average={self.size_average}" + ("" if self.squeeze else ", squeeze=False")
+
+
+@lua_class("nn.Sum", "nn.Mean")
+class SumClass(ReductionClass):
+    torch_type = Sum
+    scalars = {**ReductionClass.scalars, "sizeAverage": "size_average", "squeeze": "squeeze"}
+    defaults = {**ReductionClass.defaults, "sizeAverage": False, "squeeze": True}
+
+    @classmethod
+    def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
+        module = super().build(obj, ctx)
+        if obj.class_name == "nn.Mean" and not obj["sizeAverage"]:
+            ctx.report.notes.append(
+                f"{ctx.path}: this nn.Mean has no true sizeAverage. Torch7 sums since 2016 and averaged before; the "
+                "module sums. Set size_average = True on it if the file is older than that"
+            )
+        return module
+
+
+class Max(Reduction):
+    """The maximum over one dimension; of equal ones the first receives the gradient.
+
+    Args:
+        dimension: counted from 1, or negative from the end.
+        n_input_dims: number of dimensions of one sample; an input with one more is a batch, which shifts ``dimension``.
+
+    Shape:
+        - Input: :math:`(*)`.
+        - Output: the input's shape without the dimension; at least :math:`(1)`.
+
+    Lua:
+        ``nn.Max(dimension, nInputDims)``, Max.lua
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input.max(self.reduced_dim(input), keepdim=input.dim() == 1).values
+
+
+@lua_class("nn.Max")
+class MaxClass(ReductionClass):
+    torch_type = Max
+
+
+class Min(Reduction):
+    """The minimum over one dimension; of equal ones the first receives the gradient.
+
+    Args:
+        dimension: counted from 1, or negative from the end.
+        n_input_dims: number of dimensions of one sample; an input with one more is a batch, which shifts ``dimension``.
+
+    Shape:
+        - Input: :math:`(*)`.
+        - Output: the input's shape without the dimension; at least :math:`(1)`.
+
+    Lua:
+        ``nn.Min(dimension, nInputDims)``, Min.lua
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input.min(self.reduced_dim(input), keepdim=input.dim() == 1).values
+
+
+@lua_class("nn.Min")
+class MinClass(ReductionClass):
+    torch_type = Min

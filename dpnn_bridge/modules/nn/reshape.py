@@ -1,0 +1,396 @@
+"""Layers that change the shape or the order of elements, not their values."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.lua_class import LuaClass, size_storage
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable
+
+
+def sizes_of(value: Any) -> tuple[int, ...]:
+    """The numbers of a ``torch.LongStorage`` or of a Lua table."""
+    return tuple(int(n) for n in (value.numpy() if isinstance(value, LuaStorage) else value.as_list()))
+
+
+def product(sizes: tuple[int, ...]) -> int:
+    """Number of elements of ``sizes``, a ``-1`` left out."""
+    return math.prod([n for n in sizes if n >= 0])
+
+
+def batched_dim(input: Tensor, dim: int, num_input_dims: int | None) -> int:
+    """0-based dimension for Torch7's ``dim``: negative from the end, one further when ``input`` is a batch."""
+    if dim < 0:
+        return input.dim() + dim
+    return dim if num_input_dims is not None and input.dim() == num_input_dims + 1 else dim - 1
+
+
+class View(nn.Module):
+    r"""Gives its input another shape; leading dimensions that do not fit into ``size`` become one batch dimension.
+
+    Args:
+        *size: the new shape of one sample; one of the sizes may be -1.
+        num_input_dims: how many trailing dimensions of the input are one sample; None lets the sizes decide.
+
+    Shape:
+        - Input: :math:`(*)`, a whole number of times ``size``.
+        - Output: ``size``, or :math:`(B, \text{size})` where :math:`B` is how often ``size`` goes into the input.
+
+    Examples:
+        >>> View(12)(torch.zeros(2, 3, 4)).shape
+        torch.Size([2, 12])
+        >>> View(-1, num_input_dims=2)(torch.zeros(2, 3, 4)).shape
+        torch.Size([2, 12])
+        >>> View(12)(torch.zeros(1, 3, 4)).shape
+        torch.Size([12])
+
+    Lua:
+        ``nn.View(sizes...)``, View.lua
+
+    Differs from torch:
+        ``nn.Flatten`` and ``nn.Unflatten`` keep a batch of one; this layer keeps it only when ``num_input_dims`` says
+        that it is a batch. An input that is not contiguous is copied where Torch7 refuses it.
+
+    Raises:
+        ValueError: the input does not hold a whole number of samples.
+    """
+
+    def __init__(self, *size: int, num_input_dims: int | None = None) -> None:
+        super().__init__()
+        self.size, self.num_input_dims = tuple(size), num_input_dims
+
+    def forward(self, input: Tensor) -> Tensor:
+        dims = input.dim() if self.num_input_dims is None else self.num_input_dims
+        split = max(input.dim() - dims, 0)
+        elements, wanted = math.prod(input.shape[split:]), product(self.size)
+        if wanted == 0 or elements % wanted:
+            raise ValueError(f"input of shape {tuple(input.shape)} does not fit a view of {self.size}")
+        batch = (1 if -1 in self.size else elements // wanted) * math.prod(input.shape[:split])
+        if split == 0 and batch == 1:
+            return input.reshape(self.size)
+        return input.reshape(batch, *self.size)
+
+    def extra_repr(self) -> str:
+        text = ", ".join(map(str, self.size))
+        return text if self.num_input_dims is None else f"{text}, num_input_dims={self.num_input_dims}"
+
+
+@lua_class("nn.View")
+class ViewClass(LuaClass):
+    torch_type = View
+    scalars = {"numInputDims": "num_input_dims"}
+    defaults = {"numInputDims": None}
+    scratch = ("size", "numElements")
+
+    @classmethod
+    def build(cls, obj: LuaObject, ctx: TorchContext) -> View:
+        return View(*sizes_of(obj["size"]), **cls.arguments(obj, ctx))
+
+    @classmethod
+    def to_lua(cls, module: View, ctx: LuaContext) -> dict[str, Any]:
+        size = size_storage(module.size)
+        return {**super().to_lua(module, ctx), "size": size, "numElements": product(module.size)}
+
+
+class Reshape(nn.Module):
+    r"""Gives its input another shape, with the first dimension as the batch.
+
+    Args:
+        *size: the new shape of one sample.
+        batch_mode: whether the input's first dimension is a batch; None: it is unless the input has exactly the
+            elements of one sample in more than one row.
+
+    Shape:
+        - Input: :math:`(*)` or :math:`(N, *)`.
+        - Output: ``size`` or :math:`(N, \text{size})`.
+
+    Examples:
+        >>> Reshape(12)(torch.zeros(2, 3, 4)).shape
+        torch.Size([2, 12])
+        >>> Reshape(12)(torch.zeros(3, 4)).shape
+        torch.Size([12])
+        >>> Reshape(12)(torch.zeros(1, 3, 4)).shape
+        torch.Size([1, 12])
+
+    Lua:
+        ``nn.Reshape(sizes..., batchMode)``, Reshape.lua
+    """
+
+    def __init__(self, *size: int, batch_mode: bool | None = None) -> None:
+        super().__init__()
+        self.size, self.batch_mode = tuple(size), batch_mode
+
+    def forward(self, input: Tensor) -> Tensor:
+        single = self.batch_mode is False
+        if self.batch_mode is None:
+            single = input.numel() == math.prod(self.size) and input.shape[0] != 1
+        return input.reshape(self.size) if single else input.reshape(input.shape[0], *self.size)
+
+    def extra_repr(self) -> str:
+        text = ", ".join(map(str, self.size))
+        return text if self.batch_mode is None else f"{text}, batch_mode={self.batch_mode}"
+
+
+@lua_class("nn.Reshape")
+class ReshapeClass(LuaClass):
+    torch_type = Reshape
+    scalars = {"batchMode": "batch_mode"}
+    defaults = {"batchMode": None}
+    scratch = ("size", "batchsize", "nelement")
+
+    @classmethod
+    def build(cls, obj: LuaObject, ctx: TorchContext) -> Reshape:
+        return Reshape(*sizes_of(obj["size"]), **cls.arguments(obj, ctx))
+
+    @classmethod
+    def to_lua(cls, module: Reshape, ctx: LuaContext) -> dict[str, Any]:
+        return {
+            **super().to_lua(module, ctx),
+            "size": size_storage(module.size),
+            "batchsize": size_storage((1, *module.size)),
+            "nelement": math.prod(module.size),
+        }
+
+
+class Narrow(nn.Module):
+    """A range of one dimension.
+
+    Args:
+        dimension: counted from 1, or negative from the end.
+        index: first position, counted from 1; negative: drops ``length`` positions at the end.
+        length: number of positions; negative counts from the end, -1 being up to the last.
+
+    Shape:
+        - Input: :math:`(*)`.
+        - Output: the input's shape with ``length`` in ``dimension``.
+
+    Lua:
+        ``nn.Narrow(dimension, offset, length)``, Narrow.lua
+    """
+
+    def __init__(self, dimension: int, index: int, length: int = 1) -> None:
+        super().__init__()
+        self.dimension, self.index, self.length = dimension, index, length
+
+    def forward(self, input: Tensor) -> Tensor:
+        dim = batched_dim(input, self.dimension, None)
+        length = self.length if self.length >= 0 else input.shape[dim] - self.index + self.length + 2
+        if self.index < 0:
+            return input.narrow(dim, 0, input.shape[dim] - length)
+        return input.narrow(dim, self.index - 1, length)
+
+    def extra_repr(self) -> str:
+        return f"dimension={self.dimension}, index={self.index}, length={self.length}"
+
+
+@lua_class("nn.Narrow")
+class NarrowClass(LuaClass):
+    torch_type = Narrow
+    scalars = {"dimension": "dimension", "index": "index", "length": "length"}
+    defaults = {"length": 1}
+
+
+class Select(nn.Module):
+    """One position of a dimension, which disappears.
+
+    Args:
+        dimension: counted from 1, or negative from the end.
+        index: counted from 1, or negative from the end.
+
+    Shape:
+        - Input: :math:`(*)`.
+        - Output: the input's shape without ``dimension``; :math:`(1)` for a vector.
+
+    Lua:
+        ``nn.Select(dimension, index)``, Select.lua
+    """
+
+    def __init__(self, dimension: int, index: int) -> None:
+        super().__init__()
+        self.dimension, self.index = dimension, index
+
+    def forward(self, input: Tensor) -> Tensor:
+        dim = batched_dim(input, self.dimension, None)
+        output = input.select(dim, self.index if self.index < 0 else self.index - 1)
+        return output.reshape(1) if output.dim() == 0 else output
+
+    def extra_repr(self) -> str:
+        return f"dimension={self.dimension}, index={self.index}"
+
+
+@lua_class("nn.Select")
+class SelectClass(LuaClass):
+    torch_type = Select
+    scalars = {"dimension": "dimension", "index": "index"}
+
+
+class Transpose(nn.Module):
+    """Swaps pairs of dimensions, one pair after the other.
+
+    Args:
+        *permutations: pairs of dimensions, counted from 1.
+        num_input_dims: number of dimensions of one sample; the dimensions before it are left alone.
+
+    Shape:
+        - Input: :math:`(*)`.
+        - Output: the input's dimensions, swapped.
+
+    Examples:
+        >>> Transpose((1, 2), (2, 3))(torch.zeros(2, 3, 4)).shape
+        torch.Size([3, 4, 2])
+
+    Lua:
+        ``nn.Transpose({a, b}, ...)``, Transpose.lua
+    """
+
+    def __init__(self, *permutations: tuple[int, int], num_input_dims: int | None = None) -> None:
+        super().__init__()
+        self.permutations, self.num_input_dims = tuple(permutations), num_input_dims
+
+    def forward(self, input: Tensor) -> Tensor:
+        offset = 0 if self.num_input_dims is None else input.dim() - self.num_input_dims
+        for a, b in self.permutations:
+            input = input.transpose(a - 1 + offset, b - 1 + offset)
+        return input.contiguous()
+
+    def extra_repr(self) -> str:
+        text = ", ".join(map(str, self.permutations))
+        return text if self.num_input_dims is None else f"{text}, num_input_dims={self.num_input_dims}"
+
+
+@lua_class("nn.Transpose")
+class TransposeClass(LuaClass):
+    torch_type = Transpose
+    scalars = {"numInputDims": "num_input_dims"}
+    defaults = {"numInputDims": None}
+    scratch = ("permutations",)
+
+    @classmethod
+    def build(cls, obj: LuaObject, ctx: TorchContext) -> Transpose:
+        pairs = ((a, b) for a, b in map(sizes_of, obj["permutations"].as_list()))
+        return Transpose(*pairs, **cls.arguments(obj, ctx))
+
+    @classmethod
+    def to_lua(cls, module: Transpose, ctx: LuaContext) -> dict[str, Any]:
+        pairs = LuaTable.from_list(LuaTable.from_list(pair) for pair in module.permutations)
+        return {**super().to_lua(module, ctx), "permutations": pairs}
+
+
+class Replicate(nn.Module):
+    """Repeats its input along a new dimension, without copying it.
+
+    Args:
+        n_features: how often.
+        dim: where the new dimension stands, counted from 1.
+        n_input_dims: number of dimensions of one sample; an input with more has a batch dimension, which stays first.
+
+    Shape:
+        - Input: :math:`(*)`.
+        - Output: the input's shape with ``n_features`` inserted at ``dim``.
+
+    Lua:
+        ``nn.Replicate(nFeature, dim, ndim)``, Replicate.lua
+    """
+
+    def __init__(self, n_features: int, dim: int = 1, n_input_dims: int | None = None) -> None:
+        super().__init__()
+        self.n_features, self.dim, self.n_input_dims = n_features, dim, n_input_dims
+
+    def forward(self, input: Tensor) -> Tensor:
+        batch = self.n_input_dims is not None and input.dim() > self.n_input_dims
+        dim = self.dim if batch else self.dim - 1
+        return input.unsqueeze(dim).expand(*input.shape[:dim], self.n_features, *input.shape[dim:])
+
+    def extra_repr(self) -> str:
+        text = f"{self.n_features}, dim={self.dim}"
+        return text if self.n_input_dims is None else f"{text}, n_input_dims={self.n_input_dims}"
+
+
+@lua_class("nn.Replicate")
+class ReplicateClass(LuaClass):
+    torch_type = Replicate
+    scalars = {"nfeatures": "n_features", "dim": "dim", "ndim": "n_input_dims"}
+    defaults = {"dim": 1, "ndim": None}
+
+
+class Squeeze(nn.Module):
+    """Removes one dimension of size 1, or all of them.
+
+    Args:
+        dim: counted from 1; None for all.
+        num_input_dims: number of dimensions of one sample; an input with one more is a batch, whose first dimension
+            stays.
+
+    Shape:
+        - Input: :math:`(*)`.
+        - Output: the input's shape without the dimension; at least :math:`(1)`.
+
+    Lua:
+        ``nn.Squeeze(dim, numInputDims)``, Squeeze.lua
+    """
+
+    def __init__(self, dim: int | None = None, num_input_dims: int | None = None) -> None:
+        super().__init__()
+        self.dim, self.num_input_dims = dim, num_input_dims
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.dim is not None:
+            output = input.squeeze(batched_dim(input, self.dim, self.num_input_dims))
+        else:
+            batch_of_one = input.dim() - 1 == self.num_input_dims and input.shape[0] == 1
+            output = input.squeeze()
+            if batch_of_one:
+                output = output.reshape(1, *(output.shape or (1,)))
+        return output.reshape(1) if output.dim() == 0 else output
+
+    def extra_repr(self) -> str:
+        shown = {"dim": self.dim, "num_input_dims": self.num_input_dims}
+        return ", ".join(f"{k}={v}" for k, v in shown.items() if v is not None)
+
+
+@lua_class("nn.Squeeze")
+class SqueezeClass(LuaClass):
+    torch_type = Squeeze
+    scalars = {"dim": "dim", "numInputDims": "num_input_dims"}
+    defaults = {"dim": None, "numInputDims": None}
+
+
+class Unsqueeze(nn.Module):
+    """Inserts a dimension of size 1.
+
+    Args:
+        pos: where, counted from 1.
+        num_input_dims: number of dimensions of one sample; an input with more has batch dimensions before them.
+
+    Shape:
+        - Input: :math:`(*)`.
+        - Output: the input's shape with a 1 at ``pos``.
+
+    Lua:
+        ``nn.Unsqueeze(pos, numInputDims)``, Unsqueeze.lua
+    """
+
+    def __init__(self, pos: int, num_input_dims: int | None = None) -> None:
+        super().__init__()
+        self.pos, self.num_input_dims = pos, num_input_dims
+
+    def forward(self, input: Tensor) -> Tensor:
+        dims = self.num_input_dims or input.dim()
+        return input.unsqueeze(input.dim() - dims + self.pos - 1)
+
+    def extra_repr(self) -> str:
+        text = f"{self.pos}"
+        return text if self.num_input_dims is None else f"{text}, num_input_dims={self.num_input_dims}"
+
+
+@lua_class("nn.Unsqueeze")
+class UnsqueezeClass(LuaClass):
+    torch_type = Unsqueeze
+    scalars = {"pos": "pos", "numInputDims": "num_input_dims"}
+    defaults = {"numInputDims": None}

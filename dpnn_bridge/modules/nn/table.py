@@ -1,0 +1,177 @@
+"""Layers on lists of tensors (Lua tables)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.lua_class import LuaClass, empty_sizes, empty_table
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.modules.nn.reshape import batched_dim
+
+
+class JoinTable(nn.Module):
+    """Joins a list of tensors along one dimension.
+
+    Args:
+        dimension: counted from 1, or negative from the end.
+        n_input_dims: number of dimensions of one sample; inputs with one more are batches, which shifts ``dimension``.
+
+    Shape:
+        - Input: list of tensors that differ in ``dimension`` only.
+        - Output: the tensors, joined.
+
+    Lua:
+        ``nn.JoinTable(dimension, nInputDims)``, JoinTable.lua
+    """
+
+    def __init__(self, dimension: int, n_input_dims: int | None = None) -> None:
+        super().__init__()
+        self.dimension, self.n_input_dims = dimension, n_input_dims
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        return torch.cat(input, batched_dim(input[0], self.dimension, self.n_input_dims))
+
+    def extra_repr(self) -> str:
+        text = f"dimension={self.dimension}"
+        return text if self.n_input_dims is None else f"{text}, n_input_dims={self.n_input_dims}"
+
+
+@lua_class("nn.JoinTable")
+class JoinTableClass(LuaClass):
+    torch_type = JoinTable
+    scalars = {"dimension": "dimension", "nInputDims": "n_input_dims"}
+    defaults = {"nInputDims": None}
+    constants = {"size": empty_sizes, "gradInput": empty_table}
+    scratch = ("size",)
+
+
+class SplitTable(nn.Module):
+    """Splits a tensor into the list of its slices along one dimension, which disappears.
+
+    Args:
+        dimension: counted from 1, or negative from the end.
+        n_input_dims: number of dimensions of one sample; an input with one more is a batch, which shifts ``dimension``.
+
+    Shape:
+        - Input: :math:`(*)`.
+        - Output: list of tensors without ``dimension``.
+
+    Lua:
+        ``nn.SplitTable(dimension, nInputDims)``, SplitTable.lua
+    """
+
+    def __init__(self, dimension: int, n_input_dims: int | None = None) -> None:
+        super().__init__()
+        self.dimension, self.n_input_dims = dimension, n_input_dims
+
+    def forward(self, input: Tensor) -> list[Tensor]:
+        slices = input.unbind(batched_dim(input, self.dimension, self.n_input_dims))
+        return [s.reshape(1) for s in slices] if input.dim() == 1 else list(slices)
+
+    extra_repr = JoinTable.extra_repr
+
+
+@lua_class("nn.SplitTable")
+class SplitTableClass(LuaClass):
+    torch_type = SplitTable
+    scalars = {"dimension": "dimension", "nInputDims": "n_input_dims"}
+    defaults = {"nInputDims": None}
+
+
+class SelectTable(nn.Module):
+    """One element of a list or dict.
+
+    Args:
+        index: position counted from 1, or negative from the end; a string for a dict.
+
+    Shape:
+        - Input: list of anything, or dict.
+        - Output: the element.
+
+    Lua:
+        ``nn.SelectTable(index)``, SelectTable.lua
+    """
+
+    def __init__(self, index: int | str) -> None:
+        super().__init__()
+        self.index = index
+
+    def forward(self, input: Any) -> Any:
+        if isinstance(self.index, str):
+            return input[self.index]
+        if not 0 < abs(self.index) <= len(input):
+            raise IndexError(f"index {self.index} does not exist in a list of {len(input)}")
+        return input[self.index if self.index < 0 else self.index - 1]
+
+    def extra_repr(self) -> str:
+        return repr(self.index)
+
+
+@lua_class("nn.SelectTable")
+class SelectTableClass(LuaClass):
+    torch_type = SelectTable
+    scalars = {"index": "index"}
+    constants = {"gradInput": empty_table}
+
+
+class NarrowTable(nn.Module):
+    """A range of a list.
+
+    Args:
+        offset: first position, counted from 1.
+        length: number of positions.
+
+    Shape:
+        - Input: list of anything.
+        - Output: list of ``length`` elements.
+
+    Lua:
+        ``nn.NarrowTable(offset, length)``, NarrowTable.lua
+    """
+
+    def __init__(self, offset: int, length: int = 1) -> None:
+        super().__init__()
+        self.offset, self.length = offset, length
+
+    def forward(self, input: list[Any]) -> list[Any]:
+        return input[self.offset - 1 : self.offset - 1 + max(self.length, 0)]
+
+    def extra_repr(self) -> str:
+        return f"offset={self.offset}, length={self.length}"
+
+
+@lua_class("nn.NarrowTable")
+class NarrowTableClass(LuaClass):
+    torch_type = NarrowTable
+    scalars = {"offset": "offset", "length": "length"}
+    defaults = {"length": 1}
+    constants = {"output": empty_table, "gradInput": empty_table}
+
+
+class FlattenTable(nn.Module):
+    """Nested lists as one list.
+
+    Shape:
+        - Input: nested lists of tensors.
+        - Output: list of tensors.
+
+    Lua:
+        ``nn.FlattenTable()``, FlattenTable.lua
+    """
+
+    def forward(self, input: Sequence[Any]) -> list[Any]:
+        output: list[Any] = []
+        for element in input:
+            output += self.forward(element) if isinstance(element, (list, tuple)) else [element]
+        return output
+
+
+@lua_class("nn.FlattenTable")
+class FlattenTableClass(LuaClass):
+    torch_type = FlattenTable
+    constants = {"output": empty_table, "gradInput": empty_table, "input_map": empty_table}
+    scratch = ("input_map",)

@@ -1,0 +1,153 @@
+"""The inverse of max pooling: values go back to where the maxima were."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.objects import LuaObject, LuaTensor
+
+
+def dims_of(pooling: nn.Module) -> int:
+    """Number of dimensions that a pooling works over."""
+    return 3 if isinstance(pooling, nn.MaxPool3d) else 2
+
+
+def keep_indices(pooling: Any, args: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> Tensor:
+    """Forward hook of a max pooling with ``return_indices``: keeps the indices and the input's size for unpooling."""
+    values, pooling.indices = output
+    pooling._input_size = tuple(args[0].shape[-dims_of(pooling) :])
+    return values
+
+
+class MaxUnpooling(nn.Module):
+    """Puts each value where the linked max pooling found its maximum, zeros elsewhere.
+
+    Args:
+        pooling: the :class:`torch.nn.MaxPool2d` or :class:`torch.nn.MaxPool3d` whose last forward counts.
+
+    Shape:
+        - Input: shape of the pooling's output.
+        - Output: shape of the pooling's input.
+
+    Differs from torch:
+        Takes the indices from the pooling module, not as an argument.
+
+    Lua:
+        ``nn.SpatialMaxUnpooling(pooling)``, SpatialMaxUnpooling.lua; ``nn.VolumetricMaxUnpooling(pooling)``,
+        VolumetricMaxUnpooling.lua
+
+    Raises:
+        RuntimeError: the pooling has not run yet.
+    """
+
+    pooling: Any
+
+    def __init__(self, pooling: Any) -> None:
+        super().__init__()
+        self.pooling = pooling
+        if "indices" not in pooling._buffers:
+            pooling.return_indices = True
+            pooling._input_size = None
+            pooling.register_buffer("indices", None, persistent=False)
+            pooling.register_forward_hook(keep_indices)
+
+    def forward(self, input: Tensor) -> Tensor:
+        size, indices = self.pooling._input_size, self.pooling.indices
+        if indices is None:
+            raise RuntimeError(f"unpooling needs the indices of its {self.pooling}, which has not run yet")
+        dims = len(size)
+        output = input.new_zeros((*input.shape[:-dims], math.prod(size)))
+        output = output.scatter(-1, indices.to(input.device).flatten(-dims), input.flatten(-dims))
+        return output.view(*input.shape[:-dims], *size)
+
+
+class Unpooling(LuaClass):
+    torch_type = MaxUnpooling
+    #: fields of the pooling that hold the size of its input
+    sizes: tuple[str, ...]
+
+    @classmethod
+    def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
+        module = MaxUnpooling(ctx.to_torch(obj["pooling"], "pooling"))
+        indices = obj["pooling"].get("indices")
+        if module.pooling.indices is None and isinstance(indices, LuaTensor) and indices.size:
+            module.pooling._input_size = tuple(obj["pooling"][name] for name in cls.sizes)
+            module.pooling.indices = cls.decoded(indices.torch().long(), module.pooling)
+        return module
+
+    @classmethod
+    def handled(cls, module: nn.Module) -> set[str]:
+        shown = {name.replace("i", "o", 1) for name in cls.sizes} | {f"{k}{d}" for k in ("d", "pad") for d in "THW"}
+        return super().handled(module) | shown | {"pooling", "indices"}
+
+    @classmethod
+    def children(cls, module: nn.Module) -> list[nn.Module]:
+        return []  # the pooling belongs to the encoder
+
+    @classmethod
+    def to_lua(cls, module: Any, ctx: LuaContext) -> dict[str, Any]:
+        pooling = ctx.to_lua(module.pooling)
+        if module.pooling.indices is not None:
+            indices = cls.encoded(module.pooling.indices, module.pooling)
+            pooling["indices"] = LuaTensor.from_numpy(indices.cpu().numpy(), "torch.LongTensor")
+            for name, size in zip(cls.sizes, module.pooling._input_size, strict=True):
+                pooling[name] = size
+        return {"pooling": pooling}
+
+    @classmethod
+    def decoded(cls, indices: Tensor, pooling: Any) -> Tensor:
+        """Positions in the flattened input, counted from 0."""
+        return indices - 1
+
+    @classmethod
+    def encoded(cls, indices: Tensor, pooling: Any) -> Tensor:
+        """The inverse of :meth:`decoded`."""
+        return indices + 1
+
+
+@lua_class("nn.SpatialMaxUnpooling")
+class SpatialMaxUnpooling(Unpooling):
+    sizes = ("iheight", "iwidth")
+
+
+@lua_class("nn.VolumetricMaxUnpooling")
+class VolumetricMaxUnpooling(Unpooling):
+    """Torch7 keeps the offset inside the window: t, h and w in the three low bytes, other bytes are undefined."""
+
+    sizes = ("itime", "iheight", "iwidth")
+
+    @classmethod
+    def starts(cls, pooling: Any, indices: Tensor) -> list[Tensor]:
+        """First position of every window in each dimension, shaped to be added to ``indices``."""
+        return [
+            (torch.arange(n, device=indices.device) * stride - pad).view(-1, *[1] * following)
+            for n, stride, pad, following in zip(
+                indices.shape[-3:], pooling.stride, pooling.padding, (2, 1, 0), strict=True
+            )
+        ]
+
+    @classmethod
+    def decoded(cls, indices: Tensor, pooling: Any) -> Tensor:
+        _, height, width = pooling._input_size
+        starts = cls.starts(pooling, indices)
+        t = (indices & 255) + starts[0]
+        h = (indices >> 8 & 255) + starts[1]
+        w = (indices >> 16 & 255) + starts[2]
+        return (t * height + h) * width + w
+
+    @classmethod
+    def encoded(cls, indices: Tensor, pooling: Any) -> Tensor:
+        _, height, width = pooling._input_size
+        starts = cls.starts(pooling, indices)
+        t = indices // (height * width) - starts[0]
+        h = indices // width % height - starts[1]
+        w = indices % width - starts[2]
+        return t + (h << 8) + (w << 16)

@@ -1,0 +1,204 @@
+"""Enlarging images and volumes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dpnn_bridge.conversion.lua_class import LuaClass, size_storage
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.objects import LuaObject, LuaStorage
+
+
+def upsample_linear(input: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Linear interpolation of the last dimensions with aligned corners, at Torch7's positions.
+
+    Torch7 computes positions in single precision, whatever the type of the data.
+    """
+    if input.dtype == torch.float64:
+        for dim, wanted in enumerate(size, input.dim() - len(size)):
+            input = _interpolate(input, dim, wanted)
+        return input
+    mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(size)]
+    return F.interpolate(input, size=size, mode=mode, align_corners=True)
+
+
+def _interpolate(input: Tensor, dim: int, size: int) -> Tensor:
+    last = input.shape[dim] - 1
+    step = torch.full((), last, dtype=torch.float32, device=input.device) / max(size - 1, 1)
+    position = step * torch.arange(size, dtype=torch.float32, device=input.device)
+    low = position.long()
+    weight = (position - low).to(input.dtype).view(-1, *[1] * (input.dim() - dim - 1))
+    below, above = input.index_select(dim, low), input.index_select(dim, (low + 1).clamp(max=last))
+    return below * (1 - weight) + above * weight
+
+
+class UpsamplingNearest2d(nn.UpsamplingNearest2d):
+    """Repeats every pixel.
+
+    Args:
+        scale_factor: how often, in both directions.
+
+    Shape:
+        - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
+        - Output: the same, with ``scale_factor`` times the height and width.
+
+    Differs from torch:
+        Takes single samples.
+
+    Lua:
+        ``nn.SpatialUpSamplingNearest(scale)``, SpatialUpSamplingNearest.lua
+    """
+
+    def __init__(self, scale_factor: float) -> None:
+        super().__init__(scale_factor=scale_factor)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.unsqueeze(0)).squeeze(0) if input.dim() == 3 else super().forward(input)
+
+
+def five_sizes(kind: str) -> LuaStorage:
+    """For ``constants``: sizes that Torch7 writes into without resizing."""
+    return size_storage([0] * 5)
+
+
+SIZES = {"inputSize": five_sizes, "outputSize": five_sizes}
+
+
+@lua_class("nn.SpatialUpSamplingNearest")
+class SpatialUpSamplingNearest(LuaClass):
+    torch_type = UpsamplingNearest2d
+    scalars = {"scale_factor": "scale_factor"}
+    constants = SIZES
+
+
+class UpsamplingBilinear2d(nn.UpsamplingBilinear2d):
+    """Bilinear interpolation with aligned corners.
+
+    Args:
+        size: height and width of the output, or
+        scale_factor: how many times larger than the input's they are.
+
+    Shape:
+        - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
+        - Output: the same with the new height and width.
+
+    Differs from torch:
+        Takes single samples. Positions have single precision, whatever the type of the data.
+
+    Lua:
+        ``nn.SpatialUpSamplingBilinear(scale)`` or ``({oheight=h, owidth=w})``, SpatialUpSamplingBilinear.lua
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        batch = input.unsqueeze(0) if input.dim() == 3 else input
+        output = upsample_linear(batch, target_size(batch, self.size, self.scale_factor))
+        return output.squeeze(0) if input.dim() == 3 else output
+
+
+def target_size(input: Tensor, size: Any, scale_factor: Any) -> tuple[int, ...]:
+    """The size of the output's last dimensions, from a size or a factor."""
+    if size is not None:
+        return tuple(size)
+    return tuple(int(n * scale_factor) for n in input.shape[2:])
+
+
+@lua_class("nn.SpatialUpSamplingBilinear")
+class SpatialUpSamplingBilinear(LuaClass):
+    torch_type = UpsamplingBilinear2d
+    constants = SIZES
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        if obj.get("scale_factor") is not None:
+            return {"scale_factor": obj["scale_factor"]}
+        return {"size": (obj["oheight"], obj["owidth"])}
+
+    @classmethod
+    def handled(cls, module: nn.Module) -> set[str]:
+        return super().handled(module) | {"scale_factor", "oheight", "owidth"}
+
+    @classmethod
+    def to_lua(cls, module: Any, ctx: LuaContext) -> dict[str, Any]:
+        if module.size is None:
+            return {"scale_factor": module.scale_factor}
+        height, width = module.size
+        return {"oheight": height, "owidth": width}
+
+
+class UpSampling(nn.Module):
+    """Enlarges images or volumes by repetition or linear interpolation with aligned corners.
+
+    Args:
+        mode: ``"nearest"`` or ``"linear"``.
+        scale_factor: how many times larger the output is, or
+        size: depth (None when there is none), height and width of the output; with ``"linear"`` only.
+
+    Shape:
+        - Input: :math:`(N, C, H, W)` or :math:`(N, C, T, H, W)`.
+        - Output: the same with the new sizes.
+
+    Lua:
+        ``nn.UpSampling(scale, mode)`` or ``nn.UpSampling({odepth=t, oheight=h, owidth=w}, mode)``, UpSampling.lua
+
+    Raises:
+        ValueError: the input has neither 4 nor 5 dimensions, or 5 and the size has no depth.
+    """
+
+    def __init__(
+        self, mode: str, scale_factor: int | None = None, size: tuple[int | None, int, int] | None = None
+    ) -> None:
+        super().__init__()
+        self.mode, self.scale_factor, self.size = mode, scale_factor, size
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.dim() not in (4, 5):
+            raise ValueError(f"expected 4 or 5 dimensions, found shape {tuple(input.shape)}")
+        if self.mode == "nearest":
+            return F.interpolate(input, scale_factor=float(self.scale_factor or 1), mode="nearest")
+        size = self.size and self.size[5 - input.dim() :]
+        if size and size[0] is None:
+            raise ValueError("expected 4 dimensions, since the size has no depth; found 5")
+        return upsample_linear(input, target_size(input, size, self.scale_factor))
+
+    def extra_repr(self) -> str:
+        return f"mode={self.mode}, " + (f"size={self.size}" if self.size else f"scale_factor={self.scale_factor}")
+
+
+@lua_class("nn.UpSampling")
+class UpSamplingClass(LuaClass):
+    torch_type = UpSampling
+    scalars = {"mode": "mode"}
+    constants = SIZES
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        arguments = super().arguments(obj, ctx)
+        if obj.get("scale_factor") is not None:
+            return {**arguments, "scale_factor": obj["scale_factor"]}
+        return {**arguments, "size": (obj.get("odepth"), obj["oheight"], obj["owidth"])}
+
+    @classmethod
+    def handled(cls, module: nn.Module) -> set[str]:
+        return super().handled(module) | {"scale_factor", "odepth", "oheight", "owidth"}
+
+    @classmethod
+    def to_lua(cls, module: Any, ctx: LuaContext) -> dict[str, Any]:
+        fields = {**super().to_lua(module, ctx), "scale_factor": module.scale_factor}
+        fields.update(zip(("odepth", "oheight", "owidth"), module.size or (), strict=False))
+        return {name: value for name, value in fields.items() if value is not None}
+
+
+@lua_class("nn.PixelShuffle")
+class PixelShuffle(LuaClass):
+    torch_type = nn.PixelShuffle
+    scalars = {"upscaleFactor": "upscale_factor"}
+
+    @classmethod
+    def to_lua(cls, module: Any, ctx: LuaContext) -> dict[str, Any]:
+        return {**super().to_lua(module, ctx), "upscaleFactorSquared": module.upscale_factor**2}

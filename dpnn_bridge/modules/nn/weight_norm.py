@@ -1,0 +1,244 @@
+"""Weights that are a length times a direction."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from dpnn_bridge.conversion.fields import Field, Layout, record_of
+from dpnn_bridge.conversion.lua_class import LuaClass, ParameterSite
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.parametrized import make_picklable
+from dpnn_bridge.conversion.registry import lua_class, spec_of
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.modules.nn.convolution import changed
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+
+#: what Torch7 adds to the squared norm
+EPS = 1e-4
+
+
+class Scaled(nn.Module):
+    """Parametrization of a weight by lengths and directions.
+
+    Args:
+        dims: the dimensions of the weight that one direction extends over.
+
+    Shape:
+        - g: :math:`(*)`, that of the weight with size 1 in ``dims``.
+        - v, output: the weight's.
+
+    Differs from torch:
+        :func:`torch.nn.utils.parametrizations.weight_norm` adds nothing to the norm.
+    """
+
+    def __init__(self, dims: tuple[int, ...]) -> None:
+        super().__init__()
+        self.dims = dims
+
+    def norm(self, v: Tensor) -> Tensor:
+        """Length of each direction, nearly."""
+        return (v.square().sum(self.dims, keepdim=True) + EPS).sqrt()
+
+    def forward(self, g: Tensor, v: Tensor) -> Tensor:
+        return v * (g / self.norm(v))
+
+    def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """``(g, v)`` that give the weight."""
+        return self.norm(weight), weight
+
+    def extra_repr(self) -> str:
+        return f"dims={self.dims}"
+
+
+class WeightNorm(nn.Module):
+    """Runs a module whose weight is a length times a direction.
+
+    Args:
+        module: the module; its weight has the parametrization :class:`Scaled`.
+        output_dim: which dimension of the Lua weight counts the directions, from 1.
+
+    Shape:
+        As the module.
+
+    Lua:
+        ``nn.WeightNorm(module, outputDim)``, WeightNorm.lua
+    """
+
+    def __init__(self, module: nn.Module, output_dim: int = 1) -> None:
+        super().__init__()
+        self.module, self.output_dim = module, output_dim
+
+    def forward(self, input: Any) -> Any:
+        return self.module(input)
+
+
+def _as_rows(weight: Tensor, module: Any) -> Tensor:
+    """A weight in torch's arrangement as Torch7's ``v``: one row for each direction."""
+    inner = module.module
+    layout, record = spec_of(inner).fields_of(inner)["weight"].layout, record_of(inner)
+    if layout is not None:
+        weight = layout.to_lua(weight, inner)
+    elif record is not None:
+        weight = weight.reshape(record.shapes.get("weight", weight.shape))
+    return weight.movedim(module.output_dim - 1, 0).flatten(1)
+
+
+def _from_rows(rows: Tensor, module: Any) -> Tensor:
+    """The weight that :func:`_as_rows` makes these rows of."""
+    shape = module.module.weight.shape
+    order = _as_rows(torch.arange(shape.numel()).reshape(shape), module).flatten()
+    return rows.new_empty(shape.numel()).index_copy(0, order, rows.flatten()).reshape(shape)
+
+
+def _lengths_to_torch(g: Tensor, module: Any) -> Tensor:
+    weight = _from_rows(g.reshape(-1, 1).expand(-1, module.module.weight.numel() // g.numel()), module)
+    for dim in module.module.parametrizations.weight[0].dims:
+        weight = weight.narrow(dim, 0, 1)
+    return weight
+
+
+def _lengths_to_lua(g: Tensor, module: Any) -> Tensor:
+    return _as_rows(g.expand_as(module.module.weight), module)[:, :1]
+
+
+@lua_class("nn.WeightNorm")
+class WeightNormClass(LuaClass):
+    """Files have no weight; it follows from ``v`` and ``g``."""
+
+    torch_type = WeightNorm
+    scalars = {"outputDim": "output_dim"}
+    tensors = {
+        "v": Field("module.parametrizations.weight.original1", Layout(_from_rows, _as_rows)),
+        "g": Field("module.parametrizations.weight.original0", Layout(_lengths_to_torch, _lengths_to_lua)),
+        "bias": "module.bias",
+    }
+
+    @classmethod
+    def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
+        inner, v = obj["modules"][1], obj["v"]
+        size = inner["weight"].shape if "weight" in inner else tuple(int(n) for n in obj["weightSize"].numpy())
+        weight = LuaTensor.from_numpy(v.torch().reshape(size).numpy(), v.class_name)
+        inner = ctx.to_torch(changed(inner, weight=weight, gradWeight=None), "modules", 1)
+        module: Any = WeightNorm(inner, int(obj["outputDim"]))
+        direction = _from_rows(torch.arange(v.shape[0]).view(-1, 1).expand(v.shape), module)
+        dims = tuple(d for d in range(direction.dim()) if bool((direction == direction.narrow(d, 0, 1)).all()))
+        if math.prod(n for d, n in enumerate(direction.shape) if d not in dims) != v.shape[0]:
+            raise ctx.error("the rows of v are no slices of the weight as torch arranges it", obj)
+        parametrize.register_parametrization(inner, "weight", Scaled(dims))
+        make_picklable(inner)
+        return module
+
+    @classmethod
+    def handled(cls, module: nn.Module) -> set[str]:
+        return super().handled(module) | {"modules", "weight", "gradWeight"}
+
+    @classmethod
+    def to_lua(cls, module: Any, ctx: LuaContext) -> dict[str, Any]:
+        inner = ctx.to_lua(module.module)
+        for name in ("weight", "gradWeight"):
+            inner.fields.pop(name, None)
+        fields = super().to_lua(module, ctx)
+        lengths = torch.zeros_like(module.module.parametrizations.weight.original0).flatten()
+        buffers = {name: ctx.constant(lengths, module) for name in ("_norm", "_scale")}  # Torch7 does not resize them
+        return {**fields, **buffers, "modules": LuaTable.from_list([inner])}
+
+    @classmethod
+    def parameters(
+        cls, module: nn.Module, inner: Callable[[nn.Module], Iterator[ParameterSite]]
+    ) -> Iterator[ParameterSite]:
+        return ((m, name, field) for m, name, field in super().parameters(module, inner) if m is module)
+
+
+#: the smallest norm of nn.LinearWeightNorm, unless the constructor names another: as good as none
+LEAST_NORM = 1e-16
+
+
+class ClampedWeightNorm(nn.Module):
+    """Parametrization of a weight by lengths and directions whose norms are at least ``eps``.
+
+    Args:
+        eps: smallest norm that a direction is divided by.
+
+    Shape:
+        - g: :math:`(outputs, 1)`; v: :math:`(outputs, inputs)`.
+        - Output: :math:`(outputs, inputs)`.
+
+    Differs from torch:
+        the gradient of a clamped norm is that of the norm, divided by ``eps``.
+    """
+
+    def __init__(self, eps: float = LEAST_NORM) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def norm(self, v: Tensor) -> Tensor:
+        """Length of each row, at least ``eps``."""
+        return v.norm(2, 1, keepdim=True).clamp_min(self.eps)
+
+    def forward(self, g: Tensor, v: Tensor) -> Tensor:
+        norm, square = self.norm(v.detach()), v.square().sum(1, keepdim=True)
+        return v * (g / (norm + (square - square.detach()) / (2 * norm)))
+
+    def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """``(g, v)`` that give the weight."""
+        return self.norm(weight), weight
+
+    def extra_repr(self) -> str:
+        return f"eps={self.eps}"
+
+
+@lua_class("nn.LinearWeightNorm")
+class LinearWeightNorm(LuaClass):
+    """A linear layer with :class:`ClampedWeightNorm`; one with torch's own weight normalization is written as well."""
+
+    torch_type = nn.Linear
+    tensors = {
+        "v": "parametrizations.weight.original1",
+        "g": "parametrizations.weight.original0",
+        "bias": "bias",
+    }
+    defaults = {"eps": LEAST_NORM}
+    scratch = ("weight", "norm", "scale", "addBuffer")
+
+    @classmethod
+    def represents(cls, module: nn.Module) -> bool:
+        return parametrize.is_parametrized(module, "weight")
+
+    @classmethod
+    def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
+        outputs, inputs = obj["v"].shape
+        linear = nn.Linear(inputs, outputs, bias=obj.get("bias") is not None)
+        parametrize.register_parametrization(linear, "weight", ClampedWeightNorm(cls.scalar(obj, "eps")))
+        make_picklable(linear)
+        return linear
+
+    @classmethod
+    def handled(cls, module: nn.Module) -> set[str]:
+        return super().handled(module) | {"inputSize", "outputSize", "eps"}
+
+    @classmethod
+    def children(cls, module: nn.Module) -> list[nn.Module]:
+        return []
+
+    @classmethod
+    def to_lua(cls, module: Any, ctx: LuaContext) -> dict[str, Any]:
+        weight = module.parametrizations.weight
+        (parametrization,) = weight
+        if not isinstance(parametrization, ClampedWeightNorm):
+            parametrization = ClampedWeightNorm()
+        g, v = weight.original0.detach(), weight.original1.detach()
+        norm = parametrization.norm(v)
+        computed = {"weight": module.weight, "norm": norm, "scale": g / norm}  # Torch7 does so in training only
+        return {
+            **super().to_lua(module, ctx),
+            **{name: ctx.constant(tensor, module) for name, tensor in computed.items()},
+            "inputSize": module.in_features,
+            "outputSize": module.out_features,
+            "eps": parametrization.eps,
+        }

@@ -1,0 +1,231 @@
+"""Criterions of nnx."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.modules.nn.criterion import MultiCriterionClass, ParallelCriterion, filled
+from dpnn_bridge.objects import LuaTable
+
+
+class DistNLLCriterion(nn.Module):
+    """Cross entropy of a distribution against a target distribution.
+
+    Args:
+        distance: the input holds distances, which count with a minus sign.
+        probability: the input holds probabilities.
+        log_probability: the input holds log probabilities. With neither, scores go through a log softmax.
+        target_probability: the target holds probabilities, else scores.
+
+    Shape:
+        - Input: :math:`(C)`; target :math:`(C)`.
+        - Output: scalar.
+
+    Lua:
+        ``nn.DistNLLCriterion{inputIsADistance=, …}``, nnx DistNLLCriterion.lua
+    """
+
+    def __init__(
+        self,
+        distance: bool = False,
+        probability: bool = False,
+        log_probability: bool = False,
+        target_probability: bool = True,
+    ) -> None:
+        super().__init__()
+        self.distance, self.probability = distance, probability
+        self.log_probability, self.target_probability = log_probability, target_probability
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        wanted = target if self.target_probability else target.softmax(-1)
+        input = -input if self.distance else input
+        if not self.log_probability:
+            input = input.log() if self.probability else input.log_softmax(-1)
+        return -(input * wanted).sum()
+
+    def extra_repr(self) -> str:
+        return f"distance={self.distance}, probability={self.probability}, log_probability={self.log_probability}"
+
+
+@lua_class("nn.DistNLLCriterion")
+class DistNLLCriterionClass(LuaClass):
+    """The inner layers (``targetSoftMax`` …) have no parameters and are kept as they are."""
+
+    torch_type = DistNLLCriterion
+    scalars = {
+        "inputIsADistance": "distance",
+        "inputIsProbability": "probability",
+        "inputIsLogProbability": "log_probability",
+        "targetIsProbability": "target_probability",
+    }
+    scratch = ("gradLogInput", "input", "probTarget", "logProbInput")
+
+
+class DistMarginCriterion(nn.Module):
+    """Hinge loss of every class that is no target against the smallest score of a target.
+
+    Args:
+        size_average: divide by the number of classes (not by the batch).
+        index_base: of the targets; ``index_base - 1`` ends the list.
+
+    Shape:
+        - Input: :math:`(N, C)` or :math:`(C)`; target the same shape, indices.
+        - Output: scalar.
+
+    Lua:
+        ``nn.DistMarginCriterion()``, nnx DistMarginCriterion.lua
+    """
+
+    def __init__(self, size_average: bool = True, index_base: int = 1) -> None:
+        super().__init__()
+        self.size_average, self.index_base = size_average, index_base
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        scores, target = input.view(-1, input.shape[-1]), target.view(-1, input.shape[-1]).long() - self.index_base
+        listed = (target >= 0).cumprod(1).bool()
+        is_target = torch.zeros_like(scores).scatter_add(1, target.clamp(min=0), listed.to(scores.dtype)) > 0
+        least = scores.masked_fill(~is_target, float("inf")).min(1, keepdim=True).values
+        loss = F.relu(1 - least + scores).masked_fill(is_target, 0).sum()
+        return loss / input.shape[-1] if self.size_average else loss
+
+    def extra_repr(self) -> str:
+        return f"size_average={self.size_average}"
+
+
+@lua_class("nn.DistMarginCriterion")
+class DistMarginCriterionClass(LuaClass):
+    torch_type = DistMarginCriterion
+    indexed = True
+    scalars = {"sizeAverage": "size_average"}
+
+
+class SuperCriterion(ParallelCriterion):
+    """Weighted sum of criterions, each with its own input.
+
+    Args:
+        criterions: the members.
+        weights: one factor for each.
+
+    Shape:
+        - Input: list with one entry per criterion.
+        - Target: such a list, or one target for all.
+        - Output: scalar.
+
+    Lua:
+        ``nn.SuperCriterion():add(criterion, weight)``, nnx SuperCriterion.lua
+    """
+
+    def forward(self, input: Any, target: Any = None) -> Any:
+        targets = target if isinstance(target, (list, tuple)) else [target] * len(self)
+        return super().forward(input, targets)
+
+
+@lua_class("nn.SuperCriterion")
+class SuperCriterionClass(MultiCriterionClass):
+    torch_type = SuperCriterion
+    constants = {"gradInput": empty_table}
+
+    @classmethod
+    def weights_to_lua(cls, weights: list[float]) -> Any:
+        return LuaTable.from_list(weights)
+
+
+class TreeNLLCriterion(nn.Module):
+    """Minus the mean of the log probabilities that a tree of softmaxes returns; the target is ignored.
+
+    Shape:
+        - Input: :math:`(N)`.
+        - Output: :math:`(1)`.
+
+    Lua:
+        ``nn.TreeNLLCriterion()``, nnx TreeNLLCriterion.lua
+    """
+
+    def forward(self, input: Tensor, target: Any = None) -> Tensor:
+        return -input.mean()
+
+
+@lua_class("nn.TreeNLLCriterion")
+class TreeNLLCriterionClass(LuaClass):
+    torch_type = TreeNLLCriterion
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        return {**super().to_lua(module, ctx), "_output_grad": filled(-1)(ctx.type_of(module))}
+
+
+class CTCCriterion(nn.Module):
+    """Connectionist temporal classification of scores.
+
+    Args:
+        batch_first: the input is :math:`(N, T, C)`.
+
+    Shape:
+        - Input: scores :math:`(T, N, C)`, class 0 of which is the blank.
+        - Target: ``[labels, lengths]``: a list with the labels of each sequence, counted from 1, and the lengths of the
+          inputs.
+        - Output: scalar, the mean over the batch.
+
+    Lua:
+        ``nn.CTCCriterion(batchFirst)``, nnx CTCCriterion.lua, which calls warp-ctc
+    """
+
+    def __init__(self, batch_first: bool = False) -> None:
+        super().__init__()
+        self.batch_first = batch_first
+
+    def forward(self, input: Tensor, target: list[Any]) -> Tensor:
+        labels, lengths = target
+        scores = input.transpose(0, 1) if self.batch_first else input
+        rows = [torch.as_tensor(row, dtype=torch.long).flatten() for row in labels]
+        sizes = torch.tensor([len(row) for row in rows])
+        losses = F.ctc_loss(
+            scores.log_softmax(-1),
+            torch.cat(rows).to(input.device),
+            torch.as_tensor(lengths).long().cpu(),
+            sizes,
+            reduction="sum",
+        )
+        return losses / len(rows)
+
+    def extra_repr(self) -> str:
+        return f"batch_first={self.batch_first}"
+
+
+@lua_class("nn.CTCCriterion")
+class CTCCriterionClass(LuaClass):
+    torch_type = CTCCriterion
+    scalars = {"batchFirst": "batch_first"}
+    scratch = ("acts", "sizes")
+    checked_by = "structure"
+
+
+class SparseCriterion(nn.Module):
+    """Stands for a criterion whose C code the package nnx no longer holds; raises when it runs.
+
+    Raises:
+        ConversionError: always, in ``forward``.
+
+    Lua:
+        ``nn.SparseCriterion()`` and ``nn.SpatialSparseCriterion()``, nnx
+    """
+
+    def forward(self, input: Any, target: Any = None) -> Tensor:
+        raise ConversionError(
+            "the C code of this criterion is in no version of nnx, so that what it computes is unknown",
+            class_name="nn.SparseCriterion",
+        )
+
+
+@lua_class("nn.SparseCriterion", "nn.SpatialSparseCriterion")
+class SparseCriterionClass(LuaClass):
+    torch_type = SparseCriterion
+    checked_by = "structure"

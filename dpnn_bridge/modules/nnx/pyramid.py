@@ -1,0 +1,236 @@
+"""Layers of nnx that look at an image at several scales."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dpnn_bridge.conversion.fields import record_of
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.modules.nnx.resampling import SpatialPadding, bilinear
+from dpnn_bridge.objects import LuaObject, LuaTable
+
+
+class SpatialPyramid(nn.Module):
+    """Processes an image at several scales, the whole of it or windows around a point.
+
+    Args:
+        focused_pipeline: one branch per scale, each starting with a padding that cuts the window.
+        unfocused_pipeline: one branch per scale for the whole image.
+        ratios: downsampling factors.
+        focused: look at the windows.
+        x, y: centre of the windows, counted from 1.
+        window_widths, window_heights: sizes of the windows at each scale.
+
+    Shape:
+        - Input: :math:`(C, H, W)`, or a list of scaled images.
+        - Output: list of :math:`(C', H', W')`.
+
+    Lua:
+        ``nn.SpatialPyramid(ratios, processors, kW, kH, dW, dH, …)``, nnx SpatialPyramid.lua
+    """
+
+    def __init__(
+        self,
+        focused_pipeline: nn.Sequential,
+        unfocused_pipeline: nn.Module,
+        ratios: list[float],
+        focused: bool = False,
+        x: int = 0,
+        y: int = 0,
+        window_widths: list[float] | None = None,
+        window_heights: list[float] | None = None,
+    ) -> None:
+        super().__init__()
+        self.focused_pipeline, self.unfocused_pipeline = focused_pipeline, unfocused_pipeline
+        self.ratios, self.focused, self.x, self.y = ratios, focused, x, y
+        self.window_widths, self.window_heights = window_widths or [], window_heights or []
+
+    def forward(self, input: Any) -> list[Tensor]:
+        if isinstance(input, Tensor) and any(size % r for r in self.ratios for size in input.shape[1:3]):
+            raise ValueError(f"SpatialPyramid: {tuple(input.shape)} is no multiple of the ratios {self.ratios}")
+        if not self.focused:
+            return self.unfocused_pipeline(input)
+        for branch, width, height in zip(self.focused_pipeline, self.window_widths, self.window_heights, strict=True):
+            padder = branch[0]  # type: ignore[index]
+            assert isinstance(padder, SpatialPadding)
+            padder.pad_l = -self.x + math.ceil(width / 2)
+            padder.pad_r = self.x + math.floor(width / 2) - input.shape[2]
+            padder.pad_t = -self.y + math.ceil(height / 2)
+            padder.pad_b = self.y + math.floor(height / 2) - input.shape[1]
+        return self.focused_pipeline(input)
+
+    def extra_repr(self) -> str:
+        return f"ratios={self.ratios}, focused={self.focused}"
+
+
+@lua_class("nn.SpatialPyramid")
+class SpatialPyramidClass(LuaClass):
+    """``parameters()`` lists those of the pipeline in use; both hold the same processors."""
+
+    torch_type = SpatialPyramid
+    members = {"focused_pipeline": "focused_pipeline", "unfocused_pipeline": "unfocused_pipeline"}
+    scalars = {"focused": "focused", "x": "x", "y": "y"}
+    defaults = {"focused": False, "x": 0, "y": 0}
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        windows = {"window_widths": obj.get("winWidth"), "window_heights": obj.get("winHeight")}
+        lists = {k: v.as_list() for k, v in windows.items() if isinstance(v, LuaTable)}
+        return {**super().arguments(obj, ctx), "ratios": obj["ratios"].as_list(), **lists}
+
+    @classmethod
+    def children(cls, module: nn.Module) -> list[nn.Module]:
+        assert isinstance(module, SpatialPyramid)
+        return [module.focused_pipeline if module.focused else module.unfocused_pipeline]
+
+
+class SpatialFovea(nn.Module):
+    """Processes an image at several scales and joins the results at the size of the largest.
+
+    Args:
+        processors: one module per scale.
+        pre_processors: modules applied before padding, or None for a scale without.
+        ratios: downsampling factors.
+        fov: field of view of the processors.
+        sub: subsampling of the processors.
+        bilinear: resample bilinearly, else by means of blocks and by repeating.
+        focus: point (x, y), counted from 1, around which windows of size ``fov`` are processed; None for all.
+
+    Shape:
+        - Input: :math:`(C, H, W)`.
+        - Output: :math:`(\\sum C_i, H', W')`.
+
+    Lua:
+        ``nn.SpatialFovea{nInputPlane=, ratios=, processors=, …}``, nnx SpatialFovea.lua
+    """
+
+    def __init__(
+        self,
+        processors: list[nn.Module],
+        pre_processors: list[nn.Module],
+        ratios: list[float],
+        fov: int = 1,
+        sub: int = 1,
+        padding: int = 0,
+        bilinear: bool = False,
+        focus: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.processors, self.pre_processors = nn.ModuleList(processors), nn.ModuleList(pre_processors)
+        self.ratios, self.fov, self.sub, self.padding = ratios, fov, sub, padding
+        self.bilinear, self.focus = bilinear, focus
+
+    def forward(self, input: Tensor) -> Tensor:
+        outputs = []
+        for i, (processor, ratio) in enumerate(zip(self.processors, self.ratios, strict=True)):
+            scaled = self._shrunk(input, ratio)
+            if i < len(self.pre_processors):
+                scaled = self.pre_processors[i](scaled)
+            if self.padding:
+                scaled = F.pad(scaled, (self.padding // 2,) * 4)
+            if self.focus is None:
+                outputs.append(self._enlarged(processor(scaled), ratio))
+            else:
+                x, y = (int((p - 1) // ratio) // self.sub * self.sub for p in self.focus)
+                outputs.append(processor(scaled[:, y : y + self.fov, x : x + self.fov]))
+        return torch.cat(outputs)
+
+    def _shrunk(self, x: Tensor, ratio: float) -> Tensor:
+        return self._resampled(x, 1 / ratio) if self.bilinear else F.avg_pool2d(x, int(ratio))
+
+    def _enlarged(self, x: Tensor, ratio: float) -> Tensor:
+        if self.bilinear:
+            return self._resampled(x, ratio)
+        return x.repeat_interleave(int(ratio), 1).repeat_interleave(int(ratio), 2)
+
+    def _resampled(self, x: Tensor, ratio: float) -> Tensor:
+        height, width = (int(ratio * n) for n in x.shape[1:])
+        return bilinear(x.unsqueeze(-1), height, width).squeeze(-1)
+
+    def extra_repr(self) -> str:
+        return f"ratios={self.ratios}, fov={self.fov}, sub={self.sub}, bilinear={self.bilinear}, focus={self.focus}"
+
+
+@lua_class("nn.SpatialFovea")
+class SpatialFoveaClass(LuaClass):
+    """Samplers and paddings are made anew at every call in Torch7, so that they are no parts here."""
+
+    torch_type = SpatialFovea
+    scalars = {"fov": "fov", "sub": "sub", "padding": "padding", "bilinear": "bilinear"}
+    scratch = (
+        *("pyramid", "preProcessed", "padded", "narrowed", "processed", "upsampled"),
+        *("gradUpsampled", "gradProcessed", "gradNarrowed", "gradPadded", "gradPreProcessed", "gradPyramid"),
+        *("downsamplers", "padders", "upsamplers"),
+    )
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        return {
+            **super().arguments(obj, ctx),
+            "processors": ctx.children(obj, "processors"),
+            "pre_processors": ctx.children(obj, "preProcessors"),
+            "ratios": obj["ratios"].as_list(),
+            "focus": (obj["x"], obj["y"]) if obj.get("focused") is True else None,
+        }
+
+    @classmethod
+    def children(cls, module: nn.Module) -> list[nn.Module]:
+        assert isinstance(module, SpatialFovea)
+        return list(module.processors)
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        assert isinstance(module, SpatialFovea)
+        fields, record = super().to_lua(module, ctx), record_of(module)
+        if module.focus is not None:
+            return {**fields, "focused": True, "x": module.focus[0], "y": module.focus[1]}
+        return {**fields, "focused": False} if record and "focused" in record.fields else fields
+
+
+class SpatialRecursiveFovea(nn.Module):
+    """Stands for a layer that cannot run in Torch7 either; keeps its processors.
+
+    Args:
+        processors: one module per scale.
+
+    Raises:
+        ConversionError: always, in ``forward``.
+
+    Lua:
+        ``nn.SpatialRecursiveFovea{…}``, nnx SpatialRecursiveFovea.lua
+    """
+
+    def __init__(self, processors: list[nn.Module]) -> None:
+        super().__init__()
+        self.processors = nn.ModuleList(processors)
+
+    def forward(self, input: Any) -> Tensor:
+        raise ConversionError(
+            "this layer calls SpatialPadding and SpatialReSampling in the way of 2011 and does not run in Torch7 "
+            "either; use its processors",
+            class_name="nn.SpatialRecursiveFovea",
+        )
+
+
+@lua_class("nn.SpatialRecursiveFovea")
+class SpatialRecursiveFoveaClass(LuaClass):
+    torch_type = SpatialRecursiveFovea
+    checked_by = "structure"
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        return {"processors": ctx.children(obj, "processors")}
+
+    @classmethod
+    def children(cls, module: nn.Module) -> list[nn.Module]:
+        assert isinstance(module, SpatialRecursiveFovea)
+        return list(module.processors)

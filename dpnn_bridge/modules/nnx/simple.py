@@ -1,0 +1,365 @@
+"""Simple layers of nnx."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+from dpnn_bridge.torch7.gradient import with_gradient_of
+
+
+class SaturatedLU(nn.Module):
+    """Replaces values below and above two thresholds.
+
+    Args:
+        threshold, value: values below ``threshold`` become ``value``.
+        threshold2, value2: values above ``threshold2`` become ``value2``.
+
+    Shape:
+        - Input: :math:`(*)`.
+        - Output: the same.
+
+    Lua:
+        ``nn.SaturatedLU(threshold, value, threshold2, value2)``, nnx SaturatedLU.lua
+    """
+
+    def __init__(self, threshold: float = -1, value: float = -1, threshold2: float = 1, value2: float = 1) -> None:
+        super().__init__()
+        self.threshold, self.value, self.threshold2, self.value2 = threshold, value, threshold2, value2
+
+    def forward(self, input: Tensor) -> Tensor:
+        raised = torch.where(input < self.threshold, torch.full_like(input, self.value), input)
+        return torch.where(raised > self.threshold2, torch.full_like(input, self.value2), raised)
+
+    def extra_repr(self) -> str:
+        return f"{self.threshold}, {self.value}, {self.threshold2}, {self.value2}"
+
+
+@lua_class("nn.SaturatedLU")
+class SaturatedLUClass(LuaClass):
+    torch_type = SaturatedLU
+    scalars = {"threshold": "threshold", "val": "value", "threshold2": "threshold2", "val2": "value2"}
+
+
+class Minus(nn.Module):
+    """Changes the sign.
+
+    Shape:
+        - Input: :math:`(*)`.
+        - Output: the same.
+
+    Lua:
+        ``nn.Minus()``, nnx Minus.lua
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return -input
+
+
+@lua_class("nn.Minus")
+class MinusClass(LuaClass):
+    torch_type = Minus
+
+
+@lua_class("nn.Probe", "nn.Tic", "nn.Toc")
+class Probe(LuaClass):
+    """Prints statistics or times in Torch7; passes everything through here."""
+
+    torch_type = nn.Identity
+    passes_through = True
+
+
+@lua_class("nn.PixelSort")
+class PixelSort(LuaClass):
+    torch_type = nn.PixelUnshuffle
+    scalars = {"downscaleFactor": "downscale_factor"}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        assert isinstance(module, nn.PixelUnshuffle)
+        return {**super().to_lua(module, ctx), "downscaleFactorSquared": module.downscale_factor**2}
+
+
+@lua_class("nn.MultiSoftMax")
+class MultiSoftMax(LuaClass):
+    """Softmax over the last of two or three dimensions. Torch7's ``forward`` returns nothing for two."""
+
+    torch_type = nn.Softmax
+    constants = dict.fromkeys(("_input", "_output", "_gradInput", "_gradOutput"), LuaTensor.empty)
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        return {"dim": -1}
+
+
+class Balance(nn.Module):
+    """Scales class probabilities so that all classes are equally frequent over the last batches.
+
+    Args:
+        n_batch: number of remembered batches.
+
+    Shape:
+        - Input: :math:`(N, C)`, probabilities.
+        - Output: :math:`(N, C)`, rows of sum 1 in training; the input in evaluation.
+
+    Attributes:
+        cache: the last batches, a buffer of shape :math:`(n\\_batch N, C)`.
+        start: row where the next batch goes, counted from 1.
+
+    Differs from torch:
+        The gradient only divides by the two sums and ignores that they depend on the input.
+
+    Lua:
+        ``nn.Balance(nBatch)``, nnx Balance.lua
+    """
+
+    cache: Tensor
+
+    def __init__(self, n_batch: int = 10, batch_size: int = 0, start: int = 1) -> None:
+        super().__init__()
+        self.n_batch, self.batch_size, self.start = n_batch, batch_size, start
+        self.register_buffer("cache", torch.empty(0, 0))
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            return input
+        N = input.shape[0]
+        if self.batch_size != N:
+            self.cache = input.new_zeros(N * self.n_batch, input.shape[1])
+            self.batch_size, self.start = N, 1
+        cache = self.cache.clone()
+        cache[self.start - 1 : self.start - 1 + N] = input.detach()
+        self.cache = cache
+        self.start = self.start + N if self.start + N <= len(cache) else 1
+        frequency = cache.sum(0) / cache.sum()
+        scaled = input.detach() / frequency
+        total = scaled.sum(1, keepdim=True)
+        return with_gradient_of(scaled / total, input / total / frequency)
+
+    def extra_repr(self) -> str:
+        return f"{self.n_batch}"
+
+
+@lua_class("nn.Balance")
+class BalanceClass(LuaClass):
+    torch_type = Balance
+    scalars = {"nBatch": "n_batch", "batchSize": "batch_size", "startIdx": "start"}
+    tensors = {"inputCache": "cache"}
+    scratch = ("prob", "sum")
+    constants = dict.fromkeys(scratch, LuaTensor.empty)
+
+    @classmethod
+    def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
+        module = super().build(obj, ctx)
+        module.cache = torch.empty(obj["inputCache"].shape or (0,), dtype=obj["inputCache"].torch().dtype)
+        return module
+
+
+class PushTable(nn.Module):
+    """Takes one element out of a list, for :class:`PullTable` to put back later.
+
+    Args:
+        index: of the element, counted from 1.
+
+    Shape:
+        - Input: list.
+        - Output: list without the element.
+
+    Lua:
+        ``nn.PushTable(index)``, nnx PushTable.lua
+    """
+
+    def __init__(self, index: int) -> None:
+        super().__init__()
+        self.index = index
+        self.pulls: list[PullTable] = []
+        self._pushed: Any = None
+        self._waiting = 0
+
+    def forward(self, input: list[Any]) -> list[Any]:
+        self._pushed, self._waiting = input[self.index - 1], len(self.pulls)
+        return [*input[: self.index - 1], *input[self.index :]]
+
+    def take(self) -> Any:
+        """The element, once for every :class:`PullTable`."""
+        pushed = self._pushed
+        self._waiting -= 1
+        if self._waiting <= 0:
+            self._pushed = None
+        return pushed
+
+    def extra_repr(self) -> str:
+        return f"{self.index}"
+
+
+class PullTable(nn.Module):
+    """Puts the element of a :class:`PushTable` into a list.
+
+    Args:
+        push: where the element comes from.
+        index: its place, counted from 1.
+
+    Shape:
+        - Input: list, or one tensor.
+        - Output: list with the element.
+
+    Lua:
+        ``push:pull(index)``, nnx PullTable.lua
+    """
+
+    push: PushTable
+
+    def __init__(self, push: PushTable, index: int) -> None:
+        super().__init__()
+        self.index = index
+        self.__dict__["push"] = push  # not a submodule: it stands elsewhere in the network
+        push.pulls.append(self)
+
+    def forward(self, input: Any) -> list[Any]:
+        rest = list(input) if isinstance(input, (list, tuple)) else [input]
+        return [*rest[: self.index - 1], self.push.take(), *rest[self.index - 1 :]]
+
+    def extra_repr(self) -> str:
+        return f"{self.index}"
+
+
+@lua_class("nn.PushTable")
+class PushTableClass(LuaClass):
+    torch_type = PushTable
+    scalars = {"_index": "index"}
+    constants = {"_forward": False, "_gradInput": LuaTensor.empty, "gradInput": empty_table, "output": empty_table}
+
+    @classmethod
+    def handled(cls, module: nn.Module) -> set[str]:
+        return {*super().handled(module), "_pulls"}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        assert isinstance(module, PushTable)
+        pulls = LuaTable.from_list(ctx.to_lua(pull) for pull in module.pulls)
+        return {**super().to_lua(module, ctx), "_pulls": pulls}
+
+
+@lua_class("nn.PullTable")
+class PullTableClass(LuaClass):
+    torch_type = PullTable
+    scalars = {"_index": "index"}
+    constants = {"gradInput": empty_table, "output": empty_table}
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        return {**super().arguments(obj, ctx), "push": ctx.to_torch(obj["_push"], "_push")}
+
+    @classmethod
+    def handled(cls, module: nn.Module) -> set[str]:
+        return {*super().handled(module), "_push"}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        assert isinstance(module, PullTable)
+        return {**super().to_lua(module, ctx), "_push": ctx.to_lua(module.push)}
+
+
+class _NaturalGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(input: Tensor, weight: Tensor, bias: Tensor, metric: QDRiemaNNLinear) -> Tensor:
+        return F.linear(input, weight, bias)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:2])
+        ctx.metric = inputs[3]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        input, weight = ctx.saved_tensors
+        grad = grads[0].to(weight.dtype)  # autocast computes the output in a shorter type
+        return grad @ weight, *ctx.metric.natural(input, grad), None
+
+
+class QDRiemaNNLinear(nn.Linear):
+    """:class:`torch.nn.Linear` whose parameters get a natural gradient.
+
+    Args:
+        in_features, out_features: sizes.
+        gamma: rate at which the metric follows the batches.
+        quasi_diagonal: the metric also couples each weight with the bias.
+        damping: added to the metric.
+        fresh: no batch has been seen.
+
+    Shape:
+        - Input: :math:`(N, D)`.
+        - Output: :math:`(N, H)`.
+
+    Differs from torch:
+        Each backward updates the metric (buffers ``Mii``, ``M00``, ``M0i``) and scales the gradients of weight and bias
+        by it. Torch7 also rescales what had been accumulated before; clear the gradients before each backward.
+
+    Lua:
+        ``nnx.QDRiemaNNLinear(inputSize, outputSize, gamma, qdFlag)``, nnx QDRiemaNNLinear.lua
+    """
+
+    Mii: Tensor
+    M00: Tensor
+    M0i: Tensor | None
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        gamma: float = 0.01,
+        quasi_diagonal: bool = True,
+        damping: float = 1e-12,
+        fresh: bool = True,
+        device: Any = None,
+    ) -> None:
+        super().__init__(in_features, out_features, device=device)
+        self.gamma, self.quasi_diagonal, self.damping, self.fresh = gamma, quasi_diagonal, damping, fresh
+        self.register_buffer("Mii", torch.zeros_like(self.weight))
+        self.register_buffer("M00", torch.zeros_like(self.bias))
+        self.register_buffer("M0i", torch.zeros_like(self.weight) if quasi_diagonal else None)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return _NaturalGradient.apply(input, self.weight, self.bias, self)
+
+    def natural(self, input: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+        """Updates the metric with a batch; returns the gradients of weight and bias scaled by it."""
+        square = grad.square().t()
+        batch = {"Mii": square @ input.square(), "M00": square.sum(1)}
+        if self.quasi_diagonal:
+            batch["M0i"] = square @ input
+        for name, value in batch.items():
+            old = getattr(self, name)
+            setattr(self, name, value if self.fresh else old * (1 - self.gamma) + value * self.gamma)
+        self.fresh = False
+        weight, bias = grad.t() @ input, grad.sum(0)
+        if self.M0i is None:
+            self.Mii, self.M00 = self.Mii + self.damping, self.M00 + self.damping
+            return weight / self.Mii, bias / self.M00
+        M00 = self.M00.unsqueeze(1)
+        weight = (weight * M00 - self.M0i * bias.unsqueeze(1)) / (self.Mii * M00 - self.M0i**2).clamp(
+            self.damping, 1e25
+        )
+        return weight, (bias - (self.M0i * weight).sum(1)) / (self.M00 + self.damping)
+
+
+@lua_class("nnx.QDRiemaNNLinear")
+class QDRiemaNNLinearClass(LuaClass):
+    torch_type = QDRiemaNNLinear
+    scalars = {"gamma": "gamma", "qdFlag": "quasi_diagonal", "matReg": "damping", "initMetric": "fresh"}
+    tensors = {"weight": "weight", "bias": "bias", "Mii": "Mii", "M00": "M00", "M0i": "M0i"}
+    scratch = ("addBuffer",)
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        out_features, in_features = obj["weight"].shape
+        sizes = {"in_features": in_features, "out_features": out_features, "device": "meta"}
+        return {**super().arguments(obj, ctx), **sizes}

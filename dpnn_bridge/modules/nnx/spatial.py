@@ -1,0 +1,307 @@
+"""Spatial layers of nnx: normalization, per-pixel classifiers, colours, graphs and matching."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dpnn_bridge.conversion.lua_class import LuaClass, WithoutParameters
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.objects import LuaObject, LuaTensor
+from dpnn_bridge.torch7.gradient import with_gradient_of
+
+
+class SpatialNormalization(nn.Module):
+    """Subtracts the local mean and divides by the local deviation, but not by less than a threshold.
+
+    Args:
+        convo: weighted mean of a neighbourhood over all planes, zeros outside.
+        convostd: the same for the squares.
+        sqrt: square root with gradient 0 at 0.
+        threshold: smallest deviation; None takes the mean deviation of the image, at least 0.001.
+
+    Shape:
+        - Input: :math:`(C, H, W)` or :math:`(H, W)`.
+        - Output: :math:`(C, H, W)`.
+
+    Lua:
+        ``nn.SpatialNormalization(nInputPlane, kernel, threshold)``, nnx SpatialNormalization.lua
+    """
+
+    def __init__(self, convo: nn.Module, convostd: nn.Module, sqrt: nn.Module, threshold: float | None = None) -> None:
+        super().__init__()
+        self.convo, self.convostd = convo.requires_grad_(False), convostd.requires_grad_(False)
+        self.sqrt, self.threshold = sqrt, threshold
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.dim() == 2:
+            input = input.unsqueeze(0)
+        border = self.convo(torch.ones_like(input))
+        centred = input - self.convo(input) / border
+        deviation = self.sqrt(self.convostd(centred * centred)) / border
+        if self.threshold is not None:
+            least = torch.full_like(deviation, self.threshold)
+        else:
+            least = deviation.detach().mean().clamp(min=1e-3).expand_as(deviation)
+        return centred / torch.where(deviation > least, deviation, least)
+
+
+@lua_class("nn.SpatialNormalization")
+class SpatialNormalizationClass(WithoutParameters):
+    torch_type = SpatialNormalization
+    members = {"convo": "convo", "convostd": "convostd", "sqrtMod": "sqrt"}
+    scalars = {"fixedThres": "threshold"}
+    defaults = {"fixedThres": None}
+    scratch = (
+        "inConvo",
+        "inMean",
+        "inputZeroMean",
+        "inputZeroMeanSq",
+        "inConvoVar",
+        "inVar",
+        "inStdDev",
+        "inStdDevNotUnit",
+        "stdDev",
+        "thstd",
+        "input",
+    )
+
+
+@lua_class("nn.SpatialLinear")
+class SpatialLinear(LuaClass):
+    """A 1x1 convolution of one image."""
+
+    torch_type = nn.Conv2d
+    scalars = {"fanin": "in_channels", "fanout": "out_channels"}
+    tensors = {"weight": "weight", "bias": "bias"}
+    constants = {"weightDecay": 0}
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        return {**super().arguments(obj, ctx), "kernel_size": 1, "device": "meta"}
+
+    @classmethod
+    def represents(cls, module: nn.Module) -> bool:
+        return False  # other convolutions are nn.SpatialConvolution
+
+
+class SpatialClassifier(nn.Module):
+    """Applies a module for vectors at every pixel.
+
+    Args:
+        classifier: takes :math:`(P, K)`, one row per pixel.
+        spatial_output: return an image, else the rows.
+
+    Shape:
+        - Input: :math:`(K, H, W)`.
+        - Output: :math:`(N, H, W)` or :math:`(H W, N)`.
+
+    Lua:
+        ``nn.SpatialClassifier(classifier)``, nnx SpatialClassifier.lua
+    """
+
+    def __init__(self, classifier: nn.Module, spatial_output: bool = True) -> None:
+        super().__init__()
+        self.classifier, self.spatial_output = classifier, spatial_output
+
+    def forward(self, input: Tensor) -> Tensor:
+        output = self.classifier(input.flatten(1).t())
+        return output.t().unflatten(1, input.shape[1:]) if self.spatial_output else output
+
+
+@lua_class("nn.SpatialClassifier")
+class SpatialClassifierClass(WithoutParameters):
+    torch_type = SpatialClassifier
+    members = {"classifier": "classifier"}
+    scalars = {"spatialOutput": "spatial_output"}
+    scratch = (
+        "inputF",
+        "inputT",
+        "outputF",
+        "outputT",
+        "gradOutputF",
+        "gradOutputT",
+        "gradInputF",
+        "gradInputT",
+    )
+    constants = dict.fromkeys(scratch, LuaTensor.empty)
+
+
+class SpatialColorTransform(nn.Module):
+    """Converts an image to another colour space by a matrix.
+
+    Args:
+        transform: name such as ``rgb2yuv``.
+        linear: 1x1 convolution, or None for transforms that Torch7 itself cannot run.
+
+    Shape:
+        - Input: :math:`(3, H, W)`.
+        - Output: :math:`(3, H, W)`, or :math:`(1, H, W)` for ``rgb2y``.
+
+    Raises:
+        ConversionError: the transform is not linear: Torch7 passes swapped arguments to package image and crashes.
+
+    Lua:
+        ``nn.SpatialColorTransform(transform)``, nnx SpatialColorTransform.lua
+    """
+
+    def __init__(self, transform: str, linear: nn.Module | None = None) -> None:
+        super().__init__()
+        self.transform, self.linear = transform, linear
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.linear is None:
+            raise ConversionError(
+                f"the transform {self.transform} does not run in Torch7 either; only yuv2rgb, rgb2yuv and rgb2y do",
+                class_name="nn.SpatialColorTransform",
+            )
+        return self.linear(input)
+
+    def extra_repr(self) -> str:
+        return self.transform
+
+
+@lua_class("nn.SpatialColorTransform")
+class SpatialColorTransformClass(WithoutParameters):
+    torch_type = SpatialColorTransform
+    members = {"linear": "linear"}
+    scalars = {"transform": "transform"}
+
+
+class SpatialGraph(nn.Module):
+    """Distance of every pixel to its right and to its lower neighbour.
+
+    Args:
+        dist: 0 for euclidean, 1 for cosine.
+        normalize: divide the euclidean distance by the root of the number of planes, or the product by the norms.
+
+    Shape:
+        - Input: :math:`(C, H, W)`.
+        - Output: :math:`(2, H, W)`; the last column of the first and the last row of the second plane are 0.
+
+    Differs from torch:
+        The gradient of the normalized cosine treats the norms' powers as 1, as nnx's C code does (its ``1/2`` is 0).
+
+    Lua:
+        ``nn.SpatialGraph{dist=, normalize=}``, nnx SpatialGraph.lua, generic/SpatialGraph.c
+    """
+
+    def __init__(self, dist: int = 0, normalize: int = 1) -> None:
+        super().__init__()
+        self.dist, self.normalize = dist, normalize
+
+    def forward(self, input: Tensor) -> Tensor:
+        right = self._distance(input[:, :, :-1], input[:, :, 1:])
+        below = self._distance(input[:, :-1], input[:, 1:])
+        return torch.stack([F.pad(right, (0, 1)), F.pad(below, (0, 0, 0, 1))])
+
+    def _distance(self, a: Tensor, b: Tensor) -> Tensor:
+        if self.dist == 0:
+            distance = torch.linalg.vector_norm(a - b, dim=0)
+            return distance / len(a) ** 0.5 if self.normalize else distance
+        a, b = a + 1e-12, b + 1e-12
+        product = (a * b).sum(0)
+        if not self.normalize:
+            return len(a) - product
+        aa, bb = a.square().sum(0), b.square().sum(0)
+        value = 1 - product / (aa.sqrt() * bb.sqrt())
+        pull_a, pull_b = (product / (aa + 1e-12)).detach(), (product / (bb + 1e-12)).detach()
+        return with_gradient_of(value, (pull_a * aa + pull_b * bb) / 2 - product / (1 + 1e-12))
+
+    def extra_repr(self) -> str:
+        return f"dist={self.dist}, normalize={self.normalize}"
+
+
+@lua_class("nn.SpatialGraph")
+class SpatialGraphClass(LuaClass):
+    torch_type = SpatialGraph
+    scalars = {"dist": "dist", "normalize": "normalize"}
+    constants = {"connex": 4}
+
+
+class SpatialMatching(nn.Module):
+    """Squared distance of every pixel of one image to the pixels of a window of another.
+
+    Args:
+        window: size (H, W).
+        full_output: centre the window on the pixel; places outside the image give 1e30. Else the window starts at the
+            pixel and the second image is larger.
+
+    Shape:
+        - Input: ``[first, second]``, :math:`(C, H, W)` each.
+        - Output: :math:`(H, W, H_{window}, W_{window})`.
+
+    Lua:
+        ``nn.SpatialMatching(maxh, maxw, full_output)``, nnx SpatialMatching.lua
+    """
+
+    def __init__(self, window: tuple[int, int], full_output: bool = False) -> None:
+        super().__init__()
+        self.window, self.full_output = window, full_output
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        first, second = input
+        _, H, W = first.shape
+        if not self.full_output:
+            return self._distance(first, second[:, : H + self.window[0] - 1, : W + self.window[1] - 1])
+        (top, left), (bottom, right) = zip(*(((n + 1) // 2 - 1, n // 2) for n in self.window), strict=True)
+        pads = (left, right, top, bottom)
+        inside = self._windows(F.pad(torch.ones_like(second[:1, :H, :W]), pads))[0] > 0
+        return self._distance(first, F.pad(second[:, :H, :W], pads)).masked_fill(~inside, 1e30)
+
+    def _windows(self, image: Tensor) -> Tensor:
+        return image.unfold(1, self.window[0], 1).unfold(2, self.window[1], 1)
+
+    def _distance(self, first: Tensor, second: Tensor) -> Tensor:
+        return (first[..., None, None] - self._windows(second)).square().sum(0)
+
+    def extra_repr(self) -> str:
+        return f"{self.window}, full_output={self.full_output}"
+
+
+@lua_class("nn.SpatialMatching")
+class SpatialMatchingClass(LuaClass):
+    torch_type = SpatialMatching
+    scalars = {("maxh", "maxw"): "window", "full_output": "full_output"}
+    scratch = ("gradInput1", "gradInput2")
+    constants = dict.fromkeys(scratch, LuaTensor.empty)
+
+
+class SpatialRadialMatching(nn.Module):
+    """Squared distance of every pixel of one image to the pixels below it in another.
+
+    Args:
+        window: number of rows.
+
+    Shape:
+        - Input: ``[first, second]``, :math:`(C, H, W)` and :math:`(C, H + window - 1, W)` or more.
+        - Output: :math:`(H, W, window)`.
+
+    Lua:
+        ``nn.SpatialRadialMatching(maxh)``, nnx SpatialRadialMatching.lua
+    """
+
+    def __init__(self, window: int) -> None:
+        super().__init__()
+        self.window = window
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        first, second = input
+        rows = second[:, : first.shape[1] + self.window - 1].unfold(1, self.window, 1)
+        return (first[..., None] - rows).square().sum(0)
+
+    def extra_repr(self) -> str:
+        return f"{self.window}"
+
+
+@lua_class("nn.SpatialRadialMatching")
+class SpatialRadialMatchingClass(LuaClass):
+    torch_type = SpatialRadialMatching
+    scalars = {"maxh": "window"}
+    scratch = ("gradInput1", "gradInput2")
+    constants = dict.fromkeys(scratch, LuaTensor.empty)

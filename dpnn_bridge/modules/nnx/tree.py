@@ -1,0 +1,239 @@
+"""Trees of softmaxes of nnx."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.fields import record_of
+from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+from dpnn_bridge.torch7.gradient import with_gradient_of
+
+
+def exp_minus(x: Tensor) -> Tensor:
+    """Torch7's approximation of :math:`e^{-x}` for positive x, off by up to 1e-8."""
+    y = 1.0 + x * (0.125 + x * (0.0078125 + x * (0.00032552083 + x * 1.0172526e-5)))
+    return torch.where(x < 13, 1 / y**8, torch.zeros_like(x))
+
+
+class SoftMaxTree(nn.Module):
+    """Log probability of a leaf: the sum of the log softmaxes on the way from the root.
+
+    Args:
+        in_features: size D of the input.
+        child_parent: for every node its parent and its place among the parent's children, counted from 1, or -1.
+        parent_children: for every parent its first row of ``weight``, counted from 1, and the number of children,
+            or -1.
+        root: number of the root.
+        max_family: largest number of children.
+        max_depth: largest number of softmaxes on a way.
+        index_base: of the targets.
+
+    Shape:
+        - Input: ``[x, target]``, :math:`(N, D)` and :math:`(N)`.
+        - Output: :math:`(N)`.
+
+    Attributes:
+        weight: :math:`(children, D)`, one row per node other than the root.
+        bias: :math:`(children)`.
+
+    Differs from torch:
+        Uses Torch7's approximation of the exponential function in the value; the gradient is that of the softmax which
+        results.
+
+    Lua:
+        ``nn.SoftMaxTree(inputSize, hierarchy, rootId, accUpdate, static)``, nnx SoftMaxTree.lua
+    """
+
+    child_parent: Tensor
+    parent_children: Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        child_parent: Tensor,
+        parent_children: Tensor,
+        root: int,
+        max_family: int,
+        max_depth: int,
+        children: int,
+        index_base: int = 1,
+        device: Any = None,
+    ) -> None:
+        super().__init__()
+        self.register_buffer("child_parent", child_parent)
+        self.register_buffer("parent_children", parent_children)
+        self.in_features, self.root, self.index_base = in_features, root, index_base
+        self.max_family, self.max_depth = max_family, max_depth
+        self.weight = nn.Parameter(torch.empty(children, in_features, device=device))
+        self.bias = nn.Parameter(torch.empty(children, device=device))
+        bound = (children * in_features) ** -0.5
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
+
+    @classmethod
+    def from_hierarchy(
+        cls, in_features: int, hierarchy: Mapping[int, Sequence[int]], root: int = 1, *, index_base: int = 1
+    ) -> SoftMaxTree:
+        """Builds the tree of a table of children, as Torch7's constructor does.
+
+        Args:
+            in_features: size D of the input.
+            hierarchy: the children of each parent; nodes are numbers from 1.
+            root: number of the root.
+            index_base: of the targets.
+
+        Raises:
+            ValueError: a node has no way to the root.
+
+        Examples:
+            >>> tree = SoftMaxTree.from_hierarchy(4, {1: [2, 3], 2: [4, 5]}, root=1)
+            >>> leaves = [tree([torch.zeros(1, 4), torch.tensor([leaf])]) for leaf in (3, 4, 5)]
+            >>> round(sum(float(leaf.detach().exp()) for leaf in leaves), 5)
+            1.0
+        """
+        parent_of = {child: parent for parent, children in hierarchy.items() for child in children}
+
+        def depth(node: int, limit: int) -> int:
+            if node == root:
+                return 1
+            if node not in parent_of or limit == 0:
+                raise ValueError(f"node {node} has no way to the root {root}")
+            return 1 + depth(parent_of[node], limit - 1)
+
+        child_parent = torch.full((max(parent_of), 2), -1, dtype=torch.int32)
+        parent_children = torch.full((max(hierarchy), 2), -1, dtype=torch.int32)
+        first = 1
+        for parent, children in hierarchy.items():
+            parent_children[parent - 1] = torch.tensor([first, len(children)])
+            for place, child in enumerate(children, 1):
+                child_parent[child - 1] = torch.tensor([parent, place])
+            first += len(children)
+        largest = max(map(len, hierarchy.values()))
+        deepest = max(depth(parent, len(hierarchy)) for parent in hierarchy)
+        return cls(in_features, child_parent, parent_children, root, largest, deepest, len(parent_of), index_base)
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        x, target = input
+        node = target.long() + (1 - self.index_base)
+        alive = torch.ones_like(node, dtype=torch.bool)
+        total = x.new_zeros(x.shape[0])
+        for _ in range(self.max_depth):
+            parent, place = self.child_parent.long()[node - 1].unbind(1)
+            parent = torch.where(alive, parent, self.root)
+            total = total + torch.where(alive, self._log_softmax(x, parent, place), 0)
+            alive = alive & (parent != self.root)
+            node = torch.where(alive, parent, node)
+        return total
+
+    def _log_softmax(self, x: Tensor, parent: Tensor, place: Tensor) -> Tensor:
+        """Log probability of the children at ``place`` (N) under ``parent`` (N)."""
+        first, count = self.parent_children.long()[parent - 1].unbind(1)
+        i = torch.arange(self.max_family, device=x.device)
+        there = i < count[:, None]
+        rows = torch.where(there, first[:, None] - 1 + i, 0)
+        scores = torch.einsum("nd,nfd->nf", x, self.weight[rows]) + self.bias[rows]
+        largest = scores.detach().masked_fill(~there, float("-inf")).max(1, keepdim=True).values
+        log_sum = largest + (exp_minus(largest - scores.detach()) * there).sum(1, keepdim=True).log()
+        picked = scores.gather(1, (place - 1).clamp(0, self.max_family - 1)[:, None])
+        probabilities = (scores.detach() - log_sum).exp() * there
+        slope = picked - (probabilities * scores).sum(1, keepdim=True)
+        return with_gradient_of(picked - log_sum, slope).squeeze(1)
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features}, {self.weight.shape[0]} nodes, root={self.root}"
+
+
+@lua_class("nn.SoftMaxTree")
+class SoftMaxTreeClass(LuaClass):
+    """With ``static``, Torch7's ``parameters()`` is a table by node numbers; here it is weight and bias."""
+
+    torch_type = SoftMaxTree
+    scalars = {"inputSize": "in_features", "rootId": "root", "maxFamily": "max_family", "maxDept": "max_depth"}
+    tensors = {
+        "weight": "weight",
+        "bias": "bias",
+        "childParent": "child_parent",
+        "parentChildren": "parent_children",
+    }
+    scratch = ("_multiBuffer", "_nodeBuffer", "_gradInput", "_gradTarget", "updates")
+    constants = {
+        "_multiBuffer": LuaTensor.empty,
+        "_nodeBuffer": LuaTensor.empty,
+        "updates": empty_table,
+        "static": True,
+        "batchSize": 0,
+    }
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        tables = {
+            attribute: torch.empty(obj[name].shape, dtype=torch.int32, device="meta")
+            for name, attribute in (("childParent", "child_parent"), ("parentChildren", "parent_children"))
+        }
+        sizes = {"children": obj["weight"].shape[0], "index_base": ctx.index_base, "device": "meta"}
+        return {**super().arguments(obj, ctx), **tables, **sizes}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        assert isinstance(module, SoftMaxTree)
+        fields = super().to_lua(module, ctx)
+        if record_of(module) is None:
+            fields.update(_counted(module), _gradInput=LuaTensor.empty(ctx.type_of(module)))
+            fields["_gradTarget"] = LuaTensor.empty("torch.IntTensor")
+            fields["gradInput"] = LuaTable.from_list([fields["_gradInput"], fields["_gradTarget"]])
+        return fields
+
+
+def _counted(tree: SoftMaxTree) -> dict[str, Any]:
+    """The fields that Torch7's constructor counts."""
+    parent_of = {c: (p, place) for c, (p, place) in enumerate(tree.child_parent.tolist(), 1) if p > 0}
+    families = {p: (first, n) for p, (first, n) in enumerate(tree.parent_children.tolist(), 1) if first > 0}
+    by_row = sorted(parent_of, key=lambda c: families[parent_of[c][0]][0] + parent_of[c][1])
+
+    def siblings(node: int) -> int:
+        return families[node][1] + (0 if node == tree.root else siblings(parent_of[node][0]))
+
+    nodes = {*parent_of, *families}
+    return {
+        "nChildNode": len(parent_of),
+        "nParentNode": len(families),
+        "minNodeId": min(nodes),
+        "maxNodeId": max(nodes),
+        "maxParentId": max(families),
+        "maxChildId": max(parent_of),
+        "maxFamilyPath": max(map(siblings, families)),
+        "childIds": LuaTensor.from_numpy(np.array(by_row, np.int32)),
+        "parentIds": LuaTensor.from_numpy(np.array(list(families), np.int32)),
+    }
+
+
+class SoftMaxForest(nn.Sequential):
+    """Mixture of trees of softmaxes.
+
+    Args:
+        module: the gater and the trees, then the mixture.
+
+    Shape:
+        - Input: ``[x, target]``, as :class:`SoftMaxTree`.
+        - Output: :math:`(N)`.
+
+    Lua:
+        ``nn.SoftMaxForest(inputSize, trees, rootIds, …)``, nnx SoftMaxForest.lua
+    """
+
+
+@lua_class("nn.SoftMaxForest")
+class SoftMaxForestClass(LuaClass):
+    """The parts (``experts``, ``gater`` …) are kept as they are; they are the same objects."""
+
+    torch_type = SoftMaxForest
+    container = True

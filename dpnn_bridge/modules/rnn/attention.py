@@ -1,0 +1,89 @@
+"""rnn's recurrent model of visual attention."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.modules.rnn.memory import Memory, Remembering, forget
+from dpnn_bridge.modules.rnn.sequencer import AbstractSequencerClass
+from dpnn_bridge.objects import LuaObject, LuaTable
+from dpnn_bridge.torch7.gradient import scale_gradient
+
+
+class RecurrentAttention(Memory, Remembering, nn.Module):
+    """Looks at the same input several times, each time where an action says that depends on what was seen before.
+
+    Args:
+        rnn: step module that takes ``[input, action]``.
+        action: step module that takes the output of the step before, zeros at first, and chooses the action.
+        num_steps: how many looks.
+        hidden_size: size of one sample's output of ``rnn``, as a list.
+        forward_actions: outputs are ``[output, action]``; the action module then gets that pair, as in Torch7.
+
+    Shape:
+        - Input: what ``rnn`` takes first; the batch is the first dimension.
+        - Output: list of ``num_steps`` outputs.
+
+    Lua:
+        ``nn.RecurrentAttention(rnn, action, nStep, hiddenSize)``, RecurrentAttention.lua
+
+    Differs from torch:
+        As in Torch7 no gradient flows from ``rnn`` into the action: it is trained by its reward.
+    """
+
+    def __init__(
+        self,
+        rnn: nn.Module,
+        action: nn.Module,
+        num_steps: int,
+        hidden_size: list[int],
+        *,
+        forward_actions: bool = False,
+    ) -> None:
+        super().__init__()
+        self.rnn, self.action = rnn, action
+        self.num_steps, self.hidden_size, self.forward_actions = num_steps, hidden_size, forward_actions
+
+    def forward(self, input: Tensor) -> list[Any]:
+        forget(self.rnn)
+        forget(self.action)
+        seen: Any = input.new_zeros(input.shape[0], *self.hidden_size)
+        outputs = []
+        for _ in range(self.num_steps):
+            action = self.action(seen)
+            output = self.rnn([input, scale_gradient(action, 0.0)])
+            seen = [output, action] if self.forward_actions else output
+            outputs.append(seen)
+        return outputs
+
+    def extra_repr(self) -> str:
+        return f"num_steps={self.num_steps}, hidden_size={self.hidden_size}"
+
+
+@lua_class("nn.RecurrentAttention")
+class RecurrentAttentionClass(AbstractSequencerClass):
+    torch_type = RecurrentAttention
+    scalars = {"nStep": "num_steps", "forwardActions": "forward_actions"}
+    defaults = {"forwardActions": False}
+    scratch = ("actions", "gradHidden")
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        return {**super().arguments(obj, ctx), "hidden_size": obj["hiddenSize"].as_list()}
+
+    @classmethod
+    def handled(cls, module: nn.Module) -> set[str]:
+        return super().handled(module) | {"action", "hiddenSize"}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        assert isinstance(module, RecurrentAttention)
+        fields = super().to_lua(module, ctx)
+        rnn, action = fields["modules"].as_list()
+        fields |= {"rnn": rnn, "action": action, "hiddenSize": LuaTable.from_list(module.hidden_size)}
+        return fields | {name: LuaTable() for name in ("output", "actions", "gradHidden")}

@@ -1,0 +1,141 @@
+"""rnn's criterions: over the steps of a sequence, and over the rows that are not masked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.compare.nested import leaves, map_tensors
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.modules.nn.criterion import Criterion, CriterionClass
+from dpnn_bridge.modules.rnn.mask import zero_rows
+from dpnn_bridge.objects import LuaTable
+
+
+class SequencerCriterion(Criterion):
+    """Sum of a criterion over the time steps of a sequence.
+
+    Args:
+        criterion: called with the input and the target of each step.
+        size_average: divide by the number of steps.
+
+    Shape:
+        - Input: :math:`(T, *)`, or a list with one element for each time step.
+        - Target: the same kind and length.
+        - Output: scalar.
+
+    Lua:
+        ``nn.SequencerCriterion(criterion, sizeAverage)``, SequencerCriterion.lua
+
+    Raises:
+        ValueError: input and target have different lengths.
+    """
+
+    def __init__(self, criterion: nn.Module, size_average: bool = False) -> None:
+        super().__init__()
+        self.criterion, self.size_average = criterion, size_average
+
+    def forward(self, input: Tensor | list[Any], target: Tensor | list[Any] | None = None) -> Tensor:
+        if target is None or len(input) != len(target):
+            found = "none" if target is None else f"{len(target)}"
+            raise ValueError(f"SequencerCriterion: {len(input)} inputs need as many targets, found {found}")
+        loss = torch.stack([self.criterion(x, y) for x, y in zip(input, target, strict=True)]).sum()
+        return loss / len(input) if self.size_average else loss
+
+    def extra_repr(self) -> str:
+        return "size_average=True" if self.size_average else ""
+
+
+@lua_class("nn.SequencerCriterion")
+class SequencerCriterionClass(CriterionClass):
+    torch_type = SequencerCriterion
+    members = {"criterion": "criterion"}
+    scalars = {"sizeAverage": "size_average"}
+    defaults = {"sizeAverage": False}
+    constants = {"output": 0, "gradInput": lambda kind: LuaTable()}
+    scratch = ("clones",)
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: Any) -> dict[str, Any]:
+        return super().to_lua(module, ctx) | {"clones": LuaTable()}
+
+
+class RepeaterCriterion(Criterion):
+    """Sum of a criterion over the time steps of a sequence, all with the same target.
+
+    Args:
+        criterion: called with the input of each step and the target.
+
+    Shape:
+        - Input: :math:`(T, *)`, or a list with one element for each time step.
+        - Target: what the criterion takes.
+        - Output: scalar.
+
+    Lua:
+        ``nn.RepeaterCriterion(criterion)``, RepeaterCriterion.lua
+    """
+
+    def __init__(self, criterion: nn.Module) -> None:
+        super().__init__()
+        self.criterion = criterion
+
+    def forward(self, input: Tensor | list[Any], target: Any = None) -> Tensor:
+        return torch.stack([self.criterion(x, target) for x in input]).sum()
+
+
+@lua_class("nn.RepeaterCriterion")
+class RepeaterCriterionClass(CriterionClass):
+    torch_type = RepeaterCriterion
+    members = {"criterion": "criterion"}
+    constants = {"output": 0, "gradInput": lambda kind: LuaTable()}
+    scratch = ("clones",)
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: Any) -> dict[str, Any]:
+        return super().to_lua(module, ctx) | {"clones": LuaTable()}
+
+
+class MaskZeroCriterion(Criterion):
+    """Applies a criterion to the rows of a batch whose (first) input is not zero.
+
+    Args:
+        criterion: called with the other rows of input and target; averages are over those.
+        input_dims: number of dimensions of one sample of the (first) input tensor.
+
+    Shape:
+        - Input: :math:`(N, *)`, or nested lists of such.
+        - Target: what the criterion takes, with the same number of rows.
+        - Output: scalar; 0 when all rows are masked.
+
+    Lua:
+        ``nn.MaskZeroCriterion(criterion, nInputDim)``, MaskZeroCriterion.lua
+
+    Raises:
+        ValueError: the input is not a batch.
+    """
+
+    def __init__(self, criterion: nn.Module, input_dims: int) -> None:
+        super().__init__()
+        self.criterion, self.input_dims = criterion, input_dims
+
+    def forward(self, input: Any, target: Any = None) -> Tensor:
+        mask = zero_rows(input, self.input_dims)
+        if mask.dim() == 0:
+            raise ValueError("MaskZeroCriterion expects a batch, found one sample")
+        kept = map_tensors(lambda t: t[~mask], input)
+        if mask.all():
+            return sum(t.sum() for t in leaves(kept))  # type: ignore[return-value]
+        return self.criterion(kept, map_tensors(lambda t: t[~mask], target))
+
+    def extra_repr(self) -> str:
+        return f"input_dims={self.input_dims}"
+
+
+@lua_class("nn.MaskZeroCriterion")
+class MaskZeroCriterionClass(CriterionClass):
+    torch_type = MaskZeroCriterion
+    members = {"criterion": "criterion"}
+    scalars = {"nInputDim": "input_dims"}
+    scratch = ("zeroMask", "input", "target")

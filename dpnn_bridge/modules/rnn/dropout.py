@@ -1,0 +1,129 @@
+"""nn.Dropout as the rnn package replaces it: one mask per sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.lua_values import to_value
+from dpnn_bridge.conversion.noise import noise_of
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.modules.nn.dropout import stored_noise
+from dpnn_bridge.objects import LuaObject, LuaTensor
+
+
+class LazyDropout(nn.Module):
+    """Dropout that keeps its mask until the next backward, so that all steps of a sequence share it.
+
+    Inside a step module each time step keeps a mask of its own, as the clones do that Torch7 makes for each step. In
+    the first sequence all steps share the mask of the first; later on each step that was there before draws its own.
+
+    Args:
+        p: probability of an element to be zeroed.
+        v2: scale by :math:`1 / (1 - p)` in training; False: scale by :math:`1 - p` in evaluation.
+        lazy: keep the mask until the next backward.
+        mono: draw one row and use it for the whole batch.
+
+    Attributes:
+        masks: time step -> its mask.
+        stale: time steps whose mask is drawn anew when it is needed next.
+        step: the time step that runs; step modules set it.
+
+    Shape:
+        - Input, output: :math:`(N, *)`.
+
+    Lua:
+        ``nn.Dropout(p, v1, inplace, lazy, mono)``, rnn's Dropout.lua
+    """
+
+    def __init__(self, p: float = 0.5, v2: bool = True, lazy: bool = True, mono: bool = False) -> None:
+        super().__init__()
+        self.p, self.v2, self.lazy, self.mono = p, v2, lazy, mono
+        self.masks: dict[int, Tensor] = {}
+        self.stale: set[int] = set()
+        self.step = 1
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.p == 0 or not self.training:
+            return input if self.training or self.v2 else input * (1 - self.p)
+        noticed = self.lazy and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        if noticed and not input.requires_grad:
+            input = input.detach().requires_grad_()  # else backward would not come by here
+        output = input * self._mask(input)
+        if noticed:
+            step = self.step
+            output.register_hook(lambda grad: self.stale.add(step))
+        return output
+
+    def _mask(self, input: Tensor) -> Tensor:
+        step = self.step
+        if torch.compiler.is_compiling():  # nothing tells here when backward ran: one mask for each sequence
+            self.stale, step = {1} if step == 1 else set(), 1
+        if step not in self.masks and step not in self.stale and 1 in self.masks:  # a new clone of the first step
+            self.masks[step] = self.masks[1]
+            self.stale |= {step} if 1 in self.stale else set()
+        if not self.lazy or step not in self.masks or step in self.stale:
+            shape = [1, *input.shape[1:]] if self.mono else list(input.shape)
+            mask = torch.empty(shape, dtype=input.dtype, device=input.device).bernoulli_(1 - self.p)
+            self.masks[step] = mask / (1 - self.p) if self.v2 else mask
+            self.stale.discard(step)
+        return self.masks[step]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LazyDropout:
+        super()._apply(fn, recurse)
+        self.masks = {step: fn(mask) for step, mask in self.masks.items()}
+        return self
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}, lazy={self.lazy}, mono={self.mono}" + ("" if self.v2 else ", v2=False")
+
+
+@lua_class("nn.Dropout")
+class LazyDropoutClass(LuaClass):
+    torch_type = LazyDropout
+    scalars = {"p": "p", "v2": "v2", "lazy": "lazy", "mono": "mono"}
+    defaults = {"v2": False, "lazy": False, "mono": False}
+
+    @classmethod
+    def matches(cls, obj: LuaObject) -> bool:
+        return obj.get("lazy") is True or obj.get("mono") is True
+
+    @classmethod
+    def handled(cls, module: nn.Module) -> set[str]:
+        return super().handled(module) | {"noise", "flag"}
+
+    @classmethod
+    def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
+        assert isinstance(module, LazyDropout)
+        cls.fill_step(module, obj, 1)
+
+    @staticmethod
+    def fill_step(module: LazyDropout, obj: LuaObject, step: int) -> None:
+        """Takes over the mask of one time step from the Lua object that ran it."""
+        noise = obj.get("noise")
+        if isinstance(noise, LuaTensor) and noise.size:
+            module.masks[step] = to_value(noise)
+        if obj.get("flag") is not False:
+            module.stale.add(step)
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        assert isinstance(module, LazyDropout)
+        return super().to_lua(module, ctx) | cls.step_to_lua(module, 1, ctx)
+
+    @staticmethod
+    def step_to_lua(module: LazyDropout, step: int, ctx: LuaContext) -> dict[str, Any]:
+        """The fields that say which mask a time step has."""
+        mask = module.masks.get(step)
+        noise = LuaTensor.empty(ctx.type_of(module)) if mask is None else ctx.constant(mask, module)
+        return {"noise": noise, "flag": mask is None or step in module.stale}
+
+    @classmethod
+    def replay(cls, module: nn.Module, after: LuaObject) -> Callable[[Tensor], Tensor] | None:
+        return (lambda x: x * noise_of(after, "noise", x)) if stored_noise(after) else None

@@ -1,0 +1,216 @@
+"""rnn's gated step modules: LSTM, FastLSTM, GRU, MuFuRu."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.compare.nested import first_tensor
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.modules.rnn.recurrent import AbstractRecurrent, AbstractRecurrentClass, state_entry
+from dpnn_bridge.objects import LuaObject, LuaTable
+
+
+class StepModule(AbstractRecurrent):
+    """Base of the step modules around one module that takes ``[input, state]``.
+
+    Args:
+        recurrent_module: computes one time step.
+        rho: gradients flow back through at most this many time steps.
+        input_size, output_size: shown by ``repr``.
+
+    Attributes:
+        user_prev_output: replaces the zeros at the start of every sequence, if not None.
+    """
+
+    def __init__(
+        self,
+        recurrent_module: nn.Module,
+        *,
+        rho: int = 9999,
+        input_size: int | None = None,
+        output_size: int | None = None,
+    ) -> None:
+        super().__init__(rho)
+        self.recurrent_module = recurrent_module
+        self.input_size, self.output_size = input_size, output_size
+        self.user_prev_output: Tensor | None = None
+
+    def _previous(self, input: Tensor) -> Any:
+        state = super()._previous(input)
+        output = first_tensor(state)
+        if output.dim() == input.dim() and output.shape[:-1] != input.shape[:-1]:
+            raise ValueError(
+                f"{type(self).__name__}: the state to start from has shape {tuple(output.shape)}, the input "
+                f"{tuple(input.shape)}; call forget() when the batch size changes"
+            )
+        return state
+
+    def _zeros(self, input: Tensor) -> Tensor:
+        assert self.output_size is not None
+        return input.new_zeros(*input.shape[:-1], self.output_size)
+
+    def extra_repr(self) -> str:
+        return f"{self.input_size}, {self.output_size}"
+
+
+class GRU(StepModule):
+    """Gated recurrent unit, one time step per call.
+
+    The candidate sees the state *after* the reset gate: :math:`\\tanh(W_c x + b_c + U_c (r \\odot h))`, and the new
+    state is :math:`(1 - z) \\odot \\text{candidate} + z \\odot h`.
+
+    Args:
+        recurrent_module: maps ``[input, h]`` to the new ``h``.
+        rho: gradients flow back through at most this many time steps.
+        input_size, output_size: numbers of features.
+
+    Shape:
+        - Input: :math:`(N, I)` or :math:`(I)`.
+        - Output: :math:`(N, O)` or :math:`(O)`.
+
+    Lua:
+        ``nn.GRU(inputSize, outputSize, rho, p, mono)``, GRU.lua
+
+    Differs from torch:
+        ``torch.nn.GRU`` applies the reset gate after the product with the state, and takes whole sequences.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        output = self.recurrent_module([input, self._previous(input)])
+        return self._advance(output, output)
+
+    def _initial(self, input: Tensor) -> Tensor:
+        if self.user_prev_output is not None:
+            return self.user_prev_output
+        return self.states[0] if 0 in self.states else self._zeros(input)
+
+    def migrate(self, parameters: Sequence[Tensor]) -> None:
+        """Takes over the parameters of a GRU without dropout, whose gates are one matrix.
+
+        Args:
+            parameters: the six parameters of that GRU; this one has dropout and nine.
+
+        Raises:
+            ValueError: the numbers of parameters are others.
+        """
+        own = list(self.parameters())
+        if len(parameters) != 6 or len(own) != 9:
+            raise ValueError(f"migrate copies 6 parameters into 9, found {len(parameters)} and {len(own)}")
+        (wr, wz), (br, bz), (ur, uz) = (p.chunk(2) for p in parameters[:3])
+        with torch.no_grad():
+            for target, value in zip(own, [wr, br, wz, bz, ur, uz, *parameters[3:]], strict=True):
+                target.copy_(value)
+
+
+class MuFuRu(GRU):
+    """Multi-function recurrent unit: a softmax per unit mixes operations on the old state and a feature vector.
+
+    Args:
+        recurrent_module: maps ``[input, h]`` to the new ``h``.
+        rho: gradients flow back through at most this many time steps.
+        input_size, output_size: numbers of features.
+
+    Shape:
+        - Input: :math:`(N, I)`.
+        - Output: :math:`(N, O)`.
+
+    Lua:
+        ``nn.MuFuRu(inputSize, outputSize, ops, rho)``, Mufuru.lua
+    """
+
+
+class LSTM(StepModule):
+    """Long short-term memory with peepholes, one time step per call.
+
+    Args:
+        recurrent_module: maps ``[input, h, c]`` to the new ``[h, c]``.
+        rho: gradients flow back through at most this many time steps.
+        input_size, output_size: numbers of features.
+
+    Attributes:
+        user_prev_output, user_prev_cell: replace the zeros at the start of every sequence, if not None.
+
+    Shape:
+        - Input: :math:`(N, I)` or :math:`(I)`.
+        - Output: :math:`(N, O)` or :math:`(O)`.
+
+    Lua:
+        ``nn.LSTM(inputSize, outputSize, rho, cell2gate, p, mono)``, LSTM.lua
+
+    Differs from torch:
+        ``torch.nn.LSTM`` has no peepholes and takes whole sequences.
+    """
+
+    def __init__(self, recurrent_module: nn.Module, **arguments: Any) -> None:
+        super().__init__(recurrent_module, **arguments)
+        self.user_prev_cell: Tensor | None = None
+
+    def forward(self, input: Tensor) -> Tensor:
+        output, cell = self.recurrent_module([input, *self._previous(input)])
+        return self._advance(output, [output, cell])
+
+    def _initial(self, input: Tensor) -> list[Tensor]:
+        given = [self.user_prev_output, self.user_prev_cell]
+        known = self.states.get(0, [None, None])
+        values = [g if g is not None else k for g, k in zip(given, known, strict=True)]
+        return [self._zeros(input) if v is None else v for v in values]
+
+
+class FastLSTM(LSTM):
+    """Long short-term memory without peepholes, one time step per call.
+
+    Args:
+        recurrent_module: maps ``[input, h, c]`` to the new ``[h, c]``.
+        rho: gradients flow back through at most this many time steps.
+        input_size, output_size: numbers of features.
+
+    Shape:
+        - Input: :math:`(N, I)` or :math:`(I)`.
+        - Output: :math:`(N, O)` or :math:`(O)`.
+
+    Lua:
+        ``nn.FastLSTM(inputSize, outputSize, rho, eps, momentum, affine, p, mono)``, FastLSTM.lua
+    """
+
+
+class _SizedClass(AbstractRecurrentClass):
+    scalars = {"rho": "rho", "inputSize": "input_size", "outputSize": "output_size"}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        fields = {"cells": LuaTable(), "gradCells": LuaTable()} | super().to_lua(module, ctx)
+        return fields | {"zeroTensor": cls.zeros_to_lua(module, ctx)}
+
+
+@lua_class("nn.GRU")
+class GRUClass(_SizedClass):
+    torch_type = GRU
+
+
+@lua_class("nn.MuFuRu")
+class MuFuRuClass(_SizedClass):
+    torch_type = MuFuRu
+
+
+@lua_class("nn.LSTM")
+class LSTMClass(_SizedClass):
+    torch_type = LSTM
+
+    @classmethod
+    def state_from_lua(cls, obj: LuaObject, step: int) -> Any:
+        state = [state_entry(obj, "outputs", step), state_entry(obj, "cells", step)]
+        return None if all(s is None for s in state) else state
+
+    @classmethod
+    def state_to_lua(cls, state: Any) -> dict[str, Any]:
+        return {"outputs": state[0], "cells": state[1]}
+
+
+@lua_class("nn.FastLSTM")
+class FastLSTMClass(LSTMClass):
+    torch_type = FastLSTM

@@ -1,0 +1,201 @@
+"""rnn's masks: rows of zeros in the input stand for padding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.compare.nested import first_tensor, map_tensors
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.modules.nn.container import ConcatTable, ParallelTable
+from dpnn_bridge.modules.nn.decorator import Decorator, DecoratorClass
+from dpnn_bridge.modules.nn.lookup import LookupTable, LookupTableClass
+from dpnn_bridge.objects import LuaObject, LuaTensor
+
+
+def zero_rows(input: Any, dims: int) -> Tensor:
+    """Which rows of the first tensor of ``input`` are zero: :math:`(N)` for a batch, :math:`()` for one sample.
+
+    A row counts as zero when the sum of its squares is zero in its own precision.
+
+    Args:
+        input: a tensor, or nested lists of tensors.
+        dims: number of dimensions of one sample.
+
+    Raises:
+        ValueError: the tensor is neither a sample nor a batch.
+    """
+    first = first_tensor(input)
+    if first.dim() not in (dims, dims + 1):
+        raise ValueError(f"expected {dims} dimensions, or {dims + 1} for a batch, found shape {tuple(first.shape)}")
+    start = first.dim() - dims
+    return first.square().flatten(start).sum(start) == 0 if dims else first == 0
+
+
+def without_rows(value: Any, mask: Tensor) -> Any:
+    """``value`` with zeros in the rows of every tensor that ``mask`` selects; no gradient flows there."""
+    return map_tensors(lambda t: t.masked_fill(_spread(mask, t), 0), value)
+
+
+def _spread(mask: Tensor, like: Tensor) -> Tensor:
+    return mask.reshape([*mask.shape, *[1] * (like.dim() - mask.dim())])
+
+
+class MaskZero(Decorator):
+    """Sets the output to zero where the input is zero.
+
+    Args:
+        module: the decorated module.
+        input_dims: number of dimensions of one sample of the (first) input tensor.
+
+    Shape:
+        - Input: one sample or a batch; of a list, the first tensor says what is masked.
+        - Output: the module's; masked rows are zero.
+
+    Lua:
+        ``nn.MaskZero(module, nInputDim)``, MaskZero.lua
+
+    Differs from torch:
+        As in Torch7 the masked rows count in the gradients of the parameters of the *last* layer (a bias, in effect),
+        though not in the gradient of the input. With a criterion that masks as well this makes no difference.
+    """
+
+    def __init__(self, module: nn.Module, input_dims: int) -> None:
+        super().__init__(module)
+        self.input_dims = input_dims
+
+    def forward(self, input: Any) -> Any:
+        mask = zero_rows(input, self.input_dims)
+        return masked_call(self.module, input, mask)
+
+    def extra_repr(self) -> str:
+        return f"input_dims={self.input_dims}"
+
+
+def masked_call(module: nn.Module, input: Any, mask: Tensor) -> Any:
+    """``module(input)`` without the masked rows; they count in the parameter gradients of the last layers."""
+    if type(module) is nn.Sequential and len(module):
+        *body, last = module
+        for member in body:
+            input = member(input)
+        return masked_call(last, input, mask)
+    if type(module) is ConcatTable:
+        return [masked_call(member, input, mask) for member in module]
+    if type(module) is ParallelTable:
+        return [masked_call(member, input[i], mask) for i, member in enumerate(module)]
+    has_parameters = any(True for _ in module.parameters())
+    if not has_parameters or any(True for _ in module.children()):
+        return without_rows(module(input), mask)
+    stopped = map_tensors(lambda t: torch.where(_spread(mask, t), t.detach(), t), input)
+    return map_tensors(lambda t: _ZeroValue.apply(t, _spread(mask, t)), module(stopped))
+
+
+class _ZeroValue(torch.autograd.Function):
+    """Zeros where the mask is set, in the value only."""
+
+    @staticmethod
+    def forward(input: Tensor, mask: Tensor) -> Tensor:
+        return input.masked_fill(mask, 0)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0], None
+
+
+@lua_class("nn.MaskZero")
+class MaskZeroClass(DecoratorClass):
+    torch_type = MaskZero
+    scalars = {"nInputDim": "input_dims"}
+    scratch = ("zeroMask", "gradOutput")
+
+
+class TrimZero(MaskZero):
+    """Like :class:`MaskZero`; the gradient for a batch is the derivative.
+
+    Args:
+        module: the decorated module.
+        input_dims: number of dimensions of one sample of the (first) input tensor.
+
+    Shape:
+        - Input: one sample or a batch; of a list, the first tensor says what is masked.
+        - Output: the module's; masked rows are zero.
+
+    Lua:
+        ``nn.TrimZero(module, nInputDim)``, TrimZero.lua. Torch7 runs the module on the other rows only, which is the
+        same but for modules that mix the rows of a batch; it raises in backward where the module ends in a layer with
+        parameters, and where all rows are masked the first one leaks into the parameter gradients.
+    """
+
+    def forward(self, input: Any) -> Any:
+        mask = zero_rows(input, self.input_dims)
+        return without_rows(self.module(input), mask) if mask.dim() else masked_call(self.module, input, mask)
+
+
+@lua_class("nn.TrimZero")
+class TrimZeroClass(MaskZeroClass):
+    torch_type = TrimZero
+    scratch = (*MaskZeroClass.scratch, "temp", "gradTemp")
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        kind = ctx.type_of(module)
+        return super().to_lua(module, ctx) | {name: LuaTensor.empty(kind) for name in ("temp", "gradTemp")}
+
+
+class LookupTableMaskZero(LookupTable):
+    """A table of rows whose index 0 gives zeros, for padding.
+
+    Args:
+        num_embeddings: number of rows, that of index 0 included.
+        embedding_dim: size of a row.
+
+    Attributes:
+        weight: row 0 is set to zero by every call; its gradient is accumulated all the same, as in Torch7.
+
+    Shape:
+        - Input: :math:`(*)`, 0 for padding, else counted from 1 (whatever ``index_base`` other modules use).
+        - Output: :math:`(*, D)`.
+
+    Examples:
+        >>> LookupTableMaskZero(3, 2)(torch.tensor([0]))
+        tensor([[0., 0.]], grad_fn=<EmbeddingBackward0>)
+
+    Lua:
+        ``nn.LookupTableMaskZero(nIndex, nOutput)``, LookupTableMaskZero.lua; the weight has nIndex + 1 rows
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.index_base = 0
+
+    def forward(self, input: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.weight[0].zero_()
+        return super().forward(input)
+
+
+@lua_class("nn.LookupTableMaskZero")
+class LookupTableMaskZeroClass(LookupTableClass):
+    torch_type = LookupTableMaskZero
+    version = 1
+
+    @classmethod
+    def build(cls, obj: LuaObject, ctx: TorchContext) -> LookupTable:
+        table = super().build(obj, ctx)
+        return LookupTableMaskZero(
+            table.num_embeddings,
+            table.embedding_dim,
+            table.padding_idx,
+            table.max_norm,
+            table.norm_type,
+            table.scale_grad_by_freq,
+            device="meta",
+        )

@@ -1,0 +1,103 @@
+"""rnn's small modules without memory: SAdd, CopyGrad, LinearNoBias, ExpandAs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.objects import LuaObject
+
+
+class SAdd(nn.Module):
+    """Adds a number, then changes the sign if asked: :math:`\\pm (x + a)`.
+
+    Args:
+        addend: the number.
+        negate: change the sign of the sum.
+
+    Shape:
+        - Input, output: :math:`(*)`.
+
+    Examples:
+        >>> SAdd(-1, negate=True)(torch.tensor([0.25]))
+        tensor([0.7500])
+
+    Lua:
+        ``nn.SAdd(addend, negate)``, SAdd.lua
+    """
+
+    def __init__(self, addend: float, negate: bool = False) -> None:
+        super().__init__()
+        self.addend, self.negate = addend, negate
+
+    def forward(self, input: Tensor) -> Tensor:
+        output = input + self.addend
+        return -output if self.negate else output
+
+    def extra_repr(self) -> str:
+        return f"{self.addend}" + (", negate=True" if self.negate else "")
+
+
+@lua_class("nn.SAdd")
+class SAddClass(LuaClass):
+    torch_type = SAdd
+    scalars = {"addend": "addend", "negate": "negate"}
+    defaults = {"negate": False}
+
+
+class CopyGrad(nn.Identity):
+    """Passes its input through; in Torch7 the gradient is a tensor of its own, as it always is in PyTorch.
+
+    Shape:
+        - Input, output: :math:`(*)`.
+
+    Lua:
+        ``nn.CopyGrad()``, CopyGrad.lua
+    """
+
+
+@lua_class("nn.CopyGrad")
+class CopyGradClass(LuaClass):
+    torch_type = CopyGrad
+    scratch = ("norm",)
+
+
+@lua_class("nn.LinearNoBias")
+class LinearNoBias(LuaClass):
+    torch_type = nn.Linear
+    tensors = {"weight": "weight"}
+    scratch = ("addBuffer",)
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        out_features, in_features = obj["weight"].shape
+        return {"in_features": in_features, "out_features": out_features, "bias": False, "device": "meta"}
+
+    @classmethod
+    def represents(cls, module: nn.Module) -> bool:
+        return False  # nn.Linear can be without bias as well, and needs no further package
+
+
+class ExpandAs(nn.Module):
+    """Expands the second input to the size of the first.
+
+    Shape:
+        - Input: the list ``[a, b]``; every dimension of ``b`` is 1 or that of ``a``.
+        - Output: the list ``[a, b expanded]``.
+
+    Lua:
+        ``nn.ExpandAs()``, ExpandAs.lua, which has to be loaded by hand
+    """
+
+    def forward(self, input: list[Tensor]) -> list[Tensor]:
+        return [input[0], input[1].expand_as(input[0])]
+
+
+@lua_class("nn.ExpandAs")
+class ExpandAsClass(LuaClass):
+    torch_type = ExpandAs
+    scratch = ("sum1", "sum2")

@@ -1,0 +1,317 @@
+"""Step modules that make a recurrence of the user's own modules: Recurrent, Recurrence, Recursor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.compare.nested import first_tensor
+from dpnn_bridge.conversion.fields import record_of
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.modules.rnn.memory import get_hidden_state, max_bptt_step, set_hidden_state
+from dpnn_bridge.modules.rnn.misc import CopyGrad
+from dpnn_bridge.modules.rnn.recurrent import AbstractRecurrent, AbstractRecurrentClass, shared_clone
+from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
+from dpnn_bridge.torch7.gradient import with_penalty
+
+
+class Recurrent(AbstractRecurrent):
+    """A simple recurrent network: ``transfer(merge([input_module(x), feedback_module(h)]))``.
+
+    The first step of a sequence is ``transfer(start_module(input_module(x)))``.
+
+    Args:
+        start_module: used in the first step only.
+        input_module: applied to the input.
+        feedback_module: applied to the output of the step before.
+        transfer_module: applied last.
+        merge_module: makes one value of both.
+        rho: gradients flow back through at most this many time steps.
+
+    Shape:
+        - Input: what ``input_module`` takes.
+        - Output: what ``transfer_module`` gives.
+
+    Lua:
+        ``nn.Recurrent(start, input, feedback, transfer, rho, merge)``, Recurrent.lua
+    """
+
+    def __init__(
+        self,
+        start_module: nn.Module,
+        input_module: nn.Module,
+        feedback_module: nn.Module,
+        transfer_module: nn.Module,
+        merge_module: nn.Module,
+        *,
+        rho: int = 9999,
+    ) -> None:
+        super().__init__(rho)
+        self.start_module, self.input_module, self.feedback_module = start_module, input_module, feedback_module
+        self.transfer_module, self.merge_module = transfer_module, merge_module
+
+    def forward(self, input: Any) -> Any:
+        previous = self._previous(input)
+        value = self.input_module(input)
+        if self.step == 1:
+            value = self.start_module(value)
+        else:
+            value = self.merge_module([value, self.feedback_module(previous)])
+        output = self.transfer_module(value)
+        return self._advance(output, output)
+
+    def _initial(self, input: Any) -> None:
+        return None
+
+
+@lua_class("nn.Recurrent")
+class RecurrentClass(AbstractRecurrentClass):
+    torch_type = Recurrent
+    given = {}
+    scratch = (*AbstractRecurrentClass.scratch, "initialModule")
+    members = {
+        "startModule": "start_module",
+        "inputModule": "input_module",
+        "feedbackModule": "feedback_module",
+        "transferModule": "transfer_module",
+        "mergeModule": "merge_module",
+    }
+
+    @classmethod
+    def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
+        return Recurrent(**cls.arguments(obj, ctx))
+
+    @classmethod
+    def inner_to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        """Torch7 runs the first step and the later ones by different modules that share parameters."""
+        start, input, feedback, transfer, merge = (ctx.to_lua(m) for m in cls.children(module))
+        kind, train = ctx.type_of(module), module.training
+        parallel = _container("nn.ParallelTable", [input, feedback], kind, train)
+        recurrent = _container("nn.Sequential", [parallel, merge, transfer], kind, train)
+        first = [shared_clone(input), start, shared_clone(transfer)]
+        return {
+            "recurrentModule": recurrent,
+            "initialModule": _container("nn.Sequential", first, kind, train),
+            "modules": LuaTable.from_list([start, input, feedback, transfer, merge]),
+            "sharedClones": LuaTable({2: recurrent}),
+        }
+
+    @classmethod
+    def step_modules(cls, module: nn.Module, after: LuaObject, step: int) -> list[tuple[nn.Module, Any]]:
+        start, input, feedback, transfer, merge = cls.children(module)
+        if step == 1:
+            return list(zip((input, start, transfer), after["initialModule"]["modules"].as_list(), strict=True))
+        parallel, *rest = after["sharedClones"][step]["modules"].as_list()
+        objects = [*parallel["modules"].as_list(), *rest]
+        return list(zip((input, feedback, merge, transfer), objects, strict=True))
+
+
+def _container(class_name: str, modules: list[LuaObject], kind: str, train: bool) -> LuaObject:
+    """A container of Lua objects; a ParallelTable's buffers are tables."""
+    fields: dict[Any, Any] = {"modules": LuaTable.from_list(modules), "train": train, "_type": kind}
+    for name in ("output", "gradInput"):
+        fields[name] = LuaTable() if class_name == "nn.ParallelTable" else LuaTensor.empty(kind)
+    return LuaObject(class_name, LuaTable(fields))
+
+
+class Recurrence(AbstractRecurrent):
+    """Runs a module on ``[input, output of the step before]``; the first step gets zeros.
+
+    Args:
+        module: maps ``[input, previous output]`` to the output, a tensor or nested lists.
+        output_size: sizes of one sample's output without the batch, or a list of such for a list of outputs.
+        input_dims: number of dimensions of one sample of the (first) input tensor.
+        rho: gradients flow back through at most this many time steps.
+
+    Attributes:
+        user_prev_output: replaces the zeros at the start of every sequence, if not None.
+
+    Shape:
+        - Input: a batch or one sample, as ``input_dims`` tells.
+        - Output: what ``module`` gives.
+
+    Lua:
+        ``nn.Recurrence(recurrentModule, outputSize, nInputDim, rho)``, Recurrence.lua
+    """
+
+    def __init__(self, module: nn.Module, output_size: int | list[Any], input_dims: int, *, rho: int = 9999) -> None:
+        super().__init__(rho)
+        self.module = module
+        self.output_size = [output_size] if isinstance(output_size, int) else output_size
+        self.input_dims = input_dims
+        self.user_prev_output: Any = None
+
+    def forward(self, input: Any) -> Any:
+        output = self.module([input, self._previous(input)])
+        return self._advance(output, output)
+
+    def _initial(self, input: Any) -> Any:
+        if self.user_prev_output is not None:
+            return self.user_prev_output
+        if 0 in self.states:
+            return self.states[0]
+        first = first_tensor(input)
+        if first.dim() not in (self.input_dims, self.input_dims + 1):
+            raise ValueError(
+                f"Recurrence expects an input of {self.input_dims} dimensions, or {self.input_dims + 1} "
+                f"for a batch, found {first.dim()}"
+            )
+        batch = list(first.shape[:1]) if first.dim() > self.input_dims else []
+        like = [*filter(torch.is_floating_point, self.parameters()), first][0]
+        dtype = like.dtype if like.is_floating_point() else torch.get_default_dtype()
+
+        def zeros(size: list[Any]) -> Any:
+            if size and isinstance(size[0], list):
+                return [zeros(s) for s in size]
+            return torch.zeros(batch + size, dtype=dtype, device=first.device)
+
+        return zeros(self.output_size)
+
+    def get_hidden_state(self, step: int | None = None) -> list[Any]:
+        """``[output, hidden states of the module inside]`` after time step ``step``."""
+        return [super().get_hidden_state(step), [get_hidden_state(self.module, step)]]
+
+    def set_hidden_state(self, step: int | None, state: list[Any]) -> None:
+        """Replaces the output, and the states inside if there are two elements."""
+        super().set_hidden_state(step, state[0])
+        if len(state) > 1 and state[1]:
+            set_hidden_state(self.module, step, state[1][0])
+
+    def extra_repr(self) -> str:
+        return f"output_size={self.output_size}, input_dims={self.input_dims}"
+
+
+class _ModuleFieldClass(AbstractRecurrentClass):
+    """Step modules whose member is called ``module``; in Lua that field stays when a mask is put around the member."""
+
+    @classmethod
+    def inner_to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        fields, record = super().inner_to_lua(module, ctx), record_of(module)
+        return fields if record and "module" in record.fields else {**fields, "module": fields["recurrentModule"]}
+
+
+@lua_class("nn.Recurrence")
+class RecurrenceClass(_ModuleFieldClass):
+    torch_type = Recurrence
+    scalars = {"rho": "rho", "nInputDim": "input_dims"}
+    given = {"user_prev_output": "userPrevOutput"}
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        return {**super().arguments(obj, ctx), "output_size": _sizes(obj["outputSize"])}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        assert isinstance(module, Recurrence)
+        fields = super().to_lua(module, ctx) | {"typeTensor": LuaTensor.empty(ctx.type_of(module))}
+        if module.step > 1:
+            fields["zeroTensor"] = cls.zeros_to_lua(module, ctx)
+        record = record_of(module)
+        if record is None or "outputSize" not in record.fields:
+            fields["outputSize"] = _lua_sizes(module.output_size)
+        return fields
+
+
+def _sizes(value: Any) -> Any:
+    if isinstance(value, LuaStorage):
+        return [int(n) for n in value.numpy()]
+    return [_sizes(v) for v in value.as_list()] if isinstance(value, LuaTable) else value
+
+
+def _lua_sizes(value: Any) -> Any:
+    return LuaTable.from_list(_lua_sizes(v) for v in value) if isinstance(value, list) else value
+
+
+class Recursor(AbstractRecurrent):
+    """Makes a step module of any module; recurrent modules inside keep their own states.
+
+    Args:
+        module: called once per time step.
+        rho: gradients flow back through at most this many time steps.
+
+    Shape:
+        - Input, output: the module's.
+
+    Lua:
+        ``nn.Recursor(module, rho)``, Recursor.lua
+    """
+
+    def __init__(self, module: nn.Module, *, rho: int = 9999999) -> None:
+        super().__init__(rho)
+        self.module = module
+
+    def forward(self, input: Any) -> Any:
+        self._begin()
+        return self._finish(self.module(input))
+
+    def get_hidden_state(self, step: int | None = None) -> Any:
+        """The hidden state of the module inside."""
+        return get_hidden_state(self.module, step)
+
+    def set_hidden_state(self, step: int | None, state: Any) -> None:
+        """Replaces the hidden state of the module inside."""
+        set_hidden_state(self.module, step, state)
+
+    def max_bptt_step(self, rho: int) -> None:
+        """Sets through how many time steps gradients flow back, here and inside."""
+        super().max_bptt_step(rho)
+        max_bptt_step(self.module, rho)
+
+
+@lua_class("nn.Recursor")
+class RecursorClass(_ModuleFieldClass):
+    torch_type = Recursor
+    given = {}
+
+
+class NormStabilizer(AbstractRecurrent):
+    """Passes its input through and penalises changes of its norm from one time step to the next.
+
+    In training the gradient of :math:`\\beta \\sum_t \\text{mean}_n (\\|h_t\\| - \\|h_{t-1}\\|)^2` is added on the way
+    back, whatever the loss.
+
+    Args:
+        recurrent_module: passes the input through; default: :class:`CopyGrad`.
+        beta: weight of the penalty.
+        rho: gradients flow back through at most this many time steps.
+
+    Shape:
+        - Input, output: :math:`(N, H)`.
+
+    Lua:
+        ``nn.NormStabilizer(beta)``, NormStabilizer.lua
+    """
+
+    def __init__(self, recurrent_module: nn.Module | None = None, *, beta: float = 1.0, rho: int = 99999) -> None:
+        super().__init__(rho)
+        self.recurrent_module = CopyGrad() if recurrent_module is None else recurrent_module
+        self.beta = beta
+        self._norms: list[Tensor] = []
+
+    def forward(self, input: Tensor) -> Tensor:
+        output = self.recurrent_module(input)
+        if self.training:
+            if self.step > 1:
+                change = input.norm(dim=1) - self._previous(input).norm(dim=1)
+                output = with_penalty(output, self.beta * change.square().mean())
+            self._norms = [*self._norms[: self.step - 1], input.detach().norm(dim=1)]
+        return self._advance(output, input)
+
+    def update_loss(self) -> Tensor:
+        """What Torch7 reports: :math:`\\beta / T \\sum_t \\text{mean}_n (\\|h_t\\| + \\|h_{t-1}\\|)^2`, a plus."""
+        pairs = zip(self._norms, self._norms[1:], strict=False)
+        return self.beta * torch.stack([(a + b).square().mean() for a, b in pairs]).sum() / len(self._norms)
+
+    def extra_repr(self) -> str:
+        return f"beta={self.beta}"
+
+
+@lua_class("nn.NormStabilizer")
+class NormStabilizerClass(AbstractRecurrentClass):
+    torch_type = NormStabilizer
+    scalars = {"rho": "rho", "beta": "beta"}
+    given = {}

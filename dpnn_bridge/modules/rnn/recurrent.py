@@ -1,0 +1,316 @@
+"""What rnn's step modules have in common: one call per time step, the state is kept in between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.compare.nested import first_tensor, map_tensors
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.lua_values import to_value
+from dpnn_bridge.conversion.noise import paired, replayed
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.modules.dpnn.reinforce import Reinforce
+from dpnn_bridge.modules.rnn.dropout import LazyDropout, LazyDropoutClass
+from dpnn_bridge.modules.rnn.memory import Memory
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+
+#: attributes in which the user gives the start of every sequence -> Lua field
+GIVEN = {"user_prev_output": "userPrevOutput", "user_prev_cell": "userPrevCell"}
+
+
+class AbstractRecurrent(Memory, nn.Module):
+    """Base of the modules that are called once per time step.
+
+    Args:
+        rho: gradients flow back through at most this many time steps: the state is detached every ``rho`` steps.
+
+    Attributes:
+        step: number of the next time step, counted from 1.
+        states: time step -> hidden state after it; 0 is a state set by the user. In evaluation mode only the latest.
+    """
+
+    def __init__(self, rho: int = 9999) -> None:
+        super().__init__()
+        self.rho = rho
+        self.step = 1
+        self.states: dict[int, Any] = {}
+        self._start: Any = None
+        self._run_start = 1
+        self._backward_ran = self._given = False
+        self._rewards: dict[int, Tensor] = {}
+
+    # ------------------------------------------------------------------ one time step
+    def _begin(self) -> None:
+        """Starts a step: dropout inside uses the mask of this step."""
+        for dropout in dropouts_in(self):
+            dropout.step = self.step
+
+    def _previous(self, input: Any) -> Any:
+        """The state that the present step starts from."""
+        self._begin()
+        if self._backward_ran or self.step - self._run_start >= self.rho:
+            self.detach_own()
+        if self.step == 1:
+            self._start = self._initial(input)
+            return self._start
+        if self.step - 1 not in self.states:
+            raise RuntimeError(
+                f"{type(self).__name__} is at time step {self.step}, but the state after step {self.step - 1} "
+                f"was not saved with it; call forget() to start a new sequence"
+            )
+        return self.states[self.step - 1]
+
+    def _initial(self, input: Any) -> Any:
+        raise NotImplementedError
+
+    def _advance(self, output: Any, state: Any) -> Any:
+        """Keeps the state that the present step reached, and returns its output."""
+        if self.training:
+            self.states[self.step] = state
+        else:
+            self.states = {t: s for t, s in self.states.items() if t == 0} | {self.step: state}
+        self._given = False
+        return self._finish(output)
+
+    def _finish(self, output: Any) -> Any:
+        """Ends the present step; what happens when backward reaches it is arranged here."""
+        step, self.step = self.step, self.step + 1
+        tensor = first_tensor(output)
+        if tensor.requires_grad and not torch.compiler.is_compiling():
+            tensor.register_hook(lambda grad: self._note_backward(step))
+        return output
+
+    def _note_backward(self, step: int) -> None:
+        self._backward_ran = True
+        for dropout in dropouts_in(self):
+            dropout.stale.add(step)
+        if step in self._rewards:  # what runs backward next is this step
+            for module in self.modules():
+                if isinstance(module, Reinforce):
+                    module.reinforce(self._rewards[step])
+
+    # ------------------------------------------------------------------ memory
+    def forget_own(self) -> None:
+        self.states = {t: s for t, s in self.states.items() if t == 0 and not self.training}
+        self.step = self._run_start = 1
+        self._start, self._backward_ran, self._given = None, False, False
+
+    def detach_own(self) -> None:
+        if self._given and not self._backward_ran:  # what the user set may belong to another module's graph
+            return
+        kept = {0, self.step - 1}
+        self.states = {t: map_tensors(Tensor.detach, s) for t, s in self.states.items() if t in kept}
+        self._run_start = self.step
+        self._backward_ran = False
+
+    def get_hidden_state(self, step: int | None = None) -> Any:
+        """The state after time step ``step`` (default: the latest); None when it is not known."""
+        step = self.step - 1 if step is None else step
+        return self._start if step == 0 and self._start is not None else self.states.get(step)
+
+    def set_hidden_state(self, step: int | None, state: Any) -> None:
+        """Replaces the state after time step ``step``; 0 is the start of the sequence, None the latest."""
+        step = self.step - 1 if step is None else step
+        self.states[step] = state
+        self._given = self._given or step == self.step - 1
+
+    def max_bptt_step(self, rho: int) -> None:
+        """Sets through how many time steps gradients flow back."""
+        self.rho = rho
+
+    def reinforce(self, reward: Tensor | list[Tensor]) -> None:
+        """Sets the rewards of the REINFORCE modules inside for the backward pass that follows.
+
+        Args:
+            reward: :math:`(N)` for all time steps, or :math:`(T, N)` or a list for each of the latest steps.
+        """
+        each = reward if isinstance(reward, list) or reward.dim() > 1 else []
+        self._rewards = dict(enumerate(each, self.step - len(each)))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> AbstractRecurrent:
+        super()._apply(fn, recurse)
+        self.__dict__.update(self._carried(fn))
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles hold the state but not the graph that computed it."""
+        return {**self.__dict__, **self._carried(lambda t: t)}
+
+    def _carried(self, fn: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        """The attributes with tensors, each of them detached and given to ``fn``."""
+        values = {name: self.__dict__[name] for name in ("states", *GIVEN) if name in self.__dict__}
+        return {**map_tensors(lambda t: fn(t.detach()), values), "_start": None, "_backward_ran": False}
+
+
+def dropouts_in(module: nn.Module) -> list[LazyDropout]:
+    """The layers in ``module`` that keep a mask for each time step."""
+    return [m for m in module.modules() if isinstance(m, LazyDropout) and m.p]
+
+
+class AbstractRecurrentClass(LuaClass):
+    """The step modules of rnn. Clones for each time step, which Torch7 keeps, are dropped: autograd needs none."""
+
+    scalars = {"rho": "rho"}
+    defaults = {"rho": 9999}
+    scratch = (
+        *("sharedClones", "outputs", "gradInputs", "gradOutputs", "cells", "gradCells", "zeroTensor"),
+        *("cell", "gradPrevOutput", "userGradPrevOutput", "userGradPrevCell"),
+    )
+    #: attributes that hold a tensor given by the user -> Lua field
+    given = GIVEN
+
+    @classmethod
+    def matches(cls, obj: LuaObject) -> bool:
+        return obj.get("recurrentModule") is not None
+
+    @classmethod
+    def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
+        inner = ctx.to_torch(obj["recurrentModule"], "recurrentModule")
+        return cls.torch_type(inner, **cls.arguments(obj, ctx))
+
+    @classmethod
+    def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
+        super().fill(module, obj, ctx)
+        assert isinstance(module, AbstractRecurrent)
+        module.step = module._run_start = obj.get("step") or 1
+        for step in {0, module.step - 1}:
+            state = cls.state_from_lua(obj, step)
+            if state is not None:
+                module.states[step] = state
+        for attribute, name in cls.given.items():
+            if isinstance(obj.get(name), LuaTensor) and obj[name].size:
+                setattr(module, attribute, to_value(obj[name]))
+        if dropouts_in(module):
+            cls.fill_masks(module, obj)
+
+    @classmethod
+    def fill_masks(cls, module: nn.Module, obj: LuaObject) -> None:
+        """Takes over the dropout masks of the clones of all time steps."""
+        for step in obj["sharedClones"]:
+            for inner, clone in cls.step_modules(module, obj, step):
+                for child, child_obj in paired(inner, clone):
+                    if isinstance(child, LazyDropout):
+                        LazyDropoutClass.fill_step(child, child_obj, step)
+
+    @classmethod
+    def state_from_lua(cls, obj: LuaObject, step: int) -> Any:
+        """The hidden state after a time step as ``obj`` holds it, or None."""
+        return state_entry(obj, "outputs", step)
+
+    @classmethod
+    def state_to_lua(cls, state: Any) -> dict[str, Any]:
+        """Lua table of states -> its entry for one hidden state."""
+        return {"outputs": state}
+
+    @classmethod
+    def handled(cls, module: nn.Module) -> set[str]:
+        names = {"recurrentModule", "modules", "step"}
+        return super().handled(module) | names | {n for a, n in cls.given.items() if hasattr(module, a)}
+
+    @classmethod
+    def inner_to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        """The fields that hold modules."""
+        inner = ctx.to_lua(cls.children(module)[0])
+        return {
+            "recurrentModule": inner,
+            "modules": LuaTable.from_list([inner]),
+            "sharedClones": cls.clones_to_lua(cls.children(module)[0], inner, ctx),
+        }
+
+    @classmethod
+    def clones_to_lua(cls, module: nn.Module, inner: LuaObject, ctx: LuaContext) -> LuaTable:
+        """``sharedClones``: the module itself, and clones only for steps that have dropout masks of their own."""
+        clones = LuaTable.from_list([inner])
+        for step in sorted({step for d in dropouts_in(module) for step in d.masks.keys() | d.stale} - {1}):
+            clones[step] = shared_clone(inner)
+            for child, obj in paired(module, clones[step]):
+                if isinstance(child, LazyDropout):
+                    obj.fields.update(LazyDropoutClass.step_to_lua(child, step, ctx))
+        return clones
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        assert isinstance(module, AbstractRecurrent)
+        fields: dict[str, Any] = super().to_lua(module, ctx) | cls.inner_to_lua(module, ctx) | {"step": module.step}
+        for name in ("outputs", "gradInputs", "_gradOutputs", "gradOutputs"):
+            fields[name] = LuaTable()
+        for step, state in module.states.items():
+            if step in (0, module.step - 1):
+                for name, value in cls.state_to_lua(state).items():
+                    fields.setdefault(name, LuaTable())[step] = _lua_value(value, module, ctx)
+        for attribute, name in cls.given.items():
+            value = getattr(module, attribute, None)
+            if value is not None:
+                fields[name] = ctx.constant(value, module)
+        return fields
+
+    @classmethod
+    def zeros_to_lua(cls, module: nn.Module, ctx: LuaContext) -> Any:
+        """``zeroTensor``, which Torch7 resizes at the first step only: zeros like the latest output, or empty."""
+        assert isinstance(module, AbstractRecurrent)
+        if module.step == 1 or module.step - 1 not in module.states:
+            return LuaTensor.empty(ctx.type_of(module))
+        output = cls.state_to_lua(module.states[module.step - 1])["outputs"]
+        return _lua_value(map_tensors(torch.zeros_like, output), module, ctx)
+
+    # ------------------------------------------------------------------ parity
+    @classmethod
+    def step_modules(cls, module: nn.Module, after: LuaObject, step: int) -> list[tuple[nn.Module, Any]]:
+        """The modules inside with the Lua objects that ran time step ``step`` in their place."""
+        return [(cls.children(module)[0], after["sharedClones"].get(step))]
+
+    @classmethod
+    def replay(cls, module: nn.Module, after: LuaObject) -> Callable[[Any], Any] | None:
+        """Every time step uses the noise of its own clone."""
+        assert isinstance(module, AbstractRecurrent)
+        if not module.training or not cls.children(module):
+            return None
+
+        def forward(input: Any) -> Any:
+            with ExitStack() as stack:
+                for inner, obj in cls.step_modules(module, after, module.step):
+                    stack.enter_context(replayed(inner, obj))
+                return type(module).forward(module, input)
+
+        return forward
+
+
+def shared_clone(value: Any, memo: dict[int, Any] | None = None) -> Any:
+    """A copy of a Lua object whose tensors are other tensors on the same storages."""
+    memo = {} if memo is None else memo
+    if id(value) in memo:
+        return memo[id(value)]
+    if isinstance(value, LuaTensor):
+        copy: Any = LuaTensor(value.class_name, value.shape, value.stride, value.offset, value.storage)
+    elif isinstance(value, LuaObject):
+        copy = LuaObject(value.class_name, version=value.version, header=value.header)
+        if not isinstance(value.payload, LuaTable):
+            copy.payload = value.payload
+    elif isinstance(value, LuaTable):
+        copy = LuaTable()
+    else:
+        return value
+    memo[id(value)] = copy
+    if isinstance(value, (LuaObject, LuaTable)):
+        for k, v in value.items():
+            copy[shared_clone(k, memo)] = shared_clone(v, memo)
+    return copy
+
+
+def state_entry(obj: LuaObject, name: str, step: int) -> Any:
+    """The value of one time step in a Lua table of states, or None."""
+    table = obj.get(name)
+    value = to_value(table.get(step)) if isinstance(table, LuaTable) else None
+    return None if isinstance(value, Tensor) and value.numel() == 0 else value
+
+
+def _lua_value(value: Any, module: nn.Module, ctx: LuaContext) -> Any:
+    if isinstance(value, (list, tuple)):
+        return LuaTable.from_list(_lua_value(v, module, ctx) for v in value)
+    return ctx.constant(value, module) if isinstance(value, Tensor) else value

@@ -1,0 +1,72 @@
+"""rnn's SeqGRU: a gated recurrent unit that takes a whole sequence as one tensor."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.modules.rnn.cells import gru_of
+from dpnn_bridge.modules.rnn.gated import GRU
+from dpnn_bridge.modules.rnn.seq_lstm import SequenceModule, SequenceModuleClass
+
+
+class SeqGRU(SequenceModule):
+    """Gated recurrent unit over a whole sequence.
+
+    Args:
+        input_size: features of the input.
+        output_size: features of the output.
+        batch_first: input and output are :math:`(N, T, *)`.
+        mask_zero: a time step whose input is zero gives a zero output and state.
+
+    Attributes:
+        weight: :math:`(I + O, 3 O)`: rows of the input, then of the state; columns reset gate, update gate, candidate.
+        bias: :math:`(3 O)`.
+        user_prev_output: initial state for the next call only.
+
+    Shape:
+        - Input: :math:`(T, N, I)`, or the list ``[h0, x]``.
+        - Output: :math:`(T, N, O)`.
+
+    Lua:
+        ``nn.SeqGRU(inputSize, outputSize)``, SeqGRU.lua
+
+    Differs from torch:
+        ``torch.nn.GRU`` applies the reset gate after the product with the state.
+
+    Raises:
+        ValueError: the input is no batch of sequences, or a remembered state has another batch size.
+    """
+
+    def __init__(
+        self, input_size: int, output_size: int, *, batch_first: bool = False, mask_zero: bool = False
+    ) -> None:
+        super().__init__(input_size, output_size, output_size, 3, batch_first, mask_zero)
+
+    def _run(self, x: Tensor, start: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        mask, size = self._masked(x), 2 * self.output_size
+        projected = x @ self.weight[: self.input_size] + self.bias
+        recurrent = self.weight[self.input_size :]
+        output = start[0]
+        outputs = []
+        for t, step in enumerate(projected.unbind(0)):
+            r, z = (step[:, :size] + output @ recurrent[:, :size]).sigmoid().chunk(2, 1)
+            candidate = (step[:, size:] + (r * output) @ recurrent[:, size:]).tanh()
+            output = candidate - z * candidate + z * output
+            if mask is not None:
+                output = output.masked_fill(mask[t], 0)
+            outputs.append(output)
+        return torch.stack(outputs), [output]
+
+    def to_gru(self) -> GRU:
+        """A step module with copies of the same parameters."""
+        return gru_of(self.weight, self.bias, self.input_size, self.output_size)
+
+
+@lua_class("nn.SeqGRU")
+class SeqGRUClass(SequenceModuleClass):
+    torch_type = SeqGRU
+    scalars = {"inputSize": "input_size", "outputSize": "output_size", "batchfirst": "batch_first"}
+    scalars |= {"maskzero": "mask_zero"}
+    defaults = {"batchfirst": False, "maskzero": False}

@@ -1,0 +1,358 @@
+"""rnn's modules that take a whole sequence as one tensor: what they share, SeqLSTM, SeqLSTMP."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.compare.nested import map_tensors
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.lua_values import to_value
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.modules.rnn.cells import fast_lstm_of
+from dpnn_bridge.modules.rnn.gated import FastLSTM
+from dpnn_bridge.modules.rnn.memory import Memory, Remembering
+from dpnn_bridge.objects import LuaObject, LuaTensor
+
+
+class SequenceModule(Memory, Remembering, nn.Module):
+    """Base of the modules that take a whole sequence as one tensor.
+
+    Args:
+        input_size: features of the input.
+        hidden_size: features inside.
+        output_size: features of the output.
+        gates: how many blocks of ``hidden_size`` columns the weight has.
+        batch_first: input and output are :math:`(N, T, *)`.
+        mask_zero: a time step whose input is zero gives a zero output and a zero state.
+
+    Attributes:
+        weight: :math:`(I + O, \\text{gates} \\cdot H)`; the rows of the input come first.
+        bias: :math:`(\\text{gates} \\cdot H)`.
+        initial: state that the last call started from, by itself; None after ``forget``.
+        final: state that the last call reached, output first; gradients flow through it, into a decoder for example.
+        user_prev_output: initial output for the next call only.
+    """
+
+    def __init__(
+        self, input_size: int, hidden_size: int, output_size: int, gates: int, batch_first: bool, mask_zero: bool
+    ) -> None:
+        super().__init__()
+        self.input_size, self.hidden_size, self.output_size = input_size, hidden_size, output_size
+        self.batch_first, self.mask_zero = batch_first, mask_zero
+        self.weight = nn.Parameter(torch.empty(input_size + output_size, gates * hidden_size))
+        self.bias = nn.Parameter(torch.empty(gates * hidden_size))
+        self.initial: list[Tensor] | None = None
+        self.final: list[Tensor] | None = None
+        self.user_prev_output: Tensor | None = None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Normal weights of standard deviation :math:`1 / \\sqrt{I + H}`; biases 0, those of the second gate 1."""
+        nn.init.normal_(self.weight, std=1 / math.sqrt(self.input_size + self.hidden_size))
+        nn.init.zeros_(self.bias)
+        with torch.no_grad():
+            self.bias[self.output_size : 2 * self.output_size] = 1
+
+    def forward(self, input: Tensor | list[Tensor]) -> Tensor:
+        *given, x = [input] if isinstance(input, Tensor) else input
+        if x.dim() != 3 or x.shape[2] != self.input_size:
+            raise ValueError(
+                f"{type(self).__name__} expects a batch of sequences with {self.input_size} features, "
+                f"found shape {tuple(x.shape)}"
+            )
+        x = x.transpose(0, 1) if self.batch_first else x
+        start = self._start(x, given)
+        output, self.final = self._run(x, start)
+        return output.transpose(0, 1) if self.batch_first else output
+
+    def _run(self, x: Tensor, start: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Outputs of all time steps, and the final state (output first)."""
+        raise NotImplementedError
+
+    def _start(self, x: Tensor, given: list[Tensor]) -> list[Tensor]:
+        """The initial state, output first: what the caller passed, else the user's, else the remembered, else zeros.
+
+        Args:
+            x: the input, time first.
+            given: none, ``[h0]`` or ``[c0, h0]``.
+        """
+        names = self._state_names()
+        sizes = [self.output_size, self.hidden_size][: len(names)]
+        states: list[Tensor] = []
+        own = list(self.initial) if self.initial is not None else [x.new_empty(0)] * len(names)
+        for i, (name, size) in enumerate(zip(names, sizes, strict=True)):
+            if i < len(given):
+                states.append(given[len(given) - 1 - i])
+                continue
+            user = getattr(self, name)
+            if user is not None:
+                own[i] = user
+                setattr(self, name, None)
+            elif own[i].numel() == 0 or not self.remembers or self.final is None:
+                own[i] = x.new_zeros(x.shape[1], size)
+            else:
+                own[i] = self.final[i].detach()
+            if own[i].shape != (x.shape[1], size):
+                raise ValueError(
+                    f"{type(self).__name__}: the state to start from has shape {tuple(own[i].shape)}, the input needs "
+                    f"{(x.shape[1], size)}; call forget() when the batch size changes"
+                )
+            states.append(own[i])
+        self.initial = own
+        return states
+
+    def _state_names(self) -> tuple[str, ...]:
+        return ("user_prev_output",)
+
+    def _masked(self, x: Tensor) -> Tensor | None:
+        """:math:`(T, N, 1)`: which inputs are zero."""
+        return x.square().sum(2, keepdim=True) == 0 if self.mask_zero else None
+
+    # ------------------------------------------------------------------ memory
+    def forget_own(self) -> None:
+        self.initial = None
+
+    def train(self, mode: bool = True) -> SequenceModule:
+        if mode != self.training:
+            self.forget_own()
+        return super().train(mode)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SequenceModule:
+        super()._apply(fn, recurse)
+        self.__dict__.update(self._carried(fn))
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles hold the state but not the graph that computed it."""
+        return {**self.__dict__, **self._carried(lambda t: t)}
+
+    def _carried(self, fn: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        """The attributes with tensors, each of them detached and given to ``fn``."""
+        values = {name: self.__dict__[name] for name in ("initial", "final", *self._state_names())}
+        return map_tensors(lambda t: fn(t.detach()), values)
+
+    def extra_repr(self) -> str:
+        flags = [n for n in ("batch_first", "mask_zero") if getattr(self, n)]
+        return ", ".join([f"{self.input_size}, {self.output_size}", *(f"{n}=True" for n in flags)])
+
+
+class SeqLSTM(SequenceModule):
+    """Long short-term memory over a whole sequence.
+
+    Args:
+        input_size: features of the input.
+        output_size: features of output and cell.
+        batch_first: input and output are :math:`(N, T, *)`.
+        mask_zero: a time step whose input is zero gives a zero output, state and cell.
+
+    Attributes:
+        weight: :math:`(I + O, 4 O)`; rows of the input, then of the state; columns of input, forget and output gate
+            and of the candidate.
+        bias: :math:`(4 O)`.
+        user_prev_output, user_prev_cell: initial state for the next call only.
+
+    Shape:
+        - Input: :math:`(T, N, I)`, or the list ``[h0, x]`` or ``[c0, h0, x]`` with :math:`(N, O)` states.
+        - Output: :math:`(T, N, O)`.
+
+    Examples:
+        >>> SeqLSTM(3, 4)(torch.zeros(5, 2, 3)).shape
+        torch.Size([5, 2, 4])
+
+    Lua:
+        ``nn.SeqLSTM(inputsize, outputsize)``, SeqLSTM.lua
+
+    Differs from torch:
+        The same equations as ``torch.nn.LSTM``, whose kernels it runs; gates in another order, one bias, masks, and the
+        state is kept for :meth:`remember`.
+
+    Raises:
+        ValueError: the input is no batch of sequences, or a remembered state has another batch size.
+    """
+
+    weight_o: Tensor | None
+
+    def __init__(
+        self, input_size: int, output_size: int, *, batch_first: bool = False, mask_zero: bool = False
+    ) -> None:
+        super().__init__(input_size, output_size, output_size, 4, batch_first, mask_zero)
+        self.register_parameter("weight_o", None)
+        self.user_prev_cell: Tensor | None = None
+
+    def _state_names(self) -> tuple[str, ...]:
+        return "user_prev_output", "user_prev_cell"
+
+    def _run(self, x: Tensor, start: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        mask = self._masked(x)
+        square = self.weight_o is not None and self.hidden_size == self.output_size  # torch.lstm tells by the sizes
+        if mask is not None or square:
+            return self._run_steps(x, start, mask)
+        i, f, o, g = self.weight.t().chunk(4)
+        weight = torch.cat([i, f, g, o])  # torch's order of the gates
+        i, f, o, g = self.bias.chunk(4)
+        bias = torch.cat([i, f, g, o])
+        weights = [weight[:, : self.input_size], weight[:, self.input_size :], bias, torch.zeros_like(bias)]
+        if self.weight_o is not None:
+            weights.append(self.weight_o.t())
+        weights = [w.contiguous() for w in weights]
+        output, hidden, cell = torch.lstm(
+            x,
+            [s.unsqueeze(0).contiguous() for s in start],
+            weights,
+            True,
+            1,
+            0.0,
+            torch.is_grad_enabled(),
+            False,
+            False,
+        )
+        return output, [hidden[0], cell[0]]
+
+    def _run_steps(self, x: Tensor, start: list[Tensor], mask: Tensor | None) -> tuple[Tensor, list[Tensor]]:
+        projected = x @ self.weight[: self.input_size] + self.bias
+        recurrent = self.weight[self.input_size :]
+        output, cell = start
+        outputs = []
+        for t, step in enumerate(projected.unbind(0)):
+            i, f, o, g = (step + output @ recurrent).chunk(4, 1)
+            cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
+            if mask is not None:
+                cell = cell.masked_fill(mask[t], 0)
+            output = o.sigmoid() * cell.tanh()  # zero where the cell is
+            if self.weight_o is not None:
+                output = output @ self.weight_o
+            outputs.append(output)
+        return torch.stack(outputs), [output, cell]
+
+    def to_fast_lstm(self) -> FastLSTM:
+        """A step module with copies of the same parameters.
+
+        Raises:
+            TypeError: the output is projected, which no step module does.
+        """
+        if self.weight_o is not None:
+            raise TypeError(f"{type(self).__name__} has no step module with a projection")
+        return fast_lstm_of(self.weight, self.bias, self.input_size, self.output_size)
+
+
+class SeqLSTMP(SeqLSTM):
+    """A sequence LSTM whose output is a projection of what the cell gives.
+
+    Args:
+        input_size: features of the input.
+        hidden_size: features of the cell.
+        output_size: features of the output.
+        batch_first: input and output are :math:`(N, T, *)`.
+        mask_zero: a time step whose input is zero gives a zero output, state and cell.
+
+    Attributes:
+        weight: :math:`(I + O, 4 H)`.
+        bias: :math:`(4 H)`.
+        weight_o: :math:`(H, O)`.
+
+    Shape:
+        - Input: :math:`(T, N, I)`, or the list ``[h0, x]`` or ``[c0, h0, x]``.
+        - Output: :math:`(T, N, O)`.
+
+    Lua:
+        ``nn.SeqLSTMP(inputsize, hiddensize, outputsize)``, SeqLSTMP.lua, which refuses ``c0``
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        output_size: int,
+        *,
+        batch_first: bool = False,
+        mask_zero: bool = False,
+    ) -> None:
+        SequenceModule.__init__(self, input_size, hidden_size, output_size, 4, batch_first, mask_zero)
+        self.user_prev_cell = None
+        self.weight_o = nn.Parameter(torch.empty(hidden_size, output_size))
+        nn.init.normal_(self.weight_o, std=1 / math.sqrt(output_size + hidden_size))
+
+
+class SequenceModuleClass(LuaClass):
+    """The state of the last call is in the last time step of ``_output`` and ``cell``."""
+
+    scratch = (
+        *("gates", "buffer1", "buffer2", "buffer3", "grad_a_buffer", "grad_c0", "grad_h0", "grad_x"),
+        *("cell", "zeroMask", "next_h", "grad_next_h", "userGradPrevOutput", "userGradPrevCell", "gradPrevOutput"),
+    )
+    tensors = {"weight": "weight", "bias": "bias"}
+    #: for each part of the state: its field of the whole sequence, of the start, of the user
+    state_fields = (("_output", "h0", "userPrevOutput"),)
+
+    @classmethod
+    def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
+        super().fill(module, obj, ctx)
+        assert isinstance(module, SequenceModule)
+        module.remembering = obj.get("_remember")
+        final = [_full(obj.get(sequence)) for sequence, _, _ in cls.state_fields]
+        if all(f is not None for f in final):
+            module.final = [to_value(f)[-1].clone() for f in final]
+        initial = [obj.get(start) for _, start, _ in cls.state_fields]
+        if any(_full(s) is not None for s in initial):
+            module.initial = [to_value(s) for s in initial]
+        for attribute, (_, _, user) in zip(module._state_names(), cls.state_fields, strict=True):
+            if _full(obj.get(user)) is not None:
+                setattr(module, attribute, to_value(obj[user]))
+
+    @classmethod
+    def handled(cls, module: nn.Module) -> set[str]:
+        return super().handled(module) | {"_remember"} | {n for names in cls.state_fields for n in names}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        assert isinstance(module, SequenceModule)
+        fields = super().to_lua(module, ctx) | {"_remember": module.remembering or "neither"}
+        kind = ctx.type_of(module)
+        for name in cls.scratch[:8]:
+            fields.setdefault(name, LuaTensor.empty(kind))
+        for i, (sequence, start, user) in enumerate(cls.state_fields):
+            if module.final:
+                fields[sequence] = ctx.constant(module.final[i].unsqueeze(0), module)
+            elif sequence != "_output":  # which Torch7 makes itself
+                fields[sequence] = LuaTensor.empty(kind)
+            fields[start] = ctx.constant(module.initial[i], module) if module.initial else LuaTensor.empty(kind)
+            value = getattr(module, module._state_names()[i])
+            if value is not None:
+                fields[user] = ctx.constant(value, module)
+        return fields
+
+
+def _full(value: Any) -> Any:
+    return value if isinstance(value, LuaTensor) and value.size else None
+
+
+@lua_class("nn.SeqLSTM")
+class SeqLSTMClass(SequenceModuleClass):
+    torch_type = SeqLSTM
+    scalars = {"inputsize": "input_size", "outputsize": "output_size", "batchfirst": "batch_first"}
+    scalars |= {"maskzero": "mask_zero"}
+    defaults = {"batchfirst": False, "maskzero": False}
+    state_fields = (*SequenceModuleClass.state_fields, ("cell", "c0", "userPrevCell"))
+
+    @classmethod
+    def upgrade(cls, obj: LuaObject) -> LuaObject:
+        """Files from before SeqLSTMP have no ``hiddensize``."""
+        obj = super().upgrade(obj)
+        if obj.get("hiddensize") is None:
+            fields = type(obj.fields)([*obj.items(), ("hiddensize", obj["outputsize"])])
+            obj = LuaObject(obj.class_name, fields, version=obj.version)
+        return obj
+
+
+@lua_class("nn.SeqLSTMP")
+class SeqLSTMPClass(SeqLSTMClass):
+    torch_type = SeqLSTMP
+    scalars = {**SeqLSTMClass.scalars, "hiddensize": "hidden_size"}
+    tensors = {**SequenceModuleClass.tensors, "weightO": "weight_o"}

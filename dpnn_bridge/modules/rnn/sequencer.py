@@ -1,0 +1,266 @@
+"""Modules that run a step module, or any module, over a whole sequence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.compare.nested import map_tensors
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.modules.nn.decorator import Decorator, DecoratorClass
+from dpnn_bridge.modules.rnn.memory import Memory, Remembering, detach, forget, max_bptt_step
+from dpnn_bridge.objects import LuaObject, LuaTable
+
+
+class Sequencer(Memory, Remembering, nn.Module):
+    """Applies a module to every element of a sequence.
+
+    The module forgets at the start of every call unless :meth:`remember` says otherwise, and whenever the mode changes
+    between training and evaluation. Through a remembered state no gradient flows.
+
+    Args:
+        module: the step module, or any module.
+
+    Shape:
+        - Input: :math:`(T, *)`, or a list with one element for each time step.
+        - Output: :math:`(T, *)`, or a list.
+
+    Lua:
+        ``nn.Sequencer(module)``, Sequencer.lua
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, input: Tensor | list[Any]) -> Any:
+        steps = list(input.unbind(0)) if isinstance(input, Tensor) else input
+        if self.remembers:
+            detach(self.module)
+        else:
+            forget(self.module)
+        max_bptt_step(self.module, len(steps))
+        outputs = [self.module(x) for x in steps]
+        return torch.stack(outputs) if isinstance(input, Tensor) else outputs
+
+    def train(self, mode: bool = True) -> Sequencer:
+        if mode != self.training:
+            forget(self.module)
+        return super().train(mode)
+
+    def max_bptt_step(self, rho: int) -> None:
+        """Has no effect: gradients flow through the whole sequence of each call."""
+
+    def extra_repr(self) -> str:
+        return f"remembering={self.remembering!r}" if self.remembering not in (None, "neither") else ""
+
+
+class AbstractSequencerClass(LuaClass):
+    """Sequence modules around one module, which the fields ``module`` and ``modules`` hold."""
+
+    scratch = ("tableoutput", "tablegradInput", "tablegradinput")
+
+    @classmethod
+    def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
+        members = ctx.children(obj) or [ctx.to_torch(obj["module"], "module")]
+        module = cls.torch_type(*members, **cls.arguments(obj, ctx))
+        module.remembering = obj.get("_remember")
+        return module
+
+    @classmethod
+    def handled(cls, module: nn.Module) -> set[str]:
+        return super().handled(module) | {"modules", "module", "rnn", "_remember"}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        assert isinstance(module, Remembering)
+        assert isinstance(module, nn.Module)
+        children = [ctx.to_lua(m) for m in cls.children(module)]
+        fields = super().to_lua(module, ctx) | {"modules": LuaTable.from_list(children)}
+        if len(children) == 1:
+            fields["module"] = children[0]
+        if module.remembering is not None:
+            fields["_remember"] = module.remembering
+        return fields
+
+
+@lua_class("nn.Sequencer")
+class SequencerClass(AbstractSequencerClass):
+    torch_type = Sequencer
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        fields: dict[str, Any] = {"_remember": "neither"} | super().to_lua(module, ctx)
+        return fields | {"output": LuaTable(), "tableoutput": LuaTable(), "_output": LuaTable()}
+
+
+class Repeater(Memory, Remembering, nn.Module):
+    """Presents the same input to a step module several times; the module forgets before each call.
+
+    Args:
+        module: the step module.
+        rho: how many times.
+
+    Shape:
+        - Input: what the module takes.
+        - Output: list of ``rho`` outputs.
+
+    Lua:
+        ``nn.Repeater(module, rho)``, Repeater.lua
+    """
+
+    def __init__(self, module: nn.Module, rho: int) -> None:
+        super().__init__()
+        self.module = module
+        self.rho = rho
+
+    def forward(self, input: Any) -> list[Any]:
+        forget(self.module)
+        return [self.module(input) for _ in range(self.rho)]
+
+    def max_bptt_step(self, rho: int) -> None:
+        """Sets how many times the input is presented."""
+        self.rho = rho
+        max_bptt_step(self.module, rho)
+
+    def extra_repr(self) -> str:
+        return f"rho={self.rho}"
+
+
+@lua_class("nn.Repeater")
+class RepeaterClass(AbstractSequencerClass):
+    torch_type = Repeater
+    scalars = {"rho": "rho"}
+
+    @classmethod
+    def upgrade(cls, obj: LuaObject) -> LuaObject:
+        """Old files call the field ``module`` by the name ``rnn``."""
+        obj = super().upgrade(obj)
+        if obj.get("module") is not None or obj.get("rnn") is None:
+            return obj
+        fields = LuaTable(("module" if k == "rnn" else k, v) for k, v in obj.items())
+        return LuaObject(obj.class_name, fields, version=obj.version)
+
+
+class BiSequencer(Memory, Remembering, Decorator):
+    """Runs one step module forwards and another backwards over a sequence and merges their outputs at every step.
+
+    Args:
+        module: the network built of both sequencers and the merge module.
+
+    Shape:
+        - Input: list with one element for each time step.
+        - Output: list of merged outputs.
+
+    Lua:
+        ``nn.BiSequencer(forward, backward, merge)``, BiSequencer.lua. As in Torch7's last version, ``remember`` does
+        not reach the sequencers inside; set it on ``module``.
+    """
+
+
+@lua_class("nn.BiSequencer")
+class BiSequencerClass(AbstractSequencerClass):
+    torch_type = BiSequencer
+
+
+class BiSequencerLM(Memory, Remembering, nn.Module):
+    """Like :class:`BiSequencer` for language models: no output depends on the input of its own step.
+
+    The output at step t merges the forward output at t - 1 and the backward output at t + 1; zeros stand at the ends.
+
+    Args:
+        fwd: maps the list of all inputs but the last to a list of outputs.
+        bwd: maps the list of all inputs but the first to a list of outputs.
+        merge: maps ``[forward outputs, backward outputs]``, both of the whole length, to a list of outputs.
+
+    Shape:
+        - Input: list with at least two elements.
+        - Output: list of merged outputs.
+
+    Lua:
+        ``nn.BiSequencerLM(forward, backward, merge)``, BiSequencerLM.lua
+
+    Raises:
+        ValueError: the sequence has fewer than two elements.
+    """
+
+    def __init__(self, fwd: nn.Module, bwd: nn.Module, merge: nn.Module) -> None:
+        super().__init__()
+        self.fwd, self.bwd, self.merge = fwd, bwd, merge
+
+    def forward(self, input: list[Any]) -> Any:
+        if len(input) < 2:
+            raise ValueError(f"BiSequencerLM expects a list of at least 2 elements, found {len(input)}")
+        forwards, backwards = self.fwd(input[:-1]), self.bwd(input[1:])
+        first, last = (map_tensors(torch.zeros_like, outputs[0]) for outputs in (forwards, backwards))
+        return self.merge([[first, *forwards], [*backwards, last]])
+
+
+@lua_class("nn.BiSequencerLM")
+class BiSequencerLMClass(AbstractSequencerClass):
+    torch_type = BiSequencerLM
+
+    @classmethod
+    def handled(cls, module: nn.Module) -> set[str]:
+        return super().handled(module) | {"_fwd", "_bwd", "_merge"}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        fields = super().to_lua(module, ctx) | {"output": LuaTable(), "gradInput": LuaTable()}
+        return fields | dict(zip(("_fwd", "_bwd", "_merge"), fields["modules"].as_list(), strict=True))
+
+
+class SeqBRNN(Decorator):
+    """Two sequence LSTMs, one of them on the reversed sequence, merged.
+
+    Args:
+        module: the network built of both and the merge module.
+
+    Shape:
+        - Input: :math:`(T, N, I)`; :math:`(N, T, I)` when built with batchFirst.
+        - Output: the merge module's.
+
+    Lua:
+        ``nn.SeqBRNN(inputDim, hiddenDim, batchFirst, merge)``, SeqBRNN.lua
+    """
+
+
+@lua_class("nn.SeqBRNN")
+class SeqBRNNClass(DecoratorClass):
+    torch_type = SeqBRNN
+
+
+class SeqReverseSequence(nn.Module):
+    """Reverses a tensor along one dimension.
+
+    Args:
+        dim: the dimension, counted from 1.
+
+    Shape:
+        - Input, output: :math:`(*)`.
+
+    Lua:
+        ``nn.SeqReverseSequence(dim)``, SeqReverseSequence.lua
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input.flip(self.dim - 1)
+
+    def extra_repr(self) -> str:
+        return f"dim={self.dim}"
+
+
+@lua_class("nn.SeqReverseSequence")
+class SeqReverseSequenceClass(LuaClass):
+    torch_type = SeqReverseSequence
+    scalars = {"dim": "dim"}
+    scratch = ("outputIndices", "gradIndices")

@@ -1,0 +1,246 @@
+"""Layers of attr2img (attribute-conditioned image generation): joint linear maps, Gaussian codes, upsampling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.noise import noise_of
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.modules.facebook.fbnn import LinearClass
+from dpnn_bridge.modules.nn.convolution import SPATIAL, SPATIAL_DEFAULTS, Convolution
+from dpnn_bridge.modules.third_party.research import Sampler
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+
+
+class LinearWP(nn.Linear):
+    """:class:`torch.nn.Linear` under its name in attr2img, where it is initialized in another way.
+
+    Shape:
+        - Input: :math:`(N, D)` or :math:`(D)`.
+        - Output: :math:`(N, H)` or :math:`(H)`.
+
+    Lua:
+        ``nn.LinearWP(inputSize, outputSize)``, attr2img layers/LinearWP.lua
+    """
+
+
+@lua_class("nn.LinearWP")
+class LinearWPClass(LinearClass):
+    torch_type = LinearWP
+    scalars = {"inputSize": "in_features"}
+    checked_by = "formula"
+
+
+class LinearGaussian(nn.Module):
+    """Mean and log variance of a code: two linear maps of the input.
+
+    Args:
+        mean_layer, sigma_layer: the maps.
+        in_features, out_features: their sizes.
+
+    Shape:
+        - Input: :math:`(N, D)` or :math:`(D)`.
+        - Output: list of two, :math:`(N, H)` or :math:`(H)`.
+
+    Lua:
+        ``nn.LinearGaussian(inputSize, outputSize)``, attr2img layers/LinearGaussian.lua
+    """
+
+    def __init__(self, mean_layer: nn.Module, sigma_layer: nn.Module, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.mean_layer, self.sigma_layer = mean_layer, sigma_layer
+        self.in_features, self.out_features = in_features, out_features
+
+    def forward(self, input: Tensor) -> list[Tensor]:
+        return [self.mean_layer(input), self.sigma_layer(input)]
+
+
+@lua_class("nn.LinearGaussian")
+class LinearGaussianClass(LuaClass):
+    torch_type = LinearGaussian
+    members = {"mean_layer": "mean_layer", "sigma_layer": "sigma_layer"}
+    scalars = {"inputSize": "in_features", "outputSize": "out_features"}
+    checked_by = "formula"
+
+    @classmethod
+    def matches(cls, obj: LuaObject) -> bool:
+        return "mean_layer" in obj
+
+
+class LinearMix(nn.Module):
+    """A linear map of two inputs side by side.
+
+    Args:
+        x_features, y_features: sizes of the inputs.
+        out_features: size of the output.
+
+    Shape:
+        - Input: ``[x, y]``, :math:`(N, D_x)` and :math:`(N, D_y)`, or both without N.
+        - Output: :math:`(N, H)` or :math:`(H)`.
+
+    Lua:
+        ``nn.LinearMix(inputSize_x, inputSize_y, outputSize)``, attr2img layers/LinearMix.lua
+    """
+
+    def __init__(self, x_features: int, y_features: int, out_features: int, *, device: Any = None) -> None:
+        super().__init__()
+        self.x_features, self.y_features, self.out_features = x_features, y_features, out_features
+        self.weight = nn.Parameter(torch.empty(out_features, x_features + y_features, device=device))
+        self.bias = nn.Parameter(torch.empty(out_features, device=device))
+        nn.init.normal_(self.weight, std=self.weight.shape[1] ** -0.5)
+        nn.init.normal_(self.bias, std=self.weight.shape[1] ** -0.5)
+
+    def forward(self, input: list[Tensor]) -> Any:
+        return F.linear(torch.cat(input, -1), self.weight, self.bias)
+
+    def extra_repr(self) -> str:
+        return f"{self.x_features}, {self.y_features}, {self.out_features}"
+
+
+def _two(ctx: LuaContext, module: nn.Module) -> LuaTable:
+    """A table of two empty tensors, which Torch7 resizes."""
+    return LuaTable.from_list([LuaTensor.empty(ctx.type_of(module)) for _ in range(2)])
+
+
+@lua_class("nn.LinearMix")
+class LinearMixClass(LuaClass):
+    torch_type = LinearMix
+    scalars = {"inputSize_x": "x_features", "inputSize_y": "y_features", "outputSize": "out_features"}
+    tensors = {"weight": "weight", "bias": "bias"}
+    scratch = ("addBuffer",)
+    checked_by = "formula"
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        return {**super().arguments(obj, ctx), "device": "meta"}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        return {**super().to_lua(module, ctx), "gradInput": _two(ctx, module)}
+
+
+class LinearMix2(LinearMix):
+    """Mean and log variance of a code: the mean from two inputs, the log variance from the first.
+
+    Args:
+        x_features, y_features: sizes of the inputs.
+        out_features: size of the outputs.
+
+    Shape:
+        - Input: ``[x, y]``, :math:`(N, D_x)` and :math:`(N, D_y)`, or both without N.
+        - Output: list of two, :math:`(N, H)` or :math:`(H)`.
+
+    Lua:
+        ``nn.LinearMix2(inputSize_x, inputSize_y, outputSize)``, attr2img layers/LinearMix2.lua
+    """
+
+    def __init__(self, x_features: int, y_features: int, out_features: int, *, device: Any = None) -> None:
+        super().__init__(x_features, y_features, out_features, device=device)
+        self.weight_sigma = nn.Parameter(torch.zeros(out_features, x_features, device=device))
+        self.bias_sigma = nn.Parameter(torch.zeros(out_features, device=device))
+
+    def forward(self, input: list[Tensor]) -> list[Tensor]:
+        return [super().forward(input), F.linear(input[0], self.weight_sigma, self.bias_sigma)]
+
+
+@lua_class("nn.LinearMix2")
+class LinearMix2Class(LinearMixClass):
+    torch_type = LinearMix2
+    tensors = {**LinearMixClass.tensors, "weight_sigma": "weight_sigma", "bias_sigma": "bias_sigma"}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        return {**super().to_lua(module, ctx), "output": _two(ctx, module)}
+
+
+class SpatialConvolutionUpsample(nn.Conv2d):
+    """Convolution whose output planes, read row after row, are fewer and larger planes.
+
+    Args:
+        factor: how much larger in both directions; :math:`C_{out}` is a multiple of its square.
+        in_channels, out_channels, kernel_size, stride, padding, groups, bias: as :class:`torch.nn.Conv2d`.
+
+    Shape:
+        - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
+        - Output: :math:`(N, C_{out} / f^2, f H, f W)`, or without N.
+
+    Differs from torch:
+        ``torch.nn.PixelShuffle`` interleaves the planes; this one only views them in another shape.
+
+    Lua:
+        ``nn.SpatialConvolutionUpsample(nInputPlane, nOutputPlane, kW, kH, factor)``, eyescream and attr2img
+        layers/SpatialConvolutionUpsample.lua
+    """
+
+    def __init__(self, factor: int, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.factor = factor
+
+    def forward(self, input: Tensor) -> Tensor:
+        H, W = input.shape[-2:]
+        return super().forward(input).reshape(*input.shape[:-3], -1, H * self.factor, W * self.factor)
+
+
+@lua_class("nn.SpatialConvolutionUpsample", "cudnn.SpatialConvolutionUpsample")
+class SpatialConvolutionUpsampleClass(Convolution):
+    torch_type = SpatialConvolutionUpsample
+    scalars = {**SPATIAL, "factor": "factor"}
+    defaults = SPATIAL_DEFAULTS
+    checked_by = "formula"
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        return {**super().arguments(obj, ctx), "groups": obj.get("groups") or 1}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        assert isinstance(module, SpatialConvolutionUpsample)
+        return {
+            **super().to_lua(module, ctx),
+            "nInputPlaneU": module.in_channels,
+            "nOutputPlaneU": module.out_channels // module.factor**2,
+        }
+
+
+class Reparametrize(Sampler):
+    """Draws from a normal distribution with given means and log variances.
+
+    Args:
+        dimension: size D of the code.
+
+    Shape:
+        - Input: ``[mean, log variance]``, both :math:`(N, D)`.
+        - Output: :math:`(N, D)`.
+
+    Lua:
+        ``nn.Reparametrize(dimension)``, attr2img layers/Reparametrize.lua
+    """
+
+    def __init__(self, dimension: int) -> None:
+        super().__init__()
+        self.dimension = dimension
+
+    def extra_repr(self) -> str:
+        return f"{self.dimension}"
+
+
+@lua_class("nn.Reparametrize")
+class ReparametrizeClass(LuaClass):
+    torch_type = Reparametrize
+    scalars = {"dimension": "dimension"}
+    scratch = ("eps",)
+    constants = {"gradInput": empty_table}
+    checked_by = "formula"
+
+    @classmethod
+    def replay(cls, module: nn.Module, after: LuaObject) -> Callable[..., Any]:
+        assert isinstance(module, Reparametrize)
+        return lambda input: module.sampled(input, noise_of(after, "eps", input[0]))

@@ -1,0 +1,294 @@
+"""Language models that describe images: densecap and neuraltalk2."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.modules.third_party.torch_rnn import SequenceRNN, over_time, positions
+from dpnn_bridge.objects import LuaObject, LuaTable
+
+
+class DenseCapLanguageModel(nn.Module):
+    """Scores of the words of captions that start with an image vector.
+
+    Args:
+        image_encoder: image vector to :math:`(N, 1, W)`.
+        lookup_table: tokens to :math:`(N, T, W)`.
+        rnn: recurrent layers and the output layer.
+        joining, parting: positions in ``rnn`` that merge and separate batch and time.
+        vocab_size: number V of words; V + 1 starts and ends a caption, V + 2 stands for no word.
+        seq_length: length of sampled captions.
+        sample_argmax: sample the likeliest word instead of drawing one.
+        words: number of a word, from 1, to the word.
+        index_base: of the tokens; ``index_base - 1`` is no word.
+
+    Shape:
+        - Input: ``[images, captions]``, :math:`(N, D)` and :math:`(N, T)`, or an empty tensor to sample.
+        - Output: scores :math:`(N, T + 2, V + 1)`, or sampled tokens :math:`(N, seq\\_length)`.
+
+    Lua:
+        ``nn.LanguageModel{…}``, densecap LanguageModel.lua
+    """
+
+    def __init__(
+        self,
+        image_encoder: nn.Module,
+        lookup_table: nn.Module,
+        rnn: nn.Sequential,
+        joining: list[int],
+        parting: list[int],
+        vocab_size: int,
+        seq_length: int,
+        sample_argmax: bool = True,
+        words: dict[int, str] | None = None,
+        index_base: int = 1,
+    ) -> None:
+        super().__init__()
+        self.words = words or {}
+        self.image_encoder, self.lookup_table, self.rnn = image_encoder, lookup_table, rnn
+        self.joining, self.parting, self.index_base = joining, parting, index_base
+        self.vocab_size, self.seq_length, self.sample_argmax = vocab_size, seq_length, sample_argmax
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        images, captions = input
+        if captions.numel() == 0:
+            return self.sample(images)
+        start = torch.full_like(captions[:, :1], self.vocab_size + self.index_base)
+        no_word = captions == self.index_base - 1
+        tokens = torch.cat([start, captions.masked_fill(no_word, self.vocab_size + 1 + self.index_base)], 1)
+        return self._scores(torch.cat([self._encoded(images), self.lookup_table(tokens)], 1))
+
+    def _encoded(self, images: Tensor) -> Tensor:
+        return self.image_encoder(images).reshape(images.shape[0], 1, -1)
+
+    def _scores(self, vectors: Tensor) -> Tensor:
+        return over_time(self.rnn, vectors, self.joining, self.parting)
+
+    @torch.no_grad()
+    def sample(self, images: Tensor) -> Tensor:
+        """Tokens of one caption for each image, :math:`(N, seq\\_length)`."""
+        recurrent = [m for m in self.rnn if isinstance(m, SequenceRNN)]
+        for module in recurrent:
+            module.reset_states()
+            module.remember_states = True
+        self._scores(self._encoded(images))
+        word = torch.full((images.shape[0], 1), self.vocab_size + self.index_base, device=images.device)
+        words = []
+        for _ in range(self.seq_length):
+            scores = self._scores(self.lookup_table(word))[:, -1]
+            if self.sample_argmax:
+                word = scores.argmax(1, keepdim=True) + self.index_base
+            else:
+                word = torch.multinomial(scores.softmax(1), 1) + self.index_base
+            words.append(word)
+        for module in recurrent:
+            module.reset_states()
+            module.remember_states = False
+        return torch.cat(words, 1)
+
+    def decode(self, tokens: Tensor) -> list[str]:
+        """The captions of sampled tokens, :math:`(N, T)`, up to the end of each."""
+        captions = []
+        for row in (tokens - self.index_base + 1).tolist():
+            words = itertools.takewhile(lambda number: number not in (0, self.vocab_size + 1), row)
+            captions.append(" ".join(self.words[number] for number in words))
+        return captions
+
+    def target(self, captions: Tensor) -> Tensor:
+        """What the scores of true captions, :math:`(N, T)`, are compared with, :math:`(N, T + 2)`."""
+        none = captions.new_full((len(captions), 1), self.index_base - 1)
+        no_word = F.pad(captions == self.index_base - 1, (0, 1), value=True)
+        end = no_word & (no_word.cumsum(1) == 1)
+        words = torch.cat([captions, none], 1).masked_fill(end, self.vocab_size + self.index_base)
+        return torch.cat([none, words], 1)
+
+    def extra_repr(self) -> str:
+        return f"vocab_size={self.vocab_size}, seq_length={self.seq_length}"
+
+
+@lua_class("nn.LanguageModel")
+class DenseCapLanguageModelClass(LuaClass):
+    torch_type = DenseCapLanguageModel
+    indexed = True
+    members = {"image_encoder": "image_encoder", "lookup_table": "lookup_table", "rnn": "rnn"}
+    scalars = {"vocab_size": "vocab_size", "seq_length": "seq_length", "sample_argmax": "sample_argmax"}
+
+    @classmethod
+    def matches(cls, obj: LuaObject) -> bool:
+        return "image_encoder" in obj
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        modules = obj["rnn"]["modules"].as_list()
+        views = {"joining": positions(modules, [obj["view_in"]]), "parting": positions(modules, [obj["view_out"]])}
+        if "beam_size" in obj:
+            raise ctx.error("beam search is not supported; without 'beam_size' the likeliest words are taken", obj)
+        words = dict(obj.get("idx_to_token") or ())
+        return {**super().arguments(obj, ctx), **views, "words": words}
+
+    @classmethod
+    def handled(cls, module: nn.Module) -> set[str]:
+        return super().handled(module) | {"idx_to_token"}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        assert isinstance(module, DenseCapLanguageModel)
+        return {**super().to_lua(module, ctx), "idx_to_token": LuaTable(module.words)}
+
+
+class NeuralTalkLanguageModel(nn.Module):
+    """Log probabilities of the words of captions that start with an image vector.
+
+    Args:
+        core: one time step: ``[x, *states]`` to ``[*states, log probabilities]``.
+        lookup_table: tokens to vectors.
+        vocab_size: number V of words; V + 1 starts and ends a caption.
+        seq_length: number T of tokens.
+        num_state: number of states.
+        rnn_size: size of each state.
+        index_base: of the tokens; ``index_base - 1`` is no word.
+
+    Shape:
+        - Input: ``[images, captions]``, :math:`(N, E)` and :math:`(T, N)`.
+        - Output: :math:`(T + 2, N, V + 1)`. Steps at which no caption goes on are 0 (Torch7 leaves them unwritten).
+
+    Lua:
+        ``nn.LanguageModel{…}``, neuraltalk2 misc/LanguageModel.lua
+    """
+
+    def __init__(
+        self,
+        core: nn.Module,
+        lookup_table: nn.Module,
+        vocab_size: int,
+        seq_length: int,
+        num_state: int,
+        rnn_size: int,
+        index_base: int = 1,
+    ) -> None:
+        super().__init__()
+        self.core, self.lookup_table = core, lookup_table
+        self.vocab_size, self.seq_length = vocab_size, seq_length
+        self.num_state, self.rnn_size, self.index_base = num_state, rnn_size, index_base
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        images, captions = input
+        if captions.shape[0] != self.seq_length:
+            raise ValueError(f"expected captions of {self.seq_length} tokens, found {captions.shape[0]}")
+        words = captions != self.index_base - 1
+        start = torch.full_like(captions[:1], self.vocab_size + self.index_base)
+        tokens = torch.cat([start, captions.masked_fill(~words, self.index_base)])
+        vectors = [images, *self.lookup_table(tokens)]
+        state = [images.new_zeros(images.shape[0], self.rnn_size)] * self.num_state
+        outputs = []
+        for vector in vectors:
+            *state, output = self.core([vector, *state])
+            outputs.append(output)
+        written = torch.cat([words.new_ones(2), words.any(1)])
+        return torch.stack(outputs).masked_fill(~written[:, None, None], 0)
+
+    def extra_repr(self) -> str:
+        return f"vocab_size={self.vocab_size}, seq_length={self.seq_length}"
+
+
+@lua_class("nn.LanguageModel")
+class NeuralTalkLanguageModelClass(LuaClass):
+    torch_type = NeuralTalkLanguageModel
+    indexed = True
+    members = {"core": "core", "lookup_table": "lookup_table"}
+    scalars = {
+        "vocab_size": "vocab_size",
+        "seq_length": "seq_length",
+        "num_state": "num_state",
+        "rnn_size": "rnn_size",
+    }
+
+    @classmethod
+    def matches(cls, obj: LuaObject) -> bool:
+        return "core" in obj and "init_state" in obj
+
+    @classmethod
+    def upgrade(cls, obj: LuaObject) -> LuaObject:
+        """Without the copies that Torch7 makes for each time step."""
+        from dpnn_bridge.modules.cuda.parallel import without
+
+        return without(obj, "clones", "lookup_tables", "state", "inputs", "lookup_tables_inputs")
+
+
+class LanguageModelCriterion(nn.Module):
+    """Mean negative log probability of the words and of the end of each caption.
+
+    Args:
+        index_base: of the tokens; ``index_base - 1`` is no word.
+
+    Shape:
+        - Input: :math:`(T + 2, N, V + 1)`, as :class:`NeuralTalkLanguageModel` returns; target :math:`(T, N)`.
+        - Output: scalar.
+
+    Lua:
+        ``nn.LanguageModelCriterion()``, neuraltalk2 misc/LanguageModel.lua
+    """
+
+    def __init__(self, index_base: int = 1) -> None:
+        super().__init__()
+        self.index_base = index_base
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        words = torch.cat([target.long() - self.index_base, target.new_full((1, target.shape[1]), -1).long()])
+        no_word = words < 0
+        end = no_word & (no_word.cumsum(0) == 1)
+        words = words.masked_fill(end, input.shape[2] - 1)
+        counted = words >= 0
+        picked = input[1:].gather(2, words.clamp(min=0).unsqueeze(2)).squeeze(2)
+        return -(picked * counted).sum() / counted.sum()
+
+
+@lua_class("nn.LanguageModelCriterion")
+class LanguageModelCriterionClass(LuaClass):
+    torch_type = LanguageModelCriterion
+    checked_by = "formula"
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        return {"index_base": ctx.index_base}
+
+
+class FeatExpander(nn.Module):
+    """Repeats each row.
+
+    Args:
+        n: how often.
+
+    Shape:
+        - Input: :math:`(N, D)`.
+        - Output: :math:`(n N, D)`, the copies of a row next to each other.
+
+    Lua:
+        ``nn.FeatExpander(n)``, neuraltalk2 misc/net_utils.lua
+    """
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.n = n
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input.repeat_interleave(self.n, 0) if self.n != 1 else input
+
+    def extra_repr(self) -> str:
+        return f"{self.n}"
+
+
+@lua_class("nn.FeatExpander")
+class FeatExpanderClass(LuaClass):
+    torch_type = FeatExpander
+    scalars = {"n": "n"}
+    checked_by = "formula"

@@ -1,0 +1,159 @@
+"""Layers of character language models: char-rnn's OneHot, lstm-char-cnn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dpnn_bridge.conversion.lua_class import LuaClass, ParameterSite, empty_table
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.objects import LuaObject, LuaTensor
+
+
+class OneHot(nn.Module):
+    """One-hot vectors of indices.
+
+    Args:
+        size: length of the vectors.
+        index_base: of the indices.
+
+    Shape:
+        - Input: :math:`(N)`.
+        - Output: :math:`(N, size)`, of the input's type where that is floating, else single precision.
+
+    Lua:
+        ``OneHot(size)``, char-rnn util/OneHot.lua (a class without namespace)
+    """
+
+    def __init__(self, size: int, index_base: int = 1, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.size, self.index_base, self.dtype = size, index_base, dtype
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.one_hot(input.long() - self.index_base, self.size).to(self.dtype)
+
+    def extra_repr(self) -> str:
+        return f"{self.size}"
+
+
+@lua_class("OneHot")
+class OneHotClass(LuaClass):
+    torch_type = OneHot
+    indexed = True
+    scalars = {"outputSize": "size"}
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        kind = obj.get("output")
+        dtype = kind.torch().dtype if isinstance(kind, LuaTensor) else torch.float32
+        return {**super().arguments(obj, ctx), "dtype": dtype}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        assert isinstance(module, OneHot)
+        eye = torch.eye(module.size, dtype=module.dtype)  # Lua makes it where there is none, and not where it is empty
+        return {**super().to_lua(module, ctx), "_eye": ctx.constant(eye, module)}
+
+
+class HLogSoftMax(nn.Module):
+    """Loss of a softmax in two levels: first the cluster of a class, then the class in its cluster.
+
+    Args:
+        cluster_model: log probabilities of the clusters.
+        class_model: ``[x, cluster]`` to log probabilities of the classes in that cluster.
+        mapping: cluster and place in the cluster of each class, counted from 1, a buffer of shape :math:`(classes, 2)`.
+        index_base: of the targets.
+
+    Shape:
+        - Input: :math:`(N, D)`; target :math:`(N)`.
+        - Output: scalar, a mean over the batch.
+
+    Lua:
+        ``nn.HLogSoftMax(mapping, input_size)``, lstm-char-cnn util/HLogSoftMax.lua
+    """
+
+    mapping: Tensor
+
+    def __init__(self, cluster_model: nn.Module, class_model: nn.Module, mapping: Tensor, index_base: int = 1) -> None:
+        super().__init__()
+        self.cluster_model, self.class_model, self.index_base = cluster_model, class_model, index_base
+        self.register_buffer("mapping", mapping)
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        places = self.mapping[target.long() - self.index_base]
+        cluster = places[:, 0] - 1
+        loss = F.nll_loss(self.cluster_model(input), cluster)
+        inner = self.class_model([input, cluster + self.index_base])
+        return loss + F.nll_loss(inner.view(input.shape[0], -1), places[:, 1] - 1)
+
+
+@lua_class("nn.HLogSoftMax")
+class HLogSoftMaxClass(LuaClass):
+    torch_type = HLogSoftMax
+    indexed = True
+    members = {"cluster_model": "cluster_model", "class_model": "class_model"}
+    tensors = {"mapping": "mapping"}
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        mapping = torch.empty(obj["mapping"].shape, dtype=torch.long, device="meta")
+        return {**super().arguments(obj, ctx), "mapping": mapping}
+
+    @classmethod
+    def parameters(
+        cls, module: nn.Module, inner: Callable[[nn.Module], Iterator[ParameterSite]]
+    ) -> Iterator[ParameterSite]:
+        """Weight and bias of the clusters, then biases and weights of the classes (named layers of the graph)."""
+        assert isinstance(module, HLogSoftMax)
+        yield from inner(module.cluster_model)
+        classes = list(inner(module.class_model))
+        yield from sorted(classes, key=lambda site: site[0].__dict__["lua_record"].fields.get("name") != "class_bias")
+
+
+class TensorProd(nn.Module):
+    """Product of two vectors with a tensor of order three.
+
+    Args:
+        size1, size2: lengths of the vectors.
+        out_features: length of the result.
+
+    Shape:
+        - Input: ``[a, b]``, :math:`(N, n)` and :math:`(N, m)`, or without N.
+        - Output: :math:`(N, o)`, :math:`y_k = a^T W_k b + b_k`.
+
+    Lua:
+        ``nn.TensorProd(size1, size2, output_size)``, lstm-char-cnn util/TensorProd.lua
+    """
+
+    def __init__(self, size1: int, size2: int, out_features: int, device: Any = None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_features, size1, size2, device=device))
+        self.bias = nn.Parameter(torch.empty(out_features, device=device))
+        bound = (size1 + size2) ** -0.5
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        return torch.einsum("...i,kij,...j->...k", input[0], self.weight, input[1]) + self.bias
+
+
+@lua_class("nn.TensorProd")
+class TensorProdClass(LuaClass):
+    """Torch7's ``parameters()`` lists the weight before the bias."""
+
+    torch_type = TensorProd
+    tensors = {"weight": "weight", "bias": "bias"}
+    scratch = ("tmp", "ab", "buffer", "buffer2")
+    constants = {"tmp": LuaTensor.empty, "gradInput": empty_table}
+    checked_by = "formula"
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        out_features, size1, size2 = obj["weight"].shape
+        return {"size1": size1, "size2": size2, "out_features": out_features, "device": "meta"}

@@ -1,0 +1,156 @@
+"""DeepMask and SharpMask."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dpnn_bridge.conversion.lua_class import LuaClass, WithoutParameters
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.objects import LuaObject
+from dpnn_bridge.torch7.gradient import with_gradient_of
+
+
+class SpatialSymmetricPadding(nn.Module):
+    """Continues an image by its mirror image, the border included, or cuts where a size is negative.
+
+    Args:
+        pad_l, pad_r, pad_t, pad_b: columns and rows.
+
+    Shape:
+        - Input: :math:`(N, C, H, W)`.
+        - Output: :math:`(N, C, H + pad_t + pad_b, W + pad_l + pad_r)`.
+
+    Differs from torch:
+        The gradient treats the added part as constant, as in Torch7.
+
+    Lua:
+        ``nn.SpatialSymmetricPadding(pad_l, pad_r, pad_t, pad_b)``, deepmask SpatialSymmetricPadding.lua
+    """
+
+    def __init__(self, pad_l: int, pad_r: int, pad_t: int, pad_b: int) -> None:
+        super().__init__()
+        self.pad_l, self.pad_r, self.pad_t, self.pad_b = pad_l, pad_r, pad_t, pad_b
+
+    def forward(self, input: Tensor) -> Tensor:
+        rows = _mirrored(input.shape[2], self.pad_t, self.pad_b, input.device)
+        columns = _mirrored(input.shape[3], self.pad_l, self.pad_r, input.device)
+        value = input.detach()[:, :, rows][:, :, :, columns]
+        return with_gradient_of(value, F.pad(input, (self.pad_l, self.pad_r, self.pad_t, self.pad_b)))
+
+    def extra_repr(self) -> str:
+        return f"l={self.pad_l}, r={self.pad_r}, t={self.pad_t}, b={self.pad_b}"
+
+
+def _mirrored(size: int, before: int, after: int, device: torch.device) -> Tensor:
+    """Indices of a mirrored axis; negative paddings cut first, so that the mirror stands at the cut."""
+    start, end = max(0, -before), size - max(0, -after)
+    kept = end - start
+    if max(before, after) > kept:
+        raise ValueError(f"SpatialSymmetricPadding: {kept} pixels are too few for a padding of {max(before, after)}")
+    i = torch.arange(-max(0, before), kept + max(0, after), device=device)
+    i = torch.where(i < 0, -1 - i, i)
+    return torch.where(i >= kept, 2 * kept - 1 - i, i) + start
+
+
+@lua_class("nn.SpatialSymmetricPadding")
+class SpatialSymmetricPaddingClass(LuaClass):
+    torch_type = SpatialSymmetricPadding
+    scalars = {"pad_l": "pad_l", "pad_r": "pad_r", "pad_t": "pad_t", "pad_b": "pad_b"}
+
+
+class DeepMask(nn.Module):
+    """A trunk whose features feed a mask and a score.
+
+    Args:
+        trunk: image to features.
+        mask_branch: features to the mask, one row per image.
+        score_branch: features to the score.
+
+    Shape:
+        - Input: :math:`(N, 3, H, W)`.
+        - Output: ``[mask, score]``, :math:`(N, h w)` and :math:`(N, 1)`.
+
+    Lua:
+        ``nn.DeepMask(config)``, deepmask DeepMask.lua. Torch7's class has no forward; training and inference call the
+        parts.
+    """
+
+    def __init__(self, trunk: nn.Module, mask_branch: nn.Module, score_branch: nn.Module) -> None:
+        super().__init__()
+        self.trunk, self.mask_branch, self.score_branch = trunk, mask_branch, score_branch
+
+    def forward(self, input: Tensor) -> list[Tensor]:
+        features = self.trunk(input)
+        return [self.mask_branch(features), self.score_branch(features)]
+
+
+@lua_class("nn.DeepMask")
+class DeepMaskClass(LuaClass):
+    torch_type = DeepMask
+    members = {"trunk": "trunk", "maskBranch": "mask_branch", "scoreBranch": "score_branch"}
+    checked_by = "structure"
+
+
+class SharpMask(nn.Module):
+    """Refines DeepMask's coarse mask with the features of earlier layers of the trunk.
+
+    Args:
+        trunk: image to features, a sequence.
+        score_branch: features to the score.
+        mask_branch: DeepMask's own mask.
+        refinements: the first takes the features, each other ``[features of an earlier layer, mask]``.
+        skips: positions of these layers in the trunk, counted from 1.
+
+    Shape:
+        - Input: :math:`(N, 3, H, W)`.
+        - Output: the refined mask, :math:`(N, h w)`.
+
+    Differs from torch:
+        Only the refinements are trained; no gradient reaches the trunk.
+
+    Lua:
+        ``nn.SharpMask(config)``, deepmask SharpMask.lua
+    """
+
+    def __init__(
+        self,
+        trunk: nn.Sequential,
+        score_branch: nn.Module,
+        mask_branch: nn.Module,
+        refinements: list[nn.Module],
+        skips: list[int],
+    ) -> None:
+        super().__init__()
+        self.trunk, self.score_branch, self.mask_branch = trunk, score_branch, mask_branch
+        self.refinements, self.skips = nn.ModuleList(refinements), skips
+
+    def forward(self, input: Tensor) -> Tensor:
+        features = []
+        for layer in self.trunk:
+            input = layer(input)
+            features.append(input.detach())
+        first, *refinements = self.refinements
+        mask = first(features[-1])
+        for skip, refinement in zip(self.skips, refinements, strict=True):
+            mask = refinement([features[skip - 1], mask])
+        return mask
+
+
+@lua_class("nn.SharpMask")
+class SharpMaskClass(WithoutParameters):
+    """The parts of the refinements (``netvs``, ``neths``) are kept as they are; they are the same objects."""
+
+    torch_type = SharpMask
+    members = {"trunk": "trunk", "scoreBranch": "score_branch", "maskBranchDM": "mask_branch"}
+    scratch = ("inps",)
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        refs = obj["refs"]
+        refinements = [ctx.to_torch(refs[i], "refs", i) for i in range(len(refs))]
+        return {**super().arguments(obj, ctx), "refinements": refinements, "skips": obj["skpos"].as_list()}

@@ -1,0 +1,468 @@
+"""Box layers of densecap. Boxes are (xc, yc, w, h); transforms are (tx, ty, tw, th)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dpnn_bridge.conversion.lua_class import LuaClass, WithoutParameters, empty_table
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.modules.third_party.densecap_boxes import corners
+from dpnn_bridge.modules.third_party.stn import BilinearSamplerBHWD
+from dpnn_bridge.objects import LuaObject, LuaTensor
+from dpnn_bridge.torch7.gradient import add_gradient, scale_gradient
+
+
+class ApplyBoxTransform(nn.Module):
+    """Moves and scales boxes.
+
+    Shape:
+        - Input: ``[boxes, transforms]``, both :math:`(*, 4)`.
+        - Output: :math:`(*, 4)`.
+
+    Lua:
+        ``nn.ApplyBoxTransform()``, densecap modules/ApplyBoxTransform.lua
+    """
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        boxes, transforms = input
+        centre, size = boxes.split(2, -1)
+        shift, scale = transforms.split(2, -1)
+        return torch.cat([shift * size + centre, scale.exp() * size], -1)
+
+
+@lua_class("nn.ApplyBoxTransform")
+class ApplyBoxTransformClass(LuaClass):
+    torch_type = ApplyBoxTransform
+    scratch = ("buffer", "output_view")
+    constants = {"buffer": LuaTensor.empty}
+
+
+class InvertBoxTransform(nn.Module):
+    """The transforms that turn boxes into other boxes.
+
+    Shape:
+        - Input: ``[anchors, targets]``, both :math:`(N, 4)`.
+        - Output: :math:`(N, 4)`.
+
+    Lua:
+        ``nn.InvertBoxTransform()``, densecap modules/InvertBoxTransform.lua
+    """
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        anchors, targets = input
+        centre, size = anchors.split(2, -1)
+        wanted_centre, wanted_size = targets.split(2, -1)
+        return torch.cat([(wanted_centre - centre) / size, (wanted_size / size).log()], -1)
+
+
+@lua_class("nn.InvertBoxTransform")
+class InvertBoxTransformClass(LuaClass):
+    torch_type = InvertBoxTransform
+
+
+class MakeAnchors(nn.Module):
+    """Anchor boxes at every place of a feature map; only the size of the input counts.
+
+    Args:
+        anchors: widths and heights, :math:`(2, k)`, kept as a buffer.
+        x0, y0: centre of the receptive field of the first place.
+        sx, sy: distance of the centres.
+
+    Shape:
+        - Input: :math:`(N, C, H, W)`.
+        - Output: :math:`(N, 4 k, H, W)`.
+
+    Lua:
+        ``nn.MakeAnchors(x0, y0, sx, sy, anchors)``, densecap modules/MakeAnchors.lua
+    """
+
+    anchors: Tensor
+
+    def __init__(self, anchors: Tensor, x0: float, y0: float, sx: float, sy: float) -> None:
+        super().__init__()
+        self.register_buffer("anchors", anchors)
+        self.x0, self.y0, self.sx, self.sy = x0, y0, sx, sy
+
+    def boxes(self, input: Tensor) -> Tensor:
+        """The anchors, :math:`(k, 4, H, W)`."""
+        k, (H, W) = self.anchors.shape[1], input.shape[2:]
+        x = torch.arange(W, dtype=input.dtype, device=input.device) * self.sx + self.x0
+        y = torch.arange(H, dtype=input.dtype, device=input.device) * self.sy + self.y0
+        columns = [x.view(1, 1, W), y.view(1, H, 1), *self.anchors.to(input.dtype).view(2, k, 1, 1)]
+        return torch.stack([c.expand(k, H, W) for c in columns], 1)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.boxes(input).flatten(0, 1).expand(input.shape[0], -1, -1, -1)
+
+    def extra_repr(self) -> str:
+        return f"x0={self.x0}, y0={self.y0}, sx={self.sx}, sy={self.sy}"
+
+
+@lua_class("nn.MakeAnchors")
+class MakeAnchorsClass(LuaClass):
+    torch_type = MakeAnchors
+    scalars = {"x0": "x0", "y0": "y0", "sx": "sx", "sy": "sy"}
+    tensors = {"anchors": "anchors"}
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        return {**super().arguments(obj, ctx), "anchors": torch.empty(obj["anchors"].shape, device="meta")}
+
+
+class MakeBoxes(MakeAnchors):
+    """Applies a map of transforms to the anchors at every place.
+
+    Args:
+        anchors, x0, y0, sx, sy: as :class:`MakeAnchors`.
+
+    Shape:
+        - Input: :math:`(N, 4 k, H, W)`.
+        - Output: :math:`(N, k H W, 4)`.
+
+    Lua:
+        ``nn.MakeBoxes(x0, y0, sx, sy, anchors)``, densecap modules/MakeBoxes.lua
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        xa, ya, wa, ha = self.boxes(input).unbind(1)
+        tx, ty, tw, th = input.unflatten(1, (-1, 4)).unbind(2)
+        boxes = torch.stack([tx * wa + xa, ty * ha + ya, tw.exp() * wa, th.exp() * ha], -1)
+        return boxes.flatten(1, 3)
+
+
+@lua_class("nn.MakeBoxes")
+class MakeBoxesClass(MakeAnchorsClass):
+    torch_type = MakeBoxes
+    scratch = ("input_perm", "boxes", "raw_anchors", "wa_expand", "ha_expand", "dtx", "dty", "dtw", "dth")
+    constants = dict.fromkeys(("boxes", "raw_anchors", "dtx", "dty", "dtw", "dth"), LuaTensor.empty)
+
+
+class ReshapeBoxFeatures(nn.Module):
+    """Puts the features of k boxes per place into rows.
+
+    Args:
+        k: boxes per place.
+
+    Shape:
+        - Input: :math:`(N, k D, H, W)`.
+        - Output: :math:`(N, k H W, D)`.
+
+    Lua:
+        ``nn.ReshapeBoxFeatures(k)``, densecap modules/ReshapeBoxFeatures.lua
+    """
+
+    def __init__(self, k: int) -> None:
+        super().__init__()
+        self.k = k
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input.unflatten(1, (self.k, -1)).permute(0, 1, 3, 4, 2).flatten(1, 3)
+
+    def extra_repr(self) -> str:
+        return f"{self.k}"
+
+
+@lua_class("nn.ReshapeBoxFeatures")
+class ReshapeBoxFeaturesClass(LuaClass):
+    torch_type = ReshapeBoxFeatures
+    scalars = {"k": "k"}
+    scratch = ("input_perm", "gradInput_perm")
+    constants = dict.fromkeys(scratch, LuaTensor.empty)
+
+
+class PosSlicer(nn.Module):
+    """The first rows of the features, as many as there are ground truth rows.
+
+    Shape:
+        - Input: ``[features, truth]``, :math:`(N, *)` and :math:`(P, *)` or an empty tensor.
+        - Output: :math:`(P, *)`, or all N rows.
+
+    Lua:
+        ``nn.PosSlicer()``, densecap modules/PosSlicer.lua
+    """
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        features, truth = input
+        return features if truth.numel() == 0 else features[: truth.shape[0]]
+
+
+@lua_class("nn.PosSlicer")
+class PosSlicerClass(LuaClass):
+    torch_type = PosSlicer
+    scratch = ("grad_features", "grad_gt_features")
+    constants = dict.fromkeys(scratch, LuaTensor.empty)
+
+
+class RegularizeLayer(nn.Module):
+    """Returns its input; adds the gradient of half the squared norm on the way back.
+
+    Args:
+        weight: of the added gradient.
+        grad_scale: of the arriving gradient.
+
+    Shape:
+        - Input: :math:`(*)`.
+        - Output: the input.
+
+    Lua:
+        ``nn.RegularizeLayer(weight, gradMul)``, densecap modules/RegularizeLayer.lua
+    """
+
+    def __init__(self, weight: float, grad_scale: float = 1.0) -> None:
+        super().__init__()
+        self.weight, self.grad_scale = weight, grad_scale
+
+    def forward(self, input: Tensor) -> Tensor:
+        return scale_gradient(add_gradient(input, input.detach() * self.weight), self.grad_scale)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight}, {self.grad_scale}"
+
+
+@lua_class("nn.RegularizeLayer")
+class RegularizeLayerClass(LuaClass):
+    torch_type = RegularizeLayer
+    scalars = {"w": "weight", "gradMul": "grad_scale"}
+    scratch = ("loss",)
+
+
+class BoxIoU(nn.Module):
+    """Intersection over union of all pairs of boxes, whose corners are the centres of pixels.
+
+    Shape:
+        - Input: ``[first, second]``, :math:`(N, B_1, 4)` and :math:`(N, B_2, 4)`.
+        - Output: :math:`(N, B_1, B_2)`.
+
+    Lua:
+        ``nn.BoxIoU()``, densecap modules/BoxIoU.lua
+    """
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        first, second = input[0].unsqueeze(2), input[1].unsqueeze(1)
+        (low1, high1), (low2, high2) = (corners(boxes).split(2, -1) for boxes in (first, second))
+        overlap = (torch.minimum(high1, high2) - torch.maximum(low1, low2)).clamp(min=0).prod(-1)
+        return overlap / (first[..., 2:].prod(-1) - overlap + second[..., 2:].prod(-1))
+
+
+@lua_class("nn.BoxIoU")
+class BoxIoUClass(LuaClass):
+    torch_type = BoxIoU
+    scratch = ("area1", "area2", "overlap")
+    constants = dict.fromkeys(scratch, LuaTensor.empty)
+
+
+class BoxToAffine(nn.Module):
+    """Affine matrices that map a sampling grid onto boxes.
+
+    Args:
+        height, width: of the image, in the units of the boxes; may be set before each call.
+
+    Shape:
+        - Input: :math:`(N, 4)`.
+        - Output: :math:`(N, 2, 3)`.
+
+    Lua:
+        ``nn.BoxToAffine():setSize(H, W)``, densecap modules/BoxToAffine.lua
+    """
+
+    def __init__(self, height: float | None = None, width: float | None = None) -> None:
+        super().__init__()
+        self.height, self.width = height, width
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.height is None or self.width is None:
+            raise ValueError("BoxToAffine: set height and width to the size of the image first")
+        x, y, w, h = input.unbind(1)
+        zero = torch.zeros_like(x)
+        rows = [h / self.height, zero, (2 * y - 1 - self.height) / (self.height - 1)]
+        rows += [zero, w / self.width, (2 * x - 1 - self.width) / (self.width - 1)]
+        return torch.stack(rows, 1).unflatten(1, (2, 3))
+
+    def extra_repr(self) -> str:
+        return f"{self.height}, {self.width}"
+
+
+@lua_class("nn.BoxToAffine")
+class BoxToAffineClass(LuaClass):
+    torch_type = BoxToAffine
+    scalars = {"H": "height", "W": "width"}
+    defaults = {"H": None, "W": None}
+
+
+class BatchBilinearSamplerBHWD(BilinearSamplerBHWD):
+    """Reads one image at the points of several grids.
+
+    Shape:
+        - Input: ``[image, grids]``, :math:`(H, W, C)` and :math:`(N, H', W', 2)`.
+        - Output: :math:`(N, H', W', C)`.
+
+    Lua:
+        ``nn.BatchBilinearSamplerBHWD()``, densecap modules/BatchBilinearSamplerBHWD.lua
+    """
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        image, grids = input
+        return super().forward([image.expand(grids.shape[0], *image.shape), grids])
+
+
+@lua_class("nn.BatchBilinearSamplerBHWD")
+class BatchBilinearSamplerBHWDClass(LuaClass):
+    torch_type = BatchBilinearSamplerBHWD
+    scratch = ("inputImageView", "gradInputImageView")
+    constants = {**dict.fromkeys(scratch, LuaTensor.empty), "gradInput": empty_table}
+
+
+class BilinearRoiPooling(nn.Module):
+    """Samples the features of boxes in a grid of fixed size.
+
+    Args:
+        net: makes grids of the boxes and samples the features.
+        box_to_affine: the part of ``net`` that knows the size of the image.
+        image_height, image_width: of the image that the boxes refer to; may be set before each call.
+
+    Shape:
+        - Input: ``[features, boxes]``, :math:`(C, H, W)` and :math:`(N, 4)`.
+        - Output: :math:`(N, C, H', W')`.
+
+    Lua:
+        ``nn.BilinearRoiPooling(height, width)``, densecap modules/BilinearRoiPooling.lua
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        box_to_affine: nn.Module,
+        image_height: float | None = None,
+        image_width: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.net, self.box_to_affine = net, box_to_affine
+        self.image_height, self.image_width = image_height, image_width
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        assert isinstance(self.box_to_affine, BoxToAffine)
+        self.box_to_affine.height, self.box_to_affine.width = self.image_height, self.image_width
+        return self.net(input)
+
+
+@lua_class("nn.BilinearRoiPooling")
+class BilinearRoiPoolingClass(LuaClass):
+    torch_type = BilinearRoiPooling
+    members = {"net": "net", "box_to_affine": "box_to_affine"}
+    scalars = {"image_height": "image_height", "image_width": "image_width"}
+    defaults = {"image_height": None, "image_width": None}
+
+    @classmethod
+    def matches(cls, obj: LuaObject) -> bool:
+        return "box_to_affine" in obj and "spatial_scale" not in obj
+
+
+class BoxRegressionCriterion(nn.Module):
+    """Loss of transforms against those that turn the anchors into the target boxes.
+
+    Args:
+        smooth_l1: compares the transforms.
+        weight: factor of the loss.
+
+    Shape:
+        - Input: ``[anchors, transforms]``, both :math:`(N, 4)`; target :math:`(N, 4)`.
+        - Output: scalar. Boxes that need a transform beyond 10 count nothing.
+
+    Lua:
+        ``nn.BoxRegressionCriterion(w)``, densecap modules/BoxRegressionCriterion.lua
+    """
+
+    def __init__(self, smooth_l1: nn.Module, weight: float = 1.0) -> None:
+        super().__init__()
+        self.smooth_l1, self.weight, self.invert = smooth_l1, weight, InvertBoxTransform()
+
+    def forward(self, input: list[Tensor], target: Tensor) -> Tensor:
+        anchors, transforms = input
+        wanted = self.invert([anchors, target])
+        far = (wanted.detach().abs() > 10).any(1, keepdim=True)
+        return self.weight * self.smooth_l1(transforms.masked_fill(far, 0), wanted.masked_fill(far, 0))
+
+    def extra_repr(self) -> str:
+        return f"weight={self.weight}"
+
+
+@lua_class("nn.BoxRegressionCriterion")
+class BoxRegressionCriterionClass(WithoutParameters):
+    torch_type = BoxRegressionCriterion
+    members = {"smooth_l1": "smooth_l1"}
+    scalars = {"w": "weight"}
+    scratch = ("target_transforms", "mask")
+
+
+class OurCrossEntropyCriterion(nn.Module):
+    """Log softmax and negative log likelihood.
+
+    Args:
+        lsm: the log softmax.
+        nll: the likelihood.
+
+    Shape:
+        - Input: :math:`(N, C)`; target :math:`(N)`.
+        - Output: scalar.
+
+    Lua:
+        ``nn.OurCrossEntropyCriterion(weights)``, densecap modules/OurCrossEntropyCriterion.lua
+    """
+
+    def __init__(self, lsm: nn.Module, nll: nn.Module) -> None:
+        super().__init__()
+        self.lsm, self.nll = lsm, nll
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        return self.nll(self.lsm(input), target)
+
+
+@lua_class("nn.OurCrossEntropyCriterion")
+class OurCrossEntropyCriterionClass(WithoutParameters):
+    torch_type = OurCrossEntropyCriterion
+    members = {"lsm": "lsm", "nll": "nll"}
+
+
+class LogisticCriterion(nn.Module):
+    """Mean logistic loss of every class against all others.
+
+    Args:
+        index_base: of the classes; ``index_base - 1`` is none of them.
+
+    Shape:
+        - Input: scores :math:`(N, C)`; target :math:`(N)`.
+        - Output: scalar.
+
+    Lua:
+        ``nn.LogisticCriterion()``, densecap modules/LogisticCriterion.lua
+    """
+
+    def __init__(self, index_base: int = 1) -> None:
+        super().__init__()
+        self.index_base = index_base
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        classes = torch.arange(input.shape[1], device=input.device) + self.index_base
+        return F.binary_cross_entropy_with_logits(input, (target.view(-1, 1) == classes).to(input.dtype))
+
+
+@lua_class("nn.LogisticCriterion")
+class LogisticCriterionClass(LuaClass):
+    torch_type = LogisticCriterion
+    scratch = ("offsets", "buffer", "log_den", "losses", "mask", "target_nonzero", "target_zero_mask")
+    constants = {
+        **dict.fromkeys(("offsets", "buffer", "log_den", "losses"), LuaTensor.empty),
+        "mask": lambda kind: LuaTensor.empty("torch.ByteTensor"),
+        "target_nonzero": lambda kind: LuaTensor.empty("torch.LongTensor"),
+        "target_zero_mask": lambda kind: LuaTensor.empty("torch.ByteTensor"),
+    }
+    checked_by = "structure"
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        return {"index_base": ctx.index_base}

@@ -1,0 +1,64 @@
+"""Geometry of boxes as densecap has it: pixels are counted from 1, a box of one pixel is 1 wide."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dpnn_bridge.torch7.quicksort import positions, sort_positions
+
+
+def corners(boxes: Tensor) -> Tensor:
+    """(xc, yc, w, h) as (x1, y1, x2, y2), the centres of the outermost pixels, :math:`(*, 4)`."""
+    centre, size = boxes.split(2, -1)
+    half = (size - 1) / 2
+    return torch.cat([centre - half, centre + half], -1)
+
+
+def clip(boxes: Tensor, height: float, width: float) -> tuple[Tensor, Tensor]:
+    """Boxes (xc, yc, w, h) cut at the border of an image, and which of them have an extent left.
+
+    Widths and heights shrink by 1, also those of boxes within: densecap adds no pixel on the way back from corners.
+
+    Args:
+        boxes: :math:`(N, 4)`.
+        height, width: of the image.
+
+    Returns:
+        :math:`(N, 4)` and a mask :math:`(N)`.
+    """
+    ends = boxes.new_tensor([width, height])
+    upper_left, lower_right = corners(boxes).split(2, 1)
+    upper_left = torch.minimum(upper_left.clamp(min=1), ends - 1)
+    lower_right = torch.minimum(lower_right.clamp(min=2), ends)
+    clipped = torch.cat([(upper_left + lower_right) / 2, lower_right - upper_left], 1)
+    return clipped, (lower_right > upper_left).all(1)
+
+
+@torch.no_grad()
+def nms(boxes: Tensor, scores: Tensor, overlap: float, max_boxes: int | None = None) -> Tensor:
+    """Indices of the boxes that are left when each box removes those of lower score that overlap it.
+
+    Equal scores come in the order in which Torch7 sorts them, the last first.
+
+    Args:
+        boxes: (x1, y1, x2, y2), :math:`(N, 4)`.
+        scores: :math:`(N)`; compared as float.
+        overlap: the largest intersection over union that two boxes may have.
+        max_boxes: stop after so many.
+
+    Returns:
+        Indices from 0, :math:`(K)`, highest score first.
+    """
+    order = positions(scores.float().cpu(), sort_positions).flip(0).to(boxes.device)
+    ends = boxes[order].T.contiguous()
+    area = (ends[2] - ends[0] + 1) * (ends[3] - ends[1] + 1)
+    picked = []
+    while len(order) and (max_boxes is None or len(picked) < max_boxes):
+        picked.append(order[:1])
+        low, high = torch.maximum(ends[:2, 1:], ends[:2, :1]), torch.minimum(ends[2:, 1:], ends[2:, :1])
+        width, height = (high - low + 1).clamp(min=0)
+        shared = width * height
+        left = 1 + (shared / (area[1:] + area[0] - shared) <= overlap).nonzero()[:, 0]
+        order, ends, area = order[left], ends[:, left], area[left]
+    return torch.cat(picked) if picked else order

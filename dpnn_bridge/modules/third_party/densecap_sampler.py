@@ -1,0 +1,148 @@
+"""Drawing of boxes for the training of densecap."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.modules.third_party.densecap_boxes import corners
+from dpnn_bridge.objects import LuaTable
+
+
+class BoxSampler(nn.Module):
+    """Draws boxes that meet a target and boxes that do not, at random.
+
+    Args:
+        box_iou: intersection over union of all pairs, as :class:`BoxIoU`.
+        low_thresh: a box below it at all targets is negative.
+        high_thresh: a box above it at some target is positive, and so is the best box of each target.
+        batch_size: boxes to draw; at most half of them are positive. Negative ones are drawn with replacement where
+            there are too few.
+        bounds: smallest x and y, largest x and y; boxes beyond are neither, unless they are the best of a target.
+        index_base: of the indices.
+
+    Shape:
+        - Input: ``[boxes, targets]``, :math:`(1, B, 4)` and :math:`(1, T, 4)` as (xc, yc, w, h).
+        - Output: ``[positive, target, negative]``: indices of boxes :math:`(P)`, of the target of each :math:`(P)`, and
+          of boxes :math:`(M)`.
+
+    Lua:
+        ``nn.BoxSampler(options)``, densecap modules/BoxSampler.lua
+    """
+
+    def __init__(
+        self,
+        box_iou: nn.Module,
+        low_thresh: float = 0.3,
+        high_thresh: float = 0.7,
+        batch_size: int = 256,
+        bounds: tuple[float | None, ...] = (None, None, None, None),
+        index_base: int = 1,
+    ) -> None:
+        super().__init__()
+        self.box_iou, self.low_thresh, self.high_thresh = box_iou, low_thresh, high_thresh
+        self.batch_size, self.bounds, self.index_base = batch_size, bounds, index_base
+
+    @torch.no_grad()
+    def forward(self, input: list[Tensor]) -> list[Tensor]:
+        boxes, targets = input
+        if len(boxes) != 1 or len(targets) != 1:
+            raise ValueError(f"BoxSampler takes one image, found {len(boxes)} of boxes and {len(targets)} of targets")
+        overlaps = self.box_iou(input)[0]
+        best, target = overlaps.max(1)
+        positive, negative = best > self.high_thresh, best < self.low_thresh
+        if None not in self.bounds:
+            low, high = boxes.new_tensor(self.bounds).split(2)
+            upper_left, lower_right = corners(boxes[0]).split(2, 1)
+            beyond = (upper_left < low).any(1) | (lower_right > high).any(1)
+            positive, negative = positive & ~beyond, negative & ~beyond
+        closest = overlaps.argmax(0)
+        positive[closest], negative[closest] = True, False
+        if not negative.any():
+            negative = ~positive
+        total = int(positive.sum()), int(negative.sum())
+        count = min(self.batch_size / 2, total[0])
+        chosen = positive.nonzero()[:, 0][self.draw(total[0], int(count))]
+        others = negative.nonzero()[:, 0][self.draw(total[1], int(self.batch_size - count))]
+        return [i + self.index_base for i in (chosen, target[chosen], others)]
+
+    def draw(self, total: int, count: int) -> Tensor:
+        """``count`` of the numbers below ``total``, different ones if there are enough."""
+        if not total:
+            raise ValueError("BoxSampler: every box is the best one of a target, none is left to be negative")
+        return torch.randint(total, (count,)) if total < count else torch.randperm(total)[:count]
+
+    def extra_repr(self) -> str:
+        return f"low_thresh={self.low_thresh}, high_thresh={self.high_thresh}, batch_size={self.batch_size}"
+
+
+@lua_class("nn.BoxSampler")
+class BoxSamplerClass(LuaClass):
+    torch_type = BoxSampler
+    indexed = True
+    members = {"box_iou": "box_iou"}
+    scalars = {
+        "low_thresh": "low_thresh",
+        "high_thresh": "high_thresh",
+        "batch_size": "batch_size",
+        ("x_min", "y_min", "x_max", "y_max"): "bounds",
+    }
+    defaults = dict.fromkeys(("x_min", "y_min", "x_max", "y_max"))
+    scratch = ("pos_mask", "neg_mask")
+    checked_by = "formula"
+
+
+class BoxSamplerHelper(nn.Module):
+    """Rows of boxes and of their targets that a :class:`BoxSampler` draws.
+
+    Args:
+        box_sampler: draws the indices.
+        index_base: of its indices.
+
+    Shape:
+        - Input: two lists, ``[boxes, *data]`` with :math:`(1, B, D_i)` and ``[targets, *data]`` with
+          :math:`(1, T, D_j)`.
+        - Output: three lists, for the positive boxes :math:`(P, D_i)`, for the target of each :math:`(P, D_j)` and for
+          the negative boxes :math:`(M, D_i)`.
+
+    Differs from torch:
+        A box that was drawn several times gets the gradient of the last one, as in Torch7. Targets get none.
+
+    Lua:
+        ``nn.BoxSamplerHelper(options)``, densecap modules/BoxSamplerHelper.lua
+    """
+
+    def __init__(self, box_sampler: nn.Module, index_base: int = 1) -> None:
+        super().__init__()
+        self.box_sampler, self.index_base = box_sampler, index_base
+
+    def forward(self, input: list[list[Tensor]]) -> list[list[Tensor]]:
+        boxes, targets = input
+        drawn = self.box_sampler([boxes[0], targets[0]])
+        positive, target, negative = (index - self.index_base for index in drawn)
+        last = torch.zeros(len(negative), 1, dtype=torch.bool, device=negative.device)
+        last[[*{index: place for place, index in enumerate(negative.tolist())}.values()]] = True
+        return [
+            [data[0][positive] for data in boxes],
+            [data[0][target].detach() for data in targets],
+            [torch.where(last, data[0][negative], data.detach()[0][negative]) for data in boxes],
+        ]
+
+
+@lua_class("nn.BoxSamplerHelper")
+class BoxSamplerHelperClass(LuaClass):
+    torch_type = BoxSamplerHelper
+    indexed = True
+    members = {"box_sampler": "box_sampler"}
+    scratch = ("pos_input_idx", "pos_target_idx", "neg_input_idx")
+    constants = {"gradInput": empty_table}
+    checked_by = "formula"
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        return {**super().to_lua(module, ctx), "output": LuaTable.from_list([LuaTable(), LuaTable(), LuaTable()])}

@@ -1,0 +1,50 @@
+"""DenseNet's memory-efficient layer."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.objects import LuaObject
+
+
+class DenseConnectLayerCustom(nn.Sequential):
+    """Computes one more group of feature maps from all that are there.
+
+    Args:
+        net1: normalization and activation.
+        net2: the convolutions.
+
+    Shape:
+        - Input: :math:`(N, C, H, W)` or a list of such maps.
+        - Output: the list with one more entry.
+
+    Differs from torch:
+        Torch7 recomputes the first part on the way back to save memory (``optMemory`` 4); use
+        :func:`torch.utils.checkpoint.checkpoint` for that.
+
+    Lua:
+        ``nn.DenseConnectLayerCustom(nChannels, opt)``, DenseNet models/DenseConnectLayer.lua
+    """
+
+    def __init__(self, net1: nn.Module, net2: nn.Module) -> None:
+        super().__init__(net1, net2)
+
+    def forward(self, input: Tensor | list[Tensor]) -> list[Tensor]:  # type: ignore[override]
+        maps = list(input) if isinstance(input, (list, tuple)) else [input]
+        return [*maps, super().forward(torch.cat(maps, 1))]
+
+
+@lua_class("nn.DenseConnectLayerCustom")
+class DenseConnectLayerCustomClass(LuaClass):
+    """``net1`` and ``net2`` are the two ``modules``."""
+
+    torch_type = DenseConnectLayerCustom
+    container = True
+    scratch = ("input_c", "saved_bn_running_mean", "saved_bn_running_var")
+
+    @classmethod
+    def matches(cls, obj: LuaObject) -> bool:
+        return "net2" in obj

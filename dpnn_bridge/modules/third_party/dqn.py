@@ -1,0 +1,95 @@
+"""Layers of DeepMind's DQN."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.objects import LuaObject
+
+
+class Rectifier(nn.ReLU):
+    """:class:`torch.nn.ReLU` under its name in DQN.
+
+    Shape:
+        - Input: :math:`(*)`.
+        - Output: the same.
+
+    Lua:
+        ``nn.Rectifier()``, dqn Rectifier.lua
+    """
+
+
+@lua_class("nn.Rectifier")
+class RectifierClass(LuaClass):
+    torch_type = Rectifier
+
+
+class Scale(nn.Module):
+    """Turns a colour image into a grey one of another size.
+
+    Args:
+        height, width: new size.
+
+    Shape:
+        - Input: :math:`(3, H, W)`, or a batch, whose first image is taken.
+        - Output: :math:`(1, H', W')`.
+
+    Differs from torch:
+        Enlarging is bilinear with aligned corners, shrinking is the mean of the covered area; both in single precision.
+
+    Lua:
+        ``nn.Scale(height, width)``, dqn Scale.lua
+    """
+
+    def __init__(self, height: int, width: int) -> None:
+        super().__init__()
+        self.height, self.width = height, width
+
+    def forward(self, input: Tensor) -> Tensor:
+        red, green, blue = input[0] if input.dim() > 3 else input
+        grey = 0.299 * red + 0.587 * green + 0.114 * blue
+        return _resized(_resized(grey, self.width).t(), self.height).t().unsqueeze(0)
+
+    def extra_repr(self) -> str:
+        return f"{self.height}, {self.width}"
+
+
+def _resized(x: Tensor, size: int) -> Tensor:
+    """Package image's bilinear scaling of the last dimension of a matrix."""
+    old = x.shape[-1]
+    if size == old:
+        return x
+    if size > old:
+        position = np.arange(size, dtype=np.float32) * (np.float32(old - 1) / np.float32(size - 1))
+        position[-1] = old - 1
+        first = position.astype(np.int64)
+        weight = torch.from_numpy(position - first).to(x.device)
+        left, right = (torch.from_numpy(i).to(x.device) for i in (first, np.minimum(first + 1, old - 1)))
+        return (1 - weight).to(x.dtype) * x[:, left] + weight.to(x.dtype) * x[:, right]
+    end = np.arange(1, size + 1, dtype=np.float32) * (np.float32(old) / np.float32(size))
+    start = np.concatenate([np.zeros(1, np.float32), end[:-1]])
+    first, last = start.astype(np.int64), end.astype(np.int64)
+    total, count = torch.zeros_like(x[:, :size], dtype=torch.float32), np.zeros(size, np.float32)
+    for step in range(int((last - first).max()) + 1):  # the parts of a pixel's area, in order
+        place = first + step
+        weight = np.where(place < last, np.float32(1), (end - last).astype(np.float32))
+        weight = np.where(step == 0, np.float32(1) - (start - first).astype(np.float32), weight)
+        weight = np.where((place <= last) & (place < old), weight, np.float32(0)).astype(np.float32)
+        index, factor = torch.from_numpy(np.minimum(place, old - 1)).to(x.device), torch.from_numpy(weight).to(x.device)
+        total = (total.to(x.dtype) + factor.to(x.dtype) * x[:, index]).float()
+        count = count + weight
+    return (total / torch.from_numpy(count).to(x.device)).to(x.dtype)
+
+
+@lua_class("nn.Scale")
+class ScaleClass(LuaClass):
+    torch_type = Scale
+    scalars = {"height": "height", "width": "width"}
+
+    @classmethod
+    def matches(cls, obj: LuaObject) -> bool:
+        return "height" in obj and "width" in obj

@@ -1,0 +1,112 @@
+"""Layers of deep encoding (texture encoding networks)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.lua_class import LuaClass, plain_object
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.objects import LuaObject, LuaTensor
+from dpnn_bridge.torch7.gradient import scale_gradient
+
+
+class Aggregate(nn.Module):
+    r"""Weighted sums of residuals, :math:`e_k = \sum_i a_{ik} r_{ik}`.
+
+    Args:
+        K: codes.
+        D: features.
+
+    Shape:
+        - Input: ``[weights, residuals]``, :math:`(B, N, K)` and :math:`(B, N, K, D)`, or both without B.
+        - Output: :math:`(B, K, D)`.
+
+    Lua:
+        ``nn.Aggregate(K, D)``, Deep-Encoding layers/aggregate.lua
+    """
+
+    def __init__(self, K: int, D: int) -> None:
+        super().__init__()
+        self.K, self.D = K, D
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        weights, residuals = input
+        return torch.einsum("...nk,...nkd->...kd", weights, residuals)
+
+    def extra_repr(self) -> str:
+        return f"{self.K}, {self.D}"
+
+
+@lua_class("nn.Aggregate")
+class AggregateClass(LuaClass):
+    torch_type = Aggregate
+    scalars = {"K": "K", "D": "D"}
+    checked_by = "formula"
+
+
+class Encoding(nn.Module):
+    r"""Residuals to the words of a dictionary, summed by how near each word is.
+
+    With :math:`r_{ik} = x_i - c_k` and :math:`a_{ik} = \mathrm{softmax}_k(-s_k \|r_{ik}\|^2)` the output is
+    :math:`e_k = \sum_i a_{ik} r_{ik}`.
+
+    Args:
+        K: words.
+        D: features.
+
+    Attributes:
+        weight: the words c, :math:`(K, D)`.
+        bias: the factors s, :math:`(K)`.
+
+    Shape:
+        - Input: :math:`(B, N, D)` or :math:`(N, D)`.
+        - Output: :math:`(B, K, D)` or :math:`(K, D)`.
+
+    Differs from torch:
+        The part of the gradient that goes through a has the opposite sign, as in Torch7. Gradients are summed over
+        backward passes, where Torch7 keeps the last. Torch7 has no backward pass for two dimensions.
+
+    Lua:
+        ``nn.Encoding(K, D)``, Deep-Encoding layers/encoding.lua
+    """
+
+    def __init__(self, K: int, D: int, device: Any = None) -> None:
+        super().__init__()
+        self.K, self.D = K, D
+        self.weight = nn.Parameter(torch.empty(K, D, device=device))
+        self.bias = nn.Parameter(torch.empty(K, device=device))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws the parameters as Deep-Encoding does."""
+        nn.init.uniform_(self.weight, -((self.K * self.D) ** -0.5), (self.K * self.D) ** -0.5)
+        nn.init.uniform_(self.bias, -(self.K**-0.5), self.K**-0.5)
+
+    def forward(self, input: Tensor) -> Tensor:
+        residuals = input.unsqueeze(-2) - self.weight
+        near = scale_gradient(-residuals.square().sum(-1) * self.bias, -1)
+        return torch.einsum("...nk,...nkd->...kd", near.softmax(-1), residuals)
+
+    def extra_repr(self) -> str:
+        return f"{self.K}, {self.D}"
+
+
+@lua_class("nn.Encoding")
+class EncodingClass(LuaClass):
+    torch_type = Encoding
+    scalars = {"K": "K", "D": "D"}
+    tensors = {"weight": "weight", "bias": "bias"}
+    scratch = ("A", "R", "L2", "SL2", "gradA", "gradSL2", "bufBias", "bufWeight")
+    constants = {
+        **dict.fromkeys(("A", "R", "gradA"), LuaTensor.empty),
+        "soft": plain_object("nn.SoftMax"),
+    }
+    checked_by = "formula"
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        return {**super().arguments(obj, ctx), "device": "meta"}

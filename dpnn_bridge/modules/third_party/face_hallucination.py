@@ -1,0 +1,130 @@
+"""Layers of attention-aware face hallucination."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.lua_class import LuaClass, plain_object
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.modules.dpnn.reward import ClassReward, ClassRewardClass
+from dpnn_bridge.objects import LuaTable, LuaTensor
+from dpnn_bridge.torch7.gradient import with_gradient_of, zero_gradient
+
+
+class SpatialGlimpseInverse(nn.Module):
+    """Puts a patch into an image where a glimpse was taken; what hangs over the border is cut off.
+
+    The image gets the whole gradient, also where the patch covers it; the place gets zeros.
+
+    Args:
+        height, width: size of the patch.
+        residual: the patch stands in zeros instead of the image.
+
+    Shape:
+        - Input: ``[image, patch, place]``: :math:`(N, C, H, W)`, :math:`(N, C, h, w)` and :math:`(N, 2)` with y and x
+          from -1 to 1.
+        - Output: :math:`(N, C, H, W)`.
+
+    Lua:
+        ``nn.SpatialGlimpse_inverse(size, residual)``, SpatialGlimpse_inverse.lua
+    """
+
+    def __init__(self, height: int, width: int, residual: bool = False) -> None:
+        super().__init__()
+        self.height, self.width, self.residual = height, width, residual
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        image, patch, place = input
+        rows, row_inside = self._source(place[:, 0], image.shape[2], self.height)
+        columns, column_inside = self._source(place[:, 1], image.shape[3], self.width)
+        samples = torch.arange(len(image), device=image.device)[:, None, None]
+        spread = patch.movedim(1, -1)[samples, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
+        inside = (row_inside[:, :, None] & column_inside[:, None, :]).unsqueeze(1)
+        pasted = spread.where(inside, 0)
+        if not self.residual:
+            pasted = with_gradient_of(spread.where(inside, image), pasted + image)
+        return zero_gradient(zero_gradient(pasted, place), image)
+
+    def _source(self, place: Tensor, size: int, length: int) -> tuple[Tensor, Tensor]:
+        """For each row of the image the row of the patch, and whether there is one."""
+        border = (length - 1) // 2
+        room = size + 2 * border - length
+        start = ((place.detach() + 1) / 2 * room).clamp(0, room).long()
+        source = torch.arange(size, device=place.device) + border - start[:, None]
+        return source.clamp(0, length - 1), (source >= 0) & (source < length)
+
+    def extra_repr(self) -> str:
+        return f"{self.height}, {self.width}, residual={self.residual}"
+
+
+@lua_class("nn.SpatialGlimpse_inverse")
+class SpatialGlimpseInverseClass(LuaClass):
+    torch_type = SpatialGlimpseInverse
+    scalars = {"height": "height", "width": "width", "residual": "residual"}
+    defaults = {"residual": False}
+    checked_by = "formula"
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        gradients = LuaTable.from_list([LuaTensor.empty(ctx.type_of(module)) for _ in range(3)])
+        return {**super().to_lua(module, ctx), "gradInput": gradients}
+
+
+class VRMSEReward(ClassReward):
+    """Rewards REINFORCE modules for a small error of an image and for a large attended area.
+
+    The loss is the mean squared error; its backward pass does what
+    :class:`~dpnn_bridge.modules.dpnn.reward.ClassReward` says. The reward of a sample is 4, less the squared error
+    summed over channels and averaged over pixels, plus ``area_scale`` times the part of the image that was attended.
+
+    Args:
+        module: the network with the REINFORCE modules.
+        scale: kept for the way back; the reward does not depend on it.
+        criterion: compares the baseline with the reward; default: mean squared error.
+        size_average: divide the reward by the batch size.
+        area_scale: weight of the attended part.
+        image_size: height and width by which the attended area is divided. In Torch7 it is an option of the training
+            script, ``highResSize``, and not in the file.
+
+    Shape:
+        - Input: ``[image, map, baseline]``: :math:`(N, C, H, W)`, :math:`(N, 1, H, W)` with 1 where something was
+          attended, and :math:`(N, 1)`.
+        - Target: :math:`(N, C, H, W)`.
+        - Output: the loss, a number.
+
+    Lua:
+        ``nn.VRMSEReward(module, scale, areaScale, criterion)``, Attention-FH VRMSEReward.lua
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        scale: float = 1,
+        criterion: nn.Module | None = None,
+        *,
+        size_average: bool = True,
+        area_scale: float = 4,
+        image_size: tuple[int, int] = (128, 128),
+    ) -> None:
+        super().__init__(module, scale, criterion, size_average=size_average)
+        self.area_scale, self.image_size = area_scale, image_size
+
+    def forward(self, input: list[Tensor], target: Tensor) -> Tensor:
+        image, attended, baseline = input
+        error = (image.detach() - target).square()
+        height, width = self.image_size
+        area = attended.detach().flatten(1).sum(1) / (height * width)
+        reward = 4 - error.sum((1, 2, 3)) / image.shape[2:].numel() + self.area_scale * area
+        return self.rewarded(error.mean(), reward, image, baseline)
+
+
+@lua_class("nn.VRMSEReward")
+class VRMSERewardClass(ClassRewardClass):
+    torch_type = VRMSEReward
+    scalars = {**ClassRewardClass.scalars, "areaScale": "area_scale"}
+    constants = {"errorC": plain_object("nn.MSECriterion", sizeAverage=True)}
+    checked_by = "formula"

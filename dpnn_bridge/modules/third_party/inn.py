@@ -1,0 +1,287 @@
+"""Layers of imagine-nn (``inn.*``), and deepmask's copy of one of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.modules.nn.container import Concat, ConcatClass
+from dpnn_bridge.modules.nn.local_normalization import SpatialCrossMapLRN
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+
+
+class ConstAffine(nn.Module):
+    """Scales and shifts each plane by constants: a frozen batch normalization.
+
+    Args:
+        num_features: number of planes.
+
+    Shape:
+        - Input: :math:`(N, C)` or :math:`(N, C, H, W)`.
+        - Output: the same.
+
+    Attributes:
+        a: factors, a buffer of shape :math:`(C)`.
+        b: summands, a buffer of shape :math:`(C)`.
+
+    Lua:
+        ``inn.ConstAffine(nOutputPlane)``, imagine-nn ConstAffine.lua; ``nn.SpatialConstDiagonal(n)``, deepmask
+        SpatialConstDiagonal.lua
+    """
+
+    a: Tensor
+    b: Tensor
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.register_buffer("a", torch.ones(num_features))
+        self.register_buffer("b", torch.zeros(num_features))
+
+    def forward(self, input: Tensor) -> Tensor:
+        shape = (-1,) + (1,) * (input.dim() - 2)
+        return input * self.a.view(shape) + self.b.view(shape)
+
+    def extra_repr(self) -> str:
+        return f"{self.a.numel()}"
+
+
+@lua_class("inn.ConstAffine", "nn.SpatialConstDiagonal")
+class ConstAffineClass(LuaClass):
+    torch_type = ConstAffine
+    tensors = {"a": "a", "b": "b"}
+    constants = {"inplace": False}
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: Any) -> dict[str, Any]:
+        return {"num_features": obj["a"].size}
+
+
+class MeanSubtraction(nn.Module):
+    """Subtracts a mean image; no gradient passes, as Torch7's ``backward`` returns an empty one here.
+
+    Args:
+        mean: the image, :math:`(C, H, W)`, kept as a buffer.
+
+    Shape:
+        - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
+        - Output: the same.
+
+    Lua:
+        ``inn.MeanSubtraction(mean)``, imagine-nn MeanSubtraction.lua
+    """
+
+    mean: Tensor
+
+    def __init__(self, mean: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input.detach() - self.mean
+
+
+@lua_class("inn.MeanSubtraction")
+class MeanSubtractionClass(LuaClass):
+    torch_type = MeanSubtraction
+    tensors = {"mean": "mean"}
+
+    @classmethod
+    def upgrade(cls, obj: LuaObject) -> LuaObject:
+        """One image; a used module holds it expanded to the size of its last batch."""
+        mean = obj["mean"]
+        if mean.ndim != 4:
+            return obj
+        image = LuaTensor(mean.class_name, mean.shape[1:], mean.stride[1:], mean.offset, mean.storage)
+        return LuaObject(obj.class_name, LuaTable({**obj, "mean": image}), version=obj.version)
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: Any) -> dict[str, Any]:
+        return {"mean": torch.empty(obj["mean"].shape, device="meta")}
+
+
+@lua_class("inn.SpatialCrossResponseNormalization")
+class SpatialCrossResponseNormalization(SpatialCrossMapLRN):
+    """Another name of ``nn.SpatialCrossMapLRN``."""
+
+
+@lua_class("inn.SpatialSameResponseNormalization")
+class SpatialSameResponseNormalization(LuaClass):
+    """A Sequential of stock parts: x / (1 + alpha * mean of x² in a window) ** beta."""
+
+    torch_type = nn.Sequential
+    container = True
+
+
+class SpatialPyramidPooling(Concat):
+    """Adaptive max pools of several sizes, flattened and joined.
+
+    Args:
+        *modules: one branch per level of the pyramid.
+        dimension: ignored; the branches are joined along the features.
+
+    Shape:
+        - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
+        - Output: :math:`(N, F)` or :math:`(F)`.
+
+    Lua:
+        ``inn.SpatialPyramidPooling({w, h}, …)``, imagine-nn SpatialPyramidPooling.lua
+    """
+
+    def __init__(self, *modules: nn.Module, dimension: int = 2) -> None:
+        super().__init__(*modules, dimension=dimension)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return torch.cat([module(input) for module in self], input.dim() - 3)
+
+
+@lua_class("inn.SpatialPyramidPooling")
+class SpatialPyramidPoolingClass(ConcatClass):
+    torch_type = SpatialPyramidPooling
+
+
+class SpatialStochasticPooling(nn.Module):
+    """Picks one element of each window with a probability proportional to its value.
+
+    In evaluation the result is the mean weighted by these probabilities. Windows that reach over the border are cut.
+
+    Args:
+        kernel_size: window (H, W).
+        stride: step (H, W).
+
+    Shape:
+        - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`, not negative.
+        - Output: :math:`(N, C, H_{out}, W_{out})`, N = 1 for three dimensions; sizes are rounded up.
+
+    Lua:
+        ``inn.SpatialStochasticPooling(kW, kH, dW, dH)``, imagine-nn SpatialStochasticPooling.lua
+    """
+
+    def __init__(self, kernel_size: tuple[int, int], stride: tuple[int, int]) -> None:
+        super().__init__()
+        self.kernel_size, self.stride = kernel_size, stride
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.dim() == 3:
+            input = input.unsqueeze(0)
+        (kH, kW), (dH, dW) = self.kernel_size, self.stride
+        missing = [-(size - k) % d for size, k, d in zip(input.shape[-2:], (kH, kW), (dH, dW), strict=True)]
+        padded = F.pad(input, (0, missing[1], 0, missing[0]))
+        windows = padded.unfold(2, kH, dH).unfold(3, kW, dW).flatten(-2)
+        if not self.training:
+            return windows.square().sum(-1) / (windows.sum(-1) + torch.finfo(torch.float32).tiny)
+        mass = windows.detach().cumsum(-1)
+        threshold = torch.rand_like(mass[..., -1:]) * mass[..., -1:]
+        picked = (mass >= threshold).byte().argmax(-1, keepdim=True)
+        return windows.gather(-1, picked).squeeze(-1)
+
+    def extra_repr(self) -> str:
+        return f"{self.kernel_size}, stride={self.stride}"
+
+
+@lua_class("inn.SpatialStochasticPooling")
+class SpatialStochasticPoolingClass(LuaClass):
+    torch_type = SpatialStochasticPooling
+    scalars = {("kH", "kW"): "kernel_size", ("dH", "dW"): "stride"}
+    scratch = ("indices",)
+    constants = {"indices": LuaTensor.empty, "padW": 0, "padH": 0, "ceil_mode": True}
+    checked_by = "structure"
+
+
+class ROIPooling(nn.Module):
+    """Max pools of regions of interest.
+
+    Args:
+        output_size: rows and columns of each pool.
+        spatial_scale: size of the maps relative to the image that the regions refer to.
+        v2: bins with rounded borders and an exclusive end (files since 2016), else bins that overlap.
+        index_base: of the batch index and the coordinates.
+
+    Shape:
+        - Input: ``[maps, regions]``, :math:`(B, C, H, W)` and :math:`(N, 5)`: batch index, x1, y1, x2, y2.
+        - Output: :math:`(N, C, H', W')`; a bin without pixels is 0.
+
+    Lua:
+        ``inn.ROIPooling(W, H, spatial_scale)``, imagine-nn ROIPooling.lua and ROIPooling.cu
+    """
+
+    def __init__(
+        self, output_size: tuple[int, int], spatial_scale: float = 1.0, v2: bool = True, index_base: int = 1
+    ) -> None:
+        super().__init__()
+        self.output_size, self.spatial_scale, self.v2, self.index_base = output_size, spatial_scale, v2, index_base
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        maps, regions = input
+        (B, C, H, W), (oH, oW) = maps.shape, self.output_size
+        flat = maps.permute(1, 0, 2, 3).reshape(C, B * H * W)
+        with torch.no_grad():
+            index, empty = self._largest(flat, regions.detach(), H, W)
+        pooled = flat.gather(1, index).masked_fill(empty, 0)
+        return pooled.view(C, -1, oH, oW).transpose(0, 1)
+
+    def _largest(self, flat: Tensor, regions: Tensor, H: int, W: int) -> tuple[Tensor, Tensor]:
+        """Where the largest pixel of each bin stands in ``flat``, the first of equal ones, and which bins are empty."""
+        image = (regions[:, 0] - self.index_base).long()
+        left, top, right, bottom = round_half_away((regions[:, 1:] - self.index_base) * self.spatial_scale).unbind(1)
+        y0, y1 = self._bins(top, bottom, self.output_size[0], H)
+        x0, x1 = self._bins(left, right, self.output_size[1], W)
+        shape = (regions.shape[0], *self.output_size)
+        y0, y1 = (y.unsqueeze(2).expand(shape).flatten() for y in (y0, y1))
+        x0, x1 = (x.unsqueeze(1).expand(shape).flatten() for x in (x0, x1))
+        start = (image * H * W)[:, None, None].expand(shape).flatten()
+        best = torch.full((flat.shape[0], y0.numel()), float("-inf"), dtype=flat.dtype, device=flat.device)
+        index = torch.zeros_like(best, dtype=torch.long)
+        empty = torch.ones_like(best, dtype=torch.bool)
+        rows, columns = (int((b - a).max().clamp(min=0)) if a.numel() else 0 for a, b in ((y0, y1), (x0, x1)))
+        for dy in range(rows):
+            for dx in range(columns):
+                y, x = y0 + dy, x0 + dx
+                inside = (y < y1) & (x < x1)
+                place = torch.where(inside, start + y * W + x, 0)
+                value = flat.index_select(1, place)
+                better = inside & (value > best)
+                best, index, empty = (
+                    torch.where(better, value, best),
+                    torch.where(better, place, index),
+                    empty & ~better,
+                )
+        return index, empty
+
+    def _bins(self, first: Tensor, last: Tensor, count: int, size: int) -> tuple[Tensor, Tensor]:
+        """Start and end pixel of the bins of each region along one axis, each (N, count)."""
+        extent = (last - first + (0 if self.v2 else 1)).clamp(min=1)
+        step = (extent / count)[:, None]
+        i = torch.arange(count + 1, dtype=step.dtype, device=step.device)
+        begin, end = i[:-1] * step, i[1:] * step
+        begin, end = (round_half_away(begin), round_half_away(end)) if self.v2 else (begin.floor(), end.ceil())
+        return tuple((first[:, None] + b).clamp(0, size).long() for b in (begin, end))  # type: ignore[return-value]
+
+    def extra_repr(self) -> str:
+        return f"{self.output_size}, spatial_scale={self.spatial_scale}, v2={self.v2}"
+
+
+def round_half_away(x: Tensor) -> Tensor:
+    """C's ``round``: halves go away from zero."""
+    return torch.sign(x) * torch.floor(x.abs() + 0.5)
+
+
+@lua_class("inn.ROIPooling")
+class ROIPoolingClass(LuaClass):
+    torch_type = ROIPooling
+    indexed = True
+    scalars = {("H", "W"): "output_size", "spatial_scale": "spatial_scale", "v2": "v2"}
+    defaults = {"spatial_scale": 1, "v2": False}
+    scratch = ("indices", "gradInput_boxes", "gradInput_rois")
+    constants = {"indices": LuaTensor.empty, "gradInput": lambda kind: LuaTable()}
+    checked_by = "formula"
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        fields = super().to_lua(module, ctx)
+        return fields if fields["v2"] else {k: v for k, v in fields.items() if k != "v2"}

@@ -1,0 +1,135 @@
+"""Layers of key-value memory networks (MemNN)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.lua_class import LuaClass, empty_table, size_storage
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.modules.nn.lookup import LookupTable
+from dpnn_bridge.objects import LuaObject, LuaTensor
+
+
+class WeightedLookupTableSkinny(LookupTable):
+    """A look-up table whose rows may be multiplied by weights.
+
+    Args:
+        num_embeddings, embedding_dim, index_base: as :class:`~dpnn_bridge.modules.nn.lookup.LookupTable`.
+
+    Shape:
+        - Input: :math:`(N, 2)`, an index and a weight in each row; or :math:`(N)`, indices alone.
+        - Output: :math:`(N, D)`.
+
+    Lua:
+        ``nn.WeightedLookupTableSkinny(nIndex, embDim)``, MemNN KVmemnn/library/WeightedLookupTableSkinny.lua
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.dim() == 1:
+            return super().forward(input.detach())
+        return super().forward(input[:, 0].detach()) * input[:, 1:].detach().to(self.weight.dtype)
+
+
+@lua_class("nn.WeightedLookupTableSkinny")
+class WeightedLookupTableSkinnyClass(LuaClass):
+    """The gradient is a queue of rows in MemNN, and an ordinary one here."""
+
+    torch_type = WeightedLookupTableSkinny
+    tensors = {"weight": "weight"}
+    checked_by = "formula"
+
+    @classmethod
+    def build(cls, obj: LuaObject, ctx: TorchContext) -> WeightedLookupTableSkinny:
+        rows, columns = obj["weight"].shape
+        return WeightedLookupTableSkinny(rows, columns, index_base=ctx.index_base, device="meta")
+
+    @classmethod
+    def handled(cls, module: nn.Module) -> set[str]:
+        return super().handled(module) | {"inputs", "inputWeights"}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        assert isinstance(module, WeightedLookupTableSkinny)
+        rows = 10_000  # as long as MemNN makes the queue
+        return {
+            **super().to_lua(module, ctx),
+            "size": size_storage(module.weight.shape),
+            "_input": LuaTensor.empty(ctx.type_of(module)),
+            "inputs": size_storage([0]),
+            "inputWeights": ctx.constant(torch.zeros(rows, dtype=torch.int32), module),
+            "gradWeight": ctx.constant(module.weight.new_zeros(rows, module.embedding_dim), module),
+        }
+
+
+class PositionalEncoder(nn.Module):
+    r"""Weighs the elements of word vectors by the place of the word in its sentence.
+
+    Element k of d, of word j of l, is multiplied by :math:`(1 - j/l) - (k/d) (1 - 2 j/l)`.
+
+    Args:
+        forward_len: return the lengths as well.
+
+    Shape:
+        - Input: ``[words, lengths]``, :math:`(\sum l_i, D)` and :math:`(N)`: sentences one after the other.
+        - Output: the words, or ``[words, lengths]``.
+
+    Lua:
+        ``nn.PositionalEncoder(forwardLen)``, MemNN KVmemnn/library/PositionalEncoder.lua
+    """
+
+    def __init__(self, forward_len: bool = False) -> None:
+        super().__init__()
+        self.forward_len = forward_len
+
+    def forward(self, input: list[Tensor]) -> Tensor | list[Tensor]:
+        words, lengths = input
+        sizes = lengths.long()
+        ends = sizes.cumsum(0).repeat_interleave(sizes)
+        size = sizes.repeat_interleave(sizes)
+        number = torch.arange(len(words), device=words.device) - ends + size + 1
+        place = (number.to(words.dtype) / size).unsqueeze(1)
+        element = torch.arange(1, words.shape[1] + 1, dtype=words.dtype, device=words.device) / words.shape[1]
+        output = words * ((1 - place) - element * (1 - 2 * place))
+        return [output, lengths] if self.forward_len else output
+
+
+@lua_class("nn.PositionalEncoder")
+class PositionalEncoderClass(LuaClass):
+    torch_type = PositionalEncoder
+    scalars = {"forwardLen": "forward_len"}
+    defaults = {"forwardLen": False}
+    checked_by = "formula"
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        fields = {**super().to_lua(module, ctx), "gradInput": ctx.empty_tensors(module, 2)}
+        return {**fields, "output": ctx.empty_tensors(module, 2)} if fields["forwardLen"] else fields
+
+
+class SumVecarr(nn.Module):
+    r"""Sums the word vectors of each sentence.
+
+    Shape:
+        - Input: ``[words, lengths]``, :math:`(\sum l_i, D)` and :math:`(N)`: sentences one after the other.
+        - Output: :math:`(N, D)`.
+
+    Lua:
+        ``nn.SumVecarr()``, MemNN KVmemnn/library/SumVecarr.lua
+    """
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        words, lengths = input
+        sentence = torch.arange(len(lengths), device=words.device).repeat_interleave(lengths.long())
+        return words.new_zeros(len(lengths), words.shape[1]).index_add(0, sentence, words)
+
+
+@lua_class("nn.SumVecarr")
+class SumVecarrClass(LuaClass):
+    torch_type = SumVecarr
+    constants = {"gradInput": empty_table}
+    checked_by = "formula"

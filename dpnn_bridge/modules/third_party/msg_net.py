@@ -1,0 +1,149 @@
+"""Layers of MSG-Net (multi-style generative network) and of the style losses it grew from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.fields import record_of
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.modules.nn.pairwise import MM
+from dpnn_bridge.objects import LuaObject, LuaTensor
+
+
+class GramMatrix(nn.Module):
+    """Products of all pairs of feature maps.
+
+    Args:
+        normalize: divide by the number of elements of a sample.
+
+    Shape:
+        - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
+        - Output: :math:`(N, C, C)` or :math:`(C, C)`.
+
+    Lua:
+        ``nn.GramMatrix(normalize)``, MSG-Net modules/GramMatrix.lua and fast-neural-style; ``nn.GramMatrix()``,
+        neural-style, which does not normalize
+    """
+
+    def __init__(self, normalize: bool = True) -> None:
+        super().__init__()
+        self.normalize = normalize
+
+    def forward(self, input: Tensor) -> Tensor:
+        features = input.flatten(-2)
+        gram = features @ features.transpose(-1, -2)
+        return gram / input.shape[-3:].numel() if self.normalize else gram
+
+    def extra_repr(self) -> str:
+        return f"normalize={self.normalize}"
+
+
+@lua_class("nn.GramMatrix")
+class GramMatrixClass(LuaClass):
+    torch_type = GramMatrix
+    scalars = {"normalize": "normalize"}
+    defaults = {"normalize": False}
+    scratch = ("buffer",)
+    constants = {"buffer": LuaTensor.empty}
+    checked_by = "formula"
+
+    @classmethod
+    def matches(cls, obj: LuaObject) -> bool:
+        return "normalize" in obj or "buffer" not in obj
+
+
+class Calibrate(nn.Module):
+    """Returns its input and remembers its Gram matrix.
+
+    Args:
+        calibrator: computes the matrix.
+
+    Attributes:
+        gram: that of the last input.
+
+    Shape:
+        - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
+        - Output: the input.
+
+    Lua:
+        ``nn.Calibrate()``, MSG-Net modules/Calibrate.lua
+    """
+
+    gram: Tensor
+
+    def __init__(self, calibrator: nn.Module) -> None:
+        super().__init__()
+        self.calibrator = calibrator
+
+    def forward(self, input: Tensor) -> Tensor:
+        self.gram = self.calibrator(input.detach()).squeeze()
+        return input
+
+
+@lua_class("nn.Calibrate")
+class CalibrateClass(LuaClass):
+    torch_type = Calibrate
+    members = {"calibrator": "calibrator"}
+    scratch = ("gram",)
+    checked_by = "formula"
+
+
+class Inspiration(nn.Module):
+    r"""Matches features to a style: :math:`(W G)^T X` with the Gram matrix G of the style.
+
+    Args:
+        channels: number C of feature maps.
+
+    Attributes:
+        weight: :math:`W`, a buffer: Torch7 lists it under no name that its ``parameters()`` knows.
+        target: :math:`G`, a buffer, to be set to the Gram matrix of a style.
+
+    Shape:
+        - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
+        - Output: the same.
+
+    Lua:
+        ``nn.Inspiration(C)``, MSG-Net modules/Inspiration.lua
+    """
+
+    weight: Tensor
+    target: Tensor
+
+    def __init__(self, channels: int, *, device: Any = None) -> None:
+        super().__init__()
+        self.channels = channels
+        bound = channels**-0.5
+        for name in ("weight", "target"):
+            self.register_buffer(name, torch.empty(channels, channels, device=device).uniform_(-bound, bound))
+
+    def forward(self, input: Tensor) -> Tensor:
+        return ((self.weight @ self.target).t() @ input.flatten(-2)).view_as(input)
+
+    def extra_repr(self) -> str:
+        return f"{self.channels}"
+
+
+@lua_class("nn.Inspiration")
+class InspirationClass(LuaClass):
+    torch_type = Inspiration
+    scalars = {"C": "channels"}
+    tensors = {"Weight": "weight", "target": "target"}
+    scratch = ("P", "gradWG", "gradPX")
+    checked_by = "formula"
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        return {**super().arguments(obj, ctx), "device": "meta"}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        fields = super().to_lua(module, ctx)
+        if record_of(module) is None:
+            fields.update(MM_WG=ctx.to_lua(MM()), MM_PX=ctx.to_lua(MM(transpose_a=True)))
+        return fields

@@ -1,0 +1,335 @@
+"""Layers of multipathnet, which STMN and other Fast R-CNN packages use as well: boxes, branches, frozen features."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from dpnn_bridge.compare.nested import first_tensor, map_tensors
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.modules.cuda.parallel import without
+from dpnn_bridge.modules.nn.criterion import CriterionClass, Loss
+from dpnn_bridge.objects import LuaObject, LuaTable
+from dpnn_bridge.torch7.gradient import with_gradient_of, zero_gradient
+
+
+class BBoxNorm(nn.Module):
+    """Scales box regressions back in evaluation; in training returns its input.
+
+    Args:
+        mean, std: shape :math:`(1, 4)`, kept as buffers.
+
+    Shape:
+        - Input: :math:`(N, 4 C)`.
+        - Output: the same.
+
+    Differs from torch:
+        Torch7 overwrites its input in evaluation and has no backward there.
+
+    Lua:
+        ``nn.BBoxNorm(mean, std)``, multipathnet modules/BBoxNorm.lua
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training:
+            return input
+        return (input.reshape(-1, 4) * self.std + self.mean).view_as(input)
+
+
+@lua_class("nn.BBoxNorm")
+class BBoxNormClass(LuaClass):
+    torch_type = BBoxNorm
+    tensors = {"mean": "mean", "std": "std"}
+    checked_by = "formula"
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        return {name: torch.empty(obj[name].shape, device="meta") for name in cls.tensors}
+
+
+class NoBackprop(nn.Sequential):
+    """Container of one module that is not trained: neither its parameters nor its input get a gradient.
+
+    Args:
+        module: the module.
+
+    Shape:
+        - Input, output: those of the module.
+
+    Lua:
+        ``nn.NoBackprop(module)``, multipathnet modules/NoBackprop.lua
+    """
+
+    def forward(self, input: Any) -> Any:  # type: ignore[override]
+        with torch.no_grad():
+            output = self[0](input)
+        return map_tensors(lambda t: zero_gradient(t, first_tensor(input)), output)
+
+
+@lua_class("nn.NoBackprop")
+class NoBackpropClass(LuaClass):
+    torch_type = NoBackprop
+    container = True
+    version = 2
+    checked_by = "formula"
+
+    @classmethod
+    def upgrade(cls, obj: LuaObject) -> LuaObject:
+        """Version 1 keeps the module in ``inner``."""
+        if "inner" not in obj:
+            return obj
+        return without(obj, "inner", modules=LuaTable.from_list([obj["inner"]]))
+
+
+class ModeSwitch(nn.Sequential):
+    """One module in training, another one in evaluation; the parameters of both stay as they are.
+
+    Args:
+        train_module, eval_module: the two.
+
+    Shape:
+        - Input, output: those of the active module.
+
+    Differs from torch:
+        Torch7 has no backward in evaluation.
+
+    Lua:
+        ``nn.ModeSwitch(train_module, test_module)``, multipathnet modules/ModeSwitch.lua
+    """
+
+    def forward(self, input: Any) -> Any:  # type: ignore[override]
+        active = self[0] if self.training else self[1]
+        return functional_call(active, {name: p.detach() for name, p in active.named_parameters()}, (input,))
+
+
+@lua_class("nn.ModeSwitch")
+class ModeSwitchClass(LuaClass):
+    torch_type = ModeSwitch
+    container = True
+    checked_by = "formula"
+
+
+class Foveal(nn.Module):
+    """Each box and three larger ones around its centre: 1.5, 2 and 4 times its size.
+
+    The largest starts 1.5 sizes before the box. Computed in single precision; there is no gradient.
+
+    Shape:
+        - Input: :math:`(N, 5)`, rows ``image, x1, y1, x2, y2``.
+        - Output: :math:`(4 N, 5)`.
+
+    Lua:
+        ``nn.Foveal()``, multipathnet modules/Foveal.lua
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        boxes = input.detach().float().double()
+        start, size = boxes[:, 1:3], boxes[:, 3:] - boxes[:, 1:3]
+        regions = [boxes]
+        for before, scale in ((0.25, 1.5), (0.5, 2.0), (1.5, 4.0)):
+            corner = start - size * before
+            regions.append(torch.cat([boxes[:, :1], corner, corner + size * scale], 1))
+        return torch.stack(regions, 1).flatten(0, 1).float().to(input.dtype)
+
+
+@lua_class("nn.Foveal")
+class FovealClass(LuaClass):
+    torch_type = Foveal
+    checked_by = "formula"
+
+
+class ContextRegion(nn.Module):
+    """Boxes enlarged around their centres by a constant map; their gradient is zero.
+
+    Args:
+        transform: shape :math:`(4, 4)`, kept as a buffer; made of ``(1 + scale) / 2`` and ``(1 - scale) / 2``.
+
+    Shape:
+        - Input: :math:`(N, 5)`, rows ``image, x1, y1, x2, y2``.
+        - Output: the same.
+
+    Lua:
+        ``nn.ContextRegion(scale)``, multipathnet modules/ContextRegion.lua
+    """
+
+    transform: Tensor
+
+    def __init__(self, transform: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("transform", transform)
+
+    def forward(self, input: Tensor) -> Tensor:
+        boxes = input.detach()
+        return zero_gradient(torch.cat([boxes[:, :1], boxes[:, 1:] @ self.transform], 1), input)
+
+
+@lua_class("nn.ContextRegion")
+class ContextRegionClass(LuaClass):
+    torch_type = ContextRegion
+    tensors = {"tr": "transform"}
+    checked_by = "formula"
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        return {"transform": torch.empty(obj["tr"].shape, device="meta")}
+
+
+class SelectBoxes(nn.Module):
+    """The box of the most likely class; there is no gradient.
+
+    Args:
+        mean, std: shape :math:`(1, 4)`; the boxes are scaled by them if given.
+
+    Shape:
+        - Input: ``[scores, boxes]``, :math:`(N, C)` and :math:`(N, 4 C)`.
+        - Output: :math:`(N, 4)`.
+
+    Lua:
+        ``nn.SelectBoxes()``, multipathnet modules/SelectBoxes.lua; ``mean`` and ``std`` are set from outside
+    """
+
+    mean: Tensor | None
+    std: Tensor | None
+
+    def __init__(self, mean: Tensor | None = None, std: Tensor | None = None) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        scores, boxes = (t.detach() for t in input)
+        best = scores.argmax(1)
+        selected = boxes.view(len(boxes), -1, 4)[torch.arange(len(boxes), device=boxes.device), best]
+        if self.std is None or self.mean is None:
+            return selected
+        return selected * self.std + self.mean
+
+
+@lua_class("nn.SelectBoxes")
+class SelectBoxesClass(LuaClass):
+    torch_type = SelectBoxes
+    tensors = {"mean": "mean", "std": "std"}
+    scratch = ("gradInput_classes", "gradInput_boxes", "maxvals", "maxids", "ids")
+    checked_by = "formula"
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        return {name: torch.empty(obj[name].shape, device="meta") for name in cls.tensors if obj.get(name) is not None}
+
+
+class ConvertFrom(nn.Module):
+    """Applies regressed shifts and log scales to boxes; there is no gradient.
+
+    Shape:
+        - Input: ``[rois, regressions]``, :math:`(N, 5)` with rows ``image, x1, y1, x2, y2`` and :math:`(N, 4)`.
+        - Output: :math:`(N, 5)`.
+
+    Lua:
+        ``nn.ConvertFrom()``, multipathnet modules/ConvertFrom.lua
+    """
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        rois, shift = (t.detach() for t in input)
+        size = rois[:, 3:] - rois[:, 1:3]
+        centre = (rois[:, 1:3] + rois[:, 3:]) * 0.5 + shift[:, :2] * size
+        half = shift[:, 2:].exp() * size * 0.5
+        return torch.cat([rois[:, :1], centre - half, centre + half], 1)
+
+
+@lua_class("nn.ConvertFrom")
+class ConvertFromClass(LuaClass):
+    torch_type = ConvertFrom
+    scratch = ("gradInput1", "gradInput2")
+    checked_by = "formula"
+
+
+class SequentialSplitBatch(nn.Sequential):
+    """Runs a large batch in parts. Of a list the first member goes into every part whole, the second is divided.
+
+    Args:
+        *modules: applied one after the other.
+        batch_size: rows of one part.
+
+    Shape:
+        - Input: :math:`(N, *)`, or ``[features, boxes]``.
+        - Output: :math:`(N, *)`.
+
+    Lua:
+        ``nn.SequentialSplitBatch(size)``, multipathnet modules/SequentialSplitBatch.lua
+    """
+
+    def __init__(self, *modules: nn.Module, batch_size: int) -> None:
+        super().__init__(*modules)
+        self.batch_size = batch_size
+
+    def forward(self, input: Any) -> Tensor:  # type: ignore[override]
+        if isinstance(input, Tensor):
+            parts: list[Any] = list(input.split(self.batch_size))
+        else:
+            parts = [[input[0], part] for part in input[1].split(self.batch_size)]
+        if len(parts) == 1:
+            return super().forward(input)
+        return torch.cat([super(SequentialSplitBatch, self).forward(part) for part in parts])
+
+
+@lua_class("nn.SequentialSplitBatch")
+class SequentialSplitBatchClass(LuaClass):
+    torch_type = SequentialSplitBatch
+    container = True
+    scalars = {"batch_size": "batch_size"}
+    scratch = ("output_", "parent_output")
+    checked_by = "formula"
+
+
+class BBoxRegressionCriterion(Loss):
+    """Smooth L1 distance of the regressed boxes, of which only the target class counts; class 1 is background.
+
+    The gradient is that of the distance, also where the input does not count.
+
+    Args:
+        index_base: number of the first class.
+
+    Shape:
+        - Input: :math:`(N, 4 C)`.
+        - Target: ``[classes, boxes]``, :math:`(N)` and :math:`(N, 4 C)`.
+        - Output: the loss, a number.
+
+    Lua:
+        ``nn.BBoxRegressionCriterion()``, multipathnet modules/BBoxRegressionCriterion.lua
+    """
+
+    def __init__(self, *, index_base: int = 1) -> None:
+        super().__init__("sum")
+        self.index_base = index_base
+
+    def forward(self, input: Tensor, target: list[Tensor]) -> Tensor:  # type: ignore[override]
+        classes, boxes = target
+        of_class = F.one_hot(classes.reshape(-1).long() - self.index_base, boxes.shape[1] // 4)
+        of_class[:, 0] = 0
+        counted = with_gradient_of(input * of_class.repeat_interleave(4, 1), input)
+        return self.reduced(F.smooth_l1_loss(counted, boxes, reduction="none")) / len(input)
+
+
+@lua_class("nn.BBoxRegressionCriterion")
+class BBoxRegressionCriterionClass(CriterionClass):
+    torch_type = BBoxRegressionCriterion
+    constants = {**CriterionClass.constants, "sizeAverage": False}
+    checked_by = "formula"
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        return {"index_base": ctx.index_base}

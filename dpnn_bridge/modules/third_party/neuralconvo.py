@@ -1,0 +1,66 @@
+"""The conversation model of neuralconvo."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.objects import LuaObject
+
+
+class Seq2Seq(nn.Module):
+    """An encoder whose last state a decoder starts from.
+
+    Args:
+        encoder, decoder: networks over sequences of tokens.
+        encoder_lstm, decoder_lstm: the recurrent layers in them that hand over the state.
+
+    Shape:
+        - Input: ``[source, target]``, tokens :math:`(S, N)` and :math:`(T, N)`, 0 for padding.
+        - Output: what the decoder returns, log probabilities :math:`(T, N, V)`.
+
+    Lua:
+        ``neuralconvo.Seq2Seq(vocabSize, hiddenSize)``, neuralconvo seq2seq.lua
+    """
+
+    encoder_lstm: Any
+    decoder_lstm: Any
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, encoder_lstm: Any, decoder_lstm: Any) -> None:
+        super().__init__()
+        self.encoder, self.decoder = encoder, decoder
+        self.__dict__.update(encoder_lstm=encoder_lstm, decoder_lstm=decoder_lstm)  # parts of the two above
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        source, target = input
+        self.encoder(source)
+        output, cell = self.encoder_lstm.get_hidden_state()
+        self.decoder_lstm.user_prev_output, self.decoder_lstm.user_prev_cell = output, cell
+        return self.decoder(target)
+
+
+@lua_class("neuralconvo.Seq2Seq")
+class Seq2SeqClass(LuaClass):
+    torch_type = Seq2Seq
+    members = {"encoder": "encoder", "decoder": "decoder"}
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        inner = {"encoder_lstm": "encoderLSTM", "decoder_lstm": "decoderLSTM"}
+        arguments = super().arguments(obj, ctx)
+        return {**arguments, **{k: ctx.to_torch(obj[name], name) for k, name in inner.items()}}
+
+    @classmethod
+    def handled(cls, module: nn.Module) -> set[str]:
+        return {*super().handled(module), "encoderLSTM", "decoderLSTM"}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        assert isinstance(module, Seq2Seq)
+        inner = {"encoderLSTM": module.encoder_lstm, "decoderLSTM": module.decoder_lstm}
+        return {**super().to_lua(module, ctx), **{k: ctx.to_lua(m) for k, m in inner.items()}}

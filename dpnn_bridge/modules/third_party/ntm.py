@@ -1,0 +1,168 @@
+"""Layers of torch-ntm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.torch7.gradient import with_gradient_of
+
+
+class CircularConvolution(nn.Module):
+    """Convolution of a vector that is continued periodically.
+
+    Shape:
+        - Input: ``[vector, kernel]``, :math:`(D)` and :math:`(K)`.
+        - Output: :math:`(D)`.
+
+    Lua:
+        ``nn.CircularConvolution()``, torch-ntm layers/CircularConvolution.lua
+    """
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        vector, kernel = input
+        size, shift = vector.shape[0], kernel.shape[0] // 2
+        i = torch.arange(size, device=vector.device)[:, None]
+        j = torch.arange(kernel.shape[0], device=vector.device)[None, :]
+        return vector[(i + shift - j) % size] @ kernel
+
+
+@lua_class("nn.CircularConvolution")
+class CircularConvolutionClass(LuaClass):
+    torch_type = CircularConvolution
+    constants = {"gradInput": empty_table}
+
+
+class OuterProd(nn.Module):
+    """Outer product of two or three vectors.
+
+    Shape:
+        - Input: list of vectors of sizes n, m and, if there is a third, p.
+        - Output: :math:`(n, m)` or :math:`(n, m, p)`.
+
+    Lua:
+        ``nn.OuterProd()``, torch-ntm layers/OuterProd.lua and lstm-char-cnn util/OuterProd.lua
+    """
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        return torch.einsum("i,j->ij" if len(input) == 2 else "i,j,k->ijk", *input)
+
+
+@lua_class("nn.OuterProd")
+class OuterProdClass(LuaClass):
+    torch_type = OuterProd
+    scratch = ("order", "size")
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        return {**super().to_lua(module, ctx), "gradInput": ctx.empty_tensors(module, 2)}
+
+
+class PowTable(nn.Module):
+    """Power with an exponent that is an input.
+
+    Shape:
+        - Input: ``[x, exponent]``, :math:`(D)` and :math:`(1)`.
+        - Output: :math:`(D)`.
+
+    Differs from torch:
+        The exponent gets no gradient from elements that are not positive.
+
+    Lua:
+        ``nn.PowTable()``, torch-ntm layers/PowTable.lua
+    """
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        x, exponent = input
+        power = x.pow(exponent.detach())
+        log = torch.where(x > 0, x, 1).detach().log()
+        return with_gradient_of(power, power + power.detach() * log * exponent)
+
+
+@lua_class("nn.PowTable")
+class PowTableClass(LuaClass):
+    torch_type = PowTable
+    constants = {"gradInput": empty_table}
+
+
+class ScalarMulTable(nn.Module):
+    """Product of a tensor and a number that is an input.
+
+    Shape:
+        - Input: ``[x, factor]``, :math:`(*)` and :math:`(1)`.
+        - Output: :math:`(*)`.
+
+    Lua:
+        ``nn.ScalarMulTable()``, torch-ntm layers/ScalarMulTable.lua
+    """
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        return input[0] * input[1]
+
+
+@lua_class("nn.ScalarMulTable")
+class ScalarMulTableClass(LuaClass):
+    torch_type = ScalarMulTable
+    constants = {"gradInput": empty_table}
+
+
+class ScalarDivTable(nn.Module):
+    """Quotient of a tensor and a number that is an input.
+
+    Shape:
+        - Input: ``[x, divisor]``, :math:`(*)` and :math:`(1)`.
+        - Output: :math:`(*)`.
+
+    Lua:
+        ``nn.ScalarDivTable()``, torch-ntm layers/ScalarDivTable.lua
+    """
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        return input[0] / input[1]
+
+
+@lua_class("nn.ScalarDivTable")
+class ScalarDivTableClass(LuaClass):
+    torch_type = ScalarDivTable
+    constants = {"gradInput": empty_table}
+    checked_by = "formula"
+
+
+class SmoothCosineSimilarity(nn.Module):
+    """Cosine of the rows of a matrix with a vector, with a constant in the denominator.
+
+    Args:
+        smooth: the constant.
+
+    Shape:
+        - Input: ``[matrix, vector]``, :math:`(N, D)` and :math:`(D)`.
+        - Output: :math:`(N)`.
+
+    Lua:
+        ``nn.SmoothCosineSimilarity(smoothen)``, torch-ntm layers/SmoothCosineSimilarity.lua
+    """
+
+    def __init__(self, smooth: float = 1e-3) -> None:
+        super().__init__()
+        self.smooth = smooth
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        matrix, vector = input
+        norms = torch.linalg.vector_norm(matrix, dim=1) * torch.linalg.vector_norm(vector)
+        return matrix @ vector / (norms + self.smooth)
+
+    def extra_repr(self) -> str:
+        return f"{self.smooth}"
+
+
+@lua_class("nn.SmoothCosineSimilarity")
+class SmoothCosineSimilarityClass(LuaClass):
+    torch_type = SmoothCosineSimilarity
+    scalars = {"smooth": "smooth"}
+    scratch = ("rownorms", "dot", "knorm")
+    constants = {"gradInput": empty_table}

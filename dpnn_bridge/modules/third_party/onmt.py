@@ -1,0 +1,335 @@
+"""Layers of OpenNMT (``onmt.*``). Encoders and decoders are in :mod:`dpnn_bridge.modules.third_party.onmt_model`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dpnn_bridge.conversion.lua_class import LuaClass, ParameterSite, empty_sizes, empty_table
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.noise import noise_of
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.modules.cuda.parallel import without
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor, element_dtype
+
+
+class Network(nn.Sequential):
+    """Container of one network, usually a graph.
+
+    Args:
+        *modules: the network, or nothing.
+
+    Shape:
+        - Input, output: those of the network; nothing comes out of an empty one.
+
+    Lua:
+        ``onmt.Network(net)``, OpenNMT onmt/modules/Network.lua, and the classes derived from it
+    """
+
+    def forward(self, input: Any) -> Any:  # type: ignore[override]
+        return self[0](input) if len(self) else None
+
+
+@lua_class(
+    "onmt.Network",
+    "onmt.LSTM",
+    "onmt.GRU",
+    "onmt.GlobalAttention",
+    "onmt.NoAttention",
+    "onmt.MaskedSoftmax",
+    "onmt.FeaturesEmbedding",
+    "onmt.Bridge",
+)
+class NetworkClass(LuaClass):
+    """Field ``net`` and ``modules[1]`` are one object."""
+
+    torch_type = Network
+    container = True
+
+    @classmethod
+    def upgrade(cls, obj: LuaObject) -> LuaObject:
+        """Old files lack the table of modules."""
+        if "modules" in obj or "net" not in obj:
+            return obj
+        return without(obj, modules=LuaTable.from_list([obj["net"]]))
+
+    @classmethod
+    def handled(cls, module: nn.Module) -> set[str]:
+        return {*super().handled(module), "net"}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        fields = super().to_lua(module, ctx)
+        return {**fields, "net": fields["modules"][1]} if len(fields["modules"]) else fields
+
+
+class Generator(Network):
+    """Log probabilities of the words, and of the features if there are any.
+
+    Args:
+        *modules: one network with one output per kind.
+
+    Shape:
+        - Input: :math:`(N, H)`, or a list whose first entry that is.
+        - Output: list of :math:`(N, V_i)`.
+
+    Lua:
+        ``onmt.Generator(opt, sizes)``, OpenNMT onmt/modules/Generator.lua
+    """
+
+    def forward(self, input: Any) -> Any:
+        return super().forward(input[0] if isinstance(input, (list, tuple)) else input)
+
+
+@lua_class("onmt.Generator", "onmt.FeaturesGenerator")
+class GeneratorClass(NetworkClass):
+    torch_type = Generator
+
+    @classmethod
+    def upgrade(cls, obj: LuaObject) -> LuaObject:
+        """Version 2, which returns a table; before it one softmax stood alone."""
+        obj = super().upgrade(obj)
+        if obj.get("version") is not None or obj["net"].class_name == "nn.ConcatTable":
+            return obj
+        net = LuaObject("nn.ConcatTable", LuaTable({"modules": LuaTable.from_list([obj["net"]])}))
+        if isinstance(kind := obj.get("_type"), str):
+            net["_type"] = kind
+        return without(obj, net=net, modules=LuaTable.from_list([net]), version=2)
+
+
+class WordEmbedding(Network):
+    """Word vectors, all or some of whose columns may be fixed.
+
+    Args:
+        *modules: the look-up table.
+        fix: whether the vectors are fixed: False, True, or ``"pretrained"`` for the first columns.
+        fixed_columns: how many columns ``"pretrained"`` means; None for all.
+
+    Shape:
+        - Input: indices :math:`(*)`.
+        - Output: :math:`(*, D)`.
+
+    Lua:
+        ``onmt.WordEmbedding(vocabSize, vecSize, preTrained, fix)``, OpenNMT onmt/modules/WordEmbedding.lua
+    """
+
+    def __init__(self, *modules: nn.Module, fix: bool | str = False, fixed_columns: int | None = None) -> None:
+        super().__init__(*modules)
+        self.fix, self.fixed_columns = fix, fixed_columns
+        if self.all_fixed:
+            self.requires_grad_(False)
+
+    @property
+    def all_fixed(self) -> bool:
+        """Whether no column is trained."""
+        if not self.fix:
+            return False
+        return self.fix != "pretrained" or self.fixed_columns in (None, next(self.parameters()).shape[1])
+
+    def forward(self, input: Tensor) -> Tensor:
+        vectors = super().forward(input)
+        if self.all_fixed or not self.fix:
+            return vectors
+        return torch.cat([vectors[..., : self.fixed_columns].detach(), vectors[..., self.fixed_columns :]], -1)
+
+
+@lua_class("onmt.WordEmbedding")
+class WordEmbeddingClass(NetworkClass):
+    torch_type = WordEmbedding
+    scalars = {"fix": "fix", "preTrainedVecSize": "fixed_columns"}
+    defaults = {"fix": False, "preTrainedVecSize": None}
+
+    @classmethod
+    def parameters(
+        cls, module: nn.Module, inner: Callable[[nn.Module], Iterator[ParameterSite]]
+    ) -> Iterator[ParameterSite]:
+        assert isinstance(module, WordEmbedding)
+        return iter(()) if module.all_fixed else super().parameters(module, inner)
+
+
+class PositionEmbedding(nn.Module):
+    """Vectors of the positions in sequences that are padded on the left.
+
+    Args:
+        max_position: last position that has a vector of its own.
+        size: of the vectors.
+
+    Shape:
+        - Input: ``[x, lengths]``, :math:`(N, T, *)` and :math:`(N)`.
+        - Output: :math:`(N, T, D)`.
+
+    Attributes:
+        weight: :math:`(max\\_position + 1, D)`; the first row stands for padding and is not trained.
+
+    Lua:
+        ``onmt.PositionEmbedding(dimension, nIndex, nOutput)``, OpenNMT onmt/modules/PositionEmbedding.lua
+    """
+
+    def __init__(self, max_position: int, size: int, device: Any = None) -> None:
+        super().__init__()
+        self.max_position = max_position
+        self.weight = nn.Parameter(torch.randn(max_position + 1, size, device=device))
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        x, lengths = input
+        T = x.shape[1]
+        place = torch.arange(T, device=x.device) - (T - lengths.to(x.device).long()[:, None]) + 1
+        return F.embedding(place.clamp(0, self.max_position), self.weight, padding_idx=0)
+
+    def extra_repr(self) -> str:
+        return f"{self.max_position}, {self.weight.shape[1]}"
+
+
+@lua_class("onmt.PositionEmbedding")
+class PositionEmbeddingClass(LuaClass):
+    torch_type = PositionEmbedding
+    scalars = {"max_pos": "max_position"}
+    tensors = {"weight": "weight"}
+    scratch = ("input",)
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        return {**super().arguments(obj, ctx), "size": obj["weight"].shape[1], "device": "meta"}
+
+
+class VariationalDropout(nn.Module):
+    """Dropout that keeps its mask until :meth:`reset_mask` is called.
+
+    Args:
+        p: probability of an element to be zeroed.
+
+    Shape:
+        - Input: :math:`(*)`.
+        - Output: the same.
+
+    Attributes:
+        mask: factors of the elements, a buffer, or None before the first step.
+
+    Lua:
+        ``onmt.VariationalDropout(p)``, OpenNMT onmt/modules/VariationalDropout.lua
+    """
+
+    mask: Tensor | None
+
+    def __init__(self, p: float = 0.5) -> None:
+        super().__init__()
+        self.p = p
+        self.register_buffer("mask", None)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.p == 0 or not self.training:
+            return input
+        if self.mask is None:
+            self.mask = torch.empty_like(input).bernoulli_(1 - self.p) / (1 - self.p)
+        return input * self.mask
+
+    def reset_mask(self) -> None:
+        """Forgets the mask; call it before every sequence."""
+        self.mask = None
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
+
+@lua_class("onmt.VariationalDropout")
+class VariationalDropoutClass(LuaClass):
+    """The mask counts while ``noiseInit[1]`` is 1."""
+
+    torch_type = VariationalDropout
+    scalars = {"p": "p"}
+    scratch = ("sharedNoise",)
+
+    @classmethod
+    def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
+        assert isinstance(module, VariationalDropout)
+        drawn, mask = obj.get("noiseInit"), obj.get("sharedNoise")
+        if isinstance(drawn, LuaTensor) and drawn.size and drawn.numpy()[0] and isinstance(mask, LuaTensor):
+            module.mask = mask.torch().clone()
+
+    @classmethod
+    def handled(cls, module: nn.Module) -> set[str]:
+        return {*super().handled(module), "noiseInit"}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        assert isinstance(module, VariationalDropout)
+        drawn = torch.tensor([0.0 if module.mask is None else 1.0])
+        noise = torch.zeros(1, 1) if module.mask is None else module.mask
+        kind = ctx.type_of(module)
+        return {
+            **super().to_lua(module, ctx),
+            "noiseInit": LuaTensor.from_numpy(drawn.numpy().astype(element_dtype(kind)), kind),
+            "sharedNoise": LuaTensor.from_numpy(noise.detach().cpu().numpy().astype(element_dtype(kind)), kind),
+        }
+
+    @classmethod
+    def replay(cls, module: nn.Module, after: LuaObject) -> Callable[..., Any] | None:
+        assert isinstance(module, VariationalDropout)
+        if module.p == 0 or not module.training:
+            return None
+
+        def forward(input: Tensor) -> Tensor:
+            module.mask = noise_of(after, "sharedNoise", input)
+            return input * module.mask
+
+        return forward
+
+
+def reset_masks(module: nn.Module) -> None:
+    """Makes every :class:`VariationalDropout` in ``module`` draw a new mask at its next step."""
+    for child in module.modules():
+        if isinstance(child, VariationalDropout):
+            child.reset_mask()
+
+
+class JoinReplicateTable(nn.Module):
+    """Joins tensors, repeating those that have size 1 along a dimension.
+
+    Args:
+        dimension_replicate: dimension along which sizes of 1 are repeated, counted from 1, or from -1 backwards.
+        dimension_join: dimension along which the tensors are joined.
+        n_input_dims: dimensions of one sample; with one more, both dimensions move by one. None: they stay.
+
+    Shape:
+        - Input: list of tensors.
+        - Output: the joined tensor.
+
+    Lua:
+        ``onmt.JoinReplicateTable(dimensionReplicate, dimensionJoin, nInputDims)``, OpenNMT
+        onmt/modules/JoinReplicateTable.lua
+    """
+
+    def __init__(self, dimension_replicate: int, dimension_join: int, n_input_dims: int | None = None) -> None:
+        super().__init__()
+        self.dimension_replicate, self.dimension_join = dimension_replicate, dimension_join
+        self.n_input_dims = n_input_dims
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        dims = input[0].dim()
+        moved = self.n_input_dims is not None and dims == self.n_input_dims + 1
+        replicate, join = (
+            d + dims if d < 0 else d - 1 + moved for d in (self.dimension_replicate, self.dimension_join)
+        )
+        size = max(x.shape[replicate] for x in input)
+        return torch.cat([x.expand(*x.shape[:replicate], size, *x.shape[replicate + 1 :]) for x in input], join)
+
+    def extra_repr(self) -> str:
+        return f"{self.dimension_replicate}, {self.dimension_join}"
+
+
+@lua_class("onmt.JoinReplicateTable")
+class JoinReplicateTableClass(LuaClass):
+    torch_type = JoinReplicateTable
+    scalars = {
+        "dimensionReplicate": "dimension_replicate",
+        "dimensionJoin": "dimension_join",
+        "nInputDims": "n_input_dims",
+    }
+    defaults = {"nInputDims": None}
+    scratch = ("size",)
+    constants = {"size": empty_sizes, "gradInput": empty_table}

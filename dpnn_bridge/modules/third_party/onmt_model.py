@@ -1,0 +1,304 @@
+"""Whole models of OpenNMT. Checkpoints hold them as tables, see :mod:`dpnn_bridge.checkpoints.onmt`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.fields import record_of
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.modules.third_party.onmt import reset_masks
+from dpnn_bridge.objects import LuaObject, LuaTable
+
+
+def tensors(value: Any) -> list[Any]:
+    """A list of what a step returned, which is a bare tensor where there is only one."""
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+class Encoder(nn.Module):
+    """Runs one recurrent step over the words of a batch of sentences that are padded on the left.
+
+    Args:
+        step: ``[*states, word]`` to ``[*states]``.
+        num_states: number of states.
+        rnn_size: size of each state.
+
+    Shape:
+        - Input: ``[source, lengths]``, :math:`(T, N)` or a list with features after the words, and :math:`(N)`.
+        - Output: ``[states, context]``, a list of :math:`(N, H)` and :math:`(N, T, H)`; zero where there is padding.
+
+    Lua:
+        ``onmt.Encoder``, OpenNMT onmt/modules/Encoder.lua
+    """
+
+    def __init__(self, step: nn.Module, num_states: int, rnn_size: int) -> None:
+        super().__init__()
+        self.step, self.num_states, self.rnn_size = step, num_states, rnn_size
+
+    def forward(self, input: list[Any]) -> list[Any]:
+        source, lengths = input
+        columns = tensors(source)
+        T, N = columns[0].shape[:2]
+        like = next(self.parameters())
+        states = [like.new_zeros(N, self.rnn_size)] * self.num_states
+        reset_masks(self)
+        outputs = []
+        for t in range(T):
+            words = [column[t] for column in columns]
+            states = tensors(self.step([*states, words if isinstance(source, (list, tuple)) else words[0]]))
+            real = (t >= T - lengths.to(like.device)).view(N, 1)
+            states = [state * real for state in states]
+            outputs.append(states[-1])
+        return [states, torch.stack(outputs, 1)]
+
+
+class BiEncoder(nn.Module):
+    """Two encoders, one of which reads the sentences backwards.
+
+    Args:
+        fwd, bwd: the encoders.
+        merge: ``"concat"`` or ``"sum"``.
+
+    Shape:
+        - Input, output: as :class:`Encoder`.
+
+    Lua:
+        ``onmt.BiEncoder``, OpenNMT onmt/modules/BiEncoder.lua
+    """
+
+    def __init__(self, fwd: nn.Module, bwd: nn.Module, merge: str) -> None:
+        super().__init__()
+        self.fwd, self.bwd, self.merge = fwd, bwd, merge
+
+    def forward(self, input: list[Any]) -> list[Any]:
+        source, lengths = input
+        turned = [_reversed(column, lengths) for column in tensors(source)]
+        states, context = self.fwd(input)
+        back_states, back = self.bwd([turned if isinstance(source, (list, tuple)) else turned[0], lengths])
+        back = _reversed(back.transpose(0, 1), lengths).transpose(0, 1)
+        return [[self._merged(a, b) for a, b in zip(states, back_states, strict=True)], self._merged(context, back)]
+
+    def _merged(self, a: Tensor, b: Tensor) -> Tensor:
+        return torch.cat([a, b], -1) if self.merge == "concat" else a + b
+
+    def extra_repr(self) -> str:
+        return f"merge={self.merge}"
+
+
+def _reversed(x: Tensor, lengths: Tensor) -> Tensor:
+    """Sequences (T, N, *) in reverse order, the padding on the left kept where it is."""
+    T = x.shape[0]
+    start = T - lengths.to(x.device).long()
+    t = torch.arange(T, device=x.device)[:, None]
+    index = torch.where(t >= start, T - 1 - t + start, t)
+    return x[index, torch.arange(x.shape[1], device=x.device)]
+
+
+class Decoder(nn.Module):
+    """Predicts each word of a batch of sentences from those before it.
+
+    Args:
+        step: ``[*states, word, context, fed output]`` to ``[*states, output]``.
+        generator: output to a list of log probabilities.
+        num_states: number of states.
+        rnn_size: size of each state.
+        input_feed: the step takes the last output.
+
+    Shape:
+        - Input: ``[target, states, context, lengths]``: :math:`(T, N)` (or a list with features), what an encoder
+          returns and the lengths of the source sentences.
+        - Output: list of T lists of log probabilities :math:`(N, V)`.
+
+    Lua:
+        ``onmt.Decoder``, OpenNMT onmt/modules/Decoder.lua
+    """
+
+    def __init__(
+        self, step: nn.Module, generator: nn.Module, num_states: int, rnn_size: int, input_feed: bool = True
+    ) -> None:
+        super().__init__()
+        self.step, self.generator = step, generator
+        self.num_states, self.rnn_size, self.input_feed = num_states, rnn_size, input_feed
+
+    def forward(self, input: list[Any]) -> list[list[Tensor]]:
+        return [self.generator(output) for output in self.outputs(input)]
+
+    def outputs(self, input: list[Any]) -> list[Tensor]:
+        """The outputs before the generator, one :math:`(N, H)` per word."""
+        target, states, context, lengths = input
+        columns = tensors(target)
+        T, N = columns[0].shape[:2]
+        output = context.new_zeros(N, self.rnn_size)
+        reset_masks(self)
+        outputs = []
+        with _padding_masked(self.step, lengths, context.shape[1]):
+            for t in range(T):
+                words = [column[t] for column in columns]
+                inputs = [*states, words if isinstance(target, (list, tuple)) else words[0], context]
+                *states, output = tensors(self.step([*inputs, output] if self.input_feed else inputs))
+                outputs.append(output)
+        return outputs
+
+
+class _MaskedSoftmax:
+    """Forward hook of the attention's softmax: no weight for the padding on the left of the source."""
+
+    def __init__(self, lengths: Tensor, size: int) -> None:
+        self.lengths, self.size = lengths, size
+
+    def __call__(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        real = torch.arange(self.size, device=output.device) >= self.size - self.lengths.to(output.device)[:, None]
+        kept = output * real
+        return kept / (kept.sum(1, keepdim=True) + 1e-10)
+
+
+class _padding_masked:  # noqa: N801 (a context manager)
+    """While active, softmax layers named ``softmaxAttn`` ignore the padding of the source."""
+
+    def __init__(self, module: nn.Module, lengths: Tensor, size: int) -> None:
+        masked = _MaskedSoftmax(lengths, size)
+        needed = bool((lengths != size).any())
+        self._hooks = [m.register_forward_hook(masked) for m in module.modules() if needed and is_attention(m)]
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *error: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+
+def is_attention(module: nn.Module) -> bool:
+    """Whether a module is the softmax of an attention layer, by the name that OpenNMT gave it."""
+    record = module.__dict__.get("lua_record")
+    return record is not None and record.fields.get("name") == "softmaxAttn"
+
+
+class Seq2Seq(nn.Module):
+    """An encoder and a decoder with attention.
+
+    Args:
+        encoder: as :class:`Encoder`.
+        decoder: as :class:`Decoder`.
+        bridge: turns the encoder's last states into the decoder's first.
+
+    Shape:
+        - Input: ``[source, lengths, target]``.
+        - Output: list of lists of log probabilities, as :class:`Decoder`.
+
+    Lua:
+        ``onmt.Seq2Seq``, OpenNMT onmt/Seq2Seq.lua
+    """
+
+    def __init__(self, encoder: nn.Module, decoder: Decoder, bridge: nn.Module | None = None) -> None:
+        super().__init__()
+        self.encoder, self.decoder, self.bridge = encoder, decoder, bridge
+
+    def forward(self, input: list[Any]) -> list[list[Tensor]]:
+        source, lengths, target = input
+        states, context = self.encoder([source, lengths])
+        if self.bridge is not None:
+            states = tensors(self.bridge(states))
+        return self.decoder([target, states, context, lengths])
+
+
+class SequenceModel(nn.Module):
+    """An encoder with a generator after every word: OpenNMT's language models and taggers.
+
+    Args:
+        encoder: as :class:`Encoder`.
+        generator: output to a list of log probabilities.
+
+    Shape:
+        - Input: ``[source, lengths]``, as :class:`Encoder`.
+        - Output: list of T lists of log probabilities :math:`(N, V)`.
+
+    Lua:
+        ``onmt.LanguageModel``, ``onmt.SeqTagger`` (which predicts each word alone), OpenNMT onmt/LanguageModel.lua and
+        onmt/SeqTagger.lua
+    """
+
+    def __init__(self, encoder: nn.Module, generator: nn.Module) -> None:
+        super().__init__()
+        self.encoder, self.generator = encoder, generator
+
+    def forward(self, input: list[Any]) -> list[list[Tensor]]:
+        _, context = self.encoder(input)
+        return [self.generator(output) for output in context.unbind(1)]
+
+
+class _Part(LuaClass):
+    """What is made of modules and a table ``args``."""
+
+    container = True
+    checked_by = "formula"
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        return cls.settings(obj["args"])
+
+    @classmethod
+    def settings(cls, args: LuaTable) -> dict[str, Any]:
+        """Keyword arguments of the module from OpenNMT's."""
+        states = args.get("numStates") or args["numEffectiveLayers"]  # its name before 2017
+        return {"num_states": states, "rnn_size": args["rnnSize"]}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        fields = super().to_lua(module, ctx)
+        return fields if record_of(module) else fields | {"args": LuaTable(cls.lua_settings(module))}
+
+    @classmethod
+    def lua_settings(cls, module: Any) -> dict[str, Any]:
+        """OpenNMT's arguments from the module's attributes."""
+        return {"numStates": module.num_states, "rnnSize": module.rnn_size}
+
+
+@lua_class("onmt.Encoder")
+class EncoderClass(_Part):
+    torch_type = Encoder
+
+
+@lua_class("onmt.BiEncoder")
+class BiEncoderClass(_Part):
+    torch_type = BiEncoder
+
+    @classmethod
+    def settings(cls, args: LuaTable) -> dict[str, Any]:
+        return {"merge": args.get("brnn_merge") or args["merge"]}
+
+    @classmethod
+    def lua_settings(cls, module: Any) -> dict[str, Any]:
+        return {"brnn_merge": module.merge}
+
+
+@lua_class("onmt.Decoder")
+class DecoderClass(_Part):
+    torch_type = Decoder
+
+    @classmethod
+    def settings(cls, args: LuaTable) -> dict[str, Any]:
+        return super().settings(args) | {"input_feed": args.get("inputFeed") in (True, 1)}
+
+    @classmethod
+    def lua_settings(cls, module: Any) -> dict[str, Any]:
+        return super().lua_settings(module) | {"inputFeed": int(module.input_feed)}
+
+
+@lua_class("onmt.Seq2Seq")
+class Seq2SeqClass(LuaClass):
+    torch_type = Seq2Seq
+    members = {"encoder": "encoder", "decoder": "decoder", "bridge": "bridge"}
+    checked_by = "formula"
+
+
+@lua_class("onmt.LanguageModel", "onmt.SeqTagger")
+class SequenceModelClass(LuaClass):
+    torch_type = SequenceModel
+    members = {"encoder": "encoder", "generator": "generator"}
+    checked_by = "formula"

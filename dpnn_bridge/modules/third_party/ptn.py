@@ -1,0 +1,106 @@
+"""Perspective transformer nets (ptnbhwd): grids of points in a volume and sampling at them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.objects import LuaObject
+
+
+class PerspectiveGridGenerator(nn.Module):
+    """Maps the points of a viewing frustum by 4 x 4 matrices.
+
+    Args:
+        depth, height, width: size of the grid.
+        base_grid: the points as rows ``z, y, x, 1``, :math:`(D, H, W, 4)`, kept as a buffer. Torch7 makes them from
+            the focal length, which it does not keep.
+
+    Shape:
+        - Input: :math:`(B, 4, 4)` or :math:`(4, 4)`.
+        - Output: :math:`(B, D, H, W, 4)` or :math:`(D, H, W, 4)`.
+
+    Lua:
+        ``nn.PerspectiveGridGenerator(depth, height, width, focal_length)``, ptnbhwd PerspectiveGridGenerator.lua
+    """
+
+    base_grid: Tensor
+
+    def __init__(self, depth: int, height: int, width: int, base_grid: Tensor) -> None:
+        super().__init__()
+        self.depth, self.height, self.width = depth, height, width
+        self.register_buffer("base_grid", base_grid)
+
+    def forward(self, input: Tensor) -> Tensor:
+        points = self.base_grid.flatten(0, 2) @ input.transpose(-1, -2)
+        return points.unflatten(-2, (self.depth, self.height, self.width))
+
+    def extra_repr(self) -> str:
+        return f"{self.depth}, {self.height}, {self.width}"
+
+
+@lua_class("nn.PerspectiveGridGenerator")
+class PerspectiveGridGeneratorClass(LuaClass):
+    torch_type = PerspectiveGridGenerator
+    scalars = {"depth": "depth", "height": "height", "width": "width"}
+    tensors = {"baseGrid": "base_grid"}
+    scratch = ("batchGrid",)
+    checked_by = "formula"
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        return {**super().arguments(obj, ctx), "base_grid": torch.empty(obj["baseGrid"].shape, device="meta")}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        assert isinstance(module, PerspectiveGridGenerator)
+        batch = ctx.constant(module.base_grid.unsqueeze(0), module)
+        return {**super().to_lua(module, ctx), "batchGrid": batch}
+
+
+class BilinearSamplerPerspective(nn.Module):
+    """Reads volumes at the points of a grid by trilinear interpolation; outside is zero.
+
+    Args:
+        focal_length: computes nothing; Torch7 keeps it.
+
+    Shape:
+        - Input: ``[volumes, grid]``, :math:`(B, D, H, W, C)` and :math:`(B, D', H', W', 4)`, or both without B. The
+          points are ``z, y, x``; -1 and 1 are the centres of the outermost cells. The fourth number does not count.
+        - Output: :math:`(B, D', H', W', C)`, or without B.
+
+    Differs from torch:
+        ``grid_sample(align_corners=True)`` with channels last and z first.
+
+    Lua:
+        ``nn.BilinearSamplerPerspective(focal_length)``, ptnbhwd BilinearSamplerPerspective.lua
+    """
+
+    def __init__(self, focal_length: float | None = None) -> None:
+        super().__init__()
+        self.focal_length = focal_length
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        volumes, grid = input
+        single = volumes.dim() == 4
+        if single:
+            volumes, grid = volumes.unsqueeze(0), grid.unsqueeze(0)
+        points = grid[..., :3].flip(-1)
+        output = F.grid_sample(volumes.movedim(-1, 1), points, align_corners=True).movedim(1, -1)
+        return output.squeeze(0) if single else output
+
+
+@lua_class("nn.BilinearSamplerPerspective")
+class BilinearSamplerPerspectiveClass(LuaClass):
+    torch_type = BilinearSamplerPerspective
+    scalars = {"focal_length": "focal_length"}
+    defaults = {"focal_length": None}
+    constants = {"gradInput": empty_table}
+    checked_by = "formula"

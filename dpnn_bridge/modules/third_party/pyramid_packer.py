@@ -1,0 +1,152 @@
+"""e-lab's packing of several scales of an image into one image, and back."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.objects import LuaObject, LuaTable
+
+
+def resized(source: int, target: int, like: Tensor) -> Tensor:
+    """The matrix :math:`(target, source)` by which Torch7's ``image.scale(…, 'bilinear')`` resizes a row.
+
+    Larger: linear, first and last pixel stay. Smaller: the mean over the pixels that a pixel covers.
+    """
+    i, k = (torch.arange(size, device=like.device).to(like.dtype) for size in (target, source))
+    if target > source:
+        place = (i * (source - 1) / (target - 1)).unsqueeze(1)
+        return (1 - (place - k).abs()).clamp(min=0)
+    start, end = (i * source / target).unsqueeze(1), ((i + 1) * source / target).unsqueeze(1)
+    covered = torch.minimum(k + 1, end) - torch.maximum(k, start)
+    return covered.clamp(min=0) * target / source
+
+
+class PyramidPacker(nn.Module):
+    """Several scales of an image in one image: the second below the first, the third beside that, and so on.
+
+    Args:
+        scales: factors.
+        step: places are multiples of it.
+
+    Shape:
+        - Input: :math:`(C, H, W)`.
+        - Output: ``[packed, coordinates]``, :math:`(C, H', W')` and :math:`(scales, 6)`: left, upper, right and lower
+          pixel, counted from 1, width and height of each scale.
+
+    Differs from torch:
+        The packed image gets a gradient to its input, which Torch7 does not define.
+
+    Lua:
+        ``nn.PyramidPacker(network, scales)``, e-lab PyramidPacker.lua; it returns two values
+    """
+
+    def __init__(self, scales: list[float], step: int = 4) -> None:
+        super().__init__()
+        self.scales, self.step = scales, step
+
+    def forward(self, input: Tensor) -> list[Tensor]:
+        boxes = self._boxes(*input.shape[1:])
+        packed = input.new_zeros(len(input), max(b[3] for b in boxes), max(b[2] for b in boxes))
+        for left, upper, right, lower, width, height in boxes:
+            scaled = resized(input.shape[1], height, input) @ input @ resized(input.shape[2], width, input).T
+            packed[:, upper - 1 : lower, left - 1 : right] = scaled
+        return [packed, input.new_tensor(boxes)]
+
+    def _boxes(self, rows: int, columns: int) -> list[list[int]]:
+        boxes: list[list[int]] = []
+        for i, scale in enumerate(self.scales):
+            width, height = math.floor(columns * scale), math.floor(rows * scale)
+            left, upper = (boxes[-1][0], boxes[-1][1]) if boxes else (1, 1)
+            if i % 2:
+                upper = self._after(boxes[-1][3])
+            elif boxes:
+                left = self._after(boxes[-1][2])
+            boxes.append([left, upper, left + width - 1, upper + height - 1, width, height])
+        return boxes
+
+    def _after(self, pixel: int) -> int:
+        """The first place behind a pixel."""
+        return ((pixel - 1) // self.step + 1) * self.step + 1
+
+    def extra_repr(self) -> str:
+        return f"{self.scales}"
+
+
+class PyramidUnPacker(nn.Module):
+    """The maps of the single scales, cut out of the map that a network made of a packed image.
+
+    Args:
+        step: pixels of the image between two places of the map.
+        kernel: pixels of the image that one place of the map sees.
+
+    Shape:
+        - Input: ``[map, coordinates]``, :math:`(C, H, W)` and :math:`(scales, 6)` of the :class:`PyramidPacker`.
+        - Output: a list of :math:`(C, h_i, w_i)`.
+
+    Lua:
+        ``nn.PyramidUnPacker(network)``, e-lab PyramidUnPacker.lua; it takes two arguments
+    """
+
+    def __init__(self, step: int = 4, kernel: int = 46) -> None:
+        super().__init__()
+        self.step, self.kernel = step, kernel
+
+    def forward(self, input: list[Tensor]) -> list[Tensor]:
+        features, coordinates = input
+        parts = []
+        for left, upper, _, _, width, height in coordinates.long().tolist():
+            y, x = (upper - 1) // self.step, (left - 1) // self.step
+            rows, columns = ((size - self.kernel) // self.step + 1 for size in (height, width))
+            parts.append(features.narrow(1, y, rows).narrow(2, x, columns))
+        return parts
+
+    def extra_repr(self) -> str:
+        return f"step={self.step}, kernel={self.kernel}"
+
+
+class WithScales(LuaClass):
+    """The scales stand in the table and, behind it, once more in the file.
+
+    Forward sets the step to 4 and the kernel to 46 pixels, whatever the constructor found; so the fields do not count.
+    """
+
+    checked_by = "formula"
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        return {}
+
+
+@lua_class("nn.PyramidPacker")
+class PyramidPackerClass(WithScales):
+    torch_type = PyramidPacker
+    constants = {"dim_width": 1, "dim_height": 1, "dimz": 1, "step_width": 4, "step_height": 4}
+
+    @classmethod
+    def handled(cls, module: nn.Module) -> set[str]:
+        return super().handled(module) | {"scales", *cls.constants, "coordinates", "max_width", "max_height"}
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        return {"scales": [float(scale) for scale in obj["scales"].as_list()]}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        assert isinstance(module, PyramidPacker)
+        output = ctx.constant(torch.zeros(1, 1, 1), module)
+        return {**cls.constants, "scales": LuaTable.from_list(module.scales), "output": output}
+
+
+@lua_class("nn.PyramidUnPacker")
+class PyramidUnPackerClass(WithScales):
+    torch_type = PyramidUnPacker
+    scratch = ("out_tbl", "coordinates")
+    constants = {"step_width": 4, "step_height": 4, "ker_width": 46, "ker_height": 46}

@@ -1,0 +1,364 @@
+"""Single layers of research code: treelstm, VAE-Torch, MemNN, crnn, bnn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.noise import noise_of
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.modules.cuda.parallel import without
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+from dpnn_bridge.torch7.gradient import add_gradient, with_gradient_of
+
+
+class CRowAddTable(nn.Module):
+    """Adds a vector to every row of a matrix.
+
+    Shape:
+        - Input: ``[matrix, vector]``, :math:`(N, D)` and :math:`(D)`.
+        - Output: :math:`(N, D)`.
+
+    Lua:
+        ``treelstm.CRowAddTable()``, treelstm layers/CRowAddTable.lua
+    """
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        return input[0] + input[1]
+
+
+@lua_class("treelstm.CRowAddTable")
+class CRowAddTableClass(LuaClass):
+    torch_type = CRowAddTable
+    constants = {"gradInput": empty_table}
+
+
+class Sampler(nn.Module):
+    """Draws from a normal distribution with given means and log variances.
+
+    Shape:
+        - Input: ``[mean, log variance]``, both :math:`(N, D)`.
+        - Output: :math:`(N, D)`.
+
+    Lua:
+        ``nn.Sampler()``, VAE-Torch Sampler.lua
+    """
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        return self.sampled(input, torch.randn_like(input[0]))
+
+    def sampled(self, input: list[Tensor], eps: Tensor) -> Tensor:
+        """The sample that standard normal noise ``eps`` gives."""
+        return (input[1] * 0.5).exp() * eps + input[0]
+
+
+@lua_class("nn.Sampler")
+class SamplerClass(LuaClass):
+    torch_type = Sampler
+    scratch = ("eps", "ouput")
+    constants = {"gradInput": empty_table}
+
+    @classmethod
+    def replay(cls, module: nn.Module, after: LuaObject) -> Callable[..., Any]:
+        assert isinstance(module, Sampler)
+        return lambda input: module.sampled(input, noise_of(after, "eps", input[0]))
+
+
+class KLDPenalty(nn.Module):
+    """Returns its input; adds the gradient of the divergence from a standard normal distribution on the way back.
+
+    Shape:
+        - Input: ``[mean, log variance]``, both :math:`(N, D)`.
+        - Output: the input.
+
+    Lua:
+        ``nn.KLDPenalty()``, VAE-Torch KLDPenalty.lua
+    """
+
+    def forward(self, input: list[Tensor]) -> list[Tensor]:
+        mean, log_variance = input
+        return [
+            add_gradient(mean, mean.detach()),
+            add_gradient(log_variance, (log_variance.detach().exp() - 1) * 0.5),
+        ]
+
+
+@lua_class("nn.KLDPenalty")
+class KLDPenaltyClass(LuaClass):
+    torch_type = KLDPenalty
+    scratch = ("loss",)
+
+
+class Normalization(nn.Module):
+    """Rows of length 1; rows that are not longer than a threshold are kept.
+
+    Args:
+        threshold: the length.
+
+    Shape:
+        - Input: :math:`(N, D)`.
+        - Output: :math:`(N, D)`.
+
+    Lua:
+        ``nn.Normalization()``, MemNN EntNet-babi/layers/Normalization.lua
+    """
+
+    def __init__(self, threshold: float = 0) -> None:
+        super().__init__()
+        self.threshold = threshold
+
+    def forward(self, input: Tensor) -> Tensor:
+        norm = torch.linalg.vector_norm(input, dim=1, keepdim=True)
+        return input / torch.where(norm > self.threshold, norm, torch.ones_like(norm))
+
+    def extra_repr(self) -> str:
+        return f"{self.threshold}"
+
+
+@lua_class("nn.Normalization")
+class NormalizationClass(LuaClass):
+    torch_type = Normalization
+    scalars = {"thresh": "threshold"}
+    scratch = ("norm", "buffer")
+
+
+@lua_class("nn.LinearNB")
+class LinearNB(LuaClass):
+    """A linear map without bias; fbnn's and MemN2N's classes of this name compute the same."""
+
+    torch_type = nn.Linear
+    tensors = {"weight": "weight"}
+    scratch = ("addBuffer",)
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        out_features, in_features = obj["weight"].shape
+        return {"in_features": in_features, "out_features": out_features, "bias": False, "device": "meta"}
+
+    @classmethod
+    def represents(cls, module: nn.Module) -> bool:
+        return False  # nn has a class for it
+
+
+class Binary(nn.Module):
+    """Sign of the input; the gradient passes where the input is between -1 and 1.
+
+    Shape:
+        - Input: :math:`(*)`. Torch7 overwrites it in evaluation.
+        - Output: the same.
+
+    Lua:
+        ``bnn.Binary()``, bnn.torch Binary.lua
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        inside = (input > -1) & (input < 1)
+        return with_gradient_of(input.sign(), torch.where(inside, input, 0))
+
+
+@lua_class("bnn.Binary")
+class BinaryClass(LuaClass):
+    torch_type = Binary
+
+
+class BinarySpatialConvolution(nn.Module):
+    """Convolution of signs with signs, scaled per output plane.
+
+    Inputs above 0 count +1, all others and the padding count -1.
+
+    Args:
+        in_channels, out_channels: planes.
+        kernel_size, stride, padding: (H, W).
+
+    Shape:
+        - Input: :math:`(N, C_{in}, H, W)`.
+        - Output: :math:`(N, C_{out}, H', W')`.
+
+    Attributes:
+        signs: -1 and 1, a buffer of shape :math:`(C_{out}, C_{in}, k_H, k_W)`; Torch7 packs 32 into one integer.
+        alphas: factor of each output plane, a buffer of shape :math:`(C_{out})`.
+
+    Lua:
+        ``bnn.SpatialConvolution(nInputPlane, nOutputPlane, kW, kH, dW, dH, padW, padH)``, bnn.torch
+        BinarySpatialConvolution.lua
+    """
+
+    signs: Tensor
+    alphas: Tensor
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: tuple[int, int],
+        stride: tuple[int, int] = (1, 1),
+        padding: tuple[int, int] = (0, 0),
+    ) -> None:
+        super().__init__()
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
+        self.register_buffer("signs", torch.ones(out_channels, in_channels, *kernel_size))
+        self.register_buffer("alphas", torch.ones(out_channels))
+
+    def forward(self, input: Tensor) -> Tensor:
+        signs = torch.where(input > 0, 1, -1).to(self.signs.dtype)
+        padH, padW = self.padding
+        padded = F.pad(signs, (padW, padW, padH, padH), value=-1)
+        return F.conv2d(padded, self.signs, stride=self.stride) * self.alphas.view(-1, 1, 1)
+
+    def extra_repr(self) -> str:
+        return f"{self.in_channels}, {self.out_channels}, {self.kernel_size}, {self.stride}, {self.padding}"
+
+
+@lua_class("bnn.SpatialConvolution")
+class BinarySpatialConvolutionClass(LuaClass):
+    torch_type = BinarySpatialConvolution
+    scalars = {
+        "nInputPlane": "in_channels",
+        "nOutputPlane": "out_channels",
+        ("kH", "kW"): "kernel_size",
+        ("dH", "dW"): "stride",
+        ("padH", "padW"): "padding",
+    }
+    tensors = {"alphas": "alphas"}
+    scratch = ("finput", "fgradInput", "columns_binary")
+    checked_by = "formula"
+
+    @classmethod
+    def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
+        super().fill(module, obj, ctx)
+        assert isinstance(module, BinarySpatialConvolution)
+        weight = obj.get("weight")
+        if not isinstance(weight, LuaTensor):
+            raise ctx.error(
+                "the field 'weight' is missing: the convolution was not made binary before it was saved", obj
+            )
+        bits = weight.torch().long().unsqueeze(-1) >> torch.arange(32)
+        signs = (bits & 1).flatten(1)[:, : module.signs[0].numel()] * 2 - 1
+        module.signs = signs.view_as(module.signs).to(module.alphas.dtype)
+
+    @classmethod
+    def handled(cls, module: nn.Module) -> set[str]:
+        return {*super().handled(module), "weight"}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        assert isinstance(module, BinarySpatialConvolution)
+        fields = super().to_lua(module, ctx)
+        bits = F.pad((module.signs > 0).flatten(1).long(), (0, -module.signs[0].numel() % 32)).unflatten(1, (-1, 32))
+        words = (bits << torch.arange(32, device=bits.device)).sum(-1)
+        words = torch.where(words >= 2**31, words - 2**32, words).int()
+        kind = "torch.CudaIntTensor" if fields["alphas"].class_name == "torch.CudaTensor" else "torch.IntTensor"
+        return {**fields, "weight": LuaTensor.from_numpy(words.cpu().numpy(), kind)}
+
+
+class SharedParallelTable(nn.Module):
+    """Applies one module to every entry of a list.
+
+    Args:
+        unit: the module.
+
+    Shape:
+        - Input: list.
+        - Output: list of the same length.
+
+    Lua:
+        ``nn.SharedParallelTable(unit, maxT)``, crnn src/SharedParallelTable.lua
+    """
+
+    def __init__(self, unit: nn.Module) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def forward(self, input: list[Any]) -> list[Any]:
+        return [self.unit(x) for x in input]
+
+
+class WithoutClones(LuaClass):
+    """A class that makes copies for each time step at its first call, which share the parameters."""
+
+    constants = {"clones": empty_table, "gradInput": empty_table, "output": empty_table}
+
+    @classmethod
+    def upgrade(cls, obj: LuaObject) -> LuaObject:
+        return without(obj, "rnnState", "drnnState", clones=LuaTable())
+
+
+@lua_class("nn.SharedParallelTable")
+class SharedParallelTableClass(WithoutClones):
+    torch_type = SharedParallelTable
+    members = {"unit": "unit"}
+
+
+class BiRnnJoin(nn.Module):
+    """Joins two sequences step by step.
+
+    Args:
+        unit: takes the two entries of a step.
+
+    Shape:
+        - Input: two lists of the same length.
+        - Output: list of that length.
+
+    Lua:
+        ``nn.BiRnnJoin(nIn, nOut, maxT)``, crnn src/BiRnnJoin.lua
+    """
+
+    def __init__(self, unit: nn.Module) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def forward(self, input: list[list[Tensor]]) -> list[Tensor]:
+        return [self.unit([forward, backward]) for forward, backward in zip(*input, strict=True)]
+
+
+@lua_class("nn.BiRnnJoin")
+class BiRnnJoinClass(WithoutClones):
+    torch_type = BiRnnJoin
+    members = {"joinUnit": "unit"}
+
+
+class LstmLayer(nn.Module):
+    """An LSTM unit run over a list of time steps.
+
+    Args:
+        unit: ``[x, cell, hidden]`` to ``[cell, hidden, output]``.
+        hidden_size: size of the states.
+        reverse: run from the last step to the first.
+
+    Shape:
+        - Input: list of T tensors :math:`(N, D)`.
+        - Output: list of T tensors :math:`(N, H)`.
+
+    Lua:
+        ``nn.LstmLayer(nIn, nHidden, maxT, dropout, reverse)``, crnn src/LstmLayer.lua
+    """
+
+    def __init__(self, unit: nn.Module, hidden_size: int, reverse: bool = False) -> None:
+        super().__init__()
+        self.unit, self.hidden_size, self.reverse = unit, hidden_size, reverse
+
+    def forward(self, input: list[Tensor]) -> list[Tensor]:
+        cell = hidden = input[0].new_zeros(input[0].shape[0], self.hidden_size)
+        outputs = []
+        for x in reversed(input) if self.reverse else input:
+            cell, hidden, output = self.unit([x, cell, hidden])
+            outputs.append(output)
+        return outputs[::-1] if self.reverse else outputs
+
+    def extra_repr(self) -> str:
+        return f"reverse={self.reverse}"
+
+
+@lua_class("nn.LstmLayer")
+class LstmLayerClass(WithoutClones):
+    torch_type = LstmLayer
+    members = {"lstmUnit": "unit"}
+    scalars = {"nHidden": "hidden_size", "reverse": "reverse"}

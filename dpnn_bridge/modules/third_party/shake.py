@@ -1,0 +1,174 @@
+"""Shake-shake regularization (xgastaldi/shake-shake)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.noise import noise_of
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.objects import LuaObject, LuaTable
+from dpnn_bridge.torch7.gradient import with_gradient_of
+
+
+class ShakeShakeTable(nn.Module):
+    """Weighs two branches by random numbers, by others on the way back.
+
+    Args:
+        forward_shake: draw the weights in training, else 0.5.
+        backward_shake: draw the weights of the gradients, in evaluation too, else 0.5.
+        shake_image: one weight per image, else one per batch.
+
+    Shape:
+        - Input: ``[skip, x1, x2]``, all :math:`(N, *)`.
+        - Output: ``[skip, a x1, (1 - a) x2]``.
+
+    Lua:
+        ``nn.ShakeShakeTable(constant, forwardShake, backwardShake, shakeImage, batchSize)``, shake-shake
+        models/shakeshaketable.lua; the flags are the strings "true" and "false"
+    """
+
+    def __init__(self, forward_shake: bool = True, backward_shake: bool = True, shake_image: bool = True) -> None:
+        super().__init__()
+        self.forward_shake, self.backward_shake, self.shake_image = forward_shake, backward_shake, shake_image
+
+    def forward(self, input: list[Tensor]) -> list[Tensor]:
+        alpha = self._weights(input[1], self.training and self.forward_shake)
+        return self.weighed(input, alpha, self._weights(input[1], self.backward_shake))
+
+    def weighed(self, input: list[Tensor], alpha: Tensor, beta: Tensor) -> list[Tensor]:
+        """The outputs with weights ``alpha`` forward and ``beta`` backward, each (N)."""
+        skip, x1, x2 = input
+        shape = (-1,) + (1,) * (x1.dim() - 1)
+        alpha, beta = alpha.view(shape), beta.view(shape)
+        return [skip, with_gradient_of(alpha * x1, beta * x1), with_gradient_of((1 - alpha) * x2, (1 - beta) * x2)]
+
+    def _weights(self, x: Tensor, random: bool) -> Tensor:
+        if not random:
+            return x.new_full((x.shape[0],), 0.5)
+        drawn = torch.rand(x.shape[0] if self.shake_image else 1, dtype=x.dtype, device=x.device)
+        return drawn.expand(x.shape[0])
+
+    def extra_repr(self) -> str:
+        return f"forward={self.forward_shake}, backward={self.backward_shake}, image={self.shake_image}"
+
+
+@lua_class("nn.ShakeShakeTable")
+class ShakeShakeTableClass(LuaClass):
+    torch_type = ShakeShakeTable
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        flags = {"forward_shake": "forwardShake", "backward_shake": "backwardShake", "shake_image": "shakeImage"}
+        return {attribute: obj[name] == "true" for attribute, name in flags.items()}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        tables = {name: ctx.empty_tensors(module, 3) for name in ("output", "gradInput")}
+        return {**super().to_lua(module, ctx), **tables}
+
+    @classmethod
+    def replay(cls, module: nn.Module, after: LuaObject) -> Callable[..., Any] | None:
+        """The field ``constant_tensor`` holds the weights of the last pass, which is the backward pass in training."""
+        assert isinstance(module, ShakeShakeTable)
+        x = after.get("output")
+        if not isinstance(x, LuaTable) or not ((module.training and module.forward_shake) or module.backward_shake):
+            return None
+
+        def forward(input: list[Tensor]) -> list[Tensor]:
+            beta = noise_of(after, "constant_tensor", input[1])
+            shaken = module.training and module.forward_shake
+            alpha = _quotient(x[2].torch().to(input[1].device), input[1]) if shaken else torch.full_like(beta, 0.5)
+            return module.weighed(input, alpha, beta)
+
+        return forward
+
+
+def _quotient(output: Tensor, input: Tensor) -> Tensor:
+    """The factor of each image, read off where the input is largest."""
+    place = input.detach().flatten(1).abs().argmax(1, keepdim=True)
+    return (output.flatten(1).gather(1, place) / input.detach().flatten(1).gather(1, place)).squeeze(1)
+
+
+class MulConstantSlices(nn.Module):
+    """Multiplies each entry of the batch by its own constant.
+
+    Args:
+        constants: :math:`(N)`, not trained.
+
+    Shape:
+        - Input: :math:`(N, *)`.
+        - Output: the same.
+
+    Lua:
+        ``nn.MulConstantSlices(constant_tensor, inplace)``, shake-shake models/mulconstantslices.lua
+    """
+
+    constants: Tensor
+
+    def __init__(self, constants: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("constants", constants)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input * self.constants[: input.shape[0]].view(-1, *[1] * (input.dim() - 1)).to(input.dtype)
+
+
+@lua_class("nn.MulConstantSlices")
+class MulConstantSlicesClass(LuaClass):
+    torch_type = MulConstantSlices
+    tensors = {"constant_tensor": "constants"}
+    constants = {"inplace": False}
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        return {"constants": torch.empty(obj["constant_tensor"].shape, device="meta")}
+
+
+class ShakeShakeBlock(ShakeShakeTable):
+    """Residual block: a skip connection plus two branches that are weighed as in :class:`ShakeShakeTable`.
+
+    Args:
+        net1, net2: branches; the multiplication by a constant at their end is replaced by the random weights.
+        skip: the skip connection.
+        forward_shake, backward_shake, shake_image: as :class:`ShakeShakeTable`.
+
+    Shape:
+        - Input: :math:`(N, C, H, W)`.
+        - Output: that of the branches.
+
+    Lua:
+        ``nn.ShakeShakeBlock(…)``, shake-shake models/shakeshakeblock.lua
+    """
+
+    def __init__(self, net1: nn.Sequential, net2: nn.Sequential, skip: nn.Module, **flags: bool) -> None:
+        super().__init__(**flags)
+        self.net1, self.net2, self.skip = net1, net2, skip
+
+    def forward(self, input: Tensor) -> Tensor:  # type: ignore[override]
+        branches = []
+        for net in (self.net1, self.net2):
+            output = input
+            for layer in list(net)[:-1]:
+                output = layer(output)
+            branches.append(output)
+        skip, x1, x2 = super().forward([self.skip(input), *branches])
+        return skip + x1 + x2
+
+
+@lua_class("nn.ShakeShakeBlock")
+class ShakeShakeBlockClass(LuaClass):
+    torch_type = ShakeShakeBlock
+    members = {"net1": "net1", "net2": "net2", "skip": "skip"}
+    scratch = ("alpha", "beta")
+    checked_by = "formula"
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        return {**super().arguments(obj, ctx), **ShakeShakeTableClass.arguments(obj, ctx)}

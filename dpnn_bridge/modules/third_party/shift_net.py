@@ -1,0 +1,131 @@
+"""Layers of Shift-Net: features of the known part of an image fill the missing part."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.torch7.gradient import refuse_gradient, scale_gradient, with_gradient_of
+
+
+class MaxCoord(nn.Module):
+    """One at the channel with the largest value, zero at the others; it has no backward.
+
+    Args:
+        inplace: kept for Torch7.
+
+    Shape:
+        - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
+        - Output: the same.
+
+    Lua:
+        ``nn.MaxCoord(inplace)``, Shift-Net lib/MaxCoord.lua, style-swap
+    """
+
+    def __init__(self, inplace: bool = False) -> None:
+        super().__init__()
+        self.inplace = inplace
+
+    def forward(self, input: Tensor) -> Tensor:
+        best = F.one_hot(input.argmax(-3), input.shape[-3]).movedim(-1, -3).to(input.dtype)
+        return refuse_gradient(with_gradient_of(best, input), "MaxCoord has no backward")
+
+
+@lua_class("nn.MaxCoord")
+class MaxCoordClass(LuaClass):
+    torch_type = MaxCoord
+    scalars = {"inplace": "inplace"}
+    defaults = {"inplace": False}
+    scratch = ("ind",)
+    checked_by = "formula"
+
+
+class InnerTripleShift(nn.Module):
+    """Adds to decoder and encoder features those of the encoder moved into the missing part.
+
+    Each place of the missing part takes the encoder's features from the known place that resembles most its decoder's
+    features: the largest product with the encoder's features of length 1. Those get the gradient of where they went
+    to, scaled; the choice and the mask get none.
+
+    Args:
+        name: what the layer is called.
+        threshold: a place is missing where the mask is larger.
+        mask_threshold: places whose mask, 0 or 1, is smaller are known.
+        triple_weight: scale of the gradient of the moved features.
+        shift_size, stride: 1; Torch7 has no other.
+        fixed_mask: the mask never changes; Torch7 then keeps the first one.
+
+    Shape:
+        - Input: :math:`(N, 2 C + 1, H, W)`: decoder's and encoder's features, and the mask, of which the first sample
+          counts.
+        - Output: :math:`(N, 3 C, H, W)`.
+
+    Differs from torch:
+        Looks at the mask of every call, also when it is fixed.
+
+    Lua:
+        ``nn.InnerTripleShift(cls, shift_size, threshold, stride, mask_thred, triple_weight, fixed_mask)``, Shift-Net
+        lib/innerTripleShift.lua; runs on CUDA only
+    """
+
+    def __init__(
+        self,
+        name: str,
+        threshold: float,
+        mask_threshold: float,
+        triple_weight: float = 1,
+        *,
+        shift_size: int = 1,
+        stride: int = 1,
+        fixed_mask: bool | None = None,
+    ) -> None:
+        super().__init__()
+        if (shift_size, stride) != (1, 1):
+            raise ValueError(
+                f"InnerTripleShift moves single places: shift_size and stride 1, found {shift_size, stride}"
+            )
+        self.name, self.threshold, self.mask_threshold = name, threshold, mask_threshold
+        self.triple_weight, self.fixed_mask = triple_weight, fixed_mask
+        self.shift_size, self.stride = shift_size, stride
+
+    def forward(self, input: Tensor) -> Tensor:
+        channels = (input.shape[1] - 1) // 2
+        decoder, encoder = input[:, :channels], input[:, channels : 2 * channels]
+        missing = (input[0, -1] > self.threshold).flatten()
+        known = missing.to(input.dtype) < self.mask_threshold
+        wanted, offered = decoder.detach().flatten(2), encoder.detach().flatten(2)
+        offered = offered / (torch.linalg.vector_norm(offered, dim=1, keepdim=True) + 1e-8)
+        likeness = (wanted.transpose(1, 2) @ offered).masked_fill(~known, -torch.inf)
+        source = likeness.argmax(2, keepdim=True).transpose(1, 2).expand(-1, channels, -1)
+        moved = scale_gradient(encoder.flatten(2), self.triple_weight).gather(2, source)
+        moved = with_gradient_of(moved.where(missing, 0), moved.where(~known, 0))
+        return torch.cat([decoder, encoder, moved.view_as(encoder)], 1)
+
+    def extra_repr(self) -> str:
+        return f"{self.name!r}, threshold={self.threshold}, triple_weight={self.triple_weight}"
+
+
+@lua_class("nn.InnerTripleShift")
+class InnerTripleShiftClass(LuaClass):
+    torch_type = InnerTripleShift
+    scalars = {
+        "cls": "name",
+        "threshold": "threshold",
+        "mask_thred": "mask_threshold",
+        "triple_w": "triple_weight",
+        "shift_size": "shift_size",
+        "stride": "stride",
+        "fixed_mask": "fixed_mask",
+    }
+    defaults = {"triple_w": 1, "shift_size": 1, "stride": 1, "fixed_mask": None}
+    constants = {"interplote": False}
+    scratch = ("ex_mask", "inv_ex_mask", "latent_in_mask", "ind_lst", "flag", "nonmask_point_idx", "flatten_offsets")
+    checked_by = "formula"
+
+    @classmethod
+    def handled(cls, module: nn.Module) -> set[str]:
+        """With ``cal_fixedFlag`` Torch7 would use a mask that is not written."""
+        return super().handled(module) | {"cal_fixedFlag"}

@@ -1,0 +1,113 @@
+"""Recurrent layers of skip-thoughts.torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.lua_values import to_value
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.modules.nn.decorator import Decorator, DecoratorClass
+from dpnn_bridge.modules.rnn.gated import GRU, GRUClass
+from dpnn_bridge.modules.rnn.mask import masked_call, zero_rows
+from dpnn_bridge.objects import LuaObject, LuaTensor
+
+
+class GRUST(GRU):
+    r"""Gated recurrent unit, one time step per call.
+
+    The reset gate multiplies what the candidate takes from the state: :math:`\tanh(W_c x + b_c + r \odot U_c h)`, and
+    the new state is :math:`(1 - z) \odot \text{candidate} + z \odot h`.
+
+    Args:
+        recurrent_module: maps ``[input, h]`` to the new ``h``.
+        rho: gradients flow back through at most this many time steps.
+        input_size, output_size: numbers of features.
+
+    Shape:
+        - Input: :math:`(N, I)` or :math:`(I)`.
+        - Output: :math:`(N, O)` or :math:`(O)`.
+
+    Lua:
+        ``nn.GRUST(inputSize, outputSize, rho, p, mono)``, skip-thoughts torch/GRUST.lua
+    """
+
+
+@lua_class("nn.GRUST")
+class GRUSTClass(GRUClass):
+    torch_type = GRUST
+    checked_by = "formula"
+
+
+class MaskZeroCopy(Decorator):
+    """Keeps rows of the output of the call before where the input is zero.
+
+    As in Torch7 the rows kept are the *first* rows of that output, as many as there are zero rows in the input. No
+    gradient flows through them. The first call of all keeps nothing.
+
+    Args:
+        module: the decorated module.
+        input_dims: number of dimensions of one sample of the (first) input tensor.
+
+    Attributes:
+        last: the output of the call before, a buffer; None before the first call. ``forget()`` leaves it.
+
+    Shape:
+        - Input: one sample or a batch; of a list, the first tensor says what is masked.
+        - Output: the module's.
+
+    Differs from torch:
+        As :class:`~dpnn_bridge.modules.rnn.mask.MaskZero`: masked rows count in the gradients of the last parameters.
+        In training Torch7 has a clone, and an output of the call before, for each time step; here is one.
+
+    Lua:
+        ``nn.MaskZeroCopy(module, nInputDim, silent, backward)``, skip-thoughts torch/MaskZeroCopy.lua
+    """
+
+    last: Tensor | None
+
+    def __init__(self, module: nn.Module, input_dims: int) -> None:
+        super().__init__(module)
+        self.input_dims = input_dims
+        self.register_buffer("last", None, persistent=False)
+
+    def forward(self, input: Any) -> Tensor:
+        mask = zero_rows(input, self.input_dims)
+        output = masked_call(self.module, input, mask)
+        rows = mask.reshape([*mask.shape, *[1] * (output.dim() - mask.dim())]).expand_as(output)
+        if self.last is None:
+            with torch.no_grad():
+                kept = self.module(input).where(rows, 0)
+        else:
+            kept = torch.zeros_like(output).masked_scatter(rows, self.last)
+        output = output + kept
+        self.last = output.detach()
+        return output
+
+    def extra_repr(self) -> str:
+        return f"input_dims={self.input_dims}"
+
+
+@lua_class("nn.MaskZeroCopy")
+class MaskZeroCopyClass(DecoratorClass):
+    torch_type = MaskZeroCopy
+    scalars = {"nInputDim": "input_dims"}
+    scratch = ("zeroMask", "gradOutput")
+    checked_by = "formula"
+
+    @classmethod
+    def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
+        super().fill(module, obj, ctx)
+        output = obj.get("output")
+        if isinstance(output, LuaTensor) and output.size:
+            module.last = to_value(output)
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        assert isinstance(module, MaskZeroCopy)
+        fields = super().to_lua(module, ctx)
+        return fields if module.last is None else {**fields, "output": ctx.constant(module.last, module)}

@@ -1,0 +1,116 @@
+"""Stereo matching layers of mc-cnn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.objects import LuaObject, LuaTensor
+
+
+class Normalize2(nn.Module):
+    """Scales the vector of planes at every pixel to length 1.
+
+    Shape:
+        - Input: :math:`(N, C, H, W)`.
+        - Output: the same, divided by :math:`\\sqrt{\\sum_c x^2 + 10^{-5}}`.
+
+    Lua:
+        ``nn.Normalize2()``, mc-cnn Normalize2.lua
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input / (input.square().sum(1, keepdim=True) + 1e-5).sqrt()
+
+
+@lua_class("nn.Normalize2")
+class Normalize2Class(LuaClass):
+    torch_type = Normalize2
+    scratch = ("norm",)
+    constants = {"norm": LuaTensor.empty}
+    checked_by = "formula"
+
+
+class StereoJoin1(nn.Module):
+    """Product of the vectors of two images that follow each other in the batch.
+
+    Shape:
+        - Input: :math:`(2 N, C, H, W)`, left and right images in turn.
+        - Output: :math:`(N, 1, H, W)`.
+
+    Lua:
+        ``nn.StereoJoin1()``, mc-cnn StereoJoin1.lua
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return (input[::2] * input[1::2]).sum(1, keepdim=True)
+
+
+@lua_class("nn.StereoJoin1")
+class StereoJoin1Class(LuaClass):
+    torch_type = StereoJoin1
+    scratch = ("tmp",)
+    constants = {"tmp": LuaTensor.empty}
+
+
+class StereoJoin(nn.Module):
+    """Cost of every disparity: minus the product of a left pixel and the right pixel d columns before it.
+
+    Args:
+        disp_max: number of disparities.
+
+    Shape:
+        - Input: :math:`(2, C, H, W)`, left and right.
+        - Output: :math:`(1, disp\\_max, H, W)`; 0 where there is no such pixel (Torch7 leaves it unwritten).
+
+    Lua:
+        ``nn.StereoJoin(disp_max)``, mc-cnn StereoJoin.lua
+    """
+
+    def __init__(self, disp_max: int) -> None:
+        super().__init__()
+        self.disp_max = disp_max
+
+    def forward(self, input: Tensor) -> Tensor:
+        left, right = input
+        shifted = nn.functional.pad(right, (self.disp_max - 1, 0)).unfold(2, self.disp_max, 1)
+        return -(left.unsqueeze(-1) * shifted).sum(0).flip(-1).permute(2, 0, 1).unsqueeze(0)
+
+    def extra_repr(self) -> str:
+        return f"{self.disp_max}"
+
+
+@lua_class("nn.StereoJoin")
+class StereoJoinClass(LuaClass):
+    torch_type = StereoJoin
+    scalars = {"disp_max": "disp_max"}
+    scratch = ("output_L",)
+    constants = {"direction": -1, "output_L": LuaTensor.empty}
+    checked_by = "formula"
+
+
+@lua_class("nn.SpatialConvolution1_fw")
+class SpatialConvolution1Forward(LuaClass):
+    """A 1x1 convolution."""
+
+    torch_type = nn.Conv2d
+    tensors = {"weight": "weight", "bias": "bias"}
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        out_channels, in_channels = obj["weight"].shape
+        return {
+            "in_channels": in_channels,
+            "out_channels": out_channels,
+            "kernel_size": 1,
+            "device": torch.device("meta"),
+        }
+
+    @classmethod
+    def represents(cls, module: nn.Module) -> bool:
+        return False  # convolutions made in torch are nn.SpatialConvolution

@@ -1,0 +1,335 @@
+"""Layers of STMN, the spatial-temporal memory network for detection in videos."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dpnn_bridge.conversion.fields import record_of
+from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.registry import parameters as parameters_of
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.modules.nn.elementwise import MulConstant
+from dpnn_bridge.modules.third_party.densecap import BoxToAffine
+from dpnn_bridge.objects import LuaObject, LuaTable
+from dpnn_bridge.torch7.gradient import with_gradient_of, zero_gradient
+
+
+class AdaLinearScale(nn.Module):
+    """Scales to 0 ... 1 with an upper bound that the positive elements set: mean + factor * standard deviation.
+
+    The bound counts as a constant in the gradient. With fewer than two positive elements it is 1.
+
+    Args:
+        std_multiplier: the factor.
+
+    Shape:
+        - Input: :math:`(*)`.
+        - Output: the same.
+
+    Lua:
+        ``nn.AdaLinearScale(std_multiplier)``, STMN modules/AdaLinearScale.lua
+    """
+
+    def __init__(self, std_multiplier: float) -> None:
+        super().__init__()
+        self.std_multiplier = std_multiplier
+
+    def forward(self, input: Tensor) -> Tensor:
+        value = input.detach()
+        positive = value > 0
+        count = positive.sum()
+        mean = value.where(positive, 0).sum() / count
+        deviation = (value - mean).square().where(positive, 0).sum() / (count - 1)
+        bound = torch.where(count > 1, mean + deviation.sqrt() * self.std_multiplier, 1)
+        inside = positive & (value < bound)
+        scale = 1 / bound
+        return with_gradient_of(value.clamp(min=0).minimum(bound) * scale, input.where(inside, 0) * scale)
+
+    def extra_repr(self) -> str:
+        return f"{self.std_multiplier}"
+
+
+@lua_class("nn.AdaLinearScale")
+class AdaLinearScaleClass(LuaClass):
+    torch_type = AdaLinearScale
+    scalars = {"std_multiplier": "std_multiplier"}
+    constants = {"upper_bound": 1}
+    checked_by = "formula"
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        fields = super().to_lua(module, ctx)
+        if record_of(module) is None:
+            net = ctx.to_lua(nn.Sequential(nn.Hardtanh(0, 1), MulConstant(1)))
+            clamp, multiplier = net["modules"].as_list()
+            fields.update(net=net, clamp=clamp, multiplier=multiplier)
+        return fields
+
+
+class MatchTrans(nn.Module):
+    """Carries features of the frame before to where its content is now.
+
+    Each place takes the mean of the features within a window, weighted by the cosine of current and previous maps
+    where it is positive; where none is, its own. The gradient reaches the features only.
+
+    Args:
+        window: odd size of the window.
+
+    Shape:
+        - Input: ``[current, previous, features]``, :math:`(N, C, H, W)` twice and :math:`(N, D, H, W)`.
+        - Output: :math:`(N, D, H, W)`.
+
+    Lua:
+        ``nn.MatchTrans(K)``, STMN modules/MatchTrans.lua; runs on CUDA only
+    """
+
+    def __init__(self, window: int) -> None:
+        super().__init__()
+        self.window = window
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        current, previous, features = input
+        N, D, H, W = features.shape
+        weights = self._weights(current.detach(), previous.detach())
+        places = self._windows(features)
+        output = (places * weights).sum(2).view(N, D, H, W)
+        return zero_gradient(zero_gradient(output, current), previous)
+
+    def _windows(self, map: Tensor) -> Tensor:
+        """The neighbours of every place, :math:`(N, C, K^2, H W)`."""
+        return F.unfold(map, self.window, padding=self.window // 2).unflatten(1, (map.shape[1], -1))
+
+    def _weights(self, current: Tensor, previous: Tensor) -> Tensor:
+        """Weights of the neighbours, :math:`(N, 1, K^2, H W)`."""
+        now = (current / (torch.linalg.vector_norm(current, dim=1, keepdim=True) + 1e-8)).flatten(2)
+        before = self._windows(previous / (torch.linalg.vector_norm(previous, dim=1, keepdim=True) + 1e-8))
+        affinity = (before * now.unsqueeze(2)).sum(1, keepdim=True).clamp(min=0)
+        mass = affinity.sum(2, keepdim=True)
+        centre = torch.arange(affinity.shape[2], device=affinity.device) == affinity.shape[2] // 2
+        alone = centre.to(affinity.dtype).view(1, 1, -1, 1)
+        return torch.where(mass < 1e-7, alone, affinity / mass)
+
+    def extra_repr(self) -> str:
+        return f"{self.window}"
+
+
+@lua_class("nn.MatchTrans")
+class MatchTransClass(LuaClass):
+    torch_type = MatchTrans
+    scalars = {"K": "window"}
+    constants = {"gradInput": empty_table, "epsilon": 1e-8}
+    scratch = ("masked_cpa", "gradCurMap", "gradPrevMap", "gradFeat")
+    checked_by = "formula"
+
+
+class VidFlip(nn.Module):
+    """Turns the order of the frames of each video around.
+
+    Args:
+        videos: number of videos N.
+        frames: frames T of each.
+
+    Shape:
+        - Input: :math:`(N T, D, H, W)`.
+        - Output: the same.
+
+    Lua:
+        ``nn.VidFlip(N, T)``, STMN modules/VidFlip.lua
+    """
+
+    def __init__(self, videos: int, frames: int) -> None:
+        super().__init__()
+        self.videos, self.frames = videos, frames
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input.unflatten(0, (self.videos, self.frames)).flip(1).flatten(0, 1)
+
+    def extra_repr(self) -> str:
+        return f"{self.videos}, {self.frames}"
+
+
+@lua_class("nn.VidFlip")
+class VidFlipClass(LuaClass):
+    torch_type = VidFlip
+    scalars = {"N": "videos", "T": "frames"}
+    scratch = ("flip_idx",)
+    checked_by = "formula"
+
+
+class STMM(nn.Module):
+    """Spatial-temporal memory: a convolutional recurrence over the frames of videos.
+
+    Args:
+        net: maps ``[features, features of the frame before, memory]`` to ``[memory, update gate, reset gate]``.
+        videos: number of videos N; set it, and ``frames``, to what the input holds.
+        frames: frames T of each.
+        in_channels: channels D of the features.
+        memory_channels: channels M of the memory.
+
+    Shape:
+        - Input: :math:`(N T, D, H, W)`, or a list of it and the first memory :math:`(N, M, H, W)`, else zeros.
+        - Output: :math:`(N T, M, H, W)`.
+
+    Lua:
+        ``nn.STMM(N, T, D, M, MULT)``, STMN modules/STMM.lua
+    """
+
+    def __init__(self, net: nn.Module, videos: int, frames: int, in_channels: int, memory_channels: int) -> None:
+        super().__init__()
+        self.net = net
+        self.videos, self.frames = videos, frames
+        self.in_channels, self.memory_channels = in_channels, memory_channels
+
+    def forward(self, input: Tensor | list[Tensor]) -> Tensor:
+        flat = input if isinstance(input, Tensor) else input[0]
+        features = flat.unflatten(0, (self.videos, self.frames))
+        memory = features.new_zeros(self.videos, self.memory_channels, *flat.shape[2:])
+        if not isinstance(input, Tensor):
+            memory = input[1]
+        outputs = []
+        for t in range(self.frames):
+            memory = self.net([features[:, t], features[:, max(t - 1, 0)], memory])[0]
+            outputs.append(memory)
+        return torch.stack(outputs, 1).flatten(0, 1)
+
+    def extra_repr(self) -> str:
+        return f"videos={self.videos}, frames={self.frames}"
+
+
+@lua_class("nn.STMM")
+class STMMClass(LuaClass):
+    """Torch7's flat ``weight`` is written as the list of the parameters in ``net``, which it accepts as well."""
+
+    torch_type = STMM
+    members = {"net": "net"}
+    scalars = {"N": "videos", "T": "frames", "D": "in_channels", "M": "memory_channels"}
+    constants = {"t": 2, "elemwise_mask": True, "cell_constructed_flag": True, "mult_after_w": 1}
+    scratch = (
+        *("mem_input", "mem_output", "z_output", "r_output", "mem_gradInput", "feat_gradInput"),
+        *("z_gradOutput", "r_gradOutput"),
+    )
+    checked_by = "formula"
+
+    @classmethod
+    def handled(cls, module: nn.Module) -> set[str]:
+        return super().handled(module) | {"weight", "gradWeight"}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        fields = super().to_lua(module, ctx)
+        parameters = list(parameters_of(module))
+        fields["weight"] = LuaTable.from_list([ctx.tensor(*p) for p in parameters])
+        if ctx.gradients:
+            fields["gradWeight"] = LuaTable.from_list([ctx.gradient(*p) for p in parameters])
+        return fields
+
+
+class FixedIndex(nn.Module):
+    """Picks fixed places along one dimension.
+
+    Args:
+        index: the places, counted from 1, a buffer.
+        dimension: counted from 1.
+
+    Shape:
+        - Input: :math:`(*)`.
+        - Output: the same, with as many places as ``index`` has.
+
+    Lua:
+        ``nn.FixedIndex(dimension, index)``, STMN modules/FixedIndex.lua
+    """
+
+    index: Tensor
+
+    def __init__(self, index: Tensor, dimension: int) -> None:
+        super().__init__()
+        self.register_buffer("index", index)
+        self.dimension = dimension
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input.index_select(self.dimension - 1, self.index - 1)
+
+    def extra_repr(self) -> str:
+        return f"dimension={self.dimension}"
+
+
+@lua_class("nn.FixedIndex")
+class FixedIndexClass(LuaClass):
+    torch_type = FixedIndex
+    scalars = {"dimension": "dimension"}
+    tensors = {"index": "index"}
+    checked_by = "formula"
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        index = torch.empty(obj["index"].shape, dtype=torch.long, device="meta")
+        return {**super().arguments(obj, ctx), "index": index}
+
+
+class ImageRoiPooling(nn.Module):
+    """Samples the features of boxes in a grid of fixed size; each box names its image. The boxes get zeros.
+
+    Args:
+        net: makes grids of boxes and samples the features of one image.
+        box_to_affine: the part of ``net`` that knows the size of the image.
+        height, width: size of the output.
+        spatial_scale: size of the feature map relative to the image.
+
+    Shape:
+        - Input: ``[features, rois]``, :math:`(B, C, H, W)` and :math:`(N, 5)` with rows ``image, x1, y1, x2, y2``;
+          images count from 1.
+        - Output: :math:`(N, C, height, width)`.
+
+    Lua:
+        ``nn.BilinearRoiPooling(height, width, spatial_scale)``, STMN modules/BilinearRoiPooling.lua
+    """
+
+    def __init__(self, net: nn.Module, box_to_affine: nn.Module, height: int, width: int, spatial_scale: float) -> None:
+        super().__init__()
+        self.net, self.box_to_affine = net, box_to_affine
+        self.height, self.width, self.spatial_scale = height, width, spatial_scale
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        features, rois = input
+        assert isinstance(self.box_to_affine, BoxToAffine)
+        self.box_to_affine.height = features.shape[2] / self.spatial_scale
+        self.box_to_affine.width = features.shape[3] / self.spatial_scale
+        image, corners = rois.detach()[:, 0], rois.detach()[:, 1:]
+        size = corners[:, 2:] - corners[:, :2] + 1
+        boxes = torch.cat([corners[:, :2] + size / 2, size], 1)
+        output = features.new_zeros(len(rois), features.shape[1], self.height, self.width)
+        for i in range(len(features)):  # the net takes one image at a time
+            rows = (image == i + 1).nonzero().flatten()
+            if len(rows):
+                output = output.index_copy(0, rows, self.net([features[i], boxes[rows]]))
+        return zero_gradient(output, rois)
+
+    def extra_repr(self) -> str:
+        return f"{self.height}, {self.width}, {self.spatial_scale}"
+
+
+@lua_class("nn.BilinearRoiPooling")
+class ImageRoiPoolingClass(LuaClass):
+    torch_type = ImageRoiPooling
+    members = {"net": "net", "box_to_affine": "box_to_affine"}
+    scalars = {"height": "height", "width": "width", "spatial_scale": "spatial_scale"}
+    constants = {"gradInput": empty_table}
+    scratch = ("gradFeats", "gradRois")
+    checked_by = "formula"
+
+    @classmethod
+    def matches(cls, obj: LuaObject) -> bool:
+        return "spatial_scale" in obj
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        assert isinstance(module, ImageRoiPooling)
+        assert isinstance(module.net, nn.Sequential)
+        branch = module.net[0][1]  # type: ignore[index]
+        return {**super().to_lua(module, ctx), "box_branch": ctx.to_lua(branch)}

@@ -1,0 +1,149 @@
+"""Spatial transformers in BHWD layout (stnbhwd): points are (y, x); -1 and 1 are centres of the outermost pixels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.registry import lua_class
+
+
+class AffineGridGeneratorBHWD(nn.Module):
+    """Sampling grid of an affine map.
+
+    Args:
+        height: rows of the grid.
+        width: columns of the grid.
+
+    Shape:
+        - Input: :math:`(B, 2, 3)` or :math:`(2, 3)`; rows give y and x, columns act on y, x, 1.
+        - Output: :math:`(B, H, W, 2)` or :math:`(H, W, 2)`.
+
+    Differs from torch:
+        ``affine_grid(align_corners=True)`` with y before x.
+
+    Lua:
+        ``nn.AffineGridGeneratorBHWD(height, width)``, stn AffineGridGeneratorBHWD.lua
+    """
+
+    base_grid: Tensor
+
+    def __init__(self, height: int, width: int) -> None:
+        super().__init__()
+        self.height, self.width = height, width
+        y = torch.linspace(-1, 1, height)[:, None].expand(height, width)
+        x = torch.linspace(-1, 1, width)[None, :].expand(height, width)
+        self.register_buffer("base_grid", torch.stack([y, x, torch.ones(height, width)], 2))
+
+    def forward(self, input: Tensor) -> Tensor:
+        points = self.base_grid.flatten(0, 1) @ input.transpose(-1, -2)
+        return points.unflatten(-2, (self.height, self.width))
+
+    def extra_repr(self) -> str:
+        return f"{self.height}, {self.width}"
+
+
+@lua_class("nn.AffineGridGeneratorBHWD")
+class AffineGridGeneratorBHWDClass(LuaClass):
+    torch_type = AffineGridGeneratorBHWD
+    scalars = {"height": "height", "width": "width"}
+    tensors = {"baseGrid": "base_grid"}
+    scratch = ("batchGrid",)
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        assert isinstance(module, AffineGridGeneratorBHWD)
+        batch = ctx.constant(module.base_grid.unsqueeze(0), module)
+        return {**super().to_lua(module, ctx), "batchGrid": batch}
+
+
+class BilinearSamplerBHWD(nn.Module):
+    """Reads images at the points of a grid by bilinear interpolation; outside is zero.
+
+    Shape:
+        - Input: ``[images, grid]``, :math:`(B, H, W, D)` and :math:`(B, H', W', 2)`, or both without B.
+        - Output: :math:`(B, H', W', D)`, or without B.
+
+    Differs from torch:
+        ``grid_sample(align_corners=True)`` with channels last and y before x.
+
+    Lua:
+        ``nn.BilinearSamplerBHWD()``, stn BilinearSamplerBHWD.lua
+    """
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        images, grid = input
+        single = images.dim() == 3
+        if single:
+            images, grid = images.unsqueeze(0), grid.unsqueeze(0)
+        output = F.grid_sample(images.permute(0, 3, 1, 2), grid.flip(-1), align_corners=True).permute(0, 2, 3, 1)
+        return output.squeeze(0) if single else output
+
+
+@lua_class("nn.BilinearSamplerBHWD")
+class BilinearSamplerBHWDClass(LuaClass):
+    torch_type = BilinearSamplerBHWD
+
+
+class AffineTransformMatrixGenerator(nn.Module):
+    """Affine matrix from a rotation angle, a scale and a translation, or from six free numbers.
+
+    The translation is applied in the rotated and scaled frame.
+
+    Args:
+        use_rotation: the input holds an angle in radians.
+        use_scale: the input holds a factor.
+        use_translation: the input holds two shifts. With none of the three the input holds the whole matrix.
+
+    Shape:
+        - Input: :math:`(B, P)` or :math:`(P)` with the parameters in the order above.
+        - Output: :math:`(B, 2, 3)` or :math:`(2, 3)`.
+
+    Lua:
+        ``nn.AffineTransformMatrixGenerator(useRotation, useScale, useTranslation)``, stn
+        AffineTransformMatrixGenerator.lua
+    """
+
+    def __init__(self, use_rotation: bool = False, use_scale: bool = False, use_translation: bool = False) -> None:
+        super().__init__()
+        self.use_rotation, self.use_scale, self.use_translation = use_rotation, use_scale, use_translation
+
+    @property
+    def full_mode(self) -> bool:
+        """Whether the input is the whole matrix."""
+        return not (self.use_rotation or self.use_scale or self.use_translation)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.full_mode:
+            return input.unflatten(-1, (2, 3))
+        parameters = list(input.unbind(-1))
+        zero, one = torch.zeros_like(parameters[0]), torch.ones_like(parameters[0])
+        angle = parameters.pop(0) if self.use_rotation else zero
+        scale = parameters.pop(0) if self.use_scale else one
+        shift = torch.stack(parameters if self.use_translation else [zero, zero], -1)
+        cos, sin = torch.cos(angle) * scale, torch.sin(angle) * scale
+        linear = torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2)
+        return torch.cat([linear, linear @ shift.unsqueeze(-1)], -1)
+
+    def extra_repr(self) -> str:
+        return f"rotation={self.use_rotation}, scale={self.use_scale}, translation={self.use_translation}"
+
+
+@lua_class("nn.AffineTransformMatrixGenerator")
+class AffineTransformMatrixGeneratorClass(LuaClass):
+    torch_type = AffineTransformMatrixGenerator
+    scalars = {"useRotation": "use_rotation", "useScale": "use_scale", "useTranslation": "use_translation"}
+    defaults = {"useRotation": False, "useScale": False, "useTranslation": False}
+    scratch = ("rotationOutput", "scaleOutput")
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        assert isinstance(module, AffineTransformMatrixGenerator)
+        if module.full_mode:
+            return {"fullMode": True}
+        return {**super().to_lua(module, ctx), "fullMode": False}

@@ -1,0 +1,333 @@
+"""Layers of style-transfer packages: fast-neural-style, texture_nets, CycleGAN, CartoonGAN, AdaIN, MGANs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dpnn_bridge.conversion.fields import record_of
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.noise import noise_of
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.objects import LuaObject, LuaTable
+from dpnn_bridge.torch7.gradient import add_gradient, with_gradient_of
+
+
+class DisabledInstanceNorm2d(nn.InstanceNorm2d):
+    """An instance normalization that is switched off: returns its input, keeps its parameters.
+
+    Shape:
+        - Input: :math:`(*)`.
+        - Output: the input.
+
+    Lua:
+        ``nn.InstanceNormalization(nOutput, true)``, AdaIN-style lib/InstanceNormalization.lua
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input
+
+
+@lua_class("nn.InstanceNormalization")
+class InstanceNormalization(LuaClass):
+    """All four published variants: statistics of the instance in training and in evaluation.
+
+    The inner ``bn`` is scratch. Two variants keep running statistics that no output depends on; they stay as they are.
+    """
+
+    torch_type = (nn.InstanceNorm2d, DisabledInstanceNorm2d)
+    scalars = {"nOutput": "num_features", "eps": "eps"}
+    tensors = {"weight": "weight", "bias": "bias"}
+    scratch = ("bn",)
+
+    @classmethod
+    def upgrade(cls, obj: LuaObject) -> LuaObject:
+        """Without the hidden normalization, which is made anew when the remembered batch size differs."""
+        fields = LuaTable((k, v) for k, v in obj.items() if k != "bn")
+        for name in ("prev_N", "prev_batch_size"):
+            if name in fields:
+                fields[name] = -1
+        return LuaObject(obj.class_name, fields, version=obj.version)
+
+    @classmethod
+    def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
+        kind = DisabledInstanceNorm2d if obj.get("disabled") is True else nn.InstanceNorm2d
+        return kind(**cls.arguments(obj, ctx), affine=obj.get("weight") is not None, device="meta")
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        new = {} if record_of(module) else {"prev_N": -1, "affine": module.affine}
+        return {**super().to_lua(module, ctx), **new}
+
+
+class AdaptiveInstanceNormalization(nn.Module):
+    """Gives a content map the mean and the standard deviation of a style map, for each instance and channel.
+
+    Args:
+        num_features: number of channels.
+        eps: added to the variance of the content.
+        disabled: return the content.
+
+    Shape:
+        - Input: ``[content, style]``, each :math:`(N, C, H, W)` or :math:`(C, H, W)`; sizes may differ.
+        - Output: :math:`(N, C, H, W)` of the content; :math:`(1, C, H, W)` for three dimensions.
+
+    Lua:
+        ``nn.AdaptiveInstanceNormalization(nOutput, disabled, eps)``, AdaIN-style lib/AdaptiveInstanceNormalization.lua
+    """
+
+    def __init__(self, num_features: int, eps: float = 1e-5, disabled: bool = False) -> None:
+        super().__init__()
+        self.num_features, self.eps, self.disabled = num_features, eps, disabled
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        content, style = input
+        if self.disabled:
+            return content
+        if content.dim() == 3:
+            content, style = content.unsqueeze(0), style.unsqueeze(0)
+        N, C = content.shape[:2]
+        statistics = style.reshape(N, C, -1)
+        std = statistics.var(2, unbiased=False).sqrt()
+        normalized = F.instance_norm(content, eps=self.eps)
+        return normalized * std[:, :, None, None] + statistics.mean(2)[:, :, None, None]
+
+    def extra_repr(self) -> str:
+        return f"{self.num_features}, eps={self.eps}"
+
+
+@lua_class("nn.AdaptiveInstanceNormalization")
+class AdaptiveInstanceNormalizationClass(LuaClass):
+    torch_type = AdaptiveInstanceNormalization
+    scalars = {"nOutput": "num_features", "eps": "eps", "disabled": "disabled"}
+    defaults = {"disabled": False}
+    constants = {"batchSize": -1}
+    scratch = ("bn",)
+
+    @classmethod
+    def upgrade(cls, obj: LuaObject) -> LuaObject:
+        fields = LuaTable((k, v) for k, v in obj.items() if k != "bn")
+        fields["batchSize"] = -1
+        return LuaObject(obj.class_name, fields, version=obj.version)
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        fields = super().to_lua(module, ctx)
+        return fields if fields["disabled"] else {k: v for k, v in fields.items() if k != "disabled"}
+
+
+class ShaveImage(nn.Module):
+    """Cuts a border off an image.
+
+    Args:
+        size: width of the border in pixels.
+
+    Shape:
+        - Input: :math:`(N, C, H, W)`.
+        - Output: :math:`(N, C, H - 2 size, W - 2 size)`.
+
+    Lua:
+        ``nn.ShaveImage(size)``, fast-neural-style ShaveImage.lua
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, input: Tensor) -> Tensor:
+        H, W = input.shape[-2:]
+        return input[..., self.size : H - self.size, self.size : W - self.size]
+
+    def extra_repr(self) -> str:
+        return f"{self.size}"
+
+
+@lua_class("nn.ShaveImage")
+class ShaveImageClass(LuaClass):
+    torch_type = ShaveImage
+    scalars = {"size": "size"}
+
+
+class TotalVariation(nn.Module):
+    """Returns its input; adds the gradient of the total variation of the image on the way back.
+
+    Only differences of the first H - 1 rows and W - 1 columns count.
+
+    Args:
+        strength: factor of the added gradient.
+
+    Shape:
+        - Input: :math:`(*, H, W)`.
+        - Output: the input.
+
+    Lua:
+        ``nn.TotalVariation(strength)``, fast-neural-style TotalVariation.lua; ``nn.TVLoss(strength)``, texture_nets
+        src/utils.lua and MGANs tv_loss.lua
+    """
+
+    def __init__(self, strength: float) -> None:
+        super().__init__()
+        self.strength = strength
+
+    def forward(self, input: Tensor) -> Tensor:
+        with torch.no_grad():
+            here = input[..., :-1, :-1]
+            dx, dy = here - input[..., :-1, 1:], here - input[..., 1:, :-1]
+            extra = F.pad(dx + dy, (0, 1, 0, 1)) - F.pad(dx, (1, 0, 0, 1)) - F.pad(dy, (0, 1, 1, 0))
+        return add_gradient(input, extra * self.strength)
+
+    def extra_repr(self) -> str:
+        return f"{self.strength}"
+
+
+@lua_class("nn.TotalVariation", "nn.TVLoss")
+class TotalVariationClass(LuaClass):
+    torch_type = TotalVariation
+    scalars = {"strength": "strength"}
+    scratch = ("x_diff", "y_diff")
+
+
+class SpatialCircularPadding(nn.Module):
+    """Continues an image periodically beyond its borders.
+
+    Args:
+        pad_l, pad_r, pad_t, pad_b: rows and columns to add.
+
+    Shape:
+        - Input: :math:`(N, C, H, W)`.
+        - Output: :math:`(N, C, H + pad_t + pad_b, W + pad_l + pad_r)`.
+
+    Differs from torch:
+        The gradient that arrives in the four corners is lost, as in Torch7.
+
+    Lua:
+        ``nn.SpatialCircularPadding(pad_l, pad_r, pad_t, pad_b)``, texture_nets src/SpatialCircularPadding.lua
+    """
+
+    def __init__(self, pad_l: int, pad_r: int, pad_t: int, pad_b: int) -> None:
+        super().__init__()
+        self.pad_l, self.pad_r, self.pad_t, self.pad_b = pad_l, pad_r, pad_t, pad_b
+
+    def forward(self, input: Tensor) -> Tensor:
+        sides, ends = (self.pad_l, self.pad_r, 0, 0), (0, 0, self.pad_t, self.pad_b)
+        across = F.pad(input, sides, mode="circular")
+        down = F.pad(input, ends, mode="circular")
+        bordered = F.pad(across, ends) + F.pad(down, sides) - F.pad(input, (*sides[:2], *ends[2:]))
+        return with_gradient_of(F.pad(input, (*sides[:2], *ends[2:]), mode="circular"), bordered)
+
+    def extra_repr(self) -> str:
+        return f"l={self.pad_l}, r={self.pad_r}, t={self.pad_t}, b={self.pad_b}"
+
+
+@lua_class("nn.SpatialCircularPadding")
+class SpatialCircularPaddingClass(LuaClass):
+    torch_type = SpatialCircularPadding
+    scalars = {"pad_l": "pad_l", "pad_r": "pad_r", "pad_t": "pad_t", "pad_b": "pad_b"}
+
+
+class GenNoise(nn.Module):
+    """Normal noise of the size of its input, which gets no gradient.
+
+    Args:
+        num_planes: channels of the noise.
+        mult: standard deviation.
+
+    Shape:
+        - Input: :math:`(N, C, H, W)`.
+        - Output: :math:`(N, num\\_planes, H, W)`.
+
+    Lua:
+        ``nn.GenNoise(num_planes)``, texture_nets src/utils.lua
+    """
+
+    def __init__(self, num_planes: int, mult: float = 1.0) -> None:
+        super().__init__()
+        self.num_planes, self.mult = num_planes, mult
+
+    def forward(self, input: Tensor) -> Tensor:
+        N, _, *size = input.shape
+        return torch.randn(N, self.num_planes, *size, dtype=input.dtype, device=input.device) * self.mult
+
+    def extra_repr(self) -> str:
+        return f"{self.num_planes}, mult={self.mult}"
+
+
+@lua_class("nn.GenNoise")
+class GenNoiseClass(LuaClass):
+    torch_type = GenNoise
+    scalars = {"num_planes": "num_planes", "mult": "mult"}
+    scratch = ("sz", "sz_")
+
+    @classmethod
+    def replay(cls, module: nn.Module, after: LuaObject) -> Callable[..., Any]:
+        return lambda input: noise_of(after, "output", input)
+
+
+class NoiseFill(nn.Module):
+    """Overwrites the last channels with uniform noise; the gradient passes all channels unchanged.
+
+    Args:
+        num_noise_channels: how many channels.
+        mult: upper end of the noise.
+
+    Shape:
+        - Input: :math:`(N, C, *)`.
+        - Output: the same.
+
+    Lua:
+        ``nn.NoiseFill(num_noise_channels)``, texture_nets src/utils.lua
+    """
+
+    def __init__(self, num_noise_channels: int, mult: float = 1.0) -> None:
+        super().__init__()
+        self.num_noise_channels, self.mult = num_noise_channels, mult
+
+    def forward(self, input: Tensor) -> Tensor:
+        fresh = torch.rand_like(input[:, : self.num_noise_channels]) * self.mult
+        return self.filled(input, fresh)
+
+    def filled(self, input: Tensor, fresh: Tensor) -> Tensor:
+        """``input`` with ``fresh`` in its last channels."""
+        kept = input[:, : input.shape[1] - self.num_noise_channels]
+        return with_gradient_of(torch.cat([kept, fresh], 1), input)
+
+    def extra_repr(self) -> str:
+        return f"{self.num_noise_channels}, mult={self.mult}"
+
+
+@lua_class("nn.NoiseFill")
+class NoiseFillClass(LuaClass):
+    torch_type = NoiseFill
+    scalars = {"num_noise_channels": "num_noise_channels", "mult": "mult"}
+
+    @classmethod
+    def replay(cls, module: nn.Module, after: LuaObject) -> Callable[..., Any]:
+        assert isinstance(module, NoiseFill)
+        channels = module.num_noise_channels
+        return lambda input: module.filled(input, noise_of(after, "output", input)[:, input.shape[1] - channels :])
+
+
+class DummyGradOutput(nn.Module):
+    """Returns its input and lets no gradient through.
+
+    Shape:
+        - Input: :math:`(*)`.
+        - Output: the input.
+
+    Lua:
+        ``nn.DummyGradOutput()``, texture_nets src/utils.lua
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input.detach()
+
+
+@lua_class("nn.DummyGradOutput")
+class DummyGradOutputClass(LuaClass):
+    torch_type = DummyGradOutput

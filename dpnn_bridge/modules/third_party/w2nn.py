@@ -1,0 +1,243 @@
+"""Layers and criterions of waifu2x (``w2nn.*``)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
+from dpnn_bridge.conversion.noise import noise_of
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.objects import LuaObject, LuaTensor
+from dpnn_bridge.torch7.gradient import scale_gradient, with_gradient_of
+
+
+class InplaceClip01(nn.Module):
+    """Clamps to [0, 1]; the gradient passes everywhere.
+
+    Shape:
+        - Input: :math:`(*)`. Torch7 overwrites it.
+        - Output: the same.
+
+    Lua:
+        ``w2nn.InplaceClip01()``, waifu2x lib/InplaceClip01.lua
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return with_gradient_of(input.clamp(0, 1), input)
+
+
+@lua_class("w2nn.InplaceClip01")
+class InplaceClip01Class(LuaClass):
+    torch_type = InplaceClip01
+
+
+class LeakyReLU(nn.LeakyReLU):
+    """:class:`torch.nn.LeakyReLU` whose slope at 0 is 1.
+
+    Args:
+        negative_slope: slope for negative values.
+
+    Shape:
+        - Input: :math:`(*)`.
+        - Output: the same.
+
+    Lua:
+        ``w2nn.LeakyReLU(negative_scale)``, waifu2x lib/LeakyReLU.lua
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return torch.where(input >= 0, input, input * self.negative_slope)
+
+
+@lua_class("w2nn.LeakyReLU")
+class LeakyReLUClass(LuaClass):
+    torch_type = LeakyReLU
+    scalars = {"negative_scale": "negative_slope"}
+    scratch = ("negative",)
+    constants = {"negative": LuaTensor.empty}
+
+
+class ScaleTable(nn.Module):
+    """Multiplies each plane by its own factor.
+
+    Shape:
+        - Input: ``[maps, factors]``, :math:`(N, C, H, W)` and :math:`(N, C, 1, 1)`.
+        - Output: :math:`(N, C, H, W)`.
+
+    Lua:
+        ``w2nn.ScaleTable()``, waifu2x lib/ScaleTable.lua
+    """
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        maps, factors = input
+        return maps * factors.expand_as(maps)
+
+
+@lua_class("w2nn.ScaleTable")
+class ScaleTableClass(LuaClass):
+    torch_type = ScaleTable
+    scratch = ("grad_tmp", "scale")
+    constants = {"gradInput": empty_table, "grad_tmp": LuaTensor.empty, "scale": LuaTensor.empty}
+
+
+class AuxiliaryLossTable(nn.Module):
+    """Passes all inputs in training, one of them in evaluation.
+
+    Args:
+        i: the one, counted from 1.
+
+    Shape:
+        - Input: list of tensors.
+        - Output: the list, or its i-th tensor.
+
+    Lua:
+        ``w2nn.AuxiliaryLossTable(i)``, waifu2x lib/AuxiliaryLossTable.lua
+    """
+
+    def __init__(self, i: int = 1) -> None:
+        super().__init__()
+        self.i = i
+
+    def forward(self, input: list[Tensor]) -> Tensor | list[Tensor]:
+        return list(input) if self.training else input[self.i - 1]
+
+    def extra_repr(self) -> str:
+        return f"{self.i}"
+
+
+@lua_class("w2nn.AuxiliaryLossTable")
+class AuxiliaryLossTableClass(LuaClass):
+    torch_type = AuxiliaryLossTable
+    scalars = {"i": "i"}
+    scratch = ("output_table", "output_tensor")
+    constants = {"gradInput": empty_table, "output_table": empty_table, "output_tensor": LuaTensor.empty}
+
+    @classmethod
+    def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
+        module.training = obj.get("train") is True  # the constructor sets no such field, which means evaluation
+
+
+class ShakeShakeTable(nn.Module):
+    """Adds two branches with random weights in training; the gradient has weights of its own.
+
+    Shape:
+        - Input: ``[x1, x2]``, both :math:`(N, *)`.
+        - Output: :math:`2 ((1 - a) x1 + a x2)` with one a per sample in training, :math:`x1 + x2` in evaluation.
+
+    Differs from torch:
+        The gradients are :math:`b g` and :math:`(1 - b) g` with another random b. Torch7's ``backward`` loses them
+        (it stores them in another field); here they arrive.
+
+    Lua:
+        ``w2nn.ShakeShakeTable()``, waifu2x lib/ShakeShakeTable.lua
+    """
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        x1, x2 = input
+        if not self.training:
+            return x1 + x2
+        weights = torch.rand(2, x1.shape[0], dtype=x1.dtype, device=x1.device)
+        return self.mixed(x1, x2, weights[0], weights[1])
+
+    def mixed(self, x1: Tensor, x2: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
+        """The sum with weights ``alpha`` forward and ``beta`` backward, each (N)."""
+        shape = (-1,) + (1,) * (x1.dim() - 1)
+        alpha, beta = alpha.view(shape), beta.view(shape)
+        return with_gradient_of(2 * ((1 - alpha) * x1 + alpha * x2), beta * x1 + (1 - beta) * x2)
+
+
+@lua_class("w2nn.ShakeShakeTable")
+class ShakeShakeTableClass(LuaClass):
+    torch_type = ShakeShakeTable
+    scratch = ("alpha", "beta", "first", "second", "gradOutput")
+    constants = dict.fromkeys(("alpha", "beta", "first", "second"), LuaTensor.empty)
+
+    @classmethod
+    def replay(cls, module: nn.Module, after: LuaObject) -> Callable[..., Any] | None:
+        assert isinstance(module, ShakeShakeTable)
+        if not module.training:
+            return None
+        return lambda x: module.mixed(x[0], x[1], noise_of(after, "alpha", x[0]), noise_of(after, "beta", x[0]))
+
+
+class GradWeight(nn.Module):
+    """Returns its input and scales the gradient.
+
+    Args:
+        factor: of the gradient.
+
+    Shape:
+        - Input: :math:`(*)`.
+        - Output: the input.
+
+    Lua:
+        ``w2nn.GradWeight(constant_scalar)``, waifu2x lib/GradWeight.lua
+    """
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, input: Tensor) -> Tensor:
+        return scale_gradient(input, self.factor)
+
+    def extra_repr(self) -> str:
+        return f"{self.factor}"
+
+
+@lua_class("w2nn.GradWeight")
+class GradWeightClass(LuaClass):
+    torch_type = GradWeight
+    scalars = {"constant_scalar": "factor"}
+
+
+@lua_class("w2nn.Print", "w2nn.PrintTable")
+class Print(LuaClass):
+    """Prints in Torch7; passes everything through here."""
+
+    torch_type = nn.Identity
+    passes_through = True
+
+
+class FixedConv2d(nn.Conv2d):
+    """A convolution whose weight Torch7 lists as a parameter and never trains.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding: as :class:`torch.nn.Conv2d`.
+
+    Shape:
+        - Input: :math:`(N, C_{in}, H, W)`.
+        - Output: :math:`(N, C_{out}, H', W')`.
+
+    Lua:
+        ``w2nn.EdgeFilter(nInputPlane)``, ``w2nn.RandomBinaryConvolution(…)``, waifu2x lib/
+    """
+
+
+@lua_class("w2nn.EdgeFilter", "w2nn.RandomBinaryConvolution")
+class FixedConvolution(LuaClass):
+    torch_type = FixedConv2d
+    scalars = {
+        "nInputPlane": "in_channels",
+        "nOutputPlane": "out_channels",
+        ("kH", "kW"): "kernel_size",
+        ("dH", "dW"): "stride",
+        ("padH", "padW"): "padding",
+    }
+    defaults = {"padH": 0, "padW": 0}
+    tensors = {"weight": "weight"}
+    scratch = ("finput", "fgradInput")
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        return {**super().arguments(obj, ctx), "bias": False, "device": "meta"}
+
+    @classmethod
+    def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
+        super().fill(module, obj, ctx)
+        module.weight.requires_grad_(False)

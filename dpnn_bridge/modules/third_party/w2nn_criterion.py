@@ -1,0 +1,279 @@
+"""Criterions of waifu2x (``w2nn.*``)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dpnn_bridge.conversion.lua_class import LuaClass, WithoutParameters, empty_table
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+from dpnn_bridge.torch7.gradient import with_gradient_of
+
+
+class ClippedMSECriterion(nn.Module):
+    """Mean squared error of the clamped input.
+
+    Args:
+        min, max: bounds.
+
+    Shape:
+        - Input: :math:`(N, *)`; target the same.
+        - Output: scalar.
+
+    Differs from torch:
+        The gradient is :math:`(clamp(x) - t) / n`, without the factor 2 and also outside the bounds.
+
+    Lua:
+        ``w2nn.ClippedMSECriterion(min, max)``, waifu2x lib/ClippedMSECriterion.lua
+    """
+
+    def __init__(self, min: float = 0, max: float = 1) -> None:
+        super().__init__()
+        self.min, self.max = min, max
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        square = (with_gradient_of(input.clamp(self.min, self.max), input) - target).square().mean()
+        return with_gradient_of(square, square / 2)
+
+    def extra_repr(self) -> str:
+        return f"{self.min}, {self.max}"
+
+
+@lua_class("w2nn.ClippedMSECriterion")
+class ClippedMSECriterionClass(LuaClass):
+    torch_type = ClippedMSECriterion
+    scalars = {"min": "min", "max": "max"}
+    scratch = ("diff", "diff_pow2", "instance_loss")
+    constants = {"diff": LuaTensor.empty, "diff_pow2": LuaTensor.empty, "instance_loss": empty_table}
+
+
+class ClippedWeightedHuberCriterion(nn.Module):
+    """Huber loss of the clamped input with a weight per element of a sample.
+
+    Args:
+        weight: :math:`(*)`, kept as a buffer.
+        gamma: where the loss becomes linear.
+        clip: bounds of the input.
+
+    Shape:
+        - Input: :math:`(N, *)`; target the same.
+        - Output: scalar.
+
+    Differs from torch:
+        The gradient lacks the weight's factor of the chain rule and also passes outside the bounds.
+
+    Lua:
+        ``w2nn.ClippedWeightedHuberCriterion(w, gamma, clip)``, waifu2x lib/ClippedWeightedHuberCriterion.lua
+    """
+
+    weight: Tensor
+
+    def __init__(self, weight: Tensor, gamma: float, clip: tuple[float, float]) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.gamma, self.clip = gamma, clip
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        difference = with_gradient_of((input.clamp(*self.clip) - target) * self.weight, input)
+        return F.huber_loss(difference, torch.zeros_like(difference), delta=self.gamma)
+
+    def extra_repr(self) -> str:
+        return f"gamma={self.gamma}, clip={self.clip}"
+
+
+@lua_class("w2nn.ClippedWeightedHuberCriterion")
+class ClippedWeightedHuberCriterionClass(LuaClass):
+    torch_type = ClippedWeightedHuberCriterion
+    scalars = {"gamma": "gamma"}
+    tensors = {"weight": "weight"}
+    scratch = ("diff", "diff_abs", "square_loss_buff", "linear_loss_buff")
+    constants = dict.fromkeys(scratch, LuaTensor.empty)
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        weight = torch.empty(obj["weight"].shape, device="meta")
+        return {**super().arguments(obj, ctx), "weight": weight, "clip": tuple(obj["clip"].as_list())}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: Any) -> dict[str, Any]:
+        assert isinstance(module, ClippedWeightedHuberCriterion)
+        return {**super().to_lua(module, ctx), "clip": LuaTable.from_list(module.clip)}
+
+
+class L1Criterion(nn.Module):
+    """Mean absolute difference.
+
+    Shape:
+        - Input: :math:`(*)`; target the same, or a number for one dimension (compared with the first element).
+        - Output: scalar.
+
+    Lua:
+        ``w2nn.L1Criterion()``, waifu2x lib/L1Criterion.lua
+    """
+
+    def forward(self, input: Tensor, target: Any) -> Tensor:
+        if input.dim() == 1:
+            return torch.cat([input[:1] - target, input[1:]]).abs().mean()
+        return F.l1_loss(input, target)
+
+
+@lua_class("w2nn.L1Criterion")
+class L1CriterionClass(LuaClass):
+    torch_type = L1Criterion
+    scratch = ("diff", "linear_loss_buff")
+    constants = dict.fromkeys(scratch, LuaTensor.empty)
+
+
+class LBPCriterion(nn.Module):
+    """Huber loss between random binary patterns of two images.
+
+    Args:
+        filter1: fixed convolutions applied to the input.
+        filter2: the same for the target.
+        ch: channels of the images.
+        n: patterns.
+        gamma: where the loss becomes linear.
+
+    Shape:
+        - Input: :math:`(N, C, H, W)`, or :math:`(N, C H W)` of square images; target the same.
+        - Output: scalar.
+
+    Differs from torch:
+        The gradient is scaled by :math:`n / numel(input)` instead of :math:`1 / numel(patterns)` and also passes where
+        the input was clamped to [0, 1].
+
+    Lua:
+        ``w2nn.LBPCriterion(ch, n, k, layers)``, waifu2x lib/LBPCriterion.lua
+    """
+
+    def __init__(self, filter1: nn.Module, filter2: nn.Module, ch: int, n: int, gamma: float = 0.1) -> None:
+        super().__init__()
+        self.filter1, self.filter2, self.ch, self.n, self.gamma = filter1, filter2, ch, n, gamma
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        image = self._image(input)
+        patterns = self.filter1(with_gradient_of(image.clamp(0, 1), image))
+        wanted = self.filter2(self._image(target).clamp(0, 1))
+        total = F.huber_loss(patterns, wanted, delta=self.gamma, reduction="sum")
+        return with_gradient_of(total / patterns.numel(), total * self.n / image.numel())
+
+    def _image(self, x: Tensor) -> Tensor:
+        if x.dim() != 2:
+            return x
+        side = round((x.shape[1] / self.ch) ** 0.5)
+        return x.reshape(-1, self.ch, side, side)
+
+    def extra_repr(self) -> str:
+        return f"ch={self.ch}, n={self.n}, gamma={self.gamma}"
+
+
+@lua_class("w2nn.LBPCriterion")
+class LBPCriterionClass(WithoutParameters):
+    torch_type = LBPCriterion
+    members = {"filter1": "filter1", "filter2": "filter2"}
+    scalars = {"ch": "ch", "n": "n", "gamma": "gamma"}
+    scratch = ("diff", "diff_abs", "square_loss_buff", "linear_loss_buff", "input", "target")
+    constants = {"k": 3, "layers": 1, **dict.fromkeys(scratch, LuaTensor.empty)}
+
+
+class SSIMCriterion(nn.Module):
+    """Mean structural similarity of two images in [0, 1].
+
+    Args:
+        conv: the Gaussian window, a convolution without bias.
+        c1, c2: constants against division by zero.
+        ch: channels.
+
+    Shape:
+        - Input: :math:`(N, C, H, W)`; target the same.
+        - Output: scalar.
+
+    Differs from torch:
+        Torch7 raises in backward; here the gradient is that of the value.
+
+    Lua:
+        ``w2nn.SSIMCriterion(ch, kernel_size, sigma)``, waifu2x lib/SSIMCriterion.lua
+    """
+
+    def __init__(self, conv: nn.Module, c1: float, c2: float, ch: int = 1) -> None:
+        super().__init__()
+        self.conv, self.c1, self.c2, self.ch = conv.requires_grad_(False), c1, c2, ch
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        mean1, mean2 = self.conv(input), self.conv(target)
+        variance1 = self.conv(input * input) - mean1 * mean1
+        variance2 = self.conv(target * target) - mean2 * mean2
+        covariance = self.conv(input * target) - mean1 * mean2
+        similarity = (2 * mean1 * mean2 + self.c1) * (2 * covariance + self.c2)
+        norm = (mean1 * mean1 + mean2 * mean2 + self.c1) * (variance1 + variance2 + self.c2)
+        return (similarity / norm).mean()
+
+    def extra_repr(self) -> str:
+        return f"ch={self.ch}"
+
+
+@lua_class("w2nn.SSIMCriterion")
+class SSIMCriterionClass(WithoutParameters):
+    torch_type = SSIMCriterion
+    members = {"conv": "conv"}
+    scalars = {"c1": "c1", "c2": "c2", "ch": "ch"}
+    scratch = ("mu1", "mu2", "mu1_sq", "mu2_sq", "mu1_mu2", "sigma1_sq", "sigma2_sq", "sigma12", "ssim_map")
+    constants = dict.fromkeys(scratch, LuaTensor.empty)
+
+
+class AuxiliaryLossCriterion(nn.Sequential):
+    """Mean of the losses of several outputs against one target.
+
+    Args:
+        *criterions: one per output.
+
+    Shape:
+        - Input: list of tensors, or one tensor in evaluation; target: one tensor.
+        - Output: scalar.
+
+    Raises:
+        ConversionError: the file holds fewer criterions than there are outputs. Torch7 makes them at the first call
+            from a class that a file does not hold.
+
+    Lua:
+        ``w2nn.AuxiliaryLossCriterion(base_criterion, args)``, waifu2x lib/AuxiliaryLossCriterion.lua
+    """
+
+    def forward(self, input: Any, target: Tensor) -> Tensor:  # type: ignore[override]
+        outputs = list(input) if isinstance(input, (list, tuple)) else [input]
+        if len(outputs) > len(self):
+            raise ConversionError(
+                f"{len(outputs)} outputs but {len(self)} criterions: the file was saved before the first call; "
+                "append the criterions to this module",
+                class_name="w2nn.AuxiliaryLossCriterion",
+            )
+        losses = [criterion(output, target) for criterion, output in zip(self, outputs, strict=False)]
+        return torch.stack(losses).mean()
+
+
+@lua_class("w2nn.AuxiliaryLossCriterion")
+class AuxiliaryLossCriterionClass(LuaClass):
+    torch_type = AuxiliaryLossCriterion
+    checked_by = "structure"
+    scratch = ("instance_loss",)
+    constants = {"sizeAverage": False, "gradInput": empty_table}
+
+    @classmethod
+    def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
+        return AuxiliaryLossCriterion(*ctx.children(obj, "criterions"))
+
+    @classmethod
+    def handled(cls, module: nn.Module) -> set[str]:
+        return {*super().handled(module), "criterions"}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        criterions = LuaTable.from_list(ctx.to_lua(m) for m in cls.children(module))
+        return {**super().to_lua(module, ctx), "criterions": criterions}

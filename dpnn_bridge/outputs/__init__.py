@@ -1,0 +1,90 @@
+"""Writes a model in the format that the suffix of the output names.
+
+Each format is one function that writes and one that reads back and compares; an output appears only after both.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import nn
+
+from dpnn_bridge.atomic import StrPath, replacing
+from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.suffixes import OUTPUTS
+
+
+@dataclass
+class Job:
+    """What a format may need beside the module.
+
+    Attributes:
+        example: an input of the model, for formats that trace it and to compare outputs.
+        metadata: plain data stored with the model where the format has a place for it.
+        options: of one format, such as ``tensor_type`` for ``.t7``.
+    """
+
+    example: Any = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+class Format(Protocol):
+    """The two functions of a format's module."""
+
+    def write(self, module: nn.Module, path: Path, job: Job) -> None:
+        """Writes the model."""
+        ...
+
+    def verify(self, module: nn.Module, path: Path, job: Job) -> None:
+        """Reads the file back and raises VerificationError when it is not the same model."""
+        ...
+
+
+def suffix_of(path: StrPath, to: str | None = None) -> str:
+    """The format of an output: ``to`` (with or without dot), else the suffix of ``path``.
+
+    Raises:
+        ConversionError: no such format.
+    """
+    suffix = f".{to.lstrip('.')}" if to else Path(path).suffix
+    if suffix not in OUTPUTS:
+        raise ConversionError(f"{path}: cannot write {suffix or 'a file without suffix'}; choose {', '.join(OUTPUTS)}")
+    return suffix
+
+
+def export(
+    module: nn.Module,
+    path: StrPath,
+    *,
+    to: str | None = None,
+    example: Any = None,
+    metadata: dict[str, Any] | None = None,
+    force: bool = False,
+    **options: Any,
+) -> None:
+    """Writes ``module`` to ``path``, reads the file back, compares, and only then lets it appear.
+
+    Args:
+        module: a converted module.
+        path: the output; its suffix chooses the format.
+        to: format name when the suffix does not say it.
+        example: one input of the model; ``.onnx`` and ``.pt2`` need it, ``.py`` compares outputs with it.
+        metadata: plain data to store beside the model.
+        force: replace an existing file.
+        **options: of the format.
+
+    Raises:
+        ConversionError: the format is unknown, lacks something, or cannot hold this model.
+        VerificationError: what was read back differs; nothing was written.
+        OutputExistsError: the file exists and ``force`` is False.
+    """
+    suffix = suffix_of(path, to)
+    handler: Format = importlib.import_module(f"{__name__}.{OUTPUTS[suffix]}")  # type: ignore[assignment]
+    job = Job(example, metadata or {}, options)
+    with replacing(path, force=force) as temporary:
+        handler.write(module, temporary, job)
+        handler.verify(module, temporary, job)

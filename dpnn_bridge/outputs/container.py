@@ -1,0 +1,208 @@
+"""The .pt container: ``{format, version, graph, constants, state_dict, metadata}``, plain data for ``weights_only``.
+
+``graph`` is the object graph of the model without its tensors, as JSON text (a pickled graph takes 20 times as long)::
+
+    {"root": value, "nodes": [node, …]}
+
+    value    null, boolean, number, string, or [i], which stands for nodes[i]
+    node     {"table": [[key, value], …]}
+             {"object": class name, "version": int, "payload": value, "header": [value, …]}
+             {"tensor": class name, "shape": […], "stride": […], "offset": int, "storage": value}
+             {"storage": class name, "size": int, "key": name in state_dict}      a parameter or buffer
+             {"storage": class name, "size": int, "data": i}                      constants[i], a 1-D tensor
+             {"storage": class name, "size": int}                                 arranged differently in torch
+             {"bytes": i}                                                         constants[i], a 1-D uint8 tensor
+
+Loading builds the module from the graph with the same registry as a .t7 file, then takes the tensors from
+``state_dict``. See docs/pt-format.md.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.options import Options
+from dpnn_bridge.conversion.report import Report
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype
+
+FORMAT = "dpnn_bridge"
+VERSION = 1
+
+
+def pack(module: nn.Module, metadata: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The content of a ``.pt`` file for ``module``.
+
+    Raises:
+        ConversionError: a submodule has no Lua class.
+    """
+    state_dict = {k: v.detach() for k, v in module.state_dict().items()}
+    ctx = LuaContext(gradients=False)
+    root = ctx.to_lua(module)
+    names: dict[int, str] = {}
+    for name, tensor in [
+        *module.named_parameters(remove_duplicate=False),
+        *module.named_buffers(remove_duplicate=False),
+    ]:
+        if name in state_dict:
+            names.setdefault(id(tensor), name)
+    keys = {storage: names[id(tensor)] for storage, tensor in ctx.sources.items() if id(tensor) in names}
+    encoder = _Encoder(keys, ctx.derived)
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "graph": json.dumps(encoder.encode(root)),
+        "constants": encoder.constants,
+        "state_dict": state_dict,
+        "metadata": metadata or {},
+    }
+
+
+def unpack(content: Any, options: Options, source: str = "") -> tuple[nn.Module, Report]:
+    """The module of a ``.pt`` content, with its report.
+
+    Raises:
+        ConversionError: the content is not of this format, is damaged, or of a newer version.
+    """
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ConversionError(
+            f"{source or 'the file'} is a PyTorch file but not one that dpnn_bridge wrote; use torch.load for it"
+        )
+    if content.get("version", 0) > VERSION:
+        raise ConversionError(f"{source}: format version {content['version']}, this dpnn_bridge reads up to {VERSION}")
+    try:
+        root = _decode(json.loads(content["graph"]), content["constants"])
+        state_dict, metadata = content["state_dict"], content["metadata"]
+    except (KeyError, IndexError, TypeError, ValueError) as e:
+        raise ConversionError(f"{source}: the object graph is damaged ({e!r}); convert the .t7 file again") from e
+    ctx = TorchContext(options)
+    module = ctx.to_torch(root)
+    ctx.finish()
+    load_tensors(module, state_dict)
+    ctx.report.metadata = metadata
+    return module, ctx.report
+
+
+def load_tensors(module: nn.Module, state_dict: dict[str, torch.Tensor]) -> None:
+    """Takes over the tensors of ``state_dict`` without a copy; tied parameters stay tied.
+
+    Raises:
+        ConversionError: names or shapes differ.
+    """
+    own = module.state_dict(keep_vars=True)
+    if own.keys() != state_dict.keys():
+        missing, extra = sorted(own.keys() - state_dict.keys()), sorted(state_dict.keys() - own.keys())
+        raise ConversionError(f"state_dict does not fit the graph: missing {missing}, unexpected {extra}")
+    done: set[int] = set()
+    for name, tensor in own.items():
+        if tensor.shape != state_dict[name].shape:
+            raise ConversionError(f"{name}: the graph has shape {tuple(tensor.shape)}, {tuple(state_dict[name].shape)}")
+        if id(tensor) not in done:
+            done.add(id(tensor))
+            tensor.data = state_dict[name]
+
+
+class _Encoder:
+    def __init__(self, keys: dict[int, str], derived: set[int]) -> None:
+        self._keys, self._derived = keys, derived
+        self._nodes: list[dict[str, Any]] = []
+        self._index: dict[int, int] = {}
+        self._alive: list[Any] = []
+        self.constants: list[torch.Tensor] = []
+
+    def encode(self, root: Any) -> dict[str, Any]:
+        stack: list[tuple[dict[str, Any], Any]] = []
+        value = self._value(root, stack)
+        while stack:
+            node, obj = stack.pop()
+            if isinstance(obj, LuaTable):
+                node["table"] = [[self._value(k, stack), self._value(v, stack)] for k, v in obj.items()]
+            elif isinstance(obj, LuaObject):
+                node["payload"] = self._value(obj.payload, stack)
+                node["header"] = [self._value(v, stack) for v in obj.header]
+            elif isinstance(obj, LuaTensor):
+                node["storage"] = self._value(obj.storage, stack)
+        return {"root": value, "nodes": self._nodes}
+
+    def _value(self, value: Any, stack: list[tuple[dict[str, Any], Any]]) -> Any:
+        if value is None or isinstance(value, (bool, int, float, str)):
+            return value
+        if id(value) in self._index:
+            return [self._index[id(value)]]
+        node: dict[str, Any]
+        if isinstance(value, LuaTable):
+            node = {"table": []}
+        elif isinstance(value, LuaObject):
+            node = {"object": value.class_name, "version": value.version}
+        elif isinstance(value, LuaTensor):
+            node = {
+                "tensor": value.class_name,
+                "shape": list(value.shape),
+                "stride": list(value.stride),
+                "offset": value.offset,
+            }
+        elif isinstance(value, LuaStorage):
+            node = {"storage": value.class_name, "size": value.size}
+            if id(value) in self._keys:
+                node["key"] = self._keys[id(value)]
+            elif id(value) not in self._derived:
+                node["data"] = self._constant(value.torch())
+        elif isinstance(value, bytes):
+            node = {"bytes": self._constant(torch.from_numpy(np.frombuffer(value, np.uint8).copy()))}
+        elif isinstance(value, LuaFunction):
+            return None
+        else:
+            raise ConversionError(f"a {type(value).__name__} cannot be stored in a .pt file")
+        self._index[id(value)] = len(self._nodes)
+        self._nodes.append(node)
+        self._alive.append(value)
+        stack.append((node, value))
+        return [self._index[id(value)]]
+
+    def _constant(self, tensor: torch.Tensor) -> int:
+        self.constants.append(tensor)
+        return len(self.constants) - 1
+
+
+def _decode(graph: dict[str, Any], constants: list[torch.Tensor]) -> Any:
+    nodes = graph["nodes"]
+    objects: list[Any] = []
+    for node in nodes:
+        if "table" in node:
+            objects.append(LuaTable())
+        elif "object" in node:
+            objects.append(LuaObject(node["object"], version=node["version"]))
+        elif "tensor" in node:
+            objects.append(LuaTensor(node["tensor"], tuple(node["shape"]), tuple(node["stride"]), node["offset"], None))
+        elif "bytes" in node:
+            objects.append(constants[node["bytes"]].numpy().tobytes())
+        else:
+            objects.append(_storage(node, constants))
+
+    def value(v: Any) -> Any:
+        return objects[v[0]] if isinstance(v, list) else v
+
+    for node, obj in zip(nodes, objects, strict=True):
+        if "table" in node:
+            for k, v in node["table"]:
+                obj[value(k)] = value(v)
+        elif "object" in node:
+            obj.payload = value(node["payload"])
+            obj.header = tuple(value(v) for v in node["header"])
+        elif "tensor" in node:
+            obj.storage = value(node["storage"])
+    return value(graph["root"])
+
+
+def _storage(node: dict[str, Any], constants: list[torch.Tensor]) -> LuaStorage:
+    if "data" in node:
+        return LuaStorage(node["storage"], node["size"], constants[node["data"]].numpy())
+    dtype = element_dtype(node["storage"])
+    return LuaStorage(node["storage"], node["size"], lambda: np.zeros(node["size"], dtype))

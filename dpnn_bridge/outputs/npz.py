@@ -1,0 +1,28 @@
+"""``.npz``: the weights as numpy arrays under their ``state_dict`` names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.compare.bits import same_tensors
+from dpnn_bridge.outputs import Job
+
+
+def _weights(module: nn.Module) -> dict[str, Tensor]:
+    """numpy has no bfloat16: such tensors become float32, which holds them exactly."""
+    return {k: (v.float() if v.dtype == torch.bfloat16 else v).detach().cpu() for k, v in module.state_dict().items()}
+
+
+def write(module: nn.Module, path: Path, job: Job) -> None:
+    arrays = {k: v.numpy() for k, v in _weights(module).items()}
+    with open(path, "wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+def verify(module: nn.Module, path: Path, job: Job) -> None:
+    with np.load(path, allow_pickle=False) as archive:
+        same_tensors(path, {k: torch.from_numpy(archive[k]) for k in archive.files}, _weights(module))

@@ -1,0 +1,264 @@
+"""Modules as the constructor calls that make them."""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from dpnn_bridge.conversion import to_lua
+from dpnn_bridge.conversion.placeholder import Placeholder
+from dpnn_bridge.conversion.registry import spec_of
+from dpnn_bridge.conversion.ties import plain_type
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.modules.nn.convolution import size_from_second_input, sized
+from dpnn_bridge.modules.nn.nngraph import GModule
+from dpnn_bridge.objects import LuaTable
+from dpnn_bridge.outputs.py.calls import Call, Value, code_of, literal
+from dpnn_bridge.outputs.py.closure import SourceClosure
+from dpnn_bridge.outputs.py.graphs import GraphClasses, kind_of, live_children
+from dpnn_bridge.outputs.py.helpers import parametrized
+from dpnn_bridge.outputs.py.lists import taking_lists
+
+#: tensors of the state with more elements than this are written without their values
+LITERAL = 16
+
+
+class Constructors:
+    """Writes modules as constructor calls.
+
+    Args:
+        root: the model.
+        closure: takes the classes that are not PyTorch's.
+        shapes: ``id(module)`` -> shape of its output, for comments.
+
+    Attributes:
+        graphs: the classes of the graphs in the model.
+        variables: modules that are used in several places: ``id(module)`` -> name of a variable.
+        definitions: ``(variable, call)`` in the order in which they can be run.
+        added: ``(container, name, call)`` of members with names that no constructor gives.
+    """
+
+    def __init__(self, root: nn.Module, closure: SourceClosure, shapes: dict[int, str]) -> None:
+        self.closure, self.shapes = closure, shapes
+        self.graphs = GraphClasses(self)
+        self.variables: dict[int, str] = {}
+        self.definitions: list[tuple[str, Call]] = []
+        self.added: list[tuple[nn.Module, str, Value]] = []
+        self._root = root
+        self._state = {id(t) for t in root.state_dict(keep_vars=True).values()}
+        self._listed = taking_lists(root)
+        self._uses: Counter[int] = Counter()
+        self._count(root)
+
+    def _count(self, module: nn.Module) -> None:
+        for child in _referenced(module):
+            self._uses[id(child)] += 1
+            if self._uses[id(child)] == 1:
+                self._count(child)
+
+    def value_of(self, module: nn.Module, path: str, hint: str = "") -> Value:
+        """The call that makes a module, or the variable of one that is used in several places.
+
+        Args:
+            module: the module.
+            path: where it is, for messages.
+            hint: a name for the class of a graph.
+        """
+        if id(module) in self.variables:
+            return self.variables[id(module)]
+        call = self._parametrized(module, path, hint) if parametrize.is_parametrized(module) else None
+        call = call or self._call(module, path, hint)
+        if self._uses[id(module)] > 1 and module is not self._root:
+            variable = self.variables[id(module)] = self.closure.unique(f"shared_{kind_of(module)}")
+            self.definitions.append((variable, call))
+            return variable
+        call.comment = self.shapes.get(id(module), "")
+        return call
+
+    def _parametrized(self, module: nn.Module, path: str, hint: str) -> Call:
+        call = self._call(module, path, hint)
+        entries: dict[str, Any] = dict(module.parametrizations.items())  # type: ignore[operator, union-attr]
+        for name, parametrizations in entries.items():
+            for parametrization in parametrizations:
+                kind = type(parametrization)
+                if kind.__name__ == "_WeightNorm":
+                    options = {"name": (name, "weight"), "dim": (parametrization.dim, 0)}
+                    given = {k: self._value(v, path) for k, (v, default) in options.items() if v != default}
+                    call = Call("nn.utils.parametrizations.weight_norm", [call], given)
+                elif kind.__module__.startswith("torch."):
+                    raise ConversionError(
+                        f"its {name} has the parametrization {kind.__name__}, which .py cannot hold; "
+                        f"torch.nn.utils.parametrize.remove_parametrizations(module, {name!r}) makes it ordinary",
+                        path=path,
+                        class_name=_plain_type(module).__name__,
+                    )
+                else:
+                    inner = self.value_of(parametrization, path)
+                    call = Call(self.closure.add(parametrized), [call, literal(name), inner])
+        return call
+
+    def _call(self, module: nn.Module, path: str, hint: str) -> Call:
+        if isinstance(module, GModule):
+            return self.graphs.call(module, path, hint)
+        kind = _plain_type(module)
+        if isinstance(module, Placeholder) or kind.__module__.startswith("dpnn_bridge.lua."):
+            raise ConversionError(
+                ".py needs a PyTorch module for every class; register one for this class with @lua_class",
+                path=path,
+                class_name=getattr(module, "class_name", kind.__name__),
+            )
+        call = Call(self.closure.add(kind))
+        members = iter([(n, m) for n, m in module._modules.items() if m is not None and n.isdigit()])
+        for p in _parameters(kind):
+            if p.kind is p.VAR_POSITIONAL:
+                values = module.__dict__.get(p.name)  # such as the sizes of View(*sizes)
+                named = enumerate(values) if values is not None else members
+                call.positional += [self._value(v, f"{path}.{n}") for n, v in named]
+                continue
+            value = self._argument(module, p, path, members)
+            value = _simplified(module, p, value)
+            if value is p.empty or _equal(value, p.default):
+                continue
+            text = self._value(value, f"{path}.{p.name}", f"{kind.__name__}{_camel(p.name)}")
+            named = call.keywords or (not isinstance(value, nn.Module) and any(call.calls()))
+            if p.default is p.empty and p.kind is not p.KEYWORD_ONLY and not named:
+                call.positional.append(text)
+            else:
+                call.keywords[p.name] = text
+        if isinstance(module, nn.RNN) and module.nonlinearity != "tanh":
+            call.keywords["nonlinearity"] = literal(module.nonlinearity)
+        if isinstance(module, nn.Sequential):
+            self._add_members(module, path)
+        if id(module) in self._listed and size_from_second_input in module._forward_pre_hooks.values():
+            call = Call(self.closure.add(sized), [call])
+        return call
+
+    def _add_members(self, module: nn.Module, path: str) -> None:
+        """Members of containers that have names of their own."""
+        for name, child in module._modules.items():
+            if child is not None and not name.isdigit():
+                self.added.append((module, name, self.value_of(child, f"{path}.{name}")))
+
+    def _argument(self, module: nn.Module, parameter: inspect.Parameter, path: str, members: Iterator[Any]) -> Any:
+        """The value of a constructor's argument: the attribute of that name, a member, or what the Lua fields say."""
+        name = parameter.name
+        value = getattr(module, name, parameter.empty)
+        if inspect.ismethod(value):
+            value = parameter.empty
+        if value is parameter.empty and parameter.default is parameter.empty:
+            value = next(members, ("", parameter.empty))[1] if spec_of(module).container else parameter.empty
+            if value is parameter.empty:
+                value = _from_lua(module).get(name, parameter.empty)
+            if value is parameter.empty:
+                raise ConversionError(
+                    f"the value of its constructor's argument {name!r} is not known; give the class an attribute "
+                    "of that name",
+                    path=path,
+                    class_name=type(module).__name__,
+                )
+        if isinstance(value, Tensor) and id(value) in self._state and isinstance(parameter.default, (int, float)):
+            return parameter.empty  # it comes with the state
+        if name == "bias" and not isinstance(value, bool) and value is not parameter.empty:
+            return value is not None
+        return value
+
+    def _value(self, value: Any, path: str, hint: str = "") -> Value:
+        if type(value) is nn.ModuleList:
+            return self._value(list(value), path)
+        if isinstance(value, nn.Module):
+            return self.value_of(value, path, hint)
+        if value is None or isinstance(value, (bool, int, float, str, torch.dtype)):
+            return literal(value)
+        if isinstance(value, Tensor):
+            return self._tensor(value)
+        if isinstance(value, tuple):
+            inner = [self._value(v, path) for v in value]
+            return f"({', '.join(code_of(v) for v in inner)}{',' if len(inner) == 1 else ''})"
+        if isinstance(value, list):
+            return Call("", [self._value(v, f"{path}[{i}]") for i, v in enumerate(value)])
+        if isinstance(value, (LuaTable, dict)):
+            entries = [f"{code_of(self._value(k, path))}: {code_of(self._value(v, path))}" for k, v in value.items()]
+            return f"{{{', '.join(entries)}}}"
+        raise ConversionError(f"a {type(value).__name__} cannot be written as Python source", path=path)
+
+    def _tensor(self, value: Tensor) -> str:
+        dtype = "" if value.dtype in (torch.float32, torch.int64) else f", dtype={value.dtype}"
+        if id(value) in self._state and value.numel() > LITERAL:
+            dtype = ", dtype=torch.int64" if value.dtype == torch.int64 else dtype
+            return f"torch.ones({', '.join(map(str, value.shape))}{dtype})"
+        return f"torch.tensor({value.detach().cpu().tolist()!r}{dtype})"
+
+
+def _referenced(module: nn.Module) -> list[nn.Module]:
+    """The modules that a module holds, and those it refers to without owning them."""
+    if isinstance(module, GModule):
+        return live_children(module)
+    others = [v for v in vars(module).values() if isinstance(v, nn.Module)]
+    return [m for m in module._modules.values() if m is not None] + others
+
+
+def _plain_type(module: nn.Module) -> type[nn.Module]:
+    """The class of a module without the one that ties or parametrizations put in front."""
+    return plain_type(parametrize.type_before_parametrizations(module))
+
+
+def _parameters(kind: type) -> list[inspect.Parameter]:
+    """The arguments of a constructor; where it passes ``*args, **kwargs`` on, those of its base class."""
+    chain = iter(kind.__mro__)
+    own = list(inspect.signature(next(chain).__init__).parameters.values())
+    rest = inspect.Parameter.VAR_KEYWORD
+    while any(p.kind is rest for p in own):
+        base = next(chain)
+        if base is nn.Module:
+            break
+        named = [p for p in own if p.kind not in (p.VAR_POSITIONAL, rest)]
+        inherited = inspect.signature(base.__init__).parameters.values()
+        inherited = [p for p in inherited if p.name not in {q.name for q in named}]
+        if len(named) + 1 == len(own):  # **kwargs alone
+            own = [*named, *(p.replace(kind=p.KEYWORD_ONLY) for p in inherited if p.kind is not rest)]
+            own += [p for p in inherited if p.kind is rest]
+        else:
+            own = [*inherited, *named]
+    fixed = {"self", "device"} | ({"mode"} if issubclass(kind, nn.RNNBase) else set())
+    fixed |= {"dtype"} if kind.__module__.startswith("torch.nn.") else set()
+    return [p for p in own if p.name not in fixed and p.kind is not rest]
+
+
+def _from_lua(module: nn.Module) -> dict[str, Any]:
+    """Arguments as they follow from the module's Lua fields; submodules are the module's own."""
+    spec = spec_of(module)
+    try:
+        arguments = spec.arguments(spec.upgrade(to_lua(module, gradients=False)), TorchContext())
+    except (ConversionError, KeyError):
+        return {}
+    return {k: v for k, v in arguments.items() if not isinstance(v, nn.Module)}
+
+
+#: modules of these files take one number for several that are equal
+_SIZED = (nn.modules.pooling.__name__, nn.modules.padding.__name__)
+
+
+def _simplified(module: nn.Module, parameter: inspect.Parameter, value: Any) -> Any:
+    """The shortest value of an argument: PyTorch's layers take 3 for (3, 3)."""
+    home = type(module).__module__
+    if home == nn.modules.pooling.__name__ and parameter.name == "stride" and value == module.kernel_size:
+        return None
+    sized = isinstance(module, nn.modules.conv._ConvNd) or home in _SIZED
+    return value[0] if sized and isinstance(value, tuple) and len(set(value)) == 1 else value
+
+
+def _camel(name: str) -> str:
+    return "".join(part.capitalize() for part in name.split("_"))
+
+
+def _equal(value: Any, default: Any) -> bool:
+    if type(value) is not type(default) and {type(value), type(default)} != {int, float}:
+        return False
+    return not isinstance(value, Tensor) and value == default

@@ -1,0 +1,314 @@
+"""nngraph's graphs as classes with a ``forward`` that is written out."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import keyword
+import re
+import textwrap
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import chain, count
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from dpnn_bridge.conversion.fields import record_of
+from dpnn_bridge.modules.nn.nngraph import GModule
+from dpnn_bridge.outputs.py.calls import Call, Value, code_of, in_docstring, indented, text_of, without_repeats
+from dpnn_bridge.outputs.py.helpers import Graph
+
+if TYPE_CHECKING:
+    from dpnn_bridge.outputs.py.constructors import Constructors
+
+#: what members are called, by the beginning of their class; others are called by their class
+NAMES = {
+    "BatchNorm": "norm",
+    "Conv": "conv",
+    "MaxPool": "pool",
+    "AvgPool": "pool",
+    "LookupTable": "embedding",
+    "Sequential": "block",
+    "GModule": "graph",
+    "ReLU": "relu",
+    "LeakyReLU": "leaky_relu",
+    "PReLU": "prelu",
+    "SoftMax": "softmax",
+    "LogSoftMax": "log_softmax",
+}
+
+
+class GraphClasses:
+    """The classes that stand for the graphs of one model.
+
+    Attributes:
+        names: ``id(graph)`` -> child -> name of the member that stands for it.
+    """
+
+    def __init__(self, constructors: Constructors) -> None:
+        self._constructors = constructors
+        self._classes: list[_GraphClass] = []
+        self.names: dict[int, dict[str, str]] = {}
+
+    def call(self, graph: GModule, path: str, hint: str) -> Call:
+        """The call that makes a graph.
+
+        Args:
+            graph: the graph.
+            path: where it is in the model.
+            hint: a name for its class.
+        """
+        self._constructors.closure.add(Graph)
+        written = _GraphClass(graph, path, self._constructors)
+        self.names[id(graph)] = written.names
+        same = next((c for c in self._classes if c.signature == written.signature), None)
+        if same is None:
+            written.name = self._constructors.closure.unique(hint or ("Subgraph" if path else "Net"))
+            self._classes.append(written)
+        return Call((same or written).name, list(written.arguments))
+
+    def calls(self) -> list[Call]:
+        """The calls in the constructors of all classes."""
+        return [Call("", list(c.calls.values())) for c in self._classes]
+
+    def definitions(self) -> list[str]:
+        """The source of all classes, each after those it uses."""
+        return [c.text() for c in self._classes]
+
+
+class _GraphClass:
+    """One graph.
+
+    Attributes:
+        name: of the class.
+        names: child of the graph -> name of the member that stands for it.
+        calls: name of a member -> what makes it.
+        arguments: variables that the constructor takes.
+        signature: equal for graphs that are one class.
+    """
+
+    def __init__(self, graph: GModule, path: str, constructors: Constructors) -> None:
+        self.name = ""
+        self._path = path.lstrip(".")
+        self.calls: dict[str, Value] = {}
+        self.names = self._members(graph, path, constructors)
+        self._input, self._steps = _Forward(graph, self.names, constructors.shapes).written()
+        codes = {name: code_of(call) for name, call in self.calls.items()}
+        used = set(re.findall(r"\w+", " ".join(codes.values())))
+        self.arguments = [v for v in constructors.variables.values() if v in used]
+        self._numbers = {c: name for c, name in self.names.items() if c != name and graph.get_submodule(c).state_dict()}
+        self.signature = (self._input, [s for s, _ in self._steps], self.arguments, self._numbers, codes)
+
+    def _members(self, graph: GModule, path: str, constructors: Constructors) -> dict[str, str]:
+        """Chooses names and writes the calls; equal modules without a state become one."""
+        labels = {node.module: node.label for node in reversed(graph.nodes)}
+        kept: dict[Any, tuple[str, list[str]]] = {}
+        for child, module in _kept(graph).items():
+            code = code_of(constructors.value_of(module, path)) if is_pure(module) else ""
+            key = (code, module.training) if code else id(module)
+            record = record_of(module)
+            label = labels.get(child) or (record and record.fields.get("name")) or ""
+            name = identifier(label) if isinstance(label, str) and not code else ""
+            kept.setdefault(key, (name or kind_of(module), []))[1].append(child)
+        bases = Counter(base for base, _ in kept.values())
+        taken, names = set(graph._modules), dict[str, str]()
+        for base, children in kept.values():
+            numbered = (f"{base}{n}" for n in count(1))
+            name = next(n for n in chain([base] if bases[base] == 1 else [], numbered) if n not in taken)
+            taken.add(name)
+            names.update(dict.fromkeys(children, name))
+            module = graph.get_submodule(children[0])
+            hint = "".join(p[:1].upper() + p[1:] for p in base.split("_")) if base != kind_of(module) else ""
+            self.calls[name] = constructors.value_of(module, f"{path}.{children[0]}".lstrip("."), hint)
+        twins = {_tensors(graph.get_submodule(child)): name for child, name in names.items()}
+        for child, module in graph._modules.items():  # children that no node runs are copies of those that nodes run
+            if child not in names and module is not None and _tensors(module) in twins and _tensors(module):
+                names[child] = twins[_tensors(module)]
+        return names
+
+    def text(self) -> str:
+        """The source."""
+        place = f"graph at ``{in_docstring(self._path)}`` in the Torch7 model" if self._path else "model"
+        lines = [f'"""The {place}."""', ""]
+        lines += [f"def __init__({', '.join(['self', *self.arguments])}):"]
+        lines += [indented(f"super().__init__({_dict(self._numbers)})")]
+        for name, call in self.calls.items():
+            lines += [indented(f"self.{name} = {text_of(call)}")]
+        lines += ["", f"def forward(self, {self._input}):"]
+        lines += [f"    {step}" + (f"  # {comment}" if comment else "") for step, comment in self._steps]
+        return f"class {self.name}(Graph):\n{indented(without_repeats(chr(10).join(lines)))}"
+
+
+class _Forward:
+    """Writes the steps of a graph as statements.
+
+    A value is known by the position of the node that computes it, the input by -1. Nodes that only hand on what they
+    take have no value of their own.
+    """
+
+    def __init__(self, graph: GModule, names: dict[str, str], shapes: dict[int, str]) -> None:
+        self._graph, self._nodes, self._names, self._shapes = graph, graph.nodes, names, shapes
+        self._values = {-1: -1}
+        self._sizes: dict[int, int] = {}
+        self._labels: dict[int, str] = defaultdict(str)
+        self._parts: dict[int, dict[int, int]] = defaultdict(dict)
+        self._last_use: dict[int, int] = {}
+        self._variables: dict[int, str] = {}
+        self._used = set[str]()
+        for i, node in enumerate(self._nodes):
+            value = self._values[i] = self._value(i)
+            self._labels[value] = self._labels[value] or identifier(node.label)
+            self._sizes |= {} if node.splits is None else {value: node.splits}
+        whole = set(self._operands(graph.output_node))
+        for i in self._steps():
+            operands = [v for source in self._inputs(i) for v in self._operands(source)]
+            self._last_use |= dict.fromkeys(operands, i)
+            whole |= set() if self._nodes[i].select else {*operands}
+        self._last_use |= dict.fromkeys(self._operands(graph.output_node), len(self._nodes))
+        #: values that are taken apart at once
+        self._unpacked = {v for v in self._parts if v in self._sizes and v not in whole}
+
+    def _inputs(self, position: int) -> tuple[int, ...]:
+        return (-1,) if position == self._graph.input_node else self._nodes[position].inputs
+
+    def _runs(self, position: int) -> bool:
+        return self._nodes[position].module in self._names
+
+    def _value(self, position: int) -> int:
+        """The value of a node: its own, or that of a node before it."""
+        node, inputs = self._nodes[position], self._inputs(position)
+        if node.select is not None:
+            source = self._values[inputs[0]]
+            if self._is_list(source):
+                return self._values[self._inputs(source)[node.select - 1]]
+            return self._parts[source].setdefault(node.select, position)
+        return self._values[inputs[0]] if len(inputs) == 1 and not self._runs(position) else position
+
+    def _is_list(self, value: int) -> bool:
+        """Whether a value is the list of what a node takes."""
+        return value >= 0 and not self._runs(value) and self._nodes[value].select is None
+
+    def _operands(self, position: int) -> list[int]:
+        """The values that stand in the text of a node's value."""
+        value = self._values[position]
+        if not self._is_list(value):
+            return [value]
+        return [v for source in self._inputs(value) for v in self._operands(source)]
+
+    def _steps(self) -> Iterator[int]:
+        """The nodes that compute something."""
+        return (i for i, value in self._values.items() if i == value >= 0 and not self._is_list(i))
+
+    # ------------------------------------------------------------------ the statements
+    def written(self) -> tuple[str, list[tuple[str, str]]]:
+        """The parameter of ``forward``, and its statements with comments."""
+        parameter = "inputs" if -1 in self._unpacked else self._named(-1, [])
+        statements = [(f"{self._target(-1, [])} = inputs", "")] if -1 in self._unpacked else []
+        for i in self._steps():
+            node = self._nodes[i]
+            text = [self._text(source) for source in self._inputs(i)]
+            free = [v for s in self._inputs(i) for v in self._operands(s) if self._last_use[v] == i]
+            released = [self._variables.pop(v) for v in dict.fromkeys(free) if v in self._variables]
+            if node.select is None:
+                argument = text[0] if len(text) == 1 else f"[{', '.join(text)}]"
+                expression = f"self.{self._names[node.module or '']}({argument})"
+            elif self._values[self._inputs(i)[0]] in self._unpacked:
+                continue
+            else:
+                expression = f"{text[0]}[{node.select - 1}]"
+            target = f"{self._target(i, released)} = " if i in self._last_use else ""
+            module = self._graph._modules[node.module] if node.module is not None else None
+            statements.append((target + expression, self._shapes.get(id(module), "")))
+        return parameter, [*statements, (f"return {self._text(self._graph.output_node)}", "")]
+
+    def _text(self, position: int) -> str:
+        value = self._values[position]
+        if self._is_list(value):
+            return f"[{', '.join(self._text(source) for source in self._inputs(value))}]"
+        return self._variables.get(value, "")
+
+    def _target(self, value: int, released: list[str]) -> str:
+        """The variable of a value, or those of its parts."""
+        if value not in self._unpacked:
+            return self._named(value, released)
+        parts = [self._parts[value].get(k) for k in range(1, self._sizes[value] + 1)]
+        return ", ".join(self._named(p, []) if p is not None and p in self._last_use else "_" for p in parts)
+
+    def _named(self, value: int, released: list[str]) -> str:
+        """A variable for a value: as its node is annotated, that of what it is made of, or a new one."""
+        generic = [name for name in released if re.fullmatch(r"x\d*", name)]
+        new = (f"x{n}" for n in count(1))
+        names = chain([self._labels[value], *generic[:1], "x" if value == -1 else ""], new)
+        name = next(n for n in names if n and (n in released or n not in self._used))
+        self._used.add(name)
+        self._variables[value] = name
+        return name
+
+
+# ---------------------------------------------------------------------- members
+def live_children(graph: GModule) -> list[nn.Module]:
+    """The modules that the class of a graph has, each once."""
+    return list({id(m): m for m in _kept(graph).values()}.values())
+
+
+def _kept(graph: GModule) -> dict[str, nn.Module]:
+    """The children that a graph's class has: those that nodes run, but for identities, and others with own tensors."""
+    run = [graph._modules[node.module] for node in graph.nodes if node.module is not None]
+    names = dict.fromkeys(node.module for node in graph.nodes if node.module is not None)
+    known = {_tensors(m) for m in run if m is not None}
+    others = [c for c, m in graph._modules.items() if c not in names and m is not None and _tensors(m) not in known]
+    children = [(c, graph.get_submodule(c)) for c in [*names, *others]]
+    return {c: m for c, m in children if type(m) is not nn.Identity}
+
+
+def _dict(entries: dict[str, str]) -> str:
+    """The source of a dict, with as many entries in a line as fit."""
+    lines = [""]
+    for key, value in entries.items():
+        entry = f'"{key}": "{value}",'
+        if len(lines[-1]) + len(entry) > 80:
+            lines.append("")
+        lines[-1] += f" {entry}" if lines[-1] else entry
+    return "{" + lines[0].rstrip(",") + "}" if len(lines) == 1 else "\n".join(["{", *map(indented, lines), "}"])
+
+
+def _tensors(module: nn.Module) -> tuple[int, ...]:
+    return tuple(id(t) for t in module.state_dict(keep_vars=True).values())
+
+
+def kind_of(module: nn.Module) -> str:
+    """A name for a module after its class."""
+    kind = type(module).__name__
+    known = next((name for start, name in NAMES.items() if kind.startswith(start)), "")
+    if known:
+        return known
+    kind = re.sub(r"^(C(?=[A-Z][a-z]+Table)|Spatial|Temporal)|(Table|[123]d)$", "", kind)
+    return identifier(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", kind).lower())
+
+
+def identifier(label: str) -> str:
+    """A label as the name of a variable and attribute, or an empty string."""
+    name = re.sub(r"\W+", "_", label, flags=re.ASCII).strip("_")
+    if not name:
+        return ""
+    name = f"n{name}" if name[0].isdigit() else name
+    return (
+        f"{name}_" if keyword.iskeyword(name) or hasattr(Graph({}), name) or name in ("self", "nn", "torch") else name
+    )
+
+
+def is_pure(module: nn.Module) -> bool:
+    """Whether a module holds nothing and changes nothing of itself when it runs."""
+    empty = not module._modules and not module._parameters and not module._buffers
+    return empty and not any(map(_writes_attributes, type(module).__mro__[: -len(nn.Module.__mro__)]))
+
+
+@lru_cache
+def _writes_attributes(kind: type) -> bool:
+    """Whether a method other than the constructor sets an attribute."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
+    methods = [n for n in tree.body[0].body if isinstance(n, ast.FunctionDef) and n.name != "__init__"]  # type: ignore[attr-defined]
+    attributes = (n for method in methods for n in ast.walk(method) if isinstance(n, ast.Attribute))
+    return any(isinstance(a.ctx, ast.Store) for a in attributes)

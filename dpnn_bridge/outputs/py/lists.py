@@ -1,0 +1,37 @@
+"""Which modules of a model may be given a list, as far as its structure shows."""
+
+from __future__ import annotations
+
+import inspect
+
+from torch import nn
+
+from dpnn_bridge.modules.nn.nngraph import GModule
+
+
+def taking_lists(root: nn.Module) -> set[int]:
+    """``id`` of the modules that may be given a list instead of a tensor."""
+    found: set[int] = set()
+
+    def visit(module: nn.Module, listed: bool) -> None:
+        if listed:
+            found.add(id(module))
+        if isinstance(module, GModule):
+            for node in module.nodes:
+                if node.module is not None:
+                    visit(module.get_submodule(node.module), len(node.inputs) > 1)
+        else:
+            for child in module.children():
+                visit(child, listed)
+                listed = _returns_list(child) if type(module) is nn.Sequential else listed
+
+    visit(root, True)
+    return found
+
+
+def _returns_list(module: nn.Module) -> bool:
+    if isinstance(module, GModule):
+        return len(module.nodes[module.output_node].inputs) > 1
+    if type(module) is nn.Sequential:
+        return len(module) > 0 and _returns_list(module[-1])
+    return "list" in str(inspect.signature(module.forward).return_annotation)

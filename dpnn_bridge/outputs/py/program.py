@@ -1,0 +1,184 @@
+"""``.py``: a readable definition of the model that needs only torch and loads the ``state_dict``.
+
+The file holds ``build()``, which makes the model, ``load(path)``, which fills it as well, a class for each nngraph
+graph and the source of every class that PyTorch does not have.
+"""
+
+from __future__ import annotations
+
+import copy
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.compare.bits import same_bits
+from dpnn_bridge.errors import ConversionError, VerificationError
+from dpnn_bridge.outputs import Job
+from dpnn_bridge.outputs.py.calls import Call, blocks, in_docstring, indented, text_of, without_repeats
+from dpnn_bridge.outputs.py.closure import SourceClosure
+from dpnn_bridge.outputs.py.constructors import Constructors
+from dpnn_bridge.outputs.py.helpers import tie
+from dpnn_bridge.outputs.py.settings import Pair, settings, tensors
+from dpnn_bridge.outputs.verification import run, same_outputs
+
+HEADER = """{title} as a PyTorch module, written by dpnn_bridge.
+
+    model = load("model.pt")    # dpnn-convert {source} model.pt writes the weights
+"""
+
+LOAD = '''
+def load(path: str) -> nn.Module:
+    """The model with the weights of a ``.pt`` file that dpnn_bridge wrote."""
+    model = build()
+    model.load_state_dict(torch.load(path, weights_only=True)["state_dict"])
+    return model
+'''
+
+LAYERS = "# ---------------------------------------------------------------------- what PyTorch does not have"
+
+
+def write(module: nn.Module, path: Path, job: Job) -> None:
+    program = job.options["program"] = Program(module, job)
+    path.write_text(program.text(), encoding="utf-8")
+
+
+def verify(module: nn.Module, path: Path, job: Job) -> None:
+    try:
+        built = runpy.run_path(str(path))["build"]()
+        built.load_state_dict(module.state_dict())
+    except Exception as e:
+        raise VerificationError(f"the generated Python does not rebuild the model: {type(e).__name__}: {e}") from e
+    pairs = job.options["program"].pairs(built)
+    for place, ours, theirs in pairs:
+        others = tensors(theirs)
+        for name, tensor in tensors(ours).items():
+            other = others.get(name)
+            if other is None and name in ours._non_persistent_buffers_set:
+                continue  # what the last run left
+            if other is None or not same_bits(other, tensor.detach().cpu()):
+                raise VerificationError(
+                    f"{path}: {place}.{name} is another tensor in the generated Python: its shape, type or value does "
+                    "not follow from the arguments of constructors"
+                )
+    if missing := settings(pairs):
+        raise VerificationError(f"{path}: the generated Python lacks the statement {missing[0]}")
+    if job.example is not None:
+        torch.manual_seed(0)
+        expected = run(copy.deepcopy(module), job.example)
+        torch.manual_seed(0)
+        same_outputs(path, run(built, job.example), expected, "the generated Python")
+
+
+class Program:
+    """The source of a model."""
+
+    def __init__(self, module: nn.Module, job: Job) -> None:
+        self._module, self._job, self._closure = module, job, SourceClosure()
+        self._shapes, shapes = ("", {}) if job.example is None else _shapes(module, job.example)
+        self._constructors = Constructors(module, self._closure, shapes)
+        self._call = self._constructors.value_of(module, "")
+        defined = [call for _, call in self._constructors.definitions]
+        added = [call for _, _, call in self._constructors.added]
+        roots = [Call("", [*defined, self._call, *added]), *self._constructors.graphs.calls()]
+        self._blocks = blocks(roots, self._constructors.variables.values())
+        self._paths = _paths(module, self._constructors.graphs.names)
+
+    def text(self) -> str:
+        """The whole file."""
+        namespace: dict[str, Any] = {"__name__": "generated"}
+        try:
+            exec(compile(self._text([]), "<generated>", "exec"), namespace)
+            built = namespace["build"]()
+        except (TypeError, ValueError, RuntimeError, AttributeError, NameError, IndexError, KeyError) as e:
+            raise ConversionError(f"the generated Python does not build the model: {type(e).__name__}: {e}") from e
+        return self._text(settings(self.pairs(built)))
+
+    def pairs(self, built: nn.Module) -> list[Pair]:
+        """The modules of the model with those of one that this program built."""
+        modules = {id(m): m for m in self._module.modules()}
+        return [Pair(path, modules[i], eval(path, {"model": built})) for i, path in self._paths.items()]
+
+    def _text(self, settings: list[str]) -> str:
+        if any(line.startswith("tie(") for line in settings):
+            self._closure.add(tie)
+        layers = self._closure.definitions()
+        graph = layers.pop("Graph", None)
+        classes = [*([graph] if graph else []), *self._constructors.graphs.definitions()]
+        parts = [*classes, *self._blocks, self._build(settings), LOAD, *([LAYERS] if layers else []), *layers.values()]
+        code = "\n\n\n".join(p.strip("\n") for p in parts)
+        future = "from __future__ import annotations\n\n" if layers or graph else ""
+        return f'"""{self._header()}"""\n\n{future}{self._closure.imports()}\n\n\n{code}\n'
+
+    def _header(self) -> str:
+        metadata = self._job.metadata
+        source = in_docstring(metadata.get("source") or "model.t7")
+        title = source if metadata.get("source") else type(self._module).__name__
+        title = f"{in_docstring(metadata['key'])} of {title}" if metadata.get("key") else title
+        return HEADER.format(title=title, source=source) + (f"\n{self._shapes}\n" if self._shapes else "")
+
+    def _build(self, settings: list[str]) -> str:
+        lines = [f"{name} = {text_of(call)}" for name, call in self._constructors.definitions]
+        added = [
+            f'{self._paths[id(owner)]}.add_module("{name}", {text_of(call)})'
+            for owner, name, call in self._constructors.added
+        ]
+        if added or settings:
+            lines += [f"model = {text_of(self._call)}", *added, *settings, "return model"]
+        else:
+            lines += [f"return {text_of(self._call)}"]
+        body = without_repeats("\n".join(['"""The model with fresh weights."""', *lines]))
+        return f"def build() -> nn.Module:\n{indented(body)}"
+
+
+def _paths(root: nn.Module, graphs: dict[int, dict[str, str]]) -> dict[int, str]:
+    """For each module that the program makes the expression that reaches it."""
+    paths: dict[int, str] = {}
+
+    def walk(module: nn.Module, path: str) -> None:
+        if id(module) in paths:
+            return
+        paths[id(module)] = path
+        for name, child in module._modules.items():
+            if id(module) in graphs:
+                name = graphs[id(module)].get(name, "")
+            if child is None or not name:
+                continue
+            if name.isdigit() and isinstance(module, (nn.Sequential, nn.ModuleList)):
+                walk(child, f"{path}[{name}]")
+            else:
+                walk(child, f"{path}.{name}" if name.isidentifier() else f'{path}.get_submodule("{name}")')
+
+    walk(root, "model")
+    return paths
+
+
+def _shapes(module: nn.Module, example: Any) -> tuple[str, dict[int, str]]:
+    """The shapes of input and output, and of what each module returns, where that is always the same."""
+    shapes: dict[int, str] = {}
+
+    def recording(key: int) -> Callable[..., None]:
+        def record(module: nn.Module, inputs: Any, output: Any) -> None:
+            shape = shape_of(output) if isinstance(output, Tensor) else ""
+            shapes[key] = shape if shapes.get(key, shape) == shape else ""
+
+        return record
+
+    model = copy.deepcopy(module).eval()
+    for ours, theirs in zip(module.modules(), model.modules(), strict=True):
+        theirs.register_forward_hook(recording(id(ours)))
+    output = run(model, example)
+    return f"Input: {shape_of(example)}; output: {shape_of(output)}.", shapes
+
+
+def shape_of(value: Any) -> str:
+    """The shape of a tensor, or those in a short list or dict; empty for anything else."""
+    if isinstance(value, Tensor):
+        return str(tuple(value.shape))
+    if isinstance(value, (list, tuple)):
+        parts = [shape_of(v) for v in value]
+        return f"[{', '.join(parts)}]" if len(parts) <= 6 and all(parts) else ""
+    return ""

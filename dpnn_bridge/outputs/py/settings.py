@@ -1,0 +1,178 @@
+"""What makes a freshly constructed model the one that was converted, and does not follow from constructors."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.ties import Tie
+from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.modules.nn.nngraph import GModule
+from dpnn_bridge.outputs.py.calls import literal
+
+#: what is no setting, is written in a way of its own, or says where in a sequence a module is: a fresh one starts
+APART = {"training", "lua_record", "ties", "shared_buffers", "remembering", "step"}
+
+
+class Pair(NamedTuple):
+    """A module of the model, the module of the fresh one that stands for it, and the expression that reaches it."""
+
+    path: str
+    wanted: nn.Module
+    fresh: nn.Module
+
+
+def settings(pairs: list[Pair]) -> list[str]:
+    """Statements for all differences between the modules of two models, but for the values of tensors.
+
+    Args:
+        pairs: the modules, each before those inside of it. The fresh ones may be cast.
+
+    Raises:
+        ConversionError: a parameter depends on another in a way that no statement says.
+    """
+    return [
+        *_dtypes(pairs),
+        *_buffers(pairs),
+        *_sharing(pairs),
+        *_ties(pairs),
+        *_frozen(pairs),
+        *_attributes(pairs),
+        *_modes(pairs),
+    ]
+
+
+def tensors(module: nn.Module) -> dict[str, Tensor]:
+    """A module's own parameters and buffers."""
+    return {k: t for k, t in [*module._parameters.items(), *module._buffers.items()] if t is not None}
+
+
+def _dtypes(pairs: list[Pair]) -> Iterator[str]:
+    """Casts: of the whole model to the type that most tensors have, then of modules with another."""
+    kinds = Counter(t.dtype for p in pairs for t in tensors(p.wanted).values() if t.is_floating_point())
+    common = [dtype for dtype, _ in kinds.most_common(1) if any(dtype in _casts(p) for p in pairs)]
+    for pair, dtypes in chain([(pairs[0], common)], ((p, _casts(p)) for p in pairs)):
+        for dtype in dtypes:
+            before = sum(map(len, map(_casts, pairs)))
+            pair.fresh.to(dtype)
+            if sum(map(len, map(_casts, pairs))) < before:
+                yield f"{pair.path}.to({dtype})"
+            else:  # some modules keep their types
+                pair.fresh.to(torch.get_default_dtype())
+
+
+def _casts(pair: Pair) -> list[torch.dtype]:
+    """The types of a module's own floating point tensors that the fresh one has in another."""
+    fresh = tensors(pair.fresh)
+    both = [(t, fresh[name]) for name, t in tensors(pair.wanted).items() if name in fresh and t.is_floating_point()]
+    return list(dict.fromkeys(t.dtype for t, other in both if other.dtype != t.dtype))
+
+
+def _buffers(pairs: list[Pair]) -> Iterator[str]:
+    """Buffers of the state that are there, or of a size, only since the module ran."""
+    for path, wanted, fresh in pairs:
+        for name, buffer in wanted._buffers.items():
+            if name not in fresh._buffers or name in wanted._non_persistent_buffers_set:
+                continue
+            other = fresh._buffers[name]
+            if buffer is None and other is not None:
+                yield f"{path}.{name} = None"
+            elif buffer is not None and (other is None or (other.shape, other.dtype) != (buffer.shape, buffer.dtype)):
+                yield f"{path}.{name} = torch.zeros({', '.join(map(str, buffer.shape)) or '()'}, dtype={buffer.dtype})"
+
+
+def _sharing(pairs: list[Pair]) -> Iterator[str]:
+    """Tensors that several modules have."""
+    first: dict[int, tuple[str, Any]] = {}
+    for path, wanted, fresh in pairs:
+        for name, tensor in tensors(wanted).items():
+            other = getattr(fresh, name, None)
+            known, same = first.setdefault(id(tensor), (f"{path}.{name}", other))
+            if same is not other:
+                yield f"{path}.{name} = {known}"
+
+
+def _ties(pairs: list[Pair]) -> Iterator[str]:
+    """Tensors that are views of other modules' parameters."""
+    paths = {id(p.wanted): p.path for p in pairs}
+    ties = [(p, name, t) for p in pairs for name, t in p.wanted.__dict__.get("ties", {}).items()]
+    ties = [(p, name, t) for p, name, t in ties if name not in vars(p.fresh).get("tied_to", {})]
+    for owner in dict.fromkeys(t.source.owner for _, _, t in ties if t.source.leaf == "shared_elements"):
+        yield f"{paths[id(owner)]}.shared_elements = nn.Parameter(torch.empty({owner.shared_elements.numel()}))"
+    for pair, name, t in ties:
+        source = paths.get(id(t.source.owner))
+        view = _view(t)
+        if source is None or view is None:
+            raise ConversionError(f"the way its {name} is tied to another module cannot be written", path=pair.path)
+        yield f'tie({pair.path}, "{name}", {source}, "{t.source.leaf}", {", ".join(map(str, view))})'
+
+
+def _view(t: Tie) -> tuple[Any, ...] | None:
+    """Shape, stride and offset of a tied tensor in the elements of its source; None where it is no such view."""
+    source = t.parameter()
+    positions = t.arranged(torch.arange(source.numel()).reshape(source.shape))
+    offset = int(positions.flatten()[0])
+    stride = tuple(int(positions.narrow(d, int(n > 1), 1).flatten()[0]) - offset for d, n in enumerate(positions.shape))
+    view = torch.arange(source.numel()).as_strided(positions.shape, stride, offset)
+    return (tuple(positions.shape), stride, offset) if torch.equal(view, positions) else None
+
+
+def _frozen(pairs: list[Pair]) -> Iterator[str]:
+    """Parameters that take no gradient."""
+    done = set[int]()
+    for path, wanted, fresh in pairs:
+        if id(wanted) in done:
+            continue
+        trained, fresh_trained = (any(p.requires_grad for p in m.parameters()) for m in (wanted, fresh))
+        if not trained and fresh_trained:
+            done |= {id(m) for m in wanted.modules()}
+            yield f"{path}.requires_grad_(False)"
+            continue
+        for name, parameter in wanted.named_parameters(recurse=False):
+            if parameter.requires_grad != getattr(fresh, name).requires_grad:
+                yield f"{path}.{name}.requires_grad_({parameter.requires_grad})"
+
+
+def _attributes(pairs: list[Pair]) -> Iterator[str]:
+    """Plain attributes that were changed after construction."""
+    for path, wanted, fresh in pairs:
+        if isinstance(wanted, GModule):
+            continue  # its graph became source
+        mode = vars(wanted).get("remembering")
+        if mode not in (None, "neither", vars(fresh).get("remembering")):
+            yield f'{path}.remember("{mode}")'
+        for name, value in vars(wanted).items():
+            other = vars(fresh).get(name)
+            if not name.startswith("_") and name not in APART and _is_plain(value) and not _same(value, other):
+                yield f"{path}.{name} = {literal(value)}"
+
+
+def _modes(pairs: list[Pair]) -> Iterator[str]:
+    """Evaluation and training mode."""
+    done = set[int]()
+    for path, wanted, fresh in pairs:
+        if id(wanted) in done:
+            continue
+        if not any(m.training for m in wanted.modules()):
+            done |= {id(m) for m in wanted.modules()}
+            if any(m.training for m in fresh.modules()):
+                yield f"{path}.eval()"
+        elif wanted.training != fresh.training:
+            yield f"{path}.training = {wanted.training}"
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str, torch.dtype))
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two plain values mean the same; 3 is the same size as (3, 3)."""
+    a, b = (v[0] if isinstance(v, tuple) and len(set(v)) == 1 else v for v in (a, b))
+    return a == b or (a != a and b != b)

@@ -1,0 +1,88 @@
+"""``.safetensors``: the tensors, with the object graph as JSON in the metadata, so that ``load`` rebuilds the model.
+
+The metadata holds ``format`` and ``version`` of dpnn_bridge, ``graph``, ``metadata`` and ``aliases`` (names of tied
+tensors, which safetensors stores once). Constants of the graph are tensors named ``constant:N``.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.compare.bits import same_tensors
+from dpnn_bridge.errors import ConversionError, VerificationError
+from dpnn_bridge.outputs import Job, container
+
+CONSTANT = "constant:"  # no name of a module contains a colon
+
+
+def _library() -> Any:
+    try:
+        import safetensors.torch
+    except ImportError as e:
+        raise ConversionError("safetensors is not installed: pip install 'dpnn-bridge[safetensors]'") from e
+    return safetensors.torch
+
+
+def _split(content: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a ``.pt`` content, each once, and the rest as strings."""
+    tensors: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    first: dict[tuple[int, torch.Size, torch.dtype], str] = {}
+    for name, value in content["state_dict"].items():
+        identity = (value.data_ptr(), value.shape, value.dtype)
+        if value.numel() and identity in first:
+            aliases[name] = first[identity]
+        else:
+            first[identity] = name
+            tensors[name] = value.contiguous()
+    tensors.update({f"{CONSTANT}{i}": value.clone() for i, value in enumerate(content["constants"])})
+    strings = {
+        "format": content["format"],
+        "version": str(content["version"]),
+        "graph": content["graph"],
+        "metadata": json.dumps(content["metadata"], default=lambda t: t.tolist()),
+        "aliases": json.dumps(aliases),
+    }
+    return tensors, strings
+
+
+def write(module: nn.Module, path: Path, job: Job) -> None:
+    content = job.options["content"] = container.pack(module, job.metadata)
+    tensors, strings = _split(content)
+    _library().save_file(tensors, path, metadata=strings)
+
+
+def verify(module: nn.Module, path: Path, job: Job) -> None:
+    content, expected = read(path), job.options["content"]
+    same_tensors(path, content["state_dict"], expected["state_dict"])
+    read_constants, constants = ({str(i): v for i, v in enumerate(c["constants"])} for c in (content, expected))
+    same_tensors(path, read_constants, constants)
+    if content["graph"] != expected["graph"]:
+        raise VerificationError(f"{path}: the object graph differs after reading back")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The content as in a ``.pt`` file, for :func:`dpnn_bridge.outputs.container.unpack`."""
+    _library()
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        strings = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    if strings.get("format") != container.FORMAT:
+        raise ConversionError(f"{path} was not written by dpnn_bridge; use safetensors to read its tensors")
+    constants = [tensors.pop(f"{CONSTANT}{i}") for i in range(sum(name.startswith(CONSTANT) for name in tensors))]
+    tensors.update({name: tensors[first] for name, first in json.loads(strings["aliases"]).items()})
+    return {
+        "format": strings["format"],
+        "version": int(strings["version"]),
+        "graph": strings["graph"],
+        "constants": constants,
+        "state_dict": tensors,
+        "metadata": json.loads(strings["metadata"]),
+    }

@@ -1,0 +1,85 @@
+"""Comparisons that the formats share."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.compare import nested
+from dpnn_bridge.compare.differences import Tolerance, compare
+from dpnn_bridge.errors import ConversionError, VerificationError
+
+#: the first PyTorch that exports whole models; torch.onnx of 2.6 fails on batch normalization
+TRACING = "2.7"
+
+
+def same_outputs(path: Path, actual: Any, expected: Any, what: str, rounding: float = 0.0) -> None:
+    """Raises :class:`VerificationError` unless nested outputs agree.
+
+    Args:
+        path: for the message.
+        actual, expected: the outputs.
+        what: who computed ``actual``, for the message.
+        rounding: how far rounding alone moves the outputs, see :func:`rounding_of`. The tolerance is ten times this,
+            and at least 1e-4 of the outputs' scale (1e-8 in double precision).
+    """
+    tolerance = Tolerance(double=1e-8, single=max(1e-4, 10 * rounding))
+    actual, expected = list(nested.leaves(actual)), list(nested.leaves(expected))
+    failed = [d for d in compare("output", actual, expected, tolerance) if not d.ok]
+    if failed:
+        raise VerificationError(f"{path}: {what} computes something else: {failed[0].name}: {failed[0].message}")
+
+
+def rounding_of(module: nn.Module, example: Any, expected: Any) -> float:
+    """How far the outputs of a module are from those in double precision, relative to their scale; at most 1e-3.
+
+    Normalizing few or nearly equal values magnifies the rounding errors of single precision.
+    """
+    precise = nested.leaves(run(copy.deepcopy(module).double(), nested.cast(example, torch.float64)))
+    tolerance = Tolerance(0.0, 0.0)
+    found = [v.double() if isinstance(v, Tensor) else v for v in nested.leaves(expected)]
+    return min(1e-3, max((d.error for d in compare("output", found, list(precise), tolerance)), default=0.0))
+
+
+def run(module: nn.Module, example: Any) -> Any:
+    """The output of a module without gradients.
+
+    Raises:
+        ConversionError: the module does not take the example.
+    """
+    try:
+        with torch.no_grad():
+            return module(example)
+    except Exception as e:
+        raise ConversionError(f"the model cannot run on the example input: {e}") from e
+
+
+def traceable(module: nn.Module) -> nn.Module:
+    """A copy in evaluation mode on the same tensors: tracing leaves its symbols in modules that keep a state."""
+    return copy.deepcopy(module, {id(t): t for t in [*module.parameters(), *module.buffers()]}).eval()
+
+
+def check_traced(path: Path, outputs: Any, module: nn.Module, example: Any, what: str) -> None:
+    """Raises :class:`VerificationError` unless ``outputs``, from the file that was written, are the module's."""
+    expected = run(traceable(module), example)
+    try:
+        same_outputs(path, outputs, expected, what)
+    except VerificationError as e:
+        again = list(nested.leaves(run(traceable(module), example)))
+        if any(not d.ok for d in compare("output", again, list(nested.leaves(expected)))):
+            raise VerificationError(
+                f"{path}: the model draws random numbers, so that what {what} computes cannot be compared with it"
+            ) from e
+        same_outputs(path, outputs, expected, what, rounding_of(traceable(module), example, expected))
+
+
+def need_tracing(example: Any, suffix: str) -> None:
+    """Raises :class:`ConversionError` when there is no example input, or PyTorch is too old to trace whole models."""
+    if torch.__version__ < TRACING:
+        raise ConversionError(f"{suffix} needs PyTorch {TRACING} or newer, found {torch.__version__}")
+    if example is None:
+        raise ConversionError(f"{suffix} needs an example input: --input 1x3x224x224 (example=tensor)")

@@ -1,0 +1,160 @@
+"""Does a converted module compute what Torch7 computed? Compares with values that Torch7 stored.
+
+A fixture is a table written by Torch7: ``module`` (fresh), ``input``, ``target`` (criterions), ``output``,
+``gradOutput``, ``gradInput``, ``params``, ``gradParams``, ``after`` (the module afterwards) and, where they apply,
+``scale``, ``forwards``, ``reward``, ``seed`` (of the random numbers, when there is no ``after`` that stores them).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge import training
+from dpnn_bridge.compare.differences import Result, Tolerance, compare
+from dpnn_bridge.compare.nested import backward, cast, require_grad
+from dpnn_bridge.compare.precision import full_precision
+from dpnn_bridge.conversion import convert_object, registry
+from dpnn_bridge.conversion.lua_values import to_value
+from dpnn_bridge.conversion.noise import paired, replayed
+from dpnn_bridge.conversion.options import Options
+from dpnn_bridge.objects import LuaObject, LuaTable
+from dpnn_bridge.parity.gradients import _viewed, compare_grad_input, compare_gradients, refused, zero_grad
+from dpnn_bridge.parity.random_numbers import torch7_random
+
+
+# ---------------------------------------------------------------------- fixtures
+def check(
+    fixture: LuaTable,
+    *,
+    device: str | torch.device = "cpu",
+    tolerance: Tolerance | None = None,
+    options: Options | None = None,
+) -> Result:
+    """Converts ``fixture["module"]``, runs it and compares everything the fixture holds.
+
+    Args:
+        fixture: table of kind ``module`` or ``criterion``.
+        device: where to run.
+        tolerance: defaults to ``Tolerance()``.
+        options: how to convert.
+
+    Returns:
+        One :class:`Difference` for each parameter, output, gradient and updated buffer.
+    """
+    options = options or Options()
+    module = convert_object(fixture["module"], options)[0]
+    return check_module(module, fixture, device=device, tolerance=tolerance, options=options)
+
+
+def check_module(
+    module: nn.Module,
+    fixture: LuaTable,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    tolerance: Tolerance | None = None,
+    gradient_tolerance: Tolerance | None = None,
+    gradients: bool = True,
+    options: Options | None = None,
+) -> Result:
+    """:func:`check` of a module that is there already.
+
+    Args:
+        module: what to run, in the training or evaluation mode that the fixture is for.
+        fixture: a table with ``input``, ``output`` and whatever else is to be compared.
+        device: where to run.
+        dtype: casts the module and its inputs; default: as they are.
+        tolerance: defaults to ``Tolerance()``.
+        gradient_tolerance: of ``gradInput`` and ``gradParams``; defaults to ``tolerance``.
+        gradients: run backward when the fixture holds gradients.
+        options: how the fixture's ``after`` was converted, to compare updated buffers.
+    """
+    module = module.to(device=device, dtype=dtype)
+    tolerance = tolerance or Tolerance()
+    gradient_tolerance = gradient_tolerance or tolerance
+    if dtype not in (None, torch.float64) or any(p.dtype == torch.float32 for p in module.parameters()):
+        tolerance, gradient_tolerance = tolerance.in_single(), gradient_tolerance.in_single()
+    result = Result()
+    expect = result.differences
+    expected_params = to_value(fixture.get("params"))
+    if expected_params and dtype is None:
+        params = _viewed(training.parameters(module)[0], expected_params)
+        expect += compare("params", params, expected_params, Tolerance(0.0, 0.0))
+
+    def value(name: str) -> Any:
+        return cast(to_value(fixture.get(name), device=device), dtype)
+
+    inputs = require_grad(value("input"))
+    arguments = [inputs]
+    if fixture.get("target") is not None or fixture.get("kind") == "criterion":
+        arguments.append(value("target"))
+    if fixture.get("forward_error") is not None:
+        return Result([*expect, refused("forward", fixture["forward_error"], lambda: module(*arguments))])
+    with full_precision():
+        with random_numbers(module, fixture), torch.set_grad_enabled(gradients):
+            for _ in range(_forwards(fixture)):
+                output = module(*arguments)
+        compared = compare("output", output, to_value(fixture.get("output")), tolerance)
+        expect += compared
+        if any(d.mismatched for d in compared):  # gradOutput does not fit
+            return result
+        grad_output = value("gradOutput")
+        backward_error = fixture.get("backward_error") or fixture.get("backwardError")
+        if gradients and backward_error is not None:
+            return Result([*expect, refused("backward", backward_error, lambda: backward(output, grad_output))])
+        if not gradients or ("gradInput" not in fixture and "gradParams" not in fixture):
+            return result
+
+        if fixture.get("reward") is not None:
+            training.reinforce(module, value("reward"))
+        zero_grad(module)
+        backward(output, grad_output)
+    scale = fixture.get("scale")
+    if "gradInput" in fixture:
+        expect += compare_grad_input("gradInput", inputs, to_value(fixture["gradInput"]), gradient_tolerance)
+    if fixture.get("gradParams") is not None:
+        grads = [g if scale is None else g * scale for g in training.parameters(module)[1]]
+        expected_grads = to_value(fixture["gradParams"])
+        expect += compare_gradients(module, _viewed(grads, expected_grads), expected_grads, gradient_tolerance)
+    after = fixture.get("after")
+    if isinstance(after, LuaObject) and registry.find(after):
+        reached = convert_object(after, options or Options())[0]
+        old = {id(m) for m, obj in paired(reached, after) if _is_older(obj)}
+        mine, theirs = (_statistics(m, reached, old) for m in (module, reached))
+        expect += compare("after", mine, theirs, tolerance)
+    return result
+
+
+def _is_older(obj: LuaObject) -> bool:
+    """Whether ``obj`` is of an older version of its class, whose statistics Torch7 converts on load."""
+    spec = registry.find(obj)
+    return spec is not None and obj.version < spec.version
+
+
+def _statistics(module: nn.Module, like: nn.Module, skipped: set[int]) -> dict[str, Tensor]:
+    """Floating point buffers of ``module``, without those that belong to one of ``skipped`` in ``like``."""
+    without = {name for name, m in like.named_modules() if id(m) in skipped}
+    return {name: b for name, b in floating_buffers(module) if name.rpartition(".")[0] not in without}
+
+
+def _forwards(fixture: LuaTable) -> int:
+    """How often Torch7 ran forward before it stored the output."""
+    hooks = fixture.get("hooks")
+    twice = isinstance(hooks, LuaTable) and hooks.get("fwd") == "twice"
+    return 2 if twice else int(fixture.get("forwards") or 1)
+
+
+def floating_buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Running statistics and the like."""
+    return ((n, b) for n, b in module.named_buffers() if b.is_floating_point() and not b.is_meta)
+
+
+def random_numbers(module: nn.Module, fixture: LuaTable) -> AbstractContextManager[Any]:
+    """While the block runs, random modules use what Torch7 drew: the noise in ``after``, else numbers of the seed."""
+    after = fixture.get("after")
+    return torch7_random(fixture.get("seed")) if after is None else replayed(module, after)

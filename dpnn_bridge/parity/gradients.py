@@ -1,0 +1,92 @@
+"""Comparing gradients, and refusals, with what Torch7 left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.compare.differences import Difference, Tolerance, compare, compare_tensor, mismatch
+from dpnn_bridge.conversion import registry
+
+
+def compare_gradients(module: nn.Module, grads: Any, expected: Any, tolerance: Tolerance) -> list[Difference]:
+    """``gradParams``, with a layer's gradients relative to the largest of the layer.
+
+    The bias in front of a batch normalization has gradient zero: what both sides hold there is the rounding error of a
+    sum whose terms are as large as those in the gradient of the weight.
+    """
+    owners = [id(owner) for owner, _, _ in registry.parameters(module)]
+    tensors = isinstance(expected, list) and all(isinstance(e, Tensor) for e in expected)
+    if not tensors or not len(owners) == len(grads) == len(expected):
+        return compare("gradParams", grads, expected, tolerance)
+    largest: dict[int, float] = {}
+    for owner, e in zip(owners, expected, strict=True):
+        size = float(e[e.isfinite()].abs().max()) if e.isfinite().any() else 0.0
+        largest[owner] = max(largest.get(owner, tolerance.floor), size)
+    return [
+        difference
+        for i, (owner, grad, e) in enumerate(zip(owners, grads, expected, strict=True), 1)
+        for difference in compare(f"gradParams[{i}]", grad, e, replace(tolerance, floor=largest[owner]))
+    ]
+
+
+def _viewed(tensors: list[Tensor], expected: Any) -> list[Tensor]:
+    """``tensors`` in the shapes expected: the first forward of an old file's module may view its parameters anew."""
+    if not isinstance(expected, list) or len(expected) != len(tensors):
+        return tensors
+    return [
+        t.reshape(e.shape) if isinstance(e, Tensor) and e.numel() == t.numel() else t
+        for t, e in zip(tensors, expected, strict=True)
+    ]
+
+
+def refused(name: str, reason: str, call: Callable[[], Any]) -> Difference:
+    """Checks that a call which Torch7 refused raises here too, with a message and not by a slip in our code.
+
+    Args:
+        name: ``"forward"`` or ``"backward"``.
+        reason: Torch7's message.
+        call: the call.
+    """
+    try:
+        call()
+    except Exception as e:
+        if str(e) and not isinstance(e, (NameError, AttributeError, NotImplementedError)):
+            return Difference(name, 0.0, 0.0)
+        return Difference(name, float("inf"), 0.0, f"expected a clear error as Torch7's ({reason}), found {e!r}")
+    return Difference(name, float("inf"), 0.0, f"Torch7 refused this call ({reason}), here it works")
+
+
+def zero_grad(module: nn.Module) -> None:
+    """Clears all gradients."""
+    for p in module.parameters():
+        p.grad = None
+
+
+def compare_grad_input(name: str, inputs: Any, expected: Any, tolerance: Tolerance) -> list[Difference]:
+    """``gradInput`` against the gradients that the input leaves collected; Torch7 may leave parts of it out."""
+    if isinstance(inputs, Tensor):
+        if not isinstance(expected, Tensor) or expected.numel() == 0:
+            zero = inputs.grad is None or not inputs.grad.any()
+            return [Difference(name, 0.0, 0.0)] if zero else [mismatch(name, inputs.grad, "no gradient")]
+        if not inputs.is_floating_point() and not expected.any():  # indices: Torch7 gives zeros of some shape
+            return [Difference(name, 0.0, 0.0)]
+        grad = inputs.grad if inputs.grad is not None else torch.zeros_like(inputs)
+        if grad.numel() == expected.numel():  # Torch7 may return a view of another shape
+            grad = grad.reshape(expected.shape)
+        if grad.dtype == torch.float32:  # the input's dtype, whatever type Torch7 gives the gradient
+            tolerance = tolerance.in_single()
+        return [compare_tensor(name, grad, expected, tolerance)]
+    if isinstance(inputs, list):
+        parts = expected if isinstance(expected, list) else [None] * len(inputs)
+        if len(parts) < len(inputs):
+            parts = [*parts, *[None] * (len(inputs) - len(parts))]
+        return [d for i, v in enumerate(inputs) for d in compare_grad_input(f"{name}[{i + 1}]", v, parts[i], tolerance)]
+    if isinstance(inputs, dict):
+        parts = expected if isinstance(expected, dict) else {}
+        return [d for k, v in inputs.items() for d in compare_grad_input(f"{name}.{k}", v, parts.get(k), tolerance)]
+    return []

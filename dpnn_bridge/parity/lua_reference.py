@@ -1,0 +1,126 @@
+"""A reference computed by Lua sources: what the original Lua files of a model make of an input.
+
+They run on the bridge's kernels. It is an independent reading of the model and not of Torch7's C code: stored outputs
+of real Torch7, or :mod:`dpnn_bridge.lua.torch7`, remain the last word.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from dpnn_bridge.compare.nested import cast, random_like
+from dpnn_bridge.conversion.lua_values import lua_value, to_value
+from dpnn_bridge.errors import LuaBridgeError
+from dpnn_bridge.objects import LuaObject, LuaTable
+
+if TYPE_CHECKING:
+    from dpnn_bridge.lua.bridge import LuaBridge
+
+
+def lua_reference(
+    bridge: LuaBridge,
+    obj: LuaObject,
+    module: nn.Module,
+    table: LuaTable,
+    *,
+    dtype: torch.dtype | None = None,
+    gradients: bool = True,
+) -> LuaTable:
+    """Runs an object in Lua and returns a table like those that Torch7 stores, with the module ``after`` its run.
+
+    Args:
+        bridge: a bridge whose ``lua_path`` holds the original sources.
+        obj: the object as read from a file.
+        module: what :func:`dpnn_bridge.to_torch` made of it, in the mode that both are to run in.
+        table: holds ``input``, ``target`` for criterions, and may hold ``gradOutput`` and ``reward``.
+        dtype: runs in double precision if it is ``torch.float64``.
+        gradients: run backward; without a ``gradOutput`` on random numbers.
+
+    Raises:
+        LuaBridgeError: there is no Lua code for a class, or it raised.
+    """
+    require_sources(bridge, obj)
+    with bridge.errors():
+        live = bridge.to_lua(obj)
+    if all(m.training == module.training for m in module.modules()) and live["evaluate"] is not None:
+        bridge.call(live["training" if module.training else "evaluate"], live)
+    dtype = dtype if dtype == torch.float64 else None  # Lua has no half precision
+    if dtype is not None:
+        bridge.call(live["double"], live)
+    wanted = [to_value(table[name]) for name in ("input", "target") if table.get(name) is not None]
+    arguments = [cast(copy.deepcopy(value), dtype) for value in wanted]
+    result = LuaTable((name, table[name]) for name in ("input", "target", "mode") if table.get(name) is not None)
+    bridge.manual_seed(1)
+    output = bridge.call(live["forward"], live, *arguments)
+    if isinstance(output, tuple):  # some criterions return the sum of the weights, too
+        output = output[0]
+    result["output"] = lua_value(output)
+    if gradients:
+        if live["zeroGradParameters"] is not None:
+            bridge.call(live["zeroGradParameters"], live)
+        if table.get("reward") is not None:
+            result["reward"] = table["reward"]
+            bridge.call(live["reinforce"], live, cast(to_value(table["reward"]), dtype))
+        if live["accGradParameters"] is not None:  # no criterion
+            given = to_value(table.get("gradOutput"))
+            grad_output = random_like(output) if given is None else cast(given, dtype)
+            result["gradOutput"] = lua_value(grad_output)
+            arguments.append(grad_output)
+        result["gradInput"] = lua_value(bridge.call(live["backward"], live, *arguments))
+        parameters = bridge.call(live["parameters"], live) if live["parameters"] is not None else None
+        if parameters:
+            result["gradParams"] = lua_value(parameters[1])
+    if live["heavySerial"] is not None:  # nn.Serial may leave results out of files
+        bridge.call(live["heavySerial"], live)
+    result["after"] = bridge.to_object(live)
+    return result
+
+
+def require_sources(bridge: LuaBridge, obj: LuaObject) -> None:
+    """Loads packages of ``lua_path`` until Lua defines every class of an object.
+
+    Classes that the bridge itself would compute with the converted module do not count: to compare those would prove
+    nothing.
+
+    Raises:
+        LuaBridgeError: names the classes for which there is no Lua code.
+    """
+    names = {o.class_name for o in _objects(obj)}
+
+    def missing() -> list[str]:
+        return sorted(name for name in names if not bridge.has_class(name))
+
+    folders = [f for path in bridge.lua_path for f in sorted(path.iterdir()) if (f / "init.lua").is_file()]
+    reasons = {}
+    for package in ("nn", *(f.name for f in folders if f.name != "nn")):
+        if not missing():
+            return
+        try:
+            bridge.require(package)
+        except LuaBridgeError as error:  # one that needs C code, or is for something else
+            reasons[package] = str(error).partition("\n")[0]
+    if missing():
+        tried = "".join(f"\n  require '{package}': {reason}" for package, reason in reasons.items())
+        raise LuaBridgeError(
+            f"no Lua source for {', '.join(missing())}: name a folder with checkouts of nn and the other packages that "
+            f"the model needs, or the file that defines the class{tried}"
+        )
+
+
+def _objects(root: Any) -> Iterator[LuaObject]:
+    """Every object of a graph once."""
+    stack, seen = [root], set()
+    while stack:
+        value = stack.pop()
+        if not isinstance(value, (LuaObject, LuaTable)) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, LuaObject):
+            yield value
+        payload = value.payload if isinstance(value, LuaObject) else value
+        stack.extend(payload.values() if isinstance(payload, LuaTable) else ())

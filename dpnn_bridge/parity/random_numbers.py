@@ -1,0 +1,64 @@
+"""Torch7's random numbers in place of PyTorch's, for runs of which the seed is known and the noise is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+if TYPE_CHECKING:
+    from dpnn_bridge.torch7.random import Generator
+
+
+def torch7_random(seed: float | None) -> AbstractContextManager[Any]:
+    """While the block runs, modules draw what Torch7 drew after ``torch.manualSeed(seed)``.
+
+    Dropout, normal, uniform and Bernoulli noise come from Torch7's generator in the order in which the modules run.
+    Other draws (``randint``, ``multinomial``) stay PyTorch's.
+
+    Args:
+        seed: None leaves everything as it is.
+    """
+    if seed is None:
+        return nullcontext()
+    from dpnn_bridge.torch7.random import Generator  # its package takes longer to import than all the rest
+
+    return _Torch7Random(Generator(int(seed)))
+
+
+class _Torch7Random(TorchFunctionMode):
+    def __init__(self, generator: Generator) -> None:
+        super().__init__()
+        self.generator = generator
+        self.draws: dict[Callable[..., Any], Callable[..., Tensor]] = {
+            Tensor.bernoulli_: self.bernoulli_,
+            Tensor.normal_: self.normal_,
+            torch.rand_like: self.rand_like,
+            torch.randn_like: self.randn_like,
+            F.dropout: self.dropout,
+        }
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        return self.draws.get(func, func)(*args, **(kwargs or {}))
+
+    def bernoulli_(self, t: Tensor, p: float = 0.5) -> Tensor:
+        return self.generator.fill_bernoulli(t, p)
+
+    def normal_(self, t: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
+        return self.generator.fill_normal(t, mean, std)
+
+    def rand_like(self, t: Tensor) -> Tensor:
+        return self.generator.fill_uniform(torch.empty_like(t))
+
+    def randn_like(self, t: Tensor) -> Tensor:
+        return self.generator.fill_normal(torch.empty_like(t))
+
+    def dropout(self, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+        return x * self.generator.fill_bernoulli(torch.empty_like(x), 1 - p) / (1 - p) if training and p else x

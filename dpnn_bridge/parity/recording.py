@@ -1,0 +1,130 @@
+"""Fixtures made by PyTorch: a model's results today, to compare with tomorrow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dpnn_bridge import training
+from dpnn_bridge.atomic import StrPath
+from dpnn_bridge.compare import nested
+from dpnn_bridge.compare.differences import Tolerance
+from dpnn_bridge.compare.precision import full_precision
+from dpnn_bridge.conversion import to_lua
+from dpnn_bridge.conversion.lua_values import lua_value
+from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.loaders.t7_reader import read_t7
+from dpnn_bridge.loaders.t7_writer import write_t7
+from dpnn_bridge.objects import LuaTable
+from dpnn_bridge.parity.fixture import check_module
+from dpnn_bridge.parity.gradients import zero_grad
+from dpnn_bridge.version import package_version
+
+
+def record(
+    module: nn.Module,
+    input: Any,
+    path: StrPath,
+    *,
+    target: Any = None,
+    grad_output: Any = None,
+    gradients: bool = True,
+    force: bool = False,
+) -> None:
+    """Runs a module and writes a fixture with what it computed.
+
+    The file says that PyTorch computed it (``provenance.pytorch``), so that it cannot be taken for Torch7's values.
+
+    Args:
+        module: any module. If all of its layers have a Lua class, the fixture holds the module itself, and
+            ``dpnn-verify`` and the pytest plugin need nothing else; otherwise pass it to :func:`assert_parity`.
+        input: tensor or nested list.
+        path: the ``.t7`` file to write.
+        target: second argument, for criterions.
+        grad_output: gradient of the output; default: random numbers, the same in each run.
+        gradients: record ``gradInput`` and ``gradParams`` too.
+        force: replace an existing file.
+
+    Raises:
+        OutputExistsError: the file exists and ``force`` is False.
+
+    Examples:
+        >>> parity.record(model, torch.randn(2, 3), "tests/fixtures/model.t7")   # doctest: +SKIP
+    """
+    table = LuaTable(
+        [
+            ("schema", 1),
+            ("name", Path(path).stem),
+            ("class", type(module).__name__),
+            ("kind", "module" if target is None else "criterion"),
+            ("mode", "train" if module.training else "eval"),
+            ("provenance", LuaTable([("pytorch", str(torch.__version__)), ("dpnn_bridge", package_version())])),
+            ("input", lua_value(input)),
+            ("target", lua_value(target)),
+            ("params", lua_value(training.parameters(module)[0])),
+        ]
+    )
+    try:
+        table["module"] = to_lua(module)
+    except ConversionError:  # a layer without Lua class: the fixture holds values only
+        table["module"] = None
+    inputs = nested.require_grad(nested.copied(input))
+    with full_precision(), torch.set_grad_enabled(gradients):
+        output = module(inputs) if target is None else module(inputs, target)
+        table["output"] = lua_value(output)
+        if gradients:
+            grad_output = nested.random_like(output) if grad_output is None and target is None else grad_output
+            zero_grad(module)
+            nested.backward(output, grad_output)
+            table["gradOutput"] = lua_value(grad_output)
+            table["gradInput"] = lua_value(nested.gradients(inputs))
+            table["gradParams"] = lua_value(training.parameters(module)[1])
+            zero_grad(module)
+    write_t7(path, table, force=force)
+
+
+def assert_parity(
+    module: nn.Module,
+    fixture: StrPath | LuaTable,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    rtol: float | None = None,
+    gradient_rtol: float | None = None,
+    gradients: bool = True,
+) -> None:
+    """Asserts that a module computes what a fixture or reference says.
+
+    Args:
+        module: the module, converted or written by hand. It runs in the mode that the fixture names.
+        fixture: a ``.t7`` file or its table: ``input``, ``output`` and whatever else is to be compared (``gradOutput``,
+            ``gradInput``, ``gradParams`` in the order of Torch7's ``parameters()``, ``params``, ``target``).
+        device, dtype: where and in which precision to run.
+        rtol: accepted difference relative to the largest expected value; default 1e-10 in double and 1e-5 in single
+            precision.
+        gradient_rtol: the same for gradients; default: ``rtol``.
+        gradients: compare gradients when the fixture holds them.
+
+    Raises:
+        AssertionError: lists every comparison that failed, with the worst element and its index.
+
+    Examples:
+        >>> parity.assert_parity(MyPort(), "tests/fixtures/reference.t7", rtol=1e-4)   # doctest: +SKIP
+    """
+    table = fixture if isinstance(fixture, LuaTable) else read_t7(fixture)
+    if table.get("mode") is not None:
+        module.train(table["mode"] == "train")
+    result = check_module(
+        module,
+        table,
+        device=device,
+        dtype=dtype,
+        tolerance=None if rtol is None else Tolerance(rtol, rtol),
+        gradient_tolerance=None if gradient_rtol is None else Tolerance(gradient_rtol, gradient_rtol),
+        gradients=gradients,
+    )
+    if not result.ok:
+        raise AssertionError("\n".join(f"{d.name}: {d.message}" for d in result.failures))

@@ -1,0 +1,202 @@
+"""What a verification found: every layer, every comparison, as data."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dpnn_bridge.compare.differences import Difference
+    from dpnn_bridge.parity.verification import Layer, Verification
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from dpnn_bridge.compare.differences import Difference
+from dpnn_bridge.conversion import registry
+
+
+@dataclass
+class Layer:
+    """One module and what its results were compared with.
+
+    Attributes:
+        path: its place as in Lua, such as ``modules[3]``; empty for the model itself.
+        depth: number of modules above it.
+        class_name, torch_type: what it is in Lua and in torch.
+        parameters: elements of its own parameters.
+        differences: results against Torch7's: ``output``, ``gradInput``, ``gradWeight``, …
+        converted: results against those of the converted file, which must be bit-identical.
+        note: why there is nothing to compare the output with.
+        order: when its last call ended.
+    """
+
+    path: str
+    depth: int
+    class_name: str
+    torch_type: str
+    parameters: int
+    differences: list[Difference] = field(default_factory=list)
+    converted: list[Difference] = field(default_factory=list)
+    note: str = ""
+    order: int = 0
+
+    @property
+    def ok(self) -> bool:
+        return all(d.ok for d in [*self.differences, *self.converted])
+
+    @property
+    def forward_failures(self) -> list[Difference]:
+        """Failed comparisons of what forward computed or used."""
+        compared = [*self.differences, *self.converted]
+        return [d for d in compared if not d.ok and ".grad" not in f".{d.name}" and d.name != "backward"]
+
+    @property
+    def failure(self) -> Difference | None:
+        """The failed comparison to show."""
+        failed = [d for d in [*self.differences, *self.converted] if not d.ok]
+        return next(iter([*self.forward_failures, *failed]), None)
+
+    @property
+    def worst(self) -> Difference | None:
+        """The difference that uses up most of its tolerance."""
+        return worst([*self.differences, *self.converted])
+
+
+@dataclass
+class Verification:
+    """Everything that :func:`verify` compared.
+
+    Attributes:
+        model, reference, converted: where things came from; empty when not given.
+        computed_by: who computed the reference, as its provenance says.
+        key: path of the model inside its file.
+        mode, device, dtype: how the model ran.
+        layers: every layer, in the order of the file.
+        whole: comparisons of the whole model: parameters, output, gradients, updated buffers.
+        histogram: number of compared elements by decade of their relative difference.
+        notes: remarks on what could not be compared.
+    """
+
+    model: str
+    reference: str
+    converted: str
+    computed_by: str
+    key: str
+    mode: str
+    device: str
+    dtype: str
+    layers: list[Layer] = field(default_factory=list)
+    whole: list[Difference] = field(default_factory=list)
+    histogram: dict[int, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def differences(self) -> list[Difference]:
+        """All comparisons; gradients that stand in ``whole`` and with their layer count once."""
+        mine = {id(d) for d in self.whole}
+        inner = [d for layer in self.layers for d in [*layer.differences, *layer.converted] if id(d) not in mine]
+        return [*self.whole, *inner]
+
+    @property
+    def without_layer(self) -> list[Difference]:
+        """Comparisons of the whole model that do not stand with a layer."""
+        placed = {id(d) for layer in self.layers for d in layer.differences}
+        return [d for d in self.whole if id(d) not in placed]
+
+    @property
+    def ok(self) -> bool:
+        return all(d.ok for d in self.differences)
+
+    @property
+    def first_deviating(self) -> Layer | None:
+        """Where to look first: the failing layer that ran first, or that backward reached first if only gradients fail.
+
+        A layer runs before the module that contains it ends.
+        """
+        failing = [layer for layer in self.layers if layer.forward_failures]
+        if failing:
+            return min(failing, key=lambda layer: layer.order)
+        failing = [layer for layer in self.layers if not layer.ok]
+        inner = [a for a in failing if not any(b is not a and b.path.startswith(a.path) for b in failing)]
+        return max(inner, key=lambda layer: layer.order, default=None)
+
+    @property
+    def worst(self) -> Difference | None:
+        """The difference that uses up most of its tolerance, of those that are not known."""
+        return worst([d for d in self.differences if not d.known])
+
+    def classes(self) -> list[dict[str, Any]]:
+        """The Lua classes used: torch type, number of modules, what their numbers are checked against."""
+        counts = Counter((layer.class_name, layer.torch_type) for layer in self.layers)
+        known = registry.known_names()
+        return [
+            {
+                "class_name": name,
+                "torch_type": torch_type,
+                "count": count,
+                "checked_by": known[name][0].checked_by if name in known else "not a Torch7 class",
+            }
+            for (name, torch_type), count in counts.most_common()
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The whole result as plain data for JSON; infinite errors become the string ``"inf"``."""
+        data = {name: getattr(self, name) for name in ("model", "reference", "converted", "computed_by", "key")}
+        data |= {"mode": self.mode, "device": self.device, "dtype": self.dtype, "ok": self.ok}
+        first = self.first_deviating
+        data["first_deviating"] = first.path if first else None
+        data["layers"] = [
+            {**asdict(layer), "ok": layer.ok} | {k: [_plain(d) for d in getattr(layer, k)] for k in _LISTS}
+            for layer in self.layers
+        ]
+        data["whole"] = [_plain(d) for d in self.whole]
+        return data | {"classes": self.classes(), "histogram": self.histogram, "notes": self.notes}
+
+
+_LISTS = ("differences", "converted")
+
+
+def worst(differences: Sequence[Difference]) -> Difference | None:
+    """The difference that uses up most of its tolerance, failures first."""
+    return max(differences, key=lambda d: (not d.ok, d.error / d.tolerance if d.tolerance else d.error), default=None)
+
+
+def _plain(difference: Difference) -> dict[str, Any]:
+    data = {**asdict(difference), "ok": difference.ok}
+    return {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in data.items()}
+
+
+def headline(result: Verification) -> str:
+    """How the model ran and what it is compared with."""
+    facts = [f"{sum(layer.parameters for layer in result.layers):,} parameters", f"{result.mode} mode"]
+    facts += [f for f in (result.dtype, result.device) if f]
+    against = f"{result.reference} (computed by {result.computed_by})" if result.computed_by else result.reference
+    compared = " and ".join(filter(None, [against, result.converted]))
+    return f"{', '.join(facts)}" + (f"; compared with {compared}" if compared else "")
+
+
+def summary(result: Verification) -> str:
+    """One line: what agrees, or where it first deviates."""
+    differences = result.differences
+    if result.ok:
+        known = sum(bool(d.known) for d in differences)
+        worst = max((d.error for d in differences if not d.known), default=0.0)
+        facts = [f"{len(differences) - known} comparisons"] if known < len(differences) else []
+        if facts:
+            facts.append(f"largest relative difference {worst:.2g}" if worst else "all bit-identical")
+        if known:
+            facts.append(f"{known} known {'difference' if known == 1 else 'differences'} from Torch7")
+        return f"PASS: {', '.join(facts)}"
+    failed = [d for d in differences if not d.ok]
+    first = result.first_deviating
+    if first is None:
+        return f"FAIL: {len(failed)} of {len(differences)} comparisons; {failed[0].name}: {failed[0].message}"
+    found = first.failure or failed[0]
+    place = f"first layer that deviates: {first.path or 'the model'} ({first.class_name}), {_what(first, found)}"
+    return f"FAIL: {len(failed)} of {len(differences)} comparisons; {place}: {found.message}"
+
+
+def _what(layer: Layer, difference: Difference) -> str:
+    return difference.name.removeprefix(f"{layer.path}.") if layer.path else difference.name

@@ -1,0 +1,46 @@
+"""Python files of the user that register Lua classes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+from dpnn_bridge.atomic import StrPath
+from dpnn_bridge.errors import ConversionError
+
+
+def load_plugins(plugins: Sequence[StrPath]) -> None:
+    """Runs Python files that register classes with ``@lua_class``; each only once.
+
+    Raises:
+        ConversionError: a file is missing.
+    """
+    for plugin in plugins:
+        path = Path(plugin).resolve()
+        if not path.is_file():
+            raise ConversionError(f"plugin {plugin}: no such file")
+        if path not in _loaded_plugins:
+            _import_file(path)
+            _loaded_plugins.add(path)
+
+
+def _import_file(path: Path) -> None:
+    """Runs a Python file as a module that ``inspect`` and ``pickle`` find."""
+    name = f"dpnn_bridge_plugin_{path.stem}"
+    while name in sys.modules:
+        name += "_"
+    loader = SourceFileLoader(name, str(path))
+    spec = spec_from_file_location(name, path, loader=loader)
+    assert spec is not None
+    module = sys.modules[name] = module_from_spec(spec)
+    try:
+        loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+
+
+_loaded_plugins: set[Path] = set()

@@ -1,0 +1,118 @@
+"""Gradients that Torch7 defines and that are not the derivative of the value."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class _WithGradientOf(torch.autograd.Function):
+    @staticmethod
+    def forward(value: Tensor, surrogate: Tensor) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor]:
+        return None, grads[0]
+
+
+class _AddGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(input: Tensor, extra: Tensor) -> Tensor:
+        return input.view_as(input)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[1])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0] + ctx.saved_tensors[0], None
+
+
+class _ScaleGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(input: Tensor, factor: float | Tensor) -> Tensor:
+        return input.view_as(input)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Any], output: Tensor) -> None:
+        ctx.factor = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0] * ctx.factor, None
+
+
+def with_gradient_of(value: Tensor, surrogate: Tensor) -> Tensor:
+    """``value`` in the forward pass, ``surrogate`` in the backward pass.
+
+    Args:
+        value: what the result is; receives no gradient.
+        surrogate: a tensor of the same shape through which the gradient flows.
+    """
+    return _WithGradientOf.apply(value.detach(), surrogate)
+
+
+def add_gradient(input: Tensor, extra: Tensor) -> Tensor:
+    """``input`` itself; its gradient is increased by ``extra`` on the way back."""
+    return _AddGradient.apply(input, extra)
+
+
+def scale_gradient(input: Tensor, factor: float | Tensor) -> Tensor:
+    """``input`` itself; its gradient is multiplied by ``factor`` on the way back."""
+    return _ScaleGradient.apply(input, factor)
+
+
+class _RefuseGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(input: Tensor, message: str) -> Tensor:
+        return input.view_as(input)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, str], output: Tensor) -> None:
+        ctx.message = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        raise RuntimeError(ctx.message)
+
+
+def refuse_gradient(input: Tensor, message: str) -> Tensor:
+    """``input`` itself; a backward pass through it raises ``RuntimeError(message)``."""
+    return _RefuseGradient.apply(input, message) if input.requires_grad else input
+
+
+class _ConstantGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(value: Tensor, source: Tensor, gradient: float) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, float], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[1])
+        ctx.gradient = inputs[2]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        return grads[0], torch.full_like(ctx.saved_tensors[0], ctx.gradient), None
+
+
+def zero_gradient(value: Tensor, source: Tensor) -> Tensor:
+    """``value`` itself; ``source`` gets a gradient of zeros instead of none.
+
+    What lies behind ``source`` thus takes part in the backward pass, as Torch7's modules always do: a
+    :class:`~dpnn_bridge.modules.dpnn.reinforce.Reinforce` there gives its gradient whatever arrives.
+    """
+    return _ConstantGradient.apply(value, source, 0.0) if source.requires_grad else value
+
+
+def with_penalty(value: Tensor, penalty: Tensor) -> Tensor:
+    """``value`` itself; when its gradient is computed, that of ``penalty`` is added to everything it depends on."""
+    return _ConstantGradient.apply(value, penalty, 1.0)

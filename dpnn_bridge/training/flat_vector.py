@@ -1,0 +1,136 @@
+"""All parameters as the one vector that Torch7's ``getParameters()`` returns and training scripts save."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion import registry
+from dpnn_bridge.conversion.fields import Layout, resolve
+from dpnn_bridge.conversion.ties import tie_of
+from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.objects import LuaTensor
+
+
+class FlatField(NamedTuple):
+    """One torch parameter and how its elements stand in Torch7's flat vector.
+
+    Attributes:
+        parameter: the torch parameter.
+        module: the module whose layout arranges it.
+        layout: Lua's arrangement, None where it is torch's.
+    """
+
+    parameter: nn.Parameter
+    module: nn.Module | None = None
+    layout: Layout | None = None
+
+    def to_lua(self, tensor: Tensor) -> Tensor:
+        """A tensor shaped like the parameter as a vector in Lua's order."""
+        if self.layout is not None and self.module is not None:
+            tensor = self.layout.to_lua(tensor, self.module)
+        return tensor.reshape(-1)
+
+    def to_torch(self, vector: Tensor) -> Tensor:
+        """A vector in Lua's order in the shape, dtype and on the device of the parameter."""
+        value = vector.to(self.parameter.device, self.parameter.dtype)
+        if self.layout is None or self.module is None:
+            return value.reshape(self.parameter.shape)
+        shape = self.layout.to_lua(self.parameter.detach(), self.module).shape
+        return self.layout.to_torch(value.reshape(shape), self.module)
+
+    @property
+    def size(self) -> int:
+        """Number of elements in Lua's vector."""
+        return self.to_lua(self.parameter.detach()).numel()
+
+
+def flat_fields(target: nn.Module | Iterable[nn.Parameter]) -> list[FlatField]:
+    """The parameters in the order of Torch7's ``getParameters()``, tied ones once.
+
+    Args:
+        target: a module, or parameters that are taken as they are.
+    """
+    if not isinstance(target, nn.Module):
+        return [FlatField(p) for p in target]
+    fields: dict[int, FlatField] = {}
+    for module, _, spec in registry.parameters(target):
+        owner, leaf = resolve(module, spec.attribute)
+        tie = tie_of(owner, leaf)
+        if tie is not None:
+            owner, leaf, module, spec = tie.source.owner, tie.source.leaf, tie.source.module, tie.source.field
+        parameter = getattr(owner, leaf)
+        fields.setdefault(id(parameter), FlatField(parameter, module, spec.layout))
+    return list(fields.values())
+
+
+def split_flat(fields: list[FlatField], vector: Any, what: str) -> list[Tensor]:
+    """Cuts a flat vector into tensors shaped like the parameters.
+
+    Raises:
+        ConversionError: it has not as many elements as the parameters together.
+    """
+    vector = vector.torch() if isinstance(vector, LuaTensor) else torch.as_tensor(vector)
+    sizes = [f.size for f in fields]
+    if vector.numel() != sum(sizes):
+        raise ConversionError(
+            f"{what} has {vector.numel()} elements, the parameters have {sum(sizes)}; "
+            "is it of this model, and does the model have all its layers?"
+        )
+    parts = vector.detach().reshape(-1).split(sizes)
+    return [field.to_torch(part) for field, part in zip(fields, parts, strict=True)]
+
+
+def flatten(module: nn.Module, *, gradients: bool = False) -> Tensor:
+    """All parameters as the one vector that Torch7's ``module:getParameters()`` returns; a copy.
+
+    Args:
+        module: any module.
+        gradients: return the gradients instead, zeros where there are none.
+    """
+    parts = []
+    for field in flat_fields(module):
+        p = field.parameter.detach()
+        grad = field.parameter.grad if field.parameter.grad is not None else torch.zeros_like(p)
+        parts.append(field.to_lua(grad if gradients else p))
+    return torch.cat(parts) if parts else torch.empty(0)
+
+
+def get_parameters(module: nn.Module) -> tuple[Tensor, Tensor]:
+    """Moves all parameters and gradients into one vector each, ``m:getParameters()``.
+
+    Returns:
+        ``(params, grads)``: what is written into them the module has, and the reverse.
+
+    Raises:
+        ConversionError: torch arranges a parameter in a way that is no view of Torch7's; use :func:`flatten` and
+            :func:`load_flat`.
+    """
+    fields = flat_fields(module)
+    params, grads = flatten(module), flatten(module, gradients=True)
+    parts = zip(fields, *(v.split([f.size for f in fields]) for v in (params, grads)), strict=True)
+    for field, values, gradients in parts:
+        value, gradient = field.to_torch(values), field.to_torch(gradients)
+        if value.untyped_storage().data_ptr() != params.untyped_storage().data_ptr():
+            raise ConversionError("a parameter cannot be a view of one vector; use flatten and load_flat")
+        field.parameter.data, field.parameter.grad = value, gradient
+    return params, grads
+
+
+@torch.no_grad()
+def load_flat(module: nn.Module, vector: Tensor | LuaTensor) -> None:
+    """Fills a module from the vector that Torch7's ``getParameters()`` returned and a script saved.
+
+    Args:
+        module: a converted module, of the structure that the vector was taken from.
+        vector: all parameters in Torch7's order, tied ones once.
+
+    Raises:
+        ConversionError: it has not as many elements as the parameters together.
+    """
+    fields = flat_fields(module)
+    for field, value in zip(fields, split_flat(fields, vector, "the flat vector"), strict=True):
+        field.parameter.copy_(value)

@@ -1,0 +1,99 @@
+"""A module's parameters and gradients as Torch7 sees them: in Lua's arrangement, to be read and written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion import fields, registry, tensors
+from dpnn_bridge.conversion.fields import Field
+from dpnn_bridge.conversion.ties import tie_of
+
+
+@dataclass
+class LuaParameter:
+    """One entry of Torch7's ``parameters()``.
+
+    Attributes:
+        module: the module whose layout arranges it.
+        name: its Lua field.
+        field: how the field is kept in torch.
+    """
+
+    module: nn.Module
+    name: str
+    field: Field
+
+    def read(self) -> Tensor:
+        """The parameter in Lua's shape, detached."""
+        return tensors.lua_value(self.module, self.name, self.field)
+
+    def read_gradient(self) -> Tensor:
+        """The gradient in Lua's shape, zeros when there is none."""
+        return tensors.lua_value(self.module, self.name, self.field, gradient=True)
+
+    def write(self, value: Tensor) -> None:
+        """Sets the parameter."""
+        self._write(self.read(), value, self.parameter.detach())
+
+    def write_gradient(self, value: Tensor) -> None:
+        """Sets the gradient."""
+        parameter = self.parameter
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        self._write(self.read_gradient(), value, parameter.grad)
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        """The torch parameter, of another module where it is tied."""
+        owner, leaf = fields.resolve(self.module, self.field.attribute)
+        tie = tie_of(owner, leaf)
+        return tie.parameter() if tie else getattr(owner, leaf)
+
+    @torch.no_grad()
+    def _write(self, view: Tensor, value: Tensor, target: Tensor) -> None:
+        if view.untyped_storage().data_ptr() == target.untyped_storage().data_ptr():
+            view.copy_(value)
+            return
+        tie = tie_of(*fields.resolve(self.module, self.field.attribute))
+        if tie is None:
+            layout, module = self.field.layout, self.module
+        else:
+            layout, module = tie.source.field.layout, tie.source.module
+            whole = (layout.to_lua(target, module) if layout else target).contiguous().clone()
+            whole.view(-1).as_strided(tie.shape, tie.stride, tie.offset).copy_(value)
+            value = whole
+        target.copy_(layout.to_torch(value, module) if layout else value.reshape(target.shape))
+
+
+def children(module: nn.Module) -> list[nn.Module]:
+    """Submodules in the order of Torch7's ``modules``, a repeated one repeatedly."""
+    return registry.spec_of(module).children(module)
+
+
+def own_parameters(module: nn.Module) -> list[LuaParameter]:
+    """The parameters of a module without its submodules'."""
+    spec = registry.spec_of(module)
+    if not spec.children(module):
+        return [LuaParameter(*entry) for entry in registry.parameters(module)]
+    fields = spec.fields_of(module).items()
+    return [LuaParameter(module, n, f) for n, f in fields if tensors.is_parameter(module, f.attribute)]
+
+
+def all_parameters(module: nn.Module) -> Iterator[LuaParameter]:
+    """All parameters in the order of Torch7's ``parameters()``; a module that occurs twice is listed twice."""
+    for entry in registry.parameters(module):
+        yield LuaParameter(*entry)
+
+
+def setting(module: nn.Module, name: str, default: Any) -> Any:
+    """A module's own ``momFactor`` or the like, from its attribute or its file's field; else ``default``."""
+    record = fields.record_of(module)
+    value = module.__dict__.get(name)
+    if value is None and record is not None:
+        value = record.fields.get(name)
+    return default if value is None else value

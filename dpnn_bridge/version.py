@@ -1,0 +1,13 @@
+"""The version of this package."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+
+
+def package_version() -> str:
+    """The installed version of dpnn_bridge."""
+    try:
+        return version("dpnn-bridge")
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,101 @@
+"""The model is found wherever training scripts put it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dpnn_bridge.checkpoints.find import candidates, follow, select, surroundings
+from dpnn_bridge.errors import ModelNotFoundError
+from dpnn_bridge.loaders import dumps
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+
+
+def module(name: str = "nn.Sequential") -> LuaObject:
+    return LuaObject(name, LuaTable({"modules": LuaTable()}))
+
+
+def table(*values: Any, **fields: Any) -> LuaTable:
+    t = LuaTable.from_list(values)
+    t.update(fields)
+    return t
+
+
+NET = module()
+FOUND = {
+    "bare": (NET, ""),
+    "model": (table(opt=table(lr=0.1), model=NET), "model"),
+    "model beside others": (table(model_D=module(), model=NET, mean=0.5), "model"),
+    "protos": (table(protos=table(criterion=module("nn.ClassNLLCriterion"), rnn=NET), vocab=table()), "protos.rnn"),
+    "generator": (table(D=module(), G=NET), "G"),
+    "array": (table(table(NET), table(lr=1)), "[1][1]"),
+    "odd name": (table(**{"my net": NET}), "['my net']"),
+    "project class": (LuaObject("chatbot.Seq2Seq", table(goToken=1, encoder=NET)), "encoder"),
+    "dp experiment": (
+        LuaObject("dp.Experiment", table(_model=LuaObject("dp.Model", table(_module=NET)))),
+        "_model._module",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_finds(name: str) -> None:
+    root, key = FOUND[name]
+    obj, found, _ = select(root)
+    assert (obj, found) == (NET, key)
+    if key:
+        assert follow(root, key) is NET
+        assert select(root, key)[0] is NET
+
+
+@pytest.mark.parametrize("kind", ["string", "torch.CharTensor", "torch.ByteStorage"])
+def test_opens_serialized_objects(kind: str) -> None:
+    data = dumps(table(net=NET))
+    if kind == "string":
+        value: Any = data.decode("utf-8", "surrogateescape")
+    else:
+        dtype = np.int8 if "Char" in kind else np.uint8
+        value = LuaTensor.from_numpy(np.frombuffer(data, dtype).copy())
+        value = value if kind.endswith("Tensor") else value.storage
+    obj, key, _ = select(table(state=value))
+    assert key == "state.net"
+    assert obj.class_name == "nn.Sequential"
+
+
+def test_several_models_need_a_key() -> None:
+    with pytest.raises(ModelNotFoundError, match=r"first.*second") as error:
+        select(table(first=module(), second=module()), source="x.t7")
+    assert "x.t7" in str(error.value)
+
+
+def test_no_model() -> None:
+    with pytest.raises(ModelNotFoundError, match="load_flat"):
+        select(table(weights=LuaTensor.empty()))
+
+
+def test_key_that_leads_nowhere_lists_the_models() -> None:
+    with pytest.raises(ModelNotFoundError, match=r"protos\.rnn"):
+        select(table(protos=table(rnn=NET)), "protos.cnn")
+
+
+def test_unknown_module_in_a_known_namespace_is_the_model() -> None:
+    root = LuaObject("nn.MyContainer", table(modules=table(NET)))
+    assert select(root)[0] is root
+
+
+def test_cycles_end() -> None:
+    root = table(net=NET)
+    root["self"] = root
+    assert [c.key for c in candidates(root)] == ["net"]
+
+
+def test_surroundings() -> None:
+    root = table(model=NET, opt=table(lr=0.1, sizes=table(3, 4)), mean=LuaTensor.from_numpy(np.ones(3)))
+    root["big"] = LuaTensor.from_numpy(np.ones(200_000))
+    kept = surroundings(root)
+    assert kept.keys() == {"opt", "mean"}
+    assert kept["opt"] == {"lr": 0.1, "sizes": [3, 4]}
+    assert kept["mean"].tolist() == [1, 1, 1]
+    assert surroundings(NET) is None

@@ -1,0 +1,167 @@
+"""``describe`` and ``dpnn-inspect``: the tree, the totals, what is shared; no tensor is loaded, nothing is run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from conftest import FIXTURES
+
+from dpnn_bridge.checkpoints.bytecode import describe_bytecode
+from dpnn_bridge.checkpoints.describe import describe, format_bytes
+from dpnn_bridge.cli.inspect import inspect_command
+from dpnn_bridge.loaders import read_t7, write_t7
+from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
+
+FORMAT = FIXTURES / "format"
+READABLE = [p for p in sorted(FORMAT.rglob("*.t7")) if not p.name.startswith(("bad_", "class_custom_write"))]
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    weight = LuaTensor.from_numpy(np.zeros((2, 3), np.float32))
+    row = LuaTensor(weight.class_name, (3,), (1,), 3, weight.storage)
+    linear = LuaObject("nn.Linear", LuaTable({"weight": weight, "bias": row, "name": "fc", "train": True}))
+    modules = LuaTable.from_list([linear, linear])
+    write_t7(tmp_path / "m.t7", LuaObject("nn.Sequential", LuaTable({"modules": modules, "a b": 1.5}), version=2))
+    return tmp_path / "m.t7"
+
+
+def test_tree_and_totals(model: Path) -> None:
+    lines = list(describe(model).lines())
+    assert lines[0] == f"{model}: binary, little endian, 8-byte longs, {model.stat().st_size} bytes"
+    assert lines[1:] == [
+        "nn.Sequential (version 2)",
+        "├─ modules: table of 2",
+        "│  ├─ [1]: nn.Linear",
+        "│  │  ├─ weight: torch.FloatTensor 2x3, 24 bytes, storage 1",
+        "│  │  ├─ bias: torch.FloatTensor 3, 12 bytes, shares storage 1",
+        "│  │  ├─ name: 'fc'",
+        "│  │  └─ train: true",
+        "│  └─ [2]: nn.Linear, the same as modules[1]",
+        "└─ ['a b']: 1.5",
+        "",
+        "model nn.Sequential, the file itself",
+        "2 tensors in 1 storages, 24 bytes",
+        "     1 nn.Linear",
+        "     1 nn.Sequential",
+    ]
+
+
+def test_json(model: Path) -> None:
+    result = CliRunner().invoke(inspect_command, [str(model), "--json"])
+    assert result.exit_code == 0
+    data = json.loads(result.output)
+    assert data["classes"] == {"nn.Linear": 1, "nn.Sequential": 1}
+    assert (data["tensors"], data["storages"], data["tensor_bytes"]) == (2, 1, 24)
+    nodes = {node["path"]: node for node in data["nodes"]}
+    bias = nodes["modules[1].bias"]
+    assert (bias["shape"], bias["stride"], bias["offset"], bias["bytes"]) == ([3], [1], 3, 12)
+    assert bias["storage"] == nodes["modules[1].weight"]["storage"]
+    assert nodes["modules[2]"]["first"] == "modules[1]"
+
+
+def test_limits_shorten_the_tree_and_not_the_totals(tmp_path: Path) -> None:
+    table = LuaTable.from_list(LuaObject("nn.Identity") for _ in range(50))
+    write_t7(tmp_path / "m.t7", LuaTable({"list": table}))
+    description = describe(tmp_path / "m.t7", limit=3)
+    assert "   └─ … 47 more" in list(description.lines())
+    assert description.classes == {"nn.Identity": 50}
+    shallow = describe(tmp_path / "m.t7", depth=1)
+    assert [node.path for node in shallow.nodes] == ["", "list"]
+    assert shallow.nodes[1].omitted == 50
+    assert shallow.classes == {"nn.Identity": 50}
+
+
+def test_functions_are_named_and_not_run() -> None:
+    lines = list(describe(FORMAT / "function_upvalues.t7").lines())
+    assert lines[1] == "function, LuaJIT 2 bytecode, 94 bytes, gen/format.lua:168"
+    assert "3 Lua functions, kept as bytes and never run" not in lines
+    assert "2 Lua functions, kept as bytes and never run" in lines
+
+
+@pytest.mark.parametrize("file", READABLE, ids=lambda p: p.stem)
+def test_every_format_fixture(file: Path) -> None:
+    description = describe(file)
+    assert description.nodes
+    assert json.loads(json.dumps(description.to_dict()))["nodes"]
+    assert all(line.isprintable() for line in description.lines())
+
+
+def test_no_tensor_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_t7(tmp_path / "m.t7", LuaTensor.from_numpy(np.zeros(1 << 20)))
+    monkeypatch.setattr(LuaStorage, "numpy", lambda self: pytest.fail("loaded"))
+    monkeypatch.setattr(LuaStorage, "copy", lambda self: pytest.fail("loaded"))
+    start = time.perf_counter()
+    assert describe(tmp_path / "m.t7").tensor_bytes == 8 << 20
+    assert time.perf_counter() - start < 0.1
+
+
+def test_deep_and_cyclic_graphs(tmp_path: Path) -> None:
+    root = table = LuaTable()
+    for _ in range(20_000):
+        table["next"] = table = LuaTable()
+    table["root"] = root
+    write_t7(tmp_path / "deep.t7", root)
+    description = describe(tmp_path / "deep.t7")
+    assert len(description.nodes) == 51
+    assert json.dumps(description.to_dict())
+
+
+def test_hostile_names_do_not_reach_the_terminal(tmp_path: Path) -> None:
+    evil = "nn.\x1b[2J\udcff\n"
+    write_t7(tmp_path / "m.t7", LuaTable({evil: LuaObject(evil), "s": evil}))
+    result = CliRunner().invoke(inspect_command, [str(tmp_path / "m.t7")])
+    assert result.exit_code == 0
+    assert all(line.isprintable() for line in result.output.splitlines())
+
+
+def test_errors_have_their_exit_code(tmp_path: Path) -> None:
+    result = CliRunner().invoke(inspect_command, [str(tmp_path / "none.t7")])
+    assert result.exit_code == 3
+    result = CliRunner().invoke(inspect_command, [str(FORMAT / "long4.t7"), "--long-size", "8"])
+    assert result.exit_code == 3
+    assert CliRunner().invoke(inspect_command, [str(FORMAT / "long4.t7"), "--long-size", "4"]).exit_code == 0
+
+
+def test_bytecode_headers() -> None:
+    function = read_t7(FORMAT / "function_plain.ascii.t7")
+    assert isinstance(function, LuaFunction)
+    info = describe_bytecode(function.bytecode)
+    assert (info.dialect, info.source, info.first_line) == ("LuaJIT 2", "@gen/format.lua", 166)
+    lua51 = b"\x1bLua\x51\0\1\4\x08\4\x08\0" + (9).to_bytes(8, "little") + b"@main.l\0\0" + (7).to_bytes(4, "little")
+    assert describe_bytecode(lua51).source == "@main.l\0"
+    assert describe_bytecode(lua51).first_line == 7
+    lua53 = b"\x1bLua\x53\0\x19\x93\r\n\x1a\n\4\x08\4\x08\x08\x78\x56" + bytes(6) + bytes(8) + b"\1\x08@main.l"
+    assert describe_bytecode(lua53 + (5).to_bytes(4, "little")).first_line == 5
+    for n in range(len(function.bytecode)):
+        assert describe_bytecode(function.bytecode[:n]).size == n
+        assert describe_bytecode(lua53[:n]).size == len(lua53[:n])
+    assert describe_bytecode(b"\x1bLJ\2\0" + b"\xff" * 50).source is None
+
+
+def test_format_bytes() -> None:
+    assert [format_bytes(n) for n in (0, 999, 1000, 123456, 10**9, 10**13)] == [
+        "0 bytes",
+        "999 bytes",
+        "1.0 kB",
+        "123 kB",
+        "1.0 GB",
+        "10.0 TB",
+    ]
+
+
+def test_lists_the_models_of_a_checkpoint_without_pytorch() -> None:
+    source = Path(__file__).parents[2] / "fixtures" / "samples" / "char-rnn__lstm" / "model.t7"
+    code = (
+        "import sys; from dpnn_bridge.checkpoints.describe import describe\n"
+        f"print(describe({str(source)!r}).models); assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "{'protos.rnn': 'nn.gModule', 'protos.criterion': 'nn.ClassNLLCriterion'}\n"

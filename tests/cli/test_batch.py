@@ -1,0 +1,119 @@
+"""Many files at once: failures stay their own, an interruption leaves nothing half done."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from samples import SAMPLES
+
+import dpnn_bridge
+from dpnn_bridge import batch
+from dpnn_bridge.errors import OutputExistsError
+
+MODEL = SAMPLES / "torch-demos__mnist_convnet" / "model.t7"
+
+
+def copies(folder: Path, *names: str) -> list[Path]:
+    """The model under several names."""
+    paths = [folder / name for name in names]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(MODEL, path)
+    return paths
+
+
+def test_outputs_keep_their_folders(tmp_path: Path) -> None:
+    sources = copies(tmp_path, "a/model.t7", "b/model.t7", "b/c/model.t7")
+    targets = [t.target for t in batch.tasks_for(sources, tmp_path / "out", ".pt")]
+    assert targets == [tmp_path / "out" / p for p in ("a/model.pt", "b/model.pt", "b/c/model.pt")]
+
+
+def test_two_sources_for_one_output_are_refused(tmp_path: Path) -> None:
+    sources = copies(tmp_path, "model.t7", "model.net")
+    with pytest.raises(OutputExistsError, match=r"model\.net"):
+        batch.tasks_for(sources, tmp_path / "out", ".pt")
+
+
+def test_one_file_named_twice_is_one_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (source,) = copies(tmp_path, "model.t7")
+    monkeypatch.chdir(tmp_path)
+    assert len(batch.tasks_for([source, Path("model.t7")], tmp_path / "out", ".pt")) == 1
+
+
+def test_numbers_are_no_suffixes(tmp_path: Path) -> None:
+    sources = copies(tmp_path, "loss_1.25", "loss_1.5")
+    targets = [t.target.name for t in batch.tasks_for(sources, tmp_path / "out", ".pt")]
+    assert targets == ["loss_1.25.pt", "loss_1.5.pt"]
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_failures_stay_their_own(tmp_path: Path, jobs: int) -> None:
+    sources = copies(tmp_path, "good.t7", "fine.t7")
+    bad = tmp_path / "bad.t7"
+    bad.write_bytes(MODEL.read_bytes()[:5000])
+    tasks = batch.tasks_for([*sources, bad, tmp_path], tmp_path / "out", ".pt")
+    outcomes = {o.task.source.name: o for o in batch.run(tasks, jobs=jobs)}
+    assert {name: o.status for name, o in outcomes.items() if name != tmp_path.name} == {
+        "good.t7": "converted",
+        "fine.t7": "converted",
+        "bad.t7": "failed",
+    }
+    assert outcomes[tmp_path.name].status == "failed"
+    again = {o.task.source.name: o.status for o in batch.run(tasks, jobs=jobs)}
+    assert again["good.t7"] == again["fine.t7"] == "skipped"
+    assert sorted(p.name for p in (tmp_path / "out").rglob("*") if p.is_file()) == ["fine.pt", "good.pt"]
+
+
+def test_a_worker_that_dies_is_reported(tmp_path: Path) -> None:
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
+    tasks = batch.tasks_for(copies(tmp_path, "a.t7", "b.t7"), tmp_path / "out", ".pt")
+    outcomes = list(batch.run(tasks, jobs=2, plugins=(plugin,)))
+    assert [o.status for o in outcomes] == ["failed", "failed"]
+    assert "worker" in outcomes[0].message
+
+
+def test_an_interruption_leaves_no_temporary_files(tmp_path: Path) -> None:
+    plugin = tmp_path / "slow.py"  # holds every conversion between writing and comparing
+    plugin.write_text(
+        "import time\nfrom dpnn_bridge.outputs import torch_checkpoint as t\n"
+        "verify = t.verify\n"
+        "def slow(*args):\n    time.sleep(60)\n    verify(*args)\n"
+        "t.verify = slow\n"
+    )
+    sources = copies(tmp_path, "a.t7", "b.t7", "c.t7", "d.t7")
+    out = tmp_path / "out"
+    command = [
+        "-m",
+        "dpnn_bridge",
+        "convert",
+        *map(str, sources),
+        "--out-dir",
+        str(out),
+        "--jobs",
+        "2",
+        "--plugin",
+        str(plugin),
+    ]
+    root = str(Path(dpnn_bridge.__file__).parents[1])
+    process = subprocess.Popen(
+        [sys.executable, *command],
+        start_new_session=True,
+        env=os.environ | {"PYTHONPATH": root},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    end = time.monotonic() + 60
+    while len(list(out.glob(".*"))) < 2 and time.monotonic() < end:
+        time.sleep(0.1)
+    assert len(list(out.glob(".*"))) == 2
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(30) != 0
+    assert list(out.iterdir()) == []

@@ -1,0 +1,175 @@
+"""What every registered Lua class promises."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from conftest import FIXTURES, manifest, tracing
+from torch import nn
+
+from dpnn_bridge import parity, read_t7, to_lua, to_torch
+from dpnn_bridge.conversion import registry
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.lua_values import to_value
+from dpnn_bridge.conversion.registry import known_names, lua_class
+from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.objects import LuaTable
+
+BLOCKS = list(dict.fromkeys(block for blocks in known_names().values() for block in blocks))
+#: all Lua strings of all fixtures, in which the names of their classes occur
+STRINGS = b"".join((FIXTURES / e["file"]).read_bytes() for e in manifest())
+#: the smallest fixture of each class that runs forward
+FIRST = {
+    e["class"]: e
+    for e in sorted(manifest(kind=("module", "criterion")), key=lambda e: -(FIXTURES / e["file"]).stat().st_size)
+    if e["class"] in known_names()
+}
+
+
+def types_of(block: type[LuaClass]) -> tuple[type[nn.Module], ...]:
+    return block.torch_type if isinstance(block.torch_type, tuple) else (block.torch_type,)
+
+
+def is_stock(kind: type[nn.Module]) -> bool:
+    return kind.__module__.startswith("torch.nn.")
+
+
+OWN = list(dict.fromkeys(t for block in BLOCKS for t in types_of(block) if not is_stock(t)))
+
+
+def block_id(block: type) -> str:
+    return f"{block.__module__.rpartition('.')[2]}.{block.__name__}"
+
+
+def converted(entry: dict[str, Any]) -> tuple[LuaTable, nn.Module]:
+    fixture = read_t7(FIXTURES / entry["file"])
+    return fixture, to_torch(fixture["module"])
+
+
+def test_a_name_is_registered_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_BY_NAME", {k: [*v] for k, v in registry._BY_NAME.items()})
+    monkeypatch.setattr(registry, "_BY_TYPE", dict(registry._BY_TYPE))
+    with pytest.raises(ValueError, match=r"nn\.Linear is registered in .*linear and in"):
+        lua_class("nn.Linear")(type("Again", (LuaClass,), {}))
+
+
+def test_variants_of_a_name_are_told_apart() -> None:
+    for name, blocks in known_names().items():
+        general = [b for b in blocks if b.matches.__func__ is LuaClass.matches.__func__]  # type: ignore[attr-defined]
+        assert len(general) <= 1, name
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=block_id)
+def test_every_block_has_a_torch_type_and_a_fixture(block: type[LuaClass]) -> None:
+    assert all(issubclass(t, nn.Module) for t in types_of(block))
+    if block.checked_by == "torch7":
+        found = any(name.encode() in STRINGS for name in block.names)
+        assert found, f"no fixture holds any of {', '.join(block.names)}; say in `checked_by` what parity rests on"
+
+
+@pytest.mark.parametrize("kind", OWN, ids=block_id)
+def test_every_own_module_is_documented(kind: type[nn.Module]) -> None:
+    doc = kind.__dict__.get("__doc__") or ""
+    assert doc.strip(), "a docstring is missing"
+    assert "Lua:" in doc, "a section 'Lua:' with constructor and source file is missing"
+
+
+@pytest.mark.parametrize("name", sorted(FIRST))
+def test_repr_deepcopy_and_pickle(name: str) -> None:
+    fixture, module = converted(FIRST[name])
+    assert type(module).__name__ in repr(module)
+    assert "object at 0x" not in repr(module)
+    file = io.BytesIO()
+    torch.save(module, file)
+    file.seek(0)
+    again = pickle.loads(pickle.dumps(module))
+    copies = [copy.deepcopy(module), again, copy.deepcopy(again), torch.load(file, weights_only=False)]
+    if fixture.get("forward_error") is not None:
+        return
+    arguments = [to_value(fixture["input"])]
+    if fixture["kind"] == "criterion":
+        arguments.append(to_value(fixture.get("target")))
+    expected = outputs(module, copy.deepcopy(arguments))
+    for other in copies:
+        assert all(d.ok for d in parity.compare("output", outputs(other, copy.deepcopy(arguments)), expected))
+
+
+STRUCTURES = {e["class"]: e for e in manifest(kind="structure") if e["class"] in known_names().keys() - FIRST.keys()}
+
+
+@pytest.mark.parametrize("name", sorted(STRUCTURES))
+def test_deepcopy_and_pickle_of_what_does_not_run(name: str) -> None:
+    fixture = read_t7(FIXTURES / STRUCTURES[name]["file"])
+    module = to_torch(fixture["module"] if "module" in fixture else fixture["object"])
+    for other in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        assert repr(other) == repr(module)
+        torch.testing.assert_close(dict(other.state_dict()), dict(module.state_dict()), equal_nan=True)
+
+
+def outputs(module: Callable[..., Any], arguments: list[Any]) -> Any:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        return module(*arguments)
+
+
+FROM_TORCH = {
+    "nn.Identity": nn.Identity(),
+    "nn.Linear": nn.Linear(3, 2, bias=False),
+    "nn.LookupTable": nn.Embedding(5, 2, padding_idx=1, max_norm=1.5),
+    "nn.Dropout": nn.Dropout(0.3),
+    "nn.PReLU": nn.PReLU(3),
+    "nn.LeakyReLU": nn.LeakyReLU(0.2),
+    "nn.ELU": nn.ELU(0.5),
+    "nn.HardTanh": nn.Hardtanh(-2, 2),
+    "nn.SoftPlus": nn.Softplus(2),
+    "nn.TanhShrink": nn.Tanhshrink(),
+    "nn.GatedLinearUnit": nn.GLU(1),
+    "nn.SoftMax": nn.Softmax(1),
+    "nn.LogSoftMax": nn.LogSoftmax(1),
+    "nn.Sequential": nn.Sequential(nn.ReLU(), nn.Tanh()),
+}
+
+
+@pytest.mark.parametrize("name", FROM_TORCH)
+def test_stock_modules_become_lua_objects_and_come_back(name: str) -> None:
+    module = FROM_TORCH[name].eval()
+    obj = to_lua(module)
+    assert obj.class_name == name
+    again = to_torch(obj)
+    assert not again.training
+    if name == "nn.LookupTable":  # Torch7 counts from 1
+        input = torch.tensor([[1, 2], [2, 4]])
+        assert torch.equal(again(input), module(input - 1))
+        return
+    input = torch.randn(4, 4 if name == "nn.GatedLinearUnit" else 3)
+    assert torch.equal(again(input), module(input))
+
+
+def test_softmax_over_another_dimension_is_refused() -> None:
+    with pytest.raises(ConversionError, match="make it dim=1"):
+        to_lua(nn.Softmax(2))
+
+
+COMPILED = [
+    "nn.View", "nn.Reshape", "nn.JoinTable", "nn.SplitTable", "nn.SelectTable", "nn.CAddTable", "nn.CMaxTable",
+    "nn.MixtureTable", "nn.LookupTable", "nn.SoftMax", "nn.LogSoftMax", "nn.PReLU", "nn.Concat", "nn.DepthConcat",
+    "nn.Parallel", "nn.Bottle", "nn.Sum", "nn.Max", "nn.CMul", "nn.Add", "nn.Euclidean", "nn.CosineDistance",
+    "nn.PairwiseDistance", "nn.MM", "nn.MV", "nn.Index", "nn.Sqrt", "nn.GradientReversal", "nn.Sequential",
+]  # fmt: skip
+
+
+@tracing
+@pytest.mark.parametrize("name", [n for n in COMPILED if n in FIRST])
+def test_compiles_without_graph_break(name: str) -> None:
+    fixture, module = converted(FIRST[name])
+    input = to_value(fixture["input"])
+    expected = outputs(module, [input])
+    torch.compiler.reset()
+    compiled = torch.compile(module, backend="eager", fullgraph=True)
+    assert all(d.ok for d in parity.compare("output", outputs(compiled, [input]), expected))

@@ -1,0 +1,90 @@
+"""A module that was loaded can be written back: the same object for Torch7, the same numbers for PyTorch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import FIXTURES, fixture_id, manifest
+from lua_equal import differences
+
+import dpnn_bridge
+from dpnn_bridge.compare import nested
+from dpnn_bridge.conversion import noise, registry, to_lua, to_torch
+from dpnn_bridge.conversion.lua_values import to_value
+from dpnn_bridge.graph import is_module
+from dpnn_bridge.objects import LuaFunction, LuaObject, LuaTable, LuaTensor
+
+MODULES = manifest(kind=("module", "criterion"))
+#: fields that Torch7 computes anew; an object without them is the same module
+BUFFERS = {"output", "gradInput", "train", "_type"}
+#: fields of a node of nngraph that hold values of one run
+NODE_BUFFERS = {"input", "gradOutput", "gradOutputBuffer"}
+
+
+def converted(entry: dict[str, Any]) -> tuple[LuaTable, torch.nn.Module]:
+    fixture = dpnn_bridge.read_t7(FIXTURES / entry["file"])
+    return fixture, to_torch(fixture["module"])
+
+
+def reduced(value: Any, memo: dict[int, Any] | None = None) -> Any:
+    """A Lua value without functions and without the content of buffers, which are not written back."""
+    memo = {} if memo is None else memo
+    if isinstance(value, LuaFunction):
+        return None
+    if not isinstance(value, (LuaObject, LuaTable)):
+        return value
+    if id(value) in memo:
+        return memo[id(value)]
+    spec = None
+    if isinstance(value, LuaObject):
+        spec = registry.find(value)
+        upgraded = spec.upgrade(value) if spec else value
+        copy: Any = LuaObject(value.class_name, version=spec.version if spec else value.version)
+        items = upgraded.fields.items()
+    else:
+        copy, items = LuaTable(), value.items()
+    memo[id(value)] = copy
+    for k, v in items:
+        if isinstance(value, LuaTable) and "mapindex" in value and k in NODE_BUFFERS:
+            continue
+        is_gradient = isinstance(k, str) and k.startswith("grad") and spec is not None
+        is_buffer = spec is not None and (k in BUFFERS or k in spec.scratch or (isinstance(k, str) and k[0] == "_"))
+        if isinstance(v, LuaFunction) or (k in BUFFERS and is_module(value)) or is_gradient:
+            continue
+        copy[reduced(k, memo)] = LuaTensor.empty() if is_buffer else reduced(v, memo)
+    for k, v in {**spec.defaults, **spec.constants}.items() if spec else ():
+        copy.setdefault(k, v)  # what an old file lacks is written
+    return copy
+
+
+@pytest.mark.parametrize("entry", MODULES, ids=fixture_id)
+def test_written_back_object_holds_the_same_fields(entry: dict[str, Any]) -> None:
+    fixture, module = converted(entry)
+    assert differences(reduced(fixture["module"]), reduced(to_lua(module))) == []
+
+
+@pytest.mark.parametrize("entry", MODULES, ids=fixture_id)
+def test_pt_file_gives_the_same_numbers(entry: dict[str, Any], tmp_path: Path) -> None:
+    fixture, module = converted(entry)
+    dpnn_bridge.save(tmp_path / "m.pt", module)
+    loaded = dpnn_bridge.load(tmp_path / "m.pt")
+    assert loaded.state_dict().keys() == module.state_dict().keys()
+    assert [m.training for m in loaded.modules()] == [m.training for m in module.modules()]
+    if fixture.get("forward_error") is not None:
+        return
+    arguments = [to_value(fixture["input"])]
+    if entry["kind"] == "criterion":
+        arguments.append(to_value(fixture.get("target")))
+    outputs = []
+    for m in (module, loaded):
+        torch.manual_seed(0)
+        with torch.no_grad(), noise.replayed(m, fixture.get("after")):
+            outputs.append(m(*arguments))
+    for a, b in zip(nested.leaves(outputs[0]), nested.leaves(outputs[1]), strict=True):
+        if isinstance(a, str):  # tables may hold anything
+            assert a == b
+        else:
+            torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)

@@ -1,0 +1,122 @@
+"""dpnn-lua."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+pytest.importorskip("lupa")
+
+import dpnn_bridge
+from dpnn_bridge.cli.convert import convert_command
+from dpnn_bridge.cli.lua import lua_command
+from dpnn_bridge.errors import LuaBridgeError
+from dpnn_bridge.lua import LuaBridge
+from dpnn_bridge.lua.torch7 import run_torch7
+
+
+def _run(*arguments: str, input: str | None = None) -> tuple[int, str]:
+    result = CliRunner().invoke(lua_command, list(arguments), input=input)
+    return result.exit_code, result.stdout + result.stderr
+
+
+def _script(folder: Path, code: str) -> str:
+    path = folder / "script.lua"
+    path.write_text(code)
+    return str(path)
+
+
+def test_a_script_gets_its_arguments(tmp_path: Path) -> None:
+    script = _script(
+        tmp_path,
+        "assert(arg[0]:match('script.lua$') and arg[1] == '-lr' and arg[2] == '0.5' and select('#', ...) == 2)\n"
+        "local cmd = torch.CmdLine() cmd:option('-lr', 0.1) assert(cmd:parse(arg).lr == 0.5)",
+    )
+    assert _run(script, "-lr", "0.5") == (0, "")
+
+
+@pytest.mark.parametrize(("code", "status"), [("os.exit(3)", 3), ("os.exit(true)", 0), ("os.exit(false)", 1)])
+def test_the_exit_code_is_the_scripts(tmp_path: Path, code: str, status: int) -> None:
+    assert _run(_script(tmp_path, code))[0] == status
+
+
+def test_an_error_shows_file_and_line(tmp_path: Path) -> None:
+    status, output = _run(_script(tmp_path, "\nlocal t = torch.Tensor(2)\nt:add(torch.Tensor(3))"))
+    assert status == 7
+    assert "script.lua:3: inconsistent tensor size" in output
+
+
+def test_a_hash_bang_line_is_skipped(tmp_path: Path) -> None:
+    assert _run(_script(tmp_path, "#!/usr/bin/env th\nos.exit(4)"))[0] == 4
+
+
+def test_the_sandbox_has_no_files(tmp_path: Path) -> None:
+    assert _run("--sandbox", _script(tmp_path, "os.exit(io.open == nil and 5 or 6)"))[0] == 5
+
+
+def test_the_seed_is_torch7s(tmp_path: Path) -> None:
+    assert _run("--seed", "1234", _script(tmp_path, "os.exit(torch.random() == 822569775 and 5 or 6)"))[0] == 5
+
+
+def test_the_prompt_survives_errors() -> None:
+    status, output = _run("-i", input="x = 5\nerror('oops')\nos.exit(x)\n")
+    assert status == 5
+    assert "oops" in output
+
+
+def test_the_prompt_shows_values_and_ends_at_an_empty_line_or_the_end(capfd: pytest.CaptureFixture[str]) -> None:
+    assert _run("-i", input="=3 + 4, 'seven'\n\nos.exit(5)\n")[0] == 0
+    assert capfd.readouterr().out == "7\tseven\n"
+    assert _run("-i", input="x = 1\n")[0] == 0
+
+
+def test_code_on_the_command_line_runs_before_the_script(tmp_path: Path) -> None:
+    assert _run("-e", "status = 9", _script(tmp_path, "os.exit(status)"))[0] == 9
+
+
+def test_without_anything_to_do_it_says_how_to_use_it() -> None:
+    status, output = _run()
+    assert status == 2
+    assert "name a script" in output
+
+
+def test_dpnn_convert_takes_a_lua_file_for_unknown_classes(tmp_path: Path) -> None:
+    layers = Path(__file__).parents[2] / "examples" / "scaled_power.lua"
+    bridge = LuaBridge.from_files([layers])
+    source = tmp_path / "net.t7"
+    bridge.execute(f"torch.save({str(source)!r}, nn.Sequential():add(nn.ScaledPower(3, 2)):add(nn.Linear(3, 2)))")
+    target = tmp_path / "net.pt"
+    refused = CliRunner().invoke(convert_command, [str(source), str(target)])
+    assert refused.exit_code == 5
+    assert "--lua" in refused.stderr
+    done = CliRunner().invoke(convert_command, [str(source), str(target), "--lua", str(layers)])
+    assert done.exit_code == 0, done.output
+    x = torch.tensor([[1.0, -2.0, 3.0]], dtype=torch.float64)
+    model = dpnn_bridge.load(target, lua=bridge)
+    torch.testing.assert_close(model[0](x), torch.tensor([[1.0, -4.0, 9.0]], dtype=torch.float64))
+
+
+def test_run_torch7_brings_the_values_of_another_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """dpnn-lua stands in for th, which it replaces."""
+    program = tmp_path / "th"
+    program.write_text(
+        f"#!/bin/sh\nexec '{sys.executable}' -c 'from dpnn_bridge.cli.lua import lua_command; lua_command()' \"$@\"\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    calls = "calls = (calls or 0) + 1"
+    count, none, tensor = run_torch7(f"{calls} return calls, nil, torch.range(1, 3)")
+    assert (count, none, tensor.numpy().tolist()) == (1, None, [1, 2, 3])
+
+
+def test_run_torch7_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(LuaBridgeError, match=r"Torch7 failed \(1\)"):
+        run_torch7("return 1", program="false")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(LuaBridgeError, match="no Torch7 here"):
+        run_torch7("return 1")

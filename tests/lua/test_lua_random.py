@@ -1,0 +1,76 @@
+"""Torch7's generator from Python, against noise that Torch7 stored."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("lupa")
+
+import dpnn_bridge
+from dpnn_bridge.torch7.random import Generator
+
+FIXTURES = Path(__file__).parents[2] / "fixtures"
+RECORDED = Path(__file__).parent / "conformance" / "expected" / "random.jsonl"
+
+
+def _stochastic(name: str) -> list[str]:
+    manifest = json.loads((FIXTURES / "manifest.json").read_text())
+    rows = manifest if isinstance(manifest, list) else manifest["fixtures"]
+    return [
+        row["file"]
+        for row in rows
+        if row.get("class") == name and (row.get("set"), row.get("mode"), row.get("kind")) == ("nn", "train", "module")
+    ]
+
+
+@pytest.mark.parametrize("file", _stochastic("nn.Dropout"))
+def test_dropout_masks_of_torch7_are_redrawn_bit_for_bit(file: str) -> None:
+    fixture = dpnn_bridge.read_t7(FIXTURES / file)
+    module, noise = fixture["module"], fixture["after"]["noise"].torch()
+    if not noise.numel():
+        pytest.skip("this module drew nothing")
+    keep = 1 - module["p"]
+    drawn = Generator(int(fixture["seed"])).fill_bernoulli(torch.empty(noise.shape, dtype=noise.dtype), keep)
+    scale = drawn.new_tensor(keep) if module.get("v2") else 1
+    assert torch.equal(drawn / scale, noise)
+
+
+def test_the_raw_stream_is_mt19937_across_its_blocks() -> None:
+    words = Generator(5).words(2000)
+    assert (words == np.random.RandomState(5).randint(0, 1 << 32, 2000, dtype=np.uint32)).all()
+
+
+def test_scalar_draws_are_those_that_torch7_recorded() -> None:
+    record = next(r for r in map(json.loads, RECORDED.open()) if r["name"] == "scalar_mix/1234")
+    g, drawn = Generator(1234), []
+    for _ in range(8):
+        drawn += [g.random(), g.randint(1, 10), g.randint(5, 9), g.uniform(), g.uniform(-2, 3), g.normal()]
+        drawn += [g.normal(1, 2), g.exponential(1.5), g.cauchy(0, 2), g.log_normal(0.5, 0.25), g.geometric(0.3)]
+        drawn += [g.bernoulli(), g.bernoulli(0.2), g.normal()]
+    assert drawn == [value for _, value in record["values"][0]["t"]]
+
+
+def test_a_state_continues_where_it_was_taken() -> None:
+    first = Generator(7)
+    first.normal(), first.words(700)
+    second = Generator(0)
+    second.set_state(first.get_state())
+    assert [first.normal() for _ in range(3)] == [second.normal() for _ in range(3)]
+    with pytest.raises(ValueError, match="wrong size"):
+        second.set_state(b"short")
+
+
+def test_tensors_are_filled_as_in_lua() -> None:
+    from dpnn_bridge.lua import LuaBridge
+
+    bridge = LuaBridge()
+    bridge.manual_seed(3)
+    uniform, normal = bridge.execute("return torch.Tensor(5):uniform(2, 3), torch.Tensor(4):normal(1, 2)")
+    g = Generator(3)
+    assert torch.equal(g.fill_uniform(torch.empty(5, dtype=torch.float64), 2, 3), uniform)
+    assert torch.equal(g.fill_normal(torch.empty(4, dtype=torch.float64), 1, 2), normal)

@@ -1,0 +1,247 @@
+"""The kernels behind nn's Lua files, called as those call them: results are what real Torch7 stored in the fixtures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import FIXTURES, fixture_id, manifest
+
+pytest.importorskip("lupa")
+
+from dpnn_bridge.compare.differences import Result, Tolerance, compare
+from dpnn_bridge.conversion.lua_values import to_value
+from dpnn_bridge.errors import LuaBridgeError
+from dpnn_bridge.loaders.t7_reader import read_t7
+from dpnn_bridge.lua import LuaBridge
+from dpnn_bridge.objects import LuaTable
+
+LAYERS = Path(__file__).parent / "thnn_layers.lua"
+BRIDGE = LuaBridge()
+CLASSES, RUN = BRIDGE.run_file(LAYERS)
+#: their gradInput is computed in Lua, if at all
+NO_GRAD_INPUT = ("nn.LookupTable", "nn.SparseLinear", "nn.IndexLinear")
+CASES = [
+    pytest.param(number, entry, id=fixture_id(entry) + f"-{CLASSES[: number + 1].count(name)}")
+    for number, name in enumerate(CLASSES)
+    for entry in manifest(**{"class": name, "set": ("nn", "third"), "kind": ("module", "criterion")})
+    if "__legacy_" not in entry["name"]  # fields of older versions, which nn's Lua files bring up to date
+]
+
+
+@pytest.mark.parametrize(("number", "entry"), CASES)
+def test_a_layer_computes_what_torch7_computed(number: int, entry: dict[str, Any]) -> None:
+    fixture = read_t7(FIXTURES / entry["file"])
+    BRIDGE.manual_seed(int(fixture.get("seed", 0)))
+    names = ("module", "input", "target", "gradOutput", "scale")
+    found = BRIDGE.call(RUN, number + 1, LuaTable({name: fixture.get(name) for name in names}))
+    tolerance = Tolerance() if entry["dtype"] == "double" else Tolerance().in_single()
+    result = Result()
+
+    def check(name: str, expected: Any) -> None:
+        value, expected = found[name], to_value(expected)
+        if name in ("weight", "gradWeight") and value.numel() == expected.numel():
+            value = value.reshape(expected.shape)  # nn shows some weights to THNN in another shape
+        result.differences += compare(name, value, expected, tolerance)
+
+    check("output", fixture["output"])
+    if entry["class"] not in NO_GRAD_INPUT:
+        check("gradInput", fixture["gradInput"])
+    gradients = fixture.get("gradParams") or LuaTable()
+    if entry["class"] == "nn.IndexLinear" and gradients:
+        gradients[1] = gradients[1]["gradWeight"][1]
+    for key, name in enumerate(("gradWeight", "gradBias"), 1):
+        if key in gradients:
+            check(name, gradients[key])
+    for name in ("indices", "running_mean", "running_var", "noise", "isTarget", "weight"):
+        if name in found and name in fixture["after"]:
+            check(name, fixture["after"][name])
+    result.raise_for_failures()
+
+
+def _call(kernel: str, *args: Any) -> None:
+    BRIDGE.execute("local name = ... torch.DoubleTensor().THNN[name](select(2, ...))", kernel, *args)
+
+
+def _real(*values: Any) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+# ---- sparse layers: steps that touch only what the input named
+
+
+@pytest.mark.parametrize(
+    ("prefix", "input"),
+    [
+        ("SparseLinear_u", _real([1, 2, 0.5], [1, 4, 2], [2, 2, 1], [2, 3, 0])),
+        ("SparseLinear_legacyU", _real([[2, 0.5], [4, 2]], [[2, 1], [3, 0]])),
+    ],
+)
+def test_sparse_linear_steps_and_zeroes_the_columns_of_its_last_input(prefix: str, input: torch.Tensor) -> None:
+    """Columns 2 and 4; a value of 0 names no column."""
+    weight, gradient, bias, bias_gradient = torch.randn(4, 3, 4, dtype=torch.float64).unbind()
+    bias, bias_gradient = bias[:, 0].clone(), bias_gradient[:, 0].clone()
+    named = _real(0, 1, 0, 1)
+    stepped, zeroed, moved = weight - 0.1 * gradient * named, gradient * (1 - named), bias - 0.1 * bias_gradient
+    _call(f"{prefix}pdateParameters", weight, bias, gradient, bias_gradient, input, 0.1)
+    torch.testing.assert_close((weight, bias), (stepped, moved))
+    _call(prefix[:-1] + {"u": "zero", "U": "Zero"}[prefix[-1]] + "GradParameters", gradient, bias_gradient, input)
+    assert torch.equal(gradient, zeroed)
+    assert not bias_gradient.any()
+
+
+def test_sparse_linear_keeps_its_bias_when_the_input_named_nothing() -> None:
+    weight, bias = torch.ones(3, 4, dtype=torch.float64), _real(1, 2, 3)
+    _call("SparseLinear_updateParameters", weight, bias, weight.clone(), bias.clone(), _real([1, 2, 0]), 0.1)
+    assert bias.tolist() == [1, 2, 3]
+
+
+KEYS, SIZES = torch.tensor([1, 3, 1]), torch.tensor([2, 1])
+
+
+def test_index_linear_learns_in_one_call_what_gradients_and_a_step_give() -> None:
+    values, gradient = _real(2, -1, 0.5), _real([1, 2], [3, 4])
+    weight, bias = torch.randn(3, 2, dtype=torch.float64), _real(0, 1)
+    dense = _real([2, 0, -1], [0.5, 0, 0])
+    expected = weight - 0.1 * dense.t() @ gradient, bias - 0.1 * gradient.sum(0)
+    other, other_bias = weight.clone(), bias.clone()
+    cumulative = SIZES.cumsum(0)
+    _call("IndexLinear_accUpdateGradParameters", KEYS, -1, values, SIZES, cumulative, gradient, weight, bias, 0, 0.1)
+    torch.testing.assert_close((weight, bias), expected)
+    rows, bias_gradient = _real([2, 4], [-1, -2], [1.5, 2]), gradient.sum(0)
+    _call("IndexLinear_updateParameters", rows, bias_gradient, other, other_bias, KEYS, cumulative, -1, 0, 0.1)
+    torch.testing.assert_close((other, other_bias), expected)
+
+
+def test_index_linear_decays_a_weight_at_each_of_its_gradients() -> None:
+    weight, bias = torch.ones(3, 2, dtype=torch.float64), _real(0, 0)
+    rows = _real([0.25, 0], [0, 0], [0.125, 0])
+    _call("IndexLinear_updateParameters", rows, bias.clone(), weight, bias, KEYS, SIZES.cumsum(0), -1, 0.5, 1)
+    assert weight.tolist() == [[0, 0.25], [1, 1], [0.5, 0.5]]  # ((1 - 0.5) - 0.25) * 0.5 - 0.125
+
+
+@pytest.mark.parametrize(
+    ("weights", "gradients", "expected"),
+    [
+        ([1.0, 2], [0.5, 0.25, 1, -1], [0.75, 0.5, 1.75]),
+        ([2.0], [0.5, 1], [0.75, 2.25]),  # with one output THNN adds the decay
+    ],
+)
+def test_index_linear_normalizing_learns_offsets_and_scales_its_steps(
+    weights: list[float], gradients: list[float], expected: list[float]
+) -> None:
+    """Row of a key: largest value 4, its inverse, scale of steps 0.5, offset 1, the weights. Rate and decay are 0.5."""
+    weight, bias = _real([4, 0.25, 0.5, 1, *weights]), _real(*[0] * len(weights))
+    key = torch.tensor([1])
+    _call("IndexLinear_updateParameters", _real(gradients), bias.clone(), weight, bias, key, key, -1, 0.5, 0.5)
+    assert weight.tolist() == [[4, 0.25, 0.5, *expected]]
+
+
+@pytest.mark.parametrize(("outputs", "scale"), [(1, 0), (2, 1)])
+def test_index_linear_normalizing_with_one_output_learns_once_from_a_forward(outputs: int, scale: int) -> None:
+    weight, bias, key = torch.ones(1, 4 + outputs, dtype=torch.float64), _real(*[0] * outputs), torch.tensor([1])
+    gradient = torch.full((1, outputs), 2, dtype=torch.float64)
+    _call("IndexLinear_accUpdateGradParameters", key, -1, _real(0.5), key, key, gradient, weight, bias, 0, 0.25)
+    assert weight.tolist() == [[1, 1, scale, 1 - 0.5 * outputs, *[0.75] * outputs]]
+
+
+def test_index_linear_divides_by_the_largest_value_so_far() -> None:
+    weight, output = torch.zeros(2, 5, dtype=torch.float64), torch.empty(4, 1, dtype=torch.float64)
+    weight[:, 4] = 1
+    keys, values, ones = torch.tensor([1, 1, 1, 2]), _real(2, 1, -4, 3), torch.ones(4, dtype=torch.int64)
+    normalized = torch.empty(4, dtype=torch.float64)
+    _call("IndexLinear_updateOutput", keys, -1, values, ones, ones, output, weight, _real(0), normalized, 1)
+    assert normalized.tolist() == output.flatten().tolist() == [1, 0.5, -1, 1]
+    assert weight[:, :3].tolist() == [[4, 0.25, 1], [3, pytest.approx(1 / 3), 1]]
+
+
+# ---- what THNN refuses
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("SoftMax_updateOutput(t(1, 1, 1, 1, 1), t())", "1D, 2D, 3D or 4D tensor expected"),
+        ("PReLU_updateOutput(t(2, 3), t(), t(4), 4)", "Wrong number of input planes. Expected 4 but got 3"),
+        ("GatedLinear_updateOutput(t(2, 3), t(), 2)", "Halving dimension must be even. Dim 2 is size 3"),
+        ("Tanh_updateGradInput(nil, t(3), t(), t(2))", "input and gradOutput have different number of elements"),
+        ("SpatialConvolutionMM_updateOutput(t(3), t(), t(1, 9), nil, t(), t(), 3, 3, 1, 1, 0, 0)", "3D or 4D"),
+        ("SpatialConvolutionMM_updateOutput(t(3, 4, 4), t(), t(1, 9), nil, t(), t(), 3, 3, 1, 1, 0, 0)", "Need input"),
+        (
+            "SpatialConvolutionMM_updateOutput(t(1, 4, 2), t(), t(1, 9), nil, t(), t(), 3, 3, 1, 1, 0, 0)",
+            "Calculated output size is too small",
+        ),
+        (
+            "SpatialConvolutionMM_updateGradInput(t(1, 3, 3), t(2), t(), t(1, 9), t(), t(), 3, 3, 1, 1, 0, 0)",
+            "gradOutput has",
+        ),
+        ("TemporalConvolution_updateOutput(t(1, 2), t(), t(3, 4), t(3), 2, 1)", "sequence smaller than kernel size"),
+        ("MSECriterion_updateOutput(t(3), t(2), t(1), true)", "input and target have different number of elements"),
+        ("ClassNLLCriterion_updateOutput(t(2, 3), i {1, 4}, t(1), true, nil, t(1))", "cur_target"),
+        ("ClassNLLCriterion_updateOutput(t(2, 3), i {1, 2}, t(1), true, t(2), t(1))", "either for all or no classes"),
+        ("ClassNLLCriterion_updateOutput(t(2, 3), i {1}, t(1), true, nil, t(1))", "2 samples but 1 targets"),
+        ("ClassNLLCriterion_updateOutput(t(2, 3), i {1, 2, 3}, t(1), true, nil, t(1))", "2 samples but 3 targets"),
+        ("ClassNLLCriterion_updateOutput(t(2, 3, 1), i {1, 1}, t(1), true, nil, t(1))", "should be 1D or 2D"),
+        ("ClassNLLCriterion_updateOutput(t(2, 3), i {{1, 1}}, t(1), true, nil, t(1))", "multi-target not supported"),
+        ("MultiMarginCriterion_updateOutput(t(2, 3), i {1, 0}, t(1), true, 1, nil, 1)", "target out of range"),
+        ("MultiMarginCriterion_updateOutput(t(2, 3), i {1}, t(1), true, 1, nil, 1)", "inconsistent target size"),
+        ("MultiLabelMarginCriterion_updateOutput(t(3), i {1, 0}, t(1), t(), true)", "inconsistent target size"),
+        ("MultiLabelMarginCriterion_updateOutput(t(2), i {3, 0}, t(1), t(), true)", "target out of range"),
+        (
+            "BatchNormalization_backward(t(2, 3), t(3, 2), t(), nil, nil, nil, t(3), t(3), t(3), t(3), true, 1, 0)",
+            "do not match",
+        ),
+        ("SpatialMaxPooling_updateOutput(t(3), t(), i(), 2, 2, 2, 2, 0, 0, false)", "3D or 4D"),
+        (
+            "SpatialMaxPooling_updateOutput(t(1, 4, 4), t(), i(), 2, 2, 2, 2, 2, 0, false)",
+            "half of kernel size",
+        ),
+        ("SpatialMaxPooling_updateOutput(t(1, 2, 2), t(), i(), 3, 3, 1, 1, 0, 0, false)", "Given input size"),
+        ("SpatialMaxPooling_updateGradInput(t(1, 2, 2), t(2), t(), i {1}, 2, 2, 2, 2, 0, 0, false)", "gradOutput"),
+        ("SpatialMaxUnpooling_updateOutput(t(1, 1, 1), t(), i {{{5}}}, 2, 2)", "found an invalid max index"),
+        ("SpatialAveragePooling_updateOutput(t(1, 2, 2), t(), 3, 3, 1, 1, 0, 0, false, true)", "Given input size"),
+        ("TemporalMaxPooling_updateOutput(t(1, 2), t(), i(), 2, 2)", "sequence smaller than kernel size"),
+        (
+            "SpatialFractionalMaxPooling_updateOutput(t(1, 3, 3), t(), 3, 3, 2, 2, i(), t(1, 1, 2))",
+            "too large",
+        ),
+        ("FeatureLPPooling_updateOutput(t(40), t(), 2, 17, 1, false)", "width must be between 2 - 16"),
+        ("SpatialReplicationPadding_updateOutput(t(3), t(), 1, 1, 1, 1)", "3 or 4-dimensional"),
+        ("SpatialReflectionPadding_updateOutput(t(1, 2, 2), t(), 3, 3, 0, 0)", "[Pp]adding"),
+        ("LookupTable_accGradParameters(i {4}, t(1, 2), t(3, 2), i(), nil, nil, false, 0, 1)", "1 <= input < 4"),
+        ("LookupTable_accGradParameters(i {1}, t(1, 3), t(3, 2):t(), i(), nil, nil, false, 0, 1)", "be contiguous"),
+        ("LookupTable_renorm(i {1}, t(3, 2), 1, 0)", "non-positive-norm not supported"),
+        ("SparseLinear_updateOutput(t(1, 2), t(1, 3), t(3, 4), t(3))", "must be in coo format, nnz x 3"),
+        ("SparseLinear_updateOutput(t {{1, 5, 1}}, t(1, 3), t(3, 4), t(3))", "index out of bound"),
+        ("SparseLinear_legacyUpdateOutput(t(1, 3), t(), t(3, 4), t(3))", "must be batchsize x nnz x 2"),
+    ],
+)
+def test_what_thnn_refuses(code: str, message: str) -> None:
+    with pytest.raises(LuaBridgeError, match=message):
+        BRIDGE.execute(f"local t, i = torch.DoubleTensor, torch.LongTensor t().THNN.{code}")
+
+
+def test_an_unknown_kernel_or_type_is_named() -> None:
+    thnn = "local THNN = require 'nn.THNN' THNN.runKernel"
+    with pytest.raises(LuaBridgeError, match="'Sine_updateOutput' not found for tensor type"):
+        BRIDGE.execute(f"{thnn}('Sine_updateOutput', 'torch.FloatTensor')")
+    with pytest.raises(LuaBridgeError, match="Unsupported tensor type"):
+        BRIDGE.execute(f"{thnn}('Tanh_updateOutput', 'torch.IntTensor')")
+    output = torch.empty(1, dtype=torch.float64)
+    BRIDGE.execute(f"{thnn}('Abs_updateOutput', 'torch.DoubleTensor', ...)", _real(-3), output)
+    assert output.item() == 3
+
+
+def test_batch_normalization_of_equal_values_without_epsilon_is_zero() -> None:
+    x, y, ones = torch.ones(2, 3, dtype=torch.float64), torch.empty(2, 3, dtype=torch.float64), _real(1, 1, 1)
+    mean, std = _real(0, 0, 0), _real(0, 0, 0)
+    _call("BatchNormalization_updateOutput", x, y, None, None, mean, ones, mean.clone(), std, True, 0.1, 0)
+    assert not y.any()
+
+
+def test_a_loss_whose_targets_are_all_ignored_has_no_gradient() -> None:
+    total, gradient = _real(0), _real([5, 6])
+    _call("ClassNLLCriterion_updateGradInput", _real([1, 2]), torch.tensor([1]), gradient, True, None, total, 1)
+    assert gradient.tolist() == [[5, 6]]  # nn zeroes it before

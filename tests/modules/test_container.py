@@ -1,0 +1,57 @@
+"""What containers do beyond running their members in order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from conftest import FIXTURES, fixture_id, manifest
+from torch import nn
+
+from dpnn_bridge import parity, read_t7, to_torch, training
+from dpnn_bridge.compare import nested
+from dpnn_bridge.conversion.lua_values import to_value
+from dpnn_bridge.modules.nn.container import Bottle, MapTable, Parallel
+
+WEIGHT_ONLY = [e for e in manifest(kind="module") if e["name"].startswith("Sequential__net_siamese_weightonly")]
+
+
+@pytest.mark.parametrize("entry", WEIGHT_ONLY, ids=fixture_id)
+def test_branches_that_share_weights_have_the_sum_of_torch7s_gradients(entry: dict[str, Any]) -> None:
+    fixture = read_t7(FIXTURES / entry["file"])
+    module = to_torch(fixture["module"])
+    nested.backward(module(to_value(fixture["input"])), to_value(fixture["gradOutput"]))
+    grads, expected = training.parameters(module)[1], to_value(fixture["gradParams"])
+    half = len(expected) // 2
+    sums = [a + b for a, b in zip(expected[:half], expected[half:], strict=True)]
+    assert all(d.ok for d in parity.compare("sums", grads[:half], sums))
+    assert all(d.ok for d in parity.compare("again", grads[half:], sums))
+
+
+def test_map_table_clones_share_parameters_but_not_statistics() -> None:
+    module = MapTable(nn.BatchNorm1d(3))
+    module([torch.randn(4, 3), torch.randn(4, 3)])
+    assert len(module) == 2
+    first, second = (dict(m.named_parameters()) for m in module)
+    assert all(p is second[name] for name, p in first.items())
+    assert not torch.equal(module.get_buffer("0.running_mean"), module.get_buffer("1.running_mean"))
+
+
+def test_map_table_without_sharing_has_independent_clones() -> None:
+    module = MapTable(nn.Linear(3, 2), shared=False)
+    module.resize(2)
+    first, second = module.get_parameter("0.weight"), module.get_parameter("1.weight")
+    assert first is not second
+    assert torch.equal(first, second)
+
+
+def test_parallel_refuses_more_slices_than_members() -> None:
+    module = Parallel(nn.Linear(3, 2), input_dimension=1, output_dimension=1)
+    with pytest.raises(ValueError, match="2 slices along dimension 1 for 1 members"):
+        module(torch.zeros(2, 3))
+
+
+def test_bottle_refuses_an_unexpected_number_of_dimensions() -> None:
+    with pytest.raises(ValueError, match="expected 2 dimensions"):
+        Bottle(nn.Flatten(0))(torch.zeros(2, 3, 4))

@@ -1,0 +1,372 @@
+"""What PyTorch users do with recurrent modules: forget, remember, detach, train through time, copy, save, compile."""
+
+from __future__ import annotations
+
+import copy
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import FIXTURES, fixture_id, manifest, tracing
+from torch import Tensor, nn
+
+import dpnn_bridge
+from dpnn_bridge import memory
+from dpnn_bridge.conversion import to_lua, to_torch
+from dpnn_bridge.loaders.t7_reader import read_t7
+from dpnn_bridge.modules.nn.arithmetic import CAddTable
+from dpnn_bridge.modules.rnn.cells import fast_lstm, gru
+from dpnn_bridge.modules.rnn.dropout import LazyDropout
+from dpnn_bridge.modules.rnn.mask import LookupTableMaskZero, MaskZero, TrimZero
+from dpnn_bridge.modules.rnn.recurrence import Recurrence, Recurrent, Recursor
+from dpnn_bridge.modules.rnn.seq_gru import SeqGRU
+from dpnn_bridge.modules.rnn.seq_lstm import SeqLSTM, SeqLSTMP
+from dpnn_bridge.modules.rnn.sequencer import BiSequencerLM, Repeater, Sequencer
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+
+
+class Sum(nn.Module):
+    def forward(self, input: list[Tensor]) -> Tensor:
+        return input[0] + input[1]
+
+
+def recurrent() -> Recurrent:
+    return Recurrent(nn.Identity(), nn.Linear(3, 4), nn.Linear(4, 4), nn.Tanh(), Sum())
+
+
+class Affine(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.x, self.h = nn.Linear(3, 4), nn.Linear(4, 4)
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        return torch.tanh(self.x(input[0]) + self.h(input[1]))
+
+
+def recurrence() -> Recurrence:
+    return Recurrence(Affine(), 4, 1)
+
+
+STEPS = [lambda: fast_lstm(3, 4), lambda: gru(3, 4), recurrent, recurrence]
+SEQUENCES = [lambda: SeqLSTM(3, 4), lambda: SeqGRU(3, 4), lambda: SeqLSTMP(3, 5, 4)]
+
+
+@pytest.mark.parametrize("make", STEPS)
+def test_one_backward_trains_through_time(make) -> None:
+    step, xs = make().double(), torch.randn(3, 2, 3, dtype=torch.float64)
+    parameters = [p for p in step.parameters() if p.requires_grad]
+
+    def run(*values: Tensor) -> Tensor:
+        memory.forget(step)
+        return torch.func.functional_call(
+            Sequencer(step),
+            {f"module.{n}": v for (n, _), v in zip(step.named_parameters(), values, strict=True)},
+            (xs,),
+        )
+
+    assert torch.autograd.gradcheck(run, parameters)
+
+
+@pytest.mark.parametrize("make", STEPS)
+def test_forget_starts_anew(make) -> None:
+    step, x = make(), torch.randn(2, 3)
+    first, second = step(x), step(x)
+    assert not torch.equal(first, second)
+    step.forget()
+    assert step.step == 1
+    assert torch.equal(step(x), first)
+
+
+@pytest.mark.parametrize("make", STEPS)
+def test_going_on_after_backward_starts_from_a_detached_state(make) -> None:
+    step, x = make(), torch.randn(2, 3)
+    step(x).sum().backward()
+    step(x).sum().backward()  # no error of a graph that is gone
+    assert step.step == 3
+
+
+@pytest.mark.parametrize("make", STEPS)
+def test_rho_limits_how_far_gradients_flow(make) -> None:
+    step = make()
+    memory.max_bptt_step(step, 2)
+    xs = [torch.randn(2, 3, requires_grad=True) for _ in range(4)]
+    torch.stack([step(x) for x in xs]).sum().backward()
+    assert all(x.grad is not None for x in xs)
+    memory.forget(step)
+    for x in xs:
+        x.grad = None
+    [step(x) for x in xs][-1].sum().backward()
+    assert [x.grad is not None for x in xs] == [False, False, True, True]
+
+
+@pytest.mark.parametrize("make", STEPS)
+def test_state_survives_copies_files_and_casts(make, tmp_path: Path) -> None:
+    step, x = make(), torch.randn(2, 3)
+    step(x)
+    clone = copy.deepcopy(step)
+    buffer = io.BytesIO()
+    torch.save(step, buffer)
+    buffer.seek(0)
+    loaded = torch.load(buffer, weights_only=False)
+    double = copy.deepcopy(step).double()
+    expected = step(x)
+    for other in (clone, loaded):
+        assert other.step == 2
+        assert torch.equal(other(x), expected)
+    torch.testing.assert_close(double(x.double()).float(), expected)
+
+
+@pytest.mark.parametrize("make", STEPS[:2])
+def test_lua_object_holds_the_state(make, tmp_path: Path) -> None:
+    step, x = make(), torch.randn(2, 3)
+    step(x)
+    obj = to_lua(step)
+    assert obj["step"] == 2
+    assert obj["sharedClones"][1] is obj["recurrentModule"] is obj["modules"][1]
+    dpnn_bridge.write_t7(tmp_path / "step.t7", obj)
+    again = to_torch(read_t7(tmp_path / "step.t7"))
+    assert torch.equal(again(x), step(x))
+
+
+@pytest.mark.parametrize("entry", manifest(set="rnn", kind=("module", "criterion", "sequence")), ids=fixture_id)
+def test_no_two_buffers_of_a_written_object_are_one(entry: dict[str, Any]) -> None:
+    obj = to_lua(to_torch(read_t7(FIXTURES / entry["file"])["module"]))
+    stack, seen = [obj], set()
+    while stack:
+        value = stack.pop()
+        if id(value) in seen or not isinstance(value, (LuaObject, LuaTable)):
+            continue
+        seen.add(id(value))
+        tensors = [id(v) for v in value.values() if isinstance(v, LuaTensor)]
+        assert len(tensors) == len(set(tensors)), f"{value!r} holds one tensor in several fields"
+        stack.extend(value.values())
+
+
+def test_recurrent_gives_torch7_clones_that_share_storages() -> None:
+    module = Recurrent(nn.Identity(), nn.Linear(3, 4), nn.Linear(4, 4), nn.Tanh(), CAddTable())
+    obj = to_lua(module)
+    first, later = obj["initialModule"]["modules"], obj["recurrentModule"]["modules"]
+    assert obj["sharedClones"][2] is obj["recurrentModule"]
+    assert first[1] is not later[1]["modules"][1]
+    assert first[1]["weight"].storage is later[1]["modules"][1]["weight"].storage
+    assert first[1]["weight"] is not later[1]["modules"][1]["weight"]
+    assert first[2] is obj["startModule"]
+
+
+@pytest.mark.parametrize("mode", memory.MODES)
+@pytest.mark.parametrize("training", [True, False])
+def test_sequencer_remembers_as_told(mode: str, training: bool) -> None:
+    model = Sequencer(gru(3, 4)).train(training)
+    memory.remember(model, mode)
+    x = torch.randn(2, 2, 3)
+    again = torch.equal(model(x), model(x))
+    assert again != (mode == "both" or mode == ("train" if training else "eval"))
+
+
+def test_remember_rejects_other_words() -> None:
+    with pytest.raises(ValueError, match="expected one of both, eval, train, neither, found 'always'"):
+        memory.remember(Sequencer(gru(3, 4)), "always")
+
+
+def test_remember_reaches_sequencers_in_a_container_but_not_inside_each_other() -> None:
+    inner = Sequencer(gru(4, 4))
+    outer = Sequencer(nn.Sequential(nn.Linear(3, 4), inner))
+    memory.remember(nn.Sequential(outer), "both")
+    assert outer.remembering == "both"
+    assert inner.remembering is None
+
+
+def test_changing_the_mode_forgets() -> None:
+    model = Sequencer(gru(3, 4))
+    memory.remember(model)
+    x = torch.randn(2, 2, 3)
+    first = model(x)
+    model.eval()
+    assert model.module.step == 1
+    torch.testing.assert_close(model(x), first)
+    model.eval()
+    assert model.module.step == 3
+
+
+@pytest.mark.parametrize("make", SEQUENCES)
+def test_sequence_module_equals_steps_and_remembers(make) -> None:
+    model, x = make(), torch.randn(4, 2, 3)
+    whole = model(x)
+    memory.remember(model)
+    memory.forget(model)
+    parts = torch.cat([model(x[:1]), model(x[1:])])
+    torch.testing.assert_close(parts, whole)
+
+
+def test_sequence_modules_become_step_modules() -> None:
+    x = torch.randn(4, 2, 3)
+    lstm, unit = SeqLSTM(3, 4), SeqGRU(3, 4)
+    torch.testing.assert_close(Sequencer(lstm.to_fast_lstm())(x), lstm(x))
+    torch.testing.assert_close(Sequencer(unit.to_gru())(x), unit(x))
+    with pytest.raises(TypeError, match="projection"):
+        SeqLSTMP(3, 5, 4).to_fast_lstm()
+
+
+def test_seq_lstm_is_torch_lstm() -> None:
+    ours, stock = SeqLSTM(3, 4), nn.LSTM(3, 4)
+    weight_x, weight_h, bias_x, bias_h = (p.detach() for p in stock.parameters())
+    i, f, g, o = weight_x.chunk(4)
+    a, b, c, d = weight_h.chunk(4)
+    e, h, j, k = (bias_x + bias_h).chunk(4)
+    with torch.no_grad():
+        ours.weight.copy_(torch.cat([torch.cat([i, f, o, g]).t(), torch.cat([a, b, d, c]).t()]))
+        ours.bias.copy_(torch.cat([e, h, k, j]))
+    x = torch.randn(5, 2, 3)
+    torch.testing.assert_close(ours(x), stock(x)[0])
+
+
+@pytest.mark.parametrize("make", SEQUENCES)
+def test_other_batch_size_needs_forget(make) -> None:
+    model = make()
+    memory.remember(model)
+    model(torch.zeros(2, 2, 3))
+    with pytest.raises(ValueError, match=r"call forget\(\)"):
+        model(torch.zeros(2, 5, 3))
+    model.forget()
+    assert model(torch.zeros(2, 5, 3)).shape == (2, 5, 4)
+
+
+@pytest.mark.parametrize("make", STEPS[:2])
+def test_step_modules_do_not_broadcast_a_state_to_another_batch_size(make) -> None:
+    step = make()
+    step(torch.zeros(1, 3))
+    with pytest.raises(ValueError, match=r"call forget\(\)"):
+        step(torch.zeros(5, 3))
+
+
+def test_gradients_flow_from_a_decoder_into_its_encoder() -> None:
+    encoder, decoder = Sequencer(fast_lstm(3, 4)), Sequencer(fast_lstm(3, 4))
+    memory.remember(decoder)
+    x = torch.randn(3, 2, 3, requires_grad=True)
+    encoder(x)
+    memory.set_hidden_state(decoder.module, 0, memory.get_hidden_state(encoder.module))
+    decoder(torch.zeros(2, 2, 3)).sum().backward()
+    assert x.grad is not None
+    assert x.grad.abs().sum() > 0
+
+
+def test_gradients_flow_between_sequence_modules() -> None:
+    encoder, decoder = SeqLSTM(3, 4), SeqLSTM(3, 4)
+    x = torch.randn(3, 2, 3, requires_grad=True)
+    encoder(x)
+    assert encoder.final is not None
+    decoder.user_prev_output, decoder.user_prev_cell = encoder.final
+    decoder(torch.zeros(2, 2, 3)).sum().backward()
+    assert decoder.user_prev_output is None
+    assert x.grad is not None
+    assert x.grad.abs().sum() > 0
+
+
+def test_hidden_states_of_containers_are_lists() -> None:
+    model = nn.Sequential(gru(3, 4), nn.Tanh(), fast_lstm(4, 2))
+    model(torch.zeros(1, 3))
+    state = memory.get_hidden_state(model)
+    assert state[0].shape == (1, 4)
+    assert state[1] is None
+    assert [s.shape for s in state[2]] == [(1, 2), (1, 2)]
+    memory.set_hidden_state(model, None, [torch.ones(1, 4), None, [torch.ones(1, 2)] * 2])
+    assert torch.equal(memory.get_hidden_state(model[0]), torch.ones(1, 4))
+
+
+def test_state_that_was_not_saved_is_a_clear_error() -> None:
+    obj = to_lua(gru(3, 4))
+    obj["step"] = 5  # as in a file whose outputs were emptied, such as a Serial's
+    step = to_torch(obj)
+    with pytest.raises(RuntimeError, match=r"state after step 4 was not saved with it; call forget\(\)"):
+        step(torch.zeros(2, 3))
+    memory.forget(step)
+    assert step(torch.zeros(2, 3)).shape == (2, 4)
+
+
+def test_masked_rows_reset_the_state() -> None:
+    masked = gru(3, 4)
+    masked.recurrent_module = MaskZero(masked.recurrent_module, 1)
+    x = torch.randn(3, 2, 3)
+    x[1, 0] = 0
+    outputs = Sequencer(masked)(x)
+    assert not outputs[1, 0].any()
+    alone = Sequencer(masked)(x[2:, :1])
+    torch.testing.assert_close(outputs[2, 0], alone[0, 0])
+
+
+def test_mask_zero_counts_masked_rows_in_the_bias_and_trim_zero_does_not() -> None:
+    x = torch.tensor([[1.0, 2.0], [0.0, 0.0]], requires_grad=True)
+    for kind, bias in ((MaskZero, 2.0), (TrimZero, 1.0)):
+        linear = nn.Linear(2, 1)
+        kind(linear, 1)(x).sum().backward()
+        assert linear.bias.grad is not None
+        assert float(linear.bias.grad) == bias
+        assert x.grad is not None
+        assert not x.grad[1].any()
+
+
+def test_mask_needs_a_sample_or_a_batch() -> None:
+    with pytest.raises(ValueError, match="expected 1 dimensions, or 2 for a batch"):
+        MaskZero(nn.Linear(2, 1), 1)(torch.zeros(2, 2, 2))
+
+
+def test_lookup_table_mask_zero_clears_its_padding_row() -> None:
+    table = LookupTableMaskZero(3, 2)
+    table(torch.tensor([[0, 1]])).sum().backward()
+    assert not table.weight[0].any()
+    assert table.weight.grad is not None
+    assert torch.equal(table.weight.grad[0], torch.ones(2))
+
+
+def test_lazy_dropout_keeps_its_mask_until_backward() -> None:
+    dropout = LazyDropout(0.5)
+    step = Recursor(nn.Sequential(dropout, nn.Linear(8, 8)))
+    x = torch.ones(1, 8)
+    outputs = Sequencer(step)(x.expand(5, 1, 8))
+    assert all(torch.equal(o, outputs[0]) for o in outputs)
+    mask = dropout.masks[1]
+    assert torch.equal(Sequencer(step)(x[None]), outputs[:1])  # no backward in between
+    outputs.sum().backward()
+    assert dropout.stale == {1, 2, 3, 4, 5}
+    step.forget()
+    step(x)
+    assert dropout.masks[1] is not mask
+
+
+def test_lazy_dropout_notices_backward_even_when_its_input_needs_no_gradient() -> None:
+    dropout = LazyDropout(0.5)
+    model = nn.Sequential(dropout, nn.Linear(8, 1))
+    model(torch.ones(1, 8)).sum().backward()
+    assert dropout.stale == {1}
+
+
+def test_repeater_repeats_and_bisequencer_lm_hides_each_step_from_itself() -> None:
+    assert len(Repeater(gru(3, 4), 3)(torch.zeros(2, 3))) == 3
+
+    class Zip(nn.Module):
+        def forward(self, input: list[list[Tensor]]) -> list[Tensor]:
+            return [torch.cat(pair, 1) for pair in zip(*input, strict=True)]
+
+    class Reverse(nn.Module):
+        def forward(self, input: list[Tensor]) -> list[Tensor]:
+            return input[::-1]
+
+    model = BiSequencerLM(Sequencer(gru(3, 4)), nn.Sequential(Reverse(), Sequencer(gru(3, 4)), Reverse()), Zip())
+    xs = [torch.randn(1, 3, requires_grad=True) for _ in range(4)]
+    model(xs)[1].sum().backward()
+    assert xs[1].grad is None or not xs[1].grad.any()
+    with pytest.raises(ValueError, match="at least 2 elements, found 1"):
+        model(xs[:1])
+
+
+@tracing
+@pytest.mark.parametrize("make", [*(lambda m=m: Sequencer(m()) for m in STEPS), *SEQUENCES])
+def test_compiles_without_graph_breaks(make) -> None:
+    model, x = make(), torch.randn(3, 2, 3)
+    expected = model(x)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), expected)
+    torch.testing.assert_close(compiled(x), expected)

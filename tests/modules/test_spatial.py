@@ -1,0 +1,293 @@
+"""Convolution, pooling and normalization: what fixtures of single layers do not show."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrize
+
+import dpnn_bridge
+from dpnn_bridge import to_lua, to_torch, training
+from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+
+
+def lua(class_name: str, *modules: LuaObject, version: int = 1, **fields: Any) -> LuaObject:
+    """A Lua object; tensors become Lua tensors, modules the field of this name."""
+    obj = LuaObject(class_name, version=version)
+    for name, value in fields.items():
+        obj[name] = LuaTensor.from_numpy(value.numpy()) if isinstance(value, Tensor) else value
+    if modules:
+        obj["modules"] = LuaTable.from_list(modules)
+    return obj
+
+
+def pooled(**fields: Any) -> LuaObject:
+    return lua("nn.SpatialMaxPooling", kW=2, kH=2, dW=2, dH=2, padW=0, padH=0, ceil_mode=False, **fields)
+
+
+# ---------------------------------------------------------------------- stock modules
+@pytest.mark.parametrize(
+    ("obj", "stock"),
+    [
+        (
+            lua("nn.SpatialConvolutionMM", kW=3, kH=3, nInputPlane=2, nOutputPlane=4, weight=torch.randn(4, 18)),
+            nn.Conv2d,
+        ),
+        (
+            lua("nn.SpatialFullConvolution", kW=3, kH=3, nInputPlane=2, nOutputPlane=4, weight=torch.randn(2, 4, 3, 3)),
+            nn.ConvTranspose2d,
+        ),
+        (pooled(), nn.MaxPool2d),
+        (lua("nn.SpatialAveragePooling", kW=3, kH=3, dW=1, dH=1, ceil_mode=True, divide=True), nn.AvgPool2d),
+        (lua("nn.SpatialZeroPadding", pad_l=1, pad_r=1, pad_t=1, pad_b=1), nn.ZeroPad2d),
+        (lua("nn.PixelShuffle", upscaleFactor=2, upscaleFactorSquared=4), nn.PixelShuffle),
+    ],
+    ids=lambda v: v.class_name if isinstance(v, LuaObject) else "",
+)
+def test_torch_knows_the_module(obj: LuaObject, stock: type[nn.Module]) -> None:
+    assert type(to_torch(obj)) is stock
+
+
+def test_convolution_of_the_first_versions_lacks_most_fields() -> None:
+    weight, bias = torch.randn(4, 18), torch.randn(4)
+    old = lua("nn.SpatialConvolutionMM", kW=3, kH=3, nInputPlane=2, nOutputPlane=4, weight=weight, bias=bias)
+    x = torch.randn(2, 2, 6, 5)
+    assert torch.equal(to_torch(old)(x), F.conv2d(x, weight.view(4, 2, 3, 3), bias))
+    written = to_lua(to_torch(old))
+    assert [written[name] for name in ("dW", "dH", "padW", "padH")] == [1, 1, 0, 0]
+    assert written["weight"].shape == written["gradWeight"].shape == (4, 18)
+
+
+def test_padding_of_the_first_versions_is_one_number() -> None:
+    weight = torch.randn(1, 1, 3, 3)
+    old = lua("nn.SpatialConvolution", kW=3, kH=3, dW=1, dH=1, padding=1, nInputPlane=1, nOutputPlane=1, weight=weight)
+    module = to_torch(old)
+    assert module.padding == (1, 1)
+    assert "padding" not in to_lua(module)
+
+
+# ---------------------------------------------------------------------- a second input gives the size
+@pytest.mark.parametrize("wanted", [(7, 9), (8, 10)])
+def test_transposed_convolution_takes_the_size_from_a_second_input(wanted: tuple[int, int]) -> None:
+    module = nn.ConvTranspose2d(2, 3, 3, stride=2, padding=1)
+    converted = to_torch(to_lua(module))
+    x, target = torch.randn(1, 2, 4, 5), torch.randn(1, 1, *wanted)
+    assert type(converted) is nn.ConvTranspose2d
+    assert torch.equal(converted([x, target]), module(x, output_size=wanted))
+    assert torch.equal(converted(x), module(x))
+    assert torch.equal(copy.deepcopy(converted)([x, target]), converted([x, target]))
+
+
+# ---------------------------------------------------------------------- unpooling
+def test_unpooling_uses_the_maxima_of_its_pooling() -> None:
+    pooling = pooled()
+    net: Any = to_torch(lua("nn.Sequential", pooling, lua("nn.Tanh"), lua("nn.SpatialMaxUnpooling", pooling=pooling)))
+    assert type(net[0]) is nn.MaxPool2d
+    for shape in [(2, 3, 4, 6), (3, 5, 7)]:
+        x = torch.randn(shape, requires_grad=True)
+        values, indices = F.max_pool2d(x, 2, return_indices=True)
+        expected = F.max_unpool2d(values.tanh(), indices, [2, 2], output_size=shape[-2:])
+        output = net(x)
+        assert torch.equal(output, expected)
+        grad = torch.randn(shape)
+        (expected_grad,) = torch.autograd.grad(expected, x, grad)
+        assert torch.equal(torch.autograd.grad(output, x, grad)[0], expected_grad)
+
+
+def test_copies_of_a_network_unpool_with_their_own_pooling() -> None:
+    pooling = pooled()
+    net: Any = to_torch(lua("nn.Sequential", pooling, lua("nn.SpatialMaxUnpooling", pooling=pooling)))
+    other: Any
+    for other in (copy.deepcopy(net), to_torch(to_lua(net))):
+        assert other[1].pooling is other[0] is not net[0]
+        net(torch.randn(1, 1, 4, 4))
+        x = torch.randn(1, 1, 6, 6)
+        assert other(x).shape == x.shape
+
+
+def test_volumetric_indices_are_written_as_offsets_in_the_window() -> None:
+    fields = {f"{k}{d}": 2 if k != "pad" else 0 for k in ("k", "d", "pad") for d in "TWH"}
+    pooling = lua("nn.VolumetricMaxPooling", version=2, ceil_mode=False, **fields)
+    net: Any = to_torch(lua("nn.Sequential", pooling, lua("nn.VolumetricMaxUnpooling", pooling=pooling)))
+    x = torch.randn(1, 2, 4, 4, 6)
+    output = net(x)
+    again: Any = to_torch(to_lua(net))
+    stored = to_lua(net)["modules"][1]["indices"].numpy()
+    assert stored.max() < 1 << 18
+    assert ((stored & 255) < 2).all()
+    assert torch.equal(again[1](F.max_pool3d(x, 2)), output)
+
+
+def test_unpooling_before_pooling_says_what_is_missing() -> None:
+    unpooling = to_torch(lua("nn.SpatialMaxUnpooling", pooling=pooled()))
+    with pytest.raises(RuntimeError, match=r"MaxPool2d.*not run yet"):
+        unpooling(torch.randn(1, 1, 2, 2))
+
+
+# ---------------------------------------------------------------------- average pooling
+def test_undivided_average_is_not_a_sum_where_windows_are_cut() -> None:
+    fields = {"kW": 3, "kH": 3, "dW": 2, "dH": 2, "padW": 0, "padH": 0, "count_include_pad": True}
+    x = torch.randn(1, 1, 6, 6)
+    cut = to_torch(lua("nn.SpatialAveragePooling", **fields, ceil_mode=True, divide=False))
+    assert torch.allclose(cut(x), F.avg_pool2d(x, 3, 2, ceil_mode=True) * 9)
+    whole = to_torch(lua("nn.SpatialAveragePooling", **fields, ceil_mode=False, divide=False))
+    assert type(whole) is nn.AvgPool2d
+    assert torch.allclose(whole(x), F.avg_pool2d(x, 3, 2) * 9)
+    assert to_lua(cut)["divide"] is to_lua(whole)["divide"] is False
+
+
+def test_inn_pools_in_ceil_mode_whatever_the_file_says() -> None:
+    old = lua("inn.SpatialMaxPooling", kW=2, kH=2, dW=2, dH=2, ceil_mode=False)
+    assert to_torch(old)(torch.randn(1, 1, 5, 5)).shape == (1, 1, 3, 3)
+
+
+# ---------------------------------------------------------------------- batch normalization
+def batch_norm(**fields: Any) -> LuaObject:
+    mean, variance = torch.randn(3), torch.rand(3) + 0.5
+    fields = {"running_mean": mean, "running_var": variance, "weight": torch.randn(3), "bias": torch.randn(3), **fields}
+    return lua("nn.SpatialBatchNormalization", version=2, eps=1e-5, momentum=0.1, affine=True, **fields)
+
+
+def test_batch_of_one_is_normalised_with_the_running_statistics() -> None:
+    module: Any = to_torch(batch_norm())
+    assert isinstance(module, nn.BatchNorm2d)
+    assert module.training
+    x, before = torch.randn(1, 3, 4, 4), copy.deepcopy(module.state_dict())
+    output = module(x)
+    assert all(torch.equal(a, b) for a, b in zip(module.state_dict().values(), before.values(), strict=True))
+    assert torch.allclose(output, module.eval()(x))
+    assert module(x[0]).shape == (1, 3, 4, 4)
+
+
+def test_other_batches_are_torchs() -> None:
+    module: Any = to_torch(batch_norm())
+    stock: Any = nn.BatchNorm2d(3)
+    stock.load_state_dict(module.state_dict())
+    x = torch.randn(4, 3, 5, 5)
+    assert torch.equal(module(x), stock(x))
+    assert torch.equal(module.running_var, stock.running_var)
+
+
+def test_single_sample_is_refused_in_training() -> None:
+    with pytest.raises(ValueError, match="4D"):
+        to_torch(batch_norm())(torch.randn(3, 4, 4))
+
+
+def test_fbcunn_keeps_the_inverse_deviation() -> None:
+    std = torch.tensor([0.5, 1.0, 2.0])
+    fields = {"running_mean": torch.zeros(3), "running_std": std, "eps": 1e-3, "momentum": 0.1, "affine": False}
+    module = to_torch(lua("fbnn.SpatialBatchNormalization", train=False, **fields))
+    x = torch.randn(2, 3, 4, 4)
+    assert torch.allclose(module(x), x * std.view(-1, 1, 1))
+    assert np.allclose(to_lua(module)["running_std"].numpy(), std.numpy())
+    assert "running_var" not in to_lua(module)
+
+
+# ---------------------------------------------------------------------- weight normalization
+def weight_norm() -> Any:
+    inner = lua("nn.TemporalConvolution", inputFrameSize=4, outputFrameSize=3, kW=2, dW=1, bias=torch.randn(3))
+    fields = {"v": torch.randn(3, 8), "g": torch.randn(3, 1), "bias": torch.randn(3), "outputDim": 1}
+    sizes = dpnn_bridge.conversion.lua_class.size_storage([3, 8])
+    return to_torch(lua("nn.WeightNorm", inner, weightSize=sizes, **fields))
+
+
+def test_weight_norm_lists_direction_length_and_bias() -> None:
+    module = weight_norm()
+    assert [tuple(p.shape) for p in training.parameters(module)[0]] == [(3, 8), (3, 1), (3,)]
+    assert len(list(module.parameters())) == 3
+
+
+def test_copy_of_weight_norm_is_independent() -> None:
+    module = weight_norm()
+    x = torch.randn(2, 5, 4)
+    before = module(x)
+    other = copy.deepcopy(module)
+    with torch.no_grad():
+        for p in other.parameters():
+            p.add_(1)
+    assert torch.equal(module(x), before)
+    assert not torch.allclose(other(x), before)
+
+
+@pytest.mark.parametrize("make", [weight_norm, lambda: pickle.loads(pickle.dumps(weight_norm()))])
+def test_weight_norm_can_be_baked_into_the_weight(make: Any) -> None:
+    module, other = make(), weight_norm()
+    x = torch.randn(2, 5, 4)
+    before = module(x)
+    parametrize.remove_parametrizations(module.module, "weight")
+    assert torch.allclose(module(x), before)
+    assert parametrize.is_parametrized(other.module)
+
+
+def test_directions_of_weight_norm_have_the_shape_of_the_weight() -> None:
+    parameters = dict(weight_norm().module.parametrizations.weight.named_parameters())
+    assert [tuple(p.shape) for p in parameters.values()] == [(3, 1, 1), (3, 4, 2)]
+
+
+# ---------------------------------------------------------------------- modules that came from no file
+@pytest.mark.parametrize(
+    ("module", "class_name"),
+    [
+        (nn.Conv2d(4, 4, 3), "nn.SpatialConvolution"),
+        (nn.Conv2d(4, 4, 3, groups=2), "cudnn.SpatialConvolution"),
+        (nn.Conv2d(4, 4, 3, dilation=2), "nn.SpatialDilatedConvolution"),
+        (nn.Conv3d(4, 4, 3, dilation=2), "nn.VolumetricDilatedConvolution"),
+        (nn.MaxPool2d(3), "nn.SpatialMaxPooling"),
+        (nn.MaxPool2d(3, dilation=2), "nn.SpatialDilatedMaxPooling"),
+        (nn.AvgPool3d(2), "nn.VolumetricAveragePooling"),
+        (nn.AvgPool3d(3, padding=1), "cudnn.VolumetricAveragePooling"),
+        (nn.BatchNorm2d(4), "nn.SpatialBatchNormalization"),
+    ],
+    ids=repr,
+)
+def test_written_as_the_class_that_holds_the_settings(module: nn.Module, class_name: str) -> None:
+    written = to_lua(module.eval())
+    assert written.class_name == class_name
+    x = torch.randn(2, 4, *[7] * (3 if "3d" in repr(module) else 2))
+    assert torch.equal(to_torch(written)(x), module(x))
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.Conv2d(4, 4, 3, padding_mode="reflect"),
+        nn.Conv2d(4, 4, 3, padding="same"),
+        nn.Conv2d(4, 4, 3, dilation=2, groups=2),
+        nn.ConvTranspose2d(4, 4, 3, groups=2),
+        nn.AvgPool2d(2, divisor_override=3),
+        nn.BatchNorm2d(4, track_running_stats=False),
+    ],
+    ids=repr,
+)
+def test_settings_that_no_lua_class_has_are_refused(module: nn.Module) -> None:
+    with pytest.raises(ConversionError, match="no Lua class"):
+        to_lua(module)
+
+
+# ---------------------------------------------------------------------- the GPU's own layouts
+def test_cuda_convnets_layout() -> None:
+    weight = torch.randn(2, 3, 3, 4)
+    fields = {"nInputPlane": 2, "nOutputPlane": 4, "kW": 3, "kH": 3, "padding": 1, "weight": weight}
+    module = to_torch(lua("nn.SpatialConvolutionCUDA", **fields))
+    x = torch.randn(2, 6, 5, 7)
+    expected = F.conv2d(x.permute(3, 0, 1, 2), weight.permute(3, 0, 1, 2), padding=1)
+    assert torch.allclose(module(x), expected.permute(1, 2, 3, 0), atol=1e-6)
+    assert to_lua(module)["padding"] == 1
+    assert np.array_equal(to_lua(module)["weight"].numpy(), weight.numpy())
+
+
+def test_fft_convolution_is_a_convolution() -> None:
+    weight = torch.randn(4, 2, 3, 3)
+    fields = {"nInputPlane": 2, "nOutputPlane": 4, "kW": 3, "kH": 3, "padLeft": 1, "padUp": 0, "weight": weight}
+    module = to_torch(lua("nn.SpatialConvolutionFBFFT", **fields))
+    x = torch.randn(1, 2, 6, 5)
+    assert type(module) is nn.Conv2d
+    assert torch.equal(module(x), F.conv2d(x, weight, padding=(0, 1)))

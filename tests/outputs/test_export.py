@@ -1,0 +1,193 @@
+"""Every output format holds the same model."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import tracing
+from samples import SAMPLES
+from torch.torch_version import TorchVersion
+
+import dpnn_bridge
+from dpnn_bridge.conversion.lua_values import to_value
+from dpnn_bridge.errors import ConversionError, OutputExistsError, VerificationError
+from dpnn_bridge.outputs import Job, export, pt
+from dpnn_bridge.suffixes import OUTPUTS
+
+EXAMPLES = {
+    "DeepDeblur_release__ResNet_scale": torch.randn(1, 3, 32, 40),
+    "torch-demos__mnist_convnet": torch.randn(2, 1, 32, 32),
+    "stnbhwd__spatial_transformer": torch.randn(2, 1, 32, 32),
+    "dp__convolutionneuralnetwork_Serial": torch.randn(2, 3, 32, 32),
+    "char-rnn__lstm": [torch.tensor([1, 2, 3]), *(torch.randn(3, 24) for _ in range(4))],
+}
+NEEDS = {".onnx": "onnxscript", ".safetensors": "safetensors"}
+SUFFIXES = [pytest.param(s, marks=tracing) if s in (".onnx", ".pt2") else s for s in OUTPUTS]
+
+
+def model_of(name: str) -> torch.nn.Module:
+    return dpnn_bridge.load(SAMPLES / name / "model.t7").eval()
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_every_format_is_written_and_verified(name: str, suffix: str, tmp_path: Path) -> None:
+    pytest.importorskip(NEEDS.get(suffix, "torch"), reason="optional extra is not installed")
+    model = model_of(name)
+    export(model, tmp_path / f"model{suffix}", example=EXAMPLES[name])
+    assert [p.name for p in tmp_path.iterdir()] == [f"model{suffix}"]
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".t7"])
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_formats_that_load_give_identical_outputs(name: str, suffix: str, tmp_path: Path) -> None:
+    pytest.importorskip(NEEDS.get(suffix, "torch"), reason="optional extra is not installed")
+    model, x = model_of(name), EXAMPLES[name]
+    dpnn_bridge.save(tmp_path / f"model{suffix}", model)
+    loaded = dpnn_bridge.load(tmp_path / f"model{suffix}").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(x), model(x), rtol=0, atol=0)
+
+
+def test_npz_holds_the_state_dict(tmp_path: Path) -> None:
+    model = model_of("torch-demos__mnist_convnet")
+    dpnn_bridge.save(tmp_path / "m.npz", model)
+    archive = np.load(tmp_path / "m.npz")
+    assert set(archive.files) == set(model.state_dict())
+    np.testing.assert_array_equal(archive["0.weight"], model[0].weight.detach())
+
+
+@tracing
+def test_exported_program_runs_without_dpnn_bridge(tmp_path: Path) -> None:
+    name = "DeepDeblur_release__ResNet_scale"
+    dpnn_bridge.save(tmp_path / "m.pt2", model_of(name), example=EXAMPLES[name])
+    code = "import sys, torch; sys.modules['dpnn_bridge'] = None; torch.export.load('m.pt2').module()"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+
+
+@tracing
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+def test_tracing_formats_ask_for_an_example(suffix: str, tmp_path: Path) -> None:
+    with pytest.raises(ConversionError, match="--input"):
+        dpnn_bridge.save(tmp_path / f"m{suffix}", model_of("torch-demos__mnist_convnet"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_format(tmp_path: Path) -> None:
+    with pytest.raises(ConversionError, match=r"\.safetensors"):
+        dpnn_bridge.save(tmp_path / "m.h5", torch.nn.Linear(1, 1))
+
+
+def test_existing_output(tmp_path: Path) -> None:
+    (tmp_path / "m.npz").touch()
+    with pytest.raises(OutputExistsError):
+        dpnn_bridge.save(tmp_path / "m.npz", torch.nn.Linear(1, 1), force=False)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".npz", ".t7"])
+def test_damage_while_writing_is_noticed(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib
+
+    handler = importlib.import_module(f"dpnn_bridge.outputs.{OUTPUTS[suffix]}")
+    write = handler.write
+
+    def damaged(module, path, job):
+        write(module, path, job)
+        data = bytearray(path.read_bytes())
+        weight = module.weight.detach().numpy().tobytes()
+        data[data.find(weight)] ^= 1
+        path.write_bytes(data)
+
+    monkeypatch.setattr(handler, "write", damaged)
+    with pytest.raises((VerificationError, Exception)):
+        dpnn_bridge.save(tmp_path / f"m{suffix}", torch.nn.Linear(3, 2))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["0.weight", "0.bias", "1.weight"])
+def test_a_pt_names_the_tensor_that_a_failing_disk_changed(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(1200, 900), torch.nn.Linear(900, 3))
+    model[1].weight = torch.nn.Parameter(torch.randn(900, 3).t())
+    dpnn_bridge.save(tmp_path / "good.pt", model)
+    write = pt.write
+
+    def damaged(module: torch.nn.Module, path: Path, job: Job) -> None:
+        write(module, path, job)
+        data = bytearray(path.read_bytes())
+        parameter = module.get_parameter(name).detach()
+        stored = (parameter if parameter.is_contiguous() else parameter.t()).numpy().tobytes()
+        data[data.find(stored) + len(stored) - 1] ^= 1
+        path.write_bytes(data)
+
+    monkeypatch.setattr(pt, "write", damaged)
+    with pytest.raises(VerificationError, match=rf"{name} differs"):
+        dpnn_bridge.save(tmp_path / "bad.pt", model)
+    assert [p.name for p in tmp_path.iterdir()] == ["good.pt"]
+
+
+@pytest.mark.parametrize(
+    "change", [{"graph": "{"}, {"graph": '{"root": [7], "nodes": []}'}, {"graph": '{"root": [0], "nodes": [{}]}'}]
+)
+def test_a_damaged_graph_is_an_error_with_advice(change: dict[str, str], tmp_path: Path) -> None:
+    dpnn_bridge.save(tmp_path / "m.pt", torch.nn.Linear(1, 1))
+    torch.save(torch.load(tmp_path / "m.pt") | change, tmp_path / "m.pt")
+    with pytest.raises(ConversionError, match=r"m\.pt.*convert the \.t7 file again"):
+        dpnn_bridge.load(tmp_path / "m.pt")
+
+
+@tracing
+def test_a_model_with_a_state_is_traced_on_a_copy(tmp_path: Path) -> None:
+    model = model_of("torch-rnn__lstm")
+    x = to_value(dpnn_bridge.read_t7(SAMPLES / "torch-rnn__lstm" / "ref.t7")["input"])
+    dpnn_bridge.save(tmp_path / "m.pt2", model, example=x)
+    assert all(type(b) is torch.Tensor for b in model.buffers())
+    assert isinstance(model(x), torch.Tensor)
+
+
+@tracing
+def test_an_example_that_the_model_refuses(tmp_path: Path) -> None:
+    with pytest.raises(ConversionError, match="cannot run on the example input"):
+        dpnn_bridge.save(tmp_path / "m.pt2", torch.nn.Linear(2, 2), example=torch.randn(1, 3))
+
+
+class Noisy(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.randn_like(x)
+
+
+@tracing
+def test_a_random_model_is_named_as_such(tmp_path: Path) -> None:
+    with pytest.raises(VerificationError, match="draws random numbers"):
+        dpnn_bridge.save(tmp_path / "m.pt2", Noisy(), example=torch.randn(50, 4))
+
+
+@tracing
+def test_traced_programs_are_for_evaluation(tmp_path: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4), torch.nn.Dropout()).train()
+    x = torch.randn(50, 4)
+    dpnn_bridge.save(tmp_path / "m.pt2", model, example=x)
+    assert model.training
+    assert not model[1].running_mean.any()
+    torch.testing.assert_close(torch.export.load(tmp_path / "m.pt2").module()(x), model.eval()(x))
+
+
+@tracing
+def test_onnx_in_double_precision_says_what_to_do(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    with pytest.raises(ConversionError, match="--dtype float32"):
+        dpnn_bridge.save(
+            tmp_path / "m.onnx", torch.nn.Conv2d(1, 1, 3).double(), example=torch.randn(1, 1, 5, 5).double()
+        )
+
+
+def test_a_pytorch_too_old_to_trace_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "__version__", TorchVersion("2.6.0"))
+    with pytest.raises(ConversionError, match=r"\.pt2 needs PyTorch 2\.7 or newer, found 2\.6\.0"):
+        dpnn_bridge.save(tmp_path / "m.pt2", torch.nn.Linear(1, 1), example=torch.randn(1, 1))

@@ -1,0 +1,242 @@
+"""dpnn-verify, and parity for other test suites."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from conftest import FIXTURES, KNOWN_FILE, RESIDUAL
+from samples import SAMPLES
+from torch import nn
+
+import dpnn_bridge
+from dpnn_bridge import parity
+from dpnn_bridge.cli.verify import verify_command
+from dpnn_bridge.conversion import noise
+from dpnn_bridge.conversion.lua_values import to_value
+from dpnn_bridge.errors import OutputExistsError
+from dpnn_bridge.parity.verify import verify
+
+SAMPLE = SAMPLES / "torch-demos__mnist_convnet"
+
+
+def run(*args: object) -> Result:
+    return CliRunner().invoke(verify_command, [str(a) for a in args], env={"COLUMNS": "200"})
+
+
+# ---------------------------------------------------------------------- what is compared
+def test_every_layer_of_a_fixture_is_compared() -> None:
+    result = verify(RESIDUAL)
+    assert result.ok
+    assert result.computed_by.startswith("Torch7 ")
+    compared = {layer.path for layer in result.layers if any(d.name.startswith("output") for d in layer.differences)}
+    assert {"modules[1]", "modules[2]", "modules[5].modules[1].modules[1]"} <= compared
+    gradients = {d.name for layer in result.layers for d in layer.differences if "grad" in d.name}
+    assert {"modules[2].gradWeight", "modules[8].gradBias", "gradInput"} <= gradients
+
+
+def test_first_layer_that_deviates_is_found_inside_a_branch(deviating: Path) -> None:
+    result = verify(deviating)
+    assert not result.ok
+    first = result.first_deviating
+    assert first is not None
+    assert first.path == "modules[5].modules[1].modules[1]"
+    assert first.failure is not None
+    assert first.failure.index is not None
+    assert "modules[5].modules[1].modules[1].weight" in {d.name for d in result.differences if not d.ok}
+
+
+def test_whole_reference_says_that_layers_have_none() -> None:
+    result = verify(SAMPLE / "model.t7", reference=SAMPLE / "ref.t7")
+    assert result.ok
+    assert result.mode == "train"
+    assert any("of the whole model only" in note for note in result.notes)
+    assert "modules[8].gradWeight" in {d.name for d in result.differences}
+
+
+def test_results_left_in_the_model_file_are_used(tmp_path: Path) -> None:
+    fixture = dpnn_bridge.read_t7(RESIDUAL)
+    module = fixture["module"]
+    ours, theirs = (dict(noise.paired(dpnn_bridge.to_torch(module), o)) for o in (module, fixture["after"]))
+    for before, after in zip(ours.values(), theirs.values(), strict=True):
+        before["output"] = after["output"]
+    dpnn_bridge.write_t7(tmp_path / "model.t7", module)
+    x = to_value(fixture["input"])
+    result = verify(tmp_path / "model.t7", input=x, mode="train")
+    assert result.ok
+    assert result.reference == "the results that Torch7 left in the model file"
+    assert sum(bool(layer.differences) for layer in result.layers) > 8
+    assert not verify(tmp_path / "model.t7", input=x + 1, mode="train").ok
+
+
+def test_converted_file_returns_the_same_bits_in_every_layer(tmp_path: Path) -> None:
+    dpnn_bridge.convert(SAMPLE / "model.t7", tmp_path / "model.pt")
+    result = verify(SAMPLE / "model.t7", tmp_path / "model.pt", input=torch.randn(2, 1, 32, 32))
+    assert result.ok
+    assert all(d.error == 0 for d in result.differences)
+    assert sum(bool(layer.converted) for layer in result.layers) == len(result.layers) == 12
+
+    model = dpnn_bridge.load(tmp_path / "model.pt")
+    with torch.no_grad():
+        model.get_parameter("7.bias")[3] += 1e-6
+    dpnn_bridge.save(tmp_path / "other.pt", model)
+    result = verify(SAMPLE / "model.t7", tmp_path / "other.pt", input=torch.randn(2, 1, 32, 32))
+    assert result.first_deviating is not None
+    assert result.first_deviating.path == "modules[8]"
+
+
+def test_original_lua_sources_are_a_reference(tmp_path: Path) -> None:
+    lua = pytest.importorskip("dpnn_bridge.lua")
+    pytest.importorskip("lupa")
+    fixture = dpnn_bridge.read_t7(FIXTURES / "nn" / "nn.Sequential" / "Sequential__mlp__double_train.t7")
+    (tmp_path / "Linear.lua").write_text(
+        "require 'nn'\nlocal L = torch.class('nn.Linear', 'nn.Module')\n"
+        "function L:updateOutput(x)\n"
+        "  self.output = x * self.weight:t() + self.bias:view(1, -1):expand(x:size(1), self.bias:size(1))\n"
+        "  return self.output\nend\n"
+    )
+    bridge = lua.LuaBridge.from_files([tmp_path / "Linear.lua"])
+    linear = next(m for m in fixture["module"]["modules"].as_list() if m.class_name == "nn.Linear")
+    dpnn_bridge.write_t7(tmp_path / "linear.t7", linear)
+    x = torch.randn(4, linear["weight"].shape[1], dtype=torch.float64)
+    result = verify(tmp_path / "linear.t7", input=x, lua=bridge, gradients=False)
+    assert result.ok
+    assert result.reference == "the Lua sources"
+    assert [d.name for d in result.layers[0].differences] == ["output"]
+
+
+# ---------------------------------------------------------------------- the command
+def test_checklist_and_exit_codes(deviating: Path) -> None:
+    good = run(RESIDUAL)
+    assert good.exit_code == 0, good.output
+    assert "✓" in good.stdout
+    assert good.stdout.splitlines()[-1].startswith("PASS: ")
+    bad = run(deviating)
+    assert bad.exit_code == 4
+    assert "✗" in bad.stdout
+    assert "first layer that deviates: modules[5].modules[1].modules[1] (nn.SpatialConvolution)" in bad.stdout
+    assert "\x1b" not in bad.stdout
+    assert (
+        run(deviating, "--rtol", 1, "--gradient-rtol", 1).exit_code == 4
+    )  # parameters must be equal whatever is allowed
+    quiet = run(deviating, "-q")
+    assert quiet.stdout == ""
+    assert quiet.exit_code == 4
+    assert run(SAMPLE / "model.t7").exit_code == 4  # nothing to compare with
+    assert run(SAMPLE / "missing.t7", "--input", "1x1").exit_code == 3
+    assert run(SAMPLE / "model.t7", "--output", "y.npy").exit_code == 2
+
+
+def test_json(deviating: Path) -> None:
+    result = run(deviating, "--json")
+    data = json.loads(result.stdout)
+    assert data["ok"] is False
+    assert data["first_deviating"] == "modules[5].modules[1].modules[1]"
+    assert len(data["layers"]) == 15
+    assert {"class_name": "nn.ReLU", "torch_type": "torch.nn.ReLU", "count": 1, "checked_by": "torch7"} in data[
+        "classes"
+    ]
+
+
+def test_arrays_in_and_out(tmp_path: Path) -> None:
+    ref = dpnn_bridge.read_t7(SAMPLE / "ref.t7")
+    np.save(tmp_path / "x.npy", ref["input"].numpy())
+    torch.save(ref["output"].torch(), tmp_path / "y.pt")
+    args = (SAMPLE / "model.t7", "--input", tmp_path / "x.npy", "--output", tmp_path / "y.pt")
+    assert run(*args).exit_code == 0
+    torch.save(ref["output"].torch() + 1, tmp_path / "y.pt")
+    assert run(*args).exit_code == 4
+
+
+def test_precision_of_half_and_double() -> None:
+    args = (SAMPLE / "model.t7", "--reference", SAMPLE / "ref.t7")
+    assert run(*args, "--dtype", "float64").exit_code == 0
+    assert run(*args, "--dtype", "bfloat16", "--no-backward").exit_code == 0
+    assert run(*args, "--dtype", "bfloat16", "--rtol", 1e-6, "--no-backward").exit_code == 4
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")
+def test_missing_device_is_said() -> None:
+    result = run(RESIDUAL, "--device", "cuda")
+    assert result.exit_code == 4
+    assert "no CUDA device" in result.stderr
+
+
+def test_html_page_is_complete_in_itself(deviating: Path, tmp_path: Path) -> None:
+    run(deviating, "--html", tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    for tag in ("details", "div", "span", "section", "a", "svg", "table"):
+        assert len(re.findall(rf"<{tag}[ >]", page)) == page.count(f"</{tag}>"), tag
+    assert len(re.findall(r"<(circle|path) class=bad", page)) > 5
+    assert "prefers-color-scheme: dark" in page
+    assert not re.search(r"https?://|<script|<link|@import", page)
+    assert "✗ 19 of 50 comparisons fail" in page
+    (number,) = re.findall(r"First layer that deviates: <a href=#layer-(\d+)><b>modules\[5\]\.modules\[1\]", page)
+    assert re.search(rf"class='row bad first' id=layer-{number}>", page)
+    assert set(re.findall(r"href=#(layer-\d+)", page)) <= set(re.findall(r"id=(layer-\d+)", page))
+
+
+def test_html_page_of_a_pass_names_known_differences(tmp_path: Path) -> None:
+    weights_shared = FIXTURES / "nn" / "nn.Sequential" / "Sequential__net_siamese_weightonly__double_train.t7"
+    run(weights_shared, "--known-differences", KNOWN_FILE, "--html", tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "✓ All comparisons agree but 4 that are known to differ" in page
+    assert "the branches share weights and not gradients" in page
+    assert page.count("class=known") >= 4
+    assert "class=bad" not in page
+
+
+# ---------------------------------------------------------------------- for other test suites
+def test_record_and_assert(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double().eval()
+    path = tmp_path / "recorded.t7"
+    parity.record(model, torch.randn(5, 3, dtype=torch.float64), path)
+    parity.assert_parity(model, path)
+    fixture = dpnn_bridge.read_t7(path)
+    assert set(fixture["provenance"]) == {"pytorch", "dpnn_bridge"}
+    assert "not Torch7" in verify(path).computed_by
+    with pytest.raises(OutputExistsError):
+        parity.record(model, torch.randn(5, 3, dtype=torch.float64), path)
+    with torch.no_grad():
+        model.get_parameter("2.bias")[1] += 1e-6
+    with pytest.raises(AssertionError, match=r"output: expected .* at \[\d, 1\]"):
+        parity.assert_parity(model, path)
+
+
+def test_record_of_a_model_without_lua_class(tmp_path: Path) -> None:
+    class Mine(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.tensor([2.0, 3.0]))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * self.scale
+
+    parity.record(Mine(), torch.randn(4, 2), tmp_path / "mine.t7")
+    assert "module" not in dpnn_bridge.read_t7(tmp_path / "mine.t7")
+    parity.assert_parity(Mine(), tmp_path / "mine.t7")
+
+
+def test_hand_written_port_against_torch7() -> None:
+    """A port that knows nothing of this package, against a reference that Torch7 made."""
+    ref = dpnn_bridge.read_t7(SAMPLE / "ref.t7")
+    port = nn.Sequential(
+        nn.Conv2d(1, 32, 5),
+        nn.Tanh(),
+        nn.MaxPool2d(3, 3, 1),
+        nn.Conv2d(32, 64, 5),
+        nn.Tanh(),
+        nn.MaxPool2d(2, 2),
+        nn.Flatten(),
+        nn.Linear(576, 200),
+        nn.Tanh(),
+        nn.Linear(200, 10),
+        nn.LogSoftmax(1),
+    )
+    port.load_state_dict(dpnn_bridge.load(SAMPLE / "model.t7").state_dict())
+    parity.assert_parity(port, ref, rtol=1e-5)

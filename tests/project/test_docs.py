@@ -1,0 +1,149 @@
+"""What README and docs show works: marked blocks run, generated pages are current, links lead somewhere.
+
+A block is run when the line above it is ``<!-- runs -->``, or ``<!-- runs: exit 4 -->``; ``<!-- file: NAME -->`` writes
+the block to a file; ``<!-- not run: why -->`` is for the rest. In README, quickstart and how-to pages every block of
+commands or Python has one of them. Blocks of one page run in order, in a folder with copies of the files that the docs
+speak of.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from conftest import FIXTURES
+from samples import SAMPLES
+
+from dpnn_bridge.loaders import read_t7, write_t7
+from dpnn_bridge.objects import LuaTable
+from dpnn_bridge.outputs.verification import TRACING
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+GUIDES = [ROOT / "README.md", ROOT / "docs" / "quickstart.md", *sorted((ROOT / "docs" / "how-to").glob("*.md"))]
+BLOCK = re.compile(
+    r"(?:<!-- (runs|file|not run)(?:: (.*?))? -->\n+)?^(?:```(\w*)\n([\s\S]*?)^```|((?<=\n\n)(?:    .*\n)+))", re.M
+)
+
+#: name in the docs -> file
+FILES = {
+    "model.t7": SAMPLES / "torch-demos__mnist_convnet" / "model.t7",
+    "ref.t7": SAMPLES / "torch-demos__mnist_convnet" / "ref.t7",
+    "checkpoint.t7": SAMPLES / "char-rnn__lstm" / "model.t7",
+    "checkpoints/first.t7": SAMPLES / "torch-demos__mnist_convnet" / "model.t7",
+    "checkpoints/second.t7": SAMPLES / "torch-rnn__lstm" / "model.t7",
+}
+
+
+def write_training_files(folder: Path) -> None:
+    """What a training script of Torch7 saves, made of a run that Torch7 recorded."""
+    run = read_t7(FIXTURES / "nn" / "training" / "training__mlp_sgd_momentum.t7")
+    fields = {"model": "module", "criterion": "criterion", "optimState": "state"}
+    write_t7(folder / "training.t7", LuaTable((name, run[field]) for name, field in fields.items()))
+    write_t7(folder / "w.t7", run["flat0"])
+
+
+class Block(NamedTuple):
+    kind: str
+    argument: str
+    language: str
+    text: str
+
+
+def blocks(page: Path) -> list[Block]:
+    found = BLOCK.findall(page.read_text())
+    return [
+        Block(kind, argument, language or ("indented" if indented else "text"), fenced or indented)
+        for kind, argument, language, fenced, indented in found
+    ]
+
+
+def commands(block: Block) -> list[tuple[str, list[str]]]:
+    """The command lines of a block, and what it shows them to print: those after ``$``, or all of an indented one.
+
+    Of a chain that sets up an environment first only the last command is taken; it is set up already.
+    """
+    lines = [line.strip() for line in block.text.splitlines() if line.strip()]
+    if block.language != "console":
+        lines = [f"$ {line}" for line in lines]
+    found: list[tuple[str, list[str]]] = []
+    for line in lines:
+        if line.startswith("$ "):
+            found.append((line[2:].split(" && ")[-1].replace(".venv/bin/", ""), []))
+        else:
+            found[-1][1].append(line)
+    return found
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_block_of_a_guide_runs_or_says_why_not(page: Path) -> None:
+    assert not [b.text for b in blocks(page) if b.language in ("python", "console", "bash", "indented") and not b.kind]
+
+
+@pytest.mark.parametrize(
+    "page", [p for p in PAGES if any(b.kind == "runs" for b in blocks(p))], ids=lambda p: str(p.relative_to(ROOT))
+)
+def test_marked_blocks_run(page: Path, tmp_path: Path, scripts: Path) -> None:
+    if page.name == "onnx.md" and torch.__version__ < TRACING:
+        pytest.skip(f"needs PyTorch {TRACING}")
+    work = tmp_path / "work"
+    (work / "checkpoints").mkdir(parents=True)
+    for name, source in FILES.items():
+        shutil.copy(source, work / name)
+    write_training_files(work)
+    for name in ("fixtures", "examples", "benchmarks"):
+        (work / name).symlink_to(ROOT / name)
+    path = f"{scripts}{os.pathsep}{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    marked = [b for b in blocks(page) if b.kind in ("runs", "file")]
+    program = ""
+    for is_python, group in groupby(marked, key=lambda b: b.kind == "runs" and b.language == "python"):
+        if is_python:  # in one go with what the page ran before
+            program += "".join(b.text for b in group)
+            run([sys.executable, "-c", program], work, env, 0)
+            continue
+        for block in group:
+            if block.kind == "file":
+                (work / block.argument).write_text(block.text)
+                continue
+            expected = int(block.argument.removeprefix("exit ")) if block.argument else 0
+            for command, shown in commands(block):
+                printed = without_seconds(run(["bash", "-c", command], work, env, expected))
+                assert not [line for line in shown if without_seconds(line) not in printed]
+
+
+def run(command: list[str], folder: Path, env: dict[str, str], expected: int) -> str:
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == expected, f"{command[-1]}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    return done.stdout
+
+
+def without_seconds(text: str) -> str:
+    return re.sub(r"\d+\.\d s$", "", text, flags=re.M)
+
+
+@pytest.mark.parametrize("script", ["generate_cli.py", "generate_support.py"])
+def test_generated_page_is_current(script: str) -> None:
+    command = [sys.executable, str(ROOT / "docs" / script), "--check"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_lead_to_files(page: Path) -> None:
+    targets = re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", page.read_text())
+    assert not [t for t in targets if not (page.parent / t).exists()]
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text()
+    assert not [p for p in PAGES[1:] if str(p.relative_to(ROOT / "docs")) not in navigation]

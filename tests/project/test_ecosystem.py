@@ -1,0 +1,220 @@
+"""Converted models work with PyTorch's own tools like any other model."""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import tracing
+from samples import SAMPLES
+from test_sharing import linear, sequential, storage, view
+from torch import nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+import dpnn_bridge
+from dpnn_bridge import to_torch
+from dpnn_bridge.conversion import registry, to_lua
+from dpnn_bridge.objects import LuaObject
+
+INPUTS = {
+    "torch-demos__mnist_convnet": torch.randn(2, 1, 32, 32),
+    "DeepDeblur_release__ResNet_scale": torch.randn(1, 3, 16, 16),
+    "dp__convolutionneuralnetwork_Serial": torch.randn(2, 3, 32, 32),
+    "tied_autoencoder": torch.randn(2, 4),
+}
+nets = pytest.mark.parametrize("name", INPUTS)
+
+
+def net(name: str) -> nn.Module:
+    if name == "tied_autoencoder":
+        s = storage(12)
+        return to_torch(sequential(linear(view(s, (3, 4), (4, 1))), linear(view(s, (4, 3), (1, 4))))).float()
+    return dpnn_bridge.load(SAMPLES / name / "model.t7").eval()
+
+
+@tracing
+@nets
+def test_compile_without_graph_breaks(name: str) -> None:
+    model, x = net(name), INPUTS[name]
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), model(x))
+    compiled(x).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+@nets
+def test_autocast(name: str) -> None:
+    model, x = net(name), INPUTS[name]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = model(x)
+    output.float().sum().backward()
+    expected = model(x)
+    assert (output.float() - expected).abs().max() < 0.1 * expected.abs().max()
+
+
+@nets
+def test_trace(name: str) -> None:
+    model, x = net(name), INPUTS[name]
+    torch.testing.assert_close(torch.jit.trace(model, x)(x), model(x))  # type: ignore[operator]
+
+
+@nets
+def test_functional_call_and_per_sample_gradients(name: str) -> None:
+    model, x = net(name), INPUTS[name]
+    parameters = dict(model.named_parameters())
+
+    def loss(parameters: Mapping[str, torch.Tensor], sample: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(model, dict(parameters), (sample[None],)).square().sum()
+
+    grads = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, x)
+    model(x).square().sum().backward()
+    for key, p in parameters.items():
+        torch.testing.assert_close(grads[key].sum(0), p.grad, rtol=1e-3, atol=1e-3 * float(p.grad.abs().max()))  # type: ignore[union-attr]
+
+
+@nets
+def test_clipping_and_vectors(name: str) -> None:
+    model, x = net(name), INPUTS[name]
+    model(x).sum().backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+    assert nn.utils.clip_grad_norm_(model.parameters(), float("inf")) <= 0.501
+    vector = nn.utils.parameters_to_vector(model.parameters())
+    expected = model(x)
+    nn.utils.vector_to_parameters(vector.clone(), model.parameters())
+    torch.testing.assert_close(model(x), expected)
+
+
+@nets
+def test_hooks_see_every_layer(name: str) -> None:
+    model, x = net(name), INPUTS[name]
+    seen: set[int] = set()
+    for module in model.modules():
+        module.register_forward_hook(lambda m, args, output: seen.add(id(m)))
+    model(x)
+    assert seen == {id(m) for m in model.modules()}
+
+
+@nets
+def test_averaged_model(name: str) -> None:
+    model, x = net(name), INPUTS[name]
+    average = torch.optim.swa_utils.AveragedModel(model)
+    average.update_parameters(model)
+    torch.testing.assert_close(average(x), model(x))
+
+
+def test_parametrize() -> None:
+    model = net("torch-demos__mnist_convnet")
+    layer = next(m for m in model.modules() if isinstance(m, nn.Linear))
+    nn.utils.parametrizations.spectral_norm(layer)
+    assert model(INPUTS["torch-demos__mnist_convnet"]).shape == (2, 10)
+    parametrize.remove_parametrizations(layer, "weight")
+    assert torch.linalg.matrix_norm(layer.weight, 2) < 1.5
+
+
+def test_batch_normalization_is_folded_into_the_convolution() -> None:
+    model = to_torch(to_lua(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))).eval()
+    x = torch.randn(2, 3, 8, 8)
+    model[1].running_mean.normal_()  # type: ignore[index]
+    fused = fuse_conv_bn_eval(model[0], model[1])  # type: ignore[index]
+    torch.testing.assert_close(fused(x), model(x))
+
+
+def test_dynamic_quantization() -> None:
+    model, x = net("torch-demos__mnist_convnet"), INPUTS["torch-demos__mnist_convnet"]
+    quantized = torch.ao.quantization.quantize_dynamic(model, {nn.Linear})
+    expected = model(x)
+    assert (quantized(x) - expected).abs().max() < 0.1 * expected.abs().max()
+
+
+TRAIN = """
+import os, torch, torch.distributed as dist
+from pathlib import Path
+import dpnn_bridge
+torch.set_num_threads(1)
+dist.init_process_group("gloo")
+model = dpnn_bridge.load({path!r})
+data = torch.load({data!r})
+part = data[dist.get_rank()::2]
+parallel = torch.nn.parallel.DistributedDataParallel(model)
+optimizer = torch.optim.SGD(parallel.parameters(), lr=0.1)
+for _ in range(3):
+    optimizer.zero_grad()
+    parallel(part).square().mean().backward()
+    optimizer.step()
+if dist.get_rank() == 0:
+    dpnn_bridge.save({result!r}, model)
+dist.barrier()
+dist.destroy_process_group()
+os._exit(0)  # gloo's threads of PyTorch 2.13 abort an orderly exit now and then
+"""
+
+
+def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
+    model, x = net("tied_autoencoder"), torch.randn(8, 4)
+    paths = {key: str(tmp_path / f"{key}.pt") for key in ("path", "data", "result")}
+    dpnn_bridge.save(paths["path"], model)
+    torch.save(x, paths["data"])
+    script = tmp_path / "train.py"
+    script.write_text(TRAIN.format(**paths))
+    command = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", str(script)]
+    root = str(Path(dpnn_bridge.__file__).parents[1])
+    environment = os.environ | {"PYTHONPATH": root}
+    run = subprocess.run([sys.executable, *command], capture_output=True, text=True, env=environment, timeout=120)
+    assert run.returncode == 0, run.stderr[-2000:]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        optimizer.step()
+    torch.testing.assert_close(dpnn_bridge.load(paths["result"])(x), model(x))
+
+
+# ---------------------------------------------------------------------- one switch for all index modules
+def indexed() -> list[LuaObject]:
+    """The first fixture of each class whose module, or a part of it, counts from ``index_base``."""
+    from conftest import FIXTURES, manifest
+
+    found = {}
+    for entry in manifest(kind="module"):
+        if entry["class"] not in found:
+            obj = dpnn_bridge.read_t7(FIXTURES / entry["file"])["module"]
+            if any(hasattr(m, "index_base") for m in to_torch(obj).modules()):
+                found[entry["class"]] = obj
+    return list(found.values())
+
+
+def test_index_base_reaches_every_module() -> None:
+    objects = indexed()
+    assert len(objects) > 10
+    for obj in objects:
+        for base in (0, 1):
+            bases = {m.index_base for m in to_torch(obj, index_base=base).modules() if hasattr(m, "index_base")}
+            # index 0 of a LookupTableMaskZero is the mask, whatever the base
+            assert bases == {0 if "MaskZero" in obj.class_name else base}, obj.class_name
+
+
+def test_every_class_that_counts_takes_the_switch_from_the_caller() -> None:
+    import inspect
+
+    for name, blocks in registry.known_names().items():
+        for block in blocks:
+            kinds = block.torch_type if isinstance(block.torch_type, tuple) else (block.torch_type,)
+            for kind in kinds:
+                parameter = inspect.signature(kind.__init__).parameters.get("index_base")
+                assert parameter is None or parameter.default == 1, name
+
+
+@nets
+def test_pickle_and_deepcopy(name: str) -> None:
+    model, x = net(name), INPUTS[name]
+    expected = model(x)
+    torch.testing.assert_close(pickle.loads(pickle.dumps(model))(x), expected, rtol=0, atol=0)
+    torch.testing.assert_close(copy.deepcopy(model)(x), expected, rtol=0, atol=0)

@@ -1,0 +1,38 @@
+"""What the wheel and the source distribution hold: the whole package, and nothing of the repository's 40 MB besides."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = {str(p.relative_to(ROOT)) for p in (ROOT / "dpnn_bridge").rglob("*") if p.suffix in (".py", ".lua", ".typed")}
+
+
+@pytest.fixture(scope="module")
+def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "hatchling", "build", "--directory", str(folder)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    return folder
+
+
+def test_wheel_holds_the_package(dist: Path) -> None:
+    (path,) = dist.glob("*.whl")
+    names = zipfile.ZipFile(path).namelist()
+    assert {n for n in names if ".dist-info/" not in n} == PACKAGE
+    assert {"dpnn_bridge/py.typed", "dpnn_bridge/lua/prelude/setup.lua"} <= PACKAGE
+    assert any(n.endswith(".dist-info/licenses/LICENSE") for n in names)
+
+
+def test_source_distribution_builds_the_wheel_and_holds_no_fixtures(dist: Path) -> None:
+    (path,) = dist.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        names = {n.split("/", 1)[1] for n in archive.getnames()}
+    about = {"README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml", "PKG-INFO", ".gitignore"}
+    assert names == PACKAGE | about

@@ -1,0 +1,118 @@
+"""The way through the package: no file imports in a circle, no room imports one above it, no file grows too long."""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[2] / "dpnn_bridge"
+
+#: rooms from the ground up: a file imports from its own room and from those before it. Single files of the package
+#: root are rooms of their own; a folder below a room that is not named here belongs to it.
+ROOMS = (
+    "errors",
+    "version",
+    "faces",
+    "suffixes",
+    "objects",
+    "graph",
+    "atomic",
+    "torch7",
+    "loaders",
+    "compare",
+    "conversion",
+    "checkpoints",
+    "training",
+    "optim",
+    "modules/nn",
+    "modules/nnx",
+    "modules/cuda",
+    "modules/dpnn",
+    "modules/rnn",
+    "modules/facebook",
+    "modules/third_party",
+    "modules",
+    "memory",
+    "outputs",
+    "outputs/py",
+    "plugins",
+    "files",
+    "batch",
+    "lua",
+    "parity",
+    "pytest_plugin",
+    "cli",
+    "__main__",
+    "__init__",
+)
+
+LONGEST = 400
+
+
+@cache
+def sources() -> dict[str, Path]:
+    """Module name -> file of every module of the package."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imported(name: str, path: Path) -> set[str]:
+    """The package's modules that a file imports, inside functions too, but not for type checkers alone."""
+    package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+    found: set[str] = set()
+    nodes: list[ast.AST] = [ast.parse(path.read_text())]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            nodes += node.orelse
+            continue
+        nodes += ast.iter_child_nodes(node)
+        if isinstance(node, ast.Import):
+            found.update(a.name for a in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            found.update(full if (full := f"{base}.{a.name}") in sources() else base for a in node.names)
+    return (found & sources().keys()) - {name}
+
+
+@cache
+def imports() -> dict[str, set[str]]:
+    return {name: imported(name, path) for name, path in sources().items()}
+
+
+def room(name: str) -> str:
+    """The room of a module: the longest of :data:`ROOMS` that its path begins with."""
+    path = sources()[name].relative_to(PACKAGE).with_suffix("").as_posix()
+    return max((r for r in ROOMS if path == r or path.startswith(f"{r}/")), key=len, default="")
+
+
+def test_every_file_has_a_room() -> None:
+    assert [name for name in sources() if not room(name)] == []
+
+
+def test_no_circle() -> None:
+    try:
+        TopologicalSorter(imports()).prepare()
+    except CycleError as e:
+        raise AssertionError("imports in a circle: " + " -> ".join(reversed(e.args[1]))) from None
+
+
+def test_no_import_upwards() -> None:
+    upwards = [
+        f"{name} ({room(name)}) imports {other} ({room(other)})"
+        for name, others in imports().items()
+        for other in sorted(others)
+        if ROOMS.index(room(other)) > ROOMS.index(room(name))
+    ]
+    assert upwards == []
+
+
+def test_no_file_is_too_long() -> None:
+    lengths = {path.relative_to(PACKAGE).as_posix(): len(path.read_text().splitlines()) for path in sources().values()}
+    assert {name: n for name, n in lengths.items() if n > LONGEST} == {}
