@@ -32,7 +32,7 @@ def table() -> str:
                 checked = "alias" if any(counts[n] for n in spec.names) else spec.checked_by
                 checked = checked if checked != "torch7" else "no fixture of its own"
             module = "passes through" if spec.passes_through else registry.torch_name(spec)
-            family = spec.__module__.rpartition(".")[2]
+            family = spec.__module__.removeprefix("dpnn_bridge.modules.").replace(".", "/")
             rows.append(f"| `{name}` | {module} | {family} | {counts[name] or ''} | {checked} |")
     lines = [HEADER, f"{len(registry.known_names())} names.\n"]
     lines += ["| Lua class | PyTorch module | family | fixtures | checked by |", "|---|---|---|---|---|", *rows]

@@ -25,6 +25,7 @@ from dpnn_bridge.modules.rnn.seq_gru import SeqGRU
 from dpnn_bridge.modules.rnn.seq_lstm import SeqLSTM, SequenceModule
 from dpnn_bridge.modules.rnn.sequencer import BiSequencer, BiSequencerLM
 from dpnn_bridge.objects import LuaTable
+from dpnn_bridge.parity.gradients import compare_grad_input, compare_gradients
 from dpnn_bridge.parity.random_numbers import torch7_random
 
 #: Lua field -> attribute
@@ -145,7 +146,7 @@ class Replay:
 
     def _compare_gradients(self, name: str, module: nn.Module, expected: Any) -> None:
         gradients = training.parameters(module)[1]
-        for difference in gradients.compare_gradients(module, gradients, expected, self.tolerance):
+        for difference in compare_gradients(module, gradients, expected, self.tolerance):
             difference.name = f"{name}: {difference.name}"
             self.result.differences.append(difference)
 
@@ -221,7 +222,7 @@ class Replay:
         for pending in self._pending:
             run, call = pending["run"], pending["call"]
             if call.get("gradInput") is not None:
-                self.result.differences += gradients.compare_grad_input(
+                self.result.differences += compare_grad_input(
                     pending["name"], run["inputs"], self._value(call["gradInput"]), self.tolerance
                 )
             for n, leaf in run["leaves"].items():

@@ -83,7 +83,7 @@ def test_a_worker_that_dies_is_reported(tmp_path: Path) -> None:
 def test_an_interruption_leaves_no_temporary_files(tmp_path: Path) -> None:
     plugin = tmp_path / "slow.py"  # holds every conversion between writing and comparing
     plugin.write_text(
-        "import time\nfrom dpnn_bridge.outputs import torch_checkpoint as t\n"
+        "import time\nfrom dpnn_bridge.outputs import pt as t\n"
         "verify = t.verify\n"
         "def slow(*args):\n    time.sleep(60)\n    verify(*args)\n"
         "t.verify = slow\n"
