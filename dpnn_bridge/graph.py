@@ -21,14 +21,14 @@ def is_module(value: Any) -> bool:
 
 
 def without_entries(value: LuaTable | LuaObject) -> LuaTable | LuaObject:
-    """A new table, or a new object of the same class and version, whose entries are still to be copied.
+    """A new table, or a new object of the same class, version and header, whose entries are still to be copied.
 
     What an object wrote instead of a table is taken over as it is.
     """
     if isinstance(value, LuaTable):
         return LuaTable()
     payload = LuaTable() if isinstance(value.payload, LuaTable) else value.payload
-    return LuaObject(value.class_name, payload, version=value.version)
+    return LuaObject(value.class_name, payload, version=value.version, header=value.header)
 
 
 def format_path(keys: list[Any], root: str = "") -> str:

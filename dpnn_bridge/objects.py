@@ -17,7 +17,7 @@ All compound values compare by identity, as in Lua, and may therefore be table k
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -159,6 +159,19 @@ class LuaObject(MutableMapping):
     def __init__(self, class_name: str, payload: Any = ..., *, version: int = 1, header: tuple = ()) -> None:
         self.class_name, self.version, self.header = class_name, version, header
         self.payload = LuaTable() if payload is ... else payload
+
+    def changed(self, changes: Mapping[Any, Any] | None = None, /, **fields: Any) -> LuaObject:
+        """A copy with other fields (None removes one) and the same class, version and header. Values are shared.
+
+        Args:
+            changes: field -> value, for names that are no Python identifiers.
+            **fields: the same as keyword arguments.
+        """
+        payload = LuaTable(self.payload) if isinstance(self.payload, LuaTable) else self.payload
+        copy = LuaObject(self.class_name, payload, version=self.version, header=self.header)
+        for name, value in {**(changes or {}), **fields}.items():
+            copy[name] = value
+        return copy
 
     @property
     def fields(self) -> LuaTable:

@@ -9,6 +9,7 @@ import numpy as np
 from torch import nn
 
 from dpnn_bridge.conversion.fields import Field, get_tensor, grad_field, submodules
+from dpnn_bridge.conversion.lua_values import fresh
 from dpnn_bridge.conversion.tensors import is_parameter
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
 
@@ -70,10 +71,7 @@ class LuaClass:
         This one adds the fields that are missing and have a default.
         """
         missing = {k: v for k, v in cls.defaults.items() if v is not None and obj.get(k) is None}
-        if not missing:
-            return obj
-        fields = LuaTable([*obj.items(), *missing.items()])
-        return LuaObject(obj.class_name, fields, version=obj.version, header=obj.header)
+        return obj.changed(missing) if missing else obj
 
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
@@ -225,12 +223,7 @@ def empty_sizes(kind: str = "") -> LuaStorage:
 
 def plain_object(class_name: str, **fields: Any) -> Callable[[str], LuaObject]:
     """For ``constants``: a field that must be a module of its own, of a class without tensors."""
-
-    def make(kind: str) -> LuaObject:
-        buffers = {"output": LuaTensor.empty(kind), "gradInput": LuaTensor.empty(kind)}
-        return LuaObject(class_name, LuaTable({"_type": kind, **buffers, **fields}))
-
-    return make
+    return lambda kind: fresh(class_name, kind, **fields)
 
 
 def size_storage(sizes: Iterable[int] = ()) -> LuaStorage:

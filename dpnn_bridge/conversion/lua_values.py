@@ -60,6 +60,20 @@ def empty(name: str) -> LuaTensor | LuaStorage | LuaTable:
     return LuaTensor.empty(name)
 
 
+def fresh(class_name: str, kind: str, *modules: LuaObject, **fields: Any) -> LuaObject:
+    """A new Lua object of a module class, as its constructor leaves one: with a type and empty results.
+
+    Args:
+        class_name: the Lua class.
+        kind: class of its tensors.
+        *modules: what a container holds.
+        **fields: its other fields.
+    """
+    own = {"_type": kind, "output": LuaTensor.empty(kind), "gradInput": LuaTensor.empty(kind)}
+    inner = {"modules": LuaTable.from_list(modules)} if modules else {}
+    return LuaObject(class_name, LuaTable({**own, **inner, **fields}))
+
+
 def lua_storage(tensor_class_name: str, value: Tensor) -> LuaStorage:
     """A lazy Lua storage with the elements of ``value`` in row-major order."""
     dtype = element_dtype(tensor_class_name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
+from dpnn_bridge.graph import without_entries
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype, elements
 
 Mode = Literal["heavy", "medium", "light"]
@@ -136,7 +137,7 @@ class _Copier:
             copy: Any = LuaTable()
             self.pending.append(lambda: copy.update({k: self.copy(v, cast) for k, v in value.items()}))
         elif isinstance(value, LuaObject) and isinstance(value.payload, LuaTable):
-            copy = LuaObject(value.class_name, version=value.version, header=value.header)
+            copy = without_entries(value)
             self.pending.append(lambda: self.fill(copy, value, cast))
         elif isinstance(value, LuaTensor) and cast is not None and value.class_name != cast:
             storage = value.storage and self.storage(value.storage, cast)

@@ -12,13 +12,6 @@ from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.objects import LuaObject, LuaTable
 
 
-def without(obj: LuaObject, *names: str, **changes: Any) -> LuaObject:
-    """A copy of ``obj`` without some fields and with others changed."""
-    fields = LuaTable((k, v) for k, v in obj.items() if k not in names)
-    fields.update(changes)
-    return LuaObject(obj.class_name, fields, version=obj.version, header=obj.header)
-
-
 class DataParallelTable(nn.Sequential):
     """Container of one module, which Torch7 replicates over GPUs for each batch.
 
@@ -59,7 +52,7 @@ class DataParallelTableClass(LuaClass):
         """The first replica alone, without what Torch7 derives from it; the GPUs stand before the fields."""
         gpus = obj.get("gpuAssignments") or LuaTable.from_list([1])
         modules = LuaTable.from_list(obj["modules"].as_list()[:1])
-        copy = without(obj, "impl", "flattenedParams", "buffer", gpuAssignments=gpus, modules=modules)
+        copy = obj.changed(impl=None, flattenedParams=None, buffer=None, gpuAssignments=gpus, modules=modules)
         copy.version, copy.header = cls.version, (gpus,)
         return copy
 
@@ -79,7 +72,7 @@ class DataParallel(LuaClass):
         changes = {"modules": LuaTable.from_list(obj["modules"].as_list()[:1])}
         if isinstance(gpus := obj.get("gpu_assignments"), LuaTable):
             changes["gpu_assignments"] = LuaTable.from_list(gpus.as_list()[:1])
-        return without(obj, **changes)
+        return obj.changed(changes)
 
 
 class ModelParallelTable(nn.Sequential):

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
-from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+from dpnn_bridge.objects import LuaObject, LuaTensor
 from dpnn_bridge.torch7.gradient import scale_gradient, with_gradient_of
 
 
@@ -89,7 +89,7 @@ class SpatialBinaryConvolutionClass(LuaClass):
         signs = torch.where(real.torch() >= 0, 1.0, -1.0).to(weight.torch().dtype)
         if not torch.equal(weight.torch(), signs.reshape(weight.shape)):
             return obj
-        return LuaObject(obj.class_name, LuaTable({**obj.fields, "weight": real}), version=obj.version)
+        return obj.changed(weight=real)
 
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.lua_values import fresh
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.modules.dpnn.decorator import torch_dtype
@@ -190,12 +191,7 @@ def _entropy(kind: str) -> tuple[LuaObject, LuaObject]:
     """The network with which Torch7 computes the entropy, and its normaliser."""
 
     def layer(name: str, *modules: LuaObject, table: bool = False, **fields: Any) -> LuaObject:
-        obj = LuaObject(f"nn.{name}")
-        obj["_type"], obj["output"], obj["gradInput"] = kind, LuaTensor.empty(kind), LuaTensor.empty(kind)
-        if modules:
-            fields["modules"] = LuaTable.from_list(modules)
-        obj.update(fields)
-        return obj
+        return fresh(f"nn.{name}", kind, *modules, **fields)
 
     normalise = layer("MulConstant", constant_scalar=1, inplace=False)
     logarithm = layer("Sequential", layer("AddConstant", constant_scalar=1e-6, inplace=False), layer("Log"))

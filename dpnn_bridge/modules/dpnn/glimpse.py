@@ -198,9 +198,7 @@ class SpatialGlimpseClass(LuaClass):
     def upgrade(cls, obj: LuaObject) -> LuaObject:
         if "height" in obj:
             return obj
-        fields = LuaTable(obj.fields)
-        fields["height"] = fields["width"] = obj["size"]
-        return LuaObject(obj.class_name, fields, version=obj.version)
+        return obj.changed(height=obj["size"], width=obj["size"])
 
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:

@@ -140,7 +140,7 @@ class ReinforceClass(LuaClass):
     def upgrade(cls, obj: LuaObject) -> LuaObject:
         if "_type" in obj or not cls.before_2016:
             return obj
-        return LuaObject(obj.class_name, LuaTable({**cls.before_2016, **obj.fields}), version=obj.version)
+        return obj.changed({**cls.before_2016, **obj})
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:

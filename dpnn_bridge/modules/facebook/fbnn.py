@@ -13,7 +13,6 @@ from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.noise import noise_of
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
-from dpnn_bridge.modules.cuda.parallel import without
 from dpnn_bridge.modules.nn.lookup import LookupTable, LookupTableClass
 from dpnn_bridge.objects import LuaObject, LuaTensor
 
@@ -42,7 +41,7 @@ class L2NormalizeClass(LuaClass):
 
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:
-        return without(obj, "eye")  # made anew only where it is missing
+        return obj.changed(eye=None)  # made anew only where it is missing
 
     @classmethod
     def matches(cls, obj: LuaObject) -> bool:

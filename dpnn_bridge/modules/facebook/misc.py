@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from dpnn_bridge.conversion.fields import Field, Layout
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.lua_values import fresh
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
-from dpnn_bridge.modules.cuda.parallel import without
 from dpnn_bridge.modules.dpnn.constant import ConstantClass
 from dpnn_bridge.modules.facebook.fbnn import KMaxPooling, KMaxPoolingClass
 from dpnn_bridge.modules.nn.convolution import Temporal
 from dpnn_bridge.modules.nn.convolution_special import SpatialConvolutionLocal
 from dpnn_bridge.modules.nn.dropout import Dropout
-from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+from dpnn_bridge.objects import LuaObject, LuaTensor
 from dpnn_bridge.torch7.gradient import with_gradient_of
 
 
@@ -129,7 +129,7 @@ class IndividualDropoutClass(LuaClass):
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:
         """Without the copy of ``p`` that fbnn makes only where it is missing."""
-        return without(obj, "pgpu")
+        return obj.changed(pgpu=None)
 
 
 class Probe(nn.Sequential):
@@ -186,9 +186,8 @@ class UnfoldedTemporalConvolutionClass(Temporal):
         fields = super().to_lua(module, ctx)
         names = ("weight", "bias", "gradWeight", "gradBias")
         kind = ctx.type_of(module)
-        linear = {"_type": kind, "output": LuaTensor.empty(kind), "gradInput": LuaTensor.empty(kind)}
-        linear |= {name: fields[name] for name in names if name in fields}
-        return {**fields, "linear": LuaObject("nn.Linear", LuaTable(linear))}
+        linear = fresh("nn.Linear", kind, **{name: fields[name] for name in names if name in fields})
+        return {**fields, "linear": linear}
 
 
 def _places_first(weight: Tensor, module: nn.Module) -> Tensor:

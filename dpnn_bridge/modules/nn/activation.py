@@ -9,20 +9,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dpnn_bridge.conversion.fields import record_of
-from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.lua_class import LuaClass, plain_object
 from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.lua_values import fresh
 from dpnn_bridge.conversion.noise import noise_of
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaObject, LuaTensor
-
-
-def fresh(class_name: str, kind: str) -> LuaObject:
-    """A new Lua module without parameters, as other layers hold one."""
-    obj = LuaObject(class_name)
-    obj["_type"], obj["output"], obj["gradInput"] = kind, LuaTensor.empty(kind), LuaTensor.empty(kind)
-    return obj
 
 
 class Inplace(LuaClass):
@@ -145,7 +139,7 @@ class SoftShrink(LuaClass):
 @lua_class("nn.TanhShrink")
 class TanhShrink(LuaClass):
     torch_type = nn.Tanhshrink
-    constants = {"tanh": lambda kind: fresh("nn.Tanh", kind)}
+    constants = {"tanh": plain_object("nn.Tanh")}
 
 
 @lua_class("nn.Tanh", "cudnn.Tanh")
@@ -379,6 +373,5 @@ class VolumetricSoftMaxClass(LuaClass):
     def to_lua(cls, module: VolumetricSoftMax, ctx: LuaContext) -> dict[str, Any]:
         if record_of(module):
             return {}
-        inner = fresh("cudnn.SpatialSoftMax", ctx.type_of(module))
-        inner["mode"], inner["algorithm"] = "CUDNN_SOFTMAX_MODE_CHANNEL", softmax_algorithm(module.log)
-        return {"ssm": inner}
+        algorithm = {"mode": "CUDNN_SOFTMAX_MODE_CHANNEL", "algorithm": softmax_algorithm(module.log)}
+        return {"ssm": fresh("cudnn.SpatialSoftMax", ctx.type_of(module), **algorithm)}

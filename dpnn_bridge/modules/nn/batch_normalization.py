@@ -13,7 +13,6 @@ from dpnn_bridge.conversion.fields import Field, Layout
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
-from dpnn_bridge.modules.nn.convolution import changed
 from dpnn_bridge.objects import LuaObject, LuaTensor
 
 
@@ -144,7 +143,7 @@ class SecondVersion(Normalization):
         if not isinstance(std, LuaTensor) or "running_var" in obj:
             return obj
         variance = np.power(std.numpy(), -2.0, dtype=np.float64).astype(std.dtype) - std.dtype.type(obj["eps"])
-        return changed(obj, running_std=None, running_var=LuaTensor.from_numpy(variance, std.class_name))
+        return obj.changed(running_std=None, running_var=LuaTensor.from_numpy(variance, std.class_name))
 
 
 @lua_class("nn.BatchNormalization", "cudnn.BatchNormalization")

@@ -10,21 +10,10 @@ from dpnn_bridge.conversion.fields import Field, Layout
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
-from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+from dpnn_bridge.objects import LuaObject, LuaTensor
 
 #: what cudnn.torch leaves in the file of a module that ran
 CUDNN_SCRATCH = ("buffer", "extraBuffer")
-
-
-def changed(obj: LuaObject, **fields: Any) -> LuaObject:
-    """A copy of ``obj`` with other fields; None removes one. Tensors are shared."""
-    copy = LuaObject(obj.class_name, LuaTable(obj.fields), version=obj.version, header=obj.header)
-    for name, value in fields.items():
-        if value is not None:
-            copy[name] = value
-        elif name in copy:
-            del copy[name]
-    return copy
 
 
 class Convolution(LuaClass):
@@ -82,7 +71,7 @@ class Spatial(StockConvolution):
     def upgrade(cls, obj: LuaObject) -> LuaObject:
         padding = obj.get("padding")  # before padW and padH there was one number
         if padding is not None:
-            obj = changed(obj, padW=padding, padH=padding, padding=None)
+            obj = obj.changed(padW=padding, padH=padding, padding=None)
         return super().upgrade(obj)
 
 
@@ -185,8 +174,7 @@ class VolumetricFullConvolution(FullConvolution):
         pads = {f"pad{d}": obj.get(f"p{d}") or obj.get(f"pad{d}") or 0 for d in "THW"}
         gone = dict.fromkeys(("pT", "pH", "pW"))
         grad = obj.get("gradWeight")
-        return changed(
-            obj,
+        return obj.changed(
             **{**gone, **pads, "adjT": 0, "adjH": 0, "adjW": 0},
             weight=transposed(weight),
             gradWeight=transposed(grad) if isinstance(grad, LuaTensor) and grad.size else grad,

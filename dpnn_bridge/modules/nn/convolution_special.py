@@ -12,7 +12,7 @@ from dpnn_bridge.conversion.fields import Field, Layout
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
-from dpnn_bridge.modules.nn.convolution import SPATIAL, SPATIAL_DEFAULTS, Convolution, changed
+from dpnn_bridge.modules.nn.convolution import SPATIAL, SPATIAL_DEFAULTS, Convolution
 from dpnn_bridge.objects import LuaObject, LuaTensor
 
 
@@ -330,7 +330,7 @@ class ConnectionTable(Unfilled):
         table, weight = obj.get("connTable"), obj.get("weight")
         if not isinstance(table, LuaTensor) or not isinstance(weight, LuaTensor) or table.dtype == weight.dtype:
             return obj
-        return changed(obj, connTable=LuaTensor.from_numpy(table.numpy().astype(weight.dtype), weight.class_name))
+        return obj.changed(connTable=LuaTensor.from_numpy(table.numpy().astype(weight.dtype), weight.class_name))
 
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:

@@ -100,15 +100,6 @@ def filled(value: float) -> Callable[[str], LuaTensor]:
     return lambda kind: LuaTensor.from_numpy(np.full(1, value, element_dtype(kind)), kind)
 
 
-def without(obj: LuaObject, names: Iterable[str]) -> LuaObject:
-    """``obj``, or a copy that lacks the fields ``names``."""
-    dropped = obj.fields.entries.keys() & set(names)
-    if not dropped:
-        return obj
-    fields = LuaTable((k, v) for k, v in obj.items() if k not in dropped)
-    return LuaObject(obj.class_name, fields, version=obj.version, header=obj.header)
-
-
 @lua_class("nn.Criterion")
 class CriterionClass(LuaClass):
     """Base of all criterion blocks.
@@ -123,7 +114,7 @@ class CriterionClass(LuaClass):
 
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:
-        return without(obj, cls.buffers)
+        return obj.changed(dict.fromkeys(cls.buffers))
 
 
 class LossClass(CriterionClass):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dpnn_bridge.conversion.fields import Field, LuaRecord
+from dpnn_bridge.conversion.lua_class import plain_object
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class, spec_of
 from dpnn_bridge.conversion.torch_context import TorchContext
@@ -196,22 +197,10 @@ class CrossEntropyCriterion(nn.CrossEntropyLoss):
         return _sample_nll(self, F.log_softmax(scores, -1), target)
 
 
-def log_softmax(kind: str) -> LuaObject:
-    """For ``constants``: an ``nn.LogSoftMax``."""
-    return without_parameters("nn.LogSoftMax", kind)
-
-
-def without_parameters(class_name: str, kind: str) -> LuaObject:
-    """The Lua object of a transfer function."""
-    obj = LuaObject(class_name)
-    obj["_type"], obj["output"], obj["gradInput"] = kind, LuaTensor.empty(kind), LuaTensor.empty(kind)
-    return obj
-
-
 @lua_class("nn.CrossEntropyCriterion")
 class CrossEntropyCriterionClass(LossClass):
     torch_type = (CrossEntropyCriterion, nn.CrossEntropyLoss)
-    constants = {"output": 0, "lsm": log_softmax}
+    constants = {"output": 0, "lsm": plain_object("nn.LogSoftMax")}
 
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
@@ -349,11 +338,9 @@ class VolumetricCrossEntropyCriterion(SpatialCrossEntropyCriterion):
     spatial_dims = 3
 
 
-def spatial_log_softmax(kind: str) -> LuaObject:
-    """For ``constants``: a ``cudnn.SpatialLogSoftMax``."""
-    obj = without_parameters("cudnn.SpatialLogSoftMax", kind)
-    obj["algorithm"], obj["mode"] = "CUDNN_SOFTMAX_LOG", "CUDNN_SOFTMAX_MODE_CHANNEL"
-    return obj
+spatial_log_softmax = plain_object(
+    "cudnn.SpatialLogSoftMax", algorithm="CUDNN_SOFTMAX_LOG", mode="CUDNN_SOFTMAX_MODE_CHANNEL"
+)
 
 
 @lua_class("cudnn.SpatialCrossEntropyCriterion")

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dpnn_bridge.conversion.lua_class import plain_object
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.modules.nn.convolution import changed
 from dpnn_bridge.modules.nn.criterion import Loss, LossClass, class_indices, elementwise, expanded
-from dpnn_bridge.modules.nn.criterion_classification import IndexedClass, WeightsClass, without_parameters
+from dpnn_bridge.modules.nn.criterion_classification import IndexedClass, WeightsClass
 from dpnn_bridge.modules.nn.criterion_regression import MSECriterion
 from dpnn_bridge.objects import LuaObject, LuaTensor
 
@@ -108,15 +108,10 @@ class MultiLabelSoftMarginCriterion(nn.BCEWithLogitsLoss):
         return F.binary_cross_entropy_with_logits(input, target, weight, reduction=self.reduction)
 
 
-def sigmoid(kind: str) -> LuaObject:
-    """For ``constants``: an ``nn.Sigmoid``."""
-    return without_parameters("nn.Sigmoid", kind)
-
-
 @lua_class("nn.MultiLabelSoftMarginCriterion")
 class MultiLabelSoftMarginCriterionClass(WeightsClass):
     torch_type = (MultiLabelSoftMarginCriterion, nn.BCEWithLogitsLoss)
-    constants = {"output": 0, "sigmoid": sigmoid}
+    constants = {"output": 0, "sigmoid": plain_object("nn.Sigmoid")}
     averages = False
 
     @classmethod
@@ -126,7 +121,7 @@ class MultiLabelSoftMarginCriterionClass(WeightsClass):
         if not isinstance(nll, LuaObject):
             return super().upgrade(obj)
         average = nll.get("sizeAverage", True)
-        return changed(obj, sizeAverage=average, weights=nll.get("weights"), sigmoid=obj["lsm"], nll=None, lsm=None)
+        return obj.changed(sizeAverage=average, weights=nll.get("weights"), sigmoid=obj["lsm"], nll=None, lsm=None)
 
 
 class MultiLabelMarginCriterion(nn.MultiLabelMarginLoss):

@@ -154,10 +154,8 @@ class GModuleClass(LuaClass):
         """Files of before October 2015 have no ``modules``; the nodes hold them in the order that nngraph gives."""
         if obj.get("modules") is not None:
             return obj
-        upgraded = LuaObject(obj.class_name, LuaTable(obj.items()), version=obj.version)
         data = [node["data"] for node in obj["forwardnodes"].as_list()]
-        upgraded["modules"] = LuaTable.from_list(d["module"] for d in data if d.get("module") is not None)
-        return upgraded
+        return obj.changed(modules=LuaTable.from_list(d["module"] for d in data if d.get("module") is not None))
 
     @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:

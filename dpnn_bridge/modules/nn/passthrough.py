@@ -14,7 +14,7 @@ from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.modules.nn.decorator import Decorator, DecoratorClass
-from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+from dpnn_bridge.objects import LuaObject, LuaTensor
 from dpnn_bridge.torch7.gradient import add_gradient, scale_gradient
 
 
@@ -187,9 +187,7 @@ class GradientReversalClass(LuaClass):
 
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:
-        if obj.version >= 2:
-            return obj
-        return LuaObject(obj.class_name, LuaTable([*obj.items(), ("lambda", 1)]), version=2)
+        return obj if obj.version >= 2 else obj.changed({"lambda": 1})
 
 
 class ZeroGrad(nn.Module):

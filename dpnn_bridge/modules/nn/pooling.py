@@ -10,7 +10,6 @@ from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
-from dpnn_bridge.modules.nn.convolution import changed
 from dpnn_bridge.objects import LuaObject
 
 SPATIAL = {("kH", "kW"): "kernel_size", ("dH", "dW"): "stride", ("padH", "padW"): "padding", "ceil_mode": "ceil_mode"}
@@ -34,7 +33,7 @@ class Pooling(LuaClass):
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:
         strides = {d: obj[k] for d, k in (("dT", "kT"), ("dH", "kH"), ("dW", "kW")) if k in obj and d not in obj}
-        return super().upgrade(changed(obj, **strides) if strides else obj)
+        return super().upgrade(obj.changed(**strides) if strides else obj)
 
     @classmethod
     def represents(cls, module: nn.Module) -> bool:
@@ -78,7 +77,7 @@ class InnSpatialMaxPooling(SpatialMaxPooling):
 
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:
-        return changed(super().upgrade(obj), ceil_mode=True)
+        return super().upgrade(obj).changed(ceil_mode=True)
 
 
 @lua_class("nn.VolumetricMaxPooling")
@@ -91,7 +90,7 @@ class VolumetricMaxPooling(Pooling):
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:
         obj = super().upgrade(obj)
-        return obj if obj.version >= 2 else changed(obj, ceil_mode=False)
+        return obj if obj.version >= 2 else obj.changed(ceil_mode=False)
 
 
 @lua_class("nn.VolumetricDilatedMaxPooling")
@@ -167,9 +166,9 @@ class SpatialAveragePooling(SpatialAverage):
 
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:
-        obj = changed(obj, **{d: 1 for d in ("dH", "dW") if d not in obj})
+        obj = obj.changed(**{d: 1 for d in ("dH", "dW") if d not in obj})
         if obj.get("ceil_mode") is None:  # Torch7 then ignores the other fields too
-            obj = changed(obj, ceil_mode=False, count_include_pad=True, padH=0, padW=0)
+            obj = obj.changed(ceil_mode=False, count_include_pad=True, padH=0, padW=0)
         return super().upgrade(obj)
 
 
@@ -180,7 +179,7 @@ class CudnnSpatialAveragePooling(SpatialAverage):
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:
         old = {"padH": 0, "padW": 0} if obj.get("ceil_mode") is None else {}
-        return super().upgrade(changed(obj, **old, count_include_pad=True))
+        return super().upgrade(obj.changed(**old, count_include_pad=True))
 
 
 @lua_class("inn.SpatialAveragePooling")
@@ -189,7 +188,7 @@ class InnSpatialAveragePooling(SpatialAverage):
 
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:
-        return changed(super().upgrade(obj), ceil_mode=True)
+        return super().upgrade(obj).changed(ceil_mode=True)
 
 
 @lua_class("nn.VolumetricAveragePooling")

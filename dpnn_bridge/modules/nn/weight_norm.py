@@ -16,7 +16,6 @@ from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.parametrized import make_picklable
 from dpnn_bridge.conversion.registry import lua_class, spec_of
 from dpnn_bridge.conversion.torch_context import TorchContext
-from dpnn_bridge.modules.nn.convolution import changed
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
 #: what Torch7 adds to the squared norm
@@ -124,7 +123,7 @@ class WeightNormClass(LuaClass):
         inner, v = obj["modules"][1], obj["v"]
         size = inner["weight"].shape if "weight" in inner else tuple(int(n) for n in obj["weightSize"].numpy())
         weight = LuaTensor.from_numpy(v.torch().reshape(size).numpy(), v.class_name)
-        inner = ctx.to_torch(changed(inner, weight=weight, gradWeight=None), "modules", 1)
+        inner = ctx.to_torch(inner.changed(weight=weight, gradWeight=None), "modules", 1)
         module: Any = WeightNorm(inner, int(obj["outputDim"]))
         direction = _from_rows(torch.arange(v.shape[0]).view(-1, 1).expand(v.shape), module)
         dims = tuple(d for d in range(direction.dim()) if bool((direction == direction.narrow(d, 0, 1)).all()))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dpnn_bridge.compare.nested import first_tensor
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.lua_values import fresh
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.modules.rnn.memory import get_hidden_state, max_bptt_step, set_hidden_state
@@ -112,10 +113,8 @@ class RecurrentClass(AbstractRecurrentClass):
 
 def _container(class_name: str, modules: list[LuaObject], kind: str, train: bool) -> LuaObject:
     """A container of Lua objects; a ParallelTable's buffers are tables."""
-    fields: dict[Any, Any] = {"modules": LuaTable.from_list(modules), "train": train, "_type": kind}
-    for name in ("output", "gradInput"):
-        fields[name] = LuaTable() if class_name == "nn.ParallelTable" else LuaTensor.empty(kind)
-    return LuaObject(class_name, LuaTable(fields))
+    tables = {"output": LuaTable(), "gradInput": LuaTable()} if class_name == "nn.ParallelTable" else {}
+    return fresh(class_name, kind, *modules, train=train, **tables)
 
 
 class Recurrence(AbstractRecurrent):

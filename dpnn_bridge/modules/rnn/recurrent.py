@@ -15,6 +15,7 @@ from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.conversion.noise import paired, replayed
 from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.graph import without_entries
 from dpnn_bridge.modules.dpnn.reinforce import Reinforce
 from dpnn_bridge.modules.rnn.dropout import LazyDropout, LazyDropoutClass
 from dpnn_bridge.modules.rnn.memory import Memory
@@ -288,12 +289,8 @@ def shared_clone(value: Any, memo: dict[int, Any] | None = None) -> Any:
         return memo[id(value)]
     if isinstance(value, LuaTensor):
         copy: Any = LuaTensor(value.class_name, value.shape, value.stride, value.offset, value.storage)
-    elif isinstance(value, LuaObject):
-        copy = LuaObject(value.class_name, version=value.version, header=value.header)
-        if not isinstance(value.payload, LuaTable):
-            copy.payload = value.payload
-    elif isinstance(value, LuaTable):
-        copy = LuaTable()
+    elif isinstance(value, (LuaObject, LuaTable)):
+        copy = without_entries(value)
     else:
         return value
     memo[id(value)] = copy

@@ -345,10 +345,7 @@ class SeqLSTMClass(SequenceModuleClass):
     def upgrade(cls, obj: LuaObject) -> LuaObject:
         """Files from before SeqLSTMP have no ``hiddensize``."""
         obj = super().upgrade(obj)
-        if obj.get("hiddensize") is None:
-            fields = type(obj.fields)([*obj.items(), ("hiddensize", obj["outputsize"])])
-            obj = LuaObject(obj.class_name, fields, version=obj.version)
-        return obj
+        return obj if obj.get("hiddensize") is not None else obj.changed(hiddensize=obj["outputsize"])
 
 
 @lua_class("nn.SeqLSTMP")

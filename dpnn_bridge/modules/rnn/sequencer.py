@@ -143,8 +143,7 @@ class RepeaterClass(AbstractSequencerClass):
         obj = super().upgrade(obj)
         if obj.get("module") is not None or obj.get("rnn") is None:
             return obj
-        fields = LuaTable(("module" if k == "rnn" else k, v) for k, v in obj.items())
-        return LuaObject(obj.class_name, fields, version=obj.version)
+        return obj.changed(module=obj["rnn"], rnn=None)
 
 
 class BiSequencer(Memory, Remembering, Decorator):

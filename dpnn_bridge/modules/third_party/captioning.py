@@ -219,9 +219,7 @@ class NeuralTalkLanguageModelClass(LuaClass):
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:
         """Without the copies that Torch7 makes for each time step."""
-        from dpnn_bridge.modules.cuda.parallel import without
-
-        return without(obj, "clones", "lookup_tables", "state", "inputs", "lookup_tables_inputs")
+        return obj.changed(dict.fromkeys(("clones", "lookup_tables", "state", "inputs", "lookup_tables_inputs")))
 
 
 class LanguageModelCriterion(nn.Module):

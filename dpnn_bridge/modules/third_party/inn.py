@@ -98,7 +98,7 @@ class MeanSubtractionClass(LuaClass):
         if mean.ndim != 4:
             return obj
         image = LuaTensor(mean.class_name, mean.shape[1:], mean.stride[1:], mean.offset, mean.storage)
-        return LuaObject(obj.class_name, LuaTable({**obj, "mean": image}), version=obj.version)
+        return obj.changed(mean=image)
 
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: Any) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from dpnn_bridge.compare.nested import first_tensor, map_tensors
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
-from dpnn_bridge.modules.cuda.parallel import without
 from dpnn_bridge.modules.nn.criterion import CriterionClass, Loss
 from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.torch7.gradient import with_gradient_of, zero_gradient
@@ -92,7 +91,7 @@ class NoBackpropClass(LuaClass):
         """Version 1 keeps the module in ``inner``."""
         if "inner" not in obj:
             return obj
-        return without(obj, "inner", modules=LuaTable.from_list([obj["inner"]]))
+        return obj.changed(inner=None, modules=LuaTable.from_list([obj["inner"]]))
 
 
 class ModeSwitch(nn.Sequential):

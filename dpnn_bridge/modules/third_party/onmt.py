@@ -14,7 +14,6 @@ from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.noise import noise_of
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
-from dpnn_bridge.modules.cuda.parallel import without
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor, element_dtype
 
 
@@ -56,7 +55,7 @@ class NetworkClass(LuaClass):
         """Old files lack the table of modules."""
         if "modules" in obj or "net" not in obj:
             return obj
-        return without(obj, modules=LuaTable.from_list([obj["net"]]))
+        return obj.changed(modules=LuaTable.from_list([obj["net"]]))
 
     @classmethod
     def handled(cls, module: nn.Module) -> set[str]:
@@ -96,10 +95,9 @@ class GeneratorClass(NetworkClass):
         obj = super().upgrade(obj)
         if obj.get("version") is not None or obj["net"].class_name == "nn.ConcatTable":
             return obj
-        net = LuaObject("nn.ConcatTable", LuaTable({"modules": LuaTable.from_list([obj["net"]])}))
-        if isinstance(kind := obj.get("_type"), str):
-            net["_type"] = kind
-        return without(obj, net=net, modules=LuaTable.from_list([net]), version=2)
+        modules = LuaTable.from_list([obj["net"]])
+        net = LuaObject("nn.ConcatTable", LuaTable({"_type": obj.get("_type"), "modules": modules}))
+        return obj.changed(net=net, modules=LuaTable.from_list([net]), version=2)
 
 
 class WordEmbedding(Network):

@@ -14,7 +14,6 @@ from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.noise import noise_of
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
-from dpnn_bridge.modules.cuda.parallel import without
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.torch7.gradient import add_gradient, with_gradient_of
 
@@ -288,7 +287,7 @@ class WithoutClones(LuaClass):
 
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:
-        return without(obj, "rnnState", "drnnState", clones=LuaTable())
+        return obj.changed(rnnState=None, drnnState=None, clones=LuaTable())
 
 
 @lua_class("nn.SharedParallelTable")

@@ -15,7 +15,7 @@ from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.noise import noise_of
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
-from dpnn_bridge.objects import LuaObject, LuaTable
+from dpnn_bridge.objects import LuaObject
 from dpnn_bridge.torch7.gradient import add_gradient, with_gradient_of
 
 
@@ -49,11 +49,7 @@ class InstanceNormalization(LuaClass):
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:
         """Without the hidden normalization, which is made anew when the remembered batch size differs."""
-        fields = LuaTable((k, v) for k, v in obj.items() if k != "bn")
-        for name in ("prev_N", "prev_batch_size"):
-            if name in fields:
-                fields[name] = -1
-        return LuaObject(obj.class_name, fields, version=obj.version)
+        return obj.changed({name: -1 for name in ("prev_N", "prev_batch_size") if name in obj}, bn=None)
 
     @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
@@ -112,9 +108,7 @@ class AdaptiveInstanceNormalizationClass(LuaClass):
 
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:
-        fields = LuaTable((k, v) for k, v in obj.items() if k != "bn")
-        fields["batchSize"] = -1
-        return LuaObject(obj.class_name, fields, version=obj.version)
+        return obj.changed(bn=None, batchSize=-1)
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
