@@ -42,7 +42,8 @@ def reduced(value: Any, memo: dict[int, Any] | None = None) -> Any:
     if isinstance(value, LuaObject):
         spec = registry.find(value)
         upgraded = spec.upgrade(value) if spec else value
-        copy: Any = LuaObject(value.class_name, version=spec.version if spec else value.version)
+        spec = registry.find(upgraded)
+        copy: Any = LuaObject(upgraded.class_name, version=spec.version if spec else value.version)
         items = upgraded.fields.items()
     else:
         copy, items = LuaTable(), value.items()

@@ -355,26 +355,36 @@ class SpatialSubSampling(nn.Module):
         in_channels: number of planes.
         kernel_size: size of a window.
         stride: step between windows.
+        weight_shape: shape of the weight, whose first C elements are used; files of 2011 hold more.
 
     Shape:
         - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
         - Output: the same with the pooled height and width.
 
     Attributes:
-        weight, bias: :math:`(C)`.
+        weight: :math:`(C)`, or ``weight_shape``.
+        bias: :math:`(C)`.
 
     Lua:
         ``nn.SpatialSubSampling(nInputPlane, kW, kH, dW, dH)``, SpatialSubSampling.lua
     """
 
-    def __init__(self, in_channels: int, kernel_size: tuple[int, int], stride: tuple[int, int] = (1, 1)) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        kernel_size: tuple[int, int],
+        stride: tuple[int, int] = (1, 1),
+        weight_shape: tuple[int, ...] = (),
+    ) -> None:
         super().__init__()
         self.in_channels, self.kernel_size, self.stride = in_channels, kernel_size, stride
-        self.weight, self.bias = parameter(in_channels), parameter(in_channels)
+        self.weight_shape = tuple(weight_shape) or (in_channels,)
+        self.weight, self.bias = parameter(*self.weight_shape), parameter(in_channels)
 
     def forward(self, input: Tensor) -> Tensor:
         total = F.avg_pool2d(input, self.kernel_size, self.stride, divisor_override=1)
-        return total * self.weight.view(-1, 1, 1) + self.bias.view(-1, 1, 1)
+        weight = self.weight.flatten()[: self.in_channels]
+        return total * weight.view(-1, 1, 1) + self.bias.view(-1, 1, 1)
 
     def extra_repr(self) -> str:
         return f"{self.in_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
@@ -386,6 +396,14 @@ class SpatialSubSamplingClass(Unfilled):
     scalars = {"nInputPlane": "in_channels", ("kH", "kW"): "kernel_size", ("dH", "dW"): "stride"}
     defaults = {"dH": 1, "dW": 1}
     tensors = {"weight": "weight", "bias": "bias"}
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        """The weight of old files had a place for every element of the window; THNN reads its first elements."""
+        arguments, weight = super().arguments(obj, ctx), obj.get("weight")
+        if isinstance(weight, LuaTensor) and weight.size:
+            arguments |= {"in_channels": weight.shape[0], "weight_shape": weight.shape}
+        return arguments
 
 
 class TemporalSubSampling(nn.Module):

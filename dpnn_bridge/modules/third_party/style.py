@@ -252,15 +252,75 @@ class GenNoise(nn.Module):
         return f"{self.num_planes}, mult={self.mult}"
 
 
+class NoiseOverInput(nn.Module):
+    """Uniform noise in place of its input; the gradient passes unchanged.
+
+    Args:
+        action: ``"zero"`` for zeros, ``"fix"`` for the noise of the first call in every call, else new noise.
+
+    Shape:
+        - Input: :math:`(N, C, H, W)`. Of 6 planes, which the stylization models take, only the last 3 become noise.
+        - Output: the same.
+
+    Lua:
+        ``nn.GenNoise()`` without fields, texture_nets supplementary/utils.lua, and for 6 planes
+        supplementary/stylization.ipynb
+
+    Differs from torch:
+        Torch7 overwrites the input.
+    """
+
+    def __init__(self, action: str | None = None) -> None:
+        super().__init__()
+        self.action = action
+        self.register_buffer("fix_value", None)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.action == "zero":
+            return with_gradient_of(torch.zeros_like(input), input)
+        if self.action == "fix":
+            if self.fix_value is None:
+                self.fix_value = torch.rand_like(input)
+            return with_gradient_of(self.fix_value, input)
+        kept = input[:, :3] if input.shape[1] == 6 else input[:, :0]
+        return with_gradient_of(torch.cat([kept, torch.rand_like(input[:, kept.shape[1] :])], 1), input)
+
+    def extra_repr(self) -> str:
+        return "" if self.action is None else f"action={self.action!r}"
+
+
 @lua_class("nn.GenNoise")
 class GenNoiseClass(LuaClass):
     torch_type = GenNoise
     scalars = {"num_planes": "num_planes", "mult": "mult"}
+    defaults = {"mult": 1.0}
     scratch = ("sz", "sz_")
 
     @classmethod
     def replay(cls, module: nn.Module, after: LuaObject) -> Callable[..., Any]:
         return lambda input: noise_of(after, "output", input)
+
+
+@lua_class("nn.GenNoise")
+class NoiseOverInputClass(LuaClass):
+    torch_type = NoiseOverInput
+    scalars = {"action": "action"}
+    defaults = {"action": None}
+    tensors = {"fix_value": "fix_value"}
+
+    @classmethod
+    def matches(cls, obj: LuaObject) -> bool:
+        return "num_planes" not in obj
+
+    @classmethod
+    def replay(cls, module: nn.Module, after: LuaObject) -> Callable[..., Any]:
+        def forward(input: Tensor) -> Tensor:
+            noise = noise_of(after, "output", input)
+            if module.action == "fix":
+                module.fix_value = noise
+            return with_gradient_of(noise, input)
+
+        return forward
 
 
 class NoiseFill(nn.Module):
