@@ -10,7 +10,7 @@
     ├── VerificationError           4   a written file or a parity check does not match
     ├── ConversionError             5   a Lua object cannot become a module, or the reverse
     │   ├── UnsupportedClassError       classes without a mapping, all of them at once
-    │   └── ModelNotFoundError          the file holds no module, or several and no key
+    │   └── ModelNotFoundError          the file holds no module, or none at the key
     ├── OutputExistsError           6   the output is there already and ``force`` was not given
     └── LuaBridgeError              7   Lua code raised, or the Lua runtime is missing
 
@@ -114,7 +114,7 @@ class UnsupportedClassError(ConversionError):
 
 
 class ModelNotFoundError(ConversionError):
-    """No module was found in the file, or several candidates and no ``key``."""
+    """No module was found in the file, none at ``key``, or several where one is needed."""
 
 
 class OutputExistsError(DpnnBridgeError):

@@ -10,13 +10,15 @@ import torch
 from torch import nn
 
 from dpnn_bridge.atomic import StrPath, check_output
-from dpnn_bridge.checkpoints.find import candidates, select, surroundings
+from dpnn_bridge.checkpoints.contents import surroundings, without_module
+from dpnn_bridge.checkpoints.find import SEVERAL, candidates, select
 from dpnn_bridge.conversion import convert_object, to_lua
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.report import Report
 from dpnn_bridge.errors import ModelNotFoundError, NotT7Error
 from dpnn_bridge.loaders import t7_writer
 from dpnn_bridge.loaders.t7_reader import read_t7
+from dpnn_bridge.modules.several import Models
 from dpnn_bridge.outputs import container, export, suffix_of
 from dpnn_bridge.plugins import load_plugins
 from dpnn_bridge.suffixes import CONVERTED
@@ -51,7 +53,8 @@ def load(
         allow_unsupported: unknown classes become placeholders that raise when they run.
 
     Returns:
-        The module, with the train/eval flags, dtypes and sharing of the file.
+        The module, with the train/eval flags, dtypes and sharing of the file. Of several models of equal rank, such as
+        an encoder and a decoder, a :class:`~dpnn_bridge.modules.several.Models`, which holds them by key.
 
     Raises:
         T7Error: the file cannot be read.
@@ -76,10 +79,14 @@ def load_with_report(path: StrPath, key: str | None, options: Options) -> tuple[
     """:func:`load` together with the report of what became of what."""
     path = Path(path)
     if path.suffix in CONVERTED:
-        return container.unpack(_read_pytorch(path), options, str(path))
+        module, report = container.unpack(_read_pytorch(path), options, str(path))
+        return (_chosen(module, key, path) if key and isinstance(module, Models) else module), report
     root = read_t7(path)
-    obj, key, others = select(root, key, str(path))
+    obj, key, others = select(root, key, str(path), together=True)
     module, report = convert_object(obj, options, key)
+    if obj.class_name == SEVERAL:
+        models = ", ".join(f"{k} ({m.class_name})" for k, m in obj["models"].items())
+        report.notes.append(f"the file holds several models: {models}; the result holds them all by key")
     if others:
         listed = ", ".join(f"{c.key} ({c.obj.class_name})" for c in others[:8]) + (", …" if len(others) > 8 else "")
         report.notes.append(f"the file holds more: {listed}; key= (--key) chooses one, --all converts each")
@@ -88,6 +95,12 @@ def load_with_report(path: StrPath, key: str | None, options: Options) -> tuple[
         report.notes.append(f"the parameters have several types, {', '.join(dtypes)}: dtype= (--dtype) makes them one")
     report.metadata = {"source": path.name, "key": key, "checkpoint": surroundings(root)}
     return module, report
+
+
+def _chosen(models: Models, key: str, path: Path) -> nn.Module:
+    if key not in models:
+        raise ModelNotFoundError(f"{path}: key {key!r} leads to nothing. Models in the file: {', '.join(models)}")
+    return models[key]
 
 
 def _read_pytorch(path: Path) -> Any:
@@ -197,7 +210,8 @@ def model_keys(path: StrPath) -> list[str]:
     Raises:
         ModelNotFoundError: there is none.
     """
-    keys = [c.key for c in candidates(read_t7(path)) if not c.is_criterion]
+    root = read_t7(path)
+    keys = [c.key for c in candidates(root) if not c.is_criterion]
     if not keys:
-        raise ModelNotFoundError(f"{path}: the file holds no module")
+        raise ModelNotFoundError(without_module(root, str(path)))
     return keys

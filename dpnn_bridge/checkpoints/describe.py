@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from dpnn_bridge.checkpoints.bytecode import describe_bytecode
-from dpnn_bridge.checkpoints.find import candidates
+from dpnn_bridge.checkpoints.find import candidates, looks_like_module
 from dpnn_bridge.graph import key_text, printable
 from dpnn_bridge.loaders.t7_reader import read_encoded
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
@@ -153,7 +153,7 @@ def describe(path: str | os.PathLike[str], *, limit: int = 100, depth: int = 50,
     root, encoding = read_encoded(path, **options)
     description = Description(os.fspath(path), os.stat(path).st_size, str(encoding))
     _Walk(description, limit, depth).walk(root)
-    description.models = {c.key: c.obj.class_name for c in candidates(root, is_known=lambda obj: True)}
+    description.models = {c.key: c.obj.class_name for c in candidates(root, is_known=looks_like_module)}
     return description
 
 

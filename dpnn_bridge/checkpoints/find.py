@@ -7,17 +7,26 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from dpnn_bridge.checkpoints import onmt
+from dpnn_bridge.checkpoints import contents, onmt
 from dpnn_bridge.errors import ModelNotFoundError, T7Error
-from dpnn_bridge.graph import MAX_DEPTH, format_path, is_module
+from dpnn_bridge.graph import format_path, is_module
 from dpnn_bridge.loaders import loads
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
 
-#: keys under which training scripts keep the model, best first
+#: keys under which training scripts keep the model, best first; parts of one model are of equal rank
 PREFERRED = (
-    *("model", "net", "network", "netG", "modelG", "G", "best_model", "protos", "rnn", "cnn", "lm"),
-    *("encoder", "decoder"),
+    *(("model",), ("net",), ("network",), ("netG",), ("modelG",), ("G",), ("best_model",), ("protos",)),
+    ("rnn", "cnn", "lm", "encoder", "decoder", "generator"),
 )
+
+
+#: namespaces of modules: an object of one of them is a module, whatever its class
+NAMESPACES = frozenset(
+    ("nn", "cudnn", "onmt", "w2nn", "fbnn", "inn", "autograd", "bnn", "nnx", "neuralconvo", "treelstm", "tfluids")
+)
+
+#: class of the object that stands for several models in one table (dpnn_bridge.modules.several)
+SEVERAL = "dpnn_bridge.Models"
 
 
 @dataclass
@@ -28,11 +37,13 @@ class Candidate:
         key: its path, as ``load(key=…)`` takes it; empty when the file is the module.
         obj: the Lua object.
         is_criterion: its class is a criterion.
+        path: the keys that lead to it.
     """
 
     key: str
     obj: LuaObject
     is_criterion: bool
+    path: tuple[Any, ...] = ()
 
 
 def candidates(root: Any, is_known: Callable[[LuaObject], bool] | None = None) -> list[Candidate]:
@@ -42,10 +53,11 @@ def candidates(root: Any, is_known: Callable[[LuaObject], bool] | None = None) -
         root: what a file holds.
         is_known: whether an object's class is a known module class; default: ask the registry (which needs PyTorch).
 
-    An object of a project's own class (``neuralconvo.Seq2Seq``) counts only when no known module is inside it. Strings
+    Data is never taken for a module. An object is one when its class is known, its namespace is one of modules, or it
+    holds what a forward leaves behind. Any other object (``chatbot.Seq2Seq``, a data loader) is looked into. Strings
     and byte buffers that hold a serialized object are opened.
     """
-    is_known = is_known or _is_known
+    is_known = is_known or _is_registered
     found: list[Candidate] = []
     seen: set[int] = set()
     stack: list[tuple[Any, tuple[Any, ...]]] = [(root, ())]
@@ -55,15 +67,19 @@ def candidates(root: Any, is_known: Callable[[LuaObject], bool] | None = None) -
         if not isinstance(value, (LuaTable, LuaObject)) or id(value) in seen:
             continue
         seen.add(id(value))
-        if isinstance(value, LuaObject) and is_module(value):
-            inside = [] if is_known(value) else _inside(value, path)
-            if not inside:
-                key = format_path(list(path))
-                found.append(Candidate(key, value, value.class_name.endswith("Criterion")))
-            stack.extend(inside)
-            continue
-        stack.extend(_steps(value, path))
+        if isinstance(value, LuaObject) and is_module(value) and (looks_like_module(value) or is_known(value)):
+            found.append(Candidate(format_path(list(path)), value, value.class_name.endswith("Criterion"), path))
+        else:
+            stack.extend(_steps(value, path))
     return sorted(found, key=lambda c: (c.is_criterion, _rank(c.key)))
+
+
+def looks_like_module(obj: LuaObject) -> bool:
+    """Whether an object is a module by its namespace or by its fields. Needs no PyTorch."""
+    if obj.class_name.partition(".")[0] in NAMESPACES or "gradInput" in obj:
+        return True
+    modules = obj.get("modules")
+    return isinstance(modules, LuaTable) and any(isinstance(m, LuaObject) for m in modules.values())
 
 
 def _steps(value: LuaTable | LuaObject, path: tuple[Any, ...]) -> list[tuple[Any, tuple[Any, ...]]]:
@@ -71,29 +87,10 @@ def _steps(value: LuaTable | LuaObject, path: tuple[Any, ...]) -> list[tuple[Any
     return [(v, (*path, k)) for k, v in reversed(list(items)) if isinstance(k, (str, int, float))]
 
 
-def _is_known(obj: LuaObject) -> bool:
-    """Whether a class is registered, or at least in the namespace of a package that is."""
+def _is_registered(obj: LuaObject) -> bool:
     from dpnn_bridge.conversion import registry
 
-    namespaces = {name.partition(".")[0] for name in registry.known_names() if "." in name}
-    return registry.find(obj) is not None or obj.class_name.partition(".")[0] in namespaces
-
-
-def _inside(obj: LuaObject, path: tuple[Any, ...]) -> list[tuple[Any, tuple[Any, ...]]]:
-    """The fields of an unknown object when there is a known module among them, however deep."""
-    from dpnn_bridge.conversion import registry
-
-    seen: set[int] = {id(obj)}
-    stack: list[Any] = list(obj.fields.values())
-    while stack:
-        value = opened(stack.pop())
-        if not isinstance(value, (LuaTable, LuaObject)) or id(value) in seen:
-            continue
-        seen.add(id(value))
-        if isinstance(value, LuaObject) and is_module(value) and registry.find(value):
-            return _steps(obj, path)
-        stack.extend(value.values())
-    return []
+    return registry.find(obj) is not None
 
 
 #: how a binary .t7 of a table, a torch object or a function begins
@@ -122,14 +119,14 @@ def opened(value: Any) -> Any:
 
 def _rank(key: str) -> tuple[int, ...]:
     parts = re.findall(r"[^.\[\]'\"]+", key)
-    return tuple(PREFERRED.index(p) if p in PREFERRED else len(PREFERRED) for p in parts)
+    return tuple(next((i for i, names in enumerate(PREFERRED) if p in names), len(PREFERRED)) for p in parts)
 
 
 class Selected(NamedTuple):
     """The module that a file is about.
 
     Attributes:
-        obj: the Lua object.
+        obj: the Lua object; of class :data:`SEVERAL` for models of equal rank.
         key: its path.
         others: the other models in the file; none when the key was given.
     """
@@ -139,11 +136,18 @@ class Selected(NamedTuple):
     others: list[Candidate]
 
 
-def select(root: Any, key: str | None = None, source: str = "") -> Selected:
+def select(root: Any, key: str | None = None, source: str = "", *, together: bool = False) -> Selected:
     """The module at ``key``, or the one the file is about.
 
+    Args:
+        root: what the file holds.
+        key: where the module is.
+        source: name of the file, for messages.
+        together: models of equal rank become one object of class :data:`SEVERAL` instead of an error.
+
     Raises:
-        ModelNotFoundError: there is none, or ``key`` leads nowhere; the message lists the candidates.
+        ModelNotFoundError: there is none, or ``key`` leads nowhere; the message lists the candidates, or says what the
+            file is.
     """
     if key:
         value = follow(root, key)
@@ -154,14 +158,31 @@ def select(root: Any, key: str | None = None, source: str = "") -> Selected:
     found = candidates(root)
     models = [c for c in found if not c.is_criterion] or found
     if not models:
-        raise ModelNotFoundError(
-            f"{source}: the file holds no module. If it holds a flat parameter vector, build the module and fill it "
-            f"with dpnn_bridge.load_flat(module, vector)."
-        )
-    if len(models) > 1 and _rank(models[0].key) == _rank(models[1].key):
-        raise ModelNotFoundError(f"{source}: the file holds several modules; choose one with key=. {_listing(found)}")
+        raise ModelNotFoundError(contents.without_module(root, source))
+    equal = [c for c in models if _rank(c.key) == _rank(models[0].key)]
+    if len(equal) > 1:
+        if not together:
+            raise ModelNotFoundError(
+                f"{source}: the file holds several modules; choose one with key=. {_listing(found)}"
+            )
+        return Selected(_several(root, equal), "", models[len(equal) :])
     first, *others = models
     return Selected(first.obj, first.key, [c for c in others if not c.is_criterion])
+
+
+def _several(root: Any, found: list[Candidate]) -> LuaObject:
+    """One object for models of equal rank. What was opened on the way to them takes the place of what held it."""
+    root = opened(root)
+    models = LuaTable()
+    for candidate in found:
+        value = root
+        for key in candidate.path:
+            inner = opened(value[key])
+            if inner is not value[key]:
+                value[key] = inner
+            value = inner
+        models[candidate.key] = value
+    return LuaObject(SEVERAL, LuaTable({"models": models, "table": root}))
 
 
 def follow(root: Any, key: str) -> Any:
@@ -175,35 +196,6 @@ def follow(root: Any, key: str) -> Any:
             step = int(step)
         value = opened(value.get(step))
     return value
-
-
-def surroundings(root: Any) -> Any:
-    """What a checkpoint table holds beside modules, as plain data: options, vocabulary, mean, losses.
-
-    Tables become lists or dicts and tensors torch tensors. Objects, functions and tensors of more than
-    :data:`LARGEST_KEPT` elements (optimizer states) are left out. None when the file is a module alone.
-    """
-    if not isinstance(root, LuaTable):
-        return None
-    return _plain(root, set())
-
-
-#: elements of a tensor that is still kept beside the model
-LARGEST_KEPT = 100_000
-
-
-def _plain(value: Any, open_tables: set[int]) -> Any:
-    if isinstance(value, LuaTensor):
-        return value.torch().clone() if value.size <= LARGEST_KEPT else None
-    if not isinstance(value, LuaTable):
-        return value if isinstance(value, (bool, int, float, str)) else None
-    if id(value) in open_tables or len(open_tables) >= MAX_DEPTH:
-        return None
-    open_tables.add(id(value))
-    items = {k: _plain(v, open_tables) for k, v in value.items() if isinstance(k, (bool, int, float, str))}
-    open_tables.discard(id(value))
-    items = {k: v for k, v in items.items() if v is not None}
-    return list(items.values()) if items and list(items) == list(range(1, len(items) + 1)) else items
 
 
 def _listing(found: list[Candidate]) -> str:

@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import nn
 
+from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.report import Report
 from dpnn_bridge.conversion.torch_context import TorchContext
-from dpnn_bridge.objects import LuaObject
 
 
 def to_torch(obj: Any, **options: Any) -> nn.Module:
@@ -35,8 +35,8 @@ def convert_object(obj: Any, options: Options, root: str = "") -> tuple[nn.Modul
     return module, ctx.report
 
 
-def to_lua(module: nn.Module, *, gradients: bool = True, tensor_type: str | None = None) -> LuaObject:
-    """Turns a module back into a Lua object that Torch7 can load.
+def to_lua(module: nn.Module, *, gradients: bool = True, tensor_type: str | None = None) -> Any:
+    """Turns a module back into a Lua object that Torch7 can load; several models into the table that held them.
 
     Args:
         module: a converted module, or one made of registered torch types (``nn.Linear``, ``nn.Conv2d``, …).
@@ -46,4 +46,5 @@ def to_lua(module: nn.Module, *, gradients: bool = True, tensor_type: str | None
     Raises:
         ConversionError: a submodule has no Lua class.
     """
-    return LuaContext(gradients=gradients, tensor_type=tensor_type).to_lua(module)
+    ctx = LuaContext(gradients=gradients, tensor_type=tensor_type)
+    return registry.spec_of(module).in_file(ctx.to_lua(module))

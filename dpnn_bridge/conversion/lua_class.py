@@ -166,6 +166,11 @@ class LuaClass:
         return fields
 
     @classmethod
+    def in_file(cls, obj: LuaObject) -> Any:
+        """What stands in a file for ``obj``."""
+        return obj
+
+    @classmethod
     def children(cls, module: nn.Module) -> list[nn.Module]:
         """Submodules in Torch7's order of ``modules``, which is also the order of ``parameters()``."""
         return submodules(module)

@@ -14,7 +14,11 @@ from torch import nn
 
 from dpnn_bridge.atomic import StrPath, replacing
 from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.modules.several import Models
 from dpnn_bridge.suffixes import OUTPUTS
+
+#: formats that hold what one forward does, not several models
+ONE_FORWARD = (".py", ".onnx", ".pt2")
 
 
 @dataclass
@@ -83,6 +87,9 @@ def export(
         OutputExistsError: the file exists and ``force`` is False.
     """
     suffix = suffix_of(path, to)
+    if isinstance(module, Models) and suffix in ONE_FORWARD:
+        keys = ", ".join(module.keys())
+        raise ConversionError(f"{path}: {suffix} holds one model; choose one with key= (--key), or --all: {keys}")
     handler: Format = importlib.import_module(f"{__name__}.{OUTPUTS[suffix]}")  # type: ignore[assignment]
     job = Job(example, metadata or {}, options)
     with replacing(path, force=force) as temporary:

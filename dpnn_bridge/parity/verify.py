@@ -111,7 +111,7 @@ def verify(
     nodes = list(tree(module))
     result.layers = [_layer(node) for node in nodes]
     if converted is not None:
-        other = load(converted, index_base=options.index_base).to(device=device, dtype=dtype)
+        other = load(converted, key=key or None, index_base=options.index_base).to(device=device, dtype=dtype)
         _compare_converted(result, module, other, table)
     if lua is not None and obj is not None:
         from dpnn_bridge.parity.lua_reference import lua_reference

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from dpnn_bridge.checkpoints.find import candidates, follow, select, surroundings
+from dpnn_bridge.checkpoints.contents import surroundings
+from dpnn_bridge.checkpoints.find import NAMESPACES, candidates, follow, select
+from dpnn_bridge.conversion import registry
 from dpnn_bridge.errors import ModelNotFoundError
 from dpnn_bridge.loaders import dumps
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
@@ -73,6 +76,61 @@ def test_several_models_need_a_key() -> None:
 def test_no_model() -> None:
     with pytest.raises(ModelNotFoundError, match="load_flat"):
         select(table(weights=LuaTensor.empty()))
+
+
+def data_loader() -> LuaObject:
+    return LuaObject("dataLoader", table(split=0, samplingIds=LuaTensor.from_numpy(np.zeros((3, 1), np.int64))))
+
+
+DATA = {
+    "a data loader": (data_loader(), "an object of class dataLoader: split .*samplingIds .torch.LongTensor 3x1"),
+    "of a namespace": (LuaObject("resnet.DataLoader", table(opt=table())), "an object of class resnet.DataLoader"),
+    "a meter": (LuaObject("tnt.AverageValueMeter", table(sum=1, n=2)), "tnt.AverageValueMeter"),
+    "a vocabulary": (table(a=1, b=2), r"a table of 2: a \(a number\), b \(a number\)\.$"),
+    "tensors": (table(LuaTensor.from_numpy(np.zeros(10, np.int32))), r"a table of 1: \[1\] \(torch.IntTensor 10\)\.$"),
+    "a tensor": (LuaTensor.from_numpy(np.zeros((2, 3), np.float32)), "torch.FloatTensor 2x3"),
+    "a string": ("nothing", "a string"),
+}
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_data_is_no_model(name: str) -> None:
+    root, message = DATA[name]
+    assert candidates(root) == []
+    with pytest.raises(ModelNotFoundError, match=f"x.t7: the file holds no module but .*{message}"):
+        select(root, source="x.t7")
+
+
+def test_a_model_inside_a_data_loader_is_found() -> None:
+    loader = data_loader()
+    loader["preprocess"] = NET
+    assert select(loader) == (NET, "preprocess", [])
+
+
+@pytest.mark.parametrize("fields", [{"gradInput": LuaTensor.empty()}, {"modules": table(NET)}])
+def test_unknown_class_with_what_a_module_has_is_the_model(fields: dict[str, Any]) -> None:
+    root = LuaObject("MyNet", table(**fields))
+    assert select(root)[0] is root
+
+
+@pytest.mark.parametrize(
+    "root",
+    [
+        table(epoch=5, modelFile="model_5.t7", optimFile="optimState_5.t7"),
+        table(opt=1, best_model="/home/me/run/model_5.t7"),
+    ],
+)
+def test_a_file_that_names_another_points_there(root: LuaTable, tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match=r"names another file, \w+ = '.*model_5.t7': convert that file"):
+        select(root, source=str(tmp_path / "latest.t7"))
+    (tmp_path / "model_5.t7").touch()
+    with pytest.raises(ModelNotFoundError, match=f"convert {tmp_path / 'model_5.t7'}, which exists"):
+        select(root, source=str(tmp_path / "latest.t7"))
+
+
+def test_namespaces_cover_the_registry() -> None:
+    names = [n.partition(".")[0] for n in registry.known_names() if "." in n]
+    assert set(names) - {"nngraph", "dpnn_bridge"} <= NAMESPACES
 
 
 def test_key_that_leads_nowhere_lists_the_models() -> None:

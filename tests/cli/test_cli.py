@@ -40,12 +40,12 @@ def test_converts_and_says_so_in_one_line(tmp_path: Path) -> None:
 
 
 def test_models_that_are_left_behind_are_named(tmp_path: Path) -> None:
-    parts = LuaTable((name, dpnn_bridge.to_lua(torch.nn.Linear(1, 1))) for name in ("encoder", "decoder"))
+    parts = LuaTable((name, dpnn_bridge.to_lua(torch.nn.Linear(1, 1))) for name in ("netG", "netD"))
     dpnn_bridge.write_t7(tmp_path / "m.t7", parts)
     first, note = run(tmp_path / "m.t7", tmp_path / "out.pt").stdout.splitlines()
-    assert "key encoder, 1 module, 2 parameters" in first
-    assert note.startswith("note: the file holds more: decoder (nn.Linear); ")
-    assert len(run(tmp_path / "m.t7", tmp_path / "chosen.pt", "--key", "decoder").stdout.splitlines()) == 1
+    assert "key netG, 1 module, 2 parameters" in first
+    assert note.startswith("note: the file holds more: netD (nn.Linear); ")
+    assert len(run(tmp_path / "m.t7", tmp_path / "chosen.pt", "--key", "netD").stdout.splitlines()) == 1
 
 
 def test_result_is_plain_data(tmp_path: Path) -> None:

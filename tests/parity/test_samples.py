@@ -16,6 +16,7 @@ from dpnn_bridge.compare import nested
 from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.errors import ModelNotFoundError
 from dpnn_bridge.loaders.compare import difference
+from dpnn_bridge.modules.several import Models
 
 #: no single module in the file, see the tests at the end
 SEVERAL = {"OpenNMT__rnn_LSTM_general", "VQA_LSTM_CNN__weights_only", "mc-cnn__slow_net_te"}
@@ -67,12 +68,12 @@ def test_converted_file_gives_identical_outputs(case: dict[str, Any], suffix: st
 def test_two_networks_in_one_ascii_file() -> None:
     name = "mc-cnn__slow_net_te"
     ref = dpnn_bridge.read_t7(SAMPLES / name / "ref.t7")
-    with pytest.raises(ModelNotFoundError, match=r"\[1\].*\[2\]"):
-        dpnn_bridge.load(SAMPLES / name / "model.t7")
-    x = to_value(ref["input"])
+    models, x = load(name), to_value(ref["input"])
+    assert isinstance(models, Models)
     with torch.no_grad():
         features = load(name, key="[1]")(x)
-        output = [features, load(name, key="[2]")(torch.cat([features, features], 1))]
+        assert torch.equal(models["[1]"](x), features)
+        output = [features, models["[2]"](torch.cat([features, features], 1))]
     for d in parity.compare("output", output, to_value(ref["output"])):
         assert d.ok, d.message
 

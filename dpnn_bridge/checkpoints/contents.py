@@ -1,0 +1,102 @@
+"""What a file holds beside modules, or instead of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from dpnn_bridge.graph import MAX_DEPTH, format_path, printable
+from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
+
+#: suffixes of files that hold Torch7 objects
+TORCH7_SUFFIXES = (".t7", ".t7b", ".th", ".net", ".model")
+#: keys under which training scripts name the file of the model
+NAMES_A_FILE = ("modelFile", "model_file", "modelPath", "model_path", "netFile", "checkpointFile", "weightsFile")
+#: entries of a table that a message lists
+LISTED = 6
+
+
+def without_module(root: Any, source: str = "") -> str:
+    """The message for a file that holds no module: what it is, which file it names, what to do next."""
+    named = named_file(root)
+    if named is not None:
+        place, name = named
+        beside = Path(source).parent / name.replace("\\", "/").rpartition("/")[2]
+        where = f"{beside}, which exists" if source and beside.is_file() else "that file"
+        return f"{source}: the file holds no module but names another file, {place} = {name!r}: convert {where}."
+    message = f"{source}: the file holds no module but {description(root)}."
+    if _holds_vectors(root):
+        message += (
+            " If that is a flat parameter vector, build the module and fill it with "
+            "dpnn_bridge.load_flat(module, vector)."
+        )
+    return message
+
+
+def named_file(root: Any) -> tuple[str, str] | None:
+    """Where a table names the file of a model, and the name: ``("modelFile", "model_5.t7")`` of a ``latest.t7``."""
+    if not isinstance(root, (LuaTable, LuaObject)):
+        return None
+    texts = [(k, v) for k, v in root.items() if isinstance(k, str) and isinstance(v, str)]
+    known = [(k, v) for k, v in texts if k in NAMES_A_FILE]
+    known += [(k, v) for k, v in texts if "model" in k.lower() and v.endswith(TORCH7_SUFFIXES)]
+    return next(((format_path([k]), v) for k, v in known), None)
+
+
+def description(value: Any) -> str:
+    """One line about a value: its kind and, of a table or an object, its first entries."""
+    if not isinstance(value, (LuaTable, LuaObject)):
+        return _kind(value)
+    fields = value.fields if isinstance(value, LuaObject) else value
+    listed = [f"{format_path([k])} ({_kind(v)})" for k, v in list(fields.items())[:LISTED]]
+    rest = ", …" if len(fields) > LISTED else ""
+    return f"{_kind(value)}: {', '.join(listed)}{rest}" if listed else _kind(value)
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, LuaTensor):
+        return f"{value.class_name} {'x'.join(map(str, value.shape)) or 'empty'}"
+    if isinstance(value, LuaStorage):
+        return f"{value.class_name} of {value.size}"
+    if isinstance(value, LuaObject):
+        return f"an object of class {printable(value.class_name)}"
+    if isinstance(value, LuaTable):
+        return f"a table of {len(value)}"
+    if isinstance(value, LuaFunction):
+        return "a function"
+    kinds = {str: "a string", bool: "a boolean", int: "a number", float: "a number", type(None): "nil"}
+    return kinds.get(type(value), f"a {type(value).__name__}")
+
+
+def _holds_vectors(root: Any) -> bool:
+    values = [root, *root.values()] if isinstance(root, LuaTable) else [root]
+    return any(isinstance(v, LuaTensor) and len(v.shape) <= 1 and v.dtype.kind == "f" for v in values)
+
+
+def surroundings(root: Any) -> Any:
+    """What a checkpoint table holds beside modules, as plain data: options, vocabulary, mean, losses.
+
+    Tables become lists or dicts and tensors torch tensors. Objects, functions and tensors of more than
+    :data:`LARGEST_KEPT` elements (optimizer states) are left out. None when the file is a module alone.
+    """
+    if not isinstance(root, LuaTable):
+        return None
+    return _plain(root, set())
+
+
+#: elements of a tensor that is still kept beside the model
+LARGEST_KEPT = 100_000
+
+
+def _plain(value: Any, open_tables: set[int]) -> Any:
+    if isinstance(value, LuaTensor):
+        return value.torch().clone() if value.size <= LARGEST_KEPT else None
+    if not isinstance(value, LuaTable):
+        return value if isinstance(value, (bool, int, float, str)) else None
+    if id(value) in open_tables or len(open_tables) >= MAX_DEPTH:
+        return None
+    open_tables.add(id(value))
+    items = {k: _plain(v, open_tables) for k, v in value.items() if isinstance(k, (bool, int, float, str))}
+    open_tables.discard(id(value))
+    items = {k: v for k, v in items.items() if v is not None}
+    return list(items.values()) if items and list(items) == list(range(1, len(items) + 1)) else items

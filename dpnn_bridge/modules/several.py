@@ -1,0 +1,89 @@
+"""Several models of one file, none of which is more the model than the others: an encoder, a decoder, a generator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NoReturn
+
+from torch import nn
+
+from dpnn_bridge.checkpoints.find import SEVERAL
+from dpnn_bridge.conversion.fields import record_of
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.objects import LuaObject, LuaTable
+
+
+class Models(nn.ModuleDict):
+    """The models of a file by key, as ``load(key=…)`` takes it: ``models["[1]"]``, ``models["protos.cnn"]``.
+
+    ``to_lua`` and ``write_t7`` give the file's table again. In ``state_dict`` a dot in a key is a slash.
+
+    Args:
+        models: key -> model.
+
+    Lua:
+        A table with several modules. There is no Lua class of this.
+    """
+
+    def __getitem__(self, key: str) -> nn.Module:
+        return super().__getitem__(_name(key))
+
+    def __setitem__(self, key: str, module: nn.Module) -> None:
+        super().__setitem__(_name(key), module)
+
+    def __delitem__(self, key: str) -> None:
+        super().__delitem__(_name(key))
+
+    def __contains__(self, key: str) -> bool:
+        return super().__contains__(_name(key))
+
+    def __iter__(self) -> Any:
+        return iter(self.keys())
+
+    def keys(self) -> Any:
+        return [name.replace("/", ".") for name in self._modules]
+
+    def items(self) -> Any:
+        return list(zip(self.keys(), self._modules.values(), strict=True))
+
+    def pop(self, key: str) -> nn.Module:
+        return super().pop(_name(key))
+
+    def update(self, modules: Mapping[str, nn.Module] | Iterable[tuple[str, nn.Module]]) -> None:
+        super().update({_name(k): m for k, m in dict(modules).items()})
+
+    def forward(self, *inputs: Any) -> NoReturn:
+        raise TypeError(f"these are several models; call one of them by its key: {', '.join(self.keys())}")
+
+
+def _name(key: str) -> str:
+    """The name of a submodule, which may not hold a dot."""
+    return key.replace(".", "/")
+
+
+@lua_class(SEVERAL)
+class ModelsClass(LuaClass):
+    torch_type = Models
+    checked_by = "structure"
+
+    @classmethod
+    def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
+        return Models({key: ctx.to_torch(model, "models", key) for key, model in obj["models"].items()})
+
+    @classmethod
+    def handled(cls, module: nn.Module) -> set[str]:
+        return {*super().handled(module), "models"}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        assert isinstance(module, Models)
+        models = LuaTable({key: ctx.to_lua(model) for key, model in module.items()})
+        record = record_of(module)
+        return {"models": models} if record and "table" in record.fields else {"models": models, "table": models}
+
+    @classmethod
+    def in_file(cls, obj: LuaObject) -> Any:
+        return obj["table"]
