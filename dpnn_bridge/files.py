@@ -70,6 +70,7 @@ def load(
         gradients=gradients,
         allow_unsupported=allow_unsupported,
         fallback=None if lua is None else lua.convert,
+        knows=None if lua is None else lua.has_class,
     )
     module, _ = load_with_report(path, key, options)
     return module.to(device=device, dtype=dtype)
@@ -82,7 +83,7 @@ def load_with_report(path: StrPath, key: str | None, options: Options) -> tuple[
         module, report = container.unpack(_read_pytorch(path), options, str(path))
         return (_chosen(module, key, path) if key and isinstance(module, Models) else module), report
     root = read_t7(path)
-    obj, key, others = select(root, key, str(path), together=True)
+    obj, key, others = select(root, key, str(path), together=True, knows=options.knows)
     module, report = convert_object(obj, options, key)
     if obj.class_name == SEVERAL:
         models = ", ".join(f"{k} ({m.class_name})" for k, m in obj["models"].items())
@@ -188,7 +189,11 @@ def convert(
     check_output(dst, force)
     load_plugins(plugins)
     progress(f"reading {src}")
-    options = Options(allow_unsupported=allow_unsupported, fallback=None if lua is None else lua.convert)
+    options = Options(
+        allow_unsupported=allow_unsupported,
+        fallback=None if lua is None else lua.convert,
+        knows=None if lua is None else lua.has_class,
+    )
     module, report = load_with_report(src, key, options)
     if dtype is not None:
         module.to(dtype)

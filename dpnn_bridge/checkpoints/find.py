@@ -54,7 +54,7 @@ def candidates(root: Any, is_known: Callable[[LuaObject], bool] | None = None) -
         is_known: whether an object's class is a known module class; default: ask the registry (which needs PyTorch).
 
     Data is never taken for a module. An object is one when its class is known, its namespace is one of modules, or it
-    holds what a forward leaves behind. Any other object (``chatbot.Seq2Seq``, a data loader) is looked into. Strings
+    holds what modules hold. Any other object (``chatbot.Seq2Seq``, a data loader) is looked into. Strings
     and byte buffers that hold a serialized object are opened.
     """
     is_known = is_known or _is_registered
@@ -76,7 +76,7 @@ def candidates(root: Any, is_known: Callable[[LuaObject], bool] | None = None) -
 
 def looks_like_module(obj: LuaObject) -> bool:
     """Whether an object is a module by its namespace or by its fields. Needs no PyTorch."""
-    if obj.class_name.partition(".")[0] in NAMESPACES or "gradInput" in obj:
+    if obj.class_name.partition(".")[0] in NAMESPACES or "gradInput" in obj or isinstance(obj.get("weight"), LuaTensor):
         return True
     modules = obj.get("modules")
     return isinstance(modules, LuaTable) and any(isinstance(m, LuaObject) for m in modules.values())
@@ -136,7 +136,14 @@ class Selected(NamedTuple):
     others: list[Candidate]
 
 
-def select(root: Any, key: str | None = None, source: str = "", *, together: bool = False) -> Selected:
+def select(
+    root: Any,
+    key: str | None = None,
+    source: str = "",
+    *,
+    together: bool = False,
+    knows: Callable[[str], bool] | None = None,
+) -> Selected:
     """The module at ``key``, or the one the file is about.
 
     Args:
@@ -144,6 +151,7 @@ def select(root: Any, key: str | None = None, source: str = "", *, together: boo
         key: where the module is.
         source: name of the file, for messages.
         together: models of equal rank become one object of class :data:`SEVERAL` instead of an error.
+        knows: names of classes that count as known beside the registry's.
 
     Raises:
         ModelNotFoundError: there is none, or ``key`` leads nowhere; the message lists the candidates, or says what the
@@ -155,7 +163,7 @@ def select(root: Any, key: str | None = None, source: str = "", *, together: boo
             what = "nothing" if value is None else f"a {type(value).__name__}"
             raise ModelNotFoundError(f"{source}: key {key!r} leads to {what}. {_listing(candidates(root))}")
         return Selected(value, key, [])
-    found = candidates(root)
+    found = candidates(root, lambda obj: _is_registered(obj) or (knows is not None and knows(obj.class_name)))
     models = [c for c in found if not c.is_criterion] or found
     if not models:
         raise ModelNotFoundError(contents.without_module(root, source))

@@ -24,6 +24,7 @@ class Options:
         gradients: put ``gradWeight`` and the like into ``.grad``.
         allow_unsupported: put a :class:`Placeholder` where a class is unknown instead of raising.
         fallback: called as ``fallback(obj, ctx)`` for unknown classes; returns a module or None.
+        knows: whether ``fallback`` has a module for a Lua class, by its name.
     """
 
     index_base: int = 1
@@ -31,3 +32,4 @@ class Options:
     gradients: bool = False
     allow_unsupported: bool = False
     fallback: Callable[[LuaObject, TorchContext], nn.Module | None] | None = None
+    knows: Callable[[str], bool] | None = None

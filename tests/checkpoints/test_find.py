@@ -107,10 +107,17 @@ def test_a_model_inside_a_data_loader_is_found() -> None:
     assert select(loader) == (NET, "preprocess", [])
 
 
-@pytest.mark.parametrize("fields", [{"gradInput": LuaTensor.empty()}, {"modules": table(NET)}])
+@pytest.mark.parametrize(
+    "fields", [{"gradInput": LuaTensor.empty()}, {"weight": LuaTensor.empty()}, {"modules": table(NET)}]
+)
 def test_unknown_class_with_what_a_module_has_is_the_model(fields: dict[str, Any]) -> None:
     root = LuaObject("MyNet", table(**fields))
     assert select(root)[0] is root
+
+
+def test_class_that_lua_knows_is_a_model() -> None:
+    root = LuaObject("my.Scale", table(power=2))
+    assert select(root, knows=lambda name: name == "my.Scale")[0] is root
 
 
 @pytest.mark.parametrize(
