@@ -41,6 +41,7 @@ class LuaClass:
         members: Lua field that holds one module -> constructor argument and submodule of the same name.
         scratch: fields that hold buffers: dropped when reading, empty when written back.
         passes_through: the class computes nothing here (``nn.Copy``, ``nn.GPU``); the report says so.
+        trains_unasked: a file without the field ``train`` is in training mode.
         checked_by: what the parity of this class rests on: ``"torch7"``, ``"formula"`` or ``"structure"``.
     """
 
@@ -56,6 +57,7 @@ class LuaClass:
     members: ClassVar[dict[str, str]] = {}
     scratch: ClassVar[tuple[str, ...]] = ()
     passes_through: ClassVar[bool] = False
+    trains_unasked: ClassVar[bool] = True
     checked_by: ClassVar[str] = "torch7"
 
     # ------------------------------------------------------------------ Lua -> torch

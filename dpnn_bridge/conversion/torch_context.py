@@ -102,7 +102,7 @@ class TorchContext:
             module = spec.build(obj, self)
             if record_of(module) is None:
                 module.__dict__["lua_record"] = LuaRecord(obj.class_name, tensor_type=tensor_type(obj))
-                module.training = obj.get("train") is not False
+                module.training = obj.get("train", spec.trains_unasked) is not False
             spec.fill(module, obj, self)
         except ConversionError:
             raise

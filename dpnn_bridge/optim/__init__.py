@@ -13,8 +13,8 @@ optimizer; else it is one of the classes here, with stock names for hyperparamet
 from __future__ import annotations
 
 from dpnn_bridge.optim.exact import ASGD, NAG, SGD, Adam
-from dpnn_bridge.optim.full_batch import CG, LBFGS
+from dpnn_bridge.optim.full_batch import CG, LBFGS, Rprop
 from dpnn_bridge.optim.methods import from_lua, to_lua
 from dpnn_bridge.optim.momentum import MomentumSGD
 
-__all__ = ["ASGD", "CG", "LBFGS", "NAG", "SGD", "Adam", "MomentumSGD", "from_lua", "to_lua"]
+__all__ = ["ASGD", "CG", "LBFGS", "NAG", "SGD", "Adam", "MomentumSGD", "Rprop", "from_lua", "to_lua"]

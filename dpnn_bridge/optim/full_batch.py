@@ -33,6 +33,52 @@ class _FullBatch(torch.optim.Optimizer):
         return loss, torch.cat([g.reshape(-1) for g in grads])
 
 
+class Rprop(torch.optim.Rprop):
+    """Resilient backpropagation with several iterations in one step, as ``optim.rprop`` does it.
+
+    Args:
+        params, lr, etas, step_sizes: as in :class:`torch.optim.Rprop`.
+        niter: iterations, each with an evaluation of the loss, in one step.
+
+    Lua:
+        ``optim.rprop(opfunc, x, config, state)``, rprop.lua, with ``niter``
+
+    Differs from torch:
+        ``niter``.
+
+    Raises:
+        ValueError: a step of several iterations has no closure.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 0.1,
+        etas: tuple[float, float] = (0.5, 1.2),
+        step_sizes: tuple[float, float] = (1e-6, 50.0),
+        niter: int = 1,
+    ) -> None:
+        super().__init__(params, lr, etas, step_sizes)
+        for group in self.param_groups:
+            group.setdefault("niter", niter)
+        self.defaults["niter"] = niter
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """Runs ``niter`` iterations.
+
+        Returns:
+            The loss before the first of them.
+        """
+        iterations = int(self.param_groups[0]["niter"])
+        if closure is None and iterations > 1:
+            raise ValueError(
+                f"Rprop with niter={iterations} evaluates the loss in each iteration: pass step() a closure that "
+                "clears the gradients, computes the loss, calls backward() and returns the loss"
+            )
+        losses = [super(Rprop, self).step(closure) for _ in range(iterations)]
+        return losses[0] if losses else None
+
+
 class LBFGS(torch.optim.LBFGS, _FullBatch):
     r"""Limited-memory BFGS with steps of a fixed length, as ``optim.lbfgs`` does it.
 

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaFunction, LuaTable, LuaTensor, tensor_class
 from dpnn_bridge.optim.exact import ASGD, NAG, SGD, Adam, double
-from dpnn_bridge.optim.full_batch import CG, LBFGS
+from dpnn_bridge.optim.full_batch import CG, LBFGS, Rprop
 from dpnn_bridge.training.flat_vector import FlatField, flat_fields, split_flat
 
 Target = nn.Module | Iterable[nn.Parameter]
@@ -95,6 +95,10 @@ class Method:
                 values[attribute] = torch.tensor(float(state[name])) if attribute == "step" else double(state[name])
         return values
 
+    def create(self, parameters: list[nn.Parameter], config: Mapping[str, Any]) -> Optimizer:
+        """The optimizer, without state."""
+        return self.optimizer(parameters, **self.arguments(config))
+
     # ------------------------------------------------------------------ torch -> Lua
     def save(self, optimizer: Optimizer, fields: list[FlatField]) -> LuaTable:
         """The Lua table of configuration and state."""
@@ -140,6 +144,15 @@ class Method:
             value = value[int(index)] if index and isinstance(value, (tuple, list)) else value
             table[name] = value if isinstance(value, bool) else integral(float(value))
         return table
+
+
+class RpropMethod(Method):
+    """``optim.rprop``, torch's own where a step is one iteration."""
+
+    def create(self, parameters: list[nn.Parameter], config: Mapping[str, Any]) -> Optimizer:
+        niter, arguments = config.get("niter") or 1, self.arguments(config)
+        del arguments["niter"]
+        return Rprop(parameters, **arguments, niter=niter) if niter != 1 else torch.optim.Rprop(parameters, **arguments)
 
 
 class LBFGSMethod(Method):
@@ -290,14 +303,16 @@ METHODS: dict[str, Method] = {
         buffers={"ax": "ax"},
         numbers={"t": "step", "eta_t": "eta", "mu_t": "mu"},
     ),
-    "rprop": Method(
-        torch.optim.Rprop,
+    "rprop": RpropMethod(
+        Rprop,
+        (torch.optim.Rprop,),
         settings={
             "stepsize": ("lr", 0.1),
             "etaminus": ("etas.0", 0.5),
             "etaplus": ("etas.1", 1.2),
             "stepsizemin": ("step_sizes.0", 1e-6),
             "stepsizemax": ("step_sizes.1", 50.0),
+            "niter": ("niter", 1),
         },
         fixed={"maximize": False},
         buffers={"delta": "prev", "stepsize": "step_size"},
@@ -360,7 +375,7 @@ def from_lua(
     if spec is None:
         raise ConversionError(f"no optimizer for the method {method!r}; known are {', '.join(METHODS)}")
     fields = flat_fields(target)
-    optimizer = spec.optimizer([f.parameter for f in fields], **spec.arguments(config))
+    optimizer = spec.create([f.parameter for f in fields], config)
     spec.load(optimizer, fields, config, config if state is None else state)
     return optimizer
 

@@ -101,12 +101,6 @@ class PReLUClass(LuaClass):
         return {**super().to_lua(module, ctx), "nOutputPlane": planes}
 
 
-@lua_class("nn.ELU")
-class ELU(Inplace):
-    torch_type = nn.ELU
-    scalars = {"alpha": "alpha"}
-
-
 @lua_class("nn.HardTanh", "nn.Clamp")
 class HardTanh(Inplace):
     torch_type = nn.Hardtanh
@@ -156,13 +150,6 @@ class Sigmoid(LuaClass):
 class LogSigmoid(LuaClass):
     torch_type = nn.LogSigmoid
     scratch = ("buffer",)
-
-
-@lua_class("nn.SoftPlus")
-class SoftPlus(LuaClass):
-    torch_type = nn.Softplus
-    scalars = {"beta": "beta", "threshold": "threshold"}
-    defaults = {"beta": 1, "threshold": 20}
 
 
 @lua_class("nn.SoftSign")

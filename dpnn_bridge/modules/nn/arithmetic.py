@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +24,33 @@ def shaped_like(first: Tensor, other: Tensor) -> Tensor:
     if other.numel() != first.numel():
         raise ValueError(f"expected as many elements as {tuple(first.shape)} has, found shape {tuple(other.shape)}")
     return other.reshape(first.shape)
+
+
+def joined(tensors: Sequence[Tensor], dim: int) -> Tensor:
+    """The tensors behind one another along ``dim``, as Torch7 copies them: element by element into as much of it as
+    their own size in ``dim`` says, with the other sizes of the first.
+
+    Args:
+        tensors: each with the number of elements that its place has, of whatever shape.
+        dim: counted from 0.
+
+    Raises:
+        ValueError: a tensor has no ``dim``, or another number of elements than its place.
+    """
+    first, *others = tensors
+    fitting = [first]
+    for number, tensor in enumerate(others, 2):
+        size = tensor.shape[dim] if dim < tensor.dim() else -1
+        place = (*first.shape[:dim], size, *first.shape[dim + 1 :])
+        if tensor.shape != place:
+            if size < 0 or tensor.numel() != math.prod(place):
+                raise ValueError(
+                    f"tensor {number} of shape {tuple(tensor.shape)} cannot be joined to the first, of shape "
+                    f"{tuple(first.shape)}, along dimension {dim + 1}"
+                )
+            tensor = tensor.reshape(place)
+        fitting.append(tensor)
+    return torch.cat(fitting, dim)
 
 
 class CAddTable(nn.Module):

@@ -13,7 +13,28 @@ from dpnn_bridge.conversion.fields import Field, Layout
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.modules.nn.strides import plain_strides
 from dpnn_bridge.objects import LuaObject, LuaTensor
+
+
+def normalised_without_eps(module: nn.modules.batchnorm._BatchNorm, input: Tensor) -> Tensor:
+    """A training batch normalised without eps, which PyTorch refuses; a feature that never varies gives its bias."""
+    features = [1, -1, *[1] * (input.dim() - 2)]
+    dims = [d for d in range(input.dim()) if d != 1]
+    variance, mean = torch.var_mean(input, dims, correction=0)
+    total = variance + module.eps
+    constant = total == 0
+    scale = total.masked_fill(constant, 1).rsqrt().masked_fill(constant, 0)
+    with torch.no_grad():
+        count = input.numel() // input.shape[1]
+        new = ((module.running_mean, mean), (module.running_var, variance * (count / (count - 1))))
+        for running, value in new:
+            if running is not None:
+                running.lerp_(value.to(running.dtype), module.momentum or 0.0)
+    output = (input - mean.view(features)) * scale.view(features)
+    if module.weight is not None:
+        output = output * module.weight.view(features) + module.bias.view(features)
+    return output
 
 
 class SingleSamples(nn.modules.batchnorm._BatchNorm):
@@ -29,10 +50,17 @@ class SingleSamples(nn.modules.batchnorm._BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         if input.dim() == self.dims - 1 and not self.training:
             input = input.unsqueeze(0)
+        if 1 in input.shape[1:]:  # PyTorch reads a memory format from the strides there, and computes wrong gradients
+            return plain_strides(self._normalised(plain_strides(input)))
+        return self._normalised(input)
+
+    def _normalised(self, input: Tensor) -> Tensor:
         if self.training and input.dim() == self.dims and input.shape[0] == 1:
             return F.batch_norm(
                 input, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
             )
+        if self.training and self.eps <= 0:
+            return normalised_without_eps(self, input)
         return super().forward(input)
 
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from dpnn_bridge.conversion.lua_class import LuaClass, empty_sizes, empty_table
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.modules.nn.arithmetic import joined
 from dpnn_bridge.modules.nn.decorator import Decorator, DecoratorClass
 from dpnn_bridge.objects import LuaTable, LuaTensor, element_dtype
 
@@ -82,7 +83,7 @@ class Concat(nn.Sequential):
 
     Shape:
         - Input: :math:`(*)`, whatever every member takes.
-        - Output: the members' outputs, joined.
+        - Output: the members' outputs, joined as by :class:`~dpnn_bridge.modules.nn.table.JoinTable`.
 
     Lua:
         ``nn.Concat(dim)``, Concat.lua
@@ -93,7 +94,7 @@ class Concat(nn.Sequential):
         self.dimension = dimension
 
     def forward(self, input: Any) -> Tensor:  # type: ignore[override]
-        return torch.cat([module(input) for module in self], self.dimension - 1)
+        return joined([module(input) for module in self], self.dimension - 1)
 
     def extra_repr(self) -> str:
         return f"dimension={self.dimension}"
@@ -125,8 +126,10 @@ class DepthConcat(Concat):
 
     def forward(self, input: Any) -> Tensor:
         outputs = [module(input) for module in self]
+        dims = outputs[0].dim()
+        outputs = [o if o.dim() == dims else o.reshape(o.shape[:dims]) for o in outputs]
         sizes = [max(sizes) for sizes in zip(*(o.shape for o in outputs), strict=True)]
-        return torch.cat([self._padded(o, sizes) for o in outputs], self.dimension - 1)
+        return joined([self._padded(o, sizes) for o in outputs], self.dimension - 1)
 
     def _padded(self, output: Tensor, sizes: list[int]) -> Tensor:
         pad: list[int] = []
@@ -170,7 +173,7 @@ class Parallel(nn.Sequential):
         if len(slices) > len(self):
             raise ValueError(f"{len(slices)} slices along dimension {self.input_dimension} for {len(self)} members")
         outputs = [module(x) for module, x in zip(self, slices, strict=False)]
-        return torch.cat(outputs, self.output_dimension - 1)
+        return joined(outputs, self.output_dimension - 1)
 
     def extra_repr(self) -> str:
         return f"input_dimension={self.input_dimension}, output_dimension={self.output_dimension}"

@@ -33,12 +33,12 @@ def nll_loss(log_probs: Tensor, target: Tensor, weight: Tensor | None, ignore_in
         ignore_index: 0-based class that does not count.
         reduction: ``"mean"`` or ``"sum"``.
     """
-    loss = F.nll_loss(log_probs, target, weight, ignore_index=ignore_index, reduction="sum")
+    logs = log_probs.contiguous()  # or PyTorch's backward refuses maps
+    loss = F.nll_loss(logs, target, weight, ignore_index=ignore_index, reduction="sum")
     if reduction == "sum":
         return loss
     counted = target != ignore_index
-    weights = counted if weight is None else weight[target.where(counted, 0)].where(counted, 0)
-    total = weights.sum().to(loss.dtype)
+    total = (counted if weight is None else weight[target.where(counted, 0)].where(counted, 0)).sum().to(loss.dtype)
     return loss / total.where(total != 0, 1)
 
 

@@ -14,6 +14,7 @@ from dpnn_bridge.modules.nn.criterion import Loss, LossClass, class_indices, ele
 from dpnn_bridge.modules.nn.criterion_classification import IndexedClass, WeightsClass
 from dpnn_bridge.modules.nn.criterion_regression import MSECriterion
 from dpnn_bridge.objects import LuaObject, LuaTensor
+from dpnn_bridge.torch7.gradient import with_gradient_of
 
 #: keeps BCECriterion's logarithms finite
 EPSILON = 1e-12
@@ -256,11 +257,16 @@ class SoftMarginCriterion(nn.SoftMarginLoss):
         ``nn.SoftMarginCriterion()``, SoftMarginCriterion.lua
 
     Differs from torch:
-        a target of another shape is paired element by element, never broadcast.
+        a target of another shape is paired element by element, never broadcast; the exponential has double precision,
+        so that a loss beyond 88 is finite. Its gradient is NaN there, as torch's.
     """
 
     def forward(self, input: Tensor, target: Any) -> Tensor:
-        return super().forward(input, elementwise(target, input))
+        target = elementwise(target, input)
+        losses = torch.log(1 + torch.exp((-input * target).double())).to(input.dtype)
+        return with_gradient_of(
+            losses.mean() if self.reduction == "mean" else losses.sum(), super().forward(input, target)
+        )
 
 
 @lua_class("nn.SoftMarginCriterion")

@@ -13,6 +13,7 @@ from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.objects import LuaObject, LuaTensor
+from dpnn_bridge.torch7.gradient import with_gradient_of
 
 
 class Abs(nn.Module):
@@ -147,6 +148,9 @@ class Power(nn.Module):
         - Input: :math:`(*)`.
         - Output: the same shape.
 
+    Differs from torch:
+        The gradient of the power 0 at 0 is NaN, :math:`0 \\cdot 0^{-1}`.
+
     Lua:
         ``nn.Power(p)``, Power.lua
     """
@@ -156,6 +160,8 @@ class Power(nn.Module):
         self.pow = pow
 
     def forward(self, input: Tensor) -> Tensor:
+        if self.pow == 0:
+            return with_gradient_of(input.pow(0), input * (0 / input.detach()))
         return input.pow(self.pow)
 
     def extra_repr(self) -> str:

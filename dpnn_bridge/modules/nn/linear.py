@@ -65,6 +65,13 @@ class BilinearClass(LuaClass):
         return {**super().to_lua(module, ctx), "gradInput": ctx.empty_tensors(module, 2)}
 
 
+def _length(x: Tensor) -> Tensor:
+    """The norm of each row plus 1e-12; in its gradient the rows are divided by this sum too, as Torch7 does."""
+    length = x.detach().norm(2, -1, keepdim=True) + 1e-12
+    square = x.square().sum(-1, keepdim=True)
+    return length + (square - square.detach()) / (2 * length)
+
+
 class Cosine(nn.Module):
     r"""The cosines between the input and weight vectors.
 
@@ -95,9 +102,7 @@ class Cosine(nn.Module):
         nn.init.uniform_(self.weight, -bound, bound)
 
     def forward(self, input: Tensor) -> Tensor:
-        weight_norm = self.weight.norm(2, 1) + 1e-12
-        input_norm = input.norm(2, -1, keepdim=True) + 1e-12
-        return F.linear(input, self.weight) / weight_norm / input_norm
+        return F.linear(input, self.weight) / _length(self.weight).squeeze(-1) / _length(input)
 
     def extra_repr(self) -> str:
         return f"in_features={self.weight.shape[1]}, out_features={self.weight.shape[0]}"

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.modules.nn.strides import guard_volumes
 from dpnn_bridge.objects import LuaObject
 
 SPATIAL = {("kH", "kW"): "kernel_size", ("dH", "dW"): "stride", ("padH", "padW"): "padding", "ceil_mode": "ceil_mode"}
@@ -57,6 +60,71 @@ class Pooling(LuaClass):
 
 
 # ---------------------------------------------------------------------- maximum
+class _LowestPadding(nn.modules.pooling._MaxPoolNd):
+    """Pads with the lowest number there is, which is what a window that holds no element gives in Torch7."""
+
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+
+    def forward(self, input: Tensor) -> Tensor:
+        pad: list[int] = []
+        sizes = input.shape[-len(self.kernel_size) :]
+        settings = zip(sizes, self.kernel_size, self.stride, self.padding, self.dilation, strict=True)
+        for size, kernel, stride, padding, dilation in reversed([*settings]):
+            extent = dilation * (kernel - 1) + 1
+            windows = (size + 2 * padding - extent + (stride - 1 if self.ceil_mode else 0)) // stride + 1
+            if (windows - 1) * stride >= size + padding:
+                windows -= 1
+            pad += [padding, max((windows - 1) * stride + extent - size - padding, 0)]
+        padded = F.pad(input, pad, value=torch.finfo(input.dtype).min)
+        pool = F.max_pool2d if len(sizes) == 2 else F.max_pool3d
+        return pool(padded, self.kernel_size, self.stride, 0, self.dilation)
+
+
+class DilatedMaxPool2d(_LowestPadding, nn.MaxPool2d):
+    """Maximum over windows with gaps, which can hold nothing but padding.
+
+    Args:
+        kernel_size, stride, padding, dilation, ceil_mode: as in :class:`torch.nn.MaxPool2d`, pairs.
+
+    Shape:
+        - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
+        - Output: the same with the pooled height and width.
+
+    Differs from torch:
+        A window without elements gives the lowest finite number and no gradient, not -inf and a gradient somewhere.
+
+    Lua:
+        ``nn.SpatialDilatedMaxPooling(...)`` with padding or in ceil mode, SpatialDilatedMaxPooling.lua
+    """
+
+
+class DilatedMaxPool3d(_LowestPadding, nn.MaxPool3d):
+    """Maximum over windows with gaps, which can hold nothing but padding.
+
+    Args:
+        kernel_size, stride, padding, dilation, ceil_mode: as in :class:`torch.nn.MaxPool3d`, triples.
+
+    Shape:
+        - Input: :math:`(N, C, T, H, W)` or :math:`(C, T, H, W)`.
+        - Output: the same with the pooled duration, height and width.
+
+    Differs from torch:
+        See :class:`DilatedMaxPool2d`.
+
+    Lua:
+        ``nn.VolumetricDilatedMaxPooling(...)`` with padding or in ceil mode, VolumetricDilatedMaxPooling.lua
+    """
+
+
+def may_be_empty(arguments: dict[str, Any]) -> bool:
+    """Whether windows with these settings can lie in the padding alone."""
+    gaps = any(d > 1 for d in arguments["dilation"])
+    return gaps and (any(arguments["padding"]) or bool(arguments["ceil_mode"]))
+
+
 @lua_class("nn.SpatialMaxPooling", "cudnn.SpatialMaxPooling")
 class SpatialMaxPooling(Pooling):
     torch_type = nn.MaxPool2d
@@ -66,9 +134,14 @@ class SpatialMaxPooling(Pooling):
 
 @lua_class("nn.SpatialDilatedMaxPooling")
 class SpatialDilatedMaxPooling(Pooling):
-    torch_type = nn.MaxPool2d
+    torch_type = (nn.MaxPool2d, DilatedMaxPool2d)
     scalars = {**SPATIAL, ("dilationH", "dilationW"): "dilation"}
     defaults = {**SPATIAL_DEFAULTS, "dilationH": 1, "dilationW": 1}
+
+    @classmethod
+    def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
+        arguments = cls.arguments(obj, ctx)
+        return (DilatedMaxPool2d if may_be_empty(arguments) else nn.MaxPool2d)(**arguments)
 
 
 @lua_class("inn.SpatialMaxPooling")
@@ -80,12 +153,21 @@ class InnSpatialMaxPooling(SpatialMaxPooling):
         return super().upgrade(obj).changed(ceil_mode=True)
 
 
-@lua_class("nn.VolumetricMaxPooling")
-class VolumetricMaxPooling(Pooling):
-    torch_type = nn.MaxPool3d
-    version = 2
+class VolumetricMaximum(Pooling):
+    torch_type = (nn.MaxPool3d, DilatedMaxPool3d)
     scalars = VOLUMETRIC
     defaults = VOLUMETRIC_DEFAULTS
+
+    @classmethod
+    def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
+        arguments = cls.arguments(obj, ctx)
+        gaps = "dilation" in arguments and may_be_empty(arguments)
+        return guard_volumes((DilatedMaxPool3d if gaps else nn.MaxPool3d)(**arguments))
+
+
+@lua_class("nn.VolumetricMaxPooling")
+class VolumetricMaxPooling(VolumetricMaximum):
+    version = 2
 
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:
@@ -103,10 +185,8 @@ class VolumetricDilatedMaxPooling(VolumetricMaxPooling):
 
 
 @lua_class("cudnn.VolumetricMaxPooling")
-class CudnnVolumetricMaxPooling(Pooling):
-    torch_type = nn.MaxPool3d
-    scalars = VOLUMETRIC
-    defaults = VOLUMETRIC_DEFAULTS
+class CudnnVolumetricMaxPooling(VolumetricMaximum):
+    pass
 
 
 # ---------------------------------------------------------------------- average

@@ -17,6 +17,7 @@ from dpnn_bridge.conversion.noise import noise_of
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.objects import LuaObject, LuaTensor
+from dpnn_bridge.torch7.quicksort import positions, sort_positions
 
 
 # ---------------------------------------------------------------------- over time
@@ -49,6 +50,10 @@ class TemporalMaxPoolingClass(LuaClass):
     scratch = ("indices",)
 
 
+def _descending(values: list[float]) -> list[int]:
+    return sort_positions(values, descending=True)
+
+
 class TemporalDynamicKMaxPooling(nn.Module):
     """The k largest values of every channel, in their order in time.
 
@@ -70,8 +75,11 @@ class TemporalDynamicKMaxPooling(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         k = max(self.min_k, math.ceil(self.factor * input.shape[-2]))
-        positions = input.topk(k, dim=-2).indices.sort(dim=-2).values
-        return input.gather(-2, positions)
+        if torch.compiler.is_compiling():  # of equal values others may be kept
+            kept = input.topk(k, dim=-2).indices
+        else:
+            kept = positions(input.detach().mT, _descending, descending=True).mT[..., :k, :]
+        return input.gather(-2, kept.sort(dim=-2).values)
 
     def extra_repr(self) -> str:
         return f"{self.min_k}, factor={self.factor}"

@@ -255,6 +255,7 @@ class IndexLinearClass(LuaClass):
     tensors = {"weight": "weight", "bias": "bias"}
     scalars = {"offset": "offset", "doGradInput": "do_grad_input"}
     defaults = {"offset": -1, "doGradInput": False}
+    trains_unasked = False  # Torch7 updates the statistics only after training() was called
     scratch = (
         *("gradWeight", "gradWeightBuffer", "valuesBuffer", "normalizedValues", "sizesCache", "cumSumSizesCache"),
         *("running", "keys", "values", "sizes", "cumSumSizes", "lkeys", "lvalues", "updateKeys", "updateKeysBuffer"),

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.conversion.lua_class import LuaClass, empty_sizes, empty_table
 from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.modules.nn.arithmetic import joined
 from dpnn_bridge.modules.nn.reshape import batched_dim
 
 
@@ -21,8 +21,8 @@ class JoinTable(nn.Module):
         n_input_dims: number of dimensions of one sample; inputs with one more are batches, which shifts ``dimension``.
 
     Shape:
-        - Input: list of tensors that differ in ``dimension`` only.
-        - Output: the tensors, joined.
+        - Input: list of tensors that differ in ``dimension`` only, or have as many elements as if they did.
+        - Output: the tensors, joined; the first decides the other sizes.
 
     Lua:
         ``nn.JoinTable(dimension, nInputDims)``, JoinTable.lua
@@ -33,7 +33,7 @@ class JoinTable(nn.Module):
         self.dimension, self.n_input_dims = dimension, n_input_dims
 
     def forward(self, input: list[Tensor]) -> Tensor:
-        return torch.cat(input, batched_dim(input[0], self.dimension, self.n_input_dims))
+        return joined(input, batched_dim(input[0], self.dimension, self.n_input_dims))
 
     def extra_repr(self) -> str:
         text = f"dimension={self.dimension}"

@@ -161,6 +161,8 @@ class SpatialUpSampling(LuaClass):
 class SpatialDownSampling(nn.Module):
     """Means of whole blocks; rows and columns that are left over are dropped.
 
+    The sum is multiplied by the reciprocal of the number of pixels in single precision whatever the dtype, as in C.
+
     Args:
         ratio: size of the blocks (H, W).
 
@@ -179,7 +181,8 @@ class SpatialDownSampling(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         rH, rW = self.ratio
         height, width = input.shape[1] // rH * rH, input.shape[2] // rW * rW
-        return block_mean(input[:, :height, :width].unsqueeze(-1), rH, rW).squeeze(-1)
+        blocks = input[:, :height, :width].unflatten(2, (-1, rW)).unflatten(1, (-1, rH))
+        return blocks.sum((2, 4)) * float(np.float32(1) / np.float32(rH * rW))
 
     def extra_repr(self) -> str:
         return f"{self.ratio}"

@@ -117,6 +117,17 @@ class MaskZeroClass(DecoratorClass):
     scratch = ("zeroMask", "gradOutput")
 
 
+def trimmed_call(module: nn.Module, input: Any, mask: Tensor) -> Any:
+    """``module`` on the rows that are not masked, on one row of zeros where all are; the others give zeros."""
+    rows = (~mask).nonzero().flatten()
+    if len(rows):
+        output = module(map_tensors(lambda t: t.index_select(0, rows), input))
+    else:
+        output = module(map_tensors(lambda t: torch.zeros_like(t[:1]), input))
+        output = map_tensors(lambda t: t[:0], output)
+    return map_tensors(lambda t: t.new_zeros(len(mask), *t.shape[1:]).index_copy(0, rows, t), output)
+
+
 class TrimZero(MaskZero):
     """Like :class:`MaskZero`; the gradient for a batch is the derivative.
 
@@ -129,14 +140,19 @@ class TrimZero(MaskZero):
         - Output: the module's; masked rows are zero.
 
     Lua:
-        ``nn.TrimZero(module, nInputDim)``, TrimZero.lua. Torch7 runs the module on the other rows only, which is the
-        same but for modules that mix the rows of a batch; it raises in backward where the module ends in a layer with
-        parameters, and where all rows are masked the first one leaks into the parameter gradients.
+        ``nn.TrimZero(module, nInputDim)``, TrimZero.lua. Torch7 runs the module on the other rows only; here so in
+        training around a batch normalization, elsewhere the result is the same without. Torch7 raises in backward where
+        the module ends in a layer with parameters, and where all rows are masked the first one leaks into the parameter
+        gradients.
     """
 
     def forward(self, input: Any) -> Any:
         mask = zero_rows(input, self.input_dims)
-        return without_rows(self.module(input), mask) if mask.dim() else masked_call(self.module, input, mask)
+        if not mask.dim():
+            return masked_call(self.module, input, mask)
+        if any(m.training and isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.module.modules()):
+            return trimmed_call(self.module, input, mask)
+        return without_rows(self.module(input), mask)
 
 
 @lua_class("nn.TrimZero")
