@@ -17,6 +17,7 @@ from dpnn_bridge import memory
 from dpnn_bridge.conversion import to_lua, to_torch
 from dpnn_bridge.loaders.t7_reader import read_t7
 from dpnn_bridge.modules.nn.arithmetic import CAddTable
+from dpnn_bridge.modules.nn.table import SelectTable
 from dpnn_bridge.modules.rnn.cells import fast_lstm, gru
 from dpnn_bridge.modules.rnn.dropout import LazyDropout
 from dpnn_bridge.modules.rnn.mask import LookupTableMaskZero, MaskZero, TrimZero
@@ -370,3 +371,28 @@ def test_compiles_without_graph_breaks(make) -> None:
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(x), expected)
     torch.testing.assert_close(compiled(x), expected)
+
+
+def test_trim_zero_normalises_the_rows_that_are_left() -> None:
+    norm = nn.BatchNorm1d(3).double()
+    module = TrimZero(nn.Sequential(norm, nn.Tanh()), 1)
+    x = torch.randn(5, 3, dtype=torch.float64)
+    x[[1, 3]] = 0
+    left = torch.tanh((x[[0, 2, 4]] - x[[0, 2, 4]].mean(0)) / (x[[0, 2, 4]].var(0, correction=0) + 1e-5).sqrt())
+    torch.testing.assert_close(module(x)[[0, 2, 4]], left)
+    torch.testing.assert_close(norm.running_mean, 0.1 * x[[0, 2, 4]].mean(0))
+    assert not module(x)[[1, 3]].any()
+    module.eval()
+    torch.testing.assert_close(module(x)[0], torch.tanh(norm(x[:1])[0]))
+
+
+def test_trim_zero_of_nothing_has_the_gradient_of_the_first_row() -> None:
+    linear = nn.Linear(2, 3).double()
+    x = [torch.zeros(2, 1, dtype=torch.float64), torch.randn(2, 2, dtype=torch.float64, requires_grad=True)]
+    output = TrimZero(nn.Sequential(SelectTable(2), linear), 1)(x)
+    assert not output.any()
+    output.backward(torch.tensor([[1.0, 2, 3], [4, 5, 6]], dtype=torch.float64))
+    assert linear.bias.grad is not None
+    assert x[1].grad is not None
+    torch.testing.assert_close(linear.bias.grad, torch.tensor([1.0, 2, 3], dtype=torch.float64))
+    assert not x[1].grad.any()

@@ -117,15 +117,11 @@ class MaskZeroClass(DecoratorClass):
     scratch = ("zeroMask", "gradOutput")
 
 
-def trimmed_call(module: nn.Module, input: Any, mask: Tensor) -> Any:
-    """``module`` on the rows that are not masked, on one row of zeros where all are; the others give zeros."""
-    rows = (~mask).nonzero().flatten()
-    if len(rows):
-        output = module(map_tensors(lambda t: t.index_select(0, rows), input))
-    else:
-        output = module(map_tensors(lambda t: torch.zeros_like(t[:1]), input))
-        output = map_tensors(lambda t: t[:0], output)
-    return map_tensors(lambda t: t.new_zeros(len(mask), *t.shape[1:]).index_copy(0, rows, t), output)
+def trimmed_call(module: nn.Module, input: Any, rows: Tensor) -> Any:
+    """``module`` on the selected rows only; the others give zeros."""
+    places = rows.nonzero().flatten()
+    output = module(map_tensors(lambda t: t.index_select(0, places), input))
+    return map_tensors(lambda t: t.new_zeros(len(rows), *t.shape[1:]).index_copy(0, places, t), output)
 
 
 class TrimZero(MaskZero):
@@ -141,18 +137,22 @@ class TrimZero(MaskZero):
 
     Lua:
         ``nn.TrimZero(module, nInputDim)``, TrimZero.lua. Torch7 runs the module on the other rows only; here so in
-        training around a batch normalization, elsewhere the result is the same without. Torch7 raises in backward where
-        the module ends in a layer with parameters, and where all rows are masked the first one leaks into the parameter
-        gradients.
+        training around a batch normalization, elsewhere the result is the same without. Where all rows are masked the
+        first one takes part, and its gradient reaches the parameters, as in Torch7, which meant to clear it. Torch7
+        raises in backward where the module ends in a layer with parameters; here nothing stands in the way.
     """
 
     def forward(self, input: Any) -> Any:
         mask = zero_rows(input, self.input_dims)
         if not mask.dim():
             return masked_call(self.module, input, mask)
+        leaking = mask.all() & (torch.arange(len(mask), device=mask.device) == 0)
+        input = map_tensors(lambda t: torch.where(_spread(leaking, t), t.detach(), t), input)
         if any(m.training and isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.module.modules()):
-            return trimmed_call(self.module, input, mask)
-        return without_rows(self.module(input), mask)
+            output = trimmed_call(self.module, input, ~mask | leaking)
+        else:
+            output = without_rows(self.module(input), mask & ~leaking)
+        return map_tensors(lambda t: _ZeroValue.apply(t, _spread(leaking, t)), output)
 
 
 @lua_class("nn.TrimZero")
