@@ -11,7 +11,8 @@
     ├── ConversionError             5   a Lua object cannot become a module, or the reverse
     │   ├── UnsupportedClassError       classes without a mapping, all of them at once
     │   └── ModelNotFoundError          the file holds no module, or none at the key
-    ├── OutputExistsError           6   the output is there already and ``force`` was not given
+    ├── OutputError                 6   the output cannot be written: the disk, or what is in its place
+    │   └── OutputExistsError           a file is there already and ``force`` was not given
     └── LuaBridgeError              7   Lua code raised, or the Lua runtime is missing
 
 ``exit_code`` is what the command line tools return for each. Click itself uses 2 for wrong usage.
@@ -117,10 +118,14 @@ class ModelNotFoundError(ConversionError):
     """No module was found in the file, none at ``key``, or several where one is needed."""
 
 
-class OutputExistsError(DpnnBridgeError):
-    """The output file exists and may not be replaced."""
+class OutputError(DpnnBridgeError):
+    """The output cannot be written: a full or read-only disk, or something in its place that is never replaced."""
 
     exit_code = 6
+
+
+class OutputExistsError(OutputError):
+    """The output file exists and may not be replaced."""
 
 
 class LuaBridgeError(DpnnBridgeError):

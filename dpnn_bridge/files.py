@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,10 @@ from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.report import Report
 from dpnn_bridge.errors import ModelNotFoundError, NotT7Error
 from dpnn_bridge.loaders import t7_writer
+from dpnn_bridge.loaders.compare import difference
 from dpnn_bridge.loaders.t7_reader import read_t7
 from dpnn_bridge.modules.several import Models
-from dpnn_bridge.outputs import container, export, suffix_of
+from dpnn_bridge.outputs import container, export, format_of, suffix_of
 from dpnn_bridge.plugins import load_plugins
 from dpnn_bridge.suffixes import CONVERTED
 from dpnn_bridge.version import package_version
@@ -130,7 +133,7 @@ def save(path: StrPath, module: nn.Module, *, force: bool = True, **options: Any
 
     Raises:
         ConversionError: the format cannot hold this model.
-        OutputExistsError: the file exists and ``force`` is False.
+        OutputError: the file cannot be written there, or exists and ``force`` is False.
         VerificationError: what was read back differs; nothing was written.
     """
     export(module, path, force=force, **options)
@@ -183,10 +186,11 @@ def convert(
         The report of what became of what.
 
     Raises:
-        T7Error, ConversionError, OutputExistsError, VerificationError: nothing was written.
+        T7Error, ConversionError, OutputError, VerificationError: nothing was written.
     """
     suffix_of(dst, to)
-    check_output(dst, force)
+    inputs = (src, *plugins)
+    check_output(dst, force, inputs)
     load_plugins(plugins)
     progress(f"reading {src}")
     options = Options(
@@ -203,10 +207,47 @@ def convert(
         "dpnn_bridge": package_version(),
         "torch": str(torch.__version__),
         "parameters": sum(p.numel() for p in module.parameters()),
+        "origin": _origin(src, key, dtype),
     }
     progress(f"writing {dst}")
-    export(module, dst, to=to, example=example, metadata=report.metadata, force=force)
+    export(module, dst, to=to, example=example, metadata=report.metadata, force=force, inputs=inputs)
     return report
+
+
+def is_converted(
+    src: StrPath,
+    dst: StrPath,
+    *,
+    key: str | None = None,
+    to: str | None = None,
+    dtype: torch.dtype | None = None,
+    allow_unsupported: bool = False,
+    lua: Any = None,
+    **_: Any,
+) -> bool:
+    """Whether ``dst`` is whole and what :func:`convert` made of ``src`` with these arguments.
+
+    Formats say what they were made of; a ``.t7`` file is compared with the model.
+    """
+    try:
+        found = format_of(dst, to).origin(Path(dst))
+        if found is None and suffix_of(dst, to) == ".t7":
+            options = Options(allow_unsupported=allow_unsupported, fallback=None if lua is None else lua.convert)
+            module, _report = load_with_report(src, key, options)
+            return difference(to_lua(module.to(dtype=dtype)), read_t7(dst)) is None
+        return found == _origin(src, key, dtype)
+    except Exception:  # whatever is wrong with it, it is not what convert writes
+        return False
+
+
+def _origin(src: StrPath, key: str | None, dtype: torch.dtype | None) -> str:
+    """What a conversion starts from: checksums of the file, and of the arguments that change the result."""
+    digest = hashlib.sha256()
+    with open(src, "rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    arguments = hashlib.sha256(json.dumps([key, str(dtype)]).encode())
+    return f"sha256:{digest.hexdigest()}-{arguments.hexdigest()[:16]}"
 
 
 def model_keys(path: StrPath) -> list[str]:

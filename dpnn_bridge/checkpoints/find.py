@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -193,17 +194,28 @@ def _several(root: Any, found: list[Candidate]) -> LuaObject:
     return LuaObject(SEVERAL, LuaTable({"models": models, "table": root}))
 
 
+#: a name, a number or a quoted key, as :func:`dpnn_bridge.graph.key_text` writes them
+_STEPS = re.compile(r"""([^.\[\]]+)(?=[.\[]|$)|\[(-?\d+)\]|\[('(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*")\]""")
+
+
 def follow(root: Any, key: str) -> Any:
     """The value at a path such as ``protos.rnn`` or ``[1][2].model``; None when it leads nowhere."""
     value = opened(root)
-    for name, number, quoted in re.findall(r"([^.\[\]]+)(?=[.\[]|$)|\[(-?\d+)\]|\[['\"](.*?)['\"]\]", key):
+    for name, number, quoted in _STEPS.findall(key):
         if not isinstance(value, (LuaTable, LuaObject)):
             return None
-        step: Any = int(number) if number else quoted or name
+        step: Any = int(number) if number else _unquoted(quoted) if quoted else name
         if step not in value and isinstance(step, str) and step.isdigit():
             step = int(step)
         value = opened(value.get(step))
     return value
+
+
+def _unquoted(text: str) -> str:
+    try:
+        return ast.literal_eval(text)
+    except (SyntaxError, ValueError):  # typed by hand
+        return text[1:-1]
 
 
 def _listing(found: list[Candidate]) -> str:

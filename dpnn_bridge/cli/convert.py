@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dpnn_bridge.atomic import check_output, write_text
 from dpnn_bridge.cli.terminal import (
     DTYPES,
     console,
@@ -102,7 +104,7 @@ def convert_command(
 
     \b
       dpnn-convert model.t7 model.pt              one file; the suffix chooses the format
-      dpnn-convert *.t7 --out-dir converted       many files; what is there already is skipped
+      dpnn-convert *.t7 --out-dir converted       many files; what is done already is skipped
       dpnn-convert model.pt model.t7              back to Torch7
 
     OUT.pt is read by dpnn_bridge.load and by torch.load(weights_only=True). Other suffixes: .safetensors and .npz
@@ -110,7 +112,7 @@ def convert_command(
 
     \b
     Exit codes: 0 done, 2 wrong usage, 3 the input cannot be read, 4 verification failed, 5 a class or value cannot be
-    converted, 6 the output exists (see --force), 7 Lua failed.
+    converted, 6 the output exists (see --force) or cannot be written, 7 Lua failed.
     """
     started = time.perf_counter()
     if out_dir is None and len(files) != 2:
@@ -121,6 +123,14 @@ def convert_command(
         raise click.UsageError("IN and OUT are the same file")
     if lua_files and jobs > 1:
         raise click.UsageError("--lua runs in one process: leave out --jobs")
+    used = [*plugin, *lua_files, *filter(os.path.isfile, inputs)]
+    if out_dir is None:
+        check_output(files[1], True, used)
+    if report is not None:
+        used += files
+        if os.path.abspath(report) == os.path.abspath(files[1]):
+            raise click.UsageError("--report and OUT are the same file")
+        check_output(report, True, used)
     with steps(quiet or as_json) as progress:
         progress("loading PyTorch")
         import torch
@@ -144,7 +154,7 @@ def convert_command(
             done = api.convert(*files, key=key, force=force, progress=progress, **options)
     if out_dir is None and not all_models:
         if report is not None:
-            report.write_text(json.dumps(done.to_dict(), indent=2) + "\n")
+            write_text(report, json.dumps(done.to_dict(), indent=2) + "\n", inputs=used)
         if as_json:
             click.echo(json.dumps(done.to_dict(), indent=2))
         elif not quiet:

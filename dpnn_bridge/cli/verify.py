@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dpnn_bridge.atomic import check_output, write_text
 from dpnn_bridge.cli.terminal import (
     DTYPES,
     console,
@@ -109,6 +110,10 @@ def verify_command(
         known = read_known_differences(known_differences) if known_differences else []
     except (OSError, ValueError) as error:
         raise click.UsageError(f"--known-differences: {error}") from None
+    read = [model, converted, reference, known_differences, *plugin, *inputs, *outputs]
+    used = [p for p in read if p is not None]
+    if html is not None:
+        check_output(html, True, used)
     with steps(quiet or as_json) as progress:
         progress("loading PyTorch")
         import torch
@@ -142,7 +147,7 @@ def verify_command(
     if html is not None:
         from dpnn_bridge.parity.html import page
 
-        html.write_text(page(result), encoding="utf-8")
+        write_text(html, page(result), inputs=used)
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=2))
     elif not quiet:

@@ -6,6 +6,7 @@ Each format is one function that writes and one that reads back and compares; an
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -37,7 +38,7 @@ class Job:
 
 
 class Format(Protocol):
-    """The two functions of a format's module."""
+    """The functions of a format's module."""
 
     def write(self, module: nn.Module, path: Path, job: Job) -> None:
         """Writes the model."""
@@ -45,6 +46,10 @@ class Format(Protocol):
 
     def verify(self, module: nn.Module, path: Path, job: Job) -> None:
         """Reads the file back and raises VerificationError when it is not the same model."""
+        ...
+
+    def origin(self, path: Path) -> str | None:
+        """``metadata["origin"]`` of the job that wrote the file; any error when it is not whole, or another file."""
         ...
 
 
@@ -60,6 +65,11 @@ def suffix_of(path: StrPath, to: str | None = None) -> str:
     return suffix
 
 
+def format_of(path: StrPath, to: str | None = None) -> Format:
+    """The module of the format that :func:`suffix_of` names."""
+    return importlib.import_module(f"{__name__}.{OUTPUTS[suffix_of(path, to)]}")  # type: ignore[return-value]
+
+
 def export(
     module: nn.Module,
     path: StrPath,
@@ -68,6 +78,7 @@ def export(
     example: Any = None,
     metadata: dict[str, Any] | None = None,
     force: bool = False,
+    inputs: Sequence[StrPath] = (),
     **options: Any,
 ) -> None:
     """Writes ``module`` to ``path``, reads the file back, compares, and only then lets it appear.
@@ -79,19 +90,20 @@ def export(
         example: one input of the model; ``.onnx`` and ``.pt2`` need it, ``.py`` compares outputs with it.
         metadata: plain data to store beside the model.
         force: replace an existing file.
+        inputs: files that are never replaced.
         **options: of the format.
 
     Raises:
         ConversionError: the format is unknown, lacks something, or cannot hold this model.
         VerificationError: what was read back differs; nothing was written.
-        OutputExistsError: the file exists and ``force`` is False.
+        OutputError: the file cannot be written there, see :func:`dpnn_bridge.atomic.replacing`.
     """
     suffix = suffix_of(path, to)
     if isinstance(module, Models) and suffix in ONE_FORWARD:
         keys = ", ".join(module.keys())
         raise ConversionError(f"{path}: {suffix} holds one model; choose one with key= (--key), or --all: {keys}")
-    handler: Format = importlib.import_module(f"{__name__}.{OUTPUTS[suffix]}")  # type: ignore[assignment]
+    handler = format_of(path, to)
     job = Job(example, metadata or {}, options)
-    with replacing(path, force=force) as temporary:
+    with replacing(path, force=force, inputs=inputs) as temporary:
         handler.write(module, temporary, job)
         handler.verify(module, temporary, job)

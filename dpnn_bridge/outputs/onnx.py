@@ -13,6 +13,8 @@ from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.outputs import Job
 from dpnn_bridge.outputs.verification import check_traced, need_tracing, run, traceable
 
+ORIGIN = "dpnn_bridge_origin"
+
 
 def _libraries() -> Any:
     try:
@@ -33,6 +35,8 @@ def write(module: nn.Module, path: Path, job: Job) -> None:
     except Exception as e:
         raise ConversionError(f"torch.onnx cannot export this model: {_first_cause(e)}") from e
     assert program is not None
+    if "origin" in job.metadata:
+        program.model.metadata_props[ORIGIN] = job.metadata["origin"]
     program.save(str(path), external_data=False)
 
 
@@ -57,3 +61,9 @@ def verify(module: nn.Module, path: Path, job: Job) -> None:
     feed = {i.name: v.cpu().numpy() for i, v in zip(session.get_inputs(), values, strict=True)}
     outputs = [torch.from_numpy(o) for o in session.run(None, feed)]
     check_traced(path, outputs, module, job.example, "onnxruntime")
+
+
+def origin(path: Path) -> str | None:
+    onnx, _ = _libraries()
+    model = onnx.load(str(path), load_external_data=False)
+    return next(p.value for p in model.metadata_props if p.key == ORIGIN)

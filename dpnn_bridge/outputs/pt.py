@@ -12,15 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.atomic import PatientFile
 from dpnn_bridge.compare.bits import CHUNK, byte_array, same_bits
 from dpnn_bridge.errors import VerificationError
 from dpnn_bridge.loaders.source import FileSource
 from dpnn_bridge.outputs import Job, container
+from dpnn_bridge.outputs.verification import need_whole_zip
 
 
 def write(module: nn.Module, path: Path, job: Job) -> None:
     job.options["content"] = container.pack(module, job.metadata)
-    torch.save(job.options["content"], path)
+    with PatientFile(path) as file:
+        torch.save(job.options["content"], file)  # type: ignore[arg-type]
 
 
 def verify(module: nn.Module, path: Path, job: Job) -> None:
@@ -43,6 +46,11 @@ def verify(module: nn.Module, path: Path, job: Job) -> None:
         for name, equal in zip(written["state_dict"], pool.map(same, written["state_dict"].items()), strict=True):
             if not equal:
                 raise VerificationError(f"{path}: {name} differs after reading back; the disk may be full or failing")
+
+
+def origin(path: Path) -> str | None:
+    need_whole_zip(path)
+    return torch.load(path, map_location="cpu", weights_only=True)["metadata"].get("origin")
 
 
 def _forms(tensors: dict[str, Tensor]) -> dict[str, Any]:

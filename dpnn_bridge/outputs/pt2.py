@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from zipfile import ZipFile
 
 import torch
 from torch import nn
 
+from dpnn_bridge.atomic import PatientFile
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.outputs import Job
-from dpnn_bridge.outputs.verification import check_traced, need_tracing, run, traceable
+from dpnn_bridge.outputs.verification import check_traced, need_tracing, need_whole_zip, run, traceable
+
+ORIGIN = "dpnn_bridge_origin"
 
 
 def write(module: nn.Module, path: Path, job: Job) -> None:
@@ -18,7 +22,9 @@ def write(module: nn.Module, path: Path, job: Job) -> None:
     try:
         with torch.no_grad():  # torch.export.load refuses programs that switch gradients off in between
             # not strict is the default since PyTorch 2.8; strict mode refuses modules that remember a state
-            torch.export.save(torch.export.export(traceable(module), (job.example,), strict=False), path)
+            program = torch.export.export(traceable(module), (job.example,), strict=False)
+            with PatientFile(path) as file:
+                torch.export.save(program, file, extra_files={ORIGIN: job.metadata.get("origin", "")})  # type: ignore[arg-type]
     except Exception as e:
         raise ConversionError(f"torch.export cannot hold this model: {e}") from e
 
@@ -26,3 +32,10 @@ def write(module: nn.Module, path: Path, job: Job) -> None:
 def verify(module: nn.Module, path: Path, job: Job) -> None:
     loaded = torch.export.load(path).module()
     check_traced(path, run(loaded, job.example), module, job.example, "the exported program")
+
+
+def origin(path: Path) -> str | None:
+    need_whole_zip(path)
+    with ZipFile(path) as archive:
+        name = next(n for n in archive.namelist() if n.endswith(f"/{ORIGIN}"))
+        return archive.read(name).decode()

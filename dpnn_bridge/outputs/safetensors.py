@@ -7,6 +7,8 @@ tensors, which safetensors stores once). Constants of the graph are tensors name
 from __future__ import annotations
 
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +56,14 @@ def _split(content: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
 def write(module: nn.Module, path: Path, job: Job) -> None:
     content = job.options["content"] = container.pack(module, job.metadata)
     tensors, strings = _split(content)
-    _library().save_file(tensors, path, metadata=strings)
+    from safetensors import SafetensorError
+
+    try:
+        _library().save_file(tensors, path, metadata=strings)
+    except SafetensorError as e:
+        if number := re.search(r"\(os error (\d+)\)", str(e)):
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from e
+        raise
 
 
 def verify(module: nn.Module, path: Path, job: Job) -> None:
@@ -86,3 +95,11 @@ def read(path: Path) -> dict[str, Any]:
         "state_dict": tensors,
         "metadata": json.loads(strings["metadata"]),
     }
+
+
+def origin(path: Path) -> str | None:
+    _library()
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:  # checks that the file is as long as its header says
+        return json.loads(file.metadata()["metadata"]).get("origin")

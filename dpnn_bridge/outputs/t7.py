@@ -31,3 +31,8 @@ def verify(module: nn.Module, path: Path, job: Job) -> None:
 def _encoding(job: Job) -> dict[str, Any]:
     """The options of the writer: mode, long_size, …"""
     return {k: v for k, v in job.options.items() if k not in ("object", "tensor_type")}
+
+
+def origin(path: Path) -> str | None:
+    """None: Torch7 would not read a file with anything beside the object."""
+    return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import torch
 from torch import Tensor, nn
@@ -83,3 +84,14 @@ def need_tracing(example: Any, suffix: str) -> None:
         raise ConversionError(f"{suffix} needs PyTorch {TRACING} or newer, found {torch.__version__}")
     if example is None:
         raise ConversionError(f"{suffix} needs an example input: --input 1x3x224x224 (example=tensor)")
+
+
+def need_whole_zip(path: Path) -> None:
+    """Raises :class:`VerificationError` unless the file is a zip archive whose parts have the right checksums."""
+    try:
+        with ZipFile(path) as archive:
+            bad = archive.testzip()
+    except (OSError, BadZipFile) as e:
+        raise VerificationError(f"{path}: no whole file: {e}") from e
+    if bad is not None:
+        raise VerificationError(f"{path}: {bad} is damaged")

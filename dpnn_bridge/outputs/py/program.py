@@ -41,9 +41,14 @@ def load(path: str) -> nn.Module:
 LAYERS = "# ---------------------------------------------------------------------- what PyTorch does not have"
 
 
+#: begins the last line
+ORIGIN = "# converted by dpnn_bridge from "
+
+
 def write(module: nn.Module, path: Path, job: Job) -> None:
     program = job.options["program"] = Program(module, job)
-    path.write_text(program.text(), encoding="utf-8")
+    end = f"\n{ORIGIN}{job.metadata['origin']}\n" if "origin" in job.metadata else ""
+    path.write_text(program.text() + end, encoding="utf-8")
 
 
 def verify(module: nn.Module, path: Path, job: Job) -> None:
@@ -71,6 +76,12 @@ def verify(module: nn.Module, path: Path, job: Job) -> None:
         expected = run(copy.deepcopy(module), job.example)
         torch.manual_seed(0)
         same_outputs(path, run(built, job.example), expected, "the generated Python")
+
+
+def origin(path: Path) -> str | None:
+    """From the last line, so that a file that was cut has none; nothing is executed."""
+    before, _, last = path.read_text(encoding="utf-8").rpartition(f"\n{ORIGIN}")
+    return last[:-1] if before and last.endswith("\n") else None
 
 
 class Program:

@@ -1,0 +1,342 @@
+"""Outputs are complete or not there: faults of the disk, signals, several writers, things that must not be replaced."""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from conftest import tracing
+from samples import SAMPLES
+
+import dpnn_bridge
+from dpnn_bridge.atomic import PatientFile, replacing, write_text
+from dpnn_bridge.cli.convert import convert_command
+from dpnn_bridge.cli.verify import verify_command
+from dpnn_bridge.errors import OutputError, OutputExistsError
+from dpnn_bridge.files import convert, is_converted
+from dpnn_bridge.objects import LuaTable
+from dpnn_bridge.suffixes import OUTPUTS
+
+MODEL = SAMPLES / "torch-demos__mnist_convnet" / "model.t7"
+REFERENCE = MODEL.with_name("ref.t7")
+NEEDS = {".onnx": "onnxscript", ".safetensors": "safetensors"}
+SUFFIXES = [pytest.param(s, marks=tracing) if s in (".onnx", ".pt2") else s for s in OUTPUTS]
+ROOT = Path(dpnn_bridge.__file__).parents[1]
+
+
+@pytest.fixture(params=SUFFIXES)
+def suffix(request: pytest.FixtureRequest) -> str:
+    pytest.importorskip(NEEDS.get(request.param, "torch"), reason="optional extra is not installed")
+    return request.param
+
+
+def write(source: Path, target: Path, **options: object) -> None:
+    convert(source, target, example=torch.randn(1, 1, 32, 32), **options)
+
+
+def run(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(convert_command, [str(a) for a in arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.output
+
+
+def started(*arguments: object) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "dpnn_bridge", *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60) -> bool:
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.02)
+    return bool(condition())
+
+
+# ---------------------------------------------------------------------- the disk
+@pytest.fixture(params=["size", "tmpfs"])
+def full_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A folder where no file of more than 256 bytes can be written."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if request.param == "tmpfs":
+        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", str(folder)], capture_output=True)
+        if mounted.returncode:
+            pytest.skip("this user may not mount")
+        (folder / ".full").write_bytes(bytes(8192))
+        yield folder
+        subprocess.run(["umount", str(folder)], check=True)
+    else:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (256, before[1]))
+        yield folder
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_is_one_error_and_nothing_is_left(suffix: str, full_disk: Path) -> None:
+    with pytest.raises(OutputError, match=r"cannot write .*(No space left|File too large)"):
+        write(MODEL, full_disk / f"m{suffix}")
+    assert [p.name for p in full_disk.iterdir() if p.name != ".full"] == []
+
+
+def test_a_full_disk_is_one_line_of_the_command(full_disk: Path) -> None:
+    code, output = run(MODEL, full_disk / "m.pt")
+    assert code == 6
+    assert output.startswith("error: cannot write ")
+    assert len(output.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["/proc/m.pt", "/dev/null/m.pt", "x" * 300 + ".pt", "a\0b.pt"])
+def test_a_place_where_nothing_can_be_written(name: str, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="cannot write"):
+        convert(MODEL, tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_patient_file_reports_the_first_error_when_it_closes(full_disk: Path) -> None:
+    file = PatientFile(full_disk / "x")
+    assert [file.write(b"a" * 9000) for _ in range(3)] == [9000] * 3
+    with pytest.raises(OSError, match=r"No space left|File too large"):
+        file.close()
+
+
+# ---------------------------------------------------------------------- what is never replaced
+def test_devices_pipes_and_folders_are_never_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.pt")
+    (tmp_path / "folder.pt").mkdir()
+    (tmp_path / "null.pt").symlink_to("/dev/null")
+    for name, kind in {"pipe.pt": "a named pipe", "folder.pt": "a directory", "null.pt": "a device"}.items():
+        code, output = run(MODEL, tmp_path / name, "--force")
+        assert (code, kind in output) == (6, True)
+        assert run(MODEL, tmp_path / "m.pt", "--report", tmp_path / name)[0] == 6
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["folder.pt", "null.pt", "pipe.pt"]
+    assert stat.S_ISFIFO((tmp_path / "pipe.pt").stat().st_mode)
+
+
+@pytest.mark.parametrize("link", [Path.symlink_to, Path.hardlink_to])
+def test_inputs_are_never_replaced(link: Callable[[Path, Path], None], tmp_path: Path) -> None:
+    source, other = tmp_path / "m.t7", tmp_path / "other.t7"
+    source.write_bytes(MODEL.read_bytes())
+    link(other, source)
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text("")
+    assert run(source, other, "--force")[0] != 0
+    assert run(source, plugin, "--force", "--plugin", plugin)[0] == 6
+    assert run(source, tmp_path / "m.pt", "--report", other)[0] == 6
+    assert run(source, tmp_path / "m.pt", "--report", plugin, "--plugin", plugin)[0] == 6
+    html = CliRunner().invoke(verify_command, [str(MODEL), "--reference", str(REFERENCE), "--html", str(MODEL)])
+    assert html.exit_code == 6
+    assert source.read_bytes() == MODEL.read_bytes()
+    assert not (tmp_path / "m.pt").exists()
+
+
+def test_out_dir_of_the_inputs_does_not_overwrite_them(tmp_path: Path) -> None:
+    for name in ("a.t7", "b.t7"):
+        (tmp_path / name).write_bytes(MODEL.read_bytes())
+    code, output = run(tmp_path / "a.t7", tmp_path / "b.t7", "--out-dir", tmp_path, "--to", "t7", "--force")
+    assert (code, "is the input" in output) == (6, True)
+    assert (tmp_path / "a.t7").read_bytes() == (tmp_path / "b.t7").read_bytes() == MODEL.read_bytes()
+
+
+def test_links_of_a_cache_keep_their_names(tmp_path: Path) -> None:
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / "3f5a").write_bytes(MODEL.read_bytes())
+    (tmp_path / "model.t7").symlink_to("blobs/3f5a")
+    assert run(tmp_path / "model.t7", "--out-dir", tmp_path / "out")[0] == 0
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["model.pt"]
+
+
+# ---------------------------------------------------------------------- modes, writers
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o077])
+def test_the_mode_follows_the_umask(suffix: str, mask: int, tmp_path: Path) -> None:
+    before = os.umask(mask)
+    try:
+        write(MODEL, tmp_path / f"m{suffix}")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / f"m{suffix}").stat().st_mode) == 0o666 & ~mask
+
+
+def test_one_of_several_writers_wins(tmp_path: Path) -> None:
+    def attempt(n: int) -> str:
+        try:
+            with replacing(tmp_path / "x", force=False) as temporary:
+                temporary.write_text(str(n) * 1000)
+                time.sleep(0.01)
+        except OutputExistsError:
+            return ""
+        return str(n)
+
+    with ThreadPoolExecutor(8) as pool:
+        winners = [w for w in pool.map(attempt, range(8)) if w]
+    assert len(winners) == 1
+    assert (tmp_path / "x").read_text() == winners[0] * 1000
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+def test_three_programs_write_one_file(tmp_path: Path) -> None:
+    programs = [started("convert", MODEL, tmp_path / "m.pt") for _ in range(3)]
+    assert sorted(p.wait(120) for p in programs) == [0, 6, 6]
+    assert is_converted(MODEL, tmp_path / "m.pt")
+
+
+# ---------------------------------------------------------------------- what counts as done
+def test_done_is_what_is_whole_and_of_this_input(suffix: str, tmp_path: Path) -> None:
+    target = tmp_path / f"m{suffix}"
+    write(MODEL, target)
+    other = tmp_path / "other.t7"
+    model = dpnn_bridge.load(MODEL)
+    with torch.no_grad():
+        next(model.parameters()).add_(1)
+    dpnn_bridge.write_t7(other, model)
+    assert is_converted(MODEL, target)
+    assert not is_converted(other, target)
+    whole = target.read_bytes()
+    for damaged in (b"", whole[:-1], whole[: len(whole) // 2]):
+        target.write_bytes(damaged)
+        assert not is_converted(MODEL, target)
+
+
+def test_a_present_python_file_is_not_executed(tmp_path: Path) -> None:
+    (tmp_path / "m.py").write_text(f"open({str(tmp_path / 'marker')!r}, 'w')\n")
+    assert not is_converted(MODEL, tmp_path / "m.py")
+    assert not (tmp_path / "marker").exists()
+
+
+def test_a_batch_names_present_files_that_are_something_else(tmp_path: Path) -> None:
+    sources = [tmp_path / n for n in ("a.t7", "b.t7")]
+    for source in sources:
+        source.write_bytes(MODEL.read_bytes())
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "a.pt").touch()
+    code, output = run(*sources, "--out-dir", out)
+    assert (code, "is there, and not what this input gives" in output) == (6, True)
+    assert ((out / "a.pt").stat().st_size, is_converted(sources[1], out / "b.pt")) == (0, True)
+    assert run(*sources, "--out-dir", out, "--force")[0] == 0
+    code, output = run(*sources, "--out-dir", out)
+    assert (code, output.count("skipped")) == (0, 2)
+
+
+# ---------------------------------------------------------------------- names of several models
+def test_every_model_of_a_file_gets_a_name_of_its_own(tmp_path: Path) -> None:
+    keys = ["a.b", "a/b", "A_b", "../../up", "x" * 300, "x" * 301, "\x1b[31m", "a b", "a'b", "a]b", 'a"b', ""]
+    source = tmp_path / "in" / "many.t7"
+    source.parent.mkdir()
+    dpnn_bridge.write_t7(
+        source,
+        LuaTable(
+            {**{k: dpnn_bridge.read_t7(MODEL) for k in keys[1:]}, "a": LuaTable({"b": dpnn_bridge.read_t7(MODEL)})}
+        ),
+    )
+    code, output = run(source, tmp_path / "out" / "m.pt", "--all", "--json")
+    assert code == 0, output
+    names = sorted(p.name for p in (tmp_path / "out").iterdir())
+    assert len({n.casefold() for n in names}) == len(names) == len(keys)
+    assert all(n.startswith("m.") and n.endswith(".pt") and n.isprintable() for n in names)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "out"]
+
+
+# ---------------------------------------------------------------------- signals
+SLOW = """
+import sys, time
+from pathlib import Path
+from dpnn_bridge.atomic import replacing
+with replacing(sys.argv[1], force=False) as temporary:
+    temporary.write_text("half")
+    Path(sys.argv[2]).touch()
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_leaves_nothing(number: int, tmp_path: Path) -> None:
+    out, ready = tmp_path / "out", tmp_path / "ready"
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW, out / "x", ready], env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=-3
+    )
+    assert wait_for(ready.exists)
+    process.send_signal(number)
+    assert process.wait(20) != 0
+    assert list(out.iterdir()) == []
+
+
+def test_what_a_killed_program_left_goes_with_the_next_file(tmp_path: Path) -> None:
+    out, ready = tmp_path / "out", tmp_path / "ready"
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW, out / "x", ready], env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=-3
+    )
+    assert wait_for(ready.exists)
+    (held,) = out.iterdir()
+    write_text(out / "first", "1")
+    assert held.exists()  # its owner lives
+    process.kill()
+    process.wait(20)
+    write_text(out / "second", "2")
+    assert sorted(p.name for p in out.iterdir()) == ["first", "second"]
+
+
+def whole_or_absent(out: Path) -> bool:
+    """Whether a folder holds nothing but whole outputs of MODEL."""
+    return all(p.is_file() and is_converted(MODEL, p) for p in out.rglob("*") if not p.is_dir()) and not [
+        p for p in out.rglob(".*") if p.is_dir()
+    ]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_conversion_killed_at_a_random_time(number: int, tmp_path: Path) -> None:
+    for i in range(int(os.environ.get("DPNN_KILLS", 2))):
+        out = tmp_path / str(i)
+        out.mkdir()
+        process = started("convert", MODEL, out / "m.pt")
+        time.sleep(random.uniform(0.5, 3.5))
+        process.send_signal(number)
+        process.wait(30)
+        assert whole_or_absent(out)
+
+
+def test_workers_end_with_their_parent(tmp_path: Path) -> None:
+    plugin = tmp_path / "slow.py"  # holds every conversion between writing and comparing
+    plugin.write_text(
+        f"import os, time\nfrom pathlib import Path\nfrom dpnn_bridge.outputs import pt\n"
+        f"def slow(*args):\n    Path({str(tmp_path)!r}, f'{{os.getpid()}}.pid').touch()\n    time.sleep(60)\n"
+        "pt.verify = slow\n"
+    )
+    sources = [tmp_path / f"{n}.t7" for n in "abcd"]
+    for source in sources:
+        source.write_bytes(MODEL.read_bytes())
+
+    def alive(pid: int) -> bool:
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        except OSError:
+            return False
+
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        out = tmp_path / f"out{number}"
+        process = started("convert", *sources, "--out-dir", out, "--jobs", 2, "--plugin", plugin)
+        assert wait_for(lambda: len(list(tmp_path.glob("*.pid"))) == 2)
+        workers = [int(p.stem) for p in tmp_path.glob("*.pid")]
+        process.send_signal(number)
+        assert process.wait(30) != 0
+        if number == signal.SIGKILL:
+            assert wait_for(lambda: not any(map(alive, workers)), 10)  # noqa: B023 - called here
+        assert not any(map(alive, workers))
+        assert list(out.iterdir()) == []
+        for path in tmp_path.glob("*.pid"):
+            path.unlink()
