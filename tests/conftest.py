@@ -38,11 +38,17 @@ if "mix_stderr" in inspect.signature(CliRunner).parameters:  # click before 8.2 
     CliRunner.__init__ = functools.partialmethod(CliRunner.__init__, mix_stderr=False)
 
 
+@functools.cache
+def _entries() -> list[dict[str, Any]]:
+    return json.loads((FIXTURES / "manifest.json").read_text())["fixtures"]
+
+
 def manifest(**wanted: Any) -> list[dict[str, Any]]:
     """Entries of the fixture manifest whose fields have the wanted values (or one of a tuple of values)."""
-    entries = json.loads((FIXTURES / "manifest.json").read_text())["fixtures"]
     return [
-        e for e in entries if all(e.get(k) in v if isinstance(v, tuple) else e.get(k) == v for k, v in wanted.items())
+        e
+        for e in _entries()
+        if all(e.get(k) in v if isinstance(v, tuple) else e.get(k) == v for k, v in wanted.items())
     ]
 
 

@@ -21,14 +21,15 @@ from dpnn_bridge.conversion.registry import known_names, lua_class
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaTable
 
-BLOCKS = list(dict.fromkeys(block for blocks in known_names().values() for block in blocks))
+KNOWN_NAMES = known_names()
+BLOCKS = list(dict.fromkeys(block for blocks in KNOWN_NAMES.values() for block in blocks))
 #: all Lua strings of all fixtures, in which the names of their classes occur
 STRINGS = b"".join((FIXTURES / e["file"]).read_bytes() for e in manifest())
 #: the smallest fixture of each class that runs forward
 FIRST = {
     e["class"]: e
     for e in sorted(manifest(kind=("module", "criterion")), key=lambda e: -(FIXTURES / e["file"]).stat().st_size)
-    if e["class"] in known_names()
+    if e["class"] in KNOWN_NAMES
 }
 
 
@@ -100,7 +101,7 @@ def test_repr_deepcopy_and_pickle(name: str) -> None:
         assert all(d.ok for d in parity.compare("output", outputs(other, copy.deepcopy(arguments)), expected))
 
 
-STRUCTURES = {e["class"]: e for e in manifest(kind="structure") if e["class"] in known_names().keys() - FIRST.keys()}
+STRUCTURES = {e["class"]: e for e in manifest(kind="structure") if e["class"] in KNOWN_NAMES.keys() - FIRST.keys()}
 
 
 @pytest.mark.parametrize("name", sorted(STRUCTURES))

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from dpnn_bridge.lua.dispatch import ALL_TYPES, FLOAT_TYPES, check_number, check_real, native, torch_function
+from dpnn_bridge.lua.dispatch import ALL_TYPES, FLOAT_TYPES, torch_function
 from dpnn_bridge.lua.tensor import Tensor, TorchError, cast_number, cast_tensor
 
 INTEGER_TYPES = tuple(ty for ty in ALL_TYPES if ty not in FLOAT_TYPES)
@@ -87,7 +87,7 @@ def _int_divide(x: torch.Tensor, y: Any) -> torch.Tensor:
     return torch.div(x, y, rounding_mode="trunc")
 
 
-def _divide(x: torch.Tensor, y: Any) -> torch.Tensor:
+def divide(x: torch.Tensor, y: Any) -> torch.Tensor:
     return x / y if x.is_floating_point() else _int_divide(x, y)
 
 
@@ -97,7 +97,7 @@ def _fmod(x: torch.Tensor, y: Any) -> torch.Tensor:
     return torch.fmod(x, y)
 
 
-def _remainder(x: torch.Tensor, y: Any) -> torch.Tensor:
+def remainder(x: torch.Tensor, y: Any) -> torch.Tensor:
     """Sign of the divisor; for floats TH's formula, NaN for a zero divisor."""
     if not isinstance(y, torch.Tensor):
         y = torch.tensor(y, dtype=x.dtype)
@@ -160,7 +160,7 @@ def csub_tensor(r: Tensor, s: Tensor, value: float, other: Tensor) -> None:
 
 
 _number_op("mul", lambda x, v: x * v)
-_number_op("div", _divide)
+_number_op("div", divide)
 _number_op("lshift", _shift_left)
 _number_op("rshift", _shift_right)
 _tensor_op("clshift", _shift_left)
@@ -168,13 +168,13 @@ _tensor_op("crshift", _shift_right)
 for _name in ("fmod", "mod"):
     _number_op(_name, _fmod)
     _tensor_op("c" + _name, _fmod)
-_number_op("remainder", _remainder)
-_tensor_op("cremainder", _remainder)
+_number_op("remainder", remainder)
+_tensor_op("cremainder", remainder)
 _bitwise("bitand", torch.bitwise_and)
 _bitwise("bitor", torch.bitwise_or)
 _bitwise("bitxor", torch.bitwise_xor)
 _tensor_op("cmul", torch.mul)
-_tensor_op("cdiv", _divide)
+_tensor_op("cdiv", divide)
 _tensor_op("cpow", torch.pow, FLOAT_TYPES)
 _tensor_op("cpow", _int_pow, INTEGER_TYPES)
 
@@ -194,7 +194,7 @@ def addcmul(r: Tensor, s: Tensor, value: float, a: Tensor, b: Tensor) -> None:
 @torch_function("addcdiv", "r s n=1 T T")
 def addcdiv(r: Tensor, s: Tensor, value: float, a: Tensor, b: Tensor) -> None:
     number = _scalar(value, s)
-    pointwise(lambda x, y, z: x + _divide(number * y, z), r, s, a, b)
+    pointwise(lambda x, y, z: x + divide(number * y, z), r, s, a, b)
 
 
 def _extremum(name: str, keep_first: Callable[[torch.Tensor, Any], torch.Tensor]) -> None:
@@ -343,73 +343,3 @@ for _name in ("lt", "gt", "le", "ge", "eq", "ne"):
 @torch_function("equal", "T T")
 def equal(a: Tensor, b: Tensor) -> bool:
     return a.size == b.size and bool((a.t == b.t).all())
-
-
-# ---- operators
-
-
-def _copy(t: Tensor) -> Tensor:
-    return Tensor.fresh(t.t.clone())
-
-
-@native("__add__", types=ALL_TYPES)
-def op_add(a: Any, b: Any) -> Tensor:
-    return _plus(a, b, 1)
-
-
-@native("__sub__", types=ALL_TYPES)
-def op_sub(a: Any, b: Any) -> Tensor:
-    return _plus(a, b, -1)
-
-
-def _same_type(a: Any, b: Any) -> None:
-    if isinstance(a, Tensor) and isinstance(b, Tensor) and a.ty != b.ty:
-        raise TorchError(f"expecting two torch.{a.ty}Tensors or one torch.{a.ty}Tensor and one number")
-
-
-def _plus(a: Any, b: Any, sign: int) -> Tensor:
-    _same_type(a, b)
-    if isinstance(a, Tensor):
-        result = _copy(a)
-        if isinstance(b, Tensor):
-            pointwise(lambda x, y: x + sign * y, result, result, b)
-        else:
-            number = check_real(b, 2, a.ty)
-            pointwise(lambda x: x + sign * number, result, result)
-        return result
-    return Tensor.fresh(check_real(a, 1, b.ty) + sign * b.t)
-
-
-@native("__unm__", types=ALL_TYPES)
-def op_unm(a: Tensor, *_: Any) -> Tensor:
-    return Tensor.fresh(a.t * -1)
-
-
-@native("__div__", types=ALL_TYPES)
-def op_div(a: Any, b: Any) -> Tensor:
-    if not isinstance(a, Tensor):
-        raise TorchError("bad argument #1 (torch.*Tensor expected, got number)")
-    return Tensor.fresh(_divide(a.t, cast_number(check_number(b, 2), a.ty)))
-
-
-@native("__mod__", types=ALL_TYPES)
-def op_mod(a: Any, b: Any) -> Tensor:
-    if not isinstance(a, Tensor):
-        raise TorchError("bad argument #1 (torch.*Tensor expected, got number)")
-    return Tensor.fresh(_remainder(a.t, cast_number(check_number(b, 2), a.ty)))
-
-
-@native("__mul__", types=ALL_TYPES)
-def op_mul(a: Any, b: Any) -> Tensor | float:
-    from dpnn_bridge.lua.ops.blas import dot, matrix_product
-
-    _same_type(a, b)
-    if not isinstance(a, Tensor):
-        return Tensor.fresh(b.t * check_real(a, 1, b.ty))
-    if not isinstance(b, Tensor):
-        return Tensor.fresh(a.t * check_real(b, 2, a.ty))
-    if a.dim == 1 and b.dim == 1:
-        return dot(a, b)
-    if a.dim == 2 and b.dim in (1, 2):
-        return Tensor.fresh(matrix_product(a, b))
-    raise TorchError(f"multiplication between {a.dim}D and {b.dim}D tensors not yet supported")

@@ -17,8 +17,9 @@ from dpnn_bridge.lua.dispatch import (
     native,
     torch_function,
 )
+from dpnn_bridge.lua.ops.copying import copy_into
 from dpnn_bridge.lua.ops.elementwise import fill
-from dpnn_bridge.lua.ops.shape import copy_into, element, narrowed, selected
+from dpnn_bridge.lua.ops.shape import element, narrowed, selected
 from dpnn_bridge.lua.tensor import Storage, Tensor, TorchError, cast_number
 
 # ---- brackets; Lua sends a table index as flat numbers, see `walk`

@@ -1,0 +1,70 @@
+"""Copies of tensors and their types: ``clone``, ``copy``, ``type`` …"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from dpnn_bridge.lua.dispatch import describe, native
+from dpnn_bridge.lua.tensor import DTYPES, Tensor, TorchError
+
+
+@native("contiguous")
+def contiguous(t: Tensor, *_: Any) -> Tensor:
+    return t.alias() if t.is_contiguous() else clone(t)
+
+
+@native("clone")
+def clone(t: Tensor, *_: Any) -> Tensor:
+    return Tensor.fresh(t.t.clone(memory_format=torch.contiguous_format), t.ty) if t.size else Tensor(t.ty)
+
+
+@native("copy")
+def copy(t: Tensor, source: Any, *_: Any) -> Tensor:
+    if not isinstance(source, Tensor):
+        raise TorchError(f"bad argument #2 (torch.*Tensor expected, got {describe(source)})")
+    copy_into(t, source)
+    return t
+
+
+def copy_into(t: Tensor, source: Tensor) -> None:
+    if t.numel != source.numel:
+        raise TorchError(
+            f"inconsistent tensor size, expected tensor {t.shape_text} and src {source.shape_text} to have the same "
+            f"number of elements, but got {t.numel} and {source.numel} elements respectively"
+        )
+    if t.numel and not t.same(source):
+        t.write(source.t)
+
+
+@native("type")
+def type_(t: Tensor, name: Any = None, *_: Any) -> Tensor | str:
+    if name is None or name is False:
+        return t.class_name
+    ty = name.removeprefix("torch.").removesuffix("Tensor") if isinstance(name, str) else None
+    if ty not in DTYPES or name != f"torch.{ty}Tensor":
+        raise TorchError(f"attempt to index a nil value: {name!r} is not a tensor class such as 'torch.FloatTensor'")
+    return converted(t, ty)
+
+
+def converted(t: Tensor, ty: str) -> Tensor:
+    if ty == t.ty:
+        return t
+    return Tensor.fresh(t.t, ty) if t.size else Tensor(ty)
+
+
+@native("typeAs")
+def type_as(t: Tensor, other: Any, *_: Any) -> Tensor:
+    if not isinstance(other, Tensor):
+        raise TorchError(f"attempt to index a {describe(other)} value: typeAs needs a tensor")
+    return converted(t, other.ty)
+
+
+for _ty in DTYPES:
+    native(_ty.lower())(lambda t, *_, ty=_ty: converted(t, ty))
+
+
+@native("retain", "free")
+def retain(t: Tensor, *_: Any) -> tuple[()]:
+    return ()
