@@ -22,7 +22,6 @@ from dpnn_bridge.cli.terminal import (
 )
 from dpnn_bridge.errors import VerificationError
 from dpnn_bridge.parity.known_differences import known_reasons, read_known_differences
-from dpnn_bridge.parity.verification import _what, headline, summary
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -154,6 +153,8 @@ def verify_command(
         print_checklist(result, console(), verbose=verbose)
     if not result.ok:
         if quiet:
+            from dpnn_bridge.parity.verification import summary
+
             click.echo(f"error: {summary(result)}", err=True)
         sys.exit(VerificationError.exit_code)
 
@@ -187,6 +188,8 @@ def _bridge(lua_path: tuple[Path, ...]) -> Any:
 def print_checklist(result: Verification, console: Console, *, verbose: bool = False) -> None:
     """The tree of layers with the worst difference of each, then what does not belong to a layer, then one line."""
     from rich.text import Text
+
+    from dpnn_bridge.parity.verification import _what, headline, summary
 
     console.print(Text.assemble((result.model, "bold"), " ", (headline(result), "dim")), soft_wrap=True)
     wide = console.width >= 100

@@ -7,10 +7,27 @@ from typing import Any
 from torch import nn
 
 from dpnn_bridge.conversion import registry
+from dpnn_bridge.conversion.fields import Field, Layout
+from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.options import Options
+from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.report import Report
 from dpnn_bridge.conversion.torch_context import TorchContext
+
+__all__ = [
+    "Field",
+    "Layout",
+    "LuaClass",
+    "LuaContext",
+    "Options",
+    "Report",
+    "TorchContext",
+    "convert_object",
+    "lua_class",
+    "to_lua",
+    "to_torch",
+]
 
 
 def to_torch(obj: Any, **options: Any) -> nn.Module:

@@ -1,0 +1,56 @@
+"""What users import stays importable: names are added here when they become public, and none is ever taken away."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+PUBLIC = {
+    "dpnn_bridge": "LuaClass convert errors load load_flat lua_class optim parity read_t7 save to_lua to_torch training"
+    " write_t7",
+    "dpnn_bridge.checkpoints": "",
+    "dpnn_bridge.conversion": "Field Layout LuaClass LuaContext Options TorchContext lua_class to_lua to_torch",
+    "dpnn_bridge.errors": "ConversionError DpnnBridgeError LuaBridgeError ModelNotFoundError NotT7Error"
+    " OutputExistsError T7Error T7FormatError T7LimitError UnsupportedClass UnsupportedClassError VerificationError",
+    "dpnn_bridge.loaders": "Framing ReadOptions WriteOptions dumps loads onmt read_all read_t7 register_framing"
+    " serial_form write_all write_t7",
+    "dpnn_bridge.lua": "Generator LuaBridge LuaCriterion LuaModule",
+    "dpnn_bridge.memory": "MODES Memory Remembering detach forget get_hidden_state max_bptt_step remember"
+    " set_hidden_state",
+    "dpnn_bridge.modules.cuda": "CudnnRNN",
+    "dpnn_bridge.modules.dpnn": "NCECriterion NCEModule ReinforceNormal Serial SpatialGlimpse VRClassReward",
+    "dpnn_bridge.modules.nn": "CAddTable ConcatTable Decorator GModule GraphNode JoinTable Reshape View",
+    "dpnn_bridge.modules.rnn": "FastLSTM GRU LSTM Recurrence SeqLSTM Sequencer forget",
+    "dpnn_bridge.objects": "LuaFunction LuaObject LuaStorage LuaTable LuaTensor element_dtype tensor_class",
+    "dpnn_bridge.optim": "ASGD CG LBFGS NAG SGD Adam MomentumSGD from_lua to_lua",
+    "dpnn_bridge.parity": "Difference Result Tolerance assert_parity check check_module compare full_precision record",
+    "dpnn_bridge.training": "cast flatten get_parameters grad_param_clip load_flat max_param_norm"
+    " momentum_grad_parameters parameters reinforce renormed serialized shared_clone update_grad_parameters"
+    " update_parameters visited_rows weight_decay zero_grad_parameters",
+}
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_public_names_are_there(module: str) -> None:
+    found = importlib.import_module(module)
+    assert [name for name in PUBLIC[module].split() if not hasattr(found, name)] == []
+
+
+@pytest.mark.parametrize("name", ["dpnn_bridge", "dpnn_bridge.parity", "dpnn_bridge.modules.dpnn"])
+def test_faces_list_what_they_hand_on(name: str) -> None:
+    module = importlib.import_module(name)
+    assert set(PUBLIC[name].split()) <= set(dir(module))
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        module.nonsense  # noqa: B018
+
+
+def test_help_and_plugin_do_not_load_torch() -> None:
+    code = (
+        "import sys, dpnn_bridge, dpnn_bridge.pytest_plugin, dpnn_bridge.cli.convert, dpnn_bridge.cli.inspect\n"
+        "import dpnn_bridge.cli.verify, dpnn_bridge.cli.lua, dpnn_bridge.parity, dpnn_bridge.__main__\n"
+        "assert 'torch' not in sys.modules, 'torch was imported'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
