@@ -18,12 +18,12 @@ from dpnn_bridge.outputs.py import program
 DOUBLE = torch.float64
 
 
-def lua(class_name: str, *modules: LuaObject, **fields: Any) -> LuaObject:
-    """A Lua object; torch tensors become Lua tensors, objects go into ``modules``."""
+def lua(class_name: str, *modules: LuaObject, version: int = 1, **fields: Any) -> LuaObject:
+    """A Lua object of double type; torch tensors become Lua tensors, objects go into ``modules``."""
     values = {k: LuaTensor.from_numpy(v.numpy()) if isinstance(v, Tensor) else v for k, v in fields.items()}
     if modules:
         values["modules"] = LuaTable.from_list(modules)
-    return LuaObject(class_name, LuaTable({"_type": "torch.DoubleTensor", **values}))
+    return LuaObject(class_name, LuaTable({"_type": "torch.DoubleTensor", **values}), version=version)
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:

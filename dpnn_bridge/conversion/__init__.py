@@ -11,7 +11,6 @@ from dpnn_bridge.conversion.fields import Field, Layout
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.options import Options
-from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.report import Report
 from dpnn_bridge.conversion.torch_context import TorchContext
 
@@ -24,7 +23,6 @@ __all__ = [
     "Report",
     "TorchContext",
     "convert_object",
-    "lua_class",
     "to_lua",
     "to_torch",
 ]

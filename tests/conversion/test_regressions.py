@@ -5,26 +5,16 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from formula import lua
 from torch import Tensor
 from torch.nn import functional as F
 
 from dpnn_bridge import read_t7, to_lua, to_torch, training, write_t7
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
-
-
-def lua(class_name: str, *modules: LuaObject, **fields: Any) -> LuaObject:
-    """A Lua object; tensors become Lua tensors, modules the field of this name."""
-    obj = LuaObject(class_name)
-    for name, value in fields.items():
-        obj[name] = LuaTensor.from_numpy(value.numpy()) if isinstance(value, Tensor) else value
-    if modules:
-        obj["modules"] = LuaTable.from_list(modules)
-    return obj
 
 
 def double(*shape: int) -> Tensor:

@@ -9,24 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from formula import lua
+from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-import dpnn_bridge
 from dpnn_bridge import to_lua, to_torch, training
+from dpnn_bridge.conversion.lua_class import size_storage
 from dpnn_bridge.errors import ConversionError
-from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
-
-
-def lua(class_name: str, *modules: LuaObject, version: int = 1, **fields: Any) -> LuaObject:
-    """A Lua object; tensors become Lua tensors, modules the field of this name."""
-    obj = LuaObject(class_name, version=version)
-    for name, value in fields.items():
-        obj[name] = LuaTensor.from_numpy(value.numpy()) if isinstance(value, Tensor) else value
-    if modules:
-        obj["modules"] = LuaTable.from_list(modules)
-    return obj
+from dpnn_bridge.objects import LuaObject
 
 
 def pooled(**fields: Any) -> LuaObject:
@@ -195,7 +186,7 @@ def test_fbcunn_keeps_the_inverse_deviation() -> None:
 def weight_norm() -> Any:
     inner = lua("nn.TemporalConvolution", inputFrameSize=4, outputFrameSize=3, kW=2, dW=1, bias=torch.randn(3))
     fields = {"v": torch.randn(3, 8), "g": torch.randn(3, 1), "bias": torch.randn(3), "outputDim": 1}
-    sizes = dpnn_bridge.conversion.lua_class.size_storage([3, 8])
+    sizes = size_storage([3, 8])
     return to_torch(lua("nn.WeightNorm", inner, weightSize=sizes, **fields))
 
 

@@ -12,7 +12,7 @@ PUBLIC = {
     "dpnn_bridge": "LuaClass convert errors load load_flat lua_class optim parity read_t7 save to_lua to_torch training"
     " write_t7",
     "dpnn_bridge.checkpoints": "",
-    "dpnn_bridge.conversion": "Field Layout LuaClass LuaContext Options TorchContext lua_class to_lua to_torch",
+    "dpnn_bridge.conversion": "Field Layout LuaClass LuaContext Options TorchContext to_lua to_torch",
     "dpnn_bridge.errors": "ConversionError DpnnBridgeError LuaBridgeError ModelNotFoundError NotT7Error"
     " OutputExistsError T7Error T7FormatError T7LimitError UnsupportedClass UnsupportedClassError VerificationError",
     "dpnn_bridge.loaders": "Framing ReadOptions WriteOptions dumps loads onmt read_all read_t7 register_framing"
