@@ -1,4 +1,7 @@
-"""Writes docs/support.md from the registry and the fixture manifest; ``--check`` only compares."""
+"""Writes docs/support.md, and the package's table of fixtures by class; ``--check`` only compares.
+
+Both come from the registry and the fixture manifest.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 from dpnn_bridge.conversion import registry
+from dpnn_bridge.parity.evidence import FIXTURES
 
 HERE = Path(__file__).parent
 TARGET = HERE / "support.md"
@@ -21,9 +25,13 @@ written back), **alias** (the same block as a class that is checked).
 """
 
 
-def table() -> str:
+def counts_by_class() -> Counter[str]:
     entries = json.loads((HERE.parent / "fixtures" / "manifest.json").read_text())["fixtures"]
-    counts = Counter(e["class"] for e in entries if e["kind"] != "raw")
+    return Counter(e["class"] for e in entries if e["kind"] != "raw")
+
+
+def table() -> str:
+    counts = counts_by_class()
     rows = []
     for name, specs in registry.known_names().items():
         for spec in specs:
@@ -40,13 +48,13 @@ def table() -> str:
 
 
 def main() -> int:
-    text = table()
-    if "--check" in sys.argv:
-        if TARGET.read_text() == text:
-            return 0
-        print("docs/support.md is out of date: run python docs/generate_support.py", file=sys.stderr)
-        return 1
-    TARGET.write_text(text)
+    texts = {TARGET: table(), FIXTURES: json.dumps(counts_by_class(), indent=0, sort_keys=True) + "\n"}
+    for path, text in texts.items():
+        if "--check" not in sys.argv:
+            path.write_text(text)
+        elif not path.exists() or path.read_text() != text:
+            print(f"{path.name} is out of date: run python docs/generate_support.py", file=sys.stderr)
+            return 1
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,9 @@ from dpnn_bridge.cli.terminal import (
     steps,
     version_option,
 )
+from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.errors import VerificationError
-from dpnn_bridge.parity.known_differences import known_reasons, read_known_differences
+from dpnn_bridge.parity.known_differences import read_known_differences
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -90,14 +92,19 @@ def verify_command(
       dpnn-verify model.t7 --reference ref.t7             values that Torch7 stored
       dpnn-verify model.t7 --input x.npy --output y.npy   the same, as arrays
       dpnn-verify fixture.t7                              a fixture that holds its own module
-      dpnn-verify model.t7 model.pt --input 1x3x32x32     the converted file returns the same bits
+      dpnn-verify model.t7 model.onnx --input 1x3x32x32   a converted file, of any format
+      dpnn-verify model.t7                                nothing to compare with: how its classes were checked
 
     Layers are compared where the reference holds their results: in its field `after` (the module after forward), or in
-    MODEL itself when it was saved after a forward with the same input. CONVERTED is compared with MODEL in every layer.
+    MODEL itself when it was saved after a forward with the same input. CONVERTED is compared with MODEL in every
+    tensor and layer; a .py file is run, since it is your own.
+
+    What differs is judged, forward and gradients apart: `rounding only` agrees in double precision, `random` needs a
+    seed, a `known fault of Torch7` is named; the rest is `different`.
 
     \b
-    Exit codes: 0 all agree, 2 wrong usage, 3 a file cannot be read, 4 something differs, 5 a class cannot be converted,
-    7 Lua failed.
+    Exit codes: 0 nothing is different, also where nothing was compared, 2 wrong usage, 3 a file cannot be read,
+    4 something is different, 5 a class cannot be converted, 7 Lua failed.
     """
     if outputs and not inputs:
         raise click.UsageError("--output needs --input")
@@ -189,12 +196,12 @@ def print_checklist(result: Verification, console: Console, *, verbose: bool = F
     """The tree of layers with the worst difference of each, then what does not belong to a layer, then one line."""
     from rich.text import Text
 
-    from dpnn_bridge.parity.verification import _what, headline, summary
+    from dpnn_bridge.parity.verification import _what, headline, reasons, summary
 
     console.print(Text.assemble((result.model, "bold"), " ", (headline(result), "dim")), soft_wrap=True)
     wide = console.width >= 100
     where = wide and (verbose or not result.ok)  # which element is the worst matters when something is wrong
-    numbers = ["max abs", "relative", "allowed"] if wide else ["relative"]
+    numbers = [*NUMBERS] if wide else ["relative"]
     table = plain_table(highlight=False)
     for name in ("", "layer", "class"):
         table.add_column(name, no_wrap=True, overflow="ellipsis")
@@ -203,43 +210,65 @@ def print_checklist(result: Verification, console: Console, *, verbose: bool = F
         table.add_column(name, justify="right", no_wrap=True)
     if where:
         table.add_column("worst element", min_width=24)
+    evidence = {} if result.differences else {c["class_name"]: c["evidence"] for c in result.classes()}
     for layer in result.layers:
-        compared = [*layer.differences, *layer.converted]
+        compared = layer.compared
         shown = compared if verbose else [layer.worst] if layer.worst else []
         name = "  " * layer.depth + (layer.path.rpartition(".")[2] or "model")
         if not shown:
-            table.add_row(Text("·", "dim"), name, layer.class_name, Text(layer.note, "dim"))
+            note = layer.note or evidence.get(layer.class_name, "")
+            table.add_row(Text("·", "dim"), name, layer.class_name, Text(note, "dim"))
         for i, d in enumerate(shown):
             label = (name, layer.class_name) if i == 0 else ("", "")
             also = f" (of {len(compared)})" if wide and not verbose and len(compared) > 1 else ""
             cells = [_mark(d), *label, _what(layer, d) + also, *_cells(d, numbers), *([_place(d)] if where else [])]
             table.add_row(*cells, style="" if d.ok else "red")
-    for d in result.without_layer:
+    for d in result.without_layer if verbose else [d for d in result.without_layer if not d.ok]:
         cells = [_mark(d), "", "", d.name, *_cells(d, numbers), *([_place(d)] if where else [])]
         table.add_row(*cells, style="" if d.ok else "red")
     console.print(table)
-    for reason, names in known_reasons(result.differences).items():
-        console.print(Text(f"known difference: {', '.join(names)}: {reason}", "yellow"), soft_wrap=True)
+    for (verdict, reason), names in reasons(result).items():
+        console.print(Text(f"{verdict.text}: {_shortened(names)}: {reason}", "yellow"), soft_wrap=True)
     for note in result.notes:
         console.print(Text(f"note: {note}", "yellow"), soft_wrap=True)
-    console.print(Text(summary(result), "bold green" if result.ok else "bold red"), soft_wrap=True)
+    console.print(Text(summary(result), _STYLES[result.verdict]), soft_wrap=True)
+
+
+def _shortened(names: list[str]) -> str:
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+
+
+#: how the last line looks; yellow where something was excused, or nothing compared
+_STYLES = {
+    Verdict.EQUAL: "bold green",
+    Verdict.ROUNDING: "bold green",
+    Verdict.RANDOM: "bold yellow",
+    Verdict.KNOWN: "bold yellow",
+    Verdict.DIFFERENT: "bold red",
+    None: "bold yellow",
+}
 
 
 def _mark(difference: Difference) -> Any:
     from rich.text import Text
 
-    if difference.known:
-        return Text("≠", "yellow")
-    return Text("✓", "green") if difference.ok else Text("✗", "red")
+    marks = {Verdict.EQUAL: ("✓", "green"), Verdict.ROUNDING: ("≈", "green"), Verdict.DIFFERENT: ("✗", "red")}
+    return Text(*marks.get(difference.verdict, ("≠", "yellow")))
+
+
+#: heading of a column -> the number of a comparison in it
+NUMBERS: dict[str, Callable[[Difference], str]] = {
+    "max abs": lambda d: f"{d.absolute:.1e}",
+    "relative": lambda d: f"{d.error:.1e}",
+    "allowed": lambda d: f"{d.tolerance:.0e}" if d.tolerance else "0",
+    "cosine": lambda d: f"{d.cosine:.6f}",
+    "SNR dB": lambda d: f"{d.snr:.0f}",
+}
 
 
 def _cells(d: Difference, names: list[str]) -> list[str]:
     """The numbers of a comparison; none where the shapes or kinds differ."""
-    if d.mismatched:
-        return [""] * len(names)
-    allowed = f"{d.tolerance:.0e}" if d.tolerance else "0"
-    numbers = {"max abs": f"{d.absolute:.1e}", "relative": f"{d.error:.1e}", "allowed": allowed}
-    return [numbers[name] for name in names]
+    return ["" if d.mismatched else NUMBERS[name](d) for name in names]
 
 
 def _place(d: Difference) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.errors import VerificationError
 
 
@@ -45,7 +47,10 @@ class Difference:
         absolute: largest absolute difference.
         index: the element with the largest difference, counted from 0; None when all are equal or shapes differ.
         expected, found: the values there.
-        known: why it may fail, see :mod:`~dpnn_bridge.parity.known_differences`; empty for all others.
+        cosine: cosine of the angle between both tensors, 1 where they are equal.
+        snr: signal-to-noise ratio in dB, the expected values over what is added to them; inf where they are equal.
+        excuse: the verdict on a difference beyond the tolerance that is no failure; None for all others.
+        reason: why it is none.
     """
 
     name: str
@@ -56,12 +61,25 @@ class Difference:
     index: tuple[int, ...] | None = None
     expected: float = 0.0
     found: float = 0.0
-    known: str = ""
+    cosine: float = 1.0
+    snr: float = float("inf")
+    excuse: Verdict | None = None
+    reason: str = ""
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the comparison says."""
+        return Verdict.EQUAL if self.error <= self.tolerance else self.excuse or Verdict.DIFFERENT
 
     @property
     def ok(self) -> bool:
-        """Within the tolerance, or known to differ."""
-        return self.error <= self.tolerance or bool(self.known)
+        """Whether it is no failure."""
+        return self.verdict is not Verdict.DIFFERENT
+
+    @property
+    def is_gradient(self) -> bool:
+        """Whether a backward computed it."""
+        return ".grad" in f".{self.name}" or self.name.rpartition(".")[2] == "backward"
 
     @property
     def mismatched(self) -> bool:
@@ -141,7 +159,17 @@ def compare_tensor(name: str, actual: Any, expected: Tensor, tolerance: Toleranc
             f"{int((error > limit).sum())} of {error.numel()} elements differ"
         )
     absolute = abs(found - wanted) if abs(found - wanted) < float("inf") else float("inf")  # nan is no number
-    return Difference(name, relative, limit, message, absolute, index, wanted, found)
+    return Difference(name, relative, limit, message, absolute, index, wanted, found, *_alike(a, e))
+
+
+def _alike(actual: Tensor, expected: Tensor) -> tuple[float, float]:
+    """The cosine of the angle between two tensors that differ, and the signal-to-noise ratio in dB."""
+    a, e = (t.flatten().nan_to_num(0.0, 0.0, 0.0) for t in (actual, expected))
+    cosine = float(torch.nn.functional.cosine_similarity(a, e, dim=0))
+    noise, signal = float((a - e).norm()), float(e.norm())
+    if noise == 0.0:  # they differ where they are not finite
+        return cosine, float("inf")
+    return cosine, 20 * math.log10(signal / noise) if signal else float("-inf")
 
 
 def errors(actual: Tensor, expected: Tensor) -> Tensor:

@@ -135,3 +135,33 @@ def backward(output: Any, grad_output: Any) -> None:
     ]
     if pairs:
         torch.autograd.backward([o for o, _ in pairs], [g for _, g in pairs])
+
+
+# ---------------------------------------------------------------------- other numbers
+def like(tensor: Tensor, given: Any) -> Tensor | None:
+    """``given`` in the form of a tensor; None when it has other elements."""
+    if not isinstance(given, Tensor) or given.numel() != tensor.numel():
+        return None
+    return given.to(tensor.device, tensor.dtype).reshape(tensor.shape)
+
+
+def replaced(value: Any, given: Any) -> Any:
+    """``value`` with the numbers of ``given``; gradients go to what computed ``value``."""
+    if isinstance(value, Tensor):
+        theirs = like(value, given)
+        return value if theirs is None else _Replaced.apply(value, theirs)
+    if isinstance(value, list) and isinstance(given, list) and len(given) == len(value):
+        return [replaced(v, g) for v, g in zip(value, given, strict=True)]
+    if isinstance(value, dict) and isinstance(given, dict):
+        return {k: replaced(v, given.get(k)) for k, v in value.items()}
+    return value
+
+
+class _Replaced(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, given: Tensor) -> Tensor:
+        return given.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0], None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from torch import nn
 
+from dpnn_bridge.conversion.faults import Fault
 from dpnn_bridge.conversion.fields import Field, get_tensor, grad_field, submodules
 from dpnn_bridge.conversion.lua_values import fresh
 from dpnn_bridge.conversion.tensors import is_parameter
@@ -43,6 +44,7 @@ class LuaClass:
         passes_through: the class computes nothing here (``nn.Copy``, ``nn.GPU``); the report says so.
         trains_unasked: a file without the field ``train`` is in training mode.
         checked_by: what the parity of this class rests on: ``"torch7"``, ``"formula"`` or ``"structure"``.
+        faults: what Torch7 itself gets wrong in this class; a comparison that they spoil is no failure.
     """
 
     names: ClassVar[tuple[str, ...]] = ()
@@ -59,6 +61,7 @@ class LuaClass:
     passes_through: ClassVar[bool] = False
     trains_unasked: ClassVar[bool] = True
     checked_by: ClassVar[str] = "torch7"
+    faults: ClassVar[tuple[Fault, ...]] = ()
 
     # ------------------------------------------------------------------ Lua -> torch
     @classmethod

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dpnn_bridge.compare.bits import same_tensors
 from dpnn_bridge.outputs import Job
 from dpnn_bridge.outputs.verification import need_whole_zip
+from dpnn_bridge.outputs.written import Written
 
 
 def _weights(module: nn.Module) -> dict[str, Tensor]:
@@ -37,3 +38,9 @@ def origin(path: Path) -> str | None:
     need_whole_zip(path)
     with ZipFile(path) as archive:
         return archive.comment.decode()
+
+
+def opened(path: Path, module: nn.Module) -> Written:
+    """The weights."""
+    with np.load(path, allow_pickle=False) as archive:
+        return Written({k: torch.from_numpy(archive[k]) for k in archive.files}, note="holds weights and no layers")

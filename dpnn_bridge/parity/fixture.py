@@ -8,7 +8,7 @@ A fixture is a table written by Torch7: ``module`` (fresh), ``input``, ``target`
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -23,7 +23,9 @@ from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.conversion.noise import paired, replayed
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.objects import LuaObject, LuaTable
+from dpnn_bridge.parity.faults import Faults
 from dpnn_bridge.parity.gradients import _viewed, compare_grad_input, compare_gradients, refused, zero_grad
+from dpnn_bridge.parity.layers import ordered
 from dpnn_bridge.parity.random_numbers import torch7_random
 
 
@@ -64,6 +66,8 @@ def check_module(
 ) -> Result:
     """:func:`check` of a module that is there already.
 
+    What a known fault of Torch7 spoils is excused.
+
     Args:
         module: what to run, in the training or evaluation mode that the fixture is for.
         fixture: a table with ``input``, ``output`` and whatever else is to be compared.
@@ -76,7 +80,24 @@ def check_module(
     """
     module = module.to(device=device, dtype=dtype)
     tolerance = tolerance or Tolerance()
-    gradient_tolerance = gradient_tolerance or tolerance
+    faults = Faults(module)
+    with ordered(module) if faults.cases else nullcontext({}) as order:
+        allowed = tolerance, gradient_tolerance or tolerance
+        result = _checked(module, fixture, device, dtype, *allowed, gradients, options)
+    faults.mark(result.differences, order)
+    return result
+
+
+def _checked(
+    module: nn.Module,
+    fixture: LuaTable,
+    device: str | torch.device,
+    dtype: torch.dtype | None,
+    tolerance: Tolerance,
+    gradient_tolerance: Tolerance,
+    gradients: bool,
+    options: Options | None,
+) -> Result:
     if dtype not in (None, torch.float64) or any(p.dtype == torch.float32 for p in module.parameters()):
         tolerance, gradient_tolerance = tolerance.in_single(), gradient_tolerance.in_single()
     result = Result()

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from html import escape
 
 from dpnn_bridge.compare.differences import Difference
-from dpnn_bridge.parity.known_differences import known_reasons
-from dpnn_bridge.parity.verification import Layer, Verification, headline
+from dpnn_bridge.compare.verdict import Verdict
+from dpnn_bridge.parity.verification import Layer, Verification, headline, reasons, verdicts
 
 #: relative differences below this are drawn on the axis
 SMALLEST = 1e-17
@@ -57,11 +57,13 @@ def _ran(result: Verification) -> list[Layer]:
 def _verdict(result: Verification, numbers: dict[int, int]) -> str:
     """Pass or fail, and for a failure where to look first."""
     if result.ok:
-        known = sum(bool(d.known) for d in result.differences)
-        text = "All comparisons agree" if not known else f"All comparisons agree but {known} that are known to differ"
-        return f"<p class='verdict pass'>✓ {text}</p>"
+        if not result.differences:
+            return "<p class='verdict'>Not compared, for want of a reference: see how each class was checked</p>"
+        excused = sum(d.excuse is not None for d in result.differences)
+        text = "All comparisons agree" if not excused else f"All comparisons agree but {excused} that are excused"
+        return f"<p class='verdict pass'>✓ {text}: {escape(verdicts(result))}</p>"
     failed = [d for d in result.differences if not d.ok]
-    text = f"✗ {len(failed)} of {len(result.differences)} comparisons fail"
+    text = f"✗ {len(failed)} of {len(result.differences)} comparisons fail: {escape(verdicts(result))}"
     first = result.first_deviating
     name, found = failed[0].name, failed[0]
     if first is not None:
@@ -85,7 +87,7 @@ def _sentence(d: Difference) -> str:
 def _facts(result: Verification) -> str:
     """The numbers that one looks for first."""
     compared = sum(bool(layer.differences or layer.converted) for layer in result.layers)
-    worst = max((d.error for d in result.differences if not d.known), default=0.0)
+    worst = max((d.error for d in result.differences if d.excuse is None), default=0.0)
     facts = {
         "comparisons": f"{len(result.differences):,}",
         "largest relative difference": "other shapes" if math.isinf(worst) else _number(worst) if worst else "none",
@@ -96,8 +98,10 @@ def _facts(result: Verification) -> str:
 
 
 def _notes(result: Verification) -> str:
-    known = known_reasons(result.differences).items()
-    notes = [f"<b>Known difference</b> in {escape(', '.join(names))}: {escape(reason)}" for reason, names in known]
+    notes = [
+        f"<b>{escape(verdict.text.capitalize())}</b> in {escape(', '.join(names))}: {escape(reason)}"
+        for (verdict, reason), names in reasons(result).items()
+    ]
     return "".join(f"<p class=note>{note}</p>" for note in [*notes, *map(escape, result.notes)])
 
 
@@ -152,14 +156,14 @@ def _legend(differences: list[Difference]) -> str:
     items = {"good": "● output and state", "grad": "◆ gradient"}
     if any(not d.ok for d in differences):
         items["bad"] = "● too large"
-    if any(d.known for d in differences):
-        items["known"] = "● known difference"
+    if any(d.excuse is not None for d in differences):
+        items["known"] = "● excused"
     return "".join(f"<span class={kind}>{text[0]}</span>{text[1:]}" for kind, text in items.items())
 
 
 def _dot(layer: Layer, d: Difference, x: float, y: float, r: float) -> str:
     gradient = "grad" in d.name
-    kind = "known" if d.known else "bad" if not d.ok else "grad" if gradient else "good"
+    kind = "known" if d.excuse is not None else "bad" if not d.ok else "grad" if gradient else "good"
     place = f"{layer.path or 'model'} ({layer.class_name}) {_field(layer, d)}"
     title = f"<title>{escape(place)}: {_number(d.error)}, allowed {_number(d.tolerance)}</title>"
     if gradient:
@@ -192,7 +196,7 @@ def _rows(result: Verification, numbers: dict[int, int]) -> Iterator[str]:
         if i + 1 == len(layers) or layers[i + 1].depth <= layer.depth:
             yield f"<div {row}</div>"
             continue
-        inside = any(not d.ok or d.known for below in _below(layers, i) for d in below.differences + below.converted)
+        inside = any(d.error > d.tolerance for below in _below(layers, i) for d in below.differences + below.converted)
         yield f"<details{' open' if layer.depth < 2 or inside else ''}><summary {row}</summary>"
         open_depths.append(layer.depth)
     yield "</details>" * len(open_depths)
@@ -209,7 +213,7 @@ def _row(layer: Layer, number: int, is_first: bool) -> str:
     """Attributes and cells of a row, without the tag around them."""
     d, count = layer.worst, len(layer.differences) + len(layer.converted)
     kind, mark = ("none", "·") if d is None else ("good", "✓") if layer.ok else ("bad", "✗")
-    if d is not None and d.known:
+    if d is not None and d.verdict not in (Verdict.EQUAL, Verdict.DIFFERENT):
         kind, mark = "known", "≠"
     name = layer.path.rpartition(".")[2] or "model"
     compared = layer.note if d is None else f"{_field(layer, d)}{f', of {count}' if count > 1 else ''}"
@@ -295,7 +299,7 @@ def _histogram(result: Verification) -> str:
 def _classes(result: Verification) -> str:
     rows = "".join(
         f"<tr><td>{_name(c['class_name'])}</td><td>{_name(c['torch_type'])}</td><td class=n>{c['count']}</td>"
-        f"<td>{escape('Torch7’s values' if c['checked_by'] == 'torch7' else c['checked_by'])}</td></tr>"
+        f"<td>{escape(c['evidence'])}</td></tr>"
         for c in result.classes()
     )
     head = "<tr><th>Lua class</th><th>PyTorch module</th><th class=n>count</th><th>checked by</th></tr>"

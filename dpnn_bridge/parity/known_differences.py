@@ -16,6 +16,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dpnn_bridge.compare.verdict import Verdict
+
 if TYPE_CHECKING:
     from dpnn_bridge.compare.differences import Difference
 
@@ -67,7 +69,7 @@ def _entry(entry: Any, place: str) -> KnownDifference:
 
 
 def mark_known(differences: Iterable[Difference], known: Sequence[KnownDifference], file: str) -> None:
-    """Gives each failed comparison that is a known one its reason, :attr:`Difference.known`.
+    """Excuses each failed comparison that is a known one, with its reason.
 
     Args:
         differences: comparisons of one fixture.
@@ -75,14 +77,14 @@ def mark_known(differences: Iterable[Difference], known: Sequence[KnownDifferenc
         file: name of the fixture's file, without folder and suffix.
     """
     for difference in differences:
-        if not difference.ok:
-            difference.known = next((k.reason for k in known if k.covers(file, difference.name)), "")
+        if not difference.ok and (entry := next((k for k in known if k.covers(file, difference.name)), None)):
+            difference.excuse, difference.reason = Verdict.KNOWN, entry.reason
 
 
 def known_reasons(differences: Iterable[Difference]) -> dict[str, list[str]]:
     """``reason -> names of the comparisons`` that are known to differ and do."""
     found: dict[str, list[str]] = {}
     for difference in differences:
-        if difference.known:
-            found.setdefault(difference.known, []).append(difference.name)
+        if difference.verdict is Verdict.KNOWN:
+            found.setdefault(difference.reason, []).append(difference.name)
     return found

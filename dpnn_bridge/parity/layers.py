@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dpnn_bridge.compare.nested import detached
+from dpnn_bridge.compare.nested import detached, like, replaced
 from dpnn_bridge.conversion import registry
-from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+from dpnn_bridge.objects import LuaObject
 
 
 @dataclass
@@ -61,28 +61,48 @@ class Calls:
     last: int = 0
 
 
+@dataclass
+class Given:
+    """Torch7's own results of a module, which take the place of ours for the modules behind and before it.
+
+    Attributes:
+        output: in place of what forward returns.
+        grad_input: in place of the gradient that backward hands on.
+    """
+
+    output: Any = None
+    grad_input: Any = None
+
+
 @contextmanager
-def recorded(model: nn.Module, *, gradients: bool = False) -> Iterator[dict[int, Calls]]:
+def recorded(
+    model: nn.Module, *, gradients: bool = False, given: Mapping[int, Given] | None = None
+) -> Iterator[dict[int, Calls]]:
     """While the block runs, records what each module of a model computes, by ``id(module)``.
 
     Args:
         model: the model.
         gradients: record the gradients of the inputs as well.
+        given: ``id(module)`` -> results that go on in place of the recorded ones: each module then runs on Torch7's
+            values, and an error in one of them does not reach the others.
     """
     calls: dict[int, Calls] = {}
+    given = given or {}
     finished = 0
 
-    def forwarded(module: nn.Module, _: Any, output: Any) -> None:
+    def forwarded(module: nn.Module, _: Any, output: Any) -> Any:
         nonlocal finished
         finished += 1
         entry = calls.setdefault(id(module), Calls())
         entry.outputs.append(detached(output))
         entry.last = finished
+        return replaced(output, given[id(module)].output) if id(module) in given else None
 
     def entered(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         grads: list[Any] = [None]
         calls.setdefault(id(module), Calls()).grad_inputs.append(grads)
-        return (_watched(args[0], grads, 0), *args[1:]) if args else args
+        theirs = given[id(module)].grad_input if id(module) in given else None
+        return (_watched(args[0], grads, 0, theirs), *args[1:]) if args else args
 
     with ExitStack() as stack:
         for node in tree(model):
@@ -94,50 +114,45 @@ def recorded(model: nn.Module, *, gradients: bool = False) -> Iterator[dict[int,
         entry.grad_inputs = [grads[0] for grads in entry.grad_inputs]
 
 
-def _watched(value: Any, into: Any, key: Any) -> Any:
-    """``value`` as fresh nodes of the autograd graph whose gradients arrive in ``into[key]``."""
+def _watched(value: Any, into: Any, key: Any, given: Any) -> Any:
+    """``value`` as fresh nodes of the autograd graph whose gradients arrive in ``into[key]``, and ``given`` goes on."""
     if isinstance(value, Tensor):
         if not value.requires_grad:
             return value
         fresh = value.view_as(value)
-        fresh.register_hook(lambda grad: into.__setitem__(key, grad.detach()))
+
+        def arrived(grad: Tensor) -> Tensor | None:
+            into[key] = grad.detach()
+            return like(grad, given)
+
+        fresh.register_hook(arrived)
         return fresh
     if isinstance(value, list):
         into[key] = [None] * len(value)
-        return [_watched(v, into[key], i) for i, v in enumerate(value)]
+        parts = given if isinstance(given, list) and len(given) == len(value) else [None] * len(value)
+        return [_watched(v, into[key], i, parts[i]) for i, v in enumerate(value)]
     if isinstance(value, dict):
         into[key] = dict.fromkeys(value)
-        return {k: _watched(v, into[key], k) for k, v in value.items()}
+        parts = given if isinstance(given, dict) else {}
+        return {k: _watched(v, into[key], k, parts.get(k)) for k, v in value.items()}
     return value
 
 
+@contextmanager
+def ordered(model: nn.Module) -> Iterator[dict[int, int]]:
+    """While the block runs, ``id(module)`` -> when its last call ended, counting all modules' calls."""
+    order: dict[int, int] = {}
+
+    def forwarded(module: nn.Module, *_: Any) -> None:
+        order[id(module)] = max(order.values(), default=0) + 1
+
+    with ExitStack() as stack:
+        for node in tree(model):
+            stack.callback(node.module.register_forward_hook(forwarded).remove)
+        yield order
+
+
 # ---------------------------------------------------------------------- Torch7's side
-def is_filled(value: Any) -> bool:
-    """Whether a result field of a Lua module holds something: a tensor with elements, a number, a table of them.
-
-    The number 0 is what a criterion holds that has not run, or that does not keep its loss.
-    """
-    if isinstance(value, LuaTensor):
-        return value.size > 0
-    if isinstance(value, LuaTable):
-        return len(value) > 0 and all(is_filled(v) for v in value.values())
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value != 0
-
-
-def is_restored(obj: LuaObject) -> bool:
-    """Whether backward undoes what forward wrote: some classes that compute in place restore their input."""
-    return obj.class_name in ("nn.AddConstant", "nn.MulConstant") and bool(obj.get("inplace"))
-
-
-def storages(value: Any) -> set[int]:
-    """Identities of the storages that a Lua value's tensors are in."""
-    if isinstance(value, LuaTensor):
-        return {id(value.storage)} if value.storage is not None else set()
-    if isinstance(value, LuaTable):
-        return {s for v in value.values() for s in storages(v)}
-    return set()
-
-
 def object_of(nodes: list[Node], obj: LuaObject) -> dict[int, LuaObject]:
     """``id(module)`` -> its object in another Lua object of the same structure, such as a fixture's ``after``."""
     from dpnn_bridge.conversion.noise import paired

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from dpnn_bridge.compare.differences import Difference
-    from dpnn_bridge.parity.verification import Layer, Verification
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -14,7 +9,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from dpnn_bridge.compare.differences import Difference
-from dpnn_bridge.conversion import registry
+from dpnn_bridge.compare.verdict import Verdict, worst_verdict
+from dpnn_bridge.parity.evidence import evidence_of
 
 
 @dataclass
@@ -27,9 +23,10 @@ class Layer:
         class_name, torch_type: what it is in Lua and in torch.
         parameters: elements of its own parameters.
         differences: results against Torch7's: ``output``, ``gradInput``, ``gradWeight``, …
-        converted: results against those of the converted file, which must be bit-identical.
+        converted: tensors and results against those of the converted file.
         note: why there is nothing to compare the output with.
         order: when its last call ended.
+        overwritten_by: path of the layer that overwrote its output in Torch7's memory, where it has no reference.
     """
 
     path: str
@@ -41,27 +38,37 @@ class Layer:
     converted: list[Difference] = field(default_factory=list)
     note: str = ""
     order: int = 0
+    overwritten_by: str | None = None
+
+    @property
+    def compared(self) -> list[Difference]:
+        """All comparisons."""
+        return [*self.differences, *self.converted]
 
     @property
     def ok(self) -> bool:
-        return all(d.ok for d in [*self.differences, *self.converted])
+        return all(d.ok for d in self.compared)
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """The worst of its comparisons; None if there are none."""
+        return worst_verdict(d.verdict for d in self.compared)
 
     @property
     def forward_failures(self) -> list[Difference]:
         """Failed comparisons of what forward computed or used."""
-        compared = [*self.differences, *self.converted]
-        return [d for d in compared if not d.ok and ".grad" not in f".{d.name}" and d.name != "backward"]
+        return [d for d in self.compared if not d.ok and not d.is_gradient]
 
     @property
     def failure(self) -> Difference | None:
         """The failed comparison to show."""
-        failed = [d for d in [*self.differences, *self.converted] if not d.ok]
+        failed = [d for d in self.compared if not d.ok]
         return next(iter([*self.forward_failures, *failed]), None)
 
     @property
     def worst(self) -> Difference | None:
         """The difference that uses up most of its tolerance."""
-        return worst([*self.differences, *self.converted])
+        return worst(self.compared)
 
 
 @dataclass
@@ -107,7 +114,31 @@ class Verification:
 
     @property
     def ok(self) -> bool:
+        """Whether nothing differs; also where nothing was compared, see :attr:`verdict`."""
         return all(d.ok for d in self.differences)
+
+    @property
+    def forward(self) -> Verdict | None:
+        """The worst verdict on what forward computed or used; None if nothing was compared."""
+        return worst_verdict(d.verdict for d in self.differences if not d.is_gradient)
+
+    @property
+    def gradients(self) -> Verdict | None:
+        """The worst verdict on what backward computed; None if nothing was compared."""
+        return worst_verdict(d.verdict for d in self.differences if d.is_gradient)
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """The worse of both."""
+        return worst_verdict(d.verdict for d in self.differences)
+
+    @property
+    def suspects(self) -> list[Layer]:
+        """The first layer that deviates, and those in front of it whose results it overwrote in Torch7's memory."""
+        first = self.first_deviating
+        if first is None or not first.forward_failures:
+            return [] if first is None else [first]
+        return [*(layer for layer in self.layers if layer.overwritten_by == first.path and layer is not first), first]
 
     @property
     def first_deviating(self) -> Layer | None:
@@ -124,20 +155,14 @@ class Verification:
 
     @property
     def worst(self) -> Difference | None:
-        """The difference that uses up most of its tolerance, of those that are not known."""
-        return worst([d for d in self.differences if not d.known])
+        """The difference that uses up most of its tolerance, of those that nothing excuses."""
+        return worst([d for d in self.differences if d.excuse is None])
 
     def classes(self) -> list[dict[str, Any]]:
         """The Lua classes used: torch type, number of modules, what their numbers are checked against."""
         counts = Counter((layer.class_name, layer.torch_type) for layer in self.layers)
-        known = registry.known_names()
         return [
-            {
-                "class_name": name,
-                "torch_type": torch_type,
-                "count": count,
-                "checked_by": known[name][0].checked_by if name in known else "not a Torch7 class",
-            }
+            {"class_name": name, "torch_type": torch_type, "count": count, **evidence_of(name)}
             for (name, torch_type), count in counts.most_common()
         ]
 
@@ -145,10 +170,12 @@ class Verification:
         """The whole result as plain data for JSON; infinite errors become the string ``"inf"``."""
         data = {name: getattr(self, name) for name in ("model", "reference", "converted", "computed_by", "key")}
         data |= {"mode": self.mode, "device": self.device, "dtype": self.dtype, "ok": self.ok}
+        data |= {"verdict": self.verdict, "forward": self.forward, "gradients": self.gradients}
         first = self.first_deviating
         data["first_deviating"] = first.path if first else None
         data["layers"] = [
-            {**asdict(layer), "ok": layer.ok} | {k: [_plain(d) for d in getattr(layer, k)] for k in _LISTS}
+            {**asdict(layer), "ok": layer.ok, "verdict": layer.verdict}
+            | {k: [_plain(d) for d in getattr(layer, k)] for k in _LISTS}
             for layer in self.layers
         ]
         data["whole"] = [_plain(d) for d in self.whole]
@@ -164,7 +191,8 @@ def worst(differences: Sequence[Difference]) -> Difference | None:
 
 
 def _plain(difference: Difference) -> dict[str, Any]:
-    data = {**asdict(difference), "ok": difference.ok}
+    data = {**asdict(difference), "ok": difference.ok, "verdict": difference.verdict}
+    del data["excuse"]
     return {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in data.items()}
 
 
@@ -177,25 +205,47 @@ def headline(result: Verification) -> str:
     return f"{', '.join(facts)}" + (f"; compared with {compared}" if compared else "")
 
 
+def verdicts(result: Verification) -> str:
+    """Both verdicts in words: ``forward equal, gradients rounding only``."""
+    found = {"forward": result.forward, "gradients": result.gradients}
+    return ", ".join(f"{name} {verdict.text}" for name, verdict in found.items() if verdict is not None)
+
+
 def summary(result: Verification) -> str:
     """One line: what agrees, or where it first deviates."""
     differences = result.differences
+    if not differences:
+        return "NOT COMPARED: there is no reference; the classes are checked as the table says"
     if result.ok:
-        known = sum(bool(d.known) for d in differences)
-        worst = max((d.error for d in differences if not d.known), default=0.0)
-        facts = [f"{len(differences) - known} comparisons"] if known < len(differences) else []
-        if facts:
-            facts.append(f"largest relative difference {worst:.2g}" if worst else "all bit-identical")
-        if known:
-            facts.append(f"{known} known {'difference' if known == 1 else 'differences'} from Torch7")
-        return f"PASS: {', '.join(facts)}"
+        equal = [d for d in differences if d.verdict is Verdict.EQUAL]
+        facts = [f"{len(differences)} comparisons"]
+        if equal:
+            largest = max(d.error for d in equal)
+            facts.append(f"largest relative difference {largest:.2g}" if largest else "all bit-identical")
+        if len(equal) < len(differences):
+            facts.append(f"{len(differences) - len(equal)} excused")
+        return f"PASS: {verdicts(result)} ({', '.join(facts)})"
     failed = [d for d in differences if not d.ok]
-    first = result.first_deviating
-    if first is None:
-        return f"FAIL: {len(failed)} of {len(differences)} comparisons; {failed[0].name}: {failed[0].message}"
+    count = f"FAIL: {verdicts(result)}; {len(failed)} of {len(differences)} comparisons"
+    suspects = result.suspects
+    if not suspects:
+        return f"{count}; {failed[0].name}: {failed[0].message}"
+    first = suspects[-1]
     found = first.failure or failed[0]
-    place = f"first layer that deviates: {first.path or 'the model'} ({first.class_name}), {_what(first, found)}"
-    return f"FAIL: {len(failed)} of {len(differences)} comparisons; {place}: {found.message}"
+    places = " or ".join(f"{layer.path or 'the model'} ({layer.class_name})" for layer in suspects)
+    return f"{count}; first layer that deviates: {places}, {_what(first, found)}: {found.message}"
+
+
+def reasons(result: Verification) -> dict[tuple[Verdict, str], list[str]]:
+    """``(verdict, reason) -> names`` of the comparisons that differ and are excused."""
+    found: dict[tuple[Verdict, str], list[str]] = {}
+    placed = {id(d): layer for layer in result.layers for d in layer.compared}
+    for d in result.differences:
+        if d.ok and d.verdict is not Verdict.EQUAL:
+            layer = placed.get(id(d))
+            prefix = f"{layer.path}." if layer and layer.path and not d.name.startswith(layer.path) else ""
+            found.setdefault((d.verdict, d.reason), []).append(f"{prefix}{d.name}")
+    return found
 
 
 def _what(layer: Layer, difference: Difference) -> str:

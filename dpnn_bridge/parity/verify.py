@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -15,8 +13,7 @@ from torch import Tensor, nn
 from dpnn_bridge.atomic import StrPath
 from dpnn_bridge.checkpoints.find import select
 from dpnn_bridge.compare import nested
-from dpnn_bridge.compare.bits import same_bits
-from dpnn_bridge.compare.differences import Difference, Tolerance, compare
+from dpnn_bridge.compare.differences import Tolerance, compare
 from dpnn_bridge.compare.precision import full_precision
 from dpnn_bridge.conversion import convert_object, fields
 from dpnn_bridge.conversion.lua_values import lua_value, to_value
@@ -25,16 +22,12 @@ from dpnn_bridge.errors import ModelNotFoundError, VerificationError
 from dpnn_bridge.files import load
 from dpnn_bridge.loaders.t7_reader import read_t7
 from dpnn_bridge.objects import LuaObject, LuaTable
+from dpnn_bridge.parity.buffers import is_filled
+from dpnn_bridge.parity.converted import compare_converted
+from dpnn_bridge.parity.experiment import Experiment, Outcome
 from dpnn_bridge.parity.known_differences import KnownDifference, mark_known
-from dpnn_bridge.parity.layers import (
-    Calls,
-    Node,
-    is_filled,
-    parameter_count,
-    recorded,
-    tree,
-)
-from dpnn_bridge.parity.run import _Run
+from dpnn_bridge.parity.layers import Node, parameter_count, tree
+from dpnn_bridge.parity.run import OTHER_INPUT, compare_with_reference
 from dpnn_bridge.parity.verification import Layer, Verification
 from dpnn_bridge.suffixes import CONVERTED
 
@@ -63,9 +56,14 @@ def verify(
 ) -> Verification:
     """Runs a model and compares every layer for which there is something to compare it with.
 
+    Where something differs, the model runs again, until it is known whether that is rounding, a random number, a known
+    fault of Torch7, or a difference, see :class:`~dpnn_bridge.compare.verdict.Verdict`. Without anything to compare
+    with, the result has the layers and no comparison.
+
     Args:
         model: a ``.t7`` file with a model, or a fixture that holds its own ``module`` and ``input``.
-        converted: a file made from it; every layer of both must return the same bits.
+        converted: a file made from it, in any format: its tensors must be the same bits, and so must what every layer
+            returns where the format runs the same operations.
         reference: a ``.t7`` file (or its table) with ``input``, ``output`` and, where they are to be compared,
             ``mode``, ``gradOutput``, ``gradInput``, ``gradParams`` and ``after``, the module after its forward.
         input, output: tensors (or nested lists), in place of a reference file.
@@ -81,22 +79,25 @@ def verify(
         known: differences from Torch7 that are no failures, see :mod:`~dpnn_bridge.parity.known_differences`.
 
     Raises:
-        VerificationError: there is nothing to compare with.
+        VerificationError: the reference is none, or the model cannot run on it.
         T7Error, ConversionError: a file cannot be read or converted.
     """
     options = options or Options()
     obj, table, key = _subject(model, reference, key)
-    module = convert_object(obj, options, key)[0] if obj is not None else load(model)
-    table = _reference(table, input, output, obj)
-    if converted is None and lua is None and not is_comparable(table):
-        raise VerificationError(
-            f"{model}: nothing to compare with. Give a reference made by Torch7 (--reference ref.t7, or --input and "
-            "--output), a converted file, or Torch7's Lua sources (--lua-path)."
-        )
-    if "input" not in table:
-        raise VerificationError(f"{model}: no input to run the model on; give one, such as --input 1x3x224x224")
-    _set_mode(module, table, mode)
-    half = {torch.float16: HALF, torch.bfloat16: BFLOAT16}.get(dtype) if dtype else None
+    if input is not None:
+        table = LuaTable([("input", lua_value(input))])
+        if output is not None:
+            table["output"] = lua_value(output)
+
+    def fresh() -> nn.Module:
+        module = convert_object(obj, options, key)[0] if obj is not None else load(model)
+        as_saved.append([m.training for m in module.modules()])
+        _set_mode(module, table, mode)
+        return module
+
+    as_saved: list[list[bool]] = []
+    module = fresh()
+    nodes = list(tree(module))
     result = Verification(
         model=Path(model).name,
         reference=_name(reference, table),
@@ -107,23 +108,93 @@ def verify(
         device=str(device),
         dtype=_dtype_name(module, dtype),
     )
-    module.to(device=device, dtype=dtype)
-    nodes = list(tree(module))
     result.layers = [_layer(node) for node in nodes]
     if converted is not None:
-        other = load(converted, key=key or None, index_base=options.index_base).to(device=device, dtype=dtype)
-        _compare_converted(result, module, other, table)
+        compare_converted(result, fresh().to(device=device, dtype=dtype), converted, table, options, dtype, key)
     if lua is not None and obj is not None:
         from dpnn_bridge.parity.lua_reference import lua_reference
 
+        if "input" not in table:
+            raise VerificationError(f"{model}: no input to run the model on; give one, such as --input 1x3x224x224")
         table = lua_reference(lua, obj, module, table, dtype=dtype, gradients=gradients)
         result.reference, result.computed_by = "the Lua sources", ""
-    if is_comparable(table):
-        accepted, accepted_gradients = tolerance or half or OUTPUT, gradient_tolerance or half or GRADIENT
-        mark = partial(mark_known, known=known, file=Path(model).stem)
-        run = _Run(module, nodes, table, accepted, accepted_gradients, dtype, mark)
-        run.compare(result, obj, options, gradients)
+    elif not is_comparable(table) and "input" in table and converted is None and obj is not None:
+        same_mode = as_saved[0] == [m.training for m in module.modules()]
+        if same_mode and is_filled(obj.get("output")):  # until `_belongs` shows that they are not
+            table["output"], table["after"], table[LEFTOVER] = obj["output"], obj, True
+    if not is_comparable(table):
+        if "input" in table and converted is None:
+            _run_only(result, module, table, device, dtype)
+        return result
+    half = {torch.float16: HALF, torch.bfloat16: BFLOAT16}.get(dtype) if dtype else None
+    single = dtype not in (None, torch.float64) or _is_single(module, table)
+    accepted, accepted_gradients = tolerance or half or OUTPUT, gradient_tolerance or half or GRADIENT
+    experiment = Experiment(
+        fresh,
+        table,
+        _after(table, obj, len(nodes), accepted, result.notes),
+        device=str(device),
+        dtype=dtype,
+        single=single,
+        tolerance=accepted.in_single() if single else accepted,
+        gradient_tolerance=accepted_gradients.in_single() if single else accepted_gradients,
+        gradients=gradients,
+        options=options,
+        mark=partial(mark_known, known=known, file=Path(model).stem),
+    )
+    outcome = experiment.run(module)
+    if table.get(LEFTOVER) and not _belongs(outcome):
+        result.notes.append(OTHER_INPUT)
+        return result
+    if table.get(LEFTOVER):
+        result.reference = "the results that Torch7 left in the model file"
+    compare_with_reference(result, experiment, outcome)
     return result
+
+
+#: field of a reference that was taken from the model's own file
+LEFTOVER = "left in the model file"
+
+
+def _belongs(outcome: Outcome) -> bool:
+    """Whether results left in a file are those of the input: those of the layer that ran first agree."""
+    compared = [(entry.last, found) for i, found in enumerate(outcome.layers) if (entry := outcome.entry(i)) and found]
+    first = min(compared, key=lambda pair: pair[0])[1] if compared else outcome.whole
+    return all(d.ok for d in first if d.name.startswith("output"))
+
+
+def _run_only(
+    result: Verification, module: nn.Module, table: LuaTable, device: str | torch.device, dtype: torch.dtype | None
+) -> None:
+    """Runs a model that there is no reference for, so that one knows at least that it runs."""
+    value = nested.cast(to_value(table["input"], device=device), dtype)
+    module.to(device=device, dtype=dtype)
+    with torch.no_grad(), full_precision():
+        shapes = [str(tuple(v.shape)) for v in nested.leaves(module(value)) if isinstance(v, Tensor)]
+    result.notes.append(f"The model runs on this input; its output has the shape {', '.join(shapes[:8])}.")
+
+
+def _after(
+    table: LuaTable, obj: LuaObject | None, layers: int, tolerance: Tolerance, notes: list[str]
+) -> LuaObject | None:
+    """The Lua object whose modules hold the results of the reference's call."""
+    after = table.get("after")
+    if isinstance(after, LuaObject):
+        return after
+    if obj is None or layers == 1 or not is_filled(obj.get("output")):
+        return None
+    stored = compare("output", to_value(obj["output"]), to_value(table.get("output")), tolerance)
+    if all(d.ok for d in stored):
+        return obj
+    notes.append(OTHER_INPUT)
+    return None
+
+
+def _is_single(module: nn.Module, table: LuaTable) -> bool:
+    """Whether the model computes in single precision, or Torch7 did."""
+    results = nested.leaves(to_value(table.get("output")))
+    tensors = [*module.parameters(), *(v for v in results if isinstance(v, Tensor))]
+    return any(t.is_floating_point() and t.dtype != torch.float64 for t in tensors)
 
 
 def _subject(
@@ -156,17 +227,6 @@ def is_fixture(root: Any) -> bool:
     return isinstance(root, LuaTable) and isinstance(root.get("module"), LuaObject) and "input" in root
 
 
-def _reference(table: LuaTable, input: Any, output: Any, obj: LuaObject | None) -> LuaTable:
-    if input is not None:
-        table = LuaTable([("input", lua_value(input))])
-        if output is not None:
-            table["output"] = lua_value(output)
-        elif obj is not None and is_filled(obj.get("output")):
-            table["output"] = obj["output"]
-            table["output_source"] = "the results that Torch7 left in the model file"
-    return table
-
-
 def is_comparable(table: LuaTable) -> bool:
     """Whether the reference holds results, or says that Torch7 refused the call."""
     return any(name in table for name in ("output", "gradInput", "gradParams", "forward_error"))
@@ -184,7 +244,7 @@ def _set_mode(module: nn.Module, table: LuaTable, mode: str | None) -> None:
 
 def _name(reference: StrPath | LuaTable | None, table: LuaTable) -> str:
     if reference is None or isinstance(reference, LuaTable):
-        named = table.get("output_source") or table.get("name")
+        named = table.get("name")
         return str(named or ("given input and output" if "output" in table else ""))
     return Path(reference).name
 
@@ -210,54 +270,3 @@ def _layer(node: Node) -> Layer:
     torch_type = f"torch.nn.{kind.__qualname__}" if kind.__module__.startswith("torch.nn.") else kind.__qualname__
     name = record.class_name if record else torch_type
     return Layer(node.path, node.depth, name, torch_type, parameter_count(node.module))
-
-
-def _compare_converted(result: Verification, module: nn.Module, other: nn.Module, table: LuaTable) -> None:
-    """Runs both models on the same input and random numbers; every layer must return the same bits."""
-    other.train(module.training)
-    for mine, theirs in zip(module.modules(), other.modules(), strict=False):
-        theirs.training = mine.training
-    nodes, others = list(tree(copied := copy.deepcopy(module))), {n.path: n for n in tree(other)}
-    values = [_run_recorded(m, table, result) for m in (copied, other)]
-    for layer, node in zip(result.layers, nodes, strict=True):
-        twin = others.pop(layer.path, None)
-        if twin is None:
-            layer.converted = [Difference("converted", math.inf, 0.0, "the converted file has no such layer")]
-            continue
-        entry, twin_entry = values[0].get(id(node.module)), values[1].get(id(twin.module))
-        layer.order = layer.order or (entry.last if entry else 0)
-        if entry and twin_entry:
-            layer.converted = [_identical(entry.outputs, twin_entry.outputs)]
-        elif entry or twin_entry:
-            layer.converted = [Difference("converted", math.inf, 0.0, "the layer runs in one of the files only")]
-    for path in others:
-        result.whole.append(Difference(f"converted {path}", math.inf, 0.0, "the .t7 file has no such layer"))
-
-
-def _run_recorded(module: nn.Module, table: LuaTable, result: Verification) -> dict[int, Calls]:
-    dtype = getattr(torch, result.dtype, None)
-    arguments = [nested.cast(to_value(table["input"], device=result.device), dtype)]
-    if table.get("target") is not None:
-        arguments.append(to_value(table["target"], device=result.device))
-    torch.manual_seed(0)
-    with torch.no_grad(), full_precision(), recorded(module) as calls:
-        module(*arguments)
-    return calls
-
-
-def _identical(actual: Any, expected: Any) -> Difference:
-    ours, theirs = list(nested.leaves(actual)), list(nested.leaves(expected))
-    if len(ours) != len(theirs):
-        return Difference("converted", math.inf, 0.0, f"returns {len(theirs)} values in place of {len(ours)}")
-    for a, b in zip(ours, theirs, strict=True):
-        if isinstance(a, Tensor) and isinstance(b, Tensor):
-            if a.dtype != b.dtype:
-                return Difference("converted", math.inf, 0.0, f"{b.dtype} in place of {a.dtype}")
-            if not same_bits(a, b):
-                found = compare("converted", b, a.detach(), Tolerance(0.0, 0.0))[0]
-                return (
-                    found if not found.ok else Difference("converted", math.inf, 0.0, "signs of zeros or nans differ")
-                )
-        elif a != b:
-            return Difference("converted", math.inf, 0.0, f"{b!r} in place of {a!r}")
-    return Difference("converted", 0.0, 0.0)

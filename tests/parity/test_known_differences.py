@@ -17,15 +17,19 @@ from rnn_replay import Replay
 import dpnn_bridge
 from dpnn_bridge import parity
 from dpnn_bridge.cli.verify import verify_command
+from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.parity import verification
 from dpnn_bridge.parity.known_differences import known_reasons
 from dpnn_bridge.parity.verify import verify
 
-WEIGHTS_SHARED = FIXTURES / "nn" / "nn.Sequential" / "Sequential__net_siamese_weightonly__double_train.t7"
+WEIGHTS_LOST = (
+    FIXTURES / "dpnn/2016/SpatialBinaryConvolution/2016.SpatialBinaryConvolution.forward_twice_train.train.double.t7"
+)
+WEIGHTS_SHARED = FIXTURES / "nn/nn.Sequential/Sequential__net_siamese_weightonly__double_train.t7"
 
 
 def run(*args: object) -> Result:
-    return CliRunner().invoke(verify_command, [str(WEIGHTS_SHARED), *map(str, args)])
+    return CliRunner().invoke(verify_command, [str(WEIGHTS_LOST), *map(str, args)])
 
 
 @pytest.mark.parametrize("package", ["dpnn", "nn", "rnn", "third"])
@@ -64,17 +68,28 @@ def test_known_differences_are_reported_with_their_reason(tmp_path: Path) -> Non
     result = run("--known-differences", KNOWN_FILE)
     assert result.exit_code == 0, result.output
     assert "≠" in result.stdout
-    assert "known difference: modules[1].modules[1].modules[1].gradWeight, " in result.stdout
-    assert "the branches share weights and not gradients" in result.stdout
-    assert result.stdout.splitlines()[-1].endswith("4 known differences from Torch7")
+    assert "known fault of Torch7: output, gradInput: Torch7 loses the weights for good" in result.stdout
+    assert result.stdout.splitlines()[-1].startswith("PASS: forward known fault of Torch7, gradients known fault of")
     data = json.loads(run("--known-differences", KNOWN_FILE, "--json").stdout)
-    assert data["ok"] is True
-    assert sum(d["known"].startswith("the branches share") for d in data["whole"]) == 4
+    assert (data["ok"], data["verdict"]) == (True, "known")
+    assert [d["name"] for d in data["whole"] if d["reason"].startswith("Torch7 loses")] == ["output", "gradInput"]
     other = tmp_path / "known.json"
-    other.write_text('[{"files": ["*siamese*"], "compared": ["gradParams?1?"], "reason": "one of four"}]')
+    other.write_text('[{"files": ["*forward_twice*"], "compared": ["gradInput"], "reason": "one of two"}]')
     result = run("--known-differences", other)
     assert result.exit_code == 4
-    assert "FAIL: 3 of " in result.stdout
+    assert "FAIL: forward different, gradients known fault of Torch7; 1 of " in result.stdout
+
+
+def test_a_parameter_whose_gradients_torch7_keeps_apart_has_their_sum(tmp_path: Path) -> None:
+    result = verify(WEIGHTS_SHARED)
+    assert (result.forward, result.gradients) == (Verdict.EQUAL, Verdict.KNOWN)
+    known = [d for d in result.differences if d.verdict is Verdict.KNOWN]
+    assert len(known) == 4
+    assert all("the sum of Torch7's" in d.reason for d in known)
+    fixture = dpnn_bridge.read_t7(WEIGHTS_SHARED)
+    fixture["gradParams"][1].torch()[0, 0] += 1e-6
+    dpnn_bridge.write_t7(tmp_path / "changed.t7", fixture)
+    assert verify(tmp_path / "changed.t7").gradients is Verdict.DIFFERENT
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,10 @@ def test_results_left_in_the_model_file_are_used(tmp_path: Path) -> None:
     assert result.ok
     assert result.reference == "the results that Torch7 left in the model file"
     assert sum(bool(layer.differences) for layer in result.layers) > 8
-    assert not verify(tmp_path / "model.t7", input=x + 1, mode="train").ok
+    for another in ({"input": x + 1, "mode": "train"}, {"input": x, "mode": "eval"}):  # of another call: no reference
+        result = verify(tmp_path / "model.t7", **another)
+        assert result.verdict is None
+        assert result.reference == ""
 
 
 def test_converted_file_returns_the_same_bits_in_every_layer(tmp_path: Path) -> None:
@@ -127,7 +130,6 @@ def test_checklist_and_exit_codes(deviating: Path) -> None:
     quiet = run(deviating, "-q")
     assert quiet.stdout == ""
     assert quiet.exit_code == 4
-    assert run(SAMPLE / "model.t7").exit_code == 4  # nothing to compare with
     assert run(SAMPLE / "missing.t7", "--input", "1x1").exit_code == 3
     assert run(SAMPLE / "model.t7", "--output", "y.npy").exit_code == 2
 
@@ -138,9 +140,10 @@ def test_json(deviating: Path) -> None:
     assert data["ok"] is False
     assert data["first_deviating"] == "modules[5].modules[1].modules[1]"
     assert len(data["layers"]) == 15
-    assert {"class_name": "nn.ReLU", "torch_type": "torch.nn.ReLU", "count": 1, "checked_by": "torch7"} in data[
-        "classes"
-    ]
+    assert (data["verdict"], data["forward"], data["gradients"]) == ("different", "different", "different")
+    relu = next(c for c in data["classes"] if c["class_name"] == "nn.ReLU")
+    assert (relu["torch_type"], relu["count"], relu["checked_by"]) == ("torch.nn.ReLU", 1, "torch7")
+    assert relu["fixtures"] > 0
 
 
 def test_arrays_in_and_out(tmp_path: Path) -> None:
@@ -157,7 +160,9 @@ def test_precision_of_half_and_double() -> None:
     args = (SAMPLE / "model.t7", "--reference", SAMPLE / "ref.t7")
     assert run(*args, "--dtype", "float64").exit_code == 0
     assert run(*args, "--dtype", "bfloat16", "--no-backward").exit_code == 0
-    assert run(*args, "--dtype", "bfloat16", "--rtol", 1e-6, "--no-backward").exit_code == 4
+    rounded = run(*args, "--dtype", "bfloat16", "--rtol", 1e-6, "--no-backward")
+    assert rounded.exit_code == 0
+    assert "forward rounding only" in rounded.stdout
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")
@@ -172,10 +177,10 @@ def test_html_page_is_complete_in_itself(deviating: Path, tmp_path: Path) -> Non
     page = (tmp_path / "report.html").read_text()
     for tag in ("details", "div", "span", "section", "a", "svg", "table"):
         assert len(re.findall(rf"<{tag}[ >]", page)) == page.count(f"</{tag}>"), tag
-    assert len(re.findall(r"<(circle|path) class=bad", page)) > 5
+    assert len(re.findall(r"<(circle|path) class=bad", page)) == 4
     assert "prefers-color-scheme: dark" in page
     assert not re.search(r"https?://|<script|<link|@import", page)
-    assert "✗ 19 of 50 comparisons fail" in page
+    assert "✗ 4 of 53 comparisons fail: forward different, gradients different" in page
     (number,) = re.findall(r"First layer that deviates: <a href=#layer-(\d+)><b>modules\[5\]\.modules\[1\]", page)
     assert re.search(rf"class='row bad first' id=layer-{number}>", page)
     assert set(re.findall(r"href=#(layer-\d+)", page)) <= set(re.findall(r"id=(layer-\d+)", page))
@@ -185,8 +190,8 @@ def test_html_page_of_a_pass_names_known_differences(tmp_path: Path) -> None:
     weights_shared = FIXTURES / "nn" / "nn.Sequential" / "Sequential__net_siamese_weightonly__double_train.t7"
     run(weights_shared, "--known-differences", KNOWN_FILE, "--html", tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
-    assert "✓ All comparisons agree but 4 that are known to differ" in page
-    assert "the branches share weights and not gradients" in page
+    assert "✓ All comparisons agree but 4 that are excused: forward equal, gradients known fault of Torch7" in page
+    assert "the layers share weights and not gradients" in page
     assert page.count("class=known") >= 4
     assert "class=bad" not in page
 

@@ -18,9 +18,14 @@ from dpnn_bridge.torch7.gradient import with_gradient_of
 
 
 def stored_noise(after: LuaObject) -> bool:
-    """Whether Torch7 drew noise in its last forward."""
+    """Whether Torch7 has drawn noise; that may have been in an earlier call, in training."""
     noise = after.get("noise")
     return isinstance(noise, LuaTensor) and noise.size > 0
+
+
+def draws(module: nn.Module, after: LuaObject) -> bool:
+    """Whether the noise that Torch7 stored is that of a call in the module's mode."""
+    return (module.training or getattr(module, "stochastic_inference", False)) and stored_noise(after)
 
 
 class Dropout(nn.Module):
@@ -91,7 +96,7 @@ class DropoutClass(LuaClass):
 
     @classmethod
     def replay(cls, module: nn.Module, after: LuaObject) -> Callable[[Tensor], Tensor] | None:
-        if not stored_noise(after):
+        if not draws(module, after):
             return None
         if isinstance(module, Dropout):
             return lambda x: module.masked(x, noise_of(after, "noise", x))
@@ -145,7 +150,7 @@ class SpatialDropoutClass(LuaClass):
 
     @classmethod
     def replay(cls, module: nn.Module, after: LuaObject) -> Callable[[Tensor], Tensor] | None:
-        return (lambda x: x * noise_of(after, "noise", x)) if stored_noise(after) else None
+        return (lambda x: x * noise_of(after, "noise", x)) if draws(module, after) else None
 
 
 class VolumetricDropout(SpatialDropout):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.conversion.faults import Fault
 from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
@@ -117,6 +118,13 @@ def is_sparse(tensor: Tensor) -> bool:
 
 @lua_class("nn.SparseLinear")
 class SparseLinearClass(LuaClass):
+    faults = (
+        Fault(
+            ("gradInput",),
+            "Torch7 returns a gradient for every element of the dense vector, autograd one for each value of the input",
+            spreads=False,
+        ),
+    )
     torch_type = SparseLinear
     tensors = {"weight": "weight", "bias": "bias"}
     scalars = {"weightDecay": "weight_decay", "doGradInput": "do_grad_input"}
@@ -251,6 +259,14 @@ def running_maximum(keys: Tensor, values: Tensor) -> Tensor:
 
 @lua_class("nn.IndexLinear")
 class IndexLinearClass(LuaClass):
+    faults = (
+        Fault(
+            ("gradInput",),
+            "Torch7 returns a gradient for every element of the dense vector, autograd one for each value of the input",
+            spreads=False,
+        ),
+        Fault(("gradWeight",), "Torch7 lists a table of rows instead of a gradient tensor", spreads=False),
+    )
     torch_type = IndexLinear
     tensors = {"weight": "weight", "bias": "bias"}
     scalars = {"offset": "offset", "doGradInput": "do_grad_input"}

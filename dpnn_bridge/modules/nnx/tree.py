@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.conversion.faults import Fault
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
 from dpnn_bridge.conversion.lua_context import LuaContext
@@ -156,6 +157,7 @@ class SoftMaxTree(nn.Module):
 class SoftMaxTreeClass(LuaClass):
     """With ``static``, Torch7's ``parameters()`` is a table by node numbers; here it is weight and bias."""
 
+    faults = (Fault(("params", "gradParams"), "Torch7 lists views of single nodes, under their numbers where static"),)
     torch_type = SoftMaxTree
     scalars = {"inputSize": "in_features", "rootId": "root", "maxFamily": "max_family", "maxDept": "max_depth"}
     tensors = {

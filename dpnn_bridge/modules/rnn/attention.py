@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dpnn_bridge.conversion.faults import Fault
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
@@ -67,6 +68,13 @@ class RecurrentAttention(Memory, Remembering, nn.Module):
 
 @lua_class("nn.RecurrentAttention")
 class RecurrentAttentionClass(AbstractSequencerClass):
+    faults = (
+        Fault(
+            ("output", "gradInput", "gradParams"),
+            "in evaluation all steps of a recurrent module return one buffer, so that all show the last one",
+            mode="eval",
+        ),
+    )
     torch_type = RecurrentAttention
     scalars = {"nStep": "num_steps", "forwardActions": "forward_actions"}
     defaults = {"forwardActions": False}

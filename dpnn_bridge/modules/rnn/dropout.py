@@ -14,7 +14,7 @@ from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.conversion.noise import noise_of
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
-from dpnn_bridge.modules.nn.dropout import stored_noise
+from dpnn_bridge.modules.nn.dropout import draws
 from dpnn_bridge.objects import LuaObject, LuaTensor
 
 
@@ -126,4 +126,4 @@ class LazyDropoutClass(LuaClass):
 
     @classmethod
     def replay(cls, module: nn.Module, after: LuaObject) -> Callable[[Tensor], Tensor] | None:
-        return (lambda x: x * noise_of(after, "noise", x)) if stored_noise(after) else None
+        return (lambda x: x * noise_of(after, "noise", x)) if draws(module, after) else None

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.compare.nested import first_tensor, map_tensors
+from dpnn_bridge.conversion.faults import Fault
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
@@ -157,6 +158,13 @@ class TrimZero(MaskZero):
 
 @lua_class("nn.TrimZero")
 class TrimZeroClass(MaskZeroClass):
+    faults = (
+        Fault(
+            ("gradParams",),
+            "the first row of a step that is masked as a whole leaks into the gradients of parameters in Torch7",
+            spreads=False,
+        ),
+    )
     torch_type = TrimZero
     scratch = (*MaskZeroClass.scratch, "temp", "gradTemp")
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.compare.nested import first_tensor, map_tensors
+from dpnn_bridge.conversion.faults import Fault
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.lua_values import to_value
@@ -157,6 +158,13 @@ def dropouts_in(module: nn.Module) -> list[LazyDropout]:
 class AbstractRecurrentClass(LuaClass):
     """The step modules of rnn. Clones for each time step, which Torch7 keeps, are dropped: autograd needs none."""
 
+    faults = (
+        Fault(
+            ("gradInput", "gradParams"),
+            "backward in evaluation works on buffers that every step overwrote, and gives wrong gradients in Torch7",
+            mode="eval",
+        ),
+    )
     scalars = {"rho": "rho"}
     defaults = {"rho": 9999}
     scratch = (

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.compare.nested import map_tensors
+from dpnn_bridge.conversion.faults import Fault
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
@@ -202,6 +203,12 @@ class BiSequencerLM(Memory, Remembering, nn.Module):
 
 @lua_class("nn.BiSequencerLM")
 class BiSequencerLMClass(AbstractSequencerClass):
+    faults = (
+        Fault(
+            ("gradInput",),
+            "after a shorter sequence Torch7 uses the buffer of one gradInput for another one, which is overwritten",
+        ),
+    )
     torch_type = BiSequencerLM
 
     @classmethod

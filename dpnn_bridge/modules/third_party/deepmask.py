@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dpnn_bridge.conversion.faults import Fault
 from dpnn_bridge.conversion.lua_class import LuaClass, WithoutParameters
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
@@ -145,6 +146,9 @@ class SharpMask(nn.Module):
 class SharpMaskClass(WithoutParameters):
     """The parts of the refinements (``netvs``, ``neths``) are kept as they are; they are the same objects."""
 
+    faults = (
+        Fault(("gradInput",), "Torch7 returns the gradient of the trunk's output, as only the refinements are trained"),
+    )
     torch_type = SharpMask
     members = {"trunk": "trunk", "scoreBranch": "score_branch", "maskBranchDM": "mask_branch"}
     scratch = ("inps",)

@@ -24,6 +24,7 @@ from dpnn_bridge.outputs.py.constructors import Constructors
 from dpnn_bridge.outputs.py.helpers import tie
 from dpnn_bridge.outputs.py.settings import Pair, settings, tensors
 from dpnn_bridge.outputs.verification import run, same_outputs
+from dpnn_bridge.outputs.written import Results, Written, run_modules
 
 HEADER = """{title} as a PyTorch module, written by dpnn_bridge.
 
@@ -82,6 +83,33 @@ def origin(path: Path) -> str | None:
     """From the last line, so that a file that was cut has none; nothing is executed."""
     before, _, last = path.read_text(encoding="utf-8").rpartition(f"\n{ORIGIN}")
     return last[:-1] if before and last.endswith("\n") else None
+
+
+def opened(path: Path, module: nn.Module) -> Written:
+    """The model that the file builds, with the weights of ``module``: it holds none of its own.
+
+    The file is run: it is the user's own.
+    """
+    try:
+        built = runpy.run_path(str(path))["build"]()
+        built.load_state_dict(module.state_dict())
+    except Exception as e:
+        raise VerificationError(f"{path} does not build this model: {type(e).__name__}: {e}") from e
+    names = {id(m): name for name, m in module.named_modules()}
+    pairs = Program(module, Job()).pairs(built.train(module.training))
+    modules = {names[id(ours)]: theirs for _, ours, theirs in pairs}
+    found = {
+        f"{prefix}.{name}" if (prefix := names[id(ours)]) else name: tensor
+        for _, ours, theirs in pairs
+        for name, tensor in tensors(theirs).items()
+    }
+
+    def run(value: Any, given: Results) -> Results:
+        with torch.no_grad():
+            return run_modules(modules, lambda: built(value), given)
+
+    note = "was run to build the model; it holds no weights and got those of MODEL"
+    return Written(found, run=run, complete=False, note=note)
 
 
 class Program:

@@ -1,0 +1,39 @@
+"""What a comparison with Torch7 says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import Enum
+
+
+class Verdict(str, Enum):
+    """What became of a comparison, from the best to the worst. Only :attr:`DIFFERENT` is a failure.
+
+    Attributes:
+        EQUAL: within the tolerance.
+        ROUNDING: beyond it in the precision of the run; repeated in double precision it agrees.
+        RANDOM: depends on random numbers that nothing in the reference tells: it needs a seed, or the noise.
+        KNOWN: a known fault of Torch7, or a difference that is listed as known; always with its reason.
+        DIFFERENT: none of these: the two compute something else.
+    """
+
+    EQUAL = "equal"
+    ROUNDING = "rounding"
+    RANDOM = "random"
+    KNOWN = "known"
+    DIFFERENT = "different"
+
+    @property
+    def text(self) -> str:
+        """In words."""
+        return {"rounding": "rounding only", "known": "known fault of Torch7"}.get(self.value, self.value)
+
+    @property
+    def severity(self) -> int:
+        """0 for the best."""
+        return list(Verdict).index(self)
+
+
+def worst_verdict(verdicts: Iterable[Verdict]) -> Verdict | None:
+    """The worst of several; None where there are none, since nothing was compared."""
+    return max(verdicts, key=lambda v: v.severity, default=None)

@@ -1,0 +1,94 @@
+"""A file that was written, opened again to be compared with its model layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from dpnn_bridge.compare.nested import replaced
+
+#: what each layer returned, by the name of its module in the PyTorch model; "" is the model itself
+Results = dict[str, Any]
+
+
+@dataclass
+class Written:
+    """What a file holds, and how to run it.
+
+    Attributes:
+        tensors: parameters and buffers by ``state_dict`` name.
+        renamed: tensors whose name does not say which parameter they are.
+        run: runs it on an input; takes results of layers too, which the layers behind them get in place of their own.
+        example: an input of the form the file was made for, or None.
+        complete: whether every tensor of the model must be there under its name.
+        exact: whether it runs the model's own operations, so that results are the same bits.
+        note: what the reader of a report should know about it.
+    """
+
+    tensors: dict[str, Tensor]
+    renamed: tuple[Tensor, ...] = ()
+    run: Callable[[Any, Results], Results] | None = None
+    example: Any = None
+    complete: bool = True
+    exact: bool = True
+    note: str = ""
+
+
+class GraphNode(NamedTuple):
+    """One operation of a traced graph: the modules it is in, outermost first, and the values it takes and gives."""
+
+    scopes: frozenset[str]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def results_of_modules(nodes: Iterable[GraphNode], outputs: Iterable[str]) -> dict[str, str]:
+    """Which value of a traced graph is the result of which module: the only one that operations outside of it take.
+
+    A module that gives several values, runs several times or computes nothing has none.
+
+    Args:
+        nodes: all operations.
+        outputs: the values that the whole graph gives.
+    """
+    nodes, taken = list(nodes), set(outputs)
+    users: dict[str, list[frozenset[str]]] = {}
+    for node in nodes:
+        for name in node.inputs:
+            users.setdefault(name, []).append(node.scopes)
+    found: dict[str, set[str]] = {}
+    for node in nodes:
+        for name in node.outputs:
+            for scope in node.scopes:
+                if name in taken or any(scope not in scopes for scopes in users.get(name, ())):
+                    found.setdefault(scope, set()).add(name)
+    return {scope: names.pop() for scope, names in found.items() if len(names) == 1 and scope}
+
+
+def run_modules(modules: Mapping[str, nn.Module], call: Callable[[], Any], given: Results) -> Results:
+    """Runs a model and records what each of its modules returned last.
+
+    Args:
+        modules: by name; one that runs several times or not at all has no single result.
+        call: runs the model.
+        given: results that go on in place of a module's own.
+    """
+    results: dict[str, list[Any]] = {}
+
+    def forwarded(name: str) -> Callable[..., Any]:
+        def hook(module: nn.Module, args: Any, output: Any) -> Any:
+            results.setdefault(name, []).append(output)
+            return replaced(output, given[name]) if name in given else None
+
+        return hook
+
+    handles = [module.register_forward_hook(forwarded(name)) for name, module in modules.items()]
+    try:
+        output = call()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: values[0] for name, values in results.items() if len(values) == 1} | {"": output}

@@ -1,0 +1,84 @@
+"""What the buffers of a Lua model still hold after a run: Torch7 keeps results in memory that later layers reuse."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+
+LayerT = TypeVar("LayerT", bound=Hashable)
+
+
+def is_filled(value: Any) -> bool:
+    """Whether a result field of a Lua module holds something: a tensor with elements, a number, a table of them.
+
+    The number 0 is what a criterion holds that has not run, or that does not keep its loss.
+    """
+    if isinstance(value, LuaTensor):
+        return value.size > 0
+    if isinstance(value, LuaTable):
+        return len(value) > 0 and all(is_filled(v) for v in value.values())
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value != 0
+
+
+def is_restored(obj: LuaObject) -> bool:
+    """Whether backward undoes what forward wrote: some classes that compute in place restore their input."""
+    return obj.class_name in ("nn.AddConstant", "nn.MulConstant") and bool(obj.get("inplace"))
+
+
+def storages(value: Any) -> set[int]:
+    """Identities of the storages that a Lua value's tensors are in."""
+    return {id(t.storage) for t in _tensors(value) if t.storage is not None}
+
+
+def overwritten(results: Iterable[tuple[LayerT, Any, Any]]) -> dict[LayerT, LayerT]:
+    """Which results Torch7's buffers no longer hold: ``layer -> the layer that wrote there last``.
+
+    Every layer's result, as computed here, goes to the place in memory that its buffer has in the file. What does not
+    come back from there at the end was overwritten, by a layer that works in place or in borrowed memory. A layer that
+    only looks at another's memory (``nn.View``) writes what is there already.
+
+    Args:
+        results: layers in the order in which they ran, each with its result here and its buffer in Lua.
+    """
+    memory: dict[int, np.ndarray] = {}
+    writers: dict[int, list[LayerT]] = {}
+    placed: list[tuple[LayerT, int, np.ndarray, np.ndarray]] = []
+    for layer, ours, buffer in results:
+        for value, tensor in zip(_values(ours), _tensors(buffer), strict=False):
+            if tensor.storage is None or value.size != tensor.size or not value.size:
+                continue
+            key = id(tensor.storage)
+            block = memory.setdefault(key, np.full(tensor.storage.size, np.nan))
+            strides = tuple(s * block.itemsize for s in tensor.stride)
+            place = np.lib.stride_tricks.as_strided(block[tensor.offset :], tensor.shape, strides)
+            value = value.reshape(tensor.shape)
+            place[...] = value
+            writers.setdefault(key, []).append(layer)
+            placed.append((layer, key, place, value))
+    return {
+        layer: next((w for w in reversed(writers[key]) if w != layer), layer)
+        for layer, key, place, value in placed
+        if not np.array_equal(place, value, equal_nan=True)
+    }
+
+
+def _tensors(value: Any) -> Iterator[LuaTensor]:
+    if isinstance(value, LuaTensor):
+        yield value
+    elif isinstance(value, LuaTable):
+        for v in value.values():
+            yield from _tensors(v)
+
+
+def _values(value: Any) -> Iterator[np.ndarray]:
+    if isinstance(value, Tensor):
+        yield value.detach().to("cpu", torch.float64).numpy()
+    elif isinstance(value, (list, tuple, dict)):
+        for v in value.values() if isinstance(value, dict) else value:
+            yield from _values(v)

@@ -1,0 +1,265 @@
+"""Compares a model with a file that was made from it, whatever the format: its tensors, and what every layer gives."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.atomic import StrPath
+from dpnn_bridge.compare import nested
+from dpnn_bridge.compare.bits import same_bits
+from dpnn_bridge.compare.differences import Difference, Tolerance, compare
+from dpnn_bridge.compare.precision import full_precision
+from dpnn_bridge.compare.verdict import Verdict
+from dpnn_bridge.conversion.lua_values import to_value
+from dpnn_bridge.conversion.options import Options
+from dpnn_bridge.errors import ConversionError, ModelNotFoundError, VerificationError
+from dpnn_bridge.files import load_with_report
+from dpnn_bridge.objects import LuaTable
+from dpnn_bridge.outputs import suffix_of
+from dpnn_bridge.outputs.verification import rounding_of, traceable
+from dpnn_bridge.outputs.written import Results, Written, run_modules
+from dpnn_bridge.parity.judge import draws_of
+from dpnn_bridge.parity.layers import tree
+from dpnn_bridge.parity.verification import Layer, Verification
+from dpnn_bridge.suffixes import OUTPUTS, PICKLED
+
+#: formats that :func:`dpnn_bridge.load` rebuilds the module from
+LOADED = (*PICKLED, ".safetensors", ".t7")
+#: what a traced graph may differ by, since it computes in another order; in single precision more where rounding does
+TRACED = Tolerance(1e-8, 1e-4)
+
+
+def compare_converted(
+    result: Verification,
+    module: nn.Module,
+    path: StrPath,
+    table: LuaTable,
+    options: Options,
+    dtype: torch.dtype | None,
+    key: str = "",
+) -> None:
+    """Adds the comparisons with a converted file to the layers of ``result``.
+
+    Args:
+        result: with its layers, in the order of the tree.
+        module: the model, as it is to run.
+        path: the file.
+        table: holds the ``input``, where there is one.
+        options: how the model was converted.
+        dtype: what the model was cast to; None leaves both as they are.
+        key: path of the model in the file it came from, for files that hold several.
+    """
+    path = Path(path)
+    suffix = path.suffix if path.suffix in PICKLED else suffix_of(path)
+    traced = suffix in (".onnx", ".pt2")
+    if traced:
+        module = traceable(module)
+    written = _opened(path, suffix, module, options, dtype, key)
+    if written.note:
+        result.notes.append(f"{path.name} {written.note}.")
+    _as_in_file(result, module, written, path)
+    layers = _Layers(result, module)
+    _compare_tensors(layers, module, written)
+    _compare_results(layers, module, written, table, path, traced)
+
+
+def _opened(
+    path: Path, suffix: str, module: nn.Module, options: Options, dtype: torch.dtype | None, key: str
+) -> Written:
+    if suffix in LOADED:
+        other = _loaded(path, options, key).to(next(_devices(module), torch.device("cpu")), dtype)
+        other.train(module.training)
+        names = {name: m.training for name, m in module.named_modules()}
+        modules = dict(other.named_modules())
+        for name, m in modules.items():
+            m.training = names.get(name, m.training)
+
+        def run(value: Any, given: Results) -> Results:
+            with torch.no_grad():
+                return run_modules(modules, lambda: other(value), given)
+
+        return Written(other.state_dict(), run=run)
+    if not path.is_file():
+        raise VerificationError(f"{path}: no such file")
+    return importlib.import_module(f"dpnn_bridge.outputs.{OUTPUTS[suffix]}").opened(path, module)
+
+
+def _loaded(path: Path, options: Options, key: str) -> nn.Module:
+    """The module of a file; ``key`` chooses it where the file holds several."""
+    try:
+        return load_with_report(path, key or None, options)[0]
+    except ModelNotFoundError:
+        return load_with_report(path, None, options)[0]
+
+
+def _devices(module: nn.Module) -> Any:
+    return (t.device for t in [*module.parameters(), *module.buffers()])
+
+
+def _as_in_file(result: Verification, module: nn.Module, written: Written, path: Path) -> None:
+    """Casts the model to the precision of a file that was written in another one."""
+    state = module.state_dict()
+    theirs = {t.dtype for name, t in written.tensors.items() if name in state and t.is_floating_point()}
+    ours = {t.dtype for t in state.values() if t.is_floating_point()}
+    if len(theirs) == 1 and theirs != ours:
+        (dtype,) = theirs
+        module.to(dtype)
+        result.notes.append(f"{path.name} holds {str(dtype).removeprefix('torch.')}; the model was cast to it.")
+
+
+class _Layers:
+    """The layers of a result by the names of PyTorch's modules."""
+
+    def __init__(self, result: Verification, module: nn.Module) -> None:
+        nodes = {id(node.module): layer for node, layer in zip(tree(module), result.layers, strict=True)}
+        self.result = result
+        self.by_name: dict[str, Layer] = {n: nodes[id(m)] for n, m in module.named_modules() if id(m) in nodes}
+        self.modules = {n: m for n, m in module.named_modules() if id(m) in nodes}
+
+    def of(self, name: str) -> Layer:
+        """The layer that a module, or one that is hidden in it, stands for."""
+        while name not in self.by_name:
+            name = name.rpartition(".")[0]
+        return self.by_name[name]
+
+
+def _compare_tensors(layers: _Layers, module: nn.Module, written: Written) -> None:
+    """The bits of every parameter and buffer."""
+    renamed = list(written.renamed)
+    state = module.state_dict()
+    for name, ours in state.items():
+        owner, _, leaf = name.rpartition(".")
+        layer = layers.of(owner)
+        theirs = written.tensors.get(name)
+        if theirs is None and not written.complete:
+            theirs = _most_alike(ours, renamed)
+        if theirs is None:
+            if written.complete:
+                layer.converted.append(_failed(leaf, "the converted file has no such tensor"))
+            continue
+        layer.converted.append(_identical(leaf, ours, theirs))
+    if written.complete:
+        for name in written.tensors.keys() - state.keys():
+            layers.result.whole.append(_failed(f"converted {name}", "the model has no such tensor"))
+
+
+def _most_alike(ours: Tensor, renamed: list[Tensor]) -> Tensor | None:
+    """The tensor without a name that is this one, maybe transposed: most of its elements are equal."""
+    flat = ours.detach().cpu()
+    for theirs in renamed:
+        if theirs.numel() != ours.numel() or theirs.dtype != ours.dtype or ours.numel() < 2:
+            continue
+        forms = [theirs.reshape(ours.shape)]
+        if ours.dim() == 2:
+            forms.append(theirs.reshape(ours.shape[::-1]).t())
+        for form in forms:
+            if (form == flat).double().mean() > 0.5:
+                return form.contiguous()
+    return None
+
+
+def _compare_results(
+    layers: _Layers, module: nn.Module, written: Written, table: LuaTable, path: Path, traced: bool
+) -> None:
+    """What every layer returns; each of the file's gets what the model's gave, so that it answers for itself alone."""
+    if written.run is None:
+        return
+    device = next(_devices(module), torch.device("cpu"))
+    value = to_value(table["input"], device=device) if "input" in table else written.example
+    if value is None:
+        layers.result.notes.append("Only tensors were compared; with an input (--input) the layers run as well.")
+        return
+    floats = {t.dtype for t in module.state_dict().values() if t.is_floating_point()}
+    value = nested.cast(value, floats.pop() if len(floats) == 1 else None)
+    ran = copy.deepcopy(module)
+    torch.manual_seed(0)
+    with torch.no_grad(), full_precision():
+        try:
+            ours = run_modules({n: ran.get_submodule(n) for n in layers.modules}, lambda: ran(nested.copied(value)), {})
+        except Exception as e:
+            if "input" in table:
+                raise ConversionError(f"the model cannot run on the input: {e}") from e
+            layers.result.notes.append("Only tensors were compared; name an input (--input) to run the layers as well.")
+            return
+        torch.manual_seed(0)
+        try:
+            theirs = written.run(nested.copied(value), {name: v for name, v in ours.items() if name})
+        except Exception as e:
+            layers.result.whole.append(_failed("converted", f"{path.name} does not run on this input: {e}"))
+            return
+    _order(layers, ours)
+    for name, found in theirs.items():
+        if name not in ours or (name == "" and traced and len(theirs) > 1 and _is_last(theirs, found)):
+            continue
+        layer = layers.by_name.get(name)
+        if layer is None:
+            continue
+        if written.exact:
+            layer.converted.append(_identical("output", ours[name], found))
+        else:
+            layer.converted += _nearly(ours[name], found, module, value)
+    if written.exact:
+        for name in (ours.keys() - theirs.keys()) & layers.by_name.keys():
+            layers.by_name[name].converted.append(_failed("output", "the layer does not run in the converted file"))
+
+
+def _is_last(theirs: Results, output: Any) -> bool:
+    """Whether the output of the whole is that of one of its layers, where it is compared."""
+    return any(v is output for name, v in theirs.items() if name)
+
+
+def _order(layers: _Layers, ours: Results) -> None:
+    for i, name in enumerate(name for name in ours if name):
+        if name in layers.by_name:
+            layers.by_name[name].order = layers.by_name[name].order or i + 1
+    layers.by_name[""].order = layers.by_name[""].order or len(ours) + 1
+
+
+def _nearly(ours: Any, theirs: Any, module: nn.Module, value: Any) -> list[Difference]:
+    """The outputs of a traced graph, which computes the same in another order."""
+    flat, others = list(nested.leaves(ours)), list(nested.leaves(theirs))
+    if len(flat) == len(others) == 1 and isinstance(flat[0], Tensor) and isinstance(others[0], Tensor):
+        flat, others = flat[0].detach().cpu(), others[0].detach().cpu()
+        if flat.numel() == others.numel():
+            others = others.reshape(flat.shape)
+    found = compare("output", others, flat, TRACED)
+    for d in found:
+        if d.ok or d.mismatched:
+            continue
+        if names := draws_of(module, value):
+            d.excuse, d.reason = (
+                Verdict.RANDOM,
+                f"{', '.join(names)} draws random numbers, in the file others than here",
+            )
+        elif d.error <= 10 * (rounding := rounding_of(module, value, module(value))):
+            d.excuse, d.reason = Verdict.ROUNDING, f"rounding alone moves the model's output by {rounding:.2g}"
+    return found
+
+
+def _failed(name: str, message: str) -> Difference:
+    return Difference(name, math.inf, 0.0, message)
+
+
+def _identical(name: str, ours: Any, theirs: Any) -> Difference:
+    """Whether nested values are the same bits."""
+    mine, others = list(nested.leaves(ours)), list(nested.leaves(theirs))
+    if len(mine) != len(others):
+        return _failed(name, f"the converted file has {len(others)} values in place of {len(mine)}")
+    for a, b in zip(mine, others, strict=True):
+        if isinstance(a, Tensor) and isinstance(b, Tensor):
+            a, b = a.detach().cpu(), b.detach().cpu()
+            if a.dtype != b.dtype:
+                return _failed(name, f"{b.dtype} in place of {a.dtype}")
+            if not same_bits(a, b):
+                found = compare(name, b, a, Tolerance(0.0, 0.0, 1e-30))[0]
+                return found if not found.ok else _failed(name, "signs of zeros or nans differ")
+        elif a != b:
+            return _failed(name, f"{b!r} in place of {a!r}")
+    return Difference(name, 0.0, 0.0)

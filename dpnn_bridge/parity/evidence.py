@@ -1,0 +1,42 @@
+"""What the parity of a class rests on, for models without a reference: data that comes with the package."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from dpnn_bridge.conversion import registry
+
+#: written by docs/generate_support.py from the manifest of the fixtures
+FIXTURES = Path(__file__).with_name("fixtures_by_class.json")
+
+
+@cache
+def fixtures_by_class() -> dict[str, int]:
+    """Lua class -> number of fixtures with values that Torch7 computed for it."""
+    return json.loads(FIXTURES.read_text(encoding="utf-8"))
+
+
+def evidence_of(class_name: str) -> dict[str, Any]:
+    """How a class was checked.
+
+    Returns:
+        ``checked_by``: ``"torch7"``, ``"formula"``, ``"structure"`` or ``"not a Torch7 class"``; ``fixtures``: how many
+        were computed by Torch7, for this name or another name of the same class; ``evidence``: both in words.
+    """
+    blocks = registry.known_names().get(class_name)
+    if not blocks:
+        return {"checked_by": "not a Torch7 class", "fixtures": 0, "evidence": "PyTorch's own"}
+    counts = fixtures_by_class()
+    name = class_name if counts.get(class_name) else max(blocks[0].names, key=lambda n: counts.get(n, 0))
+    count, checked_by = counts.get(name, 0), blocks[0].checked_by
+    words = {
+        "formula": "values worked out from the formula of its source",
+        "structure": "read, built and written back",
+        "torch7": f"{count} {'fixture' if count == 1 else 'fixtures'} of Torch7" if count else "no fixture of its own",
+    }
+    if count and name != class_name:
+        words["torch7"] += f", as {name}"
+    return {"checked_by": checked_by, "fixtures": count, "evidence": words[checked_by]}

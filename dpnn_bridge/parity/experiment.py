@@ -1,0 +1,238 @@
+"""Runs of one model against one reference: as it is, on Torch7's own values, in double precision, disturbed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge import training
+from dpnn_bridge.compare import nested
+from dpnn_bridge.compare.differences import Difference, Tolerance, compare
+from dpnn_bridge.conversion.lua_values import to_value
+from dpnn_bridge.conversion.options import Options
+from dpnn_bridge.objects import LuaObject, LuaTable
+from dpnn_bridge.parity.buffers import is_filled, is_restored, overwritten, storages
+from dpnn_bridge.parity.faults import Faults
+from dpnn_bridge.parity.fixture import check_module, floating_buffers
+from dpnn_bridge.parity.layers import Calls, Given, Node, object_of, recorded, tree
+
+#: a comparison: number of the layer in the tree, or -1 for the whole model, and its name
+Key = tuple[int, str]
+
+
+@dataclass
+class Outcome:
+    """What one run gave.
+
+    Attributes:
+        module, nodes, calls: the model that ran, its tree, and what each of its modules returned.
+        whole: comparisons of the whole model.
+        layers: comparisons of each layer of the tree.
+        unclear: layer -> why a result that differs says nothing: Torch7 does not hold it any more.
+        overwritten: layer -> the layer that overwrote its output in Torch7's memory.
+    """
+
+    module: nn.Module
+    nodes: list[Node]
+    calls: dict[int, Calls]
+    whole: list[Difference]
+    layers: list[list[Difference]] = field(default_factory=list)
+    unclear: dict[int, str] = field(default_factory=dict)
+    overwritten: dict[int, int] = field(default_factory=dict)
+
+    def entry(self, i: int) -> Calls | None:
+        """The calls of a layer; None for one that did not run as a module."""
+        return self.calls.get(id(self.nodes[i].module))
+
+    def order(self) -> dict[int, int]:
+        """``id(module)`` -> when its last call ended."""
+        return {i: entry.last for i, entry in self.calls.items()}
+
+    def by_key(self) -> dict[Key, Difference]:
+        """All comparisons."""
+        found = {(-1, d.name): d for d in self.whole}
+        return found | {(i, d.name): d for i, layer in enumerate(self.layers) for d in layer}
+
+    def values(self) -> Iterator[tuple[int, str, Any]]:
+        """Everything that was computed, as ``(number of the layer, name, value)``."""
+        for i, _ in enumerate(self.nodes):
+            entry = self.entry(i)
+            for name, values in (("output", entry.outputs), ("gradInput", entry.grad_inputs)) if entry else ():
+                if values:
+                    yield i, name, values[-1]
+                    if i == 0:
+                        yield -1, name, values[-1]
+        yield from ((-1, f"gradParams[{i}]", g) for i, g in enumerate(training.parameters(self.module)[1], 1))
+        yield from ((-1, f"after.{name}", b.clone()) for name, b in floating_buffers(self.module))
+
+
+class Experiment:
+    """A model and its reference, to run as often as a verdict needs.
+
+    Args:
+        fresh: makes the model, in the mode it is to run in; recurrent modules remember their last run.
+        table: the reference.
+        after: Lua object whose modules hold the results of this very call, or None.
+        device, dtype: where and in which precision to run.
+        single: whether the results, or Torch7's, are in single precision.
+        tolerance, gradient_tolerance: what is accepted.
+        gradients: run backward if the reference holds gradients.
+        options: how the model was converted.
+        mark: excuses comparisons that are known to differ.
+    """
+
+    def __init__(
+        self,
+        fresh: Callable[[], nn.Module],
+        table: LuaTable,
+        after: LuaObject | None,
+        *,
+        device: str = "cpu",
+        dtype: torch.dtype | None = None,
+        single: bool,
+        tolerance: Tolerance,
+        gradient_tolerance: Tolerance,
+        gradients: bool = True,
+        options: Options,
+        mark: Callable[[list[Difference]], None] = lambda differences: None,
+    ) -> None:
+        self.fresh, self.table, self.after = fresh, table, after
+        self.device, self.dtype, self.options, self.mark = device, dtype, options, mark
+        self.backward = gradients and ("gradInput" in table or "gradParams" in table)
+        self.single, self.tolerance, self.gradient_tolerance = single, tolerance, gradient_tolerance
+
+    def run(
+        self,
+        module: nn.Module | None = None,
+        *,
+        dtype: torch.dtype | None = None,
+        given: Mapping[int, Given] | None = None,
+        seed: int = 0,
+        while_running: Callable[[nn.Module], AbstractContextManager[Any]] | None = None,
+    ) -> Outcome:
+        """Runs the model and compares.
+
+        Args:
+            module: the model, if there is a fresh one already.
+            dtype: in place of the experiment's.
+            given: number of a layer in the tree -> results that the other layers get in place of its own.
+            seed: of PyTorch's random numbers.
+            while_running: a context for the run.
+        """
+        module = self.fresh() if module is None else module
+        dtype = dtype or self.dtype
+        module.to(device=self.device, dtype=dtype)
+        nodes = list(tree(module))
+        theirs = {id(nodes[i].module): values for i, values in (given or {}).items()}
+        torch.manual_seed(seed)
+        with (
+            recorded(module, gradients=self.backward, given=theirs) as calls,
+            while_running(module) if while_running else nullcontext(),
+        ):
+            checked = check_module(
+                module,
+                self.table,
+                device=self.device,
+                dtype=dtype,
+                tolerance=self.tolerance,
+                gradient_tolerance=self.gradient_tolerance,
+                gradients=self.backward,
+                options=self.options,
+            )
+        outcome = Outcome(module, nodes, calls, checked.differences, [[] for _ in nodes])
+        self.mark(outcome.whole)
+        if self.after is not None:
+            self._compare_layers(outcome, given is not None)
+        return outcome
+
+    # ------------------------------------------------------------------ layers
+    def _compare_layers(self, outcome: Outcome, on_given: bool) -> None:
+        """The results of every layer against what its Lua object holds."""
+        assert self.after is not None
+        objects = object_of(outcome.nodes, self.after)
+        agrees = {n: all(d.ok for d in outcome.whole if d.name.startswith(n)) for n in ("output", "gradInput")}
+        faults, order = Faults(outcome.module), None if on_given else outcome.order()
+        for name in ("output", "gradInput") if self.backward else ("output",):
+            lost = self._overwritten(outcome, objects, name)
+            if name == "output":
+                outcome.overwritten = lost
+            tolerance = self.tolerance if name == "output" else self.gradient_tolerance
+            for i, node in list(enumerate(outcome.nodes))[1:]:
+                obj, entry = objects.get(id(node.module)), outcome.entry(i)
+                values = [] if entry is None else entry.outputs if name == "output" else entry.grad_inputs
+                if not values or obj is None or not is_filled(obj.get(name)) or is_restored(obj):
+                    nothing = "Torch7 kept no result here" if values else "does not run as a module of its own"
+                    if name == "output":
+                        outcome.unclear[i] = nothing
+                    continue
+                found = _compare_result(name, values[-1], to_value(obj[name]), tolerance)
+                self.mark(found)
+                for d in (d for d in found if not d.ok):
+                    faults.excuse(d, node.module, name, order)
+                if not all(d.ok for d in found):
+                    reason = ""
+                    if i in lost:
+                        reason = f"Torch7 reused the buffer in {outcome.nodes[lost[i]].path or 'the model'}"
+                    elif len(values) > 1:
+                        reason = f"ran {len(values)} times, Torch7 keeps one result"
+                    elif agrees[name] and (name == "gradInput" or any(d.mismatched for d in found)):
+                        reason = "is computed in another way here; that of the model agrees"
+                    if reason:
+                        outcome.unclear.setdefault(i, f"{name}: {reason}")
+                        continue
+                outcome.layers[i] += found
+
+    @staticmethod
+    def _overwritten(outcome: Outcome, objects: dict[int, LuaObject], name: str) -> dict[int, int]:
+        """Layer -> the layer that overwrote its result in Torch7's memory."""
+        ran = [(e.last, i, e) for i in range(len(outcome.nodes)) if (e := outcome.entry(i)) is not None and e.outputs]
+        ran.sort(key=lambda run: run[0], reverse=name == "gradInput")
+        results, restored = [], {}
+        for _, i, entry in ran:
+            obj = objects.get(id(outcome.nodes[i].module))
+            values = entry.outputs if name == "output" else entry.grad_inputs
+            if obj is None or not values or not is_filled(obj.get(name)):
+                continue
+            if is_restored(obj):
+                restored.update(dict.fromkeys(storages(obj[name]), i))
+            results.append((i, values[-1], obj[name]))
+        lost = overwritten(results)
+        for i, _, buffer in results:
+            lost.update((i, restored[s]) for s in storages(buffer) if s in restored)
+        return lost
+
+    def given(self, outcome: Outcome) -> dict[int, Given]:
+        """Torch7's results of each layer that ran once and whose buffers still hold them."""
+        assert self.after is not None
+        objects = object_of(outcome.nodes, self.after)
+        kept: dict[int, Given] = {}
+        for name in ("output", "gradInput"):
+            lost = self._overwritten(outcome, objects, name)
+            for i, node in list(enumerate(outcome.nodes))[1:]:
+                obj, entry = objects.get(id(node.module)), outcome.entry(i)
+                if obj is None or entry is None or i in lost or not is_filled(obj.get(name)) or is_restored(obj):
+                    continue
+                values = entry.outputs if name == "output" else entry.grad_inputs
+                if len(values) != 1:
+                    continue
+                attribute = "output" if name == "output" else "grad_input"
+                setattr(kept.setdefault(i, Given()), attribute, to_value(obj[name], device=self.device))
+        return kept
+
+
+def _compare_result(name: str, actual: Any, expected: Any, tolerance: Tolerance) -> list[Difference]:
+    if name == "output":
+        return compare(name, actual, expected, tolerance)
+    pairs = list(zip(nested.leaves(actual), nested.leaves(expected), strict=False))
+    found = [(a, e) for a, e in pairs if isinstance(a, Tensor) and isinstance(e, Tensor) and a.numel() == e.numel()]
+    several = len(found) > 1
+    return [
+        d
+        for k, (a, e) in enumerate(found, 1)
+        for d in compare(f"{name}[{k}]" if several else name, a.reshape(e.shape), e, tolerance)
+    ]

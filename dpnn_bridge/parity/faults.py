@@ -1,0 +1,101 @@
+"""Which comparisons the known faults of Torch7 spoil, see :mod:`dpnn_bridge.conversion.faults`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from dpnn_bridge.compare.differences import Difference
+from dpnn_bridge.compare.verdict import Verdict
+from dpnn_bridge.conversion import fields, registry
+from dpnn_bridge.conversion.faults import Fault
+from dpnn_bridge.parity.layers import tree
+
+ONE_BUFFER = Fault(
+    ("output", "gradInput", "gradParams"),
+    "one object stands in several places of the model, and Torch7 gives all of them its one buffer, so that later "
+    "results overwrite earlier ones; here each has its own",
+)
+
+
+@dataclass
+class _Case:
+    """A fault with the module that has it, and the modules in that one."""
+
+    fault: Fault
+    module: nn.Module
+    inside: set[int]
+
+
+class Faults:
+    """The faults of Torch7 in one model, in its present mode."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        nodes = list(tree(model))
+        places = Counter(id(child) for node in nodes for child in registry.spec_of(node.module).children(node.module))
+        self.cases = [
+            _Case(fault, node.module, {id(m) for m in node.module.modules()})
+            for node in nodes
+            for fault in (
+                *registry.spec_of(node.module).faults,
+                *([ONE_BUFFER] if places[id(node.module)] > 1 else []),
+            )
+            if fault.happens(node.module)
+        ]
+
+    def mark(self, differences: Iterable[Difference], order: Mapping[int, int]) -> None:
+        """Excuses the comparisons of the whole model that a fault spoils.
+
+        Args:
+            differences: as :func:`~dpnn_bridge.parity.fixture.check_module` names them.
+            order: ``id(module)`` -> when its last call ended.
+        """
+        failed = [d for d in differences if not d.ok] if self.cases else []
+        for difference in failed:
+            owner, name = self._owner(difference.name)
+            self.excuse(difference, owner, name, order)
+
+    def excuse(self, difference: Difference, owner: nn.Module, name: str, order: Mapping[int, int] | None) -> None:
+        """Excuses one comparison if a fault spoils it.
+
+        Args:
+            difference: of a result of ``owner``.
+            owner: the module, or the model itself.
+            name: ``output``, ``gradInput``, the field of a gradient such as ``gradWeight``, or ``backward``.
+            order: None when the module ran on Torch7's own values, so that only faults inside of it count.
+        """
+        for case in self.cases:
+            gradient = name.startswith("grad")
+            kinds = (name, "gradParams") if gradient and name != "gradInput" else (name,)
+            if any(map(case.fault.spoils, kinds)) and self._reaches(case, owner, gradient, order):
+                place = "" if case.module is self.model else f" ({type(case.module).__name__})"
+                difference.excuse, difference.reason = Verdict.KNOWN, f"{case.fault.reason}{place}"
+                return
+
+    def _reaches(self, case: _Case, owner: nn.Module, gradient: bool, order: Mapping[int, int] | None) -> bool:
+        if id(owner) in case.inside:
+            return True
+        if order is None:
+            return any(m is case.module for m in owner.modules())
+        if owner is self.model:
+            return case.fault.spreads
+        here, there = order.get(id(owner), 0), order.get(id(case.module), 0)
+        return case.fault.spreads and (here <= there if gradient else here >= there)
+
+    def _owner(self, name: str) -> tuple[nn.Module, str]:
+        """The module that a comparison of the whole model belongs to, and what of it is compared."""
+        kind, _, rest = name.partition("[")
+        if kind in ("params", "gradParams") and rest:
+            sites = list(registry.parameters(self.model))
+            number = int(rest.partition("]")[0])
+            if number <= len(sites):
+                owner, field, spec = sites[number - 1]
+                return owner, kind if kind == "params" else fields.grad_field(field, spec)
+        if name.startswith("after."):
+            path = name.removeprefix("after.").rpartition(".")[0]
+            return dict(self.model.named_modules()).get(path, self.model), "output"
+        return self.model, kind.partition(".")[0]

@@ -1,0 +1,54 @@
+"""References that were saved too late: a layer that computes in place had changed what they should hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from dpnn_bridge.conversion.noise import paired
+from dpnn_bridge.objects import LuaObject
+from dpnn_bridge.parity.buffers import is_restored, storages
+from dpnn_bridge.parity.experiment import Experiment, Outcome
+
+
+def withdraw(experiment: Experiment, outcome: Outcome, notes: list[str]) -> None:
+    """Takes back the failed comparisons with values that Torch7 had changed before they were saved.
+
+    In a file that Torch7 wrote, values that shared memory still do. Only failures are taken back: a layer such as
+    ``nn.ReLU(true)`` changes its input in a way that does not matter.
+    """
+    changed = dict(_changed(experiment, outcome))
+    for name, (field, place) in changed.items():
+        failed = [d for d in outcome.whole if not d.ok and d.name.startswith(_AFFECTED[name])]
+        if failed:
+            outcome.whole = [d for d in outcome.whole if not any(d is f for f in failed)]
+            notes.append(
+                f"not compared: {', '.join(d.name for d in failed[:4])}{' …' if len(failed) > 4 else ''}. The "
+                f"reference's {field} is the memory in which {place} computes in place, and was saved after it "
+                "changed; save a copy (see docs/parity.md)."
+            )
+
+
+#: what is wrong in the reference -> the comparisons that say nothing then
+_AFFECTED = {
+    "input": ("output", "gradInput", "gradParams", "after."),
+    "output": ("output",),
+    "gradOutput": ("gradInput", "gradParams"),
+}
+
+
+def _changed(experiment: Experiment, outcome: Outcome) -> Iterator[tuple[str, tuple[str, str]]]:
+    """What of the reference lies in the memory of a layer that computes in place, and which layer that is."""
+    table, after = experiment.table, experiment.after
+    if not isinstance(after, LuaObject) or not isinstance(table.get("after"), LuaObject):
+        return
+    names = {id(node.module): node.path or "the model" for node in outcome.nodes}
+    for module, obj in paired(outcome.module, after):
+        if not obj.get("inplace") or id(module) not in names:
+            continue
+        place = f"{names[id(module)]} ({obj.class_name})"
+        if storages(table.get("input")) & storages(obj.get("output")):
+            yield "input", ("input", place)
+        if experiment.backward and is_restored(obj) and storages(table.get("output")) & storages(obj.get("output")):
+            yield "output", ("output", place)
+        if experiment.backward and storages(table.get("gradOutput")) & storages(obj.get("gradInput")):
+            yield "gradOutput", ("gradOutput", place)
