@@ -201,7 +201,7 @@ def print_checklist(result: Verification, console: Console, *, verbose: bool = F
     console.print(Text.assemble((result.model, "bold"), " ", (headline(result), "dim")), soft_wrap=True)
     wide = console.width >= 100
     where = wide and (verbose or not result.ok)  # which element is the worst matters when something is wrong
-    numbers = [*NUMBERS] if wide else ["relative"]
+    numbers = [*NUMBERS][: None if console.width >= 140 else 3] if wide else ["relative"]
     table = plain_table(highlight=False)
     for name in ("", "layer", "class"):
         table.add_column(name, no_wrap=True, overflow="ellipsis")
