@@ -3,30 +3,53 @@
 ::
 
     DpnnBridgeError                 exit code 1
+    ├── OptionError                 2   an argument is none that the function takes (a TypeError and ValueError)
+    ├── FileAccessError             1   the system refused: no permission, no space, a failing disk (an OSError)
     ├── T7Error                     3   the input cannot be read
     │   ├── NotT7Error                  it is another kind of file; says which and what to do
+    │   │   └── MissingFileError        it is not there (a FileNotFoundError)
     │   ├── T7FormatError               it is damaged: path in the graph and byte offset
     │   └── T7LimitError                it asks for more than the caller's limits allow
     ├── VerificationError           4   a written file or a parity check does not match
     ├── ConversionError             5   a Lua object cannot become a module, or the reverse
     │   ├── UnsupportedClassError       classes without a mapping, all of them at once
-    │   └── ModelNotFoundError          the file holds no module, or none at the key
+    │   ├── ModelNotFoundError          the file holds no module, or none at the key
+    │   ├── ConversionLimitError        the model declares more than its file holds
+    │   └── LuaValueError               a value that no .t7 holds (a TypeError, ValueError and OverflowError)
     ├── OutputError                 6   the output cannot be written: the disk, or what is in its place
     │   └── OutputExistsError           a file is there already and ``force`` was not given
     └── LuaBridgeError              7   Lua code raised, or the Lua runtime is missing
 
 ``exit_code`` is what the command line tools return for each. Click itself uses 2 for wrong usage.
+
+Errors in brackets are Python's own, which these are as well. What else a file, a plugin or a disk makes Python raise
+leaves the public functions as one of these errors too, with the original as its cause (:mod:`dpnn_bridge.boundary`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from dpnn_bridge.display import printable, printable_lines, shortened
+
 
 class DpnnBridgeError(Exception):
-    """Base of all errors; ``str(error)`` is one readable message."""
+    """Base of all errors; ``str(error)`` is one readable message, in which nothing acts on a terminal."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return printable_lines(str(self.args[0])) if self.args else ""
+
+
+class OptionError(DpnnBridgeError, TypeError, ValueError):
+    """An argument is none that the function takes."""
+
+    exit_code = 2
+
+
+class FileAccessError(DpnnBridgeError, OSError):
+    """The operating system refused: no permission, no space left, a failing disk."""
 
 
 class T7Error(DpnnBridgeError):
@@ -37,6 +60,10 @@ class T7Error(DpnnBridgeError):
 
 class NotT7Error(T7Error):
     """The file is something else (a PyTorch zip, gzip, HTML, a Git-LFS pointer, …) or is missing or empty."""
+
+
+class MissingFileError(NotT7Error, FileNotFoundError):
+    """The file is not there."""
 
 
 class T7FormatError(T7Error):
@@ -76,8 +103,12 @@ class ConversionError(DpnnBridgeError):
 
     def __init__(self, message: str, *, path: str = "", class_name: str = "") -> None:
         self.path, self.class_name = path, class_name
-        where = f"{path or 'root'} ({class_name})" if class_name else path
+        where = f"{path or 'root'} ({shortened(printable(class_name))})" if class_name else path
         super().__init__(f"{where}: {message}" if where else message)
+
+
+#: classes without a mapping that a message names, and fields of each
+MOST_CLASSES, MOST_FIELDS = 50, 40
 
 
 @dataclass
@@ -100,12 +131,15 @@ class UnsupportedClassError(ConversionError):
     def __init__(self, classes: list[UnsupportedClass]) -> None:
         self.classes = classes
         lines = [f"{len(classes)} Lua class(es) without a mapping:"]
-        for c in classes:
+        for c in classes[:MOST_CLASSES]:
             more = f" and {len(c.paths) - 1} more" if len(c.paths) > 1 else ""
-            lines.append(f"  {c.class_name} at {c.paths[0] or 'root'}{more}")
-            lines.append(f"    fields: {', '.join(c.fields) or 'none'}")
+            lines.append(f"  {shortened(printable(c.class_name))} at {c.paths[0] or 'root'}{more}")
+            fields = ", ".join(shortened(printable(name), 60) for name in c.fields[:MOST_FIELDS]) or "none"
+            lines.append(f"    fields: {fields}{', …' if len(c.fields) > MOST_FIELDS else ''}")
             if c.nearest:
                 lines.append(f"    nearest known class: {c.nearest}")
+        if len(classes) > MOST_CLASSES:
+            lines.append(f"  … and {len(classes) - MOST_CLASSES} more")
         lines.append(
             "Ways on: register them with @dpnn_bridge.lua_class in a Python file and pass it as a plugin "
             "(--plugin my_layers.py); let the Lua file that defines them compute them (--lua my_layers.lua); "
@@ -116,6 +150,14 @@ class UnsupportedClassError(ConversionError):
 
 class ModelNotFoundError(ConversionError):
     """No module was found in the file, none at ``key``, or several where one is needed."""
+
+
+class ConversionLimitError(ConversionError):
+    """The model declares more than its file holds: sizes, counts or repetitions that nothing in the file fills."""
+
+
+class LuaValueError(ConversionError, TypeError, ValueError, OverflowError):
+    """A value that no ``.t7`` file holds: of a foreign type, inexact as a double, too large, or endless."""
 
 
 class OutputError(DpnnBridgeError):

@@ -12,12 +12,13 @@ import torch
 from torch import nn
 
 from dpnn_bridge.atomic import StrPath, check_output
+from dpnn_bridge.boundary import raises
 from dpnn_bridge.checkpoints.contents import surroundings, without_module
 from dpnn_bridge.checkpoints.find import SEVERAL, candidates, select
 from dpnn_bridge.conversion import convert_object, to_lua
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.report import Report
-from dpnn_bridge.errors import ModelNotFoundError, NotT7Error
+from dpnn_bridge.errors import ConversionError, ModelNotFoundError, NotT7Error
 from dpnn_bridge.loaders import t7_writer
 from dpnn_bridge.loaders.compare import difference
 from dpnn_bridge.loaders.t7_reader import read_t7
@@ -28,6 +29,7 @@ from dpnn_bridge.suffixes import CONVERTED
 from dpnn_bridge.version import package_version
 
 
+@raises(ConversionError, "loading")
 def load(
     path: StrPath,
     *,
@@ -121,6 +123,7 @@ def _read_pytorch(path: Path) -> Any:
         raise NotT7Error(f"{path}: torch.load (weights_only) cannot read it: {reason}") from e
 
 
+@raises(ConversionError, "writing")
 def save(path: StrPath, module: nn.Module, *, force: bool = True, **options: Any) -> None:
     """Writes a module in the format that the suffix names, reads it back and compares, then lets the file appear.
 
@@ -139,6 +142,7 @@ def save(path: StrPath, module: nn.Module, *, force: bool = True, **options: Any
     export(module, path, force=force, **options)
 
 
+@raises(ConversionError, "writing")
 def write_t7(path: StrPath, value: Any, **options: Any) -> None:
     """Writes a Lua value or a module to a ``.t7`` file that Torch7 loads.
 
@@ -153,6 +157,7 @@ def write_t7(path: StrPath, value: Any, **options: Any) -> None:
     t7_writer.write_t7(path, to_lua(value) if isinstance(value, nn.Module) else value, **options)
 
 
+@raises(ConversionError, "converting")
 def convert(
     src: StrPath,
     dst: StrPath,
@@ -250,6 +255,7 @@ def _origin(src: StrPath, key: str | None, dtype: torch.dtype | None) -> str:
     return f"sha256:{digest.hexdigest()}-{arguments.hexdigest()[:16]}"
 
 
+@raises(ConversionError, "searching for models")
 def model_keys(path: StrPath) -> list[str]:
     """The keys of all models in a ``.t7`` file, as ``load(key=…)`` takes them.
 

@@ -39,11 +39,6 @@ def format_path(keys: list[Any], root: str = "") -> str:
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
 
 
-def printable(text: str) -> str:
-    """``text`` with what a terminal would act on, or could not show, as escapes."""
-    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
-
-
 def key_text(key: Any) -> str:
     """A table key as it is written behind the table's name."""
     if isinstance(key, str):

@@ -9,6 +9,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 from dpnn_bridge.atomic import StrPath
+from dpnn_bridge.boundary import raises
 from dpnn_bridge.errors import ConversionError
 
 
@@ -16,14 +17,14 @@ def load_plugins(plugins: Sequence[StrPath]) -> None:
     """Runs Python files that register classes with ``@lua_class``; each only once.
 
     Raises:
-        ConversionError: a file is missing.
+        ConversionError: a file is missing, or raises when it runs.
     """
     for plugin in plugins:
         path = Path(plugin).resolve()
         if not path.is_file():
             raise ConversionError(f"plugin {plugin}: no such file")
         if path not in _loaded_plugins:
-            _import_file(path)
+            raises(ConversionError, f"loading the plugin {plugin}")(_import_file)(path)
             _loaded_plugins.add(path)
 
 

@@ -8,9 +8,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
+from dpnn_bridge.boundary import raises
 from dpnn_bridge.checkpoints.bytecode import describe_bytecode
 from dpnn_bridge.checkpoints.find import candidates, looks_like_module
-from dpnn_bridge.graph import key_text, printable
+from dpnn_bridge.display import printable
+from dpnn_bridge.errors import T7Error
+from dpnn_bridge.graph import key_text
 from dpnn_bridge.loaders.t7_reader import read_encoded
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 
@@ -135,6 +138,7 @@ def continued(bars: str) -> str:
     return bars.replace("├─ ", "│  ").replace("└─ ", "   ")
 
 
+@raises(T7Error, "describing")
 def describe(path: str | os.PathLike[str], *, limit: int = 100, depth: int = 50, **options: Any) -> Description:
     """Describe a .t7 file. Reads its structure and none of its tensors' elements.
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from dpnn_bridge.boundary import raises
 from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.fields import Field, Layout
 from dpnn_bridge.conversion.lua_class import LuaClass
@@ -13,6 +14,7 @@ from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.report import Report
 from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.errors import ConversionError
 
 __all__ = [
     "Field",
@@ -28,6 +30,7 @@ __all__ = [
 ]
 
 
+@raises(ConversionError, "converting")
 def to_torch(obj: Any, **options: Any) -> nn.Module:
     """Turns a Lua object into a torch module.
 
@@ -50,6 +53,7 @@ def convert_object(obj: Any, options: Options, root: str = "") -> tuple[nn.Modul
     return module, ctx.report
 
 
+@raises(ConversionError, "converting")
 def to_lua(module: nn.Module, *, gradients: bool = True, tensor_type: str | None = None) -> Any:
     """Turns a module back into a Lua object that Torch7 can load; several models into the table that held them.
 

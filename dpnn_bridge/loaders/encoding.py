@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dpnn_bridge.errors import NotT7Error
+from dpnn_bridge.errors import MissingFileError, NotT7Error
 
 
 @dataclass(frozen=True)
@@ -81,14 +81,17 @@ def check_file(path: str | os.PathLike[str]) -> None:
     """Raise when ``path`` is no file that can be read.
 
     Raises:
-        NotT7Error: it is missing, a directory, a device, empty or unreadable.
+        MissingFileError: it is not there.
+        NotT7Error: it is a directory, a device, or cannot be opened.
     """
     try:
         status = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise MissingFileError(f"{os.fspath(path)}: cannot be opened: no such file or directory") from error
     except OSError as error:
-        raise NotT7Error(f"{os.fspath(path)}: cannot be opened: {(error.strerror or str(error)).lower()}") from None
+        raise NotT7Error(f"{os.fspath(path)}: cannot be opened: {(error.strerror or str(error)).lower()}") from error
     except ValueError as error:  # a null character in the name
-        raise NotT7Error(f"{os.fspath(path)!r}: cannot be opened: {error}") from None
+        raise NotT7Error(f"{os.fspath(path)!r}: cannot be opened: {error}") from error
     if stat.S_ISDIR(status.st_mode):
         raise NotT7Error(f"{os.fspath(path)}: is a directory; name the .t7 file in it")
     if not stat.S_ISREG(status.st_mode):

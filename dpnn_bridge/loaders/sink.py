@@ -8,6 +8,7 @@ from typing import BinaryIO, Literal
 
 import numpy as np
 
+from dpnn_bridge.errors import LuaValueError
 from dpnn_bridge.objects import LuaStorage, elements
 
 #: Bytes that are gathered before they go to the file.
@@ -50,7 +51,7 @@ class BinarySink:
         try:
             self._buffer += struct.pack(f"{self.order}{len(values)}{self._long}", *values)
         except struct.error:
-            raise OverflowError(f"{values} do not fit into longs of {self.long_size} bytes") from None
+            raise LuaValueError(f"{values} do not fit into longs of {self.long_size} bytes") from None
 
     def bytes(self, value: bytes) -> None:
         """Raw bytes."""
@@ -71,7 +72,7 @@ class BinarySink:
         if self.long_size == 4 and "Long" in storage.class_name:
             item = np.dtype(np.int32)
             if storage.size and (array.min() < -(1 << 31) or array.max() >= 1 << 31):
-                raise OverflowError(f"elements of a {storage.class_name} do not fit into longs of 4 bytes")
+                raise LuaValueError(f"elements of a {storage.class_name} do not fit into longs of 4 bytes")
         item = item.newbyteorder(self.order)
         self.flush()
         for start in range(0, storage.size, _CHUNK):

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from dpnn_bridge.errors import T7FormatError, T7LimitError
+from dpnn_bridge.boundary import raises
+from dpnn_bridge.errors import OptionError, T7Error, T7FormatError, T7LimitError
 from dpnn_bridge.loaders.ascii_stream import AsciiStream
 from dpnn_bridge.loaders.encoding import Encoding, check_file, check_head, encodings
 from dpnn_bridge.loaders.fast_reader import FastReader
@@ -48,7 +49,15 @@ class ReadOptions:
     max_depth: int = 1_000_000
     max_objects: int = 1 << 62
 
+    def __post_init__(self) -> None:
+        if self.mode not in (None, "binary", "ascii") or self.long_size not in (None, 4, 8):
+            raise OptionError(f"mode is 'binary' or 'ascii', long_size 4 or 8; found {self.mode!r}, {self.long_size!r}")
 
+
+_reading = raises(T7Error, "reading")
+
+
+@_reading
 def read_t7(path: str | os.PathLike[str], **options: Any) -> Any:
     """Read the first object of a .t7 file.
 
@@ -60,7 +69,8 @@ def read_t7(path: str | os.PathLike[str], **options: Any) -> Any:
         A Lua value, see :mod:`dpnn_bridge.objects`.
 
     Raises:
-        NotT7Error: the file is missing, empty, or of another kind.
+        MissingFileError: the file is not there.
+        NotT7Error: it is empty, or of another kind.
         T7FormatError: it is damaged.
         T7LimitError: it exceeds a limit.
 
@@ -71,12 +81,14 @@ def read_t7(path: str | os.PathLike[str], **options: Any) -> Any:
     return read_encoded(path, **options)[0]
 
 
+@_reading
 def read_encoded(path: str | os.PathLike[str], **options: Any) -> tuple[Any, Encoding]:
     """Like :func:`read_t7`, together with the encoding of the file as it was found."""
     check_file(path)
     return _read(FileSource(path), Reader.read, ReadOptions(**options))
 
 
+@_reading
 def read_all(path: str | os.PathLike[str], **options: Any) -> list[Any]:
     """Read all objects of a file that several ``file:writeObject`` calls wrote; references may run across them.
 
@@ -86,6 +98,7 @@ def read_all(path: str | os.PathLike[str], **options: Any) -> list[Any]:
     return _read(FileSource(path), Reader.read_all, ReadOptions(**options))[0]
 
 
+@_reading
 def loads(data: bytes | bytearray | memoryview | str | LuaStorage, **options: Any) -> Any:
     """Read a serialized string, as ``torch.deserialize`` does.
 

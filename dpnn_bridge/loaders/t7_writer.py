@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO, Literal
 
 from dpnn_bridge.atomic import replacing
-from dpnn_bridge.errors import VerificationError
+from dpnn_bridge.boundary import raises
+from dpnn_bridge.errors import ConversionError, OptionError, VerificationError
 from dpnn_bridge.loaders.compare import difference
 from dpnn_bridge.loaders.sink import AsciiSink, BinarySink
 from dpnn_bridge.loaders.t7_reader import read_all
@@ -33,6 +34,10 @@ class WriteOptions:
     big_endian: bool = False
     referenced: bool = True
 
+    def __post_init__(self) -> None:
+        if self.mode not in ("binary", "ascii") or self.long_size not in (4, 8):
+            raise OptionError(f"mode is 'binary' or 'ascii', long_size 4 or 8; found {self.mode!r}, {self.long_size!r}")
+
     def writer(self, file: BinaryIO) -> Writer:
         """A writer to ``file``."""
         if self.mode == "ascii":
@@ -41,6 +46,10 @@ class WriteOptions:
         return Writer(sink, referenced=self.referenced)
 
 
+_writing = raises(ConversionError, "writing")
+
+
+@_writing
 def write_t7(
     path: str | os.PathLike[str], obj: Any, *, verify: bool = True, force: bool = True, **options: Any
 ) -> None:
@@ -54,9 +63,8 @@ def write_t7(
         **options: see :class:`WriteOptions`.
 
     Raises:
-        TypeError: something in the graph is no Lua value.
-        ValueError: a number is not exact in a double, or a cycle is to be written without references.
-        OverflowError: a size or an element does not fit into a ``long`` of ``long_size`` bytes.
+        LuaValueError: something in the graph is no Lua value; a number is not exact in a double; a cycle is to be
+            written without references; a size or an element does not fit into a ``long`` of ``long_size`` bytes.
         VerificationError: what was read back differs.
         OutputExistsError: the file exists and ``force`` is False.
 
@@ -66,6 +74,7 @@ def write_t7(
     write_all(path, [obj], verify=verify, force=force, **options)
 
 
+@_writing
 def write_all(
     path: str | os.PathLike[str], objects: Iterable[Any], *, verify: bool = True, force: bool = True, **options: Any
 ) -> None:
@@ -92,6 +101,7 @@ def write_all(
                 raise VerificationError(f"{os.fspath(path)}: reading it back gave something else: {found}")
 
 
+@_writing
 def dumps(obj: Any, **options: Any) -> bytes:
     """A Lua value as a serialized string, what ``torch.serialize`` gives; for args and raises see :func:`write_t7`."""
     file = io.BytesIO()

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from dpnn_bridge.errors import LuaValueError
 from dpnn_bridge.loaders.framings import FRAMINGS, Framing
 from dpnn_bridge.loaders.reader import BOOLEAN, FUNCTION_6, NIL, NUMBER, STRING, TABLE, TORCH
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
@@ -32,9 +33,8 @@ class Writer:
         """Write one object and all that it refers to.
 
         Raises:
-            TypeError: a value is no Lua value.
-            ValueError: a number is not exact in a double; or a cycle, without references.
-            OverflowError: a size or an element does not fit into the ``long`` of the stream.
+            LuaValueError: a value is no Lua value; a number is not exact in a double; a cycle, without references; a
+                size or an element does not fit into the ``long`` of the stream.
         """
         stack: list[tuple[Any, Iterator[Any]]] = [(None, iter((obj,)))]
         open_ids: set[int] = set()
@@ -43,7 +43,7 @@ class Writer:
                 parts = self._begin(value)
                 if parts is not None:
                     if id(value) in open_ids:  # only possible where nothing refers back
-                        raise ValueError(f"{value!r} contains itself; that needs references")
+                        raise LuaValueError(f"{value!r} contains itself; that needs references")
                     open_ids.add(id(value))
                     stack.append((value, parts))
                     break
@@ -85,13 +85,13 @@ class Writer:
         elif isinstance(value, (float, np.floating)):
             self._number(float(value))
         else:
-            raise TypeError(f"{kind.__module__}.{kind.__qualname__} is no Lua value; see dpnn_bridge.objects")
+            raise LuaValueError(f"{kind.__module__}.{kind.__qualname__} is no Lua value; see dpnn_bridge.objects")
         return None
 
     def _number(self, value: int | float) -> None:
         number = float(value)
         if number != value and value == value:
-            raise ValueError(f"{value} is not exact as a Lua number, which is a double")
+            raise LuaValueError(f"{value} is not exact as a Lua number, which is a double")
         self.sink.int(NUMBER)
         self.sink.double(number)
 

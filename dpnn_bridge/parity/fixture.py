@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge import training
+from dpnn_bridge.boundary import raises
 from dpnn_bridge.compare.differences import Result, Tolerance, compare
 from dpnn_bridge.compare.nested import backward, cast, require_grad
 from dpnn_bridge.compare.precision import full_precision
@@ -22,6 +23,7 @@ from dpnn_bridge.conversion import convert_object, registry
 from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.conversion.noise import paired, replayed
 from dpnn_bridge.conversion.options import Options
+from dpnn_bridge.errors import VerificationError
 from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.parity.faults import Faults
 from dpnn_bridge.parity.gradients import _viewed, compare_grad_input, compare_gradients, refused, zero_grad
@@ -30,6 +32,7 @@ from dpnn_bridge.parity.random_numbers import torch7_random
 
 
 # ---------------------------------------------------------------------- fixtures
+@raises(VerificationError, "running the fixture")
 def check(
     fixture: LuaTable,
     *,

@@ -10,12 +10,13 @@ from torch import nn
 
 from dpnn_bridge import training
 from dpnn_bridge.atomic import StrPath
+from dpnn_bridge.boundary import raises
 from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.differences import Tolerance
 from dpnn_bridge.compare.precision import full_precision
 from dpnn_bridge.conversion import to_lua
 from dpnn_bridge.conversion.lua_values import lua_value
-from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.errors import ConversionError, VerificationError
 from dpnn_bridge.loaders.t7_reader import read_t7
 from dpnn_bridge.loaders.t7_writer import write_t7
 from dpnn_bridge.objects import LuaTable
@@ -24,6 +25,7 @@ from dpnn_bridge.parity.gradients import zero_grad
 from dpnn_bridge.version import package_version
 
 
+@raises(VerificationError, "recording")
 def record(
     module: nn.Module,
     input: Any,

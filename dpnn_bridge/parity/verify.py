@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.atomic import StrPath
+from dpnn_bridge.boundary import raises
 from dpnn_bridge.checkpoints.find import select
 from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.differences import Tolerance, compare
@@ -36,6 +37,7 @@ OUTPUT, GRADIENT = Tolerance(1e-10, 1e-4), Tolerance(1e-10, 1e-3)
 HALF, BFLOAT16 = Tolerance(2e-2, 2e-2), Tolerance(1e-1, 1e-1)
 
 
+@raises(VerificationError, "verifying")
 def verify(
     model: StrPath,
     converted: StrPath | None = None,

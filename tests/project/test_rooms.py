@@ -12,7 +12,9 @@ PACKAGE = Path(__file__).parents[2] / "dpnn_bridge"
 #: rooms from the ground up: a file imports from its own room and from those before it. Single files of the package
 #: root are rooms of their own; a folder below a room that is not named here belongs to it.
 ROOMS = (
+    "display",
     "errors",
+    "boundary",
     "version",
     "faces",
     "suffixes",

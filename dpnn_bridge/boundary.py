@@ -1,0 +1,68 @@
+"""The one boundary for errors: whatever a file, a plugin, a disk or an option does, a public function raises ours.
+
+Every public function that reads, converts, runs or writes is wrapped once. Errors of this package pass, as does
+KeyboardInterrupt; anything else becomes one of this package's errors with the original as its cause.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+from dpnn_bridge.display import shortened
+from dpnn_bridge.errors import DpnnBridgeError, FileAccessError, MissingFileError, OptionError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def raises(kind: type[DpnnBridgeError], doing: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Lets a function raise nothing but this package's errors.
+
+    Args:
+        kind: what a foreign error becomes, unless it is one of the system or of the arguments.
+        doing: what the function does, for messages: ``"reading the file"``.
+    """
+
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        @wraps(function)
+        def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
+            try:
+                return function(*args, **kwargs)
+            except DpnnBridgeError:
+                raise
+            except (Exception, SystemExit) as error:  # a plugin may call sys.exit
+                if _is_wrong_call(error):
+                    raise OptionError(f"{function.__name__}: {error}") from error
+                raise as_ours(error, kind, doing) from error
+
+        return guarded
+
+    return decorate
+
+
+def as_ours(error: BaseException, kind: type[DpnnBridgeError], doing: str) -> DpnnBridgeError:
+    """The error of this package that says what a foreign one says."""
+    message = shortened(str(error).strip().split("\n", 1)[0], 500)
+    if isinstance(error, OSError):
+        named = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        where = f"{named[-1]}: " if named else ""
+        reason = error.strerror or message or type(error).__name__
+        if isinstance(error, FileNotFoundError):
+            ours: DpnnBridgeError = MissingFileError(f"{where}{doing}: no such file")
+        else:
+            ours = FileAccessError(f"{where}{doing}: {reason[:1].lower()}{reason[1:]}")
+        ours.errno, ours.filename = error.errno, error.filename  # type: ignore[attr-defined]
+        return ours
+    if isinstance(error, MemoryError):
+        return kind(f"{doing}: not enough memory")
+    if isinstance(error, RecursionError):
+        return kind(f"{doing}: it is nested too deeply")
+    return kind(f"{doing}: {type(error).__name__}{f': {message}' if message else ''}")
+
+
+def _is_wrong_call(error: BaseException) -> bool:
+    """Whether a call did not fit the function's arguments, or named an option that there is not."""
+    called = error.__traceback__ is not None and error.__traceback__.tb_next is None
+    return isinstance(error, TypeError) and (called or "unexpected keyword argument" in str(error))

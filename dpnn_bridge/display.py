@@ -1,0 +1,26 @@
+"""How text from a file is shown: nothing in it acts on a terminal, and no line grows with the file."""
+
+from __future__ import annotations
+
+#: characters of a line of a message, and of a name in it
+LONGEST_LINE, LONGEST_NAME = 2000, 120
+
+
+def printable(text: str) -> str:
+    """``text`` with what a terminal would act on, or could not show, as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def printable_lines(text: str) -> str:
+    """The same for a message of several lines; a line that is very long loses its middle."""
+    return "\n".join(shortened(printable(line), LONGEST_LINE) for line in text.split("\n"))
+
+
+def shortened(text: str, longest: int = LONGEST_NAME) -> str:
+    """``text``, without its middle where it is longer than ``longest`` characters."""
+    if len(text) <= longest:
+        return text
+    half = longest // 2
+    return f"{text[:half]}… ({len(text) - 2 * half} more characters) …{text[-half:]}"
