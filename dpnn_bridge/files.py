@@ -21,6 +21,7 @@ from dpnn_bridge.conversion.report import Report
 from dpnn_bridge.errors import ConversionError, ModelNotFoundError, NotT7Error
 from dpnn_bridge.loaders import t7_writer
 from dpnn_bridge.loaders.compare import difference
+from dpnn_bridge.loaders.encoding import check_file
 from dpnn_bridge.loaders.t7_reader import read_t7
 from dpnn_bridge.modules.several import Models
 from dpnn_bridge.outputs import container, export, format_of, suffix_of
@@ -110,8 +111,7 @@ def _chosen(models: Models, key: str, path: Path) -> nn.Module:
 
 
 def _read_pytorch(path: Path) -> Any:
-    if not path.is_file():
-        raise NotT7Error(f"{path}: no such file")
+    check_file(path)
     if path.suffix == ".safetensors":
         from dpnn_bridge.outputs import safetensors
 

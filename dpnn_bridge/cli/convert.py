@@ -15,11 +15,12 @@ import click
 from dpnn_bridge.atomic import check_output, write_text
 from dpnn_bridge.cli.terminal import (
     DTYPES,
+    Command,
     console,
-    exits_with_errors,
     json_option,
     plain_table,
     quiet_option,
+    say,
     steps,
     version_option,
 )
@@ -43,7 +44,7 @@ def list_classes(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     ctx.exit()
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument(
     "files", metavar="IN.t7 OUT | IN.t7... --out-dir DIR", nargs=-1, required=True, type=click.Path(path_type=Path)
 )
@@ -81,7 +82,6 @@ def list_classes(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     help="List the Lua classes that are known.",
 )
 @version_option
-@exits_with_errors
 def convert_command(
     files: tuple[Path, ...],
     to: str | None,
@@ -178,9 +178,9 @@ def _print_one(done: Report, files: Sequence[Path], verbose: bool, seconds: floa
         facts.append(f"{len(done.unsupported)} unsupported classes")
     if done.dropped:
         facts.append(f"{len(done.dropped)} values dropped")
-    click.echo(f"{files[0]} -> {files[1]}: {', '.join(facts)}, {seconds:.1f} s")
+    say(f"{files[0]} -> {files[1]}: {', '.join(facts)}, {seconds:.1f} s")
     for note in done.notes:
-        click.echo(f"note: {note}")
+        say(f"note: {note}")
 
 
 def print_table(report: Report, console: Console) -> None:
@@ -194,7 +194,7 @@ def print_table(report: Report, console: Console) -> None:
         table.add_row(str(count), lua, torch_type.rpartition(".")[2] if own else torch_type)
     console.print(table)
     for dropped in report.dropped:
-        console.print(f"dropped {dropped.path}: {dropped.reason}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"dropped {dropped.path}: {dropped.reason}", highlight=False, soft_wrap=True)
 
 
 def _run_many(tasks: Sequence[Task], outcomes: Iterator[Outcome], as_json: bool, quiet: bool) -> None:
@@ -214,7 +214,7 @@ def _run_many(tasks: Sequence[Task], outcomes: Iterator[Outcome], as_json: bool,
         _print_many(done)
     failed = [o for o in done if o.status == "failed"]
     for o in failed:
-        click.echo(f"error: {o.task.source}: {o.message}", err=True)
+        say(f"error: {o.task.source}: {o.message}", err=True)
     if failed:
         sys.exit(max(o.exit_code for o in failed))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dpnn_bridge.cli.terminal import console, exits_with_errors, json_option, quiet_option, version_option
+from dpnn_bridge.cli.terminal import Command, console, json_option, quiet_option, say, version_option
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,7 +34,7 @@ STYLES = {
 NARROWEST = 24
 
 
-@click.command("dpnn-inspect", context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("dpnn-inspect", cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("source", metavar="FILE", type=click.Path(path_type=Path))
 @click.option("--limit", default=100, show_default=True, help="Entries of a table that are listed.")
 @click.option("--depth", default=50, show_default=True, help="Levels that are listed.")
@@ -45,7 +45,6 @@ NARROWEST = 24
 @quiet_option
 @click.option("-v", "--verbose", is_flag=True, help="List every entry, and stride and offset of each tensor.")
 @version_option
-@exits_with_errors
 def inspect_command(
     source: Path, limit: int, depth: int, as_json: bool, quiet: bool, verbose: bool, **options: Any
 ) -> None:
@@ -64,7 +63,7 @@ def inspect_command(
         print_tree(description, console(), verbose=verbose)
     elif not quiet:
         for line in description.lines(verbose):
-            click.echo(line)
+            say(line)
 
 
 def print_tree(description: Description, console: Console, *, verbose: bool = False) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from dpnn_bridge.cli.terminal import version_option
+from dpnn_bridge.cli.terminal import Command, say, version_option
 from dpnn_bridge.errors import DpnnBridgeError, LuaBridgeError
 
 _SHOW = """
@@ -20,6 +20,7 @@ io.flush()
 
 @click.command(
     "dpnn-lua",
+    cls=Command,
     context_settings={
         "ignore_unknown_options": True,
         "allow_interspersed_args": False,
@@ -75,7 +76,7 @@ def lua_command(
     except DpnnBridgeError as error:
         code = _exit_code(error)
         if code is None:
-            click.echo(f"dpnn-lua: {error}", err=True)
+            say(f"dpnn-lua: {error}", err=True)
             code = error.exit_code
         sys.stdout.flush()
         sys.exit(code)
@@ -130,7 +131,7 @@ def _prompt(bridge: Any) -> None:
         except LuaBridgeError as error:
             if _exit_code(error) is not None:
                 raise
-            click.echo(error, err=True)
+            say(error, err=True)
 
 
 def _run_line(bridge: Any, line: str, show: Any) -> None:

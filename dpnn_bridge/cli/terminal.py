@@ -1,16 +1,21 @@
-"""What all commands share: options, errors, tables, progress."""
+"""What all commands share: options, errors, tables, progress, and that nothing from a file acts on the terminal.
+
+Commands print text with :func:`say` and tables with :func:`console`; both escape what a terminal would act on.
+"""
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from dpnn_bridge.boundary import as_ours
+from dpnn_bridge.display import printable, printable_lines
 from dpnn_bridge.errors import DpnnBridgeError
 
 if TYPE_CHECKING:
@@ -21,18 +26,47 @@ if TYPE_CHECKING:
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
-def exits_with_errors(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Turns a :class:`DpnnBridgeError` into its one message on stderr and its exit code."""
+class Command(click.Command):
+    """A command whose errors are one message on stderr and the exit code of :mod:`dpnn_bridge.errors`.
 
-    @wraps(command)
-    def run(*args: Any, **kwargs: Any) -> Any:
+    With ``DPNN_TRACEBACK=1`` in the environment an error that is no :class:`DpnnBridgeError` shows where it was raised.
+    """
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # what the terminal's encoding lacks becomes an escape
+                stream.reconfigure(errors="backslashreplace")
+        with _printable_usage_errors():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
         try:
-            return command(*args, **kwargs)
+            with _printable_usage_errors():
+                return super().invoke(ctx)
         except DpnnBridgeError as error:
-            click.echo(f"error: {error}", err=True)
+            say(f"error: {error}", err=True)
             sys.exit(error.exit_code)
+        except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
+            raise
+        except Exception as error:
+            if os.environ.get("DPNN_TRACEBACK"):
+                raise
+            say(f"error: {as_ours(error, DpnnBridgeError, ctx.info_name or 'running')}", err=True)
+            sys.exit(DpnnBridgeError.exit_code)
 
-    return run
+
+@contextmanager
+def _printable_usage_errors() -> Iterator[None]:
+    try:
+        yield
+    except click.ClickException as error:  # names files and values of options
+        error.message = printable_lines(error.message)  # type: ignore[misc]
+        raise
+
+
+def say(text: Any = "", *, err: bool = False) -> None:
+    """Prints text, with escapes for what a terminal would act on."""
+    click.echo(printable_lines(str(text)), err=err)
 
 
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
@@ -45,12 +79,25 @@ version_option = click.version_option(package_name="dpnn-bridge")
 
 
 def console(*, stderr: bool = False) -> Console:
-    """What commands print with: plain under NO_COLOR, and never folded to some width when the output is no terminal."""
+    """What commands print with: plain under NO_COLOR, and never folded to some width when the output is no terminal.
+
+    Text is taken as it is, without rich's markup, and with escapes for what a terminal would act on.
+    """
     from rich.console import Console
+    from rich.segment import Segment
+
+    class Escaping(Console):
+        def render(self, *args: Any, **kwargs: Any) -> Iterator[Segment]:
+            for segment in super().render(*args, **kwargs):
+                if segment.control or segment.text.replace("\n", "").isprintable():
+                    yield segment
+                else:
+                    yield Segment("\n".join(map(printable, segment.text.split("\n"))), segment.style)
 
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() or os.environ.get("COLUMNS") else 1000
-    return Console(stderr=stderr, width=width, color_system=None if os.environ.get("NO_COLOR") else "auto")
+    colours = None if os.environ.get("NO_COLOR") else "auto"
+    return Escaping(stderr=stderr, width=width, color_system=colours, markup=False, emoji=False)
 
 
 def plain_table(**options: Any) -> Table:
@@ -67,5 +114,7 @@ def steps(quiet: bool) -> Iterator[Callable[[str], None]]:
     if quiet or not sys.stderr.isatty():
         yield lambda step: None
         return
+    from rich.text import Text
+
     with console(stderr=True).status("starting") as status:
-        yield lambda step: status.update(f"{step} …")
+        yield lambda step: status.update(Text(f"{step} …"))

@@ -13,11 +13,12 @@ import click
 from dpnn_bridge.atomic import check_output, write_text
 from dpnn_bridge.cli.terminal import (
     DTYPES,
+    Command,
     console,
-    exits_with_errors,
     json_option,
     plain_table,
     quiet_option,
+    say,
     steps,
     version_option,
 )
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from dpnn_bridge.parity.verification import Verification
 
 
-@click.command("dpnn-verify", context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("dpnn-verify", cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("model", metavar="MODEL", type=click.Path(path_type=Path))
 @click.argument("converted", metavar="[CONVERTED]", required=False, type=click.Path(path_type=Path))
 @click.option("--reference", type=click.Path(path_type=Path), help="A .t7 table: input, output, gradInput, …, after.")
@@ -63,7 +64,6 @@ if TYPE_CHECKING:
 @quiet_option
 @click.option("-v", "--verbose", is_flag=True, help="Print every comparison, not only the worst of each layer.")
 @version_option
-@exits_with_errors
 def verify_command(
     model: Path,
     converted: Path | None,
@@ -162,7 +162,7 @@ def verify_command(
         if quiet:
             from dpnn_bridge.parity.verification import summary
 
-            click.echo(f"error: {summary(result)}", err=True)
+            say(f"error: {summary(result)}", err=True)
         sys.exit(VerificationError.exit_code)
 
 

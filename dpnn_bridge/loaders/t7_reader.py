@@ -84,8 +84,9 @@ def read_t7(path: str | os.PathLike[str], **options: Any) -> Any:
 @_reading
 def read_encoded(path: str | os.PathLike[str], **options: Any) -> tuple[Any, Encoding]:
     """Like :func:`read_t7`, together with the encoding of the file as it was found."""
+    chosen = ReadOptions(**options)
     check_file(path)
-    return _read(FileSource(path), Reader.read, ReadOptions(**options))
+    return _read(FileSource(path), Reader.read, chosen)
 
 
 @_reading

@@ -14,6 +14,7 @@ from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.fields import get_tensor
 from dpnn_bridge.conversion.lua_class import ParameterSite
+from dpnn_bridge.display import printable, shortened
 
 SHARED = (
     "the layers share weights and not gradients in Torch7; here one parameter has one gradient, and it is the sum of "
@@ -72,6 +73,7 @@ def refused(name: str, reason: str, call: Callable[[], Any]) -> Difference:
         reason: Torch7's message.
         call: the call.
     """
+    reason = printable(shortened(str(reason), 500))
     try:
         call()
     except Exception as e:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.display import printable
 from dpnn_bridge.objects import LuaObject
 from dpnn_bridge.torch7.gradient import with_gradient_of, zero_gradient
 
@@ -117,7 +118,7 @@ class PrintSize(nn.Module):
         self.prefix = prefix
 
     def forward(self, input: Any) -> Any:
-        print(f"{self.prefix}:input\n {_sizes(input)}")
+        print(f"{printable(self.prefix)}:input\n {_sizes(input)}")
         return self._watched(input)
 
     def _watched(self, value: Any) -> Any:
@@ -137,7 +138,7 @@ class _PrintGradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        print(f"{ctx.prefix}:gradOutput\n {_sizes(grads[0])}")
+        print(f"{printable(ctx.prefix)}:gradOutput\n {_sizes(grads[0])}")
         return grads[0], None
 
 

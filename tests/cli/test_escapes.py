@@ -1,0 +1,131 @@
+"""Whatever a file, its keys and its name hold, nothing of it acts on the terminal, and every error is one of ours."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from pseudo_terminal import on_terminal
+
+from dpnn_bridge.cli.convert import convert_command
+from dpnn_bridge.cli.inspect import inspect_command
+from dpnn_bridge.cli.terminal import Command
+from dpnn_bridge.cli.verify import verify_command
+from dpnn_bridge.display import printable, printable_lines
+from dpnn_bridge.loaders import write_t7
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+
+#: what clears a screen, sets its title, links, goes back, breaks a line, opens and closes markup, is no UTF-8
+NASTY = "\x1b[2J\x1b]0;PWNED\x07\x9b31m\r\b\n[/red][bold]:bomb:[link=x]\u202e\udcff"
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def table(**fields: Any) -> LuaTable:
+    return LuaTable(fields)
+
+
+def sequential(*modules: LuaObject) -> LuaObject:
+    return LuaObject(
+        "nn.Sequential", table(modules=LuaTable.from_list(modules), _type="torch.FloatTensor", train=False)
+    )
+
+
+def tensor(*shape: int) -> LuaTensor:
+    return LuaTensor.from_numpy(np.ones(shape, np.float32))
+
+
+def linear() -> LuaObject:
+    return LuaObject("nn.Linear", table(weight=tensor(2, 3), bias=tensor(2)))
+
+
+FILES = {
+    "class": sequential(LuaObject(f"nn.{NASTY}", LuaTable({NASTY: 1, "x": NASTY}))),
+    "key": LuaTable({NASTY: sequential(linear()), f"{NASTY}2": sequential(linear())}),
+    "field": LuaObject("nn.Linear", LuaTable({"weight": tensor(2, 3), NASTY: linear(), "bias": NASTY})),
+    "note": LuaTable({"model": LuaObject(f"{NASTY}.Net", table(net=linear())), NASTY: NASTY}),
+    "fixture": LuaTable(
+        {
+            "module": sequential(linear(), LuaObject("nn.Identity", LuaTable({NASTY: NASTY}))),
+            "input": tensor(1, 3),
+            "output": LuaTable({NASTY: tensor(1, 2)}),
+            "name": NASTY,
+            "provenance": LuaTable({"torch7": NASTY}),
+            "mode": NASTY,
+        }
+    ),
+    "refused": LuaTable({"module": linear(), "input": tensor(1, 3), "forward_error": NASTY}),
+}
+
+
+@pytest.fixture(params=FILES)
+def file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    path = tmp_path / (NASTY.replace("/", "").replace("\n", "") + ".t7")
+    write_t7(path, FILES[request.param])
+    return path
+
+
+def run(command: Command, *arguments: object) -> Result:
+    result = CliRunner().invoke(command, [str(a) for a in arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    for line in result.output.splitlines():
+        assert line.isprintable(), line
+    return result
+
+
+def test_inspect(file: Path) -> None:
+    assert run(inspect_command, file).exit_code == 0
+    assert run(inspect_command, file, "--json").exit_code == 0
+
+
+def test_convert(file: Path, tmp_path: Path) -> None:
+    for arguments in (["-v", "--allow-unsupported"], ["--all"], []):
+        run(convert_command, file, tmp_path / "out.pt", "--force", *arguments)
+    run(convert_command, file, "--out-dir", tmp_path / "out")
+
+
+def test_verify(file: Path) -> None:
+    run(verify_command, file, "--input", "1x3", "--allow-unsupported")
+    run(verify_command, file, "--reference", file, "-v")
+
+
+def test_on_a_terminal(tmp_path: Path) -> None:
+    file = tmp_path / "\x1b[2J[red].t7"
+    write_t7(file, FILES["fixture"])
+    for command in ("inspect", "verify"):
+        words = ["sh", "-c", '"$0" -m dpnn_bridge "$2" "$1"; true', sys.executable, str(file), command]
+        printed = on_terminal(words, columns=100, env={}, stderr=subprocess.DEVNULL)
+        assert printed
+        for line in COLOUR.sub("", printed).splitlines():
+            assert line.isprintable(), line
+
+
+def test_wrong_usage_names_the_file_without_its_escapes(file: Path) -> None:
+    assert run(convert_command, file, file).exit_code == 2
+    assert run(verify_command, file, "--mode", NASTY).exit_code == 2
+
+
+def test_a_fault_of_our_own_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    @click.command(cls=Command)
+    def fails() -> None:
+        raise ZeroDivisionError(f"by {NASTY}\nzero")
+
+    result = run(fails)  # type: ignore[arg-type]
+    assert result.exit_code == 1
+    assert result.output.startswith("error: fails: ZeroDivisionError: by ")
+    assert len(result.output.splitlines()) == 1
+    monkeypatch.setenv("DPNN_TRACEBACK", "1")
+    assert isinstance(CliRunner().invoke(fails).exception, ZeroDivisionError)
+
+
+def test_printable() -> None:
+    assert printable("é → 漢") == "é → 漢"
+    assert printable("a\x1b\n\udcff") == "a\\x1b\\n\\udcff"
+    assert printable_lines("a\nb") == "a\nb"
+    assert len(printable_lines("a" * 10**6)) < 3000

@@ -1,0 +1,134 @@
+"""Every public function raises this package's errors alone, with the cause chained."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import dpnn_bridge
+from dpnn_bridge import errors
+from dpnn_bridge.boundary import raises
+from dpnn_bridge.checkpoints.describe import describe
+from dpnn_bridge.errors import ConversionError, DpnnBridgeError, FileAccessError, MissingFileError, OptionError
+from dpnn_bridge.loaders import dumps
+from dpnn_bridge.parity.verify import verify
+
+
+def guarded(error: BaseException) -> None:
+    @raises(ConversionError, "converting")
+    def fails() -> None:
+        raise error
+
+    fails()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyError("x"),
+        AssertionError(),
+        OverflowError("big"),
+        UnicodeDecodeError("utf-8", b"x", 0, 1, "bad"),
+        SystemExit(3),
+    ],
+)
+def test_a_foreign_error_becomes_ours(error: BaseException) -> None:
+    with pytest.raises(ConversionError, match=f"converting: {type(error).__name__}") as caught:
+        guarded(error)
+    assert caught.value.__cause__ is error
+
+
+def test_our_errors_and_an_interruption_pass() -> None:
+    ours = DpnnBridgeError("x")
+    with pytest.raises(DpnnBridgeError) as caught:
+        guarded(ours)
+    assert caught.value is ours
+    with pytest.raises(KeyboardInterrupt):
+        guarded(KeyboardInterrupt())
+
+
+def test_memory_and_recursion() -> None:
+    with pytest.raises(ConversionError, match="not enough memory"):
+        guarded(MemoryError())
+    with pytest.raises(ConversionError, match="nested too deeply"):
+        guarded(RecursionError("maximum recursion depth exceeded"))
+
+
+@pytest.mark.parametrize("suffix", [".t7", ".pt", ".safetensors"])
+def test_a_missing_file_is_a_file_not_found_error(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"none{suffix}"
+    for function in (dpnn_bridge.load, lambda p: dpnn_bridge.convert(p, tmp_path / "out.npz"), verify):
+        with pytest.raises(MissingFileError, match="no such file") as caught:
+            function(path)
+        assert isinstance(caught.value, FileNotFoundError)
+        assert isinstance(caught.value, errors.NotT7Error)
+    with pytest.raises(FileNotFoundError):
+        dpnn_bridge.read_t7(path)
+    with pytest.raises(FileNotFoundError):
+        describe(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(FileAccessError, match="permission denied") as caught:
+        dpnn_bridge.write_t7(tmp_path / "x.t7", 1)
+    assert isinstance(caught.value, PermissionError | OSError)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk(tmp_path: Path) -> None:
+    with pytest.raises(FileAccessError, match="no space left on device") as caught:
+        guarded(OSError(28, "No space left on device", str(tmp_path)))
+    assert caught.value.errno == 28
+
+
+def test_options_that_there_are_not(tmp_path: Path) -> None:
+    for call in (
+        lambda: dpnn_bridge.read_t7(tmp_path, bogus=1),
+        lambda: dpnn_bridge.read_t7(tmp_path, mode="x"),
+        lambda: dpnn_bridge.load(tmp_path, bogus=1),
+        lambda: dpnn_bridge.write_t7(tmp_path / "x.t7", 1, bogus=1),
+        lambda: dumps(1, long_size=5),
+    ):
+        with pytest.raises(OptionError) as caught:
+            call()
+        assert isinstance(caught.value, TypeError)
+    with pytest.raises(DpnnBridgeError):
+        dpnn_bridge.load(tmp_path / "x.t7", device="nowhere")
+
+
+@pytest.mark.parametrize("line", ["import sys; sys.exit(0)", "1 / 0", "def"])
+def test_a_plugin_that_fails(line: str, tmp_path: Path) -> None:
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text(line)
+    with pytest.raises(ConversionError, match=r"loading the plugin .*plugin\.py"):
+        dpnn_bridge.load(tmp_path / "x.t7", plugins=[plugin])
+
+
+def test_a_module_that_fails(tmp_path: Path) -> None:
+    class Fails(nn.Module):
+        def state_dict(self, *args, **kwargs):
+            raise ZeroDivisionError
+
+    with pytest.raises(ConversionError):
+        dpnn_bridge.save(tmp_path / "x.pt", Fails())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_write_t7_cannot_write_is_an_error_of_both_kinds() -> None:
+    for value, kind in ((object(), TypeError), (2**60 + 1, ValueError), (torch.float32, TypeError)):
+        with pytest.raises(kind) as caught:
+            dumps(value)
+        assert isinstance(caught.value, errors.LuaValueError)
+
+
+def test_errors_can_be_pickled() -> None:
+    for error in (MissingFileError("x"), FileAccessError("y"), OptionError("z"), errors.LuaValueError("w")):
+        copy = pickle.loads(pickle.dumps(error))
+        assert (type(copy), str(copy)) == (type(error), str(error))
