@@ -181,6 +181,11 @@ class LuaClass:
         return submodules(module)
 
     @classmethod
+    def stepped_children(cls, module: nn.Module) -> list[nn.Module]:
+        """The :meth:`children` that Torch7's ``updateParameters`` goes into."""
+        return cls.children(module)
+
+    @classmethod
     def parameters(
         cls, module: nn.Module, inner: Callable[[nn.Module], Iterator[ParameterSite]]
     ) -> Iterator[ParameterSite]:
@@ -195,6 +200,14 @@ class LuaClass:
                 yield module, name, spec
         for child in cls.children(module):
             yield from inner(child)
+
+    @classmethod
+    def hidden_parameters(cls, module: nn.Module) -> Iterator[ParameterSite]:
+        """What ``parameters()`` leaves out, since Torch7 keeps it in modules that are in no container's ``modules``.
+
+        The attribute may be a tensor that the module computes. Only dpnn's ``getParameters()`` lists it.
+        """
+        return iter(())
 
     # ------------------------------------------------------------------ parity
     @classmethod

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from dpnn_bridge.training import renormed
-from dpnn_bridge.training.lua_parameters import LuaParameter, children, own_parameters, setting
+from dpnn_bridge.training.lua_parameters import LuaParameter, changed_parameters, children, own_parameters, setting
 
 #: options of a parameter group and the fields with which a module sets its own
 _FIELDS = {
@@ -21,6 +21,9 @@ _FIELDS = {
     "max_out_norm": "maxOutNorm",
     "max_in_norm": "maxInNorm",
 }
+
+#: for parameters of a Lua container (the lengths and directions of WeightNorm), which dpnn only ever steps
+_STEP_ONLY = {"momentum": 0, "weight_decay": 0, "max_out_norm": None, "max_in_norm": None}
 
 
 class MomentumSGD(torch.optim.Optimizer):
@@ -142,5 +145,6 @@ def _with_options(
     if isinstance(module, nn.Embedding):
         out = own["max_in_norm"] if own["max_out_norm"] is None else own["max_out_norm"]
         own = {**own, "max_out_norm": out, "max_in_norm": options["max_in_norm"]}
+    changed = {entry.name for entry in changed_parameters(module)}
     for entry in own_parameters(module):
-        yield entry, own
+        yield entry, own if entry.name in changed else {**own, **_STEP_ONLY}

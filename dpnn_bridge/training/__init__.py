@@ -15,7 +15,16 @@ from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.training.flat_vector import flatten as flatten
 from dpnn_bridge.training.flat_vector import get_parameters as get_parameters
 from dpnn_bridge.training.flat_vector import load_flat as load_flat
-from dpnn_bridge.training.lua_parameters import LuaParameter, all_parameters, children, own_parameters, setting
+from dpnn_bridge.training.lua_parameters import (
+    LuaParameter,
+    all_parameters,
+    changed_parameters,
+    children,
+    direction_outside,
+    own_parameters,
+    setting,
+    stepped_parameters,
+)
 
 
 def parameters(module: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
@@ -38,9 +47,10 @@ def parameters(module: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
 def update_parameters(module: nn.Module, learning_rate: float) -> None:
     """Subtracts ``learning_rate`` times the gradient from every parameter, ``m:updateParameters(lr)``.
 
-    A module that occurs twice is updated twice, here and in all functions below, as in Torch7.
+    A module that occurs twice is updated twice, here and in all functions below, as in Torch7. The clones of a
+    ``MapTable`` that share parameters are updated once here, and in the functions below as often as there are clones.
     """
-    for entry in all_parameters(module):
+    for entry in stepped_parameters(module):
         entry.write(entry.read() - learning_rate * entry.read_gradient())
 
 
@@ -64,7 +74,7 @@ def weight_decay(module: nn.Module, wd_factor: float, wd_min_dim: int = 2) -> No
         return
     for child in children(module):
         weight_decay(child, wd_factor, wd_min_dim)
-    for entry in own_parameters(module):
+    for entry in changed_parameters(module):
         if (value := entry.read()).dim() >= wd_min_dim:
             entry.write_gradient(entry.read_gradient() + wd_factor * value)
 
@@ -81,6 +91,8 @@ def momentum_grad_parameters(module: nn.Module) -> list[Tensor]:
         stored = record.fields.get("momGradParams") if record else None
         if isinstance(stored, LuaTable) and len(stored):
             buffers = [t.torch().clone() for t in stored.as_list()]
+            if children(module) == []:  # the weight of a layer in a WeightNorm has momentum, and is no parameter here
+                buffers = buffers[-len(own_parameters(module)) :]
         else:
             entries = own_parameters(module) if children(module) == [] else list(all_parameters(module))
             buffers = [e.read_gradient().clone() for e in entries]
@@ -114,7 +126,7 @@ def update_grad_parameters(
     assert mom_damp is not None
     for child in children(module):
         update_grad_parameters(child, mom_factor, mom_damp, mom_nesterov)
-    entries = own_parameters(module)
+    entries = changed_parameters(module)
     if not entries:
         return
     rows = visited_rows(module)
@@ -125,7 +137,7 @@ def update_grad_parameters(
         updated = gradient.clone()
         updated[visited] = (gradient + mom_factor * momentum if mom_nesterov else momentum)[visited]
         entry.write_gradient(updated)
-    if (record := fields.record_of(module)) is not None:
+    if (record := fields.record_of(module)) is not None and direction_outside(module) is None:
         record.fields["momGradParams"] = LuaTable.from_list(map(_lua_tensor, module.__dict__["momentum_buffers"]))
 
 
@@ -163,7 +175,7 @@ def max_param_norm(module: nn.Module, max_out_norm: float | None = None, max_in_
         return
     for child in children(module):
         max_param_norm(child, max_out_norm, max_in_norm)
-    for entry in own_parameters(module):
+    for entry in changed_parameters(module):
         value = entry.read()
         if isinstance(module, nn.Embedding):
             entry.write(renormed(value, max_in_norm if max_out_norm is None else max_out_norm, given, (1, 0)))
@@ -196,13 +208,18 @@ def grad_param_clip(module: nn.Module, cutoff_norm: float, module_local: bool = 
         return None
     if module_local and children(module):
         norms = [grad_param_clip(child, cutoff_norm, module_local) or 0.0 for child in children(module)]
-        own = _clip(own_parameters(module), cutoff_norm)
+        own = _clip(changed_parameters(module), cutoff_norm)
         return float(torch.tensor([*norms, own], dtype=torch.float64).norm())
+    outside = direction_outside(module)
+    if outside is not None:
+        return _clip(own_parameters(module), cutoff_norm, outside.grad)
     return _clip(list(all_parameters(module)), cutoff_norm)
 
 
-def _clip(entries: list[LuaParameter], cutoff_norm: float) -> float:
+def _clip(entries: list[LuaParameter], cutoff_norm: float, counted: Tensor | None = None) -> float:
     norms = [e.read_gradient().double().norm() for e in entries]
+    if counted is not None:
+        norms.append(counted.double().norm())
     norm = float(torch.stack(norms).norm()) if norms else 0.0
     if norm > cutoff_norm:
         for entry in entries:

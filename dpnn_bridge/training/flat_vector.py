@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.fields import Layout, resolve
+from dpnn_bridge.conversion.lua_class import ParameterSite
 from dpnn_bridge.conversion.ties import tie_of
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaTensor
+
+#: whose ``getParameters()``
+Package = Literal["nn", "dpnn"]
 
 
 class FlatField(NamedTuple):
@@ -48,23 +53,46 @@ class FlatField(NamedTuple):
         return self.to_lua(self.parameter.detach()).numel()
 
 
-def flat_fields(target: nn.Module | Iterable[nn.Parameter]) -> list[FlatField]:
+def flat_fields(target: nn.Module | Iterable[nn.Parameter], package: Package = "nn") -> list[FlatField]:
     """The parameters in the order of Torch7's ``getParameters()``, tied ones once.
 
     Args:
         target: a module, or parameters that are taken as they are.
+        package: whose ``getParameters()``, see :func:`flatten`.
     """
     if not isinstance(target, nn.Module):
         return [FlatField(p) for p in target]
     fields: dict[int, FlatField] = {}
-    for module, _, spec in registry.parameters(target):
+    sites = registry.parameters(target)
+    for module, _, spec in sites if package == "nn" else chain(sites, _hidden(target)):
         owner, leaf = resolve(module, spec.attribute)
         tie = tie_of(owner, leaf)
         if tie is not None:
             owner, leaf, module, spec = tie.source.owner, tie.source.leaf, tie.source.module, tie.source.field
         parameter = getattr(owner, leaf)
+        if not isinstance(parameter, nn.Parameter):
+            parameter = _computed(owner, leaf)
         fields.setdefault(id(parameter), FlatField(parameter, module, spec.layout))
     return list(fields.values())
+
+
+def _hidden(module: nn.Module) -> Iterator[ParameterSite]:
+    spec = registry.spec_of(module)
+    yield from spec.hidden_parameters(module)
+    for child in spec.children(module):
+        yield from _hidden(child)
+
+
+def _computed(owner: nn.Module, leaf: str) -> nn.Parameter:
+    """The weight that a parametrization computes; Torch7 leaves the gradient of its direction beside it."""
+    weight = nn.Parameter(getattr(owner, leaf).detach(), requires_grad=False)
+    weight.grad = cast(Any, owner).parametrizations[leaf].original1.grad
+    return weight
+
+
+def as_vector(vector: Any) -> Tensor:
+    """A Lua tensor or anything like a tensor as a torch tensor."""
+    return vector.torch() if isinstance(vector, LuaTensor) else torch.as_tensor(vector)
 
 
 def split_flat(fields: list[FlatField], vector: Any, what: str) -> list[Tensor]:
@@ -73,7 +101,7 @@ def split_flat(fields: list[FlatField], vector: Any, what: str) -> list[Tensor]:
     Raises:
         ConversionError: it has not as many elements as the parameters together.
     """
-    vector = vector.torch() if isinstance(vector, LuaTensor) else torch.as_tensor(vector)
+    vector = as_vector(vector)
     sizes = [f.size for f in fields]
     if vector.numel() != sum(sizes):
         raise ConversionError(
@@ -84,23 +112,31 @@ def split_flat(fields: list[FlatField], vector: Any, what: str) -> list[Tensor]:
     return [field.to_torch(part) for field, part in zip(fields, parts, strict=True)]
 
 
-def flatten(module: nn.Module, *, gradients: bool = False) -> Tensor:
+def flatten(module: nn.Module, *, gradients: bool = False, package: Package = "nn") -> Tensor:
     """All parameters as the one vector that Torch7's ``module:getParameters()`` returns; a copy.
 
     Args:
         module: any module.
         gradients: return the gradients instead, zeros where there are none.
+        package: ``"dpnn"`` for what the function returns once that package is loaded: behind the parameters of
+            ``parameters()`` those of modules that no container lists, such as the layer in an ``nn.WeightNorm`` (its
+            weight beside v and g) and the estimators of ``nn.SpatialContrastiveNormalization``.
     """
     parts = []
-    for field in flat_fields(module):
+    for field in flat_fields(module, package):
         p = field.parameter.detach()
         grad = field.parameter.grad if field.parameter.grad is not None else torch.zeros_like(p)
         parts.append(field.to_lua(grad if gradients else p))
     return torch.cat(parts) if parts else torch.empty(0)
 
 
-def get_parameters(module: nn.Module) -> tuple[Tensor, Tensor]:
+def get_parameters(module: nn.Module, *, package: Package = "nn") -> tuple[Tensor, Tensor]:
     """Moves all parameters and gradients into one vector each, ``m:getParameters()``.
+
+    Args:
+        module: any module.
+        package: ``"dpnn"`` for that package's function, see :func:`flatten`. What is computed from other parameters
+            (the weight in an ``nn.WeightNorm``) is in the vector then, and writing there changes nothing, as in Torch7.
 
     Returns:
         ``(params, grads)``: what is written into them the module has, and the reverse.
@@ -109,8 +145,8 @@ def get_parameters(module: nn.Module) -> tuple[Tensor, Tensor]:
         ConversionError: torch arranges a parameter in a way that is no view of Torch7's; use :func:`flatten` and
             :func:`load_flat`.
     """
-    fields = flat_fields(module)
-    params, grads = flatten(module), flatten(module, gradients=True)
+    fields = flat_fields(module, package)
+    params, grads = flatten(module, package=package), flatten(module, gradients=True, package=package)
     parts = zip(fields, *(v.split([f.size for f in fields]) for v in (params, grads)), strict=True)
     for field, values, gradients in parts:
         value, gradient = field.to_torch(values), field.to_torch(gradients)
@@ -126,11 +162,15 @@ def load_flat(module: nn.Module, vector: Tensor | LuaTensor) -> None:
 
     Args:
         module: a converted module, of the structure that the vector was taken from.
-        vector: all parameters in Torch7's order, tied ones once.
+        vector: all parameters in Torch7's order, tied ones once; of nn or, if only that has its length, of dpnn, see
+            :func:`flatten`.
 
     Raises:
         ConversionError: it has not as many elements as the parameters together.
     """
-    fields = flat_fields(module)
+    fields, count = flat_fields(module), as_vector(vector).numel()
+    if count != sum(f.size for f in fields):
+        hidden = flat_fields(module, "dpnn")
+        fields = hidden if count == sum(f.size for f in hidden) else fields
     for field, value in zip(fields, split_flat(fields, vector, "the flat vector"), strict=True):
         field.parameter.copy_(value)

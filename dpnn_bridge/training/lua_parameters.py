@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.conversion import fields, registry, tensors
 from dpnn_bridge.conversion.fields import Field
+from dpnn_bridge.conversion.lua_class import ParameterSite
 from dpnn_bridge.conversion.ties import tie_of
 
 
@@ -71,8 +72,19 @@ class LuaParameter:
 
 
 def children(module: nn.Module) -> list[nn.Module]:
-    """Submodules in the order of Torch7's ``modules``, a repeated one repeatedly."""
-    return registry.spec_of(module).children(module)
+    """Submodules in the order of Torch7's ``modules``, a repeated one repeatedly.
+
+    A parametrization whose tensors belong to the Lua module around the layer (``nn.WeightNorm``) is none.
+    """
+    found = registry.spec_of(module).children(module)
+    return found if direction_outside(module) is None else [c for c in found if c is not module.parametrizations]
+
+
+def direction_outside(module: nn.Module) -> nn.Parameter | None:
+    """The direction of a weight that a Lua module around the layer lists (``nn.WeightNorm``), else None."""
+    lists: Any = module._modules.get("parametrizations")
+    outside = lists is not None and any(getattr(p, "listed_outside", False) for p in lists.modules())
+    return lists["weight"].original1 if lists is not None and outside else None
 
 
 def own_parameters(module: nn.Module) -> list[LuaParameter]:
@@ -82,6 +94,23 @@ def own_parameters(module: nn.Module) -> list[LuaParameter]:
         return [LuaParameter(*entry) for entry in registry.parameters(module)]
     fields = spec.fields_of(module).items()
     return [LuaParameter(module, n, f) for n, f in fields if tensors.is_parameter(module, f.attribute)]
+
+
+def changed_parameters(module: nn.Module) -> list[LuaParameter]:
+    """What dpnn's recursive functions change in a module itself: nothing where it has ``modules`` in Torch7."""
+    return [] if "modules" in registry.spec_of(module).handled(module) else own_parameters(module)
+
+
+def stepped_parameters(module: nn.Module) -> Iterator[LuaParameter]:
+    """:func:`all_parameters` as often as Torch7's ``updateParameters`` changes them."""
+
+    def sites(inner: nn.Module) -> Iterator[ParameterSite]:
+        spec = registry.spec_of(inner)
+        stepped = {id(child) for child in spec.stepped_children(inner)}
+        return spec.parameters(inner, lambda child: sites(child) if id(child) in stepped else iter(()))
+
+    for entry in sites(module):
+        yield LuaParameter(*entry)
 
 
 def all_parameters(module: nn.Module) -> Iterator[LuaParameter]:

@@ -233,6 +233,10 @@ class MapTableClass(LuaClass):
     }
 
     @classmethod
+    def stepped_children(cls, module: nn.Module) -> list[nn.Module]:
+        return cls.children(module)[:1] if module.shared else cls.children(module)
+
+    @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
         return {**super().to_lua(module, ctx), "module": ctx.to_lua(cls.children(module)[0])}
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dpnn_bridge.conversion.lua_class import LuaClass, ParameterSite
-from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.registry import lua_class, parameters
 
 
 class LocalResponseNorm(nn.LocalResponseNorm):
@@ -122,6 +122,11 @@ class Estimated(LuaClass):
         cls, module: nn.Module, inner: Callable[[nn.Module], Iterator[ParameterSite]]
     ) -> Iterator[ParameterSite]:
         return iter(())  # Torch7 hides the estimators' weights
+
+    @classmethod
+    def hidden_parameters(cls, module: nn.Module) -> Iterator[ParameterSite]:
+        for estimator in cls.children(module):
+            yield from parameters(estimator)
 
 
 @lua_class("nn.SpatialSubtractiveNormalization")

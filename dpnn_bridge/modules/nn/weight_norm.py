@@ -36,6 +36,9 @@ class Scaled(nn.Module):
         :func:`torch.nn.utils.parametrizations.weight_norm` adds nothing to the norm.
     """
 
+    #: ``nn.WeightNorm`` lists g and v among its own parameters, not among those of the layer
+    listed_outside = True
+
     def __init__(self, dims: tuple[int, ...]) -> None:
         super().__init__()
         self.dims = dims
@@ -152,6 +155,10 @@ class WeightNormClass(LuaClass):
         cls, module: nn.Module, inner: Callable[[nn.Module], Iterator[ParameterSite]]
     ) -> Iterator[ParameterSite]:
         return ((m, name, field) for m, name, field in super().parameters(module, inner) if m is module)
+
+    @classmethod
+    def hidden_parameters(cls, module: Any) -> Iterator[ParameterSite]:
+        yield module.module, "weight", spec_of(module.module).fields_of(module.module)["weight"]
 
 
 #: the smallest norm of nn.LinearWeightNorm, unless the constructor names another: as good as none

@@ -1,0 +1,78 @@
+"""Modules that dpnn's functions treat in ways of their own: MapTable, WeightNorm, and those hidden in other fields."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from conftest import FIXTURES
+
+import dpnn_bridge
+from dpnn_bridge import read_t7, training
+from dpnn_bridge.compare.nested import backward
+from dpnn_bridge.conversion.lua_values import to_value
+from dpnn_bridge.optim import MomentumSGD
+from dpnn_bridge.parity import compare
+
+FOLDER = FIXTURES / "dpnn" / "head" / "hidden"
+METHODS: dict[str, Any] = {
+    "updateParameters": training.update_parameters,
+    "updateGradParameters": training.update_grad_parameters,
+    "weightDecay": training.weight_decay,
+    "maxParamNorm": training.max_param_norm,
+    "gradParamClip": training.grad_param_clip,
+}
+
+
+def cases(name: str) -> list[Any]:
+    return [pytest.param(c, id=c["name"]) for c in read_t7(FOLDER / f"{name}.t7")["cases"].as_list()]
+
+
+def check(name: str, actual: Any, expected: Any) -> None:
+    assert [f"{d.name}: {d.message}" for d in compare(name, actual, expected) if not d.ok] == []
+
+
+@pytest.mark.parametrize("case", cases("hidden_flat"))
+@pytest.mark.parametrize("package", ["nn", "dpnn"])
+def test_flat_vectors_are_those_of_both_packages(case: Any, package: Any) -> None:
+    module = dpnn_bridge.to_torch(case["module"])
+    vector = case[package].torch()
+    check("flat", training.flatten(module, package=package), vector)
+    for p in module.parameters():
+        torch.nn.init.zeros_(p)
+    dpnn_bridge.load_flat(module, vector)
+    check("loaded", training.flatten(module, package=package), vector)
+
+
+@pytest.mark.parametrize("case", cases("hidden_steps"))
+def test_steps_are_torch7s(case: Any) -> None:
+    module = dpnn_bridge.to_torch(case["module"])
+    for step, expected in case["params"].items():
+        training.zero_grad_parameters(module)
+        backward(module(to_value(case["input"])), to_value(case["gradOutput"]))
+        for call in case["calls"].as_list():
+            name, *arguments = call.as_list()
+            result = METHODS[name](module, *arguments)
+            if name == "gradParamClip":
+                check("norm", torch.tensor(result), case["norms"][step])
+        check(f"params {step}", training.parameters(module)[0], to_value(expected))
+
+
+def test_momentum_of_a_weight_norm_is_that_of_its_bias() -> None:
+    (case,) = (c.values[0] for c in cases("hidden_steps") if c.id == "norm momentum")
+    module = dpnn_bridge.to_torch(case["module"])
+    optimizer = MomentumSGD(module, lr=0.1, momentum=0.9, dampening=0, max_out_norm=1e6, weight_decay=0)
+    for step, expected in case["params"].items():
+        optimizer.zero_grad()
+        backward(module(to_value(case["input"])), to_value(case["gradOutput"]))
+        optimizer.step()
+        check(f"params {step}", training.parameters(module)[0], to_value(expected))
+
+
+def test_gradients_of_the_hidden_weight_are_those_of_its_direction() -> None:
+    module = dpnn_bridge.to_torch(read_t7(FOLDER / "hidden_flat.t7")["cases"][1]["module"])
+    module(torch.ones(2, 3, dtype=torch.float64)).sum().backward()
+    flat = training.flatten(module, gradients=True, package="dpnn")
+    assert flat[:12].any()
+    assert torch.equal(flat[:12], flat[20:])
