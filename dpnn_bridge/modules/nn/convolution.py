@@ -103,7 +103,7 @@ class VolumetricConvolution(StockConvolution):
     defaults = VOLUMETRIC_DEFAULTS
 
 
-@lua_class("cudnn.VolumetricConvolution")
+@lua_class("cudnn.VolumetricConvolution", "cudnn.normal3DConv")
 class GroupedVolumetricConvolution(StockConvolution):
     torch_type = nn.Conv3d
     scalars = {**VOLUMETRIC, "groups": "groups"}
@@ -159,7 +159,7 @@ class SpatialFullConvolution(FullConvolution):
     defaults = {**SPATIAL_DEFAULTS, "adjH": 0, "adjW": 0}
 
 
-@lua_class("nn.VolumetricFullConvolution", "cudnn.VolumetricFullConvolution")
+@lua_class("nn.VolumetricFullConvolution", "cudnn.VolumetricFullConvolution", "cudnn.normal3DdeConv")
 class VolumetricFullConvolution(FullConvolution):
     torch_type = nn.ConvTranspose3d
     scalars = {**VOLUMETRIC, ("adjT", "adjH", "adjW"): "output_padding"}

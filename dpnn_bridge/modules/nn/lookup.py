@@ -68,7 +68,7 @@ class LookupTable(nn.Embedding):
         return f"{super().extra_repr()}, index_base={self.index_base}"
 
 
-@lua_class("nn.LookupTable")
+@lua_class("nn.LookupTable", "nn.LookupTableEmbedding_train")
 class LookupTableClass(LuaClass):
     torch_type = (LookupTable, nn.Embedding)
     version = 4

@@ -1,0 +1,30 @@
+"""Binary activations (allenai/XNOR-Net)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.torch7.gradient import with_gradient_of
+
+
+class BinActiveZ(nn.Module):
+    """The sign; its gradient passes where the input lies between -1 and 1.
+
+    Shape:
+        - Input: :math:`(*)`.
+        - Output: the same shape.
+
+    Lua:
+        ``nn.BinActiveZ()``, XNOR-Net newLayers/BinActiveZ.lua
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return with_gradient_of(torch.sign(input), input * (input.abs() < 1))
+
+
+@lua_class("nn.BinActiveZ")
+class BinActiveZClass(LuaClass):
+    torch_type = BinActiveZ

@@ -1,0 +1,113 @@
+"""Layers of depth prediction from sparse samples (fangchangma/sparse-to-dense)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.fields import record_of
+from dpnn_bridge.conversion.lua_class import LuaClass, plain_object
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.noise import noise_of
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.objects import LuaObject
+
+
+class Unpool(nn.Module):
+    """Spreads the elements of every plane, with zeros to the right of and below each.
+
+    Args:
+        in_channels: number of planes.
+        kernel_size: how many times larger the output is.
+        size: height and width of the output.
+
+    Shape:
+        - Input: :math:`(N, C, H, W)`.
+        - Output: :math:`(N, C, kH, kW)`.
+
+    Lua:
+        ``nn.Unpool(nInputPlane, nOutputPlane, iheight, iwidth, k)``, sparse-to-dense modules/Unpool.lua
+    """
+
+    def __init__(self, in_channels: int, kernel_size: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.in_channels, self.kernel_size, self.size = in_channels, kernel_size, size
+
+    def forward(self, input: Tensor) -> Tensor:
+        k = self.kernel_size
+        corner = torch.zeros(k, k, dtype=input.dtype, device=input.device)
+        corner[0, 0] = 1
+        return torch.kron(input, corner)
+
+    def extra_repr(self) -> str:
+        return f"{self.in_channels}, kernel_size={self.kernel_size}, size={self.size}"
+
+
+@lua_class("nn.Unpool")
+class UnpoolClass(LuaClass):
+    torch_type = Unpool
+    scalars = {"nInputPlane": "in_channels", "k": "kernel_size", ("oheight", "owidth"): "size"}
+    scratch = ("mask",)
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        fields = super().to_lua(module, ctx)
+        if record_of(module) is None:
+            upsample = plain_object("nn.SpatialUpSamplingNearest", scale_factor=fields["k"])
+            fields["upsample"] = upsample(ctx.type_of(module))
+        return fields
+
+
+class ChannelDropout(nn.Module):
+    """Drops whole input channels, the same in every sample, and never all of them. The others are not scaled.
+
+    Args:
+        channels: number of channels.
+        p: how likely a channel is dropped.
+        stochastic_inference: drops them in evaluation too.
+
+    Shape:
+        - Input: :math:`(N, C, H, W)`.
+        - Output: the same.
+
+    Lua:
+        ``nn.ChannelDropout(n, p, stochasticInference)``, sparse-to-dense modules/ChannelDropout.lua
+    """
+
+    def __init__(self, channels: int, p: float = 0.5, stochastic_inference: bool = False) -> None:
+        super().__init__()
+        self.channels, self.p, self.stochastic_inference = channels, p, stochastic_inference
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training and not self.stochastic_inference:
+            return input
+        noise = torch.zeros(self.channels)
+        while not noise.any():
+            noise = torch.bernoulli(torch.full((self.channels,), 1 - self.p))
+        return self.dropped(input, noise.to(input.device, input.dtype))
+
+    def dropped(self, input: Tensor, noise: Tensor) -> Tensor:
+        """``input`` without the channels whose noise is 0."""
+        kept = torch.ones(input.shape[1], dtype=input.dtype, device=input.device)
+        kept[: self.channels] = noise
+        return input * kept.view(-1, 1, 1)
+
+    def extra_repr(self) -> str:
+        return f"{self.channels}, p={self.p}, stochastic_inference={self.stochastic_inference}"
+
+
+@lua_class("nn.ChannelDropout")
+class ChannelDropoutClass(LuaClass):
+    torch_type = ChannelDropout
+    scalars = {"nChannels": "channels", "p": "p", "stochastic_inference": "stochastic_inference"}
+    scratch = ("noise",)
+
+    @classmethod
+    def replay(cls, module: nn.Module, after: LuaObject) -> Callable[..., Any] | None:
+        assert isinstance(module, ChannelDropout)
+        if not module.training and not module.stochastic_inference:
+            return None
+        return lambda input: module.dropped(input, noise_of(after, "noise", input))

@@ -1,0 +1,143 @@
+"""Layers of handwriting synthesis (jarmstrong2/handwritingnet, 3D-PRNN)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.torch7.gradient import with_gradient_of
+
+#: components of the mixture
+MIXTURE = 20
+#: columns of an output: end of stroke, weights, means and deviations of x and y, correlations
+COLUMNS = [1, *[MIXTURE] * 6]
+
+
+class YHat(nn.Module):
+    """Raw outputs as parameters of a mixture of Gaussians. The gradient passes unchanged.
+
+    Shape:
+        - Input: :math:`(N, 121)`.
+        - Output: the same.
+
+    Differs from torch:
+        The gradient of :class:`MixtureCriterion` is that of the raw outputs already.
+
+    Lua:
+        ``nn.YHat()``, handwritingnet yHatMat.lua
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        end, weight, mean_x, mean_y, deviation_x, deviation_y, correlation = input.split(COLUMNS, 1)
+        parts = [torch.sigmoid(-end), torch.softmax(weight, 1), mean_x, mean_y]
+        parts += [deviation_x.exp(), deviation_y.exp(), torch.tanh(correlation)]
+        return with_gradient_of(torch.cat(parts, 1), input)
+
+
+@lua_class("nn.YHat")
+class YHatClass(LuaClass):
+    torch_type = YHat
+
+
+class Window(nn.Module):
+    """A soft window that moves along the characters of a text.
+
+    Shape:
+        - Input: ``[x, text, position]``: :math:`(N, 30)`, one-hot :math:`(N, U, V)`, :math:`(N, 10)`; more is ignored.
+        - Output: ``[characters, position, window]``: :math:`(N, V)`, :math:`(N, 10)`, :math:`(N, 1, U)`.
+
+    Differs from torch:
+        No gradient reaches the text, and none comes from the window.
+
+    Lua:
+        ``nn.Window()``, handwritingnet windowMat.lua
+    """
+
+    def forward(self, input: list[Tensor]) -> list[Tensor]:
+        height, width, step = input[0].exp().chunk(3, 1)
+        text, position = input[1].detach(), input[2] + step
+        places = torch.arange(1, text.shape[1] + 1, dtype=text.dtype, device=text.device)
+        bells = torch.exp(-width[..., None] * (position[..., None] - places) ** 2)
+        window = (height[..., None] * bells).sum(1, keepdim=True)
+        return [torch.bmm(window, text)[:, 0], position, window.detach()]
+
+
+@lua_class("nn.Window")
+class WindowClass(LuaClass):
+    torch_type = Window
+    scratch = ("kappas_t_1", "cu")
+    constants = {"output": empty_table, "gradInput": empty_table}
+
+
+class MixtureCriterion(nn.Module):
+    """The negative log likelihood of a pen's movement under a mixture of Gaussians, summed over a batch.
+
+    Args:
+        size_average: divide by N.
+
+    Shape:
+        - Input: parameters of the mixture as :class:`YHat` gives them, :math:`(N, 121)`.
+        - Target: x, y and whether the stroke ends, :math:`(N, 3)`.
+        - Output: scalar.
+
+    Attributes:
+        mask: which samples count, :math:`(N, 1)`; None for all. Torch7's scripts set it for every batch.
+
+    Differs from torch:
+        The gradient is that of the outputs before :class:`YHat`.
+
+    Lua:
+        ``nn.MixtureCriterion()``, handwritingnet mixtureCriterionMat.lua
+    """
+
+    mask: Tensor | None
+
+    def __init__(self, size_average: bool = False) -> None:
+        super().__init__()
+        self.size_average = size_average
+        self.register_buffer("mask", None)
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        mask = input.new_ones(len(input), 1) if self.mask is None else self.mask.reshape(-1, 1)
+        value, slope = _likelihood(input.detach(), target.detach())
+        loss, surrogate = -(value * mask).sum(), (input * slope * mask).sum()
+        if self.size_average:
+            loss, surrogate = loss / len(input), surrogate / len(input)
+        return with_gradient_of(loss, surrogate)
+
+    def extra_repr(self) -> str:
+        return f"size_average={self.size_average}"
+
+
+def _likelihood(input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """The log likelihood of every sample (N, 1) and the slope of its negative in the raw outputs (N, 121)."""
+    tiny = 1e-15
+    end, weight, mean_x, mean_y, deviation_x, deviation_y, r = input.split(COLUMNS, 1)
+    x, y, ends = target.split(1, 1)
+    p, q = 1 / (deviation_x + tiny), 1 / (deviation_y + tiny)
+    dx, dy = (x - mean_x) * p, (y - mean_y) * q
+    z = dx**2 + dy**2 - 2 * r * dx * dy
+
+    def density(left: Tensor) -> Tensor:
+        return p * q * left**-0.5 / (2 * math.pi) * torch.exp(-z / (2 * left)) * weight
+
+    value = density(1 - r**2).sum(1, keepdim=True).log() + torch.where(ends == 1, end.log(), (1 - end).log())
+    parts = density(1 - r**2 + tiny)
+    share, c = parts / (parts.sum(1, keepdim=True) + tiny), 1 / (1 - r**2 + tiny)
+    slope = [ends - end, weight - share, -share * c * p * (dx - r * dy), -share * c * q * (dy - r * dx)]
+    slope += [-share * (c * dx * (dx - r * dy) - 1), -share * (c * dy * (dy - r * dx) - 1)]
+    slope.append(-share * (dx * dy + r * (1 - c * z)))
+    return value, torch.cat(slope, 1)
+
+
+@lua_class("nn.MixtureCriterion")
+class MixtureCriterionClass(LuaClass):
+    torch_type = MixtureCriterion
+    scalars = {"sizeAverage": "size_average"}
+    defaults: dict[str, Any] = {"sizeAverage": False}
+    tensors = {"mask": "mask"}

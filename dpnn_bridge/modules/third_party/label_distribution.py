@@ -1,0 +1,54 @@
+"""Label distribution learning (gaobb/DLDL-v2)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.objects import LuaObject
+
+
+class ExpOut(nn.Module):
+    """The expectation of fixed labels.
+
+    Args:
+        labels: how many labels.
+
+    Shape:
+        - Input: probabilities, :math:`(N, L)`.
+        - Output: :math:`(N)`.
+
+    Attributes:
+        constant_vector: the labels, :math:`(L)`.
+
+    Lua:
+        ``nn.ExpOut(labelset)``, DLDL-v2 private/ExpOut.lua
+    """
+
+    constant_vector: Tensor
+
+    def __init__(self, labels: int, device: Any = None) -> None:
+        super().__init__()
+        self.labels = labels
+        self.register_buffer("constant_vector", torch.zeros(labels, device=device))
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input @ self.constant_vector
+
+    def extra_repr(self) -> str:
+        return f"{self.labels}"
+
+
+@lua_class("nn.ExpOut")
+class ExpOutClass(LuaClass):
+    torch_type = ExpOut
+    tensors = {"constant_vector": "constant_vector"}
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        return {"labels": obj["constant_vector"].size, "device": "meta"}

@@ -1,0 +1,127 @@
+"""Multi-scale dense networks (gaohuang/MSDNet)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.registry import lua_class
+
+
+class MSDNetLayerFirst(nn.Sequential):
+    """The first layer: every member works on the result of the one before, and all results are returned.
+
+    Args:
+        *modules: one member for each scale.
+
+    Shape:
+        - Input: an image, :math:`(N, C, H, W)`.
+        - Output: a list with one tensor for each scale.
+
+    Lua:
+        ``nn.MSDNet_Layer_first(nChannels, nOutChannels, opt)``, MSDNet models/MSDNet_Layer.lua
+    """
+
+    def forward(self, input: Tensor) -> list[Tensor]:  # type: ignore[override]
+        results: list[Any] = [input]
+        for module in self:
+            results.append(module(results[-1]))
+        return results[1:]
+
+
+@lua_class("nn.MSDNet_Layer_first")
+class MSDNetLayerFirstClass(LuaClass):
+    torch_type = MSDNetLayerFirst
+    container = True
+    constants = {"output": empty_table}
+
+
+class MSDNetLayer(nn.Sequential):
+    """A layer that takes a feature map of every scale, and may leave the finest one behind.
+
+    Args:
+        *modules: one member for each scale of the output.
+        in_scales: scales of the input.
+        out_scales: scales of the output, as many or one fewer.
+
+    Shape:
+        - Input: a list of tensors, finest scale first.
+        - Output: a list of tensors. Each member gets ``[x, finer, x]``; at the finest scale of all ``[x, x]``.
+
+    Lua:
+        ``nn.MSDNet_Layer(nChannels, nOutChannels, opt, inScales, outScales)``, MSDNet models/MSDNet_Layer.lua
+    """
+
+    def __init__(self, *modules: nn.Module, in_scales: int, out_scales: int) -> None:
+        super().__init__(*modules)
+        self.in_scales, self.out_scales = in_scales, out_scales
+
+    def forward(self, input: list[Tensor]) -> list[Tensor]:  # type: ignore[override]
+        left_behind = self.in_scales - self.out_scales
+        results = []
+        for i, module in enumerate(self, left_behind):
+            results.append(module([input[i], input[i - 1], input[i]] if i else [input[0], input[0]]))
+        return results
+
+    def extra_repr(self) -> str:
+        return f"in_scales={self.in_scales}, out_scales={self.out_scales}"
+
+
+@lua_class("nn.MSDNet_Layer")
+class MSDNetLayerClass(LuaClass):
+    torch_type = MSDNetLayer
+    container = True
+    scalars = {"inScales": "in_scales", "outScales": "out_scales"}
+    scratch = ("real_input", "gIn")
+    constants = dict.fromkeys(("output", "gradInput", "real_input", "gIn"), empty_table)
+
+    @classmethod
+    def handled(cls, module: nn.Module) -> set[str]:
+        return {*super().handled(module), "discard"}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        assert isinstance(module, MSDNetLayer)
+        return {**super().to_lua(module, ctx), "discard": module.in_scales - module.out_scales}
+
+
+class JointTrainModule(nn.Sequential):
+    """Blocks one after the other, and a classifier on the coarsest scale of each.
+
+    Args:
+        *modules: the blocks, then as many classifiers.
+        blocks: how many blocks.
+
+    Shape:
+        - Input: an image, :math:`(N, C, H, W)`.
+        - Output: a list with the scores of every classifier.
+
+    Lua:
+        ``nn.JointTrainModule(nChannels, opt)``, MSDNet models/JointTrainContainer.lua
+    """
+
+    def __init__(self, *modules: nn.Module, blocks: int) -> None:
+        super().__init__(*modules)
+        self.blocks = blocks
+
+    def forward(self, input: Tensor) -> list[Tensor]:  # type: ignore[override]
+        features: Any = input
+        scores, modules = [], list(self)
+        for block, classifier in zip(modules[: self.blocks], modules[self.blocks :], strict=True):
+            features = block(features)
+            scores.append(classifier(features[-1]))
+        return scores
+
+    def extra_repr(self) -> str:
+        return f"blocks={self.blocks}"
+
+
+@lua_class("nn.JointTrainModule")
+class JointTrainModuleClass(LuaClass):
+    torch_type = JointTrainModule
+    container = True
+    scalars = {"nBlocks": "blocks"}
+    constants = {"output": empty_table, "gradInput": empty_table}

@@ -1,0 +1,249 @@
+"""Layers of attention over memory tapes (cheng6076/SNLI-attention): sums over tables, masks, a masked loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.objects import LuaObject
+from dpnn_bridge.torch7.gradient import with_gradient_of, with_penalty
+
+
+class AddScalar(nn.Module):
+    """Adds a matrix to every block of columns of another.
+
+    Shape:
+        - Input: ``[x, y]``, :math:`(N, kD)` and :math:`(N, D)`.
+        - Output: :math:`(N, kD)`.
+
+    Lua:
+        ``nn.AddScalar()``, ``nn.ReplicateAdd()``, SNLI-attention util/AddScalar.lua
+    """
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        x, y = input
+        return x + y.repeat(1, x.shape[1] // y.shape[1])
+
+
+@lua_class("nn.AddScalar", "nn.ReplicateAdd")
+class AddScalarClass(LuaClass):
+    torch_type = AddScalar
+    constants = {"gradInput": empty_table}
+
+
+class TensorAddVector(nn.Module):
+    """Adds a row to every row of a matrix.
+
+    Shape:
+        - Input: ``[x, y]``, :math:`(N, D)` and :math:`(1, D)`.
+        - Output: :math:`(N, D)`.
+
+    Lua:
+        ``nn.TensorAddVector()``, SNLI-attention util/TensorAddVector.lua
+    """
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        return input[0] + input[1]
+
+
+@lua_class("nn.TensorAddVector")
+class TensorAddVectorClass(LuaClass):
+    torch_type = TensorAddVector
+    constants = {"gradInput": empty_table}
+
+
+class CAveTable(nn.Module):
+    """The mean of a list of tensors.
+
+    Shape:
+        - Input: a list of tensors of one shape.
+        - Output: that shape.
+
+    Lua:
+        ``nn.CAveTable()``, SNLI-attention util/CAveTable.lua
+    """
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        return torch.stack(list(input)).sum(0) / len(input)
+
+
+@lua_class("nn.CAveTable")
+class CAveTableClass(LuaClass):
+    torch_type = CAveTable
+    constants = {"gradInput": empty_table}
+
+
+class MaskAveTable(nn.Module):
+    """The mean of those time steps that a mask leaves.
+
+    Shape:
+        - Input: ``[steps, mask]``: a list of T tensors :math:`(N, D)`, and :math:`(N, T)`.
+        - Output: :math:`(N, D)`.
+
+    Differs from torch:
+        The first step enters the sum whatever its mask is, and gets the gradient that its mask lets through.
+
+    Lua:
+        ``nn.MaskAveTable()``, SNLI-attention util/MaskAveTable.lua
+    """
+
+    def forward(self, input: tuple[list[Tensor], Tensor]) -> Tensor:
+        steps, mask = torch.stack(list(input[0]), 1), input[1].detach()[..., None]
+        total = steps[:, 0] + (steps[:, 1:] * mask[:, 1:]).sum(1)
+        return with_gradient_of(total, (steps * mask).sum(1)) / mask.sum(1)
+
+
+@lua_class("nn.MaskAveTable")
+class MaskAveTableClass(LuaClass):
+    torch_type = MaskAveTable
+    constants = {"gradInput": empty_table}
+
+
+class Maskh(nn.Module):
+    """The current state where the mask is 1, else the one before.
+
+    Shape:
+        - Input: ``[previous, current, mask]``, :math:`(N, D)` twice and :math:`(N)`.
+        - Output: :math:`(N, D)`.
+
+    Lua:
+        ``nn.Maskh()``, SNLI-attention util/Maskh.lua
+    """
+
+    def forward(self, input: list[Tensor]) -> Tensor:
+        mask = input[2].detach().reshape(len(input[0]), -1)
+        return input[0] * (1 - mask) + input[1] * mask
+
+
+@lua_class("nn.Maskh")
+class MaskhClass(LuaClass):
+    torch_type = Maskh
+    constants = {"gradInput": empty_table}
+
+
+class TableAddTensor(nn.Module):
+    """Adds a tensor to every tensor of a list.
+
+    Shape:
+        - Input: ``[list, tensor]``, all of one shape.
+        - Output: a list.
+
+    Lua:
+        ``nn.TableAddTensor()``, SNLI-attention util/TableAddTensor.lua
+    """
+
+    def forward(self, input: tuple[list[Tensor], Tensor]) -> list[Tensor]:
+        return [x + input[1] for x in input[0]]
+
+
+@lua_class("nn.TableAddTensor")
+class TableAddTensorClass(LuaClass):
+    torch_type = TableAddTensor
+    constants = {"output": empty_table, "gradInput": empty_table}
+
+
+class TableLinear(nn.Linear):
+    """One linear layer for every tensor of a list.
+
+    Shape:
+        - Input: a list of tensors :math:`(N, D)` or :math:`(D)`.
+        - Output: a list of tensors.
+
+    Lua:
+        ``nn.TableLinear(inputSize, outputSize)``, SNLI-attention util/TableLinear.lua
+    """
+
+    def forward(self, input: list[Tensor]) -> list[Tensor]:  # type: ignore[override]
+        return [F.linear(x, self.weight, self.bias) for x in input]
+
+
+@lua_class("nn.TableLinear")
+class TableLinearClass(LuaClass):
+    torch_type = TableLinear
+    tensors = {"weight": "weight", "bias": "bias"}
+    scratch = ("addBuffer",)
+    constants = {"output": empty_table, "gradInput": empty_table}
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        out_features, in_features = obj["weight"].shape
+        return {"in_features": in_features, "out_features": out_features, "device": "meta"}
+
+
+class SumKeepdim(nn.Module):
+    """The sum, or mean, along one dimension, which keeps its place.
+
+    Args:
+        dimension: counted from 1, or from the end if negative.
+        n_input_dims: dimensions of a sample; the input may have one more.
+        size_average: the mean.
+
+    Shape:
+        - Input: :math:`(*)`.
+        - Output: the same with size 1 in the dimension.
+
+    Lua:
+        ``nn.SumKeepdim(dimension, nInputDims, sizeAverage)``, SNLI-attention util/SumKeepdim.lua
+
+    Differs from torch:
+        Torch7's backward raises unless the dimension has size 1.
+    """
+
+    def __init__(self, dimension: int = 1, n_input_dims: int | None = None, size_average: bool = False) -> None:
+        super().__init__()
+        self.dimension, self.n_input_dims, self.size_average = dimension, n_input_dims, size_average
+
+    def forward(self, input: Tensor) -> Tensor:
+        batched = self.n_input_dims is not None and input.dim() == self.n_input_dims + 1
+        dim = self.dimension if self.dimension < 0 else self.dimension - 1 + batched
+        return input.mean(dim, keepdim=True) if self.size_average else input.sum(dim, keepdim=True)
+
+
+@lua_class("nn.SumKeepdim")
+class SumKeepdimClass(LuaClass):
+    torch_type = SumKeepdim
+    scalars = {"dimension": "dimension", "nInputDims": "n_input_dims", "sizeAverage": "size_average"}
+    defaults = {"nInputDims": None}
+
+
+class MaskedLoss(nn.Module):
+    """The negative log likelihood of those targets that are not 0.
+
+    Args:
+        index_base: 1 as in Lua or 0; a target below it is left out.
+
+    Shape:
+        - Input: ``[log probabilities, targets]``, :math:`(N, C)` and :math:`(N)`.
+        - Output: ``[loss, right, counted]``: the sum, how many targets are the likeliest class, and how many count.
+
+    Differs from torch:
+        The gradient is that of the loss divided by N, whatever comes from behind. In one repository the loss itself is
+        divided as well (cheng6076/mlm); the class there has the same name and fields.
+
+    Lua:
+        ``nn.MaskedLoss()``, SNLI-attention util/MaskedLoss.lua
+    """
+
+    def __init__(self, index_base: int = 1) -> None:
+        super().__init__()
+        self.index_base = index_base
+
+    def forward(self, input: list[Tensor]) -> list[Tensor]:
+        scores, target = input[0], input[1].long() - self.index_base
+        counted = target >= 0
+        picked = scores.gather(1, target.clamp(min=0)[:, None])[:, 0] * counted
+        right = (scores.amax(1) == picked) & counted
+        loss = with_penalty(-picked.detach().sum(), -picked.sum() / len(target))
+        return [loss, right.sum().to(scores.dtype), counted.sum().to(scores.dtype)]
+
+
+@lua_class("nn.MaskedLoss")
+class MaskedLossClass(LuaClass):
+    torch_type = MaskedLoss
+    indexed = True
