@@ -1,6 +1,6 @@
 """Learns where to look: the recurrent attention model of dpnn's README, on scikit-learn's digits.
 
-    pip install "dpnn-bridge[examples]"
+    pip install -e ".[examples]"
     python examples/recurrent_attention.py
 
 The model sees an image of 8 x 8 pixels only through a window of 3 x 3. After each look it decides where to look next;

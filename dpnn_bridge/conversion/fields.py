@@ -19,7 +19,7 @@ class Layout(NamedTuple):
 class Field(NamedTuple):
     """A tensor field of a Lua class.
 
-    Args:
+    Attributes:
         attribute: name of the parameter or buffer in the torch module. Dots reach into submodules.
         layout: None when the elements have the same order (the shape may differ; Lua's is restored on the way back).
         grad: Lua field that holds the gradient; default ``weight`` -> ``gradWeight``.

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from dpnn_bridge.errors import LuaBridgeError
+from dpnn_bridge.extras import install_advice
 from dpnn_bridge.lua import ops  # noqa: F401  (ops registers what FUNCTIONS and NATIVE hold)
 from dpnn_bridge.lua.dispatch import FUNCTIONS, NATIVE, describe
 from dpnn_bridge.lua.environment import Allocator, environment_entries, file_entries, random_entries
@@ -43,7 +44,7 @@ def _import_runtime(name: str) -> tuple[Any, str]:
         except ImportError as error:
             problem = error
     raise LuaBridgeError(
-        f"the Lua runtime {name!r} is not available ({problem}). Install the extra: pip install 'dpnn-bridge[lua]'; "
+        f"the Lua runtime {name!r} is not available ({problem}). Install it: {install_advice('lua')}; "
         "on platforms whose lupa has no LuaJIT use runtime='lua51'"
     ) from problem
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.compare import nested
 from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.extras import install_advice
 from dpnn_bridge.outputs import Job
 from dpnn_bridge.outputs.verification import check_traced, need_tracing, run, traceable
 from dpnn_bridge.outputs.written import GraphNode, Results, Written, results_of_modules
@@ -25,7 +26,7 @@ def _libraries() -> Any:
         import onnxruntime
         import onnxscript  # noqa: F401 - torch.onnx needs it
     except ImportError as e:
-        raise ConversionError(f"{e.name} is not installed: pip install 'dpnn-bridge[onnx]'") from e
+        raise ConversionError(f"{e.name} is not installed: {install_advice('onnx')}") from e
     return onnx, onnxruntime
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.compare.bits import same_tensors
 from dpnn_bridge.errors import ConversionError, VerificationError
+from dpnn_bridge.extras import install_advice
 from dpnn_bridge.outputs import Job, container
 
 CONSTANT = "constant:"  # no name of a module contains a colon
@@ -26,7 +27,7 @@ def _library() -> Any:
     try:
         import safetensors.torch
     except ImportError as e:
-        raise ConversionError("safetensors is not installed: pip install 'dpnn-bridge[safetensors]'") from e
+        raise ConversionError(f"safetensors is not installed: {install_advice('safetensors')}") from e
     return safetensors.torch
 
 

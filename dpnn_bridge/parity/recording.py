@@ -104,7 +104,8 @@ def assert_parity(
         module: the module, converted or written by hand. It runs in the mode that the fixture names.
         fixture: a ``.t7`` file or its table: ``input``, ``output`` and whatever else is to be compared (``gradOutput``,
             ``gradInput``, ``gradParams`` in the order of Torch7's ``parameters()``, ``params``, ``target``).
-        device, dtype: where and in which precision to run.
+        device: where to run.
+        dtype: in which precision; default: that of the module.
         rtol: accepted difference relative to the largest expected value; default 1e-10 in double and 1e-5 in single
             precision.
         gradient_rtol: the same for gradients; default: ``rtol``.

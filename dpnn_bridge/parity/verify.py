@@ -68,13 +68,15 @@ def verify(
             returns where the format runs the same operations.
         reference: a ``.t7`` file (or its table) with ``input``, ``output`` and, where they are to be compared,
             ``mode``, ``gradOutput``, ``gradInput``, ``gradParams`` and ``after``, the module after its forward.
-        input, output: tensors (or nested lists), in place of a reference file.
+        input: a tensor or nested list, in place of a reference file.
+        output: what Torch7 returned for it.
         key: path of the model inside its file.
         mode: ``"train"`` or ``"eval"``; default: as the reference says, else ``"eval"``.
-        device, dtype: where and in which precision to run.
+        device: where to run.
+        dtype: in which precision; default: as in the file.
         gradients: run backward when the reference holds gradients.
-        tolerance, gradient_tolerance: accepted relative differences; default :data:`OUTPUT` and :data:`GRADIENT`, wider
-            for half precision.
+        tolerance: accepted relative difference; default :data:`OUTPUT`, wider for half precision.
+        gradient_tolerance: the same for gradients; default :data:`GRADIENT`.
         options: how to convert.
         lua: a :class:`~dpnn_bridge.lua.LuaBridge` whose ``lua_path`` holds the original sources: the model runs there
             on the same input, and what it computes is the reference in place of any stored values.

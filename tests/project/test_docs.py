@@ -147,3 +147,21 @@ def test_links_lead_to_files(page: Path) -> None:
 def test_every_page_is_in_the_navigation() -> None:
     navigation = (ROOT / "mkdocs.yml").read_text()
     assert not [p for p in PAGES[1:] if str(p.relative_to(ROOT / "docs")) not in navigation]
+
+
+def test_site_builds_without_a_warning(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs_autorefs", reason="needs the extra docs")
+    pytest.importorskip("material", reason="needs the extra docs")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "WARNING" not in done.stdout + done.stderr
+
+
+def test_advice_names_packages_that_an_index_has() -> None:
+    from dpnn_bridge.extras import install_advice
+
+    assert install_advice("safetensors") == "pip install 'safetensors>=0.4'"
+    assert "'onnxscript>=0.7'" in install_advice("onnx")
+    assert install_advice("nothing") == "pip install -e '.[nothing]' in the checkout of dpnn_bridge"

@@ -15,6 +15,7 @@ ROOMS = (
     "display",
     "errors",
     "boundary",
+    "extras",
     "version",
     "faces",
     "suffixes",
