@@ -9,10 +9,12 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import tracing
+from networks import cyclegan, resnet20
 from samples import SAMPLES
 from test_sharing import linear, sequential, storage, view
 from torch import nn
@@ -125,6 +127,83 @@ def test_batch_normalization_is_folded_into_the_convolution() -> None:
     model[1].running_mean.normal_()  # type: ignore[index]
     fused = fuse_conv_bn_eval(model[0], model[1])  # type: ignore[index]
     torch.testing.assert_close(fused(x), model(x))
+
+
+# ---------------------------------------------------------------------- tools that look for the types of stock layers
+def lenet() -> nn.Module:
+    return net("torch-demos__mnist_convnet")
+
+
+three = pytest.mark.parametrize(
+    ("build", "shape", "fused"),
+    [
+        (lenet, (2, 1, 32, 32), []),  # Tanh is never fused
+        (resnet20, (2, 3, 32, 32), [["0", "1", "2"], ["3.0.0.0", "3.0.0.1", "3.0.0.2"]]),
+        (cyclegan, (1, 3, 32, 32), [["1", "2", "3"], ["4", "5", "6"]]),
+    ],
+)
+
+
+@three
+def test_layers_that_fuse_are_stock(build: Any, shape: Any, fused: Any) -> None:
+    stock = {nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.BatchNorm2d, nn.ReLU, nn.Tanh, nn.MaxPool2d, nn.AvgPool2d}
+    types = {type(m) for m in build().modules()}
+    assert len(types & stock) >= 4
+    assert not [t for t in types - stock if issubclass(t, tuple(stock))]
+
+
+@three
+def test_fx_and_jit_trace(build: Any, shape: Any, fused: Any) -> None:
+    model, x = build(), torch.randn(shape)
+    torch.testing.assert_close(torch.fx.symbolic_trace(model)(x), model(x), rtol=0, atol=0)
+    torch.testing.assert_close(torch.jit.trace(model, x)(x), model(x))  # type: ignore[operator]
+
+
+@three
+def test_fusion_finds_batch_normalization(build: Any, shape: Any, fused: Any) -> None:
+    from torch.fx.experimental.optimization import fuse
+
+    model, x = build(), torch.randn(shape)
+    together = fuse(model)
+    torch.testing.assert_close(together(x), model(x), rtol=1e-4, atol=1e-5)
+    before = sum(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+    assert sum(isinstance(m, nn.BatchNorm2d) for m in together.modules()) < before or not before
+    for names in fused:
+        eager = torch.ao.quantization.fuse_modules(copy.deepcopy(model), [names])
+        torch.testing.assert_close(eager(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+@three
+def test_static_and_weight_only_quantization(build: Any, shape: Any, fused: Any) -> None:
+    from torch.ao.quantization import get_default_qconfig_mapping
+    from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
+
+    model, x = build(), torch.randn(shape)
+    expected = model(x)
+    prepared = prepare_fx(copy.deepcopy(model), get_default_qconfig_mapping(), (x,))
+    prepared(x)
+    quantized = convert_fx(prepared)
+    assert (quantized(x) - expected).abs().max() < 0.25 * expected.abs().max()
+    assert any("quantized" in type(m).__module__ for m in quantized.modules())
+    quantization = pytest.importorskip("torchao.quantization", reason="needs torchao")
+    weights = copy.deepcopy(model)
+    quantization.quantize_(weights, quantization.Int8WeightOnlyConfig())
+    assert (weights(x) - expected).abs().max() < 0.05 * expected.abs().max()
+
+
+def test_single_samples_are_torch7s_although_the_layer_is_stock() -> None:
+    model = to_torch(to_lua(nn.Sequential(nn.BatchNorm2d(3))))
+    layer: Any = model[0]  # type: ignore[index]
+    assert type(layer) is nn.BatchNorm2d
+    layer.running_mean.fill_(2)
+    x = torch.randn(1, 3, 5, 5)
+    expected = (x - 2) / (1 + layer.eps) ** 0.5
+    torch.testing.assert_close(model(x), expected)  # in training: with the running statistics, which stay
+    assert layer.running_mean.eq(2).all()
+    assert layer.training
+    torch.testing.assert_close(model.eval()(x[0]), expected)
+    scripted = torch.jit.script(model)
+    torch.testing.assert_close(scripted(x[0]), expected)
 
 
 def test_dynamic_quantization() -> None:

@@ -13,6 +13,7 @@ from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.lua_values import fresh
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.conversion.tracing import leaf
 from dpnn_bridge.modules.dpnn.decorator import torch_dtype
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.torch7.gradient import add_gradient, zero_gradient
@@ -49,6 +50,7 @@ class OneHot(nn.Module):
         self.output_size, self.index_base = output_size, index_base
         self.register_buffer("like", torch.empty(0, dtype=dtype), persistent=False)
 
+    @leaf
     def forward(self, input: Tensor | float) -> Tensor:
         index = torch.as_tensor(input, device=self.like.device).long() - self.index_base
         if index.device.type == "cpu" and not torch.compiler.is_compiling():

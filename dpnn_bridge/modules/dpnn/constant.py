@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.conversion.tracing import leaf
 from dpnn_bridge.display import printable
 from dpnn_bridge.objects import LuaObject
 from dpnn_bridge.torch7.gradient import with_gradient_of, zero_gradient
@@ -76,6 +77,7 @@ class Constant(nn.Module):
         self.register_buffer("value", value if isinstance(value, Tensor) else torch.tensor([float(value)]))
         self.n_input_dim = n_input_dim
 
+    @leaf
     def forward(self, input: Any) -> Tensor:
         if self.n_input_dim is None or input.dim() <= self.n_input_dim:
             output = self.value.clone()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.conversion.tracing import leaf
 from dpnn_bridge.modules.dpnn.decorator import torch_dtype
 from dpnn_bridge.objects import LuaObject, LuaTensor
 
@@ -32,6 +33,7 @@ class Collapse(nn.Module):
         super().__init__()
         self.n_input_dim = n_input_dim
 
+    @leaf
     def forward(self, input: Tensor) -> Tensor:
         return input.reshape(input.shape[0], -1) if input.dim() > self.n_input_dim else input.reshape(-1)
 
@@ -90,6 +92,7 @@ class Convert(nn.Module):
             raise ValueError("both shapes of Convert must be 'b*', or neither")
         self.register_buffer("like", torch.empty(0, dtype=dtype), persistent=False)
 
+    @leaf
     def forward(self, input: Tensor) -> Tensor:
         input = input.to(self.like)
         if self.input_shape == "b*":

@@ -12,6 +12,7 @@ from dpnn_bridge.conversion.lua_class import LuaClass, size_storage
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.conversion.tracing import leaf
 from dpnn_bridge.objects import LuaObject
 
 
@@ -57,6 +58,7 @@ class CMul(nn.Module):
         bound = 1 / math.sqrt(self.weight.numel())
         nn.init.uniform_(self.weight, -bound, bound)
 
+    @leaf
     def forward(self, input: Tensor) -> Tensor:
         rows, weight = spread(self.weight, input)
         return (rows * weight).reshape(input.shape)
@@ -109,6 +111,7 @@ class CAdd(nn.Module):
         bound = 1 / math.sqrt(self.bias.numel())
         nn.init.uniform_(self.bias, -bound, bound)
 
+    @leaf
     def forward(self, input: Tensor) -> Tensor:
         rows, bias = spread(self.bias, input)
         return (rows + bias).reshape(input.shape)
@@ -190,6 +193,7 @@ class Add(nn.Module):
         bound = 1 / math.sqrt(self.bias.shape[0])
         nn.init.uniform_(self.bias, -bound, bound)
 
+    @leaf
     def forward(self, input: Tensor) -> Tensor:
         if self.scalar or input.shape == self.bias.shape:
             return input + self.bias

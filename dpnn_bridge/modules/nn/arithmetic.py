@@ -6,13 +6,14 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from dpnn_bridge.conversion.lua_class import LuaClass, empty_sizes, empty_table
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.objects import LuaTensor
 
 
+@fx.wrap
 def shaped_like(first: Tensor, other: Tensor) -> Tensor:
     """``other`` in the shape of ``first``: Torch7 pairs elements in their order and never broadcasts.
 

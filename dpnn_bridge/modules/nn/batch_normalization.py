@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from dpnn_bridge.conversion.fields import Field, Layout
 from dpnn_bridge.conversion.lua_class import LuaClass
@@ -37,99 +36,67 @@ def normalised_without_eps(module: nn.modules.batchnorm._BatchNorm, input: Tenso
     return output
 
 
-class SingleSamples(nn.modules.batchnorm._BatchNorm):
-    """What Torch7 does with one sample, mixed into the three batch normalizations.
-
-    Without batch dimension it is accepted in evaluation and comes back as a batch of one. In training, a batch of one
-    is normalised with the running statistics, which stay as they are.
-    """
-
-    #: dimensions of a batch
-    dims: int
+class WithoutEps(nn.modules.batchnorm._BatchNorm):
+    """What Torch7 does without eps in training, which PyTorch refuses; mixed into layers that have none."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if input.dim() == self.dims - 1 and not self.training:
-            input = input.unsqueeze(0)
-        if 1 in input.shape[1:]:  # PyTorch reads a memory format from the strides there, and computes wrong gradients
-            return plain_strides(self._normalised(plain_strides(input)))
-        return self._normalised(input)
-
-    def _normalised(self, input: Tensor) -> Tensor:
-        if self.training and input.dim() == self.dims and input.shape[0] == 1:
-            return F.batch_norm(
-                input, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
-            )
-        if self.training and self.eps <= 0:
-            return normalised_without_eps(self, input)
-        return super().forward(input)
+        return normalised_without_eps(self, input) if self.training else super().forward(input)
 
 
-class BatchNorm1d(SingleSamples, nn.BatchNorm1d):
-    """Batch normalization of feature vectors.
+class BatchNorm1dWithoutEps(WithoutEps, nn.BatchNorm1d):
+    """:class:`torch.nn.BatchNorm1d` with ``eps=0``, see :class:`WithoutEps`."""
 
-    Args:
-        num_features: number of features.
-        eps: added to the variance.
-        momentum: weight of the new value in the running statistics.
-        affine: whether there are a factor and a summand for each feature.
 
-    Shape:
-        - Input: :math:`(N, C)`; :math:`(C)` in evaluation.
-        - Output: :math:`(N, C)`; :math:`(1, C)` for a single sample.
+class BatchNorm2dWithoutEps(WithoutEps, nn.BatchNorm2d):
+    """:class:`torch.nn.BatchNorm2d` with ``eps=0``, see :class:`WithoutEps`."""
 
-    Differs from torch:
-        Single samples, see :class:`SingleSamples`.
 
-    Lua:
-        ``nn.BatchNormalization(nOutput, eps, momentum, affine)``, BatchNormalization.lua
+class BatchNorm3dWithoutEps(WithoutEps, nn.BatchNorm3d):
+    """:class:`torch.nn.BatchNorm3d` with ``eps=0``, see :class:`WithoutEps`."""
+
+
+WITHOUT_EPS = {
+    nn.BatchNorm1d: BatchNorm1dWithoutEps,
+    nn.BatchNorm2d: BatchNorm2dWithoutEps,
+    nn.BatchNorm3d: BatchNorm3dWithoutEps,
+}
+
+
+def before_single_sample(self: Any, input: tuple[Tensor]) -> tuple[Tensor]:
+    """Forward pre-hook of the stock layers, for what Torch7 does with one sample.
+
+    Without batch dimension it is accepted in evaluation and comes back as a batch of one. In training, a batch of one
+    is normalised with the running statistics, which stay as they are. The layer itself stays PyTorch's own, so that
+    whatever looks for its type (fusion, quantisation, SyncBatchNorm) finds it. TorchScript compiles both hooks.
+
+    PyTorch reads a memory format from the strides where a size is 1, and computes wrong gradients: they become plain.
     """
-
-    dims = 2
-
-
-class BatchNorm2d(SingleSamples, nn.BatchNorm2d):
-    """Batch normalization of feature maps.
-
-    Args:
-        num_features, eps, momentum, affine: as in :class:`BatchNorm1d`.
-
-    Shape:
-        - Input: :math:`(N, C, H, W)`; :math:`(C, H, W)` in evaluation.
-        - Output: :math:`(N, C, H, W)`; :math:`(1, C, H, W)` for a single sample.
-
-    Differs from torch:
-        Single samples, see :class:`SingleSamples`.
-
-    Lua:
-        ``nn.SpatialBatchNormalization(nOutput, eps, momentum, affine)``, SpatialBatchNormalization.lua
-    """
-
-    dims = 4
+    x = input[0]
+    if not self.training:
+        if x.dim() == self.batch_dims - 1:
+            x = x.unsqueeze(0)
+    elif x.dim() == self.batch_dims and x.shape[0] == 1:
+        self.training = False
+        self.is_single = True
+    return (plain_strides(x) if 1 in x.shape[1:] else x,)
 
 
-class BatchNorm3d(SingleSamples, nn.BatchNorm3d):
-    """Batch normalization of volumes.
-
-    Args:
-        num_features, eps, momentum, affine: as in :class:`BatchNorm1d`.
-
-    Shape:
-        - Input: :math:`(N, C, T, H, W)`; :math:`(C, T, H, W)` in evaluation.
-        - Output: :math:`(N, C, T, H, W)`; :math:`(1, C, T, H, W)` for a single sample.
-
-    Differs from torch:
-        Single samples, see :class:`SingleSamples`.
-
-    Lua:
-        ``nn.VolumetricBatchNormalization(nOutput, eps, momentum, affine)``, VolumetricBatchNormalization.lua
-    """
-
-    dims = 5
+def after_single_sample(self: Any, input: tuple[Tensor], output: Tensor) -> Tensor:
+    """Forward hook: ends what :func:`before_single_sample` began. Fusion hands it on to the fused layer."""
+    if hasattr(self, "is_single") and self.is_single:
+        self.training = True
+        self.is_single = False
+    return plain_strides(output) if 1 in output.shape[1:] else output
 
 
 class Normalization(LuaClass):
-    """What the classes of nn, cudnn and fbcunn share."""
+    """What the classes of nn, cudnn and fbcunn share.
 
+    Attributes:
+        dims: dimensions of a batch.
+    """
+
+    dims: int
     scalars = {"eps": "eps", "momentum": "momentum"}
     defaults = {"eps": 1e-5, "momentum": 0.1}
     scratch = ("buffer", "buffer2", "centered", "std", "normalized", "save_mean", "save_std", "scaleT")
@@ -146,8 +113,13 @@ class Normalization(LuaClass):
 
     @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
-        module = cls.torch_type[0](**cls.arguments(obj, ctx))
+        arguments = cls.arguments(obj, ctx)
+        kind = cls.torch_type if arguments["eps"] > 0 else WITHOUT_EPS[cls.torch_type]
+        module = kind(**arguments)
         module.num_batches_tracked = torch.tensor(0)
+        module.batch_dims, module.is_single = cls.dims, False
+        module.register_forward_pre_hook(before_single_sample)
+        module.register_forward_hook(after_single_sample)
         return module
 
     @classmethod
@@ -176,12 +148,14 @@ class SecondVersion(Normalization):
 
 @lua_class("nn.BatchNormalization", "cudnn.BatchNormalization")
 class BatchNormalization(SecondVersion):
-    torch_type = (BatchNorm1d, nn.BatchNorm1d)
+    torch_type = nn.BatchNorm1d
+    dims = 2
 
 
 @lua_class("nn.SpatialBatchNormalization", "cudnn.SpatialBatchNormalization")
 class SpatialBatchNormalization(SecondVersion):
-    torch_type = (BatchNorm2d, nn.BatchNorm2d)
+    torch_type = nn.BatchNorm2d
+    dims = 4
 
 
 def from_inverse_deviation(std: Tensor, module: Any) -> Tensor:
@@ -209,17 +183,20 @@ class FbnnNormalization(Normalization):
 
 @lua_class("fbnn.BatchNormalization")
 class FbnnBatchNormalization(FbnnNormalization):
-    torch_type = (BatchNorm1d, nn.BatchNorm1d)
+    torch_type = nn.BatchNorm1d
+    dims = 2
 
 
 @lua_class("fbnn.SpatialBatchNormalization")
 class FbnnSpatialBatchNormalization(FbnnNormalization):
-    torch_type = (BatchNorm2d, nn.BatchNorm2d)
+    torch_type = nn.BatchNorm2d
+    dims = 4
 
 
 @lua_class("cudnn.VolumetricBatchNormalization")
 class CudnnVolumetricBatchNormalization(SecondVersion):
-    torch_type = (BatchNorm3d, nn.BatchNorm3d)
+    torch_type = nn.BatchNorm3d
+    dims = 5
 
 
 @lua_class("nn.VolumetricBatchNormalization")

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from dpnn_bridge.conversion.lua_class import LuaClass, empty_sizes, empty_table
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.tracing import leaf
 from dpnn_bridge.modules.nn.arithmetic import joined
 from dpnn_bridge.modules.nn.decorator import Decorator, DecoratorClass
 from dpnn_bridge.objects import LuaTable, LuaTensor, element_dtype
@@ -124,6 +125,7 @@ class DepthConcat(Concat):
         ``nn.DepthConcat(dim)``, DepthConcat.lua
     """
 
+    @leaf
     def forward(self, input: Any) -> Tensor:
         outputs = [module(input) for module in self]
         dims = outputs[0].dim()
@@ -265,6 +267,7 @@ class Bottle(Decorator):
         self.n_input_dims = n_input_dims
         self.n_output_dims = n_input_dims if n_output_dims is None else n_output_dims
 
+    @leaf
     def forward(self, input: Tensor) -> Tensor:
         extra = input.dim() - self.n_input_dims
         if extra <= 0:

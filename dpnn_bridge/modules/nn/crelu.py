@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.tracing import leaf
 
 
 class CReLU(nn.Sequential):
@@ -28,6 +29,7 @@ class CReLU(nn.Sequential):
         super().__init__(*modules)
         self.n_input_dims = n_input_dims
 
+    @leaf
     def forward(self, input: Tensor) -> Tensor:  # type: ignore[override]
         channel = 1 if input.dim() == self.n_input_dims + 1 else 0
         rows = input.flatten(1) if channel else input.reshape(1, -1)

@@ -13,6 +13,7 @@ from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.noise import noise_of
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.conversion.tracing import leaf
 from dpnn_bridge.objects import LuaObject, LuaTensor
 from dpnn_bridge.torch7.gradient import with_gradient_of
 
@@ -128,6 +129,7 @@ class SpatialDropout(nn.Module):
         super().__init__()
         self.p, self.stochastic_inference = p, stochastic_inference
 
+    @leaf
     def forward(self, input: Tensor) -> Tensor:
         if input.dim() - self.spatial_dims not in (1, 2):
             raise ValueError(f"expected {self.spatial_dims + 1} or more dimensions, found shape {tuple(input.shape)}")

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.tracing import leaf
 from dpnn_bridge.modules.nn.arithmetic import shaped_like
 from dpnn_bridge.objects import LuaTensor
 from dpnn_bridge.torch7.gradient import with_gradient_of
@@ -46,6 +47,7 @@ class DotProduct(nn.Module):
         ``nn.DotProduct()``, DotProduct.lua
     """
 
+    @leaf
     def forward(self, input: list[Tensor]) -> Tensor:
         first, second = rows_of(input)
         return (first * second).sum(1)
@@ -71,6 +73,7 @@ class CosineDistance(nn.Module):
         ``1e-12`` is added to each squared norm, where :class:`torch.nn.CosineSimilarity` clamps the norms.
     """
 
+    @leaf
     def forward(self, input: list[Tensor]) -> Tensor:
         first, second = rows_of(input)
         squares = [1 / (x.square().sum(1) + 1e-12) for x in (first, second)]
@@ -106,6 +109,7 @@ class PairwiseDistance(nn.Module):
         super().__init__()
         self.norm = norm
 
+    @leaf
     def forward(self, input: list[Tensor]) -> Tensor:
         first, second = rows_of(input)
         difference = first - second
@@ -151,6 +155,7 @@ class MM(nn.Module):
         super().__init__()
         self.transpose_a, self.transpose_b = transpose_a, transpose_b
 
+    @leaf
     def forward(self, input: list[Tensor]) -> Tensor:
         a, b = input
         if a.dim() not in (2, 3) or a.dim() != b.dim():
@@ -187,6 +192,7 @@ class MV(nn.Module):
         super().__init__()
         self.transpose = transpose
 
+    @leaf
     def forward(self, input: list[Tensor]) -> Tensor:
         matrix, vector = input
         if matrix.dim() not in (2, 3) or vector.dim() != matrix.dim() - 1:

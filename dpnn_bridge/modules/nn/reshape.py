@@ -11,6 +11,7 @@ from dpnn_bridge.conversion.lua_class import LuaClass, size_storage
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.conversion.tracing import leaf
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable
 
 
@@ -65,6 +66,7 @@ class View(nn.Module):
         super().__init__()
         self.size, self.num_input_dims = tuple(size), num_input_dims
 
+    @leaf
     def forward(self, input: Tensor) -> Tensor:
         dims = input.dim() if self.num_input_dims is None else self.num_input_dims
         split = max(input.dim() - dims, 0)
@@ -126,6 +128,7 @@ class Reshape(nn.Module):
         super().__init__()
         self.size, self.batch_mode = tuple(size), batch_mode
 
+    @leaf
     def forward(self, input: Tensor) -> Tensor:
         single = self.batch_mode is False
         if self.batch_mode is None:
@@ -178,6 +181,7 @@ class Narrow(nn.Module):
         super().__init__()
         self.dimension, self.index, self.length = dimension, index, length
 
+    @leaf
     def forward(self, input: Tensor) -> Tensor:
         dim = batched_dim(input, self.dimension, None)
         length = self.length if self.length >= 0 else input.shape[dim] - self.index + self.length + 2
@@ -215,6 +219,7 @@ class Select(nn.Module):
         super().__init__()
         self.dimension, self.index = dimension, index
 
+    @leaf
     def forward(self, input: Tensor) -> Tensor:
         dim = batched_dim(input, self.dimension, None)
         output = input.select(dim, self.index if self.index < 0 else self.index - 1)
@@ -253,6 +258,7 @@ class Transpose(nn.Module):
         super().__init__()
         self.permutations, self.num_input_dims = tuple(permutations), num_input_dims
 
+    @leaf
     def forward(self, input: Tensor) -> Tensor:
         offset = 0 if self.num_input_dims is None else input.dim() - self.num_input_dims
         for a, b in self.permutations:
@@ -282,43 +288,6 @@ class TransposeClass(LuaClass):
         return {**super().to_lua(module, ctx), "permutations": pairs}
 
 
-class Replicate(nn.Module):
-    """Repeats its input along a new dimension, without copying it.
-
-    Args:
-        n_features: how often.
-        dim: where the new dimension stands, counted from 1.
-        n_input_dims: number of dimensions of one sample; an input with more has a batch dimension, which stays first.
-
-    Shape:
-        - Input: :math:`(*)`.
-        - Output: the input's shape with ``n_features`` inserted at ``dim``.
-
-    Lua:
-        ``nn.Replicate(nFeature, dim, ndim)``, Replicate.lua
-    """
-
-    def __init__(self, n_features: int, dim: int = 1, n_input_dims: int | None = None) -> None:
-        super().__init__()
-        self.n_features, self.dim, self.n_input_dims = n_features, dim, n_input_dims
-
-    def forward(self, input: Tensor) -> Tensor:
-        batch = self.n_input_dims is not None and input.dim() > self.n_input_dims
-        dim = self.dim if batch else self.dim - 1
-        return input.unsqueeze(dim).expand(*input.shape[:dim], self.n_features, *input.shape[dim:])
-
-    def extra_repr(self) -> str:
-        text = f"{self.n_features}, dim={self.dim}"
-        return text if self.n_input_dims is None else f"{text}, n_input_dims={self.n_input_dims}"
-
-
-@lua_class("nn.Replicate")
-class ReplicateClass(LuaClass):
-    torch_type = Replicate
-    scalars = {"nfeatures": "n_features", "dim": "dim", "ndim": "n_input_dims"}
-    defaults = {"dim": 1, "ndim": None}
-
-
 class Squeeze(nn.Module):
     """Removes one dimension of size 1, or all of them.
 
@@ -339,6 +308,7 @@ class Squeeze(nn.Module):
         super().__init__()
         self.dim, self.num_input_dims = dim, num_input_dims
 
+    @leaf
     def forward(self, input: Tensor) -> Tensor:
         if self.dim is not None:
             output = input.squeeze(batched_dim(input, self.dim, self.num_input_dims))
@@ -380,6 +350,7 @@ class Unsqueeze(nn.Module):
         super().__init__()
         self.pos, self.num_input_dims = pos, num_input_dims
 
+    @leaf
     def forward(self, input: Tensor) -> Tensor:
         dims = self.num_input_dims or input.dim()
         return input.unsqueeze(input.dim() - dims + self.pos - 1)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.conversion.lua_class import LuaClass, empty_sizes, empty_table
 from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.tracing import leaf
 from dpnn_bridge.modules.nn.arithmetic import joined
 from dpnn_bridge.modules.nn.reshape import batched_dim
 
@@ -32,6 +33,7 @@ class JoinTable(nn.Module):
         super().__init__()
         self.dimension, self.n_input_dims = dimension, n_input_dims
 
+    @leaf
     def forward(self, input: list[Tensor]) -> Tensor:
         return joined(input, batched_dim(input[0], self.dimension, self.n_input_dims))
 
@@ -68,6 +70,7 @@ class SplitTable(nn.Module):
         super().__init__()
         self.dimension, self.n_input_dims = dimension, n_input_dims
 
+    @leaf
     def forward(self, input: Tensor) -> list[Tensor]:
         slices = input.unbind(batched_dim(input, self.dimension, self.n_input_dims))
         return [s.reshape(1) for s in slices] if input.dim() == 1 else list(slices)
@@ -137,6 +140,7 @@ class NarrowTable(nn.Module):
         super().__init__()
         self.offset, self.length = offset, length
 
+    @leaf
     def forward(self, input: list[Any]) -> list[Any]:
         return input[self.offset - 1 : self.offset - 1 + max(self.length, 0)]
 

@@ -1,0 +1,47 @@
+"""Copies along a new dimension."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.tracing import leaf
+
+
+class Replicate(nn.Module):
+    """Repeats its input along a new dimension, without copying it.
+
+    Args:
+        n_features: how often.
+        dim: where the new dimension stands, counted from 1.
+        n_input_dims: number of dimensions of one sample; an input with more has a batch dimension, which stays first.
+
+    Shape:
+        - Input: :math:`(*)`.
+        - Output: the input's shape with ``n_features`` inserted at ``dim``.
+
+    Lua:
+        ``nn.Replicate(nFeature, dim, ndim)``, Replicate.lua
+    """
+
+    def __init__(self, n_features: int, dim: int = 1, n_input_dims: int | None = None) -> None:
+        super().__init__()
+        self.n_features, self.dim, self.n_input_dims = n_features, dim, n_input_dims
+
+    @leaf
+    def forward(self, input: Tensor) -> Tensor:
+        batch = self.n_input_dims is not None and input.dim() > self.n_input_dims
+        dim = self.dim if batch else self.dim - 1
+        return input.unsqueeze(dim).expand(*input.shape[:dim], self.n_features, *input.shape[dim:])
+
+    def extra_repr(self) -> str:
+        text = f"{self.n_features}, dim={self.dim}"
+        return text if self.n_input_dims is None else f"{text}, n_input_dims={self.n_input_dims}"
+
+
+@lua_class("nn.Replicate")
+class ReplicateClass(LuaClass):
+    torch_type = Replicate
+    scalars = {"nfeatures": "n_features", "dim": "dim", "ndim": "n_input_dims"}
+    defaults = {"dim": 1, "ndim": None}
