@@ -15,20 +15,31 @@ from dpnn_bridge.faces import face
 
 if TYPE_CHECKING:
     from dpnn_bridge import errors, optim, parity, training
+    from dpnn_bridge.checkpoint import Checkpoint, load_checkpoint
     from dpnn_bridge.conversion import to_lua, to_torch
     from dpnn_bridge.conversion.lua_class import LuaClass
+    from dpnn_bridge.conversion.places import lua_names, lua_paths, model_at
     from dpnn_bridge.conversion.registry import lua_class
     from dpnn_bridge.files import convert, load, save, write_t7
+    from dpnn_bridge.legacy import load_lua
     from dpnn_bridge.loaders.t7_reader import read_t7
     from dpnn_bridge.training.flat_vector import load_flat
+    from dpnn_bridge.version import __version__
 
 _HOMES = {
+    "Checkpoint": "checkpoint",
     "LuaClass": "conversion.lua_class",
+    "__version__": "version",
     "convert": "files",
     "errors": ".",
     "load": "files",
+    "load_checkpoint": "checkpoint",
     "load_flat": "training.flat_vector",
+    "load_lua": "legacy",
     "lua_class": "conversion.registry",
+    "lua_names": "conversion.places",
+    "lua_paths": "conversion.places",
+    "model_at": "conversion.places",
     "optim": ".",
     "parity": ".",
     "read_t7": "loaders.t7_reader",
@@ -40,12 +51,19 @@ _HOMES = {
 }
 
 __all__ = [
+    "Checkpoint",
     "LuaClass",
+    "__version__",
     "convert",
     "errors",
     "load",
+    "load_checkpoint",
     "load_flat",
+    "load_lua",
     "lua_class",
+    "lua_names",
+    "lua_paths",
+    "model_at",
     "optim",
     "parity",
     "read_t7",

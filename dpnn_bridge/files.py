@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -18,11 +19,13 @@ from dpnn_bridge.checkpoints.find import SEVERAL, candidates, select
 from dpnn_bridge.conversion import convert_object, to_lua
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.report import Report
+from dpnn_bridge.conversion.tensors import as_dtype
 from dpnn_bridge.errors import ConversionError, ModelNotFoundError, NotT7Error
 from dpnn_bridge.loaders import t7_writer
 from dpnn_bridge.loaders.compare import difference
 from dpnn_bridge.loaders.encoding import check_file
-from dpnn_bridge.loaders.t7_reader import read_t7
+from dpnn_bridge.loaders.origin import LocalFile, Origin, is_url, local_file, name_of
+from dpnn_bridge.loaders.t7_reader import read_local, read_t7
 from dpnn_bridge.modules.several import Models
 from dpnn_bridge.outputs import container, export, format_of, suffix_of
 from dpnn_bridge.plugins import load_plugins
@@ -32,31 +35,33 @@ from dpnn_bridge.version import package_version
 
 @raises(ConversionError, "loading")
 def load(
-    path: StrPath,
+    path: Origin,
     *,
     key: str | None = None,
     device: str | torch.device = "cpu",
-    dtype: torch.dtype | None = None,
+    dtype: str | torch.dtype | None = None,
     index_base: int = 1,
     inplace: bool = False,
     gradients: bool = False,
     plugins: Sequence[StrPath] = (),
     lua: Any = None,
     allow_unsupported: bool = False,
+    sha256: str | None = None,
 ) -> nn.Module:
     """Loads a model from a ``.t7`` file, or from a ``.pt`` or ``.safetensors`` file written by :func:`save`.
 
     Args:
-        path: the file.
+        path: the file, or a URL, a file open for reading bytes, or bytes (:mod:`dpnn_bridge.loaders.origin`).
         key: path of the module inside a checkpoint table, such as ``"protos.rnn"``; default: the one the file is about.
         device: where the tensors go; CUDA tensors in the file are read on the CPU first.
-        dtype: casts floating point tensors; default: as in the file.
+        dtype: casts floating point tensors, ``torch.float16`` or ``"float16"``; default: as in the file.
         index_base: 1 as in Lua or 0, for modules whose inputs or outputs are indices.
         inplace: run modules in place where the file says so.
         gradients: take the gradients of the file into ``.grad``.
         plugins: Python files that register classes with ``@lua_class``.
         lua: a :class:`~dpnn_bridge.lua.LuaBridge` that knows the classes that the registry does not.
         allow_unsupported: unknown classes become placeholders that raise when they run.
+        sha256: refuse a file with another checksum.
 
     Returns:
         The module, with the train/eval flags, dtypes and sharing of the file. Of several models of equal rank, such as
@@ -78,18 +83,24 @@ def load(
         fallback=None if lua is None else lua.convert,
         knows=None if lua is None else lua.has_class,
     )
-    module, _ = load_with_report(path, key, options)
-    return module.to(device=device, dtype=dtype)
+    module, _ = load_with_report(path, key, options, sha256)
+    return module.to(device=device, dtype=as_dtype(dtype))
 
 
-def load_with_report(path: StrPath, key: str | None, options: Options) -> tuple[nn.Module, Report]:
+def load_with_report(
+    origin: Origin, key: str | None, options: Options, sha256: str | None = None
+) -> tuple[nn.Module, Report]:
     """:func:`load` together with the report of what became of what."""
-    path = Path(path)
-    if path.suffix in CONVERTED:
-        module, report = container.unpack(_read_pytorch(path), options, str(path))
-        return (_chosen(module, key, path) if key and isinstance(module, Models) else module), report
-    root = read_t7(path)
-    obj, key, others = select(root, key, str(path), together=True, knows=options.knows)
+    with local_file(origin, sha256) as file:
+        return _load_local(file, key, options)
+
+
+def _load_local(file: LocalFile, key: str | None, options: Options) -> tuple[nn.Module, Report]:
+    if file.path.suffix in CONVERTED:
+        module, report = container.unpack(_read_pytorch(file), options, file.name)
+        return (_chosen(module, key, file.name) if key and isinstance(module, Models) else module), report
+    root, _ = read_local(file)
+    obj, key, others = select(root, key, file.name, together=True, knows=options.knows)
     module, report = convert_object(obj, options, key)
     if obj.class_name == SEVERAL:
         models = ", ".join(f"{k} ({m.class_name})" for k, m in obj["models"].items())
@@ -100,17 +111,18 @@ def load_with_report(path: StrPath, key: str | None, options: Options) -> tuple[
     dtypes = sorted({str(p.dtype) for p in module.parameters() if p.is_floating_point()})
     if len(dtypes) > 1:
         report.notes.append(f"the parameters have several types, {', '.join(dtypes)}: dtype= (--dtype) makes them one")
-    report.metadata = {"source": path.name, "key": key, "checkpoint": surroundings(root)}
+    report.metadata = {"source": PurePath(file.name).name, "key": key, "checkpoint": surroundings(root)}
     return module, report
 
 
-def _chosen(models: Models, key: str, path: Path) -> nn.Module:
+def _chosen(models: Models, key: str, name: str) -> nn.Module:
     if key not in models:
-        raise ModelNotFoundError(f"{path}: key {key!r} leads to nothing. Models in the file: {', '.join(models)}")
+        raise ModelNotFoundError(f"{name}: key {key!r} leads to nothing. Models in the file: {', '.join(models)}")
     return models[key]
 
 
-def _read_pytorch(path: Path) -> Any:
+def _read_pytorch(file: LocalFile) -> Any:
+    path, name = file
     check_file(path)
     if path.suffix == ".safetensors":
         from dpnn_bridge.outputs import safetensors
@@ -120,7 +132,7 @@ def _read_pytorch(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as e:
         reason = str(e).split("\n", 1)[0]
-        raise NotT7Error(f"{path}: torch.load (weights_only) cannot read it: {reason}") from e
+        raise NotT7Error(f"{name}: torch.load (weights_only) cannot read it: {reason}") from e
 
 
 @raises(ConversionError, "writing")
@@ -131,7 +143,8 @@ def save(path: StrPath, module: nn.Module, *, force: bool = True, **options: Any
         path: ``.pt`` (what :func:`load` rebuilds and ``torch.load(weights_only=True)`` reads), ``.safetensors``,
             ``.npz``, ``.onnx``, ``.pt2``, ``.py`` or ``.t7``.
         module: a converted module.
-        force: replace an existing file.
+        force: replace an existing file. That is the default here, as with ``torch.save``, since a training script
+            writes the same file again; :func:`convert` and the commands refuse unless they are told.
         **options: of :func:`dpnn_bridge.outputs.export`: ``to``, ``example``, ``metadata`` and those of the format.
 
     Raises:
@@ -159,32 +172,35 @@ def write_t7(path: StrPath, value: Any, **options: Any) -> None:
 
 @raises(ConversionError, "converting")
 def convert(
-    src: StrPath,
+    src: Origin,
     dst: StrPath,
     *,
     key: str | None = None,
     to: str | None = None,
     force: bool = False,
-    dtype: torch.dtype | None = None,
+    dtype: str | torch.dtype | None = None,
     example: Any = None,
     plugins: Sequence[StrPath] = (),
     lua: Any = None,
     allow_unsupported: bool = False,
+    sha256: str | None = None,
     progress: Callable[[str], None] = lambda step: None,
 ) -> Report:
     """Converts a model file to the format that the suffix of ``dst`` names.
 
     Args:
-        src: a ``.t7`` file, or a ``.pt`` or ``.safetensors`` file written by :func:`save`.
+        src: a ``.t7`` file, or a ``.pt`` or ``.safetensors`` file written by :func:`save`; also a URL, an open file, or
+            bytes.
         dst: the file to write.
         key: path of the module inside a checkpoint table.
         to: format name when the suffix of ``dst`` does not say it.
-        force: replace an existing ``dst``.
-        dtype: casts floating point tensors.
+        force: replace an existing ``dst``, which is refused otherwise (:func:`save` replaces).
+        dtype: casts floating point tensors, ``torch.float16`` or ``"float16"``.
         example: one input of the model, which some formats need.
         plugins: Python files that register classes with ``@lua_class``.
         lua: a :class:`~dpnn_bridge.lua.LuaBridge` that knows the classes that the registry does not.
         allow_unsupported: unknown classes become placeholders.
+        sha256: refuse a file with another checksum.
         progress: called with the name of each step as it begins.
 
     Returns:
@@ -194,25 +210,29 @@ def convert(
         T7Error, ConversionError, OutputError, VerificationError: nothing was written.
     """
     suffix_of(dst, to)
-    inputs = (src, *plugins)
+    inputs = (*([src] if isinstance(src, (str, os.PathLike)) and not is_url(src) else []), *plugins)
     check_output(dst, force, inputs)
     load_plugins(plugins)
-    progress(f"reading {src}")
+    name = name_of(src)
+    progress(f"reading {name}")
     options = Options(
         allow_unsupported=allow_unsupported,
         fallback=None if lua is None else lua.convert,
         knows=None if lua is None else lua.has_class,
     )
-    module, report = load_with_report(src, key, options)
+    dtype = as_dtype(dtype)
+    with local_file(src, sha256) as file:
+        module, report = _load_local(file, key, options)
+        origin = _origin(file, key, dtype)
     if dtype is not None:
         module.to(dtype)
-    report.source = Path(src)
+    report.source = Path(name)
     report.metadata |= {
-        "source": Path(src).name,
+        "source": PurePath(name).name,
         "dpnn_bridge": package_version(),
         "torch": str(torch.__version__),
         "parameters": sum(p.numel() for p in module.parameters()),
-        "origin": _origin(src, key, dtype),
+        "origin": origin,
     }
     progress(f"writing {dst}")
     export(module, dst, to=to, example=example, metadata=report.metadata, force=force, inputs=inputs)
@@ -220,12 +240,12 @@ def convert(
 
 
 def is_converted(
-    src: StrPath,
+    src: Origin,
     dst: StrPath,
     *,
     key: str | None = None,
     to: str | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: str | torch.dtype | None = None,
     allow_unsupported: bool = False,
     lua: Any = None,
     **_: Any,
@@ -239,16 +259,17 @@ def is_converted(
         if found is None and suffix_of(dst, to) == ".t7":
             options = Options(allow_unsupported=allow_unsupported, fallback=None if lua is None else lua.convert)
             module, _report = load_with_report(src, key, options)
-            return difference(to_lua(module.to(dtype=dtype)), read_t7(dst)) is None
-        return found == _origin(src, key, dtype)
+            return difference(to_lua(module.to(dtype=as_dtype(dtype))), read_t7(dst)) is None
+        with local_file(src) as file:
+            return found == _origin(file, key, as_dtype(dtype))
     except Exception:  # whatever is wrong with it, it is not what convert writes
         return False
 
 
-def _origin(src: StrPath, key: str | None, dtype: torch.dtype | None) -> str:
+def _origin(src: LocalFile, key: str | None, dtype: torch.dtype | None) -> str:
     """What a conversion starts from: checksums of the file, and of the arguments that change the result."""
     digest = hashlib.sha256()
-    with open(src, "rb") as file:
+    with open(src.path, "rb") as file:
         while part := file.read(1 << 20):
             digest.update(part)
     arguments = hashlib.sha256(json.dumps([key, str(dtype)]).encode())
@@ -256,7 +277,7 @@ def _origin(src: StrPath, key: str | None, dtype: torch.dtype | None) -> str:
 
 
 @raises(ConversionError, "searching for models")
-def model_keys(path: StrPath) -> list[str]:
+def model_keys(path: Origin) -> list[str]:
     """The keys of all models in a ``.t7`` file, as ``load(key=…)`` takes them.
 
     Raises:
@@ -265,5 +286,5 @@ def model_keys(path: StrPath) -> list[str]:
     root = read_t7(path)
     keys = [c.key for c in candidates(root) if not c.is_criterion]
     if not keys:
-        raise ModelNotFoundError(without_module(root, str(path)))
+        raise ModelNotFoundError(without_module(root, name_of(path)))
     return keys

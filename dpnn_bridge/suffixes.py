@@ -3,6 +3,7 @@
 #: suffix of an output -> module of :mod:`dpnn_bridge.outputs` with ``write`` and ``verify``
 OUTPUTS = {
     ".pt": "pt",
+    ".pth": "pt",
     ".safetensors": "safetensors",
     ".npz": "npz",
     ".onnx": "onnx",

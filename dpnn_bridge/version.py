@@ -11,3 +11,6 @@ def package_version() -> str:
         return version("dpnn-bridge")
     except PackageNotFoundError:
         return "unknown"
+
+
+__version__ = package_version()

@@ -77,6 +77,11 @@ class LuaContext:
             obj[key] = value
         return obj
 
+    def pairs(self) -> list[tuple[nn.Module, LuaObject]]:
+        """Every module that was converted, with its object, in the order in which they were met."""
+        modules = {id(value): value for value in self._alive if isinstance(value, nn.Module)}
+        return [(modules[key], obj) for key, obj in self._objects.items()]
+
     def restore(self, value: Any) -> Any:
         """The Lua value of what :meth:`TorchContext.keep` kept."""
         if isinstance(value, nn.Module):

@@ -60,6 +60,7 @@ def lua_class(*names: str) -> Callable[[SpecT], SpecT]:
             known.sort(key=lambda c: c in general)  # the block without `matches` is the last resort
         types = cls.torch_type if isinstance(cls.torch_type, tuple) else (cls.torch_type,)
         for torch_type in types:
+            _add_lua_names(torch_type, cls)
             known_types = _BY_TYPE.setdefault(torch_type, [])
             if not _is_general(cls) or not any(map(_is_general, known_types)):
                 known_types.append(cls)
@@ -67,6 +68,22 @@ def lua_class(*names: str) -> Callable[[SpecT], SpecT]:
         return cls
 
     return register
+
+
+def _add_lua_names(torch_type: type[nn.Module], cls: type[LuaClass]) -> None:
+    """Lets a scalar of a module of this project be read and set by its Lua name too: ``ncem.logsoftmax = True``."""
+    if torch_type.__module__.startswith("torch."):
+        return
+    for name, attribute in cls.scalars.items():
+        if isinstance(name, str) and name != attribute and name.isidentifier() and not hasattr(torch_type, name):
+            setattr(torch_type, name, _alias(attribute))
+
+
+def _alias(attribute: str) -> property:
+    def write(module: nn.Module, value: object) -> None:
+        setattr(module, attribute, value)
+
+    return property(lambda module: getattr(module, attribute), write, doc=f"Lua's name of ``{attribute}``.")
 
 
 def _is_general(cls: type[LuaClass]) -> bool:

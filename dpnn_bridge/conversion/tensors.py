@@ -7,6 +7,25 @@ from torch import Tensor, nn
 
 from dpnn_bridge.conversion.fields import Field, record_of, resolve
 from dpnn_bridge.conversion.ties import tie_of
+from dpnn_bridge.errors import OptionError
+
+#: other names of dtypes: Torch7's classes and torch's own short forms
+_DTYPE_NAMES = {"half": "float16", "float": "float32", "double": "float64"}
+
+
+def as_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    """A floating point dtype from itself or from its name: ``"float16"``, ``"torch.float16"``, ``"half"``.
+
+    Raises:
+        OptionError: there is no such floating point dtype.
+    """
+    if dtype is None or isinstance(dtype, torch.dtype):
+        return dtype
+    name = str(dtype).removeprefix("torch.")
+    found = getattr(torch, _DTYPE_NAMES.get(name, name), None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise OptionError(f"dtype={dtype!r}: expected a floating point dtype such as 'float16', 'float32' or 'float64'")
+    return found
 
 
 def is_parameter(module: nn.Module, attribute: str) -> bool:

@@ -48,10 +48,10 @@ class BytesSource:
 class FileSource:
     """A file that stays open while something still refers to its bytes."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], name: str | None = None) -> None:
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - lives as long as the storages that read from it
         self._lock = threading.Lock()
-        self.name = os.fspath(path)
+        self.name = os.fspath(path) if name is None else name
         self.size = os.fstat(self._file.fileno()).st_size
 
     def __del__(self) -> None:

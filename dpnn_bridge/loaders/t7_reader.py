@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import gc
-import os
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -14,6 +14,7 @@ from dpnn_bridge.errors import OptionError, T7Error, T7FormatError, T7LimitError
 from dpnn_bridge.loaders.ascii_stream import AsciiStream
 from dpnn_bridge.loaders.encoding import Encoding, check_file, check_head, encodings
 from dpnn_bridge.loaders.fast_reader import FastReader
+from dpnn_bridge.loaders.origin import LocalFile, Origin, local_file
 from dpnn_bridge.loaders.reader import Reader
 from dpnn_bridge.loaders.source import BytesSource, FileSource, Source
 from dpnn_bridge.loaders.stream import BinaryStream
@@ -58,11 +59,12 @@ _reading = raises(T7Error, "reading")
 
 
 @_reading
-def read_t7(path: str | os.PathLike[str], **options: Any) -> Any:
+def read_t7(path: Origin, **options: Any) -> Any:
     """Read the first object of a .t7 file.
 
     Args:
-        path: the file.
+        path: the file: a path, a URL (see :mod:`dpnn_bridge.loaders.origin`), a file open for reading bytes, or bytes;
+            unpacked if it is compressed with gzip, bzip2, xz or zip.
         **options: see :class:`ReadOptions`.
 
     Returns:
@@ -82,21 +84,59 @@ def read_t7(path: str | os.PathLike[str], **options: Any) -> Any:
 
 
 @_reading
-def read_encoded(path: str | os.PathLike[str], **options: Any) -> tuple[Any, Encoding]:
+def read_encoded(path: Origin, **options: Any) -> tuple[Any, Encoding]:
     """Like :func:`read_t7`, together with the encoding of the file as it was found."""
     chosen = ReadOptions(**options)
-    check_file(path)
-    return _read(FileSource(path), Reader.read, chosen)
+    with local_file(path) as file:
+        return read_local(file, chosen)
 
 
 @_reading
-def read_all(path: str | os.PathLike[str], **options: Any) -> list[Any]:
+def read_local(file: LocalFile, options: ReadOptions | None = None) -> tuple[Any, Encoding]:
+    """:func:`read_encoded` of an origin that is a local file already."""
+    check_file(file.path)
+    return _read(FileSource(file.path, file.name), Reader.read, options or ReadOptions())
+
+
+@_reading
+def read_all(path: Origin, *, strict: bool = False, **options: Any) -> list[Any]:
     """Read all objects of a file that several ``file:writeObject`` calls wrote; references may run across them.
 
-    Args and Raises: as for :func:`read_t7`.
+    Args:
+        path: as for :func:`read_t7`.
+        strict: raise when the end of the file is cut off or damaged. Otherwise the objects before it are returned, with
+            a warning; a file without a single whole object raises always.
+        **options: see :class:`ReadOptions`.
+
+    Raises: as for :func:`read_t7`.
     """
-    check_file(path)
-    return _read(FileSource(path), Reader.read_all, ReadOptions(**options))[0]
+    chosen = ReadOptions(**options)
+    with local_file(path) as file:
+        check_file(file.path)
+        source = FileSource(file.path, file.name)
+        try:
+            return _read(source, Reader.read_all, chosen)[0]
+        except T7LimitError:
+            raise
+        except T7FormatError as error:
+            whole = [] if strict else _whole_objects(source, chosen)
+            if not whole:
+                raise
+            warnings.warn(f"{error}; the {len(whole)} objects before it are whole", stacklevel=3)
+            return whole
+
+
+def _whole_objects(source: Source, options: ReadOptions) -> list[Any]:
+    """The objects before the damage, with the encoding that makes sense of most."""
+    head = source.read(0, 512)
+    best: list[Any] = []
+    for encoding in encodings(head, options.mode, options.big_endian, options.long_size):
+        reader, found = _reader(source, encoding, options), []
+        with _collector_at_rest(), suppress(T7FormatError):
+            while reader.stream.remaining > 0:
+                found.append(reader.read())
+        best = max(best, found, key=len)
+    return best
 
 
 @_reading

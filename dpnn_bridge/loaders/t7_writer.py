@@ -93,7 +93,7 @@ def write_all(
         if verify:
             found = difference(
                 LuaTable.from_list(objects),
-                LuaTable.from_list(read_all(temporary, **asdict(chosen))),
+                LuaTable.from_list(read_all(temporary, strict=True, **asdict(chosen))),
                 exact_nan=chosen.mode == "binary",
                 shared=chosen.referenced,
             )

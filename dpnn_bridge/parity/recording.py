@@ -16,6 +16,7 @@ from dpnn_bridge.compare.differences import Tolerance
 from dpnn_bridge.compare.precision import full_precision
 from dpnn_bridge.conversion import to_lua
 from dpnn_bridge.conversion.lua_values import lua_value
+from dpnn_bridge.conversion.tensors import as_dtype
 from dpnn_bridge.errors import ConversionError, VerificationError
 from dpnn_bridge.loaders.t7_reader import read_t7
 from dpnn_bridge.loaders.t7_writer import write_t7
@@ -93,7 +94,7 @@ def assert_parity(
     fixture: StrPath | LuaTable,
     *,
     device: str | torch.device = "cpu",
-    dtype: torch.dtype | None = None,
+    dtype: str | torch.dtype | None = None,
     rtol: float | None = None,
     gradient_rtol: float | None = None,
     gradients: bool = True,
@@ -124,7 +125,7 @@ def assert_parity(
         module,
         table,
         device=device,
-        dtype=dtype,
+        dtype=as_dtype(dtype),
         tolerance=None if rtol is None else Tolerance(rtol, rtol),
         gradient_tolerance=None if gradient_rtol is None else Tolerance(gradient_rtol, gradient_rtol),
         gradients=gradients,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import io
 import json
@@ -159,7 +158,6 @@ BAD = {
     "pytorch_zip": (_zip(), "PyTorch"),
     "pickle": (pickle.dumps({"a": 1}, protocol=2), "pickle"),
     "lfs": (LFS, "Git.LFS"),
-    "gzip": (gzip.compress(b"data"), "gzip"),
     "html": (b"<!DOCTYPE html><html><body>404</body></html>", "HTML"),
     "text": (b"This file is a readme, not a model.\n", "text"),
     "empty": (b"", "empty"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import importlib.util
 import io
 import json
@@ -120,7 +119,6 @@ NOT_T7 = {
     "pytorch_zip": (None, "zip.*PyTorch.*torch.load"),
     "pickle": (pickle.dumps({"a": 1}, protocol=2), "pickle.*torch.load"),
     "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "Git-LFS.*git lfs pull"),
-    "gzip": (gzip.compress(b"data"), "gzip.*gunzip"),
     "html": (b"<!DOCTYPE html><html><body>404</body></html>", "HTML.*download"),
     "html_2": (b"\n <html>", "HTML"),
     "text": (b"This is a readme, not a model.\nSee elsewhere.\n", "text that begins with 'This is"),

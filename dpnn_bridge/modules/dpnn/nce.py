@@ -16,6 +16,7 @@ from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.modules.nn.criterion import Criterion, CriterionClass
+from dpnn_bridge.modules.nn.indices import says_where_indices_start
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.torch7.gradient import with_gradient_of
 
@@ -129,9 +130,11 @@ class NCEModule(nn.Linear):
         noise = draw(self.alias, self.keep, *((self.k,) if self.batch_noise else (len(x), self.k)))
         return self.contrasted(x, target.long() - self.index_base, noise)
 
+    @says_where_indices_start
     def contrasted(self, x: Tensor, target: Tensor, noise: Tensor) -> list[Tensor]:
         """The four probabilities for given noise, which like the target counts from 0."""
-        scores = (x * self.weight[target]).sum(1) + self.bias[target]
+        weight = F.embedding(target, self.weight)  # unlike self.weight[target] it refuses negative indices
+        scores = (x * weight).sum(1) + self.bias[target]
         if self.batch_noise:
             noise_scores = F.linear(x, self.weight[noise], self.bias[noise])
         else:

@@ -16,6 +16,7 @@ from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.tracing import leaf
 from dpnn_bridge.modules.nn.arithmetic import joined
 from dpnn_bridge.modules.nn.decorator import Decorator, DecoratorClass
+from dpnn_bridge.modules.nn.members import Members, SlicedWithArguments
 from dpnn_bridge.objects import LuaTable, LuaTensor, element_dtype
 
 
@@ -75,7 +76,7 @@ class ParallelTableClass(LuaClass):
     constants = {"output": empty_table, "gradInput": empty_table}
 
 
-class Concat(nn.Sequential):
+class Concat(SlicedWithArguments):
     """Applies every member to the same input and joins the results along one dimension.
 
     Args:
@@ -147,7 +148,7 @@ class DepthConcatClass(ConcatClass):
     scratch = ("size", "outputSize", "windows")
 
 
-class Parallel(nn.Sequential):
+class Parallel(SlicedWithArguments):
     """Applies the i-th member to the i-th slice of a tensor and joins the results.
 
     Args:
@@ -189,7 +190,7 @@ class ParallelClass(LuaClass):
     scratch = ("totalOutputSize",)
 
 
-class MapTable(nn.Sequential):
+class MapTable(SlicedWithArguments):
     """Applies one module to every element of a list.
 
     Args:
@@ -327,7 +328,7 @@ class ModuleClass(LuaClass):
     tensors = {"output": "output"}
 
 
-class Container(Module):
+class Container(Members, Module):
     """Torch7's abstract base of containers: it holds members and runs none.
 
     Args:
@@ -338,9 +339,7 @@ class Container(Module):
     """
 
     def __init__(self, *modules: nn.Module) -> None:
-        super().__init__()
-        for i, module in enumerate(modules):
-            self.add_module(str(i), module)
+        super().__init__(*modules)
 
 
 @lua_class("nn.Container")

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dpnn_bridge.compare.nested import detached
 from dpnn_bridge.conversion.lua_class import LuaClass
@@ -40,6 +41,32 @@ def elementwise(target: Tensor | float, input: Tensor) -> Tensor:
 def class_indices(target: Tensor | float, input: Tensor, index_base: int) -> Tensor:
     """Class numbers, given as a number, integers or reals that count from ``index_base``, as 0-based integers."""
     return torch.as_tensor(target, device=input.device).long() - index_base
+
+
+#: for the error about a class that there is not
+WHERE_TARGETS_START = "targets start at 1, as in Lua, unless the criterion was converted with index_base=0"
+
+
+def nll_loss(log_probs: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, reduction: str) -> Tensor:
+    """Negative log likelihood, averaged by the weights of the targets; 0 where these add up to 0.
+
+    Args:
+        log_probs: :math:`(N, C, *)`.
+        target: :math:`(N, *)`, 0-based.
+        weight: one factor for each class, or None.
+        ignore_index: 0-based class that does not count.
+        reduction: ``"mean"`` or ``"sum"``.
+    """
+    logs = log_probs.contiguous()  # or PyTorch's backward refuses maps
+    try:
+        loss = F.nll_loss(logs, target, weight, ignore_index=ignore_index, reduction="sum")
+    except IndexError as error:
+        raise IndexError(f"{error} (counted from 0); {WHERE_TARGETS_START}") from error
+    if reduction == "sum":
+        return loss
+    counted = target != ignore_index
+    total = (counted if weight is None else weight[target.where(counted, 0)].where(counted, 0)).sum().to(loss.dtype)
+    return loss / total.where(total != 0, 1)
 
 
 def expanded(weight: Tensor | None, target: Tensor) -> Tensor | None:

@@ -13,7 +13,7 @@ from dpnn_bridge.conversion.lua_class import plain_object
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class, spec_of
 from dpnn_bridge.conversion.torch_context import TorchContext
-from dpnn_bridge.modules.nn.criterion import CriterionClass, LossClass, class_indices, filled, reduction
+from dpnn_bridge.modules.nn.criterion import CriterionClass, LossClass, class_indices, filled, nll_loss, reduction
 from dpnn_bridge.objects import LuaObject, LuaTensor
 
 #: Torch7's and PyTorch's mark for "no class"; it is the same number whatever classes count from
@@ -21,25 +21,6 @@ NO_CLASS = -100
 
 #: stands for "no class is ignored" where Torch7 knows no ``ignoreIndex``
 NEVER = torch.iinfo(torch.int64).min
-
-
-def nll_loss(log_probs: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, reduction: str) -> Tensor:
-    """Negative log likelihood, averaged by the weights of the targets; 0 where these add up to 0.
-
-    Args:
-        log_probs: :math:`(N, C, *)`.
-        target: :math:`(N, *)`, 0-based.
-        weight: one factor for each class, or None.
-        ignore_index: 0-based class that does not count.
-        reduction: ``"mean"`` or ``"sum"``.
-    """
-    logs = log_probs.contiguous()  # or PyTorch's backward refuses maps
-    loss = F.nll_loss(logs, target, weight, ignore_index=ignore_index, reduction="sum")
-    if reduction == "sum":
-        return loss
-    counted = target != ignore_index
-    total = (counted if weight is None else weight[target.where(counted, 0)].where(counted, 0)).sum().to(loss.dtype)
-    return loss / total.where(total != 0, 1)
 
 
 def _sample_nll(criterion: ClassNLLCriterion | CrossEntropyCriterion, log_probs: Tensor, target: Any) -> Tensor:

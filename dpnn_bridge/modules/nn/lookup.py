@@ -10,6 +10,7 @@ from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.modules.nn.indices import says_where_indices_start
 from dpnn_bridge.objects import LuaObject
 
 
@@ -61,6 +62,7 @@ class LookupTable(nn.Embedding):
         )
         self.index_base = index_base
 
+    @says_where_indices_start
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input.long() - self.index_base)
 

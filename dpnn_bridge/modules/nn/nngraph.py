@@ -12,6 +12,7 @@ from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.modules.nn.members import Members
 from dpnn_bridge.objects import LuaObject, LuaTable
 
 
@@ -41,7 +42,7 @@ class GraphNode:
         return name if isinstance(name, str) else ""
 
 
-class GModule(nn.Module):
+class GModule(Members):
     """A graph of modules without cycles.
 
     The graph is a list of steps that stand in an order in which they can run; ``repr`` shows it as a program.
@@ -77,9 +78,7 @@ class GModule(nn.Module):
         output_node: int = -1,
         num_inputs: int = 1,
     ) -> None:
-        super().__init__()
-        for i, module in enumerate(modules):
-            self.add_module(str(i), module)
+        super().__init__(*modules)
         self.nodes = list(nodes)
         self.input_node, self.output_node = input_node, output_node % len(nodes)
         self.num_inputs = num_inputs

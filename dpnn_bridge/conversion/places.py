@@ -1,0 +1,105 @@
+"""Where a module stands in Torch7: Lua paths (``modules[4]``) and names that were given in Lua lead to modules."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from dpnn_bridge.conversion.fields import record_of
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.errors import ModelNotFoundError
+from dpnn_bridge.graph import format_path
+from dpnn_bridge.objects import LuaObject, LuaTable
+
+#: fields in which Lua code keeps the name of a module: loadcaffe and nngraph, then what projects chose
+NAME_FIELDS = ("name", "_name", "layer_name")
+_STEP = re.compile(r"\.?([^.\[\]]+)|\[(-?\d+)\]|\[['\"](.*?)['\"]\]")
+
+
+def model_at(model: nn.Module, place: str) -> nn.Module:
+    """The module at a Lua path, with a name that was given in Lua, or with a PyTorch name.
+
+    Args:
+        model: a converted model.
+        place: ``"modules[4].modules[1]"`` (or ``"4.1"`` in PyTorch's numbers, from 0), ``"relu4_1"`` for a module whose
+            Lua ``name`` or nngraph annotation says so.
+
+    Raises:
+        ModelNotFoundError: nothing is there; the message names what comes closest.
+
+    Examples:
+        >>> vgg = dpnn_bridge.load("vgg_normalised.t7")        # doctest: +SKIP
+        >>> model_at(vgg, "relu4_1"), model_at(vgg, "modules[31]")   # doctest: +SKIP
+    """
+    names = lua_names(model)
+    if place in names:
+        return names[place]
+    objects = _objects(model)
+    value: Any = objects[0][1]
+    at = 0
+    while at < len(place) and value is not None:
+        step = _STEP.match(place, at)
+        if step is None:
+            value = None
+            break
+        at = step.end()
+        key: Any = int(step[2]) if step[2] else step[1] or step[3]
+        value = value.get(key) if isinstance(value, (LuaTable, LuaObject)) else None
+    found = next((module for module, obj in objects if obj is value), None) if value is not None else None
+    if found is not None:
+        return found
+    try:
+        return model.get_submodule(place)
+    except AttributeError:
+        known = [*names, *(path for path, _ in lua_paths(model)), *(name for name, _ in model.named_modules())]
+        close = difflib.get_close_matches(place, [k for k in known if k], n=3)
+        hint = f"did you mean {' or '.join(close)}?" if close else "lua_paths(model) and lua_names(model) list them all"
+        raise ModelNotFoundError(f"no module at {place!r}; {hint}") from None
+
+
+def lua_names(model: nn.Module) -> dict[str, nn.Module]:
+    """The names that modules were given in Lua: a field ``name`` (loadcaffe) or an nngraph annotation."""
+    found: dict[str, nn.Module] = {}
+    for module in model.modules():
+        record = record_of(module)
+        for field in NAME_FIELDS if record else ():
+            name = record.fields.get(field) if record else None
+            if isinstance(name, str) and name:
+                found.setdefault(name, module)
+                break
+        for node in getattr(module, "nodes", ()):
+            label, child = getattr(node, "label", ""), getattr(node, "module", None)
+            if label and child is not None:
+                found.setdefault(label, module.get_submodule(child))
+    return found
+
+
+def lua_paths(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Every module with its path in Torch7, the model itself with an empty one; the first path of each."""
+    objects = _objects(model)
+    modules = {id(obj): module for module, obj in objects}
+    seen: set[int] = set()
+    stack: list[tuple[Any, tuple[Any, ...]]] = [(objects[0][1], ())]
+    while stack:
+        value, path = stack.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if id(value) in modules:
+            yield format_path(list(path)), modules[id(value)]
+        if isinstance(value, (LuaTable, LuaObject)):
+            fields = value.fields if isinstance(value, LuaObject) else value
+            inner = [(v, (*path, k)) for k, v in fields.items() if isinstance(v, (LuaTable, LuaObject))]
+            inner.sort(key=lambda step: step[1][-1] != "modules")  # Torch7's own order before a graph's nodes
+            stack.extend(reversed(inner))
+
+
+def _objects(model: nn.Module) -> list[tuple[nn.Module, LuaObject]]:
+    """Every module with its Lua object in one graph, the model first."""
+    context = LuaContext(gradients=False)
+    context.to_lua(model)
+    return context.pairs()

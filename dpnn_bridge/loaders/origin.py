@@ -1,0 +1,190 @@
+"""Where a file comes from: a path, a URL, an open file, bytes in memory; compressed or not. It becomes a local file."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import hashlib
+import io
+import lzma
+import os
+import re
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, NamedTuple, cast
+
+from dpnn_bridge.errors import NotT7Error, T7Error, T7FormatError, T7LimitError, VerificationError
+from dpnn_bridge.extras import install_advice
+
+#: what functions that read files take
+Origin = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes]
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]*(::[a-z][a-z0-9+.-]*)*://")
+_COMPRESSED: dict[bytes, Callable[[Any], Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
+_SUFFIXES = (".gz", ".bz2", ".xz", ".zip")
+#: a compressed file may unfold to so many bytes, and beyond them to so many times its own size
+_ALWAYS_FINE, _LARGEST_RATIO = 1 << 30, 100
+_CHUNK = 1 << 20
+
+
+class LocalFile(NamedTuple):
+    """A file on this machine.
+
+    Attributes:
+        path: where it is; a copy that vanishes with the block unless the origin is a plain file.
+        name: what messages call it.
+    """
+
+    path: Path
+    name: str
+
+
+def is_url(origin: Any) -> bool:
+    """Whether an origin names something that is not on this machine, or is reached through fsspec."""
+    return isinstance(origin, str) and _URL.match(origin) is not None
+
+
+def name_of(origin: Origin) -> str:
+    """What messages call an origin."""
+    if isinstance(origin, (str, os.PathLike)):
+        return os.fspath(origin)
+    if isinstance(origin, (bytes, bytearray, memoryview)):
+        return f"<{len(origin)} bytes>"
+    name = getattr(origin, "name", None)
+    return name if isinstance(name, str) else f"<{type(origin).__name__}>"
+
+
+@contextmanager
+def local_file(origin: Origin, sha256: str | None = None) -> Iterator[LocalFile]:
+    """The file of an origin while the block runs, unpacked if it is compressed. A plain file is itself.
+
+    Args:
+        origin: a path; a URL that fsspec knows (``https://``, ``hf://``, ``s3://``, …), which needs the extra
+            ``remote``; a file open for reading bytes; or bytes.
+        sha256: refuse other contents than those with this checksum (of the compressed file).
+
+    Raises:
+        T7Error: it cannot be fetched or unpacked.
+        VerificationError: its checksum is another.
+    """
+    name = name_of(origin)
+    with tempfile.TemporaryDirectory(prefix="dpnn-", ignore_cleanup_errors=True) as folder:
+        if is_url(origin):
+            path = _copy(_fetched(cast(str, origin)), Path(folder, _base(name)))
+        elif isinstance(origin, (str, os.PathLike)):
+            path = Path(origin)
+        else:
+            opened = io.BytesIO(origin) if isinstance(origin, (bytes, bytearray, memoryview)) else origin
+            path = _copy(opened, Path(folder, _base(name)))
+        if path.is_file():
+            if sha256 is not None:
+                _check_sum(path, sha256, name)
+            path = _unpacked(path, Path(folder), name)
+        if Path(folder) in path.parents:
+            path = _with_suffix(path)
+        yield LocalFile(path, name)
+
+
+def _base(name: str) -> str:
+    """A file name for the copy of an origin."""
+    last = PurePosixPath(name.split("?", 1)[0].split("::", 1)[0]).name
+    return re.sub(r"[^\w.-]", "_", last) or "file"
+
+
+def _fetched(url: str) -> IO[bytes]:
+    try:
+        import fsspec
+    except ImportError as e:
+        raise T7Error(f"{url}: addresses need more packages: {install_advice('remote')}") from e
+    try:
+        return cast(IO[bytes], fsspec.open(url, "rb").open())  # type: ignore[union-attr]
+    except FileNotFoundError as e:
+        raise NotT7Error(f"{url}: there is no such file") from e
+    except ImportError as e:
+        raise T7Error(f"{url}: {e}; {install_advice('remote')}") from e
+    except Exception as e:
+        raise T7Error(f"{url}: cannot be fetched: {type(e).__name__}: {e}") from e
+
+
+def _copy(source: IO[bytes], target: Path, allowed: int | None = None, name: str = "") -> Path:
+    """The contents of an open file as a file of its own."""
+    written = 0
+    with open(target, "wb") as file:
+        while chunk := source.read(_CHUNK):
+            if isinstance(chunk, str):
+                raise T7Error(f"{name_of(source)}: is open for text; open it with mode 'rb'")
+            written += len(chunk)
+            if allowed is not None and written > allowed:
+                raise T7LimitError(
+                    f"unfolds to more than {allowed:,} bytes, {_LARGEST_RATIO} times its size; unpack it by hand",
+                    source=name,
+                )
+            file.write(chunk)
+    return target
+
+
+def _check_sum(path: Path, expected: str, name: str) -> None:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    if digest.hexdigest() != expected.strip().lower():
+        raise VerificationError(f"{name}: its SHA-256 is {digest.hexdigest()}, expected {expected.strip().lower()}")
+
+
+def _unpacked(path: Path, folder: Path, name: str) -> Path:
+    """The file inside a compressed one; any other file is itself."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(6)
+    except OSError:  # the reader says what is wrong
+        return path
+    allowed = max(_ALWAYS_FINE, _LARGEST_RATIO * path.stat().st_size)
+    stem = path.name
+    for suffix in _SUFFIXES:
+        stem = stem.removesuffix(suffix)
+    target = Path(folder, "unpacked", stem)
+    try:
+        for magic, unpack in _COMPRESSED.items():
+            if head.startswith(magic):
+                target.parent.mkdir()
+                with unpack(path) as file:
+                    return _copy(file, target, allowed, name)
+        if head.startswith(b"PK\x03\x04") and (member := _member(path, name)):
+            target.parent.mkdir()
+            target = target.with_name(_base(member))
+            with zipfile.ZipFile(path) as archive, archive.open(member) as file:
+                return _copy(file, target, allowed, name)
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as e:
+        raise T7FormatError(f"cannot be unpacked: {e}", source=name) from e
+    return path
+
+
+def _member(path: Path, name: str) -> str | None:
+    """The one file in a zip archive; None for one that PyTorch or numpy wrote."""
+    with zipfile.ZipFile(path) as archive:
+        names = [n for n in archive.namelist() if not n.endswith("/") and not n.startswith("__MACOSX")]
+    if any(n.endswith(("data.pkl", ".npy", "/version")) for n in names):
+        return None
+    wanted = names if len(names) == 1 else [n for n in names if n.endswith((".t7", ".t7b", ".net", ".th"))]
+    if len(wanted) != 1:
+        raise NotT7Error(f"{name}: a zip archive of {len(names)} files, {', '.join(names[:8])}; unpack it first")
+    return wanted[0]
+
+
+def _with_suffix(path: Path) -> Path:
+    """The suffix of a copy says what it holds, also where the origin had no name."""
+    with open(path, "rb") as file:
+        head = file.read(16)
+    wanted = ""
+    if head.startswith((b"PK\x03\x04", b"\x80\x02")):
+        wanted = ".pt"
+    elif head[8:10] == b'{"':
+        wanted = ".safetensors"
+    if wanted and path.suffix not in (wanted, ".pth"):
+        return path.rename(path.with_name(path.name + wanted))
+    return path

@@ -1,0 +1,202 @@
+"""The interface of the package torchfile, for code that uses it: ``import dpnn_bridge.torchfile as torchfile``.
+
+The same objects with the same quirks: strings and class names are bytes, whole numbers ints, tables with the keys
+1 to n lists from 0, all other tables dicts that compare by identity; fields of objects as attributes. Tensors are numpy
+arrays on shared memory. What torchfile cannot read (ASCII, 4-byte longs, other byte orders, half precision, classes
+with their own framing) is read as well. Needs no PyTorch.
+
+>>> torchfile.load("model.t7").modules[0].weight.shape        # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dpnn_bridge.errors import T7Error
+from dpnn_bridge.loaders.t7_reader import read_all, read_t7
+from dpnn_bridge.objects import LuaFunction as _Function
+from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
+
+#: what torchfile raises for a damaged file
+T7ReaderException = T7Error
+
+
+class LuaFunction(NamedTuple):
+    """A serialized function: its size in bytes, the bytes, and its upvalues."""
+
+    size: int
+    dumped: bytes
+    upvalues: Any
+
+
+class hashable_uniq_dict(dict):  # noqa: N801 - torchfile's name
+    """A dict that compares by identity, may be a key of another, and has its string keys as attributes."""
+
+    __hash__ = object.__hash__  # pyright: ignore[reportAssignmentType]
+
+    def __getattr__(self, key: str) -> Any:
+        if key.startswith("__"):  # torchfile answers None, and numpy then fails
+            raise AttributeError(key)
+        return self[key] if key in self else self.get(key.encode())
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __ne__(self, other: object) -> bool:
+        return self is not other
+
+    def _not_ordered(self, other: object) -> bool:
+        raise TypeError("hashable_uniq_dict does not support these comparisons")
+
+    __le__ = __gt__ = __lt__ = _not_ordered
+
+
+class TorchObject:
+    """An object of a Torch7 class; ``obj.name`` and ``obj[b"name"]`` are its fields, None where there is none."""
+
+    def __init__(self, typename: bytes, obj: Any = None, version_number: int = 0) -> None:
+        self._typename, self._obj, self._version_number = typename, obj, version_number
+
+    def __getattr__(self, k: str) -> Any:
+        if k.startswith("__") or k == "_obj":  # what copy and pickle ask for before there are fields
+            raise AttributeError(k)
+        return self[k]
+
+    def __getitem__(self, k: Any) -> Any:
+        if k in self._obj:
+            return self._obj[k]
+        return self._obj.get(k.encode()) if isinstance(k, str) else None
+
+    def torch_typename(self) -> bytes:
+        """The name of its class."""
+        return self._typename
+
+    def __repr__(self) -> str:
+        return f"TorchObject({self._typename!r}, {self._obj!r})"
+
+    def __dir__(self) -> list[str]:
+        names = [k.decode("utf-8", "replace") if isinstance(k, bytes) else str(k) for k in self._obj]
+        return [*names, "torch_typename"]
+
+
+def load(filename: str | os.PathLike[str], **kwargs: Any) -> Any:
+    """Loads the first object of a file; for the options see :class:`T7Reader`."""
+    return _Values(**kwargs).value(read_t7(filename))
+
+
+class T7Reader:
+    """Reads the objects of an open file one after the other.
+
+    Args:
+        fileobj: a file that is open for reading bytes.
+        use_list_heuristic: tables with the keys 1 to n are lists.
+        use_int_heuristic: whole numbers are ints; otherwise all numbers are floats.
+        utf8_decode_strings: strings are ``str``; otherwise bytes. Class names are always bytes.
+        force_deserialize_classes: refused, as in torchfile.
+        force_8bytes_long: longs have 8 bytes; they are found out anyway.
+    """
+
+    def __init__(self, fileobj: Any, **kwargs: Any) -> None:
+        self.f = fileobj
+        self._values = _Values(**kwargs)
+        self._objects: list[Any] | None = None
+
+    def read_obj(self) -> Any:
+        """The next object.
+
+        Raises:
+            EOFError: there is none.
+        """
+        if self._objects is None:
+            self._objects = read_all(self.f)
+        if not self._objects:
+            raise EOFError("no more objects in the file")
+        return self._values.value(self._objects.pop(0))
+
+
+class _Values:
+    """Turns the values of one file into torchfile's, each object once."""
+
+    def __init__(
+        self,
+        use_list_heuristic: bool = True,
+        use_int_heuristic: bool = True,
+        utf8_decode_strings: bool = False,
+        force_deserialize_classes: Any = None,
+        force_8bytes_long: bool = False,
+    ) -> None:
+        if force_deserialize_classes is not None:
+            raise DeprecationWarning("force_deserialize_classes is now always forced to be true")
+        self.lists, self.ints, self.utf8 = use_list_heuristic, use_int_heuristic, utf8_decode_strings
+        self.done: dict[int, Any] = {}
+        self.alive: list[Any] = []
+
+    def value(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return value.encode("utf-8", "surrogateescape").decode() if self.utf8 else _bytes(value)
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return self._number(value)
+        if value is None or isinstance(value, (bool, bytes)):
+            return value
+        if id(value) not in self.done:
+            self.alive.append(value)
+            self.done[id(value)] = None  # as torchfile where a class with a framing of its own holds itself
+            self.done[id(value)] = self._compound(value)
+        return self.done[id(value)]
+
+    def _number(self, value: float) -> float:
+        if not self.ints:
+            return float(value)
+        return int(value) if float(value).is_integer() else value
+
+    def _compound(self, value: Any) -> Any:
+        if isinstance(value, LuaTable):
+            return self._table(value)
+        if isinstance(value, LuaTensor):
+            if value.storage is None or not value.shape:
+                return np.empty(0, value.dtype)
+            return np.lib.stride_tricks.as_strided(
+                value.storage.numpy()[value.offset :],
+                value.shape,
+                tuple(s * value.dtype.itemsize for s in value.stride),
+            )
+        if isinstance(value, LuaStorage):
+            return value.numpy()
+        if isinstance(value, _Function):
+            return LuaFunction(len(value.bytecode), value.bytecode, self.value(value.upvalues))
+        assert isinstance(value, LuaObject)
+        if value.class_name == "tds.Vec" and isinstance(value.payload, LuaTable):
+            return [self.value(v) for v in value.payload.as_list()]
+        if value.class_name == "tds.Hash" and isinstance(value.payload, LuaTable):
+            return self._entries(value.payload)
+        found = TorchObject(_bytes(value.class_name), version_number=value.version)
+        self.done[id(value)] = found
+        found._obj = self.value(value.payload)
+        return found
+
+    def _table(self, table: LuaTable) -> Any:
+        array = table.as_list()
+        if self.lists and len(array) == len(table) and (self.ints or not array):  # keys that are floats make no list
+            listed: list[Any] = []
+            self.done[id(table)] = listed
+            listed.extend(map(self.value, array))
+            return listed
+        return self._entries(table)
+
+    def _entries(self, table: LuaTable) -> hashable_uniq_dict:
+        entries = hashable_uniq_dict()
+        self.done[id(table)] = entries
+        for key, value in table.items():
+            name = self.value(key)
+            entries[key if isinstance(name, (list, np.ndarray)) else name] = self.value(value)
+        return entries
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+__all__ = ["LuaFunction", "T7Reader", "T7ReaderException", "TorchObject", "hashable_uniq_dict", "load"]

@@ -1,0 +1,109 @@
+"""``load_checkpoint``: what a script saved, wherever it kept it; ``load_lua``: PyTorch 0.4's function."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from samples import SAMPLES
+from torch import nn
+
+import dpnn_bridge
+from dpnn_bridge import load_checkpoint, load_lua, to_lua, write_t7
+from dpnn_bridge.errors import ModelNotFoundError, UnsupportedClassError
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+
+WITH_VOCABULARY = ["torch-rnn__lstm", "neuraltalk2__LanguageModel", "rnn__recurrent-language-model_lstm"]
+CHAR_RNN = SAMPLES / "char-rnn__lstm" / "model.t7"
+
+
+def table(**items: Any) -> LuaTable:
+    return LuaTable(items)
+
+
+def test_char_rnn(tmp_path: Path) -> None:
+    found = load_checkpoint(CHAR_RNN)
+    assert list(found.models) == ["protos.rnn"]
+    assert found.model is found.models["protos.rnn"]
+    assert list(found.criterions) == ["protos.criterion"]
+    assert (found.vocabulary["^"], found.tokens[30]) == (30, "^")
+    assert found.options["rnn_size"] == 24
+    assert (found.counters["i"], sorted(found.losses)) == (1000, ["train_losses", "val_loss", "val_losses"])
+    assert "vocabulary of 31" in repr(found)
+    dpnn_bridge.convert(CHAR_RNN, tmp_path / "rnn.pt")
+    again = load_checkpoint(tmp_path / "rnn.pt")
+    assert list(again.models) == ["protos.rnn"]
+    assert (again.vocabulary, again.options, again.losses) == (found.vocabulary, found.options, found.losses)
+
+
+@pytest.mark.parametrize(
+    "name", ["torch-rnn__lstm", "neuraltalk2__LanguageModel", "rnn__recurrent-language-model_lstm"]
+)
+def test_vocabularies_stand_in_many_places(name: str) -> None:
+    assert load_checkpoint(SAMPLES / name / "model.t7").vocabulary
+
+
+def test_every_part(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Linear(2, 2))
+    state = table(learningRate=0.1, dfdx=LuaTensor.from_numpy(np.ones(6)))
+    checkpoint = table(
+        model=to_lua(net),
+        best_model=to_lua(nn.Sequential(nn.Linear(2, 3))),
+        optimState=state,
+        mean=LuaTensor.from_numpy(np.array([0.4, 0.5, 0.6])),
+        std=0.25,
+        classes=LuaTable.from_list(["cat", "dog"]),
+        epoch=3,
+        train_loss=LuaTable.from_list([2, 1]),
+        note="hello",
+    )
+    write_t7(tmp_path / "c.t7", checkpoint)
+    found = load_checkpoint(tmp_path / "c.t7")
+    assert list(found.models) == ["model", "best_model"]
+    assert found.mean.tolist() == [0.4, 0.5, 0.6]
+    assert (found.std, found.class_names, found.counters) == (0.25, ["cat", "dog"], {"epoch": 3})
+    assert (found.losses, found.rest) == ({"train_loss": [2, 1]}, {"note": "hello"})
+    optimizer = dpnn_bridge.optim.from_lua("sgd", found.optimizer["optimState"], found.model)
+    assert optimizer.param_groups[0]["lr"] == 0.1
+
+
+def test_a_file_that_is_the_model_and_one_without(tmp_path: Path) -> None:
+    found = load_checkpoint(SAMPLES / "torch-demos__mnist_convnet" / "model.t7")
+    assert list(found.models) == [""]
+    write_t7(tmp_path / "d.t7", table(a=1))
+    with pytest.raises(ModelNotFoundError):
+        _ = load_checkpoint(tmp_path / "d.t7").model
+
+
+def test_load_lua(tmp_path: Path) -> None:
+    checkpoint = load_lua(str(CHAR_RNN))
+    assert isinstance(checkpoint["protos"]["rnn"], nn.Module)
+    assert isinstance(checkpoint["train_losses"], list | dict)
+    shared = LuaTable.from_list([LuaTensor.from_numpy(np.arange(3.0))])
+    write_t7(tmp_path / "t.t7", table(a=shared, b=shared, u=LuaObject("my.Thing", table(x=1))))
+    found = load_lua(tmp_path / "t.t7", unknown_classes=True)
+    assert found["a"] is found["b"]
+    assert torch.equal(found["a"][0], torch.arange(3.0, dtype=torch.float64))
+    assert found["u"]["x"] == 1
+    with pytest.raises(UnsupportedClassError, match=r"my\.Thing at u"):
+        load_lua(tmp_path / "t.t7")
+    assert load_lua(tmp_path / "t.t7", True, 8)["u"].class_name == "my.Thing"
+
+
+def test_face() -> None:
+    assert dpnn_bridge.__version__.count(".") == 2
+    assert dir(dpnn_bridge) == sorted(dpnn_bridge.__all__)
+    assert "Any" not in dir(dpnn_bridge)
+    for name in dpnn_bridge.__all__:
+        getattr(dpnn_bridge, name)
+
+
+def test_dtype_by_name() -> None:
+    path = SAMPLES / "torch-demos__mnist_convnet" / "model.t7"
+    for name, dtype in (("float16", torch.float16), ("torch.float64", torch.float64), ("half", torch.float16)):
+        assert next(dpnn_bridge.load(path, dtype=name).parameters()).dtype == dtype
+    with pytest.raises(ValueError, match="expected a floating point dtype such as 'float16'"):
+        dpnn_bridge.load(path, dtype="flaot16")

@@ -1,0 +1,119 @@
+"""What a file may come from: paths, addresses, open files, bytes; compressed or not; several objects; cut off."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import hashlib
+import io
+import lzma
+import warnings
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from samples import SAMPLES
+
+import dpnn_bridge
+from dpnn_bridge.checkpoints.describe import describe
+from dpnn_bridge.errors import NotT7Error, T7Error, T7FormatError, T7LimitError, VerificationError
+from dpnn_bridge.loaders import origin, read_all, read_t7, write_all
+from dpnn_bridge.objects import LuaTable
+
+LENET = SAMPLES / "torch-demos__mnist_convnet" / "model.t7"
+BYTES = LENET.read_bytes()
+
+
+def zipped(*names: str) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in names:
+            archive.writestr(name, BYTES)
+    return buffer.getvalue()
+
+
+ORIGINS = {
+    "bytes": BYTES,
+    "bytearray": bytearray(BYTES),
+    "file object": io.BytesIO(BYTES),
+    "gzip": gzip.compress(BYTES),
+    "bzip2": bz2.compress(BYTES),
+    "xz": lzma.compress(BYTES),
+    "zip": zipped("net/model.t7"),
+    "zip with a readme": zipped("README", "model.t7", "__MACOSX/model.t7"),
+}
+
+
+@pytest.mark.parametrize("name", ORIGINS)
+def test_every_origin_gives_the_same_model(name: str, tmp_path: Path) -> None:
+    x = torch.randn(1, 1, 32, 32)
+    expected = dpnn_bridge.load(LENET)(x)
+    value = ORIGINS[name]
+    torch.testing.assert_close(dpnn_bridge.load(value)(x), expected, rtol=0, atol=0)
+    if isinstance(value, bytes):
+        path = tmp_path / "model.t7.packed"
+        path.write_bytes(value)
+        assert read_t7(path).class_name == "nn.Sequential"
+        assert describe(path).models == {"": "nn.Sequential"}
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".safetensors"])
+def test_converted_files_too(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"model{suffix}"
+    dpnn_bridge.convert(LENET, path)
+    for value in (path, path.read_bytes(), io.BytesIO(path.read_bytes()), gzip.compress(path.read_bytes())):
+        assert isinstance(dpnn_bridge.load(value), torch.nn.Sequential)
+
+
+def test_addresses() -> None:
+    fsspec = pytest.importorskip("fsspec")
+    with fsspec.open("memory://zoo/model.t7.gz", "wb") as file:
+        file.write(gzip.compress(BYTES))
+    assert isinstance(dpnn_bridge.load("memory://zoo/model.t7.gz"), torch.nn.Sequential)
+    assert isinstance(dpnn_bridge.load(f"file://{LENET}"), torch.nn.Sequential)
+    with pytest.raises(NotT7Error, match=r"memory://zoo/none.t7: there is no such file"):
+        dpnn_bridge.load("memory://zoo/none.t7")
+    with pytest.raises(T7Error, match=r"nothing://x\.t7: "):
+        read_t7("nothing://x.t7")
+
+
+def test_checksum() -> None:
+    right = hashlib.sha256(BYTES).hexdigest()
+    assert isinstance(dpnn_bridge.load(LENET, sha256=right.upper()), torch.nn.Sequential)
+    with pytest.raises(VerificationError, match=f"its SHA-256 is {right}, expected 00"):
+        dpnn_bridge.load(LENET, sha256="00")
+
+
+def test_what_cannot_be_unpacked() -> None:
+    with pytest.raises(T7FormatError, match="cannot be unpacked"):
+        read_t7(gzip.compress(BYTES)[:-2000])
+    with pytest.raises(NotT7Error, match=r"a zip archive of 2 files, a\.t7, b\.t7; unpack it first"):
+        read_t7(zipped("a.t7", "b.t7"))
+    with pytest.raises(NotT7Error, match="text that begins with 'data'"):
+        read_t7(gzip.compress(b"data"))
+
+
+def test_what_unfolds_too_far_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(origin, "_ALWAYS_FINE", 1 << 20)
+    with pytest.raises(T7LimitError, match="unfolds to more than"):
+        read_t7(gzip.compress(bytes(1 << 22)))
+
+
+def test_text_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(T7Error, match="open it with mode 'rb'"):
+        read_t7(io.StringIO("4\n1\n"))  # type: ignore[arg-type]
+
+
+def test_several_objects_of_a_file_that_was_cut(tmp_path: Path) -> None:
+    path = tmp_path / "several.t7"
+    write_all(path, [LuaTable({"a": 1}), LuaTable({"b": 2}), LuaTable({"c": 3})])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(read_all(path)) == 3
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.warns(UserWarning, match=r"byte \d+: truncated.*; the 2 objects before it are whole"):
+        whole = read_all(path)
+    assert [dict(v) for v in whole] == [{"a": 1}, {"b": 2}]
+    with pytest.raises(T7FormatError, match="truncated"):
+        read_all(path, strict=True)
