@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Folder with Torch7's Lua sources: what they compute is the reference.",
 )
+@click.option("--torch7", help="Program of a real Torch7, th or luajit: what it computes is the reference.")
 @click.option("--key", help="Path of the model inside the file, such as protos.rnn; found by itself when left out.")
 @click.option("--mode", type=click.Choice(["train", "eval"]), help="Default: as the reference says, else eval.")
 @click.option("--device", default="cpu", show_default=True, help="Where to run, such as cuda.")
@@ -71,6 +72,7 @@ def verify_command(
     inputs: tuple[str, ...],
     outputs: tuple[str, ...],
     lua_path: tuple[Path, ...],
+    torch7: str | None,
     key: str | None,
     mode: str | None,
     device: str,
@@ -104,12 +106,14 @@ def verify_command(
 
     \b
     Exit codes: 0 nothing is different, also where nothing was compared, 2 wrong usage, 3 a file cannot be read,
-    4 something is different, 5 a class cannot be converted, 7 Lua failed.
+    4 something is different, 5 a class cannot be converted, 7 Lua or Torch7 failed.
     """
     if outputs and not inputs:
         raise click.UsageError("--output needs --input")
-    if lua_path and outputs:
-        raise click.UsageError("--lua-path computes the output: leave out --output")
+    if lua_path and torch7:
+        raise click.UsageError("--lua-path and --torch7 both compute a reference: leave out one")
+    if (lua_path or torch7) and outputs:
+        raise click.UsageError(f"{'--lua-path' if lua_path else '--torch7'} computes the output: leave out --output")
     if reference and inputs:
         raise click.UsageError("--reference holds the input; leave out --input and --output")
     try:
@@ -148,6 +152,7 @@ def verify_command(
             gradient_tolerance=_tolerance(gradient_rtol),
             options=Options(allow_unsupported=allow_unsupported),
             lua=_bridge(lua_path) if lua_path else None,
+            torch7=torch7,
             known=known,
         )
     if html is not None:

@@ -54,6 +54,7 @@ def verify(
     gradient_tolerance: Tolerance | None = None,
     options: Options | None = None,
     lua: Any = None,
+    torch7: str | None = None,
     known: Sequence[KnownDifference] = (),
 ) -> Verification:
     """Runs a model and compares every layer for which there is something to compare it with.
@@ -80,6 +81,7 @@ def verify(
         options: how to convert.
         lua: a :class:`~dpnn_bridge.lua.LuaBridge` whose ``lua_path`` holds the original sources: the model runs there
             on the same input, and what it computes is the reference in place of any stored values.
+        torch7: path of a real Torch7 (``th`` or ``luajit``), which runs the model in the same way.
         known: differences from Torch7 that are no failures, see :mod:`~dpnn_bridge.parity.known_differences`.
 
     Raises:
@@ -118,10 +120,15 @@ def verify(
     if lua is not None and obj is not None:
         from dpnn_bridge.parity.lua_reference import lua_reference
 
-        if "input" not in table:
-            raise VerificationError(f"{model}: no input to run the model on; give one, such as --input 1x3x224x224")
+        _need_input(model, table)
         table = lua_reference(lua, obj, module, table, dtype=dtype, gradients=gradients)
         result.reference, result.computed_by = "the Lua sources", ""
+    elif torch7 is not None and obj is not None:
+        from dpnn_bridge.parity.torch7_reference import torch7_reference
+
+        _need_input(model, table)
+        table = torch7_reference(torch7, obj, module, table, dtype=dtype, gradients=gradients)
+        result.reference, result.computed_by = "Torch7", torch7
     elif not is_comparable(table) and "input" in table and converted is None and obj is not None:
         same_mode = as_saved[0] == [m.training for m in module.modules()]
         if same_mode and is_filled(obj.get("output")):  # until `_belongs` shows that they are not
@@ -154,6 +161,11 @@ def verify(
         result.reference = "the results that Torch7 left in the model file"
     compare_with_reference(result, experiment, outcome)
     return result
+
+
+def _need_input(model: StrPath, table: LuaTable) -> None:
+    if "input" not in table:
+        raise VerificationError(f"{model}: no input to run the model on; give one, such as --input 1x3x224x224")
 
 
 #: field of a reference that was taken from the model's own file

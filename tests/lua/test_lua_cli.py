@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -17,6 +18,7 @@ from dpnn_bridge.cli.lua import lua_command
 from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.lua import LuaBridge
 from dpnn_bridge.lua.torch7 import run_torch7
+from dpnn_bridge.objects import LuaTensor
 
 
 def _run(*arguments: str, input: str | None = None) -> tuple[int, str]:
@@ -109,14 +111,27 @@ def test_run_torch7_brings_the_values_of_another_program(tmp_path: Path, monkeyp
     program.chmod(0o755)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("DPNN_TORCH7", raising=False)
     calls = "calls = (calls or 0) + 1"
     count, none, tensor = run_torch7(f"{calls} return calls, nil, torch.range(1, 3)")
     assert (count, none, tensor.numpy().tolist()) == (1, None, [1, 2, 3])
+    total, rest = run_torch7("local t, n, s = ... return t:sum() + s, n", LuaTensor.from_numpy(np.ones(3)), None, 4)
+    assert (total, rest) == (7, None)
 
 
 def test_run_torch7_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("DPNN_TORCH7", raising=False)
     with pytest.raises(LuaBridgeError, match=r"Torch7 failed \(1\)"):
         run_torch7("return 1", program="false")
+    with pytest.raises(LuaBridgeError, match="returned nothing"):
+        run_torch7("return 1", program="true")
+    with pytest.raises(LuaBridgeError, match="cannot be run: No such file"):
+        run_torch7("return 1", program=str(tmp_path / "th"))
+    slow = tmp_path / "slow"
+    slow.write_text("#!/bin/sh\nsleep 60 & wait\n")
+    slow.chmod(0o755)
+    with pytest.raises(LuaBridgeError, match=r"longer than 0\.2 seconds"):
+        run_torch7("return 1", program=str(slow), timeout=0.2)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(LuaBridgeError, match="no Torch7 here"):
         run_torch7("return 1")

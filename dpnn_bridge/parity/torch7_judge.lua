@@ -1,0 +1,210 @@
+-- Runs modules and criterions in real Torch7 and stores what each step gave.
+--
+-- Arguments: an array of jobs, and a folder in which the result of job i is stored as i.t7 as soon as it is there.
+--
+-- A job is a table:
+--   file, ascii, keys       the .t7 file, whether it is ASCII, and the keys that lead to the module inside it
+--   classes                 names of all classes in the file; packages are required until they are defined
+--   steps                   names of the functions below that are to run, in this order
+--   input, target, gradOutput, reward, scale, forwards, seed, type, mode, rate      what they need
+--
+-- A result is a table: step -> {value = …} or {error = message}, and for `backward` also the gradOutput that was used.
+-- After an error in `load` nothing else runs.
+
+local PACKAGES = {'nn', 'nngraph', 'nnx', 'dpnn', 'rnn', 'optim', 'cunn', 'cudnn', 'fbnn', 'stn', 'inn', 'fbcunn'}
+
+local function missing(classes)
+   local names = {}
+   for _, name in ipairs(classes) do
+      if not torch.getmetatable(name) then table.insert(names, name) end
+   end
+   return names
+end
+
+local function require_packages(classes)
+   local reasons = {}
+   for _, package in ipairs(PACKAGES) do
+      local names = missing(classes)
+      if #names == 0 then return end
+      local ok, reason = pcall(require, package)
+      if not ok then table.insert(reasons, package .. ': ' .. tostring(reason):match('^[^\n]*')) end
+   end
+   local names = missing(classes)
+   if #names > 0 then
+      error('no class ' .. table.concat(names, ', ') .. ' in the packages of this Torch7 (' .. table.concat(reasons, '; ') .. ')', 0)
+   end
+end
+
+-- ---------------------------------------------------------------------- nested values
+local function map(value, fn)
+   if torch.isTensor(value) then return fn(value) end
+   if type(value) ~= 'table' then return value end
+   local result = {}
+   for k, v in pairs(value) do result[k] = map(v, fn) end
+   return result
+end
+
+local function copied(value)
+   return map(value, function(t) return t:clone() end)
+end
+
+local function is_float(t)
+   local name = torch.type(t)
+   return name == 'torch.FloatTensor' or name == 'torch.DoubleTensor'
+end
+
+local function cast(value, kind)
+   return map(value, function(t) return kind and is_float(t) and t:type(kind) or t:clone() end)
+end
+
+local function random_like(value)
+   return map(value, function(t) return t.new():resize(t:size()):normal() end)
+end
+
+-- ---------------------------------------------------------------------- steps
+local steps = {}
+
+function steps.load(run, job)
+   require_packages(job.classes or {})
+   local value = torch.load(job.file, job.ascii and 'ascii' or 'binary')
+   for _, key in ipairs(job.keys or {}) do value = value[key] end
+   run.module = value
+   run.is_criterion = torch.isTypeOf(value, 'nn.Criterion')
+   return torch.type(value)
+end
+
+-- casts the module, as its users would
+function steps.cast(run, job)
+   if job.type then run.module:type(job.type) end
+   if run.module.heavySerial then run.module:heavySerial() end -- dpnn.Serial may leave results out of files
+end
+
+function steps.mode(run, job)
+   local m = run.module
+   if job.mode and not run.is_criterion then
+      if job.mode == 'train' then m:training() else m:evaluate() end
+   end
+end
+
+local function forward(run, job, module)
+   if job.seed then torch.manualSeed(job.seed) end
+   run.input, run.target = cast(job.input, job.type), cast(job.target, job.type)
+   local output
+   for _ = 1, job.forwards or 1 do
+      if run.is_criterion then
+         output = module:forward(run.input, run.target)
+      else
+         output = module:forward(run.input)
+      end
+   end
+   return output
+end
+
+function steps.forward(run, job)
+   run.output = forward(run, job, run.module)
+   if job.reward then run.module:reinforce(cast(job.reward, job.type)) end
+   return copied(run.output)
+end
+
+function steps.zeroGradParameters(run)
+   if run.module.zeroGradParameters then run.module:zeroGradParameters() end
+end
+
+function steps.backward(run, job)
+   if run.is_criterion then return copied(run.module:backward(run.input, run.target)) end
+   if job.gradOutput == nil then torch.manualSeed(2) end
+   local gradOutput = job.gradOutput and cast(job.gradOutput, job.type) or random_like(run.output)
+   run.result.gradOutput = copied(gradOutput)
+   return copied(run.module:backward(run.input, gradOutput, job.scale))
+end
+
+local function parameters(module)
+   if not module.parameters then return {}, {} end
+   local weights, gradients = module:parameters()
+   return weights or {}, gradients or {}
+end
+
+function steps.params(run)
+   local weights = parameters(run.module)
+   return copied(weights)
+end
+
+function steps.gradParams(run)
+   local _, gradients = parameters(run.module)
+   return copied(gradients)
+end
+
+-- which tensors begin at one address: position of the first
+function steps.sharing(run)
+   local found = {}
+   for i, tensors in ipairs{parameters(run.module)} do
+      local first, positions = {}, {}
+      for j, t in ipairs(tensors) do
+         local address = t:nElement() > 0 and tonumber(torch.data(t, true)) or -j
+         first[address] = first[address] or j
+         positions[j] = first[address]
+      end
+      found[i] = positions
+   end
+   return found
+end
+
+-- one step of gradient descent, and what the module computes then
+function steps.step(run, job)
+   if not run.module.updateParameters then return end
+   run.module:updateParameters(job.rate or 0.1)
+   if run.module.forget then run.module:forget() end
+end
+
+function steps.again(run, job)
+   if run.module.forget then run.module:forget() end
+   return copied(forward(run, job, run.module))
+end
+
+function steps.clone(run, job)
+   local clone = run.module:clone()
+   if clone.forget then clone:forget() end
+   return copied(forward(run, job, clone))
+end
+
+-- flat parameters: how many, and what the module computes when they are changed
+function steps.getParameters(run, job)
+   if not run.module.getParameters then return end
+   local weights, gradients = run.module:getParameters()
+   local result = {weights:clone(), gradients:clone()}
+   if is_float(weights) and weights:nElement() > 0 then weights:mul(0.5) end
+   if run.module.forget then run.module:forget() end
+   table.insert(result, copied(forward(run, job, run.module)))
+   return result
+end
+
+function steps.type(run, job)
+   local m = run.module
+   local old = job.type
+   job.type = 'torch.DoubleTensor'
+   m:type(job.type)
+   if m.forget then m:forget() end
+   local output = copied(forward(run, job, m))
+   job.type = old
+   return output
+end
+
+function steps.after(run)
+   return run.module
+end
+
+local function judged(job)
+   local run = {result = {}}
+   for _, name in ipairs(job.steps) do
+      local ok, value = pcall(steps[name], run, job)
+      run.result[name] = ok and {value = value} or {error = tostring(value)}
+      if not ok and name == 'load' then break end
+   end
+   return run.result
+end
+
+local jobs, folder = ...
+for i, job in ipairs(jobs) do
+   torch.save(folder .. '/' .. i .. '.t7', judged(job))
+   collectgarbage()
+end

@@ -1,0 +1,118 @@
+"""Real Torch7 as the judge of a model: it loads a ``.t7`` file, runs it, and what each step gave comes back.
+
+The Lua side is ``torch7_judge.lua``. Starting Torch7 costs more than most runs, so that one process takes many jobs.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from dpnn_bridge.errors import LuaBridgeError
+from dpnn_bridge.loaders.t7_reader import read_t7
+from dpnn_bridge.lua.torch7 import run_torch7
+from dpnn_bridge.objects import LuaObject, LuaTable
+
+_SOURCE = Path(__file__).with_name("torch7_judge.lua")
+
+#: what is asked of a written file: everything that a user of Torch7 does with a model
+STEPS = (
+    "load",
+    "cast",
+    "params",
+    "forward",
+    "zeroGradParameters",
+    "backward",
+    "gradParams",
+    "sharing",
+    "again",
+    "clone",
+    "getParameters",
+    "type",
+)
+
+
+def job(file: Path, classes: Iterable[str], steps: Sequence[str] = STEPS, **values: Any) -> LuaTable:
+    """One job: see ``torch7_judge.lua`` for the values."""
+    fields = {"file": str(file), "classes": LuaTable.from_list(classes), "steps": LuaTable.from_list(steps), **values}
+    return LuaTable(fields.items())
+
+
+def judge(jobs: Sequence[LuaTable], *, program: str | None = None, timeout: float = 600) -> list[LuaTable]:
+    """Runs jobs in real Torch7.
+
+    Args:
+        jobs: see :func:`job`.
+        program: see :func:`~dpnn_bridge.lua.torch7.run_torch7`.
+        timeout: seconds for all of them.
+
+    Returns:
+        The result of each: step -> table with ``value`` or ``error``. A job that ended the process, or that was running
+        when the time was over, has an ``error`` in ``load`` and in nothing else; those after it run in a new process.
+
+    Raises:
+        LuaBridgeError: Torch7 cannot be run.
+    """
+    results: list[LuaTable] = []
+    with tempfile.TemporaryDirectory() as folder:
+        while len(results) < len(jobs):
+            rest, error = jobs[len(results) :], None
+            try:
+                run_torch7(_SOURCE.read_text(), LuaTable.from_list(rest), folder, program=program, timeout=timeout)
+            except LuaBridgeError as e:
+                error = e
+            done = 0
+            while done < len(rest) and (path := Path(folder, f"{done + 1}.t7")).exists():
+                try:
+                    results.append(_read(path))
+                except Exception:  # the process ended while it wrote
+                    break
+                path.unlink()
+                done += 1
+            if error is not None and done < len(rest):
+                if not results and not done and "cannot be run" in str(error):
+                    raise error
+                results.append(LuaTable([("load", LuaTable([("error", str(error))]))]))
+    return results
+
+
+def _read(path: Path) -> LuaTable:
+    """A result; it is in memory, since its file goes away."""
+    table = read_t7(path)
+    for value in _tensors(table):
+        value.numpy()
+    return table
+
+
+def _tensors(root: Any) -> list[Any]:
+    from dpnn_bridge.objects import LuaTensor
+
+    found, stack, seen = [], [root], set()
+    while stack:
+        value = stack.pop()
+        if id(value) in seen:
+            continue
+        if isinstance(value, LuaTensor):
+            found.append(value)
+        if isinstance(value, (LuaTable, LuaObject)):
+            seen.add(id(value))
+            stack.extend(value.values())
+    return found
+
+
+def class_names(root: Any) -> list[str]:
+    """The classes of all objects of a graph, except tensors and storages."""
+    names, stack, seen = set(), [root], set()
+    while stack:
+        value = stack.pop()
+        if not isinstance(value, (LuaTable, LuaObject)) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, LuaObject):
+            names.add(value.class_name)
+            stack.extend(value.header)
+        stack.extend(value.values())
+        stack.extend(value.keys())
+    return sorted(names)

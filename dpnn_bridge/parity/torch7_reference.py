@@ -1,0 +1,79 @@
+"""A reference computed by real Torch7: what it makes of a model and an input, layer by layer."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from dpnn_bridge.errors import LuaBridgeError
+from dpnn_bridge.loaders.t7_writer import write_t7
+from dpnn_bridge.objects import LuaObject, LuaTable
+from dpnn_bridge.parity.torch7_judge import class_names, job, judge
+
+#: other precisions run as in the file
+_TYPES = {torch.float64: "torch.DoubleTensor", torch.float32: "torch.FloatTensor"}
+
+
+def torch7_reference(
+    program: str,
+    obj: LuaObject,
+    module: nn.Module,
+    table: LuaTable,
+    *,
+    dtype: torch.dtype | None = None,
+    gradients: bool = True,
+    timeout: float = 600,
+) -> LuaTable:
+    """Runs an object in real Torch7 and returns a table like those of a fixture, with the module ``after`` its run.
+
+    Args:
+        program: path of ``th`` or ``luajit``.
+        obj: the object as read from a file.
+        module: what :func:`dpnn_bridge.to_torch` made of it, in the mode that both are to run in.
+        table: holds ``input``, ``target`` for criterions, and may hold ``gradOutput``, ``reward`` and ``seed``.
+        dtype: casts the model in Torch7; half precision runs as in the file.
+        gradients: run backward; without a ``gradOutput`` on random numbers.
+        timeout: seconds.
+
+    Raises:
+        LuaBridgeError: Torch7 cannot be run, lacks a package, took too long, or could not run the model.
+    """
+    steps = [
+        "load",
+        "cast",
+        "mode",
+        "forward",
+        *(["zeroGradParameters", "backward", "gradParams"] if gradients else []),
+    ]
+    given = {
+        k: table[k] for k in ("input", "target", "gradOutput", "reward", "scale", "seed") if table.get(k) is not None
+    }
+    # flags that differ between layers are those of the file
+    uniform = all(m.training == module.training for m in module.modules())
+    mode = ("train" if module.training else "eval") if uniform else None
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "model.t7")
+        write_t7(file, obj, verify=False)
+        given.setdefault("seed", 1)
+        kind = _TYPES.get(dtype) if dtype else None
+        wanted = job(file, class_names(obj), [*steps, "after"], mode=mode, type=kind, **given)
+        result = judge([wanted], program=program, timeout=timeout)[0]
+    for step in ("load", "cast", "forward"):
+        if "error" in result[step]:
+            raise LuaBridgeError(f"Torch7 cannot {step} the model: {result[step]['error']}")
+    reference = LuaTable((name, table[name]) for name in ("mode", "reward", "scale") if table.get(name) is not None)
+    reference.update((name, table[name]) for name in ("input", "target") if name in given)
+    reference["output"] = result["forward"]["value"]
+    if gradients:
+        reference["gradOutput"] = result.get("gradOutput")
+        if "error" in result["backward"]:
+            reference["backward_error"] = result["backward"]["error"]
+        else:
+            reference["gradInput"] = result["backward"].get("value")
+            gradParams = result["gradParams"].get("value")
+            reference["gradParams"] = gradParams if gradParams is not None and len(gradParams) else None
+    reference["after"] = result["after"].get("value")
+    return reference

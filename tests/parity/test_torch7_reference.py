@@ -1,0 +1,81 @@
+"""``dpnn-verify --torch7``: a real Torch7 runs the user's model. Without one, what is said when it cannot."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from conftest import FIXTURES
+
+import dpnn_bridge
+from dpnn_bridge.cli.verify import verify_command
+from dpnn_bridge.objects import LuaObject, LuaTable
+
+PROGRAM = os.environ.get("DPNN_TORCH7", "")
+NET = FIXTURES / "nn" / "nn.Sequential" / "Sequential__net_style_residual__float_train.t7"
+
+torch7 = pytest.mark.skipif(not PROGRAM, reason="DPNN_TORCH7 names no Torch7")
+
+
+def verify(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(verify_command, [str(a) for a in arguments])
+    return result.exit_code, result.output + result.stderr
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    dpnn_bridge.write_t7(tmp_path / "model.t7", dpnn_bridge.read_t7(NET)["module"])
+    return tmp_path / "model.t7"
+
+
+def test_a_missing_program_is_named(model: Path, tmp_path: Path) -> None:
+    code, said = verify(model, "--input", "1x2x5x5", "--torch7", tmp_path / "th")
+    assert code == 7
+    assert f"{tmp_path / 'th'} cannot be run" in said
+
+
+def test_a_program_that_is_not_torch7_is_named(model: Path) -> None:
+    code, said = verify(model, "--input", "1x2x5x5", "--torch7", "true")
+    assert code == 7
+    assert "is it Torch7's th" in said
+
+
+def test_two_makers_of_a_reference_are_one_too_many(model: Path, tmp_path: Path) -> None:
+    code, said = verify(model, "--input", "1x2x5x5", "--torch7", "th", "--lua-path", tmp_path)
+    assert code == 2
+    assert "--lua-path and --torch7" in said
+
+
+@pytest.mark.torch7
+@torch7
+@pytest.mark.parametrize("mode", ["train", "eval"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_every_layer_is_compared(model: Path, mode: str, dtype: str) -> None:
+    code, said = verify(model, "--input", "1x2x5x5", "--torch7", PROGRAM, "--mode", mode, "--dtype", dtype, "--json")
+    assert code == 0, said
+    layers = json.loads(said)["layers"]
+    assert all(layer["differences"] for layer in layers)
+
+
+@pytest.mark.torch7
+@torch7
+def test_torch7_counts_and_not_what_the_file_holds(deviating: Path) -> None:
+    """The weight is another than the one with which the stored values were made."""
+    assert verify(deviating)[0] == 4
+    code, said = verify(deviating, "--torch7", PROGRAM)
+    assert code == 0, said
+
+
+@pytest.mark.torch7
+@torch7
+def test_a_missing_package_is_named(model: Path, tmp_path: Path) -> None:
+    net = dpnn_bridge.read_t7(model)
+    net["modules"] = LuaTable.from_list([LuaObject("cudnn.ReLU", LuaTable({"inplace": False}))])
+    dpnn_bridge.write_t7(tmp_path / "cuda.t7", net)
+    code, said = verify(tmp_path / "cuda.t7", "--input", "1x2x5x5", "--torch7", PROGRAM)
+    assert code == 7
+    assert "no class cudnn.ReLU" in said
+    assert "cudnn: " in said
