@@ -19,6 +19,7 @@ from dpnn_bridge.compare.precision import full_precision
 from dpnn_bridge.conversion import convert_object, fields
 from dpnn_bridge.conversion.lua_values import lua_value, to_value
 from dpnn_bridge.conversion.options import Options
+from dpnn_bridge.conversion.report import Report
 from dpnn_bridge.errors import ModelNotFoundError, VerificationError
 from dpnn_bridge.files import load
 from dpnn_bridge.loaders.t7_reader import read_t7
@@ -96,12 +97,14 @@ def verify(
             table["output"] = lua_value(output)
 
     def fresh() -> nn.Module:
-        module = convert_object(obj, options, key)[0] if obj is not None else load(model)
+        module, report = convert_object(obj, options, key) if obj is not None else (load(model), Report())
+        remarks.update(dict.fromkeys(report.notes))
         as_saved.append([m.training for m in module.modules()])
         _set_mode(module, table, mode)
         return module
 
     as_saved: list[list[bool]] = []
+    remarks: dict[str, None] = {}
     module = fresh()
     nodes = list(tree(module))
     result = Verification(
@@ -115,6 +118,7 @@ def verify(
         dtype=_dtype_name(module, dtype),
     )
     result.layers = [_layer(node) for node in nodes]
+    result.notes += remarks
     if converted is not None:
         compare_converted(result, fresh().to(device=device, dtype=dtype), converted, table, options, dtype, key)
     if lua is not None and obj is not None:

@@ -12,8 +12,9 @@ from lua_equal import differences
 from torch import nn
 
 import dpnn_bridge
-from dpnn_bridge.conversion import to_lua, to_torch
+from dpnn_bridge.conversion import convert_object, to_lua, to_torch
 from dpnn_bridge.conversion.lua_values import to_value
+from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.modules.nn.nngraph import GModule, GraphNode, JustElement, JustTable, ModuleFromCriterion
 from dpnn_bridge.objects import LuaObject, LuaTable
@@ -212,3 +213,21 @@ def test_second_way_back_gives_the_same_object(entry: dict[str, Any]) -> None:
     first = to_lua(module)
     assert structure(to_lua(to_torch(first))) == structure(first)
     assert differences(first["modules"], to_lua(to_torch(first))["modules"]) == []
+
+
+@pytest.mark.parametrize("mode", ["heavy", "medium", "light"])
+def test_modules_that_serial_wrote_twice_are_one(mode: str) -> None:
+    """Torch7 ran this net in evaluation before it was written; what it reads back keeps its nodes in training."""
+    path = FIXTURES / "dpnn" / "head" / "hidden" / f"serial_graph_{mode}.t7"
+    fixture = dpnn_bridge.read_t7(path)
+    module, report = convert_object(fixture["module"], Options())
+    (graph,) = (m for m in module.modules() if isinstance(m, GModule))
+    assert all(name.isdigit() for name, _ in graph.named_children())
+    assert len(module.state_dict()) == len(list(module.parameters())) + 3  # the batch normalization's statistics
+    torch.testing.assert_close(module.eval()(to_value(fixture["input"])), to_value(fixture["output"]))
+    (note,) = report.notes
+    assert "wrote each of the 7 modules of this graph twice" in note
+    assert "training mode" in note
+    written = to_lua(module)["modules"][1]["modules"][1]
+    runs = [n["data"].get("module") for n in written["forwardnodes"].as_list()]
+    assert all(any(m is own for own in written["modules"].as_list()) for m in runs if m is not None)
