@@ -34,7 +34,14 @@ class LuaClass:
         version: the class version that ``to_lua`` writes (``__version`` in Lua).
         scalars: Lua field, or a tuple of fields, -> constructor argument and attribute of the same name.
         defaults: values of Lua fields that a file may lack.
-        tensors: Lua field -> torch parameter or buffer, in the order of Torch7's ``parameters()``.
+        tensors: Lua field -> torch parameter or buffer, in the order of Torch7's ``parameters()``. One that the module
+            has and the file lacks is an error.
+        optional: fields of ``tensors`` that a file may lack -> the constructor argument that says whether it is there;
+            None: the module keeps what its constructor made.
+        sizes: field of ``tensors`` -> the constructor arguments that its shape gives, one for each dimension (None for
+            one that says nothing); a plain name: its number of elements.
+        passed: fields of ``tensors`` that the constructor takes, as the argument of the attribute's name.
+        fixed: constructor arguments that are the same for every object.
         constants: fields that Torch7 needs and that never vary, or functions ``tensor class -> fresh value`` such as
             :func:`empty_table`; written for modules that were not read from a file.
         indexed: the constructor takes ``index_base``, since inputs or outputs are indices.
@@ -53,6 +60,10 @@ class LuaClass:
     scalars: ClassVar[dict[str | tuple[str, ...], str]] = {}
     defaults: ClassVar[dict[str, Any]] = {}
     tensors: ClassVar[dict[str, str | Field]] = {}
+    optional: ClassVar[dict[str, str | None]] = {}
+    sizes: ClassVar[dict[str, str | tuple[str | None, ...]]] = {}
+    passed: ClassVar[tuple[str, ...]] = ()
+    fixed: ClassVar[dict[str, Any]] = {}
     constants: ClassVar[dict[str, Any]] = {}
     indexed: ClassVar[bool] = False
     container: ClassVar[bool] = False
@@ -81,9 +92,17 @@ class LuaClass:
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
         """Keyword arguments of ``torch_type``."""
-        arguments: dict[str, Any] = {
-            attribute: ctx.to_torch(obj[name], name) for name, attribute in cls.members.items() if name in obj
-        }
+        arguments: dict[str, Any] = {**cls.fixed, **cls._sizes(obj, ctx)}
+        for name, attribute in cls.members.items():
+            if name in obj:
+                arguments[attribute] = ctx.to_torch(obj[name], name)
+        for name in cls.passed:
+            if name not in cls.optional or has_tensor(obj, name):
+                spec = cls.tensors[name]
+                arguments[spec.attribute if isinstance(spec, Field) else spec] = tensor_of(obj, name, ctx).torch()
+        for name, argument in cls.optional.items():
+            if argument is not None:
+                arguments[argument] = has_tensor(obj, name)
         for names, attribute in cls.scalars.items():
             if isinstance(names, tuple):
                 arguments[attribute] = tuple(cls.scalar(obj, name) for name in names)
@@ -92,6 +111,21 @@ class LuaClass:
         if cls.indexed:
             arguments["index_base"] = ctx.index_base
         return arguments
+
+    @classmethod
+    def _sizes(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, int]:
+        """The arguments that shapes of tensors give."""
+        found: dict[str, int] = {}
+        for name, arguments in cls.sizes.items():
+            tensor = tensor_of(obj, name, ctx)
+            if isinstance(arguments, str):
+                found[arguments] = tensor.size
+            elif tensor.ndim == len(arguments):
+                found.update((a, n) for a, n in zip(arguments, tensor.shape, strict=True) if a is not None)
+            else:
+                text = f"field {name!r} has shape {tensor.shape}, expected {len(arguments)} dimensions"
+                raise ctx.error(f"{text} ({', '.join(a or 'any' for a in arguments)})", obj)
+        return found
 
     @classmethod
     def scalar(cls, obj: LuaObject, name: str) -> Any:
@@ -114,8 +148,7 @@ class LuaClass:
     def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
         """Puts the tensors of ``obj`` into ``module``'s parameters and buffers."""
         for name, spec in cls.fields_of(module).items():
-            tensor = obj.get(name)
-            if isinstance(tensor, LuaTensor) and tensor.size:
+            if has_tensor(obj, name):
                 ctx.assign(module, spec, name, obj)
 
     @classmethod
@@ -214,6 +247,20 @@ class LuaClass:
     def replay(cls, module: nn.Module, after: LuaObject) -> Callable[..., Any] | None:
         """For a random module: a forward that uses the noise which Torch7 stored in ``after``. None when not random."""
         return None
+
+
+def has_tensor(obj: LuaObject, name: str) -> bool:
+    """Whether a field holds a tensor with elements."""
+    tensor = obj.get(name)
+    return isinstance(tensor, LuaTensor) and tensor.size > 0
+
+
+def tensor_of(obj: LuaObject, name: str, ctx: TorchContext) -> LuaTensor:
+    """The tensor in a field; an error says what is there instead."""
+    value = obj[name]
+    if not isinstance(value, LuaTensor):
+        raise ctx.error(f"expected a tensor in field {name!r}, found {type(value).__name__}", obj)
+    return value
 
 
 class WithoutParameters(LuaClass):

@@ -17,6 +17,7 @@ from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.conversion.report import Report
 from dpnn_bridge.conversion.sharing import Sharing, compact
 from dpnn_bridge.conversion.ties import Site
+from dpnn_bridge.conversion.undrawn import Undrawn
 from dpnn_bridge.errors import ConversionError, UnsupportedClass, UnsupportedClassError
 from dpnn_bridge.graph import MAX_DEPTH, format_path, is_module, without_entries
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
@@ -38,6 +39,8 @@ class TorchContext:
         self._kept: dict[int, Any] = {}
         self._alive: list[Any] = []
         self._active: set[int] = set()
+        self._filled: set[tuple[int, str]] = set()
+        self._undrawn = Undrawn()
         self._unsupported: dict[tuple[str, tuple[str, ...]], UnsupportedClass] = {}
 
     @property
@@ -92,14 +95,16 @@ class TorchContext:
     def _convert(self, obj: LuaObject) -> nn.Module:
         spec = registry.find(obj)
         if spec is None:
-            module = self.options.fallback(obj, self) if self.options.fallback else None
+            with self._undrawn.during(active=False):
+                module = self.options.fallback(obj, self) if self.options.fallback else None
             if module is None:
                 return self._placeholder(obj)
             self.report.add(self.path, obj.class_name, module)
             return module
         obj = spec.upgrade(obj)
         try:
-            module = spec.build(obj, self)
+            with self._undrawn.during(active=True):
+                module = spec.build(obj, self)
             if record_of(module) is None:
                 module.__dict__["lua_record"] = LuaRecord(obj.class_name, tensor_type=tensor_type(obj))
                 module.training = obj.get("train", spec.trains_unasked) is not False
@@ -109,15 +114,39 @@ class TorchContext:
         except (KeyError, TypeError, ValueError, RuntimeError, IndexError, AttributeError) as e:
             detail = e.args[0] if isinstance(e, KeyError) and e.args else e
             raise self.error(f"cannot build the module: {detail}", obj) from e
-        self._check_filled(module, obj)
+        self._check_filled(module, obj, spec)
         self._remember(module, obj, spec)
         self.report.add(self.path, obj.class_name, module, passes_through=spec.passes_through)
         return module
 
-    def _check_filled(self, module: nn.Module, obj: LuaObject) -> None:
-        for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
-            if tensor.is_meta:
+    def filled(self, owner: nn.Module, *names: str) -> None:
+        """Says that a block has put the file's values into parameters itself, without :meth:`assign`."""
+        self._filled.update((id(owner), name) for name in names)
+
+    def _check_filled(self, module: nn.Module, obj: LuaObject, spec: type[LuaClass]) -> None:
+        """Refuses a module that keeps values of its constructor where the file should have given them."""
+        for name, field in spec.fields_of(module).items():
+            owner, leaf = fields.resolve(module, field.attribute)
+            tensor = owner._parameters.get(leaf, owner._buffers.get(leaf))
+            if tensor is None or (id(owner), leaf) in self._filled:
+                continue
+            if spec.optional.get(name, "") is not None:
                 raise self.error(f"the field {name!r} of shape {tuple(tensor.shape)} is missing or empty", obj)
+            self.filled(owner, leaf)
+        converted = {id(m) for m in self._modules.values()}
+        stack = [("", module)]
+        while stack:
+            path, owner = stack.pop()
+            if id(owner) in converted:
+                continue
+            for leaf, parameter in owner._parameters.items():
+                if parameter is not None and (id(owner), leaf) not in self._filled:
+                    raise self.error(
+                        f"no field gives the parameter {path}{leaf} of {type(module).__name__}: name it in `tensors` "
+                        f"of {spec.__module__}.{spec.__name__}",
+                        obj,
+                    )
+            stack += [(f"{path}{name}.", inner) for name, inner in owner._modules.items() if inner is not None]
 
     def children(self, obj: LuaObject, field: str = "modules") -> list[nn.Module]:
         """The converted modules of an array field, in order."""
@@ -184,6 +213,7 @@ class TorchContext:
                 return spec.layout.to_torch(value, module)
             return value if shape is None else value.reshape(shape)
 
+        self.filled(owner, leaf)
         self.sharing.assign(Site(module, name, spec, owner, leaf), tensor, arrange, shape)
         parameter = owner._parameters.get(leaf)
         if self.options.gradients and parameter is not None and isinstance(grad, LuaTensor) and grad.size:

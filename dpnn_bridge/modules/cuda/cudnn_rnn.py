@@ -133,6 +133,7 @@ _FLAT = Field("flat_weight", Layout(lambda tensor, module: tensor, lambda tensor
 @lua_class("cudnn.RNN", "cudnn.LSTM", "cudnn.BLSTM", "cudnn.GRU", "cudnn.BGRU", "cudnn.RNNReLU", "cudnn.RNNTanh")
 class CudnnRNNClass(LuaClass):
     torch_type = CudnnRNN
+    optional = dict.fromkeys(("hiddenInput", "cellInput", "hiddenOutput", "cellOutput"))
     scratch = (
         "hiddenOutput",
         "cellOutput",
@@ -166,7 +167,6 @@ class CudnnRNNClass(LuaClass):
             batch_first=cls.scalar(obj, "batchFirst"),
             dropout=cls.scalar(obj, "dropout"),
             bidirectional=obj.get("bidirectional") == "CUDNN_BIDIRECTIONAL",
-            device="meta",
             **options,
         )
         skip = cls.scalar(obj, "inputMode") == "CUDNN_SKIP_INPUT"
@@ -178,6 +178,7 @@ class CudnnRNNClass(LuaClass):
         gradient = obj.get("gradWeight")
         keep = ctx.options.gradients and isinstance(gradient, LuaTensor) and gradient.size > 0
         module.set_flat(obj["weight"].torch(), gradient.torch() if keep and gradient is not None else None)
+        ctx.filled(module.rnn, *module.rnn._parameters)
         for name, attribute in cls._states(module).items():
             state = obj.get(name)
             if isinstance(state, LuaTensor) and state.ndim == 3:

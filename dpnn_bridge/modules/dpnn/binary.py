@@ -10,7 +10,6 @@ from torch.nn import functional as F
 
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.objects import LuaObject, LuaTensor
 from dpnn_bridge.torch7.gradient import scale_gradient, with_gradient_of
 
@@ -90,10 +89,6 @@ class SpatialBinaryConvolutionClass(LuaClass):
         if not torch.equal(weight.torch(), signs.reshape(weight.shape)):
             return obj
         return obj.changed(weight=real)
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {**super().arguments(obj, ctx), "device": "meta"}
 
     @classmethod
     def handled(cls, module: nn.Module) -> set[str]:

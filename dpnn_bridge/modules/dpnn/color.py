@@ -12,7 +12,6 @@ from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.noise import noise_of
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.modules.dpnn.noise import TRAINING_ONLY
 from dpnn_bridge.modules.nn.dropout import stored_noise
 from dpnn_bridge.objects import LuaObject
@@ -100,10 +99,7 @@ class SimpleColorTransform(ColorNoise):
 class SimpleColorTransformClass(ColorNoiseClass):
     torch_type = SimpleColorTransform
     tensors = {"range": "range"}
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {"range": torch.empty(obj["range"].shape, device="meta")}
+    passed = ("range",)
 
 
 class PCAColorTransform(ColorNoise):
@@ -156,15 +152,8 @@ class PCAColorTransformClass(ColorNoiseClass):
     torch_type = PCAColorTransform
     scalars = {"std": "std"}
     tensors = {"eigenVectors": "eigen_vectors", "eigenValues": "eigen_values"}
+    passed = ("eigenVectors", "eigenValues")
     scratch = ("noise", "alphas")
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {
-            **super().arguments(obj, ctx),
-            "eigen_vectors": torch.empty(obj["eigenVectors"].shape, device="meta"),
-            "eigen_values": torch.empty(obj["eigenValues"].shape, device="meta"),
-        }
 
 
 class SpatialFeatNormalization(nn.Module):
@@ -210,10 +199,7 @@ class SpatialFeatNormalization(nn.Module):
 class SpatialFeatNormalizationClass(LuaClass):
     torch_type = SpatialFeatNormalization
     tensors = {"mean": "mean", "std": "std"}
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {name: torch.empty(obj[name].shape, device="meta") for name in ("mean", "std")}
+    passed = ("mean", "std")
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:

@@ -9,10 +9,8 @@ from torch import Tensor, nn
 
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.conversion.tracing import leaf
 from dpnn_bridge.display import printable
-from dpnn_bridge.objects import LuaObject
 from dpnn_bridge.torch7.gradient import with_gradient_of, zero_gradient
 
 
@@ -96,10 +94,7 @@ class ConstantClass(LuaClass):
     scalars = {"nInputDim": "n_input_dim"}
     defaults = {"nInputDim": None}
     tensors = {"value": "value"}
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {**super().arguments(obj, ctx), "value": torch.empty(obj["value"].shape, device="meta")}
+    passed = ("value",)
 
 
 class PrintSize(nn.Module):

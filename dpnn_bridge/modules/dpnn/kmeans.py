@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.lua_class import LuaClass, has_tensor
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.objects import LuaObject
@@ -147,10 +147,7 @@ class KmeansClass(LuaClass):
     scalars = {"k": "k", "dim": "dim", "scale": "scale"}
     defaults = {"scale": None}
     tensors = {"weight": "weight", "clusterSampleCount": "cluster_sample_count"}
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {**super().arguments(obj, ctx), "device": "meta"}
+    optional = {"clusterSampleCount": None}
 
     @classmethod
     def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
@@ -158,7 +155,7 @@ class KmeansClass(LuaClass):
         loss = obj.get("loss")
         module.loss = torch.tensor(float(loss or 0))
         assert isinstance(module, Kmeans)
-        if module.cluster_sample_count.is_meta:
+        if not has_tensor(obj, "clusterSampleCount"):
             module.cluster_sample_count = torch.zeros(module.k, dtype=module.weight.dtype)
 
     @classmethod

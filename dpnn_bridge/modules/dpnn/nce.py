@@ -105,11 +105,8 @@ class NCEModule(nn.Linear):
         super().__init__(in_features, out_features, device=device, dtype=dtype)
         self.k, self.batch_noise, self.index_base = k, batch_noise, index_base
         self.normalized, self.log_softmax = normalized, log_softmax
-        if unigrams.is_meta:  # filled in later
-            alias, keep = torch.empty(out_features, dtype=torch.int64), torch.empty(out_features, dtype=torch.float64)
-        else:
-            unigrams = unigrams.double() / unigrams.double().sum()
-            alias, keep = alias_table(unigrams)
+        unigrams = unigrams.double() / unigrams.double().sum()
+        alias, keep = alias_table(unigrams)
         self.register_buffer("unigrams", unigrams)
         self.register_buffer("alias", alias)
         self.register_buffer("keep", keep)
@@ -180,10 +177,8 @@ class NCEModuleClass(LuaClass):
     @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> NCEModule:
         outputs, inputs = obj["weight"].shape
-        unigrams = torch.empty(outputs, device="meta", dtype=torch.float64)
-        module = NCEModule(
-            inputs, outputs, unigrams=unigrams, index_base=ctx.index_base, device="meta", **cls.arguments(obj, ctx)
-        )
+        unigrams = torch.ones(outputs, dtype=torch.float64)  # the file's follow, as does the table for drawing
+        module = NCEModule(inputs, outputs, unigrams=unigrams, index_base=ctx.index_base, **cls.arguments(obj, ctx))
         table = obj.get("aliasmultinomial")
         if isinstance(table, LuaObject):
             own = torch.arange(outputs)

@@ -271,7 +271,7 @@ class TwoParametersClass(ReinforceClass):
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
         second = obj.get(cls.torch_type.name)
         if isinstance(second, LuaTensor):
-            second = torch.empty(second.shape, device="meta")
+            second = second.torch()
         return {**super().arguments(obj, ctx), cls.torch_type.name: second}
 
     @classmethod

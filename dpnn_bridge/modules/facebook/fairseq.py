@@ -13,9 +13,8 @@ from torch.nn import functional as F
 from dpnn_bridge.conversion.lua_class import LuaClass, ParameterSite, empty_table
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.modules.nn.pairwise import MM, MMClass
-from dpnn_bridge.objects import LuaObject, LuaTensor
+from dpnn_bridge.objects import LuaTensor
 from dpnn_bridge.torch7.gradient import scale_gradient, with_gradient_of
 
 
@@ -198,14 +197,9 @@ class LinearizedConvolutionClass(LuaClass):
     torch_type = LinearizedConvolution
     scalars = {"kw": "kernel_size"}
     tensors = {"weight": "weight", "bias": "bias", "inputBuffer": "frames"}
+    sizes = {"weight": ("out_features", "in_features")}
     scratch = ("tmpBuffer", "addBuffer")
     constants = {"inputBuffer": LuaTensor.empty, "tmpBuffer": LuaTensor.empty}
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        out_features, in_features = obj["weight"].shape
-        sizes = {"in_features": in_features, "out_features": out_features, "device": "meta"}
-        return {**super().arguments(obj, ctx), **sizes}
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:

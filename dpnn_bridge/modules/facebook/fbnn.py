@@ -61,10 +61,6 @@ class LeakyReLU(LuaClass):
         return False  # torch's own PReLU is nn.PReLU
 
     @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {"device": "meta"}
-
-    @classmethod
     def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
         super().fill(module, obj, ctx)
         module.weight.requires_grad_(False)
@@ -157,12 +153,8 @@ class LinearClass(LuaClass):
     """Shared by the two variants of ``nn.Linear``."""
 
     tensors = {"weight": "weight", "bias": "bias"}
+    sizes = {"weight": ("out_features", "in_features")}
     scratch = ("addBuffer",)
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        out_features, in_features = obj["weight"].shape
-        return {"in_features": in_features, "out_features": out_features, "device": "meta"}
 
 
 @lua_class("fbnn.NormalizedLinearNoBias")
@@ -281,13 +273,8 @@ class TemporalConvolutionTBCClass(LuaClass):
     scalars = {"kw": "kernel_size", "pad": "padding"}
     defaults = {"pad": 0}
     tensors = {"weight": "weight", "bias": "bias"}
+    sizes = {"weight": (None, "in_channels", "out_channels")}
     checked_by = "formula"
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        _, in_channels, out_channels = obj["weight"].shape
-        sizes = {"in_channels": in_channels, "out_channels": out_channels, "device": "meta"}
-        return {**super().arguments(obj, ctx), **sizes}
 
 
 @lua_class("nn.CrossMapNormalization")
@@ -401,4 +388,4 @@ class WeightedLookupTableClass(LookupTableClass):
     @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> WeightedLookupTable:
         rows, columns = obj["weight"].shape
-        return WeightedLookupTable(rows, columns, index_base=ctx.index_base, device="meta")
+        return WeightedLookupTable(rows, columns, index_base=ctx.index_base)

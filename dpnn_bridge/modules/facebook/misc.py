@@ -119,12 +119,9 @@ class IndividualDropout(nn.Module):
 class IndividualDropoutClass(LuaClass):
     torch_type = IndividualDropout
     tensors = {"p": "keep"}
+    passed = ("p",)
     scratch = ("noise", "noisegpu")
     checked_by = "formula"
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {"keep": torch.empty(obj["p"].shape, device="meta")}
 
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:

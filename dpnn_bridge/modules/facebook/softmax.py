@@ -101,7 +101,7 @@ class HSMClass(LuaClass):
             raise ctx.error("unk_index must be 0; Torch7 does not compute with another either", obj)
         weight = obj["cluster_weight" if "cluster_weight" in obj else "clusterMatrix"]
         sizes = {"mapping": obj["mapping"].torch(), "in_features": weight.shape[1]}
-        return {**sizes, "index_base": ctx.index_base, "device": "meta"}
+        return {**sizes, "index_base": ctx.index_base}
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:

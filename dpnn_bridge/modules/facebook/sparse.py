@@ -10,11 +10,10 @@ from torch import Tensor, nn
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.modules.nn.criterion import Criterion, CriterionClass
 from dpnn_bridge.modules.nn.lookup import LookupTable
 from dpnn_bridge.modules.nn.sparse import SparseLinear, SparseLinearClass, weighted_sum
-from dpnn_bridge.objects import LuaObject, LuaTensor
+from dpnn_bridge.objects import LuaTensor
 
 
 class KeyValueLinear(SparseLinear):
@@ -50,12 +49,6 @@ class KeyValueLinearClass(SparseLinearClass):
     scratch = ("lastInput", "lastInputKey", "lastInputVal", "formatted_input")
     constants = {"numBackward": 0}
     checked_by = "formula"
-
-    @classmethod
-    def build(cls, obj: LuaObject, ctx: TorchContext) -> KeyValueLinear:
-        out_features, in_features = obj["weight"].shape
-        arguments = cls.arguments(obj, ctx)
-        return KeyValueLinear(in_features, out_features, **arguments, index_base=ctx.index_base, device="meta")
 
 
 class SegSparseLinear(nn.Module):
@@ -104,19 +97,11 @@ class SegSparseLinear(nn.Module):
 class SegSparseLinearClass(LuaClass):
     torch_type = SegSparseLinear
     tensors = {"weight": "weight", "bias": "bias"}
+    sizes = {"weight": ("in_features", "out_features")}
+    indexed = True
     scratch = ("_sparseBuf", "sparseGradWeightPtr", "lastInput")
     constants = {"useSparseGrad": False, "learningRateMul": 1}
     checked_by = "formula"
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        in_features, out_features = obj["weight"].shape
-        return {
-            "in_features": in_features,
-            "out_features": out_features,
-            "index_base": ctx.index_base,
-            "device": "meta",
-        }
 
 
 class SparseThreshold(nn.Module):
@@ -207,15 +192,13 @@ class FasterLookupClass(LuaClass):
 
     torch_type = LookupTable
     tensors = {"weight": "weight"}
+    sizes = {"weight": ("num_embeddings", "embedding_dim")}
+    indexed = True
+    scalars = {"scaleGradByFreq": "scale_grad_by_freq"}
+    defaults = {"scaleGradByFreq": False}
     constants = {"skipBoundChecking": False, "concUpdates": False}
     checked_by = "formula"
 
     @classmethod
     def represents(cls, module: nn.Module) -> bool:
         return False  # nn.LookupTable says more
-
-    @classmethod
-    def build(cls, obj: LuaObject, ctx: TorchContext) -> LookupTable:
-        rows, columns = obj["weight"].shape
-        scale = bool(obj.get("scaleGradByFreq"))
-        return LookupTable(rows, columns, scale_grad_by_freq=scale, index_base=ctx.index_base, device="meta")

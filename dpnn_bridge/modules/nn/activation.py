@@ -95,7 +95,7 @@ class PReLUClass(LuaClass):
     @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.PReLU:
         shared = obj.get("nOutputPlane") in (None, 0)
-        return (nn.PReLU if shared else PReLU)(obj["weight"].size, device="meta")
+        return (nn.PReLU if shared else PReLU)(obj["weight"].size)
 
     @classmethod
     def to_lua(cls, module: nn.PReLU, ctx: LuaContext) -> dict[str, Any]:

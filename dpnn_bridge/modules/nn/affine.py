@@ -75,7 +75,7 @@ class CMulClass(LuaClass):
 
     @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
-        return cls.torch_type(*obj[next(iter(cls.tensors))].shape, device="meta")
+        return cls.torch_type(*obj[next(iter(cls.tensors))].shape)
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
@@ -158,10 +158,6 @@ class MulClass(LuaClass):
     torch_type = Mul
     tensors = {"weight": "weight"}
 
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {"device": "meta"}
-
 
 class Add(nn.Module):
     """Adds a bias for each element of a sample, or one for all.
@@ -211,7 +207,7 @@ class AddClass(LuaClass):
 
     @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> Add:
-        return Add(*obj["bias"].shape, scalar=obj.get("scalar") not in (None, False), device="meta")
+        return Add(*obj["bias"].shape, scalar=obj.get("scalar") not in (None, False))
 
     @classmethod
     def to_lua(cls, module: Add, ctx: LuaContext) -> dict[str, Any]:

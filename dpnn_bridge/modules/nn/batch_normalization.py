@@ -98,18 +98,10 @@ class Normalization(LuaClass):
 
     dims: int
     scalars = {"eps": "eps", "momentum": "momentum"}
+    sizes = {"running_mean": "num_features"}
+    optional = {"weight": "affine"}
     defaults = {"eps": 1e-5, "momentum": 0.1}
     scratch = ("buffer", "buffer2", "centered", "std", "normalized", "save_mean", "save_std", "scaleT")
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        weight = obj.get("weight")
-        return {
-            **super().arguments(obj, ctx),
-            "num_features": obj["running_mean"].size,
-            "affine": isinstance(weight, LuaTensor) and weight.size > 0,
-            "device": "meta",
-        }
 
     @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:

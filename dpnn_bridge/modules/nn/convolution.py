@@ -20,16 +20,8 @@ class Convolution(LuaClass):
     """What all convolutions share: two sizes, a weight and, unless ``noBias()`` was called, a bias."""
 
     tensors = {"weight": "weight", "bias": "bias"}
+    optional = {"bias": "bias"}
     scratch = ("finput", "fgradInput", "ones", *CUDNN_SCRATCH)
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        bias = obj.get("bias")
-        return {
-            **super().arguments(obj, ctx),
-            "bias": isinstance(bias, LuaTensor) and bias.size > 0,
-            "device": "meta",
-        }
 
 
 class StockConvolution(Convolution):

@@ -21,15 +21,6 @@ def parameter(*shape: int) -> nn.Parameter:
     return nn.Parameter(torch.zeros(shape))
 
 
-class Unfilled(LuaClass):
-    """Builds modules without memory for tensors, which the file's take the place of."""
-
-    @classmethod
-    def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
-        with torch.device("meta"):
-            return super().build(obj, ctx)
-
-
 # ---------------------------------------------------------------------- by plane
 class SpatialDepthWiseConvolution(nn.Conv2d):
     """Every input plane has its own ``multiplier`` kernels.
@@ -223,16 +214,10 @@ class SpatialConvolutionLocal(nn.Module):
 
 
 @lua_class("nn.SpatialConvolutionLocal")
-class SpatialConvolutionLocalClass(Unfilled, Convolution):
+class SpatialConvolutionLocalClass(Convolution):
     torch_type = SpatialConvolutionLocal
     scalars = {**SPATIAL, ("oH", "oW"): "output_size"}
     defaults = SPATIAL_DEFAULTS
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        arguments = super().arguments(obj, ctx)
-        del arguments["device"]
-        return arguments
 
 
 # ---------------------------------------------------------------------- by connection table
@@ -313,7 +298,7 @@ class SpatialFullConvolutionMap(SpatialConvolutionMap):
         return F.conv_transpose2d(self.connected(input), self.dense_weight().transpose(0, 1), self.bias, self.stride)
 
 
-class ConnectionTable(Unfilled):
+class ConnectionTable(LuaClass):
     scalars = {
         "nInputPlane": "in_channels",
         "nOutputPlane": "out_channels",
@@ -322,6 +307,7 @@ class ConnectionTable(Unfilled):
     }
     defaults = {"dH": 1, "dW": 1}
     tensors = {"weight": "weight", "bias": "bias", "connTable": "connection_table"}
+    sizes = {"connTable": ("connections", None)}
 
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:
@@ -331,10 +317,6 @@ class ConnectionTable(Unfilled):
         if not isinstance(table, LuaTensor) or not isinstance(weight, LuaTensor) or table.dtype == weight.dtype:
             return obj
         return obj.changed(connTable=LuaTensor.from_numpy(table.numpy().astype(weight.dtype), weight.class_name))
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {**super().arguments(obj, ctx), "connections": obj["connTable"].shape[0]}
 
 
 @lua_class("nn.SpatialConvolutionMap")
@@ -391,7 +373,7 @@ class SpatialSubSampling(nn.Module):
 
 
 @lua_class("nn.SpatialSubSampling")
-class SpatialSubSamplingClass(Unfilled):
+class SpatialSubSamplingClass(LuaClass):
     torch_type = SpatialSubSampling
     scalars = {"nInputPlane": "in_channels", ("kH", "kW"): "kernel_size", ("dH", "dW"): "stride"}
     defaults = {"dH": 1, "dW": 1}
@@ -438,7 +420,7 @@ class TemporalSubSampling(nn.Module):
 
 
 @lua_class("nn.TemporalSubSampling")
-class TemporalSubSamplingClass(Unfilled):
+class TemporalSubSamplingClass(LuaClass):
     torch_type = TemporalSubSampling
     scalars = {"inputFrameSize": "frame_size", "kW": "kernel_size", "dW": "stride"}
     defaults = {"dW": 1}

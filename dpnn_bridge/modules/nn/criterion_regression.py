@@ -8,9 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.modules.nn.criterion import Criterion, CriterionClass, Loss, LossClass, elementwise
-from dpnn_bridge.objects import LuaObject
 
 
 class AbsCriterion(Loss):
@@ -128,12 +126,8 @@ class WeightedMSECriterion(MSECriterion):
 class WeightedMSECriterionClass(LossClass):
     torch_type = WeightedMSECriterion
     tensors = {"weight": "weight"}
+    passed = ("weight",)
     buffers = ("output_tensor", "buffer")
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        weight = torch.empty(obj["weight"].shape, device="meta")
-        return {**super().arguments(obj, ctx), "weight": weight}
 
 
 class SpatialAutoCropMSECriterion(MSECriterion):

@@ -244,7 +244,7 @@ class AddConstantClass(LuaClass):
     @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> AddConstant:
         constant = obj["constant_scalar"]
-        return AddConstant(torch.empty(constant.shape, device="meta") if isinstance(constant, LuaTensor) else constant)
+        return AddConstant(constant.torch() if isinstance(constant, LuaTensor) else constant)
 
     @classmethod
     def fields_of(cls, module: nn.Module) -> dict[str, Field]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dpnn_bridge.conversion.lua_class import LuaClass, ParameterSite
+from dpnn_bridge.conversion.lua_class import LuaClass, ParameterSite, has_tensor
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
@@ -21,17 +21,9 @@ from dpnn_bridge.objects import LuaObject
 class Linear(LuaClass):
     torch_type = nn.Linear
     tensors = {"weight": "weight", "bias": "bias"}
+    sizes = {"weight": ("out_features", "in_features")}
+    optional = {"bias": "bias"}
     scratch = ("addBuffer",)
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        out_features, in_features = obj["weight"].shape
-        return {
-            "in_features": in_features,
-            "out_features": out_features,
-            "bias": obj.get("bias") is not None,
-            "device": "meta",
-        }
 
 
 class Bilinear(nn.Bilinear):
@@ -53,12 +45,9 @@ class Bilinear(nn.Bilinear):
 class BilinearClass(LuaClass):
     torch_type = Bilinear
     tensors = {"weight": "weight", "bias": "bias"}
+    sizes = {"weight": ("out_features", "in1_features", "in2_features")}
+    optional = {"bias": "bias"}
     scratch = ("buff1", "buff2")
-
-    @classmethod
-    def build(cls, obj: LuaObject, ctx: TorchContext) -> Bilinear:
-        outputs, first, second = obj["weight"].shape
-        return Bilinear(first, second, outputs, bias=obj.get("bias") is not None, device="meta")
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
@@ -112,11 +101,7 @@ class Cosine(nn.Module):
 class CosineClass(LuaClass):
     torch_type = Cosine
     tensors = {"weight": "weight"}
-
-    @classmethod
-    def build(cls, obj: LuaObject, ctx: TorchContext) -> Cosine:
-        out_features, in_features = obj["weight"].shape
-        return Cosine(in_features, out_features, device="meta")
+    sizes = {"weight": ("out_features", "in_features")}
 
 
 class _Norm(torch.autograd.Function):
@@ -179,12 +164,8 @@ class Euclidean(nn.Module):
 class EuclideanClass(LuaClass):
     torch_type = Euclidean
     tensors = {"weight": "weight"}
+    sizes = {"weight": ("in_features", "out_features")}
     constants = {"fastBackward": True}
-
-    @classmethod
-    def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
-        in_features, out_features = obj["weight"].shape
-        return cls.torch_type(in_features, out_features, device="meta")
 
 
 class WeightedEuclidean(Euclidean):
@@ -273,7 +254,7 @@ class PartialLinearClass(LuaClass):
     def build(cls, obj: LuaObject, ctx: TorchContext) -> PartialLinear:
         network = ctx.to_torch(obj["network"], "network")
         assert isinstance(network, nn.Sequential)
-        module = PartialLinear(network, int(obj["outputsize"]), bias=obj.get("bias") is not None, device="meta")
+        module = PartialLinear(network, int(obj["outputsize"]), bias=has_tensor(obj, "bias"))
         module.partition = module.partition[: obj["partition"].size]
         return module
 

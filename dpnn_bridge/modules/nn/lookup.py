@@ -89,7 +89,6 @@ class LookupTableClass(LuaClass):
             obj.get("normType") or 2,
             bool(obj.get("shouldScaleGradByFreq")),
             index_base=ctx.index_base,
-            device="meta",
         )
 
     @classmethod

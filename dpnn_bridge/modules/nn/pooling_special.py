@@ -248,7 +248,7 @@ class FractionalMaxPooling(LuaClass):
         )
         samples = obj.get("randomSamples")
         if kept and isinstance(samples, LuaTensor) and samples.size:
-            module._random_samples = torch.empty(samples.shape, device="meta")
+            module._random_samples = samples.torch()
         return module
 
     @classmethod

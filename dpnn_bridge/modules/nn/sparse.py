@@ -127,16 +127,12 @@ class SparseLinearClass(LuaClass):
     )
     torch_type = SparseLinear
     tensors = {"weight": "weight", "bias": "bias"}
+    sizes = {"weight": ("out_features", "in_features")}
+    indexed = True
     scalars = {"weightDecay": "weight_decay", "doGradInput": "do_grad_input"}
     defaults = {"weightDecay": 0, "doGradInput": False}
     constants = {"gradInput": empty_table, "sparseUpdate": 0}
     scratch = ("lastInput", "formatted_input", "sparseUpdate")
-
-    @classmethod
-    def build(cls, obj: LuaObject, ctx: TorchContext) -> SparseLinear:
-        out_features, in_features = obj["weight"].shape
-        arguments = cls.arguments(obj, ctx)
-        return SparseLinear(in_features, out_features, **arguments, index_base=ctx.index_base, device="meta")
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
@@ -290,7 +286,7 @@ class IndexLinearClass(LuaClass):
         in_features, columns = obj["weight"].shape
         out_features = obj["bias"].size
         arguments = {**cls.arguments(obj, ctx), "normalize": columns > out_features}
-        return IndexLinear(in_features, out_features, **arguments, index_base=ctx.index_base, device="meta")
+        return IndexLinear(in_features, out_features, **arguments, index_base=ctx.index_base)
 
     @classmethod
     def handled(cls, module: nn.Module) -> set[str]:

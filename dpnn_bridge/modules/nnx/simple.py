@@ -153,13 +153,14 @@ class BalanceClass(LuaClass):
     torch_type = Balance
     scalars = {"nBatch": "n_batch", "batchSize": "batch_size", "startIdx": "start"}
     tensors = {"inputCache": "cache"}
+    optional = {"inputCache": None}
     scratch = ("prob", "sum")
     constants = dict.fromkeys(scratch, LuaTensor.empty)
 
     @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
         module = super().build(obj, ctx)
-        module.cache = torch.empty(obj["inputCache"].shape or (0,), dtype=obj["inputCache"].torch().dtype)
+        module.cache = obj["inputCache"].torch()  # empty, but of the right type, before the first batch
         return module
 
 
@@ -356,10 +357,5 @@ class QDRiemaNNLinearClass(LuaClass):
     torch_type = QDRiemaNNLinear
     scalars = {"gamma": "gamma", "qdFlag": "quasi_diagonal", "matReg": "damping", "initMetric": "fresh"}
     tensors = {"weight": "weight", "bias": "bias", "Mii": "Mii", "M00": "M00", "M0i": "M0i"}
+    sizes = {"weight": ("out_features", "in_features")}
     scratch = ("addBuffer",)
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        out_features, in_features = obj["weight"].shape
-        sizes = {"in_features": in_features, "out_features": out_features, "device": "meta"}
-        return {**super().arguments(obj, ctx), **sizes}

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dpnn_bridge.conversion.lua_class import LuaClass, WithoutParameters
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.errors import ConversionError
-from dpnn_bridge.objects import LuaObject, LuaTensor
+from dpnn_bridge.objects import LuaTensor
 from dpnn_bridge.torch7.gradient import with_gradient_of
 
 
@@ -79,11 +76,8 @@ class SpatialLinear(LuaClass):
     torch_type = nn.Conv2d
     scalars = {"fanin": "in_channels", "fanout": "out_channels"}
     tensors = {"weight": "weight", "bias": "bias"}
+    fixed = {"kernel_size": 1}
     constants = {"weightDecay": 0}
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {**super().arguments(obj, ctx), "kernel_size": 1, "device": "meta"}
 
     @classmethod
     def represents(cls, module: nn.Module) -> bool:

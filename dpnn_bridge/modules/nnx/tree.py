@@ -14,8 +14,7 @@ from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.conversion.torch_context import TorchContext
-from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+from dpnn_bridge.objects import LuaTable, LuaTensor
 from dpnn_bridge.torch7.gradient import with_gradient_of
 
 
@@ -166,6 +165,9 @@ class SoftMaxTreeClass(LuaClass):
         "childParent": "child_parent",
         "parentChildren": "parent_children",
     }
+    sizes = {"weight": ("children", None)}
+    passed = ("childParent", "parentChildren")
+    indexed = True
     scratch = ("_multiBuffer", "_nodeBuffer", "_gradInput", "_gradTarget", "updates")
     constants = {
         "_multiBuffer": LuaTensor.empty,
@@ -174,15 +176,6 @@ class SoftMaxTreeClass(LuaClass):
         "static": True,
         "batchSize": 0,
     }
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        tables = {
-            attribute: torch.empty(obj[name].shape, dtype=torch.int32, device="meta")
-            for name, attribute in (("childParent", "child_parent"), ("parentChildren", "parent_children"))
-        }
-        sizes = {"children": obj["weight"].shape[0], "index_base": ctx.index_base, "device": "meta"}
-        return {**super().arguments(obj, ctx), **tables, **sizes}
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:

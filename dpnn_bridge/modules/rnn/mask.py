@@ -221,5 +221,4 @@ class LookupTableMaskZeroClass(LookupTableClass):
             table.max_norm,
             table.norm_type,
             table.scale_grad_by_freq,
-            device="meta",
         )

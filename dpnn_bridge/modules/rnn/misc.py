@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
 
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.conversion.torch_context import TorchContext
-from dpnn_bridge.objects import LuaObject
 
 
 class SAdd(nn.Module):
@@ -70,12 +66,9 @@ class CopyGradClass(LuaClass):
 class LinearNoBias(LuaClass):
     torch_type = nn.Linear
     tensors = {"weight": "weight"}
+    sizes = {"weight": ("out_features", "in_features")}
+    fixed = {"bias": False}
     scratch = ("addBuffer",)
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        out_features, in_features = obj["weight"].shape
-        return {"in_features": in_features, "out_features": out_features, "bias": False, "device": "meta"}
 
     @classmethod
     def represents(cls, module: nn.Module) -> bool:

@@ -119,10 +119,6 @@ class LinearMixClass(LuaClass):
     checked_by = "formula"
 
     @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {**super().arguments(obj, ctx), "device": "meta"}
-
-    @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
         return {**super().to_lua(module, ctx), "gradInput": _two(ctx, module)}
 

@@ -99,11 +99,7 @@ class HLogSoftMaxClass(LuaClass):
     indexed = True
     members = {"cluster_model": "cluster_model", "class_model": "class_model"}
     tensors = {"mapping": "mapping"}
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        mapping = torch.empty(obj["mapping"].shape, dtype=torch.long, device="meta")
-        return {**super().arguments(obj, ctx), "mapping": mapping}
+    passed = ("mapping",)
 
     @classmethod
     def parameters(
@@ -149,11 +145,7 @@ class TensorProdClass(LuaClass):
 
     torch_type = TensorProd
     tensors = {"weight": "weight", "bias": "bias"}
+    sizes = {"weight": ("out_features", "size1", "size2")}
     scratch = ("tmp", "ab", "buffer", "buffer2")
     constants = {"tmp": LuaTensor.empty, "gradInput": empty_table}
     checked_by = "formula"
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        out_features, size1, size2 = obj["weight"].shape
-        return {"size1": size1, "size2": size2, "out_features": out_features, "device": "meta"}

@@ -108,10 +108,7 @@ class MakeAnchorsClass(LuaClass):
     torch_type = MakeAnchors
     scalars = {"x0": "x0", "y0": "y0", "sx": "sx", "sy": "sy"}
     tensors = {"anchors": "anchors"}
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {**super().arguments(obj, ctx), "anchors": torch.empty(obj["anchors"].shape, device="meta")}
+    passed = ("anchors",)
 
 
 class MakeBoxes(MakeAnchors):

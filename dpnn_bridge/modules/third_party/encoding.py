@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.conversion.lua_class import LuaClass, plain_object
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.conversion.torch_context import TorchContext
-from dpnn_bridge.objects import LuaObject, LuaTensor
+from dpnn_bridge.objects import LuaTensor
 from dpnn_bridge.torch7.gradient import scale_gradient
 
 
@@ -106,7 +105,3 @@ class EncodingClass(LuaClass):
         "soft": plain_object("nn.SoftMax"),
     }
     checked_by = "formula"
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {**super().arguments(obj, ctx), "device": "meta"}

@@ -90,6 +90,7 @@ class MeanSubtraction(nn.Module):
 class MeanSubtractionClass(LuaClass):
     torch_type = MeanSubtraction
     tensors = {"mean": "mean"}
+    passed = ("mean",)
 
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:
@@ -99,10 +100,6 @@ class MeanSubtractionClass(LuaClass):
             return obj
         image = LuaTensor(mean.class_name, mean.shape[1:], mean.stride[1:], mean.offset, mean.storage)
         return obj.changed(mean=image)
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: Any) -> dict[str, Any]:
-        return {"mean": torch.empty(obj["mean"].shape, device="meta")}
 
 
 @lua_class("inn.SpatialCrossResponseNormalization")

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from dpnn_bridge.conversion.lua_class import LuaClass, empty_table, size_storage
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.modules.nn.lookup import LookupTable
-from dpnn_bridge.objects import LuaObject, LuaTensor
+from dpnn_bridge.objects import LuaTensor
 
 
 class WeightedLookupTableSkinny(LookupTable):
@@ -41,12 +40,9 @@ class WeightedLookupTableSkinnyClass(LuaClass):
 
     torch_type = WeightedLookupTableSkinny
     tensors = {"weight": "weight"}
+    sizes = {"weight": ("num_embeddings", "embedding_dim")}
+    indexed = True
     checked_by = "formula"
-
-    @classmethod
-    def build(cls, obj: LuaObject, ctx: TorchContext) -> WeightedLookupTableSkinny:
-        rows, columns = obj["weight"].shape
-        return WeightedLookupTableSkinny(rows, columns, index_base=ctx.index_base, device="meta")
 
     @classmethod
     def handled(cls, module: nn.Module) -> set[str]:

@@ -11,7 +11,6 @@ from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.modules.nn.pairwise import MM
 from dpnn_bridge.objects import LuaObject, LuaTensor
 
@@ -136,10 +135,6 @@ class InspirationClass(LuaClass):
     tensors = {"Weight": "weight", "target": "target"}
     scratch = ("P", "gradWG", "gradPX")
     checked_by = "formula"
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {**super().arguments(obj, ctx), "device": "meta"}
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:

@@ -53,11 +53,8 @@ class BBoxNorm(nn.Module):
 class BBoxNormClass(LuaClass):
     torch_type = BBoxNorm
     tensors = {"mean": "mean", "std": "std"}
+    passed = ("mean", "std")
     checked_by = "formula"
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {name: torch.empty(obj[name].shape, device="meta") for name in cls.tensors}
 
 
 class NoBackprop(nn.Sequential):
@@ -180,11 +177,8 @@ class ContextRegion(nn.Module):
 class ContextRegionClass(LuaClass):
     torch_type = ContextRegion
     tensors = {"tr": "transform"}
+    passed = ("tr",)
     checked_by = "formula"
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {"transform": torch.empty(obj["tr"].shape, device="meta")}
 
 
 class SelectBoxes(nn.Module):
@@ -222,12 +216,10 @@ class SelectBoxes(nn.Module):
 class SelectBoxesClass(LuaClass):
     torch_type = SelectBoxes
     tensors = {"mean": "mean", "std": "std"}
+    passed = ("mean", "std")
+    optional = {"mean": None, "std": None}
     scratch = ("gradInput_classes", "gradInput_boxes", "maxvals", "maxids", "ids")
     checked_by = "formula"
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {name: torch.empty(obj[name].shape, device="meta") for name in cls.tensors if obj.get(name) is not None}
 
 
 class ConvertFrom(nn.Module):

@@ -188,11 +188,8 @@ class PositionEmbeddingClass(LuaClass):
     torch_type = PositionEmbedding
     scalars = {"max_pos": "max_position"}
     tensors = {"weight": "weight"}
+    sizes = {"weight": (None, "size")}
     scratch = ("input",)
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {**super().arguments(obj, ctx), "size": obj["weight"].shape[1], "device": "meta"}
 
 
 class VariationalDropout(nn.Module):

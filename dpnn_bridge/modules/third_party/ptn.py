@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.conversion.torch_context import TorchContext
-from dpnn_bridge.objects import LuaObject
 
 
 class PerspectiveGridGenerator(nn.Module):
@@ -51,12 +48,9 @@ class PerspectiveGridGeneratorClass(LuaClass):
     torch_type = PerspectiveGridGenerator
     scalars = {"depth": "depth", "height": "height", "width": "width"}
     tensors = {"baseGrid": "base_grid"}
+    passed = ("baseGrid",)
     scratch = ("batchGrid",)
     checked_by = "formula"
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {**super().arguments(obj, ctx), "base_grid": torch.empty(obj["baseGrid"].shape, device="meta")}
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:

@@ -134,12 +134,9 @@ class LinearNB(LuaClass):
 
     torch_type = nn.Linear
     tensors = {"weight": "weight"}
+    sizes = {"weight": ("out_features", "in_features")}
+    fixed = {"bias": False}
     scratch = ("addBuffer",)
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        out_features, in_features = obj["weight"].shape
-        return {"in_features": in_features, "out_features": out_features, "bias": False, "device": "meta"}
 
     @classmethod
     def represents(cls, module: nn.Module) -> bool:

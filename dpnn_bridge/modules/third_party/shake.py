@@ -124,11 +124,8 @@ class MulConstantSlices(nn.Module):
 class MulConstantSlicesClass(LuaClass):
     torch_type = MulConstantSlices
     tensors = {"constant_tensor": "constants"}
+    passed = ("constant_tensor",)
     constants = {"inplace": False}
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {"constants": torch.empty(obj["constant_tensor"].shape, device="meta")}
 
 
 class ShakeShakeBlock(ShakeShakeTable):

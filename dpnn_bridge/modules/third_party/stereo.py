@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.conversion.torch_context import TorchContext
-from dpnn_bridge.objects import LuaObject, LuaTensor
+from dpnn_bridge.objects import LuaTensor
 
 
 class Normalize2(nn.Module):
@@ -100,16 +96,8 @@ class SpatialConvolution1Forward(LuaClass):
 
     torch_type = nn.Conv2d
     tensors = {"weight": "weight", "bias": "bias"}
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        out_channels, in_channels = obj["weight"].shape
-        return {
-            "in_channels": in_channels,
-            "out_channels": out_channels,
-            "kernel_size": 1,
-            "device": torch.device("meta"),
-        }
+    sizes = {"weight": ("out_channels", "in_channels")}
+    fixed = {"kernel_size": 1}
 
     @classmethod
     def represents(cls, module: nn.Module) -> bool:

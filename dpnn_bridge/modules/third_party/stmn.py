@@ -13,7 +13,6 @@ from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.registry import parameters as parameters_of
-from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.modules.nn.elementwise import MulConstant
 from dpnn_bridge.modules.third_party.densecap import BoxToAffine
 from dpnn_bridge.objects import LuaObject, LuaTable
@@ -264,12 +263,8 @@ class FixedIndexClass(LuaClass):
     torch_type = FixedIndex
     scalars = {"dimension": "dimension"}
     tensors = {"index": "index"}
+    passed = ("index",)
     checked_by = "formula"
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        index = torch.empty(obj["index"].shape, dtype=torch.long, device="meta")
-        return {**super().arguments(obj, ctx), "index": index}
 
 
 class ImageRoiPooling(nn.Module):

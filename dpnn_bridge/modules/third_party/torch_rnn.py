@@ -191,10 +191,6 @@ class SequenceRNNClass(LuaClass):
         return "hidden_dim" in obj
 
     @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {**super().arguments(obj, ctx), "device": "meta"}
-
-    @classmethod
     def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
         super().fill(module, obj, ctx)
         assert isinstance(module, SequenceRNN)

@@ -231,11 +231,8 @@ class FixedConvolution(LuaClass):
     }
     defaults = {"padH": 0, "padW": 0}
     tensors = {"weight": "weight"}
+    fixed = {"bias": False}
     scratch = ("finput", "fgradInput")
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {**super().arguments(obj, ctx), "bias": False, "device": "meta"}
 
     @classmethod
     def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:

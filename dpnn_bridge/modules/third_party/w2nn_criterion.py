@@ -93,13 +93,13 @@ class ClippedWeightedHuberCriterionClass(LuaClass):
     torch_type = ClippedWeightedHuberCriterion
     scalars = {"gamma": "gamma"}
     tensors = {"weight": "weight"}
+    passed = ("weight",)
     scratch = ("diff", "diff_abs", "square_loss_buff", "linear_loss_buff")
     constants = dict.fromkeys(scratch, LuaTensor.empty)
 
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        weight = torch.empty(obj["weight"].shape, device="meta")
-        return {**super().arguments(obj, ctx), "weight": weight, "clip": tuple(obj["clip"].as_list())}
+        return {**super().arguments(obj, ctx), "clip": tuple(obj["clip"].as_list())}
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: Any) -> dict[str, Any]:

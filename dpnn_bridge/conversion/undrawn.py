@@ -1,0 +1,42 @@
+"""Constructors without their random numbers: the tensors of the file take the place of what they would draw."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch.overrides import TorchFunctionMode
+
+#: functions of ``torch.nn.init`` and methods of tensors that fill a tensor with random numbers
+_DRAWING = frozenset(
+    {"uniform_", "normal_", "trunc_normal_", "orthogonal_"}
+    | {f"{kind}_{law}_" for kind in ("kaiming", "xavier") for law in ("uniform", "normal")}
+)
+
+
+class Undrawn(TorchFunctionMode):
+    """While active, the functions that initialise a tensor at random leave it as it is.
+
+    Building a module then touches no memory of its parameters and takes no numbers from PyTorch's generator.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.active = True
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if self.active and getattr(func, "__name__", "") in _DRAWING:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+    @contextmanager
+    def during(self, *, active: bool) -> Iterator[None]:
+        """Lets tensors be drawn, or not, while a block runs."""
+        before, self.active = self.active, active
+        try:
+            with self:
+                yield
+        finally:
+            self.active = before
