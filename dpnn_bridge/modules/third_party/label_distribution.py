@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.conversion.torch_context import TorchContext
-from dpnn_bridge.objects import LuaObject
 
 
 class ExpOut(nn.Module):
@@ -48,7 +46,4 @@ class ExpOut(nn.Module):
 class ExpOutClass(LuaClass):
     torch_type = ExpOut
     tensors = {"constant_vector": "constant_vector"}
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {"labels": obj["constant_vector"].size, "device": "meta"}
+    sizes = {"constant_vector": "labels"}

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.conversion.torch_context import TorchContext
-from dpnn_bridge.objects import LuaObject
 from dpnn_bridge.torch7.gradient import with_gradient_of, with_penalty
 
 
@@ -167,13 +163,9 @@ class TableLinear(nn.Linear):
 class TableLinearClass(LuaClass):
     torch_type = TableLinear
     tensors = {"weight": "weight", "bias": "bias"}
+    sizes = {"weight": ("out_features", "in_features")}
     scratch = ("addBuffer",)
     constants = {"output": empty_table, "gradInput": empty_table}
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        out_features, in_features = obj["weight"].shape
-        return {"in_features": in_features, "out_features": out_features, "device": "meta"}
 
 
 class SumKeepdim(nn.Module):
