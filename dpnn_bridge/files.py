@@ -20,14 +20,14 @@ from dpnn_bridge.conversion import convert_object, to_lua
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.report import Report
 from dpnn_bridge.conversion.tensors import as_dtype
-from dpnn_bridge.errors import ConversionError, ModelNotFoundError, NotT7Error
+from dpnn_bridge.errors import ConversionError, ModelNotFoundError
 from dpnn_bridge.loaders import t7_writer
 from dpnn_bridge.loaders.compare import difference
 from dpnn_bridge.loaders.encoding import check_file
 from dpnn_bridge.loaders.origin import LocalFile, Origin, is_url, local_file, name_of
 from dpnn_bridge.loaders.t7_reader import read_local, read_t7
 from dpnn_bridge.modules.several import Models
-from dpnn_bridge.outputs import container, export, format_of, suffix_of
+from dpnn_bridge.outputs import container, export, format_of, pt_file, suffix_of
 from dpnn_bridge.plugins import load_plugins
 from dpnn_bridge.suffixes import CONVERTED
 from dpnn_bridge.version import package_version
@@ -128,11 +128,7 @@ def _read_pytorch(file: LocalFile) -> Any:
         from dpnn_bridge.outputs import safetensors
 
         return safetensors.read(path)
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as e:
-        reason = str(e).split("\n", 1)[0]
-        raise NotT7Error(f"{name}: torch.load (weights_only) cannot read it: {reason}") from e
+    return pt_file.read(path, name)
 
 
 @raises(ConversionError, "writing")

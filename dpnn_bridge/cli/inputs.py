@@ -13,6 +13,7 @@ import torch
 from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.loaders.t7_reader import read_t7
+from dpnn_bridge.outputs import pt_file
 from dpnn_bridge.suffixes import PICKLED
 
 
@@ -50,5 +51,5 @@ def _one(spec: str, dtype: str | None) -> Any:
     if path.suffix == ".npy":
         return torch.from_numpy(np.load(path, allow_pickle=False))
     if path.suffix in PICKLED:
-        return torch.load(path, weights_only=True)
+        return pt_file.read(path)
     return to_value(read_t7(path))

@@ -31,7 +31,8 @@ from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.report import Report
 from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.errors import ConversionError
-from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype
+from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
+from dpnn_bridge.outputs.decoded import decode
 
 FORMAT = "dpnn_bridge"
 VERSION = 1
@@ -75,13 +76,16 @@ def unpack(content: Any, options: Options, source: str = "") -> tuple[nn.Module,
         raise ConversionError(
             f"{source or 'the file'} is a PyTorch file but not one that dpnn_bridge wrote; use torch.load for it"
         )
-    if content.get("version", 0) > VERSION:
-        raise ConversionError(f"{source}: format version {content['version']}, this dpnn_bridge reads up to {VERSION}")
+    version = content.get("version", 0)
+    if type(version) is not int or version > VERSION:
+        raise ConversionError(f"{source}: format version {version!r}, this dpnn_bridge reads up to {VERSION}")
     try:
-        root = _decode(json.loads(content["graph"]), content["constants"])
         state_dict, metadata = content["state_dict"], content["metadata"]
-    except (KeyError, IndexError, TypeError, ValueError) as e:
-        raise ConversionError(f"{source}: the object graph is damaged ({e!r}); convert the .t7 file again") from e
+        root = decode(content["graph"], content["constants"], state_dict)
+        if not isinstance(metadata, dict):
+            raise TypeError("the metadata are no dict")
+    except (LookupError, TypeError, ValueError) as e:
+        raise ConversionError(f"{source}: the object graph is damaged ({e!r:.300}); convert the .t7 file again") from e
     ctx = TorchContext(options)
     module = ctx.to_torch(root)
     ctx.finish()
@@ -169,40 +173,3 @@ class _Encoder:
     def _constant(self, tensor: torch.Tensor) -> int:
         self.constants.append(tensor)
         return len(self.constants) - 1
-
-
-def _decode(graph: dict[str, Any], constants: list[torch.Tensor]) -> Any:
-    nodes = graph["nodes"]
-    objects: list[Any] = []
-    for node in nodes:
-        if "table" in node:
-            objects.append(LuaTable())
-        elif "object" in node:
-            objects.append(LuaObject(node["object"], version=node["version"]))
-        elif "tensor" in node:
-            objects.append(LuaTensor(node["tensor"], tuple(node["shape"]), tuple(node["stride"]), node["offset"], None))
-        elif "bytes" in node:
-            objects.append(constants[node["bytes"]].numpy().tobytes())
-        else:
-            objects.append(_storage(node, constants))
-
-    def value(v: Any) -> Any:
-        return objects[v[0]] if isinstance(v, list) else v
-
-    for node, obj in zip(nodes, objects, strict=True):
-        if "table" in node:
-            for k, v in node["table"]:
-                obj[value(k)] = value(v)
-        elif "object" in node:
-            obj.payload = value(node["payload"])
-            obj.header = tuple(value(v) for v in node["header"])
-        elif "tensor" in node:
-            obj.storage = value(node["storage"])
-    return value(graph["root"])
-
-
-def _storage(node: dict[str, Any], constants: list[torch.Tensor]) -> LuaStorage:
-    if "data" in node:
-        return LuaStorage(node["storage"], node["size"], constants[node["data"]].numpy())
-    dtype = element_dtype(node["storage"])
-    return LuaStorage(node["storage"], node["size"], lambda: np.zeros(node["size"], dtype))

@@ -16,7 +16,7 @@ from dpnn_bridge.atomic import PatientFile
 from dpnn_bridge.compare.bits import CHUNK, byte_array, same_bits
 from dpnn_bridge.errors import VerificationError
 from dpnn_bridge.loaders.source import FileSource
-from dpnn_bridge.outputs import Job, container
+from dpnn_bridge.outputs import Job, container, pt_file
 from dpnn_bridge.outputs.verification import need_whole_zip
 
 
@@ -50,7 +50,7 @@ def verify(module: nn.Module, path: Path, job: Job) -> None:
 
 def origin(path: Path) -> str | None:
     need_whole_zip(path)
-    return torch.load(path, map_location="cpu", weights_only=True)["metadata"].get("origin")
+    return pt_file.read(path)["metadata"].get("origin")
 
 
 def _forms(tensors: dict[str, Tensor]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from dpnn_bridge.compare.bits import same_tensors
 from dpnn_bridge.errors import ConversionError, VerificationError
 from dpnn_bridge.extras import install_advice
-from dpnn_bridge.outputs import Job, container
+from dpnn_bridge.outputs import Job, container, safetensors_file
 
 CONSTANT = "constant:"  # no name of a module contains a colon
 
@@ -78,14 +78,16 @@ def verify(module: nn.Module, path: Path, job: Job) -> None:
 
 def read(path: Path) -> dict[str, Any]:
     """The content as in a ``.pt`` file, for :func:`dpnn_bridge.outputs.container.unpack`."""
-    _library()
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        strings = file.metadata() or {}
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    strings, tensors = safetensors_file.read(path)
     if strings.get("format") != container.FORMAT:
         raise ConversionError(f"{path} was not written by dpnn_bridge; use safetensors to read its tensors")
+    try:
+        return _content(strings, tensors)
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as e:
+        raise ConversionError(f"{path}: its metadata are damaged ({e!r:.300}); convert the .t7 file again") from e
+
+
+def _content(strings: dict[str, str], tensors: dict[str, Tensor]) -> dict[str, Any]:
     constants = [tensors.pop(f"{CONSTANT}{i}") for i in range(sum(name.startswith(CONSTANT) for name in tensors))]
     tensors.update({name: tensors[first] for name, first in json.loads(strings["aliases"]).items()})
     return {
@@ -99,8 +101,4 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def origin(path: Path) -> str | None:
-    _library()
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:  # checks that the file is as long as its header says
-        return json.loads(file.metadata()["metadata"]).get("origin")
+    return json.loads(safetensors_file.read_metadata(path)["metadata"]).get("origin")

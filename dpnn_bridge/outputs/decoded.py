@@ -1,0 +1,160 @@
+"""The object graph of a ``.pt`` or ``.safetensors`` file, checked like that of a ``.t7`` file.
+
+Every reference, size, view and type is checked before an object is made of it, so that what comes out is what a
+``.t7`` reader could have given. The format is described in :mod:`dpnn_bridge.outputs.container`.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dpnn_bridge.loaders.reader import LARGEST_EXACT, MAX_DIMENSIONS, check_view
+from dpnn_bridge.loaders.stream import StreamError
+from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype
+
+#: storages that no tensor of the file fills hold so many elements at most, and so many for each element of the file
+SPARE, SPARE_PER_ELEMENT = 1 << 16, 16
+
+
+class GraphError(ValueError):
+    """The graph is damaged."""
+
+
+def decode(text: Any, constants: Any, state_dict: Any) -> Any:
+    """The root of a graph.
+
+    Args:
+        text: the graph as JSON.
+        constants: the tensors of its constants.
+        state_dict: the parameters and buffers, by name.
+
+    Raises:
+        GraphError: it is damaged.
+    """
+    try:
+        graph = json.loads(_of(text, str, "the graph"))
+    except RecursionError:
+        raise GraphError("the JSON is nested too deeply") from None
+    nodes = _of(_of(graph, dict, "the graph").get("nodes"), list, "nodes")
+    return _Decoder(nodes, _of(constants, list, "constants"), _of(state_dict, dict, "state_dict")).decode(graph["root"])
+
+
+class _Decoder:
+    def __init__(self, nodes: list[Any], constants: list[Any], state_dict: dict[Any, Any]) -> None:
+        self.nodes, self.constants, self.state_dict = nodes, constants, state_dict
+        for value in [*constants, *state_dict.values()]:
+            _of(value, Tensor, "a constant or an entry of state_dict")
+        self.spare = SPARE + SPARE_PER_ELEMENT * sum(t.numel() for t in state_dict.values())
+        self.bytes_left = sum(t.numel() * t.element_size() for t in constants)
+        self.objects: list[Any] = []
+
+    def decode(self, root: Any) -> Any:
+        self.objects = [self._begun(_of(node, dict, "a node")) for node in self.nodes]
+        for node, obj in zip(self.nodes, self.objects, strict=True):
+            if isinstance(obj, LuaTable):
+                for pair in _of(node["table"], list, "a table"):
+                    key, value = _of(pair, list, "an entry of a table")
+                    key = self._value(key)
+                    if key is None or key != key or isinstance(key, bytes):
+                        raise GraphError("a table key is null or nan")
+                    obj[key] = self._value(value)
+            elif isinstance(obj, LuaObject):
+                obj.payload = self._value(node["payload"])
+                obj.header = tuple(self._value(v) for v in _of(node["header"], list, "a header"))
+            elif isinstance(obj, LuaTensor):
+                storage = self._value(node["storage"])
+                if storage is not None and (not isinstance(storage, LuaStorage) or storage.dtype != obj.dtype):
+                    raise GraphError(f"the storage of a {obj.class_name} is {storage!r:.80}")
+                obj.storage = storage
+                try:
+                    check_view(obj)
+                except StreamError as error:
+                    raise GraphError(str(error)) from None
+        return self._value(root)
+
+    def _begun(self, node: dict[str, Any]) -> Any:
+        """The object of a node, still without what it refers to."""
+        if "table" in node:
+            return LuaTable()
+        if "object" in node:
+            name, version = _text(node["object"]), node["version"]
+            if element_dtype(name) is not None or type(version) not in (int, float):
+                raise GraphError(f"an object of class {name!r:.80}, version {version!r:.40}")
+            return LuaObject(name, None, version=version)
+        if "tensor" in node:
+            name = _class(node["tensor"], "Tensor")
+            shape, stride = ([_size(n) for n in _of(node[part], list, part)] for part in ("shape", "stride"))
+            if len(shape) != len(stride) or len(shape) > MAX_DIMENSIONS:
+                raise GraphError(f"a {name} of shape {shape!r:.80} and strides {stride!r:.80}")
+            return LuaTensor(name, tuple(shape), tuple(stride), _size(node["offset"]), None)
+        if "bytes" in node:
+            return self._constant(node["bytes"], torch.uint8).numpy().tobytes()
+        return self._storage(_class(node["storage"], "Storage"), _size(node["size"]), node)
+
+    def _storage(self, name: str, size: int, node: dict[str, Any]) -> LuaStorage:
+        dtype = element_dtype(name)
+        assert dtype is not None
+        if "data" in node:
+            array = self._constant(node["data"]).numpy()
+            if array.dtype != dtype or array.size != size:
+                raise GraphError(f"a {name} of {size} has {array.size} elements of type {array.dtype}")
+            return LuaStorage(name, size, array)
+        if "key" in node:
+            filled = self.state_dict[node["key"]].numel()
+            if filled != size:
+                raise GraphError(f"a {name} of {size} is a tensor of {filled} elements in state_dict")
+        else:
+            self.spare -= size
+            if self.spare < 0:
+                raise GraphError("its storages are larger than what the file holds")
+        return LuaStorage(name, size, lambda: np.zeros(size, dtype), lambda i, j: np.zeros(j - i, dtype))
+
+    def _constant(self, index: Any, dtype: torch.dtype | None = None) -> Tensor:
+        tensor = self.constants[_size(index)]
+        self.bytes_left -= tensor.numel() * tensor.element_size()
+        if tensor.dim() != 1 or not tensor.is_contiguous() or dtype not in (None, tensor.dtype) or self.bytes_left < 0:
+            raise GraphError(f"constant {index} is of another shape or type, or stands for several")
+        return tensor
+
+    def _value(self, value: Any) -> Any:
+        if isinstance(value, list):
+            (index,) = value
+            return self.objects[_size(index)]
+        if isinstance(value, str):
+            return _text(value)
+        if value is None or isinstance(value, (bool, float)):
+            return value
+        if type(value) is int and abs(value) <= LARGEST_EXACT:
+            return value
+        raise GraphError(f"a value is {value!r:.60}")
+
+
+def _of(value: Any, kind: type, what: str) -> Any:
+    if not isinstance(value, kind):
+        raise GraphError(f"{what}: a {type(value).__name__} where a {kind.__name__} is expected")
+    return value
+
+
+def _size(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 1 << 62:
+        raise GraphError(f"{value!r:.60} is no size, index or offset")
+    return value
+
+
+def _text(value: Any) -> str:
+    """A Lua string: UTF-8, with surrogates for other bytes."""
+    text = _of(value, str, "a string")
+    if not text.isascii():
+        text.encode("utf-8", "surrogateescape")
+    return text
+
+
+def _class(name: Any, kind: str) -> str:
+    if element_dtype(_of(name, str, "a class")) is None or not name.endswith(kind):
+        raise GraphError(f"{name!r:.80} is no class of a {kind.lower()}")
+    return name

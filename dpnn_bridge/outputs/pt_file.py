@@ -1,0 +1,278 @@
+"""Reads what ``torch.save`` wrote, as data alone: nothing of the file is called, mapped, unpacked or trusted.
+
+The file is a zip archive of uncompressed records: ``data.pkl``, a pickle, and one record for each storage. The few
+instructions of the pickle that plain data needs are carried out here; every record, view and size is checked before
+memory is taken for it. Tensors are private copies in CPU memory, so that the file may change afterwards.
+"""
+
+from __future__ import annotations
+
+import math
+import pickletools
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dpnn_bridge.display import printable, shortened
+from dpnn_bridge.errors import NotT7Error, T7FormatError
+from dpnn_bridge.loaders.encoding import check_file
+from dpnn_bridge.loaders.source import FileSource
+
+DTYPES = {
+    "torch BFloat16Storage": torch.bfloat16,
+    "torch BoolStorage": torch.bool,
+    "torch ByteStorage": torch.uint8,
+    "torch CharStorage": torch.int8,
+    "torch ComplexDoubleStorage": torch.complex128,
+    "torch ComplexFloatStorage": torch.complex64,
+    "torch DoubleStorage": torch.float64,
+    "torch FloatStorage": torch.float32,
+    "torch HalfStorage": torch.float16,
+    "torch IntStorage": torch.int32,
+    "torch LongStorage": torch.int64,
+    "torch ShortStorage": torch.int16,
+}
+_BYTES, _DICT, _TENSOR, _PARAMETER = (
+    "_codecs encode",
+    "collections OrderedDict",
+    "torch._utils _rebuild_tensor_v2",
+    "torch._utils _rebuild_parameter",
+)
+#: elements that all views together may show beyond those that the file holds (stride 0)
+MOST_REPEATED = 1 << 22
+#: how deep lists and dicts may be nested
+DEEPEST = 200
+
+
+class _DamagedError(Exception):
+    pass
+
+
+class Record(NamedTuple):
+    """Where a record of the archive lies in the file."""
+
+    start: int
+    size: int
+
+
+class _Mark:
+    pass
+
+
+class _Name(str):
+    """The name of a class or function in a pickle."""
+
+
+def read(path: Path, name: str = "") -> Any:
+    """The value that a file holds: dicts, lists, tuples, numbers, strings, tensors.
+
+    Args:
+        path: the file.
+        name: what messages call it; default: its path.
+
+    Raises:
+        NotT7Error: it is no such file, or holds more than plain data.
+        T7FormatError: it is damaged.
+    """
+    check_file(path)
+    name = name or str(path)
+    try:
+        source = FileSource(path)
+        found = records(path, source)
+        return _Loader(source, found).load()
+    except zipfile.BadZipFile as error:
+        raise NotT7Error(f"{name}: is no file that torch.save wrote: {error}") from error
+    except (_DamagedError, struct.error, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+        reason = str(error) if isinstance(error, _DamagedError) else f"{type(error).__name__}: {error}"
+        raise T7FormatError(f"damaged, or more than plain data: {reason}", source=name) from error
+
+
+def records(path: Path, source: FileSource) -> dict[str, Record]:
+    """The records of an archive by name, without the folder that they are all in.
+
+    Raises:
+        BadZipFile, _DamagedError: a record is compressed, overlaps another or reaches outside of the file.
+    """
+    with zipfile.ZipFile(path) as archive:
+        entries, end = sorted(archive.infolist(), key=lambda e: e.header_offset), archive.start_dir
+    found: dict[str, Record] = {}
+    stops = [e.header_offset for e in entries[1:]] + [end]
+    for entry, stop in zip(entries, stops, strict=True):
+        header = source.read(entry.header_offset, 30)
+        if header[:4] != b"PK\x03\x04" or entry.flag_bits & 1:
+            raise _DamagedError(f"no record at byte {entry.header_offset}")
+        name_size, extra_size = struct.unpack("<HH", header[26:])
+        start = entry.header_offset + 30 + name_size + extra_size
+        if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
+            raise _DamagedError(f"the record {shortened(entry.filename)!r} is compressed")
+        if start + entry.file_size > stop:
+            raise _DamagedError(f"the record {shortened(entry.filename)!r} overlaps another")
+        name = entry.filename.partition("/")[2]
+        if name in found:
+            raise _DamagedError(f"the record {shortened(name)!r} is there twice")
+        found[name] = Record(start, entry.file_size)
+    return found
+
+
+class _Loader:
+    """Carries out the pickle of an archive."""
+
+    def __init__(self, source: FileSource, found: dict[str, Record]) -> None:
+        self.source, self.records = source, found
+        self.storages: dict[str, Tensor] = {}
+        self.repeated = 0
+        self.stack: list[Any] = []
+        self.memo: dict[int, Any] = {}
+
+    def load(self) -> Any:
+        if "data.pkl" not in self.records:
+            raise _DamagedError("it has no record data.pkl")
+        if self._bytes("byteorder", b"little") != b"little":
+            raise _DamagedError("it was written by a machine with another byte order")
+        try:
+            for operation, argument, _ in pickletools.genops(self._bytes("data.pkl")):
+                self._step(operation.name, argument)
+        except IndexError:
+            raise _DamagedError("its pickle takes more values than it has") from None
+        value = self.stack.pop()
+        check_plain(value)
+        return value
+
+    def _bytes(self, name: str, default: bytes = b"") -> bytes:
+        record = self.records.get(name)
+        return default if record is None else self.source.read(record.start, record.size)
+
+    def _step(self, name: str, argument: Any) -> None:
+        stack = self.stack
+        if name in _CONSTANTS:
+            stack.append(_CONSTANTS[name]())
+        elif name in _LITERALS:
+            stack.append(argument)
+        elif name in ("PROTO", "FRAME", "STOP"):
+            pass
+        elif name in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            self.memo[len(self.memo) if name == "MEMOIZE" else argument] = stack[-1]
+        elif name in ("BINGET", "LONG_BINGET"):
+            stack.append(self.memo[argument])
+        elif name.startswith("TUPLE"):
+            parts = self._since_mark() if name == "TUPLE" else [stack.pop() for _ in range(int(name[5:]))][::-1]
+            stack.append(tuple(parts))
+        elif name in ("APPEND", "APPENDS"):
+            parts = self._since_mark() if name == "APPENDS" else [stack.pop()]
+            _of(stack[-1], list).extend(parts)
+        elif name in ("SETITEM", "SETITEMS"):
+            parts = self._since_mark() if name == "SETITEMS" else [stack.pop(), stack.pop()][::-1]
+            for key, value in zip(parts[::2], parts[1::2], strict=True):
+                if type(key) not in (str, int, float, bool):
+                    raise _DamagedError(f"a key is a {type(key).__name__}")
+                _of(stack[-1], dict)[key] = value
+        elif name == "GLOBAL":
+            stack.append(_Name(argument))
+        elif name == "BINPERSID":
+            stack.append(self._storage(*_of(stack.pop(), tuple)))
+        elif name == "REDUCE":
+            arguments = _of(stack.pop(), tuple)
+            stack.append(self._called(stack.pop(), arguments))
+        elif name == "BUILD" and type(stack[-2]) is dict:  # the _metadata of a state_dict
+            stack.pop()
+        else:
+            raise _DamagedError(f"its pickle has the instruction {name}")
+
+    def _since_mark(self) -> list[Any]:
+        parts = []
+        while not isinstance(value := self.stack.pop(), _Mark):
+            parts.append(value)
+        return parts[::-1]
+
+    def _called(self, function: Any, arguments: tuple[Any, ...]) -> Any:
+        if type(function) is not _Name:
+            raise _DamagedError("its pickle calls a value")
+        if function == _DICT and not arguments:
+            return {}
+        if function == _TENSOR:
+            return self._tensor(*arguments[:4])
+        if function == _BYTES and len(arguments) == 2 and arguments[1] == "latin1":
+            return _of(arguments[0], str).encode("latin1")
+        if function == _PARAMETER:
+            return _of(arguments[0], Tensor)
+        raise _DamagedError(f"it holds a {printable(shortened(function.replace(' ', '.')))}")
+
+    def _storage(self, kind: Any, dtype: Any, key: Any, location: Any, count: Any) -> Tensor:
+        """All elements of a storage."""
+        if kind != "storage" or type(dtype) is not _Name or dtype not in DTYPES:
+            raise _DamagedError(f"a storage is of type {dtype!r:.60}")
+        name, element = f"data/{_of(key, str)}", DTYPES[dtype]
+        record = self.records.get(name)
+        if record is None or record.size != _natural(count) * element.itemsize:
+            raise _DamagedError(f"the storage {shortened(name)!r} of {count} elements is not there, or of another size")
+        if name not in self.storages:
+            self.storages[name] = torch.from_numpy(self.source.load(record.start, np.dtype(np.uint8), record.size))
+        return self.storages[name].view(element) if count else torch.empty(0, dtype=element)
+
+    def _tensor(self, storage: Any, offset: Any, shape: Any, stride: Any) -> Tensor:
+        storage, offset = _of(storage, Tensor), _natural(offset)
+        shape, stride = ([_natural(n) for n in _of(t, tuple)] for t in (shape, stride))
+        count = math.prod(shape)
+        last = offset + sum((n - 1) * s for n, s in zip(shape, stride, strict=True))
+        if count and last >= storage.numel():
+            raise _DamagedError(f"a tensor of shape {shape} reaches beyond its storage of {storage.numel()} elements")
+        if max([0, *shape, *stride]) > 1 << 48:
+            raise _DamagedError(f"a tensor has shape {shape} and strides {stride}")
+        self.repeated += max(0, count - storage.numel())
+        if self.repeated > MOST_REPEATED:
+            raise _DamagedError("its tensors repeat their elements too often")
+        return storage.as_strided(shape, stride, offset if count else 0)
+
+
+_CONSTANTS: dict[str, Callable[[], Any]] = {
+    "EMPTY_DICT": dict,
+    "EMPTY_LIST": list,
+    "EMPTY_TUPLE": tuple,
+    "MARK": _Mark,
+    "NEWFALSE": lambda: False,
+    "NEWTRUE": lambda: True,
+    "NONE": lambda: None,
+}
+_LITERALS = {
+    *("BINFLOAT", "BININT", "BININT1", "BININT2", "LONG1"),
+    *("BINUNICODE", "BINUNICODE8", "SHORT_BINUNICODE"),
+    *("BINBYTES", "BINBYTES8", "SHORT_BINBYTES"),
+}
+
+
+def _of(value: Any, kind: type) -> Any:
+    if not isinstance(value, kind):
+        raise _DamagedError(f"a {type(value).__name__} stands for a {kind.__name__}")
+    return value
+
+
+def _natural(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise _DamagedError(f"{value!r:.60} is no size")
+    return value
+
+
+def check_plain(value: Any) -> None:
+    """Raises unless a value is plain data that does not contain itself; lists and dicts may be shared."""
+    done: set[int] = set()
+    open_ids: set[int] = set()
+
+    def check(value: Any) -> None:
+        if isinstance(value, (bool, int, float, str, bytes, Tensor, type(None))) and not isinstance(value, _Name):
+            return
+        if id(value) in open_ids or len(open_ids) > DEEPEST or not isinstance(value, (dict, list, tuple)):
+            raise _DamagedError("its values contain themselves, are nested too deeply, or are no plain data")
+        if id(value) not in done:
+            open_ids.add(id(value))
+            for part in value.values() if isinstance(value, dict) else value:
+                check(part)
+            open_ids.discard(id(value))
+            done.add(id(value))
+
+    check(value)

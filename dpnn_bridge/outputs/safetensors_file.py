@@ -1,0 +1,103 @@
+"""Reads a ``.safetensors`` file without mapping it: its header is checked, then each tensor is copied into memory."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dpnn_bridge.errors import NotT7Error, T7FormatError
+from dpnn_bridge.loaders.encoding import check_file
+from dpnn_bridge.loaders.source import FileSource
+
+DTYPES = {
+    "BF16": torch.bfloat16,
+    "BOOL": torch.bool,
+    "F16": torch.float16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+    "I16": torch.int16,
+    "I32": torch.int32,
+    "I64": torch.int64,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+}
+#: bytes of a header, the limit of the safetensors library
+LARGEST_HEADER = 100_000_000
+
+
+def read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """The metadata and the tensors of a file.
+
+    Raises:
+        NotT7Error: it is none.
+        T7FormatError: it is damaged.
+    """
+    source, strings, entries, start = _opened(path)
+    try:
+        return strings, {name: _tensor(source, start, *entry) for name, entry in entries.items()}
+    except RuntimeError as error:
+        raise T7FormatError(f"damaged: {error}", source=str(path)) from error
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a file that is as long as its header says; for errors see :func:`read`."""
+    return _opened(path)[1]
+
+
+Entry = tuple[torch.dtype, list[int], int, int]
+
+
+def _opened(path: Path) -> tuple[FileSource, dict[str, str], dict[str, Entry], int]:
+    check_file(path)
+    source = FileSource(path)
+    size = int.from_bytes(source.read(0, 8), "little")
+    if source.size < 8 or size > min(LARGEST_HEADER, source.size - 8):
+        raise NotT7Error(f"{path}: is no safetensors file: it begins with no header that fits into it")
+    try:
+        header = json.loads(source.read(8, size), object_pairs_hook=_without_repeats)
+        strings = header.pop("__metadata__", {})
+        if not all(isinstance(text, str) for text in strings.values()):
+            raise ValueError("its metadata are not strings")
+        return source, strings, _entries(header, source.size - 8 - size), 8 + size
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise T7FormatError(f"the safetensors header is damaged: {error}", source=str(path)) from error
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name is there twice")
+    return found
+
+
+def _entries(header: dict[str, Any], size: int) -> dict[str, Entry]:
+    """Type, shape and place of each tensor; together they must fill the file."""
+    entries: dict[str, Entry] = {}
+    for name, entry in header.items():
+        dtype, shape, (start, stop) = DTYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
+        if any(type(n) is not int or not 0 <= n < 1 << 48 for n in (*shape, start, stop)):
+            raise ValueError(f"{name!r:.80} has shape {shape!r:.80} at {start!r:.40}")
+        if math.prod(shape) * dtype.itemsize != stop - start:
+            raise ValueError(f"{name!r:.80} of shape {shape!r:.80} takes {stop - start} bytes")
+        entries[name] = dtype, shape, start, stop
+    end = 0
+    for _, _, start, stop in sorted(entries.values(), key=lambda e: e[2:]):
+        if start != end:
+            raise ValueError("its tensors overlap, or leave gaps")
+        end = stop
+    if end != size:
+        raise ValueError(f"its tensors take {end} bytes and the file has {size} for them")
+    return entries
+
+
+def _tensor(source: FileSource, base: int, dtype: torch.dtype, shape: list[int], start: int, stop: int) -> Tensor:
+    if start == stop:
+        return torch.empty(shape, dtype=dtype)
+    data = torch.from_numpy(source.load(base + start, np.dtype(np.uint8), stop - start))
+    return data.view(dtype).view(shape)

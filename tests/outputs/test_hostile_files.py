@@ -1,0 +1,230 @@
+"""A hostile .pt or .safetensors gives one error: no view beyond a storage, no code, no more memory than the file."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import dpnn_bridge
+from dpnn_bridge.errors import DpnnBridgeError, NotT7Error, T7FormatError
+from dpnn_bridge.outputs import pt_file
+
+NODES: list[Any] = [
+    {"object": "nn.Identity", "version": 1, "payload": [1], "header": []},
+    {"table": [["_type", "torch.FloatTensor"], ["note", [2]]]},
+    {"tensor": "torch.ByteTensor", "shape": [2], "stride": [1], "offset": 0, "storage": [3]},
+    {"storage": "torch.ByteStorage", "size": 2, "data": 0},
+]
+CONTENT = {
+    "format": "dpnn_bridge",
+    "version": 1,
+    "constants": [torch.ones(2, dtype=torch.uint8)],
+    "state_dict": {},
+    "metadata": {},
+}
+
+
+def content(change: Callable[[list[Any]], Any] = lambda nodes: None, **changes: Any) -> dict[str, Any]:
+    nodes = json.loads(json.dumps(NODES))
+    change(nodes)
+    return {"graph": json.dumps({"root": [0], "nodes": nodes}), **CONTENT, **changes}
+
+
+def write(path: Path, value: dict[str, Any]) -> Path:
+    if path.suffix == ".pt":
+        torch.save(value, path)
+    else:
+        safetensors = pytest.importorskip("safetensors.torch")
+        strings = {k: value[k] if isinstance(value[k], str) else json.dumps(value[k]) for k in ("format", "graph")}
+        rest = {"version": str(value["version"]), "metadata": json.dumps(value["metadata"]), "aliases": "{}"}
+        tensors = {**value["state_dict"], **{f"constant:{i}": t for i, t in enumerate(value["constants"])}}
+        safetensors.save_file(tensors, path, metadata=strings | rest)
+    return path
+
+
+def sets(index: int, **fields: Any) -> Callable[[list[Any]], Any]:
+    return lambda nodes: nodes[index].update(fields)
+
+
+DAMAGE: dict[str, Callable[[list[Any]], Any]] = {
+    "shape": sets(2, shape=[100_000]),
+    "offset": sets(2, offset=1),
+    "negative offset": sets(2, offset=-1),
+    "negative size": sets(2, shape=[-1]),
+    "negative stride": sets(2, stride=[-1]),
+    "fraction": sets(2, shape=[1.5]),
+    "boolean": sets(2, shape=[True]),
+    "strides missing": sets(2, stride=[]),
+    "many dimensions": sets(2, shape=[1] * 33, stride=[1] * 33),
+    "repeated": sets(2, shape=[1 << 40], stride=[0]),
+    "storage of another type": sets(2, tensor="torch.FloatTensor"),
+    "storage that is a table": sets(2, storage=[1]),
+    "no tensor class": sets(2, tensor="nn.Linear"),
+    "size of the storage": sets(3, size=100_000),
+    "negative constant": sets(3, data=-1),
+    "unknown constant": sets(3, data=1),
+    "another type than the constant": sets(3, storage="torch.FloatStorage"),
+    "storage without elements": lambda nodes: nodes.__setitem__(3, {"storage": "torch.ByteStorage", "size": 1 << 40}),
+    "no such key": lambda nodes: nodes.__setitem__(3, {"storage": "torch.ByteStorage", "size": 2, "key": "x"}),
+    "negative node": sets(1, table=[["note", [-1]]]),
+    "unknown node": sets(1, table=[["note", [9]]]),
+    "key that is nothing": sets(1, table=[[None, 1]]),
+    "entry that is no pair": sets(1, table=[[1]]),
+    "object that is a tensor": sets(0, object="torch.FloatTensor"),
+    "object without a name": sets(0, object=None),
+    "object without a payload": lambda nodes: nodes[0].pop("payload"),
+    "module in itself": sets(1, table=[["modules", [4]]]),
+    "large number": sets(1, table=[["x", 10**400]]),
+    "surrogate": sets(1, table=[["x", "\ud800"]]),
+    "no node": lambda nodes: nodes.append(3),
+    "constant used often": lambda nodes: nodes.extend([{"bytes": 0}] * 100),
+}
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damaged_graph(name: str, suffix: str, tmp_path: Path) -> None:
+    path = write(tmp_path / f"m{suffix}", content(DAMAGE[name]))
+    with pytest.raises(DpnnBridgeError) as caught:
+        dpnn_bridge.load(path)
+    assert str(path) in str(caught.value) or "nn." in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_what_is_whole_is_read(suffix: str, tmp_path: Path) -> None:
+    model = dpnn_bridge.load(write(tmp_path / f"m{suffix}", content()))
+    dpnn_bridge.save(tmp_path / "m.t7", model)
+    assert dpnn_bridge.read_t7(tmp_path / "m.t7")["note"].numpy().tolist() == [1, 1]
+
+
+def test_other_content(tmp_path: Path) -> None:
+    for i, changes in enumerate(
+        [
+            {"version": "1"},
+            {"version": 2},
+            {"graph": "[" * 100_000},
+            {"graph": b"{}"},
+            {"constants": {}},
+            {"constants": [1]},
+            {"state_dict": {"weight": 3}},
+            {"state_dict": {"weight": torch.ones(1)}},
+            {"metadata": None},
+        ]
+    ):
+        path = tmp_path / f"{i}.pt"
+        torch.save(content(**changes), path)
+        with pytest.raises(DpnnBridgeError):
+            dpnn_bridge.load(path)
+
+
+class Evil:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("touch evil",)
+
+
+@pytest.mark.parametrize("value", [Evil(), nn.Linear(2, 2), {(1, 2): 3}, {1, 2}, 1j])
+def test_more_than_plain_data(value: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(value, "x.pt")
+    with pytest.raises(T7FormatError, match=r"x\.pt: damaged, or more than plain data"):
+        dpnn_bridge.load("x.pt")
+    assert [p.name for p in tmp_path.iterdir()] == ["x.pt"]
+
+
+def test_what_contains_itself(tmp_path: Path) -> None:
+    value: dict[str, Any] = content()
+    value["metadata"] = {"self": value}
+    torch.save(value, tmp_path / "x.pt")
+    with pytest.raises(T7FormatError, match="contain themselves"):
+        dpnn_bridge.load(tmp_path / "x.pt")
+
+
+def test_reads_what_torch_saves(tmp_path: Path) -> None:
+    base = torch.arange(12.0)
+    tensors = [base, base[2:8].view(2, 3).t(), torch.ones(2, dtype=torch.bfloat16), torch.empty(0, 3), torch.tensor(5)]
+    tensors += [nn.Parameter(torch.ones(2)), torch.zeros(1).expand(4), torch.tensor([True]), torch.ones(2).half()]
+    torch.save({"t": tensors, "rest": (1, 2.5, "ü", None, b"x", [True])}, tmp_path / "x.pt")
+    read = pt_file.read(tmp_path / "x.pt")
+    assert read["rest"] == (1, 2.5, "ü", None, b"x", [True])
+    for mine, theirs in zip(read["t"], tensors, strict=True):
+        assert (mine.dtype, mine.stride()) == (theirs.dtype, theirs.stride())
+        assert torch.equal(mine, theirs)
+    assert read["t"][0].untyped_storage().data_ptr() == read["t"][1].untyped_storage().data_ptr()
+
+
+def test_an_archive_with_compressed_or_overlapping_records(tmp_path: Path) -> None:
+    torch.save(content(), tmp_path / "x.pt")
+    with zipfile.ZipFile(tmp_path / "x.pt") as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(tmp_path / "y.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in records.items():
+            archive.writestr(name, data)
+    with pytest.raises(T7FormatError, match="compressed"):
+        dpnn_bridge.load(tmp_path / "y.pt")
+    data = bytearray((tmp_path / "x.pt").read_bytes())
+    entry = data.rindex(b"PK\x01\x02")
+    data[entry + 42 : entry + 46] = bytes(4)  # the last record begins where the first does
+    (tmp_path / "z.pt").write_bytes(data)
+    with pytest.raises(DpnnBridgeError):
+        dpnn_bridge.load(tmp_path / "z.pt")
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_loaded_file_may_be_overwritten(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"m{suffix}"
+    dpnn_bridge.save(path, nn.Linear(300, 300))
+    model = dpnn_bridge.load(path)
+    before = model.weight.sum().item()
+    with open(path, "r+b") as file:
+        file.truncate(10)
+    assert model.weight.sum().item() == before
+    with pytest.raises(NotT7Error):
+        dpnn_bridge.load(path)
+
+
+def header(entries: dict[str, Any], data: int) -> bytes:
+    text = json.dumps(entries).encode()
+    return len(text).to_bytes(8, "little") + text + bytes(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        (1 << 62).to_bytes(8, "little") + b"{}",
+        header({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}, 4),
+        header({"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}, 8),
+        header({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, 8),
+        header({"a": {"dtype": "F32", "shape": [-1, -1], "data_offsets": [0, 4]}}, 4),
+        header({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4, 8]}}, 4),
+        header({n: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]} for n in "ab"}, 4),
+        header({"a": {"dtype": "X", "shape": [1], "data_offsets": [0, 4]}}, 4),
+        header({"a": 1}, 0),
+        header({"__metadata__": {"format": 1}}, 0),
+        header({"__metadata__": {"format": "dpnn_bridge"}}, 0),
+        (6).to_bytes(8, "little") + b"[[[[[[",
+    ],
+)
+def test_damaged_safetensors(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "m.safetensors").write_bytes(data)
+    with pytest.raises(DpnnBridgeError, match=r"m\.safetensors"):
+        dpnn_bridge.load(tmp_path / "m.safetensors")
+
+
+def test_every_cut_of_a_pt_file(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    torch.save(content(), buffer)
+    data = buffer.getvalue()
+    for stop in range(0, len(data), 37):
+        (tmp_path / "cut.pt").write_bytes(data[:stop])
+        with pytest.raises((NotT7Error, T7FormatError)):
+            dpnn_bridge.load(tmp_path / "cut.pt")
