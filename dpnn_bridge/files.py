@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from dpnn_bridge.atomic import StrPath, check_output
+from dpnn_bridge.atomic import StrPath, check_output, replacing
 from dpnn_bridge.boundary import raises
 from dpnn_bridge.checkpoints.contents import surroundings, without_module
-from dpnn_bridge.checkpoints.find import SEVERAL, candidates, select
-from dpnn_bridge.conversion import convert_object, to_lua
+from dpnn_bridge.checkpoints.find import SEVERAL, candidates, follow, select
+from dpnn_bridge.conversion import convert_object, registry, to_lua, to_lua_value
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.report import Report
 from dpnn_bridge.conversion.tensors import as_dtype
@@ -27,9 +27,9 @@ from dpnn_bridge.loaders.encoding import check_file
 from dpnn_bridge.loaders.origin import LocalFile, Origin, is_url, local_file, name_of
 from dpnn_bridge.loaders.t7_reader import read_local, read_t7
 from dpnn_bridge.modules.several import Models
-from dpnn_bridge.outputs import container, export, format_of, pt_file, suffix_of
+from dpnn_bridge.outputs import container, data, export, format_of, pt_file, suffix_of
 from dpnn_bridge.plugins import load_plugins
-from dpnn_bridge.suffixes import CONVERTED
+from dpnn_bridge.suffixes import CONVERTED, OUTPUTS
 from dpnn_bridge.version import package_version
 
 
@@ -95,11 +95,11 @@ def load_with_report(
         return _load_local(file, key, options)
 
 
-def _load_local(file: LocalFile, key: str | None, options: Options) -> tuple[nn.Module, Report]:
+def _load_local(file: LocalFile, key: str | None, options: Options, root: Any = None) -> tuple[nn.Module, Report]:
     if file.path.suffix in CONVERTED:
         module, report = container.unpack(_read_pytorch(file), options, file.name)
         return (_chosen(module, key, file.name) if key and isinstance(module, Models) else module), report
-    root, _ = read_local(file)
+    root = read_local(file)[0] if root is None else root
     obj, key, others = select(root, key, file.name, together=True, knows=options.knows)
     module, report = convert_object(obj, options, key)
     if obj.class_name == SEVERAL:
@@ -153,17 +153,18 @@ def save(path: StrPath, module: nn.Module, *, force: bool = True, **options: Any
 
 @raises(ConversionError, "writing")
 def write_t7(path: StrPath, value: Any, **options: Any) -> None:
-    """Writes a Lua value or a module to a ``.t7`` file that Torch7 loads.
+    """Writes a module, a Lua value, or plain Python data to a ``.t7`` file that Torch7 loads.
 
     Args:
         path: the file; it appears only once it is complete.
-        value: a Lua value as :func:`read_t7` returns it, or a module, which :func:`to_lua` turns into one.
+        value: a module; a Lua value as :func:`read_t7` returns it; or tensors, numpy arrays, numbers, strings, bytes,
+            and lists and dicts of all of these. Lists become tables with keys from 1.
         **options: of :func:`dpnn_bridge.loaders.t7_writer.write_t7`.
 
     Raises:
         ConversionError: a submodule has no Lua class.
     """
-    t7_writer.write_t7(path, to_lua(value) if isinstance(value, nn.Module) else value, **options)
+    t7_writer.write_t7(path, to_lua_value(value), **options)
 
 
 @raises(ConversionError, "converting")
@@ -183,6 +184,9 @@ def convert(
     progress: Callable[[str], None] = lambda step: None,
 ) -> Report:
     """Converts a model file to the format that the suffix of ``dst`` names.
+
+    A file without a model, or a ``key`` that leads to data, is written as data: ``.npz``, ``.safetensors``, ``.json``,
+    ``.pt`` or ``.t7``, see :mod:`dpnn_bridge.outputs.data`.
 
     Args:
         src: a ``.t7`` file, or a ``.pt`` or ``.safetensors`` file written by :func:`save`; also a URL, an open file, or
@@ -205,7 +209,7 @@ def convert(
     Raises:
         T7Error, ConversionError, OutputError, VerificationError: nothing was written.
     """
-    suffix_of(dst, to)
+    suffix = ".json" if (to or Path(dst).suffix[1:]).lstrip(".") == "json" else suffix_of(dst, to)
     inputs = (*([src] if isinstance(src, (str, os.PathLike)) and not is_url(src) else []), *plugins)
     check_output(dst, force, inputs)
     load_plugins(plugins)
@@ -218,7 +222,19 @@ def convert(
     )
     dtype = as_dtype(dtype)
     with local_file(src, sha256) as file:
-        module, report = _load_local(file, key, options)
+        root = None
+        if suffix in data.SUFFIXES and file.path.suffix not in CONVERTED:
+            root, _ = read_local(file)
+            value = follow(root, key) if key else root
+            if value is not None and not _holds_model(value, key, options):
+                progress(f"writing {dst}")
+                with replacing(dst, force=force, inputs=inputs) as temporary:
+                    return _data_report(data.write(value, temporary, suffix), name, key)
+        elif suffix == ".json":
+            raise ConversionError(f"{dst}: .json holds data, not models; choose {', '.join(OUTPUTS)}")
+        if suffix == ".json":
+            raise ConversionError(f"{name}: holds a model, and .json only data; choose {', '.join(OUTPUTS)}, or a key")
+        module, report = _load_local(file, key, options, root)
         origin = _origin(file, key, dtype)
     if dtype is not None:
         module.to(dtype)
@@ -232,6 +248,22 @@ def convert(
     }
     progress(f"writing {dst}")
     export(module, dst, to=to, example=example, metadata=report.metadata, force=force, inputs=inputs)
+    return report
+
+
+def _holds_model(value: Any, key: str | None, options: Options) -> bool:
+    """Whether a file, or what its key names, is a model or holds one."""
+    knows = options.knows or (lambda name: False)
+    found = candidates(value, lambda obj: registry.find(obj) is not None or knows(obj.class_name))
+    return any(not c.key for c in found) if key else bool(found)
+
+
+def _data_report(written: data.Data, name: str, key: str | None) -> Report:
+    report = Report(source=Path(name))
+    facts = {"tensors": written.tensors, "values": written.values, "parameters": 0}
+    report.metadata = {"source": PurePath(name).name, "key": key, **facts}
+    for dropped in written.dropped:
+        report.drop(dropped, "no format for data holds it")
     return report
 
 

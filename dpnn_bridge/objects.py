@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dpnn_bridge.elements import Elements
+
 if TYPE_CHECKING:
     import torch
 
@@ -227,7 +229,7 @@ class LuaFunction:
         return f"<Lua function, {len(self.bytecode)} bytes of bytecode>"
 
 
-class LuaStorage:
+class LuaStorage(Elements):
     """A 1-D block of elements, loaded when first used.
 
     Attributes:
@@ -305,7 +307,7 @@ class LuaStorage:
         return f"<{self.class_name} of {self.size}>"
 
 
-class LuaTensor:
+class LuaTensor(Elements):
     """A strided view of a storage. Tensors of one storage share memory, in numpy and in torch.
 
     Attributes:

@@ -26,6 +26,8 @@ def without_module(root: Any, source: str = "") -> str:
         where = f"{beside}, which exists" if source and beside.is_file() else "that file"
         return f"{source}: the file holds no module but names another file, {place} = {name!r}: convert {where}."
     message = f"{source}: the file holds no module but {description(root)}."
+    if isinstance(root, (LuaTable, LuaTensor, LuaObject)):
+        message += " As data it converts to .npz, .safetensors, .json or .pt."
     if _holds_vectors(root):
         message += (
             " If that is a flat parameter vector, build the module and fill it with "

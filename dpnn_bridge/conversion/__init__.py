@@ -11,6 +11,7 @@ from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.fields import Field, Layout
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.lua_values import lua_value
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.report import Report
 from dpnn_bridge.conversion.torch_context import TorchContext
@@ -67,3 +68,14 @@ def to_lua(module: nn.Module, *, gradients: bool = True, tensor_type: str | None
     """
     ctx = LuaContext(gradients=gradients, tensor_type=tensor_type)
     return registry.spec_of(module).in_file(ctx.to_lua(module))
+
+
+def to_lua_value(value: Any) -> Any:
+    """A module, or a nested value with modules, tensors, arrays, numbers and texts in it, as Lua holds it.
+
+    Modules that share parameters do so in the result.
+    """
+    if isinstance(value, nn.Module):
+        return to_lua(value)
+    context = LuaContext()
+    return lua_value(value, lambda module: registry.spec_of(module).in_file(context.to_lua(module)))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from dpnn_bridge.errors import LuaValueError
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype
 
 #: fields that hold the results of the last call
@@ -98,12 +100,31 @@ def strided(class_name: str, shape: tuple[int, ...], storage: LuaStorage) -> Lua
     return LuaTensor(class_name, shape, tuple(stride), 0, storage)
 
 
-def lua_value(value: Any) -> Any:
-    """A nested value of tensors and numbers as Lua holds it."""
+def lua_value(value: Any, module: Callable[[Any], Any] | None = None) -> Any:
+    """A nested value of tensors, arrays, numbers and texts as Lua holds it; what is Lua's already stays as it is.
+
+    Args:
+        value: the value.
+        module: turns a module into a Lua object, where there may be some.
+
+    Raises:
+        LuaValueError: an array has elements that Torch7 knows no type for.
+    """
     if isinstance(value, Tensor):
-        host = value.detach().cpu()
-        host = host.float() if host.dtype == torch.bfloat16 else host.byte() if host.dtype == torch.bool else host
-        return LuaTensor.from_numpy(host.numpy().copy())
+        host = value.detach().cpu().resolve_conj()
+        value = (host.float() if host.dtype == torch.bfloat16 else host).numpy().copy()
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        array = value.astype(np.uint8) if value.dtype == np.bool_ else value
+        try:
+            return LuaTensor.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+        except KeyError:
+            raise LuaValueError(f"no tensor of Torch7 holds elements of type {value.dtype}; cast the array") from None
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape")
     if isinstance(value, (list, tuple)):
-        return LuaTable.from_list(lua_value(v) for v in value)
-    return LuaTable((k, lua_value(v)) for k, v in value.items()) if isinstance(value, dict) else value
+        return LuaTable((i, lua_value(v, module)) for i, v in enumerate(value, 1))  # None leaves a gap, as nil
+    if isinstance(value, dict):
+        return LuaTable((lua_value(k), lua_value(v, module)) for k, v in value.items())
+    return module(value) if module is not None and isinstance(value, nn.Module) else value

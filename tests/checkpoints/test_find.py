@@ -86,8 +86,11 @@ DATA = {
     "a data loader": (data_loader(), "an object of class dataLoader: split .*samplingIds .torch.LongTensor 3x1"),
     "of a namespace": (LuaObject("resnet.DataLoader", table(opt=table())), "an object of class resnet.DataLoader"),
     "a meter": (LuaObject("tnt.AverageValueMeter", table(sum=1, n=2)), "tnt.AverageValueMeter"),
-    "a vocabulary": (table(a=1, b=2), r"a table of 2: a \(a number\), b \(a number\)\.$"),
-    "tensors": (table(LuaTensor.from_numpy(np.zeros(10, np.int32))), r"a table of 1: \[1\] \(torch.IntTensor 10\)\.$"),
+    "a vocabulary": (table(a=1, b=2), r"a table of 2: a \(a number\), b \(a number\)\. As data"),
+    "tensors": (
+        table(LuaTensor.from_numpy(np.zeros(10, np.int32))),
+        r"a table of 1: \[1\] \(torch.IntTensor 10\)\. As data",
+    ),
     "a tensor": (LuaTensor.from_numpy(np.zeros((2, 3), np.float32)), "torch.FloatTensor 2x3"),
     "a string": ("nothing", "a string"),
 }

@@ -19,6 +19,7 @@ ROOMS = (
     "version",
     "faces",
     "suffixes",
+    "elements",
     "objects",
     "graph",
     "atomic",

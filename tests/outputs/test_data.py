@@ -1,0 +1,130 @@
+"""Data without a model: written from Python, converted to other formats."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from samples import SAMPLES
+from torch import nn
+
+import dpnn_bridge
+from dpnn_bridge.errors import ConversionError, ConversionLimitError, LuaValueError, ModelNotFoundError
+from dpnn_bridge.objects import LuaFunction, LuaObject, LuaTable, LuaTensor
+
+DATA: dict[str, Any] = {
+    "mean": torch.tensor([0.4, 0.5]),
+    "train": {"x": np.arange(6, dtype=np.int64).reshape(2, 3), "names": ["cat", "dög"], "lr": 0.5, "done": True},
+    "batches": [torch.zeros(2, dtype=torch.uint8), torch.ones(2, dtype=torch.float64)],
+}
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    dpnn_bridge.write_t7(tmp_path / "stats.t7", DATA)
+    return tmp_path / "stats.t7"
+
+
+def test_python_data_as_lua_holds_it(source: Path) -> None:
+    root = dpnn_bridge.read_t7(source)
+    assert root["mean"].class_name == "torch.FloatTensor"
+    assert root["train"]["x"].class_name == "torch.LongTensor"
+    assert root["train"]["names"][2] == "dög"
+    assert root["batches"][1].class_name == "torch.ByteTensor"
+    np.testing.assert_array_equal(np.asarray(root["train"]["x"]), DATA["train"]["x"])
+    assert torch.equal(torch.from_dlpack(root["mean"]), DATA["mean"])
+    assert np.asarray(root["mean"], dtype=np.float64).dtype == np.float64
+    assert np.asarray(root["mean"].storage).tolist() == root["mean"].numpy().tolist()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [torch.arange(3.0), np.float32(2.5), 3, "text", [1, None, 3], {"a": {1: "x"}}, torch.tensor(True), b"\xff\x00", ()],
+)
+def test_every_kind_of_value(value: Any, tmp_path: Path) -> None:
+    dpnn_bridge.write_t7(tmp_path / "v.t7", value)
+    found = dpnn_bridge.read_t7(tmp_path / "v.t7")
+    if isinstance(value, list):
+        assert dict(found) == {1: 1, 3: 3}
+    elif isinstance(value, bytes):
+        assert found.encode("utf-8", "surrogateescape") == value
+    elif isinstance(value, torch.Tensor):
+        assert torch.equal(found.torch().reshape(value.shape), value.byte() if value.dtype == torch.bool else value)
+
+
+def test_modules_among_data(tmp_path: Path) -> None:
+    net = nn.Linear(2, 2)
+    dpnn_bridge.write_t7(tmp_path / "c.t7", {"model": net, "again": [net], "opt": {"lr": 1}})
+    root = dpnn_bridge.read_t7(tmp_path / "c.t7")
+    assert root["model"] is root["again"][1]
+    assert dpnn_bridge.load_checkpoint(tmp_path / "c.t7").options == {"lr": 1}
+
+
+def test_what_no_tensor_holds(tmp_path: Path) -> None:
+    with pytest.raises(LuaValueError, match="no tensor of Torch7 holds elements of type complex"):
+        dpnn_bridge.write_t7(tmp_path / "c.t7", np.zeros(2, complex))
+    assert not list(tmp_path.iterdir())
+
+
+def test_npz_and_safetensors_have_names_with_dots(source: Path, tmp_path: Path) -> None:
+    report = dpnn_bridge.convert(source, tmp_path / "s.npz")
+    assert report.metadata["tensors"] == 4
+    with np.load(tmp_path / "s.npz") as archive:
+        assert sorted(archive) == [
+            *("batches.1", "batches.2", "mean", "train.done", "train.lr", "train.names.1", "train.names.2", "train.x")
+        ]
+        assert (archive["train.lr"], archive["train.names.2"]) == (0.5, "dög")
+    dpnn_bridge.convert(source, tmp_path / "s.safetensors")
+    safetensors = pytest.importorskip("safetensors")
+    with safetensors.safe_open(tmp_path / "s.safetensors", "pt") as file:
+        assert sorted(file.keys()) == ["batches.1", "batches.2", "mean", "train.x"]
+        assert file.metadata()["format"] == "pt"
+        assert json.loads(file.metadata()["values"])["train.names.1"] == "cat"
+
+
+def test_json_and_pt_keep_the_nesting(source: Path, tmp_path: Path) -> None:
+    dpnn_bridge.convert(source, tmp_path / "s.json")
+    assert json.loads((tmp_path / "s.json").read_text())["train"]["names"] == ["cat", "dög"]
+    dpnn_bridge.convert(source, tmp_path / "s.pt")
+    found = torch.load(tmp_path / "s.pt", weights_only=True)
+    assert torch.equal(found["batches"][1], torch.ones(2, dtype=torch.float64))
+    dpnn_bridge.convert(source, tmp_path / "train.json", key="train")
+    assert json.loads((tmp_path / "train.json").read_text())["x"] == [[0, 1, 2], [3, 4, 5]]
+    dpnn_bridge.convert(source, tmp_path / "again.t7")
+    assert (tmp_path / "again.t7").read_bytes() == source.read_bytes()
+
+
+def test_objects_functions_and_circles(tmp_path: Path) -> None:
+    obj = LuaObject("my.Data", LuaTable({"x": LuaTensor.from_numpy(np.ones(2)), "f": LuaFunction(b"")}))
+    obj["self"] = obj
+    dpnn_bridge.write_t7(tmp_path / "o.t7", LuaTable({"d": obj}))
+    report = dpnn_bridge.convert(tmp_path / "o.t7", tmp_path / "o.json")
+    assert json.loads((tmp_path / "o.json").read_text()) == {"d": {"torch class": "my.Data", "x": [1, 1]}}
+    assert [d.path for d in report.dropped] == ["d.f: a Lua function", "d.self: a table inside itself"]
+
+
+def test_tables_that_are_reached_in_very_many_ways_are_refused(tmp_path: Path, monkeypatch: Any) -> None:
+    from dpnn_bridge.outputs import data
+
+    monkeypatch.setattr(data, "MOST_VALUES", 10_000)
+    table = LuaTable({"x": 1})
+    for _ in range(40):
+        table = LuaTable({"a": table, "b": table})
+    dpnn_bridge.write_t7(tmp_path / "d.t7", table)
+    with pytest.raises(ConversionLimitError):
+        dpnn_bridge.convert(tmp_path / "d.t7", tmp_path / "d.json")
+
+
+def test_what_is_a_model_is_no_data_and_the_reverse(source: Path, tmp_path: Path) -> None:
+    rnn = SAMPLES / "char-rnn__lstm" / "model.t7"
+    with pytest.raises(ConversionError, match=r"holds a model, and \.json only data"):
+        dpnn_bridge.convert(rnn, tmp_path / "m.json")
+    dpnn_bridge.convert(rnn, tmp_path / "vocab.json", key="vocab")
+    assert json.loads((tmp_path / "vocab.json").read_text())["^"] == 30
+    with pytest.raises(ModelNotFoundError, match=r"As data it converts to \.npz"):
+        dpnn_bridge.convert(source, tmp_path / "m.onnx")
+    assert not (tmp_path / "m.onnx").exists()
