@@ -1,0 +1,71 @@
+"""Residual blocks that are dropped as a whole in training (yueatsprograms/Stochastic_Depth)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.objects import LuaObject
+from dpnn_bridge.torch7.gradient import with_gradient_of
+
+
+class ResidualDrop(nn.Sequential):
+    """A residual block whose net is left out while its gate is closed.
+
+    Args:
+        net: the residual.
+        skip: the other path.
+        death_rate: how often training closes the gate; in evaluation the residual is scaled by what is left.
+        gate: whether the net takes part in training. The training script draws it anew for every batch.
+
+    Shape:
+        - Input: what both paths take.
+        - Output: their sum.
+
+    Differs from torch:
+        In evaluation the gradient of the net is not scaled, and there is none while the gate is closed.
+
+    Lua:
+        ``nn.ResidualDrop(deathRate, nChannels, nOutChannels, stride)``, Stochastic_Depth ResidualDrop.lua
+    """
+
+    def __init__(self, net: nn.Module, skip: nn.Module, death_rate: float, gate: bool = True) -> None:
+        super().__init__(net, skip)
+        self.death_rate, self.gate = death_rate, gate
+
+    def forward(self, input: Tensor) -> Tensor:
+        net, skip = self
+        if self.training:
+            return skip(input) + net(input) if self.gate else skip(input)
+        residual = net(input)
+        scaled = residual * (1 - self.death_rate)
+        return skip(input) + (with_gradient_of(scaled, residual) if self.gate else scaled.detach())
+
+    def extra_repr(self) -> str:
+        return f"death_rate={self.death_rate}, gate={self.gate}"
+
+
+@lua_class("nn.ResidualDrop")
+class ResidualDropClass(LuaClass):
+    torch_type = ResidualDrop
+    container = True
+    scalars = {"deathRate": "death_rate", "gate": "gate"}
+    defaults = {"gate": True}
+
+    @classmethod
+    def matches(cls, obj: LuaObject) -> bool:
+        return "deathRate" in obj
+
+    @classmethod
+    def handled(cls, module: nn.Module) -> set[str]:
+        return {*super().handled(module), "net", "skip"}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        fields = super().to_lua(module, ctx)
+        fields["net"], fields["skip"] = fields["modules"].as_list()
+        return fields
