@@ -47,7 +47,8 @@ class LuaClass:
         indexed: the constructor takes ``index_base``, since inputs or outputs are indices.
         container: the constructor takes the converted ``modules`` as positional arguments.
         members: Lua field that holds one module -> constructor argument and submodule of the same name.
-        scratch: fields that hold buffers: dropped when reading, empty when written back.
+        scratch: fields that hold buffers: dropped when reading, empty when written back; those of
+            :data:`~dpnn_bridge.conversion.buffers.BUFFERS` are for every class.
         passes_through: the class computes nothing here (``nn.Copy``, ``nn.GPU``); the report says so.
         trains_unasked: a file without the field ``train`` is in training mode.
         checked_by: what the parity of this class rests on: ``"torch7"``, ``"formula"`` or ``"structure"``.

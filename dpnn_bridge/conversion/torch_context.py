@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from dpnn_bridge.conversion import fields, registry
+from dpnn_bridge.conversion.buffers import BUFFERS
 from dpnn_bridge.conversion.fields import Field, LuaRecord, record_of
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.lua_values import RESULTS, tensor_type
@@ -227,8 +228,7 @@ class TorchContext:
         record.header = tuple(self.keep(value, "header") for value in obj.header)
         handled = spec.handled(module)
         for key, value in obj.items():
-            private = isinstance(key, str) and key.startswith("_") and key != "_type"
-            is_buffer = private or key in RESULTS or key in spec.scratch
+            is_buffer = key in RESULTS or key in spec.scratch or key in BUFFERS
             if is_buffer and isinstance(value, (LuaTensor, LuaStorage, LuaTable)):
                 record.scratch[key] = "table" if isinstance(value, LuaTable) else value.class_name
             elif key not in handled and (kept := self.keep(value, key)) is not None:

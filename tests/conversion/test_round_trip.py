@@ -13,13 +13,14 @@ from lua_equal import differences
 import dpnn_bridge
 from dpnn_bridge.compare import nested
 from dpnn_bridge.conversion import noise, registry, to_lua, to_torch
+from dpnn_bridge.conversion.buffers import BUFFERS
 from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.graph import is_module
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaTable, LuaTensor
 
 MODULES = manifest(kind=("module", "criterion"))
 #: fields that Torch7 computes anew; an object without them is the same module
-BUFFERS = {"output", "gradInput", "train", "_type"}
+RESULTS = {"output", "gradInput", "train", "_type"}
 #: fields of a node of nngraph that hold values of one run
 NODE_BUFFERS = {"input", "gradOutput", "gradOutputBuffer"}
 
@@ -52,8 +53,8 @@ def reduced(value: Any, memo: dict[int, Any] | None = None) -> Any:
         if isinstance(value, LuaTable) and "mapindex" in value and k in NODE_BUFFERS:
             continue
         is_gradient = isinstance(k, str) and k.startswith("grad") and spec is not None
-        is_buffer = spec is not None and (k in BUFFERS or k in spec.scratch or (isinstance(k, str) and k[0] == "_"))
-        if isinstance(v, LuaFunction) or (k in BUFFERS and is_module(value)) or is_gradient:
+        is_buffer = spec is not None and (k in RESULTS or k in spec.scratch or k in BUFFERS)
+        if isinstance(v, LuaFunction) or (k in RESULTS and is_module(value)) or is_gradient:
             continue
         copy[reduced(k, memo)] = LuaTensor.empty() if is_buffer else reduced(v, memo)
     for k, v in {**spec.defaults, **spec.constants}.items() if spec else ():
