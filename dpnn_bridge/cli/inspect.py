@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dpnn_bridge.cli.draw import draw, picture_options
 from dpnn_bridge.cli.terminal import Command, console, json_option, quiet_option, say, version_option
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ NARROWEST = 24
 @click.option("--mode", type=click.Choice(["binary", "ascii"]), help="Encoding; found by itself when left out.")
 @click.option("--long-size", type=click.Choice(["4", "8"]), help="Bytes of a C long; found by itself.")
 @click.option("--big-endian/--little-endian", default=None, help="Byte order; found by itself.")
+@picture_options
 @json_option
 @quiet_option
 @click.option("-v", "--verbose", is_flag=True, help="List every entry, and stride and offset of each tensor.")
@@ -50,10 +52,15 @@ def inspect_command(
 ) -> None:
     """Shows the classes, fields, tensors and functions of FILE, and what is shared; runs nothing, loads no tensor.
 
+    With --html, --dot or --mermaid the model in FILE is drawn instead: its layers with shapes, parameters and both
+    names, and what hands its value to what.
+
     Exit codes: 0 done, 2 wrong usage, 3 the file cannot be read.
     """
     from dpnn_bridge.checkpoints.describe import describe
 
+    if draw(source, **{name: options.pop(name) for name in ("html", "dot", "mermaid", "unfold", "key", "inputs")}):
+        return
     if options["long_size"]:
         options["long_size"] = int(options["long_size"])
     description = describe(source, limit=sys.maxsize if verbose else limit, depth=depth, **options)

@@ -156,9 +156,9 @@ def verify_command(
             known=known,
         )
     if html is not None:
-        from dpnn_bridge.parity.html import page
+        from dpnn_bridge.pictures.report import report
 
-        write_text(html, page(result), inputs=used)
+        write_text(html, report(result, model), inputs=used)
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=2))
     elif not quiet:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from html import escape
 
 from dpnn_bridge.compare.differences import Difference
@@ -17,8 +17,14 @@ SMALLEST = 1e-17
 EQUAL = -99
 
 
-def page(result: Verification) -> str:
-    """The whole page."""
+def page(result: Verification, graph: str = "", facts: Sequence[tuple[str, str]] = ()) -> str:
+    """The whole page.
+
+    Args:
+        result: the verification.
+        graph: HTML of a picture of the model.
+        facts: further pairs of a name and a value for its head.
+    """
     numbers = {id(layer): i for i, layer in enumerate(_ran(result), 1)}
     return f"""<!doctype html>
 <html lang="en">
@@ -34,10 +40,11 @@ def page(result: Verification) -> str:
 <h1>{escape(result.model)}</h1>
 <p>{escape(headline(result))}</p>
 {_verdict(result, numbers)}
-{_facts(result)}
+{_facts(result, facts)}
 {_notes(result)}
 </header>
 <main>
+{f"<section><h2>Graph</h2>{graph}</section>" if graph else ""}
 <section><h2>Differences of each layer</h2>{_plot(result)}</section>
 <section><h2>Layers</h2>{_tree(result, numbers)}{_without_layer(result)}</section>
 <section><h2>Elements by relative difference</h2>{_histogram(result)}</section>
@@ -84,7 +91,7 @@ def _sentence(d: Difference) -> str:
     )
 
 
-def _facts(result: Verification) -> str:
+def _facts(result: Verification, more: Sequence[tuple[str, str]]) -> str:
     """The numbers that one looks for first."""
     compared = sum(bool(layer.differences or layer.converted) for layer in result.layers)
     worst = max((d.error for d in result.differences if d.excuse is None), default=0.0)
@@ -94,6 +101,7 @@ def _facts(result: Verification) -> str:
         "layers compared": f"{compared} of {len(result.layers)}",
         "elements compared": f"{sum(result.histogram.values()):,}",
     }
+    facts |= {escape(name): escape(value) for name, value in more}
     return "<dl>" + "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts.items()) + "</dl>"
 
 
@@ -321,7 +329,7 @@ header .verdict { margin: .8rem 0; padding: .6rem .9rem; border-left: 4px solid;
 .verdict.pass { color: var(--good); font-weight: 600 } .verdict.fail { border-color: var(--bad) }
 .verdict.fail p { margin: 0 } .verdict.fail > :first-child { color: var(--bad); font-weight: 600 }
 dl { display: flex; flex-wrap: wrap; gap: .3rem 2.2rem; margin: .8rem 0 } dt { color: var(--dim); font-size: .87rem }
-dd { margin: 0; font-size: 1.15rem; font-weight: 600 }
+dd { margin: 0; font-size: 1.15rem; font-weight: 600; overflow-wrap: anywhere }
 .note { border-left: 4px solid var(--known); padding-left: .9rem }
 .scroll { overflow-x: auto } svg { display: block; width: 100%; min-width: 640px; height: auto }
 text { fill: var(--dim); font: 12px system-ui, sans-serif } .grid { stroke: var(--line) }

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from torch import nn
+
 from dpnn_bridge.compare.differences import Difference
 from dpnn_bridge.compare.verdict import Verdict, worst_verdict
 from dpnn_bridge.parity.evidence import evidence_of
@@ -84,6 +86,7 @@ class Verification:
         whole: comparisons of the whole model: parameters, output, gradients, updated buffers.
         histogram: number of compared elements by decade of their relative difference.
         notes: remarks on what could not be compared.
+        module: the model, as it ran.
     """
 
     model: str
@@ -98,6 +101,7 @@ class Verification:
     whole: list[Difference] = field(default_factory=list)
     histogram: dict[int, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    module: nn.Module | None = field(default=None, repr=False, compare=False)
 
     @property
     def differences(self) -> list[Difference]:

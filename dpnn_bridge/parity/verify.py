@@ -116,6 +116,7 @@ def verify(
         mode="train" if module.training else "eval",
         device=str(device),
         dtype=_dtype_name(module, dtype),
+        module=module,
     )
     result.layers = [_layer(node) for node in nodes]
     result.notes += remarks

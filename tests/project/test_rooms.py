@@ -49,6 +49,7 @@ ROOMS = (
     "batch",
     "lua",
     "parity",
+    "pictures",
     "pytest_plugin",
     "cli",
     "__main__",

@@ -1,0 +1,63 @@
+"""Pictures on the command line: the options that ask for one, and what they do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dpnn_bridge.atomic import check_output, write_text
+
+_OPTIONS = (
+    click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write the model as an HTML page."),
+    click.option("--dot", is_flag=True, help="Print the model as a graph for Graphviz."),
+    click.option("--mermaid", is_flag=True, help="Print the model as a graph for Mermaid, as READMEs show it."),
+    click.option("--unfold", type=click.IntRange(0), help="Levels of containers that --dot and --mermaid unfold."),
+    click.option("--key", help="Path of the model inside the file, for pictures; found by itself when left out."),
+    click.option("--input", "inputs", multiple=True, help="An input, such as 1x3x224x224, for the shapes in pictures."),
+)
+
+
+def picture_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options of :func:`draw` to a command."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def draw(
+    source: Path,
+    *,
+    html: Path | None,
+    dot: bool,
+    mermaid: bool,
+    unfold: int | None,
+    key: str | None,
+    inputs: Sequence[str],
+) -> bool:
+    """Draws what the options ask for; returns whether they ask for anything.
+
+    Raises:
+        DpnnBridgeError: the file holds no model that can be converted.
+    """
+    if html is None and not dot and not mermaid:
+        if inputs or key or unfold is not None:
+            raise click.UsageError("--input, --key and --unfold need --html, --dot or --mermaid")
+        return False
+    if html is not None:
+        check_output(html, True, [source])
+    from dpnn_bridge.cli.inputs import example_input
+    from dpnn_bridge.files import load
+    from dpnn_bridge.pictures import model_graph, page, to_dot, to_mermaid
+
+    model = load(source, key=key, allow_unsupported=not inputs).eval()
+    dtype = next((str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.is_floating_point()), None)
+    graph = model_graph(model, example_input(inputs, dtype) if inputs else None, histograms=html is not None)
+    if html is not None:
+        write_text(html, page(graph, source.name, source=source), inputs=[source])
+    for wanted, text in ((dot, to_dot), (mermaid, to_mermaid)):
+        if wanted:
+            click.echo(text(graph, unfold), nl=False)
+    return True

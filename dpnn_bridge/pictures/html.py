@@ -1,0 +1,152 @@
+"""The graph of a model as one HTML page: complete in itself, for any browser, without a network.
+
+Graphviz draws in the browser (``static/viz-global.js``, see ``static/VIZ-LICENSE.txt``), so that containers can be
+folded.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, Template, select_autoescape
+from markupsafe import Markup
+
+from dpnn_bridge.pictures.nodes import ModelNode
+from dpnn_bridge.pictures.text import label_lines
+from dpnn_bridge.version import package_version
+
+#: models with more layers start with everything below the first level folded
+_UNFOLDED = 40
+
+
+@dataclass(frozen=True)
+class LayerVerdict:
+    """What a comparison says of one layer.
+
+    Attributes:
+        verdict: one word, such as ``equal`` or ``different``; it colours the layer.
+        text: one line of detail.
+    """
+
+    verdict: str
+    text: str = ""
+
+
+def graph_section(root: ModelNode, verdicts: Mapping[str, LayerVerdict] | None = None) -> str:
+    """The graph as a part of a page: it can be moved, zoomed, searched, folded, and shows a layer that is chosen.
+
+    Args:
+        root: the graph, from :func:`~dpnn_bridge.pictures.nodes.model_graph`.
+        verdicts: of layers, by their paths; adds colours and a filter.
+    """
+    found = dict(verdicts or {})
+    size = sum(1 for _ in root.walk())
+    data = {"root": _layers(root, found), "open": 99 if size <= _UNFOLDED else 1}
+    return _template("graph.html.j2").render(
+        verdicts=list(dict.fromkeys(v.verdict for v in found.values() if v.verdict)),
+        data=Markup(_json(data)),
+        style=Markup(_static("graph.css")),
+        script=Markup(_static("graph.js")),
+        viz=Markup(_static("viz-global.js")),
+    )
+
+
+def page(root: ModelNode, title: str, *, source: Path | None = None, facts: Sequence[tuple[str, str]] = ()) -> str:
+    """A page with the graph and a table of all layers.
+
+    Args:
+        root: the graph, from :func:`~dpnn_bridge.pictures.nodes.model_graph`.
+        title: heading, such as the name of the file.
+        source: the model's file, whose size and SHA-256 are shown.
+        facts: further pairs of a name and a value for the head of the page.
+    """
+    numbers = [("layers", f"{sum(1 for _ in root.walk()):,}"), ("parameters", f"{root.parameters:,}")]
+    return _template("page.html.j2").render(
+        title=title,
+        about=[*facts, *numbers, *file_facts(source)],
+        rows=list(_rows(_layers(root, {}))),
+        graph=Markup(graph_section(root)),
+        style=Markup(_static("page.css")),
+    )
+
+
+def file_facts(source: Path | None) -> list[tuple[str, str]]:
+    """Pairs of a name and a value: which file it was, when this was written, and by which version."""
+    facts = [("written", datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"))]
+    facts.append(("dpnn_bridge", package_version()))
+    if source is None or not source.is_file():
+        return facts
+    digest = hashlib.sha256()
+    with source.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return [("file", f"{source.name}, {source.stat().st_size:,} bytes"), ("SHA-256", digest.hexdigest()), *facts]
+
+
+def _template(name: str) -> Template:
+    loader = PackageLoader("dpnn_bridge.pictures", "static")
+    return Environment(loader=loader, autoescape=select_autoescape(default=True)).get_template(name)
+
+
+def _layers(node: ModelNode, verdicts: dict[str, LayerVerdict]) -> dict[str, Any]:
+    """A node as the page's script and table want it."""
+    found = verdicts.get(node.path)
+    tensors = [
+        {
+            "name": t.name,
+            "shape": "×".join(map(str, t.shape)) or "number",
+            "range": "" if t.low is None or t.high is None else f"{t.low:.4g} to {t.high:.4g}, mean {t.mean:.4g}",
+            "histogram": t.histogram,
+        }
+        for t in node.tensors
+    ]
+    return {
+        "path": node.path or "the model",
+        "label": label_lines(node),
+        "lua": node.lua_class,
+        "torch": node.torch_class,
+        "name": node.name,
+        "parameters": node.parameters,
+        "settings": node.settings,
+        "fields": {k: v if isinstance(v, (bool, int, str)) else float(f"{v:.6g}") for k, v in node.fields.items()},
+        "input": node.input,
+        "output": node.output,
+        "tensors": tensors,
+        "verdict": found.verdict if found else "",
+        "text": found.text if found else "",
+        "edges": node.edges,
+        "children": [_layers(child, verdicts) for child in node.children],
+    }
+
+
+def _rows(layer: dict[str, Any], depth: int = 0) -> Any:
+    yield {**layer, "depth": depth}
+    for child in layer["children"]:
+        yield from _rows(child, depth + 1)
+
+
+def _json(data: Any) -> str:
+    """JSON that can stand in a script element, whatever strings a file holds."""
+    text = json.dumps(_finite(data), separators=(",", ":"), allow_nan=False)
+    return re.sub(r"[<>&\u2028\u2029]", lambda m: f"\\u{ord(m[0]):04x}", text)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinities."""
+    if isinstance(value, float) and not -1e308 < value < 1e308:
+        return str(value)
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    return [_finite(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+def _static(name: str) -> str:
+    return (resources.files("dpnn_bridge.pictures") / "static" / name).read_text(encoding="utf-8")

@@ -1,0 +1,229 @@
+"""A model as a graph: every layer with its names, settings, shapes and tensors, and what passes its value to what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.compare.nested import copied
+from dpnn_bridge.conversion import registry, to_lua
+from dpnn_bridge.conversion.fields import record_of
+from dpnn_bridge.conversion.noise import paired
+from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.modules.nn.container import Concat, ConcatTable, Parallel, ParallelTable
+from dpnn_bridge.modules.nn.nngraph import GModule
+
+#: containers that hand their input, or its parts, to every member and collect what the members return
+FAN_OUT = (Concat, ConcatTable, Parallel, ParallelTable)
+
+#: an end of an arrow: position of a child, or the side of the container
+End = int | Literal["in", "out"]
+
+BINS = 24
+_SAMPLE = 1 << 18
+
+
+@dataclass
+class TensorSummary:
+    """A parameter or buffer in numbers.
+
+    Attributes:
+        name: the attribute of the torch module.
+        shape: sizes.
+        low, high, mean: of the elements; None for a tensor without finite elements.
+        histogram: how many of the elements (of a sample of them in large tensors) lie in each of 24 equal parts of
+            ``[low, high]``.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    low: float | None = None
+    high: float | None = None
+    mean: float | None = None
+    histogram: list[int] = field(default_factory=list)
+
+
+@dataclass
+class ModelNode:
+    """One layer of a model.
+
+    Attributes:
+        path: place as in Lua, such as ``modules[3].modules[1]``; empty for the model itself.
+        lua_class, torch_class: its two names; ``lua_class`` is empty for a module that never was Lua's.
+        name: the name that the Lua code gave it, if any.
+        parameters: elements of all parameters in it.
+        settings: the arguments that ``repr`` shows.
+        fields: Lua fields that hold numbers, strings or booleans.
+        input, output: shapes, when the model ran on an example.
+        tensors: its own parameters and buffers.
+        children: what it contains; a module that occurs again stands there as a node without children.
+        edges: what hands its value to what, between children and the sides of the container; empty where the class
+            decides that in its code.
+    """
+
+    path: str
+    lua_class: str
+    torch_class: str
+    name: str = ""
+    parameters: int = 0
+    settings: str = ""
+    fields: dict[str, Any] = field(default_factory=dict)
+    input: str = ""
+    output: str = ""
+    tensors: list[TensorSummary] = field(default_factory=list)
+    children: list[ModelNode] = field(default_factory=list)
+    edges: list[tuple[End, End]] = field(default_factory=list)
+
+    def walk(self) -> Iterator[ModelNode]:
+        """This node and all below it, in the order of the file."""
+        yield self
+        for child in self.children:
+            yield from child.walk()
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data."""
+        return asdict(self)
+
+
+def model_graph(module: nn.Module, example: Any = None, *, histograms: bool = False) -> ModelNode:
+    """The graph of a model.
+
+    Args:
+        module: any module; converted ones have their Lua names.
+        example: an input, for shapes; the model runs once, in the mode that it is in, without gradients.
+        histograms: look at the elements of all tensors.
+    """
+    shapes = _shapes(module, example) if example is not None else {}
+    return _Builder(shapes, _lua_fields(module), histograms).node(module, "")
+
+
+class _Builder:
+    def __init__(self, shapes: dict[int, tuple[str, str]], fields: dict[int, dict[str, Any]], histograms: bool) -> None:
+        self.shapes, self.fields, self.histograms = shapes, fields, histograms
+        self._seen: set[int] = set()
+
+    def node(self, module: nn.Module, path: str) -> ModelNode:
+        record = record_of(module)
+        kind = type(module)
+        name = record.fields.get("name") if record else None
+        node = ModelNode(
+            path,
+            record.class_name if record else "",
+            f"torch.nn.{kind.__qualname__}" if kind.__module__.startswith("torch.nn.") else kind.__qualname__,
+            name if isinstance(name, str) else "",
+            sum(p.numel() for p in module.parameters()),
+            " ".join(module.extra_repr().split()) if not isinstance(module, GModule) else "",
+            self.fields.get(id(module), {}),
+            *self.shapes.get(id(module), ("", "")),
+        )
+        if id(module) in self._seen:
+            return node
+        self._seen.add(id(module))
+        own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+        node.tensors = [_summary(n, t, self.histograms) for n, t in own]
+        children = self._children(module, path)
+        node.children = [self.node(child, place) for place, child in children]
+        node.edges = _edges(module, len(children))
+        return node
+
+    def _children(self, module: nn.Module, path: str) -> list[tuple[str, nn.Module]]:
+        prefix = f"{path}." if path else ""
+        if isinstance(module, GModule):
+            steps = [step.module for step in module.nodes if step.module is not None]
+            places = {name: f"{prefix}modules[{i}]" for i, name in enumerate(module._modules, 1)}
+            return [(places[name], module.get_submodule(name)) for name in steps]
+        spec = registry.spec_of(module)
+        members = [(f"{prefix}{name}", getattr(module, attribute, None)) for name, attribute in spec.members.items()]
+        found = [(place, m) for place, m in members if isinstance(m, nn.Module)]
+        listed = {id(m) for _, m in found}
+        inner = [(f"{prefix}modules[{i}]", m) for i, m in enumerate(spec.children(module), 1)]
+        return [*found, *((place, m) for place, m in inner if id(m) not in listed)]
+
+
+def _edges(module: nn.Module, count: int) -> list[tuple[End, End]]:
+    if isinstance(module, GModule):
+        return _graph_edges(module)
+    if isinstance(module, FAN_OUT):
+        sides: list[list[tuple[End, End]]] = [[("in", i), (i, "out")] for i in range(count)]
+        return [edge for both in sides for edge in both]
+    if count == 1 or (isinstance(module, nn.Sequential) and count):
+        ends: list[End] = ["in", *range(count), "out"]
+        return list(pairwise(ends))
+    return []
+
+
+def _graph_edges(module: GModule) -> list[tuple[End, End]]:
+    """Arrows between the steps that have a module; the others only hand values on."""
+    edges: list[tuple[End, End]] = []
+    sources: list[list[End]] = []
+    count = 0
+    for i, step in enumerate(module.nodes):
+        found: list[End] = ["in"] if i == module.input_node else []
+        handed: dict[End, None] = dict.fromkeys(s for source in step.inputs for s in sources[source])
+        found += handed
+        if step.module is not None:
+            edges.extend((source, count) for source in found)
+            found = [count]
+            count += 1
+        sources.append(found)
+    return [*edges, *((source, "out") for source in sources[module.output_node])]
+
+
+def _summary(name: str, tensor: Tensor, histogram: bool) -> TensorSummary:
+    summary = TensorSummary(name, tuple(tensor.shape))
+    if not histogram or not tensor.numel() or tensor.is_meta:
+        return summary
+    values = tensor.detach().flatten()
+    values = values[:: max(1, len(values) // _SAMPLE)].to("cpu", torch.float64)
+    values = values[values.isfinite()]
+    if values.numel():
+        summary.low, summary.high = float(values.min()), float(values.max())
+        summary.mean = float(values.mean())
+        summary.histogram = [int(n) for n in torch.histc(values, BINS, summary.low, summary.high)]
+    return summary
+
+
+def _lua_fields(module: nn.Module) -> dict[int, dict[str, Any]]:
+    """The plain fields of every module's Lua object; none for models that Torch7 cannot hold."""
+    try:
+        obj = to_lua(module, gradients=False)
+    except ConversionError:
+        return {}
+    plain = (bool, int, float, str)
+    return {
+        id(m): {str(k): v for k, v in o.items() if isinstance(v, plain) and k not in ("_type", "train")}
+        for m, o in paired(module, obj)
+    }
+
+
+def _shapes(module: nn.Module, example: Any) -> dict[int, tuple[str, str]]:
+    """Shapes of the first call of every module."""
+    found: dict[int, tuple[str, str]] = {}
+
+    def ran(m: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        found.setdefault(id(m), (shape_text(args[0]) if args else "", shape_text(output)))
+
+    with ExitStack() as stack, torch.no_grad():
+        for m in module.modules():
+            stack.callback(m.register_forward_hook(ran).remove)
+        module(copied(example))
+    return found
+
+
+def shape_text(value: Any) -> str:
+    """``8×1×32×32`` for a tensor, ``[8×3, 8×5]`` for a list of them."""
+    if isinstance(value, Tensor):
+        return "×".join(map(str, value.shape)) or "number"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k}: {shape_text(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        parts = [shape_text(v) for v in value]
+        same = len(parts) > 3 and len(set(parts)) == 1
+        return f"{len(parts)} × [{parts[0]}]" if same else f"[{', '.join(parts)}]"
+    return type(value).__name__

@@ -1,0 +1,166 @@
+"use strict";
+(async () => {
+  const { root, open: startDepth } = JSON.parse(document.getElementById("data").textContent);
+  const pane = document.getElementById("graph"), details = document.getElementById("details");
+  const search = document.getElementById("search"), filter = document.getElementById("filter");
+  const layers = [], parents = new Map();
+  (function number(layer, depth) {
+    layer.id = `n${layers.length}`;
+    layer.open = depth < startDepth && layer.children.length > 0;
+    layers.push(layer);
+    for (const child of layer.children) { parents.set(child, layer); number(child, depth + 1); }
+  })(root, 0);
+  const byId = new Map(layers.map((layer) => [layer.id, layer]));
+
+  // ------------------------------------------------------------ the graph as Graphviz text, as pictures/text.py writes it
+  const quoted = (lines) => `"${lines.map((l) => l.replace(/\\/g, "\\\\").replace(/"/g, '\\"')).join("\\n")}"`;
+  const ports = (l) => !l.open ? [] : ["in", "out"].filter((side, place) => l.edges.filter((e) => e[place] === side).length !== 1);
+  function end(l, side) {
+    if (!l.open) return l.id;
+    if (ports(l).includes(side)) return l.id + side;
+    const place = side === "in" ? 0 : 1, edge = l.edges.find((e) => e[place] === side), other = edge[1 - place];
+    return typeof other === "string" ? l.id + other : end(l.children[other], side);
+  }
+  function boxes(l) {
+    const look = l.verdict ? ` v-${l.verdict}` : "";
+    if (!l.open) return [`${l.id} [label=${quoted(l.label)}, id="${l.id}", class="layer${look}"${l.children.length ? ", peripheries=2" : ""}];`];
+    const dots = ports(l).map((side) => `${l.id}${side} [label="", shape=circle, width=0.12, class="port"];`);
+    return [`subgraph cluster_${l.id} { label=${quoted(l.label)}; id="${l.id}"; class="layer${look}";`, ...dots, ...l.children.flatMap(boxes), "}"];
+  }
+  function arrows(l) {
+    if (!l.open) return [];
+    const drawn = ports(l), shown = (e) => typeof e !== "string" || drawn.includes(e);
+    const own = l.edges.filter(([a, b]) => shown(a) && shown(b)).map(([a, b]) =>
+      `${typeof a === "string" ? l.id + "in" : end(l.children[a], "out")} -> ${typeof b === "string" ? l.id + "out" : end(l.children[b], "in")};`);
+    return [...own, ...l.children.flatMap(arrows)];
+  }
+  const dot = () => ["digraph model { rankdir=TB; bgcolor=transparent; node [shape=box, style=\"rounded,filled\", fontname=Arial, fontsize=11, margin=\"0.2,0.06\"];",
+    "graph [style=rounded, fontname=Arial, fontsize=11];", ...boxes(root), ...arrows(root), "}"].join("\n");
+
+  // ------------------------------------------------------------ drawing, moving, zooming
+  const viz = await Viz.instance();
+  let svg = null, view = null, chosen = null;
+  const show = () => svg.setAttribute("viewBox", `${view.x} ${view.y} ${view.w} ${view.h}`);
+  function fit() {
+    const graph = svg.querySelector(".graph"), box = graph.getBBox(), m = graph.transform.baseVal.consolidate().matrix;
+    const w = box.width * m.a + 12, h = box.height * m.d + 12, whole = Math.min(pane.clientWidth / w, pane.clientHeight / h);
+    const scale = whole < 0.55 ? Math.max(whole, Math.min(0.9, pane.clientWidth / w), 0.4) : Math.min(whole, 1.5);  // pixels per unit: readable first
+    view = { w: pane.clientWidth / scale, h: pane.clientHeight / scale };
+    view.x = box.x * m.a + m.e - 6 + (w - view.w) / 2;
+    view.y = box.y * m.d + m.f - 6 + Math.min(0, (h - view.h) / 2);
+    show();
+  }
+  function zoom(factor, at = { x: 0.5, y: 0.5 }) {
+    view = { x: view.x + view.w * at.x * (1 - factor), y: view.y + view.h * at.y * (1 - factor), w: view.w * factor, h: view.h * factor };
+    show();
+  }
+  function move(dx, dy) {
+    const scale = Math.max(view.w / pane.clientWidth, view.h / pane.clientHeight);
+    view.x -= dx * scale; view.y -= dy * scale; show();
+  }
+  function draw(keep) {
+    const before = keep && view ? { ...view } : null;
+    const fresh = viz.renderSVGElement(dot());
+    fresh.removeAttribute("width"); fresh.removeAttribute("height");
+    fresh.setAttribute("role", "presentation");
+    pane.replaceChildren(fresh); svg = fresh;
+    for (const title of svg.querySelectorAll("title")) title.remove();
+    for (const group of svg.querySelectorAll(".layer")) {
+      const layer = byId.get(group.id);
+      group.setAttribute("tabindex", "0"); group.setAttribute("role", "button");
+      group.setAttribute("aria-label", [...layer.label, layer.path, layer.verdict].filter(Boolean).join(", "));
+      if (layer.children.length) group.setAttribute("aria-expanded", String(layer.open));
+      if (layer === chosen) group.classList.add("chosen");
+    }
+    if (before) { view = before; show(); } else fit();
+    mark();
+  }
+  const groupOf = (target) => target.closest && target.closest(".layer");
+  function choose(layer, toggle) {
+    chosen = layer;
+    if (toggle && layer.children.length) layer.open = !layer.open;
+    describe(layer);
+    draw(true);
+    const group = document.getElementById(layer.id);
+    if (group) group.focus({ preventScroll: true });
+  }
+
+  // ------------------------------------------------------------ details, search, filter
+  const element = (name, text, className) => Object.assign(document.createElement(name), { textContent: text || "", className: className || "" });
+  function list(pairs) {
+    const dl = document.createElement("dl");
+    for (const [name, value] of pairs) if (value !== "") dl.append(element("dt", name), element("dd", String(value)));
+    return dl;
+  }
+  function describe(l) {
+    details.replaceChildren(element("h3", l.torch), list([["Lua", l.lua], ["name", l.name], ["place", l.path], ["verdict", l.verdict + (l.text ? `: ${l.text}` : "")],
+      ["input", l.input], ["output", l.output], ["parameters", l.parameters ? l.parameters.toLocaleString("en") : ""], ["settings", l.settings]]));
+    if (Object.keys(l.fields).length) details.append(element("h4", "Fields in Lua"), list(Object.entries(l.fields)));
+    for (const t of l.tensors) {
+      details.append(element("h4", `${t.name} ${t.shape}`));
+      if (!t.histogram.length) continue;
+      const bars = element("div", "", "bars"), most = Math.max(...t.histogram);
+      bars.setAttribute("role", "img"); bars.setAttribute("aria-label", `Histogram of ${t.name}, ${t.range}`);
+      for (const n of t.histogram) { const bar = document.createElement("i"); bar.style.height = `${(100 * n) / most}%`; bars.append(bar); }
+      details.append(bars, element("div", t.range));
+    }
+  }
+  const matches = (l, text) => [l.path, l.torch, l.lua, l.name].some((s) => s.toLowerCase().includes(text));
+  function mark() {
+    const text = search.value.trim().toLowerCase(), wanted = filter ? filter.value : "";
+    const hits = layers.filter((l) => (text || wanted) && (!text || matches(l, text)) && (!wanted || l.verdict === wanted));
+    for (const l of layers) {
+      const group = document.getElementById(l.id);
+      if (!group) continue;
+      group.classList.toggle("hit", hits.includes(l));
+      group.classList.toggle("dim", hits.length > 0 && !l.open && !hits.includes(l));
+    }
+    document.getElementById("found").textContent = text || wanted ? `${hits.length} of ${layers.length} layers` : "";
+    return hits;
+  }
+  function find() {
+    for (const l of mark()) for (let p = parents.get(l); p; p = parents.get(p)) p.open = true;
+    draw(false);
+  }
+
+  // ------------------------------------------------------------ hands on it
+  const press = (id, action) => document.getElementById(id).addEventListener("click", action);
+  press("unfold", () => { for (const l of layers) l.open = l.children.length > 0; draw(false); });
+  press("fold", () => { for (const l of layers) l.open = l === root && l.children.length > 0; draw(false); });
+  press("closer", () => zoom(0.8)); press("farther", () => zoom(1.25)); press("fit", fit);
+  search.addEventListener("change", find); search.addEventListener("input", mark);
+  if (filter) filter.addEventListener("change", find);
+  const grips = new Map(); let moved = 0, spread = 0;
+  pane.addEventListener("pointerdown", (e) => { grips.set(e.pointerId, { x: e.clientX, y: e.clientY }); moved = 0; spread = 0; });
+  pane.addEventListener("pointermove", (e) => {
+    const grip = grips.get(e.pointerId);
+    if (!grip) return;
+    const dx = e.clientX - grip.x, dy = e.clientY - grip.y;
+    moved += Math.abs(dx) + Math.abs(dy);
+    grips.set(e.pointerId, { x: e.clientX, y: e.clientY });
+    if (moved > 6 && !pane.hasPointerCapture(e.pointerId)) pane.setPointerCapture(e.pointerId);
+    if (grips.size === 1) { if (moved > 6) move(dx, dy); return; }
+    const [a, b] = [...grips.values()], now = Math.hypot(a.x - b.x, a.y - b.y);
+    if (spread) zoom(spread / now);
+    spread = now;
+  });
+  for (const name of ["pointerup", "pointercancel"]) pane.addEventListener(name, (e) => grips.delete(e.pointerId));
+  pane.addEventListener("click", (e) => { const group = groupOf(e.target); if (group && moved <= 6) choose(byId.get(group.id), true); });
+  pane.addEventListener("wheel", (e) => {
+    e.preventDefault();
+    const box = pane.getBoundingClientRect();
+    zoom(e.deltaY > 0 ? 1.12 : 0.89, { x: (e.clientX - box.left) / box.width, y: (e.clientY - box.top) / box.height });
+  }, { passive: false });
+  pane.addEventListener("keydown", (e) => {
+    const group = groupOf(e.target), steps = { ArrowLeft: [60, 0], ArrowRight: [-60, 0], ArrowUp: [0, 60], ArrowDown: [0, -60] };
+    if ((e.key === "Enter" || e.key === " ") && group) choose(byId.get(group.id), true);
+    else if (steps[e.key]) move(...steps[e.key]);
+    else if (e.key === "+" || e.key === "=") zoom(0.8);
+    else if (e.key === "-") zoom(1.25);
+    else return;
+    e.preventDefault();
+  });
+  window.addEventListener("resize", fit);
+  draw(false);
+  pane.dataset.ready = "true";
+})();

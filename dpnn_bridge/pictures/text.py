@@ -1,0 +1,126 @@
+"""The graph of a model as text that other tools draw: Graphviz and Mermaid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from dpnn_bridge.pictures.nodes import ModelNode
+
+
+def to_dot(root: ModelNode, depth: int | None = None) -> str:
+    """Graphviz text, for ``dot -Tsvg``.
+
+    Args:
+        root: the graph of a model.
+        depth: containers nested deeper stay folded; None unfolds all.
+    """
+    layout = _Layout(root, depth)
+    lines = [
+        "digraph model {",
+        '  rankdir=TB; node [shape=box, style="rounded,filled", fillcolor="#eef2fb", color="#5b74b8", '
+        'fontname="sans-serif", fontsize=11]; edge [color="#667085"];',
+        '  graph [fontname="sans-serif", fontsize=11, style=rounded, color="#98a2b3"];',
+        *_dot_node(layout, root, "  "),
+        *(f"  {a} -> {b};" for a, b in layout.arrows()),
+        "}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def to_mermaid(root: ModelNode, depth: int | None = None) -> str:
+    """Mermaid text, which GitHub and GitLab draw in a ``mermaid`` block. Arguments as for :func:`to_dot`."""
+    layout = _Layout(root, depth)
+    arrows = [f"  {a} --> {b}" for a, b in layout.arrows()]
+    return "\n".join(["flowchart TB", *_mermaid_node(layout, root, "  "), *arrows]) + "\n"
+
+
+def label_lines(node: ModelNode) -> list[str]:
+    """What a box says: the PyTorch class, the Lua class and its name, the shape of the result, parameters."""
+    lines = [node.torch_class.removeprefix("torch.nn.")]
+    if node.lua_class and node.lua_class.rpartition(".")[2] != lines[0]:
+        lines.append(node.lua_class)
+    if node.name:
+        lines.append(f'"{node.name}"')
+    if node.output:
+        lines.append(node.output)
+    if node.parameters:
+        lines.append(f"{node.parameters:,} parameters")
+    return [line if line.isprintable() else line.encode("unicode_escape").decode() for line in lines]
+
+
+class _Layout:
+    """Which containers are open, and how arrows between containers become arrows between boxes."""
+
+    def __init__(self, root: ModelNode, depth: int | None) -> None:
+        self.names: dict[int, str] = {}
+        self.open: set[int] = set()
+        self.nodes: list[ModelNode] = []
+        self._visit(root, 0, depth)
+
+    def _visit(self, node: ModelNode, level: int, depth: int | None) -> None:
+        self.names[id(node)] = f"n{len(self.names)}"
+        self.nodes.append(node)
+        if node.children and (depth is None or level < depth):
+            self.open.add(id(node))
+            for child in node.children:
+                self._visit(child, level + 1, depth)
+
+    def ports(self, node: ModelNode) -> list[str]:
+        """The sides of an open container that are drawn: those at which an arrow forks."""
+        if id(node) not in self.open:
+            return []
+        return [side for side, place in (("in", 0), ("out", 1)) if sum(e[place] == side for e in node.edges) != 1]
+
+    def ends(self, node: ModelNode, side: str) -> str:
+        """The box that an arrow into (``in``) or out of (``out``) a node meets."""
+        if id(node) not in self.open or side in self.ports(node):
+            return self.names[id(node)] + ("" if id(node) not in self.open else side)
+        place = 0 if side == "in" else 1
+        (other,) = (edge[1 - place] for edge in node.edges if edge[place] == side)
+        if isinstance(other, str):  # a container that hands its input on
+            return self.names[id(node)] + other
+        return self.ends(node.children[other], side)
+
+    def arrows(self) -> Iterator[tuple[str, str]]:
+        for node in self.nodes:
+            if id(node) not in self.open:
+                continue
+            drawn = self.ports(node)
+            for a, b in node.edges:
+                if (isinstance(a, str) and a not in drawn) or (isinstance(b, str) and b not in drawn):
+                    continue
+                start = f"{self.names[id(node)]}in" if isinstance(a, str) else self.ends(node.children[a], "out")
+                end = f"{self.names[id(node)]}out" if isinstance(b, str) else self.ends(node.children[b], "in")
+                yield start, end
+
+
+def _dot_node(layout: _Layout, node: ModelNode, indent: str) -> Iterator[str]:
+    name = layout.names[id(node)]
+    label = "\\n".join(line.replace("\\", "\\\\").replace('"', '\\"') for line in label_lines(node))
+    if id(node) not in layout.open:
+        peripheries = ", peripheries=2" if node.children else ""
+        yield f'{indent}{name} [label="{label}"{peripheries}];'
+        return
+    yield f"{indent}subgraph cluster_{name} {{"
+    yield f'{indent}  label="{label}";'
+    for side in layout.ports(node):
+        yield f'{indent}  {name}{side} [label="", shape=circle, width=0.12, fillcolor="#667085"];'
+    for child in node.children:
+        yield from _dot_node(layout, child, indent + "  ")
+    yield f"{indent}}}"
+
+
+def _mermaid_node(layout: _Layout, node: ModelNode, indent: str) -> Iterator[str]:
+    name = layout.names[id(node)]
+    escaped = (line.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;") for line in label_lines(node))
+    label = "<br>".join(escaped)
+    if id(node) not in layout.open:
+        left, right = ('[["', '"]]') if node.children else ('["', '"]')
+        yield f"{indent}{name}{left}{label}{right}"
+        return
+    yield f'{indent}subgraph {name} ["{label}"]'
+    for side in layout.ports(node):
+        yield f'{indent}  {name}{side}((" "))'
+    for child in node.children:
+        yield from _mermaid_node(layout, child, indent + "  ")
+    yield f"{indent}end"

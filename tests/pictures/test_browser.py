@@ -1,0 +1,141 @@
+"""The pages in a browser: the graph is drawn, folds, is searched and reached by keys, wide and narrow."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from conftest import FIXTURES, RESIDUAL
+
+import dpnn_bridge
+from dpnn_bridge.cli.verify import verify_command
+from dpnn_bridge.pictures import model_graph, page
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(
+    not (BROWSER and DRIVER), reason="needs chromium and chromedriver (Debian: chromium-driver)"
+)
+COUNT = "return document.querySelectorAll('#graph .layer').length"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(BROWSER)
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--no-first-run",
+        f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
+    ):
+        options.add_argument(argument)
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(str(DRIVER)))
+    yield driver
+    driver.quit()
+
+
+def labelled(browser: Any, text: str) -> Any:
+    """The first layer in the picture whose label for screen readers has ``text``."""
+    layers = browser.find_elements("css selector", "#graph .layer")
+    return next(e for e in layers if text in e.get_attribute("aria-label"))
+
+
+def opened(browser: Any, path: Path, width: int = 1280) -> Any:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    )
+    browser.get(path.as_uri())
+    WebDriverWait(browser, 60).until(
+        lambda b: b.execute_script("return document.getElementById('graph').dataset.ready")
+    )
+    assert [e for e in browser.get_log("browser") if e["level"] == "SEVERE"] == []
+    return browser
+
+
+@pytest.fixture(scope="module")
+def residual(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    module = dpnn_bridge.to_torch(dpnn_bridge.read_t7(RESIDUAL)["module"])
+    path = tmp_path_factory.mktemp("page") / "residual.html"
+    path.write_text(page(model_graph(module, histograms=True), "residual", source=RESIDUAL), encoding="utf-8")
+    return path
+
+
+def test_layers_fold_and_unfold_and_show_their_details(browser: Any, residual: Path) -> None:
+    opened(browser, residual)
+    assert browser.execute_script(COUNT) == 15
+    browser.find_element("id", "fold").click()
+    folded = browser.execute_script(COUNT)
+    assert folded < 15
+    box = next(
+        e
+        for e in browser.find_elements("css selector", "#graph .layer")
+        if "ConcatTable" in e.get_attribute("aria-label")
+    )
+    assert box.get_attribute("aria-expanded") == "false"
+    box.send_keys("\n")
+    assert browser.execute_script(COUNT) > folded
+    assert "ConcatTable" in browser.find_element("id", "details").text
+    browser.find_element("id", "unfold").click()
+    assert browser.execute_script(COUNT) == 15
+    layer = labelled(browser, "Conv2d")
+    layer.send_keys(" ")
+    assert browser.find_elements("css selector", "#details .bars[aria-label^='Histogram of weight']")
+
+
+def test_search_marks_what_it_finds(browser: Any, residual: Path) -> None:
+    opened(browser, residual)
+    browser.find_element("id", "search").send_keys("SpatialConvolution\n")
+    assert browser.find_element("id", "found").text == "3 of 15 layers"
+    assert len(browser.find_elements("css selector", "#graph .hit")) == 3
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_is_wider_than_the_screen(browser: Any, residual: Path, width: int) -> None:
+    opened(browser, residual, width)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    graph = browser.find_element("id", "graph").rect
+    assert graph["width"] <= width
+    assert graph["height"] > 300
+
+
+def test_report_colours_layers_and_filters_what_failed(browser: Any, deviating: Path, tmp_path: Path) -> None:
+    html = tmp_path / "report.html"
+    assert CliRunner().invoke(verify_command, [str(deviating), "--html", str(html)]).exit_code == 4
+    opened(browser, html, 390)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
+    (different,) = browser.find_elements("css selector", "#graph .node.v-different")
+    assert "modules[5].modules[1].modules[1]" in different.get_attribute("aria-label")
+    browser.find_element("css selector", "#filter").send_keys("different")
+    assert "of 15 layers" in browser.find_element("id", "found").text
+
+
+@pytest.mark.parametrize(
+    "sample",
+    [
+        "AdaIN-style__decoder",
+        "char-rnn__lstm",
+        "deepmask__symmetric_padding_small",
+        "imagenet-multiGPU__features_DPT_small",
+        "neuraltalk2__LanguageModel",
+        "rnn__recurrent-visual-attention",
+        "torch-demos__mnist_convnet",
+    ],
+)
+def test_samples_are_drawn(browser: Any, tmp_path: Path, sample: str) -> None:
+    path = FIXTURES / "samples" / sample / "model.t7"
+    html = tmp_path / "sample.html"
+    html.write_text(page(model_graph(dpnn_bridge.load(path)), sample, source=path), encoding="utf-8")
+    opened(browser, html)
+    assert browser.execute_script(COUNT) > 1

@@ -1,0 +1,130 @@
+"""The graph of a model: what is in it, what hands its value to what, and what Graphviz and Mermaid make of it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from conftest import FIXTURES, RESIDUAL, manifest
+from torch import nn
+
+import dpnn_bridge
+from dpnn_bridge.cli.inspect import inspect_command
+from dpnn_bridge.modules.nn import ConcatTable, GModule, GraphNode
+from dpnn_bridge.pictures import model_graph, page, to_dot, to_mermaid
+
+LENET = FIXTURES / "samples" / "torch-demos__mnist_convnet" / "model.t7"
+
+
+def test_layers_have_both_names_shapes_parameters_and_fields() -> None:
+    graph = model_graph(dpnn_bridge.load(LENET), torch.randn(2, 1, 32, 32), histograms=True)
+    first = graph.children[0]
+    assert (first.path, first.torch_class, first.lua_class) == (
+        "modules[1]",
+        "torch.nn.Conv2d",
+        "nn.SpatialConvolutionMM",
+    )
+    assert (first.input, first.output, first.parameters) == ("2×1×32×32", "2×32×28×28", 832)
+    assert first.fields["kW"] == 5
+    weight = first.tensors[0]
+    assert (weight.name, weight.shape, sum(weight.histogram)) == ("weight", (32, 1, 5, 5), 800)
+    assert (weight.low or 0) < 0
+    assert graph.parameters == 169_506
+
+
+def test_chains_forks_and_graphs_have_the_arrows_of_their_forward() -> None:
+    fork = ConcatTable(nn.Linear(3, 3), nn.Linear(3, 3))
+    assert model_graph(nn.Sequential(nn.Tanh(), fork)).edges == [("in", 0), (0, 1), (1, "out")]
+    assert model_graph(fork).edges == [("in", 0), (0, "out"), ("in", 1), (1, "out")]
+    nodes = [GraphNode(), GraphNode((0,), "0"), GraphNode((1,), select=1), GraphNode((2, 0), "1")]
+    graph = model_graph(GModule(nn.Linear(3, 3), nn.Tanh(), nodes=nodes, output_node=3))
+    assert graph.edges == [("in", 0), (0, 1), ("in", 1), (1, "out")]
+
+
+def test_a_module_that_occurs_twice_is_drawn_twice_and_unfolded_once() -> None:
+    shared = nn.Sequential(nn.Linear(3, 3))
+    first, second = model_graph(nn.Sequential(shared, shared)).children
+    assert (len(first.children), len(second.children)) == (1, 0)
+
+
+def test_text_folds_containers_and_joins_arrows_at_their_ends() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Sequential(nn.Tanh(), ConcatTable(nn.ReLU(), nn.Sigmoid())))
+    graph = model_graph(model)
+    assert re.findall(r"(n\w+) -> (n\w+);", to_dot(graph, 1)) == [("n1", "n2")]
+    unfolded = re.findall(r"(n\w+) -> (n\w+);", to_dot(graph))
+    assert set(unfolded) == {
+        ("n1", "n3"),
+        ("n3", "n4in"),
+        ("n4in", "n5"),
+        ("n4in", "n6"),
+        ("n5", "n4out"),
+        ("n6", "n4out"),
+    }
+    assert re.findall(r"(n\w+) --> (n\w+)", to_mermaid(graph)) == unfolded
+
+
+@pytest.mark.skipif(shutil.which("dot") is None, reason="Graphviz is not installed")
+@pytest.mark.parametrize("entry", manifest(**{"class": ("nn.gModule", "nn.Sequential")})[:40], ids=lambda e: e["name"])
+def test_graphviz_accepts_every_graph(entry: dict[str, str]) -> None:
+    fixture = dpnn_bridge.read_t7(FIXTURES / entry["file"])
+    text = to_dot(model_graph(dpnn_bridge.to_torch(fixture["module"])))
+    subprocess.run(["dot", "-Tsvg"], input=text.encode(), capture_output=True, check=True)
+
+
+def test_every_kind_of_module_has_a_graph() -> None:
+    """Every arrow of one fixture of each class leads to a child or a side, so that no picture can fail."""
+    entries = {e["class"]: e for e in manifest(kind=("module", "criterion"))}
+    for entry in entries.values():
+        fixture = dpnn_bridge.read_t7(FIXTURES / entry["file"])
+        graph = model_graph(dpnn_bridge.to_torch(fixture["module"]), histograms=True)
+        ends = {end for node in graph.walk() for edge in node.edges for end in edge if isinstance(end, str)}
+        assert ends <= {"in", "out"}
+        assert all(
+            end < len(node.children) for node in graph.walk() for e in node.edges for end in e if isinstance(end, int)
+        )
+        to_dot(graph), to_mermaid(graph), page(graph, entry["name"])
+
+
+def test_names_from_a_file_cannot_leave_their_place() -> None:
+    model = nn.Sequential(nn.Linear(2, 2))
+    obj = dpnn_bridge.to_lua(model)
+    obj["modules"][1]["name"] = '</script><script>alert(1)</script>"];\x1b[31m'
+    graph = model_graph(dpnn_bridge.to_torch(obj))
+    html = page(graph, "<b>title</b>")
+    assert "<script>alert" not in html
+    assert "<b>title" not in html
+    data = re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.S)
+    assert data is not None
+    assert json.loads(data[1])["root"]["children"][0]["name"].startswith("</script>")
+    for text in (to_dot(graph), to_mermaid(graph)):
+        assert "\x1b" not in text
+    assert '\\"];' in to_dot(graph)
+
+
+def test_page_says_which_file_it_shows() -> None:
+    html = page(model_graph(dpnn_bridge.load(RESIDUAL, key="module")), "residual", source=RESIDUAL)
+    assert "SHA-256" in html
+    assert f"{RESIDUAL.stat().st_size:,} bytes" in html
+    assert "http" not in re.sub(r"<script>.*?</script>", "", html.replace("http-equiv", ""), flags=re.S)
+
+
+def test_commands_draw(tmp_path: Path) -> None:
+    def run(*args: object) -> str:
+        result = CliRunner().invoke(inspect_command, [str(LENET), *map(str, args)])
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    assert run("--mermaid", "--unfold", 0).splitlines() == [
+        "flowchart TB",
+        '  n0[["Sequential<br>169,506 parameters"]]',
+    ]
+    assert run("--dot").startswith("digraph model {")
+    assert run("--html", tmp_path / "m.html", "--input", "1x1x32x32") == ""
+    assert "1×32×28×28" in (tmp_path / "m.html").read_text()
+    assert CliRunner().invoke(inspect_command, [str(LENET), "--input", "1x1x32x32"]).exit_code == 2
