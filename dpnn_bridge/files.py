@@ -17,6 +17,7 @@ from dpnn_bridge.boundary import raises
 from dpnn_bridge.checkpoints.contents import surroundings, without_module
 from dpnn_bridge.checkpoints.find import SEVERAL, candidates, follow, select
 from dpnn_bridge.conversion import convert_object, registry, to_lua, to_lua_value
+from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.report import Report
 from dpnn_bridge.conversion.tensors import as_dtype
@@ -84,7 +85,10 @@ def load(
         knows=None if lua is None else lua.has_class,
     )
     module, _ = load_with_report(path, key, options, sha256)
-    return module.to(device=device, dtype=as_dtype(dtype))
+    record, dtype = record_of(module), as_dtype(dtype)
+    if dtype is not None and record is not None:
+        record.cast = dtype
+    return module.to(device=device, dtype=dtype)
 
 
 def load_with_report(
@@ -238,6 +242,8 @@ def convert(
         origin = _origin(file, key, dtype)
     if dtype is not None:
         module.to(dtype)
+        if (record := record_of(module)) is not None:
+            record.cast = dtype
     report.source = Path(name)
     report.metadata |= {
         "source": PurePath(name).name,

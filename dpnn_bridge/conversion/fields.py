@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 
@@ -38,17 +39,21 @@ class LuaRecord:
         class_name: the Lua class in the file (an alias such as ``cudnn.ReLU`` is kept).
         tensor_type: Lua type of the module's tensors, such as ``torch.FloatTensor``; None when the file names none.
         fields: fields that no attribute stands for, kept for the way back.
-        scratch: buffers that were dropped: field -> tensor or storage class, or ``"table"``.
+        scratch: buffers without their contents: field -> empty tensor, storage, or table of them.
         shapes: shapes of tensor fields in Lua where they differ from torch's.
         header: values that the class writes before its fields (``nn.GPU``).
+        gradients: fields of shared parameters whose gradients are not shared: field -> number of the gradient.
+        cast: what the caller cast the whole net to; it is known of the net alone, and needed where no tensor shows it.
     """
 
     class_name: str
     tensor_type: str | None = None
     fields: dict[Any, Any] = field(default_factory=dict)
-    scratch: dict[str, str] = field(default_factory=dict)
+    scratch: dict[str, Any] = field(default_factory=dict)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     header: tuple[Any, ...] = ()
+    gradients: dict[str, int] = field(default_factory=dict)
+    cast: torch.dtype | None = None
 
 
 def record_of(module: nn.Module) -> LuaRecord | None:

@@ -171,6 +171,11 @@ class LuaClass:
 
     # ------------------------------------------------------------------ torch -> Lua
     @classmethod
+    def version_of(cls, module: nn.Module) -> int:
+        """The class version that is written for ``module``; one that came from an older file may keep its fields."""
+        return cls.version
+
+    @classmethod
     def represents(cls, module: nn.Module) -> bool:
         """Whether a module of ``torch_type`` that came from no file can be written as this Lua class.
 
@@ -194,7 +199,7 @@ class LuaClass:
             if tensor is None:
                 continue
             fields[name] = ctx.tensor(module, name, spec)
-            if ctx.gradients and is_parameter(module, spec.attribute):
+            if is_parameter(module, spec.attribute) and ctx.writes_gradient(module, name):
                 fields[grad_field(name, spec)] = ctx.gradient(module, name, spec)
         for name, attribute in cls.members.items():
             member = getattr(module, attribute)

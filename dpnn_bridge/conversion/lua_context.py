@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.conversion import fields, lua_class, registry, tensors
 from dpnn_bridge.conversion.fields import Field, record_of
-from dpnn_bridge.conversion.lua_values import empty, lua_storage, numpy_dtype, strided
+from dpnn_bridge.conversion.lua_values import lua_storage, numpy_dtype, strided
 from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.conversion.ties import tie_of
 from dpnn_bridge.errors import ConversionError
@@ -33,6 +34,8 @@ class LuaContext:
         self.gradients, self.tensor_type = gradients, tensor_type
         self.sources: dict[int, Tensor] = {}
         self.derived: set[int] = set()
+        self._casts: dict[str, str] = {}
+        self._net_type: str | None = None
         self._objects: dict[int, LuaObject] = {}
         self._storages: dict[tuple[Any, ...], LuaStorage] = {}
         self._tensors: dict[tuple[Any, ...], LuaTensor] = {}
@@ -47,6 +50,8 @@ class LuaContext:
         """
         if id(module) in self._objects:
             return self._objects[id(module)]
+        if not self._objects:
+            self._decide_types(module)
         if isinstance(module, Placeholder):
             return module.obj
         spec, record = registry.spec_of(module), record_of(module)
@@ -57,7 +62,7 @@ class LuaContext:
             )
         known = record is not None and record.class_name in spec.names
         assert record is not None or not known
-        obj = LuaObject(record.class_name if known and record else spec.names[0], version=spec.version)
+        obj = LuaObject(record.class_name if known and record else spec.names[0], version=spec.version_of(module))
         self._objects[id(module)] = obj
         self._alive.append(module)
         kind = self.type_of(module)
@@ -69,8 +74,8 @@ class LuaContext:
                 obj[key] = value(kind) if callable(value) else value
         if record is not None:
             obj.header = tuple(self.restore(value) for value in record.header)
-            for key, name in record.scratch.items():
-                obj[key] = empty(kind if name == record.tensor_type else name)
+            for key, value in record.scratch.items():
+                obj[key] = self.restore(value)
             for key, value in record.fields.items():
                 obj[key] = self.restore(value)
         for key, value in spec.to_lua(module, self).items():
@@ -95,16 +100,67 @@ class LuaContext:
             for k, v in value.items():
                 copy[self.restore(k)] = self.restore(v)
             return copy
+        if isinstance(value, LuaTensor):
+            name = self.cast_class(value.class_name)
+            if value.size and name == value.class_name:
+                return value
+            if id(value) not in self._restored:  # a buffer of its own for each object that is written
+                elements = value.numpy().astype(element_dtype(name))
+                self._restored[id(value)] = LuaTensor.from_numpy(elements, name)
+                self._alive.append(value)
+            return self._restored[id(value)]
         return value
 
     # ------------------------------------------------------------------ tensors
+    def _decide_types(self, root: nn.Module) -> None:
+        """What each floating point type of the file has become, so that modules and buffers without tensors follow."""
+        record = record_of(root)
+        for module in root.modules():
+            own = record_of(module)
+            tensor = self._own_tensor(module)
+            if tensor is not None:
+                name = self.class_of(tensor, module)
+                self._net_type = self._net_type or name
+                if own and own.tensor_type:
+                    self._casts.setdefault(own.tensor_type, name)
+        if record is not None and record.cast is not None:
+            name = tensor_class(numpy_dtype(torch.empty(0, dtype=record.cast)))
+            for kind in ("torch.FloatTensor", "torch.DoubleTensor", "torch.HalfTensor"):
+                self._casts.setdefault(kind, name)
+            self._net_type = self._net_type or name
+
+    def _own_tensor(self, module: nn.Module) -> Tensor | None:
+        """The first floating point tensor of the module's own fields."""
+        specs = registry.spec_of(module).fields_of(module).values()
+        found = (fields.get_tensor(module, spec.attribute) for spec in specs)
+        return next((t for t in found if t is not None and t.is_floating_point()), None)
+
+    def cast_class(self, name: str) -> str:
+        """What a tensor class of the file is in what is written."""
+        dtype = element_dtype(name)
+        if self.tensor_type and dtype is not None and name.endswith("Tensor"):
+            if dtype.kind == "f":
+                return self.tensor_type
+            return name if self.tensor_type.startswith("torch.Cuda") else name.replace("torch.Cuda", "torch.")
+        return self._casts.get(name, name)
+
     def type_of(self, module: nn.Module) -> str:
-        """Lua tensor type of a module (its ``_type``): that of its first floating point tensor, or of its file."""
-        record = record_of(module)
-        tensor = next((t for t in [*module.parameters(), *module.buffers()] if t.is_floating_point()), None)
+        """Lua tensor type of a module (its ``_type``): that of its own tensors, of its file, or of the net."""
+        record, tensor = record_of(module), self._own_tensor(module)
+        if tensor is None and record and record.tensor_type:
+            return self.cast_class(record.tensor_type)
         if tensor is None:
-            return self.tensor_type or (record and record.tensor_type) or "torch.FloatTensor"
+            tensor = next((t for t in [*module.parameters(), *module.buffers()] if t.is_floating_point()), None)
+        if tensor is None:
+            return self.tensor_type or self._net_type or "torch.FloatTensor"
         return self.class_of(tensor, module)
+
+    def writes_gradient(self, module: nn.Module, name: str) -> bool:
+        """Whether the gradient of a field is written: not for modules that update without one (``accUpdateOnly``)."""
+        record = record_of(module)
+        if record is not None and record.gradients.get(name):  # the only trace of gradients that are not shared
+            return True
+        return self.gradients and not (record is not None and record.fields.get("accUpdate"))
 
     def class_of(self, tensor: Tensor, module: nn.Module) -> str:
         """Lua class of one tensor of ``module``."""
@@ -135,7 +191,11 @@ class LuaContext:
         assert tensor is not None
         kind = self.class_of(tensor, module)
         value = tensors.lua_value(module, name, spec, gradient=gradient)
-        key = (id(tensor), spec.layout, kind, gradient)
+        record = record_of(module)
+        number = record.gradients.get(name, 0) if gradient and record else 0
+        if number:  # the gradient stands in the first one
+            value = torch.zeros_like(value)
+        key = (id(tensor), spec.layout, kind, gradient, number)
         if key not in self._storages:
             storage = self._storages[key] = lua_storage(kind, value)
             self._alive.append(tensor)

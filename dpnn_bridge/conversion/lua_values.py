@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from dpnn_bridge.errors import LuaValueError
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype
 
+#: the longest storage of sizes
+MAX_SIZES = 16
+
 #: fields that hold the results of the last call
 RESULTS = ("output", "gradInput")
 
@@ -53,13 +56,30 @@ def numpy_dtype(tensor: Tensor) -> np.dtype:
         return np.dtype(np.float32)
 
 
-def empty(name: str) -> LuaTensor | LuaStorage | LuaTable:
-    """An empty buffer: a tensor or storage of a class, or ``"table"``."""
-    if name == "table":
-        return LuaTable()
-    if name.endswith("Storage"):
-        return LuaStorage(name, 0, np.empty(0, element_dtype(name)))
-    return LuaTensor.empty(name)
+def emptied(value: Any, memo: dict[int, Any]) -> LuaTensor | LuaStorage | LuaTable:
+    """A buffer without its contents that Torch7 can resize: tables keep their tensors, storages of sizes their length.
+
+    Args:
+        value: a tensor, storage or table.
+        memo: ``id`` of what was emptied already -> what became of it; fields that are one buffer in Torch7 remain one.
+    """
+    stack = [value]
+    while stack:  # no recursion: tables of a file may be nested deeply
+        part = stack.pop()
+        if isinstance(part, LuaTensor):
+            memo.setdefault(id(part), LuaTensor.empty(part.class_name))
+        elif isinstance(part, LuaStorage) and id(part) not in memo:
+            size = part.size if part.size <= MAX_SIZES else 0
+            memo[id(part)] = LuaStorage(part.class_name, size, part.copy(0, size))
+        elif isinstance(part, LuaTable):
+            kept = [(k, v) for k, v in part.items() if isinstance(v, (LuaTensor, LuaStorage, LuaTable))]
+            copy = memo.setdefault(id(part), LuaTable())
+            missing = [v for _, v in kept if id(v) not in memo]
+            if missing:
+                stack += [part, *missing]
+                continue
+            copy.update((k, memo[id(v)]) for k, v in kept if not isinstance(k, (LuaTensor, LuaStorage, LuaTable)))
+    return memo[id(value)]
 
 
 def fresh(class_name: str, kind: str, *modules: LuaObject, **fields: Any) -> LuaObject:

@@ -31,6 +31,7 @@ class _Entry:
     tensor: LuaTensor
     sites: list[Site]
     torch_shape: torch.Size | None
+    gradients: list[Any]  # regions of the different gradients that it has in Lua
 
     @property
     def extent(self) -> tuple[int, int]:
@@ -51,15 +52,24 @@ class Sharing:
         self._entries: dict[Any, _Entry] = {}
 
     def assign(
-        self, site: Site, tensor: LuaTensor, arrange: Callable[[Tensor], Tensor], shape: torch.Size | None
-    ) -> None:
+        self,
+        site: Site,
+        tensor: LuaTensor,
+        gradient: Any,
+        arrange: Callable[[Tensor], Tensor],
+        shape: torch.Size | None,
+    ) -> int:
         """Sets the parameter or buffer of ``site`` to the elements of ``tensor``.
 
         Args:
             site: where; the owner holds ``leaf`` as a parameter or buffer (possibly None).
             tensor: the elements.
+            gradient: the tensor of the gradient, if there is one.
             arrange: turns Lua's arrangement into torch's.
             shape: torch's shape, None where Lua's is taken.
+
+        Returns:
+            Which of the parameter's gradients in Lua this is: 0 unless the parameter is shared and its gradient is not.
         """
         owner, leaf = site.owner, site.leaf
         if leaf not in owner._parameters and leaf not in owner._buffers:
@@ -71,10 +81,14 @@ class Sharing:
             value = arrange(compact(tensor))
             if is_parameter:
                 value = nn.Parameter(value, requires_grad=value.is_floating_point())
-            entry = self._entries[identity] = _Entry(value, tensor, [], shape)
+            entry = self._entries[identity] = _Entry(value, tensor, [], shape, [])
         entry.sites.append(site)
         table: dict[str, Any] = owner._parameters if is_parameter else owner._buffers
         table[leaf] = entry.value
+        region = region_of(gradient) if isinstance(gradient, LuaTensor) and gradient.size else None
+        if region not in entry.gradients:
+            entry.gradients.append(region)
+        return entry.gradients.index(region)
 
     def tie(self) -> None:
         """Ties parameters whose regions overlap without being the same, and buffers that several modules use."""
@@ -130,7 +144,7 @@ def _flat_source(group: list[_Entry], start: int, end: int) -> _Entry:
     value = nn.Parameter(compact(flat))
     first.owner.register_parameter("shared_elements", value)
     site = Site(first.module, "", Field("shared_elements"), first.owner, "shared_elements")
-    return _Entry(value, flat, [site], None)
+    return _Entry(value, flat, [site], None, [])
 
 
 def is_contiguous(tensor: LuaTensor) -> bool:

@@ -12,7 +12,7 @@ from dpnn_bridge.conversion import fields, registry
 from dpnn_bridge.conversion.buffers import BUFFERS
 from dpnn_bridge.conversion.fields import Field, LuaRecord, record_of
 from dpnn_bridge.conversion.lua_class import LuaClass
-from dpnn_bridge.conversion.lua_values import RESULTS, tensor_type
+from dpnn_bridge.conversion.lua_values import RESULTS, emptied, tensor_type
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.conversion.report import Report
@@ -38,6 +38,7 @@ class TorchContext:
         self._root, self._path = root, list[Any]()
         self._modules: dict[int, nn.Module] = {}
         self._kept: dict[int, Any] = {}
+        self._emptied: dict[int, Any] = {}
         self._alive: list[Any] = []
         self._active: set[int] = set()
         self._filled: set[tuple[int, str]] = set()
@@ -215,7 +216,9 @@ class TorchContext:
             return value if shape is None else value.reshape(shape)
 
         self.filled(owner, leaf)
-        self.sharing.assign(Site(module, name, spec, owner, leaf), tensor, arrange, shape)
+        number = self.sharing.assign(Site(module, name, spec, owner, leaf), tensor, grad, arrange, shape)
+        if record is not None and number:
+            record.gradients[name] = number
         parameter = owner._parameters.get(leaf)
         if self.options.gradients and parameter is not None and isinstance(grad, LuaTensor) and grad.size:
             parameter.grad = arrange(compact(grad))
@@ -230,7 +233,8 @@ class TorchContext:
         for key, value in obj.items():
             is_buffer = key in RESULTS or key in spec.scratch or key in BUFFERS
             if is_buffer and isinstance(value, (LuaTensor, LuaStorage, LuaTable)):
-                record.scratch[key] = "table" if isinstance(value, LuaTable) else value.class_name
+                record.scratch[key] = emptied(value, self._emptied)
+                self._alive.append(value)
             elif key not in handled and (kept := self.keep(value, key)) is not None:
                 record.fields[key] = kept
 

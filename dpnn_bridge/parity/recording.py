@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def record(
         ]
     )
     try:
-        table["module"] = to_lua(module)
+        table["module"] = to_lua(copy.deepcopy(module))  # as it is before the run
     except ConversionError:  # a layer without Lua class: the fixture holds values only
         table["module"] = None
     inputs = nested.require_grad(nested.copied(input))

@@ -54,7 +54,10 @@ local function is_float(t)
 end
 
 local function cast(value, kind)
-   return map(value, function(t) return kind and is_float(t) and t:type(kind) or t:clone() end)
+   return map(value, function(t)
+      t = t:clone() -- type() of the same type does not copy, and modules may overwrite their inputs
+      return kind and is_float(t) and t:type(kind) or t
+   end)
 end
 
 local function random_like(value)

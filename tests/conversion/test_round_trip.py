@@ -56,6 +56,8 @@ def reduced(value: Any, memo: dict[int, Any] | None = None) -> Any:
         is_buffer = spec is not None and (k in RESULTS or k in spec.scratch or k in BUFFERS)
         if isinstance(v, LuaFunction) or (k in RESULTS and is_module(value)) or is_gradient:
             continue
+        if k == "running_std":  # its square is what is kept
+            v = LuaTensor.from_numpy(v.numpy().round(5))
         copy[reduced(k, memo)] = LuaTensor.empty() if is_buffer else reduced(v, memo)
     for k, v in {**spec.defaults, **spec.constants}.items() if spec else ():
         copy.setdefault(k, v)  # what an old file lacks is written

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +12,7 @@ from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.modules.nn.strides import plain_strides
-from dpnn_bridge.objects import LuaObject, LuaTensor
+from dpnn_bridge.objects import LuaObject
 
 
 def normalised_without_eps(module: nn.modules.batchnorm._BatchNorm, input: Tensor) -> Tensor:
@@ -123,19 +122,41 @@ class Normalization(LuaClass):
         return module.running_mean is not None and module.momentum is not None
 
 
+def from_inverse_deviation(std: Tensor, module: Any) -> Tensor:
+    """A variance from the inverse of a standard deviation that includes eps."""
+    return std.double().pow(-2).to(std.dtype) - module.eps
+
+
+def inverse_deviation(variance: Tensor, module: Any) -> Tensor:
+    """The inverse of :func:`from_inverse_deviation`."""
+    return (variance + module.eps).rsqrt()
+
+
+INVERSE_DEVIATION = Field("running_var", Layout(from_inverse_deviation, inverse_deviation))
+
+
 class SecondVersion(Normalization):
     version = 2
     tensors = {name: name for name in ("weight", "bias", "running_mean", "running_var")}
 
     @classmethod
-    def upgrade(cls, obj: LuaObject) -> LuaObject:
+    def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
+        module = super().build(obj, ctx)
+        module.__dict__["keeps_std"] = "running_std" in obj and "running_var" not in obj
+        return module
+
+    @classmethod
+    def fields_of(cls, module: nn.Module) -> dict[str, Field]:
         """The first version kept ``running_std``, the inverse of a standard deviation, for ``running_var``."""
-        obj = super().upgrade(obj)
-        std = obj.get("running_std")
-        if not isinstance(std, LuaTensor) or "running_var" in obj:
-            return obj
-        variance = np.power(std.numpy(), -2.0, dtype=np.float64).astype(std.dtype) - std.dtype.type(obj["eps"])
-        return obj.changed(running_std=None, running_var=LuaTensor.from_numpy(variance, std.class_name))
+        fields = super().fields_of(module)
+        if getattr(module, "keeps_std", False):
+            del fields["running_var"]
+            fields["running_std"] = INVERSE_DEVIATION
+        return fields
+
+    @classmethod
+    def version_of(cls, module: nn.Module) -> int:
+        return 1 if getattr(module, "keeps_std", False) else cls.version
 
 
 @lua_class("nn.BatchNormalization", "cudnn.BatchNormalization")
@@ -150,16 +171,6 @@ class SpatialBatchNormalization(SecondVersion):
     dims = 4
 
 
-def from_inverse_deviation(std: Tensor, module: Any) -> Tensor:
-    """A variance from the inverse of a standard deviation that includes eps."""
-    return std.pow(-2) - module.eps
-
-
-def inverse_deviation(variance: Tensor, module: Any) -> Tensor:
-    """The inverse of :func:`from_inverse_deviation`."""
-    return (variance + module.eps).rsqrt()
-
-
 class FbnnNormalization(Normalization):
     """fbcunn kept ``running_std`` for good."""
 
@@ -168,7 +179,7 @@ class FbnnNormalization(Normalization):
         "weight": "weight",
         "bias": "bias",
         "running_mean": "running_mean",
-        "running_std": Field("running_var", Layout(from_inverse_deviation, inverse_deviation)),
+        "running_std": INVERSE_DEVIATION,
     }
     checked_by = "structure"
 

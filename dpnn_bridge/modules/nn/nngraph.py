@@ -13,6 +13,7 @@ from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.conversion.twins import serial_twins
+from dpnn_bridge.modules.nn.criterion import filled
 from dpnn_bridge.modules.nn.members import Members
 from dpnn_bridge.objects import LuaObject, LuaTable
 
@@ -396,4 +397,5 @@ class ModuleFromCriterionClass(LuaClass):
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
         assert isinstance(module, ModuleFromCriterion)
-        return {"criterion": ctx.to_lua(module.criterion)}
+        loss = filled(0)(ctx.type_of(module))  # of one element, which forward writes to
+        return {"criterion": ctx.to_lua(module.criterion), "output": loss, "gradInput": ctx.empty_tensors(module, 2)}
