@@ -101,7 +101,12 @@ def _clamp_gradient(x: torch.Tensor, g: torch.Tensor, low: float, high: float) -
     return torch.where((x <= low) | (x >= high), 0.0, g)
 
 
-_inplace("HardTanh", lambda x, low, high: torch.clamp(x, low, high), _clamp_gradient)
+def _hard_tanh(x: torch.Tensor, low: float, high: float) -> torch.Tensor:
+    """NaN is neither below nor between, so it becomes ``high``, as in THNN."""
+    return torch.where(x <= low, low, torch.where(x <= high, x, high))
+
+
+_inplace("HardTanh", _hard_tanh, _clamp_gradient)
 _inplace(
     "Threshold",
     lambda x, threshold, value: torch.where(x > threshold, x, value),

@@ -323,6 +323,9 @@ def _sub2d(
     x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, kw: int, kh: int, dw: int, dh: int
 ) -> torch.Tensor:
     x, single = _batched(x, 4)
+    w = w.reshape(-1)[
+        : x.shape[1]
+    ]  # files of 2011 hold a number for each element of the window; the first ones are read
     y = F.avg_pool2d(x, (kh, kw), (dh, dw)) * (kw * kh) * w.reshape(1, -1, 1, 1)
     y = y if b is None else y + b.reshape(1, -1, 1, 1)
     return y.squeeze(0) if single else y

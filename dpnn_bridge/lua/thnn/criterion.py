@@ -43,15 +43,20 @@ def _smooth(z: torch.Tensor) -> torch.Tensor:
     return torch.where(z < 1, 0.5 * z * z, z - 0.5)
 
 
+def _soft_margin(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """The exponential has double precision in C, whatever type the tensors have."""
+    return torch.log(1 + torch.exp((-x * t).double())).to(x.dtype)
+
+
 def _soft_margin_slope(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    z = torch.exp(-t * x)
+    z = torch.exp(-t * x)  # of the tensors' type here: infinite beyond 88 in single precision
     return -t * z / (1 + z)
 
 
 _pointwise("AbsCriterion", lambda x, t: (x - t).abs(), lambda x, t: torch.where(x - t >= 0, 1.0, -1.0).to(x.dtype))
 _pointwise("MSECriterion", lambda x, t: (x - t) ** 2, lambda x, t: 2 * (x - t))
 _pointwise("SmoothL1Criterion", lambda x, t: _smooth((x - t).abs()), lambda x, t: torch.clamp(x - t, -1, 1))
-_pointwise("SoftMarginCriterion", lambda x, t: torch.log(1 + torch.exp(-x * t)), _soft_margin_slope)
+_pointwise("SoftMarginCriterion", _soft_margin, _soft_margin_slope)
 _pointwise(
     "MarginCriterion",
     lambda x, t, margin: torch.clamp(margin - x * t, min=0),

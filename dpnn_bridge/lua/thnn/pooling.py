@@ -58,10 +58,14 @@ def _max2d(input: Tensor, output: Tensor, indices: Tensor, numbers: Sequence[Any
     x, single = _batched(input.t, 2)
     size, stride, pad = (_reordered(numbers[n : n + 2]) for n in (0, 2, 4))
     _check_pads(size, pad)
+    least = torch.finfo(x.dtype).min  # where THNN's search begins: what is not above it, NaN included, is never found
+    x = torch.where(x > least, x, -math.inf)
     try:
         y, at = F.max_pool2d(x, size, stride, pad, _reordered(dilation), numbers[-1], return_indices=True)
     except RuntimeError as error:
         raise TorchError(f"Given input size: {input.shape_text}. {error}") from None
+    empty = y <= least
+    y, at = y.masked_fill(empty, least), at.masked_fill(empty, -1)
     if single:
         y, at = y[0], at[0]
     output.assign(y)
@@ -70,7 +74,9 @@ def _max2d(input: Tensor, output: Tensor, indices: Tensor, numbers: Sequence[Any
 
 def _max2d_gradient(input: Tensor, grad_output: Tensor, grad_input: Tensor, indices: Tensor, *_: Any) -> None:
     _check_gradient(grad_output, indices.t)
-    _route_back(grad_input, input, _positions(indices) - 1, grad_output.t, 2)
+    places = _positions(indices) - 1  # -1 where a window held nothing
+    gradient = grad_output.t.reshape(places.shape).masked_fill(places < 0, 0)
+    _route_back(grad_input, input, places.clamp(min=0), gradient, 2)
 
 
 @kernel("SpatialMaxPooling_updateOutput")
@@ -340,7 +346,9 @@ def spatial_fractional(
 def spatial_fractional_gradient(
     input: Tensor, grad_output: Tensor, grad_input: Tensor, ow: float, oh: float, pw: float, ph: float, indices: Tensor
 ) -> None:
-    _route_back(grad_input, input, _positions(indices) - 1, grad_output.t, 2)
+    places = _positions(indices) - 1  # -1 where a window held nothing
+    gradient = grad_output.t.reshape(places.shape).masked_fill(places < 0, 0)
+    _route_back(grad_input, input, places.clamp(min=0), gradient, 2)
 
 
 @kernel("VolumetricFractionalMaxPooling_updateOutput")
