@@ -298,3 +298,10 @@ def test_errors_say_what_was_expected() -> None:
         MultiCriterion([MSECriterion(), MSECriterion()], [1])
     with pytest.raises(ValueError, match="reduction must be 'mean' or 'sum'"):
         AbsCriterion("none")
+
+
+def test_dist_margin_sends_its_gradient_to_the_first_listed_of_equal_targets() -> None:
+    scores = torch.tensor([[0.5, 0.5, 0.0]], dtype=torch.float64, requires_grad=True)
+    DistMarginCriterion()(scores, torch.tensor([[2, 1, 0]])).backward()
+    assert scores.grad is not None
+    torch.testing.assert_close(scores.grad, torch.tensor([[0, -1, 1]], dtype=torch.float64) / 3)

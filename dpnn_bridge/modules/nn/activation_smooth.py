@@ -35,7 +35,7 @@ class NegativeELU(nn.Module):
         self.alpha = alpha
 
     def forward(self, input: Tensor) -> Tensor:
-        output = torch.where(input <= 0, (input.exp() - 1) * self.alpha, input)
+        output = torch.where(input <= 0, input.expm1() * self.alpha, input)
         return with_gradient_of(output, input * torch.where(output <= 0, output + self.alpha, 1).detach())
 
     def extra_repr(self) -> str:

@@ -70,7 +70,7 @@ class DistNLLCriterionClass(LuaClass):
 
 
 class DistMarginCriterion(nn.Module):
-    """Hinge loss of every class that is no target against the smallest score of a target.
+    """Hinge loss of every class that is no target against the smallest score of a target, the first listed of equals.
 
     Args:
         size_average: divide by the number of classes (not by the batch).
@@ -92,7 +92,7 @@ class DistMarginCriterion(nn.Module):
         scores, target = input.view(-1, input.shape[-1]), target.view(-1, input.shape[-1]).long() - self.index_base
         listed = (target >= 0).cumprod(1).bool()
         is_target = torch.zeros_like(scores).scatter_add(1, target.clamp(min=0), listed.to(scores.dtype)) > 0
-        least = scores.masked_fill(~is_target, float("inf")).min(1, keepdim=True).values
+        least = scores.gather(1, target.clamp(min=0)).masked_fill(~listed, float("inf")).min(1, keepdim=True).values
         loss = F.relu(1 - least + scores).masked_fill(is_target, 0).sum()
         return loss / input.shape[-1] if self.size_average else loss
 

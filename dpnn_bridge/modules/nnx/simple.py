@@ -129,12 +129,12 @@ class Balance(nn.Module):
         self.register_buffer("cache", torch.empty(0, 0))
 
     def forward(self, input: Tensor) -> Tensor:
-        if not self.training:
-            return input
         N = input.shape[0]
         if self.batch_size != N:
             self.cache = input.new_zeros(N * self.n_batch, input.shape[1])
             self.batch_size, self.start = N, 1
+        if not self.training:
+            return input
         cache = self.cache.clone()
         cache[self.start - 1 : self.start - 1 + N] = input.detach()
         self.cache = cache
