@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 #: characters of a line of a message, and of a name in it
-LONGEST_LINE, LONGEST_NAME = 2000, 120
+LONGEST_LINE = 2000
+LONGEST_NAME = 120
 
 
 def printable(text: str) -> str:

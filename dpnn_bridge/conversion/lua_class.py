@@ -52,6 +52,7 @@ class LuaClass:
         passes_through: the class computes nothing here (``nn.Copy``, ``nn.GPU``); the report says so.
         trains_unasked: a file without the field ``train`` is in training mode.
         checked_by: what the parity of this class rests on: ``"torch7"``, ``"formula"`` or ``"structure"``.
+        test: for the latter two, the test function under ``tests/modules`` that checks it.
         faults: what Torch7 itself gets wrong in this class; a comparison that they spoil is no failure.
     """
 
@@ -73,6 +74,7 @@ class LuaClass:
     passes_through: ClassVar[bool] = False
     trains_unasked: ClassVar[bool] = True
     checked_by: ClassVar[str] = "torch7"
+    test: ClassVar[str] = ""
     faults: ClassVar[tuple[Fault, ...]] = ()
 
     # ------------------------------------------------------------------ Lua -> torch

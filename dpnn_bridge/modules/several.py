@@ -68,6 +68,7 @@ def _name(key: str) -> str:
 class ModelsClass(LuaClass):
     torch_type = Models
     checked_by = "structure"
+    test = "test_what_is_beside_them_comes_back"
 
     @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:

@@ -67,7 +67,7 @@ def test_variants_of_a_name_are_told_apart() -> None:
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=block_id)
-def test_every_block_has_a_torch_type_and_a_fixture(block: type[LuaClass]) -> None:
+def test_every_block_has_a_torch_type(block: type[LuaClass]) -> None:
     assert all(issubclass(t, nn.Module) for t in types_of(block))
     if block.checked_by == "torch7":
         found = any(name.encode() in STRINGS for name in block.names)

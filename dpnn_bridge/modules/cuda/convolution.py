@@ -61,6 +61,7 @@ class SpatialConvolutionCUDAClass(Convolution):
     tensors = {"weight": Field("weight", Layout(outputs_first, outputs_last)), "bias": "bias"}
     scratch = ("gradWeightPartial",)
     checked_by = "structure"
+    test = "test_cuda_convnets_layout"
 
 
 FFT = {("kH", "kW"): "kernel_size", ("dH", "dW"): "stride", ("padUp", "padLeft"): "padding"}
@@ -82,6 +83,7 @@ class SpatialConvolutionFFT(StockConvolution):
     scalars = {"nInputPlane": "in_channels", "nOutputPlane": "out_channels", **FFT}
     defaults = FFT_DEFAULTS
     checked_by = "structure"
+    test = "test_fft_convolution_is_a_convolution"
 
 
 @lua_class("fbnn.SpatialConvolution")
@@ -92,6 +94,7 @@ class FbnnSpatialConvolution(StockConvolution):
     scalars = {"inputPlanes": "in_channels", "outputPlanes": "out_channels", **FFT}
     defaults = FFT_DEFAULTS
     checked_by = "structure"
+    test = "test_convolution_of_fbnn_names_its_padding"
 
 
 def frames_apart(weight: Tensor, module: nn.Module) -> Tensor:
@@ -104,3 +107,4 @@ class TemporalConvolutionFB(TemporalConvolutionClass):
     torch_type = TemporalConvolution
     tensors = {"weight": Field("weight", Layout(channels_first, frames_apart)), "bias": "bias"}
     checked_by = "structure"
+    test = "test_convolution_of_fbcunn_keeps_frames_apart"

@@ -156,6 +156,7 @@ class CudnnRNNClass(LuaClass):
         "seed": 0x01234567,
     }
     checked_by = "formula"
+    test = "test_cuda_file_holds_the_same_recurrent_layer"
 
     @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
@@ -267,6 +268,7 @@ class BatchBRNNClass(LuaClass):
     torch_type = BatchBRNN
     container = True
     checked_by = "structure"
+    test = "test_deepspeech_layer_follows_the_size_of_its_input"
 
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:

@@ -37,6 +37,7 @@ class DataParallelTableClass(LuaClass):
     passes_through = True
     version = 2
     checked_by = "structure"
+    test = "test_data_parallel_table_is_its_first_replica"
     scratch = ("inputGpu", "gradOutputGpu", "outputGpu", "gradInputGpu")
     constants = {
         **dict.fromkeys(scratch, empty_table),
@@ -66,6 +67,7 @@ class DataParallel(LuaClass):
     passes_through = True
     scratch = ("input_gpu", "gradOutput_gpu", "gradInput_gpu")
     checked_by = "structure"
+    test = "test_data_parallel_of_fbcunn_keeps_one_replica"
 
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:
@@ -112,6 +114,7 @@ class ModelParallelTableClass(LuaClass):
     scalars = {"dimension": "dimension"}
     scratch = (*DataParallelTableClass.scratch, *DataParallel.scratch, "gradInputAddBuffer")
     checked_by = "structure"
+    test = "test_model_parallel_table_joins_nested_outputs"
 
 
 class ParallelBranches(nn.Sequential):
@@ -138,6 +141,7 @@ class ParallelBranchesClass(DataParallelTableClass):
     passes_through = False
     version = 3
     checked_by = "structure"
+    test = "test_parallel_branches_are_summed"
 
     @classmethod
     def matches(cls, obj: LuaObject) -> bool:

@@ -49,6 +49,7 @@ class TrueNLLCriterionClass(CriterionClass):
     indexed = True
     scalars = {"sizeAverage": "size_average"}
     checked_by = "formula"
+    test = "test_true_likelihood_of_probabilities"
 
 
 class ClassNLLCriterionWithUNK(Criterion):
@@ -104,6 +105,7 @@ class ClassNLLCriterionWithUNKClass(CriterionClass):
         "tensortype": lambda kind: kind,
     }
     checked_by = "formula"
+    test = "test_likelihood_without_the_unknown_class_is_a_sum"
 
     @classmethod
     def handled(cls, module: nn.Module) -> set[str]:
@@ -162,8 +164,10 @@ class SoftPlusLSECriterionClass(CriterionClass):
     scratch = ("LSE", "SoftPlusLSE")
     constants = {"LSE": LuaTensor.empty, "sizeAverage": True, "threshold": 20}
     checked_by = "formula"
+    test = "test_soft_plus_of_sums"
 
 
 @lua_class("nn.SoftPlusLSEMinusLSECriterion")
 class SoftPlusLSEMinusLSECriterionClass(SoftPlusLSECriterionClass):
     torch_type = SoftPlusLSEMinusLSECriterion
+    test = "test_soft_plus_of_sums"

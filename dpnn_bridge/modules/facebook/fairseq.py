@@ -258,6 +258,7 @@ class TrainTestLayerClass(LuaClass):
     torch_type = TrainTestLayer
     container = True
     checked_by = "structure"
+    test = "test_object_becomes_a_module_and_an_object_again"
 
     @classmethod
     def parameters(

@@ -61,6 +61,7 @@ class LookupTableGPUClass(LuaClass):
     scalars = {"featuresInDim2": "features_in_dim2"}
     defaults = {"featuresInDim2": False}
     checked_by = "formula"
+    test = "test_look_up_table_with_features_first_and_an_unknown_word"
 
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:

@@ -275,6 +275,7 @@ class TemporalConvolutionTBCClass(LuaClass):
     tensors = {"weight": "weight", "bias": "bias"}
     sizes = {"weight": (None, "in_channels", "out_channels")}
     checked_by = "formula"
+    test = "test_computes_what_the_formula_gives"
 
 
 @lua_class("nn.CrossMapNormalization")
@@ -286,6 +287,7 @@ class CrossMapNormalization(LuaClass):
     scratch = ("squaredSum",)
     constants = {"squaredSum": LuaTensor.empty}
     checked_by = "structure"
+    test = "test_object_becomes_a_module_and_an_object_again"
 
     @classmethod
     def represents(cls, module: nn.Module) -> bool:
@@ -354,6 +356,7 @@ class KMaxPoolingClass(LuaClass):
     scratch = ("switches", "input_length", "output_length")
     constants = {"switches": lambda kind: LuaTensor.empty("torch.LongTensor")}
     checked_by = "structure"
+    test = "test_caption_pooling_keeps_order"
 
 
 @lua_class("nn.GroupKMaxPooling")
@@ -384,6 +387,7 @@ class WeightedLookupTableClass(LookupTableClass):
     torch_type = WeightedLookupTable
     version = 2
     checked_by = "structure"
+    test = "test_object_becomes_a_module_and_an_object_again"
 
     @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> WeightedLookupTable:

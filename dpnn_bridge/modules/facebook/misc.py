@@ -51,6 +51,7 @@ class ProjectiveGradientNormalizationClass(LuaClass):
     torch_type = ProjectiveGradientNormalization
     scalars = {"eps": "eps"}
     checked_by = "formula"
+    test = "test_the_gradient_loses_its_part_along_the_input"
 
 
 @lua_class("fbnn.Constant")
@@ -59,6 +60,7 @@ class FbnnConstantClass(ConstantClass):
 
     scalars = {}
     checked_by = "formula"
+    test = "test_constant_of_fbnn_is_repeated"
 
     @classmethod
     def represents(cls, module: nn.Module) -> bool:
@@ -78,6 +80,7 @@ class FbnnDropoutClass(LuaClass):
     scratch = ("noise",)
     constants = {"noise": LuaTensor.empty}
     checked_by = "formula"
+    test = "test_dropouts_of_fbnn"
 
     @classmethod
     def represents(cls, module: nn.Module) -> bool:
@@ -122,6 +125,7 @@ class IndividualDropoutClass(LuaClass):
     passed = ("p",)
     scratch = ("noise", "noisegpu")
     checked_by = "formula"
+    test = "test_dropouts_of_fbnn"
 
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:
@@ -149,6 +153,7 @@ class ProbeClass(LuaClass):
     container = True
     passes_through = True
     checked_by = "formula"
+    test = "test_a_probe_is_its_module"
 
     @classmethod
     def handled(cls, module: nn.Module) -> set[str]:
@@ -169,6 +174,7 @@ class UnfoldedTemporalConvolutionClass(Temporal):
     scratch = ("_paddedInput", "_paddedGradInput", "_unfoldedInput", "_linearGradOutput", "_unfoldedGradInput")
     constants = dict.fromkeys(scratch, LuaTensor.empty)
     checked_by = "formula"
+    test = "test_unfolded_convolution_pads_in_time"
 
     @classmethod
     def handled(cls, module: nn.Module) -> set[str]:
@@ -210,6 +216,7 @@ class LocallyConnectedClass(LuaClass):
     }
     scratch = ("input_cache", "gradOutput_cache")
     checked_by = "formula"
+    test = "test_locally_connected_has_a_kernel_for_each_place"
 
     @classmethod
     def represents(cls, module: nn.Module) -> bool:
@@ -252,3 +259,4 @@ class TemporalKMaxPoolingClass(KMaxPoolingClass):
     scratch = ("indices",)
     constants = {"indices": LuaTensor.empty}
     checked_by = "formula"
+    test = "test_temporal_k_max_keeps_the_order"

@@ -94,6 +94,7 @@ class HSMClass(LuaClass):
         "unk_index": 0,
     }
     checked_by = "formula"
+    test = "test_a_new_hsm_holds_what_torch7_needs"
 
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
@@ -132,6 +133,7 @@ class ClassHierarchicalNLLCriterionClass(HSMClass):
         "classMatrix": Field("class_weight", grad="classMatrixDx"),
         "classBias": Field("class_bias", grad="classBiasDx"),
     }
+    test = "test_class_hierarchical_criterion_is_the_same_for_one_sample"
     scratch = ()
 
     @classmethod

@@ -49,6 +49,7 @@ class KeyValueLinearClass(SparseLinearClass):
     scratch = ("lastInput", "lastInputKey", "lastInputVal", "formatted_input")
     constants = {"numBackward": 0}
     checked_by = "formula"
+    test = "test_sparse_linear_of_fbnn_takes_keys_and_values"
 
 
 class SegSparseLinear(nn.Module):
@@ -102,6 +103,7 @@ class SegSparseLinearClass(LuaClass):
     scratch = ("_sparseBuf", "sparseGradWeightPtr", "lastInput")
     constants = {"useSparseGrad": False, "learningRateMul": 1}
     checked_by = "formula"
+    test = "test_seg_sparse_linear_adds_the_entries_of_a_sample"
 
 
 class SparseThreshold(nn.Module):
@@ -132,6 +134,7 @@ class SparseThresholdClass(LuaClass):
     torch_type = SparseThreshold
     members = {"module": "module"}
     checked_by = "formula"
+    test = "test_sparse_threshold_leaves_indices_alone"
 
 
 class SparseNLLCriterion(Criterion):
@@ -180,6 +183,7 @@ class SparseNLLCriterionClass(CriterionClass):
     scratch = ("tmp_buffer",)
     constants = {"tmp_buffer": LuaTensor.empty}
     checked_by = "formula"
+    test = "test_sparse_likelihood_takes_a_distribution"
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
@@ -198,6 +202,7 @@ class FasterLookupClass(LuaClass):
     defaults = {"scaleGradByFreq": False}
     constants = {"skipBoundChecking": False, "concUpdates": False}
     checked_by = "formula"
+    test = "test_faster_lookup_is_a_look_up_table"
 
     @classmethod
     def represents(cls, module: nn.Module) -> bool:

@@ -187,12 +187,14 @@ class FbnnNormalization(Normalization):
 @lua_class("fbnn.BatchNormalization")
 class FbnnBatchNormalization(FbnnNormalization):
     torch_type = nn.BatchNorm1d
+    test = "test_normalization_of_fbnn_keeps_the_inverse_deviation"
     dims = 2
 
 
 @lua_class("fbnn.SpatialBatchNormalization")
 class FbnnSpatialBatchNormalization(FbnnNormalization):
     torch_type = nn.BatchNorm2d
+    test = "test_fbcunn_keeps_the_inverse_deviation"
     dims = 4
 
 

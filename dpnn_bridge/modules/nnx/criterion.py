@@ -206,6 +206,7 @@ class CTCCriterionClass(LuaClass):
     scalars = {"batchFirst": "batch_first"}
     scratch = ("acts", "sizes")
     checked_by = "structure"
+    test = "test_ctc_loss_of_a_batch"
 
 
 class SparseCriterion(nn.Module):
@@ -229,3 +230,4 @@ class SparseCriterion(nn.Module):
 class SparseCriterionClass(LuaClass):
     torch_type = SparseCriterion
     checked_by = "structure"
+    test = "test_object_becomes_a_module_and_an_object_again"

@@ -225,6 +225,7 @@ class SpatialRecursiveFovea(nn.Module):
 class SpatialRecursiveFoveaClass(LuaClass):
     torch_type = SpatialRecursiveFovea
     checked_by = "structure"
+    test = "test_object_becomes_a_module_and_an_object_again"
 
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:

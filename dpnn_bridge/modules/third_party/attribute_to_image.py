@@ -37,6 +37,7 @@ class LinearWPClass(LinearClass):
     torch_type = LinearWP
     scalars = {"inputSize": "in_features"}
     checked_by = "formula"
+    test = "test_gaussian_code_is_two_linear_maps"
 
 
 class LinearGaussian(nn.Module):
@@ -69,6 +70,7 @@ class LinearGaussianClass(LuaClass):
     members = {"mean_layer": "mean_layer", "sigma_layer": "sigma_layer"}
     scalars = {"inputSize": "in_features", "outputSize": "out_features"}
     checked_by = "formula"
+    test = "test_gaussian_code_is_two_linear_maps"
 
     @classmethod
     def matches(cls, obj: LuaObject) -> bool:
@@ -117,6 +119,7 @@ class LinearMixClass(LuaClass):
     tensors = {"weight": "weight", "bias": "bias"}
     scratch = ("addBuffer",)
     checked_by = "formula"
+    test = "test_linear_maps_of_two_inputs"
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
@@ -151,6 +154,7 @@ class LinearMix2(LinearMix):
 class LinearMix2Class(LinearMixClass):
     torch_type = LinearMix2
     tensors = {**LinearMixClass.tensors, "weight_sigma": "weight_sigma", "bias_sigma": "bias_sigma"}
+    test = "test_linear_maps_of_two_inputs"
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
@@ -191,6 +195,7 @@ class SpatialConvolutionUpsampleClass(Convolution):
     scalars = {**SPATIAL, "factor": "factor"}
     defaults = SPATIAL_DEFAULTS
     checked_by = "formula"
+    test = "test_upsampling_convolution_reads_planes_in_a_row"
 
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
@@ -235,6 +240,7 @@ class ReparametrizeClass(LuaClass):
     scratch = ("eps",)
     constants = {"gradInput": empty_table}
     checked_by = "formula"
+    test = "test_reparametrize_draws_around_the_mean"
 
     @classmethod
     def replay(cls, module: nn.Module, after: LuaObject) -> Callable[..., Any]:

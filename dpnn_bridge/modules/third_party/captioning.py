@@ -203,6 +203,8 @@ class NeuralTalkLanguageModel(nn.Module):
 @lua_class("nn.LanguageModel")
 class NeuralTalkLanguageModelClass(LuaClass):
     torch_type = NeuralTalkLanguageModel
+    checked_by = "formula"
+    test = "test_a_caption_starts_with_the_image"
     indexed = True
     members = {"core": "core", "lookup_table": "lookup_table"}
     scalars = {
@@ -254,6 +256,7 @@ class LanguageModelCriterion(nn.Module):
 class LanguageModelCriterionClass(LuaClass):
     torch_type = LanguageModelCriterion
     checked_by = "formula"
+    test = "test_captions_are_judged_word_by_word"
 
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
@@ -290,3 +293,4 @@ class FeatExpanderClass(LuaClass):
     torch_type = FeatExpander
     scalars = {"n": "n"}
     checked_by = "formula"
+    test = "test_repeated_features"

@@ -149,3 +149,4 @@ class TensorProdClass(LuaClass):
     scratch = ("tmp", "ab", "buffer", "buffer2")
     constants = {"tmp": LuaTensor.empty, "gradInput": empty_table}
     checked_by = "formula"
+    test = "test_tensor_product"

@@ -95,6 +95,7 @@ class DeepMaskClass(LuaClass):
     torch_type = DeepMask
     members = {"trunk": "trunk", "maskBranch": "mask_branch", "scoreBranch": "score_branch"}
     checked_by = "structure"
+    test = "test_mask_and_score_of_deepmask"
 
 
 class SharpMask(nn.Module):

@@ -459,6 +459,7 @@ class LogisticCriterionClass(LuaClass):
         "target_zero_mask": lambda kind: LuaTensor.empty("torch.ByteTensor"),
     }
     checked_by = "structure"
+    test = "test_a_model_is_the_same_after_t7_and_pt"
 
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:

@@ -204,6 +204,7 @@ class LocalizationLayerClass(PartsInTables):
     )
     constants = dict.fromkeys(("roi_boxes", "pos_labels", "neg_labels", "pos_trans_targets"), LuaTensor.empty)
     checked_by = "formula"
+    test = "test_proposals_are_trained_by_the_gradient_of_their_losses"
 
 
 class DenseCapModel(nn.Module):
@@ -362,6 +363,7 @@ class DenseCapModelClass(PartsInTables):
     scalars = {"finetune_cnn": "finetune_cnn"}
     scratch = ("gt_boxes", "gt_labels")
     checked_by = "formula"
+    test = "test_a_model_is_the_same_after_t7_and_pt"
 
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:

@@ -95,6 +95,7 @@ class BoxSamplerClass(LuaClass):
     defaults = dict.fromkeys(("x_min", "y_min", "x_max", "y_max"))
     scratch = ("pos_mask", "neg_mask")
     checked_by = "formula"
+    test = "test_a_batch_holds_at_most_half_positive_boxes"
 
 
 class BoxSamplerHelper(nn.Module):
@@ -142,6 +143,7 @@ class BoxSamplerHelperClass(LuaClass):
     scratch = ("pos_input_idx", "pos_target_idx", "neg_input_idx")
     constants = {"gradInput": empty_table}
     checked_by = "formula"
+    test = "test_a_negative_box_that_is_drawn_twice_gets_the_gradient_of_the_last"
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:

@@ -45,6 +45,7 @@ class AggregateClass(LuaClass):
     torch_type = Aggregate
     scalars = {"K": "K", "D": "D"}
     checked_by = "formula"
+    test = "test_aggregate_sums_weighted_residuals"
 
 
 class Encoding(nn.Module):
@@ -105,3 +106,4 @@ class EncodingClass(LuaClass):
         "soft": plain_object("nn.SoftMax"),
     }
     checked_by = "formula"
+    test = "test_encoding_reverses_the_gradient_of_the_assignment"

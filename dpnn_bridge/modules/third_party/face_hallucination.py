@@ -67,6 +67,7 @@ class SpatialGlimpseInverseClass(LuaClass):
     scalars = {"height": "height", "width": "width", "residual": "residual"}
     defaults = {"residual": False}
     checked_by = "formula"
+    test = "test_a_patch_goes_back_where_the_glimpse_was"
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
@@ -128,3 +129,4 @@ class VRMSERewardClass(ClassRewardClass):
     scalars = {**ClassRewardClass.scalars, "areaScale": "area_scale"}
     constants = {"errorC": plain_object("nn.MSECriterion", sizeAverage=True)}
     checked_by = "formula"
+    test = "test_a_small_error_and_a_large_area_are_rewarded"

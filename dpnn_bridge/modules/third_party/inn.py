@@ -188,6 +188,7 @@ class SpatialStochasticPoolingClass(LuaClass):
     scratch = ("indices",)
     constants = {"indices": LuaTensor.empty, "padW": 0, "padH": 0, "ceil_mode": True}
     checked_by = "structure"
+    test = "test_stochastic_pooling_picks_from_each_window_and_averages_in_evaluation"
 
 
 class ROIPooling(nn.Module):
@@ -277,6 +278,7 @@ class ROIPoolingClass(LuaClass):
     scratch = ("indices", "gradInput_boxes", "gradInput_rois")
     constants = {"indices": LuaTensor.empty, "gradInput": lambda kind: LuaTable()}
     checked_by = "formula"
+    test = "test_computes_what_the_formula_gives"
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:

@@ -43,6 +43,7 @@ class WeightedLookupTableSkinnyClass(LuaClass):
     sizes = {"weight": ("num_embeddings", "embedding_dim")}
     indexed = True
     checked_by = "formula"
+    test = "test_a_skinny_table_multiplies_its_rows"
 
     @classmethod
     def handled(cls, module: nn.Module) -> set[str]:
@@ -100,6 +101,7 @@ class PositionalEncoderClass(LuaClass):
     scalars = {"forwardLen": "forward_len"}
     defaults = {"forwardLen": False}
     checked_by = "formula"
+    test = "test_words_are_weighed_by_their_place"
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
@@ -129,3 +131,4 @@ class SumVecarrClass(LuaClass):
     torch_type = SumVecarr
     constants = {"gradInput": empty_table}
     checked_by = "formula"
+    test = "test_sentences_are_sums_of_words"

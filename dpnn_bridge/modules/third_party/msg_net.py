@@ -51,6 +51,7 @@ class GramMatrixClass(LuaClass):
     scratch = ("buffer",)
     constants = {"buffer": LuaTensor.empty}
     checked_by = "formula"
+    test = "test_gram_matrix"
 
     @classmethod
     def matches(cls, obj: LuaObject) -> bool:
@@ -91,6 +92,7 @@ class CalibrateClass(LuaClass):
     members = {"calibrator": "calibrator"}
     scratch = ("gram",)
     checked_by = "formula"
+    test = "test_calibrate_remembers_the_gram_matrix"
 
 
 class Inspiration(nn.Module):
@@ -135,6 +137,7 @@ class InspirationClass(LuaClass):
     tensors = {"Weight": "weight", "target": "target"}
     scratch = ("P", "gradWG", "gradPX")
     checked_by = "formula"
+    test = "test_inspiration_mixes_maps_by_weight_and_target"
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:

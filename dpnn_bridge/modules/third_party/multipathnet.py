@@ -55,6 +55,7 @@ class BBoxNormClass(LuaClass):
     tensors = {"mean": "mean", "std": "std"}
     passed = ("mean", "std")
     checked_by = "formula"
+    test = "test_bbox_norm_scales_in_evaluation_only"
 
 
 class NoBackprop(nn.Sequential):
@@ -82,6 +83,7 @@ class NoBackpropClass(LuaClass):
     container = True
     version = 2
     checked_by = "formula"
+    test = "test_nothing_is_trained_behind_no_backprop"
 
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:
@@ -117,6 +119,7 @@ class ModeSwitchClass(LuaClass):
     torch_type = ModeSwitch
     container = True
     checked_by = "formula"
+    test = "test_mode_switch_leaves_parameters_alone"
 
 
 class Foveal(nn.Module):
@@ -146,6 +149,7 @@ class Foveal(nn.Module):
 class FovealClass(LuaClass):
     torch_type = Foveal
     checked_by = "formula"
+    test = "test_regions_around_boxes"
 
 
 class ContextRegion(nn.Module):
@@ -179,6 +183,7 @@ class ContextRegionClass(LuaClass):
     tensors = {"tr": "transform"}
     passed = ("tr",)
     checked_by = "formula"
+    test = "test_regions_around_boxes"
 
 
 class SelectBoxes(nn.Module):
@@ -220,6 +225,7 @@ class SelectBoxesClass(LuaClass):
     optional = {"mean": None, "std": None}
     scratch = ("gradInput_classes", "gradInput_boxes", "maxvals", "maxids", "ids")
     checked_by = "formula"
+    test = "test_select_boxes_takes_those_of_the_best_class"
 
 
 class ConvertFrom(nn.Module):
@@ -246,6 +252,7 @@ class ConvertFromClass(LuaClass):
     torch_type = ConvertFrom
     scratch = ("gradInput1", "gradInput2")
     checked_by = "formula"
+    test = "test_convert_from_moves_and_scales_boxes"
 
 
 class SequentialSplitBatch(nn.Sequential):
@@ -284,6 +291,7 @@ class SequentialSplitBatchClass(LuaClass):
     scalars = {"batch_size": "batch_size"}
     scratch = ("output_", "parent_output")
     checked_by = "formula"
+    test = "test_a_large_batch_runs_in_parts"
 
 
 class BBoxRegressionCriterion(Loss):
@@ -320,6 +328,7 @@ class BBoxRegressionCriterionClass(CriterionClass):
     torch_type = BBoxRegressionCriterion
     constants = {**CriterionClass.constants, "sizeAverage": False}
     checked_by = "formula"
+    test = "test_box_regression_counts_the_class_of_the_target"
 
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:

@@ -131,6 +131,7 @@ class ScalarDivTableClass(LuaClass):
     torch_type = ScalarDivTable
     constants = {"gradInput": empty_table}
     checked_by = "formula"
+    test = "test_division_by_a_number"
 
 
 class SmoothCosineSimilarity(nn.Module):

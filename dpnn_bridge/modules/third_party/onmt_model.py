@@ -262,11 +262,13 @@ class _Part(LuaClass):
 @lua_class("onmt.Encoder")
 class EncoderClass(_Part):
     torch_type = Encoder
+    test = "test_a_sentence_is_read_both_ways"
 
 
 @lua_class("onmt.BiEncoder")
 class BiEncoderClass(_Part):
     torch_type = BiEncoder
+    test = "test_a_sentence_is_read_both_ways"
 
     @classmethod
     def settings(cls, args: LuaTable) -> dict[str, Any]:
@@ -280,6 +282,7 @@ class BiEncoderClass(_Part):
 @lua_class("onmt.Decoder")
 class DecoderClass(_Part):
     torch_type = Decoder
+    test = "test_a_decoder_goes_on_from_the_encoder"
 
     @classmethod
     def settings(cls, args: LuaTable) -> dict[str, Any]:
@@ -295,6 +298,7 @@ class Seq2SeqClass(LuaClass):
     torch_type = Seq2Seq
     members = {"encoder": "encoder", "decoder": "decoder", "bridge": "bridge"}
     checked_by = "formula"
+    test = "test_a_decoder_goes_on_from_the_encoder"
 
 
 @lua_class("onmt.LanguageModel", "onmt.SeqTagger")
@@ -302,3 +306,4 @@ class SequenceModelClass(LuaClass):
     torch_type = SequenceModel
     members = {"encoder": "encoder", "generator": "generator"}
     checked_by = "formula"
+    test = "test_language_model_predicts_after_every_word"

@@ -51,6 +51,7 @@ class PerspectiveGridGeneratorClass(LuaClass):
     passed = ("baseGrid",)
     scratch = ("batchGrid",)
     checked_by = "formula"
+    test = "test_perspective_grid_maps_every_point"
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
@@ -98,3 +99,4 @@ class BilinearSamplerPerspectiveClass(LuaClass):
     defaults = {"focal_length": None}
     constants = {"gradInput": empty_table}
     checked_by = "formula"
+    test = "test_perspective_sampler_is_trilinear_with_zeros_outside"

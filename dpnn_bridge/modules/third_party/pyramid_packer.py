@@ -128,6 +128,7 @@ class WithScales(LuaClass):
 @lua_class("nn.PyramidPacker")
 class PyramidPackerClass(WithScales):
     torch_type = PyramidPacker
+    test = "test_scales_stand_below_and_beside_each_other"
     constants = {"dim_width": 1, "dim_height": 1, "dimz": 1, "step_width": 4, "step_height": 4}
 
     @classmethod
@@ -148,5 +149,6 @@ class PyramidPackerClass(WithScales):
 @lua_class("nn.PyramidUnPacker")
 class PyramidUnPackerClass(WithScales):
     torch_type = PyramidUnPacker
+    test = "test_maps_of_the_scales_are_cut_out"
     scratch = ("out_tbl", "coordinates")
     constants = {"step_width": 4, "step_height": 4, "ker_width": 46, "ker_height": 46}

@@ -226,6 +226,7 @@ class BinarySpatialConvolutionClass(LuaClass):
     tensors = {"alphas": "alphas"}
     scratch = ("finput", "fgradInput", "columns_binary")
     checked_by = "formula"
+    test = "test_computes_what_the_formula_gives"
 
     @classmethod
     def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:

@@ -165,6 +165,7 @@ class ShakeShakeBlockClass(LuaClass):
     members = {"net1": "net1", "net2": "net2", "skip": "skip"}
     scratch = ("alpha", "beta")
     checked_by = "formula"
+    test = "test_shake_shake_block_in_evaluation_is_the_mean_of_its_branches"
 
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:

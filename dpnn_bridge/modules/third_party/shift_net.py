@@ -41,6 +41,7 @@ class MaxCoordClass(LuaClass):
     defaults = {"inplace": False}
     scratch = ("ind",)
     checked_by = "formula"
+    test = "test_max_coord_marks_the_largest_channel"
 
 
 class InnerTripleShift(nn.Module):
@@ -124,6 +125,7 @@ class InnerTripleShiftClass(LuaClass):
     constants = {"interplote": False}
     scratch = ("ex_mask", "inv_ex_mask", "latent_in_mask", "ind_lst", "flag", "nonmask_point_idx", "flatten_offsets")
     checked_by = "formula"
+    test = "test_shift_fills_the_missing_part"
 
     @classmethod
     def handled(cls, module: nn.Module) -> set[str]:

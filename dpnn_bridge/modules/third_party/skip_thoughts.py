@@ -41,6 +41,7 @@ class GRUST(GRU):
 class GRUSTClass(GRUClass):
     torch_type = GRUST
     checked_by = "formula"
+    test = "test_grust_gates_what_comes_from_the_state"
 
 
 class MaskZeroCopy(Decorator):
@@ -98,6 +99,7 @@ class MaskZeroCopyClass(DecoratorClass):
     scalars = {"nInputDim": "input_dims"}
     scratch = ("zeroMask", "gradOutput")
     checked_by = "formula"
+    test = "test_masked_rows_take_the_first_rows_of_the_output_before"
 
     @classmethod
     def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:

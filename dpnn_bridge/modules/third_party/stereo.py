@@ -30,6 +30,7 @@ class Normalize2Class(LuaClass):
     scratch = ("norm",)
     constants = {"norm": LuaTensor.empty}
     checked_by = "formula"
+    test = "test_computes_what_the_formula_gives"
 
 
 class StereoJoin1(nn.Module):
@@ -88,6 +89,7 @@ class StereoJoinClass(LuaClass):
     scratch = ("output_L",)
     constants = {"direction": -1, "output_L": LuaTensor.empty}
     checked_by = "formula"
+    test = "test_computes_what_the_formula_gives"
 
 
 @lua_class("nn.SpatialConvolution1_fw")

@@ -60,6 +60,7 @@ class AdaLinearScaleClass(LuaClass):
     scalars = {"std_multiplier": "std_multiplier"}
     constants = {"upper_bound": 1}
     checked_by = "formula"
+    test = "test_ada_linear_scale_sets_its_bound_from_the_positive_elements"
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
@@ -125,6 +126,7 @@ class MatchTransClass(LuaClass):
     constants = {"gradInput": empty_table, "epsilon": 1e-8}
     scratch = ("masked_cpa", "gradCurMap", "gradPrevMap", "gradFeat")
     checked_by = "formula"
+    test = "test_match_trans_averages_what_looks_alike"
 
 
 class VidFlip(nn.Module):
@@ -159,6 +161,7 @@ class VidFlipClass(LuaClass):
     scalars = {"N": "videos", "T": "frames"}
     scratch = ("flip_idx",)
     checked_by = "formula"
+    test = "test_vid_flip_and_fixed_index"
 
 
 class STMM(nn.Module):
@@ -214,6 +217,7 @@ class STMMClass(LuaClass):
         *("z_gradOutput", "r_gradOutput"),
     )
     checked_by = "formula"
+    test = "test_memory_runs_over_the_frames_of_each_video"
 
     @classmethod
     def handled(cls, module: nn.Module) -> set[str]:
@@ -265,6 +269,7 @@ class FixedIndexClass(LuaClass):
     tensors = {"index": "index"}
     passed = ("index",)
     checked_by = "formula"
+    test = "test_vid_flip_and_fixed_index"
 
 
 class ImageRoiPooling(nn.Module):
@@ -317,6 +322,7 @@ class ImageRoiPoolingClass(LuaClass):
     constants = {"gradInput": empty_table}
     scratch = ("gradFeats", "gradRois")
     checked_by = "formula"
+    test = "test_rois_name_their_image"
 
     @classmethod
     def matches(cls, obj: LuaObject) -> bool:

@@ -156,6 +156,7 @@ class ContentLossClass(LuaClass):
     tensors = {"target": "target"}
     constants = {"loss": 0}
     checked_by = "formula"
+    test = "test_content_is_compared_on_the_way"
 
     @classmethod
     def matches(cls, obj: LuaObject) -> bool:
@@ -169,6 +170,7 @@ class ContentLossClass(LuaClass):
 @lua_class("nn.StyleLoss")
 class StyleLossClass(ContentLossClass):
     torch_type = StyleLoss
+    test = "test_a_blend_of_styles_is_captured_and_compared"
     members = {"crit": "crit", "gram": "gram"}
     scalars = {**ContentLossClass.scalars, "blend_weight": "blend_weight"}
     defaults = {**ContentLossClass.defaults, "blend_weight": None}
@@ -182,6 +184,7 @@ class StyleLossClass(ContentLossClass):
 @lua_class("nn.StyleLoss")
 class AggregatedStyleLossClass(ContentLossClass):
     torch_type = AggregatedStyleLoss
+    test = "test_one_style_serves_a_batch"
     members = {"crit": "crit", "agg": "agg"}
     scratch = ("agg_out", "_target")
 

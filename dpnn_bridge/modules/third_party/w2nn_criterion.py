@@ -262,6 +262,7 @@ class AuxiliaryLossCriterion(nn.Sequential):
 class AuxiliaryLossCriterionClass(LuaClass):
     torch_type = AuxiliaryLossCriterion
     checked_by = "structure"
+    test = "test_object_becomes_a_module_and_an_object_again"
     scratch = ("instance_loss",)
     constants = {"sizeAverage": False, "gradInput": empty_table}
 
