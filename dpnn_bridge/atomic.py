@@ -279,11 +279,23 @@ def remove_temporary() -> None:
 
 
 # ---------------------------------------------------------------------- signals
+class Terminated(KeyboardInterrupt):
+    """A signal asks the program to end. No ``except Exception`` stops it.
+
+    Attributes:
+        exit_code: what shells say of a program that the signal ended.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.exit_code = 128 + number
+
+
 @contextmanager
 def ending_in_order() -> Iterator[None]:
     """Within it, signals that end the program remove what is half written, then raise, so that ``finally`` blocks run.
 
-    SIGINT raises KeyboardInterrupt, the others SystemExit with the code that shells give them. Where the program has
+    SIGINT raises KeyboardInterrupt, the others :class:`Terminated`. Where the program has
     handlers of its own, or this is not the main thread, nothing is changed.
     """
     before: dict[int, Any] = {}
@@ -306,9 +318,7 @@ def _end(number: int, _frame: Any) -> NoReturn:
     with _lock:
         for folder in list(_folders):
             shutil.rmtree(folder, ignore_errors=True)
-    if number == signal.SIGINT:
-        raise KeyboardInterrupt
-    raise SystemExit(128 + number)
+    raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
 
 
 def _end_at_once(number: int, _frame: Any) -> NoReturn:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePath
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -16,14 +18,13 @@ from dpnn_bridge.atomic import StrPath, check_output, replacing
 from dpnn_bridge.boundary import raises
 from dpnn_bridge.checkpoints.contents import surroundings, without_module
 from dpnn_bridge.checkpoints.find import SEVERAL, candidates, follow, select
-from dpnn_bridge.conversion import convert_object, registry, to_lua, to_lua_value
+from dpnn_bridge.conversion import convert_object, registry, to_lua_value
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.report import Report
 from dpnn_bridge.conversion.tensors import as_dtype
-from dpnn_bridge.errors import ConversionError, ModelNotFoundError
+from dpnn_bridge.errors import ConversionError, LuaBridgeError, ModelNotFoundError
 from dpnn_bridge.loaders import t7_writer
-from dpnn_bridge.loaders.compare import difference
 from dpnn_bridge.loaders.encoding import check_file
 from dpnn_bridge.loaders.origin import LocalFile, Origin, is_url, local_file, name_of
 from dpnn_bridge.loaders.t7_reader import read_local, read_t7
@@ -46,6 +47,7 @@ def load(
     gradients: bool = False,
     plugins: Sequence[StrPath] = (),
     lua: Any = None,
+    sandbox: bool = False,
     allow_unsupported: bool = False,
     sha256: str | None = None,
 ) -> nn.Module:
@@ -60,7 +62,10 @@ def load(
         inplace: run modules in place where the file says so.
         gradients: take the gradients of the file into ``.grad``.
         plugins: Python files that register classes with ``@lua_class``.
-        lua: a :class:`~dpnn_bridge.lua.LuaBridge` that knows the classes that the registry does not.
+        lua: a :class:`~dpnn_bridge.lua.LuaBridge` that knows the classes that the registry does not, or Lua files that
+            define them, which are run.
+        sandbox: run these Lua files, and the layers that they define, in a process that the kernel lets do nothing but
+            compute; see :class:`~dpnn_bridge.lua.LuaBridge` for its limits.
         allow_unsupported: unknown classes become placeholders that raise when they run.
         sha256: refuse a file with another checksum.
 
@@ -76,13 +81,14 @@ def load(
         >>> model = dpnn_bridge.load("lenet.t7").eval()   # doctest: +SKIP
     """
     load_plugins(plugins)
+    bridge = _bridge(lua, sandbox)
     options = Options(
         index_base=index_base,
         inplace=inplace,
         gradients=gradients,
         allow_unsupported=allow_unsupported,
-        fallback=None if lua is None else lua.convert,
-        knows=None if lua is None else lua.has_class,
+        fallback=None if bridge is None else bridge.convert,
+        knows=None if bridge is None else bridge.has_class,
     )
     module, _ = load_with_report(path, key, options, sha256)
     record, dtype = record_of(module), as_dtype(dtype)
@@ -135,6 +141,19 @@ def _read_pytorch(file: LocalFile) -> Any:
     return pt_file.read(path, name)
 
 
+def _bridge(lua: Any, sandbox: bool) -> Any:
+    """The bridge for ``lua=``: it may be one, or name Lua files."""
+    if lua is None:
+        return None
+    from dpnn_bridge.lua.bridge import LuaBridge
+
+    if isinstance(lua, LuaBridge):
+        if sandbox and not lua.sandboxed:
+            raise LuaBridgeError("sandbox=True: this bridge is none; give the Lua files, or a LuaBridge(sandbox=True)")
+        return lua
+    return LuaBridge.from_files([lua] if isinstance(lua, (str, os.PathLike)) else list(lua), sandbox=sandbox)
+
+
 @raises(ConversionError, "writing")
 def save(path: StrPath, module: nn.Module, *, force: bool = True, **options: Any) -> None:
     """Writes a module in the format that the suffix names, reads it back and compares, then lets the file appear.
@@ -183,6 +202,7 @@ def convert(
     example: Any = None,
     plugins: Sequence[StrPath] = (),
     lua: Any = None,
+    sandbox: bool = False,
     allow_unsupported: bool = False,
     sha256: str | None = None,
     progress: Callable[[str], None] = lambda step: None,
@@ -202,7 +222,10 @@ def convert(
         dtype: casts floating point tensors, ``torch.float16`` or ``"float16"``.
         example: one input of the model, which some formats need.
         plugins: Python files that register classes with ``@lua_class``.
-        lua: a :class:`~dpnn_bridge.lua.LuaBridge` that knows the classes that the registry does not.
+        lua: a :class:`~dpnn_bridge.lua.LuaBridge` that knows the classes that the registry does not, or Lua files that
+            define them, which are run.
+        sandbox: run these Lua files, and the layers that they define, in a process that the kernel lets do nothing but
+            compute; see :class:`~dpnn_bridge.lua.LuaBridge` for its limits.
         allow_unsupported: unknown classes become placeholders.
         sha256: refuse a file with another checksum.
         progress: called with the name of each step as it begins.
@@ -219,10 +242,11 @@ def convert(
     load_plugins(plugins)
     name = name_of(src)
     progress(f"reading {name}")
+    bridge = _bridge(lua, sandbox)
     options = Options(
         allow_unsupported=allow_unsupported,
-        fallback=None if lua is None else lua.convert,
-        knows=None if lua is None else lua.has_class,
+        fallback=None if bridge is None else bridge.convert,
+        knows=None if bridge is None else bridge.has_class,
     )
     dtype = as_dtype(dtype)
     with local_file(src, sha256) as file:
@@ -286,14 +310,16 @@ def is_converted(
 ) -> bool:
     """Whether ``dst`` is whole and what :func:`convert` made of ``src`` with these arguments.
 
-    Formats say what they were made of; a ``.t7`` file is compared with the model.
+    Formats say what they were made of; ``.t7`` files and data are compared with what the input gives now.
     """
     try:
-        found = format_of(dst, to).origin(Path(dst))
-        if found is None and suffix_of(dst, to) == ".t7":
-            options = Options(allow_unsupported=allow_unsupported, fallback=None if lua is None else lua.convert)
-            module, _report = load_with_report(src, key, options)
-            return difference(to_lua(module.to(dtype=as_dtype(dtype))), read_t7(dst)) is None
+        suffix = f".{to.lstrip('.')}" if to else Path(dst).suffix
+        found = None if suffix == ".json" else format_of(dst, to).origin(Path(dst))
+        if not found and suffix in data.SUFFIXES:
+            with TemporaryDirectory() as folder:
+                again = Path(folder, Path(dst).name)
+                convert(src, again, key=key, to=to, dtype=dtype, lua=lua, allow_unsupported=allow_unsupported)
+                return filecmp.cmp(again, dst, shallow=False)
         with local_file(src) as file:
             return found == _origin(file, key, as_dtype(dtype))
     except Exception:  # whatever is wrong with it, it is not what convert writes

@@ -68,6 +68,7 @@ def list_classes(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 @click.option(
     "--lua", "lua_files", multiple=True, type=click.Path(path_type=Path), help="Lua file that defines classes."
 )
+@click.option("--sandbox", is_flag=True, help="Run the --lua files where they can do nothing but compute.")
 @click.option("--allow-unsupported", is_flag=True, help="Unknown classes become placeholders that raise when they run.")
 @click.option("--report", type=click.Path(path_type=Path), help="Write what was mapped to what, as JSON.")
 @json_option
@@ -94,6 +95,7 @@ def convert_command(
     inputs: tuple[str, ...],
     plugin: tuple[Path, ...],
     lua_files: tuple[Path, ...],
+    sandbox: bool,
     allow_unsupported: bool,
     report: Path | None,
     as_json: bool,
@@ -123,6 +125,8 @@ def convert_command(
         raise click.UsageError("IN and OUT are the same file")
     if lua_files and jobs > 1:
         raise click.UsageError("--lua runs in one process: leave out --jobs")
+    if sandbox and not lua_files:
+        raise click.UsageError("--sandbox is for --lua")
     used = [*plugin, *lua_files, *filter(os.path.isfile, inputs)]
     if out_dir is None:
         check_output(files[1], True, used)
@@ -149,7 +153,7 @@ def convert_command(
         if lua_files:
             from dpnn_bridge.lua import LuaBridge
 
-            options["lua"] = LuaBridge.from_files(lua_files)
+            options["lua"] = LuaBridge.from_files(lua_files, sandbox=sandbox)
         if out_dir is None and not all_models:
             done = api.convert(*files, key=key, force=force, progress=progress, **options)
     if out_dir is None and not all_models:

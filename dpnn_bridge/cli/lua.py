@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,9 @@ io.flush()
     help="Folder that `require` searches first: packages, or checkouts of nn, dpnn, rnn … (repeatable).",
 )
 @click.option("--runtime", type=click.Choice(["auto", "luajit21", "lua51"]), default="auto", show_default=True)
-@click.option("--sandbox", is_flag=True, help="No files, no processes, limited memory and time: for code not trusted.")
+@click.option("--sandbox", is_flag=True, help="For code not trusted: a process that can do nothing but compute.")
+@click.option("--max-seconds", type=click.FloatRange(0, min_open=True), help="Of a sandbox, on the clock; default 60.")
+@click.option("--max-memory", type=click.IntRange(1), help="MiB of a sandbox, tensors included; default 2048.")
 @click.option("--seed", type=int, help="torch.manualSeed before anything runs.")
 @version_option
 @click.argument("script", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
@@ -48,6 +51,8 @@ def lua_command(
     lua_path: tuple[Path, ...],
     runtime: str,
     sandbox: bool,
+    max_seconds: float | None,
+    max_memory: int | None,
     seed: int | None,
     script: Path | None,
     arguments: tuple[str, ...],
@@ -61,8 +66,15 @@ def lua_command(
 
     if script is None and execute is None and not interactive:
         raise click.UsageError("name a script, or give -i for a prompt")
+    if not sandbox and (max_seconds is not None or max_memory is not None):
+        raise click.UsageError("--max-seconds and --max-memory are for --sandbox")
+    limits: dict[str, Any] = {}
+    if max_seconds is not None:
+        limits["max_seconds"] = max_seconds
+    if max_memory is not None:
+        limits["max_memory"] = max_memory << 20
     try:
-        bridge = LuaBridge(lua_path, runtime=runtime, sandbox=sandbox)
+        bridge = LuaBridge(lua_path, runtime=runtime, sandbox=sandbox, **limits)
         _take_exit(bridge)
         if seed is not None:
             bridge.manual_seed(seed)
@@ -103,7 +115,8 @@ def _exit_code(error: DpnnBridgeError) -> int | None:
     text = str(error)
     if not text.startswith(_EXIT):
         return None
-    return int(float(text[len(_EXIT) :].split(".", 1)[0]))
+    number = text[len(_EXIT) :].split(".", 1)[0]
+    return int(number) if re.fullmatch(r"-?\d{1,9}", number) else 1
 
 
 def _set_arguments(bridge: Any, script: Path, arguments: tuple[str, ...]) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dpnn_bridge.atomic import Terminated
 from dpnn_bridge.boundary import as_ours
 from dpnn_bridge.display import printable, printable_lines
 from dpnn_bridge.errors import DpnnBridgeError
@@ -46,6 +47,8 @@ class Command(click.Command):
         except DpnnBridgeError as error:
             say(f"error: {error}", err=True)
             sys.exit(error.exit_code)
+        except Terminated as end:
+            sys.exit(end.exit_code)
         except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
             raise
         except Exception as error:

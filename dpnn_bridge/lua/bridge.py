@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,14 +12,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dpnn_bridge.errors import LuaBridgeError
+from dpnn_bridge.loaders import loads
+from dpnn_bridge.loaders.t7_writer import dumps
 from dpnn_bridge.lua import values
 from dpnn_bridge.lua.converted import Converted
+from dpnn_bridge.lua.environment import folders, read_source
 from dpnn_bridge.lua.runtime import Runtime
+from dpnn_bridge.lua.sandbox import Remote, Sandbox
+from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 
 if TYPE_CHECKING:
     from dpnn_bridge.conversion.torch_context import TorchContext
     from dpnn_bridge.lua.module import LuaCriterion, LuaModule
-    from dpnn_bridge.objects import LuaObject
 
 StrPath = str | os.PathLike[str]
 
@@ -34,9 +39,11 @@ class LuaBridge:
             of torch/nn, dpnn, rnn … With a checkout of nn its own Lua files run; without one, ``require 'nn'`` gives
             the base classes that come with the bridge.
         runtime: "luajit21", "lua51", or "auto" for the first of them that lupa has here.
-        sandbox: for code that is not trusted: Lua 5.1 without io, os, package, debug and ffi, with limits.
-        max_memory: bytes that Lua may use in a sandbox. Tensors are Python's memory and not counted.
+        sandbox: for code that is not trusted: Lua 5.1 without io, os, package, debug and ffi, in a process of its own
+            that the kernel lets do nothing but compute, see docs/lua.md. Tensors that go in and come out are copies.
+        max_memory: bytes that Lua and its tensors may use in a sandbox.
         max_instructions: Lua instructions that one call from Python may take in a sandbox.
+        max_seconds: that one call from Python may take in a sandbox, on the clock; then the process is killed.
 
     Raises:
         LuaBridgeError: the ``lua`` extra is not installed, or Lua code raised.
@@ -53,15 +60,26 @@ class LuaBridge:
         *,
         runtime: str = "auto",
         sandbox: bool = False,
-        max_memory: int = 512 << 20,
+        max_memory: int = 2 << 30,
         max_instructions: int = 1_000_000_000,
+        max_seconds: float = 60,
     ) -> None:
-        folders = [lua_path] if isinstance(lua_path, (str, os.PathLike)) else list(lua_path)
-        for folder in folders:
-            if not Path(folder).is_dir():
-                raise LuaBridgeError(f"lua_path names {folder}, which is not a folder")
-        self._runtime = Runtime(runtime, folders, sandbox, max_memory, max_instructions)
-        self._runtime.offer(Converted(self._runtime).entries())
+        self._start(Runtime(runtime, folders(lua_path)))
+
+    def __new__(cls, *args: Any, sandbox: bool = False, **options: Any) -> LuaBridge:
+        kind: Any = _SandboxedBridge if sandbox and cls is LuaBridge else cls
+        return super().__new__(kind)
+
+    def _start(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        runtime.offer(Converted(runtime).entries())
+
+    @classmethod
+    def over(cls, runtime: Runtime) -> LuaBridge:
+        """A bridge to a Lua state that is there."""
+        bridge = super().__new__(cls)
+        bridge._start(runtime)
+        return bridge
 
     @classmethod
     def from_files(cls, files: Sequence[StrPath], **options: Any) -> LuaBridge:
@@ -71,8 +89,8 @@ class LuaBridge:
             files: Lua files, in order. Their folders are searched by ``require``.
             **options: as for :class:`LuaBridge`.
         """
-        folders = list(dict.fromkeys(Path(f).resolve().parent for f in files))
-        bridge = cls([*options.pop("lua_path", ()), *folders], **options)
+        homes = list(dict.fromkeys(Path(f).resolve().parent for f in files))
+        bridge = cls([*options.pop("lua_path", ()), *homes], **options)
         for file in files:
             bridge.run_file(file)
         return bridge
@@ -82,6 +100,11 @@ class LuaBridge:
         """Which Lua runs: "luajit21" or "lua51"."""
         return self._runtime.name
 
+    @property
+    def sandboxed(self) -> bool:
+        """Whether Lua runs in a process of its own that can do nothing but compute."""
+        return False
+
     # ---- running code
 
     def execute(self, code: str, *args: Any, name: str = "python") -> Any:
@@ -90,20 +113,15 @@ class LuaBridge:
         Returns:
             What the code returns, several values as a tuple.
         """
-        return self._call(lambda: self._runtime.compile(code, f"={name}"), *args)
+        return self.run_source(code, f"={name}", *args)
 
     def run_file(self, path: StrPath, *args: Any) -> Any:
         """Run a Lua file; ``...`` in it are the arguments."""
-        path = Path(path)
-        try:
-            code = path.read_bytes()
-        except OSError as error:
-            raise LuaBridgeError(f"cannot read {path}: {error.strerror}") from None
-        if code.startswith(b"\x1b"):
-            raise LuaBridgeError(f"{path} is compiled Lua code, which is never run: pass its source")
-        if code.startswith(b"#"):
-            code = b"--" + code
-        return self._call(lambda: self._runtime.compile(code.decode("latin-1"), f"@{path}"), *args)
+        return self.run_source(read_source(Path(path)), f"@{path}", *args)
+
+    def run_source(self, code: str, name: str, *args: Any) -> Any:
+        """Run Lua code that Lua knows by a name, such as ``@file.lua``."""
+        return self._call(lambda: self._runtime.compile(code, name), *args)
 
     @property
     def lua_path(self) -> list[Path]:
@@ -117,6 +135,10 @@ class LuaBridge:
     def call(self, function: Any, *args: Any) -> Any:
         """Call a Lua function with Python values and bring its results to Python."""
         return self._call(lambda: function, *args)
+
+    def method(self, obj: Any, name: str, *args: Any) -> Any:
+        """``obj:name(...)``"""
+        return self.call(self.helper("method"), obj, name, *args)
 
     def _call(self, function: Any, *args: Any) -> Any:
         with self.errors():
@@ -165,6 +187,10 @@ class LuaBridge:
         """``torch.type(value)``"""
         return self._runtime.torch["type"](value)
 
+    def kind_of(self, value: Any) -> str:
+        """``type(value)``"""
+        return self._runtime.lua_type(value) or "userdata"
+
     def new(self, class_name: str, *args: Any) -> Any:
         """Construct an object of a Lua class, as ``nn.Linear(3, 4)`` does in Lua."""
         find = self._runtime.torch["getconstructortable"]
@@ -208,6 +234,27 @@ class LuaBridge:
         module.training = obj.get("train") is not False
         return module
 
+    # ---- what a LuaModule does
+
+    def state_of(self, obj: Any) -> tuple[list[str], list[torch.Tensor], list[torch.Tensor], list[tuple[str, Any]]]:
+        """Names of parameters, parameters, their gradients, and pairs of name and tensor for the rest of the state."""
+        names, weights, gradients = self.call(self.helper("parameters"), obj)
+        buffers = self.call(self.helper("buffers"), obj, names)
+        return names, weights, gradients, [tuple(pair) for pair in buffers]
+
+    def push(self, obj: Any, tensors: Sequence[torch.Tensor | None]) -> None:
+        """Has Lua know the values of what :meth:`state_of` gave: the same memory, unless this is a sandbox."""
+
+    def forward(self, obj: Any, input: Any, tensors: Sequence[torch.Tensor | None]) -> Any:
+        """``obj:forward(input)`` with what :meth:`state_of` gave, which it may change."""
+        return self.method(obj, "forward", input)
+
+    def backward(
+        self, obj: Any, input: Any, grad_output: Any, tensors: Sequence[torch.Tensor | None]
+    ) -> tuple[Any, list[torch.Tensor]]:
+        """Gradient of the input, and of the parameters for this backward alone."""
+        return self.call(self.helper("backward"), obj, input, grad_output)
+
     # ---- random numbers
 
     def manual_seed(self, seed: int) -> None:
@@ -219,3 +266,124 @@ class LuaBridge:
         from dpnn_bridge.lua.tensor import TYPE_OF_DTYPE
 
         self._runtime.torch["setdefaulttensortype"](f"torch.{TYPE_OF_DTYPE[dtype]}Tensor")
+
+
+class _SandboxedBridge(LuaBridge):
+    """The same, with Lua in a process of its own: what stays there is a :class:`~dpnn_bridge.lua.sandbox.Remote`."""
+
+    def __init__(
+        self,
+        lua_path: StrPath | Sequence[StrPath] = (),
+        *,
+        runtime: str = "auto",
+        sandbox: bool = True,
+        max_memory: int = 2 << 30,
+        max_instructions: int = 1_000_000_000,
+        max_seconds: float = 60,
+    ) -> None:
+        if runtime == "luajit21":
+            raise ValueError("a sandbox needs runtime='lua51': LuaJIT's ffi and JIT cannot be confined")
+        self._sandbox = Sandbox(folders(lua_path), max_memory, max_seconds, max_instructions)
+        self._known: dict[int, list[torch.Tensor]] = {}  # what the process has of each module's tensors
+        self._ask = self._sandbox.ask
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._sandbox.close()
+
+    @property
+    def runtime(self) -> str:
+        return "lua51"
+
+    @property
+    def sandboxed(self) -> bool:
+        return True
+
+    @property
+    def lua_path(self) -> list[Path]:
+        return self._sandbox.lua_path
+
+    def run_source(self, code: str, name: str, *args: Any) -> Any:
+        return self._ask("execute", code, name, args)
+
+    def require(self, name: str) -> Any:
+        return self._ask("require", name)
+
+    def call(self, function: Any, *args: Any) -> Any:
+        return self._ask("call", function, args)
+
+    def method(self, obj: Any, name: str, *args: Any) -> Any:
+        return self._ask("method", obj, name, args)
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        yield
+
+    def to_lua(self, value: Any) -> Any:
+        if isinstance(value, (LuaObject, LuaTable, LuaTensor, LuaStorage, LuaFunction)):
+            value = dumps(value)
+        elif isinstance(value, bytes):
+            value = value.decode("latin-1")
+        return self._ask("hold", value)
+
+    def to_python(self, value: Any) -> Any:
+        return self._ask("python", value) if isinstance(value, Remote) else value
+
+    def to_object(self, value: Any) -> Any:
+        return loads(self._ask("object", value))
+
+    def has_class(self, name: str) -> bool:
+        return self._ask("has_class", name) is True
+
+    def type_of(self, value: Any) -> str:
+        return value.type_name if isinstance(value, Remote) else self._ask("type_of", value)
+
+    def kind_of(self, value: Any) -> str:
+        return value.kind
+
+    def new(self, class_name: str, *args: Any) -> Any:
+        return self._ask("new", class_name, args)
+
+    def state_of(self, obj: Any) -> Any:
+        names, weights, gradients, buffers = self._ask("state_of", obj.number, obj)
+        buffers = [(str(name), value) for name, value in buffers]
+        self._known[obj.number] = [t.clone() for t in (*weights, *(value for _, value in buffers))]
+        weakref.finalize(obj, self._known.pop, obj.number, None)
+        return [str(n) for n in names], weights, gradients, buffers
+
+    def push(self, obj: Any, tensors: Sequence[torch.Tensor | None]) -> None:
+        known, changed = self._known[obj.number], {}
+        for i, tensor in enumerate(tensors):
+            if tensor is not None and not torch.equal(tensor, known[i]):
+                changed[i] = tensor
+                known[i].copy_(tensor.detach())
+        if changed:
+            self._ask("push", obj.number, changed)
+
+    def forward(self, obj: Any, input: Any, tensors: Sequence[torch.Tensor | None]) -> Any:
+        self.push(obj, tensors)
+        output, changed = self._ask("forward", obj.number, obj, input)
+        self._pull(obj, tensors, changed)
+        return output
+
+    def backward(self, obj: Any, input: Any, grad_output: Any, tensors: Sequence[torch.Tensor | None]) -> Any:
+        self.push(obj, tensors)
+        gradients, changed = self._ask("backward", obj.number, obj, input, grad_output)
+        self._pull(obj, tensors, changed)
+        return gradients
+
+    def _pull(self, obj: Any, tensors: Sequence[torch.Tensor | None], changed: dict[int, torch.Tensor]) -> None:
+        """Takes over what Lua changed: running means, weights with a limited norm."""
+        for i, value in changed.items():
+            target, copy = tensors[i], self._known[obj.number][i]
+            if copy.shape != value.shape or copy.dtype != value.dtype:
+                raise LuaBridgeError("the Lua sandbox changed the shape of a tensor that the module has")
+            copy.copy_(value)
+            if target is not None:  # else a scratch tensor that was empty when the module was made
+                target.data.copy_(value)
+
+    def manual_seed(self, seed: int) -> None:
+        self._ask("seed", seed)
+
+    def default_dtype(self, dtype: torch.dtype) -> None:
+        self._ask("default_type", str(dtype).removeprefix("torch."))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.lua import files
 from dpnn_bridge.lua.dispatch import describe
 from dpnn_bridge.lua.tensor import Tensor, TorchError
@@ -20,6 +22,8 @@ from dpnn_bridge.torch7.random import Generator
 
 if TYPE_CHECKING:
     from dpnn_bridge.lua.runtime import Runtime
+
+StrPath = str | os.PathLike[str]
 
 
 class Timer:
@@ -148,9 +152,33 @@ def file_entries(runtime: Runtime) -> dict[str, Any]:
     return entries
 
 
+def folders(lua_path: StrPath | Sequence[StrPath]) -> list[Path]:
+    """The folders that ``lua_path`` names."""
+    named = [lua_path] if isinstance(lua_path, (str, os.PathLike)) else list(lua_path)
+    for folder in named:
+        if not Path(folder).is_dir():
+            raise LuaBridgeError(f"lua_path names {folder}, which is not a folder")
+    return [Path(folder) for folder in named]
+
+
+def read_source(path: Path) -> str:
+    """The text of a Lua file; compiled code is refused."""
+    try:
+        code = path.read_bytes()
+    except OSError as error:
+        raise LuaBridgeError(f"cannot read {path}: {error.strerror}") from None
+    if code.startswith(b"\x1b"):
+        raise LuaBridgeError(f"{path} is compiled Lua code, which is never run: pass its source")
+    return ("--" if code.startswith(b"#") else "") + code.decode("latin-1")
+
+
 def find_module(roots: Sequence[Path], name: str) -> str | None:
     """File of a Lua module below the lua_path: ``a/b.lua``, ``a/b/init.lua``, or deeper within package ``a``."""
+    if "\0" in name or Path(name).is_absolute() or ".." in re.split(r"[/\\]", name):
+        return None  # it would leave the path
     package, *rest = name.split(".")
+    if not all((package, *rest)) or any(part.startswith(("/", "\\")) for part in rest):
+        return None
     for root in roots:
         home = root if (root / "init.lua").is_file() and root.name == package else root / package
         inner = home.joinpath(*rest)
@@ -166,16 +194,18 @@ def find_module(roots: Sequence[Path], name: str) -> str | None:
 def environment_entries(runtime: Runtime) -> dict[str, Any]:
     """Timers, threads, paths and what `require` needs."""
 
+    most = torch.get_num_threads() if runtime.sandbox else max(64, os.cpu_count() or 1)  # too many are a crash
+
     def set_threads(n: Any = None, *_: Any) -> tuple[()]:
-        torch.set_num_threads(max(1, int(n)))
+        torch.set_num_threads(max(1, min(int(n), most)))
         return ()
 
     entries: dict[str, Any] = {
         "run_prelude": runtime.run_prelude,
         "sandbox": runtime.sandbox,
         "find_module": lambda name: find_module(runtime.lua_path, name),
-        "read_text": lambda path: Path(path).read_text(encoding="latin-1"),
-        "write": sys.stdout.write,
+        "module_source": lambda name: runtime.host.module(name) or (None, None),
+        "write": runtime.host.write,
         "new_timer": runtime.guard(Timer),
         "timer_read": lambda timer: timer.read(),
         "timer_methods": runtime.guarded(

@@ -144,8 +144,7 @@ class LuaModule(_LuaFunctionality, Placeholder):
 
     def _bind(self, first: bool = False) -> None:
         """Make parameters and buffers views of what Lua holds now."""
-        call = self.bridge.call
-        names, weights, self._gradients = call(self.bridge.helper("parameters"), self.lua)
+        names, weights, self._gradients, buffers = self.bridge.state_of(self.lua)
         self._names = []
         for name, weight in zip(names, weights, strict=True):
             attribute = name.replace(".", "_")
@@ -157,16 +156,23 @@ class LuaModule(_LuaFunctionality, Placeholder):
                 self.register_parameter(attribute, nn.Parameter(weight))
             else:
                 known.data = weight
-        for name, value in call(self.bridge.helper("buffers"), self.lua, names):
+        self._state = [("", n) for n in self._names]
+        for name, value in buffers:
             attribute = name.replace(".", "_")
             if attribute in self._buffers:
                 self._buffers[attribute] = value
             elif first and not hasattr(self, attribute):
                 self.register_buffer(attribute, value)
+            self._state.append(("buffer", attribute))
+
+    def _tensors(self) -> list[torch.Tensor | None]:
+        """What the bridge keeps equal on both sides: parameters, then buffers, in the order of ``state_of``."""
+        return [self._buffers.get(n) if kind else self._parameters.get(n) for kind, n in self._state]
 
     @property
     def obj(self) -> LuaObject:
         """The inert object, as ``torch.save`` would write it now."""
+        self.bridge.push(self.lua, self._tensors())
         return self.bridge.to_object(self.lua)
 
     @property
@@ -194,7 +200,7 @@ class LuaModule(_LuaFunctionality, Placeholder):
 
     def _run_forward(self, state: dict[str, Any]) -> list[torch.Tensor]:
         outputs: list[torch.Tensor] = []
-        state["shape"] = _flatten(self.bridge.call(self.lua["forward"], self.lua, state["input"]), outputs)
+        state["shape"] = _flatten(self.bridge.forward(self.lua, state["input"], self._tensors()), outputs)
         return [o.clone() for o in outputs]
 
     def _replay(self, state: dict[str, Any]) -> bool:
@@ -208,26 +214,21 @@ class LuaModule(_LuaFunctionality, Placeholder):
     def _backward(
         self, state: dict[str, Any], gradients: list[torch.Tensor | None], inputs: list[torch.Tensor]
     ) -> list[torch.Tensor | None]:
-        call = self.bridge.call
-        with torch.no_grad():
-            for g in self._gradients:
-                g.zero_()
         given = self._lua_copy(state["shape"], [g for g in gradients if g is not None])
         result: list[torch.Tensor] = []
-        call(self.lua["updateGradInput"], self.lua, state["input"], given)
-        _flatten(self.bridge.to_python(self.lua["gradInput"]), result)
-        call(self.lua["accGradParameters"], self.lua, state["input"], given, 1)
+        grad_input, own = self.bridge.backward(self.lua, state["input"], given, self._tensors())
+        _flatten(grad_input, result)
         slopes: list[torch.Tensor | None] = [
             g.clone().reshape(x.shape) if x.is_floating_point() and g.numel() == x.numel() else None
             for g, x in zip(result, inputs, strict=False)
         ]
         slopes += [None] * (len(inputs) - len(slopes))
-        return [*slopes, *[g.clone() for g in self._gradients]]
+        return [*slopes, *[g.clone() for g in own]]
 
     def train(self, mode: bool = True) -> LuaModule:
         """``module:training()`` or ``module:evaluate()``"""
         nn.Module.train(self, mode)
-        self.bridge.call(self.lua["training" if mode else "evaluate"], self.lua)
+        self.bridge.method(self.lua, "training" if mode else "evaluate")
         return self
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> LuaModule:
@@ -238,7 +239,8 @@ class LuaModule(_LuaFunctionality, Placeholder):
         names = {torch.float32: "torch.FloatTensor", torch.float64: "torch.DoubleTensor"}
         if probe.dtype not in names:
             raise LuaBridgeError(f"{self.class_name} computes in float or double, not in {probe.dtype}")
-        self.bridge.call(self.lua["type"], self.lua, names[probe.dtype])
+        self.bridge.push(self.lua, self._tensors())
+        self.bridge.method(self.lua, "type", names[probe.dtype])
         self._bind()
         return self
 
@@ -273,18 +275,18 @@ class LuaCriterion(_LuaFunctionality, nn.Module):
         state: dict[str, Any] = {}
         targets: list[torch.Tensor] = []
         aim = self._lua_copy(_flatten(target, targets), targets)
-        call = self.bridge.call
+        method = self.bridge.method
 
         def run(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
             state["input"] = self._lua_copy(shape, list(tensors))
-            loss = state["loss"] = call(self.lua["forward"], self.lua, state["input"], aim)
+            loss = state["loss"] = method(self.lua, "forward", state["input"], aim)
             dtype = next((t.dtype for t in tensors if t.is_floating_point()), torch.float64)
             return (torch.as_tensor(loss, dtype=dtype).reshape(()).clone(),)
 
         def back(gradients: tuple[torch.Tensor | None, ...]) -> list[torch.Tensor | None]:
-            self._return_to(step, lambda: call(self.lua["forward"], self.lua, state["input"], aim) == state["loss"])
+            self._return_to(step, lambda: method(self.lua, "forward", state["input"], aim) == state["loss"])
             result: list[torch.Tensor] = []
-            _flatten(call(self.lua["backward"], self.lua, state["input"], aim), result)
+            _flatten(method(self.lua, "backward", state["input"], aim), result)
             scale = gradients[0]
             assert scale is not None
             return [g.reshape(x.shape) * scale for g, x in zip(result, leaves, strict=True)]

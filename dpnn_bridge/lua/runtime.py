@@ -6,6 +6,7 @@ import importlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,17 @@ def _import_runtime(name: str) -> tuple[Any, str]:
     ) from problem
 
 
+class Host:
+    """What Lua asks of the world around it: where its text goes, and in a sandbox the Lua files that it may have."""
+
+    def write(self, text: str) -> None:
+        """What ``io.write`` and ``print`` give in a sandbox."""
+
+    def module(self, name: Any) -> tuple[str, str] | None:
+        """Path and text of the Lua file that ``require(name)`` loads in a sandbox."""
+        return None
+
+
 def _deny(_object: Any, _name: Any, _setting: bool) -> Any:
     raise AttributeError("Python attributes are out of reach of Lua")
 
@@ -77,6 +89,11 @@ def encode(answer: Any, args: tuple[Any, ...]) -> Any:
     return tuple(flat)
 
 
+@cache
+def _prelude(name: str) -> str:
+    return (resources.files("dpnn_bridge.lua") / "prelude" / name).read_text(encoding="utf-8")
+
+
 class Runtime:
     """A Lua state with the torch package over PyTorch.
 
@@ -86,6 +103,7 @@ class Runtime:
         sandbox: run code that is not trusted: Lua 5.1 without io, os, package, debug; see docs/lua.md.
         max_memory: bytes that Lua may use in a sandbox (tensors are Python's and not counted).
         max_instructions: Lua instructions that one call from Python may take in a sandbox.
+        host: what a sandbox asks.
     """
 
     def __init__(
@@ -95,7 +113,9 @@ class Runtime:
         sandbox: bool = False,
         max_memory: int = 0,
         max_instructions: int = 0,
+        host: Host | None = None,
     ) -> None:
+        self.host = host or Host()
         if sandbox and name == "luajit21":
             raise ValueError("a sandbox needs runtime='lua51': LuaJIT's ffi and JIT cannot be confined")
         module, self.name = _import_runtime("lua51" if sandbox else name)
@@ -136,7 +156,7 @@ class Runtime:
 
     def run_prelude(self, name: str, extra: Any = None) -> Any:
         """Run one of the package's own Lua files."""
-        code = (resources.files("dpnn_bridge.lua") / "prelude" / name).read_text(encoding="utf-8")
+        code = _prelude(name)
         chunk = self.lua.compile(code, name=f"=dpnn_bridge/{name}".encode())
         return chunk(self.bridge, self._api, extra)
 

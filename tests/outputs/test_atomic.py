@@ -26,7 +26,7 @@ from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.cli.verify import verify_command
 from dpnn_bridge.errors import OutputError, OutputExistsError
 from dpnn_bridge.files import convert, is_converted
-from dpnn_bridge.objects import LuaTable
+from dpnn_bridge.objects import LuaTable, LuaTensor
 from dpnn_bridge.suffixes import OUTPUTS
 
 MODEL = SAMPLES / "torch-demos__mnist_convnet" / "model.t7"
@@ -210,6 +210,16 @@ def test_done_is_what_is_whole_and_of_this_input(suffix: str, tmp_path: Path) ->
     for damaged in (b"", whole[:-1], whole[: len(whole) // 2]):
         target.write_bytes(damaged)
         assert not is_converted(MODEL, target)
+
+
+@pytest.mark.parametrize("name", ["d.json", "d.npz"])
+def test_data_is_done_when_it_is_the_same_data(name: str, tmp_path: Path) -> None:
+    one, two = tmp_path / "one.t7", tmp_path / "two.t7"
+    dpnn_bridge.write_t7(one, LuaTable({"a": 1.0, "b": LuaTensor.from_numpy(torch.ones(3).numpy())}))
+    dpnn_bridge.write_t7(two, LuaTable({"a": 2.0, "b": LuaTensor.from_numpy(torch.zeros(3).numpy())}))
+    convert(one, tmp_path / name)
+    assert is_converted(one, tmp_path / name)
+    assert not is_converted(two, tmp_path / name)
 
 
 def test_a_present_python_file_is_not_executed(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 -- torch.File: objects in files, torch.save, torch.load and their relatives.
 local bridge, py = ...
 local type, pairs, ipairs, error, tonumber, tostring = type, pairs, ipairs, error, tonumber, tostring
-local string_dump, load_chunk, debug = string.dump, bridge.load, bridge.debug
+local string_dump, load_chunk, debug = bridge.dump, bridge.load, bridge.debug
 local metatables, typename, bind, handle = bridge.metatables, bridge.typename, bridge.bind, bridge.handle
 
 local NIL, NUMBER, STRING, TABLE, TORCH, BOOLEAN, FUNCTION, LEGACY_FUNCTION, RECURSIVE_FUNCTION = 0, 1, 2, 3, 4, 5, 6, 7, 8
@@ -38,6 +38,7 @@ local foreign = setmetatable({}, {__mode = 'k'})  -- stand-in function -> {bytes
 
 local function dump(f)
    if foreign[f] then return foreign[f].bytes end
+   if not string_dump then return nil end
    local ok, bytes = pcall(string_dump, f)
    if not ok then return nil end
    dumped[bytes] = true

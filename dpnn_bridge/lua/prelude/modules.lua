@@ -56,3 +56,15 @@ function bridge.buffers(module, names)
    search(module, '')
    return result
 end
+
+-- one backward: the gradient of the input, and those of the parameters for this backward alone
+function bridge.backward(module, input, gradOutput)
+   local _, gradients = module:parameters()
+   for _, g in ipairs(gradients or {}) do g:zero() end
+   module:updateGradInput(input, gradOutput)
+   local gradInput = module.gradInput
+   module:accGradParameters(input, gradOutput, 1)
+   return gradInput, gradients or {}
+end
+
+function bridge.method(object, name, ...) return object[name](object, ...) end

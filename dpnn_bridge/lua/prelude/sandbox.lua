@@ -5,6 +5,24 @@ python = nil
 package.loaded.python = nil
 if not py.sandbox then return end
 
+local type, select, error, assert, tostring, rawget = type, select, error, assert, tostring, rawget
+local handle, typename = bridge.handle, bridge.typename
+
+-- an exception of Python becomes its text: Lua never holds an object of Python that is not wrapped
+local function text_of(e)
+   if type(e) == 'userdata' and handle(e) == nil and typename(e) == nil then return tostring(e) end
+   return e
+end
+local function clean(ok, ...)
+   if ok then return ok, ... end
+   return ok, text_of((...))
+end
+local protected, with_handler = pcall, xpcall
+function pcall(...) return clean(protected(...)) end
+function xpcall(f, handler)
+   return clean(with_handler(f, type(handler) == 'function' and function(e) return handler(text_of(e)) end or handler))
+end
+
 -- instruction limit: a hook that raises, again in every coroutine
 local sethook = bridge.debug.sethook
 local function stop() error('the instruction limit of the sandbox is used up', 2) end
@@ -28,47 +46,67 @@ function coroutine.create(f)
    sethook(thread, count, '', STEP)
    return thread
 end
+function coroutine.resume(...) return clean(resume(...)) end
 function coroutine.wrap(f)
-   local thread = coroutine.create(f)
+   local thread = create(f)
+   sethook(thread, count, '', STEP)
    return function(...)
       local function finish(ok, ...)
-         if not ok then error((...), 2) end
+         if not ok then error(text_of((...)), 2) end
          return ...
       end
       return finish(resume(thread, ...))
    end
 end
 
--- require finds what is loaded already and what the caller's lua_path holds, by our searchers alone
+-- require finds what is loaded already and what the program outside gives: files of its lua_path
 local loaded, preload = package.loaded, package.preload
-local find, load_text = py.find_module, loadstring
-local read = py.read_text
+local source, load_text = py.module_source, loadstring
 function require(name)
+   if type(name) ~= 'string' then error("bad argument #1 to 'require' (string expected)", 2) end
    if loaded[name] ~= nil then return loaded[name] end
    local loader = preload[name]
    if not loader then
-      local path = find(name)
-      if path then loader = assert(load_text(read(path), '@' .. path)) else loader = bridge.packages[name] end
+      local path, text = source(name)
+      if path then loader = assert(load_text(text, '@' .. path)) else loader = bridge.packages[name] end
    end
-   if not loader then error("module '" .. tostring(name) .. "' not found: the sandbox has what lua_path names", 2) end
+   if not loader then error("module '" .. name .. "' not found: the sandbox has what lua_path names", 2) end
    loaded[name] = true
    local value = loader(name)
    if value ~= nil then loaded[name] = value end
    return loaded[name]
 end
 
+local write, unpack = py.write, unpack
+local function put(...)
+   for i = 1, select('#', ...) do write(tostring((select(i, ...)))) end
+end
 os = {clock = os.clock, time = os.time, date = os.date, difftime = os.difftime}
-io = {write = function(...) for _, v in ipairs {...} do py.write(tostring(v)) end end, flush = function() end}
-io.stdout, io.stderr = {write = function(_, ...) io.write(...) end}, {write = function(_, ...) io.write(...) end}
+io = {write = put, flush = function() end}
+io.stdout, io.stderr = {write = function(_, ...) put(...) end}, {write = function(_, ...) put(...) end}
+io.stdout.flush, io.stderr.flush = io.flush, io.flush
+function print(...)
+   local words = {...}
+   for i = 1, select('#', ...) do words[i] = tostring(words[i]) end
+   put(table.concat(words, '\t'), '\n')
+end
 for _, name in ipairs {'package', 'debug', 'dofile', 'loadfile', 'module', 'newproxy', 'getfenv', 'setfenv',
-                       'include', 'ffi', 'jit', 'paths', 'sys'} do
+                       'include', 'ffi', 'jit', 'paths', 'sys', 'gcinfo'} do
    _G[name] = nil
 end
 string.dump = nil
 for name in pairs(loaded) do
-   if name == 'io' or name == 'os' or name == 'package' or name == 'debug' or name == 'ffi' or name == 'jit' or name == '_G' then
+   if name == 'io' or name == 'os' or name == 'package' or name == 'debug' or name == 'ffi' or name == 'jit' or name == '_G'
+      or name == 'paths' or name == 'sys' then
       loaded[name] = nil
    end
 end
 function torch.save() error('the sandbox has no files', 2) end
 torch.load, torch.saveobj, torch.loadobj = torch.save, torch.save, torch.save
+
+-- metatables of Python's objects would give away what frees them; those of classes and tables are a script's own
+local getmt = getmetatable
+function getmetatable(object)
+   if type(object) == 'userdata' and typename(object) == nil then return nil end
+   return getmt(object)
+end

@@ -8,6 +8,7 @@ function bridge.setmetatable(object, mt)
    return object
 end
 bridge.debug = debug
+bridge.dump = not py.sandbox and string.dump or nil  -- in a sandbox no function is written: its upvalues are not the script's
 local collect = collectgarbage
 function bridge.collect()
    collect()
@@ -41,22 +42,25 @@ function bridge.address(object)
 end
 
 -- compiled code is not checked by Lua and can do anything: refuse it everywhere
-local BYTECODE = '\27'
-local function checked(original)
-   return original and function(chunk, ...)
-      if type(chunk) == 'string' and chunk:sub(1, 1) == BYTECODE then return nil, 'Lua bytecode is not loaded' end
-      if type(chunk) == 'function' then
-         local parts = {}
-         while true do
-            local part = chunk()
-            if part == nil or part == '' then break end
-            parts[#parts + 1] = part
-         end
-         return (loadstring or load)(table.concat(parts), ...)
+local BYTECODE = 27
+local type, byte, concat, error = type, string.byte, table.concat, error  -- a script may replace the global ones
+local load_text = loadstring or load
+local function checked(chunk, ...)
+   if type(chunk) == 'function' then
+      local parts = {}
+      while true do
+         local part = chunk()
+         if part == nil or part == '' then break end
+         if type(part) ~= 'string' then error('reader function must return a string', 2) end
+         parts[#parts + 1] = part
       end
-      return original(chunk, ...)
+      chunk = concat(parts)
    end
+   if type(chunk) == 'number' then chunk = chunk .. '' end
+   if type(chunk) ~= 'string' then error("bad argument #1 to 'load' (string or function expected, got " .. type(chunk) .. ')', 2) end
+   if byte(chunk, 1) == BYTECODE then return nil, 'Lua bytecode is not loaded' end
+   return load_text(chunk, ...)
 end
-bridge.load = loadstring or load
-loadstring = checked(loadstring)
-load = checked(load)
+bridge.load = load_text
+loadstring = loadstring and checked
+load = checked

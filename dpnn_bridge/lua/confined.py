@@ -1,0 +1,231 @@
+"""The program that runs in the process of a Lua sandbox: gives its rights away, then answers requests.
+
+A request is a tuple: what to do, the numbers of values that are not needed any more, arguments. The answer is a pair:
+``("value", …)`` or ``("error", text)``, before it any number of ``("print", text)`` and ``("module", name)``; the
+program answers the latter with the path and text of a Lua file, or None.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import importlib
+import itertools
+import os
+import pkgutil
+import select
+import threading
+from typing import Any
+
+import torch
+
+from dpnn_bridge.errors import DpnnBridgeError
+from dpnn_bridge.loaders import loads
+from dpnn_bridge.loaders.t7_writer import dumps
+from dpnn_bridge.lua.bridge import LuaBridge
+from dpnn_bridge.lua.confinement import confine
+from dpnn_bridge.lua.runtime import Host, Runtime
+from dpnn_bridge.lua.wire import Channel, WireError
+
+#: bytes for Python itself beside what Lua and its tensors may take
+_OWN_MEMORY = 64 << 20
+#: rooms whose modules are imported before files are out of reach
+_ROOMS = ("checkpoints", "compare", "conversion", "loaders", "lua", "modules", "torch7", "training")
+_CODECS = ("ascii", "latin-1", "utf-8", "utf-16", "utf-32", "unicode_escape", "raw_unicode_escape", "idna", "hex")
+#: what needs files when it first runs: the base of nn, kernels, linear algebra, printing, files in memory
+_WARM_UP = """
+   require 'nn'
+   local m = nn.Sequential():add(nn.Linear(3, 2)):add(nn.Tanh())
+   local c = nn.MSECriterion()
+   local x, y = torch.randn(4, 3), torch.randn(4, 2)
+   c:forward(m:forward(x), y)
+   m:backward(x, c:backward(m.output, y))
+   tostring(x)
+   torch.deserialize(torch.serialize(m))
+   torch.svd(torch.eye(2)) torch.symeig(torch.eye(2)) torch.inverse(torch.eye(2)) torch.gels(x:t(), torch.ones(3, 1))
+   torch.conv2(torch.ones(4, 4), torch.ones(2, 2)) torch.sort(x) torch.randperm(4)
+"""
+
+
+def main() -> None:
+    """Serves the program that started this process until it ends or closes the pipe."""
+    source, target = os.dup(0), os.dup(1)
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nowhere, 0)
+    os.dup2(nowhere, 1)
+    threading.Thread(target=_end_with, args=(source,), daemon=True).start()
+    channel = Channel(source, target, 1 << 62)
+    with contextlib.suppress(WireError, KeyboardInterrupt):
+        Server(channel).serve()
+    os._exit(0)
+
+
+def _end_with(source: int) -> None:
+    """Ends this process when the other end of the pipe is closed, whatever Lua is doing."""
+    poll = select.poll()
+    poll.register(source, 0)  # hang-up and errors alone
+    poll.poll()
+    os._exit(0)
+
+
+def _import_all() -> None:
+    for codec in _CODECS:
+        codecs.lookup(codec)
+    for room in _ROOMS:
+        package = importlib.import_module(f"dpnn_bridge.{room}")
+        for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not info.name.endswith("confined"):
+                importlib.import_module(info.name)
+
+
+class _Host(Host):
+    """What Lua asks of the world around it."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._text: list[str] = []
+        self._size = 0
+
+    def write(self, text: str) -> None:
+        self._text.append(text)
+        self._size += len(text)
+        if "\n" in text or self._size > 1 << 16:
+            self.flush()
+
+    def flush(self) -> None:
+        text = "".join(self._text)
+        self._text, self._size = [], 0
+        if text:
+            self._channel.send(("print", text), repr)
+
+    def module(self, name: Any) -> tuple[str, str] | None:
+        self.flush()
+        self._channel.send(("module", str(name)), repr)
+        return self._channel.receive(repr)
+
+
+class Server:
+    """Answers requests with a bridge whose Lua state is confined."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._values: dict[int, Any] = {}
+        self._numbers = itertools.count(1)
+        self._shared: dict[int, list[list[torch.Tensor]]] = {}  # its tensors, and what the program has
+
+    def serve(self) -> None:
+        """Starts, gives the rights of this process away, answers."""
+        max_memory, max_instructions = self._channel.receive(repr)
+        _import_all()
+        self._host = _Host(self._channel)
+        LuaBridge.over(Runtime("lua51", sandbox=True, max_memory=1 << 30, max_instructions=1 << 30)).execute(_WARM_UP)
+        self.bridge = LuaBridge.over(
+            Runtime("lua51", sandbox=True, max_memory=max_memory, max_instructions=max_instructions, host=self._host)
+        )
+        self.bridge.require("torch")
+        missing = confine(max_memory + _OWN_MEMORY)
+        self._channel.send(("value", missing), self._number)
+        while True:
+            what, released, *args = self._channel.receive(self._value)
+            for number in released:
+                self._values.pop(number, None)
+                self._shared.pop(number, None)
+            answer = self._answer(what, args)
+            self._host.flush()
+            self._channel.send(answer, self._number)
+
+    def _answer(self, what: str, args: list[Any]) -> tuple[str, Any]:
+        try:
+            return "value", getattr(self, f"do_{what}")(*args)
+        except DpnnBridgeError as error:
+            self.bridge.helper("collect")()  # after an error for lack of memory the next call would have none either
+            return "error", str(error)
+        except MemoryError:
+            return "error", "not enough memory (max_memory)"
+        except Exception as error:
+            return "error", f"{type(error).__name__}: {error}"
+
+    # ---- values that stay here
+
+    def _number(self, value: Any) -> list[Any]:
+        number = next(self._numbers)
+        self._values[number] = value
+        kind = self.bridge.kind_of(value)
+        try:
+            return [number, kind, str(self.bridge.type_of(value))]
+        except DpnnBridgeError:  # a script may have replaced what tells it
+            return [number, kind, kind]
+
+    def _value(self, number: Any) -> Any:
+        return self._values[number]
+
+    # ---- requests
+
+    def do_execute(self, code: str, name: str, args: Any) -> Any:
+        return self.bridge.run_source(code, name, *args)
+
+    def do_require(self, name: str) -> Any:
+        return self.bridge.require(name)
+
+    def do_call(self, function: Any, args: Any) -> Any:
+        return self.bridge.call(function, *args)
+
+    def do_method(self, obj: Any, name: str, args: Any) -> Any:
+        return self.bridge.method(obj, name, *args)
+
+    def do_index(self, obj: Any, key: Any) -> Any:
+        return self.bridge.execute("local object, key = ... return object[key]", obj, key)
+
+    def do_new(self, class_name: str, args: Any) -> Any:
+        return self.bridge.new(class_name, *args)
+
+    def do_hold(self, value: Any) -> Any:
+        """Makes a Lua value of a Python one, which stays here."""
+        with self.bridge.errors():
+            return self.bridge.to_lua(loads(value) if isinstance(value, bytes) else value)
+
+    def do_python(self, value: Any) -> Any:
+        return self.bridge.to_python(value)
+
+    def do_object(self, value: Any) -> bytes:
+        return dumps(self.bridge.to_object(value))
+
+    def do_has_class(self, name: str) -> bool:
+        return self.bridge.has_class(name)
+
+    def do_type_of(self, value: Any) -> str:
+        return self.bridge.type_of(value)
+
+    def do_seed(self, seed: int) -> None:
+        self.bridge.manual_seed(seed)
+
+    def do_default_type(self, name: str) -> None:
+        self.bridge.default_dtype(getattr(torch, name))
+
+    # ---- modules, whose tensors the program has copies of
+
+    def do_state_of(self, number: int, obj: Any) -> Any:
+        names, weights, gradients, buffers = self.bridge.state_of(obj)
+        tensors = [*weights, *(value for _, value in buffers)]
+        self._shared[number] = [tensors, [t.clone() for t in tensors]]
+        return names, weights, gradients, buffers
+
+    def do_push(self, number: int, changed: dict[int, torch.Tensor]) -> None:
+        tensors, copies = self._shared[number]
+        for i, value in changed.items():
+            tensors[i].copy_(value)
+            copies[i].copy_(value)
+
+    def do_forward(self, number: int, obj: Any, input: Any) -> Any:
+        return self.bridge.forward(obj, input, ()), self._changed(number)
+
+    def do_backward(self, number: int, obj: Any, input: Any, grad_output: Any) -> Any:
+        return self.bridge.backward(obj, input, grad_output, ()), self._changed(number)
+
+    def _changed(self, number: int) -> dict[int, torch.Tensor]:
+        changed = {}
+        for i, (tensor, copy) in enumerate(zip(*self._shared[number], strict=True)):
+            if not torch.equal(tensor, copy):
+                copy.copy_(tensor)
+                changed[i] = tensor
+        return changed

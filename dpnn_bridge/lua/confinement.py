@@ -1,0 +1,145 @@
+"""Takes from this process, for good, what code that is not trusted has no need of.
+
+``setrlimit`` limits memory, files and their size on every POSIX system. On Linux (x86-64 and aarch64) a seccomp filter
+leaves only the system calls that computing needs: memory, threads, clocks, reading and writing what is open already.
+No file, socket, process or program can be opened from then on, whatever runs in the process and whoever owns it.
+Libraries on PyPI for this need libseccomp on the system, so that it stands here: one table and one filter.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import resource
+import struct
+import sys
+
+#: number of each system call that stays: (x86-64, aarch64)
+ALLOWED = {
+    **{"read": (0, 63), "write": (1, 64), "readv": (19, 65), "writev": (20, 66), "close": (3, 57)},
+    **{"poll": (7, None), "ppoll": (271, 73), "select": (23, None), "pselect6": (270, 72)},
+    **{"mmap": (9, 222), "mprotect": (10, 226), "munmap": (11, 215), "mremap": (25, 216), "madvise": (28, 233)},
+    **{"brk": (12, 214), "futex": (202, 98), "membarrier": (324, 283)},
+    **{"set_robust_list": (273, 99), "rseq": (334, 293), "set_tid_address": (218, 96), "sigaltstack": (131, 132)},
+    **{"rt_sigprocmask": (14, 135), "rt_sigreturn": (15, 139), "restart_syscall": (219, 128)},
+    **{"sched_yield": (24, 124), "sched_getaffinity": (204, 123), "getcpu": (309, 168)},
+    **{"getpid": (39, 172), "gettid": (186, 178), "getppid": (110, 173)},
+    **{"getuid": (102, 174), "geteuid": (107, 175), "getgid": (104, 176), "getegid": (108, 177)},
+    **{"clock_gettime": (228, 113), "clock_getres": (229, 114), "clock_nanosleep": (230, 115), "nanosleep": (35, 101)},
+    **{"gettimeofday": (96, 169), "time": (201, None), "times": (100, 153), "getrusage": (98, 165)},
+    **{"getrandom": (318, 278), "uname": (63, 160), "sysinfo": (99, 179), "getrlimit": (97, 163)},
+    **{"exit": (60, 93), "exit_group": (231, 94)},
+}
+_CLONE, _CLONE3, _TGKILL, _PRLIMIT, _SECCOMP = (56, 220), (435, 435), (234, 131), (302, 261), (317, 277)
+_MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column above, AUDIT_ARCH
+_CLONE_THREAD = 0x10000
+_EPERM, _ENOSYS = 1, 38
+
+# BPF and seccomp, linux/bpf_common.h and linux/seccomp.h
+_LOAD, _EQUAL, _AT_LEAST, _HAS_BITS, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+_ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
+_NUMBER, _ARCH, _ARGUMENTS = 0, 4, 16
+_PR_SET_NO_NEW_PRIVS, _PR_SET_DUMPABLE = 38, 4
+_SET_MODE_FILTER, _ALL_THREADS = 1, 1
+
+#: user and group without files or rights
+NOBODY = 65534
+
+
+def confine(memory: int) -> list[str]:
+    """Takes the rights of this process away.
+
+    Args:
+        memory: bytes that it may allocate from now on.
+
+    Returns:
+        What the system has no means for, as words for a warning; empty when everything holds.
+    """
+    missing = []
+    _set_limits(memory)
+    _become_nobody()
+    problem = _filter_system_calls()
+    if problem:
+        missing.append(f"files, network and processes stay within its reach ({problem})")
+        resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))  # no root, no new process
+    return missing
+
+
+def _set_limits(memory: int) -> None:
+    limits = {"CORE": 0, "FSIZE": 1 << 16, "NOFILE": 64, "MEMLOCK": 0, "MSGQUEUE": 0}
+    if sys.platform == "linux":
+        with open("/proc/self/statm") as file:
+            limits["AS"] = int(file.read().split()[0]) * resource.getpagesize() + memory
+    else:
+        limits["DATA"] = memory
+    for name, value in limits.items():
+        kind = getattr(resource, f"RLIMIT_{name}", None)
+        if kind is not None:
+            hard = resource.getrlimit(kind)[1]
+            value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+            resource.setrlimit(kind, (value, value))
+
+
+def _become_nobody() -> None:
+    if os.geteuid() != 0:
+        return
+    try:
+        os.setgroups([])
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+    except (OSError, AttributeError):
+        pass  # a container without that user; the filter binds root as well
+
+
+def _filter_system_calls() -> str:
+    """Installs the filter in all threads; says why not where it cannot."""
+    if sys.platform != "linux":
+        return f"{sys.platform} has no seccomp"
+    if platform.machine() not in _MACHINES or struct.calcsize("P") != 8:
+        return f"no table of system calls for {platform.machine()}"
+    column, arch = _MACHINES[platform.machine()]
+    code = b"".join(struct.pack("<HBBI", *step) for step in _program(column, arch, os.getpid()))
+    libc = ctypes.CDLL(None, use_errno=True)
+    buffer = ctypes.create_string_buffer(code, len(code))
+
+    class Program(ctypes.Structure):
+        _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
+
+    program = Program(len(code) // 8, ctypes.addressof(buffer))
+    libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
+        return "no_new_privs is not to be had"
+    if libc.syscall(_SECCOMP[column], _SET_MODE_FILTER, _ALL_THREADS, ctypes.byref(program)) != 0:
+        return f"seccomp: {os.strerror(ctypes.get_errno())}"
+    return ""
+
+
+def _program(column: int, arch: int, pid: int) -> list[tuple[int, int, int, int]]:
+    """The filter as steps (code, jump if true, jump if false, operand)."""
+    refuse, allow = (_RETURN, 0, 0, _ERRNO | _EPERM), (_RETURN, 0, 0, _ALLOW)
+
+    def when(number: int, *steps: tuple[int, int, int, int]) -> list[tuple[int, int, int, int]]:
+        return [(_EQUAL, 0, len(steps), number), *steps]
+
+    steps = [
+        (_LOAD, 0, 0, _ARCH),
+        (_EQUAL, 1, 0, arch),
+        (_RETURN, 0, 0, _KILL),
+        (_LOAD, 0, 0, _NUMBER),
+        (_AT_LEAST, 0, 1, 0x40000000),  # the x32 numbers
+        (_RETURN, 0, 0, _KILL),
+    ]
+    for numbers in ALLOWED.values():
+        number = numbers[column]
+        if number is not None:
+            steps += when(number, allow)
+    steps += when(_CLONE3[column], (_RETURN, 0, 0, _ERRNO | _ENOSYS))  # glibc goes on with clone
+    # threads, no processes
+    steps += when(_CLONE[column], (_LOAD, 0, 0, _ARGUMENTS), (_HAS_BITS, 0, 1, _CLONE_THREAD), allow, refuse)
+    # abort: a signal to this process alone
+    steps += when(_TGKILL[column], (_LOAD, 0, 0, _ARGUMENTS), (_EQUAL, 0, 1, pid), allow, refuse)
+    # limits are read, not set: the third argument, a pointer, is null
+    low, high = (_LOAD, 0, 0, _ARGUMENTS + 16), (_LOAD, 0, 0, _ARGUMENTS + 20)
+    steps += when(_PRLIMIT[column], low, (_EQUAL, 0, 2, 0), high, (_EQUAL, 1, 0, 0), refuse, allow)
+    return [*steps, refuse]

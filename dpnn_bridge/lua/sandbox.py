@@ -1,0 +1,236 @@
+"""The process in which a sandboxed bridge runs Lua, seen from the program that started it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import warnings
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dpnn_bridge.errors import LuaBridgeError
+from dpnn_bridge.lua.environment import find_module
+from dpnn_bridge.lua.wire import Channel, WireError
+
+#: seconds that the process may take to start, on a machine that is busy
+_START = 120
+#: of a Lua file that require finds
+_LONGEST_FILE = 16 << 20
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+#: environment variables that Python needs to run where it runs here; nothing else of the environment is passed on
+_KEPT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "VIRTUAL_ENV", "PYTHONHOME", "TZ")
+
+
+class Remote:
+    """A value that stays in the process: an object of a Lua class, a function.
+
+    It is called and indexed as in Lua; ``bridge.to_python`` gives what it holds.
+
+    Attributes:
+        kind: what Lua's ``type`` says.
+        type_name: what ``torch.type`` says.
+    """
+
+    def __init__(self, sandbox: Sandbox, number: int, kind: str, type_name: str) -> None:
+        self.sandbox, self.number, self.kind, self.type_name = sandbox, number, kind, type_name
+        weakref.finalize(self, sandbox.released.append, number)
+
+    def __call__(self, *args: Any) -> Any:
+        return self.sandbox.ask("call", self, args)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.sandbox.ask("index", self, key)
+
+    def __repr__(self) -> str:
+        return f"<{self.type_name} {self.number} in the Lua sandbox>"
+
+
+class Sandbox:
+    """Starts the process, sends it requests and ends it when one takes too long.
+
+    Args:
+        lua_path: folders whose Lua files ``require`` may ask for; this side reads them.
+        max_memory: bytes that Lua and its tensors may take.
+        max_seconds: of one request, on the clock; the processor time is limited to that on each core.
+        max_instructions: Lua instructions of one request.
+
+    Raises:
+        LuaBridgeError: the process cannot start.
+    """
+
+    def __init__(self, lua_path: Sequence[Path], max_memory: int, max_seconds: float, max_instructions: int) -> None:
+        if os.name != "posix":
+            raise LuaBridgeError("a sandbox needs Linux or macOS: this system cannot limit a process")
+        self.lua_path, self.max_seconds = list(lua_path), max_seconds
+        self.released: list[int] = []
+        self._lock = threading.RLock()
+        self._owner = os.getpid()
+        self._ended = ""
+        self._limited = 0.0
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", "from dpnn_bridge.lua.confined import main; main()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env=_environment(),
+            cwd="/",
+            start_new_session=True,
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._channel = Channel(self._process.stdout.fileno(), self._process.stdin.fileno(), max_memory + (64 << 20))
+        self._close = weakref.finalize(self, _end, self._process, self._errors)
+        missing = self._exchange((max_memory, max_instructions), time.monotonic() + _START, "it did not start in time")
+        if missing:
+            warnings.warn(f"this system cannot confine Lua as it should: {'; '.join(missing)}", stacklevel=4)
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
+    def ask(self, what: str, *args: Any) -> Any:
+        """Has the process do something, see :mod:`dpnn_bridge.lua.confined`.
+
+        Raises:
+            LuaBridgeError: Lua raised an error, or the process ended or had to be ended.
+        """
+        with self._lock:
+            if self._ended:
+                raise LuaBridgeError(f"the Lua sandbox has ended: {self._ended}. Make a new bridge")
+            if os.getpid() != self._owner:
+                raise LuaBridgeError("a Lua sandbox belongs to the process that made it: make one in this process")
+            if time.monotonic() > self._limited + min(1.0, self.max_seconds):  # reading and setting takes a while
+                self._limit_processor_time()
+            released = [self.released.pop() for _ in range(len(self.released))]
+            late = f"a call took more than {self.max_seconds:g} seconds (max_seconds)"
+            return self._exchange((what, released, *args), time.monotonic() + self.max_seconds, late)
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._ended = self._ended or "it was closed"
+        self._close()
+
+    # ---- the conversation
+
+    def _exchange(self, request: Any, deadline: float, late: str) -> Any:
+        try:
+            self._channel.send(request, self._number, deadline)
+            while True:
+                kind, content = self._answer(deadline)
+                if kind == "value":
+                    return content
+                if kind == "error":
+                    raise LuaBridgeError(_text(content))
+                if kind == "print":
+                    sys.stdout.write(_text(content))
+                else:
+                    self._channel.send(self._find(content), self._number, deadline)
+        except TimeoutError:
+            raise self._end(late) from None
+        except WireError as error:
+            raise self._end(str(error)) from None
+        except LuaBridgeError:
+            raise
+        except BaseException:  # Ctrl-C: the answer to come would be taken for that of the next request
+            self._end("it was interrupted")
+            raise
+
+    def _answer(self, deadline: float) -> tuple[str, Any]:
+        answer = self._channel.receive(self._remote, deadline)
+        if type(answer) is not tuple or len(answer) != 2 or answer[0] not in ("value", "error", "print", "module"):
+            raise WireError("the process answered what is no answer")
+        if answer[0] != "value" and not isinstance(answer[1], str):
+            raise WireError("the process answered what is no text")
+        return answer
+
+    def _number(self, value: Any) -> int:
+        if not isinstance(value, Remote) or value.sandbox is not self:
+            raise LuaBridgeError(f"a {type(value).__name__} has no counterpart in this Lua sandbox")
+        return value.number
+
+    def _remote(self, content: Any) -> Remote:
+        number, kind, type_name = content
+        if type(number) is not int or type(kind) is not str or type(type_name) is not str:
+            raise WireError("the process answered a value of no kind")
+        return Remote(self, number, kind, _text(type_name))
+
+    def _find(self, name: str) -> tuple[str, str] | None:
+        """The Lua file of a module, if it is on the path: links out of it lead nowhere."""
+        found = find_module(self.lua_path, name)
+        if found is None:
+            return None
+        real = Path(found).resolve()
+        inside = any(real.is_relative_to(root.resolve()) for root in self.lua_path)
+        if not inside or not real.is_file() or real.stat().st_size > _LONGEST_FILE:
+            return None
+        return found, real.read_bytes().decode("latin-1")
+
+    # ---- the process
+
+    def _limit_processor_time(self) -> None:
+        if not sys.platform.startswith("linux"):
+            return
+        import resource
+
+        try:
+            times = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+            used = (int(times[11]) + int(times[12])) / os.sysconf("SC_CLK_TCK")
+            allowed = int(used + self.max_seconds * (os.cpu_count() or 1)) + 2
+            self._limited = time.monotonic()
+            resource.prlimit(self.pid, resource.RLIMIT_CPU, (allowed, resource.RLIM_INFINITY))
+        except OSError:
+            pass  # it has ended, which the next exchange says
+
+    def _end(self, reason: str) -> LuaBridgeError:
+        """Ends the process; the error that says why."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(1 if reason == "the process ended" else 0)
+        code = self._process.poll()
+        if code is not None:
+            how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            reason = f"its process ended ({how})"
+            with contextlib.suppress(OSError, ValueError):
+                self._errors.seek(0)
+                said = _text(self._errors.read()[-2000:].decode("latin-1")).strip()
+                reason += f": {said.splitlines()[-1]}" if said else ""
+        self._ended = reason
+        self._close()
+        return LuaBridgeError(f"the Lua sandbox has ended: {reason}")
+
+
+def _end(process: subprocess.Popen[bytes], errors: Any) -> None:
+    process.kill()
+    process.wait()
+    for file in (process.stdin, process.stdout, errors):
+        with contextlib.suppress(OSError):
+            file.close()  # type: ignore[union-attr]
+
+
+def _environment() -> dict[str, str]:
+    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    path = os.pathsep.join(os.path.abspath(p) for p in sys.path if p)
+    threads = str(torch.get_num_threads())
+    return kept | {
+        **{"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONNOUSERSITE": "1", "LC_ALL": "C.UTF-8"},
+        **{"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OMP_STACKSIZE": "2M", "MALLOC_ARENA_MAX": "1"},
+    }
+
+
+def _text(text: str) -> str:
+    """What Lua wrote (bytes as latin-1), without anything that a terminal would act on."""
+    with contextlib.suppress(UnicodeEncodeError):  # a message of Python
+        text = text.encode("latin-1").decode("utf-8", "replace")
+    return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text)

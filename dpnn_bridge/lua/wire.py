@@ -1,0 +1,166 @@
+"""Messages between a program and the process of its Lua sandbox.
+
+A message is a length, a JSON text of that length and the raw bytes of the tensors that the text names. Nothing in it is
+code, and whatever the process sends is checked before it is used: lengths against a limit before anything is allocated,
+tensors against their bytes. Values in the text::
+
+    null, boolean, number, string
+    {"l": [value, …]}   list            {"s": [value, …]}         several results
+    {"t": i}            tensor i        {"d": [[key, value], …]}  dict
+    {"b": i}            bytes i         {"r": …}                  a value that stays in the process
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import select
+import struct
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from dpnn_bridge.errors import LuaBridgeError
+
+_LENGTH = struct.Struct("<Q")
+#: of the JSON text
+_LONGEST_TEXT = 64 << 20
+_DTYPES = ("uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64", "bfloat16", "bool")
+
+
+class WireError(LuaBridgeError):
+    """The other side broke the protocol, took too long, or is gone."""
+
+
+class Channel:
+    """Sends and receives messages over two pipes.
+
+    Args:
+        source, target: descriptors.
+        limit: bytes that the raw part of a message may have.
+    """
+
+    def __init__(self, source: int, target: int, limit: int) -> None:
+        self._source, self._target, self._limit = source, target, limit
+        os.set_blocking(source, False)
+        os.set_blocking(target, False)
+
+    def send(self, value: Any, remote: Callable[[Any], Any], deadline: float = math.inf) -> None:
+        """Sends a value; ``remote`` gives the JSON for what is none of the known kinds."""
+        encoder = _Encoder(remote)
+        body = encoder.encode(value)
+        text = json.dumps({"value": body, "blobs": encoder.forms}).encode("ascii")
+        for part in (_LENGTH.pack(len(text)) + text, *encoder.blobs):
+            data = memoryview(part)
+            while data:
+                try:
+                    data = data[os.write(self._target, data) :]
+                except BlockingIOError:
+                    self._wait(self._target, select.POLLOUT, deadline)
+                except OSError as error:
+                    raise WireError(f"the process is gone ({error.strerror})") from None
+
+    def receive(self, remote: Callable[[Any], Any], deadline: float = math.inf) -> Any:
+        """The next message; ``remote`` makes values of what its JSON gives for them."""
+        (length,) = _LENGTH.unpack(self._read(_LENGTH.size, deadline))
+        _check(length <= _LONGEST_TEXT, "a text that is too long")
+        text = self._read(length, deadline)
+        try:
+            content = json.loads(text)
+            _check(isinstance(content, dict) and content.keys() == {"value", "blobs"}, "another text")
+            forms = [_form(form) for form in content["blobs"]]
+            _check(sum(size for *_, size in forms) <= self._limit, "more bytes than its memory holds")
+            blobs = [_blob(kind, shape, self._read(size, deadline)) for kind, shape, size in forms]
+            return _decode(content["value"], blobs, remote)
+        except WireError:
+            raise
+        except (ValueError, TypeError, KeyError, IndexError, RecursionError, OverflowError) as error:
+            raise WireError(f"the process answered what is no message ({type(error).__name__})") from None
+
+    def _read(self, count: int, deadline: float) -> bytearray:
+        data = bytearray(count)
+        rest = memoryview(data)
+        while rest:
+            self._wait(self._source, select.POLLIN, deadline)
+            try:
+                got = os.readv(self._source, [rest])
+            except BlockingIOError:
+                continue
+            if not got:
+                raise WireError("the process ended")
+            rest = rest[got:]
+        return data
+
+    @staticmethod
+    def _wait(descriptor: int, event: int, deadline: float) -> None:
+        poll = select.poll()
+        poll.register(descriptor, event)
+        left = None if deadline == math.inf else max(0.0, deadline - time.monotonic()) * 1000
+        if not poll.poll(left):
+            raise TimeoutError
+
+
+def _check(condition: bool, what: str) -> None:
+    if not condition:
+        raise WireError(f"the process answered {what}")
+
+
+class _Encoder:
+    def __init__(self, remote: Callable[[Any], Any]) -> None:
+        self._remote = remote
+        self.forms: list[Any] = []
+        self.blobs: list[Any] = []
+
+    def encode(self, value: Any) -> Any:
+        if value is None or isinstance(value, (bool, int, float, str)):
+            return value
+        if isinstance(value, torch.Tensor):
+            data = value.detach().cpu().contiguous()
+            self.forms.append([str(data.dtype).removeprefix("torch."), list(data.shape)])
+            self.blobs.append(data.reshape(-1).view(torch.uint8).numpy() if data.numel() else b"")
+            return {"t": len(self.forms) - 1}
+        if isinstance(value, (bytes, bytearray)):
+            self.forms.append(["bytes", [len(value)]])
+            self.blobs.append(value)
+            return {"b": len(self.forms) - 1}
+        if isinstance(value, (list, tuple)):
+            return {"s" if isinstance(value, tuple) else "l": [self.encode(v) for v in value]}
+        if isinstance(value, Mapping):
+            return {"d": [[self.encode(k), self.encode(v)] for k, v in value.items()]}
+        return {"r": self._remote(value)}
+
+
+def _form(form: Any) -> tuple[str, list[int], int]:
+    kind, shape = form
+    _check(kind == "bytes" or kind in _DTYPES, "an unknown type of tensor")
+    _check(all(type(n) is int and 0 <= n < 1 << 48 for n in shape) and len(shape) <= 64, "an impossible shape")
+    return kind, shape, math.prod(shape) * (1 if kind == "bytes" else getattr(torch, kind).itemsize)
+
+
+def _blob(kind: str, shape: list[int], data: bytearray) -> Any:
+    if kind == "bytes":
+        return bytes(data)
+    if not data:
+        return torch.empty(shape, dtype=getattr(torch, kind))
+    return torch.frombuffer(data, dtype=getattr(torch, kind)).reshape(shape)
+
+
+def _decode(value: Any, blobs: list[Any], remote: Callable[[Any], Any]) -> Any:
+    if not isinstance(value, dict):
+        _check(not isinstance(value, list), "another kind of value")
+        return value
+    ((kind, content),) = value.items()
+    if kind in ("l", "s"):
+        return (list if kind == "l" else tuple)(_decode(v, blobs, remote) for v in content)
+    if kind == "d":
+        return {_decode(k, blobs, remote): _decode(v, blobs, remote) for k, v in content}
+    if kind in ("t", "b"):
+        _check(type(content) is int and 0 <= content < len(blobs), "a tensor that it did not send")
+        blob = blobs[content]
+        _check(isinstance(blob, torch.Tensor) == (kind == "t"), "bytes for a tensor")
+        return blob
+    _check(kind == "r", "another kind of value")
+    return remote(content)

@@ -1,0 +1,611 @@
+"""The sandbox: escapes that must fail, limits that must hold, and that layers still train inside it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("lupa")
+
+import dpnn_bridge
+from dpnn_bridge.errors import LuaBridgeError
+from dpnn_bridge.lua import LuaBridge
+from dpnn_bridge.lua.sandbox import Remote
+from dpnn_bridge.lua.wire import Channel, WireError
+
+ROOT = Path(dpnn_bridge.__file__).parents[1]
+EXAMPLE = ROOT / "examples" / "scaled_power.lua"
+linux = pytest.mark.skipif(sys.platform != "linux", reason="the filter of system calls is Linux's")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A lua_path with a module, a secret beside it, and links that lead to the secret."""
+    home = tmp_path_factory.mktemp("sandbox")
+    (home / "path" / "inner").mkdir(parents=True)
+    (home / "path" / "good.lua").write_text("return {answer = 42}")
+    (home / "secret.lua").write_text("return 'secret'")
+    (home / "path" / "linked.lua").symlink_to(home / "secret.lua")
+    (home / "path" / "folder").symlink_to(home)
+    return home
+
+
+@pytest.fixture(scope="module")
+def shared(folder: Path) -> Iterator[LuaBridge]:
+    bridge = LuaBridge(folder / "path", sandbox=True, max_seconds=30, max_memory=256 << 20, max_instructions=50_000_000)
+    yield bridge
+    bridge.close()
+
+
+# ---------------------------------------------------------------------- escapes
+#: what the hooks of writeObject, __index and __gc and the like got at in the first version, and relatives. Each gives
+#: what it caught, or nil; SECRET is the path of a file, PATH its name without .lua
+ESCAPES = {
+    "io.open": "return io.open and io.open(SECRET)",
+    "io.popen": "return io.popen and io.popen('id')",
+    "io.lines": "return io.lines and io.lines(SECRET)()",
+    "os.execute": "return os.execute and os.execute('true')",
+    "os.remove": "return os.remove and os.remove(SECRET)",
+    "os.getenv": "return os.getenv and os.getenv('PATH')",
+    "os.tmpname": "return os.tmpname and os.tmpname()",
+    "dofile": "return dofile and dofile(SECRET)",
+    "loadfile": "return loadfile and loadfile(SECRET)",
+    "package.loadlib": "return package and package.loadlib",
+    "package.loaded": "local ok, p = pcall(require, 'package') return ok and p",
+    "io through require": "local ok, p = pcall(require, 'io') return ok and p.open",
+    "debug": "return debug or select(2, pcall(require, 'debug')).getupvalue",
+    "ffi": "local ok, ffi = pcall(require, 'ffi') return ok and ffi.C",
+    "jit": "return jit",
+    "getfenv": "return getfenv and getfenv(print)",
+    "python": "return python or select(2, pcall(require, 'python')).eval",
+    "newproxy": "return newproxy and newproxy(true)",
+    "string.dump": "return string.dump and string.dump(function() end)",
+    "torch.load": "return torch.load(SECRET)",
+    "torch.save": "torch.save(SECRET .. '.t7', 1) return true",
+    "DiskFile": "return torch.DiskFile and torch.DiskFile(SECRET):readString('*a')",
+    "PipeFile": "return torch.PipeFile and torch.PipeFile('id'):readString('*a')",
+    "paths": "return paths and paths.dir and paths.dir('/')",
+    "include": "return include and include(SECRET)",
+    "require of an absolute path": "return require(PATH)",
+    "require of an absolute path behind a dot": "return require('x.' .. PATH)",
+    "require of the folder above": "return require('../secret')",
+    "require of the folder above, by a module": "return require('inner/../../secret')",
+    "require through a link to a file": "return require('linked')",
+    "require through a link to a folder": "return require('folder.secret')",
+    "require of a name with a zero": "return require('good\\0/../../secret')",
+    "require of no text": "return require(setmetatable({}, {__tostring = function() return PATH end}))",
+    "upvalues by writeObject's hook": """
+        local got
+        torch.MemoryFile():writeObject(require, 'x', function(o)
+           if type(o) == 'function' then return o end
+           if type(o) == 'table' and o[1] and o[1].name then got = o end
+           return 0
+        end)
+        return got""",
+    "upvalues by serialize": "return torch.serialize(require)",
+    "upvalues of a function in a table": "return torch.serialize({require})",
+    "upvalues of a function in an object": """
+        local class = torch.class('Holder') function class:__init() self.f = require end
+        local object = torch.deserialize(torch.serialize(Holder()))
+        return object.f""",
+    "bytecode": "return loadstring('\\27Lua')",
+    "bytecode with another string.sub": """
+        string.sub, string.byte = function() return 'x' end, function() return 1 end
+        return loadstring('\\27Lua\\81\\0\\1\\4\\8\\4\\8\\0')""",
+    "bytecode in parts": """
+        local parts, i = {'', '\\27', 'Lua'}, 1
+        return load(function() i = i + 1 return parts[i] end)""",
+    "bytecode with another table.concat": """
+        table.concat = function() return '\\27Lua\\81\\0\\1\\4\\8\\4\\8\\0' end
+        local n = 0
+        return load(function() n = n + 1 return n == 1 and '\\27Lua' or nil end)""",
+    "bytecode from a file's function": """
+        local f = torch.deserialize(FUNCTION)
+        return select(2, pcall(f)):find('never run') == nil""",
+    "bytecode as a Lua module": "return require('compiled')",
+    "the metatable of an exception": """
+        local ok, e = pcall(torch.deserializeFromStorage, 1)
+        local mt = type(e) == 'userdata' and getmetatable(e)
+        return mt and mt.__gc""",
+    "an exception as an object": """
+        for _, f in ipairs {torch.Timer.time, torch.data, torch.ones(2).split, torch.MemoryFile().writeObject} do
+           local ok, e = pcall(f, {}, {}, {})
+           if type(e) == 'userdata' then return e end
+           ok, e = xpcall(function() f({}, {}) end, function(x) return x end)
+           if type(e) == 'userdata' then return e end
+           ok, e = coroutine.resume(coroutine.create(f), {}, {})
+           if type(e) == 'userdata' then return e end
+        end""",
+    "the metatable of a tensor's __gc": """
+        local mt = getmetatable(torch.Timer())
+        return mt and mt.__metatable ~= mt and mt.__metatable""",
+    "__gc of a class": """
+        local caught
+        torch.getmetatable('torch.Timer').__gc = function(o)
+           caught = debug or package or io.open or getfenv or string.dump
+        end
+        torch.Timer() collectgarbage() collectgarbage() return caught""",
+    "the instruction hook": "return debug and debug.sethook()",
+    "attributes of Python": "local t = torch.Timer() return t.__class__ or t.__init__ or t._now",
+    "attributes of a generator": "local g = torch.Generator() return g.__class__ or g.set_state",
+    "cdata": "return torch.ones(1):cdata().__class__ or pcall(torch.pushudata, 1, 'torch.Timer') and 1",
+    "a class over an existing one": "return torch.metatype and pcall(torch.metatype, 'x', getmetatable('')) and typeof",
+    "setmetatable of tensors": "return pcall(setmetatable, torch.ones(1), {}) and 1",
+    "the environment of torch": "local e = torch.getenv(require) return e ~= _G and e",
+    "xlua's and nn's packages": "local x = require('xlua') return x.file or x.filesize or x.io",
+}
+
+
+@pytest.mark.parametrize("name", ESCAPES)
+def test_an_escape_fails(name: str, shared: LuaBridge, folder: Path) -> None:
+    (folder / "path" / "compiled.lua").write_bytes(b"\x1bLua\x51\x00\x01\x04\x08\x04\x08\x00")
+    secret = folder / "secret.lua"
+    function = dpnn_bridge.loaders.t7_writer.dumps(dpnn_bridge.objects.LuaFunction(b"\x1bLJ\x02"))
+    code = f"""
+        local SECRET, PATH, FUNCTION = ...
+        local kept = {{sub = string.sub, byte = string.byte, concat = table.concat}}
+        local ok, caught = pcall(function() {ESCAPES[name]} end)
+        string.sub, string.byte, table.concat = kept.sub, kept.byte, kept.concat
+        return ok and caught and tostring(caught) or nil
+    """
+    assert shared.execute(code, str(secret), str(secret)[:-4], function) is None
+    assert secret.read_text() == "return 'secret'"
+    assert sorted(p.name for p in folder.iterdir()) == ["path", "secret.lua"]
+    assert shared.require("good") == {"answer": 42}
+
+
+def test_no_object_of_python_is_reachable(shared: LuaBridge) -> None:
+    found = shared.execute("""
+        local seen, found = {}, {}
+        local function visit(value, path)
+           if type(value) == 'userdata' and torch.typename(value) == nil then found[#found + 1] = path end
+           if type(value) ~= 'table' and type(value) ~= 'userdata' or seen[value] then return end
+           seen[value] = true
+           local mt = getmetatable(value)
+           if type(mt) == 'table' then visit(mt, path .. '<mt>') end
+           if type(value) == 'table' then
+              for k, v in next, value do visit(k, path .. '<key>') visit(v, path .. '.' .. tostring(k)) end
+           end
+        end
+        require 'nn'
+        local m = nn.Linear(2, 2)
+        m:backward(torch.ones(1, 2), m:forward(torch.ones(1, 2)))
+        visit(_G, '_G') visit(m, 'm') visit(getmetatable(''), 'string')
+        return found
+    """)
+    assert not found
+
+
+# ---------------------------------------------------------------------- what the kernel refuses, whatever Lua did
+ATTEMPTS = """
+import ctypes, json, os, resource, signal, socket, subprocess, sys, threading
+from dpnn_bridge.lua.confinement import confine
+marker, parent = sys.argv[1], os.getppid()
+listening = socket.socket()
+libc = ctypes.CDLL(None, use_errno=True)
+def call(number, *args):
+    if libc.syscall(number, *args) < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+x86 = os.uname().machine == "x86_64"
+attempts = {
+    "read a file": lambda: open(marker).read(),
+    "write a file": lambda: open(marker + ".new", "w"),
+    "list a folder": lambda: os.listdir("/"),
+    "look at a file": lambda: os.stat(marker),
+    "remove a file": lambda: os.unlink(marker),
+    "rename a file": lambda: os.rename(marker, marker + ".moved"),
+    "link a file": lambda: os.symlink(marker, marker + ".link"),
+    "make a folder": lambda: os.mkdir(marker + ".folder"),
+    "change a mode": lambda: os.chmod(marker, 0o777),
+    "change the folder": lambda: os.chdir("/tmp"),
+    "open a socket": lambda: socket.socket(),
+    "open a socket of this machine": lambda: socket.socket(socket.AF_UNIX),
+    "connect": lambda: listening.connect(("127.0.0.1", int(sys.argv[2]))),
+    "make a pair of sockets": lambda: socket.socketpair(),
+    "fork": lambda: os.fork() or os._exit(0),
+    "start a program": lambda: subprocess.run(["true"]),
+    "become a program": lambda: os.execv("/bin/true", ["true"]),
+    "kill the parent": lambda: os.kill(parent, signal.SIGTERM),
+    "look at the parent": lambda: os.kill(parent, 0),
+    "raise a limit": lambda: resource.setrlimit(resource.RLIMIT_CPU, (resource.RLIM_INFINITY,) * 2),
+    "handle a signal": lambda: signal.signal(signal.SIGXCPU, signal.SIG_IGN),
+    "trace": lambda: call(101 if x86 else 117, 16, parent, 0, 0),
+    "read memory of the parent": lambda: call(310 if x86 else 270, parent, 0, 0, 0, 0, 0),
+    "a file in memory": lambda: os.memfd_create("x"),
+    "a namespace": lambda: call(272 if x86 else 97, 0x10000000),
+    "mount": lambda: call(165 if x86 else 40, b"none", b"/mnt", b"tmpfs", 0, 0),
+    "bpf": lambda: call(321 if x86 else 280, 0, 0, 0),
+    "io_uring": lambda: call(425, 1, 0),
+    "keys": lambda: call(250 if x86 else 219, 0, 0, 0),
+    "become root": lambda: call(105 if x86 else 146, 0),
+    "a message queue": lambda: call(240 if x86 else 180, b"x", 0o102, 0o600, 0),
+    "shared memory": lambda: call(29 if x86 else 194, 0, 4096, 0o1600),
+    "another filter": lambda: call(317 if x86 else 277, 1, 0, 0),
+    "a pipe": lambda: os.pipe(),
+    "much memory": lambda: bytearray(1 << 30),
+}
+missing = confine(512 << 20)
+escaped = []
+for name, attempt in attempts.items():
+    try:
+        attempt()
+        escaped.append(name)
+    except (OSError, MemoryError, ValueError):
+        pass
+threads = []
+for _ in range(3):  # computing goes on
+    threads.append(threading.Thread(target=lambda: sum(range(1000))))
+    threads[-1].start()
+for t in threads:
+    t.join()
+os.write(1, json.dumps([missing, escaped]).encode())
+os._exit(0)
+"""
+
+
+@linux
+def test_the_kernel_refuses_everything_but_computing(tmp_path: Path) -> None:
+    marker = tmp_path / "marker"
+    marker.write_text("secret")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        done = subprocess.run(
+            [sys.executable, "-c", ATTEMPTS, str(marker), str(server.getsockname()[1])],
+            env=os.environ | {"PYTHONPATH": str(ROOT), "MALLOC_ARENA_MAX": "1"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=True,
+            timeout=120,
+        )
+    assert json.loads(done.stdout) == [[], []]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["marker"]
+
+
+@linux
+def test_the_process_has_no_privileges_and_no_secrets(shared: LuaBridge) -> None:
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{shared._sandbox.pid}/status").read_text().splitlines())
+    assert (status["Seccomp"].strip(), status["NoNewPrivs"].strip()) == ("2", "1")
+    assert int(status["CapEff"], 16) == 0
+    if os.geteuid() == 0:
+        assert "0" not in status["Uid"].split()
+        names = {v.partition(b"=")[0] for v in Path(f"/proc/{shared._sandbox.pid}/environ").read_bytes().split(b"\0")}
+        assert b"HOME" not in names
+
+
+# ---------------------------------------------------------------------- limits
+@pytest.mark.parametrize(
+    "code",
+    [
+        "while true do end",
+        "coroutine.wrap(function() while true do end end)()",
+        "while true do pcall(function() while true do end end) end",
+        "while true do coroutine.resume(coroutine.create(function() while true do end end)) end",
+        "local t = {} for i = 1, 1e5 do t[i] = i end while true do table.sort(t, function(a, b) return a > b end) end",
+        "while true do torch.Tensor(1e4):apply(function(x) return 1 end) end",
+    ],
+)
+def test_endless_code_is_stopped(code: str, shared: LuaBridge) -> None:
+    with pytest.raises(LuaBridgeError, match="instruction limit"):
+        shared.execute(code)
+    assert shared.execute("return 1") == 1
+
+
+@pytest.fixture(scope="module")
+def remade() -> Iterator[Callable[[], LuaBridge]]:
+    """Gives a bridge that lives: lack of memory may end one."""
+    bridges: list[LuaBridge] = []
+
+    def bridge() -> LuaBridge:
+        if not bridges or bridges[-1]._sandbox._ended:
+            bridges.append(LuaBridge(sandbox=True, max_memory=256 << 20, max_seconds=30))
+        return bridges[-1]
+
+    yield bridge
+    bridges[-1].close()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "local t = {} for i = 1, 1e9 do t[i] = {} end",
+        "return #string.rep('x', 1e9)",
+        "return torch.Tensor(3e8):nElement()",
+        "local t = {} for i = 1, 100 do t[i] = torch.ones(1e6) end",
+        "local s = torch.CharStorage(1) s:resize(2e9)",
+    ],
+)
+def test_memory_is_limited_for_lua_and_tensors(code: str, remade: Callable[[], LuaBridge]) -> None:
+    with pytest.raises(LuaBridgeError, match="memory"):
+        remade().execute(code)
+    assert remade().execute("return torch.ones(3):sum()") == 3
+
+
+#: what no count of instructions stops, or what ends the process itself
+ENDINGS = {
+    "a pattern": ("return (('a'):rep(30)):find(('a*'):rep(14) .. 'b')", "more than 2 seconds"),
+    "__gc": (
+        "torch.getmetatable('torch.Timer').__gc = function() while true do end end torch.Timer() collectgarbage()",
+        "more than 2 seconds",
+    ),
+    "an error handler": ("while true do xpcall(function() while true do end end, function() end) end", "."),
+    "much deeper than the stack": (
+        "local s = ('('):rep(1e5) .. '1' .. (')'):rep(1e5) return loadstring('return ' .. s) or error('no')",
+        ".",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ENDINGS)
+def test_what_cannot_be_counted_is_stopped_by_the_clock(name: str) -> None:
+    code, message = ENDINGS[name]
+    bridge = LuaBridge(sandbox=True, max_seconds=2)
+    began = time.monotonic()
+    with pytest.raises(LuaBridgeError, match=message):
+        bridge.execute(code)
+    assert time.monotonic() - began < 10
+    bridge.close()
+    with pytest.raises(LuaBridgeError, match="has ended"):
+        bridge.execute("return 1")
+
+
+def test_a_crash_is_an_error_and_leaves_no_process() -> None:
+    bridge = LuaBridge(sandbox=True)
+    os.kill(bridge._sandbox.pid, 11)
+    with pytest.raises(LuaBridgeError, match=r"its process ended \(killed by SIGSEGV\)"):
+        bridge.execute("return 1")
+    assert bridge._sandbox._process.returncode == -11
+
+
+def test_too_many_threads_are_no_crash(shared: LuaBridge) -> None:
+    code = "torch.setnumthreads(100000) local n = torch.ones(5e5):add(1):sum() torch.setnumthreads(1) return n"
+    assert shared.execute(code) == 1e6
+
+
+@linux
+def test_the_process_ends_with_the_program() -> None:
+    code = "from dpnn_bridge.lua import LuaBridge\nb = LuaBridge(sandbox=True)\nprint(b._sandbox.pid, flush=True)\n"
+    code += "import os, sys\nsys.stdin.read()"
+    program = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    pid = int(program.stdout.readline())
+    assert Path(f"/proc/{pid}").exists()
+    program.kill()
+    program.communicate()
+    end = time.monotonic() + 20
+    while _alive(pid) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not _alive(pid)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+# ---------------------------------------------------------------------- the protocol, if the process were taken over
+def message(value: object, blobs: object = (), raw: bytes = b"") -> bytes:
+    text = json.dumps({"value": value, "blobs": blobs}).encode()
+    return struct.pack("<Q", len(text)) + text + raw
+
+
+DEEP = b'{"blobs": [], "value": ' + b'{"l": [' * 100_000 + b"]}" * 100_000 + b"}"
+HOSTILE = {
+    "a pickle": b"\x80\x04cos\nsystem\n(S'true'\ntR.",
+    "a length beyond everything": struct.pack("<Q", 1 << 63),
+    "no JSON": struct.pack("<Q", 3) + b"abc",
+    "another JSON": struct.pack("<Q", 2) + b"[]",
+    "more fields": struct.pack("<Q", 37) + b'{"value": 1, "blobs": [], "more": 12}',
+    "a nest": struct.pack("<Q", len(DEEP)) + DEEP,
+    "a list that is no value": message([1, 2]),
+    "an unknown kind": message({"x": 1}),
+    "two kinds": message({"l": [], "s": []}),
+    "a tensor that was not sent": message({"t": 0}),
+    "a tensor before the first": message({"t": -1}, [["uint8", [1]]], b"a"),
+    "a tensor by name": message({"t": "__class__"}),
+    "a tensor of no type": message({"t": 0}, [["load", [1]]], b"a"),
+    "a negative size": message({"t": 0}, [["uint8", [-1]]]),
+    "a size that is none": message({"t": 0}, [["uint8", [1.5]]], b"a"),
+    "true as a size": message({"t": 0}, [["uint8", [True]]], b"a"),
+    "a size beyond the limit": message({"t": 0}, [["float64", [1 << 20, 1 << 20]]]),
+    "many sizes": message({"t": 0}, [["uint8", [2] * 1000]]),
+    "bytes for a tensor": message({"t": 0}, [["bytes", [1]]], b"a"),
+    "a tensor for bytes": message({"b": 0}, [["uint8", [1]]], b"a"),
+    "a key that is none": message({"d": [[{"l": []}, 1]]}),
+    "half a pair": message({"d": [[1]]}),
+    "nothing more": b"\x01",
+}
+
+
+def channels(limit: int = 1 << 20) -> tuple[Channel, int, int]:
+    """A channel, and the other ends of its pipes."""
+    (read, theirs), (mine, write) = os.pipe(), os.pipe()
+    return Channel(read, write, limit), theirs, mine
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_message_is_an_error(name: str) -> None:
+    channel, theirs, _ = channels()
+    writer = threading.Thread(target=lambda: (os.write(theirs, HOSTILE[name]), os.close(theirs)))
+    writer.start()
+    with pytest.raises(WireError):
+        channel.receive(repr, time.monotonic() + 30)
+    os.close(channel._source)
+    writer.join()
+
+
+def test_silence_ends_at_the_deadline() -> None:
+    channel, _theirs, _mine = channels()
+    with pytest.raises(TimeoutError):
+        channel.receive(repr, time.monotonic() + 0.1)
+    with pytest.raises(TimeoutError):  # nobody reads
+        channel.send(torch.zeros(1 << 20), repr, time.monotonic() + 0.1)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(None, True, 1, 1.5, float("inf"), "a\0\xff", b"\0\xff", [], (), {}, [1, [2.5, None]], (1, "x")),
+        *({1: "a", "b": [True]}, torch.arange(6).reshape(2, 3), torch.ones(0, 3), torch.tensor(3.5)),
+        torch.ones(3, 2, dtype=torch.bfloat16).t(),
+    ],
+    ids=str,
+)
+def test_values_cross(value: object) -> None:
+    channel, theirs, mine = channels()
+    Channel(mine, theirs, 1 << 20).send(value, repr)
+    back = channel.receive(repr)
+    if isinstance(value, torch.Tensor):
+        assert back.dtype == value.dtype
+        assert torch.equal(back, value)
+    else:
+        assert back == value
+        assert type(back) is type(value)
+
+
+def test_a_random_message_is_a_value_or_an_error() -> None:
+    generator = __import__("random").Random(0)
+    good = message({"l": [{"t": 0}, {"d": [["k", {"b": 1}]]}]}, [["float32", [2, 2]], ["bytes", [3]]], bytes(19))
+    for _ in range(300):
+        data = bytearray(good)
+        for _ in range(generator.randint(1, 4)):
+            data[generator.randrange(len(data))] = generator.randrange(256)
+        channel, theirs, mine = channels()
+        os.write(theirs, bytes(data))
+        os.close(theirs)
+        try:
+            channel.receive(repr, time.monotonic() + 5)
+        except WireError:
+            pass
+        finally:
+            os.close(channel._source)
+            os.close(channel._target)
+            os.close(mine)
+
+
+def test_what_lua_prints_does_not_act_on_a_terminal(shared: LuaBridge, capsys: pytest.CaptureFixture[str]) -> None:
+    shared.execute("print('caf\\195\\169', 1) io.write('\\27[31mred\\7\\n') io.stderr:write('x\\n')")
+    assert capsys.readouterr().out == "café\t1\n\N{REPLACEMENT CHARACTER}[31mred\N{REPLACEMENT CHARACTER}\nx\n"
+    with pytest.raises(LuaBridgeError) as caught:
+        shared.execute("error('\\27[2J')")
+    assert "\x1b" not in str(caught.value)
+
+
+# ---------------------------------------------------------------------- what works
+def test_values_and_functions(shared: LuaBridge) -> None:
+    add = shared.execute("return function(a, b) return a + b end")
+    assert isinstance(add, Remote)
+    assert (add(1, 2), shared.call(add, 2, 3)) == (3, 5)
+    assert shared.execute("return 1, 'x', {1, 2}, {a = 1}, nil") == (1, "x", [1, 2], {"a": 1}, None)
+    x = torch.arange(4.0)
+    assert torch.equal(shared.execute("return (...):mul(2)", x), x * 2)
+    assert torch.equal(x, torch.arange(4.0))  # a copy went in
+    held = shared.to_lua({"a": [1, x]})
+    assert shared.type_of(held) == "table"
+    assert torch.equal(shared.to_python(held)["a"][1], x)
+    assert held["a"][0] == 1
+
+
+@pytest.fixture(params=[False, True], ids=["here", "sandbox"])
+def make(request: pytest.FixtureRequest) -> Callable[[], LuaBridge]:
+    return lambda: LuaBridge.from_files([EXAMPLE], sandbox=request.param)
+
+
+def test_a_layer_trains_as_outside(tmp_path: Path) -> None:
+    """Forward, backward, optimizer, dtype, state_dict: the same numbers in the process and here."""
+
+    def train(sandbox: bool) -> list[torch.Tensor]:
+        bridge = LuaBridge.from_files([EXAMPLE], sandbox=sandbox)
+        torch.manual_seed(0)
+        layer = bridge.module("nn.ScaledPower", 3, 2)
+        model = torch.nn.Sequential(torch.nn.Linear(4, 3).double(), layer)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        x = torch.randn(5, 4, dtype=torch.float64)
+        losses = []
+        for _ in range(5):
+            optimizer.zero_grad()
+            loss = model(x).square().mean()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.detach())
+        first = model(x)
+        model(x + 1)  # a forward in between is run again
+        first.sum().backward()
+        layer.eval().train()
+        state = {k: v.clone() for k, v in model.state_dict().items()}
+        model.load_state_dict({k: v * 2 for k, v in state.items()})
+        dpnn_bridge.write_t7(tmp_path / "m.t7", layer)
+        written = dpnn_bridge.read_t7(tmp_path / "m.t7")["weight"].torch()
+        out = model.float()(x.float())
+        return [*losses, *state.values(), layer.weight.grad, written, out.detach()]
+
+    for inside, outside in zip(train(True), train(False), strict=True):
+        assert torch.equal(inside, outside)
+
+
+def test_a_running_mean_comes_back() -> None:
+    code = """
+        require 'nn'
+        local C, parent = torch.class('nn.Mean', 'nn.Module')
+        function C:__init(n) parent.__init(self) self.mean = torch.zeros(n) end
+        function C:updateOutput(x)
+           self.mean:mul(0.5):add(x:mean(1):mul(0.5))
+           self.output = x:clone()
+           return self.output
+        end
+        function C:updateGradInput(x, g) self.gradInput = g:clone() return self.gradInput end
+    """
+    bridge = LuaBridge(sandbox=True)
+    bridge.execute(code)
+    layer = bridge.module("nn.Mean", 2)
+    layer(torch.ones(3, 2, dtype=torch.float64))
+    assert layer.mean.tolist() == [0.5, 0.5]
+    layer.mean.zero_()
+    layer(torch.ones(3, 2, dtype=torch.float64))
+    assert layer.mean.tolist() == [0.5, 0.5]
+
+
+def test_load_with_lua_files_in_a_sandbox(tmp_path: Path) -> None:
+    outside = LuaBridge.from_files([EXAMPLE])
+    layer = outside.module("nn.ScaledPower", 3, 2)
+    dpnn_bridge.write_t7(tmp_path / "m.t7", layer.obj)
+    x = torch.randn(2, 3, dtype=torch.float64)
+    model = dpnn_bridge.load(tmp_path / "m.t7", lua=EXAMPLE, sandbox=True)
+    assert model.bridge.sandboxed
+    assert torch.equal(model(x), layer(x))
+    with pytest.raises(LuaBridgeError, match="this bridge is none"):
+        dpnn_bridge.load(tmp_path / "m.t7", lua=outside, sandbox=True)
+
+
+def test_the_commands_run_lua_in_a_sandbox(tmp_path: Path) -> None:
+    marker, script = tmp_path / "marker", tmp_path / "x.lua"
+    script.write_text("assert(arg[1] == 'a') print(io.open == nil, torch.ones(2):sum()) os.exit(5)")
+    run = [sys.executable, "-m", "dpnn_bridge"]
+    done = subprocess.run([*run, "lua", "--sandbox", script, "a"], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (5, "true\t2\n")
+    script.write_text("while true do ('a'):rep(30):find(('a*'):rep(14) .. 'b') end")
+    done = subprocess.run(
+        [*run, "lua", "--sandbox", "--max-seconds", "1", script], capture_output=True, text=True, cwd=ROOT
+    )
+    assert (done.returncode, "more than 1 seconds" in done.stderr) == (7, True)
+    layers = tmp_path / "layers.lua"
+    layers.write_text(EXAMPLE.read_text() + f"\nif io.open then io.open({str(marker)!r}, 'w'):close() end\n")
+    dpnn_bridge.write_t7(tmp_path / "m.t7", LuaBridge.from_files([EXAMPLE]).module("nn.ScaledPower", 3, 2).obj)
+    command = [*run, "convert", tmp_path / "m.t7", tmp_path / "m.pt", "--lua", layers, "--sandbox"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, marker.exists(), (tmp_path / "m.pt").exists()) == (0, False, True), done.stderr
