@@ -16,7 +16,7 @@ from torch import nn
 
 from dpnn_bridge.atomic import StrPath, check_output, replacing
 from dpnn_bridge.boundary import raises
-from dpnn_bridge.checkpoints.contents import surroundings, without_module
+from dpnn_bridge.checkpoints.contents import named_file, surroundings, without_module
 from dpnn_bridge.checkpoints.find import SEVERAL, candidates, follow, select
 from dpnn_bridge.conversion import convert_object, registry, to_lua_value
 from dpnn_bridge.conversion.fields import record_of
@@ -257,7 +257,7 @@ def convert(
             if value is not None and not _holds_model(value, key, options):
                 progress(f"writing {dst}")
                 with replacing(dst, force=force, inputs=inputs) as temporary:
-                    return _data_report(data.write(value, temporary, suffix), name, key)
+                    return _data_report(data.write(value, temporary, suffix), name, key, named_file(value))
         elif suffix == ".json":
             raise ConversionError(f"{dst}: .json holds data, not models; choose {', '.join(OUTPUTS)}")
         if suffix == ".json":
@@ -288,12 +288,14 @@ def _holds_model(value: Any, key: str | None, options: Options) -> bool:
     return any(not c.key for c in found) if key else bool(found)
 
 
-def _data_report(written: data.Data, name: str, key: str | None) -> Report:
+def _data_report(written: data.Data, name: str, key: str | None, model: tuple[str, str] | None) -> Report:
     report = Report(source=Path(name))
     facts = {"tensors": written.tensors, "values": written.values, "parameters": 0}
     report.metadata = {"source": PurePath(name).name, "key": key, **facts}
     for dropped in written.dropped:
         report.drop(dropped, "no format for data holds it")
+    if model is not None:
+        report.notes.append(f"the file holds no model; its field {model[0]} names the file of one: convert {model[1]}")
     return report
 
 

@@ -128,3 +128,11 @@ def test_what_is_a_model_is_no_data_and_the_reverse(source: Path, tmp_path: Path
     with pytest.raises(ModelNotFoundError, match=r"As data it converts to \.npz"):
         dpnn_bridge.convert(source, tmp_path / "m.onnx")
     assert not (tmp_path / "m.onnx").exists()
+
+
+def test_a_file_that_only_names_a_model_points_there(tmp_path: Path) -> None:
+    dpnn_bridge.write_t7(tmp_path / "latest.t7", LuaTable({"epoch": 5, "modelFile": "model_5.t7"}))
+    report = dpnn_bridge.convert(tmp_path / "latest.t7", tmp_path / "latest.pt")
+    assert report.notes == [
+        "the file holds no model; its field modelFile names the file of one: convert model_5.t7",
+    ]
