@@ -29,6 +29,7 @@ REFUSED = "Torch7 refuses backward in evaluation; here it is the derivative"
 VIEW = "Torch7 refuses a view of a strided gradient; here it works"
 BALANCE = "in evaluation Torch7 divides the gradient by sums of an earlier training batch, or by none"
 UNSET = "Torch7 leaves what its memory held in the gradient of targets that are not the smallest"
+CANCELS = "1 - (1 - tanh^2) for small numbers in single precision: what is left is rounding error on both sides"
 SIGN = "where a difference is 0 Torch7 draws a random sign"
 
 EXPLAINED = (
@@ -41,6 +42,7 @@ EXPLAINED = (
     Explained("nn.SpatialDepthWiseConvolution", "strided 'both'", "grad*", STRIDED),
     Explained("nn.PairwiseDistance", "PairwiseDistance(1)", "gradInput*found *0 at *", SIGN),
     Explained("nn.DistMarginCriterion", "", "gradInput: *, found *0 at *", UNSET),
+    Explained("nn.TanhShrink", "float", "gradInput: *", CANCELS),
     Explained("nn.Balance", "eval", "gradInput: *", BALANCE),
 )
 

@@ -114,7 +114,7 @@ LAYERS: dict[str, tuple[Layer, ...]] = {
     "nn.Min": (L("nn.Min(<d:1-2>)", "n,c"), L("nn.Min(1, 1)", "c | n,c")),
     "nn.Mean": (L("nn.Mean(<d:1-2>)", "n,c"), L("nn.Mean(1, 1)", "c | n,c")),
     "nn.Index": (L("nn.Index(1)", "[n,c; @n:t]"),),
-    "nn.Normalize": (L("nn.Normalize(<p:1,2,3>)", "n | n,c"), L("nn.Normalize(math.huge)", "n,c")),
+    "nn.Normalize": (L("nn.Normalize(<p:1,2,3>)", "n+2 | n,c+2"), L("nn.Normalize(math.huge)", "n,c")),
     "nn.LayerNormalization": (L("nn.LayerNormalization(<c:3-5>)", "n,c"),),
     "nn.JoinTable": (
         L("nn.JoinTable(<d:1-2>)", "[n,c; n,c] | [n,c; n,c; n,c]"),

@@ -79,9 +79,7 @@ def test_random_instances_compute_what_torch7_computes(class_name: str, record_p
             wrong.append((case, fixture, left))
     for outcome in ("equal", "explained", "refused", "different"):
         record_property(outcome, counts[outcome])
-    assert counts["equal"] + counts["explained"] >= len(cases) // 3, (
-        f"Torch7 refused {counts['refused']} of {len(cases)}"
-    )
+    assert 3 * counts["refused"] <= 2 * len(cases), f"Torch7 refused {counts['refused']} of {len(cases)} instances"
     if wrong:
         case, fixture, left = wrong[0]
         try:
