@@ -20,7 +20,7 @@ from dpnn_bridge.modules.nn.criterion_classification import ClassNLLCriterion
 from dpnn_bridge.modules.nn.nngraph import GModule, GraphNode
 from dpnn_bridge.modules.nn.reshape import Reshape, Transpose
 from dpnn_bridge.modules.nn.table import FlattenTable
-from dpnn_bridge.modules.third_party.densecap import (
+from dpnn_bridge.modules.third_party import (
     ApplyBoxTransform,
     BatchBilinearSamplerBHWD,
     BilinearRoiPooling,

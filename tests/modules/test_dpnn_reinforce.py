@@ -11,9 +11,9 @@ from torch import nn
 
 from dpnn_bridge import read_t7, to_lua, to_torch, training
 from dpnn_bridge.conversion.lua_values import to_value
+from dpnn_bridge.modules.dpnn import ReinforceBernoulli, ReinforceCategorical, ReinforceGamma, ReinforceNormal
 from dpnn_bridge.modules.dpnn.category import ArgMax
 from dpnn_bridge.modules.dpnn.glimpse import SpatialGlimpse
-from dpnn_bridge.modules.dpnn.reinforce import ReinforceBernoulli, ReinforceCategorical, ReinforceGamma, ReinforceNormal
 from dpnn_bridge.modules.dpnn.reward import BinaryClassReward, ClassReward, VRClassReward
 from dpnn_bridge.parity import compare
 

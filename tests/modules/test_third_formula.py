@@ -15,7 +15,7 @@ from dpnn_bridge.conversion import registry, to_lua, to_torch
 from dpnn_bridge.errors import ConversionError, UnsupportedClassError
 from dpnn_bridge.loaders import loads
 from dpnn_bridge.loaders.t7_writer import dumps
-from dpnn_bridge.modules.dpnn.reinforce import ReinforceNormal
+from dpnn_bridge.modules.dpnn import ReinforceNormal
 from dpnn_bridge.modules.facebook.softmax import HSM
 from dpnn_bridge.modules.third_party.encoding import Encoding
 from dpnn_bridge.modules.third_party.pyramid_packer import PyramidPacker, PyramidUnPacker, resized

@@ -144,7 +144,7 @@ class VRClassReward(ClassReward):
         - Output: the loss, a number.
 
     Examples:
-        >>> from dpnn_bridge.modules.dpnn.reinforce import ReinforceNormal
+        >>> from dpnn_bridge.modules.dpnn import ReinforceNormal
         >>> net = nn.Sequential(nn.Linear(4, 3), ReinforceNormal(0.1))
         >>> criterion, baseline = VRClassReward(net), torch.zeros(5, 1, requires_grad=True)
         >>> criterion([net(torch.randn(5, 4)), baseline], torch.tensor([1, 2, 3, 1, 2])).backward()

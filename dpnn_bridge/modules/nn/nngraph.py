@@ -39,8 +39,7 @@ class GraphNode:
     @property
     def label(self) -> str:
         """The name that the node was annotated with, or an empty string."""
-        annotations = self.attributes.get("annotations")
-        name = annotations.get("name") if annotations is not None else None
+        name = (self.attributes.get("annotations") or LuaTable()).get("name")
         return name if isinstance(name, str) else ""
 
 

@@ -1,0 +1,197 @@
+"""REINFORCE modules that draw from distributions over real numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Gamma
+
+from dpnn_bridge.conversion.fields import Field
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.modules.dpnn.reinforce import Reinforce, ReinforceClass
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+
+
+class _TwoParameters(Reinforce):
+    """Base of distributions whose second parameter is a number, a tensor or part of the input.
+
+    Args:
+        second: number, tensor of the input's shape or without its batch, or None when the input is a pair.
+        stochastic: sample in evaluation too.
+    """
+
+    name = "second"  #: attribute and Lua field of the second parameter
+
+    def __init__(self, second: float | Tensor | None = None, stochastic: bool | None = None) -> None:
+        super().__init__(stochastic)
+        if isinstance(second, Tensor):
+            self.register_buffer(self.name, second)
+        else:
+            setattr(self, self.name, second)
+
+    def distribution(self, input: Any) -> tuple[Tensor, ...]:
+        kind = type(self).__name__
+        if isinstance(input, (list, tuple)):
+            if len(input) != 2 or input[0].shape != input[1].shape:
+                raise ValueError(
+                    f"{kind} takes a tensor or a pair of tensors of one shape, found {len(input)} elements"
+                )
+            return tuple(input)
+        second = getattr(self, self.name)
+        if second is None:
+            raise ValueError(f"{kind} has no {self.name}; its input must be a pair with it")
+        if isinstance(second, Tensor) and second.shape not in (input.shape, input.shape[1:]):
+            raise ValueError(f"{kind}: {self.name} of shape {tuple(second.shape)} does not fit {tuple(input.shape)}")
+        return (input,)
+
+    def parameters_of(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Any]:
+        """Both parameters; they broadcast."""
+        return inputs if len(inputs) == 2 else (inputs[0], getattr(self, self.name))
+
+    def extra_repr(self) -> str:
+        second = getattr(self, self.name)
+        text = f"{self.name}={tuple(second.shape) if isinstance(second, Tensor) else second}"
+        return f"{text}, stochastic=True" if self.stochastic else text
+
+
+class TwoParametersClass(ReinforceClass):
+    """``stdev`` or ``scale`` is a number, a tensor, or missing when the input holds it."""
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        second = obj.get(cls.torch_type.name)
+        if isinstance(second, LuaTensor):
+            second = second.torch()
+        return {**super().arguments(obj, ctx), cls.torch_type.name: second}
+
+    @classmethod
+    def fields_of(cls, module: nn.Module) -> dict[str, Field]:
+        name = cls.torch_type.name
+        return {name: Field(name)} if name in module._buffers else {}
+
+    @classmethod
+    def handled(cls, module: nn.Module) -> set[str]:
+        return super().handled(module) | {cls.torch_type.name}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        fields = super().to_lua(module, ctx)
+        second = getattr(module, cls.torch_type.name)
+        if second is None:
+            kind = ctx.type_of(module)
+            fields["gradInput"] = LuaTable.from_list([LuaTensor.empty(kind), LuaTensor.empty(kind)])
+        elif not isinstance(second, Tensor):
+            fields[cls.torch_type.name] = second
+        return fields
+
+
+class ReinforceNormal(_TwoParameters):
+    r"""Samples from normal distributions with the given means.
+
+    The derivatives are :math:`(x - \mu) / \sigma^2` for the mean and, for the standard deviation,
+    :math:`((x - \mu)^2 - \sigma^2) / \sigma^3`.
+
+    Args:
+        stdev: standard deviation: a number, a tensor of the input's shape or without its batch, or None when the input
+            is a pair ``[mean, stdev]``.
+        stochastic: sample in evaluation too; otherwise evaluation gives the means.
+        rewards_stdev: whether the gradient for the standard deviation is multiplied by the reward; False also leaves
+            out the 1e-8 that is added to its divisor.
+
+    Shape:
+        - Input: :math:`(N, *)`, or a pair of that shape.
+        - Output: :math:`(N, *)`.
+
+    Examples:
+        >>> locator = nn.Sequential(nn.Linear(8, 2), nn.Tanh(), ReinforceNormal(0.1))
+        >>> locator(torch.zeros(4, 8)).shape
+        torch.Size([4, 2])
+
+    Lua:
+        ``nn.ReinforceNormal(stdev, stochastic)``, ReinforceNormal.lua. In files of 2015 the gradient for the standard
+        deviation is not multiplied by the reward.
+    """
+
+    name = "stdev"
+
+    def __init__(
+        self, stdev: float | Tensor | None = None, stochastic: bool | None = None, rewards_stdev: bool = True
+    ) -> None:
+        super().__init__(stdev, stochastic)
+        self.rewards_stdev = rewards_stdev
+
+    def sample(self, *inputs: Tensor) -> Tensor:
+        mean, stdev = self.parameters_of(inputs)
+        return torch.randn_like(mean) * stdev + mean
+
+    def gradients(self, sample: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+        mean, stdev = self.parameters_of(inputs)
+        difference = sample - mean
+        grad_mean = -difference / stdev**2 * self.reward_as(mean)
+        if len(inputs) == 1:
+            return (grad_mean,)
+        grad_stdev = stdev**2 - difference**2
+        if self.rewards_stdev:
+            return grad_mean, grad_stdev / (stdev**3 + 1e-8) * self.reward_as(stdev)
+        return grad_mean, grad_stdev / stdev**3
+
+
+@lua_class("nn.ReinforceNormal")
+class ReinforceNormalClass(TwoParametersClass):
+    torch_type = ReinforceNormal
+    scalars = {**ReinforceClass.scalars, "rewardsStdev": "rewards_stdev"}
+    defaults = {**ReinforceClass.defaults, "rewardsStdev": True}
+    before_2016 = {"rewardsStdev": False}
+
+
+class ReinforceGamma(_TwoParameters):
+    r"""Samples from gamma distributions with the given shapes.
+
+    The derivatives are :math:`\ln x - \psi(k) - \ln \theta` for the shape and :math:`x / \theta^2 - k / \theta` for the
+    scale.
+
+    Args:
+        scale: scale :math:`\theta`: a number, a tensor of the input's shape or without its batch, or None when the
+            input is a pair ``[shape, scale]``.
+        stochastic: sample in evaluation too; otherwise evaluation gives the means :math:`k \theta`.
+
+    Shape:
+        - Input: :math:`(N, *)`, or a pair of that shape.
+        - Output: :math:`(N, *)`.
+
+    Lua:
+        ``nn.ReinforceGamma(scale, stochastic)``, ReinforceGamma.lua. Samples, and the shape of which :math:`\psi` is
+        taken, are single precision whatever the type.
+    """
+
+    name = "scale"
+
+    def __init__(self, scale: float | Tensor | None = None, stochastic: bool | None = None) -> None:
+        super().__init__(scale, stochastic)
+
+    def sample(self, *inputs: Tensor) -> Tensor:
+        shape, scale = self.parameters_of(inputs)
+        gamma = Gamma(shape.float(), torch.ones_like(shape, dtype=torch.float32), validate_args=False)
+        return (gamma.sample() * scale).to(shape.dtype)
+
+    def mean(self, *inputs: Tensor) -> Tensor:
+        shape, scale = self.parameters_of(inputs)
+        return shape * scale
+
+    def gradients(self, sample: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+        shape, scale = self.parameters_of(inputs)
+        log_scale = torch.as_tensor(scale, dtype=shape.dtype, device=shape.device).log()
+        digamma = shape.float().double().digamma().to(shape.dtype)
+        grad_shape = -(sample.log() - digamma - log_scale) * self.reward_as(shape)
+        if len(inputs) == 1:
+            return (grad_shape,)
+        return grad_shape, -(sample / scale**2 - shape / scale) * self.reward_as(scale)
+
+
+@lua_class("nn.ReinforceGamma")
+class ReinforceGammaClass(TwoParametersClass):
+    torch_type = ReinforceGamma

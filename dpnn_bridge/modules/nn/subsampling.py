@@ -1,0 +1,111 @@
+"""Subsampling with a trained factor and bias for each plane."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.modules.nn.convolution_special import parameter
+from dpnn_bridge.objects import LuaObject, LuaTensor
+
+
+class SpatialSubSampling(nn.Module):
+    """The sum over every window, times a weight, plus a bias for each plane.
+
+    Args:
+        in_channels: number of planes.
+        kernel_size: size of a window.
+        stride: step between windows.
+        weight_shape: shape of the weight, whose first C elements are used; files of 2011 hold more.
+
+    Shape:
+        - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.
+        - Output: the same with the pooled height and width.
+
+    Attributes:
+        weight: :math:`(C)`, or ``weight_shape``.
+        bias: :math:`(C)`.
+
+    Lua:
+        ``nn.SpatialSubSampling(nInputPlane, kW, kH, dW, dH)``, SpatialSubSampling.lua
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        kernel_size: tuple[int, int],
+        stride: tuple[int, int] = (1, 1),
+        weight_shape: tuple[int, ...] = (),
+    ) -> None:
+        super().__init__()
+        self.in_channels, self.kernel_size, self.stride = in_channels, kernel_size, stride
+        self.weight_shape = tuple(weight_shape) or (in_channels,)
+        self.weight, self.bias = parameter(*self.weight_shape), parameter(in_channels)
+
+    def forward(self, input: Tensor) -> Tensor:
+        total = F.avg_pool2d(input, self.kernel_size, self.stride, divisor_override=1)
+        weight = self.weight.flatten()[: self.in_channels]
+        return total * weight.view(-1, 1, 1) + self.bias.view(-1, 1, 1)
+
+    def extra_repr(self) -> str:
+        return f"{self.in_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
+
+
+@lua_class("nn.SpatialSubSampling")
+class SpatialSubSamplingClass(LuaClass):
+    torch_type = SpatialSubSampling
+    scalars = {"nInputPlane": "in_channels", ("kH", "kW"): "kernel_size", ("dH", "dW"): "stride"}
+    defaults = {"dH": 1, "dW": 1}
+    tensors = {"weight": "weight", "bias": "bias"}
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        """The weight of old files had a place for every element of the window; THNN reads its first elements."""
+        arguments, weight = super().arguments(obj, ctx), obj.get("weight")
+        if isinstance(weight, LuaTensor) and weight.size:
+            arguments |= {"in_channels": weight.shape[0], "weight_shape": weight.shape}
+        return arguments
+
+
+class TemporalSubSampling(nn.Module):
+    """The sum over every window of frames, times a weight, plus a bias for each feature.
+
+    Args:
+        frame_size: number of features.
+        kernel_size: number of frames in a window.
+        stride: step in frames.
+
+    Shape:
+        - Input: :math:`(N, T, C)` or :math:`(T, C)`.
+        - Output: the same with :math:`\\lfloor (T - k) / s \\rfloor + 1` frames.
+
+    Attributes:
+        weight, bias: :math:`(C)`.
+
+    Lua:
+        ``nn.TemporalSubSampling(inputFrameSize, kW, dW)``, TemporalSubSampling.lua
+    """
+
+    def __init__(self, frame_size: int, kernel_size: int, stride: int = 1) -> None:
+        super().__init__()
+        self.frame_size, self.kernel_size, self.stride = frame_size, kernel_size, stride
+        self.weight, self.bias = parameter(frame_size), parameter(frame_size)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input.unfold(-2, self.kernel_size, self.stride).sum(-1) * self.weight + self.bias
+
+    def extra_repr(self) -> str:
+        return f"{self.frame_size}, kernel_size={self.kernel_size}, stride={self.stride}"
+
+
+@lua_class("nn.TemporalSubSampling")
+class TemporalSubSamplingClass(LuaClass):
+    torch_type = TemporalSubSampling
+    scalars = {"inputFrameSize": "frame_size", "kW": "kernel_size", "dW": "stride"}
+    defaults = {"dW": 1}
+    tensors = {"weight": "weight", "bias": "bias"}

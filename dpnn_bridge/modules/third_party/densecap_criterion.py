@@ -1,0 +1,122 @@
+"""Criterions of densecap."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dpnn_bridge.conversion.lua_class import LuaClass, WithoutParameters
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.modules.third_party.densecap import InvertBoxTransform
+from dpnn_bridge.objects import LuaObject, LuaTensor
+
+
+class BoxRegressionCriterion(nn.Module):
+    """Loss of transforms against those that turn the anchors into the target boxes.
+
+    Args:
+        smooth_l1: compares the transforms.
+        weight: factor of the loss.
+
+    Shape:
+        - Input: ``[anchors, transforms]``, both :math:`(N, 4)`; target :math:`(N, 4)`.
+        - Output: scalar. Boxes that need a transform beyond 10 count nothing.
+
+    Lua:
+        ``nn.BoxRegressionCriterion(w)``, densecap modules/BoxRegressionCriterion.lua
+    """
+
+    def __init__(self, smooth_l1: nn.Module, weight: float = 1.0) -> None:
+        super().__init__()
+        self.smooth_l1, self.weight, self.invert = smooth_l1, weight, InvertBoxTransform()
+
+    def forward(self, input: list[Tensor], target: Tensor) -> Tensor:
+        anchors, transforms = input
+        wanted = self.invert([anchors, target])
+        far = (wanted.detach().abs() > 10).any(1, keepdim=True)
+        return self.weight * self.smooth_l1(transforms.masked_fill(far, 0), wanted.masked_fill(far, 0))
+
+    def extra_repr(self) -> str:
+        return f"weight={self.weight}"
+
+
+@lua_class("nn.BoxRegressionCriterion")
+class BoxRegressionCriterionClass(WithoutParameters):
+    torch_type = BoxRegressionCriterion
+    members = {"smooth_l1": "smooth_l1"}
+    scalars = {"w": "weight"}
+    scratch = ("target_transforms", "mask")
+
+
+class OurCrossEntropyCriterion(nn.Module):
+    """Log softmax and negative log likelihood.
+
+    Args:
+        lsm: the log softmax.
+        nll: the likelihood.
+
+    Shape:
+        - Input: :math:`(N, C)`; target :math:`(N)`.
+        - Output: scalar.
+
+    Lua:
+        ``nn.OurCrossEntropyCriterion(weights)``, densecap modules/OurCrossEntropyCriterion.lua
+    """
+
+    def __init__(self, lsm: nn.Module, nll: nn.Module) -> None:
+        super().__init__()
+        self.lsm, self.nll = lsm, nll
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        return self.nll(self.lsm(input), target)
+
+
+@lua_class("nn.OurCrossEntropyCriterion")
+class OurCrossEntropyCriterionClass(WithoutParameters):
+    torch_type = OurCrossEntropyCriterion
+    members = {"lsm": "lsm", "nll": "nll"}
+
+
+class LogisticCriterion(nn.Module):
+    """Mean logistic loss of every class against all others.
+
+    Args:
+        index_base: of the classes; ``index_base - 1`` is none of them.
+
+    Shape:
+        - Input: scores :math:`(N, C)`; target :math:`(N)`.
+        - Output: scalar.
+
+    Lua:
+        ``nn.LogisticCriterion()``, densecap modules/LogisticCriterion.lua
+    """
+
+    def __init__(self, index_base: int = 1) -> None:
+        super().__init__()
+        self.index_base = index_base
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        classes = torch.arange(input.shape[1], device=input.device) + self.index_base
+        return F.binary_cross_entropy_with_logits(input, (target.view(-1, 1) == classes).to(input.dtype))
+
+
+@lua_class("nn.LogisticCriterion")
+class LogisticCriterionClass(LuaClass):
+    torch_type = LogisticCriterion
+    scratch = ("offsets", "buffer", "log_den", "losses", "mask", "target_nonzero", "target_zero_mask")
+    constants = {
+        **dict.fromkeys(("offsets", "buffer", "log_den", "losses"), LuaTensor.empty),
+        "mask": lambda kind: LuaTensor.empty("torch.ByteTensor"),
+        "target_nonzero": lambda kind: LuaTensor.empty("torch.LongTensor"),
+        "target_zero_mask": lambda kind: LuaTensor.empty("torch.ByteTensor"),
+    }
+    checked_by = "structure"
+    test = "test_a_model_is_the_same_after_t7_and_pt"
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        return {"index_base": ctx.index_base}
