@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dpnn_bridge.conversion import fields, lua_class, registry, tensors
 from dpnn_bridge.conversion.fields import Field, record_of
 from dpnn_bridge.conversion.lua_values import lua_storage, numpy_dtype, strided
+from dpnn_bridge.conversion.parametrized import baked
 from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.conversion.ties import tie_of
 from dpnn_bridge.errors import ConversionError
@@ -24,14 +25,15 @@ class LuaContext:
         gradients: write ``.grad`` (or zeros) into the gradient fields, which Torch7 needs to train on.
         tensor_type: Lua type for all floating point tensors, such as ``torch.FloatTensor``; default: as in the file
             that the module came from, or what its dtype says.
+        compose: write layers that no Lua class is as compositions, see ``registry.composition``.
 
     Attributes:
         sources: ``id(storage)`` -> the parameter or buffer whose elements the storage holds in the same order.
         derived: ``id`` of storages that hold a parameter or buffer in another arrangement, or a gradient.
     """
 
-    def __init__(self, *, gradients: bool = True, tensor_type: str | None = None) -> None:
-        self.gradients, self.tensor_type = gradients, tensor_type
+    def __init__(self, *, gradients: bool = True, tensor_type: str | None = None, compose: bool = True) -> None:
+        self.gradients, self.tensor_type, self.compose = gradients, tensor_type, compose
         self.sources: dict[int, Tensor] = {}
         self.derived: set[int] = set()
         self._casts: dict[str, str] = {}
@@ -54,7 +56,12 @@ class LuaContext:
             self._decide_types(module)
         if isinstance(module, Placeholder):
             return module.obj
-        spec, record = registry.spec_of(module), record_of(module)
+        record = record_of(module)
+        if self.compose and record is None and (made := self._composed(module)) is not None:
+            self._objects[id(module)] = made
+            self._alive.append(module)
+            return made
+        spec = registry.spec_of(module)
         if spec is lua_class.PlainModule:
             raise ConversionError(
                 "no Lua class is registered for this torch module; register one with @lua_class",
@@ -81,6 +88,14 @@ class LuaContext:
         for key, value in spec.to_lua(module, self).items():
             obj[key] = value
         return obj
+
+    def _composed(self, module: nn.Module) -> LuaObject | None:
+        """A layer of PyTorch that no Lua class is, as a composition; parametrizations are computed for good."""
+        twin = baked(module)
+        if twin is not None:
+            return self.to_lua(twin)
+        compose = registry.composition_of(module)
+        return compose(module, self) if compose else None
 
     def pairs(self) -> list[tuple[nn.Module, LuaObject]]:
         """Every module that was converted, with its object, in the order in which they were met."""
@@ -131,8 +146,10 @@ class LuaContext:
 
     def _own_tensor(self, module: nn.Module) -> Tensor | None:
         """The first floating point tensor of the module's own fields."""
-        specs = registry.spec_of(module).fields_of(module).values()
-        found = (fields.get_tensor(module, spec.attribute) for spec in specs)
+        places = (
+            fields.resolve(module, spec.attribute) for spec in registry.spec_of(module).fields_of(module).values()
+        )
+        found = (owner._parameters.get(leaf, owner._buffers.get(leaf)) for owner, leaf in places)
         return next((t for t in found if t is not None and t.is_floating_point()), None)
 
     def cast_class(self, name: str) -> str:

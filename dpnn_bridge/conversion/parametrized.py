@@ -13,6 +13,37 @@ def make_picklable(module: nn.Module) -> None:
     type(module).__reduce_ex__ = _reduce  # type: ignore[method-assign, assignment]
 
 
+def baked(module: nn.Module) -> nn.Module | None:
+    """A module with what its parametrizations, or the hooks of ``weight_norm`` and ``spectral_norm``, compute today.
+
+    Its other parameters are those of ``module``. None for a module without any.
+    """
+    values: dict[str, Tensor] = {}
+    if parametrize.is_parametrized(module):
+        lists = module.parametrizations
+        assert isinstance(lists, nn.ModuleDict)
+        training = {m: m.training for m in lists.modules()}
+        lists.eval()  # spectral normalization takes a step whenever its weight is read in training
+        values = {name: getattr(module, name) for name in lists}
+        for part, flag in training.items():
+            part.training = flag
+    for hook in module._forward_pre_hooks.values():
+        if type(hook).__name__ == "SpectralNorm":
+            values[hook.name] = hook.compute_weight(module, do_power_iteration=False)  # type: ignore[attr-defined]
+        elif type(hook).__name__ == "WeightNorm":
+            values[hook.name] = hook.compute_weight(module)  # type: ignore[attr-defined]
+    if not values:
+        return None
+    kind: Any = parametrize.type_before_parametrizations(module)
+    twin = kind.__new__(kind)
+    own = {n: p for n, p in module._parameters.items() if n.rpartition("_")[0] not in values}
+    twin.__dict__ |= {**module.__dict__, "_parameters": own, "_modules": {}, "_forward_pre_hooks": {}}
+    for name, value in values.items():
+        twin.__dict__.pop(name, None)
+        twin.register_parameter(name, nn.Parameter(value.detach().clone()))
+    return twin
+
+
 def _reduce(module: Any, protocol: Any) -> tuple[Any, ...]:
     plain = parametrize.type_before_parametrizations(module)
     return _restore, (plain, tuple(module.parametrizations)), module.__dict__

@@ -19,7 +19,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -84,6 +84,28 @@ def _alias(attribute: str) -> property:
         setattr(module, attribute, value)
 
     return property(lambda module: getattr(module, attribute), write, doc=f"Lua's name of ``{attribute}``.")
+
+
+#: writes a layer of PyTorch as a composition of Lua objects; None where one of the registered classes is it
+Composition = Callable[[Any, Any], "LuaObject | None"]
+
+_COMPOSITIONS: dict[type[nn.Module], Composition] = {}
+
+
+def composition(*types: type[nn.Module]) -> Callable[[Composition], Composition]:
+    """Registers ``function(module, ctx)``, which writes layers of exactly these types that came from no file."""
+
+    def register(function: Composition) -> Composition:
+        _COMPOSITIONS.update(dict.fromkeys(types, function))
+        return function
+
+    return register
+
+
+def composition_of(module: nn.Module) -> Composition | None:
+    """How a layer of PyTorch is written, where that is more than one Lua class."""
+    discover()
+    return _COMPOSITIONS.get(type(module))
 
 
 def _is_general(cls: type[LuaClass]) -> bool:

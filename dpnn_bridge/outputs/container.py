@@ -45,7 +45,7 @@ def pack(module: nn.Module, metadata: dict[str, Any] | None = None) -> dict[str,
         ConversionError: a submodule has no Lua class.
     """
     state_dict = {k: v.detach() for k, v in module.state_dict().items()}
-    ctx = LuaContext(gradients=False)
+    ctx = LuaContext(gradients=False, compose=False)
     root = ctx.to_lua(module)
     names: dict[int, str] = {}
     for name, tensor in [

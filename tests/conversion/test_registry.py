@@ -153,7 +153,7 @@ def test_stock_modules_become_lua_objects_and_come_back(name: str) -> None:
 
 
 def test_softmax_over_another_dimension_is_refused() -> None:
-    with pytest.raises(ConversionError, match="make it dim=1"):
+    with pytest.raises(ConversionError, match="planes or classes"):
         to_lua(nn.Softmax(2))
 
 

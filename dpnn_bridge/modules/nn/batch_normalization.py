@@ -203,9 +203,17 @@ class CudnnVolumetricBatchNormalization(SecondVersion):
     torch_type = nn.BatchNorm3d
     dims = 5
 
+    @classmethod
+    def represents(cls, module: Any) -> bool:
+        return False  # a layer of no file is nn's
+
 
 @lua_class("nn.VolumetricBatchNormalization")
 class VolumetricBatchNormalization(CudnnVolumetricBatchNormalization):
     """Torch7 writes version 1, since a class does not inherit its parent's."""
 
     version = 1
+
+    @classmethod
+    def represents(cls, module: Any) -> bool:
+        return module.running_mean is not None and module.momentum is not None

@@ -394,7 +394,6 @@ class ModuleFromCriterionClass(LuaClass):
         return []
 
     @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        assert isinstance(module, ModuleFromCriterion)
-        loss = filled(0)(ctx.type_of(module))  # of one element, which forward writes to
-        return {"criterion": ctx.to_lua(module.criterion), "output": loss, "gradInput": ctx.empty_tensors(module, 2)}
+    def to_lua(cls, module: Any, ctx: LuaContext) -> dict[str, Any]:
+        results = {"output": filled(0)(ctx.type_of(module)), "gradInput": ctx.empty_tensors(module, 2)}
+        return {"criterion": ctx.to_lua(module.criterion), **results}

@@ -1,0 +1,112 @@
+"""Convolutions with options that nn's own lack: over one dimension, in groups, with other paddings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from dpnn_bridge.conversion.lua_class import size_storage
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.registry import composition
+from dpnn_bridge.modules.pytorch.parts import Parts, refuse
+from dpnn_bridge.objects import LuaObject, LuaTensor
+
+#: Lua's letters of the last dimensions
+LETTERS = "THW"
+PADDINGS = {
+    "zeros": "SpatialZeroPadding",
+    "reflect": "SpatialReflectionPadding",
+    "replicate": "SpatialReplicationPadding",
+}
+
+
+@composition(nn.Conv1d, nn.Conv2d, nn.Conv3d)
+def convolution(module: Any, ctx: LuaContext) -> LuaObject | None:
+    """A convolution that is none of nn's classes as it stands; None for one that is."""
+    plain = module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str)
+    if plain and len(module.kernel_size) > 1:
+        return None
+    sides = _sides(module)
+    padding = [low for low, _ in sides]
+    layers = []
+    if module.padding_mode != "zeros" or any(low != high for low, high in sides):
+        layers, padding = [_padding(module, sides, Parts(module, ctx))], [0] * len(sides)
+    settings = _settings(module, {"k": module.kernel_size, "d": module.stride, "pad": padding}, 1)
+    dilated = any(d != 1 for d in module.dilation)
+    if dilated:
+        settings |= _settings(module, {"dilation": module.dilation}, 1)
+    name = "Volumetric" if len(module.kernel_size) == 3 else "Spatial"
+    return _composed(module, ctx, f"{name}{'Dilated' if dilated else ''}Convolution", settings, layers)
+
+
+@composition(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+def transposed(module: Any, ctx: LuaContext) -> LuaObject | None:
+    """A transposed convolution that is none of nn's classes as it stands; None for one that is."""
+    if any(d != 1 for d in module.dilation):
+        refuse(module, f"dilation={tuple(module.dilation)} here", "spread the weights with zeros between them")
+    if module.groups == 1 and len(module.kernel_size) > 1:
+        return None
+    numbers = {"k": module.kernel_size, "d": module.stride, "pad": module.padding, "adj": module.output_padding}
+    name = "Volumetric" if len(module.kernel_size) == 3 else "Spatial"
+    return _composed(module, ctx, f"{name}FullConvolution", _settings(module, numbers, 1), [])
+
+
+def _composed(module: Any, ctx: LuaContext, name: str, settings: dict[str, Any], before: list[LuaObject]) -> LuaObject:
+    """``before``, then the convolution of each group side by side; lifted to images over one dimension."""
+    parts, groups = Parts(module, ctx), module.groups
+    inputs, outputs = module.in_channels // groups, module.out_channels // groups
+    kernel = (1,) * (2 - len(module.kernel_size)) + tuple(module.kernel_size)
+    planes = (inputs, outputs) if "Full" in name else (outputs, inputs)
+
+    def group(i: int) -> LuaObject:
+        weight = parts.tensors("weight", (*planes, *kernel), i * int(np.prod([*planes, *kernel])))
+        bias = parts.tensors("bias", (outputs,), i * outputs)
+        buffers = ("ones", "finput", "fgradInput") if "Full" in name else ("finput", "fgradInput")
+        made = {buffer: LuaTensor.empty(parts.kind) for buffer in buffers}
+        return parts(name, nInputPlane=inputs, nOutputPlane=outputs, **settings, **made, **weight, **bias)
+
+    if groups == 1:
+        layers = [*before, group(0)]
+    else:
+        branches = (
+            parts("Sequential", parts("Narrow", dimension=2, index=i * inputs + 1, length=inputs), group(i))
+            for i in range(groups)
+        )
+        layers = [*before, parts("Concat", *branches, dimension=2, outputSize=size_storage())]
+    return parts.lifted(*layers) if len(module.kernel_size) == 1 else parts.chain(*layers)
+
+
+def _settings(module: Any, numbers: dict[str, Any], missing: int) -> dict[str, Any]:
+    """Numbers of each dimension under Lua's names; over one dimension the height is that of one row."""
+    found: dict[str, Any] = {}
+    for prefix, values in numbers.items():
+        values = list(values)
+        if len(values) == 1:
+            values = [0 if prefix in ("pad", "adj") else missing, *values]
+        found |= {f"{prefix}{letter}": value for letter, value in zip(LETTERS[-len(values) :], values, strict=True)}
+    return found
+
+
+def _sides(module: Any) -> list[tuple[int, int]]:
+    """Padding before and after, of each dimension."""
+    if module.padding == "valid":
+        return [(0, 0)] * len(module.kernel_size)
+    if module.padding == "same":
+        totals = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
+        return [(total // 2, total - total // 2) for total in totals]
+    return [(p, p) for p in module.padding]
+
+
+def _padding(module: Any, sides: list[tuple[int, int]], parts: Parts) -> LuaObject:
+    if module.padding_mode == "circular":
+        refuse(module, "padding_mode='circular'", "'zeros', 'reflect' and 'replicate' can be written")
+    if len(sides) == 3 and module.padding_mode == "replicate":
+        names = ("pfront", "pback", "ptop", "pbottom", "pleft", "pright")
+        return parts("VolumetricReplicationPadding", **dict(zip(names, sum(sides, ()), strict=True)))
+    if len(sides) == 3:
+        option = f"padding={module.padding!r} with an even extent" if module.padding == "same" else "this padding_mode"
+        refuse(module, f"{option} in three dimensions", "pad by numbers, or with padding_mode='replicate'")
+    (top, bottom), (left, right) = [(0, 0), *sides][-2:]
+    return parts(PADDINGS[module.padding_mode], pad_l=left, pad_r=right, pad_t=top, pad_b=bottom)
