@@ -18,7 +18,7 @@ All compound values compare by identity, as in Lua, and may therefore be table k
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
-from itertools import islice
+from itertools import count, islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,6 +57,9 @@ def element_dtype(class_name: str) -> np.dtype | None:
 def tensor_class(dtype: np.dtype | type) -> str:
     """The CPU tensor class of a numpy dtype: ``float32`` -> ``torch.FloatTensor``."""
     return _CPU_PREFIX[np.dtype(dtype)] + "Tensor"
+
+
+_ORIGINS = count()
 
 
 class _BooleanKey:
@@ -242,7 +245,7 @@ class LuaStorage(Elements):
         load_range: ``load_range(start, stop)`` reads some of the elements into new memory, where that is cheaper.
     """
 
-    __slots__ = ("_array", "_load", "_load_range", "_torch", "class_name", "dtype", "size")
+    __slots__ = ("_array", "_load", "_load_range", "_torch", "class_name", "dtype", "origin", "replaces", "size")
 
     def __init__(
         self,
@@ -259,6 +262,7 @@ class LuaStorage(Elements):
         self._load = None if isinstance(load, np.ndarray) else load
         self._load_range = load_range
         self._torch: Any = None
+        self.origin, self.replaces = next(_ORIGINS), -1  # what `relink` goes by
 
     @property
     def loaded(self) -> bool:

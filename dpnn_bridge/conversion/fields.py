@@ -43,6 +43,7 @@ class LuaRecord:
         shapes: shapes of tensor fields in Lua where they differ from torch's.
         header: values that the class writes before its fields (``nn.GPU``).
         gradients: fields of shared parameters whose gradients are not shared: field -> number of the gradient.
+        places: where the tensors of fields stood in the file, see :mod:`~dpnn_bridge.conversion.flat`.
         cast: what the caller cast the whole net to; it is known of the net alone, and needed where no tensor shows it.
     """
 
@@ -54,6 +55,7 @@ class LuaRecord:
     header: tuple[Any, ...] = ()
     gradients: dict[str, int] = field(default_factory=dict)
     cast: torch.dtype | None = None
+    places: dict[str, Any] = field(default_factory=dict)
 
 
 def record_of(module: nn.Module) -> LuaRecord | None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.conversion import fields, lua_class, registry, tensors
 from dpnn_bridge.conversion.fields import Field, record_of
-from dpnn_bridge.conversion.lua_values import lua_storage, numpy_dtype, strided
+from dpnn_bridge.conversion.flat import FlatStorages
+from dpnn_bridge.conversion.lua_values import contiguous_strides, lua_storage, numpy_dtype, strided
 from dpnn_bridge.conversion.parametrized import baked
 from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.conversion.ties import tie_of
@@ -38,6 +40,7 @@ class LuaContext:
         self.derived: set[int] = set()
         self._casts: dict[str, str] = {}
         self._net_type: str | None = None
+        self._flat: FlatStorages | None = None
         self._objects: dict[int, LuaObject] = {}
         self._storages: dict[tuple[Any, ...], LuaStorage] = {}
         self._tensors: dict[tuple[Any, ...], LuaTensor] = {}
@@ -130,6 +133,8 @@ class LuaContext:
     def _decide_types(self, root: nn.Module) -> None:
         """What each floating point type of the file has become, so that modules and buffers without tensors follow."""
         record = record_of(root)
+        if self.compose:  # of the model's own tensors none is flat
+            self._flat = FlatStorages(root, self.gradients, self._elements, self._class_of_field)
         for module in root.modules():
             own = record_of(module)
             tensor = self._own_tensor(module)
@@ -143,6 +148,19 @@ class LuaContext:
             for kind in ("torch.FloatTensor", "torch.DoubleTensor", "torch.HalfTensor"):
                 self._casts.setdefault(kind, name)
             self._net_type = self._net_type or name
+
+    def _elements(self, module: nn.Module, name: str, spec: Field, gradient: bool) -> np.ndarray:
+        """The elements of a field in Lua's order."""
+        value = tensors.lua_value(module, name, spec, gradient=gradient)
+        record = record_of(module)
+        if gradient and record and record.gradients.get(name):
+            value = torch.zeros_like(value)
+        return lua_storage(self._class_of_field(module, spec), value).numpy()
+
+    def _class_of_field(self, module: nn.Module, spec: Field) -> str:
+        tensor = fields.get_tensor(module, spec.attribute)
+        assert tensor is not None
+        return self.class_of(tensor, module)
 
     def _own_tensor(self, module: nn.Module) -> Tensor | None:
         """The first floating point tensor of the module's own fields."""
@@ -203,7 +221,7 @@ class LuaContext:
         tie = tie_of(*fields.resolve(module, spec.attribute))
         if tie is not None:
             source = self._tensor(tie.source.module, tie.source.name, tie.source.field, gradient=gradient)
-            return LuaTensor(source.class_name, tie.shape, tie.stride, tie.offset, source.storage)
+            return LuaTensor(source.class_name, tie.shape, tie.stride, source.offset + tie.offset, source.storage)
         tensor = fields.get_tensor(module, spec.attribute)
         assert tensor is not None
         kind = self.class_of(tensor, module)
@@ -213,6 +231,16 @@ class LuaContext:
         if number:  # the gradient stands in the first one
             value = torch.zeros_like(value)
         key = (id(tensor), spec.layout, kind, gradient, number)
+        shape = tuple(value.shape)
+        place = record.places.get(fields.grad_field(name, spec) if gradient else name) if record else None
+        flat = self._flat.find(place) if self._flat and place and value.numel() == place.size else None
+        if flat is not None and place is not None and (key, shape) not in self._tensors:
+            self._alive.append(tensor)
+            self._tensors[key, shape] = LuaTensor(
+                kind, shape or (1,), contiguous_strides(shape or (1,)), place.start, flat
+            )
+        if (key, shape) in self._tensors:
+            return self._tensors[key, shape]
         if key not in self._storages:
             storage = self._storages[key] = lua_storage(kind, value)
             self._alive.append(tensor)
@@ -220,9 +248,7 @@ class LuaContext:
                 self.derived.add(id(storage))
             else:
                 self.sources[id(storage)] = tensor
-        shape = tuple(value.shape)
-        if (key, shape) not in self._tensors:
-            self._tensors[key, shape] = strided(kind, shape, self._storages[key])
+        self._tensors[key, shape] = strided(kind, shape, self._storages[key])
         return self._tensors[key, shape]
 
     def empty_tensors(self, module: nn.Module, count: int) -> LuaTable:

@@ -113,11 +113,16 @@ def strided(class_name: str, shape: tuple[int, ...], storage: LuaStorage) -> Lua
     if storage.size == 0:
         return LuaTensor.empty(class_name)
     shape = shape or (1,)
+    return LuaTensor(class_name, shape, contiguous_strides(shape), 0, storage)
+
+
+def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides of row-major order."""
     stride, step = [], 1
     for size in reversed(shape):
         stride.insert(0, step)
         step *= size
-    return LuaTensor(class_name, shape, tuple(stride), 0, storage)
+    return tuple(stride)
 
 
 def lua_value(value: Any, module: Callable[[Any], Any] | None = None) -> Any:

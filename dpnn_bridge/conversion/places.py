@@ -100,6 +100,6 @@ def lua_paths(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 def _objects(model: nn.Module) -> list[tuple[nn.Module, LuaObject]]:
     """Every module with its Lua object in one graph, the model first."""
-    context = LuaContext(gradients=False)
+    context = LuaContext(gradients=False, compose=False)
     context.to_lua(model)
     return context.pairs()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dpnn_bridge.conversion import fields, registry
 from dpnn_bridge.conversion.buffers import BUFFERS
 from dpnn_bridge.conversion.fields import Field, LuaRecord, record_of
+from dpnn_bridge.conversion.flat import place_of
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.lua_values import RESULTS, emptied, tensor_type
 from dpnn_bridge.conversion.options import Options
@@ -219,6 +220,9 @@ class TorchContext:
         number = self.sharing.assign(Site(module, name, spec, owner, leaf), tensor, grad, arrange, shape)
         if record is not None and number:
             record.gradients[name] = number
+        if record is not None and spec.layout is None:
+            places = ((name, place_of(tensor)), (fields.grad_field(name, spec), place_of(grad)))
+            record.places |= {key: place for key, place in places if place is not None}
         parameter = owner._parameters.get(leaf)
         if self.options.gradients and parameter is not None and isinstance(grad, LuaTensor) and grad.size:
             parameter.grad = arrange(compact(grad))

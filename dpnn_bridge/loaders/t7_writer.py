@@ -12,6 +12,7 @@ from dpnn_bridge.atomic import replacing
 from dpnn_bridge.boundary import raises
 from dpnn_bridge.errors import ConversionError, OptionError, VerificationError
 from dpnn_bridge.loaders.compare import difference
+from dpnn_bridge.loaders.relink import relink
 from dpnn_bridge.loaders.sink import AsciiSink, BinarySink
 from dpnn_bridge.loaders.t7_reader import read_all
 from dpnn_bridge.loaders.writer import Writer
@@ -83,6 +84,7 @@ def write_all(
     Args and Raises: as for :func:`write_t7`.
     """
     chosen, objects = WriteOptions(**options), list(objects)
+    relink(LuaTable.from_list(objects))
     with replacing(path, force=force) as temporary:
         with open(temporary, "wb") as file:
             writer = chosen.writer(file)
@@ -104,6 +106,7 @@ def write_all(
 @_writing
 def dumps(obj: Any, **options: Any) -> bytes:
     """A Lua value as a serialized string, what ``torch.serialize`` gives; for args and raises see :func:`write_t7`."""
+    relink(obj)
     file = io.BytesIO()
     WriteOptions(**options).writer(file).write(obj)
     return file.getvalue()

@@ -1,0 +1,77 @@
+"""Flat storages, such as ``getParameters()`` makes: a file's parameters side by side come back side by side."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import nn
+
+from dpnn_bridge.conversion import registry
+from dpnn_bridge.conversion.fields import grad_field, record_of, resolve
+from dpnn_bridge.conversion.sharing import is_contiguous
+from dpnn_bridge.conversion.ties import tie_of
+from dpnn_bridge.objects import LuaStorage, LuaTensor
+
+
+class Place(NamedTuple):
+    """Where a tensor stood in its file: which storage, its length, and the elements that were the tensor's."""
+
+    origin: int
+    length: int
+    start: int
+    size: int
+
+
+def place_of(tensor: Any) -> Place | None:
+    """The place of a contiguous tensor; None for what is none, or has no elements."""
+    if not isinstance(tensor, LuaTensor) or tensor.storage is None or not tensor.size or not is_contiguous(tensor):
+        return None
+    return Place(tensor.storage.origin, tensor.storage.size, tensor.offset, tensor.size)
+
+
+class FlatStorages:
+    """The storages of a net that its tensors fill from end to end, as in the file that they came from.
+
+    Args:
+        root: the net.
+        load: ``load(module, name, field, gradient)`` gives the elements of a field as an array, in Lua's order.
+        kind: ``kind(module, field)`` gives its tensor class.
+    """
+
+    def __init__(
+        self, root: nn.Module, gradients: bool, load: Callable[..., np.ndarray], kind: Callable[..., str]
+    ) -> None:
+        self._load, self._kind = load, kind
+        self._members: dict[int, dict[int, tuple[Place, tuple[Any, ...]]]] = defaultdict(dict)
+        self._made: dict[int, LuaStorage | None] = {}
+        for module in root.modules():
+            record = record_of(module)
+            for name, field in registry.spec_of(module).fields_of(module).items() if record else ():
+                for gradient in (False, True)[: 1 + gradients]:
+                    place = record.places.get(grad_field(name, field) if gradient else name) if record else None
+                    if place is not None and tie_of(*resolve(module, field.attribute)) is None:
+                        self._members[place.origin].setdefault(place.start, (place, (module, name, field, gradient)))
+
+    def find(self, place: Place) -> LuaStorage | None:
+        """The storage that holds a place, None where the net does not fill it."""
+        if place.origin not in self._made:
+            self._made[place.origin] = self._make(place)
+        return self._made[place.origin]
+
+    def _make(self, place: Place) -> LuaStorage | None:
+        members = [self._members[place.origin][start] for start in sorted(self._members[place.origin])]
+        ends = [0, *(p.start + p.size for p, _ in members)]
+        starts = [*(p.start for p, _ in members), place.length]
+        kinds = {self._kind(module, field) for _, (module, _, field, _) in members}
+        if ends != starts or len(kinds) != 1 or len(members) == 1:
+            return None
+
+        def load() -> np.ndarray:
+            return np.concatenate([self._load(*what) for _, what in members])
+
+        storage = LuaStorage(kinds.pop().replace("Tensor", "Storage"), place.length, load)
+        storage.replaces = place.origin
+        return storage

@@ -1,0 +1,44 @@
+"""Tensors that stood on a model's flat storage when they were read, when another model took its place.
+
+A checkpoint often holds the vector of ``getParameters()`` beside its model. The model that replaces it has new
+storages, each of which knows what it replaces: the vector is to show the new weights.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
+
+
+def relink(root: Any) -> None:
+    """Moves tensors to the storages that replace theirs; where two storages replace one, neither does."""
+    tensors = _tensors(root)
+    claims: dict[int, dict[int, LuaStorage]] = defaultdict(dict)
+    for tensor in tensors:
+        if tensor.storage is not None and tensor.storage.replaces >= 0:
+            claims[tensor.storage.replaces][id(tensor.storage)] = tensor.storage
+    for tensor in tensors if claims else ():
+        storage = tensor.storage
+        new = claims.get(storage.origin, {}) if storage is not None else {}
+        for claim in new.values() if len(new) == 1 else ():
+            if storage is not None and claim.size == storage.size:
+                tensor.storage, tensor.class_name = claim, claim.class_name.replace("Storage", "Tensor")
+
+
+def _tensors(root: Any) -> list[LuaTensor]:
+    found, stack, seen = [], [root], set()
+    while stack:
+        value = stack.pop()
+        if not isinstance(value, (LuaTensor, LuaTable, LuaObject, LuaFunction)) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, LuaTensor):
+            found.append(value)
+        elif isinstance(value, LuaFunction):
+            stack.append(value.upvalues)
+        else:
+            stack.extend(value.keys())
+            stack.extend(value.values())
+    return found

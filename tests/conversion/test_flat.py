@@ -1,0 +1,84 @@
+"""A net whose parameters stand side by side in its file comes back so, and vectors of the checkpoint share them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import dpnn_bridge
+from dpnn_bridge.conversion import to_lua, to_torch
+from dpnn_bridge.conversion.lua_values import fresh
+from dpnn_bridge.objects import LuaStorage, LuaTable, LuaTensor
+
+
+def checkpoint() -> LuaTable:
+    """``{model, parameters, gradParameters}`` as after ``model:getParameters()``."""
+    kind = "torch.DoubleTensor"
+    weights = LuaStorage("torch.DoubleStorage", 26, np.arange(26, dtype=np.float64))
+    gradients = LuaStorage("torch.DoubleStorage", 26, np.zeros(26))
+
+    def linear(inputs: int, outputs: int, start: int) -> dict[str, LuaTensor]:
+        fields = {}
+        for prefix, storage in (("", weights), ("grad", gradients)):
+            names = ("gradWeight", "gradBias") if prefix else ("weight", "bias")
+            fields[names[0]] = LuaTensor(kind, (outputs, inputs), (inputs, 1), start, storage)
+            fields[names[1]] = LuaTensor(kind, (outputs,), (1,), start + inputs * outputs, storage)
+        return fields
+
+    layers = [fresh("nn.Linear", kind, **linear(3, 4, 0)), fresh("nn.Linear", kind, **linear(4, 2, 16))]
+    model = fresh("nn.Sequential", kind, *layers)
+    vectors = [LuaTensor(kind, (26,), (1,), 0, s) for s in (weights, gradients)]
+    return LuaTable({"parameters": vectors[0], "gradParameters": vectors[1], "model": model})
+
+
+def moved(table: LuaTable) -> torch.nn.Module:
+    model = to_torch(table["model"])
+    with torch.no_grad():
+        for p in model.parameters():
+            p += 100
+    return model
+
+
+def test_parameters_come_back_in_one_storage() -> None:
+    net = to_lua(moved(checkpoint()))
+    tensors = [layer[name] for layer in net["modules"].as_list() for name in ("weight", "bias")]
+    assert len({id(t.storage) for t in tensors}) == 1
+    assert [t.offset for t in tensors] == [0, 12, 16, 24]
+    assert tensors[0].storage.numpy().tolist() == [100 + i for i in range(26)]
+
+
+def test_vector_of_the_checkpoint_shows_the_new_weights(tmp_path: Path) -> None:
+    table = checkpoint()
+    table["model"] = to_lua(moved(table))
+    dpnn_bridge.write_t7(tmp_path / "c.t7", table)
+    read = dpnn_bridge.read_t7(tmp_path / "c.t7")
+    assert read["parameters"].numpy().tolist() == [100 + i for i in range(26)]
+    layers = read["model"]["modules"].as_list()
+    assert read["parameters"].storage is layers[0]["weight"].storage is layers[1]["bias"].storage
+    assert read["gradParameters"].storage is layers[0]["gradWeight"].storage
+
+
+def test_vector_follows_a_cast(tmp_path: Path) -> None:
+    table = checkpoint()
+    table["model"] = to_lua(moved(table).float())
+    dpnn_bridge.write_t7(tmp_path / "c.t7", table)
+    read = dpnn_bridge.read_t7(tmp_path / "c.t7")
+    assert read["parameters"].class_name == "torch.FloatTensor"
+    assert read["parameters"].storage is read["model"]["modules"][1]["weight"].storage
+
+
+def test_two_models_of_one_file_stay_apart(tmp_path: Path) -> None:
+    table = checkpoint()
+    table["a"], table["b"] = to_lua(moved(table)), to_lua(to_torch(table["model"]))
+    del table["model"]
+    dpnn_bridge.write_t7(tmp_path / "c.t7", table)
+    read = dpnn_bridge.read_t7(tmp_path / "c.t7")
+    assert [read[k]["modules"][1]["weight"].numpy()[0, 0] for k in "ab"] == [100, 0]
+
+
+def test_a_part_of_a_flat_storage_gets_its_own() -> None:
+    half = to_lua(to_torch(checkpoint()["model"]["modules"][2]))
+    assert half["weight"].storage.size == 8
+    assert half["weight"].numpy().tolist() == [[16, 17, 18, 19], [20, 21, 22, 23]]
