@@ -169,14 +169,15 @@ class Sandbox:
 
     def _find(self, name: str) -> tuple[str, str] | None:
         """The Lua file of a module, if it is on the path: links out of it lead nowhere."""
-        found = find_module(self.lua_path, name)
-        if found is None:
+        try:
+            found = find_module(self.lua_path, name)
+            real = Path(found or "").resolve()
+            inside = any(real.is_relative_to(root.resolve()) for root in self.lua_path)
+            if found is None or not inside or not real.is_file() or real.stat().st_size > _LONGEST_FILE:
+                return None
+            return found, real.read_bytes().decode("latin-1")
+        except (OSError, ValueError, RuntimeError):  # a name that no file can have, a circle of links
             return None
-        real = Path(found).resolve()
-        inside = any(real.is_relative_to(root.resolve()) for root in self.lua_path)
-        if not inside or not real.is_file() or real.stat().st_size > _LONGEST_FILE:
-            return None
-        return found, real.read_bytes().decode("latin-1")
 
     # ---- the process
 

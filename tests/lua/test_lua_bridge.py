@@ -125,33 +125,6 @@ def test_compiled_code_is_refused_everywhere(runtime: str, tmp_path: Path) -> No
     )
 
 
-@pytest.mark.parametrize("name", ["io.open", "os.execute", "os.getenv", "debug", "package", "ffi", "dofile", "python"])
-def test_a_sandbox_has_nothing_that_reaches_outside(name: str) -> None:
-    assert LuaBridge(sandbox=True).execute(f"return {name}") is None
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        "while true do end",
-        "coroutine.wrap(function() while true do end end)()",
-        "while true do pcall(function() while true do end end) end",
-    ],
-)
-def test_a_sandbox_stops_endless_code(code: str) -> None:
-    with pytest.raises(LuaBridgeError, match="instruction limit"):
-        LuaBridge(sandbox=True, max_instructions=10_000_000).execute(code)
-
-
-def test_a_sandbox_limits_memory() -> None:
-    with pytest.raises(LuaBridgeError, match="memory"):
-        LuaBridge(sandbox=True, max_memory=32 << 20).execute("local t = {} for i = 1, 1e9 do t[i] = i end")
-
-
-def test_a_sandbox_computes() -> None:
-    assert LuaBridge(sandbox=True).execute("return torch.ones(2, 2):sum()") == 4
-
-
 def test_the_stack_is_as_deep_as_in_a_script(bridge: LuaBridge) -> None:
     """Level 6 is above the code of a caller's constructors, where nngraph looks for a name."""
     code = """

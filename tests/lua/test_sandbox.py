@@ -38,6 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (home / "secret.lua").write_text("return 'secret'")
     (home / "path" / "linked.lua").symlink_to(home / "secret.lua")
     (home / "path" / "folder").symlink_to(home)
+    (home / "path" / "circle.lua").symlink_to(home / "path" / "circle.lua")
     return home
 
 
@@ -84,6 +85,8 @@ ESCAPES = {
     "require through a link to a file": "return require('linked')",
     "require through a link to a folder": "return require('folder.secret')",
     "require of a name with a zero": "return require('good\\0/../../secret')",
+    "require of a name that no file can have": "return require(('x'):rep(1e5)) or require('\\255\\1')",
+    "require through a circle of links": "return require('circle')",
     "require of no text": "return require(setmetatable({}, {__tostring = function() return PATH end}))",
     "upvalues by writeObject's hook": """
         local got
