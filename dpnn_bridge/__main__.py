@@ -1,10 +1,13 @@
-"""``python -m dpnn_bridge COMMAND …``: the commands, where their scripts are not on the search path."""
+"""``dpnn COMMAND …`` and ``python -m dpnn_bridge COMMAND …``: the commands as one."""
 
 from __future__ import annotations
 
+import difflib
 import importlib
 
 import click
+
+from dpnn_bridge.display import printable
 
 #: command -> where it is, what it does; imported when it runs, since dpnn-lua needs PyTorch for its very options
 COMMANDS = {
@@ -26,6 +29,16 @@ class Commands(click.Group):
             return None
         module, function, _ = COMMANDS[cmd_name]
         return getattr(importlib.import_module(module), function)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0] if args else ""
+        if name not in COMMANDS and not name.startswith("-"):
+            close = difflib.get_close_matches(name, COMMANDS, n=1)
+            hint = f"Did you mean {close[0]}?" if close else f"The commands are {', '.join(COMMANDS)}."
+            raise click.UsageError(f"No such command {printable(name)!r}. {hint}", ctx)
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

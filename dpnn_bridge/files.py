@@ -206,6 +206,7 @@ def convert(
     allow_unsupported: bool = False,
     sha256: str | None = None,
     progress: Callable[[str], None] = lambda step: None,
+    **options: Any,
 ) -> Report:
     """Converts a model file to the format that the suffix of ``dst`` names.
 
@@ -220,7 +221,7 @@ def convert(
         to: format name when the suffix of ``dst`` does not say it.
         force: replace an existing ``dst``, which is refused otherwise (:func:`save` replaces).
         dtype: casts floating point tensors, ``torch.float16`` or ``"float16"``.
-        example: one input of the model, which some formats need.
+        example: one input of the model, which some formats need, or a function that makes one for the model.
         plugins: Python files that register classes with ``@lua_class``.
         lua: a :class:`~dpnn_bridge.lua.LuaBridge` that knows the classes that the registry does not, or Lua files that
             define them, which are run.
@@ -229,6 +230,7 @@ def convert(
         allow_unsupported: unknown classes become placeholders.
         sha256: refuse a file with another checksum.
         progress: called with the name of each step as it begins.
+        **options: of the format: ``dynamic``, ``opset``, ``input_names`` of ``.onnx``, ``dynamic`` of ``.pt2``.
 
     Returns:
         The report of what became of what.
@@ -243,7 +245,7 @@ def convert(
     name = name_of(src)
     progress(f"reading {name}")
     bridge = _bridge(lua, sandbox)
-    options = Options(
+    chosen = Options(
         allow_unsupported=allow_unsupported,
         fallback=None if bridge is None else bridge.convert,
         knows=None if bridge is None else bridge.has_class,
@@ -254,7 +256,7 @@ def convert(
         if suffix in data.SUFFIXES and file.path.suffix not in CONVERTED:
             root, _ = read_local(file)
             value = follow(root, key) if key else root
-            if value is not None and not _holds_model(value, key, options):
+            if value is not None and not _holds_model(value, key, chosen):
                 progress(f"writing {dst}")
                 with replacing(dst, force=force, inputs=inputs) as temporary:
                     return _data_report(data.write(value, temporary, suffix), name, key, named_file(value))
@@ -262,7 +264,7 @@ def convert(
             raise ConversionError(f"{dst}: .json holds data, not models; choose {', '.join(OUTPUTS)}")
         if suffix == ".json":
             raise ConversionError(f"{name}: holds a model, and .json only data; choose {', '.join(OUTPUTS)}, or a key")
-        module, report = _load_local(file, key, options, root)
+        module, report = _load_local(file, key, chosen, root)
         origin = _origin(file, key, dtype)
     if dtype is not None:
         module.to(dtype)
@@ -277,7 +279,10 @@ def convert(
         "origin": origin,
     }
     progress(f"writing {dst}")
-    export(module, dst, to=to, example=example, metadata=report.metadata, force=force, inputs=inputs)
+    if callable(example) and not isinstance(example, torch.Tensor):
+        example = example(module)
+    written = {"example": example, "metadata": report.metadata, "force": force, "inputs": inputs}
+    export(module, dst, to=to, **written, **options)
     return report
 
 

@@ -14,7 +14,8 @@ from dpnn_bridge.checkpoints.find import candidates, looks_like_module
 from dpnn_bridge.display import printable
 from dpnn_bridge.errors import T7Error
 from dpnn_bridge.graph import key_text
-from dpnn_bridge.loaders.t7_reader import read_encoded
+from dpnn_bridge.loaders.origin import Origin, local_file, name_of
+from dpnn_bridge.loaders.t7_reader import ReadOptions, read_local
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 
 
@@ -139,7 +140,7 @@ def continued(bars: str) -> str:
 
 
 @raises(T7Error, "describing")
-def describe(path: str | os.PathLike[str], *, limit: int = 100, depth: int = 50, **options: Any) -> Description:
+def describe(path: Origin, *, limit: int = 100, depth: int = 50, **options: Any) -> Description:
     """Describe a .t7 file. Reads its structure and none of its tensors' elements.
 
     Args:
@@ -154,8 +155,11 @@ def describe(path: str | os.PathLike[str], *, limit: int = 100, depth: int = 50,
     Examples:
         >>> print(*describe("model.t7").lines(), sep="\\n")
     """
-    root, encoding = read_encoded(path, **options)
-    description = Description(os.fspath(path), os.stat(path).st_size, str(encoding))
+    chosen = ReadOptions(**options)
+    with local_file(path) as file:
+        root, encoding = read_local(file, chosen)
+        size = os.stat(file.path).st_size
+    description = Description(name_of(path), size, str(encoding))
     _Walk(description, limit, depth).walk(root)
     description.models = {c.key: c.obj.class_name for c in candidates(root, is_known=looks_like_module)}
     return description

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +20,15 @@ from dpnn_bridge.atomic import check_output, write_text
 from dpnn_bridge.cli.terminal import (
     DTYPES,
     Command,
+    SourceType,
     console,
+    in_options,
     json_option,
+    piped,
     plain_table,
     quiet_option,
     say,
+    sha256_option,
     steps,
     version_option,
 )
@@ -45,12 +53,10 @@ def list_classes(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument(
-    "files", metavar="IN.t7 OUT | IN.t7... --out-dir DIR", nargs=-1, required=True, type=click.Path(path_type=Path)
-)
+@click.argument("files", metavar="IN.t7 OUT | IN.t7... --out-dir DIR", nargs=-1, required=True, type=SourceType())
 @click.option(
     "--to",
-    type=click.Choice([suffix[1:] for suffix in OUTPUTS]),
+    type=click.Choice([*(suffix[1:] for suffix in OUTPUTS), "json"]),
     help="Output format; default: what OUT's suffix says, or pt.",
 )
 @click.option("--key", help="Path of the model inside the file, such as protos.rnn; found by itself when left out.")
@@ -58,12 +64,16 @@ def list_classes(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 @click.option(
     "--out-dir", type=click.Path(path_type=Path, file_okay=False), help="Folder for the outputs of many files."
 )
-@click.option("--jobs", default=1, show_default=True, help="Processes for many files.")
+@click.option("--jobs", default=1, show_default=True, type=click.IntRange(1), help="Processes for many files.")
 @click.option("--force", is_flag=True, help="Replace outputs that exist.")
 @click.option("--dtype", type=click.Choice(DTYPES), help="Cast floating point tensors; default: as in the file.")
 @click.option(
     "--input", "inputs", multiple=True, help="Example input, 1x3x224x224[:int64] or a file; repeat for a list."
 )
+@click.option("--dynamic", is_flag=True, help="The first size of every input may vary (.onnx, .pt2).")
+@click.option("--opset", type=click.IntRange(7), help="Version of ONNX's operators; default: what torch.onnx chooses.")
+@click.option("--input-names", metavar="A,B", help="Names of the inputs in an .onnx file.")
+@sha256_option
 @click.option("--plugin", multiple=True, type=click.Path(path_type=Path), help="Python file with @lua_class blocks.")
 @click.option(
     "--lua", "lua_files", multiple=True, type=click.Path(path_type=Path), help="Lua file that defines classes."
@@ -84,7 +94,7 @@ def list_classes(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 )
 @version_option
 def convert_command(
-    files: tuple[Path, ...],
+    files: tuple[Any, ...],
     to: str | None,
     key: str | None,
     all_models: bool,
@@ -93,6 +103,10 @@ def convert_command(
     force: bool,
     dtype: str | None,
     inputs: tuple[str, ...],
+    dynamic: bool,
+    opset: int | None,
+    input_names: str | None,
+    sha256: str | None,
     plugin: tuple[Path, ...],
     lua_files: tuple[Path, ...],
     sandbox: bool,
@@ -108,30 +122,40 @@ def convert_command(
       dpnn-convert model.t7 model.pt              one file; the suffix chooses the format
       dpnn-convert *.t7 --out-dir converted       many files; what is done already is skipped
       dpnn-convert model.pt model.t7              back to Torch7
+      dpnn-convert stats.t7 stats.npz             data without a model; --key takes a part
+      dpnn-convert hf://user/repo/model.t7 out.pt an address (extra remote); - is what is piped in or out
 
     OUT.pt is read by dpnn_bridge.load and by torch.load(weights_only=True). Other suffixes: .safetensors and .npz
-    (weights), .onnx and .pt2 (need --input), .py (a definition that needs only torch), .t7.
+    (weights), .onnx and .pt2 (need --input), .py (a definition that needs only torch), .t7, and .json for data.
 
     \b
     Exit codes: 0 done, 2 wrong usage, 3 the input cannot be read, 4 verification failed, 5 a class or value cannot be
-    converted, 6 the output exists (see --force) or cannot be written, 7 Lua failed.
+    converted, 6 the output exists (see --force) or cannot be written, 7 Lua failed, 130 interrupted.
     """
     started = time.perf_counter()
     if out_dir is None and len(files) != 2:
         raise click.UsageError("give IN and OUT, or several inputs and --out-dir DIR")
     if out_dir is not None and (all_models or report):
         raise click.UsageError("--all and --report are for one file")
-    if len(files) == 2 and out_dir is None and files[0].resolve() == files[1].resolve():
-        raise click.UsageError("IN and OUT are the same file")
+    remote = [f for f in files if not isinstance(f, Path)]
+    if remote and (out_dir is not None or all_models):
+        raise click.UsageError(f"{remote[0]}: addresses and - are converted one at a time, without --out-dir and --all")
+    if out_dir is None:
+        _check_pair(files, to)
+    suffix = to or (files[1].suffix[1:] if out_dir is None and isinstance(files[1], Path) else "pt")
+    form = {"dynamic": dynamic or None, "opset": opset, "input_names": input_names and input_names.split(",")}
+    form = {name: value for name, value in form.items() if value is not None}
+    if form and (suffix != "onnx" and (suffix, list(form)) != ("pt2", ["dynamic"])):
+        raise click.UsageError("--dynamic is for .onnx and .pt2, --opset and --input-names are for .onnx")
     if lua_files and jobs > 1:
         raise click.UsageError("--lua runs in one process: leave out --jobs")
     if sandbox and not lua_files:
         raise click.UsageError("--sandbox is for --lua")
     used = [*plugin, *lua_files, *filter(os.path.isfile, inputs)]
-    if out_dir is None:
+    if out_dir is None and isinstance(files[1], Path):
         check_output(files[1], True, used)
     if report is not None:
-        used += files
+        used += [f for f in files if isinstance(f, Path)]
         if os.path.abspath(report) == os.path.abspath(files[1]):
             raise click.UsageError("--report and OUT are the same file")
         check_output(report, True, used)
@@ -141,27 +165,29 @@ def convert_command(
 
         from dpnn_bridge import batch
         from dpnn_bridge import files as api
-        from dpnn_bridge.cli.inputs import example_input
 
         options: dict[str, Any] = {
             "to": to,
             "dtype": getattr(torch, dtype) if dtype else None,
             "plugins": plugin,
             "allow_unsupported": allow_unsupported,
-            "example": example_input(inputs, dtype) if inputs else None,
+            "example": partial(_example, inputs, dtype) if inputs else None,
+            **form,
         }
         if lua_files:
             from dpnn_bridge.lua import LuaBridge
 
             options["lua"] = LuaBridge.from_files(lua_files, sandbox=sandbox)
         if out_dir is None and not all_models:
-            done = api.convert(*files, key=key, force=force, progress=progress, **options)
+            with _output(files[1], suffix) as target:
+                one = {"key": key, "force": force, "sha256": sha256, "progress": progress}
+                done = api.convert(piped(files[0]), target, **one, **options)
     if out_dir is None and not all_models:
         if report is not None:
             write_text(report, json.dumps(done.to_dict(), indent=2) + "\n", inputs=used)
         if as_json:
             click.echo(json.dumps(done.to_dict(), indent=2))
-        elif not quiet:
+        elif not quiet and files[1] != "-":
             _print_one(done, files, verbose, time.perf_counter() - started)
         return
     if out_dir is not None:
@@ -171,11 +197,48 @@ def convert_command(
     _run_many(tasks, batch.run(tasks, jobs=jobs, force=force, **options), as_json, quiet)
 
 
-def _print_one(done: Report, files: Sequence[Path], verbose: bool, seconds: float) -> None:
+def _check_pair(files: Sequence[Any], to: str | None) -> None:
+    """Raises for an input and an output that do not fit."""
+    source, target = files
+    if isinstance(target, str) and target != "-":
+        raise click.UsageError(f"{target}: OUT is a file on this machine, or - with --to")
+    if target == "-" and not to:
+        raise click.UsageError("OUT is -: say the format with --to")
+    if isinstance(source, Path) and isinstance(target, Path) and source.resolve() == target.resolve():
+        raise click.UsageError("IN and OUT are the same file")
+    if isinstance(target, Path) and not to and target.suffix not in (*OUTPUTS, ".json"):
+        known = ", ".join((*OUTPUTS, ".json"))
+        raise click.UsageError(f"{target}: cannot write {target.suffix or 'a file without suffix'}; choose {known}")
+
+
+def _example(inputs: Sequence[str], dtype: str | None, model: Any) -> Any:
+    """The example input for a model."""
+    from dpnn_bridge.cli.inputs import example_input
+
+    return example_input(inputs, dtype or model)
+
+
+@contextmanager
+def _output(target: Any, suffix: str) -> Iterator[Path]:
+    """The file to write; for ``-`` one whose contents go to the standard output."""
+    if target != "-":
+        yield target
+        return
+    with tempfile.TemporaryDirectory(prefix="dpnn-") as folder:
+        path = Path(folder, f"out.{suffix}")
+        yield path
+        with open(path, "rb") as file:
+            shutil.copyfileobj(file, sys.stdout.buffer)
+
+
+def _print_one(done: Report, files: Sequence[Any], verbose: bool, seconds: float) -> None:
     if verbose:
         print_table(done, console())
     count = len(done.mapped)
     facts = [f"{count} module{'s' * (count != 1)}", f"{done.metadata['parameters']:,} parameters"]
+    if "tensors" in done.metadata:  # data without a model
+        tensors, values = done.metadata["tensors"], done.metadata["values"]
+        facts = ["data without a model", f"{tensors} tensor{'s' * (tensors != 1)}", f"{values:,} other values"]
     if done.metadata.get("key"):
         facts.insert(0, f"key {done.metadata['key']}")
     if done.unsupported:
@@ -184,7 +247,7 @@ def _print_one(done: Report, files: Sequence[Path], verbose: bool, seconds: floa
         facts.append(f"{len(done.dropped)} values dropped")
     say(f"{files[0]} -> {files[1]}: {', '.join(facts)}, {seconds:.1f} s")
     for note in done.notes:
-        say(f"note: {note}")
+        say(f"note: {in_options(note)}")
 
 
 def print_table(report: Report, console: Console) -> None:
@@ -218,7 +281,8 @@ def _run_many(tasks: Sequence[Task], outcomes: Iterator[Outcome], as_json: bool,
         _print_many(done)
     failed = [o for o in done if o.status == "failed"]
     for o in failed:
-        say(f"error: {o.task.source}: {o.message}", err=True)
+        named = o.message.startswith(str(o.task.source))
+        say(f"error: {in_options(o.message if named else f'{o.task.source}: {o.message}')}", err=True)
     if failed:
         sys.exit(max(o.exit_code for o in failed))
 

@@ -15,8 +15,13 @@ _OPTIONS = (
     click.option("--dot", is_flag=True, help="Print the model as a graph for Graphviz."),
     click.option("--mermaid", is_flag=True, help="Print the model as a graph for Mermaid, as READMEs show it."),
     click.option("--unfold", type=click.IntRange(0), help="Levels of containers that --dot and --mermaid unfold."),
-    click.option("--key", help="Path of the model inside the file, for pictures; found by itself when left out."),
-    click.option("--input", "inputs", multiple=True, help="An input, such as 1x3x224x224, for the shapes in pictures."),
+    click.option("--key", help="The part of the file that is wanted, such as protos.rnn."),
+    click.option(
+        "--input",
+        "inputs",
+        multiple=True,
+        help="An input, such as 1x3x224x224: shapes of all outputs.",
+    ),
 )
 
 
@@ -43,9 +48,11 @@ def draw(
         DpnnBridgeError: the file holds no model that can be converted.
     """
     if html is None and not dot and not mermaid:
-        if inputs or key or unfold is not None:
-            raise click.UsageError("--input, --key and --unfold need --html, --dot or --mermaid")
+        if unfold is not None:
+            raise click.UsageError("--unfold needs --dot or --mermaid")
         return False
+    if not isinstance(source, Path):
+        raise click.UsageError(f"{source}: pictures are drawn of files on this machine")
     if html is not None:
         check_output(html, True, [source])
     from dpnn_bridge.cli.inputs import example_input

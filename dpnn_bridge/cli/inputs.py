@@ -9,27 +9,39 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from dpnn_bridge.conversion.lua_values import to_value
-from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.errors import OptionError
 from dpnn_bridge.loaders.t7_reader import read_t7
 from dpnn_bridge.outputs import pt_file
 from dpnn_bridge.suffixes import PICKLED
 
 
-def example_input(specs: Sequence[str], dtype: str | None = None) -> Any:
+def example_input(specs: Sequence[str], dtype: str | nn.Module | None = None) -> Any:
     """One input from its description, or a list from several.
 
     Args:
         specs: each a shape (``1x3x224x224``: normal random numbers; ``5x3:int64``: ones, since indices start there)
             or a ``.t7``, ``.npy`` or ``.pt`` file.
-        dtype: floating point type of random inputs; default float32.
+        dtype: floating point type of random inputs, or the model that takes them: its own type, and indices where its
+            first layer looks rows up; default float32.
 
     Raises:
-        ConversionError: a description is neither.
+        OptionError: a description is neither.
     """
-    values = [_one(spec, dtype) for spec in specs]
+    kind = _dtype_of(dtype) if isinstance(dtype, nn.Module) else dtype
+    values = [_one(spec, kind) for spec in specs]
     return values[0] if len(values) == 1 else values
+
+
+def _dtype_of(model: nn.Module) -> str:
+    """Name of the type that a model's first layer takes."""
+    leaves = (m for m in model.modules() if not list(m.children()) and type(m) is not nn.Identity)
+    first = next(leaves, model)
+    if isinstance(first, nn.Embedding) or hasattr(first, "index_base"):
+        return "int64"
+    return next((str(p.dtype) for p in model.parameters() if p.is_floating_point()), "float32").removeprefix("torch.")
 
 
 def _one(spec: str, dtype: str | None) -> Any:
@@ -37,7 +49,7 @@ def _one(spec: str, dtype: str | None) -> Any:
     if shape:
         kind = getattr(torch, shape[2] or dtype or "float32", None)
         if not isinstance(kind, torch.dtype):
-            raise ConversionError(f"--input {spec}: {shape[2]} is not a torch dtype")
+            raise OptionError(f"--input {spec}: {shape[2]} is not a torch dtype")
         size = [int(n) for n in shape[1].split("x")]
         generator = torch.Generator().manual_seed(0)
         return (
@@ -47,7 +59,7 @@ def _one(spec: str, dtype: str | None) -> Any:
         )
     path = Path(spec)
     if not path.is_file():
-        raise ConversionError(f"--input {spec}: neither a shape such as 1x3x224x224 nor a file")
+        raise OptionError(f"--input {spec}: neither a shape such as 1x3x224x224 nor a file")
     if path.suffix == ".npy":
         return torch.from_numpy(np.load(path, allow_pickle=False))
     if path.suffix in PICKLED:

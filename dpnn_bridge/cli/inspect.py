@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from dpnn_bridge.cli.draw import draw, picture_options
-from dpnn_bridge.cli.terminal import Command, console, json_option, quiet_option, say, version_option
+from dpnn_bridge.cli.terminal import (
+    Command,
+    SourceType,
+    console,
+    json_option,
+    piped,
+    quiet_option,
+    say,
+    steps,
+    version_option,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,9 +47,11 @@ NARROWEST = 24
 
 
 @click.command("dpnn-inspect", cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("source", metavar="FILE", type=click.Path(path_type=Path))
-@click.option("--limit", default=100, show_default=True, help="Entries of a table that are listed.")
-@click.option("--depth", default=50, show_default=True, help="Levels that are listed.")
+@click.argument("source", metavar="FILE", type=SourceType())
+@click.option("--raw", is_flag=True, help="The tree of every entry; so do --limit, --depth, --mode and -v.")
+@click.option("--plugin", multiple=True, type=click.Path(path_type=Path), help="Python file with @lua_class blocks.")
+@click.option("--limit", type=click.IntRange(0), help="Entries of a table that are listed; default 100.")
+@click.option("--depth", type=click.IntRange(0), help="Levels that are listed; default 50.")
 @click.option("--mode", type=click.Choice(["binary", "ascii"]), help="Encoding; found by itself when left out.")
 @click.option("--long-size", type=click.Choice(["4", "8"]), help="Bytes of a C long; found by itself.")
 @click.option("--big-endian/--little-endian", default=None, help="Byte order; found by itself.")
@@ -48,22 +61,66 @@ NARROWEST = 24
 @click.option("-v", "--verbose", is_flag=True, help="List every entry, and stride and offset of each tensor.")
 @version_option
 def inspect_command(
-    source: Path, limit: int, depth: int, as_json: bool, quiet: bool, verbose: bool, **options: Any
+    source: Any,
+    raw: bool,
+    key: str | None,
+    inputs: tuple[str, ...],
+    plugin: tuple[Path, ...],
+    limit: int | None,
+    depth: int | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    **options: Any,
 ) -> None:
-    """Shows the classes, fields, tensors and functions of FILE, and what is shared; runs nothing, loads no tensor.
+    """Shows what FILE is: its models, their layers and parameters, whether they are supported, and what to do next.
+
+    \b
+      dpnn-inspect model.t7                       one screen
+      dpnn-inspect model.t7 --input 1x3x224x224   with the shapes of the outputs
+      dpnn-inspect model.t7 --raw                 every class, field, tensor and function; loads no tensor
 
     With --html, --dot or --mermaid the model in FILE is drawn instead: its layers with shapes, parameters and both
     names, and what hands its value to what.
 
-    Exit codes: 0 done, 2 wrong usage, 3 the file cannot be read.
+    Exit codes: 0 done, 2 wrong usage, 3 the file cannot be read, 130 interrupted.
     """
-    from dpnn_bridge.checkpoints.describe import describe
-
-    if draw(source, **{name: options.pop(name) for name in ("html", "dot", "mermaid", "unfold", "key", "inputs")}):
+    picture = {name: options.pop(name) for name in ("html", "dot", "mermaid", "unfold")}
+    if draw(source, key=key, inputs=inputs, **picture):
         return
     if options["long_size"]:
         options["long_size"] = int(options["long_size"])
-    description = describe(source, limit=sys.maxsize if verbose else limit, depth=depth, **options)
+    given = (limit, depth, *options.values())
+    if raw or as_json or verbose or any(value is not None for value in given):
+        _raw(
+            source, sys.maxsize if verbose else 100 if limit is None else limit, depth, as_json, quiet, verbose, options
+        )
+        return
+    with steps(quiet) as progress:
+        progress("loading PyTorch")
+        from dpnn_bridge import summary
+        from dpnn_bridge.cli.inputs import example_input
+        from dpnn_bridge.plugins import load_plugins
+
+        load_plugins(plugin)
+        progress(f"reading {source}")
+        found = summary.summarize(piped(source), key, partial(example_input, inputs) if inputs else None)
+    if sys.stdout.isatty() and not quiet:
+        from rich.text import Text
+
+        for style, line in summary.lines(found):
+            console().print(Text(line, style), soft_wrap=True)
+    elif not quiet:
+        for _, line in summary.lines(found):
+            say(line)
+
+
+def _raw(
+    source: Any, limit: int, depth: int | None, as_json: bool, quiet: bool, verbose: bool, options: dict[str, Any]
+) -> None:
+    from dpnn_bridge.checkpoints.describe import describe
+
+    description = describe(piped(source), limit=limit, depth=50 if depth is None else depth, **options)
     if as_json:
         click.echo(json.dumps(description.to_dict(), indent=2))
     elif sys.stdout.isatty() and not quiet:

@@ -6,10 +6,14 @@ Commands print text with :func:`say` and tables with :func:`console`; both escap
 from __future__ import annotations
 
 import io
+import logging
 import os
+import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -23,6 +27,16 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+
+#: exit code after Ctrl-C, as shells have it
+INTERRUPTED = 130
+
+#: what messages say to Python's users and, in its place, to those of the command line
+_TERMS = (
+    (r" \((force=True|example=tensor|model\.float\(\))\)", ""),
+    (r"\b(key|dtype)= \(--(key|dtype)\)", r"--\2"),
+    (r"\b(key|dtype|index_base|sha256)=(?=[\s.,;:])", r"--\1"),
+)
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
@@ -45,10 +59,13 @@ class Command(click.Command):
             with _printable_usage_errors():
                 return super().invoke(ctx)
         except DpnnBridgeError as error:
-            say(f"error: {error}", err=True)
+            say(f"error: {in_options(str(error))}", err=True)
             sys.exit(error.exit_code)
         except Terminated as end:
             sys.exit(end.exit_code)
+        except KeyboardInterrupt:
+            say("interrupted", err=True)
+            sys.exit(INTERRUPTED)
         except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
             raise
         except Exception as error:
@@ -72,7 +89,41 @@ def say(text: Any = "", *, err: bool = False) -> None:
     click.echo(printable_lines(str(text)), err=err)
 
 
-quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+def in_options(message: str) -> str:
+    """A message of the Python API in the words of the command line: ``--key`` for ``key=``."""
+    for pattern, option in _TERMS:
+        message = re.sub(pattern, option, message)
+    return message
+
+
+def _be_quiet(ctx: click.Context, _: click.Parameter, quiet: bool) -> bool:
+    """Warnings and log messages of libraries are silent too, until the command ends."""
+    if quiet and not ctx.resilient_parsing:
+        ctx.with_resource(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        before = logging.root.manager.disable
+        logging.disable(logging.WARNING)
+        ctx.call_on_close(lambda: logging.disable(before))
+    return quiet
+
+
+class SourceType(click.ParamType):
+    """A file to read: a path, an address such as ``https://…``, or ``-`` for what is piped in."""
+
+    name = "file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if isinstance(value, str) and (value == "-" or "://" in value) else Path(value)
+
+
+def piped(source: Any) -> Any:
+    """What a command reads for a value of :class:`SourceType`."""
+    return sys.stdin.buffer if source == "-" else source
+
+
+quiet_option = click.option("-q", "--quiet", is_flag=True, callback=_be_quiet, help="Print nothing but errors.")
+
+sha256_option = click.option("--sha256", metavar="HEX", help="Refuse a file with another checksum.")
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the whole result as JSON.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from dpnn_bridge.compare import nested
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.extras import install_advice
 from dpnn_bridge.outputs import Job
-from dpnn_bridge.outputs.verification import check_traced, need_tracing, run, traceable
+from dpnn_bridge.outputs.verification import check_traced, first_sizes, need_tracing, run, traceable, varying
 from dpnn_bridge.outputs.written import GraphNode, Results, Written, results_of_modules
 
 ORIGIN = "dpnn_bridge_origin"
@@ -34,13 +35,26 @@ def write(module: nn.Module, path: Path, job: Job) -> None:
     need_tracing(job.example, ".onnx")
     _libraries()
     run(traceable(module), job.example)  # the model's own complaint about the example is clearer than the tracer's
+    dynamic = job.options.get("dynamic", False)
     try:
-        program = torch.onnx.export(traceable(module), (job.example,), dynamo=True, verbose=False)
+        program = torch.onnx.export(
+            traceable(module),
+            (varying(job.example) if dynamic else job.example,),
+            dynamo=True,
+            verbose=False,
+            opset_version=job.options.get("opset"),
+            input_names=job.options.get("input_names"),
+            dynamic_shapes=(first_sizes(job.example),) if dynamic else None,
+        )
     except Exception as e:
         raise ConversionError(f"torch.onnx cannot export this model: {_first_cause(e)}") from e
     assert program is not None
     if "origin" in job.metadata:
         program.model.metadata_props[ORIGIN] = job.metadata["origin"]
+    for name in ("source", "key", "checkpoint"):  # the last holds vocabulary, mean, options, …
+        if (value := job.metadata.get(name)) is not None:
+            text = value if isinstance(value, str) else json.dumps(value, default=lambda t: t.tolist())
+            program.model.metadata_props[f"dpnn_bridge.{name}"] = text
     program.save(str(path), external_data=False)
 
 
@@ -69,6 +83,10 @@ def verify(module: nn.Module, path: Path, job: Job) -> None:
     feed = _feed([i.name for i in session.get_inputs()], job.example)
     outputs = [torch.from_numpy(o) for o in session.run(None, feed)]
     check_traced(path, outputs, module, job.example, "onnxruntime")
+    if job.options.get("dynamic"):
+        larger = varying(job.example, 3)
+        found = [torch.from_numpy(o) for o in session.run(None, _feed([i.name for i in session.get_inputs()], larger))]
+        check_traced(path, found, module, larger, "onnxruntime, with another first size,")
 
 
 def origin(path: Path) -> str | None:

@@ -12,7 +12,15 @@ from torch import Tensor, fx, nn
 from dpnn_bridge.atomic import PatientFile
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.outputs import Job
-from dpnn_bridge.outputs.verification import check_traced, need_tracing, need_whole_zip, run, traceable
+from dpnn_bridge.outputs.verification import (
+    check_traced,
+    first_sizes,
+    need_tracing,
+    need_whole_zip,
+    run,
+    traceable,
+    varying,
+)
 from dpnn_bridge.outputs.written import GraphNode, Results, Written, results_of_modules
 
 ORIGIN = "dpnn_bridge_origin"
@@ -24,7 +32,10 @@ def write(module: nn.Module, path: Path, job: Job) -> None:
     try:
         with torch.no_grad():  # torch.export.load refuses programs that switch gradients off in between
             # not strict is the default since PyTorch 2.8; strict mode refuses modules that remember a state
-            program = torch.export.export(traceable(module), (job.example,), strict=False)
+            dynamic = job.options.get("dynamic", False)
+            example = varying(job.example) if dynamic else job.example
+            shapes = (first_sizes(job.example),) if dynamic else None
+            program = torch.export.export(traceable(module), (example,), dynamic_shapes=shapes, strict=False)
             with PatientFile(path) as file:
                 torch.export.save(program, file, extra_files={ORIGIN: job.metadata.get("origin", "")})  # type: ignore[arg-type]
     except Exception as e:

@@ -1,7 +1,7 @@
 """``.safetensors``: the tensors, with the object graph as JSON in the metadata, so that ``load`` rebuilds the model.
 
-The metadata holds ``format`` and ``version`` of dpnn_bridge, ``graph``, ``metadata`` and ``aliases`` (names of tied
-tensors, which safetensors stores once). Constants of the graph are tensors named ``constant:N``.
+The metadata holds ``format`` (``pt``), ``dpnn_bridge`` and its ``version``, ``graph``, ``metadata`` and ``aliases``
+(names of tied tensors, which safetensors stores once). Constants of the graph are tensors named ``constant:N``.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def _split(content: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
             tensors[name] = value.contiguous()
     tensors.update({f"{CONSTANT}{i}": value.clone() for i, value in enumerate(content["constants"])})
     strings = {
-        "format": content["format"],
+        "format": "pt",  # what loaders of PyTorch's ecosystem ask for
+        "dpnn_bridge": content["format"],
         "version": str(content["version"]),
         "graph": content["graph"],
         "metadata": json.dumps(content["metadata"], default=lambda t: t.tolist()),
@@ -79,7 +80,7 @@ def verify(module: nn.Module, path: Path, job: Job) -> None:
 def read(path: Path) -> dict[str, Any]:
     """The content as in a ``.pt`` file, for :func:`dpnn_bridge.outputs.container.unpack`."""
     strings, tensors = safetensors_file.read(path)
-    if strings.get("format") != container.FORMAT:
+    if container.FORMAT not in (strings.get("dpnn_bridge"), strings.get("format")):  # the latter in older files
         raise ConversionError(f"{path} was not written by dpnn_bridge; use safetensors to read its tensors")
     try:
         return _content(strings, tensors)
@@ -91,7 +92,7 @@ def _content(strings: dict[str, str], tensors: dict[str, Tensor]) -> dict[str, A
     constants = [tensors.pop(f"{CONSTANT}{i}") for i in range(sum(name.startswith(CONSTANT) for name in tensors))]
     tensors.update({name: tensors[first] for name, first in json.loads(strings["aliases"]).items()})
     return {
-        "format": strings["format"],
+        "format": container.FORMAT,
         "version": int(strings["version"]),
         "graph": strings["graph"],
         "constants": constants,

@@ -64,6 +64,24 @@ def traceable(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module, {id(t): t for t in [*module.parameters(), *module.buffers()]}).eval()
 
 
+def varying(example: Any, size: int = 2) -> Any:
+    """An example whose tensors have ``size`` as their first size: tracers take a size of 1 for a constant."""
+
+    def resized(tensor: Tensor) -> Tensor:
+        return tensor.repeat(size, *[1] * (tensor.dim() - 1))[:size] if tensor.dim() else tensor
+
+    return nested.map_tensors(resized, example)
+
+
+def first_sizes(example: Any) -> Any:
+    """What ``dynamic_shapes`` of torch.export says for an example whose first sizes vary."""
+    if isinstance(example, Tensor):
+        return {0: torch.export.Dim.DYNAMIC} if example.dim() else {}
+    if isinstance(example, (list, tuple)):
+        return [first_sizes(v) for v in example]
+    return {k: first_sizes(v) for k, v in example.items()} if isinstance(example, dict) else None
+
+
 def check_traced(path: Path, outputs: Any, module: nn.Module, example: Any, what: str) -> None:
     """Raises :class:`VerificationError` unless ``outputs``, from the file that was written, are the module's."""
     expected = run(traceable(module), example)

@@ -81,6 +81,7 @@ def run(command: Command, *arguments: object) -> Result:
 
 def test_inspect(file: Path) -> None:
     assert run(inspect_command, file).exit_code == 0
+    assert run(inspect_command, file, "--raw").exit_code == 0
     assert run(inspect_command, file, "--json").exit_code == 0
 
 

@@ -44,7 +44,7 @@ def drawn(print_it: Callable[[Console], None], width: int) -> list[str]:
 
 # ---------------------------------------------------------------------- colours and widths
 def test_inspect_has_colours_and_keeps_its_tree_when_lines_are_wider_than_the_terminal() -> None:
-    printed = printed_by("inspect", MODEL, columns=60)
+    printed = printed_by("inspect", MODEL, "--raw", columns=60)
     assert COLOUR.search(printed)
     lines = COLOUR.sub("", printed).splitlines()
     tree = lines[lines.index("nn.Sequential") + 1 : lines.index("")]
@@ -57,7 +57,7 @@ def test_inspect_has_colours_and_keeps_its_tree_when_lines_are_wider_than_the_te
 
 @pytest.mark.parametrize("name", ["inspect", "verify"])
 def test_no_color_means_no_escapes_at_all(name: str) -> None:
-    arguments = ("inspect", MODEL) if name == "inspect" else ("verify", RESIDUAL)
+    arguments = ("inspect", MODEL, "--raw") if name == "inspect" else ("verify", RESIDUAL)
     printed = printed_by(*arguments, NO_COLOR="1")
     result = printed[printed.rindex("\x1b[2K") + 4 :] if name == "verify" else printed  # the line of steps is erased
     assert "\x1b[" not in result
@@ -66,7 +66,7 @@ def test_no_color_means_no_escapes_at_all(name: str) -> None:
 
 def test_piped_output_is_plain_and_never_folded() -> None:
     env = {k: v for k, v in os.environ.items() if k != "COLUMNS"}
-    done = subprocess.run([*PYTHON, "inspect", MODEL], capture_output=True, text=True, env=env, check=True)
+    done = subprocess.run([*PYTHON, "inspect", MODEL, "--raw"], capture_output=True, text=True, env=env, check=True)
     assert done.stdout.splitlines() == list(describe(MODEL).lines())
     done = subprocess.run([*PYTHON, "verify", RESIDUAL], capture_output=True, text=True, env=env, check=True)
     assert "\x1b" not in done.stdout + done.stderr
@@ -150,7 +150,7 @@ def test_every_command_runs_as_a_module(tmp_path: Path) -> None:
 
     assert re.findall(r"^  (\w+)  ", run("--help"), re.M) == ["convert", "inspect", "verify", "lua"]
     assert run("convert", str(MODEL), "m.pt").startswith(f"{MODEL} -> m.pt: ")
-    assert "nn.RecurrentAttention" in run("inspect", str(MODEL))
+    assert "nn.RecurrentAttention" in run("inspect", str(MODEL), "--raw")
     assert "PASS" in run("verify", str(RESIDUAL))
     wrong = subprocess.run([*PYTHON, "transmogrify"], capture_output=True, text=True, check=False)
     assert wrong.returncode == 2

@@ -47,6 +47,7 @@ ROOMS = (
     "legacy",
     "torchfile",
     "checkpoint",
+    "summary",
     "batch",
     "parity",
     "pictures",

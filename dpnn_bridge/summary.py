@@ -1,0 +1,312 @@
+"""What a file is, on one screen: its models with their layers, whether they are supported, and what to do next."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.boundary import raises
+from dpnn_bridge.checkpoints.contents import description, named_file
+from dpnn_bridge.checkpoints.describe import format_bytes
+from dpnn_bridge.checkpoints.find import candidates, follow
+from dpnn_bridge.compare import nested
+from dpnn_bridge.conversion.fields import record_of
+from dpnn_bridge.conversion.options import Options
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.display import shortened
+from dpnn_bridge.errors import ConversionError, ModelNotFoundError, T7FormatError
+from dpnn_bridge.files import load_with_report
+from dpnn_bridge.graph import format_path
+from dpnn_bridge.loaders.origin import LocalFile, Origin, local_file
+from dpnn_bridge.loaders.t7_reader import read_all, read_local
+from dpnn_bridge.objects import LuaObject, LuaTable
+from dpnn_bridge.suffixes import CONVERTED
+
+#: layers, and entries beside the models, that are listed
+LAYERS, ENTRIES = 14, 8
+
+
+@dataclass
+class Layer:
+    """One line of the table of a model: a module without modules inside."""
+
+    path: str
+    lua: str
+    torch: str
+    parameters: int
+    shape: str = ""
+
+
+@dataclass
+class Model:
+    """A model of the file.
+
+    Attributes:
+        key: as ``--key`` takes it; empty when the file is the model.
+        lua: its Lua class.
+        modules, parameters, bytes: how many.
+        dtypes: of its parameters.
+        layers: its layers in order.
+        unsupported: classes without a mapping.
+        problem: why it cannot be converted, else empty.
+    """
+
+    key: str
+    lua: str
+    modules: int = 0
+    parameters: int = 0
+    bytes: int = 0
+    dtypes: list[str] = field(default_factory=list)
+    layers: list[Layer] = field(default_factory=list)
+    unsupported: list[str] = field(default_factory=list)
+    problem: str = ""
+
+    @property
+    def supported(self) -> str:
+        """``supported``, or what is not."""
+        if self.problem:
+            return f"cannot be converted: {self.problem}"
+        return f"NOT supported: {', '.join(self.unsupported)}" if self.unsupported else "supported"
+
+
+@dataclass
+class Summary:
+    """What a file is.
+
+    Attributes:
+        name, size, encoding: of the file.
+        what: one line.
+        models: the models, best first.
+        beside: what stands beside them, one line for each entry.
+        objects: how many objects one after the other the file holds.
+        notes: what else is worth knowing.
+        next: commands to type.
+    """
+
+    name: str
+    size: int
+    encoding: str
+    what: str
+    models: list[Model] = field(default_factory=list)
+    beside: list[str] = field(default_factory=list)
+    objects: int = 1
+    notes: list[str] = field(default_factory=list)
+    next: list[str] = field(default_factory=list)
+
+
+@raises(ConversionError, "inspecting")
+def summarize(origin: Origin, key: str | None = None, example: Callable[[nn.Module], Any] | None = None) -> Summary:
+    """The summary of a ``.t7`` file, or of one that was converted.
+
+    Args:
+        origin: the file.
+        key: the model, or the part of the file, that is wanted; default: all.
+        example: makes an input of a model, to show the shapes of its layers' outputs.
+
+    Raises:
+        T7Error: the file cannot be read.
+        ModelNotFoundError: ``key`` leads nowhere.
+    """
+    with local_file(origin) as file:
+        if file.path.suffix in CONVERTED:
+            return _converted(file, example)
+        root, encoding = read_local(file)
+        size = file.path.stat().st_size
+        found = Summary(file.name, size, str(encoding), "")
+        _objects(found, file)
+        if key:
+            root = follow(root, key)
+            if root is None:
+                raise ModelNotFoundError(f"{file.name}: key {key!r} leads to nothing")
+        all_models = [c for c in candidates(root) if not c.is_criterion]
+        for candidate in all_models:
+            path = f"{key}.{candidate.key}" if key and candidate.key else key or candidate.key
+            found.models.append(_model(path, candidate.obj, example))
+        _what(found, root, [c.obj for c in candidates(root)])
+        _next(found, file.name, root)
+        return found
+
+
+def _converted(file: LocalFile, example: Callable[[nn.Module], Any] | None) -> Summary:
+    module, report = load_with_report(file.path, None, Options(allow_unsupported=True))
+    record = record_of(module)
+    model = Model("", record.class_name if record else type(module).__name__)
+    _measure(model, module, example)
+    metadata = report.metadata or {}
+    source = metadata.get("source", "a model of PyTorch")
+    what = f"a model that dpnn_bridge converted from {source}"
+    found = Summary(file.name, file.path.stat().st_size, file.path.suffix[1:], what, [model])
+    checkpoint = metadata.get("checkpoint")
+    found.beside = [str(k) for k in checkpoint][:ENTRIES] if isinstance(checkpoint, dict) else []
+    found.next = [f"dpnn-convert {shlex.quote(file.name)} {_stem(file.name)}.onnx --input 1x3x224x224"]
+    return found
+
+
+def _objects(found: Summary, file: LocalFile) -> None:
+    """Counts the objects of a file, and notes what stands behind the last."""
+    try:
+        found.objects = len(read_all(file.path, strict=True))
+    except T7FormatError as error:
+        found.notes.append(f"behind the first object: {str(error).partition(': ')[2] or error}")
+
+
+def _model(key: str, obj: LuaObject, example: Callable[[nn.Module], Any] | None) -> Model:
+    model = Model(key, obj.class_name)
+    context = TorchContext(Options(allow_unsupported=True))
+    try:
+        module = context.to_torch(obj)
+        context.finish()
+    except ConversionError as error:
+        model.problem = str(error).split("\n", 1)[0]
+        return model
+    model.unsupported = sorted({c.class_name for c in context.report.unsupported})
+    _measure(model, module, example)
+    return model
+
+
+def _measure(model: Model, module: nn.Module, example: Callable[[nn.Module], Any] | None) -> None:
+    parameters = list(module.parameters())
+    model.modules = len(list(module.modules()))
+    model.parameters = sum(p.numel() for p in parameters)
+    model.bytes = sum(p.numel() * p.element_size() for p in parameters)
+    model.dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in parameters})
+    shapes: dict[int, str] = {}
+    if example is not None:
+        model.problem = _run(module, example(module), shapes)
+    model.layers = [
+        Layer(path, *_classes(m), sum(p.numel() for p in m.parameters(recurse=False)), shapes.get(id(m), ""))
+        for path, m in _leaves(module, "")
+    ]
+
+
+def _run(module: nn.Module, value: Any, shapes: dict[int, str]) -> str:
+    """Fills in the shapes of all outputs; returns what went wrong."""
+
+    def note(m: nn.Module, args: Any, output: Any) -> None:
+        shapes[id(m)] = ", ".join("x".join(map(str, t.shape)) for t in nested.leaves(output) if isinstance(t, Tensor))
+
+    with ExitStack() as stack, torch.no_grad():
+        for m in module.modules():
+            stack.callback(m.register_forward_hook(note).remove)
+        was = module.training
+        stack.callback(lambda: module.train(was))
+        module.eval()
+        try:
+            module(value)
+        except Exception as error:
+            return f"with this input: {type(error).__name__}: {str(error).split(chr(10), 1)[0]}"
+    return ""
+
+
+def _leaves(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
+    children = list(module.named_children())
+    if not children:
+        yield path or "model", module
+    for name, child in children:
+        yield from _leaves(child, f"{path}.{name}" if path else name)
+
+
+def _classes(module: nn.Module) -> tuple[str, str]:
+    record = record_of(module)
+    return record.class_name if record else "", type(module).__name__
+
+
+def _what(found: Summary, root: Any, models: list[LuaObject]) -> None:
+    if any(m is root for m in models):
+        found.what = "a model"
+        return
+    found.what = description(root).split(":", 1)[0]
+    if found.models:
+        found.what = f"{found.what} with {len(found.models)} model{'s' * (len(found.models) > 1)}"
+    else:
+        found.what += ", no model"
+    inside = {id(m) for m in models}
+    if isinstance(root, (LuaTable, LuaObject)):
+        fields = root.fields if isinstance(root, LuaObject) else root
+        rest = [(k, v) for k, v in fields.items() if id(v) not in inside]
+        found.beside = [f"{format_path([k])}: {shortened(description(v), 96)}" for k, v in rest[:ENTRIES]]
+        if len(rest) > ENTRIES:
+            found.beside.append(f"… {len(rest) - ENTRIES} more")
+
+
+def _next(found: Summary, name: str, root: Any) -> None:
+    quoted, stem = shlex.quote(name), _stem(name)
+    if not found.models:
+        if (other := named_file(root)) is not None:
+            found.next.append(f"dpnn-inspect {shlex.quote(str(PurePath(name).parent / PurePath(other[1]).name))}")
+        found.next.append(f"dpnn-convert {quoted} {stem}.npz      # or .safetensors, .json, .pt")
+        return
+    first = found.models[0]
+    key = f" --key {shlex.quote(first.key)}" if first.key and len(found.models) > 1 else ""
+    if first.unsupported or first.problem:
+        found.next.append(
+            f"dpnn-convert {quoted} {stem}.pt{key} --plugin my_layers.py     # see docs/how-to/custom-class.md"
+        )
+    else:
+        found.next.append(f"dpnn-convert {quoted} {stem}.pt{key}")
+
+
+def _stem(name: str) -> str:
+    stem = PurePath(name.rpartition("/")[2]).name
+    for suffix in (".gz", ".zip", ".xz", ".bz2", ".t7", ".pt", ".pth", ".net", ".th"):
+        stem = stem.removesuffix(suffix)
+    return shlex.quote(stem or "out")
+
+
+def lines(found: Summary) -> Iterator[tuple[str, str]]:
+    """The summary as text: style and line."""
+    yield "bold", f"{found.name}: {found.encoding}, {format_bytes(found.size)}"
+    more = f"; {found.objects} objects one after the other, this is the first" if found.objects > 1 else ""
+    yield "", f"{found.what}{more}"
+    for note in found.notes:
+        yield "yellow", f"note: {note}"
+    for i, model in enumerate(found.models):
+        size = (
+            f"{model.parameters:,} parameters ({format_bytes(model.bytes)} of {', '.join(model.dtypes) or 'nothing'})"
+        )
+        yield "", ""
+        yield "bold green", f"model{f' {model.key}' if model.key else ''}: {model.lua}, {model.modules} modules, {size}"
+        yield ("red" if model.unsupported or model.problem else "green"), model.supported
+        if i == 0:
+            yield from (("", line) for line in _table(model.layers))
+    if found.beside:
+        yield "", ""
+        yield "bold", "beside the model:" if found.models else "it holds:"
+        yield from (("", f"  {line}") for line in found.beside)
+    yield "", ""
+    for command in found.next:
+        yield "bold", f"next: {command}"
+    yield (
+        "dim",
+        "every entry: --raw; shapes of the outputs: --input 1x3x224x224" if found.models else "every entry: --raw",
+    )
+
+
+def _table(layers: list[Layer]) -> list[str]:
+    shown = layers if len(layers) <= LAYERS + 1 else [*layers[: LAYERS - 4], None, *layers[-4:]]
+    rows = [("layer", "Lua", "PyTorch", "parameters", "output")]
+    for layer in shown:
+        if layer is None:
+            rows.append((f"… {len(layers) - LAYERS} more", "", "", "", ""))
+        else:
+            count = f"{layer.parameters:,}" if layer.parameters else ""
+            rows.append((layer.path, layer.lua, layer.torch, count, layer.shape))
+    columns = range(5 if any(layer.shape for layer in layers) else 4)
+    widths = [min(max(len(row[i]) for row in rows), 32) for i in columns]
+    return ["  " + "  ".join(_cell(row[i], widths[i], i == 3) for i in columns).rstrip() for row in rows]
+
+
+def _cell(text: str, width: int, right: bool) -> str:
+    if len(text) > width:
+        text = "…" + text[-(width - 1) :]
+    return text.rjust(width) if right else text.ljust(width)
+
+
+__all__ = ["Layer", "Model", "Summary", "lines", "summarize"]

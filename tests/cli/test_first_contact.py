@@ -1,0 +1,185 @@
+"""What a new user types: one screen about a file, addresses and pipes, wrong usage, formats with options."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from conftest import FIXTURES, tracing
+from samples import SAMPLES
+
+import dpnn_bridge
+from dpnn_bridge.__main__ import main
+from dpnn_bridge.cli.convert import convert_command
+from dpnn_bridge.cli.inputs import example_input
+from dpnn_bridge.cli.inspect import inspect_command
+from dpnn_bridge.cli.terminal import Command, in_options
+from dpnn_bridge.loaders import write_all, write_t7
+from dpnn_bridge.objects import LuaObject, LuaTable
+
+LENET = SAMPLES / "torch-demos__mnist_convnet" / "model.t7"
+RNN = SAMPLES / "char-rnn__lstm" / "model.t7"
+
+
+def run(command: click.Command, *arguments: object, piped: bytes | None = None) -> Result:
+    return CliRunner().invoke(command, list(map(str, arguments)), input=piped)
+
+
+# ---------------------------------------------------------------------- one screen
+@pytest.mark.parametrize("name", sorted(p.parent.name for p in SAMPLES.glob("*/model.t7")))
+def test_every_sample_fits_on_a_screen(name: str) -> None:
+    result = run(inspect_command, SAMPLES / name / "model.t7")
+    assert result.exit_code == 0
+    assert len(result.stdout.splitlines()) <= 45
+    assert "next: dpnn-convert" in result.stdout
+
+
+def test_a_checkpoint() -> None:
+    text = run(inspect_command, RNN).stdout
+    assert "a table of 8 with 1 model" in text
+    assert "model protos.rnn: nn.gModule, 39 modules, 11,047 parameters (44.2 kB of float32)\nsupported\n" in text
+    assert "vocab: a table of 31" in text
+
+
+def test_shapes_of_an_input() -> None:
+    text = run(inspect_command, LENET, "--input", "1x1x32x32").stdout
+    assert "nn.SpatialConvolutionMM  Conv2d             832  1x32x28x28" in text
+    wrong = run(inspect_command, LENET, "--input", "1x3x32x32").stdout
+    assert "cannot be converted: with this input: RuntimeError" in wrong or "with this input" in wrong
+
+
+def test_data_unknown_classes_and_several_objects(tmp_path: Path) -> None:
+    write_t7(tmp_path / "d.t7", LuaTable({"x": 1}))
+    text = run(inspect_command, tmp_path / "d.t7").stdout
+    assert "a table of 1, no model" in text
+    assert "d.npz" in text
+    unknown = LuaObject("nn.Mystery", LuaTable({"gradInput": 1}))
+    write_t7(tmp_path / "u.t7", unknown)
+    assert "NOT supported: nn.Mystery" in run(inspect_command, tmp_path / "u.t7").stdout
+    write_all(tmp_path / "two.t7", [LuaTable({"a": 1}), LuaTable({"b": 1})])
+    assert "2 objects one after the other" in run(inspect_command, tmp_path / "two.t7").stdout
+    (tmp_path / "two.t7").write_bytes((tmp_path / "two.t7").read_bytes()[:-2])
+    assert "note: behind the first object" in run(inspect_command, tmp_path / "two.t7").stdout
+
+
+def test_converted_files_and_parts(tmp_path: Path) -> None:
+    dpnn_bridge.convert(RNN, tmp_path / "rnn.pt")
+    assert "converted from model.t7" in run(inspect_command, tmp_path / "rnn.pt").stdout
+    assert "a table of 31, no model" in run(inspect_command, RNN, "--key", "vocab").stdout
+    assert run(inspect_command, RNN, "--key", "nothing").exit_code == 5
+    assert run(inspect_command, tmp_path / "none.t7").exit_code == 3
+
+
+# ---------------------------------------------------------------------- from anywhere
+def test_addresses_and_pipes(tmp_path: Path) -> None:
+    pytest.importorskip("fsspec")
+    assert run(convert_command, f"file://{LENET}", tmp_path / "a.pth").exit_code == 0
+    assert run(convert_command, "-", tmp_path / "b.pt", piped=gzip.compress(LENET.read_bytes())).exit_code == 0
+    done = run(convert_command, "-", "-", "--to", "pt", piped=LENET.read_bytes())
+    model = dpnn_bridge.load(io.BytesIO(done.stdout_bytes))
+    x = torch.randn(1, 1, 32, 32)
+    for other in (tmp_path / "a.pth", tmp_path / "b.pt"):
+        torch.testing.assert_close(dpnn_bridge.load(other)(x), model(x), rtol=0, atol=0)
+    assert run(convert_command, LENET, tmp_path / "c.pt", "--sha256", "00").exit_code == 4
+    assert not (tmp_path / "c.pt").exists()
+
+
+# ---------------------------------------------------------------------- wrong usage
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (LENET, "out.foo"),
+        (LENET, "out.pt", "--jobs", "-3"),
+        (LENET, "-"),
+        (LENET, "https://example.org/out.pt"),
+        ("https://example.org/a.t7", "--out-dir", "x"),
+        (LENET, "out.pt", "--dynamic"),
+        (LENET, "out.onnx", "--input", "1xx"),
+        (LENET, "out.onnx", "--opset", "1"),
+    ],
+)
+def test_wrong_usage_gives_2(arguments: tuple[Any, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(convert_command, *arguments).exit_code == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_interrupted_gives_130() -> None:
+    @click.command(cls=Command)
+    def command() -> None:
+        raise KeyboardInterrupt
+
+    assert run(command).exit_code == 130
+
+
+def test_messages_speak_of_options(tmp_path: Path) -> None:
+    (tmp_path / "m.pt").write_bytes(b"x")
+    assert "use --force to replace it" in run(convert_command, LENET, tmp_path / "m.pt").output
+    assert in_options("choose one with key=. a") == "choose one with --key. a"
+    assert in_options("key= (--key) chooses one") == "--key chooses one"
+    assert "Did you mean protos.rnn?" in run(convert_command, RNN, tmp_path / "r.pt", "--key", "protos.rn").output
+    result = run(main, "konvert")
+    assert (result.exit_code, "Did you mean convert?" in result.output) == (2, True)
+
+
+def test_errors_of_many_files_name_each_once(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.t7"
+    bad.write_bytes(b"")
+    result = run(convert_command, bad, LENET, "--out-dir", tmp_path / "out")
+    (line,) = [line for line in result.output.splitlines() if line.startswith("error")]
+    assert line.count("bad.t7") == 1
+
+
+# ---------------------------------------------------------------------- formats
+def test_examples_follow_the_model() -> None:
+    assert example_input(["2x3"], torch.nn.Linear(3, 3).double()).dtype == torch.float64
+    rnn = dpnn_bridge.load(SAMPLES / "torch-rnn__lstm" / "model.t7")
+    assert example_input(["2x3"], rnn).dtype == torch.int64
+    assert example_input(["2x3:float16"], rnn).dtype == torch.float16
+
+
+@tracing
+def test_onnx_with_any_batch_names_and_metadata(tmp_path: Path) -> None:
+    onnx, runtime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    path = tmp_path / "m.onnx"
+    options = ("--dynamic", "--input-names", "image", "--opset", "18", "-q")
+    result = run(convert_command, LENET, path, "--input", "1x1x32x32", *options)
+    assert (result.exit_code, result.output) == (0, "")
+    session = runtime.InferenceSession(str(path))
+    assert [i.name for i in session.get_inputs()] == ["image"]
+    assert session.run(None, {"image": np.zeros((5, 1, 32, 32), np.float32)})[0].shape == (5, 10)
+    model = onnx.load(str(path))
+    assert next(o.version for o in model.opset_import if not o.domain) == 18
+    assert {p.key: p.value for p in model.metadata_props}["dpnn_bridge.source"] == "model.t7"
+
+
+@tracing
+def test_onnx_carries_what_stood_beside_the_model(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    table = LuaTable({"model": dpnn_bridge.read_t7(LENET), "classes": LuaTable.from_list(["a", "b"])})
+    write_t7(tmp_path / "c.t7", table)
+    dpnn_bridge.convert(tmp_path / "c.t7", tmp_path / "c.onnx", example=torch.zeros(1, 1, 32, 32))
+    properties = {p.key: p.value for p in onnx.load(str(tmp_path / "c.onnx")).metadata_props}
+    assert json.loads(properties["dpnn_bridge.checkpoint"])["classes"] == ["a", "b"]
+
+
+def test_safetensors_say_what_loaders_of_the_ecosystem_ask_for(tmp_path: Path) -> None:
+    safetensors = pytest.importorskip("safetensors")
+    dpnn_bridge.convert(LENET, tmp_path / "m.safetensors")
+    with safetensors.safe_open(tmp_path / "m.safetensors", "pt") as file:
+        assert (file.metadata()["format"], file.metadata()["dpnn_bridge"]) == ("pt", "dpnn_bridge")
+    assert isinstance(dpnn_bridge.load(tmp_path / "m.safetensors"), torch.nn.Sequential)
+
+
+def test_inspection_reads_every_format_fixture() -> None:
+    for path in sorted((FIXTURES / "format").glob("*.t7"))[::5]:
+        if not path.name.startswith("bad_"):
+            assert run(inspect_command, path).exit_code == 0, path
