@@ -141,8 +141,9 @@ class LuaContext:
             if tensor is not None:
                 name = self.class_of(tensor, module)
                 self._net_type = self._net_type or name
-                if own and own.tensor_type:
-                    self._casts.setdefault(own.tensor_type, name)
+                kind = own.tensor_type if own else None
+                if kind and (name != kind or kind not in self._casts):  # what nn.DontCast holds keeps its type
+                    self._casts[kind] = name
         if record is not None and record.cast is not None:
             name = tensor_class(numpy_dtype(torch.empty(0, dtype=record.cast)))
             for kind in ("torch.FloatTensor", "torch.DoubleTensor", "torch.HalfTensor"):
