@@ -265,7 +265,7 @@ def test_a_runtime_must_be_known_and_installed(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(ValueError, match="a sandbox needs runtime='lua51'"):
         LuaBridge(runtime="luajit21", sandbox=True)
     monkeypatch.setitem(sys.modules, "lupa.lua51", None)
-    with pytest.raises(LuaBridgeError, match=r"pip install 'dpnn-bridge\[lua\]'"):
+    with pytest.raises(LuaBridgeError, match=r"pip install 'lupa>=2"):
         LuaBridge(runtime="lua51")
 
 
