@@ -31,6 +31,8 @@ class LuaClass:
     Attributes:
         names: Lua class names, canonical first (set by the decorator).
         torch_type: the module class, or a tuple: files become the first unless ``build`` chooses, all are written.
+        derived: other fields that ``to_lua`` works out, so that the record need not keep them; added to those of the
+            parent's block.
         version: the class version that ``to_lua`` writes (``__version`` in Lua).
         scalars: Lua field, or a tuple of fields, -> constructor argument and attribute of the same name.
         defaults: values of Lua fields that a file may lack.
@@ -71,6 +73,7 @@ class LuaClass:
     container: ClassVar[bool] = False
     members: ClassVar[dict[str, str]] = {}
     scratch: ClassVar[tuple[str, ...]] = ()
+    derived: ClassVar[tuple[str, ...]] = ()
     passes_through: ClassVar[bool] = False
     trains_unasked: ClassVar[bool] = True
     checked_by: ClassVar[str] = "torch7"
@@ -163,6 +166,7 @@ class LuaClass:
     def handled(cls, module: nn.Module) -> set[str]:
         """Lua fields that the declaration accounts for, so that the record need not keep them."""
         names = {*TRANSIENT, *cls.scratch, *cls.members}
+        names.update(name for block in cls.__mro__ for name in block.__dict__.get("derived", ()))
         for key in cls.scalars:
             names.update(key if isinstance(key, tuple) else (key,))
         for name, spec in {**cls.tensors, **cls.fields_of(module)}.items():

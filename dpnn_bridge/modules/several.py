@@ -67,16 +67,13 @@ def _name(key: str) -> str:
 @lua_class(SEVERAL)
 class ModelsClass(LuaClass):
     torch_type = Models
+    derived = ("models",)
     checked_by = "structure"
     test = "test_what_is_beside_them_comes_back"
 
     @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
         return Models({key: ctx.to_torch(model, "models", key) for key, model in obj["models"].items()})
-
-    @classmethod
-    def handled(cls, module: nn.Module) -> set[str]:
-        return {*super().handled(module), "models"}
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:

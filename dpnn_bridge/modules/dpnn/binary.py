@@ -69,6 +69,7 @@ class SpatialBinaryConvolution(nn.Conv2d):
 @lua_class("nn.SpatialBinaryConvolution")
 class SpatialBinaryConvolutionClass(LuaClass):
     torch_type = SpatialBinaryConvolution
+    derived = ("iwh", "owh")
     scalars = {
         "nInputPlane": "in_channels",
         "nOutputPlane": "out_channels",
@@ -89,10 +90,6 @@ class SpatialBinaryConvolutionClass(LuaClass):
         if not torch.equal(weight.torch(), signs.reshape(weight.shape)):
             return obj
         return obj.changed(weight=real)
-
-    @classmethod
-    def handled(cls, module: nn.Module) -> set[str]:
-        return super().handled(module) | {"iwh", "owh"}
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: Any) -> dict[str, Any]:

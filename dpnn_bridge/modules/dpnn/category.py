@@ -171,12 +171,9 @@ class CategoricalEntropy(nn.Module):
 @lua_class("nn.CategoricalEntropy")
 class CategoricalEntropyClass(LuaClass):
     torch_type = CategoricalEntropy
+    derived = ("entropy",)
     scalars = {"scale": "scale", "minEntropy": "min_entropy", "sizeAverage": "size_average"}
     defaults = {"minEntropy": None}
-
-    @classmethod
-    def handled(cls, module: nn.Module) -> set[str]:
-        return super().handled(module) | {"entropy"}
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:

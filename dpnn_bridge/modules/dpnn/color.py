@@ -44,6 +44,7 @@ class ColorNoise(nn.Module):
 
 class ColorNoiseClass(LuaClass):
     scratch = ("noise",)
+    derived = ("inputChannels",)
 
     @classmethod
     def replay(cls, module: nn.Module, after: LuaObject) -> Callable[[Tensor], Tensor] | None:
@@ -56,10 +57,6 @@ class ColorNoiseClass(LuaClass):
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
         assert isinstance(module, ColorNoise)
         return {**super().to_lua(module, ctx), "inputChannels": module.channels()}
-
-    @classmethod
-    def handled(cls, module: nn.Module) -> set[str]:
-        return super().handled(module) | {"inputChannels"}
 
 
 class SimpleColorTransform(ColorNoise):
@@ -198,6 +195,7 @@ class SpatialFeatNormalization(nn.Module):
 @lua_class("nn.SpatialFeatNormalization")
 class SpatialFeatNormalizationClass(LuaClass):
     torch_type = SpatialFeatNormalization
+    derived = ("noOfFeats",)
     tensors = {"mean": "mean", "std": "std"}
     passed = ("mean", "std")
 
@@ -205,7 +203,3 @@ class SpatialFeatNormalizationClass(LuaClass):
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
         assert isinstance(module, SpatialFeatNormalization)
         return {**super().to_lua(module, ctx), "noOfFeats": len(module.mean)}
-
-    @classmethod
-    def handled(cls, module: nn.Module) -> set[str]:
-        return super().handled(module) | {"noOfFeats"}

@@ -143,6 +143,7 @@ class Kmeans(nn.Module):
 @lua_class("nn.Kmeans")
 class KmeansClass(LuaClass):
     torch_type = Kmeans
+    derived = ("loss",)
     indexed = True
     scalars = {"k": "k", "dim": "dim", "scale": "scale"}
     defaults = {"scale": None}
@@ -162,7 +163,3 @@ class KmeansClass(LuaClass):
     def to_lua(cls, module: nn.Module, ctx: Any) -> dict[str, Any]:
         assert isinstance(module, Kmeans)
         return {**super().to_lua(module, ctx), "loss": float(module.loss)}
-
-    @classmethod
-    def handled(cls, module: nn.Module) -> set[str]:
-        return super().handled(module) | {"loss"}

@@ -164,6 +164,7 @@ class NCEModule(nn.Linear):
 @lua_class("nn.NCEModule")
 class NCEModuleClass(LuaClass):
     torch_type = NCEModule
+    derived = ("testedtargets",)
     scalars = {
         "k": "k",
         "batchnoise": "batch_noise",
@@ -190,10 +191,6 @@ class NCEModuleClass(LuaClass):
             module.alias.copy_(alias)
             module.keep.copy_(keep)
         return module
-
-    @classmethod
-    def handled(cls, module: nn.Module) -> set[str]:
-        return super().handled(module) | {"testedtargets"}
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:

@@ -149,13 +149,10 @@ class SpatialRegionDropout(nn.Module):
 @lua_class("nn.SpatialRegionDropout")
 class SpatialRegionDropoutClass(LuaClass):
     torch_type = SpatialRegionDropout
+    derived = ("regionType",)
     scalars = {"p": "p"}
     scratch = ("noise",)
     constants = {"noise": LuaTensor.empty}
-
-    @classmethod
-    def handled(cls, module: nn.Module) -> set[str]:
-        return super().handled(module) | {"regionType"}
 
     @classmethod
     def replay(cls, module: nn.Module, after: LuaObject) -> Callable[[Tensor], Tensor] | None:

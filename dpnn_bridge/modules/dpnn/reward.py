@@ -100,6 +100,7 @@ class ClassReward(Criterion):
 
 class ClassRewardClass(CriterionClass):
     scalars = {"scale": "scale", "sizeAverage": "size_average"}
+    derived = ("module", "criterion")
     scratch = ("reward", "vrReward")
 
     @classmethod
@@ -109,10 +110,6 @@ class ClassRewardClass(CriterionClass):
             "module": ctx.to_torch(obj["module"], "module"),
             "criterion": ctx.to_torch(obj["criterion"], "criterion"),
         }
-
-    @classmethod
-    def handled(cls, module: nn.Module) -> set[str]:
-        return super().handled(module) | {"module", "criterion"}
 
     @classmethod
     def children(cls, module: nn.Module) -> list[nn.Module]:

@@ -96,6 +96,7 @@ class ClassNLLCriterionWithUNK(Criterion):
 @lua_class("nn.ClassNLLCriterionWithUNK")
 class ClassNLLCriterionWithUNKClass(CriterionClass):
     torch_type = ClassNLLCriterionWithUNK
+    derived = ("unk_index",)
     indexed = True
     members = {"crit": "crit"}
     scratch = ("tmp", "gradInputExtra")
@@ -106,10 +107,6 @@ class ClassNLLCriterionWithUNKClass(CriterionClass):
     }
     checked_by = "formula"
     test = "test_likelihood_without_the_unknown_class_is_a_sum"
-
-    @classmethod
-    def handled(cls, module: nn.Module) -> set[str]:
-        return super().handled(module) | {"unk_index"}
 
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:

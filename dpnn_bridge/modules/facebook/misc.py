@@ -150,14 +150,11 @@ class Probe(nn.Sequential):
 @lua_class("fbnn.Probe")
 class ProbeClass(LuaClass):
     torch_type = Probe
+    derived = ("weight", "bias", "gradWeight", "gradBias")
     container = True
     passes_through = True
     checked_by = "formula"
     test = "test_a_probe_is_its_module"
-
-    @classmethod
-    def handled(cls, module: nn.Module) -> set[str]:
-        return super().handled(module) | {"weight", "bias", "gradWeight", "gradBias"}  # those of the module
 
 
 @lua_class("nn.UnfoldedTemporalConvolution")
@@ -171,14 +168,11 @@ class UnfoldedTemporalConvolutionClass(Temporal):
         ("dW",): "stride",
         ("pad",): "padding",
     }
+    derived = ("linear",)
     scratch = ("_paddedInput", "_paddedGradInput", "_unfoldedInput", "_linearGradOutput", "_unfoldedGradInput")
     constants = dict.fromkeys(scratch, LuaTensor.empty)
     checked_by = "formula"
     test = "test_unfolded_convolution_pads_in_time"
-
-    @classmethod
-    def handled(cls, module: nn.Module) -> set[str]:
-        return super().handled(module) | {"linear"}
 
     @classmethod
     def represents(cls, module: Any) -> bool:

@@ -151,6 +151,8 @@ class LossClass(CriterionClass):
         averages: what a missing ``sizeAverage`` means.
     """
 
+    derived = ("sizeAverage",)
+
     averages: ClassVar[bool] = True
 
     @classmethod
@@ -164,10 +166,6 @@ class LossClass(CriterionClass):
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
         average = obj.get("sizeAverage", cls.averages)
         return {**super().arguments(obj, ctx), "reduction": reduction(average)}
-
-    @classmethod
-    def handled(cls, module: nn.Module) -> set[str]:
-        return {*super().handled(module), "sizeAverage"}
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
@@ -270,15 +268,12 @@ class ParallelCriterion(WeightedCriterions):
 @lua_class("nn.MultiCriterion")
 class MultiCriterionClass(CriterionClass):
     torch_type = MultiCriterion
+    derived = ("criterions", "weights")
 
     @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
         criterions = ctx.children(obj, "criterions")
         return cls.torch_type(criterions, numbers(obj["weights"])[: len(criterions)], **cls.arguments(obj, ctx))
-
-    @classmethod
-    def handled(cls, module: nn.Module) -> set[str]:
-        return {*super().handled(module), "criterions", "weights"}
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
@@ -297,14 +292,11 @@ class MultiCriterionClass(CriterionClass):
 @lua_class("nn.ParallelCriterion")
 class ParallelCriterionClass(MultiCriterionClass):
     torch_type = ParallelCriterion
+    derived = ("repeatTarget",)
 
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
         return {"repeat_target": obj.get("repeatTarget") not in (None, False)}
-
-    @classmethod
-    def handled(cls, module: nn.Module) -> set[str]:
-        return {*super().handled(module), "repeatTarget"}
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
@@ -365,14 +357,11 @@ class CriterionTable(nn.Module):
 @lua_class("nn.CriterionTable")
 class CriterionTableClass(LuaClass):
     torch_type = CriterionTable
+    derived = ("criterion",)
 
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
         return {"criterion": ctx.to_torch(obj["criterion"], "criterion")}
-
-    @classmethod
-    def handled(cls, module: nn.Module) -> set[str]:
-        return {*super().handled(module), "criterion"}
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:

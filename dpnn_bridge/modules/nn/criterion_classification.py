@@ -107,15 +107,12 @@ class NLLClass(IndexedClass):
 @lua_class("nn.ClassNLLCriterion")
 class ClassNLLCriterionClass(NLLClass):
     torch_type = (ClassNLLCriterion, nn.NLLLoss)
+    derived = ("ignoreIndex",)
     defaults = {"ignoreIndex": NO_CLASS}
 
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
         return {**super().arguments(obj, ctx), "ignore_index": ignore_index(obj, ctx)}
-
-    @classmethod
-    def handled(cls, module: nn.Module) -> set[str]:
-        return {*super().handled(module), "ignoreIndex"}
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
@@ -181,6 +178,7 @@ class CrossEntropyCriterion(nn.CrossEntropyLoss):
 @lua_class("nn.CrossEntropyCriterion")
 class CrossEntropyCriterionClass(LossClass):
     torch_type = (CrossEntropyCriterion, nn.CrossEntropyLoss)
+    derived = ("nll", "oldSizeAverage")
     constants = {"output": 0, "lsm": plain_object("nn.LogSoftMax")}
 
     @classmethod
@@ -196,10 +194,6 @@ class CrossEntropyCriterionClass(LossClass):
     @classmethod
     def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
         assign_weights(module, obj["nll"], ctx)
-
-    @classmethod
-    def handled(cls, module: nn.Module) -> set[str]:
-        return {*super().handled(module), "nll", "oldSizeAverage"}
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
@@ -327,16 +321,13 @@ spatial_log_softmax = plain_object(
 @lua_class("cudnn.SpatialCrossEntropyCriterion")
 class SpatialCrossEntropyCriterionClass(LossClass):
     torch_type = SpatialCrossEntropyCriterion
+    derived = ("nll",)
     indexed = True
     constants = {"output": 0, "slsm": spatial_log_softmax}
 
     @classmethod
     def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
         assign_weights(module, obj["nll"], ctx)
-
-    @classmethod
-    def handled(cls, module: nn.Module) -> set[str]:
-        return {*super().handled(module), "nll"}
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
@@ -348,6 +339,7 @@ class SpatialCrossEntropyCriterionClass(LossClass):
 @lua_class("cudnn.VolumetricCrossEntropyCriterion")
 class VolumetricCrossEntropyCriterionClass(CriterionClass):
     torch_type = VolumetricCrossEntropyCriterion
+    derived = ("scec",)
 
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
@@ -356,10 +348,6 @@ class VolumetricCrossEntropyCriterionClass(CriterionClass):
     @classmethod
     def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
         assign_weights(module, obj["scec"]["nll"], ctx)
-
-    @classmethod
-    def handled(cls, module: nn.Module) -> set[str]:
-        return {*super().handled(module), "scec"}
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:

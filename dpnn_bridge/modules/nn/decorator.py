@@ -40,6 +40,7 @@ class DecoratorClass(LuaClass):
     """The decorated module is ``modules[1]``; until 2016 the field ``module`` names it as well."""
 
     torch_type = Decorator
+    derived = ("modules",)
 
     @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
@@ -50,10 +51,6 @@ class DecoratorClass(LuaClass):
         """The converted module that ``obj`` decorates."""
         children = ctx.children(obj)
         return children[0] if children else ctx.to_torch(obj["module"], "module")
-
-    @classmethod
-    def handled(cls, module: nn.Module) -> set[str]:
-        return super().handled(module) | {"modules"}
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:

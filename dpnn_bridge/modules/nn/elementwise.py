@@ -239,6 +239,7 @@ class AddConstant(nn.Module):
 @lua_class("nn.AddConstant")
 class AddConstantClass(LuaClass):
     torch_type = AddConstant
+    derived = ("constant_scalar",)
     constants = {"inplace": False}
 
     @classmethod
@@ -249,10 +250,6 @@ class AddConstantClass(LuaClass):
     @classmethod
     def fields_of(cls, module: nn.Module) -> dict[str, Field]:
         return {name: Field(name) for name in module._buffers}
-
-    @classmethod
-    def handled(cls, module: nn.Module) -> set[str]:
-        return super().handled(module) | {"constant_scalar"}
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:

@@ -247,6 +247,7 @@ class PartialLinear(nn.Module):
 @lua_class("nn.PartialLinear")
 class PartialLinearClass(LuaClass):
     torch_type = PartialLinear
+    derived = ("network", "inputsize", "outputsize")
     tensors = {"bias": "bias", "allcolumns": "all_columns", "partition": "partition"}
     scratch = ("buffer", "addBuffer")
 
@@ -257,10 +258,6 @@ class PartialLinearClass(LuaClass):
         module = PartialLinear(network, int(obj["outputsize"]), bias=has_tensor(obj, "bias"))
         module.partition = module.partition[: obj["partition"].size]
         return module
-
-    @classmethod
-    def handled(cls, module: nn.Module) -> set[str]:
-        return super().handled(module) | {"network", "inputsize", "outputsize"}
 
     @classmethod
     def to_lua(cls, module: PartialLinear, ctx: LuaContext) -> dict[str, Any]:

@@ -380,14 +380,11 @@ class ModuleFromCriterion(nn.Module):
 @lua_class("nn.ModuleFromCriterion")
 class ModuleFromCriterionClass(LuaClass):
     torch_type = ModuleFromCriterion
+    derived = ("criterion",)
 
     @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
         return ModuleFromCriterion(ctx.to_torch(obj["criterion"], "criterion"))
-
-    @classmethod
-    def handled(cls, module: nn.Module) -> set[str]:
-        return super().handled(module) | {"criterion"}
 
     @classmethod
     def children(cls, module: nn.Module) -> list[nn.Module]:

@@ -82,6 +82,7 @@ class PaddingFields(LuaClass):
     """The fields of both classes that are called nn.Padding."""
 
     torch_type = Padding
+    derived = ("nInputDim",)
     scalars = {"dim": "dim", "pad": "pad", "value": "value"}
     defaults = {"value": 0}
     constants = {"outputSize": empty_sizes}
@@ -90,10 +91,6 @@ class PaddingFields(LuaClass):
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
         return {**super().arguments(obj, ctx), "n_input_dim": obj.get("nInputDim")}
-
-    @classmethod
-    def handled(cls, module: nn.Module) -> set[str]:
-        return super().handled(module) | {"nInputDim"}
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:

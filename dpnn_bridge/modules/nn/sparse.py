@@ -264,6 +264,7 @@ class IndexLinearClass(LuaClass):
         Fault(("gradWeight",), "Torch7 lists a table of rows instead of a gradient tensor", spreads=False),
     )
     torch_type = IndexLinear
+    derived = ("inputSize", "outputSize", "normalize")
     tensors = {"weight": "weight", "bias": "bias"}
     scalars = {"offset": "offset", "doGradInput": "do_grad_input"}
     defaults = {"offset": -1, "doGradInput": False}
@@ -287,10 +288,6 @@ class IndexLinearClass(LuaClass):
         out_features = obj["bias"].size
         arguments = {**cls.arguments(obj, ctx), "normalize": columns > out_features}
         return IndexLinear(in_features, out_features, **arguments, index_base=ctx.index_base)
-
-    @classmethod
-    def handled(cls, module: nn.Module) -> set[str]:
-        return super().handled(module) | {"inputSize", "outputSize", "normalize"}
 
     @classmethod
     def to_lua(cls, module: IndexLinear, ctx: LuaContext) -> dict[str, Any]:

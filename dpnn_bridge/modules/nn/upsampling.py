@@ -114,6 +114,7 @@ def target_size(input: Tensor, size: Any, scale_factor: Any) -> tuple[int, ...]:
 @lua_class("nn.SpatialUpSamplingBilinear")
 class SpatialUpSamplingBilinear(LuaClass):
     torch_type = UpsamplingBilinear2d
+    derived = ("scale_factor", "oheight", "owidth")
     constants = SIZES
 
     @classmethod
@@ -121,10 +122,6 @@ class SpatialUpSamplingBilinear(LuaClass):
         if obj.get("scale_factor") is not None:
             return {"scale_factor": obj["scale_factor"]}
         return {"size": (obj["oheight"], obj["owidth"])}
-
-    @classmethod
-    def handled(cls, module: nn.Module) -> set[str]:
-        return super().handled(module) | {"scale_factor", "oheight", "owidth"}
 
     @classmethod
     def to_lua(cls, module: Any, ctx: LuaContext) -> dict[str, Any]:
@@ -177,6 +174,7 @@ class UpSampling(nn.Module):
 @lua_class("nn.UpSampling")
 class UpSamplingClass(LuaClass):
     torch_type = UpSampling
+    derived = ("scale_factor", "odepth", "oheight", "owidth")
     scalars = {"mode": "mode"}
     constants = SIZES
 
@@ -186,10 +184,6 @@ class UpSamplingClass(LuaClass):
         if obj.get("scale_factor") is not None:
             return {**arguments, "scale_factor": obj["scale_factor"]}
         return {**arguments, "size": (obj.get("odepth"), obj["oheight"], obj["owidth"])}
-
-    @classmethod
-    def handled(cls, module: nn.Module) -> set[str]:
-        return super().handled(module) | {"scale_factor", "odepth", "oheight", "owidth"}
 
     @classmethod
     def to_lua(cls, module: Any, ctx: LuaContext) -> dict[str, Any]:

@@ -114,6 +114,7 @@ class WeightNormClass(LuaClass):
     """Files have no weight; it follows from ``v`` and ``g``."""
 
     torch_type = WeightNorm
+    derived = ("modules", "weight", "gradWeight")
     scalars = {"outputDim": "output_dim"}
     tensors = {
         "v": Field("module.parametrizations.weight.original1", Layout(_from_rows, _as_rows)),
@@ -135,10 +136,6 @@ class WeightNormClass(LuaClass):
         parametrize.register_parametrization(inner, "weight", Scaled(dims))
         make_picklable(inner)
         return module
-
-    @classmethod
-    def handled(cls, module: nn.Module) -> set[str]:
-        return super().handled(module) | {"modules", "weight", "gradWeight"}
 
     @classmethod
     def to_lua(cls, module: Any, ctx: LuaContext) -> dict[str, Any]:
@@ -204,6 +201,7 @@ class LinearWeightNorm(LuaClass):
     """A linear layer with :class:`ClampedWeightNorm`; one with torch's own weight normalization is written as well."""
 
     torch_type = nn.Linear
+    derived = ("inputSize", "outputSize", "eps")
     tensors = {
         "v": "parametrizations.weight.original1",
         "g": "parametrizations.weight.original0",
@@ -223,10 +221,6 @@ class LinearWeightNorm(LuaClass):
         parametrize.register_parametrization(linear, "weight", ClampedWeightNorm(cls.scalar(obj, "eps")))
         make_picklable(linear)
         return linear
-
-    @classmethod
-    def handled(cls, module: nn.Module) -> set[str]:
-        return super().handled(module) | {"inputSize", "outputSize", "eps"}
 
     @classmethod
     def children(cls, module: nn.Module) -> list[nn.Module]:

@@ -124,6 +124,7 @@ def block_mean(x: Tensor, dH: int, dW: int) -> Tensor:
 @lua_class("nn.SpatialReSamplingEx")
 class SpatialReSamplingExClass(LuaClass):
     torch_type = SpatialReSamplingEx
+    derived = ("mode_c",)
     scalars = {
         "mode": "mode",
         "owidth": "owidth",
@@ -141,10 +142,6 @@ class SpatialReSamplingExClass(LuaClass):
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
         assert isinstance(module, SpatialReSamplingEx)
         return {**super().to_lua(module, ctx), "mode_c": _MODES.index(module.mode)}
-
-    @classmethod
-    def handled(cls, module: nn.Module) -> set[str]:
-        return {*super().handled(module), "mode_c"}
 
 
 @lua_class("nn.SpatialUpSampling")

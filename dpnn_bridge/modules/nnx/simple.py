@@ -235,12 +235,9 @@ class PullTable(nn.Module):
 @lua_class("nn.PushTable")
 class PushTableClass(LuaClass):
     torch_type = PushTable
+    derived = ("_pulls",)
     scalars = {"_index": "index"}
     constants = {"_forward": False, "_gradInput": LuaTensor.empty, "gradInput": empty_table, "output": empty_table}
-
-    @classmethod
-    def handled(cls, module: nn.Module) -> set[str]:
-        return {*super().handled(module), "_pulls"}
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
@@ -252,16 +249,13 @@ class PushTableClass(LuaClass):
 @lua_class("nn.PullTable")
 class PullTableClass(LuaClass):
     torch_type = PullTable
+    derived = ("_push",)
     scalars = {"_index": "index"}
     constants = {"gradInput": empty_table, "output": empty_table}
 
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
         return {**super().arguments(obj, ctx), "push": ctx.to_torch(obj["_push"], "_push")}
-
-    @classmethod
-    def handled(cls, module: nn.Module) -> set[str]:
-        return {*super().handled(module), "_push"}
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:

@@ -76,6 +76,7 @@ class RecurrentAttentionClass(AbstractSequencerClass):
         ),
     )
     torch_type = RecurrentAttention
+    derived = ("action", "hiddenSize")
     scalars = {"nStep": "num_steps", "forwardActions": "forward_actions"}
     defaults = {"forwardActions": False}
     scratch = ("actions", "gradHidden")
@@ -83,10 +84,6 @@ class RecurrentAttentionClass(AbstractSequencerClass):
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
         return {**super().arguments(obj, ctx), "hidden_size": obj["hiddenSize"].as_list()}
-
-    @classmethod
-    def handled(cls, module: nn.Module) -> set[str]:
-        return super().handled(module) | {"action", "hiddenSize"}
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:

@@ -87,16 +87,13 @@ class LazyDropout(nn.Module):
 @lua_class("nn.Dropout")
 class LazyDropoutClass(LuaClass):
     torch_type = LazyDropout
+    derived = ("noise", "flag")
     scalars = {"p": "p", "v2": "v2", "lazy": "lazy", "mono": "mono"}
     defaults = {"v2": False, "lazy": False, "mono": False}
 
     @classmethod
     def matches(cls, obj: LuaObject) -> bool:
         return obj.get("lazy") is True or obj.get("mono") is True
-
-    @classmethod
-    def handled(cls, module: nn.Module) -> set[str]:
-        return super().handled(module) | {"noise", "flag"}
 
     @classmethod
     def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:

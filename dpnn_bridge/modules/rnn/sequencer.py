@@ -65,6 +65,7 @@ class AbstractSequencerClass(LuaClass):
     """Sequence modules around one module, which the fields ``module`` and ``modules`` hold."""
 
     scratch = ("tableoutput", "tablegradInput", "tablegradinput")
+    derived = ("modules", "module", "rnn", "_remember")
 
     @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
@@ -72,10 +73,6 @@ class AbstractSequencerClass(LuaClass):
         module = cls.torch_type(*members, **cls.arguments(obj, ctx))
         module.remembering = obj.get("_remember")
         return module
-
-    @classmethod
-    def handled(cls, module: nn.Module) -> set[str]:
-        return super().handled(module) | {"modules", "module", "rnn", "_remember"}
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
@@ -210,10 +207,7 @@ class BiSequencerLMClass(AbstractSequencerClass):
         ),
     )
     torch_type = BiSequencerLM
-
-    @classmethod
-    def handled(cls, module: nn.Module) -> set[str]:
-        return super().handled(module) | {"_fwd", "_bwd", "_merge"}
+    derived = ("_fwd", "_bwd", "_merge")
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:

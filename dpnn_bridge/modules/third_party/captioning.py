@@ -118,6 +118,7 @@ class DenseCapLanguageModel(nn.Module):
 @lua_class("nn.LanguageModel")
 class DenseCapLanguageModelClass(LuaClass):
     torch_type = DenseCapLanguageModel
+    derived = ("idx_to_token",)
     indexed = True
     members = {"image_encoder": "image_encoder", "lookup_table": "lookup_table", "rnn": "rnn"}
     scalars = {"vocab_size": "vocab_size", "seq_length": "seq_length", "sample_argmax": "sample_argmax"}
@@ -134,10 +135,6 @@ class DenseCapLanguageModelClass(LuaClass):
             raise ctx.error("beam search is not supported; without 'beam_size' the likeliest words are taken", obj)
         words = dict(obj.get("idx_to_token") or ())
         return {**super().arguments(obj, ctx), **views, "words": words}
-
-    @classmethod
-    def handled(cls, module: nn.Module) -> set[str]:
-        return super().handled(module) | {"idx_to_token"}
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:

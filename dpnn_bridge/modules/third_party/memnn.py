@@ -39,15 +39,12 @@ class WeightedLookupTableSkinnyClass(LuaClass):
     """The gradient is a queue of rows in MemNN, and an ordinary one here."""
 
     torch_type = WeightedLookupTableSkinny
+    derived = ("inputs", "inputWeights")
     tensors = {"weight": "weight"}
     sizes = {"weight": ("num_embeddings", "embedding_dim")}
     indexed = True
     checked_by = "formula"
     test = "test_a_skinny_table_multiplies_its_rows"
-
-    @classmethod
-    def handled(cls, module: nn.Module) -> set[str]:
-        return super().handled(module) | {"inputs", "inputWeights"}
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:

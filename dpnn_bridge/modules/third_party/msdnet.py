@@ -73,14 +73,11 @@ class MSDNetLayer(nn.Sequential):
 @lua_class("nn.MSDNet_Layer")
 class MSDNetLayerClass(LuaClass):
     torch_type = MSDNetLayer
+    derived = ("discard",)
     container = True
     scalars = {"inScales": "in_scales", "outScales": "out_scales"}
     scratch = ("real_input", "gIn")
     constants = dict.fromkeys(("output", "gradInput", "real_input", "gIn"), empty_table)
-
-    @classmethod
-    def handled(cls, module: nn.Module) -> set[str]:
-        return {*super().handled(module), "discard"}
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:

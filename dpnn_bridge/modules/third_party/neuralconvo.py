@@ -47,6 +47,7 @@ class Seq2Seq(nn.Module):
 @lua_class("neuralconvo.Seq2Seq")
 class Seq2SeqClass(LuaClass):
     torch_type = Seq2Seq
+    derived = ("encoderLSTM", "decoderLSTM")
     members = {"encoder": "encoder", "decoder": "decoder"}
 
     @classmethod
@@ -54,10 +55,6 @@ class Seq2SeqClass(LuaClass):
         inner = {"encoder_lstm": "encoderLSTM", "decoder_lstm": "decoderLSTM"}
         arguments = super().arguments(obj, ctx)
         return {**arguments, **{k: ctx.to_torch(obj[name], name) for k, name in inner.items()}}
-
-    @classmethod
-    def handled(cls, module: nn.Module) -> set[str]:
-        return {*super().handled(module), "encoderLSTM", "decoderLSTM"}
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:

@@ -48,6 +48,7 @@ class NetworkClass(LuaClass):
     """Field ``net`` and ``modules[1]`` are one object."""
 
     torch_type = Network
+    derived = ("net",)
     container = True
 
     @classmethod
@@ -56,10 +57,6 @@ class NetworkClass(LuaClass):
         if "modules" in obj or "net" not in obj:
             return obj
         return obj.changed(modules=LuaTable.from_list([obj["net"]]))
-
-    @classmethod
-    def handled(cls, module: nn.Module) -> set[str]:
-        return {*super().handled(module), "net"}
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
@@ -236,6 +233,7 @@ class VariationalDropoutClass(LuaClass):
     """The mask counts while ``noiseInit[1]`` is 1."""
 
     torch_type = VariationalDropout
+    derived = ("noiseInit",)
     scalars = {"p": "p"}
     scratch = ("sharedNoise",)
 
@@ -245,10 +243,6 @@ class VariationalDropoutClass(LuaClass):
         drawn, mask = obj.get("noiseInit"), obj.get("sharedNoise")
         if isinstance(drawn, LuaTensor) and drawn.size and drawn.numpy()[0] and isinstance(mask, LuaTensor):
             module.mask = mask.torch().clone()
-
-    @classmethod
-    def handled(cls, module: nn.Module) -> set[str]:
-        return {*super().handled(module), "noiseInit"}
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:

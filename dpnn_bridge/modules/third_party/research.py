@@ -216,6 +216,7 @@ class BinarySpatialConvolution(nn.Module):
 @lua_class("bnn.SpatialConvolution")
 class BinarySpatialConvolutionClass(LuaClass):
     torch_type = BinarySpatialConvolution
+    derived = ("weight",)
     scalars = {
         "nInputPlane": "in_channels",
         "nOutputPlane": "out_channels",
@@ -240,10 +241,6 @@ class BinarySpatialConvolutionClass(LuaClass):
         bits = weight.torch().long().unsqueeze(-1) >> torch.arange(32)
         signs = (bits & 1).flatten(1)[:, : module.signs[0].numel()] * 2 - 1
         module.signs = signs.view_as(module.signs).to(module.alphas.dtype)
-
-    @classmethod
-    def handled(cls, module: nn.Module) -> set[str]:
-        return {*super().handled(module), "weight"}
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:

@@ -209,6 +209,7 @@ class STMMClass(LuaClass):
     """Torch7's flat ``weight`` is written as the list of the parameters in ``net``, which it accepts as well."""
 
     torch_type = STMM
+    derived = ("weight", "gradWeight")
     members = {"net": "net"}
     scalars = {"N": "videos", "T": "frames", "D": "in_channels", "M": "memory_channels"}
     constants = {"t": 2, "elemwise_mask": True, "cell_constructed_flag": True, "mult_after_w": 1}
@@ -218,10 +219,6 @@ class STMMClass(LuaClass):
     )
     checked_by = "formula"
     test = "test_memory_runs_over_the_frames_of_each_video"
-
-    @classmethod
-    def handled(cls, module: nn.Module) -> set[str]:
-        return super().handled(module) | {"weight", "gradWeight"}
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:

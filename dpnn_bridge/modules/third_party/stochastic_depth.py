@@ -52,6 +52,7 @@ class ResidualDrop(nn.Sequential):
 @lua_class("nn.ResidualDrop")
 class ResidualDropClass(LuaClass):
     torch_type = ResidualDrop
+    derived = ("net", "skip")
     container = True
     scalars = {"deathRate": "death_rate", "gate": "gate"}
     defaults = {"gate": True}
@@ -59,10 +60,6 @@ class ResidualDropClass(LuaClass):
     @classmethod
     def matches(cls, obj: LuaObject) -> bool:
         return "deathRate" in obj
-
-    @classmethod
-    def handled(cls, module: nn.Module) -> set[str]:
-        return {*super().handled(module), "net", "skip"}
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:

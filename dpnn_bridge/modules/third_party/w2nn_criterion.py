@@ -261,6 +261,7 @@ class AuxiliaryLossCriterion(nn.Sequential):
 @lua_class("w2nn.AuxiliaryLossCriterion")
 class AuxiliaryLossCriterionClass(LuaClass):
     torch_type = AuxiliaryLossCriterion
+    derived = ("criterions",)
     checked_by = "structure"
     test = "test_object_becomes_a_module_and_an_object_again"
     scratch = ("instance_loss",)
@@ -269,10 +270,6 @@ class AuxiliaryLossCriterionClass(LuaClass):
     @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
         return AuxiliaryLossCriterion(*ctx.children(obj, "criterions"))
-
-    @classmethod
-    def handled(cls, module: nn.Module) -> set[str]:
-        return {*super().handled(module), "criterions"}
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
