@@ -85,6 +85,10 @@ class T7LimitError(T7FormatError):
     """The stream is well formed so far but exceeds a limit (depth, objects, memory) of the caller."""
 
 
+class T7Warning(UserWarning):
+    """A file was read, but not all of it."""
+
+
 class VerificationError(DpnnBridgeError):
     """What was written, or computed, differs from what it must equal."""
 

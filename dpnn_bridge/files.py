@@ -109,7 +109,10 @@ def _load_local(file: LocalFile, key: str | None, options: Options, root: Any = 
     if file.path.suffix in CONVERTED:
         module, report = container.unpack(_read_pytorch(file), options, file.name)
         return (_chosen(module, key, file.name) if key and isinstance(module, Models) else module), report
-    root = read_local(file)[0] if root is None else root
+    trailing = 0
+    if root is None:
+        root, encoding = read_local(file)
+        trailing = encoding.trailing
     obj, key, others = select(root, key, file.name, together=True, knows=options.knows)
     module, report = convert_object(obj, options, key)
     if obj.class_name == SEVERAL:
@@ -121,6 +124,8 @@ def _load_local(file: LocalFile, key: str | None, options: Options, root: Any = 
     dtypes = sorted({str(p.dtype) for p in module.parameters() if p.is_floating_point()})
     if len(dtypes) > 1:
         report.notes.append(f"the parameters have several types, {', '.join(dtypes)}: dtype= (--dtype) makes them one")
+    if trailing:
+        report.notes.append(f"{trailing} bytes follow behind the first object of the file; they are not read")
     report.metadata = {"source": PurePath(file.name).name, "key": key, "checkpoint": surroundings(root)}
     return module, report
 

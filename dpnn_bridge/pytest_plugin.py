@@ -1,10 +1,13 @@
 """pytest plugin: ``pytest --t7-fixtures DIR`` makes every fixture file in a folder one test.
 
+A fixture folder holds data. No code in it is run: its conftest.py, test files and configuration are passed over.
 PyTorch is imported when the first fixture runs, so that other test suites do not wait for it.
 """
 
 from __future__ import annotations
 
+import copy
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,12 +41,55 @@ def _option(config: pytest.Config, name: str) -> Any:
     return config.getoption(name)
 
 
+def _folders(config: pytest.Config) -> list[Path]:
+    return [Path(folder).resolve() for folder in _option(config, "--t7-fixtures")]
+
+
+def _path(argument: str) -> Path:
+    return Path(argument.partition("::")[0]).resolve()
+
+
+def _inside(path: Path, folders: list[Path]) -> bool:
+    return any(path.is_relative_to(folder) for folder in folders)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_load_initial_conftests(early_config: Any, parser: Any, args: list[str]) -> Any:
+    """Before anything of the configuration takes effect: what lies in a fixture folder configures nothing.
+
+    pytest takes the word behind ``--t7-fixtures`` for a folder of tests as long as it does not know the option, and
+    then reads the configuration file there.
+    """
+    known = early_config.known_args_namespace
+    folders = [Path(folder).resolve() for folder in known.t7_fixtures]
+    if early_config.inipath is not None and _inside(Path(early_config.inipath).resolve(), folders):
+        options = early_config.getini("addopts")
+        if args[: len(options)] == options:
+            del args[: len(options)]
+        trusted = [entry for entry in sys.path if not entry or not _inside(Path(entry).resolve(), folders)]
+        sys.path[:] = trusted
+        settings = vars(early_config)["_inicfg" if "_inicfg" in vars(early_config) else "inicfg"]
+        settings.clear()
+        early_config._inicache.clear()
+        known = parser.parse_known_args(args, namespace=copy.copy(early_config.option))
+        early_config.known_args_namespace = known
+    known.file_or_dir = [arg for arg in known.file_or_dir if not _inside(_path(arg), folders)]
+    if _inside(early_config.invocation_params.dir.resolve(), folders):
+        known.noconftest = True
+    return (yield)
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Collects each fixture folder, unless the command names what to run in it."""
-    named = [Path(arg.partition("::")[0]).resolve() for arg in config.args]
-    for folder in _option(config, "--t7-fixtures"):
-        if not any(path.is_relative_to(Path(folder).resolve()) for path in named):
-            config.args.append(folder)
+    """Takes what the command names in a fixture folder from pytest's own collection."""
+    folders = _folders(config)
+    named = [arg for arg in config.args if _inside(_path(arg), folders)]
+    if named and config.args_source is pytest.Config.ArgsSource.ARGS:
+        config.option.t7_named = [str(_path(arg)) for arg in named]
+        config.option.t7_alone = len(named) == len(config.args)
+    if getattr(config.option, "t7_alone", False):  # workers of xdist know it from here
+        config.args[:] = []
+    else:
+        config.args[:] = [arg for arg in config.args if arg not in named]
     try:
         file = _option(config, "--t7-known-differences")
         config.stash[KNOWN_DIFFERENCES] = read_known_differences(file) if file else []
@@ -51,11 +97,19 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"--t7-known-differences: {error}") from None
 
 
-def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
-    folders = [Path(folder).resolve() for folder in _option(parent.config, "--t7-fixtures")]
-    if file_path.suffix == ".t7" and any(folder in file_path.resolve().parents for folder in folders):
-        return FixtureFile.from_parent(parent, path=file_path)
-    return None
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    return _inside(collection_path.resolve(), _folders(config)) or None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Adds the fixtures: all of a folder, unless the command names some in it."""
+    named = [Path(path) for path in getattr(config.option, "t7_named", [])]
+    for folder in _folders(config):
+        chosen = [path for path in named if path.is_relative_to(folder)] or [folder]
+        for file in sorted(folder.rglob("*.t7")):
+            if file.is_file() and _inside(file.resolve(), chosen):
+                items.extend(FixtureFile.from_parent(session, path=file).collect())
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -84,22 +84,42 @@ def surroundings(root: Any) -> Any:
     """
     if not isinstance(root, LuaTable):
         return None
-    return _plain(root, set())
+    return _Surroundings().plain(root)
 
 
 #: elements of a tensor that is still kept beside the model
 LARGEST_KEPT = 100_000
+#: how often the elements of a storage are kept, in different views
+MOST_VIEWS = 4
 
 
-def _plain(value: Any, open_tables: set[int]) -> Any:
-    if isinstance(value, LuaTensor):
-        return value.torch().clone() if value.size <= LARGEST_KEPT else None
-    if not isinstance(value, LuaTable):
-        return value if isinstance(value, (bool, int, float, str)) else None
-    if id(value) in open_tables or len(open_tables) >= MAX_DEPTH:
-        return None
-    open_tables.add(id(value))
-    items = {k: _plain(v, open_tables) for k, v in value.items() if isinstance(k, (bool, int, float, str))}
-    open_tables.discard(id(value))
-    items = {k: v for k, v in items.items() if v is not None}
-    return list(items.values()) if items and list(items) == list(range(1, len(items) + 1)) else items
+class _Surroundings:
+    """Makes plain data of tables; what is shared stays shared."""
+
+    def __init__(self) -> None:
+        self._open: set[int] = set()
+        self._done: dict[int, Any] = {}
+        self._shown: dict[int, int] = {}
+
+    def plain(self, value: Any) -> Any:
+        if not isinstance(value, (LuaTable, LuaTensor)):
+            return value if isinstance(value, (bool, int, float, str)) else None
+        if id(value) not in self._done:
+            if id(value) in self._open or len(self._open) >= MAX_DEPTH:
+                return None
+            self._open.add(id(value))
+            self._done[id(value)] = self._tensor(value) if isinstance(value, LuaTensor) else self._table(value)
+            self._open.discard(id(value))
+        return self._done[id(value)]
+
+    def _tensor(self, value: LuaTensor) -> Any:
+        if value.size and value.storage is not None:
+            shown = self._shown[id(value.storage)] = self._shown.get(id(value.storage), 0) + value.size
+            if value.size > LARGEST_KEPT or shown > MOST_VIEWS * value.storage.size:
+                return None
+        return value.torch().clone()
+
+    def _table(self, table: LuaTable) -> Any:
+        items = {k: self.plain(v) for k, v in table.items() if isinstance(k, (bool, int, float, str))}
+        items = {k: v for k, v in items.items() if v is not None}
+        return list(items.values()) if items and list(items) == list(range(1, len(items) + 1)) else items

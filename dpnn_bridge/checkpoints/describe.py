@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from dpnn_bridge.boundary import raises
 from dpnn_bridge.checkpoints.bytecode import describe_bytecode
 from dpnn_bridge.checkpoints.find import candidates, looks_like_module
-from dpnn_bridge.display import printable
+from dpnn_bridge.display import printable, shortened
 from dpnn_bridge.errors import T7Error
 from dpnn_bridge.graph import key_text
 from dpnn_bridge.loaders.origin import Origin, local_file, name_of
@@ -60,6 +60,7 @@ class Description:
     Attributes:
         file: its name.
         size: its bytes.
+        trailing: bytes behind the object that is described.
         encoding: binary or ASCII, byte order, size of a long.
         nodes: the tree, each node before its children.
         classes: how many objects there are of each class.
@@ -80,6 +81,7 @@ class Description:
     tensor_bytes: int = 0
     functions: int = 0
     models: dict[str, str] = field(default_factory=dict)
+    trailing: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; what does not apply to a node is left out."""
@@ -112,6 +114,9 @@ class Description:
                 "model",
             )
         yield "", "", f"{self.tensors} tensors in {self.storages} storages, {format_bytes(self.tensor_bytes)}", "total"
+        if self.trailing:
+            text = f"{self.trailing} bytes follow behind this object: more objects (read_all), or no part of it"
+            yield "", "", text, "total"
         if self.functions:
             yield "", "", f"{self.functions} Lua functions, kept as bytes and never run", "total"
         for name, count in sorted(self.classes.items(), key=lambda c: (-c[1], c[0])):
@@ -161,9 +166,14 @@ def describe(path: Origin, *, limit: int = 100, depth: int = 50, **options: Any)
         size = os.stat(file.path).st_size
     description = Description(name_of(path), size, str(encoding))
     _Walk(description, limit, depth).walk(root)
-    description.models = {c.key: c.obj.class_name for c in candidates(root, is_known=looks_like_module)}
+    found = candidates(root, is_known=looks_like_module)[:MOST_MODELS]
+    description.trailing = encoding.trailing
+    description.models = {shortened(c.key, LONGEST_PATH): c.obj.class_name for c in found}
     return description
 
+
+#: models that are listed, characters of a path and of a key, and levels of the tree
+MOST_MODELS, LONGEST_PATH, LONGEST_KEY, DEEPEST = 1000, 1000, 200, 200
 
 _COMPOUND = (LuaTable, LuaObject, LuaFunction, LuaTensor, LuaStorage)
 
@@ -176,6 +186,7 @@ class _Walk:
         self.classes: Counter[str] = Counter()
 
     def walk(self, root: Any) -> None:
+        self.depth = min(self.depth, DEEPEST)
         stack: list[tuple[Any, str, str, int, bool]] = [(root, "", "", 0, True)]
         while stack:
             value, key, path, depth, listed = stack.pop()
@@ -190,7 +201,7 @@ class _Walk:
                 self.description.nodes.append(node)
                 node.omitted = len(children) if depth == self.depth else max(0, len(children) - self.limit)
             stack.extend(
-                (child, label, (path + label).removeprefix(".") if listed else "", depth + 1, listed and i < self.limit)
+                (child, label, _below(path, label) if listed else "", depth + 1, listed and i < self.limit)
                 for i, (label, child) in reversed(list(enumerate(children)))
             )
         self.description.classes = dict(self.classes)
@@ -237,6 +248,12 @@ class _Walk:
         return node
 
 
+def _below(path: str, label: str) -> str:
+    """The path of an entry; of a very long one the end."""
+    path = (path + label).removeprefix(".")
+    return path if len(path) <= LONGEST_PATH else "…" + path[-LONGEST_PATH // 2 :]
+
+
 def _kind(value: Any) -> tuple[str, str]:
     """Kind of a value, and what it is in words."""
     if value is None:
@@ -262,7 +279,7 @@ def _kind(value: Any) -> tuple[str, str]:
 
 def _children(value: Any) -> list[tuple[str, Any]]:
     if isinstance(value, LuaTable):
-        return [(key_text(key), child) for key, child in value.entries.items()]
+        return [(shortened(key_text(key), LONGEST_KEY), child) for key, child in value.entries.items()]
     if isinstance(value, LuaObject):
         header = [(f".<header {i}>", child) for i, child in enumerate(value.header, 1)]
         if isinstance(value.payload, LuaTable):

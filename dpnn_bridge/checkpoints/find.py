@@ -7,9 +7,11 @@ import difflib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from dpnn_bridge.checkpoints import contents, onmt
+from dpnn_bridge.display import shortened
 from dpnn_bridge.errors import ModelNotFoundError, T7Error
 from dpnn_bridge.graph import format_path, is_module
 from dpnn_bridge.loaders import loads
@@ -36,16 +38,19 @@ class Candidate:
     """A module inside a checkpoint.
 
     Attributes:
-        key: its path, as ``load(key=…)`` takes it; empty when the file is the module.
+        path: the keys that lead to it.
         obj: the Lua object.
         is_criterion: its class is a criterion.
-        path: the keys that lead to it.
     """
 
-    key: str
+    path: tuple[Any, ...]
     obj: LuaObject
     is_criterion: bool
-    path: tuple[Any, ...] = ()
+
+    @cached_property
+    def key(self) -> str:
+        """The path as ``load(key=…)`` takes it; empty when the file is the module."""
+        return format_path(list(self.path))
 
 
 def candidates(root: Any, is_known: Callable[[LuaObject], bool] | None = None) -> list[Candidate]:
@@ -62,18 +67,50 @@ def candidates(root: Any, is_known: Callable[[LuaObject], bool] | None = None) -
     is_known = is_known or _is_registered
     found: list[Candidate] = []
     seen: set[int] = set()
-    stack: list[tuple[Any, tuple[Any, ...]]] = [(root, ())]
+    alive: list[Any] = []  # what was opened, whose identities are in `seen`
+    stack: list[tuple[Any, _Step]] = [(root, _Step())]
     while stack:
-        value, path = stack.pop()
-        value = opened(value)
-        if not isinstance(value, (LuaTable, LuaObject)) or id(value) in seen:
+        value, step = stack.pop()
+        held = value.storage if isinstance(value, LuaTensor) else value
+        if id(held) in seen or not isinstance(held, (LuaTable, LuaObject, LuaStorage, str)):
             continue
-        seen.add(id(value))
-        if isinstance(value, LuaObject) and is_module(value) and (looks_like_module(value) or is_known(value)):
-            found.append(Candidate(format_path(list(path)), value, value.class_name.endswith("Criterion"), path))
-        else:
-            stack.extend(_steps(value, path))
-    return sorted(found, key=lambda c: (c.is_criterion, _rank(c.key)))
+        seen.add(id(held))
+        inner = opened(value) if step.opened < DEEPEST_OPENED else value
+        if inner is not value:
+            step = step._replace(opened=step.opened + (not isinstance(value, LuaTable)))
+            seen.add(id(inner))
+            alive.append(inner)
+        if isinstance(inner, LuaObject) and is_module(inner) and (looks_like_module(inner) or is_known(inner)):
+            found.append(Candidate(tuple(step.keys()), inner, inner.class_name.endswith("Criterion")))
+        elif isinstance(inner, (LuaTable, LuaObject)) and step.depth < DEEPEST_MODEL:
+            items = inner.items() if isinstance(inner, LuaTable) else inner.fields.items()
+            stack.extend((v, step.to(k)) for k, v in reversed(list(items)) if isinstance(k, (str, int, float)))
+    return sorted(found, key=lambda c: (c.is_criterion, _rank(c.path)))
+
+
+#: how deep in tables a model may be to be found, and how deep in strings and buffers that hold serialized objects
+DEEPEST_MODEL, DEEPEST_OPENED = 200, 4
+
+
+class _Step(NamedTuple):
+    """A place in a graph, linked to the one before it, so that many places below one another share their memory."""
+
+    before: _Step | None = None
+    key: Any = None
+    depth: int = 0
+    opened: int = 0
+
+    def to(self, key: Any) -> _Step:
+        """The place at a key of what stands here."""
+        return _Step(self, key, self.depth + 1, self.opened)
+
+    def keys(self) -> list[Any]:
+        """The keys from the root to here."""
+        keys, step = [], self
+        while step.before is not None:
+            keys.append(step.key)
+            step = step.before
+        return keys[::-1]
 
 
 def looks_like_module(obj: LuaObject) -> bool:
@@ -82,11 +119,6 @@ def looks_like_module(obj: LuaObject) -> bool:
         return True
     modules = obj.get("modules")
     return isinstance(modules, LuaTable) and any(isinstance(m, LuaObject) for m in modules.values())
-
-
-def _steps(value: LuaTable | LuaObject, path: tuple[Any, ...]) -> list[tuple[Any, tuple[Any, ...]]]:
-    items = value.items() if isinstance(value, LuaTable) else value.fields.items()
-    return [(v, (*path, k)) for k, v in reversed(list(items)) if isinstance(k, (str, int, float))]
 
 
 def _is_registered(obj: LuaObject) -> bool:
@@ -108,8 +140,8 @@ def opened(value: Any) -> Any:
             return value
         data = value.encode("utf-8", "surrogateescape")
     elif isinstance(value, (LuaTensor, LuaStorage)) and value.dtype.itemsize == 1 and value.size > 8:
-        data = value.numpy().tobytes()
-        if not data.startswith(_SERIALIZED):
+        data = _serialized(value)
+        if not data:
             return value
     else:
         return value
@@ -119,9 +151,21 @@ def opened(value: Any) -> Any:
         return value
 
 
-def _rank(key: str) -> tuple[int, ...]:
-    parts = re.findall(r"[^.\[\]'\"]+", key)
-    return tuple(next((i for i, names in enumerate(PREFERRED) if p in names), len(PREFERRED)) for p in parts)
+def _serialized(value: LuaTensor | LuaStorage) -> bytes:
+    """The bytes of a buffer that begins like a serialized object; none for any other, and for views with repeats."""
+    storage, start, size = value, 0, value.size
+    if isinstance(value, LuaTensor):
+        if value.ndim != 1 or value.stride != (1,) or value.storage is None:
+            return b""
+        storage, start = value.storage, value.offset
+    assert isinstance(storage, LuaStorage)
+    if not storage.copy(start, start + 4).tobytes().startswith(_SERIALIZED):
+        return b""
+    return storage.copy(start, start + size).tobytes()
+
+
+def _rank(path: tuple[Any, ...]) -> tuple[int, ...]:
+    return tuple(next((i for i, names in enumerate(PREFERRED) if p in names), len(PREFERRED)) for p in path)
 
 
 class Selected(NamedTuple):
@@ -172,9 +216,9 @@ def select(
     models = [c for c in found if not c.is_criterion] or found
     if not models:
         raise ModelNotFoundError(contents.without_module(root, source))
-    equal = [c for c in models if _rank(c.key) == _rank(models[0].key)]
+    equal = [c for c in models if _rank(c.path) == _rank(models[0].path)]
     if len(equal) > 1:
-        if not together:
+        if not together or len(equal) > MOST_TOGETHER:
             raise ModelNotFoundError(
                 f"{source}: the file holds several modules; choose one with key=. {_listing(found)}"
             )
@@ -196,6 +240,10 @@ def _several(root: Any, found: list[Candidate]) -> LuaObject:
             value = inner
         models[candidate.key] = value
     return LuaObject(SEVERAL, LuaTable({"models": models, "table": root}))
+
+
+#: models of equal rank that are converted together, and that a message lists
+MOST_TOGETHER, LISTED = 1000, 20
 
 
 #: a name, a number or a quoted key, as :func:`dpnn_bridge.graph.key_text` writes them
@@ -225,4 +273,5 @@ def _unquoted(text: str) -> str:
 def _listing(found: list[Candidate]) -> str:
     if not found:
         return "The file holds no module."
-    return "Modules in the file: " + ", ".join(f"{c.key or '(the file itself)'} ({c.obj.class_name})" for c in found)
+    listed = [f"{shortened(c.key) or '(the file itself)'} ({c.obj.class_name})" for c in found[:LISTED]]
+    return "Modules in the file: " + ", ".join(listed) + (", …" if len(found) > LISTED else "")

@@ -34,10 +34,10 @@ def _is_part(value: object) -> TypeGuard[LuaTable]:
     return isinstance(value, LuaTable) and all(isinstance(value.get(name), LuaTable) for name in ("args", "modules"))
 
 
-def _part(table: LuaTable, name: str) -> LuaObject:
+def _part(table: LuaTable, name: str, depth: int = 0) -> LuaObject:
     """An encoder or decoder; ``name`` is its class where the file is too old to say it."""
     fields = LuaTable(table.items())
-    inner = [_part(m, "Encoder") if _is_part(m) else m for m in table["modules"].as_list()]
+    inner = [_part(m, "Encoder", depth + 1) if depth < 2 and _is_part(m) else m for m in table["modules"].as_list()]
     fields["modules"] = LuaTable.from_list(inner)
     return LuaObject(f"onmt.{table.get('name', name)}", fields)
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dpnn_bridge.errors import LuaValueError
+from dpnn_bridge.errors import ConversionLimitError, LuaValueError
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype
 
 #: the longest storage of sizes
@@ -24,16 +24,38 @@ def to_value(value: Any, *, device: str | torch.device = "cpu") -> Any:
 
     Tensors are copies; a tensor without dimensions becomes one of shape ``(0,)``.
     """
-    if isinstance(value, LuaTensor):
-        return value.torch().clone().to(device)
-    if isinstance(value, LuaStorage):
-        return value.torch().clone().to(device)
-    if isinstance(value, LuaTable):
-        array = value.as_list()
-        if len(array) == len(value):
-            return [to_value(v, device=device) for v in array]
-        return {k: to_value(v, device=device) for k, v in value.items()}
-    return value
+    return _Values(device).of(value)
+
+
+#: values of nested tables, one that stands in several places counted each time; bytes of their tensors beyond those of
+#: the storages, which count :data:`PER_BYTE` times
+MOST_VALUES, BYTES, PER_BYTE = 100_000, 1 << 28, 16
+
+
+class _Values:
+    def __init__(self, device: str | torch.device) -> None:
+        self.device, self.count, self.bytes_left = device, 0, BYTES
+        self.storages: set[int] = set()
+
+    def of(self, value: Any) -> Any:
+        self.count += 1
+        if self.count > MOST_VALUES:
+            raise ConversionLimitError(f"a nested table has more than {MOST_VALUES} values, or contains itself")
+        if isinstance(value, LuaTable):
+            array = value.as_list()
+            if len(array) == len(value):
+                return [self.of(v) for v in array]
+            return {k: self.of(v) for k, v in value.items()}
+        if not isinstance(value, (LuaTensor, LuaStorage)):
+            return value
+        storage = value.storage if isinstance(value, LuaTensor) else value
+        if storage is not None and id(storage) not in self.storages:
+            self.storages.add(id(storage))
+            self.bytes_left += PER_BYTE * storage.size * storage.dtype.itemsize
+        self.bytes_left -= value.size * value.dtype.itemsize
+        if self.bytes_left < 0:
+            raise ConversionLimitError("its tensors repeat their elements more often than memory should hold them")
+        return value.torch().clone().to(self.device)
 
 
 def tensor_type(obj: LuaObject) -> str | None:

@@ -163,6 +163,8 @@ def torch_name(spec: type[LuaClass]) -> str:
 
 def nearest_name(name: str) -> str | None:
     """The registered name most like ``name``, for error messages."""
+    if len(name) > 100:
+        return None
     known = known_names()
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
     if close:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from torch import Tensor, nn
 
 from dpnn_bridge.conversion import fields, registry
+from dpnn_bridge.conversion.budget import Allocations, Budget
 from dpnn_bridge.conversion.buffers import BUFFERS
 from dpnn_bridge.conversion.fields import Field, LuaRecord, record_of
 from dpnn_bridge.conversion.flat import place_of
@@ -20,6 +21,7 @@ from dpnn_bridge.conversion.report import Report
 from dpnn_bridge.conversion.sharing import Sharing, compact
 from dpnn_bridge.conversion.ties import Site
 from dpnn_bridge.conversion.undrawn import Undrawn
+from dpnn_bridge.display import shortened
 from dpnn_bridge.errors import ConversionError, UnsupportedClass, UnsupportedClassError
 from dpnn_bridge.graph import MAX_DEPTH, format_path, is_module, without_entries
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
@@ -44,6 +46,7 @@ class TorchContext:
         self._active: set[int] = set()
         self._filled: set[tuple[int, str]] = set()
         self._undrawn = Undrawn()
+        self._searched: set[int] = set()
         self._unsupported: dict[tuple[str, tuple[str, ...]], UnsupportedClass] = {}
 
     @property
@@ -52,8 +55,9 @@ class TorchContext:
 
     @property
     def path(self) -> str:
-        """Where the conversion stands, as ``modules[3].weight``."""
-        return format_path(self._path, self._root)
+        """Where the conversion stands, as ``modules[3].weight``; for messages, so that long keys are shortened."""
+        keys = [shortened(key) if isinstance(key, str) else key for key in self._path]
+        return format_path(keys, shortened(self._root))
 
     def error(self, message: str, obj: LuaObject | None = None) -> ConversionError:
         """An error that names the current place."""
@@ -88,9 +92,13 @@ class TorchContext:
                 raise self.error("the object contains itself", obj)
             if len(self._active) >= MAX_DEPTH:
                 raise self.error(f"modules are nested deeper than {MAX_DEPTH} levels", obj)
+            if not self._active:
+                self.budget = Budget(obj)
             self._active.add(id(obj))
-            module = self._convert(obj)
+            with nullcontext() if len(self._active) > 1 else Allocations(self.budget):
+                module = self._convert(obj)
             self._active.discard(id(obj))
+            self.budget.visit(module)
             self._modules[id(obj)] = module
             self._alive.append(obj)
             return module
@@ -99,7 +107,9 @@ class TorchContext:
         spec = registry.find(obj)
         if spec is None:
             with self._undrawn.during(active=False):
+                self.budget.watching = False
                 module = self.options.fallback(obj, self) if self.options.fallback else None
+                self.budget.watching = True
             if module is None:
                 return self._placeholder(obj)
             self.report.add(self.path, obj.class_name, module)
@@ -114,8 +124,8 @@ class TorchContext:
             spec.fill(module, obj, self)
         except ConversionError:
             raise
-        except (KeyError, TypeError, ValueError, RuntimeError, IndexError, AttributeError) as e:
-            detail = e.args[0] if isinstance(e, KeyError) and e.args else e
+        except Exception as e:
+            detail = e.args[0] if isinstance(e, KeyError) and e.args else str(e) or type(e).__name__
             raise self.error(f"cannot build the module: {detail}", obj) from e
         self._check_filled(module, obj, spec)
         self._remember(module, obj, spec)
@@ -164,7 +174,8 @@ class TorchContext:
         fields = tuple(sorted(str(k) for k in obj))
         entry = self._unsupported.get((obj.class_name, fields))
         if entry is None:
-            entry = UnsupportedClass(obj.class_name, [], fields, registry.nearest_name(obj.class_name))
+            nearest = registry.nearest_name(obj.class_name) if len(self._unsupported) < 5 else None
+            entry = UnsupportedClass(obj.class_name, [], fields, nearest)
             self._unsupported[obj.class_name, fields] = entry
         entry.paths.append(self.path)
         self._find_unsupported(obj.fields)
@@ -172,13 +183,12 @@ class TorchContext:
 
     def _find_unsupported(self, root: LuaTable) -> None:
         """Converts the modules below an unknown object, so that one error names every unknown class."""
-        seen = {id(root)}
         stack: list[tuple[LuaTable, tuple[Any, ...]]] = [(root, ())]
         while stack:
             table, keys = stack.pop()
             for key, value in table.items():
-                if isinstance(value, LuaTable) and id(value) not in seen:
-                    seen.add(id(value))
+                if isinstance(value, LuaTable) and id(value) not in self._searched and len(keys) < MAX_DEPTH:
+                    self._searched.add(id(value))
                     stack.append((value, (*keys, key)))
                 elif is_module(value) and id(value) not in self._active:
                     self.to_torch(value, *keys, key)
@@ -217,6 +227,7 @@ class TorchContext:
             return value if shape is None else value.reshape(shape)
 
         self.filled(owner, leaf)
+        self.budget.spend(tensor.size * tensor.dtype.itemsize)
         number = self.sharing.assign(Site(module, name, spec, owner, leaf), tensor, grad, arrange, shape)
         if record is not None and number:
             record.gradients[name] = number
@@ -249,6 +260,7 @@ class TorchContext:
             return None
         if isinstance(value, LuaTensor):
             if id(value) not in self._kept:
+                self.budget.spend(value.size * value.dtype.itemsize)
                 self._kept[id(value)] = LuaTensor.from_numpy(value.numpy().copy(), value.class_name)
                 self._alive.append(value)
             return self._kept[id(value)]

@@ -45,6 +45,8 @@ class AsciiStream:
         if match is None:
             raise StreamError("truncated")
         stop = match.end()
+        if stop == self.size:
+            raise StreamError(f"truncated: the file ends in the number {_shown(match[1])}")
         self.position = stop + 1 if self._text[stop : stop + 1] == b"\n" else stop
         return match[1]
 
@@ -152,6 +154,8 @@ class AsciiStream:
                 stop = match.end()
         elif not count:
             return start
+        if stop == self.size:
+            raise StreamError("truncated: the file ends in the last number of a storage")
         self.position = min(stop + 1, self.size)
         return stop
 

@@ -6,7 +6,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dpnn_bridge.errors import MissingFileError, NotT7Error
 
@@ -19,11 +19,13 @@ class Encoding:
         ascii: text instead of binary.
         big_endian: byte order of the machine that wrote a binary file.
         long_size: bytes of a C ``long`` in a binary file.
+        trailing: bytes of a file behind the object that was read.
     """
 
     ascii: bool = False
     big_endian: bool = False
     long_size: int = 8
+    trailing: int = field(default=0, compare=False)
 
     def __str__(self) -> str:
         if self.ascii:

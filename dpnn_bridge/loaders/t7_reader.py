@@ -6,15 +6,16 @@ import gc
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 from dpnn_bridge.boundary import raises
-from dpnn_bridge.errors import OptionError, T7Error, T7FormatError, T7LimitError
+from dpnn_bridge.display import printable
+from dpnn_bridge.errors import OptionError, T7Error, T7FormatError, T7LimitError, T7Warning
 from dpnn_bridge.loaders.ascii_stream import AsciiStream
 from dpnn_bridge.loaders.encoding import Encoding, check_file, check_head, encodings
 from dpnn_bridge.loaders.fast_reader import FastReader
-from dpnn_bridge.loaders.origin import LocalFile, Origin, local_file
+from dpnn_bridge.loaders.origin import LocalFile, Origin, local_file, name_of
 from dpnn_bridge.loaders.reader import Reader
 from dpnn_bridge.loaders.source import BytesSource, FileSource, Source
 from dpnn_bridge.loaders.stream import BinaryStream
@@ -80,7 +81,12 @@ def read_t7(path: Origin, **options: Any) -> Any:
         >>> model = read_t7("model.t7")
         >>> model["modules"][1]["weight"].numpy()
     """
-    return read_encoded(path, **options)[0]
+    value, encoding = read_encoded(path, **options)
+    if encoding.trailing:
+        name = printable(name_of(path))
+        text = f"{name}: {encoding.trailing} bytes behind the object are not read; read_all reads several objects"
+        warnings.warn(text, T7Warning, stacklevel=3)
+    return value
 
 
 @_reading
@@ -175,8 +181,15 @@ def _read(source: Source, read: Callable[[Reader], T], options: ReadOptions) -> 
         if not options.lazy:
             for storage in reader.storages:
                 storage.numpy()
-        return value, encoding
+        return value, replace(encoding, trailing=_trailing(reader))
     raise max(failures, key=lambda error: error.offset or 0)
+
+
+def _trailing(reader: Reader) -> int:
+    """Bytes behind what was read; blanks at the end of an ASCII file are none."""
+    stream = reader.stream
+    blank = stream.remaining <= 64 and not stream.source.read(stream.position, 64).strip()
+    return 0 if blank else max(0, stream.remaining)
 
 
 def _fits_to_the_end(reader: Reader) -> bool:

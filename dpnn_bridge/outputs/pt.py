@@ -101,11 +101,16 @@ def _positions(path: Path) -> dict[str, tuple[int, int]]:
             return _Positions(file, reader).load()["state_dict"]
 
 
-def _same(a: Any, b: Any) -> bool:
+def _same(a: Any, b: Any, done: set[tuple[int, int]] | None = None) -> bool:
+    done = set() if done is None else done
+    if isinstance(a, (dict, list, tuple)):
+        if (id(a), id(b)) in done:
+            return True
+        done.add((id(a), id(b)))
     if isinstance(a, torch.Tensor):
         return isinstance(b, torch.Tensor) and same_bits(a, b)
     if isinstance(a, dict):
-        return isinstance(b, dict) and a.keys() == b.keys() and all(_same(v, b[k]) for k, v in a.items())
+        return isinstance(b, dict) and a.keys() == b.keys() and all(_same(v, b[k], done) for k, v in a.items())
     if isinstance(a, (list, tuple)):
-        return type(a) is type(b) and len(a) == len(b) and all(map(_same, a, b))
+        return type(a) is type(b) and len(a) == len(b) and all(_same(x, y, done) for x, y in zip(a, b, strict=True))
     return type(a) is type(b) and (a == b or a != a)

@@ -49,10 +49,30 @@ def _split(content: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
         "dpnn_bridge": content["format"],
         "version": str(content["version"]),
         "graph": content["graph"],
-        "metadata": json.dumps(content["metadata"], default=lambda t: t.tolist()),
+        "metadata": json.dumps(_as_json(content["metadata"]), default=lambda t: t.tolist()),
         "aliases": json.dumps(aliases),
     }
     return tensors, strings
+
+
+#: values that the metadata may have in JSON, which cannot say that one of them stands in several places
+MOST_VALUES = 1_000_000
+
+
+def _as_json(metadata: dict[str, Any]) -> dict[str, Any]:
+    """The metadata, without what the checkpoint held where its tables share so much that JSON could not hold it."""
+    sizes: dict[int, int] = {}
+
+    def size(value: Any) -> int:
+        if not isinstance(value, (dict, list, tuple)):
+            return max(1, value.numel()) if isinstance(value, Tensor) else 1
+        if id(value) not in sizes:
+            sizes[id(value)] = 1 + sum(map(size, value.values() if isinstance(value, dict) else value))
+        return sizes[id(value)]
+
+    if size(metadata) <= max(MOST_VALUES, 4 * len(sizes)):
+        return metadata
+    return {k: v for k, v in metadata.items() if k != "checkpoint"}
 
 
 def write(module: nn.Module, path: Path, job: Job) -> None:

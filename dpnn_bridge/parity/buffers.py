@@ -19,11 +19,27 @@ def is_filled(value: Any) -> bool:
 
     The number 0 is what a criterion holds that has not run, or that does not keep its loss.
     """
+    return all(map(_is_filled_leaf, _parts(value)))
+
+
+def _is_filled_leaf(value: Any) -> bool:
     if isinstance(value, LuaTensor):
         return value.size > 0
     if isinstance(value, LuaTable):
-        return len(value) > 0 and all(is_filled(v) for v in value.values())
+        return len(value) > 0
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value != 0
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    """A value and all in its nested tables; a table that several share is gone through once."""
+    seen: set[int] = set()
+    stack = [value]
+    while stack:
+        value = stack.pop()
+        yield value
+        if isinstance(value, LuaTable) and id(value) not in seen:
+            seen.add(id(value))
+            stack.extend(reversed(list(value.values())))
 
 
 def is_restored(obj: LuaObject) -> bool:
@@ -69,11 +85,7 @@ def overwritten(results: Iterable[tuple[LayerT, Any, Any]]) -> dict[LayerT, Laye
 
 
 def _tensors(value: Any) -> Iterator[LuaTensor]:
-    if isinstance(value, LuaTensor):
-        yield value
-    elif isinstance(value, LuaTable):
-        for v in value.values():
-            yield from _tensors(v)
+    return (part for part in _parts(value) if isinstance(part, LuaTensor))
 
 
 def _values(value: Any) -> Iterator[np.ndarray]:

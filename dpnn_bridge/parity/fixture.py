@@ -166,11 +166,18 @@ def _statistics(module: nn.Module, like: nn.Module, skipped: set[int]) -> dict[s
     return {name: b for name, b in floating_buffers(module) if name.rpartition(".")[0] not in without}
 
 
+#: forwards that a fixture may ask for
+MOST_FORWARDS = 1000
+
+
 def _forwards(fixture: LuaTable) -> int:
     """How often Torch7 ran forward before it stored the output."""
     hooks = fixture.get("hooks")
     twice = isinstance(hooks, LuaTable) and hooks.get("fwd") == "twice"
-    return 2 if twice else int(fixture.get("forwards") or 1)
+    count = 2 if twice else int(fixture.get("forwards") or 1)
+    if count > MOST_FORWARDS:
+        raise VerificationError(f"the fixture asks for {count} forwards, more than {MOST_FORWARDS}")
+    return count
 
 
 def floating_buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Union
 
+#: stands before a comment until the source is complete; no literal contains it, since it is not printable
+COMMENT = "\x1f"
 #: what fits stays on one line
 WIDTH = 88
 
@@ -63,15 +65,15 @@ def code_of(value: Value) -> str:
 
 
 def _comment(value: Value) -> str:
-    return f"  # {value.comment}" if isinstance(value, Call) and value.comment else ""
+    return f"{COMMENT}{value.comment}" if isinstance(value, Call) and value.comment else ""
 
 
 def without_repeats(text: str) -> str:
     """Source in which a comment with a shape stands only where the shape changes."""
     lines, last = [], ""
     for line in text.split("\n"):
-        code, mark, shape = line.partition("  # (")
-        lines.append(code if mark and shape == last else line)
+        code, mark, shape = line.partition(COMMENT)
+        lines.append(f"{code}  # {shape}" if mark and shape != last else code)
         last = shape if mark else last
     return "\n".join(lines)
 

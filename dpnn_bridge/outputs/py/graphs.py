@@ -17,7 +17,17 @@ from torch import nn
 
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.modules.nn.nngraph import GModule
-from dpnn_bridge.outputs.py.calls import Call, Value, code_of, in_docstring, indented, text_of, without_repeats
+from dpnn_bridge.outputs.py.calls import (
+    COMMENT,
+    Call,
+    Value,
+    code_of,
+    in_docstring,
+    indented,
+    literal,
+    text_of,
+    without_repeats,
+)
 from dpnn_bridge.outputs.py.helpers import Graph
 
 if TYPE_CHECKING:
@@ -137,7 +147,7 @@ class _GraphClass:
         for name, call in self.calls.items():
             lines += [indented(f"self.{name} = {text_of(call)}")]
         lines += ["", f"def forward(self, {self._input}):"]
-        lines += [f"    {step}" + (f"  # {comment}" if comment else "") for step, comment in self._steps]
+        lines += [f"    {step}" + (f"{COMMENT}{comment}" if comment else "") for step, comment in self._steps]
         return f"class {self.name}(Graph):\n{indented(without_repeats(chr(10).join(lines)))}"
 
 
@@ -267,7 +277,7 @@ def _dict(entries: dict[str, str]) -> str:
     """The source of a dict, with as many entries in a line as fit."""
     lines = [""]
     for key, value in entries.items():
-        entry = f'"{key}": "{value}",'
+        entry = f"{literal(key)}: {literal(value)},"
         if len(lines[-1]) + len(entry) > 80:
             lines.append("")
         lines[-1] += f" {entry}" if lines[-1] else entry

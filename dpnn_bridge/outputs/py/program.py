@@ -7,6 +7,7 @@ graph and the source of every class that PyTorch does not have.
 from __future__ import annotations
 
 import copy
+import keyword
 import runpy
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.compare.bits import same_bits
+from dpnn_bridge.display import printable
 from dpnn_bridge.errors import ConversionError, VerificationError
 from dpnn_bridge.outputs import Job
-from dpnn_bridge.outputs.py.calls import Call, blocks, in_docstring, indented, text_of, without_repeats
+from dpnn_bridge.outputs.py.calls import Call, blocks, in_docstring, indented, literal, text_of, without_repeats
 from dpnn_bridge.outputs.py.closure import SourceClosure
 from dpnn_bridge.outputs.py.constructors import Constructors
 from dpnn_bridge.outputs.py.helpers import tie
@@ -48,7 +50,7 @@ ORIGIN = "# converted by dpnn_bridge from "
 
 def write(module: nn.Module, path: Path, job: Job) -> None:
     program = job.options["program"] = Program(module, job)
-    end = f"\n{ORIGIN}{job.metadata['origin']}\n" if "origin" in job.metadata else ""
+    end = f"\n{ORIGIN}{printable(str(job.metadata['origin']))}\n" if "origin" in job.metadata else ""
     path.write_text(program.text() + end, encoding="utf-8")
 
 
@@ -162,7 +164,7 @@ class Program:
     def _build(self, settings: list[str]) -> str:
         lines = [f"{name} = {text_of(call)}" for name, call in self._constructors.definitions]
         added = [
-            f'{self._paths[id(owner)]}.add_module("{name}", {text_of(call)})'
+            f"{self._paths[id(owner)]}.add_module({literal(name)}, {text_of(call)})"
             for owner, name, call in self._constructors.added
         ]
         if added or settings:
@@ -189,7 +191,8 @@ def _paths(root: nn.Module, graphs: dict[int, dict[str, str]]) -> dict[int, str]
             if name.isdigit() and isinstance(module, (nn.Sequential, nn.ModuleList)):
                 walk(child, f"{path}[{name}]")
             else:
-                walk(child, f"{path}.{name}" if name.isidentifier() else f'{path}.get_submodule("{name}")')
+                plain = name.isidentifier() and name.isascii() and not keyword.iskeyword(name)
+                walk(child, f"{path}.{name}" if plain else f"{path}._modules[{literal(name)}]")
 
     walk(root, "model")
     return paths

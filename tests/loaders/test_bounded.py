@@ -1,0 +1,170 @@
+"""Whatever a file declares, describing, finding, converting and writing it takes no more than the file is worth."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import dpnn_bridge
+from dpnn_bridge.checkpoints.describe import describe
+from dpnn_bridge.errors import ConversionError, ConversionLimitError, DpnnBridgeError, T7FormatError, T7Warning
+from dpnn_bridge.loaders import dumps, loads, write_t7
+from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
+
+SECONDS = 5
+
+
+def module(name: str, **fields: Any) -> LuaObject:
+    return LuaObject(name, LuaTable(fields))
+
+
+def sequential(modules: list[LuaObject]) -> LuaObject:
+    return module("nn.Sequential", modules=LuaTable.from_list(modules))
+
+
+def tensor(*shape: int) -> LuaTensor:
+    return LuaTensor.from_numpy(np.ones(shape, np.float32))
+
+
+def use(path: Path, value: Any) -> None:
+    """Everything that a command does with a file, in time; errors must be ours."""
+    write_t7(path, value)
+    start = time.process_time()
+    description = describe(path)
+    assert sum(map(len, description.lines())) < 10_000_000
+    lengths = [0]
+    for suffix in (".pt", ".safetensors", ".t7", ".py"):
+        try:
+            dpnn_bridge.convert(path, path.with_name(f"out{suffix}"), force=True)
+        except DpnnBridgeError as error:
+            lengths.append(len(str(error)))
+    assert max(lengths) < 20_000
+    assert time.process_time() - start < SECONDS
+
+
+def shared(depth: int, leaf: Any, wrap: Any) -> Any:
+    for _ in range(depth):
+        leaf = wrap(leaf)
+    return leaf
+
+
+def test_tables_that_share_tables(tmp_path: Path) -> None:
+    table = shared(60, LuaTable({"x": 1}), lambda t: LuaTable({"a": t, "b": t}))
+    use(tmp_path / "m.t7", LuaTable({"model": module("nn.Identity"), "opt": table}))
+    model = dpnn_bridge.load(tmp_path / "out.pt")
+    assert type(model).__name__ == "Identity"
+    use(tmp_path / "field.t7", module("nn.Identity", note=table))
+    use(tmp_path / "fixture.t7", LuaTable({"module": module("nn.Identity"), "input": table, "output": table}))
+    with pytest.raises(DpnnBridgeError):
+        dpnn_bridge.parity.verify.verify(tmp_path / "fixture.t7")
+
+
+def test_modules_that_share_modules(tmp_path: Path) -> None:
+    net = shared(50, module("nn.Identity"), lambda m: module("nn.Sequential", modules=LuaTable.from_list([m, m])))
+    use(tmp_path / "m.t7", net)
+    with pytest.raises(ConversionLimitError, match="share modules so often"):
+        dpnn_bridge.to_torch(net)
+
+
+def test_long_keys_and_chains(tmp_path: Path) -> None:
+    key = "k" * 200_000
+    use(tmp_path / "a.t7", LuaTable({key: LuaTable.from_list([LuaTable({"x": 1}) for _ in range(3000)])}))
+    use(tmp_path / "b.t7", LuaTable({key: LuaTable.from_list([module("nn.Identity") for _ in range(300)])}))
+    use(
+        tmp_path / "c.t7",
+        LuaTable({key: module("nn.Sequential", modules=LuaTable.from_list([module("nn.Tanh")] * 99))}),
+    )
+    use(tmp_path / "d.t7", shared(20_000, LuaTable(), lambda t: LuaTable({"next": t, "other": LuaTable()})))
+    use(tmp_path / "e.t7", shared(3000, LuaTable(), lambda t: LuaTable({"n": t, "m": module("nn.Identity")})))
+    use(tmp_path / "f.t7", LuaTable({"m": module("nn.Identity", x=LuaTable({key: module("nn.Nothing")}))}))
+
+
+def test_many_unknown_classes(tmp_path: Path) -> None:
+    table = LuaTable({f"k{i}": i for i in range(3000)})
+    use(tmp_path / "m.t7", module("nn.Sequential", modules=LuaTable.from_list(
+        [module(f"nn.Nothing{i}", table=table) for i in range(500)]
+    )))  # fmt: skip
+
+
+def test_byte_buffers(tmp_path: Path) -> None:
+    storage = LuaStorage("torch.ByteStorage", 9, np.frombuffer(dumps(LuaTable({1: 2}))[:9], np.uint8).copy())
+    views = [LuaTensor("torch.ByteTensor", (1 << 28,), (0,), 0, storage) for _ in range(50)]
+    use(tmp_path / "m.t7", LuaTable.from_list(views))
+    nested: Any = LuaTable({"x": module("nn.Identity")})
+    for _ in range(300):
+        nested = LuaTable({"x": dumps(nested).decode("utf-8", "surrogateescape")})
+    use(tmp_path / "n.t7", nested)
+
+
+HUGE = 10**9
+DECLARED = {
+    "kernel": module("nn.SpatialConvolution", nInputPlane=HUGE, nOutputPlane=HUGE, kW=3, kH=3, dW=1, dH=1),
+    "linear": module("nn.Linear", inputSize=HUGE, outputSize=HUGE),
+    "lstm": module("cudnn.LSTM", inputSize=2, hiddenSize=2, numLayers=HUGE, weight=tensor(10), bidirectional=False),
+    "gru": module("cudnn.GRU", inputSize=HUGE, hiddenSize=HUGE, numLayers=1, weight=tensor(10)),
+    "normalization": module("nn.SpatialBatchNormalization", nFeature=HUGE, affine=False, running_mean=tensor(2)),
+    "lookup": module("nn.LookupTable", nIndex=HUGE, nOutput=HUGE),
+    "contrastive": module("nn.SpatialSubtractiveNormalization", nInputPlane=HUGE, kernel=tensor(3, 3)),
+    "cosine": module("nn.Euclidean", inputSize=HUGE, outputSize=HUGE),
+    "fast lstm": module("nn.FastLSTM", inputSize=HUGE, outputSize=HUGE, rho=HUGE),
+    "repeater": module("nn.Repeater", rho=HUGE, module=module("nn.Identity"), modules=LuaTable()),
+    "expanded": module("nn.Linear", weight=LuaTensor(
+        "torch.FloatTensor", (1 << 14, 1 << 14), (0, 0), 0, LuaStorage("torch.FloatStorage", 1, np.ones(1, np.float32))
+    )),
+    "expanded field": module("nn.Identity", note=LuaTensor(
+        "torch.FloatTensor", (1 << 14, 1 << 14), (0, 0), 0, LuaStorage("torch.FloatStorage", 1, np.ones(1, np.float32))
+    )),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DECLARED)
+def test_declared_sizes(name: str, tmp_path: Path) -> None:
+    use(tmp_path / "m.t7", DECLARED[name])
+    if not name.startswith("repeater"):
+        with pytest.raises(ConversionError):
+            dpnn_bridge.load(tmp_path / "m.t7")
+
+
+def test_views_of_one_storage(tmp_path: Path) -> None:
+    storage = LuaStorage("torch.FloatStorage", 90_000, np.ones(90_000, np.float32))
+    views = [LuaTensor("torch.FloatTensor", (80_000,), (1,), i, storage) for i in range(2000)]
+    use(tmp_path / "m.t7", LuaTable({"model": module("nn.Identity"), "views": LuaTable.from_list(views)}))
+    weights = [module("nn.CMul", weight=view, size=LuaStorage("torch.LongStorage", 1, np.array([80_000])))
+               for view in views]  # fmt: skip
+    use(tmp_path / "n.t7", module("nn.Sequential", modules=LuaTable.from_list(weights)))
+
+
+def test_an_ascii_number_at_the_end_is_cut() -> None:
+    assert loads(b"1\n12\n") == 12
+    for data in (b"1\n12", b"1\n1", b"5\n1", b"4\n1\n3\nV 1\n18\ntorch.FloatStorage\n2\n1 234"):
+        with pytest.raises(T7FormatError, match="the file ends in"):
+            loads(data)
+
+
+def test_trailing_bytes_are_reported(tmp_path: Path) -> None:
+    path = tmp_path / "m.t7"
+    path.write_bytes(dumps(module("nn.Identity")) + b"garbage")
+    with pytest.warns(T7Warning, match=r"m\.t7: 7 bytes behind the object are not read"):
+        dpnn_bridge.read_t7(path)
+    assert any("7 bytes follow behind this object" in line for line in describe(path).lines())
+    report = dpnn_bridge.convert(path, tmp_path / "m.pt")
+    assert any("7 bytes follow" in note for note in report.notes)
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["x  # (1, 2)", '"', "'", "\\", '"""', '"); import os; ("', "\n", "class", "a.b", "\x1f", "ü", "{}", "\udcff"],
+)
+def test_keys_in_generated_python(key: str, tmp_path: Path) -> None:
+    value = LuaTable({key: LuaTable({key: key})})
+    net = module(
+        "nn.Sequential", modules=LuaTable.from_list([module("nn.Linear", weight=tensor(2, 2), bias=tensor(2))])
+    )
+    for root in (LuaTable({key: net, "z": net}), LuaTable({key: net}), module("nn.Identity", note=value)):
+        write_t7(tmp_path / "m.t7", root)
+        dpnn_bridge.convert(tmp_path / "m.t7", tmp_path / "m.py", force=True)
+        compile((tmp_path / "m.py").read_text(encoding="utf-8"), "m.py", "exec")
