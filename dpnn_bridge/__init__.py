@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dpnn_bridge.faces import face
+from dpnn_bridge.base.faces import face
 
 if TYPE_CHECKING:
     from dpnn_bridge import errors, optim, parity, training
+    from dpnn_bridge.base.version import __version__
     from dpnn_bridge.checkpoint import Checkpoint, load_checkpoint
     from dpnn_bridge.conversion import to_lua, to_torch
     from dpnn_bridge.conversion.lua_class import LuaClass
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from dpnn_bridge.legacy import load_lua
     from dpnn_bridge.loaders.t7_reader import read_t7
     from dpnn_bridge.training.flat_vector import load_flat
-    from dpnn_bridge.version import __version__
 
 _HOMES = {
     "Checkpoint": "checkpoint",

@@ -7,7 +7,7 @@ import importlib
 
 import click
 
-from dpnn_bridge.display import printable
+from dpnn_bridge.base.display import printable
 
 #: command -> where it is, what it does; imported when it runs, since dpnn-lua needs PyTorch for its very options
 COMMANDS = {

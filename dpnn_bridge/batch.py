@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from dpnn_bridge.atomic import check_output, ending_in_order, remove_temporary
+from dpnn_bridge.base.atomic import check_output, ending_in_order, remove_temporary
 from dpnn_bridge.errors import DpnnBridgeError, OutputExistsError
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dpnn_bridge.boundary import raises
+from dpnn_bridge.base.boundary import raises
+from dpnn_bridge.base.suffixes import CONVERTED
 from dpnn_bridge.checkpoints.find import candidates
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_values import to_value
@@ -21,7 +22,6 @@ from dpnn_bridge.loaders.origin import Origin, local_file
 from dpnn_bridge.loaders.t7_reader import read_local
 from dpnn_bridge.modules.several import Models
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaTable
-from dpnn_bridge.suffixes import CONVERTED
 
 _VOCABULARY = re.compile(
     r"vocab|(idx|ix|id|index|token|word|char|label)s?_?(to|2)_?\w+|alphabet|dict(s|ionary)?$", re.I

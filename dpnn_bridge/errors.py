@@ -23,14 +23,15 @@
 ``exit_code`` is what the command line tools return for each. Click itself uses 2 for wrong usage.
 
 Errors in brackets are Python's own, which these are as well. What else a file, a plugin or a disk makes Python raise
-leaves the public functions as one of these errors too, with the original as its cause (:mod:`dpnn_bridge.boundary`).
+leaves the public functions as one of these errors too, with the original as its cause
+(:mod:`dpnn_bridge.base.boundary`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from dpnn_bridge.display import printable, printable_lines, shortened
+from dpnn_bridge.base.display import printable, printable_lines, shortened
 
 
 class DpnnBridgeError(Exception):

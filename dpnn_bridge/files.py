@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from dpnn_bridge.atomic import StrPath, check_output, replacing
-from dpnn_bridge.boundary import raises
+from dpnn_bridge.base.atomic import StrPath, check_output, replacing
+from dpnn_bridge.base.boundary import raises
+from dpnn_bridge.base.suffixes import CONVERTED, OUTPUTS
+from dpnn_bridge.base.version import package_version
 from dpnn_bridge.checkpoints.contents import named_file, surroundings, without_module
 from dpnn_bridge.checkpoints.find import SEVERAL, candidates, follow, select
 from dpnn_bridge.conversion import convert_object, registry, to_lua_value
@@ -31,8 +33,6 @@ from dpnn_bridge.loaders.t7_reader import read_local, read_t7
 from dpnn_bridge.modules.several import Models
 from dpnn_bridge.outputs import container, data, export, format_of, pt_file, suffix_of
 from dpnn_bridge.plugins import load_plugins
-from dpnn_bridge.suffixes import CONVERTED, OUTPUTS
-from dpnn_bridge.version import package_version
 
 
 @raises(ConversionError, "loading")

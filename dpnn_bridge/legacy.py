@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from dpnn_bridge.boundary import raises
+from dpnn_bridge.base.boundary import raises
+from dpnn_bridge.base.graph import is_module
 from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.errors import ConversionError
-from dpnn_bridge.graph import is_module
 from dpnn_bridge.loaders.t7_reader import read_t7
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dpnn_bridge.elements import Elements
+from dpnn_bridge.base.elements import Elements
 
 if TYPE_CHECKING:
     import torch

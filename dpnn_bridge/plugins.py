@@ -8,8 +8,8 @@ from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
-from dpnn_bridge.atomic import StrPath
-from dpnn_bridge.boundary import raises
+from dpnn_bridge.base.atomic import StrPath
+from dpnn_bridge.base.boundary import raises
 from dpnn_bridge.errors import ConversionError
 
 

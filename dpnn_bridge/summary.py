@@ -12,7 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dpnn_bridge.boundary import raises
+from dpnn_bridge.base.boundary import raises
+from dpnn_bridge.base.display import shortened
+from dpnn_bridge.base.graph import format_path
+from dpnn_bridge.base.suffixes import CONVERTED
 from dpnn_bridge.checkpoints.contents import description, named_file
 from dpnn_bridge.checkpoints.describe import format_bytes
 from dpnn_bridge.checkpoints.find import candidates, follow
@@ -20,14 +23,11 @@ from dpnn_bridge.compare import nested
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.torch_context import TorchContext
-from dpnn_bridge.display import shortened
 from dpnn_bridge.errors import ConversionError, ModelNotFoundError, T7FormatError
 from dpnn_bridge.files import load_with_report
-from dpnn_bridge.graph import format_path
 from dpnn_bridge.loaders.origin import LocalFile, Origin, local_file
 from dpnn_bridge.loaders.t7_reader import read_all, read_local
 from dpnn_bridge.objects import LuaObject, LuaTable
-from dpnn_bridge.suffixes import CONVERTED
 
 #: layers, and entries beside the models, that are listed
 LAYERS, ENTRIES = 14, 8

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dpnn_bridge.display import printable
-from dpnn_bridge.graph import MAX_DEPTH, format_path
+from dpnn_bridge.base.display import printable
+from dpnn_bridge.base.graph import MAX_DEPTH, format_path
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 
 #: suffixes of files that hold Torch7 objects

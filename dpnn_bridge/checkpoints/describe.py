@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
-from dpnn_bridge.boundary import raises
+from dpnn_bridge.base.boundary import raises
+from dpnn_bridge.base.display import printable, shortened
+from dpnn_bridge.base.graph import key_text
 from dpnn_bridge.checkpoints.bytecode import describe_bytecode
 from dpnn_bridge.checkpoints.find import candidates, looks_like_module
-from dpnn_bridge.display import printable, shortened
 from dpnn_bridge.errors import T7Error
-from dpnn_bridge.graph import key_text
 from dpnn_bridge.loaders.origin import Origin, local_file, name_of
 from dpnn_bridge.loaders.t7_reader import ReadOptions, read_local
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from dpnn_bridge.base.display import shortened
+from dpnn_bridge.base.graph import format_path, is_module
 from dpnn_bridge.checkpoints import contents, onmt
-from dpnn_bridge.display import shortened
 from dpnn_bridge.errors import ModelNotFoundError, T7Error
-from dpnn_bridge.graph import format_path, is_module
 from dpnn_bridge.loaders import loads
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
 
@@ -246,7 +246,7 @@ def _several(root: Any, found: list[Candidate]) -> LuaObject:
 MOST_TOGETHER, LISTED = 1000, 20
 
 
-#: a name, a number or a quoted key, as :func:`dpnn_bridge.graph.key_text` writes them
+#: a name, a number or a quoted key, as :func:`dpnn_bridge.base.graph.key_text` writes them
 _STEPS = re.compile(r"""([^.\[\]]+)(?=[.\[]|$)|\[(-?\d+)\]|\[('(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*")\]""")
 
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dpnn_bridge.atomic import check_output, write_text
+from dpnn_bridge.base.atomic import check_output, write_text
+from dpnn_bridge.base.suffixes import OUTPUTS
 from dpnn_bridge.cli.terminal import (
     DTYPES,
     Command,
@@ -32,7 +33,6 @@ from dpnn_bridge.cli.terminal import (
     steps,
     version_option,
 )
-from dpnn_bridge.suffixes import OUTPUTS
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from dpnn_bridge.atomic import check_output, write_text
+from dpnn_bridge.base.atomic import check_output, write_text
 
 _OPTIONS = (
     click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write the model as an HTML page."),

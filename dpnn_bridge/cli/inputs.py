@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from dpnn_bridge.base.suffixes import PICKLED
 from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.errors import OptionError
 from dpnn_bridge.loaders.t7_reader import read_t7
 from dpnn_bridge.outputs import pt_file
-from dpnn_bridge.suffixes import PICKLED
 
 
 def example_input(specs: Sequence[str], dtype: str | nn.Module | None = None) -> Any:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dpnn_bridge.atomic import check_output, write_text
+from dpnn_bridge.base.atomic import check_output, write_text
 from dpnn_bridge.cli.terminal import (
     DTYPES,
     Command,

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from dpnn_bridge.boundary import raises
+from dpnn_bridge.base.boundary import raises
 from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.fields import Field, Layout
 from dpnn_bridge.conversion.lua_class import LuaClass

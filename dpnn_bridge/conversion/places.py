@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import nn
 
+from dpnn_bridge.base.graph import format_path
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.errors import ModelNotFoundError
-from dpnn_bridge.graph import format_path
 from dpnn_bridge.objects import LuaObject, LuaTable
 
 #: fields in which Lua code keeps the name of a module: loadcaffe and nngraph, then what projects chose

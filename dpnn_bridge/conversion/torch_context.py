@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dpnn_bridge.base.display import shortened
+from dpnn_bridge.base.graph import MAX_DEPTH, format_path, is_module, without_entries
 from dpnn_bridge.conversion import fields, registry
 from dpnn_bridge.conversion.budget import Allocations, Budget
 from dpnn_bridge.conversion.buffers import BUFFERS
@@ -21,9 +23,7 @@ from dpnn_bridge.conversion.report import Report
 from dpnn_bridge.conversion.sharing import Sharing, compact
 from dpnn_bridge.conversion.ties import Site
 from dpnn_bridge.conversion.undrawn import Undrawn
-from dpnn_bridge.display import shortened
 from dpnn_bridge.errors import ConversionError, UnsupportedClass, UnsupportedClassError
-from dpnn_bridge.graph import MAX_DEPTH, format_path, is_module, without_entries
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 
 

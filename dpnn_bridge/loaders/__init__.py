@@ -1,6 +1,6 @@
 """Bytes <-> Lua values. Knows nothing of modules."""
 
-from dpnn_bridge.faces import face
+from dpnn_bridge.base.faces import face
 from dpnn_bridge.loaders.framings import Framing, register_framing
 from dpnn_bridge.loaders.serial import serial_form
 from dpnn_bridge.loaders.t7_reader import ReadOptions, loads, read_all, read_t7

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dpnn_bridge.graph import key_text
+from dpnn_bridge.base.graph import key_text
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor, elements
 
 _COMPOUND = (LuaTable, LuaObject, LuaTensor, LuaStorage, LuaFunction)

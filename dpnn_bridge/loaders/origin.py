@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple, cast
 
+from dpnn_bridge.base.extras import install_advice
 from dpnn_bridge.errors import NotT7Error, T7Error, T7FormatError, T7LimitError, VerificationError
-from dpnn_bridge.extras import install_advice
 
 #: what functions that read files take
 Origin = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes]

@@ -7,9 +7,9 @@ import math
 import re
 from typing import Any, NoReturn
 
-from dpnn_bridge.display import printable
+from dpnn_bridge.base.display import printable
+from dpnn_bridge.base.graph import key_text
 from dpnn_bridge.errors import T7FormatError, T7LimitError
-from dpnn_bridge.graph import key_text
 from dpnn_bridge.loaders.framings import FRAMINGS
 from dpnn_bridge.loaders.stream import LimitError, StreamError
 from dpnn_bridge.objects import _BOOLEAN_KEYS, LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
-from dpnn_bridge.graph import without_entries
+from dpnn_bridge.base.graph import without_entries
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype, elements
 
 Mode = Literal["heavy", "medium", "light"]

@@ -9,8 +9,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
-from dpnn_bridge.boundary import raises
-from dpnn_bridge.display import printable
+from dpnn_bridge.base.boundary import raises
+from dpnn_bridge.base.display import printable
 from dpnn_bridge.errors import OptionError, T7Error, T7FormatError, T7LimitError, T7Warning
 from dpnn_bridge.loaders.ascii_stream import AsciiStream
 from dpnn_bridge.loaders.encoding import Encoding, check_file, check_head, encodings

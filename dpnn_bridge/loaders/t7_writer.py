@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO, Literal
 
-from dpnn_bridge.atomic import replacing
-from dpnn_bridge.boundary import raises
+from dpnn_bridge.base.atomic import replacing
+from dpnn_bridge.base.boundary import raises
 from dpnn_bridge.errors import ConversionError, OptionError, VerificationError
 from dpnn_bridge.loaders.compare import difference
 from dpnn_bridge.loaders.relink import relink

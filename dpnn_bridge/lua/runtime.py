@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
+from dpnn_bridge.base.extras import install_advice
 from dpnn_bridge.errors import LuaBridgeError
-from dpnn_bridge.extras import install_advice
 from dpnn_bridge.lua import ops  # noqa: F401  (ops registers what FUNCTIONS and NATIVE hold)
 from dpnn_bridge.lua.dispatch import FUNCTIONS, NATIVE, describe
 from dpnn_bridge.lua.environment import Allocator, environment_entries, file_entries, random_entries

@@ -13,10 +13,10 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from dpnn_bridge.atomic import StrPath, replacing
+from dpnn_bridge.base.atomic import StrPath, replacing
+from dpnn_bridge.base.suffixes import OUTPUTS
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.modules.several import Models
-from dpnn_bridge.suffixes import OUTPUTS
 
 #: formats that hold what one forward does, not several models
 ONE_FORWARD = (".py", ".onnx", ".pt2")
@@ -96,7 +96,7 @@ def export(
     Raises:
         ConversionError: the format is unknown, lacks something, or cannot hold this model.
         VerificationError: what was read back differs; nothing was written.
-        OutputError: the file cannot be written there, see :func:`dpnn_bridge.atomic.replacing`.
+        OutputError: the file cannot be written there, see :func:`dpnn_bridge.base.atomic.replacing`.
     """
     suffix = suffix_of(path, to)
     if isinstance(module, Models) and suffix in ONE_FORWARD:

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from dpnn_bridge.base.extras import install_advice
+from dpnn_bridge.base.graph import key_text
 from dpnn_bridge.compare.bits import same_tensors
 from dpnn_bridge.errors import ConversionError, ConversionLimitError, VerificationError
-from dpnn_bridge.extras import install_advice
-from dpnn_bridge.graph import key_text
 from dpnn_bridge.loaders.compare import difference
 from dpnn_bridge.loaders.t7_reader import read_t7
 from dpnn_bridge.loaders.t7_writer import write_t7

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.base.extras import install_advice
 from dpnn_bridge.compare import nested
 from dpnn_bridge.errors import ConversionError
-from dpnn_bridge.extras import install_advice
 from dpnn_bridge.outputs import Job
 from dpnn_bridge.outputs.verification import check_traced, first_sizes, need_tracing, run, traceable, varying
 from dpnn_bridge.outputs.written import GraphNode, Results, Written, results_of_modules

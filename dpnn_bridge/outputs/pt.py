@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dpnn_bridge.atomic import PatientFile
+from dpnn_bridge.base.atomic import PatientFile
 from dpnn_bridge.compare.bits import CHUNK, byte_array, same_bits
 from dpnn_bridge.errors import VerificationError
 from dpnn_bridge.loaders.source import FileSource

@@ -9,7 +9,7 @@ from zipfile import ZipFile
 import torch
 from torch import Tensor, fx, nn
 
-from dpnn_bridge.atomic import PatientFile
+from dpnn_bridge.base.atomic import PatientFile
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.outputs import Job
 from dpnn_bridge.outputs.verification import (

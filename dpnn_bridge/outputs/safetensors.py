@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.base.extras import install_advice
 from dpnn_bridge.compare.bits import same_tensors
 from dpnn_bridge.errors import ConversionError, VerificationError
-from dpnn_bridge.extras import install_advice
 from dpnn_bridge.outputs import Job, container, safetensors_file
 
 CONSTANT = "constant:"  # no name of a module contains a colon

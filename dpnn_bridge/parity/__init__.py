@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dpnn_bridge.faces import face
+from dpnn_bridge.base.faces import face
 
 if TYPE_CHECKING:
     from dpnn_bridge.compare.differences import Difference, Result, Tolerance, compare

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dpnn_bridge.atomic import StrPath
+from dpnn_bridge.base.atomic import StrPath
+from dpnn_bridge.base.suffixes import OUTPUTS, PICKLED
 from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.bits import same_bits
 from dpnn_bridge.compare.differences import Difference, Tolerance, compare
@@ -28,7 +29,6 @@ from dpnn_bridge.outputs.written import Results, Written, run_modules
 from dpnn_bridge.parity.judge import draws_of
 from dpnn_bridge.parity.layers import tree
 from dpnn_bridge.parity.verification import Layer, Verification
-from dpnn_bridge.suffixes import OUTPUTS, PICKLED
 
 #: formats that :func:`dpnn_bridge.load` rebuilds the module from
 LOADED = (*PICKLED, ".safetensors", ".t7")

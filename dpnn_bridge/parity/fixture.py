@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge import training
-from dpnn_bridge.boundary import raises
+from dpnn_bridge.base.boundary import raises
 from dpnn_bridge.compare.differences import Result, Tolerance, compare
 from dpnn_bridge.compare.nested import backward, cast, require_grad
 from dpnn_bridge.compare.precision import full_precision

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.base.display import printable, shortened
 from dpnn_bridge.compare.differences import Difference, Tolerance, compare, compare_tensor, mismatch
 from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.fields import get_tensor
 from dpnn_bridge.conversion.lua_class import ParameterSite
-from dpnn_bridge.display import printable, shortened
 
 SHARED = (
     "the layers share weights and not gradients in Torch7; here one parameter has one gradient, and it is the sum of "

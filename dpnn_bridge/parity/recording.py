@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from dpnn_bridge import training
-from dpnn_bridge.atomic import StrPath
-from dpnn_bridge.boundary import raises
+from dpnn_bridge.base.atomic import StrPath
+from dpnn_bridge.base.boundary import raises
+from dpnn_bridge.base.version import package_version
 from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.differences import Tolerance
 from dpnn_bridge.compare.precision import full_precision
@@ -24,7 +25,6 @@ from dpnn_bridge.loaders.t7_writer import write_t7
 from dpnn_bridge.objects import LuaTable
 from dpnn_bridge.parity.fixture import check_module
 from dpnn_bridge.parity.gradients import zero_grad
-from dpnn_bridge.version import package_version
 
 
 @raises(VerificationError, "recording")

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dpnn_bridge.atomic import StrPath
-from dpnn_bridge.boundary import raises
+from dpnn_bridge.base.atomic import StrPath
+from dpnn_bridge.base.boundary import raises
+from dpnn_bridge.base.suffixes import CONVERTED
 from dpnn_bridge.checkpoints.find import select
 from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.differences import Tolerance, compare
@@ -31,7 +32,6 @@ from dpnn_bridge.parity.known_differences import KnownDifference, mark_known
 from dpnn_bridge.parity.layers import Node, parameter_count, tree
 from dpnn_bridge.parity.run import OTHER_INPUT, compare_with_reference
 from dpnn_bridge.parity.verification import Layer, Verification
-from dpnn_bridge.suffixes import CONVERTED
 
 #: accepted relative differences of whole networks; half precision has 11 and bfloat16 8 bits
 OUTPUT, GRADIENT = Tolerance(1e-10, 1e-4), Tolerance(1e-10, 1e-3)

@@ -19,9 +19,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, Template, select_autoescape
 from markupsafe import Markup
 
+from dpnn_bridge.base.version import package_version
 from dpnn_bridge.pictures.nodes import ModelNode
 from dpnn_bridge.pictures.text import label_lines
-from dpnn_bridge.version import package_version
 
 #: models with more layers start with everything below the first level folded
 _UNFOLDED = 40

@@ -14,11 +14,11 @@ import pytest
 from click.testing import CliRunner, Result
 from pseudo_terminal import on_terminal
 
+from dpnn_bridge.base.display import printable, printable_lines
 from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.cli.inspect import inspect_command
 from dpnn_bridge.cli.terminal import Command
 from dpnn_bridge.cli.verify import verify_command
-from dpnn_bridge.display import printable, printable_lines
 from dpnn_bridge.loaders import write_t7
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 

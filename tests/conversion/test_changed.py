@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from dpnn_bridge.base.graph import without_entries
 from dpnn_bridge.conversion.lua_values import fresh
-from dpnn_bridge.graph import without_entries
 from dpnn_bridge.modules.cuda.parallel import DataParallelTableClass
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 

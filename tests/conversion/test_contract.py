@@ -28,11 +28,11 @@ from torch import nn
 
 import dpnn_bridge
 from dpnn_bridge import read_t7, to_lua, to_torch
+from dpnn_bridge.base.graph import is_module
 from dpnn_bridge.compare import nested
 from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.lua_values import to_value
-from dpnn_bridge.graph import is_module
 from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.outputs import Job
 from dpnn_bridge.outputs.py import program

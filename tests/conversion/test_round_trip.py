@@ -11,11 +11,11 @@ from conftest import FIXTURES, fixture_id, manifest
 from lua_equal import differences
 
 import dpnn_bridge
+from dpnn_bridge.base.graph import is_module
 from dpnn_bridge.compare import nested
 from dpnn_bridge.conversion import noise, registry, to_lua, to_torch
 from dpnn_bridge.conversion.buffers import BUFFERS
 from dpnn_bridge.conversion.lua_values import to_value
-from dpnn_bridge.graph import is_module
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaTable, LuaTensor
 
 MODULES = manifest(kind=("module", "criterion"))

@@ -10,11 +10,11 @@ from conftest import FIXTURES, fixture_id, manifest
 
 import dpnn_bridge
 from dpnn_bridge import parity, training
+from dpnn_bridge.base.graph import is_module
 from dpnn_bridge.compare import nested
 from dpnn_bridge.conversion import to_lua, to_torch
 from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.errors import UnsupportedClassError
-from dpnn_bridge.graph import is_module
 from dpnn_bridge.objects import LuaTable
 
 STRUCTURES = manifest(kind="structure", set="third")

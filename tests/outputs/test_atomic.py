@@ -21,13 +21,13 @@ from conftest import tracing
 from samples import SAMPLES
 
 import dpnn_bridge
-from dpnn_bridge.atomic import PatientFile, replacing, write_text
+from dpnn_bridge.base.atomic import PatientFile, replacing, write_text
+from dpnn_bridge.base.suffixes import OUTPUTS
 from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.cli.verify import verify_command
 from dpnn_bridge.errors import OutputError, OutputExistsError
 from dpnn_bridge.files import convert, is_converted
 from dpnn_bridge.objects import LuaTable, LuaTensor
-from dpnn_bridge.suffixes import OUTPUTS
 
 MODEL = SAMPLES / "torch-demos__mnist_convnet" / "model.t7"
 REFERENCE = MODEL.with_name("ref.t7")
@@ -266,7 +266,7 @@ def test_every_model_of_a_file_gets_a_name_of_its_own(tmp_path: Path) -> None:
 SLOW = """
 import sys, time
 from pathlib import Path
-from dpnn_bridge.atomic import replacing
+from dpnn_bridge.base.atomic import replacing
 with replacing(sys.argv[1], force=False) as temporary:
     temporary.write_text("half")
     Path(sys.argv[2]).touch()

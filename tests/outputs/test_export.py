@@ -14,10 +14,10 @@ from samples import SAMPLES
 from torch.torch_version import TorchVersion
 
 import dpnn_bridge
+from dpnn_bridge.base.suffixes import OUTPUTS
 from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.errors import ConversionError, OutputExistsError, VerificationError
 from dpnn_bridge.outputs import Job, export, pt
-from dpnn_bridge.suffixes import OUTPUTS
 
 EXAMPLES = {
     "DeepDeblur_release__ResNet_scale": torch.randn(1, 3, 32, 40),

@@ -12,7 +12,7 @@ from torch import nn
 
 import dpnn_bridge
 from dpnn_bridge import errors
-from dpnn_bridge.boundary import raises
+from dpnn_bridge.base.boundary import raises
 from dpnn_bridge.checkpoints.describe import describe
 from dpnn_bridge.errors import ConversionError, DpnnBridgeError, FileAccessError, MissingFileError, OptionError
 from dpnn_bridge.loaders import dumps

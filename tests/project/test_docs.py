@@ -160,7 +160,7 @@ def test_site_builds_without_a_warning(tmp_path: Path) -> None:
 
 
 def test_advice_names_packages_that_an_index_has() -> None:
-    from dpnn_bridge.extras import install_advice
+    from dpnn_bridge.base.extras import install_advice
 
     assert install_advice("safetensors") == "pip install 'safetensors>=0.4'"
     assert "'onnxscript>=0.7'" in install_advice("onnx")

@@ -10,19 +10,13 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[2] / "dpnn_bridge"
 
 #: rooms from the ground up: a file imports from its own room and from those before it. Single files of the package
-#: root are rooms of their own; a folder below a room that is not named here belongs to it.
+#: root are rooms of their own, and so may be a file of a room; what is not named here belongs to the folder above it.
 ROOMS = (
-    "display",
+    "base/display",
+    "base/elements",
     "errors",
-    "boundary",
-    "extras",
-    "version",
-    "faces",
-    "suffixes",
-    "elements",
     "objects",
-    "graph",
-    "atomic",
+    "base",
     "torch7",
     "loaders",
     "compare",

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.base.display import printable
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.tracing import leaf
-from dpnn_bridge.display import printable
 from dpnn_bridge.torch7.gradient import with_gradient_of, zero_gradient
 
 

@@ -3,6 +3,6 @@
 Every module class of the files can be imported from here.
 """
 
-from dpnn_bridge.faces import family_face
+from dpnn_bridge.base.faces import family_face
 
 __getattr__, __dir__ = family_face(__name__, __path__)

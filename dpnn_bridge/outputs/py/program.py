@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.base.display import printable
 from dpnn_bridge.compare.bits import same_bits
-from dpnn_bridge.display import printable
 from dpnn_bridge.errors import ConversionError, VerificationError
 from dpnn_bridge.outputs import Job
 from dpnn_bridge.outputs.py.calls import Call, blocks, in_docstring, indented, literal, text_of, without_repeats

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
-from dpnn_bridge.display import shortened
+from dpnn_bridge.base.display import shortened
 from dpnn_bridge.errors import DpnnBridgeError, FileAccessError, MissingFileError, OptionError
 
 P = ParamSpec("P")
