@@ -19,6 +19,7 @@ import torch
 from dpnn_bridge.base.extras import install_advice
 from dpnn_bridge.base.graph import key_text
 from dpnn_bridge.compare.bits import same_tensors
+from dpnn_bridge.conversion.budget import Budget
 from dpnn_bridge.errors import ConversionError, ConversionLimitError, VerificationError
 from dpnn_bridge.loaders.compare import difference
 from dpnn_bridge.loaders.t7_reader import read_t7
@@ -29,6 +30,8 @@ from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, Lu
 CLASS = "torch class"
 #: values that an output may hold; a table that is reached in many ways counts as often
 MOST_VALUES = 5_000_000
+#: characters of the names of all values, which repeat the key of a table for each of its entries
+MOST_CHARACTERS = 1 << 28
 
 
 @dataclass
@@ -39,11 +42,13 @@ class Data:
         tensors: how many.
         values: how many numbers, strings and booleans.
         dropped: paths of functions, and of tables inside themselves, which no format holds.
+        characters: how many the names of all values have.
     """
 
     tensors: int = 0
     values: int = 0
     dropped: list[str] = field(default_factory=list)
+    characters: int = 0
 
 
 def write(value: Any, path: Path, suffix: str) -> Data:
@@ -58,18 +63,22 @@ def write(value: Any, path: Path, suffix: str) -> Data:
         if found := difference(value, read_t7(path), exact_nan=True, shared=True):
             raise VerificationError(f"{path}: reading it back gave something else: {found}")
     found = Data()
-    plain = _plain(value, "", found, ())
+    plain = _plain(value, "", found, (), Budget(value))
     if suffix != ".t7":
         _WRITERS[suffix](plain, path)
     return found
 
 
-def _plain(value: Any, path: str, found: Data, above: tuple[int, ...]) -> Any:
+def _plain(value: Any, path: str, found: Data, above: tuple[int, ...], budget: Budget) -> Any:
     """Lists, dicts, numbers, strings and numpy arrays."""
     if found.tensors + found.values > MOST_VALUES:
         raise ConversionLimitError(f"more than {MOST_VALUES:,} values, with tables that are reached in many ways")
+    found.characters += len(path)
+    if found.characters > MOST_CHARACTERS:
+        raise ConversionLimitError(f"the names of all values have more than {MOST_CHARACTERS:,} characters")
     if isinstance(value, (LuaTensor, LuaStorage)):
         found.tensors += 1
+        budget.spend(value.size * value.dtype.itemsize, "memory")  # a view may repeat one element
         return value.numpy()
     if isinstance(value, (LuaTable, LuaObject)) and id(value) not in above and len(above) < 200:
         above = (*above, id(value))
@@ -77,14 +86,14 @@ def _plain(value: Any, path: str, found: Data, above: tuple[int, ...]) -> Any:
         fields = value.fields if isinstance(value, LuaObject) else value
         array = fields.as_list()
         if array and len(array) == len(fields) and not isinstance(value, LuaObject):
-            return [_plain(v, f"{path}[{i}]", found, above) for i, v in enumerate(array, 1)]
+            return [_plain(v, f"{path}[{i}]", found, above, budget) for i, v in enumerate(array, 1)]
         items: dict[str, Any] = {CLASS: value.class_name} if isinstance(value, LuaObject) else {}
         for key, inner in fields.items():
             if not isinstance(key, (str, int, float, bool)):
                 found.dropped.append(f"{path}: an entry whose key is a {type(key).__name__}")
                 continue
             name = str(key).lower() if isinstance(key, bool) else str(key)
-            plain = _plain(inner, (path + key_text(key)).removeprefix("."), found, above)
+            plain = _plain(inner, (path + key_text(key)).removeprefix("."), found, above, budget)
             if plain is not None:
                 items[name] = plain
         return items

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from dpnn_bridge.display import printable, shortened
 from dpnn_bridge.pictures.nodes import ModelNode
+
+#: what Graphviz and Mermaid would read as more than text: quotes, escapes, entities, tags; in Mermaid also directives
+#: (``%%{init: …}%%`` acts wherever it stands) and Markdown
+_DOT = str.maketrans({"\\": "\\\\", '"': '\\"', "&": "&amp;"})
+_MERMAID = str.maketrans({c: f"#{ord(c)};" for c in '&"<>#%`*\\'})
 
 
 def to_dot(root: ModelNode, depth: int | None = None) -> str:
@@ -45,7 +51,7 @@ def label_lines(node: ModelNode) -> list[str]:
         lines.append(node.output)
     if node.parameters:
         lines.append(f"{node.parameters:,} parameters")
-    return [line if line.isprintable() else line.encode("unicode_escape").decode() for line in lines]
+    return [shortened(printable(line)) for line in lines]
 
 
 class _Layout:
@@ -96,7 +102,7 @@ class _Layout:
 
 def _dot_node(layout: _Layout, node: ModelNode, indent: str) -> Iterator[str]:
     name = layout.names[id(node)]
-    label = "\\n".join(line.replace("\\", "\\\\").replace('"', '\\"') for line in label_lines(node))
+    label = "\\n".join(line.translate(_DOT) for line in label_lines(node))
     if id(node) not in layout.open:
         peripheries = ", peripheries=2" if node.children else ""
         yield f'{indent}{name} [label="{label}"{peripheries}];'
@@ -112,8 +118,7 @@ def _dot_node(layout: _Layout, node: ModelNode, indent: str) -> Iterator[str]:
 
 def _mermaid_node(layout: _Layout, node: ModelNode, indent: str) -> Iterator[str]:
     name = layout.names[id(node)]
-    escaped = (line.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;") for line in label_lines(node))
-    label = "<br>".join(escaped)
+    label = "<br>".join(line.translate(_MERMAID) for line in label_lines(node))
     if id(node) not in layout.open:
         left, right = ('[["', '"]]') if node.children else ('["', '"]')
         yield f"{indent}{name}{left}{label}{right}"

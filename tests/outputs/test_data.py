@@ -14,7 +14,7 @@ from torch import nn
 
 import dpnn_bridge
 from dpnn_bridge.errors import ConversionError, ConversionLimitError, LuaValueError, ModelNotFoundError
-from dpnn_bridge.objects import LuaFunction, LuaObject, LuaTable, LuaTensor
+from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 
 DATA: dict[str, Any] = {
     "mean": torch.tensor([0.4, 0.5]),
@@ -136,3 +136,20 @@ def test_a_file_that_only_names_a_model_points_there(tmp_path: Path) -> None:
     assert report.notes == [
         "the file holds no model; its field modelFile names the file of one: convert model_5.t7",
     ]
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".npz", ".safetensors", ".json"])
+def test_views_that_repeat_an_element_take_what_the_file_is_worth(suffix: str, tmp_path: Path) -> None:
+    one = LuaStorage("torch.ByteStorage", 1, np.ones(1, dtype=np.uint8))
+    views = {f"v{i}": LuaTensor("torch.ByteTensor", (1 << 28,), (0,), 0, one) for i in range(20)}
+    dpnn_bridge.write_t7(tmp_path / "views.t7", LuaTable(views), verify=False)
+    with pytest.raises(ConversionLimitError, match="memory"):
+        dpnn_bridge.convert(tmp_path / "views.t7", tmp_path / f"out{suffix}")
+    assert not (tmp_path / f"out{suffix}").exists()
+
+
+def test_a_long_key_is_not_repeated_for_each_of_its_entries(tmp_path: Path) -> None:
+    entries = LuaTable({f"e{i}": LuaTable() for i in range(3000)})
+    dpnn_bridge.write_t7(tmp_path / "key.t7", LuaTable({"k" * 100_000: entries}), verify=False)
+    with pytest.raises(ConversionLimitError, match="characters"):
+        dpnn_bridge.convert(tmp_path / "key.t7", tmp_path / "out.npz")

@@ -107,6 +107,18 @@ def test_names_from_a_file_cannot_leave_their_place() -> None:
     assert '\\"];' in to_dot(graph)
 
 
+def test_names_from_a_file_are_text_for_graphviz_and_mermaid() -> None:
+    model = nn.Sequential(nn.Linear(2, 2))
+    obj = dpnn_bridge.to_lua(model)
+    obj["modules"][1]["name"] = "%%{init: {'theme': 'x'}}%% #quot; `**b**` a\\nb &lt;" + "x" * 100_000
+    graph = model_graph(dpnn_bridge.to_torch(obj))
+    label = next(line for line in to_mermaid(graph).splitlines() if "init" in line)
+    assert not set("%`*\\&") & set(label)
+    assert re.sub(r"#\d+;|<br>", "", label).count("#") == 0
+    assert "&amp;lt;" in to_dot(graph)
+    assert len(to_dot(graph)) < 3000
+
+
 def test_page_says_which_file_it_shows() -> None:
     html = page(model_graph(dpnn_bridge.load(RESIDUAL, key="module")), "residual", source=RESIDUAL)
     assert "SHA-256" in html

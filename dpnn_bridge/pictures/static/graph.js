@@ -13,7 +13,7 @@
   const byId = new Map(layers.map((layer) => [layer.id, layer]));
 
   // ------------------------------------------------------------ the graph as Graphviz text, as pictures/text.py writes it
-  const quoted = (lines) => `"${lines.map((l) => l.replace(/\\/g, "\\\\").replace(/"/g, '\\"')).join("\\n")}"`;
+  const quoted = (lines) => `"${lines.map((l) => l.replace(/\\/g, "\\\\").replace(/"/g, '\\"').replace(/&/g, "&amp;")).join("\\n")}"`;
   const ports = (l) => !l.open ? [] : ["in", "out"].filter((side, place) => l.edges.filter((e) => e[place] === side).length !== 1);
   function end(l, side) {
     if (!l.open) return l.id;
