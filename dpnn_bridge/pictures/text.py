@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dpnn_bridge.display import printable, shortened
+from dpnn_bridge.base.display import printable, shortened
 from dpnn_bridge.pictures.nodes import ModelNode
 
 #: what Graphviz and Mermaid would read as more than text: quotes, escapes, entities, tags; in Mermaid also directives

@@ -139,4 +139,4 @@ def test_commands_draw(tmp_path: Path) -> None:
     assert run("--dot").startswith("digraph model {")
     assert run("--html", tmp_path / "m.html", "--input", "1x1x32x32") == ""
     assert "1×32×28×28" in (tmp_path / "m.html").read_text()
-    assert CliRunner().invoke(inspect_command, [str(LENET), "--input", "1x1x32x32"]).exit_code == 2
+    assert "1x32x28x28" in run("--input", "1x1x32x32")
