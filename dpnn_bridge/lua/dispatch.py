@@ -10,6 +10,7 @@ A signature lists the arguments as Torch7's C wrapper knows them, one token each
     I    LongTensor; IR: a LongTensor result that may be left out
     BR   ByteTensor result that may be left out
     F D  FloatTensor, DoubleTensor
+    N    IntTensor
     A    non-empty table of tensors
     n    number; n=1 gives a default
     i    dimension, 1-based in Lua and 0-based for the code; i=last defaults to the last one
@@ -94,8 +95,8 @@ def _accepts(arg: _Arg, value: Any, ty: str) -> bool:
         return isinstance(value, Tensor) and value.ty == "Byte"
     if kind == "b":
         return isinstance(value, bool)
-    if kind in ("F", "D"):
-        return isinstance(value, Tensor) and value.ty == {"F": "Float", "D": "Double"}[kind]
+    if kind in ("F", "D", "N"):
+        return isinstance(value, Tensor) and value.ty == {"F": "Float", "D": "Double", "N": "Int"}[kind]
     if kind == "G":
         return isinstance(value, Generator)
     if kind == "c":
@@ -242,7 +243,14 @@ def _plan_key(value: Any) -> Any:
 
 def _describe_arg(arg: _Arg, ty: str) -> str:
     names = {"n": "number", "i": "index", "b": "boolean", "G": "Generator", "L": "sizes", "A": f"{{{ty}Tensor}}"}
-    names |= {"I": "LongTensor", "IR": "*LongTensor*", "BR": "*ByteTensor*", "F": "FloatTensor", "D": "DoubleTensor"}
+    names |= {
+        "I": "LongTensor",
+        "IR": "*LongTensor*",
+        "BR": "*ByteTensor*",
+        "F": "FloatTensor",
+        "D": "DoubleTensor",
+        "N": "IntTensor",
+    }
     names |= {"T": f"{ty}Tensor", "s": f"{ty}Tensor", "c": f"({'|'.join(arg.letters)})"}
     return names.get(arg.kind, f"*{ty}Tensor*") + (f"~{arg.dim}D" if arg.dim else "")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import re
@@ -79,9 +80,12 @@ def random_entries(runtime: Runtime) -> dict[str, Any]:
 
     def manual_seed(*args: Any) -> tuple[()]:
         g, rest = pick(args)
-        if len(rest) != 1 or describe(rest[0]) != "number":
+        seed: Any = rest[0] if len(rest) == 1 else None
+        with contextlib.suppress(ValueError):  # Lua takes a string for the number that it spells
+            seed = float(seed) if isinstance(seed, str) else seed
+        if isinstance(seed, str) or describe(seed) != "number":
             raise TorchError("invalid arguments: expected [Generator] number")
-        g.manual_seed(float(rest[0]) if isinstance(rest[0], str) else rest[0])
+        g.manual_seed(seed)
         return ()
 
     def get_state(*args: Any) -> Tensor:

@@ -16,6 +16,7 @@ import math
 import os
 import struct
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,6 +49,10 @@ def _temper(y: np.ndarray) -> np.ndarray:
     y = y ^ ((y << np.uint32(7)) & np.uint32(0x9D2C5680))
     y = y ^ ((y << np.uint32(15)) & np.uint32(0xEFC60000))
     return y ^ (y >> np.uint32(18))
+
+
+def _each(function: Callable[[float], float], values: list[float]) -> np.ndarray:
+    return np.fromiter(map(function, values), np.float64, len(values))
 
 
 class Generator:
@@ -88,6 +93,14 @@ class Generator:
 
     def words(self, count: int) -> np.ndarray:
         """The next ``count`` 32-bit words."""
+        if count > _N:
+            bits: Any = np.random.MT19937(0)
+            place = {"key": self._state, "pos": _N if self._untouched else self._next}
+            bits.state = {"bit_generator": "MT19937", "state": place}
+            drawn = bits.random_raw(count).astype(np.uint32)
+            after = bits.state["state"]
+            self._enter(np.array(after["key"], np.uint32), int(after["pos"]))
+            return drawn
         parts = []
         while count > 0:
             if self._untouched or self._next == _N:
@@ -179,8 +192,8 @@ class Generator:
         if n <= 0:
             raise ValueError("must be strictly positive")
         order = list(range(n))
-        for i, word in enumerate(self.words(n - 1).tolist()):
-            j = i + word % (n - i)
+        left = np.arange(n, 1, -1)
+        for i, j in enumerate((n - left + self.words(n - 1) % left).tolist()):
             order[i], order[j] = order[j], order[i]
         return order
 
@@ -223,11 +236,30 @@ class Generator:
         """``count`` single draws."""
         return np.fromiter((draw(*args) for _ in range(count)), np.float64, count)
 
+    def normals(self, count: int, mean: float = 0.0, std: float = 1.0) -> np.ndarray:
+        """``count`` draws of :meth:`normal`: its operations in its order, on arrays."""
+        if count < 3:
+            return self.draws(count, self.normal, mean, std)
+        first = [self.normal(mean, std)] if self._normal_valid else []
+        if not std > 0:
+            raise ValueError("standard deviation must be strictly positive")
+        rest = count - len(first)
+        pairs = rest // 2
+        x, y = (self.words(2 * pairs) * _TO_UNIT).reshape(pairs, 2).T
+        angles = (2 * math.pi * x).tolist()
+        rho = np.sqrt(-2.0 * _each(math.log, (1.0 - y).tolist()))
+        values = np.empty((pairs, 2))
+        values[:, 0] = rho * _each(math.cos, angles) * std + mean
+        values[:, 1] = rho * _each(math.sin, angles) * std + mean
+        self._normal = (float(x[-1]), float(y[-1]), float(rho[-1]))
+        last = [self.normal(mean, std)] if rest % 2 else []
+        return np.concatenate([first, values.reshape(-1), last])
+
     def fill_uniform(self, t: torch.Tensor, a: float = 0.0, b: float = 1.0) -> torch.Tensor:
         return t.copy_(torch.from_numpy(self.uniforms(t.numel(), a, b)).view(t.shape))
 
     def fill_normal(self, t: torch.Tensor, mean: float = 0.0, std: float = 1.0) -> torch.Tensor:
-        return t.copy_(torch.from_numpy(self.draws(t.numel(), self.normal, mean, std)).view(t.shape))
+        return t.copy_(torch.from_numpy(self.normals(t.numel(), mean, std)).view(t.shape))
 
     def fill_bernoulli(self, t: torch.Tensor, p: float = 0.5) -> torch.Tensor:
         return t.copy_(torch.from_numpy(self.uniforms(t.numel()) <= p).view(t.shape))

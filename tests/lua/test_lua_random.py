@@ -74,3 +74,15 @@ def test_tensors_are_filled_as_in_lua() -> None:
     g = Generator(3)
     assert torch.equal(g.fill_uniform(torch.empty(5, dtype=torch.float64), 2, 3), uniform)
     assert torch.equal(g.fill_normal(torch.empty(4, dtype=torch.float64), 1, 2), normal)
+
+
+@pytest.mark.parametrize("before", [0, 1, 2, 623, 624, 1000])
+@pytest.mark.parametrize("count", [1, 2, 3, 700, 1001])
+def test_whole_tensors_of_draws_are_the_single_draws(before: int, count: int) -> None:
+    one, many = Generator(7), Generator(7)
+    for g in (one, many):
+        g.words(before)
+    for _ in range(2):  # the second round starts with a normal left over, where count is odd
+        assert many.normals(count, 0.5, 2.0).tolist() == [one.normal(0.5, 2.0) for _ in range(count)]
+        assert many.words(count).tolist() == [one.random() for _ in range(count)]
+        assert many.get_state() == one.get_state()

@@ -36,6 +36,9 @@ def _run(code: str, *args: object) -> object:
         ("torch.cross(T(2, 3), T(3, 2))", "inconsistent tensor size"),
         ("torch.cross(T(2, 2), T(2, 2), 1)", "does not have size 3"),
         ("torch.diag(T(2, 2, 2))", "matrix or a vector expected"),
+        ("torch.cat({})", "invalid arguments"),
+        ("torch.manualSeed('x')", "invalid arguments"),
+        ("torch.setheaptracking(1)", "boolean expected"),
         ("torch.cat({T(2), I(2)})", "expected torch.DoubleTensor in tensor array"),
         ("torch.conv2(T(2, 3, 3), T(3, 2, 2))", "invalid number of input/kernel planes"),
         ("torch.conv2(T(2, 3, 3), T(1, 3, 2, 2))", "invalid number of input planes"),
@@ -101,6 +104,37 @@ def test_numbers_alone_give_numbers() -> None:
 
 def test_range_keeps_the_shape_of_a_result_of_its_size() -> None:
     assert _run("return torch.range(T(2, 2), 1, 4)").tolist() == [[1, 2], [3, 4]]  # type: ignore[attr-defined]
+
+
+def test_points_fill_a_view_of_their_number() -> None:
+    code = "local m = T(5, 4):zero() torch.linspace(m:narrow(2, 1, 2), 1, 10, 10) "
+    code += "return m:sum(), m:narrow(2, 1, 2):sum(), m[5][2]"
+    assert _run(code) == (55, 55, 10)
+    assert _run("local m = T(2, 4):zero() torch.logspace(m:narrow(2, 1, 2), 0, 3, 4) return m[2][2], m[2][3]") == (
+        1000,
+        0,
+    )
+
+
+def test_a_string_of_a_number_is_a_seed() -> None:
+    assert (
+        _run("torch.manualSeed('12') local a = torch.random() torch.manualSeed(12) return a == torch.random()") is True
+    )
+
+
+def test_pstrf_takes_both_results() -> None:
+    code = "local r, p = T(), I() torch.pstrf(r, p, T{{1, 0}, {0, 4}}) return r[1][1], r[2][2], p[1], p[2]"
+    assert _run(code) == (2, 1, 2, 1)
+
+
+def test_orgqr_leaves_further_columns() -> None:
+    code = "local a = T{{3, 1, 7}, {4, 2, 9}} local f, tau = torch.geqrf(a) local q = torch.orgqr(f, tau) "
+    code += "local b = q:narrow(2, 1, 2) return (b:t() * b - torch.eye(2)):abs():max() < 1e-12, q[1][3] == f[1][3]"
+    assert _run(code) == (True, True)
+
+
+def test_the_name_of_the_system() -> None:
+    assert _run("return require('sys').uname()") in ("linux", "macos", "windows")
 
 
 def test_empty_tensors_stay_empty() -> None:

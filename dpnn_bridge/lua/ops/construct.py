@@ -59,7 +59,12 @@ def range_(r: Tensor, first: float, last: float, step: float) -> None:
         raise TorchError("bad argument #2 (upper bound and larger bound incoherent with step sign)")
     count = math.floor((last - first) / step) + 1
     values = torch.arange(count, dtype=torch.float64) * step + first
-    if r.numel == count:  # a result of the right size keeps its shape
+    _fill(r, values)
+
+
+def _fill(r: Tensor, values: torch.Tensor) -> None:
+    """A result of the right size keeps its shape and strides."""
+    if r.numel == len(values):
         r.write(values)
     else:
         r.assign(values)
@@ -76,14 +81,14 @@ def _check_points(name: str, first: float, last: float, count: float) -> int:
 def linspace(r: Tensor, first: float, last: float, count: float) -> None:
     n, dtype = _check_points("linspace", first, last, count), DTYPES[r.ty]
     steps = torch.arange(n, dtype=dtype) * torch.tensor(last - first, dtype=dtype)
-    r.assign(first + steps / torch.tensor(float(max(n - 1, 1)), dtype=dtype))
+    _fill(r, first + steps / torch.tensor(float(max(n - 1, 1)), dtype=dtype))
 
 
 @torch_function("logspace", "r n n n=100", types=FLOAT_TYPES)
 def logspace(r: Tensor, first: float, last: float, count: float) -> None:
     n, dtype = _check_points("logspace", first, last, count), DTYPES[r.ty]
     step = torch.tensor((last - first) / max(n - 1, 1), dtype=dtype)
-    r.assign(torch.pow(10.0, (first + torch.arange(n, dtype=dtype) * step).double()))
+    _fill(r, torch.pow(10.0, (first + torch.arange(n, dtype=dtype) * step).double()))
 
 
 @torch_function("tril", "R T n=0")
@@ -117,6 +122,8 @@ def cat_two(r: Tensor, a: Tensor, b: Tensor, dim: int) -> None:
 
 @torch_function("cat", "R A i=0")
 def cat_list(r: Tensor, tensors: list[Any], dim: int) -> None:
+    if not tensors:
+        raise TorchError(f"invalid arguments: expected a table of torch.{r.ty}Tensor, found an empty one")
     for t in tensors:
         if not isinstance(t, Tensor) or t.ty != r.ty:
             raise TorchError(f"expected torch.{r.ty}Tensor in tensor array")

@@ -203,6 +203,14 @@ def pstrf(a: Tensor, uplo: str, limit: float) -> tuple[Tensor, Tensor]:
     return factor, Tensor.fresh((pivots + 1).int())
 
 
+@torch_function("pstrf", "T N T c=UL n=-1", types=FLOAT_TYPES, modes="f")
+def pstrf_into(r: Tensor, pivots: Tensor, a: Tensor, uplo: str, limit: float) -> tuple[Tensor, Tensor]:
+    factor, order = pstrf(a, uplo, limit)
+    _columns(r, factor.t)
+    pivots.assign(order.t)
+    return r, pivots
+
+
 @_lapack("qr", "T", 2)
 def qr(q: Tensor, r: Tensor, a: Tensor) -> None:
     left, right = torch.linalg.qr(_matrix(a))
@@ -219,7 +227,10 @@ def geqrf(r: Tensor, tau: Tensor, a: Tensor) -> None:
 
 @_lapack("orgqr", "T T", 1)
 def orgqr(r: Tensor, a: Tensor, tau: Tensor) -> None:
-    _columns(r, torch.linalg.householder_product(_matrix(a), tau.t))
+    """The first columns, one per scale, become orthonormal; as in Torch7 the others stay."""
+    full, k = _matrix(a).clone(), tau.numel
+    full[:, :k] = torch.linalg.householder_product(full[:, :k], tau.t)
+    _columns(r, full)
 
 
 @_lapack("ormqr", "T T T c=LR c=NT", 1)

@@ -42,13 +42,13 @@ def rand(r: Tensor, g: Generator, sizes: tuple[int, ...]) -> None:
 @torch_function("randn", "r G L", types=FLOAT_TYPES)
 def randn(r: Tensor, g: Generator, sizes: tuple[int, ...]) -> None:
     r.resize(sizes)
-    _store(r, g.draws(r.numel, g.normal))
+    _store(r, g.normals(r.numel))
 
 
 @torch_function("randperm", "r G n")
 @_checked
 def randperm(r: Tensor, g: Generator, n: float) -> None:
-    r.assign(torch.tensor(g.randperm(int(n))) + 1)
+    r.assign(torch.from_numpy(np.array(g.randperm(int(n)))) + 1)
 
 
 @torch_function("uniform", "G n=0 n=1", types=FLOAT_TYPES)
@@ -72,7 +72,7 @@ def _declare(name: str, draw: str, defaults: str, types: tuple[str, ...]) -> Non
     @torch_function(name, f"X G {defaults}", types=types)
     @_checked
     def many(t: Tensor, g: Generator, *args: float) -> None:
-        _store(t, g.draws(t.numel, getattr(g, draw), *args))
+        _store(t, g.normals(t.numel, *args) if draw == "normal" else g.draws(t.numel, getattr(g, draw), *args))
 
 
 _declare("normal", "normal", "n=0 n=1", FLOAT_TYPES)

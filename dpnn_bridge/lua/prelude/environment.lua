@@ -20,7 +20,10 @@ function torch.toc(start) return seconds() - start end
 
 -- processors ----------------------------------------------------------------------------------------------------
 torch.setnumthreads, torch.getnumthreads, torch.getnumcores = bind(py.setnumthreads), bind(py.getnumthreads), bind(py.getnumcores)
-function torch.setheaptracking() end
+function torch.setheaptracking(on)
+   if type(on) ~= 'boolean' then error('bad argument #1 (boolean expected, got ' .. type(on) .. ')', 2) end
+   torch._heaptracking = on
+end
 function torch.updatethreadlocals() end
 function torch.updateerrorhandlers() end
 torch.hasLapack = function() return true end
@@ -105,6 +108,13 @@ end
 
 local sys = {clock = seconds, COLORS = {}, colors = {}}
 loaded.sys, _G.sys = sys, sys
+if bridge.open then
+   local family = jit and jit.os or 'Linux'
+   sys.OS = ({Linux = 'linux', OSX = 'macos', Windows = 'windows'})[family] or '?'
+   function sys.uname() return sys.OS end
+   sys.dirname, sys.basename, sys.concat = paths.dirname, paths.basename, paths.concat
+   sys.dirp, sys.filep = paths.dirp, paths.filep
+end
 local timer
 function sys.tic() timer = torch.Timer() end
 function sys.toc(quiet)
