@@ -135,7 +135,7 @@ class UnsupportedClassError(ConversionError):
 
     def __init__(self, classes: list[UnsupportedClass]) -> None:
         self.classes = classes
-        lines = [f"{len(classes)} Lua class(es) without a mapping:"]
+        lines = [f"{len(classes)} Lua class{'es' * (len(classes) != 1)} without a mapping:"]
         for c in classes[:MOST_CLASSES]:
             more = f" and {len(c.paths) - 1} more" if len(c.paths) > 1 else ""
             lines.append(f"  {shortened(printable(c.class_name))} at {c.paths[0] or 'root'}{more}")

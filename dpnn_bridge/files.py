@@ -105,11 +105,12 @@ def load_with_report(
         return _load_local(file, key, options)
 
 
-def _load_local(file: LocalFile, key: str | None, options: Options, root: Any = None) -> tuple[nn.Module, Report]:
+def _load_local(
+    file: LocalFile, key: str | None, options: Options, root: Any = None, trailing: int = 0
+) -> tuple[nn.Module, Report]:
     if file.path.suffix in CONVERTED:
         module, report = container.unpack(_read_pytorch(file), options, file.name)
         return (_chosen(module, key, file.name) if key and isinstance(module, Models) else module), report
-    trailing = 0
     if root is None:
         root, encoding = read_local(file)
         trailing = encoding.trailing
@@ -124,10 +125,16 @@ def _load_local(file: LocalFile, key: str | None, options: Options, root: Any = 
     dtypes = sorted({str(p.dtype) for p in module.parameters() if p.is_floating_point()})
     if len(dtypes) > 1:
         report.notes.append(f"the parameters have several types, {', '.join(dtypes)}: dtype= (--dtype) makes them one")
-    if trailing:
-        report.notes.append(f"{trailing} bytes follow behind the first object of the file; they are not read")
+    report.notes += _unread(trailing)
     report.metadata = {"source": PurePath(file.name).name, "key": key, "checkpoint": surroundings(root)}
     return module, report
+
+
+def _unread(trailing: int) -> list[str]:
+    if not trailing:
+        return []
+    several = "dpnn_bridge.loaders.read_all reads several objects"
+    return [f"{trailing} bytes follow behind the first object of the file; they are not read ({several})"]
 
 
 def _chosen(models: Models, key: str, name: str) -> nn.Module:
@@ -257,19 +264,22 @@ def convert(
     )
     dtype = as_dtype(dtype)
     with local_file(src, sha256) as file:
-        root = None
+        root, trailing = None, 0
         if suffix in data.SUFFIXES and file.path.suffix not in CONVERTED:
-            root, _ = read_local(file)
+            root, encoding = read_local(file)
+            trailing = encoding.trailing
             value = follow(root, key) if key else root
             if value is not None and not _holds_model(value, key, chosen):
                 progress(f"writing {dst}")
                 with replacing(dst, force=force, inputs=inputs) as temporary:
-                    return _data_report(data.write(value, temporary, suffix), name, key, named_file(value))
+                    report = _data_report(data.write(value, temporary, suffix), name, key, named_file(value))
+                report.notes += _unread(trailing)
+                return report
         elif suffix == ".json":
             raise ConversionError(f"{dst}: .json holds data, not models; choose {', '.join(OUTPUTS)}")
         if suffix == ".json":
             raise ConversionError(f"{name}: holds a model, and .json only data; choose {', '.join(OUTPUTS)}, or a key")
-        module, report = _load_local(file, key, chosen, root)
+        module, report = _load_local(file, key, chosen, root, trailing)
         origin = _origin(file, key, dtype)
     if dtype is not None:
         module.to(dtype)

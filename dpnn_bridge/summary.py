@@ -22,6 +22,7 @@ from dpnn_bridge.checkpoints.find import candidates, follow
 from dpnn_bridge.compare import nested
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.options import Options
+from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.errors import ConversionError, ModelNotFoundError, T7FormatError
 from dpnn_bridge.files import load_with_report
@@ -215,7 +216,8 @@ def _leaves(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
 
 def _classes(module: nn.Module) -> tuple[str, str]:
     record = record_of(module)
-    return record.class_name if record else "", type(module).__name__
+    lua = record.class_name if record else module.class_name if isinstance(module, Placeholder) else ""
+    return lua, type(module).__name__
 
 
 def _what(found: Summary, root: Any, models: list[LuaObject]) -> None:
@@ -231,9 +233,17 @@ def _what(found: Summary, root: Any, models: list[LuaObject]) -> None:
     if isinstance(root, (LuaTable, LuaObject)):
         fields = root.fields if isinstance(root, LuaObject) else root
         rest = [(k, v) for k, v in fields.items() if id(v) not in inside]
-        found.beside = [f"{format_path([k])}: {shortened(description(v), 96)}" for k, v in rest[:ENTRIES]]
+        found.beside = [f"{format_path([k])}: {_fitting(description(v))}" for k, v in rest[:ENTRIES]]
         if len(rest) > ENTRIES:
             found.beside.append(f"… {len(rest) - ENTRIES} more")
+
+
+def _fitting(text: str) -> str:
+    """A description of 96 characters at most: the entries that fit, then an ellipsis."""
+    if len(text) <= 96:
+        return text
+    listed, cut, _ = text[:93].rpartition(", ")
+    return f"{listed}, …" if cut else shortened(text, 96)
 
 
 def _next(found: Summary, name: str, root: Any) -> None:

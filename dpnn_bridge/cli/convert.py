@@ -238,13 +238,18 @@ def _print_one(done: Report, files: Sequence[Any], verbose: bool, seconds: float
     facts = [f"{count} module{'s' * (count != 1)}", f"{done.metadata['parameters']:,} parameters"]
     if "tensors" in done.metadata:  # data without a model
         tensors, values = done.metadata["tensors"], done.metadata["values"]
-        facts = ["data without a model", f"{tensors} tensor{'s' * (tensors != 1)}", f"{values:,} other values"]
+        facts = [
+            "data without a model",
+            f"{tensors} tensor{'s' * (tensors != 1)}",
+            f"{values:,} other value{'s' * (values != 1)}",
+        ]
     if done.metadata.get("key"):
         facts.insert(0, f"key {done.metadata['key']}")
     if done.unsupported:
-        facts.append(f"{len(done.unsupported)} unsupported classes")
+        many = len(done.unsupported) != 1
+        facts.append(f"{len(done.unsupported)} unsupported class{'es' * many}")
     if done.dropped:
-        facts.append(f"{len(done.dropped)} values dropped")
+        facts.append(f"{len(done.dropped)} value{'s' * (len(done.dropped) != 1)} dropped")
     say(f"{files[0]} -> {files[1]}: {', '.join(facts)}, {seconds:.1f} s")
     for note in done.notes:
         say(f"note: {in_options(note)}")

@@ -44,6 +44,11 @@ def _dtype_of(model: nn.Module) -> str:
     return next((str(p.dtype) for p in model.parameters() if p.is_floating_point()), "float32").removeprefix("torch.")
 
 
+def shapes_alone(specs: Sequence[str]) -> bool:
+    """Whether one of them is a shape without a type, whose type the model decides."""
+    return any(re.fullmatch(r"\d+(?:x\d+)*", spec) for spec in specs)
+
+
 def _one(spec: str, dtype: str | None) -> Any:
     shape = re.fullmatch(r"(\d+(?:x\d+)*)(?::(\w+))?", spec)
     if shape:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from dpnn_bridge.compare.differences import Difference, Tolerance
+    from dpnn_bridge.conversion.options import Options
     from dpnn_bridge.parity.verification import Verification
 
 
@@ -137,11 +139,12 @@ def verify_command(
             raise VerificationError("--device cuda: this machine has no CUDA device that PyTorch can use")
         load_plugins(plugin)
         progress(f"running {model}")
+        chosen = Options(allow_unsupported=allow_unsupported)
         result = verify(
             model,
             converted,
             reference=reference,
-            input=example_input(inputs, dtype) if inputs else None,
+            input=_example(inputs, dtype, model, key, chosen) if inputs else None,
             output=example_input(outputs, dtype) if outputs else None,
             key=key,
             mode=mode,
@@ -150,7 +153,7 @@ def verify_command(
             gradients=backward,
             tolerance=_tolerance(rtol),
             gradient_tolerance=_tolerance(gradient_rtol),
-            options=Options(allow_unsupported=allow_unsupported),
+            options=chosen,
             lua=_bridge(lua_path) if lua_path else None,
             torch7=torch7,
             known=known,
@@ -186,6 +189,18 @@ def _tolerance(rtol: float | None) -> Tolerance | None:
     from dpnn_bridge.compare.differences import Tolerance
 
     return None if rtol is None else Tolerance(rtol, rtol)
+
+
+def _example(inputs: tuple[str, ...], dtype: str | None, model: Path, key: str | None, options: Options) -> Any:
+    """The input; the model decides the type of a shape without one."""
+    from dpnn_bridge.cli.inputs import example_input, shapes_alone
+    from dpnn_bridge.errors import DpnnBridgeError
+    from dpnn_bridge.files import load_with_report
+
+    if not dtype and shapes_alone(inputs):
+        with suppress(DpnnBridgeError):  # `verify` reads the model as well, and says what is wrong with it
+            return example_input(inputs, load_with_report(model, key, options)[0])
+    return example_input(inputs, dtype)
 
 
 def _bridge(lua_path: tuple[Path, ...]) -> Any:

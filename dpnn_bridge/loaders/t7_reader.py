@@ -84,7 +84,9 @@ def read_t7(path: Origin, **options: Any) -> Any:
     value, encoding = read_encoded(path, **options)
     if encoding.trailing:
         name = printable(name_of(path))
-        text = f"{name}: {encoding.trailing} bytes behind the object are not read; read_all reads several objects"
+        text = (
+            f"{name}: {encoding.trailing} bytes behind the object are not read; loaders.read_all reads several objects"
+        )
         warnings.warn(text, T7Warning, stacklevel=3)
     return value
 

@@ -74,7 +74,7 @@ def unpack(content: Any, options: Options, source: str = "") -> tuple[nn.Module,
     """
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ConversionError(
-            f"{source or 'the file'} is a PyTorch file but not one that dpnn_bridge wrote; use torch.load for it"
+            f"{source or 'the file'} holds no model that dpnn_bridge wrote; torch.load reads what it holds"
         )
     version = content.get("version", 0)
     if type(version) is not int or version > VERSION:

@@ -41,12 +41,14 @@ class Data:
     Attributes:
         tensors: how many.
         values: how many numbers, strings and booleans.
+        tables: how many tables and objects that hold them.
         dropped: paths of functions, and of tables inside themselves, which no format holds.
         characters: how many the names of all values have.
     """
 
     tensors: int = 0
     values: int = 0
+    tables: int = 0
     dropped: list[str] = field(default_factory=list)
     characters: int = 0
 
@@ -71,7 +73,7 @@ def write(value: Any, path: Path, suffix: str) -> Data:
 
 def _plain(value: Any, path: str, found: Data, above: tuple[int, ...], budget: Budget) -> Any:
     """Lists, dicts, numbers, strings and numpy arrays."""
-    if found.tensors + found.values > MOST_VALUES:
+    if found.tensors + found.values + found.tables > MOST_VALUES:
         raise ConversionLimitError(f"more than {MOST_VALUES:,} values, with tables that are reached in many ways")
     found.characters += len(path)
     if found.characters > MOST_CHARACTERS:
@@ -82,7 +84,7 @@ def _plain(value: Any, path: str, found: Data, above: tuple[int, ...], budget: B
         return value.numpy()
     if isinstance(value, (LuaTable, LuaObject)) and id(value) not in above and len(above) < 200:
         above = (*above, id(value))
-        found.values += 1
+        found.tables += 1
         fields = value.fields if isinstance(value, LuaObject) else value
         array = fields.as_list()
         if array and len(array) == len(fields) and not isinstance(value, LuaObject):

@@ -22,6 +22,9 @@ from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.cli.inputs import example_input
 from dpnn_bridge.cli.inspect import inspect_command
 from dpnn_bridge.cli.terminal import Command, in_options
+from dpnn_bridge.cli.verify import verify_command
+from dpnn_bridge.conversion.lua_values import to_value
+from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.loaders import write_all, write_t7
 from dpnn_bridge.objects import LuaObject, LuaTable
 
@@ -139,6 +142,62 @@ def test_errors_of_many_files_name_each_once(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------------- formats
+def test_conversion_counts_what_it_wrote_and_says_what_it_left(tmp_path: Path) -> None:
+    data = LuaTable({"options": LuaTable({"lr": 0.1})})
+    write_t7(tmp_path / "one.t7", data)
+    done = run(convert_command, tmp_path / "one.t7", tmp_path / "one.pt").stdout
+    assert "0 tensors, 1 other value, " in done
+    assert "note" not in done
+    write_all(tmp_path / "two.t7", [data, LuaTable({"b": 1})])
+    done = run(convert_command, tmp_path / "two.t7", tmp_path / "two.npz").stdout
+    assert "behind the first object of the file; they are not read (dpnn_bridge.loaders.read_all" in done
+    write_all(tmp_path / "model.t7", [dpnn_bridge.to_lua(torch.nn.Linear(2, 2)), data])
+    for name in ("model.pt", "model.py"):
+        done = run(convert_command, tmp_path / "model.t7", tmp_path / name).stdout
+        assert "behind the first object" in done
+
+
+def test_data_in_a_pt_is_left_to_torch(tmp_path: Path) -> None:
+    write_t7(tmp_path / "d.t7", LuaTable({"x": 1}))
+    run(convert_command, tmp_path / "d.t7", tmp_path / "d.pt")
+    with pytest.raises(ConversionError, match=r"holds no model that dpnn_bridge wrote; torch\.load reads"):
+        dpnn_bridge.load(tmp_path / "d.pt")
+
+
+def test_inspection_names_unknown_layers_and_cuts_between_entries(tmp_path: Path) -> None:
+    linear = dpnn_bridge.to_lua(torch.nn.Linear(2, 2))
+    unknown = LuaObject("nn.Mystery", LuaTable({"gradInput": 1}))
+    model = LuaObject("nn.Sequential", LuaTable({"modules": LuaTable({1: linear, 2: unknown})}))
+    write_t7(
+        tmp_path / "m.t7", LuaTable({"model": model, "state": LuaTable({f"a_long_name_{i}": i for i in range(4)})})
+    )
+    text = run(inspect_command, tmp_path / "m.t7").stdout
+    assert "nn.Mystery  Placeholder" in text
+    assert "state: a table of 4: a_long_name_" in text
+    assert "(a number), …\n" in text
+    assert "more characters" not in text
+    failed = run(convert_command, tmp_path / "m.t7", tmp_path / "m.pt")
+    assert failed.exit_code == 5
+    assert "1 Lua class without a mapping" in failed.stderr
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_verification_runs_a_shape_in_the_type_of_the_model(
+    dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+
+    def torch7_reference(program: str, obj: Any, module: Any, table: LuaTable, **_: Any) -> LuaTable:
+        given.append(to_value(table["input"]).dtype)
+        return table
+
+    monkeypatch.setattr("dpnn_bridge.parity.torch7_reference.torch7_reference", torch7_reference)
+    dpnn_bridge.write_t7(tmp_path / "m.t7", torch.nn.Linear(2, 2).to(dtype))
+    result = run(verify_command, tmp_path / "m.t7", "--input", "3x2", "--torch7", "th")
+    assert result.exit_code == 0, result.output
+    assert given == [dtype]
+
+
 def test_examples_follow_the_model() -> None:
     assert example_input(["2x3"], torch.nn.Linear(3, 3).double()).dtype == torch.float64
     rnn = dpnn_bridge.load(SAMPLES / "torch-rnn__lstm" / "model.t7")
