@@ -114,8 +114,8 @@ class TorchContext:
                 return self._placeholder(obj)
             self.report.add(self.path, obj.class_name, module)
             return module
-        obj = spec.upgrade(obj)
         try:
+            obj = spec.upgrade(obj)
             with self._undrawn.during(active=True):
                 module = spec.build(obj, self)
             if record_of(module) is None:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
+from dpnn_bridge.base.display import LONGEST_LINE, shortened
 from dpnn_bridge.base.graph import key_text
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor, elements
 
 _COMPOUND = (LuaTable, LuaObject, LuaTensor, LuaStorage, LuaFunction)
 _CHUNK = 1 << 20
+
+#: the place that holds a value and the label of the value there; joined for messages alone, since a long key would
+#: else be copied for each of its entries
+_Place: TypeAlias = "tuple[_Place, str] | None"
 
 
 def difference(a: Any, b: Any, *, exact_nan: bool = True, shared: bool = True) -> str | None:
@@ -25,27 +30,27 @@ def difference(a: Any, b: Any, *, exact_nan: bool = True, shared: bool = True) -
     """
     partner: dict[int, Any] = {}
     origin: dict[int, Any] = {}
-    stack: list[tuple[str, Any, Any]] = [("", a, b)]
+    stack: list[tuple[_Place, Any, Any]] = [(None, a, b)]
     while stack:
-        path, a, b = stack.pop()
+        place, a, b = stack.pop()
         if not isinstance(a, _COMPOUND):
             if not _same_scalar(a, b, exact_nan):
-                return f"{path or 'the object'} is {_short(a)} in one and {_short(b)} in the other"
+                return f"{_text(place) or 'the object'} is {_short(a)} in one and {_short(b)} in the other"
             continue
         if type(a) is not type(b):
-            return f"{path or 'the object'} is {_short(a)} in one and {_short(b)} in the other"
+            return f"{_text(place) or 'the object'} is {_short(a)} in one and {_short(b)} in the other"
         if id(a) in partner:
             if shared and partner[id(a)] is not b:
-                return f"{path} is shared in one and not in the other"
+                return f"{_text(place)} is shared in one and not in the other"
             if not shared or partner[id(a)] is b:
                 continue
         elif shared and id(b) in origin:
-            return f"{path} is shared in one and not in the other"
+            return f"{_text(place)} is shared in one and not in the other"
         partner[id(a)], origin[id(b)] = b, a
         found = _own(a, b, exact_nan)
         if found:
-            return f"{path or 'the object'}: {found}"
-        stack.extend(reversed([(path + label, x, y) for label, x, y in _parts(a, b)]))
+            return f"{_text(place) or 'the object'}: {found}"
+        stack.extend(reversed([((place, label), x, y) for label, x, y in _parts(a, b)]))
     return None
 
 
@@ -105,6 +110,14 @@ def _parts(a: Any, b: Any) -> Iterable[tuple[str, Any, Any]]:
         yield ".upvalues", a.upvalues, b.upvalues
     elif isinstance(a, LuaTensor):
         yield ".storage", a.storage, b.storage
+
+
+def _text(place: _Place) -> str:
+    labels: list[str] = []
+    while place is not None:
+        place, label = place
+        labels.append(label)
+    return shortened("".join(reversed(labels)), LONGEST_LINE)
 
 
 def _short(value: Any) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dpnn_bridge import read_t7, to_lua, to_torch, training, write_t7
+from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
 
@@ -162,3 +163,11 @@ def test_multi_label_criterion_of_before_2017() -> None:
 def test_bilinear_is_written_with_the_two_gradients_that_its_first_version_resized() -> None:
     module = to_torch(lua("nn.Bilinear", weight=double(2, 3, 4), bias=double(2)))
     assert [t.size for t in to_lua(module)["gradInput"].as_list()] == [0, 0]
+
+
+@pytest.mark.parametrize("name", ["nn.gModule", "nn.SeqLSTMP"])
+def test_what_an_upgrade_needs_and_does_not_find_is_an_error_with_its_place(name: str) -> None:
+    inner = LuaObject(name, LuaTable())
+    net = LuaObject("nn.Sequential", LuaTable({"modules": LuaTable.from_list([inner])}))
+    with pytest.raises(ConversionError, match=rf"modules\[1\] \({name}\): cannot build the module: .* has no field"):
+        to_torch(net)

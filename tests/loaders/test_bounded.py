@@ -13,6 +13,7 @@ import dpnn_bridge
 from dpnn_bridge.checkpoints.describe import describe
 from dpnn_bridge.errors import ConversionError, ConversionLimitError, DpnnBridgeError, T7FormatError, T7Warning
 from dpnn_bridge.loaders import dumps, loads, write_t7
+from dpnn_bridge.loaders.compare import difference
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
 
 SECONDS = 5
@@ -168,3 +169,15 @@ def test_keys_in_generated_python(key: str, tmp_path: Path) -> None:
         write_t7(tmp_path / "m.t7", root)
         dpnn_bridge.convert(tmp_path / "m.t7", tmp_path / "m.py", force=True)
         compile((tmp_path / "m.py").read_text(encoding="utf-8"), "m.py", "exec")
+
+
+def test_comparing_does_not_copy_a_long_key_for_each_of_its_entries(tmp_path: Path) -> None:
+    key = "k" * 1_000_000
+    value, other = (LuaTable({key: LuaTable({f"e{i}": i + n for i in range(20_000)})}) for n in (0, 1))
+    start = time.process_time()
+    write_t7(tmp_path / "key.t7", value)
+    found = difference(value, other)
+    assert time.process_time() - start < SECONDS
+    assert found is not None
+    assert found.endswith("e0 is 0 in one and 1 in the other")
+    assert len(found) < 5000
