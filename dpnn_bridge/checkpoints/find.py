@@ -84,12 +84,15 @@ def candidates(root: Any, is_known: Callable[[LuaObject], bool] | None = None) -
             found.append(Candidate(tuple(step.keys()), inner, inner.class_name.endswith("Criterion")))
         elif isinstance(inner, (LuaTable, LuaObject)) and step.depth < DEEPEST_MODEL:
             items = inner.items() if isinstance(inner, LuaTable) else inner.fields.items()
-            stack.extend((v, step.to(k)) for k, v in reversed(list(items)) if isinstance(k, (str, int, float)))
+            steps = [(v, step.to(k)) for k, v in reversed(list(items)) if isinstance(k, (str, int, float))]
+            stack.extend((v, to) for v, to in steps if to.length <= LONGEST_MODEL_PATH)
     return sorted(found, key=lambda c: (c.is_criterion, _rank(c.path)))
 
 
 #: how deep in tables a model may be to be found, and how deep in strings and buffers that hold serialized objects
 DEEPEST_MODEL, DEEPEST_OPENED = 200, 4
+#: characters of the keys that lead to a model: each model in a table repeats them
+LONGEST_MODEL_PATH = 2000
 
 
 class _Step(NamedTuple):
@@ -99,10 +102,12 @@ class _Step(NamedTuple):
     key: Any = None
     depth: int = 0
     opened: int = 0
+    length: int = 0
 
     def to(self, key: Any) -> _Step:
         """The place at a key of what stands here."""
-        return _Step(self, key, self.depth + 1, self.opened)
+        length = self.length + (len(key) if isinstance(key, str) else 1)
+        return _Step(self, key, self.depth + 1, self.opened, length)
 
     def keys(self) -> list[Any]:
         """The keys from the root to here."""

@@ -181,3 +181,10 @@ def test_comparing_does_not_copy_a_long_key_for_each_of_its_entries(tmp_path: Pa
     assert found is not None
     assert found.endswith("e0 is 0 in one and 1 in the other")
     assert len(found) < 5000
+
+
+def test_a_long_key_is_not_part_of_the_name_of_each_model_below_it(tmp_path: Path) -> None:
+    models = LuaTable({f"e{i}": module("nn.Identity") for i in range(400)})
+    use(tmp_path / "models.t7", LuaTable({"k" * 1_000_000: models}))
+    use(tmp_path / "beside.t7", LuaTable({"k" * 1_000_000: models, "model": module("nn.Identity")}))
+    assert (tmp_path / "out.pt").stat().st_size < 4_000_000
