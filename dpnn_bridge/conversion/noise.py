@@ -29,6 +29,13 @@ def replayed(module: nn.Module, after: Any) -> Iterator[None]:
         yield
 
 
+def has_noise(module: nn.Module, after: Any) -> bool:
+    """Whether ``after`` holds what at least one random module drew."""
+    return isinstance(after, LuaObject) and any(
+        registry.spec_of(child).replay(child, obj) is not None for child, obj in paired(module, after)
+    )
+
+
 def paired(module: nn.Module, obj: LuaObject) -> Iterator[tuple[nn.Module, LuaObject]]:
     """Every module of a tree with its object in another Lua object of the same structure."""
     yield module, obj

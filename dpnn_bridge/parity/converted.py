@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from dpnn_bridge.base.atomic import StrPath
 from dpnn_bridge.base.suffixes import OUTPUTS, PICKLED
@@ -34,6 +35,8 @@ from dpnn_bridge.parity.verification import Layer, Verification
 LOADED = (*PICKLED, ".safetensors", ".t7")
 #: what a traced graph may differ by, since it computes in another order; in single precision more where rounding does
 TRACED = Tolerance(1e-8, 1e-4)
+#: the same for weights that were multiplied by those of a batch normalization
+FOLDED = Tolerance(1e-12, 1e-5)
 
 
 def compare_converted(
@@ -145,9 +148,33 @@ def _compare_tensors(layers: _Layers, module: nn.Module, written: Written) -> No
                 layer.converted.append(_failed(leaf, "the converted file has no such tensor"))
             continue
         layer.converted.append(_identical(leaf, ours, theirs))
+    if not written.complete:
+        _compare_folded(layers, module, written)
     if written.complete:
         for name in written.tensors.keys() - state.keys():
             layers.result.whole.append(_failed(f"converted {name}", "the model has no such tensor"))
+
+
+def _compare_folded(layers: _Layers, module: nn.Module, written: Written) -> None:
+    """Weights into which a tracer folded the batch normalization behind them, whose own tensors are gone then."""
+    modules = list(module.named_modules())
+    for i, (name, first) in enumerate(modules):
+        behind = next((m for n, m in modules[i + 1 :] if not list(m.children())), None)
+        layer, weight = layers.of(name), first._parameters.get("weight")
+        failed = {d.name for d in layer.converted if not d.ok and d.name in ("weight", "bias")}
+        if not failed or weight is None or not isinstance(behind, nn.modules.batchnorm._BatchNorm):
+            continue
+        gone = next(n for n, m in modules if m is behind)
+        if any(n.startswith(f"{gone}.") for n in written.tensors) or behind.running_mean is None:
+            continue
+        statistics = behind.running_mean, behind.running_var, behind.eps, behind.weight, behind.bias
+        transposed = isinstance(first, nn.modules.conv._ConvTransposeNd)
+        expected = fuse_conv_bn_weights(weight, first._parameters.get("bias"), *statistics, transpose=transposed)  # type: ignore[arg-type]
+        layer.converted = [d for d in layer.converted if d.name not in failed]
+        for leaf, e in zip(("weight", "bias"), expected, strict=True):
+            theirs = written.tensors.get(f"{name}.{leaf}")
+            if theirs is not None:
+                layer.converted += compare(f"{leaf} with {layers.of(gone).path} folded in", theirs, e.detach(), FOLDED)
 
 
 def _most_alike(ours: Tensor, renamed: list[Tensor]) -> Tensor | None:

@@ -77,12 +77,10 @@ class Faults:
                 return
 
     def _reaches(self, case: _Case, owner: nn.Module, gradient: bool, order: Mapping[int, int] | None) -> bool:
-        if id(owner) in case.inside:
+        if id(owner) in case.inside or any(m is case.module for m in owner.modules()):
             return True
         if order is None:
-            return any(m is case.module for m in owner.modules())
-        if owner is self.model:
-            return case.fault.spreads
+            return False
         here, there = order.get(id(owner), 0), order.get(id(case.module), 0)
         return case.fault.spreads and (here <= there if gradient else here >= there)
 

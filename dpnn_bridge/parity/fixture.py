@@ -21,7 +21,7 @@ from dpnn_bridge.compare.nested import backward, cast, require_grad
 from dpnn_bridge.compare.precision import full_precision
 from dpnn_bridge.conversion import convert_object, registry
 from dpnn_bridge.conversion.lua_values import to_value
-from dpnn_bridge.conversion.noise import paired, replayed
+from dpnn_bridge.conversion.noise import has_noise, paired, replayed
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.errors import VerificationError
 from dpnn_bridge.objects import LuaObject, LuaTable
@@ -187,5 +187,6 @@ def floating_buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 def random_numbers(module: nn.Module, fixture: LuaTable) -> AbstractContextManager[Any]:
     """While the block runs, random modules use what Torch7 drew: the noise in ``after``, else numbers of the seed."""
-    after = fixture.get("after")
-    return torch7_random(fixture.get("seed")) if after is None else replayed(module, after)
+    after, seed = fixture.get("after"), fixture.get("seed")
+    known = after is not None and (seed is None or has_noise(module, after))
+    return replayed(module, after) if known else torch7_random(seed)

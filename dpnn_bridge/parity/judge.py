@@ -131,7 +131,8 @@ def _judge_rounding(
     exact = precise.by_key()
     for key, d in list(failed.items()):
         if key in exact and exact[key].error <= d.tolerance:
-            _excuse(d, Verdict.ROUNDING, f"repeated in double precision it differs by {exact[key].error:.2g} only")
+            _excuse(d, Verdict.ROUNDING, "it agrees when repeated in double precision")
+            d.message += f"; in double precision {exact[key].error:.2g}"
             del failed[key]
     if not failed:
         return
@@ -150,8 +151,9 @@ def _judge_rounding(
                 _excuse(
                     d,
                     Verdict.ROUNDING,
-                    f"rounding errors of {precision} precision in the layers move it by {effects[key]:.2g}",
+                    f"rounding errors of {precision} precision in the layers move it as far",
                 )
+                d.message += f"; rounding errors move it by {effects[key]:.2g}"
                 del failed[key]
         if not failed:
             return

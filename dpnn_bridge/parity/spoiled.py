@@ -16,13 +16,15 @@ def withdraw(experiment: Experiment, outcome: Outcome, notes: list[str]) -> None
     In a file that Torch7 wrote, values that shared memory still do. Only failures are taken back: a layer such as
     ``nn.ReLU(true)`` changes its input in a way that does not matter.
     """
-    changed = dict(_changed(experiment, outcome))
-    for name, (field, place) in changed.items():
+    for name, (field, place, layer) in dict(_changed(experiment, outcome)).items():
         failed = [d for d in outcome.whole if not d.ok and d.name.startswith(_AFFECTED[name])]
+        outcome.whole = [d for d in outcome.whole if not any(d is f for f in failed)]
+        if any(not d.ok for d in outcome.layers[layer]):
+            outcome.layers[layer] = [d for d in outcome.layers[layer] if d.ok]
+            outcome.unclear[layer] = f"the reference's {field} was saved after this layer changed it"
         if failed:
-            outcome.whole = [d for d in outcome.whole if not any(d is f for f in failed)]
             notes.append(
-                f"not compared: {', '.join(d.name for d in failed[:4])}{' …' if len(failed) > 4 else ''}. The "
+                f"Not compared: {', '.join(d.name for d in failed[:4])}{' …' if len(failed) > 4 else ''}. The "
                 f"reference's {field} is the memory in which {place} computes in place, and was saved after it "
                 "changed; save a copy (see docs/parity.md)."
             )
@@ -36,19 +38,20 @@ _AFFECTED = {
 }
 
 
-def _changed(experiment: Experiment, outcome: Outcome) -> Iterator[tuple[str, tuple[str, str]]]:
-    """What of the reference lies in the memory of a layer that computes in place, and which layer that is."""
+def _changed(experiment: Experiment, outcome: Outcome) -> Iterator[tuple[str, tuple[str, str, int]]]:
+    """What of the reference lies in the memory of a layer that computes in place, and which layer."""
     table, after = experiment.table, experiment.after
     if not isinstance(after, LuaObject) or not isinstance(table.get("after"), LuaObject):
         return
-    names = {id(node.module): node.path or "the model" for node in outcome.nodes}
+    numbers = {id(node.module): i for i, node in enumerate(outcome.nodes)}
     for module, obj in paired(outcome.module, after):
-        if not obj.get("inplace") or id(module) not in names:
+        if not obj.get("inplace") or id(module) not in numbers:
             continue
-        place = f"{names[id(module)]} ({obj.class_name})"
+        i = numbers[id(module)]
+        place = f"{outcome.nodes[i].path or 'the model'} ({obj.class_name})"
         if storages(table.get("input")) & storages(obj.get("output")):
-            yield "input", ("input", place)
+            yield "input", ("input", place, i)
         if experiment.backward and is_restored(obj) and storages(table.get("output")) & storages(obj.get("output")):
-            yield "output", ("output", place)
+            yield "output", ("output", place, i)
         if experiment.backward and storages(table.get("gradOutput")) & storages(obj.get("gradInput")):
-            yield "gradOutput", ("gradOutput", place)
+            yield "gradOutput", ("gradOutput", place, i)

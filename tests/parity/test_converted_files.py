@@ -1,0 +1,153 @@
+"""dpnn-verify MODEL CONVERTED: a file of any format is the model, or the layer that is another one is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from conftest import FIXTURES, RESIDUAL, manifest, tracing
+from torch import Tensor, nn
+
+import dpnn_bridge
+from dpnn_bridge.cli.verify import verify_command
+from dpnn_bridge.compare.verdict import Verdict
+from dpnn_bridge.conversion.lua_values import to_value
+from dpnn_bridge.parity.verification import Verification
+from dpnn_bridge.parity.verify import verify
+
+CHANGED = "modules[5].modules[1].modules[1]"
+FORMATS = [
+    ".pt",
+    ".safetensors",
+    ".npz",
+    ".t7",
+    pytest.param(".onnx", marks=tracing),
+    pytest.param(".pt2", marks=tracing),
+]
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A small residual network, in evaluation mode."""
+    module = dpnn_bridge.to_torch(dpnn_bridge.read_t7(RESIDUAL)["module"]).eval()
+    dpnn_bridge.write_t7(tmp_path / "model.t7", module)
+    return tmp_path / "model.t7"
+
+
+def residual_input() -> Tensor:
+    return to_value(dpnn_bridge.read_t7(RESIDUAL)["input"])
+
+
+def save(module: nn.Module, path: Path) -> None:
+    needed = {".safetensors": "safetensors", ".onnx": "onnxscript"}
+    if path.suffix in needed:
+        pytest.importorskip(needed[path.suffix], reason="optional extra is not installed")
+    dpnn_bridge.save(path, module, example=residual_input())
+
+
+def with_one_weight_changed(model: Path, by: float = 1e-3) -> nn.Module:
+    module = dpnn_bridge.load(model)
+    with torch.no_grad():
+        module.get_submodule("4.0.0").weight[0, 0, 1, 0] += by  # type: ignore[index]
+    return module
+
+
+def ran(result: Verification) -> int:
+    """How many layers were compared by what they return."""
+    return sum(any(d.name.startswith("output") for d in layer.converted) for layer in result.layers)
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_converted_file_is_the_model(suffix: str, model: Path, tmp_path: Path) -> None:
+    path = tmp_path / f"out{suffix}"
+    save(dpnn_bridge.load(model), path)
+    result = verify(model, path, input=residual_input())
+    assert result.verdict is Verdict.EQUAL
+    tensors = [d for layer in result.layers for d in layer.converted if not d.name.startswith("output")]
+    assert len(tensors) >= 6
+    assert all(d.error == 0 or "folded in" in d.name for d in tensors)
+    assert ran(result) == (0 if suffix == ".npz" else 15) or (suffix in (".onnx", ".pt2") and ran(result) > 9)
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["input", "no-input"])
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_one_changed_weight_is_found(suffix: str, given: bool, model: Path, tmp_path: Path) -> None:
+    path = tmp_path / f"out{suffix}"
+    save(with_one_weight_changed(model), path)
+    result = verify(model, path, input=residual_input() if given else None)
+    assert result.verdict is Verdict.DIFFERENT
+    assert result.first_deviating is not None
+    assert result.first_deviating.path == CHANGED
+    inner = [layer.path for layer in result.layers if layer.depth and not layer.ok]
+    if suffix == ".onnx":  # the batch normalization behind it was folded into its weights
+        inner = [path for path in inner if path not in ("modules[5].modules[1]", "modules[5].modules[1].modules[2]")]
+    assert inner == [CHANGED], "one layer alone is another one"
+
+
+def test_a_changed_constant_in_python_source_is_found(model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "out.py"
+    save(dpnn_bridge.load(model), path)
+    result = verify(model, path, input=residual_input())
+    assert result.verdict is Verdict.EQUAL
+    assert ran(result) == 15
+    assert any("out.py was run to build the model" in note for note in result.notes)
+    source = path.read_text()
+    assert "MulConstant(150)" in source
+    path.write_text(source.replace("MulConstant(150)", "MulConstant(150.15)"))
+    result = verify(model, path, input=residual_input())
+    assert result.verdict is Verdict.DIFFERENT
+    assert [layer.path for layer in result.layers if not layer.ok] == ["modules[10]"]
+
+
+@tracing
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+def test_a_traced_file_brings_its_own_input(suffix: str, model: Path, tmp_path: Path) -> None:
+    path = tmp_path / f"out{suffix}"
+    save(dpnn_bridge.load(model), path)
+    result = verify(model, path)
+    assert result.verdict is Verdict.EQUAL
+    assert ran(result) > 9
+
+
+def test_a_file_in_another_precision_is_compared_in_it(model: Path, tmp_path: Path) -> None:
+    dpnn_bridge.convert(model, tmp_path / "half.pt", dtype=torch.float16)
+    result = verify(model, tmp_path / "half.pt", input=residual_input())
+    assert result.verdict is Verdict.EQUAL
+    assert any("holds float16" in note for note in result.notes)
+
+
+def test_weights_of_another_form_and_missing_ones_are_named(model: Path, tmp_path: Path) -> None:
+    state = {k: v.numpy() for k, v in dpnn_bridge.load(model).state_dict().items()}
+    state["4.0.0.weight"] = state["4.0.0.weight"][:1]
+    del state["7.bias"]
+    state["extra"] = np.zeros(1)
+    np.savez(tmp_path / "out.npz", **state)
+    result = verify(model, tmp_path / "out.npz")
+    assert [layer.path for layer in result.layers if not layer.ok] == [CHANGED, "modules[8]"]
+    assert [d.name for d in result.whole] == ["converted extra"]
+
+
+def test_converted_file_of_a_net_with_filled_buffers(tmp_path: Path) -> None:
+    """What Torch7 left in the model's buffers is of another input and no reference."""
+    after = dpnn_bridge.read_t7(RESIDUAL)["after"]
+    dpnn_bridge.write_t7(tmp_path / "model.t7", after)
+    dpnn_bridge.convert(tmp_path / "model.t7", tmp_path / "model.pt")
+    command = [str(tmp_path / "model.t7"), str(tmp_path / "model.pt"), "--input", "2x2x8x8"]
+    result = CliRunner().invoke(verify_command, command)
+    assert result.exit_code == 0, result.output
+    assert "PASS: forward equal" in result.output
+    assert "all bit-identical" in result.output
+
+
+@pytest.mark.parametrize("name", ["Sequential__net_mlp_bn_dropout__double_train", "2016_SeqLSTM__basic__double_train"])
+def test_recurrent_and_random_models(name: str, tmp_path: Path) -> None:
+    (entry,) = manifest(name=name)
+    fixture = dpnn_bridge.read_t7(FIXTURES / entry["file"])
+    dpnn_bridge.write_t7(tmp_path / "model.t7", fixture["module"])
+    dpnn_bridge.convert(tmp_path / "model.t7", tmp_path / "model.pt")
+    for mode in ("train", "eval"):
+        result = verify(tmp_path / "model.t7", tmp_path / "model.pt", input=to_value(fixture["input"]), mode=mode)
+        assert result.verdict is Verdict.EQUAL, mode

@@ -1,0 +1,189 @@
+"""Five verdicts: each has a case here, and beside it one that is different."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from conftest import FIXTURES, manifest
+from samples import SAMPLES
+from torch import Tensor, nn
+
+import dpnn_bridge
+from dpnn_bridge.cli.verify import verify_command
+from dpnn_bridge.compare.differences import Tolerance, compare
+from dpnn_bridge.compare.verdict import Verdict, worst_verdict
+from dpnn_bridge.conversion.lua_values import lua_value
+from dpnn_bridge.objects import LuaTable, LuaTensor
+from dpnn_bridge.parity.faults import Faults
+from dpnn_bridge.parity.verify import verify
+
+DROPOUT = "Sequential__net_mlp_bn_dropout__double_train"
+EVALUATED_LSTM = "Sequencer__lstm_eval_backward__double_eval"
+
+
+def fixture(name: str) -> LuaTable:
+    (entry,) = manifest(name=name)
+    return dpnn_bridge.read_t7(FIXTURES / entry["file"])
+
+
+def test_the_worst_verdict_counts() -> None:
+    assert worst_verdict([Verdict.EQUAL, Verdict.KNOWN, Verdict.RANDOM]) is Verdict.KNOWN
+    assert worst_verdict([]) is None
+    assert [v.value for v in sorted(Verdict, key=lambda v: v.severity)][-1] == "different"
+
+
+def test_metrics_of_a_comparison() -> None:
+    expected = torch.tensor([3.0, 4.0], dtype=torch.float64)
+    (same,) = compare("x", expected.clone(), expected)
+    assert (same.cosine, same.snr) == (1.0, float("inf"))
+    (turned,) = compare("x", torch.tensor([4.0, 3.0], dtype=torch.float64), expected)
+    assert turned.cosine == pytest.approx(0.96)
+    assert turned.snr == pytest.approx(20 * torch.log10(torch.tensor(5 / 2**0.5)).item(), rel=1e-6)
+    (lost,) = compare("x", torch.zeros(2, dtype=torch.float64), expected)
+    assert lost.snr == 0
+
+
+# ---------------------------------------------------------------------- rounding
+@pytest.fixture
+def cancelling(tmp_path: Path) -> Path:
+    """A net in single precision that adds a large number and takes it away again."""
+    net = dpnn_bridge.to_torch(
+        dpnn_bridge.to_lua(nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4), nn.Linear(4, 4)))
+    )
+    with torch.no_grad():
+        for layer in net:  # type: ignore[attr-defined]
+            layer.weight.copy_(torch.eye(4))
+        net[1].bias.fill_(1e5)  # type: ignore[index]
+        net[2].bias.fill_(-1e5)  # type: ignore[index]
+    dpnn_bridge.write_t7(tmp_path / "model.t7", net)
+    return tmp_path / "model.t7"
+
+
+def reference(x: Tensor, y: Tensor) -> LuaTable:
+    return LuaTable([("mode", "eval"), ("input", lua_value(x)), ("output", lua_value(y))])
+
+
+def test_what_agrees_in_double_precision_is_rounding(cancelling: Path) -> None:
+    x = torch.randn(6, 4)
+    result = verify(cancelling, reference=reference(x, x))
+    assert result.forward is Verdict.ROUNDING
+    assert result.ok
+    assert "in double precision" in result.layers[0].differences[0].message
+
+
+def test_what_rounding_errors_explain_is_rounding(cancelling: Path) -> None:
+    x = torch.randn(6, 4)
+    rounded = x + 0.01 * (torch.rand(6, 4) - 0.5)  # as a library with another order of sums may give
+    assert verify(cancelling, reference=reference(x, rounded)).forward is Verdict.ROUNDING
+    assert verify(cancelling, reference=reference(x, x + 5)).forward is Verdict.DIFFERENT
+    well_conditioned = dpnn_bridge.load(cancelling)
+    with torch.no_grad():
+        well_conditioned[1].bias.zero_()  # type: ignore[index]
+        well_conditioned[2].bias.zero_()  # type: ignore[index]
+    dpnn_bridge.write_t7(cancelling, well_conditioned, force=True)
+    assert verify(cancelling, reference=reference(x, rounded)).forward is Verdict.DIFFERENT
+
+
+# ---------------------------------------------------------------------- random numbers
+def without_noise() -> LuaTable:
+    """A fixture that does not tell what its dropout drew."""
+    table = fixture(DROPOUT)
+    for layer in table["after"]["modules"].as_list():
+        if layer.class_name == "nn.Dropout":
+            layer["noise"] = LuaTensor.empty("torch.DoubleTensor")
+    return table
+
+
+def test_unknown_random_numbers_are_named(tmp_path: Path) -> None:
+    table = without_noise()
+    del table["seed"]
+    dpnn_bridge.write_t7(tmp_path / "model.t7", table)
+    result = verify(tmp_path / "model.t7")
+    assert (result.forward, result.gradients) == (Verdict.RANDOM, Verdict.RANDOM)
+    reasons = {d.reason for d in result.differences if d.verdict is Verdict.RANDOM}
+    assert all("(Dropout)" in r and "random numbers" in r and "torch.manualSeed" in r for r in reasons), reasons
+    (dropout,) = (layer for layer in result.layers if layer.class_name == "nn.Dropout")
+    assert dropout.verdict is Verdict.RANDOM
+    others = [layer for layer in result.layers[1:] if layer is not dropout]
+    assert all(layer.verdict in (Verdict.EQUAL, None) for layer in others), "the layers around it are compared"
+
+
+def test_random_numbers_hide_no_difference(tmp_path: Path) -> None:
+    table = without_noise()
+    linear = [m for m in table["module"]["modules"].as_list() if m.class_name == "nn.Linear"][-1]
+    bias = linear["bias"].torch().clone()
+    bias[0] += 1e-3
+    linear["bias"] = lua_value(bias)
+    dpnn_bridge.write_t7(tmp_path / "model.t7", table)
+    result = verify(tmp_path / "model.t7")
+    assert result.forward is Verdict.DIFFERENT
+    failing = [layer.class_name for layer in result.layers if layer.path and not layer.ok]
+    assert failing == ["nn.Linear"]
+
+
+# ---------------------------------------------------------------------- known faults
+def test_a_fault_of_torch7_is_named_without_any_list() -> None:
+    (entry,) = manifest(name=EVALUATED_LSTM)
+    result = verify(FIXTURES / entry["file"])
+    assert (result.forward, result.gradients) == (Verdict.EQUAL, Verdict.KNOWN)
+    assert any("every step overwrote" in d.reason for d in result.differences)
+
+
+def test_a_fault_excuses_only_what_it_spoils(tmp_path: Path) -> None:
+    table = fixture(EVALUATED_LSTM)
+    table["output"][1].torch()[0, 0] += 1e-3
+    dpnn_bridge.write_t7(tmp_path / "model.t7", table)
+    result = verify(tmp_path / "model.t7")
+    assert (result.forward, result.gradients) == (Verdict.DIFFERENT, Verdict.KNOWN)
+
+
+def test_layers_behind_a_fault_are_judged_for_themselves() -> None:
+    from dpnn_bridge.modules.rnn.recurrence import Recursor
+    from dpnn_bridge.modules.rnn.sequencer import Sequencer
+    from dpnn_bridge.parity.layers import ordered
+
+    sequence = dpnn_bridge.to_torch(fixture(EVALUATED_LSTM)["module"])
+    assert isinstance(sequence, Sequencer)
+    size = next(sequence.parameters()).shape[-1]
+    model = nn.Sequential(Sequencer(Recursor(nn.Linear(size, size))), nn.Identity()).double().eval()
+    with ordered(model) as order:
+        model([torch.randn(2, size, dtype=torch.float64)])
+    (before, behind) = (compare("gradInput", torch.ones(1), torch.zeros(1))[0] for _ in range(2))
+    faults = Faults(model)
+    faults.excuse(before, model[0], "gradInput", order)
+    faults.excuse(behind, model[1], "gradInput", order)
+    assert (before.verdict, behind.verdict) == (Verdict.KNOWN, Verdict.DIFFERENT)
+
+
+# ---------------------------------------------------------------------- nothing to compare with
+def test_without_a_reference_the_evidence_is_shown() -> None:
+    command = [str(SAMPLES / "torch-demos__mnist_convnet" / "model.t7")]
+    result = CliRunner().invoke(verify_command, command, env={"COLUMNS": "200"})
+    assert result.exit_code == 0, result.output
+    assert "not compared" in result.stdout.lower()
+    assert "fixtures of Torch7" in result.stdout
+    result = CliRunner().invoke(verify_command, [*command, "--input", "2x1x32x32", "--json"])
+    data = json.loads(result.stdout)
+    assert (data["verdict"], data["forward"], data["gradients"]) == (None, None, None)
+    assert any("its output has the shape (2, 10)" in note for note in data["notes"])
+    assert all(c["evidence"] for c in data["classes"])
+
+
+def test_json_carries_verdicts_and_metrics() -> None:
+    folder = SAMPLES / "torch-demos__mnist_convnet"
+    command = [str(folder / "model.t7"), "--reference", str(folder / "ref.t7"), "--json"]
+    data = json.loads(CliRunner().invoke(verify_command, command).stdout)
+    assert (data["verdict"], data["forward"], data["gradients"]) == ("equal", "equal", "equal")
+    compared = [d for layer in data["layers"] for d in layer["differences"]]
+    assert all(d["verdict"] == "equal" and d["cosine"] > 0.999 for d in compared)
+    assert all(d["snr"] == "inf" or d["snr"] > 80 for d in compared)
+
+
+def test_tolerances_are_those_given(cancelling: Path) -> None:
+    x = torch.randn(6, 4)
+    result = verify(cancelling, reference=reference(x, x), tolerance=Tolerance(1.0, 1.0))
+    assert result.forward is Verdict.EQUAL
