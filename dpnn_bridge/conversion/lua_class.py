@@ -40,8 +40,8 @@ class LuaClass:
             has and the file lacks is an error.
         optional: fields of ``tensors`` that a file may lack -> the constructor argument that says whether it is there;
             None: the module keeps what its constructor made.
-        sizes: field of ``tensors`` -> the constructor arguments that its shape gives, one for each dimension (None for
-            one that says nothing); a plain name: its number of elements.
+        sizes: field of ``tensors`` -> the constructor arguments that its shape in Lua gives, one for each dimension
+            (None for one that says nothing); a plain name: its number of elements.
         passed: fields of ``tensors`` that the constructor takes, as the argument of the attribute's name.
         fixed: constructor arguments that are the same for every object.
         constants: fields that Torch7 needs and that never vary, or functions ``tensor class -> fresh value`` such as
@@ -185,7 +185,8 @@ class LuaClass:
     def represents(cls, module: nn.Module) -> bool:
         """Whether a module of ``torch_type`` that came from no file can be written as this Lua class.
 
-        Of several classes that share a torch type the first is asked first; others only if they override this. A class
+        Of several classes that share a torch type, those that override this are asked first, then the first one that
+        does not; so a class whose ``torch_type`` names one that another class writes has to override it. A class
         that only passes its input through does not stand for torch's own modules: they have one that says more.
         """
         return not (cls.passes_through and type(module).__module__.startswith("torch.nn."))
