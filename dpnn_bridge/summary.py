@@ -256,9 +256,8 @@ def _next(found: Summary, name: str, root: Any) -> None:
     first = found.models[0]
     key = f" --key {shlex.quote(first.key)}" if first.key and len(found.models) > 1 else ""
     if first.unsupported or first.problem:
-        found.next.append(
-            f"dpnn-convert {quoted} {stem}.pt{key} --plugin my_layers.py     # see docs/how-to/custom-class.md"
-        )
+        both = "--plugin my_layers.py     # or --lua my_layers.lua; docs/how-to/custom-class.md"
+        found.next.append(f"dpnn-convert {quoted} {stem}.pt{key} {both}")
     else:
         found.next.append(f"dpnn-convert {quoted} {stem}.pt{key}")
 

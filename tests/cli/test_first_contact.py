@@ -173,6 +173,7 @@ def test_inspection_names_unknown_layers_and_cuts_between_entries(tmp_path: Path
     )
     text = run(inspect_command, tmp_path / "m.t7").stdout
     assert "nn.Mystery  Placeholder" in text
+    assert "--plugin my_layers.py     # or --lua my_layers.lua; docs/how-to/custom-class.md" in text
     assert "state: a table of 4: a_long_name_" in text
     assert "(a number), …\n" in text
     assert "more characters" not in text
