@@ -37,6 +37,7 @@ MODULES = "dpnn_bridge.modules"
 # ---------------------------------------------------------------------- lookup
 _BY_NAME: dict[str, list[type[LuaClass]]] = {}
 _BY_TYPE: dict[type[nn.Module], list[type[LuaClass]]] = {}
+_families_imported = False
 _discovered = False
 
 SpecT = TypeVar("SpecT", bound=type[LuaClass])
@@ -45,11 +46,15 @@ SpecT = TypeVar("SpecT", bound=type[LuaClass])
 def lua_class(*names: str) -> Callable[[SpecT], SpecT]:
     """Registers a :class:`LuaClass` under its Lua names, canonical first.
 
+    A block from outside this project comes after the project's own, so that stock layers keep their Lua class.
+
     Raises:
         ValueError: a name is taken by a block that does not tell its variant apart with ``matches``.
     """
 
     def register(cls: SpecT) -> SpecT:
+        if not cls.__module__.startswith("dpnn_bridge."):
+            _import_families()
         cls.names = names
         for name in names:
             known = _BY_NAME.setdefault(name, [])
@@ -118,12 +123,20 @@ def discover() -> None:
     global _discovered
     if _discovered:
         return
-    families = importlib.import_module(MODULES)
-    for info in pkgutil.walk_packages(families.__path__, f"{MODULES}."):
-        importlib.import_module(info.name)
+    _import_families()
     for entry_point in entry_points(group=ENTRY_POINTS):
         entry_point.load()
     _discovered = True  # at the end: a family that fails to import fails every time, not only the first
+
+
+def _import_families() -> None:
+    global _families_imported
+    if _families_imported:
+        return
+    families = importlib.import_module(MODULES)
+    for info in pkgutil.walk_packages(families.__path__, f"{MODULES}."):
+        importlib.import_module(info.name)
+    _families_imported = True
 
 
 def find(obj: LuaObject) -> type[LuaClass] | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -174,3 +176,21 @@ def test_compiles_without_graph_break(name: str) -> None:
     torch.compiler.reset()
     compiled = torch.compile(module, backend="eager", fullgraph=True)
     assert all(d.ok for d in parity.compare("output", outputs(compiled, [input]), expected))
+
+
+def test_a_block_from_outside_leaves_stock_layers_alone() -> None:
+    """Also when its file is the first to be imported."""
+    program = """
+from torch import nn
+from dpnn_bridge import LuaClass, lua_class, to_lua
+
+@lua_class("my.Linear")
+class My(LuaClass):
+    torch_type = nn.Linear
+    tensors = {"weight": "weight", "bias": "bias"}
+    sizes = {"weight": ("out_features", "in_features")}
+
+print(to_lua(nn.Linear(3, 4)).class_name)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "nn.Linear\n"
