@@ -8,6 +8,7 @@ speak of.
 
 from __future__ import annotations
 
+import gzip
 import os
 import re
 import shutil
@@ -99,6 +100,7 @@ def test_marked_blocks_run(page: Path, tmp_path: Path, scripts: Path) -> None:
     for name, source in FILES.items():
         shutil.copy(source, work / name)
     write_training_files(work)
+    (work / "model.t7.gz").write_bytes(gzip.compress((work / "model.t7").read_bytes()))
     for name in ("fixtures", "examples", "benchmarks"):
         (work / name).symlink_to(ROOT / name)
     path = f"{scripts}{os.pathsep}{os.environ['PATH']}"

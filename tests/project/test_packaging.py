@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGE = {str(p.relative_to(ROOT)) for p in (ROOT / "dpnn_bridge").rglob("*") if p.suffix in (".py", ".lua", ".typed")}
+SUFFIXES = (".py", ".lua", ".typed", ".json", ".css", ".js", ".j2", ".txt")
+PACKAGE = {str(p.relative_to(ROOT)) for p in (ROOT / "dpnn_bridge").rglob("*") if p.suffix in SUFFIXES}
 
 
 @pytest.fixture(scope="module")
