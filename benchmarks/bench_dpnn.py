@@ -18,15 +18,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dpnn_bridge.compare.nested import leaves
-from dpnn_bridge.modules.dpnn.binary import SpatialBinaryConvolution
-from dpnn_bridge.modules.dpnn.category import OneHot
-from dpnn_bridge.modules.dpnn.color import SpatialFeatNormalization
-from dpnn_bridge.modules.dpnn.constant import Clip
-from dpnn_bridge.modules.dpnn.convert import Collapse
-from dpnn_bridge.modules.dpnn.criterion import BinaryLogisticRegression
-from dpnn_bridge.modules.dpnn.glimpse import SpatialGlimpse, SpatialReSampling, SpatialUniformCrop
-from dpnn_bridge.modules.dpnn.kmeans import Kmeans
-from dpnn_bridge.modules.dpnn.nce import NCEModule
+from dpnn_bridge.modules.dpnn import (
+    BinaryLogisticRegression,
+    Clip,
+    Collapse,
+    Kmeans,
+    NCEModule,
+    OneHot,
+    SpatialBinaryConvolution,
+    SpatialFeatNormalization,
+    SpatialGlimpse,
+    SpatialReSampling,
+    SpatialUniformCrop,
+)
 
 
 class Case(NamedTuple):

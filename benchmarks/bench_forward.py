@@ -18,14 +18,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dpnn_bridge import to_lua, to_torch
-from dpnn_bridge.modules.nn.activation import LogSoftMax
-from dpnn_bridge.modules.nn.arithmetic import CAddTable
-from dpnn_bridge.modules.nn.container import ConcatTable, DepthConcat
-from dpnn_bridge.modules.nn.elementwise import MulConstant, Sqrt, Square
-from dpnn_bridge.modules.nn.local_normalization import LocalResponseNorm
-from dpnn_bridge.modules.nn.normalization import Normalize
-from dpnn_bridge.modules.nn.pooling_special import SpatialLPPooling
-from dpnn_bridge.modules.nn.reshape import Reshape, View
+from dpnn_bridge.modules.nn import (
+    CAddTable,
+    ConcatTable,
+    DepthConcat,
+    LocalResponseNorm,
+    LogSoftMax,
+    MulConstant,
+    Normalize,
+    Reshape,
+    SpatialLPPooling,
+    Sqrt,
+    Square,
+    View,
+)
 
 DEVICE = torch.device(sys.argv[1] if len(sys.argv) > 1 else "cpu")
 ROUNDS = 40

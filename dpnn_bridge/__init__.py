@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Checkpoint": "checkpoint",
     "LuaClass": "conversion.lua_class",
-    "__version__": "version",
+    "__version__": "base.version",
     "convert": "files",
     "errors": ".",
     "load": "files",

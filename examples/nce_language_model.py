@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 import dpnn_bridge
-from dpnn_bridge.modules.dpnn.nce import NCECriterion, NCEModule
+from dpnn_bridge.modules.dpnn import NCECriterion, NCEModule
 
 CONTEXT = 4  # words that predict the next one
 RARE = "<rare>"

@@ -20,9 +20,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dpnn_bridge.modules.dpnn.glimpse import SpatialGlimpse
-from dpnn_bridge.modules.dpnn.reinforce import ReinforceNormal
-from dpnn_bridge.modules.dpnn.reward import VRClassReward
+from dpnn_bridge.modules.dpnn import ReinforceNormal, SpatialGlimpse, VRClassReward
 
 
 class RecurrentAttention(nn.Module):

@@ -19,7 +19,7 @@ EXACT_LIMIT = 1 << 16
 def positions(x: Tensor, exact: Callable[[list[float]], list[int]], descending: bool = False) -> Tensor:
     """Sorted positions along the last dimension; where numbers are equal or NaN, as ``exact`` finds them."""
     values, order = torch.sort(x, dim=-1, descending=descending, stable=True)
-    special = (values[..., 1:] == values[..., :-1]).any(-1) | (x != x).any(-1)
+    special = (values[..., 1:] == values[..., :-1]).any(-1) | x.isnan().any(-1)
     if not bool(special.any()) or x.numel() > EXACT_LIMIT:
         return order
     rows, places = x.reshape(-1, x.shape[-1]), order.reshape(-1, x.shape[-1])
