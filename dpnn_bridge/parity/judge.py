@@ -23,6 +23,8 @@ SEEDS, DISTURBANCES = 8, 8
 ROUNDING_STEPS = 4
 #: how far Torch7 may be from the exact result, in multiples of the largest effect of the disturbances
 MARGIN = 4
+#: for outputs also in multiples of how far our own result in single precision is from the exact one
+AS_OURS = 10
 
 
 def judge(
@@ -127,10 +129,14 @@ def _judge_rounding(
     experiment: Experiment, outcome: Outcome, given: Mapping[int, Given] | None, failed: dict[Key, Difference]
 ) -> None:
     """Repeats the run in double precision; where that differs too, measures what rounding errors can do."""
-    precise = experiment.run(dtype=torch.float64, given=given)
+    dtype: torch.dtype | None = torch.float64
+    try:
+        precise = experiment.run(dtype=dtype, given=given)
+    except Exception:  # a layer that cannot be cast: rounding errors show in its own precision as well
+        dtype, precise = None, experiment.run(given=given)
     exact = precise.by_key()
     for key, d in list(failed.items()):
-        if key in exact and exact[key].error <= d.tolerance:
+        if key in exact and exact[key].error <= min(d.tolerance, d.error / 2):  # else it is no nearer, but for luck
             _excuse(d, Verdict.ROUNDING, "it agrees when repeated in double precision")
             d.message += f"; in double precision {exact[key].error:.2g}"
             del failed[key]
@@ -138,15 +144,16 @@ def _judge_rounding(
         return
     unit = ROUNDING_STEPS * torch.finfo(torch.float32 if experiment.single else torch.float64).eps
     precision = "single" if experiment.single else "double"
+    ours = dict(_effects(precise, outcome)) if experiment.single and dtype is not None else None
     effects: dict[Key, float] = {}
     for seed in range(1, DISTURBANCES + 1):
-        other = experiment.run(
-            dtype=torch.float64, given=given, while_running=partial(_disturbed, unit=unit, seed=seed)
-        )
+        other = experiment.run(dtype=dtype, given=given, while_running=partial(_disturbed, unit=unit, seed=seed))
         for key, effect in _effects(precise, other):
             effects[key] = max(effects.get(key, 0.0), effect)
         for key, d in list(failed.items()):
             found, allowed = exact[key].error if key in exact else float("inf"), MARGIN * effects.get(key, 0.0)
+            if ours is not None and not d.is_gradient:  # a pooling maximum that moves makes gradients jump
+                allowed = min(allowed, AS_OURS * ours.get(key, 0.0))
             if found <= allowed:
                 _excuse(
                     d,
@@ -198,7 +205,9 @@ def _disturbed(module: nn.Module, unit: float, seed: int) -> Iterator[None]:
 
 
 def _error(tensor: Tensor, unit: float, generator: torch.Generator) -> Tensor:
-    """Rounding errors relative to the largest value; a zero stays one."""
+    """Rounding errors relative to the largest value; a zero stays one, and so do numbers that may be indices."""
+    if not (tensor.detach() != tensor.detach().round()).any():
+        return torch.zeros_like(tensor)
     noise = 2 * torch.rand(tensor.shape, generator=generator, dtype=torch.float64) - 1
     size = tensor.detach().abs().max() if tensor.numel() else tensor.new_zeros(())
     return (noise.to(tensor.device, tensor.dtype) * unit * size).masked_fill(tensor.detach() == 0, 0)

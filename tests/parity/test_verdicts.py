@@ -187,3 +187,16 @@ def test_tolerances_are_those_given(cancelling: Path) -> None:
     x = torch.randn(6, 4)
     result = verify(cancelling, reference=reference(x, x), tolerance=Tolerance(1.0, 1.0))
     assert result.forward is Verdict.EQUAL
+
+
+def test_a_changed_weight_of_a_published_net_is_different_though_single_precision_hides_it(tmp_path: Path) -> None:
+    """char-rnn's OneHot follows the model into double precision, in which the run is repeated."""
+    folder = SAMPLES / "char-rnn__lstm"
+    model = dpnn_bridge.load(folder / "model.t7")
+    with torch.no_grad():
+        weight = max(model.parameters(), key=lambda p: p.numel())
+        weight.view(-1)[weight.numel() // 2] += 0.05
+    dpnn_bridge.write_t7(tmp_path / "model.t7", model)
+    result = verify(tmp_path / "model.t7", reference=folder / "ref.t7")
+    assert result.verdict is Verdict.DIFFERENT
+    assert verify(folder / "model.t7", reference=folder / "ref.t7", dtype=torch.float64).verdict is Verdict.EQUAL

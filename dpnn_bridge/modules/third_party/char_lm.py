@@ -38,6 +38,11 @@ class OneHot(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         return F.one_hot(input.long() - self.index_base, self.size).to(self.dtype)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> OneHot:
+        super()._apply(fn, recurse)
+        self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype  # the layers behind it are cast as well
+        return self
+
     def extra_repr(self) -> str:
         return f"{self.size}"
 
