@@ -51,6 +51,7 @@ class Difference:
         snr: signal-to-noise ratio in dB, the expected values over what is added to them; inf where they are equal.
         excuse: the verdict on a difference beyond the tolerance that is no failure; None for all others.
         reason: why it is none.
+        rounding: how far rounding may move it, relative to the largest expected value, where that was measured.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Difference:
     snr: float = float("inf")
     excuse: Verdict | None = None
     reason: str = ""
+    rounding: float = 0.0
 
     @property
     def verdict(self) -> Verdict:
@@ -80,6 +82,11 @@ class Difference:
     def is_gradient(self) -> bool:
         """Whether a backward computed it."""
         return ".grad" in f".{self.name}" or self.name.rpartition(".")[2] == "backward"
+
+    @property
+    def is_computed(self) -> bool:
+        """Whether it is of a result; parameters are copies, which nothing excuses."""
+        return not self.name.startswith("params")
 
     @property
     def mismatched(self) -> bool:

@@ -10,8 +10,8 @@ class Verdict(str, Enum):
     """What became of a comparison, from the best to the worst. Only :attr:`DIFFERENT` is a failure.
 
     Attributes:
-        EQUAL: within the tolerance.
-        ROUNDING: beyond it in the precision of the run; repeated in double precision it agrees.
+        EQUAL: within the tolerance; in single precision also as near as rounding lets two results be.
+        ROUNDING: beyond it, and rounding errors explain that, see :mod:`dpnn_bridge.parity.rounding`.
         RANDOM: depends on random numbers that nothing in the reference tells: it needs a seed, or the noise.
         KNOWN: a known fault of Torch7, or a difference that is listed as known; always with its reason.
         DIFFERENT: none of these: the two compute something else.

@@ -49,7 +49,7 @@ def is_restored(obj: LuaObject) -> bool:
 
 def storages(value: Any) -> set[int]:
     """Identities of the storages that a Lua value's tensors are in."""
-    return {id(t.storage) for t in _tensors(value) if t.storage is not None}
+    return {id(t.storage) for t in lua_tensors(value) if t.storage is not None}
 
 
 def overwritten(results: Iterable[tuple[LayerT, Any, Any]]) -> dict[LayerT, LayerT]:
@@ -66,7 +66,7 @@ def overwritten(results: Iterable[tuple[LayerT, Any, Any]]) -> dict[LayerT, Laye
     writers: dict[int, list[LayerT]] = {}
     placed: list[tuple[LayerT, int, np.ndarray, np.ndarray]] = []
     for layer, ours, buffer in results:
-        for value, tensor in zip(_values(ours), _tensors(buffer), strict=False):
+        for value, tensor in zip(_values(ours), lua_tensors(buffer), strict=False):
             if tensor.storage is None or value.size != tensor.size or not value.size:
                 continue
             key = id(tensor.storage)
@@ -84,7 +84,8 @@ def overwritten(results: Iterable[tuple[LayerT, Any, Any]]) -> dict[LayerT, Laye
     }
 
 
-def _tensors(value: Any) -> Iterator[LuaTensor]:
+def lua_tensors(value: Any) -> Iterator[LuaTensor]:
+    """The tensors in a Lua value and its nested tables."""
     return (part for part in _parts(value) if isinstance(part, LuaTensor))
 
 

@@ -16,7 +16,7 @@ from dpnn_bridge.compare.differences import Difference, Tolerance, compare
 from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.objects import LuaObject, LuaTable
-from dpnn_bridge.parity.buffers import is_filled, is_restored, overwritten, storages
+from dpnn_bridge.parity.buffers import is_filled, is_restored, lua_tensors, overwritten, storages
 from dpnn_bridge.parity.faults import Faults
 from dpnn_bridge.parity.fixture import check_module, floating_buffers
 from dpnn_bridge.parity.layers import Calls, Given, Node, object_of, recorded, tree
@@ -34,6 +34,7 @@ class Outcome:
         whole: comparisons of the whole model.
         layers: comparisons of each layer of the tree.
         unclear: layer -> why a result that differs says nothing: Torch7 does not hold it any more.
+        doubtful: layers whose results agree within the tolerance, though Torch7's memory may hold them inexactly.
         overwritten: layer -> the layer that overwrote its output in Torch7's memory.
     """
 
@@ -43,6 +44,7 @@ class Outcome:
     whole: list[Difference]
     layers: list[list[Difference]] = field(default_factory=list)
     unclear: dict[int, str] = field(default_factory=dict)
+    doubtful: set[int] = field(default_factory=set)
     overwritten: dict[int, int] = field(default_factory=dict)
 
     def entry(self, i: int) -> Calls | None:
@@ -57,6 +59,14 @@ class Outcome:
         """All comparisons."""
         found = {(-1, d.name): d for d in self.whole}
         return found | {(i, d.name): d for i, layer in enumerate(self.layers) for d in layer}
+
+    def questionable(self, least: float) -> dict[Key, Difference]:
+        """Comparisons that fail, and those of forward within the tolerance that are off by more than ``least``."""
+        return {
+            key: d
+            for key, d in self.by_key().items()
+            if not d.ok or (d.excuse is None and not d.is_gradient and key[0] not in self.doubtful and d.error > least)
+        }
 
     def values(self) -> Iterator[tuple[int, str, Any]]:
         """Everything that was computed, as ``(number of the layer, name, value)``."""
@@ -81,6 +91,8 @@ class Experiment:
         device, dtype: where and in which precision to run.
         single: whether the results, or Torch7's, are in single precision.
         tolerance, gradient_tolerance: what is accepted.
+        measured: whether results of forward in single precision must agree as far as rounding lets them, though they
+            are within the tolerance.
         gradients: run backward if the reference holds gradients.
         options: how the model was converted.
         mark: excuses comparisons that are known to differ.
@@ -97,6 +109,7 @@ class Experiment:
         single: bool,
         tolerance: Tolerance,
         gradient_tolerance: Tolerance,
+        measured: bool = False,
         gradients: bool = True,
         options: Options,
         mark: Callable[[list[Difference]], None] = lambda differences: None,
@@ -105,6 +118,17 @@ class Experiment:
         self.device, self.dtype, self.options, self.mark = device, dtype, options, mark
         self.backward = gradients and ("gradInput" in table or "gradParams" in table)
         self.single, self.tolerance, self.gradient_tolerance = single, tolerance, gradient_tolerance
+        self.measured = measured and single
+
+    @property
+    def runs_single(self) -> bool:
+        """Whether our own runs are in the precision of the reference."""
+        return not self.single or self.dtype != torch.float64
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether a GPU computed the reference."""
+        return any(t.class_name.startswith("torch.Cuda") for t in lua_tensors(self.table.get("output")))
 
     def run(
         self,
@@ -185,6 +209,8 @@ class Experiment:
                     if reason:
                         outcome.unclear.setdefault(i, f"{name}: {reason}")
                         continue
+                if i in lost or len(values) > 1:
+                    outcome.doubtful.add(i)
                 outcome.layers[i] += found
 
     @staticmethod

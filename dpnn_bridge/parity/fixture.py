@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge import training
 from dpnn_bridge.base.boundary import raises
-from dpnn_bridge.compare.differences import Result, Tolerance, compare
+from dpnn_bridge.compare.differences import Difference, Result, Tolerance, compare
 from dpnn_bridge.compare.nested import backward, cast, require_grad
 from dpnn_bridge.compare.precision import full_precision
 from dpnn_bridge.conversion import convert_object, registry
@@ -119,6 +119,7 @@ def _checked(
         arguments.append(value("target"))
     if fixture.get("forward_error") is not None:
         return Result([*expect, refused("forward", fixture["forward_error"], lambda: module(*arguments))])
+    versions = {name: p._version for name, p in module.named_parameters()}
     with full_precision():
         with random_numbers(module, fixture), torch.set_grad_enabled(gradients):
             for _ in range(_forwards(fixture)):
@@ -132,6 +133,7 @@ def _checked(
         if gradients and backward_error is not None:
             return Result([*expect, refused("backward", backward_error, lambda: backward(output, grad_output))])
         if not gradients or ("gradInput" not in fixture and "gradParams" not in fixture):
+            expect += _compare_after(module, fixture, versions, tolerance, options)
             return result
 
         if fixture.get("reward") is not None:
@@ -145,13 +147,43 @@ def _checked(
         grads = [g if scale is None else g * scale for g in training.parameters(module)[1]]
         expected_grads = to_value(fixture["gradParams"])
         expect += compare_gradients(module, _viewed(grads, expected_grads), expected_grads, gradient_tolerance)
-    after = fixture.get("after")
-    if isinstance(after, LuaObject) and registry.find(after):
-        reached = convert_object(after, options or Options())[0]
-        old = {id(m) for m, obj in paired(reached, after) if _is_older(obj)}
-        mine, theirs = (_statistics(m, reached, old) for m in (module, reached))
-        expect += compare("after", mine, theirs, tolerance)
+    expect += _compare_after(module, fixture, versions, tolerance, options)
     return result
+
+
+def _compare_after(
+    module: nn.Module, fixture: LuaTable, versions: dict[str, int], tolerance: Tolerance, options: Options | None
+) -> list[Difference]:
+    """Parameters and buffers against those of the fixture's ``after``.
+
+    A parameter that no forward touches is a copy: the same number, in the coarser of both precisions. One that changed,
+    as ``nn.LookupTable`` with a ``maxNorm`` does, is a result.
+
+    Args:
+        module: after its run.
+        fixture: the reference.
+        versions: of its parameters, before the run.
+        tolerance: of results.
+        options: how ``after`` is converted.
+    """
+    after = fixture.get("after")
+    if not isinstance(after, LuaObject) or registry.find(after) is None:
+        return []
+    reached = convert_object(after, options or Options())[0]
+    old = {id(m) for m, obj in paired(reached, after) if _is_older(obj)}
+    mine, theirs = (_statistics(m, reached, old) for m in (module, reached))
+    found = compare("after", mine, theirs, tolerance)
+    parameters = dict(reached.named_parameters()) if not to_value(fixture.get("params")) else {}  # compared already
+    for name, p in module.named_parameters():
+        e = parameters.get(name)
+        if e is None or e.shape != p.shape:  # a first forward may have built them
+            continue
+        if p._version != versions.get(name):
+            found += compare(f"after.{name}", p, e.detach(), tolerance)
+        else:
+            coarser = min(p.dtype, e.dtype, key=lambda t: t.itemsize)
+            found += compare(f"params.{name}", p.to(coarser), e.detach().to(coarser), Tolerance(0.0, 0.0))
+    return found
 
 
 def _is_older(obj: LuaObject) -> bool:

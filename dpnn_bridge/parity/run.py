@@ -16,10 +16,15 @@ from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.parity.experiment import Experiment, Outcome
 from dpnn_bridge.parity.judge import drawing_layers, judge
 from dpnn_bridge.parity.layers import decades
+from dpnn_bridge.parity.rounding import floor
 from dpnn_bridge.parity.spoiled import withdraw
 from dpnn_bridge.parity.verification import Layer, Verification
 
 OTHER_INPUT = "The results that Torch7 left in the model file belong to another input; they are not used."
+WITHOUT_LAYERS = (
+    "For those of each layer, save the module after its forward (without clearState) as the field `after` of the "
+    "reference."
+)
 ON_TORCH7S_VALUES = (
     "Something differs: the layers ran again, each on what Torch7 gave it, so that a layer that differs does not make "
     "those behind it differ."
@@ -37,14 +42,16 @@ def compare_with_reference(result: Verification, experiment: Experiment, outcome
     random: list[str] = []
     local = outcome
     withdraw(experiment, outcome, result.notes)
-    if any(not d.ok for d in outcome.by_key().values()):
+    if outcome.questionable(floor(experiment)):
         random = drawing_layers(experiment)
         if experiment.after is not None and len(outcome.nodes) > 1:
             given = experiment.given(outcome)
             local = experiment.run(given=given)
             withdraw(experiment, local, [])
+            _spread(outcome, local)
             judge(experiment, local, given, random)
-            result.notes.append(ON_TORCH7S_VALUES)
+            if any(d.error > d.tolerance for d in local.by_key().values()):
+                result.notes.append(ON_TORCH7S_VALUES)
         judge(experiment, outcome, None, random)
     result.whole = outcome.whole
     if local is not outcome and any(not d.ok for d in local.by_key().values()):  # the rest follows from what is there
@@ -60,13 +67,29 @@ def compare_with_reference(result: Verification, experiment: Experiment, outcome
         if i in local.overwritten and layer.note:
             layer.overwritten_by = result.layers[local.overwritten[i]].path
     if experiment.after is None and len(outcome.nodes) > 1 and OTHER_INPUT not in result.notes:
-        result.notes.append(
-            "The reference holds the results of the whole model only. For those of each layer, save the module after "
-            "its forward (without clearState) as the field `after` of the reference."
-        )
+        result.notes.append(f"{_resolution(outcome, experiment)} {WITHOUT_LAYERS}")
     result.layers[0].differences += [d for d in outcome.whole if d.name.startswith(WHOLE)]
     _place(result, local, experiment)
     result.histogram = dict(sorted(_histogram(outcome, experiment).items()))
+
+
+def _spread(outcome: Outcome, local: Outcome) -> None:
+    """Where a layer got nothing of Torch7's in place of our results, what excuses it in the whole run still does."""
+    before = outcome.by_key()
+    for key, d in local.by_key().items():
+        known = before.get(key)
+        if not d.ok and known and known.excuse and (d.index, d.found) == (known.index, known.found):
+            d.excuse, d.reason = known.excuse, known.reason
+
+
+def _resolution(outcome: Outcome, experiment: Experiment) -> str:
+    """How much a whole model's output tells."""
+    text = "The reference holds the results of the whole model only"
+    outputs = [d for d in outcome.whole if d.name.startswith("output")]
+    if not (experiment.measured and outputs):
+        return f"{text}."
+    seen = max(max(d.rounding, floor(experiment)) for d in outputs)
+    return f"{text}, in single precision: a fault that moves the output by less than {seen:.1g} of its largest is lost."
 
 
 WHOLE = ("output", "gradInput", "forward", "backward")
@@ -82,8 +105,9 @@ def _place(result: Verification, outcome: Outcome, experiment: Experiment) -> No
             _give(by_id.get(id(owner)), difference, name if prefix == "params[" else fields.grad_field(name, spec))
     modules = {name: id(m) for name, m in outcome.module.named_modules()}
     for difference in outcome.whole:
-        if difference.name.startswith("after."):
-            name, _, leaf = difference.name.removeprefix("after.").rpartition(".")
+        kind, _, place = difference.name.partition(".")
+        if kind in ("after", "params"):
+            name, _, leaf = place.rpartition(".")
             _give(by_id.get(modules.get(name, 0)), difference, leaf)
 
 

@@ -242,14 +242,27 @@ def summary(result: Verification) -> str:
 
 def reasons(result: Verification) -> dict[tuple[Verdict, str], list[str]]:
     """``(verdict, reason) -> names`` of the comparisons that differ and are excused."""
-    found: dict[tuple[Verdict, str], list[str]] = {}
-    placed = {id(d): layer for layer in result.layers for d in layer.compared}
+    found: dict[tuple[Verdict, str], list[Difference]] = {}
     for d in result.differences:
         if d.ok and d.verdict is not Verdict.EQUAL:
-            layer = placed.get(id(d))
-            prefix = f"{layer.path}." if layer and layer.path and not d.name.startswith(layer.path) else ""
-            found.setdefault((d.verdict, d.reason), []).append(f"{prefix}{d.name}")
-    return found
+            found.setdefault((d.verdict, d.reason), []).append(d)
+    placed = {id(d): layer for layer in result.layers for d in layer.compared}
+
+    def name(d: Difference) -> str:
+        layer = placed.get(id(d))
+        return f"{layer.path}.{d.name}" if layer and layer.path and not d.name.startswith(layer.path) else d.name
+
+    return {(verdict, f"{why}{_unseen(each)}"): [name(d) for d in each] for (verdict, why), each in found.items()}
+
+
+def _unseen(differences: Sequence[Difference]) -> str:
+    """How large a fault could be that hides behind rounding."""
+    rounding = max(d.rounding for d in differences)
+    return (
+        f"; with this reference a fault that moves it by less than {rounding:.1g} cannot be told apart"
+        if rounding
+        else ""
+    )
 
 
 def _what(layer: Layer, difference: Difference) -> str:

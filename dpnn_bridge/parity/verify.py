@@ -154,6 +154,7 @@ def verify(
         single=single,
         tolerance=accepted.in_single() if single else accepted,
         gradient_tolerance=accepted_gradients.in_single() if single else accepted_gradients,
+        measured=tolerance is None and half is None,
         gradients=gradients,
         options=options,
         mark=partial(mark_known, known=known, file=Path(model).stem),

@@ -110,7 +110,7 @@ def test_original_lua_sources_are_a_reference(tmp_path: Path) -> None:
     result = verify(tmp_path / "linear.t7", input=x, lua=bridge, gradients=False)
     assert result.ok
     assert result.reference == "the Lua sources"
-    assert [d.name for d in result.layers[0].differences] == ["output"]
+    assert [d.name for d in result.layers[0].differences] == ["output", "weight", "bias"]
 
 
 # ---------------------------------------------------------------------- the command

@@ -1,0 +1,167 @@
+"""Which differences rounding errors explain, measured on the model and the reference at hand.
+
+A reference in single precision is off by the rounding errors of whoever computed it. Here the model runs in double
+precision, which tells how far off the reference is, and in single precision, several times with every weight and input
+moved by its last bit, which tells how far off such a run may be. Torch7's errors and ours are of one size: over all
+fixtures and published architectures the reference was never farther from the exact result than 1.5 times our own run
+where that was off by more than :data:`UNITS`. What is farther than :data:`MARGIN` times is no rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.compare import nested
+from dpnn_bridge.compare.differences import Difference
+from dpnn_bridge.compare.verdict import Verdict
+from dpnn_bridge.parity.experiment import Experiment, Key, Outcome
+from dpnn_bridge.parity.layers import Given
+
+#: differences of so many units in the last place of the largest value are nothing but rounding
+UNITS = 8
+#: how far the reference may be from the exact result, in multiples of the farthest of our own runs
+MARGIN = 4
+#: the same where a GPU computed it, whose libraries add up in ways (Winograd, Fourier) that are less exact
+GPU_UNITS, GPU_MARGIN = 128, 32
+#: runs with last bits moved, by so many units. More than one make gradients jump, as those in a deep net do where a
+#: pooling maximum or the sign in front of a ReLU changes; for outputs the effect counts for one unit
+NUDGES = (1, 1, 4, 4, 16, 16)
+
+
+def floor(experiment: Experiment) -> float:
+    """The largest relative difference of an output within the tolerance that needs no explanation."""
+    if not experiment.measured:
+        return float("inf")
+    return _least(experiment)
+
+
+def _least(experiment: Experiment) -> float:
+    eps = torch.finfo(torch.float32 if experiment.single else torch.float64).eps
+    return (GPU_UNITS if experiment.on_gpu else UNITS) * eps
+
+
+def judge_rounding(experiment: Experiment, outcome: Outcome, given: Mapping[int, Given] | None) -> None:
+    """Excuses what rounding explains; narrows the tolerance of outputs that it does not explain.
+
+    Args:
+        experiment: what ran; with ``measured``, outputs within the tolerance are questioned as well.
+        outcome: of the run.
+        given: what the layers of that run got in place of each other's results.
+    """
+    least = _least(experiment)
+    waiting = {
+        key: d for key, d in outcome.questionable(floor(experiment)).items() if d.is_computed and not d.mismatched
+    }
+    if not waiting:
+        return
+    margin = GPU_MARGIN if experiment.on_gpu else MARGIN
+    precise = _precise(experiment, outcome, given)
+    exact, own = precise.by_key() if precise is not None else {}, dict.fromkeys(waiting, 0.0)
+    for run, units in enumerate((0, *NUDGES)):
+        other = outcome if not run and experiment.runs_single else _nudged(experiment, given, run, units)
+        moved = _distances(precise or outcome, other)
+        for key, d in waiting.items():
+            own[key] = max(own[key], moved.get(key, 0.0) / (1 if d.is_gradient else max(1, units)))
+        for key, d in list(waiting.items()):
+            found = exact[key].error if key in exact else d.error
+            if found == float("inf"):  # single precision ends earlier than double
+                found = d.error
+            d.rounding = max(least, margin * own[key])
+            if found <= d.rounding:
+                _explained(d, found, precise is not None)
+                del waiting[key]
+        if not waiting:
+            return
+    for d in waiting.values():
+        if d.ok:
+            d.tolerance = min(d.tolerance, d.rounding, d.error / 2)
+            d.message = (
+                f"expected {d.expected:.9g}, found {d.found:.9g} at {list(d.index or ())}, "
+                f"relative error {d.error:.3g}, and rounding explains {d.rounding:.2g}"
+            )
+
+
+def _explained(d: Difference, found: float, doubled: bool) -> None:
+    if d.ok:
+        return
+    d.excuse, d.reason = Verdict.ROUNDING, "rounding errors explain it"
+    where = f"{found:.2g} from the result in double precision, " if doubled else ""
+    d.message += f"; the reference is {where}rounding explains {d.rounding:.2g}"
+
+
+def _precise(experiment: Experiment, outcome: Outcome, given: Mapping[int, Given] | None) -> Outcome | None:
+    """The run in double precision; None where the model cannot be cast, so that runs are compared with each other."""
+    if not experiment.single:
+        return outcome
+    try:
+        return experiment.run(dtype=torch.float64, given=given)
+    except Exception:
+        return None
+
+
+# ---------------------------------------------------------------------- our own runs
+def _distances(precise: Outcome, other: Outcome) -> dict[Key, float]:
+    """How far the results of a run are from the exact ones, relative to the largest, for each comparison."""
+    found: dict[Key, float] = {}
+    for (i, name, exact), (_, _, moved) in zip(precise.values(), other.values(), strict=False):
+        _measure(found, i, name, exact, moved)
+    return found
+
+
+def _measure(found: dict[Key, float], i: int, name: str, exact: Any, moved: Any) -> None:
+    """Of nested values, named as :func:`~dpnn_bridge.compare.differences.compare` names them."""
+    if isinstance(exact, Tensor) and isinstance(moved, Tensor) and exact.shape == moved.shape:
+        e, m = exact.detach().to("cpu", torch.float64), moved.detach().to("cpu", torch.float64)
+        finite = e.isfinite() & m.isfinite()
+        if finite.any():
+            size = max(float(e[finite].abs().max()), torch.finfo(torch.float64).tiny)
+            found[i, name] = max(found.get((i, name), 0.0), float((e - m)[finite].abs().max()) / size)
+    elif isinstance(exact, (list, tuple)) and isinstance(moved, (list, tuple)):
+        for k, (e, m) in enumerate(zip(exact, moved, strict=False), 1):
+            _measure(found, i, f"{name}[{k}]", e, m)
+    elif isinstance(exact, dict) and isinstance(moved, dict):
+        for k in exact.keys() & moved.keys():
+            _measure(found, i, f"{name}.{k}", exact[k], moved[k])
+
+
+def _nudged(experiment: Experiment, given: Mapping[int, Given] | None, seed: int, units: int) -> Outcome:
+    """A run in the reference's precision, weights and inputs moved by up to so many units in the last place."""
+    generator = torch.Generator().manual_seed(seed)
+    eps = units * torch.finfo(torch.float32 if experiment.single else torch.float64).eps
+
+    def moved(tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point() or not (tensor.detach() != tensor.detach().round()).any():
+            return tensor  # whole numbers may be indices
+        return tensor * _near_one(tensor, generator, eps)
+
+    @contextmanager
+    def running(module: nn.Module) -> Iterator[None]:
+        with torch.no_grad():
+            for p in module.parameters():
+                if p.is_floating_point():
+                    p.mul_(_near_one(p, generator, eps))
+
+        def entered(module: nn.Module, args: tuple[Any, ...]) -> Any:
+            return (nested.map_tensors(moved, args[0]), *args[1:]) if args else None
+
+        handle = module.register_forward_pre_hook(entered)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    theirs = given and {
+        i: Given(nested.map_tensors(moved, g.output), nested.map_tensors(moved, g.grad_input)) for i, g in given.items()
+    }
+    dtype = torch.float32 if experiment.single and not experiment.runs_single else None
+    return experiment.run(dtype=dtype, given=theirs, while_running=running)
+
+
+def _near_one(tensor: Tensor, generator: torch.Generator, eps: float) -> Tensor:
+    noise = 2 * torch.rand(tensor.shape, generator=generator, dtype=torch.float64) - 1
+    return (1 + eps * noise).to(tensor.device, tensor.dtype)

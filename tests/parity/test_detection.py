@@ -1,0 +1,107 @@
+"""One weight of a published net is changed by 1e-3: it is found, or the verdict says that this reference loses it."""
+
+from __future__ import annotations
+
+import random
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from samples import SAMPLES
+from torch import nn
+
+import dpnn_bridge
+from dpnn_bridge.compare import nested
+from dpnn_bridge.compare.verdict import Verdict
+from dpnn_bridge.conversion.lua_values import lua_value, to_value
+from dpnn_bridge.objects import LuaTable
+from dpnn_bridge.parity.verification import Verification
+from dpnn_bridge.parity.verify import verify
+
+NETS = [
+    "char-rnn__lstm",
+    "im2recipe__cudnn_LSTM",
+    "deepmask__symmetric_padding_small",
+    "imagenet-multiGPU__features_DPT_small",
+    "torch-demos__mnist_convnet",
+]
+
+
+def change(model: nn.Module, seed: int) -> str:
+    """Changes one weight at a random place, by 1e-3 or by a thousandth of it; returns its name."""
+    choice = random.Random(seed)
+    names = dict(model.named_parameters())
+    name = choice.choice(list(names))
+    flat = names[name].data.view(-1)
+    i = choice.randrange(flat.numel())
+    flat[i] = flat[i] * 1.001 if seed % 2 else flat[i] + 1e-3
+    return name
+
+
+def effect(path: Path, other: Path, value: object) -> float:
+    """How far the outputs of two models are apart in double precision, relative to the largest."""
+    results = []
+    for file in (path, other):
+        model = dpnn_bridge.load(file).double().eval()
+        with torch.no_grad():
+            results.append(list(nested.leaves(model(nested.cast(value, torch.float64)))))
+    return max(float((a - b).abs().max() / a.abs().max()) for a, b in zip(*results, strict=True))
+
+
+def unseen(result: Verification) -> float:
+    """What the result says that its reference cannot tell."""
+    (said,) = (n for n in result.notes if "whole model only" in n)
+    (number,) = re.findall(r"less than (\S+) of its largest", said)
+    return float(number)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_a_changed_weight_is_found_or_said_to_be_lost_in_rounding(name: str, tmp_path: Path) -> None:
+    folder = SAMPLES / name
+    value = to_value(dpnn_bridge.read_t7(folder / "ref.t7")["input"])
+    found = 0
+    for seed in range(4):
+        model = dpnn_bridge.load(folder / "model.t7")
+        place = change(model, seed)
+        dpnn_bridge.write_t7(tmp_path / "model.t7", model, force=True)
+        result = verify(tmp_path / "model.t7", reference=folder / "ref.t7", gradients=False)
+        found += result.verdict is Verdict.DIFFERENT
+        if result.verdict is not Verdict.DIFFERENT:
+            moved = effect(folder / "model.t7", tmp_path / "model.t7", value)
+            assert moved <= 1.3 * unseen(result), place  # both are rounded to a digit or two
+    assert found, "all four were lost"
+
+
+def test_a_reference_with_layers_names_a_weight_that_no_output_depends_on(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2))
+    with torch.no_grad():
+        net[0].bias.fill_(-50)  # no unit is ever on
+    model = dpnn_bridge.to_torch(dpnn_bridge.to_lua(net))
+    dpnn_bridge.write_t7(tmp_path / "model.t7", model)
+    x = torch.randn(4, 3)
+    table = LuaTable([("mode", "eval"), ("input", lua_value(x)), ("output", lua_value(net(x).detach()))])
+    after = dpnn_bridge.read_t7(tmp_path / "model.t7")
+    with torch.no_grad():
+        model[2].weight[1, 2] += 1e-3  # type: ignore[index]
+    dpnn_bridge.write_t7(tmp_path / "changed.t7", model)
+    assert verify(tmp_path / "changed.t7", reference=table).verdict is Verdict.EQUAL
+    table["after"] = after
+    assert verify(tmp_path / "model.t7", reference=table).verdict is Verdict.EQUAL
+    result = verify(tmp_path / "changed.t7", reference=table)
+    assert result.verdict is Verdict.DIFFERENT
+    assert [(layer.path, d.name) for layer in result.layers for d in layer.compared if not d.ok] == [
+        ("modules[3]", "modules[3].weight")
+    ]
+
+
+@pytest.mark.parametrize(("kind", "verdict"), [("torch.FloatTensor", "different"), ("torch.CudaTensor", "equal")])
+def test_a_gpu_adds_up_less_exactly(kind: str, verdict: str, tmp_path: Path) -> None:
+    model = dpnn_bridge.to_torch(dpnn_bridge.to_lua(nn.Sequential(nn.Linear(64, 8), nn.Tanh())))
+    dpnn_bridge.write_t7(tmp_path / "model.t7", model)
+    x = torch.randn(4, 64)
+    output = lua_value(model(x).detach() * (1 + 5e-6))
+    output.class_name = kind
+    reference = LuaTable([("mode", "eval"), ("input", lua_value(x)), ("output", output)])
+    assert verify(tmp_path / "model.t7", reference=reference).verdict == verdict
+    assert verify(tmp_path / "model.t7", reference=reference, dtype=torch.float64).verdict == verdict
