@@ -6,18 +6,25 @@ import multiprocessing
 import os
 import re
 import signal
+import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 from dpnn_bridge.base.atomic import check_output, ending_in_order, remove_temporary
-from dpnn_bridge.errors import DpnnBridgeError, OutputExistsError
+from dpnn_bridge.base.checksum import sha256_of
+from dpnn_bridge.base.extras import install_advice
+from dpnn_bridge.base.remote import Place, absolute, beside, is_there, listed, place_of
+from dpnn_bridge.base.version import package_version
+from dpnn_bridge.errors import DpnnBridgeError, OptionError, OutputError, OutputExistsError
+from dpnn_bridge.manifest import Line, Manifest
 
 
 @dataclass(frozen=True)
@@ -25,12 +32,12 @@ class Task:
     """One conversion.
 
     Attributes:
-        source, target: the files.
+        source, target: the files, or their URLs.
         key: the model inside ``source``, None for the one that it is about.
     """
 
-    source: Path
-    target: Path
+    source: Place
+    target: Place
     key: str | None = None
 
 
@@ -44,6 +51,8 @@ class Outcome:
         message: the error of a failed task.
         exit_code: of the error, else 0.
         facts: number of modules and parameters, unsupported classes.
+        seconds: how long it took.
+        proof: for a manifest: checksums of source, arguments and target.
     """
 
     task: Task
@@ -51,51 +60,83 @@ class Outcome:
     message: str = ""
     exit_code: int = 0
     facts: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    proof: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         task = {"source": str(self.task.source), "target": str(self.task.target), "key": self.task.key}
         return {**task, "status": self.status, "message": self.message, "exit_code": self.exit_code, **self.facts}
 
+    def to_line(self) -> Line:
+        """The line of a manifest, see :mod:`dpnn_bridge.manifest`."""
+        places = {"source": absolute(self.task.source), "target": absolute(self.task.target)}
+        verdict = "failed" if self.status == "failed" else "equal"
+        made = {"verdict": verdict, "seconds": round(self.seconds, 3), "dpnn_bridge": package_version()}
+        return {**self.to_dict(), **places, **self.proof, **made, "host": socket.gethostname()}
 
-def tasks_for(sources: Sequence[Path], out_dir: Path, suffix: str) -> list[Task]:
+
+def tasks_for(sources: Sequence[Place], out_dir: Place, suffix: str) -> list[Task]:
     """One task per file; outputs keep the names of the sources, and the folders below their common parent.
 
+    Args:
+        sources: paths and URLs; one with ``*`` stands for all that it fits.
+        out_dir: a folder, or the URL of one.
+        suffix: of the outputs.
+
     Raises:
-        OutputError: two sources would have the same output, or one would be written over another.
+        OutputError: two sources would have one output, or one would be written over another or outside the folder.
     """
-    places = [Path(os.path.abspath(s)) for s in sources]  # links keep their names: those of a cache lead to checksums
-    common = Path(os.path.commonpath([str(p.parent) for p in places])) if places else Path()
-    targets: dict[Path, Path] = {}
-    for source, place in zip(sources, places, strict=True):
+    sources = [found for s in sources for found in (listed(s) if isinstance(s, str) else [s])]
+    out_dir = place_of(out_dir)
+    # links keep their names: those of a cache lead to checksums
+    places = [_split_url(s) if isinstance(s, str) else ("", PurePath(os.path.abspath(s))) for s in sources]
+    parents: dict[str, list[str]] = {}
+    for store, place in places:
+        parents.setdefault(store, []).append(str(place.parent))
+    common = {store: os.path.commonpath(found) for store, found in parents.items()}
+    targets: dict[Place, Place] = {}
+    for source, (store, place) in zip(sources, places, strict=True):
         stem = place.name if place.suffix[1:].isdigit() else place.stem  # model_1.5 is no file of type 5
-        target = out_dir / place.relative_to(common).with_name(stem + suffix)
+        below = place.relative_to(common[store]).with_name(stem + suffix)
+        if ".." in below.parts:
+            raise OutputError(f"{source} would be written outside of {out_dir}")
+        target = f"{out_dir.rstrip('/')}/{below.as_posix()}" if isinstance(out_dir, str) else out_dir / below
         first = targets.setdefault(target, source)
-        if os.path.abspath(first) != str(place):
+        if absolute(first) != absolute(source):
             raise OutputExistsError(f"{source} and {first} would both be written to {target}")
-    for target in targets:
-        if target.is_file():
-            check_output(target, True, sources)
+    _check_targets(targets, sources)
     return [Task(source, target) for target, source in targets.items()]
 
 
-def tasks_for_models(source: Path, target: Path, keys: Sequence[str]) -> list[Task]:
+def tasks_for_models(source: Place, target: Place, keys: Sequence[str]) -> list[Task]:
     """One task per model of one file: ``out.pt`` and key ``protos.rnn`` give ``out.protos.rnn.pt``.
 
     Keys that would give the same name, or one that no file can have, get another.
     """
     tasks: dict[str, Task] = {}
+    stem, suffix = PurePosixPath(target).stem, PurePosixPath(target).suffix
     for key in keys:
-        room = _LONGEST_NAME - len(os.fsencode(f"{target.stem}.{target.suffix}"))
+        room = _LONGEST_NAME - len(os.fsencode(f"{stem}.{suffix}"))
         name, number = _file_name(key, room), 1
         while name.casefold() in tasks:
             number += 1
             name = f"{_file_name(key, room - len(str(number)) - 1)}-{number}"
-        tasks[name.casefold()] = Task(source, target.with_name(f"{target.stem}.{name}{target.suffix}"), key)
-    for task in tasks.values():
-        if task.target.is_file():
-            check_output(task.target, True, [source])
+        tasks[name.casefold()] = Task(source, beside(target, f"{stem}.{name}{suffix}"), key)
+    _check_targets([task.target for task in tasks.values()], [source])
     return list(tasks.values())
+
+
+def _split_url(url: str) -> tuple[str, PurePath]:
+    """The store of a URL, and the path in it."""
+    store, _, path = url.partition("://")
+    return store, PurePosixPath("/", path.split("?", 1)[0])
+
+
+def _check_targets(targets: Iterable[Place], sources: Sequence[Place]) -> None:
+    for target in targets:
+        if isinstance(target, Path) and target.is_file():
+            check_output(target, True, [s for s in sources if isinstance(s, Path)])
 
 
 #: bytes of a file name on all common file systems
@@ -113,8 +154,9 @@ def run(
     tasks: Sequence[Task],
     *,
     jobs: int = 1,
+    executor: Executor | None = None,
+    manifest: str | Path | None = None,
     force: bool = False,
-    started: Callable[[Task], None] = lambda task: None,
     **options: Any,
 ) -> Iterator[Outcome]:
     """Runs conversions, each independent of the others' failures; yields outcomes as they come.
@@ -122,49 +164,140 @@ def run(
     Args:
         tasks: the conversions.
         jobs: number of processes.
+        executor: what runs them instead: any :class:`concurrent.futures.Executor`, of threads, or of processes on
+            other machines (``dask.distributed.Client(…).get_executor()``, ``mpi4py.futures.MPIPoolExecutor()``), which
+            find files under the same paths. It is not shut down.
+        manifest: a file that gets a line for each conversion, see :mod:`dpnn_bridge.manifest`.
         force: convert again where the output exists; otherwise a task is skipped when its output is there, whole and
             made of the same input, and fails when something else is there.
-        started: called with each task that is begun or queued.
         **options: of :func:`dpnn_bridge.files.convert`.
     """
-    options["force"] = force
-    todo = []
-    for task in tasks:
-        if not force and os.path.lexists(task.target):
-            yield _present(task, options)
-        else:
-            todo.append(task)
-            started(task)
-    if jobs <= 1 or len(todo) <= 1:
-        yield from (_convert(task, options) for task in todo)
+    log = None if manifest is None else Manifest(manifest)
+    options |= {"force": force, "checksum": log is not None}
+    calls = [(task, log and log.of(absolute(task.target))) for task in tasks]
+    if executor is not None:
+        outcomes = _run_in(executor, calls, options)
+    elif jobs <= 1 or len(tasks) <= 1:
+        outcomes = (run_one(task, line, **options) for task, line in calls)
     else:
-        yield from _run_in_workers(todo, min(jobs, len(todo)), options)
+        outcomes = _run_in_workers(calls, min(jobs, len(tasks)), options)
+    for outcome in outcomes:
+        known = log and _is_of(log.of(absolute(outcome.task.target)), outcome)
+        if log is not None and not (outcome.status == "skipped" and known):
+            log.add(outcome.to_line())
+        yield outcome
 
 
-def _present(task: Task, options: dict[str, Any]) -> Outcome:
+def run_one(task: Task, line: Line | None = None, **options: Any) -> Outcome:
+    """Runs one conversion; what goes wrong is in the outcome.
+
+    Args:
+        task: the conversion.
+        line: what a manifest says of its target.
+        **options: of :func:`dpnn_bridge.files.convert`.
+    """
+    started = time.perf_counter()
+    try:
+        outcome = _run_one(task, line, options)
+    except DpnnBridgeError as e:
+        outcome = Outcome(task, "failed", str(e), e.exit_code)
+    except Exception as e:  # one file must not end the others
+        outcome = Outcome(task, "failed", f"{type(e).__name__}: {e}", 1)
+    outcome.seconds = time.perf_counter() - started
+    return outcome
+
+
+def _run_one(task: Task, line: Line | None, options: dict[str, Any]) -> Outcome:
+    from dpnn_bridge.files import convert
+
+    if not options.get("force"):
+        there = is_there(task.target) if isinstance(task.target, str) else os.path.lexists(task.target)
+        if there:
+            return _present(task, line, options)
+    try:
+        report = convert(task.source, task.target, key=task.key, **options)
+    except OutputExistsError:  # another attempt at the same task was faster
+        return _present(task, line, options)
+    facts = {
+        "modules": len(report.mapped),
+        "parameters": report.metadata["parameters"],
+        "unsupported": len(report.unsupported),
+    }
+    proof = _proof(report.metadata["origin"], report.metadata["written"]) if options.get("checksum") else {}
+    return Outcome(task, "converted", facts=facts, proof=proof)
+
+
+def _present(task: Task, line: Line | None, options: dict[str, Any]) -> Outcome:
     """The outcome where something has the name of the output."""
-    from dpnn_bridge.files import is_converted
+    from dpnn_bridge.conversion.tensors import as_dtype
+    from dpnn_bridge.files import is_converted, origin_text
+    from dpnn_bridge.loaders.origin import local_file
 
-    if task.target.is_file() and is_converted(task.source, task.target, key=task.key, **options):
-        return Outcome(task, "skipped")
+    is_file = isinstance(task.target, str) or task.target.is_file()
+    proof: dict[str, Any] = {}
+    if is_file and options.get("checksum"):
+        with local_file(task.source) as source, local_file(task.target, unpack=False) as target:
+            origin = origin_text(sha256_of(source.path), task.key, as_dtype(options.get("dtype")))
+            proof = _proof(origin, sha256_of(target.path))
+    made_of = {name: value for name, value in proof.items() if name != "target_sha256"}
+    if line is not None and line["verdict"] == "equal" and made_of.items() <= line.items():
+        done = proof.items() <= line.items()
+    else:
+        done = is_file and is_converted(task.source, task.target, key=task.key, **options)
+    if done:
+        return Outcome(task, "skipped", proof=proof)
     message = f"{task.target} is there, and not what this input gives now; use --force (force=True) to replace it"
     return Outcome(task, "failed", message, OutputExistsError.exit_code)
 
 
-def _run_in_workers(todo: Sequence[Task], jobs: int, options: dict[str, Any]) -> Iterator[Outcome]:
+def _proof(origin: str, written: str) -> dict[str, Any]:
+    source, _, arguments = origin.partition(":")[2].partition("-")
+    return {"sha256": source, "arguments": arguments, "target_sha256": written}
+
+
+def _is_of(line: Line | None, outcome: Outcome) -> bool:
+    """Whether a manifest says of a target what an outcome says."""
+    return line is not None and line["verdict"] == "equal" and outcome.proof.items() <= line.items()
+
+
+Call = tuple[Task, Line | None]
+
+
+def _run_in(executor: Executor, calls: Sequence[Call], options: dict[str, Any]) -> Iterator[Outcome]:
+    futures = {}
+    for task, line in calls:
+        elsewhere = replace(task, source=place_of(absolute(task.source)), target=place_of(absolute(task.target)))
+        futures[executor.submit(run_one, elsewhere, line, **options)] = task
+    try:
+        for future in as_completed(futures):
+            try:
+                outcome = future.result()
+            except BrokenProcessPool:
+                message = "a worker process died, perhaps for lack of memory; use fewer --jobs for what is left"
+                outcome = Outcome(futures[future], "failed", message, 1)
+            except Exception as e:  # the executor's own, such as of a task whose workers died again and again
+                outcome = Outcome(futures[future], "failed", f"the executor gave up: {type(e).__name__}: {e}", 1)
+            yield replace(outcome, task=futures[future])
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def _run_in_workers(calls: Sequence[Call], jobs: int, options: dict[str, Any]) -> Iterator[Outcome]:
+    with workers(jobs) as pool:
+        yield from _run_in(pool, calls, options)
+
+
+@contextmanager
+def workers(jobs: int) -> Iterator[Executor]:
+    """Processes of this machine that end with this one, however it ends."""
     # spawned, since a forked process can hang on the locks of PyTorch's threads
     context = multiprocessing.get_context("spawn")
     watched, held = context.Pipe(duplex=False)  # workers end when it closes, which it does when this process ends
     with ending_in_order():
         pool = ProcessPoolExecutor(jobs, context, _start_worker, (jobs, watched))
         try:
-            futures = {pool.submit(_convert, task, options): task for task in todo}
-            for future in as_completed(futures):
-                try:
-                    yield future.result()
-                except BrokenProcessPool:
-                    message = "a worker process died, perhaps for lack of memory; use fewer --jobs for what is left"
-                    yield Outcome(futures[future], "failed", message, 1)
+            yield pool
         except BaseException:
             held.close()
             raise
@@ -172,6 +305,28 @@ def _run_in_workers(todo: Sequence[Task], jobs: int, options: dict[str, Any]) ->
             pool.shutdown(cancel_futures=True)
             held.close()
             watched.close()
+
+
+@contextmanager
+def dask_executor(address: str) -> Iterator[Executor]:
+    """What runs conversions on the workers of a Dask cluster, each of which has this package.
+
+    Args:
+        address: of the scheduler, such as ``tcp://host:8786``.
+
+    Raises:
+        OptionError: dask.distributed is not installed, or nobody answers there.
+    """
+    try:
+        from distributed import Client
+    except ImportError as e:
+        raise OptionError(f"Dask is not installed: {install_advice('dask')}") from e
+    try:
+        client = Client(address, set_as_default=False)
+    except (OSError, ValueError) as e:
+        raise OptionError(f"no Dask scheduler answers at {address}: {e}") from e
+    with client:
+        yield client.get_executor()
 
 
 def _start_worker(jobs: int, watched: Connection) -> None:
@@ -188,20 +343,3 @@ def _end_with_parent(watched: Connection) -> None:
         watched.recv_bytes()
     remove_temporary()
     os._exit(130)
-
-
-def _convert(task: Task, options: dict[str, Any]) -> Outcome:
-    from dpnn_bridge.files import convert
-
-    try:
-        report = convert(task.source, task.target, key=task.key, **options)
-    except DpnnBridgeError as e:
-        return Outcome(task, "failed", str(e), e.exit_code)
-    except Exception as e:  # one file must not end the others
-        return Outcome(task, "failed", f"{type(e).__name__}: {e}", 1)
-    facts = {
-        "modules": len(report.mapped),
-        "parameters": report.metadata["parameters"],
-        "unsupported": len(report.unsupported),
-    }
-    return Outcome(task, "converted", facts=facts)

@@ -16,6 +16,8 @@ from torch import nn
 
 from dpnn_bridge.base.atomic import StrPath, check_output, replacing
 from dpnn_bridge.base.boundary import raises
+from dpnn_bridge.base.checksum import sha256_of
+from dpnn_bridge.base.remote import is_url, place_of
 from dpnn_bridge.base.suffixes import CONVERTED, OUTPUTS
 from dpnn_bridge.base.version import package_version
 from dpnn_bridge.checkpoints.contents import named_file, surroundings, without_module
@@ -28,7 +30,7 @@ from dpnn_bridge.conversion.tensors import as_dtype
 from dpnn_bridge.errors import ConversionError, LuaBridgeError, ModelNotFoundError
 from dpnn_bridge.loaders import t7_writer
 from dpnn_bridge.loaders.encoding import check_file
-from dpnn_bridge.loaders.origin import LocalFile, Origin, is_url, local_file, name_of
+from dpnn_bridge.loaders.origin import LocalFile, Origin, local_file, name_of
 from dpnn_bridge.loaders.t7_reader import read_local, read_t7
 from dpnn_bridge.modules.several import Models
 from dpnn_bridge.outputs import container, data, export, format_of, pt_file, suffix_of
@@ -217,6 +219,7 @@ def convert(
     sandbox: bool = False,
     allow_unsupported: bool = False,
     sha256: str | None = None,
+    checksum: bool = False,
     progress: Callable[[str], None] = lambda step: None,
     **options: Any,
 ) -> Report:
@@ -228,7 +231,7 @@ def convert(
     Args:
         src: a ``.t7`` file, or a ``.pt`` or ``.safetensors`` file written by :func:`save`; also a URL, an open file, or
             bytes.
-        dst: the file to write.
+        dst: the file to write, or the URL of one.
         key: path of the module inside a checkpoint table.
         to: format name when the suffix of ``dst`` does not say it.
         force: replace an existing ``dst``, which is refused otherwise (:func:`save` replaces).
@@ -241,6 +244,7 @@ def convert(
             compute; see :class:`~dpnn_bridge.lua.LuaBridge` for its limits.
         allow_unsupported: unknown classes become placeholders.
         sha256: refuse a file with another checksum.
+        checksum: take the SHA-256 of what is written into the report: ``metadata["written"]``.
         progress: called with the name of each step as it begins.
         **options: of the format: ``dynamic``, ``opset``, ``input_names`` of ``.onnx``, ``dynamic`` of ``.pt2``.
 
@@ -251,7 +255,7 @@ def convert(
         T7Error, ConversionError, OutputError, VerificationError: nothing was written.
     """
     suffix = ".json" if (to or Path(dst).suffix[1:]).lstrip(".") == "json" else suffix_of(dst, to)
-    inputs = (*([src] if isinstance(src, (str, os.PathLike)) and not is_url(src) else []), *plugins)
+    inputs = (*([place_of(src)] if isinstance(src, (str, os.PathLike)) and not is_url(src) else []), *plugins)
     check_output(dst, force, inputs)
     load_plugins(plugins)
     name = name_of(src)
@@ -273,6 +277,8 @@ def convert(
                 progress(f"writing {dst}")
                 with replacing(dst, force=force, inputs=inputs) as temporary:
                     report = _data_report(data.write(value, temporary, suffix), name, key, named_file(value))
+                    if checksum:
+                        report.metadata |= {"origin": _origin(file, key, dtype), "written": sha256_of(temporary)}
                 report.notes += _unread(trailing)
                 return report
         elif suffix == ".json":
@@ -296,8 +302,9 @@ def convert(
     progress(f"writing {dst}")
     if callable(example) and not isinstance(example, torch.Tensor):
         example = example(module)
-    written = {"example": example, "metadata": report.metadata, "force": force, "inputs": inputs}
-    export(module, dst, to=to, **written, **options)
+    written = {"example": example, "metadata": dict(report.metadata), "force": force, "inputs": inputs}
+    seal = (lambda path: report.metadata.update(written=sha256_of(path))) if checksum else None
+    export(module, dst, to=to, seal=seal, **written, **options)
     return report
 
 
@@ -336,12 +343,14 @@ def is_converted(
     """
     try:
         suffix = f".{to.lstrip('.')}" if to else Path(dst).suffix
-        found = None if suffix == ".json" else format_of(dst, to).origin(Path(dst))
+        with local_file(dst, unpack=False) as there:
+            found = None if suffix == ".json" else format_of(dst, to).origin(there.path)
         if not found and suffix in data.SUFFIXES:
             with TemporaryDirectory() as folder:
                 again = Path(folder, Path(dst).name)
                 convert(src, again, key=key, to=to, dtype=dtype, lua=lua, allow_unsupported=allow_unsupported)
-                return filecmp.cmp(again, dst, shallow=False)
+                with local_file(dst, unpack=False) as there:
+                    return filecmp.cmp(again, there.path, shallow=False)
         with local_file(src) as file:
             return found == _origin(file, key, as_dtype(dtype))
     except Exception:  # whatever is wrong with it, it is not what convert writes
@@ -350,12 +359,13 @@ def is_converted(
 
 def _origin(src: LocalFile, key: str | None, dtype: torch.dtype | None) -> str:
     """What a conversion starts from: checksums of the file, and of the arguments that change the result."""
-    digest = hashlib.sha256()
-    with open(src.path, "rb") as file:
-        while part := file.read(1 << 20):
-            digest.update(part)
+    return origin_text(sha256_of(src.path), key, dtype)
+
+
+def origin_text(sha256: str, key: str | None, dtype: torch.dtype | None) -> str:
+    """What a file says it was made of: the checksums of its input, and of the arguments that change the result."""
     arguments = hashlib.sha256(json.dumps([key, str(dtype)]).encode())
-    return f"sha256:{digest.hexdigest()}-{arguments.hexdigest()[:16]}"
+    return f"sha256:{sha256}-{arguments.hexdigest()[:16]}"
 
 
 @raises(ConversionError, "searching for models")

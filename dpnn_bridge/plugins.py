@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Sequence
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_file_location
@@ -23,9 +24,10 @@ def load_plugins(plugins: Sequence[StrPath]) -> None:
         path = Path(plugin).resolve()
         if not path.is_file():
             raise ConversionError(f"plugin {plugin}: no such file")
-        if path not in _loaded_plugins:
-            raises(ConversionError, f"loading the plugin {plugin}")(_import_file)(path)
-            _loaded_plugins.add(path)
+        with _lock:
+            if path not in _loaded_plugins:
+                raises(ConversionError, f"loading the plugin {plugin}")(_import_file)(path)
+                _loaded_plugins.add(path)
 
 
 def _import_file(path: Path) -> None:
@@ -45,3 +47,4 @@ def _import_file(path: Path) -> None:
 
 
 _loaded_plugins: set[Path] = set()
+_lock = threading.RLock()

@@ -15,12 +15,14 @@ import secrets
 import shutil
 import signal
 import stat
+import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+from dpnn_bridge.base.remote import check_upload, place_of, upload
 from dpnn_bridge.errors import OutputError, OutputExistsError
 
 try:
@@ -50,9 +52,12 @@ def check_output(path: StrPath, force: bool, inputs: Iterable[StrPath] = ()) -> 
 
     Raises:
         OutputExistsError: a file is there and ``force`` is False.
-        OutputError: something is there that is never replaced: a directory, a device, a pipe, an input.
+        OutputError: something is there that is never replaced: a directory, a device, a pipe, an input; or the store
+            of a URL cannot be asked.
     """
-    path = Path(path)
+    path = place_of(path)
+    if isinstance(path, str):
+        return check_upload(path, force)
     try:
         found = path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -90,15 +95,17 @@ def replacing(path: StrPath, *, force: bool, inputs: Iterable[StrPath] = ()) -> 
     new file, as the umask says.
 
     Args:
-        path: the file to write.
+        path: the file to write, or a URL: the file is made on this machine and put there, see
+            :func:`dpnn_bridge.base.remote.upload`.
         force: replace a file that is there.
         inputs: files that are never replaced.
 
     Raises:
         OutputError: as :func:`check_output`, or the disk refused (full, read-only, …); nothing was written.
     """
-    path, inputs = Path(path), tuple(inputs)
+    target, inputs = place_of(path), tuple(inputs)
     check_output(path, force, inputs)
+    path = Path(tempfile.gettempdir(), target.rpartition("/")[2]) if isinstance(target, str) else target
     with ending_in_order():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -107,9 +114,12 @@ def replacing(path: StrPath, *, force: bool, inputs: Iterable[StrPath] = ()) -> 
             try:
                 temporary = folder / path.name
                 yield temporary
-                _set_mode(temporary)
-                check_output(path, force, inputs)
-                _put(temporary, path, force)
+                if isinstance(target, str):
+                    upload(temporary, target, force)
+                else:
+                    _set_mode(temporary)
+                    check_output(path, force, inputs)
+                    _put(temporary, path, force)
             finally:
                 _remove(folder)
         except OutputError:

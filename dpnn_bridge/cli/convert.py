@@ -8,10 +8,11 @@ import shutil
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,9 +22,13 @@ from dpnn_bridge.base.suffixes import OUTPUTS
 from dpnn_bridge.cli.terminal import (
     DTYPES,
     Command,
+    FolderType,
     SourceType,
     console,
+    dask_option,
+    executor_of,
     in_options,
+    jobs_option,
     json_option,
     piped,
     plain_table,
@@ -61,10 +66,14 @@ def list_classes(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 )
 @click.option("--key", help="Path of the model inside the file, such as protos.rnn; found by itself when left out.")
 @click.option("--all", "all_models", is_flag=True, help="Convert every model of the file: OUT.KEY.pt for each.")
+@click.option("--out-dir", type=FolderType(), help="Folder for the outputs of many files, or its address.")
+@jobs_option
+@dask_option
 @click.option(
-    "--out-dir", type=click.Path(path_type=Path, file_okay=False), help="Folder for the outputs of many files."
+    "--manifest",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Add a line of JSON for each of many files: checksums, verdict, seconds. dpnn-verify FILE.jsonl checks it.",
 )
-@click.option("--jobs", default=1, show_default=True, type=click.IntRange(1), help="Processes for many files.")
 @click.option("--force", is_flag=True, help="Replace outputs that exist.")
 @click.option("--dtype", type=click.Choice(DTYPES), help="Cast floating point tensors; default: as in the file.")
 @click.option(
@@ -98,8 +107,10 @@ def convert_command(
     to: str | None,
     key: str | None,
     all_models: bool,
-    out_dir: Path | None,
+    out_dir: Any,
     jobs: int,
+    dask: str | None,
+    manifest: Path | None,
     force: bool,
     dtype: str | None,
     inputs: tuple[str, ...],
@@ -124,6 +135,7 @@ def convert_command(
       dpnn-convert model.pt model.t7              back to Torch7
       dpnn-convert stats.t7 stats.npz             data without a model; --key takes a part
       dpnn-convert hf://user/repo/model.t7 out.pt an address (extra remote); - is what is piped in or out
+      dpnn-convert 's3://zoo/**/*.t7' --out-dir s3://new --dask tcp://head:8786 --manifest done.jsonl    a fleet
 
     OUT.pt is read by dpnn_bridge.load and by torch.load(weights_only=True). Other suffixes: .safetensors and .npz
     (weights), .onnx and .pt2 (need --input), .py (a definition that needs only torch), .t7, and .json for data.
@@ -137,18 +149,19 @@ def convert_command(
         raise click.UsageError("give IN and OUT, or several inputs and --out-dir DIR")
     if out_dir is not None and (all_models or report):
         raise click.UsageError("--all and --report are for one file")
-    remote = [f for f in files if not isinstance(f, Path)]
-    if remote and (out_dir is not None or all_models):
-        raise click.UsageError(f"{remote[0]}: addresses and - are converted one at a time, without --out-dir and --all")
+    if "-" in files and (out_dir is not None or all_models):
+        raise click.UsageError("- is converted alone, without --out-dir and --all")
+    if (manifest or dask) and out_dir is None and not all_models:
+        raise click.UsageError("--manifest and --dask are for many files: --out-dir, or --all")
     if out_dir is None:
         _check_pair(files, to)
-    suffix = to or (files[1].suffix[1:] if out_dir is None and isinstance(files[1], Path) else "pt")
+    suffix = to or ("pt" if out_dir is not None or files[1] == "-" else PurePath(files[1]).suffix[1:])
     form = {"dynamic": dynamic or None, "opset": opset, "input_names": input_names and input_names.split(",")}
     form = {name: value for name, value in form.items() if value is not None}
     if form and (suffix != "onnx" and (suffix, list(form)) != ("pt2", ["dynamic"])):
         raise click.UsageError("--dynamic is for .onnx and .pt2, --opset and --input-names are for .onnx")
-    if lua_files and jobs > 1:
-        raise click.UsageError("--lua runs in one process: leave out --jobs")
+    if lua_files and (jobs > 1 or dask):
+        raise click.UsageError("--lua runs in one process: leave out --jobs and --dask")
     if sandbox and not lua_files:
         raise click.UsageError("--sandbox is for --lua")
     used = [*plugin, *lua_files, *filter(os.path.isfile, inputs)]
@@ -169,9 +182,11 @@ def convert_command(
         options: dict[str, Any] = {
             "to": to,
             "dtype": getattr(torch, dtype) if dtype else None,
-            "plugins": plugin,
+            "plugins": tuple(map(os.path.abspath, plugin)),
             "allow_unsupported": allow_unsupported,
-            "example": partial(_example, inputs, dtype) if inputs else None,
+            "example": partial(_example, [os.path.abspath(i) if os.path.isfile(i) else i for i in inputs], dtype)
+            if inputs
+            else None,
             **form,
         }
         if lua_files:
@@ -194,21 +209,27 @@ def convert_command(
         tasks = batch.tasks_for(files, out_dir, f".{to or 'pt'}")
     else:
         tasks = batch.tasks_for_models(*files, keys=api.model_keys(files[0]))
-    _run_many(tasks, batch.run(tasks, jobs=jobs, force=force, **options), as_json, quiet)
+    with executor_of(1, dask) as executor:
+        outcomes = batch.run(tasks, jobs=jobs, executor=executor, manifest=manifest, force=force, **options)
+        _run_many(tasks, outcomes, as_json, quiet)
 
 
 def _check_pair(files: Sequence[Any], to: str | None) -> None:
     """Raises for an input and an output that do not fit."""
     source, target = files
-    if isinstance(target, str) and target != "-":
-        raise click.UsageError(f"{target}: OUT is a file on this machine, or - with --to")
     if target == "-" and not to:
         raise click.UsageError("OUT is -: say the format with --to")
     if isinstance(source, Path) and isinstance(target, Path) and source.resolve() == target.resolve():
         raise click.UsageError("IN and OUT are the same file")
-    if isinstance(target, Path) and not to and target.suffix not in (*OUTPUTS, ".json"):
+    kind = PurePath(target).suffix
+    if target != "-" and not to and kind not in (*OUTPUTS, ".json"):
         known = ", ".join((*OUTPUTS, ".json"))
-        raise click.UsageError(f"{target}: cannot write {target.suffix or 'a file without suffix'}; choose {known}")
+        raise click.UsageError(f"{target}: cannot write {kind or 'a file without suffix'}; choose {known}")
+
+
+def _absolute(spec: str) -> str:
+    """An ``--input`` that workers understand which have another working directory."""
+    return os.path.abspath(spec) if os.path.isfile(spec) else spec
 
 
 def _example(inputs: Sequence[str], dtype: str | None, model: Any) -> Any:
@@ -269,6 +290,10 @@ def print_table(report: Report, console: Console) -> None:
         console.print(f"dropped {dropped.path}: {dropped.reason}", highlight=False, soft_wrap=True)
 
 
+#: files that are listed one by one
+MOST_ROWS = 100
+
+
 def _run_many(tasks: Sequence[Task], outcomes: Iterator[Outcome], as_json: bool, quiet: bool) -> None:
     from rich.progress import Progress
 
@@ -279,7 +304,8 @@ def _run_many(tasks: Sequence[Task], outcomes: Iterator[Outcome], as_json: bool,
         for outcome in outcomes:
             done.append(outcome)
             progress.advance(bar)
-    done.sort(key=lambda o: tasks.index(o.task))
+    order = {id(task): i for i, task in enumerate(tasks)}
+    done.sort(key=lambda o: order[id(o.task)])
     if as_json:
         click.echo(json.dumps([o.to_dict() for o in done], indent=2))
     elif not quiet:
@@ -293,7 +319,11 @@ def _run_many(tasks: Sequence[Task], outcomes: Iterator[Outcome], as_json: bool,
 
 
 def _print_many(done: Sequence[Outcome]) -> None:
-    """One row for each file."""
+    """One row for each file, or numbers alone where there are too many to read."""
+    if len(done) > MOST_ROWS:
+        counts = Counter(o.status for o in done)
+        say(f"{len(done)} files: " + ", ".join(f"{n} {status}" for status, n in sorted(counts.items())))
+        return
     table = plain_table()
     table.add_column("input", overflow="fold")
     table.add_column("output", overflow="fold")

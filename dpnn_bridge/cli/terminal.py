@@ -12,7 +12,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,6 +116,16 @@ class SourceType(click.ParamType):
         return value if isinstance(value, str) and (value == "-" or "://" in value) else Path(value)
 
 
+class FolderType(click.Path):
+    """A folder to write to: a path, or an address such as ``s3://bucket/folder``."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path, file_okay=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if "://" in str(value) else super().convert(value, param, ctx)
+
+
 def piped(source: Any) -> Any:
     """What a command reads for a value of :class:`SourceType`."""
     return sys.stdin.buffer if source == "-" else source
@@ -127,6 +137,13 @@ sha256_option = click.option("--sha256", metavar="HEX", help="Refuse a file with
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the whole result as JSON.")
+
+
+jobs_option = click.option(
+    "--jobs", default=1, show_default=True, type=click.IntRange(1), help="Processes for many files."
+)
+
+dask_option = click.option("--dask", metavar="ADDRESS", help="Workers of this Dask scheduler instead, tcp://host:8786.")
 
 
 version_option = click.version_option(package_name="dpnn-bridge")
@@ -160,6 +177,15 @@ def plain_table(**options: Any) -> Table:
     from rich.table import Table
 
     return Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, **options)
+
+
+@contextmanager
+def executor_of(jobs: int, dask: str | None) -> Iterator[Any]:
+    """What runs the work of a command; None is this process."""
+    from dpnn_bridge import batch
+
+    with batch.dask_executor(dask) if dask else batch.workers(jobs) if jobs > 1 else nullcontext() as executor:
+        yield executor
 
 
 @contextmanager

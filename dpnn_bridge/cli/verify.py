@@ -16,6 +16,9 @@ from dpnn_bridge.cli.terminal import (
     DTYPES,
     Command,
     console,
+    dask_option,
+    executor_of,
+    jobs_option,
     json_option,
     plain_table,
     quiet_option,
@@ -62,6 +65,8 @@ if TYPE_CHECKING:
 )
 @click.option("--plugin", multiple=True, type=click.Path(path_type=Path), help="Python file with @lua_class blocks.")
 @click.option("--allow-unsupported", is_flag=True, help="Unknown classes become placeholders that raise when they run.")
+@jobs_option
+@dask_option
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write a report as one HTML page.")
 @json_option
 @quiet_option
@@ -85,6 +90,8 @@ def verify_command(
     known_differences: Path | None,
     plugin: tuple[Path, ...],
     allow_unsupported: bool,
+    jobs: int,
+    dask: str | None,
     html: Path | None,
     as_json: bool,
     quiet: bool,
@@ -98,6 +105,7 @@ def verify_command(
       dpnn-verify fixture.t7                              a fixture that holds its own module
       dpnn-verify model.t7 model.onnx --input 1x3x32x32   a converted file, of any format
       dpnn-verify model.t7                                nothing to compare with: how its classes were checked
+      dpnn-verify done.jsonl --jobs 8                     every file of a manifest that dpnn-convert wrote
 
     Layers are compared where the reference holds their results: in its field `after` (the module after forward), or in
     MODEL itself when it was saved after a forward with the same input. CONVERTED is compared with MODEL in every
@@ -110,6 +118,11 @@ def verify_command(
     Exit codes: 0 nothing is different, also where nothing was compared, 2 wrong usage, 3 a file cannot be read,
     4 something is different, 5 a class cannot be converted, 7 Lua or Torch7 failed.
     """
+    if model.suffix == ".jsonl":
+        _verify_manifest(model, jobs, dask, plugin, as_json, quiet, verbose)
+        return
+    if jobs > 1 or dask:
+        raise click.UsageError("--jobs and --dask are for a manifest, MODEL.jsonl")
     if outputs and not inputs:
         raise click.UsageError("--output needs --input")
     if lua_path and torch7:
@@ -171,6 +184,36 @@ def verify_command(
             from dpnn_bridge.parity.verification import summary
 
             say(f"error: {summary(result)}", err=True)
+        sys.exit(VerificationError.exit_code)
+
+
+def _verify_manifest(
+    path: Path, jobs: int, dask: str | None, plugin: tuple[Path, ...], as_json: bool, quiet: bool, verbose: bool
+) -> None:
+    """Checks the files of a manifest: counts by verdict, then what is wrong."""
+    from collections import Counter
+
+    from dpnn_bridge.parity.manifest import check_manifest
+
+    with steps(quiet or as_json) as progress, executor_of(jobs, dask) as executor:
+        done = []
+        plugins = tuple(str(p.resolve()) for p in plugin)
+        for checked in check_manifest(path, executor=executor, plugins=plugins):
+            done.append(checked)
+            progress(f"{len(done)} files checked")
+    done.sort(key=lambda c: c.target)
+    failed = [c for c in done if not c.ok]
+    counts = dict(sorted(Counter(c.verdict for c in done).items()))
+    if as_json:
+        report = {"manifest": str(path), "files": len(done), "verdicts": counts, "ok": not failed}
+        click.echo(json.dumps({**report, "lines": [c.to_dict() for c in done]}, indent=2))
+    elif not quiet:
+        for c in done if verbose else []:
+            say(f"{c.verdict}: {c.target}")
+        say(f"{len(done)} files: " + ", ".join(f"{n} {verdict}" for verdict, n in counts.items()))
+    for c in failed if not as_json else []:
+        say(f"error: {c.target}: {c.verdict}{f': {c.message}' if c.message else ''}", err=True)
+    if failed:
         sys.exit(VerificationError.exit_code)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -11,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from dpnn_bridge.base.checksum import sha256_of
 from dpnn_bridge.errors import UnsupportedClass
 
 
@@ -73,11 +73,7 @@ class Report:
         """Hash of the input file, read again when first asked for; None without a file."""
         if self.source is None:
             return None
-        digest = hashlib.sha256()
-        with open(self.source, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        return digest.hexdigest()
+        return sha256_of(self.source)
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain data, without what else the checkpoint held."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bz2
 import gzip
-import hashlib
 import io
 import lzma
 import os
@@ -17,13 +16,14 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple, cast
 
+from dpnn_bridge.base.checksum import sha256_of
 from dpnn_bridge.base.extras import install_advice
+from dpnn_bridge.base.remote import place_of
 from dpnn_bridge.errors import NotT7Error, T7Error, T7FormatError, T7LimitError, VerificationError
 
 #: what functions that read files take
 Origin = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes]
 
-_URL = re.compile(r"[a-z][a-z0-9+.-]*(::[a-z][a-z0-9+.-]*)*://")
 _COMPRESSED: dict[bytes, Callable[[Any], Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
 _SUFFIXES = (".gz", ".bz2", ".xz", ".zip")
 #: a compressed file may unfold to so many bytes, and beyond them to so many times its own size
@@ -43,11 +43,6 @@ class LocalFile(NamedTuple):
     name: str
 
 
-def is_url(origin: Any) -> bool:
-    """Whether an origin names something that is not on this machine, or is reached through fsspec."""
-    return isinstance(origin, str) and _URL.match(origin) is not None
-
-
 def name_of(origin: Origin) -> str:
     """What messages call an origin."""
     if isinstance(origin, (str, os.PathLike)):
@@ -59,23 +54,26 @@ def name_of(origin: Origin) -> str:
 
 
 @contextmanager
-def local_file(origin: Origin, sha256: str | None = None) -> Iterator[LocalFile]:
+def local_file(origin: Origin, sha256: str | None = None, *, unpack: bool = True) -> Iterator[LocalFile]:
     """The file of an origin while the block runs, unpacked if it is compressed. A plain file is itself.
 
     Args:
         origin: a path; a URL that fsspec knows (``https://``, ``hf://``, ``s3://``, …), which needs the extra
             ``remote``; a file open for reading bytes; or bytes.
         sha256: refuse other contents than those with this checksum (of the compressed file).
+        unpack: False leaves a compressed file as it is.
 
     Raises:
         T7Error: it cannot be fetched or unpacked.
         VerificationError: its checksum is another.
     """
     name = name_of(origin)
+    if isinstance(origin, (str, os.PathLike)):
+        origin = place_of(origin)
     with tempfile.TemporaryDirectory(prefix="dpnn-", ignore_cleanup_errors=True) as folder:
-        if is_url(origin):
-            path = _copy(_fetched(cast(str, origin)), Path(folder, _base(name)))
-        elif isinstance(origin, (str, os.PathLike)):
+        if isinstance(origin, str):
+            path = _copy(_fetched(origin), Path(folder, _base(name)))
+        elif isinstance(origin, os.PathLike):
             path = Path(origin)
         else:
             opened = io.BytesIO(origin) if isinstance(origin, (bytes, bytearray, memoryview)) else origin
@@ -83,8 +81,8 @@ def local_file(origin: Origin, sha256: str | None = None) -> Iterator[LocalFile]
         if path.is_file():
             if sha256 is not None:
                 _check_sum(path, sha256, name)
-            path = _unpacked(path, Path(folder), name)
-        if Path(folder) in path.parents:
+            path = _unpacked(path, Path(folder), name) if unpack else path
+        if unpack and Path(folder) in path.parents:
             path = _with_suffix(path)
         yield LocalFile(path, name)
 
@@ -128,12 +126,9 @@ def _copy(source: IO[bytes], target: Path, allowed: int | None = None, name: str
 
 
 def _check_sum(path: Path, expected: str, name: str) -> None:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    if digest.hexdigest() != expected.strip().lower():
-        raise VerificationError(f"{name}: its SHA-256 is {digest.hexdigest()}, expected {expected.strip().lower()}")
+    found, expected = sha256_of(path), expected.strip().lower()
+    if found != expected:
+        raise VerificationError(f"{name}: its SHA-256 is {found}, expected {expected}")
 
 
 def _unpacked(path: Path, folder: Path, name: str) -> Path:

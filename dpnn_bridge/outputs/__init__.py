@@ -6,7 +6,7 @@ Each format is one function that writes and one that reads back and compares; an
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -79,6 +79,7 @@ def export(
     metadata: dict[str, Any] | None = None,
     force: bool = False,
     inputs: Sequence[StrPath] = (),
+    seal: Callable[[Path], None] | None = None,
     **options: Any,
 ) -> None:
     """Writes ``module`` to ``path``, reads the file back, compares, and only then lets it appear.
@@ -91,6 +92,7 @@ def export(
         metadata: plain data to store beside the model.
         force: replace an existing file.
         inputs: files that are never replaced.
+        seal: called with the file once it is verified, before it appears.
         **options: of the format.
 
     Raises:
@@ -107,3 +109,5 @@ def export(
     with replacing(path, force=force, inputs=inputs) as temporary:
         handler.write(module, temporary, job)
         handler.verify(module, temporary, job)
+        if seal is not None:
+            seal(temporary)

@@ -42,6 +42,7 @@ ROOMS = (
     "torchfile",
     "checkpoint",
     "summary",
+    "manifest",
     "batch",
     "parity",
     "pictures",

@@ -1,0 +1,20 @@
+"""The SHA-256 of a file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import IO
+
+_CHUNK = 1 << 20
+
+
+def sha256_of(file: str | os.PathLike[str] | IO[bytes]) -> str:
+    """The checksum of a file, or of what is left of an open one, in hexadecimal digits."""
+    if not isinstance(file, (str, os.PathLike)):
+        digest = hashlib.sha256()
+        while part := file.read(_CHUNK):
+            digest.update(part)
+        return digest.hexdigest()
+    with open(file, "rb") as opened:
+        return sha256_of(opened)

@@ -1,0 +1,115 @@
+"""Files that are not on this machine, through fsspec: found, listed, and written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from dpnn_bridge.base.checksum import sha256_of
+from dpnn_bridge.base.extras import install_advice
+from dpnn_bridge.errors import OutputError, OutputExistsError, VerificationError
+
+#: a file on this machine, or the URL of one elsewhere
+Place = Path | str
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]*(::[a-z][a-z0-9+.-]*)*://")
+_CHUNK = 1 << 22
+
+
+def is_url(origin: Any) -> bool:
+    """Whether an origin names something that is not on this machine, or is reached through fsspec."""
+    return isinstance(origin, str) and _URL.match(origin) is not None
+
+
+def place_of(name: str | os.PathLike[str]) -> Place:
+    """The path of a file on this machine, ``file://`` URLs among them; the URL of any other."""
+    if isinstance(name, str) and name.startswith("file://"):
+        return Path(unquote(urlsplit(name).path))
+    return name if isinstance(name, str) and is_url(name) else Path(name)
+
+
+def absolute(place: Place) -> str:
+    """The name of a place that every process understands."""
+    return place if isinstance(place, str) else os.path.abspath(place)
+
+
+def beside(place: Place, name: str) -> Place:
+    """Another file in the folder of a place."""
+    return f"{place.rpartition('/')[0]}/{name}" if isinstance(place, str) else place.with_name(name)
+
+
+def listed(pattern: str) -> list[Place]:
+    """The files that a URL with ``*`` stands for, ``**`` for folders at any depth; any other URL is itself."""
+    if "*" not in pattern:
+        return [place_of(pattern)]
+    files, path = _store(pattern)
+    files.invalidate_cache()
+    found = sorted(files.glob(path))
+    if not found:
+        raise OutputError(f"{pattern}: no file has such a name")
+    return [place_of(files.unstrip_protocol(name)) for name in found]
+
+
+def is_there(url: str) -> bool:
+    """Whether a file has this URL."""
+    files, path = _store(url)
+    try:
+        files.invalidate_cache()
+        return bool(files.exists(path))
+    except Exception as error:
+        raise _cannot_write(url, error) from error
+
+
+def check_upload(url: str, force: bool) -> None:
+    """Raises :class:`OutputError` unless a file may be written to a URL, as far as that can be told before."""
+    if not force and is_there(url):
+        raise OutputExistsError(f"{url} exists; use --force (force=True) to replace it")
+
+
+def upload(file: Path, url: str, force: bool) -> None:
+    """Puts a file to a URL, and reads it back.
+
+    It appears when all of it is there, where the store can do that: object stores and fsspec's file systems with
+    transactions. Of several programs that write one URL without ``force`` each may take the other's place.
+
+    Raises:
+        OutputError: the store refuses.
+        VerificationError: what is there afterwards is something else; it was removed.
+    """
+    check_upload(url, force)
+    files, path = _store(url, skip_instance_cache=True)  # transactions belong to the whole file system
+    try:
+        if files.root_marker:  # it has folders
+            files.makedirs(path.rpartition("/")[0], exist_ok=True)
+        with files.transaction, files.open(path, "wb") as target, open(file, "rb") as source:
+            while part := source.read(_CHUNK):
+                target.write(part)
+        files.invalidate_cache()
+        with files.open(path, "rb") as written:
+            same = sha256_of(written) == sha256_of(file)
+        if not same:
+            files.rm(path)
+    except Exception as error:
+        raise _cannot_write(url, error) from error
+    if not same:
+        raise VerificationError(f"{url}: differs after reading back; it was removed")
+
+
+def _store(url: str, **options: Any) -> tuple[Any, str]:
+    """The file system of a URL, and the path in it."""
+    try:
+        from fsspec.core import url_to_fs
+
+        return url_to_fs(url, **options)
+    except ImportError as error:
+        raise OutputError(f"{url}: addresses need more packages: {install_advice('remote')}") from error
+    except Exception as error:
+        raise _cannot_write(url, error) from error
+
+
+def _cannot_write(url: str, error: Exception) -> OutputError:
+    reason = str(error).strip().split("\n", 1)[0]
+    return OutputError(f"cannot write {url}: {type(error).__name__}{f': {reason}' if reason else ''}")

@@ -1,0 +1,83 @@
+"""The record of many conversions: a file of JSON lines, one for each conversion, which anyone can add up and check.
+
+A line holds
+
+    source, key, target   as in the task; files of this machine with their whole path
+    sha256, arguments     the checksum of the source; a short one of the arguments that change the result
+    target_sha256         the checksum of what was written
+    verdict               "equal": what was written was read back and is the same; else "failed"
+    status, seconds       what became of the task, and how long it took
+    message, exit_code    of a task that failed
+    modules, parameters, unsupported, dpnn_bridge, host
+
+The last line of a target counts. Lines are appended whole, so that several programs may add to one file, and files of
+several programs are joined with ``cat``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dpnn_bridge.base.boundary import raises
+from dpnn_bridge.errors import T7FormatError
+
+Line = dict[str, Any]
+
+#: what every line has
+_NEEDED = ("source", "target", "verdict")
+
+
+class Manifest:
+    """A manifest that lines are added to.
+
+    Args:
+        path: the file; it may be there already.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._last = last_lines(self.path) if self.path.exists() else {}
+
+    def of(self, target: str) -> Line | None:
+        """The last line of a target."""
+        return self._last.get(target)
+
+    @raises(T7FormatError, "writing the manifest")
+    def add(self, line: Line) -> None:
+        """Appends a line, with one call of the system."""
+        self._last[line["target"]] = line
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "ab+", buffering=0) as file:
+            torn = file.tell() and (file.seek(-1, 2), file.read(1))[1] != b"\n"  # a program was killed as it wrote
+            file.write(b"\n" * bool(torn) + json.dumps(line).encode() + b"\n")
+
+
+def last_lines(path: Path) -> dict[str, Line]:
+    """The last line of each target, by target.
+
+    Raises:
+        T7FormatError: a line is damaged, other than by a program that ended while it wrote it.
+    """
+    return {line["target"]: line for line in _lines(path)}
+
+
+@raises(T7FormatError, "reading the manifest")
+def _lines(path: Path) -> list[Line]:
+    return list(_parsed(path))
+
+
+def _parsed(path: Path) -> Iterator[Line]:
+    with open(path, encoding="utf-8") as file:
+        for number, text in enumerate(file, 1):
+            try:
+                line = json.loads(text)
+                if not isinstance(line, dict) or not all(isinstance(line.get(name), str) for name in _NEEDED):
+                    raise ValueError(f"it lacks one of {', '.join(_NEEDED)}")
+            except ValueError as error:
+                if text.startswith("{") and not text.rstrip().endswith("}"):
+                    continue  # a program ended while it wrote it
+                raise T7FormatError(f"line {number} is no line of a manifest: {error}", source=str(path)) from error
+            yield line

@@ -1,0 +1,304 @@
+"""Thousands of files: other executors, Dask with a worker that dies, files in stores, manifests."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+from samples import SAMPLES
+
+import dpnn_bridge
+from dpnn_bridge import batch
+from dpnn_bridge.cli.convert import convert_command
+from dpnn_bridge.cli.verify import verify_command
+from dpnn_bridge.errors import OutputError, OutputExistsError, VerificationError
+from dpnn_bridge.files import is_converted
+from dpnn_bridge.manifest import Manifest, last_lines
+
+MODEL = SAMPLES / "torch-demos__mnist_convnet" / "model.t7"
+
+
+def copies(folder: Path, count: int) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    return [Path(shutil.copy(MODEL, folder / f"{i}.t7")) for i in range(count)]
+
+
+def run(command: Any, *arguments: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(command, [str(a) for a in arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+# ---------------------------------------------------------------------- executors
+def test_threads_convert(tmp_path: Path) -> None:
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text("from dpnn_bridge import LuaClass, lua_class\n@lua_class('x.Y')\nclass Y(LuaClass):\n    pass\n")
+    tasks = batch.tasks_for(copies(tmp_path / "in", 8), tmp_path / "out", ".pt")
+    with ThreadPoolExecutor(4) as pool:
+        outcomes = list(batch.run(tasks, executor=pool, plugins=(plugin,)))
+    assert [(o.status, o.message) for o in outcomes] == [("converted", "")] * 8
+    assert all(is_converted(t.source, t.target) for t in tasks)
+    first = dpnn_bridge.load(tasks[0].target)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), dpnn_bridge.load(MODEL).parameters(), strict=True))
+
+
+class Broken(Executor):
+    """Loses every call, as a cluster does whose workers die again and again."""
+
+    def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_exception(ConnectionError("no worker is left"))
+        return future
+
+
+def test_what_an_executor_loses_is_a_failure_of_its_own(tmp_path: Path) -> None:
+    tasks = batch.tasks_for(copies(tmp_path / "in", 2), tmp_path / "out", ".pt")
+    outcomes = list(batch.run(tasks, executor=Broken()))
+    assert [o.status for o in outcomes] == ["failed", "failed"]
+    assert "no worker is left" in outcomes[0].message
+    assert {o.task.source for o in outcomes} == {t.source for t in tasks}
+
+
+@pytest.fixture(scope="module")
+def scheduler() -> Iterator[str]:
+    distributed = pytest.importorskip("distributed", reason="optional extra is not installed")
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50
+    ) as cluster:
+        yield cluster.scheduler_address
+
+
+#: ends the first process that comes so far, with a file half written
+FATAL = """
+import os, signal
+from pathlib import Path
+from dpnn_bridge.outputs import pt
+
+verify = pt.verify
+
+def fatal(module, path, job):
+    try:
+        os.close(os.open({marker!r}, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return verify(module, path, job)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+pt.verify = fatal
+"""
+
+
+def test_a_fleet_that_loses_a_worker_finishes(scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copies(tmp_path / "in", 12)
+    (tmp_path / "fatal.py").write_text(FATAL.format(marker=str(tmp_path / "killed")))
+    monkeypatch.chdir(tmp_path)  # of which the workers know nothing
+    sources = [f"in/{i}.t7" for i in range(12)]
+    options = ("--out-dir", "out", "--dask", scheduler, "--manifest", "done.jsonl", "--plugin", "fatal.py")
+    code, out, err = run(convert_command, *sources, *options)
+    assert (code, err, (tmp_path / "killed").exists()) == (0, "", True), out
+    assert sorted(p.name for p in Path("out").iterdir()) == sorted(f"{i}.pt" for i in range(12))
+    assert all(is_converted(MODEL, p) for p in Path("out").iterdir())
+    lines = last_lines(Path("done.jsonl"))
+    assert {(line["verdict"], line["message"]) for line in lines.values()} == {("equal", "")}
+    code, out, _ = run(verify_command, "done.jsonl", "--dask", scheduler)
+    assert (code, out) == (0, "12 files: 12 equal\n")
+
+
+def test_a_scheduler_that_is_not_there_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dask = pytest.importorskip("dask", reason="optional extra is not installed")
+    pytest.importorskip("distributed", reason="optional extra is not installed")
+    (source,) = copies(tmp_path, 1)
+    with dask.config.set({"distributed.comm.timeouts.connect": "1s"}):
+        code, _, err = run(convert_command, source, "--out-dir", tmp_path / "out", "--dask", "tcp://127.0.0.1:9")
+    assert (code, "no Dask scheduler answers at tcp://127.0.0.1:9" in err) == (2, True)
+
+
+# ---------------------------------------------------------------------- stores
+@pytest.fixture(params=["memory", "file", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL of an empty folder."""
+    fsspec = pytest.importorskip("fsspec", reason="optional extra is not installed")
+    if request.param == "file":
+        yield f"file://{tmp_path}/store"
+    elif request.param == "memory":
+        yield "memory://zoo/store"
+        fsspec.filesystem("memory").rm("/zoo", recursive=True)
+    else:
+        pytest.importorskip("s3fs", reason="optional extra is not installed")
+        server = pytest.importorskip("moto.server", reason="optional extra is not installed")
+        running = server.ThreadedMotoServer(port=0, verbose=False)
+        running.start()
+        host, port = running.get_host_and_port()
+        settings = {"ACCESS_KEY_ID": "k", "SECRET_ACCESS_KEY": "s", "ENDPOINT_URL": f"http://{host}:{port}"}
+        for name, value in settings.items():
+            monkeypatch.setenv(f"AWS_{name}", value)
+        bucket = f"zoo-{uuid.uuid4()}"  # moto keeps what it holds
+        fsspec.filesystem("s3", skip_instance_cache=True).mkdir(bucket)
+        yield f"s3://{bucket}/store"
+        running.stop()
+
+
+def put(url: str, data: bytes) -> None:
+    import fsspec
+
+    files, path = fsspec.core.url_to_fs(url, skip_instance_cache=True)
+    if files.root_marker:
+        files.makedirs(path.rpartition("/")[0], exist_ok=True)
+    with files.open(path, "wb") as file:
+        file.write(data)
+
+
+def names(url: str) -> list[str]:
+    """What lies below a folder."""
+    import fsspec
+
+    files, path = fsspec.core.url_to_fs(url, skip_instance_cache=True)
+    return sorted(name.partition("store/")[2] for name in files.find(path))
+
+
+def test_sources_and_targets_in_a_store(store: str, tmp_path: Path) -> None:
+    for name in ("in/a.t7", "in/b/c.t7"):
+        put(f"{store}/{name}", MODEL.read_bytes())
+    manifest = tmp_path / "done.jsonl"
+    command = (f"{store}/in/**/*.t7", "--out-dir", f"{store}/out", "--manifest", manifest)
+    code, out, err = run(convert_command, *command, "--json")
+    assert code == 0, err
+    assert [row["status"] for row in json.loads(out)] == ["converted", "converted"]
+    assert names(store) == ["in/a.t7", "in/b/c.t7", "out/a.pt", "out/b/c.pt"]
+    assert isinstance(dpnn_bridge.load(f"{store}/out/b/c.pt"), torch.nn.Sequential)
+    assert run(verify_command, manifest)[:2] == (0, "2 files: 2 equal\n")
+    assert [row["status"] for row in json.loads(run(convert_command, *command, "--json")[1])] == ["skipped"] * 2
+
+    put(f"{store}/out/a.pt", MODEL.read_bytes()[:100])
+    code, _, err = run(verify_command, manifest)
+    assert (code, "is not what it was" in err) == (4, True)
+    code, _, err = run(convert_command, *command)
+    assert (code, "not what this input gives now" in err) == (6, True)
+    assert run(convert_command, *command, "--force")[0] == run(verify_command, manifest)[0] == 0
+
+
+def test_one_file_to_a_store(store: str) -> None:
+    target = f"{store}/one/m.safetensors"
+    pytest.importorskip("safetensors", reason="optional extra is not installed")
+    assert run(convert_command, MODEL, target)[0] == 0
+    assert names(store) == ["one/m.safetensors"]
+    code, _, err = run(convert_command, MODEL, target)
+    assert (code, "exists; use --force" in err) == (6, True)
+    code, out, _ = run(convert_command, MODEL, target, "--force", "--json")
+    assert (code, json.loads(out)["metadata"]["parameters"]) == (0, 165_866 + 3640)
+
+
+@pytest.fixture
+def memory() -> Iterator[Any]:
+    fsspec = pytest.importorskip("fsspec", reason="optional extra is not installed")
+    yield fsspec.filesystem("memory")
+    fsspec.filesystem("memory").store.clear()
+
+
+def test_what_ends_while_it_is_sent_is_not_there(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fsspec.implementations.memory import MemoryFile
+
+    written = MemoryFile.write
+
+    def failing(self: Any, data: Any) -> int:
+        written(self, data[:100])
+        raise ConnectionResetError("the line is cut")
+
+    monkeypatch.setattr(MemoryFile, "write", failing)
+    with pytest.raises(OutputError, match=r"cannot write memory://zoo/m\.pt: ConnectionResetError: the line is cut"):
+        dpnn_bridge.convert(MODEL, "memory://zoo/m.pt")
+    assert not memory.exists("memory://zoo/m.pt")
+
+
+def test_what_a_store_spoils_is_noticed(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fsspec.implementations.memory import MemoryFile
+
+    written = MemoryFile.write
+    monkeypatch.setattr(MemoryFile, "write", lambda self, data: written(self, bytes(data)[:-1] + b"\0\0"))
+    with pytest.raises(VerificationError, match="differs after reading back"):
+        dpnn_bridge.convert(MODEL, "memory://zoo/m.pt")
+    assert not memory.exists("memory://zoo/m.pt")
+
+
+def test_names_in_a_store_do_not_leave_the_folder(memory: Any, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="outside of"):
+        batch.tasks_for(["s3://zoo/a/x.t7", "s3://zoo/a/b/../../../../etc/x.t7"], tmp_path, ".pt")
+    with pytest.raises(OutputExistsError, match="would both be written"):
+        batch.tasks_for(["s3://zoo/x.t7", "s3://zoo/x.net"], "s3://zoo/out", ".pt")
+    with pytest.raises(OutputError, match="no file has such a name"):
+        batch.tasks_for(["memory://zoo/*.t7"], tmp_path, ".pt")
+
+
+# ---------------------------------------------------------------------- manifests
+def test_a_manifest_tells_what_became_of_every_file(tmp_path: Path) -> None:
+    sources = copies(tmp_path / "in", 2)
+    data, bad = tmp_path / "in" / "data.t7", tmp_path / "in" / "bad.t7"
+    dpnn_bridge.write_t7(data, {"mean": torch.ones(3)})
+    bad.write_bytes(MODEL.read_bytes()[:5000])
+    manifest = tmp_path / "done.jsonl"
+    command = (*sources, data, bad, "--out-dir", tmp_path / "out", "--to", "npz", "--manifest", manifest)
+    assert run(convert_command, *command)[0] == 3
+    lines = {Path(target).name: line for target, line in last_lines(manifest).items()}
+    assert {name: line["verdict"] for name, line in lines.items()} == {
+        "0.npz": "equal",
+        "1.npz": "equal",
+        "data.npz": "equal",
+        "bad.npz": "failed",
+    }
+    assert all(line["seconds"] > 0 and os.path.isabs(line["source"]) for line in lines.values())
+    code, out, err = run(verify_command, manifest, "--json")
+    report = json.loads(out)
+    assert (code, report["verdicts"], report["ok"]) == (4, {"equal": 3, "failed": 1}, False)
+
+    count = len(manifest.read_text().splitlines())
+    bad.write_bytes(MODEL.read_bytes())  # mended: only this one is converted
+    code, out, _ = run(convert_command, *command, "--json")
+    assert [row["status"] for row in json.loads(out)] == ["skipped"] * 3 + ["converted"]
+    assert len(manifest.read_text().splitlines()) == count + 1
+    assert run(verify_command, manifest)[:2] == (0, "4 files: 4 equal\n")
+
+    (tmp_path / "out" / "0.npz").unlink()
+    shutil.copy(tmp_path / "out" / "data.npz", tmp_path / "out" / "1.npz")
+    code, out, err = run(verify_command, manifest)
+    assert (code, out) == (4, "4 files: 1 different, 2 equal, 1 missing\n")
+    assert "0.npz is not there" in err
+    assert "1.npz is not what it was when it was converted" in err
+
+
+def test_a_flipped_bit_is_not_done(tmp_path: Path) -> None:
+    pytest.importorskip("safetensors", reason="optional extra is not installed")
+    (source,) = copies(tmp_path, 1)
+    command = (source, "--out-dir", tmp_path, "--to", "safetensors", "--manifest", tmp_path / "done.jsonl")
+    assert run(convert_command, *command)[0] == 0
+    target = tmp_path / "0.safetensors"
+    data = bytearray(target.read_bytes())
+    data[-1] ^= 1
+    target.write_bytes(data)
+    assert run(convert_command, *command)[0] == 6
+
+
+def test_a_line_that_a_killed_program_left_half_written(tmp_path: Path) -> None:
+    path = tmp_path / "done.jsonl"
+    whole = {"source": "/a.t7", "target": "/a.pt", "verdict": "equal"}
+    Manifest(path).add(whole)
+    with open(path, "a") as file:
+        file.write('{"source": "/b.t7", "tar')
+    assert list(last_lines(path)) == ["/a.pt"]
+    Manifest(path).add(whole | {"target": "/c.pt"})
+    assert list(last_lines(path)) == ["/a.pt", "/c.pt"]
+    path.write_text("nonsense\n")
+    code, _, err = run(verify_command, path)
+    assert (code, "line 1 is no line of a manifest" in err) == (3, True)
+
+
+def test_options_for_many_files_are_for_many_files(tmp_path: Path) -> None:
+    assert run(convert_command, MODEL, tmp_path / "m.pt", "--manifest", tmp_path / "done.jsonl")[0] == 2
+    assert run(verify_command, MODEL, "--jobs", 2)[0] == 2
