@@ -141,7 +141,8 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         for name, value in settings.items():
             monkeypatch.setenv(f"AWS_{name}", value)
         bucket = f"zoo-{uuid.uuid4()}"  # moto keeps what it holds
-        fsspec.filesystem("s3", skip_instance_cache=True).mkdir(bucket)
+        type(fsspec.filesystem("s3")).clear_instance_cache()  # of the server before
+        fsspec.filesystem("s3").mkdir(bucket)
         yield f"s3://{bucket}/store"
         running.stop()
 
