@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from dpnn_bridge.base.boundary import raises
-from dpnn_bridge.base.suffixes import CONVERTED
+from dpnn_bridge.base.suffixes import is_converted_file
 from dpnn_bridge.checkpoints.find import candidates
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_values import to_value
@@ -111,7 +111,7 @@ def load_checkpoint(path: Origin, **options: Any) -> Checkpoint:
     """
     chosen = Options(**options)
     with local_file(path) as file:
-        if file.path.suffix in CONVERTED:
+        if is_converted_file(file.path):
             model, report = load_with_report(file.path, None, chosen)
             key = (report.metadata or {}).get("key") or ""
             found = Checkpoint(models=dict(model.items()) if isinstance(model, Models) else {key: model})

@@ -18,7 +18,7 @@ from dpnn_bridge.base.atomic import StrPath, check_output, replacing
 from dpnn_bridge.base.boundary import raises
 from dpnn_bridge.base.checksum import sha256_of
 from dpnn_bridge.base.remote import is_url, place_of
-from dpnn_bridge.base.suffixes import CONVERTED, OUTPUTS
+from dpnn_bridge.base.suffixes import INDEX, OUTPUTS, is_converted_file
 from dpnn_bridge.base.version import package_version
 from dpnn_bridge.checkpoints.contents import named_file, surroundings, without_module
 from dpnn_bridge.checkpoints.find import SEVERAL, candidates, follow, select
@@ -110,7 +110,7 @@ def load_with_report(
 def _load_local(
     file: LocalFile, key: str | None, options: Options, root: Any = None, trailing: int = 0
 ) -> tuple[nn.Module, Report]:
-    if file.path.suffix in CONVERTED:
+    if is_converted_file(file.path):
         module, report = container.unpack(_read_pytorch(file), options, file.name)
         return (_chosen(module, key, file.name) if key and isinstance(module, Models) else module), report
     if root is None:
@@ -148,7 +148,7 @@ def _chosen(models: Models, key: str, name: str) -> nn.Module:
 def _read_pytorch(file: LocalFile) -> Any:
     path, name = file
     check_file(path)
-    if path.suffix == ".safetensors":
+    if path.name.endswith((".safetensors", INDEX)):
         from dpnn_bridge.outputs import safetensors
 
         return safetensors.read(path)
@@ -220,6 +220,7 @@ def convert(
     allow_unsupported: bool = False,
     sha256: str | None = None,
     checksum: bool = False,
+    max_shard_size: int | str | None = None,
     progress: Callable[[str], None] = lambda step: None,
     **options: Any,
 ) -> Report:
@@ -245,6 +246,8 @@ def convert(
         allow_unsupported: unknown classes become placeholders.
         sha256: refuse a file with another checksum.
         checksum: take the SHA-256 of what is written into the report: ``metadata["written"]``.
+        max_shard_size: write ``.safetensors`` in files of at most so many bytes, ``"2GB"``, with an index, as Hugging
+            Face's libraries load them. Weights go from file to file in pieces: they may be larger than memory.
         progress: called with the name of each step as it begins.
         **options: of the format: ``dynamic``, ``opset``, ``input_names`` of ``.onnx``, ``dynamic`` of ``.pt2``.
 
@@ -265,11 +268,14 @@ def convert(
         allow_unsupported=allow_unsupported,
         fallback=None if bridge is None else bridge.convert,
         knows=None if bridge is None else bridge.has_class,
+        pending=max_shard_size is not None,
     )
+    if max_shard_size is not None:
+        options["max_shard_size"] = max_shard_size
     dtype = as_dtype(dtype)
     with local_file(src, sha256) as file:
         root, trailing = None, 0
-        if suffix in data.SUFFIXES and file.path.suffix not in CONVERTED:
+        if suffix in data.SUFFIXES and not is_converted_file(file.path):
             root, encoding = read_local(file)
             trailing = encoding.trailing
             value = follow(root, key) if key else root

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dpnn_bridge.base.boundary import raises
 from dpnn_bridge.base.display import shortened
 from dpnn_bridge.base.graph import format_path
-from dpnn_bridge.base.suffixes import CONVERTED
+from dpnn_bridge.base.suffixes import is_converted_file
 from dpnn_bridge.checkpoints.contents import description, named_file
 from dpnn_bridge.checkpoints.describe import format_bytes
 from dpnn_bridge.checkpoints.find import candidates, follow
@@ -116,7 +116,7 @@ def summarize(origin: Origin, key: str | None = None, example: Callable[[nn.Modu
         ModelNotFoundError: ``key`` leads nowhere.
     """
     with local_file(origin) as file:
-        if file.path.suffix in CONVERTED:
+        if is_converted_file(file.path):
             return _converted(file, example)
         root, encoding = read_local(file)
         size = file.path.stat().st_size

@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dpnn_bridge.base.remote import check_upload, place_of, upload
+from dpnn_bridge.base.remote import beside, check_upload, place_of, upload
 from dpnn_bridge.errors import OutputError, OutputExistsError
 
 try:
@@ -88,7 +88,7 @@ def _cannot_write(path: Path, error: Exception) -> OutputError:
 
 # ---------------------------------------------------------------------- writing
 @contextmanager
-def replacing(path: StrPath, *, force: bool, inputs: Iterable[StrPath] = ()) -> Iterator[Path]:
+def replacing(path: StrPath, *, force: bool, inputs: Iterable[StrPath] = (), parts: bool = False) -> Iterator[Path]:
     """A temporary path that takes the place of ``path`` when the block ends well, and vanishes otherwise.
 
     Of several programs that write the same file without ``force``, one succeeds. The mode of the file is that of any
@@ -99,6 +99,7 @@ def replacing(path: StrPath, *, force: bool, inputs: Iterable[StrPath] = ()) -> 
             :func:`dpnn_bridge.base.remote.upload`.
         force: replace a file that is there.
         inputs: files that are never replaced.
+        parts: other files that the block leaves beside the temporary path appear beside ``path``, before it.
 
     Raises:
         OutputError: as :func:`check_output`, or the disk refused (full, read-only, …); nothing was written.
@@ -114,12 +115,16 @@ def replacing(path: StrPath, *, force: bool, inputs: Iterable[StrPath] = ()) -> 
             try:
                 temporary = folder / path.name
                 yield temporary
-                if isinstance(target, str):
-                    upload(temporary, target, force)
-                else:
-                    _set_mode(temporary)
-                    check_output(path, force, inputs)
-                    _put(temporary, path, force)
+                others = sorted(p for p in folder.iterdir() if parts and p != temporary)
+                places = [(file, beside(target, file.name)) for file in [*others, temporary]]
+                for file, place in places:
+                    _set_mode(file)
+                    check_output(place, force, inputs)
+                for file, place in places:
+                    if isinstance(place, str):
+                        upload(file, place, force)
+                    else:
+                        _put(file, place, force)
             finally:
                 _remove(folder)
         except OutputError:
@@ -160,6 +165,7 @@ def _set_mode(path: Path) -> None:
         mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
     finally:
         os.close(descriptor)
+        probe.unlink()
     if stat.S_IMODE(path.stat().st_mode) != mode:
         path.chmod(mode)
 

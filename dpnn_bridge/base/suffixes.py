@@ -1,5 +1,9 @@
 """Which file suffix is which format. Needs no PyTorch, so that command line help can name them."""
 
+from __future__ import annotations
+
+import os
+
 #: suffix of an output -> module of :mod:`dpnn_bridge.outputs` with ``write`` and ``verify``
 OUTPUTS = {
     ".pt": "pt",
@@ -17,3 +21,12 @@ PICKLED = (".pt", ".pth")
 
 #: suffixes of files that hold a converted model and can be loaded again without Torch7's reader
 CONVERTED = (*PICKLED, ".safetensors")
+
+#: how the name of the index of a model in several .safetensors files ends
+INDEX = ".safetensors.index.json"
+
+
+def is_converted_file(path: str | os.PathLike[str]) -> bool:
+    """Whether a name is that of a file that holds a converted model."""
+    name = os.fspath(path)
+    return name.endswith((*CONVERTED, INDEX))

@@ -81,6 +81,9 @@ def list_classes(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 )
 @click.option("--dynamic", is_flag=True, help="The first size of every input may vary (.onnx, .pt2).")
 @click.option("--opset", type=click.IntRange(7), help="Version of ONNX's operators; default: what torch.onnx chooses.")
+@click.option(
+    "--max-shard-size", metavar="2GB", help="Write .safetensors in files of this size, in pieces: for large models."
+)
 @click.option("--input-names", metavar="A,B", help="Names of the inputs in an .onnx file.")
 @sha256_option
 @click.option("--plugin", multiple=True, type=click.Path(path_type=Path), help="Python file with @lua_class blocks.")
@@ -116,6 +119,7 @@ def convert_command(
     inputs: tuple[str, ...],
     dynamic: bool,
     opset: int | None,
+    max_shard_size: str | None,
     input_names: str | None,
     sha256: str | None,
     plugin: tuple[Path, ...],
@@ -134,6 +138,7 @@ def convert_command(
       dpnn-convert *.t7 --out-dir converted       many files; what is done already is skipped
       dpnn-convert model.pt model.t7              back to Torch7
       dpnn-convert stats.t7 stats.npz             data without a model; --key takes a part
+      dpnn-convert large.t7 model.safetensors --max-shard-size 2GB    larger than memory, in shards with an index
       dpnn-convert hf://user/repo/model.t7 out.pt an address (extra remote); - is what is piped in or out
       dpnn-convert 's3://zoo/**/*.t7' --out-dir s3://new --dask tcp://head:8786 --manifest done.jsonl    a fleet
 
@@ -160,6 +165,8 @@ def convert_command(
     form = {name: value for name, value in form.items() if value is not None}
     if form and (suffix != "onnx" and (suffix, list(form)) != ("pt2", ["dynamic"])):
         raise click.UsageError("--dynamic is for .onnx and .pt2, --opset and --input-names are for .onnx")
+    if max_shard_size and (suffix != "safetensors" or out_dir is not None or all_models):
+        raise click.UsageError("--max-shard-size is for one .safetensors file")
     if lua_files and (jobs > 1 or dask):
         raise click.UsageError("--lua runs in one process: leave out --jobs and --dask")
     if sandbox and not lua_files:
@@ -196,6 +203,7 @@ def convert_command(
         if out_dir is None and not all_models:
             with _output(files[1], suffix) as target:
                 one = {"key": key, "force": force, "sha256": sha256, "progress": progress}
+                one["max_shard_size"] = max_shard_size
                 done = api.convert(piped(files[0]), target, **one, **options)
     if out_dir is None and not all_models:
         if report is not None:
@@ -203,6 +211,8 @@ def convert_command(
         if as_json:
             click.echo(json.dumps(done.to_dict(), indent=2))
         elif not quiet and files[1] != "-":
+            if max_shard_size:
+                files = (files[0], f"{files[1]}.index.json")
             _print_one(done, files, verbose, time.perf_counter() - started)
         return
     if out_dir is not None:

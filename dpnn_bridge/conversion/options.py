@@ -25,6 +25,7 @@ class Options:
         allow_unsupported: put a :class:`Placeholder` where a class is unknown instead of raising.
         fallback: called as ``fallback(obj, ctx)`` for unknown classes; returns a module or None.
         knows: whether ``fallback`` has a module for a Lua class, by its name.
+        pending: large parameters stay in the file, see :mod:`~dpnn_bridge.conversion.pending`.
     """
 
     index_base: int = 1
@@ -33,3 +34,4 @@ class Options:
     allow_unsupported: bool = False
     fallback: Callable[[LuaObject, TorchContext], nn.Module | None] | None = None
     knows: Callable[[str], bool] | None = None
+    pending: bool = False

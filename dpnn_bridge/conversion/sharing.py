@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.conversion import pending
 from dpnn_bridge.conversion.ties import Site, Tie, share_buffer
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaTensor
@@ -46,10 +47,15 @@ class _Entry:
 
 
 class Sharing:
-    """Hands out parameters and buffers for Lua tensors, the same one for the same region."""
+    """Hands out parameters and buffers for Lua tensors, the same one for the same region.
 
-    def __init__(self) -> None:
+    Args:
+        leave_pending: large parameters get no elements, see :mod:`~dpnn_bridge.conversion.pending`.
+    """
+
+    def __init__(self, leave_pending: bool = False) -> None:
         self._entries: dict[Any, _Entry] = {}
+        self._leave_pending = leave_pending
 
     def assign(
         self,
@@ -78,8 +84,13 @@ class Sharing:
         identity = (region_of(tensor), site.field.layout, shape or tensor.shape, is_parameter)
         entry = self._entries.get(identity)
         if entry is None:
-            value = arrange(compact(tensor))
-            if is_parameter:
+            large = tensor.size * tensor.dtype.itemsize >= pending.LEAST
+            if is_parameter and large and self._leave_pending and not getattr(tensor.storage, "loaded", True):
+                plain = site.field.layout is None and is_contiguous(tensor)
+                value = pending.pending(tensor, arrange, lambda: arrange(compact(tensor)), plain)
+            else:
+                value = arrange(compact(tensor))
+            if is_parameter and not isinstance(value, nn.Parameter):
                 value = nn.Parameter(value, requires_grad=value.is_floating_point())
             entry = self._entries[identity] = _Entry(value, tensor, [], shape, [])
         entry.sites.append(site)

@@ -37,7 +37,7 @@ class TorchContext:
 
     def __init__(self, options: Options | None = None, root: str = "") -> None:
         self.options, self.report = options or Options(), Report()
-        self.sharing = Sharing()
+        self.sharing = Sharing(self.options.pending)
         self._root, self._path = root, list[Any]()
         self._modules: dict[int, nn.Module] = {}
         self._kept: dict[int, Any] = {}

@@ -6,6 +6,7 @@ Each format is one function that writes and one that reads back and compares; an
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,8 +106,13 @@ def export(
         keys = ", ".join(module.keys())
         raise ConversionError(f"{path}: {suffix} holds one model; choose one with key= (--key), or --all: {keys}")
     handler = format_of(path, to)
+    shards = options.get("max_shard_size") is not None
+    if shards and suffix != ".safetensors":
+        raise ConversionError(f"{path}: only .safetensors is written in shards, --max-shard-size")
+    if shards:
+        path, handler = f"{os.fspath(path)}.index.json", importlib.import_module(f"{__name__}.shards")
     job = Job(example, metadata or {}, options)
-    with replacing(path, force=force, inputs=inputs) as temporary:
+    with replacing(path, force=force, inputs=inputs, parts=shards) as temporary:
         handler.write(module, temporary, job)
         handler.verify(module, temporary, job)
         if seal is not None:

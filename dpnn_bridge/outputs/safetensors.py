@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.base.extras import install_advice
+from dpnn_bridge.base.suffixes import INDEX
 from dpnn_bridge.compare.bits import same_tensors
 from dpnn_bridge.errors import ConversionError, VerificationError
 from dpnn_bridge.outputs import Job, container, safetensors_file
@@ -44,7 +45,12 @@ def _split(content: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
             first[identity] = name
             tensors[name] = value.contiguous()
     tensors.update({f"{CONSTANT}{i}": value.clone() for i, value in enumerate(content["constants"])})
-    strings = {
+    return tensors, strings_of(content, aliases)
+
+
+def strings_of(content: dict[str, Any], aliases: dict[str, str]) -> dict[str, str]:
+    """The metadata of a file: all of a ``.pt`` content but its tensors."""
+    return {
         "format": "pt",  # what loaders of PyTorch's ecosystem ask for
         "dpnn_bridge": content["format"],
         "version": str(content["version"]),
@@ -52,7 +58,6 @@ def _split(content: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
         "metadata": json.dumps(_as_json(content["metadata"]), default=lambda t: t.tolist()),
         "aliases": json.dumps(aliases),
     }
-    return tensors, strings
 
 
 #: values that the metadata may have in JSON, which cannot say that one of them stands in several places
@@ -99,7 +104,7 @@ def verify(module: nn.Module, path: Path, job: Job) -> None:
 
 def read(path: Path) -> dict[str, Any]:
     """The content as in a ``.pt`` file, for :func:`dpnn_bridge.outputs.container.unpack`."""
-    strings, tensors = safetensors_file.read(path)
+    strings, tensors = safetensors_file.read_index(path) if path.name.endswith(INDEX) else safetensors_file.read(path)
     if container.FORMAT not in (strings.get("dpnn_bridge"), strings.get("format")):  # the latter in older files
         raise ConversionError(f"{path} was not written by dpnn_bridge; use safetensors to read its tensors")
     try:

@@ -38,22 +38,50 @@ def read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         NotT7Error: it is none.
         T7FormatError: it is damaged.
     """
-    source, strings, entries, start = _opened(path)
+    source, strings, entries, start = opened(path)
     try:
         return strings, {name: _tensor(source, start, *entry) for name, entry in entries.items()}
     except RuntimeError as error:
         raise T7FormatError(f"damaged: {error}", source=str(path)) from error
 
 
+def read_index(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """The metadata of the first shard and the tensors of all.
+
+    Raises:
+        T7FormatError: it is no index, or its shards are not what it says.
+    """
+    try:
+        places = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        alone = path.name.replace(
+            ".safetensors.index.json", "-00001-of-00001.safetensors"
+        )  # of a model without tensors
+        files = sorted(set(places.values())) or [alone]
+        if any(not name.endswith(".safetensors") or Path(name).name != name for name in files):
+            raise ValueError("a shard is no file beside it")
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise T7FormatError(f"the index is damaged: {error}", source=str(path)) from error
+    strings: dict[str, str] = {}
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        own, found = read(path.with_name(file))
+        strings = own | strings
+        if found.keys() != {name for name, place in places.items() if place == file}:
+            raise T7FormatError(f"{file} holds other tensors than the index says", source=str(path))
+        tensors |= found
+    return strings, tensors
+
+
 def read_metadata(path: Path) -> dict[str, str]:
     """The metadata of a file that is as long as its header says; for errors see :func:`read`."""
-    return _opened(path)[1]
+    return opened(path)[1]
 
 
 Entry = tuple[torch.dtype, list[int], int, int]
 
 
-def _opened(path: Path) -> tuple[FileSource, dict[str, str], dict[str, Entry], int]:
+def opened(path: Path) -> tuple[FileSource, dict[str, str], dict[str, Entry], int]:
+    """The file, its metadata, its tensors (type, shape, first byte, end) and where their bytes begin."""
     check_file(path)
     source = FileSource(path)
     size = int.from_bytes(source.read(0, 8), "little")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.base.atomic import StrPath
 from dpnn_bridge.base.boundary import raises
-from dpnn_bridge.base.suffixes import CONVERTED
+from dpnn_bridge.base.suffixes import is_converted_file
 from dpnn_bridge.checkpoints.find import select
 from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.differences import Tolerance, compare
@@ -228,7 +228,7 @@ def _subject(
         table = read_t7(reference)
         if not isinstance(table, LuaTable) or "input" not in table:
             raise VerificationError(f"{reference}: a reference is a table with the fields input, output, …")
-    if Path(model).suffix in CONVERTED:
+    if is_converted_file(model):
         return None, table, ""
     root = read_t7(model)
     if is_fixture(root) and reference is None and key is None:

@@ -1,0 +1,73 @@
+"""Parameters whose elements stay in the file, so that a model larger than memory can be converted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.objects import LuaStorage, LuaTensor
+
+#: bytes from which a parameter stays in the file
+LEAST = 1 << 20
+#: bytes that are read at once
+CHUNK = 1 << 24
+
+
+class Pending:
+    """The elements of a parameter on PyTorch's device ``meta``.
+
+    Args:
+        whole: reads and arranges all of them.
+        storage: where they stand in the same order, or None.
+        start, stop: their place in it.
+    """
+
+    def __init__(self, whole: Callable[[], Tensor], storage: LuaStorage | None, start: int, stop: int) -> None:
+        self.whole, self.storage, self.start, self.stop = whole, storage, start, stop
+        self.version = 0
+
+    def pieces(self, parameter: Tensor) -> Iterator[Tensor]:
+        """All elements in row-major order and the type of ``parameter``, one after the other in 1-D tensors.
+
+        Raises:
+            ConversionError: a block of a class changed the parameter after it was filled.
+        """
+        if parameter._version != self.version:
+            raise ConversionError("a class computes one of its parameters: the model cannot be converted in pieces")
+        if self.storage is None:
+            yield self.whole().reshape(-1).to(parameter.dtype)
+            return
+        step = CHUNK // self.storage.dtype.itemsize
+        for start in range(self.start, self.stop, step):
+            piece = self.storage.copy(start, min(start + step, self.stop))
+            yield torch.from_numpy(piece).to(parameter.dtype)
+
+
+def pending_of(parameter: Tensor | None) -> Pending | None:
+    """What stands for the elements of a parameter, None for one that has them."""
+    return None if parameter is None else parameter.__dict__.get("pending")
+
+
+def pending(
+    tensor: LuaTensor, arrange: Callable[[Tensor], Tensor], whole: Callable[[], Tensor], plain: bool
+) -> nn.Parameter:
+    """A parameter without elements for those of a tensor.
+
+    Args:
+        tensor: the elements.
+        arrange: turns Lua's arrangement into torch's.
+        whole: reads and arranges all of them.
+        plain: whether they stand in the file in torch's order.
+    """
+    dtype = torch.from_numpy(np.empty(0, tensor.dtype)).dtype
+    value = arrange(torch.empty(tensor.shape, dtype=dtype, device="meta"))
+    parameter = nn.Parameter(value, requires_grad=value.is_floating_point())
+    stop = tensor.offset + tensor.size
+    held = Pending(whole, tensor.storage if plain else None, tensor.offset, stop)
+    held.version = parameter._version
+    parameter.__dict__["pending"] = held
+    return parameter

@@ -1,0 +1,179 @@
+"""Models larger than memory: shards with an index, written in pieces."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from click.testing import CliRunner
+from conftest import FIXTURES, fixture_entries
+from samples import SAMPLES
+from sparse import sparse_model
+
+import dpnn_bridge
+from dpnn_bridge.cli.convert import convert_command
+from dpnn_bridge.compare.bits import same_bits
+from dpnn_bridge.conversion import pending
+from dpnn_bridge.errors import ConversionError, DpnnBridgeError, OptionError, T7FormatError, VerificationError
+from dpnn_bridge.files import convert
+from dpnn_bridge.loaders import read_t7, write_t7
+from dpnn_bridge.objects import LuaTable
+from dpnn_bridge.outputs.shards import parse_size
+
+pytest.importorskip("safetensors", reason="optional extra is not installed")
+MODEL = SAMPLES / "torch-demos__mnist_convnet" / "model.t7"
+
+
+#: converts with so many bytes of address space beyond what PyTorch and the classes take
+LIMITED = """
+import resource, sys
+import torch
+from dpnn_bridge import files
+from dpnn_bridge.conversion import registry
+
+torch.set_num_threads(1)
+registry.discover()
+import dpnn_bridge.outputs.shards
+with open("/proc/self/statm") as file:
+    pages = int(file.read().split()[0])
+limit = pages * resource.getpagesize() + int(sys.argv[3])
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+files.convert(sys.argv[1], sys.argv[2], **({"max_shard_size": sys.argv[4]} if len(sys.argv) > 4 else {}))
+"""
+
+
+def limited(*arguments: object) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", LIMITED, *map(str, arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.skipif(not hasattr(resource, "RLIMIT_AS") or sys.platform != "linux", reason="needs Linux's limits")
+def test_a_model_larger_than_memory(tmp_path: Path) -> None:
+    source, target = tmp_path / "large.t7", tmp_path / "out" / "model.safetensors"
+    sparse_model(source, 19)
+    assert source.stat().st_size > 300_000_000
+    done = limited(source, target, 150_000_000, "100MB")
+    assert done.returncode == 0, done.stderr
+    names = [f"model-{i:05d}-of-00004.safetensors" for i in range(1, 5)]
+    assert sorted(p.name for p in target.parent.iterdir()) == [*names, "model.safetensors.index.json"]
+    whole = limited(source, target.with_name("whole.safetensors"), 150_000_000)
+    assert whole.returncode != 0
+    assert "Unable to allocate" in whole.stderr or "memory" in whole.stderr
+    found = dpnn_bridge.load(f"{target}.index.json").state_dict()
+    for name, tensor in dpnn_bridge.load(source).state_dict().items():
+        assert same_bits(found[name], tensor), name
+
+
+def test_shards_load_elsewhere(tmp_path: Path) -> None:
+    hub = pytest.importorskip("huggingface_hub", reason="optional extra is not installed")
+    target = tmp_path / "model.safetensors"
+    result = CliRunner().invoke(convert_command, [str(MODEL), str(target), "--max-shard-size", "0.5MB"])
+    assert result.exit_code == 0, result.output
+    assert "model.safetensors.index.json: 12 modules" in result.output
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    assert len(set(index["weight_map"].values())) == 2
+    expected = dpnn_bridge.load(MODEL)
+    other = dpnn_bridge.load(MODEL)
+    for p in other.parameters():
+        p.data.zero_()
+    loaded = hub.load_torch_model(other, tmp_path, strict=False)
+    assert loaded.missing_keys == []
+    assert all(same_bits(a, b) for a, b in zip(other.parameters(), expected.parameters(), strict=True))
+    again = dpnn_bridge.load(tmp_path / "model.safetensors.index.json")
+    x = torch.randn(2, 1, 32, 32)
+    assert torch.equal(again.eval()(x), expected.eval()(x))
+    result = CliRunner().invoke(convert_command, [str(MODEL), str(target), "--max-shard-size", "0.5MB"])
+    assert result.exit_code == 6
+
+
+def test_a_cast_and_a_url(tmp_path: Path) -> None:
+    fsspec = pytest.importorskip("fsspec", reason="optional extra is not installed")
+    with mock.patch.object(pending, "LEAST", 0):
+        convert(MODEL, tmp_path / "m.safetensors", max_shard_size="0.1MB", dtype="float16")
+        convert(MODEL, "memory://zoo/m.safetensors", max_shard_size=10**9)
+    found = dpnn_bridge.load(tmp_path / "m.safetensors.index.json").state_dict()
+    expected = dpnn_bridge.load(MODEL, dtype="float16").state_dict()
+    assert all(same_bits(found[name], tensor) for name, tensor in expected.items())
+    names = {name.rpartition("/")[2] for name in fsspec.filesystem("memory").find("memory://zoo")}
+    assert names == {"m-00001-of-00001.safetensors", "m.safetensors.index.json"}
+    fsspec.filesystem("memory").store.clear()
+
+
+def modules() -> list[Path]:
+    """One fixture of each class."""
+    found: dict[str, Path] = {}
+    for entry in fixture_entries():
+        if "class" in entry:
+            found.setdefault(entry["class"], FIXTURES / entry["file"])
+    return list(found.values())
+
+
+def test_every_class_is_the_same_in_pieces(tmp_path: Path) -> None:
+    """Whatever blocks do with parameters: the same state, or an error."""
+    refused, same = [], 0
+    for path in modules():
+        try:
+            obj = read_t7(path)
+            obj = obj["module"] if isinstance(obj, LuaTable) and "module" in obj else obj
+            source = tmp_path / "m.t7"
+            write_t7(source, obj, verify=False)
+            expected = dpnn_bridge.load(source).state_dict()
+        except DpnnBridgeError:
+            continue
+        try:
+            with mock.patch.object(pending, "LEAST", 0):
+                convert(source, tmp_path / "m.safetensors", max_shard_size=1000, force=True)
+        except ConversionError as error:
+            refused.append((path.name, str(error)))
+            continue
+        found = dpnn_bridge.load(tmp_path / "m.safetensors.index.json").state_dict()
+        assert found.keys() == expected.keys(), path
+        assert all(same_bits(found[name], tensor) for name, tensor in expected.items()), path
+        same += 1
+    assert (refused, same > 100) == ([], True)
+
+
+@pytest.mark.parametrize(("text", "size"), [("2GB", 2 * 10**9), ("1.5 MiB", 1572864), (7, 7), ("10", 10)])
+def test_sizes(text: Any, size: int) -> None:
+    assert parse_size(text) == size
+
+
+def test_what_cannot_be(tmp_path: Path) -> None:
+    for wrong in ("", "2 apples", "0", "-1GB"):
+        with pytest.raises(OptionError, match="no size of a shard"):
+            convert(MODEL, tmp_path / "m.safetensors", max_shard_size=wrong)
+    with pytest.raises(ConversionError, match=r"only \.safetensors is written in shards"):
+        convert(MODEL, tmp_path / "m.pt", max_shard_size="1GB")
+    index = tmp_path / "m.safetensors.index.json"
+    for weights in ({"a": "../m.safetensors"}, {"a": "/etc/passwd"}, {"a": 1}, []):
+        index.write_text(json.dumps({"weight_map": weights}))
+        with pytest.raises(T7FormatError, match="the index is damaged"):
+            dpnn_bridge.load(index)
+
+
+def test_a_failing_disk_is_noticed(tmp_path: Path) -> None:
+    from dpnn_bridge.outputs import shards
+
+    written = shards._write_shard
+
+    def failing(path: Path, *args: Any) -> None:
+        written(path, *args)
+        data = bytearray(path.read_bytes())
+        data[-1] ^= 1
+        path.write_bytes(data)
+
+    with (
+        mock.patch.object(shards, "_write_shard", failing),
+        pytest.raises(VerificationError, match="differs after reading back"),
+    ):
+        convert(MODEL, tmp_path / "m.safetensors", max_shard_size="1MB")
+    assert list(tmp_path.iterdir()) == []
