@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dpnn_bridge.base.suffixes import INDEX
 from dpnn_bridge.errors import NotT7Error, T7FormatError
 from dpnn_bridge.loaders.encoding import check_file
 from dpnn_bridge.loaders.source import FileSource
@@ -53,10 +54,8 @@ def read_index(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """
     try:
         places = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-        alone = path.name.replace(
-            ".safetensors.index.json", "-00001-of-00001.safetensors"
-        )  # of a model without tensors
-        files = sorted(set(places.values())) or [alone]
+        alone = f"{path.name.removesuffix(INDEX)}-00001-of-00001.safetensors"
+        files = sorted(set(places.values())) or [alone]  # a model may have no tensors
         if any(not name.endswith(".safetensors") or Path(name).name != name for name in files):
             raise ValueError("a shard is no file beside it")
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:

@@ -14,7 +14,7 @@ from unittest import mock
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import FIXTURES, fixture_entries
+from conftest import FIXTURES, manifest
 from samples import SAMPLES
 from sparse import sparse_model
 
@@ -111,7 +111,7 @@ def test_a_cast_and_a_url(tmp_path: Path) -> None:
 def modules() -> list[Path]:
     """One fixture of each class."""
     found: dict[str, Path] = {}
-    for entry in fixture_entries():
+    for entry in manifest():
         if "class" in entry:
             found.setdefault(entry["class"], FIXTURES / entry["file"])
     return list(found.values())
