@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaStorage, LuaTensor
 
+COMPUTED = "its class computes on its weights, so that it cannot be converted in pieces; leave out max_shard_size"
 #: bytes from which a parameter stays in the file
 LEAST = 1 << 20
 #: bytes that are read at once
@@ -37,7 +38,7 @@ class Pending:
             ConversionError: a block of a class changed the parameter after it was filled.
         """
         if parameter._version != self.version:
-            raise ConversionError("a class computes one of its parameters: the model cannot be converted in pieces")
+            raise ConversionError(COMPUTED)
         if self.storage is None:
             yield self.whole().reshape(-1).to(parameter.dtype)
             return

@@ -18,6 +18,7 @@ from dpnn_bridge.conversion.flat import place_of
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.lua_values import RESULTS, emptied, tensor_type
 from dpnn_bridge.conversion.options import Options
+from dpnn_bridge.conversion.pending import COMPUTED
 from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.conversion.report import Report
 from dpnn_bridge.conversion.sharing import Sharing, compact
@@ -126,6 +127,8 @@ class TorchContext:
             raise
         except Exception as e:
             detail = e.args[0] if isinstance(e, KeyError) and e.args else str(e) or type(e).__name__
+            if self.options.pending and isinstance(e, RuntimeError):
+                detail = f"{COMPUTED} ({detail})"
             raise self.error(f"cannot build the module: {detail}", obj) from e
         self._check_filled(module, obj, spec)
         self._remember(module, obj, spec)

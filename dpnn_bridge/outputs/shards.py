@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.base.suffixes import INDEX
 from dpnn_bridge.compare.bits import byte_array
-from dpnn_bridge.conversion.pending import pending_of
+from dpnn_bridge.conversion.pending import COMPUTED, pending_of
 from dpnn_bridge.errors import ConversionError, OptionError, VerificationError
 from dpnn_bridge.loaders.source import FileSource
 from dpnn_bridge.outputs import Job, container, safetensors, safetensors_file
@@ -59,7 +59,11 @@ def parse_size(text: int | str) -> int:
 def write(module: nn.Module, path: Path, job: Job) -> None:
     """Writes the index to ``path``, and the shards beside it."""
     largest = parse_size(job.options["max_shard_size"])
-    parts, strings = _parts(module, container.pack(module, job.metadata))
+    try:
+        content = container.pack(module, job.metadata)
+    except NotImplementedError as error:  # there are no elements
+        raise ConversionError(COMPUTED) from error
+    parts, strings = _parts(module, content)
     shards: list[dict[str, Part]] = [{}]
     room = largest
     for name, part in parts.items():
@@ -106,7 +110,7 @@ def _parts(module: nn.Module, content: dict[str, Any]) -> tuple[dict[str, Part],
         parameter = parameters.get(name)
         held = pending_of(parameter)
         if value.is_meta and held is None:
-            raise ConversionError(f"{name}: a class computes this tensor: the model cannot be converted in pieces")
+            raise ConversionError(f"{name}: {COMPUTED}")
         identity = id(parameter) if held else (value.data_ptr(), value.shape, value.dtype)
         if value.numel() and identity in first:
             aliases[name] = first[identity]

@@ -214,4 +214,4 @@ class AddClass(LuaClass):
         fields = super().to_lua(module, ctx)
         if module.scalar:
             fields["scalar"] = True
-        return {**fields, "_ones": ctx.constant(module.bias.new_ones(1), module)}
+        return {**fields, "_ones": ctx.constant(torch.ones(1, dtype=module.bias.dtype), module)}
