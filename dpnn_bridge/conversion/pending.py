@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaStorage, LuaTensor
 
-COMPUTED = "its class computes on its weights, so that it cannot be converted in pieces; leave out max_shard_size"
+COMPUTED = (
+    "its class computes on its weights and cannot be converted in pieces; leave out max_shard_size= (--max-shard-size)"
+)
 #: bytes from which a parameter stays in the file
 LEAST = 1 << 20
 #: bytes that are read at once
