@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from sparse import sparse_model
+from sparse import sparse_model  # pyright: ignore[reportMissingImports]
 
 PROGRAM = """
 import re, resource, sys

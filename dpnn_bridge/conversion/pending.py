@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaStorage, LuaTensor
 
-COMPUTED = (
-    "its class computes on its weights and cannot be converted in pieces; leave out max_shard_size= (--max-shard-size)"
-)
+#: why a class cannot be converted so
+COMPUTED = "its class computes on its weights, all at once; leave out max_shard_size= (--max-shard-size)"
 #: bytes from which a parameter stays in the file
 LEAST = 1 << 20
 #: bytes that are read at once
@@ -52,7 +51,7 @@ class Pending:
 
 def pending_of(parameter: Tensor | None) -> Pending | None:
     """What stands for the elements of a parameter, None for one that has them."""
-    return None if parameter is None else parameter.__dict__.get("pending")
+    return getattr(parameter, "pending", None)
 
 
 def pending(
@@ -72,5 +71,5 @@ def pending(
     stop = tensor.offset + tensor.size
     held = Pending(whole, tensor.storage if plain else None, tensor.offset, stop)
     held.version = parameter._version
-    parameter.__dict__["pending"] = held
+    parameter.pending = held  # type: ignore[attr-defined]
     return parameter
