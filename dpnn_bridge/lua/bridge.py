@@ -150,6 +150,7 @@ class LuaBridge:
     @contextmanager
     def errors(self) -> Iterator[None]:
         """Within it errors of Lua are raised as :class:`LuaBridgeError`, and a sandbox counts instructions."""
+        self._runtime.look_again()
         with self._runtime.limited():
             try:
                 yield

@@ -18,6 +18,7 @@ from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.lua import ops  # noqa: F401  (ops registers what FUNCTIONS and NATIVE hold)
 from dpnn_bridge.lua.dispatch import FUNCTIONS, NATIVE, describe
 from dpnn_bridge.lua.environment import Allocator, environment_entries, file_entries, random_entries
+from dpnn_bridge.lua.mirror import Shared, mirror_entries
 from dpnn_bridge.lua.ops import construct, indexing
 from dpnn_bridge.lua.ops.storage import STORAGE_METHODS, get, new_storage, put
 from dpnn_bridge.lua.printing import print_storage, print_tensor
@@ -30,6 +31,8 @@ RUNTIMES = ("luajit21", "lua51")
 _PLAIN, _ERROR, _OBJECT, _NOTHING, _SEVERAL = 0, -1, -2, -3, -4
 
 
+#: parts of the prelude that LuaJIT's ffi allows
+_WITH_FFI = tuple(f"ffi/{n}" for n in ("state", "views", "elements", "loops", "arithmetic", "products", "kernels"))
 #: bytes of tensors handed to Lua between two forced collections
 _COLLECT_AFTER = 512 << 20
 
@@ -135,6 +138,7 @@ class Runtime:
         self.lua_type: Callable[[Any], str | None] = module.lua_type
         self._counting = False
         self._fresh_bytes = 0
+        self.shared = Shared()
         self.default_type = "Double"
         self.generator = Generator()
         self.bridge = self.lua.table()
@@ -143,6 +147,7 @@ class Runtime:
         for part in (
             "classes",
             "tensor",
+            *(_WITH_FFI if self.bridge["ffi"] else ()),
             "file",
             "tester",
             "cmdline",
@@ -175,6 +180,11 @@ class Runtime:
         """Add functions to what the prelude finds in `py`."""
         for name, value in entries.items():
             self._api[name] = value
+
+    def look_again(self) -> None:
+        """Tell Lua about memory that Python code outside has moved."""
+        for block in self.shared.strayed():
+            self.bridge["moved"](block)
 
     @contextmanager
     def limited(self) -> Iterator[None]:
@@ -368,4 +378,4 @@ class Runtime:
             "set_default_type": set_default_type,
             "get_default_type": lambda: self.default_type,
         }
-        return entries | random_entries(self) | file_entries(self) | environment_entries(self)
+        return entries | mirror_entries() | random_entries(self) | file_entries(self) | environment_entries(self)

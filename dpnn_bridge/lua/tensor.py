@@ -9,6 +9,7 @@ Torch7 has no scalars and no zero-sized dimensions: a tensor without elements ha
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Sequence
 
@@ -27,6 +28,9 @@ DTYPES = {
 TYPE_OF_DTYPE = {dtype: name for name, dtype in DTYPES.items()}
 FLOATING = ("Half", "Float", "Double")
 _BITS = {"Byte": 8, "Char": 8, "Short": 16, "Int": 32, "Long": 64}
+
+#: counts the views and blocks that Lua knows and Python has moved; Lua reads the number where it lies
+changes = (ctypes.c_double * 1)()
 
 
 class TorchError(Exception):
@@ -64,10 +68,16 @@ def cast_tensor(t: torch.Tensor, ty: str) -> torch.Tensor:
 class _Block:
     """Memory; storages that are one in Torch7 hold one block."""
 
-    __slots__ = ("flat",)
+    __slots__ = ("__weakref__", "address", "flat")
 
     def __init__(self, flat: torch.Tensor) -> None:
         self.flat = flat
+        self.address: int | None = None
+
+    @property
+    def strayed(self) -> bool:
+        """Whether the memory is no longer where Lua was told."""
+        return self.address is not None and self.address != self.flat.data_ptr()
 
 
 class Storage:
@@ -109,11 +119,23 @@ class Storage:
         other.ty, other._block = self.ty, self._block
         return other
 
+    @property
+    def block(self) -> _Block:
+        """The memory, which other storage objects may hold too."""
+        return self._block
+
+    def tell(self) -> int:
+        """Address of the first element, for Lua: from now on it counts in :data:`changes` when the block moves."""
+        self._block.address = address = self.flat.data_ptr()
+        return address
+
     def resize(self, size: int) -> None:
         """Change the number of elements; every tensor on the block sees the same memory afterwards."""
         old = self.flat
         if size == self.size:
             return
+        if self._block.address is not None:
+            changes[0] += 1
         memory = old.untyped_storage()
         whole = old.storage_offset() == 0 and memory.nbytes() == self.size * old.itemsize
         if whole and memory.resizable():
@@ -143,9 +165,10 @@ class Tensor:
         offset: 0-based position of the first element.
         size: sizes; ``()`` is the tensor without elements.
         stride: strides in elements.
+        known: whether Lua keeps the geometry too.
     """
 
-    __slots__ = ("_base", "_view", "offset", "size", "storage", "stride", "ty")
+    __slots__ = ("_base", "_view", "known", "offset", "size", "storage", "stride", "ty")
 
     def __init__(
         self,
@@ -158,6 +181,7 @@ class Tensor:
         self.ty, self.storage, self.offset, self.size, self.stride = ty, storage, offset, size, stride
         self._base: torch.Tensor | None = None
         self._view: torch.Tensor | None = None
+        self.known = False
 
     @classmethod
     def wrap(cls, t: torch.Tensor) -> Tensor:
@@ -240,6 +264,8 @@ class Tensor:
         """Point to another view."""
         self.storage, self.offset, self.size, self.stride = storage, offset, size, stride
         self._view = None
+        if self.known:
+            changes[0] += 1
 
     def set(self, other: Tensor) -> None:
         """Become a view of the same elements as ``other``."""

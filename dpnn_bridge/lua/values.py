@@ -38,7 +38,9 @@ def to_lua(runtime: Runtime, value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         if value.device.type != "cpu":
             raise LuaBridgeError(f"Lua sees CPU memory only, the tensor is on {value.device}: pass tensor.cpu()")
-        return wrap(runtime, Tensor.wrap(value))
+        tensor = Tensor.wrap(value)
+        runtime.shared.add(tensor)
+        return wrap(runtime, tensor)
     if isinstance(value, (Tensor, Storage, Generator)):
         return wrap(runtime, value)
     if isinstance(value, LuaTensor):
@@ -64,10 +66,9 @@ def to_python(runtime: Runtime, value: Any) -> Any:
     if kind is None:
         return value
     handle = runtime.bridge["handle"](value)
-    if isinstance(handle, Tensor):
-        return handle.t
-    if isinstance(handle, Storage):
-        return handle.flat
+    if isinstance(handle, (Tensor, Storage)):
+        runtime.shared.add(handle)
+        return handle.t if isinstance(handle, Tensor) else handle.flat
     if handle is not None:
         return handle
     if kind != "table" or runtime.bridge["typename"](value) is not None:

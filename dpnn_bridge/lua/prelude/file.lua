@@ -251,6 +251,7 @@ local function read_tensor(t, file)
    local size, stride, offset = file:readLong(dim), file:readLong(dim), file:readLong()
    local storage = file:readObject()
    py.set_geometry(handle(t), storage and handle(storage), offset, handle(size), handle(stride))
+   bridge.refresh(t)
 end
 for _, ty in ipairs {'Byte', 'Char', 'Short', 'Int', 'Long', 'Half', 'Float', 'Double'} do
    local mt = metatables['torch.' .. ty .. 'Tensor']

@@ -19,6 +19,7 @@ bridge.open = not py.sandbox and io.open or nil
 
 local ok, ffi = pcall(require, 'ffi')
 bridge.ffi = ok and not py.sandbox and ffi or nil
+function bridge.refresh() end  -- replaced by ffi/state.lua
 if not ok then
    -- enough for Lua files that only look at the generator through ffi, as nn.RReLU does
    package.preload.ffi = function()

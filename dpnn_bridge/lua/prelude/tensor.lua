@@ -7,6 +7,7 @@ local metatables, typename = bridge.metatables, bridge.typename
 
 -- userdata (or cdata) -> Python object
 local handles = setmetatable({}, {__mode = 'k'})
+bridge.handles = handles
 
 -- collected userdata let go of their Python object at once
 local function release(object) handles[object] = nil end
@@ -32,6 +33,7 @@ local function list(values)
 end
 
 function argument(value)
+   if type(value) == 'number' then return value end
    local handle = handles[value]
    if handle ~= nil then return handle end
    if type(value) == 'table' then return list(value) end
@@ -58,11 +60,18 @@ local function finish(level, args, code, v, t, ...)
    return args[code]
 end
 
+-- counts what Python has moved; with LuaJIT, Lua keeps the geometry of tensors too and must hear of it (ffi/state.lua)
+local changes = bridge.ffi and bridge.ffi.cast('double *', py.changes) or {[0] = 0}
+
+local function heard(before, args, ...)
+   if changes[0] ~= before then bridge.refresh(unpack(args, 1, args.n)) end
+   return ...
+end
+
 local function many(f, ...)
-   local n = select('#', ...)
-   local args, converted = {...}, {}
-   for i = 1, n do converted[i] = argument(args[i]) end
-   return finish(4, args, f(unpack(converted, 1, n)))
+   local args, converted = {n = select('#', ...), ...}, {}
+   for i = 1, args.n do converted[i] = argument(args[i]) end
+   return finish(4, args, heard(changes[0], args, f(unpack(converted, 1, args.n))))
 end
 
 -- a Lua function that runs a Python one
@@ -70,18 +79,27 @@ local function bind(f)
    return function(...)
       local n = select('#', ...)
       local a, b, c, d = ...
-      local code, v, t, w, u, x, y
+      local before, code, v, t, w, u, x, y
       if n == 1 then
-         code, v, t, w, u, x, y = f(argument(a))
+         local p = argument(a)
+         before = changes[0]
+         code, v, t, w, u, x, y = f(p)
       elseif n == 2 then
-         code, v, t, w, u, x, y = f(argument(a), argument(b))
+         local p, q = argument(a), argument(b)
+         before = changes[0]
+         code, v, t, w, u, x, y = f(p, q)
       elseif n == 3 then
-         code, v, t, w, u, x, y = f(argument(a), argument(b), argument(c))
+         local p, q, r = argument(a), argument(b), argument(c)
+         before = changes[0]
+         code, v, t, w, u, x, y = f(p, q, r)
       elseif n == 4 then
-         code, v, t, w, u, x, y = f(argument(a), argument(b), argument(c), argument(d))
+         local p, q, r, s = argument(a), argument(b), argument(c), argument(d)
+         before = changes[0]
+         code, v, t, w, u, x, y = f(p, q, r, s)
       else
          return many(f, ...)
       end
+      if changes[0] ~= before then bridge.refresh(a, b, c, d) end
       if code == 1 then return a
       elseif code == -2 then return wrap(v, t)
       elseif code == 0 then return v

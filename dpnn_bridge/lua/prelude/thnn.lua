@@ -3,7 +3,8 @@ local bridge, py = ...
 
 package.preload['nn.THNN'] = function()
    local kernels = {}
-   for name, f in pairs(py.thnn_kernels()) do kernels[name] = bridge.bind(f) end
+   local faster = bridge.native and bridge.native.with_loops or function(_, f) return f end
+   for name, f in pairs(py.thnn_kernels()) do kernels[name] = faster(name, bridge.bind(f)) end
    local THNN = {kernels = {}}
    for _, tname in ipairs {'torch.FloatTensor', 'torch.DoubleTensor'} do
       THNN.kernels[tname] = kernels

@@ -1,0 +1,148 @@
+"""Runs the test suites of Torch7's packages, unmodified, on the bridge, and prints how many tests pass.
+
+    python benchmarks/lua_suites.py CHECKOUTS [SUITE ...]
+
+CHECKOUTS is a folder with torch7/, nn/, dpnn/ … as their repositories are. Where ``DPNN_TORCH7`` names a real Torch7,
+each suite runs there too. The table goes to the output, what the suites printed into ``--logs``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import resource
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from dpnn_bridge.lua.torch7 import VARIABLE
+
+_SUMMARY = re.compile(r"Completed \d+ asserts? in (\d+) tests? with (\d+) failures? and (\d+) errors?")
+
+
+@dataclass(frozen=True)
+class Suite:
+    """How one suite is run.
+
+    Attributes:
+        folder: of the checkout, where the suite runs.
+        code: Lua that runs it; without, each of ``files`` is a script.
+        files: pattern of the scripts of a suite; one passes when it ends well.
+    """
+
+    folder: str
+    code: str = ""
+    files: str = ""
+
+
+SUITES = {
+    "torch7": Suite("torch7/test", "dofile 'test.lua' torch.test()"),
+    "torch7 Tester": Suite("torch7/test", "dofile 'test_Tester.lua'"),
+    "torch7 scripts": Suite("torch7/test", files="test_[!T]*.lua"),
+    "nn": Suite("nn", "require 'nn' nn.test()"),
+    "dpnn": Suite("dpnn", "require 'dpnn' dpnn.test()"),
+    "rnn": Suite("rnn", "require 'rnn' rnn.test()"),
+    "nngraph": Suite("nngraph/test", files="test_*.lua"),
+    "graph": Suite("graph/test", files="test_*.lua"),
+    "optim": Suite("optim/test", files="test_*.lua"),
+    "nnx": Suite("nnx", "require 'nnx' nnx.test()"),
+    "torchx": Suite("torchx", "require 'torchx' torchx.test()"),
+    "torchnet": Suite("torchnet", "require 'torchnet' tnt.test()"),
+    "argcheck": Suite("argcheck/test", files="test.lua"),
+    "torch-autograd": Suite("autograd/../test", "dofile 'test.lua'"),
+    "OpenNMT": Suite("OpenNMT", "arg = {} dofile 'test/test.lua'"),
+}
+
+
+@dataclass
+class Outcome:
+    """What came of a suite: tests that passed, of how many, seconds of processor time."""
+
+    passed: int
+    tests: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.passed} of {self.tests}, {self.seconds:.0f} s"
+
+
+def run(command: list[str], folder: Path, paths: str, log: Path, limit: float) -> tuple[int, str]:
+    """Exit code and text of a program; -1 when it took longer than ``limit`` seconds."""
+    environment = os.environ | {"TH_LUA_PATH": paths}
+    with log.open("a", errors="replace") as out:
+        out.write(f"$ {shlex.join(command)}\n")
+        out.flush()
+        start = out.tell()
+        try:
+            code = subprocess.run(
+                command,
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                timeout=limit,
+                check=False,
+            ).returncode
+        except subprocess.TimeoutExpired:
+            code = -1
+    return code, re.sub(r"\x1b\[[0-9;]*m", "", log.read_text(errors="replace")[start:])
+
+
+def processor() -> float:
+    """Seconds that the programs run so far took of a processor, which others on the machine do not change."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def outcome(suite: Suite, program: list[str], checkouts: Path, log: Path, limit: float) -> Outcome:
+    """Runs a suite with a program."""
+    log.write_text("")
+    folder = checkouts / suite.folder
+    paths = f"{checkouts}/?.lua;{checkouts}/?/init.lua"
+    start = processor()
+    if suite.code:
+        script = log.with_suffix(".lua")
+        script.write_text(f"torch.manualSeed(1) {suite.code}\n")
+        _, text = run([*program, str(script)], folder, paths, log, limit)
+        counts = [tuple(map(int, found)) for found in _SUMMARY.findall(text)]
+        # a test with several failures counts once
+        tests, bad = sum(c[0] for c in counts), len(set(re.findall(r"(\d+/\d+ \S+) \.+ \[(?:FAIL|ERROR)\]", text)))
+        passed = tests - max(bad, int(any(c[1] + c[2] for c in counts)))
+    else:
+        scripts = sorted(folder.glob(suite.files))
+        tests = len(scripts)
+        passed = sum(run([*program, s.name], folder, paths, log, limit)[0] == 0 for s in scripts)
+    return Outcome(passed, tests, processor() - start)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Suites of Torch7's packages on the bridge.")
+    parser.add_argument("checkouts", type=Path)
+    parser.add_argument("suites", nargs="*", help="; ".join(SUITES))
+    parser.add_argument("--logs", type=Path, default=Path("lua-suites"))
+    parser.add_argument("--limit", type=float, default=900, help="seconds for one program")
+    options = parser.parse_intermixed_args()
+    options.logs.mkdir(parents=True, exist_ok=True)
+    checkouts = options.checkouts.absolute()
+    programs = {"bridge": [str(Path(sys.executable).with_name("dpnn-lua")), "-p", str(checkouts)]}
+    if real := os.environ.get(VARIABLE):
+        programs["Torch7"] = [real]
+    print("| suite |", " | ".join(programs), "|", "\n|" + "---|" * (1 + len(programs)), flush=True)
+    for name in options.suites or SUITES:
+        suite = SUITES[name]
+        if not (checkouts / suite.folder).is_dir():
+            print(f"| {name} | no checkout |", flush=True)
+            continue
+        cells = []
+        for label, program in programs.items():
+            log = options.logs.absolute() / f"{name.replace(' ', '-')}.{label}.log"
+            cells.append(str(outcome(suite, program, checkouts, log, options.limit)))
+        print(f"| {name} |", " | ".join(cells), "|", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""What Lua keeps of tensors on its own side: their geometry, and small memory that Lua allocated itself.
+
+With LuaJIT, ``prelude/ffi`` holds the geometry of tensors in Lua tables and works on their memory without asking
+Python. These functions carry such tensors over the border. Python's :class:`~dpnn_bridge.lua.tensor.Tensor` tells
+through :data:`~dpnn_bridge.lua.tensor.changes` when it moves a view that Lua knows.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dpnn_bridge.lua.tensor import Storage, Tensor, changes
+
+_capsule = ctypes.pythonapi.PyCapsule_New
+_capsule.restype = ctypes.py_object
+_capsule.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
+_CAPSULE_NAME = b"dltensor"
+
+
+class Shared:
+    """Blocks that Python code outside has got hold of: it may move them between two calls into Lua."""
+
+    def __init__(self) -> None:
+        self._blocks: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def add(self, x: Tensor | Storage) -> None:
+        """Python code gave, or gets, the memory of a tensor or storage."""
+        storage = x.storage if isinstance(x, Tensor) else x
+        if storage is not None:
+            self._blocks.add(storage.block)
+
+    def strayed(self) -> list[int]:
+        """Numbers of the blocks that are no longer where Lua was told."""
+        return [id(block) for block in self._blocks if block.strayed]
+
+
+def _describe(t: Any) -> Any:
+    """Type, block and geometry of a tensor: what Lua's table of it holds. Nothing for other objects."""
+    if type(t) is not Tensor:
+        return None
+    t.known = True
+    geometry = [v for pair in zip(t.size, t.stride, strict=True) for v in pair]
+    if t.storage is None:
+        return t.ty, None, t.offset, len(t.size), *geometry
+    return t.ty, t.storage.pointer, t.offset, len(t.size), *geometry
+
+
+def _storage_of(x: Tensor | Storage) -> Storage | None:
+    """A storage object that keeps the block of a tensor or storage for Lua."""
+    storage = x.storage if isinstance(x, Tensor) else x
+    return None if storage is None else storage.alias()
+
+
+def _memory(storage: Storage) -> tuple[int, int]:
+    """Address and number of elements."""
+    return storage.tell(), storage.size
+
+
+def _pairs(numbers: tuple[float, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    whole = [int(n) for n in numbers]
+    return tuple(whole[0::2]), tuple(whole[1::2])
+
+
+def _tensor(ty: str, storage: Storage | None, offset: float, *geometry: float) -> Tensor:
+    """Python's object for a tensor that Lua made."""
+    t = Tensor(ty, storage, int(offset), *_pairs(geometry))
+    t.known = True
+    return t
+
+
+def _point(t: Tensor, storage: Storage | None, offset: float, *geometry: float) -> None:
+    """Follow a view that Lua moved."""
+    t.known = False
+    t.geometry(storage, int(offset), *_pairs(geometry))
+    t.known = True
+
+
+def _adopt(ty: str, address: float) -> Storage:
+    """Storage on memory that Lua allocated, described by a DLManagedTensor at ``address``; PyTorch frees it."""
+    storage = Storage(ty, flat=torch.from_dlpack(_capsule(int(address), _CAPSULE_NAME, None)))
+    storage.tell()
+    return storage
+
+
+def mirror_entries() -> dict[str, Any]:
+    """What ``prelude/ffi`` finds in ``py``."""
+    return {
+        "changes": ctypes.addressof(changes),
+        "describe_tensor": _describe,
+        "storage_of": _storage_of,
+        "memory": _memory,
+        "tensor_on": _tensor,
+        "point": _point,
+        "adopt": _adopt,
+        "libtorch": str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"),
+    }

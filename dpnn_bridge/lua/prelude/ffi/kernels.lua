@@ -1,0 +1,203 @@
+-- THNN's commonest kernels on small tensors, as loops. They serve calls whose results have their sizes already, as all
+-- but the first of a training loop have; others go to PyTorch.
+local bridge, py = ...
+local native = bridge.native
+local states, loops = native.states, native.loops
+local pointwise, reduce, expressions, FEW, FEWER = loops.pointwise, loops.reduce, loops.expressions, loops.FEW, loops.FEWER
+local type, select = type, select
+
+local function state(c, ty)
+   local S = states[c]
+   return S and S.block and S.count > 0 and (not ty or S.ty == ty) and (S.ty == 'Double' or S.ty == 'Float') and S
+end
+
+local function same_size(S, T)
+   if S.n ~= T.n then return false end
+   for k = 1, 2 * S.n, 2 do if S[k] ~= T[k] then return false end end
+   return true
+end
+
+local kernels = {}
+
+-- element-wise: of the input (x); of the input (x) and the gradient of the output (y); of the output (x) and that (y)
+local function define(name, limit, forward, backward, of_output, options)
+   local up, down = name .. '_updateOutput', name .. '_updateGradInput'
+   expressions[up], expressions[down] = forward, backward
+   kernels[up] = function(n, input, output, v, w, inplace)
+      if (options == 2 and inplace) or (options == 1 and w) then return false end
+      local X, P = state(input), state(output)
+      return X and P and P.ty == X.ty and X.count <= limit and same_size(X, P) and pointwise(up, P, X, nil, nil, v or 0, w or 0)
+   end
+   if of_output then
+      kernels[down] = function(n, input, gradOutput, gradInput, output, v, w)
+         local P, Y, X = state(gradInput), state(gradOutput), state(output)
+         return P and X and Y and P.ty == X.ty and Y.ty == X.ty and Y.count == X.count and X.count <= limit and same_size(X, P)
+            and pointwise(down, P, X, Y, nil, v or 0, w or 0)
+      end
+   else
+      kernels[down] = function(n, input, gradOutput, gradInput, v, w, inplace)
+         if w == true or inplace then return false end
+         local X, P, Y = state(input), state(gradInput), state(gradOutput)
+         return X and P and Y and P.ty == X.ty and Y.ty == X.ty and Y.count == X.count and X.count <= limit and same_size(X, P)
+            and pointwise(down, P, X, Y, nil, v or 0, w or 0)
+      end
+   end
+end
+define('Abs', FEW, 'abs(x)', 'x >= 0 and y or -y')
+define('Square', FEW, 'x * x', 'R(2 * y) * x')
+define('Sqrt', FEW, 'sqrt(x)', 'x == 0 and 0 or 0.5 * R(y / x)', true)
+define('Sigmoid', FEWER, '1 / R(1 + exp(-x))', 'R(y * R(1 - x)) * x', true)
+define('Tanh', FEWER, 'tanh(x)', 'y * R(1 - R(x * x))', true)
+define('Threshold', FEW, 'x > v and x or w', 'x > v and y or 0', false, 2)
+define('HardTanh', FEW, 'x <= v and v or (x <= w and x or w)', '(x <= v or x >= w) and 0 or y', false, 2)
+define('LeakyReLU', FEW, 'x > 0 and x or x * v', 'x > 0 and y or y * v', false, 1)
+
+-- rows of a vector or a dense matrix
+local function rows_of(S)
+   if S.n == 1 and S.dense then return 1, S[1] end
+   if S.n == 2 and S.dense then return S[1], S[3] end
+end
+
+local compiled = {}
+local function by_rows(name, source)
+   return function(ty, ...)
+      local key = ty .. name
+      local f = compiled[key]
+      if not f then
+         f = loops.compile(ty, source, name)
+         compiled[key] = f
+      end
+      return f(...)
+   end
+end
+
+local log_soft_max = by_rows('LogSoftMax', [[
+return function(rows, columns, p, ip, q, iq)
+   for i = 1, rows do
+      local top, sum = q[iq], 0
+      for j = iq, iq + columns - 1 do if q[j] > top then top = q[j] end end
+      for j = iq, iq + columns - 1 do sum = sum + exp(q[j] - top) end
+      sum = top + C.log(sum)
+      for j = 0, columns - 1 do p[ip + j] = q[iq + j] - sum end
+      ip, iq = ip + columns, iq + columns
+   end
+end
+]])
+local log_soft_max_gradient = by_rows('LogSoftMax gradient', [[
+return function(rows, columns, p, ip, g, ig, y, iy)
+   for i = 1, rows do
+      local sum = 0
+      for j = ig, ig + columns - 1 do sum = sum + g[j] end
+      for j = 0, columns - 1 do p[ip + j] = g[ig + j] - exp(y[iy + j]) * sum end
+      ip, ig, iy = ip + columns, ig + columns, iy + columns
+   end
+end
+]])
+local soft_max = by_rows('SoftMax', [[
+return function(rows, columns, p, ip, q, iq)
+   for i = 1, rows do
+      local top, sum = q[iq], 0
+      for j = iq, iq + columns - 1 do if q[j] > top then top = q[j] end end
+      for j = 0, columns - 1 do
+         local z = exp(q[iq + j] - top)
+         p[ip + j] = z
+         sum = sum + z
+      end
+      for j = ip, ip + columns - 1 do p[j] = p[j] * (1 / sum) end
+      ip, iq = ip + columns, iq + columns
+   end
+end
+]])
+local soft_max_gradient = by_rows('SoftMax gradient', [[
+return function(rows, columns, p, ip, g, ig, y, iy)
+   for i = 1, rows do
+      local sum = 0
+      for j = 0, columns - 1 do sum = sum + g[ig + j] * y[iy + j] end
+      for j = 0, columns - 1 do p[ip + j] = y[iy + j] * (g[ig + j] - sum) end
+      ip, ig, iy = ip + columns, ig + columns, iy + columns
+   end
+end
+]])
+
+local function soft(name, forward, backward)
+   kernels[name .. '_updateOutput'] = function(n, input, output)
+      local X, P = state(input), state(output)
+      if not (X and P and P.ty == X.ty and X.count <= FEWER and same_size(X, P) and P.dense) then return false end
+      local rows, columns = rows_of(X)
+      if not rows then return false end
+      forward(X.ty, rows, columns, P.block.data, P.offset, X.block.data, X.offset)
+      return true
+   end
+   kernels[name .. '_updateGradInput'] = function(n, input, gradOutput, gradInput, output)
+      local G, P, Y = state(gradOutput), state(gradInput), state(output)
+      if not (G and P and Y and P.ty == Y.ty and G.ty == Y.ty and Y.count <= FEWER and same_size(Y, P) and P.dense
+              and G.dense and G.count == Y.count) then
+         return false
+      end
+      local rows, columns = rows_of(Y)
+      if not rows then return false end
+      backward(Y.ty, rows, columns, P.block.data, P.offset, G.block.data, G.offset, Y.block.data, Y.offset)
+      return true
+   end
+end
+soft('LogSoftMax', log_soft_max, log_soft_max_gradient)
+soft('SoftMax', soft_max, soft_max_gradient)
+
+-- criterions ---------------------------------------------------------------------------------------------------------
+expressions.MSECriterion_updateGradInput = 'v * (x - y)'
+function kernels.MSECriterion_updateOutput(n, input, target, output, average)
+   local X, T, P = state(input), state(target), state(output)
+   if not (X and T and P and T.ty == X.ty and P.ty == X.ty and X.count == T.count and X.count <= FEW and P.count == 1) then return false end
+   local total = reduce('squared_differences', X, T)
+   if not total then return false end
+   P.block.data[P.offset] = average and total / X.count or total
+   return true
+end
+function kernels.MSECriterion_updateGradInput(n, input, target, gradInput, average)
+   local X, T, P = state(input), state(target), state(gradInput)
+   return X and T and P and T.ty == X.ty and P.ty == X.ty and X.count == T.count and X.count <= FEW and same_size(X, P)
+      and pointwise('MSECriterion_updateGradInput', P, X, T, nil, average and 2 / X.count or 2)
+end
+
+-- classes as 0-based columns of dense rows, all in range; nothing otherwise
+local function classes(X, target, ignored)
+   local T = states[target]
+   if not (X and X.count <= 65536 and T and T.ty == 'Long' and T.n == 1 and T[2] == 1) then return nil end
+   local rows, columns = rows_of(X)
+   if not rows or rows ~= T[1] or (ignored and ignored >= 1 and ignored <= columns) then return nil end
+   local data = T.block.data
+   for i = T.offset, T.offset + rows - 1 do
+      local class = tonumber(data[i])
+      if class < 1 or class > columns then return nil end
+   end
+   return rows, columns, data, T.offset
+end
+function kernels.ClassNLLCriterion_updateOutput(n, input, target, output, average, weights, total, ignored)
+   local X, P, W = state(input), state(output), state(total)
+   if weights or not (P and W and P.count == 1 and W.count == 1) then return false end
+   local rows, columns, data, first = classes(X, target, ignored)
+   if not rows then return false end
+   local q, iq, sum = X.block.data, X.offset - 1, 0
+   for i = 0, rows - 1 do sum = sum - q[iq + i * columns + tonumber(data[first + i])] end
+   W.block.data[W.offset] = rows
+   P.block.data[P.offset] = average and sum / rows or sum
+   return true
+end
+function kernels.ClassNLLCriterion_updateGradInput(n, input, target, gradInput, average, weights, total, ignored)
+   local X, P, W = state(input), state(gradInput), state(total)
+   if weights or not (P and X and W and same_size(X, P) and P.dense) then return false end
+   local rows, columns, data, first = classes(X, target, ignored)
+   local weight = W.block.data[W.offset]
+   if not rows or not (weight > 0) then return false end
+   local p, ip, slope = P.block.data, P.offset - 1, average and X.n > 1 and -1 / weight or -1
+   for i = 0, rows - 1 do p[ip + i * columns + tonumber(data[first + i])] = slope end
+   return true
+end
+
+function native.with_loops(name, slow)
+   local f = kernels[name]
+   if not f then return slow end
+   return function(...)
+      if not f(select('#', ...), ...) then return slow(...) end
+   end
+end

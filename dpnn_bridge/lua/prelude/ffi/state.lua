@@ -1,0 +1,256 @@
+-- With LuaJIT, Lua keeps the geometry of tensors itself, and reads and writes their memory through ffi: a call that
+-- needs no more than that does not ask Python. A state is a table
+--
+--    {ty=, block=, offset=, n=, count=, dense=, [2k-1] = size of dimension k, [2k] = its stride}
+--
+-- with block = {data=, size=, handle=}: a typed pointer, elements, and Python's storage object. Python's object of a
+-- tensor is made when it is first needed, and follows when Lua has moved the view (`current` is false until then).
+local bridge, py = ...
+local ffi, C = bridge.ffi, bridge.ffi.C
+local rawgetmt, rawsetmt = bridge.getmetatable, bridge.setmetatable
+local handles, metatables = bridge.handles, bridge.metatables
+local newproxy, type, rawset, setmetatable = newproxy, type, rawset, setmetatable
+local native = {}
+bridge.native = native
+
+ffi.cdef [[
+void *malloc(size_t size);
+void free(void *memory);
+void *memcpy(void *to, const void *from, size_t size);
+typedef struct {
+   void *data; int32_t device_type, device_id; int32_t ndim; uint8_t code, bits; uint16_t lanes;
+   int64_t *shape, *strides; uint64_t byte_offset;
+   void *context; void (*deleter)(void *);
+   int64_t sizes[2];
+} dpnn_bridge_memory;
+]]
+local HEADER = 128  -- bytes before the elements, for the description that PyTorch takes the memory over with
+local SMALL = 65536 -- bytes that Lua allocates itself
+local COLLECT_AFTER = 64 * 1024 * 1024
+
+local function kind(name, size, code)
+   return {pointer = ffi.typeof(name .. ' *'), size = size, code = code}
+end
+local kinds = {
+   Byte = kind('uint8_t', 1, 1), Char = kind('int8_t', 1, 0), Short = kind('int16_t', 2, 0), Int = kind('int32_t', 4, 0),
+   Long = kind('int64_t', 8, 0), Half = kind('uint16_t', 2, 2), Float = kind('float', 4, 2), Double = kind('double', 8, 2),
+}
+native.kinds = kinds
+
+local states = setmetatable({}, {__mode = 'k'})   -- userdata, or what cdata() gave -> state
+local blocks = setmetatable({}, {__mode = 'v'})   -- Python's number of a block -> block
+local storages = setmetatable({}, {__mode = 'k'}) -- userdata -> block
+native.states, native.storages = states, storages
+
+-- count and dense from sizes and strides
+local function measure(S)
+   local n, count, dense = S.n, 1, true
+   for k = 2 * n - 1, 1, -2 do
+      local size = S[k]
+      if size ~= 1 then
+         if S[k + 1] ~= count then dense = false end
+         count = count * size
+      end
+   end
+   S.count, S.dense = n > 0 and count or 0, dense
+   return S
+end
+native.measure = measure
+
+local function locate(block)
+   local address, size = py.memory(block.handle)
+   block.data, block.size = ffi.cast(kinds[block.ty].pointer, address), size
+end
+
+-- Lua's block for one of Python's
+local function known_block(handle, ty, id)
+   local block = blocks[id]
+   if not block then
+      block = {ty = ty, handle = py.storage_of(handle), id = id}
+      blocks[id] = block
+      locate(block)
+   end
+   return block
+end
+
+local function fill(S, n, ...)
+   S.n = n
+   for k = 1, 2 * n do S[k] = (select(k, ...)) end
+   return measure(S)
+end
+
+local function take(S, handle, ty, id, offset, n, ...)
+   if not ty then return nil end
+   S.ty, S.offset, S.handle, S.current, S.described = ty, offset, handle, true, false
+   S.block = id and known_block(handle, ty, id) or false
+   return fill(S, n, ...)
+end
+
+-- the state of a tensor that Python has
+local function read(object)
+   local handle = handles[object]
+   if type(handle) ~= 'userdata' then return nil end
+   local S = take({}, handle, py.describe_tensor(handle))
+   if S then states[object] = S end
+   return S
+end
+native.read = read
+
+-- the block of a storage that Python has
+function native.read_storage(object, ty)
+   local handle = handles[object]
+   if handle == nil then return nil end
+   local block = known_block(handle, ty, py.pointer(handle))
+   storages[object] = block
+   return block
+end
+
+-- a tensor or storage that a call to Python may have moved
+local function reload(object)
+   local S = states[object]
+   if S then
+      take(S, S.handle, py.describe_tensor(S.handle))
+      if S.block then locate(S.block) end
+   elseif type(object) == 'table' then
+      for _, value in ipairs(object) do reload(value) end
+   elseif type(object) == 'userdata' and handles[object] ~= nil then
+      local block = blocks[py.pointer(handles[object])]
+      if block then locate(block) end
+   end
+end
+function bridge.refresh(...)
+   for i = 1, select('#', ...) do
+      local object = select(i, ...)
+      if object ~= nil then reload(object) end
+   end
+end
+
+-- Python code has moved the memory of a block
+function bridge.moved(id)
+   if blocks[id] then locate(blocks[id]) end
+end
+
+-- memory of Lua's own ------------------------------------------------------------------------------------------------
+local fresh = 0
+local function allocate(ty, count)
+   local kind = kinds[ty]
+   local bytes = count * kind.size
+   fresh = fresh + bytes
+   if fresh > COLLECT_AFTER then
+      fresh = 0
+      bridge.collect()
+   end
+   local memory = C.malloc(HEADER + bytes)
+   if memory == nil then error('out of memory: ' .. bytes .. ' bytes', 0) end
+   ffi.gc(memory, C.free)
+   local data = ffi.cast(kind.pointer, ffi.cast('char *', memory) + HEADER)
+   return {ty = ty, data = data, size = count, memory = memory}
+end
+
+-- a block of so many elements, or nil where Python is to make it
+local function new_block(ty, count)
+   if count * kinds[ty].size <= SMALL then return allocate(ty, count) end
+end
+native.new_block = new_block
+
+-- more room in a block that Python does not know; false where it does
+local function grow(block, count)
+   local size = kinds[block.ty].size
+   if block.handle or count * size > SMALL then return false end
+   local larger = allocate(block.ty, count)
+   ffi.copy(larger.data, block.data, block.size * size)
+   block.data, block.size, block.memory = larger.data, count, larger.memory
+   return true
+end
+native.grow = grow
+
+local description = ffi.typeof('dpnn_bridge_memory *')
+local free = ffi.cast('void (*)(void *)', C.free)
+
+-- Python's object for a block; memory that Lua allocated becomes PyTorch's
+local function storage_handle(block)
+   if not block then return nil end
+   if not block.handle then
+      local d, kind = ffi.cast(description, block.memory), kinds[block.ty]
+      d.data, d.device_type, d.device_id, d.ndim = block.data, 1, 0, 1
+      d.code, d.bits, d.lanes = kind.code, 8 * kind.size, 1
+      d.shape, d.strides, d.byte_offset = d.sizes, d.sizes + 1, 0
+      d.sizes[0], d.sizes[1] = block.size, 1
+      d.context, d.deleter = nil, free
+      local handle = py.adopt(block.ty, tonumber(ffi.cast('intptr_t', block.memory)))
+      ffi.gc(block.memory, nil)
+      block.handle, block.memory, block.id = handle, nil, py.pointer(handle)
+      blocks[block.id] = block
+   end
+   return block.handle
+end
+
+-- Python's object for what Lua made or moved
+local function materialise(object)
+   local S = states[object]
+   if not S then
+      local handle = storage_handle(storages[object])
+      if handle then rawset(handles, object, handle) end
+      return handle
+   end
+   if not S.current then
+      local storage = storage_handle(S.block)
+      if S.handle then
+         py.point(S.handle, storage, S.offset, unpack(S, 1, 2 * S.n))
+      else
+         S.handle = py.tensor_on(S.ty, storage, S.offset, unpack(S, 1, 2 * S.n))
+      end
+      S.current = true
+   end
+   rawset(handles, object, S.handle)
+   return S.handle
+end
+rawgetmt(handles).__index = function(_, object)
+   local kind = type(object)
+   if kind == 'userdata' or kind == 'cdata' then return materialise(object) end
+end
+
+-- userdata -----------------------------------------------------------------------------------------------------------
+local cdata_of = setmetatable({}, {__mode = 'kv'})  -- userdata -> what cdata() gave
+native.cdata_of = cdata_of
+local class = {}
+for ty in pairs(kinds) do class[ty] = metatables['torch.' .. ty .. 'Tensor'] end
+
+-- a new tensor on a state
+function native.wrap(S)
+   local object = newproxy(false)
+   states[object] = S
+   return rawsetmt(object, class[S.ty])
+end
+
+local storage_class = {}
+for ty in pairs(kinds) do storage_class[ty] = metatables['torch.' .. ty .. 'Storage'] end
+function native.wrap_storage(block)
+   local object = newproxy(false)
+   storages[object] = block
+   return rawsetmt(object, storage_class[block.ty])
+end
+
+-- to be called when the state of an object has got another view
+function native.moved(object, S)
+   S.current, S.described = false, false
+   rawset(handles, object, nil)
+   local c = cdata_of[object]
+   if c then rawset(handles, c, nil) end
+end
+
+-- object:cdata() makes a C struct only once for each geometry
+for ty, mt in pairs(class) do
+   local slow = mt.cdata
+   mt.cdata = function(self, ...)
+      local S = states[self] or read(self)
+      if not S then return slow(self, ...) end
+      local c = S.described and cdata_of[self]
+      if not c then
+         c = slow(self, ...)
+         S.described = true
+         states[c], cdata_of[self] = S, c
+      end
+      return c
+   end
+end

@@ -1,0 +1,316 @@
+-- Geometry in Lua: sizes, views, resizing, new tensors. What is not the plain case goes to Python, with its errors.
+local bridge, py = ...
+local native, handles, metatables = bridge.native, bridge.handles, bridge.metatables
+local states, storages, read, wrap, measure, moved = native.states, native.storages, native.read, native.wrap, native.measure, native.moved
+local new_block, grow, wrap_storage, read_storage = native.new_block, native.grow, native.wrap_storage, native.read_storage
+local type, select, tonumber, floor = type, select, tonumber, math.floor
+
+local function whole(x) return type(x) == 'number' and floor(x) == x end
+
+-- a new state of type and block of S
+local function view(S, offset, n)
+   return {ty = S.ty, block = S.block, offset = offset, n = n, count = 0, dense = true, current = false}
+end
+native.view = view
+
+local function narrowed(S, d, first, count)
+   local V = view(S, S.offset + first * S[2 * d], S.n)
+   for k = 1, 2 * S.n do V[k] = S[k] end
+   V[2 * d - 1] = count
+   return measure(V)
+end
+
+local function selected(S, d, at)
+   local n = S.n - 1
+   local V = view(S, S.offset + at * S[2 * d], n)
+   for k = 1, 2 * d - 2 do V[k] = S[k] end
+   for k = 2 * d - 1, 2 * n do V[k] = S[k + 2] end
+   return measure(V)
+end
+native.narrowed, native.selected = narrowed, selected
+
+-- set sizes a, b, c, d (the n first of them), contiguous; false where Python must
+local function shape(S, n, a, b, c, d)
+   S.n = n
+   local step = 1
+   if n == 4 then S[7], S[8], step = d, step, step * d end
+   if n >= 3 then S[5], S[6], step = c, step, step * c end
+   if n >= 2 then S[3], S[4], step = b, step, step * b end
+   S[1], S[2] = a, step
+   S.count, S.dense = step * a, true
+end
+
+-- Torch7's resize of an object to n <= 4 sizes > 0; false where Python must
+local function resize(object, S, n, a, b, c, d)
+   if n == S.n and S[1] == a and (n < 2 or S[3] == b) and (n < 3 or S[5] == c) and (n < 4 or S[7] == d) then return true end
+   local count = a * (n > 1 and b or 1) * (n > 2 and c or 1) * (n > 3 and d or 1)
+   local block = S.block
+   local need = S.offset + count
+   if not block then
+      block = new_block(S.ty, need)
+      if not block then return false end
+      S.block = block
+   elseif need > block.size and not grow(block, need) then
+      return false
+   end
+   shape(S, n, a, b, c, d)
+   moved(object, S)
+   return true
+end
+
+-- the same to the sizes of another state
+local function resize_as(object, S, T)
+   if T.n >= 1 and T.n <= 4 then return resize(object, S, T.n, T[1], T[3], T[5], T[7]) end
+   if T.n ~= S.n then return false end
+   for k = 1, 2 * T.n, 2 do if S[k] ~= T[k] then return false end end
+   return true
+end
+native.resize, native.resize_as = resize, resize_as
+
+-- a new tensor of the sizes of a state, or nil where Python must
+local function new_like(S)
+   local n = S.n
+   local block = n > 0 and new_block(S.ty, S.count)
+   if not block then return nil end
+   local R = {ty = S.ty, block = block, offset = 0, n = n, count = S.count, dense = true, current = false}
+   local step = 1
+   for k = 2 * n - 1, 1, -2 do
+      R[k], R[k + 1] = S[k], step
+      step = step * S[k]
+   end
+   return wrap(R), R
+end
+native.new_like = new_like
+
+local function storage_of_longs(n, S, first)
+   local block = new_block('Long', n)
+   for k = 1, n do block.data[k - 1] = S[2 * k - 2 + first] end
+   return wrap_storage(block)
+end
+
+local methods = {}
+
+-- which of these apply: f(self, S, slow, ...); without a state Python is asked
+local function define(name, f) methods[name] = f end
+
+local function about(first)
+   return function(self, S, slow, d, ...)
+      if d == nil then
+         if S.n > 0 then return storage_of_longs(S.n, S, first) end
+      elseif whole(d) and d >= 1 and d <= S.n then
+         return S[2 * d - 2 + first]
+      end
+      return slow(self, d, ...)
+   end
+end
+define('size', about(1))
+define('stride', about(2))
+define('__len__', function(self, S, slow)
+   if S.n > 0 then return storage_of_longs(S.n, S, 1) end
+   return slow(self)
+end)
+local function dim(_, S) return S.n end
+define('dim', dim)
+define('nDimension', dim)
+define('nElement', function(_, S) return S.count end)
+define('storageOffset', function(_, S) return S.offset + 1 end)
+define('isContiguous', function(_, S) return S.dense end)
+
+define('isSameSizeAs', function(self, S, slow, other, ...)
+   local T = states[other] or read(other)
+   if not T or T.ty ~= S.ty then return slow(self, other, ...) end
+   if T.n ~= S.n then return false end
+   for k = 1, 2 * S.n, 2 do if S[k] ~= T[k] then return false end end
+   return true
+end)
+
+define('storage', function(self, S, slow)
+   if not S.block then return slow(self) end
+   return wrap_storage(S.block)
+end)
+
+define('narrow', function(self, S, slow, d, first, count, ...)
+   if whole(d) and whole(first) and whole(count) and d >= 1 and d <= S.n and first >= 1 and count > 0
+      and first + count - 1 <= S[2 * d - 1] then
+      return wrap(narrowed(S, d, first - 1, count))
+   end
+   return slow(self, d, first, count, ...)
+end)
+
+local get, put = {}, {}  -- type -> element access, filled by elements.lua
+native.get, native.put = get, put
+
+define('select', function(self, S, slow, d, at, ...)
+   if whole(d) and whole(at) and d >= 1 and d <= S.n and at >= 1 and at <= S[2 * d - 1] then
+      if S.n > 1 then return wrap(selected(S, d, at - 1)) end
+      if get[S.ty] then return get[S.ty](S, S.offset + (at - 1) * S[2]) end
+   end
+   return slow(self, d, at, ...)
+end)
+
+local function transposed(S, a, b)
+   local V = view(S, S.offset, S.n)
+   for k = 1, 2 * S.n do V[k] = S[k] end
+   V[2 * a - 1], V[2 * a], V[2 * b - 1], V[2 * b] = S[2 * b - 1], S[2 * b], S[2 * a - 1], S[2 * a]
+   return measure(V)
+end
+define('transpose', function(self, S, slow, a, b, ...)
+   if whole(a) and whole(b) and a >= 1 and b >= 1 and a <= S.n and b <= S.n then return wrap(transposed(S, a, b)) end
+   return slow(self, a, b, ...)
+end)
+define('t', function(self, S, slow, ...)
+   if S.n == 2 then return wrap(transposed(S, 1, 2)) end
+   return slow(self, ...)
+end)
+
+local function positive(n, a, b, c, d)
+   return n >= 1 and n <= 4 and whole(a) and a > 0 and (n < 2 or whole(b) and b > 0) and (n < 3 or whole(c) and c > 0)
+      and (n < 4 or whole(d) and d > 0)
+end
+
+define('resize', function(self, S, slow, ...)
+   local n, a, b, c, d = select('#', ...), ...
+   if positive(n, a, b, c, d) and resize(self, S, n, a, b, c, d) then return self end
+   local block = n == 1 and type(a) == 'userdata' and storages[a]
+   if block and block.ty == 'Long' and block.size <= 4 then
+      local data, m = block.data, block.size
+      local e, f = m > 0 and tonumber(data[0]), m > 1 and tonumber(data[1])
+      local g, h = m > 2 and tonumber(data[2]), m > 3 and tonumber(data[3])
+      if positive(m, e, f, g, h) and resize(self, S, m, e, f, g, h) then return self end
+   end
+   return slow(self, ...)
+end)
+
+define('resizeAs', function(self, S, slow, other, ...)
+   local T = states[other] or read(other)
+   if T and T.ty == S.ty and resize_as(self, S, T) then return self end
+   return slow(self, other, ...)
+end)
+
+define('set', function(self, S, slow, ...)
+   local other = ...
+   local T = select('#', ...) == 1 and (states[other] or read(other))
+   if not T or T.ty ~= S.ty then return slow(self, ...) end
+   if T ~= S then
+      S.block, S.offset, S.n, S.count, S.dense = T.block, T.offset, T.n, T.count, T.dense
+      for k = 1, 2 * T.n do S[k] = T[k] end
+      moved(self, S)
+   end
+   return self
+end)
+
+-- a view of the elements of S with other sizes
+local function reshaped(S, n, a, b, c, d)
+   if not S.dense or S.n == 0 then return nil end
+   local known = (a == -1 and 1 or a) * (n > 1 and b ~= -1 and b or 1) * (n > 2 and c ~= -1 and c or 1) * (n > 3 and d ~= -1 and d or 1)
+   local rest = S.count / known
+   if a == -1 then a = rest elseif b == -1 then b = rest elseif c == -1 then c = rest elseif d == -1 then d = rest end
+   if not positive(n, a, b, c, d) then return nil end
+   local V = view(S, S.offset, n)
+   shape(V, n, a, b, c, d)
+   return V.count == S.count and V or nil
+end
+
+define('view', function(self, S, slow, ...)
+   local n, a, b, c, d = select('#', ...), ...
+   local target, T
+   if n >= 1 and n <= 5 then
+      if type(a) == 'number' then
+         local V = n <= 4 and whole(a) and (n < 2 or whole(b)) and (n < 3 or whole(c)) and (n < 4 or whole(d)) and reshaped(S, n, a, b, c, d)
+         if V then return wrap(V) end
+      elseif n == 1 and storages[a] and storages[a].ty == 'Long' and storages[a].size <= 4 then
+         local block = storages[a]
+         local data, m = block.data, block.size
+         local V = m > 0 and reshaped(S, m, tonumber(data[0]), m > 1 and tonumber(data[1]) or nil,
+                                      m > 2 and tonumber(data[2]) or nil, m > 3 and tonumber(data[3]) or nil)
+         if V then return wrap(V) end
+      end
+   end
+   return slow(self, ...)
+end)
+
+define('viewAs', function(self, S, slow, other, ...)
+   local T = select('#', ...) == 0 and (states[other] or read(other))
+   if T and T.n >= 1 and T.n <= 4 then
+      local V = reshaped(S, T.n, T[1], T[3], T[5], T[7])
+      if V then return wrap(V) end
+   end
+   return slow(self, other, ...)
+end)
+
+local function expanded(S, T)
+   if S.n ~= T.n or S.n == 0 then return nil end
+   local V = view(S, S.offset, S.n)
+   for k = 1, 2 * S.n, 2 do
+      if S[k] == 1 then V[k], V[k + 1] = T[k], 0
+      elseif S[k] == T[k] then V[k], V[k + 1] = S[k], S[k + 1]
+      else return nil end
+   end
+   return measure(V)
+end
+define('expandAs', function(self, S, slow, other, ...)
+   local T = select('#', ...) == 0 and (states[other] or read(other))
+   local V = T and expanded(S, T)
+   if V then return wrap(V) end
+   return slow(self, other, ...)
+end)
+define('expand', function(self, S, slow, ...)
+   local n, a, b, c, d = select('#', ...), ...
+   if n == S.n and positive(n, a, b, c, d) then
+      local V = expanded(S, {n = n, [1] = a, [3] = b, [5] = c, [7] = d})
+      if V then return wrap(V) end
+   end
+   return slow(self, ...)
+end)
+
+define('contiguous', function(self, S, slow)
+   if not S.dense then return slow(self) end
+   local V = view(S, S.offset, S.n)
+   for k = 1, 2 * S.n do V[k] = S[k] end
+   V.count = S.count
+   return wrap(V)
+end)
+
+for ty in pairs(native.kinds) do
+   local mt = metatables['torch.' .. ty .. 'Tensor']
+   for name, f in pairs(methods) do
+      local slow = mt[name]
+      if slow then
+         mt[name] = function(self, ...)
+            local S = states[self] or read(self)
+            if S and S.ty == ty then return f(self, S, slow, ...) end
+            return slow(self, ...)
+         end
+      end
+   end
+
+   -- torch.XTensor(), torch.XTensor(2, 3), t.new(2, 3)
+   local function instead(slow)
+      return function(...)
+         local n, a, b, c, d = select('#', ...), ...
+         if n == 0 then
+            return wrap {ty = ty, block = false, offset = 0, n = 0, count = 0, dense = true, current = false}
+         elseif type(a) == 'number' and positive(n, a, b, c, d) then
+            local block = new_block(ty, a * (n > 1 and b or 1) * (n > 2 and c or 1) * (n > 3 and d or 1))
+            if block then
+               local S = {ty = ty, block = block, offset = 0, n = n, count = 0, dense = true, current = false}
+               shape(S, n, a, b, c, d)
+               return wrap(S)
+            end
+         end
+         return slow(...)
+      end
+   end
+   local constructor = bridge.getmetatable(rawget(mt, '__constructor'))
+   local new = instead(constructor.__new)
+   constructor.__new, mt.new = new, new
+
+   local storage = metatables['torch.' .. ty .. 'Storage']
+   local size = storage.size
+   local function storage_size(self, ...)
+      local block = storages[self] or read_storage(self, ty)
+      if block and block.ty == ty then return block.size end
+      return size(self, ...)
+   end
+   storage.size, storage.__len__ = storage_size, storage_size
+end
