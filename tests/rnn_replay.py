@@ -26,7 +26,7 @@ from dpnn_bridge.modules.rnn.seq_lstm import SeqLSTM, SequenceModule
 from dpnn_bridge.modules.rnn.sequencer import BiSequencer, BiSequencerLM
 from dpnn_bridge.objects import LuaTable
 from dpnn_bridge.parity.gradients import compare_grad_input, compare_gradients
-from dpnn_bridge.parity.random_numbers import torch7_random
+from dpnn_bridge.torch7.draws import torch7_random
 
 #: Lua field -> attribute
 FIELDS = {

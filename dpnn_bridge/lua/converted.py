@@ -12,6 +12,7 @@ from dpnn_bridge.lua import values
 from dpnn_bridge.lua.runtime import Runtime
 from dpnn_bridge.lua.tensor import Storage, Tensor
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
+from dpnn_bridge.torch7.draws import Draws
 
 
 def registered(name: str) -> tuple[str | None, int]:
@@ -44,8 +45,12 @@ class Converted:
         try:
             module = self._module(obj)
             arguments = [self._leaves(values.to_python(self.runtime, x)) for x in inputs]
-            with torch.enable_grad():
+            versions = [t._version for t in _stored(module)]
+            with torch.enable_grad(), Draws(self.runtime.generator):
                 output = module(*arguments)
+            self._forget_noise(obj)
+            if versions != [t._version for t in _stored(module)]:  # running statistics, norms that are kept
+                self._put(obj, to_lua(module, gradients=False))
             state = _State(module, arguments[0], output)
             if isinstance(output, torch.Tensor) and output.dim() == 0:
                 return state, output.item()
@@ -70,6 +75,23 @@ class Converted:
         return values.to_lua(
             self.runtime, _mapped(state.input, lambda t: t.grad if t.grad is not None else torch.zeros_like(t))
         )
+
+    def _forget_noise(self, live: Any) -> None:
+        """Clear what an earlier call of random layers drew: these layers do not keep their noise."""
+        noise = self.runtime.bridge["handle"](live["noise"])
+        if isinstance(noise, Tensor) and noise.numel:
+            live["noise"] = values.to_lua(self.runtime, torch.empty(0, dtype=noise.t.dtype))
+
+    def _put(self, live: Any, inert: LuaObject | LuaTable) -> None:
+        """Write the numbers of a module into the tensors of the object that it was converted from."""
+        for key, value in inert.items():
+            target = live[key]
+            if isinstance(value, LuaTensor) and key not in ("output", "gradInput"):
+                handle = self.runtime.bridge["handle"](target)
+                if isinstance(handle, Tensor) and handle.numel == value.size > 0:
+                    handle.t.copy_(value.torch().reshape(handle.size))
+            elif isinstance(value, (LuaObject, LuaTable)) and target is not None:
+                self._put(target, value)
 
     def parameters(self, state: _State, obj: Any, scale: float) -> None:
         """Add the kept gradients to gradWeight, gradBias … of the object and of what it contains."""
@@ -116,6 +138,10 @@ class Converted:
 
     def _leaves(self, value: Any) -> Any:
         return _mapped(value, lambda t: t.detach().clone().requires_grad_(t.is_floating_point()))
+
+
+def _stored(module: nn.Module) -> list[torch.Tensor]:
+    return [*module.parameters(), *module.buffers()]
 
 
 class _State:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.differences import Difference, Tolerance, compare
 from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.conversion.options import Options
+from dpnn_bridge.errors import DpnnBridgeError
 from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.parity.buffers import is_filled, is_restored, lua_tensors, overwritten, storages
 from dpnn_bridge.parity.faults import Faults
@@ -95,6 +97,7 @@ class Experiment:
             are within the tolerance.
         gradients: run backward if the reference holds gradients.
         options: how the model was converted.
+        remake: computes the reference again in another precision, where that is possible.
         mark: excuses comparisons that are known to differ.
     """
 
@@ -112,6 +115,7 @@ class Experiment:
         measured: bool = False,
         gradients: bool = True,
         options: Options,
+        remake: Callable[[torch.dtype], LuaTable] | None = None,
         mark: Callable[[list[Difference]], None] = lambda differences: None,
     ) -> None:
         self.fresh, self.table, self.after = fresh, table, after
@@ -119,6 +123,7 @@ class Experiment:
         self.backward = gradients and ("gradInput" in table or "gradParams" in table)
         self.single, self.tolerance, self.gradient_tolerance = single, tolerance, gradient_tolerance
         self.measured = measured and single
+        self.remake = remake
 
     @property
     def runs_single(self) -> bool:
@@ -129,6 +134,30 @@ class Experiment:
     def on_gpu(self) -> bool:
         """Whether a GPU computed the reference."""
         return any(t.class_name.startswith("torch.Cuda") for t in lua_tensors(self.table.get("output")))
+
+    @cached_property
+    def doubled(self) -> Experiment | None:
+        """The same model against the reference remade in double precision, where single precision is in question."""
+        if self.remake is None or not self.single:
+            return None
+        try:
+            table = self.remake(torch.float64)
+        except DpnnBridgeError:  # a class that Torch7 cannot cast
+            return None
+        after = table.get("after")
+        return Experiment(
+            self.fresh,
+            table,
+            after if isinstance(after, LuaObject) else None,
+            device=self.device,
+            dtype=torch.float64,
+            single=False,
+            tolerance=Tolerance(),
+            gradient_tolerance=Tolerance(),
+            gradients=self.backward,
+            options=self.options,
+            mark=self.mark,
+        )
 
     def run(
         self,

@@ -28,7 +28,7 @@ from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.parity.faults import Faults
 from dpnn_bridge.parity.gradients import _viewed, compare_grad_input, compare_gradients, refused, zero_grad
 from dpnn_bridge.parity.layers import ordered
-from dpnn_bridge.parity.random_numbers import torch7_random
+from dpnn_bridge.torch7.draws import torch7_random
 
 
 # ---------------------------------------------------------------------- fixtures

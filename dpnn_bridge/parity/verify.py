@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -122,18 +122,11 @@ def verify(
     result.notes += remarks
     if converted is not None:
         compare_converted(result, fresh().to(device=device, dtype=dtype), converted, table, options, dtype, key)
-    if lua is not None and obj is not None:
-        from dpnn_bridge.parity.lua_reference import lua_reference
-
+    remake = _maker(lua, torch7, obj, module, table, gradients)
+    if remake is not None:
         _need_input(model, table)
-        table = lua_reference(lua, obj, module, table, dtype=dtype, gradients=gradients)
-        result.reference, result.computed_by = "the Lua sources", ""
-    elif torch7 is not None and obj is not None:
-        from dpnn_bridge.parity.torch7_reference import torch7_reference
-
-        _need_input(model, table)
-        table = torch7_reference(torch7, obj, module, table, dtype=dtype, gradients=gradients)
-        result.reference, result.computed_by = "Torch7", torch7
+        table = remake(dtype)
+        result.reference, result.computed_by = ("the Lua sources", "") if lua is not None else ("Torch7", torch7 or "")
     elif not is_comparable(table) and "input" in table and converted is None and obj is not None:
         same_mode = as_saved[0] == [m.training for m in module.modules()]
         if same_mode and is_filled(obj.get("output")):  # until `_belongs` shows that they are not
@@ -143,7 +136,8 @@ def verify(
             _run_only(result, module, table, device, dtype)
         return result
     half = {torch.float16: HALF, torch.bfloat16: BFLOAT16}.get(dtype) if dtype else None
-    single = dtype not in (None, torch.float64) or _is_single(module, table)
+    doubled = remake is not None and dtype == torch.float64
+    single = dtype not in (None, torch.float64) or (not doubled and _is_single(module, table))
     accepted, accepted_gradients = tolerance or half or OUTPUT, gradient_tolerance or half or GRADIENT
     experiment = Experiment(
         fresh,
@@ -157,6 +151,7 @@ def verify(
         measured=tolerance is None and half is None,
         gradients=gradients,
         options=options,
+        remake=remake,
         mark=partial(mark_known, known=known, file=Path(model).stem),
     )
     outcome = experiment.run(module)
@@ -167,6 +162,21 @@ def verify(
         result.reference = "the results that Torch7 left in the model file"
     compare_with_reference(result, experiment, outcome)
     return result
+
+
+def _maker(
+    lua: Any, torch7: str | None, obj: LuaObject | None, module: nn.Module, table: LuaTable, gradients: bool
+) -> Callable[[torch.dtype | None], LuaTable] | None:
+    """What computes the reference in a precision; None where it is given."""
+    if lua is not None and obj is not None:
+        from dpnn_bridge.parity.lua_reference import lua_reference
+
+        return lambda dtype: lua_reference(lua, obj, module, table, dtype=dtype, gradients=gradients)
+    if torch7 is not None and obj is not None:
+        from dpnn_bridge.parity.torch7_reference import torch7_reference
+
+        return lambda dtype: torch7_reference(torch7, obj, module, table, dtype=dtype, gradients=gradients)
+    return None
 
 
 def _need_input(model: StrPath, table: LuaTable) -> None:

@@ -11,7 +11,7 @@ import dpnn_bridge
 from dpnn_bridge import parity, training
 from dpnn_bridge.conversion import to_torch
 from dpnn_bridge.conversion.lua_values import to_value
-from dpnn_bridge.parity.random_numbers import torch7_random
+from dpnn_bridge.torch7.draws import torch7_random
 
 
 @pytest.mark.parametrize("entry", manifest(kind="training", set="rnn"), ids=fixture_id)

@@ -7,12 +7,16 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 from conftest import FIXTURES
+from torch import nn
 
 import dpnn_bridge
 from dpnn_bridge.cli.verify import verify_command
+from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.objects import LuaObject, LuaTable
+from dpnn_bridge.parity.verify import verify as verify_model
 
 PROGRAM = os.environ.get("DPNN_TORCH7", "")
 NET = FIXTURES / "nn" / "nn.Sequential" / "Sequential__net_style_residual__float_train.t7"
@@ -79,3 +83,30 @@ def test_a_missing_package_is_named(model: Path, tmp_path: Path) -> None:
     assert code == 7
     assert "no class cudnn.ReLU" in said
     assert "cudnn: " in said
+
+
+@pytest.fixture
+def cancelling(tmp_path: Path) -> Path:
+    """A net in single precision that adds a large number and takes it away again, after sums of many terms."""
+    torch.manual_seed(0)
+    large, back = nn.Linear(40, 40), nn.Linear(40, 40)
+    with torch.no_grad():
+        large.bias.add_(1e4)
+        back.bias.copy_(-1e4 * back.weight.sum(1))
+    dpnn_bridge.write_t7(tmp_path / "cancelling.t7", nn.Sequential(nn.Linear(40, 40), large, back))
+    return tmp_path / "cancelling.t7"
+
+
+@pytest.mark.torch7
+@torch7
+def test_rounding_is_settled_by_both_in_double_precision(cancelling: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(5, 40)
+    result = verify_model(cancelling, input=x, torch7=PROGRAM)
+    assert result.forward is Verdict.ROUNDING
+    assert {d.reason for d in result.differences if d.excuse} == {
+        "it agrees when both are repeated in double precision"
+    }
+    linear = nn.functional.linear
+    monkeypatch.setattr(nn.functional, "linear", lambda x, w, b=None: linear(x, w, b) * (1 + 1e-9))
+    result = verify_model(cancelling, input=x, torch7=PROGRAM)
+    assert result.forward is Verdict.DIFFERENT

@@ -17,7 +17,7 @@ from dpnn_bridge.modules.dpnn.criterion import ModuleCriterion
 from dpnn_bridge.modules.dpnn.reward import VRClassReward
 from dpnn_bridge.objects import LuaTable
 from dpnn_bridge.parity import compare
-from dpnn_bridge.parity.random_numbers import torch7_random
+from dpnn_bridge.torch7.draws import torch7_random
 from dpnn_bridge.training import lua_parameters
 
 METHODS: dict[str, Callable[..., Any]] = {

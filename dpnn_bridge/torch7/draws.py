@@ -28,10 +28,12 @@ def torch7_random(seed: float | None) -> AbstractContextManager[Any]:
         return nullcontext()
     from dpnn_bridge.torch7.random import Generator  # its package takes longer to import than all the rest
 
-    return _Torch7Random(Generator(int(seed)))
+    return Draws(Generator(int(seed)))
 
 
-class _Torch7Random(TorchFunctionMode):
+class Draws(TorchFunctionMode):
+    """While it is entered, modules draw from a generator of Torch7's kind."""
+
     def __init__(self, generator: Generator) -> None:
         super().__init__()
         self.generator = generator
