@@ -8,6 +8,7 @@ from torch import nn
 
 from dpnn_bridge.base.boundary import raises
 from dpnn_bridge.conversion import registry
+from dpnn_bridge.conversion.dimensions import seen
 from dpnn_bridge.conversion.fields import Field, Layout
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.lua_context import LuaContext
@@ -55,18 +56,21 @@ def convert_object(obj: Any, options: Options, root: str = "") -> tuple[nn.Modul
 
 
 @raises(ConversionError, "converting")
-def to_lua(module: nn.Module, *, gradients: bool = True, tensor_type: str | None = None) -> Any:
+def to_lua(module: nn.Module, *, gradients: bool = True, tensor_type: str | None = None, example: Any = None) -> Any:
     """Turns a module back into a Lua object that Torch7 can load; several models into the table that held them.
 
     Args:
         module: a converted module, or one made of registered torch types (``nn.Linear``, ``nn.Conv2d``, …).
         gradients: write gradient tensors, which Torch7 needs for training.
         tensor_type: Lua type of floating point tensors; default: as in the file the module came from.
+        example: an input of the module. Layers of PyTorch take any number of dimensions where Torch7 has a class for
+            each (``nn.Linear`` on sequences, ``nn.Softmax(1)``); the module runs on it, to see how many there are.
 
     Raises:
         ConversionError: a submodule has no Lua class.
     """
-    ctx = LuaContext(gradients=gradients, tensor_type=tensor_type)
+    dimensions = None if example is None else seen(module, example)
+    ctx = LuaContext(gradients=gradients, tensor_type=tensor_type, dimensions=dimensions)
     return registry.spec_of(module).in_file(ctx.to_lua(module))
 
 

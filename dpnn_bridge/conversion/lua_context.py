@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from dpnn_bridge.base.graph import without_entries
 from dpnn_bridge.conversion import fields, lua_class, registry, tensors
@@ -28,14 +29,25 @@ class LuaContext:
         tensor_type: Lua type for all floating point tensors, such as ``torch.FloatTensor``; default: as in the file
             that the module came from, or what its dtype says.
         compose: write layers that no Lua class is as compositions, see ``registry.composition``.
+        dimensions: ``id`` of modules -> number of dimensions of their input, where an example showed it.
 
     Attributes:
+        root: the module that is converted.
         sources: ``id(storage)`` -> the parameter or buffer whose elements the storage holds in the same order.
         derived: ``id`` of storages that hold a parameter or buffer in another arrangement, or a gradient.
     """
 
-    def __init__(self, *, gradients: bool = True, tensor_type: str | None = None, compose: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        gradients: bool = True,
+        tensor_type: str | None = None,
+        compose: bool = True,
+        dimensions: dict[int, int] | None = None,
+    ) -> None:
         self.gradients, self.tensor_type, self.compose = gradients, tensor_type, compose
+        self.dimensions = dimensions or {}
+        self.root = nn.Module()
         self.sources: dict[int, Tensor] = {}
         self.derived: set[int] = set()
         self._casts: dict[str, str] = {}
@@ -56,6 +68,7 @@ class LuaContext:
         if id(module) in self._objects:
             return self._objects[id(module)]
         if not self._objects:
+            self.root = module
             self._decide_types(module)
         if isinstance(module, Placeholder):
             return module.obj
@@ -94,6 +107,11 @@ class LuaContext:
 
     def _composed(self, module: nn.Module) -> LuaObject | None:
         """A layer of PyTorch that no Lua class is, as a composition; parametrizations are computed for good."""
+        inner = module._modules.get("_orig_mod")
+        if inner is not None:  # what torch.compile made
+            return self.to_lua(inner)
+        if any(is_lazy(p) for p in module.parameters(recurse=False)):
+            raise ConversionError("it has no shape yet; run the model once", class_name=type(module).__name__)
         twin = baked(module)
         if twin is not None:
             return self.to_lua(twin)

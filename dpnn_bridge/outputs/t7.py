@@ -16,7 +16,7 @@ from dpnn_bridge.outputs import Job
 
 
 def write(module: nn.Module, path: Path, job: Job) -> None:
-    obj = job.options["object"] = to_lua(module, tensor_type=job.options.get("tensor_type"))
+    obj = job.options["object"] = to_lua(module, tensor_type=job.options.get("tensor_type"), example=job.example)
     write_t7(path, obj, verify=False, **_encoding(job))
 
 

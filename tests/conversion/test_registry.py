@@ -20,7 +20,6 @@ from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.conversion.registry import known_names, lua_class
-from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaTable
 
 KNOWN_NAMES = known_names()
@@ -133,8 +132,6 @@ FROM_TORCH = {
     "nn.SoftPlus": nn.Softplus(2),
     "nn.TanhShrink": nn.Tanhshrink(),
     "nn.GatedLinearUnit": nn.GLU(1),
-    "nn.SoftMax": nn.Softmax(1),
-    "nn.LogSoftMax": nn.LogSoftmax(1),
     "nn.Sequential": nn.Sequential(nn.ReLU(), nn.Tanh()),
 }
 
@@ -152,11 +149,6 @@ def test_stock_modules_become_lua_objects_and_come_back(name: str) -> None:
         return
     input = torch.randn(4, 4 if name == "nn.GatedLinearUnit" else 3)
     assert torch.equal(again(input), module(input))
-
-
-def test_softmax_over_another_dimension_is_refused() -> None:
-    with pytest.raises(ConversionError, match="planes or classes"):
-        to_lua(nn.Softmax(2))
 
 
 COMPILED = [

@@ -9,8 +9,9 @@ from torch import nn
 
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import composition
+from dpnn_bridge.modules.pytorch.dimensions import dimensions
 from dpnn_bridge.modules.pytorch.parts import Parts, refuse
-from dpnn_bridge.objects import LuaObject
+from dpnn_bridge.objects import LuaObject, LuaTensor
 
 #: constants of :class:`torch.nn.SELU`
 SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
@@ -76,20 +77,30 @@ def gelu(module: nn.GELU, ctx: LuaContext) -> LuaObject:
 
 
 @composition(nn.Softmax, nn.LogSoftmax, nn.Softmin)
-def softmax(module: Any, ctx: LuaContext) -> LuaObject | None:
-    """Over the last dimension of any input; over dimension 1 nn's own, which takes it for the planes."""
-    if type(module) is nn.Softmin and module.dim in (-1, -3):
-        refuse(module, f"dim={module.dim} here", "Softmin(1) can be written, or Softmax(-1) of the negated input")
+def softmax(module: Any, ctx: LuaContext) -> LuaObject:
+    """nn's own takes dimension 1 of matrices and of images; other dimensions are moved to where it looks."""
     name = {nn.Softmax: "SoftMax", nn.LogSoftmax: "LogSoftMax"}.get(type(module), "SoftMin")
-    if module.dim in (1, None):
-        return None
-    parts = Parts(module, ctx)
-    if module.dim == -3:
-        return parts(name)
-    if module.dim != -1:
-        instead = "dim=1 (planes or classes), dim=-3 (planes) and dim=-1 can be written"
-        refuse(module, f"dim={module.dim}, without knowing how many dimensions the input has", instead)
-    return parts.bottled(parts(name))
+    parts, dim, dims = Parts(module, ctx), module.dim, dimensions(module, ctx)
+    buffers = {"mininput": LuaTensor.empty(parts.kind)} if name == "SoftMin" else {}
+    own = parts(name, **buffers)
+    if dim is not None and dims is not None:
+        dim %= dims
+    if dim is None or (dim, dims) in ((1, 2), (1, 4), (0, 1), (0, 3)):  # None is Torch7's own rule
+        return own
+    if dim < 0 or dim + 1 == dims:
+        dim = dim - (dims or 0) if dim >= 0 else dim
+        return _moved(parts, dim, -1, parts.bottled(own), from_end=True)
+    columns = parts.chain(parts.rows(), parts.swap(1, 2), own, parts.swap(1, 2))
+    return _moved(parts, 1, dim + 1, parts.shaped_as_input(columns))
+
+
+def _moved(parts: Parts, first: int, second: int, module: LuaObject, *, from_end: bool = False) -> LuaObject:
+    """``module`` between two swaps of the same dimensions."""
+    if first == second:
+        return module
+    return parts.chain(
+        parts.swap(first, second, from_end=from_end), module, parts.swap(first, second, from_end=from_end)
+    )
 
 
 @composition(nn.Softmax2d)

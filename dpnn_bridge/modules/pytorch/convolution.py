@@ -11,15 +11,11 @@ from dpnn_bridge.conversion.lua_class import size_storage
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import composition
 from dpnn_bridge.modules.pytorch.parts import Parts, refuse
+from dpnn_bridge.modules.pytorch.shapes import padded
 from dpnn_bridge.objects import LuaObject, LuaTensor
 
 #: Lua's letters of the last dimensions
 LETTERS = "THW"
-PADDINGS = {
-    "zeros": "SpatialZeroPadding",
-    "reflect": "SpatialReflectionPadding",
-    "replicate": "SpatialReplicationPadding",
-}
 
 
 @composition(nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -32,7 +28,8 @@ def convolution(module: Any, ctx: LuaContext) -> LuaObject | None:
     padding = [low for low, _ in sides]
     layers = []
     if module.padding_mode != "zeros" or any(low != high for low, high in sides):
-        layers, padding = [_padding(module, sides, Parts(module, ctx))], [0] * len(sides)
+        around = [p for low, high in reversed(sides) for p in (low, high)]
+        layers, padding = [padded(Parts(module, ctx), module.padding_mode, around)], [0] * len(sides)
     settings = _settings(module, {"k": module.kernel_size, "d": module.stride, "pad": padding}, 1)
     dilated = any(d != 1 for d in module.dilation)
     if dilated:
@@ -68,14 +65,16 @@ def _composed(module: Any, ctx: LuaContext, name: str, settings: dict[str, Any],
         return parts(name, nInputPlane=inputs, nOutputPlane=outputs, **settings, **made, **weight, **bias)
 
     if groups == 1:
-        layers = [*before, group(0)]
+        layers = [group(0)]
     else:
         branches = (
             parts("Sequential", parts("Narrow", dimension=2, index=i * inputs + 1, length=inputs), group(i))
             for i in range(groups)
         )
-        layers = [*before, parts("Concat", *branches, dimension=2, outputSize=size_storage())]
-    return parts.lifted(*layers) if len(module.kernel_size) == 1 else parts.chain(*layers)
+        layers = [parts("Concat", *branches, dimension=2, outputSize=size_storage())]
+    if len(module.kernel_size) > 1:
+        return parts.chain(*before, *layers)
+    return parts.chain(*before, parts.lifted(*layers))
 
 
 def _settings(module: Any, numbers: dict[str, Any], missing: int) -> dict[str, Any]:
@@ -97,16 +96,3 @@ def _sides(module: Any) -> list[tuple[int, int]]:
         totals = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
         return [(total // 2, total - total // 2) for total in totals]
     return [(p, p) for p in module.padding]
-
-
-def _padding(module: Any, sides: list[tuple[int, int]], parts: Parts) -> LuaObject:
-    if module.padding_mode == "circular":
-        refuse(module, "padding_mode='circular'", "'zeros', 'reflect' and 'replicate' can be written")
-    if len(sides) == 3 and module.padding_mode == "replicate":
-        names = ("pfront", "pback", "ptop", "pbottom", "pleft", "pright")
-        return parts("VolumetricReplicationPadding", **dict(zip(names, sum(sides, ()), strict=True)))
-    if len(sides) == 3:
-        option = f"padding={module.padding!r} with an even extent" if module.padding == "same" else "this padding_mode"
-        refuse(module, f"{option} in three dimensions", "pad by numbers, or with padding_mode='replicate'")
-    (top, bottom), (left, right) = [(0, 0), *sides][-2:]
-    return parts(PADDINGS[module.padding_mode], pad_l=left, pad_r=right, pad_t=top, pad_b=bottom)

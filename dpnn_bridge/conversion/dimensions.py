@@ -1,0 +1,34 @@
+"""How many dimensions the input of each layer has, as a run on an example shows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.compare import nested
+
+
+def seen(model: nn.Module, example: Any) -> dict[int, int]:
+    """``id`` of every module of ``model`` that takes one tensor -> its number of dimensions in a run on ``example``.
+
+    Modules that ran on inputs of several numbers of dimensions are left out.
+    """
+    found: dict[int, set[int]] = {}
+
+    def note(module: nn.Module, args: tuple[Any, ...]) -> None:
+        if args and isinstance(args[0], Tensor):
+            found.setdefault(id(module), set()).add(args[0].dim())
+
+    modes = {module: module.training for module in model.modules()}
+    hooks = [module.register_forward_pre_hook(note) for module in modes]
+    try:
+        with torch.no_grad():
+            model.eval()(nested.copied(example))
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        for hook in hooks:
+            hook.remove()
+    return {key: min(dims) for key, dims in found.items() if len(dims) == 1}

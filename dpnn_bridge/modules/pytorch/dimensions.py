@@ -1,0 +1,62 @@
+"""How many dimensions the input of a layer has: what an example shows, else what the layers before it say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import nn
+
+from dpnn_bridge.conversion.lua_context import LuaContext
+
+_KINDS = ("Conv", "ConvTranspose", "MaxPool", "AvgPool", "AdaptiveAvgPool", "AdaptiveMaxPool")
+#: layers whose output has this many dimensions, for batches
+AFTER: dict[int, tuple[type[nn.Module], ...]] = {
+    2: (nn.Flatten,),
+    3: tuple(getattr(nn, f"{kind}1d") for kind in _KINDS),
+    4: tuple(getattr(nn, f"{kind}2d") for kind in (*_KINDS, "BatchNorm")),
+    5: tuple(getattr(nn, f"{kind}3d") for kind in (*_KINDS, "BatchNorm")),
+}
+_NAMES = """
+    ReLU ReLU6 LeakyReLU PReLU RReLU ELU SELU CELU GELU SiLU Mish Tanh Sigmoid Softplus Softsign Hardtanh Hardsigmoid
+    Hardswish Threshold LogSigmoid Hardshrink Softshrink Tanhshrink Dropout Identity LayerNorm BatchNorm1d
+"""
+#: layers that leave the number of dimensions alone and take any
+KEEPING: tuple[type[nn.Module], ...] = tuple(getattr(nn, name) for name in _NAMES.split())
+
+
+def dimensions(module: nn.Module, ctx: LuaContext) -> int | None:
+    """Dimensions of the input of ``module``, a batch, None where nothing shows it."""
+    if id(module) in ctx.dimensions:
+        return ctx.dimensions[id(module)]
+    shown = {_before(chain[:i], ctx) for chain in _chains(ctx.root) for i, m in enumerate(chain) if m is module}
+    return shown.pop() if len(shown) == 1 else None
+
+
+def takes_matrices(module: nn.Module, ctx: LuaContext) -> bool:
+    """Whether Torch7 gives ``module`` matrices or vectors, or raises before it."""
+    return dimensions(module, ctx) == 2
+
+
+def _before(layers: list[nn.Module], ctx: LuaContext) -> int | None:
+    for layer in reversed(layers):
+        if isinstance(layer, KEEPING):
+            continue
+        if type(layer) is nn.Linear:  # nn.Linear takes nothing else, unless it is known to get more
+            return dimensions(layer, ctx) or 2
+        if isinstance(layer, nn.Flatten) and (layer.start_dim, layer.end_dim) != (1, -1):
+            return None
+        return next((n for n, types in AFTER.items() if isinstance(layer, types)), None)
+    return None
+
+
+def _chains(root: nn.Module) -> Iterator[list[nn.Module]]:
+    """Every chain of layers that run one after the other."""
+    inner = {id(child) for m in root.modules() if type(m) is nn.Sequential for child in m}
+    for module in root.modules():
+        if type(module) is nn.Sequential and id(module) not in inner:
+            yield list(_flat(module))
+
+
+def _flat(module: nn.Module) -> Iterator[nn.Module]:
+    for child in module:  # type: ignore[attr-defined]
+        yield from _flat(child) if type(child) is nn.Sequential else [child]

@@ -1,0 +1,105 @@
+"""Normalizations over parts of each sample, and with statistics of the batch alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.registry import composition
+from dpnn_bridge.modules.nn.reshape import product
+from dpnn_bridge.modules.pytorch.dimensions import dimensions
+from dpnn_bridge.modules.pytorch.parts import Parts, refuse
+from dpnn_bridge.objects import LuaObject, element_dtype
+
+
+# ---------------------------------------------------------------------- over the last dimensions, of known size
+def _divided_by_root_mean_square(parts: Parts, size: int, eps: float) -> LuaObject:
+    root = parts.chain(
+        parts("Square"), parts.mean(2), parts.plus(eps), parts("Sqrt", eps=0), parts("Replicate", nfeatures=size, dim=2)
+    )
+    return parts.join("CDivTable", parts.identity(), root)
+
+
+def _rows_of(parts: Parts, shape: tuple[int, ...], layers: list[LuaObject]) -> LuaObject:
+    """Layers on matrices, over the last dimensions of any tensor."""
+    if len(shape) == 1:
+        return parts.bottled(parts.chain(*layers))
+    return parts.shaped_as_input(parts.view(-1, product(shape)), *layers)
+
+
+@composition(nn.LayerNorm)
+def layer_norm(module: nn.LayerNorm, ctx: LuaContext) -> LuaObject:
+    parts, size = Parts(module, ctx), product(module.normalized_shape)
+    mean = parts.chain(parts.mean(2), parts("Replicate", nfeatures=size, dim=2))
+    centered = parts.join("CSubTable", parts.identity(), mean)
+    layers = [centered, _divided_by_root_mean_square(parts, size, module.eps), *parts.affine(size)]
+    return _rows_of(parts, module.normalized_shape, layers)
+
+
+@composition(*(t for t in [getattr(nn, "RMSNorm", None)] if t))
+def rms_norm(module: Any, ctx: LuaContext) -> LuaObject:
+    parts, size = Parts(module, ctx), product(module.normalized_shape)
+    eps = module.eps if module.eps is not None else float(np.finfo(element_dtype(parts.kind)).eps)
+    layers = [_divided_by_root_mean_square(parts, size, eps), *parts.affine(size)]
+    return _rows_of(parts, module.normalized_shape, layers)
+
+
+# ---------------------------------------------------------------------- over groups, whose size the input decides
+def _normalized(parts: Parts, eps: float) -> list[LuaObject]:
+    """Normalizes the last dimension of :math:`(N, G, W)`."""
+    root = parts.spread(parts("Square"), parts.mean(3), parts.plus(eps), parts("Sqrt", eps=0))
+    return [
+        parts.join("CSubTable", parts.identity(), parts.spread(parts.mean(3))),
+        parts.join("CDivTable", parts.identity(), root),
+    ]
+
+
+def _groups(module: Any, ctx: LuaContext, groups: int, planes: int) -> LuaObject:
+    parts = Parts(module, ctx)
+    layers = [parts("Collapse", nInputDim=1), parts.view(groups, -1, sample=1), *_normalized(parts, module.eps)]
+    factors = parts.affine(1, planes, 1)
+    if factors:
+        layers += [parts.view(planes, -1, sample=2), *factors]
+    return parts.shaped_as_input(*layers)
+
+
+@composition(nn.GroupNorm)
+def group_norm(module: nn.GroupNorm, ctx: LuaContext) -> LuaObject:
+    return _groups(module, ctx, module.num_groups, module.num_channels)
+
+
+@composition(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+def instance_norm(module: Any, ctx: LuaContext) -> LuaObject:
+    if module.track_running_stats:
+        refuse(module, "track_running_stats=True", "one without running statistics can be written, or BatchNorm2d")
+    return _groups(module, ctx, module.num_features, module.num_features)
+
+
+# ---------------------------------------------------------------------- over the batch
+@composition(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+def batch_norm(module: Any, ctx: LuaContext) -> LuaObject | None:
+    parts = Parts(module, ctx)
+    if module.running_mean is None:
+        layers = [parts.rows(), parts("Unsqueeze", pos=1), *_normalized(parts, module.eps)]
+        layers += parts.affine(1, module.num_features, 1)
+        return parts.chain(parts.swap(1, 2), parts.shaped_as_input(*layers), parts.swap(1, 2))
+    if module.momentum is None:
+        refuse(module, "a cumulative average (momentum=None)", "give momentum a number")
+    if isinstance(module, nn.BatchNorm1d) and dimensions(module, ctx) == 3:
+        twin = nn.BatchNorm2d(
+            module.num_features, module.eps, module.momentum, affine=False, device=module.running_mean.device
+        )
+        twin.affine = module.affine
+        twin._parameters, twin._buffers = module._parameters, module._buffers
+        return parts.lifted(ctx.to_lua(twin.train(module.training)))
+    return None
+
+
+@composition(nn.LocalResponseNorm)
+def local_response_norm(module: nn.LocalResponseNorm, ctx: LuaContext) -> LuaObject | None:
+    if module.size % 2 == 0:
+        refuse(module, f"size={module.size}, which is even", "take an odd size")
+    return None

@@ -1,0 +1,131 @@
+"""Pooling with options that nn's own lack."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.registry import composition
+from dpnn_bridge.modules.pytorch.parts import Parts, refuse
+from dpnn_bridge.modules.pytorch.shapes import constant
+from dpnn_bridge.objects import LuaObject, LuaTensor
+
+
+def _each(value: Any, count: int) -> list[int]:
+    """The numbers of an option for each dimension."""
+    return list(value) if isinstance(value, (tuple, list)) else [value] * count
+
+
+def _refuse_indices(module: Any) -> None:
+    if getattr(module, "return_indices", False):
+        refuse(module, "return_indices=True", "one that returns values alone can be written")
+
+
+@composition(nn.MaxPool1d)
+def max_pool_1d(module: Any, ctx: LuaContext) -> LuaObject:
+    _refuse_indices(module)
+    numbers = {"k": module.kernel_size, "d": module.stride, "pad": module.padding, "dilation": module.dilation}
+    window = {f"{name}W": _each(value, 1)[0] for name, value in numbers.items()}
+    rows = {"kH": 1, "dH": 1, "padH": 0, "dilationH": 1}
+    parts = Parts(module, ctx)
+    indices = LuaTensor.empty("torch.LongTensor")
+    pool = parts("SpatialDilatedMaxPooling", **window, **rows, ceil_mode=module.ceil_mode, indices=indices)
+    return parts.lifted(pool)
+
+
+# ---------------------------------------------------------------------- averages
+def _average(parts: Parts, kernel: list[int], stride: list[int], padding: list[int], **options: bool) -> LuaObject:
+    """Of images; over one dimension of images of one row."""
+    row = len(kernel) == 1
+    numbers = {"k": ([1] * row, kernel), "d": ([1] * row, stride), "pad": ([0] * row, padding)}
+    fields = {f"{name}{c}": v for name, (one, vs) in numbers.items() for c, v in zip("HW", one + vs, strict=True)}
+    pool = parts("SpatialAveragePooling", **fields, **{"divide": True, **options})
+    return parts.lifted(pool) if row else pool
+
+
+@composition(nn.AvgPool1d)
+def average_pool_1d(module: Any, ctx: LuaContext) -> LuaObject:
+    options = {n: getattr(module, n) for n in ("ceil_mode", "count_include_pad")}
+    sizes = (_each(v, 1) for v in (module.kernel_size, module.stride, module.padding))
+    return _average(Parts(module, ctx), *sizes, **options)
+
+
+@composition(nn.AvgPool2d)
+def average_pool_2d(module: Any, ctx: LuaContext) -> LuaObject | None:
+    """With a divisor of its own: the sum of each window, divided."""
+    if module.divisor_override is None:
+        return None
+    if module.ceil_mode:  # nn divides by what is inside, and multiplies by the whole window
+        refuse(module, "divisor_override with ceil_mode=True", "one of the two can be written")
+    parts = Parts(module, ctx)
+    sizes = [_each(v, 2) for v in (module.kernel_size, module.stride, module.padding)]
+    sums = _average(parts, *sizes, ceil_mode=False, count_include_pad=True, divide=False)
+    return parts.chain(sums, parts.times(1 / module.divisor_override))
+
+
+@composition(nn.AvgPool3d)
+def average_pool_3d(module: Any, ctx: LuaContext) -> LuaObject | None:
+    kernel, stride, padding = (_each(v, 3) for v in (module.kernel_size, module.stride, module.padding))
+    if module.ceil_mode:
+        refuse(module, "ceil_mode=True in three dimensions", "one with ceil_mode=False can be written")
+    if not any(padding) and module.divisor_override is None:
+        return None
+    parts, names = Parts(module, ctx), "THW"
+
+    def average() -> LuaObject:
+        fields = {f"{p}{c}": v for p, vs in (("k", kernel), ("d", stride)) for c, v in zip(names, vs, strict=True)}
+        sides = [p for p in reversed(padding) for _ in range(2)]
+        return parts.chain(constant(parts, 0, sides), parts("VolumetricAveragePooling", **fields))
+
+    if module.divisor_override is not None:
+        return parts.chain(average(), parts.times(kernel[0] * kernel[1] * kernel[2] / module.divisor_override))
+    if module.count_include_pad:
+        return average()
+    return parts.join("CDivTable", average(), parts.chain(parts.always(1), average()))
+
+
+@composition(nn.LPPool1d, nn.LPPool2d)
+def power_pool(module: Any, ctx: LuaContext) -> LuaObject:
+    count = 1 if isinstance(module, nn.LPPool1d) else 2
+    kernel, power = _each(module.kernel_size, count), float(module.norm_type)
+    stride = kernel if module.stride is None else _each(module.stride, count)
+    parts, elements = Parts(module, ctx), kernel[0] * kernel[-1] if count == 2 else kernel[0]
+    if power == float("inf"):
+        refuse(module, "norm_type=inf", "a maximum pooling can be written")
+    means = _average(parts, kernel, stride, [0] * count, ceil_mode=module.ceil_mode, count_include_pad=True)
+    return parts.chain(parts("Power", pow=power), means, parts.times(elements), parts("Power", pow=1 / power))
+
+
+# ---------------------------------------------------------------------- to a given size
+_ADAPTIVE = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
+_ADAPTIVE_MAX = (nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d)
+
+
+@composition(*_ADAPTIVE, *_ADAPTIVE_MAX)
+def adaptive_pool(module: Any, ctx: LuaContext) -> LuaObject:
+    """One dimension after the other where nn has no class: averages and maxima allow it."""
+    _refuse_indices(module)
+    count = int(type(module).__name__[-2])
+    parts, maximum, sizes = Parts(module, ctx), isinstance(module, _ADAPTIVE_MAX), _each(module.output_size, count)
+
+    def planes(height: int, width: int) -> LuaObject:
+        buffers = {"indices": LuaTensor.empty("torch.LongTensor")} if maximum else {}
+        name = f"SpatialAdaptive{'Max' if maximum else 'Average'}Pooling"
+        return parts(name, H=height, W=width, **buffers)
+
+    def last(size: int) -> LuaObject:
+        row = parts.chain(parts("Unsqueeze", pos=2), planes(1, size), parts("Squeeze", dim=2))
+        return parts.bottled(row, 2)
+
+    if count == 1:
+        return parts.lifted(planes(1, sizes[0]))
+    if count == 2 and None not in sizes:
+        return planes(*sizes)
+    layers = []
+    for i, size in enumerate(sizes):
+        if size is not None:
+            swap = [parts.swap(3 + i, 2 + count)] if i < count - 1 else []
+            layers += [*swap, last(size), *(parts.swap(3 + i, 2 + count) for _ in swap)]
+    return parts.chain(*layers) if layers else parts.identity()

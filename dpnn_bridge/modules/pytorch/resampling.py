@@ -1,0 +1,81 @@
+"""Upsampling."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from dpnn_bridge.conversion.lua_class import size_storage
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.registry import composition
+from dpnn_bridge.modules.pytorch.dimensions import dimensions
+from dpnn_bridge.modules.pytorch.parts import Parts, refuse
+from dpnn_bridge.modules.pytorch.shapes import padded
+from dpnn_bridge.objects import LuaObject
+
+#: dimensions of the input of each mode
+DIMENSIONS = {"linear": 3, "bilinear": 4, "trilinear": 5}
+INSTEAD = (
+    "mode='nearest' with a whole scale_factor; 'linear', 'bilinear' and 'trilinear' with a whole scale_factor, or with "
+    "size and align_corners=True, can be written"
+)
+
+
+@composition(nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d)
+def upsample(module: Any, ctx: LuaContext) -> LuaObject:
+    parts, factor, size = Parts(module, ctx), _factor(module), module.size
+    planar = isinstance(module, (nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d))
+    dims = 4 if planar else DIMENSIONS.get(module.mode, dimensions(module, ctx))
+    if module.mode == "nearest" and size is None and factor:
+        return _on_rows(parts, dims, _nearest(parts, factor, dims))
+    if module.mode in DIMENSIONS and module.align_corners and (size is not None or factor):
+        return _on_rows(parts, dims, _corners_aligned(parts, dims, size, factor))
+    if module.mode in DIMENSIONS and not module.align_corners and size is None and factor:
+        return _on_rows(parts, dims, *_between_pixels(parts, dims, factor))
+    option = f"mode={module.mode!r}, size={size}, scale_factor={module.scale_factor}"
+    return refuse(module, f"{option}, align_corners={module.align_corners}", INSTEAD)
+
+
+def _factor(module: Any) -> int | None:
+    """The whole number that scales all sides."""
+    factors = {*module.scale_factor} if isinstance(module.scale_factor, tuple) else {module.scale_factor}
+    factor = factors.pop() if len(factors) == 1 else None
+    return int(factor) if factor is not None and factor == int(factor) else None
+
+
+def _on_rows(parts: Parts, dims: int | None, *layers: LuaObject) -> LuaObject:
+    """Layers of images; of :math:`(N, C, L)`, as images of one row, the first row of what comes out."""
+    return parts.lifted(*layers, parts.narrow(3, 1, 1)) if dims == 3 else parts.chain(*layers)
+
+
+def _nearest(parts: Parts, factor: int, dims: int | None) -> LuaObject:
+    if dims in (3, 4):
+        sizes = {name: size_storage([0] * 4) for name in ("inputSize", "outputSize")}
+        return parts("SpatialUpSamplingNearest", scale_factor=factor, **sizes)
+    sizes = {name: size_storage([0] * 5) for name in ("inputSize", "outputSize")}
+    return parts("UpSampling", mode="nearest", scale_factor=factor, **sizes)  # refuses three dimensions
+
+
+def _corners_aligned(parts: Parts, dims: int | None, size: Any, factor: int | None) -> LuaObject:
+    sides: list[int] = [] if size is None else list(size) if isinstance(size, tuple) else [size] * ((dims or 4) - 2)
+    sides = [1, *sides] if dims == 3 and sides else sides
+    named = dict(zip(("owidth", "oheight", "odepth"), reversed(sides), strict=False))
+    lengths = {name: size_storage([0] * (5 if dims == 5 else 4)) for name in ("inputSize", "outputSize")}
+    if dims == 5:
+        return parts("UpSampling", mode="linear", scale_factor=None if sides else factor, **named, **lengths)
+    return parts("SpatialUpSamplingBilinear", scale_factor=None if sides else factor, **named, **lengths)
+
+
+def _between_pixels(parts: Parts, dims: int | None, factor: int) -> list[LuaObject]:
+    """Pixels are squares: the mean over the width of one square of the input, which stays what it is at its rim."""
+    fine, step = (factor, 1) if factor % 2 else (2 * factor, 2)
+    margin = (fine - step) // 2
+    if dims == 5:
+        fields = {f"k{c}": fine for c in "THW"} | {f"d{c}": step for c in "THW"}
+        means = parts("VolumetricAveragePooling", **fields)
+    else:
+        fields = {f"k{c}": fine for c in "HW"} | {f"d{c}": step for c in "HW"} | {f"pad{c}": 0 for c in "HW"}
+        means = parts("SpatialAveragePooling", **fields, ceil_mode=False, count_include_pad=True, divide=True)
+    rim = padded(parts, "replicate", [margin] * (6 if dims == 5 else 4)) if margin else parts.identity()
+    return [_nearest(parts, fine, dims), rim, means]
