@@ -7,6 +7,7 @@ memory is taken for it. Tensors are private copies in CPU memory, so that the fi
 
 from __future__ import annotations
 
+import errno
 import math
 import pickletools
 import struct
@@ -86,7 +87,7 @@ def read(path: Path, name: str = "") -> Any:
         source = FileSource(path)
         found = records(path, source)
         return _Loader(source, found).load()
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, NotImplementedError) as error:
         raise NotT7Error(f"{name}: is no file that torch.save wrote: {error}") from error
     except (_DamagedError, struct.error, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
         reason = str(error) if isinstance(error, _DamagedError) else f"{type(error).__name__}: {error}"
@@ -99,8 +100,13 @@ def records(path: Path, source: FileSource) -> dict[str, Record]:
     Raises:
         BadZipFile, _DamagedError: a record is compressed, overlaps another or reaches outside of the file.
     """
-    with zipfile.ZipFile(path) as archive:
-        entries, end = sorted(archive.infolist(), key=lambda e: e.header_offset), archive.start_dir
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries, end = sorted(archive.infolist(), key=lambda e: e.header_offset), archive.start_dir
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise _DamagedError("its directory lies outside of it") from error
     found: dict[str, Record] = {}
     stops = [e.header_offset for e in entries[1:]] + [end]
     for entry, stop in zip(entries, stops, strict=True):

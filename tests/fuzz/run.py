@@ -1,0 +1,176 @@
+"""Runs cases that Hypothesis draws; what breaks a promise is made as small as it gets, and saved."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import resource
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from random import Random
+
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+from hypothesis.errors import Flaky
+
+from . import actions, commands, pytorch, t7
+from .watch import BrokenPromiseError, Endless, Figures, Watch
+
+TARGETS = ("t7", "pt", "safetensors", "commands")
+#: cases of one run of Hypothesis, which remembers all of them
+BATCH = 500
+#: address space beside what the process has when it begins
+ADDRESS_SPACE = 3 << 30
+
+
+class Fuzzer:
+    """Runs cases of a target.
+
+    Args:
+        target: one of :data:`TARGETS`.
+        found: folder for files that break a promise; None saves none.
+    """
+
+    def __init__(self, target: str, found: Path | None = None) -> None:
+        self.target, self.found = target, found
+        self.figures = Figures()
+        self._current: tuple[str, bytes] = ("", b"")
+        self._wanted = ""
+
+    def run(self, seed_: int, cases: int | None = None, until: float | None = None) -> Figures:
+        """Runs until ``cases`` are reached, or it is ``until`` by the monotonic clock."""
+        with Watch(self.figures).working() as watch:
+            start = self.figures.cases
+            while (cases is None or self.figures.cases - start < cases) and (until is None or time.monotonic() < until):
+                count = BATCH if cases is None else min(BATCH, cases - (self.figures.cases - start))
+                self._batch(watch, seed_, count, until)
+                seed_ += 1
+        return self.figures
+
+    def _batch(self, watch: Watch, seed_: int, count: int, until: float | None) -> None:
+        self._wanted = ""
+        over = self.figures.cases + count
+
+        @seed(seed_)
+        @settings(
+            max_examples=count,
+            database=None,
+            deadline=None,
+            phases=(Phase.generate, Phase.shrink),
+            suppress_health_check=list(HealthCheck),
+            print_blob=False,
+            report_multiple_bugs=False,
+        )
+        @given(st.randoms(use_true_random=False))
+        def batch(random: Random) -> None:
+            if not self._wanted and (self.figures.cases >= over or (until and time.monotonic() > until)):
+                return
+            self._case(watch, random)
+
+        try:
+            batch()
+        except BrokenPromiseError as finding:
+            self.figures.found[finding.kind] = self._saved(finding)
+        except Flaky:  # what a library does the first time only
+            self.figures.flaky += 1
+
+    def _case(self, watch: Watch, random: Random) -> None:
+        if not self._wanted:
+            self.figures.cases += 1
+        try:
+            self._one(watch, random)
+        except BrokenPromiseError as finding:
+            if finding.kind in self.figures.found or (self._wanted and finding.kind != self._wanted):
+                return
+            self._wanted = finding.kind
+            raise
+        finally:
+            watch.clear()
+
+    def _one(self, watch: Watch, random: Random) -> None:
+        if self.target == "commands":
+            name, self._current = "", ("", b"")
+            name, data = commands.case(watch, random)
+            self._current = name, data
+            return
+        suffix = f".{self.target}"
+        data = t7.mutated(random) if self.target == "t7" else pytorch.mutated(suffix, random)
+        self._current = f"x{suffix}", data
+        self._note()
+        if self.target == "t7":
+            actions.t7(watch, data, random)
+        else:
+            actions.converted(watch, f"x{suffix}", data, random)
+
+    def _note(self) -> None:
+        """Leaves the case where it is found if the process dies of it."""
+        if self.found is not None:
+            (self.found / f"running-{os.getpid()}").write_bytes(self._current[1])
+
+    def _saved(self, finding: BrokenPromiseError) -> str:
+        name, data = self._current
+        if self.found is None or not data:
+            return str(finding)
+        path = self.found / f"{hashlib.sha256(data).hexdigest()[:12]}{Path(name).suffix}"
+        path.write_bytes(data)
+        return f"{finding} ({path})"
+
+
+def limit_memory() -> None:
+    """What asks for more gets a MemoryError, and the machine stays as it is."""
+    with suppress(OSError, ValueError), open("/proc/self/statm") as file:
+        held = int(file.read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (held + ADDRESS_SPACE, held + ADDRESS_SPACE))
+
+
+def in_a_process(target: str, seed_: int, seconds: float | None, cases: int | None, found: Path) -> list[Figures]:
+    """Runs a target in processes of their own, another one when one died of a case, which is saved.
+
+    Returns:
+        The figures of each process; of one that died, what it had counted before its last batches.
+    """
+    found.mkdir(parents=True, exist_ok=True)
+    context = multiprocessing.get_context("spawn")
+    until = None if seconds is None else time.monotonic() + seconds
+    results: list[Figures] = []
+    while True:
+        receive, send = context.Pipe(duplex=False)
+        left = None if cases is None else cases - sum(f.cases for f in results)
+        process = context.Process(target=_work, args=(send, target, seed_, until, left, found))
+        process.start()
+        send.close()
+        latest = Figures()
+        with suppress(EOFError):
+            while True:
+                latest = receive.recv()
+        process.join()
+        running = found / f"running-{process.pid}"
+        if process.exitcode:
+            crash = found / f"crash-{process.pid}.{target}"
+            running.rename(crash) if running.exists() else None
+            latest.found[f"the process ends with {process.exitcode}"] = str(crash)
+            seed_ += latest.cases // BATCH + 1
+        running.unlink(missing_ok=True)
+        results.append(latest)
+        if not process.exitcode or (until is not None and time.monotonic() > until) or len(results) > 50:
+            return results
+
+
+def _work(send: object, target: str, seed_: int, until: float | None, cases: int | None, found: Path) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    limit_memory()
+    fuzzer = Fuzzer(target, found)
+    tell: Callable[[Figures], None] = send.send  # type: ignore[attr-defined]
+    while (cases is None or fuzzer.figures.cases < cases) and (until is None or time.monotonic() < until):
+        part = 10 * BATCH if cases is None else min(10 * BATCH, cases - fuzzer.figures.cases)
+        fuzzer.run(seed_, part, until)
+        seed_ += part // BATCH + 1
+        tell(fuzzer.figures)
+
+
+__all__ = ["TARGETS", "Endless", "Fuzzer", "in_a_process", "limit_memory"]
