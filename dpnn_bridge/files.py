@@ -99,6 +99,7 @@ def load(
     return module.to(device=device, dtype=dtype)
 
 
+@raises(ConversionError, "loading")
 def load_with_report(
     origin: Origin, key: str | None, options: Options, sha256: str | None = None
 ) -> tuple[nn.Module, Report]:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dpnn_bridge.base.boundary import raises
 from dpnn_bridge.errors import T7Error
 from dpnn_bridge.loaders.t7_reader import read_all, read_t7
 from dpnn_bridge.objects import LuaFunction as _Function
@@ -82,6 +83,7 @@ class TorchObject:
         return [*names, "torch_typename"]
 
 
+@raises(T7Error, "reading")
 def load(filename: str | os.PathLike[str], **kwargs: Any) -> Any:
     """Loads the first object of a file; for the options see :class:`T7Reader`."""
     return _Values(**kwargs).value(read_t7(filename))

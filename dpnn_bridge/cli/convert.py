@@ -147,7 +147,8 @@ def convert_command(
 
     \b
     Exit codes: 0 done, 2 wrong usage, 3 the input cannot be read, 4 verification failed, 5 a class or value cannot be
-    converted, 6 the output exists (see --force) or cannot be written, 7 Lua failed, 130 interrupted.
+    converted, 6 the output exists (see --force) or cannot be written, 7 Lua failed, 1 the system refused, 130
+    interrupted.
     """
     started = time.perf_counter()
     if out_dir is None and len(files) != 2:

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from dpnn_bridge.base.boundary import raises
 from dpnn_bridge.base.suffixes import PICKLED
 from dpnn_bridge.conversion.lua_values import to_value
-from dpnn_bridge.errors import OptionError
+from dpnn_bridge.errors import OptionError, T7Error
 from dpnn_bridge.loaders.t7_reader import read_t7
 from dpnn_bridge.outputs import pt_file
 
@@ -50,20 +51,25 @@ def shapes_alone(specs: Sequence[str]) -> bool:
 
 
 def _one(spec: str, dtype: str | None) -> Any:
-    shape = re.fullmatch(r"(\d+(?:x\d+)*)(?::(\w+))?", spec)
-    if shape:
-        kind = getattr(torch, shape[2] or dtype or "float32", None)
-        if not isinstance(kind, torch.dtype):
-            raise OptionError(f"--input {spec}: {shape[2]} is not a torch dtype")
-        size = [int(n) for n in shape[1].split("x")]
-        generator = torch.Generator().manual_seed(0)
-        return (
-            torch.randn(size, dtype=kind, generator=generator)
-            if kind.is_floating_point
-            else torch.ones(size, dtype=kind)
-        )
+    if shape := re.fullmatch(r"(\d+(?:x\d+)*)(?::(\w+))?", spec):
+        return raises(OptionError, f"--input {spec}")(_drawn)(spec, shape, dtype)
+    return raises(T7Error, f"--input {spec}")(_read)(spec)
+
+
+def _drawn(spec: str, shape: re.Match[str], dtype: str | None) -> Any:
+    kind = getattr(torch, shape[2] or dtype or "float32", None)
+    if not isinstance(kind, torch.dtype):
+        raise OptionError(f"--input {spec}: {shape[2]} is not a torch dtype")
+    size = [int(n) for n in shape[1].split("x")]
+    generator = torch.Generator().manual_seed(0)
+    return (
+        torch.randn(size, dtype=kind, generator=generator) if kind.is_floating_point else torch.ones(size, dtype=kind)
+    )
+
+
+def _read(spec: str) -> Any:
     path = Path(spec)
-    if not path.is_file():
+    if "\0" in spec or not path.is_file():
         raise OptionError(f"--input {spec}: neither a shape such as 1x3x224x224 nor a file")
     if path.suffix == ".npy":
         return torch.from_numpy(np.load(path, allow_pickle=False))

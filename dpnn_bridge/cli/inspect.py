@@ -83,7 +83,9 @@ def inspect_command(
     With --html, --dot or --mermaid the model in FILE is drawn instead: its layers with shapes, parameters and both
     names, and what hands its value to what.
 
-    Exit codes: 0 done, 2 wrong usage, 3 the file cannot be read, 130 interrupted.
+    \b
+    Exit codes: 0 done, 2 wrong usage, 3 the file cannot be read, 5 a model cannot be converted or drawn, 6 the page
+    cannot be written, 1 the system refused, 130 interrupted.
     """
     picture = {name: options.pop(name) for name in ("html", "dot", "mermaid", "unfold")}
     if draw(source, key=key, inputs=inputs, **picture):

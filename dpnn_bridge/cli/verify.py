@@ -116,7 +116,8 @@ def verify_command(
 
     \b
     Exit codes: 0 nothing is different, also where nothing was compared, 2 wrong usage, 3 a file cannot be read,
-    4 something is different, 5 a class cannot be converted, 7 Lua or Torch7 failed.
+    4 something is different, 5 a class cannot be converted or the model cannot run, 6 the report cannot be written,
+    7 Lua or Torch7 failed, 1 the system refused, 130 interrupted.
     """
     if model.suffix == ".jsonl":
         _verify_manifest(model, jobs, dask, plugin, as_json, quiet, verbose)

@@ -154,7 +154,7 @@ def _unpacked(path: Path, folder: Path, name: str) -> Path:
             target = target.with_name(_base(member))
             with zipfile.ZipFile(path) as archive, archive.open(member) as file:
                 return _copy(file, target, allowed, name)
-    except (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as e:
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, ValueError, RuntimeError) as e:
         raise T7FormatError(f"cannot be unpacked: {e}", source=name) from e
     return path
 

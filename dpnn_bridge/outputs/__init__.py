@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from dpnn_bridge.base.atomic import StrPath, replacing
+from dpnn_bridge.base.boundary import raises
 from dpnn_bridge.base.suffixes import OUTPUTS
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.modules.several import Models
@@ -71,6 +72,7 @@ def format_of(path: StrPath, to: str | None = None) -> Format:
     return importlib.import_module(f"{__name__}.{OUTPUTS[suffix_of(path, to)]}")  # type: ignore[return-value]
 
 
+@raises(ConversionError, "writing")
 def export(
     module: nn.Module,
     path: StrPath,

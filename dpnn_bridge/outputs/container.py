@@ -30,7 +30,7 @@ from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.report import Report
 from dpnn_bridge.conversion.torch_context import TorchContext
-from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.errors import ConversionError, T7FormatError
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 from dpnn_bridge.outputs.decoded import decode
 
@@ -70,7 +70,8 @@ def unpack(content: Any, options: Options, source: str = "") -> tuple[nn.Module,
     """The module of a ``.pt`` content, with its report.
 
     Raises:
-        ConversionError: the content is not of this format, is damaged, or of a newer version.
+        ConversionError: the content is not of this format, or of a newer version.
+        T7FormatError: it is damaged.
     """
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ConversionError(
@@ -85,29 +86,35 @@ def unpack(content: Any, options: Options, source: str = "") -> tuple[nn.Module,
         if not isinstance(metadata, dict):
             raise TypeError("the metadata are no dict")
     except (LookupError, TypeError, ValueError) as e:
-        raise ConversionError(f"{source}: the object graph is damaged ({e!r:.300}); convert the .t7 file again") from e
+        message = f"the object graph is damaged ({type(e).__name__}: {str(e)[:300]}); convert the .t7 file again"
+        raise T7FormatError(message, source=source) from e
     ctx = TorchContext(options)
     module = ctx.to_torch(root)
     ctx.finish()
-    load_tensors(module, state_dict)
+    load_tensors(module, state_dict, source)
     ctx.report.metadata = metadata
     return module, ctx.report
 
 
-def load_tensors(module: nn.Module, state_dict: dict[str, torch.Tensor]) -> None:
+def load_tensors(module: nn.Module, state_dict: dict[str, torch.Tensor], source: str) -> None:
     """Takes over the tensors of ``state_dict`` without a copy; tied parameters stay tied.
 
     Raises:
-        ConversionError: names or shapes differ.
+        T7FormatError: names, shapes or types differ from those of the graph.
     """
     own = module.state_dict(keep_vars=True)
     if own.keys() != state_dict.keys():
         missing, extra = sorted(own.keys() - state_dict.keys()), sorted(state_dict.keys() - own.keys())
-        raise ConversionError(f"state_dict does not fit the graph: missing {missing}, unexpected {extra}")
+        raise T7FormatError(
+            f"damaged: state_dict does not fit the graph: missing {missing}, unexpected {extra}", source=source
+        )
     done: set[int] = set()
     for name, tensor in own.items():
         if tensor.shape != state_dict[name].shape:
-            raise ConversionError(f"{name}: the graph has shape {tuple(tensor.shape)}, {tuple(state_dict[name].shape)}")
+            shapes = f"{tuple(state_dict[name].shape)} for {tuple(tensor.shape)}"
+            raise T7FormatError(f"damaged: {name} does not fit the graph: shape {shapes}", source=source)
+        if isinstance(tensor, nn.Parameter) and tensor.is_floating_point() != state_dict[name].is_floating_point():
+            raise T7FormatError(f"damaged: {name} is of type {state_dict[name].dtype}", source=source)
         if id(tensor) not in done:
             done.add(id(tensor))
             tensor.data = state_dict[name]

@@ -110,8 +110,8 @@ def records(path: Path, source: FileSource) -> dict[str, Record]:
     found: dict[str, Record] = {}
     stops = [e.header_offset for e in entries[1:]] + [end]
     for entry, stop in zip(entries, stops, strict=True):
-        header = source.read(entry.header_offset, 30)
-        if header[:4] != b"PK\x03\x04" or entry.flag_bits & 1:
+        header = source.read(max(0, entry.header_offset), 30)
+        if entry.header_offset < 0 or header[:4] != b"PK\x03\x04" or entry.flag_bits & 1:
             raise _DamagedError(f"no record at byte {entry.header_offset}")
         name_size, extra_size = struct.unpack("<HH", header[26:])
         start = entry.header_offset + 30 + name_size + extra_size

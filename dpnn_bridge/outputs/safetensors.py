@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from dpnn_bridge.base.extras import install_advice
 from dpnn_bridge.base.suffixes import INDEX
 from dpnn_bridge.compare.bits import same_tensors
-from dpnn_bridge.errors import ConversionError, VerificationError
+from dpnn_bridge.errors import ConversionError, T7FormatError, VerificationError
 from dpnn_bridge.outputs import Job, container, safetensors_file
 
 CONSTANT = "constant:"  # no name of a module contains a colon
@@ -110,7 +110,8 @@ def read(path: Path) -> dict[str, Any]:
     try:
         return _content(strings, tensors)
     except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as e:
-        raise ConversionError(f"{path}: its metadata are damaged ({e!r:.300}); convert the .t7 file again") from e
+        message = f"its metadata are damaged ({type(e).__name__}: {str(e)[:300]}); convert the .t7 file again"
+        raise T7FormatError(message, source=str(path)) from e
 
 
 def _content(strings: dict[str, str], tensors: dict[str, Tensor]) -> dict[str, Any]:

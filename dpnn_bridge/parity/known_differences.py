@@ -50,7 +50,7 @@ def read_known_differences(path: str | os.PathLike[str]) -> list[KnownDifference
     """
     try:
         entries = json.loads(Path(path).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{os.fspath(path)}: {error}") from None
     if not isinstance(entries, list):
         raise ValueError(f"{os.fspath(path)}: expected a list of entries")

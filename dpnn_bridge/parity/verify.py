@@ -21,7 +21,7 @@ from dpnn_bridge.conversion import convert_object, fields
 from dpnn_bridge.conversion.lua_values import lua_value, to_value
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.report import Report
-from dpnn_bridge.errors import ModelNotFoundError, VerificationError
+from dpnn_bridge.errors import ConversionError, ModelNotFoundError, VerificationError
 from dpnn_bridge.files import load
 from dpnn_bridge.loaders.t7_reader import read_t7
 from dpnn_bridge.objects import LuaObject, LuaTable
@@ -38,7 +38,7 @@ OUTPUT, GRADIENT = Tolerance(1e-10, 1e-4), Tolerance(1e-10, 1e-3)
 HALF, BFLOAT16 = Tolerance(2e-2, 2e-2), Tolerance(1e-1, 1e-1)
 
 
-@raises(VerificationError, "verifying")
+@raises(ConversionError, "verifying")
 def verify(
     model: StrPath,
     converted: StrPath | None = None,
@@ -86,8 +86,8 @@ def verify(
         known: differences from Torch7 that are no failures, see :mod:`~dpnn_bridge.parity.known_differences`.
 
     Raises:
-        VerificationError: the reference is none, or the model cannot run on it.
-        T7Error, ConversionError: a file cannot be read or converted.
+        VerificationError: the reference is none.
+        T7Error, ConversionError: a file cannot be read or converted, or the model cannot run.
     """
     options = options or Options()
     obj, table, key = _subject(model, reference, key)

@@ -19,7 +19,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, Template, select_autoescape
 from markupsafe import Markup
 
+from dpnn_bridge.base.boundary import raises
 from dpnn_bridge.base.version import package_version
+from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.pictures.nodes import ModelNode
 from dpnn_bridge.pictures.text import label_lines
 
@@ -59,6 +61,7 @@ def graph_section(root: ModelNode, verdicts: Mapping[str, LayerVerdict] | None =
     )
 
 
+@raises(ConversionError, "drawing")
 def page(root: ModelNode, title: str, *, source: Path | None = None, facts: Sequence[tuple[str, str]] = ()) -> str:
     """A page with the graph and a table of all layers.
 

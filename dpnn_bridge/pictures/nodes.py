@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.base.boundary import raises
 from dpnn_bridge.compare.nested import copied
 from dpnn_bridge.conversion import registry, to_lua
 from dpnn_bridge.conversion.fields import record_of
@@ -91,6 +92,7 @@ class ModelNode:
         return asdict(self)
 
 
+@raises(ConversionError, "drawing")
 def model_graph(module: nn.Module, example: Any = None, *, histograms: bool = False) -> ModelNode:
     """The graph of a model.
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dpnn_bridge.base.boundary import raises
+from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.parity.html import page
 from dpnn_bridge.parity.verification import Layer, Verification
 from dpnn_bridge.pictures.html import LayerVerdict, file_facts, graph_section
 from dpnn_bridge.pictures.nodes import model_graph
 
 
+@raises(ConversionError, "drawing")
 def report(result: Verification, source: Path | None = None) -> str:
     """The page of :func:`~dpnn_bridge.parity.html.page` with the graph, and what file it was.
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.base.boundary import raises
 from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.fields import Layout, resolve
 from dpnn_bridge.conversion.lua_class import ParameterSite
@@ -156,6 +157,7 @@ def get_parameters(module: nn.Module, *, package: Package = "nn") -> tuple[Tenso
     return params, grads
 
 
+@raises(ConversionError, "filling a model from a flat vector")
 @torch.no_grad()
 def load_flat(module: nn.Module, vector: Tensor | LuaTensor) -> None:
     """Fills a module from the vector that Torch7's ``getParameters()`` returned and a script saved.

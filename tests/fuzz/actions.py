@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -25,91 +26,124 @@ from .watch import BrokenPromiseError, Watch
 FORMATS = (".pt", ".safetensors", ".npz", ".t7", ".py", ".json")
 
 
-def t7(watch: Watch, data: bytes, random: Random) -> None:
-    """Reads the file, and often does more with it."""
-    read = watch.run("read", lambda: _read(data, random.randrange(10) == 0))
-    action = random.randrange(100)
-    if action < 55:
-        return
-    file = watch.folder / "x.t7"
-    file.write_bytes(data)
-    if action < 82:
-        watch.run("load", lambda: dpnn_bridge.load(file, allow_unsupported=random.randrange(2) == 0))
-    elif action < 86:
-        watch.run("describe", lambda: _describe(file))
-    elif action < 88:
-        watch.run("read_all", lambda: read_all(file))
-    elif read:
-        _more(watch, file, action, random)
-
-
-def converted(watch: Watch, name: str, data: bytes, random: Random) -> None:
-    """Loads a .pt or .safetensors, and often does more with it."""
-    file = watch.folder / name
-    file.write_bytes(data)
-    loaded = watch.run("load", lambda: dpnn_bridge.load(file))
-    action = 88 + random.randrange(24)
-    if loaded and action < 100:
-        _more(watch, file, action, random)
-
-
-def _read(data: bytes, again: bool) -> None:
+def read(data: bytes, again: bool) -> None:
+    """Reads a .t7 from memory, and perhaps writes it again."""
     value = loads(data)
     use(value)
     if again and (found := difference(value, loads(dumps(value)))) is not None:
         raise BrokenPromiseError("what is written reads as something else", found[:300])
 
 
-def _describe(file: Path) -> None:
-    description = describe(file)
-    for line in description.lines(True):
-        if not line.isprintable():
-            raise BrokenPromiseError("describe gives control characters", ascii(line)[:300])
-    description.to_dict()
+def _load(watch: Watch, file: Path, random: Random) -> None:
+    placeholders = random.randrange(2) == 0
+    watch.run("load", lambda: dpnn_bridge.load(file, allow_unsupported=placeholders))
 
 
-def _more(watch: Watch, file: Path, action: int, random: Random) -> None:
-    if action < 92:
-        output = f"out{random.choice(FORMATS)}"
-        if watch.run(f"convert{Path(output).suffix}", lambda: dpnn_bridge.convert(file, output), output):
-            if output != "out.json" and output != "out.npz" and output != "out.py":
-                _again(watch, watch.folder / output)
-    elif action < 94:
-        watch.run("summarize", lambda: [line for _, line in lines(summarize(file))])
-    elif action < 95:
-        watch.run("load_checkpoint", lambda: repr(load_checkpoint(file)))
-    elif action < 97:
-        watch.run("draw", lambda: _draw(file))
-    elif action < 98:
-        watch.run("verify", lambda: verify(file))
-    elif action < 99:
-        watch.run("backward", lambda: dumps(dpnn_bridge.to_lua(dpnn_bridge.load(file))))
-    else:
-        commands.one(watch, file, random)
+def _describe(watch: Watch, file: Path, random: Random) -> None:
+    def described() -> None:
+        description = describe(file)
+        for line in description.lines(True):
+            if not line.isprintable():
+                raise BrokenPromiseError("describe gives control characters", ascii(line)[:300])
+        description.to_dict()
+
+    watch.run("describe", described)
 
 
-def _again(watch: Watch, output: Path) -> None:
-    """What was written can be read."""
-    kept = output.read_bytes()
+def _convert(watch: Watch, file: Path, random: Random) -> None:
+    convert_to(watch, file, random.choice(FORMATS))
+
+
+def convert_to(watch: Watch, file: Path, suffix: str) -> None:
+    """Converts a file; what was written can be read again."""
+    output = watch.folder / f"out{suffix}"
+    written = watch.run(f"convert{suffix}", lambda: dpnn_bridge.convert(file, output), output.name)
+    if not written or suffix not in (".pt", ".safetensors", ".t7"):
+        return
 
     def again() -> None:
         try:
-            dpnn_bridge.load(output) if output.suffix != ".t7" else dpnn_bridge.read_t7(output)
+            dpnn_bridge.load(output) if suffix != ".t7" else dpnn_bridge.read_t7(output)
         except DpnnBridgeError as error:
-            if "holds no model" in str(error) or "not written by dpnn_bridge" in str(error):
-                return  # data without a model is written as such
-            raise BrokenPromiseError(f"a {output.suffix} that convert wrote is refused", str(error)[:300]) from error
+            if "holds no model" not in str(error) and "not written by dpnn_bridge" not in str(error):  # data are not
+                raise BrokenPromiseError(f"a {suffix} that convert wrote is refused", str(error)[:300]) from error
 
     watch.run("load again", again)
-    assert output.read_bytes() == kept
 
 
-def _draw(file: Path) -> None:
-    with torch.no_grad():
-        graph = model_graph(dpnn_bridge.load(file, allow_unsupported=True).eval(), None, histograms=True)
-    for text in (page(graph, file.name, source=file), to_dot(graph, None), to_mermaid(graph, None)):
-        for markup in ("\x1b[2J", "<script>x"):
-            if (at := text.find(markup)) >= 0:
-                raise BrokenPromiseError(
-                    "a picture takes markup from the file", ascii(text[max(0, at - 100) : at + 100])
-                )
+def _draw(watch: Watch, file: Path, random: Random) -> None:
+    def draw() -> None:
+        with torch.no_grad():
+            graph = model_graph(dpnn_bridge.load(file, allow_unsupported=True).eval(), None, histograms=True)
+        for text in (page(graph, file.name, source=file), to_dot(graph, None), to_mermaid(graph, None)):
+            for markup in ("\x1b[2J", "<script>x"):
+                if (at := text.find(markup)) >= 0:
+                    found = ascii(text[max(0, at - 100) : at + 100])
+                    raise BrokenPromiseError("a picture takes markup from the file", found)
+
+    watch.run("draw", draw)
+
+
+def _backward(watch: Watch, file: Path, random: Random) -> None:
+    watch.run("to_lua", lambda: dumps(dpnn_bridge.to_lua(dpnn_bridge.load(file))))
+
+
+def _summarize(watch: Watch, file: Path, random: Random) -> None:
+    watch.run("summarize", lambda: list(lines(summarize(file))))
+
+
+def _checkpoint(watch: Watch, file: Path, random: Random) -> None:
+    watch.run("load_checkpoint", lambda: repr(load_checkpoint(file)))
+
+
+def _verify(watch: Watch, file: Path, random: Random) -> None:
+    watch.run("verify", lambda: verify(file))
+
+
+def _read_all(watch: Watch, file: Path, random: Random) -> None:
+    watch.run("read_all", lambda: read_all(file))
+
+
+#: with how often each is done with a file, in a thousand
+ACTIONS: dict[Callable[[Watch, Path, Random], None], int] = {
+    _load: 270,
+    _convert: 60,
+    _describe: 30,
+    _read_all: 20,
+    _summarize: 20,
+    _checkpoint: 10,
+    _draw: 15,
+    _backward: 15,
+    _verify: 10,
+    commands.one: 10,
+}
+
+
+def case(watch: Watch, suffix: str, data: bytes, random: Random) -> None:
+    """Reads a .t7, loads a .pt or .safetensors, and often does more with it."""
+    file = watch.folder / f"x{suffix}"
+    if suffix == ".t7":
+        watch.run("read", lambda: read(data, random.randrange(10) == 0))
+    else:
+        file.write_bytes(data)
+        watch.run("load", lambda: dpnn_bridge.load(file))
+    at = random.randrange(1000)
+    for action, share in ACTIONS.items():
+        at -= share
+        if at < 0:
+            file.write_bytes(data)
+            action(watch, file, random)
+            return
+
+
+def everything(watch: Watch, file: Path) -> None:
+    """Does all that is done with a file."""
+    if file.suffix == ".t7":
+        watch.run("read", lambda: read(file.read_bytes(), True))
+    for action in ACTIONS:
+        for seed in range(3 if action in (_load, commands.one) else 1):
+            action(watch, file, Random(seed))
+            watch.clear(file.name)
+    for suffix in FORMATS:
+        convert_to(watch, file, suffix)
+        watch.clear(file.name)

@@ -27,17 +27,12 @@ SUFFIXES = (".pt", ".safetensors", ".npz", ".t7", ".py", ".json", ".onnx", ".pt2
 KEYS = ("model", "module", "modules[1]", "[1]", "a.b", "", "[", "]", "model.", "\x1b[2J", "0", "nan", "{", "x" * 5000)
 
 
-def case(watch: Watch, random: Random) -> tuple[str, bytes]:
-    """Runs a command on a changed file; returns name and contents of the file."""
+def file(random: Random) -> tuple[str, bytes]:
+    """Name and contents of a changed file."""
     suffix = random.choice([".t7", ".t7", ".t7", ".pt", ".safetensors", ".npz", ".x", ""])
     if suffix in (".pt", ".safetensors") or (suffix == ".x" and random.randrange(2)):
-        data = pytorch.mutated(suffix if suffix != ".x" else ".pt", random)
-    else:
-        data = t7.mutated(random)
-    file = watch.folder / f"in{suffix}"
-    file.write_bytes(data)
-    one(watch, file, random)
-    return file.name, data
+        return f"in{suffix}", pytorch.mutated(suffix if suffix != ".x" else ".pt", random)
+    return f"in{suffix}", t7.mutated(random)
 
 
 def one(watch: Watch, file: Path, random: Random) -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.errors import Flaky
 
 from . import actions, commands, pytorch, t7
-from .watch import BrokenPromiseError, Endless, Figures, Watch
+from .watch import BrokenPromiseError, Figures, Watch
 
 TARGETS = ("t7", "pt", "safetensors", "commands")
 #: cases of one run of Hypothesis, which remembers all of them
@@ -92,18 +92,17 @@ class Fuzzer:
 
     def _one(self, watch: Watch, random: Random) -> None:
         if self.target == "commands":
-            name, self._current = "", ("", b"")
-            name, data = commands.case(watch, random)
+            name, data = commands.file(random)
             self._current = name, data
+            self._note()
+            (watch.folder / name).write_bytes(data)
+            commands.one(watch, watch.folder / name, random)
             return
         suffix = f".{self.target}"
         data = t7.mutated(random) if self.target == "t7" else pytorch.mutated(suffix, random)
         self._current = f"x{suffix}", data
         self._note()
-        if self.target == "t7":
-            actions.t7(watch, data, random)
-        else:
-            actions.converted(watch, f"x{suffix}", data, random)
+        actions.case(watch, suffix, data, random)
 
     def _note(self) -> None:
         """Leaves the case where it is found if the process dies of it."""
@@ -171,6 +170,3 @@ def _work(send: object, target: str, seed_: int, until: float | None, cases: int
         fuzzer.run(seed_, part, until)
         seed_ += part // BATCH + 1
         tell(fuzzer.figures)
-
-
-__all__ = ["TARGETS", "Endless", "Fuzzer", "in_a_process", "limit_memory"]

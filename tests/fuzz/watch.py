@@ -169,7 +169,7 @@ class Watch:
         self.figures.errors[type(error).__name__] += 1
         check_message(name, str(error))
         cause = error.__cause__
-        if cause is not None and not isinstance(cause, (DpnnBridgeError, OSError)):
+        if cause is not None and f": {type(cause).__name__}" in str(error):  # the boundary says it with these words
             place = f"{name}: {type(cause).__name__} at {place_of(cause)}"
             self.figures.wrapped[place] += 1
             if name in ("read", "describe"):

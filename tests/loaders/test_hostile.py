@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import FIXTURES
-from fuzz_t7 import Fuzzer, use
+from fuzz.graphs import use
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -232,12 +232,6 @@ LUA_VALUES = st.none() | st.recursive(SCALARS | STRINGS, compounds, max_leaves=2
 def test_anything_written_is_read(value: Any, options: dict[str, Any]) -> None:
     found = difference(value, loads(dumps(value, **options), **options), exact_nan="mode" not in options)
     assert found is None
-
-
-def test_mutations_of_fixtures() -> None:
-    report = Fuzzer(seed=20150415, files=sorted(FORMAT.rglob("*.t7"))).run(count=3000)
-    assert report.count == 3000
-    assert not report.failures
 
 
 def test_within_a_gigabyte_of_address_space() -> None:

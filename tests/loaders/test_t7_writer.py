@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import FIXTURES
-from fuzz_t7 import walk
+from fuzz.graphs import walk
 from test_t7_differential import FILES, SAMPLE
 
 from dpnn_bridge.errors import OutputExistsError, T7FormatError, VerificationError

@@ -1,0 +1,59 @@
+"""A minute of fuzzing, always the same cases, and all files that broke a promise once."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from pathlib import Path
+
+import pytest
+
+from dpnn_bridge.errors import ConversionError
+
+from . import actions
+from .run import Fuzzer
+from .watch import BrokenPromiseError, Figures, Watch
+
+CORPUS = sorted(Path(__file__).parent.joinpath("corpus").glob("*.*"))
+#: cases of each of the seeds
+CASES = {"t7": 1600, "pt": 1200, "safetensors": 1200, "commands": 700}
+
+
+@pytest.mark.parametrize("seed", [2015, 2016])
+@pytest.mark.parametrize("target", CASES)
+def test_changed_files_break_no_promise(target: str, seed: int) -> None:
+    figures = Fuzzer(target).run(seed * 1000, CASES[target])
+    assert figures.cases >= CASES[target]
+    assert figures.found == {}
+    assert sum(figures.done.values()) > CASES[target] / 10
+
+
+@pytest.mark.parametrize("path", CORPUS, ids=lambda p: p.name)
+def test_what_broke_a_promise_once(path: Path) -> None:
+    with Watch(Figures()).working() as watch:
+        file = watch.folder / f"x{path.suffix}"
+        shutil.copy(path, file)
+        actions.everything(watch, file)
+
+
+def fails(error: BaseException) -> object:
+    raise error
+
+
+def test_what_the_watch_notices() -> None:
+    with Watch(Figures()).working() as watch:
+        assert not watch.run("x", lambda: fails(ConversionError("ours")))
+        assert watch.run("x", lambda: Path("out").touch(), "out")
+        for action, kind in (
+            (lambda: fails(ValueError()), "x raises ValueError at .*test_fuzz.py"),
+            (lambda: fails(SystemExit()), "x raises SystemExit"),
+            (lambda: Path("left").touch(), "x leaves files: left"),
+            (lambda: [0] * (100 << 20), "x takes memory"),
+            (lambda: sum(range(50_000_000)), "x is slow"),
+        ):
+            with pytest.raises(BrokenPromiseError, match=kind):
+                watch.run("x", action)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with pytest.raises(BrokenPromiseError, match="x gives 60000 characters"):
+                watch.run("x", lambda: fails(ConversionError("x\n" * 30_000)))
