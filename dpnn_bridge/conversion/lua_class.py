@@ -12,7 +12,7 @@ from dpnn_bridge.conversion.faults import Fault
 from dpnn_bridge.conversion.fields import Field, get_tensor, grad_field, submodules
 from dpnn_bridge.conversion.lua_values import fresh
 from dpnn_bridge.conversion.tensors import is_parameter
-from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
+from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 
 if TYPE_CHECKING:
     from dpnn_bridge.conversion.lua_context import LuaContext
@@ -137,6 +137,8 @@ class LuaClass:
     def scalar(cls, obj: LuaObject, name: str) -> Any:
         """The value of a Lua field, or its default; raises ``KeyError`` when there is neither."""
         value = obj.get(name)
+        if isinstance(value, LuaFunction):  # no format but .t7 could say so
+            raise TypeError(f"the field {name!r} of {obj.class_name} is a function")
         if value is not None:
             return value
         if name in cls.defaults:
