@@ -9,8 +9,17 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import (
+    ALL_COMPLETED,
+    FIRST_COMPLETED,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    as_completed,
+    wait,
+)
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -284,8 +293,38 @@ def _run_in(executor: Executor, calls: Sequence[Call], options: dict[str, Any]) 
 
 
 def _run_in_workers(calls: Sequence[Call], jobs: int, options: dict[str, Any]) -> Iterator[Outcome]:
-    with workers(jobs) as pool:
-        yield from _run_in(pool, calls, options)
+    waiting = deque(calls)
+    while waiting:
+        # of those that ran when a worker died, each gets a worker of its own: only one that dies again is lost
+        for call in (yield from _until_one_dies(waiting, jobs, options)):
+            if (yield from _until_one_dies(deque([call]), 1, options)):
+                message = "a worker process died of it, perhaps for lack of memory"
+                yield Outcome(call[0], "failed", message, DpnnBridgeError.exit_code)
+
+
+def _until_one_dies(
+    waiting: deque[Call], jobs: int, options: dict[str, Any]
+) -> Generator[Outcome, None, Sequence[Call]]:
+    """Takes calls from a queue and makes them; returns those that were running when a worker died."""
+    lost: list[Call] = []
+    with workers(min(jobs, len(waiting))) as pool:
+        running: dict[Future[Outcome], Call] = {}
+        while (waiting or running) and not lost:
+            while waiting and len(running) < jobs:
+                call = waiting.popleft()
+                try:
+                    running[pool.submit(run_one, *call, **options)] = call
+                except BrokenProcessPool:
+                    lost.append(call)
+                    break
+            done, _ = wait(running, return_when=ALL_COMPLETED if lost else FIRST_COMPLETED)
+            for future in done:
+                call = running.pop(future)
+                try:
+                    yield future.result()
+                except BrokenProcessPool:
+                    lost.append(call)
+    return [*lost, *running.values()]
 
 
 @contextmanager

@@ -27,7 +27,7 @@ Origin = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes]
 _COMPRESSED: dict[bytes, Callable[[Any], Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
 _SUFFIXES = (".gz", ".bz2", ".xz", ".zip")
 #: a compressed file may unfold to so many bytes, and beyond them to so many times its own size
-_ALWAYS_FINE, _LARGEST_RATIO = 1 << 30, 100
+_ALWAYS_FINE, _LARGEST_RATIO = 1 << 26, 100
 _CHUNK = 1 << 20
 
 
@@ -118,7 +118,7 @@ def _copy(source: IO[bytes], target: Path, allowed: int | None = None, name: str
             written += len(chunk)
             if allowed is not None and written > allowed:
                 raise T7LimitError(
-                    f"unfolds to more than {allowed:,} bytes, {_LARGEST_RATIO} times its size; unpack it by hand",
+                    f"unfolds to more than {allowed:,} bytes, which no model does; unpack it by hand if you trust it",
                     source=name,
                 )
             file.write(chunk)
