@@ -104,7 +104,7 @@ def _all_names(file: Path, target: str) -> list[str]:
     from dpnn_bridge.files import model_keys
 
     try:
-        return [task.target.name for task in tasks_for_models(file, Path(target), model_keys(file))]
+        return [Path(task.target).name for task in tasks_for_models(file, Path(target), model_keys(file))]
     except DpnnBridgeError:
         return []
 

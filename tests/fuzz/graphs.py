@@ -107,7 +107,7 @@ def _change_object(obj: LuaObject, parts: list[Any], random: Random) -> None:
     if kind < 2:
         obj.class_name = random.choice(class_names()) if kind else random.choice(STRINGS) or "x"
     elif kind == 2:
-        obj.version = random.choice([0, 1, 2, 7, 0.5])
+        obj.version = random.choice([0, 1, 2, 7])
     else:
         obj.payload = odd(parts, random)
 

@@ -97,9 +97,9 @@ def _with_other_content(suffix: str, random: Random) -> bytes:
         return random.choice(corpus(suffix))
 
 
-def _other_tensors(held: Any, random: Random) -> Any:
-    names = list(held) if isinstance(held, dict) else list(range(len(held)))
-    held = dict(held) if isinstance(held, dict) else list(held)
+def _other_tensors(part: Any, random: Random) -> Any:
+    names = list(part) if isinstance(part, dict) else list(range(len(part)))
+    held: Any = dict(part) if isinstance(part, dict) else list(part)
     name = random.choice([*names, "x"] if isinstance(held, dict) else names or [0])
     value = torch.zeros(random.choice([(), (0,), (1,), (3,), (2, 3), (1000, 1000)]))
     value = value.to(
