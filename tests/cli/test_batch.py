@@ -1,4 +1,5 @@
 """Many files at once: failures stay their own, an interruption leaves nothing half done."""
+# pyright: reportAttributeAccessIssue=false
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ def _other_tensors(part: Any, random: Random) -> Any:
         value = value.reshape(-1)[:1].expand(random.choice([1, 7, 2**20]))
     if isinstance(held, list) and not held:
         return [value]
-    held[name] = value
+    held[name] = value  # type: ignore[index]
     return held
 
 

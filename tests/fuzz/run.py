@@ -60,7 +60,7 @@ class Fuzzer:
             database=None,
             deadline=None,
             phases=(Phase.generate, Phase.shrink),
-            suppress_health_check=list(HealthCheck),
+            suppress_health_check=list(HealthCheck),  # type: ignore[arg-type]
             print_blob=False,
             report_multiple_bugs=False,
         )
