@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.conversion.distributed import gathered
 from dpnn_bridge.conversion.fields import Field, record_of, resolve
 from dpnn_bridge.conversion.ties import tie_of
 from dpnn_bridge.errors import OptionError
@@ -44,7 +45,7 @@ def lua_value(module: nn.Module, name: str, spec: Field, *, gradient: bool = Fal
     tensor = tie.parameter() if tie else getattr(owner, leaf)
     if gradient:
         tensor = tensor.grad if tensor.grad is not None else torch.zeros_like(tensor)
-    tensor = tensor.detach()
+    tensor = gathered(tensor.detach())
     if tie:
         return tie.lua_view(tensor)
     if spec.layout is not None:

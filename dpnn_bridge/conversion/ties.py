@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.conversion.distributed import gathered
+
 if TYPE_CHECKING:
     from dpnn_bridge.conversion.fields import Field
 
@@ -49,7 +51,7 @@ class Tie:
 
     def lua_view(self, tensor: Tensor) -> Tensor:
         """The tied part of the source's parameter or gradient, in Lua's arrangement."""
-        layout = self.source.field.layout
+        layout, tensor = self.source.field.layout, gathered(tensor)
         flat = (layout.to_lua(tensor, self.source.module) if layout else tensor).reshape(-1)
         return flat.as_strided(self.shape, self.stride, self.offset)
 

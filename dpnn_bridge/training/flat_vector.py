@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.base.boundary import raises
 from dpnn_bridge.conversion import registry
+from dpnn_bridge.conversion.distributed import gathered, scattered
 from dpnn_bridge.conversion.fields import Layout, resolve
 from dpnn_bridge.conversion.lua_class import ParameterSite
 from dpnn_bridge.conversion.ties import tie_of
@@ -36,17 +37,18 @@ class FlatField(NamedTuple):
 
     def to_lua(self, tensor: Tensor) -> Tensor:
         """A tensor shaped like the parameter as a vector in Lua's order."""
+        tensor = gathered(tensor)
         if self.layout is not None and self.module is not None:
             tensor = self.layout.to_lua(tensor, self.module)
         return tensor.reshape(-1)
 
     def to_torch(self, vector: Tensor) -> Tensor:
-        """A vector in Lua's order in the shape, dtype and on the device of the parameter."""
+        """A vector in Lua's order in the shape, dtype and on the device of the parameter, spread as that is."""
         value = vector.to(self.parameter.device, self.parameter.dtype)
         if self.layout is None or self.module is None:
-            return value.reshape(self.parameter.shape)
-        shape = self.layout.to_lua(self.parameter.detach(), self.module).shape
-        return self.layout.to_torch(value.reshape(shape), self.module)
+            return scattered(value.reshape(self.parameter.shape), self.parameter)
+        shape = self.layout.to_lua(gathered(self.parameter.detach()), self.module).shape
+        return scattered(self.layout.to_torch(value.reshape(shape), self.module), self.parameter)
 
     @property
     def size(self) -> int:

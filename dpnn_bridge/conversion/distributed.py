@@ -1,0 +1,26 @@
+"""Parameters that are spread over processes (FSDP2, tensor parallelism), and whole ones.
+
+Every process of the group calls these functions, in the same order.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+
+def gathered(tensor: Tensor) -> Tensor:
+    """All elements of a tensor, on every process."""
+    whole = getattr(tensor, "full_tensor", None)  # only a DTensor has it, whose module takes long to import
+    return tensor if whole is None else whole()
+
+
+def scattered(value: Tensor, like: Tensor) -> Tensor:
+    """This process's part of a value, spread as another tensor of its shape is."""
+    spread: Any = like
+    if not hasattr(like, "full_tensor"):
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(value, spread.device_mesh, spread.placements)
