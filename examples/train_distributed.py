@@ -2,10 +2,10 @@
 
     torchrun --nproc-per-node 2 examples/train_distributed.py training.t7 trained.t7 [--parallel fsdp] [--method sgd]
 
-``training.t7`` is a table with ``model``, ``criterion`` and ``optimState``, as training scripts of Torch7 save it; without
-it the example makes one, an autoencoder whose decoder is its encoder transposed. ``--checkpoints DIR`` saves the run with
-torch.distributed.checkpoint after each step and continues what DIR holds. ``--compile inductor`` (or another backend)
-compiles the model.
+``training.t7`` is a table with ``model``, ``criterion`` and ``optimState``, as training scripts of Torch7 save it;
+without it the example makes one, an autoencoder whose decoder is its encoder transposed. ``--checkpoints DIR`` saves
+the run with torch.distributed.checkpoint after each step and continues what DIR holds. ``--compile inductor`` (or
+another backend) compiles the model.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def autoencoder(seed: int = 0) -> LuaTable:
     weight, inner = tensor(6, 10), tensor(6, 6)
     transposed = LuaTensor(
         weight.class_name, (10, 6), (1, 10), 0, weight.storage
-    )  # decoder.weight:set(encoder.weight:t())
+    )  # decoder.weight = encoder.weight:t()
     layers = [
         module("Linear", weight=weight, bias=tensor(6)),
         module("Tanh"),
@@ -87,10 +87,8 @@ def train(arguments: argparse.Namespace) -> None:
     checkpoint = dpnn_bridge.read_t7(arguments.source) if arguments.source else autoencoder()
     model = dpnn_bridge.to_torch(checkpoint["model"]).to(device)
     criterion = dpnn_bridge.to_torch(checkpoint["criterion"]).to(device)
-    if arguments.parallel == "fsdp":
-        net = fully_shard(model)  # tied layers in one group: all of them are whole when one of them runs
-    else:
-        net = DistributedDataParallel(model)
+    # tied layers are in one group of FSDP, so that all of them are whole when one of them runs
+    net = fully_shard(model) if arguments.parallel == "fsdp" else DistributedDataParallel(model)
     if arguments.compile:
         net.compile(backend=arguments.compile)
     optimizer = optim.from_lua(arguments.method, checkpoint["optimState"], model)

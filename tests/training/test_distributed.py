@@ -119,8 +119,7 @@ CONFIGURATIONS = {
     "adadelta": {},
     "rmsprop": {"learningRate": 0.01},
     "adamax": {"learningRate": 0.01},
-    "rprop": {"stepsize": 0.01},
-}
+}  # and rprop: PyTorch's own, which does not take such parameters
 
 
 @pytest.mark.parametrize("method", CONFIGURATIONS)
