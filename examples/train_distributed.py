@@ -16,9 +16,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
@@ -65,7 +67,8 @@ def batch(step: int) -> Tensor:
 def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
     """Continues what a folder holds; the number of steps that were done."""
     names = dict(model.named_parameters())
-    for key, found in dcp.FileSystemReader(folder).read_metadata().state_dict_metadata.items():
+    found: Any
+    for key, found in FileSystemReader(folder).read_metadata().state_dict_metadata.items():
         kind, _, path = key.partition(".state.")
         if kind != "optimizer":
             continue
@@ -76,7 +79,7 @@ def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) ->
             state[entry] = torch.zeros_like(like) if tuple(found.size) == tuple(like.shape) else torch.zeros(found.size)
     weights, state = get_state_dict(model, optimizer)
     content: dict[str, Any] = {"model": weights, "optimizer": state, "step": torch.tensor(0)}
-    dcp.load(content, checkpoint_id=folder)
+    load(content, checkpoint_id=folder)
     set_state_dict(model, optimizer, model_state_dict=content["model"], optim_state_dict=content["optimizer"])
     return int(content["step"])
 
@@ -88,10 +91,10 @@ def train(arguments: argparse.Namespace) -> None:
     model = dpnn_bridge.to_torch(checkpoint["model"]).to(device)
     criterion = dpnn_bridge.to_torch(checkpoint["criterion"]).to(device)
     # tied layers are in one group of FSDP, so that all of them are whole when one of them runs
-    net = fully_shard(model) if arguments.parallel == "fsdp" else DistributedDataParallel(model)
+    net: Any = fully_shard(model) if arguments.parallel == "fsdp" else DistributedDataParallel(model)
     if arguments.compile:
         net.compile(backend=arguments.compile)
-    optimizer = optim.from_lua(arguments.method, checkpoint["optimState"], model)
+    optimizer: Any = optim.from_lua(arguments.method, checkpoint["optimState"], model)
 
     folder, done = arguments.checkpoints, 0
     if folder and (folder / ".metadata").exists():
@@ -108,7 +111,7 @@ def train(arguments: argparse.Namespace) -> None:
         loss = optimizer.step(closure)
         if folder:
             weights, state = get_state_dict(model, optimizer)
-            dcp.save({"model": weights, "optimizer": state, "step": torch.tensor(step + 1)}, checkpoint_id=folder)
+            save({"model": weights, "optimizer": state, "step": torch.tensor(step + 1)}, checkpoint_id=folder)
         if rank == 0:
             print(f"step {step + 1}: loss {loss.item():.6f}", flush=True)
 

@@ -84,7 +84,8 @@ def run(*arguments: object) -> None:
 def test_two_processes_with_ddp(tmp_path: Path) -> None:
     """Adam, from a file, compiled."""
     checkpoint = example()["autoencoder"](1)
-    model, optimizer = alone(checkpoint | {"optimState": LuaTable({"learningRate": 0.01})}, "adam", 2)
+    checkpoint["optimState"] = LuaTable({"learningRate": 0.01})
+    model, optimizer = alone(checkpoint, "adam", 2)
     begun = LuaTable(checkpoint)
     begun["model"], begun["optimState"] = dpnn_bridge.to_lua(model), optim.to_lua(optimizer, model)
     dpnn_bridge.write_t7(tmp_path / "training.t7", begun)
