@@ -30,12 +30,12 @@ def example() -> dict[str, Any]:
     return runpy.run_path(str(EXAMPLE))
 
 
-def alone(checkpoint: LuaTable, method: str, steps: int = STEPS) -> tuple[nn.Module, torch.optim.Optimizer]:
+def alone(checkpoint: LuaTable, method: str, steps: int = STEPS) -> tuple[nn.Module, Any]:
     """The same run in this process, on whole batches."""
     batch = example()["batch"]
     model = dpnn_bridge.to_torch(checkpoint["model"])
     criterion = dpnn_bridge.to_torch(checkpoint["criterion"])
-    optimizer = optim.from_lua(method, checkpoint["optimState"], model)
+    optimizer: Any = optim.from_lua(method, checkpoint["optimState"], model)
     for step in range(steps):
         x = batch(step)
 
@@ -106,7 +106,7 @@ def test_two_processes_with_fsdp_that_are_interrupted(tmp_path: Path) -> None:
 @pytest.fixture
 def group() -> Iterator[None]:
     """A group of one process, whose parameters are spread over it all the same."""
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    dist.init_process_group("gloo", store=torch._C._distributed_c10d.HashStore(), rank=0, world_size=1)
     yield
     dist.destroy_process_group()
 
@@ -139,8 +139,8 @@ def test_every_method_on_spread_parameters(method: str, group: None) -> None:
 
     model = dpnn_bridge.to_torch(checkpoint["model"])
     criterion = dpnn_bridge.to_torch(checkpoint["criterion"])
-    net = fully_shard(model)
-    optimizer = optim.from_lua(method, checkpoint["optimState"], model)
+    net: Any = fully_shard(model)
+    optimizer: Any = optim.from_lua(method, checkpoint["optimState"], model)
     for step in range(2):
         x = program["batch"](step)
 
