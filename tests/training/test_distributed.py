@@ -104,9 +104,9 @@ def test_two_processes_with_fsdp_that_are_interrupted(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def group() -> Iterator[None]:
+def group(tmp_path: Path) -> Iterator[None]:
     """A group of one process, whose parameters are spread over it all the same."""
-    dist.init_process_group("gloo", store=torch._C._distributed_c10d.HashStore(), rank=0, world_size=1)
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     yield
     dist.destroy_process_group()
 
