@@ -10,6 +10,9 @@ Inputs are sizes, separated by commas, which may compute with the names; sizes t
 are drawn as well. ``[a; b]`` is a list of inputs, ``a | b`` one or the other. In front of the sizes ``+`` makes values
 positive, ``01`` puts them between 0 and 1, ``-1+1`` makes them -1 or 1, ``#k:`` makes them whole numbers from 1 to k,
 and ``@k:`` the same in a ``torch.LongTensor``.
+
+An input that begins with ``=`` is an expression in Lua, with the helpers of ``runner.lua`` (``R``, ``U``, ``long`` …),
+for what this notation lacks: sparse, masked, of another type.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 KINDS = ("normal", "ties", "tiny")
+#: a drawn name and what it is drawn from
+NAME = r"<(\w+):?([^<>]*)>"
 
 
 @dataclass(frozen=True)
@@ -33,11 +38,15 @@ class Layer:
         lua: the constructor.
         input: what it takes.
         target: what a criterion compares with; empty for modules.
+        reward: an expression in Lua: the reward given between forward and backward.
+        era: of the Torch7 that has the class: "" for the last one, "2015".
     """
 
     lua: str
     input: str
     target: str = ""
+    reward: str = ""
+    era: str = ""
 
 
 @dataclass
@@ -51,15 +60,22 @@ class Instance:
     mode: str = "train"
     strided: str = ""
     seed: int = 0
+    reward: str = ""
+    era: str = ""
+    prepared: str = ""
+    module: Any = None
 
     def __repr__(self) -> str:
         return (
             f"{self.lua} on {shapes(self.input)}, {self.dtype}, {self.mode}, strided '{self.strided}', seed {self.seed}"
+            f"{', ' if self.prepared else ''}{self.prepared}"
         )
 
 
 def shapes(value: Any) -> Any:
-    """The sizes of nested tensors."""
+    """The sizes of nested tensors; an expression as it is."""
+    if isinstance(value, str):
+        return value
     return [shapes(v) for v in value] if isinstance(value, list) else "x".join(map(str, value.shape))
 
 
@@ -81,15 +97,18 @@ def _values_of(kind: str) -> st.SearchStrategy[Any]:
 def instances(draw: st.DrawFn, layers: tuple[Layer, ...]) -> Instance:
     """Random instances of one class."""
     layer = draw(st.sampled_from(layers))
-    declared = dict(re.findall(r"<(\w+):?([^>]*)>", layer.lua))
+    chosen = layer.input if layer.input.startswith("=") else draw(st.sampled_from(_alternatives(layer.input)))
     values: dict[str, Any] = {}
-    for name, kind in declared.items():
-        values[name] = draw(_values_of(kind), label=name)
-    lua = re.sub(r"<(\w+):?[^>]*>", lambda m: str(values[m[1]]), layer.lua)
-    chosen = draw(st.sampled_from(_alternatives(layer.input)))
-    for name in re.findall(r"[a-z]\w*", f"{chosen} {layer.target}"):
+    for name, kind in re.findall(NAME, " ".join([layer.lua, chosen, layer.target, layer.reward])):
         if name not in values:
-            values[name] = draw(st.integers(1, 5), label=name)
+            values[name] = draw(_values_of(kind), label=name)
+    lua, chosen, target, reward = (
+        re.sub(NAME, lambda m: str(values[m[1]]), text) for text in (layer.lua, chosen, layer.target, layer.reward)
+    )
+    for text in (chosen, target):
+        for name in [] if text.startswith("=") else re.findall(r"[a-z]\w*", text):
+            if name not in values:
+                values[name] = draw(st.integers(1, 5), label=name)
     seed = draw(st.integers(0, 999))
     generator = torch.Generator().manual_seed(seed)
     kind = draw(st.sampled_from(KINDS))
@@ -97,11 +116,13 @@ def instances(draw: st.DrawFn, layers: tuple[Layer, ...]) -> Instance:
     return Instance(
         lua,
         _make(chosen, numbers, kind, generator),
-        _make(layer.target, numbers, "normal", generator) if layer.target else None,
+        _make(target, numbers, "normal", generator) if target else None,
         draw(st.sampled_from(["double", "double", "float"])),
         draw(st.sampled_from(["train", "eval"])) if not layer.target else "train",
         draw(st.sampled_from(["", "", "input", "gradient", "both"])),
         seed,
+        reward,
+        layer.era,
     )
 
 
@@ -111,6 +132,8 @@ def _alternatives(text: str) -> list[str]:
 
 def _make(text: str, names: dict[str, Any], kind: str, generator: torch.Generator) -> Any:
     text = text.strip()
+    if text.startswith("="):
+        return text
     if text.startswith("["):
         parts = re.findall(r"\[[^\]]*\]|[^;\[\]]+", text[1:-1])
         return [_make(part, names, kind, generator) for part in parts if part.strip()]

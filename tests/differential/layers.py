@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from instances import Layer
+from layers_lua import LUA_LAYERS
 
 L = Layer
 ANY = "n | n,c | n,c,h | n,c,h,w"
@@ -335,23 +336,5 @@ LAYERS: dict[str, tuple[Layer, ...]] = {
     "nn.SpatialColorTransform": (L("nn.SpatialColorTransform('rgb2yuv')", "3,h,w"),),
     "nn.Balance": (L("nn.Balance(<k:2-5>)", "01n,c"),),
     "nn.DistNLLCriterion": (L("nn.DistNLLCriterion()", "n,c", "01n,c"),),
+    **LUA_LAYERS,
 }
-
-#: why classes have no random instances here -> classes
-REASONS: dict[str, str] = {
-    "an abstract class, or one that computes nothing": """
-        Module Container Criterion Decorator Profile PrintSize GPU Copy DontCast Serial Probe Tic Toc NaN Reinforce
-        Maxout ModuleFromCriterion CriterionTable ModuleCriterion""",
-    "draws that no field keeps; fixtures replay them from the seed": """
-        SpatialFractionalMaxPooling VolumetricFractionalMaxPooling Kmeans NCEModule Bigrams ReinforceBernoulli
-        ReinforceCategorical ReinforceGamma ReinforceNormal SimpleColorTransform PCAColorTransform SpatialUniformCrop
-        SpatialRegionDropout""",
-    "inputs of a form that the notation lacks (sparse, linked, trees, numbers as targets); fixtures have them": """
-        IndexLinear SparseLinear SpatialMaxUnpooling VolumetricMaxUnpooling MaskedSelect gModule UpSampling Dictionary
-        SpatialFullConvolutionMap SpatialAutoCropMSECriterion DistanceRatioCriterion LookupTableEmbedding_train
-        NCECriterion VRClassReward BinaryClassReward SpatialBinaryLogisticRegression RecurrentAttention BiSequencerLM
-        PushTable PullTable SoftMaxTree SoftMaxForest TreeNLLCriterion SparseCriterion SpatialSparseCriterion
-        SpatialClassifier SpatialFovea SpatialGraph SpatialMatching SpatialRadialMatching SpatialNormalization
-        SpatialPyramid SpatialRecursiveFovea SuperCriterion CTCCriterion ExpandAs L1HingeEmbeddingCriterion""",
-}
-NOT_RANDOM = {f"nn.{name}": reason for reason, names in REASONS.items() for name in names.split()}

@@ -17,7 +17,7 @@ from dpnn_bridge.conversion.tracing import leaf
 from dpnn_bridge.modules.nn.arithmetic import joined
 from dpnn_bridge.modules.nn.decorator import Decorator, DecoratorClass
 from dpnn_bridge.modules.nn.members import Members, SlicedWithArguments
-from dpnn_bridge.objects import LuaTable, LuaTensor, element_dtype
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor, element_dtype
 
 
 @lua_class("nn.Sequential", "nn.Maxout")
@@ -238,6 +238,13 @@ class MapTableClass(LuaClass):
     @classmethod
     def stepped_children(cls, module: nn.Module) -> list[nn.Module]:
         return cls.children(module)[:1] if module.shared else cls.children(module)
+
+    @classmethod
+    def replay(cls, module: nn.Module, after: LuaObject) -> None:
+        """Makes as many clones as Torch7 made, each of which has noise of its own."""
+        assert isinstance(module, MapTable)
+        if isinstance(clones := after.get("modules"), LuaTable):
+            module.resize(len(clones.as_list()))
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
