@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import re
@@ -9,6 +10,7 @@ import signal
 import socket
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import (
@@ -228,7 +230,7 @@ def _run_one(task: Task, line: Line | None, options: dict[str, Any]) -> Outcome:
     except OutputExistsError:  # another attempt at the same task was faster
         return _present(task, line, options)
     facts = {
-        "modules": len(report.mapped),
+        "modules": report.metadata["modules"],
         "parameters": report.metadata["parameters"],
         "unsupported": len(report.unsupported),
     }
@@ -334,7 +336,7 @@ def workers(jobs: int) -> Iterator[Executor]:
     context = multiprocessing.get_context("spawn")
     watched, held = context.Pipe(duplex=False)  # workers end when it closes, which it does when this process ends
     with ending_in_order():
-        pool = ProcessPoolExecutor(jobs, context, _start_worker, (jobs, watched))
+        pool = ProcessPoolExecutor(jobs, context, _start_worker, (jobs, watched, logging.root.manager.disable))
         try:
             yield pool
         except BaseException:
@@ -368,8 +370,11 @@ def dask_executor(address: str) -> Iterator[Executor]:
         yield client.get_executor()
 
 
-def _start_worker(jobs: int, watched: Connection) -> None:
-    """Workers leave it to their parent to be interrupted, and end with it."""
+def _start_worker(jobs: int, watched: Connection, silent: int) -> None:
+    """Workers leave it to their parent to be interrupted, end with it, and are as silent as it is."""
+    if silent:
+        logging.disable(silent)
+        warnings.simplefilter("ignore")
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)

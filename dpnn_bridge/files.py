@@ -303,6 +303,7 @@ def convert(
         "source": PurePath(name).name,
         "dpnn_bridge": package_version(),
         "torch": str(torch.__version__),
+        "modules": sum(1 for _ in module.modules()),
         "parameters": sum(p.numel() for p in module.parameters()),
         "origin": origin,
     }

@@ -28,6 +28,7 @@ from dpnn_bridge.errors import ConversionError, ModelNotFoundError, T7FormatErro
 from dpnn_bridge.files import load_with_report
 from dpnn_bridge.loaders.origin import LocalFile, Origin, local_file
 from dpnn_bridge.loaders.t7_reader import read_all, read_local
+from dpnn_bridge.modules.inputs import input_shapes
 from dpnn_bridge.objects import LuaObject, LuaTable
 
 #: layers, and entries beside the models, that are listed
@@ -57,6 +58,7 @@ class Model:
         layers: its layers in order.
         unsupported: classes without a mapping.
         problem: why it cannot be converted, else empty.
+        inputs: shapes of an input that runs through it, as ``--input`` takes them; empty where none is known.
     """
 
     key: str
@@ -68,6 +70,7 @@ class Model:
     layers: list[Layer] = field(default_factory=list)
     unsupported: list[str] = field(default_factory=list)
     problem: str = ""
+    inputs: list[str] = field(default_factory=list)
 
     @property
     def supported(self) -> str:
@@ -129,7 +132,7 @@ def summarize(origin: Origin, key: str | None = None, example: Callable[[nn.Modu
         all_models = [c for c in candidates(root) if not c.is_criterion]
         for candidate in all_models:
             path = f"{key}.{candidate.key}" if key and candidate.key else key or candidate.key
-            found.models.append(_model(path, candidate.obj, example))
+            found.models.append(_model(path, candidate.obj, example, not found.models))
         _what(found, root, [c.obj for c in candidates(root)])
         _next(found, file.name, root)
         return found
@@ -140,13 +143,14 @@ def _converted(file: LocalFile, example: Callable[[nn.Module], Any] | None) -> S
     record = record_of(module)
     model = Model("", record.class_name if record else type(module).__name__)
     _measure(model, module, example)
+    model.inputs = [] if model.problem else input_shapes(module)
     metadata = report.metadata or {}
     source = metadata.get("source", "a model of PyTorch")
     what = f"a model that dpnn_bridge converted from {source}"
     found = Summary(file.name, file.path.stat().st_size, file.path.suffix[1:], what, [model])
     checkpoint = metadata.get("checkpoint")
     found.beside = [str(k) for k in checkpoint][:ENTRIES] if isinstance(checkpoint, dict) else []
-    found.next = [f"dpnn-convert {shlex.quote(file.name)} {_stem(file.name)}.onnx --input 1x3x224x224"]
+    found.next = [f"dpnn-convert {shlex.quote(file.name)} {_stem(file.name)}.onnx {_inputs(model)}"]
     return found
 
 
@@ -158,7 +162,7 @@ def _objects(found: Summary, file: LocalFile) -> None:
         found.notes.append(f"behind the first object: {str(error).partition(': ')[2] or error}")
 
 
-def _model(key: str, obj: LuaObject, example: Callable[[nn.Module], Any] | None) -> Model:
+def _model(key: str, obj: LuaObject, example: Callable[[nn.Module], Any] | None, first: bool) -> Model:
     model = Model(key, obj.class_name)
     context = TorchContext(Options(allow_unsupported=True))
     try:
@@ -169,6 +173,8 @@ def _model(key: str, obj: LuaObject, example: Callable[[nn.Module], Any] | None)
         return model
     model.unsupported = sorted({c.class_name for c in context.report.unsupported})
     _measure(model, module, example)
+    if first and not model.unsupported and not model.problem:
+        model.inputs = input_shapes(module)
     return model
 
 
@@ -292,10 +298,13 @@ def lines(found: Summary) -> Iterator[tuple[str, str]]:
     yield "", ""
     for command in found.next:
         yield "bold", f"next: {command}"
-    yield (
-        "dim",
-        "every entry: --raw; shapes of the outputs: --input 1x3x224x224" if found.models else "every entry: --raw",
-    )
+    shapes = f"; shapes of the outputs: {_inputs(found.models[0])}" if found.models else ""
+    yield "dim", f"every entry: --raw{shapes}"
+
+
+def _inputs(model: Model) -> str:
+    """The options that give a model its input."""
+    return " ".join(f"--input {shape}" for shape in model.inputs) or "--input SHAPE    # such as 1x3x224x224"
 
 
 def _table(layers: list[Layer]) -> list[str]:

@@ -266,7 +266,7 @@ def _output(target: Any, suffix: str) -> Iterator[Path]:
 def _print_one(done: Report, files: Sequence[Any], verbose: bool, seconds: float) -> None:
     if verbose:
         print_table(done, console())
-    count = len(done.mapped)
+    count = done.metadata.get("modules", 0)
     facts = [f"{count} module{'s' * (count != 1)}", f"{done.metadata['parameters']:,} parameters"]
     if "tensors" in done.metadata:  # data without a model
         tensors, values = done.metadata["tensors"], done.metadata["values"]

@@ -26,21 +26,22 @@ def example_input(specs: Sequence[str], dtype: str | nn.Module | None = None) ->
         specs: each a shape (``1x3x224x224``: normal random numbers; ``5x3:int64``: ones, since indices start there)
             or a ``.t7``, ``.npy`` or ``.pt`` file.
         dtype: floating point type of random inputs, or the model that takes them: its own type, and indices where its
-            first layer looks rows up; default float32.
+            first layer looks rows up, unless another description names its type; default float32.
 
     Raises:
         OptionError: a description is neither.
     """
-    kind = _dtype_of(dtype) if isinstance(dtype, nn.Module) else dtype
+    typed = any(":" in spec for spec in specs)
+    kind = _dtype_of(dtype, typed) if isinstance(dtype, nn.Module) else dtype
     values = [_one(spec, kind) for spec in specs]
     return values[0] if len(values) == 1 else values
 
 
-def _dtype_of(model: nn.Module) -> str:
-    """Name of the type that a model's first layer takes."""
+def _dtype_of(model: nn.Module, floating: bool) -> str:
+    """Name of the type that a model's first layer takes, or of its parameters."""
     leaves = (m for m in model.modules() if not list(m.children()) and type(m) is not nn.Identity)
     first = next(leaves, model)
-    if isinstance(first, nn.Embedding) or hasattr(first, "index_base"):
+    if not floating and (isinstance(first, nn.Embedding) or hasattr(first, "index_base")):
         return "int64"
     return next((str(p.dtype) for p in model.parameters() if p.is_floating_point()), "float32").removeprefix("torch.")
 

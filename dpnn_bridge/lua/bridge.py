@@ -17,6 +17,7 @@ from dpnn_bridge.loaders.t7_writer import dumps
 from dpnn_bridge.lua import values
 from dpnn_bridge.lua.converted import Converted
 from dpnn_bridge.lua.environment import folders, read_source
+from dpnn_bridge.lua.messages import explained
 from dpnn_bridge.lua.runtime import Runtime
 from dpnn_bridge.lua.sandbox import Remote, Sandbox
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
@@ -155,9 +156,8 @@ class LuaBridge:
             try:
                 yield
             except self._runtime.error_types as error:
-                raise LuaBridgeError(
-                    str(error).rstrip() or "Lua ran out of the memory that max_memory allows"
-                ) from error
+                text = explained(str(error)) or "Lua ran out of the memory that max_memory allows"
+                raise LuaBridgeError(text) from error
 
     # ---- values
 

@@ -24,8 +24,9 @@ from dpnn_bridge.cli.inspect import inspect_command
 from dpnn_bridge.cli.terminal import Command, in_options
 from dpnn_bridge.cli.verify import verify_command
 from dpnn_bridge.conversion.lua_values import to_value
-from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.errors import ConversionError, LuaBridgeError
 from dpnn_bridge.loaders import write_all, write_t7
+from dpnn_bridge.modules.inputs import input_shapes
 from dpnn_bridge.objects import LuaObject, LuaTable
 
 LENET = SAMPLES / "torch-demos__mnist_convnet" / "model.t7"
@@ -243,3 +244,71 @@ def test_inspection_reads_every_format_fixture() -> None:
     for path in sorted((FIXTURES / "format").glob("*.t7"))[::5]:
         if not path.name.startswith("bad_"):
             assert run(inspect_command, path).exit_code == 0, path
+
+
+# ---------------------------------------------------------------------- advice that fits the model
+INPUTS = {
+    "torch-demos__mnist_convnet": "--input 1x1x32x32",
+    "char-rnn__lstm": "--input 1:int64 --input 1x24 --input 1x24 --input 1x24 --input 1x24",
+    "torch-rnn__lstm": "--input 1x9:int64",
+    "DeepDeblur_release__ResNet_scale": "--input 1x3x32x32",
+}
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_advice_names_an_input_that_the_model_takes(name: str, tmp_path: Path) -> None:
+    path = SAMPLES / name / "model.t7"
+    assert f"shapes of the outputs: {INPUTS[name]}\n" in run(inspect_command, path).stdout
+    shown = run(inspect_command, path, *INPUTS[name].split()).stdout
+    assert "cannot be converted" not in shown
+    dpnn_bridge.convert(path, tmp_path / "m.pt")
+    assert f"m.onnx {INPUTS[name]}\n" in run(inspect_command, tmp_path / "m.pt").stdout
+
+
+def test_inputs_of_small_nets() -> None:
+    nets = {
+        "1x7": torch.nn.Sequential(torch.nn.Linear(7, 2)),
+        "1x3x96x96": torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, 32), torch.nn.Flatten(), torch.nn.Linear(36, 1)),
+        "1x5x1x1": torch.nn.Sequential(torch.nn.ConvTranspose2d(5, 2, 4)),
+        "1x2x16x112x112": torch.nn.Sequential(torch.nn.Conv3d(2, 1, 3)),
+    }
+    assert {shape: input_shapes(net) for shape, net in nets.items()} == {shape: [shape] for shape in nets}
+    net = nets["1x7"].train()
+    input_shapes(net)
+    assert net.training
+    assert input_shapes(torch.nn.Sequential(torch.nn.Bilinear(2, 2, 2))) == []
+
+
+@pytest.mark.parametrize("name", ["torch-demos__mnist_convnet", "rnn__recurrent-visual-attention"])
+def test_commands_count_modules_alike(name: str, tmp_path: Path) -> None:
+    path = SAMPLES / name / "model.t7"
+    (counted,) = [word for word in run(inspect_command, path).stdout.split(", ") if word.endswith(" modules")]
+    assert f" {counted}, " in run(convert_command, path, tmp_path / "m.pt").stdout
+
+
+@pytest.mark.parametrize(("name", "last"), [("torch-rnn__lstm", 25), ("char-rnn__lstm", 31)])
+@pytest.mark.parametrize("index", [0, 99])
+def test_an_index_outside_says_where_counting_starts(name: str, last: int, index: int) -> None:
+    model = dpnn_bridge.load(SAMPLES / name / "model.t7").eval()
+    if name == "torch-rnn__lstm":
+        model.reset_states()  # type: ignore[operator]
+    tokens = torch.full((1, 3), index) if name == "torch-rnn__lstm" else torch.tensor([index])
+    value = tokens if name == "torch-rnn__lstm" else [tokens, *[torch.zeros(1, 24)] * 4]
+    with pytest.raises(IndexError, match=rf"indices start at 1, as in Lua, and end at {last}; load\(…, index_base=0\)"):
+        model(value)
+
+
+def test_lua_files_that_forget_to_require_are_told(tmp_path: Path) -> None:
+    pytest.importorskip("lupa")
+    write_t7(tmp_path / "m.t7", LuaObject("nn.Mystery", LuaTable({"gradInput": 1})))
+    code = "local L = torch.class('nn.Mystery', 'nn.Module')\nfunction L:updateOutput(x) return x:nosuch() end\n"
+    (tmp_path / "a.lua").write_text(code)
+    text = run(convert_command, tmp_path / "m.t7", tmp_path / "m.pt", "--lua", tmp_path / "a.lua").output
+    assert "begin the Lua file with require 'nn'" in text
+    assert f"called from {tmp_path / 'a.lua'}:1" in text or "called from a.lua:1" in text
+    assert "stack traceback" not in text
+    assert "\\t" not in text
+    (tmp_path / "a.lua").write_text(f"require 'nn'\n{code}")
+    model = dpnn_bridge.load(tmp_path / "m.t7", lua=tmp_path / "a.lua")
+    with pytest.raises(LuaBridgeError, match=r"attempt to call method 'nosuch'[^\t]*$"):
+        model(torch.zeros(2))

@@ -297,3 +297,208 @@ def test_pickle_and_deepcopy(name: str) -> None:
     expected = model(x)
     torch.testing.assert_close(pickle.loads(pickle.dumps(model))(x), expected, rtol=0, atol=0)
     torch.testing.assert_close(copy.deepcopy(model)(x), expected, rtol=0, atol=0)
+
+
+# ---------------------------------------------------------------------- what else PyTorch's users do with a model
+def test_export_and_onnx(tmp_path: Path) -> None:
+    model, x = net("torch-demos__mnist_convnet"), INPUTS["torch-demos__mnist_convnet"]
+    torch.testing.assert_close(torch.export.export(model, (x,)).module()(x), model(x))
+    pytest.importorskip("onnxscript", reason="needs the extra onnx")
+    runtime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    torch.onnx.export(model, (x,), tmp_path / "m.onnx", dynamo=True, verbose=False)
+    session = runtime.InferenceSession(tmp_path / "m.onnx")
+    (output,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(output), model(x), rtol=1e-4, atol=1e-5)
+
+
+@nets
+def test_script(name: str, tmp_path: Path) -> None:
+    """Whole models are traced; single layers without tables can be scripted."""
+    model, x = net(name).eval(), INPUTS[name]
+    traced = torch.jit.freeze(torch.jit.trace(model, x))
+    traced.save(tmp_path / "m.ts")
+    torch.testing.assert_close(torch.jit.load(tmp_path / "m.ts")(x), model(x), rtol=1e-4, atol=1e-5)
+    for module in model.modules():
+        if type(module) in (nn.Conv2d, nn.Linear, nn.ReLU, nn.Tanh, nn.MaxPool2d, nn.BatchNorm2d):
+            torch.jit.script(module)
+
+
+@nets
+def test_pruning(name: str) -> None:
+    from torch.nn.utils import prune
+
+    model, x = net(name), INPUTS[name]
+    layer: Any = next(m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear)))
+    prune.l1_unstructured(layer, "weight", amount=0.5)
+    assert torch.isfinite(model(x)).all()
+    prune.remove(layer, "weight")
+    assert (layer.weight == 0).float().mean() > 0.45
+    again = to_torch(to_lua(model)).eval()
+    torch.testing.assert_close(again(x), model(x))
+
+
+@nets
+def test_surgery_on_the_state_dict(name: str, tmp_path: Path) -> None:
+    model, x = net(name), INPUTS[name]
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    other = net(name)
+    nn.init.zeros_(next(other.parameters()))
+    assert other.load_state_dict(state).missing_keys == []
+    torch.testing.assert_close(other(x), model(x), rtol=0, atol=0)
+    last = next(reversed(state))
+    del state[last]
+    assert last in model.load_state_dict(state, strict=False).missing_keys
+    torch.save(model.state_dict(), tmp_path / "s.pt")
+    assert torch.load(tmp_path / "s.pt", weights_only=True).keys() == model.state_dict().keys()
+
+
+def test_features_of_inner_layers() -> None:
+    model, x = net("torch-demos__mnist_convnet"), INPUTS["torch-demos__mnist_convnet"]
+    assert isinstance(model, nn.Sequential)
+    seen: list[torch.Tensor] = []
+    model[2].register_forward_hook(lambda m, args, output: seen.append(output))
+    model(x)
+    torch.testing.assert_close(model[:3](x), seen[0])
+    extraction = pytest.importorskip("torchvision.models.feature_extraction", reason="needs torchvision")
+    torch.testing.assert_close(extraction.create_feature_extractor(model, ["2"])(x)["2"], seen[0])
+
+
+def test_freezing_and_a_new_head() -> None:
+    model, x = net("torch-demos__mnist_convnet").requires_grad_(False), INPUTS["torch-demos__mnist_convnet"]
+    assert isinstance(model, nn.Sequential)
+    model[9] = nn.Linear(200, 3)
+    model(x).sum().backward()
+    assert [name for name, p in model.named_parameters() if p.grad is not None] == ["9.weight", "9.bias"]
+
+
+@nets
+def test_gradient_checkpointing(name: str) -> None:
+    from torch.utils.checkpoint import checkpoint
+
+    model, x = net(name), INPUTS[name].clone().requires_grad_()
+    (direct,) = torch.autograd.grad(model(x).square().sum(), x)
+    (saved,) = torch.autograd.grad(checkpoint(model, x, use_reentrant=False).square().sum(), x)
+    torch.testing.assert_close(saved, direct)
+
+
+@nets
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_other_types(name: str, dtype: torch.dtype) -> None:
+    model, x = net(name), INPUTS[name]
+    expected = model(x)
+    output = model.to(dtype)(x.to(dtype))
+    assert output.dtype == dtype
+    assert (output.float() - expected).abs().max() < 0.1 * expected.abs().max()
+
+
+@nets
+def test_jacobians_and_hessians(name: str) -> None:
+    model, x = net(name), INPUTS[name][:1]
+    jacobian = torch.func.jacrev(lambda v: model(v).flatten()[:3])(x)
+    assert jacobian.shape == (3, *x.shape)
+    (vector,) = torch.autograd.grad(model(x.requires_grad_()).flatten()[1], x)
+    torch.testing.assert_close(jacobian[1], vector, rtol=1e-3, atol=1e-5)
+
+
+@nets
+def test_data_parallel_and_meta_device(name: str) -> None:
+    model, x = net(name), INPUTS[name]
+    torch.testing.assert_close(nn.DataParallel(model)(x), model(x))
+    assert all(p.is_meta for p in copy.deepcopy(model).to("meta").parameters())
+
+
+@nets
+def test_low_rank_adapters(name: str) -> None:
+    """LoRA as a parametrization, which is what peft does to stock layers."""
+
+    class LowRank(nn.Module):
+        def __init__(self, weight: torch.Tensor) -> None:
+            super().__init__()
+            self.a = nn.Parameter(torch.randn(2, weight[0].numel()) * 0.01)
+            self.b = nn.Parameter(torch.zeros(len(weight), 2))
+
+        def forward(self, weight: torch.Tensor) -> torch.Tensor:
+            return weight + (self.b @ self.a).view_as(weight)
+
+    model, x = net(name).requires_grad_(False), INPUTS[name]
+    expected = model(x)
+    layers = [m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    for layer in [m for m in layers if "weight" in m._parameters]:  # views of one storage have their tie there
+        parametrize.register_parametrization(layer, "weight", LowRank(layer.weight))  # type: ignore[arg-type]
+    torch.testing.assert_close(model(x), expected)
+    model(x).sum().backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+def test_low_rank_adapters_of_peft() -> None:
+    peft = pytest.importorskip("peft", reason="needs peft")
+    model, x = net("torch-demos__mnist_convnet"), INPUTS["torch-demos__mnist_convnet"]
+    expected = model(x)
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["7", "9"]))
+    torch.testing.assert_close(adapted(x), expected)
+    assert 0 < sum(p.numel() for p in adapted.parameters() if p.requires_grad) < 5000
+
+
+def test_summary_table() -> None:
+    torchinfo = pytest.importorskip("torchinfo", reason="needs torchinfo")
+    model, x = net("torch-demos__mnist_convnet"), INPUTS["torch-demos__mnist_convnet"]
+    found = torchinfo.summary(model, input_data=x, verbose=0)
+    assert found.total_params == sum(p.numel() for p in model.parameters())
+
+
+def test_tensorboard(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="needs tensorboard")
+    from torch.utils.tensorboard import SummaryWriter
+
+    model, x = net("torch-demos__mnist_convnet"), INPUTS["torch-demos__mnist_convnet"]
+    with SummaryWriter(str(tmp_path)) as writer:
+        writer.add_graph(model, x)
+        for name, p in model.named_parameters():
+            writer.add_histogram(name, p)
+    assert next(tmp_path.iterdir()).stat().st_size > 1000
+
+
+def test_profiler() -> None:
+    model, x = net("torch-demos__mnist_convnet"), INPUTS["torch-demos__mnist_convnet"]
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], with_modules=True) as profile:
+        model(x)
+    assert any("conv" in event.key for event in profile.key_averages())
+
+
+def test_hub(tmp_path: Path) -> None:
+    """``torch.hub`` of a repository whose ``hubconf.py`` loads a .t7."""
+    path = str(SAMPLES / "torch-demos__mnist_convnet" / "model.t7")
+    code = f"import dpnn_bridge\n\ndef lenet():\n    return dpnn_bridge.load({path!r})\n"
+    (tmp_path / "hubconf.py").write_text(code)
+    model: Any = torch.hub.load(str(tmp_path), "lenet", source="local")
+    assert isinstance(model[0], nn.Conv2d)
+
+
+def test_safetensors_and_the_hub_of_hugging_face(tmp_path: Path) -> None:
+    library = pytest.importorskip("safetensors.torch", reason="needs the extra safetensors")
+    model, x = net("torch-demos__mnist_convnet"), INPUTS["torch-demos__mnist_convnet"]
+    library.save_model(model, tmp_path / "m.safetensors")
+    other = net("torch-demos__mnist_convnet")
+    nn.init.zeros_(next(other.parameters()))
+    assert library.load_model(other, tmp_path / "m.safetensors") == (set(), [])
+    torch.testing.assert_close(other(x), model(x), rtol=0, atol=0)
+    hub = pytest.importorskip("huggingface_hub", reason="needs huggingface_hub")
+
+    class Lenet(nn.Module, hub.PyTorchModelHubMixin):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net("torch-demos__mnist_convnet")
+
+    Lenet().save_pretrained(tmp_path / "hub")
+    torch.testing.assert_close(Lenet.from_pretrained(tmp_path / "hub").net(x), model(x), rtol=0, atol=0)
+
+
+def test_accelerate() -> None:
+    accelerate = pytest.importorskip("accelerate", reason="needs the extra recipes")
+    model, x = net("torch-demos__mnist_convnet").train(), INPUTS["torch-demos__mnist_convnet"]
+    accelerator = accelerate.Accelerator(cpu=True)
+    model, optimizer = accelerator.prepare(model, torch.optim.SGD(model.parameters(), 0.01))
+    before = model(x).detach()
+    accelerator.backward(model(x).square().sum())
+    optimizer.step()
+    assert not torch.equal(model(x), before)

@@ -10,20 +10,24 @@ T = TypeVar("T")
 
 
 def says_where_indices_start(forward: Callable[..., T]) -> Callable[..., T]:
-    """Adds to an ``IndexError`` of a method of a module with ``index_base`` what Torch7's users need to know."""
+    """Adds to the error for an index outside a module with ``index_base`` what Torch7's users need to know."""
 
     @wraps(forward)
     def explained(self: Any, *args: Any) -> T:
         try:
             return forward(self, *args)
-        except IndexError as error:
-            raise IndexError(f"{error}: {where_indices_start(self.index_base)}") from error
+        except (IndexError, RuntimeError) as error:
+            if not isinstance(error, IndexError) and "lass values must be" not in str(error):  # of F.one_hot
+                raise
+            rows = getattr(self, "num_embeddings", None) or getattr(self, "out_features", None) or self.size
+            raise IndexError(f"{error}: {where_indices_start(self.index_base, rows)}") from error
 
     return explained
 
 
-def where_indices_start(base: int) -> str:
-    """``indices start at 1 … index_base=0``."""
+def where_indices_start(base: int, rows: int) -> str:
+    """``indices start at 1 and end at … index_base=0``."""
+    last = base + rows - 1
     if base == 0:
-        return "indices start at 0, as index_base=0 says"
-    return f"indices start at {base}, as in Lua; load(…, index_base=0) makes them start at 0"
+        return f"indices start at 0, as index_base=0 says, and end at {last}"
+    return f"indices start at {base}, as in Lua, and end at {last}; load(…, index_base=0) makes them start at 0"

@@ -13,6 +13,7 @@ from dpnn_bridge.conversion.lua_class import LuaClass, ParameterSite, empty_tabl
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.modules.nn.indices import says_where_indices_start
 from dpnn_bridge.objects import LuaObject, LuaTensor
 
 
@@ -35,6 +36,7 @@ class OneHot(nn.Module):
         super().__init__()
         self.size, self.index_base, self.dtype = size, index_base, dtype
 
+    @says_where_indices_start
     def forward(self, input: Tensor) -> Tensor:
         return F.one_hot(input.long() - self.index_base, self.size).to(self.dtype)
 

@@ -1,0 +1,99 @@
+"""What a model takes: sizes of an input that runs through it, worked out from its first layers and tried."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+from time import perf_counter
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.modules.nn.nngraph import GModule
+from dpnn_bridge.modules.rnn.memory import forget
+
+#: heights and widths that published nets take, the cheapest first
+SIDES = (32, 28, 64, 96, 128, 224, 227, 231, 256, 299)
+#: seconds after which no other input is tried
+LONGEST = 2.0
+
+Sizes = tuple[int, ...]
+
+
+def input_shapes(module: nn.Module) -> list[str]:
+    """An input that the module takes, as ``--input`` takes it: one shape, or one for each element of a list.
+
+    Empty when none is found. The module runs in evaluation mode; what its recurrent modules remember is gone.
+    """
+    was = {m: m.training for m in module.modules()}
+    module.eval()
+    started = perf_counter()
+    try:
+        for shapes in _candidates(module):
+            if perf_counter() - started > LONGEST:
+                break
+            if _runs(module, shapes):
+                return [f"{'x'.join(map(str, size))}{':int64' if counts else ''}" for size, counts in shapes]
+    finally:
+        for m, training in was.items():
+            m.training = training
+        forget(module)
+    return []
+
+
+def _runs(module: nn.Module, shapes: list[tuple[Sizes, bool]]) -> bool:
+    dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
+    values = [torch.ones(size, dtype=torch.int64 if counts else dtype) for size, counts in shapes]
+    forget(module)
+    try:
+        with torch.no_grad():
+            output = module(values if len(values) > 1 else values[0])
+    except Exception:
+        return False
+    # a View makes several samples of a larger image
+    samples = [v.shape[0] for v in values if v.dim() > 1]
+    return not isinstance(output, Tensor) or len(output) in samples or output.dim() < 2 or values[0].dim() == 1
+
+
+def _candidates(module: nn.Module) -> Iterator[list[tuple[Sizes, bool]]]:
+    """Inputs worth trying, the likeliest first: sizes, and whether the elements are indices."""
+    count = next((m.num_inputs for m in _firsts(module) if isinstance(m, GModule)), 1)
+    one = list(_single(module))
+    if count == 1:
+        yield from ([candidate] for candidate in one)
+    else:  # states beside it are as wide as what the linear layers take
+        widths = dict.fromkeys(m.in_features for m in module.modules() if isinstance(m, nn.Linear))
+        for (size, counts), width in product([((1,), True), *one], widths):
+            yield [(size, counts), *[((1, width), False)] * (count - 1)]
+
+
+def _firsts(module: nn.Module) -> Iterator[nn.Module]:
+    """The module, its first child, and so on."""
+    yield module
+    for child in module.children():
+        yield from _firsts(child)
+        return
+
+
+def _single(module: nn.Module) -> Iterator[tuple[Sizes, bool]]:
+    leaves = [m for m in module.modules() if not list(m.children())]
+    first = next(
+        (m for m in leaves if any(True for _ in m.parameters(recurse=False)) or hasattr(m, "index_base")), None
+    )
+    if hasattr(first, "index_base") or isinstance(first, nn.Embedding):
+        yield from (((1, 9), True), ((9, 1), True), ((9,), True), ((1,), True))
+    convolution = next((m for m in leaves if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))), None)
+    if convolution is not None:
+        if convolution is first and isinstance(convolution, nn.ConvTranspose2d):
+            yield (1, convolution.in_channels, 1, 1), False
+        yield from (((1, convolution.in_channels, side, side), False) for side in SIDES)
+    for layer in leaves:
+        if isinstance(layer, nn.Linear):
+            yield (1, layer.in_features), False
+            break
+    if isinstance(volume := next((m for m in leaves if isinstance(m, nn.Conv3d)), None), nn.Conv3d):
+        yield (1, volume.in_channels, 16, 112, 112), False
+    width = getattr(first, "input_size", None) or getattr(first, "in_channels", None)
+    if isinstance(width, int):
+        yield from (((9, 1, width), False), ((1, 100, width), False), ((1, width, 100), False))
+    yield from (((1, channels, side, side), False) for side, channels in product(SIDES[:4], (1, 3)))
