@@ -29,7 +29,7 @@ from dpnn_bridge.files import load_with_report
 from dpnn_bridge.loaders.origin import LocalFile, Origin, local_file
 from dpnn_bridge.loaders.t7_reader import read_all, read_local
 from dpnn_bridge.modules.inputs import input_shapes
-from dpnn_bridge.objects import LuaObject, LuaTable
+from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
 
 #: layers, and entries beside the models, that are listed
 LAYERS, ENTRIES = 14, 8
@@ -257,7 +257,8 @@ def _next(found: Summary, name: str, root: Any) -> None:
     if not found.models:
         if (other := named_file(root)) is not None:
             found.next.append(f"dpnn-inspect {shlex.quote(str(PurePath(name).parent / PurePath(other[1]).name))}")
-        found.next.append(f"dpnn-convert {quoted} {stem}.npz      # or .safetensors, .json, .pt")
+        best = ".npz      # or .safetensors, .json, .pt" if _holds_tensors(root) else ".json     # or .npz, .pt"
+        found.next.append(f"dpnn-convert {quoted} {stem}{best}")
         return
     first = found.models[0]
     key = f" --key {shlex.quote(first.key)}" if first.key and len(found.models) > 1 else ""
@@ -266,6 +267,14 @@ def _next(found: Summary, name: str, root: Any) -> None:
         found.next.append(f"dpnn-convert {quoted} {stem}.pt{key} {both}")
     else:
         found.next.append(f"dpnn-convert {quoted} {stem}.pt{key}")
+
+
+def _holds_tensors(value: Any, depth: int = 4) -> bool:
+    """Whether a tensor stands within so many levels of a value."""
+    if isinstance(value, (LuaTable, LuaObject)) and depth:
+        fields = value.fields if isinstance(value, LuaObject) else value
+        return any(_holds_tensors(v, depth - 1) for v in fields.values())
+    return isinstance(value, (LuaTensor, LuaStorage))
 
 
 def _stem(name: str) -> str:
@@ -286,8 +295,9 @@ def lines(found: Summary) -> Iterator[tuple[str, str]]:
         size = (
             f"{model.parameters:,} parameters ({format_bytes(model.bytes)} of {', '.join(model.dtypes) or 'nothing'})"
         )
+        modules = f"{model.modules} module{'s' * (model.modules != 1)}"
         yield "", ""
-        yield "bold green", f"model{f' {model.key}' if model.key else ''}: {model.lua}, {model.modules} modules, {size}"
+        yield "bold green", f"model{f' {model.key}' if model.key else ''}: {model.lua}, {modules}, {size}"
         yield ("red" if model.unsupported or model.problem else "green"), model.supported
         if i == 0:
             yield from (("", line) for line in _table(model.layers))

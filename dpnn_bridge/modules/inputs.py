@@ -50,9 +50,9 @@ def _runs(module: nn.Module, shapes: list[tuple[Sizes, bool]]) -> bool:
             output = module(values if len(values) > 1 else values[0])
     except Exception:
         return False
-    # a View makes several samples of a larger image
-    samples = [v.shape[0] for v in values if v.dim() > 1]
-    return not isinstance(output, Tensor) or len(output) in samples or output.dim() < 2 or values[0].dim() == 1
+    if not isinstance(output, Tensor) or output.dim() < 2 or values[0].dim() in (1, 3):
+        return True
+    return len(output) in [v.shape[0] for v in values if v.dim() > 1]  # a View makes several samples of a larger image
 
 
 def _candidates(module: nn.Module) -> Iterator[list[tuple[Sizes, bool]]]:
@@ -96,4 +96,6 @@ def _single(module: nn.Module) -> Iterator[tuple[Sizes, bool]]:
     width = getattr(first, "input_size", None) or getattr(first, "in_channels", None)
     if isinstance(width, int):
         yield from (((9, 1, width), False), ((1, 100, width), False), ((1, width, 100), False))
-    yield from (((1, channels, side, side), False) for side, channels in product(SIDES[:4], (1, 3)))
+    images = [(channels, side, side) for side, channels in product(SIDES, (3, 1))]
+    yield from (((1, *image), False) for image in images)
+    yield from ((image, False) for image in images)  # layers of old take one image at a time

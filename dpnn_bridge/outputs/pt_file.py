@@ -88,6 +88,12 @@ def read(path: Path, name: str = "") -> Any:
         found = records(path, source)
         return _Loader(source, found).load()
     except (zipfile.BadZipFile, NotImplementedError) as error:
+        with open(path, "rb") as file:
+            pickled = file.read(2) == b"\x80\x02"
+        if pickled:
+            raise NotT7Error(
+                f"{name}: a pickle, as PyTorch before 1.6 wrote; torch.load reads it, dpnn_bridge what it wrote itself"
+            ) from error
         raise NotT7Error(f"{name}: is no file that torch.save wrote: {error}") from error
     except (_DamagedError, struct.error, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
         reason = str(error) if isinstance(error, _DamagedError) else f"{type(error).__name__}: {error}"

@@ -64,7 +64,11 @@ def test_data_unknown_classes_and_several_objects(tmp_path: Path) -> None:
     write_t7(tmp_path / "d.t7", LuaTable({"x": 1}))
     text = run(inspect_command, tmp_path / "d.t7").stdout
     assert "a table of 1, no model" in text
-    assert "d.npz" in text
+    assert "d.json" in text
+    dpnn_bridge.write_t7(tmp_path / "d.t7", {"x": {"y": torch.zeros(2)}})
+    assert "d.npz" in run(inspect_command, tmp_path / "d.t7").stdout
+    torch.save({"x": 1}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    assert "as PyTorch before 1.6 wrote" in run(inspect_command, tmp_path / "old.pth").output
     unknown = LuaObject("nn.Mystery", LuaTable({"gradInput": 1}))
     write_t7(tmp_path / "u.t7", unknown)
     assert "NOT supported: nn.Mystery" in run(inspect_command, tmp_path / "u.t7").stdout
@@ -103,8 +107,6 @@ def test_addresses_and_pipes(tmp_path: Path) -> None:
         (LENET, "out.foo"),
         (LENET, "out.pt", "--jobs", "-3"),
         (LENET, "-"),
-        (LENET, "https://example.org/out.pt"),
-        ("https://example.org/a.t7", "--out-dir", "x"),
         (LENET, "out.pt", "--dynamic"),
         (LENET, "out.onnx", "--input", "1xx"),
         (LENET, "out.onnx", "--opset", "1"),

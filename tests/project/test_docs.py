@@ -1,14 +1,17 @@
 """What README and docs show works: marked blocks run, generated pages are current, links lead somewhere.
 
 A block is run when the line above it is ``<!-- runs -->``, or ``<!-- runs: exit 4 -->``; ``<!-- file: NAME -->`` writes
-the block to a file; ``<!-- not run: why -->`` is for the rest. In README, quickstart and how-to pages every block of
-commands or Python has one of them. Blocks of one page run in order, in a folder with copies of the files that the docs
-speak of.
+the block to a file; ``<!-- not run: why -->`` is for the rest. In README, quickstart, how-to pages and recipes every
+block of commands or Python has one of them. ``<!-- prints -->`` stands above what the Python before it prints
+(``mostly``: half of the lines at least, where sampling may differ between builds of PyTorch); pictures that recipes
+write equal those in ``docs/images/recipes``. ``<!-- runs: needs PACKAGE -->`` is left out where that is missing. Blocks
+of one page run in order, in a folder with copies of the files that the docs speak of.
 """
 
 from __future__ import annotations
 
 import gzip
+import importlib.util
 import os
 import re
 import shutil
@@ -18,6 +21,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from conftest import FIXTURES
@@ -29,9 +33,16 @@ from dpnn_bridge.outputs.verification import TRACING
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-GUIDES = [ROOT / "README.md", ROOT / "docs" / "quickstart.md", *sorted((ROOT / "docs" / "how-to").glob("*.md"))]
+GUIDES = [
+    ROOT / "README.md",
+    ROOT / "docs" / "quickstart.md",
+    *sorted((ROOT / "docs" / "how-to").glob("*.md")),
+    *sorted((ROOT / "docs" / "recipes").glob("*.md")),
+]
+PICTURES = ROOT / "docs" / "images" / "recipes"
 BLOCK = re.compile(
-    r"(?:<!-- (runs|file|not run)(?:: (.*?))? -->\n+)?^(?:```(\w*)\n([\s\S]*?)^```|((?<=\n\n)(?:    .*\n)+))", re.M
+    r"(?:<!-- (runs|file|not run|prints)(?:: (.*?))? -->\n+)?^(?:```(\w*)\n([\s\S]*?)^```|((?<=\n\n)(?:    .*\n)+))",
+    re.M,
 )
 
 #: name in the docs -> file
@@ -93,8 +104,10 @@ def test_every_block_of_a_guide_runs_or_says_why_not(page: Path) -> None:
     "page", [p for p in PAGES if any(b.kind == "runs" for b in blocks(p))], ids=lambda p: str(p.relative_to(ROOT))
 )
 def test_marked_blocks_run(page: Path, tmp_path: Path, scripts: Path) -> None:
-    if page.name == "onnx.md" and torch.__version__ < TRACING:
+    if page.name in ("onnx.md", "coreml.md") and torch.__version__ < TRACING:
         pytest.skip(f"needs PyTorch {TRACING}")
+    if any("from PIL" in b.text for b in blocks(page)):
+        pytest.importorskip("PIL", reason="needs the extra recipes")
     work = tmp_path / "work"
     (work / "checkpoints").mkdir(parents=True)
     for name, source in FILES.items():
@@ -105,21 +118,44 @@ def test_marked_blocks_run(page: Path, tmp_path: Path, scripts: Path) -> None:
         (work / name).symlink_to(ROOT / name)
     path = f"{scripts}{os.pathsep}{os.environ['PATH']}"
     env = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    marked = [b for b in blocks(page) if b.kind in ("runs", "file")]
-    program = ""
+    marked = [b for b in blocks(page) if b.kind in ("runs", "file", "prints") and is_there(b)]
+    program = printed = ""
     for is_python, group in groupby(marked, key=lambda b: b.kind == "runs" and b.language == "python"):
         if is_python:  # in one go with what the page ran before
             program += "".join(b.text for b in group)
-            run([sys.executable, "-c", program], work, env, 0)
+            printed = run([sys.executable, "-c", program], work, env, 0)
             continue
         for block in group:
+            if block.kind == "prints":
+                lines = block.text.rstrip().split("\n")
+                missing = [line for line in lines if line not in printed.split("\n")]
+                assert len(missing) <= (len(lines) // 2 if block.argument == "mostly" else 0), printed
+                continue
             if block.kind == "file":
                 (work / block.argument).write_text(block.text)
                 continue
             expected = int(block.argument.removeprefix("exit ")) if block.argument else 0
             for command, shown in commands(block):
-                printed = without_seconds(run(["bash", "-c", command], work, env, expected))
-                assert not [line for line in shown if without_seconds(line) not in printed]
+                said = without_seconds(run(["bash", "-c", command], work, env, expected))
+                assert not [line for line in shown if without_seconds(line) not in said]
+    for picture in work.glob("*.png"):
+        assert_looks_like(picture, PICTURES / picture.name)
+
+
+def is_there(block: Block) -> bool:
+    """Whether the package that a block needs is installed."""
+    needs = block.argument.removeprefix("needs ") if block.argument.startswith("needs ") else ""
+    return not needs or importlib.util.find_spec(needs) is not None
+
+
+def assert_looks_like(picture: Path, committed: Path) -> None:
+    from PIL import Image
+
+    if os.environ.get("DPNN_WRITE_PICTURES"):
+        committed.write_bytes(picture.read_bytes())
+    with Image.open(picture) as one, Image.open(committed) as other:
+        assert one.size == other.size
+        assert np.abs(np.asarray(one, float) - np.asarray(other, float)).mean() < 2
 
 
 def run(command: list[str], folder: Path, env: dict[str, str], expected: int) -> str:
