@@ -17,7 +17,6 @@ document.addEventListener("DOMContentLoaded", () => {
       hits += found;
     }
     document.querySelector(".support-none").hidden = hits > 0;
-    history.replaceState(null, "", input.value ? `?class=${encodeURIComponent(input.value)}` : location.pathname);
   };
   input.addEventListener("input", search);
   input.value = new URLSearchParams(location.search).get("class") ?? "";

@@ -139,3 +139,22 @@ def test_samples_are_drawn(browser: Any, tmp_path: Path, sample: str) -> None:
     html.write_text(page(model_graph(dpnn_bridge.load(path)), sample, source=path), encoding="utf-8")
     opened(browser, html)
     assert browser.execute_script(COUNT) > 1
+
+
+def test_support_page_is_searched_from_a_file(browser: Any, tmp_path: Path) -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    body, script = (docs / "support.md").read_text(), (docs / "support.js").read_text()
+    page = tmp_path / "support.html"
+    page.write_text(f"<!doctype html><meta charset=utf-8><body>{body}<script>{script}</script>", encoding="utf-8")
+    shown = "return [...document.querySelectorAll('details.support tbody tr')].filter(r => r.offsetHeight).length"
+    browser.get(page.as_uri())
+    assert browser.execute_script(shown) == 0  # closed sections
+    field = browser.find_element("css selector", ".support-search input")
+    field.send_keys("spatialconvolution cudnn")
+    rows = browser.execute_script(shown)
+    assert 0 < rows < 20
+    field.send_keys(" nonsense")
+    assert browser.execute_script(shown) == 0
+    assert browser.find_element("css selector", ".support-none").is_displayed()
+    browser.get(f"{page.as_uri()}?class=onmt.Decoder")
+    assert browser.execute_script(shown) > 0
