@@ -16,7 +16,7 @@ import torch
 from conftest import tracing
 from networks import cyclegan, resnet20
 from samples import SAMPLES
-from test_sharing import linear, sequential, storage, view
+from test_sharing import linear, sequential, storage, view  # pyright: ignore[reportMissingImports]
 from torch import nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -194,7 +194,7 @@ def test_static_and_weight_only_quantization(build: Any, shape: Any, fused: Any)
 def test_single_samples_are_torch7s_although_the_layer_is_stock() -> None:
     model = to_torch(to_lua(nn.Sequential(nn.BatchNorm2d(3))))
     layer: Any = model[0]  # type: ignore[index]
-    assert type(layer) is nn.BatchNorm2d
+    assert type(model[0]) is nn.BatchNorm2d  # type: ignore[index]
     layer.running_mean.fill_(2)
     x = torch.randn(1, 3, 5, 5)
     expected = (x - 2) / (1 + layer.eps) ** 0.5
@@ -355,7 +355,7 @@ def test_surgery_on_the_state_dict(name: str, tmp_path: Path) -> None:
 def test_features_of_inner_layers() -> None:
     model, x = net("torch-demos__mnist_convnet"), INPUTS["torch-demos__mnist_convnet"]
     assert isinstance(model, nn.Sequential)
-    seen: list[torch.Tensor] = []
+    seen: list[Any] = []
     model[2].register_forward_hook(lambda m, args, output: seen.append(output))
     model(x)
     torch.testing.assert_close(model[:3](x), seen[0])
