@@ -14,6 +14,7 @@ from __future__ import annotations
 import struct
 from typing import Any
 
+from dpnn_bridge.loaders.collisions import SAFE
 from dpnn_bridge.loaders.framings import FRAMINGS
 from dpnn_bridge.loaders.reader import (
     BOOLEAN,
@@ -84,7 +85,7 @@ class FastReader(Reader):
         head, unpack_number, unpack_boolean, unpack_table = unpack.head, unpack.number, unpack.boolean, unpack.table
         unpack_strings, unpack_version, unpack_classes = unpack.strings, unpack.version, unpack.classes
         known, new = strings.get, object.__new__
-        referenced, max_depth, max_objects = self.referenced, self.max_depth, self.max_objects
+        referenced, max_depth, looked_at, parts = self.referenced, self.max_depth, self.looked_at, self.parts
         count, low, high = self.count, -float(LARGEST_EXACT), float(LARGEST_EXACT)
 
         root: dict[Any, Any] = {}
@@ -139,8 +140,8 @@ class FastReader(Reader):
                         if referenced:
                             memo[n] = value
                         count += 1
-                        if count > max_objects:
-                            self.check_limits(0, count)
+                        if count > looked_at:
+                            looked_at = self.check_count(count)
                         pos += 12
                         n = following
                         if size:
@@ -163,6 +164,7 @@ class FastReader(Reader):
                             value, frame = self.value()
                             code, n = stream.head(head)
                             buffer, pos, end, count = stream.buffer, stream.at, stream.size - stream.base, self.count
+                            looked_at = self.looked_at
                         else:
                             value, table = new(LuaObject), new(LuaTable)
                             value.class_name, value.version, value.header, value.payload = name, 1, (), table
@@ -170,6 +172,8 @@ class FastReader(Reader):
                             if referenced:
                                 memo[n], memo[index] = value, table
                             count += 2
+                            if count > looked_at:
+                                looked_at = self.check_count(count)
                             self._last_class = name
                             pos += 31 + size
                             code, n = following
@@ -180,6 +184,8 @@ class FastReader(Reader):
                             self.check_limits(len(stack), count)
                         stack.append((contents, left, key, owner))
                         contents, left, key, owner = frame
+                        if left > SAFE:
+                            left = parts.first(contents, left)
                         continue
 
                     while True:  # hand the complete value to its owner, and an owner that it completes to the next one
@@ -201,6 +207,8 @@ class FastReader(Reader):
                             key = NO_KEY
                             left -= 1
                             if left:
+                                break
+                            if parts.open and (left := parts.next(contents)):
                                 break
                         if not stack:
                             if pos > end:

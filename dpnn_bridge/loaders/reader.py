@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from dpnn_bridge.base.display import printable
 from dpnn_bridge.base.graph import key_text
 from dpnn_bridge.errors import T7FormatError, T7LimitError
+from dpnn_bridge.loaders.collisions import SAFE, Collisions, Parts, part_of
 from dpnn_bridge.loaders.framings import FRAMINGS
 from dpnn_bridge.loaders.stream import LimitError, StreamError
 from dpnn_bridge.objects import _BOOLEAN_KEYS, LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype
@@ -69,6 +70,8 @@ class Reader:
         self.storages: list[LuaStorage] = []
         self.memo: dict[int, Any] = {}
         self.count = 0
+        self.parts, self._indices = Parts(), Collisions()
+        self.looked_at = min(max_objects, SAFE)  # the number of objects at which check_count is asked
         self._stack: list[Frame] = []
         self._start = 0
         self._last_class = ""
@@ -107,6 +110,8 @@ class Reader:
                     self.check_limits(len(stack), self.count)
                     stack.append((contents, left, key, owner))
                     contents, left, key, owner = frame
+                    if left > SAFE:
+                        left = self.parts.first(contents, left)
                     continue
                 while True:  # hand the complete value to its owner, and an owner that it completes to the next one
                     if key is NO_KEY:
@@ -120,6 +125,8 @@ class Reader:
                         key = NO_KEY
                         left -= 1
                         if left:
+                            break
+                        if self.parts.open and (left := self.parts.next(contents)):
                             break
                     if not stack:
                         return root.get(1)
@@ -135,6 +142,14 @@ class Reader:
             raise LimitError(f"objects are nested deeper than {self.max_depth} (max_depth)")
         if count > self.max_objects:
             raise LimitError(f"more than {self.max_objects} objects (max_objects)")
+
+    def check_count(self, count: int) -> int:
+        """Raise when there are too many objects, or their indices collide; the number at which to ask again."""
+        self.check_limits(0, count)
+        part = part_of(count)
+        self._indices.check(self.memo, part)
+        self.looked_at = min(self.max_objects, count + part)
+        return self.looked_at
 
     def value(self) -> tuple[Any, Frame | None]:
         """The value that begins here, and the frame for its contents if they are still to be read."""
@@ -170,7 +185,8 @@ class Reader:
     def register(self, index: int, value: Any) -> None:
         """Remember a compound value under its index."""
         self.count += 1
-        self.check_limits(0, self.count)
+        if self.count > self.looked_at:
+            self.check_count(self.count)
         if self.referenced:
             self.memo[index] = value
 

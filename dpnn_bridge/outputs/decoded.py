@@ -7,12 +7,14 @@ Every reference, size, view and type is checked before an object is made of it, 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dpnn_bridge.loaders.collisions import SAFE, Collisions
 from dpnn_bridge.loaders.reader import LARGEST_EXACT, MAX_DIMENSIONS, check_view
 from dpnn_bridge.loaders.stream import StreamError
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype
@@ -57,7 +59,10 @@ class _Decoder:
         self.objects = [self._begun(_of(node, dict, "a node")) for node in self.nodes]
         for node, obj in zip(self.nodes, self.objects, strict=True):
             if isinstance(obj, LuaTable):
-                for pair in _of(node["table"], list, "a table"):
+                collisions = Collisions()
+                for at, pair in enumerate(_of(node["table"], list, "a table")):
+                    if at and at % SAFE == 0:
+                        _checked(collisions.check, obj.entries, SAFE)
                     key, value = _of(pair, list, "an entry of a table")
                     key = self._value(key)
                     if key is None or key != key or isinstance(key, bytes):
@@ -71,10 +76,7 @@ class _Decoder:
                 if storage is not None and (not isinstance(storage, LuaStorage) or storage.dtype != obj.dtype):
                     raise GraphError(f"the storage of a {obj.class_name} is {storage!r:.80}")
                 obj.storage = storage
-                try:
-                    check_view(obj)
-                except StreamError as error:
-                    raise GraphError(str(error)) from None
+                _checked(check_view, obj)
         return self._value(root)
 
     def _begun(self, node: dict[str, Any]) -> Any:
@@ -132,6 +134,14 @@ class _Decoder:
         if type(value) is int and abs(value) <= LARGEST_EXACT:
             return value
         raise GraphError(f"a value is {value!r:.60}")
+
+
+def _checked(check: Callable[..., None], *arguments: Any) -> None:
+    """A check of the .t7 reader, with this reader's error."""
+    try:
+        check(*arguments)
+    except StreamError as error:
+        raise GraphError(str(error)) from None
 
 
 def _of(value: Any, kind: type, what: str) -> Any:

@@ -22,8 +22,10 @@ from torch import Tensor
 
 from dpnn_bridge.base.display import printable, shortened
 from dpnn_bridge.errors import NotT7Error, T7FormatError
+from dpnn_bridge.loaders.collisions import SAFE, Collisions
 from dpnn_bridge.loaders.encoding import check_file
 from dpnn_bridge.loaders.source import FileSource
+from dpnn_bridge.loaders.stream import StreamError
 
 DTYPES = {
     "torch BFloat16Storage": torch.bfloat16,
@@ -95,8 +97,10 @@ def read(path: Path, name: str = "") -> Any:
                 f"{name}: a pickle, as PyTorch before 1.6 wrote; torch.load reads it, dpnn_bridge what it wrote itself"
             ) from error
         raise NotT7Error(f"{name}: is no file that torch.save wrote: {error}") from error
-    except (_DamagedError, struct.error, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
-        reason = str(error) if isinstance(error, _DamagedError) else f"{type(error).__name__}: {error}"
+    except (_DamagedError, StreamError) as error:
+        raise T7FormatError(f"damaged, or more than plain data: {error}", source=name) from error
+    except (struct.error, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {error}"
         raise T7FormatError(f"damaged, or more than plain data: {reason}", source=name) from error
 
 
@@ -139,6 +143,7 @@ class _Loader:
         self.source, self.records = source, found
         self.storages: dict[str, Tensor] = {}
         self.repeated = 0
+        self.large: dict[int, tuple[dict[Any, Any], Collisions]] = {}
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
 
@@ -180,10 +185,7 @@ class _Loader:
             _of(stack[-1], list).extend(parts)
         elif name in ("SETITEM", "SETITEMS"):
             parts = self._since_mark() if name == "SETITEMS" else [stack.pop(), stack.pop()][::-1]
-            for key, value in zip(parts[::2], parts[1::2], strict=True):
-                if type(key) not in (str, int, float, bool):
-                    raise _DamagedError(f"a key is a {type(key).__name__}")
-                _of(stack[-1], dict)[key] = value
+            self._fill(_of(stack[-1], dict), parts)
         elif name == "GLOBAL":
             stack.append(_Name(argument))
         elif name == "BINPERSID":
@@ -195,6 +197,16 @@ class _Loader:
             stack.pop()
         else:
             raise _DamagedError(f"its pickle has the instruction {name}")
+
+    def _fill(self, entries: dict[Any, Any], parts: list[Any]) -> None:
+        if len(entries) + len(parts) > SAFE and id(entries) not in self.large:
+            self.large[id(entries)] = entries, Collisions()
+        for at, (key, value) in enumerate(zip(parts[::2], parts[1::2], strict=True)):
+            if type(key) not in (str, int, float, bool):
+                raise _DamagedError(f"a key is a {type(key).__name__}")
+            if at % SAFE == 0 and id(entries) in self.large:
+                self.large[id(entries)][1].check(entries, SAFE)
+            entries[key] = value
 
     def _since_mark(self) -> list[Any]:
         parts = []

@@ -1,0 +1,95 @@
+"""Tables whose keys were chosen to collide in Python's dict are refused before they cost quadratic time.
+
+CPython hashes numbers without a secret, so that a file can name numbers for which a dict looks at thousands of places.
+Large tables are therefore filled in parts. Before the next part the probes of the last one are counted as CPython makes
+them, unless the keys are 1, 2, 3, … as in an array, which never collide.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Any
+
+from dpnn_bridge.loaders.stream import LimitError
+
+#: so many entries cannot take long whatever their keys are
+SAFE = 1 << 12
+#: places that a dict may look at for each key on average; keys that nobody chose take two or three
+MOST_PROBES = 32
+#: a part and the entries before it have at most so many pairs, so that a part that collides ends soon
+_PAIRS, _SMALLEST = 1 << 26, 1 << 10
+
+
+class Collisions:
+    """The places of a dict that are taken, as CPython (``lookdict`` in ``dictobject.c``) takes them."""
+
+    def __init__(self) -> None:
+        self._seen = 0
+        self._dense = True
+        self._taken = bytearray()
+
+    def check(self, keys: dict[Any, Any], more: int) -> None:
+        """Raises when the keys of a dict, which is to grow by ``more``, collide.
+
+        Raises:
+            LimitError: they do.
+        """
+        count = len(keys)
+        new = list(islice(reversed(keys), max(0, count - self._seen)))[::-1]
+        self._dense = self._dense and new == list(range(self._seen + 1, count + 1))
+        self._seen = count
+        if self._dense:
+            return
+        size = 8
+        while size * 2 // 3 < count + more:
+            size *= 2
+        if size != len(self._taken):
+            self._taken, new = bytearray(size), list(keys)
+        taken, mask, left = self._taken, size - 1, MOST_PROBES * len(new) + SAFE
+        for key in new:
+            rest = hash(key) & 0xFFFFFFFFFFFFFFFF
+            place = rest & mask
+            while taken[place]:
+                rest >>= 5
+                place = (place * 5 + rest + 1) & mask
+                left -= 1
+                if not left:
+                    raise LimitError(f"the keys of a table of {count} entries were chosen to collide")
+            taken[place] = 1
+
+
+class Parts:
+    """Large tables that are being filled.
+
+    Attributes:
+        open: identity of a dict -> how many entries are to come, and its places.
+    """
+
+    def __init__(self) -> None:
+        self.open: dict[int, tuple[int, Collisions]] = {}
+
+    def first(self, entries: dict[Any, Any], count: int) -> int:
+        """How many of a table's entries are read before :meth:`next` is asked."""
+        if count > SAFE:
+            self.open[id(entries)] = count - SAFE, Collisions()
+        return min(count, SAFE)
+
+    def next(self, entries: dict[Any, Any]) -> int:
+        """How many are read now; 0 when all are there.
+
+        Raises:
+            LimitError: the keys so far collide.
+        """
+        if id(entries) not in self.open:
+            return 0
+        left, collisions = self.open.pop(id(entries))
+        part = min(left, part_of(len(entries)))
+        collisions.check(entries, part)
+        if left:
+            self.open[id(entries)] = left - part, collisions
+        return part
+
+
+def part_of(count: int) -> int:
+    """How many keys a dict of ``count`` entries may take before it is looked at again."""
+    return max(_SMALLEST, _PAIRS // max(count, 1))
