@@ -38,13 +38,14 @@ class Collisions:
         new = list(islice(reversed(keys), max(0, count - self._seen)))[::-1]
         self._dense = self._dense and new == list(range(self._seen + 1, count + 1))
         self._seen = count
-        if self._dense:
+        new = [] if self._dense else [key for key in new if type(key) is not str]  # whose hash has a secret
+        if not new:
             return
         size = 8
         while size * 2 // 3 < count + more:
             size *= 2
         if size != len(self._taken):
-            self._taken, new = bytearray(size), list(keys)
+            self._taken, new = bytearray(size), [key for key in keys if type(key) is not str]
         taken, mask, left = self._taken, size - 1, MOST_PROBES * len(new) + SAFE
         for key in new:
             rest = hash(key) & 0xFFFFFFFFFFFFFFFF

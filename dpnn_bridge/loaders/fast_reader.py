@@ -12,6 +12,7 @@ the file ends, ``struct.error`` is raised before anything was changed, the windo
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 from dpnn_bridge.loaders.collisions import SAFE
@@ -33,13 +34,16 @@ from dpnn_bridge.loaders.reader import (
     table_key,
     text,
 )
+from dpnn_bridge.loaders.runs import SHORT, Runs
 from dpnn_bridge.loaders.stream import BinaryStream, StreamError
 from dpnn_bridge.objects import LuaObject, LuaTable, element_dtype
 
-#: Strings of fewer bytes have an unpacker of their own.
-_SHORT = 256
 #: Strings that are decoded and kept only once; most files repeat a few hundred.
 _KEPT_STRINGS = 100_000
+#: Tables of more pairs are looked at for runs.
+_RUN = 16
+#: A run that comes so near to the end of the window, and a little further than the longest pair, goes on behind it.
+_LOOKAHEAD = 512
 
 
 class _Unpackers:
@@ -50,11 +54,11 @@ class _Unpackers:
         self.number = struct.Struct(f"{order}4xdii").unpack_from
         self.boolean = struct.Struct(f"{order}8xii").unpack_from
         self.table = struct.Struct(f"{order}8xiii").unpack_from  # number of pairs, head
-        self.strings = {n: struct.Struct(f"{order}8x{n}sii").unpack_from for n in range(_SHORT)}
+        self.strings = {n: struct.Struct(f"{order}8x{n}sii").unpack_from for n in range(SHORT)}
         #: length of the version, the version, length of the class name
         self.version = struct.Struct(f"{order}8xi3si").unpack_from
         #: class name, head of a table, number of its pairs, head
-        self.classes = [struct.Struct(f"{order}19x{n}siiiii").unpack_from for n in range(_SHORT)]
+        self.classes = [struct.Struct(f"{order}19x{n}siiiii").unpack_from for n in range(SHORT)]
 
 
 _UNPACKERS = {"<": _Unpackers("<"), ">": _Unpackers(">")}
@@ -78,6 +82,7 @@ class FastReader(Reader):
         super().__init__(stream, **options)
         self._strings: dict[bytes, str] = {}
         self._plain = _PlainClasses()
+        self._runs = Runs(stream.order, self._shared)
 
     def _read(self, stack: list[Frame]) -> Any:
         stream, memo, strings, plain = self.stream, self.memo, self._strings, self._plain
@@ -155,7 +160,7 @@ class FastReader(Reader):
                         name = None
                         if code == TORCH and n not in memo:
                             length, version, size = unpack_version(buffer, pos)
-                            if length == 3 and version == b"V 1" and 0 <= size < _SHORT:
+                            if length == 3 and version == b"V 1" and 0 <= size < SHORT:
                                 raw, table, index, pairs, *following = unpack_classes[size](buffer, pos)
                                 if table == TABLE and index not in memo:
                                     name = plain[raw]
@@ -186,6 +191,10 @@ class FastReader(Reader):
                         contents, left, key, owner = frame
                         if left > SAFE:
                             left = parts.first(contents, left)
+                        if left > _RUN and key is NO_KEY:
+                            pos, left = self._run(contents, left, pos)
+                            buffer, end = stream.buffer, stream.size - stream.base
+                            code, n = head(buffer, pos)
                         continue
 
                     while True:  # hand the complete value to its owner, and an owner that it completes to the next one
@@ -209,6 +218,9 @@ class FastReader(Reader):
                             if left:
                                 break
                             if parts.open and (left := parts.next(contents)):
+                                pos, left = self._run(contents, left, pos)
+                                buffer, end = stream.buffer, stream.size - stream.base
+                                code, n = head(buffer, pos)
                                 break
                         if not stack:
                             if pos > end:
@@ -225,3 +237,27 @@ class FastReader(Reader):
                 self._start = stream.base + pos
                 stack.append((contents, left, key, owner))
                 raise
+
+    def _run(self, entries: dict[Any, Any], left: int, pos: int) -> tuple[int, int]:
+        """Reads the pairs of a long table that are a run, but not the last one; the window moves on.
+
+        Returns:
+            Where the next pair begins in the window, and how many pairs are left.
+        """
+        stream = self.stream
+        while left > _RUN:
+            pos, count = self._runs.read(entries, left - 1, stream.buffer, pos)
+            left -= count
+            if not count or pos + _LOOKAHEAD < len(stream.buffer) or pos + _LOOKAHEAD > stream.size - stream.base:
+                break
+            stream.at = pos
+            stream.refill(_LOOKAHEAD)
+            pos = 0
+        return pos, left
+
+    def _shared(self, raws: Sequence[bytes]) -> list[str]:
+        """Strings of which some occur several times."""
+        strings, known = self._strings, self._strings.get
+        for raw in set(raws) - strings.keys() if len(strings) < _KEPT_STRINGS else ():
+            strings[raw] = text(raw)
+        return [known(raw) or text(raw) for raw in raws]
