@@ -146,7 +146,7 @@ def _split_url(url: str) -> tuple[str, PurePath]:
 
 def _check_targets(targets: Iterable[Place], sources: Sequence[Place]) -> None:
     for target in targets:
-        if isinstance(target, Path) and target.is_file():
+        if isinstance(target, Path) and os.path.isfile(target):
             check_output(target, True, [s for s in sources if isinstance(s, Path)])
 
 
@@ -244,7 +244,7 @@ def _present(task: Task, line: Line | None, options: dict[str, Any]) -> Outcome:
     from dpnn_bridge.files import is_converted, origin_text
     from dpnn_bridge.loaders.origin import local_file
 
-    is_file = isinstance(task.target, str) or task.target.is_file()
+    is_file = isinstance(task.target, str) or os.path.isfile(task.target)
     proof: dict[str, Any] = {}
     if is_file and options.get("checksum"):
         with local_file(task.source) as source, local_file(task.target, unpack=False) as target:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Sequence
@@ -21,8 +22,8 @@ def load_plugins(plugins: Sequence[StrPath]) -> None:
         ConversionError: a file is missing, or raises when it runs.
     """
     for plugin in plugins:
-        path = Path(plugin).resolve()
-        if not path.is_file():
+        path = Path(os.path.realpath(plugin))  # resolve() raises for links in a circle
+        if not os.path.isfile(path):
             raise ConversionError(f"plugin {plugin}: no such file")
         with _lock:
             if path not in _loaded_plugins:

@@ -230,7 +230,7 @@ def _check_pair(files: Sequence[Any], to: str | None) -> None:
     source, target = files
     if target == "-" and not to:
         raise click.UsageError("OUT is -: say the format with --to")
-    if isinstance(source, Path) and isinstance(target, Path) and source.resolve() == target.resolve():
+    if isinstance(source, Path) and isinstance(target, Path) and os.path.realpath(source) == os.path.realpath(target):
         raise click.UsageError("IN and OUT are the same file")
     kind = PurePath(target).suffix
     if target != "-" and not to and kind not in (*OUTPUTS, ".json"):

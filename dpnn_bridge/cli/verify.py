@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -198,7 +199,7 @@ def _verify_manifest(
 
     with steps(quiet or as_json) as progress, executor_of(jobs, dask) as executor:
         done = []
-        plugins = tuple(str(p.resolve()) for p in plugin)
+        plugins = tuple(os.path.realpath(p) for p in plugin)
         for checked in check_manifest(path, executor=executor, plugins=plugins):
             done.append(checked)
             progress(f"{len(done)} files checked")

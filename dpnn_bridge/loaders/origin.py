@@ -78,7 +78,7 @@ def local_file(origin: Origin, sha256: str | None = None, *, unpack: bool = True
         else:
             opened = io.BytesIO(origin) if isinstance(origin, (bytes, bytearray, memoryview)) else origin
             path = _copy(opened, Path(folder, _base(name)))
-        if path.is_file():
+        if os.path.isfile(path):  # is_file() raises for a name that is too long
             if sha256 is not None:
                 _check_sum(path, sha256, name)
             path = _unpacked(path, Path(folder), name) if unpack else path

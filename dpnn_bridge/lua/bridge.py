@@ -90,7 +90,7 @@ class LuaBridge:
             files: Lua files, in order. Their folders are searched by ``require``.
             **options: as for :class:`LuaBridge`.
         """
-        homes = list(dict.fromkeys(Path(f).resolve().parent for f in files))
+        homes = list(dict.fromkeys(Path(os.path.realpath(f)).parent for f in files))
         bridge = cls([*options.pop("lua_path", ()), *homes], **options)
         for file in files:
             bridge.run_file(file)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from dpnn_bridge.base.atomic import StrPath
+from dpnn_bridge.base.boundary import raises
 from dpnn_bridge.base.suffixes import OUTPUTS, PICKLED
 from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.bits import same_bits
@@ -23,8 +24,9 @@ from dpnn_bridge.compare.precision import full_precision
 from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.conversion.options import Options
-from dpnn_bridge.errors import ConversionError, ModelNotFoundError, VerificationError
+from dpnn_bridge.errors import ConversionError, ModelNotFoundError, T7Error
 from dpnn_bridge.files import load_with_report
+from dpnn_bridge.loaders.encoding import check_file
 from dpnn_bridge.objects import LuaTable
 from dpnn_bridge.outputs import suffix_of
 from dpnn_bridge.outputs.verification import traceable
@@ -97,9 +99,9 @@ def _opened(
                 return run_modules(modules, lambda: other(value), given)
 
         return Written(other.state_dict(), run=run)
-    if not path.is_file():
-        raise VerificationError(f"{path}: no such file")
-    return importlib.import_module(f"dpnn_bridge.outputs.{OUTPUTS[suffix]}").opened(path, module)
+    check_file(path)
+    opened = importlib.import_module(f"dpnn_bridge.outputs.{OUTPUTS[suffix]}").opened
+    return raises(T7Error, f"reading {path}")(opened)(path, module)
 
 
 def _loaded(path: Path, options: Options, key: str) -> nn.Module:

@@ -95,7 +95,7 @@ def opened(path: Path, module: nn.Module) -> Written:
     try:
         built = runpy.run_path(str(path))["build"]()
         built.load_state_dict(module.state_dict())
-    except Exception as e:
+    except (Exception, SystemExit) as e:
         raise VerificationError(f"{path} does not build this model: {type(e).__name__}: {e}") from e
     names = {id(m): name for name, m in module.named_modules()}
     pairs = Program(module, Job()).pairs(built.train(module.training))

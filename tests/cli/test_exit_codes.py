@@ -1,0 +1,207 @@
+"""Every command, every kind of bad input, the exit code that its help promises, one line, nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+import dpnn_bridge
+from dpnn_bridge.cli.convert import convert_command
+from dpnn_bridge.cli.inspect import inspect_command
+from dpnn_bridge.cli.lua import lua_command
+from dpnn_bridge.cli.verify import verify_command
+from dpnn_bridge.loaders import dumps, write_t7
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+
+COMMANDS: dict[str, Any] = {
+    "convert": convert_command,
+    "inspect": inspect_command,
+    "lua": lua_command,
+    "verify": verify_command,
+}
+
+
+def linear(scale: float = 1.0) -> LuaObject:
+    weight, bias = (LuaTensor.from_numpy(np.full(shape, scale, np.float32)) for shape in ((2, 3), (2,)))
+    return LuaObject("nn.Linear", LuaTable({"weight": weight, "bias": bias}))
+
+
+def module(name: str, **fields: Any) -> LuaObject:
+    return LuaObject(name, LuaTable(fields))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("inputs")
+    write_t7(home / "good.t7", linear())
+    write_t7(home / "other.t7", linear(2.0))
+    write_t7(home / "data.t7", LuaTable({"x": 1}))
+    write_t7(home / "unknown.t7", module("nn.Nothing"))
+    write_t7(home / "broken.t7", module("nn.SpatialConvolution", nInputPlane="x"))
+    write_t7(home / "huge.t7", module("nn.LookupTable", nIndex=10**9, nOutput=10**9))
+    ones = LuaTensor.from_numpy(np.ones((1, 3), np.float32))
+    write_t7(home / "reference.t7", LuaTable({"input": ones, "output": LuaTensor.from_numpy(np.ones((1, 2)))}))
+    for suffix in (".pt", ".safetensors", ".npz", ".py"):
+        dpnn_bridge.convert(home / "good.t7", home / f"good{suffix}")
+    data = (home / "good.t7").read_bytes()
+    pt, tensors = (home / "good.pt").read_bytes(), (home / "good.safetensors").read_bytes()
+    files = {
+        "cut.t7": data[:-9],
+        "cut_ascii.t7": dumps(LuaTable({"x": 1}), mode="ascii")[:-2],
+        "empty.t7": b"",
+        "page.t7": b"<!DOCTYPE html>",
+        "pointer.t7": b"version https://git-lfs.github.com/spec/v1\n",
+        "packed.t7": b"\x1f\x8b\x08\0" + bytes(20),
+        "cut.pt": pt[: len(pt) // 2],
+        "graph.pt": pt.replace(b'"nodes"', b'"nodez"'),
+        "cut.safetensors": tensors[:-3],
+        "graph.safetensors": tensors.replace(b'\\"nodes\\"', b'\\"nodez\\"'),
+        "cut.npz": (home / "good.npz").read_bytes()[:-400],
+        "cut.onnx": b"\x08\x0a\x12",
+        "cut.pt2": b"PK\x03\x04",
+        "raises.py": b"1 / 0\n",
+        "exits.py": b"import sys; sys.exit(0)\n",
+        "raises.lua": b"error('no')\n",
+        "syntax.lua": b"x = = 1\n",
+        "exits.lua": b"os.exit(3)\n",
+        "reads.lua": b"print(io.open('/etc/passwd'))\n",
+        "x.npy": b"\x93NUMPY\x01\0",
+        "known.json": b'{"a": ',
+        "deep.json": b"[" * 100_000,
+    }
+    for name, content in files.items():
+        (home / name).write_bytes(content)
+    torch.save([1, 2], home / "foreign.pt")
+    np.save(home / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
+    (home / "folder.t7").mkdir()
+    os.mkfifo(home / "pipe.t7")
+    os.mkfifo(home / "pipe.html")
+    (home / "loop.t7").symlink_to("loop.t7")
+    (home / "there.pt").write_bytes(b"kept")
+    return home
+
+
+UNREADABLE = (
+    *("missing.t7", "folder.t7", "pipe.t7", "loop.t7", "empty.t7", "cut.t7", "cut_ascii.t7", "page.t7", "pointer.t7"),
+    *("packed.t7", "cut.pt", "graph.pt", "cut.safetensors", "graph.safetensors", "missing.pt", "x" * 300 + ".t7"),
+)
+UNCONVERTIBLE = ("unknown.t7", "broken.t7", "huge.t7", "foreign.pt")
+
+CASES: list[tuple[int, str]] = [
+    *((3, f"convert {name} out.t7") for name in UNREADABLE),
+    *((3, f"convert {name} out.npz") for name in UNREADABLE),
+    *((3, f"inspect {name}") for name in UNREADABLE),
+    *((3, f"inspect {name} --html out.html") for name in UNREADABLE),
+    *((3, f"verify {name}") for name in UNREADABLE),
+    *((3, f"verify good.t7 {name}") for name in UNREADABLE),
+    *((3, f"verify good.t7 {name}") for name in ("cut.npz", "cut.onnx", "cut.pt2")),
+    *((3, f"verify good.t7 --reference {name}") for name in ("missing.t7", "cut.t7", "folder.t7")),
+    *((3, f"verify good.t7 --input {name}") for name in ("x.npy", "objects.npy", "cut.t7", "cut.pt")),
+    *((5, f"convert {name} out.pt") for name in UNCONVERTIBLE),
+    *((5, f"verify {name}") for name in UNCONVERTIBLE),
+    *((5, f"inspect {name} --dot") for name in ("data.t7", "broken.t7", "huge.t7", "foreign.pt")),
+    *((0, f"inspect {name}") for name in ("good.t7", "data.t7", "unknown.t7", "broken.t7", "huge.t7", "good.pt")),
+    *((0, f"convert {name} out{s}") for name in ("good.t7", "good.pt", "good.safetensors") for s in (".t7", ".py")),
+    (0, "convert data.t7 out.json"),
+    (5, "convert data.t7 out.py"),
+    (5, "convert good.t7 out.json"),
+    (5, "convert good.t7 out.pt --key a.b"),
+    (4, "convert good.t7 out.pt --sha256 00"),
+    (6, "convert good.t7 there.pt"),
+    (6, "convert good.t7 folder.t7 --force"),
+    (6, "convert good.t7 pipe.t7 --force"),
+    (6, "convert good.t7 loop.t7"),
+    (6, "convert good.t7 empty.t7/out.t7"),
+    (6, "convert good.t7 /proc/out.t7"),
+    (2, "convert good.t7"),
+    (2, "convert good.t7 good.t7"),
+    (2, "convert good.t7 out.x"),
+    (2, "convert good.t7 out.pt --jobs 0"),
+    (2, "convert good.t7 out.pt --dtype int3"),
+    (2, "convert good.t7 out.pt --sandbox"),
+    (2, "convert good.t7 out.pt --nothing"),
+    (5, "convert good.t7 out.pt --plugin raises.py"),
+    (5, "convert good.t7 out.pt --plugin exits.py"),
+    (5, "convert good.t7 out.pt --plugin missing.py"),
+    (7, "convert good.t7 out.pt --lua raises.lua"),
+    (7, "convert good.t7 out.pt --lua syntax.lua --sandbox"),
+    (5, "convert good.t7 out.onnx"),
+    (2, "convert good.t7 out.onnx --input nothing"),
+    (5, "convert good.t7 out.onnx --input 7x7"),
+    (6, "convert good.t7 out.pt --report pipe.html"),
+    (6, "inspect good.t7 --html pipe.html"),
+    (2, "inspect good.t7 --html folder.t7"),
+    (2, "inspect good.t7 --unfold 1"),
+    (2, "inspect good.t7 --input 1x3:int3 --dot"),
+    (2, "inspect good.t7 --input 999999999999x999999999999 --dot"),
+    (5, "inspect good.t7 --input 7x7 --dot"),
+    (0, "verify good.t7"),
+    (0, "verify good.t7 good.pt --input 1x3"),
+    (0, "verify good.t7 good.py --input 1x3"),
+    (4, "verify good.t7 other.t7"),
+    (4, "verify good.t7 raises.py"),
+    (4, "verify good.t7 exits.py"),
+    (4, "verify good.t7 --reference reference.t7"),
+    (4, "verify good.t7 --reference data.t7"),
+    (5, "verify good.t7 --input 7x7"),
+    (2, "verify good.t7 --output 1x3"),
+    (2, "verify good.t7 --reference reference.t7 --input 1x3"),
+    (2, "verify good.t7 --known-differences known.json"),
+    (2, "verify good.t7 --known-differences deep.json"),
+    (2, "verify good.t7 --known-differences good.t7"),
+    (2, "verify good.t7 --rtol x"),
+    (6, "verify good.t7 --html pipe.html"),
+    (7, "verify good.t7 --input 1x3 --torch7 missing"),
+    (7, "lua raises.lua"),
+    (7, "lua syntax.lua"),
+    (7, "lua --sandbox raises.lua"),
+    (7, "lua --sandbox reads.lua"),
+    (3, "lua exits.lua"),
+    (3, "lua --sandbox exits.lua"),
+    (2, "lua missing.lua"),
+    (2, "lua"),
+    (2, "lua --max-memory 5 exits.lua"),
+]
+
+
+def run(words: str) -> Result:
+    command, *arguments = words.split()
+    return CliRunner().invoke(COMMANDS[command], arguments)
+
+
+@pytest.mark.parametrize(("code", "words"), CASES, ids=lambda v: v[:60] if isinstance(v, str) else str(v))
+def test_exit_code(code: int, words: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "lua" in words:
+        pytest.importorskip("lupa")
+    if "onnx" in words:
+        pytest.importorskip("onnxruntime")
+    monkeypatch.chdir(folder)
+    before = set(os.listdir())
+    result = run(words)
+    new = set(os.listdir()) - before
+    for name in new:
+        (folder / name).unlink()
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    assert code == 0 or result.output.strip() or "exits.lua" in words
+    assert code != 0 or not words.startswith("convert") or new == {words.split()[2]}
+    assert code == 0 or not new
+    assert all(line.isprintable() for line in result.output.split("\n"))
+    assert (folder / "there.pt").read_bytes() == b"kept"
+    assert stat.S_ISFIFO((folder / "pipe.html").stat().st_mode)
+
+
+def test_help_names_the_codes() -> None:
+    for command in ("convert", "inspect", "verify"):
+        text = CliRunner().invoke(COMMANDS[command], ["--help"]).output
+        named = text[text.index("Exit codes") :]
+        codes = {code for code, words in CASES if words.startswith(command)}
+        assert all(f"{code} " in named for code in codes), codes
