@@ -305,7 +305,11 @@ def test_language_model_predicts_after_every_word(name: str | None) -> None:
     model = to_torch(candidate.obj)
     assert isinstance(model, onmt_model.SequenceModel)
     words = model([torch.ones(4, 2), torch.tensor([4, 4])])
+    state = torch.zeros(2, 3)
     assert len(words) == 4
+    for (word,) in words:
+        state = step[1](state)
+        torch.testing.assert_close(word, to_torch(generator)(state)[0])
 
 
 def test_unknown_encoder_is_named() -> None:

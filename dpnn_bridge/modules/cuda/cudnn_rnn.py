@@ -156,7 +156,7 @@ class CudnnRNNClass(LuaClass):
         "seed": 0x01234567,
     }
     checked_by = "formula"
-    test = "test_cuda_file_holds_the_same_recurrent_layer"
+    test = "test_cudnn_layer_without_input_matrix_adds_its_input"
 
     @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:

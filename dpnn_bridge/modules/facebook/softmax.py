@@ -94,7 +94,7 @@ class HSMClass(LuaClass):
         "unk_index": 0,
     }
     checked_by = "formula"
-    test = "test_a_new_hsm_holds_what_torch7_needs"
+    test = "test_hsm_sums_the_losses_of_cluster_and_class"
 
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:

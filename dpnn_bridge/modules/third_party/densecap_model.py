@@ -363,7 +363,7 @@ class DenseCapModelClass(PartsInTables):
     scalars = {"finetune_cnn": "finetune_cnn"}
     scratch = ("gt_boxes", "gt_labels")
     checked_by = "formula"
-    test = "test_a_model_is_the_same_after_t7_and_pt"
+    test = "test_a_model_describes_the_boxes_that_are_left"
 
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:

@@ -95,7 +95,7 @@ class BoxSamplerClass(LuaClass):
     defaults = dict.fromkeys(("x_min", "y_min", "x_max", "y_max"))
     scratch = ("pos_mask", "neg_mask")
     checked_by = "formula"
-    test = "test_a_batch_holds_at_most_half_positive_boxes"
+    test = "test_boxes_are_positive_above_the_threshold_or_as_the_best_of_a_target"
 
 
 class BoxSamplerHelper(nn.Module):

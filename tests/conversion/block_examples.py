@@ -1,0 +1,256 @@
+"""One object of every registered block, and one call of a module of it: from the fixtures, or from a test.
+
+The example is the smallest fixture that holds an object of the block. Where no fixture does, the test that the block
+names in ``test`` is run, and what it converts and calls is noted.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import importlib
+import itertools
+import pickle
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from _pytest.mark import ParameterSet
+from conftest import FIXTURES, manifest
+from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from dpnn_bridge import read_t7, to_lua, to_torch
+from dpnn_bridge.base.graph import is_module
+from dpnn_bridge.compare import nested
+from dpnn_bridge.conversion import registry
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.lua_values import to_value
+from dpnn_bridge.objects import LuaObject, LuaTable
+
+Block = type[LuaClass]
+
+TESTS = [Path(__file__).parents[1] / room for room in ("modules", "checkpoints")]
+#: every block of a Lua class; the names of our own containers begin like this package
+BLOCKS: list[Block] = list(
+    dict.fromkeys(b for n, blocks in registry.known_names().items() if not n.startswith("dpnn_bridge.") for b in blocks)
+)
+
+
+def block_id(block: Block) -> str:
+    return f"{block.__module__.removeprefix('dpnn_bridge.modules.')}.{block.__name__}"
+
+
+@dataclass(frozen=True)
+class Call:
+    """A module as it was before its first forward, and what it was given."""
+
+    module: nn.Module
+    arguments: tuple[Any, ...]
+
+    def copy(self) -> Call:
+        return Call(copy.deepcopy(self.module), tuple(nested.copied(a) for a in self.arguments))
+
+    def run(self) -> Any:
+        torch.default_generator.manual_seed(0)
+        return self.module(*self.arguments)
+
+
+TOKENS = torch.tensor([[1, 2], [3, 0]])
+#: what the modules of classes get that Torch7 cannot run without a GPU and that no test of a formula calls
+GIVEN: dict[str, tuple[Any, ...]] = {
+    "cudnn.SpatialCrossEntropyCriterion": (torch.rand(1, 3, 2, 2), torch.ones(1, 2, 2)),
+    "cudnn.VolumetricCrossEntropyCriterion": (torch.rand(1, 3, 2, 2, 2), torch.ones(1, 2, 2, 2)),
+    "neuralconvo.Seq2Seq": ([TOKENS, TOKENS],),
+    "nn.BoxSamplerHelper": ([[torch.rand(1, 3, 4), torch.rand(1, 3, 2)], [torch.rand(1, 1, 4), torch.ones(1, 1, 1)]],),
+    "nn.CrossMapNormalization": (torch.rand(1, 6, 2, 2),),
+    "nn.DataParallel": (torch.rand(2, 3),),
+    "nn.LogisticCriterion": (torch.rand(2, 3), torch.tensor([1.0, 3])),
+    "nn.TrainTestLayer": (torch.rand(2, 3, dtype=torch.float64),),
+    "nn.WeightedLookupTable": (torch.tensor([[1.0, 0.5], [3.0, 2.5]]),),
+}
+#: modules that compute with what another one in their network saw: the whole fixture is the example
+PARTNERS = {"nn.PullTable", "nn.PushTable", "nn.SpatialMaxUnpooling"}
+#: classes whose modules raise in every forward, as in Torch7
+NEVER_RUN = {
+    "nn.SparseCriterion": "nnx no longer holds its C code",
+    "nn.SpatialRecursiveFovea": "its Lua code calls what does not exist",
+    "w2nn.AuxiliaryLossCriterion": "its criterions are made at the first call, by a class that the file does not hold",
+}
+
+
+# ---------------------------------------------------------------------- fixtures
+@cache
+def files() -> list[Path]:
+    """All fixtures, the smallest first."""
+    paths = {FIXTURES / e["file"] for e in manifest() if e["file"].endswith(".t7")}
+    return sorted(paths, key=lambda p: (p.stat().st_size, p))
+
+
+@cache
+def content(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+@cache
+def objects_of(path: Path) -> tuple[Any, list[LuaObject]]:
+    """A fixture and the objects in it, those of its module first."""
+    fixture = read_t7(path)
+    has_module = isinstance(fixture, LuaTable) and "module" in fixture
+    found, seen, queue = [], set(), [fixture["module"] if has_module else fixture]
+    while queue:
+        value = queue.pop(0)
+        if isinstance(value, (LuaObject, LuaTable)) and id(value) not in seen:
+            seen.add(id(value))
+            queue += [*value.values()]
+            found += [value] if is_module(value) else []
+    return fixture, found
+
+
+def in_fixtures(block: Block) -> Iterator[tuple[Any, LuaObject]]:
+    """The fixtures that hold an object of a block, the smallest first, with the first such object."""
+    names = [name.encode() for name in block.names]
+    for path in files():
+        if any(name in content(path) for name in names):
+            fixture, objects = objects_of(path)
+            found = next((obj for obj in objects if registry.find(obj) is block), None)
+            if found is not None:
+                yield fixture, found
+
+
+def runs(fixture: Any) -> bool:
+    """Whether Torch7 ran the module of a fixture."""
+    known = isinstance(fixture, LuaTable) and fixture.get("kind") in ("module", "criterion")
+    return known and fixture.get("forward_error") is None and "input" in fixture
+
+
+def call_of(fixture: LuaTable) -> Call:
+    """The call that Torch7 made of the module of a fixture."""
+    arguments = [to_value(fixture["input"])]
+    if fixture["kind"] == "criterion":
+        arguments.append(to_value(fixture.get("target")))
+    return Call(to_torch(fixture["module"]), tuple(arguments))
+
+
+# ---------------------------------------------------------------------- tests
+@cache
+def functions() -> dict[str, Path]:
+    """Test function -> file, of the rooms in :data:`TESTS`."""
+    return {
+        node.name: path
+        for room in TESTS
+        for path in sorted(room.glob("test_*.py"))
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    }
+
+
+def runs_of(name: str) -> Iterator[Any]:
+    """A test function, called with one of its parameters after the other; each is a function without arguments."""
+    path = functions()[name]
+    sys.path.insert(0, str(path.parent))
+    function = getattr(importlib.import_module(path.stem), name)
+    sys.path.remove(str(path.parent))
+    wanted = function.__code__.co_varnames[: function.__code__.co_argcount]
+    for arguments in parameters_of(function):
+        with tempfile.TemporaryDirectory() as folder:
+            given = {"tmp_path": Path(folder)} if "tmp_path" in wanted else {}
+            yield lambda arguments={**given, **arguments}: function(**arguments)
+
+
+def parameters_of(function: Any) -> Iterator[dict[str, Any]]:
+    """The arguments of a test function, one dict for each of the values it is parametrised with."""
+    choices = []
+    for mark in (mark for mark in getattr(function, "pytestmark", []) if mark.name == "parametrize"):
+        names = [n.strip() for n in mark.args[0].split(",")] if isinstance(mark.args[0], str) else [*mark.args[0]]
+        values = [v.values if isinstance(v, ParameterSet) else v if len(names) > 1 else [v] for v in mark.args[1]]
+        choices.append([dict(zip(names, v, strict=True)) for v in values])
+    for chosen in itertools.product(*choices):
+        yield {name: value for arguments in chosen for name, value in arguments.items()}
+
+
+# ---------------------------------------------------------------------- what runs give
+_OBJECTS: dict[Block, LuaObject] = {}
+_CALLS: dict[Block, Call] = {}
+
+
+@contextmanager
+def noted() -> Iterator[None]:
+    """While the block runs, the first object of each block that is converted and the first call are kept."""
+    find = registry.find
+
+    def found(obj: LuaObject) -> Block | None:
+        block = find(obj)
+        if block is not None and block not in _OBJECTS:
+            _OBJECTS[block] = copy.deepcopy(obj)
+        return block
+
+    def called(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        block = registry.spec_of(module)
+        if block not in _CALLS:
+            try:
+                made = Call(module, arguments).copy()
+                pickle.dumps(made.module)
+            except (RuntimeError, AttributeError):  # it holds tensors with a history, or a function that a test put in
+                return
+            _CALLS[block] = made
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "find", found)
+        hook = register_module_forward_pre_hook(called)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+
+@cache
+def example(block: Block) -> LuaObject:
+    """An object of a block's class."""
+    known = next(in_fixtures(block), None)
+    if known is not None:
+        return known[1]
+    if block not in _OBJECTS:
+        _note_test(block, _OBJECTS)
+    if block not in _OBJECTS and block in _CALLS:  # its test makes the module in PyTorch
+        _OBJECTS[block] = to_lua(_CALLS[block].module)
+    assert block in _OBJECTS, f"{block.test} converts no {block.names[0]}"
+    return _OBJECTS[block]
+
+
+@cache
+def call(block: Block) -> Call | None:
+    """A call of a module of the block; None for the classes in :data:`NEVER_RUN`."""
+    if block.names[0] in GIVEN:
+        return Call(to_torch(example(block)), GIVEN[block.names[0]])
+    runnable = (fixture for fixture, _ in in_fixtures(block) if runs(fixture))
+    if block.names[0] in PARTNERS:
+        return call_of(next(f for f in runnable if registry.find(f["module"]) is not block))
+    for fixture in itertools.islice(runnable, 3):
+        if block in _CALLS:
+            break
+        made = call_of(fixture)
+        if registry.find(fixture["module"]) is block:  # some become modules that another block writes
+            _CALLS[block] = made.copy()
+        with noted():
+            made.run()
+    if block not in _CALLS and block.test and block.names[0] not in NEVER_RUN:
+        _note_test(block, _CALLS)
+    return _CALLS.get(block)
+
+
+def _note_test(block: Block, found: dict[Block, Any]) -> None:
+    assert block.test, f"no fixture holds an object of {block.names[0]}: name a test of it in `test`"
+    assert block.test in functions(), f"there is no test function {block.test} under tests/modules"
+    for test in runs_of(block.test):
+        with noted():
+            test()
+        if block in found:
+            return
