@@ -323,7 +323,7 @@ def _until_one_dies(
             for future in done:
                 call = running.pop(future)
                 try:
-                    yield future.result()
+                    yield replace(future.result(), task=call[0])
                 except BrokenProcessPool:
                     lost.append(call)
     return [*lost, *running.values()]

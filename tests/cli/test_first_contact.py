@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,9 @@ def test_errors_of_many_files_name_each_once(tmp_path: Path) -> None:
     result = run(convert_command, bad, LENET, "--out-dir", tmp_path / "out")
     (line,) = [line for line in result.output.splitlines() if line.startswith("error")]
     assert line.count("bad.t7") == 1
+    result = run(convert_command, bad, LENET, RNN, "--out-dir", tmp_path / "out", "--jobs", "2", "--force")
+    assert result.exit_code == 3, result.output
+    assert "model.t7" in result.output
 
 
 # ---------------------------------------------------------------------- formats
@@ -307,7 +311,7 @@ def test_lua_files_that_forget_to_require_are_told(tmp_path: Path) -> None:
     (tmp_path / "a.lua").write_text(code)
     text = run(convert_command, tmp_path / "m.t7", tmp_path / "m.pt", "--lua", tmp_path / "a.lua").output
     assert "begin the Lua file with require 'nn'" in text
-    assert f"called from {tmp_path / 'a.lua'}:1" in text or "called from a.lua:1" in text
+    assert re.search(r"called from \S*a\.lua:1", text)
     assert "stack traceback" not in text
     assert "\\t" not in text
     (tmp_path / "a.lua").write_text(f"require 'nn'\n{code}")

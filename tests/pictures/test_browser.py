@@ -146,7 +146,7 @@ def test_support_page_is_searched_from_a_file(browser: Any, tmp_path: Path) -> N
     body, script = (docs / "support.md").read_text(), (docs / "support.js").read_text()
     page = tmp_path / "support.html"
     page.write_text(f"<!doctype html><meta charset=utf-8><body>{body}<script>{script}</script>", encoding="utf-8")
-    shown = "return [...document.querySelectorAll('details.support tbody tr')].filter(r => r.offsetHeight).length"
+    shown = "return [...document.querySelectorAll('details.support tbody tr')].filter(r => r.checkVisibility()).length"
     browser.get(page.as_uri())
     assert browser.execute_script(shown) == 0  # closed sections
     field = browser.find_element("css selector", ".support-search input")

@@ -15,8 +15,8 @@ from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.modules.nn.reshape import product
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
-#: beyond all values of a tensor
-LARGEST = 1e300
+#: beyond all values of a tensor, and still one that single precision holds
+LARGEST = 3e38
 
 
 def refuse(module: nn.Module, what: str, instead: str) -> NoReturn:
