@@ -3,15 +3,19 @@
     [{"files": ["SparseLinear__*"], "compared": ["gradInput*"], "reason": "Torch7 returns a dense gradient"}]
 
 A comparison that fails and is named there counts as known: it is reported with its reason and is no failure. All
-others are compared as strictly as ever.
+others are compared as strictly as ever. An entry may say what the difference is, and then excuses no other:
+
+    "message": "Torch7 refused this call (*SpatialDropout.lua:37*"
+    "measured": {"Kmeans__scale gradParams[1]": {"expected": -0.584, "found": -0.292, "snr": 6.02}}
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +24,31 @@ from dpnn_bridge.compare.verdict import Verdict
 
 if TYPE_CHECKING:
     from dpnn_bridge.compare.differences import Difference
+
+#: what an entry must have
+NEEDED = {"files", "compared", "reason"}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How far two tensors are apart: any other value on either side shows in one of these numbers.
+
+    Attributes:
+        expected, found: the values where they differ most.
+        snr: signal-to-noise ratio in dB, over all elements.
+    """
+
+    expected: float
+    found: float
+    snr: float
+
+    def is_that_of(self, difference: Difference) -> bool:
+        """Whether a comparison found the same, but for rounding."""
+        return all(_same(a, getattr(difference, name)) for name, a in vars(self).items())
+
+
+def _same(a: float, b: float) -> bool:
+    return math.isclose(a, b, rel_tol=1e-8, abs_tol=1e-12) or (math.isnan(a) and math.isnan(b))
 
 
 @dataclass(frozen=True)
@@ -30,15 +59,26 @@ class KnownDifference:
         files: patterns (``*``, ``?``) of the names of fixture files, without folder and suffix.
         compared: patterns of the names of comparisons, such as ``gradInput*``.
         reason: why they differ.
+        message: pattern of the message of the comparison; empty for any.
+        measured: ``"file comparison"`` -> the difference there; empty for any.
     """
 
     files: tuple[str, ...]
     compared: tuple[str, ...]
     reason: str
+    message: str = ""
+    measured: Mapping[str, Measured] = field(default_factory=dict)
 
-    def covers(self, file: str, comparison: str) -> bool:
+    def names(self, file: str, comparison: str) -> bool:
         """Whether a comparison of a fixture is one that may differ."""
         return any(fnmatchcase(file, p) for p in self.files) and any(fnmatchcase(comparison, p) for p in self.compared)
+
+    def covers(self, file: str, difference: Difference) -> bool:
+        """Whether a failed comparison of a fixture differs as it may."""
+        if not self.names(file, difference.name) or not fnmatchcase(difference.message, self.message or "*"):
+            return False
+        measured = self.measured.get(f"{file} {difference.name}")
+        return not self.measured or (measured is not None and measured.is_that_of(difference))
 
 
 def read_known_differences(path: str | os.PathLike[str]) -> list[KnownDifference]:
@@ -58,14 +98,23 @@ def read_known_differences(path: str | os.PathLike[str]) -> list[KnownDifference
 
 
 def _entry(entry: Any, place: str) -> KnownDifference:
-    if not isinstance(entry, dict) or entry.keys() != {"files", "compared", "reason"}:
-        raise ValueError(f"{place}: expected an object with files, compared and reason")
+    if not isinstance(entry, dict) or not NEEDED <= entry.keys() <= NEEDED | {"message", "measured"}:
+        raise ValueError(
+            f"{place}: expected an object with files, compared and reason, and perhaps message or measured"
+        )
     for name in ("files", "compared"):
         if not isinstance(entry[name], list) or not all(isinstance(p, str) for p in entry[name]):
             raise ValueError(f"{place}: {name} must be a list of patterns")
     if not isinstance(entry["reason"], str) or not entry["reason"].strip():
         raise ValueError(f"{place}: the reason is missing")
-    return KnownDifference(tuple(entry["files"]), tuple(entry["compared"]), entry["reason"])
+    message, measured = entry.get("message", ""), entry.get("measured", {})
+    if not isinstance(message, str) or not isinstance(measured, dict):
+        raise ValueError(f"{place}: message must be a pattern and measured an object")
+    try:
+        numbers = {name: Measured(**{k: float(v) for k, v in m.items()}) for name, m in measured.items()}
+    except (AttributeError, TypeError, ValueError):
+        raise ValueError(f"{place}: measured must name expected, found and snr for each comparison") from None
+    return KnownDifference(tuple(entry["files"]), tuple(entry["compared"]), entry["reason"], message, numbers)
 
 
 def mark_known(differences: Iterable[Difference], known: Sequence[KnownDifference], file: str) -> None:
@@ -77,7 +126,7 @@ def mark_known(differences: Iterable[Difference], known: Sequence[KnownDifferenc
         file: name of the fixture's file, without folder and suffix.
     """
     for difference in differences:
-        if not difference.ok and (entry := next((k for k in known if k.covers(file, difference.name)), None)):
+        if not difference.ok and (entry := next((k for k in known if k.covers(file, difference)), None)):
             difference.excuse, difference.reason = Verdict.KNOWN, entry.reason
 
 
