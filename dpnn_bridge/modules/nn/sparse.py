@@ -17,9 +17,9 @@ from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.torch7.gradient import add_gradient
 
 
-def row_numbers(sizes: Tensor) -> Tensor:
-    """Which sample each entry belongs to: ``[2, 1]`` -> ``[0, 0, 1]``."""
-    return torch.arange(len(sizes), device=sizes.device).repeat_interleave(sizes)
+def row_numbers(sizes: Tensor, count: int) -> Tensor:
+    """Which sample each of ``count`` entries belongs to: ``[2, 1]`` -> ``[0, 0, 1]``."""
+    return torch.arange(len(sizes), device=sizes.device).repeat_interleave(sizes, output_size=count)
 
 
 def lengths(entries: list[Tensor]) -> Tensor:
@@ -105,7 +105,7 @@ class SparseLinear(nn.Module):
             sizes, entries = lengths(list(batch)).to(batch.device), batch.flatten(0, 1)
         else:
             sizes, entries = lengths(input), torch.cat(input) if input else self.weight.new_empty(0, 2)
-        return row_numbers(sizes), entries[:, 0].long() - self.index_base, entries[:, 1], len(sizes)
+        return row_numbers(sizes, len(entries)), entries[:, 0].long() - self.index_base, entries[:, 1], len(sizes)
 
     def extra_repr(self) -> str:
         return f"in_features={self.weight.shape[1]}, out_features={self.weight.shape[0]}, index_base={self.index_base}"
@@ -198,7 +198,7 @@ class IndexLinear(nn.Module):
         if self.normalize:
             values = normalized(weight, columns, values, self.training) + weight[columns, 3]
             weight = weight[:, 4:]
-        output = weighted_sum(row_numbers(sizes), values, weight[columns], self.bias, len(sizes))
+        output = weighted_sum(row_numbers(sizes, len(values)), values, weight[columns], self.bias, len(sizes))
         return output[0] if single else output
 
     def _flat(self, input: list[Any]) -> tuple[Tensor, Tensor, Tensor, bool]:
