@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dpnn_bridge.conversion import registry
-from dpnn_bridge.parity.evidence import FIXTURES
+from dpnn_bridge.parity.evidence import FIXTURES, random_instances_by_class
 
 HERE = Path(__file__).parent
 TARGET = HERE / "support.md"
@@ -50,6 +50,7 @@ class Row(NamedTuple):
     package: str
     family: str
     fixtures: int
+    instances: int
     checked: str
 
 
@@ -59,7 +60,7 @@ def counts_by_class() -> Counter[str]:
 
 
 def rows() -> list[Row]:
-    counts = counts_by_class()
+    counts, drawn = counts_by_class(), random_instances_by_class()
     found = []
     for name, specs in registry.known_names().items():
         for spec in specs:
@@ -70,7 +71,7 @@ def rows() -> list[Row]:
             module = "passes through" if spec.passes_through else registry.torch_name(spec)
             package, _, family = spec.__module__.removeprefix("dpnn_bridge.modules.").partition(".")
             if package in PACKAGES:  # not the container of several models, which no Lua file holds
-                found.append(Row(name, module, package, family, counts[name], checked))
+                found.append(Row(name, module, package, family, counts[name], drawn.get(name, 0), checked))
     return found
 
 
@@ -87,12 +88,13 @@ def page() -> str:
 def section(title: str, found: list[Row]) -> list[str]:
     """A table that opens on a click, and where the search finds something in it."""
     names = len({row.name for row in found})
-    columns = ("Lua class", "PyTorch module", "family", "fixtures", "checked by")
+    columns = ("Lua class", "PyTorch module", "family", "fixtures", "random instances", "checked by")
     lines = [f'<details class="support" id="{found[0].package}"><summary>{title}: {names} names</summary>', "<table>"]
     lines.append(f"<thead><tr>{''.join(f'<th>{c}</th>' for c in columns)}</tr></thead>")
     lines.append("<tbody>")
     for row in found:
-        cells = (f"<code>{escape(row.name)}</code>", escape(row.module), row.family, row.fixtures or "", row.checked)
+        numbers = (row.fixtures or "", row.instances or "")
+        cells = (f"<code>{escape(row.name)}</code>", escape(row.module), row.family, *numbers, row.checked)
         lines.append(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
     return [*lines, "</tbody></table>", "</details>", ""]
 

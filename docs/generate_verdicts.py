@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -40,24 +41,34 @@ def results() -> dict[str, list[Verification]]:
     for entry in json.loads((FIXTURES / "manifest.json").read_text())["fixtures"]:
         if entry["kind"] in ("module", "criterion"):
             found.setdefault(f"fixtures of {entry['set']}", []).append(verify(FIXTURES / entry["file"], known=known))
+    return found | {"published architectures": published()}
+
+
+def published() -> list[Verification]:
+    """The verifications of the samples."""
+    found = []
     for case in json.loads((SAMPLES / "manifest.json").read_text())["cases"]:
         folder = SAMPLES / case["name"]
         references = [path for path in (folder / "ref.t7", folder / "ref_train.t7") if path.exists()]
         for path in references if case["name"] not in APART else ():
-            result = verify(folder / "model.t7", reference=path)
-            found.setdefault("published architectures", []).append(result)
+            found.append(verify(folder / "model.t7", reference=path))
     return found
 
 
+def rows(name: str, verifications: Collection[Verification]) -> str:
+    """One row for forward and one for gradients."""
+    lines = []
+    for part in ("forward", "gradients"):
+        counts = Counter(getattr(v, part) for v in verifications)
+        cells = " | ".join(str(counts[v] or "") for v in Verdict)
+        lines.append(f"| {name if part == 'forward' else ''} | {part} | {cells} |\n")
+    return "".join(lines)
+
+
 def table(found: dict[str, list[Verification]]) -> str:
-    """One row for forward and one for gradients of each set."""
-    lines = ["| | | " + " | ".join(v.text for v in Verdict) + " |", "|---|---|" + "---|" * len(Verdict)]
-    for name, verifications in found.items():
-        for part in ("forward", "gradients"):
-            counts = Counter(getattr(v, part) for v in verifications)
-            cells = " | ".join(str(counts[v] or "") for v in Verdict)
-            lines.append(f"| {name if part == 'forward' else ''} | {part} | {cells} |")
-    return "\n".join(lines) + "\n"
+    """The rows of all sets under their heading."""
+    head = "| | | " + " | ".join(v.text for v in Verdict) + " |\n|---|---|" + "---|" * len(Verdict) + "\n"
+    return head + "".join(rows(*each) for each in found.items())
 
 
 def main() -> int:

@@ -171,23 +171,56 @@ def _compare_tensors(layers: _Layers, module: nn.Module, written: Written) -> li
 
 
 def _compare_folded(layers: _Layers, module: nn.Module, written: Written) -> Iterator[str]:
-    """Weights into which a tracer folded the batch normalization behind them, whose own tensors are gone then."""
-    modules = list(module.named_modules())
-    for i, (name, first) in enumerate(modules):
-        behind = next((m for n, m in modules[i + 1 :] if not list(m.children())), None)
+    """Weights into which a tracer folded the batch normalization behind them, whose own tensors are gone then.
+
+    Which one that was, the graph no longer says: it is the one that explains the weights best.
+    """
+    left = {
+        name: m
+        for name, m in module.named_modules()
+        if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None
+        if not any(n.startswith(f"{name}.") for n in written.tensors)
+    }
+    for name, first in module.named_modules():
         layer, weight = layers.of(name), first._parameters.get("weight")
         failed = {d.name for d in layer.converted if not d.ok and d.name in ("weight", "bias")}
-        if not failed or weight is None or not isinstance(behind, nn.modules.batchnorm._BatchNorm):
+        if not failed or weight is None or name in left:
             continue
-        gone = next(n for n, m in modules if m is behind)
-        if any(n.startswith(f"{gone}.") for n in written.tensors) or behind.running_mean is None:
-            continue
-        layer.converted = [d for d in layer.converted if d.name not in failed]
-        for leaf, (e, size) in _folded(first, behind).items():
-            theirs = written.tensors.get(f"{name}.{leaf}")
-            if theirs is not None:
-                layer.converted.append(_near(f"{leaf} with {layers.of(gone).path} folded in", theirs, e, size))
-                yield from (f"{name}.bias", *(f"{gone}.{n}" for n in behind.state_dict()))
+        found: dict[str, list[Difference]] = {}
+        for gone, behind in left.items():
+            channels = weight.shape[1] if isinstance(first, nn.modules.conv._ConvTransposeNd) else weight.shape[0]
+            if behind.num_features == channels:
+                what = f"with {layers.of(gone).path} folded in"
+                theirs = {leaf: written.tensors.get(f"{name}.{leaf}") for leaf in ("weight", "bias")}
+                folded = _folded(first, behind).items()
+                found[gone] = [_near(f"{k} {what}", t, *each) for k, each in folded if (t := theirs[k]) is not None]
+        if found:
+            gone = min(found, key=lambda n: sum(d.error / (d.error + 1) for d in found[n]))
+            if not all(d.ok for d in found[gone]):
+                gone = next((n for n in _behind(module, name) if n in found), gone)
+            layer.converted = [d for d in layer.converted if d.name not in failed]
+            theirs = written.tensors.get(f"{name}.weight")
+            scaled = theirs is not None and _only_scaled(theirs, _folded(first, left[gone])["weight"][0], first)
+            (layers.of(gone) if scaled else layer).converted += found[gone]
+            yield from (f"{name}.bias", *(f"{gone}.{n}" for n in left.pop(gone).state_dict()))
+
+
+def _only_scaled(found: Tensor, expected: Tensor, module: nn.Module) -> bool:
+    """Whether weights differ by one factor for each channel, so that it is the normalization that is another one."""
+    if found.shape != expected.shape or found.numel() == 0:
+        return False
+    channel = 1 if isinstance(module, nn.modules.conv._ConvTransposeNd) else 0
+    f, e = (t.detach().double().movedim(channel, 0).flatten(1) for t in (found, expected))
+    ratio = f / e.where(e != 0, torch.nan)
+    spread, middle = (ratio - ratio.nanmean(1, keepdim=True)).abs().nan_to_num(0.0).amax(1), ratio.nanmean(1)
+    off = (middle - 1).abs()
+    return f.shape[1] > 1 and bool((off > 1e-6).any()) and bool((spread <= 0.01 * off + 1e-6).all())
+
+
+def _behind(module: nn.Module, name: str) -> list[str]:
+    """The names of the modules after one, in the order of the file."""
+    names = [n for n, _ in module.named_modules()]
+    return names[names.index(name) + 1 :]
 
 
 def _folded(first: nn.Module, behind: nn.modules.batchnorm._BatchNorm) -> dict[str, tuple[Tensor, Tensor]]:
@@ -271,8 +304,8 @@ def _compare_results(
         if name not in ours or (name == "" and traced and len(theirs) > 1 and _is_last(theirs, found)):
             continue
         layer = layers.by_name.get(name)
-        if layer is None:
-            continue
+        if layer is None or (name and traced and not isinstance(ours[name], Tensor)):
+            continue  # of a table a graph shows the values that the layer computes, and not those that it hands on
         if written.exact:
             layer.converted.append(_identical("output", ours[name], found))
         else:

@@ -11,6 +11,8 @@ from dpnn_bridge.conversion import registry
 
 #: written by docs/generate_support.py from the manifest of the fixtures
 FIXTURES = Path(__file__).with_name("fixtures_by_class.json")
+#: written by docs/generate_random_instances.py from a run of tests/differential
+RANDOM_INSTANCES = Path(__file__).with_name("random_instances_by_class.json")
 
 
 @cache
@@ -19,19 +21,28 @@ def fixtures_by_class() -> dict[str, int]:
     return json.loads(FIXTURES.read_text(encoding="utf-8"))
 
 
+@cache
+def random_instances_by_class() -> dict[str, int]:
+    """Lua class -> number of randomly drawn instances that computed what Torch7 computed."""
+    return json.loads(RANDOM_INSTANCES.read_text(encoding="utf-8"))
+
+
 def evidence_of(class_name: str) -> dict[str, Any]:
     """How a class was checked.
 
     Returns:
-        ``checked_by``: ``"torch7"``, ``"formula"``, ``"structure"`` or ``"not a Torch7 class"``; ``fixtures``: how many
-        were computed by Torch7, for this name or another name of the same class; ``evidence``: both in words.
+        ``checked_by``: ``"torch7"``, ``"formula"``, ``"structure"`` or ``"not a Torch7 class"``; ``fixtures`` and
+        ``random_instances``: how many were computed by Torch7, for this name or another name of the same class;
+        ``evidence``: all in words.
     """
     blocks = registry.known_names().get(class_name)
     if not blocks:
-        return {"checked_by": "not a Torch7 class", "fixtures": 0, "evidence": "PyTorch's own"}
+        return {"checked_by": "not a Torch7 class", "fixtures": 0, "random_instances": 0, "evidence": "PyTorch's own"}
     counts = fixtures_by_class()
     name = class_name if counts.get(class_name) else max(blocks[0].names, key=lambda n: counts.get(n, 0))
     count, checked_by = counts.get(name, 0), blocks[0].checked_by
+    drawn = random_instances_by_class()
+    instances = drawn.get(class_name) or max(drawn.get(n, 0) for n in blocks[0].names)
     words = {
         "formula": "values worked out from the formula of its source",
         "structure": "read, built and written back",
@@ -39,4 +50,7 @@ def evidence_of(class_name: str) -> dict[str, Any]:
     }
     if count and name != class_name:
         words["torch7"] += f", as {name}"
-    return {"checked_by": checked_by, "fixtures": count, "evidence": words[checked_by]}
+    evidence = words[checked_by]
+    if instances:
+        evidence += f", {instances} random {'instance' if instances == 1 else 'instances'}"
+    return {"checked_by": checked_by, "fixtures": count, "random_instances": instances, "evidence": evidence}

@@ -31,7 +31,6 @@ def page(result: Verification, graph: str = "", facts: Sequence[tuple[str, str]]
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
 <title>{escape(result.model)}: {"all comparisons agree" if result.ok else "deviations found"}</title>
 <style>{_STYLE}</style>
 </head>
@@ -317,9 +316,10 @@ def _classes(result: Verification) -> str:
 _STYLE = """
 :root { --bg: #fff; --fg: #1c2330; --dim: #5f6a7a; --line: #dfe3ea; --soft: #f5f7fa; --mark: #fff3f1;
         --good: #0b7a4b; --bad: #c0271d; --grad: #3a63c8; --known: #a16207; --bar: #7c93c9 }
-@media (prefers-color-scheme: dark) {
+@media screen and (prefers-color-scheme: dark) {
   :root { --bg: #12161d; --fg: #e4e8ef; --dim: #98a2b3; --line: #2b323e; --soft: #1a2029; --mark: #2c1a1b;
           --good: #4cc38a; --bad: #ff7b6e; --grad: #86a8ff; --known: #e0af4a; --bar: #4f689f } }
+@media screen { :root { color-scheme: light dark } }
 * { box-sizing: border-box }
 body { margin: 0 auto; max-width: 1360px; padding: 1.5rem clamp(.75rem, 3vw, 2rem) 3rem; background: var(--bg);
        color: var(--fg); font: 15px/1.5 system-ui, sans-serif; font-variant-numeric: tabular-nums }
@@ -331,8 +331,8 @@ header .verdict { margin: .8rem 0; padding: .6rem .9rem; border-left: 4px solid;
 dl { display: flex; flex-wrap: wrap; gap: .3rem 2.2rem; margin: .8rem 0 } dt { color: var(--dim); font-size: .87rem }
 dd { margin: 0; font-size: 1.15rem; font-weight: 600; overflow-wrap: anywhere }
 .note { border-left: 4px solid var(--known); padding-left: .9rem }
-.scroll { overflow-x: auto } svg { display: block; width: 100%; min-width: 640px; height: auto }
-text { fill: var(--dim); font: 12px system-ui, sans-serif } .grid { stroke: var(--line) }
+.scroll { overflow-x: auto } .scroll > svg { display: block; width: 100%; min-width: 640px; height: auto }
+.scroll text { fill: var(--dim); font: 12px system-ui, sans-serif } .grid { stroke: var(--line) }
 path.limit { stroke: var(--dim); stroke-dasharray: 4 4; fill: none }
 svg .good { fill: var(--good) } svg .grad { fill: var(--grad) } svg .bad { fill: var(--bad) }
 svg .known { fill: var(--known) }
@@ -366,5 +366,6 @@ td { overflow-wrap: anywhere } td.n, th.n { text-align: right }
   .row > :nth-child(3) { grid-column: 2 } .row > :nth-child(8) { grid-column: 3; grid-row: 1 }
   .row > :nth-child(6), .row > :nth-child(9) { grid-column: 2 / 4; color: var(--dim) }
   .row > :empty, .row.head { display: none } table { font-size: .8rem }
-  td, th { padding-right: .6rem } svg { min-width: 760px } }
+  td, th { padding-right: .6rem } .scroll > svg { min-width: 760px } }
+@media print { .scroll { overflow: visible } .scroll > svg, .tree { min-width: 0 } .row, tr { break-inside: avoid } }
 """

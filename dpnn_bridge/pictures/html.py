@@ -28,6 +28,9 @@ from dpnn_bridge.pictures.text import label_lines
 #: models with more layers start with everything below the first level folded
 _UNFOLDED = 40
 
+#: a sign beside the colour of each verdict
+MARKS = {"equal": "✓", "rounding": "≈", "random": "?", "known": "≠", "different": "✗"}
+
 
 @dataclass(frozen=True)
 class LayerVerdict:
@@ -50,10 +53,14 @@ def graph_section(root: ModelNode, verdicts: Mapping[str, LayerVerdict] | None =
         verdicts: of layers, by their paths; adds colours and a filter.
     """
     found = dict(verdicts or {})
-    size = sum(1 for _ in root.walk())
-    data = {"root": _layers(root, found), "open": 99 if size <= _UNFOLDED else 1}
+    return _section(_layers(root, found), list(dict.fromkeys(v.verdict for v in found.values() if v.verdict)))
+
+
+def _section(layers: dict[str, Any], verdicts: Sequence[str] = ()) -> str:
+    data = {"root": layers, "marks": MARKS, "open": 99 if sum(1 for _ in _rows(layers)) <= _UNFOLDED else 1}
     return _template("graph.html.j2").render(
-        verdicts=list(dict.fromkeys(v.verdict for v in found.values() if v.verdict)),
+        verdicts=verdicts,
+        marks=MARKS,
         data=Markup(_json(data)),
         style=Markup(_static("graph.css")),
         script=Markup(_static("graph.js")),
@@ -71,12 +78,13 @@ def page(root: ModelNode, title: str, *, source: Path | None = None, facts: Sequ
         source: the model's file, whose size and SHA-256 are shown.
         facts: further pairs of a name and a value for the head of the page.
     """
+    layers = _layers(root, {})
     numbers = [("layers", f"{sum(1 for _ in root.walk()):,}"), ("parameters", f"{root.parameters:,}")]
     return _template("page.html.j2").render(
         title=title,
         about=[*facts, *numbers, *file_facts(source)],
-        rows=list(_rows(_layers(root, {}))),
-        graph=Markup(graph_section(root)),
+        rows=list(_rows(layers)),
+        graph=Markup(_section(layers)),
         style=Markup(_static("page.css")),
     )
 

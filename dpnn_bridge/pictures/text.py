@@ -28,7 +28,7 @@ def to_dot(root: ModelNode, depth: int | None = None) -> str:
         "digraph model {",
         '  rankdir=TB; node [shape=box, style="rounded,filled", fillcolor="#eef2fb", color="#5b74b8", '
         'fontname="sans-serif", fontsize=11]; edge [color="#667085"];',
-        '  graph [fontname="sans-serif", fontsize=11, style=rounded, color="#98a2b3"];',
+        '  graph [fontname="sans-serif", fontsize=11, labeljust=l, style=rounded, color="#98a2b3"];',
         *_dot_node(layout, root, "  "),
         *(f"  {a} -> {b};" for a, b in layout.arrows()),
         "}",

@@ -87,6 +87,33 @@ def test_one_changed_weight_is_found(suffix: str, given: bool, model: Path, tmp_
     assert inner == [CHANGED], "one layer alone is another one"
 
 
+@tracing
+@pytest.mark.parametrize("part", ["conv", "norm"])
+def test_folded_weights_say_which_of_both_layers_is_another(part: str, tmp_path: Path) -> None:
+    """torch.onnx multiplies a batch normalization into the convolution; dropout may stand between them."""
+    pytest.importorskip("onnxscript", reason="optional extra is not installed")
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Dropout(0.1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
+    for m in net:
+        if isinstance(m, nn.BatchNorm2d):
+            assert m.running_mean is not None
+            nn.init.normal_(m.weight, 1, 0.1)
+            nn.init.normal_(m.running_mean)
+    dpnn_bridge.write_t7(tmp_path / "model.t7", net.eval())
+    x = torch.randn(2, 2, 5, 5)
+    model = dpnn_bridge.load(tmp_path / "model.t7").eval()
+    dpnn_bridge.save(tmp_path / "same.onnx", model, example=x)
+    result = verify(tmp_path / "model.t7", tmp_path / "same.onnx", input=x)
+    assert result.verdict is Verdict.EQUAL
+    with torch.no_grad():
+        layer = model.get_submodule("0" if part == "conv" else "2")
+        layer.get_parameter("weight").view(-1)[3] += 1e-3
+    dpnn_bridge.save(tmp_path / "other.onnx", model, example=x)
+    result = verify(tmp_path / "model.t7", tmp_path / "other.onnx")
+    assert result.first_deviating is not None
+    assert result.first_deviating.path == ("modules[1]" if part == "conv" else "modules[3]")
+
+
 def test_a_changed_constant_in_python_source_is_found(model: Path, tmp_path: Path) -> None:
     path = tmp_path / "out.py"
     save(dpnn_bridge.load(model), path)

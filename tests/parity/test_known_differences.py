@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import cache
@@ -23,6 +24,8 @@ from dpnn_bridge.parity import verification
 from dpnn_bridge.parity.known_differences import KnownDifference, known_reasons, mark_known
 from dpnn_bridge.parity.verify import verify
 
+#: the script that writes the table by verdict
+TABLE = runpy.run_path(str(Path(__file__).parents[2] / "docs" / "generate_verdicts.py"))
 WEIGHTS_LOST = (
     FIXTURES / "dpnn/2016/SpatialBinaryConvolution/2016.SpatialBinaryConvolution.forward_twice_train.train.double.t7"
 )
@@ -36,10 +39,16 @@ def run(*args: object) -> Result:
 @pytest.mark.parametrize("package", ["dpnn", "nn", "rnn", "third"])
 def test_every_fixture_of_the_repository_verifies(package: str) -> None:
     files = [FIXTURES / e["file"] for e in manifest(kind=("module", "criterion"), set=package)]
-    results = {file.stem: verify(file, known=KNOWN) for file in files}
-    assert {name: verification.summary(r) for name, r in results.items() if not r.ok} == {}
-    shown = sum(bool(known_reasons(r.differences)) for r in results.values())
+    results = [verify(file, known=KNOWN) for file in files]
+    assert {r.model: verification.summary(r) for r in results if not r.ok} == {}
+    shown = sum(bool(known_reasons(r.differences)) for r in results)
     assert 0 < shown < len(results) / 10
+    if Path(TABLE["FIXTURES"]) == FIXTURES:
+        assert TABLE["rows"](f"fixtures of {package}", results) in TABLE["TARGET"].read_text()
+
+
+def test_the_table_by_verdict_has_every_published_architecture() -> None:
+    assert TABLE["rows"]("published architectures", TABLE["published"]()) in TABLE["TARGET"].read_text()
 
 
 def test_every_known_difference_is_there() -> None:

@@ -94,6 +94,79 @@ def test_layers_fold_and_unfold_and_show_their_details(browser: Any, residual: P
     assert browser.find_elements("css selector", "#details .bars[aria-label^='Histogram of weight']")
 
 
+def test_keys_go_through_the_tree(browser: Any, residual: Path) -> None:
+    """Tab has one stop among the layers; arrow keys go on from there, fold, and bring what they reach into view."""
+    from selenium.webdriver.common.keys import Keys
+
+    opened(browser, residual)
+    assert len(browser.find_elements("css selector", "#graph [tabindex='0']")) == 1
+    browser.find_element("id", "search").send_keys(Keys.TAB)
+
+    def press(*keys: str) -> str:
+        for key in keys:
+            browser.switch_to.active_element.send_keys(key)
+        return browser.switch_to.active_element.get_attribute("aria-label")
+
+    places = [press(Keys.HOME)] + [press(Keys.ARROW_DOWN) for _ in range(14)]
+    assert "the model" in places[0]
+    assert [p.split(", ")[-1] for p in places[1:3]] == ["modules[1]", "modules[2]"]
+    inside = "const a = document.activeElement.getBoundingClientRect(), b = graph.getBoundingClientRect();"
+    assert browser.execute_script(inside + "return a.top >= b.top && a.bottom <= b.bottom"), "the last is in view"
+    assert press(Keys.ARROW_DOWN) == places[-1], "there is nothing behind the last"
+    container = press(Keys.HOME, *[Keys.ARROW_DOWN] * next(i for i, p in enumerate(places) if "ConcatTable" in p))
+    assert "ConcatTable" in container
+    before = browser.execute_script(COUNT)
+    assert "ConcatTable" in press(Keys.ARROW_LEFT)
+    assert browser.execute_script(COUNT) < before
+    assert browser.switch_to.active_element.get_attribute("aria-expanded") == "false"
+    assert "▸" in browser.switch_to.active_element.get_attribute("textContent")
+    assert press(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT).startswith(places[places.index(container) + 1].split(",")[0])
+    assert press(Keys.ARROW_LEFT, Keys.ARROW_LEFT) == container, "one folds, one goes up"
+    assert press(Keys.ENTER) == container
+    assert "ConcatTable" in browser.find_element("id", "details").text
+
+
+def test_screen_readers_meet_a_tree(browser: Any, residual: Path) -> None:
+    opened(browser, residual)
+    browser.execute_cdp_cmd("Accessibility.enable", {})
+    nodes = [n for n in browser.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"] if not n["ignored"]]
+    roles: dict[str, list[dict[str, Any]]] = {}
+    for node in nodes:
+        roles.setdefault(node["role"]["value"], []).append(node)
+    (tree,) = roles["tree"]
+    assert tree["name"]["value"] == "Graph of the model"
+    assert "Arrow keys" in tree["description"]["value"]
+    assert len(roles["treeitem"]) == 15
+    assert all(node["name"]["value"] for node in roles["treeitem"])
+    levels = {p["value"]["value"] for node in roles["treeitem"] for p in node["properties"] if p["name"] == "level"}
+    assert levels == {1, 2, 3, 4}
+    buttons = {node["name"]["value"] for node in roles["button"]}
+    assert buttons == {"Unfold all", "Fold all", "Zoom in", "Zoom out", "Fit"}
+    assert [node["name"]["value"].strip() for node in roles["searchbox"]] == ["Search"]
+
+
+def test_paper_shows_all_of_the_graph_in_light_colours(browser: Any, residual: Path) -> None:
+    opened(browser, residual)
+    browser.find_element("id", "closer").click()
+    shown = "const [, , w, h] = document.querySelector('#graph svg').getAttribute('viewBox').split(' '); return +h"
+    before = browser.execute_script(shown)
+    browser.execute_script("window.dispatchEvent(new Event('beforeprint'))")
+    assert browser.execute_script(shown) > before
+    box = "const s = document.querySelector('#graph svg'), g = s.querySelector('.graph').getBoundingClientRect();"
+    assert browser.execute_script(box + "return g.height <= s.getBoundingClientRect().height")
+    browser.execute_script("window.dispatchEvent(new Event('afterprint'))")
+    assert browser.execute_script(shown) == before
+    browser.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia",
+        {"media": "print", "features": [{"name": "prefers-color-scheme", "value": "dark"}]},
+    )
+    try:
+        colour = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+        assert colour == "rgb(255, 255, 255)"
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
+
+
 def test_search_marks_what_it_finds(browser: Any, residual: Path) -> None:
     opened(browser, residual)
     browser.find_element("id", "search").send_keys("SpatialConvolution\n")
@@ -117,6 +190,11 @@ def test_report_colours_layers_and_filters_what_failed(browser: Any, deviating: 
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
     (different,) = browser.find_elements("css selector", "#graph .node.v-different")
     assert "modules[5].modules[1].modules[1]" in different.get_attribute("aria-label")
+    assert "✗" in different.get_attribute("textContent"), "colour is not the only sign"
+    equal = browser.find_elements("css selector", "#graph .node.v-equal")
+    assert all("✓" in e.get_attribute("textContent") for e in equal)
+    narrow = "return document.querySelector('#graph svg').getBoundingClientRect().width <= graph.clientWidth"
+    assert browser.execute_script(narrow)
     browser.find_element("css selector", "#filter").send_keys("different")
     assert "of 15 layers" in browser.find_element("id", "found").text
 

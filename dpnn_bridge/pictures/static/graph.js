@@ -1,6 +1,6 @@
 "use strict";
 (async () => {
-  const { root, open: startDepth } = JSON.parse(document.getElementById("data").textContent);
+  const { root, marks, open: startDepth } = JSON.parse(document.getElementById("data").textContent);
   const pane = document.getElementById("graph"), details = document.getElementById("details");
   const search = document.getElementById("search"), filter = document.getElementById("filter");
   const layers = [], parents = new Map();
@@ -11,6 +11,7 @@
     for (const child of layer.children) { parents.set(child, layer); number(child, depth + 1); }
   })(root, 0);
   const byId = new Map(layers.map((layer) => [layer.id, layer]));
+  const inside = (l) => l.children.reduce((n, child) => n + 1 + inside(child), 0);
 
   // ------------------------------------------------------------ the graph as Graphviz text, as pictures/text.py writes it
   const quoted = (lines) => `"${lines.map((l) => l.replace(/\\/g, "\\\\").replace(/"/g, '\\"').replace(/&/g, "&amp;")).join("\\n")}"`;
@@ -22,10 +23,12 @@
     return typeof other === "string" ? l.id + other : end(l.children[other], side);
   }
   function boxes(l) {
-    const look = l.verdict ? ` v-${l.verdict}` : "";
-    if (!l.open) return [`${l.id} [label=${quoted(l.label)}, id="${l.id}", class="layer${look}"${l.children.length ? ", peripheries=2" : ""}];`];
+    const look = l.verdict ? ` v-${l.verdict}` : "", [first, ...others] = l.label;
+    const label = [l.verdict ? `${marks[l.verdict]} ${first}` : first, ...others];
+    if (!l.open && l.children.length) label.push(`▸ ${inside(l)} layers`);
+    if (!l.open) return [`${l.id} [label=${quoted(label)}, id="${l.id}", class="layer${look}"${l.children.length ? ", peripheries=2" : ""}];`];
     const dots = ports(l).map((side) => `${l.id}${side} [label="", shape=circle, width=0.12, class="port"];`);
-    return [`subgraph cluster_${l.id} { label=${quoted(l.label)}; id="${l.id}"; class="layer${look}";`, ...dots, ...l.children.flatMap(boxes), "}"];
+    return [`subgraph cluster_${l.id} { label=${quoted(label)}; id="${l.id}"; class="layer${look}";`, ...dots, ...l.children.flatMap(boxes), "}"];
   }
   function arrows(l) {
     if (!l.open) return [];
@@ -35,16 +38,17 @@
     return [...own, ...l.children.flatMap(arrows)];
   }
   const dot = () => ["digraph model { rankdir=TB; bgcolor=transparent; node [shape=box, style=\"rounded,filled\", fontname=Arial, fontsize=11, margin=\"0.2,0.06\"];",
-    "graph [style=rounded, fontname=Arial, fontsize=11];", ...boxes(root), ...arrows(root), "}"].join("\n");
+    "graph [style=rounded, labeljust=l, fontname=Arial, fontsize=11];", ...boxes(root), ...arrows(root), "}"].join("\n");
 
   // ------------------------------------------------------------ drawing, moving, zooming
   const viz = await Viz.instance();
-  let svg = null, view = null, chosen = null;
+  let svg = null, view = null, size = null, chosen = null, current = root;
   const show = () => svg.setAttribute("viewBox", `${view.x} ${view.y} ${view.w} ${view.h}`);
   function fit() {
     const graph = svg.querySelector(".graph"), box = graph.getBBox(), m = graph.transform.baseVal.consolidate().matrix;
     const w = box.width * m.a + 12, h = box.height * m.d + 12, whole = Math.min(pane.clientWidth / w, pane.clientHeight / h);
-    const scale = whole < 0.55 ? Math.max(whole, Math.min(0.9, pane.clientWidth / w), 0.4) : Math.min(whole, 1.5);  // pixels per unit: readable first
+    const scale = whole >= 0.9 ? Math.min(whole, 1.5) : Math.max(whole, 0.7, Math.min(1.1, pane.clientWidth / w));  // pixels per unit: readable first
+    size = { x: box.x * m.a + m.e - 6, y: box.y * m.d + m.f - 6, w, h };
     view = { w: pane.clientWidth / scale, h: pane.clientHeight / scale };
     view.x = box.x * m.a + m.e - 6 + (w - view.w) / 2;
     view.y = box.y * m.d + m.f - 6 + Math.min(0, (h - view.h) / 2);
@@ -58,22 +62,50 @@
     const scale = Math.max(view.w / pane.clientWidth, view.h / pane.clientHeight);
     view.x -= dx * scale; view.y -= dy * scale; show();
   }
+  function reveal(group) {  // moves the picture as far as it takes to see a layer
+    const a = group.getBoundingClientRect(), b = pane.getBoundingClientRect(), gap = 12;
+    const along = (low, high, from, to) => high - low > to - from || low < from ? from + gap - low : high > to ? to - gap - high : 0;
+    move(along(a.left, a.right, b.left, b.right), along(a.top, a.bottom, b.top, b.bottom));
+  }
   function draw(keep) {
     const before = keep && view ? { ...view } : null;
     const fresh = viz.renderSVGElement(dot());
     fresh.removeAttribute("width"); fresh.removeAttribute("height");
-    fresh.setAttribute("role", "presentation");
+    for (const part of [fresh, fresh.querySelector(".graph")]) part.setAttribute("role", "presentation");
+    for (const part of fresh.querySelectorAll(".edge, .port, .graph > polygon")) part.setAttribute("aria-hidden", "true");
     pane.replaceChildren(fresh); svg = fresh;
     for (const title of svg.querySelectorAll("title")) title.remove();
     for (const group of svg.querySelectorAll(".layer")) {
       const layer = byId.get(group.id);
-      group.setAttribute("tabindex", "0"); group.setAttribute("role", "button");
+      group.setAttribute("role", "treeitem"); group.setAttribute("aria-level", String(levels.get(layer)));
+      group.setAttribute("aria-selected", String(layer === chosen));
       group.setAttribute("aria-label", [...layer.label, layer.path, layer.verdict].filter(Boolean).join(", "));
       if (layer.children.length) group.setAttribute("aria-expanded", String(layer.open));
       if (layer === chosen) group.classList.add("chosen");
     }
+    while (!document.getElementById(current.id)) current = parents.get(current);
+    stop(current);
     if (before) { view = before; show(); } else fit();
     mark();
+  }
+  // the layers that are shown, in the order of the file; one of them is a stop for Tab, arrow keys go on from there
+  const levels = new Map();
+  (function level(layer, n) { levels.set(layer, n); for (const child of layer.children) level(child, n + 1); })(root, 1);
+  const shown = () => layers.filter((l) => document.getElementById(l.id));
+  function stop(layer, focus) {
+    current = layer;
+    for (const group of svg.querySelectorAll(".layer")) group.setAttribute("tabindex", group.id === layer.id ? "0" : "-1");
+    if (focus) document.getElementById(layer.id).focus({ preventScroll: true });
+  }
+  function fold(layer, open) { layer.open = open; draw(true); stop(layer, true); reveal(document.getElementById(layer.id)); }
+  function step(layer, key) {
+    const all = shown(), i = all.indexOf(layer);
+    if (key === "ArrowDown") return all[i + 1];
+    if (key === "ArrowUp") return all[i - 1];
+    if (key === "Home") return all[0];
+    if (key === "End") return all[all.length - 1];
+    if (key === "ArrowRight") return layer.open ? layer.children[0] : undefined;
+    return parents.get(layer);
   }
   const groupOf = (target) => target.closest && target.closest(".layer");
   function choose(layer, toggle) {
@@ -81,8 +113,7 @@
     if (toggle && layer.children.length) layer.open = !layer.open;
     describe(layer);
     draw(true);
-    const group = document.getElementById(layer.id);
-    if (group) group.focus({ preventScroll: true });
+    stop(layer, true);
   }
 
   // ------------------------------------------------------------ details, search, filter
@@ -120,7 +151,10 @@
   }
   function find() {
     for (const l of mark()) for (let p = parents.get(l); p; p = parents.get(p)) p.open = true;
+    const first = mark()[0];
+    if (first) current = first;
     draw(false);
+    if (first) reveal(document.getElementById(first.id));
   }
 
   // ------------------------------------------------------------ hands on it
@@ -152,15 +186,28 @@
     zoom(e.deltaY > 0 ? 1.12 : 0.89, { x: (e.clientX - box.left) / box.width, y: (e.clientY - box.top) / box.height });
   }, { passive: false });
   pane.addEventListener("keydown", (e) => {
-    const group = groupOf(e.target), steps = { ArrowLeft: [60, 0], ArrowRight: [-60, 0], ArrowUp: [0, 60], ArrowDown: [0, -60] };
-    if ((e.key === "Enter" || e.key === " ") && group) choose(byId.get(group.id), true);
-    else if (steps[e.key]) move(...steps[e.key]);
+    const group = groupOf(e.target), layer = group && byId.get(group.id);
+    const moves = { ArrowLeft: [60, 0], ArrowRight: [-60, 0], ArrowUp: [0, 60], ArrowDown: [0, -60] };
+    if ((e.key === "Enter" || e.key === " ") && layer) choose(layer, true);
+    else if (moves[e.key] && e.shiftKey) move(...moves[e.key]);
+    else if (layer && (moves[e.key] || e.key === "Home" || e.key === "End")) {
+      if (e.key === "ArrowRight" && layer.children.length && !layer.open) fold(layer, true);
+      else if (e.key === "ArrowLeft" && layer.open) fold(layer, false);
+      else { const next = step(layer, e.key); if (next) { stop(next, true); reveal(document.getElementById(next.id)); } }
+    }
     else if (e.key === "+" || e.key === "=") zoom(0.8);
     else if (e.key === "-") zoom(1.25);
     else return;
     e.preventDefault();
   });
+  pane.addEventListener("focusin", (e) => { const group = groupOf(e.target); if (group) reveal(group); });
   window.addEventListener("resize", fit);
+  let before = null;  // paper shows all of it, in a size that can be read, over several pages if need be
+  window.addEventListener("beforeprint", () => {
+    before = view; view = size; show();
+    svg.style.width = `min(100%, ${size.w}px)`; svg.style.height = "auto";
+  });
+  window.addEventListener("afterprint", () => { view = before; svg.removeAttribute("style"); show(); });
   draw(false);
   pane.dataset.ready = "true";
 })();
