@@ -230,7 +230,7 @@ def _run_one(task: Task, line: Line | None, options: dict[str, Any]) -> Outcome:
     except OutputExistsError:  # another attempt at the same task was faster
         return _present(task, line, options)
     facts = {
-        "modules": report.metadata["modules"],
+        "modules": report.metadata.get("modules", 0),  # data has none
         "parameters": report.metadata["parameters"],
         "unsupported": len(report.unsupported),
     }

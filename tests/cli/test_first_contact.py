@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -143,9 +144,13 @@ def test_errors_of_many_files_name_each_once(tmp_path: Path) -> None:
     result = run(convert_command, bad, LENET, "--out-dir", tmp_path / "out")
     (line,) = [line for line in result.output.splitlines() if line.startswith("error")]
     assert line.count("bad.t7") == 1
-    result = run(convert_command, bad, LENET, RNN, "--out-dir", tmp_path / "out", "--jobs", "2", "--force")
+    write_t7(tmp_path / "data.t7", LuaTable({"x": 1}))
+    shutil.copy(LENET, tmp_path / "lenet.t7")
+    files = [tmp_path / name for name in ("bad.t7", "lenet.t7", "data.t7")]
+    result = run(convert_command, *files, "--out-dir", tmp_path / "all", "--jobs", "2", "--json")
     assert result.exit_code == 3, result.output
-    assert "model.t7" in result.output
+    found = [(entry["status"], entry.get("modules")) for entry in json.loads(result.stdout)]
+    assert found == [("failed", None), ("converted", 12), ("converted", 0)]
 
 
 # ---------------------------------------------------------------------- formats
