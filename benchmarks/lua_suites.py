@@ -110,7 +110,7 @@ def outcome(suite: Suite, program: list[str], checkouts: Path, log: Path, limit:
         _, text = run([*program, str(script)], folder, paths, log, limit)
         counts = [tuple(map(int, found)) for found in _SUMMARY.findall(text)]
         # a test with several failures counts once
-        tests, bad = sum(c[0] for c in counts), len(set(re.findall(r"(\d+/\d+ \S+) \.+ \[(?:FAIL|ERROR)\]", text)))
+        tests, bad = sum(c[0] for c in counts), len(set(re.findall(r"\d+/\d+ (\S+) \.+ \[(?:FAIL|ERROR)\]", text)))
         passed = tests - max(bad, int(any(c[1] + c[2] for c in counts)))
     else:
         scripts = sorted(folder.glob(suite.files))

@@ -29,6 +29,9 @@ io.flush()
     },
 )
 @click.option("-i", "--interactive", is_flag=True, help="Open a prompt after the script, or without one.")
+@click.option(
+    "-l", "--library", multiple=True, metavar="NAME", help="Require this package before all else (repeatable)."
+)
 @click.option("-e", "--execute", metavar="CODE", help="Run this Lua code before the script.")
 @click.option(
     "-p",
@@ -47,6 +50,7 @@ io.flush()
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def lua_command(
     interactive: bool,
+    library: tuple[str, ...],
     execute: str | None,
     lua_path: tuple[Path, ...],
     runtime: str,
@@ -64,7 +68,7 @@ def lua_command(
     """
     from dpnn_bridge.lua.bridge import LuaBridge
 
-    if script is None and execute is None and not interactive:
+    if script is None and execute is None and not library and not interactive:
         raise click.UsageError("name a script, or give -i for a prompt")
     if not sandbox and (max_seconds is not None or max_memory is not None):
         raise click.UsageError("--max-seconds and --max-memory are for --sandbox")
@@ -78,6 +82,8 @@ def lua_command(
         _take_exit(bridge)
         if seed is not None:
             bridge.manual_seed(seed)
+        for name in (*(() if sandbox else ("xlua",)), *library):  # xlua, as th does
+            bridge.require(name)
         if execute is not None:
             bridge.execute(execute, name="command line")
         if script is not None:

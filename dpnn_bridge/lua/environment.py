@@ -224,21 +224,7 @@ def environment_entries(runtime: Runtime) -> dict[str, Any]:
     }
     if runtime.sandbox:
         return entries
-    paths: dict[str, Callable[..., Any]] = {
-        "concat": lambda *parts: os.path.join(*parts) if parts else os.getcwd(),
-        "filep": lambda p, *_: os.path.isfile(p),
-        "dirp": lambda p, *_: os.path.isdir(p),
-        "mkdir": lambda p, *_: (os.makedirs(p, exist_ok=True), True)[1],
-        "basename": lambda p, ext=None, *_: os.path.basename(p).removesuffix(f".{ext}" if ext else ""),
-        "dirname": lambda p, *_: os.path.dirname(p) or ".",
-        "extname": lambda p, *_: os.path.splitext(p)[1][1:] or None,
-        "cwd": lambda *_: os.getcwd(),
-        "tmpname": lambda *_: os.path.join(os.environ.get("TMPDIR", "/tmp"), f"lua_{os.getpid()}_{time.time_ns()}"),
-        "rmfile": lambda p, *_: (os.remove(p), True)[1],
-    }
     return entries | {
         "exists": os.path.isfile,
         "prelude": str(Path(__file__).parent / "prelude"),
-        "paths": runtime.guarded(paths),
-        "paths_files": lambda folder: runtime.lua.table_from([".", "..", *os.listdir(folder or ".")]),
     }

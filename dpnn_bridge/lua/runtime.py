@@ -20,8 +20,9 @@ from dpnn_bridge.lua.dispatch import FUNCTIONS, NATIVE, describe
 from dpnn_bridge.lua.environment import Allocator, environment_entries, file_entries, random_entries
 from dpnn_bridge.lua.mirror import Shared, mirror_entries
 from dpnn_bridge.lua.ops import construct, indexing
-from dpnn_bridge.lua.ops.storage import STORAGE_METHODS, get, new_storage, put
+from dpnn_bridge.lua.ops.storage import STORAGE_METHODS, get, mapped_storage, new_storage, put
 from dpnn_bridge.lua.printing import print_storage, print_tensor
+from dpnn_bridge.lua.system import system_entries
 from dpnn_bridge.lua.tensor import DTYPES, Storage, Tensor, TorchError, cast_number
 from dpnn_bridge.lua.thnn import KERNELS
 from dpnn_bridge.torch7.random import Generator
@@ -304,7 +305,9 @@ class Runtime:
 
         def storage_methods(ty: str) -> Any:
             skip = () if ty in ("Char", "Byte") else ("string",)
-            return self.guarded({n: c for n, c in STORAGE_METHODS.items() if n not in skip})
+            size = DTYPES[ty].itemsize  # asked of the class too: torch.LongStorage.elementSize()
+            methods = {n: c for n, c in STORAGE_METHODS.items() if n not in skip}
+            return self.guarded(methods | {"elementSize": lambda *_: size})
 
         def set_default_type(ty: str) -> None:
             self.default_type = ty
@@ -338,6 +341,12 @@ class Runtime:
 
             return self.guard(create)
 
+        def create_storage(ty: str, *args: Any) -> Storage:
+            if args and isinstance(args[0], Allocator):
+                args = args[1:]
+            named = bool(args) and isinstance(args[0], str) and not self.sandbox
+            return (mapped_storage if named else new_storage)(ty, *args)
+
         def half_bits(storage: Storage) -> Any:
             return Storage("Short", flat=storage.flat.view(torch.int16))
 
@@ -353,9 +362,7 @@ class Runtime:
             "functions_of": functions_of,
             "storage_methods": storage_methods,
             "new_tensor": lambda ty: self.guard(lambda *args: construct.new_tensor(ty, *args)),
-            "new_storage": lambda ty: self.guard(
-                lambda *args: new_storage(ty, *(args[1:] if args and isinstance(args[0], Allocator) else args))
-            ),
+            "new_storage": lambda ty: self.guard(lambda *args: create_storage(ty, *args)),
             "tensor_of_numbers": tensor_of_numbers,
             "get_number": self.guard(indexing.get_number),
             "put_number": self.guard(indexing.put_number),
@@ -378,4 +385,11 @@ class Runtime:
             "set_default_type": set_default_type,
             "get_default_type": lambda: self.default_type,
         }
-        return entries | mirror_entries() | random_entries(self) | file_entries(self) | environment_entries(self)
+        return (
+            entries
+            | mirror_entries()
+            | system_entries(self)
+            | random_entries(self)
+            | file_entries(self)
+            | environment_entries(self)
+        )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -49,14 +52,28 @@ def new_storage(ty: str, *args: Any) -> Storage:
     return Storage(ty)
 
 
+def mapped_storage(ty: str, name: str, shared: Any = False, count: Any = 0, in_memory: Any = False, *_: Any) -> Storage:
+    """A file's content, or with ``in_memory`` that of a file in shared memory, which goes with its storage."""
+    path = f"/dev/shm/{name}" if in_memory else name
+    size = check_int(count, 3) if count else 0
+    try:
+        size = size or os.path.getsize(path) // DTYPES[ty].itemsize
+        storage = Storage(ty, flat=torch.from_file(path, shared=bool(shared), size=size, dtype=DTYPES[ty]))
+    except (OSError, RuntimeError) as error:
+        raise TorchError(f"unable to map file <{path}>: {error}") from None
+    if in_memory:
+        weakref.finalize(storage.block, _remove, path)
+    return storage
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(OSError):
+        os.remove(path)
+
+
 @_method("size", "__len__")
 def size(s: Storage, *_: Any) -> int:
     return s.size
-
-
-@_method("elementSize")
-def element_size(s: Storage, *_: Any) -> int:
-    return DTYPES[s.ty].itemsize
 
 
 @_method("resize")

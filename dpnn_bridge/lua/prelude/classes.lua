@@ -59,12 +59,15 @@ local function binary(op, what)
    end
 end
 
+-- keeps the frame of who calls, as a C function does: nngraph counts them
+local function results(...) return ... end
+
 local function unary(op, what)
    local key = '__' .. op .. '__'
    return function(self, ...)
       local f = inherited(rawgetmt(self), key)
       if f == nil then error(string.format('%s has no %s operator', typename(self), what), 2) end
-      if type(f) == 'function' then return f(self, ...) end
+      if type(f) == 'function' then return results(f(self, ...)) end
       return f
    end
 end
@@ -109,6 +112,7 @@ local function new_metatable(tname)
    for key, f in pairs(operators) do mt[key] = f end
    mt.__metatable = mt
    metatables[tname], names[mt] = mt, tname
+   if bridge.open then bridge.debug.getregistry()[tname] = mt end  -- where C libraries look
    return mt
 end
 
@@ -119,7 +123,7 @@ local function new_constructor(mt)
       __call = function(self, ...)
          local new = rawget(rawgetmt(self), '__new')
          if not new then error('no constructor available', 2) end
-         return new(...)
+         return results(new(...))
       end,
       __metatable = mt,
    })

@@ -76,6 +76,16 @@ end
 
 local write_function, write_torch
 
+-- where in what is written: names of fields and of upvalues, whose own tables do not show
+local UPVALUES = {}
+local function path_text(path)
+   local parts = {}
+   for i, name in ipairs(path) do
+      if name ~= UPVALUES and path[i - 1] ~= UPVALUES then parts[#parts + 1] = name end
+   end
+   return table.concat(parts, '.')
+end
+
 function File:writeObject(object, name, hook)
    local original = object
    if hook then object = hook(object) end
@@ -84,7 +94,7 @@ function File:writeObject(object, name, hook)
    s.path[#s.path + 1] = name or '<?>'
    local kind = self:isWritableObject(object)
    if not kind then
-      local path = table.concat(s.path, '.')
+      local path = path_text(s.path)
       s.path = {}
       error(string.format('Unwritable object <%s> at %s', type(object), path), 2)
    end
@@ -112,7 +122,9 @@ function File:writeObject(object, name, hook)
             self:writeInt(n)
             for k, v in pairs(object) do
                self:writeObject(k, nil, hook)
-               self:writeObject(v, (type(k) == 'string' or type(k) == 'number') and tostring(k) or nil, hook)
+               local label = (type(k) == 'string' or type(k) == 'number') and tostring(k) or nil
+               if label == 'value' and s.path[#s.path - 1] == UPVALUES and type(object.name) == 'string' then label = object.name end
+               self:writeObject(v, label, hook)
             end
          end
       end
@@ -140,7 +152,7 @@ function write_function(file, f, hook)
       upvalues[i] = {name = name, id = id, value = value}
       i = i + 1
    end
-   file:writeObject(upvalues, nil, hook)
+   file:writeObject(upvalues, UPVALUES, hook)
 end
 
 function write_torch(file, object, hook)
@@ -156,7 +168,7 @@ function write_torch(file, object, hook)
       if file:isWritableObject(v) then
          fields[k] = v
       else
-         print(string.format('$ Warning: cannot write object field <%s> of <%s>', tostring(k), typename(object)))
+         print(string.format('$ Warning: cannot write object field <%s> of <%s> %s', tostring(k), typename(object), path_text(state(file).path)))
       end
    end
    file:writeObject(fields, typename(object), hook)

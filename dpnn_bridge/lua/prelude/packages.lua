@@ -1,102 +1,21 @@
--- Small stand-ins for LuaRocks packages that nn, dpnn and rnn require, used when package.path has no real ones.
+-- Packages that come with the bridge, each in a file of its own that runs when it is required: stand-ins for what
+-- `lua_path` and package.path do not have, and for C libraries, which cannot be loaded here.
 local bridge, py = ...
 local packages = {}
 bridge.packages = packages
 
--- moses: the part that these packages use
-function packages.moses()
-   local _ = {}
-   function _.map(t, f)
-      local result = {}
-      for k, v in pairs(t) do result[k] = f(k, v) end
-      return result
-   end
-   function _.clone(t, shallow)
-      local result = {}
-      for k, v in pairs(t) do result[k] = type(v) == 'table' and not shallow and _.clone(v) or v end
-      return result
-   end
-   function _.size(...)
-      local t = ...
-      if type(t) ~= 'table' then return select('#', ...) end
-      local n = 0
-      for _ in pairs(t) do n = n + 1 end
-      return n
-   end
-   function _.keys(t)
-      local result = {}
-      for k in pairs(t) do result[#result + 1] = k end
-      return result
-   end
-   function _.values(t)
-      local result = {}
-      for _, v in pairs(t) do result[#result + 1] = v end
-      return result
-   end
-   function _.slice(t, first, last)
-      local result = {}
-      for i = first or 1, math.min(last or #t, #t) do result[#result + 1] = t[i] end
-      return result
-   end
-   function _.first(t, n) return _.slice(t, 1, n or 1) end
-   function _.last(t, n) return _.slice(t, math.max(1, #t - (n or #t - 1) + 1)) end
-   function _.reverse(t)
-      local result = {}
-      for i = #t, 1, -1 do result[#result + 1] = t[i] end
-      return result
-   end
-   function _.compact(t)
-      local keys, result = {}, {}
-      for k, v in pairs(t) do if v then keys[#keys + 1] = k end end
-      table.sort(keys)
-      for i, k in ipairs(keys) do result[i] = t[k] end
-      return result
-   end
-   function _.indexOf(t, value)
-      for i, v in ipairs(t) do if v == value then return i end end
-   end
-   function _.contains(t, value)
-      for _, v in pairs(t) do if v == value then return true end end
-      return false
-   end
-   function _.isEmpty(t)
-      if t == nil then return true end
-      if type(t) == 'string' then return #t == 0 end
-      return type(t) ~= 'table' or next(t) == nil
-   end
-   function _.isNaN(x) return type(x) == 'number' and x ~= x end
-   function _.isFinite(x) return type(x) == 'number' and x > -math.huge and x < math.huge end
-   return _
+-- a Lua function for one of Python that answers plain values; its errors become text
+local function results(ok, ...)
+   if ok then return ... end
+   error(tostring((...)), 3)
 end
+function bridge.plain(f) return function(...) return results(pcall(f, ...)) end end
 
--- xlua: named arguments; progress bars become silence
-function packages.xlua()
-   xlua = {progress = function() end, log = function() end}
-
-   -- arguments in order, or one table of named ones, as the definitions {arg=, type=, default=, req=} say
-   local function read(args, name, definitions)
-      local values, named = {}, #args <= 1 and type(args[1]) == 'table' and not torch.typename(args[1]) and args[1]
-      for i, definition in ipairs(definitions) do
-         local value
-         if named then value = named[definition.arg] else value = args[i] end
-         if value == nil then value = definition.default end
-         if value == nil and definition.defaulta then value = values[definition.defaulta] end
-         if value == nil and definition.req then error(name .. ': missing argument ' .. definition.arg, 3) end
-         values[definition.arg] = value
-      end
-      return values
-   end
-   function xlua.unpack(args, name, description, ...)
-      local definitions = {...}
-      local values, ordered = read(args, name, definitions), {}
-      for i, definition in ipairs(definitions) do ordered[i] = values[definition.arg] end
-      return values, unpack(ordered, 1, #definitions)
-   end
-   function xlua.unpack_class(object, args, name, description, ...)
-      for key, value in pairs(read(args, name, {...})) do object[key] = value end
-   end
-   return xlua
+local function file(name)
+   return function() return py.run_prelude('packages/' .. name .. '.lua') end
 end
+for _, name in ipairs {'moses', 'xlua'} do packages[name] = file(name) end
+package.preload.libnnx = file('libnnx')
 
 -- nn: its base classes, see nn/base.lua
 function packages.nn()
@@ -104,7 +23,45 @@ function packages.nn()
    return nn
 end
 
+if bridge.open then
+   for _, name in ipairs {'paths', 'sys', 'csvigo'} do packages[name] = file(name) end
+   for _, name in ipairs {'lfs', 'cjson', 'tds', 'threads', 'image', 'cutorch'} do package.preload[name] = file(name) end
+   package.preload['cjson.safe'] = function()
+      local cjson, safe = require 'cjson', {}
+      for name, f in pairs(cjson) do safe[name] = f end
+      for _, name in ipairs {'encode', 'decode'} do
+         safe[name] = function(value)
+            local ok, result = pcall(cjson[name], value)
+            if ok then return result end
+            return nil, result
+         end
+      end
+      return safe
+   end
+   for name in pairs {['threads.sharedserialize'] = 1, ['threads.serialize'] = 1} do package.preload[name] = function() return {} end end
+   function packages.dok()  -- documentation in strings; csvigo's arguments
+      dok = {unpack = function(...) return require('xlua').unpack(...) end, usage = function(...) return require('xlua').usage(...) end}
+      return dok
+   end
+   function package.preload.libpaths()
+      local functions = {}
+      for name, f in pairs(py.libpaths) do functions[name] = bridge.plain(f) end
+      functions.usleep, functions.require = nil, require
+      paths = functions
+      return functions
+   end
+   function package.preload.libsys() return {clock = torch.tic, usleep = bridge.plain(py.libpaths.usleep)} end
+end
+
 local searchers = package.loaders or package.searchers
 searchers[#searchers + 1] = function(name)
    return packages[name] or "\n\tno stand-in for '" .. name .. "' in the bridge"
+end
+
+if bridge.open then
+   require 'paths'  -- as torch and th do
+   require 'sys'
+else
+   paths, sys = {}, {clock = torch.tic, COLORS = {}}
+   package.loaded.paths, package.loaded.sys = paths, sys
 end

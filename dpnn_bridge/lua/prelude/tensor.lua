@@ -141,6 +141,7 @@ local function flatten(value)
    local flat = {}
    local function visit(v, depth)
       if depth > #sizes then
+         v = type(v) == 'string' and tonumber(v) or v
          if type(v) ~= 'number' then error('invalid element (not a number)', 0) end
          flat[#flat + 1] = v == 0 and 1 / v < 0 and '-0' or v  -- Python would get the integer 0
          return

@@ -13,7 +13,8 @@ function Tester:setSummaryOnly(on) self.summaryOnly = on end
 
 -- outcomes ------------------------------------------------------------------------------------------------------
 function Tester:_addDebugInfo(message)
-   local where = (debug and debug.traceback('', 4) or ''):match('\n([^\n]*\n[^\n]*)') or ''
+   local trace = debug and debug.traceback('', 2) or ''
+   local where = trace:match('.-\n([^\n]+\n[^\n]+)\n[^\n]+xpcall') or ''  -- the lines of the test
    local name = self._currentTestName
    return (name ~= '' and name .. '\n' or '') .. message .. '\n' .. where
 end
@@ -162,7 +163,7 @@ function Tester:assertTableNe(a, b, ...) return self:_assertTableEqOrNeq(a, b, t
 function Tester:assert(condition, ...)
    local message = only_message(...)
    if type(condition) ~= 'boolean' then
-      self:_warning(':assert is for boolean conditions; write Tester:assert(var ~= nil) to check for nil.')
+      self:_warning(' :assert should only be used for boolean conditions. To check for non-nil variables, do this explicitly: Tester:assert(var ~= nil).')
    end
    return self:_assert_sub(condition, string.format('%sBOOL violation condition=%s', message, tostring(condition)))
 end
@@ -179,6 +180,13 @@ comparison('le', 'LE', '>', function(a, b) return a <= b end)
 comparison('ge', 'GE', '<', function(a, b) return a >= b end)
 comparison('eq', 'EQ', '~=', function(a, b) return a == b end)
 comparison('ne', 'NE', '==', function(a, b) return a ~= b end)
+local assertne = Tester.assertne
+function Tester:assertne(a, b, ...)
+   if type(a) == type(b) and (type(a) == 'table' or type(a) == 'userdata') then
+      self:_warning(' :assertne should only be used to compare basic lua objects (numbers, booleans, etc). Consider using either :assertGeneralNe or :assert(a ~= b).')
+   end
+   return assertne(self, a, b, ...)
+end
 
 function Tester:assertalmosteq(a, b, ...)
    local tolerance, message = options(1e-16, ...)

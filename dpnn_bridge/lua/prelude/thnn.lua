@@ -23,22 +23,5 @@ package.preload['nn.THNN'] = function()
    return THNN
 end
 
--- nnx's C library: its resampling layer, which dpnn uses
-package.preload.libnnx = function()
-   local kernels = torch.getmetatable('torch.DoubleTensor').THNN
-   local nnx = {
-      SpatialReSampling_updateOutput = function(self, input)
-         kernels.SpatialReSampling_updateOutput(input, self.output, self.owidth, self.oheight)
-         return self.output
-      end,
-      SpatialReSampling_updateGradInput = function(self, input, gradOutput)
-         kernels.SpatialReSampling_updateGradInput(input, gradOutput, self.gradInput, self.owidth, self.oheight)
-         return self.gradInput
-      end,
-   }
-   for _, ty in ipairs {'Float', 'Double'} do torch.getmetatable('torch.' .. ty .. 'Tensor').nn = nnx end
-   return nnx
-end
-
 -- layers that ask for the generator's C struct get an opaque pointer, and the kernels the generator itself
 if bridge.ffi then pcall(bridge.ffi.cdef, 'typedef struct THGenerator THGenerator;') end

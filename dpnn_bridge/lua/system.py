@@ -1,0 +1,271 @@
+"""What the C libraries behind Lua packages did for scripts: ``paths``, ``sys``, ``lfs``, ``cjson`` and ``image``."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dpnn_bridge.base.extras import install_advice
+from dpnn_bridge.lua.tensor import FLOATING, Tensor, TorchError
+
+if TYPE_CHECKING:
+    from dpnn_bridge.lua.runtime import Runtime
+
+
+def _answering(code: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that gives true, or nil, a text and a number when the system refuses, as Lua's io functions do."""
+
+    def call(*args: Any) -> Any:
+        try:
+            code(*args)
+        except OSError as error:
+            return None, f"{args[0] if args else ''}: {error.strerror}", error.errno
+        return True
+
+    return call
+
+
+def _concat(*parts: str) -> str:
+    return os.path.normpath(os.path.join(os.getcwd(), *parts))
+
+
+def _basename(path: str, suffix: str | None = None) -> str:
+    name = os.path.basename(path.rstrip("/"))
+    if suffix and name.endswith(suffix) and name != suffix:
+        name = name[: -len(suffix)].removesuffix("." if not suffix.startswith(".") else "")
+    return name
+
+
+def _dirname(path: str) -> str:
+    return os.path.dirname(path.rstrip("/")) or ("/" if path.startswith("/") else ".")
+
+
+def _temporary() -> str:
+    handle, path = tempfile.mkstemp(prefix="lua_")
+    os.close(handle)
+    return path
+
+
+def path_entries(runtime: Runtime) -> dict[str, Callable[..., Any]]:
+    """``libpaths`` and ``libsys``."""
+
+    def names(folder: str = ".") -> Any:
+        try:
+            return runtime.lua.table_from([".", "..", *sorted(os.listdir(folder))])
+        except OSError:
+            return None
+
+    system = platform.uname()
+    return {
+        "concat": _concat,
+        "filep": os.path.isfile,
+        "dirp": os.path.isdir,
+        "basename": _basename,
+        "dirname": _dirname,
+        "extname": lambda path: os.path.splitext(path)[1][1:] or None,
+        "cwd": os.getcwd,
+        "dir": names,
+        "mkdir": _answering(lambda path: os.makedirs(path)),
+        "rmdir": _answering(os.rmdir),
+        "execdir": lambda: os.path.dirname(sys.executable),
+        "tmpname": _temporary,
+        "uname": lambda: (system.system, system.node, system.machine),
+        "getregistryvalue": lambda *_: None,
+        "usleep": lambda microseconds: time.sleep(microseconds / 1e6),
+    }
+
+
+def _attributes(runtime: Runtime, follow: bool) -> Callable[..., Any]:
+    kinds = {
+        0o10: "file",
+        0o04: "directory",
+        0o12: "link",
+        0o02: "char device",
+        0o06: "block device",
+        0o01: "named pipe",
+    }
+
+    def attributes(path: str, wanted: Any = None) -> Any:
+        try:
+            found = os.stat(path, follow_symlinks=follow)
+        except OSError as error:
+            return None, f"cannot obtain information from file '{path}': {error.strerror}", error.errno
+        values = {
+            "mode": kinds.get(found.st_mode >> 12, "other"),
+            "size": found.st_size,
+            "modification": int(found.st_mtime),
+            "access": int(found.st_atime),
+            "change": int(found.st_ctime),
+            "ino": found.st_ino,
+            "dev": found.st_dev,
+            "nlink": found.st_nlink,
+            "uid": found.st_uid,
+            "gid": found.st_gid,
+        }
+        return values.get(wanted) if isinstance(wanted, str) else runtime.lua.table_from(values)
+
+    return attributes
+
+
+def lfs_entries(runtime: Runtime) -> dict[str, Callable[..., Any]]:
+    """LuaFileSystem."""
+
+    def listing(folder: str) -> Any:
+        try:
+            return runtime.lua.table_from([".", "..", *sorted(os.listdir(folder))])
+        except OSError as error:
+            return f"cannot open {folder}: {error.strerror}"
+
+    def touch(path: str, accessed: float | None = None, modified: float | None = None) -> None:
+        now = time.time()
+        first = now if accessed is None else accessed
+        os.utime(path, (first, first if modified is None else modified))
+
+    return {
+        "attributes": _attributes(runtime, follow=True),
+        "symlinkattributes": _attributes(runtime, follow=False),
+        "listing": listing,
+        "currentdir": os.getcwd,
+        "chdir": _answering(os.chdir),
+        "mkdir": _answering(os.mkdir),
+        "rmdir": _answering(os.rmdir),
+        "touch": _answering(touch),
+        "link": _answering(lambda old, new, symbolic=None: (os.symlink if symbolic else os.link)(old, new)),
+    }
+
+
+# ---- JSON
+
+
+def json_entries(runtime: Runtime) -> dict[str, Callable[..., Any]]:
+    """``cjson``: Lua's side walks the tables, Python's the text."""
+    lua = runtime.lua
+
+    def decode(text: str, null: Any) -> Any:
+        def build(value: Any) -> Any:
+            if value is None:
+                return null
+            if isinstance(value, str):
+                return value.encode("utf-8").decode("latin-1")
+            if isinstance(value, list):
+                return lua.table_from([build(v) for v in value])
+            if isinstance(value, dict):
+                return lua.table_from({build(k): build(v) for k, v in value.items()})
+            return value
+
+        try:
+            return build(json.loads(text.encode("latin-1")))
+        except (ValueError, RecursionError) as error:
+            return None, f"{error}"
+
+    return {
+        "decode": decode,
+        "quote": lambda text: (
+            json.dumps(text.encode("latin-1").decode("utf-8", "surrogateescape"), ensure_ascii=False)
+            .encode("utf-8", "surrogateescape")
+            .decode("latin-1")
+        ),
+    }
+
+
+# ---- pictures
+
+
+def _pillow() -> Any:
+    try:
+        from PIL import Image
+    except ImportError:
+        raise TorchError(f"image needs Pillow, which is not installed: {install_advice('lua')}") from None
+    return Image
+
+
+def load_image(path: str, depth: float | None, ty: str) -> Tensor:
+    """A picture file as channels x height x width, 0 to 1 for floating types and 0 to 255 for bytes.
+
+    Raises:
+        TorchError: there is no such file, or Pillow does not know its format.
+    """
+    image = _pillow()
+    try:
+        with image.open(path) as opened:
+            modes = {1: "L", 3: "RGB", 4: "RGBA"}
+            mode = modes.get(int(depth)) if depth else opened.mode if opened.mode in modes.values() else "RGB"
+            pixels = opened.convert(mode)
+    except OSError as error:
+        raise TorchError(f"{path} is no picture that can be read: {error}") from None
+    data = torch.frombuffer(bytearray(pixels.tobytes()), dtype=torch.uint8)
+    data = data.reshape(pixels.height, pixels.width, -1).permute(2, 0, 1)
+    return Tensor.fresh(data.double() / 255 if ty in FLOATING else data, ty)
+
+
+def save_image(path: str, t: Tensor) -> tuple[()]:
+    """Channels x height x width (or height x width) into a file of the format that its name says."""
+    image = _pillow()
+    data = t.t if t.dim == 3 else t.t.reshape(1, *t.size)
+    if data.dim() != 3 or data.shape[0] not in (1, 2, 3, 4):
+        raise TorchError(f"a picture has 1 to 4 channels x height x width, this tensor is {t.shape_text}")
+    if data.is_floating_point():
+        data = (data.double() * 255).clamp(0, 255)
+    pixels = data.to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+    try:
+        image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(path)
+    except (OSError, ValueError) as error:
+        raise TorchError(f"{path} cannot be written: {error}") from None
+    return ()
+
+
+def _resampling(count: int, wanted: int) -> torch.Tensor:
+    """Weights, wanted x count, of libimage's linear scaling: interpolation upwards, averages downwards."""
+    weights = torch.zeros(wanted, count, dtype=torch.float64)
+    for n in range(wanted):
+        if wanted == count or (wanted > count and n == wanted - 1):
+            weights[n, n if wanted == count else count - 1] = 1
+        elif wanted > count:
+            at = n * ((count - 1) / (wanted - 1))
+            weights[n, int(at)], weights[n, int(at) + 1] = 1 - (at - int(at)), at - int(at)
+        else:
+            first, last = n * (count / wanted), (n + 1) * (count / wanted)
+            weights[n, int(first)] = 1 - (first - int(first))
+            weights[n, int(first) + 1 : int(last)] = 1
+            if int(last) < count:
+                weights[n, int(last)] += last - int(last)
+            weights[n] /= weights[n].sum()
+    return weights
+
+
+def scale_image(t: Tensor, width: float, height: float, mode: str) -> Tensor:
+    """Channels x height x width at another size: ``simple`` takes the pixel before, ``bilinear`` is libimage's."""
+    data = t.t if t.dim == 3 else t.t.reshape(1, *t.size)
+    rows, columns = int(height), int(width)
+    if mode == "simple":
+        at = torch.arange(rows) * data.shape[1] // rows, torch.arange(columns) * data.shape[2] // columns
+        scaled = data[:, at[0]][:, :, at[1]]
+    elif mode == "bilinear":
+        across = data.double() @ _resampling(data.shape[2], columns).T
+        scaled = _resampling(data.shape[1], rows) @ across
+        scaled = scaled if data.is_floating_point() else (scaled + 0.5).clamp(0, 255)
+    else:
+        raise TorchError(f"image.scale: the modes are simple and bilinear, not {mode!r}")
+    return Tensor.fresh(scaled if t.dim == 3 else scaled[0], t.ty)
+
+
+def system_entries(runtime: Runtime) -> dict[str, Any]:
+    """What the prelude's packages find in ``py``; nothing in a sandbox."""
+    if runtime.sandbox:
+        return {}
+    return {
+        "libpaths": runtime.lua.table_from(path_entries(runtime)),
+        "lfs": runtime.lua.table_from(lfs_entries(runtime)),
+        "json": runtime.lua.table_from(json_entries(runtime)),
+        "image_load": runtime.guard(load_image),
+        "image_save": runtime.guard(save_image),
+        "image_scale": runtime.guard(scale_image),
+    }
