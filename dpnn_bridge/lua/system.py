@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -265,6 +266,7 @@ def system_entries(runtime: Runtime) -> dict[str, Any]:
         "libpaths": runtime.lua.table_from(path_entries(runtime)),
         "lfs": runtime.lua.table_from(lfs_entries(runtime)),
         "json": runtime.lua.table_from(json_entries(runtime)),
+        "md5": lambda text: hashlib.md5(text.encode("latin-1"), usedforsecurity=False).hexdigest(),
         "image_load": runtime.guard(load_image),
         "image_save": runtime.guard(save_image),
         "image_scale": runtime.guard(scale_image),

@@ -36,7 +36,7 @@ def test_every_layer_is_compared_forward_and_backward() -> None:
     assert result.ok, [d.message for d in result.differences if not d.ok]
     assert result.reference == "the Lua sources"
     names = {d.name.removeprefix(f"{layer.path}.") for layer in result.layers for d in layer.differences}
-    assert names == {"output", "gradInput", "gradWeight", "gradBias"}
+    assert names == {"output", "gradInput", "gradWeight", "gradBias", "weight", "bias"}
     assert all({"output", "gradInput"} <= {d.name for d in layer.differences} for layer in result.layers)
 
 

@@ -14,7 +14,7 @@ function bridge.plain(f) return function(...) return results(pcall(f, ...)) end 
 local function file(name)
    return function() return py.run_prelude('packages/' .. name .. '.lua') end
 end
-for _, name in ipairs {'moses', 'xlua'} do packages[name] = file(name) end
+for _, name in ipairs {'moses', 'xlua', 'bit32'} do packages[name] = file(name) end
 package.preload.libnnx = file('libnnx')
 
 -- nn: its base classes, see nn/base.lua
@@ -25,7 +25,7 @@ end
 
 if bridge.open then
    for _, name in ipairs {'paths', 'sys', 'csvigo'} do packages[name] = file(name) end
-   for _, name in ipairs {'lfs', 'cjson', 'tds', 'threads', 'image', 'cutorch'} do package.preload[name] = file(name) end
+   for _, name in ipairs {'lfs', 'cjson', 'tds', 'threads', 'image', 'cutorch', 'md5'} do package.preload[name] = file(name) end
    package.preload['cjson.safe'] = function()
       local cjson, safe = require 'cjson', {}
       for name, f in pairs(cjson) do safe[name] = f end
