@@ -75,6 +75,7 @@ def test_random_layers_use_the_noise_that_lua_drew(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["AdaIN-style__decoder", "dp__convolutionneuralnetwork_Serial"])
 def test_architectures_against_the_original_sources(name: str, mode: str) -> None:
     folder = SAMPLES / name
+    assert SOURCES is not None
     result = verify(folder / "model.t7", reference=folder / "ref.t7", mode=mode, lua=LuaBridge(SOURCES))
     assert result.ok
     assert len(result.differences) > 50
