@@ -59,7 +59,7 @@ def tensor_class(dtype: np.dtype | type) -> str:
     return _CPU_PREFIX[np.dtype(dtype)] + "Tensor"
 
 
-_ORIGINS = count()
+ORIGINS = count()
 
 
 class _BooleanKey:
@@ -262,7 +262,7 @@ class LuaStorage(Elements):
         self._load = None if isinstance(load, np.ndarray) else load
         self._load_range = load_range
         self._torch: Any = None
-        self.origin, self.replaces = next(_ORIGINS), -1  # what `relink` goes by
+        self.origin, self.replaces = next(ORIGINS), -1  # what `relink` goes by
 
     @property
     def loaded(self) -> bool:

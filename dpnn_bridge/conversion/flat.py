@@ -13,7 +13,7 @@ from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.fields import grad_field, record_of, resolve
 from dpnn_bridge.conversion.sharing import is_contiguous
 from dpnn_bridge.conversion.ties import tie_of
-from dpnn_bridge.objects import LuaStorage, LuaTensor
+from dpnn_bridge.objects import ORIGINS, LuaStorage, LuaTensor
 
 
 class Place(NamedTuple):
@@ -30,6 +30,36 @@ def place_of(tensor: Any) -> Place | None:
     if not isinstance(tensor, LuaTensor) or tensor.storage is None or not tensor.size or not is_contiguous(tensor):
         return None
     return Place(tensor.storage.origin, tensor.storage.size, tensor.offset, tensor.size)
+
+
+def layout(root: nn.Module) -> dict[str, dict[str, list[int]]]:
+    """The places of a net's tensors, by module and field, for files that hold each tensor alone; see :func:`place`."""
+    numbers: dict[int, int] = {}
+    found: dict[str, dict[str, list[int]]] = {}
+    for name, module in root.named_modules():
+        record = record_of(module)
+        for field, place in record.places.items() if record else ():
+            if place.size < place.length:
+                number = numbers.setdefault(place.origin, len(numbers))
+                found.setdefault(name, {})[field] = [number, place.length, place.start, place.size]
+    return found
+
+
+def place(root: nn.Module, known: Any) -> None:
+    """Lets the modules of a net remember the places that :func:`layout` gave.
+
+    Args:
+        root: the net.
+        known: from a file. What is no such thing is ignored, as a place is where the net does not fill its storage.
+    """
+    origins: dict[int, int] = {}
+    modules = dict(root.named_modules())
+    for name, places in known.items() if isinstance(known, dict) else ():
+        record = record_of(modules[name]) if name in modules else None
+        for field, numbers in places.items() if record and isinstance(places, dict) else ():
+            if isinstance(numbers, list) and len(numbers) == 4 and all(type(n) is int and n >= 0 for n in numbers):
+                origin = origins.setdefault(numbers[0], next(ORIGINS))
+                record.places[field] = Place(origin, *numbers[1:])  # type: ignore[union-attr]
 
 
 class FlatStorages:

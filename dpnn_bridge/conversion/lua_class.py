@@ -52,6 +52,7 @@ class LuaClass:
         scratch: fields that hold buffers: dropped when reading, empty when written back; those of
             :data:`~dpnn_bridge.conversion.buffers.BUFFERS` are for every class.
         passes_through: the class computes nothing here (``nn.Copy``, ``nn.GPU``); the report says so.
+        keeps_types: a cast of the net leaves the modules inside as they are.
         trains_unasked: a file without the field ``train`` is in training mode.
         checked_by: what the parity of this class rests on: ``"torch7"``, ``"formula"`` or ``"structure"``.
         test: for the latter two, the test function under ``tests/modules`` that checks it.
@@ -75,6 +76,7 @@ class LuaClass:
     scratch: ClassVar[tuple[str, ...]] = ()
     derived: ClassVar[tuple[str, ...]] = ()
     passes_through: ClassVar[bool] = False
+    keeps_types: ClassVar[bool] = False
     trains_unasked: ClassVar[bool] = True
     checked_by: ClassVar[str] = "torch7"
     test: ClassVar[str] = ""
@@ -229,11 +231,6 @@ class LuaClass:
         return submodules(module)
 
     @classmethod
-    def stepped_children(cls, module: nn.Module) -> list[nn.Module]:
-        """The :meth:`children` that Torch7's ``updateParameters`` goes into."""
-        return cls.children(module)
-
-    @classmethod
     def parameters(
         cls, module: nn.Module, inner: Callable[[nn.Module], Iterator[ParameterSite]]
     ) -> Iterator[ParameterSite]:
@@ -248,6 +245,13 @@ class LuaClass:
                 yield module, name, spec
         for child in cls.children(module):
             yield from inner(child)
+
+    @classmethod
+    def stepped(
+        cls, module: nn.Module, inner: Callable[[nn.Module], Iterator[ParameterSite]]
+    ) -> Iterator[ParameterSite]:
+        """:meth:`parameters` as often as Torch7's ``updateParameters`` changes them."""
+        return cls.parameters(module, inner)
 
     @classmethod
     def hidden_parameters(cls, module: nn.Module) -> Iterator[ParameterSite]:

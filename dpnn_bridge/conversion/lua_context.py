@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -56,7 +58,7 @@ class LuaContext:
         self._objects: dict[int, LuaObject] = {}
         self._storages: dict[tuple[Any, ...], LuaStorage] = {}
         self._tensors: dict[tuple[Any, ...], LuaTensor] = {}
-        self._restored: dict[int, Any] = {}
+        self._restored: dict[Any, Any] = {}
         self._alive: list[Any] = []
 
     def to_lua(self, module: nn.Module) -> LuaObject:
@@ -95,14 +97,15 @@ class LuaContext:
         if not known:
             for key, value in {"gradInput": LuaTensor.empty, **spec.constants}.items():
                 obj[key] = value(kind) if callable(value) else value
-        if record is not None:
-            obj.header = tuple(self.restore(value) for value in record.header)
-            for key, value in record.scratch.items():
-                obj[key] = self.restore(value)
-            for key, value in record.fields.items():
-                obj[key] = self.restore(value)
-        for key, value in spec.to_lua(module, self).items():
-            obj[key] = value
+        with self.apart(module) if spec.keeps_types else nullcontext():
+            if record is not None:
+                obj.header = tuple(self.restore(value) for value in record.header)
+                for key, value in record.scratch.items():
+                    obj[key] = self.restore(value)
+                for key, value in record.fields.items():
+                    obj[key] = self.restore(value)
+            for key, value in spec.to_lua(module, self).items():
+                obj[key] = value
         return obj
 
     def _composed(self, module: nn.Module) -> LuaObject | None:
@@ -140,11 +143,11 @@ class LuaContext:
             name = self.cast_class(value.class_name)
             if value.size and name == value.class_name:
                 return value
-            if id(value) not in self._restored:  # a buffer of its own for each object that is written
+            if (id(value), name) not in self._restored:  # a buffer of its own for each object that is written
                 elements = value.numpy().astype(element_dtype(name))
-                self._restored[id(value)] = LuaTensor.from_numpy(elements, name)
+                self._restored[id(value), name] = LuaTensor.from_numpy(elements, name)
                 self._alive.append(value)
-            return self._restored[id(value)]
+            return self._restored[id(value), name]
         return value
 
     # ------------------------------------------------------------------ tensors
@@ -153,6 +156,14 @@ class LuaContext:
         record = record_of(root)
         if self.compose:  # of the model's own tensors none is flat
             self._flat = FlatStorages(root, self.gradients, self._elements, self._class_of_field)
+        self._find_casts(root)
+        if record is not None and record.cast is not None:
+            name = tensor_class(numpy_dtype(torch.empty(0, dtype=record.cast)))
+            for kind in ("torch.FloatTensor", "torch.DoubleTensor", "torch.HalfTensor"):
+                self._casts.setdefault(kind, name)
+            self._net_type = self._net_type or name
+
+    def _find_casts(self, root: nn.Module) -> None:
         for module in root.modules():
             own = record_of(module)
             tensor = self._own_tensor(module)
@@ -162,11 +173,15 @@ class LuaContext:
                 kind = own.tensor_type if own else None
                 if kind and (name != kind or kind not in self._casts):  # what nn.DontCast holds keeps its type
                     self._casts[kind] = name
-        if record is not None and record.cast is not None:
-            name = tensor_class(numpy_dtype(torch.empty(0, dtype=record.cast)))
-            for kind in ("torch.FloatTensor", "torch.DoubleTensor", "torch.HalfTensor"):
-                self._casts.setdefault(kind, name)
-            self._net_type = self._net_type or name
+
+    @contextmanager
+    def apart(self, root: nn.Module) -> Iterator[None]:
+        """While the block runs, the types of ``root`` alone say what modules without tensors have become."""
+        casts, self._casts = self._casts, {}
+        net_type, self._net_type = self._net_type, None
+        self._find_casts(root)
+        yield
+        self._casts, self._net_type = casts, net_type
 
     def _elements(self, module: nn.Module, name: str, spec: Field, gradient: bool) -> np.ndarray:
         """The elements of a field in Lua's order."""

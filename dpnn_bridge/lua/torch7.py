@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from dpnn_bridge.objects import LuaTable
 
 #: the environment variable that names the program
 VARIABLE = "DPNN_TORCH7"
+#: bytes that a program may print
+MOST_PRINTED = 1 << 28
 _PROGRAMS = ("th", "luajit")
 _WRAPPER = """
 require 'torch'
@@ -79,26 +83,47 @@ def _run(command: list[str], timeout: float) -> None:
     """Runs a program to its end; what it started ends with it."""
     try:
         process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
         )
     except OSError as error:
         raise LuaBridgeError(f"{command[0]} cannot be run: {error.strerror}") from None
+    timer = threading.Timer(timeout, _end, [process])
+    timer.start()
     try:
-        printed, _ = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        raise LuaBridgeError(f"Torch7 took longer than {timeout:g} seconds") from None
+        printed, ended = _last_of(process)
+        code = process.wait() if ended else None
     finally:
-        if process.returncode is None:
+        timed_out = not timer.is_alive()
+        timer.cancel()
+        _end(process)
+    if timed_out:
+        raise LuaBridgeError(f"Torch7 took longer than {timeout:g} seconds")
+    if code is None:
+        raise LuaBridgeError(
+            f"{command[0]} printed more than {MOST_PRINTED >> 20} MB and no result: is it Torch7's th?"
+        )
+    if code != 0:
+        raise LuaBridgeError(f"Torch7 failed ({code}): {printed}")
+
+
+def _last_of(process: subprocess.Popen[bytes]) -> tuple[str, bool]:
+    """The end of what a program prints, and whether it closed its output before it printed too much."""
+    assert process.stdout is not None
+    last, count = b"", 0
+    while count <= MOST_PRINTED:
+        part = process.stdout.read1(1 << 16)  # type: ignore[attr-defined]
+        if not part:
+            return last.decode("utf-8", "replace").strip()[-4000:], True
+        last, count = (last + part)[-16000:], count + len(part)
+    return "", False
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ends a program and what it started."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-    if process.returncode != 0:
-        raise LuaBridgeError(f"Torch7 failed ({process.returncode}): {printed.strip()[-4000:]}")
+        process.wait()
 
 
 def _quoted(text: str) -> str:

@@ -2,7 +2,7 @@
 
 ``graph`` is the object graph of the model without its tensors, as JSON text (a pickled graph takes 20 times as long)::
 
-    {"root": value, "nodes": [node, …]}
+    {"root": value, "nodes": [node, …], "flat": {module: {field: [storage, length, start, size]}}}
 
     value    null, boolean, number, string, or [i], which stands for nodes[i]
     node     {"table": [[key, value], …]}
@@ -13,8 +13,9 @@
              {"storage": class name, "size": int}                                 arranged differently in torch
              {"bytes": i}                                                         constants[i], a 1-D uint8 tensor
 
-Loading builds the module from the graph with the same registry as a .t7 file, then takes the tensors from
-``state_dict``. See docs/pt-format.md.
+``flat`` says which tensors stood side by side in one storage of the ``.t7`` file, and may be missing. Loading builds
+the module from the graph with the same registry as a .t7 file, then takes the tensors from ``state_dict``. See
+docs/pt-format.md.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from dpnn_bridge.conversion.flat import layout, place
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.report import Report
@@ -59,7 +61,7 @@ def pack(module: nn.Module, metadata: dict[str, Any] | None = None) -> dict[str,
     return {
         "format": FORMAT,
         "version": VERSION,
-        "graph": json.dumps(encoder.encode(root)),
+        "graph": json.dumps(encoder.encode(root) | ({"flat": flat} if (flat := layout(module)) else {})),
         "constants": encoder.constants,
         "state_dict": state_dict,
         "metadata": metadata or {},
@@ -82,7 +84,7 @@ def unpack(content: Any, options: Options, source: str = "") -> tuple[nn.Module,
         raise ConversionError(f"{source}: format version {version!r}, this dpnn_bridge reads up to {VERSION}")
     try:
         state_dict, metadata = content["state_dict"], content["metadata"]
-        root = decode(content["graph"], content["constants"], state_dict)
+        root, flat = decode(content["graph"], content["constants"], state_dict)
         if not isinstance(metadata, dict):
             raise TypeError("the metadata are no dict")
     except (LookupError, TypeError, ValueError) as e:
@@ -92,6 +94,7 @@ def unpack(content: Any, options: Options, source: str = "") -> tuple[nn.Module,
     module = ctx.to_torch(root)
     ctx.finish()
     load_tensors(module, state_dict, source)
+    place(module, flat)
     ctx.report.metadata = metadata
     return module, ctx.report
 

@@ -27,8 +27,8 @@ class GraphError(ValueError):
     """The graph is damaged."""
 
 
-def decode(text: Any, constants: Any, state_dict: Any) -> Any:
-    """The root of a graph.
+def decode(text: Any, constants: Any, state_dict: Any) -> tuple[Any, Any]:
+    """The root of a graph, and its ``flat``, unchecked.
 
     Args:
         text: the graph as JSON.
@@ -43,7 +43,8 @@ def decode(text: Any, constants: Any, state_dict: Any) -> Any:
     except RecursionError:
         raise GraphError("the JSON is nested too deeply") from None
     nodes = _of(_of(graph, dict, "the graph").get("nodes"), list, "nodes")
-    return _Decoder(nodes, _of(constants, list, "constants"), _of(state_dict, dict, "state_dict")).decode(graph["root"])
+    decoder = _Decoder(nodes, _of(constants, list, "constants"), _of(state_dict, dict, "state_dict"))
+    return decoder.decode(graph["root"]), graph.get("flat")
 
 
 class _Decoder:

@@ -6,7 +6,7 @@
 --   file, ascii, keys       the .t7 file, whether it is ASCII, and the keys that lead to the module inside it
 --   classes                 names of all classes in the file; packages are required until they are defined
 --   steps                   names of the functions below that are to run, in this order
---   input, target, gradOutput, reward, scale, forwards, seed, type, mode, rate      what they need
+--   input, target, gradOutput, reward, scale, forwards, seed, type, mode, rate, garbage, params      what they need
 --
 -- A result is a table: step -> {value = …} or {error = message}, and for `backward` also the gradOutput that was used.
 -- After an error in `load` nothing else runs.
@@ -74,6 +74,17 @@ function steps.load(run, job)
    run.module = value
    run.is_criterion = torch.isTypeOf(value, 'nn.Criterion')
    return torch.type(value)
+end
+
+-- fills memory that is free with a number, so that what is read before it is set can be seen
+function steps.garbage(run, job)
+   local kept = {}
+   for size = 1, 200 do
+      for i = 1, 8 do table.insert(kept, torch.DoubleTensor(size):fill(job.garbage + i)) end
+   end
+   kept = nil
+   collectgarbage()
+   collectgarbage()
 end
 
 -- casts the module, as its users would
@@ -190,6 +201,32 @@ function steps.type(run, job)
    local output = copied(forward(run, job, m))
    job.type = old
    return output
+end
+
+-- every module enters its mode anew
+function steps.modes(run)
+   local flags = {}
+   run.module:apply(function(m) table.insert(flags, {m, m.train}) end)
+   for _, flag in ipairs(flags) do
+      if flag[2] == false then
+         flag[1]:training()
+         flag[1]:evaluate()
+      end
+   end
+end
+
+-- the module gets these parameters
+function steps.assign(run, job)
+   local weights = parameters(run.module)
+   for i, t in ipairs(weights) do t:copy(job.params[i]) end
+end
+
+-- sequences begin without the clones and the tables of gradients that earlier ones left
+function steps.anew(run)
+   run.module:apply(function(m)
+      if m.sharedClones then m.sharedClones = {m.recurrentModule} end
+      if type(m.gradInput) == 'table' then m.gradInput = {} end
+   end)
 end
 
 function steps.after(run)

@@ -21,8 +21,8 @@ _SOURCE = Path(__file__).with_name("torch7_judge.lua")
 STEPS = (
     "load",
     "cast",
-    "params",
     "forward",
+    "params",
     "zeroGradParameters",
     "backward",
     "gradParams",

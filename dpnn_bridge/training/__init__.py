@@ -51,7 +51,8 @@ def update_parameters(module: nn.Module, learning_rate: float) -> None:
     ``MapTable`` that share parameters are updated once here, and in the functions below as often as there are clones.
     """
     for entry in stepped_parameters(module):
-        entry.write(entry.read() - learning_rate * entry.read_gradient())
+        if not entry.repeats:
+            entry.write(entry.read() - learning_rate * entry.read_gradient())
 
 
 def zero_grad_parameters(module: nn.Module) -> None:

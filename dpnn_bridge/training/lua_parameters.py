@@ -49,6 +49,12 @@ class LuaParameter:
         self._write(self.read_gradient(), value, parameter.grad)
 
     @property
+    def repeats(self) -> bool:
+        """Whether Torch7 has a gradient of its own for this place of a shared parameter: here one holds their sum."""
+        record = fields.record_of(self.module)
+        return bool(record and record.gradients.get(self.name))
+
+    @property
     def parameter(self) -> nn.Parameter:
         """The torch parameter, of another module where it is tied."""
         owner, leaf = fields.resolve(self.module, self.field.attribute)
@@ -105,9 +111,7 @@ def stepped_parameters(module: nn.Module) -> Iterator[LuaParameter]:
     """:func:`all_parameters` as often as Torch7's ``updateParameters`` changes them."""
 
     def sites(inner: nn.Module) -> Iterator[ParameterSite]:
-        spec = registry.spec_of(inner)
-        stepped = {id(child) for child in spec.stepped_children(inner)}
-        return spec.parameters(inner, lambda child: sites(child) if id(child) in stepped else iter(()))
+        return registry.spec_of(inner).stepped(inner, sites)
 
     for entry in sites(module):
         yield LuaParameter(*entry)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 import dpnn_bridge
 from dpnn_bridge.conversion import to_lua, to_torch
 from dpnn_bridge.conversion.lua_values import fresh
+from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.objects import LuaStorage, LuaTable, LuaTensor
+from dpnn_bridge.outputs import container
 
 
 def checkpoint() -> LuaTable:
@@ -82,3 +87,25 @@ def test_a_part_of_a_flat_storage_gets_its_own() -> None:
     half = to_lua(to_torch(checkpoint()["model"]["modules"][2]))
     assert half["weight"].storage.size == 8
     assert half["weight"].numpy().tolist() == [[16, 17, 18, 19], [20, 21, 22, 23]]
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_converted_files_remember_the_storage(suffix: str, tmp_path: Path) -> None:
+    if suffix == ".safetensors":
+        pytest.importorskip("safetensors")
+    dpnn_bridge.save(tmp_path / f"m{suffix}", moved(checkpoint()))
+    net = to_lua(dpnn_bridge.load(tmp_path / f"m{suffix}"))
+    for names in (("weight", "bias"), ("gradWeight", "gradBias")):
+        tensors = [layer[name] for layer in net["modules"].as_list() for name in names]
+        assert len({id(t.storage) for t in tensors}) == 1
+        assert [t.offset for t in tensors] == [0, 12, 16, 24]
+
+
+@pytest.mark.parametrize("flat", [3, {"0": 1}, {"9": {"weight": [0, 26, 0, 12]}}, {"0": {"weight": [0, -1, 0, "x"]}}])
+def test_a_wrong_memory_of_the_storage_is_ignored(flat: Any) -> None:
+    content = container.pack(moved(checkpoint()))
+    graph = json.loads(content["graph"])
+    assert graph["flat"]["0"]["weight"] == [0, 26, 0, 12]
+    content["graph"] = json.dumps({**graph, "flat": flat})
+    net = to_lua(container.unpack(content, Options())[0])
+    assert net["modules"][1]["weight"].storage.size == 12

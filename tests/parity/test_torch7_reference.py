@@ -15,6 +15,8 @@ from torch import nn
 import dpnn_bridge
 from dpnn_bridge.cli.verify import verify_command
 from dpnn_bridge.compare.verdict import Verdict
+from dpnn_bridge.errors import LuaBridgeError
+from dpnn_bridge.lua.torch7 import run_torch7
 from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.parity.verify import verify as verify_model
 
@@ -45,6 +47,27 @@ def test_a_program_that_is_not_torch7_is_named(model: Path) -> None:
     code, said = verify(model, "--input", "1x2x5x5", "--torch7", "true")
     assert code == 7
     assert "is it Torch7's th" in said
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("exec sleep 60", "took longer than 1 second"),
+        ("yes", "printed more than 256 MB and no result"),
+        ("head -c 100000 /dev/urandom; exit 3", "failed (3)"),
+        ("kill -9 $$", "failed (-9)"),
+        ("(sleep 60; touch left) & sleep 60", "took longer"),
+        ("echo nothing", "returned nothing"),
+    ],
+)
+def test_whatever_the_program_does_the_error_is_ours(script: str, message: str, tmp_path: Path) -> None:
+    program = tmp_path / "th"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    with pytest.raises(LuaBridgeError) as error:
+        run_torch7("return 1", program=str(program), timeout=1 if "sleep" in script else 60)
+    assert message in str(error.value)
+    assert len(str(error.value)) < 10_000
 
 
 def test_two_makers_of_a_reference_are_one_too_many(model: Path, tmp_path: Path) -> None:

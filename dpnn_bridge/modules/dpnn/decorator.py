@@ -81,6 +81,7 @@ class DontCast(Decorator):
 @lua_class("nn.DontCast")
 class DontCastClass(DecoratorClass):
     torch_type = DontCast
+    keeps_types = True
     scalars = {"castin": "castin", "castout": "castout"}
     defaults = {"castin": None, "castout": None}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dpnn_bridge.conversion.lua_class import LuaClass, empty_sizes, empty_table
+from dpnn_bridge.conversion.lua_class import LuaClass, ParameterSite, empty_sizes, empty_table
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.tracing import leaf
@@ -236,8 +237,11 @@ class MapTableClass(LuaClass):
     }
 
     @classmethod
-    def stepped_children(cls, module: nn.Module) -> list[nn.Module]:
-        return cls.children(module)[:1] if module.shared else cls.children(module)
+    def stepped(
+        cls, module: nn.Module, inner: Callable[[nn.Module], Iterator[ParameterSite]]
+    ) -> Iterator[ParameterSite]:
+        for child in cls.children(module)[: 1 if module.shared else None]:
+            yield from inner(child)
 
     @classmethod
     def replay(cls, module: nn.Module, after: LuaObject) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.compare.nested import map_tensors
+from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
@@ -104,8 +105,14 @@ class CopyClass(LuaClass):
 
     @classmethod
     def to_lua(cls, module: Copy, ctx: LuaContext) -> dict[str, Any]:
-        output = LuaTensor.empty(ctx.class_of(module.like, module))
-        return {"output": output, **({"dontCast": True} if module.dont_cast else {})}
+        fields: dict[str, Any] = {"output": LuaTensor.empty(ctx.class_of(module.like, module))}
+        if module.dont_cast:
+            fields["dontCast"] = True
+            record = record_of(module)
+            given = record.scratch.get("gradInput") if record else None
+            if isinstance(given, LuaTensor):  # its type stays, too
+                fields["gradInput"] = LuaTensor.empty(given.class_name)
+        return fields
 
 
 class GPU(Decorator):

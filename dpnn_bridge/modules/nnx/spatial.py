@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dpnn_bridge.conversion.lua_class import LuaClass, WithoutParameters
+from dpnn_bridge.conversion.lua_class import LuaClass, ParameterSite, WithoutParameters
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaTensor
@@ -124,6 +126,14 @@ class SpatialClassifierClass(WithoutParameters):
         "gradInputT",
     )
     constants = dict.fromkeys(scratch, LuaTensor.empty)
+
+    @classmethod
+    def stepped(
+        cls, module: nn.Module, inner: Callable[[nn.Module], Iterator[ParameterSite]]
+    ) -> Iterator[ParameterSite]:
+        """The classifier's, which ``parameters()`` does not list."""
+        assert isinstance(module, SpatialClassifier)
+        return inner(module.classifier)
 
 
 class SpatialColorTransform(nn.Module):
