@@ -44,11 +44,29 @@ class FlatField(NamedTuple):
 
     def to_torch(self, vector: Tensor) -> Tensor:
         """A vector in Lua's order in the shape, dtype and on the device of the parameter, spread as that is."""
-        value = vector.to(self.parameter.device, self.parameter.dtype)
+        return scattered(self._arranged(vector.to(self.parameter.device, self.parameter.dtype)), self.parameter)
+
+    def _arranged(self, vector: Tensor) -> Tensor:
         if self.layout is None or self.module is None:
-            return scattered(value.reshape(self.parameter.shape), self.parameter)
+            return vector.reshape(self.parameter.shape)
         shape = self.layout.to_lua(gathered(self.parameter.detach()), self.module).shape
-        return scattered(self.layout.to_torch(value.reshape(shape), self.module), self.parameter)
+        return self.layout.to_torch(vector.reshape(shape), self.module)
+
+    def window(self, vector: Tensor) -> Tensor:
+        """A part of a vector in Lua's order in the shape of the parameter: the same memory in another arrangement.
+
+        Raises:
+            ConversionError: no strides give it, or the vector has another type.
+        """
+        if (vector.dtype, vector.device) == (self.parameter.dtype, self.parameter.device):
+            places = self._arranged(torch.arange(vector.numel(), device=vector.device))
+            first, flat = int(places.flatten()[0]), torch.arange(vector.numel(), device=vector.device)
+            strides = [
+                int(places.narrow(d, 1, 1).flatten()[0]) - first if n > 1 else 1 for d, n in enumerate(places.shape)
+            ]
+            if min(strides, default=1) >= 0 and torch.equal(flat.as_strided(places.shape, strides, first), places):
+                return vector.as_strided(places.shape, strides, vector.storage_offset() + first)
+        raise ConversionError("a parameter cannot be a view of one vector; use flatten and load_flat")
 
     @property
     def size(self) -> int:
@@ -152,10 +170,7 @@ def get_parameters(module: nn.Module, *, package: Package = "nn") -> tuple[Tenso
     params, grads = flatten(module, package=package), flatten(module, gradients=True, package=package)
     parts = zip(fields, *(v.split([f.size for f in fields]) for v in (params, grads)), strict=True)
     for field, values, gradients in parts:
-        value, gradient = field.to_torch(values), field.to_torch(gradients)
-        if value.untyped_storage().data_ptr() != params.untyped_storage().data_ptr():
-            raise ConversionError("a parameter cannot be a view of one vector; use flatten and load_flat")
-        field.parameter.data, field.parameter.grad = value, gradient
+        field.parameter.data, field.parameter.grad = field.window(values), field.window(gradients)
     return params, grads
 
 

@@ -76,3 +76,18 @@ def test_gradients_of_the_hidden_weight_are_those_of_its_direction() -> None:
     flat = training.flatten(module, gradients=True, package="dpnn")
     assert flat[:12].any()
     assert torch.equal(flat[:12], flat[20:])
+
+
+@pytest.mark.parametrize("package", ["nn", "dpnn"])
+def test_parameters_of_a_weight_norm_move_into_one_vector(package: Any) -> None:
+    module = dpnn_bridge.to_torch(read_t7(FOLDER / "hidden_flat.t7")["cases"][1]["module"])
+    input = torch.ones(2, 3, dtype=torch.float64)
+    expected, of_nn = training.flatten(module, package=package), training.flatten(module)
+    before = module(input)
+    params, grads = training.get_parameters(module, package=package)
+    assert torch.equal(params, expected)
+    assert torch.equal(module(input), before)
+    before.sum().backward()
+    assert torch.equal(grads, training.flatten(module, gradients=True, package=package)) or package == "dpnn"
+    params.mul_(2)
+    assert torch.equal(training.flatten(module), 2 * of_nn)
