@@ -69,7 +69,9 @@ def read_t7(path: Origin, **options: Any) -> Any:
         **options: see :class:`ReadOptions`.
 
     Returns:
-        A Lua value, see :mod:`dpnn_bridge.objects`.
+        What the file holds: a LuaTable (indexed like a dict), LuaObject, LuaTensor, LuaStorage, LuaFunction (see
+        :mod:`dpnn_bridge.objects`), or a number, string, boolean or None. It is typed ``Any`` because only the file
+        says which.
 
     Raises:
         MissingFileError: the file is not there.
