@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePath
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -292,27 +293,28 @@ def convert(
             raise ConversionError(f"{dst}: .json holds data, not models; choose {', '.join(OUTPUTS)}")
         if suffix == ".json":
             raise ConversionError(f"{name}: holds a model, and .json only data; choose {', '.join(OUTPUTS)}, or a key")
-        module, report = _load_local(file, key, chosen, root, trailing)
-        origin = _origin(file, key, dtype)
-    if dtype is not None:
-        module.to(dtype)
-        if (record := record_of(module)) is not None:
-            record.cast = dtype
-    report.source = Path(name)
-    report.metadata |= {
-        "source": PurePath(name).name,
-        "dpnn_bridge": package_version(),
-        "torch": str(torch.__version__),
-        "modules": sum(1 for _ in module.modules()),
-        "parameters": sum(p.numel() for p in module.parameters()),
-        "origin": origin,
-    }
-    progress(f"writing {dst}")
-    if callable(example) and not isinstance(example, torch.Tensor):
-        example = example(module)
-    written = {"example": example, "metadata": dict(report.metadata), "force": force, "inputs": inputs}
-    seal = (lambda path: report.metadata.update(written=sha256_of(path))) if checksum else None
-    export(module, dst, to=to, seal=seal, **written, **options)
+        with ThreadPoolExecutor(1) as pool:  # for the checksum, beside reading and writing
+            origin = pool.submit(_origin, file, key, dtype)
+            module, report = _load_local(file, key, chosen, root, trailing)
+            if dtype is not None:
+                module.to(dtype)
+                if (record := record_of(module)) is not None:
+                    record.cast = dtype
+            report.source = Path(name)
+            report.metadata |= {
+                "source": PurePath(name).name,
+                "dpnn_bridge": package_version(),
+                "torch": str(torch.__version__),
+                "modules": sum(1 for _ in module.modules()),
+                "parameters": sum(p.numel() for p in module.parameters()),
+            }
+            progress(f"writing {dst}")
+            if callable(example) and not isinstance(example, torch.Tensor):
+                example = example(module)
+            written = {"example": example, "metadata": dict(report.metadata), "force": force, "inputs": inputs}
+            seal = (lambda path: report.metadata.update(written=sha256_of(path))) if checksum else None
+            export(module, dst, to=to, seal=seal, origin=origin.result, **written, **options)
+            report.metadata["origin"] = origin.result()
     return report
 
 

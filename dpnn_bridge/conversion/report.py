@@ -70,8 +70,8 @@ class Report:
 
     @cached_property
     def sha256(self) -> str | None:
-        """Hash of the input file, read again when first asked for; None without a file."""
-        if self.source is None:
+        """Hash of the input file, read again when first asked for; None without a file of this machine."""
+        if self.source is None or not self.source.is_file():
             return None
         return sha256_of(self.source)
 

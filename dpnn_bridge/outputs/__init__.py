@@ -16,7 +16,7 @@ from torch import nn
 
 from dpnn_bridge.base.atomic import StrPath, replacing
 from dpnn_bridge.base.boundary import raises
-from dpnn_bridge.base.suffixes import OUTPUTS
+from dpnn_bridge.base.suffixes import OUTPUTS, PICKLED
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.modules.several import Models
 
@@ -32,11 +32,14 @@ class Job:
         example: an input of the model, for formats that trace it and to compare outputs.
         metadata: plain data stored with the model where the format has a place for it.
         options: of one format, such as ``tensor_type`` for ``.t7``.
+        origin: gives what the model was made of, see :func:`dpnn_bridge.files.origin_text`, once that is worked out; in
+            most formats it is in the metadata.
     """
 
     example: Any = None
     metadata: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
+    origin: Callable[[], str] | None = None
 
 
 class Format(Protocol):
@@ -51,7 +54,7 @@ class Format(Protocol):
         ...
 
     def origin(self, path: Path) -> str | None:
-        """``metadata["origin"]`` of the job that wrote the file; any error when it is not whole, or another file."""
+        """What :attr:`Job.origin` gave when the file was written; any error when it is not whole, or another file."""
         ...
 
 
@@ -83,6 +86,7 @@ def export(
     force: bool = False,
     inputs: Sequence[StrPath] = (),
     seal: Callable[[Path], None] | None = None,
+    origin: Callable[[], str] | None = None,
     **options: Any,
 ) -> None:
     """Writes ``module`` to ``path``, reads the file back, compares, and only then lets it appear.
@@ -96,6 +100,7 @@ def export(
         force: replace an existing file.
         inputs: files that are never replaced.
         seal: called with the file once it is verified, before it appears.
+        origin: see :class:`Job`.
         **options: of the format.
 
     Raises:
@@ -113,7 +118,9 @@ def export(
         raise ConversionError(f"{path}: only .safetensors is written in shards, --max-shard-size")
     if shards:
         path, handler = f"{os.fspath(path)}.index.json", importlib.import_module(f"{__name__}.shards")
-    job = Job(example, metadata or {}, options)
+    job = Job(example, metadata or {}, options, origin)
+    if origin is not None and suffix not in PICKLED:
+        job.metadata = {**job.metadata, "origin": origin()}
     with replacing(path, force=force, inputs=inputs, parts=shards) as temporary:
         handler.write(module, temporary, job)
         handler.verify(module, temporary, job)

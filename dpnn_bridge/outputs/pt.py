@@ -24,6 +24,9 @@ def write(module: nn.Module, path: Path, job: Job) -> None:
     job.options["content"] = container.pack(module, job.metadata)
     with PatientFile(path) as file:
         torch.save(job.options["content"], file)  # type: ignore[arg-type]
+    if job.origin is not None:
+        with ZipFile(path, "a") as archive:
+            archive.comment = job.origin().encode()
 
 
 def verify(module: nn.Module, path: Path, job: Job) -> None:
@@ -50,7 +53,10 @@ def verify(module: nn.Module, path: Path, job: Job) -> None:
 
 def origin(path: Path) -> str | None:
     need_whole_zip(path)
-    return pt_file.read(path)["metadata"].get("origin")
+    with ZipFile(path) as archive:
+        if archive.comment:
+            return archive.comment.decode()
+    return pt_file.read(path)["metadata"].get("origin")  # as older files have it
 
 
 def _forms(tensors: dict[str, Tensor]) -> dict[str, Any]:
