@@ -190,9 +190,14 @@ def _sort(found: Checkpoint, table: Mapping[Any, Any], plain: Callable[[Any], An
 
 
 def vocabulary_of(value: Any) -> dict[str, int] | None:
-    """Token -> number from a table in either direction, or a list of tokens; None when it is no vocabulary."""
+    """Token -> number from a table in either direction, or a list of tokens; None when it is no vocabulary.
+
+    Of several in one list, such as words and characters, the first.
+    """
     if isinstance(value, list) and value and all(isinstance(v, str) for v in value):
         return {token: i for i, token in enumerate(value, 1)}
+    if isinstance(value, list) and value and all(isinstance(v, (dict, list)) for v in value):
+        return vocabulary_of(value[0])
     if not isinstance(value, dict) or not value or isinstance(next(iter(value.values())), Tensor):
         return None
     if all(isinstance(v, int) for v in value.values()):

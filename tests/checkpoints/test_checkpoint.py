@@ -46,6 +46,11 @@ def test_vocabularies_stand_in_many_places(name: str) -> None:
     assert load_checkpoint(SAMPLES / name / "model.t7").vocabulary
 
 
+def test_the_first_of_several_vocabularies_is_that_of_the_words() -> None:
+    found = load_checkpoint(SAMPLES / "lstm-char-cnn__lstmtdnn_words0" / "model.t7")
+    assert found.vocabulary == {"a": 1}  # {idx2word, word2idx, idx2char, char2idx}
+
+
 def test_every_part(tmp_path: Path) -> None:
     net = nn.Sequential(nn.Linear(2, 2))
     state = table(learningRate=0.1, dfdx=LuaTensor.from_numpy(np.ones(6)))
