@@ -58,6 +58,7 @@ class Model:
         layers: its layers in order.
         unsupported: classes without a mapping.
         problem: why it cannot be converted, else empty.
+        refused: why it does not run on the example, else empty.
         inputs: shapes of an input that runs through it, as ``--input`` takes them; empty where none is known.
     """
 
@@ -70,6 +71,7 @@ class Model:
     layers: list[Layer] = field(default_factory=list)
     unsupported: list[str] = field(default_factory=list)
     problem: str = ""
+    refused: str = ""
     inputs: list[str] = field(default_factory=list)
 
     @property
@@ -77,7 +79,9 @@ class Model:
         """``supported``, or what is not."""
         if self.problem:
             return f"cannot be converted: {self.problem}"
-        return f"NOT supported: {', '.join(self.unsupported)}" if self.unsupported else "supported"
+        if self.unsupported:
+            return f"NOT supported: {', '.join(self.unsupported)}"
+        return f"supported; does not run on this input: {self.refused}" if self.refused else "supported"
 
 
 @dataclass
@@ -186,7 +190,7 @@ def _measure(model: Model, module: nn.Module, example: Callable[[nn.Module], Any
     model.dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in parameters})
     shapes: dict[int, str] = {}
     if example is not None:
-        model.problem = _run(module, example(module), shapes)
+        model.refused = _run(module, example(module), shapes)
     model.layers = [
         Layer(path, *_classes(m), sum(p.numel() for p in m.parameters(recurse=False)), shapes.get(id(m), ""))
         for path, m in _leaves(module, "")
@@ -208,7 +212,7 @@ def _run(module: nn.Module, value: Any, shapes: dict[int, str]) -> str:
         try:
             module(value)
         except Exception as error:
-            return f"with this input: {type(error).__name__}: {str(error).split(chr(10), 1)[0]}"
+            return f"{type(error).__name__}: {str(error).split(chr(10), 1)[0]}"
     return ""
 
 
@@ -298,7 +302,7 @@ def lines(found: Summary) -> Iterator[tuple[str, str]]:
         modules = f"{model.modules} module{'s' * (model.modules != 1)}"
         yield "", ""
         yield "bold green", f"model{f' {model.key}' if model.key else ''}: {model.lua}, {modules}, {size}"
-        yield ("red" if model.unsupported or model.problem else "green"), model.supported
+        yield ("green" if model.supported == "supported" else "red"), model.supported
         if i == 0:
             yield from (("", line) for line in _table(model.layers))
     if found.beside:
