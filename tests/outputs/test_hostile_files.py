@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import time
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -176,6 +178,56 @@ def test_an_archive_with_compressed_or_overlapping_records(tmp_path: Path) -> No
     (tmp_path / "z.pt").write_bytes(data)
     with pytest.raises(DpnnBridgeError):
         dpnn_bridge.load(tmp_path / "z.pt")
+
+
+def archive_of(*records: tuple[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(), zipfile.ZipFile(buffer, "w", method) as archive:
+        warnings.simplefilter("ignore")  # of names that are there twice
+        for name, data in records:
+            archive.writestr(zipfile.ZipInfo(name), data, method)
+    return buffer.getvalue()
+
+
+PLAIN = b"\x80\x02}."
+TRICKS: dict[str, Callable[[], bytes]] = {
+    "a record twice": lambda: archive_of(("a/data.pkl", PLAIN), ("a/data.pkl", b"\x80\x02].")),
+    "a record in two folders": lambda: archive_of(("a/data.pkl", PLAIN), ("b/data.pkl", PLAIN)),
+    "a bomb": lambda: archive_of(("a/data.pkl", bytes(50_000_000)), method=zipfile.ZIP_DEFLATED),
+    "a bomb beside it": lambda: archive_of(
+        ("a/data.pkl", PLAIN), ("a/data/0", bytes(1 << 20)), method=zipfile.ZIP_LZMA
+    ),
+    "no pickle": lambda: archive_of(("a/version", b"3")),
+    "names that lead out": lambda: archive_of(("../../data.pkl", PLAIN), ("/etc/passwd", b"x"), ("a/../b", b"x")),
+    "many records": lambda: archive_of(("a/data.pkl", b"\x80"), *((f"a/data/{i}", b"") for i in range(5_000))),
+    "a name of 60,000 characters": lambda: archive_of(("a/" + "x" * 60_000, b""), ("a/data.pkl", b"c")),
+    "a directory that says more": lambda: archive_of(("a/data.pkl", PLAIN))[:-12] + b"\xff\xff" * 4 + bytes(4),
+    "a pickle that is deep": lambda: archive_of(("a/data.pkl", b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".")),
+    "a pickle with a huge number": lambda: archive_of(("a/data.pkl", b"\x80\x02\x8b\xff\xff\xff\x7f.")),
+    "a pickle with a huge text": lambda: archive_of(("a/data.pkl", b"\x80\x02X\xff\xff\xff\x7f.")),
+    "a pickle that doubles": lambda: archive_of(("a/data.pkl", b"\x80\x02)" + b"q\0h\0h\0\x86" * 200 + b".")),
+}
+
+
+@pytest.mark.parametrize("name", TRICKS)
+def test_tricks_of_archives(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("x.pt").write_bytes(TRICKS[name]())
+    start = time.process_time()
+    with pytest.raises(DpnnBridgeError) as caught:
+        dpnn_bridge.load("x.pt")
+    assert time.process_time() - start < 5
+    assert len(str(caught.value)) < 5000
+    assert os.listdir() == ["x.pt"]
+
+
+def test_numbers_that_json_does_not_have(tmp_path: Path) -> None:
+    for value in ("NaN", "Infinity", "1e999", "9" * 5000, "[0, NaN]", "-0.0", '"4"', "true"):
+        for entry in (f'"shape": [{value}], "data_offsets": [0, 4]', f'"shape": [1], "data_offsets": [0, {value}]'):
+            text = f'{{"a": {{"dtype": "F32", {entry}}}}}'.encode()
+            (tmp_path / "m.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + bytes(4))
+            with pytest.raises(DpnnBridgeError, match=r"m\.safetensors"):
+                dpnn_bridge.load(tmp_path / "m.safetensors")
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])

@@ -1,0 +1,33 @@
+"""Every promise of SECURITY.md names tests that there are."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+
+
+def test_the_tests_that_hold_the_promises_are_there() -> None:
+    files = sorted((ROOT / "tests").rglob("test_*.py"))
+    there = {name for path in files for name in re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.M)}
+    named = set(re.findall(r"`(test_\w+…?)`", PAGE))
+    assert len(named) > 40
+    missing = [n for n in named if n not in there and not (n[-1] == "…" and any(t.startswith(n[:-1]) for t in there))]
+    assert missing == []
+
+
+def test_the_files_that_it_names_are_there() -> None:
+    named = set(re.findall(r"`((?:tests|fixtures)/[\w/.]+)`", PAGE))
+    assert [name for name in named if not (ROOT / name).exists()] == []
+    assert all(
+        name in {p.name for p in (ROOT / "tests").rglob("*.py")} for name in re.findall(r"`(test_\w+\.py)`", PAGE)
+    )
+
+
+def test_every_row_of_a_table_of_promises_names_a_test() -> None:
+    tables = [t for t in re.split(r"\n\n", PAGE) if t.startswith("| promise")]
+    rows = [row for table in tables for row in table.split("\n")[2:]]
+    assert len(rows) > 15
+    assert [row for row in rows if "test_" not in row] == []
