@@ -23,8 +23,10 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from dpnn_bridge.base.boundary import raises
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_class import LuaClass, ParameterSite, PlainModule
+from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaObject
 
 #: entry-point group through which other packages register Lua classes
@@ -125,7 +127,7 @@ def discover() -> None:
         return
     _import_families()
     for entry_point in entry_points(group=ENTRY_POINTS):
-        entry_point.load()
+        raises(ConversionError, f"loading the plugin {entry_point.name} ({entry_point.value})")(entry_point.load)()
     _discovered = True  # at the end: a family that fails to import fails every time, not only the first
 
 

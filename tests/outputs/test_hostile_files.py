@@ -1,4 +1,5 @@
 """A hostile .pt or .safetensors gives one error: no view beyond a storage, no code, no more memory than the file."""
+# pyright: reportCallIssue=false, reportAttributeAccessIssue=false, reportArgumentType=false, reportIndexIssue=false
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,10 @@ import dpnn_bridge
 from dpnn_bridge import errors
 from dpnn_bridge.base.boundary import raises
 from dpnn_bridge.checkpoints.describe import describe
+from dpnn_bridge.conversion import registry
 from dpnn_bridge.errors import ConversionError, DpnnBridgeError, FileAccessError, MissingFileError, OptionError
 from dpnn_bridge.loaders import dumps
+from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.parity.verify import verify
 
 
@@ -92,7 +95,7 @@ def test_options_that_there_are_not(tmp_path: Path) -> None:
     for call in (
         lambda: dpnn_bridge.read_t7(tmp_path, bogus=1),
         lambda: dpnn_bridge.read_t7(tmp_path, mode="x"),
-        lambda: dpnn_bridge.load(tmp_path, bogus=1),
+        lambda: dpnn_bridge.load(tmp_path, bogus=1),  # type: ignore[call-arg]
         lambda: dpnn_bridge.write_t7(tmp_path / "x.t7", 1, bogus=1),
         lambda: dumps(1, long_size=5),
     ):
@@ -109,6 +112,17 @@ def test_a_plugin_that_fails(line: str, tmp_path: Path) -> None:
     plugin.write_text(line)
     with pytest.raises(ConversionError, match=r"loading the plugin .*plugin\.py"):
         dpnn_bridge.load(tmp_path / "x.t7", plugins=[plugin])
+
+
+@pytest.mark.parametrize("line", ["import sys; sys.exit(0)", "1 / 0", "import nothing_of_this_name"])
+def test_an_entry_point_that_fails(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "plugin_that_fails.py").write_text(line)
+    monkeypatch.syspath_prepend(tmp_path)
+    point = EntryPoint("mine", "plugin_that_fails", registry.ENTRY_POINTS)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point])
+    monkeypatch.setattr(registry, "_discovered", False)
+    with pytest.raises(ConversionError, match=r"loading the plugin mine \(plugin_that_fails\)"):
+        dpnn_bridge.to_torch(LuaObject("nn.Identity", LuaTable()))
 
 
 def test_a_module_that_fails(tmp_path: Path) -> None:
