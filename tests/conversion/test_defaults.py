@@ -2,22 +2,48 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from block_examples import BLOCKS, Block, block_id, example
+from conftest import FIXTURES
 from lua_equal import differences
 
 from dpnn_bridge import to_lua, to_torch
 from dpnn_bridge.conversion import registry
+from dpnn_bridge.conversion.lua_class import has_tensor
+from dpnn_bridge.objects import LuaTensor
 
 DEFAULTS = [(block, name) for block in BLOCKS for name in block.defaults]
+OPTIONAL = [(block, name) for block in BLOCKS for name in block.optional]
 #: fields without which the file is an older one, whose other fields mean something else
 MARKS_OLD = {
     ("nn.VolumetricFullConvolution", "adjW"),  # before it the weight had outputs first
     ("nn.ReinforceCategorical", "epsilon"),  # 0 until 2016
 }
+#: Lua class and field -> why a file that lacks the field means another value than constructors of today give
+NOT_CONSTRUCTED = {
+    ("nn.Dropout", "v2"): "files without it are of version 1, which scaled in evaluation",
+    ("nn.Dropout", "stochastic_inference"): "newer than this Torch7, which does without: nil",
+    ("nn.Mean", "sizeAverage"): "nil sums, as Sum.lua does; the report says that files before 2016 averaged",
+    ("nn.NCEModule", "batchnoise"): "files without it are older and drew noise for each sample",
+    ("nn.NCEModule", "normalized"): "nil until something sets it",
+    ("nn.NCEModule", "logsoftmax"): "nil until something sets it",
+    ("nn.ReinforceCategorical", "epsilon"): "no field in Torch7, where it is written into the formula",
+    ("nn.ReinforceNormal", "rewardsStdev"): "only a fork has it",
+    **{
+        (name, field): "given to the constructor, which needs the one pair or the other"
+        for name in ("nn.SpatialReSampling", "nn.SpatialReSamplingEx")
+        for field in ("owidth", "oheight")
+    },
+}
 
 
-@pytest.mark.parametrize(("block", "name"), DEFAULTS, ids=lambda v: v if isinstance(v, str) else block_id(v))
+def cases(found: list[tuple[Block, str]]) -> Any:
+    return pytest.mark.parametrize(("block", "name"), found, ids=lambda v: v if isinstance(v, str) else block_id(v))
+
+
+@cases(DEFAULTS)
 def test_a_field_that_a_file_lacks_has_its_default(block: Block, name: str) -> None:
     """Without the field the object converts to what it is with the default."""
     obj = example(block)
@@ -26,3 +52,48 @@ def test_a_field_that_a_file_lacks_has_its_default(block: Block, name: str) -> N
         pytest.skip("the field tells this variant of the class from another")
     given = obj.changed({name: block.defaults[name]})
     assert differences(to_lua(to_torch(without)), to_lua(to_torch(given))) == []
+
+
+@cases(OPTIONAL)
+def test_an_optional_tensor_that_a_file_lacks_stays_away(block: Block, name: str) -> None:
+    obj = example(block)
+    kept = LuaTensor.empty(obj[name].class_name) if name in obj and block.optional[name] is None else None
+    without = obj.changed({name: kept})
+    if registry.find(without) is not block:
+        pytest.skip("the field tells this variant of the class from another")
+    back = to_lua(to_torch(without))
+    if block.optional[name] is not None:
+        assert not has_tensor(back, name)
+    assert differences(back, to_lua(to_torch(back))) == []
+
+
+# ---------------------------------------------------------------------- what constructors of Torch7 set
+def constructed() -> dict[str, dict[str, Any]]:
+    """Lua class -> plain fields after a constructor got the fewest arguments; made by fixtures/gen/constructors.lua."""
+    found = {}
+    for line in (FIXTURES / "constructors.txt").read_text().splitlines():
+        name, *fields = line.split("\t")
+        found[name] = {key: value_of(text) for key, _, text in (field.partition("=") for field in fields)}
+    return found
+
+
+def value_of(text: str) -> Any:
+    if text in ("true", "false"):
+        return text == "true"
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+CONSTRUCTED = constructed() if (FIXTURES / "constructors.txt").exists() else {}
+MEASURED = [(b, lua, name) for b in BLOCKS for name in b.defaults for lua in b.names if lua in CONSTRUCTED]
+
+
+@pytest.mark.parametrize(("block", "lua", "name"), MEASURED, ids=lambda v: v if isinstance(v, str) else block_id(v))
+def test_default_is_that_of_torch7s_constructor(block: Block, lua: str, name: str) -> None:
+    measured, declared = CONSTRUCTED[lua].get(name), block.defaults[name]
+    if (lua, name) in NOT_CONSTRUCTED:
+        assert measured != declared, NOT_CONSTRUCTED[lua, name]
+    else:
+        assert measured == declared

@@ -180,6 +180,7 @@ class FastLSTM(LSTM):
 
 class _SizedClass(AbstractRecurrentClass):
     scalars = {"rho": "rho", "inputSize": "input_size", "outputSize": "output_size"}
+    defaults = {"rho": 9999}
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:

@@ -49,7 +49,7 @@ class Recurrent(AbstractRecurrent):
         transfer_module: nn.Module,
         merge_module: nn.Module,
         *,
-        rho: int = 9999,
+        rho: int = 99999,
     ) -> None:
         super().__init__(rho)
         self.start_module, self.input_module, self.feedback_module = start_module, input_module, feedback_module
@@ -197,6 +197,7 @@ class _ModuleFieldClass(AbstractRecurrentClass):
 class RecurrenceClass(_ModuleFieldClass):
     torch_type = Recurrence
     scalars = {"rho": "rho", "nInputDim": "input_dims"}
+    defaults = {"rho": 9999}
     given = {"user_prev_output": "userPrevOutput"}
 
     @classmethod
@@ -264,6 +265,7 @@ class Recursor(AbstractRecurrent):
 @lua_class("nn.Recursor")
 class RecursorClass(_ModuleFieldClass):
     torch_type = Recursor
+    defaults = {"rho": 9999999}
     given = {}
 
 

@@ -37,7 +37,7 @@ class AbstractRecurrent(Memory, nn.Module):
         states: time step -> hidden state after it; 0 is a state set by the user. In evaluation mode only the latest.
     """
 
-    def __init__(self, rho: int = 9999) -> None:
+    def __init__(self, rho: int = 99999) -> None:
         super().__init__()
         self.rho = rho
         self.step = 1
@@ -166,7 +166,7 @@ class AbstractRecurrentClass(LuaClass):
         ),
     )
     scalars = {"rho": "rho"}
-    defaults = {"rho": 9999}
+    defaults = {"rho": 99999}
     scratch = (
         *("sharedClones", "outputs", "gradInputs", "gradOutputs", "cells", "gradCells", "zeroTensor"),
         *("cell", "gradPrevOutput", "userGradPrevOutput", "userGradPrevCell"),
