@@ -51,6 +51,7 @@ class LuaClass:
         members: Lua field that holds one module -> constructor argument and submodule of the same name.
         scratch: fields that hold buffers: dropped when reading, empty when written back; those of
             :data:`~dpnn_bridge.conversion.buffers.BUFFERS` are for every class.
+        only_from_files: modules made in PyTorch are written as another class of the same torch type.
         passes_through: the class computes nothing here (``nn.Copy``, ``nn.GPU``); the report says so.
         keeps_types: a cast of the net leaves the modules inside as they are.
         trains_unasked: a file without the field ``train`` is in training mode.
@@ -75,6 +76,7 @@ class LuaClass:
     members: ClassVar[dict[str, str]] = {}
     scratch: ClassVar[tuple[str, ...]] = ()
     derived: ClassVar[tuple[str, ...]] = ()
+    only_from_files: ClassVar[bool] = False
     passes_through: ClassVar[bool] = False
     keeps_types: ClassVar[bool] = False
     trains_unasked: ClassVar[bool] = True
@@ -189,9 +191,10 @@ class LuaClass:
     def represents(cls, module: nn.Module) -> bool:
         """Whether a module of ``torch_type`` that came from no file can be written as this Lua class.
 
-        Of several classes that share a torch type, those that override this are asked first, then the first one that
-        does not; so a class whose ``torch_type`` names one that another class writes has to override it. A class
-        that only passes its input through does not stand for torch's own modules: they have one that says more.
+        Of several classes that share a torch type, those that override this are asked first, then the one that does
+        not; so a class whose ``torch_type`` names one that another class writes has to override it, or to say
+        ``only_from_files``. A class that only passes its input through does not stand for torch's own modules: they
+        have one that says more.
         """
         return not (cls.passes_through and type(module).__module__.startswith("torch.nn."))
 

@@ -51,11 +51,12 @@ def lua_class(*names: str) -> Callable[[SpecT], SpecT]:
     A block from outside this project comes after the project's own, so that stock layers keep their Lua class.
 
     Raises:
-        ValueError: a name is taken by a block that does not tell its variant apart with ``matches``.
+        ValueError: a name is taken by a block that does not tell its variant apart with ``matches``, or a torch type by
+            one that takes every module of it.
     """
 
     def register(cls: SpecT) -> SpecT:
-        if not cls.__module__.startswith("dpnn_bridge."):
+        if not _is_own(cls):
             _import_families()
         cls.names = names
         for name in names:
@@ -68,8 +69,16 @@ def lua_class(*names: str) -> Callable[[SpecT], SpecT]:
         types = cls.torch_type if isinstance(cls.torch_type, tuple) else (cls.torch_type,)
         for torch_type in types:
             _add_lua_names(torch_type, cls)
+            if cls.only_from_files:
+                continue
             known_types = _BY_TYPE.setdefault(torch_type, [])
-            if not _is_general(cls) or not any(map(_is_general, known_types)):
+            rival = next(filter(_is_general, known_types), None) if _is_general(cls) else None
+            if rival is not None and _is_own(rival) == _is_own(cls):
+                raise ValueError(
+                    f"{torch_type.__name__} is the torch_type of {rival.__name__} in {rival.__module__} and of "
+                    f"{cls.__name__} in {cls.__module__}: one has to override `represents` or say `only_from_files`"
+                )
+            if rival is None:
                 known_types.append(cls)
                 known_types.sort(key=_is_general)  # in whatever order the families are imported
         return cls
@@ -118,6 +127,11 @@ def composition_of(module: nn.Module) -> Composition | None:
 def _is_general(cls: type[LuaClass]) -> bool:
     """Whether a block takes every module of its torch type."""
     return cls.represents.__func__ is LuaClass.represents.__func__  # type: ignore[attr-defined]
+
+
+def _is_own(cls: type[LuaClass]) -> bool:
+    """Whether a block is the project's."""
+    return cls.__module__.startswith("dpnn_bridge.")
 
 
 def discover() -> None:

@@ -79,6 +79,7 @@ FFT_DEFAULTS = {"dH": 1, "dW": 1, "padUp": 0, "padLeft": 0}
     "nn.SpatialConvolutionFFTTiledSync",
 )
 class SpatialConvolutionFFT(StockConvolution):
+    only_from_files = True
     torch_type = nn.Conv2d
     scalars = {"nInputPlane": "in_channels", "nOutputPlane": "out_channels", **FFT}
     defaults = FFT_DEFAULTS
@@ -90,6 +91,7 @@ class SpatialConvolutionFFT(StockConvolution):
 class FbnnSpatialConvolution(StockConvolution):
     """Chooses the fastest of several implementations; each has the same tensors."""
 
+    only_from_files = True
     torch_type = nn.Conv2d
     scalars = {"inputPlanes": "in_channels", "outputPlanes": "out_channels", **FFT}
     defaults = FFT_DEFAULTS
@@ -104,6 +106,7 @@ def frames_apart(weight: Tensor, module: nn.Module) -> Tensor:
 
 @lua_class("nn.TemporalConvolutionFB")
 class TemporalConvolutionFB(TemporalConvolutionClass):
+    only_from_files = True
     torch_type = TemporalConvolution
     tensors = {"weight": Field("weight", Layout(channels_first, frames_apart)), "bias": "bias"}
     checked_by = "structure"

@@ -62,6 +62,7 @@ class DataParallelTableClass(LuaClass):
 class DataParallel(LuaClass):
     """The replicas hold the same parameters: the first one alone is kept."""
 
+    only_from_files = True  # nn.DataParallelTable says more
     torch_type = DataParallelTable
     container = True
     passes_through = True

@@ -55,10 +55,7 @@ class LeakyReLU(LuaClass):
     torch_type = nn.PReLU
     tensors = {"weight": "weight"}
     constants = {"nOutputPlane": 0}
-
-    @classmethod
-    def represents(cls, module: nn.Module) -> bool:
-        return False  # torch's own PReLU is nn.PReLU
+    only_from_files = True  # torch's own PReLU is nn.PReLU
 
     @classmethod
     def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
@@ -288,10 +285,7 @@ class CrossMapNormalization(LuaClass):
     constants = {"squaredSum": LuaTensor.empty}
     checked_by = "structure"
     test = "test_object_becomes_a_module_and_an_object_again"
-
-    @classmethod
-    def represents(cls, module: nn.Module) -> bool:
-        return False  # nn has a class for it
+    only_from_files = True  # nn has a class for it
 
 
 class KMaxPooling(nn.Module):

@@ -61,10 +61,7 @@ class FbnnConstantClass(ConstantClass):
     scalars = {}
     checked_by = "formula"
     test = "test_constant_of_fbnn_is_repeated"
-
-    @classmethod
-    def represents(cls, module: nn.Module) -> bool:
-        return False  # nn.Constant says more
+    only_from_files = True  # nn.Constant says more
 
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
@@ -81,10 +78,7 @@ class FbnnDropoutClass(LuaClass):
     constants = {"noise": LuaTensor.empty}
     checked_by = "formula"
     test = "test_dropouts_of_fbnn"
-
-    @classmethod
-    def represents(cls, module: nn.Module) -> bool:
-        return False  # nn.Dropout says more
+    only_from_files = True  # nn.Dropout says more
 
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
@@ -173,10 +167,7 @@ class UnfoldedTemporalConvolutionClass(Temporal):
     constants = dict.fromkeys(scratch, LuaTensor.empty)
     checked_by = "formula"
     test = "test_unfolded_convolution_pads_in_time"
-
-    @classmethod
-    def represents(cls, module: Any) -> bool:
-        return False  # nn.TemporalConvolution and cudnn.TemporalConvolution say more
+    only_from_files = True  # nn.TemporalConvolution and cudnn.TemporalConvolution say more
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
@@ -211,10 +202,7 @@ class LocallyConnectedClass(LuaClass):
     scratch = ("input_cache", "gradOutput_cache")
     checked_by = "formula"
     test = "test_locally_connected_has_a_kernel_for_each_place"
-
-    @classmethod
-    def represents(cls, module: nn.Module) -> bool:
-        return False  # nn.SpatialConvolutionLocal says more
+    only_from_files = True  # nn.SpatialConvolutionLocal says more
 
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:

@@ -135,7 +135,4 @@ class ClassHierarchicalNLLCriterionClass(HSMClass):
     }
     test = "test_class_hierarchical_criterion_is_the_same_for_one_sample"
     scratch = ()
-
-    @classmethod
-    def represents(cls, module: nn.Module) -> bool:
-        return False  # nn.HSM takes batches as well
+    only_from_files = True  # nn.HSM takes batches as well

@@ -203,7 +203,4 @@ class FasterLookupClass(LuaClass):
     constants = {"skipBoundChecking": False, "concUpdates": False}
     checked_by = "formula"
     test = "test_faster_lookup_is_a_look_up_table"
-
-    @classmethod
-    def represents(cls, module: nn.Module) -> bool:
-        return False  # nn.LookupTable says more
+    only_from_files = True  # nn.LookupTable says more

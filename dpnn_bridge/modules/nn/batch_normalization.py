@@ -174,6 +174,7 @@ class SpatialBatchNormalization(SecondVersion):
 class FbnnNormalization(Normalization):
     """fbcunn kept ``running_std`` for good."""
 
+    only_from_files = True
     version = 1
     tensors = {
         "weight": "weight",
@@ -202,18 +203,12 @@ class FbnnSpatialBatchNormalization(FbnnNormalization):
 class CudnnVolumetricBatchNormalization(SecondVersion):
     torch_type = nn.BatchNorm3d
     dims = 5
-
-    @classmethod
-    def represents(cls, module: Any) -> bool:
-        return False  # a layer of no file is nn's
+    only_from_files = True  # a layer of no file is nn's
 
 
 @lua_class("nn.VolumetricBatchNormalization")
 class VolumetricBatchNormalization(CudnnVolumetricBatchNormalization):
     """Torch7 writes version 1, since a class does not inherit its parent's."""
 
+    only_from_files = False
     version = 1
-
-    @classmethod
-    def represents(cls, module: Any) -> bool:
-        return module.running_mean is not None and module.momentum is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -27,15 +27,17 @@ class Convolution(LuaClass):
 class StockConvolution(Convolution):
     """Convolutions that a stock torch class computes."""
 
+    #: what a plainer class lacks; modules that do without are of the plainer class
+    beyond: ClassVar[str] = ""
+
     @classmethod
     def represents(cls, module: Any) -> bool:
         if module.padding_mode != "zeros" or isinstance(module.padding, str):
             return False
-        plain = {"padding": {0}, "output_padding": {0}, "dilation": {1}}
-        others = [name for name in plain if name not in cls.scalars.values()]
-        return all(set(getattr(module, name)) == plain[name] for name in others) and (
-            "groups" in cls.scalars.values() or module.groups == 1
-        )
+        plain = {"padding": {0}, "output_padding": {0}, "dilation": {1}, "groups": {1}}
+        values = {"groups": {module.groups}, **{name: set(getattr(module, name)) for name in (*plain,)[:3]}}
+        others = {name for name in plain if values[name] != plain[name]}
+        return others <= set(cls.scalars.values()) and cls.beyond in {"", *others}
 
 
 SPATIAL = {
@@ -77,6 +79,7 @@ class SpatialConvolution(Spatial):
 
 @lua_class("cudnn.SpatialConvolution")
 class GroupedSpatialConvolution(Spatial):
+    beyond = "groups"
     scalars = {**SPATIAL, "groups": "groups"}
     defaults = {**SPATIAL_DEFAULTS, "groups": 1}
 
@@ -84,6 +87,7 @@ class GroupedSpatialConvolution(Spatial):
 @lua_class("nn.SpatialDilatedConvolution")
 class SpatialDilatedConvolution(StockConvolution):
     torch_type = nn.Conv2d
+    beyond = "dilation"
     scalars = {**SPATIAL, ("dilationH", "dilationW"): "dilation"}
     defaults = {**SPATIAL_DEFAULTS, "dilationH": 1, "dilationW": 1}
 
@@ -98,6 +102,7 @@ class VolumetricConvolution(StockConvolution):
 @lua_class("cudnn.VolumetricConvolution", "cudnn.normal3DConv")
 class GroupedVolumetricConvolution(StockConvolution):
     torch_type = nn.Conv3d
+    beyond = "groups"
     scalars = {**VOLUMETRIC, "groups": "groups"}
     defaults = {**VOLUMETRIC_DEFAULTS, "groups": 1}
 
@@ -105,6 +110,7 @@ class GroupedVolumetricConvolution(StockConvolution):
 @lua_class("nn.VolumetricDilatedConvolution")
 class VolumetricDilatedConvolution(StockConvolution):
     torch_type = nn.Conv3d
+    beyond = "dilation"
     scalars = {**VOLUMETRIC, ("dilationT", "dilationH", "dilationW"): "dilation"}
     defaults = {**VOLUMETRIC_DEFAULTS, "dilationT": 1, "dilationH": 1, "dilationW": 1}
 
@@ -242,6 +248,7 @@ class TemporalConvolutionClass(Temporal):
 class CudnnTemporalConvolution(Temporal):
     """A spatial convolution over one plane of frames: kH, dH and padH are along time, kW is the frame size."""
 
+    beyond = "padding"
     scalars = {
         "inputFrameSize": "in_channels",
         "outputFrameSize": "out_channels",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,8 @@ class Pooling(LuaClass):
     scratch = ("indices",)
     #: values of ``divisor_override`` that the class can mean
     divisors: tuple[int | None, ...] = (None,)
+    #: what a plainer class lacks; modules that do without are of the plainer class
+    beyond: ClassVar[str] = ""
 
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:
@@ -41,11 +43,10 @@ class Pooling(LuaClass):
     @classmethod
     def represents(cls, module: nn.Module) -> bool:
         plain = {"padding": 0, "ceil_mode": False, "dilation": 1, "count_include_pad": True}
-        return getattr(module, "divisor_override", None) in cls.divisors and all(
-            getattr(module, name, value) in (value, (value,) * 2, (value,) * 3)
-            for name, value in plain.items()
-            if name not in cls.scalars.values()
-        )
+        values = {name: getattr(module, name, value) for name, value in plain.items()}
+        others = {n for n, value in plain.items() if values[n] not in (value, (value,) * 2, (value,) * 3)}
+        known = getattr(module, "divisor_override", None) in cls.divisors
+        return known and others <= set(cls.scalars.values()) and cls.beyond in {"", *others}
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
@@ -135,6 +136,7 @@ class SpatialMaxPooling(Pooling):
 @lua_class("nn.SpatialDilatedMaxPooling")
 class SpatialDilatedMaxPooling(Pooling):
     torch_type = (nn.MaxPool2d, DilatedMaxPool2d)
+    beyond = "dilation"
     scalars = {**SPATIAL, ("dilationH", "dilationW"): "dilation"}
     defaults = {**SPATIAL_DEFAULTS, "dilationH": 1, "dilationW": 1}
 
@@ -147,6 +149,8 @@ class SpatialDilatedMaxPooling(Pooling):
 @lua_class("inn.SpatialMaxPooling")
 class InnSpatialMaxPooling(SpatialMaxPooling):
     """Always in ceil mode, whatever the file says."""
+
+    only_from_files = True
 
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:
@@ -180,12 +184,14 @@ class VolumetricDilatedMaxPooling(VolumetricMaxPooling):
     """Torch7 writes version 1 and so loses the ceil mode whenever it loads a file."""
 
     version = 1
+    beyond = "dilation"
     scalars = {**VOLUMETRIC, ("dilationT", "dilationH", "dilationW"): "dilation"}
     defaults = {**VOLUMETRIC_DEFAULTS, "dilationT": 1, "dilationH": 1, "dilationW": 1}
 
 
 @lua_class("cudnn.VolumetricMaxPooling")
 class CudnnVolumetricMaxPooling(VolumetricMaximum):
+    only_from_files = True
     pass
 
 
@@ -256,6 +262,8 @@ class SpatialAveragePooling(SpatialAverage):
 class CudnnSpatialAveragePooling(SpatialAverage):
     """Padding is always counted."""
 
+    only_from_files = True
+
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:
         old = {"padH": 0, "padW": 0} if obj.get("ceil_mode") is None else {}
@@ -265,6 +273,8 @@ class CudnnSpatialAveragePooling(SpatialAverage):
 @lua_class("inn.SpatialAveragePooling")
 class InnSpatialAveragePooling(SpatialAverage):
     """Always in ceil mode, whatever the file says. Versions without ``divide`` had kernels of their own: averages."""
+
+    only_from_files = True
 
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:
@@ -279,6 +289,7 @@ class VolumetricAveragePooling(Pooling):
 
 @lua_class("cudnn.VolumetricAveragePooling")
 class CudnnVolumetricAveragePooling(Pooling):
+    only_from_files = True
     torch_type = nn.AvgPool3d
     scalars = VOLUMETRIC
     defaults = VOLUMETRIC_DEFAULTS

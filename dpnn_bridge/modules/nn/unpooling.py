@@ -75,6 +75,10 @@ class Unpooling(LuaClass):
     sizes: tuple[str, ...]
 
     @classmethod
+    def represents(cls, module: nn.Module) -> bool:
+        return isinstance(module.pooling, nn.MaxPool3d) == (len(cls.sizes) == 3)
+
+    @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
         module = MaxUnpooling(ctx.to_torch(obj["pooling"], "pooling"))
         indices = obj["pooling"].get("indices")

@@ -149,6 +149,7 @@ class SpatialUpSampling(LuaClass):
     """Repeats pixels; the same as ``nn.SpatialReSamplingEx`` with whole ratios."""
 
     torch_type = SpatialReSamplingEx
+    only_from_files = True
     scalars = {"dW": "rwidth", "dH": "rheight", "yDim": "y_dim", "xDim": "x_dim"}
     defaults = {"yDim": 2, "xDim": 3}
 

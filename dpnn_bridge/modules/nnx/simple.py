@@ -74,6 +74,7 @@ class Probe(LuaClass):
     """Prints statistics or times in Torch7; passes everything through here."""
 
     torch_type = nn.Identity
+    only_from_files = True
     passes_through = True
 
 
@@ -93,6 +94,7 @@ class MultiSoftMax(LuaClass):
     """Softmax over the last of two or three dimensions. Torch7's ``forward`` returns nothing for two."""
 
     torch_type = nn.Softmax
+    only_from_files = True  # nn.SoftMax takes more shapes
     constants = dict.fromkeys(("_input", "_output", "_gradInput", "_gradOutput"), LuaTensor.empty)
 
     @classmethod

@@ -80,10 +80,7 @@ class SpatialLinear(LuaClass):
     tensors = {"weight": "weight", "bias": "bias"}
     fixed = {"kernel_size": 1}
     constants = {"weightDecay": 0}
-
-    @classmethod
-    def represents(cls, module: nn.Module) -> bool:
-        return False  # other convolutions are nn.SpatialConvolution
+    only_from_files = True  # other convolutions are nn.SpatialConvolution
 
 
 class SpatialClassifier(nn.Module):

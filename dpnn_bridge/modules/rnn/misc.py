@@ -69,10 +69,7 @@ class LinearNoBias(LuaClass):
     sizes = {"weight": ("out_features", "in_features")}
     fixed = {"bias": False}
     scratch = ("addBuffer",)
-
-    @classmethod
-    def represents(cls, module: nn.Module) -> bool:
-        return False  # nn.Linear can be without bias as well, and needs no further package
+    only_from_files = True  # nn.Linear can be without bias as well, and needs no further package
 
 
 class ExpandAs(nn.Module):

@@ -106,12 +106,15 @@ class MeanSubtractionClass(LuaClass):
 class SpatialCrossResponseNormalization(SpatialCrossMapLRN):
     """Another name of ``nn.SpatialCrossMapLRN``."""
 
+    only_from_files = True
+
 
 @lua_class("inn.SpatialSameResponseNormalization")
 class SpatialSameResponseNormalization(LuaClass):
     """A Sequential of stock parts: x / (1 + alpha * mean of x² in a window) ** beta."""
 
     torch_type = nn.Sequential
+    only_from_files = True
     container = True
 
 

@@ -137,10 +137,7 @@ class LinearNB(LuaClass):
     sizes = {"weight": ("out_features", "in_features")}
     fixed = {"bias": False}
     scratch = ("addBuffer",)
-
-    @classmethod
-    def represents(cls, module: nn.Module) -> bool:
-        return False  # nn has a class for it
+    only_from_files = True  # nn has a class for it
 
 
 class Binary(nn.Module):

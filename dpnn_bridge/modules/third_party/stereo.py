@@ -100,7 +100,4 @@ class SpatialConvolution1Forward(LuaClass):
     tensors = {"weight": "weight", "bias": "bias"}
     sizes = {"weight": ("out_channels", "in_channels")}
     fixed = {"kernel_size": 1}
-
-    @classmethod
-    def represents(cls, module: nn.Module) -> bool:
-        return False  # convolutions made in torch are nn.SpatialConvolution
+    only_from_files = True  # convolutions made in torch are nn.SpatialConvolution

@@ -201,6 +201,7 @@ class Print(LuaClass):
     """Prints in Torch7; passes everything through here."""
 
     torch_type = nn.Identity
+    only_from_files = True
     passes_through = True
 
 

@@ -1,0 +1,70 @@
+"""Where several Lua classes share a torch type, one alone takes a module made in PyTorch."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+
+import pytest
+from block_examples import BLOCKS, Block, block_id, example
+from torch import nn
+
+from dpnn_bridge import to_lua, to_torch
+from dpnn_bridge.conversion import registry
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.modules.nn.unpooling import MaxUnpooling
+
+
+def torch_types(block: Block) -> tuple[type[nn.Module], ...]:
+    return block.torch_type if isinstance(block.torch_type, tuple) else (block.torch_type,)
+
+
+def born_in_pytorch(module: nn.Module) -> nn.Module:
+    """A copy without what it remembers of its file."""
+    module = copy.deepcopy(module)
+    for m in module.modules():
+        m.__dict__.pop("lua_record", None)
+    return module
+
+
+SHARED = [
+    (torch_type, block)
+    for torch_type, count in Counter(t for b in BLOCKS for t in torch_types(b)).items()
+    for block in BLOCKS
+    if count > 1 and torch_type in torch_types(block)
+]
+
+
+@pytest.mark.parametrize(
+    ("torch_type", "block"), SHARED, ids=lambda v: v.__name__ if issubclass(v, nn.Module) else block_id(v)
+)
+def test_one_block_claims_a_module_of_a_shared_type(torch_type: type[nn.Module], block: Block) -> None:
+    """Of all blocks of a torch type one alone takes a module that came from no file."""
+    module = born_in_pytorch(to_torch(example(block)))
+    if type(module) is not torch_type:
+        pytest.skip("the example is of the block's other type")
+    claims = [b for b in registry._BY_TYPE[torch_type] if b.represents(module)]
+    specific = [b for b in claims if not registry._is_general(b)]
+    assert len(specific or claims) == 1
+    assert registry.spec_of(module) is (specific or claims)[0]
+
+
+def test_two_blocks_that_take_every_module_of_a_type_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_BY_NAME", "_BY_TYPE"):
+        monkeypatch.setattr(registry, name, {k: [*v] for k, v in getattr(registry, name).items()})
+
+    class Mine(nn.Module):
+        pass
+
+    registry.lua_class("my.First")(type("First", (LuaClass,), {"torch_type": Mine}))
+    with pytest.raises(ValueError, match=r"Mine is the torch_type of First in .* and of Second"):
+        registry.lua_class("my.Second")(type("Second", (LuaClass,), {"torch_type": Mine}))
+    third = registry.lua_class("my.Third")(type("Third", (LuaClass,), {"torch_type": Mine, "only_from_files": True}))
+    assert registry.spec_of(Mine()).names == ("my.First",)
+    assert third.names == ("my.Third",)
+
+
+def test_unpooling_made_in_pytorch_is_that_of_its_pooling() -> None:
+    for pooling, name in ((nn.MaxPool2d(2), "nn.SpatialMaxUnpooling"), (nn.MaxPool3d(2), "nn.VolumetricMaxUnpooling")):
+        net = nn.Sequential(pooling, MaxUnpooling(pooling))
+        assert to_lua(net)["modules"][2].class_name == name
