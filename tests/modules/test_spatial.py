@@ -253,8 +253,8 @@ def test_written_as_the_class_that_holds_the_settings(module: nn.Module, class_n
 @pytest.mark.parametrize(
     "module",
     [
-        nn.AvgPool3d(3, padding=1),
-        nn.BatchNorm2d(4, track_running_stats=False),
+        nn.AvgPool3d(3, ceil_mode=True),
+        nn.AvgPool2d(2, ceil_mode=True, divisor_override=3),
     ],
     ids=repr,
 )
