@@ -1,8 +1,10 @@
-"""dpnn's layers against a loop over the batch, as Torch7 ran it, or stock PyTorch where that computes the same.
+"""dpnn's layers against a loop over the batch, as Torch7 ran it, stock PyTorch where that computes the same, or the
+best expression in PyTorch that gives the same forward.
 
     PYTHONPATH=. python benchmarks/bench_dpnn.py [--device cuda] [--batch 64]
 
-Prints milliseconds per forward and backward pass (the median of repeated runs) and the ratio.
+Prints milliseconds per forward and backward pass (the median of repeated runs, each beside one of the other) and the
+ratio; with ``--forward`` of forward passes alone.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from dpnn_bridge.modules.dpnn import (
     SpatialReSampling,
     SpatialUniformCrop,
 )
+from dpnn_bridge.modules.nnx import SoftMaxTree
 
 
 class Case(NamedTuple):
@@ -58,6 +61,58 @@ def glimpse_loop(module: SpatialGlimpse, image: Tensor, location: Tensor) -> Ten
             depths.append(F.avg_pool2d(window, size // module.size[0]) if depth else window)
         samples.append(torch.cat(depths))
     return torch.stack(samples)
+
+
+def glimpse_best(module: SpatialGlimpse, image: Tensor, location: Tensor) -> Tensor:
+    """Windows of a padded image by strides alone."""
+    depths, size, samples = [], module.size[0], torch.arange(len(image), device=image.device)
+    for depth in range(module.depth):
+        size = size if depth == 0 else int(size * module.scale)
+        pad = (size - 1) // 2
+        padded = F.pad(image, (pad, pad, pad, pad))
+        last = padded.shape[2] - size
+        top, left = ((location + 1) / 2 * last).clamp(0, last).long().unbind(1)
+        window = padded.unfold(2, size, 1).unfold(3, size, 1)[samples, :, top, left]
+        depths.append(F.avg_pool2d(window, size // module.size[0]) if depth else window)
+    return torch.cat(depths, 1)
+
+
+def nce_best(module: NCEModule, x: Tensor, target: Tensor) -> list[Tensor]:
+    """With PyTorch's own sampling, and no normaliser to estimate."""
+    noise = torch.multinomial(module.unigrams, module.k, True)
+    scores = (x * F.embedding(target, module.weight)).sum(1) + module.bias[target]
+    noise_scores = F.linear(x, module.weight[noise], module.bias[noise])
+    return [scores.exp(), noise_scores.exp(), module.unigrams[target], module.unigrams[noise].expand_as(noise_scores)]
+
+
+def binary_best(module: SpatialBinaryConvolution, image: Tensor) -> Tensor:
+    """Its forward, with PyTorch's gradients."""
+    signs = torch.where(module.weight >= 0, 1.0, -1.0)
+    return F.conv2d(image, signs) * module.weight.abs().mean((1, 2, 3))[:, None, None]
+
+
+def tree_best(module: SoftMaxTree, x: Tensor, target: Tensor) -> Tensor:
+    """All levels at once, where all families are of one size; with PyTorch's gradients."""
+    node, rows, places = target, [], []
+    for _ in range(module.max_depth):
+        parent, place = module.child_parent.long()[node - 1].unbind(1)
+        rows.append(module.parent_children.long()[parent - 1, 0][:, None] - 1 + torch.arange(module.max_family))
+        places.append(place - 1)
+        node = parent
+    row, place = torch.stack(rows, 1), torch.stack(places, 1)[..., None]
+    scores = torch.einsum("nd,nlfd->nlf", x, module.weight[row]) + module.bias[row]
+    return scores.log_softmax(2).gather(2, place).sum((1, 2))
+
+
+def full_tree(width: int, depth: int) -> tuple[dict[int, list[int]], range]:
+    """A tree whose nodes all have ``width`` children, and its leaves."""
+    hierarchy, level, following = {}, range(1, 2), 2
+    for _ in range(depth):
+        for node in level:
+            hierarchy[node] = list(range(following, following + width))
+            following += width
+        level = range(following - width * len(level), following)
+    return hierarchy, level
 
 
 def crop_loop(module: SpatialUniformCrop, image: Tensor) -> Tensor:
@@ -105,12 +160,19 @@ def cases(n: int, device: str) -> Iterator[Case]:
     yield Case(
         "SpatialGlimpse", "loop", lambda: glimpse([digit, location]), lambda: glimpse_loop(glimpse, digit, location)
     )
+    yield Case(
+        "SpatialGlimpse",
+        "best expression",
+        lambda: glimpse([digit, location]),
+        lambda: glimpse_best(glimpse, digit, location),
+    )
     crop = SpatialUniformCrop(48)
     yield Case("SpatialUniformCrop", "loop", lambda: crop(image), lambda: crop_loop(crop, image))
     nce = NCEModule(128, 10_000, 100, torch.ones(10_000), Z=1).to(device)
     x, target = torch.randn(n, 128, device=device, requires_grad=True), torch.randint(1, 10_001, (n,), device=device)
     noise = torch.randint(10_000, (100,), device=device)
     yield Case("NCEModule", "loop", lambda: nce([x, target]), lambda: nce_loop(nce, x, target - 1, noise))
+    yield Case("NCEModule", "best expression", lambda: nce([x, target]), lambda: nce_best(nce, x, target - 1))
     full = nn.Linear(128, 10_000).to(device)
     yield Case("NCEModule", "nn.Linear + softmax", lambda: nce([x, target]), lambda: full(x).log_softmax(1))
     index, one_hot = torch.randint(1, 1001, (n * 16,), device=device), OneHot(1000).to(device)
@@ -118,10 +180,19 @@ def cases(n: int, device: str) -> Iterator[Case]:
     yield Case("OneHot", "F.one_hot", lambda: one_hot(index), lambda: F.one_hot(index - 1, 1000).float())
     kmeans = Kmeans(50, 128).to(device)
     yield Case("Kmeans", "loop", lambda: kmeans(x), lambda: kmeans_loop(kmeans.weight.detach(), x))
+    weight = kmeans.weight.detach()
+    exact: Any = {"compute_mode": "donot_use_mm_for_euclid_dist"}
+    yield Case("Kmeans", "cdist, exact", lambda: kmeans(x), lambda: torch.cdist(x.detach(), weight, **exact).min(1))
+    yield Case("Kmeans", "cdist, by products", lambda: kmeans(x), lambda: torch.cdist(x.detach(), weight).min(1))
+    hierarchy, leaves_of = full_tree(10, 3)
+    tree, leaf = SoftMaxTree.from_hierarchy(128, hierarchy).to(device), torch.randint(leaves_of[0], leaves_of[-1], (n,))
+    if device == "cpu":
+        yield Case("SoftMaxTree", "best expression", lambda: tree([x, leaf]), lambda: tree_best(tree, x, leaf))
     normalize = SpatialFeatNormalization(torch.randn(3), torch.rand(3) + 0.5).to(device)
     yield Case("SpatialFeatNormalization", "loop", lambda: normalize(image), lambda: normalize_loop(normalize, image))
     binary, conv = SpatialBinaryConvolution(3, 32, 3).to(device), nn.Conv2d(3, 32, 3, bias=False).to(device)
     yield Case("SpatialBinaryConvolution", "nn.Conv2d", lambda: binary(image), lambda: conv(image))
+    yield Case("SpatialBinaryConvolution", "best expression", lambda: binary(image), lambda: binary_best(binary, image))
     clip, hardtanh = Clip(-1, 1), nn.Hardtanh()
     yield Case("Clip", "nn.Hardtanh", lambda: clip(image), lambda: hardtanh(image))
     collapse, flatten = Collapse(3), nn.Flatten()
@@ -143,30 +214,33 @@ def cases(n: int, device: str) -> Iterator[Case]:
     )
 
 
-def milliseconds(run: Callable[[], Any], device: str, repeats: int) -> float:
-    """Median time of a forward and backward pass."""
-    times = []
-    for _ in range(repeats + 2):
-        start = time.perf_counter()
+def milliseconds(run: Callable[[], Any], device: str, forward: bool) -> float:
+    """Time of a pass: of the processor, or of the clock where a GPU works."""
+    clock = time.perf_counter if device.startswith("cuda") else time.process_time
+    start = clock()
+    with torch.set_grad_enabled(not forward):
         outputs = [t for t in leaves(run()) if isinstance(t, Tensor) and t.requires_grad]
-        if outputs:
-            torch.autograd.backward([t.sum() for t in outputs])
-        if device.startswith("cuda"):
-            torch.cuda.synchronize()
-        times.append(1000 * (time.perf_counter() - start))
-    return statistics.median(times[2:])
+    if outputs and not forward:
+        torch.autograd.backward([t.sum() for t in outputs])
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    return 1000 * (clock() - start)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--forward", action="store_true")
     arguments = parser.parse_args()
     print(f"{'layer':28}{'ms':>10}  {'against':22}{'ms':>10}{'ratio':>9}")
+    if not arguments.device.startswith("cuda"):
+        torch.set_num_threads(1)
     for case in cases(arguments.batch, arguments.device):
-        own = milliseconds(case.run, arguments.device, arguments.repeats)
-        other = milliseconds(case.other, arguments.device, arguments.repeats)
+        runs = [case.run, case.other]
+        pairs = [[milliseconds(r, arguments.device, arguments.forward) for r in runs] for _ in range(arguments.repeats)]
+        own, other = (statistics.median(times) for times in zip(*pairs[2:], strict=True))
         print(f"{case.name:28}{own:10.3f}  {case.against:22}{other:10.3f}{other / own:8.1f}x")
 
 

@@ -125,28 +125,31 @@ class SoftMaxTree(nn.Module):
         x, target = input
         node = target.long() + (1 - self.index_base)
         alive = torch.ones_like(node, dtype=torch.bool)
-        total = x.new_zeros(x.shape[0])
+        table, steps = self.child_parent.long(), []
         for _ in range(self.max_depth):
-            parent, place = self.child_parent.long()[node - 1].unbind(1)
+            parent, place = table[node - 1].unbind(1)
             parent = torch.where(alive, parent, self.root)
-            total = total + torch.where(alive, self._log_softmax(x, parent, place), 0)
+            steps.append((parent, place, alive))
             alive = alive & (parent != self.root)
             node = torch.where(alive, parent, node)
-        return total
+        parents, places, there = (torch.stack(column, 1) for column in zip(*steps, strict=True))
+        return torch.where(there, self._log_softmax(x, parents, places), 0).sum(1)
 
     def _log_softmax(self, x: Tensor, parent: Tensor, place: Tensor) -> Tensor:
-        """Log probability of the children at ``place`` (N) under ``parent`` (N)."""
-        first, count = self.parent_children.long()[parent - 1].unbind(1)
+        """Log probability of the children at ``place`` (N, L) under ``parent`` (N, L), on all L levels."""
+        first, count = self.parent_children.long()[parent - 1].unbind(-1)
         i = torch.arange(self.max_family, device=x.device)
-        there = i < count[:, None]
-        rows = torch.where(there, first[:, None] - 1 + i, 0)
-        scores = torch.einsum("nd,nfd->nf", x, self.weight[rows]) + self.bias[rows]
-        largest = scores.detach().masked_fill(~there, float("-inf")).max(1, keepdim=True).values
-        log_sum = largest + (exp_minus(largest - scores.detach()) * there).sum(1, keepdim=True).log()
-        picked = scores.gather(1, (place - 1).clamp(0, self.max_family - 1)[:, None])
+        there = i < count[..., None]
+        rows = torch.where(there, first[..., None] - 1 + i, 0)
+        scores = torch.einsum("nd,nlfd->nlf", x, self.weight[rows]) + self.bias[rows]
+        largest = scores.detach().masked_fill(~there, float("-inf")).amax(-1, keepdim=True)
+        log_sum = largest + (exp_minus(largest - scores.detach()) * there).sum(-1, keepdim=True).log()
+        picked = scores.gather(-1, (place - 1).clamp(0, self.max_family - 1)[..., None])
+        if not torch.is_grad_enabled():
+            return (picked - log_sum).squeeze(-1)
         probabilities = (scores.detach() - log_sum).exp() * there
-        slope = picked - (probabilities * scores).sum(1, keepdim=True)
-        return with_gradient_of(picked - log_sum, slope).squeeze(1)
+        slope = picked - (probabilities * scores).sum(-1, keepdim=True)
+        return with_gradient_of(picked - log_sum, slope).squeeze(-1)
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.weight.shape[0]} nodes, root={self.root}"
