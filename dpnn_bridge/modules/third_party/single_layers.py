@@ -1,0 +1,349 @@
+"""Single layers of training code: tardis and torch-rnn reverse sequences; noise, constants, one-hot rows, sums."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+from dpnn_bridge.torch7.gradient import zero_gradient
+
+
+class ReverseTensor(nn.Module):
+    """Reverses one dimension.
+
+    Args:
+        dim: the dimension, counted from 1.
+        backprop: whether the input gets a gradient; else it gets zeros.
+
+    Shape:
+        - Input, output: :math:`(*)`.
+
+    Lua:
+        ``nn.ReverseTensor(dim, bprop)``, tardis ReverseTensor.lua
+    """
+
+    def __init__(self, dim: int = 1, backprop: bool = True) -> None:
+        super().__init__()
+        self.dim, self.backprop = dim, backprop
+
+    def forward(self, input: Tensor) -> Tensor:
+        output = (input if self.backprop else input.detach()).flip(self.dim - 1)
+        return output if self.backprop else zero_gradient(output, input)
+
+    def extra_repr(self) -> str:
+        return f"dim={self.dim}, backprop={self.backprop}"
+
+
+@lua_class("nn.ReverseTensor")
+class ReverseTensorClass(LuaClass):
+    torch_type = ReverseTensor
+    scalars = {"dim": "dim", "bprop": "backprop"}
+    defaults = {"dim": 1, "bprop": True}
+    constants = {"rev_index": lambda kind: LuaTensor.empty("torch.LongTensor")}
+    checked_by = "formula"
+    test = "test_sequences_are_reversed"
+
+
+class ReverseSequence(ReverseTensor):
+    """Reverses one of the first three dimensions.
+
+    Args:
+        dim: the dimension, counted from 1.
+
+    Shape:
+        - Input, output: :math:`(*)`.
+
+    Lua:
+        ``nn.ReverseSequence(dim)``, torch-rnn ReverseSequence.lua
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim)
+
+
+@lua_class("nn.ReverseSequence")
+class ReverseSequenceClass(LuaClass):
+    torch_type = ReverseSequence
+    scalars = {"dim": "dim"}
+    checked_by = "formula"
+    test = "test_sequences_are_reversed"
+
+
+class LookupTableOneHot(nn.Module):
+    """A vector with a one at its place for each index.
+
+    Args:
+        size: how many indices there are.
+        index_base: the first of them.
+
+    Shape:
+        - Input: :math:`(T)` or :math:`(N, T)`, indices.
+        - Output: :math:`(T, size)` or :math:`(N, T, size)`.
+
+    Raises:
+        IndexError: an index is none of them.
+
+    Lua:
+        ``nn.LookupTableOneHot(input_size)``, LookupTableOneHot.lua
+    """
+
+    eye: Tensor
+
+    def __init__(self, size: int, index_base: int = 1) -> None:
+        super().__init__()
+        self.size, self.index_base = size, index_base
+        self.register_buffer("eye", torch.eye(size))
+
+    def forward(self, input: Tensor) -> Tensor:
+        return zero_gradient(self.eye[input.long() - self.index_base], input)
+
+    def extra_repr(self) -> str:
+        return f"{self.size}, index_base={self.index_base}"
+
+
+@lua_class("nn.LookupTableOneHot")
+class LookupTableOneHotClass(LuaClass):
+    torch_type = LookupTableOneHot
+    indexed = True
+    tensors = {"eye": "eye"}
+    scratch = ("_indices", "_inputView")
+    checked_by = "formula"
+    test = "test_one_hot_rows_are_those_of_the_table"
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        return {**super().arguments(obj, ctx), "size": int(obj["eye"].shape[0])}
+
+
+class NormalizeBySum(nn.Module):
+    """Divides a vector by the sum of its elements.
+
+    Shape:
+        - Input, output: :math:`(N)`.
+
+    Lua:
+        ``nn.NormalizeBySum()``, NormalizeBySum.lua
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input / input.sum()
+
+
+@lua_class("nn.NormalizeBySum")
+class NormalizeBySumClass(LuaClass):
+    torch_type = NormalizeBySum
+    derived = ("sum",)
+    checked_by = "formula"
+    test = "test_a_vector_is_divided_by_its_sum"
+
+
+class GlobalSum(nn.Module):
+    """The mean over the first dimension, for each of its elements.
+
+    Shape:
+        - Input, output: :math:`(T, *)`.
+
+    Lua:
+        ``nn.GlobalSum()``, GlobalSum.lua
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input.mean(0, keepdim=True).expand_as(input)
+
+
+@lua_class("nn.GlobalSum")
+class GlobalSumClass(LuaClass):
+    torch_type = GlobalSum
+    checked_by = "formula"
+    test = "test_a_global_sum_is_a_mean_for_all"
+
+
+class NoBP(nn.Module):
+    """Returns its input, which gets a gradient of zeros.
+
+    Shape:
+        - Input, output: :math:`(*)`.
+
+    Lua:
+        ``nn.NoBP()``, NoBP.lua
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return zero_gradient(input.detach(), input)
+
+
+@lua_class("nn.NoBP")
+class NoBPClass(LuaClass):
+    torch_type = NoBP
+    scratch = ("input",)
+    checked_by = "formula"
+    test = "test_no_gradient_passes"
+
+
+class MyMul(nn.Module):
+    """Multiplies by one learned number, which starts as a given one.
+
+    Args:
+        value: where it starts.
+
+    Shape:
+        - Input, output: :math:`(*)`.
+
+    Lua:
+        ``nn.MyMul(val, inplace)``, MyMul.lua
+    """
+
+    def __init__(self, value: float = 1.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((1,), float(value)))
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input * self.weight
+
+
+@lua_class("nn.MyMul")
+class MyMulClass(LuaClass):
+    torch_type = MyMul
+    tensors = {"weight": "weight"}
+    constants = {"inplace": False}
+    checked_by = "formula"
+    test = "test_one_number_is_learned"
+
+
+class Noise(nn.Module):
+    """Adds normal noise in training.
+
+    Args:
+        variance: its standard deviation, whatever it is called.
+
+    Shape:
+        - Input, output: :math:`(*)`.
+
+    Lua:
+        ``nn.Noise(variance)``, Noise.lua
+    """
+
+    def __init__(self, variance: float) -> None:
+        super().__init__()
+        self.variance = variance
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input + self.variance * torch.randn_like(input) if self.training else input
+
+    def extra_repr(self) -> str:
+        return f"{self.variance}"
+
+
+@lua_class("nn.Noise")
+class NoiseClass(LuaClass):
+    torch_type = Noise
+    scalars = {"variance": "variance"}
+    derived = ("active",)
+    checked_by = "formula"
+    test = "test_noise_is_normal_and_of_training"
+
+    @classmethod
+    def matches(cls, obj: LuaObject) -> bool:
+        return "variance" in obj and "active" in obj
+
+    @classmethod
+    def upgrade(cls, obj: LuaObject) -> LuaObject:
+        """The mode is in a field of its own."""
+        return super().upgrade(obj).changed(train=obj["active"])
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        return {**super().to_lua(module, ctx), "active": module.training}
+
+
+class AppendConstant(nn.Module):
+    """Puts constants behind the elements of one dimension.
+
+    Args:
+        values: one or several numbers.
+        dimension: counted from 1; the last one of inputs that have fewer.
+
+    Shape:
+        - Input: :math:`(*)`.
+        - Output: larger in that dimension by the number of constants.
+
+    Lua:
+        ``nn.AppendConstant(constant_value, dimension)``, AppendConstant.lua
+    """
+
+    def __init__(self, values: tuple[float, ...], dimension: int = 2) -> None:
+        super().__init__()
+        self.values, self.dimension = tuple(values), dimension
+
+    def forward(self, input: Tensor) -> Tensor:
+        dim = min(self.dimension, input.dim()) - 1
+        sizes = list(input.shape)
+        sizes[dim] = len(self.values)
+        alone = [1] * input.dim()
+        alone[dim] = len(self.values)
+        return torch.cat([input, input.new_tensor(self.values).view(alone).expand(sizes)], dim)
+
+    def extra_repr(self) -> str:
+        return f"{self.values}, dimension={self.dimension}"
+
+
+@lua_class("nn.AppendConstant")
+class AppendConstantClass(LuaClass):
+    torch_type = AppendConstant
+    scalars = {"dimension": "dimension"}
+    derived = ("constant_value",)
+    checked_by = "formula"
+    test = "test_constants_are_appended"
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        values = tuple(float(v) for v in obj["constant_value"].as_list())
+        return {**super().arguments(obj, ctx), "values": values}
+
+    @classmethod
+    def to_lua(cls, module: Any, ctx: LuaContext) -> dict[str, Any]:
+        return {**super().to_lua(module, ctx), "constant_value": LuaTable.from_list(module.values)}
+
+
+class SpatialReplicatePadding(nn.Module):
+    """Repeats the border of an image on all sides.
+
+    Args:
+        height, width: rows above and below, columns on the left and on the right.
+
+    Shape:
+        - Input: :math:`(C, H, W)`.
+        - Output: :math:`(C, H + 2 height, W + 2 width)`.
+
+    Lua:
+        ``nn.SpatialReplicatePadding(padH, padW)``, SpatialReplicatePadding.lua
+
+    Differs from torch:
+        Torch7 cuts one row and one column too many out of the gradient, and raises.
+    """
+
+    def __init__(self, height: int, width: int) -> None:
+        super().__init__()
+        self.height, self.width = height, width
+
+    def forward(self, input: Tensor) -> Tensor:
+        sides = (self.width, self.width, self.height, self.height)
+        return nn.functional.pad(input, sides, mode="replicate")
+
+    def extra_repr(self) -> str:
+        return f"{self.height}, {self.width}"
+
+
+@lua_class("nn.SpatialReplicatePadding")
+class SpatialReplicatePaddingClass(LuaClass):
+    torch_type = SpatialReplicatePadding
+    scalars = {"padH": "height", "padW": "width"}
+    checked_by = "formula"
+    test = "test_borders_are_repeated"
