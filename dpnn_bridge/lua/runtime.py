@@ -148,6 +148,7 @@ class Runtime:
         for part in (
             "classes",
             "tensor",
+            "methods",
             *(_WITH_FFI if self.bridge["ffi"] else ()),
             "file",
             "tester",

@@ -1,0 +1,191 @@
+-- Methods of tensors that are written in Lua, their data as C sees them, and the default type.
+local bridge, py = ...
+local type, error, pairs, ipairs = type, error, pairs, ipairs
+local handles, metatables, typename = bridge.handles, bridge.metatables, bridge.typename
+local ELEMENT_TYPES = bridge.element_types
+
+local Tensor = {}
+local function check_tensor(value, n, tname)
+   local found = typename(value)
+   if not found or not found:find('Tensor$') or (tname and found ~= tname) then
+      error(string.format('bad argument #%d (%s expected, got %s)', n, tname or 'tensor', found or type(value)), 3)
+   end
+end
+
+-- call f with the elements of one or more tensors; what it returns replaces those of the first
+local function visit(tensors, f)
+   if type(f) ~= 'function' then error('bad argument (function expected, got ' .. type(f) .. ')', 3) end
+   local columns = {}
+   for i, t in ipairs(tensors) do
+      columns[i] = py.elements(handles[t])
+      if i > 1 and t:nElement() ~= tensors[1]:nElement() then error('size mismatch', 3) end
+   end
+   local self, first, second, third = tensors[1], columns[1], columns[2] or {}, columns[3] or {}
+   local strict = not self:isContiguous()
+   for i = 1, #first do
+      local value = f(first[i], second[i], third[i])
+      if value ~= nil and (strict or value ~= false) then
+         if type(value) ~= 'number' then error('given function should return a number or nil', 3) end
+         first[i] = value
+      end
+   end
+   py.set_elements(handles[self], first)
+   return self
+end
+
+function Tensor.apply(self, f) return visit({self}, f) end
+function Tensor.map(self, a, f) check_tensor(a, 1, self:type()); return visit({self, a}, f) end
+function Tensor.map2(self, a, b, f)
+   check_tensor(a, 1, self:type()); check_tensor(b, 2, self:type())
+   return visit({self, a, b}, f)
+end
+
+function Tensor.totable(self) return py.totable(handles[self]) end
+function Tensor.real(self) return self:type(torch.getdefaulttensortype()) end
+function Tensor.__tostring__(self) return py.print_tensor(handles[self]) end
+
+function Tensor.split(result, tensor, count, dim)
+   if type(result) ~= 'table' then
+      result, tensor, count, dim = {}, result, tensor, count
+   else
+      for k in pairs(result) do result[k] = nil end
+   end
+   dim = dim or 1
+   local first, size = 1, tensor:size(dim)
+   while first <= size do
+      result[#result + 1] = tensor:narrow(dim, first, math.min(count, size - first + 1))
+      first = first + count
+   end
+   return result
+end
+
+function Tensor.chunk(result, tensor, count, dim)
+   if type(result) ~= 'table' then result, tensor, count, dim = {}, result, tensor, count end
+   dim = dim or 1
+   return Tensor.split(result, tensor, math.ceil(tensor:size(dim) / count), dim)
+end
+
+-- C views of the data -------------------------------------------------------------------------------------------
+local ffi = bridge.ffi
+local c_types = {
+   Byte = 'unsigned char', Char = 'char', Short = 'short', Int = 'int', Long = 'long', Half = 'unsigned short',
+   Float = 'float', Double = 'double',
+}
+if ffi then
+   ffi.cdef 'typedef struct { long *size; long *stride; int nDimension; ptrdiff_t storageOffset; } dpnn_bridge_tensor;'
+   local struct, longs = ffi.typeof('dpnn_bridge_tensor[1]'), ffi.typeof('long[?]')
+   local keep = setmetatable({}, {__mode = 'k'})  -- cdata -> what it points to
+   local pointer = {}
+   for ty, name in pairs(c_types) do pointer['torch.' .. ty .. 'Tensor'] = ffi.typeof(name .. '*') end
+
+   function Tensor.data(self)
+      local address = py.address(handles[self])
+      if not address then return nil end
+      local data = ffi.cast(pointer[typename(self)], address)
+      keep[data] = self
+      return data
+   end
+
+   function Tensor.cdata(self)
+      local handle = handles[self]
+      local offset, n, sizes = py.geometry(handle)
+      local dims, strides = longs(n + 1), longs(n + 1)
+      for i = 0, n - 1 do dims[i], strides[i] = sizes[i + 1], sizes[n + i + 1] end
+      local c = struct()
+      c[0].size, c[0].stride, c[0].nDimension, c[0].storageOffset = dims, strides, n, offset
+      local result = c[0]
+      keep[result] = {c, dims, strides, self}
+      handles[result] = handle
+      return result
+   end
+   for _, ty in ipairs(ELEMENT_TYPES) do
+      local c_pointer = ffi.typeof(c_types[ty] .. '*')
+      local mt = metatables['torch.' .. ty .. 'Storage']
+      function mt.data(self)
+         local data = ffi.cast(c_pointer, py.address(handles[self]) or 0)
+         keep[data] = self
+         return data
+      end
+      function mt.cdata(self) return self end
+   end
+   function torch.data(object, as_number)
+      local data = object:data()
+      return as_number and ffi.cast('intptr_t', data) or data
+   end
+else
+   -- without LuaJIT: a table that reads and writes like the C array
+   function Tensor.data(self)
+      local flat, offset = self:storage(), self:storageOffset()
+      return flat and setmetatable({}, {
+         __index = function(_, i) return flat[offset + i] end,
+         __newindex = function(_, i, value) flat[offset + i] = value end,
+      })
+   end
+   function Tensor.cdata(self) return self end
+   for _, ty in ipairs(ELEMENT_TYPES) do
+      local mt = metatables['torch.' .. ty .. 'Storage']
+      function mt.data(self)
+         return setmetatable({}, {
+            __index = function(_, i) return self[i + 1] end,
+            __newindex = function(_, i, value) self[i + 1] = value end,
+         })
+      end
+      function mt.cdata(self) return self end
+   end
+   function torch.data(object) return object:data() end
+end
+function torch.cdata(object) return object:cdata() end
+
+for _, ty in ipairs(ELEMENT_TYPES) do
+   local mt = metatables['torch.' .. ty .. 'Tensor']
+   for name, f in pairs(Tensor) do
+      if not (ty == 'Half' and (name == 'apply' or name == 'map' or name == 'map2')) then mt[name] = f end
+   end
+   metatables['torch.' .. ty .. 'Storage'].__tostring__ = function(self) return py.print_storage(handles[self]) end
+end
+
+-- the few things that Torch7 lets half precision compute, by way of the default type
+local Half = metatables['torch.HalfTensor']
+function Half.mean(self, dim) return self:real():mean(dim):half() end
+function Half.abs(self) return self:real():abs():half() end
+function Half.max(self) return self:real():max() end
+function Half.add(self, a, b) return self:real():add(a, b:real()):half() end
+function Half.reshape(self, a, b) return self:real():reshape(a, b):half() end
+function Half.__sub__(a, b) return (a:real() - b:real()):half() end
+
+local double = metatables['torch.DoubleTensor']
+for _, name in ipairs {'expand', 'expandAs', 'repeatTensor', 'view', 'viewAs', 'permute'} do
+   torch[name] = function(t, ...)
+      check_tensor(t, 1)
+      return metatables[typename(t)][name](t, ...)
+   end
+end
+for _, name in ipairs {'split', 'chunk'} do torch[name] = Tensor[name] end
+
+function torch.isTensor(object)
+   local tname = typename(object)
+   return tname ~= nil and tname:find('torch.*Tensor') ~= nil
+end
+function torch.isStorage(object)
+   local tname = typename(object)
+   return tname ~= nil and tname:find('torch.*Storage') ~= nil
+end
+function torch.totable(object)
+   if torch.isTensor(object) or torch.isStorage(object) then return object:totable() end
+   error('obj must be a Storage or a Tensor', 2)
+end
+
+-- default type --------------------------------------------------------------------------------------------------
+function torch.setdefaulttensortype(tname)
+   if type(tname) ~= 'string' then error('string expected', 2) end
+   local ty = tname:match('^torch%.(%a+)Tensor$')
+   if not ty or not c_types[ty] then
+      error(string.format('<%s> is not a string describing a torch object', tname), 2)
+   end
+   py.set_default_type(ty)
+   torch.Tensor = torch.getconstructortable(tname)
+   torch.Storage = torch.getconstructortable('torch.' .. ty .. 'Storage')
+end
+function torch.getdefaulttensortype() return 'torch.' .. py.get_default_type() .. 'Tensor' end
+torch.setdefaulttensortype('torch.DoubleTensor')
+double.isTensor = torch.isTensor

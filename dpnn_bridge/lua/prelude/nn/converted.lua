@@ -1,0 +1,120 @@
+-- All classes of nn but those in nn/base.lua: made when first asked for, and computed by the converted module.
+local bridge, py = ...
+local Module, Container = torch.getmetatable('nn.Module'), torch.getmetatable('nn.Container')
+local states = setmetatable({}, {__mode = 'k'})  -- object -> what its last forward left in Python
+
+local function converted_module(class)
+   function class:updateOutput(input)
+      local state, output = py.converted_forward(self, input)
+      if not state then error(output, 2) end
+      states[self], self.output = state, output
+      return output
+   end
+   function class:updateGradInput(input, gradOutput)
+      self.gradInput = py.converted_backward(states[self], self.output, gradOutput)
+      return self.gradInput
+   end
+   function class:accGradParameters(input, gradOutput, scale) py.converted_parameters(states[self], self, scale or 1) end
+   for _, name in ipairs {'parameters', 'training', 'evaluate', 'clearState', 'zeroGradParameters', 'updateParameters'} do
+      -- decorators and others hold modules without being containers
+      class[name] = function(self, ...) return (self.modules and Container or Module)[name](self, ...) end
+   end
+end
+local function converted_criterion(class)
+   function class:updateOutput(input, target)
+      local state, output = py.converted_forward(self, input, target)
+      if not state then error(output, 2) end
+      states[self], self.output = state, output
+      return output
+   end
+   function class:updateGradInput() self.gradInput = py.converted_backward(states[self]); return self.gradInput end
+end
+
+-- fields that constructors set: names in the order of the arguments, with defaults
+local constructors = {
+   Threshold = {{'threshold', 1e-6}, {'val', 0}, {'inplace', false}}, LeakyReLU = {{'negval', 0.01}, {'inplace', false}},
+   ELU = {{'alpha', 1}, {'inplace', false}}, HardTanh = {{'min_val', -1}, {'max_val', 1}, {'inplace', false}},
+   HardShrink = {{'lambda', 0.5}}, SoftShrink = {{'lambda', 0.5}}, MulConstant = {{'constant_scalar'}, {'inplace', false}},
+   AddConstant = {{'constant_scalar'}, {'inplace', false}}, Power = {{'pow'}}, Select = {{'dimension'}, {'index'}},
+   JoinTable = {{'dimension'}, {'nInputDims'}}, SelectTable = {{'index'}}, Normalize = {{'p', 2}, {'eps', 1e-10}},
+   CAddTable = {{'inplace', false}}, Sum = {{'dimension', 1}, {'nInputDims', -1}, {'sizeAverage', false}, {'squeeze', true}},
+   Mean = {{'dimension', 1}, {'nInputDims', -1}, {'sizeAverage', true}, {'squeeze', true}},
+   Narrow = {{'dimension'}, {'index'}, {'length', 1}}, MSECriterion = {{'sizeAverage', true}},
+   AbsCriterion = {{'sizeAverage', true}}, SmoothL1Criterion = {{'sizeAverage', true}}, DistKLDivCriterion = {{'sizeAverage', true}},
+}
+local initial = {
+   ReLU = function(self, inplace) self.threshold, self.val, self.inplace = 0, 0, inplace or false end,
+   SoftPlus = function(self, beta) self.beta, self.threshold = beta or 1, 20 end,
+   Linear = function(self, inputs, outputs, bias)
+      self.weight, self.gradWeight = torch.Tensor(outputs, inputs), torch.Tensor(outputs, inputs):zero()
+      if bias ~= false then self.bias, self.gradBias = torch.Tensor(outputs), torch.Tensor(outputs):zero() end
+      self:reset()
+   end,
+   Dropout = function(self, p, v1, inplace, stochastic)
+      self.p, self.train, self.inplace, self.stochastic_inference = p or 0.5, true, inplace or false, stochastic or false
+      self.v2, self.noise = not v1, torch.Tensor()
+   end,
+   BatchNormalization = function(self, n, eps, momentum, affine)
+      self.affine, self.eps, self.momentum, self.train = affine ~= false, eps or 1e-5, momentum or 0.1, true
+      self.running_mean, self.running_var = torch.zeros(n), torch.ones(n)
+      if self.affine then
+         self.weight, self.bias = torch.Tensor(n):uniform(), torch.zeros(n)
+         self.gradWeight, self.gradBias = torch.zeros(n), torch.zeros(n)
+      end
+   end,
+   ClassNLLCriterion = function(self, weights, average)
+      self.weights, self.sizeAverage, self.outputTensor = weights, average ~= false, torch.Tensor(1)
+      self.total_weight_tensor, self.target = torch.ones(1), torch.zeros(1):long()
+   end,
+   BCECriterion = function(self, weights, average) self.weights, self.sizeAverage = weights, average ~= false end,
+}
+local function reset_linear(self, stdv)
+   stdv = stdv and stdv * math.sqrt(3) or 1 / math.sqrt(self.weight:size(2))
+   self.weight:uniform(-stdv, stdv)
+   if self.bias then self.bias:uniform(-stdv, stdv) end
+   return self
+end
+
+local plain = {}
+for name in ('Tanh Sigmoid SoftMax LogSoftMax SoftSign SoftMin LogSigmoid TanhShrink Abs Square Sqrt Exp Log ReLU6 Identity '
+             .. 'CSubTable CMulTable CDivTable DotProduct FlattenTable Copy Contiguous SpatialSoftMax'):gmatch('%S+') do
+   plain[name] = true
+end
+
+-- a class of the registry as a Lua class, made when first asked for
+function bridge.define_converted(tname)
+   if torch.getmetatable(tname) then return true end
+   local kind, version = py.registered(tname)
+   if not kind then return false end
+   local module, name = tname:match('^(.*)%.([^%.]+)$')
+   if not module or module:find('%.') then return false end
+   if type(_G[module]) ~= 'table' then _G[module] = {} end
+   local holds = kind == 'container'
+   local parent_name = kind == 'criterion' and 'nn.Criterion' or holds and 'nn.Container' or 'nn.Module'
+   local class, parent = torch.class(tname, parent_name)
+   class.__version = version
+   function class:read(file, version_read)
+      bridge.set_version(self, version_read)
+      for k, v in pairs(file:readObject()) do self[k] = v end
+   end
+   if kind == 'criterion' then converted_criterion(class) else converted_module(class) end
+   local order, init = constructors[name], module == 'nn' and initial[name]
+   function class:__init(...)
+      parent.__init(self)
+      local args = {...}
+      if init then init(self, ...)
+      elseif order and module == 'nn' then
+         for i, field in ipairs(order) do
+            self[field[1]] = args[i]
+            if args[i] == nil then self[field[1]] = field[2] end
+         end
+      elseif not (module == 'nn' and plain[name]) and not holds then
+         error('how ' .. tname .. ' is constructed stands in its own Lua file: give lua_path, or load the object from a file', 3)
+      end
+   end
+   if name == 'Linear' then class.reset = reset_linear end
+   return true
+end
+setmetatable(nn, {__index = function(_, name)
+   if type(name) == 'string' and bridge.define_converted('nn.' .. name) then return rawget(nn, name) end
+end})
