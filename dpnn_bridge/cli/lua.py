@@ -9,14 +9,9 @@ from typing import Any
 
 import click
 
+from dpnn_bridge.cli.lua_prompt import prompt
 from dpnn_bridge.cli.terminal import Command, say, version_option
-from dpnn_bridge.errors import DpnnBridgeError, LuaBridgeError
-
-_SHOW = """
-local values, n = {...}, select('#', ...)
-for i = 1, n do io.write(tostring(values[i]), i < n and '\\t' or '\\n') end
-io.flush()
-"""
+from dpnn_bridge.errors import DpnnBridgeError
 
 
 @click.command(
@@ -90,7 +85,7 @@ def lua_command(
             _set_arguments(bridge, script, arguments)
             bridge.run_file(script, *arguments)
         if interactive:
-            _prompt(bridge)
+            prompt(bridge, lambda error: _exit_code(error) is not None)
     except DpnnBridgeError as error:
         code = _exit_code(error)
         if code is None:
@@ -131,40 +126,3 @@ def _set_arguments(bridge: Any, script: Path, arguments: tuple[str, ...]) -> Non
         str(script),
         list(arguments),
     )
-
-
-def _prompt(bridge: Any) -> None:
-    """Read, evaluate, print; an expression shows its values, a statement runs."""
-    click.echo(f"dpnn-lua on {bridge.runtime}; an empty line or Ctrl-D ends.")
-    show = bridge.execute(f"return function(...) {_SHOW} end")
-    while True:
-        try:
-            line = input("lua> ")
-        except EOFError:
-            click.echo()
-            return
-        if not line.strip():
-            return
-        try:
-            _run_line(bridge, line, show)
-        except LuaBridgeError as error:
-            if _exit_code(error) is not None:
-                raise
-            say(error, err=True)
-
-
-def _run_line(bridge: Any, line: str, show: Any) -> None:
-    line = line.removeprefix("=")
-    run = bridge.execute(
-        """
-        local line, show = ...
-        local chunk = loadstring('return ' .. line, '=stdin')
-        if chunk then
-           return function() show(chunk()) end
-        end
-        return assert(loadstring(line, '=stdin'))
-        """,
-        line,
-        show,
-    )
-    bridge.call(run)

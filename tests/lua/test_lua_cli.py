@@ -70,14 +70,21 @@ def test_the_prompt_survives_errors() -> None:
     assert "oops" in output
 
 
-def test_the_prompt_shows_values_and_ends_at_an_empty_line_or_the_end(capfd: pytest.CaptureFixture[str]) -> None:
-    assert _run("-i", input="=3 + 4, 'seven'\n\nos.exit(5)\n")[0] == 0
-    assert capfd.readouterr().out == "7\tseven\n"
+def test_the_prompt_shows_values_and_ends_at_the_end(capfd: pytest.CaptureFixture[str]) -> None:
+    assert _run("-i", input="=3 + 4, 'seven'\n\nfor i = 1, 2 do\nprint(i)\nend\nos.exit(5)\n")[0] == 5
+    assert capfd.readouterr().out == "7\nseven\n1\n2\n"
+    assert _run("-i", input="{2, n = {k = 'v'}}\n")[0] == 0
+    assert capfd.readouterr().out == '{\n  1 : 2\n  n : {\n    k : "v"\n  }\n}\n'
     assert _run("-i", input="x = 1\n")[0] == 0
 
 
 def test_code_on_the_command_line_runs_before_the_script(tmp_path: Path) -> None:
     assert _run("-e", "status = 9", _script(tmp_path, "os.exit(status)"))[0] == 9
+
+
+def test_l_requires_a_package_first(tmp_path: Path) -> None:
+    (tmp_path / "given.lua").write_text("status = 4")
+    assert _run("-p", str(tmp_path), "-l", "given", _script(tmp_path, "os.exit(status)"))[0] == 4
 
 
 def test_without_anything_to_do_it_says_how_to_use_it() -> None:

@@ -112,7 +112,10 @@ local function new_metatable(tname)
    for key, f in pairs(operators) do mt[key] = f end
    mt.__metatable = mt
    metatables[tname], names[mt] = mt, tname
-   if bridge.open then bridge.debug.getregistry()[tname] = mt end  -- where C libraries look
+   if bridge.open then  -- where C libraries look
+      local registry = bridge.debug.getregistry()
+      registry[tname], registry[mt] = mt, tname
+   end
    return mt
 end
 

@@ -1,0 +1,106 @@
+"""The prompt of ``dpnn-lua -i``: reads, evaluates and prints, with history and completion, as ``th`` did."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dpnn_bridge.cli.terminal import say
+from dpnn_bridge.errors import LuaBridgeError
+
+_WORD = re.compile(r"[\w.:]*$")
+
+
+def history_file() -> Path:
+    """Where typed lines are kept: below ``XDG_STATE_HOME``, as other programs keep theirs."""
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(state) / "dpnn-lua" / "history"
+
+
+def _reader(complete: Callable[[str], Iterable[str]]) -> Callable[[str], str]:
+    """A function that reads a line: prompt_toolkit on a terminal, plain lines otherwise."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return input
+    try:
+        from prompt_toolkit import PromptSession
+        from prompt_toolkit.completion import Completer, Completion
+        from prompt_toolkit.history import FileHistory, InMemoryHistory
+    except ImportError:
+        return input
+
+    class Names(Completer):
+        def get_completions(self, document: Any, complete_event: Any) -> Iterable[Any]:
+            match = _WORD.search(document.text_before_cursor)
+            word = match.group() if match else ""
+            length = len(re.split(r"[.:]", word)[-1])
+            for name in complete(word):
+                yield Completion(name, start_position=-length)
+
+    path = history_file()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        history: Any = FileHistory(str(path))
+    except OSError:
+        history = InMemoryHistory()
+    session: Any = PromptSession(history=history, completer=Names(), complete_while_typing=False)
+    return session.prompt
+
+
+def prompt(bridge: Any, ends: Callable[[LuaBridgeError], bool]) -> None:
+    """Read lines until the end of input.
+
+    Args:
+        bridge: where they run.
+        ends: whether an error is the script's own exit.
+    """
+    source = (resources.files("dpnn_bridge.lua") / "prelude" / "prompt.lua").read_text(encoding="utf-8")
+    compile_, complete = bridge.execute(source, name="prompt")
+
+    def names(word: str) -> list[str]:
+        try:
+            return list(bridge.call(complete, word) or ())
+        except LuaBridgeError:
+            return []
+
+    click.echo(f"dpnn-lua on {bridge.runtime}; Ctrl-D ends, Tab completes, = is not needed before an expression.")
+    read = _reader(names)
+    text = ""
+    while True:
+        try:
+            line = read("> " if not text else ">> ")
+        except EOFError:
+            click.echo()
+            return
+        except KeyboardInterrupt:
+            click.echo()
+            text = ""
+            continue
+        text = f"{text}\n{line}" if text else line.removeprefix("=")
+        if not text.strip():
+            text = ""
+            continue
+        try:
+            answer = bridge.call(compile_, text)
+            run, more, message = answer if isinstance(answer, tuple) else (answer, False, None)
+            if run is None and more:
+                continue  # a block that is still open
+            text = ""
+            if run is None:
+                say(message, err=True)
+            else:
+                bridge.call(run)
+        except LuaBridgeError as error:
+            text = ""
+            if ends(error):
+                raise
+            say(error, err=True)
+        except KeyboardInterrupt:
+            text = ""
+            click.echo()

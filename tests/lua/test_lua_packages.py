@@ -1,0 +1,153 @@
+"""The packages that scripts of Torch7 require, as the bridge has them without any checkout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("lupa")
+
+from dpnn_bridge.errors import LuaBridgeError
+from dpnn_bridge.lua import LuaBridge
+
+
+@pytest.fixture(params=["auto", "lua51"], scope="module")
+def bridge(request: pytest.FixtureRequest) -> LuaBridge:
+    return LuaBridge(runtime=request.param)
+
+
+def test_paths_answers_as_in_torch7(bridge: LuaBridge, tmp_path: Path) -> None:
+    code = """
+    local folder = ...
+    local made, again = paths.mkdir(folder .. '/a/b'), paths.mkdir(folder .. '/a')
+    io.open(folder .. '/a/x.lua', 'w'):close()
+    local names = {}
+    for name in paths.iterfiles(folder .. '/a') do names[#names + 1] = name end
+    return {paths.concat('/x/', 'y', '../z'), paths.concat('/a', '/c'), paths.basename('/a/b.c', '.c'),
+            paths.basename('/a/b/'),
+            paths.dirname('b.c'), paths.dirname('/a/b/'), paths.extname('a.tar.gz'), made, again == nil,
+            paths.extname('b') == nil, names[1], paths.rmall(folder .. '/a', 'yes'), paths.dirp(folder .. '/a')}
+    """
+    wanted = ["/x/z", "/c", "b", "b", ".", "/a", "gz", True, True, True, "x.lua", True, False]
+    assert bridge.execute(code, str(tmp_path)) == wanted
+
+
+def test_a_checkout_of_paths_wins_over_the_stand_in(tmp_path: Path) -> None:
+    (tmp_path / "paths").mkdir()
+    (tmp_path / "paths" / "init.lua").write_text("require 'libpaths' paths.mine = paths.cwd() return paths")
+    assert LuaBridge(tmp_path).execute("return paths.mine, require('sys').clock() > 0") == (str(Path.cwd()), True)
+
+
+def test_json_there_and_back(bridge: LuaBridge) -> None:
+    code = r"""
+    local cjson = require 'cjson'
+    local value = cjson.decode([[{"a": [1, 2.5, null], "b": {"c": "\u00fc\n"}, "d": true}]])
+    local again = cjson.decode(cjson.encode(value))
+    local ok, message = require('cjson.safe').decode('{')
+    return {again.a[2], again.a[3] == cjson.null, again.b.c == '\195\188\n', again.d, ok == nil, type(message),
+            cjson.encode {1, 2}, pcall(cjson.encode, {f = print})}
+    """
+    assert bridge.execute(code)[:8] == [2.5, True, True, True, True, "string", "[1,2]", False]
+
+
+def test_lfs(bridge: LuaBridge, tmp_path: Path) -> None:
+    code = """
+    local lfs, folder = require 'lfs', ...
+    lfs.mkdir(folder .. '/inner')
+    local names = {}
+    for name in lfs.dir(folder) do names[#names + 1] = name end
+    return names, lfs.attributes(folder, 'mode'), lfs.attributes(folder .. '/none') == nil,
+           pcall(lfs.dir, folder .. '/none')
+    """
+    names, mode, missing, ok, *_ = bridge.execute(code, str(tmp_path))
+    assert (names, mode, missing, ok) == ([".", "..", "inner"], "directory", True, False)
+
+
+def test_tds_keeps_what_it_is_given(bridge: LuaBridge) -> None:
+    code = """
+    local tds = require 'tds'
+    local hash, vec = tds.Hash {x = 1, y = {5, 6}}, tds.Vec(1, 2)
+    hash.z = 'word' vec:insert(3) vec:insert(1, 0)
+    local count, sum = 0, 0
+    for k in pairs(hash) do count = count + 1 end
+    for _, v in ipairs(vec) do sum = sum + v end
+    local read = torch.deserialize(torch.serialize(hash))
+    local c = tds.AtomicCounter(4)
+    return #hash, count, hash.y[2], #vec, sum, read.z, #read, c:inc(), c:get(), torch.type(vec)
+    """
+    assert bridge.execute(code) == (3, 3, 6, 4, 6, "word", 3, 4, 5, "tds.Vec")
+
+
+def test_threads_run_jobs_in_order(bridge: LuaBridge) -> None:
+    code = """
+    local pool, out = require('threads')(2, function(id) started = id end), {}
+    for i = 1, 3 do pool:addjob(function(x) return x * 2, i end, function(x, i) out[i] = x end, i) end
+    pool:synchronize()
+    return out, started
+    """
+    assert bridge.execute(code) == ([2, 4, 6], 2)
+
+
+def test_csv(bridge: LuaBridge, tmp_path: Path) -> None:
+    code = """
+    local csvigo = require 'csvigo'
+    csvigo.save {path = ..., data = {name = {'a, b', 'say "x"'}, size = {1, 2}}}
+    local read = csvigo.load(...)
+    return read.name, read.size
+    """
+    assert bridge.execute(code, str(tmp_path / "t.csv")) == (["a, b", 'say "x"'], ["1", "2"])
+
+
+def test_pictures(bridge: LuaBridge, tmp_path: Path) -> None:
+    pytest.importorskip("PIL")
+    code = """
+    local image, path = require 'image', ...
+    local picture = torch.range(0, 23):div(255):view(1, 4, 6)
+    image.save(path, picture)
+    local read = image.load(path)
+    return (read - picture):abs():max(), image.crop(read, 1, 1, 3, 4):size():totable(),
+           image.hflip(read)[1][1][1] * 255,
+           image.scale(read, 3, 2), image.scale(torch.Tensor {{0, 1}}, 3, 1)
+    """
+    off, cropped, flipped, smaller, larger = bridge.execute(code, str(tmp_path / "x.png"))
+    assert off < 1e-12
+    assert cropped == [1, 3, 2]
+    assert flipped == pytest.approx(5)
+    assert (smaller * 255)[0, 0].tolist() == pytest.approx([3.5, 5.5, 7.5])  # averages of blocks
+    assert larger[0].tolist() == pytest.approx([0, 0.5, 1])
+
+
+def test_cutorch_says_what_it_is(bridge: LuaBridge) -> None:
+    assert bridge.execute("return require('cutorch').getDeviceCount()") == 0
+    with pytest.raises(LuaBridgeError, match="run the script on the CPU"):
+        bridge.execute("cutorch.setDevice(1)")
+
+
+def test_bits_and_sums(bridge: LuaBridge) -> None:
+    code = """
+    local bit32, md5 = require 'bit32', require 'md5'
+    return bit32.band(0xff00, 0x0ff0), bit32.bnot(0), bit32.lshift(1, 31), bit32.rshift(0xf0, 4),
+           bit32.bxor(5, 1), md5.sumhexa('a')
+    """
+    assert bridge.execute(code) == (0xF00, 0xFFFFFFFF, 1 << 31, 15, 4, "0cc175b9c0f1b6a831c399e269772661")
+
+
+@pytest.mark.parametrize("name", ["SpatialUpSampling", "SpatialReSamplingEx"])
+def test_kernels_of_nnx_sum_what_they_spread(bridge: LuaBridge, name: str) -> None:
+    code = f"""
+    local nnx = require 'libnnx'
+    local layer = {{dW = 2, dH = 3, oheightCurrent = 5, owidthCurrent = 7, iheight = 3, iwidth = 4, mode_c = 2}}
+    local x = torch.randn(2, 3, 4, 1)
+    local size = '{name}' == 'SpatialUpSampling' and {{2, 9, 8, 1}} or {{2, 5, 7, 1}}
+    layer.output, layer.gradInput = torch.zeros(unpack(size)), torch.zeros(2, 3, 4, 1)
+    nnx.{name}_updateOutput(layer, x)
+    local g = torch.randn(unpack(size))
+    local up = '{name}' == 'SpatialUpSampling'
+    nnx.{name}_updateGradInput(layer, up and x or g, up and g or nil)
+    return torch.cmul(layer.output, g):sum() - torch.cmul(x, layer.gradInput):sum(),
+           layer.output[1][1][1][1] - x[1][1][1][1]
+    """
+    inner, corner = bridge.execute(code)  # <f(x), g> = <x, f'(g)> for what is linear
+    assert abs(inner) < 1e-9
+    assert corner == 0

@@ -1,0 +1,89 @@
+"""``dpnn-lua -i`` on a pseudo terminal: values, blocks, completion, history, errors."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("lupa")
+pytest.importorskip("prompt_toolkit")
+pty = pytest.importorskip("pty", reason="pseudo terminals are Unix's")
+
+_ESCAPES = re.compile(rb"\x1b(\[[0-9;?]*[A-Za-z]|[=>]|\][^\x07]*\x07)")
+
+
+class Terminal:
+    """A program on a pseudo terminal."""
+
+    def __init__(self, home: Path) -> None:
+        self.master, slave = pty.openpty()
+        environment = os.environ | {
+            "XDG_STATE_HOME": str(home),
+            "PROMPT_TOOLKIT_NO_CPR": "1",
+            "TERM": "xterm",
+            "COLUMNS": "100",
+        }
+        code = "from dpnn_bridge.cli.lua import lua_command; lua_command()"
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code, "-i"], stdin=slave, stdout=slave, stderr=slave, env=environment, close_fds=True
+        )
+        os.close(slave)
+        self.text = b""
+
+    def expect(self, wanted: str, seconds: float = 60) -> str:
+        """Reads until ``wanted`` appears and gives what was before it."""
+        end = time.monotonic() + seconds
+        while True:
+            plain = _ESCAPES.sub(b"", self.text).replace(b"\r", b"")
+            if (at := plain.find(wanted.encode())) >= 0:
+                before = plain[:at].decode(errors="replace")
+                self.text = plain[at + len(wanted) :]
+                return before
+            ready, _, _ = select.select([self.master], [], [], max(0.0, end - time.monotonic()))
+            if not ready:
+                raise AssertionError(f"{wanted!r} did not come, but {plain[-2000:]!r}")
+            self.text += os.read(self.master, 65536)
+
+    def type(self, keys: str) -> None:
+        os.write(self.master, keys.encode())
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Iterator[Terminal]:
+    started = Terminal(tmp_path)
+    yield started
+    started.process.kill()
+    started.process.wait()
+    os.close(started.master)
+
+
+def test_a_session(terminal: Terminal, tmp_path: Path) -> None:
+    terminal.expect("not needed before an expression.")
+    terminal.type("{a = torch.ones(2, 3), b = 'x'}\r")
+    terminal.expect("a : DoubleTensor - size: 2x3")
+    terminal.expect('b : "x"')
+    terminal.type("torch.setdefaulttens\t")
+    terminal.expect("ortype")  # what Tab adds
+    terminal.type("('torch.FloatTensor')\r")
+    terminal.type("for i = 1, 2 do\r")
+    terminal.type("print('number ' .. i + 5) end\r")
+    terminal.expect("number 6\n")
+    terminal.type("torch.type(torch.Tensor())\r")
+    terminal.expect("torch.FloatTensor\n")
+    terminal.type("error('broken', 0)\r")
+    terminal.expect("broken\n")
+    terminal.type("torch.Tensor(2):add('x')\r")
+    terminal.expect("invalid arguments")
+    terminal.type("os.exit(3)\r")
+    assert terminal.process.wait(60) == 3
+    typed = (tmp_path / "dpnn-lua" / "history").read_text()
+    assert "+os.exit(3)" in typed
+    assert "+torch.setdefaulttensortype('torch.FloatTensor')" in typed
