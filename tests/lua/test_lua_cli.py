@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -105,7 +106,7 @@ def test_dpnn_convert_takes_a_lua_file_for_unknown_classes(tmp_path: Path) -> No
     done = CliRunner().invoke(convert_command, [str(source), str(target), "--lua", str(layers)])
     assert done.exit_code == 0, done.output
     x = torch.tensor([[1.0, -2.0, 3.0]], dtype=torch.float64)
-    model = dpnn_bridge.load(target, lua=bridge)
+    model: Any = dpnn_bridge.load(target, lua=bridge)
     torch.testing.assert_close(model[0](x), torch.tensor([[1.0, -4.0, 9.0]], dtype=torch.float64))
 
 
