@@ -158,7 +158,7 @@ def _file_name(key: str, room: int) -> str:
     """The part of a file name that stands for a key: its letters, digits and a few signs, in so many bytes."""
     name = key.replace("][", ".").strip("[]").replace("[", ".").replace("]", "").replace("'", "")
     name = re.sub(r"[^\w.+=@-]", "_", name.encode("utf-8", "replace").decode())
-    return os.fsencode(name)[: max(room, 1)].decode("utf-8", "ignore")
+    return os.fsencode(name or "model")[: max(room, 1)].decode("utf-8", "ignore")
 
 
 def run(

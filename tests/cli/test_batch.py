@@ -48,6 +48,11 @@ def test_one_file_named_twice_is_one_task(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(batch.tasks_for([source, Path("model.t7")], tmp_path / "out", ".pt")) == 1
 
 
+def test_a_file_that_is_the_model_has_a_name_too() -> None:
+    tasks = batch.tasks_for_models(Path("a.t7"), Path("m.pt"), ["", "model", "[]"])
+    assert [str(t.target) for t in tasks] == ["m.model.pt", "m.model-2.pt", "m.model-3.pt"]
+
+
 def test_numbers_are_no_suffixes(tmp_path: Path) -> None:
     sources = copies(tmp_path, "loss_1.25", "loss_1.5")
     targets = [t.target.name for t in batch.tasks_for(sources, tmp_path / "out", ".pt")]
