@@ -20,6 +20,8 @@ SHORT = 256
 _FRAME = 20
 #: So many pairs of one length are worth an array.
 _LEAST = 64
+#: Where strings are of several lengths, an array is tried for every so many pieces of a run.
+_TRIED_AGAIN = 16
 #: So many of the first strings are looked at: where most occur once, none is kept to be found again.
 _SAMPLE = 256
 
@@ -34,6 +36,7 @@ class Runs:
 
     def __init__(self, order: str, shared: Callable[[Sequence[bytes]], list[str]]) -> None:
         self._order, self._shared = order, shared
+        self._varied = 0  # how often arrays need not be tried
         self._head = struct.Struct(f"{order}ii").unpack_from
         self._number = struct.Struct(f"{order}4xdii").unpack_from
         #: a string, the type code and number behind it, the head of what follows
@@ -59,7 +62,9 @@ class Runs:
                 code = 0 if kind != STRING else code
             if code not in (STRING, NUMBER) or not 0 <= size < SHORT:
                 break
-            count = self._block(entries, left, buffer, pos, size, code == STRING)
+            self._varied -= self._varied > 0
+            count = 0 if self._varied else self._block(entries, left, buffer, pos, size, code == STRING)
+            self._varied = self._varied or (0 if count else _TRIED_AGAIN)
             if count:
                 pos, left = pos + count * (_FRAME + size), left - count
                 continue
