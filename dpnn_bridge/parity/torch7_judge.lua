@@ -143,6 +143,8 @@ function steps.params(run)
    return copied(weights)
 end
 
+steps.given = steps.params -- before any run
+
 function steps.gradParams(run)
    local _, gradients = parameters(run.module)
    return copied(gradients)
