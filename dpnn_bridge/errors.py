@@ -96,6 +96,12 @@ class VerificationError(DpnnBridgeError):
     exit_code = 4
 
 
+class NoReferenceError(VerificationError):
+    """A file that was given as a reference is none; nothing was compared."""
+
+    exit_code = 3
+
+
 class ConversionError(DpnnBridgeError):
     """A Lua object cannot be turned into a module, or a module into a Lua object.
 

@@ -19,7 +19,7 @@ from dpnn_bridge.base.boundary import raises
 from dpnn_bridge.base.suffixes import OUTPUTS, PICKLED
 from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.bits import same_bits
-from dpnn_bridge.compare.differences import Difference, Tolerance, compare
+from dpnn_bridge.compare.differences import Difference, Tolerance, compare, scale_of
 from dpnn_bridge.compare.precision import full_precision
 from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.conversion.lua_values import to_value
@@ -343,11 +343,12 @@ def _rounding(module: nn.Module, layers: _Layers, value: Any, ours: Results) -> 
             )
     except Exception:  # a layer that cannot be cast
         return {}
-    return {
-        name: max([TRACED_LEAST, *(TRACED_MARGIN * d for d in distances("output", exact[name], v).values())])
-        for name, v in ours.items()
-        if name in exact
-    }
+
+    def far(name: str, value: Any) -> float:
+        size = min((scale_of(t.double(), TRACED) for t in nested.leaves(value) if isinstance(t, Tensor)), default=1.0)
+        return max(distances("output", exact[name], value).values(), default=0.0) / size
+
+    return {name: max(TRACED_LEAST, TRACED_MARGIN * far(name, v)) for name, v in ours.items() if name in exact}
 
 
 def _nearly(ours: Any, theirs: Any, module: nn.Module, value: Any, allowed: float | None) -> list[Difference]:

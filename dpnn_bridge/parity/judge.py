@@ -90,10 +90,10 @@ def _judge_random(
     experiment: Experiment, outcome: Outcome, given: Mapping[int, Given] | None, random: list[str]
 ) -> None:
     """What changes with the random numbers cannot be compared without those that Torch7 drew."""
-    reason = (
-        f"{', '.join(random)} {'draw' if len(random) > 1 else 'draws'} random numbers; call torch.manualSeed(1) in "
-        "Torch7 before forward and store seed = 1 in the reference"
-    )
+    advice = "call torch.manualSeed(1) in Torch7 before forward and store seed = 1 in the reference"
+    if "seed" in experiment.table:
+        advice = "its seed does not tell which: store the module after forward as the reference's `after`"
+    reason = f"{', '.join(random)} {'draw' if len(random) > 1 else 'draws'} random numbers; {advice}"
     waiting = {key: d for key, d in outcome.by_key().items() if not d.ok and d.is_computed}
     for seed in range(1, SEEDS + 1):
         if not waiting:

@@ -68,7 +68,8 @@ def judge_rounding(experiment: Experiment, outcome: Outcome, given: Mapping[int,
         other = outcome if not run and experiment.runs_single else _nudged(experiment, given, run, units)
         moved = _distances(precise or outcome, other)
         for key, d in waiting.items():
-            own[key] = max(own[key], moved.get(key, 0.0) / (1 if d.is_gradient else max(1, units)))
+            distance = moved.get(key, 0.0) / (1 if d.is_gradient else max(1, units))
+            own[key] = max(own[key], distance * d.error / d.absolute if 0 < d.absolute < float("inf") else 0.0)
         for key, d in list(waiting.items()):
             found = exact[key].error if key in exact else d.error
             if found == float("inf"):  # single precision ends earlier than double
@@ -132,7 +133,7 @@ def _precise(experiment: Experiment, outcome: Outcome, given: Mapping[int, Given
 
 # ---------------------------------------------------------------------- our own runs
 def _distances(precise: Outcome, other: Outcome) -> dict[Key, float]:
-    """How far the results of a run are from the exact ones, relative to the largest, for each comparison."""
+    """How far the results of a run are from the exact ones, for each comparison."""
     found: dict[Key, float] = {}
     for (i, name, exact), (_, _, moved) in zip(precise.values(), other.values(), strict=False):
         for place, distance in distances(name, exact, moved).items():
@@ -141,7 +142,7 @@ def _distances(precise: Outcome, other: Outcome) -> dict[Key, float]:
 
 
 def distances(name: str, exact: Any, moved: Any) -> dict[str, float]:
-    """How far the finite elements of nested values are apart, relative to the largest exact one of each tensor.
+    """How far the finite elements of nested values are apart at most.
 
     Args:
         name: of the values; those in tables are named as :func:`~dpnn_bridge.compare.differences.compare` names them.
@@ -152,8 +153,7 @@ def distances(name: str, exact: Any, moved: Any) -> dict[str, float]:
         e, m = exact.detach().to("cpu", torch.float64), moved.detach().to("cpu", torch.float64)
         finite = e.isfinite() & m.isfinite()
         if finite.any():
-            size = max(float(e[finite].abs().max()), torch.finfo(torch.float64).tiny)
-            found[name] = float((e - m)[finite].abs().max()) / size
+            found[name] = float((e - m)[finite].abs().max())
     elif isinstance(exact, (list, tuple)) and isinstance(moved, (list, tuple)):
         for k, (e, m) in enumerate(zip(exact, moved, strict=False), 1):
             found |= distances(f"{name}[{k}]", e, m)

@@ -15,7 +15,7 @@ from dpnn_bridge.conversion import fields, registry
 from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.parity.experiment import Experiment, Outcome
 from dpnn_bridge.parity.judge import drawing_layers, judge
-from dpnn_bridge.parity.layers import decades
+from dpnn_bridge.parity.layers import decades, object_of
 from dpnn_bridge.parity.rounding import floor
 from dpnn_bridge.parity.spoiled import withdraw
 from dpnn_bridge.parity.verification import Layer, Verification
@@ -55,7 +55,7 @@ def compare_with_reference(result: Verification, experiment: Experiment, outcome
         judge(experiment, outcome, None, random)
     result.whole = outcome.whole
     if local is not outcome and any(not d.ok for d in local.by_key().values()):  # the rest follows from what is there
-        result.whole = [d for d in outcome.whole if d.name.startswith(WHOLE)]
+        result.whole = [d for d in outcome.whole if d.name.startswith(WHOLE) or d.name in UNPLACED]
     elif local is not outcome:
         result.whole = [d for d in outcome.whole if not d.name.startswith("params[")]
     for i, (layer, found) in enumerate(zip(result.layers, local.layers, strict=True)):
@@ -70,6 +70,10 @@ def compare_with_reference(result: Verification, experiment: Experiment, outcome
         result.notes.append(f"{_resolution(outcome, experiment)} {WITHOUT_LAYERS}")
     result.layers[0].differences += [d for d in outcome.whole if d.name.startswith(WHOLE)]
     _place(result, local, experiment)
+    if experiment.after is not None:
+        lost = len(outcome.nodes) - len(object_of(outcome.nodes, experiment.after))
+        if lost:
+            result.notes.append(f"{lost} of {len(outcome.nodes)} layers have none in the reference's `after`.")
     result.histogram = dict(sorted(_histogram(outcome, experiment).items()))
 
 
@@ -93,6 +97,8 @@ def _resolution(outcome: Outcome, experiment: Experiment) -> str:
 
 
 WHOLE = ("output", "gradInput", "forward", "backward")
+#: names of comparisons of lists that differ in length, so that nothing of them has a layer
+UNPLACED = ("params", "gradParams", "after")
 
 
 def _place(result: Verification, outcome: Outcome, experiment: Experiment) -> None:

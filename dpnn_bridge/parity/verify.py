@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from dpnn_bridge.conversion import convert_object, fields
 from dpnn_bridge.conversion.lua_values import lua_value, to_value
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.report import Report
-from dpnn_bridge.errors import ConversionError, ModelNotFoundError, VerificationError
+from dpnn_bridge.errors import ConversionError, ModelNotFoundError, NoReferenceError
 from dpnn_bridge.files import load
 from dpnn_bridge.loaders.t7_reader import read_t7
 from dpnn_bridge.objects import LuaObject, LuaTable
@@ -35,6 +36,8 @@ from dpnn_bridge.parity.verification import Layer, Verification
 
 #: accepted relative differences of whole networks; half precision has 11 and bfloat16 8 bits
 OUTPUT, GRADIENT = Tolerance(1e-10, 1e-4), Tolerance(1e-10, 1e-3)
+#: where rounding is measured, small values need no allowance
+SMALL = torch.finfo(torch.float32).tiny
 HALF, BFLOAT16 = Tolerance(2e-2, 2e-2), Tolerance(1e-1, 1e-1)
 
 
@@ -106,6 +109,7 @@ def verify(
     as_saved: list[list[bool]] = []
     remarks: dict[str, None] = {}
     module = fresh()
+    table = _in_its_type(module, table) if dtype is None else table
     nodes = list(tree(module))
     result = Verification(
         model=Path(model).name,
@@ -135,10 +139,13 @@ def verify(
         if "input" in table and converted is None:
             _run_only(result, module, table, device, dtype)
         return result
-    half = {torch.float16: HALF, torch.bfloat16: BFLOAT16}.get(dtype) if dtype else None
+    half = {torch.float16: HALF, torch.bfloat16: BFLOAT16}.get(dtype or _half(table))  # type: ignore[arg-type]
     doubled = remake is not None and dtype == torch.float64
     single = dtype not in (None, torch.float64) or (not doubled and _is_single(module, table))
     accepted, accepted_gradients = tolerance or half or OUTPUT, gradient_tolerance or half or GRADIENT
+    measured = tolerance is None and half is None
+    if measured and single:
+        accepted = replace(accepted, floor=SMALL)
     experiment = Experiment(
         fresh,
         table,
@@ -148,7 +155,7 @@ def verify(
         single=single,
         tolerance=accepted.in_single() if single else accepted,
         gradient_tolerance=accepted_gradients.in_single() if single else accepted_gradients,
-        measured=tolerance is None and half is None,
+        measured=measured,
         gradients=gradients,
         options=options,
         remake=remake,
@@ -181,7 +188,7 @@ def _maker(
 
 def _need_input(model: StrPath, table: LuaTable) -> None:
     if "input" not in table:
-        raise VerificationError(f"{model}: no input to run the model on; give one, such as --input 1x3x224x224")
+        raise NoReferenceError(f"{model}: no input to run the model on; give one, such as --input 1x3x224x224")
 
 
 #: field of a reference that was taken from the model's own file
@@ -222,6 +229,24 @@ def _after(
     return None
 
 
+def _half(table: LuaTable) -> torch.dtype | None:
+    """float16 if the reference holds results in it."""
+    results = nested.leaves(to_value(table.get("output")))
+    return torch.float16 if any(isinstance(v, Tensor) and v.dtype == torch.float16 for v in results) else None
+
+
+def _in_its_type(module: nn.Module, table: LuaTable) -> LuaTable:
+    """The reference with its input in the floating point type of the model, where each has one alone."""
+    wanted = {t.dtype for t in module.parameters() if t.is_floating_point()}
+    value = to_value(table.get("input"))
+    given = {v.dtype for v in nested.leaves(value) if isinstance(v, Tensor) and v.is_floating_point()}
+    if len(wanted) != 1 or len(given) != 1 or wanted == given or not given <= {torch.float32, torch.float64}:
+        return table
+    if any(type(m).__name__ in ("Copy", "DontCast") for m in module.modules()):  # takes another type
+        return table
+    return LuaTable([*table.items(), ("input", lua_value(nested.cast(value, *wanted)))])
+
+
 def _is_single(module: nn.Module, table: LuaTable) -> bool:
     """Whether the model computes in single precision, or Torch7 did."""
     results = nested.leaves(to_value(table.get("output")))
@@ -237,7 +262,7 @@ def _subject(
     if reference is not None and not isinstance(reference, LuaTable):
         table = read_t7(reference)
         if not isinstance(table, LuaTable) or "input" not in table:
-            raise VerificationError(f"{reference}: a reference is a table with the fields input, output, …")
+            raise NoReferenceError(f"{reference}: a reference is a table with the fields input, output, …")
     if is_converted_file(model):
         return None, table, ""
     root = read_t7(model)
@@ -247,7 +272,7 @@ def _subject(
         obj, key, _ = select(root, key, str(model))
     except ModelNotFoundError:
         if isinstance(root, LuaTable) and "input" in root:
-            raise VerificationError(
+            raise NoReferenceError(
                 f"{model}: this is a reference without a module; call dpnn-verify MODEL --reference {model}"
             ) from None
         raise

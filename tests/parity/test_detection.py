@@ -76,7 +76,7 @@ def test_a_changed_weight_is_found_or_said_to_be_lost_in_rounding(name: str, tmp
 def test_a_reference_with_layers_names_a_weight_that_no_output_depends_on(tmp_path: Path) -> None:
     net = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2))
     with torch.no_grad():
-        net[0].bias.fill_(-50)  # no unit is ever on
+        net.get_submodule("0").get_parameter("bias").fill_(-50)  # no unit is ever on
     model = dpnn_bridge.to_torch(dpnn_bridge.to_lua(net))
     dpnn_bridge.write_t7(tmp_path / "model.t7", model)
     x = torch.randn(4, 3)
@@ -105,3 +105,39 @@ def test_a_gpu_adds_up_less_exactly(kind: str, verdict: str, tmp_path: Path) -> 
     reference = LuaTable([("mode", "eval"), ("input", lua_value(x)), ("output", output)])
     assert verify(tmp_path / "model.t7", reference=reference).verdict == verdict
     assert verify(tmp_path / "model.t7", reference=reference, dtype=torch.float64).verdict == verdict
+
+
+def test_small_outputs_are_compared_as_large_ones_are(tmp_path: Path) -> None:
+    model = dpnn_bridge.to_torch(dpnn_bridge.to_lua(nn.Linear(5, 3)))
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(1e-30)
+    x = torch.randn(4, 5)
+    table = LuaTable([("mode", "eval"), ("input", lua_value(x)), ("output", lua_value(model(x).detach()))])
+    dpnn_bridge.write_t7(tmp_path / "model.t7", model)
+    assert verify(tmp_path / "model.t7", reference=table).verdict is Verdict.EQUAL
+    table["output"] = lua_value(model(x).detach() * 1.001)
+    assert verify(tmp_path / "model.t7", reference=table).verdict is Verdict.DIFFERENT
+
+
+def test_references_of_another_precision(tmp_path: Path) -> None:
+    model = dpnn_bridge.to_torch(dpnn_bridge.to_lua(nn.Linear(5, 3)))
+    x = torch.randn(4, 5)
+    y = model(x).detach()
+    dpnn_bridge.write_t7(tmp_path / "model.t7", model)
+    for given, output in ((x.double(), y), (x, y.half()), (x, y.double())):
+        table = LuaTable([("mode", "eval"), ("input", lua_value(given)), ("output", lua_value(output))])
+        assert verify(tmp_path / "model.t7", reference=table).verdict is Verdict.EQUAL
+
+
+def test_a_list_of_gradients_that_is_too_short_differs(tmp_path: Path) -> None:
+    model = dpnn_bridge.to_torch(dpnn_bridge.to_lua(nn.Sequential(nn.Linear(5, 3), nn.Tanh())))
+    dpnn_bridge.write_t7(tmp_path / "model.t7", model)
+    x = torch.randn(4, 5)
+    y = model(x).detach()
+    table = LuaTable(
+        [("mode", "eval"), ("input", lua_value(x)), ("output", lua_value(y)), ("gradOutput", lua_value(y))]
+    )
+    table["gradParams"] = LuaTable.from_list([lua_value(torch.zeros(3, 5))])
+    table["after"] = dpnn_bridge.read_t7(tmp_path / "model.t7")
+    assert verify(tmp_path / "model.t7", reference=table).gradients is Verdict.DIFFERENT
