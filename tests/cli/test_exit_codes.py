@@ -149,7 +149,7 @@ CASES: list[tuple[int, str]] = [
     (4, "verify good.t7 raises.py"),
     (4, "verify good.t7 exits.py"),
     (4, "verify good.t7 --reference reference.t7"),
-    (4, "verify good.t7 --reference data.t7"),
+    (3, "verify good.t7 --reference data.t7"),
     (5, "verify good.t7 --input 7x7"),
     (2, "verify good.t7 --output 1x3"),
     (2, "verify good.t7 --reference reference.t7 --input 1x3"),
