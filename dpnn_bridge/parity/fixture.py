@@ -26,7 +26,14 @@ from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.errors import VerificationError
 from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.parity.faults import Faults
-from dpnn_bridge.parity.gradients import _viewed, compare_grad_input, compare_gradients, refused, zero_grad
+from dpnn_bridge.parity.gradients import (
+    _viewed,
+    compare_grad_input,
+    compare_gradients,
+    memory_of,
+    refused,
+    zero_grad,
+)
 from dpnn_bridge.parity.layers import ordered
 from dpnn_bridge.torch7.draws import torch7_random
 
@@ -146,7 +153,8 @@ def _checked(
     if fixture.get("gradParams") is not None:
         grads = [g if scale is None else g * scale for g in training.parameters(module)[1]]
         expected_grads = to_value(fixture["gradParams"])
-        expect += compare_gradients(module, _viewed(grads, expected_grads), expected_grads, gradient_tolerance)
+        viewed, memory = _viewed(grads, expected_grads), memory_of(fixture["gradParams"])
+        expect += compare_gradients(module, viewed, expected_grads, gradient_tolerance, memory)
     expect += _compare_after(module, fixture, versions, tolerance, options)
     return result
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.fields import get_tensor
 from dpnn_bridge.conversion.lua_class import ParameterSite
+from dpnn_bridge.objects import LuaTable, LuaTensor
 
 SHARED = (
     "the layers share weights and not gradients in Torch7; here one parameter has one gradient, and it is the sum of "
@@ -22,8 +23,13 @@ SHARED = (
 )
 
 
-def compare_gradients(module: nn.Module, grads: Any, expected: Any, tolerance: Tolerance) -> list[Difference]:
+def compare_gradients(
+    module: nn.Module, grads: Any, expected: Any, tolerance: Tolerance, memory: Sequence[Any] = ()
+) -> list[Difference]:
     """``gradParams``, with a layer's gradients relative to the largest of the layer.
+
+    ``memory`` names Torch7's memory of each, as far as the reference tells: a gradient that layers share counts once in
+    the sum that a parameter has whose gradients Torch7 keeps apart.
 
     The bias in front of a batch normalization has gradient zero: what both sides hold there is the rounding error of a
     sum whose terms are as large as those in the gradient of the weight.
@@ -44,10 +50,16 @@ def compare_gradients(module: nn.Module, grads: Any, expected: Any, tolerance: T
         found.append(difference)
         if not difference.ok:
             same = [j for j, site in enumerate(sites) if _parameter(site) is _parameter(sites[i])]
-            parts = [expected[j] for j in same if expected[j].shape == e.shape]
-            if len(parts) > 1 and compare_tensor("sum", grad, torch.stack(parts).sum(0), allowed).ok:
+            parts = {memory[j] if memory else j: expected[j] for j in same if expected[j].shape == e.shape}
+            if len(parts) > 1 and compare_tensor("sum", grad, torch.stack([*parts.values()]).sum(0), allowed).ok:
                 difference.excuse, difference.reason = Verdict.KNOWN, SHARED
     return found
+
+
+def memory_of(table: Any) -> list[Any]:
+    """Where each tensor of a Lua list begins in memory; empty for anything else."""
+    tensors = table.as_list() if isinstance(table, LuaTable) else []
+    return [(id(t.storage), t.offset) for t in tensors] if all(isinstance(t, LuaTensor) for t in tensors) else []
 
 
 def _parameter(site: ParameterSite) -> Tensor | None:

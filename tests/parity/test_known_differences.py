@@ -10,7 +10,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import formula
+import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from conftest import FIXTURES, KNOWN, KNOWN_FILE, manifest
 from rnn_replay import Replay
@@ -133,6 +136,27 @@ def test_a_parameter_whose_gradients_torch7_keeps_apart_has_their_sum(tmp_path: 
     fixture["gradParams"][1].torch()[0, 0] += 1e-6
     dpnn_bridge.write_t7(tmp_path / "changed.t7", fixture)
     assert verify(tmp_path / "changed.t7").gradients is Verdict.DIFFERENT
+
+
+def test_a_gradient_that_layers_share_counts_once_in_the_sum() -> None:
+    """Layers 1 and 2 have one gradient in Torch7, layers 3 and 4 another one; all four have one weight."""
+    weight = LuaTensor.from_numpy(np.eye(2) + 0.1)
+    layers = [formula.lua("nn.Linear") for _ in range(4)]
+    for layer in layers:
+        layer["weight"] = weight
+    net = formula.lua("nn.Sequential", *layers)
+    module, x = dpnn_bridge.to_torch(net), torch.ones(1, 2, dtype=torch.float64)
+    output = module(x)
+    output.sum().backward()
+    total = next(module.parameters()).grad
+    assert total is not None
+    first, second = (LuaTensor.from_numpy((total * part).numpy()) for part in (0.25, 0.75))
+    values = {"input": x, "output": output.detach(), "gradOutput": torch.ones_like(output)}
+    reference = LuaTable({k: LuaTensor.from_numpy(v.numpy()) for k, v in values.items()})
+    reference["module"], reference["gradParams"] = net, LuaTable.from_list([first, first, second, second])
+    assert parity.check(reference).ok
+    first.torch()[0, 0] += 1e-6
+    assert not parity.check(reference).ok
 
 
 @pytest.mark.parametrize(
