@@ -112,7 +112,7 @@ def verify_command(
     MODEL itself when it was saved after a forward with the same input. CONVERTED is compared with MODEL in every
     tensor and layer; a .py file is run, since it is your own.
 
-    What differs is judged, forward and gradients apart: `rounding only` agrees in double precision, `random` needs a
+    What differs is judged, forward and gradients apart: `rounding only` is explained by rounding, `random` needs a
     seed, a `known fault of Torch7` is named; the rest is `different`.
 
     \b
