@@ -15,8 +15,11 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from dpnn_bridge import to_lua, to_torch, training
+from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_class import size_storage
 from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.modules.nn.linear import Euclidean
+from dpnn_bridge.modules.nn.pooling import DilatedMaxPool2d
 from dpnn_bridge.objects import LuaObject
 
 
@@ -282,3 +285,28 @@ def test_fft_convolution_is_a_convolution() -> None:
     x = torch.randn(1, 2, 6, 5)
     assert type(module) is nn.Conv2d
     assert torch.equal(module(x), F.conv2d(x, weight, padding=(0, 1)))
+
+
+# ---------------------------------------------------------------------- what mutants showed to be untested
+def test_a_window_that_starts_beyond_the_input_is_no_window() -> None:
+    x = torch.randn(1, 1, 2, 2)
+    settings: dict[str, Any] = {"stride": (5, 5), "padding": (1, 1), "dilation": (2, 2), "ceil_mode": True}
+    assert DilatedMaxPool2d((2, 2), **settings)(x).shape == nn.MaxPool2d((2, 2), **settings)(x).shape == (1, 1, 1, 1)
+
+
+def test_vectors_of_euclidean_are_drawn_within_the_bound_of_torch7() -> None:
+    drawn = Euclidean(100, 1).weight.abs()
+    assert 0.05 < drawn.max() <= 0.1  # 1 / sqrt(inputSize), Euclidean.lua
+
+
+def test_the_record_does_not_keep_what_the_block_writes() -> None:
+    net = to_torch(lua("nn.Sequential", lua("nn.Tanh")))
+    record = record_of(net)
+    assert record is not None
+    assert "modules" not in record.fields
+
+
+def test_a_tensor_of_one_element_is_written() -> None:
+    written = to_lua(nn.Linear(1, 1))
+    assert written["weight"].shape == (1, 1)
+    assert written["bias"].shape == (1,)
