@@ -1,45 +1,75 @@
-"""What a call over the Lua border costs.
+"""What calls of Lua cost on the bridge, and in Torch7.
 
-python benchmarks/bench_lua.py
+    python benchmarks/bench_lua.py
+
+Where ``DPNN_TORCH7`` names a real Torch7, the operations run there too; else the column holds times stored from one.
 """
 
 from __future__ import annotations
 
+import os
 import time
+from typing import Any
 
 import torch
 
 from dpnn_bridge.lua import LuaBridge
+from dpnn_bridge.lua.torch7 import VARIABLE, run_torch7
 
+#: body of a Lua loop -> microseconds of Torch7 (LuaJIT 2.1, one core of a cloud machine); t, u are 10 x 10, v has 10
 OPERATIONS = {
-    "t:dim()": "t:dim()",
-    "t:size(1)": "t:size(1)",
-    "t[3] (number)": "local x = v[3]",
-    "t[3] = 1": "v[3] = 1",
-    "t[2] (row)": "local x = t[2]",
-    "t:narrow(1, 1, 2)": "t:narrow(1, 1, 2)",
-    "t:add(1)": "t:add(1)",
-    "t:cmul(u)": "t:cmul(u)",
-    "torch.add(t, u)": "torch.add(t, u)",
-    "torch.Tensor(10)": "torch.Tensor(10)",
-    "t:data()[3] in a loop": None,
+    "t:dim()": 0.14,
+    "t:size(1)": 0.15,
+    "t:size()": 0.31,
+    "x = v[3]": 0.09,
+    "v[3] = 1": 0.09,
+    "x = t[2]": 0.30,
+    "x = t[{2, {}}]": 0.83,
+    "t:narrow(1, 1, 2)": 0.63,
+    "t:view(100)": 5.6,
+    "t:resizeAs(u)": 0.17,
+    "t:copy(u)": 0.19,
+    "t:fill(1)": 0.43,
+    "t:add(1)": 0.46,
+    "t:add(2, u)": 0.28,
+    "t:cmul(u)": 0.50,
+    "t:tanh()": 0.61,
+    "x = t:sum()": 0.20,
+    "t:addmm(0, t, 1, u, u)": 0.41,
+    "w:addmv(0, 1, t, v)": 0.30,
+    "x = u:clone()": 0.43,
+    "x = torch.add(t, u)": 1.09,
+    "x = torch.Tensor(10)": 0.63,
+    "t:uniform()": 0.60,
+    "x = torch.randperm(100)": 1.35,
+    "x = torch.sort(v)": 1.5,
 }
 
+_TIMES = """
+local bodies = ...
+local times = {}
+local t, u, v, w, x = torch.ones(10, 10), torch.ones(10, 10), torch.ones(10), torch.ones(10), nil
+for i, body in ipairs(bodies) do
+   local run = assert(loadstring('local t, u, v, w, x, n = ... for i = 1, n do ' .. body .. ' end'))
+   run(t, u, v, w, x, 500)
+   times[i] = math.huge
+   for round = 1, 3 do
+      local clock = os.clock()
+      run(t, u, v, w, x, 4000)
+      times[i] = math.min(times[i], (os.clock() - clock) / 4000 * 1e6)
+   end
+   t:fill(1)
+end
+return times
+"""
 
-def microseconds(bridge: LuaBridge, body: str, count: int = 20000) -> float:
-    """Time of one run of ``body`` in a Lua loop."""
-    run = bridge.execute(
-        f"""
-        local t, u, v = torch.ones(10, 10), torch.ones(10, 10), torch.ones(10)
-        return function(n)
-           local clock = os.clock()
-           for i = 1, n do {body} end
-           return (os.clock() - clock) / n * 1e6
-        end
-        """
-    )
-    bridge.call(run, count // 10)
-    return min(bridge.call(run, count) for _ in range(3))
+
+def times_of_torch7() -> list[float]:
+    """Microseconds in the real one."""
+    from dpnn_bridge.objects import LuaTable
+
+    (found,) = run_torch7(_TIMES, LuaTable(enumerate(OPERATIONS, 1)))
+    return [found[n] for n in range(1, len(OPERATIONS) + 1)]
 
 
 def layer_times(bridge: LuaBridge, batch: int, count: int = 200) -> tuple[float, float]:
@@ -73,11 +103,12 @@ def main() -> None:
     start = time.perf_counter()
     bridge = LuaBridge()
     print(f"runtime {bridge.runtime}, start {1e3 * (time.perf_counter() - start):.0f} ms")
-    for name, body in OPERATIONS.items():
-        if body is not None:
-            print(f"{name:24} {microseconds(bridge, body):8.2f} us")
-        elif bridge.runtime == "luajit21":
-            print(f"{name:24} {microseconds(bridge, 'local d = v:data() for k = 0, 9 do d[k] = k end'):8.2f} us for 10")
+    ours: Any = bridge.execute(_TIMES, list(OPERATIONS))
+    real = os.environ.get(VARIABLE)
+    theirs = times_of_torch7() if real else list(OPERATIONS.values())
+    print(f"{'':26} {'bridge':>9} {'Torch7':>9} ({'this run' if real else 'stored'}), microseconds")
+    for name, mine, other in zip(OPERATIONS, ours, theirs, strict=True):
+        print(f"{name:26} {mine:9.2f} {other:9.2f}")
     for batch in (1, 64, 4096):
         lua, pure = layer_times(bridge, batch)
         print(f"Lua layer, {batch:4} x 64       {lua:8.0f} us forward and backward, {pure:.0f} us in PyTorch")

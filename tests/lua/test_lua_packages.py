@@ -81,12 +81,12 @@ def test_tds_keeps_what_it_is_given(bridge: LuaBridge) -> None:
 
 def test_threads_run_jobs_in_order(bridge: LuaBridge) -> None:
     code = """
-    local pool, out = require('threads')(2, function(id) started = id end), {}
+    local out, pool, made = {}, require('threads')(2, function(id) started = id return id * 10 end)
     for i = 1, 3 do pool:addjob(function(x) return x * 2, i end, function(x, i) out[i] = x end, i) end
     pool:synchronize()
-    return out, started
+    return out, started, made[2][1]
     """
-    assert bridge.execute(code) == ([2, 4, 6], 2)
+    assert bridge.execute(code) == ([2, 4, 6], 2, 20)
 
 
 def test_csv(bridge: LuaBridge, tmp_path: Path) -> None:

@@ -4,11 +4,14 @@ Threads.__index = Threads
 
 function Threads.new(count, ...)
    local self = setmetatable({N = count, jobs = {}, errors = false, endcallbacks = {n = 0}}, Threads)
+   local results = {}  -- of each thread, what its functions returned
    for i = 1, count do
-      __threadid = i
-      for _, prepare in ipairs {...} do prepare(i) end
+      __threadid, results[i] = i, {}
+      for _, prepare in ipairs {...} do
+         for _, value in ipairs {prepare(i)} do table.insert(results[i], value) end
+      end
    end
-   return self
+   return self, results
 end
 function Threads.serialization() end
 function Threads.isThreadSafe() return true end
