@@ -195,7 +195,7 @@ def _verify_manifest(
     """Checks the files of a manifest: counts by verdict, then what is wrong."""
     from collections import Counter
 
-    from dpnn_bridge.parity.manifest import check_manifest
+    from dpnn_bridge.parity.manifest_check import check_manifest
 
     with steps(quiet or as_json) as progress, executor_of(jobs, dask) as executor:
         done = []

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from formula import lua, random
+from formula import linear, lua, random
 from torch import nn
 
 from dpnn_bridge import LuaClass, lua_class, to_lua, to_torch
-from dpnn_bridge.conversion import registry
+from dpnn_bridge.conversion import budget, registry
 from dpnn_bridge.errors import ConversionError
 
 
@@ -48,19 +48,32 @@ def test_a_declared_tensor_that_the_file_lacks_is_an_error() -> None:
     with pytest.raises(ConversionError, match=r"the field 'bias' of shape \(3,\) is missing or empty"):
         to_torch(scale())
     module = to_torch(scale(bias=random(3, seed=1)))
-    assert torch.equal(module.bias, random(3, seed=1))
+    assert torch.equal(module.get_parameter("bias"), random(3, seed=1))
+
+
+def test_an_error_names_the_place() -> None:
+    net = lua("nn.Sequential", lua("nn.Tanh"), lua("nn.Sequential", lua("nn.Linear", weight=3)))
+    with pytest.raises(ConversionError, match="found int") as caught:
+        to_torch(net)
+    assert caught.value.path == "modules[2].modules[1]"
+
+
+def test_a_conversion_may_take_what_the_file_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "BYTES", 0)
+    monkeypatch.setattr(budget, "TENSORS", 0)
+    assert to_torch(linear(3, 2)).weight.shape == (2, 3)
 
 
 def test_an_optional_tensor_says_whether_it_is_there() -> None:
     block(tensors={**WEIGHTS, "bias": "bias"}, sizes={"weight": "size"}, optional={"bias": "bias"})
     assert to_torch(scale()).bias is None
     assert "bias" not in to_lua(to_torch(scale()))
-    assert torch.equal(to_torch(scale(bias=random(3, seed=1))).bias, random(3, seed=1))
+    assert torch.equal(to_torch(scale(bias=random(3, seed=1))).get_parameter("bias"), random(3, seed=1))
 
 
 def test_an_optional_tensor_may_keep_what_the_constructor_made() -> None:
     block(tensors={**WEIGHTS, "bias": "bias"}, sizes={"weight": "size"}, optional={"bias": None})
-    assert torch.equal(to_torch(scale()).bias, torch.zeros(3))
+    assert torch.equal(to_torch(scale()).get_parameter("bias"), torch.zeros(3))
 
 
 def test_a_parameter_that_no_field_gives_is_an_error() -> None:
@@ -79,14 +92,20 @@ def test_sizes_name_what_the_shape_should_be() -> None:
 
 @pytest.mark.parametrize("name", ["weight", "bias"])
 def test_a_stock_layer_without_a_tensor_is_refused_or_has_none(name: str) -> None:
-    fields = {"weight": random(2, 3), "bias": random(2)}
+    fields: dict[str, Any] = {"weight": random(2, 3), "bias": random(2)}
     del fields[name]
     if name == "bias":
         assert to_torch(lua("nn.Linear", **fields)).bias is None
     else:
         with pytest.raises(ConversionError, match="weight"):
             to_torch(lua("nn.Linear", **fields))
-    norm = {"running_mean": random(3), "running_var": random(3), "eps": 1e-5, "momentum": 0.1, "weight": random(3)}
+    norm: dict[str, Any] = {
+        "running_mean": random(3),
+        "running_var": random(3),
+        "eps": 1e-5,
+        "momentum": 0.1,
+        "weight": random(3),
+    }
     with pytest.raises(ConversionError, match="'bias'"):
         to_torch(lua("nn.BatchNormalization", **norm))
 

@@ -220,6 +220,16 @@ def test_ignores_what_stands_behind_the_first_object() -> None:
         assert len(read_all(FORMAT / "trailing_bytes.t7")) == 1
 
 
+@pytest.mark.parametrize("order", "<>")
+def test_a_nil_leaves_the_byte_order_open(order: str) -> None:
+    assert read_all(bytes(4) + struct.pack(f"{order}id", 1, 2.0)) == [None, 2]
+
+
+def test_a_table_of_more_pairs_than_bytes_is_refused_before_its_pairs_are_read() -> None:
+    with pytest.raises(T7FormatError, match="5 entries announced, but only 36 bytes are left"):
+        loads(struct.pack("<iii", 3, 1, 5) + 2 * struct.pack("<id", 1, 2.0))
+
+
 def test_an_unknown_framing_is_explained() -> None:
     with pytest.raises(T7FormatError, match=r"fixture\.CustomIO.*register_framing"):
         read_t7(FORMAT / "class_custom_write.t7")

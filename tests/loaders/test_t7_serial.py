@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import FIXTURES, fixture_id, manifest
+from formula import lua
 
 from dpnn_bridge.loaders import loads, read_t7
 from dpnn_bridge.loaders.serial import serial_form
@@ -58,3 +59,11 @@ def test_serial_form(entry: dict[str, Any], source: dict[str, Any]) -> None:
     module = read_t7(FIXTURES / source["file"])
     form = serial_form(module, None if mode == "default" else mode, tensor_type)
     assert_same(read_t7(FIXTURES / entry["file"]), loads(dumps(form)), "serial", {})
+
+
+def test_a_cast_keeps_what_the_class_does_not_cast() -> None:
+    """ArgMax's ``type`` leaves its indices as they are: ArgMax.lua."""
+    indices = LuaTensor.from_numpy(np.ones((2, 1), np.int64))
+    module = lua("nn.ArgMax", _indices=indices, output=LuaTensor.from_numpy(np.ones(2)))
+    form = serial_form(module, "heavy", "torch.FloatTensor")["module"]
+    assert (form["_indices"].class_name, form["output"].class_name) == ("torch.LongTensor", "torch.FloatTensor")
