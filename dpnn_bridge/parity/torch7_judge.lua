@@ -6,7 +6,7 @@
 --   file, ascii, keys       the .t7 file, whether it is ASCII, and the keys that lead to the module inside it
 --   classes                 names of all classes in the file; packages are required until they are defined
 --   steps                   names of the functions below that are to run, in this order
---   input, target, gradOutput, reward, scale, forwards, seed, type, mode, rate, garbage, params      what they need
+--   input, target, gradOutput, reward, scale, forwards, seed, type, mode, rate, garbage, params, other      what they need
 --
 -- A result is a table: step -> {value = …} or {error = message}, and for `backward` also the gradOutput that was used.
 -- After an error in `load` nothing else runs.
@@ -221,6 +221,11 @@ end
 function steps.assign(run, job)
    local weights = parameters(run.module)
    for i, t in ipairs(weights) do t:copy(job.params[i]) end
+end
+
+-- the module gets the normalisation constant of the file that is compared with it
+function steps.normaliser(run, job)
+   run.module.Z:copy(torch.load(job.other).Z)
 end
 
 -- sequences begin without the clones and the tables of gradients that earlier ones left
