@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import pytest
 import torch
@@ -321,10 +322,16 @@ class Case:
         if entry.shown == "unsteady":
             return bool(self._differ(original["forward"]["value"], original["again"]["value"]))
         if entry.shown == "undefined":
-            other = judge([self.original(ours=ours, garbage=3000)], program=program)[0]
-            return all(self._differ(original[step]["value"], other[step]["value"]) for step in steps)
+            one, other = (self._filled(byte, ours, program) for byte in (0x3F, 0x40))
+            return all(self._differ(one[step]["value"], other[step]["value"]) for step in steps)
         treated = judge([self.original(treatment=entry.shown, after=entry.detail, ours=ours)], program=program)[0]
         return not any(text.split(":")[0] in entry.steps.split() for text in self.differences(treated, ours))
+
+    def _filled(self, byte: int, ours: LuaTable, program: str) -> LuaTable:
+        """The original where memory is full of this byte until it is set."""
+        tunables = f"glibc.malloc.tcache_count=0:glibc.malloc.perturb={byte ^ 0xFF}"
+        with mock.patch.dict(os.environ, GLIBC_TUNABLES=tunables):
+            return judge([self.original(ours=ours, garbage=byte * 100)], program=program)[0]
 
     def _differ(self, a: Any, b: Any) -> bool:
         return any(not d.ok for d in compare("", to_value(a), to_value(b), Tolerance(1e-12, 1e-6)))
