@@ -35,7 +35,21 @@ def copy_into(t: Tensor, source: Tensor) -> None:
             f"number of elements, but got {t.numel} and {source.numel} elements respectively"
         )
     if t.numel and not t.same(source):
-        t.write(source.t)
+        try:
+            t.write(source.t)
+        except RuntimeError:  # PyTorch refuses views that overlap
+            _copy_within(t, source)
+
+
+def _copy_within(t: Tensor, source: Tensor) -> None:
+    """Copy between overlapping views as Torch7 does: contiguous ones as a whole, others element after element."""
+    if t.t.is_contiguous() and source.t.is_contiguous():
+        t.write(source.t.clone())
+        return
+    assert t.storage is not None
+    flat = t.storage.flat.numpy()
+    for to, origin in zip(t.places().tolist(), source.places().tolist(), strict=True):
+        flat[to] = flat[origin]
 
 
 @native("type")

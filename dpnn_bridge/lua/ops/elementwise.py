@@ -185,16 +185,23 @@ def clamp(r: Tensor, s: Tensor, low: float, high: float) -> None:
     pointwise(lambda x: torch.where(x < low, low, torch.where(x > high, high, x)), r, s)
 
 
+def _copied(r: Tensor, s: Tensor) -> Tensor:
+    """``r`` with what ``s`` holds: Torch7 copies before it reads further sources, of which the result may be one."""
+    if r is not s:
+        pointwise(lambda x: x, r, s)
+    return r
+
+
 @torch_function("addcmul", "r s n=1 T T")
 def addcmul(r: Tensor, s: Tensor, value: float, a: Tensor, b: Tensor) -> None:
     number = _scalar(value, s)
-    pointwise(lambda x, y, z: x + number * y * z, r, s, a, b)
+    pointwise(lambda x, y, z: x + number * y * z, r, _copied(r, s), a, b)
 
 
 @torch_function("addcdiv", "r s n=1 T T")
 def addcdiv(r: Tensor, s: Tensor, value: float, a: Tensor, b: Tensor) -> None:
     number = _scalar(value, s)
-    pointwise(lambda x, y, z: x + divide(number * y, z), r, s, a, b)
+    pointwise(lambda x, y, z: x + divide(number * y, z), r, _copied(r, s), a, b)
 
 
 def _extremum(name: str, keep_first: Callable[[torch.Tensor, Any], torch.Tensor]) -> None:
@@ -278,7 +285,7 @@ for _name, _f in _UNARY.items():
 _unary("abs", torch.abs, ("Int", "Long"), numbers=True)
 _unary("neg", torch.neg, FLOAT_TYPES, numbers=False)
 _unary("cinv", lambda x: 1 / x, FLOAT_TYPES, numbers=False)
-_unary("sign", torch.sign, ALL_TYPES, numbers=False)
+_unary("sign", lambda x: torch.nan_to_num(torch.sign(x)), ALL_TYPES, numbers=False)
 
 
 @torch_function("lerp", "r s T n", types=FLOAT_TYPES)

@@ -17,6 +17,8 @@ end
 -- result = expression(first, ...): the result takes the shape of the first; false where Python must decide
 local function apply(name, limit, object, R, X, Y, Z, v, w)
    local count = X.count
+   -- Torch7 copies the first to the result before it reads these
+   if Z and R ~= X and (R.block == Y.block or R.block == Z.block) then return false end
    if count == 0 or count > limit or (Y and Y.count ~= count) or (Z and Z.count ~= count) then return false end
    if R ~= X and not resize_as(object, R, X) then return false end
    if v then v = number_of(X.ty, v) end

@@ -8,12 +8,28 @@ local rawget, type, tonumber, floor = rawget, type, tonumber, math.floor
 -- what a Lua number becomes in memory without more ado: any, or the whole ones that fit
 local limits = {Byte = {0, 255}, Char = {-128, 127}, Short = {-32768, 32767}, Int = {-2^31, 2^31 - 1}, Long = {-2^31, 2^31 - 1}}
 
+-- a NaN that LuaJIT would take for a value of another type is the plain NaN: see loops.lua
+local ffi = bridge.ffi
+local cast, words = ffi.cast, ffi.typeof('const uint32_t *')
+local reals = {
+   Float = function(S, place)
+      local data = S.block.data
+      if cast(words, data)[place] > 0xFFC00000 then return 0 / 0 end
+      return data[place]
+   end,
+   Double = function(S, place)
+      local data = S.block.data
+      if cast(words, data)[2 * place + 1] > 0xFFF80000 then return 0 / 0 end
+      return data[place]
+   end,
+}
+
 for ty in pairs(native.kinds) do
    if ty ~= 'Half' then
       local limit = limits[ty]
       local low, high = limit and limit[1], limit and limit[2]
       native.get[ty] = ty == 'Long' and function(S, place) return tonumber(S.block.data[place]) end
-         or function(S, place) return S.block.data[place] end
+         or reals[ty] or function(S, place) return S.block.data[place] end
       native.put[ty] = limit and function(S, place, value)
          if not (value >= low and value <= high and floor(value) == value) then return false end
          S.block.data[place] = value
@@ -144,7 +160,7 @@ for ty in pairs(native.kinds) do
       if type(key) == 'number' and get then
          local block = storages[self] or read_storage(self, ty)
          if block and block.ty == ty and key >= 1 and key <= block.size and floor(key) == key then
-            return tonumber(block.data[key - 1]), true
+            return get({block = block}, key - 1), true
          end
       end
       return get_slow(self, key)

@@ -74,11 +74,11 @@ end
 local log_soft_max = by_rows('LogSoftMax', [[
 return function(rows, columns, p, ip, q, iq)
    for i = 1, rows do
-      local top, sum = q[iq], 0
-      for j = iq, iq + columns - 1 do if q[j] > top then top = q[j] end end
-      for j = iq, iq + columns - 1 do sum = sum + exp(q[j] - top) end
+      local top, sum = at(q, iq), 0
+      for j = iq, iq + columns - 1 do if at(q, j) > top then top = at(q, j) end end
+      for j = iq, iq + columns - 1 do sum = sum + exp(at(q, j) - top) end
       sum = top + C.log(sum)
-      for j = 0, columns - 1 do p[ip + j] = q[iq + j] - sum end
+      for j = 0, columns - 1 do p[ip + j] = at(q, iq + j) - sum end
       ip, iq = ip + columns, iq + columns
    end
 end
@@ -87,8 +87,8 @@ local log_soft_max_gradient = by_rows('LogSoftMax gradient', [[
 return function(rows, columns, p, ip, g, ig, y, iy)
    for i = 1, rows do
       local sum = 0
-      for j = ig, ig + columns - 1 do sum = sum + g[j] end
-      for j = 0, columns - 1 do p[ip + j] = g[ig + j] - exp(y[iy + j]) * sum end
+      for j = ig, ig + columns - 1 do sum = sum + at(g, j) end
+      for j = 0, columns - 1 do p[ip + j] = at(g, ig + j) - exp(at(y, iy + j)) * sum end
       ip, ig, iy = ip + columns, ig + columns, iy + columns
    end
 end
@@ -96,14 +96,14 @@ end
 local soft_max = by_rows('SoftMax', [[
 return function(rows, columns, p, ip, q, iq)
    for i = 1, rows do
-      local top, sum = q[iq], 0
-      for j = iq, iq + columns - 1 do if q[j] > top then top = q[j] end end
+      local top, sum = at(q, iq), 0
+      for j = iq, iq + columns - 1 do if at(q, j) > top then top = at(q, j) end end
       for j = 0, columns - 1 do
-         local z = exp(q[iq + j] - top)
+         local z = exp(at(q, iq + j) - top)
          p[ip + j] = z
          sum = sum + z
       end
-      for j = ip, ip + columns - 1 do p[j] = p[j] * (1 / sum) end
+      for j = ip, ip + columns - 1 do p[j] = at(p, j) * (1 / sum) end
       ip, iq = ip + columns, iq + columns
    end
 end
@@ -112,8 +112,8 @@ local soft_max_gradient = by_rows('SoftMax gradient', [[
 return function(rows, columns, p, ip, g, ig, y, iy)
    for i = 1, rows do
       local sum = 0
-      for j = 0, columns - 1 do sum = sum + g[ig + j] * y[iy + j] end
-      for j = 0, columns - 1 do p[ip + j] = y[iy + j] * (g[ig + j] - sum) end
+      for j = 0, columns - 1 do sum = sum + at(g, ig + j) * at(y, iy + j) end
+      for j = 0, columns - 1 do p[ip + j] = at(y, iy + j) * (at(g, ig + j) - sum) end
       ip, ig, iy = ip + columns, ig + columns, iy + columns
    end
 end
@@ -177,8 +177,8 @@ function kernels.ClassNLLCriterion_updateOutput(n, input, target, output, averag
    if weights or not (P and W and P.count == 1 and W.count == 1) then return false end
    local rows, columns, data, first = classes(X, target, ignored)
    if not rows then return false end
-   local q, iq, sum = X.block.data, X.offset - 1, 0
-   for i = 0, rows - 1 do sum = sum - q[iq + i * columns + tonumber(data[first + i])] end
+   local get, iq, sum = native.get[X.ty], X.offset - 1, 0
+   for i = 0, rows - 1 do sum = sum - get(X, iq + i * columns + tonumber(data[first + i])) end
    W.block.data[W.offset] = rows
    P.block.data[P.offset] = average and sum / rows or sum
    return true
@@ -187,7 +187,7 @@ function kernels.ClassNLLCriterion_updateGradInput(n, input, target, gradInput, 
    local X, P, W = state(input), state(gradInput), state(total)
    if weights or not (P and X and W and same_size(X, P) and P.dense) then return false end
    local rows, columns, data, first = classes(X, target, ignored)
-   local weight = W.block.data[W.offset]
+   local weight = native.get[W.ty](W, W.offset)
    if not rows or not (weight > 0) then return false end
    local p, ip, slope = P.block.data, P.offset - 1, average and X.n > 1 and -1 / weight or -1
    for i = 0, rows - 1 do p[ip + i * columns + tonumber(data[first + i])] = slope end

@@ -63,23 +63,29 @@ function loops.layout(A, B, D, E)
    return rows, columns, a, b, c, d, e, f, g, h
 end
 
+-- Every load goes through `at`: LuaJIT takes a NaN with certain bits, which other programs and PyTorch's vector code
+-- write, for a value of another type (nil, or a pointer). It becomes the plain NaN.
 local PRELUDE = {
    Double = [[
-local C, cell = ...
+local C, cell, cast, words = ...
+local function at(p, i) if cast(words, p)[2 * i + 1] > 0xFFF80000 then return 0 / 0 end return p[i] end
 local exp, log, log1p, tanh, pow, sqrt, abs, floor, ceil = C.exp, C.log, C.log1p, C.tanh, C.pow, math.sqrt, math.abs, math.floor, math.ceil
 local function R(x) return x end
 ]],
    Float = [[
-local C, cell = ...
+local C, cell, cast, words = ...
+local function at(p, i) if cast(words, p)[i] > 0xFFC00000 then return 0 / 0 end return p[i] end
 local exp, log, log1p, tanh, pow, sqrt, abs, floor, ceil = C.expf, C.logf, C.log1pf, C.tanhf, C.powf, math.sqrt, math.abs, math.floor, math.ceil
 local function R(x) cell[0] = x; return cell[0] end
 ]],
 }
-local cell = ffi.new('float[1]')
+local cell, words = ffi.new('float[1]'), ffi.typeof('const uint32_t *')
+
+local WHOLE = PRELUDE.Double:gsub('if .- return 0 / 0 end ', '')
 
 -- Lua source as a function, with what the element type brings
 function loops.compile(ty, source, name)
-   return assert(bridge.load((PRELUDE[ty] or PRELUDE.Double) .. source, '=' .. name))(C, cell)
+   return assert(bridge.load((PRELUDE[ty] or WHOLE) .. source, '=' .. name))(C, cell, ffi.cast, words)
 end
 
 local POINTWISE = [[
@@ -87,7 +93,7 @@ return function(rows, columns, p, a, b, q, c, d, r, e, f, s, g, h, ip, iq, ir, i
    for i = 1, rows do
       local jp, jq, jr, js = ip, iq, ir, is
       for j = 1, columns do
-         local x, y, z = q[jq], r[jr], s[js]
+         local x, y, z = at(q, jq), at(r, jr), at(s, js)
          p[jp] = EXPRESSION
          jp, jq, jr, js = jp + b, jq + d, jr + f, js + h
       end
@@ -102,7 +108,7 @@ return function(rows, columns, q, c, d, r, e, f, iq, ir, v)
    for i = 1, rows do
       local jq, jr = iq, ir
       for j = 1, columns do
-         local x, y = q[jq], r[jr]
+         local x, y = at(q, jq), at(r, jr)
          STEP
          jq, jr = jq + d, jr + f
       end
@@ -133,7 +139,7 @@ local expressions = {
    cmax_number = 'x >= v and x or v', cmin_number = 'x <= v and x or v',
    copy = 'x', neg = '-x', abs = 'abs(x)', sqrt = 'sqrt(x)', rsqrt = '1 / R(sqrt(x))', cinv = '1 / x',
    square = 'x * x', cube = 'R(x * x) * x', floor = 'floor(x)', ceil = 'ceil(x)', reversed_sub = 'v - x',
-   sign = 'x > 0 and 1 or (x < 0 and -1 or (x == x and 0 or x))',
+   sign = 'x > 0 and 1 or (x < 0 and -1 or 0)',
    exp = 'exp(x)', log = 'log(x)', log1p = 'log1p(x)', tanh = 'tanh(x)', sigmoid = '1 / R(1 + exp(-x))',
    fill = 'v', lt = 'x < y and 1 or 0', gt = 'x > y and 1 or 0', le = 'x <= y and 1 or 0', ge = 'x >= y and 1 or 0',
    eq = 'x == y and 1 or 0', ne = 'x ~= y and 1 or 0', lt_number = 'x < v and 1 or 0', gt_number = 'x > v and 1 or 0',
@@ -157,8 +163,8 @@ end
 local reductions = {
    sum = {'0', 'total = total + x'}, squares = {'0', 'total = total + x * x'}, products = {'0', 'total = total + x * y'},
    absolutes = {'0', 'total = total + abs(x)'}, prod = {'1', 'total = total * x'},
-   max = {'q[iq]', 'if not (x <= total) and total == total then total = x end'},
-   min = {'q[iq]', 'if not (x >= total) and total == total then total = x end'},
+   max = {'at(q, iq)', 'if not (x <= total) and total == total then total = x end'},
+   min = {'at(q, iq)', 'if not (x >= total) and total == total then total = x end'},
    squared_differences = {'0', 'local t = x - y total = total + t * t'},
 }
 local function reduce_source(name)
