@@ -12,6 +12,7 @@ from torch import nn
 from dpnn_bridge import to_lua, to_torch
 from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.modules.nn.convolution import TemporalConvolution
 from dpnn_bridge.modules.nn.unpooling import MaxUnpooling
 
 
@@ -68,3 +69,8 @@ def test_unpooling_made_in_pytorch_is_that_of_its_pooling() -> None:
     for pooling, name in ((nn.MaxPool2d(2), "nn.SpatialMaxUnpooling"), (nn.MaxPool3d(2), "nn.VolumetricMaxUnpooling")):
         net = nn.Sequential(pooling, MaxUnpooling(pooling))
         assert to_lua(net)["modules"][2].class_name == name
+
+
+def test_a_temporal_convolution_with_padding_is_cudnns() -> None:
+    for padding, name in ((0, "nn.TemporalConvolution"), (1, "cudnn.TemporalConvolution")):
+        assert to_lua(TemporalConvolution(2, 3, 2, padding=padding)).class_name == name
