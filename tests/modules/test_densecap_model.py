@@ -1,4 +1,6 @@
 """densecap's detection pipeline: boxes, drawing and whole models, against numbers worked out by hand."""
+# pyright: reportCallIssue=false, reportAttributeAccessIssue=false, reportArgumentType=false, reportIndexIssue=false
+# pyright: reportOptionalCall=false
 
 from __future__ import annotations
 
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 import dpnn_bridge
 from dpnn_bridge.conversion import to_lua, to_torch
 from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.modules.nn.activation import LogSoftMax
 from dpnn_bridge.modules.nn.container import ConcatTable, ParallelTable
 from dpnn_bridge.modules.nn.criterion_classification import ClassNLLCriterion
 from dpnn_bridge.modules.nn.nngraph import GModule, GraphNode
@@ -173,7 +176,7 @@ def localization(**options: Any) -> LocalizationLayer:
         BoxSamplerHelper(BoxSampler(BoxIoU(), 0.3, 0.5, 4)),
         BilinearRoiPooling(pooling, affine),
         InvertBoxTransform(),
-        *[OurCrossEntropyCriterion(nn.LogSoftmax(1), ClassNLLCriterion()) for _ in range(2)],
+        *[OurCrossEntropyCriterion(LogSoftMax(), ClassNLLCriterion()) for _ in range(2)],
         nn.SmoothL1Loss(),
         objectness_weight=0.5,
         box_reg_weight=2.0,
