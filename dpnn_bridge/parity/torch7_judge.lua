@@ -156,7 +156,8 @@ function steps.sharing(run)
    for i, tensors in ipairs{parameters(run.module)} do
       local first, positions = {}, {}
       for j, t in ipairs(tensors) do
-         local address = t:nElement() > 0 and tonumber(torch.data(t, true)) or -j
+         local some = torch.isTensor(t) and t:nElement() > 0 -- IndexLinear lists tables of gradients
+         local address = some and tonumber(torch.data(t, true)) or -j
          first[address] = first[address] or j
          positions[j] = first[address]
       end

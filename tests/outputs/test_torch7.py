@@ -72,6 +72,14 @@ EXPLAINED = [
         "bad argument #1 to 'pairs'",
         "rnn cannot cast what torch-rnn's LSTM is",
     ),
+    Explained(
+        r"Sequential__pushpull3?__.*",
+        CASTS,
+        "cast",
+        "raises",
+        "stack overflow",
+        "dpnn, loaded by then, sets the serial modes of a PushTable and its PullTables in turn without end",
+    ),
     Explained(r"SpatialFovea__.*", CASTS, "cast", "raises", "SpatialFovea.lua:339", "nnx casts what it has not made"),
     Explained(
         r"(Spatial|Volumetric)MaxUnpooling__.*",
