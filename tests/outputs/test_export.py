@@ -16,7 +16,7 @@ from torch.torch_version import TorchVersion
 import dpnn_bridge
 from dpnn_bridge.base.suffixes import OUTPUTS
 from dpnn_bridge.conversion.lua_values import to_value
-from dpnn_bridge.errors import ConversionError, OutputExistsError, VerificationError
+from dpnn_bridge.errors import ConversionError, OutputExistsError, T7FormatError, VerificationError
 from dpnn_bridge.outputs import Job, export, pt
 
 EXAMPLES = {
@@ -138,7 +138,7 @@ def test_a_pt_names_the_tensor_that_a_failing_disk_changed(
 def test_a_damaged_graph_is_an_error_with_advice(change: dict[str, str], tmp_path: Path) -> None:
     dpnn_bridge.save(tmp_path / "m.pt", torch.nn.Linear(1, 1))
     torch.save(torch.load(tmp_path / "m.pt") | change, tmp_path / "m.pt")
-    with pytest.raises(ConversionError, match=r"m\.pt.*convert the \.t7 file again"):
+    with pytest.raises(T7FormatError, match=r"m\.pt.*convert the \.t7 file again"):
         dpnn_bridge.load(tmp_path / "m.pt")
 
 
