@@ -126,9 +126,12 @@ def in_fixtures(block: Block) -> Iterator[tuple[Any, LuaObject]]:
 
 
 def runs(fixture: Any) -> bool:
-    """Whether Torch7 ran the module of a fixture."""
-    known = isinstance(fixture, LuaTable) and fixture.get("kind") in ("module", "criterion")
-    return known and fixture.get("forward_error") is None and "input" in fixture
+    """Whether Torch7 ran the module of a fixture, on numbers."""
+    if not isinstance(fixture, LuaTable) or fixture.get("kind") not in ("module", "criterion"):
+        return False
+    if fixture.get("forward_error") is not None or "input" not in fixture:
+        return False
+    return not any(isinstance(leaf, str) for leaf in nested.leaves(to_value(fixture["input"])))
 
 
 def call_of(fixture: LuaTable) -> Call:
@@ -217,8 +220,9 @@ def example(block: Block) -> LuaObject:
     known = next(in_fixtures(block), None)
     if known is not None:
         return known[1]
-    if block not in _OBJECTS:
-        _note_test(block, _OBJECTS)
+    _OBJECTS.clear()
+    _CALLS.clear()
+    _note_test(block, _OBJECTS)
     if block not in _OBJECTS and block in _CALLS:  # its test makes the module in PyTorch
         _OBJECTS[block] = to_lua(_CALLS[block].module)
     assert block in _OBJECTS, f"{block.test} converts no {block.names[0]}"
@@ -227,7 +231,8 @@ def example(block: Block) -> LuaObject:
 
 @cache
 def call(block: Block) -> Call | None:
-    """A call of a module of the block; None for the classes in :data:`NEVER_RUN`."""
+    """A call of a module of the block; None for the classes in :data:`NEVER_RUN`. The same in any order of the tests."""
+    _CALLS.clear()
     if block.names[0] in GIVEN:
         return Call(to_torch(example(block)), GIVEN[block.names[0]])
     runnable = (fixture for fixture, _ in in_fixtures(block) if runs(fixture))

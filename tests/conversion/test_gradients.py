@@ -44,6 +44,7 @@ OTHER_GRADIENT = {
         "nn.GradientReversal",
         "nn.KLDPenalty",
         "nn.L1Penalty",
+        "nn.RegularizeLayer",
         "AggregatedStyleLossClass",
         "nn.TotalVariation",
         "nn.YHat",

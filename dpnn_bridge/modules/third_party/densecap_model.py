@@ -204,7 +204,7 @@ class LocalizationLayerClass(PartsInTables):
     )
     constants = dict.fromkeys(("roi_boxes", "pos_labels", "neg_labels", "pos_trans_targets"), LuaTensor.empty)
     checked_by = "formula"
-    test = "test_proposals_are_trained_by_the_gradient_of_their_losses"
+    test = "test_the_best_proposals_are_pooled"
 
 
 class DenseCapModel(nn.Module):
