@@ -231,7 +231,7 @@ def example(block: Block) -> LuaObject:
 
 @cache
 def call(block: Block) -> Call | None:
-    """A call of a module of the block; None for the classes in :data:`NEVER_RUN`. The same in any order of the tests."""
+    """A call of a module of the block, the same in any order of the tests; None for :data:`NEVER_RUN`."""
     _CALLS.clear()
     if block.names[0] in GIVEN:
         return Call(to_torch(example(block)), GIVEN[block.names[0]])
