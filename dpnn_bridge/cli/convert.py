@@ -192,9 +192,7 @@ def convert_command(
             "dtype": getattr(torch, dtype) if dtype else None,
             "plugins": tuple(map(os.path.abspath, plugin)),
             "allow_unsupported": allow_unsupported,
-            "example": partial(_example, [os.path.abspath(i) if os.path.isfile(i) else i for i in inputs], dtype)
-            if inputs
-            else None,
+            "example": partial(_example, [*map(_absolute, inputs)], dtype) if inputs else None,
             **form,
         }
         if lua_files:

@@ -49,6 +49,10 @@ def _dirname(path: str) -> str:
     return os.path.dirname(path.rstrip("/")) or ("/" if path.startswith("/") else ".")
 
 
+def _listing(runtime: Runtime, folder: str) -> Any:
+    return runtime.lua.table_from([".", "..", *sorted(os.listdir(folder))])
+
+
 def _temporary() -> str:
     handle, path = tempfile.mkstemp(prefix="lua_")
     os.close(handle)
@@ -60,7 +64,7 @@ def path_entries(runtime: Runtime) -> dict[str, Callable[..., Any]]:
 
     def names(folder: str = ".") -> Any:
         try:
-            return runtime.lua.table_from([".", "..", *sorted(os.listdir(folder))])
+            return _listing(runtime, folder)
         except OSError:
             return None
 
@@ -74,7 +78,7 @@ def path_entries(runtime: Runtime) -> dict[str, Callable[..., Any]]:
         "extname": lambda path: os.path.splitext(path)[1][1:] or None,
         "cwd": os.getcwd,
         "dir": names,
-        "mkdir": _answering(lambda path: os.makedirs(path)),
+        "mkdir": _answering(os.makedirs),
         "rmdir": _answering(os.rmdir),
         "execdir": lambda: os.path.dirname(sys.executable),
         "tmpname": _temporary,
@@ -121,7 +125,7 @@ def lfs_entries(runtime: Runtime) -> dict[str, Callable[..., Any]]:
 
     def listing(folder: str) -> Any:
         try:
-            return runtime.lua.table_from([".", "..", *sorted(os.listdir(folder))])
+            return _listing(runtime, folder)
         except OSError as error:
             return f"cannot open {folder}: {error.strerror}"
 

@@ -192,7 +192,6 @@ class VolumetricDilatedMaxPooling(VolumetricMaxPooling):
 @lua_class("cudnn.VolumetricMaxPooling")
 class CudnnVolumetricMaxPooling(VolumetricMaximum):
     only_from_files = True
-    pass
 
 
 # ---------------------------------------------------------------------- average
