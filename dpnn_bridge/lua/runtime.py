@@ -329,9 +329,6 @@ class Runtime:
                 return x.flat.data_ptr() or None
             return x.t.data_ptr() if x.storage is not None else None
 
-        def geometry(t: Tensor) -> tuple[Any, ...]:
-            return t.offset, t.dim, lua.table_from([*t.size, *t.stride])
-
         def totable(x: Tensor | Storage) -> Any:
             values = x.flat if isinstance(x, Storage) else x.t
             return lua.table_from(values.tolist(), recursive=True)
@@ -377,7 +374,6 @@ class Runtime:
             "elements": lambda t: lua.table_from(t.t.reshape(-1).tolist()),
             "set_elements": set_elements,
             "address": address,
-            "geometry": geometry,
             "set_geometry": set_geometry,
             "half_bits": lambda s: half_bits(s),
             "print_tensor": print_tensor,

@@ -72,8 +72,6 @@ local c_types = {
    Float = 'float', Double = 'double',
 }
 if ffi then
-   ffi.cdef 'typedef struct { long *size; long *stride; int nDimension; ptrdiff_t storageOffset; } dpnn_bridge_tensor;'
-   local struct, longs = ffi.typeof('dpnn_bridge_tensor[1]'), ffi.typeof('long[?]')
    local keep = setmetatable({}, {__mode = 'k'})  -- cdata -> what it points to
    local pointer = {}
    for ty, name in pairs(c_types) do pointer['torch.' .. ty .. 'Tensor'] = ffi.typeof(name .. '*') end
@@ -86,18 +84,6 @@ if ffi then
       return data
    end
 
-   function Tensor.cdata(self)
-      local handle = handles[self]
-      local offset, n, sizes = py.geometry(handle)
-      local dims, strides = longs(n + 1), longs(n + 1)
-      for i = 0, n - 1 do dims[i], strides[i] = sizes[i + 1], sizes[n + i + 1] end
-      local c = struct()
-      c[0].size, c[0].stride, c[0].nDimension, c[0].storageOffset = dims, strides, n, offset
-      local result = c[0]
-      keep[result] = {c, dims, strides, self}
-      handles[result] = handle
-      return result
-   end
    for _, ty in ipairs(ELEMENT_TYPES) do
       local c_pointer = ffi.typeof(c_types[ty] .. '*')
       local mt = metatables['torch.' .. ty .. 'Storage']

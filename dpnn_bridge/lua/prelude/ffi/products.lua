@@ -21,9 +21,14 @@ void Pgemv_(const char *t, const int *m, const int *n, const T *alpha, const T *
 ]]):gsub('%f[%w]P', letter):gsub('%f[%w]T%f[%W]', name)
       ffi.cdef(declarations)
    end
+   ffi.cdef 'int MKL_Set_Num_Threads_Local(int count);'
    ok = pcall(function() return blas.dgemm_, blas.sgemm_, blas.dgemv_, blas.sgemv_ end)
 end
 if not ok then return end
+
+-- MKL starts threads for the smallest product, which then wait for each other: below so many multiplications it has one
+local ALONE = 65536
+local one_thread = pcall(function() return blas.MKL_Set_Num_Threads_Local end) and blas.MKL_Set_Num_Threads_Local
 
 local ints, letters = ffi.new('int[8]'), {n = ffi.new('char[2]', 'n'), t = ffi.new('char[2]', 't')}
 
@@ -50,8 +55,11 @@ for _, element in ipairs {{'Double', 'double', blas.dgemm_, blas.dgemv_}, {'Floa
       if not ta or not tb then return false end
       factors[0], factors[1] = alpha, beta
       ints[0], ints[1], ints[2], ints[3], ints[4], ints[5] = n, m, k, ldb, lda, ra
+      local alone = one_thread and m * n * k < ALONE
+      local threads = alone and one_thread(1)
       gemm(letters[tb], letters[ta], ints, ints + 1, ints + 2, factors, B + pb, ints + 3, A + pa, ints + 4, factors + 1,
            R, ints + 5)
+      if alone then one_thread(threads) end
       return true
    end
 
@@ -62,7 +70,10 @@ for _, element in ipairs {{'Double', 'double', blas.dgemm_, blas.dgemv_}, {'Floa
       factors[0], factors[1] = alpha, beta
       ints[2], ints[3], ints[4] = lda, incx, incy
       if t == 'n' then ints[0], ints[1] = n, m else ints[0], ints[1] = m, n end
+      local alone = one_thread and m * n < ALONE
+      local threads = alone and one_thread(1)
       gemv(letters[t == 'n' and 't' or 'n'], ints, ints + 1, factors, A + pa, ints + 2, x, ints + 3, factors + 1, y, ints + 4)
+      if alone then one_thread(threads) end
       return true
    end
 end

@@ -239,18 +239,20 @@ function native.moved(object, S)
    if c then rawset(handles, c, nil) end
 end
 
--- object:cdata() makes a C struct only once for each geometry
-for ty, mt in pairs(class) do
-   local slow = mt.cdata
-   mt.cdata = function(self, ...)
-      local S = states[self] or read(self)
-      if not S then return slow(self, ...) end
-      local c = S.described and cdata_of[self]
-      if not c then
-         c = slow(self, ...)
-         S.described = true
-         states[c], cdata_of[self] = S, c
-      end
-      return c
+-- object:cdata(): the C struct of a geometry, made once
+ffi.cdef 'typedef struct { long *size; long *stride; int nDimension; ptrdiff_t storageOffset; long values[?]; } dpnn_bridge_tensor;'
+local struct = ffi.typeof 'dpnn_bridge_tensor'
+local function cdata(self)
+   local S = states[self] or read(self)
+   local c = S.described and cdata_of[self]
+   if not c then
+      local n = S.n
+      c = struct(2 * n)
+      c.size, c.stride, c.nDimension, c.storageOffset = c.values, c.values + n, n, S.offset
+      for k = 1, n do c.values[k - 1], c.values[n + k - 1] = S[2 * k - 1], S[2 * k] end
+      S.described = true
+      states[c], cdata_of[self] = S, c
    end
+   return c
 end
+for _, mt in pairs(class) do mt.cdata = cdata end
