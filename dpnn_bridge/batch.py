@@ -29,9 +29,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
-from dpnn_bridge.base.atomic import check_output, ending_in_order, remove_temporary
+from dpnn_bridge.base.atomic import check_output
 from dpnn_bridge.base.checksum import sha256_of
 from dpnn_bridge.base.extras import install_advice
+from dpnn_bridge.base.folders import ending_in_order, remove_temporary
 from dpnn_bridge.base.remote import Place, absolute, beside, is_there, listed, place_of
 from dpnn_bridge.base.version import package_version
 from dpnn_bridge.errors import DpnnBridgeError, OptionError, OutputError, OutputExistsError

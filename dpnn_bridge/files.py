@@ -9,7 +9,6 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePath
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from torch import nn
 from dpnn_bridge.base.atomic import StrPath, check_output, replacing
 from dpnn_bridge.base.boundary import raises
 from dpnn_bridge.base.checksum import sha256_of
+from dpnn_bridge.base.folders import temporary_folder
 from dpnn_bridge.base.remote import is_url, place_of
 from dpnn_bridge.base.suffixes import INDEX, OUTPUTS, is_converted_file
 from dpnn_bridge.base.version import package_version
@@ -356,8 +356,8 @@ def is_converted(
         with local_file(dst, unpack=False) as there:
             found = None if suffix == ".json" else format_of(dst, to).origin(there.path)
         if not found and suffix in data.SUFFIXES:
-            with TemporaryDirectory() as folder:
-                again = Path(folder, Path(dst).name)
+            with temporary_folder() as folder:
+                again = folder / Path(dst).name
                 convert(src, again, key=key, to=to, dtype=dtype, lua=lua, allow_unsupported=allow_unsupported)
                 with local_file(dst, unpack=False) as there:
                     return filecmp.cmp(again, there.path, shallow=False)

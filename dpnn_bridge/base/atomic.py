@@ -1,8 +1,7 @@
 """Files that appear complete or not at all, whatever ends the program.
 
-A file is written in a hidden folder beside its place and moved there when it is complete. The folder goes when this is
-done or failed, when SIGINT, SIGTERM or SIGHUP end the program, and, if nothing could be done any more (SIGKILL, no
-power), when the next file is written beside it: its owner holds a lock on it as long as it lives.
+A file is written in a hidden folder beside its place (:mod:`dpnn_bridge.base.folders`) and moved there when it is
+complete.
 """
 
 from __future__ import annotations
@@ -10,35 +9,21 @@ from __future__ import annotations
 import errno
 import io
 import os
-import re
-import secrets
-import shutil
-import signal
 import stat
 import tempfile
-import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from dpnn_bridge.base.remote import beside, check_upload, place_of, upload
+from dpnn_bridge.base.folders import signals_later, temporary_folder
+from dpnn_bridge.base.remote import Place, beside, check_upload, place_of, upload
 from dpnn_bridge.errors import OutputError, OutputExistsError
-
-try:
-    import fcntl
-except ImportError:  # Windows: folders of programs that were killed stay
-    fcntl = None  # type: ignore[assignment]
 
 StrPath = str | os.PathLike[str]
 
-_NAME = re.compile(r"\.dpnn-[0-9a-f]{16}")
-_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 #: what a disk says, also where a library turned it into an error of its own
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
-
-_lock = threading.RLock()  # a signal may interrupt the thread that holds it
-_folders: dict[Path, int | None] = {}
 
 
 # ---------------------------------------------------------------------- what may be written
@@ -107,40 +92,59 @@ def replacing(path: StrPath, *, force: bool, inputs: Iterable[StrPath] = (), par
     target, inputs = place_of(path), tuple(inputs)
     check_output(path, force, inputs)
     path = Path(tempfile.gettempdir(), target.rpartition("/")[2]) if isinstance(target, str) else target
-    with ending_in_order():
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _remove_abandoned(path.parent)
-            folder = _make_folder(path.parent)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary_folder(path.parent) as folder:
+            temporary = folder / path.name
             try:
-                temporary = folder / path.name
                 yield temporary
                 others = sorted(p for p in folder.iterdir() if parts and p != temporary)
                 places = [(file, beside(target, file.name)) for file in [*others, temporary]]
                 for file, place in places:
                     _set_mode(file)
                     check_output(place, force, inputs)
-                for file, place in places:
-                    if isinstance(place, str):
-                        upload(file, place, force)
-                    else:
-                        _put(file, place, force)
-            finally:
-                _remove(folder)
-        except OutputError:
-            raise
-        except OSError as e:
-            raise _cannot_write(path, e) from e
-        except Exception as e:
-            if disk := _disk_error(e):
-                raise _cannot_write(path, disk) from e
-            raise
+                _put_all(places, force)
+            except Exception as error:
+                _name_target(error, folder, temporary, target)
+                raise
+    except OutputError:
+        raise
+    except OSError as e:
+        raise _cannot_write(path, e) from e
+    except Exception as e:
+        if disk := _disk_error(e):
+            raise _cannot_write(path, disk) from e
+        raise
 
 
 def write_text(path: StrPath, text: str, *, inputs: Iterable[StrPath] = ()) -> None:
     """Writes a text file, in place of one that is there; complete or not at all."""
     with replacing(path, force=True, inputs=inputs) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def _name_target(error: Exception, folder: Path, temporary: Path, target: Place) -> None:
+    """Messages name what is written, and not the hidden folder."""
+    if error.args and isinstance(error.args[0], str):
+        text = error.args[0].replace(str(temporary), str(target)).replace(f"{folder}{os.sep}", "")
+        error.args = (text, *error.args[1:])
+
+
+def _put_all(places: list[tuple[Path, Place]], force: bool) -> None:
+    """Moves files to their places: all of them, or none that was not there before."""
+    put: list[Path] = []
+    with nullcontext() if isinstance(places[0][1], str) else signals_later():
+        try:
+            for file, place in places:
+                if isinstance(place, str):
+                    upload(file, place, force)
+                else:
+                    _put(file, place, force)
+                    put.append(place)
+        except BaseException:
+            for place in put if not force else ():
+                place.unlink(missing_ok=True)
+            raise
 
 
 def _put(temporary: Path, path: Path, force: bool) -> None:
@@ -230,114 +234,3 @@ class PatientFile(io.RawIOBase):
             self._error = self._error or e
         if self._error is not None:
             raise self._error
-
-
-# ---------------------------------------------------------------------- temporary folders
-def _make_folder(parent: Path) -> Path:
-    with _lock:
-        while True:
-            folder = parent / f".dpnn-{secrets.token_hex(8)}"
-            _folders[folder] = None  # first, so that a signal finds it
-            try:
-                folder.mkdir(mode=0o700)
-            except BaseException:
-                del _folders[folder]
-                raise
-            if _hold(folder):
-                return folder
-
-
-def _hold(folder: Path) -> bool:
-    """Takes the lock on a new folder; False when another program took it for one that was left."""
-    if fcntl is None:
-        return True
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return False
-    except OSError:
-        pass  # a file system without locks: no other program can take it either
-    _folders[folder] = descriptor
-    return folder.exists()
-
-
-def _remove(folder: Path) -> None:
-    with _lock:
-        shutil.rmtree(folder, ignore_errors=True)
-        descriptor = _folders.pop(folder, None)
-        if descriptor is not None:
-            os.close(descriptor)
-
-
-def _remove_abandoned(parent: Path) -> None:
-    """Removes the folders of programs that were killed."""
-    if fcntl is None:
-        return
-    for entry in list(os.scandir(parent)):
-        if not _NAME.fullmatch(entry.name) or not entry.is_dir(follow_symlinks=False) or Path(entry.path) in _folders:
-            continue
-        with suppress(OSError):
-            descriptor = os.open(entry.path, os.O_RDONLY)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(entry.path, ignore_errors=True)
-            finally:
-                os.close(descriptor)
-
-
-def remove_temporary() -> None:
-    """Removes all temporary folders of this program, which is about to end; no thread makes new ones afterwards."""
-    _lock.acquire()
-    for folder in list(_folders):
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-# ---------------------------------------------------------------------- signals
-class Terminated(KeyboardInterrupt):
-    """A signal asks the program to end. No ``except Exception`` stops it.
-
-    Attributes:
-        exit_code: what shells say of a program that the signal ended.
-    """
-
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        self.exit_code = 128 + number
-
-
-@contextmanager
-def ending_in_order() -> Iterator[None]:
-    """Within it, signals that end the program remove what is half written, then raise, so that ``finally`` blocks run.
-
-    SIGINT raises KeyboardInterrupt, the others :class:`Terminated`. Where the program has
-    handlers of its own, or this is not the main thread, nothing is changed.
-    """
-    before: dict[int, Any] = {}
-    if threading.current_thread() is threading.main_thread():
-        found = {number: signal.getsignal(number) for number in _SIGNALS}
-        before = {n: h for n, h in found.items() if h in (signal.SIG_DFL, signal.default_int_handler)}
-    for number in before:
-        signal.signal(number, _end)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _end(number: int, _frame: Any) -> NoReturn:
-    for other in _SIGNALS:
-        if signal.getsignal(other) is _end:
-            signal.signal(other, _end_at_once)
-    with _lock:
-        for folder in list(_folders):
-            shutil.rmtree(folder, ignore_errors=True)
-    raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
-
-
-def _end_at_once(number: int, _frame: Any) -> NoReturn:
-    """A second signal while the first one's exception is on its way."""
-    remove_temporary()
-    os._exit(128 + number)

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dpnn_bridge.base.atomic import check_output, write_text
+from dpnn_bridge.base.folders import temporary_folder
 from dpnn_bridge.base.suffixes import OUTPUTS
 from dpnn_bridge.cli.terminal import (
     DTYPES,
@@ -254,8 +254,8 @@ def _output(target: Any, suffix: str) -> Iterator[Path]:
     if target != "-":
         yield target
         return
-    with tempfile.TemporaryDirectory(prefix="dpnn-") as folder:
-        path = Path(folder, f"out.{suffix}")
+    with temporary_folder() as folder:
+        path = folder / f"out.{suffix}"
         yield path
         with open(path, "rb") as file:
             shutil.copyfileobj(file, sys.stdout.buffer)

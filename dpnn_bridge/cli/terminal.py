@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dpnn_bridge.base.atomic import Terminated
 from dpnn_bridge.base.boundary import as_ours
 from dpnn_bridge.base.display import printable, printable_lines
+from dpnn_bridge.base.folders import Terminated
 from dpnn_bridge.errors import DpnnBridgeError
 
 if TYPE_CHECKING:

@@ -37,12 +37,14 @@ class Budget:
 
     Args:
         root: what is converted.
+        per_repeat: bytes that an element takes, beside its own size, if it is shown again: in text many.
     """
 
-    def __init__(self, root: Any) -> None:
-        stored, values = _extent(root)
+    def __init__(self, root: Any, per_repeat: int = 0) -> None:
+        stored, values, self.entries = _extent(root)
         self.bytes_left = BYTES + PER_BYTE * stored
         self.tensors_left = TENSORS + PER_VALUE * values
+        self._not_shown, self._per_repeat = stored, per_repeat
         self.visits: dict[int, int] = {}
         #: False while code of the user runs
         self.watching = True
@@ -60,6 +62,12 @@ class Budget:
                 f"its sizes and counts ask for more {what} than the file holds: it is damaged, or made to exhaust "
                 "memory"
             )
+
+    def show(self, count: int, size: int) -> None:
+        """Takes the memory for a view of ``count`` elements of ``size`` bytes; storages are free to be shown once."""
+        self._not_shown -= count * size
+        repeated = min(count, max(0, -self._not_shown) // size)
+        self.spend(count * size + repeated * self._per_repeat, "memory")
 
     def visit(self, module: nn.Module) -> None:
         """Counts how many modules a walk through a new module meets, one that is used twice counted twice."""
@@ -117,16 +125,17 @@ def _elements(func: Any, args: Any, kwargs: Any) -> int | None:
     return None
 
 
-def _extent(root: Any) -> tuple[int, int]:
-    """Bytes of all storages below a value, each once, and the number of values that hold others."""
+def _extent(root: Any) -> tuple[int, int, int]:
+    """Bytes of all storages below a value, the number of values that hold others, and of entries; each once."""
     seen: set[int] = set()
-    stored, stack = 0, [root]
+    stored, entries, stack = 0, 0, [root]
     while stack:
         value = stack.pop()
         if not isinstance(value, (LuaTable, LuaObject, LuaTensor, LuaStorage, LuaFunction)) or id(value) in seen:
             continue
         seen.add(id(value))
         if isinstance(value, LuaTable):
+            entries += len(value.entries)
             stack.extend(value.entries.values())
         elif isinstance(value, LuaObject):
             stack += [value.payload, *value.header]
@@ -134,4 +143,4 @@ def _extent(root: Any) -> tuple[int, int]:
             stack.append(value.storage)
         elif isinstance(value, LuaStorage):
             stored += value.size * value.dtype.itemsize
-    return stored, len(seen)
+    return stored, len(seen), entries

@@ -8,7 +8,6 @@ import io
 import lzma
 import os
 import re
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from typing import IO, Any, NamedTuple, cast
 
 from dpnn_bridge.base.checksum import sha256_of
 from dpnn_bridge.base.extras import install_advice
+from dpnn_bridge.base.folders import temporary_folder
 from dpnn_bridge.base.remote import place_of
 from dpnn_bridge.errors import NotT7Error, T7Error, T7FormatError, T7LimitError, VerificationError
 
@@ -70,19 +70,19 @@ def local_file(origin: Origin, sha256: str | None = None, *, unpack: bool = True
     name = name_of(origin)
     if isinstance(origin, (str, os.PathLike)):
         origin = place_of(origin)
-    with tempfile.TemporaryDirectory(prefix="dpnn-", ignore_cleanup_errors=True) as folder:
+    with temporary_folder() as folder:
         if isinstance(origin, str):
-            path = _copy(_fetched(origin), Path(folder, _base(name)))
+            path = _copy(_fetched(origin), folder / _base(name))
         elif isinstance(origin, os.PathLike):
             path = Path(origin)
         else:
             opened = io.BytesIO(origin) if isinstance(origin, (bytes, bytearray, memoryview)) else origin
-            path = _copy(opened, Path(folder, _base(name)))
+            path = _copy(opened, folder / _base(name))
         if os.path.isfile(path):  # is_file() raises for a name that is too long
             if sha256 is not None:
                 _check_sum(path, sha256, name)
-            path = _unpacked(path, Path(folder), name) if unpack else path
-        if unpack and Path(folder) in path.parents:
+            path = _unpacked(path, folder, name) if unpack else path
+        if unpack and folder in path.parents:
             path = _with_suffix(path)
         yield LocalFile(path, name)
 
@@ -142,7 +142,7 @@ def _unpacked(path: Path, folder: Path, name: str) -> Path:
     stem = path.name
     for suffix in _SUFFIXES:
         stem = stem.removesuffix(suffix)
-    target = Path(folder, "unpacked", stem)
+    target = folder / "unpacked" / stem
     try:
         for magic, unpack in _COMPRESSED.items():
             if head.startswith(magic):

@@ -7,11 +7,10 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import threading
-from pathlib import Path
 from typing import Any
 
+from dpnn_bridge.base.folders import temporary_folder
 from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.loaders.t7_reader import read_t7
 from dpnn_bridge.loaders.t7_writer import write_t7
@@ -65,10 +64,11 @@ def run_torch7(code: str, *arguments: Any, program: str | None = None, timeout: 
     program = program or find_torch7()
     if program is None:
         raise LuaBridgeError(f"no Torch7 here: set {VARIABLE}, or let th or luajit that can require 'torch' be found")
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with temporary_folder() as folder:
         (folder / "code.lua").write_text(code, encoding="utf-8", errors="surrogateescape")
-        (folder / "main.lua").write_text(_WRAPPER.format(folder=_quoted(name), count=len(arguments)), encoding="utf-8")
+        (folder / "main.lua").write_text(
+            _WRAPPER.format(folder=_quoted(str(folder)), count=len(arguments)), encoding="utf-8"
+        )
         write_t7(folder / "arguments.t7", LuaTable(enumerate(arguments, 1)))
         _run([program, str(folder / "main.lua")], timeout)
         if not (folder / "values.t7").exists():

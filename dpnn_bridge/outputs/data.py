@@ -28,8 +28,10 @@ from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, Lu
 
 #: key of the class name of an object
 CLASS = "torch class"
-#: values that an output may hold; a table that is reached in many ways counts as often
-MOST_VALUES = 5_000_000
+#: values that an output may hold: always, and for each entry; a table that is reached in many ways counts as often
+MOST_VALUES, PER_ENTRY = 200_000, 4
+#: bytes that an element takes while it becomes text
+_AS_TEXT = 512
 #: characters of the names of all values, which repeat the key of a table for each of its entries
 MOST_CHARACTERS = 1 << 28
 
@@ -65,7 +67,7 @@ def write(value: Any, path: Path, suffix: str) -> Data:
         if found := difference(value, read_t7(path), exact_nan=True, shared=True):
             raise VerificationError(f"{path}: reading it back gave something else: {found}")
     found = Data()
-    plain = _plain(value, "", found, (), Budget(value))
+    plain = _plain(value, "", found, (), Budget(value, _AS_TEXT if suffix == ".json" else 0))
     if suffix != ".t7":
         _WRITERS[suffix](plain, path)
     return found
@@ -73,14 +75,18 @@ def write(value: Any, path: Path, suffix: str) -> Data:
 
 def _plain(value: Any, path: str, found: Data, above: tuple[int, ...], budget: Budget) -> Any:
     """Lists, dicts, numbers, strings and numpy arrays."""
-    if found.tensors + found.values + found.tables > MOST_VALUES:
-        raise ConversionLimitError(f"more than {MOST_VALUES:,} values, with tables that are reached in many ways")
+    most = MOST_VALUES + PER_ENTRY * budget.entries
+    if found.tensors + found.values + found.tables > most:
+        raise ConversionLimitError(f"more than {most:,} values: its tables are reached in so many ways")
     found.characters += len(path)
     if found.characters > MOST_CHARACTERS:
         raise ConversionLimitError(f"the names of all values have more than {MOST_CHARACTERS:,} characters")
     if isinstance(value, (LuaTensor, LuaStorage)):
         found.tensors += 1
-        budget.spend(value.size * value.dtype.itemsize, "memory")  # a view may repeat one element
+        try:
+            budget.show(value.size, value.dtype.itemsize)  # a view may repeat one element
+        except ConversionLimitError as error:
+            raise ConversionLimitError(str(error), path=path or "the file") from None
         return value.numpy()
     if isinstance(value, (LuaTable, LuaObject)) and id(value) not in above and len(above) < 200:
         above = (*above, id(value))

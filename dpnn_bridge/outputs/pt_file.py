@@ -12,7 +12,7 @@ import math
 import pickletools
 import struct
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -136,6 +136,18 @@ def records(path: Path, source: FileSource) -> dict[str, Record]:
     return found
 
 
+def _operations(data: bytes) -> Iterator[tuple[str, Any, int]]:
+    """The instructions of a pickle: name, argument, place."""
+    at = 0
+    try:
+        for operation, argument, place in pickletools.genops(data):
+            at = place or 0
+            yield operation.name, argument, at
+    except ValueError as error:  # UnicodeError is one
+        reason = str(error).strip().split("\n", 1)[0]
+        raise _DamagedError(f"its pickle is damaged behind byte {at}: {reason}") from error
+
+
 class _Loader:
     """Carries out the pickle of an archive."""
 
@@ -152,11 +164,15 @@ class _Loader:
             raise _DamagedError("it has no record data.pkl")
         if self._bytes("byteorder", b"little") != b"little":
             raise _DamagedError("it was written by a machine with another byte order")
+        at = 0
         try:
-            for operation, argument, _ in pickletools.genops(self._bytes("data.pkl")):
-                self._step(operation.name, argument)
+            for name, argument, place in _operations(self._bytes("data.pkl")):
+                at = place
+                self._step(name, argument)
         except IndexError:
-            raise _DamagedError("its pickle takes more values than it has") from None
+            raise _DamagedError(f"byte {at} of its pickle takes more values than there are") from None
+        except _DamagedError as error:
+            raise _DamagedError(f"{error}, at byte {at} of its pickle") from None
         value = self.stack.pop()
         check_plain(value)
         return value
@@ -176,6 +192,8 @@ class _Loader:
         elif name in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
             self.memo[len(self.memo) if name == "MEMOIZE" else argument] = stack[-1]
         elif name in ("BINGET", "LONG_BINGET"):
+            if argument not in self.memo:
+                raise _DamagedError(f"it takes the value {argument}, which it has not put anywhere")
             stack.append(self.memo[argument])
         elif name.startswith("TUPLE"):
             parts = self._since_mark() if name == "TUPLE" else [stack.pop() for _ in range(int(name[5:]))][::-1]
@@ -189,7 +207,10 @@ class _Loader:
         elif name == "GLOBAL":
             stack.append(_Name(argument))
         elif name == "BINPERSID":
-            stack.append(self._storage(*_of(stack.pop(), tuple)))
+            described = _of(stack.pop(), tuple)
+            if len(described) != 5:
+                raise _DamagedError(f"a storage is described by {len(described)} values, not 5")
+            stack.append(self._storage(*described))
         elif name == "REDUCE":
             arguments = _of(stack.pop(), tuple)
             stack.append(self._called(stack.pop(), arguments))
@@ -201,6 +222,8 @@ class _Loader:
     def _fill(self, entries: dict[Any, Any], parts: list[Any]) -> None:
         if len(entries) + len(parts) > SAFE and id(entries) not in self.large:
             self.large[id(entries)] = entries, Collisions()
+        if len(parts) % 2:
+            raise _DamagedError("a dict gets a key without a value")
         for at, (key, value) in enumerate(zip(parts[::2], parts[1::2], strict=True)):
             if type(key) not in (str, int, float, bool):
                 raise _DamagedError(f"a key is a {type(key).__name__}")
@@ -219,13 +242,14 @@ class _Loader:
             raise _DamagedError("its pickle calls a value")
         if function == _DICT and not arguments:
             return {}
-        if function == _TENSOR:
+        if function == _TENSOR and len(arguments) >= 4:
             return self._tensor(*arguments[:4])
         if function == _BYTES and len(arguments) == 2 and arguments[1] == "latin1":
             return _of(arguments[0], str).encode("latin1")
-        if function == _PARAMETER:
+        if function == _PARAMETER and arguments:
             return _of(arguments[0], Tensor)
-        raise _DamagedError(f"it holds a {printable(shortened(function.replace(' ', '.')))}")
+        known = "with other arguments " if function in (_DICT, _TENSOR, _BYTES, _PARAMETER) else ""
+        raise _DamagedError(f"it holds a {printable(shortened(function.replace(' ', '.')))} {known}".rstrip())
 
     def _storage(self, kind: Any, dtype: Any, key: Any, location: Any, count: Any) -> Tensor:
         """All elements of a storage."""
@@ -242,6 +266,8 @@ class _Loader:
     def _tensor(self, storage: Any, offset: Any, shape: Any, stride: Any) -> Tensor:
         storage, offset = _of(storage, Tensor), _natural(offset)
         shape, stride = ([_natural(n) for n in _of(t, tuple)] for t in (shape, stride))
+        if len(shape) != len(stride):
+            raise _DamagedError(f"a tensor has {len(shape)} sizes and {len(stride)} strides")
         count = math.prod(shape)
         last = offset + sum((n - 1) * s for n, s in zip(shape, stride, strict=True))
         if count and last >= storage.numel():

@@ -60,22 +60,26 @@ def strings_of(content: dict[str, Any], aliases: dict[str, str]) -> dict[str, st
     }
 
 
-#: values that the metadata may have in JSON, which cannot say that one of them stands in several places
-MOST_VALUES = 1_000_000
+#: values that the metadata may have in JSON, which cannot say that one of them stands in several places: always, and
+#: for each entry
+MOST_VALUES, PER_ENTRY = 200_000, 4
 
 
 def _as_json(metadata: dict[str, Any]) -> dict[str, Any]:
     """The metadata, without what the checkpoint held where its tables share so much that JSON could not hold it."""
     sizes: dict[int, int] = {}
+    entries = 0
 
     def size(value: Any) -> int:
+        nonlocal entries
         if not isinstance(value, (dict, list, tuple)):
             return max(1, value.numel()) if isinstance(value, Tensor) else 1
         if id(value) not in sizes:
+            entries += len(value)
             sizes[id(value)] = 1 + sum(map(size, value.values() if isinstance(value, dict) else value))
         return sizes[id(value)]
 
-    if size(metadata) <= max(MOST_VALUES, 4 * len(sizes)):
+    if size(metadata) <= MOST_VALUES + PER_ENTRY * entries:
         return metadata
     return {k: v for k, v in metadata.items() if k != "checkpoint"}
 

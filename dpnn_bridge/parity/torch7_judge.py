@@ -5,11 +5,11 @@ The Lua side is ``torch7_judge.lua``. Starting Torch7 costs more than most runs,
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from dpnn_bridge.base.folders import temporary_folder
 from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.loaders.t7_reader import read_t7
 from dpnn_bridge.lua.torch7 import run_torch7
@@ -56,15 +56,15 @@ def judge(jobs: Sequence[LuaTable], *, program: str | None = None, timeout: floa
         LuaBridgeError: Torch7 cannot be run.
     """
     results: list[LuaTable] = []
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         while len(results) < len(jobs):
             rest, error = jobs[len(results) :], None
             try:
-                run_torch7(_SOURCE.read_text(), LuaTable.from_list(rest), folder, program=program, timeout=timeout)
+                run_torch7(_SOURCE.read_text(), LuaTable.from_list(rest), str(folder), program=program, timeout=timeout)
             except LuaBridgeError as e:
                 error = e
             done = 0
-            while done < len(rest) and (path := Path(folder, f"{done + 1}.t7")).exists():
+            while done < len(rest) and (path := folder / f"{done + 1}.t7").exists():
                 try:
                     results.append(_read(path))
                 except Exception:  # the process ended while it wrote

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-
 import torch
 from torch import nn
 
+from dpnn_bridge.base.folders import temporary_folder
 from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.loaders.t7_writer import write_t7
 from dpnn_bridge.objects import LuaObject, LuaTable
@@ -54,8 +52,8 @@ def torch7_reference(
     # flags that differ between layers are those of the file
     uniform = all(m.training == module.training for m in module.modules())
     mode = ("train" if module.training else "eval") if uniform else None
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "model.t7")
+    with temporary_folder() as folder:
+        file = folder / "model.t7"
         write_t7(file, obj, verify=False)
         given.setdefault("seed", 1)
         kind = _TYPES.get(dtype) if dtype else None

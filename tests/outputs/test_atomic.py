@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import random
+import re
 import resource
 import signal
 import stat
@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -42,7 +43,7 @@ def suffix(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-def write(source: Path, target: Path, **options: object) -> None:
+def write(source: Path, target: Path, **options: Any) -> None:
     convert(source, target, example=torch.randn(1, 1, 32, 32), **options)
 
 
@@ -89,8 +90,9 @@ def full_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_is_one_error_and_nothing_is_left(suffix: str, full_disk: Path) -> None:
-    with pytest.raises(OutputError, match=r"cannot write .*(No space left|File too large)"):
-        write(MODEL, full_disk / f"m{suffix}")
+    target = full_disk / f"m{suffix}"
+    with pytest.raises(OutputError, match=rf"cannot write {re.escape(str(target))}: (No space left|File too large)"):
+        write(MODEL, target)
     assert [p.name for p in full_disk.iterdir() if p.name != ".full"] == []
 
 
@@ -266,6 +268,7 @@ def test_every_model_of_a_file_gets_a_name_of_its_own(tmp_path: Path) -> None:
 SLOW = """
 import sys, time
 from pathlib import Path
+from typing import Any
 from dpnn_bridge.base.atomic import replacing
 with replacing(sys.argv[1], force=False) as temporary:
     temporary.write_text("half")
@@ -299,25 +302,6 @@ def test_what_a_killed_program_left_goes_with_the_next_file(tmp_path: Path) -> N
     process.wait(20)
     write_text(out / "second", "2")
     assert sorted(p.name for p in out.iterdir()) == ["first", "second"]
-
-
-def whole_or_absent(out: Path) -> bool:
-    """Whether a folder holds nothing but whole outputs of MODEL."""
-    return all(p.is_file() and is_converted(MODEL, p) for p in out.rglob("*") if not p.is_dir()) and not [
-        p for p in out.rglob(".*") if p.is_dir()
-    ]
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_conversion_killed_at_a_random_time(number: int, tmp_path: Path) -> None:
-    for i in range(int(os.environ.get("DPNN_KILLS", 2))):
-        out = tmp_path / str(i)
-        out.mkdir()
-        process = started("convert", MODEL, out / "m.pt")
-        time.sleep(random.uniform(0.5, 3.5))
-        process.send_signal(number)
-        process.wait(30)
-        assert whole_or_absent(out)
 
 
 def test_workers_end_with_their_parent(tmp_path: Path) -> None:

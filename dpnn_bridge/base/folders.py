@@ -1,0 +1,177 @@
+"""Temporary folders that do not stay, whatever ends the program, and signals that end it in order.
+
+A folder goes when its block ends, when SIGINT, SIGTERM or SIGHUP end the program, and, if nothing could be done any
+more (SIGKILL, no power), when the next one is made beside it: its owner holds a lock on it as long as it lives.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+try:
+    import fcntl
+except ImportError:  # Windows: folders of programs that were killed stay
+    fcntl = None  # type: ignore[assignment]
+
+_NAME = re.compile(r"\.dpnn-[0-9a-f]{16}")
+_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+_lock = threading.RLock()  # a signal may interrupt the thread that holds it
+_folders: dict[Path, int | None] = {}
+_waiting: list[int] | None = None  # signals that came while files are moved
+
+
+@contextmanager
+def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
+    """A hidden folder that is there while the block runs.
+
+    Args:
+        parent: where it is made; default: where the system keeps temporary files.
+    """
+    parent = Path(tempfile.gettempdir()) if parent is None else parent
+    with ending_in_order():
+        _remove_abandoned(parent)
+        folder = _make_folder(parent)
+        try:
+            yield folder
+        finally:
+            _remove(folder)
+
+
+def _make_folder(parent: Path) -> Path:
+    with _lock:
+        while True:
+            folder = parent / f".dpnn-{secrets.token_hex(8)}"
+            _folders[folder] = None  # first, so that a signal finds it
+            try:
+                folder.mkdir(mode=0o700)
+            except BaseException:
+                del _folders[folder]
+                raise
+            if _hold(folder):
+                return folder
+
+
+def _hold(folder: Path) -> bool:
+    """Takes the lock on a new folder; False when another program took it for one that was left."""
+    if fcntl is None:
+        return True
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return False
+    except OSError:
+        pass  # a file system without locks: no other program can take it either
+    _folders[folder] = descriptor
+    return folder.exists()
+
+
+def _remove(folder: Path) -> None:
+    with _lock:
+        shutil.rmtree(folder, ignore_errors=True)
+        descriptor = _folders.pop(folder, None)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Removes the folders of programs that were killed."""
+    if fcntl is None:
+        return
+    for entry in list(os.scandir(parent)):
+        if not _NAME.fullmatch(entry.name) or not entry.is_dir(follow_symlinks=False) or Path(entry.path) in _folders:
+            continue
+        with suppress(OSError):
+            descriptor = os.open(entry.path, os.O_RDONLY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(entry.path, ignore_errors=True)
+            finally:
+                os.close(descriptor)
+
+
+def remove_temporary() -> None:
+    """Removes all temporary folders of this program, which is about to end; no thread makes new ones afterwards."""
+    _lock.acquire()
+    for folder in list(_folders):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+# ---------------------------------------------------------------------- signals
+class Terminated(KeyboardInterrupt):
+    """A signal asks the program to end. No ``except Exception`` stops it.
+
+    Attributes:
+        exit_code: what shells say of a program that the signal ended.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.exit_code = 128 + number
+
+
+@contextmanager
+def ending_in_order() -> Iterator[None]:
+    """Within it, signals that end the program remove what is half written, then raise, so that ``finally`` blocks run.
+
+    SIGINT raises KeyboardInterrupt, the others :class:`Terminated`. Where the program has
+    handlers of its own, or this is not the main thread, nothing is changed.
+    """
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        found = {number: signal.getsignal(number) for number in _SIGNALS}
+        before = {n: h for n, h in found.items() if h in (signal.SIG_DFL, signal.default_int_handler)}
+    for number in before:
+        signal.signal(number, _end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def signals_later() -> Iterator[None]:
+    """Within it, which is short, signals wait that :func:`ending_in_order` looks after."""
+    global _waiting
+    if threading.current_thread() is not threading.main_thread():  # only that one is interrupted
+        yield
+        return
+    _waiting = []
+    try:
+        yield
+    finally:
+        waiting, _waiting = _waiting, None
+        if waiting:
+            _end(waiting[0], None)
+
+
+def _end(number: int, _frame: Any) -> None:
+    if _waiting is not None:
+        _waiting.append(number)
+        return
+    for other in _SIGNALS:
+        if signal.getsignal(other) is _end:
+            signal.signal(other, _end_at_once)
+    with _lock:
+        for folder in list(_folders):
+            shutil.rmtree(folder, ignore_errors=True)
+    raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
+
+
+def _end_at_once(number: int, _frame: Any) -> NoReturn:
+    """A second signal while the first one's exception is on its way."""
+    remove_temporary()
+    os._exit(128 + number)
