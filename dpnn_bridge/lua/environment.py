@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import glob
 import os
 import re
@@ -106,6 +107,7 @@ def random_entries(runtime: Runtime) -> dict[str, Any]:
 
     return {
         "default_generator": runtime.generator,
+        "generator_memory": ctypes.addressof(runtime.generator.memory),
         "new_generator": runtime.guard(lambda *_: Generator()),
         "manualSeed": runtime.guard(manual_seed),
         "seed": runtime.guard(lambda *args: pick(args)[0].seed()),

@@ -33,7 +33,9 @@ _PLAIN, _ERROR, _OBJECT, _NOTHING, _SEVERAL = 0, -1, -2, -3, -4
 
 
 #: parts of the prelude that LuaJIT's ffi allows
-_WITH_FFI = tuple(f"ffi/{n}" for n in ("state", "views", "elements", "loops", "arithmetic", "products", "kernels"))
+_WITH_FFI = tuple(
+    f"ffi/{n}" for n in ("state", "views", "elements", "loops", "arithmetic", "products", "kernels", "random")
+)
 #: bytes of tensors handed to Lua between two forced collections
 _COLLECT_AFTER = 512 << 20
 
@@ -380,7 +382,6 @@ class Runtime:
             "print_storage": print_storage,
             "thnn_kernels": lambda: lua.table_from({n: self._kernel(c) for n, c in KERNELS.items()}),
             "set_default_type": set_default_type,
-            "get_default_type": lambda: self.default_type,
         }
         return (
             entries

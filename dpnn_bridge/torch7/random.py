@@ -12,9 +12,9 @@ bit. uniform, random, bernoulli, randperm and multinomial need none and are exac
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
-import struct
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -24,8 +24,30 @@ import torch
 _N, _M = 624, 397
 _UPPER, _LOWER, _MATRIX = np.uint32(0x80000000), np.uint32(0x7FFFFFFF), np.uint32(0x9908B0DF)
 _TO_UNIT = 1.0 / 4294967296.0
-#: the generator as C lays it out on x86-64: initial seed, left, seeded, next, state, normal x, y, rho, valid
-_LAYOUT = struct.Struct(f"<QiiQ{_N}Qdddi4x")
+
+
+class Memory(ctypes.Structure):
+    """The generator as C lays it out on x86-64; beyond that, ``turn`` counts the blocks of words that it has held.
+
+    LuaJIT draws from the same memory (``lua/prelude/ffi/random.lua``).
+    """
+
+    _fields_ = (
+        ("initial_seed", ctypes.c_uint64),
+        ("left", ctypes.c_int32),
+        ("seeded", ctypes.c_int32),
+        ("next", ctypes.c_uint64),
+        ("words", ctypes.c_uint64 * _N),
+        ("normal_x", ctypes.c_double),
+        ("normal_y", ctypes.c_double),
+        ("normal_rho", ctypes.c_double),
+        ("normal_valid", ctypes.c_int32),
+        ("unused", ctypes.c_int32),
+        ("turn", ctypes.c_int64),
+    )
+
+
+_BYTES = Memory.turn.offset
 
 
 def _mix(high: np.ndarray, low: np.ndarray) -> np.ndarray:
@@ -65,6 +87,8 @@ class Generator:
     class_name = "torch.Generator"
 
     def __init__(self, seed: int | None = None) -> None:
+        self.memory = Memory(seeded=1)
+        self._turn = -1  # of the block that _tempered holds
         if seed is None:
             self.seed()
         else:
@@ -74,16 +98,34 @@ class Generator:
 
     def manual_seed(self, seed: float) -> None:
         """Restart the stream; the cached second normal is dropped."""
-        self.initial_seed = int(seed)
+        memory, self.initial_seed = self.memory, int(seed)
+        memory.initial_seed = self.initial_seed & 0xFFFFFFFFFFFFFFFF
         state = np.random.RandomState(self.initial_seed & 0xFFFFFFFF).get_state(legacy=False)["state"]["key"]  # type: ignore[index]
-        self._enter(np.array(state, np.uint32), 0, untouched=True)
-        self._normal = (0.0, 0.0, 0.0)
-        self._normal_valid = False
+        self._enter(np.asarray(state), 1)  # twisted before its first use
+        memory.next = 0
+        memory.normal_x = memory.normal_y = memory.normal_rho = memory.normal_valid = 0
 
-    def _enter(self, state: np.ndarray, position: int, untouched: bool = False) -> None:
-        """Continue at ``position`` of a block; an untouched block (just seeded) is twisted before its first use."""
-        self._state, self._next, self._untouched = state, position, untouched
-        self._block = _temper(state)
+    def _block(self) -> np.ndarray:
+        """The state words, on the memory itself."""
+        return np.ctypeslib.as_array(self.memory.words)
+
+    def _enter(self, block: np.ndarray, left: int) -> None:
+        """Continue in a block of state words of which ``left`` - 1 are unused."""
+        memory = self.memory
+        self._block()[:] = block
+        memory.left, memory.next = left, _N + 1 - left
+        memory.turn += 1
+
+    def _drawn(self, count: int) -> np.ndarray:
+        """The next ``count`` words of the block, a new one if it is used up; ``count`` words must be left."""
+        memory = self.memory
+        if memory.left == 1:
+            self._enter(_twist(self._block().astype(np.uint32)), _N + 1)
+        if self._turn != memory.turn:
+            self._tempered, self._turn = _temper(self._block().astype(np.uint32)), memory.turn
+        at = memory.next
+        memory.next, memory.left = at + count, memory.left - count
+        return self._tempered[at : at + count]
 
     def seed(self) -> int:
         """Seed from the operating system and return the seed."""
@@ -95,35 +137,26 @@ class Generator:
         """The next ``count`` 32-bit words."""
         if count > _N:
             bits: Any = np.random.MT19937(0)
-            place = {"key": self._state, "pos": _N if self._untouched else self._next}
+            place = {"key": self._block().astype(np.uint32), "pos": _N + 1 - self.memory.left}
             bits.state = {"bit_generator": "MT19937", "state": place}
             drawn = bits.random_raw(count).astype(np.uint32)
             after = bits.state["state"]
-            self._enter(np.array(after["key"], np.uint32), int(after["pos"]))
+            self._enter(np.asarray(after["key"]), _N + 1 - int(after["pos"]))
             return drawn
         parts = []
         while count > 0:
-            if self._untouched or self._next == _N:
-                self._enter(_twist(self._state), 0)
-            take = min(count, _N - self._next)
-            parts.append(self._block[self._next : self._next + take])
-            self._next += take
-            count -= take
+            left = self.memory.left - 1
+            parts.append(self._drawn(min(count, left or _N)))
+            count -= len(parts[-1])
         return np.concatenate(parts) if parts else np.empty(0, np.uint32)
 
     def random(self) -> int:
         """One 32-bit word."""
-        if self._untouched or self._next == _N:
-            self._enter(_twist(self._state), 0)
-        self._next += 1
-        return int(self._block[self._next - 1])
+        return int(self._drawn(1)[0])
 
     def get_state(self) -> bytes:
         """The state as Torch7 keeps and serialises it, 5048 bytes."""
-        left = 1 if self._untouched else _N + 1 - self._next
-        seed = self.initial_seed & 0xFFFFFFFFFFFFFFFF
-        state = self._state.tolist()
-        return _LAYOUT.pack(seed, left, 1, self._next, *state, *self._normal, int(self._normal_valid))
+        return bytes(self.memory)[:_BYTES]
 
     def set_state(self, data: bytes) -> None:
         """Continue where ``data`` of :meth:`get_state` left off.
@@ -131,16 +164,21 @@ class Generator:
         Raises:
             ValueError: the size is wrong or the bytes are no state of a seeded generator.
         """
-        if len(data) != _LAYOUT.size:
-            raise ValueError(f"RNG state is wrong size: expected {_LAYOUT.size} bytes, got {len(data)}")
-        seed, left, seeded, position, *rest = _LAYOUT.unpack(data)
-        if seeded != 1 or not 0 < left <= _N or position > _N:
+        if len(data) != _BYTES:
+            raise ValueError(f"RNG state is wrong size: expected {_BYTES} bytes, got {len(data)}")
+        given = Memory.from_buffer_copy(data + bytes(ctypes.sizeof(Memory) - _BYTES))
+        if given.seeded != 1 or not 0 < given.left <= _N or given.next > _N:
             raise ValueError("invalid RNG state")
+        memory, seed = self.memory, given.initial_seed
         self.initial_seed = seed - (1 << 64) if seed >> 63 else seed
-        untouched = left == 1 and position == 0
-        self._enter(np.array(rest[:_N], np.uint64).astype(np.uint32), position, untouched)
-        self._normal = tuple(rest[_N : _N + 3])
-        self._normal_valid = bool(rest[_N + 3])
+        memory.initial_seed = seed
+        untouched = given.left == 1 and given.next == 0
+        self._enter(np.ctypeslib.as_array(given.words) & np.uint64(0xFFFFFFFF), 1 if untouched else _N + 1 - given.next)
+        memory.next = given.next
+        memory.normal_valid = given.normal_valid != 0
+        for name in ("normal_x", "normal_y", "normal_rho"):
+            value = getattr(given, name)
+            setattr(memory, name, math.nan if math.isnan(value) else value)  # LuaJIT must not meet other NaN
 
     # ---- single draws
 
@@ -153,13 +191,13 @@ class Generator:
     def normal(self, mean: float = 0.0, std: float = 1.0) -> float:
         if not std > 0:
             raise ValueError("standard deviation must be strictly positive")
-        if self._normal_valid:
-            self._normal_valid = False
-            x, _, rho = self._normal
-            return rho * math.sin(2 * math.pi * x) * std + mean
+        memory = self.memory
+        if memory.normal_valid:
+            memory.normal_valid = 0
+            return memory.normal_rho * math.sin(2 * math.pi * memory.normal_x) * std + mean
         x, y = self.unit(), self.unit()
         rho = math.sqrt(-2.0 * math.log(1.0 - y))
-        self._normal, self._normal_valid = (x, y, rho), True
+        memory.normal_x, memory.normal_y, memory.normal_rho, memory.normal_valid = x, y, rho, 1
         return rho * math.cos(2 * math.pi * x) * std + mean
 
     def exponential(self, rate: float) -> float:
@@ -232,6 +270,18 @@ class Generator:
     def uniforms(self, count: int, a: float = 0.0, b: float = 1.0) -> np.ndarray:
         return self.words(count) * _TO_UNIT * (b - a) + a
 
+    def bernoullis(self, count: int, p: float | np.ndarray = 0.5) -> np.ndarray:
+        """``count`` draws of :meth:`bernoulli`, of one probability or one each."""
+        if not np.all((np.asarray(p) >= 0) & (np.asarray(p) <= 1)):
+            raise ValueError("must be >= 0 and <= 1")
+        return (self.uniforms(count) <= p).astype(np.float64)
+
+    def randints(self, count: int, low: int, high: int) -> np.ndarray:
+        """``count`` draws of :meth:`randint`."""
+        if high < low:
+            raise ValueError("upper bound must be larger than lower bound")
+        return self.words(count).astype(np.int64) % (high + 1 - low) + low
+
     def draws(self, count: int, draw: Callable[..., float], *args: float) -> np.ndarray:
         """``count`` single draws."""
         return np.fromiter((draw(*args) for _ in range(count)), np.float64, count)
@@ -240,7 +290,8 @@ class Generator:
         """``count`` draws of :meth:`normal`: its operations in its order, on arrays."""
         if count < 3:
             return self.draws(count, self.normal, mean, std)
-        first = [self.normal(mean, std)] if self._normal_valid else []
+        memory = self.memory
+        first = [self.normal(mean, std)] if memory.normal_valid else []
         if not std > 0:
             raise ValueError("standard deviation must be strictly positive")
         rest = count - len(first)
@@ -251,7 +302,7 @@ class Generator:
         values = np.empty((pairs, 2))
         values[:, 0] = rho * _each(math.cos, angles) * std + mean
         values[:, 1] = rho * _each(math.sin, angles) * std + mean
-        self._normal = (float(x[-1]), float(y[-1]), float(rho[-1]))
+        memory.normal_x, memory.normal_y, memory.normal_rho = x[-1], y[-1], rho[-1]
         last = [self.normal(mean, std)] if rest % 2 else []
         return np.concatenate([first, values.reshape(-1), last])
 
@@ -262,4 +313,4 @@ class Generator:
         return t.copy_(torch.from_numpy(self.normals(t.numel(), mean, std)).view(t.shape))
 
     def fill_bernoulli(self, t: torch.Tensor, p: float = 0.5) -> torch.Tensor:
-        return t.copy_(torch.from_numpy(self.uniforms(t.numel()) <= p).view(t.shape))
+        return t.copy_(torch.from_numpy(self.bernoullis(t.numel(), p)).view(t.shape))

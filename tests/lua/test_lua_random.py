@@ -86,3 +86,49 @@ def test_whole_tensors_of_draws_are_the_single_draws(before: int, count: int) ->
         assert many.normals(count, 0.5, 2.0).tolist() == [one.normal(0.5, 2.0) for _ in range(count)]
         assert many.words(count).tolist() == [one.random() for _ in range(count)]
         assert many.get_state() == one.get_state()
+
+
+DRAWS = """
+torch.manualSeed(3)
+local drawn, add = {}, table.insert
+local g, state = torch.Generator(), torch.getRNGState()
+for round = 1, 40 do
+   for _, T in ipairs {torch.DoubleTensor, torch.FloatTensor} do
+      for _, x in ipairs {
+         T(3, 5):uniform(-1, 2), T(5):normal(1, 3), T(3):cauchy(0, 2), T(3):logNormal(0.1, 0.4), T(3):exponential(0.7),
+         T(4, 4):t():narrow(1, 2, 2):uniform(), T(2, 3):select(2, 1):normal(), T(3, 1):expand(3, 2):uniform(),
+         T(4, 5):bernoulli(T(4, 5):uniform()), torch.multinomial(T(4, 5):uniform(), 3),
+         T.multinomial(torch.LongTensor(), T{1, 2}, 6, true),
+      } do add(drawn, x) end
+   end
+   for _, ty in ipairs {'Byte', 'Char', 'Short', 'Int', 'Long', 'Float', 'Double'} do
+      local T = torch[ty .. 'Tensor']
+      for _, x in ipairs {
+         T(3):random(), T(3):random(5), T(3):random(2, 100), T(3):bernoulli(), T(3):geometric(0.5)
+      } do add(drawn, x) end
+   end
+   for _, x in ipairs {
+      torch.uniform(2, 3), torch.normal(), torch.random(), torch.random(-5, 7), torch.bernoulli(), torch.geometric(0.4)
+   } do add(drawn, torch.DoubleTensor{x}) end
+   for _, x in ipairs {
+      torch.rand(2, 3), torch.randn(5), torch.randperm(9), torch.rand(torch.LongStorage{2}), torch.rand(700)
+   } do add(drawn, x) end
+   add(drawn, torch.IntTensor(3):random(-5, 5))      -- what Python draws in any case
+   add(drawn, torch.Tensor(2):normal(g and 0, 1))
+   if round == 20 then torch.setRNGState(state) end
+end
+local all = {}
+for i, x in ipairs(drawn) do all[i] = x:double():contiguous():view(-1) end
+return torch.cat(all), torch.getRNGState()
+"""
+
+
+def test_lua_and_python_draw_from_one_stream() -> None:
+    """On Lua 5.1 Python makes every draw; on LuaJIT most are Lua's own, from the same memory."""
+    from dpnn_bridge.lua import LuaBridge
+
+    pytest.importorskip("lupa.luajit21")
+    mixed, state = LuaBridge(runtime="luajit21").execute(DRAWS)
+    expected, expected_state = LuaBridge(runtime="lua51").execute(DRAWS)
+    assert torch.equal(mixed, expected)
+    assert torch.equal(state, expected_state)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from dpnn_bridge.lua.dispatch import ALL_TYPES, FLOAT_TYPES, torch_function
-from dpnn_bridge.lua.tensor import Tensor, TorchError, cast_number
+from dpnn_bridge.lua.tensor import Tensor, TorchError
 from dpnn_bridge.torch7.random import Generator
 
 _MODULUS = {"Double": 2**53 + 1, "Float": 2**24 + 1, "Long": 2**63, "Int": 2**31, "Short": 2**15, "Char": 2**7}
@@ -72,7 +72,12 @@ def _declare(name: str, draw: str, defaults: str, types: tuple[str, ...]) -> Non
     @torch_function(name, f"X G {defaults}", types=types)
     @_checked
     def many(t: Tensor, g: Generator, *args: float) -> None:
-        _store(t, g.normals(t.numel, *args) if draw == "normal" else g.draws(t.numel, getattr(g, draw), *args))
+        if draw == "normal":
+            _store(t, g.normals(t.numel, *args))
+        elif draw == "bernoulli":
+            _store(t, g.bernoullis(t.numel, *args))
+        else:
+            _store(t, g.draws(t.numel, getattr(g, draw), *args))
 
 
 _declare("normal", "normal", "n=0 n=1", FLOAT_TYPES)
@@ -87,7 +92,7 @@ _declare("bernoulli", "bernoulli", "n=0.5", ALL_TYPES)
 def _bernoulli_each(t: Tensor, g: Generator, p: Tensor) -> None:
     if p.numel != t.numel:
         raise TorchError("inconsistent tensor size")
-    _store(t, np.array([g.bernoulli(float(v)) for v in p.t.reshape(-1).tolist()], np.float64))
+    _store(t, g.bernoullis(t.numel, p.t.double().reshape(-1).numpy()))
 
 
 torch_function("bernoulli", "X G F")(_bernoulli_each)
@@ -117,11 +122,8 @@ def random_word(g: Generator) -> float:
 @_checked
 def random_between_(t: Tensor, g: Generator, low: float, high: float) -> None:
     """C computes in unsigned long: for float types a negative draw comes out as 2^64 - |x|."""
-    values = [g.randint(int(low), int(high)) for _ in range(t.numel)]
-    if t.ty in FLOAT_TYPES:
-        _store(t, np.array([v % 2**64 for v in values], np.float64))
-    elif t.numel:
-        t.write(torch.tensor([int(cast_number(v, t.ty)) for v in values]))
+    values = g.randints(t.numel, int(low), int(high))
+    _store(t, np.where(values < 0, values + 2.0**64, values) if t.ty in FLOAT_TYPES else values)
 
 
 @torch_function("random", "X G n")

@@ -169,9 +169,10 @@ function torch.setdefaulttensortype(tname)
       error(string.format('<%s> is not a string describing a torch object', tname), 2)
    end
    py.set_default_type(ty)
+   bridge.default_type = ty
    torch.Tensor = torch.getconstructortable(tname)
    torch.Storage = torch.getconstructortable('torch.' .. ty .. 'Storage')
 end
-function torch.getdefaulttensortype() return 'torch.' .. py.get_default_type() .. 'Tensor' end
+function torch.getdefaulttensortype() return 'torch.' .. bridge.default_type .. 'Tensor' end
 torch.setdefaulttensortype('torch.DoubleTensor')
 double.isTensor = torch.isTensor

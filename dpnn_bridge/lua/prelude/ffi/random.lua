@@ -1,0 +1,321 @@
+-- Random numbers: Torch7's Mersenne twister and its draws, on the memory that Python's generator has its state in, so that
+-- both sides draw from one stream (dpnn_bridge/torch7/random.py). Other generators than the default one are Python's.
+local bridge, py = ...
+local ffi, native, metatables = bridge.ffi, bridge.native, bridge.metatables
+local states, storages, read, loops = native.states, native.storages, native.read, native.loops
+local type, select, floor, pi, sqrt = type, select, math.floor, math.pi, math.sqrt
+local bxor, band, lshift, rshift = bit.bxor, bit.band, bit.lshift, bit.rshift
+local C = ffi.C
+
+ffi.cdef [[
+double sin(double x); double cos(double x); double tan(double x);
+typedef struct {
+   uint64_t initial_seed; int32_t left, seeded, next, next_high, words[1248];
+   double x, y, rho; int32_t valid, unused; int64_t turn;
+} dpnn_bridge_generator;
+]]
+local g = ffi.cast('dpnn_bridge_generator *', py.generator_memory)
+local words = g.words  -- of 64 bits each; the upper half is 0
+
+-- the raw stream -----------------------------------------------------------------------------------------------------
+local function mixed(high, low, lag)
+   local y = rshift(bxor(band(words[2 * high], -0x80000000), band(words[2 * low], 0x7FFFFFFF)), 1)
+   words[2 * high] = bxor(words[2 * lag], y, band(words[2 * low], 1) * 0x9908B0DF)
+end
+
+-- the next block of 624 words
+local function twist()
+   for i = 0, 226 do mixed(i, i + 1, i + 397) end
+   for i = 227, 622 do mixed(i, i + 1, i - 227) end
+   mixed(623, 0, 396)
+   g.next, g.turn = 0, g.turn + 1
+end
+
+-- 32 bits
+local function word()
+   local left = g.left - 1
+   if left == 0 then
+      twist()
+      left = 624
+   end
+   local at = g.next
+   g.left, g.next = left, at + 1
+   local y = words[2 * at]
+   y = bxor(y, rshift(y, 11))
+   y = bxor(y, band(lshift(y, 7), 0x9D2C5680))
+   y = bxor(y, band(lshift(y, 15), 0xEFC60000))
+   y = bxor(y, rshift(y, 18))
+   return rshift(y, 1) * 2 + band(y, 1)
+end
+
+-- draws, of up to two arguments --------------------------------------------------------------------------------------
+local function unit() return word() * (1 / 4294967296) end
+local function uniform(a, b) return unit() * (b - a) + a end
+local function normal(mean, deviation)
+   if g.valid ~= 0 then
+      g.valid = 0
+      return g.rho * C.sin(2 * pi * g.x) * deviation + mean
+   end
+   local x = unit()
+   local y = unit()
+   local rho = sqrt(-2 * C.log(1 - y))
+   g.x, g.y, g.rho, g.valid = x, y, rho, 1
+   return rho * C.cos(2 * pi * x) * deviation + mean
+end
+local function between(low, high) return word() % (high + 1 - low) + low end
+
+local MODULI = {Double = 2^53 + 1, Float = 2^24 + 1, Long = 2^63, Int = 2^31, Short = 2^15, Char = 2^7, Byte = 2^8}
+local limits = {Byte = 255, Char = 127, Short = 32767, Int = 2^31 - 1, Long = 2^53, Float = 2^53, Double = 2^53}
+
+-- name -> draw, least arguments, defaults, whether arguments are right (of a scalar draw, or for tensors of a type)
+local draws = {
+   uniform = {uniform, 0, 0, 1, function() return true end},
+   normal = {normal, 0, 0, 1, function(mean, deviation) return deviation > 0 end},
+   cauchy = {function(median, sigma) return median + sigma * C.tan(pi * (unit() - 0.5)) end, 0, 0, 1, function() return true end},
+   logNormal = {function(mean, deviation) return C.exp(normal(mean, deviation)) end, 0, 1, 2,
+                function(mean, deviation) return deviation > 0 end},
+   exponential = {function(rate) return -1 / rate * C.log(1 - unit()) end, 1, nil, nil, function() return true end},
+   geometric = {function(p) return floor(C.log(1 - unit()) / C.log(p)) + 1 end, 1, nil, nil,
+                function(p, _, ty) return p > 0 and p < 1 and (ty == nil or ty == 'Double' or ty == 'Float' or p < 0.8) end},
+   bernoulli = {function(p) return unit() <= p and 1 or 0 end, 0, 0.5, nil, function(p) return p >= 0 and p <= 1 end},
+}
+local REAL = {uniform = true, normal = true, cauchy = true, logNormal = true, exponential = true}
+
+local FILL = [[
+local draw = ...
+return function(rows, columns, p, a, b, ip, v, w)
+   for i = 1, rows do
+      local jp = ip
+      for j = 1, columns do
+         p[jp] = draw(v, w)
+         jp = jp + b
+      end
+      ip = ip + a
+   end
+end
+]]
+-- a function that fills a state with draws; one loop each, so that LuaJIT compiles it for that draw
+local function filler(name, draw)
+   local loop
+   return function(S, v, w)
+      local rows, columns, a, b = loops.layout(S)
+      if not rows then return false end
+      if not loop then loop = bridge.load(FILL, '=draws of ' .. name)(draw) end
+      loop(rows, columns, S.block.data, a, b, S.offset, v, w)
+      return true
+   end
+end
+
+local function filled(object, ty)
+   local S = states[object] or read(object)
+   return S and S.ty == ty and S.block and S.count > 0 and S
+end
+-- at most two numbers and nothing else
+local function numbers(n, a, b)
+   return n == 0 or (n <= 2 and type(a) == 'number' and (n == 1 or type(b) == 'number'))
+end
+
+for name, rule in pairs(draws) do
+   local draw, least, first, second, right = unpack(rule, 1, 5)
+   local most = (name == 'bernoulli' or least == 1) and 1 or 2
+   for ty in pairs(limits) do
+      local mt = metatables['torch.' .. ty .. 'Tensor']
+      local slow = mt[name]
+      if slow and (ty == 'Float' or ty == 'Double' or not REAL[name]) then
+         local fill = filler(name, draw)
+         mt[name] = function(self, ...)
+            local n, v, w = select('#', ...), ...
+            if n >= least and n <= most and numbers(n, v, w) then
+               local S = filled(self, ty)
+               v, w = v or first, w or second
+               if S and right(v, w, ty) and fill(S, v, w) then return self end
+            end
+            return slow(self, ...)
+         end
+      end
+   end
+   local slow = torch[name]
+   torch[name] = function(...)
+      local n, v, w = select('#', ...), ...
+      if n >= least and n <= most and numbers(n, v, w) then
+         v, w = v or first, w or second
+         if right(v, w) then return draw(v, w) end
+      end
+      return slow(...)
+   end
+end
+
+-- low and high of random(high), random(low, high); nothing where Python must decide
+local function bounds(n, a, b)
+   local low, high = n == 2 and a or 1, n == 2 and b or a
+   if type(low) == 'number' and type(high) == 'number' and floor(low) == low and floor(high) == high and low <= high
+      and low >= -2^52 and high <= 2^52 then
+      return low, high
+   end
+end
+for ty, limit in pairs(limits) do
+   local mt, modulus = metatables['torch.' .. ty .. 'Tensor'], MODULI[ty]
+   local slow = mt.random
+   local fill, fill_any = filler('random', between), filler('random', function() return word() % modulus end)
+   mt.random = function(self, ...)
+      local n, a, b = select('#', ...), ...
+      local S = n <= 2 and filled(self, ty)
+      if S then
+         if n == 0 then
+            if fill_any(S) then return self end
+         else
+            local low, high = bounds(n, a, b)
+            if low and low >= 0 and high <= limit and fill(S, low, high) then return self end
+         end
+      end
+      return slow(self, ...)
+   end
+end
+local random = torch.random
+function torch.random(...)
+   local n, a, b = select('#', ...), ...
+   if n == 0 then return word() end
+   local low, high = bounds(n, a, b)
+   if n <= 2 and low then return between(low, high) end
+   return random(...)
+end
+
+-- bernoulli with a probability for each element
+local function draw_each(S, Q)
+   local get = native.get[Q.ty]
+   for i = Q.offset, Q.offset + Q.count - 1 do
+      local p = get(Q, i)
+      if not (p >= 0 and p <= 1) then return false end
+   end
+   local data, place, from = S.block.data, S.offset, Q.offset
+   for i = 0, S.count - 1 do data[place + i] = unit() <= get(Q, from + i) and 1 or 0 end
+   return true
+end
+for ty in pairs(limits) do
+   local mt = metatables['torch.' .. ty .. 'Tensor']
+   local slow = mt.bernoulli
+   mt.bernoulli = function(self, ...)
+      local probabilities = ...
+      local Q = select('#', ...) == 1 and type(probabilities) == 'userdata' and (states[probabilities] or read(probabilities))
+      local S = Q and (Q.ty == 'Float' or Q.ty == 'Double') and filled(self, ty)
+      if S and S.dense and Q.dense and Q.count == S.count and draw_each(S, Q) then return self end
+      return slow(self, ...)
+   end
+end
+
+-- fresh tensors ------------------------------------------------------------------------------------------------------
+for name, method in pairs {rand = 'uniform', randn = 'normal'} do
+   local slow = torch[name]
+   torch[name] = function(...)
+      local n, first = select('#', ...), ...
+      local mt = metatables['torch.' .. bridge.default_type .. 'Tensor']
+      local real = bridge.default_type == 'Double' or bridge.default_type == 'Float'
+      local sizes = n > 0 and real
+      for i = 1, n do sizes = sizes and type((select(i, ...))) == 'number' end
+      if sizes or (real and n == 1 and storages[first] and storages[first].ty == 'Long') then return mt[method](mt.new(...)) end
+      return slow(...)
+   end
+end
+
+local function permute(data, first, n)
+   for i = 0, n - 1 do data[first + i] = i + 1 end
+   for i = 0, n - 2 do
+      local a, b = first + i, first + i + word() % (n - i)
+      data[a], data[b] = data[b], data[a]
+   end
+end
+local randperm = torch.randperm
+function torch.randperm(...)
+   local count, ty = ..., bridge.default_type
+   if select('#', ...) == 1 and type(count) == 'number' and floor(count) == count and count > 0 and count <= (limits[ty] or 0) then
+      local object = metatables['torch.' .. ty .. 'Tensor'].new(count)
+      local S = filled(object, ty)
+      permute(S.block.data, S.offset, count)
+      return object
+   end
+   return randperm(...)
+end
+
+-- multinomial --------------------------------------------------------------------------------------------------------
+local scratch = ffi.new('double[?]', 64)
+local room = 64
+
+-- cumulated probabilities of a row into scratch; false where their sum is not positive
+local function cumulate(get, P, place, step, n)
+   local total = 0
+   for i = 0, n - 1 do
+      total = total + get(P, place + i * step)
+      scratch[i] = total
+   end
+   if not (total > 0) then return false end
+   for i = 0, n - 1 do scratch[i] = scratch[i] / total end
+   return true
+end
+
+local function draw_row(n, count, replace, to, place, step)
+   for k = 0, count - 1 do
+      local u = unit()
+      scratch[n - 1] = 1
+      local low, high = 0, n
+      while high > low do
+         local middle = low + floor((high - low) / 2)
+         if scratch[middle] < u then low = middle + 1 else high = middle end
+      end
+      to[place + k * step] = low + 1
+      if not replace then
+         local taken = scratch[low] - (low > 0 and scratch[low - 1] or 0)
+         for i = low, n - 1 do scratch[i] = scratch[i] - taken end
+         for i = 0, n - 1 do scratch[i] = scratch[i] / (1 - taken) end
+      end
+   end
+end
+
+-- whether the LongTensor got its draws
+local function multinomial(object, P, count, replace)
+   local I = states[object] or read(object)
+   if not (I and I.ty == 'Long' and P and P.block and (P.ty == 'Float' or P.ty == 'Double') and (P.n == 1 or P.n == 2))
+      or type(count) ~= 'number' or floor(count) ~= count or count < 1 or (replace ~= nil and type(replace) ~= 'boolean') then
+      return false
+   end
+   local rows, n, down, step = 1, P[1], 0, P[2]
+   if P.n == 2 then rows, n, down, step = P[1], P[3], P[2], P[4] end
+   if not replace and count > n then return false end
+   if n > room then scratch, room = ffi.new('double[?]', n), n end
+   local get = native.get[P.ty]
+   for i = 0, rows - 1 do
+      if not cumulate(get, P, P.offset + i * down, step, n) then return false end
+   end
+   if P.n == 1 then
+      if not native.resize(object, I, 1, count) then return false end
+   elseif not native.resize(object, I, 2, rows, count) then
+      return false
+   end
+   for i = 0, rows - 1 do
+      cumulate(get, P, P.offset + i * down, step, n)
+      draw_row(n, count, replace, I.block.data, I.offset + (P.n == 2 and i * I[2] or 0), I[2 * I.n])
+   end
+   return true
+end
+
+local function probabilities(x, ty)
+   local P = type(x) == 'userdata' and (states[x] or read(x))
+   return P and (not ty or P.ty == ty) and P or nil
+end
+for _, ty in ipairs {'Float', 'Double'} do
+   local mt = metatables['torch.' .. ty .. 'Tensor']
+   local slow = mt.multinomial
+   mt.multinomial = function(self, ...)
+      local p, count, replace = ...
+      if select('#', ...) <= 3 and multinomial(self, probabilities(p, ty), count, replace) then return self end
+      return slow(self, ...)
+   end
+end
+local slow = torch.multinomial
+function torch.multinomial(...)
+   local p, count, replace = ...
+   if select('#', ...) <= 3 and type(count) == 'number' then
+      local result = metatables['torch.LongTensor'].new()
+      if multinomial(result, probabilities(p), count, replace) then return result end
+   end
+   return slow(...)
+end
