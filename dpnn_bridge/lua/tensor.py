@@ -317,6 +317,8 @@ class Tensor:
 
     def write(self, values: torch.Tensor) -> None:
         """Store ``values`` (same number of elements, logical order); in overlapping views the last write wins."""
+        if not self.size:
+            return
         values = cast_tensor(values, self.ty)
         if self.overlaps():
             assert self.storage is not None

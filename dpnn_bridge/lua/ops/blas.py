@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 
 from dpnn_bridge.lua.dispatch import torch_function
+from dpnn_bridge.lua.ops.elementwise import fill
 from dpnn_bridge.lua.tensor import Tensor, TorchError, cast_number
 
 
@@ -77,11 +78,14 @@ def _add_product(r: Tensor, beta: float, m: Tensor, alpha: float, product: torch
     if tuple(product.shape) != m.size:
         raise TorchError(f"size mismatch, t: {m.shape_text}, product: [{' x '.join(map(str, product.shape))}]")
     beta, alpha = cast_number(beta, m.ty), cast_number(alpha, m.ty)
-    values = product if alpha == 1 else alpha * product
-    if beta == 1:
-        values = m.t + values
-    elif beta != 0:
-        values = beta * m.t + values
+    if alpha == 0:  # BLAS does not look at the factors then
+        values = beta * m.t if beta != 0 else torch.zeros_like(product)
+    else:
+        values = product if alpha == 1 else alpha * product
+        if beta == 1:
+            values = m.t + values
+        elif beta != 0:
+            values = beta * m.t + values
     if r is not m and not r.same(m):
         r.resize_as(m)
     r.write(values)
@@ -93,14 +97,12 @@ def _plain(name: str, dims: tuple[int, int], product: Callable[[Tensor, Tensor],
 
     @torch_function(name, f"T{a} T{b}", modes="f")
     def fresh(x: Tensor, y: Tensor) -> Tensor:
-        return Tensor.fresh(product(x, y))
+        return Tensor.fresh(product(x, y).add_(0))  # the product is added to zeros: no sum is -0
 
     @torch_function(name, f"X T{a} T{b}")
     def into(r: Tensor, x: Tensor, y: Tensor) -> None:
-        values = product(x, y)
-        if r is x or r is y:  # the result is zeroed before the product is taken
-            r.t.zero_()
-            values = product(x, y)
+        fill(r, 0)  # before the product is taken, of which the result may be a factor
+        values = product(x, y).add_(0)
         if tuple(values.shape) != r.size:
             if r.dim != values.dim():
                 kind = ("vector", "matrix", "3D tensor")[values.dim() - 1]

@@ -112,15 +112,18 @@ def _check_matrix(t: Tensor) -> None:
 def diag(r: Tensor, t: Tensor, k: float) -> None:
     if t.dim not in (1, 2):
         raise TorchError("bad argument #1 (matrix or a vector expected)")
-    r.assign(torch.diag(t.t, int(k)))
+    k = int(k)
+    if t.dim == 2 and not -t.size[0] < k < t.size[1]:
+        raise TorchError(f"bad argument #2 (a matrix of {t.shape_text} has no diagonal {k})")
+    r.assign(torch.diag(t.t, k))
 
 
-@torch_function("cat", "R T T i=0")
+@torch_function("cat", "R T T i=-1")
 def cat_two(r: Tensor, a: Tensor, b: Tensor, dim: int) -> None:
     _concatenate(r, [a, b], dim)
 
 
-@torch_function("cat", "R A i=0")
+@torch_function("cat", "R A i=-1")
 def cat_list(r: Tensor, tensors: list[Any], dim: int) -> None:
     if not tensors:
         raise TorchError(f"invalid arguments: expected a table of torch.{r.ty}Tensor, found an empty one")
@@ -137,7 +140,9 @@ def _concatenate(r: Tensor, tensors: list[Tensor], dim: int) -> None:
         r.resize(())
         return
     dims = max(t.dim for t in parts)
-    d = dim if dim >= 0 else dims - 1
+    d = dims - 1 if dim == -2 else dim
+    if d < 0:
+        raise TorchError(f"bad argument #4 (invalid dimension {dim + 1})")
     dims = max(dims, d + 1)
     views = [t.t.reshape(t.size + (1,) * (dims - t.dim)) for t in parts]
     shapes = {tuple(v.shape[:d]) + tuple(v.shape[d + 1 :]) for v in views}

@@ -12,7 +12,7 @@ from dpnn_bridge.lua.tensor import DTYPES, Tensor, TorchError
 
 @native("contiguous")
 def contiguous(t: Tensor, *_: Any) -> Tensor:
-    return t.alias() if t.is_contiguous() else clone(t)
+    return t if t.is_contiguous() else clone(t)
 
 
 @native("clone")

@@ -30,16 +30,42 @@ def _check_counts(names: str, *tensors: Tensor) -> None:
 
 def pointwise(f: Callable[..., torch.Tensor], result: Tensor, first: Tensor, *others: Tensor) -> None:
     """``result = f(first, *others)`` element by element."""
-    _check_counts("t src src2", first, *others)
     in_place = result is first or result.same(first)
     if not in_place:
-        result.resize_as(first)
+        result.resize_as(first)  # before anything is checked, and the result may be one of the others
+    _check_counts("t src src2", first, *others)
+    if _meets(result, first, *others):
+        _visit_in_order(f, result, first, *others)
+        return
     if result.overlaps():
         _visit_each(f, result, (result if in_place else first), *others)
         return
     shape = first.size or (0,)
     values = f(first.t, *[o.t.reshape(shape) if o.size != first.size else o.t for o in others])
     result.t.copy_(cast_tensor(values, result.ty))
+
+
+#: elements up to which results that overlap their sources are computed one after the other, as in Torch7
+_IN_ORDER = 4096
+
+
+def _meets(result: Tensor, first: Tensor, *others: Tensor) -> bool:
+    """Whether the result may overwrite what is still to be read: it shares memory with a source, differently arranged."""
+    block = result.storage and result.storage.block
+    if block is None or result.numel > _IN_ORDER:
+        return False
+    shared = [s for s in (first, *others) if s.storage is not None and s.storage.block is block]
+    return any(not s.same(result) for s in shared) or (any(o in shared for o in others) and result.overlaps())
+
+
+def _visit_in_order(f: Callable[..., torch.Tensor], result: Tensor, *sources: Tensor) -> None:
+    """Apply ``f`` one element after the other, each from what memory holds at that moment."""
+    assert result.storage is not None
+    flat, places = result.storage.flat, result.places().tolist()
+    others = [s.places().tolist() for s in sources]
+    flats = [s.storage.flat for s in sources if s.storage is not None]
+    for to, *at in zip(places, *others, strict=True):
+        flat[to] = cast_tensor(f(*[x[i : i + 1] for x, i in zip(flats, at, strict=True)]), result.ty)[0]
 
 
 def _visit_each(f: Callable[..., torch.Tensor], result: Tensor, first: Tensor, *others: Tensor) -> None:
@@ -141,6 +167,8 @@ def add_number(r: Tensor, s: Tensor, value: float) -> None:
 @torch_function("add", "r s n=1 T")
 def add_tensor(r: Tensor, s: Tensor, value: float, other: Tensor) -> None:
     number = _scalar(value, s)
+    if number == 0 and r is s and r.is_contiguous() and other.is_contiguous() and r.numel == other.numel:
+        return  # BLAS does not look at the other then
     if number == 1:
         pointwise(torch.add, r, s, other)
     else:
@@ -215,8 +243,8 @@ def _extremum(name: str, keep_first: Callable[[torch.Tensor, Any], torch.Tensor]
         pointwise(lambda x: torch.where(keep_first(x, number), x, number), r, s)
 
 
-_extremum("cmax", lambda x, y: x >= y)
-_extremum("cmin", lambda x, y: x <= y)
+_extremum("cmax", lambda x, y: x > y)
+_extremum("cmin", lambda x, y: x < y)
 
 
 @torch_function("zero", "X", types=(*ALL_TYPES, "Half"))
@@ -290,6 +318,7 @@ _unary("sign", lambda x: torch.nan_to_num(torch.sign(x)), ALL_TYPES, numbers=Fal
 
 @torch_function("lerp", "r s T n", types=FLOAT_TYPES)
 def lerp(r: Tensor, s: Tensor, end: Tensor, weight: float) -> None:
+    _check_counts("t src", s, end)
     pointwise(lambda x, y: x + weight * (y - x), r, s, end)
 
 

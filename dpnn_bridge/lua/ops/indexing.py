@@ -196,8 +196,18 @@ def index_(*args: Any) -> Tensor:
         raise TorchError("[Tensor,] Tensor, number, LongTensor expected")
     t = check_tensor(t, 2, r.ty)
     d = _dim(t, dim)
+    if r is t:
+        _index_within(t, d, check_tensor(index, 3, "Long"))
+        return index
     r.assign(torch.index_select(t.t, d, _indices(index, 3, t.size[d])))
     return r if len(args) == 3 else index  # Torch7 returns what is on top of its stack
+
+
+def _index_within(t: Tensor, d: int, index: Tensor) -> None:
+    """``t:index(t, d, index)``: Torch7 resizes first, then copies one slice after the other."""
+    t.resize((*t.size[:d], index.numel, *t.size[d + 1 :]))
+    for to, origin in enumerate(_indices(index, 3, t.size[d]).tolist()):
+        t.t.select(d, to).copy_(t.t.select(d, origin).clone())
 
 
 def _rows(t: Tensor, d: int, index: torch.Tensor, source: Tensor) -> torch.Tensor:
@@ -229,7 +239,9 @@ def index_add(t: Tensor, dim: Any = None, index: Any = None, source: Any = None,
 @native("indexFill", types=ALL_TYPES)
 def index_fill(t: Tensor, dim: Any = None, index: Any = None, value: Any = None, *_: Any) -> Any:
     d = _dim(t, dim)
-    t.t.index_fill_(d, _indices(index, 3, t.size[d]), check_real(value, 4, t.ty))
+    number = check_real(value, 4, t.ty)
+    for at in _indices(index, 3, t.size[d]).tolist():
+        fill(narrowed(t, d, at, 1), number)
     return value
 
 
@@ -322,11 +334,15 @@ def masked_copy(t: Tensor, mask: Any = None, source: Any = None, *_: Any) -> Ten
     chosen = _check_mask(t, mask)
     values = check_tensor(source, 3, t.ty).t.reshape(-1)
     count = int(chosen.sum())
+    places = t.places()[chosen.reshape(-1)] if t.size else torch.empty(0, dtype=torch.long)
+    if t.storage is not None and source.storage is not None and t.storage.pointer == source.storage.pointer:
+        flat = t.storage.flat  # what is copied may be what was written before
+        for to, origin in zip(places.tolist(), range(len(values)), strict=False):
+            flat[to] = values[origin]
+    elif t.storage is not None:
+        t.storage.flat[places[: len(values)]] = values[:count]
     if count > len(values):
         raise TorchError("Number of elements of src < number of ones in mask")
-    result = t.t.clone()
-    result[chosen] = values[:count]
-    t.write(result)
     return t
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from dpnn_bridge.lua.dispatch import torch_function
-from dpnn_bridge.lua.ops.reduce import check_dim
+from dpnn_bridge.lua.ops.reduce import check_dim, resized_first
 from dpnn_bridge.lua.tensor import Tensor, TorchError
 from dpnn_bridge.torch7.quicksort import EXACT_LIMIT, positions, select_positions, sort_positions
 
@@ -21,7 +21,7 @@ def _extremum(name: str, greatest: bool) -> None:
 
     @torch_function(name, "R IR T i")
     def along(r: Tensor, index: Tensor, t: Tensor, dim: int) -> None:
-        check_dim(t, dim)
+        resized_first(r, t, check_dim(t, dim))
         x = t.t
         best = x.amax(dim, keepdim=True) if greatest else x.amin(dim, keepdim=True)
         hits = x == best
@@ -79,6 +79,8 @@ def _kth(r: Tensor, index: Tensor, t: Tensor, k: int, dim: int) -> None:
     n = t.size[check_dim(t, dim, 3)]
     if not 0 < k <= n:
         raise TorchError(f"bad argument #3 (selected index {k} out of range)")
+    resized_first(r, t, dim)
+    k = min(k, t.size[dim])
     x = t.t.movedim(dim, -1)
     _store(r, index, x, positions(x, lambda v: select_positions(v, k - 1)).narrow(-1, k - 1, 1), dim)
 
@@ -97,7 +99,8 @@ def median(r: Tensor, index: Tensor, t: Tensor, dim: int) -> None:
 @torch_function("mode", "R IR T i=last")
 def mode(r: Tensor, index: Tensor, t: Tensor, dim: int) -> None:
     """The smallest of the most frequent values, with the last position that sorting gives it."""
-    x = t.t.movedim(check_dim(t, dim, 3), -1)
+    resized_first(r, t, check_dim(t, dim, 3))
+    x = t.t.movedim(dim, -1)
     order = positions(x, sort_positions)
     values = x.gather(-1, order)
     counts = (values.unsqueeze(-1) == values.unsqueeze(-2)).sum(-1)

@@ -22,6 +22,14 @@ def check_dim(t: Tensor, dim: int, position: int = 2) -> int:
     return dim
 
 
+def resized_first(r: Tensor, t: Tensor, dim: int, start: float | None = None) -> None:
+    """What Torch7 does to a result that is the source too: it resizes it first, and sums start from ``start``."""
+    if r is t:
+        r.resize((*t.size[:dim], 1, *t.size[dim + 1 :]))
+        if start is not None and t.stride[dim] != 1:
+            r.t.fill_(start)
+
+
 def _number(value: torch.Tensor) -> float:
     return value.item()
 
@@ -38,7 +46,8 @@ def _reduction(
 
     @torch_function(name, "R T i", types=types)
     def along(r: Tensor, t: Tensor, dim: int) -> None:
-        r.assign(f(wide(t.t), check_dim(t, dim)).unsqueeze(dim))
+        resized_first(r, t, check_dim(t, dim), empty)
+        r.assign(f(wide(t.t), dim).unsqueeze(dim))
 
 
 _reduction("sum", torch.sum)
@@ -54,7 +63,7 @@ def mean(t: Tensor) -> float:
 
 @torch_function("mean", "R T i", types=FLOAT_TYPES)
 def mean_along(r: Tensor, t: Tensor, dim: int) -> None:
-    check_dim(t, dim)
+    resized_first(r, t, check_dim(t, dim), 0)
     r.assign(wide(t.t).sum(dim, keepdim=True) / t.size[dim])
 
 
@@ -77,7 +86,8 @@ def _spread(name: str, finish: Callable[[torch.Tensor, torch.Tensor], torch.Tens
 
     @torch_function(name, "R T i b=0", types=FLOAT_TYPES)
     def along(r: Tensor, t: Tensor, dim: int, biased: bool) -> None:
-        n = t.size[check_dim(t, dim)]
+        resized_first(r, t, check_dim(t, dim))
+        n = t.size[dim]
         mean = wide(t.t).sum(dim, keepdim=True) / n
         squares = wide(t.t * t.t).sum(dim, keepdim=True)
         ratio = 1.0 if biased else float(t.t.new_tensor(float(n)) / t.t.new_tensor(float(n - 1)))

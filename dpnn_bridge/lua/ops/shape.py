@@ -262,6 +262,8 @@ def permute(t: Tensor, *dims: Any) -> Tensor:
     order = [check_int(d, n) - 1 for n, d in enumerate(dims, 2)]
     if sorted(order) != list(range(t.dim)):
         raise TorchError("Invalid permutation")
+    if order == list(range(t.dim)):
+        return t
     return Tensor(t.ty, t.storage, t.offset, tuple(t.size[d] for d in order), tuple(t.stride[d] for d in order))
 
 
@@ -297,10 +299,20 @@ def _with_result(first: Tensor, *rest: Any) -> tuple[Tensor, Tensor, tuple[Any, 
 @native("expand")
 def expand(*args: Any) -> Tensor:
     r, t, rest = _with_result(*args)
+    if not rest:
+        raise TorchError("torch.expand, expected ([Tensor,] Tensor, number...) or ([Tensor,] Tensor, LongStorage)")
     return expanded(r, t, sizes_of(rest))
 
 
+def _check_storage(r: Tensor, t: Tensor) -> None:
+    """Whether ``r`` can point to the memory of ``t``."""
+    if t.storage is None or r.ty != t.ty:
+        found = "nil" if t.storage is None else f"torch.{t.ty}Storage"
+        raise TorchError(f"bad argument #2 (torch.{r.ty}Storage expected, got {found})")
+
+
 def expanded(r: Tensor, t: Tensor, sizes: Sequence[int]) -> Tensor:
+    _check_storage(r, t)
     if len(sizes) != t.dim:
         raise TorchError("the number of dimensions provided must equal tensor:dim()")
     strides = list(t.stride)
@@ -343,10 +355,12 @@ def viewed(r: Tensor, t: Tensor, sizes: Sequence[int]) -> Tensor:
         sizes[sizes.index(-1)] = count // known
     if not t.is_contiguous():
         raise TorchError("expecting a contiguous tensor")
-    if math.prod(sizes) != count:
+    _check_storage(r, t)
+    r.geometry(t.storage, t.offset, (), ())  # Torch7 looks at the number of elements last
+    r.resize(sizes)
+    if r.numel != count:
         wanted, found = "x".join(map(str, sizes)), "x".join(map(str, t.size))
         raise TorchError(f"Wrong size for view. Input size: {found}. Output size: {wanted}")
-    r.geometry(t.storage, t.offset, tuple(sizes), contiguous_stride(sizes))
     return r
 
 
@@ -371,6 +385,8 @@ def repeat_tensor(*args: Any) -> Tensor:
 
 @torch_function("reshape", "R T L", types=ALL_TYPES)
 def reshape(r: Tensor, t: Tensor, sizes: tuple[int, ...]) -> None:
-    if any(n <= 0 for n in sizes) or math.prod(sizes) != t.numel:
+    values = t.t.clone()
+    r.resize(sizes)
+    if r.numel != t.numel:
         raise TorchError(f"inconsistent tensor sizes: {t.shape_text} cannot be reshaped to {list(sizes)}")
-    r.assign(t.t.reshape(sizes).clone())
+    r.write(values)

@@ -34,13 +34,13 @@ local function scaled(plain, by)
          return 'c' .. plain, R, a
       elseif n == 2 then
          if type(a) == 'number' then
-            if type(b) ~= 'number' then return by, R, b, nil, a end
+            if type(b) ~= 'number' and a ~= 0 then return by, R, b, nil, a end
          elseif type(b) == 'number' then
             return plain, a, nil, nil, b
          else
             return 'c' .. plain, a, b
          end
-      elseif n == 3 and type(a) ~= 'number' and type(b) == 'number' and type(c) ~= 'number' then
+      elseif n == 3 and type(a) ~= 'number' and type(b) == 'number' and b ~= 0 and type(c) ~= 'number' then
          return by, a, c, nil, b
       end
    end
@@ -222,7 +222,7 @@ for ty, kind in pairs(native.kinds) do
    if put then
       mt.fill = function(self, value, ...)
          local S = states[self] or read(self)
-         if S and S.ty == ty and S.count > 0 and S.count <= FEW and type(value) == 'number' and put(S, S.offset, value)
+         if S and S.ty == ty and S.count > 0 and S.count <= FEW and type(value) == 'number' and select('#', ...) == 0 and put(S, S.offset, value)
             and pointwise('fill', S, S, nil, nil, value) then
             return self
          end

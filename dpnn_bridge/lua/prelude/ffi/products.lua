@@ -157,13 +157,16 @@ for _, ty in ipairs {'Float', 'Double'} do
       local slow = mt[name]
       mt[name] = function(self, a, b, ...)
          local R, A, B = operand(ty, self), operand(ty, a), operand(ty, b)
-         if R and A and B and R.block and select('#', ...) == 0 and shaped(R, A, B) and f(self, R, 0, R, 1, A, B) then return self end
+         if R and A and B and R.block and select('#', ...) == 0 and shaped(R, A, B) then
+            mt.zero(self)
+            if f(self, R, 1, R, 1, A, B) then return self end
+         end
          return slow(self, a, b, ...)
       end
    end
-   plain('mm', addmm, function(R, A, B) return R.n == 2 and R.dense end)
-   plain('mv', addmv, function(R, A, B) return R.n == 1 end)
-   plain('ger', addr, function(R, A, B) return R.n == 2 end)
+   plain('mm', addmm, function(R, A, B) return R.n == 2 and R.dense and A.n == 2 and B.n == 2 end)
+   plain('mv', addmv, function(R, A, B) return R.n == 1 and A.n == 2 and B.n == 1 end)
+   plain('ger', addr, function(R, A, B) return R.n == 2 and A.n == 1 and B.n == 1 end)
 
    local dot = mt.dot
    mt.dot = function(self, other, ...)
@@ -183,7 +186,8 @@ for _, ty in ipairs {'Float', 'Double'} do
       local R = {ty = A.ty, block = block, offset = 0, n = B.n, count = 0, dense = true, current = false}
       if B.n == 2 then R[1], R[2], R[3], R[4] = A[1], B[3], B[3], 1 else R[1], R[2] = A[1], 1 end
       native.measure(R)
-      if (B.n == 2 and addmm or addmv)(nil, R, 0, R, 1, A, B) then return wrap(R) end
+      ffi.fill(block.data, block.size * native.kinds[A.ty].size)  -- the product is added to zeros: no sum is -0
+      if (B.n == 2 and addmm or addmv)(nil, R, 1, R, 1, A, B) then return wrap(R) end
    end
    local times = mt.__mul__
    mt.__mul__ = function(a, b)
