@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-lupa = pytest.importorskip("lupa")
+pytest.importorskip("lupa")
 
 from dpnn_bridge.lua import LuaBridge
 from tests.lua.sequences import compare

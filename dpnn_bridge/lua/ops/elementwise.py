@@ -50,7 +50,7 @@ _IN_ORDER = 4096
 
 
 def _meets(result: Tensor, first: Tensor, *others: Tensor) -> bool:
-    """Whether the result may overwrite what is still to be read: it shares memory with a source, differently arranged."""
+    """Whether the result may overwrite what is still to be read: it shares memory with a source in another order."""
     block = result.storage and result.storage.block
     if block is None or result.numel > _IN_ORDER:
         return False

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from dpnn_bridge.lua.dispatch import ALL_TYPES, check_int, check_tensor, describe, native, sizes_of, torch_function
-from dpnn_bridge.lua.tensor import DTYPES, Storage, Tensor, TorchError, contiguous_stride
+from dpnn_bridge.lua.tensor import DTYPES, Storage, Tensor, TorchError
 
 
 def _out_of_range(position: int) -> TorchError:

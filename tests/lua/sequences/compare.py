@@ -71,7 +71,8 @@ def main() -> None:
     different = [n for n in defined if n in failed or texts[n] != bridge[n]]
     print(
         f"{len(texts)} sequences: Torch7 crashes in {len(crashed)}, reads undefined memory in "
-        f"{len(texts) - len(defined) - len(crashed)}; the bridge differs in {len(different)} of the other {len(defined)}"
+        f"{len(texts) - len(defined) - len(crashed)}; of the other {len(defined)} "
+        f"the bridge differs in {len(different)}"
     )
     classes = defaultdict(list)
     for n in different:
