@@ -102,6 +102,139 @@ ESCAPES = {
         local t = setmetatable({}, {__index = function(t, k) return coroutine.yield(k) end})
         local c = coroutine.wrap(function() return t.x end)
         return c() ~= 'x'""",
+    "functions that are replaced, by what they are given": """
+        local kept, caught, busy = {}, nil, false
+        local type, next, select, typename, rawset, tostring = type, next, select, torch.typename, rawset, tostring
+        local ipairs, pairs, pcall = ipairs, pairs, pcall
+        local inner = {debug = 1, python = 1, ffi = 1, module_source = 1, run_prelude = 1, start_counting = 1}
+        local function look(value, name, depth)
+           if type(value) == 'userdata' and typename(value) == nil then caught = name end
+           if type(value) ~= 'table' or depth > 2 then return end
+           for k, v in next, value do
+              if inner[k] then caught = name .. ' ' .. k end
+              look(v, name, depth + 1)
+           end
+        end
+        local function wrap(f, name)
+           local function seen(...)
+              for i = 1, busy and 0 or select('#', ...) do
+                 busy = true
+                 pcall(look, (select(i, ...)), name, 0)
+                 busy = false
+              end
+              return ...
+           end
+           return function(...) return seen(f(seen(...))) end
+        end
+        local function replace(t, place)
+           for k, v in pairs(t) do
+              if type(v) == 'function' then
+                 kept[#kept + 1] = {t, k, v}
+                 rawset(t, k, wrap(v, place .. '.' .. tostring(k)))
+              end
+           end
+        end
+        for _, name in ipairs {'string', 'table', 'math', 'coroutine', 'os', 'io', 'torch'} do
+           replace(_G[name], name)
+        end
+        for _, name in ipairs {'torch.DoubleTensor', 'torch.DoubleStorage', 'torch.Timer', 'torch.MemoryFile'} do
+           replace(torch.getmetatable(name), name)
+        end
+        replace(_G, '_G')
+        for _, code in ipairs {
+           'tostring(torch.randn(2, 2))', 'print(torch.Timer(), torch.DoubleStorage(3))', 'torch.ones(1):foo()',
+           'torch.deserialize(torch.serialize({1, "x", torch.ones(2)}))', 'torch.add(1)', 'require "nothing"',
+           'torch.MemoryFile():writeInt(1)', 'torch.class("Mine")', 'torch.CmdLine():parse({})', 'torch.manualSeed(1)',
+           'torch.ones(2):apply(function(x) return x end)', 'coroutine.wrap(function() error({}) end)()',
+           'torch.Tensor{{1}}[{1, {}}] = 3', 'torch.factory("torch.Timer")():time()', 'io.write(1)', 'error({})',
+           'local t = torch.TestSuite() t.a = error torch.Tester():add(t):run()', 'torch.setdefaulttensortype("x")',
+        } do pcall(loadstring(code)) end
+        for _, entry in ipairs(kept) do rawset(entry[1], entry[2], entry[3]) end
+        return caught""",
+    "metatables of the registry by name": """
+        for _, name in ipairs {'POBJECT', 'FILE*', '_LOADED', '_PRELOAD', '_LOADLIB', 'python', 'string', 1, ''} do
+           local mt = torch.getmetatable(name)
+           if mt then return name end
+        end""",
+    "libraries of another name": """
+        for _, name in ipairs {'_G', 'os', 'lupa', 'python', 'builtins', 'torch.env', 'jit.util', 'posix', 'lfs'} do
+           local ok, lib = pcall(require, name)
+           lib = ok and type(lib) == 'table' and lib or {}
+           if lib.open or lib.execute or lib.eval or lib.import or lib.dir then return name end
+        end""",
+    "names that lead out": """
+        for _, name in ipairs {'..secret', '../secret', [[..\\\\secret]], './../secret', '.../secret', 'x/../../secret',
+                               'file:///etc/passwd', '/etc/passwd', '/proc/self/environ', '~/x', '%2e%2e/secret', '',
+                               '.', '..', ('a.'):rep(1e5), ('../'):rep(100) .. 'etc/passwd', 'C:secret', 'a\\n../b'} do
+           local ok, value = pcall(require, name)
+           if ok then return name end
+        end""",
+    "classes with names of Python's": """
+        for _, name in ipairs {'__class__', '__init__', '__del__', 'builtins.object', 'os.system', '__import__'} do
+           local class = torch.class(name)
+           local object = torch.factory(name)()
+           if object.mro or object.__subclasses__ or object.__globals__ then return name end
+        end""",
+    "a class that takes the place of tensors": """
+        local name = 'torch.ByteTensor'
+        local ok, class = pcall(torch.class, name)
+        return ok and torch.ones(2):byte().__globals__""",
+    "methods of one kind for another": """
+        local objects = {torch.Timer(), torch.Generator(), torch.MemoryFile(), torch.ones(1), torch.DoubleStorage(1)}
+        for _, a in ipairs(objects) do
+           for _, method in pairs(torch.getmetatable(torch.typename(a))) do
+              for _, b in ipairs(objects) do
+                 local ok, value = pcall(method, b, a, '__class__')
+                 if ok and type(value) == 'userdata' and not torch.typename(value) then return tostring(value) end
+              end
+           end
+        end""",
+    "operators on what is Python's": """
+        local t = torch.Timer()
+        for _, f in ipairs {function() return t() end, function() return #t end, function() return t .. '' end,
+                            function() return -t end, function() return t[1] end, function() return t < t end,
+                            function() for k in pairs(t) do return k end end,
+                            function() for k in t do return k end end} do
+           local ok, value = pcall(f)
+           if ok and type(value) == 'userdata' then return tostring(value) end
+        end""",
+    "handlers of errors": """
+        local caught
+        local function keep(e) if type(e) == 'userdata' and not torch.typename(e) then caught = e end return e end
+        local bad = {function() torch.ones(1):foo() end, function() torch.MemoryFile():readInt({}) end,
+                     function() torch.deserialize('x') end, function() torch.ones(2):apply(error) end,
+                     function() torch.Tensor(setmetatable({}, {__index = error})) end}
+        for _, f in ipairs(bad) do
+           for _, handler in ipairs {keep, tostring, error, type, print, rawequal, setmetatable, coroutine.yield} do
+              keep(select(2, xpcall(f, handler)))
+              keep(select(2, coroutine.resume(coroutine.create(xpcall), f, keep)))
+           end
+        end
+        return caught""",
+    "a coroutine within the kernels": """
+        local thread = coroutine.create(function()
+           torch.ones(3):apply(function(x) coroutine.yield(x) return x end)
+           return 'through'
+        end)
+        local ok, value = coroutine.resume(thread)
+        return ok and coroutine.status(thread) == 'suspended' and type(value) == 'userdata'""",
+    "functions that go through serialize": """
+        for _, f in ipairs {print, function() return 1 end, coroutine.wrap(function() end), torch.ones} do
+           for _, mode in ipairs {'binary', 'ascii'} do
+              local ok, text = pcall(torch.serialize, {f = f}, mode)
+              if ok then return text end
+           end
+        end""",
+    "the stack below a function of many arguments": """
+        local names = {}
+        for i = 1, 150 do names[i] = 'a' .. i end
+        local f = loadstring('return function(' .. table.concat(names, ',') .. ', ...) return a150 end')()
+        local threads = {}
+        for i = 1, 200 do threads[i] = coroutine.wrap(function() return f(i), f(unpack(names)) end) end
+        for i = 1, 200 do
+           local none, last = threads[i]()
+           if none ~= nil or last ~= 'a150' then return 'another value' end
+        end""",
     "load with another environment": "local f = load and load('return debug', 'x', 't', {}) return f and f()",
     "loadstring of a name": "local f = loadstring('return 1', '=(debug)') return f() ~= 1",
     "require of what is loaded": "return require('torch') ~= torch",
@@ -152,6 +285,9 @@ RESOURCES = {
     "linspace": "return torch.linspace(0, 1, 1e12)",
     "matrices that multiply": "local t = torch.ones(2000, 2000) while true do t = torch.mm(t, t) end",
     "print without an end": "while true do print(('x'):rep(1e4)) end",
+    "a pattern that is deep": "return ('x'):rep(1e6):find(('x-'):rep(1e6) .. 'y')",
+    "brackets in brackets": "return assert(loadstring('return ' .. ('('):rep(1e6)))",
+    "unpack of everything": "return unpack({}, -2^31, 2^31 - 1)",
     "an answer that is huge": "return ('x'):rep(3e8)",
     "an answer that is deep": "local t = {} for i = 1, 1e6 do t = {t} end return t",
     "an answer that is in itself": "local t = {} t.t = t return t, error('it arrives or not')",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -31,3 +32,18 @@ def test_every_row_of_a_table_of_promises_names_a_test() -> None:
     rows = [row for table in tables for row in table.split("\n")[2:]]
     assert len(rows) > 15
     assert [row for row in rows if "test_" not in row] == []
+
+
+def test_the_attacks_on_the_sandbox_are_as_many_as_it_says() -> None:
+    found = {}
+    for name in ("test_sandbox.py", "test_sandbox_attacks.py"):
+        for node in ast.parse((ROOT / "tests" / "lua" / name).read_text(encoding="utf-8")).body:
+            if isinstance(node, (ast.Assign, ast.AnnAssign)):
+                target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
+                if isinstance(node.value, ast.Dict):
+                    found[name, ast.unparse(target)] = len(node.value.keys)
+                elif isinstance(node.value, ast.Constant):
+                    found[name, ast.unparse(target)] = str(node.value.value).count('": lambda: ')
+    escapes = found["test_sandbox.py", "ESCAPES"], found["test_sandbox_attacks.py", "ESCAPES"]
+    assert f"({escapes[0]} escapes, and {escapes[1]} in " in PAGE
+    assert f"({found['test_sandbox.py', 'ATTEMPTS']} attempts)" in PAGE
