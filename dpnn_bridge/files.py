@@ -19,7 +19,7 @@ from dpnn_bridge.base.boundary import raises
 from dpnn_bridge.base.checksum import sha256_of
 from dpnn_bridge.base.folders import temporary_folder
 from dpnn_bridge.base.remote import is_url, place_of
-from dpnn_bridge.base.suffixes import INDEX, OUTPUTS, is_converted_file
+from dpnn_bridge.base.suffixes import INDEX, OUTPUTS, PICKLED, is_converted_file
 from dpnn_bridge.base.version import package_version
 from dpnn_bridge.checkpoints.contents import named_file, surroundings, without_module
 from dpnn_bridge.checkpoints.find import SEVERAL, candidates, follow, select
@@ -34,7 +34,7 @@ from dpnn_bridge.loaders.encoding import check_file
 from dpnn_bridge.loaders.origin import LocalFile, Origin, local_file, name_of
 from dpnn_bridge.loaders.t7_reader import read_local, read_t7
 from dpnn_bridge.modules.several import Models
-from dpnn_bridge.outputs import container, data, export, format_of, pt_file, suffix_of
+from dpnn_bridge.outputs import container, data, export, format_of, pt, pt_file, suffix_of
 from dpnn_bridge.plugins import load_plugins
 
 
@@ -294,7 +294,7 @@ def convert(
         if suffix == ".json":
             raise ConversionError(f"{name}: holds a model, and .json only data; choose {', '.join(OUTPUTS)}, or a key")
         with ThreadPoolExecutor(1) as pool:  # for the checksum, beside reading and writing
-            origin = pool.submit(_origin, file, key, dtype)
+            made_of = pool.submit(_origin, file, key, dtype).result if checksum or suffix not in PICKLED else None
             module, report = _load_local(file, key, chosen, root, trailing)
             if dtype is not None:
                 module.to(dtype)
@@ -313,8 +313,9 @@ def convert(
                 example = example(module)
             written = {"example": example, "metadata": dict(report.metadata), "force": force, "inputs": inputs}
             seal = (lambda path: report.metadata.update(written=sha256_of(path))) if checksum else None
-            export(module, dst, to=to, seal=seal, origin=origin.result, **written, **options)
-            report.metadata["origin"] = origin.result()
+            export(module, dst, to=to, seal=seal, origin=made_of, **written, **options)
+            if made_of is not None:
+                report.metadata["origin"] = made_of()
     return report
 
 
@@ -343,26 +344,29 @@ def is_converted(
     key: str | None = None,
     to: str | None = None,
     dtype: str | torch.dtype | None = None,
-    allow_unsupported: bool = False,
-    lua: Any = None,
-    **_: Any,
+    force: bool = False,
+    checksum: bool = False,
+    **options: Any,
 ) -> bool:
     """Whether ``dst`` is whole and what :func:`convert` made of ``src`` with these arguments.
 
-    Formats say what they were made of; ``.t7`` files and data are compared with what the input gives now.
+    A file may say what it was made of; ``.t7`` files, ``.pt`` files without a checksum and data are compared with what
+    the input gives now.
     """
     try:
         suffix = f".{to.lstrip('.')}" if to else Path(dst).suffix
         with local_file(dst, unpack=False) as there:
-            found = None if suffix == ".json" else format_of(dst, to).origin(there.path)
-        if not found and suffix in data.SUFFIXES:
+            if suffix != ".json" and (made_of := format_of(dst, to).origin(there.path)):
+                with local_file(src) as file:
+                    return made_of == _origin(file, key, as_dtype(dtype))
+            if suffix not in data.SUFFIXES:
+                return False
             with temporary_folder() as folder:
                 again = folder / Path(dst).name
-                convert(src, again, key=key, to=to, dtype=dtype, lua=lua, allow_unsupported=allow_unsupported)
-                with local_file(dst, unpack=False) as there:
-                    return filecmp.cmp(again, there.path, shallow=False)
-        with local_file(src) as file:
-            return found == _origin(file, key, as_dtype(dtype))
+                convert(src, again, key=key, to=to, dtype=dtype, **options)
+                if suffix in PICKLED:
+                    return pt.same_content(again, there.path)
+                return filecmp.cmp(again, there.path, shallow=False)
     except Exception:  # whatever is wrong with it, it is not what convert writes
         return False
 

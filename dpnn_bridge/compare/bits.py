@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dpnn_bridge.errors import VerificationError
+from dpnn_bridge.loaders.source import FileSource
 
 #: elements that are compared at once, so that they stay in the processor's cache
 CHUNK = 1 << 17
@@ -29,6 +30,21 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
         return False
     x, y = byte_array(a.contiguous()), byte_array(b.contiguous())
     return all(np.array_equal(x[i : i + CHUNK], y[i : i + CHUNK]) for i in range(0, len(x), CHUNK))
+
+
+def same_in_file(tensor: Tensor, file: FileSource, start: int) -> bool:
+    """Whether the bytes of a file from ``start`` are those of a contiguous tensor.
+
+    They are read, and not mapped: mapped pages stay in memory as long as the mapping.
+    """
+    data = byte_array(tensor)
+    read = np.empty(min(len(data), CHUNK), data.dtype)
+    for at in range(0, len(data), CHUNK):
+        part = data[at : at + CHUNK]
+        file.fill(start + at * data.itemsize, read[: len(part)].view(np.uint8).data)
+        if not np.array_equal(read[: len(part)], part):
+            return False
+    return True
 
 
 def same_tensors(

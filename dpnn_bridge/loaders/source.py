@@ -60,16 +60,17 @@ class FileSource:
 
     def read(self, start: int, count: int) -> bytes:
         buffer = bytearray(max(0, min(count, self.size - start)))
-        self._fill(start, memoryview(buffer))
+        self.fill(start, memoryview(buffer))
         return bytes(buffer)
 
     def load(self, start: int, dtype: np.dtype, count: int) -> np.ndarray:
         array = np.empty(count, dtype)
         if count:
-            self._fill(start, array.view(np.uint8).data)
+            self.fill(start, array.view(np.uint8).data)
         return array if dtype.isnative else array.byteswap(inplace=True).view(dtype.newbyteorder("="))
 
-    def _fill(self, start: int, buffer: memoryview) -> None:
+    def fill(self, start: int, buffer: memoryview) -> None:
+        """Reads bytes from ``start`` into memory that is there already."""
         filled = 0
         while filled < len(buffer):
             count = self._read_at(start + filled, buffer[filled:])

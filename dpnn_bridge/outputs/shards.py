@@ -14,12 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.base.suffixes import INDEX
-from dpnn_bridge.compare.bits import byte_array
+from dpnn_bridge.compare.bits import byte_array, same_in_file
 from dpnn_bridge.conversion.pending import COMPUTED, pending_of
 from dpnn_bridge.errors import ConversionError, OptionError, VerificationError
 from dpnn_bridge.loaders.source import FileSource
@@ -145,8 +144,7 @@ def _write_shard(path: Path, shard: dict[str, Part], strings: dict[str, str]) ->
 
 def _same(part: Part, source: FileSource, at: int) -> bool:
     for piece in part.pieces():
-        data = byte_array(piece)
-        if not np.array_equal(source.load(at, data.dtype, len(data)), data):
+        if not same_in_file(piece, source, at):
             return False
-        at += data.nbytes
+        at += piece.nbytes
     return True

@@ -214,7 +214,7 @@ def test_done_is_what_is_whole_and_of_this_input(suffix: str, tmp_path: Path) ->
         assert not is_converted(MODEL, target)
 
 
-@pytest.mark.parametrize("name", ["d.json", "d.npz"])
+@pytest.mark.parametrize("name", ["d.json", "d.npz", "d.pt"])
 def test_data_is_done_when_it_is_the_same_data(name: str, tmp_path: Path) -> None:
     one, two = tmp_path / "one.t7", tmp_path / "two.t7"
     dpnn_bridge.write_t7(one, LuaTable({"a": 1.0, "b": LuaTensor.from_numpy(torch.ones(3).numpy())}))
