@@ -1,22 +1,27 @@
-"""Files that are not on this machine, through fsspec: found, listed, and written whole or not at all."""
+"""Files that are not on this machine, through fsspec: found, listed, fetched, and written whole or not at all."""
 
 from __future__ import annotations
 
 import os
 import re
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from dpnn_bridge.base.checksum import sha256_of
+from dpnn_bridge.base.display import shortened
 from dpnn_bridge.base.extras import install_advice
-from dpnn_bridge.errors import OutputError, OutputExistsError, VerificationError
+from dpnn_bridge.errors import NotT7Error, OutputError, OutputExistsError, T7Error, VerificationError
 
 #: a file on this machine, or the URL of one elsewhere
 Place = Path | str
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*(::[a-z][a-z0-9+.-]*)*://")
 _CHUNK = 1 << 22
+#: seconds that a web server may be silent, or take to be reached; bytes that it must send in a second, on the average
+#: from then on
+PATIENCE, SLOWEST = 60, 1000
 
 
 def is_url(origin: Any) -> bool:
@@ -61,6 +66,60 @@ def is_there(url: str) -> bool:
         return bool(files.exists(path))
     except Exception as error:
         raise _cannot_write(url, error) from error
+
+
+def download(url: str, target: Path) -> None:
+    """Fetches a file.
+
+    What a web server sends is taken as it comes: nothing is unpacked on the way.
+
+    Raises:
+        NotT7Error: there is none.
+        T7Error: it cannot be fetched, or does not end in reasonable time.
+    """
+    start, written = time.monotonic(), 0
+    with _opened(url) as source, open(target, "wb") as file:
+        while part := _next(source, url):
+            written += file.write(part)
+            passed = time.monotonic() - start
+            if passed > PATIENCE and written < SLOWEST * passed:
+                raise T7Error(f"{url}: its server sends less than {SLOWEST:,} bytes a second; fetch it by other means")
+
+
+def _opened(url: str) -> Any:
+    """A file of a URL, open for reading bytes."""
+    try:
+        import fsspec
+
+        if not url.startswith(("http://", "https://")):
+            return fsspec.open(url, "rb").open()  # type: ignore[union-attr]
+        from aiohttp import ClientTimeout
+
+        client = {
+            "timeout": ClientTimeout(total=None, sock_connect=PATIENCE, sock_read=PATIENCE),
+            "auto_decompress": False,
+            "headers": {"Accept-Encoding": "identity"},
+        }
+        files, path = fsspec.core.url_to_fs(url, client_kwargs=client)
+        return files.open(path, "rb", block_size=0, size=1)  # one request, read to its end: no size is asked for
+    except ImportError as error:
+        raise T7Error(f"{url}: addresses need more packages: {install_advice('remote')} ({error})") from error
+    except FileNotFoundError as error:
+        raise NotT7Error(f"{url}: there is no such file") from error
+    except Exception as error:
+        raise _cannot_fetch(url, error) from error
+
+
+def _next(source: Any, url: str) -> bytes:
+    try:
+        return source.read(_CHUNK)
+    except Exception as error:
+        raise _cannot_fetch(url, error) from error
+
+
+def _cannot_fetch(url: str, error: Exception) -> T7Error:
+    reason = shortened(str(error).strip().split("\n", 1)[0], 200)
+    return T7Error(f"{url}: cannot be fetched: {type(error).__name__}{f': {reason}' if reason else ''}")
 
 
 def check_upload(url: str, force: bool) -> None:

@@ -13,12 +13,11 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, NamedTuple, cast
+from typing import IO, Any, NamedTuple
 
 from dpnn_bridge.base.checksum import sha256_of
-from dpnn_bridge.base.extras import install_advice
 from dpnn_bridge.base.folders import temporary_folder
-from dpnn_bridge.base.remote import place_of
+from dpnn_bridge.base.remote import download, place_of
 from dpnn_bridge.errors import NotT7Error, T7Error, T7FormatError, T7LimitError, VerificationError
 
 #: what functions that read files take
@@ -72,7 +71,8 @@ def local_file(origin: Origin, sha256: str | None = None, *, unpack: bool = True
         origin = place_of(origin)
     with temporary_folder() as folder:
         if isinstance(origin, str):
-            path = _copy(_fetched(origin), folder / _base(name))
+            path = folder / _base(name)
+            download(origin, path)
         elif isinstance(origin, os.PathLike):
             path = Path(origin)
         else:
@@ -91,21 +91,6 @@ def _base(name: str) -> str:
     """A file name for the copy of an origin."""
     last = PurePosixPath(name.split("?", 1)[0].split("::", 1)[0]).name
     return re.sub(r"[^\w.-]", "_", last) or "file"
-
-
-def _fetched(url: str) -> IO[bytes]:
-    try:
-        import fsspec
-    except ImportError as e:
-        raise T7Error(f"{url}: addresses need more packages: {install_advice('remote')}") from e
-    try:
-        return cast(IO[bytes], fsspec.open(url, "rb").open())  # type: ignore[union-attr]
-    except FileNotFoundError as e:
-        raise NotT7Error(f"{url}: there is no such file") from e
-    except ImportError as e:
-        raise T7Error(f"{url}: {e}; {install_advice('remote')}") from e
-    except Exception as e:
-        raise T7Error(f"{url}: cannot be fetched: {type(e).__name__}: {e}") from e
 
 
 def _copy(source: IO[bytes], target: Path, allowed: int | None = None, name: str = "") -> Path:
