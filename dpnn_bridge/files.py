@@ -33,6 +33,7 @@ from dpnn_bridge.loaders import t7_writer
 from dpnn_bridge.loaders.encoding import check_file
 from dpnn_bridge.loaders.origin import LocalFile, Origin, local_file, name_of
 from dpnn_bridge.loaders.t7_reader import read_local, read_t7
+from dpnn_bridge.modules.fit import misfits
 from dpnn_bridge.modules.several import Models
 from dpnn_bridge.outputs import container, data, export, format_of, pt, pt_file, suffix_of
 from dpnn_bridge.plugins import load_plugins
@@ -126,9 +127,7 @@ def _load_local(
     if others:
         listed = ", ".join(f"{c.key} ({c.obj.class_name})" for c in others[:8]) + (", …" if len(others) > 8 else "")
         report.notes.append(f"the file holds more: {listed}; key= (--key) chooses one, --all converts each")
-    dtypes = sorted({str(p.dtype) for p in module.parameters() if p.is_floating_point()})
-    if len(dtypes) > 1:
-        report.notes.append(f"the parameters have several types, {', '.join(dtypes)}: dtype= (--dtype) makes them one")
+    report.notes += misfits(module)
     report.notes += _unread(trailing)
     report.metadata = {"source": PurePath(file.name).name, "key": key, "checkpoint": surroundings(root)}
     return module, report

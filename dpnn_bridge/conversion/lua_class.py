@@ -183,6 +183,11 @@ class LuaClass:
 
     # ------------------------------------------------------------------ torch -> Lua
     @classmethod
+    def name_of(cls, module: nn.Module) -> str:
+        """The Lua class that a module is written as which did not come from a file."""
+        return cls.names[0]
+
+    @classmethod
     def version_of(cls, module: nn.Module) -> int:
         """The class version that is written for ``module``; one that came from an older file may keep its fields."""
         return cls.version

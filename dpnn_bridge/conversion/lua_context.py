@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from dpnn_bridge.base.graph import without_entries
 from dpnn_bridge.conversion import fields, lua_class, registry, tensors
@@ -18,6 +17,7 @@ from dpnn_bridge.conversion.flat import FlatStorages
 from dpnn_bridge.conversion.lua_values import contiguous_strides, lua_storage, numpy_dtype, strided
 from dpnn_bridge.conversion.parametrized import baked
 from dpnn_bridge.conversion.placeholder import Placeholder
+from dpnn_bridge.conversion.stock import StockLayer, check_parametrizations, check_shapes, is_stock
 from dpnn_bridge.conversion.ties import tie_of
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype, tensor_class
@@ -79,15 +79,25 @@ class LuaContext:
             self._objects[id(module)] = made
             self._alive.append(module)
             return made
-        spec = registry.spec_of(module)
+        stock = not self.compose and record is None and is_stock(module)
+        spec = StockLayer if stock else registry.spec_of(module)
+        if not self.compose and record is None:
+            check_parametrizations(module, spec.fields_of(module).values())
         if spec is lua_class.PlainModule:
             raise ConversionError(
-                "no Lua class is registered for this torch module; register one with @lua_class",
+                f"no Lua class is registered for this torch module; {_advice(module)}", class_name=type(module).__name__
+            )
+        if record is None and not stock and (base := _overridden(module, spec)) is not None:
+            raise ConversionError(
+                f"its forward is another than that of {base.__name__}, as which it would be written; register it with "
+                "@lua_class, or let another module compute what it adds",
                 class_name=type(module).__name__,
             )
         known = record is not None and record.class_name in spec.names
         assert record is not None or not known
-        obj = LuaObject(record.class_name if known and record else spec.names[0], version=spec.version_of(module))
+        obj = LuaObject(
+            record.class_name if known and record else spec.name_of(module), version=spec.version_of(module)
+        )
         self._objects[id(module)] = obj
         self._alive.append(module)
         kind = self.type_of(module)
@@ -113,8 +123,7 @@ class LuaContext:
         inner = module._modules.get("_orig_mod")
         if inner is not None:  # what torch.compile made
             return self.to_lua(inner)
-        if any(is_lazy(p) for p in module.parameters(recurse=False)):
-            raise ConversionError("it has no shape yet; run the model once", class_name=type(module).__name__)
+        check_shapes(module)
         twin = baked(module)
         if twin is not None:
             return self.to_lua(twin)
@@ -293,3 +302,19 @@ class LuaContext:
         """A tensor of its own that is neither parameter nor buffer."""
         kind = self.class_of(tensor, module)
         return strided(kind, tuple(tensor.shape), lua_storage(kind, tensor.detach()))
+
+
+def _advice(module: nn.Module) -> str:
+    """What to do with a module that has no Lua class."""
+    if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        return "save its .module"
+    if type(module).__module__.startswith("torch.nn."):
+        return "save the model's state_dict, or put the layer together of others"
+    return "register one with @lua_class"
+
+
+def _overridden(module: nn.Module, spec: type[lua_class.LuaClass]) -> type[nn.Module] | None:
+    """The class that a block describes, where the module's own class computes something else."""
+    types = spec.torch_type if isinstance(spec.torch_type, tuple) else (spec.torch_type,)
+    base = next((t for t in type(module).__mro__ if t in types), None)
+    return base if base is not None and type(module).forward is not base.forward else None

@@ -26,6 +26,7 @@ from torch import nn
 from dpnn_bridge.base.boundary import raises
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_class import LuaClass, ParameterSite, PlainModule
+from dpnn_bridge.conversion.stock import PREFIX, StockLayer
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaObject
 
@@ -158,6 +159,8 @@ def _import_families() -> None:
 def find(obj: LuaObject) -> type[LuaClass] | None:
     """The block for a Lua object, or None when its class (or this variant of it) is unknown."""
     discover()
+    if obj.class_name.startswith(PREFIX):
+        return StockLayer
     return next((spec for spec in _BY_NAME.get(obj.class_name, ()) if spec.matches(obj)), None)
 
 

@@ -31,6 +31,7 @@ from dpnn_bridge.conversion.flat import layout, place
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.report import Report
+from dpnn_bridge.conversion.stock import check_shapes
 from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.errors import ConversionError, T7FormatError
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
@@ -46,6 +47,8 @@ def pack(module: nn.Module, metadata: dict[str, Any] | None = None) -> dict[str,
     Raises:
         ConversionError: a submodule has no Lua class.
     """
+    for part in module.modules():
+        check_shapes(part)
     state_dict = {k: v.detach() for k, v in module.state_dict().items()}
     ctx = LuaContext(gradients=False, compose=False)
     root = ctx.to_lua(module)

@@ -71,6 +71,9 @@ def before_single_sample(self: Any, input: tuple[Tensor]) -> tuple[Tensor]:
     PyTorch reads a memory format from the strides where a size is 1, and computes wrong gradients: they become plain.
     """
     x = input[0]
+    at = 1 if x.dim() >= self.batch_dims else 0
+    if x.dim() > at and x.shape[at] != self.num_features:
+        raise ValueError(f"expected {self.num_features} planes in dimension {at}, found an input of shape {x.shape}")
     if not self.training:
         if x.dim() == self.batch_dims - 1:
             x = x.unsqueeze(0)

@@ -212,7 +212,11 @@ class LinearWeightNorm(LuaClass):
 
     @classmethod
     def represents(cls, module: nn.Module) -> bool:
-        return parametrize.is_parametrized(module, "weight")
+        if not parametrize.is_parametrized(module, "weight"):
+            return False
+        first, *others = module.parametrizations["weight"]  # type: ignore[index]
+        rows = type(first).__name__ == "_WeightNorm" and first.dim == 0
+        return not others and (rows or isinstance(first, ClampedWeightNorm))
 
     @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:

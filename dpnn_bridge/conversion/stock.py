@@ -1,0 +1,156 @@
+"""Layers of ``torch.nn`` that came from no Lua file; ``.pt`` files keep them by the arguments of their constructor."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize
+
+from dpnn_bridge.conversion.fields import Field
+from dpnn_bridge.conversion.lua_class import LuaClass, tensor_of
+from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.objects import LuaObject
+
+if TYPE_CHECKING:
+    from dpnn_bridge.conversion.lua_context import LuaContext
+    from dpnn_bridge.conversion.torch_context import TorchContext
+
+#: what stands before the name of a class of ``torch.nn``
+PREFIX = "pytorch.nn."
+#: arguments that say where tensors are made, and of which type
+_PLACES = {"device", "dtype"}
+
+
+def is_stock(module: nn.Module) -> bool:
+    """Whether a module is a layer of ``torch.nn`` as it stands, without modules inside."""
+    kind = type(module)
+    return kind.__module__.startswith("torch.nn.modules.") and kind is not nn.Module and not module._modules
+
+
+class StockLayer(LuaClass):
+    """Any layer of ``torch.nn`` without modules inside. No Lua class: it stands in ``.pt`` files alone."""
+
+    @classmethod
+    def name_of(cls, module: nn.Module) -> str:
+        return PREFIX + type(module).__name__
+
+    @classmethod
+    def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
+        name = obj.class_name.removeprefix(PREFIX)
+        kind = getattr(nn, name, None)
+        if not (isinstance(kind, type) and issubclass(kind, nn.Module) and kind.__module__.startswith("torch.nn.")):
+            raise ctx.error("this PyTorch has no such layer; install the one that wrote the file, or a newer one", obj)
+        tensors = {key: tensor_of(obj, key, ctx).torch() for key in obj["passed"].split()}
+        return kind(**{key: _tuples(value) for key, value in json.loads(obj["arguments"]).items()}, **tensors)
+
+    @classmethod
+    def fields_of(cls, module: nn.Module) -> dict[str, Field]:
+        kept = {**module._parameters, **module._buffers}
+        return {name: Field(name) for name, tensor in kept.items() if tensor is not None}
+
+    @classmethod
+    def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
+        super().fill(module, obj, ctx)
+        if isinstance(module, nn.RNNBase):  # it holds its parameters in a list as well
+            module._init_flat_weights()
+        del module.__dict__["lua_record"]  # in a .t7 file it is no Lua class either
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        arguments, passed = _arguments(module)
+        fields = {name: ctx.tensor(module, name, spec) for name, spec in cls.fields_of(module).items()}
+        return {"arguments": json.dumps(arguments), "passed": " ".join(passed), **fields}
+
+
+def check_shapes(module: nn.Module) -> None:
+    """Refuses a lazy layer that has not run.
+
+    Raises:
+        ConversionError: it is one.
+    """
+    if any(is_lazy(p) for p in module.parameters(recurse=False)):
+        raise ConversionError("it has no shape yet; run the model once", class_name=type(module).__name__)
+
+
+def check_parametrizations(module: nn.Module, fields: Iterable[Field]) -> None:
+    """Refuses a module whose weight is computed of tensors that no field of its Lua class holds.
+
+    Raises:
+        ConversionError: there is one.
+    """
+    hooked = [h for h in module._forward_pre_hooks.values() if type(h).__name__ in ("SpectralNorm", "WeightNorm")]
+    lists: Any = module.parametrizations if parametrize.is_parametrized(module) else nn.ModuleDict()
+    kept = {field.attribute.removeprefix("parametrizations.") for field in fields}
+    outside = all(getattr(p, "listed_outside", False) for parts in lists.values() for p in parts)
+    if hooked or (not outside and {name for name, _ in lists.named_parameters()} - kept):
+        raise ConversionError(
+            "a .pt file does not keep how its weight is computed; make the weight plain with "
+            "torch.nn.utils.parametrize.remove_parametrizations (of the older functions: remove_weight_norm, "
+            "remove_spectral_norm), or save a .t7 file, which holds the weight of today",
+            class_name=parametrize.type_before_parametrizations(module).__name__,
+        )
+
+
+def _arguments(module: Any) -> tuple[dict[str, Any], list[str]]:
+    """The arguments that make a layer like ``module``, and the names of those that are tensors.
+
+    Raises:
+        ConversionError: none do.
+    """
+    kind, names = type(module), _names(module)
+    arguments = {name: getattr(module, name) for name in names if name not in _PLACES and hasattr(module, name)}
+    passed = {name: module._buffers[name] for name in arguments if module._buffers.get(name) is not None}
+    plain = {
+        name: value is not None if name in module._parameters else value
+        for name, value in arguments.items()
+        if name not in passed
+    }
+    try:
+        json.dumps(plain)
+        twin = kind(**plain, **passed, **({"device": "meta"} if "device" in names else {}))
+    except Exception as error:
+        raise _changed(module, f"others ({error})") from None
+    for name, value in _settings(module).items():
+        if _settings(twin).get(name) != value:
+            raise _changed(module, f"{name}={value!r:.80}, which none of them gives")
+    for name, tensor in {**module._parameters, **module._buffers}.items():
+        shape, own = (None if t is None else tuple(t.shape) for t in (tensor, _tensor(twin, name)))
+        if shape != own:
+            raise _changed(module, f"{name} of shape {shape}, where they give {own}")
+    return plain, [*passed]
+
+
+def _names(module: nn.Module) -> list[str]:
+    """The arguments of a layer's constructor; recurrent layers hand theirs on."""
+    if not isinstance(module, nn.RNNBase):
+        return [*inspect.signature(type(module).__init__).parameters][1:]
+    own = {nn.LSTM: ["proj_size"], nn.RNN: ["nonlinearity"]}.get(type(module), [])
+    names = [*inspect.signature(nn.RNNBase.__init__).parameters][1:]
+    return [name for name in names if name not in ("mode", "proj_size")] + own
+
+
+def _tensor(module: nn.Module, name: str) -> Tensor | None:
+    return module._parameters.get(name, module._buffers.get(name))
+
+
+def _settings(module: nn.Module) -> dict[str, Any]:
+    """The attributes that users set."""
+    return {k: v for k, v in vars(module).items() if not k.startswith("_") and k not in ("training", "lua_record")}
+
+
+def _changed(module: nn.Module, what: str) -> ConversionError:
+    return ConversionError(
+        f"a .pt file keeps a layer of torch.nn by the arguments of its constructor, and this one has {what}; make one "
+        "that is constructed as it is, or save the model's state_dict",
+        class_name=type(module).__name__,
+    )
+
+
+def _tuples(value: Any) -> Any:
+    """JSON's lists as the tuples that they were."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

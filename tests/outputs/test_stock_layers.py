@@ -1,0 +1,141 @@
+"""What PyTorch made comes back from ``.pt`` as it was: same type, same settings, same numbers on inputs of any rank."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pytorch_layers import LAYERS, LOSSES, REFUSED, WITH_EXAMPLE
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize, weight_norm
+
+import dpnn_bridge
+from dpnn_bridge.conversion import to_lua
+from dpnn_bridge.conversion.options import Options
+from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.outputs import container
+
+STOCK = {
+    " ".join(repr(layer).split()): layer
+    for layer, *_ in (*LAYERS, *WITH_EXAMPLE, *REFUSED)
+    if not layer._modules and not any(isinstance(p, nn.UninitializedParameter) for p in layer.parameters())
+}
+SHAPES = [
+    sizes for d in range(1, 6) for sizes in itertools.product((2, 4, 7), repeat=d) if d < 4 or len(set(sizes)) == 1
+]
+SHAPES += [(2, 4, 8, 8), (4, 3, 8, 7), (2, 4, 6, 6, 6)]
+
+
+def saved(module: nn.Module) -> Any:
+    return container.unpack(container.pack(module), Options())[0]
+
+
+def results(layer: nn.Module, x: Tensor) -> list[Tensor]:
+    torch.manual_seed(0)  # some layers draw
+    y = layer(x)
+    found: list[Any] = [y]
+    while any(isinstance(v, (tuple, list)) for v in found):
+        found = [w for v in found for w in (v if isinstance(v, (tuple, list)) else [v])]
+    return found
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("text", STOCK)
+def test_layers_compute_the_same_on_inputs_of_every_rank(text: str) -> None:
+    layer = copy.deepcopy(STOCK[text]).double()
+    back = saved(layer)
+    assert type(back) is type(layer)
+    assert repr(back) == repr(layer)
+    assert back.training == layer.training
+    for shape in SHAPES:
+        x = torch.rand(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        try:
+            expected = results(layer, x)
+        except Exception:  # not of a rank that the layer takes
+            continue
+        for a, b in zip(results(back, x), expected, strict=True):
+            assert torch.equal(a, b) or torch.equal(a.isnan(), b.isnan()), shape
+
+
+@pytest.mark.parametrize("kind", [nn.Softmax, nn.LogSoftmax, nn.Softmin])
+@pytest.mark.parametrize("dims", [1, 2, 3, 4])
+def test_softmax_keeps_its_dimension_in_a_file(tmp_path: Path, kind: Any, dims: int) -> None:
+    x = torch.randn(2, 3, 4, 5).flatten(dims - 1)
+    for dim in range(-dims, dims):
+        net = nn.Sequential(nn.Identity(), kind(dim))
+        dpnn_bridge.save(tmp_path / "net.pt", net, force=True)
+        assert torch.equal(dpnn_bridge.load(tmp_path / "net.pt")(x), net(x))
+
+
+@pytest.mark.parametrize(("loss", "arguments"), LOSSES, ids=lambda case: type(case).__name__)
+def test_losses_keep_their_weights(loss: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+    assert torch.equal(saved(loss)(*arguments), loss(*arguments))
+
+
+def test_layers_of_files_and_of_pytorch_share_their_weights() -> None:
+    net = nn.Sequential(nn.Embedding(5, 4), nn.GroupNorm(2, 4), nn.LSTM(4, 5), nn.Linear(4, 5, bias=False))
+    net[3].weight = net[0].weight
+    back = saved(net)
+    assert back[3].weight is back[0].weight
+    assert [n for n, _ in back.named_parameters()] == [n for n, _ in net.named_parameters()]
+    assert [m.class_name for m in to_lua(nn.Sequential(back[3]))["modules"].as_list()] == ["nn.Linear"]
+
+
+def test_modes_and_frozen_statistics_are_kept() -> None:
+    net: Any = nn.Sequential(nn.BatchNorm1d(3), nn.Dropout(0.4))
+    net[0].eval()
+    with torch.no_grad():
+        net[0].running_mean.fill_(2)
+    back = saved(net)
+    assert (back[0].training, back[1].training) == (False, True)
+    assert torch.equal(back[0].running_mean, net[0].running_mean)
+
+
+def with_attribute(layer: Any, **attributes: Any) -> nn.Module:
+    for name, value in attributes.items():
+        setattr(layer, name, value)
+    return layer
+
+
+class Shifted(nn.Conv2d):
+    """A layer of a user that computes more than the one it is a class of."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) + 1
+
+
+UNKEPT = [
+    (parametrizations.spectral_norm(nn.Linear(3, 4)), "remove_parametrizations"),
+    (parametrizations.weight_norm(nn.Conv2d(3, 4, 3)), "remove_parametrizations"),
+    (parametrizations.weight_norm(nn.Linear(4, 4), dim=1), "remove_parametrizations"),
+    (weight_norm(nn.Linear(4, 4)), "remove_weight_norm"),
+    (with_attribute(nn.ReLU(), scale=3.0), "scale=3.0"),
+    (with_attribute(nn.Linear(3, 4), weight=nn.Parameter(torch.ones(4, 5))), "weight of shape (4, 5)"),
+    (nn.LazyLinear(3), "run the model once"),
+    (nn.DataParallel(nn.Linear(3, 4)), "save its .module"),
+    (nn.MultiheadAttention(4, 2), "state_dict"),
+    (Shifted(3, 4, 2), "another than that of Conv2d"),
+]
+
+
+@pytest.mark.parametrize(("layer", "message"), UNKEPT, ids=lambda case: type(case).__name__)
+def test_what_a_pt_file_cannot_keep_is_refused(layer: nn.Module, message: str) -> None:
+    with pytest.raises(ConversionError) as error:
+        container.pack(nn.Sequential(layer))
+    assert message in str(error.value)
+
+
+def test_a_class_with_a_forward_of_its_own_is_not_written_as_its_parent() -> None:
+    with pytest.raises(ConversionError, match="another than that of Conv2d"):
+        to_lua(Shifted(3, 4, 2))
+
+
+def test_weight_norm_over_rows_of_a_linear_layer_is_kept() -> None:
+    layer, x = parametrizations.weight_norm(nn.Linear(3, 4)), torch.randn(2, 3)
+    back = saved(layer)
+    assert parametrize.is_parametrized(back)
+    torch.testing.assert_close(back(x), layer(x))
