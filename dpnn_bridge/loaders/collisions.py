@@ -17,13 +17,18 @@ SAFE = 1 << 12
 #: places that a dict may look at for each key on average; keys that nobody chose take two or three
 MOST_PROBES = 32
 #: a part and the entries before it have at most so many pairs, so that a part that collides ends soon
-_PAIRS, _SMALLEST = 1 << 26, 1 << 10
+_PAIRS, _SMALLEST, _LARGEST = 1 << 26, 1 << 10, 1 << 13
 
 
 class Collisions:
-    """The places of a dict that are taken, as CPython (``lookdict`` in ``dictobject.c``) takes them."""
+    """The places of a dict that are taken, as CPython (``lookdict`` in ``dictobject.c``) takes them.
+
+    Attributes:
+        numbers: how many keys so far may collide with others.
+    """
 
     def __init__(self) -> None:
+        self.numbers = 0
         self._seen = 0
         self._dense = True
         self._taken = bytearray()
@@ -35,12 +40,20 @@ class Collisions:
             LimitError: they do.
         """
         count = len(keys)
-        new = list(islice(reversed(keys), max(0, count - self._seen)))[::-1]
+        added = max(0, count - self._seen)
+        if set(map(type, islice(reversed(keys), added))) <= {str}:  # whose hash has a secret
+            self._dense = self._dense and not added
+            self._seen = count
+            return
+        new = list(islice(reversed(keys), added))[::-1]
         self._dense = self._dense and new == list(range(self._seen + 1, count + 1))
         self._seen = count
-        new = [] if self._dense else [key for key in new if type(key) is not str]  # whose hash has a secret
-        if not new:
+        if self._dense:
             return
+        if not self.numbers:
+            new = keys
+        new = [key for key in new if type(key) is not str]
+        self.numbers += len(new)
         size = 8
         while size * 2 // 3 < count + more:
             size *= 2
@@ -84,7 +97,7 @@ class Parts:
         if id(entries) not in self.open:
             return 0
         left, collisions = self.open.pop(id(entries))
-        part = min(left, part_of(len(entries)))
+        part = min(left, part_of(collisions.numbers))
         collisions.check(entries, part)
         if left:
             self.open[id(entries)] = left - part, collisions
@@ -92,5 +105,5 @@ class Parts:
 
 
 def part_of(count: int) -> int:
-    """How many keys a dict of ``count`` entries may take before it is looked at again."""
-    return max(_SMALLEST, _PAIRS // max(count, 1))
+    """How many keys a dict may take before it is looked at again, if so many of its keys may collide."""
+    return max(_SMALLEST, min(_LARGEST, _PAIRS // max(count, 1)))

@@ -42,8 +42,8 @@ from dpnn_bridge.objects import LuaObject, LuaTable, element_dtype
 _KEPT_STRINGS = 100_000
 #: Tables of more pairs are looked at for runs.
 _RUN = 16
-#: A run that comes so near to the end of the window, and a little further than the longest pair, goes on behind it.
-_LOOKAHEAD = 512
+#: A run that comes so near to the end of the window goes on behind it; so many bytes hold a run of the longest pairs.
+_LOOKAHEAD = 1 << 16
 
 
 class _Unpackers:
@@ -248,7 +248,7 @@ class FastReader(Reader):
         while left > _RUN:
             pos, count = self._runs.read(entries, left - 1, stream.buffer, pos)
             left -= count
-            if not count or pos + _LOOKAHEAD < len(stream.buffer) or pos + _LOOKAHEAD > stream.size - stream.base:
+            if pos + _LOOKAHEAD < len(stream.buffer) or pos + _LOOKAHEAD > stream.size - stream.base:
                 break
             stream.at = pos
             stream.refill(_LOOKAHEAD)

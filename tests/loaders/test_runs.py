@@ -21,7 +21,7 @@ NUMBERS = [1, 2, 3.5, -7, 0, -0.0, 1e300, float("inf"), 2**53, -(2.0**60), 17]
 
 
 def word(source: random.Random, length: int | None) -> str:
-    alphabet = source.choice(["abc", "abcdefghij", "äß語", "a\0"])
+    alphabet = source.choice(["abc", "abcdefghij", "äß語", "a\0", "a\n"])
     return "".join(source.choices(alphabet, k=source.randrange(300) if length is None else length))
 
 
@@ -30,7 +30,7 @@ def table(source: random.Random) -> LuaTable:
     pairs: list[tuple[Any, Any]] = []
     index = 1
     for _ in range(source.randrange(1, 8)):
-        length, kind = source.choice([None, 0, 1, 7, 12, 255, 256]), source.randrange(5)
+        length, kind = source.choice([None, 0, 1, 7, 12, 255, 256]), source.randrange(9)
         for _ in range(source.choice([1, 20, 63, 64, 65, 300])):
             if kind == 0:
                 pairs.append((word(source, length), source.choice(NUMBERS)))
@@ -42,6 +42,14 @@ def table(source: random.Random) -> LuaTable:
             elif kind == 3:
                 pairs.append((index, word(source, length)))
                 index += source.choice([1, 1, 1, 1, 1, 1, 1, 1, 1, 2])
+            elif kind == 4:
+                pairs.append((word(source, length), word(source, length)))
+            elif kind == 5:
+                pairs.append((f"w{len(pairs):07d}", source.choice([True, False])))
+            elif kind == 6:
+                pairs.append((source.choice([len(pairs) + 0.5, -len(pairs) - 1]), source.choice(NUMBERS)))
+            elif kind == 7:
+                pairs.append((-7 * len(pairs) - 1, word(source, length)))
             else:
                 pairs.append((source.choice([True, "x", 0.5, index + 10**6]), source.choice([True, "y", LuaTable()])))
     return LuaTable(pairs)
