@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from dpnn_bridge.cli.lua_prompt import prompt
+from dpnn_bridge.cli.lua_prompt import ending_at_once, prompt
 from dpnn_bridge.cli.terminal import Command, say, version_option
 from dpnn_bridge.errors import DpnnBridgeError
 
@@ -77,13 +77,14 @@ def lua_command(
         _take_exit(bridge)
         if seed is not None:
             bridge.manual_seed(seed)
-        for name in (*(() if sandbox else ("xlua",)), *library):  # xlua, as th does
+        for name in (*(() if sandbox else ("xlua", "trepl")), *library):  # as th does
             bridge.require(name)
-        if execute is not None:
-            bridge.execute(execute, name="command line")
-        if script is not None:
-            _set_arguments(bridge, script, arguments)
-            bridge.run_file(script, *arguments)
+        with ending_at_once():
+            if execute is not None:
+                bridge.execute(execute, name="command line")
+            if script is not None:
+                _set_arguments(bridge, script, arguments)
+                bridge.run_file(script, *arguments)
         if interactive:
             prompt(bridge, lambda error: _exit_code(error) is not None)
     except DpnnBridgeError as error:

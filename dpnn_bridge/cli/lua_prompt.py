@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import signal
 import sys
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -53,6 +56,50 @@ def _reader(complete: Callable[[str], Iterable[str]]) -> Callable[[str], str]:
     return session.prompt
 
 
+@contextlib.contextmanager
+def ending_at_once() -> Iterator[None]:
+    """Ctrl-C ends the program, as it ends th: a loop in Lua would not look for Python's signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C interrupts at the next call from Lua to Python; a second one ends the program where there is none."""
+    if os.name != "posix":
+        yield
+        return
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+
+    def watch() -> None:
+        signals = 0
+        while (byte := os.read(reader, 1)) != b"\0":
+            signals += byte == bytes([signal.SIGINT])
+            if signals == 1:
+                os.write(2, b"\nCtrl-C: this waits for Lua to call torch; once more ends dpnn-lua\n")
+            elif signals > 1:
+                os._exit(130)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    watcher.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.write(writer, b"\0")
+        watcher.join()
+        os.close(reader)
+        os.close(writer)
+
+
 def prompt(bridge: Any, ends: Callable[[LuaBridgeError], bool]) -> None:
     """Read lines until the end of input.
 
@@ -60,8 +107,13 @@ def prompt(bridge: Any, ends: Callable[[LuaBridgeError], bool]) -> None:
         bridge: where they run.
         ends: whether an error is the script's own exit.
     """
-    source = (resources.files("dpnn_bridge.lua") / "prelude" / "prompt.lua").read_text(encoding="utf-8")
-    compile_, complete = bridge.execute(source, name="prompt")
+    prelude = resources.files("dpnn_bridge.lua") / "prelude"
+
+    def run_file(name: str, *arguments: Any) -> Any:
+        return bridge.execute((prelude / name).read_text(encoding="utf-8"), *arguments, name=f"dpnn_bridge/{name}")
+
+    show, _ = run_file("show.lua")
+    compile_, complete = run_file("prompt.lua", show)
 
     def names(word: str) -> list[str]:
         try:
@@ -89,13 +141,14 @@ def prompt(bridge: Any, ends: Callable[[LuaBridgeError], bool]) -> None:
         try:
             answer = bridge.call(compile_, text)
             run, more, message = answer if isinstance(answer, tuple) else (answer, False, None)
-            if run is None and more:
-                continue  # a block that is still open
+            if run is None and more and line.strip():
+                continue  # a block that is still open, until an empty line
             text = ""
             if run is None:
                 say(message, err=True)
             else:
-                bridge.call(run)
+                with _interruptible():
+                    bridge.call(run)
         except LuaBridgeError as error:
             text = ""
             if ends(error):

@@ -19,6 +19,7 @@ import torch
 from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.lua import files
 from dpnn_bridge.lua.dispatch import describe
+from dpnn_bridge.lua.messages import CHECKOUTS, package_advice
 from dpnn_bridge.lua.tensor import Tensor, TorchError
 from dpnn_bridge.torch7.random import Generator
 
@@ -187,8 +188,10 @@ def find_module(roots: Sequence[Path], name: str) -> str | None:
         return None
     for root in roots:
         home = root if (root / "init.lua").is_file() and root.name == package else root / package
-        inner = home.joinpath(*rest)
-        candidates = [inner.parent / f"{inner.name}.lua", inner / "init.lua"]
+        candidates = []
+        for folder in (home, root / CHECKOUTS[package]) if package in CHECKOUTS else (home,):
+            inner = folder.joinpath(*rest)
+            candidates += [inner.parent / f"{inner.name}.lua", inner / "init.lua"]
         if rest and home.is_dir():  # a checkout keeps its tests in a folder of their own
             candidates += sorted(home.glob(f"*/{glob.escape(rest[-1])}.lua"))
         for candidate in candidates:
@@ -209,6 +212,7 @@ def environment_entries(runtime: Runtime) -> dict[str, Any]:
     entries: dict[str, Any] = {
         "run_prelude": runtime.run_prelude,
         "sandbox": runtime.sandbox,
+        "advice": package_advice,
         "find_module": lambda name: find_module(runtime.lua_path, name),
         "module_source": lambda name: runtime.host.module(name) or (None, None),
         "write": runtime.host.write,

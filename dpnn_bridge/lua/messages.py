@@ -8,19 +8,94 @@ import re
 _PACKAGES = (
     "nn|nngraph|dpnn|rnn|nnx|optim|image|cudnn|cunn|cutorch|paths|xlua|sys|dp|torchx|inn|stn|w2nn|onmt|graph|torch"
 )
+#: packages whose checkout keeps them elsewhere than in a folder of their name
+CHECKOUTS = {
+    "pl": "Penlight/lua/pl",
+    "autograd": "torch-autograd/src",
+    "moses": "Moses/moses",
+    "nnx": "lua---nnx",
+    "totem": "torch-totem/totem",
+}
+#: packages in Lua, which run here from a checkout
+_LUA = {
+    **dict.fromkeys(("nn", "optim", "nngraph", "graph", "xlua", "trepl"), "torch/{}"),
+    **dict.fromkeys(("dpnn", "rnn", "dataload"), "Element-Research/{}"),
+    **dict.fromkeys(("torchx", "dp"), "nicholas-leonard/{}"),
+    **dict.fromkeys(("torchnet", "argcheck"), "torchnet/{}"),
+    "pl": "lunarmodules/Penlight",
+    "nnx": "clementfarabet/lua---nnx",
+    "autograd": "twitter/torch-autograd",
+    "class": "torch/class",
+    "totem": "deepmind/torch-totem",
+    "nninit": "Kaixhin/nninit",
+    "logroll": "rosejn/logroll",
+    "dkjson": "LuaDist/dkjson",
+    "fun": "luafun/luafun",
+    "stn": "qassemoquab/stnbhwd",
+    "optnet": "fmassa/optimize-net",
+    "weight-init": "e-lab/torch-toolbox",
+}
+#: what other packages are, and what to do without them
+_OTHERS = {
+    **dict.fromkeys(
+        ("cltorch", "clnn", "cunnx", "fbcunn", "ccn2", "nccl", "inn", "warp_ctc"),
+        "code in C for a GPU, which the bridge gives Lua none of: take the script's way on the CPU "
+        "(often -gpu -1, -backend nn), or remove the line where nothing else needs it",
+    ),
+    **dict.fromkeys(
+        ("hdf5", "mattorch", "matio", "npy4th", "fbdebug"),
+        "a reader of data in C: convert the data once in Python (h5py, scipy.io, numpy) to a .t7 that "
+        "dpnn_bridge.save writes, and read that with torch.load",
+    ),
+    "loadcaffe": "a reader of Caffe models in C: convert the model in a real Torch7 once (torch.save of what "
+    "loadcaffe.load gives) and read that with torch.load",
+    **dict.fromkeys(
+        ("display", "gnuplot", "itorch", "qtwidget", "qt", "qttorch", "qtlua", "gfx", "env", "async"),
+        "a display of pictures or plots: turn plotting off (often -display 0, -plot false); image.save writes files",
+    ),
+    **dict.fromkeys(
+        ("ffmpeg", "audio", "camera", "graphicsmagick", "cv", "sndfile", "signal", "fftw3"),
+        "a library for media in C: prepare the data in Python and write a .t7 with dpnn_bridge.save",
+    ),
+    **dict.fromkeys(
+        ("socket", "http", "ssl", "posix", "lpeg", "sqlite3", "lsqlite3", "zmq", "parallel", "ipc", "randomkit"),
+        "a Lua library in C, which the bridge cannot load: do that part in Python",
+    ),
+}
 _MISSING = re.compile(
     r"\((?P<module>\w+) is an invalid module name\)"
     rf"|attempt to index (?:global )?'(?P<global>{_PACKAGES})' \(a nil value\)"
 )
+#: modules of Penlight, which th makes global
+_PENLIGHT = re.compile(
+    r"attempt to index (?:global )?'(path|stringx|tablex|dir|file|lapp|text|List|pretty|class)' \(a nil value\)"
+    r"|attempt to call global '(lapp|class|List)' \(a nil value\)"
+)
+#: where require looked
+_SEARCHED = re.compile(r"\n\t(?:no f(?:ile|ield)|nothing for) '[^\n]*")
 _TRACEBACK = "\nstack traceback:\n"
+
+
+def package_advice(name: str) -> str:
+    """What a package is that is not found, and what to do."""
+    package = re.split(r"[./]", name)[0]
+    if package in _LUA:
+        address = f"https://github.com/{_LUA[package].format(package)}"
+        return f"{package} is Lua that runs here from a checkout: git clone {address} into a folder that -p names"
+    if package in _OTHERS:
+        return f"{package} is {_OTHERS[package]}"
+    return f"{name} is neither in a folder that -p or package.path names, nor does it come with the bridge"
 
 
 def explained(message: str) -> str:
     """The message of an error of Lua, with a hint where it has one."""
     text, _, stack = message.rstrip().partition(_TRACEBACK)
+    text = _SEARCHED.sub("", text)
     if found := _MISSING.search(text):
         package = found["module"] or found["global"]
         text += f"\n{package} is not there yet: begin the Lua file with require '{package}', or with what defines it"
+    if _PENLIGHT.search(text):
+        text += f"\nth has it from Penlight: {package_advice('pl')}"
     frames = [line.strip() for line in stack.split("\n") if line.strip() and "dpnn_bridge/" not in line]
     frames = [line for line in frames if line != "[C]: in function 'error'"]
     return "\n".join([text, *(f"    called from {frame}" for frame in frames)])

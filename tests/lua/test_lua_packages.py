@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -151,3 +152,61 @@ def test_kernels_of_nnx_sum_what_they_spread(bridge: LuaBridge, name: str) -> No
     inner, corner = bridge.execute(code)  # <f(x), g> = <x, f'(g)> for what is linear
     assert abs(inner) < 1e-9
     assert corner == 0
+
+
+def test_what_th_gives_scripts(tmp_path: Path) -> None:
+    (tmp_path / "Penlight" / "lua" / "pl").mkdir(parents=True)
+    (tmp_path / "Penlight" / "lua" / "pl" / "init.lua").write_text(
+        "path = {join = function(a, b) return a .. '/' .. b end}"
+    )
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "value.lua").write_text("return 5")
+    (tmp_path / "main.lua").write_text(
+        "import 'math' return path.join('a', 'b'), require './inner/value', floor(2.5), tostring(print) ~= nil"
+    )
+    bridge = LuaBridge(tmp_path)
+    bridge.require("trepl")
+    assert bridge.run_file(tmp_path / "main.lua") == ("a/b", 5, 2, True)
+
+
+def test_print_shows_tables(capfd: pytest.CaptureFixture[str]) -> None:
+    bridge = LuaBridge()
+    bridge.require("trepl")
+    bridge.execute("print({a = {1, 'x'}, b = torch.ones(2, 3)}) print('plain', 1) setprintlevel(0) print({})")
+    shown = (
+        '{\n  a : \n    {\n      1 : 1\n      2 : "x"\n    }\n  b : DoubleTensor - size: 2x3\n}\nplain\t1\ntable: 0x'
+    )
+    assert capfd.readouterr().out.startswith(shown)
+
+
+def test_layers_of_a_gpu_are_those_of_nn() -> None:
+    code = """
+    require 'cudnn'
+    local layer = cudnn.ReLU()
+    local ok, message = pcall(function() return cudnn.NoSuchLayer end)
+    return torch.type(layer), cudnn.convert(layer, nn) == layer, ok, message
+    """
+    name, same, ok, message = LuaBridge().execute(code)
+    assert (name, same, ok) == ("nn.ReLU", True, False)
+    assert "nn has no such class" in message
+
+
+@pytest.mark.parametrize(
+    ("package", "advice"),
+    [
+        ("pl.path", "git clone https://github.com/lunarmodules/Penlight"),
+        ("optim", "git clone https://github.com/torch/optim"),
+        ("hdf5", "convert the data once in Python"),
+        ("clnn", "take the script's way on the CPU"),
+        ("display", "turn plotting off"),
+        ("mine.own", "neither in a folder that -p or package.path names"),
+    ],
+)
+def test_a_package_that_is_missing_says_what_to_do(package: str, advice: str) -> None:
+    with pytest.raises(LuaBridgeError, match=re.escape(advice)):
+        LuaBridge().require(package)
+
+
+def test_globals_of_penlight_say_where_they_come_from() -> None:
+    with pytest.raises(LuaBridgeError, match=r"th has it from Penlight: .*git clone"):
+        LuaBridge().execute("return path.join('a', 'b')")

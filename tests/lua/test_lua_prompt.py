@@ -9,14 +9,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib import resources
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("lupa")
 pytest.importorskip("prompt_toolkit")
-pty = pytest.importorskip("pty", reason="pseudo terminals are Unix's")
+pytest.importorskip("pty", reason="pseudo terminals are Unix's")
 
+import fcntl
+import pty
+import termios
+
+from dpnn_bridge.lua import LuaBridge
+
+HERE = Path(__file__).parent
 _ESCAPES = re.compile(rb"\x1b(\[[0-9;?]*[A-Za-z]|[=>]|\][^\x07]*\x07)")
 
 
@@ -33,7 +41,14 @@ class Terminal:
         }
         code = "from dpnn_bridge.cli.lua import lua_command; lua_command()"
         self.process = subprocess.Popen(
-            [sys.executable, "-c", code, "-i"], stdin=slave, stdout=slave, stderr=slave, env=environment, close_fds=True
+            [sys.executable, "-c", code, "-i"],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env=environment,
+            close_fds=True,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # Ctrl-C reaches the program
         )
         os.close(slave)
         self.text = b""
@@ -65,6 +80,36 @@ def terminal(tmp_path: Path) -> Iterator[Terminal]:
     os.close(started.master)
 
 
+def test_values_show_as_th_shows_them(capfd: pytest.CaptureFixture[str]) -> None:
+    bridge = LuaBridge()
+    source = (resources.files("dpnn_bridge.lua") / "prelude" / "show.lua").read_text()
+    show, _ = bridge.execute(source)
+    bridge.execute("local show = ... SHOW = function(...) return show(5, ...) end", show)
+    bridge.run_file(HERE / "shown.lua")
+    assert capfd.readouterr().out == (HERE / "shown.txt").read_text()
+
+
+def test_interrupts(terminal: Terminal) -> None:
+    terminal.expect("not needed before an expression.")
+    terminal.type("while true do torch.tic() end\r")
+    time.sleep(1)
+    terminal.type("\x03")
+    terminal.expect("once more ends dpnn-lua\n")
+    terminal.expect(">")
+    terminal.type("for i = 1, 2 do\r")
+    terminal.expect(">>")
+    terminal.type("\r")  # an empty line ends a block
+    terminal.expect("'end' expected")
+    terminal.type("error('mine')\r")
+    terminal.expect("stdin:1: mine")
+    terminal.type("while true do end\r")
+    time.sleep(1)
+    terminal.type("\x03")
+    terminal.expect("once more ends dpnn-lua")
+    terminal.type("\x03")
+    assert terminal.process.wait(60) == 130
+
+
 def test_a_session(terminal: Terminal, tmp_path: Path) -> None:
     terminal.expect("not needed before an expression.")
     terminal.type("{a = torch.ones(2, 3), b = 'x'}\r")
@@ -77,7 +122,7 @@ def test_a_session(terminal: Terminal, tmp_path: Path) -> None:
     terminal.type("print('number ' .. i + 5) end\r")
     terminal.expect("number 6\n")
     terminal.type("torch.type(torch.Tensor())\r")
-    terminal.expect("torch.FloatTensor\n")
+    terminal.expect("torch.FloatTensor\t\n")
     terminal.type("error('broken', 0)\r")
     terminal.expect("broken\n")
     terminal.type("torch.Tensor(2):add('x')\r")

@@ -76,7 +76,6 @@ function CmdLine:parse(arg)
       elseif self.options[word] then
          i = i + read_option(self, values, arg, i)
       else
-         if type(word) == 'string' and word:match('^%-%a') then self:error('unknown option ' .. word) end
          count = count + 1
          local argument = self.arguments[count]
          if not argument then self:error('invalid argument: ' .. tostring(word)) end

@@ -1,58 +1,28 @@
--- The prompt of dpnn-lua: what a line means, how values show (tables with their fields), which names may follow.
+-- The prompt of dpnn-lua: what a line means, and which names may follow. Values are shown as th shows them.
+local show = ...
+_RESULTS = {}
 local keywords = {}
 for word in ('and break do else elseif end false for function if in local nil not or repeat return then true until while'):gmatch('%a+') do
    keywords[word] = true
 end
 
-local function brief(value)
-   if type(value) == 'string' then return string.format('%q', value) end
-   if torch.isTensor(value) then
-      return torch.type(value):match('[^.]+$') .. ' - ' .. (value:dim() == 0 and 'empty' or 'size: ' .. table.concat(value:size():totable(), 'x'))
-   end
-   if torch.typename(value) and type(value) == 'table' then return torch.typename(value) end
-   return tostring(value)
-end
-
-local function fields(value)
-   local keys = {}
-   for key in pairs(value) do keys[#keys + 1] = key end
-   table.sort(keys, function(a, b)
-      if type(a) == type(b) and (type(a) == 'number' or type(a) == 'string') then return a < b end
-      return type(a) == 'number' and type(b) ~= 'number' or tostring(a) < tostring(b)
-   end)
-   return keys
-end
-
-local function show(value, indent, seen)
-   if type(value) ~= 'table' then return indent == '' and tostring(value) or brief(value) end
-   if torch.typename(value) then return indent == '' and tostring(value) or brief(value) end
-   if seen[value] then return '{...}' end
-   if next(value) == nil then return '{}' end
-   seen[value] = true
-   local parts = {}
-   for _, key in ipairs(fields(value)) do
-      if #parts == 100 then parts[#parts + 1] = indent .. '  ...' break end
-      local inner = #indent < 8 and show(value[key], indent .. '  ', seen) or brief(value[key])
-      parts[#parts + 1] = indent .. '  ' .. tostring(key) .. ' : ' .. inner
-   end
-   seen[value] = nil
-   return '{\n' .. table.concat(parts, '\n') .. '\n' .. indent .. '}'
-end
-
-local function print_all(...)
-   for i = 1, select('#', ...) do
-      local text = show((select(i, ...)), '', {})
-      io.write(text, text:sub(-1) == '\n' and '' or '\n')
-   end
-   io.flush()
-end
+local function keep(...) _RESULT = {n = select('#', ...), ...} end
 
 -- what to run for a text, or nil and whether more lines may complete it, and the message
 local function compile(text)
-   local f = loadstring('return ' .. text, '=stdin')
-   local message
-   if not f then f, message = loadstring(text, '=stdin') end
-   if f then return function() print_all(f()) end end
+   local command = text:match('^%s*%$(.*)')
+   if command then return function() os.execute(command) end end
+   local expression = loadstring('return ' .. text) and not text:find('^%s*print')
+   local f, message = loadstring(expression and 'local keep = ... keep(' .. text .. '\n)' or text, '=stdin')
+   if f then
+      return function()
+         if not expression then return f() end
+         f(keep)
+         _LAST = _RESULT[1]
+         if _LAST ~= nil then _RESULTS[#_RESULTS + 1] = _LAST end
+         show(5, unpack(_RESULT, 1, _RESULT.n))
+      end
+   end
    return nil, message:find("'<eof>'", 1, true) ~= nil, message
 end
 

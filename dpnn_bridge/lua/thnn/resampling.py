@@ -122,6 +122,7 @@ def resample(input: Tensor, output: Tensor, width: float, height: float) -> None
 
 
 @kernel("SpatialReSampling_updateGradInput")
-def resample_gradient(input: Tensor, grad_output: Tensor, grad_input: Tensor, width: float, height: float) -> None:
-    (g,) = pull_back(lambda x: _resample(x, int(width), int(height)), [input.t], grad_output.t)
+def resample_gradient(input: Tensor, grad_output: Tensor, grad_input: Tensor, *_: float) -> None:
+    height, width = grad_output.size[-2:]  # whatever size the layer was made for
+    (g,) = pull_back(lambda x: _resample(x, width, height), [input.t], grad_output.t)
     grad_input.assign(g)

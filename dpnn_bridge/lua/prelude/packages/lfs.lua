@@ -1,6 +1,6 @@
--- lfs: LuaFileSystem, over Python's os.
+-- lfs: LuaFileSystem, over Python's os; a global too, as its C library makes it.
 local bridge, py = ...
-local lfs = {_VERSION = 'LuaFileSystem of dpnn_bridge'}
+lfs = {_VERSION = 'LuaFileSystem of dpnn_bridge'}
 for name, f in pairs(py.lfs) do lfs[name] = bridge.plain(f) end
 lfs.listing = nil
 

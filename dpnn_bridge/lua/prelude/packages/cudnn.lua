@@ -1,0 +1,18 @@
+-- cudnn: its layers compute what those of nn compute, so that the classes of nn stand for them.
+require 'cunn'
+local settings = {benchmark = false, fastest = false, verbose = false, version = 0}
+function settings.convert(net) return net end
+
+function settings.SpatialConvolution(planes, outputs, kW, kH, dW, dH, padW, padH, groups, ...)
+   if groups and groups ~= 1 then error('cudnn.SpatialConvolution with groups has no counterpart in nn', 2) end
+   return nn.SpatialConvolution(planes, outputs, kW, kH, dW, dH, padW, padH)
+end
+
+cudnn = setmetatable(settings, {__index = function(_, name)
+   local class = nn[name]
+   if not class and type(name) == 'string' and name:match('^%u') then
+      error('cudnn.' .. name .. ': nn has no such class, which would stand for it on the CPU', 2)
+   end
+   return class
+end})
+return cudnn
