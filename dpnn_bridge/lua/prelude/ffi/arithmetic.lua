@@ -8,11 +8,14 @@ local type, select = type, select
 local ffi = bridge.ffi
 
 local cell = ffi.new('float[1]')
+-- a number as the element type has it; nothing where Python must decide
 local function number_of(ty, x)
    if ty == 'Double' then return x end
+   if ty ~= 'Float' then return native.fits(ty, x) and x or nil end
    cell[0] = x
    return cell[0]
 end
+native.number_of = number_of
 
 -- result = expression(first, ...): the result takes the shape of the first; false where Python must decide
 local function apply(name, limit, object, R, X, Y, Z, v, w)
@@ -21,8 +24,14 @@ local function apply(name, limit, object, R, X, Y, Z, v, w)
    if Z and R ~= X and (R.block == Y.block or R.block == Z.block) then return false end
    if count == 0 or count > limit or (Y and Y.count ~= count) or (Z and Z.count ~= count) then return false end
    if R ~= X and not resize_as(object, R, X) then return false end
-   if v then v = number_of(X.ty, v) end
-   if w then w = number_of(X.ty, w) end
+   if v then
+      v = number_of(X.ty, v)
+      if not v then return false end
+   end
+   if w then
+      w = number_of(X.ty, w)
+      if not w then return false end
+   end
    return pointwise(name, R, X, Y, Z, v, w)
 end
 
@@ -129,9 +138,12 @@ local function fresh(name, limit, X, Y, Z, v, w)
    if object and apply(name, limit, object, R, X, Y, Z, v, w) then return object end
 end
 
-for _, ty in ipairs {'Float', 'Double'} do
+-- of integers, what LuaJIT's numbers hold exactly
+local exact = {}
+for _, name in ipairs {'add', 'csub', 'mul', 'cmul', 'cmax', 'cmin', 'clamp'} do exact[name] = rules[name] end
+for _, ty in ipairs {'Float', 'Double', 'Byte', 'Char', 'Short', 'Long'} do
    local mt = metatables['torch.' .. ty .. 'Tensor']
-   for name, rule in pairs(rules) do
+   for name, rule in pairs((ty == 'Float' or ty == 'Double') and rules or exact) do
       local slow, limit = mt[name], limits[name] or FEW
       mt[name] = function(self, ...)
          local n, a, b, c, d = select('#', ...), ...
@@ -140,7 +152,10 @@ for _, ty in ipairs {'Float', 'Double'} do
          return slow(self, ...)
       end
    end
+end
 
+for _, ty in ipairs {'Float', 'Double'} do
+   local mt = metatables['torch.' .. ty .. 'Tensor']
    local function reducer(name, finish)
       local slow = mt[name]
       mt[name] = function(self, ...)

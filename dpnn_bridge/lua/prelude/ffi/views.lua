@@ -82,6 +82,12 @@ local function new_like(S)
 end
 native.new_like = new_like
 
+-- a new tensor without elements
+function native.fresh(ty)
+   local R = {ty = ty, block = false, offset = 0, n = 0, count = 0, dense = true, current = false}
+   return wrap(R), R
+end
+
 local function storage_of_longs(n, S, first)
    local block = new_block('Long', n)
    for k = 1, n do block.data[k - 1] = S[2 * k - 2 + first] end
@@ -285,7 +291,7 @@ for ty in pairs(native.kinds) do
       return function(...)
          local n, a, b, c, d = select('#', ...), ...
          if n == 0 then
-            return wrap {ty = ty, block = false, offset = 0, n = 0, count = 0, dense = true, current = false}
+            return (native.fresh(ty))
          elseif type(a) == 'number' and positive(n, a, b, c, d) then
             local block = new_block(ty, a * (n > 1 and b or 1) * (n > 2 and c or 1) * (n > 3 and d or 1))
             if block then

@@ -1,0 +1,292 @@
+-- Elements by index and by mask on small tensors: index, indexCopy, indexAdd, indexFill, gather, scatter, maskedFill,
+-- maskedCopy, maskedSelect and t[mask]. What is not the plain case goes to Python.
+local bridge, py = ...
+local ffi, native, metatables = bridge.ffi, bridge.native, bridge.metatables
+local states, read, loops, fits = native.states, native.read, native.loops, native.fits
+local slices, resize, resize_as, fresh = native.slices, native.resize, native.resize_as, native.fresh
+local type, select, floor = type, select, math.floor
+
+local MANY = 65536
+local bits = {}  -- element type -> pointer to integers of its size: what is only moved is moved as bits
+for ty, kind in pairs(native.kinds) do bits[ty] = ffi.typeof('int' .. 8 * kind.size .. '_t *') end
+
+-- over slices: p, q have outer x (their own sizes) x inner elements, x names m slices; k-th slice, and the chosen one
+local BY_SLICE = [[
+return function(outer, m, inner, x, ix, step, p, ip, po, pl, pi, q, iq, qo, ql, qi, v)
+   for k = 0, m - 1 do
+      local chosen = tonumber(x[ix + k * step]) - 1
+      for o = 0, outer - 1 do
+         for i = 0, inner - 1 do STEP end
+      end
+   end
+end
+]]
+-- over elements: x has one place for each of its outer x m x inner elements
+local BY_ELEMENT = [[
+return function(outer, m, inner, x, ix, xo, xl, xi, p, ip, po, pl, pi, q, iq, qo, ql, qi, v)
+   for o = 0, outer - 1 do
+      for k = 0, m - 1 do
+         for i = 0, inner - 1 do
+            local chosen = tonumber(x[ix + o * xo + k * xl + i * xi]) - 1
+            STEP
+         end
+      end
+   end
+end
+]]
+-- over elements and their masks x
+local BY_MASK = [[
+return function(rows, columns, x, ix, xr, xc, p, ip, pr, pc, q, iq, v)
+   for i = 1, rows do
+      local jx, jp = ix, ip
+      for j = 1, columns do
+         if x[jx] ~= 0 then STEP end
+         jx, jp = jx + xc, jp + pc
+      end
+      ix, ip = ix + xr, ip + pr
+   end
+   return iq
+end
+]]
+local KTH_P, CHOSEN_P = 'p[ip + o * po + k * pl + i * pi]', 'p[ip + o * po + chosen * pl + i * pi]'
+local KTH_Q, CHOSEN_Q = 'q[iq + o * qo + k * ql + i * qi]', 'q[iq + o * qo + chosen * ql + i * qi]'
+local sources = {
+   index = {BY_SLICE, KTH_P .. ' = ' .. CHOSEN_Q}, indexCopy = {BY_SLICE, CHOSEN_P .. ' = ' .. KTH_Q},
+   indexAdd = {BY_SLICE, [[
+      local j = ip + o * po + chosen * pl + i * pi
+      p[j] = at(p, j) + at(q, iq + o * qo + k * ql + i * qi)
+   ]]},
+   indexFill = {BY_SLICE, CHOSEN_P .. ' = v'},
+   gather = {BY_ELEMENT, KTH_P .. ' = ' .. CHOSEN_Q}, scatter = {BY_ELEMENT, CHOSEN_P .. ' = ' .. KTH_Q},
+   scatterFill = {BY_ELEMENT, CHOSEN_P .. ' = v'},
+   maskedFill = {BY_MASK, 'p[jp] = v'}, maskedCopy = {BY_MASK, 'p[jp] = q[iq] iq = iq + 1'},
+   maskedSelect = {BY_MASK, 'q[iq] = p[jp] iq = iq + 1'},
+}
+local compiled = {}
+local function kernel(ty, name)
+   local key = ty .. name
+   local f = compiled[key]
+   if not f then
+      local step = sources[name][2]
+      f = loops.compile(ty, sources[name][1]:gsub('STEP', function() return step end), name)
+      compiled[key] = f
+   end
+   return f
+end
+
+local function state(x, ty)
+   local S = type(x) == 'userdata' and (states[x] or read(x))
+   return S and (not ty or S.ty == ty) and (S.block or S.n == 0) and S.ty ~= 'Half' and S or nil
+end
+local function dimension(S, d)
+   return type(d) == 'number' and floor(d) == d and d >= 1 and d <= S.n and S.count > 0 and S.count <= MANY
+end
+local function data(S) return ffi.cast(bits[S.ty], S.block.data) end
+-- whether the elements of a small I are all in 1 .. limit
+local function in_range(I, limit)
+   if I.count == 0 or I.count > MANY then return false end
+   local outer, m, inner, so, sl, si = slices(I, 1)
+   if not outer then return false end
+   local x = I.block.data
+   for k = 0, m - 1 do
+      for i = 0, inner - 1 do
+         local chosen = x[I.offset + k * sl + i * si]
+         if chosen < 1 or chosen > limit then return false end
+      end
+   end
+   return true
+end
+local function vector(I, limit) return I and I.n == 1 and in_range(I, limit) end
+-- whether S has the sizes of T in all dimensions but d
+local function beside(S, T, d)
+   if S.n ~= T.n then return false end
+   for k = 1, T.n do
+      if k ~= d and S[2 * k - 1] ~= T[2 * k - 1] then return false end
+   end
+   return true
+end
+
+-- index ----------------------------------------------------------------------------------------------------------------
+-- r = the slices of S along d that I names
+local function index(object, R, S, d, I)
+   if not dimension(S, d) or S.n > 4 or not vector(I, S[2 * d - 1])
+      or (R.block and (R.block == S.block or R.block == I.block)) then
+      return false
+   end
+   local outer, _, inner, so, sl, si = slices(S, d)
+   local m, a, b, c, e = I[1], S[1], S[3], S[5], S[7]
+   if not outer or outer * m * inner > MANY then return false end
+   if d == 1 then a = m elseif d == 2 then b = m elseif d == 3 then c = m else e = m end
+   if not resize(object, R, S.n, a, b, c, e) or not R.dense then return false end
+   kernel(S.ty, 'index')(outer, m, inner, I.block.data, I.offset, I[2], data(R), R.offset, m * inner, inner, 1,
+                         data(S), S.offset, so, sl, si)
+   return true
+end
+
+-- T's slices along d that I names get, or get added, those of S
+local function into(name, T, d, I, S)
+   if not dimension(T, d) or not S or not vector(I, T[2 * d - 1]) or not beside(S, T, d) or S[2 * d - 1] ~= I[1]
+      or S.block == T.block or I.block == T.block then
+      return false
+   end
+   local outer, _, inner, to, tl, ti = slices(T, d)
+   local outer_s, m, inner_s, so, sl, si = slices(S, d)
+   if not outer or outer_s ~= outer or inner_s ~= inner then return false end
+   local p, q = T.block.data, S.block.data
+   if name == 'indexCopy' then p, q = data(T), data(S) end
+   kernel(T.ty, name)(outer, m, inner, I.block.data, I.offset, I[2], p, T.offset, to, tl, ti, q, S.offset, so, sl, si)
+   return true
+end
+
+local function index_fill(T, d, I, value)
+   if not dimension(T, d) or not vector(I, T[2 * d - 1]) or I.block == T.block or not fits(T.ty, value) then return false end
+   local outer, _, inner, to, tl, ti = slices(T, d)
+   if not outer then return false end
+   local p = T.block.data
+   kernel(T.ty, 'indexFill')(outer, I[1], inner, I.block.data, I.offset, I[2], p, T.offset, to, tl, ti, p, 0, 0, 0, 0, value)
+   return true
+end
+
+-- gather, scatter: `name` moves between P and Q at the places of I; P or Q has the sizes of I
+local function at_places(name, P, Q, d, I, value)
+   local whole = name == 'gather' and Q or P
+   if not dimension(whole, d) or not I or not beside(I, whole, d) or not in_range(I, whole[2 * d - 1]) or I.block == P.block
+      or (Q ~= P and Q.block == P.block) then
+      return false
+   end
+   local outer, m, inner, xo, xl, xi = slices(I, d)
+   local outer_p, _, inner_p, po, pl, pi = slices(P, d)
+   local outer_q, _, inner_q, qo, ql, qi = slices(Q, d)
+   if not outer or outer_p ~= outer or outer_q ~= outer or inner_p ~= inner or inner_q ~= inner then return false end
+   local p, q = P.block.data, Q.block.data
+   if not value then p, q = data(P), data(Q) end
+   kernel(P.ty, name)(outer, m, inner, I.block.data, I.offset, xo, xl, xi, p, P.offset, po, pl, pi, q, Q.offset, qo, ql, qi, value)
+   return true
+end
+local function same_size(A, B) return beside(A, B, 0) end
+
+-- masks ----------------------------------------------------------------------------------------------------------------
+-- arrangement of S under the mask M, and how many are chosen; nothing where Python must decide
+local function under(S, M)
+   if not (S and M) or S.count == 0 or S.count ~= M.count or S.count > MANY or S.block == M.block then return nil end
+   local rows, columns, sr, sc, mr, mc = loops.layout(S, M)
+   if not rows then return nil end
+   local x, count = M.block.data, 0
+   for i = 0, rows - 1 do
+      local j = M.offset + i * mr
+      for _ = 1, columns do
+         if x[j] > 1 then return nil end
+         count = count + x[j]
+         j = j + mc
+      end
+   end
+   return count, rows, columns, sr, sc, mr, mc
+end
+
+local function masked_fill(S, M, value)
+   if not fits(S.ty, value) then return false end
+   local count, rows, columns, sr, sc, mr, mc = under(S, M)
+   if not count then return false end
+   local p = S.block.data
+   kernel(S.ty, 'maskedFill')(rows, columns, M.block.data, M.offset, mr, mc, p, S.offset, sr, sc, p, 0, value)
+   return true
+end
+
+local function masked_copy(S, M, T)
+   local count, rows, columns, sr, sc, mr, mc = under(S, M)
+   if not count or not T or not T.dense or T.count < count or T.block == S.block then return false end
+   kernel(S.ty, 'maskedCopy')(rows, columns, M.block.data, M.offset, mr, mc, data(S), S.offset, sr, sc, data(T), T.offset)
+   return true
+end
+
+local function masked_select(object, R, S, M)
+   local count, rows, columns, sr, sc, mr, mc = under(S, M)
+   if not count or count == 0 or R.block and (R.block == S.block or R.block == M.block) then return false end
+   if not resize(object, R, 1, count) or not R.dense then return false end
+   kernel(S.ty, 'maskedSelect')(rows, columns, M.block.data, M.offset, mr, mc, data(S), S.offset, sr, sc, data(R), R.offset)
+   return true
+end
+
+-- methods --------------------------------------------------------------------------------------------------------------
+for ty in pairs(native.kinds) do
+   local mt = metatables['torch.' .. ty .. 'Tensor']
+   local function define(name, f)
+      local slow = mt[name]
+      if slow and ty ~= 'Half' then
+         mt[name] = function(self, ...)
+            local S = state(self, ty)
+            local answer = S and f(self, S, select('#', ...), ...)
+            if answer then return answer end
+            return slow(self, ...)
+         end
+      end
+   end
+   define('index', function(self, S, n, a, b, c)
+      if n == 2 then
+         local object, R = fresh(ty)
+         return index(object, R, S, a, state(b, 'Long')) and object
+      elseif n == 3 then
+         local T = state(a, ty)
+         return T and index(self, S, T, b, state(c, 'Long')) and c
+      end
+   end)
+   for _, name in ipairs {'indexCopy', 'indexAdd'} do
+      define(name, function(_, S, n, d, I, source) return n == 3 and into(name, S, d, state(I, 'Long'), state(source, ty)) and source end)
+   end
+   define('indexFill', function(_, S, n, d, I, value) return n == 3 and index_fill(S, d, state(I, 'Long'), value) and value end)
+   define('gather', function(self, S, n, a, b, c)
+      if n == 2 then
+         local I = state(b, 'Long')
+         local object, R = fresh(ty)
+         return I and I.n > 0 and resize_as(object, R, I) and at_places('gather', R, S, a, I) and object
+      elseif n == 3 then
+         local T, I = state(a, ty), state(c, 'Long')
+         return T and I and S.n > 0 and same_size(S, I) and at_places('gather', S, T, b, I) and self
+      end
+   end)
+   define('scatter', function(self, S, n, d, I, source)
+      I = n == 3 and state(I, 'Long')
+      if not I then return end
+      if type(source) == 'number' then
+         return fits(ty, source) and at_places('scatterFill', S, S, d, I, source) and self
+      end
+      local T = state(source, ty)
+      return T and same_size(T, I) and at_places('scatter', S, T, d, I) and self
+   end)
+   define('maskedFill', function(_, S, n, M, value) return n == 2 and masked_fill(S, state(M, 'Byte'), value) and value end)
+   define('maskedCopy', function(self, S, n, M, T) return n == 2 and masked_copy(S, state(M, 'Byte'), state(T, ty)) and self end)
+   define('maskedSelect', function(self, S, n, a, b)
+      if n == 1 then
+         local object, R = fresh(ty)
+         return masked_select(object, R, S, state(a, 'Byte')) and object
+      elseif n == 2 then
+         local T = state(a, ty)
+         return T and masked_select(self, S, T, state(b, 'Byte')) and b
+      end
+   end)
+
+   -- t[mask] and t[mask] = value
+   local index_slow, newindex_slow = mt.__index__, mt.__newindex__
+   mt.__index__ = function(self, key)
+      local M = ty ~= 'Half' and state(key, 'Byte')
+      local S = M and state(self, ty)
+      if S then
+         local object, R = fresh(ty)
+         if masked_select(object, R, S, M) then return object, true end
+      end
+      return index_slow(self, key)
+   end
+   mt.__newindex__ = function(self, key, value)
+      local M = ty ~= 'Half' and state(key, 'Byte')
+      local S = M and state(self, ty)
+      if S then
+         if type(value) == 'number' then
+            if masked_fill(S, M, value) then return true end
+         else
+            local T = state(value, ty)
+            if T and masked_copy(S, M, T) then return true end
+         end
+      end
+      return newindex_slow(self, key, value)
+   end
+end
