@@ -16,6 +16,16 @@ def wide(t: torch.Tensor) -> torch.Tensor:
     return t.double() if t.is_floating_point() else t.long()
 
 
+#: elements up to which sums are taken one after the other, as in Torch7
+_IN_ORDER = 4096
+
+
+def _sum(x: torch.Tensor, dim: int) -> torch.Tensor:
+    if x.numel() > _IN_ORDER or not x.is_floating_point():
+        return x.sum(dim)
+    return x.cumsum(dim).select(dim, -1)
+
+
 def check_dim(t: Tensor, dim: int, position: int = 2) -> int:
     if not 0 <= dim < t.dim:
         raise TorchError(f"bad argument #{position} (dimension {dim + 1} out of range of {t.dim}D tensor)")
@@ -50,7 +60,7 @@ def _reduction(
         r.assign(f(wide(t.t), dim).unsqueeze(dim))
 
 
-_reduction("sum", torch.sum)
+_reduction("sum", _sum)
 _reduction("prod", torch.prod, empty=1)
 
 
@@ -58,13 +68,13 @@ _reduction("prod", torch.prod, empty=1)
 def mean(t: Tensor) -> float:
     if not t.numel:
         raise TorchError("bad argument #1 (empty Tensor)")
-    return _number(wide(t.t).sum() / t.numel)
+    return _number(_sum(wide(t.t).reshape(-1), 0) / t.numel)
 
 
 @torch_function("mean", "R T i", types=FLOAT_TYPES)
 def mean_along(r: Tensor, t: Tensor, dim: int) -> None:
     resized_first(r, t, check_dim(t, dim), 0)
-    r.assign(wide(t.t).sum(dim, keepdim=True) / t.size[dim])
+    r.assign(_sum(wide(t.t), dim).unsqueeze(dim) / t.size[dim])
 
 
 def _root(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -137,7 +147,7 @@ def _power_root(total: torch.Tensor, p: float, like: torch.Tensor) -> torch.Tens
 def norm(t: Tensor, p: float) -> float:
     x = t.t.reshape(-1)
     if p == 2:
-        return _number(torch.sqrt((wide(x) * wide(x)).sum()))
+        return _number(torch.sqrt(_sum(wide(x) * wide(x), 0)))
     total = _power_sum(x, p, 0)
     return _number(total if p in (0, 1) else _power_root(total, p, x))
 
