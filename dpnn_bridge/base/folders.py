@@ -60,13 +60,17 @@ def _make_folder(parent: Path) -> Path:
                 raise
             if _hold(folder):
                 return folder
+            _remove(folder)
 
 
 def _hold(folder: Path) -> bool:
     """Takes the lock on a new folder; False when another program took it for one that was left."""
     if fcntl is None:
         return True
-    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
