@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from dpnn_bridge.conversion.faults import Fault
 from dpnn_bridge.conversion.fields import Field, get_tensor, grad_field, submodules
@@ -270,6 +270,20 @@ class LuaClass:
         return iter(())
 
     # ------------------------------------------------------------------ parity
+    @classmethod
+    def joined_gradient(cls, module: nn.Module, name: str, gradients: dict[str, list[Tensor]]) -> Tensor | None:
+        """The one gradient here that follows from those which Torch7 keeps of clones with shared parameters.
+
+        Args:
+            module: stands for all clones.
+            name: the field.
+            gradients: of each field of the clones, in the order of their backward.
+
+        Returns:
+            None where it is their sum.
+        """
+        return None
+
     @classmethod
     def replay(cls, module: nn.Module, after: LuaObject) -> Callable[..., Any] | None:
         """For a random module: a forward that uses the noise which Torch7 stored in ``after``. None when not random."""

@@ -18,8 +18,8 @@ from dpnn_bridge.conversion.lua_class import ParameterSite
 from dpnn_bridge.objects import LuaTable, LuaTensor
 
 SHARED = (
-    "the layers share weights and not gradients in Torch7; here one parameter has one gradient, and it is the sum of "
-    "Torch7's"
+    "the layers share weights and not gradients in Torch7; here one parameter has one gradient, and it is what theirs "
+    "make together"
 )
 
 
@@ -51,9 +51,25 @@ def compare_gradients(
         if not difference.ok:
             same = [j for j, site in enumerate(sites) if _parameter(site) is _parameter(sites[i])]
             parts = {memory[j] if memory else j: expected[j] for j in same if expected[j].shape == e.shape}
-            if len(parts) > 1 and compare_tensor("sum", grad, torch.stack([*parts.values()]).sum(0), allowed).ok:
+            total = _joined(sites, i, expected)
+            if total is None and len(parts) > 1:
+                total = torch.stack([*parts.values()]).sum(0)
+            if total is not None and compare_tensor("sum", grad, total, allowed).ok:
                 difference.excuse, difference.reason = Verdict.KNOWN, SHARED
     return found
+
+
+def _joined(sites: Sequence[ParameterSite], i: int, expected: Sequence[Tensor]) -> Tensor | None:
+    """What the gradients of clones make together by their class; None for their sum, and where there is one alone."""
+    owner, name, _ = sites[i]
+    clones = [site[0] for site in sites if site[1] == name and _parameter(site) is _parameter(sites[i])]
+    if len(clones) < 2:
+        return None
+    gradients: dict[str, list[Tensor]] = {}
+    for (module, field, _), gradient in zip(sites, expected, strict=True):
+        if any(module is clone for clone in clones):
+            gradients.setdefault(field, []).append(gradient)
+    return registry.spec_of(owner).joined_gradient(owner, name, gradients)
 
 
 def memory_of(table: Any) -> list[Any]:

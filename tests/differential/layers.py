@@ -142,7 +142,10 @@ LAYERS: dict[str, tuple[Layer, ...]] = {
     "nn.ConcatTable": (L("nn.ConcatTable():add(nn.Linear(<i>, <o>)):add(nn.Identity())", "i | n,i"),),
     "nn.ParallelTable": (L("nn.ParallelTable():add(nn.Linear(<i>, <o>)):add(nn.Tanh())", "[n,i; n,c]"),),
     "nn.Parallel": (L("nn.Parallel(2, 1):add(nn.Linear(<i>, <o>)):add(nn.Linear(<i>, <o>))", "i,2"),),
-    "nn.MapTable": (L("nn.MapTable(nn.Linear(<i>, <o>), <b:bool>)", "[n,i; n,i] | [n,i]"),),
+    "nn.MapTable": (
+        L("nn.MapTable(nn.Linear(<i>, <o>), <b:bool>)", "[n,i; n,i] | [n,i]"),
+        L("nn.MapTable(nn.WeightNorm(nn.Linear(<i>, <o>)))", "[n,i; n,i] | [n,i; n,i; n,i]"),
+    ),
     "nn.Bottle": (L("nn.Bottle(nn.Linear(<i>, <o>))", "n,i | n,t,i | n,t,h,i"),),
     # nn: convolutions
     "nn.SpatialConvolution": (L(f"nn.SpatialConvolution(<i>, <o>, {K2}, {D2}, <pw:0-1>, <ph:0-1>)", images(3, "i")),),

@@ -149,7 +149,10 @@ LUA_LAYERS: dict[str, tuple[Layer, ...]] = {
         for more in ("", "+2")
     ),
     "nn.DistanceRatioCriterion": (L("nn.DistanceRatioCriterion(<avg:bool>)", "[n; n]", "n"),),
-    "nn.L1HingeEmbeddingCriterion": (L("nn.L1HingeEmbeddingCriterion(<m:0.1,1,9>)", "={R(<n>), R(<n>)}", "=<y:-1,1>"),),
+    "nn.L1HingeEmbeddingCriterion": (
+        L("nn.L1HingeEmbeddingCriterion(<m:0.1,1,9>)", "={R(<n>), R(<n>)}", "=<y:-1,1>"),
+        L("nn.L1HingeEmbeddingCriterion(<m:0.1,1,9>)", "={ints(2, <n>), ints(2, <n>)}", "=<y:-1,1>"),
+    ),
     # dpnn: rewards and noise
     "nn.Reinforce": reinforced("nn.Reinforce()", "=R(<n>)"),
     "nn.ReinforceBernoulli": reinforced(

@@ -114,3 +114,7 @@ def test_every_class_is_declared_or_named_with_a_reason() -> None:
 
 def test_every_explanation_has_a_reason() -> None:
     assert all(len(known.reason) > 20 for known in EXPLAINED)
+
+
+def test_every_explanation_looks_at_the_values() -> None:
+    assert all(known.here or known.within or known.instead for known in EXPLAINED)

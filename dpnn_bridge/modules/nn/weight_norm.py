@@ -68,6 +68,10 @@ class WeightNorm(nn.Module):
     Shape:
         As the module.
 
+    Differs from torch:
+        Torch7 leaves the gradient of ``v`` in ``gradWeight``, and the next backward adds to it, that of a clone in an
+        ``nn.MapTable`` as well: the gradient of the clone before goes through the normalization a second time.
+
     Lua:
         ``nn.WeightNorm(module, outputDim)``, WeightNorm.lua
     """
@@ -152,6 +156,22 @@ class WeightNormClass(LuaClass):
         cls, module: nn.Module, inner: Callable[[nn.Module], Iterator[ParameterSite]]
     ) -> Iterator[ParameterSite]:
         return ((m, name, field) for m, name, field in super().parameters(module, inner) if m is module)
+
+    @classmethod
+    def joined_gradient(cls, module: Any, name: str, gradients: dict[str, list[Tensor]]) -> Tensor | None:
+        """Without what the second way through the normalization has added to each clone but the first."""
+        if name == "bias":  # shared, but for the list of a clone, which loses it
+            return next((gradient for gradient in gradients["bias"] if gradient.numel()), None)
+        weight = module.module.parametrizations.weight
+        v = _as_rows(weight.original1.detach(), module)
+        g = _as_rows(weight.original0.detach().expand_as(module.module.weight), module)[:, :1]
+        norm = (v.square().sum(1, keepdim=True) + EPS).sqrt()
+        rows = torch.stack([gradient.reshape(v.shape) for gradient in gradients["v"]]).to(v.dtype)
+        before = rows[:-1].sum(0)
+        along = (before * v / norm).sum(1, keepdim=True)
+        if name == "g":
+            return torch.stack([gradient.reshape(-1, 1) for gradient in gradients["g"]]).sum(0) - along
+        return rows.sum(0) - g / norm * (before - v / norm * along)
 
     @classmethod
     def hidden_parameters(cls, module: Any) -> Iterator[ParameterSite]:
