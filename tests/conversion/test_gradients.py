@@ -29,6 +29,7 @@ OTHER_GRADIENT = {
         "nn.BinActiveZ",
         "nn.SpatialBinaryConvolution",
     ),
+    "bits, whose gradient is that of their probability": ("nn.BinaryStochastic",),
     "a bound, whose gradient passes beyond it": (
         "nn.Clip",
         "w2nn.ClippedMSECriterion",

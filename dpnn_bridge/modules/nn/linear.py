@@ -17,7 +17,7 @@ from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.objects import LuaObject
 
 
-@lua_class("nn.Linear")
+@lua_class("nn.Linear", "nn.LinearVA")
 class Linear(LuaClass):
     torch_type = nn.Linear
     tensors = {"weight": "weight", "bias": "bias"}

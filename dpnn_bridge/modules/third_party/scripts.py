@@ -1,0 +1,132 @@
+"""Layers that several training scripts define under one name: printing, stochastic bits, flat maps, triplets."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.lua_class import LuaClass, WithoutParameters, empty_table
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.objects import LuaObject, LuaTensor
+from dpnn_bridge.torch7.gradient import with_gradient_of
+
+
+@lua_class("nn.Print", "nn.PrintModule", "nn.PrintNoNewline", "nn.PrintAddress", "nn.Debug")
+class Print(LuaClass):
+    """Prints in Torch7, each repository something else; passes everything through here."""
+
+    torch_type = nn.Identity
+    only_from_files = True
+    passes_through = True
+    checked_by = "formula"
+    test = "test_printing_layers_pass_everything_through"
+
+    @classmethod
+    def matches(cls, obj: LuaObject) -> bool:
+        return "modules" not in obj
+
+
+class BinaryStochastic(nn.Module):
+    """Zeros and ones, drawn with the probabilities that a sigmoid gives; in evaluation the likelier of both.
+
+    Args:
+        lo, hi: what stands for 0 and for 1 in evaluation; in training they are 0 and 1.
+
+    Shape:
+        - Input, output: :math:`(*)`.
+
+    Differs from torch:
+        The gradient is that of the sigmoid.
+
+    Lua:
+        ``nn.BinaryStochastic(lo, hi)``, BinaryStochastic.lua of training scripts
+    """
+
+    def __init__(self, lo: float = 0.0, hi: float = 1.0) -> None:
+        super().__init__()
+        self.lo, self.hi = lo, hi
+
+    def forward(self, input: Tensor) -> Tensor:
+        probability = input.sigmoid()
+        if self.training:
+            return with_gradient_of(torch.bernoulli(probability.detach()), probability)
+        bits = (probability.detach() * 2).floor().clamp(0, 1)
+        return with_gradient_of(bits * (self.hi - self.lo) + self.lo, probability)
+
+    def extra_repr(self) -> str:
+        return f"lo={self.lo}, hi={self.hi}"
+
+
+@lua_class("nn.BinaryStochastic")
+class BinaryStochasticClass(LuaClass):
+    torch_type = BinaryStochastic
+    scalars = {"lo": "lo", "hi": "hi"}
+    defaults = {"lo": 0, "hi": 1}
+    scratch = ("rawoutput", "cpubuff1", "cpubuff2")
+    checked_by = "formula"
+    test = "test_stochastic_bits_have_the_gradient_of_the_sigmoid"
+
+
+class FlattenMaps(nn.Module):
+    """The rows of each map one after the other.
+
+    Shape:
+        - Input: :math:`(C, H, W)`.
+        - Output: :math:`(C, HW)`.
+
+    Lua:
+        ``nn.Flatten()``, of scripts that classify every place of an image
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.dim() != 3:
+            raise ValueError(f"expected 3 dimensions, found shape {tuple(input.shape)}")
+        return input.flatten(1)
+
+
+@lua_class("nn.Flatten")
+class FlattenMapsClass(LuaClass):
+    torch_type = FlattenMaps
+    checked_by = "formula"
+    test = "test_maps_are_flattened_each_on_its_own"
+
+
+class TripletEmbeddingCriterion(nn.Module):
+    r"""Mean of :math:`\max(0, |a - p|^2 + \alpha - |a - n|^2)` over anchors, positives and negatives.
+
+    Args:
+        alpha: :math:`\alpha`.
+
+    Shape:
+        - Input: list of three tensors :math:`(N, D)`: anchors, positives, negatives.
+        - Output: scalar.
+
+    Lua:
+        ``nn.TripletEmbeddingCriterion(alpha)``, TripletEmbedding.lua of Atcold/torch-TripletEmbedding
+    """
+
+    def __init__(self, alpha: float = 0.2) -> None:
+        super().__init__()
+        self.alpha = alpha
+
+    def forward(self, input: list[Tensor], target: Tensor | None = None) -> Tensor:
+        anchor, positive, negative = input
+        distance = (anchor - positive).square().sum(1) + self.alpha - (anchor - negative).square().sum(1)
+        return distance.relu().sum() / len(anchor)
+
+    def extra_repr(self) -> str:
+        return f"alpha={self.alpha}"
+
+
+@lua_class("nn.TripletEmbeddingCriterion")
+class TripletEmbeddingCriterionClass(WithoutParameters):
+    torch_type = TripletEmbeddingCriterion
+    scalars = {"alpha": "alpha"}
+    scratch = ("Li",)
+    constants = {"Li": LuaTensor.empty, "gradInput": empty_table, "output": 0}
+    checked_by = "formula"
+    test = "test_a_triplet_pulls_the_positive_and_pushes_the_negative"
+
+    @classmethod
+    def matches(cls, obj: LuaObject) -> bool:
+        return "alpha" in obj
