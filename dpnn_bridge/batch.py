@@ -34,6 +34,7 @@ from dpnn_bridge.base.checksum import sha256_of
 from dpnn_bridge.base.extras import install_advice
 from dpnn_bridge.base.folders import ending_in_order, remove_temporary
 from dpnn_bridge.base.remote import Place, absolute, beside, is_there, listed, place_of
+from dpnn_bridge.base.suffixes import INDEX
 from dpnn_bridge.base.version import package_version
 from dpnn_bridge.errors import DpnnBridgeError, OptionError, OutputError, OutputExistsError
 from dpnn_bridge.manifest import Line, Manifest
@@ -127,7 +128,9 @@ def tasks_for_models(source: Place, target: Place, keys: Sequence[str]) -> list[
     Keys that would give the same name, or one that no file can have, get another.
     """
     tasks: dict[str, Task] = {}
-    stem, suffix = PurePosixPath(target).stem, PurePosixPath(target).suffix
+    name = PurePosixPath(target).name
+    suffix = INDEX if name.endswith(INDEX) else PurePosixPath(name).suffix
+    stem = name.removesuffix(suffix)
     for key in keys:
         room = _LONGEST_NAME - len(os.fsencode(f"{stem}.{suffix}"))
         name, number = _file_name(key, room), 1

@@ -248,7 +248,8 @@ def convert(
         sha256: refuse a file with another checksum.
         checksum: take the SHA-256 of what is written into the report: ``metadata["written"]``.
         max_shard_size: write ``.safetensors`` in files of at most so many bytes, ``"2GB"``, with an index, as Hugging
-            Face's libraries load them. Weights go from file to file in pieces: they may be larger than memory.
+            Face's libraries load them. Weights go from file to file in pieces: they may be larger than memory. A
+            ``dst`` that is an index, ``model.safetensors.index.json``, asks for that too.
         progress: called with the name of each step as it begins.
         **options: of the format: ``dynamic``, ``opset``, ``input_names`` of ``.onnx``, ``dynamic`` of ``.pt2``.
 
@@ -258,7 +259,7 @@ def convert(
     Raises:
         T7Error, ConversionError, OutputError, VerificationError: nothing was written.
     """
-    suffix = ".json" if (to or Path(dst).suffix[1:]).lstrip(".") == "json" else suffix_of(dst, to)
+    suffix = _suffix_of(dst, to)
     inputs = (*([place_of(src)] if isinstance(src, (str, os.PathLike)) and not is_url(src) else []), *plugins)
     check_output(dst, force, inputs)
     load_plugins(plugins)
@@ -269,10 +270,9 @@ def convert(
         allow_unsupported=allow_unsupported,
         fallback=None if bridge is None else bridge.convert,
         knows=None if bridge is None else bridge.has_class,
-        pending=max_shard_size is not None,
+        pending=max_shard_size is not None or suffix == INDEX,
     )
-    if max_shard_size is not None:
-        options["max_shard_size"] = max_shard_size
+    options |= {} if max_shard_size is None else {"max_shard_size": max_shard_size}
     dtype = as_dtype(dtype)
     with local_file(src, sha256) as file:
         root, trailing = None, 0
@@ -318,6 +318,12 @@ def convert(
     return report
 
 
+def _suffix_of(dst: StrPath, to: str | None) -> str:
+    """The format of an output, which may be ``.json`` for data."""
+    data_form = (to or Path(dst).suffix[1:]).lstrip(".") == "json" and not os.fspath(dst).endswith(INDEX)
+    return ".json" if data_form else suffix_of(dst, to)
+
+
 def _holds_model(value: Any, key: str | None, options: Options) -> bool:
     """Whether a file, or what its key names, is a model or holds one."""
     knows = options.knows or (lambda name: False)
@@ -349,11 +355,10 @@ def is_converted(
 ) -> bool:
     """Whether ``dst`` is whole and what :func:`convert` made of ``src`` with these arguments.
 
-    A file may say what it was made of; ``.t7`` files, ``.pt`` files without a checksum and data are compared with what
-    the input gives now.
+    A file may say what it was made of; others (``.t7``, ``.pt``, data) are compared with what the input gives now.
     """
     try:
-        suffix = f".{to.lstrip('.')}" if to else Path(dst).suffix
+        suffix = _suffix_of(dst, to)
         with local_file(dst, unpack=False) as there:
             if suffix != ".json" and (made_of := format_of(dst, to).origin(there.path)):
                 with local_file(src) as file:

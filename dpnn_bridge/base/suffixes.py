@@ -22,7 +22,7 @@ PICKLED = (".pt", ".pth")
 #: suffixes of files that hold a converted model and can be loaded again without Torch7's reader
 CONVERTED = (*PICKLED, ".safetensors")
 
-#: how the name of the index of a model in several .safetensors files ends
+#: how the name of the index of a model in several .safetensors files ends, which is written with them
 INDEX = ".safetensors.index.json"
 
 
@@ -30,3 +30,8 @@ def is_converted_file(path: str | os.PathLike[str]) -> bool:
     """Whether a name is that of a file that holds a converted model."""
     name = os.fspath(path)
     return name.endswith((*CONVERTED, INDEX))
+
+
+def index_of(path: str | os.PathLike[str]) -> str:
+    """The index of a ``.safetensors`` file that is written in shards."""
+    return f"{os.fspath(path).removesuffix(INDEX).removesuffix('.safetensors')}{INDEX}"

@@ -18,7 +18,8 @@ import click
 
 from dpnn_bridge.base.atomic import check_output, write_text
 from dpnn_bridge.base.folders import temporary_folder
-from dpnn_bridge.base.suffixes import OUTPUTS
+from dpnn_bridge.base.remote import place_of
+from dpnn_bridge.base.suffixes import INDEX, OUTPUTS, index_of
 from dpnn_bridge.cli.terminal import (
     DTYPES,
     Command,
@@ -162,12 +163,12 @@ def convert_command(
     if out_dir is None:
         _check_pair(files, to)
     suffix = to or ("pt" if out_dir is not None or files[1] == "-" else PurePath(files[1]).suffix[1:])
+    if max_shard_size and suffix != "safetensors" and not (out_dir is None and str(files[1]).endswith(INDEX)):
+        raise click.UsageError("--max-shard-size is for .safetensors: --to safetensors, or OUT.safetensors")
     form = {"dynamic": dynamic or None, "opset": opset, "input_names": input_names and input_names.split(",")}
     form = {name: value for name, value in form.items() if value is not None}
     if form and (suffix != "onnx" and (suffix, list(form)) != ("pt2", ["dynamic"])):
         raise click.UsageError("--dynamic is for .onnx and .pt2, --opset and --input-names are for .onnx")
-    if max_shard_size and (suffix != "safetensors" or out_dir is not None or all_models):
-        raise click.UsageError("--max-shard-size is for one .safetensors file")
     if lua_files and (jobs > 1 or dask):
         raise click.UsageError("--lua runs in one process: leave out --jobs and --dask")
     if sandbox and not lua_files:
@@ -195,6 +196,8 @@ def convert_command(
             "example": partial(_example, [*map(_absolute, inputs)], dtype) if inputs else None,
             **form,
         }
+        if max_shard_size:
+            options["max_shard_size"] = max_shard_size
         if lua_files:
             from dpnn_bridge.lua import LuaBridge
 
@@ -202,7 +205,6 @@ def convert_command(
         if out_dir is None and not all_models:
             with _output(files[1], suffix) as target:
                 one = {"key": key, "force": force, "sha256": sha256, "progress": progress}
-                one["max_shard_size"] = max_shard_size
                 done = api.convert(piped(files[0]), target, **one, **options)
     if out_dir is None and not all_models:
         if report is not None:
@@ -210,14 +212,14 @@ def convert_command(
         if as_json:
             click.echo(json.dumps(done.to_dict(), indent=2))
         elif not quiet and files[1] != "-":
-            if max_shard_size:
-                files = (files[0], f"{files[1]}.index.json")
-            _print_one(done, files, verbose, time.perf_counter() - started)
+            shown = (files[0], index_of(files[1])) if max_shard_size else files
+            _print_one(done, shown, verbose, time.perf_counter() - started)
         return
     if out_dir is not None:
-        tasks = batch.tasks_for(files, out_dir, f".{to or 'pt'}")
+        tasks = batch.tasks_for(files, out_dir, INDEX if max_shard_size else f".{to or 'pt'}")
     else:
-        tasks = batch.tasks_for_models(*files, keys=api.model_keys(files[0]))
+        target = place_of(index_of(files[1])) if max_shard_size else files[1]
+        tasks = batch.tasks_for_models(files[0], target, keys=api.model_keys(files[0]))
     with executor_of(1, dask) as executor:
         outcomes = batch.run(tasks, jobs=jobs, executor=executor, manifest=manifest, force=force, **options)
         _run_many(tasks, outcomes, as_json, quiet)

@@ -16,7 +16,7 @@ from torch import nn
 
 from dpnn_bridge.base.atomic import StrPath, replacing
 from dpnn_bridge.base.boundary import raises
-from dpnn_bridge.base.suffixes import OUTPUTS, PICKLED
+from dpnn_bridge.base.suffixes import INDEX, OUTPUTS, PICKLED, index_of
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.modules.several import Models
 
@@ -59,12 +59,14 @@ class Format(Protocol):
 
 
 def suffix_of(path: StrPath, to: str | None = None) -> str:
-    """The format of an output: ``to`` (with or without dot), else the suffix of ``path``.
+    """The format of an output: ``to`` (with or without dot), else the suffix of ``path`` or of an index.
 
     Raises:
         ConversionError: no such format.
     """
     suffix = f".{to.lstrip('.')}" if to else Path(path).suffix
+    if suffix == (".safetensors" if to else ".json") and os.fspath(path).endswith(INDEX):
+        return INDEX
     if suffix not in OUTPUTS:
         raise ConversionError(f"{path}: cannot write {suffix or 'a file without suffix'}; choose {', '.join(OUTPUTS)}")
     return suffix
@@ -72,7 +74,8 @@ def suffix_of(path: StrPath, to: str | None = None) -> str:
 
 def format_of(path: StrPath, to: str | None = None) -> Format:
     """The module of the format that :func:`suffix_of` names."""
-    return importlib.import_module(f"{__name__}.{OUTPUTS[suffix_of(path, to)]}")  # type: ignore[return-value]
+    name = (OUTPUTS | {INDEX: "shards"})[suffix_of(path, to)]
+    return importlib.import_module(f"{__name__}.{name}")  # type: ignore[return-value]
 
 
 @raises(ConversionError, "writing")
@@ -112,16 +115,15 @@ def export(
     if isinstance(module, Models) and suffix in ONE_FORWARD:
         keys = ", ".join(module.keys())
         raise ConversionError(f"{path}: {suffix} holds one model; choose one with key= (--key), or --all: {keys}")
+    if options.get("max_shard_size") is not None and suffix != INDEX:
+        if suffix != ".safetensors":
+            raise ConversionError(f"{path}: only .safetensors is written in shards, --max-shard-size")
+        path, suffix = index_of(path), INDEX
     handler = format_of(path, to)
-    shards = options.get("max_shard_size") is not None
-    if shards and suffix != ".safetensors":
-        raise ConversionError(f"{path}: only .safetensors is written in shards, --max-shard-size")
-    if shards:
-        path, handler = f"{os.fspath(path)}.index.json", importlib.import_module(f"{__name__}.shards")
     job = Job(example, metadata or {}, options, origin)
     if origin is not None and suffix not in PICKLED:
         job.metadata = {**job.metadata, "origin": origin()}
-    with replacing(path, force=force, inputs=inputs, parts=shards) as temporary:
+    with replacing(path, force=force, inputs=inputs, parts=suffix == INDEX) as temporary:
         handler.write(module, temporary, job)
         handler.verify(module, temporary, job)
         if seal is not None:

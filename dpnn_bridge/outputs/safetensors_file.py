@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,10 @@ DTYPES = {
     "I8": torch.int8,
     "U8": torch.uint8,
 }
+#: type, shape, first byte, end
+Entry = tuple[torch.dtype, list[int], int, int]
+#: a file, its metadata, its tensors, and where their bytes begin
+Opened = tuple[FileSource, dict[str, str], dict[str, Entry], int]
 #: bytes of a header, the limit of the safetensors library
 LARGEST_HEADER = 100_000_000
 
@@ -39,11 +44,8 @@ def read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         NotT7Error: it is none.
         T7FormatError: it is damaged.
     """
-    source, strings, entries, start = opened(path)
-    try:
-        return strings, {name: _tensor(source, start, *entry) for name, entry in entries.items()}
-    except RuntimeError as error:
-        raise T7FormatError(f"damaged: {error}", source=str(path)) from error
+    file = opened(path)
+    return file[1], _tensors(*file)
 
 
 def read_index(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -52,6 +54,25 @@ def read_index(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     Raises:
         T7FormatError: it is no index, or its shards are not what it says.
     """
+    strings: dict[str, str] = {}
+    tensors: dict[str, Tensor] = {}
+    for shard in _shards(path):
+        strings = shard[1] | strings
+        tensors |= _tensors(*shard)
+    return strings, tensors
+
+
+def index_metadata(path: Path) -> dict[str, str]:
+    """The metadata of the first shard, when all shards are as long as their headers say; for errors see
+    :func:`read_index`."""
+    strings: dict[str, str] = {}
+    for _, own, _, _ in _shards(path):
+        strings = own | strings
+    return strings
+
+
+def _shards(path: Path) -> Iterator[Opened]:
+    """The shards of an index, as :func:`opened` gives them."""
     try:
         places = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
         alone = f"{path.name.removesuffix(INDEX)}-00001-of-00001.safetensors"
@@ -60,15 +81,11 @@ def read_index(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
             raise ValueError("a shard is no file beside it")
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise T7FormatError(f"the index is damaged: {error}", source=str(path)) from error
-    strings: dict[str, str] = {}
-    tensors: dict[str, Tensor] = {}
     for file in files:
-        own, found = read(path.with_name(file))
-        strings = own | strings
-        if found.keys() != {name for name, place in places.items() if place == file}:
+        found = opened(path.with_name(file))
+        if found[2].keys() != {name for name, place in places.items() if place == file}:
             raise T7FormatError(f"{file} holds other tensors than the index says", source=str(path))
-        tensors |= found
-    return strings, tensors
+        yield found
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -76,10 +93,7 @@ def read_metadata(path: Path) -> dict[str, str]:
     return opened(path)[1]
 
 
-Entry = tuple[torch.dtype, list[int], int, int]
-
-
-def opened(path: Path) -> tuple[FileSource, dict[str, str], dict[str, Entry], int]:
+def opened(path: Path) -> Opened:
     """The file, its metadata, its tensors (type, shape, first byte, end) and where their bytes begin."""
     check_file(path)
     source = FileSource(path)
@@ -94,6 +108,13 @@ def opened(path: Path) -> tuple[FileSource, dict[str, str], dict[str, Entry], in
         return source, strings, _entries(header, source.size - 8 - size), 8 + size
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise T7FormatError(f"the safetensors header is damaged: {error}", source=str(path)) from error
+
+
+def _tensors(source: FileSource, _: Any, entries: dict[str, Entry], start: int) -> dict[str, Tensor]:
+    try:
+        return {name: _tensor(source, start, *entry) for name, entry in entries.items()}
+    except RuntimeError as error:
+        raise T7FormatError(f"damaged: {error}", source=source.name) from error
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

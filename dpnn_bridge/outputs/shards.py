@@ -24,6 +24,8 @@ from dpnn_bridge.errors import ConversionError, OptionError, VerificationError
 from dpnn_bridge.loaders.source import FileSource
 from dpnn_bridge.outputs import Job, container, safetensors, safetensors_file
 
+#: size of the shards where none is given, as Hugging Face's libraries choose it
+LARGEST = "5GB"
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _UNITS |= {f"{unit}I": 1 << 10 * i for i, unit in enumerate("KMGT", 1)}
 _NAMES = {dtype: name for name, dtype in safetensors_file.DTYPES.items()}
@@ -57,7 +59,7 @@ def parse_size(text: int | str) -> int:
 
 def write(module: nn.Module, path: Path, job: Job) -> None:
     """Writes the index to ``path``, and the shards beside it."""
-    largest = parse_size(job.options["max_shard_size"])
+    largest = parse_size(job.options.get("max_shard_size", LARGEST))
     try:
         content = container.pack(module, job.metadata)
     except NotImplementedError as error:  # there are no elements
@@ -96,7 +98,7 @@ def verify(module: nn.Module, path: Path, job: Job) -> None:
 
 
 def origin(path: Path) -> str | None:
-    return json.loads(safetensors_file.read_index(path)[0]["metadata"]).get("origin")
+    return json.loads(safetensors_file.index_metadata(path)["metadata"]).get("origin")
 
 
 def _parts(module: nn.Module, content: dict[str, Any]) -> tuple[dict[str, Part], dict[str, str]]:

@@ -20,10 +20,11 @@ from sparse import sparse_model
 
 import dpnn_bridge
 from dpnn_bridge.cli.convert import convert_command
+from dpnn_bridge.cli.verify import verify_command
 from dpnn_bridge.compare.bits import same_bits
 from dpnn_bridge.conversion import pending
 from dpnn_bridge.errors import ConversionError, DpnnBridgeError, OptionError, T7FormatError, VerificationError
-from dpnn_bridge.files import convert
+from dpnn_bridge.files import convert, is_converted
 from dpnn_bridge.loaders import read_t7, write_t7
 from dpnn_bridge.objects import LuaTable
 from dpnn_bridge.outputs.shards import parse_size
@@ -105,6 +106,47 @@ def test_a_cast_and_a_url(tmp_path: Path) -> None:
     assert all(same_bits(found[name], tensor) for name, tensor in expected.items())
     names = {name.rpartition("/")[2] for name in fsspec.filesystem("memory").find("memory://shards")}
     assert names == {"m-00001-of-00001.safetensors", "m.safetensors.index.json"}
+
+
+def command(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(convert_command, [str(a) for a in arguments])
+    return result.exit_code, result.output
+
+
+def test_an_index_is_an_output_too(tmp_path: Path) -> None:
+    target = tmp_path / "m.safetensors.index.json"
+    assert command(MODEL, target)[0] == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m-00001-of-00001.safetensors", target.name]
+    assert is_converted(MODEL, target)
+    assert not is_converted(MODEL.with_name("ref.t7"), target)
+    shard = tmp_path / "m-00001-of-00001.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    assert not is_converted(MODEL, target)
+
+
+def test_many_files_and_many_models_in_shards(tmp_path: Path) -> None:
+    sources = [tmp_path / name for name in ("a.t7", "b.t7")]
+    for source in sources:
+        source.write_bytes(MODEL.read_bytes())
+    form = ("--max-shard-size", "0.5MB")
+    many = (*sources, "--out-dir", tmp_path / "out", "--to", "safetensors", *form, "--manifest", tmp_path / "m.jsonl")
+    assert command(*many)[0] == 0
+    names = ["-00001-of-00002.safetensors", "-00002-of-00002.safetensors", ".safetensors.index.json"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [stem + name for stem in "ab" for name in names]
+    code, output = command(*many)
+    assert (code, output.count("skipped")) == (0, 2)
+    assert CliRunner().invoke(verify_command, [str(tmp_path / "m.jsonl")]).exit_code == 0
+    assert command(*many[:-2])[0] == 0
+    table = tmp_path / "two.t7"
+    write_t7(table, LuaTable({"x": read_t7(MODEL), "y": read_t7(MODEL)}))
+    assert command(table, tmp_path / "all" / "m.safetensors", "--all", *form)[0] == 0
+    assert {p.name for p in (tmp_path / "all").glob("*.json")} == {f"m.{key}.safetensors.index.json" for key in "xy"}
+
+
+@pytest.mark.parametrize("arguments", [["a.t7", "a.pt"], ["a.t7", "b.t7", "--out-dir", "out"]])
+def test_the_refusal_says_what_to_type(arguments: list[str]) -> None:
+    code, output = command(*arguments, "--max-shard-size", "2GB")
+    assert (code, "--to safetensors, or OUT.safetensors" in output) == (2, True)
 
 
 def modules() -> list[Path]:
