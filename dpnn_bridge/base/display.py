@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from html import escape
+
 #: characters of a line of a message, and of a name in it
 LONGEST_LINE = 2000
 LONGEST_NAME = 120
@@ -25,3 +27,8 @@ def shortened(text: str, longest: int = LONGEST_NAME) -> str:
         return text
     half = longest // 2
     return f"{text[:half]}… ({len(text) - 2 * half} more characters) …{text[-half:]}"
+
+
+def in_html(text: str) -> str:
+    """``text`` for an HTML page: neither markup nor control characters."""
+    return escape("\n".join(map(printable, text.split("\n"))))

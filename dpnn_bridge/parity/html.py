@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
-from html import escape
 
+from dpnn_bridge.base.display import in_html
 from dpnn_bridge.compare.differences import Difference
 from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.parity.verification import Layer, Verification, headline, reasons, verdicts
@@ -31,13 +31,13 @@ def page(result: Verification, graph: str = "", facts: Sequence[tuple[str, str]]
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(result.model)}: {"all comparisons agree" if result.ok else "deviations found"}</title>
+<title>{in_html(result.model)}: {"all comparisons agree" if result.ok else "deviations found"}</title>
 <style>{_STYLE}</style>
 </head>
 <body>
 <header>
-<h1>{escape(result.model)}</h1>
-<p>{escape(headline(result))}</p>
+<h1>{in_html(result.model)}</h1>
+<p>{in_html(headline(result))}</p>
 {_verdict(result, numbers)}
 {_facts(result, facts)}
 {_notes(result)}
@@ -67,23 +67,23 @@ def _verdict(result: Verification, numbers: dict[int, int]) -> str:
             return "<p class='verdict'>Not compared, for want of a reference: see how each class was checked</p>"
         excused = sum(d.excuse is not None for d in result.differences)
         text = "All comparisons agree" if not excused else f"All comparisons agree but {excused} that are excused"
-        return f"<p class='verdict pass'>✓ {text}: {escape(verdicts(result))}</p>"
+        return f"<p class='verdict pass'>✓ {text}: {in_html(verdicts(result))}</p>"
     failed = [d for d in result.differences if not d.ok]
-    text = f"✗ {len(failed)} of {len(result.differences)} comparisons fail: {escape(verdicts(result))}"
+    text = f"✗ {len(failed)} of {len(result.differences)} comparisons fail: {in_html(verdicts(result))}"
     first = result.first_deviating
     name, found = failed[0].name, failed[0]
     if first is not None:
         found = first.failure or found
-        place = f"<b>{escape(first.path or 'the model')}</b>"
+        place = f"<b>{in_html(first.path or 'the model')}</b>"
         if number := numbers.get(id(first)):
             place = f"<a href=#layer-{number}>{place}</a>"
-        name = f"First layer that deviates: {place} ({escape(first.class_name)}), {escape(_field(first, found))}"
+        name = f"First layer that deviates: {place} ({in_html(first.class_name)}), {in_html(_field(first, found))}"
     return f"<div class='verdict fail'><p>{text}</p><p class=detail>{name}: {_sentence(found)}</p></div>"
 
 
 def _sentence(d: Difference) -> str:
     if d.index is None:
-        return escape(d.message)
+        return in_html(d.message)
     return (
         f"{d.found:.7g} in place of {d.expected:.7g} at {list(d.index)}, relative difference {_number(d.error)}, "
         f"allowed {_number(d.tolerance)}"
@@ -100,16 +100,16 @@ def _facts(result: Verification, more: Sequence[tuple[str, str]]) -> str:
         "layers compared": f"{compared} of {len(result.layers)}",
         "elements compared": f"{sum(result.histogram.values()):,}",
     }
-    facts |= {escape(name): escape(value) for name, value in more}
+    facts |= {in_html(name): in_html(value) for name, value in more}
     return "<dl>" + "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts.items()) + "</dl>"
 
 
 def _notes(result: Verification) -> str:
     notes = [
-        f"<b>{escape(verdict.text.capitalize())}</b> in {escape(', '.join(names))}: {escape(reason)}"
+        f"<b>{in_html(verdict.text.capitalize())}</b> in {in_html(', '.join(names))}: {in_html(reason)}"
         for (verdict, reason), names in reasons(result).items()
     ]
-    return "".join(f"<p class=note>{note}</p>" for note in [*notes, *map(escape, result.notes)])
+    return "".join(f"<p class=note>{note}</p>" for note in [*notes, *map(in_html, result.notes)])
 
 
 # ---------------------------------------------------------------------- plot
@@ -172,7 +172,7 @@ def _dot(layer: Layer, d: Difference, x: float, y: float, r: float) -> str:
     gradient = "grad" in d.name
     kind = "known" if d.excuse is not None else "bad" if not d.ok else "grad" if gradient else "good"
     place = f"{layer.path or 'model'} ({layer.class_name}) {_field(layer, d)}"
-    title = f"<title>{escape(place)}: {_number(d.error)}, allowed {_number(d.tolerance)}</title>"
+    title = f"<title>{in_html(place)}: {_number(d.error)}, allowed {_number(d.tolerance)}</title>"
     if gradient:
         shape = (
             f'd="M{x:.1f} {y - r - 1:.1f}l{r + 1:.1f} {r + 1:.1f}l{-r - 1:.1f} {r + 1:.1f}l{-r - 1:.1f} {-r - 1:.1f}z"'
@@ -227,10 +227,10 @@ def _row(layer: Layer, number: int, is_first: bool) -> str:
     cells = [
         f"<span class=mark>{mark}</span>",
         f"<span class='n dim'>{number or ''}</span>",
-        f"<span class=name style='--depth:{layer.depth}'><b>{escape(name)}</b> {_name(layer.class_name)}</span>",
+        f"<span class=name style='--depth:{layer.depth}'><b>{in_html(name)}</b> {_name(layer.class_name)}</span>",
         f"<span>{_name(layer.torch_type.removeprefix('torch.'))}</span>",
         f"<span class=n>{f'{layer.parameters:,}' if layer.parameters else ''}</span>",
-        f"<span>{escape(compared)}</span>",
+        f"<span>{in_html(compared)}</span>",
         _numbers(d),
     ]
     anchor = f" id=layer-{number}" if number else ""
@@ -239,7 +239,7 @@ def _row(layer: Layer, number: int, is_first: bool) -> str:
 
 def _name(text: str) -> str:
     """A class name that breaks between its words when it must."""
-    return re.sub(r"(?<=[a-z.])(?=[A-Z])", "<wbr>", escape(text))
+    return re.sub(r"(?<=[a-z.])(?=[A-Z])", "<wbr>", in_html(text))
 
 
 def _field(layer: Layer, d: Difference) -> str:
@@ -250,7 +250,7 @@ def _numbers(d: Difference | None) -> str:
     if d is None:
         return "<span></span><span></span><span></span>"
     if d.mismatched:
-        return f"<span></span><span class='n value'>≠</span><span>{escape(d.message)}</span>"
+        return f"<span></span><span class='n value'>≠</span><span>{in_html(d.message)}</span>"
     index = "" if d.index is None else ",".join(map(str, d.index))
     place = "" if d.index is None else f"{d.found:.6g}, {d.expected:.6g} <i>at [{index}]</i>"
     absolute, relative = _number(d.absolute), _number(d.error)
@@ -276,9 +276,9 @@ def _without_layer(result: Verification) -> str:
     if not rest:
         return ""
     failed = [d for d in rest if not d.ok]
-    rows = "".join(f"<li><b>{escape(d.name)}</b>: {escape(d.message)}</li>" for d in failed)
+    rows = "".join(f"<li><b>{in_html(d.name)}</b>: {in_html(d.message)}</li>" for d in failed)
     names = ", ".join(dict.fromkeys(d.name.partition("[")[0].partition(".")[0] for d in rest))
-    counted = f"{len(rest)} comparisons of the whole model ({escape(names)}), {len(failed)} failed."
+    counted = f"{len(rest)} comparisons of the whole model ({in_html(names)}), {len(failed)} failed."
     return f"<p class=legend>{counted}</p>" + (f"<ul>{rows}</ul>" if rows else "")
 
 
@@ -306,7 +306,7 @@ def _histogram(result: Verification) -> str:
 def _classes(result: Verification) -> str:
     rows = "".join(
         f"<tr><td>{_name(c['class_name'])}</td><td>{_name(c['torch_type'])}</td><td class=n>{c['count']}</td>"
-        f"<td>{escape(c['evidence'])}</td></tr>"
+        f"<td>{in_html(c['evidence'])}</td></tr>"
         for c in result.classes()
     )
     head = "<tr><th>Lua class</th><th>PyTorch module</th><th class=n>count</th><th>checked by</th></tr>"

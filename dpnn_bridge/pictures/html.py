@@ -20,6 +20,7 @@ from jinja2 import Environment, PackageLoader, Template, select_autoescape
 from markupsafe import Markup
 
 from dpnn_bridge.base.boundary import raises
+from dpnn_bridge.base.display import printable
 from dpnn_bridge.base.version import package_version
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.pictures.nodes import ModelNode
@@ -104,7 +105,13 @@ def file_facts(source: Path | None) -> list[tuple[str, str]]:
 
 def _template(name: str) -> Template:
     loader = PackageLoader("dpnn_bridge.pictures", "static")
-    return Environment(loader=loader, autoescape=select_autoescape(default=True)).get_template(name)
+    environment = Environment(loader=loader, autoescape=select_autoescape(default=True), finalize=_shown)
+    return environment.get_template(name)
+
+
+def _shown(value: Any) -> Any:
+    """What a template shows for a value, before markup in it is escaped."""
+    return printable(value) if type(value) is str else value  # Markup is a str too
 
 
 def _layers(node: ModelNode, verdicts: dict[str, LayerVerdict]) -> dict[str, Any]:

@@ -96,6 +96,25 @@ def test_verify(file: Path) -> None:
     run(verify_command, file, "--reference", file, "-v")
 
 
+def test_pages(file: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    commands = [
+        (inspect_command, file),
+        (verify_command, file, "--input", "1x3", "--allow-unsupported"),
+        (verify_command, file, "--reference", file),
+    ]
+    made = 0
+    for command, *arguments in commands:
+        run(command, *arguments, "--html", page)
+        if page.exists():
+            text = re.sub(r"<script>.*?</script>", "", page.read_text(), flags=re.S)
+            assert "[2J" in text
+            assert all(line.isprintable() for line in text.replace("\t", "").split("\n"))
+            page.unlink()
+            made += 1
+    assert made >= 1
+
+
 def test_on_a_terminal(tmp_path: Path) -> None:
     file = tmp_path / "\x1b[2J[red].t7"
     write_t7(file, FILES["fixture"])

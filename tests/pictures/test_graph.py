@@ -99,6 +99,7 @@ def test_names_from_a_file_cannot_leave_their_place() -> None:
     html = page(graph, "<b>title</b>")
     assert "<script>alert" not in html
     assert "<b>title" not in html
+    assert "\x1b[31m" not in html
     data = re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.S)
     assert data is not None
     assert json.loads(data[1])["root"]["children"][0]["name"].startswith("</script>")
