@@ -376,13 +376,13 @@ def dask_executor(address: str) -> Iterator[Executor]:
 
 def _start_worker(jobs: int, watched: Connection, silent: int) -> None:
     """Workers leave it to their parent to be interrupted, end with it, and are as silent as it is."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, args=(watched,), daemon=True).start()
     if silent:
         logging.disable(silent)
         warnings.simplefilter("ignore")
-    import torch
+    import torch  # takes seconds
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, args=(watched,), daemon=True).start()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // jobs))
 
 

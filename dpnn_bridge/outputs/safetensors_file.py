@@ -74,12 +74,15 @@ def index_metadata(path: Path) -> dict[str, str]:
 def _shards(path: Path) -> Iterator[Opened]:
     """The shards of an index, as :func:`opened` gives them."""
     try:
-        places = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        index = json.loads(path.read_text(encoding="utf-8"))
+        places = index.get("weight_map") if isinstance(index, dict) else None
+        if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+            raise ValueError("its weight_map does not name the file of each tensor")
         alone = f"{path.name.removesuffix(INDEX)}-00001-of-00001.safetensors"
         files = sorted(set(places.values())) or [alone]  # a model may have no tensors
         if any(not name.endswith(".safetensors") or Path(name).name != name for name in files):
             raise ValueError("a shard is no file beside it")
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise T7FormatError(f"the index is damaged: {error}", source=str(path)) from error
     for file in files:
         found = opened(path.with_name(file))
@@ -102,11 +105,13 @@ def opened(path: Path) -> Opened:
         raise NotT7Error(f"{path}: is no safetensors file: it begins with no header that fits into it")
     try:
         header = json.loads(source.read(8, size), object_pairs_hook=_without_repeats)
-        strings = header.pop("__metadata__", {})
+        strings = header.pop("__metadata__", {}) if isinstance(header, dict) else None
+        if not isinstance(strings, dict):
+            raise ValueError("it, or its metadata, is no object")
         if not all(isinstance(text, str) for text in strings.values()):
             raise ValueError("its metadata are not strings")
         return source, strings, _entries(header, source.size - 8 - size), 8 + size
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise T7FormatError(f"the safetensors header is damaged: {error}", source=str(path)) from error
 
 
@@ -128,7 +133,14 @@ def _entries(header: dict[str, Any], size: int) -> dict[str, Entry]:
     """Type, shape and place of each tensor; together they must fill the file."""
     entries: dict[str, Entry] = {}
     for name, entry in header.items():
-        dtype, shape, (start, stop) = DTYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
+        if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+            raise ValueError(f"{name!r:.80} is described by other fields than dtype, shape and data_offsets")
+        kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+        if not isinstance(kind, str) or kind not in DTYPES:
+            raise ValueError(f"{name!r:.80} has the type {kind!r:.40}; known are {', '.join(DTYPES)}")
+        if not isinstance(shape, list) or not isinstance(offsets, list) or len(offsets) != 2:
+            raise ValueError(f"{name!r:.80} has shape {shape!r:.80} at {offsets!r:.40}")
+        dtype, (start, stop) = DTYPES[kind], offsets
         if any(type(n) is not int or not 0 <= n < 1 << 48 for n in (*shape, start, stop)):
             raise ValueError(f"{name!r:.80} has shape {shape!r:.80} at {start!r:.40}")
         if math.prod(shape) * dtype.itemsize != stop - start:

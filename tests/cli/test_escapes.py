@@ -12,7 +12,7 @@ import click
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from pseudo_terminal import on_terminal
+from pseudo_terminal import on_terminal  # pyright: ignore[reportMissingImports]
 
 from dpnn_bridge.base.display import printable, printable_lines
 from dpnn_bridge.cli.convert import convert_command

@@ -191,6 +191,25 @@ def test_one_of_several_writers_wins(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
 
 
+FOLDERS = """
+import sys
+from pathlib import Path
+from dpnn_bridge.base.folders import temporary_folder
+for i in range(400):
+    with temporary_folder(Path(sys.argv[1])) as folder:
+        (folder / "x").touch()
+"""
+
+
+def test_programs_that_make_folders_in_one_place_leave_each_other_theirs(tmp_path: Path) -> None:
+    programs = [
+        subprocess.Popen([sys.executable, "-c", FOLDERS, tmp_path], env=os.environ | {"PYTHONPATH": str(ROOT)})
+        for _ in range(4)
+    ]
+    assert [p.wait(60) for p in programs] == [0] * 4
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_three_programs_write_one_file(tmp_path: Path) -> None:
     programs = [started("convert", MODEL, tmp_path / "m.pt") for _ in range(3)]
     assert sorted(p.wait(120) for p in programs) == [0, 6, 6]
