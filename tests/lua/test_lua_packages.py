@@ -210,3 +210,20 @@ def test_a_package_that_is_missing_says_what_to_do(package: str, advice: str) ->
 def test_globals_of_penlight_say_where_they_come_from() -> None:
     with pytest.raises(LuaBridgeError, match=r"th has it from Penlight: .*git clone"):
         LuaBridge().execute("return path.join('a', 'b')")
+
+
+def test_xlua(bridge: LuaBridge, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("learningRate", "0.5")
+    monkeypatch.setenv("nesterov", "false")
+    code = """
+    local xlua = require 'xlua'
+    local opt = xlua.envparams {learningRate = 0.1, nesterov = true, name = 'x'}
+    for i = 1, 3 do xlua.progress(i, 3) end
+    return {opt.learningRate, opt.nesterov, opt.name, xlua.formatTime(3725.5), xlua.formatTime(0),
+            xlua.table2string {1, a = 'b'}, xlua.require 'none' == false, ('a, b, c'):split(', ')[3],
+            table.splice({1, 2, 3}, 2)[2], ('math.pi'):tosymbol() > 3}
+    """
+    assert bridge.execute(code) == [0.5, False, "x", "1h2m", "0ms", '{1,a="b"}', True, "c", 3, True]
+    out = capfd.readouterr().out
+    assert "3/3 Tot: " in out
+    assert "could not be loaded" in out
