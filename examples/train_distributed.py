@@ -113,7 +113,7 @@ def train(arguments: argparse.Namespace) -> None:
             weights, state = get_state_dict(model, optimizer)
             save({"model": weights, "optimizer": state, "step": torch.tensor(step + 1)}, checkpoint_id=folder)
         if rank == 0:
-            print(f"step {step + 1}: loss {loss.item():.6f}", flush=True)
+            print(f"step {step + 1}: loss {float(loss):.6f}", flush=True)
 
     checkpoint["model"] = dpnn_bridge.to_lua(model)  # on every process, since each holds a part
     checkpoint["optimState"] = optim.to_lua(optimizer, model)

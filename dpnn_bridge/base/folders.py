@@ -1,7 +1,7 @@
 """Temporary folders that do not stay, whatever ends the program, and signals that end it in order.
 
 A folder goes when its block ends, when SIGINT, SIGTERM or SIGHUP end the program, and, if nothing could be done any
-more (SIGKILL, no power), when the next one is made beside it: its owner holds a lock on it as long as it lives.
+more (SIGKILL, no power), when the next ones are made beside it: its owner holds a lock on it as long as it lives.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if
 
 _lock = threading.RLock()  # a signal may interrupt the thread that holds it
 _folders: dict[Path, int | None] = {}
+#: a folder of so many entries is not looked through each time, so that writing many files takes linear time
+_MANY = 100
+_unseen: dict[Path, int] = {}  # how many times more a folder need not be looked through
 _waiting: list[int] | None = None  # signals that came while files are moved
 
 
@@ -94,7 +97,13 @@ def _remove_abandoned(parent: Path) -> None:
     """Removes the folders of programs that were killed."""
     if fcntl is None:
         return
-    for entry in list(os.scandir(parent)):
+    if (more := _unseen.pop(parent, 0)) > 0:
+        _unseen[parent] = more - 1
+        return
+    entries = list(os.scandir(parent))
+    if len(entries) >= _MANY:
+        _unseen[parent] = len(entries) // _MANY
+    for entry in entries:
         if not _NAME.fullmatch(entry.name) or not entry.is_dir(follow_symlinks=False) or Path(entry.path) in _folders:
             continue
         with suppress(OSError):

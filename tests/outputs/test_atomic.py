@@ -323,6 +323,27 @@ def test_what_a_killed_program_left_goes_with_the_next_file(tmp_path: Path) -> N
     assert sorted(p.name for p in out.iterdir()) == ["first", "second"]
 
 
+def test_many_files_in_one_folder_take_linear_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at, real = 0, os.scandir
+
+    def counting(path: Any) -> Any:
+        nonlocal looked_at
+        looked_at += len(os.listdir(path)) if path == tmp_path else 0
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", counting)
+    for i in range(1000):
+        (tmp_path / f"there{i}").touch()
+    for i in range(200):
+        write_text(tmp_path / f"new{i}", "")
+    assert 0 < looked_at < 30_000
+    monkeypatch.undo()
+    (tmp_path / ".dpnn-0123456789abcdef").mkdir()
+    for i in range(20):
+        write_text(tmp_path / f"newer{i}", "")
+    assert not (tmp_path / ".dpnn-0123456789abcdef").exists()
+
+
 def test_workers_end_with_their_parent(tmp_path: Path) -> None:
     plugin = tmp_path / "slow.py"  # holds every conversion between writing and comparing
     plugin.write_text(
