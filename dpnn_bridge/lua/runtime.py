@@ -35,7 +35,7 @@ _PLAIN, _ERROR, _OBJECT, _NOTHING, _SEVERAL = 0, -1, -2, -3, -4
 #: parts of the prelude that LuaJIT's ffi allows
 _WITH_FFI = (
     *("ffi/state", "ffi/views", "ffi/elements", "ffi/loops", "ffi/arithmetic", "ffi/compare", "ffi/along"),
-    *("ffi/indexing", "ffi/products", "ffi/kernels", "ffi/random"),
+    *("ffi/indexing", "ffi/apply", "ffi/order", "ffi/products", "ffi/kernels", "ffi/random"),
 )
 #: bytes of tensors handed to Lua between two forced collections
 _COLLECT_AFTER = 512 << 20

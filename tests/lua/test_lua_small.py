@@ -48,6 +48,10 @@ for _, v in ipairs {
       local H = G:narrow(d, 1, 1)
       try(function() return v:gather(d, G), v:gather(d, H) end)
       try(function() return s:scatter(d, H, v:narrow(d, 1, 1)), s:scatter(d, H, 3), s end)
+      show(v:sort(d))
+      show(torch.sort(v, d, true))
+      show(v:kthvalue(1, d))
+      show(torch.median(v, d))
    end
    local m, s = v:gt(4), v:clone()
    local two = v:clone():fill(2)
@@ -63,6 +67,11 @@ for _, v in ipairs {
    show(v:type('torch.FloatTensor'), v:type(), s:add(3), s:mul(2), s:add(2, v), s:cmul(v), s:csub(1), s:csub(v))
    show(s:clamp(2, 5), s:cmax(3), s:cmin(v), torch.add(s, 2), torch.mul(s, 3), torch.cmul(s, v), s:add(2.7), s:mul(0.5))
    show(v:sum(), v:max(), v:min())
+   local called = 0
+   show(v:clone():apply(function(x) called = called + 1 return called % 50 end))
+   show(v:clone():map(v, function(x, y) return x + y end))
+   show(v:clone():map2(v, s, function(x, y, z) return x > 3 and z or nil end))
+   show(T():view(s, -1), T():viewAs(s, s:view(-1)), T():expand(s:view(-1, 1), s:nElement(), 2), T(s:size()):fill(1))
 end
 return results
 """

@@ -113,12 +113,15 @@ local function plain(name)
       end
    end
 end
--- (t, d) | (result, places, t, d)
+-- (t, d) | (result, t, d) | (result, places, t, d)
 local function with_places(name)
    return function(ty, n, a, b, c, d)
       if n == 2 then
          local S = tensor(ty, a)
          if S then return along(name, S, b) end
+      elseif n == 3 then
+         local R, S = tensor(ty, a), tensor(ty, b)
+         if R and S then return along(name, S, c, a, R) end
       elseif n == 4 then
          local R, I, S = tensor(ty, a), tensor('Long', b), tensor(ty, c)
          if R and I and S and I ~= R then return along(name, S, d, a, R, b, I) end

@@ -78,6 +78,8 @@ for _, from in ipairs(COMPARED) do
             local S = state(self, from)
             return S and converted(S, ty) or slow(self, ...)
          end
+      elseif slow then
+         mt[method[ty]] = function(self, ...) return state(self, from) and self or slow(self, ...) end
       end
    end
    local slow = mt.type

@@ -194,6 +194,61 @@ function kernels.ClassNLLCriterion_updateGradInput(n, input, target, gradInput, 
    return true
 end
 
+-- sum and slope of the cross entropy, with TH's constant against log 0
+local cross_entropy = by_rows('BCECriterion', [[
+return function(rows, columns, q, iq, t, it)
+   local sum = 0
+   for j = 0, columns - 1 do
+      local x, y = at(q, iq + j), at(t, it + j)
+      sum = R(sum - (C.log(x + 1e-12) * y + C.log(1 - x + 1e-12) * (1 - y)))
+   end
+   return sum
+end
+]])
+expressions.BCECriterion_updateGradInput = 'R(-v * R(y - x)) / ((1 - x + 1e-12) * (x + 1e-12))'
+function kernels.BCECriterion_updateOutput(n, input, target, output, average, weights)
+   local X, T, P = state(input), state(target), state(output)
+   if weights or not (X and T and P and T.ty == X.ty and P.ty == X.ty and X.count == T.count and X.count <= FEWER and P.count == 1
+      and X.dense and T.dense) then
+      return false
+   end
+   local total = cross_entropy(X.ty, 1, X.count, X.block.data, X.offset, T.block.data, T.offset)
+   P.block.data[P.offset] = average and total / X.count or total
+   return true
+end
+function kernels.BCECriterion_updateGradInput(n, input, target, gradInput, average, weights)
+   local X, T, P = state(input), state(target), state(gradInput)
+   return not weights and X and T and P and T.ty == X.ty and P.ty == X.ty and X.count == T.count and X.count <= FEW
+      and same_size(X, P) and pointwise('BCECriterion_updateGradInput', P, X, T, nil, native.number_of(X.ty, average and 1 / X.count or 1))
+end
+
+-- lookup tables --------------------------------------------------------------------------------------------------------
+local add_rows = by_rows('LookupTable', [[
+return function(rows, columns, x, ix, g, ig, p, ip, padding, scale)
+   for i = 0, rows - 1 do
+      local chosen = tonumber(x[ix + i])
+      if chosen ~= padding then
+         local to = ip + (chosen - 1) * columns
+         for j = 0, columns - 1 do p[to + j] = at(p, to + j) + R(at(g, ig + j) * scale) end
+      end
+      ig = ig + columns
+   end
+end
+]])
+function kernels.LookupTable_accGradParameters(n, input, gradOutput, gradWeight, count, sorted, indices, by_frequency, padding, scale)
+   local I, G, P = states[input], state(gradOutput), state(gradWeight)
+   if by_frequency or not (I and G and P) or I.ty ~= 'Long' or not (I.dense and G.dense and P.dense) or P.n ~= 2 or P.ty ~= G.ty
+      or I.count == 0 or I.count > 4096 or G.count ~= I.count * P[3] or G.block == P.block then
+      return false
+   end
+   local x = I.block.data
+   for i = I.offset, I.offset + I.count - 1 do
+      if x[i] < 1 or x[i] > P[1] then return false end
+   end
+   add_rows(G.ty, I.count, P[3], x, I.offset, G.block.data, G.offset, P.block.data, P.offset, padding or 0, scale or 1)
+   return true
+end
+
 function native.with_loops(name, slow)
    local f = kernels[name]
    if not f then return slow end

@@ -174,14 +174,21 @@ local function positive(n, a, b, c, d)
       and (n < 4 or whole(d) and d > 0)
 end
 
+-- sizes that are given as numbers, or as a LongStorage: how many, and up to four
+local function sizes_of(n, a, b, c, d)
+   local block = n == 1 and type(a) == 'userdata' and storages[a]
+   if not block then return n, a, b, c, d end
+   if block.ty ~= 'Long' or block.size > 4 then return 0 end
+   local data, m = block.data, block.size
+   return m, m > 0 and tonumber(data[0]) or nil, m > 1 and tonumber(data[1]) or nil, m > 2 and tonumber(data[2]) or nil,
+      m > 3 and tonumber(data[3]) or nil
+end
+
 define('resize', function(self, S, slow, ...)
    local n, a, b, c, d = select('#', ...), ...
    if positive(n, a, b, c, d) and resize(self, S, n, a, b, c, d) then return self end
-   local block = n == 1 and type(a) == 'userdata' and storages[a]
-   if block and block.ty == 'Long' and block.size <= 4 then
-      local data, m = block.data, block.size
-      local e, f = m > 0 and tonumber(data[0]), m > 1 and tonumber(data[1])
-      local g, h = m > 2 and tonumber(data[2]), m > 3 and tonumber(data[3])
+   local m, e, f, g, h = sizes_of(n, a, b, c, d)
+   if m ~= n or e ~= a then
       if positive(m, e, f, g, h) and resize(self, S, m, e, f, g, h) then return self end
    end
    return slow(self, ...)
@@ -193,16 +200,20 @@ define('resizeAs', function(self, S, slow, other, ...)
    return slow(self, other, ...)
 end)
 
+-- the object becomes the view that T is
+local function become(object, S, T)
+   if T ~= S then
+      S.block, S.offset, S.n, S.count, S.dense = T.block, T.offset, T.n, T.count, T.dense
+      for k = 1, 2 * T.n do S[k] = T[k] end
+      moved(object, S)
+   end
+   return object
+end
 define('set', function(self, S, slow, ...)
    local other = ...
    local T = select('#', ...) == 1 and (states[other] or read(other))
    if not T or T.ty ~= S.ty then return slow(self, ...) end
-   if T ~= S then
-      S.block, S.offset, S.n, S.count, S.dense = T.block, T.offset, T.n, T.count, T.dense
-      for k = 1, 2 * T.n do S[k] = T[k] end
-      moved(self, S)
-   end
-   return self
+   return become(self, S, T)
 end)
 
 -- a view of the elements of S with other sizes
@@ -217,57 +228,52 @@ local function reshaped(S, n, a, b, c, d)
    return V.count == S.count and V or nil
 end
 
-define('view', function(self, S, slow, ...)
-   local n, a, b, c, d = select('#', ...), ...
-   local target, T
-   if n >= 1 and n <= 5 then
-      if type(a) == 'number' then
-         local V = n <= 4 and whole(a) and (n < 2 or whole(b)) and (n < 3 or whole(c)) and (n < 4 or whole(d)) and reshaped(S, n, a, b, c, d)
-         if V then return wrap(V) end
-      elseif n == 1 and storages[a] and storages[a].ty == 'Long' and storages[a].size <= 4 then
-         local block = storages[a]
-         local data, m = block.data, block.size
-         local V = m > 0 and reshaped(S, m, tonumber(data[0]), m > 1 and tonumber(data[1]) or nil,
-                                      m > 2 and tonumber(data[2]) or nil, m > 3 and tonumber(data[3]) or nil)
-         if V then return wrap(V) end
-      end
+local function view_of(S, n, a, b, c, d)
+   if n >= 1 and n <= 4 and whole(a) and (n < 2 or whole(b)) and (n < 3 or whole(c)) and (n < 4 or whole(d)) then
+      return reshaped(S, n, a, b, c, d)
    end
-   return slow(self, ...)
-end)
+end
 
-define('viewAs', function(self, S, slow, other, ...)
-   local T = select('#', ...) == 0 and (states[other] or read(other))
-   if T and T.n >= 1 and T.n <= 4 then
-      local V = reshaped(S, T.n, T[1], T[3], T[5], T[7])
-      if V then return wrap(V) end
-   end
-   return slow(self, other, ...)
-end)
-
-local function expanded(S, T)
-   if S.n ~= T.n or S.n == 0 then return nil end
-   local V = view(S, S.offset, S.n)
-   for k = 1, 2 * S.n, 2 do
-      if S[k] == 1 then V[k], V[k + 1] = T[k], 0
-      elseif S[k] == T[k] then V[k], V[k + 1] = S[k], S[k + 1]
+local function expanded(S, n, ...)
+   if S.n ~= n or n == 0 then return nil end
+   local V = view(S, S.offset, n)
+   for k = 1, n do
+      local size, from = (select(k, ...)), S[2 * k - 1]
+      if from == 1 then V[2 * k - 1], V[2 * k] = size, 0
+      elseif from == size then V[2 * k - 1], V[2 * k] = size, S[2 * k]
       else return nil end
    end
    return measure(V)
 end
-define('expandAs', function(self, S, slow, other, ...)
-   local T = select('#', ...) == 0 and (states[other] or read(other))
-   local V = T and expanded(S, T)
-   if V then return wrap(V) end
-   return slow(self, other, ...)
-end)
-define('expand', function(self, S, slow, ...)
-   local n, a, b, c, d = select('#', ...), ...
-   if n == S.n and positive(n, a, b, c, d) then
-      local V = expanded(S, {n = n, [1] = a, [3] = b, [5] = c, [7] = d})
-      if V then return wrap(V) end
-   end
-   return slow(self, ...)
-end)
+local function expansion(S, n, a, b, c, d) return positive(n, a, b, c, d) and expanded(S, n, a, b, c, d) end
+
+-- f(S, sizes) as t:name(sizes) and result:name(t, sizes); name .. 'As' takes the sizes of a tensor
+local function reshaping(name, f)
+   local function made(self, S, V) return V and (S and become(self, S, V) or wrap(V)) end
+   define(name, function(self, S, slow, ...)
+      local n, first = select('#', ...), ...
+      local T = n > 1 and type(first) == 'userdata' and (states[first] or read(first))
+      local object
+      if T then
+         object = T.ty == S.ty and made(self, S, f(T, sizes_of(n - 1, select(2, ...))))
+      elseif n > 0 then
+         object = made(self, nil, f(S, sizes_of(n, ...)))
+      end
+      return object or slow(self, ...)
+   end)
+   define(name .. 'As', function(self, S, slow, ...)
+      local n, first, second = select('#', ...), ...
+      local T = n == 2 and (states[first] or read(first))
+      local other = n == 2 and second or n == 1 and first
+      local O, object = other and (states[other] or read(other)), nil
+      if O and O.n >= 1 and O.n <= 4 and (n == 1 or T and T.ty == S.ty) then
+         object = made(self, T and S, f(T or S, O.n, O[1], O[3], O[5], O[7]))
+      end
+      return object or slow(self, ...)
+   end)
+end
+reshaping('view', view_of)
+reshaping('expand', expansion)
 
 define('contiguous', function(self, S, slow)
    return S.dense and self or slow(self)
@@ -292,7 +298,9 @@ for ty in pairs(native.kinds) do
          local n, a, b, c, d = select('#', ...), ...
          if n == 0 then
             return (native.fresh(ty))
-         elseif type(a) == 'number' and positive(n, a, b, c, d) then
+         end
+         if ty ~= 'Long' then n, a, b, c, d = sizes_of(n, a, b, c, d) end
+         if type(a) == 'number' and positive(n, a, b, c, d) then
             local block = new_block(ty, a * (n > 1 and b or 1) * (n > 2 and c or 1) * (n > 3 and d or 1))
             if block then
                local S = {ty = ty, block = block, offset = 0, n = n, count = 0, dense = true, current = false}
@@ -315,4 +323,13 @@ for ty in pairs(native.kinds) do
       return size(self, ...)
    end
    storage.size, storage.__len__ = storage_size, storage_size
+   local fill = storage.fill
+   function storage.fill(self, value, ...)
+      local block = storages[self] or read_storage(self, ty)
+      if block and block.ty == ty and ty ~= 'Half' and native.fits(ty, value) then
+         for i = 0, block.size - 1 do block.data[i] = value end
+         return self
+      end
+      return fill(self, value, ...)
+   end
 end
