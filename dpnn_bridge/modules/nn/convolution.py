@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -10,6 +10,7 @@ from dpnn_bridge.conversion.fields import Field, Layout
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.modules.nn.plainer import OneOfSeveral
 from dpnn_bridge.objects import LuaObject, LuaTensor
 
 #: what cudnn.torch leaves in the file of a module that ran
@@ -24,20 +25,14 @@ class Convolution(LuaClass):
     scratch = ("finput", "fgradInput", "ones", *CUDNN_SCRATCH)
 
 
-class StockConvolution(Convolution):
+class StockConvolution(Convolution, OneOfSeveral):
     """Convolutions that a stock torch class computes."""
 
-    #: what a plainer class lacks; modules that do without are of the plainer class
-    beyond: ClassVar[str] = ""
+    plain = {"padding": 0, "output_padding": 0, "dilation": 1, "groups": 1, "padding_mode": "zeros"}
 
     @classmethod
     def represents(cls, module: Any) -> bool:
-        if module.padding_mode != "zeros" or isinstance(module.padding, str):
-            return False
-        plain = {"padding": {0}, "output_padding": {0}, "dilation": {1}, "groups": {1}}
-        values = {"groups": {module.groups}, **{name: set(getattr(module, name)) for name in (*plain,)[:3]}}
-        others = {name for name in plain if values[name] != plain[name]}
-        return others <= set(cls.scalars.values()) and cls.beyond in {"", *others}
+        return not isinstance(module.padding, str) and super().represents(module)
 
 
 SPATIAL = {

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.modules.nn.plainer import OneOfSeveral
 from dpnn_bridge.modules.nn.strides import guard_volumes
 from dpnn_bridge.objects import LuaObject
 
@@ -26,14 +26,13 @@ SPATIAL_DEFAULTS = {"padH": 0, "padW": 0, "ceil_mode": False}
 VOLUMETRIC_DEFAULTS = {"padT": 0, "padH": 0, "padW": 0, "ceil_mode": False}
 
 
-class Pooling(LuaClass):
+class Pooling(OneOfSeveral):
     """Windows of one size. Where a file has no stride it is the window's size."""
 
     scratch = ("indices",)
     #: values of ``divisor_override`` that the class can mean
     divisors: tuple[int | None, ...] = (None,)
-    #: what a plainer class lacks; modules that do without are of the plainer class
-    beyond: ClassVar[str] = ""
+    plain = {"padding": 0, "ceil_mode": False, "dilation": 1, "count_include_pad": True}
 
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:
@@ -42,11 +41,7 @@ class Pooling(LuaClass):
 
     @classmethod
     def represents(cls, module: nn.Module) -> bool:
-        plain = {"padding": 0, "ceil_mode": False, "dilation": 1, "count_include_pad": True}
-        values = {name: getattr(module, name, value) for name, value in plain.items()}
-        others = {n for n, value in plain.items() if values[n] not in (value, (value,) * 2, (value,) * 3)}
-        known = getattr(module, "divisor_override", None) in cls.divisors
-        return known and others <= set(cls.scalars.values()) and cls.beyond in {"", *others}
+        return getattr(module, "divisor_override", None) in cls.divisors and super().represents(module)
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
