@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch7 import EXCEPTION, differences
 
 from dpnn_bridge.compare.differences import Difference
-from dpnn_bridge.compare.nested import leaves, map_tensors, require_grad
-from dpnn_bridge.conversion import convert_object
+from dpnn_bridge.compare.nested import backward, leaves, map_tensors, require_grad
+from dpnn_bridge.conversion import convert_object, registry
 from dpnn_bridge.conversion.lua_values import lua_value, to_value
 from dpnn_bridge.conversion.options import Options
+from dpnn_bridge.modules.nn.weight_norm import WeightNorm, accumulated, as_rows
 from dpnn_bridge.objects import LuaTable
 from dpnn_bridge.parity.fixture import random_numbers
 
@@ -189,6 +190,46 @@ def is_derivative(fixture: LuaTable, inputs: bool = True) -> bool:
 def is_derivative_by_parameters(fixture: LuaTable) -> bool:
     """As :func:`is_derivative`, for layers whose inputs need no gradient."""
     return is_derivative(fixture, inputs=False)
+
+
+def repeated_weight_norms(fixture: LuaTable) -> set[str]:
+    """The comparisons in which Torch7 has what WeightNorm.lua makes of several backward calls, one after the other.
+
+    Each call adds to the gradient of ``v`` that the call before has left in ``gradWeight``.
+    """
+    module = convert_object(fixture["module"], Options())[0]
+    calls: dict[int, list[Tensor]] = {}
+    owner: Any
+    for norm in (m for m in module.modules() if isinstance(m, WeightNorm)):
+        seen = calls[id(norm)] = []
+        norm.module.parametrizations.weight[0].register_forward_hook(_kept(seen))  # type: ignore[index, union-attr]
+    inputs = require_grad(to_value(fixture["input"]))
+    with random_numbers(module, fixture):
+        output = module(inputs)
+    backward(output, to_value(fixture["gradOutput"]))
+    found = set()
+    single = fixture["dtype"] == "float"
+    expected = to_value(fixture["gradParams"])
+    for i, ((owner, name, _), there) in enumerate(zip(registry.parameters(module), expected, strict=True), 1):
+        if name not in ("v", "g") or len(calls.get(id(owner), [])) < 2:
+            continue
+        rows: Any = 0
+        for weight in calls[id(owner)]:
+            made = accumulated(owner, rows + as_rows(weight, owner))
+            rows = made[0]
+        if torch.allclose(made[name == "g"].flatten(), there.flatten(), *((1e-4, 1e-6) if single else (1e-9, 1e-12))):
+            found.add(f"gradParams[{i}]")
+    return found
+
+
+def _kept(seen: list[Tensor]) -> Callable[..., None]:
+    """A forward hook that keeps the gradients of the outputs, in the order of backward."""
+
+    def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        if output.requires_grad:
+            output.register_hook(lambda gradient: seen.append(gradient.clone()))
+
+    return hook
 
 
 STRIDED = "Torch7 takes a gradient in another arrangement of memory for one in plain order; here it is used as it is"

@@ -70,7 +70,8 @@ class WeightNorm(nn.Module):
 
     Differs from torch:
         Torch7 leaves the gradient of ``v`` in ``gradWeight``, and the next backward adds to it, that of a clone in an
-        ``nn.MapTable`` as well: the gradient of the clone before goes through the normalization a second time.
+        ``nn.MapTable`` or of a step in an ``nn.Sequencer`` as well: the gradient before goes through the normalization
+        a second time, and that of ``g`` is lost.
 
     Lua:
         ``nn.WeightNorm(module, outputDim)``, WeightNorm.lua
@@ -84,7 +85,7 @@ class WeightNorm(nn.Module):
         return self.module(input)
 
 
-def _as_rows(weight: Tensor, module: Any) -> Tensor:
+def as_rows(weight: Tensor, module: Any) -> Tensor:
     """A weight in torch's arrangement as Torch7's ``v``: one row for each direction."""
     inner = module.module
     layout, record = spec_of(inner).fields_of(inner)["weight"].layout, record_of(inner)
@@ -96,9 +97,9 @@ def _as_rows(weight: Tensor, module: Any) -> Tensor:
 
 
 def _from_rows(rows: Tensor, module: Any) -> Tensor:
-    """The weight that :func:`_as_rows` makes these rows of."""
+    """The weight that :func:`as_rows` makes these rows of."""
     shape = module.module.weight.shape
-    order = _as_rows(torch.arange(shape.numel()).reshape(shape), module).flatten()
+    order = as_rows(torch.arange(shape.numel()).reshape(shape), module).flatten()
     return rows.new_empty(shape.numel()).index_copy(0, order, rows.flatten()).reshape(shape)
 
 
@@ -110,7 +111,25 @@ def _lengths_to_torch(g: Tensor, module: Any) -> Tensor:
 
 
 def _lengths_to_lua(g: Tensor, module: Any) -> Tensor:
-    return _as_rows(g.expand_as(module.module.weight), module)[:, :1]
+    return as_rows(g.expand_as(module.module.weight), module)[:, :1]
+
+
+def accumulated(module: WeightNorm, rows: Any) -> tuple[Tensor, Tensor]:
+    """``gradV`` and ``gradG`` that Torch7's ``accGradParameters`` makes of what stands in ``gradWeight``.
+
+    It leaves ``gradV`` there as well, so that another call before ``zeroGradParameters`` adds to it.
+
+    Args:
+        module: with the directions and lengths.
+        rows: the content of ``gradWeight``, one row for each direction.
+    """
+    inner: Any = module.module
+    weight = inner.parametrizations.weight
+    v = as_rows(weight.original1.detach(), module)
+    norm = (v.square().sum(1, keepdim=True) + EPS).sqrt()
+    scale = as_rows(weight.original0.detach().expand_as(inner.weight), module)[:, :1] / norm
+    lengths = (rows * v / norm).sum(1, keepdim=True)
+    return rows * scale - v * scale / norm * lengths, lengths
 
 
 @lua_class("nn.WeightNorm")
@@ -121,7 +140,7 @@ class WeightNormClass(LuaClass):
     derived = ("modules", "weight", "gradWeight")
     scalars = {"outputDim": "output_dim"}
     tensors = {
-        "v": Field("module.parametrizations.weight.original1", Layout(_from_rows, _as_rows)),
+        "v": Field("module.parametrizations.weight.original1", Layout(_from_rows, as_rows)),
         "g": Field("module.parametrizations.weight.original0", Layout(_lengths_to_torch, _lengths_to_lua)),
         "bias": "module.bias",
     }
@@ -162,16 +181,8 @@ class WeightNormClass(LuaClass):
         """Without what the second way through the normalization has added to each clone but the first."""
         if name == "bias":  # shared, but for the list of a clone, which loses it
             return next((gradient for gradient in gradients["bias"] if gradient.numel()), None)
-        weight = module.module.parametrizations.weight
-        v = _as_rows(weight.original1.detach(), module)
-        g = _as_rows(weight.original0.detach().expand_as(module.module.weight), module)[:, :1]
-        norm = (v.square().sum(1, keepdim=True) + EPS).sqrt()
-        rows = torch.stack([gradient.reshape(v.shape) for gradient in gradients["v"]]).to(v.dtype)
-        before = rows[:-1].sum(0)
-        along = (before * v / norm).sum(1, keepdim=True)
-        if name == "g":
-            return torch.stack([gradient.reshape(-1, 1) for gradient in gradients["g"]]).sum(0) - along
-        return rows.sum(0) - g / norm * (before - v / norm * along)
+        again = accumulated(module, sum(gradient.flatten(1) for gradient in gradients["v"][:-1]))[name == "g"]
+        return sum(gradient.reshape(again.shape) for gradient in gradients[name]) - again
 
     @classmethod
     def hidden_parameters(cls, module: Any) -> Iterator[ParameterSite]:
