@@ -106,7 +106,9 @@ def train(arguments: argparse.Namespace) -> None:
             optimizer.zero_grad()
             loss = criterion(net(x), x)
             loss.backward()
-            return loss
+            mean = loss.detach().clone()
+            dist.all_reduce(mean)  # all processes go by the same loss: lbfgs and cg decide on it
+            return mean / size
 
         loss = optimizer.step(closure)
         if folder:

@@ -16,6 +16,12 @@ def gathered(tensor: Tensor) -> Tensor:
     return tensor if whole is None else whole()
 
 
+def local(tensor: Tensor) -> Tensor:
+    """This process's part of a tensor, in the same memory."""
+    part = getattr(tensor, "to_local", None)
+    return tensor if part is None else part()
+
+
 def scattered(value: Tensor, like: Tensor) -> Tensor:
     """This process's part of a value, spread as another tensor of its shape is."""
     spread: Any = like

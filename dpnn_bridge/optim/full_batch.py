@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dpnn_bridge.conversion.distributed import local
 from dpnn_bridge.optim.exact import evaluated
 
 
@@ -44,7 +45,7 @@ class Rprop(torch.optim.Rprop):
         ``optim.rprop(opfunc, x, config, state)``, rprop.lua, with ``niter``
 
     Differs from torch:
-        ``niter``.
+        ``niter``; parameters may be spread over processes.
 
     Raises:
         ValueError: a step of several iterations has no closure.
@@ -77,6 +78,20 @@ class Rprop(torch.optim.Rprop):
             )
         losses = [super(Rprop, self).step(closure) for _ in range(iterations)]
         return losses[0] if losses else None
+
+    def _init_group(self, group: dict[str, Any], *lists: Any) -> bool:
+        """Each process steps its own part: what torch does to each element, it cannot do to a DTensor."""
+        has_complex = super()._init_group(group, *lists)
+        for tensors in lists:
+            tensors[:] = map(local, tensors)
+        return has_complex
+
+
+def rprop(parameters: list[Any], niter: int, **arguments: Any) -> torch.optim.Rprop:
+    """torch's own, where that can do it."""
+    if niter == 1 and all(local(p) is p for p in parameters):
+        return torch.optim.Rprop(parameters, **arguments)
+    return Rprop(parameters, **arguments, niter=niter)
 
 
 class LBFGS(torch.optim.LBFGS, _FullBatch):

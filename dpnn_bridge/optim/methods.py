@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaFunction, LuaTable, LuaTensor, tensor_class
 from dpnn_bridge.optim.exact import ASGD, NAG, SGD, Adam, double
-from dpnn_bridge.optim.full_batch import CG, LBFGS, Rprop
+from dpnn_bridge.optim.full_batch import CG, LBFGS, Rprop, rprop
 from dpnn_bridge.training.flat_vector import FlatField, flat_fields, split_flat
 
 Target = nn.Module | Iterable[nn.Parameter]
@@ -147,12 +147,12 @@ class Method:
 
 
 class RpropMethod(Method):
-    """``optim.rprop``, torch's own where a step is one iteration."""
+    """``optim.rprop``, torch's own where a step is one iteration on whole parameters."""
 
     def create(self, parameters: list[nn.Parameter], config: Mapping[str, Any]) -> Optimizer:
         niter, arguments = config.get("niter") or 1, self.arguments(config)
         del arguments["niter"]
-        return Rprop(parameters, **arguments, niter=niter) if niter != 1 else torch.optim.Rprop(parameters, **arguments)
+        return rprop(parameters, niter, **arguments)
 
 
 class LBFGSMethod(Method):

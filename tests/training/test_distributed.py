@@ -120,7 +120,10 @@ CONFIGURATIONS = {
     "adadelta": {},
     "rmsprop": {"learningRate": 0.01},
     "adamax": {"learningRate": 0.01},
-}  # and rprop: PyTorch's own, which does not take such parameters
+    "rprop": {"stepsize": 0.05},
+    "lbfgs": {"learningRate": 0.1, "maxIter": 3},
+    "cg": {"maxIter": 3},
+}
 
 
 @pytest.mark.parametrize("method", CONFIGURATIONS)
