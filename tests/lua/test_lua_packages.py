@@ -227,3 +227,19 @@ def test_xlua(bridge: LuaBridge, monkeypatch: pytest.MonkeyPatch, capfd: pytest.
     out = capfd.readouterr().out
     assert "3/3 Tot: " in out
     assert "could not be loaded" in out
+
+
+def test_jobs_of_threads_wait_for_others(bridge: LuaBridge) -> None:
+    code = """
+    local Threads, tds = require 'threads', require 'tds'
+    local pool, counter, order = Threads(2), tds.AtomicCounter(0), {}
+    local function ended(name) order[#order + 1] = name end
+    pool:addjob(function() repeat until counter:get() > 0 return 'first' end, ended)
+    pool:addjob(function() counter:inc() return 'second' end, ended)
+    pool:synchronize()
+    pool:addjob(function() error('mine') end)
+    local ok, message = pcall(function() pool:synchronize() end)
+    local storage = torch.serializeToStorage({5})
+    return {order[1], order[2], ok, message:match('mine'), torch.deserializeFromStorage(torch.CharTensor(storage))[1]}
+    """
+    assert bridge.execute(code) == ["second", "first", False, "mine", 5]

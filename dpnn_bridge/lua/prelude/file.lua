@@ -324,7 +324,7 @@ end
 function torch.serialize(object, mode) return torch.serializeToStorage(object, mode):string() end
 
 function torch.deserializeFromStorage(storage, mode)
-   return torch.deserialize(torch.CharStorage(storage:size()):copy(storage):string(), mode)
+   return torch.deserialize(torch.CharTensor(storage):clone():storage():string(), mode)  -- of a CharTensor too
 end
 function torch.deserialize(text, mode)
    local file = torch.MemoryFile(torch.CharStorage():string(text .. '\0'), 'r')

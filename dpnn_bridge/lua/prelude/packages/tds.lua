@@ -89,7 +89,10 @@ tds.hash, tds.vec = tds.Hash, tds.Vec
 local counter = torch.class('tds.AtomicCounter')
 function counter:__init(value) self.value = value or 0 end
 function counter:inc() self.value = self.value + 1; return self.value - 1 end
-function counter:get() return self.value end
+function counter:get()
+   if bridge.wait_for_others then bridge.wait_for_others() end
+   return self.value
+end
 function counter:set(value) self.value = value end
 
 -- Lua 5.1 asks no metatable in pairs

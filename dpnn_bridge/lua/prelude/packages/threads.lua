@@ -1,4 +1,6 @@
--- threads: jobs in the order in which they were added, in this one thread, and all in one Lua state.
+-- threads: jobs in the order in which they were added, in this one thread, and all in one Lua state. A job that waits for
+-- another (for a tds.AtomicCounter) lets it run.
+local bridge = ...
 local Threads = {}
 Threads.__index = Threads
 
@@ -22,15 +24,28 @@ function Threads:addjob(...)
 end
 function Threads:acceptsjob() return #self.jobs < self.N end
 function Threads:hasjob() return #self.jobs > 0 end
+local running
+function bridge.wait_for_others()
+   if running and coroutine.running() == running then coroutine.yield(bridge) end
+end
+-- whether a job has ended, and what the coroutine answered
+local function ended(job, ok, ...)
+   if not ok then error((...), 0) end
+   if (...) == bridge then return false end
+   if type(job.finish) == 'function' then job.finish(...) end
+   return true
+end
 function Threads:dojob()
-   local job = table.remove(self.jobs, 1)
-   if not job then return end
-   local arguments = job[1]
-   __threadid = job.id
-   local function finish(...)
-      if type(arguments[2]) == 'function' then arguments[2](...) end
+   while #self.jobs > 0 do
+      local job = table.remove(self.jobs, 1)
+      local arguments, before = job[1], running
+      if not job.thread then job.thread, job.finish = coroutine.create(arguments[1]), arguments[2] end
+      __threadid, running = job.id, job.thread
+      local answer = {coroutine.resume(job.thread, unpack(arguments, 3, arguments.n))}
+      running = before
+      if ended(job, unpack(answer, 1, table.maxn(answer))) then return end
+      table.insert(self.jobs, job)
    end
-   finish(arguments[1](unpack(arguments, 3, arguments.n)))
 end
 function Threads:synchronize() while self:hasjob() do self:dojob() end end
 function Threads:specific(on)
