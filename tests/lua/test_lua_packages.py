@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -243,3 +244,16 @@ def test_jobs_of_threads_wait_for_others(bridge: LuaBridge) -> None:
     return {order[1], order[2], ok, message:match('mine'), torch.deserializeFromStorage(torch.CharTensor(storage))[1]}
     """
     assert bridge.execute(code) == ["second", "first", False, "mine", 5]
+
+
+def test_functions_of_image(bridge: LuaBridge) -> None:
+    code = """
+    local image = require 'image'
+    local kernel = image.gaussian1D {size = 3, normalize = true}
+    local ok, message = pcall(image.warp)
+    return kernel[2] / kernel[1], kernel:sum(), image.gaussian1D(5)[3], ok, message
+    """
+    ratio, total, top, ok, message = bridge.execute(code)
+    assert ratio == pytest.approx(math.exp((1 / 0.75) ** 2 / 2))  # what Torch7's formula gives
+    assert (total, top, ok) == (pytest.approx(1), 1, False)
+    assert "do this step in Python" in message

@@ -49,13 +49,31 @@ def pointwise(f: Callable[..., torch.Tensor], result: Tensor, first: Tensor, *ot
 _IN_ORDER = 4096
 
 
+def _apart(a: Tensor, b: Tensor) -> bool:
+    """Whether two views of one block have no element in common, such as the gates of a recurrent layer."""
+    first, second = sorted(
+        (v.offset, v.offset + sum((n - 1) * k for n, k in zip(v.size, v.stride, strict=True))) for v in (a, b)
+    )
+    if first[1] < second[0]:
+        return True
+    if a.dim == 2 and a.stride == b.stride and a.stride[1] == 1 and a.stride[0] > 0:  # columns of one matrix
+        step = a.stride[0]
+        distance = (b.offset - a.offset) % step
+        return distance >= a.size[1] and step - distance >= b.size[1]
+    return not bool(torch.isin(a.places(), b.places()).any())
+
+
 def _meets(result: Tensor, first: Tensor, *others: Tensor) -> bool:
-    """Whether the result may overwrite what is still to be read: it shares memory with a source in another order."""
+    """Whether the result may overwrite what is still to be read: it overlaps a source that is arranged differently."""
     block = result.storage and result.storage.block
     if block is None or result.numel > _IN_ORDER:
         return False
     shared = [s for s in (first, *others) if s.storage is not None and s.storage.block is block]
-    return any(not s.same(result) for s in shared) or (any(o in shared for o in others) and result.overlaps())
+    if not shared or (shared == [first] and first.same(result)):
+        return False
+    if any(not s.same(result) and not _apart(s, result) for s in shared):
+        return True
+    return any(o in shared for o in others) and result.overlaps()
 
 
 def _visit_in_order(f: Callable[..., torch.Tensor], result: Tensor, *sources: Tensor) -> None:

@@ -140,7 +140,29 @@ function image.gaussian(...)
    return result
 end
 
+function image.gaussian1D(...)
+   local a, sigma, amplitude, normalize, mean, tensor = ...
+   local options = type(a) == 'table' and a or {size = a, sigma = sigma, amplitude = amplitude, normalize = normalize, mean = mean, tensor = tensor}
+   local size = options.tensor and options.tensor:size(1) or options.size or 3
+   local center, width, high = (options.mean or 0.5) * size + 0.5, (options.sigma or 0.25) * size, options.amplitude or 1
+   local result = options.tensor or torch.Tensor(size)
+   for i = 1, size do result[i] = high * math.exp(-((i - center) / width) ^ 2 / 2) end
+   if options.normalize then result:div(result:sum()) end
+   return result
+end
+
+for _, format in ipairs {'PNG', 'JPG', 'PPM'} do
+   image['load' .. format], image['save' .. format], image['get' .. format .. 'size'] = image.load, image.save, image.getSize
+end
+
 -- a window needs a screen and Qt: nothing is shown
 function image.display() end
 function image.window() end
+for name in ('affinetransform colormap compressJPG compressPNG convolve decompress decompressJPG decompressPNG dilate drawRect drawText ' ..
+   'erode fabio hsl2rgb hsv2rgb jetColormap lab2rgb laplacian lcn lena logpolar polar rgb2hsl rgb2hsv rgb2lab rgb2nrgb rotate ' ..
+   'translate warp y2jet'):gmatch('%w+') do
+   image[name] = image[name] or function()
+      error('image.' .. name .. ' is not among the functions of image that come with the bridge: do this step in Python', 2)
+   end
+end
 return image
