@@ -38,6 +38,11 @@ _LUA = {
 #: what other packages are, and what to do without them
 _OTHERS = {
     **dict.fromkeys(
+        ("cunn", "cudnn"),
+        "code in C for a GPU, which the bridge gives Lua none of: take the script's way on the CPU (-gpuid -1), or "
+        "require 'cunn-on-cpu' first (dpnn-lua -l cunn-on-cpu ...), by which its layers are those of nn",
+    ),
+    **dict.fromkeys(
         ("cltorch", "clnn", "cunnx", "fbcunn", "ccn2", "nccl", "inn", "warp_ctc"),
         "code in C for a GPU, which the bridge gives Lua none of: take the script's way on the CPU "
         "(often -gpu -1, -backend nn), or remove the line where nothing else needs it",

@@ -182,10 +182,13 @@ def test_print_shows_tables(capfd: pytest.CaptureFixture[str]) -> None:
 
 def test_layers_of_a_gpu_are_those_of_nn() -> None:
     code = """
-    require 'cudnn'
+    local none = pcall(require, 'cunn')  -- scripts look whether it is there
+    require 'cunn-on-cpu'
+    require 'cunn'
+    local cudnn = require 'cudnn'
     local layer = cudnn.ReLU()
     local ok, message = pcall(function() return cudnn.NoSuchLayer end)
-    return torch.type(layer), cudnn.convert(layer, nn) == layer, ok, message
+    return torch.type(layer), cudnn.convert(layer, nn) == layer, ok or none, message
     """
     name, same, ok, message = LuaBridge().execute(code)
     assert (name, same, ok) == ("nn.ReLU", True, False)
@@ -198,6 +201,7 @@ def test_layers_of_a_gpu_are_those_of_nn() -> None:
         ("pl.path", "git clone https://github.com/lunarmodules/Penlight"),
         ("optim", "git clone https://github.com/torch/optim"),
         ("hdf5", "convert the data once in Python"),
+        ("cudnn", "-l cunn-on-cpu"),
         ("clnn", "take the script's way on the CPU"),
         ("display", "turn plotting off"),
         ("mine.own", "neither in a folder that -p or package.path names"),
@@ -244,6 +248,11 @@ def test_jobs_of_threads_wait_for_others(bridge: LuaBridge) -> None:
     return {order[1], order[2], ok, message:match('mine'), torch.deserializeFromStorage(torch.CharTensor(storage))[1]}
     """
     assert bridge.execute(code) == ["second", "first", False, "mine", 5]
+
+
+def test_no_element_is_copied_from_an_empty_tensor(bridge: LuaBridge) -> None:
+    code = "local x = torch.ones(3) x[x:gt(2)] = torch.Tensor() return x:sum()"
+    assert bridge.execute(code) == 3
 
 
 def test_functions_of_image(bridge: LuaBridge) -> None:

@@ -1,5 +1,7 @@
--- cudnn: its layers compute what those of nn compute, so that the classes of nn stand for them.
-require 'cunn'
+-- cunn-on-cpu: from now on cunn is nn, and layers of cudnn are those of nn, which compute the same. Not by itself: scripts
+-- that look whether cunn is there, and take the CPU where it is not, are right.
+require 'nn'
+require 'cutorch'
 local settings = {benchmark = false, fastest = false, verbose = false, version = 0}
 function settings.convert(net) return net end
 
@@ -15,4 +17,5 @@ cudnn = setmetatable(settings, {__index = function(_, name)
    end
    return class
 end})
+package.loaded.cunn, package.loaded.cudnn = nn, cudnn
 return cudnn
