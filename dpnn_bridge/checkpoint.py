@@ -128,13 +128,13 @@ def load_checkpoint(path: Origin, **options: Any) -> Checkpoint:
         modules.add(id(candidate.obj))
     context.finish()
     if isinstance(root, (LuaTable, LuaObject)) and id(root) not in modules:
-        _sort(found, root, lambda value: _plain(value, modules))
+        _sort(found, root, _plainly(modules))
     _from_models(found)
     return found
 
 
-def _plain(value: Any, modules: set[int]) -> Any:
-    """Plain data without models and functions; objects as dicts of their fields."""
+def _plainly(modules: set[int]) -> Callable[[Any], Any]:
+    """Makes plain data, without models and functions; objects become dicts of their fields, what is shared once."""
     done: dict[int, Any] = {}
 
     def plain(value: Any) -> Any:
@@ -155,7 +155,7 @@ def _plain(value: Any, modules: set[int]) -> Any:
                 target.update({k: v for k, v in items if v is not None})
         return done[id(value)]
 
-    return plain(value)
+    return plain
 
 
 def _sort(found: Checkpoint, table: Mapping[Any, Any], plain: Callable[[Any], Any]) -> None:
@@ -219,9 +219,9 @@ def _from_models(found: Checkpoint) -> None:
                 if not isinstance(name, str):
                     continue
                 if _VOCABULARY.match(name) and not found.vocabulary:
-                    found.vocabulary = vocabulary_of(_plain(value, set())) or {}
+                    found.vocabulary = vocabulary_of(_plainly(set())(value)) or {}
                 elif _CLASSES.search(name) and not found.class_names:
-                    names = _plain(value, set())
+                    names = _plainly(set())(value)
                     if isinstance(names, list) and all(isinstance(v, str) for v in names):
                         found.class_names = names
             for name in ("idx_to_token", "token_to_idx", "vocab"):

@@ -275,10 +275,14 @@ def _next(found: Summary, name: str, root: Any) -> None:
 
 def _holds_tensors(value: Any, depth: int = 4) -> bool:
     """Whether a tensor stands within so many levels of a value."""
-    if isinstance(value, (LuaTable, LuaObject)) and depth:
-        fields = value.fields if isinstance(value, LuaObject) else value
-        return any(_holds_tensors(v, depth - 1) for v in fields.values())
-    return isinstance(value, (LuaTensor, LuaStorage))
+    level, seen = [value], set()
+    for _ in range(depth + 1):
+        if any(isinstance(v, (LuaTensor, LuaStorage)) for v in level):
+            return True
+        tables = {id(v): v for v in level if isinstance(v, (LuaTable, LuaObject)) and id(v) not in seen}
+        seen |= tables.keys()
+        level = [v for t in tables.values() for v in (t.fields if isinstance(t, LuaObject) else t).values()]
+    return False
 
 
 def _stem(name: str) -> str:

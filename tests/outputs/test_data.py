@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import nn
 import dpnn_bridge
 from dpnn_bridge.errors import ConversionError, ConversionLimitError, LuaValueError, ModelNotFoundError
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
+from dpnn_bridge.summary import lines, summarize
 
 DATA: dict[str, Any] = {
     "mean": torch.tensor([0.4, 0.5]),
@@ -117,6 +119,17 @@ def test_tables_that_are_reached_in_very_many_ways_are_refused(tmp_path: Path, m
     dpnn_bridge.write_t7(tmp_path / "d.t7", table)
     with pytest.raises(ConversionLimitError):
         dpnn_bridge.convert(tmp_path / "d.t7", tmp_path / "d.json")
+
+
+def test_a_table_that_many_share_is_looked_at_once(tmp_path: Path) -> None:
+    shared = LuaTable({i: float(i) for i in range(1, 401)})
+    dpnn_bridge.write_t7(tmp_path / "d.t7", LuaTable.from_list([LuaTable({"t": shared}) for _ in range(4000)]))
+    entries = list(dpnn_bridge.load_checkpoint(tmp_path / "d.t7").rest.values())
+    assert len(entries) == 4000
+    assert all(entry["t"] is entries[0]["t"] for entry in entries)
+    start = time.process_time()
+    list(lines(summarize(tmp_path / "d.t7")))
+    assert time.process_time() - start < 0.5  # it takes 0.05 s, and took 0.9
 
 
 def test_what_is_a_model_is_no_data_and_the_reverse(source: Path, tmp_path: Path) -> None:
