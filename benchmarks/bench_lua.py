@@ -16,7 +16,8 @@ import torch
 from dpnn_bridge.lua import LuaBridge
 from dpnn_bridge.lua.torch7 import VARIABLE, run_torch7
 
-#: body of a Lua loop -> microseconds of Torch7 (LuaJIT 2.1, one core of a cloud machine); t, u are 10 x 10, v has 10
+#: body of a Lua loop -> microseconds of Torch7 (LuaJIT 2.1, one core of a cloud machine); t, u are 10 x 10, v, w have
+#: 10 elements, l is 1 .. 10 as longs, m a mask of 10 x 10
 OPERATIONS = {
     "t:dim()": 0.14,
     "t:size(1)": 0.15,
@@ -40,22 +41,47 @@ OPERATIONS = {
     "x = u:clone()": 0.43,
     "x = torch.add(t, u)": 1.09,
     "x = torch.Tensor(10)": 0.63,
-    "t:uniform()": 0.60,
+    "t:uniform()": 0.57,
+    "t:normal()": 2.2,
+    "t:bernoulli(0.5)": 0.73,
+    "x = torch.uniform()": 0.17,
+    "x = torch.randn(10)": 0.84,
     "x = torch.randperm(100)": 1.35,
+    "x = torch.multinomial(v, 3)": 1.6,
     "x = torch.sort(v)": 1.5,
+    "x = t:median(2)": 3.0,
+    "x = t:sum(1)": 0.9,
+    "x = t:max(2)": 1.0,
+    "x = t:norm(2, 1)": 4.0,
+    "x = t:index(1, l)": 1.0,
+    "w:indexAdd(1, l, v)": 0.5,
+    "x = t:gt(0)": 0.6,
+    "t:maskedFill(m, 1)": 0.4,
+    "x = t[m]": 0.5,
+    "l:add(0)": 0.2,
+    "x = l:double()": 0.4,
+    "t:apply(f)": 1.0,
+    "x = torch.range(1, 10)": 0.4,
+    "x = t:size():totable()": 0.5,
+    "x = tostring(v)": 10,
+    "x = torch.cat(v, w)": 1.0,
+    "x = torch.zeros(10)": 0.5,
+    "x = t:pow(2.5)": 1.0,
+    "x = v:dot(w)": 0.2,
 }
 
 _TIMES = """
 local bodies = ...
 local times = {}
 local t, u, v, w, x = torch.ones(10, 10), torch.ones(10, 10), torch.ones(10), torch.ones(10), nil
+local l, m, f = torch.range(1, 10):long(), torch.eye(10):byte(), function(y) return y end
 for i, body in ipairs(bodies) do
-   local run = assert(loadstring('local t, u, v, w, x, n = ... for i = 1, n do ' .. body .. ' end'))
-   run(t, u, v, w, x, 500)
+   local run = assert(loadstring('local t, u, v, w, l, m, f, x, n = ... for i = 1, n do ' .. body .. ' end'))
+   run(t, u, v, w, l, m, f, x, 500)
    times[i] = math.huge
    for round = 1, 3 do
       local clock = os.clock()
-      run(t, u, v, w, x, 4000)
+      run(t, u, v, w, l, m, f, x, 4000)
       times[i] = math.min(times[i], (os.clock() - clock) / 4000 * 1e6)
    end
    t:fill(1)
@@ -106,9 +132,9 @@ def main() -> None:
     ours: Any = bridge.execute(_TIMES, list(OPERATIONS))
     real = os.environ.get(VARIABLE)
     theirs = times_of_torch7() if real else list(OPERATIONS.values())
-    print(f"{'':26} {'bridge':>9} {'Torch7':>9} ({'this run' if real else 'stored'}), microseconds")
+    print(f"{'':28} {'bridge':>9} {'Torch7':>9} {'ratio':>7} ({'this run' if real else 'stored'}), microseconds")
     for name, mine, other in zip(OPERATIONS, ours, theirs, strict=True):
-        print(f"{name:26} {mine:9.2f} {other:9.2f}")
+        print(f"{name:28} {mine:9.2f} {other:9.2f} {mine / other:7.1f}")
     for batch in (1, 64, 4096):
         lua, pure = layer_times(bridge, batch)
         print(f"Lua layer, {batch:4} x 64       {lua:8.0f} us forward and backward, {pure:.0f} us in PyTorch")

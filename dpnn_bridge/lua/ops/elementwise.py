@@ -40,9 +40,28 @@ def pointwise(f: Callable[..., torch.Tensor], result: Tensor, first: Tensor, *ot
     if result.overlaps():
         _visit_each(f, result, (result if in_place else first), *others)
         return
+    if result.numel > _PIECE and _lie_alike(result, first, *others):
+        to, *sources = (t.t.view(-1) for t in (result, first, *others))
+        step = _PIECE * torch.get_num_threads()
+        for start in range(0, result.numel, step):
+            part = slice(start, start + step)
+            to[part].copy_(cast_tensor(f(*[x[part] for x in sources]), result.ty))
+        return
     shape = first.size or (0,)
     values = f(first.t, *[o.t.reshape(shape) if o.size != first.size else o.t for o in others])
     result.t.copy_(cast_tensor(values, result.ty))
+
+
+#: elements for each thread that are worked on at once: what is computed of them stays in the processor's cache
+_PIECE = 32768
+
+
+def _lie_alike(result: Tensor, *sources: Tensor) -> bool:
+    """Whether all are contiguous and each source is the result or shares no memory with it."""
+    if not all(t.is_contiguous() for t in (result, *sources)):
+        return False
+    apart = [s for s in sources if s is not result and not s.same(result)]
+    return not any(s.storage and result.storage and s.storage.block is result.storage.block for s in apart)
 
 
 #: elements up to which results that overlap their sources are computed one after the other, as in Torch7

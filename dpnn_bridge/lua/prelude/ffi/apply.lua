@@ -1,8 +1,9 @@
--- Lua functions over the elements of tensors (apply, map, map2), and torch.range.
+-- Lua functions over the elements of tensors (apply, map, map2), tables of them, and functions that make small tensors:
+-- range, zeros, ones, cat.
 local bridge, py = ...
 local native, metatables = bridge.native, bridge.metatables
-local states, read, loops, view, wrap = native.states, native.read, native.loops, native.view, native.wrap
-local type, select, error, floor = type, select, error, math.floor
+local states, storages, read, loops, view, wrap = native.states, native.storages, native.read, native.loops, native.view, native.wrap
+local type, select, error, unpack, floor = type, select, error, unpack, math.floor
 
 -- an element that the type does not hold as it is: Python converts it as C does
 local function put_slowly(S, place, value)
@@ -76,4 +77,84 @@ function torch.range(...)
       end
    end
    return range(...)
+end
+
+-- nested tables of numbers
+local function table_of(get, S, d, place)
+   local values, size, step = {}, S[2 * d - 1], S[2 * d]
+   for i = 1, size do
+      values[i] = d == S.n and get(S, place) or table_of(get, S, d + 1, place)
+      place = place + step
+   end
+   return values
+end
+for ty in pairs(native.kinds) do
+   local get = native.get[ty]
+   if get then
+      local mt, storage = metatables['torch.' .. ty .. 'Tensor'], metatables['torch.' .. ty .. 'Storage']
+      local slow, slow_storage = mt.totable, storage.totable
+      mt.totable = function(self, ...)
+         local S = type(self) == 'userdata' and (states[self] or read(self))
+         return S and S.ty == ty and S.count > 0 and table_of(get, S, 1, S.offset) or slow(self, ...)
+      end
+      storage.totable = function(self, ...)
+         local block = storages[self]
+         if not block or block.ty ~= ty then return slow_storage(self, ...) end
+         local values, S = {}, {block = block}
+         for i = 1, block.size do values[i] = get(S, i - 1) end
+         return values
+      end
+   end
+end
+
+-- torch.zeros(2, 3), torch.ones(storage)
+for name, value in pairs {zeros = 0, ones = 1} do
+   local slow = torch[name]
+   torch[name] = function(...)
+      local n, first = select('#', ...), ...
+      local plain = n > 0 and native.get[bridge.default_type]
+      for i = 1, n do plain = plain and type((select(i, ...))) == 'number' end
+      if plain or n == 1 and storages[first] and storages[first].ty == 'Long' and bridge.default_type ~= 'Long' then
+         local mt = metatables['torch.' .. bridge.default_type .. 'Tensor']
+         local object = mt.new(...)
+         if states[object] then return mt.fill(object, value) end
+      end
+      return slow(...)
+   end
+end
+
+-- tensors one after the other along dimension d, or nothing
+local function concatenated(list, d)
+   local first = type(list[1]) == 'userdata' and (states[list[1]] or read(list[1]))
+   local n = first and first.n
+   d = d or n
+   if not first or n < 1 or n > 4 or type(d) ~= 'number' or floor(d) ~= d or d < 1 or d > n or not native.get[first.ty] then return nil end
+   local total, count = 0, 0
+   for i = 1, #list do
+      local S = type(list[i]) == 'userdata' and (states[list[i]] or read(list[i]))
+      if not S or S.ty ~= first.ty or S.n ~= n then return nil end
+      for k = 1, n do
+         if k ~= d and S[2 * k - 1] ~= first[2 * k - 1] then return nil end
+      end
+      total, count = total + S[2 * d - 1], count + S.count
+   end
+   if count > loops.FEW then return nil end
+   local sizes = {}
+   for k = 1, n do sizes[k] = k == d and total or first[2 * k - 1] end
+   local mt = metatables['torch.' .. first.ty .. 'Tensor']
+   local object, from = mt.new(unpack(sizes)), 0
+   for i = 1, #list do
+      local S = states[list[i]]
+      mt.copy(wrap(native.narrowed(states[object], d, from, S[2 * d - 1])), list[i])
+      from = from + S[2 * d - 1]
+   end
+   return object
+end
+local cat = torch.cat
+function torch.cat(...)
+   local n, a, b, d = select('#', ...), ...
+   local object
+   if type(a) == 'table' and n <= 2 then object = concatenated(a, b)
+   elseif n >= 2 and n <= 3 and type(a) == 'userdata' and type(b) == 'userdata' then object = concatenated({a, b}, d) end
+   return object or cat(...)
 end

@@ -97,8 +97,8 @@ local function of_one(name)
 end
 local POWERS = {[1] = 'copy', [2] = 'square', [3] = 'cube', [0.5] = 'sqrt', [-0.5] = 'rsqrt', [-1] = 'cinv'}
 local function power(n, R, a, b)
-   if n == 1 and POWERS[a] then return POWERS[a], R end
-   if n == 2 and type(a) ~= 'number' and POWERS[b] then return POWERS[b], a end
+   if n == 1 and type(a) == 'number' then return POWERS[a] or 'power', R, nil, nil, a end
+   if n == 2 and type(a) ~= 'number' and type(b) == 'number' then return POWERS[b] or 'power', a, nil, nil, b end
 end
 local function clamp(n, R, a, b, c)
    if n == 2 and type(a) == 'number' and type(b) == 'number' then return 'clamp', R, nil, nil, a, b end

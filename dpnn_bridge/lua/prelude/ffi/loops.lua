@@ -140,7 +140,7 @@ local expressions = {
    copy = 'x', neg = '-x', abs = 'abs(x)', sqrt = 'sqrt(x)', rsqrt = '1 / R(sqrt(x))', cinv = '1 / x',
    square = 'x * x', cube = 'R(x * x) * x', floor = 'floor(x)', ceil = 'ceil(x)', reversed_sub = 'v - x',
    sign = 'x > 0 and 1 or (x < 0 and -1 or 0)',
-   exp = 'exp(x)', log = 'log(x)', log1p = 'log1p(x)', tanh = 'tanh(x)', sigmoid = '1 / R(1 + exp(-x))',
+   exp = 'exp(x)', log = 'log(x)', log1p = 'log1p(x)', power = 'pow(x, v)', tanh = 'tanh(x)', sigmoid = '1 / R(1 + exp(-x))',
    fill = 'v', lt = 'x < y and 1 or 0', gt = 'x > y and 1 or 0', le = 'x <= y and 1 or 0', ge = 'x >= y and 1 or 0',
    eq = 'x == y and 1 or 0', ne = 'x ~= y and 1 or 0', lt_number = 'x < v and 1 or 0', gt_number = 'x > v and 1 or 0',
    le_number = 'x <= v and 1 or 0', ge_number = 'x >= v and 1 or 0', eq_number = 'x == v and 1 or 0', ne_number = 'x ~= v and 1 or 0',
