@@ -2,6 +2,7 @@
 
 from dpnn_bridge.lua.ops import (
     blas,
+    comparison,
     construct,
     convolution,
     copying,
@@ -18,6 +19,7 @@ from dpnn_bridge.lua.ops import (
 
 __all__ = [
     "blas",
+    "comparison",
     "construct",
     "convolution",
     "copying",

@@ -18,7 +18,7 @@ from dpnn_bridge.lua.tensor import Tensor, TorchError, cast_number, cast_tensor
 INTEGER_TYPES = tuple(ty for ty in ALL_TYPES if ty not in FLOAT_TYPES)
 
 
-def _check_counts(names: str, *tensors: Tensor) -> None:
+def check_counts(names: str, *tensors: Tensor) -> None:
     if len({t.numel for t in tensors}) > 1:
         shapes = ", ".join(f"{n} {t.shape_text}" for n, t in zip(names.split(), tensors, strict=False))
         counts = ", ".join(str(t.numel) for t in tensors)
@@ -33,7 +33,7 @@ def pointwise(f: Callable[..., torch.Tensor], result: Tensor, first: Tensor, *ot
     in_place = result is first or result.same(first)
     if not in_place:
         result.resize_as(first)  # before anything is checked, and the result may be one of the others
-    _check_counts("t src src2", first, *others)
+    check_counts("t src src2", first, *others)
     if _meets(result, first, *others):
         _visit_in_order(f, result, first, *others)
         return
@@ -355,7 +355,7 @@ _unary("sign", lambda x: torch.nan_to_num(torch.sign(x)), ALL_TYPES, numbers=Fal
 
 @torch_function("lerp", "r s T n", types=FLOAT_TYPES)
 def lerp(r: Tensor, s: Tensor, end: Tensor, weight: float) -> None:
-    _check_counts("t src", s, end)
+    check_counts("t src", s, end)
     pointwise(lambda x, y: x + weight * (y - x), r, s, end)
 
 
@@ -387,32 +387,3 @@ def pow_of_number(r: Tensor, base: float, s: Tensor) -> None:
 @torch_function("pow", "n n", types=FLOAT_TYPES)
 def pow_numbers(base: float, exponent: float) -> float:
     return float(torch.pow(torch.tensor(float(base), dtype=torch.float64), exponent))
-
-
-# ---- comparisons: a fresh result is a ByteTensor, a given one may also have the operands' type
-
-
-def _comparison(name: str, f: Callable[[torch.Tensor, Any], torch.Tensor]) -> None:
-    def against_number(r: Tensor, s: Tensor, value: float) -> None:
-        number = _scalar(value, s)
-        r.resize(s.size)
-        r.assign(f(s.t, number).to(torch.uint8))
-
-    def against_tensor(r: Tensor, s: Tensor, other: Tensor) -> None:
-        _check_counts("t src", s, other)
-        r.resize(s.size)
-        r.assign(f(s.t, other.t.reshape(s.size or (0,))).to(torch.uint8))
-
-    for signature in ("BR T n", "X T n"):
-        torch_function(name, signature)(against_number)
-    for signature in ("BR T T", "X T T"):
-        torch_function(name, signature)(against_tensor)
-
-
-for _name in ("lt", "gt", "le", "ge", "eq", "ne"):
-    _comparison(_name, getattr(torch, _name))
-
-
-@torch_function("equal", "T T")
-def equal(a: Tensor, b: Tensor) -> bool:
-    return a.size == b.size and bool((a.t == b.t).all())
