@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dpnn_bridge.base.boundary import raises
 from dpnn_bridge.base.suffixes import is_converted_file
 from dpnn_bridge.checkpoints.find import candidates
+from dpnn_bridge.conversion.budget import Budget
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.conversion.options import Options
@@ -21,7 +22,7 @@ from dpnn_bridge.files import load_with_report
 from dpnn_bridge.loaders.origin import Origin, local_file
 from dpnn_bridge.loaders.t7_reader import read_local
 from dpnn_bridge.modules.several import Models
-from dpnn_bridge.objects import LuaFunction, LuaObject, LuaTable
+from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 
 _VOCABULARY = re.compile(
     r"vocab|(idx|ix|id|index|token|word|char|label)s?_?(to|2)_?\w+|alphabet|dict(s|ionary)?$", re.I
@@ -128,12 +129,12 @@ def load_checkpoint(path: Origin, **options: Any) -> Checkpoint:
         modules.add(id(candidate.obj))
     context.finish()
     if isinstance(root, (LuaTable, LuaObject)) and id(root) not in modules:
-        _sort(found, root, _plainly(modules))
+        _sort(found, root, _plainly(modules, Budget(root)))
     _from_models(found)
     return found
 
 
-def _plainly(modules: set[int]) -> Callable[[Any], Any]:
+def _plainly(modules: set[int], budget: Budget) -> Callable[[Any], Any]:
     """Makes plain data, without models and functions; objects become dicts of their fields, what is shared once."""
     done: dict[int, Any] = {}
 
@@ -141,6 +142,8 @@ def _plainly(modules: set[int]) -> Callable[[Any], Any]:
         if isinstance(value, LuaFunction) or id(value) in modules:
             return None
         if not isinstance(value, (LuaTable, LuaObject)):
+            if isinstance(value, (LuaTensor, LuaStorage)):
+                budget.spend(value.size * value.dtype.itemsize, "memory")  # views may repeat what the file holds once
             return to_value(value)
         if id(value) not in done:
             fields = value.fields if isinstance(value, LuaObject) else value
@@ -219,9 +222,9 @@ def _from_models(found: Checkpoint) -> None:
                 if not isinstance(name, str):
                     continue
                 if _VOCABULARY.match(name) and not found.vocabulary:
-                    found.vocabulary = vocabulary_of(_plainly(set())(value)) or {}
+                    found.vocabulary = vocabulary_of(_plainly(set(), Budget(value))(value)) or {}
                 elif _CLASSES.search(name) and not found.class_names:
-                    names = _plainly(set())(value)
+                    names = _plainly(set(), Budget(value))(value)
                     if isinstance(names, list) and all(isinstance(v, str) for v in names):
                         found.class_names = names
             for name in ("idx_to_token", "token_to_idx", "vocab"):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dpnn_bridge.loaders.collisions import SAFE, Collisions
-from dpnn_bridge.loaders.reader import LARGEST_EXACT, MAX_DIMENSIONS, check_view
+from dpnn_bridge.loaders.reader import MAX_DIMENSIONS, check_view
 from dpnn_bridge.loaders.stream import StreamError
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype
 
@@ -132,7 +132,7 @@ class _Decoder:
             return _text(value)
         if value is None or isinstance(value, (bool, float)):
             return value
-        if type(value) is int and abs(value) <= LARGEST_EXACT:
+        if type(value) is int and value.bit_length() < 1024 and int(float(value)) == value:  # Lua's numbers are doubles
             return value
         raise GraphError(f"a value is {value!r:.60}")
 

@@ -161,6 +161,14 @@ def test_views_that_repeat_an_element_take_what_the_file_is_worth(suffix: str, t
     assert not (tmp_path / f"out{suffix}").exists()
 
 
+def test_a_checkpoint_of_views_takes_what_the_file_is_worth(tmp_path: Path) -> None:
+    storage = LuaStorage("torch.FloatStorage", 6000, np.ones(6000, dtype=np.float32))
+    views = [LuaTensor("torch.FloatTensor", (6000,), (1,), 0, storage) for _ in range(6000)]
+    dpnn_bridge.write_t7(tmp_path / "views.t7", LuaTable.from_list(views), verify=False)
+    with pytest.raises(ConversionLimitError, match="memory"):
+        dpnn_bridge.load_checkpoint(tmp_path / "views.t7")
+
+
 def test_a_long_key_is_not_repeated_for_each_of_its_entries(tmp_path: Path) -> None:
     entries = LuaTable({f"e{i}": LuaTable() for i in range(3000)})
     dpnn_bridge.write_t7(tmp_path / "key.t7", LuaTable({"k" * 100_000: entries}), verify=False)
