@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ Place = Path | str
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*(::[a-z][a-z0-9+.-]*)*://")
 _CHUNK = 1 << 22
+_own = threading.local()
 #: seconds that a web server may be silent, or take to be reached; bytes that it must send in a second, on the average
 #: from then on
 PATIENCE, SLOWEST = 60, 1000
@@ -139,7 +141,7 @@ def upload(file: Path, url: str, force: bool) -> None:
         VerificationError: what is there afterwards is something else; it was removed.
     """
     check_upload(url, force)
-    files, path = _store(url, skip_instance_cache=True)  # transactions belong to the whole file system
+    files, path = _own_store(url)
     try:
         if files.root_marker:  # it has folders
             files.makedirs(path.rpartition("/")[0], exist_ok=True)
@@ -167,6 +169,15 @@ def _store(url: str, **options: Any) -> tuple[Any, str]:
         raise OutputError(f"{url}: addresses need more packages: {install_advice('remote')}") from error
     except Exception as error:
         raise _cannot_write(url, error) from error
+
+
+def _own_store(url: str) -> tuple[Any, str]:
+    """A file system that this thread alone writes with, since transactions belong to the whole of it."""
+    shared, path = _store(url)
+    own = _own.__dict__.setdefault("stores", {})
+    if shared not in own:  # it may take 0.2 s to make
+        own[shared], _ = _store(url, skip_instance_cache=True)
+    return own[shared], path
 
 
 def _cannot_write(url: str, error: Exception) -> OutputError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -18,6 +19,7 @@ from samples import SAMPLES
 
 import dpnn_bridge
 from dpnn_bridge import batch
+from dpnn_bridge.base import remote
 from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.cli.verify import verify_command
 from dpnn_bridge.errors import OutputError, OutputExistsError, VerificationError
@@ -303,3 +305,15 @@ def test_a_line_that_a_killed_program_left_half_written(tmp_path: Path) -> None:
 def test_options_for_many_files_are_for_many_files(tmp_path: Path) -> None:
     assert run(convert_command, MODEL, tmp_path / "m.pt", "--manifest", tmp_path / "done.jsonl")[0] == 2
     assert run(verify_command, MODEL, "--jobs", 2)[0] == 2
+
+
+def test_a_file_system_is_made_once_for_many_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsspec = pytest.importorskip("fsspec", reason="optional extra is not installed")
+    (tmp_path / "x").write_bytes(b"content")
+    made, real = [], remote._store
+    monkeypatch.setattr(remote, "_own", threading.local())
+    monkeypatch.setattr(remote, "_store", lambda url, **own: (made.append(url) if own else None, real(url, **own))[1])
+    for i in range(5):
+        remote.upload(tmp_path / "x", f"memory://once/{i}", force=False)
+    assert made == ["memory://once/0"]
+    assert fsspec.filesystem("memory").cat("/once/4") == b"content"
