@@ -14,11 +14,14 @@ from torch7 import EXCEPTION, differences
 from dpnn_bridge.compare.differences import Difference
 from dpnn_bridge.compare.nested import backward, leaves, map_tensors, require_grad
 from dpnn_bridge.conversion import convert_object, registry
+from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_values import lua_value, to_value
 from dpnn_bridge.conversion.options import Options
+from dpnn_bridge.modules.nn.elementwise import MulConstant
 from dpnn_bridge.modules.nn.weight_norm import WeightNorm, accumulated, as_rows
 from dpnn_bridge.objects import LuaTable
 from dpnn_bridge.parity.fixture import random_numbers
+from dpnn_bridge.training import parameters
 
 
 class Explained(NamedTuple):
@@ -220,6 +223,27 @@ def repeated_weight_norms(fixture: LuaTable) -> set[str]:
         if torch.allclose(made[name == "g"].flatten(), there.flatten(), *((1e-4, 1e-6) if single else (1e-9, 1e-12))):
             found.add(f"gradParams[{i}]")
     return found
+
+
+def restored_inputs(fixture: LuaTable) -> set[str]:
+    """The comparisons in which Torch7 has the gradient of a weight for an input that was restored too early.
+
+    ``nn.MulConstant(c, true)`` computes in the memory of its input, and divides it by ``c`` in ``updateGradInput``. In
+    a graph and in ``nn.DontCast``, which call ``accGradParameters`` for the whole inside afterwards, the layers behind
+    it then find their input divided by ``c``.
+    """
+    module = convert_object(fixture["module"], Options())[0]
+    layers = ((m, record_of(m)) for m in module.modules() if isinstance(m, MulConstant))
+    constants = {m.constant_scalar for m, record in layers if record and record.fields.get("inplace")}
+    with random_numbers(module, fixture):
+        output = module(require_grad(to_value(fixture["input"])))
+    backward(output, to_value(fixture["gradOutput"]))
+    pairs = zip(parameters(module)[1], to_value(fixture["gradParams"]), strict=True)
+    return {
+        f"gradParams[{i}]"
+        for i, (here, there) in enumerate(pairs, 1)
+        if any(there.dim() > 1 and torch.allclose(there * c, here.reshape(there.shape), 1e-5) for c in constants)
+    }
 
 
 def _kept(seen: list[Tensor]) -> Callable[..., None]:
