@@ -159,7 +159,9 @@ def _other(kind: str, part: bytes, tokens: Grammar, random: Random) -> bytes:
         new = random.choice([old - 1, old + 1, random.choice(numbers), random.choice(numbers)])
         if random.randrange(3) == 0:
             return tokens.data[other.start : other.stop]
-        return struct.pack(form, new) if -(2**31) <= new < 2**31 or kind == "long" else part
+        if kind == "long":
+            return struct.pack("<Q", new % 2**64)
+        return struct.pack("<i", new) if -(2**31) <= new < 2**31 else part
     if kind == "double":
         return struct.pack("<d", random.choice(NUMBERS))
     if kind == "data":
