@@ -120,7 +120,8 @@ class _Encoder:
         if isinstance(value, torch.Tensor):
             data = value.detach().cpu().contiguous()
             self.forms.append([str(data.dtype).removeprefix("torch."), list(data.shape)])
-            self.blobs.append(data.reshape(-1).view(torch.uint8).numpy() if data.numel() else b"")
+            flat = data.as_strided((data.numel(),), (1,))  # the stride of a single element may be any
+            self.blobs.append(flat.view(torch.uint8).numpy() if data.numel() else b"")
             return {"t": len(self.forms) - 1}
         if isinstance(value, (bytes, bytearray)):
             self.forms.append(["bytes", [len(value)]])

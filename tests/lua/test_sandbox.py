@@ -286,6 +286,10 @@ def test_the_process_has_no_privileges_and_no_secrets(shared: LuaBridge) -> None
 
 
 # ---------------------------------------------------------------------- limits
+def test_a_single_element_of_any_stride_crosses(shared: LuaBridge) -> None:
+    assert shared.execute("local x = ... return x:sum()", torch.arange(5.0).view(1, 5)[:, 3]) == 3
+
+
 @pytest.mark.parametrize(
     "code",
     [

@@ -55,6 +55,19 @@ def test_formats_that_load_give_identical_outputs(name: str, suffix: str, tmp_pa
         torch.testing.assert_close(loaded(x), model(x), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".npz", ".t7", ".py"])
+def test_a_single_element_may_have_any_stride(suffix: str, tmp_path: Path) -> None:
+    """As parameters that select a column of a matrix with one row."""
+    model = torch.nn.Sequential(torch.nn.Linear(1, 1))
+    with torch.no_grad():
+        model[0].weight = torch.nn.Parameter(torch.arange(12.0).view(3, 4)[1:2, 2:3].as_strided((1, 1), (7, 5)))
+        model[0].bias = torch.nn.Parameter(torch.arange(12.0).view(3, 4)[1:2, 3])
+    dpnn_bridge.save(tmp_path / f"m{suffix}", model)
+    if suffix not in (".npz", ".py"):
+        loaded = dpnn_bridge.load(tmp_path / f"m{suffix}")
+        assert [p.item() for p in loaded.parameters()] == [p.item() for p in model.parameters()]
+
+
 def test_npz_holds_the_state_dict(tmp_path: Path) -> None:
     model = model_of("torch-demos__mnist_convnet")
     dpnn_bridge.save(tmp_path / "m.npz", model)

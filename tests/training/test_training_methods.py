@@ -264,3 +264,10 @@ def test_the_recurrent_attention_model_trains_like_torch7s(entry: dict[str, Any]
         same(module, step["before"])
         training.update_parameters(module, 0.05)
         same(module, step["after"])
+
+
+def test_a_criterion_that_casts_no_target_may_have_no_module_for_it() -> None:
+    without = ModuleCriterion(nn.MSELoss(), nn.Linear(2, 2), cast_target=False).double()
+    assert without.target_module is None
+    kept = ModuleCriterion(nn.MSELoss(), nn.Linear(2, 2), nn.Linear(3, 2), cast_target=False).double()
+    assert [p.dtype for p in kept.parameters()] == [torch.float64] * 2 + [torch.float32] * 2

@@ -51,10 +51,11 @@ class ModuleCriterion(Criterion):
         return self.criterion(input, target)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ModuleCriterion:
-        kept = None if self.cast_target else self._modules.pop("target_module")
+        target_module = self.target_module
+        if not self.cast_target:
+            self.target_module = None
         super()._apply(fn, recurse)
-        if kept is not None:
-            self._modules["target_module"] = kept
+        self.target_module = target_module
         return self
 
     def extra_repr(self) -> str:
