@@ -169,9 +169,10 @@ def _nudged(experiment: Experiment, given: Mapping[int, Given] | None, seed: int
     eps = units * torch.finfo(torch.float32 if experiment.single else torch.float64).eps
 
     def moved(tensor: Tensor) -> Tensor:
-        if not tensor.is_floating_point() or not (tensor.detach() != tensor.detach().round()).any():
-            return tensor  # whole numbers may be indices
-        return tensor * _near_one(tensor, generator, eps)
+        if not tensor.is_floating_point():
+            return tensor
+        whole = tensor.detach() == tensor.detach().round()  # may be indices, as beside the values of a sparse input
+        return tensor.where(whole, tensor * _near_one(tensor, generator, eps))
 
     @contextmanager
     def running(module: nn.Module) -> Iterator[None]:

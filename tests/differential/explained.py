@@ -124,10 +124,14 @@ def undivided(fixture: LuaTable) -> None:
 
 
 def signs_as_drawn(fixture: LuaTable) -> None:
-    """Inputs that are equal, apart by the least there is on the side that Torch7 drew."""
+    """Inputs that are equal, apart by the least there is on the side that Torch7 drew, and the margin wider by that."""
     a, b = to_value(fixture["input"])
     side = to_value(fixture["gradInput"])[0] * fixture["target"]
-    fixture["input"] = lua_value([torch.where(a == b, torch.nextafter(a, a + side), a), b])
+    apart = torch.where(a == b, torch.nextafter(a, a + side), a)
+    fixture["input"] = lua_value([apart, b])
+    criterion = fixture["module"]
+    margin = criterion["margin"] + 2 * float((apart - a).abs().sum())
+    fixture["module"] = criterion.changed(margin=margin)
 
 
 def input_comes_out(fixture: LuaTable) -> None:

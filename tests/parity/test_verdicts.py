@@ -16,7 +16,7 @@ import dpnn_bridge
 from dpnn_bridge.cli.verify import verify_command
 from dpnn_bridge.compare.differences import Tolerance, compare
 from dpnn_bridge.compare.verdict import Verdict, worst_verdict
-from dpnn_bridge.conversion.lua_values import lua_value
+from dpnn_bridge.conversion.lua_values import lua_value, to_value
 from dpnn_bridge.objects import LuaTable, LuaTensor
 from dpnn_bridge.parity.faults import Faults
 from dpnn_bridge.parity.verify import verify
@@ -96,6 +96,16 @@ def without_noise() -> LuaTable:
         if layer.class_name == "nn.Dropout":
             layer["noise"] = LuaTensor.empty("torch.DoubleTensor")
     return table
+
+
+def test_indices_among_numbers_are_not_moved(tmp_path: Path) -> None:
+    """A sparse input holds pairs of index and value: another index would excuse everything."""
+    changed = fixture("SparseLinear__batch_table__float_train")
+    path = tmp_path / "f.t7"
+    for offset, verdict in ((0.0, Verdict.EQUAL), (0.01, Verdict.DIFFERENT)):
+        there = to_value(changed["output"]) + offset
+        dpnn_bridge.write_t7(path, LuaTable({**dict(changed.items()), "output": lua_value(there)}), force=True)
+        assert next(d for d in verify(path).differences if d.name == "output").verdict is verdict
 
 
 def test_unknown_random_numbers_are_named(tmp_path: Path) -> None:
