@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -11,7 +12,7 @@ from zipfile import ZipFile
 import torch
 from torch import Tensor, nn
 
-from dpnn_bridge.compare.bits import same_bits
+from dpnn_bridge.compare.bits import same_bits, same_in_file
 from dpnn_bridge.errors import VerificationError
 from dpnn_bridge.loaders.source import FileSource
 from dpnn_bridge.outputs import Job, container, pt_file, pt_writer
@@ -20,7 +21,7 @@ from dpnn_bridge.outputs.verification import need_whole_zip
 
 def write(module: nn.Module, path: Path, job: Job) -> None:
     content = job.options["content"] = container.pack(module, job.metadata)
-    job.options["starts"] = pt_writer.save(content, path, job.origin)
+    pt_writer.save(content, path, job.origin)
 
 
 def verify(module: nn.Module, path: Path, job: Job) -> None:
@@ -30,10 +31,19 @@ def verify(module: nn.Module, path: Path, job: Job) -> None:
         raise VerificationError(f"{path}: the object graph differs after reading back")
     if _forms(read["state_dict"]) != _forms(written["state_dict"]):
         raise VerificationError(f"{path}: read back other names, shapes or types than were written")
-    positions, starts = _positions(path), job.options["starts"]  # where bytes were compared as they were written
-    for name, tensor in written["state_dict"].items():
-        if tensor.numel() and positions[name] != (starts[pt_writer.identity_of(tensor)], tensor.storage_offset()):
-            raise VerificationError(f"{path}: {name} is read from another place than it was written to")
+    positions, file = _positions(path), FileSource(path)
+
+    def same(item: tuple[str, Tensor]) -> bool:
+        name, tensor = item
+        if not tensor.is_contiguous():
+            return same_bits(read["state_dict"][name], tensor)
+        record, offset = positions[name]
+        return same_in_file(tensor, file, record + offset * tensor.element_size())
+
+    with ThreadPoolExecutor() as pool:
+        for name, equal in zip(written["state_dict"], pool.map(same, written["state_dict"].items()), strict=True):
+            if not equal:
+                raise VerificationError(f"{path}: {name} differs after reading back; the disk may be full or failing")
 
 
 def origin(path: Path) -> str | None:

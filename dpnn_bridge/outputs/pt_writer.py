@@ -1,8 +1,7 @@
 """Writes what ``torch.save`` writes: an archive of a pickle and one record for each storage, for ``torch.load``.
 
-All space is allocated first, which makes writing cheaper. Then each piece of a record goes into its checksum, is
-written, read back from the file and compared while it is in the processor's cache: all of that takes as long as
-``torch.save``, which only writes.
+All space is allocated first, which makes writing cheaper. Each piece of a record goes into its checksum and is written
+while it is in the processor's cache.
 """
 
 from __future__ import annotations
@@ -26,24 +25,24 @@ import torch
 from torch import Tensor
 from torch._utils import _rebuild_tensor_v2
 
-from dpnn_bridge.errors import ConversionError, VerificationError
+from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.outputs.pt_file import DTYPES
 
 #: bytes at whose multiples records begin, as torch.save arranges them for memory mapping
 _ALIGNMENT = 64
 #: bytes of a record's header beside its name and padding: what each has, its size in 64 bits, the head of the padding
 _HEAD = 30 + 20 + 4
-#: bytes that are written at once, and stay in the processor's cache until they are compared
+#: bytes that are written at once, and stay in the processor's cache meanwhile
 _CHUNK = 1 << 20
 #: records that are written at the same time
 _THREADS = 2
 _STORAGES = {dtype: getattr(torch, name.removeprefix("torch ")) for name, dtype in DTYPES.items()}
 
 #: what tells a storage from others
-Identity = tuple[int, int, torch.dtype]
+_Identity = tuple[int, int, torch.dtype]
 
 
-def identity_of(tensor: Tensor) -> Identity:
+def _identity_of(tensor: Tensor) -> _Identity:
     """Which storage the elements of a tensor are in."""
     storage = tensor.untyped_storage()
     return storage.data_ptr(), storage.nbytes(), tensor.dtype
@@ -65,8 +64,8 @@ class _Pickler(pickle.Pickler):
 
     def __init__(self, file: Any) -> None:
         super().__init__(file, protocol=2)
-        self.storages: dict[Identity, Tensor] = {}
-        self._keys: dict[Identity, str] = {}
+        self.storages: dict[_Identity, Tensor] = {}
+        self._keys: dict[_Identity, str] = {}
 
     def persistent_id(self, obj: Any) -> Any:
         return obj.pid if isinstance(obj, _Stored) else None
@@ -76,7 +75,7 @@ class _Pickler(pickle.Pickler):
             return NotImplemented
         if obj.dtype not in _STORAGES:
             raise ConversionError(f".pt holds no tensors of type {obj.dtype}; choose another with dtype= (--dtype)")
-        identity = identity_of(obj)
+        identity = _identity_of(obj)
         key = self._keys.setdefault(identity, str(len(self._keys)))
         if identity not in self.storages:
             storage = torch.empty(0, dtype=torch.uint8, device=obj.device)
@@ -86,19 +85,13 @@ class _Pickler(pickle.Pickler):
         return _rebuild_tensor_v2, (stored, *view, False, OrderedDict())
 
 
-def save(content: Any, path: Path, comment: Callable[[], str] | None = None) -> dict[Identity, int]:
-    """Writes plain data and tensors, and compares each record with what the file holds.
+def save(content: Any, path: Path, comment: Callable[[], str] | None = None) -> None:
+    """Writes plain data and tensors.
 
     Args:
         content: dicts, lists, tuples, numbers, strings, bytes and tensors.
         path: the file.
         comment: gives the comment of the archive, at the end.
-
-    Returns:
-        Where the record of each storage begins.
-
-    Raises:
-        VerificationError: the file holds other bytes than were written.
     """
     pickled = io.BytesIO()
     pickler = _Pickler(pickled)
@@ -136,25 +129,15 @@ def save(content: Any, path: Path, comment: Callable[[], str] | None = None) -> 
         archive.start_dir = end
         if comment is not None:
             archive.comment = comment().encode()
-    return dict(zip(pickler.storages, starts[len(small) :], strict=True))
 
 
 def _copied(path: Path, data: np.ndarray, start: int) -> int:
-    """Writes bytes to a place in a file and compares them with what is there then; returns their checksum."""
-    read, checksum = np.empty(min(len(data), _CHUNK), np.uint8), 0
+    """Writes bytes to a place in a file; returns their checksum."""
+    checksum = 0
     with open(path, "r+b") as file:
         file.seek(start)
         for at in range(0, len(data), _CHUNK):
-            part = data[at : at + _CHUNK]
-            checksum = zlib.crc32(part.data, checksum)
-            file.write(part.data)
-            file.seek(-len(part), os.SEEK_CUR)
-            again = read[: len(part)]
-            if file.readinto(again.data) != len(part) or not _equal(again, part):
-                raise VerificationError(f"{path}: differs after reading back; the disk may be full or failing")
+            part = data[at : at + _CHUNK].data
+            checksum = zlib.crc32(part, checksum)
+            file.write(part)
     return checksum
-
-
-def _equal(a: np.ndarray, b: np.ndarray) -> bool:
-    """Compares integers of 8 bytes where they divide evenly, which is 6 times faster."""
-    return np.array_equal(a.view(np.int64), b.view(np.int64)) if len(a) % 8 == 0 else np.array_equal(a, b)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -10,7 +9,7 @@ from zipfile import ZipFile
 import pytest
 import torch
 
-from dpnn_bridge.errors import ConversionError, VerificationError
+from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.loaders.source import FileSource
 from dpnn_bridge.outputs import pt_file, pt_writer
 
@@ -51,12 +50,11 @@ def test_torch_load_reads_it(tmp_path: Path, mmap: bool) -> None:
 
 def test_records_are_whole_aligned_and_where_it_says(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
-    starts = pt_writer.save(content(), path, lambda: "comment")
+    pt_writer.save(content(), path, lambda: "comment")
     with ZipFile(path) as archive:
         assert (archive.testzip(), archive.comment) == (None, b"comment")
     records = pt_file.records(path, FileSource(path))
     assert {r.start % 64 for r in records.values()} == {0}
-    assert sorted(starts.values()) == sorted(r.start for name, r in records.items() if name.startswith("data/"))
 
 
 def test_a_record_of_several_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,18 +62,6 @@ def test_a_record_of_several_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     written = {"a": torch.randn(1001), "b": torch.arange(3003).to(torch.uint8)}
     pt_writer.save(written, tmp_path / "a.pt")
     assert same(written, torch.load(tmp_path / "a.pt", weights_only=True))
-
-
-def test_a_disk_that_changes_a_byte_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Failing(io.FileIO):
-        def write(self, data: Any) -> int:
-            changed = bytearray(data)
-            changed[-1] ^= 1
-            return super().write(changed)
-
-    monkeypatch.setattr(pt_writer, "open", lambda path, mode: io.BufferedRandom(Failing(path, mode)), raising=False)
-    with pytest.raises(VerificationError, match="differs after reading back"):
-        pt_writer.save(content(), tmp_path / "a.pt")
 
 
 def test_a_type_that_the_format_lacks_is_one_error(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ local function many(f, ...)
    return finish(4, args, heard(changes[0], args, f(unpack(converted, 1, args.n))))
 end
 
--- a Lua function that runs a Python one
+-- a Lua function that runs a Python one; an error is its caller's, so what stands in front of it calls it last (return f(...))
 local function bind(f)
    return function(...)
       local n = select('#', ...)

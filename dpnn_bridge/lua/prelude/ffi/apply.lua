@@ -95,7 +95,9 @@ for ty in pairs(native.kinds) do
       local slow, slow_storage = mt.totable, storage.totable
       mt.totable = function(self, ...)
          local S = type(self) == 'userdata' and (states[self] or read(self))
-         return S and S.ty == ty and S.count > 0 and table_of(get, S, 1, S.offset) or slow(self, ...)
+         local found = S and S.ty == ty and S.count > 0 and table_of(get, S, 1, S.offset)
+         if found then return found end
+         return slow(self, ...)
       end
       storage.totable = function(self, ...)
          local block = storages[self]

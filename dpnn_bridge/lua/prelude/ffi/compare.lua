@@ -44,13 +44,19 @@ for _, name in ipairs {'lt', 'gt', 'le', 'ge', 'eq', 'ne'} do
    for _, ty in ipairs(COMPARED) do
       local mt = metatables['torch.' .. ty .. 'Tensor']
       local slow = mt[name]
-      mt[name] = function(...) return call(name, ty, select('#', ...), ...) or slow(...) end
+      mt[name] = function(...)
+         local found = call(name, ty, select('#', ...), ...)
+         if found then return found end
+         return slow(...)
+      end
    end
    local slow = torch[name]
    torch[name] = function(...)
       local first = ...
       local S = state(first)
-      return S and call(name, S.ty, select('#', ...), ...) or slow(...)
+      local found = S and call(name, S.ty, select('#', ...), ...)
+      if found then return found end
+      return slow(...)
    end
 end
 
@@ -76,10 +82,16 @@ for _, from in ipairs(COMPARED) do
       if ty ~= from and slow then
          mt[method[ty]] = function(self, ...)
             local S = state(self, from)
-            return S and converted(S, ty) or slow(self, ...)
+            local found = S and converted(S, ty)
+            if found then return found end
+            return slow(self, ...)
          end
       elseif slow then
-         mt[method[ty]] = function(self, ...) return state(self, from) and self or slow(self, ...) end
+         mt[method[ty]] = function(self, ...)
+            local found = state(self, from) and self
+            if found then return found end
+            return slow(self, ...)
+         end
       end
    end
    local slow = mt.type

@@ -259,7 +259,8 @@ local function reshaping(name, f)
       elseif n > 0 then
          object = made(self, nil, f(S, sizes_of(n, ...)))
       end
-      return object or slow(self, ...)
+      if object then return object end
+      return slow(self, ...)
    end)
    define(name .. 'As', function(self, S, slow, ...)
       local n, first, second = select('#', ...), ...
@@ -269,14 +270,17 @@ local function reshaping(name, f)
       if O and O.n >= 1 and O.n <= 4 and (n == 1 or T and T.ty == S.ty) then
          object = made(self, T and S, f(T or S, O.n, O[1], O[3], O[5], O[7]))
       end
-      return object or slow(self, ...)
+      if object then return object end
+      return slow(self, ...)
    end)
 end
 reshaping('view', view_of)
 reshaping('expand', expansion)
 
 define('contiguous', function(self, S, slow)
-   return S.dense and self or slow(self)
+   local found = S.dense and self
+   if found then return found end
+   return slow(self)
 end)
 
 for ty in pairs(native.kinds) do
