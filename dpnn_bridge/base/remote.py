@@ -175,7 +175,7 @@ def _own_store(url: str) -> tuple[Any, str]:
     """A file system that this thread alone writes with, since transactions belong to the whole of it."""
     shared, path = _store(url)
     own = _own.__dict__.setdefault("stores", {})
-    if own.get(shared, [None])[0] is not shared:  # also an equal one that fsspec has made anew, perhaps of another server
+    if own.get(shared, [None])[0] is not shared:  # fsspec may have made an equal one, of another server
         own[shared] = shared, _store(url, skip_instance_cache=True)[0]  # may take 0.2 s
     return own[shared][1], path
 
