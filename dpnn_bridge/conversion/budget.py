@@ -23,6 +23,8 @@ BYTES, PER_BYTE = 1 << 26, 16
 TENSORS, PER_VALUE = 2000, 100
 #: modules that a walk through the model may meet, one that several share counted each time; per module of the file
 VISITS, PER_MODULE = 20_000, 16
+#: values that data may have in an output: always, and for each entry; a table reached in many ways counts as often
+MOST_VALUES, PER_ENTRY = 200_000, 4
 
 #: functions that make a tensor from sizes: they take them as they are, in a tuple or as ``size``
 _SIZED = {torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn, Tensor.new_empty, Tensor.new_zeros}

@@ -19,7 +19,7 @@ import torch
 from dpnn_bridge.base.extras import install_advice
 from dpnn_bridge.base.graph import key_text
 from dpnn_bridge.compare.bits import same_tensors
-from dpnn_bridge.conversion.budget import Budget
+from dpnn_bridge.conversion.budget import MOST_VALUES, PER_ENTRY, Budget
 from dpnn_bridge.errors import ConversionError, ConversionLimitError, VerificationError
 from dpnn_bridge.loaders.compare import difference
 from dpnn_bridge.loaders.t7_reader import read_t7
@@ -28,8 +28,6 @@ from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, Lu
 
 #: key of the class name of an object
 CLASS = "torch class"
-#: values that an output may hold: always, and for each entry; a table that is reached in many ways counts as often
-MOST_VALUES, PER_ENTRY = 200_000, 4
 #: bytes that an element takes while it becomes text
 _AS_TEXT = 512
 #: characters of the names of all values, which repeat the key of a table for each of its entries

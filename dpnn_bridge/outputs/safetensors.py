@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from dpnn_bridge.base.extras import install_advice
 from dpnn_bridge.base.suffixes import INDEX
 from dpnn_bridge.compare.bits import same_tensors
+from dpnn_bridge.conversion.budget import MOST_VALUES, PER_ENTRY
 from dpnn_bridge.errors import ConversionError, T7FormatError, VerificationError
 from dpnn_bridge.outputs import Job, container, safetensors_file
 
@@ -58,11 +59,6 @@ def strings_of(content: dict[str, Any], aliases: dict[str, str]) -> dict[str, st
         "metadata": json.dumps(_as_json(content["metadata"]), default=lambda t: t.tolist()),
         "aliases": json.dumps(aliases),
     }
-
-
-#: values that the metadata may have in JSON, which cannot say that one of them stands in several places: always, and
-#: for each entry
-MOST_VALUES, PER_ENTRY = 200_000, 4
 
 
 def _as_json(metadata: dict[str, Any]) -> dict[str, Any]:

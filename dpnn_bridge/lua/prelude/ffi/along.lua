@@ -2,30 +2,30 @@
 -- reduce to a number.
 local bridge, py = ...
 local native, metatables = bridge.native, bridge.metatables
-local states, read, fresh, loops = native.states, native.read, native.fresh, native.loops
+local states, read, state, fresh, loops = native.states, native.read, native.state, native.fresh, native.loops
 local type, select, pairs, floor = type, select, pairs, math.floor
 
 local FEW = loops.FEW
 
+-- dimensions from first to last as one: how many elements, and the step between them; nothing where it is not equal
+local function joined(S, first, last)
+   local count, step = 1, 0
+   for k = last, first, -1 do
+      local size, own = S[2 * k - 1], S[2 * k]
+      if size ~= 1 then
+         if count == 1 then step = own elseif own ~= count * step then return nil end
+         count = count * size
+      end
+   end
+   return count, step
+end
+
 -- a tensor as slices along dimension d: how many in front and behind (outer, inner), the size, and the three strides;
 -- nothing where the dimensions of one side do not lie at equal steps
 local function slices(S, d)
-   local n = S.n
-   local outer, inner, outer_step, inner_step = 1, 1, 0, 0
-   for k = d - 1, 1, -1 do
-      local size, step = S[2 * k - 1], S[2 * k]
-      if size ~= 1 then
-         if outer == 1 then outer_step = step elseif step ~= outer * outer_step then return nil end
-         outer = outer * size
-      end
-   end
-   for k = n, d + 1, -1 do
-      local size, step = S[2 * k - 1], S[2 * k]
-      if size ~= 1 then
-         if inner == 1 then inner_step = step elseif step ~= inner * inner_step then return nil end
-         inner = inner * size
-      end
-   end
+   local outer, outer_step = joined(S, 1, d - 1)
+   local inner, inner_step = joined(S, d + 1, S.n)
+   if not outer or not inner then return nil end
    return outer, S[2 * d - 1], inner, outer_step, S[2 * d], inner_step
 end
 native.slices = slices
@@ -59,19 +59,11 @@ local reductions = {
    max = {'at(q, j)', 'if not (x <= total) and total == total then total, place = x, k - 1 end', 'total', true},
    min = {'at(q, j)', 'if not (x >= total) and total == total then total, place = x, k - 1 end', 'total', true},
 }
-local compiled = {}
-local function kernel(ty, name)
-   local key = ty .. name
-   local f = compiled[key]
-   if not f then
-      local rule = reductions[name]
-      local source = ALONG:gsub('START', rule[1]):gsub('STEP', rule[2]):gsub('FINISH', rule[3])
-         :gsub('PLACE', rule[4] and 't[it] = place + 1' or '')
-      f = loops.compile(ty, source, name .. ' along a dimension')
-      compiled[key] = f
-   end
-   return f
-end
+local kernel = loops.kernels(function(name)
+   local rule = reductions[name]
+   return (ALONG:gsub('START', rule[1]):gsub('STEP', rule[2]):gsub('FINISH', rule[3])
+      :gsub('PLACE', rule[4] and 't[it] = place + 1' or ''))
+end, ' along a dimension')
 
 -- whether a tensor could take the sizes of S, but 1 in dimension d, contiguous
 local function shaped(object, R, S, d)
@@ -96,19 +88,14 @@ local function along(name, S, d, object, R, index, I, v)
    return object, index
 end
 
-local function tensor(ty, x)
-   local S = type(x) == 'userdata' and (states[x] or read(x))
-   return S and S.ty == ty and (S.block or S.n == 0) and S
-end
-
 -- (t, d) | (result, t, d)
 local function plain(name)
    return function(ty, n, a, b, c)
       if n == 2 then
-         local S = tensor(ty, a)
+         local S = state(a, ty)
          return S and along(name, S, b)
       elseif n == 3 then
-         local R, S = tensor(ty, a), tensor(ty, b)
+         local R, S = state(a, ty), state(b, ty)
          return R and S and along(name, S, c, a, R)
       end
    end
@@ -117,13 +104,13 @@ end
 local function with_places(name)
    return function(ty, n, a, b, c, d)
       if n == 2 then
-         local S = tensor(ty, a)
+         local S = state(a, ty)
          if S then return along(name, S, b) end
       elseif n == 3 then
-         local R, S = tensor(ty, a), tensor(ty, b)
+         local R, S = state(a, ty), state(b, ty)
          if R and S then return along(name, S, c, a, R) end
       elseif n == 4 then
-         local R, I, S = tensor(ty, a), tensor('Long', b), tensor(ty, c)
+         local R, I, S = state(a, ty), state(b, 'Long'), state(c, ty)
          if R and I and S and I ~= R then return along(name, S, d, a, R, b, I) end
       end
    end
@@ -133,10 +120,10 @@ local calls = {
    -- (t, p, d) | (result, t, p, d)
    norm = function(ty, n, a, b, c, d)
       if n == 3 and type(b) == 'number' and b > 0 then
-         local S = tensor(ty, a)
+         local S = state(a, ty)
          return S and along('norm', S, c, nil, nil, nil, nil, b)
       elseif n == 4 and type(c) == 'number' and c > 0 then
-         local R, S = tensor(ty, a), tensor(ty, b)
+         local R, S = state(a, ty), state(b, ty)
          return R and S and along('norm', S, d, a, R, nil, nil, c)
       end
    end,

@@ -1,15 +1,10 @@
 -- Comparisons of small tensors with numbers and tensors, and conversions between element types.
 local bridge, py = ...
 local native, metatables = bridge.native, bridge.metatables
-local states, read, fresh, resize_as = native.states, native.read, native.fresh, native.resize_as
+local state, fresh, resize_as = native.state, native.fresh, native.resize_as
 local loops, number_of = native.loops, native.number_of
 local pointwise, FEW = loops.pointwise, loops.FEW
 local type, select, ipairs = type, select, ipairs
-
-local function state(x, ty)
-   local S = type(x) == 'userdata' and (states[x] or read(x))
-   return S and (not ty or S.ty == ty) and (S.block or S.n == 0) and S
-end
 
 -- result = name of X and b, a number or a tensor of its type; false where Python must
 local function compare(name, object, R, X, b)
@@ -88,8 +83,7 @@ for _, from in ipairs(COMPARED) do
          end
       elseif slow then
          mt[method[ty]] = function(self, ...)
-            local found = state(self, from) and self
-            if found then return found end
+            if state(self, from) then return self end
             return slow(self, ...)
          end
       end

@@ -2,7 +2,7 @@
 -- maskedCopy, maskedSelect and t[mask]. What is not the plain case goes to Python.
 local bridge, py = ...
 local ffi, native, metatables = bridge.ffi, bridge.native, bridge.metatables
-local states, read, loops, fits = native.states, native.read, native.loops, native.fits
+local loops, fits = native.loops, native.fits
 local slices, resize, resize_as, fresh = native.slices, native.resize, native.resize_as, native.fresh
 local type, select, floor = type, select, math.floor
 
@@ -62,21 +62,14 @@ local sources = {
    maskedFill = {BY_MASK, 'p[jp] = v'}, maskedCopy = {BY_MASK, 'p[jp] = q[iq] iq = iq + 1'},
    maskedSelect = {BY_MASK, 'q[iq] = p[jp] iq = iq + 1'},
 }
-local compiled = {}
-local function kernel(ty, name)
-   local key = ty .. name
-   local f = compiled[key]
-   if not f then
-      local step = sources[name][2]
-      f = loops.compile(ty, sources[name][1]:gsub('STEP', function() return step end), name)
-      compiled[key] = f
-   end
-   return f
-end
+local kernel = loops.kernels(function(name)
+   local loop, step = sources[name][1], sources[name][2]
+   return (loop:gsub('STEP', function() return step end))
+end)
 
 local function state(x, ty)
-   local S = type(x) == 'userdata' and (states[x] or read(x))
-   return S and (not ty or S.ty == ty) and (S.block or S.n == 0) and S.ty ~= 'Half' and S or nil
+   local S = native.state(x, ty)
+   return S and S.ty ~= 'Half' and S or nil
 end
 local function dimension(S, d)
    return type(d) == 'number' and floor(d) == d and d >= 1 and d <= S.n and S.count > 0 and S.count <= MANY

@@ -58,17 +58,9 @@ local function rows_of(S)
    if S.n == 2 and S.dense then return S[1], S[3] end
 end
 
-local compiled = {}
 local function by_rows(name, source)
-   return function(ty, ...)
-      local key = ty .. name
-      local f = compiled[key]
-      if not f then
-         f = loops.compile(ty, source, name)
-         compiled[key] = f
-      end
-      return f(...)
-   end
+   local kernel = loops.kernels(function() return source end)
+   return function(ty, ...) return kernel(ty, name)(...) end
 end
 
 local log_soft_max = by_rows('LogSoftMax', [[

@@ -88,6 +88,21 @@ function loops.compile(ty, source, name)
    return assert(bridge.load((PRELUDE[ty] or WHOLE) .. source, '=' .. name))(C, cell, ffi.cast, words)
 end
 
+-- kernels of an element type and a name, each made of source(name) when it is first used
+function loops.kernels(source, label)
+   local compiled = {}
+   return function(ty, name)
+      local of = compiled[ty]
+      if not of then of = {} compiled[ty] = of end
+      local f = of[name]
+      if not f then
+         f = loops.compile(ty, source(name), name .. (label or ''))
+         of[name] = f
+      end
+      return f
+   end
+end
+
 local POINTWISE = [[
 return function(rows, columns, p, a, b, q, c, d, r, e, f, s, g, h, ip, iq, ir, is, v, w)
    for i = 1, rows do
@@ -118,18 +133,6 @@ return function(rows, columns, q, c, d, r, e, f, iq, ir, v)
 end
 ]]
 
-local compiled = {}
-local function kernel(ty, name, source)
-   local of = compiled[ty]
-   if not of then of = {} compiled[ty] = of end
-   local f = of[name]
-   if not f then
-      f = loops.compile(ty, source(name), 'loop of ' .. name)
-      of[name] = f
-   end
-   return f
-end
-
 --- element-wise results from x, y, z (elements of the sources) and v, w (numbers); R rounds to the element type
 local expressions = {
    add = 'x + v', sub = 'x - v', mul = 'x * v', div = 'x / v', cadd = 'x + y', csub = 'x - y',
@@ -146,7 +149,9 @@ local expressions = {
    le_number = 'x <= v and 1 or 0', ge_number = 'x >= v and 1 or 0', eq_number = 'x == v and 1 or 0', ne_number = 'x ~= v and 1 or 0',
 }
 loops.expressions = expressions
-local function pointwise_source(name) return (POINTWISE:gsub('EXPRESSION', function() return expressions[name] end)) end
+local pointwise = loops.kernels(function(name)
+   return (POINTWISE:gsub('EXPRESSION', function() return expressions[name] end))
+end, ' of elements')
 
 -- p = expression of x, y, z, for states of equally many elements; false where their arrangements do not meet
 function loops.pointwise(name, P, X, Y, Z, v, w)
@@ -156,7 +161,7 @@ function loops.pointwise(name, P, X, Y, Z, v, w)
    local r, ir, s, is = q, X.offset, q, X.offset
    if Y then r, ir = Y.block.data, Y.offset else e, f = c, d end
    if Z then s, is = Z.block.data, Z.offset else g, h = c, d end
-   kernel(X.ty, name, pointwise_source)(rows, columns, P.block.data, a, b, q, c, d, r, e, f, s, g, h, P.offset, X.offset, ir, is, v or 0, w or 0)
+   pointwise(X.ty, name)(rows, columns, P.block.data, a, b, q, c, d, r, e, f, s, g, h, P.offset, X.offset, ir, is, v or 0, w or 0)
    return true
 end
 
@@ -167,10 +172,10 @@ local reductions = {
    min = {'at(q, iq)', 'if not (x >= total) and total == total then total = x end'},
    squared_differences = {'0', 'local t = x - y total = total + t * t'},
 }
-local function reduce_source(name)
+local reduction = loops.kernels(function(name)
    local start, step = reductions[name][1], reductions[name][2]
    return (REDUCE:gsub('START', start):gsub('STEP', step))
-end
+end, ' of all elements')
 
 -- a number from the elements of one state or two; nothing where their arrangements do not meet
 function loops.reduce(name, X, Y, v)
@@ -179,5 +184,5 @@ function loops.reduce(name, X, Y, v)
    local q = X.block.data
    local r, ir = q, X.offset
    if Y then r, ir = Y.block.data, Y.offset else e, f = c, d end
-   return kernel(X.ty, name, reduce_source)(rows, columns, q, c, d, r, e, f, X.offset, ir, v or 0)
+   return reduction(X.ty, name)(rows, columns, q, c, d, r, e, f, X.offset, ir, v or 0)
 end

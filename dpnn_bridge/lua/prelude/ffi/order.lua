@@ -2,7 +2,7 @@
 -- NaN are left (dpnn_bridge/torch7/quicksort.py has them for Python).
 local bridge, py = ...
 local ffi, native, metatables = bridge.ffi, bridge.native, bridge.metatables
-local states, read, fresh, slices, resize, loops = native.states, native.read, native.fresh, native.slices, native.resize, native.loops
+local state, fresh, slices, resize, loops = native.state, native.fresh, native.slices, native.resize, native.loops
 local type, select, floor, rshift = type, select, math.floor, bit.rshift
 
 local MOST = loops.FEW
@@ -78,11 +78,6 @@ local function choose(n, k)
       if j <= k then left = i end
       if j >= k then right = j - 1 end
    end
-end
-
-local function state(v, ty)
-   local S = type(v) == 'userdata' and (states[v] or read(v))
-   return S and (not ty or S.ty == ty) and (S.block or S.n == 0) and S
 end
 
 -- values and positions first .. first + count - 1 of each slice of S along d, after work(n) on it

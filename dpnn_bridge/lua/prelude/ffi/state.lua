@@ -96,6 +96,12 @@ local function read(object)
 end
 native.read = read
 
+-- the state of a tensor, of one type if it is given, whose elements are in memory or that has no dimension
+function native.state(x, ty)
+   local S = type(x) == 'userdata' and (states[x] or read(x))
+   return S and (not ty or S.ty == ty) and (S.block or S.n == 0) and S
+end
+
 -- the block of a storage that Python has
 function native.read_storage(object, ty)
    local handle = handles[object]

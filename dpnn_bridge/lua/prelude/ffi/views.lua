@@ -278,8 +278,7 @@ reshaping('view', view_of)
 reshaping('expand', expansion)
 
 define('contiguous', function(self, S, slow)
-   local found = S.dense and self
-   if found then return found end
+   if S.dense then return self end
    return slow(self)
 end)
 
