@@ -14,6 +14,8 @@ from dpnn_bridge.loaders.source import FileSource
 
 #: elements that are compared at once, so that they stay in the processor's cache
 CHUNK = 1 << 17
+#: bytes of a file that are compared at once
+_BYTES = 1 << 21
 
 
 def byte_array(tensor: Tensor) -> np.ndarray:
@@ -38,12 +40,14 @@ def same_in_file(tensor: Tensor, file: FileSource, start: int) -> bool:
 
     They are read, and not mapped: mapped pages stay in memory as long as the mapping.
     """
-    data = byte_array(tensor)
-    read = np.empty(min(len(data), CHUNK), data.dtype)
-    for at in range(0, len(data), CHUNK):
-        part = data[at : at + CHUNK]
-        file.fill(start + at * data.itemsize, read[: len(part)].view(np.uint8).data)
-        if not np.array_equal(read[: len(part)], part):
+    data = byte_array(tensor).view(np.uint8).data
+    read = bytearray(min(len(data), _BYTES))
+    for at in range(0, len(data), _BYTES):
+        part = data[at : at + _BYTES]
+        del read[len(part) :]
+        with memoryview(read) as buffer:
+            file.fill(start + at, buffer)
+        if read != part:
             return False
     return True
 

@@ -15,6 +15,9 @@ import numpy as np
 
 from dpnn_bridge.errors import T7FormatError
 
+#: bytes of a huge page, and of an array that begins at one
+_PAGE, _ALIGNED = 1 << 21, 1 << 24
+
 
 class Source(Protocol):
     """Bytes at positions."""
@@ -64,7 +67,7 @@ class FileSource:
         return bytes(buffer)
 
     def load(self, start: int, dtype: np.dtype, count: int) -> np.ndarray:
-        array = np.empty(count, dtype)
+        array = _empty(count, dtype)
         if count:
             self.fill(start, array.view(np.uint8).data)
         return array if dtype.isnative else array.byteswap(inplace=True).view(dtype.newbyteorder("="))
@@ -89,3 +92,13 @@ class FileSource:
         with self._lock:
             self._file.seek(position)
             return self._file.readinto(buffer) or 0
+
+
+def _empty(count: int, dtype: np.dtype) -> np.ndarray:
+    """An array without values. A large one begins at a huge page: else filling it takes twice as long."""
+    size = count * dtype.itemsize
+    if size < _ALIGNED:
+        return np.empty(count, dtype)
+    block = np.empty(size + _PAGE, np.uint8)
+    start = -block.ctypes.data % _PAGE
+    return block[start : start + size].view(dtype)

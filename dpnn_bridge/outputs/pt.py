@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import pickle
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -32,18 +31,14 @@ def verify(module: nn.Module, path: Path, job: Job) -> None:
     if _forms(read["state_dict"]) != _forms(written["state_dict"]):
         raise VerificationError(f"{path}: read back other names, shapes or types than were written")
     positions, file = _positions(path), FileSource(path)
-
-    def same(item: tuple[str, Tensor]) -> bool:
-        name, tensor = item
-        if not tensor.is_contiguous():
-            return same_bits(read["state_dict"][name], tensor)
+    for name, tensor in written["state_dict"].items():
         record, offset = positions[name]
-        return same_in_file(tensor, file, record + offset * tensor.element_size())
-
-    with ThreadPoolExecutor() as pool:
-        for name, equal in zip(written["state_dict"], pool.map(same, written["state_dict"].items()), strict=True):
-            if not equal:
-                raise VerificationError(f"{path}: {name} differs after reading back; the disk may be full or failing")
+        if tensor.is_contiguous():
+            same = same_in_file(tensor, file, record + offset * tensor.element_size())
+        else:
+            same = same_bits(read["state_dict"][name], tensor)
+        if not same:
+            raise VerificationError(f"{path}: {name} differs after reading back; the disk may be full or failing")
 
 
 def origin(path: Path) -> str | None:
