@@ -117,7 +117,7 @@ BAD = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_a_hostile_server_is_one_error(name: str, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "PATIENCE", 1)
+    monkeypatch.setattr(remote, "PATIENCE", 1 if name in ("silent", "drips") else 20)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     url = f"{server}/{name}.t7"
     start = time.monotonic()
