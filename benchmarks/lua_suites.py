@@ -20,7 +20,8 @@ from pathlib import Path
 
 from dpnn_bridge.lua.torch7 import VARIABLE
 
-_SUMMARY = re.compile(r"Completed \d+ asserts? in (\d+) tests? with (\d+) failures? and (\d+) errors?")
+_RUNNING = re.compile(r"(?m)^Running (\d+) tests?$")
+_ENDED = re.compile(r"(\d+/\d+ \S+) \.* ?\[(PASS|FAIL|ERROR|WARN|SKIP)\]")
 
 
 @dataclass(frozen=True)
@@ -59,14 +60,16 @@ SUITES = {
 
 @dataclass
 class Outcome:
-    """What came of a suite: tests that passed, of how many, seconds of processor time."""
+    """What came of a suite: tests that passed, of how many, seconds of processor time, what cut it short."""
 
     passed: int
     tests: int
     seconds: float
+    stopped: str = ""
 
     def __str__(self) -> str:
-        return f"{self.passed} of {self.tests}, {self.seconds:.0f} s"
+        count = f"{self.passed} of {self.tests}" if self.tests else "no test ran"
+        return ", ".join(filter(None, [count, f"{self.seconds:.0f} s", self.stopped]))
 
 
 def run(command: list[str], folder: Path, paths: str, log: Path, limit: float) -> tuple[int, str]:
@@ -92,6 +95,17 @@ def run(command: list[str], folder: Path, paths: str, log: Path, limit: float) -
     return code, re.sub(r"\x1b\[[0-9;]*m", "", log.read_text(errors="replace")[start:])
 
 
+def counts(text: str) -> tuple[int, int, int]:
+    """Of what testers printed: tests that passed, that ended, and all, those that never began included."""
+    parts = _RUNNING.split(text)[1:]  # a number of tests, what they printed, and so on
+    passed = ended = 0
+    for printed in parts[1::2]:
+        results = dict(_ENDED.findall(printed))
+        ended += len(results)
+        passed += sum(result in ("PASS", "WARN") for result in results.values())
+    return passed, ended, sum(map(int, parts[::2]))
+
+
 def processor() -> float:
     """Seconds that the programs run so far took of a processor, which others on the machine do not change."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -102,20 +116,22 @@ def outcome(suite: Suite, program: list[str], paths: str, checkouts: Path, log: 
     """Runs a suite with a program, which finds packages in ``paths`` too."""
     log.write_text("")
     folder = checkouts / suite.folder
-    start = processor()
+    start, stopped = processor(), ""
     if suite.code:
         script = log.with_suffix(".lua")
         script.write_text(f"torch.manualSeed(1) {suite.code}\n")
-        _, text = run([*program, str(script)], folder, paths, log, limit)
-        counts = [tuple(map(int, found)) for found in _SUMMARY.findall(text)]
-        # a test with several failures counts once
-        tests, bad = sum(c[0] for c in counts), len(set(re.findall(r"\d+/\d+ (\S+) \.+ \[(?:FAIL|ERROR)\]", text)))
-        passed = tests - max(bad, int(any(c[1] + c[2] for c in counts)))
+        code, text = run([*program, str(script)], folder, paths, log, limit)
+        passed, ended, tests = counts(text)
+        if ended < tests or not tests:
+            stopped = f"stopped after {limit:.0f} s" if code == -1 else f"ended with exit code {code}"
     else:
         scripts = sorted(folder.glob(suite.files))
         tests = len(scripts)
-        passed = sum(run([*program, s.name], folder, paths, log, limit)[0] == 0 for s in scripts)
-    return Outcome(passed, tests, processor() - start)
+        codes = [run([*program, s.name], folder, paths, log, limit)[0] for s in scripts]
+        passed = codes.count(0)
+        if cut := [s.name for s, code in zip(scripts, codes, strict=True) if code == -1]:
+            stopped = f"stopped after {limit:.0f} s: {', '.join(cut)}"
+    return Outcome(passed, tests, processor() - start, stopped)
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ import ctypes
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 DTYPES = {
@@ -63,6 +64,12 @@ def cast_tensor(t: torch.Tensor, ty: str) -> torch.Tensor:
         limit = 1 << 31
         wide = torch.where((wide < -limit) | (wide >= limit), -limit, wide)
     return wide.to(dtype)
+
+
+def square_root(x: torch.Tensor) -> torch.Tensor:
+    """Rounded correctly, as C's sqrt and sqrtf are; torch.sqrt is not on vectors of some processors."""
+    with np.errstate(invalid="ignore"):
+        return torch.as_tensor(np.sqrt(x.numpy()))
 
 
 class _Block:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip("lupa")
 
 from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.lua import LuaBridge
+from dpnn_bridge.modules import nnx
 
 
 @pytest.fixture(params=["auto", "lua51"], scope="module")
@@ -153,6 +156,78 @@ def test_kernels_of_nnx_sum_what_they_spread(bridge: LuaBridge, name: str) -> No
     inner, corner = bridge.execute(code)  # <f(x), g> = <x, f'(g)> for what is linear
     assert abs(inner) < 1e-9
     assert corner == 0
+
+
+PAIRS = {
+    "SpatialGraph": [{"dist": d, "normalize": n} for d in (0, 1) for n in (0, 1)],
+    "SpatialMatching": [{"window": w, "full_output": f} for w in ((3, 3), (4, 2), (1, 5)) for f in (True, False)],
+    "SpatialRadialMatching": [{"window": 3}],
+    "SpatialMaxSampling": [{"size": s} for s in ((2, 3), (5, 6), (9, 7))],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"), [(n, a) for n, cases in PAIRS.items() for a in cases], ids=lambda v: str(v)
+)
+def test_kernels_of_nnx_are_its_layers(bridge: LuaBridge, name: str, arguments: dict[str, Any]) -> None:
+    """The formulas of the converted modules, whose gradients autograd finds."""
+    generator = torch.Generator().manual_seed(3)
+    first = torch.rand(2, 5, 6, dtype=torch.float64, generator=generator)
+    width = 6 if name == "SpatialRadialMatching" else 10
+    second = torch.rand(2, 8, width, dtype=torch.float64, generator=generator)
+    pair = "Matching" in name
+    inputs = [t.clone().requires_grad_() for t in ([first, second] if pair else [first])]
+    expected = getattr(nnx, name)(**arguments)(inputs if pair else inputs[0])
+    grad = torch.rand(expected.shape, dtype=torch.float64, generator=generator)
+    gradients = torch.autograd.grad(expected, inputs, grad)
+    window = arguments.get("window", 1)
+    height, width = window if isinstance(window, tuple) else (window, 1)
+    oheight, owidth = arguments.get("size", (1, 1))
+    layer = {"maxh": height, "maxw": width, "oheight": oheight, "owidth": owidth} | arguments
+    code = f"""
+    local nnx, layer, size, x, g, y = require 'libnnx', ...
+    for _, name in ipairs {{'output', 'gradInput', 'gradInput1', 'gradInput2', 'indices'}} do
+       layer[name] = torch.Tensor()
+    end
+    layer.output:resize(torch.LongStorage(size))
+    layer.gradInput:resizeAs(x)
+    layer.gradInput1:resizeAs(x):zero()
+    if y then layer.gradInput2:resizeAs(y):zero() end
+    nnx.{name}_updateOutput(layer, x, y)
+    if y then nnx.{name}_updateGradInput(layer, x, y, g) else nnx.{name}_updateGradInput(layer, x, g) end
+    return layer.output, y and layer.gradInput1 or layer.gradInput, layer.gradInput2
+    """
+    plain = {key: value for key, value in layer.items() if key not in ("window", "size")}
+    found = bridge.execute(code, plain, list(expected.shape), first, grad, *([second] if pair else []))
+    for ours, theirs in zip(found, [expected.detach(), *gradients], strict=False):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+
+
+def test_the_tree_of_nnx_is_its_layer(bridge: LuaBridge) -> None:
+    layer = nnx.SoftMaxTree.from_hierarchy(4, {6: [7, 8], 7: [1, 2, 3], 8: [4, 5]}, root=6).double()
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(3, 4, dtype=torch.float64, generator=generator, requires_grad=True)
+    target, grad = torch.tensor([2, 5, 1], dtype=torch.int32), torch.rand(3, dtype=torch.float64, generator=generator)
+    expected = layer([x, target])
+    gradients = torch.autograd.grad(expected, [x, layer.weight, layer.bias], grad)
+    code = """
+    local nnx, layer, x, target, g = require 'libnnx', ...
+    for _, name in ipairs {'output', '_gradInput'} do layer[name] = torch.Tensor() end
+    layer._nodeBuffer, layer._multiBuffer, layer.updates = torch.Tensor(3), torch.Tensor(3 * 5), {}
+    layer.gradWeight, layer.gradBias = torch.zeros(layer.weight:size()), torch.zeros(layer.bias:size())
+    nnx.SoftMaxTree_updateOutput(layer, x, target)
+    nnx.SoftMaxTree_updateGradInput(layer, x, g, target)
+    nnx.SoftMaxTree_accGradParameters(layer, x, g, target, 0.5)
+    return layer.output:clone(), layer._gradInput, layer.gradWeight * 2, layer.gradBias * 2, layer.updates[6],
+           (select(2, pcall(nnx.SoftMaxTree_updateOutput, layer, x:narrow(1, 1, 1), torch.IntTensor {6})))
+    """
+    fields = {"inputSize": 4, "rootId": 6, "maxFamilyPath": 5, "childParent": layer.child_parent}
+    fields |= {"parentChildren": layer.parent_children, "weight": layer.weight.data, "bias": layer.bias.data}
+    *found, updates, error = bridge.execute(code, fields, x.detach(), target, grad)
+    for ours, theirs in zip(found, [expected.detach(), *gradients], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    assert updates == 1.5
+    assert "no parent in tree" in error
 
 
 def test_what_th_gives_scripts(tmp_path: Path) -> None:

@@ -137,6 +137,14 @@ def test_the_name_of_the_system() -> None:
     assert _run("return require('sys').uname()") in ("linux", "macos", "windows")
 
 
+@pytest.mark.parametrize("kind", ["Float", "Double"])
+def test_roots_of_many_numbers_are_rounded_correctly(kind: str) -> None:
+    code = f"local x = torch.{kind}Tensor(20000):uniform() return x, torch.sqrt(x), torch.pow(x, 0.5), torch.rsqrt(x)"
+    x, *roots, inverse = (t.numpy() for t in LuaBridge().execute(code))
+    assert all((root == np.sqrt(x)).all() for root in roots)
+    assert (inverse == 1 / np.sqrt(x)).all()
+
+
 def test_empty_tensors_stay_empty() -> None:
     assert _run("return torch.cat(T(), T()):dim(), T():add(1):dim(), T():mul(2):nElement()") == (0, 0, 0)
 

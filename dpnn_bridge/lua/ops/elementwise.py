@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from dpnn_bridge.lua.dispatch import ALL_TYPES, FLOAT_TYPES, torch_function
-from dpnn_bridge.lua.tensor import Tensor, TorchError, cast_number, cast_tensor
+from dpnn_bridge.lua.tensor import Tensor, TorchError, cast_number, cast_tensor, square_root
 
 INTEGER_TYPES = tuple(ty for ty in ALL_TYPES if ty not in FLOAT_TYPES)
 
@@ -321,14 +321,14 @@ _UNARY: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "tan": torch.tan,
     "atan": torch.atan,
     "tanh": torch.tanh,
-    "sqrt": torch.sqrt,
+    "sqrt": square_root,
     "round": _round,
     "ceil": torch.ceil,
     "floor": torch.floor,
     "trunc": torch.trunc,
     "abs": torch.abs,
     "frac": lambda x: x - torch.trunc(x),
-    "rsqrt": lambda x: 1 / torch.sqrt(x),
+    "rsqrt": lambda x: 1 / square_root(x),
     "sigmoid": lambda x: 1 / (1 + torch.exp(-x)),
 }
 
@@ -374,8 +374,13 @@ def atan2_numbers(y: float, x: float) -> float:
     return math.atan2(y, x)
 
 
+_ROOTS = {0.5: "sqrt", -0.5: "rsqrt"}
+
+
 @torch_function("pow", "r s n", types=FLOAT_TYPES)
 def pow_number(r: Tensor, s: Tensor, exponent: float) -> None:
+    if exponent in _ROOTS:
+        return pointwise(_UNARY[_ROOTS[exponent]], r, s)
     pointwise(lambda x: torch.pow(x, exponent), r, s)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 
 from dpnn_bridge.lua.dispatch import ALL_TYPES, FLOAT_TYPES, torch_function
-from dpnn_bridge.lua.tensor import Tensor, TorchError, cast_number
+from dpnn_bridge.lua.tensor import Tensor, TorchError, cast_number, square_root
 
 
 def wide(t: torch.Tensor) -> torch.Tensor:
@@ -79,7 +79,7 @@ def mean_along(r: Tensor, t: Tensor, dim: int) -> None:
 
 def _root(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """Square root in the element type, as sqrtf does for floats."""
-    return torch.sqrt(values.to(like.dtype))
+    return square_root(values.to(like.dtype))
 
 
 def _spread(name: str, finish: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
@@ -147,7 +147,7 @@ def _power_root(total: torch.Tensor, p: float, like: torch.Tensor) -> torch.Tens
 def norm(t: Tensor, p: float) -> float:
     x = t.t.reshape(-1)
     if p == 2:
-        return _number(torch.sqrt(_sum(wide(x) * wide(x), 0)))
+        return math.sqrt(_sum(wide(x) * wide(x), 0).item())
     total = _power_sum(x, p, 0)
     return _number(total if p in (0, 1) else _power_root(total, p, x))
 

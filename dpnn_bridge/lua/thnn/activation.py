@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from dpnn_bridge.lua.tensor import Tensor, TorchError
+from dpnn_bridge.lua.tensor import Tensor, TorchError, square_root
 from dpnn_bridge.lua.thnn.registry import check_count, kernel, like
 from dpnn_bridge.torch7.random import Generator
 
@@ -82,7 +82,7 @@ _of_input(
 )
 _of_output("Sigmoid", torch.sigmoid, lambda y, g: g * (1 - y) * y)
 _of_output("Tanh", torch.tanh, lambda y, g: g * (1 - y * y))
-_of_output("Sqrt", lambda x, eps=0: torch.sqrt(x), lambda y, g: torch.where(y == 0, 0.0, 0.5 * (g / y)))
+_of_output("Sqrt", lambda x, eps=0: square_root(x), lambda y, g: torch.where(y == 0, 0.0, 0.5 * (g / y)))
 
 
 def _soft_plus(x: torch.Tensor, beta: float, threshold: float) -> torch.Tensor:

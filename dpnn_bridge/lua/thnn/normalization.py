@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from dpnn_bridge.lua.tensor import Tensor, TorchError
+from dpnn_bridge.lua.tensor import Tensor, TorchError, square_root
 from dpnn_bridge.lua.thnn.registry import kernel
 
 
@@ -12,8 +12,17 @@ def _per_plane(values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     return values.reshape(1, -1, *[1] * (x.dim() - 2))
 
 
-def _other_dims(x: torch.Tensor) -> list[int]:
-    return [d for d in range(x.dim()) if d != 1]
+def _sums(x: torch.Tensor) -> torch.Tensor:
+    """Of each plane, in double precision, one element after the other as in C."""
+    return x.transpose(0, 1).reshape(x.shape[1], -1).double().cumsum(1)[:, -1]
+
+
+def _inverse(variance: torch.Tensor, eps: float, dtype: torch.dtype) -> torch.Tensor:
+    return (1 / square_root(variance.double() + eps)).to(dtype)
+
+
+def _blend(running: torch.Tensor, momentum: float, values: torch.Tensor) -> None:
+    running.copy_(momentum * values.double() + (1 - momentum) * running.double())
 
 
 @kernel("BatchNormalization_updateOutput")
@@ -33,18 +42,18 @@ def batch_normalization(
     """save_std holds the inverse of the standard deviation."""
     x = input.t
     if train:
-        dims, n = _other_dims(x), x.numel() // x.shape[1]
-        mean = (x.double().sum(dims) / n).to(x.dtype)
-        squares = ((x - _per_plane(mean, x)) ** 2).double().sum(dims)
-        inverse = (1 / torch.sqrt(squares / n + eps)).to(x.dtype)
+        n = x.numel() // x.shape[1]
+        mean = _sums(x).to(x.dtype) / n
+        squares = _sums((x - _per_plane(mean, x)) ** 2)
+        inverse = _inverse(squares / n, eps, x.dtype)
         if eps == 0:
             inverse = torch.where(squares == 0, 0.0, inverse)
         save_mean.assign(mean)
         save_std.assign(inverse)
-        running_mean.t.copy_(momentum * mean + (1 - momentum) * running_mean.t)
-        running_var.t.copy_(momentum * squares / (n - 1) + (1 - momentum) * running_var.t)
+        _blend(running_mean.t, momentum, mean)
+        _blend(running_var.t, momentum, squares / (n - 1))
     else:
-        mean, inverse = running_mean.t, 1 / torch.sqrt(running_var.t + eps)
+        mean, inverse = running_mean.t, _inverse(running_var.t, eps, x.dtype)
     y = (x - _per_plane(mean, x)) * _per_plane(inverse, x)
     if weight is not None:
         y = y * _per_plane(weight.t, x)
@@ -72,19 +81,18 @@ def batch_normalization_backward(
     if input.size != grad_output.size:
         raise TorchError(f"input and gradOutput shapes do not match: {input.shape_text}, {grad_output.shape_text}")
     x, g = input.t, grad_output.t
-    dims, n = _other_dims(x), x.numel() // x.shape[1]
-    mean, inverse = (save_mean.t, save_std.t) if train else (running_mean.t, 1 / torch.sqrt(running_var.t + eps))
+    n = x.numel() // x.shape[1]
+    mean, inverse = (save_mean.t, save_std.t) if train else (running_mean.t, _inverse(running_var.t, eps, x.dtype))
     centred = x - _per_plane(mean, x)
-    total = g.double().sum(dims)
-    product = (centred * g).double().sum(dims)
+    total, product = _sums(g), _sums(centred * g)
     if grad_input is not None:
         slope = g
         if train:
-            share = (product * inverse * inverse / n).to(x.dtype)
-            slope = g - _per_plane((total / n).to(x.dtype), x) - centred * _per_plane(share, x)
+            share = product.to(x.dtype) * inverse * inverse / n
+            slope = (g.double() - _per_plane(total / n, x)) - centred * _per_plane(share, x)
         slope = slope * _per_plane(inverse, x)
-        grad_input.assign(slope if weight is None else slope * _per_plane(weight.t, x))
+        grad_input.assign((slope if weight is None else slope * _per_plane(weight.t, x)).to(x.dtype))
     if grad_weight is not None:
-        grad_weight.t.add_((scale * product * inverse).to(x.dtype))
+        grad_weight.t.copy_(grad_weight.t.double() + scale * product * inverse)
     if grad_bias is not None:
-        grad_bias.t.add_((scale * total).to(x.dtype))
+        grad_bias.t.copy_(grad_bias.t.double() + scale * total)

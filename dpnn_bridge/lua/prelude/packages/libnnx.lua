@@ -1,5 +1,5 @@
--- libnnx: the C functions behind nnx's layers, in terms of tensors.
-local bridge = ...
+-- libnnx: the C functions behind nnx's layers, in terms of tensors; here those that sample pixels.
+local bridge, py = ...
 
 -- of a tensor channels x height x width x more, the rows and columns that two lists name; and the sum back
 local function gathered(t, rows, columns) return t:index(2, rows):index(3, columns) end
@@ -61,7 +61,7 @@ local function spread(g, gradInput, h, w, factor)
 end
 local function four(t) return t:dim() == 3 and t:view(t:size(1), t:size(2), t:size(3), 1) or t end
 
-local nnx = {}
+local nnx = py.run_prelude('packages/libnnx_pairs.lua')
 function nnx.SpatialReSampling_updateOutput(self, input)
    local kernels = torch.getmetatable('torch.DoubleTensor').THNN
    kernels.SpatialReSampling_updateOutput(input, self.output, self.owidth, self.oheight)
@@ -131,6 +131,40 @@ function nnx.SpatialReSamplingEx_updateGradInput(self, gradOutput)
       if self.mode_c == AVERAGE then return spread(gradOutput, gradInput, h, w, 1 / (h * w)) end
       scattered(gradInput, positions(oheight, function(y) return y * h end), positions(owidth, function(x) return x * w end), gradOutput)
    end
+end
+
+-- where the block of each of `to` pixels starts, and how many pixels of `from` it has; single precision as in C
+local function blocks(from, to)
+   local ratio, at = torch.FloatTensor(1):fill(from / to)[1], torch.FloatTensor(to + 1)
+   for i = 0, to do at[i + 1] = ratio * i end
+   local starts, counts = positions(to, function(i) return floor(at[i + 1]) end), {}
+   for i = 1, to do counts[i] = math.max(1, floor(at[i + 1]) - floor(at[i])) end
+   return starts, counts
+end
+function nnx.SpatialMaxSampling_updateOutput(self, input)
+   assert(input:dim() == 3, '3D tensor expected')
+   local channels, rows, heights = input:size(1), blocks(input:size(2), self.oheight)
+   local columns, widths = blocks(input:size(3), self.owidth)
+   self.output:resize(channels, self.oheight, self.owidth)
+   self.indices:resize(2, channels, self.oheight, self.owidth)
+   for i = 1, self.oheight do
+      for j = 1, self.owidth do
+         local block = input:narrow(2, rows[i], heights[i]):narrow(3, columns[j], widths[j])
+         local largest, at = block:contiguous():view(channels, -1):max(2)
+         self.output:select(3, j):select(2, i):copy(largest)
+         at:add(-1)
+         self.indices[1]:select(3, j):select(2, i):copy(torch.div(at, widths[j]):add(1))
+         self.indices[2]:select(3, j):select(2, i):copy(torch.fmod(at, widths[j]):add(1))
+      end
+   end
+end
+function nnx.SpatialMaxSampling_updateGradInput(self, input, gradOutput)
+   local rows, columns = blocks(input:size(2), self.oheight), blocks(input:size(3), self.owidth)
+   local size = gradOutput:size()
+   local y = torch.add(self.indices[1]:long(), rows:view(1, -1, 1):expand(size):contiguous()):add(-2)
+   local x = torch.add(self.indices[2]:long(), columns:view(1, 1, -1):expand(size):contiguous()):add(-1)
+   local sum, at, g = planes(self.gradInput:resizeAs(input):zero()), planes(y:mul(input:size(3)):add(x)), planes(gradOutput)
+   for k = 1, sum:size(1) do sum[k]:indexAdd(1, at[k], g[k]) end
 end
 
 for _, ty in ipairs {'Float', 'Double'} do torch.getmetatable('torch.' .. ty .. 'Tensor').nn = nnx end

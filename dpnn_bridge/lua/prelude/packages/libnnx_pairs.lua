@@ -1,0 +1,194 @@
+-- libnnx, the layers that compare pixels or walk down a tree. Sums are taken one by one in the tensor's type, as in C.
+local nnx = {}
+local max, min, floor, ceil = math.max, math.min, math.floor, math.ceil
+
+local function double(t) return torch.DoubleTensor(t:size()):copy(t) end
+-- t + factor * values, worked out in double precision
+local function accumulate(t, factor, values) t:copy(double(t):add(factor, values)) end
+
+-- SpatialGraph: every pixel and its neighbour to the right (1), below (2) -----------------------------------------------
+local function first(t, d) return t:narrow(t:dim() - 2 + d, 1, t:size(t:dim() - 2 + d) - 1) end
+local function second(t, d) return t:narrow(t:dim() - 2 + d, 2, t:size(t:dim() - 2 + d) - 1) end
+local function edges(t, visit)
+   for plane, d in ipairs {2, 1} do
+      if t:size(t:dim() - 2 + d) > 1 then visit(plane, d) end
+   end
+end
+local function products(sum, a, b)
+   for k = 1, a:size(1) do sum:add(torch.cmul(a[k], b[k]):typeAs(sum)) end  -- not addcmul, which may round once
+   return sum
+end
+local function over_channels(t, like) return t:view(1, t:size(1), t:size(2)):expandAs(like):contiguous() end
+
+function nnx.SpatialGraph_updateOutput(self, input)
+   local output, channels = self.output:zero(), input:size(1)
+   if self.dist == 0 then
+      edges(input, function(plane, d)
+         local difference, sum = first(input, d) - second(input, d), first(output[plane], d)
+         products(sum, difference, difference)
+         sum:copy(double(sum):sqrt():mul(self.normalize == 1 and 1 / math.sqrt(channels) or 1))
+      end)
+      return
+   end
+   local shifted = torch.add(input, 1e-12)
+   edges(input, function(plane, d)
+      local a, b, sum = first(shifted, d), second(shifted, d), first(output[plane], d)
+      products(sum, a, b)
+      if self.normalize == 1 then
+         local norms = {}
+         for i, x in ipairs {a, b} do norms[i] = products(double(sum):zero(), x, x):sqrt() end
+         sum:copy(double(sum):cdiv(norms[1]:cmul(norms[2])):mul(-1):add(1))
+      else
+         sum:mul(-1):add(channels)
+      end
+   end)
+end
+
+function nnx.SpatialGraph_updateGradInput(self, input, gradOutput)
+   local gradInput, channels, steps = self.gradInput:zero(), input:size(1), {}
+   edges(input, function(plane, d)
+      local near, far = first(input, d), second(input, d)
+      local a, b = double(near), double(far)
+      local g = double(first(gradOutput[plane], d))
+      local to_a, to_b
+      if self.dist == 0 then
+         local difference = double(near - far)
+         local distance = over_channels(double(first(self.output[plane], d)), a)
+         distance[difference:eq(0)] = 1
+         if self.normalize == 1 then g:mul(1 / math.sqrt(channels) / math.sqrt(channels)) end
+         to_a = difference:cdiv(distance):cmul(over_channels(g, a))
+         to_b = -to_a
+      else
+         g = over_channels(g, a)
+         if self.normalize == 1 then  -- the powers 1/2 and 3/2 of the C code are 0 and 1
+            local zeros = torch.DoubleTensor(a:size(2), a:size(3)):zero()
+            local function sums(x, y) return over_channels(products(zeros:clone(), x, y), a) end
+            local ab, one = sums(near, far), 1 / (1 + 1e-12)
+            to_a = torch.cdiv(ab, sums(near, near):add(1e-12)):cmul(a):add(-one, b):cmul(g)
+            to_b = torch.cdiv(ab, sums(far, far):add(1e-12)):cmul(b):add(-one, a):cmul(g)
+         else
+            to_a, to_b = -torch.cmul(b, g), -torch.cmul(a, g)
+         end
+      end
+      steps[plane] = function(part) accumulate(part(gradInput, d), 1, part == first and to_a or to_b) end
+   end)
+   for _, step in ipairs {{2, second}, {1, second}, {1, first}, {2, first}} do  -- the order in which the pixels come
+      if steps[step[1]] then steps[step[1]](step[2]) end
+   end
+end
+
+-- SpatialMatching, SpatialRadialMatching: a pixel of one image and those of a window of another --------------------------
+-- visits the places of the window: parts of the first image, of the second, and of a tensor height x width x window
+local function each_place(self, one, two, window, last_first, visit)
+   local height, width, rows, columns = one:size(2), one:size(3), window:size(3), window:size(4)
+   local top, left = 0, 0
+   if self.full_output then top, left = ceil(rows / 2) - 1, ceil(columns / 2) - 1 end
+   local function along(size, offset)
+      if not self.full_output then return 0, size end
+      local from = max(0, -offset)
+      return from, min(size, size - offset) - from
+   end
+   for at = 0, rows * columns - 1 do
+      local place = last_first and rows * columns - 1 - at or at
+      local i, j = floor(place / columns), place % columns
+      local y, h = along(height, i - top)
+      local x, w = along(width, j - left)
+      if h > 0 and w > 0 then
+         visit(function(t) return t:narrow(2, y + 1, h):narrow(3, x + 1, w) end,
+               function(t) return t:narrow(2, y + i - top + 1, h):narrow(3, x + j - left + 1, w) end,
+               window:select(4, j + 1):select(3, i + 1):narrow(1, y + 1, h):narrow(2, x + 1, w))
+      end
+   end
+end
+
+local function match(self, one, two, output)
+   output:fill(1e30)
+   each_place(self, one, two, output, false, function(a, b, place)
+      local difference = a(one) - b(two)
+      products(place:zero(), difference, difference)
+   end)
+end
+local function match_gradient(self, one, two, gradOutput)
+   local function spread(last_first, add)
+      each_place(self, one, two, gradOutput, last_first, function(a, b, place)
+         local slope = (a(one) - b(two)):mul(2)
+         add(a, b, slope:cmul(over_channels(place:contiguous(), slope)))
+      end)
+   end
+   spread(false, function(a, _, slope) a(self.gradInput1):add(slope) end)
+   spread(true, function(_, b, slope) b(self.gradInput2):add(-1, slope) end)
+end
+
+function nnx.SpatialMatching_updateOutput(self, one, two) match(self, one, two, self.output) end
+nnx.SpatialMatching_updateGradInput = match_gradient
+local function with_column(t) return t:view(t:size(1), t:size(2), t:size(3), 1) end
+function nnx.SpatialRadialMatching_updateOutput(self, one, two) match(self, one, two, with_column(self.output)) end
+function nnx.SpatialRadialMatching_updateGradInput(self, one, two, gradOutput)
+   match_gradient(self, one, two, with_column(gradOutput:contiguous()))
+end
+
+-- SoftMaxTree -----------------------------------------------------------------------------------------------------------
+-- exp(-x) for x >= 0 as THLogAdd.c has it
+local function exp_minus(x)
+   if x >= 13 then return 0 end
+   local y = 1 + x * (0.125 + x * (0.0078125 + x * (0.00032552083 + x * 1.0172526e-5)))
+   y = y * y
+   y = y * y
+   y = y * y
+   return 1 / y
+end
+
+-- visits the families from a target up to the root: row of the batch, the place of the child among its family, where
+-- the family starts and its size, where it starts in _multiBuffer, the parent
+local function each_family(self, input, target, visit)
+   assert(input:dim() == 2, '2D(batch mode) tensor expected')
+   assert(input:size(2) == self.inputSize, 'invalid input size')
+   for row = 1, input:size(1) do
+      local child, at = target[row], 0
+      repeat
+         local parent, place = self.childParent[child][1], self.childParent[child][2]
+         assert(parent ~= -1, 'Non-root node has no parent in tree.')
+         local start, count = self.parentChildren[parent][1], self.parentChildren[parent][2]
+         visit(row, place, start, count, self.maxFamilyPath * (row - 1) + at + 1, parent)
+         child, at = parent, at + count
+      until parent == self.rootId
+   end
+end
+
+function nnx.SoftMaxTree_updateOutput(self, input, target)
+   self.output:resize(input:size(1))
+   local sums = torch.DoubleTensor(input:size(1)):zero()
+   each_family(self, input, target, function(row, place, start, count, at)
+      local scores = self._nodeBuffer:narrow(1, 1, count)
+      scores:addmv(1, self.bias:narrow(1, start, count), 1, self.weight:narrow(1, start, count), input[row])
+      local largest, sum = scores:max(), 0
+      local below = (scores - largest):totable()
+      for i = 1, count do sum = sum + exp_minus(-below[i]) end
+      local logs = self._multiBuffer:narrow(1, at, count)
+      logs:copy(double(scores):add(-(largest + math.log(sum))))
+      sums[row] = sums[row] + logs[place]
+   end)
+   self.output:copy(sums)
+   return self.output
+end
+function nnx.SoftMaxTree_updateGradInput(self, input, gradOutput, target)
+   assert(gradOutput:dim() == 1, '1D tensor expected')
+   local gradInput = self._gradInput:resizeAs(input):zero()
+   each_family(self, input, target, function(row, place, start, count, at)
+      local slopes, g = self._multiBuffer:narrow(1, at, count), gradOutput[row]
+      slopes:copy(double(slopes):exp():mul(-g))
+      slopes[place] = slopes[place] + g
+      gradInput[row]:addmv(self.weight:narrow(1, start, count):t(), slopes)
+   end)
+end
+function nnx.SoftMaxTree_accGradParameters(self, input, gradOutput, target, scale)
+   scale = scale or 1
+   each_family(self, input, target, function(row, place, start, count, at, parent)
+      local slopes = self._multiBuffer:narrow(1, at, count)
+      self.gradWeight:narrow(1, start, count):addr(scale, slopes, input[row])
+      self.gradBias:narrow(1, start, count):add(scale, slopes)
+      self.updates[parent] = (self.updates[parent] or 0) + scale
+   end)
+end
+
+return nnx
