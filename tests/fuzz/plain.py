@@ -29,7 +29,8 @@ def edited(value: Any, random: Random) -> Any:
         elif kind == 3 and isinstance(holder, dict):
             holder[random.choice(STRINGS)] = copy.deepcopy(holder[key])
         elif kind == 4 and type(holder[key]) in (int, float):
-            holder[key] += random.choice([-1, 1, 8, 0.5])
+            step = random.choice([-1, 1, 8, 0.5])
+            holder[key] += step if abs(holder[key]) < 1 << 53 else int(step)  # no float is as large as some numbers
         else:
             holder[key] = copy.deepcopy(random.choice(ODD))
     return root[0]
