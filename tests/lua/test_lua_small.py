@@ -101,3 +101,23 @@ def test_no_element_is_lost_on_the_way_between_types() -> None:
     assert single.tolist() == [16777216]
     assert cut.tolist() == [1, -2]
     assert many.tolist() == whole.tolist() == [7] * 100
+
+
+@pytest.mark.parametrize("ty", ["Double", "Float"])
+@pytest.mark.parametrize("name", ["Tanh", "Sigmoid", "SoftMax", "LogSoftMax"])
+def test_the_first_call_of_a_kernel_gives_the_bits_of_the_next(name: str, ty: str) -> None:
+    """A result that has no memory yet is sized in Lua, so that the functions of C serve it too."""
+    first, second = LuaBridge().execute(
+        """
+        local name, ty = ...
+        require 'nn.THNN'
+        local new, kernels = torch[ty .. 'Tensor'], torch.getmetatable('torch.' .. ty .. 'Tensor').THNN
+        local x, y, z = new(60, 50):normal(), new(), new(60, 50)
+        for _, out in ipairs {y, z} do kernels[name .. '_updateOutput'](x:cdata(), out:cdata()) end
+        return y, z
+        """,
+        name,
+        ty,
+    )
+    assert first.shape == (60, 50)
+    assert bool((first == second).all())

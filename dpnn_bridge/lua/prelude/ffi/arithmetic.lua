@@ -3,7 +3,7 @@ local bridge, py = ...
 local native, metatables = bridge.native, bridge.metatables
 local states, read, wrap = native.states, native.read, native.wrap
 local resize_as, new_like, loops = native.resize_as, native.new_like, native.loops
-local pointwise, reduce, FEW, FEWER = loops.pointwise, loops.reduce, loops.FEW, loops.FEWER
+local pointwise, reduce, FEW = loops.pointwise, loops.reduce, loops.FEW
 local type, select = type, select
 local ffi = bridge.ffi
 
@@ -18,11 +18,11 @@ end
 native.number_of = number_of
 
 -- result = expression(first, ...): the result takes the shape of the first; false where Python must decide
-local function apply(name, limit, object, R, X, Y, Z, v, w)
+local function apply(name, object, R, X, Y, Z, v, w)
    local count = X.count
    -- Torch7 copies the first to the result before it reads these
    if Z and R ~= X and (R.block == Y.block or R.block == Z.block) then return false end
-   if count == 0 or count > limit or (Y and Y.count ~= count) or (Z and Z.count ~= count) then return false end
+   if count == 0 or count > FEW or (Y and Y.count ~= count) or (Z and Z.count ~= count) then return false end
    if R ~= X and not resize_as(object, R, X) then return false end
    if v then
       v = number_of(X.ty, v)
@@ -110,9 +110,9 @@ local rules = {
    cmul = with_tensor 'cmul', cdiv = with_tensor 'cdiv', cmax = extremum 'cmax', cmin = extremum 'cmin',
    addcmul = with_two 'addcmul', addcdiv = with_two 'addcdiv', pow = power, clamp = clamp,
 }
-local limits = {}
-for _, name in ipairs {'abs', 'neg', 'sqrt', 'rsqrt', 'cinv', 'floor', 'ceil', 'sign'} do rules[name] = of_one(name) end
-for _, name in ipairs {'exp', 'log', 'log1p', 'tanh', 'sigmoid'} do rules[name], limits[name] = of_one(name), FEWER end
+for _, name in ipairs {
+   'abs', 'neg', 'sqrt', 'rsqrt', 'cinv', 'floor', 'ceil', 'sign', 'exp', 'log', 'log1p', 'tanh', 'sigmoid',
+} do rules[name] = of_one(name) end
 
 -- a state for a tensor of the type, a number for itself, false for anything else
 local function operand(ty, x)
@@ -121,21 +121,21 @@ local function operand(ty, x)
    return S and S.ty == ty and S.block and S or false
 end
 
-local function run(rule, limit, ty, object, R, n, a, b, c, d)
+local function run(rule, ty, object, R, n, a, b, c, d)
    if n > 0 then a = operand(ty, a) if not a then return false end end
    if n > 1 then b = operand(ty, b) if not b then return false end end
    if n > 2 then c = operand(ty, c) if not c then return false end end
    if n > 3 then d = operand(ty, d) if not d then return false end end
    local name, X, Y, Z, v, w = rule(n, R, a, b, c, d)
    if not name then return false end
-   return X.block and apply(name, limit, object, R, X, Y, Z, v, w)
+   return X.block and apply(name, object, R, X, Y, Z, v, w)
 end
 
 -- the elements of a tensor as a new tensor, by an expression
-local function fresh(name, limit, X, Y, Z, v, w)
-   if X.count > limit then return nil end
+local function fresh(name, X, Y, Z, v, w)
+   if X.count > FEW then return nil end
    local object, R = new_like(X)
-   if object and apply(name, limit, object, R, X, Y, Z, v, w) then return object end
+   if object and apply(name, object, R, X, Y, Z, v, w) then return object end
 end
 
 -- of integers, what LuaJIT's numbers hold exactly
@@ -144,11 +144,11 @@ for _, name in ipairs {'add', 'csub', 'mul', 'cmul', 'cmax', 'cmin', 'clamp'} do
 for _, ty in ipairs {'Float', 'Double', 'Byte', 'Char', 'Short', 'Long'} do
    local mt = metatables['torch.' .. ty .. 'Tensor']
    for name, rule in pairs((ty == 'Float' or ty == 'Double') and rules or exact) do
-      local slow, limit = mt[name], limits[name] or FEW
+      local slow = mt[name]
       mt[name] = function(self, ...)
          local n, a, b, c, d = select('#', ...), ...
          local R = states[self] or read(self)
-         if R and R.ty == ty and n <= 4 and run(rule, limit, ty, self, R, n, a, b, c, d) then return self end
+         if R and R.ty == ty and n <= 4 and run(rule, ty, self, R, n, a, b, c, d) then return self end
          return slow(self, ...)
       end
    end
@@ -181,14 +181,14 @@ for _, ty in ipairs {'Float', 'Double'} do
          local object
          if X then
             if type(b) == 'number' then
-               if by_number then object = fresh(by_number, FEW, X, nil, nil, b) end
+               if by_number then object = fresh(by_number, X, nil, nil, b) end
             elseif by_tensor then
                local Y = operand(ty, b)
-               if Y and Y.count == X.count then object = fresh(by_tensor, FEW, X, Y) end
+               if Y and Y.count == X.count then object = fresh(by_tensor, X, Y) end
             end
          elseif reversed and type(a) == 'number' then
             local Y = operand(ty, b)
-            if Y then object = fresh(reversed, FEW, Y, nil, nil, a) end
+            if Y then object = fresh(reversed, Y, nil, nil, a) end
          end
          if object then return object end
          return slow(a, b)
@@ -201,14 +201,15 @@ for _, ty in ipairs {'Float', 'Double'} do
    local negative = mt.__unm__
    mt.__unm__ = function(a, ...)
       local X = operand(ty, a)
-      return X and fresh('mul', FEW, X, nil, nil, -1) or negative(a, ...)
+      return X and fresh('mul', X, nil, nil, -1) or negative(a, ...)
    end
 end
 
 -- torch.f(...) with a fresh result
 local TWO_SOURCES = {add = true, csub = true, cmul = true, cdiv = true}
 local functions = {
-   'add', 'csub', 'mul', 'div', 'cmul', 'cdiv', 'pow', 'clamp', 'abs', 'sqrt', 'exp', 'log', 'tanh', 'sigmoid', 'floor', 'ceil',
+   'add', 'csub', 'mul', 'div', 'cmul', 'cdiv', 'pow', 'clamp', 'abs', 'sqrt', 'rsqrt', 'exp', 'log', 'log1p', 'tanh',
+   'sigmoid', 'floor', 'ceil',
 }
 -- whether arguments leave the result out
 local function fresh_result(name, n, a, b, c)
@@ -217,13 +218,13 @@ local function fresh_result(name, n, a, b, c)
    return n == 3 and type(b) == 'number' and (type(c) == 'number') == (name == 'clamp')
 end
 for _, name in ipairs(functions) do
-   local slow, rule, limit = torch[name], rules[name], limits[name] or FEW
+   local slow, rule = torch[name], rules[name]
    torch[name] = function(...)
       local n, a, b, c, d = select('#', ...), ...
       local X = n <= 4 and n >= 1 and type(a) == 'userdata' and (states[a] or read(a))
-      if X and (X.ty == 'Double' or X.ty == 'Float') and X.count > 0 and X.count <= limit and fresh_result(name, n, a, b, c) then
+      if X and (X.ty == 'Double' or X.ty == 'Float') and X.count > 0 and X.count <= FEW and fresh_result(name, n, a, b, c) then
          local object, R = new_like(X)
-         if object and run(rule, limit, X.ty, object, R, n, ...) then return object end
+         if object and run(rule, X.ty, object, R, n, ...) then return object end
       end
       return slow(...)
    end

@@ -1,9 +1,8 @@
--- THNN's commonest kernels on small tensors, as loops. They serve calls whose results have their sizes already, as all
--- but the first of a training loop have; others go to PyTorch.
+-- THNN's commonest kernels on small tensors, as loops over C's functions, which give Torch7's bits.
 local bridge, py = ...
 local native = bridge.native
-local states, loops = native.states, native.loops
-local pointwise, reduce, expressions, FEW, FEWER = loops.pointwise, loops.reduce, loops.expressions, loops.FEW, loops.FEWER
+local states, loops, handles = native.states, native.loops, bridge.handles
+local pointwise, reduce, expressions, FEW = loops.pointwise, loops.reduce, loops.expressions, loops.FEW
 local type, select = type, select
 
 local function state(c, ty)
@@ -17,40 +16,52 @@ local function same_size(S, T)
    return true
 end
 
+-- a result of the size of X
+local function sized(c, X)
+   local P = X and (states[c] or native.read(c))
+   if not P or P.ty ~= X.ty then return nil end
+   if not same_size(P, X) then
+      if not native.resize_as(c, P, X) then return nil end
+      if P.handle then handles[c] = handles[c] end  -- Python's object follows now: moved() was told of c, not of its tensor
+   end
+   return P.block and P
+end
+
 local kernels = {}
 
 -- element-wise: of the input (x); of the input (x) and the gradient of the output (y); of the output (x) and that (y)
-local function define(name, limit, forward, backward, of_output, options)
+local function define(name, forward, backward, of_output, options)
    local up, down = name .. '_updateOutput', name .. '_updateGradInput'
    expressions[up], expressions[down] = forward, backward
    kernels[up] = function(n, input, output, v, w, inplace)
       if (options == 2 and inplace) or (options == 1 and w) then return false end
-      local X, P = state(input), state(output)
-      return X and P and P.ty == X.ty and X.count <= limit and same_size(X, P) and pointwise(up, P, X, nil, nil, v or 0, w or 0)
+      local X = state(input)
+      local P = X and X.count <= FEW and sized(output, X)
+      return P and pointwise(up, P, X, nil, nil, v or 0, w or 0)
    end
    if of_output then
       kernels[down] = function(n, input, gradOutput, gradInput, output, v, w)
-         local P, Y, X = state(gradInput), state(gradOutput), state(output)
-         return P and X and Y and P.ty == X.ty and Y.ty == X.ty and Y.count == X.count and X.count <= limit and same_size(X, P)
-            and pointwise(down, P, X, Y, nil, v or 0, w or 0)
+         local Y, X = state(gradOutput), state(output)
+         local P = Y and X and Y.ty == X.ty and Y.count == X.count and X.count <= FEW and sized(gradInput, X)
+         return P and pointwise(down, P, X, Y, nil, v or 0, w or 0)
       end
    else
       kernels[down] = function(n, input, gradOutput, gradInput, v, w, inplace)
          if w == true or inplace then return false end
-         local X, P, Y = state(input), state(gradInput), state(gradOutput)
-         return X and P and Y and P.ty == X.ty and Y.ty == X.ty and Y.count == X.count and X.count <= limit and same_size(X, P)
-            and pointwise(down, P, X, Y, nil, v or 0, w or 0)
+         local X, Y = state(input), state(gradOutput)
+         local P = X and Y and Y.ty == X.ty and Y.count == X.count and X.count <= FEW and sized(gradInput, X)
+         return P and pointwise(down, P, X, Y, nil, v or 0, w or 0)
       end
    end
 end
-define('Abs', FEW, 'abs(x)', 'x >= 0 and y or -y')
-define('Square', FEW, 'x * x', 'R(2 * y) * x')
-define('Sqrt', FEW, 'sqrt(x)', 'x == 0 and 0 or 0.5 * R(y / x)', true)
-define('Sigmoid', FEWER, '1 / R(1 + exp(-x))', 'R(y * R(1 - x)) * x', true)
-define('Tanh', FEWER, 'tanh(x)', 'y * R(1 - R(x * x))', true)
-define('Threshold', FEW, 'x > v and x or w', 'x > v and y or 0', false, 2)
-define('HardTanh', FEW, 'x <= v and v or (x <= w and x or w)', '(x <= v or x >= w) and 0 or y', false, 2)
-define('LeakyReLU', FEW, 'x > 0 and x or x * v', 'x > 0 and y or y * v', false, 1)
+define('Abs', 'abs(x)', 'x >= 0 and y or -y')
+define('Square', 'x * x', 'R(2 * y) * x')
+define('Sqrt', 'sqrt(x)', 'x == 0 and 0 or 0.5 * R(y / x)', true)
+define('Sigmoid', '1 / R(1 + exp(-x))', 'R(y * R(1 - x)) * x', true)
+define('Tanh', 'tanh(x)', 'y * R(1 - R(x * x))', true)
+define('Threshold', 'x > v and x or w', 'x > v and y or 0', false, 2)
+define('HardTanh', 'x <= v and v or (x <= w and x or w)', '(x <= v or x >= w) and 0 or y', false, 2)
+define('LeakyReLU', 'x > 0 and x or x * v', 'x > 0 and y or y * v', false, 1)
 
 -- rows of a vector or a dense matrix
 local function rows_of(S)
@@ -113,21 +124,20 @@ end
 
 local function soft(name, forward, backward)
    kernels[name .. '_updateOutput'] = function(n, input, output)
-      local X, P = state(input), state(output)
-      if not (X and P and P.ty == X.ty and X.count <= FEWER and same_size(X, P) and P.dense) then return false end
-      local rows, columns = rows_of(X)
-      if not rows then return false end
+      local X = state(input)
+      local rows, columns
+      if X and X.count <= FEW then rows, columns = rows_of(X) end
+      local P = rows and sized(output, X)
+      if not P or not P.dense then return false end
       forward(X.ty, rows, columns, P.block.data, P.offset, X.block.data, X.offset)
       return true
    end
    kernels[name .. '_updateGradInput'] = function(n, input, gradOutput, gradInput, output)
-      local G, P, Y = state(gradOutput), state(gradInput), state(output)
-      if not (G and P and Y and P.ty == Y.ty and G.ty == Y.ty and Y.count <= FEWER and same_size(Y, P) and P.dense
-              and G.dense and G.count == Y.count) then
-         return false
-      end
+      local G, Y = state(gradOutput), state(output)
+      if not (G and Y and G.ty == Y.ty and Y.count <= FEW and G.dense and G.count == Y.count) then return false end
       local rows, columns = rows_of(Y)
-      if not rows then return false end
+      local P = rows and sized(gradInput, Y)
+      if not P or not P.dense then return false end
       backward(Y.ty, rows, columns, P.block.data, P.offset, G.block.data, G.offset, Y.block.data, Y.offset)
       return true
    end
@@ -146,9 +156,9 @@ function kernels.MSECriterion_updateOutput(n, input, target, output, average)
    return true
 end
 function kernels.MSECriterion_updateGradInput(n, input, target, gradInput, average)
-   local X, T, P = state(input), state(target), state(gradInput)
-   return X and T and P and T.ty == X.ty and P.ty == X.ty and X.count == T.count and X.count <= FEW and same_size(X, P)
-      and pointwise('MSECriterion_updateGradInput', P, X, T, nil, average and 2 / X.count or 2)
+   local X, T = state(input), state(target)
+   local P = X and T and T.ty == X.ty and X.count == T.count and X.count <= FEW and sized(gradInput, X)
+   return P and pointwise('MSECriterion_updateGradInput', P, X, T, nil, average and 2 / X.count or 2)
 end
 
 -- classes as 0-based columns of dense rows, all in range; nothing otherwise
@@ -200,7 +210,7 @@ end
 expressions.BCECriterion_updateGradInput = 'R(-v * R(y - x)) / ((1 - x + 1e-12) * (x + 1e-12))'
 function kernels.BCECriterion_updateOutput(n, input, target, output, average, weights)
    local X, T, P = state(input), state(target), state(output)
-   if weights or not (X and T and P and T.ty == X.ty and P.ty == X.ty and X.count == T.count and X.count <= FEWER and P.count == 1
+   if weights or not (X and T and P and T.ty == X.ty and P.ty == X.ty and X.count == T.count and X.count <= FEW and P.count == 1
       and X.dense and T.dense) then
       return false
    end
@@ -209,9 +219,9 @@ function kernels.BCECriterion_updateOutput(n, input, target, output, average, we
    return true
 end
 function kernels.BCECriterion_updateGradInput(n, input, target, gradInput, average, weights)
-   local X, T, P = state(input), state(target), state(gradInput)
-   return not weights and X and T and P and T.ty == X.ty and P.ty == X.ty and X.count == T.count and X.count <= FEW
-      and same_size(X, P) and pointwise('BCECriterion_updateGradInput', P, X, T, nil, native.number_of(X.ty, average and 1 / X.count or 1))
+   local X, T = state(input), state(target)
+   local P = not weights and X and T and T.ty == X.ty and X.count == T.count and X.count <= FEW and sized(gradInput, X)
+   return P and pointwise('BCECriterion_updateGradInput', P, X, T, nil, native.number_of(X.ty, average and 1 / X.count or 1))
 end
 
 -- lookup tables --------------------------------------------------------------------------------------------------------

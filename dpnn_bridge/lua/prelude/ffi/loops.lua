@@ -7,8 +7,8 @@ local C = ffi.C
 local loops = {}
 native.loops = loops
 
---- elements up to which a loop of Lua is faster than a call to Python: of arithmetic, of functions of libm
-loops.FEW, loops.FEWER = 4096, 512
+--- elements up to which a loop of Lua does the work: as fast as a call to Python, and with the bits of C's functions
+loops.FEW = 4096
 
 ffi.cdef [[
 double exp(double x); double log(double x); double log1p(double x); double tanh(double x); double pow(double x, double y);
