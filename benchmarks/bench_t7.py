@@ -135,6 +135,10 @@ def measure(folder: Path) -> dict[str, tuple[float, str, float, str]]:
         "million strings in a list": LuaTable.from_list(f"image{i:07d}.jpg" for i in range(1_000_000)),
         "million strings of several lengths": LuaTable.from_list(f"{i:x}{'-' * n}" for i, n in enumerate(lengths)),
         "million strings to numbers": LuaTable((f"word{i:07d}", i + 1) for i in range(1_000_000)),
+        "the same of several lengths": LuaTable((f"{i:x}{'-' * n}", i + 1) for i, n in enumerate(lengths)),
+        "million strings of several lengths to strings": LuaTable(
+            (f"{i:x}{'-' * n}", f"{'+' * (12 - n)}{i:x}") for i, n in enumerate(lengths)
+        ),
     }
     for name, value in tables.items():
         write_t7(path, value, verify=False)

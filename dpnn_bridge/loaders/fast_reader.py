@@ -34,14 +34,12 @@ from dpnn_bridge.loaders.reader import (
     table_key,
     text,
 )
-from dpnn_bridge.loaders.runs import SHORT, Runs
+from dpnn_bridge.loaders.runs import LEAST, SHORT, Runs
 from dpnn_bridge.loaders.stream import BinaryStream, StreamError
 from dpnn_bridge.objects import LuaObject, LuaTable, element_dtype
 
 #: Strings that are decoded and kept only once; most files repeat a few hundred.
 _KEPT_STRINGS = 100_000
-#: Tables of more pairs are looked at for runs.
-_RUN = 16
 #: A run that comes so near to the end of the window goes on behind it; so many bytes hold a run of the longest pairs.
 _LOOKAHEAD = 1 << 16
 
@@ -191,7 +189,7 @@ class FastReader(Reader):
                         contents, left, key, owner = frame
                         if left > SAFE:
                             left = parts.first(contents, left)
-                        if left > _RUN and key is NO_KEY:
+                        if left > LEAST and key is NO_KEY:
                             pos, left = self._run(contents, left, pos)
                             buffer, end = stream.buffer, stream.size - stream.base
                             code, n = head(buffer, pos)
@@ -245,7 +243,7 @@ class FastReader(Reader):
             Where the next pair begins in the window, and how many pairs are left.
         """
         stream = self.stream
-        while left > _RUN:
+        while left > LEAST:
             pos, count = self._runs.read(entries, left - 1, stream.buffer, pos)
             left -= count
             if pos + _LOOKAHEAD < len(stream.buffer) or pos + _LOOKAHEAD > stream.size - stream.base:
@@ -255,9 +253,13 @@ class FastReader(Reader):
             pos = 0
         return pos, left
 
-    def _shared(self, raws: Sequence[bytes]) -> list[str]:
-        """Strings of which some occur several times."""
-        strings, known = self._strings, self._strings.get
-        for raw in set(raws) - strings.keys() if len(strings) < _KEPT_STRINGS else ():
-            strings[raw] = text(raw)
-        return [known(raw) or text(raw) for raw in raws]
+    def _shared(self, strings: Sequence[str]) -> list[str]:
+        """Strings of which some occur several times, each as one object."""
+        kept = {value: value for value in set(strings)}
+        for value in kept:
+            raw = value.encode("utf-8", "surrogateescape")
+            if raw in self._strings:
+                kept[value] = self._strings[raw]
+            elif len(self._strings) < _KEPT_STRINGS:
+                self._strings[raw] = value
+        return [kept[value] for value in strings]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dpnn_bridge.errors import T7FormatError
-from dpnn_bridge.loaders import read_t7, write_t7
+from dpnn_bridge.loaders import loads, read_t7, write_t7
 from dpnn_bridge.loaders.fast_reader import FastReader
 from dpnn_bridge.loaders.reader import Reader
 from dpnn_bridge.loaders.source import BytesSource
@@ -17,11 +17,13 @@ from dpnn_bridge.loaders.t7_writer import dumps
 from dpnn_bridge.objects import LuaTable
 
 OPTIONS = {"referenced": True, "max_depth": 100, "max_objects": 10**6}
+#: what stands before a string of one and of three bytes: none of them begins one inside of another
+HEADS = [["\2\0\0\0\1\0\0\0", "a"], ["\0\0\0\2\0\0\0\3", "b"], ["\2\0\0\0", "\0\0\0\2", "c"]]
 NUMBERS = [1, 2, 3.5, -7, 0, -0.0, 1e300, float("inf"), 2**53, -(2.0**60), 17]
 
 
 def word(source: random.Random, length: int | None) -> str:
-    alphabet = source.choice(["abc", "abcdefghij", "äß語", "a\0", "a\n"])
+    alphabet = source.choice(["abc", "abcdefghij", "äß語", "a\0", "a\2", *HEADS])
     return "".join(source.choices(alphabet, k=source.randrange(300) if length is None else length))
 
 
@@ -31,7 +33,7 @@ def table(source: random.Random) -> LuaTable:
     index = 1
     for _ in range(source.randrange(1, 8)):
         length, kind = source.choice([None, 0, 1, 7, 12, 255, 256]), source.randrange(9)
-        for _ in range(source.choice([1, 20, 63, 64, 65, 300])):
+        for _ in range(source.choice([1, 20, 63, 64, 65, 300, 700])):
             if kind == 0:
                 pairs.append((word(source, length), source.choice(NUMBERS)))
             elif kind == 1:
@@ -45,7 +47,7 @@ def table(source: random.Random) -> LuaTable:
             elif kind == 4:
                 pairs.append((word(source, length), word(source, length)))
             elif kind == 5:
-                pairs.append((f"w{len(pairs):07d}", source.choice([True, False])))
+                pairs.append((f"{word(source, length)}{len(pairs)}", source.choice([True, False])))
             elif kind == 6:
                 pairs.append((source.choice([len(pairs) + 0.5, -len(pairs) - 1]), source.choice(NUMBERS)))
             elif kind == 7:
@@ -83,6 +85,11 @@ def test_a_cut_run_is_an_error() -> None:
         stream = BinaryStream(BytesSource(data[:end]))
         with pytest.raises(T7FormatError):
             FastReader(stream, **OPTIONS).read()
+
+
+def test_a_run_of_strings_that_look_like_heads() -> None:
+    value = LuaTable((f"{i}" + "\2\0\0\0\4\0\0\0wordx" * (i % 9), "\2\0\0\0\xff\0\0\0" * (i % 5)) for i in range(5000))
+    assert plain(loads(dumps(value))) == plain(value)
 
 
 def test_repeated_strings_are_one_object(tmp_path: Any) -> None:
