@@ -23,6 +23,7 @@ from dpnn_bridge.compare import nested
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.placeholder import Placeholder
+from dpnn_bridge.conversion.running import Allowance, Running
 from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.errors import ConversionError, ModelNotFoundError, T7FormatError
 from dpnn_bridge.files import load_with_report
@@ -136,7 +137,7 @@ def summarize(origin: Origin, key: str | None = None, example: Callable[[nn.Modu
         all_models = [c for c in candidates(root) if not c.is_criterion]
         for candidate in all_models:
             path = f"{key}.{candidate.key}" if key and candidate.key else key or candidate.key
-            found.models.append(_model(path, candidate.obj, example, not found.models))
+            found.models.append(_model(path, candidate.obj, example, not found.models, size))
         _what(found, root, [c.obj for c in candidates(root)])
         _next(found, file.name, root)
         return found
@@ -146,12 +147,13 @@ def _converted(file: LocalFile, example: Callable[[nn.Module], Any] | None) -> S
     module, report = load_with_report(file.path, None, Options(allow_unsupported=True))
     record = record_of(module)
     model = Model("", record.class_name if record else type(module).__name__)
-    _measure(model, module, example)
-    model.inputs = [] if model.problem else input_shapes(module)
+    size = file.path.stat().st_size
+    _measure(model, module, example, size)
+    model.inputs = [] if model.problem else input_shapes(module, size)
     metadata = report.metadata or {}
     source = metadata.get("source", "a model of PyTorch")
     what = f"a model that dpnn_bridge converted from {source}"
-    found = Summary(file.name, file.path.stat().st_size, file.path.suffix[1:], what, [model])
+    found = Summary(file.name, size, file.path.suffix[1:], what, [model])
     checkpoint = metadata.get("checkpoint")
     found.beside = [str(k) for k in checkpoint][:ENTRIES] if isinstance(checkpoint, dict) else []
     found.next = [f"dpnn-convert {shlex.quote(file.name)} {_stem(file.name)}.onnx {_inputs(model)}"]
@@ -166,7 +168,7 @@ def _objects(found: Summary, file: LocalFile) -> None:
         found.notes.append(f"behind the first object: {str(error).partition(': ')[2] or error}")
 
 
-def _model(key: str, obj: LuaObject, example: Callable[[nn.Module], Any] | None, first: bool) -> Model:
+def _model(key: str, obj: LuaObject, example: Callable[[nn.Module], Any] | None, first: bool, size: int) -> Model:
     model = Model(key, obj.class_name)
     context = TorchContext(Options(allow_unsupported=True))
     try:
@@ -176,13 +178,13 @@ def _model(key: str, obj: LuaObject, example: Callable[[nn.Module], Any] | None,
         model.problem = str(error).split("\n", 1)[0]
         return model
     model.unsupported = sorted({c.class_name for c in context.report.unsupported})
-    _measure(model, module, example)
+    _measure(model, module, example, size)
     if first and not model.unsupported and not model.problem:
-        model.inputs = input_shapes(module)
+        model.inputs = input_shapes(module, size)
     return model
 
 
-def _measure(model: Model, module: nn.Module, example: Callable[[nn.Module], Any] | None) -> None:
+def _measure(model: Model, module: nn.Module, example: Callable[[nn.Module], Any] | None, size: int) -> None:
     parameters = list(module.parameters())
     model.modules = len(list(module.modules()))
     model.parameters = sum(p.numel() for p in parameters)
@@ -190,20 +192,21 @@ def _measure(model: Model, module: nn.Module, example: Callable[[nn.Module], Any
     model.dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in parameters})
     shapes: dict[int, str] = {}
     if example is not None:
-        model.refused = _run(module, example(module), shapes)
+        model.refused = _run(module, example(module), shapes, size)
     model.layers = [
         Layer(path, *_classes(m), sum(p.numel() for p in m.parameters(recurse=False)), shapes.get(id(m), ""))
         for path, m in _leaves(module, "")
     ]
 
 
-def _run(module: nn.Module, value: Any, shapes: dict[int, str]) -> str:
+def _run(module: nn.Module, value: Any, shapes: dict[int, str], size: int) -> str:
     """Fills in the shapes of all outputs; returns what went wrong."""
 
     def note(m: nn.Module, args: Any, output: Any) -> None:
         shapes[id(m)] = ", ".join("x".join(map(str, t.shape)) for t in nested.leaves(output) if isinstance(t, Tensor))
 
-    with ExitStack() as stack, torch.no_grad():
+    given = sum(t.numel() * t.itemsize for t in nested.leaves(value) if isinstance(t, Tensor))
+    with ExitStack() as stack, torch.no_grad(), Running(Allowance(more=size + given)):
         for m in module.modules():
             stack.callback(m.register_forward_hook(note).remove)
         was = module.training

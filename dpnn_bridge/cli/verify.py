@@ -66,6 +66,7 @@ if TYPE_CHECKING:
 )
 @click.option("--plugin", multiple=True, type=click.Path(path_type=Path), help="Python file with @lua_class blocks.")
 @click.option("--allow-unsupported", is_flag=True, help="Unknown classes become placeholders that raise when they run.")
+@click.option("--unbounded", is_flag=True, help="Run the model whatever memory and time its sizes ask for.")
 @jobs_option
 @dask_option
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write a report as one HTML page.")
@@ -91,6 +92,7 @@ def verify_command(
     known_differences: Path | None,
     plugin: tuple[Path, ...],
     allow_unsupported: bool,
+    unbounded: bool,
     jobs: int,
     dask: str | None,
     html: Path | None,
@@ -172,6 +174,7 @@ def verify_command(
             lua=_bridge(lua_path) if lua_path else None,
             torch7=torch7,
             known=known,
+            bounded=not unbounded,
         )
     if html is not None:
         from dpnn_bridge.pictures.report import report

@@ -127,10 +127,15 @@ def _elements(func: Any, args: Any, kwargs: Any) -> int | None:
     return None
 
 
+def stored_bytes(root: Any) -> int:
+    """Bytes of all storages below a value, or below those of a list; each once."""
+    return _extent(root)[0]
+
+
 def _extent(root: Any) -> tuple[int, int, int]:
     """Bytes of all storages below a value, the number of values that hold others, and of entries; each once."""
     seen: set[int] = set()
-    stored, entries, stack = 0, 0, [root]
+    stored, entries, stack = 0, 0, list(root) if isinstance(root, list) else [root]
     while stack:
         value = stack.pop()
         if not isinstance(value, (LuaTable, LuaObject, LuaTensor, LuaStorage, LuaFunction)) or id(value) in seen:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from itertools import product
 from time import perf_counter
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.conversion.running import Allowance, Running
 from dpnn_bridge.modules.nn.nngraph import GModule
 from dpnn_bridge.modules.rnn.memory import forget
 
@@ -20,10 +23,14 @@ LONGEST = 2.0
 Sizes = tuple[int, ...]
 
 
-def input_shapes(module: nn.Module) -> list[str]:
+def input_shapes(module: nn.Module, worth: int | None = None) -> list[str]:
     """An input that the module takes, as ``--input`` takes it: one shape, or one for each element of a list.
 
     Empty when none is found. The module runs in evaluation mode; what its recurrent modules remember is gone.
+
+    Args:
+        module: the model.
+        worth: bytes of the file that it comes from: running it takes no more than they allow. None: what it asks for.
     """
     was = {m: m.training for m in module.modules()}
     module.eval()
@@ -32,7 +39,7 @@ def input_shapes(module: nn.Module) -> list[str]:
         for shapes in _candidates(module):
             if perf_counter() - started > LONGEST:
                 break
-            if _runs(module, shapes):
+            if _runs(module, shapes, nullcontext() if worth is None else Running(Allowance(more=worth))):
                 return [f"{'x'.join(map(str, size))}{':int64' if counts else ''}" for size, counts in shapes]
     finally:
         for m, training in was.items():
@@ -41,12 +48,12 @@ def input_shapes(module: nn.Module) -> list[str]:
     return []
 
 
-def _runs(module: nn.Module, shapes: list[tuple[Sizes, bool]]) -> bool:
+def _runs(module: nn.Module, shapes: list[tuple[Sizes, bool]], bounded: AbstractContextManager[Any]) -> bool:
     dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
-    values = [torch.ones(size, dtype=torch.int64 if counts else dtype) for size, counts in shapes]
     forget(module)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), bounded:
+            values = [torch.ones(size, dtype=torch.int64 if counts else dtype) for size, counts in shapes]
             output = module(values if len(values) > 1 else values[0])
     except Exception:
         return False

@@ -68,7 +68,7 @@ def results_of_modules(nodes: Iterable[GraphNode], outputs: Iterable[str]) -> di
     return {scope: names.pop() for scope, names in found.items() if len(names) == 1 and scope}
 
 
-def run_modules(modules: Mapping[str, nn.Module], call: Callable[[], Any], given: Results) -> Results:
+def run_modules(modules: Mapping[str, nn.Module], call: Callable[[], Any], given: Results | None = None) -> Results:
     """Runs a model and records what each of its modules returned last.
 
     Args:
@@ -77,6 +77,7 @@ def run_modules(modules: Mapping[str, nn.Module], call: Callable[[], Any], given
         given: results that go on in place of a module's own.
     """
     results: dict[str, list[Any]] = {}
+    given = given or {}
 
     def forwarded(name: str) -> Callable[..., Any]:
         def hook(module: nn.Module, args: Any, output: Any) -> Any:

@@ -24,13 +24,14 @@ from dpnn_bridge.compare.precision import full_precision
 from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.conversion.options import Options
-from dpnn_bridge.errors import ConversionError, ModelNotFoundError, T7Error
+from dpnn_bridge.errors import ConversionError, ConversionLimitError, ModelNotFoundError, T7Error
 from dpnn_bridge.files import load_with_report
 from dpnn_bridge.loaders.encoding import check_file
 from dpnn_bridge.objects import LuaTable
 from dpnn_bridge.outputs import suffix_of
 from dpnn_bridge.outputs.verification import traceable
 from dpnn_bridge.outputs.written import Results, Written, run_modules
+from dpnn_bridge.parity.bounded import Bounds
 from dpnn_bridge.parity.judge import draws_of
 from dpnn_bridge.parity.layers import tree
 from dpnn_bridge.parity.rounding import distances
@@ -53,7 +54,8 @@ def compare_converted(
     table: LuaTable,
     options: Options,
     dtype: torch.dtype | None,
-    key: str = "",
+    key: str,
+    running: Bounds,
 ) -> None:
     """Adds the comparisons with a converted file to the layers of ``result``.
 
@@ -65,26 +67,27 @@ def compare_converted(
         options: how the model was converted.
         dtype: what the model was cast to; None leaves both as they are.
         key: path of the model in the file it came from, for files that hold several.
+        running: bounds what a run may take.
     """
     path = Path(path)
     suffix = path.suffix if path.suffix in PICKLED else suffix_of(path)
     traced = suffix in (".onnx", ".pt2")
     if traced:
         module = traceable(module)
-    written = _opened(path, suffix, module, options, dtype, key)
+    written = _opened(path, suffix, module, options, dtype, key, running)
     if written.note:
         result.notes.append(f"{path.name} {written.note}.")
     _as_in_file(result, module, written, path)
     layers = _Layers(result, module)
     absent = _compare_tensors(layers, module, written)
-    _compare_results(layers, module, written, table, path, traced)
+    _compare_results(layers, module, written, table, path, traced, running)
     if absent:
         names = ", ".join(absent[:6]) + (f" and {len(absent) - 6} more" if absent[6:] else "")
         result.notes.append(f"{path.name} holds no tensor like {names}: compared by what the layers return alone.")
 
 
 def _opened(
-    path: Path, suffix: str, module: nn.Module, options: Options, dtype: torch.dtype | None, key: str
+    path: Path, suffix: str, module: nn.Module, options: Options, dtype: torch.dtype | None, key: str, running: Bounds
 ) -> Written:
     if suffix in LOADED:
         other = _loaded(path, options, key).to(next(_devices(module), torch.device("cpu")), dtype)
@@ -95,7 +98,7 @@ def _opened(
             m.training = names.get(name, m.training)
 
         def run(value: Any, given: Results) -> Results:
-            with torch.no_grad():
+            with torch.no_grad(), running(other):
                 return run_modules(modules, lambda: other(value), given)
 
         return Written(other.state_dict(), run=run)
@@ -270,7 +273,7 @@ def _most_alike(ours: Tensor, renamed: list[Tensor]) -> Tensor | None:
 
 
 def _compare_results(
-    layers: _Layers, module: nn.Module, written: Written, table: LuaTable, path: Path, traced: bool
+    layers: _Layers, module: nn.Module, written: Written, table: LuaTable, path: Path, traced: bool, running: Bounds
 ) -> None:
     """What every layer returns; each of the file's gets what the model's gave, so that it answers for itself alone."""
     if written.run is None:
@@ -286,7 +289,10 @@ def _compare_results(
     torch.manual_seed(0)
     with torch.no_grad(), full_precision():
         try:
-            ours = run_modules({n: ran.get_submodule(n) for n in layers.modules}, lambda: ran(nested.copied(value)), {})
+            with running(ran):
+                ours = run_modules({n: ran.get_submodule(n) for n in layers.modules}, lambda: ran(nested.copied(value)))
+        except ConversionLimitError:
+            raise
         except Exception as e:
             if "input" in table:
                 raise ConversionError(f"the model cannot run on the input: {e}") from e
@@ -301,8 +307,8 @@ def _compare_results(
     _order(layers, ours)
     allowed = {} if written.exact else _rounding(ran, layers, value, ours)
     for name, found in theirs.items():
-        if name not in ours or (name == "" and traced and len(theirs) > 1 and _is_last(theirs, found)):
-            continue
+        if name not in ours or (name == "" and traced and any(v is found for n, v in theirs.items() if n)):
+            continue  # the output of the whole is compared where it is that of a layer
         layer = layers.by_name.get(name)
         if layer is None or (name and traced and not isinstance(ours[name], Tensor)):
             continue  # of a table a graph shows the values that the layer computes, and not those that it hands on
@@ -313,11 +319,6 @@ def _compare_results(
     if written.exact:
         for name in (ours.keys() - theirs.keys()) & layers.by_name.keys():
             layers.by_name[name].converted.append(_failed("output", "the layer does not run in the converted file"))
-
-
-def _is_last(theirs: Results, output: Any) -> bool:
-    """Whether the output of the whole is that of one of its layers, where it is compared."""
-    return any(v is output for name, v in theirs.items() if name)
 
 
 def _order(layers: _Layers, ours: Results) -> None:

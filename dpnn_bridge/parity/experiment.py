@@ -18,6 +18,7 @@ from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.errors import DpnnBridgeError
 from dpnn_bridge.objects import LuaObject, LuaTable
+from dpnn_bridge.parity.bounded import Bounds
 from dpnn_bridge.parity.buffers import is_filled, is_restored, lua_tensors, overwritten, storages
 from dpnn_bridge.parity.faults import Faults
 from dpnn_bridge.parity.fixture import check_module, floating_buffers
@@ -99,6 +100,7 @@ class Experiment:
         options: how the model was converted.
         remake: computes the reference again in another precision, where that is possible.
         mark: excuses comparisons that are known to differ.
+        running: bounds what a run may take.
     """
 
     def __init__(
@@ -117,13 +119,14 @@ class Experiment:
         options: Options,
         remake: Callable[[torch.dtype], LuaTable] | None = None,
         mark: Callable[[list[Difference]], None] = lambda differences: None,
+        running: Bounds = nullcontext,
     ) -> None:
         self.fresh, self.table, self.after = fresh, table, after
         self.device, self.dtype, self.options, self.mark = device, dtype, options, mark
         self.backward = gradients and ("gradInput" in table or "gradParams" in table)
         self.single, self.tolerance, self.gradient_tolerance = single, tolerance, gradient_tolerance
         self.measured = measured and single
-        self.remake = remake
+        self.remake, self.running = remake, running
 
     @property
     def runs_single(self) -> bool:
@@ -157,6 +160,7 @@ class Experiment:
             gradients=self.backward,
             options=self.options,
             mark=self.mark,
+            running=self.running,
         )
 
     def run(
@@ -196,6 +200,7 @@ class Experiment:
                 gradient_tolerance=self.gradient_tolerance,
                 gradients=self.backward,
                 options=self.options,
+                running=self.running,
             )
         outcome = Outcome(module, nodes, calls, checked.differences, [[] for _ in nodes])
         self.mark(outcome.whole)

@@ -25,6 +25,7 @@ from dpnn_bridge.conversion.noise import has_noise, paired, replayed
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.errors import VerificationError
 from dpnn_bridge.objects import LuaObject, LuaTable
+from dpnn_bridge.parity.bounded import Bounds
 from dpnn_bridge.parity.faults import Faults
 from dpnn_bridge.parity.gradients import (
     _viewed,
@@ -73,6 +74,7 @@ def check_module(
     gradient_tolerance: Tolerance | None = None,
     gradients: bool = True,
     options: Options | None = None,
+    running: Bounds = nullcontext,
 ) -> Result:
     """:func:`check` of a module that is there already.
 
@@ -87,13 +89,14 @@ def check_module(
         gradient_tolerance: of ``gradInput`` and ``gradParams``; defaults to ``tolerance``.
         gradients: run backward when the fixture holds gradients.
         options: how the fixture's ``after`` was converted, to compare updated buffers.
+        running: bounds what forward and backward may take.
     """
     module = module.to(device=device, dtype=dtype)
     tolerance = tolerance or Tolerance()
     faults = Faults(module)
     with ordered(module) if faults.cases else nullcontext({}) as order:
         allowed = tolerance, gradient_tolerance or tolerance
-        result = _checked(module, fixture, device, dtype, *allowed, gradients, options)
+        result = _checked(module, fixture, device, dtype, *allowed, gradients, options, running)
     faults.mark(result.differences, order)
     return result
 
@@ -107,6 +110,7 @@ def _checked(
     gradient_tolerance: Tolerance,
     gradients: bool,
     options: Options | None,
+    running: Bounds,
 ) -> Result:
     if dtype not in (None, torch.float64) or any(p.dtype == torch.float32 for p in module.parameters()):
         tolerance, gradient_tolerance = tolerance.in_single(), gradient_tolerance.in_single()
@@ -125,10 +129,11 @@ def _checked(
     if fixture.get("target") is not None or fixture.get("kind") == "criterion":
         arguments.append(value("target"))
     if fixture.get("forward_error") is not None:
-        return Result([*expect, refused("forward", fixture["forward_error"], lambda: module(*arguments))])
+        with running(module):
+            return Result([*expect, refused("forward", fixture["forward_error"], lambda: module(*arguments))])
     versions = {name: p._version for name, p in module.named_parameters()}
     with full_precision():
-        with random_numbers(module, fixture), torch.set_grad_enabled(gradients):
+        with random_numbers(module, fixture), torch.set_grad_enabled(gradients), running(module):
             for _ in range(_forwards(fixture)):
                 output = module(*arguments)
         compared = compare("output", output, to_value(fixture.get("output")), tolerance)
@@ -138,7 +143,8 @@ def _checked(
         grad_output = value("gradOutput")
         backward_error = fixture.get("backward_error") or fixture.get("backwardError")
         if gradients and backward_error is not None:
-            return Result([*expect, refused("backward", backward_error, lambda: backward(output, grad_output))])
+            with running(module):
+                return Result([*expect, refused("backward", backward_error, lambda: backward(output, grad_output))])
         if not gradients or ("gradInput" not in fixture and "gradParams" not in fixture):
             expect += _compare_after(module, fixture, versions, tolerance, options)
             return result
@@ -146,7 +152,8 @@ def _checked(
         if fixture.get("reward") is not None:
             training.reinforce(module, value("reward"))
         zero_grad(module)
-        backward(output, grad_output)
+        with running(module):
+            backward(output, grad_output)
     scale = fixture.get("scale")
     if "gradInput" in fixture:
         expect += compare_grad_input("gradInput", inputs, to_value(fixture["gradInput"]), gradient_tolerance)

@@ -15,6 +15,7 @@ from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.fields import get_tensor
 from dpnn_bridge.conversion.lua_class import ParameterSite
+from dpnn_bridge.errors import ConversionLimitError
 from dpnn_bridge.objects import LuaTable, LuaTensor
 
 SHARED = (
@@ -104,6 +105,8 @@ def refused(name: str, reason: str, call: Callable[[], Any]) -> Difference:
     reason = printable(shortened(str(reason), 500))
     try:
         call()
+    except ConversionLimitError:
+        raise
     except Exception as e:
         if str(e) and not isinstance(e, (NameError, AttributeError, NotImplementedError)):
             return Difference(name, 0.0, 0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,10 +23,12 @@ from dpnn_bridge.conversion import convert_object, fields
 from dpnn_bridge.conversion.lua_values import lua_value, to_value
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.report import Report
+from dpnn_bridge.conversion.running import Allowance
 from dpnn_bridge.errors import ConversionError, ModelNotFoundError, NoReferenceError
 from dpnn_bridge.files import load
 from dpnn_bridge.loaders.t7_reader import read_t7
 from dpnn_bridge.objects import LuaObject, LuaTable
+from dpnn_bridge.parity.bounded import bounds
 from dpnn_bridge.parity.buffers import is_filled
 from dpnn_bridge.parity.converted import compare_converted
 from dpnn_bridge.parity.experiment import Experiment, Outcome
@@ -60,6 +63,7 @@ def verify(
     lua: Any = None,
     torch7: str | None = None,
     known: Sequence[KnownDifference] = (),
+    bounded: bool = True,
 ) -> Verification:
     """Runs a model and compares every layer for which there is something to compare it with.
 
@@ -87,10 +91,13 @@ def verify(
             on the same input, and what it computes is the reference in place of any stored values.
         torch7: path of a real Torch7 (``th`` or ``luajit``), which runs the model in the same way.
         known: differences from Torch7 that are no failures, see :mod:`~dpnn_bridge.parity.known_differences`.
+        bounded: a run takes no more memory and time than the files and the input are worth, see
+            :mod:`dpnn_bridge.conversion.running`; False: what the model asks for.
 
     Raises:
         VerificationError: the reference is none.
         T7Error, ConversionError: a file cannot be read or converted, or the model cannot run.
+        ConversionLimitError: running it takes more than the files are worth; names the layer.
     """
     options = options or Options()
     obj, table, key = _subject(model, reference, key)
@@ -124,8 +131,10 @@ def verify(
     )
     result.layers = [_layer(node) for node in nodes]
     result.notes += remarks
+    running = bounds(_allowance(model, converted, obj, table)) if bounded else nullcontext
     if converted is not None:
-        compare_converted(result, fresh().to(device=device, dtype=dtype), converted, table, options, dtype, key)
+        other = fresh().to(device=device, dtype=dtype)
+        compare_converted(result, other, converted, table, options, dtype, key, running)
     remake = _maker(lua, torch7, obj, module, table, gradients)
     if remake is not None:
         _need_input(model, table)
@@ -137,7 +146,8 @@ def verify(
             table["output"], table["after"], table[LEFTOVER] = obj["output"], obj, True
     if not is_comparable(table):
         if "input" in table and converted is None:
-            _run_only(result, module, table, device, dtype)
+            with running(module):
+                _run_only(result, module, table, device, dtype)
         return result
     half = {torch.float16: HALF, torch.bfloat16: BFLOAT16}.get(dtype or _half(table))  # type: ignore[arg-type]
     doubled = remake is not None and dtype == torch.float64
@@ -160,6 +170,7 @@ def verify(
         options=options,
         remake=remake,
         mark=partial(mark_known, known=known, file=Path(model).stem),
+        running=running,
     )
     outcome = experiment.run(module)
     if table.get(LEFTOVER) and not _belongs(outcome):
@@ -169,6 +180,12 @@ def verify(
         result.reference = "the results that Torch7 left in the model file"
     compare_with_reference(result, experiment, outcome)
     return result
+
+
+def _allowance(model: StrPath, converted: StrPath | None, obj: LuaObject | None, table: LuaTable) -> Allowance:
+    """What the files and the input are worth."""
+    files = [path for path in (model if obj is None else None, converted) if path is not None]
+    return Allowance([obj, table], sum(Path(path).stat().st_size for path in files))
 
 
 def _maker(

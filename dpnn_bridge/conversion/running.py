@@ -1,0 +1,264 @@
+"""What running a model may take, where its sizes come from a file: what the file holds, some times over, and a share.
+
+A few bytes can declare an upsampling by a thousand, a padding of a million, a layer that is repeated without an end.
+While a model runs in the block of :class:`Running`, every operation of PyTorch is measured before it happens, in
+backward too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from enum import Enum
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from dpnn_bridge.conversion.budget import stored_bytes
+from dpnn_bridge.errors import ConversionLimitError
+
+#: bytes that results may take in one run: always, and for each byte of what the file and the input hold
+BYTES, PER_BYTE = 1 << 26, 1 << 10
+#: elementary steps (an element read or written, a product): always, and for each byte
+STEPS, STEPS_PER_BYTE = 1 << 29, 1 << 17
+#: steps that an operation takes, however small it is
+EACH = 1 << 15
+
+#: whose results together have no more elements than what they take
+_NO_LARGER_NAMES = """
+    cat stack copy clone _to_copy zeros_like ones_like empty_like full_like rand_like randn_like _unsafe_view
+    _reshape_alias _softmax _log_softmax _softmax_backward_data _log_softmax_backward_data native_batch_norm
+    _native_batch_norm_legit _native_batch_norm_legit_no_training native_dropout native_layer_norm gather sort
+    topk max min argmax argmin cumsum masked_select scatter scatter_add index_add index_copy index_put tril triu
+    flip roll nll_loss_forward nll_loss2d_forward nonzero _unique2 _local_scalar_dense scalar_tensor
+"""
+_NO_LARGER = frozenset(_NO_LARGER_NAMES.split())
+#: that broadcast what they take, and have no mark that says so
+_BROADCASTING_NAMES = """
+    floor_divide mse_loss smooth_l1_loss huber_loss binary_cross_entropy where lerp addcmul
+"""
+_BROADCASTING = frozenset(_BROADCASTING_NAMES.split())
+#: made of sizes alone
+_SIZED_NAMES = """
+    empty zeros ones rand randn full new_empty new_zeros new_ones new_full empty_strided
+"""
+_SIZED = frozenset(_SIZED_NAMES.split())
+#: the position of the kernel among the arguments of those that read a window for each result
+_WINDOW = {
+    "max_pool2d_with_indices": 1,
+    "max_pool3d_with_indices": 1,
+    "avg_pool2d": 1,
+    "avg_pool3d": 1,
+    "fractional_max_pool2d": 1,
+    "fractional_max_pool3d": 1,
+}
+
+
+class Allowance:
+    """What one run may take.
+
+    Args:
+        sources: values as files hold them; the bytes of their storages count once.
+        more: bytes beside these.
+    """
+
+    def __init__(self, sources: Iterable[Any] = (), more: int = 0) -> None:
+        worth = stored_bytes(list(sources)) + more
+        self.bytes, self.steps = BYTES + PER_BYTE * worth, STEPS + STEPS_PER_BYTE * worth
+
+
+class Need(NamedTuple):
+    """What an operation takes: bytes of its results, bytes that it frees again, elementary steps."""
+
+    kept: int
+    scratch: int
+    steps: int
+
+
+class Running(TorchDispatchMode):
+    """While the block runs, operations happen only as far as an allowance reaches.
+
+    Raises:
+        ConversionLimitError: from the operation that asks for more.
+    """
+
+    def __init__(self, allowance: Allowance) -> None:
+        super().__init__()
+        self._bytes, self._steps = allowance.bytes, allowance.steps
+        self._allowed = allowance
+        self._known: dict[Any, Need] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kind = _KINDS.get(func) or _kind(func)
+        if kind is Kind.VIEW:
+            return func(*args, **kwargs) if kwargs else func(*args)
+        kept, scratch, steps = self._need(kind, func, args, kwargs or {})
+        self._bytes -= kept
+        self._steps -= steps + EACH
+        if self._bytes < scratch or self._steps < 0:
+            raise ConversionLimitError(self._message(self._bytes < scratch))
+        return func(*args, **kwargs) if kwargs else func(*args)
+
+    def _message(self, large: bool) -> str:
+        what = f"{self._allowed.bytes >> 20:,} MiB of results" if large else f"{self._allowed.steps:.1g} steps"
+        return f"running it takes more than {what}, which is what the file and the input are worth"
+
+    def _need(self, kind: Kind, func: Any, args: Any, kwargs: Any) -> Need:
+        tensors = _tensors(args)
+        if kind is Kind.POINTWISE:
+            made = _broadcast(tensors)
+            return Need(made * _itemsize(tensors), 0, made)
+        read = sum(t.numel() for t in tensors)
+        if kind is Kind.NO_LARGER:
+            return Need(read * _itemsize(tensors), 0, read)
+        if kind is Kind.IN_PLACE:
+            return Need(0, 0, read)
+        formula = _FORMULAS.get(func.overloadpacket.__name__)
+        if formula is not None:
+            made, products = formula(args)
+            return Need(made * _itemsize(tensors), 0, read + made + products)
+        key = func, *map(_key, args), *((k, _key(v)) for k, v in kwargs.items())
+        if key not in self._known:
+            self._known[key] = _predicted(func, args, kwargs)
+        return self._known[key]
+
+
+class Kind(Enum):
+    """How large the results of an operation are."""
+
+    VIEW, POINTWISE, NO_LARGER, IN_PLACE, OTHER = range(1, 6)
+
+
+_KINDS: dict[Any, Kind] = {}
+
+
+def _kind(func: Any) -> Kind:
+    name = func.overloadpacket.__name__
+    in_place = name.endswith("_") and func._schema.is_mutable and "resize" not in name
+    reduces = getattr(torch.Tag, "reduction", None) in func.tags  # not in PyTorch 2.6
+    # the gradient of an input has its size, and other arguments name sizes of what there was
+    gradient = name.endswith("_backward") and not any("size" in a.name for a in func._schema.arguments)
+    if func.is_view:
+        kind = Kind.VIEW
+    elif in_place:
+        kind = Kind.IN_PLACE
+    elif torch.Tag.pointwise in func.tags or name in _BROADCASTING:
+        kind = Kind.POINTWISE
+    elif reduces or name in _NO_LARGER or (gradient and func.overloadpacket not in flop_registry):
+        kind = Kind.NO_LARGER
+    else:
+        kind = Kind.OTHER
+    return _KINDS.setdefault(func, kind)
+
+
+def _tensors(args: Any) -> list[Tensor]:
+    found = []
+    for value in args:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            found += (v for v in value if isinstance(v, Tensor))
+    return found
+
+
+def _itemsize(tensors: list[Tensor]) -> int:
+    return max([t.itemsize for t in tensors], default=8)
+
+
+def _broadcast(tensors: list[Tensor]) -> int:
+    """Elements of tensors that are broadcast to each other."""
+    if not tensors:
+        return 1
+    first = tensors[0].shape
+    if all(t.shape == first or not t.dim() for t in tensors):
+        return tensors[0].numel()
+    shapes = [t.shape for t in tensors]
+    depth = max(map(len, shapes))
+    return math.prod(max(s[-i] if i <= len(s) else 1 for s in shapes) for i in range(1, depth + 1))
+
+
+def _of_sizes(args: Any) -> tuple[int, int]:
+    return math.prod(next(a for a in args if isinstance(a, (list, tuple)))), 0
+
+
+def _of_indices(args: Any) -> tuple[int, int]:
+    """Elements of ``value[indices]``: those of the indices together, for each of the dimensions that have none."""
+    value, indices = args[:2]
+    taken = [i for i in indices if i is not None]
+    gone = sum(i.dim() if i.dtype == torch.bool else 1 for i in taken)
+    free = sum(i is None for i in indices)
+    rest = math.prod([*value.shape[gone + free :], *([max(value.shape)] * free)])
+    return _broadcast([i for i in taken if i.dtype != torch.bool] or taken) * rest, 0
+
+
+def _of_counts(args: Any) -> tuple[int, int]:
+    return (int(args[0].max()) + 1 if args[0].numel() else 0), 0
+
+
+def _of_matrices(a: Tensor, b: Tensor) -> tuple[int, int]:
+    made = math.prod(a.shape[:-1]) * b.shape[-1]
+    return made, made * a.shape[-1]
+
+
+#: what is worked out from the arguments: elements that are made, and products beside them
+_FORMULAS: dict[str, Callable[[Any], tuple[int, int]]] = {
+    **dict.fromkeys(_SIZED, _of_sizes),
+    "index": _of_indices,
+    "embedding": lambda args: (args[1].numel() * args[0].shape[-1], 0),
+    "bincount": _of_counts,
+    "repeat_interleave": lambda args: (int(args[0].sum()), 0),
+    "grid_sampler_2d": lambda args: (math.prod([*args[0].shape[:2], *args[1].shape[1:3]]), 0),
+    "_trilinear": lambda args: (args[0].shape[0] * args[1].shape[0], args[0].shape[0] * args[1].numel()),
+    "mm": lambda args: _of_matrices(*args[:2]),
+    "bmm": lambda args: _of_matrices(*args[:2]),
+    "addmm": lambda args: _of_matrices(*args[1:3]),
+    "baddbmm": lambda args: _of_matrices(*args[1:3]),
+}
+
+
+def _key(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.shape, value.dtype, value.layout
+    return tuple(map(_key, value)) if isinstance(value, (list, tuple)) else repr(value)
+
+
+def _predicted(func: Any, args: Any, kwargs: Any) -> Need:
+    """What an operation will take, from its result on tensors without memory."""
+    name, read = func.overloadpacket.__name__, sum(t.numel() for t in _tensors(args))
+    try:
+        result = func(*map(_without_memory, args), **_on_meta(func, kwargs))
+    except Exception:  # it fails, or it has no such form: sparse tensors, sizes that depend on values
+        return Need(read * 8, 0, read)
+    made = _tensors(result if isinstance(result, (list, tuple)) else [result])
+    elements, kept, scratch = sum(t.numel() for t in made), sum(t.numel() * t.itemsize for t in made), 0
+    steps = read + elements
+    if func.overloadpacket in flop_registry:
+        products = flop_registry[func.overloadpacket](*args, **kwargs, out_val=result) // 2
+        steps += products
+        if "convolution" in name and made:  # it may unfold the input into columns, or the output
+            weight = args[2 if name.endswith("backward") else 1]
+            scratch = products // max(1, weight.shape[0]) * weight.itemsize
+    elif name in _WINDOW:
+        window = args[_WINDOW[name]]
+        steps += elements * math.prod(window if isinstance(window, (list, tuple)) else (window,))
+    elif name == "mkldnn_rnn_layer":
+        steps += math.prod(args[0].shape[:2]) * sum(w.numel() for w in args[1:5])
+    elif name == "_cdist_forward":
+        steps += elements * args[0].shape[-1]
+    return Need(kept, scratch, steps)
+
+
+def _without_memory(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+    return type(value)(map(_without_memory, value)) if type(value) in (list, tuple) else value
+
+
+def _on_meta(func: Any, kwargs: Any) -> dict[str, Any]:
+    found = {k: _without_memory(v) for k, v in kwargs.items() if k not in ("pin_memory", "generator")}
+    if any(a.name == "device" for a in func._schema.arguments):
+        found["device"] = "meta"
+    return found

@@ -1,0 +1,54 @@
+"""Runs of a model that take no more than its files allow; what asks for more is named by its place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from types import TracebackType
+
+from torch import nn
+
+from dpnn_bridge.conversion import fields
+from dpnn_bridge.conversion.running import Allowance, Running
+from dpnn_bridge.errors import ConversionLimitError
+from dpnn_bridge.parity.layers import tree
+
+#: a context for a run of a model, forward or backward
+Bounds = Callable[[nn.Module], AbstractContextManager[object]]
+
+ADVICE = (
+    "a size in it is damaged, or made to exhaust memory. If you trust the file, bounded=False (--unbounded) runs it "
+    "all the same"
+)
+
+
+def bounds(allowance: Allowance) -> Bounds:
+    """What lets each run take no more than an allowance.
+
+    The context that it makes raises a :class:`ConversionLimitError` with the path of the layer.
+    """
+
+    @contextmanager
+    def running(model: nn.Module) -> Iterator[None]:
+        mode = Running(allowance)
+        try:
+            with mode:
+                yield
+        except ConversionLimitError as error:
+            path, class_name = _place(model, error.__traceback__)
+            raise ConversionLimitError(f"{error}: {ADVICE}", path=path, class_name=class_name) from error
+
+    return running
+
+
+def _place(model: nn.Module, traceback: TracebackType | None) -> tuple[str, str]:
+    """Path and Lua class of the innermost module of a model that an error came through; of none in backward."""
+    nodes = {id(node.module): node for node in tree(model)}
+    found = ("", "")
+    while traceback is not None:
+        node = nodes.get(id(traceback.tb_frame.f_locals.get("self")))
+        if node is not None:
+            record = fields.record_of(node.module)
+            found = node.path, record.class_name if record else type(node.module).__name__
+        traceback = traceback.tb_next
+    return found

@@ -1,0 +1,176 @@
+"""A model that is run to be verified takes what its files are worth, whatever sizes and counts it declares."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import nn
+
+from dpnn_bridge.cli.verify import verify_command
+from dpnn_bridge.conversion.running import BYTES, Allowance, Running
+from dpnn_bridge.errors import ConversionLimitError
+from dpnn_bridge.loaders import read_t7, write_t7
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+from dpnn_bridge.parity.verify import verify
+from dpnn_bridge.summary import summarize
+
+
+def layer(name: str, **fields: Any) -> LuaObject:
+    return LuaObject(f"nn.{name}", LuaTable({"_type": "torch.FloatTensor", "train": False, **fields}))
+
+
+def ones(*shape: int) -> LuaTensor:
+    return LuaTensor.from_numpy(np.ones(shape, np.float32))
+
+
+IMAGE = (1, 1, 4, 4)
+#: layers whose results, or whose work, grow with a number in the file, and the shape of an input
+GROWING: dict[str, tuple[LuaObject, tuple[int, ...]]] = {
+    "nearest": (layer("SpatialUpSamplingNearest", scale_factor=4096), IMAGE),
+    "bilinear": (layer("SpatialUpSamplingBilinear", oheight=1 << 15, owidth=1 << 15), IMAGE),
+    "zero padding": (layer("SpatialZeroPadding", pad_l=1 << 20, pad_r=0, pad_t=1 << 20, pad_b=0), IMAGE),
+    "padding": (layer("Padding", dim=1, pad=1 << 40, nInputDim=3, value=0, index=1), IMAGE),
+    "replicate": (  # a view, which the layer behind it reads
+        layer(
+            "Sequential",
+            modules=LuaTable.from_list([layer("Replicate", nfeatures=1 << 40, dim=1, ndim=4), layer("Tanh")]),
+        ),
+        IMAGE,
+    ),
+    "replication padding": (layer("SpatialReplicationPadding", pad_l=1 << 15, pad_r=0, pad_t=1 << 15, pad_b=0), IMAGE),
+    "adaptive pooling": (layer("SpatialAdaptiveMaxPooling", W=1 << 15, H=1 << 15), IMAGE),
+    "full convolution": (
+        layer(
+            "SpatialFullConvolution",
+            **{
+                "nInputPlane": 1,
+                "nOutputPlane": 1,
+                "kW": 2,
+                "kH": 2,
+                "dW": 1 << 15,
+                "dH": 1 << 15,
+                "padW": 0,
+                "padH": 0,
+            },
+            **{"adjW": 0, "adjH": 0, "weight": ones(1, 1, 2, 2), "bias": ones(1)},
+        ),
+        IMAGE,
+    ),
+    "padded convolution": (
+        layer(
+            "SpatialConvolution",
+            **{
+                "nInputPlane": 1,
+                "nOutputPlane": 1,
+                "kW": 3,
+                "kH": 3,
+                "dW": 1,
+                "dH": 1,
+                "padW": 1 << 14,
+                "padH": 1 << 14,
+            },
+            **{"weight": ones(1, 1, 3, 3), "bias": ones(1)},
+        ),
+        IMAGE,
+    ),
+    "repeated": (
+        LuaObject("nn.Repeater", LuaTable({"rho": 10**9, "modules": LuaTable.from_list([layer("Tanh")])})),
+        (2, 3),
+    ),
+    "a chain": (
+        layer("Sequential", modules=LuaTable.from_list([layer("SpatialUpSamplingNearest", scale_factor=3)] * 9)),
+        IMAGE,
+    ),
+}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Any:
+    def write(model: LuaObject, shape: tuple[int, ...], **more: Any) -> Path:
+        path = tmp_path / "m.t7"
+        write_t7(path, LuaTable({"module": model, "input": ones(*shape), "output": ones(1), **more}))
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("name", GROWING)
+def test_a_layer_that_grows_is_named(file: Any, name: str) -> None:
+    model, shape = GROWING[name]
+    path = file(layer("Sequential", modules=LuaTable.from_list([layer("Identity"), model])), shape)
+    with pytest.raises(ConversionLimitError, match=r"modules\[2\].*worth.*--unbounded") as raised:
+        verify(path)
+    assert raised.value.path.startswith("modules[2]")
+    write_t7(path.with_name("model.t7"), read_t7(path)["module"])
+    summarize(path.with_name("model.t7"))  # tries inputs of its own
+
+
+def test_the_gradients_of_a_layer_are_bounded() -> None:
+    wide = torch.zeros(1, requires_grad=True)
+    first = wide.expand(1 << 40)[0]  # of a view, whose gradient is none
+    with pytest.raises(ConversionLimitError, match="64 MiB of results"), Running(Allowance()):
+        first.backward()
+
+
+@pytest.mark.parametrize(
+    ("text", "call"),
+    [
+        ("MiB of results", lambda: torch.zeros(BYTES // 4 + 1)),
+        ("MiB of results", lambda: torch.zeros(9000, 1) + torch.zeros(9000)),
+        ("MiB of results", lambda: torch.arange(1 << 40)),
+        ("MiB of results", lambda: torch.zeros(8).repeat(1 << 30)),
+        ("MiB of results", lambda: torch.zeros(8).repeat_interleave(1 << 30)),
+        ("MiB of results", lambda: torch.tensor([1 << 40]).bincount()),
+        ("MiB of results", lambda: nn.functional.one_hot(torch.tensor([1 << 40]))),
+        ("MiB of results", lambda: torch.tensor([1]).repeat_interleave(torch.tensor([1 << 40]))),
+        ("MiB of results", lambda: torch.zeros(1, 2)[:, torch.zeros(1, dtype=torch.int64).expand(1 << 40)]),
+        ("MiB of results", lambda: torch.zeros(2, 2).index_select(0, torch.zeros(1 << 25, dtype=torch.int64))),
+        ("MiB of results", lambda: torch.zeros(1).resize_(1 << 40)),
+        ("MiB of results", lambda: nn.functional.pad(torch.zeros(1, 1, 1), (1 << 30, 0))),
+        ("MiB of results", lambda: torch.zeros(9000, 1) @ torch.zeros(1, 9000)),
+        ("MiB of results", lambda: torch.zeros(1).expand(1 << 40).sum()),
+        ("steps", lambda: nn.functional.max_pool2d(torch.zeros(1, 1, 2000, 2000), 1000, 1)),
+        ("steps", lambda: nn.functional.avg_pool2d(torch.zeros(1, 1, 2000, 2000), 1000, 1)),
+        ("steps", lambda: torch.zeros(1000, 1000) @ torch.zeros(1000, 1000)),
+        ("steps", lambda: [torch.tanh(torch.zeros(1)) for _ in range(1 << 20)]),
+        ("of results|steps", lambda: torch.conv2d(torch.zeros(1, 1, 2000, 2000), torch.zeros(1, 1, 1000, 1000))),
+    ],
+)
+def test_operations_that_grow_are_measured_before_they_happen(text: str, call: Any) -> None:
+    with pytest.raises(ConversionLimitError, match=text), Running(Allowance()):
+        call()
+
+
+def test_a_run_may_take_what_the_input_is_worth() -> None:
+    value = torch.ones(1 << 20)
+    with Running(Allowance(more=value.nbytes)):
+        total = sum(torch.tanh(value + k).sum() for k in range(60))
+    assert float(total) > 0
+
+
+def test_who_trusts_a_file_runs_it_all_the_same(file: Any) -> None:
+    path = file(layer("SpatialUpSamplingNearest", scale_factor=1100), (1, 1, 4, 4))
+    with pytest.raises(ConversionLimitError):
+        verify(path)
+    assert not verify(path, bounded=False).ok  # its output is not what the file says
+    result = CliRunner().invoke(verify_command, [str(path)])
+    assert result.exit_code == 5
+    assert re.search(r"nn\.SpatialUpSamplingNearest.*--unbounded", result.output)
+    assert CliRunner().invoke(verify_command, [str(path), "--unbounded"]).exit_code == 4
+
+
+def test_a_converted_file_that_grows_differs(file: Any, tmp_path: Path) -> None:
+    small, large = (layer("SpatialUpSamplingNearest", scale_factor=n) for n in (2, 1 << 14))
+    write_t7(tmp_path / "small.t7", small)
+    write_t7(tmp_path / "large.t7", large)
+    with pytest.raises(ConversionLimitError):
+        verify(tmp_path / "large.t7", tmp_path / "small.t7", input=torch.ones(IMAGE))
+    result = verify(tmp_path / "small.t7", tmp_path / "large.t7", input=torch.ones(IMAGE))
+    assert not result.ok
+    assert any("worth" in d.message for d in result.whole)
