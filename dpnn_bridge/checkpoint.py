@@ -116,7 +116,9 @@ def load_checkpoint(path: Origin, **options: Any) -> Checkpoint:
             model, report = load_with_report(file.path, None, chosen)
             key = (report.metadata or {}).get("key") or ""
             found = Checkpoint(models=dict(model.items()) if isinstance(model, Models) else {key: model})
-            _sort(found, (report.metadata or {}).get("checkpoint") or {}, lambda value: value)
+            beside = (report.metadata or {}).get("checkpoint")
+            if isinstance(beside, (dict, list)):
+                _sort(found, beside, lambda value: value)
             _from_models(found)
             return found
         root, _ = read_local(file)

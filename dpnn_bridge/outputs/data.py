@@ -8,14 +8,16 @@ the keys 1 to n become lists, other tables and objects dicts, an object with its
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 import torch
 
+from dpnn_bridge.base.display import shortened
 from dpnn_bridge.base.extras import install_advice
 from dpnn_bridge.base.graph import key_text
 from dpnn_bridge.compare.bits import same_tensors
@@ -147,10 +149,25 @@ def _clean(value: Any, array: Callable[[np.ndarray], Any]) -> Any:
     return _text(value) if isinstance(value, str) else value
 
 
+def _need_names(names: Iterable[str], suffix: str, possible: Callable[[str], bool]) -> None:
+    """Raises a :class:`ConversionError` that names the first entry whose name a format cannot hold."""
+    bad = next((name for name in names if not possible(name)), None)
+    if bad is not None:
+        raise ConversionError(
+            f"{suffix} cannot hold an entry of the name {shortened(repr(bad))}; .pt and .json keep it, and key= (--key)"
+            " chooses another part of the file"
+        )
+
+
 def _npz(value: Any, path: Path) -> None:
     arrays = {name: np.asarray(leaf) for name, leaf in _flat(_clean(value, np.ascontiguousarray)).items()}
-    with open(path, "wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
+    # a zip archive ends names at a zero byte and counts their bytes in 16 bits; numpy leaves ".npy" away
+    taken = {f"{name}.npy" for name in arrays}
+    _need_names(arrays, ".npz", lambda name: "\0" not in name and len(name.encode()) < 65_000 and name not in taken)
+    with ZipFile(path, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
     with np.load(path, allow_pickle=False) as archive:
         for name, expected in arrays.items():
             if archive[name].dtype != expected.dtype or archive[name].tobytes() != expected.tobytes():
@@ -165,6 +182,7 @@ def _safetensors(value: Any, path: Path) -> None:
     flat = _flat(_clean(value, np.ascontiguousarray))
     arrays = {name: leaf for name, leaf in flat.items() if isinstance(leaf, np.ndarray)}
     rest = {name: leaf for name, leaf in flat.items() if not isinstance(leaf, np.ndarray)}
+    _need_names(arrays, ".safetensors", lambda n: n != "__metadata__")
     save_file(arrays, path, metadata={"format": "pt", "values": json.dumps(rest)})
     read = {name: torch.from_numpy(array.copy()) for name, array in load_file(path).items()}
     same_tensors(path, read, {name: torch.from_numpy(array.copy()) for name, array in arrays.items()})

@@ -117,6 +117,8 @@ def records(path: Path, source: FileSource) -> dict[str, Record]:
         if error.errno != errno.EINVAL:
             raise
         raise _DamagedError("its directory lies outside of it") from error
+    except (ValueError, OverflowError, NotImplementedError, struct.error) as error:  # names that are no text, versions
+        raise _DamagedError(f"its directory is damaged: {error}") from error
     found: dict[str, Record] = {}
     stops = [e.header_offset for e in entries[1:]] + [end]
     for entry, stop in zip(entries, stops, strict=True):
@@ -173,6 +175,8 @@ class _Loader:
             raise _DamagedError(f"byte {at} of its pickle takes more values than there are") from None
         except _DamagedError as error:
             raise _DamagedError(f"{error}, at byte {at} of its pickle") from None
+        if not self.stack:
+            raise _DamagedError("its pickle ends without a value")
         value = self.stack.pop()
         check_plain(value)
         return value

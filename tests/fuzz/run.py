@@ -38,7 +38,8 @@ class Fuzzer:
         self.target, self.found = target, found
         self.figures = Figures()
         self._current: tuple[str, bytes] = ("", b"")
-        self._wanted = ""
+        self._wanted: BrokenPromiseError | None = None
+        self._file = ""
 
     def run(self, seed_: int, cases: int | None = None, until: float | None = None) -> Figures:
         """Runs until ``cases`` are reached, or it is ``until`` by the monotonic clock."""
@@ -51,7 +52,7 @@ class Fuzzer:
         return self.figures
 
     def _batch(self, watch: Watch, seed_: int, count: int, until: float | None) -> None:
-        self._wanted = ""
+        self._wanted = None
         over = self.figures.cases + count
 
         @seed(seed_)
@@ -73,9 +74,10 @@ class Fuzzer:
         try:
             batch()
         except BrokenPromiseError as finding:
-            self.figures.found[finding.kind] = self._saved(finding)
-        except Flaky:  # what a library does the first time only
-            self.figures.flaky += 1
+            self.figures.found[finding.kind] = f"{finding}{self._saved()}"
+        except Flaky:  # what a library does the first time only, or a busy machine
+            assert self._wanted is not None
+            self.figures.flaky.setdefault(self._wanted.kind, []).append(f"{self._wanted}{self._file}")
 
     def _case(self, watch: Watch, random: Random) -> None:
         if not self._wanted:
@@ -83,9 +85,10 @@ class Fuzzer:
         try:
             self._one(watch, random)
         except BrokenPromiseError as finding:
-            if finding.kind in self.figures.found or (self._wanted and finding.kind != self._wanted):
+            if finding.kind in self.figures.found or (self._wanted and finding.kind != self._wanted.kind):
                 return
-            self._wanted = finding.kind
+            if self._wanted is None:
+                self._wanted, self._file = finding, self._saved("once-")
             raise
         finally:
             watch.clear()
@@ -109,13 +112,14 @@ class Fuzzer:
         if self.found is not None:
             (self.found / f"running-{os.getpid()}").write_bytes(self._current[1])
 
-    def _saved(self, finding: BrokenPromiseError) -> str:
+    def _saved(self, prefix: str = "") -> str:
+        """Keeps the case; returns its place, for a message."""
         name, data = self._current
         if self.found is None or not data:
-            return str(finding)
-        path = self.found / f"{hashlib.sha256(data).hexdigest()[:12]}{Path(name).suffix}"
+            return ""
+        path = self.found / f"{prefix}{hashlib.sha256(data).hexdigest()[:12]}{Path(name).suffix}"
         path.write_bytes(data)
-        return f"{finding} ({path})"
+        return f" ({path})"
 
 
 def limit_memory() -> None:

@@ -53,7 +53,7 @@ class Figures:
         errors: name of an error of ours -> how often.
         wrapped: place where a foreign error was raised that became one of ours -> how often.
         seconds, bytes: the most that a case took.
-        flaky: findings that did not come again.
+        flaky: kind of a finding that did not come again -> its messages.
         found: kind of a finding -> its message.
     """
 
@@ -63,7 +63,7 @@ class Figures:
     wrapped: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
     bytes: int = 0
-    flaky: int = 0
+    flaky: dict[str, list[str]] = field(default_factory=dict)
     found: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -72,8 +72,9 @@ class Figures:
             "done: " + ", ".join(f"{name} {count:,}" for name, count in self.done.most_common()),
             "errors: " + ", ".join(f"{name} {count:,}" for name, count in self.errors.most_common()),
             *(f"  wrapped {count:,}: {place}" for place, count in self.wrapped.most_common(40)),
-            f"{len(self.found)} findings, and {self.flaky} that did not come again",
+            f"{len(self.found)} findings, and {sum(map(len, self.flaky.values()))} that did not come again",
             *(f"  {kind}: {message}" for kind, message in self.found.items()),
+            *(f"  once: {message}" for messages in self.flaky.values() for message in messages),
         ]
         return "\n".join(lines)
 

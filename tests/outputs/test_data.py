@@ -174,3 +174,26 @@ def test_a_long_key_is_not_repeated_for_each_of_its_entries(tmp_path: Path) -> N
     dpnn_bridge.write_t7(tmp_path / "key.t7", LuaTable({"k" * 100_000: entries}), verify=False)
     with pytest.raises(ConversionLimitError, match="characters"):
         dpnn_bridge.convert(tmp_path / "key.t7", tmp_path / "out.npz")
+
+
+@pytest.mark.parametrize(
+    ("names", "suffix", "refused"),
+    [
+        (["a\0b"], ".npz", "a"),  # where a name ends in a zip archive
+        (["k" * 70_000], ".npz", "kkk"),
+        (["x", "x.npy"], ".npz", "x.npy"),
+        (["__metadata__"], ".safetensors", "__metadata__"),
+        (["file", "self", "x.npy", "\udcff", "../../x"], ".npz", None),
+        (["a\0b", "k" * 70_000, "x", "x.npy"], ".safetensors", None),
+        (["a\0b", "k" * 70_000, "x", "x.npy", "__metadata__"], ".pt", None),
+    ],
+)
+def test_names_that_a_format_does_not_have(names: list[str], suffix: str, refused: str | None, tmp_path: Path) -> None:
+    dpnn_bridge.write_t7(tmp_path / "d.t7", LuaTable({name: LuaTensor.from_numpy(np.ones(2)) for name in names}))
+    if refused is None:
+        dpnn_bridge.convert(tmp_path / "d.t7", tmp_path / f"d{suffix}")
+        return
+    with pytest.raises(ConversionError, match=f"{suffix} cannot hold an entry of the name '{refused}") as raised:
+        dpnn_bridge.convert(tmp_path / "d.t7", tmp_path / f"d{suffix}")
+    assert len(str(raised.value)) < 500
+    assert [p.name for p in tmp_path.iterdir()] == ["d.t7"]
