@@ -1,4 +1,4 @@
-"""The sandbox: escapes that must fail, limits that must hold, and that layers still train inside it."""
+"""The sandbox: attacks that must fail, limits that must hold, and that layers still train inside it."""
 
 from __future__ import annotations
 
@@ -49,41 +49,15 @@ def shared(folder: Path) -> Iterator[LuaBridge]:
     bridge.close()
 
 
-# ---------------------------------------------------------------------- escapes
-#: what the hooks of writeObject, __index and __gc and the like got at in the first version, and relatives. Each gives
-#: what it caught, or nil; SECRET is the path of a file, PATH its name without .lua
-ESCAPES = {
-    "io.open": "return io.open and io.open(SECRET)",
-    "io.popen": "return io.popen and io.popen('id')",
-    "io.lines": "return io.lines and io.lines(SECRET)()",
-    "os.execute": "return os.execute and os.execute('true')",
-    "os.remove": "return os.remove and os.remove(SECRET)",
-    "os.getenv": "return os.getenv and os.getenv('PATH')",
-    "os.tmpname": "return os.tmpname and os.tmpname()",
-    "dofile": "return dofile and dofile(SECRET)",
-    "loadfile": "return loadfile and loadfile(SECRET)",
-    "package.loadlib": "return package and package.loadlib",
-    "package.loaded": "local ok, p = pcall(require, 'package') return ok and p",
-    "io through require": "local ok, p = pcall(require, 'io') return ok and p.open",
-    "debug": "return debug or select(2, pcall(require, 'debug')).getupvalue",
-    "ffi": "local ok, ffi = pcall(require, 'ffi') return ok and ffi.C",
-    "jit": "return jit",
-    "getfenv": "return getfenv and getfenv(print)",
+# ---------------------------------------------------------------------- attacks
+#: what the hooks of writeObject, __index and the like got at in the first version, and relatives. Each gives what it
+#: caught, or nil; SECRET is the path of a file, PATH its name without .lua
+ATTACKS = {
     "python": "return python or select(2, pcall(require, 'python')).eval",
-    "newproxy": "return newproxy and newproxy(true)",
-    "string.dump": "return string.dump and string.dump(function() end)",
-    "torch.load": "return torch.load(SECRET)",
-    "torch.save": "torch.save(SECRET .. '.t7', 1) return true",
-    "DiskFile": "return torch.DiskFile and torch.DiskFile(SECRET):readString('*a')",
-    "PipeFile": "return torch.PipeFile and torch.PipeFile('id'):readString('*a')",
-    "paths": "return paths and paths.dir and paths.dir('/')",
-    "include": "return include and include(SECRET)",
     "require of an absolute path": "return require(PATH)",
     "require of an absolute path behind a dot": "return require('x.' .. PATH)",
     "require of the folder above": "return require('../secret')",
     "require of the folder above, by a module": "return require('inner/../../secret')",
-    "require through a link to a file": "return require('linked')",
-    "require through a link to a folder": "return require('folder.secret')",
     "require of a name with a zero": "return require('good\\0/../../secret')",
     "require of a name that no file can have": "return require(('x'):rep(1e5)) or require('\\255\\1')",
     "require through a circle of links": "return require('circle')",
@@ -116,7 +90,6 @@ ESCAPES = {
     "bytecode from a file's function": """
         local f = torch.deserialize(FUNCTION)
         return select(2, pcall(f)):find('never run') == nil""",
-    "bytecode as a Lua module": "return require('compiled')",
     "the metatable of an exception": """
         local ok, e = pcall(torch.deserializeFromStorage, 1)
         local mt = type(e) == 'userdata' and getmetatable(e)
@@ -133,13 +106,6 @@ ESCAPES = {
     "the metatable of a tensor's __gc": """
         local mt = getmetatable(torch.Timer())
         return mt and mt.__metatable ~= mt and mt.__metatable""",
-    "__gc of a class": """
-        local caught
-        torch.getmetatable('torch.Timer').__gc = function(o)
-           caught = debug or package or io.open or getfenv or string.dump
-        end
-        torch.Timer() collectgarbage() collectgarbage() return caught""",
-    "the instruction hook": "return debug and debug.sethook()",
     "attributes of Python": "local t = torch.Timer() return t.__class__ or t.__init__ or t._now",
     "attributes of a generator": "local g = torch.Generator() return g.__class__ or g.set_state",
     "cdata": "return torch.ones(1):cdata().__class__ or pcall(torch.pushudata, 1, 'torch.Timer') and 1",
@@ -150,15 +116,15 @@ ESCAPES = {
 }
 
 
-@pytest.mark.parametrize("name", ESCAPES)
-def test_an_escape_fails(name: str, shared: LuaBridge, folder: Path) -> None:
+@pytest.mark.parametrize("name", ATTACKS)
+def test_an_attack_gives_nothing(name: str, shared: LuaBridge, folder: Path) -> None:
     (folder / "path" / "compiled.lua").write_bytes(b"\x1bLua\x51\x00\x01\x04\x08\x04\x08\x00")
     secret = folder / "secret.lua"
     function = dpnn_bridge.loaders.t7_writer.dumps(dpnn_bridge.objects.LuaFunction(b"\x1bLJ\x02"))
     code = f"""
         local SECRET, PATH, FUNCTION = ...
         local kept = {{sub = string.sub, byte = string.byte, concat = table.concat}}
-        local ok, caught = pcall(function() {ESCAPES[name]} end)
+        local ok, caught = pcall(function() {ATTACKS[name]} end)
         string.sub, string.byte, table.concat = kept.sub, kept.byte, kept.concat
         return ok and caught and tostring(caught) or nil
     """

@@ -1,0 +1,200 @@
+"""Escapes that succeed in a Lua that is not confined, each shown to do so, and fail in the sandbox."""
+# pyright: reportAttributeAccessIssue=false
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("lupa")
+
+from dpnn_bridge.lua import LuaBridge
+
+SECRET = "return 'secret'"
+
+#: each gives what it got at; FOLDER holds secret.lua, data.t7 and path, BYTECODE is a compiled function
+ESCAPES = {
+    # ---- files
+    "read a file": "return io.open(FOLDER .. '/secret.lua'):read('*a'):match('secret')",
+    "read the lines of a file": "return io.lines(FOLDER .. '/secret.lua')():match('secret')",
+    "read a file as the standard input": "io.input(FOLDER .. '/secret.lua') return io.read('*a'):match('secret')",
+    "write a file": "return io.open(FOLDER .. '/new', 'w'):write('x') and is_there('new')",
+    "write a file as the standard output": """
+        local before = io.output()
+        io.output(FOLDER .. '/new') io.write('x') io.output():close() io.output(before)
+        return is_there('new')""",
+    "methods of files": "return getmetatable(io.stdout).__index.seek",
+    "remove a file": "return os.remove(FOLDER .. '/secret.lua')",
+    "rename a file": "return os.rename(FOLDER .. '/secret.lua', FOLDER .. '/moved')",
+    "make a file that is temporary": "return os.tmpname()",
+    "run a file of Lua": "return dofile(FOLDER .. '/secret.lua')",
+    "load a file of Lua": "return loadfile(FOLDER .. '/secret.lua')()",
+    "include a file": "return include(FOLDER .. '/secret.lua')",
+    "another package.path": "package.path = FOLDER .. '/?.lua' return require('secret')",
+    "require through a link to a file": "return require('linked')",
+    "require through a link to a folder": "return require('folder.secret')",
+    "torch.load": "return torch.load(FOLDER .. '/data.t7')[1]",
+    "torch.save": "torch.save(FOLDER .. '/new', 1) return is_there('new')",
+    "DiskFile reads": "return torch.DiskFile(FOLDER .. '/secret.lua'):readString('*a'):match('secret')",
+    "DiskFile writes": "local f = torch.DiskFile(FOLDER .. '/new', 'w') f:writeInt(1) f:close() return is_there('new')",
+    "list a folder by paths": "for name in paths.files(FOLDER) do if name == 'secret.lua' then return name end end",
+    "make a folder by paths": "paths.mkdir(FOLDER .. '/new') return is_there('new')",
+    "list a folder by lfs": """
+        for name in require('lfs').dir(FOLDER) do if name == 'secret.lua' then return name end end""",
+    # ---- programs, the process, the environment
+    "run a program by os": "os.execute('touch ' .. FOLDER .. '/new') return is_there('new')",
+    "run a program by PipeFile": "return torch.PipeFile('echo it ran'):readString('*a'):match('it ran')",
+    "variables of the environment": "return os.getenv('DPNN_SECRET')",
+    "libraries of C": "return package.loadlib('libm.so.6', 'cos')",
+    # ---- what is inside
+    "bytecode as a Lua module": "return require('compiled')",
+    "upvalues": "local hidden = 'it' local f = function() return hidden end return debug.getupvalue(f, 1)",
+    "upvalues that change": """
+        local hidden = 'kept'
+        local f = function() return hidden end
+        debug.setupvalue(f, 1, 'changed')
+        return f() == 'changed' and f()""",
+    "upvalues by serialize": """
+        local hidden = 'it was hidden'
+        local f = function() return hidden end
+        return torch.serialize(f):match('it was hidden')""",
+    "the registry": "return debug.getregistry()[1] ~= nil or next(debug.getregistry())",
+    "locals of who calls": """
+        local mine, found = 'it', nil
+        local function look() for i = 1, 9 do if debug.getlocal(2, i) == 'mine' then found = 'it' end end end
+        look()
+        return found""",
+    "all attributes of a thread": "return coroutine.running and debug.getinfo(1, 'f').func",
+    "what a script prints": "return io.stdout:write('') and io.stdout",
+    "the hook that counts instructions": """
+        debug.sethook(function() end, '', 1000)
+        local hook = debug.gethook()
+        debug.sethook()
+        return hook""",
+    "a metatable for numbers": """
+        debug.setmetatable(0, {__index = function() return 'it' end})
+        local found = (5).x
+        debug.setmetatable(0, nil)
+        return found""",
+    "the environment of a function": "return setfenv(loadstring('return x'), {x = 'it'})()",
+    "the globals of a function": "return getfenv(print).io",
+    "userdata with a finalizer": """
+        local caught
+        local p = newproxy(true)
+        getmetatable(p).__gc = function() caught = 'it ran' end
+        p = nil collectgarbage() collectgarbage()
+        return caught""",
+    "debug in a finalizer": """
+        local caught
+        torch.getmetatable('torch.Timer').__gc = function() caught = debug or package or io.open end
+        torch.Timer() collectgarbage() collectgarbage()
+        return caught""",
+    "debug in another environment": "return load('return debug.getinfo', 'x', 't', _G)()",
+    "libraries that are loaded": "return package.loaded.os.execute",
+    "libraries by require": "return require('io').open or require('os').execute",
+    "a loader of one's own": """
+        package.preload.mine = function() return 'it ran' end
+        return require('mine')""",
+    "the traceback": "return debug.traceback()",
+}
+
+
+@dataclass
+class Place:
+    """A folder with what an escape is after.
+
+    Attributes:
+        home: the folder.
+        bytecode: a function that Lua compiled.
+    """
+
+    home: Path
+    bytecode: bytes
+
+    def fill(self) -> None:
+        """As it was, whatever the last escape did."""
+        (self.home / "path").mkdir(exist_ok=True)
+        (self.home / "secret.lua").write_text(SECRET)
+        (self.home / "path" / "good.lua").write_text("return {answer = 42}")
+        (self.home / "path" / "compiled.lua").write_bytes(self.bytecode)
+        for name, target in (("linked.lua", "secret.lua"), ("folder", ".")):
+            if not (self.home / "path" / name).is_symlink():
+                (self.home / "path" / name).symlink_to(self.home / target)
+
+    def caught(self, bridge: LuaBridge, name: str) -> str | None:
+        """What an escape got at; None for nothing, or an error."""
+        self.fill()
+        there = sorted(self.home.iterdir())
+        code = f"""
+            local FOLDER, BYTECODE = ...
+            local function is_there(name) return io.open(FOLDER .. '/' .. name) and name end
+            local ok, caught = pcall(function() {ESCAPES[name]} end)
+            return ok and caught and tostring(caught) or nil
+        """
+        found = bridge.execute(code, str(self.home), self.bytecode)
+        if bridge.sandboxed:
+            assert sorted(self.home.iterdir()) == there
+            assert (self.home / "secret.lua").read_text() == SECRET
+        else:
+            for new in set(self.home.iterdir()) - set(there):
+                new.rmdir() if new.is_dir() else new.unlink()
+        return found
+
+
+@pytest.fixture(scope="module")
+def outside() -> LuaBridge:
+    return LuaBridge(runtime="lua51")
+
+
+@pytest.fixture(scope="module")
+def place(outside: LuaBridge, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    home = tmp_path_factory.mktemp("escapes")
+    place = Place(home, outside.execute("return string.dump(function() return 'it ran' end)").encode("latin-1"))
+    outside.execute("torch.save(..., {7})", str(home / "data.t7"))
+    return place
+
+
+@pytest.fixture(scope="module")
+def inside(place: Place) -> Iterator[LuaBridge]:
+    place.fill()
+    bridge = LuaBridge(place.home / "path", sandbox=True, max_seconds=30, max_memory=256 << 20)
+    yield bridge
+    bridge.close()
+
+
+@pytest.mark.parametrize("name", ESCAPES)
+def test_an_escape_succeeds_without_the_sandbox(name: str, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DPNN_SECRET", "it")
+    place.fill()
+    assert place.caught(LuaBridge(place.home / "path", runtime="lua51"), name)
+
+
+@pytest.mark.parametrize("name", ESCAPES)
+def test_an_escape_fails(name: str, place: Place, inside: LuaBridge, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DPNN_SECRET", "it")
+    assert place.caught(inside, name) is None
+    assert inside.require("good") == {"answer": 42}
+
+
+#: what LuaJIT alone has
+LUAJIT = {
+    "io.popen": "return io.popen('echo it ran'):read('*a'):match('it ran')",
+    "sys.execute": "return require('sys').execute('echo it ran'):match('it ran')",
+    "ffi": "local ffi = require('ffi') ffi.cdef('int getpid(void);') return ffi.C.getpid() > 1",
+    "memory by ffi": "local ffi = require('ffi') return ffi.cast('uint8_t*', ffi.new('uint8_t[4]', 7))[0] == 7",
+    "jit": "return jit.version",
+}
+
+
+@pytest.mark.parametrize("name", LUAJIT)
+def test_an_escape_of_luajit(name: str, inside: LuaBridge) -> None:
+    code = f"local ok, caught = pcall(function() {LUAJIT[name]} end) return ok and caught and tostring(caught) or nil"
+    try:
+        outside = LuaBridge(runtime="luajit21")
+    except ImportError:
+        pytest.skip("this lupa has no LuaJIT")
+    assert outside.execute(code)
+    assert inside.execute(code) is None
