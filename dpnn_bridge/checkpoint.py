@@ -163,7 +163,7 @@ def _plainly(modules: set[int], budget: Budget) -> Callable[[Any], Any]:
     return plain
 
 
-def _sort(found: Checkpoint, table: Mapping[Any, Any], plain: Callable[[Any], Any]) -> None:
+def _sort(found: Checkpoint, table: Mapping[Any, Any] | list[Any], plain: Callable[[Any], Any]) -> None:
     """Puts each entry of a checkpoint table where it belongs."""
     if not isinstance(table, Mapping):  # a list of models and options
         table = dict(enumerate(table, 1))
