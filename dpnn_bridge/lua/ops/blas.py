@@ -8,6 +8,8 @@ from collections.abc import Callable
 import torch
 
 from dpnn_bridge.lua.dispatch import torch_function
+from dpnn_bridge.lua.ops import overlap
+from dpnn_bridge.lua.ops.copying import copy_into
 from dpnn_bridge.lua.ops.elementwise import fill
 from dpnn_bridge.lua.tensor import Tensor, TorchError, cast_number
 
@@ -73,25 +75,12 @@ def _outer(a: Tensor, b: Tensor) -> torch.Tensor:
     return a.t[:, None] * b.t[None, :]
 
 
-def _add_product(r: Tensor, beta: float, m: Tensor, alpha: float, product: torch.Tensor) -> None:
-    """``r = beta * m + alpha * product`` with the shape of ``m``, which must be the product's."""
-    if tuple(product.shape) != m.size:
-        raise TorchError(f"size mismatch, t: {m.shape_text}, product: [{' x '.join(map(str, product.shape))}]")
-    beta, alpha = cast_number(beta, m.ty), cast_number(alpha, m.ty)
-    if alpha == 0:  # BLAS does not look at the factors then
-        values = beta * m.t if beta != 0 else torch.zeros_like(product)
-    else:
-        values = product if alpha == 1 else alpha * product
-        if beta == 1:
-            values = m.t + values
-        elif beta != 0:
-            values = beta * m.t + values
-    if r is not m and not r.same(m):
-        r.resize_as(m)
-    r.write(values)
+#: ``r = beta * r + alpha * x y`` where memory overlaps, as overlap.py has it
+InOrder = Callable[[Tensor, float, float, Tensor, Tensor], None]
+Product = Callable[[Tensor, Tensor], torch.Tensor]
 
 
-def _plain(name: str, dims: tuple[int, int], product: Callable[[Tensor, Tensor], torch.Tensor]) -> None:
+def _plain(name: str, dims: tuple[int, int], product: Product, in_order: InOrder) -> None:
     """mm, mv, bmm, ger: only a result that was left out is allocated, a given one must have the right shape."""
     a, b = dims
 
@@ -108,36 +97,58 @@ def _plain(name: str, dims: tuple[int, int], product: Callable[[Tensor, Tensor],
                 kind = ("vector", "matrix", "3D tensor")[values.dim() - 1]
                 raise TorchError(f"{kind} expected, got {r.dim}D tensor for t")
             raise _sizes("t, product", r, Tensor.fresh(values))
-        r.write(values)
+        if overlap.overlapping(r, x, y):
+            in_order(r, 0, 1, x, y)
+        else:
+            r.write(values)
 
 
-_plain("mm", (2, 2), matrix_product)
-_plain("mv", (2, 1), matrix_product)
-_plain("bmm", (3, 3), _batch_product)
-_plain("ger", (1, 1), _outer)
+_plain("mm", (2, 2), matrix_product, overlap.add_mm)
+_plain("mv", (2, 1), matrix_product, overlap.add_mv)
+_plain("bmm", (3, 3), _batch_product, overlap.badd_mm)
+_plain("ger", (1, 1), _outer, overlap.add_r)
 
 
-def _added(name: str, dim: int, dims: tuple[int, int], product: Callable[[Tensor, Tensor], torch.Tensor]) -> None:
+def _added(name: str, dim: int, dims: tuple[int, int], product: Product, in_order: InOrder) -> None:
+    def add(r: Tensor, beta: float, m: Tensor, alpha: float, x: Tensor, y: Tensor) -> None:
+        """``r = beta * m + alpha * product`` with the shape of ``m``, which must be the product's."""
+        values = product(x, y)
+        if tuple(values.shape) != m.size:
+            raise TorchError(f"size mismatch, t: {m.shape_text}, product: [{' x '.join(map(str, values.shape))}]")
+        beta, alpha = cast_number(beta, m.ty), cast_number(alpha, m.ty)
+        if r is not m and not r.same(m):
+            r.resize_as(m)
+        if overlap.overlapping(r, x, y):
+            copy_into(r, m)
+            in_order(r, beta, alpha, x, y)
+            return
+        if alpha == 0:  # BLAS does not look at the factors then
+            values = torch.zeros_like(values)
+        elif alpha != 1:
+            values = alpha * values
+        start = 0 if beta == 0 else m.t if beta == 1 else beta * m.t
+        r.write(start + values)  # a sum with 0 is never -0
+
     a, b = dims
 
     @torch_function(name, f"R n=1 T{dim} n=1 T{a} T{b}", modes="f")
     def run(r: Tensor, beta: float, m: Tensor, alpha: float, x: Tensor, y: Tensor) -> None:
-        _add_product(r, beta, m, alpha, product(x, y))
+        add(r, beta, m, alpha, x, y)
 
     @torch_function(name, f"X{dim} s{dim} n=1 T{a} T{b}", modes="m")
     def method(r: Tensor, m: Tensor, alpha: float, x: Tensor, y: Tensor) -> None:
-        _add_product(r, 1, m, alpha, product(x, y))
+        add(r, 1, m, alpha, x, y)
 
     @torch_function(name, f"X{dim} n s{dim} n T{a} T{b}", modes="m")
     def method_beta(r: Tensor, beta: float, m: Tensor, alpha: float, x: Tensor, y: Tensor) -> None:
-        _add_product(r, beta, m, alpha, product(x, y))
+        add(r, beta, m, alpha, x, y)
 
 
-_added("addmv", 1, (2, 1), matrix_product)
-_added("addmm", 2, (2, 2), matrix_product)
-_added("addr", 2, (1, 1), _outer)
-_added("addbmm", 2, (3, 3), _summed_batch_product)
-_added("baddbmm", 3, (3, 3), _batch_product)
+_added("addmv", 1, (2, 1), matrix_product, overlap.add_mv)
+_added("addmm", 2, (2, 2), matrix_product, overlap.add_mm)
+_added("addr", 2, (1, 1), _outer, overlap.add_r)
+_added("addbmm", 2, (3, 3), _summed_batch_product, overlap.add_bmm)
+_added("baddbmm", 3, (3, 3), _batch_product, overlap.badd_mm)
 
 
 @torch_function("cross", "R T T i=0")

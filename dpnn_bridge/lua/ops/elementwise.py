@@ -68,7 +68,7 @@ def _lie_alike(result: Tensor, *sources: Tensor) -> bool:
 _IN_ORDER = 4096
 
 
-def _apart(a: Tensor, b: Tensor) -> bool:
+def apart(a: Tensor, b: Tensor) -> bool:
     """Whether two views of one block have no element in common, such as the gates of a recurrent layer."""
     first, second = sorted(
         (v.offset, v.offset + sum((n - 1) * k for n, k in zip(v.size, v.stride, strict=True))) for v in (a, b)
@@ -90,7 +90,7 @@ def _meets(result: Tensor, first: Tensor, *others: Tensor) -> bool:
     shared = [s for s in (first, *others) if s.storage is not None and s.storage.block is block]
     if not shared or (shared == [first] and first.same(result)):
         return False
-    if any(not s.same(result) and not _apart(s, result) for s in shared):
+    if any(not s.same(result) and not apart(s, result) for s in shared):
         return True
     return any(o in shared for o in others) and result.overlaps()
 

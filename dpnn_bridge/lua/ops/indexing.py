@@ -196,18 +196,18 @@ def index_(*args: Any) -> Tensor:
         raise TorchError("[Tensor,] Tensor, number, LongTensor expected")
     t = check_tensor(t, 2, r.ty)
     d = _dim(t, dim)
-    if r is t:
-        _index_within(t, d, check_tensor(index, 3, "Long"))
-        return index
+    if r.storage is not None and t.storage is not None and r.storage.block is t.storage.block:
+        _index_within(r, t, d, check_tensor(index, 3, "Long"))
+        return r if len(args) == 3 else index
     r.assign(torch.index_select(t.t, d, _indices(index, 3, t.size[d])))
     return r if len(args) == 3 else index  # Torch7 returns what is on top of its stack
 
 
-def _index_within(t: Tensor, d: int, index: Tensor) -> None:
-    """``t:index(t, d, index)``: Torch7 resizes first, then copies one slice after the other."""
-    t.resize((*t.size[:d], index.numel, *t.size[d + 1 :]))
+def _index_within(r: Tensor, t: Tensor, d: int, index: Tensor) -> None:
+    """``r:index(t, d, index)`` in one memory: Torch7 resizes first, then copies one slice after the other."""
+    r.resize((*t.size[:d], index.numel, *t.size[d + 1 :]))
     for to, origin in enumerate(_indices(index, 3, t.size[d]).tolist()):
-        t.t.select(d, to).copy_(t.t.select(d, origin).clone())
+        copy_into(narrowed(r, d, to, 1), narrowed(t, d, origin, 1))
 
 
 def _rows(t: Tensor, d: int, index: torch.Tensor, source: Tensor) -> torch.Tensor:
@@ -238,7 +238,8 @@ def index_add(t: Tensor, dim: Any = None, index: Any = None, source: Any = None,
 
 @native("indexFill", types=ALL_TYPES)
 def index_fill(t: Tensor, dim: Any = None, index: Any = None, value: Any = None, *_: Any) -> Any:
-    d = _dim(t, dim)
+    any_dim = t.dim == 1 and isinstance(dim, int | float) and dim < 1  # Torch7 does not look at it for a vector
+    d = 0 if any_dim else _dim(t, dim)
     number = check_real(value, 4, t.ty)
     for at in _indices(index, 3, t.size[d]).tolist():
         fill(narrowed(t, d, at, 1), number)

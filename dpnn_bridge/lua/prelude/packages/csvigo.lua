@@ -28,15 +28,25 @@ local function quoted(value, separator)
    return '"' .. text:gsub('"', '""') .. '"'
 end
 
--- options: path, separator, mode ('tidy', 'raw'), header, skip; tidy gives {column name = values}
+local function told(options)
+   return function(...) if options.verbose ~= false then print('<csv>', ...) end end
+end
+
+-- options: path, separator, mode ('tidy', 'raw'), header, skip, verbose; tidy gives {column name = values}
 function csvigo.load(options, mode)
    if type(options) == 'string' then options = {path = options, mode = mode} end
+   local tell = told(options)
+   tell('parsing file: ' .. options.path)
    local separator, rows = options.separator or ',', {}
    local skip = options.skip or 0
    for line in assert(io.open(options.path)):lines() do
       if skip > 0 then skip = skip - 1 else rows[#rows + 1] = split((line:gsub('\r$', '')), separator) end
    end
-   if (options.mode or 'tidy') ~= 'tidy' then return rows end
+   if (options.mode or 'tidy') ~= 'tidy' then
+      tell('parsing done')
+      return rows
+   end
+   tell('tidying up entries')
    local header, first = {}, 1
    local numbers = tonumber(rows[1] and rows[1][1])
    if options.header == false or (options.header ~= true and numbers) then
@@ -49,14 +59,18 @@ function csvigo.load(options, mode)
       columns[name] = {}
       for r = first, #rows do columns[name][r - first + 1] = rows[r][i] end
    end
+   tell('returning tidy table')
    return columns
 end
 
--- options: path, data (as load gives it), separator, header
+-- options: path, data (as load gives it), separator, header, verbose
 function csvigo.save(options, data)
    if type(options) == 'string' then options = {path = options, data = data} end
+   local tell = told(options)
+   tell('writing to file: ' .. options.path)
    local file, separator, rows = assert(io.open(options.path, 'w')), options.separator or ',', options.data
    if #rows == 0 then
+      tell('exporting tidy table to raw CSV')
       local names = {}
       for name in pairs(rows) do names[#names + 1] = name end
       table.sort(names)
@@ -74,5 +88,6 @@ function csvigo.save(options, data)
       file:write(table.concat(cells, separator), '\n')
    end
    file:close()
+   tell('writing done')
 end
 return csvigo

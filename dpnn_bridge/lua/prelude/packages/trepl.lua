@@ -39,6 +39,23 @@ function require(name)
    return dofile(paths.filep(path) and path or paths.concat(path, 'init.lua'))
 end
 
+-- trepl.colors: what turns the text of a terminal into a colour; trepl.colorize: functions that colour a text
+bridge.packages['trepl.colors'] = function()
+   local colors = {none = 0, bright = 1, dim = 2, underline = 4, blink = 5, reverse = 7, hidden = 8}
+   for i, name in ipairs {'black', 'red', 'green', 'yellow', 'blue', 'magenta', 'cyan', 'white'} do
+      colors[name], colors[(name:gsub('^.', string.upper))], colors['_' .. name] = '0;3' .. i - 1, '1;3' .. i - 1, '4' .. i - 1
+   end
+   for name, code in pairs(colors) do colors[name] = '\27[' .. code .. 'm' end
+   return colors
+end
+bridge.packages['trepl.colorize'] = function()
+   local colors, functions = require 'trepl.colors', {}
+   for name, code in pairs(colors) do
+      functions[name] = function(text) return code .. text .. colors.none end
+   end
+   return functions
+end
+
 -- Penlight's modules are global in th: path, stringx, tablex ...
 if pcall(require, 'pl') and text then text.format_operator() end
 return {}

@@ -1,0 +1,156 @@
+"""Products whose result overlaps a factor or itself, in the order of TH's own code.
+
+Whole numbers go through TH's loops, one element after the other. Floats go to a BLAS there, which multiplies the result
+by beta and then takes the product of what memory holds (OpenBLAS, for matrices that it does not cut into blocks).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dpnn_bridge.lua.ops.copying import clone, contiguous, copy_into
+from dpnn_bridge.lua.ops.elementwise import apart
+from dpnn_bridge.lua.tensor import Tensor, cast_number
+
+#: elements up to which the order is kept
+_FEW = 4096
+
+
+def overlapping(r: Tensor, x: Tensor, y: Tensor) -> bool:
+    """Whether the result ``r`` overwrites what is still to be read of a factor, or of itself."""
+    if r.storage is None or not 0 < r.numel <= _FEW:
+        return False
+    if r.overlaps():
+        return True
+    shared = [f for f in (x, y) if f.storage is not None and f.storage.block is r.storage.block]
+    return any(not apart(f, r) for f in shared)
+
+
+def _view(t: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
+    return Tensor(t.ty, t.storage, t.offset + offset, size, stride)
+
+
+def _transposed(t: Tensor) -> Tensor:
+    return _view(t, 0, t.size[::-1], t.stride[::-1])
+
+
+def _row(t: Tensor, i: int) -> Tensor:
+    return _view(t, i * t.stride[0], t.size[1:], t.stride[1:])
+
+
+def _is_float(t: Tensor) -> bool:
+    return t.ty in ("Float", "Double")
+
+
+class _Elements:
+    """The memory of a tensor, by indices; numbers are cut to its type when they are stored."""
+
+    def __init__(self, t: Tensor) -> None:
+        assert t.storage is not None
+        self.flat, self.offset, self.stride, self.ty = t.storage.flat.numpy(), t.offset, t.stride, t.ty
+
+    def _place(self, index: tuple[int, ...]) -> int:
+        return self.offset + sum(i * s for i, s in zip(index, self.stride, strict=True))
+
+    def cut(self, value: float) -> float:
+        return np.float32(value).item() if self.ty == "Float" else cast_number(value, self.ty)
+
+    def __getitem__(self, index: tuple[int, ...]) -> float:
+        return self.flat[self._place(index)].item()
+
+    def __setitem__(self, index: tuple[int, ...], value: float) -> None:
+        self.flat[self._place(index)] = self.cut(value)
+
+
+def _scale(t: Tensor, beta: float) -> None:
+    """Multiply by beta, once for every element that the tensor names; by 0 it is forgotten."""
+    if beta != 1:
+        assert t.storage is not None
+        flat, all_of = t.storage.flat.numpy(), _Elements(t)
+        for place in t.places().tolist():
+            flat[place] = all_of.cut(beta * flat[place].item()) if beta != 0 else 0
+
+
+def _by_blas(r: Tensor, beta: float, alpha: float, x: Tensor, y: Tensor) -> None:
+    if r.overlaps():
+        return  # a BLAS refuses such a result, and leaves it as it is
+    _scale(r, beta)
+    if alpha != 0:
+        r.t.add_(x.t @ y.t, alpha=alpha)
+
+
+def _serves(t: Tensor) -> bool:
+    """Whether a BLAS takes the matrix as it is; others are copied first."""
+    rows, columns = t.stride
+    return (rows == 1 and columns != 0) or (columns == 1 and rows != 0)
+
+
+def add_mm(r: Tensor, beta: float, alpha: float, x: Tensor, y: Tensor) -> None:
+    """``r = beta * r + alpha * x @ y``; THTensor_(addmm)."""
+    x, y = (f if _serves(f) else contiguous(f) for f in (x, y))
+    by_columns = r.stride[0] == 1 and r.stride[1] != 0
+    if not _serves(r):
+        c = _transposed(clone(_transposed(r)))
+    elif by_columns:
+        c = r
+    else:
+        c, x, y = _transposed(r), _transposed(y), _transposed(x)
+    if _is_float(r):
+        _by_blas(c, beta, alpha, x, y)
+    else:
+        to, left, right = _Elements(c), _Elements(x), _Elements(y)
+        for i in range(c.size[0]):
+            for j in range(c.size[1]):
+                total = alpha * sum(left[i, k] * right[k, j] for k in range(x.size[1]))
+                to[i, j] = total if beta == 0 else beta * to[i, j] + total
+    if not _serves(r):
+        copy_into(r, c)
+
+
+def add_mv(r: Tensor, beta: float, alpha: float, x: Tensor, y: Tensor) -> None:
+    """``r = beta * r + alpha * x @ y`` of a matrix and a vector; THTensor_(addmv)."""
+    by_columns = x.stride[0] == 1
+    if not by_columns and x.stride[1] != 1:
+        x = contiguous(x)
+    if _is_float(r) and r.stride[0] > 0 and y.stride[0] > 0:
+        _by_blas(r, beta, alpha, x, y)
+        return
+    to, left, right = _Elements(r), _Elements(x), _Elements(y)
+    rows, columns = x.size
+    if not by_columns:
+        for i in range(rows):
+            total = alpha * sum(left[i, k] * right[k,] for k in range(columns))
+            to[i,] = total if beta == 0 else beta * to[i,] + total
+        return
+    _scale(r, beta)
+    for k in range(columns):
+        factor = to.cut(alpha * right[k,])
+        for i in range(rows):
+            to[i,] += factor * left[i, k]
+
+
+def add_r(r: Tensor, beta: float, alpha: float, x: Tensor, y: Tensor) -> None:
+    """``r = beta * r + alpha * x y'`` of two vectors; THTensor_(addr)."""
+    _scale(r, beta)
+    c = r
+    if r.stride[0] != 1:
+        c, x, y = _transposed(r if r.stride[1] == 1 else clone(r)), y, x
+    to, left, right = _Elements(c), _Elements(x), _Elements(y)
+    for j in range(c.size[1]):
+        factor = to.cut(alpha * right[j,])
+        for i in range(c.size[0]):
+            to[i, j] += factor * left[i,]
+    if 1 not in r.stride:
+        copy_into(r, _transposed(c))
+
+
+def badd_mm(r: Tensor, beta: float, alpha: float, x: Tensor, y: Tensor) -> None:
+    """Each matrix of a batch; THTensor_(baddbmm)."""
+    for i in range(r.size[0]):
+        add_mm(_row(r, i), beta, alpha, _row(x, i), _row(y, i))
+
+
+def add_bmm(r: Tensor, beta: float, alpha: float, x: Tensor, y: Tensor) -> None:
+    """The sum of the products of a batch; THTensor_(addbmm)."""
+    for i in range(x.size[0]):
+        add_mm(r, beta if i == 0 else 1, alpha, _row(x, i), _row(y, i))
