@@ -26,6 +26,7 @@ from dpnn_bridge.conversion.report import Report
 from dpnn_bridge.conversion.running import Allowance
 from dpnn_bridge.errors import ConversionError, ModelNotFoundError, NoReferenceError
 from dpnn_bridge.files import load
+from dpnn_bridge.loaders.encoding import check_file
 from dpnn_bridge.loaders.t7_reader import read_t7
 from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.parity.bounded import bounds
@@ -185,6 +186,8 @@ def verify(
 def _allowance(model: StrPath, converted: StrPath | None, obj: LuaObject | None, table: LuaTable) -> Allowance:
     """What the files and the input are worth."""
     files = [path for path in (model if obj is None else None, converted) if path is not None]
+    for path in files:
+        check_file(path)
     return Allowance([obj, table], sum(Path(path).stat().st_size for path in files))
 
 
