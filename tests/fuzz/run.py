@@ -26,6 +26,10 @@ BATCH = 500
 ADDRESS_SPACE = 3 << 30
 
 
+class _TimeIsUp(KeyboardInterrupt):
+    """Ends a batch: a case that only returned would be drawn in another way than before, which Hypothesis reports."""
+
+
 class Fuzzer:
     """Runs cases of a target.
 
@@ -47,13 +51,13 @@ class Fuzzer:
             start = self.figures.cases
             while (cases is None or self.figures.cases - start < cases) and (until is None or time.monotonic() < until):
                 count = BATCH if cases is None else min(BATCH, cases - (self.figures.cases - start))
-                self._batch(watch, seed_, count, until)
+                with suppress(_TimeIsUp):
+                    self._batch(watch, seed_, count, until)
                 seed_ += 1
         return self.figures
 
     def _batch(self, watch: Watch, seed_: int, count: int, until: float | None) -> None:
         self._wanted = None
-        over = self.figures.cases + count
 
         @seed(seed_)
         @settings(
@@ -67,17 +71,19 @@ class Fuzzer:
         )
         @given(st.randoms(use_true_random=False))
         def batch(random: Random) -> None:
-            if not self._wanted and (self.figures.cases >= over or (until and time.monotonic() > until)):
-                return
+            if not self._wanted and until and time.monotonic() > until:
+                raise _TimeIsUp
             self._case(watch, random)
 
         try:
             batch()
         except BrokenPromiseError as finding:
             self.figures.found[finding.kind] = f"{finding}{self._saved()}"
-        except Flaky:  # what a library does the first time only, or a busy machine
-            assert self._wanted is not None
-            self.figures.flaky.setdefault(self._wanted.kind, []).append(f"{self._wanted}{self._file}")
+        except Flaky as error:  # what a library does the first time only, or a busy machine
+            kind, message = "the cases", f"are not drawn the same twice: {error}"
+            if self._wanted is not None:
+                kind, message = self._wanted.kind, f"{self._wanted}{self._file}"
+            self.figures.flaky.setdefault(kind, []).append(message)
 
     def _case(self, watch: Watch, random: Random) -> None:
         if not self._wanted:

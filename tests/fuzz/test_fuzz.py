@@ -6,6 +6,7 @@ import shutil
 import time
 import warnings
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -64,3 +65,26 @@ def test_what_the_watch_notices() -> None:
             warnings.simplefilter("ignore")
             with pytest.raises(BrokenPromiseError, match="x gives 60000 characters"):
                 watch.run("x", lambda: fails(ConversionError("x\n" * 30_000)))
+
+
+def test_what_does_not_come_again_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fuzzer, calls = Fuzzer("pt", tmp_path), []
+
+    def one(watch: Watch, random: Random) -> None:
+        calls.append(random.random())
+        fuzzer._current = "x.pt", b"the file"
+        if len(calls) == 3:
+            raise BrokenPromiseError("load is slow", "1.2 s")
+
+    monkeypatch.setattr(fuzzer, "_one", one)
+    figures = fuzzer.run(1, 20)
+    (message,) = figures.flaky["load is slow"]
+    assert message.startswith("load is slow: 1.2 s (")
+    assert [path.read_bytes() for path in tmp_path.glob("once-*.pt")] == [b"the file"]
+    assert "once: load is slow" in str(figures)
+
+
+def test_a_run_ends_when_its_time_is_up() -> None:
+    figures = Fuzzer("pt").run(1, until=time.monotonic() + 0.5)
+    assert figures.flaky == figures.found == {}
+    assert figures.cases > 0
