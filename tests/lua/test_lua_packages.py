@@ -123,6 +123,35 @@ def test_pictures(bridge: LuaBridge, tmp_path: Path) -> None:
     assert larger[0].tolist() == pytest.approx([0, 0.5, 1])
 
 
+def test_grids_of_pictures(bridge: LuaBridge) -> None:
+    pytest.importorskip("PIL")
+    code = """
+    local image = require 'image'
+    local x = torch.range(1, 140):view(7, 5, 4)
+    local turned = image.toDisplayTensor {input = x:transpose(1, 3), padding = 1, min = 0, max = 140}
+    return image.toDisplayTensor(x, 2, 3), turned,
+           image.toDisplayTensor(torch.range(1, 96):view(2, 3, 4, 4), 0, 1)
+    """
+    grid, turned, colours = bridge.execute(code)
+    assert grid.shape == (21, 18)
+    assert grid[0, 0] == 1  # the gap has the largest value
+    assert grid[1, 1] == 0
+    assert turned.shape == (6, 32)
+    assert turned[0, 0] == pytest.approx(1 / 140)
+    assert colours.shape == (3, 8, 4)
+
+
+def test_the_name_of_an_experiment(bridge: LuaBridge, capfd: pytest.CaptureFixture[str]) -> None:
+    code = """
+    local cmd = torch.CmdLine()
+    cmd:option('-a', 1) cmd:option('-b', true) cmd:option('-c', 'x') cmd:argument('f', 'file')
+    local given = cmd:parse {'data', '-a', '4', '-b'}
+    return cmd:string('exp', given, {c = true}), cmd:string(nil, cmd:default(), {}), cmd:string('e', {f = 1}, {})
+    """
+    assert bridge.execute(code) == ("exp,f=data,a=4,b=f", "", "e,f=1,")
+    assert "-- ignore option c\n" in capfd.readouterr().out
+
+
 def test_cutorch_says_what_it_is(bridge: LuaBridge) -> None:
     assert bridge.execute("return require('cutorch').getDeviceCount()") == 0
     with pytest.raises(LuaBridgeError, match="run the script on the CPU"):

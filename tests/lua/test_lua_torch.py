@@ -145,6 +145,17 @@ def test_roots_of_many_numbers_are_rounded_correctly(kind: str) -> None:
     assert (inverse == 1 / np.sqrt(x)).all()
 
 
+def test_set_keeps_the_strides_of_equal_sizes() -> None:
+    code = """
+    local t = torch.IntTensor(3):set(torch.IntStorage(9):fill(1), 1, 1, 2)
+    t:set(torch.IntStorage {5}, 1, 1)
+    return t:stride(1), t[1], torch.baddbmm(-2, torch.zeros(1, 1, 1), 0, torch.ones(1, 1, 1), torch.ones(1, 1, 1))
+    """
+    stride, value, product = LuaBridge().execute(code)
+    assert (stride, value) == (2, 5)
+    assert math.copysign(1, product.item()) == -1  # without a product, nothing is added to -0
+
+
 def test_empty_tensors_stay_empty() -> None:
     assert _run("return torch.cat(T(), T()):dim(), T():add(1):dim(), T():mul(2):nElement()") == (0, 0, 0)
 

@@ -122,12 +122,10 @@ def _added(name: str, dim: int, dims: tuple[int, int], product: Product, in_orde
             copy_into(r, m)
             in_order(r, beta, alpha, x, y)
             return
-        if alpha == 0:  # BLAS does not look at the factors then
-            values = torch.zeros_like(values)
-        elif alpha != 1:
-            values = alpha * values
-        start = 0 if beta == 0 else m.t if beta == 1 else beta * m.t
-        r.write(start + values)  # a sum with 0 is never -0
+        start = torch.zeros_like(values) if beta == 0 else m.t if beta == 1 else beta * m.t
+        if alpha != 0:  # else BLAS does not look at the factors
+            start = start + (values if alpha == 1 else alpha * values)
+        r.write(start)
 
     a, b = dims
 

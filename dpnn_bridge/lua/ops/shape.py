@@ -139,7 +139,7 @@ def point_to(t: Tensor, args: Sequence[Any], first: int) -> None:
             sizes, strides = _sizes_and_strides(args[2:], first + 2, strided=True)
         else:
             sizes, strides = (source.size,), (1,)
-        t.geometry(source, offset, (), ())
+        t.geometry(source, offset, t.size, t.stride)  # strides of equal sizes stay
         t.resize(sizes, strides)
     elif (isinstance(source, Storage) and source.ty == "Long") or describe(source) == "number":
         t.geometry(None, 0, (), ())

@@ -90,24 +90,31 @@ function CmdLine:parse(arg)
    return values
 end
 
--- name of an experiment: prefix and the options that differ from their defaults
+-- name of an experiment: prefix, arguments, and the options that differ from their defaults
 function CmdLine:string(prefix, values, ignore)
-   local parts = {}
-   for key, option in pairs(self.options) do
-      local name = plain(key)
-      if not (ignore and ignore[name]) and values[name] ~= option.default then
-         parts[#parts + 1] = name .. self.keyseparator .. tostring(values[name])
+   local parts, given, numbers = {}, {}, {}
+   for i, argument in ipairs(self.arguments) do numbers[plain(argument.key)] = i end
+   for name, value in pairs(values) do
+      local option = self.options['-' .. name]
+      if ignore[name] then
+         print('-- ignore option ' .. name)
+      elseif option then
+         if value ~= option.default or ignore[name] == false then
+            if type(value) == 'boolean' then value = value and 't' or 'f' end
+            parts[#parts + 1] = name .. self.keyseparator .. value
+            print(name, value, option.default)
+         end
+      elseif numbers[name] then
+         given[numbers[name]] = name .. self.keyseparator .. value
+      else
+         print('WARNING: unknown option/argument: ' .. name .. ' IGNORING for DIRECTORY NAME')
       end
    end
    table.sort(parts)
-   local given = {}
-   for _, argument in ipairs(self.arguments) do
-      local name = plain(argument.key)
-      if not (ignore and ignore[name]) then given[#given + 1] = name .. self.keyseparator .. tostring(values[name]) end
-   end
-   for _, part in ipairs(parts) do given[#given + 1] = part end
-   if #given == 0 then return prefix end
-   return prefix .. self.argseparator .. table.concat(given, self.argseparator)
+   local text = table.concat(parts, self.argseparator)
+   if #given > 0 then text = table.concat(given, self.argseparator) .. self.argseparator .. text end
+   prefix = prefix or ''
+   return text == '' and prefix or prefix .. self.argseparator .. text
 end
 
 -- copy everything that is printed into a file

@@ -91,24 +91,40 @@ function image.minmax(options)
 end
 
 -- one picture of many, padded and side by side
-function image.toDisplayTensor(options, ...)
-   if torch.isTensor(options) then options = {input = options} end
-   local input, padding, columns = options.input, options.padding or 0, options.nrow or 6
-   if type(input) == 'table' then
-      local pictures = {}
-      for i, picture in ipairs(input) do pictures[i] = picture:view(1, unpack(picture:size():totable())) end
-      input = torch.cat(pictures, 1)
+-- a grid of pictures; arguments in this order, or a table of them
+function image.toDisplayTensor(options, padding, columns, each, low, high)
+   if torch.isTensor(options) or options.input == nil then
+      options = {input = options, padding = padding, nrow = columns, scaleeach = each, min = low, max = high}
    end
-   if input:dim() == 2 or (input:dim() == 3 and (input:size(1) == 1 or input:size(1) == 3)) then return image.minmax {tensor = input} end
-   if input:dim() == 3 then input = input:view(input:size(1), 1, input:size(2), input:size(3)) end
-   local count, h, w = input:size(1), input:size(3) + padding, input:size(4) + padding
-   columns = math.min(columns, count)
-   local result = input.new(input:size(2), h * math.ceil(count / columns), w * columns):fill(input:max())
+   local pictures, gap = options.input, options.padding or 0
+   if not torch.isTensor(pictures) then
+      local list = {}
+      for i, picture in ipairs(pictures) do
+         local channels = picture:dim() == 2 and 1 or picture:size(1)
+         list[i] = picture:contiguous():view(1, channels, picture:size(picture:dim() - 1), picture:size(picture:dim()))
+      end
+      pictures = torch.cat(list, 1)
+   end
+   local function scaled(t) return image.minmax {tensor = t, inplace = true, min = options.min, max = options.max} end
+   local kind = pictures:dim()
+   pictures = torch.Tensor():resize(pictures:size()):copy(pictures)
+   if kind == 2 or (kind == 3 and (pictures:size(1) == 1 or pictures:size(1) == 3)) then return scaled(pictures) end
+   assert(kind == 3 or kind == 4 and (pictures:size(2) == 1 or pictures:size(2) == 3),
+          'packed must be a HxW or KxHxW or Kx3xHxW tensor, or a list of tensors')
+   local count = pictures:size(1)
+   if options.scaleeach then
+      for i = 1, count do scaled(pictures[i]) end
+   end
+   pictures = pictures:view(count, kind == 3 and 1 or pictures:size(2), pictures:size(kind - 1), pictures:size(kind))
+   local h, w = pictures:size(3) + gap, pictures:size(4) + gap
+   local across = math.min(options.nrow or 6, count)
+   local grid = torch.Tensor(pictures:size(2), h * math.ceil(count / across), w * across):fill(pictures:max())
    for i = 1, count do
-      local row, column = math.floor((i - 1) / columns), (i - 1) % columns
-      result:narrow(2, row * h + 1, input:size(3)):narrow(3, column * w + 1, input:size(4)):copy(input[i])
+      local row, column = math.floor((i - 1) / across), (i - 1) % across
+      grid:narrow(2, math.floor(row * h + 1 + gap / 2), h - gap):narrow(3, math.floor(column * w + 1 + gap / 2), w - gap):copy(pictures[i])
    end
-   return image.minmax {tensor = result, inplace = true}
+   if kind == 3 then grid = grid[1] end
+   return options.scaleeach and grid or scaled(grid)
 end
 
 local function of_pixels(weights)
