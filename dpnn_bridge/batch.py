@@ -30,10 +30,10 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 from dpnn_bridge.base.atomic import check_output
-from dpnn_bridge.base.checksum import sha256_of
 from dpnn_bridge.base.extras import install_advice
 from dpnn_bridge.base.folders import ending_in_order, remove_temporary
 from dpnn_bridge.base.remote import Place, absolute, beside, is_there, listed, place_of
+from dpnn_bridge.base.shards import checksum_of
 from dpnn_bridge.base.suffixes import INDEX
 from dpnn_bridge.base.version import package_version
 from dpnn_bridge.errors import DpnnBridgeError, OptionError, OutputError, OutputExistsError
@@ -252,8 +252,8 @@ def _present(task: Task, line: Line | None, options: dict[str, Any]) -> Outcome:
     proof: dict[str, Any] = {}
     if is_file and options.get("checksum"):
         with local_file(task.source) as source, local_file(task.target, unpack=False) as target:
-            origin = origin_text(sha256_of(source.path), task.key, as_dtype(options.get("dtype")))
-            proof = _proof(origin, sha256_of(target.path))
+            origin = origin_text(checksum_of(source.path), task.key, as_dtype(options.get("dtype")))
+            proof = _proof(origin, checksum_of(target.path))
     made_of = {name: value for name, value in proof.items() if name != "target_sha256"}
     if line is not None and line["verdict"] == "equal" and made_of.items() <= line.items():
         done = proof.items() <= line.items()

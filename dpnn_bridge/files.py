@@ -16,9 +16,9 @@ from torch import nn
 
 from dpnn_bridge.base.atomic import StrPath, check_output, replacing
 from dpnn_bridge.base.boundary import raises
-from dpnn_bridge.base.checksum import sha256_of
 from dpnn_bridge.base.folders import temporary_folder
 from dpnn_bridge.base.remote import is_url, place_of
+from dpnn_bridge.base.shards import checksum_of
 from dpnn_bridge.base.suffixes import INDEX, OUTPUTS, PICKLED, is_converted_file
 from dpnn_bridge.base.version import package_version
 from dpnn_bridge.checkpoints.contents import named_file, surroundings, without_module
@@ -285,7 +285,7 @@ def convert(
                 with replacing(dst, force=force, inputs=inputs) as temporary:
                     report = _data_report(data.write(value, temporary, suffix), name, key, named_file(value))
                     if checksum:
-                        report.metadata |= {"origin": _origin(file, key, dtype), "written": sha256_of(temporary)}
+                        report.metadata |= {"origin": _origin(file, key, dtype), "written": checksum_of(temporary)}
                 report.notes += _unread(trailing)
                 return report
         elif suffix == ".json":
@@ -311,7 +311,7 @@ def convert(
             if callable(example) and not isinstance(example, torch.Tensor):
                 example = example(module)
             written = {"example": example, "metadata": dict(report.metadata), "force": force, "inputs": inputs}
-            seal = (lambda path: report.metadata.update(written=sha256_of(path))) if checksum else None
+            seal = (lambda path: report.metadata.update(written=checksum_of(path))) if checksum else None
             export(module, dst, to=to, seal=seal, origin=made_of, **written, **options)
             if made_of is not None:
                 report.metadata["origin"] = made_of()
@@ -377,7 +377,7 @@ def is_converted(
 
 def _origin(src: LocalFile, key: str | None, dtype: torch.dtype | None) -> str:
     """What a conversion starts from: checksums of the file, and of the arguments that change the result."""
-    return origin_text(sha256_of(src.path), key, dtype)
+    return origin_text(checksum_of(src.path), key, dtype)
 
 
 def origin_text(sha256: str, key: str | None, dtype: torch.dtype | None) -> str:

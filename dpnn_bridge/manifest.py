@@ -4,7 +4,7 @@ A line holds
 
     source, key, target   as in the task; files of this machine with their whole path
     sha256, arguments     the checksum of the source; a short one of the arguments that change the result
-    target_sha256         the checksum of what was written
+    target_sha256         the checksum of what was written; of several files see dpnn_bridge.base.shards.checksum_of
     verdict               "equal": what was written was read back and is the same; else "failed"
     status, seconds       what became of the task, and how long it took
     message, exit_code    of a task that failed

@@ -17,7 +17,9 @@ from typing import IO, Any, NamedTuple
 
 from dpnn_bridge.base.checksum import sha256_of
 from dpnn_bridge.base.folders import temporary_folder
-from dpnn_bridge.base.remote import download, place_of
+from dpnn_bridge.base.remote import beside, download, place_of
+from dpnn_bridge.base.shards import shards_of
+from dpnn_bridge.base.suffixes import INDEX
 from dpnn_bridge.errors import NotT7Error, T7Error, T7FormatError, T7LimitError, VerificationError
 
 #: what functions that read files take
@@ -58,7 +60,7 @@ def local_file(origin: Origin, sha256: str | None = None, *, unpack: bool = True
 
     Args:
         origin: a path; a URL that fsspec knows (``https://``, ``hf://``, ``s3://``, …), which needs the extra
-            ``remote``; a file open for reading bytes; or bytes.
+            ``remote``, with the shards if it is that of an index; a file open for reading bytes; or bytes.
         sha256: refuse other contents than those with this checksum (of the compressed file).
         unpack: False leaves a compressed file as it is.
 
@@ -73,6 +75,8 @@ def local_file(origin: Origin, sha256: str | None = None, *, unpack: bool = True
         if isinstance(origin, str):
             path = folder / _base(name)
             download(origin, path)
+            for shard in shards_of(path) if path.name.endswith(INDEX) else ():
+                download(str(beside(origin, shard.name)), shard)
         elif isinstance(origin, os.PathLike):
             path = Path(origin)
         else:

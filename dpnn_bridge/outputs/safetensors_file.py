@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dpnn_bridge.base.suffixes import INDEX
+from dpnn_bridge.base.shards import shards_of, weight_map
 from dpnn_bridge.errors import NotT7Error, T7FormatError
 from dpnn_bridge.loaders.encoding import check_file
 from dpnn_bridge.loaders.source import FileSource
@@ -73,21 +73,11 @@ def index_metadata(path: Path) -> dict[str, str]:
 
 def _shards(path: Path) -> Iterator[Opened]:
     """The shards of an index, as :func:`opened` gives them."""
-    try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-        places = index.get("weight_map") if isinstance(index, dict) else None
-        if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
-            raise ValueError("its weight_map does not name the file of each tensor")
-        alone = f"{path.name.removesuffix(INDEX)}-00001-of-00001.safetensors"
-        files = sorted(set(places.values())) or [alone]  # a model may have no tensors
-        if any(not name.endswith(".safetensors") or Path(name).name != name for name in files):
-            raise ValueError("a shard is no file beside it")
-    except (ValueError, RecursionError) as error:
-        raise T7FormatError(f"the index is damaged: {error}", source=str(path)) from error
-    for file in files:
-        found = opened(path.with_name(file))
-        if found[2].keys() != {name for name, place in places.items() if place == file}:
-            raise T7FormatError(f"{file} holds other tensors than the index says", source=str(path))
+    places = weight_map(path)
+    for file in shards_of(path):
+        found = opened(file)
+        if found[2].keys() != {name for name, place in places.items() if place == file.name}:
+            raise T7FormatError(f"{file.name} holds other tensors than the index says", source=str(path))
         yield found
 
 

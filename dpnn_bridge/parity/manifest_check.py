@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dpnn_bridge.base.checksum import sha256_of
 from dpnn_bridge.base.remote import place_of
+from dpnn_bridge.base.shards import checksum_of
 from dpnn_bridge.errors import DpnnBridgeError, ModelNotFoundError, NotT7Error, VerificationError
 from dpnn_bridge.files import is_converted
 from dpnn_bridge.loaders.origin import local_file
@@ -83,7 +83,7 @@ def check_line(line: Line, plugins: tuple[str, ...] = ()) -> Checked:
                 file = stack.enter_context(local_file(place_of(line[name]), unpack=name == "source"))
                 if not file.path.is_file():
                     return _checked(line, MISSING, f"{line[name]} is not there")
-                if sha256_of(file.path) != line.get(checksum):
+                if checksum_of(file.path) != line.get(checksum):
                     return _checked(line, "different", f"{line[name]} is not what it was when it was converted")
                 paths.append(file.path)
             return _compared(line, *paths)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import resource
@@ -19,6 +20,7 @@ from samples import SAMPLES
 from sparse import sparse_model
 
 import dpnn_bridge
+from dpnn_bridge.base.suffixes import INDEX
 from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.cli.verify import verify_command
 from dpnn_bridge.compare.bits import same_bits
@@ -26,6 +28,7 @@ from dpnn_bridge.conversion import pending
 from dpnn_bridge.errors import ConversionError, DpnnBridgeError, OptionError, T7FormatError, VerificationError
 from dpnn_bridge.files import convert, is_converted
 from dpnn_bridge.loaders import read_t7, write_t7
+from dpnn_bridge.manifest import last_lines
 from dpnn_bridge.objects import LuaTable
 from dpnn_bridge.outputs.shards import parse_size
 
@@ -108,6 +111,21 @@ def test_a_cast_and_a_url(tmp_path: Path) -> None:
     assert names == {"m-00001-of-00001.safetensors", "m.safetensors.index.json"}
 
 
+def test_shards_in_a_store_are_fetched_with_their_index(tmp_path: Path) -> None:
+    fsspec = pytest.importorskip("fsspec", reason="optional extra is not installed")
+    target, log = "memory://fetched/out", tmp_path / "m.jsonl"
+    many = (MODEL, "--out-dir", target, "--to", "safetensors", "--max-shard-size", "0.1MB", "--manifest", log)
+    assert command(*many)[0] == 0
+    assert command(*many)[1].count("skipped") == 1
+    found = dpnn_bridge.load(f"{target}/model{INDEX}").state_dict()
+    assert all(same_bits(found[name], tensor) for name, tensor in dpnn_bridge.load(MODEL).state_dict().items())
+    assert CliRunner().invoke(verify_command, [str(log)]).exit_code == 0
+    files = fsspec.filesystem("memory")
+    shard = next(name for name in files.find(target) if "-00001-of-" in name)
+    files.pipe(shard, files.cat(shard)[:-1] + b"?")
+    assert CliRunner().invoke(verify_command, [str(log)]).exit_code == 4
+
+
 def command(*arguments: object) -> tuple[int, str]:
     result = CliRunner().invoke(convert_command, [str(a) for a in arguments])
     return result.exit_code, result.output
@@ -136,6 +154,20 @@ def test_many_files_and_many_models_in_shards(tmp_path: Path) -> None:
     code, output = command(*many)
     assert (code, output.count("skipped")) == (0, 2)
     assert CliRunner().invoke(verify_command, [str(tmp_path / "m.jsonl")]).exit_code == 0
+    shard = tmp_path / "out" / "a-00002-of-00002.safetensors"
+    (line,) = (v for k, v in last_lines(tmp_path / "m.jsonl").items() if k.endswith(f"a{INDEX}"))
+    files = sorted((tmp_path / "out").glob("a*"), key=lambda p: (not p.name.endswith("json"), p.name))
+    summed = "".join(f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.name}\n" for p in files)
+    assert line["target_sha256"] == hashlib.sha256(summed.encode()).hexdigest()
+    whole, proof = shard.read_bytes(), (tmp_path / "m.jsonl").read_text()
+    for damaged in (whole[:-1] + bytes([whole[-1] ^ 1]), None):  # of which the index knows nothing
+        shard.unlink() if damaged is None else shard.write_bytes(damaged)
+        result = CliRunner().invoke(verify_command, [str(tmp_path / "m.jsonl")])
+        assert (result.exit_code, result.stdout) == (4, "2 files: 1 different, 1 equal\n")
+        assert f"a{INDEX} is not what it was" in result.stderr
+        assert command(*many)[0] == 6
+        (tmp_path / "m.jsonl").write_text(proof)
+    shard.write_bytes(whole)
     assert command(*many[:-2])[0] == 0
     table = tmp_path / "two.t7"
     write_t7(table, LuaTable({"x": read_t7(MODEL), "y": read_t7(MODEL)}))
