@@ -18,15 +18,15 @@ def full_precision() -> Iterator[None]:
     """
     matmul = torch.backends.cuda.matmul
     allowed = matmul.allow_tf32
-    enabled = torch.are_deterministic_algorithms_enabled()
-    warning = torch.is_deterministic_algorithms_warn_only_enabled()
+    deterministic = torch.get_deterministic_debug_mode()
     matmul.allow_tf32 = False
     if torch.cuda.is_available():
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=warning or not enabled)
+        # use_deterministic_algorithms would import PyTorch's compiler, which takes a second
+        torch.set_deterministic_debug_mode(deterministic or "warn")
     try:
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
             yield
     finally:
         matmul.allow_tf32 = allowed
-        torch.use_deterministic_algorithms(enabled, warn_only=warning)
+        torch.set_deterministic_debug_mode(deterministic)

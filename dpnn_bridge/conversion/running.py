@@ -78,7 +78,15 @@ class Need(NamedTuple):
     steps: int
 
 
-class Running(TorchDispatchMode):
+class EagerMode(TorchDispatchMode):
+    """A mode for models that are not compiled: PyTorch imports its compiler, which takes a second, for any other."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+
+class Running(EagerMode):
     """While the block runs, operations happen only as far as an allowance reaches.
 
     Raises:

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from dpnn_bridge.compare.verdict import Verdict
+from dpnn_bridge.conversion.running import EagerMode
 from dpnn_bridge.parity.experiment import Experiment, Outcome
 from dpnn_bridge.parity.layers import Given, tree
 from dpnn_bridge.parity.rounding import judge_rounding
@@ -37,7 +37,7 @@ def judge(
 
 
 # ---------------------------------------------------------------------- random numbers
-class _Draws(TorchDispatchMode):
+class _Draws(EagerMode):
     """Notices which module draws from PyTorch's generator."""
 
     def __init__(self) -> None:

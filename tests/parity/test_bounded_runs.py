@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -174,3 +176,11 @@ def test_a_converted_file_that_grows_differs(file: Any, tmp_path: Path) -> None:
     result = verify(tmp_path / "small.t7", tmp_path / "large.t7", input=torch.ones(IMAGE))
     assert not result.ok
     assert any("worth" in d.message for d in result.whole)
+
+
+def test_verifying_does_not_import_the_compiler(file: Any) -> None:
+    path = file(layer("SpatialUpSamplingNearest", scale_factor=2), IMAGE)
+    code = f"import sys; from dpnn_bridge.parity.verify import verify; verify({str(path)!r})"
+    code += "; print('torch._dynamo' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "False"
