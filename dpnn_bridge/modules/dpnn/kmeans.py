@@ -128,8 +128,8 @@ class Kmeans(nn.Module):
         self._check(input)
         # differences, not products, so that equally near centroids stay so
         distances = torch.cdist(input.detach(), self.weight.detach(), compute_mode="donot_use_mm_for_euclid_dist")
-        smallest, index = distances.square().min(1)
-        self.loss = smallest.sum()
+        smallest, index = distances.min(1)
+        self.loss = smallest.square().sum()
         return _NearestCentroid.apply(input, self.weight, index, self)
 
     def _check(self, samples: Tensor) -> None:

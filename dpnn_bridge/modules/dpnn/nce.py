@@ -48,8 +48,8 @@ def alias_table(probabilities: Tensor) -> tuple[Tensor, Tensor]:
 def draw(alias: Tensor, keep: Tensor, *shape: int) -> Tensor:
     """Draws categories, counted from 0, from an alias table."""
     index = torch.randint(len(alias), shape, device=alias.device)
-    kept = torch.rand(shape, dtype=keep.dtype, device=keep.device) < keep[index]
-    return torch.where(kept, index, alias[index])
+    kept = torch.rand(shape, dtype=keep.dtype, device=keep.device) < keep.take(index)
+    return torch.where(kept, index, alias.take(index))
 
 
 class NCEModule(nn.Linear):
@@ -131,21 +131,23 @@ class NCEModule(nn.Linear):
     def contrasted(self, x: Tensor, target: Tensor, noise: Tensor) -> list[Tensor]:
         """The four probabilities for given noise, which like the target counts from 0."""
         weight = F.embedding(target, self.weight)  # unlike self.weight[target] it refuses negative indices
-        scores = (x * weight).sum(1) + self.bias[target]
+        noise_weight = F.embedding(noise, self.weight)
+        scores = (x * weight).sum(1) + self.bias.take(target)
         if self.batch_noise:
-            noise_scores = F.linear(x, self.weight[noise], self.bias[noise])
+            noise_scores = F.linear(x, noise_weight, self.bias.take(noise))
         else:
-            noise_scores = torch.einsum("nd,nkd->nk", x, self.weight[noise]) + self.bias[noise]
+            noise_scores = torch.einsum("nd,nkd->nk", x, noise_weight) + self.bias.take(noise)
         p_target, p_noise = scores.exp(), noise_scores.exp()
         Z = self._normaliser(p_target.detach(), p_noise.detach())
-        q_target, q_noise = self.unigrams[target].to(x.dtype), self.unigrams[noise].to(x.dtype)
+        q_target, q_noise = self.unigrams.take(target).to(x.dtype), self.unigrams.take(noise).to(x.dtype)
         return [p_target / Z, p_noise / Z, q_target, q_noise.expand_as(p_noise)]
 
     def _normaliser(self, p_target: Tensor, p_noise: Tensor) -> Tensor:
         """The normaliser, which a first batch estimates."""
         mean = p_noise.mean() if self.batch_noise else torch.cat([p_target[:, None], p_noise], 1).mean()
-        self.Z.copy_(torch.where(self.Z > 0, self.Z, mean * self.out_features))
-        return self.Z.clone()
+        Z = torch.where(self.Z > 0, self.Z, mean * self.out_features)
+        self.Z.copy_(Z)
+        return Z
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> NCEModule:
         double = {name: self._buffers[name] for name in ("unigrams", "keep")}

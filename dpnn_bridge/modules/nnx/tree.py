@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dpnn_bridge.conversion.faults import Fault
 from dpnn_bridge.conversion.fields import record_of
@@ -21,7 +22,9 @@ from dpnn_bridge.torch7.gradient import with_gradient_of
 def exp_minus(x: Tensor) -> Tensor:
     """Torch7's approximation of :math:`e^{-x}` for positive x, off by up to 1e-8."""
     y = 1.0 + x * (0.125 + x * (0.0078125 + x * (0.00032552083 + x * 1.0172526e-5)))
-    return torch.where(x < 13, 1 / y**8, torch.zeros_like(x))
+    for _ in range(3):
+        y = y * y
+    return torch.where(x < 13, 1 / y, 0)
 
 
 class SoftMaxTree(nn.Module):
@@ -124,32 +127,39 @@ class SoftMaxTree(nn.Module):
     def forward(self, input: list[Tensor]) -> Tensor:
         x, target = input
         node = target.long() + (1 - self.index_base)
-        alive = torch.ones_like(node, dtype=torch.bool)
-        table, steps = self.child_parent.long(), []
-        for _ in range(self.max_depth):
-            parent, place = table[node - 1].unbind(1)
-            parent = torch.where(alive, parent, self.root)
-            steps.append((parent, place, alive))
-            alive = alive & (parent != self.root)
-            node = torch.where(alive, parent, node)
-        parents, places, there = (torch.stack(column, 1) for column in zip(*steps, strict=True))
-        return torch.where(there, self._log_softmax(x, parents, places), 0).sum(1)
+        parent, place = self._above(node)
+        there = torch.ones_like(node, dtype=torch.bool)
+        steps = [(parent, place, there)]
+        for _ in range(self.max_depth - 1):
+            there = parent != self.root
+            node = torch.where(there, parent, node)  # at the root it stays, and is not counted
+            parent, place = self._above(node)
+            steps.append((parent, place, there))
+        parents, places, counted = (torch.stack(column, 1) for column in zip(*steps, strict=True))
+        return torch.where(counted, self._log_softmax(x, parents, places), 0).sum(1)
+
+    def _above(self, node: Tensor) -> tuple[Tensor, Tensor]:
+        """The parent of each node, and its place among the parent's children."""
+        parent, place = self.child_parent.index_select(0, node - 1).long().unbind(1)
+        return parent, place
 
     def _log_softmax(self, x: Tensor, parent: Tensor, place: Tensor) -> Tensor:
         """Log probability of the children at ``place`` (N, L) under ``parent`` (N, L), on all L levels."""
-        first, count = self.parent_children.long()[parent - 1].unbind(-1)
+        families = self.parent_children.index_select(0, parent.flatten() - 1).long()
+        first, count = families.view(*parent.shape, 2).unbind(-1)
         i = torch.arange(self.max_family, device=x.device)
         there = i < count[..., None]
         rows = torch.where(there, first[..., None] - 1 + i, 0)
-        scores = torch.einsum("nd,nlfd->nlf", x, self.weight[rows]) + self.bias[rows]
-        largest = scores.detach().masked_fill(~there, float("-inf")).amax(-1, keepdim=True)
-        log_sum = largest + (exp_minus(largest - scores.detach()) * there).sum(-1, keepdim=True).log()
-        picked = scores.gather(-1, (place - 1).clamp(0, self.max_family - 1)[..., None])
+        scores = torch.einsum("nd,nlfd->nlf", x, F.embedding(rows, self.weight)) + self.bias.take(rows)
+        place = (place - 1)[..., None]
+        values = scores.detach().masked_fill(~there, float("-inf"))
+        largest = values.amax(-1, keepdim=True)
+        log_sum = largest + exp_minus(largest - values).sum(-1, keepdim=True).log()
+        result = (values.gather(-1, place) - log_sum).squeeze(-1)
         if not torch.is_grad_enabled():
-            return (picked - log_sum).squeeze(-1)
-        probabilities = (scores.detach() - log_sum).exp() * there
-        slope = picked - (probabilities * scores).sum(-1, keepdim=True)
-        return with_gradient_of(picked - log_sum, slope).squeeze(-1)
+            return result
+        slopes = (values - log_sum).exp().neg().scatter_add(-1, place, torch.ones_like(log_sum))
+        return with_gradient_of(result, (slopes * scores).sum(-1))
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.weight.shape[0]} nodes, root={self.root}"
