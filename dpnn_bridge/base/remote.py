@@ -130,24 +130,25 @@ def check_upload(url: str, force: bool) -> None:
         raise OutputExistsError(f"{url} exists; use --force (force=True) to replace it")
 
 
-def upload(file: Path, url: str, force: bool) -> None:
-    """Puts a file to a URL, and reads it back.
+def upload(file: Path, url: str) -> None:
+    """Puts a file to a URL, in place of one that is there, and reads it back.
 
     It appears when all of it is there, where the store can do that: object stores and fsspec's file systems with
-    transactions. Of several programs that write one URL without ``force`` each may take the other's place.
+    transactions.
 
     Raises:
         OutputError: the store refuses.
         VerificationError: what is there afterwards is something else; it was removed.
     """
-    check_upload(url, force)
     files, path = _own_store(url)
     try:
         if files.root_marker:  # it has folders
             files.makedirs(path.rpartition("/")[0], exist_ok=True)
-        with files.transaction, files.open(path, "wb") as target, open(file, "rb") as source:
-            while part := source.read(_CHUNK):
-                target.write(part)
+            with files.transaction, files.open(path, "wb") as target, open(file, "rb") as source:
+                while part := source.read(_CHUNK):
+                    target.write(part)
+        else:  # an object is there when all of it is; a small one takes one request
+            files.put_file(os.fspath(file), path)
         files.invalidate_cache()
         with files.open(path, "rb") as written:
             same = sha256_of(written) == sha256_of(file)

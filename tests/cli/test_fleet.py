@@ -314,6 +314,16 @@ def test_a_file_system_is_made_once_for_many_files(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(remote, "_own", threading.local())
     monkeypatch.setattr(remote, "_store", lambda url, **own: (made.append(url) if own else None, real(url, **own))[1])
     for i in range(5):
-        remote.upload(tmp_path / "x", f"memory://once/{i}", force=False)
+        remote.upload(tmp_path / "x", f"memory://once/{i}")
     assert made == ["memory://once/0"]
     assert fsspec.filesystem("memory").cat("/once/4") == b"content"
+
+
+def test_how_often_a_store_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most of the time of small files goes into requests."""
+    pytest.importorskip("fsspec", reason="optional extra is not installed")
+    asked, real = [], remote.is_there
+    monkeypatch.setattr(remote, "is_there", lambda url: asked.append(url) or real(url))
+    monkeypatch.setattr(batch, "is_there", remote.is_there)
+    (outcome,) = batch.run(batch.tasks_for([MODEL], f"memory://{uuid.uuid4()}", ".pt"))
+    assert (outcome.status, len(asked)) == ("converted", 3)  # is it done, may it be written, is it still not there
