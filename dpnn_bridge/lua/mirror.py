@@ -16,11 +16,6 @@ import torch
 
 from dpnn_bridge.lua.tensor import Storage, Tensor, changes
 
-_capsule = ctypes.pythonapi.PyCapsule_New
-_capsule.restype = ctypes.py_object
-_capsule.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
-_CAPSULE_NAME = b"dltensor"
-
 
 class Shared:
     """Blocks that Python code outside has got hold of: it may move them between two calls into Lua."""
@@ -80,11 +75,12 @@ def _point(t: Tensor, storage: Storage | None, offset: float, *geometry: float) 
     t.known = True
 
 
-def _adopt(ty: str, address: float) -> Storage:
-    """Storage on memory that Lua allocated, described by a DLManagedTensor at ``address``; PyTorch frees it."""
-    storage = Storage(ty, flat=torch.from_dlpack(_capsule(int(address), _CAPSULE_NAME, None)))
-    storage.tell()
-    return storage
+def _adopt(ty: str, size: float, address: float) -> tuple[Storage, int]:
+    """A storage of ``size`` elements copied from ``address``, where Lua has had them, and its own address."""
+    storage = Storage(ty, int(size))
+    target = storage.tell()
+    ctypes.memmove(target, int(address), storage.size * storage.flat.itemsize)
+    return storage, target
 
 
 def mirror_entries() -> dict[str, Any]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import ctypes
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -235,17 +235,17 @@ class Generator:
             order[i], order[j] = order[j], order[i]
         return order
 
-    def multinomial(self, weights: Iterable[float], count: int, replace: bool = False) -> list[int]:
+    def multinomial(self, weights: Sequence[float] | np.ndarray, count: int, replace: bool = False) -> list[int]:
         """0-based draws from unnormalised ``weights``, summed and searched as TH does."""
-        cumulative, total = [], 0.0
-        for weight in weights:
-            total += weight
-            cumulative.append(total)
+        cum = np.cumsum(np.asarray(weights, np.float64))
+        total, n = cum[-1], len(cum)
         if not total > 0:
             raise ValueError("invalid multinomial distribution (sum of probabilities <= 0)")
-        n = len(cumulative)
         with np.errstate(invalid="ignore"):
-            cum = np.array(cumulative) / total
+            cum /= total
+        cum[n - 1] = 1
+        if replace and bool((cum[1:] >= cum[:-1]).all()):
+            return np.searchsorted(cum, self.uniforms(count)).tolist()
         draws = []
         for _ in range(count):
             u = self.unit()

@@ -148,7 +148,7 @@ def _multinomial(r: Tensor, g: Generator, p: Tensor, count: float, replace: bool
         raise TorchError("bad argument #2 (cannot sample n_sample <= 0 samples)")
     if not replace and n > p.size[-1]:
         raise TorchError("bad argument #2 (cannot sample n_sample > prob_dist:size(1) samples without replacement)")
-    rows = p.t.double().reshape(-1, p.size[-1]).tolist()
+    rows = p.t.double().reshape(-1, p.size[-1]).numpy()
     draws = torch.tensor([g.multinomial(row, n, replace) for row in rows]) + 1
     r.assign(draws[0] if p.dim == 1 else draws)
     return r

@@ -12,7 +12,6 @@ function Timer:time()
    return {real = real, user = user, sys = sys}
 end
 for name, f in pairs(py.timer_methods) do Timer[name] = bind(f) end
-Timer.__gc = bridge.release
 
 local seconds = bind(py.seconds)
 function torch.tic() return seconds() end

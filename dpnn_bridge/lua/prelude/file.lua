@@ -13,7 +13,7 @@ for _, kind in ipairs {'MemoryFile', 'DiskFile', 'PipeFile'} do
       local parent = kind == 'PipeFile' and 'torch.DiskFile' or 'torch.File'
       local mt = torch.newmetatable('torch.' .. kind, parent, bind(py['new_' .. kind]))
       for name, f in pairs(py[kind .. '_methods']) do mt[name] = bind(f) end
-      mt.__tostring__, mt.__gc = File.__tostring__, bridge.release
+      mt.__tostring__ = File.__tostring__
    end
 end
 

@@ -7,6 +7,7 @@ function bridge.setmetatable(object, mt)
    setmetatable_of_any(object, mt)
    return object
 end
+bridge.hold = debug.setfenv  -- hold(userdata, table) keeps the table as long as the userdata
 bridge.debug = debug
 bridge.dump = not py.sandbox and string.dump or nil  -- in a sandbox no function is written: its upvalues are not the script's
 local collect = collectgarbage

@@ -9,15 +9,12 @@ local metatables, typename = bridge.metatables, bridge.typename
 local handles = setmetatable({}, {__mode = 'k'})
 bridge.handles = handles
 
--- collected userdata let go of their Python object at once
-local function release(object) handles[object] = nil end
-
 local function wrap(handle, tname)
    local object = newproxy(false)
    handles[object] = handle
    return rawsetmt(object, metatables[tname])
 end
-bridge.wrap, bridge.release = wrap, release
+bridge.wrap = wrap
 
 local argument
 local function list(values)
@@ -231,7 +228,6 @@ local function define_tensor(ty)
    for name, f in pairs(py.methods(ty)) do mt[name] = bind(f) end
    mt.torch = {}
    for name, f in pairs(py.functions_of(ty)) do mt.torch[name] = bind(f) end
-   mt.__gc = release
    return mt
 end
 
@@ -257,7 +253,6 @@ local function define_storage(ty)
    end
    for name, f in pairs(py.storage_methods(ty)) do mt[name] = bind(f) end
    mt.totable = function(self) return py.totable(handles[self]) end
-   mt.__gc = release
    return mt
 end
 
@@ -269,7 +264,6 @@ for name, f in pairs(py.functions()) do torch[name] = bind(f) end
 
 -- random numbers ------------------------------------------------------------------------------------------------
 torch.newmetatable('torch.Generator', nil, bind(py.new_generator), nil, bind(py.new_generator))
-metatables['torch.Generator'].__gc = release
 torch._gen = wrap(py.default_generator, 'torch.Generator')
 for _, name in ipairs {'manualSeed', 'seed', 'initialSeed', 'getRNGState', 'setRNGState'} do torch[name] = bind(py[name]) end
 

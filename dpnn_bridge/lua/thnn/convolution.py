@@ -1,12 +1,13 @@
-"""Convolutions. Each is one forward function, linear in its weights; gradients come by PyTorch.
+"""Convolutions: plans for PyTorch's convolution, and forward functions whose gradients PyTorch derives.
 
-A forward takes (input, weight, bias or None, *geometry) and accepts single samples and batches alike. Work buffers that
-THNN keeps (finput, columns, ones) are left alone.
+Both take (input, weight, …, *geometry) and accept single samples and batches alike. Work buffers that THNN keeps
+(finput, columns, ones) are left alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -27,67 +28,107 @@ def _batched(x: torch.Tensor, dims: int) -> tuple[torch.Tensor, bool]:
     return x.unsqueeze(0), True
 
 
+class _Derived:
+    """A layer that is one forward function, of (input, weight, bias or None, *options); PyTorch derives the gradients.
+
+    Args:
+        for_input: the forward that updateGradInput inverts, where it is another one.
+    """
+
+    def __init__(self, forward: Forward, for_input: Forward | None = None) -> None:
+        self.output = forward
+        self._for_input = for_input or forward
+
+    def grad_input(self, x: torch.Tensor, g: torch.Tensor, w: torch.Tensor, *options: Any) -> torch.Tensor:
+        return pull_back(lambda x: self._for_input(x, w, None, *options), [x], g)[0]
+
+    def grad_parameters(
+        self, x: torch.Tensor, g: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, *options: Any
+    ) -> Sequence[torch.Tensor]:
+        """Gradients of parameters in the shapes of ``w`` and, if there is one, ``b``."""
+        leaves = [torch.zeros_like(p) for p in (w, b) if p is not None]
+        return pull_back(lambda w, b=None: self.output(x, w, b, *options), leaves, g)
+
+
+class _Convolution:
+    """A layer that is PyTorch's convolution, forward and backward.
+
+    Args:
+        plan: of (input, weight, *geometry); the weight as the convolution takes it, then stride, padding, dilation,
+            whether it is transposed, padding of the output.
+        space: dimensions of a plane.
+    """
+
+    def __init__(self, plan: Callable[..., tuple[Any, ...]], space: int) -> None:
+        self._plan, self._space = plan, space
+
+    def output(self, x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, *options: Any) -> torch.Tensor:
+        batch, single = _batched(x, self._space + 2)
+        kernel, stride, pad, dilation, transposed, extra = self._plan(x, w, *options)
+        y = torch.convolution(batch, kernel, b, stride, pad, dilation, transposed, extra, 1)
+        return y.squeeze(0) if single else y
+
+    def grad_input(self, x: torch.Tensor, g: torch.Tensor, w: torch.Tensor, *options: Any) -> torch.Tensor:
+        return self._gradients(x, g, w, (True, False, False), options)[0].reshape(x.shape)
+
+    def grad_parameters(
+        self, x: torch.Tensor, g: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, *options: Any
+    ) -> Sequence[torch.Tensor]:
+        gradients = self._gradients(x, g, w, (False, True, b is not None), options)
+        return gradients[1].reshape(w.shape), gradients[2]
+
+    def _gradients(
+        self, x: torch.Tensor, g: torch.Tensor, w: torch.Tensor, wanted: tuple[bool, ...], options: tuple[Any, ...]
+    ) -> Any:
+        batch, _ = _batched(x, self._space + 2)
+        kernel, stride, pad, dilation, transposed, extra = self._plan(x, w, *options)
+        shape = [len(batch), kernel.shape[1 if transposed else 0]]
+        for n, k, s, p, d, e in zip(batch.shape[2:], kernel.shape[2:], stride, pad, dilation, extra, strict=True):
+            reach = d * (k - 1) + 1
+            shape.append((n - 1) * s - 2 * p + reach + e if transposed else (n + 2 * p - reach) // s + 1)
+        if g.numel() != math.prod(shape):
+            raise TorchError(f"gradOutput has {list(g.shape)} elements, the output is {shape}")
+        how = (stride, pad, dilation, transposed, extra, 1)
+        return torch.ops.aten.convolution_backward(g.reshape(shape), batch, kernel, [shape[1]], *how, wanted)
+
+
 def _declare(
-    name: str,
-    forward: Forward,
-    buffers: tuple[int, int, int],
-    geometry: int,
-    keep_weight: bool = False,
-    backward: Forward | None = None,
+    name: str, layer: _Derived | _Convolution, buffers: tuple[int, int, int], geometry: int, table: bool = False
 ) -> None:
     """The three kernels of a layer.
 
     Args:
         buffers: how many work buffers follow the parameters in updateOutput, updateGradInput, accGradParameters.
         geometry: how many numbers describe the layer.
-        keep_weight: updateGradInput gets the bias as well (the Map layers).
-        backward: the forward that updateGradInput inverts, where it is another one.
+        table: the buffer of the Map layers is their table of connections, and updateGradInput gets the bias as well.
     """
     for_output, for_input, for_parameters = buffers
 
-    def numbers(args: tuple[Any, ...], skip: int) -> list[Any]:
-        return [int(v) if isinstance(v, float) else v for v in args[skip : skip + geometry]]
+    def options(args: tuple[Any, ...], skip: int) -> list[Any]:
+        numbers = [int(v) if isinstance(v, float) else v for v in args[skip : skip + geometry]]
+        return [args[skip - 1], *numbers] if table else numbers
 
     @kernel(f"{name}_updateOutput")
     def update_output(input: Tensor, output: Tensor, weight: Tensor, bias: Tensor | None, *args: Any) -> None:
         b = None if bias is None else bias.t
-        output.assign(forward(input.t, weight.t, b, *_views(args[:for_output]), *numbers(args, for_output)))
+        output.assign(layer.output(input.t, weight.t, b, *options(args, for_output)))
 
     @kernel(f"{name}_updateGradInput")
     def update_grad_input(input: Tensor, grad_output: Tensor, grad_input: Tensor, weight: Tensor, *args: Any) -> None:
-        skip = for_input + keep_weight
-        extra = _views(args[keep_weight:skip])
-        options = numbers(args, skip)
-        run = backward or forward
-        (g,) = pull_back(lambda x: run(x, weight.t, None, *extra, *options), [input.t], grad_output.t)
-        grad_input.assign(g)
+        numbers = options(args, for_input + table)
+        grad_input.assign(layer.grad_input(input.t, grad_output.t, weight.t, *numbers))
 
     @kernel(f"{name}_accGradParameters")
     def acc_grad_parameters(
         input: Tensor, grad_output: Tensor, grad_weight: Tensor, grad_bias: Tensor | None, *args: Any
     ) -> None:
-        extra, options = _views(args[:for_parameters]), numbers(args, for_parameters)
+        numbers = options(args, for_parameters)
         scale = args[for_parameters + geometry] if len(args) > for_parameters + geometry else 1
-        leaves = [torch.zeros_like(grad_weight.t)]
-        if grad_bias is not None:
-            leaves.append(torch.zeros_like(grad_bias.t))
-        gradients = pull_back(lambda w, b=None: forward(input.t, w, b, *extra, *options), leaves, grad_output.t)
-        grad_weight.t.add_(gradients[0], alpha=scale)
-        if grad_bias is not None:
-            grad_bias.t.add_(gradients[1], alpha=scale)
-
-
-def _views(tensors: tuple[Any, ...]) -> list[Tensor]:
-    return list(tensors)
-
-
-def _plain(forward: Forward) -> Forward:
-    """Ignore the work buffers, which are tensors; the rest are numbers."""
-
-    def run(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, *args: Any) -> torch.Tensor:
-        return forward(x, w, b, *[a for a in args if not isinstance(a, Tensor)])
-
-    return run
+        w, b = grad_weight.t, None if grad_bias is None else grad_bias.t
+        gradients = layer.grad_parameters(input.t, grad_output.t, w, b, *numbers)
+        w.add_(gradients[0], alpha=scale)
+        if b is not None:
+            b.add_(gradients[1], alpha=scale)
 
 
 # ---- planes
@@ -96,7 +137,6 @@ def _plain(forward: Forward) -> Forward:
 def _conv2d(
     x: torch.Tensor,
     w: torch.Tensor,
-    b: torch.Tensor | None,
     kw: int,
     kh: int,
     dw: int,
@@ -105,33 +145,29 @@ def _conv2d(
     ph: int,
     dil_w: int = 1,
     dil_h: int = 1,
-) -> torch.Tensor:
+) -> tuple[Any, ...]:
     w = w.reshape(w.shape[0], -1, kh, kw)
-    x, single = _batched(x, 4)
-    if x.shape[1] != w.shape[1]:
-        raise TorchError(f"Need input of dimension {4 - single} and input.size[{1 - single}] == {w.shape[1]}")
-    if x.shape[2] + 2 * ph < dil_h * (kh - 1) + 1 or x.shape[3] + 2 * pw < dil_w * (kw - 1) + 1:
-        raise TorchError(f"Given input size: {list(x.shape[1:])}. Calculated output size is too small")
-    y = F.conv2d(x, w, b, (dh, dw), (ph, pw), (dil_h, dil_w))
-    return y.squeeze(0) if single else y
+    planes, height, width = x.shape[-3:]
+    if planes != w.shape[1]:
+        raise TorchError(f"Need input of dimension {x.dim()} and input.size[{x.dim() - 3}] == {w.shape[1]}")
+    if height + 2 * ph < dil_h * (kh - 1) + 1 or width + 2 * pw < dil_w * (kw - 1) + 1:
+        raise TorchError(f"Given input size: {[planes, height, width]}. Calculated output size is too small")
+    return w, (dh, dw), (ph, pw), (dil_h, dil_w), False, (0, 0)
 
 
 def _full_conv2d(
-    x: torch.Tensor,
+    _x: torch.Tensor,
     w: torch.Tensor,
-    b: torch.Tensor | None,
-    kw: int,
-    kh: int,
+    _kw: int,
+    _kh: int,
     dw: int,
     dh: int,
     pw: int,
     ph: int,
     adj_w: int = 0,
     adj_h: int = 0,
-) -> torch.Tensor:
-    x, single = _batched(x, 4)
-    y = F.conv_transpose2d(x, w, b, (dh, dw), (ph, pw), (adj_h, adj_w))
-    return y.squeeze(0) if single else y
+) -> tuple[Any, ...]:
+    return w, (dh, dw), (ph, pw), (1, 1), True, (adj_h, adj_w)
 
 
 def _depth_wise_swapped(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, *geometry: int) -> torch.Tensor:
@@ -177,11 +213,11 @@ def _local(
     return y.squeeze(0) if single else y
 
 
-_declare("SpatialConvolutionMM", _plain(_conv2d), (2, 2, 2), 6)
-_declare("SpatialDilatedConvolution", _plain(_conv2d), (2, 1, 2), 8)
-_declare("SpatialFullConvolution", _plain(_full_conv2d), (2, 1, 2), 8)
-_declare("SpatialDepthWiseConvolution", _plain(_depth_wise_swapped), (2, 2, 2), 6, backward=_plain(_depth_wise))
-_declare("SpatialConvolutionLocal", _plain(_local), (2, 2, 2), 10)
+_declare("SpatialConvolutionMM", _Convolution(_conv2d, 2), (2, 2, 2), 6)
+_declare("SpatialDilatedConvolution", _Convolution(_conv2d, 2), (2, 1, 2), 8)
+_declare("SpatialFullConvolution", _Convolution(_full_conv2d, 2), (2, 1, 2), 8)
+_declare("SpatialDepthWiseConvolution", _Derived(_depth_wise_swapped, for_input=_depth_wise), (2, 2, 2), 6)
+_declare("SpatialConvolutionLocal", _Derived(_local), (2, 2, 2), 10)
 
 
 # ---- planes joined by a table of connections (from, to), 1-based
@@ -212,26 +248,11 @@ def _full_map(
     return y.squeeze(0) if single else y
 
 
-_declare("SpatialConvolutionMap", _map, (1, 1, 1), 4, keep_weight=True)
-_declare("SpatialFullConvolutionMap", _full_map, (1, 1, 1), 4, keep_weight=True)
+_declare("SpatialConvolutionMap", _Derived(_map), (1, 1, 1), 4, table=True)
+_declare("SpatialFullConvolutionMap", _Derived(_full_map), (1, 1, 1), 4, table=True)
 
 
 # ---- volumes
-
-
-def _conv3d(
-    x: torch.Tensor,
-    w: torch.Tensor,
-    b: torch.Tensor | None,
-    size: tuple[int, ...],
-    stride: tuple[int, ...],
-    pad: tuple[int, ...],
-    dilation: tuple[int, ...] = (1, 1, 1),
-) -> torch.Tensor:
-    """All sizes as (T, H, W)."""
-    x, single = _batched(x, 5)
-    y = F.conv3d(x, w.reshape(w.shape[0], -1, *size), b, stride, pad, dilation)
-    return y.squeeze(0) if single else y
 
 
 def _thw(values: tuple[int, ...]) -> tuple[int, int, int]:
@@ -240,28 +261,29 @@ def _thw(values: tuple[int, ...]) -> tuple[int, int, int]:
     return t, h, w
 
 
-def _volumetric(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, *n: int) -> torch.Tensor:
-    return _conv3d(x, w, b, tuple(w.shape[2:]), _thw(n[0:3]), _thw(n[3:6]))
+_ONES, _ZEROS = (1, 1, 1), (0, 0, 0)
 
 
-def _volumetric_mm(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, *n: int) -> torch.Tensor:
-    return _conv3d(x, w, b, _thw(n[0:3]), _thw(n[3:6]), _thw(n[6:9]))
+def _volumetric(_x: torch.Tensor, w: torch.Tensor, *n: int) -> tuple[Any, ...]:
+    return w, _thw(n[0:3]), _thw(n[3:6]), _ONES, False, _ZEROS
 
 
-def _volumetric_dilated(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, *n: int) -> torch.Tensor:
-    return _conv3d(x, w, b, _thw(n[0:3]), _thw(n[3:6]), _thw(n[6:9]), _thw(n[9:12]))
+def _volumetric_mm(_x: torch.Tensor, w: torch.Tensor, *n: int) -> tuple[Any, ...]:
+    return w.reshape(w.shape[0], -1, *_thw(n[0:3])), _thw(n[3:6]), _thw(n[6:9]), _ONES, False, _ZEROS
 
 
-def _volumetric_full(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, *n: int) -> torch.Tensor:
-    x, single = _batched(x, 5)
-    y = F.conv_transpose3d(x, w, b, _thw(n[0:3]), _thw(n[3:6]), _thw(n[6:9]))
-    return y.squeeze(0) if single else y
+def _volumetric_dilated(_x: torch.Tensor, w: torch.Tensor, *n: int) -> tuple[Any, ...]:
+    return w.reshape(w.shape[0], -1, *_thw(n[0:3])), _thw(n[3:6]), _thw(n[6:9]), _thw(n[9:12]), False, _ZEROS
 
 
-_declare("VolumetricConvolution", _plain(_volumetric), (2, 1, 2), 6)
-_declare("VolumetricConvolutionMM", _plain(_volumetric_mm), (1, 2, 1), 9)
-_declare("VolumetricDilatedConvolution", _plain(_volumetric_dilated), (2, 1, 2), 12)
-_declare("VolumetricFullConvolution", _plain(_volumetric_full), (2, 2, 2), 9)
+def _volumetric_full(_x: torch.Tensor, w: torch.Tensor, *n: int) -> tuple[Any, ...]:
+    return w, _thw(n[0:3]), _thw(n[3:6]), _ONES, True, _thw(n[6:9])
+
+
+_declare("VolumetricConvolution", _Convolution(_volumetric, 3), (2, 1, 2), 6)
+_declare("VolumetricConvolutionMM", _Convolution(_volumetric_mm, 3), (1, 2, 1), 9)
+_declare("VolumetricDilatedConvolution", _Convolution(_volumetric_dilated, 3), (2, 1, 2), 12)
+_declare("VolumetricFullConvolution", _Convolution(_volumetric_full, 3), (2, 2, 2), 9)
 
 
 # ---- sequences: frames x features
@@ -313,7 +335,7 @@ def temporal_parameters(
     grad_bias.t.add_(b, alpha=scale)
 
 
-_declare("TemporalRowConvolution", _plain(_row), (2, 2, 2), 4)
+_declare("TemporalRowConvolution", _Derived(_row), (2, 2, 2), 4)
 
 
 # ---- subsampling: a weight and a bias per plane, applied to the sum over a window
@@ -338,7 +360,7 @@ def _sub1d(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, kw: int, dw
     return y.squeeze(0) if single else y
 
 
-_declare("SpatialSubSampling", _sub2d, (0, 0, 0), 4)
+_declare("SpatialSubSampling", _Derived(_sub2d), (0, 0, 0), 4)
 
 
 @kernel("TemporalSubSampling_updateOutput")

@@ -58,14 +58,16 @@ def _max2d(input: Tensor, output: Tensor, indices: Tensor, numbers: Sequence[Any
     x, single = _batched(input.t, 2)
     size, stride, pad = (_reordered(numbers[n : n + 2]) for n in (0, 2, 4))
     _check_pads(size, pad)
+    geometry = (size, stride, pad, _reordered(dilation), numbers[-1])
     least = torch.finfo(x.dtype).min  # where THNN's search begins: what is not above it, NaN included, is never found
-    x = torch.where(x > least, x, -math.inf)
     try:
-        y, at = F.max_pool2d(x, size, stride, pad, _reordered(dilation), numbers[-1], return_indices=True)
+        y, at = torch.ops.aten.max_pool2d_with_indices(x, *geometry)
     except RuntimeError as error:
         raise TorchError(f"Given input size: {input.shape_text}. {error}") from None
-    empty = y <= least
-    y, at = y.masked_fill(empty, least), at.masked_fill(empty, -1)
+    if not y.min() > least:
+        y, at = torch.ops.aten.max_pool2d_with_indices(torch.where(x > least, x, -math.inf), *geometry)
+        empty = y <= least
+        y, at = y.masked_fill(empty, least), at.masked_fill(empty, -1)
     if single:
         y, at = y[0], at[0]
     output.assign(y)
@@ -74,9 +76,10 @@ def _max2d(input: Tensor, output: Tensor, indices: Tensor, numbers: Sequence[Any
 
 def _max2d_gradient(input: Tensor, grad_output: Tensor, grad_input: Tensor, indices: Tensor, *_: Any) -> None:
     _check_gradient(grad_output, indices.t)
-    places = _positions(indices) - 1  # -1 where a window held nothing
-    gradient = grad_output.t.reshape(places.shape).masked_fill(places < 0, 0)
-    _route_back(grad_input, input, places.clamp(min=0), gradient, 2)
+    places, gradient = _positions(indices) - 1, grad_output.t.reshape(indices.size)
+    if places.min() < 0:  # a window held nothing
+        gradient, places = gradient.masked_fill(places < 0, 0), places.clamp(min=0)
+    _route_back(grad_input, input, places, gradient, 2)
 
 
 @kernel("SpatialMaxPooling_updateOutput")
@@ -149,43 +152,58 @@ def adaptive_max_gradient(input: Tensor, grad_output: Tensor, grad_input: Tensor
 # ---- averages
 
 
-def _average(name: str, forward: Callable[..., torch.Tensor], space: int) -> None:
-    def run(x: torch.Tensor, *numbers: Any) -> torch.Tensor:
-        batch, single = _batched(x, space)
-        try:
-            y = forward(batch, *numbers)
-        except RuntimeError as error:
-            raise TorchError(f"Given input size: {list(x.shape)}. {error}") from None
-        return y[0] if single else y
+def _average(
+    name: str,
+    forward: Callable[..., torch.Tensor],
+    backward: Callable[..., torch.Tensor],
+    space: int,
+    geometry: Callable[..., tuple[Any, ...]],
+) -> None:
+    """``forward(x, *geometry)`` and ``backward(g, x, *geometry)`` are PyTorch's operators."""
 
     @kernel(f"{name}_updateOutput")
     def update_output(input: Tensor, output: Tensor, *numbers: Any) -> None:
-        output.assign(run(input.t, *numbers))
+        batch, single = _batched(input.t, space)
+        try:
+            y = forward(batch, *geometry(*numbers))
+        except RuntimeError as error:
+            raise TorchError(f"Given input size: {input.shape_text}. {error}") from None
+        output.assign(y[0] if single else y)
 
     @kernel(f"{name}_updateGradInput")
     def update_grad_input(input: Tensor, grad_output: Tensor, grad_input: Tensor, *numbers: Any) -> None:
-        if not numbers:  # adaptive: the size is the gradient's
-            numbers = (grad_output.size[-1], grad_output.size[-2])
-        (g,) = pull_back(lambda x: run(x, *numbers), [input.t], grad_output.t)
-        grad_input.assign(g)
+        batch, _ = _batched(input.t, space)
+        g, _ = _batched(grad_output.t, space)
+        try:
+            result = backward(g, batch, *geometry(*numbers))
+        except RuntimeError as error:
+            raise TorchError(f"Given gradOutput size: {grad_output.shape_text}. {error}") from None
+        grad_input.assign(result.reshape(input.size))
 
 
-def _average2d(x: torch.Tensor, *n: Any) -> torch.Tensor:
+def _average2d(*n: Any) -> tuple[Any, ...]:
     size, stride, pad = (_reordered(n[k : k + 2]) for k in (0, 2, 4))
     _check_pads(size, pad)
-    return F.avg_pool2d(x, size, stride, pad, n[6], n[7])
+    return size, stride, pad, n[6], n[7], None
 
 
-def _average3d(x: torch.Tensor, *n: Any) -> torch.Tensor:
+def _average3d(*n: Any) -> tuple[Any, ...]:
     size, stride = _reordered(n[0:3]), _reordered(n[3:6])
     pad = _reordered(n[6:9]) if len(n) > 6 else (0, 0, 0)  # older nn has neither padding nor modes
     _check_pads(size, pad)
-    return F.avg_pool3d(x, size, stride, pad, *(n[9:11] if len(n) > 6 else (False, True)))
+    return size, stride, pad, *(n[9:11] if len(n) > 6 else (False, True)), None
 
 
-_average("SpatialAveragePooling", _average2d, 2)
-_average("VolumetricAveragePooling", _average3d, 3)
-_average("SpatialAdaptiveAveragePooling", lambda x, w, h: F.adaptive_avg_pool2d(x, (int(h), int(w))), 2)
+_aten = torch.ops.aten
+_average("SpatialAveragePooling", _aten.avg_pool2d, _aten.avg_pool2d_backward, 2, _average2d)
+_average("VolumetricAveragePooling", _aten.avg_pool3d, _aten.avg_pool3d_backward, 3, _average3d)
+_average(
+    "SpatialAdaptiveAveragePooling",
+    _aten.adaptive_avg_pool2d,
+    _aten._adaptive_avg_pool2d_backward,
+    2,
+    lambda *n: (_reordered(n),) if n else (),  # backward, the size is the gradient's
+)
 
 
 # ---- volumes: positions within the window, one byte each for time, row, column

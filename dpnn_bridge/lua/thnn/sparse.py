@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 import torch
 
@@ -190,6 +190,9 @@ def index_linear_parameters(
 def _descend(weight: Tensor, skip: int, rows: torch.Tensor, gradients: torch.Tensor, decay: float, rate: float) -> None:
     """One step for every key, in turn where a feature comes more than once."""
     w, outputs = weight.t, weight.size[1] - skip
+    if not skip and not decay:  # a step does not depend on the ones before
+        w.index_add_(0, rows, gradients * -rate)
+        return
     if skip and outputs == 1:
         decay = -decay  # as THNN does
     for entries in _rounds(rows):
@@ -201,13 +204,12 @@ def _descend(weight: Tensor, skip: int, rows: torch.Tensor, gradients: torch.Ten
         w[row, skip:] -= w[row, skip:] * (decay * scale) + gradient * (rate * scale)
 
 
-def _rounds(rows: torch.Tensor) -> Iterator[torch.Tensor]:
+def _rounds(rows: torch.Tensor) -> Sequence[torch.Tensor]:
     """Places of the first entry of each row, of the second …"""
     order = torch.argsort(rows, stable=True)
     counts = torch.unique(rows, return_counts=True)[1]
     number = torch.arange(len(rows)) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
-    for k in range(int(counts.max())):
-        yield order[number == k]
+    return order[torch.argsort(number, stable=True)].split(torch.bincount(number).tolist())
 
 
 @kernel("IndexLinear_updateParameters")

@@ -12,26 +12,51 @@ local function put_slowly(S, place, value)
    metatables['torch.' .. S.ty .. 'Tensor'].fill(wrap(native.measure(V)), value)
 end
 
+-- The memory is looked up for every element: what f does with the tensor may move it.
+local VISIT = [[
+return function(f, strict, put_slowly, rows, columns, S, i, a, b, A, j, c, d, B, k, e, g)
+   local block, first, second = S.block, A.block, B.block
+   for _ = 1, rows do
+      local p, q, r = i, j, k
+      for _ = 1, columns do
+         local value = f(ELEMENTS)
+         if value ~= nil and (strict or value ~= false) then
+            if type(value) ~= 'number' then return false end
+            if EXACT then block.data[p] = value else put_slowly(S, p, value) end
+         end
+         p, q, r = p + b, q + d, r + g
+      end
+      i, j, k = i + a, j + c, k + e
+   end
+   return true
+end
+]]
+local ELEMENTS = {'at(block.data, p)', 'at(block.data, p), at(first.data, q)', 'at(block.data, p), at(first.data, q), at(second.data, r)'}
+local function source_of(ty, count)
+   local limit = native.limits[ty]
+   local exact = limit[1] and string.format('value >= %d and value <= %d and floor(value) == value', limit[1], limit[2]) or 'true'
+   local source = VISIT:gsub('ELEMENTS', ELEMENTS[count]):gsub('EXACT', exact)
+   return ty == 'Long' and source:gsub('at(%b())', 'tonumber(at%1)') or source
+end
+local visitors = {}
+for ty in pairs(native.limits) do
+   visitors[ty] = loops.kernels(function(count) return source_of(ty, count) end, ' elements')
+end
+-- LuaJIT compiles a loop for the function that it calls first: many elements are worth a loop of their own
+local MANY = 65536
+local function visitor(ty, elements, count)
+   if elements > MANY then return loops.compile(ty, source_of(ty, count), 'elements') end
+   return visitors[ty](ty, count)
+end
+
 -- call f with the elements of S and of up to two tensors of the same type and count; what it returns replaces those of S
 local function visit(S, f, A, B)
    local rows, columns, a, b, c, d, e, g = loops.layout(S, A, B)
-   if not rows then return false end
-   local get, put, strict = native.get[S.ty], native.put[S.ty], not S.dense
-   local i, j, k = S.offset, A and A.offset, B and B.offset
-   for _ = 1, rows do
-      local at, from, second = i, j, k
-      for _ = 1, columns do
-         local value
-         if B then value = f(get(S, at), get(A, from), get(B, second))
-         elseif A then value = f(get(S, at), get(A, from))
-         else value = f(get(S, at)) end
-         if value ~= nil and (strict or value ~= false) then
-            if type(value) ~= 'number' then error('given function should return a number or nil', 3) end
-            if not put(S, at, value) then put_slowly(S, at, value) end
-         end
-         at, from, second = at + b, from and from + d, second and second + g
-      end
-      i, j, k = i + a, j and j + c, k and k + e
+   if not rows or not visitors[S.ty] then return false end
+   local run = visitor(S.ty, S.count, B and 3 or A and 2 or 1)
+   A, B = A or S, B or S
+   if not run(f, not S.dense, put_slowly, rows, columns, S, S.offset, a, b, A, A.offset, c, d, B, B.offset, e, g) then
+      error('given function should return a number or nil', 3)
    end
    return true
 end

@@ -7,6 +7,8 @@ local rawget, type, tonumber, floor = rawget, type, tonumber, math.floor
 
 -- what a Lua number becomes in memory without more ado: any, or the whole ones that fit
 local limits = {Byte = {0, 255}, Char = {-128, 127}, Short = {-32768, 32767}, Int = {-2^31, 2^31 - 1}, Long = {-2^31, 2^31 - 1}}
+native.limits = {Float = {}, Double = {}}
+for ty, limit in pairs(limits) do native.limits[ty] = limit end
 function native.fits(ty, value)
    local limit = limits[ty]
    return type(value) == 'number' and (not limit or value >= limit[1] and value <= limit[2] and floor(value) == value)

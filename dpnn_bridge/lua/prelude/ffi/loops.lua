@@ -63,29 +63,32 @@ function loops.layout(A, B, D, E)
    return rows, columns, a, b, c, d, e, f, g, h
 end
 
--- Every load goes through `at`: LuaJIT takes a NaN with certain bits, which other programs and PyTorch's vector code
--- write, for a value of another type (nil, or a pointer). It becomes the plain NaN.
-local PRELUDE = {
-   Double = [[
-local C, cell, cast, words = ...
-local function at(p, i) if cast(words, p)[2 * i + 1] > 0xFFF80000 then return 0 / 0 end return p[i] end
-local exp, log, log1p, tanh, pow, sqrt, abs, floor, ceil = C.exp, C.log, C.log1p, C.tanh, C.pow, math.sqrt, math.abs, math.floor, math.ceil
-local function R(x) return x end
-]],
-   Float = [[
-local C, cell, cast, words = ...
-local function at(p, i) if cast(words, p)[i] > 0xFFC00000 then return 0 / 0 end return p[i] end
-local exp, log, log1p, tanh, pow, sqrt, abs, floor, ceil = C.expf, C.logf, C.log1pf, C.tanhf, C.powf, math.sqrt, math.abs, math.floor, math.ceil
-local function R(x) cell[0] = x; return cell[0] end
-]],
+-- What the source of a kernel says in short. at(p, i) is an element: LuaJIT takes a NaN with certain bits, which other
+-- programs and PyTorch's vector code write, for a value of another type (nil, or a pointer); it becomes the plain NaN.
+-- R(x) rounds to the element type. Both are written out: a function of their own would be compiled before the loop is,
+-- which then leaves for it at each element.
+local SHORT = {
+   Double = {at = '(cast(words, P + (I))[1] > 0xFFF80000 and 0 / 0 or P[I])', R = '(X)'},
+   Float = {at = '(cast(words, P + (I))[0] > 0xFFC00000 and 0 / 0 or P[I])', R = 'tonumber(cast(float, X))'},
 }
-local cell, words = ffi.new('float[1]'), ffi.typeof('const uint32_t *')
+local WHOLE = {at = 'P[I]', R = '(X)'}
+local FUNCTIONS = {Double = 'C.exp, C.log, C.log1p, C.tanh, C.pow', Float = 'C.expf, C.logf, C.log1pf, C.tanhf, C.powf'}
+local words, float = ffi.typeof('const uint32_t *'), ffi.typeof('float')
 
-local WHOLE = PRELUDE.Double:gsub('if .- return 0 / 0 end ', '')
+local function written_out(source, short)
+   return (source:gsub('%f[%w_]at(%b())', function(arguments)
+      local p, i = arguments:match('^%((.-), (.*)%)$')
+      return (short.at:gsub('[PI]', {P = p, I = i}))
+   end):gsub('%f[%w_]R(%b())', function(x)
+      return (short.R:gsub('X', function() return written_out(x:sub(2, -2), short) end))
+   end))
+end
 
 -- Lua source as a function, with what the element type brings
 function loops.compile(ty, source, name)
-   return assert(bridge.load((PRELUDE[ty] or WHOLE) .. source, '=' .. name))(C, cell, ffi.cast, words)
+   local prelude = 'local C, cast, words, float = ...\nlocal exp, log, log1p, tanh, pow = ' .. (FUNCTIONS[ty] or FUNCTIONS.Double)
+      .. '\nlocal sqrt, abs, floor, ceil = math.sqrt, math.abs, math.floor, math.ceil\n'
+   return assert(bridge.load(prelude .. written_out(source, SHORT[ty] or WHOLE), '=' .. name))(C, ffi.cast, words, float)
 end
 
 -- kernels of an element type and a name, each made of source(name) when it is first used

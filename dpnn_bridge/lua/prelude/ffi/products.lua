@@ -181,13 +181,10 @@ for _, ty in ipairs {'Float', 'Double'} do
    -- torch.mm(a, b), torch.mv(a, b), a * b
    local function product(A, B)
       if not (A and B and A.n == 2 and A.block and B.block and (B.n == 2 or B.n == 1) and A[3] == B[1] and A.ty == B.ty) then return nil end
-      local block = native.new_block(A.ty, A[1] * (B.n == 2 and B[3] or 1))
-      if not block then return nil end
-      local R = {ty = A.ty, block = block, offset = 0, n = B.n, count = 0, dense = true, current = false}
-      if B.n == 2 then R[1], R[2], R[3], R[4] = A[1], B[3], B[3], 1 else R[1], R[2] = A[1], 1 end
-      native.measure(R)
-      ffi.fill(block.data, block.size * native.kinds[A.ty].size)  -- the product is added to zeros: no sum is -0
-      if (B.n == 2 and addmm or addmv)(nil, R, 1, R, 1, A, B) then return wrap(R) end
+      local object, R = native.new_tensor(A.ty, B.n, A[1], B[3])
+      if not object then return nil end
+      ffi.fill(R.block.data, R.count * native.kinds[A.ty].size)  -- the product is added to zeros: no sum is -0
+      if (B.n == 2 and addmm or addmv)(nil, R, 1, R, 1, A, B) then return object end
    end
    local times = mt.__mul__
    mt.__mul__ = function(a, b)

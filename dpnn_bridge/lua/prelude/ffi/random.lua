@@ -285,11 +285,8 @@ local function multinomial(object, P, count, replace)
    for i = 0, rows - 1 do
       if not cumulate(get, P, P.offset + i * down, step, n) then return false end
    end
-   if P.n == 1 then
-      if not native.resize(object, I, 1, count) then return false end
-   elseif not native.resize(object, I, 2, rows, count) then
-      return false
-   end
+   local resize = metatables['torch.LongTensor'].resize
+   if P.n == 1 then resize(object, count) else resize(object, rows, count) end
    for i = 0, rows - 1 do
       cumulate(get, P, P.offset + i * down, step, n)
       draw_row(n, count, replace, I.block.data, I.offset + (P.n == 2 and i * I[2] or 0), I[2 * I.n])

@@ -1,46 +1,47 @@
 -- With LuaJIT, Lua keeps the geometry of tensors itself, and reads and writes their memory through ffi: a call that
 -- needs no more than that does not ask Python. A state is a table
 --
---    {ty=, block=, offset=, n=, count=, dense=, [2k-1] = size of dimension k, [2k] = its stride}
+--    {ty=, block=, offset=, n=, count=, dense=, handle=, current=, [2k-1] = size of dimension k, [2k] = its stride}
 --
--- with block = {data=, size=, handle=}: a typed pointer, elements, and Python's storage object. Python's object of a
--- tensor is made when it is first needed, and follows when Lua has moved the view (`current` is false until then).
+-- with block = {ty=, data=, size=, handle=, memory=}: a typed pointer, elements, and Python's storage object or memory of
+-- Lua's own. Python's object of a tensor is made when it is first needed, and follows when Lua has moved the view
+-- (`current` is false until then).
 local bridge, py = ...
-local ffi, C = bridge.ffi, bridge.ffi.C
-local rawgetmt, rawsetmt = bridge.getmetatable, bridge.setmetatable
+local ffi = bridge.ffi
+local rawgetmt, rawsetmt, hold = bridge.getmetatable, bridge.setmetatable, bridge.hold
 local handles, metatables = bridge.handles, bridge.metatables
 local newproxy, type, rawset, setmetatable = newproxy, type, rawset, setmetatable
 local native = {}
 bridge.native = native
 
-ffi.cdef [[
-void *malloc(size_t size);
-void free(void *memory);
-void *memcpy(void *to, const void *from, size_t size);
-typedef struct {
-   void *data; int32_t device_type, device_id; int32_t ndim; uint8_t code, bits; uint16_t lanes;
-   int64_t *shape, *strides; uint64_t byte_offset;
-   void *context; void (*deleter)(void *);
-   int64_t sizes[2];
-} dpnn_bridge_memory;
-]]
-local HEADER = 128  -- bytes before the elements, for the description that PyTorch takes the memory over with
 local SMALL = 65536 -- bytes that Lua allocates itself
-local COLLECT_AFTER = 64 * 1024 * 1024
 
-local function kind(name, size, code)
-   return {pointer = ffi.typeof(name .. ' *'), size = size, code = code}
+-- Every view makes a table: with Lua's own pause, loops over small tensors spend most of their time marking what lives.
+-- The largest part of what a program keeps is PyTorch's memory, which does not count here.
+collectgarbage('setpause', 400)
+
+local function kind(name, size)
+   -- memory lies as PyTorch's does: where its first element lies decides how a library rounds
+   local memory = ffi.typeof('struct __attribute__((aligned(64))) { ' .. name .. ' values[?]; }')
+   return {pointer = ffi.typeof(name .. ' *'), size = size, memory = memory}
 end
 local kinds = {
-   Byte = kind('uint8_t', 1, 1), Char = kind('int8_t', 1, 0), Short = kind('int16_t', 2, 0), Int = kind('int32_t', 4, 0),
-   Long = kind('int64_t', 8, 0), Half = kind('uint16_t', 2, 2), Float = kind('float', 4, 2), Double = kind('double', 8, 2),
+   Byte = kind('uint8_t', 1), Char = kind('int8_t', 1), Short = kind('int16_t', 2), Int = kind('int32_t', 4),
+   Long = kind('int64_t', 8), Half = kind('uint16_t', 2), Float = kind('float', 4), Double = kind('double', 8),
 }
 native.kinds = kinds
 
-local states = setmetatable({}, {__mode = 'k'})   -- userdata, or what cdata() gave -> state
-local blocks = setmetatable({}, {__mode = 'v'})   -- Python's number of a block -> block
-local storages = setmetatable({}, {__mode = 'k'}) -- userdata -> block
+-- A table with weak keys would keep what belongs to a dead key for one collection more: a userdata holds its own state
+-- or block, as its environment, and a cdata its tensor's state in `described`.
+local states = setmetatable({}, {__mode = 'kv'})   -- userdata, or what cdata() gave -> state
+local blocks = setmetatable({}, {__mode = 'v'})    -- Python's number of a block -> block
+local storages = setmetatable({}, {__mode = 'kv'}) -- userdata -> block
+local described = setmetatable({}, {__mode = 'k'}) -- what cdata() gave -> state
 native.states, native.storages = states, storages
+local function keep(known, object, value)
+   known[object] = value
+   hold(object, value)
+end
 
 -- count and dense from sizes and strides
 local function measure(S)
@@ -81,7 +82,7 @@ end
 
 local function take(S, handle, ty, id, offset, n, ...)
    if not ty then return nil end
-   S.ty, S.offset, S.handle, S.current, S.described = ty, offset, handle, true, false
+   S.ty, S.offset, S.handle, S.current, S.described = ty, offset, handle, true, nil
    S.block = id and known_block(handle, ty, id) or false
    return fill(S, n, ...)
 end
@@ -91,7 +92,7 @@ local function read(object)
    local handle = handles[object]
    if type(handle) ~= 'userdata' then return nil end
    local S = take({}, handle, py.describe_tensor(handle))
-   if S then states[object] = S end
+   if S then keep(states, object, S) end
    return S
 end
 native.read = read
@@ -107,7 +108,7 @@ function native.read_storage(object, ty)
    local handle = handles[object]
    if handle == nil then return nil end
    local block = known_block(handle, ty, py.pointer(handle))
-   storages[object] = block
+   keep(storages, object, block)
    return block
 end
 
@@ -137,20 +138,10 @@ function bridge.moved(id)
 end
 
 -- memory of Lua's own ------------------------------------------------------------------------------------------------
-local fresh = 0
 local function allocate(ty, count)
    local kind = kinds[ty]
-   local bytes = count * kind.size
-   fresh = fresh + bytes
-   if fresh > COLLECT_AFTER then
-      fresh = 0
-      bridge.collect()
-   end
-   local memory = C.malloc(HEADER + bytes)
-   if memory == nil then error('out of memory: ' .. bytes .. ' bytes', 0) end
-   ffi.gc(memory, C.free)
-   local data = ffi.cast(kind.pointer, ffi.cast('char *', memory) + HEADER)
-   return {ty = ty, data = data, size = count, memory = memory}
+   local memory = kind.memory(count)
+   return {ty = ty, data = ffi.cast(kind.pointer, memory), size = count, memory = memory, handle = false}
 end
 
 -- a block of so many elements, or nil where Python is to make it
@@ -170,22 +161,12 @@ local function grow(block, count)
 end
 native.grow = grow
 
-local description = ffi.typeof('dpnn_bridge_memory *')
-local free = ffi.cast('void (*)(void *)', C.free)
-
--- Python's object for a block; memory that Lua allocated becomes PyTorch's
+-- Python's object for a block; what Lua had in memory of its own moves to PyTorch's
 local function storage_handle(block)
    if not block then return nil end
    if not block.handle then
-      local d, kind = ffi.cast(description, block.memory), kinds[block.ty]
-      d.data, d.device_type, d.device_id, d.ndim = block.data, 1, 0, 1
-      d.code, d.bits, d.lanes = kind.code, 8 * kind.size, 1
-      d.shape, d.strides, d.byte_offset = d.sizes, d.sizes + 1, 0
-      d.sizes[0], d.sizes[1] = block.size, 1
-      d.context, d.deleter = nil, free
-      local handle = py.adopt(block.ty, tonumber(ffi.cast('intptr_t', block.memory)))
-      ffi.gc(block.memory, nil)
-      block.handle, block.memory, block.id = handle, nil, py.pointer(handle)
+      local handle, address = py.adopt(block.ty, block.size, tonumber(ffi.cast('intptr_t', block.data)))
+      block.data, block.handle, block.memory, block.id = ffi.cast(kinds[block.ty].pointer, address), handle, nil, py.pointer(handle)
       blocks[block.id] = block
    end
    return block.handle
@@ -225,7 +206,7 @@ for ty in pairs(kinds) do class[ty] = metatables['torch.' .. ty .. 'Tensor'] end
 -- a new tensor on a state
 function native.wrap(S)
    local object = newproxy(false)
-   states[object] = S
+   keep(states, object, S)
    return rawsetmt(object, class[S.ty])
 end
 
@@ -233,13 +214,14 @@ local storage_class = {}
 for ty in pairs(kinds) do storage_class[ty] = metatables['torch.' .. ty .. 'Storage'] end
 function native.wrap_storage(block)
    local object = newproxy(false)
-   storages[object] = block
+   keep(storages, object, block)
    return rawsetmt(object, storage_class[block.ty])
 end
 
 -- to be called when the state of an object has got another view
 function native.moved(object, S)
-   S.current, S.described = false, false
+   S.current = false
+   if S.described then S.described = nil end
    rawset(handles, object, nil)
    local c = cdata_of[object]
    if c then rawset(handles, c, nil) end
@@ -257,7 +239,7 @@ local function cdata(self)
       c.size, c.stride, c.nDimension, c.storageOffset = c.values, c.values + n, n, S.offset
       for k = 1, n do c.values[k - 1], c.values[n + k - 1] = S[2 * k - 1], S[2 * k] end
       S.described = true
-      states[c], cdata_of[self] = S, c
+      states[c], described[c], cdata_of[self] = S, S, c
    end
    return c
 end

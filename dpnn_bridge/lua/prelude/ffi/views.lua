@@ -7,15 +7,19 @@ local type, select, tonumber, floor = type, select, tonumber, math.floor
 
 local function whole(x) return type(x) == 'number' and floor(x) == x end
 
--- a new state of type and block of S
+-- a new state with type and block of S, and sizes and strides too as far as they are not changed
 local function view(S, offset, n)
-   return {ty = S.ty, block = S.block, offset = offset, n = n, count = 0, dense = true, current = false}
+   local V = {
+      S[1], S[2], S[3], S[4], S[5], S[6], S[7], S[8],
+      ty = S.ty, block = S.block, offset = offset, n = n, count = 0, dense = true, handle = false, current = false,
+   }
+   for k = 9, 2 * n do V[k] = S[k] end
+   return V
 end
 native.view = view
 
 local function narrowed(S, d, first, count)
    local V = view(S, S.offset + first * S[2 * d], S.n)
-   for k = 1, 2 * S.n do V[k] = S[k] end
    V[2 * d - 1] = count
    return measure(V)
 end
@@ -23,11 +27,24 @@ end
 local function selected(S, d, at)
    local n = S.n - 1
    local V = view(S, S.offset + at * S[2 * d], n)
-   for k = 1, 2 * d - 2 do V[k] = S[k] end
    for k = 2 * d - 1, 2 * n do V[k] = S[k + 2] end
    return measure(V)
 end
 native.narrowed, native.selected = narrowed, selected
+
+-- a new state of sizes a, b, c, d (the n first of them), contiguous at the beginning of a block
+local function whole_of(ty, block, n, a, b, c, d)
+   if n == 1 then
+      return {a, 1, ty = ty, block = block, offset = 0, n = n, count = a, dense = true, handle = false, current = false}
+   elseif n == 2 then
+      return {a, b, b, 1, ty = ty, block = block, offset = 0, n = n, count = a * b, dense = true, handle = false, current = false}
+   end
+   local S = {a, b * c, b, c, c, 1, ty = ty, block = block, offset = 0, n = n, count = a * b * c, dense = true, handle = false, current = false}
+   if n == 4 then
+      S[2], S[4], S[6], S[7], S[8], S.count = b * c * d, c * d, d, d, 1, a * b * c * d
+   end
+   return S
+end
 
 -- set sizes a, b, c, d (the n first of them), contiguous; false where Python must
 local function shape(S, n, a, b, c, d)
@@ -67,24 +84,36 @@ local function resize_as(object, S, T)
 end
 native.resize, native.resize_as = resize, resize_as
 
--- a new tensor of the sizes of a state, or nil where Python must
+-- a new tensor of n <= 4 sizes > 0, or nil where Python must
+local function new_tensor(ty, n, a, b, c, d)
+   local block = new_block(ty, a * (n > 1 and b or 1) * (n > 2 and c or 1) * (n > 3 and d or 1))
+   if not block then return nil end
+   local R = whole_of(ty, block, n, a, b, c, d)
+   return wrap(R), R
+end
+native.new_tensor = new_tensor
+
+-- the same of the sizes of a state
 local function new_like(S)
    local n = S.n
+   if n >= 1 and n <= 4 then return new_tensor(S.ty, n, S[1], S[3], S[5], S[7]) end
    local block = n > 0 and new_block(S.ty, S.count)
    if not block then return nil end
-   local R = {ty = S.ty, block = block, offset = 0, n = n, count = S.count, dense = true, current = false}
+   local R = view(S, 0, n)
+   R.block = block
    local step = 1
    for k = 2 * n - 1, 1, -2 do
-      R[k], R[k + 1] = S[k], step
+      R[k + 1] = step
       step = step * S[k]
    end
+   R.count = step
    return wrap(R), R
 end
 native.new_like = new_like
 
 -- a new tensor without elements
 function native.fresh(ty)
-   local R = {ty = ty, block = false, offset = 0, n = 0, count = 0, dense = true, current = false}
+   local R = {ty = ty, block = false, offset = 0, n = 0, count = 0, dense = true, handle = false, current = false}
    return wrap(R), R
 end
 
@@ -156,7 +185,6 @@ end)
 
 local function transposed(S, a, b)
    local V = view(S, S.offset, S.n)
-   for k = 1, 2 * S.n do V[k] = S[k] end
    V[2 * a - 1], V[2 * a], V[2 * b - 1], V[2 * b] = S[2 * b - 1], S[2 * b], S[2 * a - 1], S[2 * a]
    return measure(V)
 end
@@ -304,12 +332,8 @@ for ty in pairs(native.kinds) do
          end
          if ty ~= 'Long' then n, a, b, c, d = sizes_of(n, a, b, c, d) end
          if type(a) == 'number' and positive(n, a, b, c, d) then
-            local block = new_block(ty, a * (n > 1 and b or 1) * (n > 2 and c or 1) * (n > 3 and d or 1))
-            if block then
-               local S = {ty = ty, block = block, offset = 0, n = n, count = 0, dense = true, current = false}
-               shape(S, n, a, b, c, d)
-               return wrap(S)
-            end
+            local object = new_tensor(ty, n, a, b, c, d)
+            if object then return object end
          end
          return slow(...)
       end
