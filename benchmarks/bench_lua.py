@@ -1,12 +1,13 @@
 """What calls of Lua cost on the bridge, and in Torch7.
 
-    python benchmarks/bench_lua.py
+    python benchmarks/bench_lua.py [--runtime lua51] [--sandbox]
 
 Where ``DPNN_TORCH7`` names a real Torch7, the operations run there too; else the column holds times stored from one.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import time
 from typing import Any
@@ -125,10 +126,14 @@ def layer_times(bridge: LuaBridge, batch: int, count: int = 200) -> tuple[float,
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description="What calls of Lua cost on the bridge, and in Torch7.")
+    parser.add_argument("--runtime", default="auto")
+    parser.add_argument("--sandbox", action="store_true")
+    options = parser.parse_args()
     torch.set_num_threads(1)
     start = time.perf_counter()
-    bridge = LuaBridge()
-    print(f"runtime {bridge.runtime}, start {1e3 * (time.perf_counter() - start):.0f} ms")
+    bridge = LuaBridge(runtime=options.runtime, sandbox=options.sandbox, max_seconds=600)
+    print(f"runtime {bridge.runtime}{', sandbox' * options.sandbox}, start {1e3 * (time.perf_counter() - start):.0f} ms")
     ours: Any = bridge.execute(_TIMES, list(OPERATIONS))
     real = os.environ.get(VARIABLE)
     theirs = times_of_torch7() if real else list(OPERATIONS.values())

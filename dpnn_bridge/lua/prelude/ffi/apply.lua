@@ -150,38 +150,58 @@ for name, value in pairs {zeros = 0, ones = 1} do
    end
 end
 
--- tensors one after the other along dimension d, or nothing
-local function concatenated(list, d)
-   local first = type(list[1]) == 'userdata' and (states[list[1]] or read(list[1]))
+-- tensors one after the other along dimension d, in a result or a new tensor; nothing where Python must
+local function concatenated(list, d, object, R)
+   local first = native.state(list[1])
    local n = first and first.n
    d = d or n
    if not first or n < 1 or n > 4 or type(d) ~= 'number' or floor(d) ~= d or d < 1 or d > n or not native.get[first.ty] then return nil end
    local total, count = 0, 0
    for i = 1, #list do
-      local S = type(list[i]) == 'userdata' and (states[list[i]] or read(list[i]))
-      if not S or S.ty ~= first.ty or S.n ~= n then return nil end
+      local S = native.state(list[i], first.ty)
+      if not S or S.n ~= n or R and S.block == R.block then return nil end
       for k = 1, n do
          if k ~= d and S[2 * k - 1] ~= first[2 * k - 1] then return nil end
       end
       total, count = total + S[2 * d - 1], count + S.count
    end
    if count > loops.FEW then return nil end
-   local sizes = {}
-   for k = 1, n do sizes[k] = k == d and total or first[2 * k - 1] end
-   local mt = metatables['torch.' .. first.ty .. 'Tensor']
-   local object, from = mt.new(unpack(sizes)), 0
+   local e, f, g, h = d == 1 and total or first[1], d == 2 and total or first[3], d == 3 and total or first[5], d == 4 and total or first[7]
+   if not R then
+      object, R = native.new_tensor(first.ty, n, e, f, g, h)
+   elseif not native.resize(object, R, n, e, f, g, h) or not R.dense then
+      return nil
+   end
+   local from = 0
    for i = 1, #list do
       local S = states[list[i]]
-      mt.copy(wrap(native.narrowed(states[object], d, from, S[2 * d - 1])), list[i])
+      local V = native.narrowed(R, d, from, S[2 * d - 1])
+      if not loops.pointwise('copy', V, S) then metatables['torch.' .. S.ty .. 'Tensor'].copy(wrap(V), list[i]) end
       from = from + S[2 * d - 1]
    end
    return object
 end
+
+-- (a, b), (a, b, d), ({a, b ...}), ({a, b ...}, d), of which the result is left out
+local function joined(object, R, n, a, b, d)
+   if type(a) == 'table' then
+      if n <= 2 then return concatenated(a, b, object, R) end
+   elseif n >= 2 and n <= 3 and type(a) == 'userdata' and type(b) == 'userdata' then
+      return concatenated({a, b}, d, object, R)
+   end
+end
 local cat = torch.cat
 function torch.cat(...)
-   local n, a, b, d = select('#', ...), ...
-   local object
-   if type(a) == 'table' and n <= 2 then object = concatenated(a, b)
-   elseif n >= 2 and n <= 3 and type(a) == 'userdata' and type(b) == 'userdata' then object = concatenated({a, b}, d) end
-   return object or cat(...)
+   local object = joined(nil, nil, select('#', ...), ...)
+   if object then return object end
+   return cat(...)
+end
+for ty in pairs(native.limits) do
+   local mt = metatables['torch.' .. ty .. 'Tensor']
+   local slow = mt.cat
+   mt.cat = function(self, ...)
+      local R = type(self) == 'userdata' and (states[self] or read(self))
+      if R and R.ty == ty and joined(self, R, select('#', ...), ...) then return self end
+      return slow(self, ...)
+   end
 end
