@@ -133,7 +133,8 @@ def main() -> None:
     torch.set_num_threads(1)
     start = time.perf_counter()
     bridge = LuaBridge(runtime=options.runtime, sandbox=options.sandbox, max_seconds=600)
-    print(f"runtime {bridge.runtime}{', sandbox' * options.sandbox}, start {1e3 * (time.perf_counter() - start):.0f} ms")
+    place = f"runtime {bridge.runtime}{', sandbox' * options.sandbox}"
+    print(f"{place}, start {1e3 * (time.perf_counter() - start):.0f} ms")
     ours: Any = bridge.execute(_TIMES, list(OPERATIONS))
     real = os.environ.get(VARIABLE)
     theirs = times_of_torch7() if real else list(OPERATIONS.values())
