@@ -152,14 +152,9 @@ def adaptive_max_gradient(input: Tensor, grad_output: Tensor, grad_input: Tensor
 # ---- averages
 
 
-def _average(
-    name: str,
-    forward: Callable[..., torch.Tensor],
-    backward: Callable[..., torch.Tensor],
-    space: int,
-    geometry: Callable[..., tuple[Any, ...]],
-) -> None:
-    """``forward(x, *geometry)`` and ``backward(g, x, *geometry)`` are PyTorch's operators."""
+def _average(name: str, operator: str, space: int, geometry: Callable[..., tuple[Any, ...]]) -> None:
+    """PyTorch's ``operator(x, *geometry)`` and ``operator_backward(g, x, *geometry)``."""
+    forward, backward = (getattr(torch.ops.aten, operator + suffix) for suffix in ("", "_backward"))
 
     @kernel(f"{name}_updateOutput")
     def update_output(input: Tensor, output: Tensor, *numbers: Any) -> None:
@@ -172,10 +167,8 @@ def _average(
 
     @kernel(f"{name}_updateGradInput")
     def update_grad_input(input: Tensor, grad_output: Tensor, grad_input: Tensor, *numbers: Any) -> None:
-        batch, _ = _batched(input.t, space)
-        g, _ = _batched(grad_output.t, space)
         try:
-            result = backward(g, batch, *geometry(*numbers))
+            result = backward(_batched(grad_output.t, space)[0], _batched(input.t, space)[0], *geometry(*numbers))
         except RuntimeError as error:
             raise TorchError(f"Given gradOutput size: {grad_output.shape_text}. {error}") from None
         grad_input.assign(result.reshape(input.size))
@@ -194,16 +187,10 @@ def _average3d(*n: Any) -> tuple[Any, ...]:
     return size, stride, pad, *(n[9:11] if len(n) > 6 else (False, True)), None
 
 
-_aten = torch.ops.aten
-_average("SpatialAveragePooling", _aten.avg_pool2d, _aten.avg_pool2d_backward, 2, _average2d)
-_average("VolumetricAveragePooling", _aten.avg_pool3d, _aten.avg_pool3d_backward, 3, _average3d)
-_average(
-    "SpatialAdaptiveAveragePooling",
-    _aten.adaptive_avg_pool2d,
-    _aten._adaptive_avg_pool2d_backward,
-    2,
-    lambda *n: (_reordered(n),) if n else (),  # backward, the size is the gradient's
-)
+_average("SpatialAveragePooling", "avg_pool2d", 2, _average2d)
+_average("VolumetricAveragePooling", "avg_pool3d", 3, _average3d)
+# backward, the size is the gradient's
+_average("SpatialAdaptiveAveragePooling", "_adaptive_avg_pool2d", 2, lambda *n: (_reordered(n),) if n else ())
 
 
 # ---- volumes: positions within the window, one byte each for time, row, column
