@@ -32,9 +32,9 @@ _OWN_MEMORY = 64 << 20
 #: rooms whose modules are imported before files are out of reach
 _ROOMS = ("checkpoints", "compare", "conversion", "loaders", "lua", "modules", "torch7", "training")
 _CODECS = ("ascii", "latin-1", "utf-8", "utf-16", "utf-32", "unicode_escape", "raw_unicode_escape", "idna", "hex")
-#: what needs files when it first runs: the base of nn, kernels, linear algebra, printing, files in memory
+#: what needs files when it first runs: the base of nn, packages, kernels, linear algebra, printing, files in memory
 _WARM_UP = """
-   require 'nn'
+   require 'nn' require 'moses' require 'xlua' require 'bit32'
    local m = nn.Sequential():add(nn.Linear(3, 2)):add(nn.Tanh())
    local c = nn.MSECriterion()
    local x, y = torch.randn(4, 3), torch.randn(4, 2)

@@ -134,6 +134,11 @@ def test_an_attack_gives_nothing(name: str, shared: LuaBridge, folder: Path) -> 
     assert shared.require("good") == {"answer": 42}
 
 
+def test_packages_of_the_bridge_are_there(shared: LuaBridge) -> None:
+    code = "return require('moses').map({1}, function(_, x) return x + 1 end)[1], type(require 'xlua'), require('bit32').band(6, 3)"
+    assert shared.execute(code) == (2, "table", 2)
+
+
 def test_no_object_of_python_is_reachable(shared: LuaBridge) -> None:
     found = shared.execute("""
         local seen, found = {}, {}
