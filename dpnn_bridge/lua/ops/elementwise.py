@@ -166,7 +166,8 @@ def remainder(x: torch.Tensor, y: Any) -> torch.Tensor:
         y = torch.tensor(y, dtype=x.dtype)
     if not x.is_floating_point():
         return torch.remainder(x, y)
-    return torch.where(y == 0, torch.nan, x - y * torch.floor(x / y))
+    whole = torch.floor(x / y).double()  # C's floor gives a double, and so the rest is one until it is stored
+    return torch.where(y == 0, torch.nan, x.double() - y.double() * whole).to(x.dtype)
 
 
 def _int_pow(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

@@ -199,6 +199,9 @@ def index_(*args: Any) -> Tensor:
     if r.storage is not None and t.storage is not None and r.storage.block is t.storage.block:
         _index_within(r, t, d, check_tensor(index, 3, "Long"))
         return r if len(args) == 3 else index
+    places = check_tensor(index, 3, "Long")
+    if places.dim == 1:
+        r.resize((*t.size[:d], places.numel, *t.size[d + 1 :]))  # before the indices are looked at
     r.assign(torch.index_select(t.t, d, _indices(index, 3, t.size[d])))
     return r if len(args) == 3 else index  # Torch7 returns what is on top of its stack
 

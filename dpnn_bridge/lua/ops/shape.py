@@ -142,8 +142,9 @@ def point_to(t: Tensor, args: Sequence[Any], first: int) -> None:
         t.geometry(source, offset, t.size, t.stride)  # strides of equal sizes stay
         t.resize(sizes, strides)
     elif (isinstance(source, Storage) and source.ty == "Long") or describe(source) == "number":
+        sizes, strides = _sizes_and_strides(args, first, strided=False)
         t.geometry(None, 0, (), ())
-        t.resize(*_sizes_and_strides(args, first, strided=False))
+        t.resize(sizes, strides)
     else:
         raise TorchError(f"bad argument #{first} (expecting number or torch.{t.ty}Tensor or torch.{t.ty}Storage)")
 
@@ -356,7 +357,7 @@ def viewed(r: Tensor, t: Tensor, sizes: Sequence[int]) -> Tensor:
     if not t.is_contiguous():
         raise TorchError("expecting a contiguous tensor")
     _check_storage(r, t)
-    r.geometry(t.storage, t.offset, (), ())  # Torch7 looks at the number of elements last
+    r.geometry(t.storage, t.offset, r.size, r.stride)  # strides of equal sizes stay; the number of elements comes last
     r.resize(sizes)
     if r.numel != count:
         wanted, found = "x".join(map(str, sizes)), "x".join(map(str, t.size))

@@ -75,12 +75,16 @@ local function resize(object, S, n, a, b, c, d)
    return true
 end
 
--- the same to the sizes of another state
-local function resize_as(object, S, T)
-   if T.n >= 1 and T.n <= 4 then return resize(object, S, T.n, T[1], T[3], T[5], T[7]) end
+local function same_sizes(S, T)
    if T.n ~= S.n then return false end
    for k = 1, 2 * T.n, 2 do if S[k] ~= T[k] then return false end end
    return true
+end
+
+-- the same to the sizes of another state
+local function resize_as(object, S, T)
+   if T.n >= 1 and T.n <= 4 then return resize(object, S, T.n, T[1], T[3], T[5], T[7]) end
+   return same_sizes(S, T)
 end
 native.resize, native.resize_as = resize, resize_as
 
@@ -277,7 +281,14 @@ local function expansion(S, n, a, b, c, d) return positive(n, a, b, c, d) and ex
 
 -- f(S, sizes) as t:name(sizes) and result:name(t, sizes); name .. 'As' takes the sizes of a tensor
 local function reshaping(name, f)
-   local function made(self, S, V) return V and (S and become(self, S, V) or wrap(V)) end
+   local function made(self, S, V)
+      if not V or not S then return V and wrap(V) end
+      if name == 'view' and same_sizes(S, V) then  -- strides of equal sizes stay
+         for k = 2, 2 * V.n, 2 do V[k] = S[k] end
+         measure(V)
+      end
+      return become(self, S, V)
+   end
    define(name, function(self, S, slow, ...)
       local n, first = select('#', ...), ...
       local T = n > 1 and type(first) == 'userdata' and (states[first] or read(first))
