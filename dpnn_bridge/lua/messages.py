@@ -48,8 +48,8 @@ _OTHERS = {
         "(often -gpu -1, -backend nn), or remove the line where nothing else needs it",
     ),
     **dict.fromkeys(
-        ("hdf5", "mattorch", "matio", "npy4th", "fbdebug"),
-        "a reader of data in C: convert the data once in Python (h5py, scipy.io, numpy) to a .t7 that "
+        ("mattorch", "matio", "npy4th", "fbdebug"),
+        "a reader of data in C: convert the data once in Python (scipy.io, numpy) to a .t7 that "
         "dpnn_bridge.save writes, and read that with torch.load",
     ),
     "loadcaffe": "a reader of Caffe models in C: convert the model in a real Torch7 once (torch.save of what "

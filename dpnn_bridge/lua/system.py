@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dpnn_bridge.base.extras import install_advice
+from dpnn_bridge.lua.hdf5 import Files
 from dpnn_bridge.lua.tensor import FLOATING, Tensor, TorchError
 
 if TYPE_CHECKING:
@@ -266,11 +267,14 @@ def system_entries(runtime: Runtime) -> dict[str, Any]:
     """What the prelude's packages find in ``py``; nothing in a sandbox."""
     if runtime.sandbox:
         return {}
+    files = Files(runtime.lua.table_from)
     return {
         "libpaths": runtime.lua.table_from(path_entries(runtime)),
         "lfs": runtime.lua.table_from(lfs_entries(runtime)),
         "json": runtime.lua.table_from(json_entries(runtime)),
         "md5": lambda text: hashlib.md5(text.encode("latin-1"), usedforsecurity=False).hexdigest(),
+        "hdf5": runtime.guarded(files.entries()),
+        "hdf5_lists": runtime.lua.table_from(files.lists()),
         "image_load": runtime.guard(load_image),
         "image_save": runtime.guard(save_image),
         "image_scale": runtime.guard(scale_image),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -150,6 +152,60 @@ def test_the_name_of_an_experiment(bridge: LuaBridge, capfd: pytest.CaptureFixtu
     """
     assert bridge.execute(code) == ("exp,f=data,a=4,b=f", "", "e,f=1,")
     assert "-- ignore option c\n" in capfd.readouterr().out
+
+
+def test_files_of_hdf5(bridge: LuaBridge, tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "data.h5"
+    with h5py.File(path, "w") as file:
+        file["train/x"] = np.arange(24, dtype=">f4").reshape(2, 3, 4)
+        file["labels"] = np.array([1, 2, 250], np.uint8)
+        file["big"] = np.array([1, 2**40], np.uint64)
+        file["words"] = np.array([b"a", b"b"])
+    code = """
+    local hdf5, path, folder = require 'hdf5', ...
+    local file = hdf5.open(path, 'r')
+    local x = file:read('/train/x')
+    local all = file:read('train'):all()
+    local results = {x:dataspaceSize(), all.x:type(), x:partial({2, 2}, {1, 2}, 3), file:read('labels'):all(),
+       file:read('big'):all(), torch.type(file:read('train'))}
+    local errors = {}
+    for i, f in ipairs {function() file:read('none') end, function() x:partial({1, 1}) end,
+                        function() x:partial({1, 3}, 1, 1) end, function() file:read('words'):all() end,
+                        function() hdf5.open(folder .. '/no.h5', 'r') end} do
+       errors[i] = select(2, pcall(f))
+    end
+    file:close()
+    local made = hdf5.open(folder .. '/made.h5', 'w')
+    local options = hdf5.DataSetOptions():setChunked(2, 8):setDeflate()
+    made:write('a/b', torch.range(1, 8):view(2, 4), options)
+    made:append('a/b', torch.ones(1, 4))
+    made:write('/', {c = {d = torch.LongTensor {5}}, e = torch.ByteTensor {1, 2}})
+    made:close()
+    made = hdf5.open(folder .. '/made.h5')
+    local read = made:all()
+    made:close()
+    return results, errors, read.a.b, read.c.d, read.e
+    """
+    results, errors, grown, number, small = bridge.execute(code, str(path), str(tmp_path))
+    assert results[:2] == [[2, 3, 4], "torch.FloatTensor"]
+    assert results[2].tolist() == [[[14], [18]]]
+    assert results[3].tolist() == [1, 2, 250]
+    assert results[4].tolist() == [1, 2**40]
+    assert results[5] == "hdf5.HDF5Group"
+    words = ("no such child", "dimension mismatch. Expected 3 but 1", "no places 1 to 3", "no tensor can hold", "no.h5")
+    for error, text in zip(errors, words, strict=True):
+        assert text in error
+    assert grown.tolist() == [[1, 2, 3, 4], [5, 6, 7, 8], [1, 1, 1, 1]]
+    assert (number.tolist(), number.dtype, small.dtype) == ([5], torch.int64, torch.uint8)
+    with h5py.File(tmp_path / "made.h5") as file:
+        assert file["a/b"].compression == "gzip"
+
+
+def test_without_h5py_hdf5_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(LuaBridgeError, match=r"hdf5 needs h5py, which is not installed.*\[hdf5\]"):
+        LuaBridge().execute("require('hdf5').open('x.h5', 'r')")
 
 
 def test_cutorch_says_what_it_is(bridge: LuaBridge) -> None:
@@ -304,7 +360,7 @@ def test_layers_of_a_gpu_are_those_of_nn() -> None:
     [
         ("pl.path", "git clone https://github.com/lunarmodules/Penlight"),
         ("optim", "git clone https://github.com/torch/optim"),
-        ("hdf5", "convert the data once in Python"),
+        ("mattorch", "convert the data once in Python"),
         ("cudnn", "-l cunn-on-cpu"),
         ("clnn", "take the script's way on the CPU"),
         ("display", "turn plotting off"),

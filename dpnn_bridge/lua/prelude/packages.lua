@@ -25,7 +25,7 @@ end
 
 if bridge.open then
    for _, name in ipairs {'paths', 'sys', 'csvigo'} do packages[name] = file(name) end
-   for _, name in ipairs {'lfs', 'cjson', 'tds', 'threads', 'image', 'cutorch', 'cunn-on-cpu', 'md5', 'trepl'} do package.preload[name] = file(name) end
+   for _, name in ipairs {'lfs', 'cjson', 'tds', 'threads', 'image', 'hdf5', 'cutorch', 'cunn-on-cpu', 'md5', 'trepl'} do package.preload[name] = file(name) end
    package.preload['cjson.safe'] = function()
       local cjson, safe = require 'cjson', {}
       for name, f in pairs(cjson) do safe[name] = f end

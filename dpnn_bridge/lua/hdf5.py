@@ -1,0 +1,125 @@
+"""Files of HDF5 for scripts that require ``hdf5``, over h5py; the Lua side is ``prelude/packages/hdf5.lua``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from dpnn_bridge.base.extras import install_advice
+from dpnn_bridge.lua.tensor import Tensor, TorchError
+
+#: by size, as torch-hdf5 chooses: whole numbers of one byte are bytes, others signed
+_KINDS = {
+    ("i", 1): "uint8",
+    ("i", 2): "int16",
+    ("i", 4): "int32",
+    ("i", 8): "int64",
+    ("f", 4): "float32",
+    ("f", 8): "float64",
+}
+
+
+def _h5py() -> Any:
+    try:
+        import h5py
+    except ImportError:
+        raise TorchError(f"hdf5 needs h5py, which is not installed: {install_advice('hdf5')}") from None
+    return h5py
+
+
+class Files:
+    """Open files by number: Lua holds a number and a path for each group and data set.
+
+    Args:
+        table: makes a Lua table of a list.
+    """
+
+    def __init__(self, table: Callable[[list[Any]], Any]) -> None:
+        self._files: dict[int, Any] = {}
+        self._table = table
+
+    def open(self, path: str, mode: str) -> int:
+        try:
+            opened = _h5py().File(path, mode)
+        except (OSError, ValueError) as error:
+            raise TorchError(f"hdf5: {path} cannot be opened: {error}") from None
+        number = max(self._files, default=0) + 1
+        self._files[number] = opened
+        return number
+
+    def close(self, number: float) -> tuple[()]:
+        opened = self._files.pop(int(number), None)
+        if opened is not None:
+            opened.close()
+        return ()
+
+    def _find(self, number: float, path: str) -> Any:
+        opened = self._files.get(int(number))
+        if opened is None:
+            raise TorchError("hdf5: this file was closed")
+        found = opened.get(path)
+        if found is None:
+            raise TorchError(f"HDF5Group:read() - no such child '{path}' in {opened.filename}")
+        return found
+
+    def is_group(self, number: float, path: str) -> bool:
+        return isinstance(self._find(number, path), _h5py().Group)
+
+    def names(self, number: float, path: str) -> Any:
+        """Of the children of a group."""
+        return self._table(list(self._find(number, path)))
+
+    def size(self, number: float, path: str) -> Any:
+        return self._table(list(self._find(number, path).shape))
+
+    def read(self, number: float, path: str, *ranges: float) -> Tensor:
+        """All of a data set, or of each dimension what lies from one place to another, counted from 1."""
+        data = self._find(number, path)
+        if ranges and len(ranges) != 2 * len(data.shape):
+            count = len(ranges) // 2
+            raise TorchError(
+                f"HDF5DataSet:partial() - dimension mismatch. Expected {len(data.shape)} but {count} were given."
+            )
+        bounds = [(int(a), int(b)) for a, b in zip(ranges[::2], ranges[1::2], strict=True)]
+        for (first, last), n in zip(bounds, data.shape, strict=False):
+            if not 1 <= first <= last <= n:
+                raise TorchError(f"hdf5: {path} has no places {first} to {last} in a dimension of {n}")
+        kind = _KINDS.get(("i" if data.dtype.kind in "iub" else data.dtype.kind, data.dtype.itemsize))
+        if kind is None:
+            raise TorchError(f"hdf5: {path} holds {data.dtype}, which no tensor can hold")
+        values = np.ascontiguousarray(data[tuple(slice(first - 1, last) for first, last in bounds)])
+        values = values.astype(values.dtype.newbyteorder("=")).view(kind)
+        return Tensor.fresh(torch.from_numpy(values.reshape(data.shape or 1) if not bounds else values))
+
+    def write(self, number: float, path: str, data: Tensor, level: float | None, *chunks: float) -> tuple[()]:
+        opened = self._files[int(number)]
+        options: dict[str, Any] = {}
+        if chunks:
+            if len(chunks) != data.dim:
+                raise TorchError(f"Chunk size has {len(chunks)} dimensions; data has {data.dim}")
+            options["chunks"] = tuple(min(int(c), n) for c, n in zip(chunks, data.size, strict=True))
+            options["maxshape"] = (None, *data.size[1:])
+        if level is not None:
+            options |= {"compression": "gzip", "compression_opts": int(level)}
+        if path in opened:
+            raise TorchError(f"HDF5Group: error writing '{path}': it is there already")
+        opened.create_dataset(path, data=data.t.numpy(), **options)
+        return ()
+
+    def append(self, number: float, path: str, data: Tensor) -> tuple[()]:
+        found = self._find(number, path)
+        if found.maxshape[0] is not None:
+            raise TorchError(f"hdf5: {path} was written without setChunked, so it cannot grow")
+        found.resize(found.shape[0] + data.size[0], axis=0)
+        found[-data.size[0] :] = data.t.numpy()
+        return ()
+
+    def entries(self) -> dict[str, Callable[..., Any]]:
+        return {name: getattr(self, name) for name in ("open", "close", "is_group", "read", "write", "append")}
+
+    def lists(self) -> dict[str, Callable[..., Any]]:
+        """What answers with a Lua table."""
+        return {"names": self.names, "size": self.size}
