@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -355,11 +355,13 @@ def nonzero(r: Tensor, t: Tensor) -> None:
     r.assign(t.t.nonzero() + 1)
 
 
-@torch_function("all", "T", types=("Byte",))
-def all_(t: Tensor) -> bool:
-    return bool(t.t.bool().all())
+def _whether(name: str, of: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    @torch_function(name, "T", types=("Byte",))
+    def run(t: Tensor) -> bool:
+        if not t.numel:
+            raise TorchError("bad argument #1 (empty Tensor)")
+        return bool(of(t.t.bool()))
 
 
-@torch_function("any", "T", types=("Byte",))
-def any_(t: Tensor) -> bool:
-    return bool(t.t.bool().any())
+_whether("all", torch.all)
+_whether("any", torch.any)

@@ -21,7 +21,7 @@ _IN_ORDER = 4096
 
 
 def _sum(x: torch.Tensor, dim: int) -> torch.Tensor:
-    if x.numel() > _IN_ORDER or not x.is_floating_point():
+    if not 0 < x.numel() <= _IN_ORDER or not x.is_floating_point():
         return x.sum(dim)
     return x.cumsum(dim).select(dim, -1)
 

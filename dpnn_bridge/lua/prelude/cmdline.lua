@@ -10,7 +10,9 @@ function CmdLine:__init(argseparator, keyseparator)
 end
 
 function CmdLine:error(message)
-   io.stderr:write('\n' .. message .. '\n')
+   print('')
+   io.stderr:write(message)
+   print('')
    self:help()
    os.exit(1)
 end

@@ -1,7 +1,9 @@
-"""Upsampling and padding."""
+"""Upsampling, padding, and what nnx does with pixels."""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -126,3 +128,55 @@ def resample_gradient(input: Tensor, grad_output: Tensor, grad_input: Tensor, *_
     height, width = grad_output.size[-2:]  # whatever size the layer was made for
     (g,) = pull_back(lambda x: _resample(x, width, height), [input.t], grad_output.t)
     grad_input.assign(g)
+
+
+# ---- nnx: pixels of one image against a window of another, sums one by one as in C
+
+_Part = tuple[slice, slice, slice]
+
+
+def _window(first: torch.Tensor, window: tuple[int, int], full: bool) -> Iterator[tuple[int, int, _Part, _Part]]:
+    """The places of the window, with the pixels of both images that meet there."""
+    corner = [(n + 1) // 2 - 1 if full else 0 for n in window]
+    for i, j in itertools.product(*map(range, window)):
+        near, far = [slice(None)], [slice(None)]
+        for at, middle, n in zip((i, j), corner, first.shape[1:], strict=True):
+            step = at - middle
+            start, stop = (max(0, -step), min(n, n - step)) if full else (0, n)
+            near.append(slice(start, max(start, stop)))
+            far.append(slice(start + step, max(start, stop) + step))
+        yield i, j, (near[0], near[1], near[2]), (far[0], far[1], far[2])
+
+
+@kernel("SpatialMatching_updateOutput")
+def match(first: Tensor, second: Tensor, output: Tensor, height: float, width: float, full: bool) -> None:
+    """Squared distances; 1e30 where the window leaves the image."""
+    a, b, window = first.t, second.t, (int(height), int(width))
+    result = a.new_full((*a.shape[1:], *window), 1e30)
+    for i, j, near, far in _window(a, window, full):
+        squares = (a[near] - b[far]).square()
+        result[(*near[1:], i, j)] = sum(squares[1:], squares[0])
+    output.assign(result)
+
+
+@kernel("SpatialMatching_updateGradInput")
+def match_gradient(
+    first: Tensor,
+    second: Tensor,
+    grad_output: Tensor,
+    grad_first: Tensor,
+    grad_second: Tensor,
+    height: float,
+    width: float,
+    full: bool,
+) -> None:
+    a, b, g = first.t, second.t, grad_output.t.reshape(*first.size[1:], int(height), int(width))
+    to_a, to_b, steps = torch.zeros_like(a), torch.zeros_like(b), []
+    for i, j, near, far in _window(a, (int(height), int(width)), full):
+        slope = 2 * (a[near] - b[far]) * g[(*near[1:], i, j)]
+        to_a[near] += slope
+        steps.append((far, slope))
+    for far, slope in reversed(steps):  # the order in which the pixels of the first image come
+        to_b[far] -= slope
+    grad_first.assign(to_a)
+    grad_second.assign(to_b)

@@ -1,6 +1,6 @@
 -- libnnx, the layers that compare pixels or walk down a tree. Sums are taken one by one in the tensor's type, as in C.
 local nnx = {}
-local max, min, floor, ceil = math.max, math.min, math.floor, math.ceil
+require 'nn.THNN'
 
 local function double(t) return torch.DoubleTensor(t:size()):copy(t) end
 -- t + factor * values, worked out in double precision
@@ -78,53 +78,19 @@ function nnx.SpatialGraph_updateGradInput(self, input, gradOutput)
 end
 
 -- SpatialMatching, SpatialRadialMatching: a pixel of one image and those of a window of another --------------------------
--- visits the places of the window: parts of the first image, of the second, and of a tensor height x width x window
-local function each_place(self, one, two, window, last_first, visit)
-   local height, width, rows, columns = one:size(2), one:size(3), window:size(3), window:size(4)
-   local top, left = 0, 0
-   if self.full_output then top, left = ceil(rows / 2) - 1, ceil(columns / 2) - 1 end
-   local function along(size, offset)
-      if not self.full_output then return 0, size end
-      local from = max(0, -offset)
-      return from, min(size, size - offset) - from
-   end
-   for at = 0, rows * columns - 1 do
-      local place = last_first and rows * columns - 1 - at or at
-      local i, j = floor(place / columns), place % columns
-      local y, h = along(height, i - top)
-      local x, w = along(width, j - left)
-      if h > 0 and w > 0 then
-         visit(function(t) return t:narrow(2, y + 1, h):narrow(3, x + 1, w) end,
-               function(t) return t:narrow(2, y + i - top + 1, h):narrow(3, x + j - left + 1, w) end,
-               window:select(4, j + 1):select(3, i + 1):narrow(1, y + 1, h):narrow(2, x + 1, w))
-      end
-   end
+local kernels = torch.getmetatable('torch.DoubleTensor').THNN
+function nnx.SpatialMatching_updateOutput(self, one, two)
+   kernels.SpatialMatching_updateOutput(one, two, self.output, self.maxh, self.maxw, self.full_output)
 end
-
-local function match(self, one, two, output)
-   output:fill(1e30)
-   each_place(self, one, two, output, false, function(a, b, place)
-      local difference = a(one) - b(two)
-      products(place:zero(), difference, difference)
-   end)
+function nnx.SpatialMatching_updateGradInput(self, one, two, gradOutput)
+   kernels.SpatialMatching_updateGradInput(one, two, gradOutput, self.gradInput1, self.gradInput2, self.maxh, self.maxw, self.full_output)
 end
-local function match_gradient(self, one, two, gradOutput)
-   local function spread(last_first, add)
-      each_place(self, one, two, gradOutput, last_first, function(a, b, place)
-         local slope = (a(one) - b(two)):mul(2)
-         add(a, b, slope:cmul(over_channels(place:contiguous(), slope)))
-      end)
-   end
-   spread(false, function(a, _, slope) a(self.gradInput1):add(slope) end)
-   spread(true, function(_, b, slope) b(self.gradInput2):add(-1, slope) end)
+function nnx.SpatialRadialMatching_updateOutput(self, one, two)
+   kernels.SpatialMatching_updateOutput(one, two, self.output, self.maxh, 1, false)
+   self.output:resize(one:size(2), one:size(3), self.maxh)
 end
-
-function nnx.SpatialMatching_updateOutput(self, one, two) match(self, one, two, self.output) end
-nnx.SpatialMatching_updateGradInput = match_gradient
-local function with_column(t) return t:view(t:size(1), t:size(2), t:size(3), 1) end
-function nnx.SpatialRadialMatching_updateOutput(self, one, two) match(self, one, two, with_column(self.output)) end
 function nnx.SpatialRadialMatching_updateGradInput(self, one, two, gradOutput)
-   match_gradient(self, one, two, with_column(gradOutput:contiguous()))
+   kernels.SpatialMatching_updateGradInput(one, two, gradOutput, self.gradInput1, self.gradInput2, self.maxh, 1, false)
 end
 
 -- SoftMaxTree -----------------------------------------------------------------------------------------------------------
