@@ -209,7 +209,9 @@ def index_(*args: Any) -> Tensor:
 def _index_within(r: Tensor, t: Tensor, d: int, index: Tensor) -> None:
     """``r:index(t, d, index)`` in one memory: Torch7 resizes first, then copies one slice after the other."""
     r.resize((*t.size[:d], index.numel, *t.size[d + 1 :]))
-    for to, origin in enumerate(_indices(index, 3, t.size[d]).tolist()):
+    if d == 0 and r.is_contiguous() and t.is_contiguous():
+        _indices(index, 3, t.size[d])  # looked at before anything is copied
+    for to, origin in enumerate((index.t - 1).tolist()):
         copy_into(narrowed(r, d, to, 1), narrowed(t, d, origin, 1))
 
 
