@@ -25,7 +25,7 @@ BYTES, PER_BYTE = 1 << 26, 1 << 10
 #: elementary steps (an element read or written, a product): always, and for each byte
 STEPS, STEPS_PER_BYTE = 1 << 29, 1 << 17
 #: steps that an operation takes, however small it is
-EACH = 1 << 15
+EACH = 1 << 17
 
 #: whose results together have no more elements than what they take
 _NO_LARGER_NAMES = """

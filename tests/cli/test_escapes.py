@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 from pseudo_terminal import on_terminal  # pyright: ignore[reportMissingImports]
 
-from dpnn_bridge.base.display import printable, printable_lines
+from dpnn_bridge.base.display import in_html, printable, printable_lines
 from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.cli.inspect import inspect_command
 from dpnn_bridge.cli.terminal import Command
@@ -149,3 +149,4 @@ def test_printable() -> None:
     assert printable("a\x1b\n\udcff") == "a\\x1b\\n\\udcff"
     assert printable_lines("a\nb") == "a\nb"
     assert len(printable_lines("a" * 10**6)) < 3000
+    assert in_html("<b>&\x1b") == "&lt;b&gt;&amp;\\x1b"

@@ -351,9 +351,11 @@ def test_too_many_threads_are_no_crash(shared: LuaBridge) -> None:
 
 
 @linux
-def test_the_process_ends_with_the_program() -> None:
-    code = "from dpnn_bridge.lua import LuaBridge\nb = LuaBridge(sandbox=True)\nprint(b._sandbox.pid, flush=True)\n"
-    code += "import os, sys\nsys.stdin.read()"
+@pytest.mark.parametrize("doing", ["sys.stdin.read()", "b.execute('while true do end')"])
+def test_the_process_ends_with_the_program(doing: str) -> None:
+    code = "import sys\nfrom dpnn_bridge.lua import LuaBridge\n"
+    code += "b = LuaBridge(sandbox=True, max_seconds=600, max_instructions=10**12)\nprint(b._sandbox.pid, flush=True)\n"
+    code += doing
     program = subprocess.Popen(
         [sys.executable, "-c", code],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
@@ -362,6 +364,7 @@ def test_the_process_ends_with_the_program() -> None:
     )
     pid = int(program.stdout.readline())
     assert Path(f"/proc/{pid}").exists()
+    time.sleep(0.2)  # it begins what it does
     program.kill()
     program.communicate()
     end = time.monotonic() + 20

@@ -9,6 +9,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ from conftest import tracing
 from samples import SAMPLES
 
 import dpnn_bridge
+from dpnn_bridge.base import atomic
 from dpnn_bridge.base.atomic import PatientFile, replacing, write_text
 from dpnn_bridge.base.suffixes import OUTPUTS
 from dpnn_bridge.cli.convert import convert_command
@@ -174,12 +176,19 @@ def test_the_mode_follows_the_umask(suffix: str, mask: int, tmp_path: Path) -> N
     assert stat.S_IMODE((tmp_path / f"m{suffix}").stat().st_mode) == 0o666 & ~mask
 
 
-def test_one_of_several_writers_wins(tmp_path: Path) -> None:
+def test_one_of_several_writers_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    together, put_all = threading.Barrier(8), atomic._put_all
+
+    def put_together(*arguments: Any) -> None:
+        together.wait(60)  # each has looked, and found nothing
+        put_all(*arguments)
+
+    monkeypatch.setattr(atomic, "_put_all", put_together)
+
     def attempt(n: int) -> str:
         try:
             with replacing(tmp_path / "x", force=False) as temporary:
                 temporary.write_text(str(n) * 1000)
-                time.sleep(0.01)
         except OutputExistsError:
             return ""
         return str(n)

@@ -269,7 +269,8 @@ def header(entries: dict[str, Any], data: int) -> bytes:
 )
 def test_damaged_safetensors(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "m.safetensors").write_bytes(data)
-    with pytest.raises(DpnnBridgeError, match=r"m\.safetensors"):
+    reason = "damaged|no header|holds no|not written by dpnn_bridge" if b"__metadata__" in data else "damaged|no header"
+    with pytest.raises(DpnnBridgeError, match=rf"m\.safetensors.*({reason})"):
         dpnn_bridge.load(tmp_path / "m.safetensors")
 
 
