@@ -91,8 +91,8 @@ def test_values_show_as_th_shows_them(capfd: pytest.CaptureFixture[str]) -> None
 
 def test_interrupts(terminal: Terminal) -> None:
     terminal.expect("not needed before an expression.")
-    terminal.type("while true do torch.tic() end\r")
-    time.sleep(1)
+    terminal.type("print('tic' .. 1) while true do torch.tic() end\r")
+    terminal.expect("tic1\n")
     terminal.type("\x03")
     terminal.expect("once more ends dpnn-lua\n")
     terminal.expect(">")
@@ -102,8 +102,8 @@ def test_interrupts(terminal: Terminal) -> None:
     terminal.expect("'end' expected")
     terminal.type("error('mine')\r")
     terminal.expect("stdin:1: mine")
-    terminal.type("while true do end\r")
-    time.sleep(1)
+    terminal.type("print('idle' .. 2) while true do end\r")
+    terminal.expect("idle2\n")
     terminal.type("\x03")
     terminal.expect("once more ends dpnn-lua")
     terminal.type("\x03")
