@@ -7,7 +7,9 @@ import inspect
 import json
 import os
 import re
+import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,10 @@ KNOWN = read_known_differences(KNOWN_FILE)
 tracing = pytest.mark.skipif(torch.__version__ < TRACING, reason=f"needs PyTorch {TRACING}")
 
 torch.set_num_threads(1)
+
+# a shell starts programs in the background with SIGINT ignored, which all programs that tests start would take over
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if "mix_stderr" in inspect.signature(CliRunner).parameters:  # click before 8.2 mixes stderr into stdout if not told
     CliRunner.__init__ = functools.partialmethod(CliRunner.__init__, mix_stderr=False)
