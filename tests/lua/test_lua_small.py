@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -121,3 +122,11 @@ def test_the_first_call_of_a_kernel_gives_the_bits_of_the_next(name: str, ty: st
     )
     assert first.shape == (60, 50)
     assert bool((first == second).all())
+
+
+@pytest.mark.parametrize("bits", [0x7FF8000000000000, 0x7FFFFFFFFFFFFFFF, 0xFFF8000000000000, 0xFFFFFFFFFFFFFFFF])
+@pytest.mark.parametrize("name", ["neg", "abs", "sigmoid", "sqrt", "csub"])
+def test_a_nan_of_any_bits_stays_one(name: str, bits: int) -> None:
+    value = torch.from_numpy(np.array([bits, 0, bits], np.uint64).view(np.float64))
+    result = LuaBridge().execute(f"local t = ... return t:{name}({'t' if name == 'csub' else ''})", value)
+    assert result.isnan().tolist() == [True, False, True]

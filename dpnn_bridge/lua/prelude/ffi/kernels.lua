@@ -54,10 +54,10 @@ local function define(name, forward, backward, of_output, options)
       end
    end
 end
-define('Abs', 'abs(x)', 'x >= 0 and y or -y')
+define('Abs', 'abs(x)', 'x >= 0 and y or (y ~= y and y or -y)')
 define('Square', 'x * x', 'R(2 * y) * x')
 define('Sqrt', 'sqrt(x)', 'x == 0 and 0 or 0.5 * R(y / x)', true)
-define('Sigmoid', '1 / R(1 + exp(-x))', 'R(y * R(1 - x)) * x', true)
+define('Sigmoid', '1 / R(1 + exp(0 - x))', 'R(y * R(1 - x)) * x', true)
 define('Tanh', 'tanh(x)', 'y * R(1 - R(x * x))', true)
 define('Threshold', 'x > v and x or w', 'x > v and y or 0', false, 2)
 define('HardTanh', 'x <= v and v or (x <= w and x or w)', '(x <= v or x >= w) and 0 or y', false, 2)

@@ -136,17 +136,18 @@ return function(rows, columns, q, c, d, r, e, f, iq, ir, v)
 end
 ]]
 
---- element-wise results from x, y, z (elements of the sources) and v, w (numbers); R rounds to the element type
+--- element-wise results from x, y, z (elements of the sources) and v, w (numbers); R rounds to the element type. -x of a
+--- NaN could be one of those bits, so that NaN is left out of it
 local expressions = {
    add = 'x + v', sub = 'x - v', mul = 'x * v', div = 'x / v', cadd = 'x + y', csub = 'x - y',
    cadd_scaled = 'x + R(v * y)', csub_scaled = 'x - R(v * y)', cmul = 'x * y', cdiv = 'x / y',
    addcmul = 'x + R(R(v * y) * z)', addcdiv = 'x + R(R(v * y) / z)',
    clamp = 'x < v and v or (x > w and w or x)', cmax = 'x > y and x or y', cmin = 'x < y and x or y',
    cmax_number = 'x > v and x or v', cmin_number = 'x < v and x or v',
-   copy = 'x', neg = '-x', abs = 'abs(x)', sqrt = 'sqrt(x)', rsqrt = '1 / R(sqrt(x))', cinv = '1 / x',
+   copy = 'x', neg = 'x ~= x and x or -x', abs = 'abs(x)', sqrt = 'sqrt(x)', rsqrt = '1 / R(sqrt(x))', cinv = '1 / x',
    square = 'x * x', cube = 'R(x * x) * x', floor = 'floor(x)', ceil = 'ceil(x)', reversed_sub = 'v - x',
    sign = 'x > 0 and 1 or (x < 0 and -1 or 0)',
-   exp = 'exp(x)', log = 'log(x)', log1p = 'log1p(x)', power = 'pow(x, v)', tanh = 'tanh(x)', sigmoid = '1 / R(1 + exp(-x))',
+   exp = 'exp(x)', log = 'log(x)', log1p = 'log1p(x)', power = 'pow(x, v)', tanh = 'tanh(x)', sigmoid = '1 / R(1 + exp(0 - x))',
    fill = 'v', lt = 'x < y and 1 or 0', gt = 'x > y and 1 or 0', le = 'x <= y and 1 or 0', ge = 'x >= y and 1 or 0',
    eq = 'x == y and 1 or 0', ne = 'x ~= y and 1 or 0', lt_number = 'x < v and 1 or 0', gt_number = 'x > v and 1 or 0',
    le_number = 'x <= v and 1 or 0', ge_number = 'x >= v and 1 or 0', eq_number = 'x == v and 1 or 0', ne_number = 'x ~= v and 1 or 0',
