@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -130,3 +132,9 @@ def test_a_nan_of_any_bits_stays_one(name: str, bits: int) -> None:
     value = torch.from_numpy(np.array([bits, 0, bits], np.uint64).view(np.float64))
     result = LuaBridge().execute(f"local t = ... return t:{name}({'t' if name == 'csub' else ''})", value)
     assert result.isnan().tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("bits", [0x7FFFFFFF, 0xFFFFFFFF])
+def test_the_negative_of_an_element_that_is_nan(bits: int) -> None:
+    value = torch.from_numpy(np.array([bits], np.uint32).view(np.float32))
+    assert math.isnan(LuaBridge().execute("local t = ... return -t[1]", value))

@@ -14,21 +14,19 @@ function native.fits(ty, value)
    return type(value) == 'number' and (not limit or value >= limit[1] and value <= limit[2] and floor(value) == value)
 end
 
--- a NaN that LuaJIT would take for a value of another type is the plain NaN: see loops.lua
+-- Source of the element I of the memory P. LuaJIT takes a NaN with certain bits, which other programs and PyTorch's vector
+-- code write, for a value of another type (nil, or a pointer), and the negative of others: both become the plain NaN.
 local ffi = bridge.ffi
-local cast, words = ffi.cast, ffi.typeof('const uint32_t *')
-local reals = {
-   Float = function(S, place)
-      local data = S.block.data
-      if cast(words, data)[place] > 0xFFC00000 then return 0 / 0 end
-      return data[place]
-   end,
-   Double = function(S, place)
-      local data = S.block.data
-      if cast(words, data)[2 * place + 1] > 0xFFF80000 then return 0 / 0 end
-      return data[place]
-   end,
+native.words = ffi.typeof('const int32_t *')
+native.at = {
+   Double = '(band(cast(words, P + (I))[1], 0x7FFFFFFF) > 0x7FF80000 and 0 / 0 or P[I])',
+   Float = '(band(cast(words, P + (I))[0], 0x7FFFFFFF) > 0x7FC00000 and 0 / 0 or P[I])',
 }
+local function real(ty)
+   local source = 'local cast, words, band = ... return function(S, I) local P = S.block.data return ' .. native.at[ty] .. ' end'
+   return bridge.load(source, '=element')(ffi.cast, native.words, bit.band)
+end
+local reals = {Float = real('Float'), Double = real('Double')}
 
 for ty in pairs(native.kinds) do
    if ty ~= 'Half' then

@@ -54,10 +54,10 @@ local function define(name, forward, backward, of_output, options)
       end
    end
 end
-define('Abs', 'abs(x)', 'x >= 0 and y or (y ~= y and y or -y)')
+define('Abs', 'abs(x)', 'x >= 0 and y or -y')
 define('Square', 'x * x', 'R(2 * y) * x')
 define('Sqrt', 'sqrt(x)', 'x == 0 and 0 or 0.5 * R(y / x)', true)
-define('Sigmoid', '1 / R(1 + exp(0 - x))', 'R(y * R(1 - x)) * x', true)
+define('Sigmoid', '1 / R(1 + exp(-x))', 'R(y * R(1 - x)) * x', true)
 define('Tanh', 'tanh(x)', 'y * R(1 - R(x * x))', true)
 define('Threshold', 'x > v and x or w', 'x > v and y or 0', false, 2)
 define('HardTanh', 'x <= v and v or (x <= w and x or w)', '(x <= v or x >= w) and 0 or y', false, 2)
@@ -240,7 +240,7 @@ end
 function kernels.LookupTable_accGradParameters(n, input, gradOutput, gradWeight, count, sorted, indices, by_frequency, padding, scale)
    local I, G, P = states[input], state(gradOutput), state(gradWeight)
    if by_frequency or not (I and G and P) or I.ty ~= 'Long' or not (I.dense and G.dense and P.dense) or P.n ~= 2 or P.ty ~= G.ty
-      or I.count == 0 or I.count > 4096 or G.count ~= I.count * P[3] or G.block == P.block then
+      or I.count == 0 or I.count > FEW or G.count ~= I.count * P[3] or G.block == P.block then
       return false
    end
    local x = I.block.data

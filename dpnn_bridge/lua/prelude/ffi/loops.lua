@@ -63,17 +63,15 @@ function loops.layout(A, B, D, E)
    return rows, columns, a, b, c, d, e, f, g, h
 end
 
--- What the source of a kernel says in short. at(p, i) is an element: LuaJIT takes a NaN with certain bits, which other
--- programs and PyTorch's vector code write, for a value of another type (nil, or a pointer); it becomes the plain NaN.
--- R(x) rounds to the element type. Both are written out: a function of their own would be compiled before the loop is,
+-- What the source of a kernel says in short. at(p, i) is an element, see elements.lua; R(x) rounds to the element type. Both are written out: a function of their own would be compiled before the loop is,
 -- which then leaves for it at each element.
 local SHORT = {
-   Double = {at = '(cast(words, P + (I))[1] > 0xFFF80000 and 0 / 0 or P[I])', R = '(X)'},
-   Float = {at = '(cast(words, P + (I))[0] > 0xFFC00000 and 0 / 0 or P[I])', R = 'tonumber(cast(float, X))'},
+   Double = {at = native.at.Double, R = '(X)'},
+   Float = {at = native.at.Float, R = 'tonumber(cast(float, X))'},
 }
 local WHOLE = {at = 'P[I]', R = '(X)'}
 local FUNCTIONS = {Double = 'C.exp, C.log, C.log1p, C.tanh, C.pow', Float = 'C.expf, C.logf, C.log1pf, C.tanhf, C.powf'}
-local words, float = ffi.typeof('const uint32_t *'), ffi.typeof('float')
+local float = ffi.typeof('float')
 
 local function written_out(source, short)
    return (source:gsub('%f[%w_]at(%b())', function(arguments)
@@ -86,9 +84,9 @@ end
 
 -- Lua source as a function, with what the element type brings
 function loops.compile(ty, source, name)
-   local prelude = 'local C, cast, words, float = ...\nlocal exp, log, log1p, tanh, pow = ' .. (FUNCTIONS[ty] or FUNCTIONS.Double)
+   local prelude = 'local C, cast, words, band, float = ...\nlocal exp, log, log1p, tanh, pow = ' .. (FUNCTIONS[ty] or FUNCTIONS.Double)
       .. '\nlocal sqrt, abs, floor, ceil = math.sqrt, math.abs, math.floor, math.ceil\n'
-   return assert(bridge.load(prelude .. written_out(source, SHORT[ty] or WHOLE), '=' .. name))(C, ffi.cast, words, float)
+   return assert(bridge.load(prelude .. written_out(source, SHORT[ty] or WHOLE), '=' .. name))(C, ffi.cast, native.words, bit.band, float)
 end
 
 -- kernels of an element type and a name, each made of source(name) when it is first used
@@ -136,18 +134,17 @@ return function(rows, columns, q, c, d, r, e, f, iq, ir, v)
 end
 ]]
 
---- element-wise results from x, y, z (elements of the sources) and v, w (numbers); R rounds to the element type. -x of a
---- NaN could be one of those bits, so that NaN is left out of it
+--- element-wise results from x, y, z (elements of the sources) and v, w (numbers); R rounds to the element type
 local expressions = {
    add = 'x + v', sub = 'x - v', mul = 'x * v', div = 'x / v', cadd = 'x + y', csub = 'x - y',
    cadd_scaled = 'x + R(v * y)', csub_scaled = 'x - R(v * y)', cmul = 'x * y', cdiv = 'x / y',
    addcmul = 'x + R(R(v * y) * z)', addcdiv = 'x + R(R(v * y) / z)',
    clamp = 'x < v and v or (x > w and w or x)', cmax = 'x > y and x or y', cmin = 'x < y and x or y',
    cmax_number = 'x > v and x or v', cmin_number = 'x < v and x or v',
-   copy = 'x', neg = 'x ~= x and x or -x', abs = 'abs(x)', sqrt = 'sqrt(x)', rsqrt = '1 / R(sqrt(x))', cinv = '1 / x',
+   copy = 'x', neg = '-x', abs = 'abs(x)', sqrt = 'sqrt(x)', rsqrt = '1 / R(sqrt(x))', cinv = '1 / x',
    square = 'x * x', cube = 'R(x * x) * x', floor = 'floor(x)', ceil = 'ceil(x)', reversed_sub = 'v - x',
    sign = 'x > 0 and 1 or (x < 0 and -1 or 0)',
-   exp = 'exp(x)', log = 'log(x)', log1p = 'log1p(x)', power = 'pow(x, v)', tanh = 'tanh(x)', sigmoid = '1 / R(1 + exp(0 - x))',
+   exp = 'exp(x)', log = 'log(x)', log1p = 'log1p(x)', power = 'pow(x, v)', tanh = 'tanh(x)', sigmoid = '1 / R(1 + exp(-x))',
    fill = 'v', lt = 'x < y and 1 or 0', gt = 'x > y and 1 or 0', le = 'x <= y and 1 or 0', ge = 'x >= y and 1 or 0',
    eq = 'x == y and 1 or 0', ne = 'x ~= y and 1 or 0', lt_number = 'x < v and 1 or 0', gt_number = 'x > v and 1 or 0',
    le_number = 'x <= v and 1 or 0', ge_number = 'x >= v and 1 or 0', eq_number = 'x == v and 1 or 0', ne_number = 'x ~= v and 1 or 0',
