@@ -65,7 +65,7 @@ def _lie_alike(result: Tensor, *sources: Tensor) -> bool:
 
 
 #: elements up to which results that overlap their sources are computed one after the other, as in Torch7
-_IN_ORDER = 4096
+IN_ORDER = 4096
 
 
 def apart(a: Tensor, b: Tensor) -> bool:
@@ -85,7 +85,7 @@ def apart(a: Tensor, b: Tensor) -> bool:
 def _meets(result: Tensor, first: Tensor, *others: Tensor) -> bool:
     """Whether the result may overwrite what is still to be read: it overlaps a source that is arranged differently."""
     block = result.storage and result.storage.block
-    if block is None or result.numel > _IN_ORDER:
+    if block is None or result.numel > IN_ORDER:
         return False
     shared = [s for s in (first, *others) if s.storage is not None and s.storage.block is block]
     if not shared or (shared == [first] and first.same(result)):

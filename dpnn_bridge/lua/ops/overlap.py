@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import numpy as np
 
+from dpnn_bridge.lua.dispatch import FLOAT_TYPES
 from dpnn_bridge.lua.ops.copying import clone, contiguous, copy_into
-from dpnn_bridge.lua.ops.elementwise import apart
+from dpnn_bridge.lua.ops.elementwise import IN_ORDER, apart
+from dpnn_bridge.lua.ops.shape import selected, transposed
 from dpnn_bridge.lua.tensor import Tensor, cast_number
-
-#: elements up to which the order is kept
-_FEW = 4096
 
 
 def overlapping(r: Tensor, x: Tensor, y: Tensor) -> bool:
     """Whether the result ``r`` overwrites what is still to be read of a factor, or of itself."""
-    if r.storage is None or not 0 < r.numel <= _FEW:
+    if r.storage is None or not 0 < r.numel <= IN_ORDER:
         return False
     if r.overlaps():
         return True
@@ -26,20 +25,8 @@ def overlapping(r: Tensor, x: Tensor, y: Tensor) -> bool:
     return any(not apart(f, r) for f in shared)
 
 
-def _view(t: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
-    return Tensor(t.ty, t.storage, t.offset + offset, size, stride)
-
-
-def _transposed(t: Tensor) -> Tensor:
-    return _view(t, 0, t.size[::-1], t.stride[::-1])
-
-
-def _row(t: Tensor, i: int) -> Tensor:
-    return _view(t, i * t.stride[0], t.size[1:], t.stride[1:])
-
-
-def _is_float(t: Tensor) -> bool:
-    return t.ty in ("Float", "Double")
+def _turned(t: Tensor) -> Tensor:
+    return transposed(t, 0, 1)
 
 
 class _Elements:
@@ -90,12 +77,12 @@ def add_mm(r: Tensor, beta: float, alpha: float, x: Tensor, y: Tensor) -> None:
     x, y = (f if _serves(f) else contiguous(f) for f in (x, y))
     by_columns = r.stride[0] == 1 and r.stride[1] != 0
     if not _serves(r):
-        c = _transposed(clone(_transposed(r)))
+        c = _turned(clone(_turned(r)))
     elif by_columns:
         c = r
     else:
-        c, x, y = _transposed(r), _transposed(y), _transposed(x)
-    if _is_float(r):
+        c, x, y = _turned(r), _turned(y), _turned(x)
+    if r.ty in FLOAT_TYPES:
         _by_blas(c, beta, alpha, x, y)
     else:
         to, left, right = _Elements(c), _Elements(x), _Elements(y)
@@ -112,7 +99,7 @@ def add_mv(r: Tensor, beta: float, alpha: float, x: Tensor, y: Tensor) -> None:
     by_columns = x.stride[0] == 1
     if not by_columns and x.stride[1] != 1:
         x = contiguous(x)
-    if _is_float(r) and r.stride[0] > 0 and y.stride[0] > 0:
+    if r.ty in FLOAT_TYPES and r.stride[0] > 0 and y.stride[0] > 0:
         _by_blas(r, beta, alpha, x, y)
         return
     to, left, right = _Elements(r), _Elements(x), _Elements(y)
@@ -134,23 +121,23 @@ def add_r(r: Tensor, beta: float, alpha: float, x: Tensor, y: Tensor) -> None:
     _scale(r, beta)
     c = r
     if r.stride[0] != 1:
-        c, x, y = _transposed(r if r.stride[1] == 1 else clone(r)), y, x
+        c, x, y = _turned(r if r.stride[1] == 1 else clone(r)), y, x
     to, left, right = _Elements(c), _Elements(x), _Elements(y)
     for j in range(c.size[1]):
         factor = to.cut(alpha * right[j,])
         for i in range(c.size[0]):
             to[i, j] += factor * left[i,]
     if 1 not in r.stride:
-        copy_into(r, _transposed(c))
+        copy_into(r, _turned(c))
 
 
 def badd_mm(r: Tensor, beta: float, alpha: float, x: Tensor, y: Tensor) -> None:
     """Each matrix of a batch; THTensor_(baddbmm)."""
     for i in range(r.size[0]):
-        add_mm(_row(r, i), beta, alpha, _row(x, i), _row(y, i))
+        add_mm(selected(r, 0, i), beta, alpha, selected(x, 0, i), selected(y, 0, i))
 
 
 def add_bmm(r: Tensor, beta: float, alpha: float, x: Tensor, y: Tensor) -> None:
     """The sum of the products of a batch; THTensor_(addbmm)."""
     for i in range(x.size[0]):
-        add_mm(r, beta if i == 0 else 1, alpha, _row(x, i), _row(y, i))
+        add_mm(r, beta if i == 0 else 1, alpha, selected(x, 0, i), selected(y, 0, i))

@@ -90,8 +90,7 @@ function image.minmax(options)
    return result
 end
 
--- one picture of many, padded and side by side
--- a grid of pictures; arguments in this order, or a table of them
+-- one picture of many, padded and in a grid; arguments in this order, or a table of them
 function image.toDisplayTensor(options, padding, columns, each, low, high)
    if torch.isTensor(options) or options.input == nil then
       options = {input = options, padding = padding, nrow = columns, scaleeach = each, min = low, max = high}
