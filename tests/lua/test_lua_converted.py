@@ -18,7 +18,7 @@ from dpnn_bridge.lua import LuaBridge
 
 #: the bridge's base of nn knows the parameters weight and bias alone
 PARAMETERS = ("nn.LinearWeightNorm", "nn.MapTable", "nn.PartialLinear", "nn.WeightedEuclidean", "nn.WeightNorm")
-#: kept as one dense tensor in Torch7, see tests/test_sparse.py
+#: kept as one dense tensor in Torch7, see tests/modules/test_sparse.py
 SPARSE = ("nn.IndexLinear", "nn.SparseLinear")
 OTHERS = {
     "nn.CriterionTable": "its gradient is that of a criterion",

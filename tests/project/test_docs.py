@@ -1,4 +1,4 @@
-"""What README and docs show works: marked blocks run, generated pages are current, links lead somewhere.
+"""What README and docs show works: marked blocks run, generated pages are current, links lead somewhere, rows are whole.
 
 A block is run when the line above it is ``<!-- runs -->``, or ``<!-- runs: exit 4 -->``; ``<!-- file: NAME -->`` writes
 the block to a file; ``<!-- not run: why -->`` is for the rest. In README, quickstart, how-to pages and recipes every
@@ -39,6 +39,7 @@ GUIDES = [
     *sorted((ROOT / "docs" / "how-to").glob("*.md")),
     *sorted((ROOT / "docs" / "recipes").glob("*.md")),
 ]
+SOURCES = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 PICTURES = ROOT / "docs" / "images" / "recipes"
 BLOCK = re.compile(
     r"(?:<!-- (runs|file|not run|prints)(?:: (.*?))? -->\n+)?^(?:```(\w*)\n([\s\S]*?)^```|((?<=\n\n)(?:    .*\n)+))",
@@ -180,6 +181,21 @@ def test_generated_page_is_current(script: str) -> None:
 def test_links_lead_to_files(page: Path) -> None:
     targets = re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", page.read_text())
     assert not [t for t in targets if not (page.parent / t).exists()]
+
+
+@pytest.mark.parametrize("page", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_that_a_page_names_are_there(page: Path) -> None:
+    named = re.findall(r"(?<![\w./])(?:tests|docs|benchmarks|dpnn_bridge)/[\w/-]+\.\w+", page.read_text())
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("page", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_rows_have_the_columns_of_their_table(page: Path) -> None:
+    lines = re.sub(r"`[^`\n]*`|\\\|", "", page.read_text()).split("\n")
+    for in_table, rows in groupby(lines, key=lambda line: line.startswith("|")):
+        if in_table:
+            head, *rest = rows
+            assert [row for row in rest if row.count("|") != head.count("|")] == []
 
 
 def test_every_page_is_in_the_navigation() -> None:
