@@ -30,12 +30,21 @@ TYPE_OF_DTYPE = {dtype: name for name, dtype in DTYPES.items()}
 FLOATING = ("Half", "Float", "Double")
 _BITS = {"Byte": 8, "Char": 8, "Short": 16, "Int": 32, "Long": 64}
 
+#: elements up to which sums, and results that overlap their sources, are worked out one after the other, as in Torch7;
+#: ``loops.FEW`` of prelude/ffi is the same number
+IN_ORDER = 4096
+
 #: counts the views and blocks that Lua knows and Python has moved; Lua reads the number where it lies
 changes = (ctypes.c_double * 1)()
 
 
 class TorchError(Exception):
     """An error that Torch7 would raise too; it becomes a Lua error with the same text."""
+
+
+def shape_text(sizes: Sequence[int]) -> str:
+    """Sizes as Torch7's errors name them, ``[2 x 3]``."""
+    return f"[{' x '.join(map(str, sizes))}]"
 
 
 def cast_number(value: float, ty: str) -> float:
@@ -245,7 +254,7 @@ class Tensor:
 
     @property
     def shape_text(self) -> str:
-        return "[" + " x ".join(map(str, self.size)) + "]"
+        return shape_text(self.size)
 
     def is_contiguous(self) -> bool:
         step = 1

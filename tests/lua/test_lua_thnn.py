@@ -167,7 +167,7 @@ def test_index_linear_divides_by_the_largest_value_so_far() -> None:
         ("PReLU_updateOutput(t(2, 3), t(), t(4), 4)", "Wrong number of input planes. Expected 4 but got 3"),
         ("GatedLinear_updateOutput(t(2, 3), t(), 2)", "Halving dimension must be even. Dim 2 is size 3"),
         ("Tanh_updateGradInput(nil, t(3), t(), t(2))", "input and gradOutput have different number of elements"),
-        ("SpatialConvolutionMM_updateOutput(t(3), t(), t(1, 9), nil, t(), t(), 3, 3, 1, 1, 0, 0)", "3D or 4D"),
+        ("SpatialConvolutionMM_updateOutput(t(3), t(), t(1, 9), nil, t(), t(), 3, 3, 1, 1, 0, 0)", "3D or 4D .batch"),
         ("SpatialConvolutionMM_updateOutput(t(3, 4, 4), t(), t(1, 9), nil, t(), t(), 3, 3, 1, 1, 0, 0)", "Need input"),
         (
             "SpatialConvolutionMM_updateOutput(t(1, 4, 2), t(), t(1, 9), nil, t(), t(), 3, 3, 1, 1, 0, 0)",
@@ -193,7 +193,7 @@ def test_index_linear_divides_by_the_largest_value_so_far() -> None:
             "BatchNormalization_backward(t(2, 3), t(3, 2), t(), nil, nil, nil, t(3), t(3), t(3), t(3), true, 1, 0)",
             "do not match",
         ),
-        ("SpatialMaxPooling_updateOutput(t(3), t(), i(), 2, 2, 2, 2, 0, 0, false)", "3D or 4D"),
+        ("SpatialMaxPooling_updateOutput(t(3), t(), i(), 2, 2, 2, 2, 0, 0, false)", r"3D or 4D \(batch mode\)"),
         (
             "SpatialMaxPooling_updateOutput(t(1, 4, 4), t(), i(), 2, 2, 2, 2, 2, 0, false)",
             "half of kernel size",
@@ -208,7 +208,7 @@ def test_index_linear_divides_by_the_largest_value_so_far() -> None:
             "too large",
         ),
         ("FeatureLPPooling_updateOutput(t(40), t(), 2, 17, 1, false)", "width must be between 2 - 16"),
-        ("SpatialReplicationPadding_updateOutput(t(3), t(), 1, 1, 1, 1)", "3 or 4-dimensional"),
+        ("SpatialReplicationPadding_updateOutput(t(3), t(), 1, 1, 1, 1)", r"but got: \[3\]"),
         ("SpatialReflectionPadding_updateOutput(t(1, 2, 2), t(), 3, 3, 0, 0)", "[Pp]adding"),
         ("LookupTable_accGradParameters(i {4}, t(1, 2), t(3, 2), i(), nil, nil, false, 0, 1)", "1 <= input < 4"),
         ("LookupTable_accGradParameters(i {1}, t(1, 3), t(3, 2):t(), i(), nil, nil, false, 0, 1)", "be contiguous"),

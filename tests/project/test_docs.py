@@ -1,4 +1,4 @@
-"""What README and docs show works: marked blocks run, generated pages are current, links lead somewhere, rows are whole.
+"""What README and docs show works: marked blocks run, generated pages are current, links lead somewhere, rows fit.
 
 A block is run when the line above it is ``<!-- runs -->``, or ``<!-- runs: exit 4 -->``; ``<!-- file: NAME -->`` writes
 the block to a file; ``<!-- not run: why -->`` is for the rest. In README, quickstart, how-to pages and recipes every

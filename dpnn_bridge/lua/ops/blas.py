@@ -11,7 +11,7 @@ from dpnn_bridge.lua.dispatch import torch_function
 from dpnn_bridge.lua.ops import overlap
 from dpnn_bridge.lua.ops.copying import copy_into
 from dpnn_bridge.lua.ops.elementwise import fill
-from dpnn_bridge.lua.tensor import Tensor, TorchError, cast_number
+from dpnn_bridge.lua.tensor import Tensor, TorchError, cast_number, shape_text
 
 
 @torch_function("dot", "T T")
@@ -114,7 +114,7 @@ def _added(name: str, dim: int, dims: tuple[int, int], product: Product, in_orde
         """``r = beta * m + alpha * product`` with the shape of ``m``, which must be the product's."""
         values = product(x, y)
         if tuple(values.shape) != m.size:
-            raise TorchError(f"size mismatch, t: {m.shape_text}, product: [{' x '.join(map(str, values.shape))}]")
+            raise TorchError(f"size mismatch, t: {m.shape_text}, product: {shape_text(values.shape)}")
         beta, alpha = cast_number(beta, m.ty), cast_number(alpha, m.ty)
         if r is not m and not r.same(m):
             r.resize_as(m)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from dpnn_bridge.lua.dispatch import ALL_TYPES, FLOAT_TYPES, torch_function
-from dpnn_bridge.lua.tensor import Tensor, TorchError, cast_number, cast_tensor, square_root
+from dpnn_bridge.lua.tensor import IN_ORDER, Tensor, TorchError, cast_number, cast_tensor, square_root
 
 INTEGER_TYPES = tuple(ty for ty in ALL_TYPES if ty not in FLOAT_TYPES)
 
@@ -62,10 +62,6 @@ def _lie_alike(result: Tensor, *sources: Tensor) -> bool:
         return False
     apart = [s for s in sources if s is not result and not s.same(result)]
     return not any(s.storage and result.storage and s.storage.block is result.storage.block for s in apart)
-
-
-#: elements up to which results that overlap their sources are computed one after the other, as in Torch7
-IN_ORDER = 4096
 
 
 def apart(a: Tensor, b: Tensor) -> bool:

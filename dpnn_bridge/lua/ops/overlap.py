@@ -10,9 +10,9 @@ import numpy as np
 
 from dpnn_bridge.lua.dispatch import FLOAT_TYPES
 from dpnn_bridge.lua.ops.copying import clone, contiguous, copy_into
-from dpnn_bridge.lua.ops.elementwise import IN_ORDER, apart
+from dpnn_bridge.lua.ops.elementwise import apart
 from dpnn_bridge.lua.ops.shape import selected, transposed
-from dpnn_bridge.lua.tensor import Tensor, cast_number
+from dpnn_bridge.lua.tensor import IN_ORDER, Tensor, cast_number
 
 
 def overlapping(r: Tensor, x: Tensor, y: Tensor) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 
 from dpnn_bridge.lua.dispatch import ALL_TYPES, FLOAT_TYPES, torch_function
-from dpnn_bridge.lua.tensor import Tensor, TorchError, cast_number, square_root
+from dpnn_bridge.lua.tensor import IN_ORDER, Tensor, TorchError, cast_number, square_root
 
 
 def wide(t: torch.Tensor) -> torch.Tensor:
@@ -16,12 +16,8 @@ def wide(t: torch.Tensor) -> torch.Tensor:
     return t.double() if t.is_floating_point() else t.long()
 
 
-#: elements up to which sums are taken one after the other, as in Torch7
-_IN_ORDER = 4096
-
-
 def _sum(x: torch.Tensor, dim: int) -> torch.Tensor:
-    if not 0 < x.numel() <= _IN_ORDER or not x.is_floating_point():
+    if not 0 < x.numel() <= IN_ORDER or not x.is_floating_point():
         return x.sum(dim)
     return x.cumsum(dim).select(dim, -1)
 

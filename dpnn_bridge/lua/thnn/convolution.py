@@ -14,33 +14,27 @@ import torch
 import torch.nn.functional as F
 
 from dpnn_bridge.lua.tensor import Tensor, TorchError
-from dpnn_bridge.lua.thnn.registry import kernel, pull_back
+from dpnn_bridge.lua.thnn.registry import batched, kernel, pull_back, reordered
 
 Forward = Callable[..., torch.Tensor]
 
 
-def _batched(x: torch.Tensor, dims: int) -> tuple[torch.Tensor, bool]:
-    """With a batch dimension, and whether it was added."""
-    if x.dim() == dims:
-        return x, False
-    if x.dim() != dims - 1:
-        raise TorchError(f"{dims - 1}D or {dims}D (batch mode) tensor expected for input, but got {list(x.shape)}")
-    return x.unsqueeze(0), True
-
-
 class _Derived:
-    """A layer that is one forward function, of (input, weight, bias or None, *options); PyTorch derives the gradients.
+    """A layer that is one forward function, of (batch, weight, bias or None, *options); PyTorch derives the gradients.
 
     Args:
+        space: dimensions of a plane.
         for_input: the forward that updateGradInput inverts, where it is another one.
     """
 
-    def __init__(self, forward: Forward, for_input: Forward | None = None) -> None:
-        self.output = forward
-        self._for_input = for_input or forward
+    def __init__(self, forward: Forward, space: int, for_input: Forward | None = None) -> None:
+        self._forward, self._for_input, self._space = forward, for_input or forward, space
+
+    def output(self, x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, *options: Any) -> torch.Tensor:
+        return self._of_batch(self._forward, x, w, b, *options)
 
     def grad_input(self, x: torch.Tensor, g: torch.Tensor, w: torch.Tensor, *options: Any) -> torch.Tensor:
-        return pull_back(lambda x: self._for_input(x, w, None, *options), [x], g)[0]
+        return pull_back(lambda x: self._of_batch(self._for_input, x, w, None, *options), [x], g)[0]
 
     def grad_parameters(
         self, x: torch.Tensor, g: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, *options: Any
@@ -48,6 +42,11 @@ class _Derived:
         """Gradients of parameters in the shapes of ``w`` and, if there is one, ``b``."""
         leaves = [torch.zeros_like(p) for p in (w, b) if p is not None]
         return pull_back(lambda w, b=None: self.output(x, w, b, *options), leaves, g)
+
+    def _of_batch(self, forward: Forward, x: torch.Tensor, *others: Any) -> torch.Tensor:
+        batch, single = batched(x, self._space)
+        y = forward(batch, *others)
+        return y.squeeze(0) if single else y
 
 
 class _Convolution:
@@ -63,7 +62,7 @@ class _Convolution:
         self._plan, self._space = plan, space
 
     def output(self, x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, *options: Any) -> torch.Tensor:
-        batch, single = _batched(x, self._space + 2)
+        batch, single = batched(x, self._space)
         kernel, stride, pad, dilation, transposed, extra = self._plan(x, w, *options)
         y = torch.convolution(batch, kernel, b, stride, pad, dilation, transposed, extra, 1)
         return y.squeeze(0) if single else y
@@ -80,7 +79,7 @@ class _Convolution:
     def _gradients(
         self, x: torch.Tensor, g: torch.Tensor, w: torch.Tensor, wanted: tuple[bool, ...], options: tuple[Any, ...]
     ) -> Any:
-        batch, _ = _batched(x, self._space + 2)
+        batch, _ = batched(x, self._space)
         kernel, stride, pad, dilation, transposed, extra = self._plan(x, w, *options)
         shape = [len(batch), kernel.shape[1 if transposed else 0]]
         for n, k, s, p, d, e in zip(batch.shape[2:], kernel.shape[2:], stride, pad, dilation, extra, strict=True):
@@ -179,12 +178,10 @@ def _depth_wise(
     x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, kw: int, kh: int, dw: int, dh: int, pw: int, ph: int
 ) -> torch.Tensor:
     """Weight nOutput x nInput x kH x kW: every input plane has its own nOutput kernels."""
-    x, single = _batched(x, 4)
     w = w.reshape(w.shape[0], -1, kh, kw)
     kernels = w.transpose(0, 1).reshape(-1, 1, kh, kw)
     biases = None if b is None else b.reshape(w.shape[0], -1).t().reshape(-1)
-    y = F.conv2d(x, kernels, biases, (dh, dw), (ph, pw), groups=x.shape[1])
-    return y.squeeze(0) if single else y
+    return F.conv2d(x, kernels, biases, (dh, dw), (ph, pw), groups=x.shape[1])
 
 
 def _local(
@@ -203,21 +200,18 @@ def _local(
     out_h: int,
 ) -> torch.Tensor:
     """A kernel of its own at each place: weight oH x oW x nOutput x nInput x kH x kW (or flattened)."""
-    x, single = _batched(x, 4)
     patches = F.unfold(x, (kh, kw), padding=(ph, pw), stride=(dh, dw))
     planes = w.numel() // (out_h * out_w * patches.shape[1])
     kernels = w.reshape(out_h * out_w, planes, patches.shape[1])
     y = torch.einsum("lpk,nkl->npl", kernels, patches).reshape(len(x), planes, out_h, out_w)
-    if b is not None:
-        y = y + b.reshape(1, planes, out_h, out_w)
-    return y.squeeze(0) if single else y
+    return y if b is None else y + b.reshape(1, planes, out_h, out_w)
 
 
 _declare("SpatialConvolutionMM", _Convolution(_conv2d, 2), (2, 2, 2), 6)
 _declare("SpatialDilatedConvolution", _Convolution(_conv2d, 2), (2, 1, 2), 8)
 _declare("SpatialFullConvolution", _Convolution(_full_conv2d, 2), (2, 1, 2), 8)
-_declare("SpatialDepthWiseConvolution", _Derived(_depth_wise_swapped, for_input=_depth_wise), (2, 2, 2), 6)
-_declare("SpatialConvolutionLocal", _Derived(_local), (2, 2, 2), 10)
+_declare("SpatialDepthWiseConvolution", _Derived(_depth_wise_swapped, 2, for_input=_depth_wise), (2, 2, 2), 6)
+_declare("SpatialConvolutionLocal", _Derived(_local, 2), (2, 2, 2), 10)
 
 
 # ---- planes joined by a table of connections (from, to), 1-based
@@ -235,49 +229,46 @@ def _dense(w: torch.Tensor, table: Tensor, rows: int, columns: int, from_first: 
 def _map(
     x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, table: Tensor, n_in: int, n_out: int, dw: int, dh: int
 ) -> torch.Tensor:
-    x, single = _batched(x, 4)
-    y = F.conv2d(x[:, :n_in], _dense(w, table, n_out, n_in, False), b, (dh, dw))
-    return y.squeeze(0) if single else y
+    return F.conv2d(x[:, :n_in], _dense(w, table, n_out, n_in, False), b, (dh, dw))
 
 
 def _full_map(
     x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, table: Tensor, n_in: int, n_out: int, dw: int, dh: int
 ) -> torch.Tensor:
-    x, single = _batched(x, 4)
-    y = F.conv_transpose2d(x[:, :n_in], _dense(w, table, n_in, n_out, True), b, (dh, dw))
-    return y.squeeze(0) if single else y
+    return F.conv_transpose2d(x[:, :n_in], _dense(w, table, n_in, n_out, True), b, (dh, dw))
 
 
-_declare("SpatialConvolutionMap", _Derived(_map), (1, 1, 1), 4, table=True)
-_declare("SpatialFullConvolutionMap", _Derived(_full_map), (1, 1, 1), 4, table=True)
+_declare("SpatialConvolutionMap", _Derived(_map, 2), (1, 1, 1), 4, table=True)
+_declare("SpatialFullConvolutionMap", _Derived(_full_map, 2), (1, 1, 1), 4, table=True)
 
 
 # ---- volumes
-
-
-def _thw(values: tuple[int, ...]) -> tuple[int, int, int]:
-    """THNN lists T, W, H; PyTorch T, H, W."""
-    t, w, h = values
-    return t, h, w
 
 
 _ONES, _ZEROS = (1, 1, 1), (0, 0, 0)
 
 
 def _volumetric(_x: torch.Tensor, w: torch.Tensor, *n: int) -> tuple[Any, ...]:
-    return w, _thw(n[0:3]), _thw(n[3:6]), _ONES, False, _ZEROS
+    return w, reordered(n[0:3]), reordered(n[3:6]), _ONES, False, _ZEROS
 
 
 def _volumetric_mm(_x: torch.Tensor, w: torch.Tensor, *n: int) -> tuple[Any, ...]:
-    return w.reshape(w.shape[0], -1, *_thw(n[0:3])), _thw(n[3:6]), _thw(n[6:9]), _ONES, False, _ZEROS
+    return w.reshape(w.shape[0], -1, *reordered(n[0:3])), reordered(n[3:6]), reordered(n[6:9]), _ONES, False, _ZEROS
 
 
 def _volumetric_dilated(_x: torch.Tensor, w: torch.Tensor, *n: int) -> tuple[Any, ...]:
-    return w.reshape(w.shape[0], -1, *_thw(n[0:3])), _thw(n[3:6]), _thw(n[6:9]), _thw(n[9:12]), False, _ZEROS
+    return (
+        w.reshape(w.shape[0], -1, *reordered(n[0:3])),
+        reordered(n[3:6]),
+        reordered(n[6:9]),
+        reordered(n[9:12]),
+        False,
+        _ZEROS,
+    )
 
 
 def _volumetric_full(_x: torch.Tensor, w: torch.Tensor, *n: int) -> tuple[Any, ...]:
-    return w, _thw(n[0:3]), _thw(n[3:6]), _ONES, True, _thw(n[6:9])
+    return w, reordered(n[0:3]), reordered(n[3:6]), _ONES, True, reordered(n[6:9])
 
 
 _declare("VolumetricConvolution", _Convolution(_volumetric, 3), (2, 1, 2), 6)
@@ -289,53 +280,25 @@ _declare("VolumetricFullConvolution", _Convolution(_volumetric_full, 3), (2, 2, 
 # ---- sequences: frames x features
 
 
-def _temporal(
-    x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, kw: int, dw: int, _in: int = 0, _out: int = 0
-) -> torch.Tensor:
+def _temporal(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, kw: int, dw: int) -> torch.Tensor:
     """Weight nOutput x (kW * nInput), one row over kW frames laid end to end."""
-    x, single = _batched(x, 3)
     if x.shape[1] < kw:
         raise TorchError(f"input sequence smaller than kernel size, but got {x.shape[1]} frames, kernel {kw}")
     frames = x.unfold(1, kw, dw).transpose(2, 3).flatten(2)
-    y = F.linear(frames, w, b)
-    return y.squeeze(0) if single else y
+    return F.linear(frames, w, b)
 
 
 def _row(
     x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, kw: int, dw: int, pad: int, feature_first: bool
 ) -> torch.Tensor:
     """Each feature convolved along time on its own; THNN reads no padding although it counts it."""
-    x, single = _batched(x, 3)
     x = x if feature_first else x.transpose(1, 2)
     y = F.conv1d(F.pad(x, (0, 2 * pad)), w.reshape(-1, 1, kw), b, dw, groups=x.shape[1])
-    y = y if feature_first else y.transpose(1, 2)
-    return y.squeeze(0) if single else y
+    return y if feature_first else y.transpose(1, 2)
 
 
-@kernel("TemporalConvolution_updateOutput")
-def temporal(input: Tensor, output: Tensor, weight: Tensor, bias: Tensor, kw: float, dw: float, *_: float) -> None:
-    output.assign(_temporal(input.t, weight.t, bias.t, int(kw), int(dw)))
-
-
-@kernel("TemporalConvolution_updateGradInput")
-def temporal_gradient(
-    input: Tensor, grad_output: Tensor, grad_input: Tensor, weight: Tensor, kw: float, dw: float
-) -> None:
-    (g,) = pull_back(lambda x: _temporal(x, weight.t, None, int(kw), int(dw)), [input.t], grad_output.t)
-    grad_input.assign(g)
-
-
-@kernel("TemporalConvolution_accGradParameters")
-def temporal_parameters(
-    input: Tensor, grad_output: Tensor, grad_weight: Tensor, grad_bias: Tensor, kw: float, dw: float, scale: float = 1
-) -> None:
-    leaves = [torch.zeros_like(grad_weight.t), torch.zeros_like(grad_bias.t)]
-    w, b = pull_back(lambda w, b: _temporal(input.t, w, b, int(kw), int(dw)), leaves, grad_output.t)
-    grad_weight.t.add_(w, alpha=scale)
-    grad_bias.t.add_(b, alpha=scale)
-
-
-_declare("TemporalRowConvolution", _Derived(_row), (2, 2, 2), 4)
+_declare("TemporalConvolution", _Derived(_temporal, 1), (0, 0, 0), 2)
+_declare("TemporalRowConvolution", _Derived(_row, 1), (2, 2, 2), 4)
 
 
 # ---- subsampling: a weight and a bias per plane, applied to the sum over a window
@@ -344,43 +307,15 @@ _declare("TemporalRowConvolution", _Derived(_row), (2, 2, 2), 4)
 def _sub2d(
     x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, kw: int, kh: int, dw: int, dh: int
 ) -> torch.Tensor:
-    x, single = _batched(x, 4)
-    w = w.reshape(-1)[
-        : x.shape[1]
-    ]  # files of 2011 hold a number for each element of the window; the first ones are read
+    w = w.reshape(-1)[: x.shape[1]]  # files of 2011 hold one for each element of the window; the first ones are read
     y = F.avg_pool2d(x, (kh, kw), (dh, dw)) * (kw * kh) * w.reshape(1, -1, 1, 1)
-    y = y if b is None else y + b.reshape(1, -1, 1, 1)
-    return y.squeeze(0) if single else y
+    return y if b is None else y + b.reshape(1, -1, 1, 1)
 
 
-def _sub1d(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, kw: int, dw: int, _in: int = 0) -> torch.Tensor:
-    x, single = _batched(x, 3)
+def _sub1d(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, kw: int, dw: int) -> torch.Tensor:
     y = x.unfold(1, kw, dw).sum(-1) * w
-    y = y if b is None else y + b
-    return y.squeeze(0) if single else y
+    return y if b is None else y + b
 
 
-_declare("SpatialSubSampling", _Derived(_sub2d), (0, 0, 0), 4)
-
-
-@kernel("TemporalSubSampling_updateOutput")
-def temporal_sub(input: Tensor, output: Tensor, weight: Tensor, bias: Tensor, kw: float, dw: float, *_: float) -> None:
-    output.assign(_sub1d(input.t, weight.t, bias.t, int(kw), int(dw)))
-
-
-@kernel("TemporalSubSampling_updateGradInput")
-def temporal_sub_gradient(
-    input: Tensor, grad_output: Tensor, grad_input: Tensor, weight: Tensor, kw: float, dw: float
-) -> None:
-    (g,) = pull_back(lambda x: _sub1d(x, weight.t, None, int(kw), int(dw)), [input.t], grad_output.t)
-    grad_input.assign(g)
-
-
-@kernel("TemporalSubSampling_accGradParameters")
-def temporal_sub_parameters(
-    input: Tensor, grad_output: Tensor, grad_weight: Tensor, grad_bias: Tensor, kw: float, dw: float, scale: float = 1
-) -> None:
-    leaves = [torch.zeros_like(grad_weight.t), torch.zeros_like(grad_bias.t)]
-    w, b = pull_back(lambda w, b: _sub1d(input.t, w, b, int(kw), int(dw)), leaves, grad_output.t)
-    grad_weight.t.add_(w, alpha=scale)
-    grad_bias.t.add_(b, alpha=scale)
+_declare("SpatialSubSampling", _Derived(_sub2d, 2), (0, 0, 0), 4)
+_declare("TemporalSubSampling", _Derived(_sub1d, 1), (0, 0, 0), 2)

@@ -10,21 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from dpnn_bridge.lua.tensor import Tensor, TorchError
-from dpnn_bridge.lua.thnn.registry import kernel, pull_back
-
-
-def _batched(x: torch.Tensor, space: int) -> tuple[torch.Tensor, bool]:
-    if x.dim() == space + 2:
-        return x, False
-    if x.dim() != space + 1:
-        raise TorchError(f"{space + 1}D or {space + 2}D (batch mode) tensor expected, but got {list(x.shape)}")
-    return x.unsqueeze(0), True
-
-
-def _reordered(values: Sequence[Any]) -> tuple[int, ...]:
-    """THNN lists (W, H) or (T, W, H); PyTorch (H, W) or (T, H, W)."""
-    n = [int(v) for v in values]
-    return (n[1], n[0]) if len(n) == 2 else (n[0], n[2], n[1])
+from dpnn_bridge.lua.thnn.registry import batched, kernel, pull_back, reordered
 
 
 def _check_pads(sizes: Sequence[int], pads: Sequence[int]) -> None:
@@ -55,10 +41,10 @@ def _check_gradient(grad_output: Tensor, indices: torch.Tensor) -> None:
 
 
 def _max2d(input: Tensor, output: Tensor, indices: Tensor, numbers: Sequence[Any], dilation: Sequence[Any]) -> None:
-    x, single = _batched(input.t, 2)
-    size, stride, pad = (_reordered(numbers[n : n + 2]) for n in (0, 2, 4))
+    x, single = batched(input.t, 2)
+    size, stride, pad = (reordered(numbers[n : n + 2]) for n in (0, 2, 4))
     _check_pads(size, pad)
-    geometry = (size, stride, pad, _reordered(dilation), numbers[-1])
+    geometry = (size, stride, pad, reordered(dilation), numbers[-1])
     least = torch.finfo(x.dtype).min  # where THNN's search begins: what is not above it, NaN included, is never found
     try:
         y, at = torch.ops.aten.max_pool2d_with_indices(x, *geometry)
@@ -97,7 +83,7 @@ kernel("SpatialDilatedMaxPooling_updateGradInput")(_max2d_gradient)
 
 
 def _unpool(input: Tensor, output: Tensor, places: torch.Tensor, sizes: tuple[int, ...]) -> None:
-    x, single = _batched(input.t, len(sizes))
+    x, single = batched(input.t, len(sizes))
     count = math.prod(sizes)
     if bool(((places < 0) | (places >= count)).any()):
         raise TorchError(f"found an invalid max index (output volumes are of size {'x'.join(map(str, sizes))})")
@@ -108,7 +94,7 @@ def _unpool(input: Tensor, output: Tensor, places: torch.Tensor, sizes: tuple[in
 
 
 def _unpool_gradient(input: Tensor, grad_output: Tensor, grad_input: Tensor, places: torch.Tensor, space: int) -> None:
-    g, _ = _batched(grad_output.t, space)
+    g, _ = batched(grad_output.t, space)
     flat = g.flatten(2)
     grad_input.assign(flat.gather(2, places.reshape(*flat.shape[:2], -1)).reshape(input.size))
 
@@ -132,7 +118,7 @@ def _starts(count: int, size: int) -> torch.Tensor:
 
 @kernel("SpatialAdaptiveMaxPooling_updateOutput")
 def adaptive_max(input: Tensor, output: Tensor, indices: Tensor, width: float, height: float) -> None:
-    x, single = _batched(input.t, 2)
+    x, single = batched(input.t, 2)
     y, at = F.adaptive_max_pool2d(x, (int(height), int(width)), return_indices=True)
     rows = at // x.shape[3] - _starts(int(height), x.shape[2])[:, None] + 1
     columns = at % x.shape[3] - _starts(int(width), x.shape[3])[None, :] + 1
@@ -158,7 +144,7 @@ def _average(name: str, operator: str, space: int, geometry: Callable[..., tuple
 
     @kernel(f"{name}_updateOutput")
     def update_output(input: Tensor, output: Tensor, *numbers: Any) -> None:
-        batch, single = _batched(input.t, space)
+        batch, single = batched(input.t, space)
         try:
             y = forward(batch, *geometry(*numbers))
         except RuntimeError as error:
@@ -168,21 +154,21 @@ def _average(name: str, operator: str, space: int, geometry: Callable[..., tuple
     @kernel(f"{name}_updateGradInput")
     def update_grad_input(input: Tensor, grad_output: Tensor, grad_input: Tensor, *numbers: Any) -> None:
         try:
-            result = backward(_batched(grad_output.t, space)[0], _batched(input.t, space)[0], *geometry(*numbers))
+            result = backward(batched(grad_output.t, space)[0], batched(input.t, space)[0], *geometry(*numbers))
         except RuntimeError as error:
             raise TorchError(f"Given gradOutput size: {grad_output.shape_text}. {error}") from None
         grad_input.assign(result.reshape(input.size))
 
 
 def _average2d(*n: Any) -> tuple[Any, ...]:
-    size, stride, pad = (_reordered(n[k : k + 2]) for k in (0, 2, 4))
+    size, stride, pad = (reordered(n[k : k + 2]) for k in (0, 2, 4))
     _check_pads(size, pad)
     return size, stride, pad, n[6], n[7], None
 
 
 def _average3d(*n: Any) -> tuple[Any, ...]:
-    size, stride = _reordered(n[0:3]), _reordered(n[3:6])
-    pad = _reordered(n[6:9]) if len(n) > 6 else (0, 0, 0)  # older nn has neither padding nor modes
+    size, stride = reordered(n[0:3]), reordered(n[3:6])
+    pad = reordered(n[6:9]) if len(n) > 6 else (0, 0, 0)  # older nn has neither padding nor modes
     _check_pads(size, pad)
     return size, stride, pad, *(n[9:11] if len(n) > 6 else (False, True)), None
 
@@ -190,7 +176,7 @@ def _average3d(*n: Any) -> tuple[Any, ...]:
 _average("SpatialAveragePooling", "avg_pool2d", 2, _average2d)
 _average("VolumetricAveragePooling", "avg_pool3d", 3, _average3d)
 # backward, the size is the gradient's
-_average("SpatialAdaptiveAveragePooling", "_adaptive_avg_pool2d", 2, lambda *n: (_reordered(n),) if n else ())
+_average("SpatialAdaptiveAveragePooling", "_adaptive_avg_pool2d", 2, lambda *n: (reordered(n),) if n else ())
 
 
 # ---- volumes: positions within the window, one byte each for time, row, column
@@ -221,10 +207,10 @@ def _unpack(
 
 
 def _max3d(input: Tensor, output: Tensor, indices: Tensor, n: Sequence[Any], dilation: Sequence[Any]) -> None:
-    x, single = _batched(input.t, 3)
-    size, stride, pad = (_reordered(n[k : k + 3]) for k in (0, 3, 6))
+    x, single = batched(input.t, 3)
+    size, stride, pad = (reordered(n[k : k + 3]) for k in (0, 3, 6))
     _check_pads(size, pad)
-    steps = _reordered(dilation)
+    steps = reordered(dilation)
     y, at = F.max_pool3d(x, size, stride, pad, steps, n[9], return_indices=True)
     packed = _pack(at, x.shape[2:], _window_starts(y.shape[2:], stride, pad), steps)
     output.assign(y[0] if single else y)
@@ -234,9 +220,9 @@ def _max3d(input: Tensor, output: Tensor, indices: Tensor, n: Sequence[Any], dil
 def _max3d_gradient(
     input: Tensor, grad_output: Tensor, grad_input: Tensor, indices: Tensor, n: Sequence[Any], dilation: Sequence[Any]
 ) -> None:
-    stride, pad = _reordered(n[0:3]), _reordered(n[3:6])
+    stride, pad = reordered(n[0:3]), reordered(n[3:6])
     starts = _window_starts(grad_output.size[-3:], stride, pad)
-    places = _unpack(_positions(indices), input.size[-3:], starts, _reordered(dilation))
+    places = _unpack(_positions(indices), input.size[-3:], starts, reordered(dilation))
     _route_back(grad_input, input, places, grad_output.t, 3)
 
 
@@ -266,8 +252,8 @@ def volumetric_dilated_max_gradient(
 
 @kernel("VolumetricMaxUnpooling_updateOutput")
 def volumetric_unpool(input: Tensor, output: Tensor, indices: Tensor, *n: float) -> None:
-    sizes = _reordered(n[0:3])
-    starts = _window_starts(input.size[-3:], _reordered(n[3:6]), _reordered(n[6:9]))
+    sizes = reordered(n[0:3])
+    starts = _window_starts(input.size[-3:], reordered(n[3:6]), reordered(n[6:9]))
     _unpool(input, output, _unpack(_positions(indices), sizes, starts, (1, 1, 1)), sizes)
 
 
@@ -275,8 +261,8 @@ def volumetric_unpool(input: Tensor, output: Tensor, indices: Tensor, *n: float)
 def volumetric_unpool_gradient(
     input: Tensor, grad_output: Tensor, grad_input: Tensor, indices: Tensor, *n: float
 ) -> None:
-    sizes = _reordered(n[0:3])
-    starts = _window_starts(input.size[-3:], _reordered(n[3:6]), _reordered(n[6:9]))
+    sizes = reordered(n[0:3])
+    starts = _window_starts(input.size[-3:], reordered(n[3:6]), reordered(n[6:9]))
     _unpool_gradient(input, grad_output, grad_input, _unpack(_positions(indices), sizes, starts, (1, 1, 1)), 3)
 
 
@@ -319,7 +305,7 @@ def _fractional(
 ) -> None:
     """``counts`` and ``pools`` in the order of the dimensions; samples come in the reverse order."""
     space = len(counts)
-    x, single = _batched(input.t, space)
+    x, single = batched(input.t, space)
     plane = x.shape[2:]
     if any(c + p - 1 >= n for c, p, n in zip(counts, pools, plane, strict=True)):
         raise TorchError(f"pool size {list(pools)} too large relative to input {list(plane)}")

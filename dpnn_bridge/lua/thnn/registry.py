@@ -1,12 +1,13 @@
-"""The table of THNN kernels, and gradients by PyTorch where THNN's are the true ones."""
+"""The table of THNN kernels, and what they share; gradients are PyTorch's where THNN's are the true ones."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
-from dpnn_bridge.lua.tensor import Tensor, TorchError
+from dpnn_bridge.lua.tensor import Tensor, TorchError, shape_text
 
 #: kernel name, such as ``Tanh_updateOutput`` -> code; arguments as in THNN.h without the state
 KERNELS: dict[str, Callable[..., None]] = {}
@@ -21,6 +22,22 @@ def kernel(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
         return code
 
     return register
+
+
+def batched(x: torch.Tensor, space: int) -> tuple[torch.Tensor, bool]:
+    """A batch of samples that have ``space`` dimensions beside planes or features; and whether it was one sample."""
+    if x.dim() == space + 2:
+        return x, False
+    if x.dim() != space + 1:
+        dims, sizes = f"{space + 1}D or {space + 2}D", shape_text(x.shape)
+        raise TorchError(f"{dims} (batch mode) tensor expected for input, but got: {sizes}")
+    return x.unsqueeze(0), True
+
+
+def reordered(values: Sequence[Any]) -> tuple[int, ...]:
+    """THNN lists (W, H) or (T, W, H); PyTorch (H, W) or (T, H, W)."""
+    n = [int(v) for v in values]
+    return (n[1], n[0]) if len(n) == 2 else (n[0], n[2], n[1])
 
 
 def pull_back(

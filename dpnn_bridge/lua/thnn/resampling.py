@@ -10,15 +10,12 @@ import torch
 import torch.nn.functional as F
 
 from dpnn_bridge.lua.tensor import Tensor, TorchError
-from dpnn_bridge.lua.thnn.registry import kernel, pull_back
+from dpnn_bridge.lua.thnn.registry import batched, kernel, pull_back
 
 
 def _padding(name: str, mode: str, space: int) -> None:
     def run(x: torch.Tensor, *pads: int) -> torch.Tensor:
-        single = x.dim() == space + 1
-        batch = x.unsqueeze(0) if single else x
-        if batch.dim() != space + 2:
-            raise TorchError(f"input must be {space + 1} or {space + 2}-dimensional, got {list(x.shape)}")
+        batch, single = batched(x, space)
         try:
             y = F.pad(batch, pads, mode=mode)
         except (RuntimeError, NotImplementedError) as error:
