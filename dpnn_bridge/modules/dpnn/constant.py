@@ -37,7 +37,7 @@ class Clip(nn.Module):
         self.minval, self.maxval = minval, maxval
 
     def forward(self, input: Tensor) -> Tensor:
-        return with_gradient_of(input.clamp(max=self.maxval).clamp(min=self.minval), input)
+        return with_gradient_of(input.detach().clamp(self.minval, max(self.minval, self.maxval)), input)
 
     def extra_repr(self) -> str:
         return f"{self.minval}, {self.maxval}"

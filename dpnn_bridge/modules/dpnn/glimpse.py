@@ -78,7 +78,7 @@ def resampled(input: Tensor, height: int, width: int) -> Tensor:
     if input.dtype == torch.float64:  # positions and weights must still be single precision
         output = bilinear(input.reshape(-1, *input.shape[-2:], 1), height, width)
     else:
-        planes = input.reshape(1, -1, *input.shape[-2:])
+        planes = input.reshape(-1, 1, *input.shape[-2:])  # as samples: up to ten times faster than as channels
         output = F.interpolate(planes, (height, width), mode="bilinear", align_corners=True)
     return output.reshape(*input.shape[:-2], height, width)
 
@@ -150,18 +150,18 @@ class SpatialGlimpse(nn.Module):
     @staticmethod
     def _window(image: Tensor, location: Tensor, size: tuple[float, float]) -> Tensor:
         """The windows of one depth, at full resolution, with zeros outside the image."""
-        places, inside = [], []
+        clamped, outside = [], []
         for i, (length, g) in enumerate(zip(image.shape[2:], size, strict=True)):
             pad = math.floor((g - 1) / 2)
             last = length + 2 * pad - g
             if last < 0:
                 raise ValueError(f"a glimpse of {size} does not fit the padded image of shape {tuple(image.shape)}")
-            first = (location[:, i] * last).clamp(0, last).long() - pad
-            place = first[:, None] + torch.arange(int(g), device=image.device)
-            inside.append((place >= 0) & (place < length))
-            places.append(place.clamp(0, length - 1))
-        window = pixels(image, places[0], places[1])
-        return torch.where(inside[0][:, None, :, None] & inside[1][:, None, None, :], window, 0.0)
+            first = (location[:, i, None] * last).clamp(0, last).long()
+            place = first + torch.arange(-pad, int(g) - pad, device=image.device)
+            clamped.append(place.clamp(0, length - 1))
+            outside.append(place != clamped[-1])
+        window = pixels(image, *clamped)
+        return window.masked_fill_(outside[0][:, None, :, None] | outside[1][:, None, None, :], 0)
 
     def _shrunk(self, window: Tensor, depth: int) -> Tensor:
         height, width = self.size
@@ -184,7 +184,7 @@ def cropped(image: Tensor, top: Tensor, left: Tensor, height: int, width: int) -
 
 def pixels(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """From each image of a batch (N, C, H, W) the pixels at rows (N, h) and columns (N, w) of its own."""
-    index = (rows[:, :, None] * image.shape[3] + columns[:, None, :]).flatten(1)
+    index = torch.add(columns[:, None, :], rows[:, :, None], alpha=image.shape[3]).flatten(1)
     gathered = image.flatten(2).gather(2, index[:, None].expand(-1, image.shape[1], -1))
     return gathered.unflatten(2, (rows.shape[1], columns.shape[1]))
 
