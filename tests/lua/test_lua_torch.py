@@ -37,6 +37,7 @@ def _run(code: str, *args: object) -> object:
         ("torch.cross(T(2, 2), T(2, 2), 1)", "does not have size 3"),
         ("torch.diag(T(2, 2, 2))", "matrix or a vector expected"),
         ("torch.cat({})", "invalid arguments"),
+        ("torch.cat(T(), T(), 0)", "invalid dimension 0"),
         ("torch.manualSeed('x')", "invalid arguments"),
         ("torch.setheaptracking(1)", "boolean expected"),
         ("torch.cat({T(2), I(2)})", "expected torch.DoubleTensor in tensor array"),
