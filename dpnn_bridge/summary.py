@@ -276,10 +276,10 @@ def _next(found: Summary, name: str, root: Any) -> None:
         found.next.append(f"dpnn-convert {quoted} {stem}.pt{key}")
 
 
-def _holds_tensors(value: Any, depth: int = 4) -> bool:
-    """Whether a tensor stands within so many levels of a value."""
+def _holds_tensors(value: Any) -> bool:
+    """Whether a tensor stands in a value, at most four levels down."""
     level, seen = [value], set()
-    for _ in range(depth + 1):
+    for _ in range(5):
         if any(isinstance(v, (LuaTensor, LuaStorage)) for v in level):
             return True
         tables = {id(v): v for v in level if isinstance(v, (LuaTable, LuaObject)) and id(v) not in seen}

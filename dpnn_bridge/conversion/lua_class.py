@@ -322,12 +322,12 @@ class PlainModule(LuaClass):
         return {name: Field(name) for name, p in module._parameters.items() if p is not None}
 
 
-def empty_table(kind: str = "") -> LuaTable:
+def empty_table(kind: str) -> LuaTable:
     """For ``constants``: a field that must be a table of its own."""
     return LuaTable()
 
 
-def empty_sizes(kind: str = "") -> LuaStorage:
+def empty_sizes(kind: str) -> LuaStorage:
     """For ``constants``: a field that must be a ``torch.LongStorage`` of its own."""
     return size_storage()
 

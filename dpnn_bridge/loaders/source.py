@@ -37,9 +37,11 @@ class Source(Protocol):
 class BytesSource:
     """Bytes in memory."""
 
-    def __init__(self, data: bytes | bytearray | memoryview, name: str = "") -> None:
+    name = ""
+
+    def __init__(self, data: bytes | bytearray | memoryview) -> None:
         self._data = memoryview(data).cast("B")
-        self.name, self.size = name, len(self._data)
+        self.size = len(self._data)
 
     def read(self, start: int, count: int) -> bytes:
         return bytes(self._data[start : start + count])

@@ -33,20 +33,19 @@ class BinaryStream:
         source: the bytes.
         long_size: bytes of a C ``long``, 4 or 8.
         big_endian: byte order of the machine that wrote the file.
-        start: byte to begin at.
     """
 
     #: bytes that a pair of a table takes at least: an empty string as key, nil as value
     least_pair = 12
 
-    def __init__(self, source: Source, *, long_size: int = 8, big_endian: bool = False, start: int = 0) -> None:
+    def __init__(self, source: Source, *, long_size: int = 8, big_endian: bool = False) -> None:
         self.source, self.size, self.long_size = source, source.size, long_size
         self.order: Literal["<", ">"] = ">" if big_endian else "<"
         self._int = struct.Struct(self.order + "i").unpack_from
         self._double = struct.Struct(self.order + "d").unpack_from
         self._longs = [struct.Struct(f"{self.order}{n}{'q' if long_size == 8 else 'i'}") for n in range(66)]
         # the window: its bytes, how many of them are of the source, where it lies, and where reading stands in it
-        self.buffer, self.filled, self.base, self.at = PADDING, 0, start, 0
+        self.buffer, self.filled, self.base, self.at = PADDING, 0, 0, 0
         self._window = _FIRST_WINDOW
 
     @property

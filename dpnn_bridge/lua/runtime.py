@@ -164,11 +164,11 @@ class Runtime:
         ):
             self.run_prelude(f"{part}.lua")
 
-    def run_prelude(self, name: str, extra: Any = None) -> Any:
+    def run_prelude(self, name: str) -> Any:
         """Run one of the package's own Lua files."""
         code = _prelude(name)
         chunk = self.lua.compile(code, name=f"=dpnn_bridge/{name}".encode())
-        return chunk(self.bridge, self._api, extra)
+        return chunk(self.bridge, self._api)
 
     @property
     def torch(self) -> Any:

@@ -40,17 +40,17 @@ def job(file: Path, classes: Iterable[str], steps: Sequence[str] = STEPS, **valu
     return LuaTable(fields.items())
 
 
-def judge(jobs: Sequence[LuaTable], *, program: str | None = None, timeout: float = 600) -> list[LuaTable]:
+def judge(jobs: Sequence[LuaTable], *, program: str | None = None) -> list[LuaTable]:
     """Runs jobs in real Torch7.
 
     Args:
         jobs: see :func:`job`.
         program: see :func:`~dpnn_bridge.lua.torch7.run_torch7`.
-        timeout: seconds for all of them.
 
     Returns:
         The result of each: step -> table with ``value`` or ``error``. A job that ended the process, or that was running
-        when the time was over, has an ``error`` in ``load`` and in nothing else; those after it run in a new process.
+        when ten minutes were over, has an ``error`` in ``load`` and in nothing else; those after it run in a new
+        process.
 
     Raises:
         LuaBridgeError: Torch7 cannot be run.
@@ -60,7 +60,7 @@ def judge(jobs: Sequence[LuaTable], *, program: str | None = None, timeout: floa
         while len(results) < len(jobs):
             rest, error = jobs[len(results) :], None
             try:
-                run_torch7(_SOURCE.read_text(), LuaTable.from_list(rest), str(folder), program=program, timeout=timeout)
+                run_torch7(_SOURCE.read_text(), LuaTable.from_list(rest), str(folder), program=program)
             except LuaBridgeError as e:
                 error = e
             done = 0

@@ -23,7 +23,6 @@ def torch7_reference(
     *,
     dtype: torch.dtype | None = None,
     gradients: bool = True,
-    timeout: float = 600,
 ) -> LuaTable:
     """Runs an object in real Torch7 and returns a table like those of a fixture, with the module ``after`` its run.
 
@@ -34,7 +33,6 @@ def torch7_reference(
         table: holds ``input``, ``target`` for criterions, and may hold ``gradOutput``, ``reward`` and ``seed``.
         dtype: casts the model in Torch7; half precision runs as in the file.
         gradients: run backward; without a ``gradOutput`` on random numbers.
-        timeout: seconds.
 
     Raises:
         LuaBridgeError: Torch7 cannot be run, lacks a package, took too long, or could not run the model.
@@ -58,7 +56,7 @@ def torch7_reference(
         given.setdefault("seed", 1)
         kind = _TYPES.get(dtype) if dtype else None
         wanted = job(file, class_names(obj), [*steps, "after"], mode=mode, type=kind, **given)
-        result = judge([wanted], program=program, timeout=timeout)[0]
+        result = judge([wanted], program=program)[0]
     for step in ("load", "cast", "forward"):
         if "error" in result[step]:
             raise LuaBridgeError(f"Torch7 cannot {step} the model: {result[step]['error']}")

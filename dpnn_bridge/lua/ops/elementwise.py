@@ -125,10 +125,10 @@ def _scalar(value: float, t: Tensor) -> float:
     return cast_number(value, t.ty)
 
 
-def _number_op(name: str, f: Callable[[torch.Tensor, Any], torch.Tensor], types: tuple[str, ...] = ALL_TYPES) -> None:
+def _number_op(name: str, f: Callable[[torch.Tensor, Any], torch.Tensor]) -> None:
     """``r = f(s, number)``, the number cut to the element type first."""
 
-    @torch_function(name, "r s n", types=types)
+    @torch_function(name, "r s n")
     def run(r: Tensor, s: Tensor, value: float) -> None:
         number = _scalar(value, s)
         pointwise(lambda x: f(x, number), r, s)

@@ -179,10 +179,10 @@ def _indices(index: Any, position: int, limit: int) -> torch.Tensor:
     return zero_based
 
 
-def _dim(t: Tensor, dim: Any, position: int = 2) -> int:
-    d = check_int(dim, position) - 1
+def _dim(t: Tensor, dim: Any) -> int:
+    d = check_int(dim, 2) - 1
     if not 0 <= d < t.dim:
-        raise TorchError(f"bad argument #{position} (dimension {d + 1} out of range of {t.dim}D tensor)")
+        raise TorchError(f"bad argument #2 (dimension {d + 1} out of range of {t.dim}D tensor)")
     return d
 
 

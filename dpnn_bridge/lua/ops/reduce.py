@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from dpnn_bridge.lua.dispatch import ALL_TYPES, FLOAT_TYPES, torch_function
+from dpnn_bridge.lua.dispatch import FLOAT_TYPES, torch_function
 from dpnn_bridge.lua.tensor import IN_ORDER, Tensor, TorchError, cast_number, square_root
 
 
@@ -40,23 +40,20 @@ def _number(value: torch.Tensor) -> float:
     return value.item()
 
 
-def _reduction(
-    name: str, f: Callable[..., torch.Tensor], empty: float | None = 0, types: tuple[str, ...] = ALL_TYPES
-) -> None:
-
-    @torch_function(name, "T", types=types)
+def _reduction(name: str, f: Callable[..., torch.Tensor], empty: float) -> None:
+    @torch_function(name, "T")
     def whole(t: Tensor) -> float:
-        if not t.numel and empty is not None:
+        if not t.numel:
             return empty
         return _number(f(wide(t.t).reshape(-1), 0))
 
-    @torch_function(name, "R T i", types=types)
+    @torch_function(name, "R T i")
     def along(r: Tensor, t: Tensor, dim: int) -> None:
         resized_first(r, t, check_dim(t, dim), empty)
         r.assign(f(wide(t.t), dim).unsqueeze(dim))
 
 
-_reduction("sum", _sum)
+_reduction("sum", _sum, empty=0)
 _reduction("prod", torch.prod, empty=1)
 
 

@@ -1,4 +1,4 @@
-"""TODO docstring"""
+"""``nn.Decorator``, the base of what changes how the module it holds behaves."""
 
 from __future__ import annotations
 
