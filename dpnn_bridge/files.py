@@ -30,7 +30,7 @@ from dpnn_bridge.conversion.report import Report
 from dpnn_bridge.conversion.tensors import as_dtype
 from dpnn_bridge.errors import ConversionError, LuaBridgeError, ModelNotFoundError
 from dpnn_bridge.loaders import t7_writer
-from dpnn_bridge.loaders.encoding import check_file
+from dpnn_bridge.loaders.encoding import Encoding, check_file
 from dpnn_bridge.loaders.origin import LocalFile, Origin, local_file, name_of
 from dpnn_bridge.loaders.t7_reader import read_local, read_t7
 from dpnn_bridge.modules.fit import misfits
@@ -85,20 +85,15 @@ def load(
         >>> model = dpnn_bridge.load("lenet.t7").eval()   # doctest: +SKIP
     """
     load_plugins(plugins)
-    bridge = _bridge(lua, sandbox)
     options = Options(
         index_base=index_base,
         inplace=inplace,
         gradients=gradients,
         allow_unsupported=allow_unsupported,
-        fallback=None if bridge is None else bridge.convert,
-        knows=None if bridge is None else bridge.has_class,
+        **_classes_in_lua(lua, sandbox),
     )
     module, _ = load_with_report(path, key, options, sha256)
-    record, dtype = record_of(module), as_dtype(dtype)
-    if dtype is not None and record is not None:
-        record.cast = dtype
-    return module.to(device=device, dtype=dtype)
+    return _cast(module, as_dtype(dtype)).to(device)
 
 
 @raises(ConversionError, "loading")
@@ -107,18 +102,21 @@ def load_with_report(
 ) -> tuple[nn.Module, Report]:
     """:func:`load` together with the report of what became of what."""
     with local_file(origin, sha256) as file:
-        return _load_local(file, key, options)
+        return _load_local(file, _read_torch7(file), key, options)
+
+
+def _read_torch7(file: LocalFile) -> tuple[Any, Encoding] | None:
+    """What a ``.t7`` file holds, and how; None for a file that was converted from one."""
+    return None if is_converted_file(file.path) else read_local(file)
 
 
 def _load_local(
-    file: LocalFile, key: str | None, options: Options, root: Any = None, trailing: int = 0
+    file: LocalFile, contents: tuple[Any, Encoding] | None, key: str | None, options: Options
 ) -> tuple[nn.Module, Report]:
-    if is_converted_file(file.path):
+    if contents is None:
         module, report = container.unpack(_read_pytorch(file), options, file.name)
         return (_chosen(module, key, file.name) if key and isinstance(module, Models) else module), report
-    if root is None:
-        root, encoding = read_local(file)
-        trailing = encoding.trailing
+    root, encoding = contents
     obj, key, others = select(root, key, file.name, together=True, knows=options.knows)
     module, report = convert_object(obj, options, key)
     if obj.class_name == SEVERAL:
@@ -128,16 +126,16 @@ def _load_local(
         listed = ", ".join(f"{c.key} ({c.obj.class_name})" for c in others[:8]) + (", …" if len(others) > 8 else "")
         report.notes.append(f"the file holds more: {listed}; key= (--key) chooses one, --all converts each")
     report.notes += misfits(module)
-    report.notes += _unread(trailing)
+    report.notes += _unread(encoding)
     report.metadata = {"source": PurePath(file.name).name, "key": key, "checkpoint": surroundings(root)}
     return module, report
 
 
-def _unread(trailing: int) -> list[str]:
-    if not trailing:
+def _unread(encoding: Encoding) -> list[str]:
+    if not encoding.trailing:
         return []
     several = "dpnn_bridge.loaders.read_all reads several objects"
-    return [f"{trailing} bytes follow behind the first object of the file; they are not read ({several})"]
+    return [f"{encoding.trailing} bytes follow behind the first object of the file; they are not read ({several})"]
 
 
 def _chosen(models: Models, key: str, name: str) -> nn.Module:
@@ -156,17 +154,25 @@ def _read_pytorch(file: LocalFile) -> Any:
     return pt_file.read(path, name)
 
 
-def _bridge(lua: Any, sandbox: bool) -> Any:
-    """The bridge for ``lua=``: it may be one, or name Lua files."""
+def _classes_in_lua(lua: Any, sandbox: bool) -> dict[str, Any]:
+    """Options that let ``lua=``, a bridge or Lua files, convert the classes that it knows."""
     if lua is None:
-        return None
+        return {}
     from dpnn_bridge.lua.bridge import LuaBridge
 
-    if isinstance(lua, LuaBridge):
-        if sandbox and not lua.sandboxed:
-            raise LuaBridgeError("sandbox=True: this bridge is none; give the Lua files, or a LuaBridge(sandbox=True)")
-        return lua
-    return LuaBridge.from_files([lua] if isinstance(lua, (str, os.PathLike)) else list(lua), sandbox=sandbox)
+    if not isinstance(lua, LuaBridge):
+        lua = LuaBridge.from_files([lua] if isinstance(lua, (str, os.PathLike)) else list(lua), sandbox=sandbox)
+    elif sandbox and not lua.sandboxed:
+        raise LuaBridgeError("sandbox=True: this bridge is none; give the Lua files, or a LuaBridge(sandbox=True)")
+    return {"fallback": lua.convert, "knows": lua.has_class}
+
+
+def _cast(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
+    """The module in another type, which it will be written in too."""
+    record = record_of(module)
+    if dtype is not None and record is not None:
+        record.cast = dtype
+    return module.to(dtype=dtype)
 
 
 @raises(ConversionError, "writing")
@@ -259,49 +265,39 @@ def convert(
     Raises:
         T7Error, ConversionError, OutputError, VerificationError: nothing was written.
     """
-    suffix = _suffix_of(dst, to)
+    suffix, dtype = _suffix_of(dst, to), as_dtype(dtype)
     inputs = (*([place_of(src)] if isinstance(src, (str, os.PathLike)) and not is_url(src) else []), *plugins)
     check_output(dst, force, inputs)
     load_plugins(plugins)
-    name = name_of(src)
-    progress(f"reading {name}")
-    bridge = _bridge(lua, sandbox)
+    progress(f"reading {name_of(src)}")
     chosen = Options(
         allow_unsupported=allow_unsupported,
-        fallback=None if bridge is None else bridge.convert,
-        knows=None if bridge is None else bridge.has_class,
         pending=max_shard_size is not None or suffix == INDEX,
+        **_classes_in_lua(lua, sandbox),
     )
     options |= {} if max_shard_size is None else {"max_shard_size": max_shard_size}
-    dtype = as_dtype(dtype)
     with local_file(src, sha256) as file:
-        root, trailing = None, 0
-        if suffix in data.SUFFIXES and not is_converted_file(file.path):
-            root, encoding = read_local(file)
-            trailing = encoding.trailing
-            value = follow(root, key) if key else root
-            if value is not None and not _holds_model(value, key, chosen):
-                progress(f"writing {dst}")
-                with replacing(dst, force=force, inputs=inputs) as temporary:
-                    report = _data_report(data.write(value, temporary, suffix), name, key, named_file(value))
-                    if checksum:
-                        report.metadata |= {"origin": _origin(file, key, dtype), "written": checksum_of(temporary)}
-                report.notes += _unread(trailing)
-                return report
-        elif suffix == ".json":
-            raise ConversionError(f"{dst}: .json holds data, not models; choose {', '.join(OUTPUTS)}")
-        if suffix == ".json":
-            raise ConversionError(f"{name}: holds a model, and .json only data; choose {', '.join(OUTPUTS)}, or a key")
+        contents = _read_torch7(file)
+        value = _data(contents, key, chosen) if suffix in data.SUFFIXES else None
+        if value is None and suffix == ".json":
+            raise ConversionError(
+                f"{file.name}: holds a model, and .json only data; choose {', '.join(OUTPUTS)}, or a key"
+            )
+        if contents is not None and value is not None:
+            progress(f"writing {dst}")
+            with replacing(dst, force=force, inputs=inputs) as temporary:
+                report = _data_report(data.write(value, temporary, suffix), file.name, key, named_file(value))
+                if checksum:
+                    report.metadata |= {"origin": _origin(file, key, dtype), "written": checksum_of(temporary)}
+            report.notes += _unread(contents[1])
+            return report
         with ThreadPoolExecutor(1) as pool:  # for the checksum, beside reading and writing
             made_of = pool.submit(_origin, file, key, dtype).result if checksum or suffix not in PICKLED else None
-            module, report = _load_local(file, key, chosen, root, trailing)
-            if dtype is not None:
-                module.to(dtype)
-                if (record := record_of(module)) is not None:
-                    record.cast = dtype
-            report.source = Path(name)
+            module, report = _load_local(file, contents, key, chosen)
+            _cast(module, dtype)
+            report.source = Path(file.name)
             report.metadata |= {
-                "source": PurePath(name).name,
+                "source": PurePath(file.name).name,
                 "dpnn_bridge": package_version(),
                 "torch": str(torch.__version__),
                 "modules": sum(1 for _ in module.modules()),
@@ -324,11 +320,14 @@ def _suffix_of(dst: StrPath, to: str | None) -> str:
     return ".json" if data_form else suffix_of(dst, to)
 
 
-def _holds_model(value: Any, key: str | None, options: Options) -> bool:
-    """Whether a file, or what its key names, is a model or holds one."""
+def _data(contents: tuple[Any, Encoding] | None, key: str | None, options: Options) -> Any:
+    """What a file holds, or the part that a key names, where that is data; None where it is a model or holds one."""
+    value = contents and (follow(contents[0], key) if key else contents[0])
+    if value is None:
+        return None
     knows = options.knows or (lambda name: False)
     found = candidates(value, lambda obj: registry.find(obj) is not None or knows(obj.class_name))
-    return any(not c.key for c in found) if key else bool(found)
+    return None if (any(not c.key for c in found) if key else found) else value
 
 
 def _data_report(written: data.Data, name: str, key: str | None, model: tuple[str, str] | None) -> Report:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from dpnn_bridge.compare.precision import full_precision
     from dpnn_bridge.conversion.noise import paired, replayed
     from dpnn_bridge.parity.fixture import check, check_module, random_numbers
+    from dpnn_bridge.parity.manifest_check import check_manifest
     from dpnn_bridge.parity.recording import assert_parity, record
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Tolerance",
     "assert_parity",
     "check",
+    "check_manifest",
     "check_module",
     "compare",
     "full_precision",
@@ -33,6 +35,7 @@ _HOMES = {
     "full_precision": "compare.precision",
     **dict.fromkeys(("paired", "replayed"), "conversion.noise"),
     **dict.fromkeys(("check", "check_module", "random_numbers"), "parity.fixture"),
+    "check_manifest": "parity.manifest_check",
     **dict.fromkeys(("assert_parity", "record"), "parity.recording"),
 }
 __getattr__, __dir__ = face(__name__, _HOMES)

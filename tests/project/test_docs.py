@@ -27,6 +27,7 @@ import torch
 from conftest import FIXTURES
 from samples import SAMPLES
 
+import dpnn_bridge
 from dpnn_bridge.loaders import read_t7, write_t7
 from dpnn_bridge.objects import LuaTable
 from dpnn_bridge.outputs.verification import TRACING
@@ -201,6 +202,13 @@ def test_rows_have_the_columns_of_their_table(page: Path) -> None:
 def test_every_page_is_in_the_navigation() -> None:
     navigation = (ROOT / "mkdocs.yml").read_text()
     assert not [p for p in PAGES[1:] if str(p.relative_to(ROOT / "docs")) not in navigation]
+
+
+def test_public_names_are_in_the_reference() -> None:
+    pages = [ROOT / "docs" / "api.md", *(ROOT / "docs" / "api").glob("*.md")]
+    entries = re.findall(r"^(?:::: |      members: )(.*)$", "\n".join(page.read_text() for page in pages), re.M)
+    shown = set(re.findall(r"\w+", " ".join(entries)))
+    assert [name for name in dpnn_bridge.__all__ if name not in shown] == ["__version__"]
 
 
 def test_site_builds_without_a_warning(tmp_path: Path) -> None:

@@ -26,7 +26,8 @@ PUBLIC = {
     "dpnn_bridge.modules.rnn": "FastLSTM GRU LSTM Recurrence SeqLSTM Sequencer forget",
     "dpnn_bridge.objects": "LuaFunction LuaObject LuaStorage LuaTable LuaTensor element_dtype tensor_class",
     "dpnn_bridge.optim": "ASGD CG LBFGS NAG SGD Adam MomentumSGD from_lua to_lua",
-    "dpnn_bridge.parity": "Difference Result Tolerance assert_parity check check_module compare full_precision record",
+    "dpnn_bridge.parity": "Difference Result Tolerance assert_parity check check_manifest check_module compare"
+    " full_precision record",
     "dpnn_bridge.pictures": "LayerVerdict ModelNode graph_section model_graph page to_dot to_mermaid",
     "dpnn_bridge.training": "cast flatten get_parameters grad_param_clip load_flat max_param_norm"
     " momentum_grad_parameters parameters reinforce renormed serialized shared_clone update_grad_parameters"
