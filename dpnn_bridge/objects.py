@@ -59,6 +59,7 @@ def tensor_class(dtype: np.dtype | type) -> str:
     return _CPU_PREFIX[np.dtype(dtype)] + "Tensor"
 
 
+#: numbers of storages: a new one says by it which storage of a file it replaces
 ORIGINS = count()
 
 
@@ -75,10 +76,10 @@ class _BooleanKey:
 
 
 def _boolean_key(value: bool) -> _BooleanKey:
-    return _BOOLEAN_KEYS[value]
+    return BOOLEAN_KEYS[value]
 
 
-_BOOLEAN_KEYS = {False: _BooleanKey(False), True: _BooleanKey(True)}
+BOOLEAN_KEYS = {False: _BooleanKey(False), True: _BooleanKey(True)}
 
 
 class LuaTable(MutableMapping):
@@ -112,19 +113,19 @@ class LuaTable(MutableMapping):
 
     def __getitem__(self, key: Any) -> Any:
         try:
-            return self.entries[_BOOLEAN_KEYS[key] if isinstance(key, bool) else key]
+            return self.entries[BOOLEAN_KEYS[key] if isinstance(key, bool) else key]
         except KeyError:
             raise KeyError(key) from None
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        key = _BOOLEAN_KEYS[key] if isinstance(key, bool) else key
+        key = BOOLEAN_KEYS[key] if isinstance(key, bool) else key
         if value is None:
             self.entries.pop(key, None)
         else:
             self.entries[key] = value
 
     def __delitem__(self, key: Any) -> None:
-        del self.entries[_BOOLEAN_KEYS[key] if isinstance(key, bool) else key]
+        del self.entries[BOOLEAN_KEYS[key] if isinstance(key, bool) else key]
 
     def __iter__(self) -> Iterator[Any]:
         return (k.value if type(k) is _BooleanKey else k for k in self.entries)
@@ -134,7 +135,7 @@ class LuaTable(MutableMapping):
         return len(self.entries)
 
     def __contains__(self, key: Any) -> bool:
-        return (_BOOLEAN_KEYS[key] if isinstance(key, bool) else key) in self.entries
+        return (BOOLEAN_KEYS[key] if isinstance(key, bool) else key) in self.entries
 
     __eq__ = object.__eq__
     __hash__ = object.__hash__  # pyright: ignore[reportAssignmentType]

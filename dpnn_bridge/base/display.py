@@ -32,3 +32,8 @@ def shortened(text: str, longest: int = LONGEST_NAME) -> str:
 def in_html(text: str) -> str:
     """``text`` for an HTML page: neither markup nor control characters."""
     return escape("\n".join(map(printable, text.split("\n"))))
+
+
+def type_name(kind: type) -> str:
+    """The name of a layer's class: ``torch.nn.Linear`` for PyTorch's own, ``SpatialGlimpse`` for others."""
+    return f"torch.nn.{kind.__qualname__}" if kind.__module__.startswith("torch.nn.") else kind.__qualname__

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from dpnn_bridge.objects import _BOOLEAN_KEYS, LuaObject, LuaTable
+from dpnn_bridge.objects import BOOLEAN_KEYS, LuaObject, LuaTable
 
 #: modules nested deeper than this are refused, before Python's own recursion limit is met
 MAX_DEPTH = 100
@@ -43,6 +43,6 @@ def key_text(key: Any) -> str:
     """A table key as it is written behind the table's name."""
     if isinstance(key, str):
         return f".{key}" if _IDENTIFIER.fullmatch(key) else f"[{key!r}]"
-    if key in (_BOOLEAN_KEYS[False], _BOOLEAN_KEYS[True]):
+    if key in (BOOLEAN_KEYS[False], BOOLEAN_KEYS[True]):
         return f"[{str(key.value).lower()}]"
     return f"[{key!r}]"

@@ -264,7 +264,7 @@ def print_checklist(result: Verification, console: Console, *, verbose: bool = F
     """The tree of layers with the worst difference of each, then what does not belong to a layer, then one line."""
     from rich.text import Text
 
-    from dpnn_bridge.parity.verification import _what, headline, reasons, summary
+    from dpnn_bridge.parity.verification import headline, reasons, summary, what_differs
 
     console.print(Text.assemble((result.model, "bold"), " ", (headline(result), "dim")), soft_wrap=True)
     wide = console.width >= 100
@@ -289,7 +289,13 @@ def print_checklist(result: Verification, console: Console, *, verbose: bool = F
         for i, d in enumerate(shown):
             label = (name, layer.class_name) if i == 0 else ("", "")
             also = f" (of {len(compared)})" if wide and not verbose and len(compared) > 1 else ""
-            cells = [_mark(d), *label, _what(layer, d) + also, *_cells(d, numbers), *([_place(d)] if where else [])]
+            cells = [
+                _mark(d),
+                *label,
+                what_differs(layer, d) + also,
+                *_cells(d, numbers),
+                *([_place(d)] if where else []),
+            ]
             table.add_row(*cells, style="" if d.ok else "red")
     for d in result.without_layer if verbose else [d for d in result.without_layer if not d.ok]:
         cells = [_mark(d), "", "", d.name, *_cells(d, numbers), *([_place(d)] if where else [])]

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import nn
 
+from dpnn_bridge.base.contiguous import is_contiguous
 from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.fields import grad_field, record_of, resolve
-from dpnn_bridge.conversion.sharing import is_contiguous
 from dpnn_bridge.conversion.ties import tie_of
 from dpnn_bridge.objects import ORIGINS, LuaStorage, LuaTensor
 
@@ -27,7 +27,9 @@ class Place(NamedTuple):
 
 def place_of(tensor: Any) -> Place | None:
     """The place of a contiguous tensor; None for what is none, or has no elements."""
-    if not isinstance(tensor, LuaTensor) or tensor.storage is None or not tensor.size or not is_contiguous(tensor):
+    if not isinstance(tensor, LuaTensor) or tensor.storage is None or not tensor.size:
+        return None
+    if not is_contiguous(tensor.shape, tensor.stride):
         return None
     return Place(tensor.storage.origin, tensor.storage.size, tensor.offset, tensor.size)
 

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.base.contiguous import contiguous_strides
 from dpnn_bridge.base.graph import without_entries
 from dpnn_bridge.conversion import fields, lua_class, registry, tensors
 from dpnn_bridge.conversion.fields import Field, record_of
 from dpnn_bridge.conversion.flat import FlatStorages
-from dpnn_bridge.conversion.lua_values import contiguous_strides, lua_storage, numpy_dtype, strided
+from dpnn_bridge.conversion.lua_values import lua_storage, numpy_dtype, strided
 from dpnn_bridge.conversion.parametrized import baked
 from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.conversion.stock import StockLayer, check_parametrizations, check_shapes, is_stock
@@ -194,7 +195,7 @@ class LuaContext:
 
     def _elements(self, module: nn.Module, name: str, spec: Field, gradient: bool) -> np.ndarray:
         """The elements of a field in Lua's order."""
-        value = tensors.lua_value(module, name, spec, gradient=gradient)
+        value = tensors.field_value(module, name, spec, gradient=gradient)
         record = record_of(module)
         if gradient and record and record.gradients.get(name):
             value = torch.zeros_like(value)
@@ -268,7 +269,7 @@ class LuaContext:
         tensor = fields.get_tensor(module, spec.attribute)
         assert tensor is not None
         kind = self.class_of(tensor, module)
-        value = tensors.lua_value(module, name, spec, gradient=gradient)
+        value = tensors.field_value(module, name, spec, gradient=gradient)
         record = record_of(module)
         number = record.gradients.get(name, 0) if gradient and record else 0
         if number:  # the gradient stands in the first one

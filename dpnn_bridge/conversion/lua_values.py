@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.base.contiguous import contiguous_strides
 from dpnn_bridge.errors import ConversionLimitError, LuaValueError
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype
 
@@ -136,15 +137,6 @@ def strided(class_name: str, shape: tuple[int, ...], storage: LuaStorage) -> Lua
         return LuaTensor.empty(class_name)
     shape = shape or (1,)
     return LuaTensor(class_name, shape, contiguous_strides(shape), 0, storage)
-
-
-def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Strides of row-major order."""
-    stride, step = [], 1
-    for size in reversed(shape):
-        stride.insert(0, step)
-        step *= size
-    return tuple(stride)
 
 
 def lua_value(value: Any, module: Callable[[Any], Any] | None = None) -> Any:

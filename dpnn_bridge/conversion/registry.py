@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from dpnn_bridge.base.boundary import raises
+from dpnn_bridge.base.display import type_name
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_class import LuaClass, ParameterSite, PlainModule
 from dpnn_bridge.conversion.stock import PREFIX, StockLayer
@@ -189,8 +190,7 @@ def known_names() -> dict[str, list[type[LuaClass]]]:
 def torch_name(spec: type[LuaClass]) -> str:
     """What a block makes of its class, for tables."""
     types = spec.torch_type if isinstance(spec.torch_type, tuple) else (spec.torch_type,)
-    names = [f"torch.nn.{t.__qualname__}" if t.__module__.startswith("torch.nn.") else t.__qualname__ for t in types]
-    return ", ".join(dict.fromkeys(names))
+    return ", ".join(dict.fromkeys(map(type_name, types)))
 
 
 def nearest_name(name: str) -> str | None:

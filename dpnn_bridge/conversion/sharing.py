@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.base.contiguous import is_contiguous
 from dpnn_bridge.conversion import pending
 from dpnn_bridge.conversion.ties import Site, Tie, share_buffer
 from dpnn_bridge.errors import ConversionError
@@ -86,7 +87,7 @@ class Sharing:
         if entry is None:
             large = tensor.size * tensor.dtype.itemsize >= pending.LEAST
             if is_parameter and large and self._leave_pending and not getattr(tensor.storage, "loaded", True):
-                plain = site.field.layout is None and is_contiguous(tensor)
+                plain = site.field.layout is None and is_contiguous(tensor.shape, tensor.stride)
                 value = pending.pending(tensor, arrange, lambda: arrange(compact(tensor)), plain)
             else:
                 value = arrange(compact(tensor))
@@ -128,7 +129,9 @@ def _tie(group: list[_Entry]) -> None:
     if len(group) < 2 or not _really_overlap(group):
         return
     start, end = min(e.extent[0] for e in group), max(e.extent[1] for e in group)
-    source = next((e for e in group if e.extent == (start, end) and is_contiguous(e.tensor)), None)
+    source = next(
+        (e for e in group if e.extent == (start, end) and is_contiguous(e.tensor.shape, e.tensor.stride)), None
+    )
     if source is None:
         source = _flat_source(group, start, end)
     for entry in group:
@@ -138,7 +141,7 @@ def _tie(group: list[_Entry]) -> None:
 
 
 def _really_overlap(group: list[_Entry]) -> bool:
-    if all(is_contiguous(e.tensor) for e in group):
+    if all(is_contiguous(e.tensor.shape, e.tensor.stride) for e in group):
         return True
     elements = np.concatenate([e.elements() for e in group])
     return len(np.unique(elements)) < len(elements)
@@ -158,20 +161,10 @@ def _flat_source(group: list[_Entry], start: int, end: int) -> _Entry:
     return _Entry(value, flat, [site], None, [])
 
 
-def is_contiguous(tensor: LuaTensor) -> bool:
-    """Whether the elements stand in row-major order without gaps."""
-    step = 1
-    for size, stride in zip(reversed(tensor.shape), reversed(tensor.stride), strict=True):
-        if size != 1 and stride != step:
-            return False
-        step *= size
-    return True
-
-
 def region_of(tensor: LuaTensor) -> tuple[Any, ...]:
     """Identity of the elements that a tensor views, whatever shape a contiguous one has."""
     storage = id(tensor.storage)
-    if is_contiguous(tensor):
+    if is_contiguous(tensor.shape, tensor.stride):
         return (storage, tensor.offset, tensor.size)
     return (storage, tensor.offset, tensor.shape, tensor.stride)
 
@@ -182,7 +175,7 @@ def compact(tensor: LuaTensor) -> Tensor:
         return tensor.torch()
     start, stop = extent_of(tensor)
     elements = torch.from_numpy(tensor.storage.copy(start, stop))
-    if is_contiguous(tensor):
+    if is_contiguous(tensor.shape, tensor.stride):
         return elements.view(tensor.shape)
     view = elements.as_strided(tensor.shape, tensor.stride, tensor.offset - start)
     return view.clone(memory_format=torch.contiguous_format)

@@ -35,7 +35,7 @@ def is_parameter(module: nn.Module, attribute: str) -> bool:
     return owner._parameters.get(leaf) is not None or tie_of(owner, leaf) is not None
 
 
-def lua_value(module: nn.Module, name: str, spec: Field, *, gradient: bool = False) -> Tensor:
+def field_value(module: nn.Module, name: str, spec: Field, *, gradient: bool = False) -> Tensor:
     """A field's tensor, or its gradient (zeros when there is none), detached and in Lua's arrangement.
 
     It is a view of the torch tensor where the strides allow it.

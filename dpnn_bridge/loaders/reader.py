@@ -13,7 +13,7 @@ from dpnn_bridge.errors import T7FormatError, T7LimitError
 from dpnn_bridge.loaders.collisions import SAFE, Collisions, Parts, part_of
 from dpnn_bridge.loaders.framings import FRAMINGS
 from dpnn_bridge.loaders.stream import LimitError, StreamError
-from dpnn_bridge.objects import _BOOLEAN_KEYS, LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype
+from dpnn_bridge.objects import BOOLEAN_KEYS, LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype
 
 NIL, NUMBER, STRING, TABLE, TORCH, BOOLEAN, FUNCTION_6, FUNCTION_7, FUNCTION_8 = range(9)
 #: Integers up to here are what they say in a double; beyond, a number stays a float.
@@ -300,7 +300,7 @@ def table_key(value: Any) -> Any:
     """``value`` as it stands in :attr:`LuaTable.entries`."""
     if value is None or value != value:
         raise StreamError("a table key is nil or nan")
-    return _BOOLEAN_KEYS[value] if isinstance(value, bool) else value
+    return BOOLEAN_KEYS[value] if isinstance(value, bool) else value
 
 
 def store(entries: dict[Any, Any], key: Any, value: Any) -> None:

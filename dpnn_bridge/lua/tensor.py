@@ -16,6 +16,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from dpnn_bridge.base.contiguous import contiguous_strides, is_contiguous
+
 DTYPES = {
     "Byte": torch.uint8,
     "Char": torch.int8,
@@ -164,14 +166,6 @@ class Storage:
         self._block.flat = fresh
 
 
-def contiguous_stride(size: Sequence[int]) -> tuple[int, ...]:
-    stride, step = [], 1
-    for n in reversed(size):
-        stride.append(step)
-        step *= n
-    return tuple(reversed(stride))
-
-
 class Tensor:
     """A strided view of a :class:`Storage`, ``torch.*Tensor`` in Lua.
 
@@ -227,7 +221,7 @@ class Tensor:
             t = t.clone(memory_format=torch.contiguous_format)
         ty = ty or TYPE_OF_DTYPE[t.dtype]
         size = tuple(t.shape) or (1,)
-        return cls(ty, Storage(ty, flat=t.view(-1)), 0, size, contiguous_stride(size))
+        return cls(ty, Storage(ty, flat=t.view(-1)), 0, size, contiguous_strides(size))
 
     @property
     def class_name(self) -> str:
@@ -257,13 +251,7 @@ class Tensor:
         return shape_text(self.size)
 
     def is_contiguous(self) -> bool:
-        step = 1
-        for n, s in zip(reversed(self.size), reversed(self.stride), strict=True):
-            if n != 1:
-                if s != step:
-                    return False
-                step *= n
-        return True
+        return is_contiguous(self.size, self.stride)
 
     def overlaps(self) -> bool:
         """Whether two logical elements may share one place, as in expanded or unfolded views."""

@@ -237,7 +237,7 @@ def summary(result: Verification) -> str:
     first = suspects[-1]
     found = first.failure or failed[0]
     places = " or ".join(f"{layer.path or 'the model'} ({layer.class_name})" for layer in suspects)
-    return f"{count}; first layer that deviates: {places}, {_what(first, found)}: {found.message}"
+    return f"{count}; first layer that deviates: {places}, {what_differs(first, found)}: {found.message}"
 
 
 def reasons(result: Verification) -> dict[tuple[Verdict, str], list[str]]:
@@ -265,5 +265,5 @@ def _unseen(differences: Sequence[Difference]) -> str:
     )
 
 
-def _what(layer: Layer, difference: Difference) -> str:
+def what_differs(layer: Layer, difference: Difference) -> str:
     return difference.name.removeprefix(f"{layer.path}.") if layer.path else difference.name

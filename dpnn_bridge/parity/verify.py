@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.base.atomic import StrPath
 from dpnn_bridge.base.boundary import raises
+from dpnn_bridge.base.display import type_name
 from dpnn_bridge.base.suffixes import is_converted_file
 from dpnn_bridge.checkpoints.find import select
 from dpnn_bridge.compare import nested
@@ -343,7 +344,6 @@ def _dtype_name(module: nn.Module, dtype: torch.dtype | None) -> str:
 
 def _layer(node: Node) -> Layer:
     record = fields.record_of(node.module)
-    kind = type(node.module)
-    torch_type = f"torch.nn.{kind.__qualname__}" if kind.__module__.startswith("torch.nn.") else kind.__qualname__
+    torch_type = type_name(type(node.module))
     name = record.class_name if record else torch_type
     return Layer(node.path, node.depth, name, torch_type, parameter_count(node.module))

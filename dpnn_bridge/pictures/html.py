@@ -7,7 +7,6 @@ folded.
 from __future__ import annotations
 
 import datetime
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from jinja2 import Environment, PackageLoader, Template, select_autoescape
 from markupsafe import Markup
 
 from dpnn_bridge.base.boundary import raises
+from dpnn_bridge.base.checksum import sha256_of
 from dpnn_bridge.base.display import printable
 from dpnn_bridge.base.version import package_version
 from dpnn_bridge.errors import ConversionError
@@ -96,11 +96,7 @@ def file_facts(source: Path | None) -> list[tuple[str, str]]:
     facts.append(("dpnn_bridge", package_version()))
     if source is None or not source.is_file():
         return facts
-    digest = hashlib.sha256()
-    with source.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return [("file", f"{source.name}, {source.stat().st_size:,} bytes"), ("SHA-256", digest.hexdigest()), *facts]
+    return [("file", f"{source.name}, {source.stat().st_size:,} bytes"), ("SHA-256", sha256_of(source)), *facts]
 
 
 def _template(name: str) -> Template:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.base.boundary import raises
+from dpnn_bridge.base.display import type_name
 from dpnn_bridge.compare.nested import copied
 from dpnn_bridge.conversion import registry, to_lua
 from dpnn_bridge.conversion.fields import record_of
@@ -112,12 +113,11 @@ class _Builder:
 
     def node(self, module: nn.Module, path: str) -> ModelNode:
         record = record_of(module)
-        kind = type(module)
         name = record.fields.get("name") if record else None
         node = ModelNode(
             path,
             record.class_name if record else "",
-            f"torch.nn.{kind.__qualname__}" if kind.__module__.startswith("torch.nn.") else kind.__qualname__,
+            type_name(type(module)),
             name if isinstance(name, str) else "",
             sum(p.numel() for p in module.parameters()),
             " ".join(module.extra_repr().split()) if not isinstance(module, GModule) else "",

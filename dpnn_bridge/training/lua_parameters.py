@@ -31,11 +31,11 @@ class LuaParameter:
 
     def read(self) -> Tensor:
         """The parameter in Lua's shape, detached."""
-        return tensors.lua_value(self.module, self.name, self.field)
+        return tensors.field_value(self.module, self.name, self.field)
 
     def read_gradient(self) -> Tensor:
         """The gradient in Lua's shape, zeros when there is none."""
-        return tensors.lua_value(self.module, self.name, self.field, gradient=True)
+        return tensors.field_value(self.module, self.name, self.field, gradient=True)
 
     def write(self, value: Tensor) -> None:
         """Sets the parameter."""
