@@ -59,8 +59,7 @@ def tensor_class(dtype: np.dtype | type) -> str:
     return _CPU_PREFIX[np.dtype(dtype)] + "Tensor"
 
 
-#: numbers of storages: a new one says by it which storage of a file it replaces
-ORIGINS = count()
+ORIGINS = count()  # numbers of storages: a new one says which storage of a file it replaces
 
 
 class _BooleanKey:

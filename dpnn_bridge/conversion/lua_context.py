@@ -80,32 +80,16 @@ class LuaContext:
             self._objects[id(module)] = made
             self._alive.append(module)
             return made
-        stock = not self.compose and record is None and is_stock(module)
-        spec = StockLayer if stock else registry.spec_of(module)
-        if not self.compose and record is None:
-            check_parametrizations(module, spec.fields_of(module).values())
-        if spec is lua_class.PlainModule:
-            raise ConversionError(
-                f"no Lua class is registered for this torch module; {_advice(module)}", class_name=type(module).__name__
-            )
-        if record is None and not stock and (base := _overridden(module, spec)) is not None:
-            raise ConversionError(
-                f"its forward is another than that of {base.__name__}, as which it would be written; register it with "
-                "@lua_class, or let another module compute what it adds",
-                class_name=type(module).__name__,
-            )
-        known = record is not None and record.class_name in spec.names
-        assert record is not None or not known
-        obj = LuaObject(
-            record.class_name if known and record else spec.name_of(module), version=spec.version_of(module)
-        )
+        spec = self._block(module)
+        name = record.class_name if record is not None and record.class_name in spec.names else None
+        obj = LuaObject(name or spec.name_of(module), version=spec.version_of(module))
         self._objects[id(module)] = obj
         self._alive.append(module)
         kind = self.type_of(module)
         obj["_type"] = kind
         obj["train"] = module.training
         obj["output"] = LuaTensor.empty(kind)
-        if not known:
+        if name is None:
             for key, value in {"gradInput": LuaTensor.empty, **spec.constants}.items():
                 obj[key] = value(kind) if callable(value) else value
         with self.apart(module) if spec.keeps_types else nullcontext():
@@ -118,6 +102,25 @@ class LuaContext:
             for key, value in spec.to_lua(module, self).items():
                 obj[key] = value
         return obj
+
+    def _block(self, module: nn.Module) -> type[lua_class.LuaClass]:
+        """The block that says how a module is written; raises where none does."""
+        new = record_of(module) is None
+        stock = new and not self.compose and is_stock(module)
+        spec = StockLayer if stock else registry.spec_of(module)
+        if new and not self.compose:
+            check_parametrizations(module, spec.fields_of(module).values())
+        if spec is lua_class.PlainModule:
+            raise ConversionError(
+                f"no Lua class is registered for this torch module; {_advice(module)}", class_name=type(module).__name__
+            )
+        if new and not stock and (base := _overridden(module, spec)) is not None:
+            raise ConversionError(
+                f"its forward is another than that of {base.__name__}, as which it would be written; register it with "
+                "@lua_class, or let another module compute what it adds",
+                class_name=type(module).__name__,
+            )
+        return spec
 
     def _composed(self, module: nn.Module) -> LuaObject | None:
         """A layer of PyTorch that no Lua class is, as a composition; parametrizations are computed for good."""

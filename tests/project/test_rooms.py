@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -98,6 +99,14 @@ def room(name: str) -> str:
 
 def test_every_file_has_a_room() -> None:
     assert [name for name in sources() if not room(name)] == []
+
+
+def test_the_page_about_the_architecture_names_every_room() -> None:
+    page = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = {name.rstrip("/").removeprefix("modules/") for name in re.findall(r"`([\w/]+)`", page)}
+    paths = [*PACKAGE.iterdir(), *(PACKAGE / "modules").iterdir()]
+    rooms = {path.stem for path in paths if path.suffix in ("", ".py") and not path.stem.startswith("_")}
+    assert rooms - named == set()
 
 
 def test_no_circle() -> None:
