@@ -186,7 +186,7 @@ def test_links_lead_to_files(page: Path) -> None:
 
 @pytest.mark.parametrize("page", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_files_that_a_page_names_are_there(page: Path) -> None:
-    named = re.findall(r"(?<![\w./])(?:tests|docs|benchmarks|dpnn_bridge)/[\w/-]+\.\w+", page.read_text())
+    named = re.findall(r"(?<![\w./])(?:tests|docs|benchmarks|examples)/[\w/-]+\.\w+", page.read_text())
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 

@@ -16,7 +16,7 @@ from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.torch7.gradient import scale_gradient
 
 
-class RecurrentAttention(Memory, Remembering, nn.Module):
+class RecurrentAttention(Memory, Remembering):
     """Looks at the same input several times, each time where an action says that depends on what was seen before.
 
     Args:

@@ -12,9 +12,10 @@ A sequence that goes on after ``backward`` starts from a detached state, as in T
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from dpnn_bridge.conversion.fields import submodules
 
@@ -22,12 +23,11 @@ from dpnn_bridge.conversion.fields import submodules
 MODES = ("both", "eval", "train", "neither")
 
 
-class Memory:
+class Memory(nn.Module):
     """A module that keeps a state between calls. Each class says what becomes of its own state, not its members'."""
 
     def forget(self) -> None:
         """Goes back to the start of a sequence, members included."""
-        assert isinstance(self, nn.Module)
         forget(self)
 
     def forget_own(self) -> None:
@@ -35,6 +35,19 @@ class Memory:
 
     def detach_own(self) -> None:
         """Lets no gradient flow into what came before, in this module alone."""
+
+    def _carried(self, fn: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        """The attributes with tensors of the state, each of them detached and given to ``fn``."""
+        return {}
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Memory:
+        super()._apply(fn, recurse)
+        self.__dict__.update(self._carried(fn))
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles hold the state but not the graph that computed it."""
+        return {**self.__dict__, **self._carried(lambda t: t)}
 
 
 class Remembering:

@@ -26,7 +26,7 @@ from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 GIVEN = {"user_prev_output": "userPrevOutput", "user_prev_cell": "userPrevCell"}
 
 
-class AbstractRecurrent(Memory, nn.Module):
+class AbstractRecurrent(Memory):
     """Base of the modules that are called once per time step.
 
     Args:
@@ -135,17 +135,7 @@ class AbstractRecurrent(Memory, nn.Module):
         each = reward if isinstance(reward, list) or reward.dim() > 1 else []
         self._rewards = dict(enumerate(each, self.step - len(each)))
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> AbstractRecurrent:
-        super()._apply(fn, recurse)
-        self.__dict__.update(self._carried(fn))
-        return self
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles hold the state but not the graph that computed it."""
-        return {**self.__dict__, **self._carried(lambda t: t)}
-
     def _carried(self, fn: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-        """The attributes with tensors, each of them detached and given to ``fn``."""
         values = {name: self.__dict__[name] for name in ("states", *GIVEN) if name in self.__dict__}
         return {**map_tensors(lambda t: fn(t.detach()), values), "_start": None, "_backward_ran": False}
 

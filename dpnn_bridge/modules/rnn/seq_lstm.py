@@ -21,7 +21,7 @@ from dpnn_bridge.modules.rnn.memory import Memory, Remembering
 from dpnn_bridge.objects import LuaObject, LuaTensor
 
 
-class SequenceModule(Memory, Remembering, nn.Module):
+class SequenceModule(Memory, Remembering):
     """Base of the modules that take a whole sequence as one tensor.
 
     Args:
@@ -124,17 +124,7 @@ class SequenceModule(Memory, Remembering, nn.Module):
             self.forget_own()
         return super().train(mode)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SequenceModule:
-        super()._apply(fn, recurse)
-        self.__dict__.update(self._carried(fn))
-        return self
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles hold the state but not the graph that computed it."""
-        return {**self.__dict__, **self._carried(lambda t: t)}
-
     def _carried(self, fn: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-        """The attributes with tensors, each of them detached and given to ``fn``."""
         values = {name: self.__dict__[name] for name in ("initial", "final", *self._state_names())}
         return map_tensors(lambda t: fn(t.detach()), values)
 

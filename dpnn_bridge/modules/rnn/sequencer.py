@@ -18,7 +18,7 @@ from dpnn_bridge.modules.rnn.memory import Memory, Remembering, detach, forget, 
 from dpnn_bridge.objects import LuaObject, LuaTable
 
 
-class Sequencer(Memory, Remembering, nn.Module):
+class Sequencer(Memory, Remembering):
     """Applies a module to every element of a sequence.
 
     The module forgets at the start of every call unless :meth:`remember` says otherwise, and whenever the mode changes
@@ -97,7 +97,7 @@ class SequencerClass(AbstractSequencerClass):
         return fields | {"output": LuaTable(), "tableoutput": LuaTable(), "_output": LuaTable()}
 
 
-class Repeater(Memory, Remembering, nn.Module):
+class Repeater(Memory, Remembering):
     """Presents the same input to a step module several times; the module forgets before each call.
 
     Args:
@@ -165,7 +165,7 @@ class BiSequencerClass(AbstractSequencerClass):
     torch_type = BiSequencer
 
 
-class BiSequencerLM(Memory, Remembering, nn.Module):
+class BiSequencerLM(Memory, Remembering):
     """Like :class:`BiSequencer` for language models: no output depends on the input of its own step.
 
     The output at step t merges the forward output at t - 1 and the backward output at t + 1; zeros stand at the ends.
