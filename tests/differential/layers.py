@@ -292,7 +292,13 @@ LAYERS: dict[str, tuple[Layer, ...]] = {
     "nn.LSTM": (L("nn.Sequencer(nn.LSTM(<i>, <o>))", "t,n,i"),),
     "nn.FastLSTM": (L("nn.Sequencer(nn.FastLSTM(<i>, <o>))", "t,n,i"),),
     "nn.GRU": (L("nn.Sequencer(nn.GRU(<i>, <o>))", "t,n,i"),),
-    "nn.MuFuRu": (L("nn.Sequencer(nn.MuFuRu(<i>, <o>))", "t,n,i"),),
+    "nn.MuFuRu": (  # its operations are global, and keep the type of the last instance
+        L(
+            "(function() for k, m in pairs(_operations) do _operations[k] = m:clone():double() end "
+            "return nn.Sequencer(nn.MuFuRu(<i>, <o>)) end)()",
+            "t,n,i",
+        ),
+    ),
     "nn.Sequencer": (L("nn.Sequencer(nn.Linear(<i>, <o>))", "t,n,i | [n,i; n,i]"),),
     "nn.BiSequencer": (L("nn.BiSequencer(nn.LSTM(<i>, <o>))", "[n,i; n,i; n,i]"),),
     "nn.Repeater": (L("nn.Repeater(nn.Recursor(nn.Linear(<i>, <i>)), <k:1-3>)", "n,i"),),
