@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.compare import nested
+from dpnn_bridge.conversion.modes import evaluating
 
 
 def seen(model: nn.Module, example: Any) -> dict[int, int]:
@@ -21,14 +23,8 @@ def seen(model: nn.Module, example: Any) -> dict[int, int]:
         if args and isinstance(args[0], Tensor):
             found.setdefault(id(module), set()).add(args[0].dim())
 
-    modes = {module: module.training for module in model.modules()}
-    hooks = [module.register_forward_pre_hook(note) for module in modes]
-    try:
-        with torch.no_grad():
-            model.eval()(nested.copied(example))
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-        for hook in hooks:
-            hook.remove()
+    with ExitStack() as stack, evaluating(model), torch.no_grad():
+        for module in model.modules():
+            stack.callback(module.register_forward_pre_hook(note).remove)
+        model(nested.copied(example))
     return {key: min(dims) for key, dims in found.items() if len(dims) == 1}

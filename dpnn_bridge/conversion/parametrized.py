@@ -7,6 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from dpnn_bridge.conversion.modes import evaluating
+
 
 def make_picklable(module: nn.Module) -> None:
     """Lets pickle and ``torch.save`` take a parametrized module, whose class PyTorch makes for it alone and refuses."""
@@ -22,11 +24,8 @@ def baked(module: nn.Module) -> nn.Module | None:
     if parametrize.is_parametrized(module):
         lists = module.parametrizations
         assert isinstance(lists, nn.ModuleDict)
-        training = {m: m.training for m in lists.modules()}
-        lists.eval()  # spectral normalization takes a step whenever its weight is read in training
-        values = {name: getattr(module, name) for name in lists}
-        for part, flag in training.items():
-            part.training = flag
+        with evaluating(lists):  # spectral normalization takes a step whenever its weight is read in training
+            values = {name: getattr(module, name) for name in lists}
     for hook in module._forward_pre_hooks.values():
         if type(hook).__name__ == "SpectralNorm":
             values[hook.name] = hook.compute_weight(module, do_power_iteration=False)  # type: ignore[attr-defined]

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.conversion.modes import evaluating
 from dpnn_bridge.conversion.running import Allowance, Running
 from dpnn_bridge.modules.nn.nngraph import GModule
 from dpnn_bridge.modules.rnn.memory import forget
@@ -32,18 +33,15 @@ def input_shapes(module: nn.Module, worth: int | None = None) -> list[str]:
         module: the model.
         worth: bytes of the file that it comes from: running it takes no more than they allow. None: what it asks for.
     """
-    was = {m: m.training for m in module.modules()}
-    module.eval()
     started = perf_counter()
     try:
-        for shapes in _candidates(module):
-            if perf_counter() - started > LONGEST:
-                break
-            if _runs(module, shapes, nullcontext() if worth is None else Running(Allowance(more=worth))):
-                return [f"{'x'.join(map(str, size))}{':int64' if counts else ''}" for size, counts in shapes]
+        with evaluating(module):
+            for shapes in _candidates(module):
+                if perf_counter() - started > LONGEST:
+                    break
+                if _runs(module, shapes, nullcontext() if worth is None else Running(Allowance(more=worth))):
+                    return [f"{'x'.join(map(str, size))}{':int64' if counts else ''}" for size, counts in shapes]
     finally:
-        for m, training in was.items():
-            m.training = training
         forget(module)
     return []
 

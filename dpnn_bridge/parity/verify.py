@@ -151,13 +151,12 @@ def verify(
             with running(module):
                 _run_only(result, module, table, device, dtype)
         return result
-    half = {torch.float16: HALF, torch.bfloat16: BFLOAT16}.get(dtype or _half(table))  # type: ignore[arg-type]
     doubled = remake is not None and dtype == torch.float64
     single = dtype not in (None, torch.float64) or (not doubled and _is_single(module, table))
-    accepted, accepted_gradients = tolerance or half or OUTPUT, gradient_tolerance or half or GRADIENT
+    half = {torch.float16: HALF, torch.bfloat16: BFLOAT16}.get(dtype or _half(table))  # type: ignore[arg-type]
     measured = tolerance is None and half is None
-    if measured and single:
-        accepted = replace(accepted, floor=SMALL)
+    accepted = tolerance or half or (replace(OUTPUT, floor=SMALL) if single else OUTPUT)
+    accepted_gradients = gradient_tolerance or half or GRADIENT
     experiment = Experiment(
         fresh,
         table,
