@@ -60,8 +60,7 @@ def draw(
     from dpnn_bridge.pictures import model_graph, page, to_dot, to_mermaid
 
     model = load(source, key=key, allow_unsupported=not inputs).eval()
-    dtype = next((str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.is_floating_point()), None)
-    graph = model_graph(model, example_input(inputs, dtype) if inputs else None, histograms=html is not None)
+    graph = model_graph(model, example_input(inputs, model) if inputs else None, histograms=html is not None)
     if html is not None:
         write_text(html, page(graph, source.name, source=source), inputs=[source])
     for wanted, text in ((dot, to_dot), (mermaid, to_mermaid)):

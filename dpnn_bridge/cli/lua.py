@@ -35,7 +35,13 @@ from dpnn_bridge.errors import DpnnBridgeError
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Folder that `require` searches first: packages, or checkouts of nn, dpnn, rnn … (repeatable).",
 )
-@click.option("--runtime", type=click.Choice(["auto", "luajit21", "lua51"]), default="auto", show_default=True)
+@click.option(
+    "--runtime",
+    type=click.Choice(["auto", "luajit21", "lua51"]),
+    default="auto",
+    show_default=True,
+    help="Which Lua; auto: LuaJIT where lupa has it, else Lua 5.1.",
+)
 @click.option("--sandbox", is_flag=True, help="For code not trusted: a process that can do nothing but compute.")
 @click.option("--max-seconds", type=click.FloatRange(0, min_open=True), help="Of a sandbox, on the clock; default 60.")
 @click.option("--max-memory", type=click.IntRange(1), help="MiB of a sandbox, tensors included; default 2048.")

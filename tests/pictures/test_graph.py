@@ -128,8 +128,8 @@ def test_page_says_which_file_it_shows() -> None:
 
 
 def test_commands_draw(tmp_path: Path) -> None:
-    def run(*args: object) -> str:
-        result = CliRunner().invoke(inspect_command, [str(LENET), *map(str, args)])
+    def run(*args: object, model: Path = LENET) -> str:
+        result = CliRunner().invoke(inspect_command, [str(model), *map(str, args)])
         assert result.exit_code == 0, result.output
         return result.stdout
 
@@ -141,3 +141,5 @@ def test_commands_draw(tmp_path: Path) -> None:
     assert run("--html", tmp_path / "m.html", "--input", "1x1x32x32") == ""
     assert "1×32×28×28" in (tmp_path / "m.html").read_text()
     assert "1x32x28x28" in run("--input", "1x1x32x32")
+    words = run("--dot", "--input", "1x3", model=LENET.parents[1] / "torch-rnn__lstm" / "model.t7")
+    assert "1×3" in words, "an input of a lookup table is indices"
