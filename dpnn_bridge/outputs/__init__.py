@@ -34,12 +34,14 @@ class Job:
         options: of one format, such as ``tensor_type`` for ``.t7``.
         origin: gives what the model was made of, see :func:`dpnn_bridge.files.origin_text`, once that is worked out; in
             most formats it is in the metadata.
+        written: what ``write`` keeps for ``verify`` to compare the file with.
     """
 
     example: Any = None
     metadata: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     origin: Callable[[], str] | None = None
+    written: Any = None
 
 
 class Format(Protocol):

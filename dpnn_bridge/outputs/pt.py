@@ -19,12 +19,12 @@ from dpnn_bridge.outputs.verification import need_whole_zip
 
 
 def write(module: nn.Module, path: Path, job: Job) -> None:
-    content = job.options["content"] = container.pack(module, job.metadata)
+    content = job.written = container.pack(module, job.metadata)
     pt_writer.save(content, path, job.origin)
 
 
 def verify(module: nn.Module, path: Path, job: Job) -> None:
-    written = job.options["content"]
+    written = job.written
     read = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     if any(not _same(read[name], written[name]) for name in ("graph", "constants", "metadata")):
         raise VerificationError(f"{path}: the object graph differs after reading back")

@@ -81,7 +81,7 @@ def _as_json(metadata: dict[str, Any]) -> dict[str, Any]:
 
 
 def write(module: nn.Module, path: Path, job: Job) -> None:
-    content = job.options["content"] = container.pack(module, job.metadata)
+    content = job.written = container.pack(module, job.metadata)
     tensors, strings = _split(content)
     from safetensors import SafetensorError
 
@@ -94,7 +94,7 @@ def write(module: nn.Module, path: Path, job: Job) -> None:
 
 
 def verify(module: nn.Module, path: Path, job: Job) -> None:
-    content, expected = read(path), job.options["content"]
+    content, expected = read(path), job.written
     same_tensors(path, content["state_dict"], expected["state_dict"])
     read_constants, constants = ({str(i): v for i, v in enumerate(c["constants"])} for c in (content, expected))
     same_tensors(path, read_constants, constants)

@@ -75,19 +75,19 @@ def write(module: nn.Module, path: Path, job: Job) -> None:
         room -= part.size
     stem = path.name.removesuffix(INDEX)
     names = [f"{stem}-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
-    job.options["shards"] = dict(zip(names, shards, strict=True))
-    for file, shard in job.options["shards"].items():
+    job.written = dict(zip(names, shards, strict=True))
+    for file, shard in job.written.items():
         _write_shard(path.with_name(file), shard, strings if file == names[0] else {"format": "pt"})
     index = {
         "metadata": {"total_size": sum(part.size for part in parts.values())},
-        "weight_map": {name: file for file, shard in job.options["shards"].items() for name in shard},
+        "weight_map": {name: file for file, shard in job.written.items() for name in shard},
     }
     path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 def verify(module: nn.Module, path: Path, job: Job) -> None:
     """Compares every byte of the shards with what the model's file gives when it is read again."""
-    for file, shard in job.options["shards"].items():
+    for file, shard in job.written.items():
         source, _, entries, base = safetensors_file.opened(path.with_name(file))
         if entries.keys() != shard.keys():
             raise VerificationError(f"{file}: read back other names than were written")

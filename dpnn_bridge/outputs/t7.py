@@ -16,21 +16,21 @@ from dpnn_bridge.outputs import Job
 
 
 def write(module: nn.Module, path: Path, job: Job) -> None:
-    obj = job.options["object"] = to_lua(module, tensor_type=job.options.get("tensor_type"), example=job.example)
+    obj = job.written = to_lua(module, tensor_type=job.options.get("tensor_type"), example=job.example)
     write_t7(path, obj, verify=False, **_encoding(job))
 
 
 def verify(module: nn.Module, path: Path, job: Job) -> None:
     encoding = _encoding(job)
     binary, shared = encoding.get("mode") != "ascii", encoding.get("referenced", True)
-    found = difference(job.options["object"], read_t7(path), exact_nan=binary, shared=shared)
+    found = difference(job.written, read_t7(path), exact_nan=binary, shared=shared)
     if found:
         raise VerificationError(f"{path}: reading it back gave something else: {found}")
 
 
 def _encoding(job: Job) -> dict[str, Any]:
     """The options of the writer: mode, long_size, …"""
-    return {k: v for k, v in job.options.items() if k not in ("object", "tensor_type")}
+    return {k: v for k, v in job.options.items() if k != "tensor_type"}
 
 
 def origin(path: Path) -> str | None:

@@ -49,7 +49,7 @@ ORIGIN = "# converted by dpnn_bridge from "
 
 
 def write(module: nn.Module, path: Path, job: Job) -> None:
-    program = job.options["program"] = Program(module, job)
+    program = job.written = Program(module, job)
     end = f"\n{ORIGIN}{printable(str(job.metadata['origin']))}\n" if "origin" in job.metadata else ""
     path.write_text(program.text() + end, encoding="utf-8")
 
@@ -60,7 +60,7 @@ def verify(module: nn.Module, path: Path, job: Job) -> None:
         built.load_state_dict(module.state_dict())
     except Exception as e:
         raise VerificationError(f"the generated Python does not rebuild the model: {type(e).__name__}: {e}") from e
-    pairs = job.options["program"].pairs(built)
+    pairs = job.written.pairs(built)
     for place, ours, theirs in pairs:
         others = tensors(theirs)
         for name, tensor in tensors(ours).items():
