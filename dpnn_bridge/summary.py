@@ -181,7 +181,7 @@ def _model(key: str, obj: LuaObject, example: Callable[[nn.Module], Any] | None,
     model.unsupported = sorted({c.class_name for c in context.report.unsupported})
     _measure(model, module, example, size)
     if first and not model.unsupported and not model.problem:
-        model.inputs = input_shapes(module, size)
+        model.inputs = input_shapes(module, size, obj)
     return model
 
 

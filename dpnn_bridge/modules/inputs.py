@@ -1,10 +1,10 @@
-"""What a model takes: sizes of an input that runs through it, worked out from its first layers and tried."""
+"""What a model takes: sizes of an input that runs through it, which its file or its layers suggest, tried."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from itertools import product
+from itertools import chain, product
 from time import perf_counter
 from typing import Any
 
@@ -15,6 +15,7 @@ from dpnn_bridge.conversion.modes import evaluating
 from dpnn_bridge.conversion.running import Allowance, Running
 from dpnn_bridge.modules.nn.nngraph import GModule
 from dpnn_bridge.modules.rnn.memory import forget
+from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
 
 #: heights and widths that published nets take, the cheapest first
 SIDES = (32, 28, 64, 96, 128, 224, 227, 231, 256, 299)
@@ -24,7 +25,7 @@ LONGEST = 2.0
 Sizes = tuple[int, ...]
 
 
-def input_shapes(module: nn.Module, worth: int | None = None) -> list[str]:
+def input_shapes(module: nn.Module, worth: int | None = None, source: LuaObject | None = None) -> list[str]:
     """An input that the module takes, as ``--input`` takes it: one shape, or one for each element of a list.
 
     Empty when none is found. The module runs in evaluation mode; what its recurrent modules remember is gone.
@@ -32,11 +33,12 @@ def input_shapes(module: nn.Module, worth: int | None = None) -> list[str]:
     Args:
         module: the model.
         worth: bytes of the file that it comes from: running it takes no more than they allow. None: what it asks for.
+        source: the object that it was made of, which may remember the sizes of its last input.
     """
     started = perf_counter()
     try:
         with evaluating(module):
-            for shapes in _candidates(module):
+            for shapes in chain(_remembered(source), _candidates(module)):
                 if perf_counter() - started > LONGEST:
                     break
                 if _runs(module, shapes, nullcontext() if worth is None else Running(Allowance(more=worth))):
@@ -60,15 +62,38 @@ def _runs(module: nn.Module, shapes: list[tuple[Sizes, bool]], bounded: Abstract
     return len(output) in [v.shape[0] for v in values if v.dim() > 1]  # a View makes several samples of a larger image
 
 
+def _remembered(source: Any) -> Iterator[list[tuple[Sizes, bool]]]:
+    """The last input that a file's module or its first layer saw, one sample of it first.
+
+    A file that was not cleared holds the gradient of that input, and cudnn's layers note its sizes.
+    """
+    passed: list[LuaObject] = []
+    while isinstance(source, LuaObject) and source not in passed:
+        passed.append(source)
+        gradient, noted = source.get("gradInput"), source.get("iSize")
+        inputs = [gradient[i] for i in gradient] if isinstance(gradient, LuaTable) else [gradient]
+        sizes = [t.shape if isinstance(t, LuaTensor) else () for t in inputs]
+        if isinstance(noted, LuaStorage) and noted.size < 6 and not all(sizes):
+            sizes = [tuple(map(int, noted.numpy()))]
+        if sizes and all(size and all(size) for size in sizes):
+            yield [((1, *size[1:]), False) for size in sizes]
+            yield [(size, False) for size in sizes]
+            return
+        layers = source.get("modules")
+        source = layers.get(1) if isinstance(layers, LuaTable) else None
+
+
 def _candidates(module: nn.Module) -> Iterator[list[tuple[Sizes, bool]]]:
     """Inputs worth trying, the likeliest first: sizes, and whether the elements are indices."""
     count = next((m.num_inputs for m in _firsts(module) if isinstance(m, GModule)), 1)
     one = list(_single(module))
     if count == 1:
         yield from ([candidate] for candidate in one)
-    else:  # states beside it are as wide as what the linear layers take
-        widths = dict.fromkeys(m.in_features for m in module.modules() if isinstance(m, nn.Linear))
-        for (size, counts), width in product([((1,), True), *one], widths):
+    else:  # states beside it are as wide as what the linear layers take or give
+        linear = [m for m in module.modules() if isinstance(m, nn.Linear)]
+        widths = dict.fromkeys([m.in_features for m in linear] + [m.out_features for m in linear])
+        index = [((1,), True)] if any(hasattr(m, "index_base") for m in module.modules()) else []
+        for (size, counts), width in product([*index, *one, *(((1, w), False) for w in widths)], widths):
             yield [(size, counts), *[((1, width), False)] * (count - 1)]
 
 
@@ -87,8 +112,8 @@ def _single(module: nn.Module) -> Iterator[tuple[Sizes, bool]]:
     )
     if hasattr(first, "index_base") or isinstance(first, nn.Embedding):
         yield from (((1, 9), True), ((9, 1), True), ((9,), True), ((1,), True))
-    convolution = next((m for m in leaves if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))), None)
-    if convolution is not None:
+    convolution: Any = next((m for m in leaves if _convolves_images(m)), None)
+    if convolution:
         if convolution is first and isinstance(convolution, nn.ConvTranspose2d):
             yield (1, convolution.in_channels, 1, 1), False
         yield from (((1, convolution.in_channels, side, side), False) for side in SIDES)
@@ -104,3 +129,8 @@ def _single(module: nn.Module) -> Iterator[tuple[Sizes, bool]]:
     images = [(channels, side, side) for side, channels in product(SIDES, (3, 1))]
     yield from (((1, *image), False) for image in images)
     yield from ((image, False) for image in images)  # layers of old take one image at a time
+
+
+def _convolves_images(layer: nn.Module) -> bool:
+    kernel = getattr(layer, "kernel_size", None)
+    return isinstance(getattr(layer, "in_channels", None), int) and isinstance(kernel, tuple) and len(kernel) == 2

@@ -25,11 +25,14 @@ from dpnn_bridge.cli.inputs import example_input
 from dpnn_bridge.cli.inspect import inspect_command
 from dpnn_bridge.cli.terminal import Command, in_options
 from dpnn_bridge.cli.verify import verify_command
-from dpnn_bridge.conversion.lua_values import to_value
+from dpnn_bridge.conversion.lua_values import lua_value, to_value
 from dpnn_bridge.errors import ConversionError, LuaBridgeError
 from dpnn_bridge.loaders import write_all, write_t7
 from dpnn_bridge.modules.inputs import input_shapes
-from dpnn_bridge.objects import LuaObject, LuaTable
+from dpnn_bridge.modules.nn.arithmetic import CAddTable
+from dpnn_bridge.modules.nn.convolution_special import SpatialConvolutionMap
+from dpnn_bridge.modules.nn.nngraph import GModule, GraphNode
+from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable
 
 LENET = SAMPLES / "torch-demos__mnist_convnet" / "model.t7"
 RNN = SAMPLES / "char-rnn__lstm" / "model.t7"
@@ -289,6 +292,32 @@ def test_inputs_of_small_nets() -> None:
     input_shapes(net)
     assert net.training
     assert input_shapes(torch.nn.Sequential(torch.nn.Bilinear(2, 2, 2))) == []
+
+
+def test_inputs_of_maps_between_planes_and_of_graphs_whose_inputs_differ() -> None:
+    assert input_shapes(SpatialConvolutionMap(16, 4, 8, (5, 5))) == ["1x16x32x32"]
+    inputs = [GraphNode(), GraphNode((0,), splits=2), GraphNode((1,), select=1), GraphNode((1,), select=2)]
+    nodes = [*inputs, GraphNode((3,), "0"), GraphNode((2, 4), "1")]
+    graph = GModule(torch.nn.Linear(3, 1), CAddTable(), nodes=nodes, num_inputs=2)
+    assert input_shapes(graph) == ["1x1", "1x3"]
+
+
+def seen(*size: int, **fields: Any) -> LuaObject:
+    """A Lua object that was saved after a backward pass on an input of this size."""
+    return LuaObject("nn.Sequential", LuaTable({"gradInput": lua_value(torch.ones(size or 0)), **fields}))
+
+
+def test_an_input_as_large_as_the_last_one_that_the_file_saw() -> None:
+    net = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.Flatten(), torch.nn.Linear(2 * 5 * 38, 1))
+    assert input_shapes(net) == []
+    assert input_shapes(net, source=seen(64, 1, 7, 40)) == ["1x1x7x40"]
+    noted = LuaStorage("torch.LongStorage", 4, np.array([64, 1, 7, 40]))
+    assert input_shapes(net, source=seen(modules=LuaTable.from_list([seen(iSize=noted)]))) == ["1x1x7x40"]
+    assert input_shapes(net, source=seen(64, 3, 32, 32)) == []  # it is tried as all others are
+    assert input_shapes(torch.nn.Linear(3, 2), source=seen(3)) == ["3"]
+    turned = seen()
+    turned["modules"] = LuaTable.from_list([turned])
+    assert input_shapes(net, source=turned) == []
 
 
 @pytest.mark.parametrize("name", ["torch-demos__mnist_convnet", "rnn__recurrent-visual-attention"])
