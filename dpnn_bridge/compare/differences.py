@@ -120,7 +120,7 @@ def compare(name: str, actual: Any, expected: Any, tolerance: Tolerance | None =
     Args:
         name: what is compared.
         actual: tensor, number or nested lists/dicts.
-        expected: the same from Torch7 (:func:`~dpnn_bridge.conversion.to_value` of it).
+        expected: the same from Torch7 (:func:`~dpnn_bridge.conversion.lua_values.to_value` of it).
         tolerance: defaults to ``Tolerance()``.
     """
     tolerance = tolerance or Tolerance()

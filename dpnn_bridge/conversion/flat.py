@@ -69,6 +69,7 @@ class FlatStorages:
 
     Args:
         root: the net.
+        gradients: those of the gradients too.
         load: ``load(module, name, field, gradient)`` gives the elements of a field as an array, in Lua's order.
         kind: ``kind(module, field)`` gives its tensor class.
     """

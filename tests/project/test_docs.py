@@ -13,6 +13,7 @@ from __future__ import annotations
 import gzip
 import importlib.util
 import os
+import pkgutil
 import re
 import shutil
 import subprocess
@@ -209,6 +210,17 @@ def test_public_names_are_in_the_reference() -> None:
     entries = re.findall(r"^(?:::: |      members: )(.*)$", "\n".join(page.read_text() for page in pages), re.M)
     shown = set(re.findall(r"\w+", " ".join(entries)))
     assert [name for name in dpnn_bridge.__all__ if name not in shown] == ["__version__"]
+
+
+def test_docstrings_refer_to_what_is_there() -> None:
+    missing = []
+    for path in Path(dpnn_bridge.__file__).parent.rglob("*.py"):
+        for name in re.findall(r":\w+:`~?(dpnn_bridge\.[\w.]+)`", path.read_text(encoding="utf-8")):
+            try:
+                pkgutil.resolve_name(name)
+            except (AttributeError, ImportError):
+                missing.append(f"{path.name}: {name}")
+    assert missing == []
 
 
 def test_site_builds_without_a_warning(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ class _Derived:
     """A layer that is one forward function, of (batch, weight, bias or None, *options); PyTorch derives the gradients.
 
     Args:
+        forward: that function.
         space: dimensions of a plane.
         for_input: the forward that updateGradInput inverts, where it is another one.
     """

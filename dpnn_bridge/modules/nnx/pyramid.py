@@ -98,10 +98,11 @@ class SpatialFovea(nn.Module):
 
     Args:
         processors: one module per scale.
-        pre_processors: modules applied before padding, or None for a scale without.
+        pre_processors: modules applied before padding, one per scale, or none.
         ratios: downsampling factors.
         fov: field of view of the processors.
         sub: subsampling of the processors.
+        padding: rows and columns of zeros that are added, half of them on each side.
         bilinear: resample bilinearly, else by means of blocks and by repeating.
         focus: point (x, y), counted from 1, around which windows of size ``fov`` are processed; None for all.
 

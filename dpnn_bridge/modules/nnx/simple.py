@@ -107,6 +107,8 @@ class Balance(nn.Module):
 
     Args:
         n_batch: number of remembered batches.
+        batch_size: of the batches in ``cache``, 0 before the first.
+        start: row where the next batch goes, counted from 1.
 
     Shape:
         - Input: :math:`(N, C)`, probabilities.
@@ -114,7 +116,6 @@ class Balance(nn.Module):
 
     Attributes:
         cache: the last batches, a buffer of shape :math:`(n\\_batch N, C)`.
-        start: row where the next batch goes, counted from 1.
 
     Differs from torch:
         The gradient only divides by the two sums and ignores that they depend on the input.

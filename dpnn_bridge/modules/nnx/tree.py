@@ -38,6 +38,7 @@ class SoftMaxTree(nn.Module):
         root: number of the root.
         max_family: largest number of children.
         max_depth: largest number of softmaxes on a way.
+        children: number of nodes other than the root.
         index_base: of the targets.
 
     Shape:

@@ -78,7 +78,7 @@ def fast_lstm(input_size: int, output_size: int) -> FastLSTM:
 
 
 def gru_of(weight: Tensor, bias: Tensor, input_size: int, output_size: int) -> GRU:
-    """A :class:`GRU` with the parameters of a :class:`~dpnn_bridge.modules.rnn.seq_lstm.SeqGRU`."""
+    """A :class:`GRU` with the parameters of a :class:`~dpnn_bridge.modules.rnn.seq_gru.SeqGRU`."""
     n = 2 * output_size
     x, h = weight[:input_size].t(), weight[input_size:].t()
     return _filled(gru(input_size, output_size), [x[:n], bias[:n], h[:n], x[n:], bias[n:], h[n:]])
