@@ -11,6 +11,7 @@ another backend) compiles the model.
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +35,21 @@ BATCH = 8
 def autoencoder(seed: int = 0) -> LuaTable:
     """A run that Torch7 began: a model with tied weights, its criterion, and the state of ``optim.sgd``."""
     generator = torch.Generator().manual_seed(seed)
+    numbers = torch.randn(124, generator=generator, dtype=torch.float64).div(3)
+    flat = LuaTensor.from_numpy(numbers.numpy())  # what getParameters() returned, on which all of them are views
+    used = 0
 
     def tensor(*shape: int) -> LuaTensor:
-        return LuaTensor.from_numpy(torch.randn(shape, generator=generator, dtype=torch.float64).div(3).numpy())
+        nonlocal used
+        start, used = used, used + math.prod(shape)
+        return LuaTensor(flat.class_name, shape, (*shape[1:], 1), start, flat.storage)
 
     def module(name: str, **fields: Any) -> LuaObject:
         return LuaObject(f"nn.{name}", LuaTable({"_type": "torch.DoubleTensor", "train": True, **fields}))
 
     weight, inner = tensor(6, 10), tensor(6, 6)
     transposed = LuaTensor(
-        weight.class_name, (10, 6), (1, 10), 0, weight.storage
+        weight.class_name, (10, 6), (1, 10), weight.offset, weight.storage
     )  # decoder.weight = encoder.weight:t()
     layers = [
         module("Linear", weight=weight, bias=tensor(6)),

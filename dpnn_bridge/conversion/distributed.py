@@ -10,9 +10,14 @@ from typing import Any
 from torch import Tensor
 
 
+def is_spread(tensor: Tensor | None) -> bool:
+    """Whether each process holds a part of a tensor."""
+    return hasattr(tensor, "full_tensor")  # only a DTensor has it, whose module takes long to import
+
+
 def gathered(tensor: Tensor) -> Tensor:
     """All elements of a tensor, on every process."""
-    whole = getattr(tensor, "full_tensor", None)  # only a DTensor has it, whose module takes long to import
+    whole = getattr(tensor, "full_tensor", None)
     return tensor if whole is None else whole()
 
 
@@ -25,7 +30,7 @@ def local(tensor: Tensor) -> Tensor:
 def scattered(value: Tensor, like: Tensor) -> Tensor:
     """This process's part of a value, spread as another tensor of its shape is."""
     spread: Any = like
-    if not hasattr(like, "full_tensor"):
+    if not is_spread(like):
         return value
     from torch.distributed.tensor import distribute_tensor
 

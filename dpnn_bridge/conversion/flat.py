@@ -11,7 +11,8 @@ from torch import nn
 
 from dpnn_bridge.base.contiguous import is_contiguous
 from dpnn_bridge.conversion import registry
-from dpnn_bridge.conversion.fields import grad_field, record_of, resolve
+from dpnn_bridge.conversion.distributed import is_spread
+from dpnn_bridge.conversion.fields import get_tensor, grad_field, record_of, resolve
 from dpnn_bridge.conversion.ties import tie_of
 from dpnn_bridge.objects import ORIGINS, LuaStorage, LuaTensor
 
@@ -105,6 +106,8 @@ class FlatStorages:
         def load() -> np.ndarray:
             return np.concatenate([self._load(*what) for _, what in members])
 
-        storage = LuaStorage(kinds.pop().replace("Tensor", "Storage"), place.length, load)
+        # of parameters that are spread over processes only one may write: all of them collect the elements now
+        spread = any(is_spread(get_tensor(module, field.attribute)) for _, (module, _, field, _) in members)
+        storage = LuaStorage(kinds.pop().replace("Tensor", "Storage"), place.length, load() if spread else load)
         storage.replaces = place.origin
         return storage
