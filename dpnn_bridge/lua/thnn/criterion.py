@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from dpnn_bridge.lua.tensor import Tensor, TorchError
-from dpnn_bridge.lua.thnn.registry import kernel
+from dpnn_bridge.lua.thnn.registry import check_count, kernel
 
 _BCE_EPSILON = 1e-12
 
@@ -17,11 +17,7 @@ def _set(output: Tensor, value: torch.Tensor) -> None:
 
 
 def _pair(input: Tensor, target: Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    if input.numel != target.numel:
-        raise TorchError(
-            f"input and target have different number of elements: input{input.shape_text} has {input.numel} elements, "
-            f"while target{target.shape_text} has {target.numel} elements"
-        )
+    check_count(input, target, "target")
     return input.t, target.t.reshape(input.size or (0,))
 
 

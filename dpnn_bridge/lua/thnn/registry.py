@@ -53,12 +53,12 @@ def pull_back(
         return torch.autograd.grad((result * grad.reshape(result.shape)).sum(), leaves)
 
 
-def check_count(a: Tensor, b: Tensor) -> None:
-    """input and gradOutput must have the same number of elements."""
-    if a.numel != b.numel:
+def check_count(input: Tensor, other: Tensor, name: str = "gradOutput") -> None:
+    """The input and the tensor of this name must have the same number of elements."""
+    if input.numel != other.numel:
         raise TorchError(
-            f"input and gradOutput have different number of elements: input{a.shape_text} has {a.numel} elements, "
-            f"while gradOutput{b.shape_text} has {b.numel} elements"
+            f"input and {name} have different number of elements: input{input.shape_text} has {input.numel} elements, "
+            f"while {name}{other.shape_text} has {other.numel} elements"
         )
 
 
