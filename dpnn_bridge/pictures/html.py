@@ -11,21 +11,20 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, Template, select_autoescape
 from markupsafe import Markup
 
 from dpnn_bridge.base.boundary import raises
 from dpnn_bridge.base.checksum import sha256_of
-from dpnn_bridge.base.display import printable
+from dpnn_bridge.base.pages import rendered, static
 from dpnn_bridge.base.version import package_version
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.pictures.nodes import ModelNode
 from dpnn_bridge.pictures.text import label_lines
 
+_ROOM = "dpnn_bridge.pictures"
 #: models with more layers start with everything below the first level folded
 _UNFOLDED = 40
 
@@ -59,13 +58,15 @@ def graph_section(root: ModelNode, verdicts: Mapping[str, LayerVerdict] | None =
 
 def _section(layers: dict[str, Any], verdicts: Sequence[str] = ()) -> str:
     data = {"root": layers, "marks": MARKS, "open": 99 if sum(1 for _ in _rows(layers)) <= _UNFOLDED else 1}
-    return _template("graph.html.j2").render(
+    return rendered(
+        _ROOM,
+        "graph.html.j2",
         verdicts=verdicts,
         marks=MARKS,
         data=Markup(_json(data)),
-        style=Markup(_static("graph.css")),
-        script=Markup(_static("graph.js")),
-        viz=Markup(_static("viz-global.js")),
+        style=static(_ROOM, "graph.css"),
+        script=static(_ROOM, "graph.js"),
+        viz=static(_ROOM, "viz-global.js"),
     )
 
 
@@ -81,12 +82,14 @@ def page(root: ModelNode, title: str, *, source: Path | None = None, facts: Sequ
     """
     layers = _layers(root, {})
     numbers = [("layers", f"{sum(1 for _ in root.walk()):,}"), ("parameters", f"{root.parameters:,}")]
-    return _template("page.html.j2").render(
+    return rendered(
+        _ROOM,
+        "page.html.j2",
         title=title,
         about=[*facts, *numbers, *file_facts(source)],
         rows=list(_rows(layers)),
         graph=Markup(_section(layers)),
-        style=Markup(_static("page.css")),
+        style=static(_ROOM, "page.css"),
     )
 
 
@@ -97,17 +100,6 @@ def file_facts(source: Path | None) -> list[tuple[str, str]]:
     if source is None or not source.is_file():
         return facts
     return [("file", f"{source.name}, {source.stat().st_size:,} bytes"), ("SHA-256", sha256_of(source)), *facts]
-
-
-def _template(name: str) -> Template:
-    loader = PackageLoader("dpnn_bridge.pictures", "static")
-    environment = Environment(loader=loader, autoescape=select_autoescape(default=True), finalize=_shown)
-    return environment.get_template(name)
-
-
-def _shown(value: Any) -> Any:
-    """What a template shows for a value, before markup in it is escaped."""
-    return printable(value) if type(value) is str else value  # Markup is a str too
 
 
 def _layers(node: ModelNode, verdicts: dict[str, LayerVerdict]) -> dict[str, Any]:
@@ -160,7 +152,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _finite(v) for k, v in value.items()}
     return [_finite(v) for v in value] if isinstance(value, (list, tuple)) else value
-
-
-def _static(name: str) -> str:
-    return (resources.files("dpnn_bridge.pictures") / "static" / name).read_text(encoding="utf-8")

@@ -1,0 +1,29 @@
+"""HTML pages from the templates of a room: text from files is neither markup nor acts on anything."""
+
+from __future__ import annotations
+
+from importlib import resources
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from dpnn_bridge.base.display import in_html
+
+
+def rendered(package: str, template: str, **values: Any) -> str:
+    """A template in the folder ``static`` of a package with these values."""
+    loader = PackageLoader(package, "static")
+    environment = Environment(
+        loader=loader, autoescape=True, finalize=_shown, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template(template).render(**values)
+
+
+def static(package: str, name: str) -> Markup:
+    """A file of that folder as it is: a style or a script."""
+    return Markup((resources.files(package) / "static" / name).read_text(encoding="utf-8"))
+
+
+def _shown(value: Any) -> Any:
+    return Markup(in_html(value)) if type(value) is str else value  # Markup is a str too
