@@ -15,6 +15,8 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from dpnn_bridge.loaders.collisions import SAFE
 from dpnn_bridge.loaders.framings import FRAMINGS
 from dpnn_bridge.loaders.reader import (
@@ -82,6 +84,7 @@ class FastReader(Reader):
         self._plain = _PlainClasses()
         self._runs = Runs(stream.order, self._shared)
 
+    @np.errstate(invalid="ignore")  # of signaling nans in runs
     def _read(self, stack: list[Frame]) -> Any:
         stream, memo, strings, plain = self.stream, self.memo, self._strings, self._plain
         unpack = _UNPACKERS[stream.order]
@@ -187,9 +190,9 @@ class FastReader(Reader):
                             self.check_limits(len(stack), count)
                         stack.append((contents, left, key, owner))
                         contents, left, key, owner = frame
-                        if left > SAFE:
-                            left = parts.first(contents, left)
-                        if left > LEAST and key is NO_KEY:
+                        if left > LEAST:
+                            if left > SAFE:
+                                left = parts.first(contents, left)
                             pos, left = self._run(contents, left, pos)
                             buffer, end = stream.buffer, stream.size - stream.base
                             code, n = head(buffer, pos)
@@ -244,13 +247,14 @@ class FastReader(Reader):
         """
         stream = self.stream
         while left > LEAST:
+            if pos + _LOOKAHEAD > len(stream.buffer) and stream.base + len(stream.buffer) < stream.size:
+                stream.at = pos
+                stream.refill(min(_LOOKAHEAD, stream.remaining))
+                pos = 0
             pos, count = self._runs.read(entries, left - 1, stream.buffer, pos)
-            left -= count
-            if pos + _LOOKAHEAD < len(stream.buffer) or pos + _LOOKAHEAD > stream.size - stream.base:
+            if not count:
                 break
-            stream.at = pos
-            stream.refill(_LOOKAHEAD)
-            pos = 0
+            left -= count
         return pos, left
 
     def _shared(self, strings: Sequence[str]) -> list[str]:

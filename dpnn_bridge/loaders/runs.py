@@ -7,19 +7,22 @@ those that follow each other without a gap, beginning with the one in the first 
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from dpnn_bridge.loaders.reader import BOOLEAN, LARGEST_EXACT, NUMBER, STRING, number, text
+from dpnn_bridge.loaders.reader import BOOLEAN, LARGEST_EXACT, NUMBER, STRING, text
 
 #: Strings of fewer bytes are looked for.
 SHORT = 256
 #: So many pairs that take equally many bytes are worth an array; so many others, with strings, are worth a search.
-LEAST, _MANY = 64, 400
-#: Bytes that are looked at together: at least, and at most; twice what was a run before.
-_SMALLEST, _LARGEST = 1 << 12, 1 << 17
+LEAST, _MANY = 64, 250
+#: A search begins where so many pairs are of the same types; after one in vain so many tables do without.
+_ALIKE, _PAUSE = 8, 16
+#: Bytes that are looked at together at most.
+_LARGEST = 1 << 18
 #: Bytes of a type code with a number or boolean, or with the length of a string.
 _SIZES = {NUMBER: 12, BOOLEAN: 8, STRING: 8}
 #: No pair takes more.
@@ -43,14 +46,15 @@ class Runs:
 
     def __init__(self, order: str, shared: Callable[[Sequence[str]], list[str]]) -> None:
         self._shared = shared
-        self._int, self._real = np.dtype(f"{order}i4"), np.dtype(f"{order}f8")
+        self._head = struct.Struct(f"{order}ii").unpack_from
+        self._int, self._real = np.dtype(f"{order}u4"), np.dtype(f"{order}f8")
         self._low = 3 if order == ">" else 0  # which byte of a type code is not 0
-        self._head = np.frombuffer(bytes(i == self._low for i in range(8)), np.uint64)[0]  # that byte of a head
+        self._mark = np.frombuffer(bytes(i == self._low for i in range(8)), np.uint64)[0]  # that byte of a head
         self._layouts: dict[tuple[Kind, Kind], np.dtype] = {}
-        self._piece = _SMALLEST
+        self._pause = 0
 
     def read(self, entries: dict[Any, Any], left: int, buffer: bytes, pos: int) -> tuple[int, int]:
-        """Adds the pairs at ``pos``, as far as they are a run that ends before the window does.
+        """Adds the pairs at ``pos``, as far as they are a run; some of it, where it is long or the window ends.
 
         Args:
             entries: of the table.
@@ -61,51 +65,49 @@ class Runs:
         Returns:
             Where the next pair begins, and how many were read.
         """
-        begun, limit = left, len(buffer) - 8  # a head is looked at behind a pair
-        while left and pos + _LONGEST < limit:
-            key = self._kind(buffer, pos)
-            value = key and self._kind(buffer, pos + _bytes(*key))
-            if not key or not value or key[0] == BOOLEAN:
-                break
-            size = min(self._piece, limit - pos)
-            found = self._equal(buffer, pos, size, left, key, value)
-            if found is None and left >= _MANY and STRING in (key[0], value[0]):
-                found = self._several(buffer, pos, size, left, key[0], value[0])
-            if found is None:
-                break
-            keys, values, used = found
-            entries.update(zip(keys, values, strict=True))
-            pos, left = pos + used, left - len(keys)
-            self._piece = min(max(2 * used, _SMALLEST), _LARGEST)
-            if used + _LONGEST < size:  # something else follows
-                break
-        return pos, begun - left
+        room = min(len(buffer) - 8 - pos, _LARGEST)  # a head is looked at behind a pair
+        key = self._kind(buffer, pos) if room > _LONGEST else None
+        value = key and self._kind(buffer, pos + _bytes(*key))
+        if not key or not value or key[0] == BOOLEAN:
+            return pos, 0
+        found = self._equal(buffer, pos, room, left, key, value)
+        if found is None and left >= _MANY and STRING in (key[0], value[0]):
+            self._pause -= 1
+            if self._pause < 0:
+                found = self._several(buffer, pos, room, left, key[0], value[0])
+                self._pause = 0 if found else _PAUSE
+        if found is None:
+            return pos, 0
+        keys, values, used = found
+        entries.update(zip(keys, values, strict=True))
+        return pos + used, len(keys)
 
     def _kind(self, buffer: bytes, pos: int) -> Kind | None:
         """Type code and length at ``pos``; None where it is no value that runs are of."""
-        code, size = np.frombuffer(buffer, self._int, 2, pos).tolist()
+        code, size = self._head(buffer, pos)
         if code == STRING:
             return (code, size) if 0 <= size < SHORT else None
         return (code, 0) if code in _SIZES else None
 
-    def _equal(self, buffer: bytes, pos: int, size: int, left: int, key: Kind, value: Kind) -> Pairs | None:
+    def _equal(self, buffer: bytes, pos: int, room: int, left: int, key: Kind, value: Kind) -> Pairs | None:
         """Pairs that take equally many bytes; None where they are few."""
+        first = _bytes(*key)
+        pair = first + _bytes(*value)
+        most, last = min(left, room // pair), pos + (LEAST - 1) * pair
+        if most < LEAST or self._kind(buffer, last) != key or self._kind(buffer, last + first) != value:
+            return None
         layout = self._layouts.get((key, value))
         if layout is None:
             sides = [("key", self._fields(*key)), ("value", self._fields(*value))]
             layout = self._layouts[key, value] = np.dtype(sides)
-        most = min(left, size // layout.itemsize)
-        for count in (LEAST, most):
-            if count > most:
-                return None
-            found = np.frombuffer(buffer, layout, count, pos)
-            fits = _fits(found["key"], *key) & _fits(found["value"], *value)
-            if key[0] == NUMBER:
-                fits &= ~np.isnan(found["key"]["data"])
-            if not fits[:LEAST].all():
-                return None
-        if not fits.all():
+        found = np.frombuffer(buffer, layout, most, pos)
+        fits = _fits(found["key"], *key) & _fits(found["value"], *value)
+        if key[0] == NUMBER:
+            fits &= ~np.isnan(found["key"]["data"])
+        if np.count_nonzero(fits) < most:  # four times as fast as all(), and any() below
             found = found[: int(np.argmin(fits))]
+            if len(found) < LEAST:
+                return None
         return self._column(found["key"], *key), self._column(found["value"], *value), found.nbytes
 
     def _fields(self, code: int, size: int) -> list[tuple[str, Any]]:
@@ -120,45 +122,66 @@ class Runs:
         lines["code"], lines["string"] = STRING, found["data"]
         return self._kept(_texts(lines.view(np.uint8), len(found), lambda: [raw.tobytes() for raw in found["data"]]))
 
-    def _several(self, buffer: bytes, pos: int, size: int, left: int, key: int, value: int) -> Pairs | None:
-        """Pairs of strings, or of a string with a number or a boolean."""
-        raw = np.frombuffer(buffer, np.uint8, size, pos)
-        ints, reals = (_at_every_byte(t, buffer, size, pos) for t in (self._int, self._real))
+    def _several(self, buffer: bytes, pos: int, room: int, left: int, key: int, value: int) -> Pairs | None:
+        """Pairs of strings, or of a string with a number or a boolean; None where they are few."""
+        size = self._size(buffer, pos, room, left, (key, value) * _ALIKE)
+        if not size:
+            return None
         other = value if key == STRING else key
         gap = 0 if other == STRING else _SIZES[other]  # between a string and the next one
-        first = 0 if key == STRING else gap
-
-        at = np.flatnonzero(raw[self._low : size - 4] == STRING)
-        at = at[(ints[at] == STRING) & (at >= first)]
-        length = ints[at + 4]
-        fits = (length >= 0) & (length < SHORT) & (at + length <= size - 8 - gap)
-        at, end = at[fits], at[fits] + length[fits] + 8
+        per_pair = 1 if gap else 2
+        begin = pos + gap if key == NUMBER else pos  # of the first string; places count from here
+        at, end = self._strings(buffer, begin, size - gap, gap, per_pair * left)
+        count, others = len(at) // per_pair * per_pair, []
         if gap:
-            beside = at - gap if first else end
-            fits = ints[beside] == other
-            if first:
-                fits &= ~np.isnan(reals[beside + 4])
-            at, end = at[fits], end[fits]
-        chosen = _linked(at, end + gap, first, left if gap else 2 * left)
-        if not gap:
-            chosen = chosen[: len(chosen) // 2 * 2]
-        if not len(chosen):
+            beside = pos + (at if key == NUMBER else end)
+            fits = _at_every_byte(self._int, buffer)[beside] == other
+            data = _at_every_byte(self._real if other == NUMBER else self._int, buffer)[beside + 4]
+            if key == NUMBER:
+                fits &= ~np.isnan(data)
+            count = count if fits.all() else int(np.argmin(fits))
+            others = _plain(data[:count], other)
+        if count < per_pair * LEAST:
             return None
-        at, end = at[chosen], end[chosen]
-        beside, used = at - gap if first else end, int(end[-1]) + gap - first
-
-        kept = np.ones(used, bool)
-        words = _at_every_byte(self._head.dtype, kept, used - 7)
-        words[at] = self._head
-        for start in {0: (), 8: (0,), 12: (0, 4)}[gap]:
-            words[beside + start] = 0
-        strings = _texts(
-            raw[:used][kept], len(at), lambda: [buffer[i:j] for i, j in zip(at + pos + 8, end + pos, strict=True)]
-        )
+        at, end = at[:count], end[:count]
+        strings = self._cut_out(buffer, begin, at, end, gap)
+        used = int(end[-1]) + gap
         if not gap:
             return self._kept(strings[::2]), self._kept(strings[1::2]), used
-        others = _plain((reals if other == NUMBER else ints)[beside + 4], other)
-        return (others, self._kept(strings), used) if first else (self._kept(strings), others, used)
+        strings = self._kept(strings)
+        return (others, strings, used) if key == NUMBER else (strings, others, used)
+
+    def _size(self, buffer: bytes, pos: int, room: int, left: int, codes: Sequence[int]) -> int:
+        """How many bytes the pairs may take, judging by the first ones; 0 where these are of other types."""
+        at = pos
+        for code in codes:
+            kind = self._kind(buffer, at) if at < pos + room else None
+            if kind is None or kind[0] != code:
+                return 0
+            at += _bytes(*kind)
+        return min(room, (at - pos) * left // _ALIKE * 5 // 4 + _LONGEST)
+
+    def _strings(self, buffer: bytes, begin: int, size: int, gap: int, most: int) -> tuple[np.ndarray, np.ndarray]:
+        """Where the strings begin and end that follow each other, ``gap`` bytes apart, from the one at ``begin``."""
+        raw = np.frombuffer(buffer, np.uint8, size - 7, begin)
+        at = np.flatnonzero(raw[self._low :] == STRING)
+        heads = _at_every_byte(np.uint64, buffer, begin)[at].view(self._int)
+        end = at + heads[1::2] + _SIZES[STRING]
+        fits = (heads[::2] == STRING) & (heads[1::2] < SHORT) & (end <= size)
+        at, end = at[fits], end[fits]
+        linked = _linked(at, end + gap, most)
+        return at[linked], end[linked]
+
+    def _cut_out(self, buffer: bytes, begin: int, at: np.ndarray, end: np.ndarray, gap: int) -> list[str]:
+        """The strings at these places, decoded."""
+        kept = np.ones(end[-1], bool)
+        words = _at_every_byte(np.uint64, kept)
+        words[at] = self._mark
+        for start in {0: (), 8: (0,), 12: (0, 4)}[gap]:
+            words[end[:-1] + start] = 0
+        coded = np.frombuffer(buffer, np.uint8, len(kept), begin)[kept]
+        first, last = at + begin + _SIZES[STRING], end + begin
+        return _texts(coded, len(at), lambda: [buffer[i:j] for i, j in zip(first, last, strict=True)])
 
     def _kept(self, strings: list[str]) -> list[str]:
         some = strings[:_SAMPLE]
@@ -175,29 +198,28 @@ def _fits(found: np.ndarray, code: int, size: int) -> np.ndarray:
     return fits & (found["size"] == size) if code == STRING else fits
 
 
-def _at_every_byte(dtype: np.dtype, buffer: Any, count: int, pos: int = 0) -> np.ndarray:
+def _at_every_byte(dtype: Any, buffer: Any, pos: int = 0) -> np.ndarray:
     """What the elements are that begin at each byte."""
-    return np.ndarray((count,), dtype, buffer, pos, (1,))
+    return np.ndarray((len(buffer) - pos - np.dtype(dtype).itemsize + 1,), dtype, buffer, pos, (1,))
 
 
-def _linked(at: np.ndarray, following: np.ndarray, first: int, most: int) -> np.ndarray:
-    """Indices of the values that begin where the one before ends, from the one at ``first``.
+def _linked(at: np.ndarray, following: np.ndarray, most: int) -> Any:
+    """Indices of the values that begin where the one before ends, from the one at 0.
 
     Args:
         at, following: where what may be values begin, in order, and where each has the next one begin.
-        first: where the first one begins.
         most: how many are wanted.
     """
-    begin, count = int(np.searchsorted(at, first)), len(at)
-    if begin == count or at[begin] != first:
-        return np.arange(0)
-    end = min(begin + most, count)
-    if np.array_equal(at[begin + 1 : end], following[begin : end - 1]):
-        return np.arange(begin, end)
+    count = len(at)
+    end = min(most, count)
+    if not count or at[0]:
+        return slice(0)
+    if np.array_equal(at[1:end], following[: end - 1]):
+        return slice(end)
     hop = np.append(np.searchsorted(at, following), count)  # to the next one; count where there is none
     hop[:-1][at[np.minimum(hop[:-1], count - 1)] != following] = count
     reached = np.zeros(count + 1, bool)
-    reached[begin] = True
+    reached[0] = True
     for _ in range(count.bit_length()):  # hops of 1, 2, 4, … values
         reached[hop[reached]] = True
         hop = hop[hop]
@@ -206,7 +228,7 @@ def _linked(at: np.ndarray, following: np.ndarray, first: int, most: int) -> np.
 
 def _texts(coded: np.ndarray, count: int, raws: Callable[[], list[bytes]]) -> list[str]:
     """Strings with the byte of their type code before each; decoded one by one where one holds such a byte."""
-    strings = text(coded.tobytes()).split(chr(STRING))[1:]  # three times as fast
+    strings = text(coded[1:].tobytes()).split(chr(STRING))  # three times as fast
     return strings if len(strings) == count else [text(raw) for raw in raws()]
 
 
@@ -214,7 +236,10 @@ def _plain(data: np.ndarray, code: int) -> list[Any]:
     """Booleans, and numbers as ints where that says the same."""
     if code == BOOLEAN:
         return (data == 1).tolist()
-    whole = (data == np.floor(data)) & (np.abs(data) <= LARGEST_EXACT) & ((data != 0) | ~np.signbit(data))
-    if whole.all():
+    whole = data == np.floor(data)
+    if not np.count_nonzero(whole):
+        return data.tolist()
+    whole &= (np.abs(data) <= LARGEST_EXACT) & ((data != 0) | ~np.signbit(data))
+    if np.count_nonzero(whole) == len(data):
         return data.astype(np.int64).tolist()
-    return list(map(number, data.tolist())) if whole.any() else data.tolist()
+    return [int(real) if same else real for real, same in zip(data.tolist(), whole.tolist(), strict=True)]

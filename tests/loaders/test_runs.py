@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import struct
 from typing import Any
 
 import pytest
@@ -57,9 +58,10 @@ def table(source: random.Random) -> LuaTable:
     return LuaTable(pairs)
 
 
-def plain(value: Any) -> Any:
-    if isinstance(value, LuaTable):
-        return [(repr(k), plain(v)) for k, v in value.items()]
+def plain(value: Any, depth: int = 5) -> Any:
+    """What ``value`` holds, as values that compare; damage may make a table that holds itself."""
+    if isinstance(value, LuaTable) and depth:
+        return [(repr(k), plain(v, depth - 1)) for k, v in value.items()]
     return repr(value)
 
 
@@ -85,6 +87,78 @@ def test_a_cut_run_is_an_error() -> None:
         stream = BinaryStream(BytesSource(data[:end]))
         with pytest.raises(T7FormatError):
             FastReader(stream, **OPTIONS).read()
+
+
+class OneByOne(FastReader):
+    """The reader without runs."""
+
+    def _run(self, entries: dict[Any, Any], left: int, pos: int) -> tuple[int, int]:
+        return pos, left
+
+
+@pytest.mark.parametrize("window", [600, 1 << 16])
+def test_a_damaged_run_is_what_its_pairs_are(window: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dpnn_bridge.loaders.stream._FIRST_WINDOW", window)
+    monkeypatch.setattr("dpnn_bridge.loaders.stream._LARGEST_WINDOW", 2 * window)
+    damaged = 0
+    for seed in range(120):
+        source = random.Random(seed)
+        data = bytearray(dumps(LuaTable({1: table(source), 2: "behind"})))
+        for _ in range(source.randrange(1, 3)):
+            data[source.randrange(len(data))] = source.choice([0, 1, 2, 3, 5, 255, source.randrange(256)])
+        if source.random() < 0.2:
+            del data[source.randrange(16, len(data)) :]
+
+        def read(kind: type[Reader], data: bytes = bytes(data)) -> Any:
+            try:
+                return plain(kind(BinaryStream(BytesSource(data)), **OPTIONS).read())
+            except T7FormatError as error:
+                return error.offset, str(error)
+
+        found = read(FastReader)
+        assert found == read(OneByOne), seed
+        damaged += isinstance(found, tuple)
+    assert 20 < damaged < 100
+
+
+def bits(number: int) -> bytes:
+    """A Lua number of these bits."""
+    return struct.pack("<iq", 1, number)
+
+
+SIGNALING_NAN = 0x7FF0000000000001
+
+
+def test_a_key_that_is_nan_in_a_run_is_an_error() -> None:
+    for value in ("word", "word" * 2), ("word", "words"):  # of one length, of several
+        data = dumps(LuaTable((100.5 + i, value[i % 2]) for i in range(1000)))
+        at = data.index(struct.pack("<id", 1, 800.5))
+        damaged = data[:at] + bits(SIGNALING_NAN) + data[at + 12 :]
+        with pytest.raises(T7FormatError, match="nan"):
+            loads(damaged)
+
+
+@pytest.mark.filterwarnings("error")
+def test_values_that_are_nan_are_read_without_a_warning() -> None:
+    data = dumps(LuaTable.from_list([0.5, 7.25] * 500)).replace(struct.pack("<id", 1, 7.25), bits(SIGNALING_NAN))
+    assert [repr(v) for v in loads(data).values()] == ["0.5", "nan"] * 500
+
+
+def test_a_search_in_vain_does_not_end_those_that_come() -> None:
+    odd = [[(f"layer{i}", True if i % 50 == 40 else "x") for i in range(300)] for _ in range(30)]
+    words = [[(f"{i}{'-' * (i % 7)}", i) for i in range(300)] for _ in range(30)]
+    value = LuaTable.from_list(LuaTable(pairs) for both in zip(odd, words, strict=True) for pairs in both)
+    assert plain(loads(dumps(value))) == plain(value)
+
+
+@pytest.mark.parametrize("count", [100, 10_000])
+def test_a_table_of_strings_has_no_other_key(count: int) -> None:
+    pairs = [(f"word{i}", i) for i in range(count)]
+    entries = loads(dumps(LuaTable(pairs))).entries
+    assert list(entries.items()) == pairs
+    assert list(reversed(entries)) == [key for key, _ in reversed(pairs)]
+    assert 0 not in entries
+    assert loads(dumps(LuaTable([*pairs, (0, "zero")]))).entries[0] == "zero"
 
 
 def test_a_run_of_strings_that_look_like_heads() -> None:
