@@ -35,7 +35,7 @@ from dpnn_bridge.loaders.origin import LocalFile, Origin, local_file, name_of
 from dpnn_bridge.loaders.t7_reader import read_local, read_t7
 from dpnn_bridge.modules.fit import misfits
 from dpnn_bridge.modules.several import Models
-from dpnn_bridge.outputs import container, data, export, format_of, pt, pt_file, suffix_of
+from dpnn_bridge.outputs import container, data, export, format_of, pt, pt_file, safetensors_file, suffix_of
 from dpnn_bridge.plugins import load_plugins
 
 
@@ -367,8 +367,8 @@ def is_converted(
             with temporary_folder() as folder:
                 again = folder / Path(dst).name
                 convert(src, again, key=key, to=to, dtype=dtype, **options)
-                if suffix in PICKLED:
-                    return pt.same_content(again, there.path)
+                if suffix in (*PICKLED, ".safetensors"):
+                    return (pt if suffix in PICKLED else safetensors_file).same_content(again, there.path)
                 return filecmp.cmp(again, there.path, shallow=False)
     except Exception:  # whatever is wrong with it, it is not what convert writes
         return False

@@ -28,7 +28,7 @@ from dpnn_bridge.cli.terminal import (
     version_option,
 )
 from dpnn_bridge.compare.verdict import Verdict
-from dpnn_bridge.errors import VerificationError
+from dpnn_bridge.errors import ModelNotFoundError, VerificationError
 from dpnn_bridge.parity.known_differences import read_known_differences
 
 if TYPE_CHECKING:
@@ -107,6 +107,7 @@ def verify_command(
       dpnn-verify model.t7 --input x.npy --output y.npy   the same, as arrays
       dpnn-verify fixture.t7                              a fixture that holds its own module
       dpnn-verify model.t7 model.onnx --input 1x3x32x32   a converted file, of any format
+      dpnn-verify data.t7 data.npz                        data without a model: whether that is what they give
       dpnn-verify model.t7                                nothing to compare with: how its classes were checked
       dpnn-verify done.jsonl --jobs 8                     every file of a manifest that dpnn-convert wrote
 
@@ -157,25 +158,34 @@ def verify_command(
         load_plugins(plugin)
         progress(f"running {model}")
         chosen = Options(allow_unsupported=allow_unsupported)
-        result = verify(
-            model,
-            converted,
-            reference=reference,
-            input=_example(inputs, dtype, model, key, chosen) if inputs else None,
-            output=example_input(outputs, dtype) if outputs else None,
-            key=key,
-            mode=mode,
-            device=device,
-            dtype=getattr(torch, dtype) if dtype else None,
-            gradients=backward,
-            tolerance=_tolerance(rtol),
-            gradient_tolerance=_tolerance(gradient_rtol),
-            options=chosen,
-            lua=_bridge(lua_path) if lua_path else None,
-            torch7=torch7,
-            known=known,
-            bounded=not unbounded,
-        )
+        try:
+            result = verify(
+                model,
+                converted,
+                reference=reference,
+                input=_example(inputs, dtype, model, key, chosen) if inputs else None,
+                output=example_input(outputs, dtype) if outputs else None,
+                key=key,
+                mode=mode,
+                device=device,
+                dtype=getattr(torch, dtype) if dtype else None,
+                gradients=backward,
+                tolerance=_tolerance(rtol),
+                gradient_tolerance=_tolerance(gradient_rtol),
+                options=chosen,
+                lua=_bridge(lua_path) if lua_path else None,
+                torch7=torch7,
+                known=known,
+                bounded=not unbounded,
+            )
+        except ModelNotFoundError:
+            same = None if converted is None else _same_data(model, converted, key, dtype)
+            if same is None:
+                raise
+            result = None
+    if result is None:
+        _print_data(model, converted, same, as_json, quiet)
+        return
     if html is not None:
         from dpnn_bridge.pictures.report import report
 
@@ -190,6 +200,27 @@ def verify_command(
 
             say(f"error: {summary(result)}", err=True)
         sys.exit(VerificationError.exit_code)
+
+
+def _same_data(model: Path, converted: Path, key: str | None, dtype: str | None) -> bool | None:
+    """Whether ``converted`` is what data without a model give; None where there is a model, or nothing, at the key."""
+    from dpnn_bridge.checkpoints.find import candidates, follow
+    from dpnn_bridge.files import is_converted
+    from dpnn_bridge.loaders.t7_reader import read_t7
+
+    data = read_t7(model)
+    data = follow(data, key) if key else data
+    return None if data is None or candidates(data) else is_converted(model, converted, key=key, dtype=dtype)
+
+
+def _print_data(model: Path, converted: Path | None, same: bool | None, as_json: bool, quiet: bool) -> None:
+    if as_json:
+        found = {"model": str(model), "converted": str(converted), "verdict": "equal" if same else "different"}
+        click.echo(json.dumps({**found, "ok": same}, indent=2))
+    elif same and not quiet:
+        click.echo(f"PASS: data without a model; {converted} holds what {model} gives")
+    if not same:
+        raise VerificationError(f"data without a model; {converted} does not hold what {model} gives now")
 
 
 def _verify_manifest(

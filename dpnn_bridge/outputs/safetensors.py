@@ -128,4 +128,4 @@ def _content(strings: dict[str, str], tensors: dict[str, Tensor]) -> dict[str, A
 
 
 def origin(path: Path) -> str | None:
-    return json.loads(safetensors_file.read_metadata(path)["metadata"]).get("origin")
+    return json.loads(safetensors_file.read_metadata(path).get("metadata", "{}")).get("origin")

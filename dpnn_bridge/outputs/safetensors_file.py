@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dpnn_bridge.base.shards import shards_of, weight_map
+from dpnn_bridge.compare.bits import same_bits
 from dpnn_bridge.errors import NotT7Error, T7FormatError
 from dpnn_bridge.loaders.encoding import check_file
 from dpnn_bridge.loaders.source import FileSource
@@ -46,6 +47,16 @@ def read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """
     file = opened(path)
     return file[1], _tensors(*file)
+
+
+def same_content(one: Path, other: Path) -> bool:
+    """Whether two files hold the same. The library that writes them puts their metadata in any order."""
+    (strings, tensors), (strings_there, there) = read(one), read(other)
+    return (
+        strings == strings_there
+        and tensors.keys() == there.keys()
+        and all(same_bits(t, there[n]) for n, t in tensors.items())
+    )
 
 
 def read_index(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:

@@ -84,6 +84,22 @@ def test_data_unknown_classes_and_several_objects(tmp_path: Path) -> None:
     assert "note: behind the first object" in run(inspect_command, tmp_path / "two.t7").stdout
 
 
+@pytest.mark.parametrize("suffix", ["pt", "npz", "json", "safetensors", "t7"])
+def test_data_are_verified_as_models_are(suffix: str, tmp_path: Path) -> None:
+    if suffix == "safetensors":
+        pytest.importorskip("safetensors")
+    source, target = tmp_path / "d.t7", tmp_path / f"out.{suffix}"
+    dpnn_bridge.write_t7(source, {"a": {"x": torch.arange(3.0), "name": "cat"}, "b": torch.ones(2)})
+    assert run(convert_command, source, target, "--key", "a").exit_code == 0
+    equal = run(verify_command, source, target, "--key", "a")
+    assert (equal.exit_code, equal.stdout) == (0, f"PASS: data without a model; {target} holds what {source} gives\n")
+    assert json.loads(run(verify_command, source, target, "--key", "a", "--json").stdout)["ok"] is True
+    other = run(verify_command, source, target, "--json")
+    assert (other.exit_code, json.loads(other.stdout)["verdict"]) == (4, "different")
+    nothing = run(verify_command, source, target, "--key", "c")
+    assert (nothing.exit_code, "leads to nothing" in nothing.stderr) == (5, True)
+
+
 def test_converted_files_and_parts(tmp_path: Path) -> None:
     dpnn_bridge.convert(RNN, tmp_path / "rnn.pt")
     assert "converted from model.t7" in run(inspect_command, tmp_path / "rnn.pt").stdout
