@@ -19,6 +19,8 @@ from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
 
 #: heights and widths that published nets take, the cheapest first
 SIDES = (32, 28, 64, 96, 128, 224, 227, 231, 256, 299)
+#: what else is tried of nets that convolve images
+OTHER_SIDES = tuple(side for side in range(16, 257, 4) if side not in SIDES)
 #: seconds after which no other input is tried
 LONGEST = 2.0
 
@@ -57,9 +59,12 @@ def _runs(module: nn.Module, shapes: list[tuple[Sizes, bool]], bounded: Abstract
             output = module(values if len(values) > 1 else values[0])
     except Exception:
         return False
-    if not isinstance(output, Tensor) or output.dim() < 2 or values[0].dim() in (1, 3):
+    if not isinstance(output, Tensor) or output.dim() < 2 or values[0].dim() == 1:
         return True
-    return len(output) in [v.shape[0] for v in values if v.dim() > 1]  # a View makes several samples of a larger image
+    # a View makes several samples of a larger image
+    if values[0].dim() == 3:
+        return output.dim() > 2 or len(output) in values[0].shape
+    return len(output) in [v.shape[0] for v in values if v.dim() > 1]
 
 
 def _remembered(source: Any) -> Iterator[list[tuple[Sizes, bool]]]:
@@ -129,6 +134,8 @@ def _single(module: nn.Module) -> Iterator[tuple[Sizes, bool]]:
     images = [(channels, side, side) for side, channels in product(SIDES, (3, 1))]
     yield from (((1, *image), False) for image in images)
     yield from ((image, False) for image in images)  # layers of old take one image at a time
+    if convolution:
+        yield from (((1, convolution.in_channels, side, side), False) for side in OTHER_SIDES)
 
 
 def _convolves_images(layer: nn.Module) -> bool:

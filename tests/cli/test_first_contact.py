@@ -32,6 +32,7 @@ from dpnn_bridge.modules.inputs import input_shapes
 from dpnn_bridge.modules.nn.arithmetic import CAddTable
 from dpnn_bridge.modules.nn.convolution_special import SpatialConvolutionMap
 from dpnn_bridge.modules.nn.nngraph import GModule, GraphNode
+from dpnn_bridge.modules.nn.reshape import View
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable
 
 LENET = SAMPLES / "torch-demos__mnist_convnet" / "model.t7"
@@ -299,11 +300,14 @@ def test_advice_names_an_input_that_the_model_takes(name: str, tmp_path: Path) -
 def test_inputs_of_small_nets() -> None:
     nets = {
         "1x7": torch.nn.Sequential(torch.nn.Linear(7, 2)),
+        "1x1x48x48": torch.nn.Sequential(torch.nn.Conv2d(1, 4, 5, 3), torch.nn.Flatten(), torch.nn.Linear(900, 1)),
         "1x3x96x96": torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, 32), torch.nn.Flatten(), torch.nn.Linear(36, 1)),
         "1x5x1x1": torch.nn.Sequential(torch.nn.ConvTranspose2d(5, 2, 4)),
         "1x2x16x112x112": torch.nn.Sequential(torch.nn.Conv3d(2, 1, 3)),
     }
     assert {shape: input_shapes(net) for shape, net in nets.items()} == {shape: [shape] for shape in nets}
+    image = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 5, 5), torch.nn.MaxPool2d(8, 4), View(4))
+    assert input_shapes(image) == ["1x1x40x40"]  # one of 64x64, in a batch or alone, becomes four samples
     net = nets["1x7"].train()
     input_shapes(net)
     assert net.training
