@@ -43,7 +43,7 @@ class Budget:
     """
 
     def __init__(self, root: Any, per_repeat: int = 0) -> None:
-        stored, values, self.entries = _extent(root)
+        stored, values, self.entries = extent(root)
         self.bytes_left = BYTES + PER_BYTE * stored
         self.tensors_left = TENSORS + PER_VALUE * values
         self._not_shown, self._per_repeat = stored, per_repeat
@@ -132,13 +132,9 @@ def _elements(func: Any, args: Any, kwargs: Any) -> int | None:
     return None
 
 
-def stored_bytes(root: Any) -> int:
-    """Bytes of all storages below a value, or below those of a list; each once."""
-    return _extent(root)[0]
-
-
-def _extent(root: Any) -> tuple[int, int, int]:
-    """Bytes of all storages below a value, the number of values that hold others, and of entries; each once."""
+def extent(root: Any) -> tuple[int, int, int]:
+    """Bytes of all storages below a value or those of a list, the number of values that hold others, and of entries;
+    each once."""
     seen: set[int] = set()
     stored, entries, stack = 0, 0, list(root) if isinstance(root, list) else [root]
     while stack:

@@ -2,30 +2,34 @@
 
 A few bytes can declare an upsampling by a thousand, a padding of a million, a layer that is repeated without an end.
 While a model runs in the block of :class:`Running`, every operation of PyTorch is measured before it happens, in
-backward too.
+backward too, and every call of a module is counted, since some do no operation.
 """
 
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterable
 from enum import Enum
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from dpnn_bridge.conversion.budget import stored_bytes
+from dpnn_bridge.conversion.budget import extent
 from dpnn_bridge.errors import ConversionLimitError
 
-#: bytes that results may take in one run: always, and for each byte of what the file and the input hold
+#: bytes that results may take in one run: always, and for each byte, table and object of what file and input hold
 BYTES, PER_BYTE = 1 << 26, 1 << 10
-#: elementary steps (an element read or written, a product): always, and for each byte
+#: elementary steps (an element read or written, a product): always, and for each of these
 STEPS, STEPS_PER_BYTE = 1 << 29, 1 << 17
 #: steps that an operation takes, however small it is
 EACH = 1 << 17
+#: steps that each view takes which it gives, and a call of a module
+LIGHT = 1 << 15
 
 #: whose results together have no more elements than what they take
 _NO_LARGER_NAMES = """
@@ -66,7 +70,8 @@ class Allowance:
     """
 
     def __init__(self, sources: Iterable[Any] = (), more: int = 0) -> None:
-        worth = stored_bytes(list(sources)) + more
+        stored, values, _ = extent(list(sources))
+        worth = stored + values + more
         self.bytes, self.steps = BYTES + PER_BYTE * worth, STEPS + STEPS_PER_BYTE * worth
 
 
@@ -99,16 +104,33 @@ class Running(EagerMode):
         self._allowed = allowance
         self._known: dict[Any, Need] = {}
 
+    def __enter__(self) -> Running:
+        self._thread = threading.get_ident()
+        self._calls = register_module_forward_pre_hook(self._called)
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._calls.remove()
+        super().__exit__(*error)
+
+    def _called(self, *_: Any) -> None:
+        if threading.get_ident() == self._thread:  # the hook is one of all threads
+            self._spend(Need(0, 0, LIGHT))
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kind = _KINDS.get(func) or _kind(func)
         if kind is Kind.VIEW:
-            return func(*args, **kwargs) if kwargs else func(*args)
-        kept, scratch, steps = self._need(kind, func, args, kwargs or {})
-        self._bytes -= kept
-        self._steps -= steps + EACH
-        if self._bytes < scratch or self._steps < 0:
-            raise ConversionLimitError(self._message(self._bytes < scratch))
+            self._spend(Need(0, 0, _views(func, args) * LIGHT))
+        else:
+            kept, scratch, steps = self._need(kind, func, args, kwargs or {})
+            self._spend(Need(kept, scratch, steps + EACH))
         return func(*args, **kwargs) if kwargs else func(*args)
+
+    def _spend(self, need: Need) -> None:
+        self._bytes -= need.kept
+        self._steps -= need.steps
+        if self._bytes < need.scratch or self._steps < 0:
+            raise ConversionLimitError(self._message(self._bytes < need.scratch))
 
     def _message(self, large: bool) -> str:
         what = f"{self._allowed.bytes >> 20:,} MiB of results" if large else f"{self._allowed.steps:.1g} steps"
@@ -160,6 +182,18 @@ def _kind(func: Any) -> Kind:
     else:
         kind = Kind.OTHER
     return _KINDS.setdefault(func, kind)
+
+
+def _views(func: Any, args: Any) -> int:
+    """How many views an operation gives."""
+    name = func.overloadpacket.__name__
+    if name == "split_with_sizes":
+        return len(args[1])
+    if name in ("unbind", "split"):
+        value, *rest = args
+        dim = rest[-1] if len(rest) > (name == "split") else 0
+        return -(-value.shape[dim] // (max(1, rest[0]) if name == "split" else 1)) if value.dim() else 1
+    return 1
 
 
 def _tensors(args: Any) -> list[Tensor]:

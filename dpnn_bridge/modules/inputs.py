@@ -23,6 +23,8 @@ SIDES = (32, 28, 64, 96, 128, 224, 227, 231, 256, 299)
 OTHER_SIDES = tuple(side for side in range(16, 257, 4) if side not in SIDES)
 #: seconds after which no other input is tried
 LONGEST = 2.0
+#: elements of a list that is tried
+MOST_INPUTS = 100
 
 Sizes = tuple[int, ...]
 
@@ -94,7 +96,7 @@ def _candidates(module: nn.Module) -> Iterator[list[tuple[Sizes, bool]]]:
     one = list(_single(module))
     if count == 1:
         yield from ([candidate] for candidate in one)
-    else:  # states beside it are as wide as what the linear layers take or give
+    elif count <= MOST_INPUTS:  # states beside it are as wide as what the linear layers take or give
         linear = [m for m in module.modules() if isinstance(m, nn.Linear)]
         widths = dict.fromkeys([m.in_features for m in linear] + [m.out_features for m in linear])
         index = [((1,), True)] if any(hasattr(m, "index_base") for m in module.modules()) else []

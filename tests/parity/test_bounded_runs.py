@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,14 @@ import torch
 from click.testing import CliRunner
 from torch import nn
 
+from dpnn_bridge import load, to_lua
 from dpnn_bridge.cli.verify import verify_command
-from dpnn_bridge.conversion.running import BYTES, Allowance, Running
+from dpnn_bridge.conversion.running import BYTES, LIGHT, STEPS, Allowance, Running
 from dpnn_bridge.errors import ConversionLimitError
-from dpnn_bridge.loaders import read_t7, write_t7
+from dpnn_bridge.loaders import dumps, read_t7, write_t7
+from dpnn_bridge.modules.inputs import input_shapes
+from dpnn_bridge.modules.nn import GModule
+from dpnn_bridge.modules.nn.nngraph import GraphNode
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.parity.verify import verify
 from dpnn_bridge.summary import summarize
@@ -85,6 +90,21 @@ GROWING: dict[str, tuple[LuaObject, tuple[int, ...]]] = {
         LuaObject("nn.Repeater", LuaTable({"rho": 10**9, "modules": LuaTable.from_list([layer("Tanh")])})),
         (2, 3),
     ),
+    "views": (  # which take no elements
+        layer(
+            "Sequential",
+            modules=LuaTable.from_list(
+                [layer("Replicate", nfeatures=1 << 28, dim=1, ndim=4), layer("SplitTable", dimension=1, nInputDims=5)]
+            ),
+        ),
+        IMAGE,
+    ),
+    "calls": (  # which do no operation
+        LuaObject("nn.Repeater", LuaTable({"rho": 10**9, "modules": LuaTable.from_list([layer("Identity")])})),
+        (2, 3),
+    ),
+    "pixels that are chosen": (layer("SpatialMaxSampling", oheight=1 << 30, owidth=1 << 30), IMAGE[1:]),
+    "an image that is scaled": (layer("Scale", height=1 << 30, width=1 << 30), (3, 4, 4)),
     "a chain": (
         layer("Sequential", modules=LuaTable.from_list([layer("SpatialUpSamplingNearest", scale_factor=3)] * 9)),
         IMAGE,
@@ -111,6 +131,32 @@ def test_a_layer_that_grows_is_named(file: Any, name: str) -> None:
     assert raised.value.path.startswith("modules[2]")
     write_t7(path.with_name("model.t7"), read_t7(path)["module"])
     summarize(path.with_name("model.t7"))  # tries inputs of its own
+
+
+def test_an_input_of_a_billion_parts_is_not_tried(tmp_path: Path) -> None:
+    edges = [GraphNode(), GraphNode((0,), "0")]
+    module = GModule(nn.Linear(2, 2), nodes=edges, num_inputs=10**9)
+    assert input_shapes(module, 100) == []
+
+
+def test_what_is_written_of_a_layer_is_bounded(tmp_path: Path) -> None:
+    bottle = layer("Bottle", modules=LuaTable.from_list([layer("Tanh")]), nInputDim=1 << 40, nOutputDim=1 << 40)
+    write_t7(tmp_path / "m.t7", bottle)
+    assert len(dumps(to_lua(load(tmp_path / "m.t7")))) < 10_000
+
+
+def test_each_module_of_a_file_may_run(tmp_path: Path) -> None:
+    many = layer("Sequential", modules=LuaTable.from_list([layer("Identity") for _ in range(25_000)]))
+    write_t7(tmp_path / "m.t7", many)
+    assert verify(tmp_path / "m.t7", input=torch.ones(2, 3)).ok
+
+
+def test_calls_in_another_thread_are_not_counted() -> None:
+    called = threading.Thread(target=lambda: [nn.Identity()(1) for _ in range(STEPS // LIGHT + 1)])
+    with Running(Allowance()):
+        called.start()
+        called.join()
+        nn.Identity()(1)
 
 
 def test_the_gradients_of_a_layer_are_bounded() -> None:
@@ -140,6 +186,11 @@ def test_the_gradients_of_a_layer_are_bounded() -> None:
         ("steps", lambda: nn.functional.max_pool2d(torch.zeros(1, 1, 2000, 2000), 1000, 1)),
         ("steps", lambda: nn.functional.avg_pool2d(torch.zeros(1, 1, 2000, 2000), 1000, 1)),
         ("steps", lambda: torch.zeros(1000, 1000) @ torch.zeros(1000, 1000)),
+        ("steps", lambda: torch.zeros(1).expand(1 << 40).unbind()),
+        ("steps", lambda: torch.zeros(3, 1).expand(3, 1 << 40).split(2, dim=1)),
+        ("steps", lambda: torch.zeros(1).expand(1 << 40).chunk(1 << 39)),
+        ("steps", lambda: [torch.zeros(1)[0] for _ in range(1 << 20)]),
+        ("steps", lambda: [nn.Identity()(None) for _ in range(1 << 20)]),
         ("steps", lambda: [torch.tanh(torch.zeros(1)) for _ in range(1 << 20)]),
         ("of results|steps", lambda: torch.conv2d(torch.zeros(1, 1, 2000, 2000), torch.zeros(1, 1, 1000, 1000))),
     ],

@@ -15,6 +15,7 @@ from dpnn_bridge.conversion.lua_class import LuaClass, ParameterSite, empty_size
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.tracing import leaf
+from dpnn_bridge.loaders.reader import MAX_DIMENSIONS
 from dpnn_bridge.modules.nn.arithmetic import joined
 from dpnn_bridge.modules.nn.decorator import Decorator, DecoratorClass
 from dpnn_bridge.modules.nn.members import Members, SlicedWithArguments
@@ -303,7 +304,8 @@ class BottleClass(DecoratorClass):
     @classmethod
     def to_lua(cls, module: Bottle, ctx: LuaContext) -> dict[str, Any]:
         kind = ctx.type_of(module)
-        inputs, outputs = (np.zeros(n, element_dtype(kind)) for n in (module.n_input_dims, module.n_output_dims))
+        most = (min(n, MAX_DIMENSIONS) for n in (module.n_input_dims, module.n_output_dims))  # they come from a file
+        inputs, outputs = (np.zeros(n, element_dtype(kind)) for n in most)
         return {
             **super().to_lua(module, ctx),
             "dimDelta": module.n_input_dims - module.n_output_dims,
