@@ -31,7 +31,7 @@ from typing import Any
 
 from dpnn_bridge.base.atomic import check_output
 from dpnn_bridge.base.extras import install_advice
-from dpnn_bridge.base.folders import ending_in_order, remove_temporary
+from dpnn_bridge.base.folders import ending_in_order, importing_nothing_from_here, remove_temporary
 from dpnn_bridge.base.remote import Place, absolute, beside, is_there, listed, place_of
 from dpnn_bridge.base.shards import checksum_of
 from dpnn_bridge.base.suffixes import INDEX
@@ -339,7 +339,7 @@ def workers(jobs: int) -> Iterator[Executor]:
     # spawned, since a forked process can hang on the locks of PyTorch's threads
     context = multiprocessing.get_context("spawn")
     watched, held = context.Pipe(duplex=False)  # workers end when it closes, which it does when this process ends
-    with ending_in_order():
+    with ending_in_order(), importing_nothing_from_here():
         pool = ProcessPoolExecutor(jobs, context, _start_worker, (jobs, watched, logging.root.manager.disable))
         try:
             yield pool

@@ -188,3 +188,18 @@ def _end_at_once(number: int, _frame: Any) -> NoReturn:
     """A second signal while the first one's exception is on its way."""
     remove_temporary()
     os._exit(128 + number)
+
+
+@contextmanager
+def importing_nothing_from_here() -> Iterator[None]:
+    """Processes of Python that start meanwhile import no module from the working folder.
+
+    multiprocessing starts them with ``python -c``, for which that folder comes first. Python 3.10 has no way out.
+    """
+    added = "PYTHONSAFEPATH" not in os.environ
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
+    try:
+        yield
+    finally:
+        if added:
+            os.environ.pop("PYTHONSAFEPATH", None)

@@ -10,6 +10,9 @@ from dpnn_bridge.base.checksum import sha256_of
 from dpnn_bridge.base.suffixes import INDEX
 from dpnn_bridge.errors import T7FormatError
 
+#: bytes of a file name on all common file systems
+LONGEST_NAME = 255
+
 
 def weight_map(index: Path) -> dict[str, str]:
     """The shard of each tensor.
@@ -22,11 +25,16 @@ def weight_map(index: Path) -> dict[str, str]:
         places = content.get("weight_map") if isinstance(content, dict) else None
         if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
             raise ValueError("its weight_map does not name the file of each tensor")
-        if any(not name.endswith(".safetensors") or Path(name).name != name for name in places.values()):
+        if not all(name.endswith(".safetensors") and _is_name(name) for name in set(places.values())):
             raise ValueError("a shard is no file beside it")
     except (ValueError, RecursionError) as error:
         raise T7FormatError(f"the index is damaged: {error}", source=str(index)) from error
     return places
+
+
+def _is_name(name: str) -> bool:
+    """Whether a text can be the name of a file, in any folder."""
+    return Path(name).name == name and name.isprintable() and len(name.encode()) <= LONGEST_NAME
 
 
 def shards_of(index: Path) -> list[Path]:

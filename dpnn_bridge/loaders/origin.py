@@ -92,9 +92,9 @@ def local_file(origin: Origin, sha256: str | None = None, *, unpack: bool = True
 
 
 def _base(name: str) -> str:
-    """A file name for the copy of an origin."""
+    """A file name for the copy of an origin: the end of its name, in letters that every file system takes."""
     last = PurePosixPath(name.split("?", 1)[0].split("::", 1)[0]).name
-    return re.sub(r"[^\w.-]", "_", last) or "file"
+    return re.sub(r"[^\w.-]", "_", last, flags=re.ASCII)[-100:].lstrip(".") or "file"
 
 
 def _copy(source: IO[bytes], target: Path, allowed: int | None = None, name: str = "") -> Path:

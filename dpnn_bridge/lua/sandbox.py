@@ -27,7 +27,8 @@ from dpnn_bridge.lua.wire import Channel, WireError
 _START = 120
 #: of a Lua file that require finds
 _LONGEST_FILE = 16 << 20
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+#: what a terminal acts on, what turns the direction of text or separates its lines, and halves of characters
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 #: environment variables that Python needs to run where it runs here; nothing else of the environment is passed on
 _KEPT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "VIRTUAL_ENV", "PYTHONHOME", "TZ")
 
@@ -135,7 +136,7 @@ class Sandbox:
                 if kind == "error":
                     raise LuaBridgeError(_text(content))
                 if kind == "print":
-                    sys.stdout.write(_text(content))
+                    _print(_text(content))
                 else:
                     self._channel.send(self._find(content), self._number, deadline)
         except TimeoutError:
@@ -228,6 +229,13 @@ def _environment() -> dict[str, str]:
         **{"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONNOUSERSITE": "1", "LC_ALL": "C.UTF-8"},
         **{"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OMP_STACKSIZE": "2M", "MALLOC_ARENA_MAX": "1"},
     }
+
+
+def _print(text: str) -> None:
+    try:
+        sys.stdout.write(text)
+    except UnicodeEncodeError as error:  # a terminal with fewer characters
+        sys.stdout.write(text.encode(error.encoding, "replace").decode(error.encoding))
 
 
 def _text(text: str) -> str:

@@ -68,6 +68,8 @@ class Channel:
         (length,) = _LENGTH.unpack(self._read(_LENGTH.size, deadline))
         _check(length <= _LONGEST_TEXT, "a text that is too long")
         text = self._read(length, deadline)
+        marks = sum(text.count(mark) for mark in b"[{,")  # one stands before each value, which takes half a kilobyte
+        _check(marks <= self._limit >> 9, "more values than its memory holds")
         try:
             content = json.loads(text)
             _check(isinstance(content, dict) and content.keys() == {"value", "blobs"}, "another text")
@@ -77,7 +79,7 @@ class Channel:
             return _decode(content["value"], blobs, remote)
         except WireError:
             raise
-        except (ValueError, TypeError, KeyError, IndexError, RecursionError, OverflowError) as error:
+        except (ValueError, TypeError, LookupError, RuntimeError, OverflowError) as error:  # RecursionError is one
             raise WireError(f"the process answered what is no message ({type(error).__name__})") from None
 
     def _read(self, count: int, deadline: float) -> bytearray:
@@ -98,8 +100,8 @@ class Channel:
     def _wait(descriptor: int, event: int, deadline: float) -> None:
         poll = select.poll()
         poll.register(descriptor, event)
-        left = None if deadline == math.inf else max(0.0, deadline - time.monotonic()) * 1000
-        if not poll.poll(left):
+        left = deadline - time.monotonic()
+        if left < 0 or not poll.poll(None if left == math.inf else left * 1000):  # late, though there may be more
             raise TimeoutError
 
 

@@ -145,3 +145,19 @@ def test_an_interruption_leaves_no_temporary_files(tmp_path: Path) -> None:
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(30) != 0
     assert list(out.iterdir()) == []
+
+
+def test_no_module_of_a_folder_is_run(tmp_path: Path) -> None:
+    """The working folder, which is that of the checkpoints and of the outputs too, may hold files from strangers."""
+    libraries = ("torch", "numpy", "click", "jinja2", "rich", "zlib_ng", "lupa", "safetensors", "fsspec", "dpnn_bridge")
+    also = ("sitecustomize", "usercustomize", "conftest", "dpnn_plugin", "a")
+    copies(tmp_path, "a.t7", "b.t7")
+    marker = tmp_path / "marker"
+    for name in (*sys.stdlib_module_names, *libraries, *also):
+        (tmp_path / f"{name}.py").write_text(f"open({str(marker)!r}, 'a').write({name!r})\n")
+    jobs = ["--jobs", "2"] if sys.version_info >= (3, 11) else []  # Python 3.10 cannot leave the folder out
+    command = [Path(sys.executable).with_name("dpnn-convert"), "a.t7", "b.t7", "--out-dir", ".", "--to", "py", *jobs]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert not marker.exists(), marker.read_text()
+    assert "a.py is there, and not what this input gives now" in done.stderr
+    assert (done.returncode, (tmp_path / "b.py").stat().st_size > 1000) == (6, True)

@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import lzma
+import tempfile
 import warnings
 import zipfile
 from pathlib import Path
@@ -76,6 +77,25 @@ def test_addresses() -> None:
         dpnn_bridge.load("memory://zoo/none.t7")
     with pytest.raises(T7Error, match=r"nothing://x\.t7: "):
         read_t7("nothing://x.t7")
+
+
+#: what a name in an archive or a store may be
+NAMES = ("..", "../../up.t7", "/up.t7", "a/../../../up.t7", "\x1b[2J.t7", "a\nb.t7", "\u202e.t7", "x" * 300 + ".t7")
+NAMES += ("é" * 300 + ".t7", "C:\\up.t7", "-rf.t7", "~.t7", "$(id).t7", ".t7", "%2e%2e%2fup.t7", "a\0b.t7", " ")
+
+
+@pytest.mark.parametrize("name", NAMES, ids=lambda name: ascii(name)[:20])
+def test_names_from_outside_lead_to_no_other_place(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    (tmp_path / "temporary" / "files" / "here").mkdir(parents=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary" / "files"))
+    monkeypatch.chdir(tmp_path / "temporary" / "files" / "here")
+    assert read_t7(zipped(name)).class_name == "nn.Sequential"
+    fsspec.filesystem("memory").store.clear()
+    with fsspec.open(f"memory://zoo/in/{name}", "wb") as file:
+        file.write(BYTES)
+    assert isinstance(dpnn_bridge.load(f"memory://zoo/in/{name}"), torch.nn.Sequential)
+    assert [p.name for p in tmp_path.rglob("*")] == ["temporary", "files", "here"]
 
 
 def test_checksum() -> None:

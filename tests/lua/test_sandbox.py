@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import socket
@@ -21,7 +23,7 @@ pytest.importorskip("lupa")
 import dpnn_bridge
 from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.lua import LuaBridge
-from dpnn_bridge.lua.sandbox import Remote
+from dpnn_bridge.lua.sandbox import Remote, _text
 from dpnn_bridge.lua.wire import Channel, WireError
 
 ROOT = Path(dpnn_bridge.__file__).parents[1]
@@ -406,6 +408,9 @@ HOSTILE = {
     "true as a size": message({"t": 0}, [["uint8", [True]]], b"a"),
     "a size beyond the limit": message({"t": 0}, [["float64", [1 << 20, 1 << 20]]]),
     "many sizes": message({"t": 0}, [["uint8", [2] * 1000]]),
+    "sizes that overflow": message({"t": 0}, [["uint8", [0] + [(1 << 48) - 1] * 60]]),
+    "values without an end": message({"l": [{"l": []}] * 10_000}),
+    "tensors without an end": message(None, [["uint8", [0]]] * 10_000),
     "bytes for a tensor": message({"t": 0}, [["bytes", [1]]], b"a"),
     "a tensor for bytes": message({"b": 0}, [["uint8", [1]]], b"a"),
     "a key that is none": message({"d": [[{"l": []}, 1]]}),
@@ -427,6 +432,27 @@ def test_a_hostile_message_is_an_error(name: str) -> None:
     writer.start()
     with pytest.raises(WireError):
         channel.receive(repr, time.monotonic() + 30)
+    os.close(channel._source)
+    writer.join()
+
+
+def test_answers_without_an_end_end_at_the_deadline() -> None:
+    channel, theirs, _mine = channels()
+    deadline = time.monotonic() + 0.2
+
+    def flood() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                os.write(theirs, message({"s": ["print", "x"]}) * 100)
+
+    def listen() -> None:
+        while time.monotonic() < deadline + 5:
+            channel.receive(repr, deadline)
+
+    writer = threading.Thread(target=flood)
+    writer.start()
+    with pytest.raises(TimeoutError):
+        listen()
     os.close(channel._source)
     writer.join()
 
@@ -486,6 +512,19 @@ def test_what_lua_prints_does_not_act_on_a_terminal(shared: LuaBridge, capsys: p
     with pytest.raises(LuaBridgeError) as caught:
         shared.execute("error('\\27[2J')")
     assert "\x1b" not in str(caught.value)
+    for text in ("\u202e", "\u2066", "\u2028", "\ud800", "\x9b"):
+        assert (
+            _text(text)
+            == _text(text.encode("utf-8", "surrogatepass").decode("latin-1"))[:1]
+            == "\N{REPLACEMENT CHARACTER}"
+        )
+
+
+def test_what_lua_prints_is_written_to_any_terminal(shared: LuaBridge, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "ascii", write_through=True))
+    shared.execute("print('caf\\195\\169')")
+    assert written.getvalue() == b"caf?\n"
 
 
 # ---------------------------------------------------------------------- what works

@@ -228,7 +228,17 @@ def test_what_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(ConversionError, match=r"only \.safetensors is written in shards"):
         convert(MODEL, tmp_path / "m.pt", max_shard_size="1GB")
     index = tmp_path / "m.safetensors.index.json"
-    for weights in ({"a": "../m.safetensors"}, {"a": "/etc/passwd"}, {"a": 1}, []):
+    names = (
+        "../m.safetensors",
+        "/etc/m.safetensors",
+        "a/m.safetensors",
+        "m.pt",
+        "",
+        ".safetensors/",
+        "a\0.safetensors",
+    )
+    names += ("x" * 300 + ".safetensors", "é" * 130 + ".safetensors", "\x1b[2J.safetensors", "\ud800.safetensors")
+    for weights in (*({"a": name} for name in names), {"a": 1}, []):
         index.write_text(json.dumps({"weight_map": weights}))
         with pytest.raises(T7FormatError, match="the index is damaged"):
             dpnn_bridge.load(index)

@@ -37,7 +37,6 @@ COPIES = {
     "nn.L1HingeEmbeddingCriterion": "a target that is a number",
     "nn.Scale": "the places of Torch7's scaling",
     "nn.SparseLinear": "the lengths of its samples",
-    "nn.SpatialMaxSampling": "the borders of its windows",
     "nn.Unpool": "a one",
 }
 

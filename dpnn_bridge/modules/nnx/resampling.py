@@ -231,7 +231,7 @@ class SpatialMaxSampling(nn.Module):
 
 def _windows(old: int, new: int, device: torch.device) -> tuple[Tensor, Tensor]:
     step = np.float32(old) / np.float32(new)
-    edges = torch.from_numpy((torch.arange(new + 1, dtype=torch.float32).numpy() * step).astype(np.int64)).to(device)
+    edges = (torch.arange(new + 1, dtype=torch.float32, device=device) * float(step)).long()
     return edges[:-1], torch.maximum(edges[:-1] + 1, edges[1:])
 
 

@@ -64,13 +64,13 @@ def _resized(x: Tensor, size: int) -> Tensor:
     if size == old:
         return x
     if size > old:
-        position = torch.arange(size, dtype=torch.float32).numpy() * (np.float32(old - 1) / np.float32(size - 1))
-        position[-1] = old - 1
-        first = position.astype(np.int64)
-        weight = torch.from_numpy(position - first).to(x.device)
-        left, right = (torch.from_numpy(i).to(x.device) for i in (first, np.minimum(first + 1, old - 1)))
-        return (1 - weight).to(x.dtype) * x[:, left] + weight.to(x.dtype) * x[:, right]
-    end = torch.arange(1, size + 1, dtype=torch.float32).numpy() * (np.float32(old) / np.float32(size))
+        place = torch.arange(size, dtype=torch.float32, device=x.device)
+        position = (place * float(np.float32(old - 1) / np.float32(size - 1))).where(place < size - 1, old - 1)
+        first = position.long()
+        weight = (position - first).double()
+        left, right = x[:, first], x[:, (first + 1).clamp(max=old - 1)]
+        return (1 - weight).to(x.dtype) * left + weight.to(x.dtype) * right
+    end = np.arange(1, size + 1, dtype=np.float32) * (np.float32(old) / np.float32(size))
     start = np.concatenate([np.zeros(1, np.float32), end[:-1]])
     first, last = start.astype(np.int64), end.astype(np.int64)
     total, count = torch.zeros_like(x[:, :size], dtype=torch.float32), np.zeros(size, np.float32)
