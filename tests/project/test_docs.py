@@ -29,6 +29,7 @@ from conftest import FIXTURES
 from samples import SAMPLES
 
 import dpnn_bridge
+from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.loaders import read_t7, write_t7
 from dpnn_bridge.objects import LuaTable
 from dpnn_bridge.outputs.verification import TRACING
@@ -210,6 +211,12 @@ def test_public_names_are_in_the_reference() -> None:
     entries = re.findall(r"^(?:::: |      members: )(.*)$", "\n".join(page.read_text() for page in pages), re.M)
     shown = set(re.findall(r"\w+", " ".join(entries)))
     assert [name for name in dpnn_bridge.__all__ if name not in shown] == ["__version__"]
+
+
+def test_every_hook_of_a_block_is_in_the_recipe() -> None:
+    recipe = (ROOT / "CONTRIBUTING.md").read_text()
+    hooks = {name for name in vars(LuaClass) if not name.startswith("_")} - {"names", "scalar"}
+    assert {name for name in hooks if f"`{name}" not in recipe} == set()
 
 
 def test_docstrings_refer_to_what_is_there() -> None:
