@@ -301,10 +301,19 @@ def native(*names: str, types: Iterable[str] = (*ALL_TYPES, "Half")) -> Callable
 
 def check_int(value: Any, position: int) -> int:
     """Argument ``position`` as an integer, cut towards zero."""
-    number = _as_number(value)
-    if number is None:
-        raise TorchError(f"bad argument #{position} (number expected, got {describe(value)})")
-    return int(number)
+    return int(check_number(value, position))
+
+
+def check_dim(t: Tensor, dim: int, position: int = 2) -> int:
+    """A dimension, counted from 0, that the tensor has."""
+    if not 0 <= dim < t.dim:
+        raise TorchError(f"bad argument #{position} (dimension {dim + 1} out of range of {t.dim}D tensor)")
+    return dim
+
+
+def dimension(t: Tensor, dim: Any) -> int:
+    """The second argument of a function, a dimension counted from 1, as one counted from 0."""
+    return check_dim(t, check_int(dim, 2) - 1)
 
 
 def check_number(value: Any, position: int) -> float:

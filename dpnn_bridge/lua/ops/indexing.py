@@ -9,11 +9,11 @@ import torch
 
 from dpnn_bridge.lua.dispatch import (
     ALL_TYPES,
-    check_int,
     check_number,
     check_real,
     check_tensor,
     describe,
+    dimension,
     native,
     torch_function,
 )
@@ -179,13 +179,6 @@ def _indices(index: Any, position: int, limit: int) -> torch.Tensor:
     return zero_based
 
 
-def _dim(t: Tensor, dim: Any) -> int:
-    d = check_int(dim, 2) - 1
-    if not 0 <= d < t.dim:
-        raise TorchError(f"bad argument #2 (dimension {d + 1} out of range of {t.dim}D tensor)")
-    return d
-
-
 @native("index", types=ALL_TYPES)
 def index_(*args: Any) -> Tensor:
     if len(args) == 3:
@@ -195,7 +188,7 @@ def index_(*args: Any) -> Tensor:
     else:
         raise TorchError("[Tensor,] Tensor, number, LongTensor expected")
     t = check_tensor(t, 2, r.ty)
-    d = _dim(t, dim)
+    d = dimension(t, dim)
     if r.storage is not None and t.storage is not None and r.storage.block is t.storage.block:
         _index_within(r, t, d, check_tensor(index, 3, "Long"))
         return r if len(args) == 3 else index
@@ -226,7 +219,7 @@ def _rows(t: Tensor, d: int, index: torch.Tensor, source: Tensor) -> torch.Tenso
 
 @native("indexCopy", types=ALL_TYPES)
 def index_copy(t: Tensor, dim: Any = None, index: Any = None, source: Any = None, *_: Any) -> Any:
-    d = _dim(t, dim)
+    d = dimension(t, dim)
     places = _indices(index, 3, t.size[d])
     for place, row in zip(places.tolist(), _rows(t, d, places, check_tensor(source, 4, t.ty)).unbind(d), strict=True):
         t.t.select(d, place).copy_(row)
@@ -235,7 +228,7 @@ def index_copy(t: Tensor, dim: Any = None, index: Any = None, source: Any = None
 
 @native("indexAdd", types=ALL_TYPES)
 def index_add(t: Tensor, dim: Any = None, index: Any = None, source: Any = None, *_: Any) -> Any:
-    d = _dim(t, dim)
+    d = dimension(t, dim)
     places = _indices(index, 3, t.size[d])
     t.t.index_add_(d, places, _rows(t, d, places, check_tensor(source, 4, t.ty)))
     return source
@@ -244,7 +237,7 @@ def index_add(t: Tensor, dim: Any = None, index: Any = None, source: Any = None,
 @native("indexFill", types=ALL_TYPES)
 def index_fill(t: Tensor, dim: Any = None, index: Any = None, value: Any = None, *_: Any) -> Any:
     any_dim = t.dim == 1 and isinstance(dim, int | float) and dim < 1  # Torch7 does not look at it for a vector
-    d = 0 if any_dim else _dim(t, dim)
+    d = 0 if any_dim else dimension(t, dim)
     number = check_real(value, 4, t.ty)
     for at in _indices(index, 3, t.size[d]).tolist():
         fill(narrowed(t, d, at, 1), number)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from dpnn_bridge.lua.dispatch import torch_function
-from dpnn_bridge.lua.ops.reduce import check_dim, resized_first
+from dpnn_bridge.lua.dispatch import check_dim, torch_function
+from dpnn_bridge.lua.ops.reduce import resized_first
 from dpnn_bridge.lua.tensor import Tensor, TorchError
 from dpnn_bridge.torch7.quicksort import EXACT_LIMIT, positions, select_positions, sort_positions
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from dpnn_bridge.lua.dispatch import FLOAT_TYPES, torch_function
+from dpnn_bridge.lua.dispatch import FLOAT_TYPES, check_dim, torch_function
 from dpnn_bridge.lua.tensor import IN_ORDER, Tensor, TorchError, cast_number, square_root
 
 
@@ -20,12 +20,6 @@ def _sum(x: torch.Tensor, dim: int) -> torch.Tensor:
     if not 0 < x.numel() <= IN_ORDER or not x.is_floating_point():
         return x.sum(dim)
     return x.cumsum(dim).select(dim, -1)
-
-
-def check_dim(t: Tensor, dim: int, position: int = 2) -> int:
-    if not 0 <= dim < t.dim:
-        raise TorchError(f"bad argument #{position} (dimension {dim + 1} out of range of {t.dim}D tensor)")
-    return dim
 
 
 def resized_first(r: Tensor, t: Tensor, dim: int, start: float | None = None) -> None:

@@ -8,7 +8,16 @@ from typing import Any
 
 import torch
 
-from dpnn_bridge.lua.dispatch import ALL_TYPES, check_int, check_tensor, describe, native, sizes_of, torch_function
+from dpnn_bridge.lua.dispatch import (
+    ALL_TYPES,
+    check_int,
+    check_tensor,
+    describe,
+    dimension,
+    native,
+    sizes_of,
+    torch_function,
+)
 from dpnn_bridge.lua.tensor import DTYPES, Storage, Tensor, TorchError
 
 
@@ -26,22 +35,15 @@ def long_storage(values: Sequence[int]) -> Storage:
 @native("size", "__len__")
 def size(t: Tensor, dim: Any = None, *_: Any) -> Storage | int:
     if isinstance(dim, (int, float, str)) and not isinstance(dim, bool):
-        return t.size[_dimension(t, dim)]
+        return t.size[dimension(t, dim)]
     return long_storage(t.size)
 
 
 @native("stride")
 def stride(t: Tensor, dim: Any = None, *_: Any) -> Storage | int:
     if isinstance(dim, (int, float, str)) and not isinstance(dim, bool):
-        return t.stride[_dimension(t, dim)]
+        return t.stride[dimension(t, dim)]
     return long_storage(t.stride)
-
-
-def _dimension(t: Tensor, dim: Any) -> int:
-    d = check_int(dim, 2)
-    if not 0 < d <= t.dim:
-        raise TorchError(f"bad argument #2 (dimension {d} out of range of {t.dim}D tensor)")
-    return d - 1
 
 
 @native("dim", "nDimension")
