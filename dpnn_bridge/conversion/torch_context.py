@@ -41,6 +41,7 @@ class TorchContext:
         self.sharing = Sharing(self.options.pending)
         self._root, self._path = root, list[Any]()
         self._modules: dict[int, nn.Module] = {}
+        self._converted: set[int] = set()  # the ids of these modules
         self._kept: dict[int, Any] = {}
         self._emptied: dict[int, Any] = {}
         self._alive: list[Any] = []
@@ -101,6 +102,7 @@ class TorchContext:
             self._active.discard(id(obj))
             self.budget.visit(module)
             self._modules[id(obj)] = module
+            self._converted.add(id(module))
             self._alive.append(obj)
             return module
 
@@ -149,11 +151,10 @@ class TorchContext:
             if spec.optional.get(name, "") is not None:
                 raise self.error(f"the field {name!r} of shape {tuple(tensor.shape)} is missing or empty", obj)
             self.filled(owner, leaf)
-        converted = {id(m) for m in self._modules.values()}
         stack = [("", module)]
         while stack:
             path, owner = stack.pop()
-            if id(owner) in converted:
+            if id(owner) in self._converted:
                 continue
             for leaf, parameter in owner._parameters.items():
                 if parameter is not None and (id(owner), leaf) not in self._filled:

@@ -72,6 +72,18 @@ def test_modules_that_share_modules(tmp_path: Path) -> None:
         dpnn_bridge.to_torch(net)
 
 
+def test_time_grows_with_the_number_of_modules_alone() -> None:
+    """Each module was once compared with all that were converted before it."""
+    dpnn_bridge.to_torch(module("nn.Identity"))  # imports what it needs
+    times = []
+    for count in (1_500, 12_000):
+        net = sequential([module("nn.Identity") for _ in range(count)])
+        start = time.process_time()
+        assert len(dpnn_bridge.to_torch(net)) == count
+        times.append(time.process_time() - start)
+    assert times[1] < 32 * times[0]
+
+
 def test_long_keys_and_chains(tmp_path: Path) -> None:
     key = "k" * 200_000
     use(tmp_path / "a.t7", LuaTable({key: LuaTable.from_list([LuaTable({"x": 1}) for _ in range(3000)])}))
