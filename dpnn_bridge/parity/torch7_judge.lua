@@ -35,6 +35,27 @@ local function require_packages(classes)
    end
 end
 
+-- a Torch7 without cutorch reads tensors of a GPU as its own, which hold the same numbers
+local function read_cuda_tensors()
+   for cuda, cpu in pairs{[''] = 'Float', Double = 'Double', Long = 'Long', Int = 'Int', Short = 'Short', Byte = 'Byte', Char = 'Char'} do
+      for _, kind in ipairs{'Tensor', 'Storage'} do
+         local name = 'torch.Cuda' .. cuda .. kind
+         if not torch.getmetatable(name) then
+            torch.newmetatable(name, nil, nil, nil, function(file) return torch.factory('torch.' .. cpu .. kind)(file) end)
+         end
+      end
+   end
+end
+
+-- and its modules are of the type of the tensors that they hold
+local function without_cuda_types(value, seen)
+   if type(value) ~= 'table' or seen[value] then return end
+   seen[value] = true
+   local cuda = type(rawget(value, '_type')) == 'string' and value._type:match('^torch%.Cuda(%a*)Tensor$')
+   if cuda then value._type = 'torch.' .. (cuda == '' and 'Float' or cuda) .. 'Tensor' end
+   for _, inner in pairs(value) do without_cuda_types(inner, seen) end
+end
+
 -- ---------------------------------------------------------------------- nested values
 local function map(value, fn)
    if torch.isTensor(value) then return fn(value) end
@@ -69,7 +90,10 @@ local steps = {}
 
 function steps.load(run, job)
    require_packages(job.classes or {})
+   local has_gpu = pcall(require, 'cutorch')
+   if not has_gpu then read_cuda_tensors() end
    local value = torch.load(job.file, job.ascii and 'ascii' or 'binary')
+   if not has_gpu then without_cuda_types(value, {}) end
    for _, key in ipairs(job.keys or {}) do value = value[key] end
    run.module = value
    run.is_criterion = torch.isTypeOf(value, 'nn.Criterion')

@@ -17,7 +17,7 @@ from dpnn_bridge.cli.verify import verify_command
 from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.lua.torch7 import run_torch7
-from dpnn_bridge.objects import LuaObject, LuaTable
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.parity.verify import verify as verify_model
 
 PROGRAM = os.environ.get("DPNN_TORCH7", "")
@@ -106,6 +106,21 @@ def test_a_missing_package_is_named(model: Path, tmp_path: Path) -> None:
     assert code == 7
     assert "no class cudnn.ReLU" in said
     assert "cudnn: " in said
+
+
+@pytest.mark.torch7
+@torch7
+def test_tensors_of_a_gpu_are_read_without_one(tmp_path: Path) -> None:
+    def weights(*shape: int) -> LuaTensor:
+        return LuaTensor.from_numpy(torch.randn(shape).numpy(), "torch.CudaTensor")
+
+    fields = {"weight": weights(2, 3), "bias": weights(2), "_type": "torch.CudaTensor"}
+    empty = {name: weights(0) for name in ("output", "gradInput")}
+    gradients = {"gradWeight": weights(2, 3), "gradBias": weights(2)}
+    dpnn_bridge.write_t7(tmp_path / "cuda.t7", LuaObject("nn.Linear", LuaTable({**fields, **empty, **gradients})))
+    code, said = verify(tmp_path / "cuda.t7", "--input", "4x3", "--torch7", PROGRAM)
+    assert code == 0, said
+    assert "gradients equal" in said
 
 
 @pytest.fixture
