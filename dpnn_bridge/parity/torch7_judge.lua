@@ -93,7 +93,11 @@ function steps.load(run, job)
    local has_gpu = pcall(require, 'cutorch')
    if not has_gpu then read_cuda_tensors() end
    local value = torch.load(job.file, job.ascii and 'ascii' or 'binary')
-   if not has_gpu then without_cuda_types(value, {}) end
+   if not has_gpu then
+      local kind = value._type
+      without_cuda_types(value, {})
+      if value._type ~= kind then value:type(value._type) end -- counts and indices have other types there
+   end
    for _, key in ipairs(job.keys or {}) do value = value[key] end
    run.module = value
    run.is_criterion = torch.isTypeOf(value, 'nn.Criterion')

@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -119,6 +120,12 @@ def test_tensors_of_a_gpu_are_read_without_one(tmp_path: Path) -> None:
     gradients = {"gradWeight": weights(2, 3), "gradBias": weights(2)}
     dpnn_bridge.write_t7(tmp_path / "cuda.t7", LuaObject("nn.Linear", LuaTable({**fields, **empty, **gradients})))
     code, said = verify(tmp_path / "cuda.t7", "--input", "4x3", "--torch7", PROGRAM)
+    assert code == 0, said
+    assert "gradients equal" in said
+    counts = {n: LuaTensor.from_numpy(np.zeros(0, np.int64), "torch.CudaLongTensor") for n in ("_count", "_input")}
+    table = {"weight": weights(5, 3), "gradWeight": weights(5, 3), "_type": "torch.CudaTensor", **empty, **counts}
+    dpnn_bridge.write_t7(tmp_path / "cuda.t7", LuaObject("nn.LookupTable", LuaTable(table)))
+    code, said = verify(tmp_path / "cuda.t7", "--input", "2x4:int64", "--torch7", PROGRAM)
     assert code == 0, said
     assert "gradients equal" in said
 
