@@ -222,6 +222,16 @@ def test_tricks_of_archives(name: str, tmp_path: Path, monkeypatch: pytest.Monke
     assert os.listdir() == ["x.pt"]
 
 
+def test_what_an_archive_repeats_is_refused(tmp_path: Path) -> None:
+    """Each alone is a file that would be read."""
+    (tmp_path / "twice.pt").write_bytes(archive_of(("a/data.pkl", PLAIN), ("a/data.pkl", PLAIN)))
+    torch.save(torch.zeros(1).expand(pt_file.MOST_REPEATED + 2), tmp_path / "often.pt")
+    torch.save(torch.zeros(1).as_strided((1,), (1 << 50,)), tmp_path / "far.pt")
+    for name, reason in (("twice", "there twice"), ("often", "repeat their elements"), ("far", "and strides")):
+        with pytest.raises(T7FormatError, match=reason):
+            pt_file.read(tmp_path / f"{name}.pt")
+
+
 def test_numbers_that_json_does_not_have(tmp_path: Path) -> None:
     for value in ("NaN", "Infinity", "1e999", "9" * 5000, "[0, NaN]", "-0.0", '"4"', "true"):
         for entry in (f'"shape": [{value}], "data_offsets": [0, 4]', f'"shape": [1], "data_offsets": [0, {value}]'):
