@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,7 +17,7 @@ from torch import nn
 from dpnn_bridge.base.atomic import StrPath, replacing
 from dpnn_bridge.base.boundary import raises
 from dpnn_bridge.base.suffixes import INDEX, OUTPUTS, PICKLED, index_of
-from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.errors import ConversionError, OptionError
 from dpnn_bridge.modules.several import Models
 
 #: formats that hold what one forward does, not several models
@@ -45,7 +45,7 @@ class Job:
 
 
 class Format(Protocol):
-    """The functions of a format's module."""
+    """The functions of a format's module, which names the options that it takes, if any, in ``OPTIONS``."""
 
     def write(self, module: nn.Module, path: Path, job: Job) -> None:
         """Writes the model."""
@@ -110,6 +110,7 @@ def export(
 
     Raises:
         ConversionError: the format is unknown, lacks something, or cannot hold this model.
+        OptionError: the format has no such option.
         VerificationError: what was read back differs; nothing was written.
         OutputError: the file cannot be written there, see :func:`dpnn_bridge.base.atomic.replacing`.
     """
@@ -122,6 +123,7 @@ def export(
             raise ConversionError(f"{path}: only .safetensors is written in shards, --max-shard-size")
         path, suffix = index_of(path), INDEX
     handler = format_of(path, to)
+    _check_options(options, getattr(handler, "OPTIONS", ()), f"{path}: {suffix}")
     job = Job(example, metadata or {}, options, origin)
     if origin is not None and suffix not in PICKLED:
         job.metadata = {**job.metadata, "origin": origin()}
@@ -130,3 +132,10 @@ def export(
         handler.verify(module, temporary, job)
         if seal is not None:
             seal(temporary)
+
+
+def _check_options(options: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+    unknown = sorted(options.keys() - set(known))
+    if unknown:
+        takes = f"it takes {', '.join(known)}" if known else "it takes none"
+        raise OptionError(f"{where} has no option {', '.join(unknown)}; {takes}")

@@ -17,7 +17,14 @@ from torch.torch_version import TorchVersion
 import dpnn_bridge
 from dpnn_bridge.base.suffixes import OUTPUTS
 from dpnn_bridge.conversion.lua_values import to_value
-from dpnn_bridge.errors import ConversionError, DpnnBridgeError, OutputExistsError, T7FormatError, VerificationError
+from dpnn_bridge.errors import (
+    ConversionError,
+    DpnnBridgeError,
+    OptionError,
+    OutputExistsError,
+    T7FormatError,
+    VerificationError,
+)
 from dpnn_bridge.outputs import Job, export, pt
 
 EXAMPLES = {
@@ -206,3 +213,13 @@ def test_a_pytorch_too_old_to_trace_is_named(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(torch, "__version__", TorchVersion("2.6.0"))
     with pytest.raises(ConversionError, match=r"\.pt2 needs PyTorch 2\.7 or newer, found 2\.6\.0"):
         dpnn_bridge.save(tmp_path / "m.pt2", torch.nn.Linear(1, 1), example=torch.randn(1, 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "takes"),
+    [("m.pt", "none"), ("m.npz", "none"), ("m.onnx", "dynamic, opset"), ("m.pt2", "dynamic"), ("m.t7", "tensor_type")],
+)
+def test_options_that_a_format_does_not_take_are_refused(tmp_path: Path, name: str, takes: str) -> None:
+    with pytest.raises(OptionError, match=f"no option opst; it takes {takes}"):
+        export(torch.nn.Linear(2, 2), tmp_path / name, opst=11)
+    assert list(tmp_path.iterdir()) == []
