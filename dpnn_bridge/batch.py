@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-import multiprocessing
 import os
 import re
-import signal
 import socket
-import threading
 import time
-import warnings
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import (
@@ -18,25 +13,22 @@ from concurrent.futures import (
     FIRST_COMPLETED,
     Executor,
     Future,
-    ProcessPoolExecutor,
     as_completed,
     wait,
 )
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from multiprocessing.connection import Connection
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 from dpnn_bridge.base.atomic import check_output
-from dpnn_bridge.base.extras import install_advice
-from dpnn_bridge.base.folders import ending_in_order, importing_nothing_from_here, remove_temporary
-from dpnn_bridge.base.remote import Place, absolute, beside, is_there, listed, place_of
+from dpnn_bridge.base.folders import remove_abandoned
+from dpnn_bridge.base.remote import Place, absolute, beside, is_there, listed, place_of, without_query
 from dpnn_bridge.base.shards import checksum_of
 from dpnn_bridge.base.suffixes import INDEX
 from dpnn_bridge.base.version import package_version
-from dpnn_bridge.errors import DpnnBridgeError, OptionError, OutputError, OutputExistsError
+from dpnn_bridge.errors import DpnnBridgeError, MissingFileError, OutputError, OutputExistsError
+from dpnn_bridge.executors import why_lost, workers
 from dpnn_bridge.manifest import Line, Manifest
 
 
@@ -144,8 +136,8 @@ def tasks_for_models(source: Place, target: Place, keys: Sequence[str]) -> list[
 
 def _split_url(url: str) -> tuple[str, PurePath]:
     """The store of a URL, and the path in it."""
-    store, _, path = url.partition("://")
-    return store, PurePosixPath("/", path.split("?", 1)[0])
+    store = url.partition("://")[0]
+    return store, PurePosixPath("/", without_query(url).partition("://")[2])
 
 
 def _check_targets(targets: Iterable[Place], sources: Sequence[Place]) -> None:
@@ -245,15 +237,16 @@ def _run_one(task: Task, line: Line | None, options: dict[str, Any]) -> Outcome:
 def _present(task: Task, line: Line | None, options: dict[str, Any]) -> Outcome:
     """The outcome where something has the name of the output."""
     from dpnn_bridge.conversion.tensors import as_dtype
-    from dpnn_bridge.files import is_converted, origin_text
+    from dpnn_bridge.files import is_converted
     from dpnn_bridge.loaders.origin import local_file
+    from dpnn_bridge.outputs.made_of import origin_text
 
     is_file = isinstance(task.target, str) or os.path.isfile(task.target)
     proof: dict[str, Any] = {}
     if is_file and options.get("checksum"):
-        with local_file(task.source) as source, local_file(task.target, unpack=False) as target:
-            origin = origin_text(checksum_of(source.path), task.key, as_dtype(options.get("dtype")))
-            proof = _proof(origin, checksum_of(target.path))
+        with local_file(task.source) as source:
+            origin = origin_text(checksum_of(source.path), task.key, as_dtype(options.get("dtype")), options)
+        proof = _proof(origin, _checksum_there(task.target))
     made_of = {name: value for name, value in proof.items() if name != "target_sha256"}
     if line is not None and line["verdict"] == "equal" and made_of.items() <= line.items():
         done = proof.items() <= line.items()
@@ -263,6 +256,17 @@ def _present(task: Task, line: Line | None, options: dict[str, Any]) -> Outcome:
         return Outcome(task, "skipped", proof=proof)
     message = f"{task.target} is there, and not what this input gives now; use --force (force=True) to replace it"
     return Outcome(task, "failed", message, OutputExistsError.exit_code)
+
+
+def _checksum_there(target: Place) -> str:
+    """The checksum of a target, none where a shard of it is missing."""
+    from dpnn_bridge.loaders.origin import local_file
+
+    try:
+        with local_file(target, unpack=False) as file:
+            return checksum_of(file.path)
+    except MissingFileError:
+        return ""
 
 
 def _proof(origin: str, written: str) -> dict[str, Any]:
@@ -287,11 +291,8 @@ def _run_in(executor: Executor, calls: Sequence[Call], options: dict[str, Any]) 
         for future in as_completed(futures):
             try:
                 outcome = future.result()
-            except BrokenProcessPool:
-                message = "a worker process died, perhaps for lack of memory; use fewer --jobs for what is left"
-                outcome = Outcome(futures[future], "failed", message, 1)
             except Exception as e:  # the executor's own, such as of a task whose workers died again and again
-                outcome = Outcome(futures[future], "failed", f"the executor gave up: {type(e).__name__}: {e}", 1)
+                outcome = Outcome(futures[future], "failed", why_lost(e), 1)
             yield replace(outcome, task=futures[future])
     finally:
         for future in futures:
@@ -304,6 +305,8 @@ def _run_in_workers(calls: Sequence[Call], jobs: int, options: dict[str, Any]) -
         # of those that ran when a worker died, each gets a worker of its own: only one that dies again is lost
         for call in (yield from _until_one_dies(waiting, jobs, options)):
             if (yield from _until_one_dies(deque([call]), 1, options)):
+                if isinstance(target := call[0].target, Path):
+                    remove_abandoned(target.parent)
                 message = "a worker process died of it, perhaps for lack of memory"
                 yield Outcome(call[0], "failed", message, DpnnBridgeError.exit_code)
 
@@ -331,63 +334,3 @@ def _until_one_dies(
                 except BrokenProcessPool:
                     lost.append(call)
     return [*lost, *running.values()]
-
-
-@contextmanager
-def workers(jobs: int) -> Iterator[Executor]:
-    """Processes of this machine that end with this one, however it ends."""
-    # spawned, since a forked process can hang on the locks of PyTorch's threads
-    context = multiprocessing.get_context("spawn")
-    watched, held = context.Pipe(duplex=False)  # workers end when it closes, which it does when this process ends
-    with ending_in_order(), importing_nothing_from_here():
-        pool = ProcessPoolExecutor(jobs, context, _start_worker, (jobs, watched, logging.root.manager.disable))
-        try:
-            yield pool
-        except BaseException:
-            held.close()
-            raise
-        finally:
-            pool.shutdown(cancel_futures=True)
-            held.close()
-            watched.close()
-
-
-@contextmanager
-def dask_executor(address: str) -> Iterator[Executor]:
-    """What runs conversions on the workers of a Dask cluster, each of which has this package.
-
-    Args:
-        address: of the scheduler, such as ``tcp://host:8786``.
-
-    Raises:
-        OptionError: dask.distributed is not installed, or nobody answers there.
-    """
-    try:
-        from distributed import Client
-    except ImportError as e:
-        raise OptionError(f"Dask is not installed: {install_advice('dask')}") from e
-    try:
-        client = Client(address, set_as_default=False)
-    except (OSError, ValueError) as e:
-        raise OptionError(f"no Dask scheduler answers at {address}: {e}") from e
-    with client:
-        yield client.get_executor()
-
-
-def _start_worker(jobs: int, watched: Connection, silent: int) -> None:
-    """Workers leave it to their parent to be interrupted, end with it, and are as silent as it is."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, args=(watched,), daemon=True).start()
-    if silent:
-        logging.disable(silent)
-        warnings.simplefilter("ignore")
-    import torch  # takes seconds
-
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // jobs))
-
-
-def _end_with_parent(watched: Connection) -> None:
-    with suppress(EOFError, OSError):
-        watched.recv_bytes()
-    remove_temporary()
-    os._exit(130)

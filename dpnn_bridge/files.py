@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import filecmp
-import hashlib
-import json
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +34,7 @@ from dpnn_bridge.loaders.t7_reader import read_local, read_t7
 from dpnn_bridge.modules.fit import misfits
 from dpnn_bridge.modules.several import Models
 from dpnn_bridge.outputs import container, data, export, format_of, pt, pt_file, safetensors_file, suffix_of
+from dpnn_bridge.outputs.made_of import origin_text
 from dpnn_bridge.plugins import load_plugins
 
 
@@ -288,11 +287,16 @@ def convert(
             with replacing(dst, force=force, inputs=inputs) as temporary:
                 report = _data_report(data.write(value, temporary, suffix), file.name, key, named_file(value))
                 if checksum:
-                    report.metadata |= {"origin": _origin(file, key, dtype), "written": checksum_of(temporary)}
+                    report.metadata |= {
+                        "origin": _origin(file, key, dtype, options),
+                        "written": checksum_of(temporary),
+                    }
             report.notes += _unread(contents[1])
             return report
         with ThreadPoolExecutor(1) as pool:  # for the checksum, beside reading and writing
-            made_of = pool.submit(_origin, file, key, dtype).result if checksum or suffix not in PICKLED else None
+            made_of = (
+                pool.submit(_origin, file, key, dtype, options).result if checksum or suffix not in PICKLED else None
+            )
             module, report = _load_local(file, contents, key, chosen)
             _cast(module, dtype)
             report.source = Path(file.name)
@@ -361,7 +365,7 @@ def is_converted(
         with local_file(dst, unpack=False) as there:
             if suffix != ".json" and (made_of := format_of(dst, to).origin(there.path)):
                 with local_file(src) as file:
-                    return made_of == _origin(file, key, as_dtype(dtype))
+                    return made_of == _origin(file, key, as_dtype(dtype), options)
             if suffix not in data.SUFFIXES:
                 return False
             with temporary_folder() as folder:
@@ -374,15 +378,9 @@ def is_converted(
         return False
 
 
-def _origin(src: LocalFile, key: str | None, dtype: torch.dtype | None) -> str:
-    """What a conversion starts from: checksums of the file, and of the arguments that change the result."""
-    return origin_text(checksum_of(src.path), key, dtype)
-
-
-def origin_text(sha256: str, key: str | None, dtype: torch.dtype | None) -> str:
-    """What a file says it was made of: the checksums of its input, and of the arguments that change the result."""
-    arguments = hashlib.sha256(json.dumps([key, str(dtype)]).encode())
-    return f"sha256:{sha256}-{arguments.hexdigest()[:16]}"
+def _origin(src: LocalFile, key: str | None, dtype: torch.dtype | None, options: dict[str, Any]) -> str:
+    """What a conversion starts from."""
+    return origin_text(checksum_of(src.path), key, dtype, options)
 
 
 @raises(ConversionError, "searching for models")

@@ -16,13 +16,16 @@ several programs are joined with ``cat``.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from dpnn_bridge.base.boundary import raises
-from dpnn_bridge.errors import T7FormatError
+from dpnn_bridge.base.remote import place_of
+from dpnn_bridge.errors import OptionError, OutputError, T7FormatError
 
 Line = dict[str, Any]
 
@@ -35,24 +38,43 @@ class Manifest:
 
     Args:
         path: the file; it may be there already.
+
+    Raises:
+        OptionError: it is the address of one in a store, which adds nothing to a file.
+        T7FormatError: what is there is no manifest.
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        place = place_of(path)
+        if isinstance(place, str):
+            raise OptionError(
+                f"{path}: a manifest grows line by line, which files in a store do not; "
+                "name a file of this machine, and copy it there afterwards"
+            )
+        self.path = place
         self._last = last_lines(self.path) if self.path.exists() else {}
 
     def of(self, target: str) -> Line | None:
         """The last line of a target."""
         return self._last.get(target)
 
-    @raises(T7FormatError, "writing the manifest")
     def add(self, line: Line) -> None:
-        """Appends a line, with one call of the system."""
+        """Appends a line, with one call of the system.
+
+        Raises:
+            OutputError: the system refuses.
+        """
         self._last[line["target"]] = line
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "ab+", buffering=0) as file:
-            torn = file.tell() and (file.seek(-1, 2), file.read(1))[1] != b"\n"  # a program was killed as it wrote
-            file.write(b"\n" * bool(torn) + json.dumps(line).encode() + b"\n")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.path, "ab+", buffering=0) as file:
+                torn = file.tell() and (file.seek(-1, 2), file.read(1))[1] != b"\n"  # a program was killed as it wrote
+                text = b"\n" * bool(torn) + json.dumps(line).encode() + b"\n"
+                if file.write(text) < len(text):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            reason = f"{error.strerror}; run the same command again when there is a way, which does what is missing"
+            raise OutputError(f"cannot write the manifest {self.path}: {reason}") from error
 
 
 def last_lines(path: Path) -> dict[str, Line]:
@@ -70,14 +92,17 @@ def _lines(path: Path) -> list[Line]:
 
 
 def _parsed(path: Path) -> Iterator[Line]:
-    with open(path, encoding="utf-8") as file:
+    with open(path, "rb") as file:
         for number, text in enumerate(file, 1):
             try:
                 line = json.loads(text)
                 if not isinstance(line, dict) or not all(isinstance(line.get(name), str) for name in _NEEDED):
                     raise ValueError(f"it lacks one of {', '.join(_NEEDED)}")
             except ValueError as error:
-                if text.startswith("{") and not text.rstrip().endswith("}"):
+                if text.startswith(b"{") and not text.rstrip().endswith(b"}"):
                     continue  # a program ended while it wrote it
-                raise T7FormatError(f"line {number} is no line of a manifest: {error}", source=str(path)) from error
+                raise T7FormatError(
+                    f"line {number} is no line of a manifest: {error}; remove the line, or name another file",
+                    source=str(path),
+                ) from error
             yield line

@@ -43,7 +43,7 @@ def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
     """
     parent = Path(tempfile.gettempdir()) if parent is None else parent
     with ending_in_order():
-        _remove_abandoned(parent)
+        _look_for_abandoned(parent)
         folder = _make_folder(parent)
         try:
             yield folder
@@ -93,12 +93,16 @@ def _remove(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _remove_abandoned(parent: Path) -> None:
-    """Removes the folders of programs that were killed."""
-    if fcntl is None:
-        return
+def _look_for_abandoned(parent: Path) -> None:
     if (more := _unseen.pop(parent, 0)) > 0:
         _unseen[parent] = more - 1
+    else:
+        remove_abandoned(parent)
+
+
+def remove_abandoned(parent: Path) -> None:
+    """Removes the folders of programs that were killed."""
+    if fcntl is None or not parent.is_dir():
         return
     entries = list(os.scandir(parent))
     if len(entries) >= _MANY:

@@ -6,14 +6,15 @@ import os
 import re
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from dpnn_bridge.base.checksum import sha256_of
 from dpnn_bridge.base.display import shortened
 from dpnn_bridge.base.extras import install_advice
-from dpnn_bridge.errors import NotT7Error, OutputError, OutputExistsError, T7Error, VerificationError
+from dpnn_bridge.errors import MissingFileError, OutputError, OutputExistsError, T7Error, VerificationError
 
 #: a file on this machine, or the URL of one elsewhere
 Place = Path | str
@@ -34,7 +35,7 @@ def is_url(origin: Any) -> bool:
 def place_of(name: str | os.PathLike[str]) -> Place:
     """The path of a file on this machine, ``file://`` URLs among them; the URL of any other."""
     if isinstance(name, str) and name.startswith("file://"):
-        return Path(unquote(urlsplit(name).path))
+        return Path(unquote("/" + name.removeprefix("file://").partition("/")[2]))
     return name if isinstance(name, str) and is_url(name) else Path(name)
 
 
@@ -48,16 +49,33 @@ def beside(place: Place, name: str) -> Place:
     return f"{place.rpartition('/')[0]}/{name}" if isinstance(place, str) else place.with_name(name)
 
 
+def without_query(url: str) -> str:
+    """A URL without what follows the path of a web address; in a store's names ``?`` is a letter."""
+    return url.partition("?")[0] if url.startswith(("http://", "https://")) else url
+
+
 def listed(pattern: str) -> list[Place]:
-    """The files that a URL with ``*`` stands for, ``**`` for folders at any depth; any other URL is itself."""
+    """The files that a URL with ``*`` stands for, ``**`` for folders at any depth; any other URL is itself.
+
+    Raises:
+        MissingFileError: there is none.
+        T7Error: the store cannot be asked.
+    """
+    place = place_of(pattern)
     if "*" not in pattern:
-        return [place_of(pattern)]
-    files, path = _store(pattern)
-    files.invalidate_cache()
-    found = sorted(files.glob(path))
-    if not found:
-        raise OutputError(f"{pattern}: no file has such a name")
-    return [place_of(files.unstrip_protocol(name)) for name in found]
+        return [place]
+    files, path = _store(os.fspath(place), _cannot_list)
+    try:
+        files.invalidate_cache()
+        found = files.glob(re.sub(r"[\[?]", r"[\g<0>]", path), detail=True)
+    except FileNotFoundError:  # the bucket
+        found = {}
+    except Exception as error:
+        raise _cannot_list(pattern, error) from error
+    names = sorted(name for name, info in found.items() if info["type"] != "directory")
+    if not names:
+        raise MissingFileError(f"{pattern}: no file has such a name")
+    return [files.unstrip_protocol(name) if isinstance(place, str) else Path(name) for name in names]
 
 
 def is_there(url: str) -> bool:
@@ -76,7 +94,7 @@ def download(url: str, target: Path) -> None:
     What a web server sends is taken as it comes: nothing is unpacked on the way.
 
     Raises:
-        NotT7Error: there is none.
+        MissingFileError: there is none.
         T7Error: it cannot be fetched, or does not end in reasonable time.
     """
     start, written = time.monotonic(), 0
@@ -107,7 +125,7 @@ def _opened(url: str) -> Any:
     except ImportError as error:
         raise T7Error(f"{url}: addresses need more packages: {install_advice('remote')} ({error})") from error
     except FileNotFoundError as error:
-        raise NotT7Error(f"{url}: there is no such file") from error
+        raise MissingFileError(f"{url}: there is no such file") from error
     except Exception as error:
         raise _cannot_fetch(url, error) from error
 
@@ -117,11 +135,6 @@ def _next(source: Any, url: str) -> bytes:
         return source.read(_CHUNK)
     except Exception as error:
         raise _cannot_fetch(url, error) from error
-
-
-def _cannot_fetch(url: str, error: Exception) -> T7Error:
-    reason = shortened(str(error).strip().split("\n", 1)[0], 200)
-    return T7Error(f"{url}: cannot be fetched: {type(error).__name__}{f': {reason}' if reason else ''}")
 
 
 def check_upload(url: str, force: bool) -> None:
@@ -160,16 +173,35 @@ def upload(file: Path, url: str) -> None:
         raise VerificationError(f"{url}: differs after reading back; it was removed")
 
 
-def _store(url: str, **options: Any) -> tuple[Any, str]:
+def _named(error: Exception) -> str:
+    """What an error of a store says, in a line."""
+    reason = shortened(str(error).strip().split("\n", 1)[0], 200)
+    return f"{type(error).__name__}{f': {reason}' if reason else ''}"
+
+
+def _cannot_list(url: str, error: Exception) -> T7Error:
+    return T7Error(f"{url}: its files cannot be listed: {_named(error)}")
+
+
+def _cannot_fetch(url: str, error: Exception) -> T7Error:
+    return T7Error(f"{url}: cannot be fetched: {_named(error)}")
+
+
+def _cannot_write(url: str, error: Exception) -> OutputError:
+    return OutputError(f"cannot write {url}: {_named(error)}")
+
+
+def _store(url: str, cannot: Callable[[str, Exception], Exception] = _cannot_write, **options: Any) -> tuple[Any, str]:
     """The file system of a URL, and the path in it."""
     try:
         from fsspec.core import url_to_fs
 
         return url_to_fs(url, **options)
     except ImportError as error:
-        raise OutputError(f"{url}: addresses need more packages: {install_advice('remote')}") from error
+        advice = ImportError(f"addresses need more packages: {install_advice('remote')} ({error})")
+        raise cannot(url, advice) from error
     except Exception as error:
-        raise _cannot_write(url, error) from error
+        raise cannot(url, error) from error
 
 
 def _own_store(url: str) -> tuple[Any, str]:
@@ -179,8 +211,3 @@ def _own_store(url: str) -> tuple[Any, str]:
     if own.get(shared, [None])[0] is not shared:  # fsspec may have made an equal one, of another server
         own[shared] = shared, _store(url, skip_instance_cache=True)[0]  # may take 0.2 s
     return own[shared][1], path
-
-
-def _cannot_write(url: str, error: Exception) -> OutputError:
-    reason = str(error).strip().split("\n", 1)[0]
-    return OutputError(f"cannot write {url}: {type(error).__name__}{f': {reason}' if reason else ''}")

@@ -23,6 +23,7 @@ from dpnn_bridge.base.suffixes import INDEX, OUTPUTS, index_of
 from dpnn_bridge.cli.terminal import (
     DTYPES,
     Command,
+    FileType,
     FolderType,
     SourceType,
     console,
@@ -72,7 +73,7 @@ def list_classes(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 @dask_option
 @click.option(
     "--manifest",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FileType(),
     help="Add a line of JSON for each of many files: checksums, verdict, seconds. dpnn-verify FILE.jsonl checks it.",
 )
 @click.option("--force", is_flag=True, help="Replace outputs that exist.")
@@ -114,7 +115,7 @@ def convert_command(
     out_dir: Any,
     jobs: int,
     dask: str | None,
-    manifest: Path | None,
+    manifest: Any,
     force: bool,
     dtype: str | None,
     inputs: tuple[str, ...],

@@ -117,14 +117,21 @@ class SourceType(click.ParamType):
         return value if isinstance(value, str) and (value == "-" or "://" in value) else Path(value)
 
 
-class FolderType(click.Path):
-    """A folder to write to: a path, or an address such as ``s3://bucket/folder``."""
+class FileType(click.Path):
+    """A file to write to: a path, or an address."""
 
-    def __init__(self) -> None:
-        super().__init__(path_type=Path, file_okay=False)
+    def __init__(self, **kinds: bool) -> None:
+        super().__init__(path_type=Path, **(kinds or {"dir_okay": False}))
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return value if "://" in str(value) else super().convert(value, param, ctx)
+
+
+class FolderType(FileType):
+    """A folder to write to: a path, or an address such as ``s3://bucket/folder``."""
+
+    def __init__(self) -> None:
+        super().__init__(file_okay=False)
 
 
 def piped(source: Any) -> Any:
@@ -183,9 +190,9 @@ def plain_table(**options: Any) -> Table:
 @contextmanager
 def executor_of(jobs: int, dask: str | None) -> Iterator[Any]:
     """What runs the work of a command; None is this process."""
-    from dpnn_bridge import batch
+    from dpnn_bridge.executors import dask_executor, workers
 
-    with batch.dask_executor(dask) if dask else batch.workers(jobs) if jobs > 1 else nullcontext() as executor:
+    with dask_executor(dask) if dask else workers(jobs) if jobs > 1 else nullcontext() as executor:
         yield executor
 
 

@@ -246,7 +246,8 @@ def _verify_manifest(
     elif not quiet:
         for c in done if verbose else []:
             say(f"{c.verdict}: {c.target}")
-        say(f"{len(done)} files: " + ", ".join(f"{n} {verdict}" for verdict, n in counts.items()))
+        verdicts = ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
+        say(f"{len(done)} file{'s' * (len(done) != 1)}: {verdicts or 'nothing was converted'}")
     for c in failed if not as_json else []:
         say(f"error: {c.target}: {c.verdict}{f': {c.message}' if c.message else ''}", err=True)
     if failed:

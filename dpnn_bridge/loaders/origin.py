@@ -17,7 +17,7 @@ from typing import IO, Any, NamedTuple
 
 from dpnn_bridge.base.checksum import sha256_of
 from dpnn_bridge.base.folders import temporary_folder
-from dpnn_bridge.base.remote import beside, download, place_of
+from dpnn_bridge.base.remote import beside, download, place_of, without_query
 from dpnn_bridge.base.shards import shards_of
 from dpnn_bridge.base.suffixes import INDEX
 from dpnn_bridge.errors import NotT7Error, T7Error, T7FormatError, T7LimitError, VerificationError
@@ -93,7 +93,7 @@ def local_file(origin: Origin, sha256: str | None = None, *, unpack: bool = True
 
 def _base(name: str) -> str:
     """A file name for the copy of an origin: the end of its name, in letters that every file system takes."""
-    last = PurePosixPath(name.split("?", 1)[0].split("::", 1)[0]).name
+    last = PurePosixPath(without_query(name).split("::", 1)[0]).name
     return re.sub(r"[^\w.-]", "_", last, flags=re.ASCII)[-100:].lstrip(".") or "file"
 
 

@@ -32,8 +32,8 @@ class Job:
         example: an input of the model, for formats that trace it and to compare outputs.
         metadata: plain data stored with the model where the format has a place for it.
         options: of one format, such as ``tensor_type`` for ``.t7``.
-        origin: gives what the model was made of, see :func:`dpnn_bridge.files.origin_text`, once that is worked out; in
-            most formats it is in the metadata.
+        origin: gives what the model was made of, see :func:`dpnn_bridge.outputs.made_of.origin_text`, once that is
+            worked out; in most formats it is in the metadata.
         written: what ``write`` keeps for ``verify`` to compare the file with.
     """
 

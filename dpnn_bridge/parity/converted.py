@@ -16,7 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from dpnn_bridge.base.atomic import StrPath
 from dpnn_bridge.base.boundary import raises
-from dpnn_bridge.base.suffixes import OUTPUTS, PICKLED
+from dpnn_bridge.base.suffixes import INDEX, OUTPUTS, PICKLED
 from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.bits import same_bits
 from dpnn_bridge.compare.differences import Difference, Tolerance, compare, scale_of
@@ -38,7 +38,7 @@ from dpnn_bridge.parity.rounding import distances
 from dpnn_bridge.parity.verification import Layer, Verification
 
 #: formats that :func:`dpnn_bridge.load` rebuilds the module from
-LOADED = (*PICKLED, ".safetensors", ".t7")
+LOADED = (*PICKLED, ".safetensors", INDEX, ".t7")
 #: what a traced graph may differ by, since it computes in another order
 TRACED = Tolerance(1e-8, 1e-4)
 #: in single precision no more than so much, or so many times our own distance from the result in double precision

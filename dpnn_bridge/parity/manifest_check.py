@@ -11,7 +11,9 @@ from typing import Any
 
 from dpnn_bridge.base.remote import place_of
 from dpnn_bridge.base.shards import checksum_of
+from dpnn_bridge.base.suffixes import INDEX
 from dpnn_bridge.errors import DpnnBridgeError, ModelNotFoundError, NotT7Error, VerificationError
+from dpnn_bridge.executors import why_lost
 from dpnn_bridge.files import is_converted
 from dpnn_bridge.loaders.origin import local_file
 from dpnn_bridge.manifest import Line, last_lines
@@ -68,7 +70,7 @@ def check_manifest(
         try:
             yield future.result()
         except Exception as e:
-            yield _checked(futures[future], FAILED, f"the executor gave up: {type(e).__name__}: {e}")
+            yield _checked(futures[future], FAILED, why_lost(e))
 
 
 def check_line(line: Line, plugins: tuple[str, ...] = ()) -> Checked:
@@ -95,7 +97,7 @@ def check_line(line: Line, plugins: tuple[str, ...] = ()) -> Checked:
 
 def _compared(line: Line, source: Path, target: Path) -> Checked:
     try:
-        if target.suffix == ".json":
+        if target.suffix == ".json" and not target.name.endswith(INDEX):
             raise ModelNotFoundError("data")
         result = verify(source, target, key=line.get("key"))
     except ModelNotFoundError:  # data

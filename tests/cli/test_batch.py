@@ -108,6 +108,17 @@ def test_only_the_file_is_lost_that_kills_its_worker(end: str, tmp_path: Path) -
     assert len(list((tmp_path / "out").iterdir())) == 11
 
 
+def test_what_a_dead_worker_was_writing_is_gone(tmp_path: Path) -> None:
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text(
+        "import os\nfrom dpnn_bridge.outputs import pt\n"
+        "pt.verify = lambda module, path, job: os.abort() if 'bad' in str(path) else None\n"
+    )
+    tasks = batch.tasks_for(copies(tmp_path, "bad.t7", "good.t7"), tmp_path / "out", ".pt")
+    assert {o.status for o in batch.run(tasks, jobs=2, plugins=(plugin,))} == {"converted", "failed"}
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["good.pt"]
+
+
 def test_an_interruption_leaves_no_temporary_files(tmp_path: Path) -> None:
     plugin = tmp_path / "slow.py"  # holds every conversion between writing and comparing
     plugin.write_text(

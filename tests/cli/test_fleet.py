@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -18,11 +19,11 @@ from click.testing import CliRunner
 from samples import SAMPLES
 
 import dpnn_bridge
-from dpnn_bridge import batch
+from dpnn_bridge import batch, executors
 from dpnn_bridge.base import remote
 from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.cli.verify import verify_command
-from dpnn_bridge.errors import OutputError, OutputExistsError, VerificationError
+from dpnn_bridge.errors import MissingFileError, OutputError, OutputExistsError, T7Error, VerificationError
 from dpnn_bridge.files import is_converted
 from dpnn_bridge.manifest import Manifest, last_lines
 
@@ -112,6 +113,37 @@ def test_a_fleet_that_loses_a_worker_finishes(scheduler: str, tmp_path: Path, mo
     assert {(line["verdict"], line["message"]) for line in lines.values()} == {("equal", "")}
     code, out, _ = run(verify_command, "done.jsonl", "--dask", scheduler)
     assert (code, out) == (0, "12 files: 12 equal\n")
+
+
+def test_workers_that_lack_the_package_say_so(tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed", reason="optional extra is not installed")
+    hidden = "import sys; sys.modules['dpnn_bridge'] = None"
+    worker = {"cls": distributed.Nanny, "options": {"nthreads": 1, "preload": [hidden]}}
+    with distributed.SpecCluster(
+        workers={0: worker},
+        scheduler={"cls": distributed.Scheduler, "options": {"port": 0, "dashboard": False, "dashboard_address": ":0"}},
+        silence_logs=50,
+    ) as cluster:
+        code, _, err = run(convert_command, MODEL, "--out-dir", tmp_path / "o", "--dask", cluster.scheduler_address)
+    assert (code, "a worker lacks a package" in err, "where the workers are" in err) == (1, True, True)
+
+
+def test_a_scheduler_that_ends_ends_its_calls(tmp_path: Path) -> None:
+    """Those that are done are done, the others are failures."""
+    dask = pytest.importorskip("dask", reason="optional extra is not installed")
+    distributed = pytest.importorskip("distributed", reason="optional extra is not installed")
+    with (
+        dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
+        distributed.LocalCluster(
+            n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None, silence_logs=50
+        ) as cluster,
+        executors.dask_executor(cluster.scheduler_address) as executor,
+    ):
+        done, waiting = executor.submit(pow, 2, 3), executor.submit(time.sleep, 600)
+        assert done.result(30) == 8
+        cluster.close()
+        with pytest.raises(ConnectionError, match="the Dask scheduler is gone"):
+            waiting.result(60)
 
 
 def test_a_scheduler_that_is_not_there_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,6 +238,16 @@ def memory() -> Iterator[Any]:
     fsspec.filesystem("memory").store.clear()
 
 
+def test_a_shard_that_a_store_lost_is_not_done(memory: Any, tmp_path: Path) -> None:
+    pytest.importorskip("safetensors", reason="optional extra is not installed")
+    shards = ("--to", "safetensors", "--max-shard-size", "300KB")
+    command = (MODEL, "--out-dir", "memory://zoo/out", *shards, "--manifest", tmp_path / "done.jsonl")
+    assert run(convert_command, *command)[0] == run(convert_command, *command)[0] == 0
+    memory.rm("/zoo/out/model-00002-of-00003.safetensors")
+    code, _, err = run(convert_command, *command)
+    assert (code, "is there, and not what this input gives now; use --force" in err) == (6, True)
+
+
 def test_what_ends_while_it_is_sent_is_not_there(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from fsspec.implementations.memory import MemoryFile
 
@@ -236,8 +278,39 @@ def test_names_in_a_store_do_not_leave_the_folder(memory: Any, tmp_path: Path) -
         batch.tasks_for(["s3://zoo/a/x.t7", "s3://zoo/a/b/../../../../etc/x.t7"], tmp_path, ".pt")
     with pytest.raises(OutputExistsError, match="would both be written"):
         batch.tasks_for(["s3://zoo/x.t7", "s3://zoo/x.net"], "s3://zoo/out", ".pt")
-    with pytest.raises(OutputError, match="no file has such a name"):
+    with pytest.raises(MissingFileError, match="no file has such a name"):
         batch.tasks_for(["memory://zoo/*.t7"], tmp_path, ".pt")
+    with pytest.raises(
+        T7Error, match=r"nowhere://zoo/\*\.t7: its files cannot be listed: ValueError: Protocol not known"
+    ):
+        batch.tasks_for(["nowhere://zoo/*.t7"], tmp_path, ".pt")
+
+
+#: letters that mean something in a URL, a pattern, or a file name elsewhere
+NAMES = (
+    "what?.t7",
+    "what?2.t7",
+    "hash#1.t7",
+    "per%20cent.t7",
+    "per cent.t7",
+    "100%.t7",
+    "[2016]/br[ack].t7",
+    "ü/☃+&=.t7",
+)
+
+
+def test_any_name_in_a_store(store: str, tmp_path: Path) -> None:
+    for name in NAMES:
+        put(f"{store}/in/{name}", MODEL.read_bytes())
+    command = ("--out-dir", f"{store}/out", "--manifest", tmp_path / "done.jsonl")
+    code, _, err = run(convert_command, f"{store}/in/**", *command)
+    assert (code, err) == (0, "")
+    assert names(f"{store}/out") == sorted(f"out/{name[:-3]}.pt" for name in NAMES)
+    assert run(verify_command, tmp_path / "done.jsonl")[:2] == (0, f"{len(NAMES)} files: {len(NAMES)} equal\n")
+    code, out, _ = run(
+        convert_command, f"{store}/in/[2016]/*.t7", *command, "--json"
+    )  # and nothing else than * is a pattern
+    assert (code, [row["status"] for row in json.loads(out)]) == (0, ["converted"])
 
 
 # ---------------------------------------------------------------------- manifests
@@ -297,9 +370,33 @@ def test_a_line_that_a_killed_program_left_half_written(tmp_path: Path) -> None:
     assert list(last_lines(path)) == ["/a.pt"]
     Manifest(path).add(whole | {"target": "/c.pt"})
     assert list(last_lines(path)) == ["/a.pt", "/c.pt"]
-    path.write_text("nonsense\n")
-    code, _, err = run(verify_command, path)
-    assert (code, "line 1 is no line of a manifest" in err) == (3, True)
+    for text in (b"nonsense\n", b"\0\xff\n"):
+        path.write_bytes(text)
+        code, _, err = run(verify_command, path)
+        assert (code, f"{path}: line 1 is no line of a manifest" in err, "remove the line" in err) == (3, True, True)
+    path.write_bytes(b"")
+    assert run(verify_command, path)[:2] == (0, "0 files: nothing was converted\n")
+
+
+def test_a_manifest_that_cannot_be_written(tmp_path: Path) -> None:
+    """It stands on this machine: a store's files do not grow."""
+    manifest = Manifest(tmp_path / "full")
+    manifest.path.symlink_to("/dev/full")
+    with pytest.raises(OutputError, match=r"cannot write the manifest .*full: No space left on device; run the same"):
+        manifest.add({"source": "/a.t7", "target": "/a.pt", "verdict": "equal"})
+    options = (*copies(tmp_path / "in", 1), "--out-dir", tmp_path / "out")
+    code, _, err = run(convert_command, *options, "--manifest", "s3://zoo/done.jsonl")
+    assert (code, "a manifest grows line by line" in err, (tmp_path / "out").exists()) == (2, True, False)
+    code, _, err = run(convert_command, *options, "--manifest", f"file://{tmp_path}/done.jsonl")
+    assert (code, (tmp_path / "done.jsonl").exists()) == (0, True)
+
+
+def test_what_was_made_with_other_options_is_not_done(tmp_path: Path) -> None:
+    pytest.importorskip("safetensors", reason="optional extra is not installed")
+    command = (MODEL, "--out-dir", tmp_path, "--to", "safetensors", "--manifest", tmp_path / "done.jsonl")
+    assert run(convert_command, *command, "--max-shard-size", "300KB")[0] == 0
+    assert run(convert_command, *command, "--max-shard-size", "300KB")[0] == 0
+    assert run(convert_command, *command, "--max-shard-size", "100KB")[0] == 6
 
 
 def test_options_for_many_files_are_for_many_files(tmp_path: Path) -> None:

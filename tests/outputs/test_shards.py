@@ -137,6 +137,7 @@ def test_an_index_is_an_output_too(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m-00001-of-00001.safetensors", target.name]
     assert is_converted(MODEL, target)
     assert not is_converted(MODEL.with_name("ref.t7"), target)
+    assert CliRunner().invoke(verify_command, [str(MODEL), str(target)]).exit_code == 0
     shard = tmp_path / "m-00001-of-00001.safetensors"
     shard.write_bytes(shard.read_bytes()[:-1])
     assert not is_converted(MODEL, target)

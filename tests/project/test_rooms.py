@@ -44,6 +44,7 @@ ROOMS = (
     "checkpoint",
     "summary",
     "manifest",
+    "executors",
     "batch",
     "parity",
     "pictures",
