@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import socket
@@ -85,14 +86,14 @@ def tasks_for(sources: Sequence[Place], out_dir: Place, suffix: str) -> list[Tas
     """One task per file; outputs keep the names of the sources, and the folders below their common parent.
 
     Args:
-        sources: paths and URLs; one with ``*`` stands for all that it fits.
+        sources: paths and URLs; one with ``*`` stands for all that it fits, where no file has that name.
         out_dir: a folder, or the URL of one.
         suffix: of the outputs.
 
     Raises:
         OutputError: two sources would have one output, or one would be written over another or outside the folder.
     """
-    sources = [found for s in sources for found in (listed(s) if isinstance(s, str) else [s])]
+    sources = [found for s in sources for found in (listed(s) if isinstance(s, str) else _fitting(s))]
     out_dir = place_of(out_dir)
     # links keep their names: those of a cache lead to checksums
     places = [_split_url(s) if isinstance(s, str) else ("", PurePath(os.path.abspath(s))) for s in sources]
@@ -132,6 +133,13 @@ def tasks_for_models(source: Place, target: Place, keys: Sequence[str]) -> list[
         tasks[name.casefold()] = Task(source, beside(target, f"{stem}.{name}{suffix}"), key)
     _check_targets([task.target for task in tasks.values()], [source])
     return list(tasks.values())
+
+
+def _fitting(path: Path) -> list[Path]:
+    """The files that a pattern fits, which a shell left as it is; the path itself where it is none."""
+    if os.path.lexists(path) or not glob.has_magic(os.fspath(path)):
+        return [path]
+    return sorted(map(Path, glob.glob(os.fspath(path), recursive=True))) or [path]
 
 
 def _split_url(url: str) -> tuple[str, PurePath]:

@@ -307,6 +307,8 @@ def convert(
                 "modules": sum(1 for _ in module.modules()),
                 "parameters": sum(p.numel() for p in module.parameters()),
             }
+            if report.unsupported and suffix == ".npz":
+                report.notes.append("tensors of classes without a mapping are left out; a placeholder's obj has them")
             progress(f"writing {dst}")
             if callable(example) and not isinstance(example, torch.Tensor):
                 example = example(module)

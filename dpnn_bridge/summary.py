@@ -139,7 +139,7 @@ def summarize(origin: Origin, key: str | None = None, example: Callable[[nn.Modu
         for candidate in all_models:
             path = f"{key}.{candidate.key}" if key and candidate.key else key or candidate.key
             found.models.append(_model(path, candidate.obj, example, not found.models, size))
-        _what(found, root, [c.obj for c in candidates(root)])
+        _what(found, root, [c.obj for c in all_models])
         _next(found, file.name, root)
         return found
 

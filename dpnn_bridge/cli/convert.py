@@ -235,6 +235,8 @@ def _check_pair(files: Sequence[Any], to: str | None) -> None:
         raise click.UsageError("IN and OUT are the same file")
     kind = PurePath(target).suffix
     if target != "-" and not to and kind not in (*OUTPUTS, ".json"):
+        if isinstance(target, Path) and target.is_dir():
+            raise click.UsageError(f"{target} is a folder; --out-dir {target} writes into it")
         known = ", ".join((*OUTPUTS, ".json"))
         raise click.UsageError(f"{target}: cannot write {kind or 'a file without suffix'}; choose {known}")
 

@@ -75,7 +75,7 @@ _OTHERS: list[tuple[bytes, str, str]] = [
         "the download link led to a page (log-in, quota, error); download it again with a browser",
     ),
 ]
-_PATH = re.compile(rb"[\w.~ /\\+-]*[/\\.][\w.~ /\\+-]*\n?")
+_PATH = re.compile(rb"[\w.~/\\+-]*[/\\.][\w.~/\\+-]*\n?")
 _TEXT = re.compile(rb"(?:[\t\n\r\x20-\x7e]|[\xc2-\xf4][\x80-\xbf]{1,3})+(?:[\xc2-\xf4][\x80-\xbf]{0,2})?")
 
 
@@ -95,7 +95,7 @@ def check_file(path: str | os.PathLike[str]) -> None:
     except ValueError as error:  # a null character in the name
         raise NotT7Error(f"{os.fspath(path)!r}: cannot be opened: {error}") from error
     if stat.S_ISDIR(status.st_mode):
-        raise NotT7Error(f"{os.fspath(path)}: is a directory; name the .t7 file in it")
+        raise NotT7Error(f"{os.fspath(path)}: is a directory; name the .t7 file in it, or all of them with /*.t7")
     if not stat.S_ISREG(status.st_mode):
         raise NotT7Error(f"{os.fspath(path)}: is not a regular file; copy its contents to one first")
 

@@ -2,7 +2,8 @@
 
 ``graph`` is the object graph of the model without its tensors, as JSON text (a pickled graph takes 20 times as long)::
 
-    {"root": value, "nodes": [node, …], "flat": {module: {field: [storage, length, start, size]}}}
+    {"root": value, "nodes": [node, …], "flat": {module: {field: [storage, length, start, size]}},
+     "unmapped": [name of a module, …]}
 
     value    null, boolean, number, string, or [i], which stands for nodes[i]
     node     {"table": [[key, value], …]}
@@ -13,7 +14,8 @@
              {"storage": class name, "size": int}                                 arranged differently in torch
              {"bytes": i}                                                         constants[i], a 1-D uint8 tensor
 
-``flat`` says which tensors stood side by side in one storage of the ``.t7`` file, and may be missing. Loading builds
+``flat`` says which tensors stood side by side in one storage of the ``.t7`` file, ``unmapped`` which modules were
+placeholders, whose tensors are constants; both may be missing. Loading builds
 the module from the graph with the same registry as a .t7 file, then takes the tensors from ``state_dict``. See
 docs/pt-format.md.
 """
@@ -21,6 +23,7 @@ docs/pt-format.md.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +33,7 @@ from torch import nn
 from dpnn_bridge.conversion.flat import layout, place
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.options import Options
+from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.conversion.report import Report
 from dpnn_bridge.conversion.stock import check_shapes
 from dpnn_bridge.conversion.torch_context import TorchContext
@@ -64,7 +68,7 @@ def pack(module: nn.Module, metadata: dict[str, Any] | None = None) -> dict[str,
     return {
         "format": FORMAT,
         "version": VERSION,
-        "graph": json.dumps(encoder.encode(root) | ({"flat": flat} if (flat := layout(module)) else {})),
+        "graph": json.dumps(encoder.encode(root) | _about(module)),
         "constants": encoder.constants,
         "state_dict": state_dict,
         "metadata": metadata or {},
@@ -80,14 +84,15 @@ def unpack(content: Any, options: Options, source: str = "") -> tuple[nn.Module,
     """
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ConversionError(
-            f"{source or 'the file'} holds no model that dpnn_bridge wrote; torch.load reads what it holds"
+            f"{source or 'the file'} holds no model that dpnn_bridge wrote; torch.load reads what it holds; "
+            "load weights into your model, and give that to dpnn_bridge.save or write_t7"
         )
     version = content.get("version", 0)
     if type(version) is not int or version > VERSION:
         raise ConversionError(f"{source}: format version {version!r}, this dpnn_bridge reads up to {VERSION}")
     try:
         state_dict, metadata = content["state_dict"], content["metadata"]
-        root, flat = decode(content["graph"], content["constants"], state_dict)
+        root, flat, unmapped = decode(content["graph"], content["constants"], state_dict)
         if not isinstance(metadata, dict):
             raise TypeError("the metadata are no dict")
     except (LookupError, TypeError, ValueError) as e:
@@ -96,10 +101,24 @@ def unpack(content: Any, options: Options, source: str = "") -> tuple[nn.Module,
     ctx = TorchContext(options)
     module = ctx.to_torch(root)
     ctx.finish()
-    load_tensors(module, state_dict, source)
+    load_tensors(module, _of_placeholders(module, unmapped) | state_dict, source)
     place(module, flat)
     ctx.report.metadata = metadata
     return module, ctx.report
+
+
+def _about(module: nn.Module) -> dict[str, Any]:
+    """What a graph holds beside objects, each where there is any: flat storages, and names of placeholders."""
+    unmapped = [name for name, part in module.named_modules() if type(part) is Placeholder]
+    found = {"flat": layout(module), "unmapped": unmapped}
+    return {name: value for name, value in found.items() if value}
+
+
+def _of_placeholders(module: nn.Module, names: Sequence[str]) -> dict[str, torch.Tensor]:
+    """The tensors, constants of the graph, of modules that were placeholders when written and are mapped now."""
+    parts = dict(module.named_modules()) if names else {}
+    inside = {id(t) for name in names if name in parts for t in parts[name].state_dict(keep_vars=True).values()}
+    return {name: t.detach() for name, t in module.state_dict(keep_vars=True).items() if id(t) in inside}
 
 
 def load_tensors(module: nn.Module, state_dict: dict[str, torch.Tensor], source: str) -> None:

@@ -27,8 +27,8 @@ class GraphError(ValueError):
     """The graph is damaged."""
 
 
-def decode(text: Any, constants: Any, state_dict: Any) -> tuple[Any, Any]:
-    """The root of a graph, and its ``flat``, unchecked.
+def decode(text: Any, constants: Any, state_dict: Any) -> tuple[Any, Any, list[str]]:
+    """The root of a graph, its ``flat``, unchecked, and its ``unmapped``.
 
     Args:
         text: the graph as JSON.
@@ -44,7 +44,8 @@ def decode(text: Any, constants: Any, state_dict: Any) -> tuple[Any, Any]:
         raise GraphError("the JSON is nested too deeply") from None
     nodes = _of(_of(graph, dict, "the graph").get("nodes"), list, "nodes")
     decoder = _Decoder(nodes, _of(constants, list, "constants"), _of(state_dict, dict, "state_dict"))
-    return decoder.decode(graph["root"]), graph.get("flat")
+    unmapped = [_text(name) for name in _of(graph.get("unmapped", []), list, "unmapped")]
+    return decoder.decode(graph["root"]), graph.get("flat"), unmapped
 
 
 class _Decoder:

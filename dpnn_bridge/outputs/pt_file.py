@@ -220,6 +220,11 @@ class _Loader:
             stack.append(self._called(stack.pop(), arguments))
         elif name == "BUILD" and type(stack[-2]) is dict:  # the _metadata of a state_dict
             stack.pop()
+        elif name in ("NEWOBJ", "NEWOBJ_EX", "OBJ", "INST"):
+            raise _DamagedError(
+                "it holds an object of a class, as torch.save(model) writes it; if you trust it, load it "
+                "with torch.load(…, weights_only=False) where the class is, and give it to dpnn_bridge.save or write_t7"
+            )
         else:
             raise _DamagedError(f"its pickle has the instruction {name}")
 

@@ -81,12 +81,13 @@ def _as_json(metadata: dict[str, Any]) -> dict[str, Any]:
 
 
 def write(module: nn.Module, path: Path, job: Job) -> None:
-    content = job.written = container.pack(module, job.metadata)
-    tensors, strings = _split(content)
+    library = _library()
     from safetensors import SafetensorError
 
+    content = job.written = container.pack(module, job.metadata)
+    tensors, strings = _split(content)
     try:
-        _library().save_file(tensors, path, metadata=strings)
+        library.save_file(tensors, path, metadata=strings)
     except SafetensorError as e:
         if number := re.search(r"\(os error (\d+)\)", str(e)):
             raise OSError(int(number[1]), os.strerror(int(number[1]))) from e

@@ -101,7 +101,8 @@ def need_tracing(example: Any, suffix: str) -> None:
     if torch.__version__ < TRACING:
         raise ConversionError(f"{suffix} needs PyTorch {TRACING} or newer, found {torch.__version__}")
     if example is None:
-        raise ConversionError(f"{suffix} needs an example input: --input 1x3x224x224 (example=tensor)")
+        shapes = "dpnn-inspect names shapes that fit"
+        raise ConversionError(f"{suffix} needs an example input: --input 1x3x224x224 (example=tensor); {shapes}")
 
 
 def need_whole_zip(path: Path) -> None:

@@ -7,6 +7,7 @@ import io
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from dpnn_bridge.modules.nn.arithmetic import CAddTable
 from dpnn_bridge.modules.nn.convolution_special import SpatialConvolutionMap
 from dpnn_bridge.modules.nn.nngraph import GModule, GraphNode
 from dpnn_bridge.modules.nn.reshape import View
-from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable
+from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
 
 LENET = SAMPLES / "torch-demos__mnist_convnet" / "model.t7"
 RNN = SAMPLES / "char-rnn__lstm" / "model.t7"
@@ -373,3 +374,48 @@ def test_lua_files_that_forget_to_require_are_told(tmp_path: Path) -> None:
     model = dpnn_bridge.load(tmp_path / "m.t7", lua=tmp_path / "a.lua")
     with pytest.raises(LuaBridgeError, match=r"attempt to call method 'nosuch'[^\t]*$"):
         model(torch.zeros(2))
+
+
+def test_a_whole_module_in_a_pt_is_told_how_to_come_here(tmp_path: Path) -> None:
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "whole.pt")
+    result = run(convert_command, tmp_path / "whole.pt", tmp_path / "out.t7")
+    assert result.exit_code == 3
+    assert "weights_only=False" in result.stderr
+    assert "dpnn_bridge.save or write_t7" in result.stderr
+
+
+def test_a_folder_is_no_output(tmp_path: Path) -> None:
+    result = run(convert_command, LENET, tmp_path)
+    assert result.exit_code == 2
+    assert f"--out-dir {tmp_path}" in result.stderr
+
+
+def test_patterns_that_a_shell_leaves_are_files(tmp_path: Path) -> None:
+    for name in ("a.t7", "b.t7"):
+        (tmp_path / name).write_bytes(LENET.read_bytes())
+    result = run(convert_command, tmp_path / "*.t7", "--out-dir", tmp_path / "out")
+    assert result.exit_code == 0
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.pt", "b.pt"]
+
+
+def test_safetensors_names_the_package_that_it_misses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    result = run(convert_command, LENET, tmp_path / "out.safetensors")
+    assert result.exit_code == 5
+    assert "safetensors is not installed: pip install" in result.stderr
+
+
+def test_arrays_say_what_placeholders_keep(tmp_path: Path) -> None:
+    weight = LuaTensor.from_numpy(np.ones(3))
+    write_t7(tmp_path / "custom.t7", LuaObject("my.Scale", LuaTable([("weight", weight)])))
+    result = run(convert_command, tmp_path / "custom.t7", tmp_path / "out.npz", "--allow-unsupported")
+    assert "left out" in result.output
+
+
+def test_a_criterion_stands_beside_the_model(tmp_path: Path) -> None:
+    parts = [("model", LuaObject("nn.Tanh", LuaTable())), ("criterion", LuaObject("nn.MSECriterion", LuaTable()))]
+    write_t7(tmp_path / "training.t7", LuaTable(parts))
+    text = run(inspect_command, tmp_path / "training.t7").stdout
+    assert "with 1 model\n" in text
+    assert "criterion: an object of class nn.MSECriterion" in text

@@ -6,6 +6,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +26,8 @@ from dpnn_bridge.errors import (
     T7FormatError,
     VerificationError,
 )
+from dpnn_bridge.loaders import write_t7
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.outputs import Job, export, pt
 
 EXAMPLES = {
@@ -223,3 +226,31 @@ def test_options_that_a_format_does_not_take_are_refused(tmp_path: Path, name: s
     with pytest.raises(OptionError, match=f"no option opst; it takes {takes}"):
         export(torch.nn.Linear(2, 2), tmp_path / name, opst=11)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_placeholder_is_filled_once_its_class_is_mapped(tmp_path: Path) -> None:
+    weight = LuaTensor.from_numpy(np.arange(3.0))
+    scale = LuaObject("test.Later", LuaTable([("weight", weight)]))
+    net = LuaObject("nn.Sequential", LuaTable([("modules", LuaTable.from_list([scale]))]))
+    write_t7(tmp_path / "net.t7", net)
+    for name in ("net.pt", "net.safetensors"):
+        dpnn_bridge.convert(tmp_path / "net.t7", tmp_path / name, allow_unsupported=True)
+
+    class Later(torch.nn.Module):
+        def __init__(self, weight: torch.Tensor) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(weight)
+
+    @dpnn_bridge.lua_class("test.Later")
+    class LaterClass(dpnn_bridge.LuaClass):
+        torch_type = Later
+        tensors = {"weight": "weight"}
+
+        @classmethod
+        def arguments(cls, obj: LuaObject, ctx: Any) -> dict[str, Any]:
+            return {"weight": torch.zeros(3, dtype=torch.float64)}
+
+    for name in ("net.pt", "net.safetensors"):
+        model = dpnn_bridge.load(tmp_path / name)
+        assert isinstance(model[0], Later)
+        assert torch.equal(model[0].weight, torch.arange(3.0, dtype=torch.float64))
