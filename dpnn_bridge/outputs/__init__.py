@@ -19,6 +19,7 @@ from dpnn_bridge.base.boundary import raises
 from dpnn_bridge.base.suffixes import INDEX, OUTPUTS, PICKLED, index_of
 from dpnn_bridge.errors import ConversionError, OptionError
 from dpnn_bridge.modules.several import Models
+from dpnn_bridge.outputs.made_of import OPTIONS
 
 #: formats that hold what one forward does, not several models
 ONE_FORWARD = (".py", ".onnx", ".pt2")
@@ -45,7 +46,7 @@ class Job:
 
 
 class Format(Protocol):
-    """The functions of a format's module, which names the options that it takes, if any, in ``OPTIONS``."""
+    """The functions of a format's module."""
 
     def write(self, module: nn.Module, path: Path, job: Job) -> None:
         """Writes the model."""
@@ -123,7 +124,7 @@ def export(
             raise ConversionError(f"{path}: only .safetensors is written in shards, --max-shard-size")
         path, suffix = index_of(path), INDEX
     handler = format_of(path, to)
-    _check_options(options, getattr(handler, "OPTIONS", ()), f"{path}: {suffix}")
+    _check_options(options, OPTIONS.get(suffix, ()), f"{path}: {suffix}")
     job = Job(example, metadata or {}, options, origin)
     if origin is not None and suffix not in PICKLED:
         job.metadata = {**job.metadata, "origin": origin()}

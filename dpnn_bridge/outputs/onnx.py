@@ -25,10 +25,6 @@ from dpnn_bridge.outputs.written import GraphNode, Results, Written, results_of_
 ORIGIN = "dpnn_bridge_origin"
 
 
-#: see :class:`dpnn_bridge.outputs.Format`
-OPTIONS = ("dynamic", "opset", "input_names")
-
-
 def _libraries() -> Any:
     try:
         import onnx

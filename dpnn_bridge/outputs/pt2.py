@@ -26,10 +26,6 @@ from dpnn_bridge.outputs.written import GraphNode, Results, Written, results_of_
 ORIGIN = "dpnn_bridge_origin"
 
 
-#: see :class:`dpnn_bridge.outputs.Format`
-OPTIONS = ("dynamic",)
-
-
 def write(module: nn.Module, path: Path, job: Job) -> None:
     need_tracing(job.example, ".pt2")
     run(traceable(module), job.example)  # the model's own complaint about the example is clearer than the tracer's

@@ -24,8 +24,6 @@ from dpnn_bridge.errors import ConversionError, OptionError, VerificationError
 from dpnn_bridge.loaders.source import FileSource
 from dpnn_bridge.outputs import Job, container, safetensors, safetensors_file
 
-#: see :class:`dpnn_bridge.outputs.Format`
-OPTIONS = ("max_shard_size",)
 #: size of the shards where none is given, as Hugging Face's libraries choose it
 LARGEST = "5GB"
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,8 @@ from dpnn_bridge.conversion import to_lua
 from dpnn_bridge.errors import VerificationError
 from dpnn_bridge.loaders.compare import difference
 from dpnn_bridge.loaders.t7_reader import read_t7
-from dpnn_bridge.loaders.t7_writer import WriteOptions, write_t7
+from dpnn_bridge.loaders.t7_writer import write_t7
 from dpnn_bridge.outputs import Job
-
-#: see :class:`dpnn_bridge.outputs.Format`
-OPTIONS = ("tensor_type", *(f.name for f in fields(WriteOptions)))
 
 
 def write(module: nn.Module, path: Path, job: Job) -> None:
