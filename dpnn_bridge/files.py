@@ -15,6 +15,7 @@ from torch import nn
 from dpnn_bridge.base.atomic import StrPath, check_output, replacing
 from dpnn_bridge.base.boundary import raises
 from dpnn_bridge.base.folders import temporary_folder
+from dpnn_bridge.base.regular import check_file
 from dpnn_bridge.base.remote import is_url, place_of
 from dpnn_bridge.base.shards import checksum_of
 from dpnn_bridge.base.suffixes import INDEX, OUTPUTS, PICKLED, is_converted_file
@@ -28,7 +29,7 @@ from dpnn_bridge.conversion.report import Report
 from dpnn_bridge.conversion.tensors import as_dtype
 from dpnn_bridge.errors import ConversionError, LuaBridgeError, ModelNotFoundError
 from dpnn_bridge.loaders import t7_writer
-from dpnn_bridge.loaders.encoding import Encoding, check_file
+from dpnn_bridge.loaders.encoding import Encoding
 from dpnn_bridge.loaders.origin import LocalFile, Origin, local_file, name_of
 from dpnn_bridge.loaders.t7_reader import read_local, read_t7
 from dpnn_bridge.modules.fit import misfits

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from dpnn_bridge.base.boundary import raises
+from dpnn_bridge.base.regular import check_file
 from dpnn_bridge.base.remote import place_of
 from dpnn_bridge.errors import OptionError, OutputError, T7FormatError
 
@@ -31,6 +32,8 @@ Line = dict[str, Any]
 
 #: what every line has
 _NEEDED = ("source", "target", "verdict")
+#: bytes of a manifest, some two million lines, and of a line
+_MOST_BYTES, _LONGEST_LINE = 1 << 30, 1 << 20
 
 
 class Manifest:
@@ -82,6 +85,7 @@ def last_lines(path: Path) -> dict[str, Line]:
 
     Raises:
         T7FormatError: a line is damaged, other than by a program that ended while it wrote it.
+        NotT7Error: it is no regular file, or too large.
     """
     return {line["target"]: line for line in _lines(path)}
 
@@ -92,8 +96,9 @@ def _lines(path: Path) -> list[Line]:
 
 
 def _parsed(path: Path) -> Iterator[Line]:
+    check_file(path, _MOST_BYTES)
     with open(path, "rb") as file:
-        for number, text in enumerate(file, 1):
+        for number, text in enumerate(iter(lambda: file.readline(_LONGEST_LINE), b""), 1):
             try:
                 line = json.loads(text)
                 if not isinstance(line, dict) or not all(isinstance(line.get(name), str) for name in _NEEDED):

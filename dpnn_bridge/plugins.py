@@ -12,7 +12,8 @@ from pathlib import Path
 
 from dpnn_bridge.base.atomic import StrPath
 from dpnn_bridge.base.boundary import raises
-from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.base.regular import MOST_BYTES, check_file
+from dpnn_bridge.errors import ConversionError, NotT7Error
 
 
 def load_plugins(plugins: Sequence[StrPath]) -> None:
@@ -23,8 +24,10 @@ def load_plugins(plugins: Sequence[StrPath]) -> None:
     """
     for plugin in plugins:
         path = Path(os.path.realpath(plugin))  # resolve() raises for links in a circle
-        if not os.path.isfile(path):
-            raise ConversionError(f"plugin {plugin}: no such file")
+        try:
+            check_file(plugin, MOST_BYTES)
+        except NotT7Error as error:
+            raise ConversionError(f"plugin {error}") from error
         with _lock:
             if path not in _loaded_plugins:
                 raises(ConversionError, f"loading the plugin {plugin}")(_import_file)(path)

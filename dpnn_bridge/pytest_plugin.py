@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from dpnn_bridge.errors import DpnnBridgeError
+from dpnn_bridge.errors import DpnnBridgeError, NotT7Error
 from dpnn_bridge.parity.known_differences import KnownDifference, known_reasons, mark_known, read_known_differences
 
 KNOWN = "known difference from Torch7: "
@@ -93,7 +93,7 @@ def pytest_configure(config: pytest.Config) -> None:
     try:
         file = _option(config, "--t7-known-differences")
         config.stash[KNOWN_DIFFERENCES] = read_known_differences(file) if file else []
-    except (OSError, ValueError) as error:
+    except (NotT7Error, ValueError) as error:
         raise pytest.UsageError(f"--t7-known-differences: {error}") from None
 
 

@@ -28,7 +28,7 @@ from dpnn_bridge.cli.terminal import (
     version_option,
 )
 from dpnn_bridge.compare.verdict import Verdict
-from dpnn_bridge.errors import ModelNotFoundError, VerificationError
+from dpnn_bridge.errors import ModelNotFoundError, NotT7Error, VerificationError
 from dpnn_bridge.parity.known_differences import read_known_differences
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def verify_command(
         raise click.UsageError("--reference holds the input; leave out --input and --output")
     try:
         known = read_known_differences(known_differences) if known_differences else []
-    except (OSError, ValueError) as error:
+    except (NotT7Error, ValueError) as error:
         raise click.UsageError(f"--known-differences: {error}") from None
     read = [model, converted, reference, known_differences, *plugin, *inputs, *outputs]
     used = [p for p in read if p is not None]

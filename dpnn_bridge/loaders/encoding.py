@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from dpnn_bridge.errors import MissingFileError, NotT7Error
+from dpnn_bridge.errors import NotT7Error
 
 
 @dataclass(frozen=True)
@@ -77,27 +75,6 @@ _OTHERS: list[tuple[bytes, str, str]] = [
 ]
 _PATH = re.compile(rb"[\w.~/\\+-]*[/\\.][\w.~/\\+-]*\n?")
 _TEXT = re.compile(rb"(?:[\t\n\r\x20-\x7e]|[\xc2-\xf4][\x80-\xbf]{1,3})+(?:[\xc2-\xf4][\x80-\xbf]{0,2})?")
-
-
-def check_file(path: str | os.PathLike[str]) -> None:
-    """Raise when ``path`` is no file that can be read.
-
-    Raises:
-        MissingFileError: it is not there.
-        NotT7Error: it is a directory, a device, or cannot be opened.
-    """
-    try:
-        status = os.stat(path)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise MissingFileError(f"{os.fspath(path)}: cannot be opened: no such file or directory") from error
-    except OSError as error:
-        raise NotT7Error(f"{os.fspath(path)}: cannot be opened: {(error.strerror or str(error)).lower()}") from error
-    except ValueError as error:  # a null character in the name
-        raise NotT7Error(f"{os.fspath(path)!r}: cannot be opened: {error}") from error
-    if stat.S_ISDIR(status.st_mode):
-        raise NotT7Error(f"{os.fspath(path)}: is a directory; name the .t7 file in it, or all of them with /*.t7")
-    if not stat.S_ISREG(status.st_mode):
-        raise NotT7Error(f"{os.fspath(path)}: is not a regular file; copy its contents to one first")
 
 
 def check_head(head: bytes, size: int, name: str) -> None:

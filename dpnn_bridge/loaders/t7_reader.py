@@ -11,9 +11,10 @@ from typing import Any, Literal, TypeVar
 
 from dpnn_bridge.base.boundary import raises
 from dpnn_bridge.base.display import printable
+from dpnn_bridge.base.regular import check_file
 from dpnn_bridge.errors import OptionError, T7Error, T7FormatError, T7LimitError, T7Warning
 from dpnn_bridge.loaders.ascii_stream import AsciiStream
-from dpnn_bridge.loaders.encoding import Encoding, check_file, check_head, encodings
+from dpnn_bridge.loaders.encoding import Encoding, check_head, encodings
 from dpnn_bridge.loaders.fast_reader import FastReader
 from dpnn_bridge.loaders.origin import LocalFile, Origin, local_file, name_of
 from dpnn_bridge.loaders.reader import Reader

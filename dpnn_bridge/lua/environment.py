@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from dpnn_bridge.errors import LuaBridgeError
+from dpnn_bridge.base.regular import read_file
+from dpnn_bridge.errors import LuaBridgeError, NotT7Error
 from dpnn_bridge.lua import files
 from dpnn_bridge.lua.dispatch import describe
 from dpnn_bridge.lua.messages import CHECKOUTS, package_advice
@@ -171,9 +172,9 @@ def folders(lua_path: StrPath | Sequence[StrPath]) -> list[Path]:
 def read_source(path: Path) -> str:
     """The text of a Lua file; compiled code is refused."""
     try:
-        code = path.read_bytes()
-    except OSError as error:
-        raise LuaBridgeError(f"cannot read {path}: {error.strerror}") from None
+        code = read_file(path)
+    except NotT7Error as error:
+        raise LuaBridgeError(str(error)) from None
     if code.startswith(b"\x1b"):
         raise LuaBridgeError(f"{path} is compiled Lua code, which is never run: pass its source")
     return ("--" if code.startswith(b"#") else "") + code.decode("latin-1")

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from dpnn_bridge.base.display import printable, shortened
+from dpnn_bridge.base.regular import check_file
 from dpnn_bridge.errors import NotT7Error, T7FormatError
 from dpnn_bridge.loaders.collisions import SAFE, Collisions
-from dpnn_bridge.loaders.encoding import check_file
 from dpnn_bridge.loaders.source import FileSource
 from dpnn_bridge.loaders.stream import StreamError
 

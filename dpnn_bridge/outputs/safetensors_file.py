@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dpnn_bridge.base.regular import check_file
 from dpnn_bridge.base.shards import shards_of, weight_map
 from dpnn_bridge.compare.bits import same_bits
 from dpnn_bridge.errors import NotT7Error, T7FormatError
-from dpnn_bridge.loaders.encoding import check_file
 from dpnn_bridge.loaders.source import FileSource
 
 DTYPES = {

@@ -16,6 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from dpnn_bridge.base.atomic import StrPath
 from dpnn_bridge.base.boundary import raises
+from dpnn_bridge.base.regular import MOST_BYTES, check_file
 from dpnn_bridge.base.suffixes import INDEX, OUTPUTS, PICKLED
 from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.bits import same_bits
@@ -26,7 +27,6 @@ from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.errors import ConversionError, ConversionLimitError, ModelNotFoundError, T7Error
 from dpnn_bridge.files import load_with_report
-from dpnn_bridge.loaders.encoding import check_file
 from dpnn_bridge.objects import LuaTable
 from dpnn_bridge.outputs import suffix_of
 from dpnn_bridge.outputs.verification import traceable
@@ -102,7 +102,7 @@ def _opened(
                 return run_modules(modules, lambda: other(value), given)
 
         return Written(other.state_dict(), run=run)
-    check_file(path)
+    check_file(path, MOST_BYTES if suffix == ".py" else None)
     opened = importlib.import_module(f"dpnn_bridge.outputs.{OUTPUTS[suffix]}").opened
     return raises(T7Error, f"reading {path}")(opened)(path, module)
 

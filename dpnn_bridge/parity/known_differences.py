@@ -17,9 +17,9 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dpnn_bridge.base.regular import read_file
 from dpnn_bridge.compare.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -86,11 +86,11 @@ def read_known_differences(path: str | os.PathLike[str]) -> list[KnownDifference
 
     Raises:
         ValueError: it is no JSON list of objects with ``files``, ``compared`` and ``reason``.
-        OSError: it cannot be read.
+        NotT7Error: it cannot be read.
     """
     try:
-        entries = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, RecursionError) as error:
+        entries = json.loads(read_file(path))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{os.fspath(path)}: {error}") from None
     if not isinstance(entries, list):
         raise ValueError(f"{os.fspath(path)}: expected a list of entries")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from dpnn_bridge.base.atomic import StrPath
 from dpnn_bridge.base.boundary import raises
 from dpnn_bridge.base.display import type_name
+from dpnn_bridge.base.regular import check_file
 from dpnn_bridge.base.suffixes import is_converted_file
 from dpnn_bridge.checkpoints.find import select
 from dpnn_bridge.compare import nested
@@ -27,7 +28,6 @@ from dpnn_bridge.conversion.report import Report
 from dpnn_bridge.conversion.running import Allowance
 from dpnn_bridge.errors import ConversionError, ModelNotFoundError, NoReferenceError
 from dpnn_bridge.files import load
-from dpnn_bridge.loaders.encoding import check_file
 from dpnn_bridge.loaders.t7_reader import read_t7
 from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.parity.bounded import bounds

@@ -1,0 +1,65 @@
+"""Input files are regular files of bounded size: no pipe that waits, no device that gives bytes without an end."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from dpnn_bridge.errors import MissingFileError, NotT7Error
+
+#: bytes of an input that is read as a whole: a program, a list, a line of a manifest
+MOST_BYTES = 1 << 24
+
+
+def check_file(path: str | os.PathLike[str], most: int | None = None) -> None:
+    """Raise unless ``path`` is a regular file of bounded size.
+
+    Args:
+        path: File to check; links are followed.
+        most: Largest accepted size in bytes; None accepts any.
+
+    Raises:
+        MissingFileError: It is not there.
+        NotT7Error: It is a directory, a device or a pipe, is too large, or cannot be opened.
+    """
+    try:
+        _check(path, os.stat(path), most)
+    except (OSError, ValueError) as error:
+        raise _cannot_open(path, error) from error
+
+
+def read_file(path: str | os.PathLike[str], most: int = MOST_BYTES) -> bytes:
+    """Read a regular file of bounded size; for errors see :func:`check_file`."""
+    check_file(path, most)  # opening a device may act on it
+    try:
+        # checked again once it is open: another file may have taken the name, and a pipe would wait for its writer
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+            _check(path, os.fstat(file.fileno()), most)
+            content = file.read(most + 1)
+    except (OSError, ValueError) as error:
+        raise _cannot_open(path, error) from error
+    if len(content) > most:  # it grew, or has no size, as files of /proc
+        raise _too_large(path, most)
+    return content
+
+
+def _check(path: str | os.PathLike[str], status: os.stat_result, most: int | None) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise NotT7Error(f"{os.fspath(path)}: is a directory; name the file in it, or all of them with /*.t7")
+    if not stat.S_ISREG(status.st_mode):
+        raise NotT7Error(f"{os.fspath(path)}: is not a regular file; copy its contents to one first")
+    if most is not None and status.st_size > most:
+        raise _too_large(path, most)
+
+
+def _too_large(path: str | os.PathLike[str], most: int) -> NotT7Error:
+    return NotT7Error(f"{os.fspath(path)}: is larger than {most >> 20:,} MiB, which no such file is; name another file")
+
+
+def _cannot_open(path: str | os.PathLike[str], error: OSError | ValueError) -> NotT7Error:
+    name = os.fspath(path)
+    if isinstance(error, ValueError):  # a null character in the name
+        return NotT7Error(f"{name!r}: cannot be opened: {error}")
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        return MissingFileError(f"{name}: cannot be opened: no such file or directory")
+    return NotT7Error(f"{name}: cannot be opened: {(error.strerror or str(error)).lower()}")

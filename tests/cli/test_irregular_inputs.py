@@ -1,0 +1,139 @@
+"""An input that is no regular file of bounded size is one error at once: no command waits, or reads without an end."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+import pytest
+from click.testing import CliRunner
+from torch import nn
+
+import dpnn_bridge
+from dpnn_bridge.base.regular import MOST_BYTES, read_file
+from dpnn_bridge.cli.convert import convert_command
+from dpnn_bridge.cli.inspect import inspect_command
+from dpnn_bridge.cli.lua import lua_command
+from dpnn_bridge.cli.verify import verify_command
+from dpnn_bridge.errors import NotT7Error, T7FormatError
+from dpnn_bridge.manifest import last_lines
+
+pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="needs pipes and alarms")
+
+
+@pytest.fixture(autouse=True)
+def alarm() -> Iterator[None]:
+    """Ends a test that waits for a pipe, or reads a device."""
+
+    def end(*_: Any) -> NoReturn:
+        raise TimeoutError("it waits or reads without an end")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.alarm(20)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def full(path: Path) -> None:
+    path.symlink_to("/dev/full")
+
+
+def folder(path: Path) -> None:
+    path.mkdir()
+
+
+def endless(path: Path) -> None:
+    """A file of a terabyte without contents."""
+    path.touch()
+    try:
+        os.truncate(path, 1 << 40)
+    except OSError:
+        pytest.skip("the file system has no sparse files of this size")
+
+
+KINDS = [pipe, device, full, folder, endless]
+
+#: the command, its arguments, the exit code
+COMMANDS = [
+    (verify_command, "X.jsonl", 3),
+    (verify_command, "model.t7 --known-differences X", 2),
+    (verify_command, "model.t7 --plugin X", 5),
+    (verify_command, "model.t7 --reference X", 3),
+    (verify_command, "model.t7 --input X", 2),
+    (verify_command, "model.t7 X.npz", 3),
+    (verify_command, "model.t7 X.py", 3),
+    (verify_command, "X", 3),
+    (convert_command, "X out.pt", 3),
+    (convert_command, "model.t7 out.pt --plugin X", 5),
+    (convert_command, "model.t7 out.pt --lua X", 7),
+    (convert_command, "model.t7 --out-dir out --manifest X", 3),
+    (inspect_command, "X", 3),
+    (inspect_command, "model.t7 --plugin X", 5),
+    (inspect_command, "X --dot", 3),
+    (lua_command, "X", 7),
+]
+
+OF_ANY_SIZE = [
+    (verify_command, "model.t7 --input X"),
+    (verify_command, "X"),
+    (convert_command, "X out.pt"),
+    (inspect_command, "X"),
+    (inspect_command, "X --dot"),
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("command", "arguments", "code"), COMMANDS, ids=[f"{c.name} {a}" for c, a, _ in COMMANDS])
+def test_one_error(
+    command: click.Command,
+    arguments: str,
+    code: int,
+    kind: Callable[[Path], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if kind is endless and (command, arguments) in OF_ANY_SIZE:
+        pytest.skip("a model may be of any size")
+    if "lua" in arguments or command is lua_command:
+        pytest.importorskip("lupa", reason="optional extra is not installed")
+    monkeypatch.chdir(tmp_path)
+    (name,) = (word for word in arguments.split() if word.startswith("X"))
+    kind(tmp_path / name)
+    dpnn_bridge.write_t7("model.t7", nn.Sequential(nn.Linear(3, 2)))
+    result = CliRunner().invoke(command, arguments.split())
+    if kind in (folder, endless) and result.exit_code == 2:
+        code = 2  # click refuses folders that an option does not take
+    assert result.exit_code == code, result.output
+    assert name in result.stderr
+    assert not Path("out.pt").exists()
+
+
+def test_a_file_may_have_so_many_bytes(tmp_path: Path) -> None:
+    file = tmp_path / "text"
+    file.write_bytes(b"x" * 16)
+    assert read_file(file, 16) == b"x" * 16
+    with pytest.raises(NotT7Error, match="larger than"):
+        read_file(file, 15)
+    if Path("/proc/self/status").exists():  # has no size
+        with pytest.raises(NotT7Error, match="larger than"):
+            read_file("/proc/self/status", 10)
+    assert MOST_BYTES >= 1 << 20
+
+
+def test_a_line_of_a_manifest_has_an_end(tmp_path: Path) -> None:
+    (tmp_path / "done.jsonl").write_bytes(b"x" * (1 << 21))
+    with pytest.raises(T7FormatError, match="line 1 is no line"):
+        last_lines(tmp_path / "done.jsonl")
