@@ -38,7 +38,7 @@ PACKAGES = {
     "nnx": "nnx",
     "cuda": "cunn and cudnn",
     "facebook": "fbnn, fbcunn and fairseq",
-    "third_party": "Other packages and projects",
+    "zoo": "Published models and other packages",
 }
 
 
@@ -69,7 +69,7 @@ def rows() -> list[Row]:
                 checked = "alias" if any(counts[n] for n in spec.names) else spec.checked_by
                 checked = checked if checked != "torch7" else "no fixture of its own"
             module = "passes through" if spec.passes_through else registry.torch_name(spec)
-            package, _, family = spec.__module__.removeprefix("dpnn_bridge.modules.").partition(".")
+            package, _, family = spec.__module__.removeprefix("dpnn_bridge.").removeprefix("modules.").partition(".")
             if package in PACKAGES:  # not the container of several models, which no Lua file holds
                 found.append(Row(name, module, package, family, counts[name], drawn.get(name, 0), checked))
     return found

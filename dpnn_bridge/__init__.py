@@ -9,9 +9,11 @@ The names below are the public API. They are imported when first used, so that c
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from dpnn_bridge.base.faces import face
+from dpnn_bridge.base.moved import MovedModules
 
 if TYPE_CHECKING:
     from dpnn_bridge import errors, optim, parity, training
@@ -74,4 +76,5 @@ __all__ = [
     "write_t7",
 ]
 
+sys.meta_path.insert(0, MovedModules())
 __getattr__, __dir__ = face(__name__, _HOMES)

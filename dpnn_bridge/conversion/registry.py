@@ -1,6 +1,6 @@
 """The one place that knows which Lua class is which PyTorch module.
 
-A class is declared in one block, in its family's file under :mod:`dpnn_bridge.modules`::
+A class is declared in one block, in its family's file under :mod:`dpnn_bridge.modules` or :mod:`dpnn_bridge.zoo`::
 
     @lua_class("nn.Threshold", "nn.ReLU")
     class Threshold(LuaClass):
@@ -34,15 +34,15 @@ from dpnn_bridge.objects import LuaObject
 #: entry-point group through which other packages register Lua classes
 ENTRY_POINTS = "dpnn_bridge.classes"
 
-#: the package whose families hold the blocks; found by name, since they import this module
-MODULES = "dpnn_bridge.modules"
+#: packages whose files hold the blocks and import this module; imported by name and in this order, each when a class is
+#: looked up that those before it do not have
+CORE, ZOO = "dpnn_bridge.modules", "dpnn_bridge.zoo"
 
 
-# ---------------------------------------------------------------------- lookup
+# ---------------------------------------------------------------------- registration
 _BY_NAME: dict[str, list[type[LuaClass]]] = {}
 _BY_TYPE: dict[type[nn.Module], list[type[LuaClass]]] = {}
-_families_imported = False
-_discovered = False
+_loaded: set[str] = set()
 
 SpecT = TypeVar("SpecT", bound=type[LuaClass])
 
@@ -50,42 +50,56 @@ SpecT = TypeVar("SpecT", bound=type[LuaClass])
 def lua_class(*names: str) -> Callable[[SpecT], SpecT]:
     """Registers a :class:`LuaClass` under its Lua names, canonical first.
 
-    A block from outside this project comes after the project's own, so that stock layers keep their Lua class.
+    A block from outside this project comes before the project's own of the same Lua name. It writes modules made in
+    PyTorch only where no block of the project has their type, or where it takes every object of a Lua name of such a
+    block, so that stock layers keep their Lua class. A block that is defined again, as in a notebook, replaces itself.
 
     Raises:
         ValueError: a name is taken by a block that does not tell its variant apart with ``matches``, or a torch type by
-            one that takes every module of it.
+            one that takes every module of it; both blocks are the project's, or both are not.
     """
 
     def register(cls: SpecT) -> SpecT:
-        if not _is_own(cls):
-            _import_families()
         cls.names = names
         for name in names:
-            known = _BY_NAME.setdefault(name, [])
-            general = [c for c in [*known, cls] if c.matches.__func__ is LuaClass.matches.__func__]  # type: ignore[attr-defined]
-            if len(general) > 1:
-                raise ValueError(f"{name} is registered in {known[-1].__module__} and in {cls.__module__}")
-            known.append(cls)
-            known.sort(key=lambda c: c in general)  # the block without `matches` is the last resort
+            known = _without(_BY_NAME.setdefault(name, []), cls)
+            rival = next((c for c in known if _takes_every_object(c) and _is_own(c) == _is_own(cls)), None)
+            if rival is not None and _takes_every_object(cls):
+                raise ValueError(f"{name} is registered in {rival.__module__} and in {cls.__module__}")
+            _BY_NAME[name] = sorted([*known, cls], key=lambda c: (_is_own(c), _takes_every_object(c)))
         types = cls.torch_type if isinstance(cls.torch_type, tuple) else (cls.torch_type,)
         for torch_type in types:
             _add_lua_names(torch_type, cls)
             if cls.only_from_files:
                 continue
-            known_types = _BY_TYPE.setdefault(torch_type, [])
-            rival = next(filter(_is_general, known_types), None) if _is_general(cls) else None
-            if rival is not None and _is_own(rival) == _is_own(cls):
+            same_type = _without(_BY_TYPE.setdefault(torch_type, []), cls)
+            rival = next((c for c in same_type if _takes_every_module(c) and _is_own(c) == _is_own(cls)), None)
+            if rival is not None and _takes_every_module(cls):
                 raise ValueError(
                     f"{torch_type.__name__} is the torch_type of {rival.__name__} in {rival.__module__} and of "
                     f"{cls.__name__} in {cls.__module__}: one has to override `represents` or say `only_from_files`"
                 )
-            if rival is None:
-                known_types.append(cls)
-                known_types.sort(key=_is_general)  # in whatever order the families are imported
+            _BY_TYPE[torch_type] = _by_precedence([*same_type, cls])
         return cls
 
     return register
+
+
+def _without(known: list[type[LuaClass]], cls: type[LuaClass]) -> list[type[LuaClass]]:
+    """The blocks but for an earlier definition of the same one from outside this project."""
+    place = (cls.__module__, cls.__qualname__)
+    return [c for c in known if _is_own(c) or (c.__module__, c.__qualname__) != place]
+
+
+def _by_precedence(same_type: list[type[LuaClass]]) -> list[type[LuaClass]]:
+    """The blocks of one torch type in the order in which they are asked whether they write a module."""
+    own = {name for c in same_type if _is_own(c) for name in c.names}
+
+    def key(c: type[LuaClass]) -> tuple[bool, bool, bool]:
+        replaces = not _is_own(c) and _takes_every_object(c) and not own.isdisjoint(c.names)
+        return not replaces, _takes_every_module(c), not _is_own(c)
+
+    return sorted(same_type, key=key)
 
 
 def _add_lua_names(torch_type: type[nn.Module], cls: type[LuaClass]) -> None:
@@ -126,7 +140,12 @@ def composition_of(module: nn.Module) -> Composition | None:
     return _COMPOSITIONS.get(type(module))
 
 
-def _is_general(cls: type[LuaClass]) -> bool:
+def _takes_every_object(cls: type[LuaClass]) -> bool:
+    """Whether a block takes every object of its Lua names."""
+    return cls.matches.__func__ is LuaClass.matches.__func__  # type: ignore[attr-defined]
+
+
+def _takes_every_module(cls: type[LuaClass]) -> bool:
     """Whether a block takes every module of its torch type."""
     return cls.represents.__func__ is LuaClass.represents.__func__  # type: ignore[attr-defined]
 
@@ -136,44 +155,51 @@ def _is_own(cls: type[LuaClass]) -> bool:
     return cls.__module__.startswith("dpnn_bridge.")
 
 
-def discover() -> None:
-    """Imports every family under :data:`MODULES` and every installed plugin, once."""
-    global _discovered
-    if _discovered:
+# ---------------------------------------------------------------------- lookup
+def discover(package: str = CORE) -> None:
+    """Imports the files of a package of blocks and those before it, and first every installed plugin, once."""
+    if package in _loaded:
         return
-    _import_families()
-    for entry_point in entry_points(group=ENTRY_POINTS):
-        raises(ConversionError, f"loading the plugin {entry_point.name} ({entry_point.value})")(entry_point.load)()
-    _discovered = True  # at the end: a family that fails to import fails every time, not only the first
+    if package == CORE:
+        _import_files(CORE)
+        for entry_point in entry_points(group=ENTRY_POINTS):
+            raises(ConversionError, f"loading the plugin {entry_point.name} ({entry_point.value})")(entry_point.load)()
+    else:
+        discover(CORE)
+        _import_files(package)
+    _loaded.add(package)  # at the end: a family that fails to import fails every time, not only the first
 
 
-def _import_families() -> None:
-    global _families_imported
-    if _families_imported:
-        return
-    families = importlib.import_module(MODULES)
-    for info in pkgutil.walk_packages(families.__path__, f"{MODULES}."):
+def _import_files(package: str) -> None:
+    for info in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
         importlib.import_module(info.name)
-    _families_imported = True
 
 
 def find(obj: LuaObject) -> type[LuaClass] | None:
     """The block for a Lua object, or None when its class (or this variant of it) is unknown."""
-    discover()
     if obj.class_name.startswith(PREFIX):
         return StockLayer
-    return next((spec for spec in _BY_NAME.get(obj.class_name, ()) if spec.matches(obj)), None)
+    for package in (CORE, ZOO):
+        discover(package)
+        for spec in _BY_NAME.get(obj.class_name, ()):
+            if spec.matches(obj):
+                return spec
+    return None
 
 
 def spec_of(module: nn.Module) -> type[LuaClass]:
     """The block for a torch module: that of its Lua class, else that of its type, else :class:`PlainModule`."""
-    discover()
     record = record_of(module)
-    for spec in _BY_NAME.get(record.class_name, ()) if record else ():
-        if isinstance(module, spec.torch_type):
-            return spec
-    candidates = (spec for t in type(module).__mro__ if t is not nn.Module for spec in _BY_TYPE.get(t, ()))
-    return next((spec for spec in candidates if spec.represents(module)), PlainModule)
+    for package in (CORE, ZOO):
+        discover(package)
+        for spec in _BY_NAME.get(record.class_name, ()) if record else ():
+            if isinstance(module, spec.torch_type):
+                return spec
+        candidates = (spec for t in type(module).__mro__ if t is not nn.Module for spec in _BY_TYPE.get(t, ()))
+        found = next((spec for spec in candidates if spec.represents(module)), None)
+        if found is not None:
+            return found
+    return PlainModule
 
 
 def parameters(module: nn.Module) -> Iterator[ParameterSite]:
@@ -181,9 +207,18 @@ def parameters(module: nn.Module) -> Iterator[ParameterSite]:
     return spec_of(module).parameters(module, parameters)
 
 
+def blocks_of(name: str) -> list[type[LuaClass]]:
+    """The blocks that are registered under a Lua name, in the order in which they are asked for an object."""
+    if name not in _BY_NAME:
+        discover(CORE)
+    if name not in _BY_NAME:
+        discover(ZOO)
+    return _BY_NAME.get(name, [])
+
+
 def known_names() -> dict[str, list[type[LuaClass]]]:
     """All registered Lua names with their blocks, sorted."""
-    discover()
+    discover(ZOO)
     return dict(sorted(_BY_NAME.items()))
 
 

@@ -17,7 +17,7 @@ from dpnn_bridge.torch7.draws import Draws
 
 def registered(name: str) -> tuple[str | None, int]:
     """ "module", "container" or "criterion" and the version of a class that the registry knows."""
-    if name not in registry.known_names():
+    if not registry.blocks_of(name):
         return None, 0
     spec = registry.find(LuaObject(name))
     version = spec.version if spec is not None else 1

@@ -35,7 +35,7 @@ def evidence_of(class_name: str) -> dict[str, Any]:
         ``random_instances``: how many were computed by Torch7, for this name or another name of the same class;
         ``evidence``: all in words.
     """
-    blocks = registry.known_names().get(class_name)
+    blocks = registry.blocks_of(class_name)
     if not blocks:
         return {"checked_by": "not a Torch7 class", "fixtures": 0, "random_instances": 0, "evidence": "PyTorch's own"}
     counts = fixtures_by_class()

@@ -20,7 +20,7 @@ from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.conversion.registry import known_names, lua_class
-from dpnn_bridge.objects import LuaTable
+from dpnn_bridge.objects import LuaObject, LuaTable
 
 KNOWN_NAMES = known_names()
 BLOCKS = list(dict.fromkeys(block for blocks in KNOWN_NAMES.values() for block in blocks))
@@ -54,11 +54,72 @@ def converted(entry: dict[str, Any]) -> tuple[LuaTable, nn.Module]:
     return fixture, to_torch(fixture["module"])
 
 
-def test_a_name_is_registered_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers is forgotten at its end."""
+    registry.discover(registry.ZOO)
     monkeypatch.setattr(registry, "_BY_NAME", {k: [*v] for k, v in registry._BY_NAME.items()})
-    monkeypatch.setattr(registry, "_BY_TYPE", dict(registry._BY_TYPE))
-    with pytest.raises(ValueError, match=r"nn\.Linear is registered in .*linear and in"):
-        lua_class("nn.Linear")(type("Again", (LuaClass,), {}))
+    monkeypatch.setattr(registry, "_BY_TYPE", {k: [*v] for k, v in registry._BY_TYPE.items()})
+
+
+def a_block(name: str, module: str, **declared: Any) -> type[LuaClass]:
+    return type(
+        name, (LuaClass,), {"__module__": module, "torch_type": type(f"{name}Module", (nn.Module,), {})} | declared
+    )
+
+
+@pytest.mark.usefixtures("own_registry")
+@pytest.mark.parametrize("module", ["dpnn_bridge.modules.nn.again", "dpnn_bridge.zoo.again"])
+def test_a_name_is_registered_once(module: str) -> None:
+    with pytest.raises(ValueError, match=r"nn\.Linear is registered in .*linear and in .*again"):
+        lua_class("nn.Linear")(a_block("Again", module))
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_a_name_is_registered_once_outside_too() -> None:
+    lua_class("nn.Linear")(a_block("First", "one_plugin"))
+    with pytest.raises(ValueError, match=r"nn\.Linear is registered in one_plugin and in another_plugin"):
+        lua_class("nn.Linear")(a_block("Second", "another_plugin"))
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_a_block_that_is_defined_again_replaces_itself() -> None:
+    lua_class("my.Layer")(a_block("Cell", "__main__", torch_type=nn.Bilinear))
+    again = lua_class("my.Layer")(a_block("Cell", "__main__", torch_type=nn.Bilinear))
+    assert registry.blocks_of("my.Layer") == [again]
+    assert again in registry._BY_TYPE[nn.Bilinear]
+
+
+@pytest.mark.usefixtures("own_registry")
+@pytest.mark.parametrize("name", ["nn.Linear", "nn.LSTM", "nn.NoiseFill", "dpnn.Convert"])
+@pytest.mark.parametrize("when", ["always", "matching", "not matching"])
+def test_blocks_from_outside_come_first(name: str, when: str) -> None:
+    own = registry.blocks_of(name)
+    matches = {"matches": classmethod(lambda cls, obj: "mine" in obj)} if when != "always" else {}
+    theirs = lua_class(name)(a_block("Theirs", "some_plugin", **matches))
+    obj = LuaObject(name, LuaTable([("mine", True)] if when == "matching" else []))
+    found = registry.find(obj)
+    assert (found is theirs) == (when != "not matching")
+    assert registry.blocks_of(name) == [theirs, *own]
+
+
+@pytest.mark.usefixtures("own_registry")
+@pytest.mark.parametrize(
+    ("names", "declared", "wins"),
+    [
+        (("my.Linear",), {}, False),
+        (("nn.Linear",), {}, True),
+        (("my.Linear", "nn.Linear"), {}, True),
+        (("nn.Linear",), {"matches": classmethod(lambda cls, obj: "mine" in obj)}, False),
+        (("my.Linear",), {"represents": classmethod(lambda cls, module: module.in_features == 2)}, True),
+        (("my.Linear",), {"represents": classmethod(lambda cls, module: module.in_features == 5)}, False),
+    ],
+)
+def test_a_block_from_outside_writes_modules_of_pytorch_if_it_has_the_name(
+    names: tuple[str, ...], declared: dict[str, Any], wins: bool
+) -> None:
+    theirs = lua_class(*names)(a_block("Theirs", "some_plugin", torch_type=nn.Linear, **declared))
+    assert (registry.spec_of(nn.Linear(2, 3)) is theirs) == wins
 
 
 def test_variants_of_a_name_are_told_apart() -> None:

@@ -23,7 +23,8 @@ from dpnn_bridge.modules.nn.criterion_classification import ClassNLLCriterion
 from dpnn_bridge.modules.nn.nngraph import GModule, GraphNode
 from dpnn_bridge.modules.nn.reshape import Reshape, Transpose
 from dpnn_bridge.modules.nn.table import FlattenTable
-from dpnn_bridge.modules.third_party import (
+from dpnn_bridge.objects import LuaTable
+from dpnn_bridge.zoo import (
     ApplyBoxTransform,
     BatchBilinearSamplerBHWD,
     BilinearRoiPooling,
@@ -38,12 +39,11 @@ from dpnn_bridge.modules.third_party import (
     RegularizeLayer,
     ReshapeBoxFeatures,
 )
-from dpnn_bridge.modules.third_party.densecap_boxes import clip, corners, nms
-from dpnn_bridge.modules.third_party.densecap_model import DenseCapModel, LocalizationLayer
-from dpnn_bridge.modules.third_party.densecap_sampler import BoxSampler, BoxSamplerHelper
-from dpnn_bridge.modules.third_party.stn import AffineGridGeneratorBHWD
-from dpnn_bridge.modules.third_party.torch_rnn import TemporalCrossEntropyCriterion
-from dpnn_bridge.objects import LuaTable
+from dpnn_bridge.zoo.densecap_boxes import clip, corners, nms
+from dpnn_bridge.zoo.densecap_model import DenseCapModel, LocalizationLayer
+from dpnn_bridge.zoo.densecap_sampler import BoxSampler, BoxSamplerHelper
+from dpnn_bridge.zoo.stn import AffineGridGeneratorBHWD
+from dpnn_bridge.zoo.torch_rnn import TemporalCrossEntropyCriterion
 
 Boxes = list[list[float]]
 

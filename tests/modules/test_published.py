@@ -7,9 +7,9 @@ import torch
 from formula import DOUBLE, agree, converted, leaf, lua, random
 
 from dpnn_bridge.conversion import to_lua, to_torch
-from dpnn_bridge.modules.third_party.depth import ChannelDropout, Unpool
-from dpnn_bridge.modules.third_party.style import NoiseOverInput
 from dpnn_bridge.objects import LuaTensor
+from dpnn_bridge.zoo.depth import ChannelDropout, Unpool
+from dpnn_bridge.zoo.style import NoiseOverInput
 
 
 def test_noise_leaves_the_image_of_stylization_models() -> None:

@@ -17,10 +17,10 @@ from dpnn_bridge.loaders import loads
 from dpnn_bridge.loaders.t7_writer import dumps
 from dpnn_bridge.modules.dpnn import ReinforceNormal
 from dpnn_bridge.modules.facebook.softmax import HSM
-from dpnn_bridge.modules.third_party.encoding import Encoding
-from dpnn_bridge.modules.third_party.pyramid_packer import PyramidPacker, PyramidUnPacker, resized
-from dpnn_bridge.modules.third_party.style_loss import StyleLoss
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+from dpnn_bridge.zoo.encoding import Encoding
+from dpnn_bridge.zoo.pyramid_packer import PyramidPacker, PyramidUnPacker, resized
+from dpnn_bridge.zoo.style_loss import StyleLoss
 
 
 # ---------------------------------------------------------------------- deep encoding

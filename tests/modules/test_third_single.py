@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from dpnn_bridge.checkpoints import find
 from dpnn_bridge.conversion import to_lua, to_torch
 from dpnn_bridge.errors import ConversionError
-from dpnn_bridge.modules.third_party import attribute_to_image, msg_net, ptn, shift_net, stmn
-from dpnn_bridge.modules.third_party.stn import AffineGridGeneratorBHWD
 from dpnn_bridge.objects import LuaObject, LuaTable
+from dpnn_bridge.zoo import attribute_to_image, msg_net, ptn, shift_net, stmn
+from dpnn_bridge.zoo.stn import AffineGridGeneratorBHWD
 
 
 # ---------------------------------------------------------------------- multipathnet

@@ -17,8 +17,8 @@ from dpnn_bridge.conversion import registry, to_lua, to_torch
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.modules.cuda import cudnn_rnn, parallel
 from dpnn_bridge.modules.nn import table
-from dpnn_bridge.modules.third_party import captioning, onmt, onmt_model, torch_rnn
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+from dpnn_bridge.zoo import captioning, onmt, onmt_model, torch_rnn
 
 
 def tensor(*shape: int, seed: int = 0) -> LuaTensor:

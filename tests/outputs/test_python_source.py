@@ -256,7 +256,7 @@ def test_module_that_a_graph_shares_with_another_module(tmp_path: Path) -> None:
 
 def test_class_names_that_are_taken(tmp_path: Path) -> None:
     from dpnn_bridge.modules.dpnn import category
-    from dpnn_bridge.modules.third_party import char_lm
+    from dpnn_bridge.zoo import char_lm
 
     model = nn.Sequential(category.OneHot(3), nn.Sequential(char_lm.OneHot(4)))
     built = rebuilt(model, tmp_path)

@@ -13,8 +13,8 @@ from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
-from dpnn_bridge.modules.third_party.torch_rnn import SequenceRNN, over_time, positions
 from dpnn_bridge.objects import LuaObject, LuaTable
+from dpnn_bridge.zoo.torch_rnn import SequenceRNN, over_time, positions
 
 
 class DenseCapLanguageModel(nn.Module):

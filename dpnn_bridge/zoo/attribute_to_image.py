@@ -16,8 +16,8 @@ from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.modules.facebook.fbnn import LinearClass
 from dpnn_bridge.modules.nn.convolution import SPATIAL, SPATIAL_DEFAULTS, Convolution
-from dpnn_bridge.modules.third_party.research import Sampler
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+from dpnn_bridge.zoo.research import Sampler
 
 
 class LinearWP(nn.Linear):

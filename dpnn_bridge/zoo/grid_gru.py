@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.modules.third_party.torch_rnn import SequenceRNN, SequenceRNNClass
+from dpnn_bridge.zoo.torch_rnn import SequenceRNN, SequenceRNNClass
 
 
 class GRU(SequenceRNN):

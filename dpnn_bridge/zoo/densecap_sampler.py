@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.modules.third_party.densecap_boxes import corners
 from dpnn_bridge.objects import LuaTable
+from dpnn_bridge.zoo.densecap_boxes import corners
 
 
 class BoxSampler(nn.Module):

@@ -14,9 +14,9 @@ from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.registry import parameters as parameters_of
 from dpnn_bridge.modules.nn.elementwise import MulConstant
-from dpnn_bridge.modules.third_party.densecap import BoxToAffine
 from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.torch7.gradient import with_gradient_of, zero_gradient
+from dpnn_bridge.zoo.densecap import BoxToAffine
 
 
 class AdaLinearScale(nn.Module):

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.modules.third_party.densecap_boxes import corners
-from dpnn_bridge.modules.third_party.stn import BilinearSamplerBHWD
 from dpnn_bridge.objects import LuaObject, LuaTensor
 from dpnn_bridge.torch7.gradient import add_gradient, scale_gradient
+from dpnn_bridge.zoo.densecap_boxes import corners
+from dpnn_bridge.zoo.stn import BilinearSamplerBHWD
 
 
 class ApplyBoxTransform(nn.Module):

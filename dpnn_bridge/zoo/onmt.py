@@ -1,4 +1,4 @@
-"""Layers of OpenNMT (``onmt.*``). Encoders and decoders are in :mod:`dpnn_bridge.modules.third_party.onmt_model`."""
+"""Layers of OpenNMT (``onmt.*``). Encoders and decoders are in :mod:`dpnn_bridge.zoo.onmt_model`."""
 
 from __future__ import annotations
 

@@ -12,8 +12,8 @@ from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
-from dpnn_bridge.modules.third_party.onmt import reset_masks
 from dpnn_bridge.objects import LuaObject, LuaTable
+from dpnn_bridge.zoo.onmt import reset_masks
 
 
 def tensors(value: Any) -> list[Any]:

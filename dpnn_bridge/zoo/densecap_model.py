@@ -12,12 +12,12 @@ from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
-from dpnn_bridge.modules.third_party.captioning import DenseCapLanguageModel
-from dpnn_bridge.modules.third_party.densecap import ApplyBoxTransform, BilinearRoiPooling
-from dpnn_bridge.modules.third_party.densecap_boxes import clip, corners, nms
-from dpnn_bridge.modules.third_party.densecap_sampler import BoxSampler, BoxSamplerHelper
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.torch7.gradient import with_penalty
+from dpnn_bridge.zoo.captioning import DenseCapLanguageModel
+from dpnn_bridge.zoo.densecap import ApplyBoxTransform, BilinearRoiPooling
+from dpnn_bridge.zoo.densecap_boxes import clip, corners, nms
+from dpnn_bridge.zoo.densecap_sampler import BoxSampler, BoxSamplerHelper
 
 
 class LocalizationLayer(nn.Module):

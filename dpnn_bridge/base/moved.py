@@ -1,0 +1,36 @@
+"""Import modules that moved by the names that they had: for users' imports, and for pickles that name them."""
+
+from __future__ import annotations
+
+import importlib
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+#: earlier name of a module or package -> its name
+MOVED = {"dpnn_bridge.modules.third_party": "dpnn_bridge.zoo"}
+
+
+class MovedModules(MetaPathFinder, Loader):
+    """A finder for the names in :data:`MOVED` and those below them; both names are one module.
+
+    It stands before the finder of files, which would import the files of a moved package a second time.
+    """
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        return ModuleSpec(fullname, self) if _current(fullname) else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        module = importlib.import_module(_current(spec.name))
+        spec.loader_state = module.__spec__  # the import system is about to replace it
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        assert module.__spec__ is not None
+        module.__spec__ = module.__spec__.loader_state
+
+
+def _current(name: str) -> str:
+    """The name that a module has now; empty where it has not moved."""
+    return next((new + name[len(old) :] for old, new in MOVED.items() if f"{name}.".startswith(f"{old}.")), "")
