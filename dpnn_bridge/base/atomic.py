@@ -13,6 +13,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,26 @@ _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.
 
 
 # ---------------------------------------------------------------------- what may be written
+_kept: ContextVar[tuple[StrPath, ...]] = ContextVar("inputs that no output replaces", default=())
+
+
+@contextmanager
+def keeping(inputs: Iterable[StrPath]) -> Iterator[None]:
+    """While the block runs, no output replaces one of these files."""
+    before = _kept.set((*_kept.get(), *inputs))
+    try:
+        yield
+    finally:
+        _kept.reset(before)
+
+
 def check_output(path: StrPath, force: bool, inputs: Iterable[StrPath] = ()) -> None:
     """Raises unless a file may be written to ``path``.
 
     Args:
         path: the output.
         force: whether a file that is there may be replaced.
-        inputs: files that are read, which are never replaced.
+        inputs: files that are read, which are never replaced, in addition to those of :func:`keeping`.
 
     Raises:
         OutputExistsError: a file is there and ``force`` is False.
@@ -53,7 +67,7 @@ def check_output(path: StrPath, force: bool, inputs: Iterable[StrPath] = ()) -> 
         raise _cannot_write(path, e) from None
     if not stat.S_ISREG(found.st_mode):
         raise OutputError(f"{path} is {_kind(found.st_mode)}, which is never replaced; give another name")
-    for source in inputs:
+    for source in (*inputs, *_kept.get()):
         with suppress(OSError, ValueError):
             if os.path.samestat(found, os.stat(source)):
                 raise OutputError(f"{path} is the input {source}, which is never replaced; give another name")

@@ -6,6 +6,8 @@ import hashlib
 import os
 from typing import IO
 
+from dpnn_bridge.base.regular import check_file
+
 _CHUNK = 1 << 20
 
 
@@ -16,5 +18,6 @@ def sha256_of(file: str | os.PathLike[str] | IO[bytes]) -> str:
         while part := file.read(_CHUNK):
             digest.update(part)
         return digest.hexdigest()
+    check_file(file)
     with open(file, "rb") as opened:
         return sha256_of(opened)

@@ -22,6 +22,9 @@ PICKLED = (".pt", ".pth")
 #: suffixes of files that hold a converted model and can be loaded again without Torch7's reader
 CONVERTED = (*PICKLED, ".safetensors")
 
+#: what ends the name of a file that holds data and no program: nothing in one is run, nor read by another program
+DATA = (".t7", *CONVERTED, ".npz", ".json")
+
 #: how the name of the index of a model in several .safetensors files ends, which is written with them
 INDEX = ".safetensors.index.json"
 

@@ -32,6 +32,7 @@ from dpnn_bridge.cli.terminal import (
     in_options,
     jobs_option,
     json_option,
+    keep_inputs,
     piped,
     plain_table,
     quiet_option,
@@ -174,14 +175,16 @@ def convert_command(
         raise click.UsageError("--lua runs in one process: leave out --jobs and --dask")
     if sandbox and not lua_files:
         raise click.UsageError("--sandbox is for --lua")
-    used = [*plugin, *lua_files, *filter(os.path.isfile, inputs)]
+    keep_inputs(*plugin, *lua_files, *inputs, *(files if out_dir is not None else files[:1]))
+    if manifest is not None and os.path.isfile(manifest):
+        check_output(manifest, True)
+        keep_inputs(manifest)
     if out_dir is None and isinstance(files[1], Path):
-        check_output(files[1], True, used)
+        check_output(files[1], True)
     if report is not None:
-        used += [f for f in files if isinstance(f, Path)]
         if os.path.abspath(report) == os.path.abspath(files[1]):
             raise click.UsageError("--report and OUT are the same file")
-        check_output(report, True, used)
+        check_output(report, True)
     with steps(quiet or as_json) as progress:
         progress("loading PyTorch")
         import torch
@@ -209,7 +212,7 @@ def convert_command(
                 done = api.convert(piped(files[0]), target, **one, **options)
     if out_dir is None and not all_models:
         if report is not None:
-            write_text(report, json.dumps(done.to_dict(), indent=2) + "\n", inputs=used)
+            write_text(report, json.dumps(done.to_dict(), indent=2) + "\n")
         if as_json:
             click.echo(json.dumps(done.to_dict(), indent=2))
         elif not quiet and files[1] != "-":

@@ -41,6 +41,7 @@ def draw(
     unfold: int | None,
     key: str | None,
     inputs: Sequence[str],
+    plugins: Sequence[Path] = (),
 ) -> bool:
     """Draws what the options ask for; returns whether they ask for anything.
 
@@ -54,15 +55,17 @@ def draw(
     if not isinstance(source, Path):
         raise click.UsageError(f"{source}: pictures are drawn of files on this machine")
     if html is not None:
-        check_output(html, True, [source])
+        check_output(html, True)
     from dpnn_bridge.cli.inputs import example_input
     from dpnn_bridge.files import load
     from dpnn_bridge.pictures import model_graph, page, to_dot, to_mermaid
+    from dpnn_bridge.plugins import load_plugins
 
+    load_plugins(plugins)
     model = load(source, key=key, allow_unsupported=not inputs).eval()
     graph = model_graph(model, example_input(inputs, model) if inputs else None, histograms=html is not None)
     if html is not None:
-        write_text(html, page(graph, source.name, source=source), inputs=[source])
+        write_text(html, page(graph, source.name, source=source))
     for wanted, text in ((dot, to_dot), (mermaid, to_mermaid)):
         if wanted:
             click.echo(text(graph, unfold), nl=False)

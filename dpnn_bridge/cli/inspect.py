@@ -16,6 +16,7 @@ from dpnn_bridge.cli.terminal import (
     SourceType,
     console,
     json_option,
+    keep_inputs,
     piped,
     quiet_option,
     say,
@@ -88,7 +89,8 @@ def inspect_command(
     cannot be written, 1 the system refused, 130 interrupted.
     """
     picture = {name: options.pop(name) for name in ("html", "dot", "mermaid", "unfold")}
-    if draw(source, key=key, inputs=inputs, **picture):
+    keep_inputs(source, *plugin, *inputs)
+    if draw(source, key=key, inputs=inputs, plugins=plugin, **picture):
         return
     if options["long_size"]:
         options["long_size"] = int(options["long_size"])

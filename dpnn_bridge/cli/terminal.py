@@ -12,15 +12,18 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from dpnn_bridge.base.atomic import keeping
 from dpnn_bridge.base.boundary import as_ours
 from dpnn_bridge.base.display import printable, printable_lines
 from dpnn_bridge.base.folders import Terminated
+from dpnn_bridge.base.shards import shards_of
+from dpnn_bridge.base.suffixes import INDEX
 from dpnn_bridge.errors import DpnnBridgeError
 
 if TYPE_CHECKING:
@@ -34,7 +37,7 @@ INTERRUPTED = 130
 #: what messages say to Python's users and, in its place, to those of the command line
 _TERMS = (
     (r" \((force=True|example=tensor|model\.float\(\))\)", ""),
-    (r"\bbounded=False \(--unbounded\)", "--unbounded"),
+    (r"\b(bounded=False|trusted=True) \((--[a-z-]+)\)", r"\2"),
     (r"\b(key|dtype|max_shard_size)= \(--(key|dtype|max-shard-size)\)", r"--\2"),
     (r"\b(key|dtype|index_base|sha256)=(?=[\s.,;:])", r"--\1"),
 )
@@ -137,6 +140,22 @@ class FolderType(FileType):
 def piped(source: Any) -> Any:
     """What a command reads for a value of :class:`SourceType`."""
     return sys.stdin.buffer if source == "-" else source
+
+
+def keep_inputs(*inputs: Any) -> None:
+    """Let no output of the command that runs replace one of its inputs, whatever writes the output.
+
+    Args:
+        *inputs: Files that the command reads, with the shards of an index; what is no file of this machine, such as
+            the shape of an input, is left out.
+    """
+    files = [file for file in inputs if file is not None and os.path.isfile(file)]
+    shards = []
+    for index in files:
+        if os.fspath(index).endswith(INDEX):
+            with suppress(DpnnBridgeError):  # the reader says what is wrong with it
+                shards += shards_of(Path(index))
+    click.get_current_context().with_resource(keeping([*files, *shards]))
 
 
 quiet_option = click.option("-q", "--quiet", is_flag=True, callback=_be_quiet, help="Print nothing but errors.")

@@ -1,7 +1,13 @@
-"""Checks what a manifest says: each target is what was written, and the same model as the source that is there."""
+"""Checks what a manifest says: each target is what was written, and the same model as the source that is there.
+
+A manifest is data, and data choose no program: unless the user says that it is theirs, its lines may name files of this
+machine in data formats, and nothing is fetched, run or handed to another program. Fields that name plugins or Lua files
+have no meaning in a manifest.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import Executor, as_completed
 from contextlib import ExitStack
@@ -9,9 +15,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from dpnn_bridge.base.display import shortened
 from dpnn_bridge.base.remote import place_of
 from dpnn_bridge.base.shards import checksum_of
-from dpnn_bridge.base.suffixes import INDEX
+from dpnn_bridge.base.suffixes import DATA, INDEX
 from dpnn_bridge.errors import DpnnBridgeError, ModelNotFoundError, NotT7Error, VerificationError
 from dpnn_bridge.executors import why_lost
 from dpnn_bridge.files import is_converted
@@ -21,7 +28,7 @@ from dpnn_bridge.parity.verify import verify
 from dpnn_bridge.plugins import load_plugins
 
 #: verdicts beside those of :class:`~dpnn_bridge.compare.verdict.Verdict`
-FAILED, MISSING = "failed", "missing"
+FAILED, MISSING, REFUSED = "failed", "missing", "refused"
 
 
 @dataclass
@@ -31,7 +38,8 @@ class Checked:
     Attributes:
         source, target, key: as in the line.
         verdict: that of comparing the target with its source; ``"failed"`` where the conversion did, ``"missing"``
-            where one of the files is not there, ``"different"`` where one is another than in the line.
+            where one of the files is not there, ``"different"`` where one is another than in the line, ``"refused"``
+            where the line names what only a trusted manifest may.
         message: what is wrong.
         ok: whether nothing is.
     """
@@ -49,23 +57,27 @@ class Checked:
 
 
 def check_manifest(
-    path: str | Path, *, executor: Executor | None = None, plugins: tuple[str, ...] = ()
+    path: str | Path, *, executor: Executor | None = None, plugins: tuple[str, ...] = (), trusted: bool = False
 ) -> Iterator[Checked]:
-    """Checks every target of a manifest; yields results as they come.
+    """Check every target of a manifest; yield results as they come.
 
     Args:
-        path: the manifest.
-        executor: what runs the checks, see :func:`dpnn_bridge.batch.run`; default: this process.
+        path: The manifest.
+        executor: What runs the checks, see :func:`dpnn_bridge.batch.run`; default: this process.
         plugins: Python files that register classes.
+        trusted: The manifest is your own: its lines may name addresses, which are fetched, and ``.onnx``, ``.pt2`` and
+            ``.py`` files, which are read by other programs or run. By default such lines are refused.
 
     Raises:
-        T7FormatError: it is no manifest.
+        T7FormatError: It is no manifest.
+        NotT7Error: It is no regular file.
     """
     lines = last_lines(Path(path)).values()
+    folder = None if trusted else os.path.realpath(os.path.dirname(os.path.abspath(path)))
     if executor is None:
-        yield from (check_line(line, plugins) for line in lines)
+        yield from (check_line(line, plugins, folder) for line in lines)
         return
-    futures = {executor.submit(check_line, line, plugins): line for line in lines}
+    futures = {executor.submit(check_line, line, plugins, folder): line for line in lines}
     for future in as_completed(futures):
         try:
             yield future.result()
@@ -73,18 +85,28 @@ def check_manifest(
             yield _checked(futures[future], FAILED, why_lost(e))
 
 
-def check_line(line: Line, plugins: tuple[str, ...] = ()) -> Checked:
-    """Checks one line of a manifest."""
+def check_line(line: Line, plugins: tuple[str, ...] = (), folder: str | None = None) -> Checked:
+    """Check one line of a manifest.
+
+    Args:
+        line: The line.
+        plugins: Python files that register classes.
+        folder: That of the manifest; None if the manifest is trusted.
+    """
     if line["verdict"] == FAILED:
-        return _checked(line, FAILED, line.get("message", ""))
+        return _checked(line, FAILED, str(line.get("message", "")))
+    if folder is not None and (reason := _why_not(line, folder)):
+        return _checked(line, REFUSED, reason)
     load_plugins(plugins)
     try:
+        places = {name: place_of(line[name]) for name in ("source", "target")}
+        for place in places.values():  # before a copy of another file is made for it
+            if not isinstance(place, str) and not os.path.isfile(place):
+                return _checked(line, MISSING, f"{place} is not there")
         with ExitStack() as stack:
             paths = []
             for name, checksum in (("source", "sha256"), ("target", "target_sha256")):
-                file = stack.enter_context(local_file(place_of(line[name]), unpack=name == "source"))
-                if not file.path.is_file():
-                    return _checked(line, MISSING, f"{line[name]} is not there")
+                file = stack.enter_context(local_file(places[name], unpack=name == "source"))
                 if checksum_of(file.path) != line.get(checksum):
                     return _checked(line, "different", f"{line[name]} is not what it was when it was converted")
                 paths.append(file.path)
@@ -93,6 +115,29 @@ def check_line(line: Line, plugins: tuple[str, ...] = ()) -> Checked:
         return _checked(line, MISSING, str(e))
     except DpnnBridgeError as e:
         return _checked(line, "different" if isinstance(e, VerificationError) else FAILED, str(e))
+
+
+def _why_not(line: Line, folder: str) -> str:
+    """Why a line of a manifest that is not trusted is not checked; empty where it may be."""
+    for name in (line["source"], line["target"]):
+        if "://" in name or "\0" in name or name[:2] in ("//", "\\\\"):
+            what = f"{shortened(name)} is no file of this machine"
+        elif not os.path.isabs(name) and not _is_below(os.path.realpath(name), folder):
+            what = f"{shortened(name)} leads out of the folder of the manifest"
+        else:
+            continue
+        return f"{what}; {_ADVICE}"
+    suffix = Path(line["target"]).suffix
+    if not line["target"].endswith((*DATA, INDEX)):
+        return f"a {suffix or 'file without suffix'} holds a program or is read by another one; {_ADVICE}"
+    return ""
+
+
+_ADVICE = "if you wrote the manifest, check it with trusted=True (--trust-manifest)"
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return os.path.commonpath([path, folder]) == folder
 
 
 def _compared(line: Line, source: Path, target: Path) -> Checked:

@@ -1,0 +1,128 @@
+"""The checklist of ``dpnn-verify``: every layer with its worst difference, what was excused and why, and one line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from dpnn_bridge.cli.terminal import plain_table
+from dpnn_bridge.compare.verdict import Verdict
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from dpnn_bridge.compare.differences import Difference
+    from dpnn_bridge.parity.verification import Layer, Verification
+
+
+def print_checklist(result: Verification, console: Console, *, verbose: bool = False) -> None:
+    """Print the tree of layers, then what does not belong to a layer, then one line.
+
+    Args:
+        result: What was found.
+        console: Where to print.
+        verbose: Every comparison, not only the worst of each layer.
+    """
+    from rich.text import Text
+
+    from dpnn_bridge.parity.verification import headline, reasons, summary
+
+    console.print(Text.assemble((result.model, "bold"), " ", (headline(result), "dim")), soft_wrap=True)
+    console.print(_Checklist(result, console.width, verbose).table)
+    for (verdict, reason), names in reasons(result).items():
+        console.print(Text(f"{verdict.text}: {_shortened(names)}: {reason}", "yellow"), soft_wrap=True)
+    for note in result.notes:
+        console.print(Text(f"note: {note}", "yellow"), soft_wrap=True)
+    console.print(Text(summary(result), _STYLES[result.verdict]), soft_wrap=True)
+
+
+class _Checklist:
+    """The table of all layers, as wide as the terminal allows."""
+
+    def __init__(self, result: Verification, width: int, verbose: bool) -> None:
+        self.verbose, self.wide = verbose, width >= 100
+        self.where = self.wide and (verbose or not result.ok)  # the worst element matters when something is wrong
+        self.numbers = [*NUMBERS][: None if width >= 140 else 3] if self.wide else ["relative"]
+        self.evidence = {} if result.differences else {c["class_name"]: c["evidence"] for c in result.classes()}
+        self.table = self._columns()
+        for layer in result.layers:
+            self._add_layer(layer)
+        for d in result.without_layer if verbose else [d for d in result.without_layer if not d.ok]:
+            self._add("", "", d.name, d)
+
+    def _columns(self) -> Table:
+        table = plain_table(highlight=False)
+        for name in ("", "layer", "class"):
+            table.add_column(name, no_wrap=True, overflow="ellipsis")
+        table.add_column("compared", min_width=12)
+        for name in self.numbers:
+            table.add_column(name, justify="right", no_wrap=True)
+        if self.where:
+            table.add_column("worst element", min_width=24)
+        return table
+
+    def _add_layer(self, layer: Layer) -> None:
+        from rich.text import Text
+
+        from dpnn_bridge.parity.verification import what_differs
+
+        compared = layer.compared
+        shown = compared if self.verbose else [layer.worst] if layer.worst else []
+        name = "  " * layer.depth + (layer.path.rpartition(".")[2] or "model")
+        if not shown:
+            note = layer.note or self.evidence.get(layer.class_name, "")
+            self.table.add_row(Text("·", "dim"), name, layer.class_name, Text(note, "dim"))
+        for i, d in enumerate(shown):
+            label = (name, layer.class_name) if i == 0 else ("", "")
+            also = f" (of {len(compared)})" if self.wide and not self.verbose and len(compared) > 1 else ""
+            self._add(*label, what_differs(layer, d) + also, d)
+
+    def _add(self, layer: str, class_name: str, what: str, d: Difference) -> None:
+        place = [_place(d)] if self.where else []
+        row = (_mark(d), layer, class_name, what, *_cells(d, self.numbers), *place)
+        self.table.add_row(*row, style="" if d.ok else "red")
+
+
+def _shortened(names: list[str]) -> str:
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+
+
+#: how the last line looks; yellow where something was excused, or nothing compared
+_STYLES = {
+    Verdict.EQUAL: "bold green",
+    Verdict.ROUNDING: "bold green",
+    Verdict.RANDOM: "bold yellow",
+    Verdict.KNOWN: "bold yellow",
+    Verdict.DIFFERENT: "bold red",
+    None: "bold yellow",
+}
+
+
+def _mark(difference: Difference) -> Any:
+    from rich.text import Text
+
+    marks = {Verdict.EQUAL: ("✓", "green"), Verdict.ROUNDING: ("≈", "green"), Verdict.DIFFERENT: ("✗", "red")}
+    return Text(*marks.get(difference.verdict, ("≠", "yellow")))
+
+
+#: heading of a column -> the number of a comparison in it
+NUMBERS: dict[str, Callable[[Difference], str]] = {
+    "max abs": lambda d: f"{d.absolute:.1e}",
+    "relative": lambda d: f"{d.error:.1e}",
+    "allowed": lambda d: f"{d.tolerance:.0e}" if d.tolerance else "0",
+    "cosine": lambda d: f"{d.cosine:.6f}",
+    "SNR dB": lambda d: f"{d.snr:.0f}",
+}
+
+
+def _cells(d: Difference, names: list[str]) -> list[str]:
+    """The numbers of a comparison; none where the shapes or kinds differ."""
+    return ["" if d.mismatched else NUMBERS[name](d) for name in names]
+
+
+def _place(d: Difference) -> str:
+    """The worst element, or what else is wrong."""
+    if d.index is None:
+        return d.message
+    return f"{list(d.index)}: {d.found:.7g} for {d.expected:.7g}"

@@ -1,0 +1,109 @@
+"""No output of a command replaces one of its inputs, by whatever name or link it is reached."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from torch import nn
+
+import dpnn_bridge
+from dpnn_bridge.cli.convert import convert_command
+from dpnn_bridge.cli.inspect import inspect_command
+from dpnn_bridge.cli.verify import verify_command
+
+#: the command and its arguments, in which OUT is another name of the file behind it
+CASES = [
+    (inspect_command, "model.t7 --plugin plugin.py --html OUT", "plugin.py"),
+    (inspect_command, "model.t7 --html OUT", "model.t7"),
+    (inspect_command, "model.t7 --input x.npy --html OUT", "x.npy"),
+    (verify_command, "model.t7 --html OUT", "model.t7"),
+    (verify_command, "model.t7 model.pt --html OUT", "model.pt"),
+    (verify_command, "model.t7 model.safetensors.index.json --html OUT", "model-00001-of-00001.safetensors"),
+    (verify_command, "model.t7 --plugin plugin.py --html OUT", "plugin.py"),
+    (verify_command, "model.t7 --reference ref.t7 --html OUT", "ref.t7"),
+    (verify_command, "model.t7 --known-differences known.json --html OUT", "known.json"),
+    (verify_command, "model.t7 --input x.npy --html OUT", "x.npy"),
+    (verify_command, "model.t7 --input x.npy --output y.npy --html OUT", "y.npy"),
+    (verify_command, "model.t7 --input x.npy --torch7 program --html OUT", "program"),
+    (verify_command, "model.t7 --input x.npy --lua-path lua --html OUT", "lua/Layer.lua"),
+    (convert_command, "model.t7 OUT --to pt --force", "model.t7"),
+    (convert_command, "model.t7 OUT --to pt --force --plugin plugin.py", "plugin.py"),
+    (convert_command, "model.t7 OUT --to pt --force --lua layer.lua", "layer.lua"),
+    (convert_command, "model.t7 OUT --to pt --force --input x.npy", "x.npy"),
+    (convert_command, "model.t7 new.pt --force --report OUT", "model.t7"),
+    (convert_command, "model.t7 new.pt --force --plugin plugin.py --report OUT", "plugin.py"),
+    (convert_command, "model.t7 new.pt --force --lua layer.lua --report OUT", "layer.lua"),
+    (convert_command, "model.t7 --out-dir new --manifest OUT --plugin empty.py", "empty.py"),
+    (convert_command, "model.t7 --out-dir . --force --plugin model.pt", "model.pt"),
+    (convert_command, "model.t7 --out-dir . --force --jobs 2 --input model.pt", "model.pt"),
+    (convert_command, "model.t7 --out-dir . --to json --force --manifest model.json", "model.json"),
+    (convert_command, "model.safetensors.index.json OUT --force --to pt", "model-00001-of-00001.safetensors"),
+]
+
+
+def same(file: Path) -> Path:
+    return file
+
+
+def through_a_folder(file: Path) -> Path:
+    return file.parent / ".." / file.parent.name / file.name
+
+
+def symbolic_link(file: Path) -> Path:
+    (file.parent / "link").symlink_to(file.name)
+    return file.parent / "link"
+
+
+def hard_link(file: Path) -> Path:
+    os.link(file, file.parent / "link")
+    return file.parent / "link"
+
+
+NAMES = (same, through_a_folder, symbolic_link, hard_link)
+NAMED = [(*case, name) for case in CASES for name in (NAMES if "OUT" in case[1] else NAMES[:1])]
+NAMED = [case for case in NAMED if case[2:] != ("lua/Layer.lua", hard_link)]  # replacing the link leaves the file
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "file", "name"), NAMED, ids=[f"{c.name} {a} {n.__name__}" for c, a, _, n in NAMED]
+)
+def test_inputs_stay(
+    command: click.Command,
+    arguments: str,
+    file: str,
+    name: Callable[[Path], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = nn.Sequential(nn.Linear(3, 2))
+    dpnn_bridge.write_t7("model.t7", model)
+    dpnn_bridge.write_t7("ref.t7", {"input": np.ones((1, 3)), "output": np.ones((1, 2))})
+    dpnn_bridge.save("model.pt", dpnn_bridge.load("model.t7"))
+    if ".safetensors" in arguments:
+        pytest.importorskip("safetensors", reason="optional extra is not installed")
+        dpnn_bridge.convert("model.t7", "model.safetensors", max_shard_size="1GB")
+    np.save("x.npy", np.ones((1, 3), np.float32))
+    np.save("y.npy", np.ones((1, 2), np.float32))
+    (tmp_path / "lua").mkdir()
+    texts = {
+        "plugin.py": "import torch\n",
+        "known.json": "[]",
+        "empty.py": "",
+        "model.json": "",
+        "program": "#!/bin/sh",
+    }
+    for key, text in {**texts, "layer.lua": "local x = 1", "lua/Layer.lua": "local x = 1"}.items():
+        (tmp_path / key).write_text(text)
+    before = (tmp_path / file).read_bytes()
+    out = str(name(tmp_path / file)) if "OUT" in arguments else ""
+    result = CliRunner().invoke(command, [out if word == "OUT" else word for word in arguments.split()])
+    assert (tmp_path / file).read_bytes() == before
+    assert result.exit_code in (2, 6), result.output
+    assert "never replaced" in result.stderr or "the same file" in result.stderr

@@ -1,0 +1,177 @@
+"""dpnn-verify MANIFEST.jsonl: a manifest is data of anybody; it makes nothing run, and nothing is fetched for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from conftest import tracing
+from torch import nn
+
+import dpnn_bridge
+from dpnn_bridge.base.checksum import sha256_of
+from dpnn_bridge.cli.verify import verify_command
+from dpnn_bridge.parity import check_manifest
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A model, its files, and a program that says that it ran."""
+    dpnn_bridge.write_t7(tmp_path / "model.t7", nn.Sequential(nn.Linear(3, 2), nn.Tanh()))
+    dpnn_bridge.convert(tmp_path / "model.t7", tmp_path / "model.pt")
+    dpnn_bridge.convert(tmp_path / "model.t7", tmp_path / "model.py")
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'RAN')!r}, 'w').close()\nraise SystemExit(0)\n")
+    return tmp_path
+
+
+def line(source: object, target: object, **more: Any) -> dict[str, Any]:
+    sums = [sha256_of(p) if os.path.isfile(p := str(name)) else "" for name in (source, target)]
+    found = {"source": str(source), "target": str(target), "verdict": "equal", "key": None}
+    return {**found, "sha256": sums[0], "target_sha256": sums[1], **more}
+
+
+def verified(folder: Path, *lines: dict[str, Any], options: tuple[str, ...] = ()) -> Any:
+    manifest = folder / "done.jsonl"
+    manifest.write_text("".join(json.dumps(each) + "\n" for each in lines))
+    return CliRunner().invoke(verify_command, [str(manifest), *options])
+
+
+def test_a_manifest_of_data_is_checked(folder: Path) -> None:
+    result = verified(folder, line(folder / "model.t7", folder / "model.pt"))
+    assert result.exit_code == 0, result.output
+    assert "1 file: 1 equal" in result.stdout
+
+
+@pytest.mark.parametrize("name", ["evil.py", "model.py", "model.onnx", "model.pt2", "model.so", "model"])
+def test_a_program_is_not_run(name: str, folder: Path) -> None:
+    (folder / name).touch()
+    result = verified(folder, line(folder / "model.t7", folder / name))
+    assert result.exit_code == 4, result.output
+    assert "--trust-manifest" in result.stderr
+    assert "1 refused" in result.stdout
+    assert not (folder / "RAN").exists()
+
+
+def test_programs_of_ones_own_manifest_are_run(folder: Path) -> None:
+    result = verified(folder, line(folder / "model.t7", folder / "model.py"), options=("--trust-manifest",))
+    assert result.exit_code == 0, result.output
+    verified(folder, line(folder / "model.t7", folder / "evil.py"), options=("--trust-manifest",))
+    assert (folder / "RAN").exists(), "the test above shows nothing if evil.py does not work"
+
+
+@tracing
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+def test_traced_files_of_ones_own_manifest_are_checked(suffix: str, folder: Path) -> None:
+    if suffix == ".onnx":
+        pytest.importorskip("onnxscript", reason="optional extra is not installed")
+    import torch
+
+    dpnn_bridge.convert(folder / "model.t7", folder / f"m{suffix}", example=torch.zeros(1, 3))
+    each = line(folder / "model.t7", folder / f"m{suffix}")
+    assert verified(folder, each).exit_code == 4
+    assert verified(folder, each, options=("--trust-manifest",)).exit_code == 0
+
+
+@pytest.mark.parametrize("place", ["source", "target"])
+@pytest.mark.parametrize(
+    "scheme", ["http://{}/", "https://{}/", "file://{}/", "simplecache::http://{}/", "//{}/", "\\\\{}\\"]
+)
+def test_nothing_is_fetched(scheme: str, place: str, folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.2)
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        each = line(folder / "model.t7", folder / "model.pt")
+        each[place] = scheme.format(address) + Path(each[place]).name
+        result = verified(folder, each)
+        assert result.exit_code == 4
+        assert "1 refused" in result.stdout
+        assert "no file of this machine" in result.stderr
+        with pytest.raises(TimeoutError):
+            server.accept()
+
+
+def test_links_and_relative_names_lead_to_no_program(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    (folder / "link.pt").symlink_to("evil.py")
+    (folder / "link.safetensors").symlink_to("evil.py")
+    inner = folder / "inner"
+    inner.mkdir()
+    (inner / "out").symlink_to("..")
+    names = ["../model.pt", "out/model.pt"]
+    monkeypatch.chdir(inner)
+    result = verified(inner, *(line(folder / "model.t7", name) for name in names))
+    assert "2 refused" in result.stdout
+    assert "leads out of the folder" in result.stderr
+    assert verified(inner, line(folder / "model.t7", "../model.pt"), options=("--trust-manifest",)).exit_code == 0
+    monkeypatch.chdir(folder)
+    assert verified(folder, line("model.t7", "model.pt")).exit_code == 0
+    for name in ("link.pt", "link.safetensors"):
+        assert verified(folder, line(folder / "model.t7", folder / name)).exit_code == 4
+    assert not (folder / "RAN").exists()
+
+
+def test_a_pickle_is_not_unpickled(folder: Path) -> None:
+    import pickle
+
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.system, (f"touch {folder / 'RAN'}",)
+
+    for name in ("evil.pt", "evil.npz", "evil.t7", "evil.safetensors"):
+        (folder / name).write_bytes(pickle.dumps(Evil(), protocol=2))
+        assert verified(folder, line(folder / "model.t7", folder / name)).exit_code == 4
+        assert verified(folder, line(folder / name, folder / "model.pt")).exit_code == 4
+    assert not (folder / "RAN").exists()
+
+
+def test_other_fields_have_no_meaning(folder: Path) -> None:
+    more = {name: [str(folder / "evil.py")] for name in ("plugins", "plugin", "lua", "torch7", "lua_path", "reference")}
+    each = line(folder / "model.t7", folder / "model.pt", **more)
+    assert verified(folder, each).exit_code == 0
+    assert not (folder / "RAN").exists()
+
+
+@pytest.mark.parametrize("value", [None, 3, [], {}, "a\0b", "x" * 5000, "", ".", "\x1b[2J", "no/such.pt"])
+@pytest.mark.parametrize("name", ["source", "target", "key", "sha256", "target_sha256", "verdict", "message"])
+def test_any_value_is_one_error(name: str, value: object, folder: Path) -> None:
+    each = {**line(folder / "model.t7", folder / "model.pt"), name: value}
+    result = verified(folder, each)
+    assert result.exit_code in (0, 3, 4), result.output
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    assert "\x1b" not in result.output
+    assert "Traceback" not in result.output
+
+
+def test_shards_of_an_index_are_regular_files_beside_it(folder: Path) -> None:
+    pytest.importorskip("safetensors", reason="optional extra is not installed")
+    dpnn_bridge.convert(folder / "model.t7", folder / "m.safetensors", max_shard_size="1GB")
+    index = folder / "m.safetensors.index.json"
+    (shard,) = folder.glob("m-*.safetensors")
+    content = index.read_text()
+    for name in ("../model.pt", "http://127.0.0.1/x.safetensors", "/etc/hosts", str(shard)):
+        index.write_text(content.replace(shard.name, name))
+        assert verified(folder, line(folder / "model.t7", index)).exit_code == 4
+    index.write_text(content)
+    shard.unlink()
+    os.mkfifo(shard)
+    program = "import sys; from dpnn_bridge.cli.verify import verify_command; verify_command(sys.argv[1:])"
+    (folder / "done.jsonl").write_text(json.dumps(line(folder / "model.t7", index)) + "\n")
+    ended = subprocess.run([sys.executable, "-c", program, "done.jsonl"], cwd=folder, timeout=120, check=False)
+    assert ended.returncode == 4
+
+
+def test_time_is_linear_in_the_lines(folder: Path) -> None:
+    """20,000 lines whose targets are not there took minutes."""
+    lines = [line(folder / "model.t7", folder / f"gone{i}.pt") for i in range(20_000)]
+    (folder / "done.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
+    start = time.process_time()
+    assert sum(c.verdict == "missing" for c in check_manifest(folder / "done.jsonl")) == 20_000
+    assert time.process_time() - start < 10
