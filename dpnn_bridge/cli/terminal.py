@@ -37,7 +37,7 @@ INTERRUPTED = 130
 #: what messages say to Python's users and, in its place, to those of the command line
 _TERMS = (
     (r" \((force=True|example=tensor|model\.float\(\))\)", ""),
-    (r"\b(bounded=False|trusted=True) \((--[a-z-]+)\)", r"\2"),
+    (r"\b(bounded=False|trusted=True|device=\S+) \((--[^)]+)\)", r"\2"),
     (r"\b(key|dtype|max_shard_size)= \(--(key|dtype|max-shard-size)\)", r"--\2"),
     (r"\b(key|dtype|index_base|sha256)=(?=[\s.,;:])", r"--\1"),
 )

@@ -8,6 +8,20 @@ from contextlib import contextmanager
 
 import torch
 
+from dpnn_bridge.errors import OptionError
+
+
+def check_device(device: str | torch.device) -> None:
+    """Raise :class:`OptionError` unless PyTorch computes on a device here, and its results can be had."""
+    try:
+        torch.ones(1, device=device).cpu()
+    except Exception as error:
+        reason = str(error).strip().split("\n", 1)[0]
+        raise OptionError(
+            f"device={device} (--device {device}): PyTorch cannot use this device here: {reason}; leave it out "
+            "to run on the CPU"
+        ) from error
+
 
 @contextmanager
 def full_precision() -> Iterator[None]:

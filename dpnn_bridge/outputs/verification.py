@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.differences import Tolerance, compare
-from dpnn_bridge.errors import ConversionError, VerificationError
+from dpnn_bridge.errors import ConversionError, OptionError, VerificationError
 
 #: the first PyTorch that exports whole models; torch.onnx of 2.6 fails on batch normalization
 TRACING = "2.7"
@@ -97,12 +97,12 @@ def check_traced(path: Path, outputs: Any, module: nn.Module, example: Any, what
 
 
 def need_tracing(example: Any, suffix: str) -> None:
-    """Raises :class:`ConversionError` when there is no example input, or PyTorch is too old to trace whole models."""
+    """Raise :class:`OptionError` without an example input, :class:`ConversionError` with a PyTorch that is too old."""
     if torch.__version__ < TRACING:
         raise ConversionError(f"{suffix} needs PyTorch {TRACING} or newer, found {torch.__version__}")
     if example is None:
         shapes = "dpnn-inspect names shapes that fit"
-        raise ConversionError(f"{suffix} needs an example input: --input 1x3x224x224 (example=tensor); {shapes}")
+        raise OptionError(f"{suffix} needs an example input: --input 1x3x224x224 (example=tensor); {shapes}")
 
 
 def need_whole_zip(path: Path) -> None:

@@ -20,7 +20,7 @@ from dpnn_bridge.base.suffixes import is_converted_file
 from dpnn_bridge.checkpoints.find import select
 from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.differences import Tolerance, compare
-from dpnn_bridge.compare.precision import full_precision
+from dpnn_bridge.compare.precision import check_device, full_precision
 from dpnn_bridge.conversion import convert_object, fields
 from dpnn_bridge.conversion.lua_values import lua_value, to_value
 from dpnn_bridge.conversion.options import Options
@@ -97,10 +97,12 @@ def verify(
             :mod:`dpnn_bridge.conversion.running`; False: what the model asks for.
 
     Raises:
+        OptionError: PyTorch cannot use the device.
         VerificationError: the reference is none.
         T7Error, ConversionError: a file cannot be read or converted, or the model cannot run.
         ConversionLimitError: running it takes more than the files are worth; names the layer.
     """
+    check_device(device)
     options = options or Options()
     obj, table, key = _subject(model, reference, key)
     if input is not None:

@@ -19,7 +19,7 @@ from dpnn_bridge import parity
 from dpnn_bridge.cli.verify import verify_command
 from dpnn_bridge.conversion import noise
 from dpnn_bridge.conversion.lua_values import to_value
-from dpnn_bridge.errors import OutputExistsError
+from dpnn_bridge.errors import OptionError, OutputExistsError
 from dpnn_bridge.parity.verify import verify
 
 SAMPLE = SAMPLES / "torch-demos__mnist_convnet"
@@ -168,8 +168,10 @@ def test_precision_of_half_and_double() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")
 def test_missing_device_is_said() -> None:
     result = run(RESIDUAL, "--device", "cuda")
-    assert result.exit_code == 4
-    assert "no CUDA device" in result.stderr
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: --device cuda: PyTorch cannot use this device here")
+    with pytest.raises(OptionError, match=r"device=cuda"):
+        verify(RESIDUAL, device="cuda")
 
 
 def test_html_page_is_complete_in_itself(deviating: Path, tmp_path: Path) -> None:
