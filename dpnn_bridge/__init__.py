@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dpnn_bridge.conversion.places import lua_names, lua_paths, model_at
     from dpnn_bridge.conversion.registry import lua_class
     from dpnn_bridge.files import convert, load, save, write_t7
-    from dpnn_bridge.legacy import load_lua
+    from dpnn_bridge.legacy.loading import load_lua
     from dpnn_bridge.loaders.t7_reader import read_t7
     from dpnn_bridge.training.flat_vector import load_flat
 
@@ -37,7 +37,7 @@ _HOMES = {
     "load": "files",
     "load_checkpoint": "checkpoint",
     "load_flat": "training.flat_vector",
-    "load_lua": "legacy",
+    "load_lua": "legacy.loading",
     "lua_class": "conversion.registry",
     "lua_names": "conversion.places",
     "lua_paths": "conversion.places",

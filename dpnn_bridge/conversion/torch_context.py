@@ -97,14 +97,20 @@ class TorchContext:
             if not self._active:
                 self.budget = Budget(obj)
             self._active.add(id(obj))
-            with nullcontext() if len(self._active) > 1 else Allocations(self.budget):
-                module = self._convert(obj)
-            self._active.discard(id(obj))
+            try:
+                with nullcontext() if len(self._active) > 1 else Allocations(self.budget):
+                    module = self._convert(obj)
+            finally:
+                self._active.discard(id(obj))
             self.budget.visit(module)
             self._modules[id(obj)] = module
             self._converted.add(id(module))
             self._alive.append(obj)
             return module
+
+    def converted(self, obj: LuaObject) -> nn.Module | None:
+        """The module that an object became, None where it was not met."""
+        return self._modules.get(id(obj))
 
     def _convert(self, obj: LuaObject) -> nn.Module:
         spec = registry.find(obj)

@@ -1,4 +1,4 @@
-"""``load_checkpoint``: what a script saved, wherever it kept it; ``load_lua``: PyTorch 0.4's function."""
+"""``load_checkpoint``: what a script saved, wherever it kept it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from samples import SAMPLES
 from torch import nn
 
 import dpnn_bridge
-from dpnn_bridge import load_checkpoint, load_lua, to_lua, write_t7
-from dpnn_bridge.errors import ModelNotFoundError, UnsupportedClassError
-from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+from dpnn_bridge import load_checkpoint, to_lua, write_t7
+from dpnn_bridge.errors import ModelNotFoundError
+from dpnn_bridge.objects import LuaTable, LuaTensor
 
 WITH_VOCABULARY = ["torch-rnn__lstm", "neuraltalk2__LanguageModel", "rnn__recurrent-language-model_lstm"]
 CHAR_RNN = SAMPLES / "char-rnn__lstm" / "model.t7"
@@ -81,21 +81,6 @@ def test_a_file_that_is_the_model_and_one_without(tmp_path: Path) -> None:
     write_t7(tmp_path / "d.t7", table(a=1))
     with pytest.raises(ModelNotFoundError):
         _ = load_checkpoint(tmp_path / "d.t7").model
-
-
-def test_load_lua(tmp_path: Path) -> None:
-    checkpoint = load_lua(str(CHAR_RNN))
-    assert isinstance(checkpoint["protos"]["rnn"], nn.Module)
-    assert isinstance(checkpoint["train_losses"], list | dict)
-    shared = LuaTable.from_list([LuaTensor.from_numpy(np.arange(3.0))])
-    write_t7(tmp_path / "t.t7", table(a=shared, b=shared, u=LuaObject("my.Thing", table(x=1))))
-    found = load_lua(tmp_path / "t.t7", unknown_classes=True)
-    assert found["a"] is found["b"]
-    assert torch.equal(found["a"][0], torch.arange(3.0, dtype=torch.float64))
-    assert found["u"]["x"] == 1
-    with pytest.raises(UnsupportedClassError, match=r"my\.Thing at u"):
-        load_lua(tmp_path / "t.t7")
-    assert load_lua(tmp_path / "t.t7", True, 8)["u"].class_name == "my.Thing"
 
 
 def test_face() -> None:

@@ -1,0 +1,32 @@
+"""Python code of 2016 to 2019 that calls ``load_lua``, ``torch.legacy`` or torchfile, on current PyTorch.
+
+>>> net = dpnn_bridge.legacy.load_lua("model.t7")                      # doctest: +SKIP
+>>> net.modules[0].weight.size(), net.forward(image).size()            # doctest: +SKIP
+
+``python -m dpnn_bridge.legacy script.py`` runs a script without a change; :func:`install` does for one's own process
+what that does for the script.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dpnn_bridge.base.faces import face
+
+if TYPE_CHECKING:
+    from dpnn_bridge.legacy import nn
+    from dpnn_bridge.legacy.decoding import TorchObject, hashable_uniq_dict
+    from dpnn_bridge.legacy.loading import T7Reader, T7ReaderException, load_lua
+
+__all__ = ["T7Reader", "T7ReaderException", "TorchObject", "hashable_uniq_dict", "load_lua", "nn"]
+
+_HOMES = {
+    "T7Reader": "legacy.loading",
+    "T7ReaderException": "legacy.loading",
+    "TorchObject": "legacy.decoding",
+    "hashable_uniq_dict": "legacy.decoding",
+    "load_lua": "legacy.loading",
+    "nn": "legacy.",
+}
+
+__getattr__, __dir__ = face(__name__, _HOMES)

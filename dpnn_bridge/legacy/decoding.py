@@ -1,0 +1,221 @@
+"""What a ``.t7`` file holds as PyTorch 0.4's ``load_lua`` gave it."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from functools import cache
+from typing import Any
+
+import torch
+
+from dpnn_bridge.base.graph import is_module
+from dpnn_bridge.conversion import registry
+from dpnn_bridge.conversion.options import Options
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.legacy import fields, nn
+from dpnn_bridge.legacy.module import Container, Criterion, Module
+from dpnn_bridge.legacy.running import parameters_of
+from dpnn_bridge.legacy.viewed import Viewed
+from dpnn_bridge.legacy.views import Views
+from dpnn_bridge.objects import LuaFunction as Function
+from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
+from dpnn_bridge.torchfile import LuaFunction
+
+#: names of one class -> that in ``torch.legacy.nn``
+SAME = {"SpatialConvolutionMM": "SpatialConvolution"}
+
+
+class hashable_uniq_dict(dict):  # noqa: N801 - PyTorch 0.4's name
+    """A dict that compares by identity, may be a key of another, and has its keys as attributes, None for others."""
+
+    __hash__ = object.__hash__  # pyright: ignore[reportAssignmentType]
+
+    def __getattr__(self, key: str) -> Any:
+        if key.startswith("__"):  # what copy, pickle and numpy ask for
+            raise AttributeError(key)
+        return self.get(key)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __ne__(self, other: object) -> bool:
+        return self is not other
+
+
+class TorchObject(Module):
+    """An object of a class that ``torch.legacy.nn`` had not.
+
+    ``obj.name`` and ``obj["name"]`` are its fields, None where there is none. It computes where the class is known.
+    """
+
+    def __init__(self, typename: str, obj: Any, version_number: int = 1, header: tuple[Any, ...] = ()) -> None:
+        self.__dict__.update(_typename=typename, _obj=obj, _version_number=version_number, _header=header)
+
+    @property
+    def _fields(self) -> dict[Any, Any]:
+        fields = self.__dict__.get("_obj")
+        return fields if isinstance(fields, dict) else {}
+
+    @property
+    def _lua_class(self) -> str:  # type: ignore[override]
+        return self._typename
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name in ("_call", "_graph"):
+            raise AttributeError(name)
+        return self[name]
+
+    def __getitem__(self, name: Any) -> Any:
+        return self._fields.get(name)
+
+    def torch_typename(self) -> str:
+        """The name of its class."""
+        return self._typename
+
+    def __repr__(self) -> str:
+        return f"TorchObject({self._typename}, {self._obj!r})"
+
+    def __dir__(self) -> list[str]:
+        return [*map(str, self._obj), "torch_typename"]
+
+
+def class_of(obj: LuaObject) -> type[Viewed]:
+    """The class for objects of a Lua class: that of ``torch.legacy.nn``, or one made for classes that it had not."""
+    namespace, _, name = obj.class_name.rpartition(".")
+    name = SAME.get(name, name)
+    if namespace == "nn" and name in nn.CLASSES:
+        return nn.CLASSES[name]
+    spec = registry.find(obj)
+    canonical = spec.names[0].rpartition(".")[2] if spec is not None else ""
+    general = Criterion if name.endswith("Criterion") else Container if "modules" in obj else Module
+    return made_class(obj.class_name, nn.CLASSES.get(name) or nn.CLASSES.get(canonical) or general)
+
+
+@cache
+def made_class(class_name: str, base: type[Viewed]) -> type[Viewed]:
+    """A subclass for a Lua class that ``torch.legacy.nn`` had not."""
+    namespace, _, name = class_name.rpartition(".")
+    body: dict[str, Any] = {"__module__": f"torch.legacy.{namespace}", "__reduce_ex__": _reduced}
+    if base in (Module, Container):
+        body |= {"_kind": name, "parameters": parameters_of}
+    return type(name, (base,), body, lua_class=class_name)  # pyright: ignore[reportReturnType]
+
+
+def _reduced(self: Any, protocol: int) -> tuple[Any, ...]:
+    return _made, (self._lua_class, type(self).__base__), self.__dict__
+
+
+def _made(class_name: str, base: type[Viewed]) -> Viewed:
+    kind = made_class(class_name, base)
+    return kind.__new__(kind)
+
+
+class Decoder:
+    """Turns the values of one file into Python's, each object once.
+
+    Args:
+        unknown_classes: objects of classes that ``torch.legacy.nn`` had not become a :class:`TorchObject`.
+        lists: tables with the keys 1, 2, … become lists.
+        ints: whole numbers become ints.
+    """
+
+    def __init__(self, unknown_classes: bool = False, lists: bool = True, ints: bool = True) -> None:
+        self.unknown_classes, self.lists, self.ints = unknown_classes, lists, ints
+        self._context = TorchContext(Options())
+        self._context.sharing = Views()
+        self._inside = 0
+        self._done: dict[int, Any] = {}
+        self._alive: list[Any] = []
+
+    def decode(self, root: Any) -> Any:
+        """The value of a file.
+
+        Raises:
+            UnsupportedClassError: it holds modules of unknown classes, and ``unknown_classes`` is False.
+        """
+        value = self.value(root, ())
+        self._context.finish()
+        return value
+
+    def value(self, value: Any, path: tuple[Any, ...]) -> Any:
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return value if self.ints else float(value)
+        if not isinstance(value, (LuaTable, LuaObject, LuaTensor, LuaStorage, Function)):
+            return value
+        if id(value) not in self._done:
+            self._alive.append(value)
+            self._compound(value, path)
+        return self._done[id(value)]
+
+    def _compound(self, value: Any, path: tuple[Any, ...]) -> None:
+        done = self._done
+        if isinstance(value, LuaTable):
+            self._table(value, path)
+        elif isinstance(value, LuaTensor):
+            done[id(value)] = value.torch()
+        elif isinstance(value, LuaStorage):
+            whole = value.torch()
+            done[id(value)] = torch.storage.TypedStorage(
+                wrap_storage=whole.untyped_storage(), dtype=whole.dtype, _internal=True
+            )
+        elif isinstance(value, Function):
+            upvalues = self.value(value.upvalues, (*path, "upvalues"))
+            done[id(value)] = LuaFunction(len(value.bytecode), value.bytecode, upvalues)
+        elif value.class_name in ("tds.Vec", "tds.Hash") and isinstance(value.payload, LuaTable):
+            self._table(value.payload, path)
+            done[id(value)] = done[id(value.payload)]
+        else:
+            self._object(value, path)
+
+    def _check(self, obj: LuaObject, path: tuple[Any, ...]) -> None:
+        """Notes the unknown classes of a model for one error, those that :func:`dpnn_bridge.load` would name."""
+        with suppress(ConversionError):  # a model that cannot run; its fields can be read
+            self._context.to_torch(obj, *path)
+
+    def _table(self, table: LuaTable, path: tuple[Any, ...]) -> None:
+        array = table.as_list()
+        if self.lists and self.ints and len(array) == len(table):
+            listed: list[Any] = []
+            self._done[id(table)] = listed
+            listed.extend(self.value(v, (*path, i)) for i, v in enumerate(array, 1))
+            return
+        entries = self._done[id(table)] = hashable_uniq_dict()
+        for key, value in table.items():
+            name = self.value(key, path)
+            entries[key if isinstance(name, list) else name] = self.value(value, (*path, key))
+
+    def _object(self, obj: LuaObject, path: tuple[Any, ...]) -> None:
+        if is_module(obj) and not self._inside and not self.unknown_classes:
+            self._check(obj, path)
+        ours = obj.class_name.startswith("nn.") and obj.class_name[3:] in nn.CLASSES
+        known = ours or (not self.unknown_classes and registry.find(obj) is not None)
+        if not is_module(obj) or not known:
+            header = tuple(self.value(h, path) for h in obj.header)
+            found = self._done[id(obj)] = TorchObject(obj.class_name, None, obj.version, header)
+            found.__dict__["_obj"] = self.value(obj.payload, path)
+            return
+        kind = class_of(obj)
+        made = self._done[id(obj)] = kind.__new__(kind)
+        self._inside += 1
+        for key, entry in fields.to_legacy(kind._kind, dict(obj.items())).items():
+            size = isinstance(entry, tuple)
+            made.__dict__[key] = torch.Size(entry) if size else self.value(entry, (*path, key))
+        self._inside -= 1
+        _in_four_dimensions(made)
+        if isinstance(made.__dict__.get("_type"), str):
+            made.__dict__["_type"] = made._type.replace("torch.Cuda", "torch.").replace(
+                "torch.Tensor", "torch.FloatTensor"
+            )
+        made.__dict__.update({"_version": obj.version} if obj.version != 1 else {})
+        made.__dict__.update({"_header": tuple(self.value(h, path) for h in obj.header)} if obj.header else {})
+
+
+def _in_four_dimensions(made: Viewed) -> None:
+    """Shapes the weights of convolutions of older files, which had two, as PyTorch 0.4 had them."""
+    if isinstance(made, nn.SpatialConvolution):
+        for name in ("weight", "gradWeight"):
+            weight = made._fields.get(name)
+            if isinstance(weight, torch.Tensor) and weight.dim() == 2:
+                sizes = (made.nOutputPlane, made.nInputPlane, made.kH, made.kW)
+                made._fields[name] = weight.view(sizes) if weight.is_contiguous() else weight.reshape(sizes)

@@ -1,0 +1,93 @@
+"""Objects of ``torch.legacy.nn`` as Lua objects on the same memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dpnn_bridge.conversion import registry
+from dpnn_bridge.conversion.lua_values import numpy_dtype
+from dpnn_bridge.legacy.lua_graph import Described, LuaGraph
+from dpnn_bridge.legacy.values import whole_storage
+from dpnn_bridge.legacy.viewed import Viewed
+from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTensor, tensor_class
+
+#: class of an object that computes in Python
+FOREIGN = "python."
+
+
+def is_foreign(obj: Any) -> bool:
+    """Whether an object computes with a method of its own, as modules of users do."""
+    method = type(obj).updateOutput
+    return "updateOutput" in obj.__dict__ or not method.__module__.startswith("dpnn_bridge.legacy")
+
+
+class Encoder(LuaGraph):
+    """The Lua objects of modules, criterions and values; tensors share memory with those of the modules.
+
+    Attributes:
+        pairs: every module and criterion with its Lua object.
+        foreign: ``id`` of Lua object -> object that computes in Python.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pairs: list[tuple[Any, LuaObject]] = []
+        self.foreign: dict[int, Any] = {}
+        self._storages: dict[tuple[int, torch.dtype], LuaStorage] = {}
+
+    def describe(self, value: Any) -> Described | None:
+        if "_typename" in getattr(value, "__dict__", ()):
+            state = value.__dict__
+            return Described(state["_typename"], "", {}, state["_version_number"], state["_header"], state["_obj"])
+        if not isinstance(value, Viewed):
+            return None
+        name = FOREIGN + type(value).__name__ if is_foreign(value) else value._lua_class
+        fields = {k: v for k, v in value.__dict__.items() if k not in ("_version", "_header")}
+        version = value.__dict__.get("_version", 1)
+        return Described(name, value._kind, fields, version, value.__dict__.get("_header", ()))
+
+    def _object(self, value: Any, found: Described) -> LuaObject:
+        obj = super()._object(value, found)
+        if not isinstance(value, Viewed):
+            return obj
+        self.pairs.append((value, obj))
+        if found.class_name.startswith(FOREIGN):
+            self.foreign[id(obj)] = value
+        elif (spec := registry.find(obj)) is not None:
+            kind = obj.get("_type", "torch.FloatTensor")
+            for key, constant in {"gradInput": LuaTensor.empty, **spec.constants}.items():
+                if key not in obj:
+                    obj[key] = constant(kind) if callable(constant) else constant
+        return obj
+
+    def tensor(self, value: Any) -> LuaTensor | LuaStorage | None:
+        if isinstance(value, np.ndarray):
+            value = torch.from_numpy(np.ascontiguousarray(value))
+        if isinstance(value, torch.storage.TypedStorage):
+            return self._storage(torch.empty(0, dtype=value.dtype).set_(value._untyped_storage))
+        if not isinstance(value, Tensor):
+            return super().tensor(value)
+        value = value.detach()
+        if value.dtype in (torch.bool, torch.bfloat16):
+            value = value.to(torch.uint8 if value.dtype == torch.bool else torch.float32)
+        name = tensor_class(numpy_dtype(value))
+        if value.numel() == 0:
+            return LuaTensor.empty(name)
+        if value.dim() == 0:
+            value = value.reshape(1)
+        return LuaTensor(name, tuple(value.shape), value.stride(), value.storage_offset(), self._storage(value))
+
+    def _storage(self, value: Tensor) -> LuaStorage:
+        key = (value.untyped_storage().data_ptr(), value.dtype)
+        if key not in self._storages:
+            whole = whole_storage(value)
+            name = tensor_class(numpy_dtype(value)).replace("Tensor", "Storage")
+            load = whole.numpy() if whole.device.type == "cpu" else lambda: whole.cpu().numpy()
+            self._storages[key] = LuaStorage(name, whole.numel(), load)
+            self._storages[key]._torch = whole
+            self._alive.append(value)
+        return self._storages[key]

@@ -1,0 +1,132 @@
+"""Where the fields of PyTorch 0.4's ``torch.legacy.nn`` differ from Torch7's: names, indices from 0, sizes.
+
+The tables follow the patches that ``read_lua_file.py`` of PyTorch 0.4 applied while it read. Both directions follow
+from them. Needs no PyTorch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dpnn_bridge.objects import LuaStorage, LuaTable, LuaTensor
+
+
+class Change(NamedTuple):
+    """How the value of a field differs. Each function takes a value that is not None, the first one a Lua value."""
+
+    to_legacy: Callable[[Any], Any]
+    to_lua: Callable[[Any], Any]
+
+
+def _shifted(value: Any, by: int) -> Any:
+    if isinstance(value, (LuaTable, list, tuple)):
+        return [_shifted(v, by) for v in (value.as_list() if isinstance(value, LuaTable) else value)]
+    if isinstance(value, LuaTensor):
+        return LuaTensor.from_numpy(value.numpy() + value.dtype.type(by), value.class_name)
+    return value + by
+
+
+def size_storage(sizes: Any) -> LuaStorage:
+    """Sizes as Torch7 keeps them, in a ``torch.LongStorage``."""
+    array = np.array([*sizes], np.int64)
+    return LuaStorage("torch.LongStorage", array.size, array)
+
+
+#: an index from 0 for one from 1
+INDEX = Change(lambda v: _shifted(v, -1), lambda v: _shifted(v, 1))
+#: a dimension or place that may count from the end
+PLACE = Change(lambda v: v - 1 if v > 0 else v, lambda v: v + 1 if v >= 0 else v)
+#: sizes: a tuple for a ``torch.LongStorage``
+SIZE = Change(
+    lambda v: tuple(v.numpy().tolist()) if isinstance(v, LuaStorage) else v,
+    lambda v: v if isinstance(v, LuaStorage) else size_storage(v),
+)
+
+#: class -> Lua field -> field
+RENAMED: dict[str, dict[str, str]] = {
+    "ClassNLLCriterion": {"ignoreIndex": "ignore_index"},
+    "GradientReversal": {"lambda": "lambd"},
+    "HardShrink": {"lambda": "lambd"},
+    "ReLU": {"val": "value"},
+    "SoftShrink": {"lambda": "lambd"},
+    "SpatialAdaptiveMaxPooling": {"H": "h", "W": "w"},
+    "SpatialClassNLLCriterion": {"ignoreIndex": "ignore_index"},
+    "Threshold": {"val": "value"},
+    "Unsqueeze": {"pos": "dim"},
+}
+#: class -> field of ``torch.legacy.nn`` -> how its value differs
+CHANGED: dict[str, dict[str, Change]] = {
+    "ClassNLLCriterion": {"ignore_index": PLACE},
+    "Concat": {"dimension": PLACE},
+    "DepthConcat": {"dimension": PLACE, "outputSize": SIZE},
+    "Index": {"dimension": PLACE},
+    "JoinTable": {"dimension": PLACE},
+    "LookupTable": {"paddingValue": INDEX},
+    "Max": {"dimension": PLACE},
+    "Mean": {"dimension": PLACE},
+    "Min": {"dimension": PLACE},
+    "MixtureTable": {"dim": PLACE, "size": SIZE},
+    "Narrow": {"dimension": PLACE, "index": PLACE},
+    "NarrowTable": {"offset": PLACE},
+    "Padding": {"dim": PLACE, "index": PLACE},
+    "Parallel": {"inputDimension": PLACE, "outputDimension": PLACE},
+    "PartialLinear": {"partition": INDEX},
+    "Replicate": {"dim": PLACE},
+    "Reshape": {"size": SIZE},
+    "Select": {"dimension": PLACE, "index": PLACE},
+    "SelectTable": {"index": PLACE},
+    "SpatialClassNLLCriterion": {"ignore_index": PLACE},
+    "SpatialConvolutionMap": {"connTable": INDEX},
+    "SpatialFullConvolutionMap": {"connTable": INDEX},
+    "SplitTable": {"dimension": PLACE},
+    "Squeeze": {"dim": PLACE},
+    "Sum": {"dimension": PLACE},
+    "Transpose": {"permutations": INDEX},
+    "Unsqueeze": {"dim": PLACE},
+    "View": {"size": SIZE},
+}
+#: class -> fields that are None where the file has none
+NONE: dict[str, tuple[str, ...]] = {
+    "BCECriterion": ("buffer", "weights"),
+    "BatchNormalization": ("weight", "bias", "gradWeight", "gradBias", "save_mean", "save_std"),
+    "CAddTable": ("inplace",),
+    "ClassNLLCriterion": ("weights",),
+    "Dropout": ("inplace",),
+    "Linear": ("bias", "gradWeight", "gradBias", "addBuffer"),
+    "LookupTable": ("maxNorm", "normType", "_gradOutput", "_sorted", "_indices"),
+    "MixtureTable": ("table",),
+    "MultiMarginCriterion": ("weights",),
+    "ParallelCriterion": ("repeatTarget",),
+    "SpatialBatchNormalization": ("weight", "bias", "gradWeight", "gradBias", "save_mean", "save_std"),
+    "SpatialClassNLLCriterion": ("weights",),
+    "SpatialConvolution": ("bias", "gradWeight", "gradBias", "_gradOutput", "finput", "fgradInput", "_input"),
+    "SpatialCrossMapLRN": ("scale",),
+    "SpatialFractionalMaxPooling": ("outW", "outH", "ratioW", "ratioH"),
+    "VolumetricBatchNormalization": ("weight", "bias", "gradWeight", "gradBias"),
+    "VolumetricMaxPooling": ("ceil_mode",),
+    "WeightedEuclidean": ("fastBackward",),
+}
+
+
+def to_legacy(kind: str, fields: dict[Any, Any]) -> dict[Any, Any]:
+    """The fields that PyTorch 0.4 gave an object of a class, from those of its file.
+
+    Args:
+        kind: the class in ``torch.legacy.nn``.
+        fields: Lua fields with Lua values.
+    """
+    names, changes = RENAMED.get(kind, {}), CHANGED.get(kind, {})
+    found = {names.get(k, k): v for k, v in fields.items()}
+    for name, change in changes.items():
+        if found.get(name) is not None:
+            found[name] = change.to_legacy(found[name])
+    return {**dict.fromkeys(NONE.get(kind, ())), **found}
+
+
+def to_lua(kind: str, fields: dict[Any, Any]) -> dict[Any, Any]:
+    """The Lua fields of an object of ``torch.legacy.nn``, without those that are None."""
+    names, changes = {v: k for k, v in RENAMED.get(kind, {}).items()}, CHANGED.get(kind, {})
+    return {names.get(k, k): changes[k].to_lua(v) if k in changes else v for k, v in fields.items() if v is not None}

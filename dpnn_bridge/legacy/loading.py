@@ -1,0 +1,105 @@
+"""``load_lua`` as PyTorch had it until 0.4."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from dpnn_bridge.base.boundary import raises
+from dpnn_bridge.errors import ConversionError, T7Error
+from dpnn_bridge.legacy.decoding import Decoder
+from dpnn_bridge.legacy.torch_nn import TorchNN
+from dpnn_bridge.loaders.origin import Origin
+from dpnn_bridge.loaders.t7_reader import read_all, read_t7
+
+
+@raises(ConversionError, "loading")
+def load_lua(
+    filename: Origin,
+    unknown_classes: bool = False,
+    long_size: int | None = None,
+    force_8bytes_long: bool = False,
+    *,
+    list_heuristic: bool = True,
+    int_heuristic: bool = True,
+    torch_nn: bool = False,
+    force_deserialize_classes: bool = True,
+) -> Any:
+    """Loads a ``.t7`` file as ``torch.utils.serialization.load_lua`` of PyTorch 0.4 did.
+
+    Args:
+        filename: the file.
+        unknown_classes: objects of classes that ``torch.legacy.nn`` had not become a :class:`TorchObject`. By default
+            those that dpnn_bridge knows become modules as well, and others are an error.
+        long_size: bytes of a C ``long``, 4 or 8; default: found out.
+        force_8bytes_long: the same as ``long_size=8``.
+        list_heuristic: tables with the keys 1, 2, … become lists.
+        int_heuristic: whole numbers become ints.
+        torch_nn: return modules of ``torch.nn`` instead, as dpnn_bridge 0.1 did. Deprecated: :func:`dpnn_bridge.load`
+            and :func:`dpnn_bridge.load_checkpoint` give them.
+        force_deserialize_classes: without effect, as in PyTorch 0.4.
+
+    Returns:
+        Tables as lists, or as dicts whose keys are attributes too; tensors as tensors, those of CUDA on the CPU;
+        modules and criterions as objects of :mod:`dpnn_bridge.legacy.nn`. Objects that occur twice are one object.
+
+    Raises:
+        T7Error: the file cannot be read.
+        UnsupportedClassError: it holds modules of unknown classes, and ``unknown_classes`` is False.
+
+    Differs from PyTorch 0.4:
+        ASCII files and those of machines with another byte order or long size are read, and so are classes that
+        ``torch.legacy.nn`` had not. Without CUDA, CUDA tensors load on the CPU. Strings that are not ASCII are kept.
+
+    Examples:
+        >>> net = dpnn_bridge.load_lua("model.t7")             # doctest: +SKIP
+        >>> net.evaluate()                                     # doctest: +SKIP
+        >>> features = net.forward(image); net.get(3).output   # doctest: +SKIP
+    """
+    root = read_t7(filename, long_size=8 if force_8bytes_long else long_size)
+    if torch_nn:
+        warnings.warn(
+            "load_lua(torch_nn=True) is deprecated: use dpnn_bridge.load or dpnn_bridge.load_checkpoint",
+            DeprecationWarning,
+            stacklevel=3,
+        )
+        return TorchNN(unknown_classes).value(root)
+    return Decoder(unknown_classes, list_heuristic, int_heuristic).decode(root)
+
+
+#: what PyTorch 0.4 raised for a damaged file
+T7ReaderException = T7Error
+
+
+class T7Reader:
+    """Reads the objects of an open file one after the other, as ``torch.utils.serialization.T7Reader``.
+
+    Args:
+        fileobj: a file that is open for reading bytes.
+        list_heuristic, int_heuristic, unknown_classes, long_size: as of :func:`load_lua`.
+    """
+
+    def __init__(
+        self,
+        fileobj: Any,
+        list_heuristic: bool = True,
+        int_heuristic: bool = True,
+        unknown_classes: bool = False,
+        long_size: int | None = None,
+    ) -> None:
+        self.f = fileobj
+        self._decoder = Decoder(unknown_classes, list_heuristic, int_heuristic)
+        self._long_size = long_size
+        self._objects: list[Any] | None = None
+
+    def read(self) -> Any:
+        """The next object.
+
+        Raises:
+            EOFError: there is none.
+        """
+        if self._objects is None:
+            self._objects = read_all(self.f, long_size=self._long_size)
+        if not self._objects:
+            raise EOFError("no more objects in the file")
+        return self._decoder.decode(self._objects.pop(0))

@@ -1,0 +1,85 @@
+"""Python values of ``torch.legacy`` as the Lua values that a ``.t7`` file would hold."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from dpnn_bridge.legacy import fields
+from dpnn_bridge.legacy.fields import size_storage
+from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
+
+
+class Described(NamedTuple):
+    """What an object of ``torch.legacy`` is.
+
+    Attributes:
+        class_name: its Lua class.
+        kind: the class of ``torch.legacy.nn`` whose fields it has.
+        fields: its attributes.
+        version: of the Lua class.
+        header: what the class writes before its fields.
+        payload: what stands for the fields of a class with a framing of its own.
+    """
+
+    class_name: str
+    kind: str
+    fields: dict[Any, Any]
+    version: int = 1
+    header: tuple[Any, ...] = ()
+    payload: Any = ...
+
+
+class LuaGraph:
+    """Turns values into Lua's, each object once; what Lua has no value for is left out."""
+
+    def __init__(self) -> None:
+        self._done: dict[int, Any] = {}
+        self._alive: list[Any] = []
+
+    def describe(self, value: Any) -> Described | None:
+        """What an object is; None for other values."""
+        raise NotImplementedError
+
+    def tensor(self, value: Any) -> LuaTensor | LuaStorage | None:
+        """The Lua tensor or storage of a value; None for other values."""
+        return value if isinstance(value, (LuaTensor, LuaStorage)) else None
+
+    def value(self, value: Any) -> Any:
+        """The Lua value of a value, None where there is none."""
+        if value is None or isinstance(value, (bool, int, float, str, LuaFunction)):
+            return value
+        if isinstance(value, bytes):
+            return value.decode("utf-8", "surrogateescape")
+        if id(value) in self._done:
+            return self._done[id(value)]
+        self._alive.append(value)
+        if (tensor := self.tensor(value)) is not None:
+            self._done[id(value)] = tensor
+            return tensor
+        if isinstance(value, dict):
+            return self._table(value, ((k, v) for k, v in value.items()))
+        if isinstance(value, (list, tuple)):
+            if type(value).__name__ == "Size":
+                return size_storage(value)
+            if hasattr(value, "dumped"):  # a function, which is never run
+                return None
+            return self._table(value, enumerate(value, 1))
+        described = self.describe(value)
+        return None if described is None else self._object(value, described)
+
+    def _table(self, value: Any, entries: Any) -> LuaTable:
+        table = self._done[id(value)] = LuaTable()
+        for key, entry in entries:
+            if (key := self.value(key)) is not None:
+                table[key] = self.value(entry)
+        return table
+
+    def _object(self, value: Any, found: Described) -> LuaObject:
+        obj = LuaObject(found.class_name, version=found.version, header=tuple(map(self.value, found.header)))
+        self._done[id(value)] = obj
+        if found.payload is not ...:
+            obj.payload = self.value(found.payload)
+            return obj
+        for key, entry in fields.to_lua(found.kind, found.fields).items():
+            obj[self.value(key)] = self.value(entry)
+        return obj

@@ -1,0 +1,272 @@
+"""What all modules and criterions of PyTorch 0.4's ``torch.legacy.nn`` can do."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dpnn_bridge.legacy import running
+from dpnn_bridge.legacy.casting import cast
+from dpnn_bridge.legacy.flat import flattened
+from dpnn_bridge.legacy.viewed import Viewed
+
+
+class _Shared(Viewed):
+    """What modules and criterions can do alike."""
+
+    def to_torch(self, **options: Any) -> torch.nn.Module:
+        """The ``torch.nn`` module of this object, with parameters of its own.
+
+        Args:
+            **options: fields of :class:`~dpnn_bridge.conversion.options.Options`; ``index_base`` is 0 by default.
+
+        Raises:
+            ConversionError: a class is unknown, or a field is missing.
+        """
+        return running.converted(self, **options)
+
+    def type(self, type: Any = None, tensorCache: Any = None) -> Any:
+        """Casts all tensors in place; without an argument, the name of the type."""
+        if type is None:
+            return self.__dict__.get("_type", torch.Tensor().type())
+        return cast(self, type, {} if tensorCache is None else tensorCache)
+
+    def float(self, *args: Any) -> Any:
+        return self.type("torch.FloatTensor", *args)
+
+    def double(self, *args: Any) -> Any:
+        return self.type("torch.DoubleTensor", *args)
+
+    def cuda(self, *args: Any) -> Any:
+        return self.type("torch.cuda.FloatTensor", *args)
+
+    def clone(self, *names: str) -> Any:
+        """A copy of its own; fields of these names share their memory with this object's."""
+        copied = copy.deepcopy(self)
+        if names:
+            copied.share(self, *names)
+        return copied
+
+
+class Module(_Shared):
+    """The base of all modules."""
+
+    def __init__(self) -> None:
+        self.gradInput: Any = torch.Tensor()
+        self.output: Any = torch.Tensor()
+        self._type = self.output.type()
+
+    def __repr__(self) -> str:
+        return self._lua_class if self._kind else f"nn.{type(self).__name__}"
+
+    # ------------------------------------------------------------------ computing
+    def forward(self, input: Any) -> Any:
+        return self.updateOutput(input)
+
+    def updateOutput(self, input: Any) -> Any:
+        return running.forward(self, (input,)) if self._kind != "Module" else self.output
+
+    def backward(self, input: Any, gradOutput: Any, scale: float = 1) -> Any:
+        if running.is_foreign(self):
+            self.updateGradInput(input, gradOutput)
+            self.accGradParameters(input, gradOutput, scale)
+            return self.gradInput
+        return running.backward(self, (input,), gradOutput, scale=scale)
+
+    def updateGradInput(self, input: Any, gradOutput: Any) -> Any:
+        return running.backward(self, (input,), gradOutput) if self._kind != "Module" else self.gradInput
+
+    def accGradParameters(self, input: Any, gradOutput: Any, scale: float = 1) -> None:
+        if self._kind != "Module":
+            running.backward(self, (input,), gradOutput, scale=scale, input_too=False)
+
+    def backwardUpdate(self, input: Any, gradOutput: Any, lr: float) -> Any:
+        self.updateGradInput(input, gradOutput)
+        self.accUpdateGradParameters(input, gradOutput, lr)
+        return self.gradInput
+
+    def accUpdateGradParameters(self, input: Any, gradOutput: Any, lr: float) -> None:
+        running.backward(self, (input,), gradOutput, scale=-lr, input_too=False, into_parameters=True)
+
+    def sharedAccUpdateGradParameters(self, input: Any, gradOutput: Any, lr: float) -> None:
+        if self.parameters():
+            self.zeroGradParameters()
+            self.accGradParameters(input, gradOutput, 1)
+            self.updateParameters(lr)
+
+    # ------------------------------------------------------------------ parameters
+    def parameters(self) -> tuple[list[Tensor], list[Tensor]] | None:
+        """``(weights, gradients)``, None where there are none."""
+        names = [name for name in ("weight", "bias") if self._fields.get(name) is not None]
+        return self._listed(names)
+
+    def _listed(self, names: list[str]) -> tuple[list[Tensor], list[Tensor]] | None:
+        if not names:
+            return None
+        return [self._fields[n] for n in names], [running.gradient_of(self, n) for n in names]
+
+    def zeroGradParameters(self) -> None:
+        for grad in (self.parameters() or ((), ()))[1]:
+            grad.zero_()
+
+    def updateParameters(self, learningRate: float) -> None:
+        for value, grad in zip(*(self.parameters() or ((), ())), strict=True):
+            value.add_(grad, alpha=-learningRate)
+
+    def flattenParameters(self) -> tuple[Tensor, Tensor] | None:
+        """Moves all parameters and gradients into one vector each, which are returned."""
+        found = self.parameters()
+        return None if found is None else (flattened(found[0]), flattened(found[1]))
+
+    def share(self, mlp: Any, *names: str) -> Any:
+        """Makes fields of these names views of the other module's memory."""
+        for name in names:
+            mine, other = self._fields.get(name), mlp._fields.get(name)
+            if isinstance(mine, Tensor) and isinstance(other, Tensor):
+                mine.set_(other)  # type: ignore[call-overload]
+        for mine, other in zip((self._fields.get("modules") or ()), (mlp._fields.get("modules") or ()), strict=True):
+            mine.share(other, *names)
+        return self
+
+    def _new_parameters(self, **shapes: Any) -> None:
+        """Gives the module parameters of these shapes, and gradients of zeros."""
+        for name, shape in shapes.items():
+            self.__dict__[name] = None if shape is None else torch.zeros(shape)
+            self.__dict__[f"grad{name[:1].upper()}{name[1:]}"] = None if shape is None else torch.zeros(shape)
+
+    def _fan_in(self) -> float:
+        """The number whose inverse root bounds new parameters."""
+        return 0
+
+    def reset(self, stdv: Any = None) -> Any:
+        """Draws the parameters anew."""
+        fan_in = self._fan_in()
+        if fan_in:
+            bound = stdv * math.sqrt(3) if stdv is not None else 1 / math.sqrt(fan_in)
+            for name in ("weight", "bias"):
+                if self.__dict__.get(name) is not None:
+                    self.__dict__[name].uniform_(-bound, bound)
+        return self
+
+    # ------------------------------------------------------------------ modes, states, structure
+    def training(self) -> None:
+        self.train = True
+
+    def evaluate(self) -> None:
+        self.train = False
+
+    def clearState(self) -> Any:
+        """Empties what the last call left."""
+        return running.cleared(self)
+
+    def apply(self, callback: Callable[[Any], Any]) -> None:
+        callback(self)
+        for module in self._fields.get("modules") or ():
+            module.apply(callback)
+
+    def findModules(self, cls: Any, container: Any = None) -> tuple[list[Any], list[Any]]:
+        """Modules of a class, and the container of each."""
+        nodes, containers = ([self], [container]) if isinstance(self, cls) else ([], [])
+        for child in self._fields.get("modules") or ():
+            found, owners = child.findModules(cls, self)
+            nodes, containers = nodes + found, containers + owners
+        return nodes, containers
+
+    def listModules(self) -> list[Any]:
+        return [self, *(m for child in (self._fields.get("modules") or ()) for m in child.listModules())]
+
+    def replace(self, callback: Callable[[Any], Any]) -> Any:
+        """Replaces every module by what ``callback`` gives for it."""
+        out = callback(self)
+        modules = self._fields.get("modules") or []
+        for i, module in enumerate(modules):
+            modules[i] = module.replace(callback)
+        return out
+
+
+class Container(Module):
+    """The base of modules that hold others in ``modules``."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.modules: list[Any] = []
+
+    def add(self, module: Any) -> Any:
+        self.modules.append(module)
+        return self
+
+    def get(self, index: int) -> Any:
+        return self.modules[index]
+
+    def size(self) -> int:
+        return len(self.modules)
+
+    def applyToModules(self, func: Callable[[Any], Any]) -> None:
+        for module in self.modules:
+            func(module)
+
+    def zeroGradParameters(self) -> None:
+        self.applyToModules(lambda m: m.zeroGradParameters())
+
+    def updateParameters(self, learningRate: float) -> None:
+        self.applyToModules(lambda m: m.updateParameters(learningRate))
+
+    def training(self) -> None:
+        self.applyToModules(lambda m: m.training())
+        super().training()
+
+    def evaluate(self) -> None:
+        self.applyToModules(lambda m: m.evaluate())
+        super().evaluate()
+
+    def reset(self, stdv: Any = None) -> Any:
+        self.applyToModules(lambda m: m.reset(stdv))
+        return self
+
+    def parameters(self) -> tuple[list[Tensor], list[Tensor]] | None:
+        weights: list[Tensor] = []
+        gradients: list[Tensor] = []
+        for module in self.modules:
+            found = module.parameters()
+            if found is not None:
+                weights += found[0]
+                gradients += found[1]
+        return (weights, gradients) if weights else None
+
+    def clearState(self) -> Any:
+        super().clearState()
+        self.applyToModules(lambda m: m.clearState())
+        return self
+
+    def __repr__(self) -> str:
+        lines = [f"  ({i}): {module!r}".replace("\n", "\n  ") for i, module in enumerate(self.modules)]
+        return "\n".join([f"{super().__repr__()} {{", *lines, "}"])
+
+
+class Criterion(_Shared):
+    """The base of all criterions."""
+
+    def __init__(self) -> None:
+        self.gradInput: Any = torch.Tensor()
+        self.output: Any = 0
+        self._type = self.gradInput.type()
+
+    def __repr__(self) -> str:
+        return self._lua_class
+
+    def forward(self, input: Any, target: Any) -> Any:
+        return self.updateOutput(input, target)
+
+    def updateOutput(self, input: Any, target: Any) -> Any:
+        return running.forward(self, (input, target))
+
+    def backward(self, input: Any, target: Any) -> Any:
+        return self.updateGradInput(input, target)
+
+    def updateGradInput(self, input: Any, target: Any) -> Any:
+        return running.backward(self, (input, target), None)

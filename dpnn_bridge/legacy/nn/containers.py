@@ -1,0 +1,172 @@
+"""Modules that hold others, and modules of tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from dpnn_bridge.legacy.module import Container, Module
+
+
+class Sequential(Container):
+    def __len__(self) -> int:
+        return len(self.modules)
+
+    def insert(self, module: Any, index: int) -> None:
+        self.modules.insert(index, module)
+
+    def remove(self, index: int = -1) -> None:
+        del self.modules[index]
+
+    def __repr__(self) -> str:
+        chain = " -> ".join(["input", *(f"({i})" for i in range(len(self.modules))), "output"])
+        first, _, rest = super().__repr__().partition("\n")
+        return f"{first}\n  [{chain}]\n{rest}"
+
+
+class Concat(Container):
+    def __init__(self, dimension: int) -> None:
+        super().__init__()
+        self.outputSize = torch.Size()
+        self.dimension = dimension
+
+
+class DepthConcat(Concat):
+    pass
+
+
+class Parallel(Container):
+    def __init__(self, inputDimension: int, outputDimension: int) -> None:
+        super().__init__()
+        self.inputDimension = inputDimension
+        self.outputDimension = outputDimension
+        self.totalOutputSize: Any = None
+
+
+class ConcatTable(Container):
+    def __init__(self) -> None:
+        super().__init__()
+        self.output = []
+
+
+class ParallelTable(Container):
+    def __init__(self) -> None:
+        super().__init__()
+        self.output = []
+        self.gradInput = []
+
+
+class _OfTables(Module):
+    """A module whose gradient is a table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gradInput = []
+
+
+class CAddTable(_OfTables):
+    def __init__(self, inplace: bool = False) -> None:
+        super().__init__()
+        self.inplace = inplace
+
+
+class CSubTable(_OfTables):
+    pass
+
+
+class CMulTable(_OfTables):
+    pass
+
+
+class CDivTable(_OfTables):
+    pass
+
+
+class DotProduct(_OfTables):
+    pass
+
+
+class CosineDistance(_OfTables):
+    pass
+
+
+class PairwiseDistance(_OfTables):
+    def __init__(self, p: int) -> None:
+        assert p % 1 == 0
+        super().__init__()
+        self.norm = p
+
+
+class MM(_OfTables):
+    def __init__(self, transA: bool = False, transB: bool = False) -> None:
+        super().__init__()
+        self.transA = transA
+        self.transB = transB
+
+
+class MV(_OfTables):
+    def __init__(self, trans: bool = False) -> None:
+        super().__init__()
+        self.trans = trans
+
+
+class Index(_OfTables):
+    def __init__(self, dimension: int) -> None:
+        super().__init__()
+        self.dimension = dimension
+
+
+class JoinTable(_OfTables):
+    def __init__(self, dimension: int) -> None:
+        super().__init__()
+        self.size = torch.Size()
+        self.dimension = dimension
+
+
+class SelectTable(_OfTables):
+    def __init__(self, index: int) -> None:
+        super().__init__()
+        self.index = index
+
+
+class NarrowTable(_OfTables):
+    def __init__(self, offset: int, length: int = 1) -> None:
+        super().__init__()
+        self.offset = offset
+        self.length = length
+        self.output = []
+
+
+class FlattenTable(_OfTables):
+    def __init__(self) -> None:
+        super().__init__()
+        self.output = []
+        self.input_map: list[Any] = []
+
+
+class MixtureTable(_OfTables):
+    def __init__(self, dim: int = 1) -> None:
+        super().__init__()
+        self.dim = dim
+        self.size = torch.Size()
+        self.batchSize = 0
+        self.backwardSetup = False
+        self.table = False
+
+
+class MaskedSelect(Module):
+    pass
+
+
+class SplitTable(Module):
+    def __init__(self, dimension: int) -> None:
+        super().__init__()
+        self.dimension = dimension
+
+
+class CriterionTable(Module):
+    def __init__(self, criterion: Any) -> None:
+        super().__init__()
+        self.criterion = criterion
+        self.gradInput = [criterion.gradInput]

@@ -1,0 +1,190 @@
+"""Pooling, and its inverse."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from dpnn_bridge.legacy.module import Module
+from dpnn_bridge.legacy.nn.activations import MulConstant, Power, Sqrt, Square
+from dpnn_bridge.legacy.nn.containers import Sequential
+
+
+class _Rounding(Module):
+    """A pooling whose number of windows is rounded up or down."""
+
+    ceil_mode: bool
+
+    def ceil(self) -> Any:
+        self.ceil_mode = True
+        return self
+
+    def floor(self) -> Any:
+        self.ceil_mode = False
+        return self
+
+
+class SpatialMaxPooling(_Rounding):
+    def __init__(self, kW: int, kH: int, dW: Any = None, dH: Any = None, padW: int = 0, padH: int = 0) -> None:
+        super().__init__()
+        self.kW = kW
+        self.kH = kH
+        self.dW = dW or kW
+        self.dH = dH or kH
+        self.padW = padW
+        self.padH = padH
+        self.ceil_mode = False
+        self.indices = torch.LongTensor()
+
+    def __repr__(self) -> str:
+        padding = f", {self.padW}, {self.padH}" if self.padW or self.padH else ""
+        return f"{super().__repr__()}({self.kW}x{self.kH}, {self.dW}, {self.dH}{padding})"
+
+
+class SpatialAveragePooling(_Rounding):
+    def __init__(self, kW: int, kH: int, dW: int = 1, dH: int = 1, padW: int = 0, padH: int = 0) -> None:
+        super().__init__()
+        self.kW = kW
+        self.kH = kH
+        self.dW = dW
+        self.dH = dH
+        self.padW = padW
+        self.padH = padH
+        self.ceil_mode = False
+        self.count_include_pad = True
+        self.divide = True
+
+    def setCountIncludePad(self) -> Any:
+        self.count_include_pad = True
+        return self
+
+    def setCountExcludePad(self) -> Any:
+        self.count_include_pad = False
+        return self
+
+    def __repr__(self) -> str:
+        padding = f", {self.padW}, {self.padH}" if self.padW or self.padH else ""
+        return f"{super().__repr__()}({self.kW}x{self.kH}, {self.dW}, {self.dH}{padding})"
+
+
+class SpatialLPPooling(Sequential):
+    def __init__(self, nInputPlane: int, pnorm: float, kW: int, kH: int, dW: Any = None, dH: Any = None) -> None:
+        super().__init__()
+        self.kW = kW
+        self.kH = kH
+        self.dW = dW or kW
+        self.dH = dH or kH
+        self.add(Square() if pnorm == 2 else Power(pnorm))
+        self.add(SpatialAveragePooling(kW, kH, self.dW, self.dH))
+        self.add(MulConstant(kW * kH))
+        self.add(Sqrt() if pnorm == 2 else Power(1.0 / pnorm))
+
+
+class SpatialAdaptiveMaxPooling(Module):
+    def __init__(self, w: int, h: int) -> None:
+        super().__init__()
+        self.w = w
+        self.h = h
+
+
+class SpatialFractionalMaxPooling(Module):
+    def __init__(self, poolSizeW: int, poolSizeH: int, arg1: float, arg2: float) -> None:
+        assert poolSizeW >= 2
+        assert poolSizeH >= 2
+        super().__init__()
+        self.poolSizeW = poolSizeW
+        self.poolSizeH = poolSizeH
+        self.randomSamples: Any = None
+        self.newRandomPool = False
+        sizes = arg1 >= 1 and arg2 >= 1
+        assert sizes or (0 < arg1 < 1 and 0 < arg2 < 1)
+        self.outW, self.outH = (arg1, arg2) if sizes else (None, None)
+        self.ratioW, self.ratioH = (None, None) if sizes else (arg1, arg2)
+
+    def fixPoolingRegions(self, val: Any = None) -> Any:
+        self.newRandomPool = True if val is None else val
+        return self
+
+
+class SpatialMaxUnpooling(Module):
+    def __init__(self, poolingModule: Any) -> None:
+        assert isinstance(poolingModule, SpatialMaxPooling)
+        assert (poolingModule.kH, poolingModule.kW) == (poolingModule.dH, poolingModule.dW)
+        super().__init__()
+        self.pooling = poolingModule
+
+
+class TemporalMaxPooling(Module):
+    def __init__(self, kW: int, dW: Any = None) -> None:
+        super().__init__()
+        self.kW = kW
+        self.dW = dW or kW
+
+
+class VolumetricMaxPooling(_Rounding):
+    def __init__(
+        self,
+        kT: int,
+        kW: int,
+        kH: int,
+        dT: Any = None,
+        dW: Any = None,
+        dH: Any = None,
+        padT: int = 0,
+        padW: int = 0,
+        padH: int = 0,
+    ) -> None:
+        super().__init__()
+        self.kT = kT
+        self.kH = kH
+        self.kW = kW
+        self.dT = dT or kT
+        self.dW = dW or kW
+        self.dH = dH or kH
+        self.padT = padT
+        self.padW = padW
+        self.padH = padH
+        self.ceil_mode = False
+        self.indices = torch.LongTensor()
+
+
+class VolumetricAveragePooling(Module):
+    def __init__(
+        self,
+        kT: int,
+        kW: int,
+        kH: int,
+        dT: Any = None,
+        dW: Any = None,
+        dH: Any = None,
+        padT: int = 0,
+        padW: int = 0,
+        padH: int = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+    ) -> None:
+        super().__init__()
+        self.kT = kT
+        self.kH = kH
+        self.kW = kW
+        self.dT = dT or kT
+        self.dW = dW or kW
+        self.dH = dH or kH
+        self.padT = padT
+        self.padW = padW
+        self.padH = padH
+        self.ceil_mode = ceil_mode
+        self.count_include_pad = count_include_pad
+
+
+class VolumetricMaxUnpooling(Module):
+    def __init__(self, poolingModule: Any) -> None:
+        assert isinstance(poolingModule, VolumetricMaxPooling)
+        assert (poolingModule.kT, poolingModule.kH, poolingModule.kW) == (
+            poolingModule.dT,
+            poolingModule.dH,
+            poolingModule.dW,
+        )
+        super().__init__()
+        self.pooling = poolingModule

@@ -1,0 +1,276 @@
+"""How objects of ``torch.legacy.nn`` compute: the converted module runs on the object's own tensors.
+
+A net is converted when it first runs, and again after it was changed. Its parameters and buffers are views of the
+tensors of its objects. Hooks note the input and output of every module inside it, so that each has its ``output`` and
+``gradInput``, and can run backward by itself, as in Torch7.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion import Options, TorchContext, registry
+from dpnn_bridge.conversion.buffers import BUFFERS
+from dpnn_bridge.conversion.fields import get_tensor, grad_field
+from dpnn_bridge.conversion.lua_values import RESULTS
+from dpnn_bridge.conversion.tensors import field_value, is_parameter
+from dpnn_bridge.legacy.encoding import Encoder, is_foreign
+from dpnn_bridge.legacy.foreign import Foreign, accumulating
+from dpnn_bridge.legacy.values import equal, mapped, tensors
+from dpnn_bridge.legacy.viewed import Viewed
+from dpnn_bridge.legacy.views import Views
+from dpnn_bridge.training.lua_parameters import LuaParameter, all_parameters
+
+__all__ = ["backward", "cleared", "converted", "forward", "gradient_of", "is_foreign", "parameters_of"]
+
+
+class Call(NamedTuple):
+    """One forward pass of one module.
+
+    Attributes:
+        given: the arguments of the pass, as the caller gave them.
+        inputs, output: what the module got and gave, in autograd's graph.
+        module: the converted module.
+        graph: the net that ran.
+    """
+
+    given: tuple[Any, ...]
+    inputs: tuple[Any, ...]
+    output: Any
+    module: nn.Module
+    graph: Graph
+
+
+class Graph:
+    """A net and the module that computes it."""
+
+    def __init__(self, root: Any) -> None:
+        encoder = Encoder()
+        obj = encoder.value(root)
+        context = TorchContext(Options(index_base=0, fallback=lambda o, _: _foreign(encoder, o)))
+        context.sharing = self._views = Views()
+        self.module = context.to_torch(obj)
+        context.finish()
+        found = [(part, context.converted(o)) for part, o in encoder.pairs]
+        self.pairs = [(part, module) for part, module in found if module is not None]
+        self.signature = signature(root, self._views.shared)
+        for part, module in self.pairs:
+            module.register_forward_pre_hook(partial(self._enter, part), prepend=True)
+            module.register_forward_hook(partial(self._leave, part))
+
+    def fits(self, root: Any) -> bool:
+        """Whether the net is as it was when it was converted."""
+        return signature(root, self._views.shared) == self.signature
+
+    def _enter(self, part: Any, module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Gives a module inputs of its own, whose gradients are those of this use alone, and notes them."""
+        inputs = tuple(mapped(x, lambda t: t.view_as(t) if t.requires_grad else t) for x in arguments)
+        part._call = Call(tuple(mapped(x, torch.detach) for x in inputs), inputs, None, module, self)
+        return inputs
+
+    def _leave(self, part: Any, module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+        part._call = part._call._replace(output=output)
+        if not is_foreign(part):
+            part.output = plain(output)
+
+    def write_back(self) -> None:
+        """Copies what the pass changed in tensors that are no views into the fields that they came from."""
+        for part, module in self.pairs:
+            for name, spec in registry.spec_of(module).fields_of(module).items():
+                tensor, field = get_tensor(module, spec.attribute), part._fields.get(name)
+                if not isinstance(tensor, Tensor) or not isinstance(field, Tensor) or not field.numel():
+                    continue
+                if tensor.untyped_storage().data_ptr() != field.untyped_storage().data_ptr():
+                    field.copy_(field_value(module, name, spec).reshape(field.shape))
+
+
+def plain(value: Any) -> Any:
+    """Results as torch.legacy gives them: tensors without gradients; a loss is a number."""
+    if isinstance(value, Tensor) and value.dim() == 0:
+        return value.item()
+    return mapped(value, lambda t: t.data)
+
+
+def _foreign(encoder: Encoder, obj: Any) -> nn.Module | None:
+    part = encoder.foreign.get(id(obj))
+    return None if part is None else Foreign(part)
+
+
+def signature(root: Any, shared: set[int]) -> list[Any]:
+    """What a conversion depends on: structure, settings, and the memory of tensors.
+
+    Args:
+        root: a module or criterion.
+        shared: addresses of memory that the converted module uses itself; of other tensors the contents count too.
+    """
+    found: list[Any] = []
+    stack, seen = [root], set()
+    while stack:
+        value = stack.pop()
+        if isinstance(value, Tensor):
+            address = value.untyped_storage().data_ptr()
+            found.append((address, value.shape, value.stride(), value.storage_offset(), value.dtype))
+            found.append(None if address in shared else value._version)
+        elif id(value) in seen:
+            found.append(id(value))
+        elif isinstance(value, (list, tuple)):
+            seen.add(id(value))
+            found.append(len(value))
+            stack.extend(value)
+        elif isinstance(value, (dict, Viewed)):
+            seen.add(id(value))
+            found += [id(value), isinstance(value, Viewed) and is_foreign(value)]
+            for key, entry in (value if isinstance(value, dict) else value._fields).items():
+                if key not in RESULTS and key not in BUFFERS and not (isinstance(key, str) and key.startswith("grad")):
+                    found.append(key)
+                    stack.append(entry)
+        else:
+            found.append(value if isinstance(value, (bool, int, float, str, type(None))) else id(value))
+    return found
+
+
+def graph_of(root: Any) -> Graph:
+    """The net of an object, converted anew where it was changed."""
+    graph = getattr(root, "_graph", None)
+    if graph is None or not graph.fits(root):
+        graph = root._graph = Graph(root)
+    return graph
+
+
+def converted(root: Any, **options: Any) -> nn.Module:
+    """An independent ``torch.nn`` module of an object."""
+    context = TorchContext(Options(**{"index_base": 0, "gradients": True, **options}))
+    module = context.to_torch(Encoder().value(root))
+    context.finish()
+    return module
+
+
+def forward(root: Any, arguments: tuple[Any, ...]) -> Any:
+    """Runs an object and notes the pass in it and in all modules inside it."""
+    graph = graph_of(root)
+    leaves = [mapped(x, _leaf) for x in arguments[:1]] + [mapped(x, torch.detach) for x in arguments[1:]]
+    with torch.enable_grad():
+        output = graph.module(*leaves)
+    root._call = root._call._replace(given=tuple(mapped(x, lambda t: t.detach().clone()) for x in arguments))
+    graph.write_back()
+    root.output = plain(output)
+    return root.output
+
+
+def _leaf(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone().requires_grad_(tensor.is_floating_point())
+
+
+def backward(
+    root: Any,
+    arguments: tuple[Any, ...],
+    grad_output: Any,
+    *,
+    scale: float | None = None,
+    input_too: bool = True,
+    into_parameters: bool = False,
+) -> Any:
+    """Computes gradients of the last forward pass, or of a new one where the arguments are others.
+
+    Args:
+        root: a module or criterion.
+        arguments: its input, and the target of a criterion.
+        grad_output: gradient of its output; None for a loss.
+        scale: what the gradients of parameters are multiplied with before they are added; None leaves parameters alone.
+        input_too: set ``gradInput`` of all modules that ran.
+        into_parameters: add to the parameters themselves instead of to their gradients.
+
+    Returns:
+        The gradient of the input.
+    """
+    call = getattr(root, "_call", None)
+    if call is None or not equal(call.given, tuple(arguments)):
+        forward(root, arguments)
+        call = root._call
+    outputs, given = _differentiable(call.output, grad_output)
+    inside = set(call.module.modules())
+    parts = [(part, module) for part, module in call.graph.pairs if module in inside]
+    sites = [] if scale is None else list(_sites(parts))
+    calls = [(part, part._call) for part, _ in parts if getattr(part, "_call", None) is not None]
+    calls = [(part, c) for part, c in calls if input_too and c.graph is call.graph]
+    leaves = [t for _, c in calls for t in tensors(c.inputs[0]) if t.requires_grad]
+    leaves += [entry.parameter for _, _, entry in sites]
+    with accumulating(scale):
+        gradients = _gradients(outputs, leaves, given)
+    for part, c in calls:
+        part.gradInput = mapped(
+            c.inputs[0], lambda t: gradients.get(id(t), None) if id(t) in gradients else torch.zeros_like(t.data)
+        )
+    for part, name, entry in sites:
+        parameter = entry.parameter
+        if id(parameter) in gradients:
+            parameter.grad = gradients[id(parameter)]
+            target = part._fields[name] if into_parameters else gradient_of(part, name, entry.field)
+            target.add_(entry.read_gradient().reshape(target.shape), alpha=scale)
+            parameter.grad = None
+    return root.gradInput if input_too else None
+
+
+def _differentiable(output: Any, given: Any) -> tuple[list[Tensor], list[Tensor] | None]:
+    """The tensors of an output that depend on input or parameters, and their gradients."""
+    outputs = list(tensors(output))
+    gradients = list(tensors(given))
+    if not gradients and len(outputs) == 1:  # of a loss
+        gradients = [torch.full_like(outputs[0], 1 if given is None else given)]
+    pairs = [(o, g.detach().reshape(o.shape)) for o, g in zip(outputs, gradients, strict=True) if o.requires_grad]
+    return [o for o, _ in pairs], [g for _, g in pairs]
+
+
+def _gradients(outputs: list[Tensor], leaves: list[Tensor], given: list[Tensor] | None) -> dict[int, Tensor]:
+    if not outputs or not leaves:
+        return {}
+    found = torch.autograd.grad(outputs, leaves, given, allow_unused=True, retain_graph=True)
+    return {id(leaf): gradient for leaf, gradient in zip(leaves, found, strict=True) if gradient is not None}
+
+
+def _sites(parts: list[tuple[Any, nn.Module]]) -> Any:
+    """Every parameter of converted modules with the object and field that it is."""
+    for part, module in parts:
+        for name, spec in registry.spec_of(module).fields_of(module).items():
+            if is_parameter(module, spec.attribute) and isinstance(part._fields.get(name), Tensor):
+                entry = LuaParameter(module, name, spec)
+                if entry.parameter.requires_grad:
+                    yield part, name, entry
+
+
+def parameters_of(root: Any) -> tuple[list[Tensor], list[Tensor]] | None:
+    """``(weights, gradients)`` of a module in the order of Torch7's ``parameters()``, None where there are none."""
+    graph = graph_of(root)
+    parts = {id(module): part for part, module in graph.pairs}
+    found = [(parts.get(id(entry.module)), entry) for entry in all_parameters(graph.module)]
+    places = [(part, e) for part, e in found if part is not None and isinstance(part._fields.get(e.name), Tensor)]
+    if not places:
+        return None
+    weights = [part._fields[entry.name] for part, entry in places]
+    return weights, [gradient_of(part, entry.name, entry.field) for part, entry in places]
+
+
+def gradient_of(part: Any, name: str, spec: Any = "") -> Tensor:
+    """The gradient of a parameter field, made where the file had none."""
+    field = grad_field(name, spec)
+    found = part._fields.get(field)
+    if not isinstance(found, Tensor) or found.numel() != part._fields[name].numel():
+        found = part._fields[field] = torch.zeros_like(part._fields[name])
+    return found
+
+
+def cleared(part: Any) -> Any:
+    """Empties the results and buffers of one object and forgets its last pass."""
+    scratch = registry.find(Encoder().value(part)) if not is_foreign(part) else None
+    for name in (*RESULTS, *BUFFERS, *(scratch.scratch if scratch else ())):
+        value = part._fields.get(name)
+        if isinstance(value, Tensor):
+            part._fields[name] = value.new_empty(0)
+        elif isinstance(value, list):
+            part._fields[name] = []
+    part._call = part._graph = None
+    return part

@@ -1,0 +1,51 @@
+"""Nested values of tensors: inputs, outputs and gradients of modules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def mapped(value: Any, function: Callable[[Tensor], Any]) -> Any:
+    """A nested value with ``function`` applied to each tensor; tuples become lists."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, (list, tuple)):
+        return [mapped(v, function) for v in value]
+    if isinstance(value, dict):
+        return {k: mapped(v, function) for k, v in value.items()}
+    return value
+
+
+def tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors of a nested value in order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for entry in value:
+            yield from tensors(entry)
+    elif isinstance(value, dict):
+        for entry in value.values():
+            yield from tensors(entry)
+
+
+def equal(first: Any, second: Any) -> bool:
+    """Whether two nested values hold the same tensors, NaN equal to itself, and the same numbers."""
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        if first is second:
+            return True
+        same = first.shape == second.shape and first.dtype == second.dtype and first.device == second.device
+        return same and bool(((first == second) | ((first != first) & (second != second))).all())
+    if isinstance(first, (list, tuple)) and isinstance(second, (list, tuple)):
+        return len(first) == len(second) and all(map(equal, first, second))
+    if isinstance(first, dict) and isinstance(second, dict):
+        return first.keys() == second.keys() and all(equal(first[k], second[k]) for k in first)
+    return type(first) is type(second) and bool(first == second)
+
+
+def whole_storage(tensor: Tensor) -> Tensor:
+    """All elements of a tensor's memory as a vector on the same memory."""
+    return torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(tensor.untyped_storage())

@@ -1,0 +1,55 @@
+"""The base of all objects of ``torch.legacy.nn``: fields as attributes."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from dpnn_bridge.legacy.fields import RENAMED
+
+#: methods of Torch7's modules that PyTorch 0.4 did not have -> what to call
+_ONLY_TORCH7 = {
+    "accUpdateOnly": "backwardUpdate(input, gradOutput, lr)",
+    "cudaOn": "cuda()",
+    "getParameters": "flattenParameters()",
+    "gradParamClip": "dpnn_bridge.training.grad_param_clip on to_torch()",
+    "maxParamNorm": "dpnn_bridge.training.max_param_norm on to_torch()",
+    "sharedClone": "clone('weight', 'bias', 'gradWeight', 'gradBias')",
+    "updateGradParameters": "dpnn_bridge.training.update_grad_parameters on to_torch()",
+    "weightDecay": "dpnn_bridge.training.weight_decay on to_torch()",
+}
+
+
+class Viewed:
+    """What modules and criterions share: fields as attributes, and a converted module that computes."""
+
+    __slots__ = ("__dict__", "__weakref__", "_call", "_graph")
+
+    _lua_class: ClassVar[str] = ""
+    _kind: ClassVar[str] = ""
+    _version: int
+    _header: tuple[Any, ...]
+
+    def __init_subclass__(cls, lua_class: str = "") -> None:
+        if lua_class:
+            cls._lua_class = lua_class
+        elif cls.__module__.startswith("dpnn_bridge.legacy."):  # classes of users are of the Lua class of their base
+            cls._lua_class, cls._kind = f"nn.{cls.__name__}", cls.__name__
+
+    def __getattr__(self, name: str) -> Any:
+        fields = self.__dict__
+        alias = RENAMED.get(type(self)._kind, {}).get(name)
+        if alias is not None and alias in fields:
+            return fields[alias]
+        if name in _ONLY_TORCH7:
+            raise AttributeError(
+                f"torch.legacy.nn of PyTorch 0.4 had no method {name}, which Torch7 has: call {_ONLY_TORCH7[name]}"
+            )
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    @property
+    def _fields(self) -> dict[Any, Any]:
+        """The fields of its Lua class."""
+        return self.__dict__
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__

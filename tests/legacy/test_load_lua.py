@@ -1,0 +1,239 @@
+"""What ``load_lua`` returns: objects shaped as those of PyTorch 0.4, whose tensors the converted module uses."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import FIXTURES
+
+import dpnn_bridge
+from dpnn_bridge.errors import T7Error, UnsupportedClassError
+from dpnn_bridge.legacy import T7Reader, TorchObject, load_lua, nn
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+
+SAMPLES = FIXTURES / "samples"
+LENET = SAMPLES / "torch-demos__mnist_convnet" / "model.t7"
+
+
+def table(**fields: Any) -> LuaTable:
+    return LuaTable(list(fields.items()))
+
+
+def tensor(*shape: int) -> LuaTensor:
+    return LuaTensor.from_numpy(np.arange(np.prod(shape), dtype=np.float64).reshape(shape))
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Any:
+    def load(value: Any, **options: Any) -> Any:
+        dpnn_bridge.write_t7(tmp_path / "value.t7", value)
+        return load_lua(tmp_path / "value.t7", **options)
+
+    return load
+
+
+def test_a_net_as_scripts_use_it() -> None:
+    net = load_lua(str(LENET))
+    assert isinstance(net, nn.Sequential)
+    assert type(net.get(0)).__name__ == "SpatialConvolution"
+    convolutions, containers = net.findModules(nn.SpatialConvolution)
+    assert containers == [net] * len(convolutions)
+    assert convolutions[0].weight.dim() == 4
+    assert not convolutions[0].weight.requires_grad
+    assert (convolutions[0].kW, convolutions[0].kH) == tuple(convolutions[0].weight.shape[:1:-1])
+    weights, gradients = net.parameters()
+    assert [w.shape for w in weights] == [g.shape for g in gradients]
+    assert weights[0] is convolutions[0].weight
+    assert net.size() == len(net) == len(net.modules)
+    assert net.listModules()[0] is net
+
+
+def test_it_computes_what_the_converted_module_computes() -> None:
+    net, model = load_lua(LENET), dpnn_bridge.load(LENET).eval()
+    net.evaluate()
+    image = torch.randn(2, 1, 32, 32, dtype=net.get(0).weight.dtype)
+    output = net.forward(image)
+    assert not output.requires_grad
+    torch.testing.assert_close(output, model(image).detach(), rtol=0, atol=0)
+    assert torch.equal(net.get(0).output, model[0](image).detach())
+    assert net.get(net.size() - 1).output.data_ptr() == output.data_ptr()
+
+
+def test_weights_are_those_that_compute() -> None:
+    net = nn.Sequential().add(nn.Linear(3, 2)).add(nn.Tanh()).add(nn.Linear(2, 1))
+    x = torch.randn(4, 3)
+    before = net.forward(x)
+    weights = net.parameters()[0]
+    weights[0].zero_()
+    weights[1].fill_(0.5)
+    after = net.forward(x)
+    assert not torch.equal(before, after)
+    expected = torch.tanh(torch.full((4, 2), 0.5)) @ net.get(2).weight.t() + net.get(2).bias
+    torch.testing.assert_close(after, expected)
+    net.get(2).weight = torch.ones(1, 2)
+    torch.testing.assert_close(net.forward(x), 2 * torch.tanh(torch.full((4, 1), 0.5)) + net.get(2).bias)
+
+
+def test_surgery() -> None:
+    net = load_lua(LENET)
+    image = torch.randn(1, 1, 32, 32, dtype=net.get(0).weight.dtype)
+    full = net.forward(image)
+    last = net.modules[-1]
+    net.remove()
+    features = net.forward(image)
+    assert torch.equal(last.forward(features), full)
+    net.insert(nn.MulConstant(2), net.size())
+    assert torch.equal(net.forward(image), features * 2)
+    net.modules[-1] = nn.MulConstant(3)
+    assert torch.equal(net.forward(image), features * 3)
+    net.modules[-1].constant_scalar = 4
+    assert torch.equal(net.forward(image), features * 4)
+    net.replace(lambda m: nn.Identity() if isinstance(m, nn.MulConstant) else m)
+    assert torch.equal(net.forward(image), features)
+
+
+def test_values(written: Any) -> None:
+    weights = tensor(2, 3)
+    found = written(table(a=LuaTable.from_list([weights, weights]), n=2.0, h=0.5, s="text", b=True, f=table(x=1)))
+    assert found["a"][0] is found["a"][1]
+    assert found.n == 2
+    assert type(found.n) is int
+    assert (found.h, found.s, found.b, found.f.x, found.nothing) == (0.5, "text", True, 1, None)
+    assert {found: 1}[found] == 1
+    assert found.a[0].numpy().tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "expected"),
+    [
+        ("JoinTable", {"dimension": 2}, {"dimension": 1}),
+        ("SplitTable", {"dimension": -1}, {"dimension": -1}),
+        ("Select", {"dimension": 1, "index": 3}, {"dimension": 0, "index": 2}),
+        ("Threshold", {"threshold": 0, "val": 1e-6}, {"threshold": 0, "value": 1e-6, "val": 1e-6}),
+        ("Unsqueeze", {"pos": 1}, {"dim": 0, "pos": 0}),
+        ("HardShrink", {"lambda": 0.5}, {"lambd": 0.5}),
+        ("SpatialAdaptiveMaxPooling", {"H": 2, "W": 3}, {"h": 2, "w": 3}),
+        ("LookupTable", {"paddingValue": 0, "weight": tensor(3, 2)}, {"paddingValue": -1, "maxNorm": None}),
+        ("Linear", {"weight": tensor(2, 2)}, {"bias": None, "gradWeight": None}),
+        ("Sum", {"dimension": 1}, {"dimension": 0}),
+    ],
+)
+def test_fields_as_pytorch_had_them(written: Any, name: str, fields: Any, expected: Any) -> None:
+    found = written(LuaObject(f"nn.{name}", table(**fields)))
+    assert type(found) is nn.CLASSES[name]
+    assert {key: getattr(found, key) for key in expected} == expected
+
+
+def test_sizes_and_permutations(written: Any) -> None:
+    swaps = LuaTable.from_list([LuaTable.from_list([1, 2]), LuaTable.from_list([2, 3])])
+    assert written(LuaObject("nn.Transpose", table(permutations=swaps))).permutations == [[0, 1], [1, 2]]
+    view = dpnn_bridge.read_t7(LENET)["modules"]
+    size = next(m for m in view.as_list() if m.class_name in ("nn.View", "nn.Reshape"))
+    assert isinstance(written(size).size, torch.Size)
+
+
+def test_unknown_classes(written: Any, tmp_path: Path) -> None:
+    inner = LuaObject("my.Layer", table(weight=tensor(2, 2), kW=3))
+    net = LuaObject("nn.Sequential", table(modules=LuaTable.from_list([inner, LuaObject("nn.Tanh", table())])))
+    value = table(model=net, extra=LuaObject("my.Thing", table(x=1)))
+    with pytest.raises(UnsupportedClassError) as mine:
+        written(value)
+    with pytest.raises(UnsupportedClassError) as theirs:
+        dpnn_bridge.load(tmp_path / "value.t7", key="model")
+    assert {c.class_name for c in mine.value.classes} == {"my.Layer", "my.Thing"}
+    assert {c.class_name for c in theirs.value.classes} == {"my.Layer"}
+    found = written(value, unknown_classes=True)
+    layer = found.model.get(0)
+    assert type(layer).__name__ == "TorchObject"
+    assert isinstance(layer, TorchObject)
+    assert (layer._typename, layer.torch_typename(), layer.kW, layer["kW"], layer.padW) == (
+        *["my.Layer"] * 2,
+        3,
+        3,
+        None,
+    )
+    assert torch.equal(layer._obj["weight"], layer.weight)
+    assert type(found.model.get(1)) is nn.Tanh
+
+
+def test_classes_that_pytorch_had_not(written: Any) -> None:
+    fields = {"nInputPlane": 2, "nOutputPlane": 3, "kW": 1, "kH": 1, "dW": 1, "dH": 1, "padW": 0, "padH": 0}
+    values = table(**fields, groups=1, weight=tensor(3, 2, 1, 1), bias=tensor(3))
+    convolution = LuaObject("cudnn.SpatialConvolution", values)
+    found = written(convolution)
+    assert isinstance(found, nn.SpatialConvolution)
+    assert type(found).__name__ == "SpatialConvolution"
+    assert repr(found).startswith("cudnn.SpatialConvolution(2 -> 3")
+    image = torch.randn(1, 2, 4, 4, dtype=torch.float64)
+    as_object = written(convolution, unknown_classes=True)
+    assert isinstance(as_object, TorchObject)
+    assert as_object._obj.groups == 1
+    assert torch.equal(as_object.forward(image), found.forward(image))
+
+
+def test_methods_that_pytorch_had_not() -> None:
+    with pytest.raises(AttributeError, match=r"had no method getParameters.*call flattenParameters\(\)"):
+        nn.Linear(2, 2).getParameters()
+    assert not hasattr(nn.Linear(2, 2), "groups")
+
+
+def test_damaged_files_and_options(tmp_path: Path) -> None:
+    (tmp_path / "bad.t7").write_bytes(b"\x09\0\0\0")
+    with pytest.raises(T7Error):
+        load_lua(tmp_path / "bad.t7")
+    assert isinstance(load_lua(LENET, False, 8), nn.Sequential)
+    assert isinstance(load_lua(LENET, force_8bytes_long=True), nn.Sequential)
+    with pytest.raises(T7Error):
+        load_lua(LENET, long_size=4)
+    with open(LENET, "rb") as file:
+        reader = T7Reader(file, unknown_classes=True)
+        assert isinstance(reader.read(), nn.Sequential)
+        with pytest.raises(EOFError):
+            reader.read()
+
+
+def test_modules_of_torch_nn_under_a_deprecated_option() -> None:
+    with pytest.warns(DeprecationWarning, match=r"use dpnn_bridge\.load"):
+        assert isinstance(load_lua(LENET, torch_nn=True), torch.nn.Sequential)
+
+
+def test_a_table_of_modules() -> None:
+    checkpoint = load_lua(SAMPLES / "char-rnn__lstm" / "model.t7")
+    assert type(checkpoint.protos.rnn).__name__ == "gModule"
+    assert isinstance(checkpoint.protos.criterion, nn.ClassNLLCriterion)
+    assert checkpoint.protos.rnn.parameters()[0]
+    assert isinstance(checkpoint.train_losses, list | dict)
+
+
+def test_copies() -> None:
+    net = load_lua(LENET)
+    image = torch.randn(1, 1, 32, 32, dtype=net.get(0).weight.dtype)
+    expected = net.forward(image)
+    net.add(load_lua(SAMPLES / "rnn__simple-bisequencer-network" / "model.t7")).remove()
+    for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net)), net.clone()):
+        other.get(0).weight.mul_(1)
+        assert torch.equal(other.forward(image), expected)
+        other.get(0).weight.zero_()
+        assert torch.equal(net.forward(image), expected)
+    shared = net.clone("weight", "bias")
+    net.get(0).weight.zero_()
+    assert torch.equal(shared.get(0).weight, net.get(0).weight)
+
+
+def test_types() -> None:
+    net = nn.Sequential().add(nn.Linear(2, 2))
+    net.add(net.get(0).clone("weight", "bias"))
+    net.double()
+    assert net.type() == net.get(0)._type == "torch.DoubleTensor"
+    assert net.get(0).weight.dtype == torch.float64
+    net.get(0).weight.fill_(3)
+    assert torch.equal(net.get(1).weight, net.get(0).weight)
+    assert net.forward(torch.ones(1, 2, dtype=torch.float64)).dtype == torch.float64
+    assert net.float() is net
+    assert net.get(1).bias.dtype == torch.float32
