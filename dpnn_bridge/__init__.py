@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from dpnn_bridge.files import convert, load, save, write_t7
     from dpnn_bridge.legacy.loading import load_lua
     from dpnn_bridge.loaders.t7_reader import read_t7
+    from dpnn_bridge.porting.api import port
     from dpnn_bridge.training.flat_vector import load_flat
 
 _HOMES = {
@@ -44,6 +45,7 @@ _HOMES = {
     "model_at": "conversion.places",
     "optim": ".",
     "parity": ".",
+    "port": "porting.api",
     "read_t7": "loaders.t7_reader",
     "save": "files",
     "to_lua": "conversion",
@@ -68,6 +70,7 @@ __all__ = [
     "model_at",
     "optim",
     "parity",
+    "port",
     "read_t7",
     "save",
     "to_lua",

@@ -9,8 +9,8 @@ import sys
 import pytest
 
 PUBLIC = {
-    "dpnn_bridge": "LuaClass convert errors load load_flat lua_class optim parity read_t7 save to_lua to_torch training"
-    " write_t7",
+    "dpnn_bridge": "LuaClass convert errors load load_flat lua_class optim parity port read_t7 save to_lua to_torch"
+    " training write_t7",
     "dpnn_bridge.checkpoints": "",
     "dpnn_bridge.conversion": "Field Layout LuaClass LuaContext Options TorchContext to_lua to_torch",
     "dpnn_bridge.errors": "ConversionError DpnnBridgeError LuaBridgeError ModelNotFoundError NotT7Error"
@@ -29,6 +29,7 @@ PUBLIC = {
     "dpnn_bridge.parity": "Difference Result Tolerance assert_parity check check_manifest check_module compare"
     " full_precision record",
     "dpnn_bridge.pictures": "LayerVerdict ModelNode graph_section model_graph page to_dot to_mermaid",
+    "dpnn_bridge.porting": "Deviation Match PortReport port",
     "dpnn_bridge.training": "cast flatten get_parameters grad_param_clip load_flat max_param_norm"
     " momentum_grad_parameters parameters reinforce renormed serialized shared_clone update_grad_parameters"
     " update_parameters visited_rows weight_decay zero_grad_parameters",

@@ -49,6 +49,7 @@ ROOMS = (
     "executors",
     "batch",
     "parity",
+    "porting",
     "pictures",
     "pytest_plugin",
     "cli",

@@ -1,0 +1,16 @@
+"""Put the weights of a Torch7 model into another implementation of its network, and prove that both are equal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dpnn_bridge.base.faces import face
+
+if TYPE_CHECKING:
+    from dpnn_bridge.porting.api import port
+    from dpnn_bridge.porting.report import Deviation, Match, PortReport
+
+__all__ = ["Deviation", "Match", "PortReport", "port"]
+
+_HOMES = {"port": "porting.api", **dict.fromkeys(("Deviation", "Match", "PortReport"), "porting.report")}
+__getattr__, __dir__ = face(__name__, _HOMES)

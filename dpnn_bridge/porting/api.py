@@ -1,0 +1,168 @@
+"""Port the weights of a Torch7 model into a network of the user's."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from os import PathLike
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.base.boundary import raises
+from dpnn_bridge.errors import ConversionError, OptionError
+from dpnn_bridge.files import load
+from dpnn_bridge.porting.explain import explain
+from dpnn_bridge.porting.networks import (
+    Call,
+    call_source,
+    call_target,
+    double_copy,
+    inputs,
+    lua_path_of,
+    single_buffers,
+    trace,
+)
+from dpnn_bridge.porting.proof import prove
+from dpnn_bridge.porting.report import Deviation, Match, PortReport
+from dpnn_bridge.porting.search import Search
+from dpnn_bridge.porting.source import Source
+from dpnn_bridge.porting.tape import Tape
+
+
+@raises(ConversionError, "porting the weights")
+def port(
+    model: str | PathLike[str] | nn.Module,
+    module: nn.Module,
+    example: Any,
+    *,
+    key: str | None = None,
+    source: Call | None = None,
+    target: Call | None = None,
+    allow_unset: Iterable[str] = (),
+) -> PortReport:
+    """Put the weights of a Torch7 model into another implementation of its network, and prove that they are equal.
+
+    Both networks run on the same input in double precision and evaluation mode. Weights are matched by the values that
+    flow through both networks, not by names or order: an operation gets the weights of the layer that takes the same
+    input. The module is filled only where every operation with weights and the output are equal, on two inputs.
+
+    Args:
+        model: A ``.t7`` file or a converted module.
+        module: The implementation to fill. It is left as it was unless the report says ``equal``.
+        example: An input, a tuple of inputs, or a function that takes a seed and returns one of them. Of an input, the
+            second one is made by shuffling its elements.
+        key: Place of the model in the file, as in :func:`dpnn_bridge.load`.
+        source: ``source(model, example)`` runs the Torch7 model. By default ``model(example)``, a tuple as a list.
+        target: ``target(module, example)`` runs the module. By default ``module(example)``, a tuple as arguments.
+        allow_unset: Names of parameters of the module that may stay as they are.
+
+    Returns:
+        The report; see :class:`~dpnn_bridge.porting.PortReport`.
+
+    Raises:
+        OptionError: An argument is not of the type above.
+        ConversionError: A network fails on the example, or draws random numbers in evaluation mode.
+
+    Examples:
+        >>> report = dpnn_bridge.port("model.t7", Net(), torch.randn(2, 3, 224, 224))   # doctest: +SKIP
+        >>> report.equal, report.first                                                   # doctest: +SKIP
+    """
+    if not isinstance(module, nn.Module):
+        kind = type(module).__name__
+        raise OptionError(
+            f"module: expected a torch.nn.Module, got {kind}; create it first: port(model, Net(), example)"
+        )
+    if not isinstance(model, nn.Module):
+        model = load(model, key=key)
+    return Port(model, module, inputs(example), source or call_source, target or call_target, set(allow_unset)).run()
+
+
+class Port:
+    """One port: runs both networks, searches, proves and reports."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        module: nn.Module,
+        examples: tuple[Any, Any],
+        call_source: Call,
+        call_target: Call,
+        allowed: set[str],
+    ) -> None:
+        self.user, self.allowed, self.examples = module, allowed, examples
+        self.model, self.target = double_copy(model, "the model"), double_copy(module, "the module")
+        self.call_source, self.call_target = call_source, call_target
+        self.source = Source(lua_path_of(self.model), single_buffers(model))
+        self.single = single_buffers(module)
+
+    def run(self) -> PortReport:
+        self._run_source(0)
+        tape = trace(copy.deepcopy(self.target), self.call_target, self.examples[0], self.single)
+        _check_random(tape, "the module")
+        tensors = {**dict(self.target.named_parameters(remove_duplicate=False)), **dict(self.target.named_buffers())}
+        search = Search(tape, self.source, {n: t for n, t in tensors.items() if n in tape.roots.values()})
+        found = search.run()
+        values = self._values(search)
+        if found is not None:
+            return self._report(search, values, explain(found, search), 0.0, [])
+        self._run_source(1)
+        filled = copy.deepcopy(self.target)
+        _fill(filled, values)
+        proof = prove(filled, self.call_target, self.examples[1], search.placement.placed, self.source, self.single)
+        if proof.failed is not None:
+            return self._report(search, values, explain(proof.failed, search), proof.difference, [])
+        return self._report(search, values, None, proof.difference, proof.outputs.notes)
+
+    def _run_source(self, which: int) -> None:
+        self.source.record(copy.deepcopy(self.model), self.call_source, self.examples[which])
+        failure = self.source.tape.failure
+        if failure is not None:
+            what = f"{type(failure).__name__}: {failure}"
+            hint = "check the example's shape, or pass source="
+            raise ConversionError(f"the model's forward fails on the example: {what}; {hint}") from failure
+
+    def _values(self, search: Search) -> dict[str, Tensor]:
+        written = search.parameters.written
+        return {n: t for n, t in search.parameters.tensors.items() if bool(written[n].any())}
+
+    def _report(
+        self, search: Search, values: dict[str, Tensor], first: Deviation | None, difference: float, notes: list[str]
+    ) -> PortReport:
+        matches = []
+        for placed in search.placement.placed.values():
+            a = placed.assignment
+            for w in placed.event.weights.values():
+                if w is not None:
+                    for name in search.tape.root_names(w.slot):
+                        matches.append(Match(name, ", ".join(dict.fromkeys(p[0].name for p in a.pieces)), a.how))
+        unset = [
+            n
+            for n, _ in self.user.named_parameters()
+            if n not in self.allowed and not (n in values and search.parameters.is_written(n))
+        ]
+        used = {i for i, *_ in search.placement.used}
+        unused = [layer.name for layer in self.source.layers if layer.learned and layer.index not in used]
+        report = PortReport(first is None, difference, first, matches, notes, unused, unset)
+        if first is None and (unset or unused):
+            report.equal = False
+            report.first = Deviation(unset[0] if unset else "", "", "" if unset else unused[0], "left over")
+        report._fill = lambda: _fill(self.user, values)
+        if report.equal:
+            report.apply()
+        return report
+
+
+def _check_random(tape: Tape, what: str) -> None:
+    if tape.random is not None:
+        where = f"{tape.random.line} ({tape.random.op})"
+        hint = "give F.dropout training=self.training"
+        raise ConversionError(f"{what} draws random numbers in evaluation mode at {where}; {hint}")
+
+
+def _fill(module: nn.Module, values: dict[str, Tensor]) -> None:
+    tensors = {**dict(module.named_parameters(remove_duplicate=False)), **dict(module.named_buffers())}
+    with torch.no_grad():
+        for name, value in values.items():
+            tensors[name].copy_(value)

@@ -1,0 +1,261 @@
+"""Operations on activations that use weights, in one form whatever a network calls them.
+
+A linear map on the last dimension, a convolution, a norm, a table of vectors, a learned constant: :func:`event_of`
+finds the activation, the weights and the options of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.porting.tape import Node, Slot, Tape, leaves
+
+#: a form in which an event can be compared with others: its kind and sizes
+Form = tuple[Any, ...]
+#: kinds whose result is linear in the activation, so that a missing bias shifts it by a constant
+LINEAR = ("linear", "conv", "transposed conv", "embedding")
+NORMS = ("batch norm", "instance norm", "layer norm", "group norm")
+_ONE_HOT = 5000
+
+
+@dataclass
+class Weight:
+    """Weights of an event: a view in the layout that the kind has, and the slot that it looks into."""
+
+    view: Tensor
+    slot: int
+
+
+@dataclass(eq=False)
+class Event:
+    """One use of weights.
+
+    Attributes:
+        kind: ``"linear"``, ``"conv"``, ``"batch norm"``, ``"add"``, …
+        input: the activation, for linear maps as rows.
+        weights: name -> weights, or None where the operation has none.
+        options: arguments that change the result.
+        rows: turns the operation's result into rows of the kind's first form.
+        output: the result, once it is known.
+    """
+
+    kind: str
+    node: Node
+    input: Tensor
+    weights: dict[str, Weight | None]
+    options: dict[str, Any] = field(default_factory=dict)
+    rows: Callable[[Tensor], Tensor] = lambda out: out
+    output: Tensor | None = None
+    _forms: dict[Form, Tensor] | None = None
+
+    def tensor(self, name: str) -> Tensor | None:
+        weight = self.weights.get(name)
+        return None if weight is None else weight.view
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        weight = next(w for w in self.weights.values() if w is not None)
+        return tuple(weight.view.shape)
+
+    def forms(self) -> dict[Form, Tensor]:
+        """Every form in which the event can be seen, with the input as rows; the closest form first."""
+        if self._forms is None:
+            self._forms = dict(_forms(self))
+        return self._forms
+
+    def out_rows(self, out: Any, form: Form) -> Tensor:
+        """The result as rows of a form."""
+        out = self.rows(next(leaves(out)))
+        if form[0] == "linear" and self.kind == "conv":
+            return out.movedim(1, -1).reshape(-1, out.shape[1])
+        return out.reshape(len(self.forms()[form]), -1)
+
+
+def _forms(event: Event) -> Any:
+    x, weight = event.input, event.tensor("weight")
+    if event.kind == "linear" and weight is not None:
+        yield ("linear", *weight.shape), x
+    elif event.kind == "embedding" and weight is not None:
+        yield ("embedding", *weight.shape), x.reshape(-1, 1)
+        if len(weight) <= _ONE_HOT:
+            yield ("linear", weight.shape[1], len(weight)), nn.functional.one_hot(x.reshape(-1), len(weight)).double()
+    elif event.kind in ("conv", "transposed conv") and weight is not None:
+        kernel = tuple(k for k in weight.shape[2:] if k != 1)
+        yield (event.kind, kernel, *weight.shape[:2], event.options["groups"]), x.reshape(len(x), -1)
+        if event.kind == "conv" and event.options["groups"] == 1 and not any(event.options["padding"]):
+            if kernel == () and all(s == 1 for s in event.options["stride"]):
+                yield ("linear", *weight.shape[:2]), x.movedim(1, -1).reshape(-1, weight.shape[1])
+            elif x.shape[2:] == weight.shape[2:]:
+                yield ("linear", len(weight), weight[0].numel()), x.reshape(len(x), -1)
+    elif event.kind == "instance norm":
+        yield ("instance norm",), x.reshape(x.shape[0] * x.shape[1], -1)
+    else:
+        yield (event.kind, max((w.view.numel() for w in event.weights.values() if w), default=0)), x.reshape(len(x), -1)
+
+
+def event_of(tape: Tape, node: Node, args: tuple[Any, ...]) -> Event | None:
+    """The event that an operation is, or None.
+
+    Args:
+        tape: the tape of the node.
+        node: the operation.
+        args: its arguments, as tensors.
+    """
+    read = _READERS.get(node.op)
+    if read is None or node.constant:
+        return None
+    return read(_Operation(tape, node, args))
+
+
+def event_key(tape: Tape, event: Event) -> Any:
+    """What identifies the weights of an event in every tape of a module."""
+    return tuple((k, tape.weight_key(w.slot), w.view.storage_offset()) for k, w in event.weights.items() if w)
+
+
+class _Operation:
+    """The arguments of an operation, with which of them are weights."""
+
+    def __init__(self, tape: Tape, node: Node, args: tuple[Any, ...]) -> None:
+        self.tape, self.node, self.args = tape, node, args
+
+    def owned(self, i: int) -> bool:
+        slot = self.node.args[i] if i < len(self.node.args) else None
+        return isinstance(slot, Slot) and slot.number in self.tape.weights
+
+    def learned(self, i: int) -> bool:
+        return self.owned(i) and self.tape.is_learned(self.node.args[i].number)
+
+    def weight(self, i: int, view: Callable[[Tensor], Tensor] = lambda t: t) -> Weight | None:
+        """Weights at an argument; tensors that are no weights (zeros for a missing bias) count as none."""
+        return Weight(view(self.args[i]), self.node.args[i].number) if self.owned(i) else None
+
+    def event(self, kind: str, input: Tensor, options: dict[str, Any] | None = None, **weights: Weight | None) -> Event:
+        return Event(kind, self.node, input.detach(), weights, options or {})
+
+
+def _linear(op: _Operation, x: int, w: int, b: int | None = None, into: Any = lambda t: t.t()) -> Event | None:
+    if not op.owned(w):
+        return None
+    weight = op.weight(w, into)
+    bias = op.weight(b, lambda t: t.reshape(-1, t.shape[-1])[0]) if b is not None else None
+    assert weight is not None
+    return op.event("linear", op.args[x].reshape(-1, weight.view.shape[1]), weight=weight, bias=bias)
+
+
+def _mm(op: _Operation) -> Event | None:
+    if op.owned(1):
+        return _linear(op, 0, 1)
+    if op.owned(0):  # weight @ columns
+        event = op.event("linear", op.args[1].t(), weight=op.weight(0), bias=None)
+        event.rows = lambda out: out.t()
+        return event
+    return None
+
+
+def _bmm(op: _Operation, x: int, w: int, b: int | None = None) -> Event | None:
+    if op.owned(w) and (op.args[w].stride(0) == 0 or len(op.args[w]) == 1):
+        return _linear(op, x, w, b, lambda t: t[0].t())
+    if op.owned(x) and (op.args[x].stride(0) == 0 or len(op.args[x]) == 1):
+        columns = op.args[w].transpose(1, 2)
+        event = op.event(
+            "linear", columns.reshape(-1, columns.shape[-1]), weight=op.weight(x, lambda t: t[0]), bias=None
+        )
+        event.rows = lambda out: out.transpose(1, 2)
+        return event
+    return None
+
+
+def _convolution(op: _Operation) -> Event | None:
+    if not op.owned(1):
+        return None
+    stride, padding, dilation, transposed, output_padding, groups = op.args[3:9]
+    options = {
+        "stride": list(stride),
+        "padding": list(padding),
+        "dilation": list(dilation),
+        "output_padding": list(output_padding),
+        "groups": groups,
+    }
+    kind = "transposed conv" if transposed else "conv"
+    return op.event(kind, op.args[0], options, weight=op.weight(1), bias=op.weight(2))
+
+
+def _batch_norm(op: _Operation) -> Event | None:
+    a = op.args
+    legit = op.node.op == "_native_batch_norm_legit_no_training"
+    training = False if legit else next((v for v in a[5:6] if isinstance(v, bool)), True)
+    options = {"eps": a[-1], "momentum": a[-2]}
+    if not training:
+        return op.event(
+            "batch norm",
+            a[0],
+            options,
+            weight=op.weight(1),
+            bias=op.weight(2),
+            running_mean=op.weight(3),
+            running_var=op.weight(4),
+        )
+    if not op.owned(1):
+        return None
+    return op.event("instance norm", a[0], {"eps": a[-1]}, weight=op.weight(1), bias=op.weight(2))
+
+
+def _layer_norm(op: _Operation, kind: str, weight: int) -> Event | None:
+    if not op.owned(weight):
+        return None
+    options = {"eps": op.args[-1]} | ({"groups": op.args[6]} if kind == "group norm" else {})
+    return op.event(kind, op.args[0], options, weight=op.weight(weight), bias=op.weight(weight + 1))
+
+
+def _embedding(op: _Operation, table: int, indices: int) -> Event | None:
+    if not op.owned(table) or op.args[table].dim() != 2:
+        return None
+    return op.event("embedding", op.args[indices], weight=op.weight(table), bias=None)
+
+
+def _elementwise(op: _Operation) -> Event | None:
+    if len(op.args) < 2 or not all(isinstance(t, Tensor) for t in op.args[:2]) or op.owned(0) == op.owned(1):
+        return None
+    x, w = (0, 1) if op.owned(1) else (1, 0)
+    if not op.learned(w):
+        return None
+    reverse = {"reverse": True} if x and op.node.op in ("sub", "div") else {}
+    broadcast = {"shape": tuple(op.args[w].shape)}
+    return op.event(op.node.op, op.args[x], reverse | broadcast, weight=op.weight(w))
+
+
+_NORM = dict.fromkeys(
+    ["native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm"],
+    _batch_norm,
+)
+_READERS: dict[str, Callable[[_Operation], Event | None]] = {
+    **_NORM,
+    **dict.fromkeys(("add", "sub", "mul", "div"), _elementwise),
+    "convolution": _convolution,
+    "addmm": lambda op: _linear(op, 1, 2, 0),
+    "mm": _mm,
+    "linear": lambda op: _linear(op, 0, 1, 2, lambda t: t),
+    "bmm": lambda op: _bmm(op, 0, 1),
+    "baddbmm": lambda op: _bmm(op, 1, 2, 0),
+    "addmv": lambda op: _linear(op, 2, 1, 0, lambda t: t),
+    "mv": lambda op: _linear(op, 1, 0, None, lambda t: t),
+    "native_layer_norm": lambda op: _layer_norm(op, "layer norm", 2),
+    "native_group_norm": lambda op: _layer_norm(op, "group norm", 1),
+    "embedding": lambda op: _embedding(op, 0, 1),
+    "index_select": lambda op: _embedding(op, 0, 2) if op.args[1] == 0 else None,
+    "index": lambda op: _embedding_by_index(op),
+    "_prelu_kernel": lambda op: op.event("prelu", op.args[0], weight=op.weight(1)) if op.owned(1) else None,
+}
+
+
+def _embedding_by_index(op: _Operation) -> Event | None:
+    """``weight[indices]``."""
+    indices = op.args[1]
+    if not op.owned(0) or op.args[0].dim() != 2 or len(indices) != 1 or indices[0].dtype == torch.bool:
+        return None
+    return op.event("embedding", indices[0], weight=op.weight(0), bias=None)

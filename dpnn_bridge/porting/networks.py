@@ -1,0 +1,115 @@
+"""Run both networks: in double precision and evaluation mode, on copies, so that nothing of the user's changes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.places import lua_paths
+from dpnn_bridge.errors import DpnnBridgeError, OptionError
+from dpnn_bridge.porting.events import event_of
+from dpnn_bridge.porting.tape import Node, Recorder, Tape, replaced
+
+Call = Callable[[nn.Module, Any], Any]
+
+
+def double_copy(module: nn.Module, what: str) -> nn.Module:
+    """A copy of a module in double precision and evaluation mode."""
+    try:
+        return copy.deepcopy(module).double().eval()
+    except DpnnBridgeError:
+        raise
+    except Exception as e:
+        raise OptionError(
+            f"{what} cannot be copied ({type(e).__name__}: {e}); pass a module that copy.deepcopy takes"
+        ) from e
+
+
+def single_buffers(module: nn.Module) -> frozenset[str]:
+    """Names of the buffers that hold numbers in less than double precision."""
+    low = (torch.float32, torch.float16, torch.bfloat16)
+    return frozenset(name for name, buffer in module.named_buffers() if buffer.dtype in low)
+
+
+def call_source(model: nn.Module, example: Any) -> Any:
+    """Call a converted module as Lua does, with one argument: several inputs are a list."""
+    if isinstance(example, tuple):
+        example = example[0] if len(example) == 1 else list(example)
+    return model(example)
+
+
+def call_target(module: nn.Module, example: Any) -> Any:
+    return module(*example) if isinstance(example, tuple) else module(example)
+
+
+def inputs(example: Any) -> tuple[Any, Any]:
+    """Two inputs: of a function of a seed, or an example and one with its elements in another order."""
+    if callable(example) and not isinstance(example, Tensor):
+        return doubled(example(0)), doubled(example(1))
+    return doubled(example), replaced(doubled(example), _another)
+
+
+def doubled(example: Any) -> Any:
+    if isinstance(example, dict):
+        return {k: doubled(v) for k, v in example.items()}
+    return replaced(example, lambda v: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v)
+
+
+def _another(value: Any) -> Any:
+    """A tensor of the same kind with other values: elements shuffled, of floats also scaled a little."""
+    if not isinstance(value, Tensor) or value.dtype == torch.bool or not value.numel():
+        return value
+    generator = torch.Generator().manual_seed(1)
+    shuffled = value.flatten()[torch.randperm(value.numel(), generator=generator)].reshape(value.shape)
+    if value.is_floating_point():
+        spread = value.std() if value.numel() > 1 else torch.zeros(())
+        noise = torch.randn(value.shape, generator=generator, dtype=torch.float64)
+        return shuffled + noise * (spread if spread > 0 else 1.0) * 0.1
+    low, high = int(value.min()), int(value.max())
+    return shuffled if low < high else torch.randint(min(low, 1), high + 1, value.shape, generator=generator).to(value)
+
+
+def lua_path_of(model: nn.Module) -> Callable[[str], str]:
+    """From names in PyTorch to Lua paths; a module that Lua does not know has the path of the module that holds it."""
+    try:
+        paths = {id(module): path for path, module in lua_paths(model)}
+    except DpnnBridgeError:
+        paths = {}
+    named = {name: paths.get(id(module)) for name, module in model.named_modules()}
+
+    def find(name: str) -> str:
+        at = name
+        while at and named.get(at) is None:
+            at = at.rpartition(".")[0]
+        return named.get(at) or at or name or type(model).__name__
+
+    return find
+
+
+def trace(module: nn.Module, call: Call, example: Any, single: frozenset[str]) -> Tape:
+    """The target's tape: which operations are events, before any weight is known."""
+
+    def observe(tape: Tape, node: Node, args: Any, kwargs: Any, run: Callable[[], Any]) -> Any:
+        node.event = event_of(tape, node, args)
+        if node.event is not None:
+            node.event.input = torch.empty(0)
+            node.origins |= 1 << node.index
+        return run()
+
+    return Recorder(module, example, observe, single).run(module, lambda m: call(m, example))
+
+
+def short_line(line: str) -> str:
+    """``file:line`` relative to the working directory where it is below that."""
+    path, _, number = line.rpartition(":")
+    if not path:
+        return line
+    try:
+        return f"{Path(path).relative_to(Path.cwd())}:{number}"
+    except ValueError:
+        return line

@@ -1,0 +1,74 @@
+"""Prove that the filled module computes the same: on the second input, by running the module itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from dpnn_bridge.porting.comparison import ContradictionError, Placed, compare_event
+from dpnn_bridge.porting.events import event_key, event_of
+from dpnn_bridge.porting.networks import Call
+from dpnn_bridge.porting.outputs import Outputs, match_outputs
+from dpnn_bridge.porting.source import Source
+from dpnn_bridge.porting.tape import Node, Recorder, Tape, leaves
+
+
+@dataclass
+class Proof:
+    """What a run of the filled module showed.
+
+    Attributes:
+        difference: the largest relative difference of an event or the output.
+        failed: the first contradiction, or None.
+        events: number of events compared.
+    """
+
+    tape: Tape
+    difference: float
+    failed: ContradictionError | None
+    events: int
+    outputs: Outputs
+
+
+def prove(
+    module: nn.Module, call: Call, example: Any, placed: dict[Any, Placed], source: Source, single: frozenset[str]
+) -> Proof:
+    """Run a filled module and compare every event and the output with a run of the source on the same input."""
+    worst, failed, count = 0.0, None, 0
+    kept: list[Any] = []
+
+    def observe(tape: Tape, node: Node, args: Any, kwargs: Any, run: Callable[[], Any]) -> Any:
+        nonlocal worst, failed, count
+        event = event_of(tape, node, args)
+        if event is not None:
+            node.event = event
+            node.origins |= 1 << node.index
+            event.forms()
+            event.input = event.input.clone()
+        out = run()
+        if event is not None and failed is None:
+            key = event_key(tape, event)
+            try:
+                if key not in placed:
+                    raise ContradictionError(node, "runs on this input and did not on the first one")
+                worst = max(worst, compare_event(event, placed[key], out, source))
+                count += 1
+            except ContradictionError as found:
+                failed = found
+        return out
+
+    def run(m: nn.Module) -> Any:
+        kept.append(call(m, example))
+        return kept[0]
+
+    tape = Recorder(module, example, observe, single).run(module, run)
+    got = [t.double() if t.is_floating_point() else t for t in leaves(kept) if isinstance(t, Tensor)]
+    outputs = match_outputs(got, source)
+    if tape.failure is not None:
+        failed = failed or ContradictionError(None, f"the module's forward fails on the second input: {tape.failure}")
+    elif outputs.problem:
+        failed = failed or ContradictionError(None, outputs.problem)
+    return Proof(tape, max(worst, outputs.difference), failed, count, outputs)

@@ -1,0 +1,88 @@
+"""What came of porting weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Match:
+    """Where a parameter of the target comes from.
+
+    Attributes:
+        parameter: name in the module.
+        source: Lua path of the layer, or of several; empty for neutral values.
+        form: what was rearranged, such as ``"gates in the order (0, 1, 3, 2)"``; empty where nothing was.
+    """
+
+    parameter: str
+    source: str
+    form: str = ""
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """The first place where the module computes something else.
+
+    Attributes:
+        layer: name of the layer in the module.
+        line: ``file:line`` of the code that calls the operation.
+        source: Lua path of the layer of the source that takes the same input.
+        reason: both operations, and what would make them equal.
+    """
+
+    layer: str
+    line: str
+    source: str
+    reason: str
+
+    def __str__(self) -> str:
+        where = " at ".join(p for p in (self.layer or "the module", self.line) if p)
+        return f"{where}: {self.reason}" + (f" (source: {self.source})" if self.source else "")
+
+
+@dataclass
+class PortReport:
+    """The result of :func:`dpnn_bridge.port`.
+
+    Attributes:
+        equal: every event and the output are equal, on two inputs.
+        difference: largest difference relative to the largest element of what was compared.
+        first: the first deviation, or None.
+        matches: one :class:`Match` for each parameter that was set.
+        notes: differences that matter in training only, moved biases, layouts.
+        unused: Lua paths of layers that the source's output depends on and that no parameter was set from.
+        unset: parameters of the module that nothing was found for.
+    """
+
+    equal: bool
+    difference: float
+    first: Deviation | None
+    matches: list[Match] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+    unset: list[str] = field(default_factory=list)
+    _fill: Callable[[], None] | None = field(default=None, repr=False)
+
+    def apply(self) -> None:
+        """Write the weights that were found into the module, also where the networks are not equal."""
+        if self._fill is not None:
+            self._fill()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain data for JSON."""
+        names = ("equal", "difference", "notes", "unused", "unset")
+        return {
+            **{name: getattr(self, name) for name in names},
+            "first": asdict(self.first) if self.first else None,
+            "matches": [asdict(m) for m in self.matches],
+        }
+
+    def __str__(self) -> str:
+        if self.equal:
+            head = f"equal: largest relative difference {self.difference:.1e}, {len(self.matches)} parameters"
+        else:
+            head = f"not equal: {self.first}"
+        return "\n".join([head, *(f"  {note}" for note in self.notes)])

@@ -1,0 +1,219 @@
+"""The source network: its layers, and every value that it computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.porting.events import LINEAR, Event, Form, event_of
+from dpnn_bridge.porting.flow import signature, through_views
+from dpnn_bridge.porting.tape import VIEWS, Node, Recorder, Tape, leaves
+from dpnn_bridge.porting.values import DOUBLE, SINGLE, Fingerprint, Table, difference, matching_rows
+
+
+class Prints:
+    """Fingerprints of the tensors of a run, worked out once for each state of a tensor."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, Fingerprint] = {}
+        self._places: dict[int, set[int]] = {}
+
+    def of(self, key: int, tensor: Tensor) -> Fingerprint:
+        """The fingerprint of a tensor that a key stands for as long as it lives."""
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = Fingerprint.of(tensor)
+            self._places.setdefault(tensor.untyped_storage().data_ptr(), set()).add(key)
+        return found
+
+    def forget(self, *tensors: Tensor) -> None:
+        """Drop what was worked out for memory that is about to change."""
+        for tensor in tensors:
+            for number in self._places.pop(tensor.untyped_storage().data_ptr(), ()):
+                self._known.pop(number, None)
+
+    def drop(self, key: int) -> None:
+        self._known.pop(key, None)
+
+
+@dataclass(eq=False)
+class Value:
+    """A value of the source: the node that gives it, or None for an input."""
+
+    node: Node | None
+    print: Fingerprint
+    tensor_shape: tuple[int, ...]
+
+
+@dataclass(eq=False)
+class Layer:
+    """All uses that the source makes of one set of weights.
+
+    Attributes:
+        name: Lua path.
+        forms: the forms in which its uses can be seen.
+        values: name -> weights, in the layout of the kind.
+        roots: names of the source's parameters that the weights are made of.
+        fold: the batch norm that takes every result, or None.
+    """
+
+    index: int
+    kind: str
+    name: str
+    values: dict[str, Tensor | None]
+    options: dict[str, Any]
+    roots: list[str]
+    learned: bool
+    events: list[Event] = field(default_factory=list)
+    fold: Layer | None = None
+    single: bool = False
+    forms: tuple[Form, ...] = ()
+    pairs: dict[Form, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self.values.get("bias")
+
+    @property
+    def tolerance(self) -> float:
+        return SINGLE if self.single else DOUBLE
+
+    def signature(self) -> Any:
+        return signature(self.events[0].node) if self.events else None
+
+    def inputs(self, form: Form) -> list[Tensor]:
+        """What the layer took, as rows of a form."""
+        return [x for x, _ in self._pairs(form)]
+
+    def _pairs(self, form: Form) -> list[tuple[Tensor, Tensor]]:
+        if form not in self.pairs:
+            self.pairs[form] = [(e.forms()[form], e.out_rows(e.output, form)) for e in self.events if form in e.forms()]
+        return self.pairs[form]
+
+    def matrix(self) -> Tensor:
+        """The weights of a linear form, as (outputs, inputs)."""
+        weight = self.values["weight"]
+        assert weight is not None
+        return weight.t() if self.kind == "embedding" else weight.flatten(1)
+
+    def respond(self, rows: Tensor, form: Form) -> Tensor | None:
+        """What the layer gave for rows, or None where it never took one of them; rows of zeros give the bias."""
+        pairs = [(x, y) for x, y in self._pairs(form) if x.shape[1] == rows.shape[1]]
+        for x, y in pairs:
+            if x.shape == rows.shape and difference(rows, x) <= self.tolerance:
+                return y
+        if not pairs:
+            return None
+        width = pairs[0][1].shape[1]
+        xs, ys = [x for x, y in pairs if y.shape[1] == width], [y for _, y in pairs if y.shape[1] == width]
+        if form[0] == "linear":
+            zero = torch.zeros(1, ys[0].shape[1], dtype=torch.float64)
+            xs, ys = (
+                [*xs, torch.zeros(1, rows.shape[1], dtype=torch.float64)],
+                [*ys, zero if self.bias is None else self.bias[None]],
+            )
+        x, y = torch.cat(xs), torch.cat(ys)
+        found = matching_rows(rows, x, self.tolerance)
+        return None if found is None else y[found]
+
+
+class Source:
+    """The source network on one input at a time; its layers are the same in every run.
+
+    Attributes:
+        table: the values of the last run.
+        tape, output: what the last run did and gave.
+    """
+
+    def __init__(self, names: Callable[[str], str], single: frozenset[str] = frozenset()) -> None:
+        self.layers: list[Layer] = []
+        self.names, self.single = names, single
+        self._by_weights: dict[Any, Layer] = {}
+
+    def record(self, module: nn.Module, call: Callable[[nn.Module, Any], Any], example: Any) -> None:
+        """Run the network; what the layers took and gave in an earlier run is forgotten."""
+        self.table: Table[Value] = Table()
+        self._prints = Prints()
+        self._alive: list[Any] = []
+        for layer in self.layers:
+            layer.events.clear()
+            layer.pairs.clear()
+        kept: list[Any] = []
+
+        def run(m: nn.Module) -> Any:
+            kept.append(call(m, example))
+            return kept[0]
+
+        self.tape = Recorder(module, example, self._observe, self.single).run(module, run)
+        tensors = [t.detach() for t in leaves(kept) if isinstance(t, Tensor)]
+        self.output = [t.double() if t.is_floating_point() else t for t in tensors]
+        for layer in self.layers:
+            layer.forms = layer.forms or tuple(layer.events[0].forms())
+            layer.fold = layer.fold or _fold(layer, self.layers)
+        self._alive.clear()
+
+    def _observe(self, tape: Tape, node: Node, args: Any, kwargs: Any, run: Callable[[], Any]) -> Any:
+        if node.constant:
+            return run()
+        event = event_of(tape, node, args)
+        for slot, tensor in zip(node.reads, (t for t in leaves((args, kwargs)) if isinstance(t, Tensor)), strict=True):
+            if slot.number not in tape.weights:
+                print = self._prints.of(id(tensor), tensor)
+                node.takes.append(print)
+                if slot.number in tape.constants:
+                    self.table.add(print, Value(None, print, tuple(tensor.shape)))
+        if event is not None:
+            self._store(tape, event)
+        if node.mutates:
+            self._prints.forget(*(t for t in leaves(args) if isinstance(t, Tensor)))
+        out = run()
+        self._alive.append((args, kwargs, out))
+        for tensor in leaves(out):
+            if isinstance(tensor, Tensor):
+                print = self._prints.of(id(tensor), tensor)
+                node.gives.append(print)
+                if node.op not in VIEWS or not any(p.count == print.count for p in node.takes):
+                    self.table.add(print, Value(node, print, tuple(tensor.shape)))
+        if event is not None:
+            event.output = event.rows(next(leaves(out))).detach().clone()
+            event.rows = lambda t: t
+            node.event = event
+        return out
+
+    def _store(self, tape: Tape, event: Event) -> None:
+        weights = {k: None if w is None else w.view.detach().clone() for k, w in event.weights.items()}
+        key = (event.kind, *((k, None if w is None else Fingerprint.of(w)) for k, w in weights.items()))
+        layer = self._by_weights.get(key)
+        if layer is None:
+            roots = list(dict.fromkeys(n for w in event.weights.values() if w for n in tape.root_names(w.slot)))
+            learned = any(n in tape.parameters for n in roots)
+            name = self.names(event.node.owner)
+            layer = Layer(len(self.layers), event.kind, name, weights, event.options, roots, learned)
+            self._by_weights[key] = layer
+            self.layers.append(layer)
+        event.input = event.input.clone()
+        for k, w in event.weights.items():
+            if w is not None:
+                w.view = weights[k]  # type: ignore[assignment]
+        layer.events.append(event)
+        layer.single |= event.node.single
+
+    def knows(self, print: Fingerprint, tolerance: float = 1e-9) -> bool:
+        return next(self.table.find(print, tolerance), None) is not None
+
+
+def _fold(layer: Layer, layers: list[Layer]) -> Layer | None:
+    """The batch norm that follows a linear map in every use."""
+    if layer.kind not in LINEAR or layer.kind == "embedding":
+        return None
+    found = set()
+    for event in layer.events:
+        after = [e for n in through_views(event.node) if (e := n.event) is not None and e.kind == "batch norm"]
+        if len(after) != 1:
+            return None
+        found.add(next(norm for norm in layers if after[0] in norm.events))
+    return found.pop() if len(found) == 1 else None

@@ -1,0 +1,132 @@
+"""Compare tensors of two networks that may hold the same numbers in another layout."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import permutations
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+#: largest difference of equal values, relative to the largest of them: what double precision leaves, and single
+DOUBLE, SINGLE = 1e-10, 5e-6
+#: the same for sums over a tensor
+_SUMS = 1e-9
+_BINS = 1e7
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Sums over the elements of a tensor that do not depend on their order."""
+
+    count: int
+    total: float
+    absolute: float
+    squares: float
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Fingerprint:
+        d = tensor.detach()
+        d = d.double() if d.dtype != torch.float64 else d
+        if not d.numel():
+            return cls(0, 0.0, 0.0, 0.0)
+        return cls(d.numel(), *torch.stack([d.sum(), d.abs().sum(), torch.linalg.vector_norm(d) ** 2]).tolist())
+
+    def matches(self, other: Fingerprint, tolerance: float = _SUMS) -> bool:
+        scale = max(self.absolute, other.absolute)
+        return (
+            self.count == other.count
+            and abs(self.total - other.total) <= tolerance * scale
+            and abs(self.absolute - other.absolute) <= tolerance * scale
+            and abs(self.squares - other.squares) <= tolerance * max(self.squares, other.squares)
+        )
+
+
+class Table(Generic[T]):
+    """Values by fingerprint."""
+
+    def __init__(self) -> None:
+        self._bins: dict[tuple[int, int], list[tuple[Fingerprint, T]]] = {}
+
+    def add(self, print: Fingerprint, value: T) -> None:
+        self._bins.setdefault(_bin(print), []).append((print, value))
+
+    def find(self, print: Fingerprint, tolerance: float = _SUMS) -> Iterator[T]:
+        count, at = _bin(print)
+        reach = max(1, math.ceil(tolerance * _BINS))
+        for offset in range(-reach, reach + 1):
+            for other, value in self._bins.get((count, at + offset), ()):
+                if print.matches(other, tolerance):
+                    yield value
+
+    def __contains__(self, print: object) -> bool:
+        return isinstance(print, Fingerprint) and next(self.find(print), None) is not None
+
+
+def _bin(print: Fingerprint) -> tuple[int, int]:
+    if not math.isfinite(print.absolute) or print.absolute <= 0:
+        return print.count, -(2**62)
+    return print.count, round(math.log(print.absolute) * _BINS)
+
+
+def difference(a: Tensor, b: Tensor) -> float:
+    """The largest difference of elements relative to the largest element; infinite for other shapes and for NaN."""
+    if a.shape != b.shape:
+        return math.inf
+    if not a.numel():
+        return 0.0
+    a, b = a.double(), b.double()
+    same = a.eq(b)
+    if bool(same.all()):
+        return 0.0
+    finite = b[b.isfinite()]
+    scale = finite.abs().max() if finite.numel() else torch.ones(())
+    worst = (torch.where(same, 0.0, (a - b).abs()).max() / scale.clamp_min(1e-300)).item()
+    return worst if math.isfinite(worst) else math.inf
+
+
+def matching_rows(rows: Tensor, others: Tensor, tolerance: float = DOUBLE) -> Tensor | None:
+    """For every row the index of the equal row among others, or None where one has none."""
+    if rows.shape[1] != others.shape[1] or not len(rows) or not len(others):
+        return None
+    rows, others = rows.double(), others.double()
+    if len(rows) <= len(others) and difference(rows, others[: len(rows)]) <= tolerance:
+        return torch.arange(len(rows))
+    projected, order = (others @ _direction(others.shape[1])).sort()
+    wanted = rows @ _direction(others.shape[1])
+    at = torch.searchsorted(projected, wanted).clamp(0, len(projected) - 1)
+    before = (at - 1).clamp_min(0)
+    nearer = (projected[before] - wanted).abs() < (projected[at] - wanted).abs()
+    found = order[torch.where(nearer, before, at)]
+    return found if difference(rows, others[found]) <= tolerance else None
+
+
+def permutation(channels: Tensor, others: Tensor) -> Tensor | None:
+    """The order in which other channels are these, both (channel, values); None where there is none or several."""
+    if channels.shape != others.shape or len(channels) < 2:
+        return None
+    direction = _direction(others.shape[1])
+    a, b = channels @ direction, others @ direction
+    order, other = a.argsort(), b.argsort()
+    found = torch.empty_like(order)
+    found[order] = other
+    if difference(channels, others[found]) > DOUBLE:
+        return None
+    gaps = b.sort().values.diff().abs()
+    return found if bool((gaps > DOUBLE * b.abs().max()).all()) else None
+
+
+def _direction(size: int) -> Tensor:
+    return torch.randn(size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+def layouts(shape: Iterable[int], other: Iterable[int]) -> Iterator[tuple[int, ...]]:
+    """The orders of dimensions that turn one shape into the other, the given order first."""
+    shape, other = tuple(shape), tuple(other)
+    if len(shape) == len(other) <= 5:
+        yield from (p for p in permutations(range(len(shape))) if tuple(shape[i] for i in p) == other)

@@ -1,0 +1,138 @@
+"""Write weights into the parameters that they are made of.
+
+An operation may use a view of a parameter, two parameters in one, or a parametrization. :class:`Parameters` holds a
+copy of a module's parameters and buffers, and writes a value through the operations that lead from them to the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dpnn_bridge.porting.tape import VIEWS, Node, Slot, Tape, replaced
+
+
+class NoInverseError(Exception):
+    """Weights go through an operation before they are used that no value can be written back through."""
+
+
+class Journal:
+    """What was changed, to change it back."""
+
+    def __init__(self) -> None:
+        self._undo: list[Callable[[], Any]] = []
+
+    def mark(self) -> int:
+        return len(self._undo)
+
+    def add(self, undo: Callable[[], Any]) -> None:
+        self._undo.append(undo)
+
+    def save(self, tensor: Tensor) -> None:
+        before = tensor.clone()
+        self.add(lambda: tensor.copy_(before))
+
+    def rollback(self, mark: int) -> None:
+        while len(self._undo) > mark:
+            self._undo.pop()()
+
+
+class Parameters:
+    """The parameters and buffers of a tape's module.
+
+    Attributes:
+        tensors: name -> current value.
+        written: name -> which elements were set.
+    """
+
+    def __init__(self, tape: Tape, env: list[Any], tensors: dict[str, Tensor], journal: Journal) -> None:
+        self.tape, self.env, self.journal = tape, env, journal
+        self.tensors = {name: t.detach().clone() for name, t in tensors.items()}
+        self.written = {
+            n: torch.zeros(t.untyped_storage().nbytes() // t.element_size(), dtype=torch.bool)
+            for n, t in self.tensors.items()
+        }
+        for number, name in tape.roots.items():
+            env[number] = self.tensors[name]
+
+    def is_written(self, name: str) -> bool:
+        t = self.tensors[name]
+        return bool(self.written[name].as_strided(t.shape, t.stride(), t.storage_offset()).all())
+
+    def write(self, slot: int, view: Tensor, value: Tensor) -> None:
+        """Set a view into the tensor of a slot.
+
+        Raises:
+            NoInverseError: the tensor is made of parameters in a way that has no inverse.
+        """
+        self.journal.save(view)
+        view.copy_(value.reshape(view.shape))
+        self._spread(slot, view)
+
+    def _spread(self, slot: int, view: Tensor) -> None:
+        name = self.tape.roots.get(slot)
+        if name is not None:
+            mask = self.written[name].as_strided(view.shape, view.stride(), view.storage_offset())
+            self.journal.save(mask)
+            mask.fill_(True)
+            return
+        node = self.tape.maker[slot]
+        source = next(s for s in node.reads)
+        if self.env[source.number].untyped_storage().data_ptr() == view.untyped_storage().data_ptr():
+            self._spread(source.number, view)
+            return
+        inverse = _INVERSES.get(node.op) or (_copied if node.op in VIEWS else None)
+        if inverse is None:
+            raise NoInverseError(node.op)
+        args = replaced(list(node.args), lambda a: self.env[a.number] if isinstance(a, Slot) else a)
+        for slots, value in inverse(node, self.env[slot], args):
+            if slots.number in self.tape.weights:
+                self.write(slots.number, self.env[slots.number], value)
+
+
+def _copied(node: Node, value: Tensor, args: list[Any]) -> Any:
+    yield node.args[0], value
+
+
+def _repeated(node: Node, value: Tensor, args: list[Any]) -> Any:
+    yield (
+        node.args[0],
+        value.reshape(-1, *args[0].shape)[0] if value.dim() == 1 else value[tuple(slice(n) for n in args[0].shape)],
+    )
+
+
+def _joined(node: Node, value: Tensor, args: list[Any]) -> Any:
+    dim = args[1] if len(args) > 1 else 0
+    at = 0
+    for slot, part in zip(node.args[0], args[0], strict=True):
+        yield slot, value.narrow(dim, at, part.shape[dim])
+        at += part.shape[dim]
+
+
+def _weight_norm(node: Node, value: Tensor, args: list[Any]) -> Any:
+    dim = args[2] if len(args) > 2 else 0
+    yield node.args[0], value
+    yield node.args[1], value.transpose(0, dim).flatten(1).norm(dim=1)
+
+
+def _scaled(node: Node, value: Tensor, args: list[Any]) -> Any:
+    factor, slot = (args[1], node.args[0]) if isinstance(node.args[0], Slot) else (args[0], node.args[1])
+    yield slot, value / factor
+
+
+def _divided(node: Node, value: Tensor, args: list[Any]) -> Any:
+    yield node.args[0], value * args[1]
+
+
+_INVERSES: dict[str, Callable[[Node, Tensor, list[Any]], Any]] = {
+    "repeat": _repeated,
+    "cat": _joined,
+    "_weight_norm_interface": _weight_norm,
+    "mul": _scaled,
+    "div": _divided,
+    "neg": lambda node, value, args: iter([(node.args[0], -value)]),
+    "exp": lambda node, value, args: iter([(node.args[0], value.log())]),
+}

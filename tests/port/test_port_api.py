@@ -1,0 +1,80 @@
+"""The public function: what it fills, what it refuses, what it leaves alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import dpnn_bridge
+from dpnn_bridge.errors import ConversionError, OptionError
+
+LENET = Path(__file__).parents[2] / "fixtures/samples/torch-demos__mnist_convnet/model.t7"
+
+
+class Net(nn.Module):
+    """The LeNet of Torch7's demo, as a user writes it."""
+
+    def __init__(self, pool: int = 2) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(1, 32, 5), nn.Conv2d(32, 64, 5)
+        self.fc1, self.fc2 = nn.Linear(576, 200), nn.Linear(200, 10)
+        self.pool = pool
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(torch.tanh(self.conv1(x)), 3, 3, 1)
+        x = F.max_pool2d(torch.tanh(self.conv2(x)), self.pool)
+        return F.log_softmax(self.fc2(torch.tanh(self.fc1(x.flatten(1)))), 1)
+
+
+def images(seed: int) -> Tensor:
+    return torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(seed))
+
+
+def state(module: nn.Module) -> dict[str, Any]:
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+@pytest.mark.parametrize("example", [images, images(0), (images(0),)], ids=["function", "tensor", "tuple"])
+def test_an_equal_module_is_filled(example: Any) -> None:
+    net = Net()
+    report = dpnn_bridge.port(LENET, net, example)
+    assert report.equal, report
+    assert report.first is None
+    assert report.difference < 1e-12
+    assert {m.parameter for m in report.matches} == set(net.state_dict())
+    assert next(m.source for m in report.matches if m.parameter == "fc1.weight") == "modules[8]"
+    model = dpnn_bridge.load(LENET)
+    assert torch.allclose(net(images(2)), model(images(2).to(next(model.parameters()))).float(), atol=1e-5)
+
+
+def test_a_module_that_differs_is_left_as_it_was() -> None:
+    net = Net().train()
+    net.fc2 = nn.Linear(200, 10, bias=False)
+    before = state(net)
+    report = dpnn_bridge.port(LENET, net, images)
+    assert not report.equal
+    assert report.first is not None
+    assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
+    assert net.training
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
+    report.apply()
+    assert not torch.equal(before["conv1.weight"], net.conv1.weight)
+
+
+def test_what_is_no_module_is_refused() -> None:
+    with pytest.raises(OptionError, match="create it first"):
+        dpnn_bridge.port(LENET, Net, images)  # type: ignore[arg-type]
+
+
+def test_random_forward_is_refused() -> None:
+    class Dropping(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.dropout(super().forward(x))
+
+    with pytest.raises(ConversionError, match=r"test_port_api\.py:\d+.*training=self\.training"):
+        dpnn_bridge.port(LENET, Dropping(), images)
