@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
 from dpnn_bridge.conversion import registry, to_lua, to_torch
+from dpnn_bridge.conversion.fields import grad_field
+from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.errors import ConversionError, LuaBridgeError
 from dpnn_bridge.lua import values
 from dpnn_bridge.lua.runtime import Runtime
 from dpnn_bridge.lua.tensor import Storage, Tensor
+from dpnn_bridge.memory import Memory, Remembering
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
 from dpnn_bridge.torch7.draws import Draws
 
@@ -37,44 +42,84 @@ class Converted:
             "registered": registered,
             "converted_forward": self.forward,
             "converted_backward": self.backward,
+            "converted_gradient": self.gradient,
+            "converted_accumulate": self.accumulate,
             "converted_parameters": self.parameters,
         }
 
-    def forward(self, obj: Any, *inputs: Any) -> Any:
-        """The state that a backward needs, and the output; None and a message when it cannot run."""
+    def forward(self, before: _State | None, obj: Any, name: str, *inputs: Any) -> Any:
+        """The state that a backward needs, and the output; None and a message when it cannot run.
+
+        Args:
+            before: of an earlier forward that was not forgotten.
+            obj: the object.
+            name: the class whose method was called.
+            *inputs: its input, and the target of a criterion.
+        """
         try:
-            module = self._module(obj)
-            arguments = [self._leaves(values.to_python(self.runtime, x)) for x in inputs]
-            versions = [t._version for t in _stored(module)]
-            with torch.enable_grad(), Draws(self.runtime.generator):
-                output = module(*arguments)
+            module = self._module(obj, name)
+            if before is not None and _goes_on(module):
+                raise LuaBridgeError(
+                    "goes on from its last step, which takes its own Lua sources: give lua_path checkouts of nn, dpnn "
+                    "and rnn, or call forget() before each sequence of one step"
+                )
+            state = self._run(module, [values.to_python(self.runtime, x) for x in inputs])
             self._forget_noise(obj)
-            if versions != [t._version for t in _stored(module)]:  # running statistics, norms that are kept
-                self._put(obj, to_lua(module, gradients=False))
-            state = _State(module, arguments[0], output)
-            if isinstance(output, torch.Tensor) and output.dim() == 0:
-                return state, output.item()
-            return state, values.to_lua(self.runtime, _detached(output))
+            if state.has_moved():  # running statistics, norms that are kept
+                self._put(obj, to_lua(state.module, gradients=False))
+            if isinstance(state.output, torch.Tensor) and state.output.dim() == 0:
+                return state, state.output.item()
+            return state, values.to_lua(self.runtime, _detached(state.output))
         except Exception as error:
             return None, f"{self.runtime.bridge['typename'](obj)}: {error}"
 
-    def backward(self, state: _State, _output: Any = None, grad_output: Any = None) -> Any:
-        """gradInput; gradients of parameters are kept for :meth:`parameters`."""
-        outputs, inputs, weights = _tensors(state.output), _tensors(state.input), list(state.module.parameters())
-        given = None if grad_output is None else _tensors(values.to_python(self.runtime, grad_output))
-        leaves = [t for t in (*inputs, *weights) if t.requires_grad]
-        gradients = torch.autograd.grad(
-            outputs,
-            leaves,
-            None if given is None else [g.reshape(o.shape) for g, o in zip(given, outputs, strict=True)],
-            allow_unused=True,
-            retain_graph=True,  # Torch7 allows several backwards after one forward
-        )
-        for leaf, gradient in zip(leaves, gradients, strict=True):
-            leaf.grad = torch.zeros_like(leaf) if gradient is None else gradient
+    def _run(self, module: nn.Module, inputs: list[Any]) -> _State:
+        arguments = [_mapped(x, lambda t: t.detach().clone().requires_grad_(t.is_floating_point())) for x in inputs]
+        state = _State(module, arguments)
+        with torch.enable_grad(), Draws(self.runtime.generator):
+            state.output = module(*arguments)
+        return state
+
+    def backward(self, state: _State | None, obj: Any, name: str, input: Any, other: Any = None) -> _State:
+        """The gradients of the input and of the parameters, which the result keeps.
+
+        Args:
+            state: of the last forward. None, or one of another input or other weights: the forward runs first.
+            obj: the object.
+            name: the class whose method was called.
+            input: its input.
+            other: the gradient of the output, or the target of a criterion.
+        """
+        x, other = values.to_python(self.runtime, input), values.to_python(self.runtime, other)
+        is_criterion = name.endswith("Criterion")
+        module, inputs = self._module(obj, name), [x, other] if is_criterion and other is not None else [x]
+        if state is None or not state.fits(module, inputs):
+            state = self._run(module, inputs)
+        state.backward(None if is_criterion else other)
+        return state
+
+    def gradient(self, state: _State) -> Any:
+        """The gradient of the input."""
         return values.to_lua(
             self.runtime, _mapped(state.input, lambda t: t.grad if t.grad is not None else torch.zeros_like(t))
         )
+
+    def parameters(self, obj: Any, name: str) -> Any:
+        """An object's parameters and their gradients in Torch7's order; None where it cannot be converted."""
+        live: list[tuple[LuaObject | LuaTable, Any]] = []
+        ctx = TorchContext()
+        try:
+            module = ctx.to_torch(self._inert_as(obj, name, live))
+        except ConversionError:
+            return None
+        owners = {id(ctx.converted(inert)): value for inert, value in live if isinstance(inert, LuaObject)}
+        weights, gradients = [], []
+        for owner, field, spec in registry.parameters(module):
+            if id(owner) in owners:
+                weights.append(owners[id(owner)][field])
+                gradients.append(owners[id(owner)][grad_field(field, spec)])
+        table = self.runtime.lua.table_from
+        return table([table(weights), table(gradients)])
 
     def _forget_noise(self, live: Any) -> None:
         """Clear what an earlier call of random layers drew: these layers do not keep their noise."""
@@ -84,36 +129,49 @@ class Converted:
 
     def _put(self, live: Any, inert: LuaObject | LuaTable) -> None:
         """Write the numbers of a module into the tensors of the object that it was converted from."""
-        for key, value in inert.items():
-            target = live[key]
-            if isinstance(value, LuaTensor) and key not in ("output", "gradInput"):
-                handle = self.runtime.bridge["handle"](target)
-                if isinstance(handle, Tensor) and handle.numel == value.size > 0:
-                    handle.t.copy_(value.torch().reshape(handle.size))
-            elif isinstance(value, (LuaObject, LuaTable)) and target is not None:
-                self._put(target, value)
+        for key, handle, value in self._pairs(live, inert, {}):
+            if key not in ("output", "gradInput"):
+                handle.t.copy_(value.torch().reshape(handle.size))
 
-    def parameters(self, state: _State, obj: Any, scale: float) -> None:
+    def accumulate(self, state: _State, obj: Any, scale: float) -> None:
         """Add the kept gradients to gradWeight, gradBias … of the object and of what it contains."""
-        self._add(obj, to_lua(state.module, gradients=True), scale)
+        added = set()
+        for key, handle, value in self._pairs(obj, to_lua(state.module, gradients=True), {}):
+            assert handle.storage is not None
+            place = (handle.storage.pointer, handle.offset)
+            if isinstance(key, str) and key.startswith("grad") and key != "gradInput" and place not in added:
+                added.add(place)  # clones share their gradients, and this is that of all
+                handle.t.add_(value.torch().reshape(handle.size), alpha=scale)
 
-    def _add(self, live: Any, inert: LuaObject | LuaTable, scale: float) -> None:
+    def _pairs(
+        self, live: Any, inert: LuaObject | LuaTable, seen: dict[int, Any]
+    ) -> Iterator[tuple[Any, Tensor, LuaTensor]]:
+        """Each field of a live object that holds a tensor, with the tensor of as many elements in an inert one."""
+        if id(inert) in seen:
+            return
+        seen[id(inert)] = inert
         for key, value in inert.items():
             target = live[key]
-            if isinstance(value, LuaTensor) and isinstance(key, str) and key.startswith("grad") and key != "gradInput":
+            if isinstance(value, LuaTensor):
                 handle = self.runtime.bridge["handle"](target)
                 if isinstance(handle, Tensor) and handle.numel == value.size > 0:
-                    handle.t.add_(value.torch().reshape(handle.size), alpha=scale)
+                    yield key, handle, value
             elif isinstance(value, (LuaObject, LuaTable)) and target is not None:
-                self._add(target, value, scale)
+                yield from self._pairs(target, value, seen)
 
-    def _module(self, obj: Any) -> nn.Module:
+    def _module(self, obj: Any, name: str) -> nn.Module:
         """Convert the object as it is now."""
-        inert = self._inert(obj, {})
-        return to_torch(inert)
+        return to_torch(self._inert_as(obj, name, []))
 
-    def _inert(self, value: Any, seen: dict[int, Any]) -> Any:
-        """The object graph of a live value; tensors on the same memory."""
+    def _inert_as(self, obj: Any, name: str, live: list[Any]) -> LuaObject:
+        """The object graph of a live object, as one of a class that its own class may only be derived from."""
+        inert = self._inert(obj, {}, live)
+        renamed = LuaObject(name, inert.fields, version=inert.version)
+        live.append((renamed, obj))
+        return renamed
+
+    def _inert(self, value: Any, seen: dict[int, Any], live: list[Any]) -> Any:
+        """The object graph of a live value; tensors on the same memory. ``live`` gets each object with its value."""
         kind = self.runtime.lua_type(value)
         if kind is None:
             return value
@@ -127,28 +185,79 @@ class Converted:
             return self._storage(handle, seen)
         if kind != "table":
             return None
-        name = self.runtime.bridge["typename"](value)
-        table = LuaTable((k, self._inert(v, seen)) for k, v in value.items() if isinstance(k, (str, int, float, bool)))
-        return table if name is None else LuaObject(name, table, version=self.runtime.bridge["version"](value))
+        place = self.runtime.bridge["pointer"](value)
+        if place in seen:
+            return seen[place]
+        name, table = self.runtime.bridge["typename"](value), LuaTable()
+        made = table if name is None else LuaObject(name, table, version=self.runtime.bridge["version"](value))
+        seen[place] = made
+        live.append((made, value))
+        for key, inner in value.items():
+            if isinstance(key, (str, int, float, bool)) or self.runtime.lua_type(key) == "table":
+                table[self._inert(key, seen, live)] = self._inert(inner, seen, live)
+        return made
 
     def _storage(self, storage: Storage, seen: dict[int, Any]) -> LuaStorage:
         if storage.pointer not in seen:
             seen[storage.pointer] = LuaStorage(storage.class_name, storage.size, storage.flat.numpy())
         return seen[storage.pointer]
 
-    def _leaves(self, value: Any) -> Any:
-        return _mapped(value, lambda t: t.detach().clone().requires_grad_(t.is_floating_point()))
+
+class _State:
+    """One forward, and one backward of it.
+
+    Attributes:
+        module, inputs, output: of the forward; the inputs are copies.
+    """
+
+    def __init__(self, module: nn.Module, inputs: list[Any]) -> None:
+        self.module, self.inputs, self.output = module, inputs, None
+        self._versions = [t._version for t in _stored(module)]
+
+    @property
+    def input(self) -> Any:
+        return self.inputs[0]
+
+    def has_moved(self) -> bool:
+        """Whether the forward has changed parameters or buffers."""
+        return self._versions != [t._version for t in _stored(self.module)]
+
+    def fits(self, module: nn.Module, inputs: list[Any]) -> bool:
+        """Whether the forward was one of these weights and inputs."""
+        return _same(_stored(self.module), _stored(module)) and _same(_tensors(self.inputs), _tensors(inputs))
+
+    def backward(self, grad_output: Any) -> None:
+        """Puts gradients into ``grad`` of the inputs and parameters, those of this backward alone."""
+        outputs, leaves = _tensors(self.output), [*_tensors(self.input), *self.module.parameters()]
+        given = [None] * len(outputs) if grad_output is None else _tensors(grad_output)
+        leaves = [t for t in leaves if t.requires_grad]
+        pairs = [
+            (o, None if g is None else g.reshape(o.shape))
+            for o, g in zip(outputs, given, strict=True)
+            if o.requires_grad
+        ]
+        gradients: Any = [None] * len(leaves)
+        if pairs and leaves:  # retained, since Torch7 allows several backwards after one forward
+            differentiable, given = zip(*pairs, strict=True)
+            gradients = torch.autograd.grad(differentiable, leaves, given, allow_unused=True, retain_graph=True)
+        for leaf, gradient in zip(leaves, gradients, strict=True):
+            leaf.grad = torch.zeros_like(leaf) if gradient is None else gradient
+
+
+def _goes_on(module: nn.Module) -> bool:
+    """Whether a call of a module starts from what the last one left."""
+    if isinstance(module, Remembering):
+        return module.remembers
+    return isinstance(module, Memory) or any(map(_goes_on, module.children()))
 
 
 def _stored(module: nn.Module) -> list[torch.Tensor]:
     return [*module.parameters(), *module.buffers()]
 
 
-class _State:
-    """One forward."""
-
-    def __init__(self, module: nn.Module, input: Any, output: Any) -> None:
-        self.module, self.input, self.output = module, input, output
+def _same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
+    kinds = [[(t.shape, t.dtype) for t in tensors] for tensors in (first, second)]
+    return kinds[0] == kinds[1] and all(map(torch.equal, first, second))
 
 
 def _mapped(value: Any, f: Any) -> Any:

@@ -98,6 +98,7 @@ end
 -- the table that holds the last part of a dotted name
 local function container(tname)
    local at = _G
+   if tname:match('^nn%.') and not nn then bridge.find_class('nn.Module') end
    for part in tname:gmatch('([^%.]+)%.') do
       at = type(at) == 'table' and at[part]
       if type(at) ~= 'table' then
@@ -138,7 +139,7 @@ function torch.newmetatable(tname, parent, constructor, destructor, factory, mod
    local mt = metatables[tname] or new_metatable(tname)
    if parent then
       if rawgetmt(mt) then error('class ' .. tname .. ' has been already assigned a parent class\n', 2) end
-      if not metatables[parent] then error('bad argument #2 (invalid parent class name ' .. tostring(parent) .. ')', 2) end
+      if not (metatables[parent] or bridge.find_class(parent)) then error('bad argument #2 (invalid parent class name ' .. tostring(parent) .. ')', 2) end
       rawsetmt(mt, metatables[parent])
    end
    if factory then

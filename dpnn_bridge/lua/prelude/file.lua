@@ -211,7 +211,7 @@ local function read_torch(file, index)
    if number then name = read_string(file) else name, number = version, 0 end  -- files from before versions
    name = class_to_create(name)
    local factory = torch.factory(name)
-   if not factory and bridge.define_converted and bridge.define_converted(name) then factory = torch.factory(name) end
+   if not factory and bridge.find_class(name) then factory = torch.factory(name) end
    if not factory then error(string.format('unknown Torch class <%s>', name), 3) end
    local object = factory(file)
    if not s.force then s.read[index] = object end

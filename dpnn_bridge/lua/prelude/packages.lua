@@ -23,6 +23,15 @@ function packages.nn()
    return nn
 end
 
+-- the metatable of a class that nn's base or the registry has; both are there once nn is loaded
+function bridge.find_class(tname)
+   if not bridge.metatables[tname] then
+      if py.registered(tname) then pcall(require, 'nn') end  -- which a user's file may leave to the script that runs it
+      if bridge.define_converted then bridge.define_converted(tname) end
+   end
+   return bridge.metatables[tname]
+end
+
 if bridge.open then
    for _, name in ipairs {'paths', 'sys', 'csvigo'} do packages[name] = file(name) end
    for _, name in ipairs {'lfs', 'cjson', 'tds', 'threads', 'image', 'hdf5', 'cutorch', 'cunn-on-cpu', 'md5', 'trepl'} do package.preload[name] = file(name) end

@@ -3,31 +3,41 @@ local bridge, py = ...
 local Module, Container = torch.getmetatable('nn.Module'), torch.getmetatable('nn.Container')
 local states = setmetatable({}, {__mode = 'k'})  -- object -> what its last forward left in Python
 
-local function converted_module(class)
-   function class:updateOutput(input)
-      local state, output = py.converted_forward(self, input)
+-- The methods of a class compute as that class does, also for an object of a subclass that is written in Lua. A backward
+-- runs the forward again where the last one had another input or other weights, as in a subclass that overrides it.
+local function run(class, tname)
+   function class:updateOutput(...)
+      local state, output = py.converted_forward(states[self], self, tname, ...)
       if not state then error(output, 2) end
       states[self], self.output = state, output
       return output
    end
-   function class:updateGradInput(input, gradOutput)
-      self.gradInput = py.converted_backward(states[self], self.output, gradOutput)
+   function class:updateGradInput(...)
+      states[self] = py.converted_backward(states[self], self, tname, ...)
+      self.gradInput = py.converted_gradient(states[self])
       return self.gradInput
    end
-   function class:accGradParameters(input, gradOutput, scale) py.converted_parameters(states[self], self, scale or 1) end
-   for _, name in ipairs {'parameters', 'training', 'evaluate', 'clearState', 'zeroGradParameters', 'updateParameters'} do
+end
+local function converted_module(class, tname)
+   run(class, tname)
+   function class:forget()
+      states[self] = nil
+      for _, child in ipairs(self.modules or {}) do if child.forget then child:forget() end end
+   end
+   function class:accGradParameters(input, gradOutput, scale)
+      states[self] = py.converted_backward(states[self], self, tname, input, gradOutput)
+      py.converted_accumulate(states[self], self, scale or 1)
+   end
+   for _, name in ipairs {'training', 'evaluate', 'clearState', 'zeroGradParameters', 'updateParameters'} do
       -- decorators and others hold modules without being containers
       class[name] = function(self, ...) return (self.modules and Container or Module)[name](self, ...) end
    end
-end
-local function converted_criterion(class)
-   function class:updateOutput(input, target)
-      local state, output = py.converted_forward(self, input, target)
-      if not state then error(output, 2) end
-      states[self], self.output = state, output
-      return output
+   function class:parameters()
+      if self.modules then return Container.parameters(self) end
+      local found = py.converted_parameters(self, tname)
+      if not found then return Module.parameters(self) end
+      if #found[1] > 0 then return found[1], found[2] end
    end
-   function class:updateGradInput() self.gradInput = py.converted_backward(states[self]); return self.gradInput end
 end
 
 -- fields that constructors set: names in the order of the arguments, with defaults
@@ -81,14 +91,19 @@ for name in ('Tanh Sigmoid SoftMax LogSoftMax SoftSign SoftMin LogSigmoid TanhSh
    plain[name] = true
 end
 
+-- classes that are no modules, in fields of modules
+local data = {}
+for name in ('graph.Edge graph.Graph graph.Node nngraph.Node torch.AliasMultinomial'):gmatch('%S+') do data[name] = true end
+
 -- a class of the registry as a Lua class, made when first asked for
 function bridge.define_converted(tname)
    if torch.getmetatable(tname) then return true end
    local kind, version = py.registered(tname)
-   if not kind then return false end
+   if not (kind or data[tname]) then return false end
    local module, name = tname:match('^(.*)%.([^%.]+)$')
    if not module or module:find('%.') then return false end
    if type(_G[module]) ~= 'table' then _G[module] = {} end
+   if data[tname] then return torch.class(tname) ~= nil end
    local holds = kind == 'container'
    local parent_name = kind == 'criterion' and 'nn.Criterion' or holds and 'nn.Container' or 'nn.Module'
    local class, parent = torch.class(tname, parent_name)
@@ -97,7 +112,7 @@ function bridge.define_converted(tname)
       bridge.set_version(self, version_read)
       for k, v in pairs(file:readObject()) do self[k] = v end
    end
-   if kind == 'criterion' then converted_criterion(class) else converted_module(class) end
+   if kind == 'criterion' then run(class, tname) else converted_module(class, tname) end
    local order, init = constructors[name], module == 'nn' and initial[name]
    function class:__init(...)
       parent.__init(self)
