@@ -63,9 +63,9 @@ class LuaClass:
     names: ClassVar[tuple[str, ...]] = ()
     torch_type: ClassVar[Any] = nn.Module
     version: ClassVar[int] = 1
-    scalars: ClassVar[dict[str | tuple[str, ...], str]] = {}
+    scalars: ClassVar[Any] = {}  # these three are dicts, whatever a subclass declares
     defaults: ClassVar[dict[str, Any]] = {}
-    tensors: ClassVar[dict[str, str | Field]] = {}
+    tensors: ClassVar[Any] = {}
     optional: ClassVar[dict[str, str | None]] = {}
     sizes: ClassVar[dict[str, str | tuple[str | None, ...]]] = {}
     passed: ClassVar[tuple[str, ...]] = ()
@@ -73,7 +73,7 @@ class LuaClass:
     constants: ClassVar[dict[str, Any]] = {}
     indexed: ClassVar[bool] = False
     container: ClassVar[bool] = False
-    members: ClassVar[dict[str, str]] = {}
+    members: ClassVar[Any] = {}
     scratch: ClassVar[tuple[str, ...]] = ()
     derived: ClassVar[tuple[str, ...]] = ()
     only_from_files: ClassVar[bool] = False
@@ -83,6 +83,13 @@ class LuaClass:
     checked_by: ClassVar[str] = "torch7"
     test: ClassVar[str] = ""
     faults: ClassVar[tuple[Fault, ...]] = ()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for hook in ("tensors", "scalars", "members"):  # a tuple of names that are the same in Lua and in the module
+            names = cls.__dict__.get(hook)
+            if isinstance(names, tuple):
+                setattr(cls, hook, {name: name for name in names})
 
     # ------------------------------------------------------------------ Lua -> torch
     @classmethod

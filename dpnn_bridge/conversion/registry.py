@@ -1,11 +1,21 @@
 """The one place that knows which Lua class is which PyTorch module.
 
-A class is declared in one block, in its family's file under :mod:`dpnn_bridge.modules` or :mod:`dpnn_bridge.zoo`::
+A class is declared once, in its family's file under :mod:`dpnn_bridge.modules` or :mod:`dpnn_bridge.zoo`: a class mapping
+for a layer of PyTorch, and for a module of this project an inner class ``Lua``, which is its mapping::
 
     @lua_class("nn.Threshold", "nn.ReLU")
     class Threshold(LuaClass):
         torch_type = nn.Threshold
         scalars = {"threshold": "threshold", "val": "value"}
+
+
+    @lua_class("nn.Cosine")
+    class Cosine(nn.Module):
+        ...
+
+        class Lua(LuaClass):
+            tensors = ("weight",)
+            sizes = {"weight": ("out_features", "in_features")}
 
 Both directions follow from the declaration: Lua fields -> constructor arguments, parameters and buffers;
 attributes, parameters and buffers -> Lua fields. ``arguments``, ``build`` or ``to_lua`` are overridden only where the
@@ -44,11 +54,13 @@ _BY_NAME: dict[str, list[type[LuaClass]]] = {}
 _BY_TYPE: dict[type[nn.Module], list[type[LuaClass]]] = {}
 _loaded: set[str] = set()
 
-SpecT = TypeVar("SpecT", bound=type[LuaClass])
+ClassT = TypeVar("ClassT", bound=type)
 
 
-def lua_class(*names: str) -> Callable[[SpecT], SpecT]:
-    """Registers a :class:`LuaClass` under its Lua names, canonical first.
+def lua_class(*names: str) -> Callable[[ClassT], ClassT]:
+    """Register a class mapping, or a module class with an inner class ``Lua``, under its Lua names, canonical first.
+
+    A module class without an inner class ``Lua`` needs no more than its names: it has no fields.
 
     A block from outside this project comes before the project's own of the same Lua name. It writes modules made in
     PyTorch only where no block of the project has their type, or where it takes every object of a Lua name of such a
@@ -59,30 +71,46 @@ def lua_class(*names: str) -> Callable[[SpecT], SpecT]:
             one that takes every module of it; both blocks are the project's, or both are not.
     """
 
-    def register(cls: SpecT) -> SpecT:
-        cls.names = names
-        for name in names:
-            known = _without(_BY_NAME.setdefault(name, []), cls)
-            rival = next((c for c in known if _takes_every_object(c) and _is_own(c) == _is_own(cls)), None)
-            if rival is not None and _takes_every_object(cls):
-                raise ValueError(f"{name} is registered in {rival.__module__} and in {cls.__module__}")
-            _BY_NAME[name] = sorted([*known, cls], key=lambda c: (_is_own(c), _takes_every_object(c)))
-        types = cls.torch_type if isinstance(cls.torch_type, tuple) else (cls.torch_type,)
-        for torch_type in types:
-            _add_lua_names(torch_type, cls)
-            if cls.only_from_files:
-                continue
-            same_type = _without(_BY_TYPE.setdefault(torch_type, []), cls)
-            rival = next((c for c in same_type if _takes_every_module(c) and _is_own(c) == _is_own(cls)), None)
-            if rival is not None and _takes_every_module(cls):
-                raise ValueError(
-                    f"{torch_type.__name__} is the torch_type of {rival.__name__} in {rival.__module__} and of "
-                    f"{cls.__name__} in {cls.__module__}: one has to override `represents` or say `only_from_files`"
-                )
-            _BY_TYPE[torch_type] = _by_precedence([*same_type, cls])
+    def declare(cls: ClassT) -> ClassT:
+        _register(cls if issubclass(cls, LuaClass) else _mapping_of(cls), names)
         return cls
 
-    return register
+    return declare
+
+
+def _mapping_of(module: type) -> type[LuaClass]:
+    """The inner class ``Lua`` of a module class; a plain one where the class has none of its own."""
+    mapping = module.__dict__.get("Lua")
+    if mapping is None:
+        mapping = type(
+            "Lua", (LuaClass,), {"__module__": module.__module__, "__qualname__": f"{module.__qualname__}.Lua"}
+        )
+        module.Lua = mapping  # type: ignore[attr-defined]
+    mapping.torch_type = module
+    return mapping
+
+
+def _register(cls: type[LuaClass], names: tuple[str, ...]) -> None:
+    cls.names = names
+    for name in names:
+        known = _without(_BY_NAME.setdefault(name, []), cls)
+        rival = next((c for c in known if _takes_every_object(c) and _is_own(c) == _is_own(cls)), None)
+        if rival is not None and _takes_every_object(cls):
+            raise ValueError(f"{name} is registered in {rival.__module__} and in {cls.__module__}")
+        _BY_NAME[name] = sorted([*known, cls], key=lambda c: (_is_own(c), _takes_every_object(c)))
+    types = cls.torch_type if isinstance(cls.torch_type, tuple) else (cls.torch_type,)
+    for torch_type in types:
+        _add_lua_names(torch_type, cls)
+        if cls.only_from_files:
+            continue
+        same_type = _without(_BY_TYPE.setdefault(torch_type, []), cls)
+        rival = next((c for c in same_type if _takes_every_module(c) and _is_own(c) == _is_own(cls)), None)
+        if rival is not None and _takes_every_module(cls):
+            raise ValueError(
+                f"{torch_type.__name__} is the torch_type of {rival.__qualname__} in {rival.__module__} and of "
+                f"{cls.__qualname__} in {cls.__module__}: one has to override `represents` or say `only_from_files`"
+            )
+        _BY_TYPE[torch_type] = _by_precedence([*same_type, cls])
 
 
 def _without(known: list[type[LuaClass]], cls: type[LuaClass]) -> list[type[LuaClass]]:

@@ -166,7 +166,7 @@ class TorchContext:
                 if parameter is not None and (id(owner), leaf) not in self._filled:
                     raise self.error(
                         f"no field gives the parameter {path}{leaf} of {type(module).__name__}: name it in `tensors` "
-                        f"of {spec.__module__}.{spec.__name__}",
+                        f"of {spec.__module__}.{spec.__qualname__}",
                         obj,
                     )
             stack += [(f"{path}{name}.", inner) for name, inner in owner._modules.items() if inner is not None]

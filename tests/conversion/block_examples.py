@@ -45,7 +45,7 @@ BLOCKS: list[Block] = list(
 
 
 def block_id(block: Block) -> str:
-    return f"{block.__module__.removeprefix('dpnn_bridge.').removeprefix('modules.')}.{block.__name__}"
+    return f"{block.__module__.removeprefix('dpnn_bridge.').removeprefix('modules.')}.{block.__qualname__}"
 
 
 @dataclass(frozen=True)

@@ -153,7 +153,7 @@ def _is_own(statement: ast.ImportFrom, module: ModuleType) -> bool:
 @lru_cache
 def _top_level(module: ModuleType) -> tuple[str, dict[str, ast.stmt]]:
     """A module's source and its top-level statements by the names they bind."""
-    source = inspect.getsource(module)
+    source = _without_mappings(inspect.getsource(module))
     names: dict[str, ast.stmt] = {}
     for node in ast.parse(source).body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
@@ -165,6 +165,22 @@ def _top_level(module: ModuleType) -> tuple[str, dict[str, ast.stmt]]:
         elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             names[node.target.id] = node
     return source, names
+
+
+def _without_mappings(source: str) -> str:
+    """Source of modules without their Lua classes: no ``@lua_class``, no inner class ``Lua``."""
+    lines = source.splitlines(keepends=True)
+    for node in reversed([n for n in ast.parse(source).body if isinstance(n, ast.ClassDef)]):
+        for inner in node.body:
+            if isinstance(inner, ast.ClassDef) and inner.name == "Lua":
+                first = inner.lineno - 1
+                while not lines[first - 1].strip():
+                    first -= 1
+                lines[first : inner.end_lineno] = []
+        for decorator in reversed(node.decorator_list):
+            if ast.unparse(decorator).partition("(")[0].rpartition(".")[2] == "lua_class":
+                lines[decorator.lineno - 1 : decorator.end_lineno] = []
+    return "".join(lines)
 
 
 class _Names:
