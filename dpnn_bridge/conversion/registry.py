@@ -1,7 +1,7 @@
 """The one place that knows which Lua class is which PyTorch module.
 
-A class is declared once, in its family's file under :mod:`dpnn_bridge.modules` or :mod:`dpnn_bridge.zoo`: a class mapping
-for a layer of PyTorch, and for a module of this project an inner class ``Lua``, which is its mapping::
+A class is declared once, in its family's file under :mod:`dpnn_bridge.modules` or :mod:`dpnn_bridge.zoo`. A module of
+this project has an inner class ``Lua``, its mapping; the mapping of a layer of PyTorch stands alone::
 
     @lua_class("nn.Threshold", "nn.ReLU")
     class Threshold(LuaClass):

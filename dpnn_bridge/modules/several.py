@@ -16,6 +16,7 @@ from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.objects import LuaObject, LuaTable
 
 
+@lua_class(SEVERAL)
 class Models(nn.ModuleDict):
     """The models of a file by key, as ``load(key=…)`` takes it: ``models["[1]"]``, ``models["protos.cnn"]``.
 
@@ -58,30 +59,27 @@ class Models(nn.ModuleDict):
     def forward(self, *inputs: Any) -> NoReturn:
         raise TypeError(f"these are several models; call one of them by its key: {', '.join(self.keys())}")
 
+    class Lua(LuaClass):
+        derived = ("models",)
+        checked_by = "structure"
+        test = "test_what_is_beside_them_comes_back"
+
+        @classmethod
+        def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
+            return Models({key: ctx.to_torch(model, "models", key) for key, model in obj["models"].items()})
+
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            assert isinstance(module, Models)
+            models = LuaTable({key: ctx.to_lua(model) for key, model in module.items()})
+            record = record_of(module)
+            return {"models": models} if record and "table" in record.fields else {"models": models, "table": models}
+
+        @classmethod
+        def in_file(cls, obj: LuaObject) -> Any:
+            return obj["table"]
+
 
 def _name(key: str) -> str:
     """The name of a submodule, which may not hold a dot."""
     return key.replace(".", "/")
-
-
-@lua_class(SEVERAL)
-class ModelsClass(LuaClass):
-    torch_type = Models
-    derived = ("models",)
-    checked_by = "structure"
-    test = "test_what_is_beside_them_comes_back"
-
-    @classmethod
-    def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
-        return Models({key: ctx.to_torch(model, "models", key) for key, model in obj["models"].items()})
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        assert isinstance(module, Models)
-        models = LuaTable({key: ctx.to_lua(model) for key, model in module.items()})
-        record = record_of(module)
-        return {"models": models} if record and "table" in record.fields else {"models": models, "table": models}
-
-    @classmethod
-    def in_file(cls, obj: LuaObject) -> Any:
-        return obj["table"]

@@ -20,6 +20,7 @@ from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.zoo.research import Sampler
 
 
+@lua_class("nn.LinearWP")
 class LinearWP(nn.Linear):
     """:class:`torch.nn.Linear` under its name in attr2img, where it is initialized in another way.
 
@@ -31,15 +32,13 @@ class LinearWP(nn.Linear):
         ``nn.LinearWP(inputSize, outputSize)``, attr2img layers/LinearWP.lua
     """
 
-
-@lua_class("nn.LinearWP")
-class LinearWPClass(LinearClass):
-    torch_type = LinearWP
-    scalars = {"inputSize": "in_features"}
-    checked_by = "formula"
-    test = "test_gaussian_code_is_two_linear_maps"
+    class Lua(LinearClass):
+        scalars = {"inputSize": "in_features"}
+        checked_by = "formula"
+        test = "test_gaussian_code_is_two_linear_maps"
 
 
+@lua_class("nn.LinearGaussian")
 class LinearGaussian(nn.Module):
     """Mean and log variance of a code: two linear maps of the input.
 
@@ -63,20 +62,18 @@ class LinearGaussian(nn.Module):
     def forward(self, input: Tensor) -> list[Tensor]:
         return [self.mean_layer(input), self.sigma_layer(input)]
 
+    class Lua(LuaClass):
+        members = ("mean_layer", "sigma_layer")
+        scalars = {"inputSize": "in_features", "outputSize": "out_features"}
+        checked_by = "formula"
+        test = "test_gaussian_code_is_two_linear_maps"
 
-@lua_class("nn.LinearGaussian")
-class LinearGaussianClass(LuaClass):
-    torch_type = LinearGaussian
-    members = {"mean_layer": "mean_layer", "sigma_layer": "sigma_layer"}
-    scalars = {"inputSize": "in_features", "outputSize": "out_features"}
-    checked_by = "formula"
-    test = "test_gaussian_code_is_two_linear_maps"
-
-    @classmethod
-    def matches(cls, obj: LuaObject) -> bool:
-        return "mean_layer" in obj
+        @classmethod
+        def matches(cls, obj: LuaObject) -> bool:
+            return "mean_layer" in obj
 
 
+@lua_class("nn.LinearMix")
 class LinearMix(nn.Module):
     """A linear map of two inputs side by side.
 
@@ -106,26 +103,24 @@ class LinearMix(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.x_features}, {self.y_features}, {self.out_features}"
 
+    class Lua(LuaClass):
+        scalars = {"inputSize_x": "x_features", "inputSize_y": "y_features", "outputSize": "out_features"}
+        tensors = ("weight", "bias")
+        scratch = ("addBuffer",)
+        checked_by = "formula"
+        test = "test_linear_maps_of_two_inputs"
+
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            return {**super().to_lua(module, ctx), "gradInput": _two(ctx, module)}
+
 
 def _two(ctx: LuaContext, module: nn.Module) -> LuaTable:
     """A table of two empty tensors, which Torch7 resizes."""
     return LuaTable.from_list([LuaTensor.empty(ctx.type_of(module)) for _ in range(2)])
 
 
-@lua_class("nn.LinearMix")
-class LinearMixClass(LuaClass):
-    torch_type = LinearMix
-    scalars = {"inputSize_x": "x_features", "inputSize_y": "y_features", "outputSize": "out_features"}
-    tensors = {"weight": "weight", "bias": "bias"}
-    scratch = ("addBuffer",)
-    checked_by = "formula"
-    test = "test_linear_maps_of_two_inputs"
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        return {**super().to_lua(module, ctx), "gradInput": _two(ctx, module)}
-
-
+@lua_class("nn.LinearMix2")
 class LinearMix2(LinearMix):
     """Mean and log variance of a code: the mean from two inputs, the log variance from the first.
 
@@ -149,18 +144,16 @@ class LinearMix2(LinearMix):
     def forward(self, input: list[Tensor]) -> list[Tensor]:
         return [super().forward(input), F.linear(input[0], self.weight_sigma, self.bias_sigma)]
 
+    class Lua(LinearMix.Lua):
+        tensors = {**LinearMix.Lua.tensors, "weight_sigma": "weight_sigma", "bias_sigma": "bias_sigma"}
+        test = "test_linear_maps_of_two_inputs"
 
-@lua_class("nn.LinearMix2")
-class LinearMix2Class(LinearMixClass):
-    torch_type = LinearMix2
-    tensors = {**LinearMixClass.tensors, "weight_sigma": "weight_sigma", "bias_sigma": "bias_sigma"}
-    test = "test_linear_maps_of_two_inputs"
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        return {**super().to_lua(module, ctx), "output": _two(ctx, module)}
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            return {**super().to_lua(module, ctx), "output": _two(ctx, module)}
 
 
+@lua_class("nn.SpatialConvolutionUpsample", "cudnn.SpatialConvolutionUpsample")
 class SpatialConvolutionUpsample(nn.Conv2d):
     """Convolution whose output planes, read row after row, are fewer and larger planes.
 
@@ -188,29 +181,27 @@ class SpatialConvolutionUpsample(nn.Conv2d):
         H, W = input.shape[-2:]
         return super().forward(input).reshape(*input.shape[:-3], -1, H * self.factor, W * self.factor)
 
+    class Lua(Convolution):
+        scalars = {**SPATIAL, "factor": "factor"}
+        defaults = SPATIAL_DEFAULTS
+        checked_by = "formula"
+        test = "test_upsampling_convolution_reads_planes_in_a_row"
 
-@lua_class("nn.SpatialConvolutionUpsample", "cudnn.SpatialConvolutionUpsample")
-class SpatialConvolutionUpsampleClass(Convolution):
-    torch_type = SpatialConvolutionUpsample
-    scalars = {**SPATIAL, "factor": "factor"}
-    defaults = SPATIAL_DEFAULTS
-    checked_by = "formula"
-    test = "test_upsampling_convolution_reads_planes_in_a_row"
+        @classmethod
+        def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+            return {**super().arguments(obj, ctx), "groups": obj.get("groups") or 1}
 
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {**super().arguments(obj, ctx), "groups": obj.get("groups") or 1}
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        assert isinstance(module, SpatialConvolutionUpsample)
-        return {
-            **super().to_lua(module, ctx),
-            "nInputPlaneU": module.in_channels,
-            "nOutputPlaneU": module.out_channels // module.factor**2,
-        }
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            assert isinstance(module, SpatialConvolutionUpsample)
+            return {
+                **super().to_lua(module, ctx),
+                "nInputPlaneU": module.in_channels,
+                "nOutputPlaneU": module.out_channels // module.factor**2,
+            }
 
 
+@lua_class("nn.Reparametrize")
 class Reparametrize(Sampler):
     """Draws from a normal distribution with given means and log variances.
 
@@ -232,17 +223,14 @@ class Reparametrize(Sampler):
     def extra_repr(self) -> str:
         return f"{self.dimension}"
 
+    class Lua(LuaClass):
+        scalars = ("dimension",)
+        scratch = ("eps",)
+        constants = {"gradInput": empty_table}
+        checked_by = "formula"
+        test = "test_reparametrize_draws_around_the_mean"
 
-@lua_class("nn.Reparametrize")
-class ReparametrizeClass(LuaClass):
-    torch_type = Reparametrize
-    scalars = {"dimension": "dimension"}
-    scratch = ("eps",)
-    constants = {"gradInput": empty_table}
-    checked_by = "formula"
-    test = "test_reparametrize_draws_around_the_mean"
-
-    @classmethod
-    def replay(cls, module: nn.Module, after: LuaObject) -> Callable[..., Any]:
-        assert isinstance(module, Reparametrize)
-        return lambda input: module.sampled(input, noise_of(after, "eps", input[0]))
+        @classmethod
+        def replay(cls, module: nn.Module, after: LuaObject) -> Callable[..., Any]:
+            assert isinstance(module, Reparametrize)
+            return lambda input: module.sampled(input, noise_of(after, "eps", input[0]))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.torch7.gradient import with_gradient_of
 
 
+@lua_class("nn.BinActiveZ")
 class BinActiveZ(nn.Module):
     """The sign; its gradient passes where the input lies between -1 and 1.
 
@@ -23,8 +23,3 @@ class BinActiveZ(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         return with_gradient_of(torch.sign(input), input * (input.abs() < 1))
-
-
-@lua_class("nn.BinActiveZ")
-class BinActiveZClass(LuaClass):
-    torch_type = BinActiveZ

@@ -17,6 +17,7 @@ from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.zoo.torch_rnn import SequenceRNN, over_time, positions
 
 
+@lua_class("nn.LanguageModel")
 class DenseCapLanguageModel(nn.Module):
     """Scores of the words of captions that start with an image vector.
 
@@ -114,34 +115,32 @@ class DenseCapLanguageModel(nn.Module):
     def extra_repr(self) -> str:
         return f"vocab_size={self.vocab_size}, seq_length={self.seq_length}"
 
+    class Lua(LuaClass):
+        derived = ("idx_to_token",)
+        indexed = True
+        members = ("image_encoder", "lookup_table", "rnn")
+        scalars = ("vocab_size", "seq_length", "sample_argmax")
+
+        @classmethod
+        def matches(cls, obj: LuaObject) -> bool:
+            return "image_encoder" in obj
+
+        @classmethod
+        def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+            modules = obj["rnn"]["modules"].as_list()
+            views = {"joining": positions(modules, [obj["view_in"]]), "parting": positions(modules, [obj["view_out"]])}
+            if "beam_size" in obj:
+                raise ctx.error("beam search is not supported; without 'beam_size' the likeliest words are taken", obj)
+            words = dict(obj.get("idx_to_token") or ())
+            return {**super().arguments(obj, ctx), **views, "words": words}
+
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            assert isinstance(module, DenseCapLanguageModel)
+            return {**super().to_lua(module, ctx), "idx_to_token": LuaTable(module.words)}
+
 
 @lua_class("nn.LanguageModel")
-class DenseCapLanguageModelClass(LuaClass):
-    torch_type = DenseCapLanguageModel
-    derived = ("idx_to_token",)
-    indexed = True
-    members = {"image_encoder": "image_encoder", "lookup_table": "lookup_table", "rnn": "rnn"}
-    scalars = {"vocab_size": "vocab_size", "seq_length": "seq_length", "sample_argmax": "sample_argmax"}
-
-    @classmethod
-    def matches(cls, obj: LuaObject) -> bool:
-        return "image_encoder" in obj
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        modules = obj["rnn"]["modules"].as_list()
-        views = {"joining": positions(modules, [obj["view_in"]]), "parting": positions(modules, [obj["view_out"]])}
-        if "beam_size" in obj:
-            raise ctx.error("beam search is not supported; without 'beam_size' the likeliest words are taken", obj)
-        words = dict(obj.get("idx_to_token") or ())
-        return {**super().arguments(obj, ctx), **views, "words": words}
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        assert isinstance(module, DenseCapLanguageModel)
-        return {**super().to_lua(module, ctx), "idx_to_token": LuaTable(module.words)}
-
-
 class NeuralTalkLanguageModel(nn.Module):
     """Log probabilities of the words of captions that start with an image vector.
 
@@ -196,31 +195,24 @@ class NeuralTalkLanguageModel(nn.Module):
     def extra_repr(self) -> str:
         return f"vocab_size={self.vocab_size}, seq_length={self.seq_length}"
 
+    class Lua(LuaClass):
+        checked_by = "formula"
+        test = "test_a_caption_starts_with_the_image"
+        indexed = True
+        members = ("core", "lookup_table")
+        scalars = ("vocab_size", "seq_length", "num_state", "rnn_size")
 
-@lua_class("nn.LanguageModel")
-class NeuralTalkLanguageModelClass(LuaClass):
-    torch_type = NeuralTalkLanguageModel
-    checked_by = "formula"
-    test = "test_a_caption_starts_with_the_image"
-    indexed = True
-    members = {"core": "core", "lookup_table": "lookup_table"}
-    scalars = {
-        "vocab_size": "vocab_size",
-        "seq_length": "seq_length",
-        "num_state": "num_state",
-        "rnn_size": "rnn_size",
-    }
+        @classmethod
+        def matches(cls, obj: LuaObject) -> bool:
+            return "core" in obj and "init_state" in obj
 
-    @classmethod
-    def matches(cls, obj: LuaObject) -> bool:
-        return "core" in obj and "init_state" in obj
-
-    @classmethod
-    def upgrade(cls, obj: LuaObject) -> LuaObject:
-        """Without the copies that Torch7 makes for each time step."""
-        return obj.changed(dict.fromkeys(("clones", "lookup_tables", "state", "inputs", "lookup_tables_inputs")))
+        @classmethod
+        def upgrade(cls, obj: LuaObject) -> LuaObject:
+            """Without the copies that Torch7 makes for each time step."""
+            return obj.changed(dict.fromkeys(("clones", "lookup_tables", "state", "inputs", "lookup_tables_inputs")))
 
 
+@lua_class("nn.LanguageModelCriterion")
 class LanguageModelCriterion(nn.Module):
     """Mean negative log probability of the words and of the end of each caption.
 
@@ -248,18 +240,16 @@ class LanguageModelCriterion(nn.Module):
         picked = input[1:].gather(2, words.clamp(min=0).unsqueeze(2)).squeeze(2)
         return -(picked * counted).sum() / counted.sum()
 
+    class Lua(LuaClass):
+        checked_by = "formula"
+        test = "test_captions_are_judged_word_by_word"
 
-@lua_class("nn.LanguageModelCriterion")
-class LanguageModelCriterionClass(LuaClass):
-    torch_type = LanguageModelCriterion
-    checked_by = "formula"
-    test = "test_captions_are_judged_word_by_word"
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {"index_base": ctx.index_base}
+        @classmethod
+        def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+            return {"index_base": ctx.index_base}
 
 
+@lua_class("nn.FeatExpander")
 class FeatExpander(nn.Module):
     """Repeats each row.
 
@@ -284,10 +274,7 @@ class FeatExpander(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.n}"
 
-
-@lua_class("nn.FeatExpander")
-class FeatExpanderClass(LuaClass):
-    torch_type = FeatExpander
-    scalars = {"n": "n"}
-    checked_by = "formula"
-    test = "test_repeated_features"
+    class Lua(LuaClass):
+        scalars = ("n",)
+        checked_by = "formula"
+        test = "test_repeated_features"

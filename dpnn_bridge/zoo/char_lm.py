@@ -17,6 +17,7 @@ from dpnn_bridge.modules.nn.indices import says_where_indices_start
 from dpnn_bridge.objects import LuaObject, LuaTensor
 
 
+@lua_class("OneHot")
 class OneHot(nn.Module):
     """One-hot vectors of indices.
 
@@ -48,26 +49,26 @@ class OneHot(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.size}"
 
+    class Lua(LuaClass):
+        indexed = True
+        scalars = {"outputSize": "size"}
 
-@lua_class("OneHot")
-class OneHotClass(LuaClass):
-    torch_type = OneHot
-    indexed = True
-    scalars = {"outputSize": "size"}
+        @classmethod
+        def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+            kind = obj.get("output")
+            dtype = kind.torch().dtype if isinstance(kind, LuaTensor) else torch.float32
+            return {**super().arguments(obj, ctx), "dtype": dtype}
 
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        kind = obj.get("output")
-        dtype = kind.torch().dtype if isinstance(kind, LuaTensor) else torch.float32
-        return {**super().arguments(obj, ctx), "dtype": dtype}
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        assert isinstance(module, OneHot)
-        eye = torch.eye(module.size, dtype=module.dtype)  # Lua makes it where there is none, and not where it is empty
-        return {**super().to_lua(module, ctx), "_eye": ctx.constant(eye, module)}
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            assert isinstance(module, OneHot)
+            eye = torch.eye(
+                module.size, dtype=module.dtype
+            )  # Lua makes it where there is none, and not where it is empty
+            return {**super().to_lua(module, ctx), "_eye": ctx.constant(eye, module)}
 
 
+@lua_class("nn.HLogSoftMax")
 class HLogSoftMax(nn.Module):
     """Loss of a softmax in two levels: first the cluster of a class, then the class in its cluster.
 
@@ -99,26 +100,26 @@ class HLogSoftMax(nn.Module):
         inner = self.class_model([input, cluster + self.index_base])
         return loss + F.nll_loss(inner.view(input.shape[0], -1), places[:, 1] - 1)
 
+    class Lua(LuaClass):
+        indexed = True
+        members = ("cluster_model", "class_model")
+        tensors = ("mapping",)
+        passed = ("mapping",)
 
-@lua_class("nn.HLogSoftMax")
-class HLogSoftMaxClass(LuaClass):
-    torch_type = HLogSoftMax
-    indexed = True
-    members = {"cluster_model": "cluster_model", "class_model": "class_model"}
-    tensors = {"mapping": "mapping"}
-    passed = ("mapping",)
-
-    @classmethod
-    def parameters(
-        cls, module: nn.Module, inner: Callable[[nn.Module], Iterator[ParameterSite]]
-    ) -> Iterator[ParameterSite]:
-        """Weight and bias of the clusters, then biases and weights of the classes (named layers of the graph)."""
-        assert isinstance(module, HLogSoftMax)
-        yield from inner(module.cluster_model)
-        classes = list(inner(module.class_model))
-        yield from sorted(classes, key=lambda site: site[0].__dict__["lua_record"].fields.get("name") != "class_bias")
+        @classmethod
+        def parameters(
+            cls, module: nn.Module, inner: Callable[[nn.Module], Iterator[ParameterSite]]
+        ) -> Iterator[ParameterSite]:
+            """Weight and bias of the clusters, then biases and weights of the classes (named layers of the graph)."""
+            assert isinstance(module, HLogSoftMax)
+            yield from inner(module.cluster_model)
+            classes = list(inner(module.class_model))
+            yield from sorted(
+                classes, key=lambda site: site[0].__dict__["lua_record"].fields.get("name") != "class_bias"
+            )
 
 
+@lua_class("nn.TensorProd")
 class TensorProd(nn.Module):
     """Product of two vectors with a tensor of order three.
 
@@ -145,15 +146,12 @@ class TensorProd(nn.Module):
     def forward(self, input: list[Tensor]) -> Tensor:
         return torch.einsum("...i,kij,...j->...k", input[0], self.weight, input[1]) + self.bias
 
+    class Lua(LuaClass):
+        """Torch7's ``parameters()`` lists the weight before the bias."""
 
-@lua_class("nn.TensorProd")
-class TensorProdClass(LuaClass):
-    """Torch7's ``parameters()`` lists the weight before the bias."""
-
-    torch_type = TensorProd
-    tensors = {"weight": "weight", "bias": "bias"}
-    sizes = {"weight": ("out_features", "size1", "size2")}
-    scratch = ("tmp", "ab", "buffer", "buffer2")
-    constants = {"tmp": LuaTensor.empty, "gradInput": empty_table}
-    checked_by = "formula"
-    test = "test_tensor_product"
+        tensors = ("weight", "bias")
+        sizes = {"weight": ("out_features", "size1", "size2")}
+        scratch = ("tmp", "ab", "buffer", "buffer2")
+        constants = {"tmp": LuaTensor.empty, "gradInput": empty_table}
+        checked_by = "formula"
+        test = "test_tensor_product"

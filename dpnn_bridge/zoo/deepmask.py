@@ -16,6 +16,7 @@ from dpnn_bridge.objects import LuaObject
 from dpnn_bridge.torch7.gradient import with_gradient_of
 
 
+@lua_class("nn.SpatialSymmetricPadding")
 class SpatialSymmetricPadding(nn.Module):
     """Continues an image by its mirror image, the border included, or cuts where a size is negative.
 
@@ -46,6 +47,9 @@ class SpatialSymmetricPadding(nn.Module):
     def extra_repr(self) -> str:
         return f"l={self.pad_l}, r={self.pad_r}, t={self.pad_t}, b={self.pad_b}"
 
+    class Lua(LuaClass):
+        scalars = ("pad_l", "pad_r", "pad_t", "pad_b")
+
 
 def _mirrored(size: int, before: int, after: int, device: torch.device) -> Tensor:
     """Indices of a mirrored axis; negative paddings cut first, so that the mirror stands at the cut."""
@@ -58,12 +62,7 @@ def _mirrored(size: int, before: int, after: int, device: torch.device) -> Tenso
     return torch.where(i >= kept, 2 * kept - 1 - i, i) + start
 
 
-@lua_class("nn.SpatialSymmetricPadding")
-class SpatialSymmetricPaddingClass(LuaClass):
-    torch_type = SpatialSymmetricPadding
-    scalars = {"pad_l": "pad_l", "pad_r": "pad_r", "pad_t": "pad_t", "pad_b": "pad_b"}
-
-
+@lua_class("nn.DeepMask")
 class DeepMask(nn.Module):
     """A trunk whose features feed a mask and a score.
 
@@ -89,15 +88,13 @@ class DeepMask(nn.Module):
         features = self.trunk(input)
         return [self.mask_branch(features), self.score_branch(features)]
 
-
-@lua_class("nn.DeepMask")
-class DeepMaskClass(LuaClass):
-    torch_type = DeepMask
-    members = {"trunk": "trunk", "maskBranch": "mask_branch", "scoreBranch": "score_branch"}
-    checked_by = "structure"
-    test = "test_mask_and_score_of_deepmask"
+    class Lua(LuaClass):
+        members = {"trunk": "trunk", "maskBranch": "mask_branch", "scoreBranch": "score_branch"}
+        checked_by = "structure"
+        test = "test_mask_and_score_of_deepmask"
 
 
+@lua_class("nn.SharpMask")
 class SharpMask(nn.Module):
     """Refines DeepMask's coarse mask with the features of earlier layers of the trunk.
 
@@ -142,20 +139,19 @@ class SharpMask(nn.Module):
             mask = refinement([features[skip - 1], mask])
         return mask
 
+    class Lua(WithoutParameters):
+        """The parts of the refinements (``netvs``, ``neths``) are kept as they are; they are the same objects."""
 
-@lua_class("nn.SharpMask")
-class SharpMaskClass(WithoutParameters):
-    """The parts of the refinements (``netvs``, ``neths``) are kept as they are; they are the same objects."""
+        faults = (
+            Fault(
+                ("gradInput",), "Torch7 returns the gradient of the trunk's output, as only the refinements are trained"
+            ),
+        )
+        members = {"trunk": "trunk", "scoreBranch": "score_branch", "maskBranchDM": "mask_branch"}
+        scratch = ("inps",)
 
-    faults = (
-        Fault(("gradInput",), "Torch7 returns the gradient of the trunk's output, as only the refinements are trained"),
-    )
-    torch_type = SharpMask
-    members = {"trunk": "trunk", "scoreBranch": "score_branch", "maskBranchDM": "mask_branch"}
-    scratch = ("inps",)
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        refs = obj["refs"]
-        refinements = [ctx.to_torch(refs[i], "refs", i) for i in range(len(refs))]
-        return {**super().arguments(obj, ctx), "refinements": refinements, "skips": obj["skpos"].as_list()}
+        @classmethod
+        def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+            refs = obj["refs"]
+            refinements = [ctx.to_torch(refs[i], "refs", i) for i in range(len(refs))]
+            return {**super().arguments(obj, ctx), "refinements": refinements, "skips": obj["skpos"].as_list()}

@@ -13,6 +13,7 @@ from dpnn_bridge.zoo.densecap_boxes import corners
 from dpnn_bridge.zoo.stn import BilinearSamplerBHWD
 
 
+@lua_class("nn.ApplyBoxTransform")
 class ApplyBoxTransform(nn.Module):
     """Moves and scales boxes.
 
@@ -30,14 +31,12 @@ class ApplyBoxTransform(nn.Module):
         shift, scale = transforms.split(2, -1)
         return torch.cat([shift * size + centre, scale.exp() * size], -1)
 
-
-@lua_class("nn.ApplyBoxTransform")
-class ApplyBoxTransformClass(LuaClass):
-    torch_type = ApplyBoxTransform
-    scratch = ("buffer", "output_view")
-    constants = {"buffer": LuaTensor.empty}
+    class Lua(LuaClass):
+        scratch = ("buffer", "output_view")
+        constants = {"buffer": LuaTensor.empty}
 
 
+@lua_class("nn.InvertBoxTransform")
 class InvertBoxTransform(nn.Module):
     """The transforms that turn boxes into other boxes.
 
@@ -56,11 +55,7 @@ class InvertBoxTransform(nn.Module):
         return torch.cat([(wanted_centre - centre) / size, (wanted_size / size).log()], -1)
 
 
-@lua_class("nn.InvertBoxTransform")
-class InvertBoxTransformClass(LuaClass):
-    torch_type = InvertBoxTransform
-
-
+@lua_class("nn.MakeAnchors")
 class MakeAnchors(nn.Module):
     """Anchor boxes at every place of a feature map; only the size of the input counts.
 
@@ -98,15 +93,13 @@ class MakeAnchors(nn.Module):
     def extra_repr(self) -> str:
         return f"x0={self.x0}, y0={self.y0}, sx={self.sx}, sy={self.sy}"
 
-
-@lua_class("nn.MakeAnchors")
-class MakeAnchorsClass(LuaClass):
-    torch_type = MakeAnchors
-    scalars = {"x0": "x0", "y0": "y0", "sx": "sx", "sy": "sy"}
-    tensors = {"anchors": "anchors"}
-    passed = ("anchors",)
+    class Lua(LuaClass):
+        scalars = ("x0", "y0", "sx", "sy")
+        tensors = ("anchors",)
+        passed = ("anchors",)
 
 
+@lua_class("nn.MakeBoxes")
 class MakeBoxes(MakeAnchors):
     """Applies a map of transforms to the anchors at every place.
 
@@ -127,14 +120,12 @@ class MakeBoxes(MakeAnchors):
         boxes = torch.stack([tx * wa + xa, ty * ha + ya, tw.exp() * wa, th.exp() * ha], -1)
         return boxes.flatten(1, 3)
 
-
-@lua_class("nn.MakeBoxes")
-class MakeBoxesClass(MakeAnchorsClass):
-    torch_type = MakeBoxes
-    scratch = ("input_perm", "boxes", "raw_anchors", "wa_expand", "ha_expand", "dtx", "dty", "dtw", "dth")
-    constants = dict.fromkeys(("boxes", "raw_anchors", "dtx", "dty", "dtw", "dth"), LuaTensor.empty)
+    class Lua(MakeAnchors.Lua):
+        scratch = ("input_perm", "boxes", "raw_anchors", "wa_expand", "ha_expand", "dtx", "dty", "dtw", "dth")
+        constants = dict.fromkeys(("boxes", "raw_anchors", "dtx", "dty", "dtw", "dth"), LuaTensor.empty)
 
 
+@lua_class("nn.ReshapeBoxFeatures")
 class ReshapeBoxFeatures(nn.Module):
     """Puts the features of k boxes per place into rows.
 
@@ -159,15 +150,13 @@ class ReshapeBoxFeatures(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.k}"
 
-
-@lua_class("nn.ReshapeBoxFeatures")
-class ReshapeBoxFeaturesClass(LuaClass):
-    torch_type = ReshapeBoxFeatures
-    scalars = {"k": "k"}
-    scratch = ("input_perm", "gradInput_perm")
-    constants = dict.fromkeys(scratch, LuaTensor.empty)
+    class Lua(LuaClass):
+        scalars = ("k",)
+        scratch = ("input_perm", "gradInput_perm")
+        constants = dict.fromkeys(scratch, LuaTensor.empty)
 
 
+@lua_class("nn.PosSlicer")
 class PosSlicer(nn.Module):
     """The first rows of the features, as many as there are ground truth rows.
 
@@ -183,14 +172,12 @@ class PosSlicer(nn.Module):
         features, truth = input
         return features if truth.numel() == 0 else features[: truth.shape[0]]
 
-
-@lua_class("nn.PosSlicer")
-class PosSlicerClass(LuaClass):
-    torch_type = PosSlicer
-    scratch = ("grad_features", "grad_gt_features")
-    constants = dict.fromkeys(scratch, LuaTensor.empty)
+    class Lua(LuaClass):
+        scratch = ("grad_features", "grad_gt_features")
+        constants = dict.fromkeys(scratch, LuaTensor.empty)
 
 
+@lua_class("nn.RegularizeLayer")
 class RegularizeLayer(nn.Module):
     """Returns its input; adds the gradient of half the squared norm on the way back.
 
@@ -216,14 +203,12 @@ class RegularizeLayer(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.weight}, {self.grad_scale}"
 
-
-@lua_class("nn.RegularizeLayer")
-class RegularizeLayerClass(LuaClass):
-    torch_type = RegularizeLayer
-    scalars = {"w": "weight", "gradMul": "grad_scale"}
-    scratch = ("loss",)
+    class Lua(LuaClass):
+        scalars = {"w": "weight", "gradMul": "grad_scale"}
+        scratch = ("loss",)
 
 
+@lua_class("nn.BoxIoU")
 class BoxIoU(nn.Module):
     """Intersection over union of all pairs of boxes, whose corners are the centres of pixels.
 
@@ -241,14 +226,12 @@ class BoxIoU(nn.Module):
         overlap = (torch.minimum(high1, high2) - torch.maximum(low1, low2)).clamp(min=0).prod(-1)
         return overlap / (first[..., 2:].prod(-1) - overlap + second[..., 2:].prod(-1))
 
-
-@lua_class("nn.BoxIoU")
-class BoxIoUClass(LuaClass):
-    torch_type = BoxIoU
-    scratch = ("area1", "area2", "overlap")
-    constants = dict.fromkeys(scratch, LuaTensor.empty)
+    class Lua(LuaClass):
+        scratch = ("area1", "area2", "overlap")
+        constants = dict.fromkeys(scratch, LuaTensor.empty)
 
 
+@lua_class("nn.BoxToAffine")
 class BoxToAffine(nn.Module):
     """Affine matrices that map a sampling grid onto boxes.
 
@@ -279,14 +262,12 @@ class BoxToAffine(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.height}, {self.width}"
 
-
-@lua_class("nn.BoxToAffine")
-class BoxToAffineClass(LuaClass):
-    torch_type = BoxToAffine
-    scalars = {"H": "height", "W": "width"}
-    defaults = {"H": None, "W": None}
+    class Lua(LuaClass):
+        scalars = {"H": "height", "W": "width"}
+        defaults = {"H": None, "W": None}
 
 
+@lua_class("nn.BatchBilinearSamplerBHWD")
 class BatchBilinearSamplerBHWD(BilinearSamplerBHWD):
     """Reads one image at the points of several grids.
 
@@ -302,14 +283,12 @@ class BatchBilinearSamplerBHWD(BilinearSamplerBHWD):
         image, grids = input
         return super().forward([image.expand(grids.shape[0], *image.shape), grids])
 
-
-@lua_class("nn.BatchBilinearSamplerBHWD")
-class BatchBilinearSamplerBHWDClass(LuaClass):
-    torch_type = BatchBilinearSamplerBHWD
-    scratch = ("inputImageView", "gradInputImageView")
-    constants = {**dict.fromkeys(scratch, LuaTensor.empty), "gradInput": empty_table}
+    class Lua(LuaClass):
+        scratch = ("inputImageView", "gradInputImageView")
+        constants = {**dict.fromkeys(scratch, LuaTensor.empty), "gradInput": empty_table}
 
 
+@lua_class("nn.BilinearRoiPooling")
 class BilinearRoiPooling(nn.Module):
     """Samples the features of boxes in a grid of fixed size.
 
@@ -342,14 +321,11 @@ class BilinearRoiPooling(nn.Module):
         self.box_to_affine.height, self.box_to_affine.width = self.image_height, self.image_width
         return self.net(input)
 
+    class Lua(LuaClass):
+        members = ("net", "box_to_affine")
+        scalars = ("image_height", "image_width")
+        defaults = {"image_height": None, "image_width": None}
 
-@lua_class("nn.BilinearRoiPooling")
-class BilinearRoiPoolingClass(LuaClass):
-    torch_type = BilinearRoiPooling
-    members = {"net": "net", "box_to_affine": "box_to_affine"}
-    scalars = {"image_height": "image_height", "image_width": "image_width"}
-    defaults = {"image_height": None, "image_width": None}
-
-    @classmethod
-    def matches(cls, obj: LuaObject) -> bool:
-        return "box_to_affine" in obj and "spatial_scale" not in obj
+        @classmethod
+        def matches(cls, obj: LuaObject) -> bool:
+            return "box_to_affine" in obj and "spatial_scale" not in obj

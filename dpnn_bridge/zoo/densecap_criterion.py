@@ -15,6 +15,7 @@ from dpnn_bridge.objects import LuaObject, LuaTensor
 from dpnn_bridge.zoo.densecap import InvertBoxTransform
 
 
+@lua_class("nn.BoxRegressionCriterion")
 class BoxRegressionCriterion(nn.Module):
     """Loss of transforms against those that turn the anchors into the target boxes.
 
@@ -43,15 +44,13 @@ class BoxRegressionCriterion(nn.Module):
     def extra_repr(self) -> str:
         return f"weight={self.weight}"
 
-
-@lua_class("nn.BoxRegressionCriterion")
-class BoxRegressionCriterionClass(WithoutParameters):
-    torch_type = BoxRegressionCriterion
-    members = {"smooth_l1": "smooth_l1"}
-    scalars = {"w": "weight"}
-    scratch = ("target_transforms", "mask")
+    class Lua(WithoutParameters):
+        members = ("smooth_l1",)
+        scalars = {"w": "weight"}
+        scratch = ("target_transforms", "mask")
 
 
+@lua_class("nn.OurCrossEntropyCriterion")
 class OurCrossEntropyCriterion(nn.Module):
     """Log softmax and negative log likelihood.
 
@@ -74,13 +73,11 @@ class OurCrossEntropyCriterion(nn.Module):
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         return self.nll(self.lsm(input), target)
 
-
-@lua_class("nn.OurCrossEntropyCriterion")
-class OurCrossEntropyCriterionClass(WithoutParameters):
-    torch_type = OurCrossEntropyCriterion
-    members = {"lsm": "lsm", "nll": "nll"}
+    class Lua(WithoutParameters):
+        members = ("lsm", "nll")
 
 
+@lua_class("nn.LogisticCriterion")
 class LogisticCriterion(nn.Module):
     """Mean logistic loss of every class against all others.
 
@@ -103,20 +100,17 @@ class LogisticCriterion(nn.Module):
         classes = torch.arange(input.shape[1], device=input.device) + self.index_base
         return F.binary_cross_entropy_with_logits(input, (target.view(-1, 1) == classes).to(input.dtype))
 
+    class Lua(LuaClass):
+        scratch = ("offsets", "buffer", "log_den", "losses", "mask", "target_nonzero", "target_zero_mask")
+        constants = {
+            **dict.fromkeys(("offsets", "buffer", "log_den", "losses"), LuaTensor.empty),
+            "mask": lambda kind: LuaTensor.empty("torch.ByteTensor"),
+            "target_nonzero": lambda kind: LuaTensor.empty("torch.LongTensor"),
+            "target_zero_mask": lambda kind: LuaTensor.empty("torch.ByteTensor"),
+        }
+        checked_by = "structure"
+        test = "test_a_model_is_the_same_after_t7_and_pt"
 
-@lua_class("nn.LogisticCriterion")
-class LogisticCriterionClass(LuaClass):
-    torch_type = LogisticCriterion
-    scratch = ("offsets", "buffer", "log_den", "losses", "mask", "target_nonzero", "target_zero_mask")
-    constants = {
-        **dict.fromkeys(("offsets", "buffer", "log_den", "losses"), LuaTensor.empty),
-        "mask": lambda kind: LuaTensor.empty("torch.ByteTensor"),
-        "target_nonzero": lambda kind: LuaTensor.empty("torch.LongTensor"),
-        "target_zero_mask": lambda kind: LuaTensor.empty("torch.ByteTensor"),
-    }
-    checked_by = "structure"
-    test = "test_a_model_is_the_same_after_t7_and_pt"
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {"index_base": ctx.index_base}
+        @classmethod
+        def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+            return {"index_base": ctx.index_base}

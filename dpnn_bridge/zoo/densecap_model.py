@@ -20,6 +20,37 @@ from dpnn_bridge.zoo.densecap_boxes import clip, corners, nms
 from dpnn_bridge.zoo.densecap_sampler import BoxSampler, BoxSamplerHelper
 
 
+class PartsInTables(LuaClass):
+    """A class that keeps modules and values in tables of its own.
+
+    Attributes:
+        inside: field of the table -> field in it -> constructor argument and attribute of the same name.
+    """
+
+    indexed = True
+    inside: ClassVar[dict[str, dict[str, str]]] = {}
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        arguments = super().arguments(obj, ctx)
+        for table, fields in cls.inside.items():
+            for name, attribute in fields.items():
+                value = obj[table][name]
+                arguments[attribute] = ctx.to_torch(value, table, name) if isinstance(value, LuaObject) else value
+        return arguments
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        fields, record = super().to_lua(module, ctx), record_of(module)
+        for table, names in cls.inside.items():
+            fields[table] = ctx.restore(record.fields[table]) if record else LuaTable()
+            for name, attribute in names.items():
+                value = getattr(module, attribute)
+                fields[table][name] = ctx.to_lua(value) if isinstance(value, nn.Module) else value
+        return fields
+
+
+@lua_class("nn.LocalizationLayer")
 class LocalizationLayer(nn.Module):
     """Proposes regions of an image and reads the features in them.
 
@@ -140,73 +171,41 @@ class LocalizationLayer(nn.Module):
     def extra_repr(self) -> str:
         return f"nms_thresh={self.nms_thresh}, max_proposals={self.max_proposals}"
 
-
-class PartsInTables(LuaClass):
-    """A class that keeps modules and values in tables of its own.
-
-    Attributes:
-        inside: field of the table -> field in it -> constructor argument and attribute of the same name.
-    """
-
-    indexed = True
-    inside: ClassVar[dict[str, dict[str, str]]] = {}
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        arguments = super().arguments(obj, ctx)
-        for table, fields in cls.inside.items():
-            for name, attribute in fields.items():
-                value = obj[table][name]
-                arguments[attribute] = ctx.to_torch(value, table, name) if isinstance(value, LuaObject) else value
-        return arguments
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        fields, record = super().to_lua(module, ctx), record_of(module)
-        for table, names in cls.inside.items():
-            fields[table] = ctx.restore(record.fields[table]) if record else LuaTable()
-            for name, attribute in names.items():
-                value = getattr(module, attribute)
-                fields[table][name] = ctx.to_lua(value) if isinstance(value, nn.Module) else value
-        return fields
-
-
-@lua_class("nn.LocalizationLayer")
-class LocalizationLayerClass(PartsInTables):
-    torch_type = LocalizationLayer
-    inside = {
-        "nets": {
-            name: name
-            for name in (
-                *("rpn", "box_sampler_helper", "roi_pooling", "invert_box_transform"),
-                *("obj_crit_pos", "obj_crit_neg", "box_reg_crit"),
-            )
-        },
-        "opt": {
-            "mid_objectness_weight": "objectness_weight",
-            "mid_box_reg_weight": "box_reg_weight",
-            "train_remove_outbounds_boxes": "remove_outbounds",
-        },
-    }
-    scalars = {
-        "test_clip_boxes": "clip_boxes",
-        "test_nms_thresh": "nms_thresh",
-        "test_max_proposals": "max_proposals",
-        "image_height": "image_height",
-        "image_width": "image_width",
-    }
-    defaults = {"image_height": None, "image_width": None}
-    scratch = (
-        *("rpn_out", "rpn_boxes", "rpn_anchors", "rpn_trans", "rpn_scores", "roi_features", "roi_boxes"),
-        *("pos_data", "pos_boxes", "pos_anchors", "pos_trans", "pos_scores", "pos_labels", "pos_trans_targets"),
-        *("pos_target_data", "pos_target_boxes", "pos_target_labels"),
-        *("neg_data", "neg_boxes", "neg_scores", "neg_labels", "gt_boxes", "gt_labels"),
-    )
-    constants = dict.fromkeys(("roi_boxes", "pos_labels", "neg_labels", "pos_trans_targets"), LuaTensor.empty)
-    checked_by = "formula"
-    test = "test_the_best_proposals_are_pooled"
+    class Lua(PartsInTables):
+        inside = {
+            "nets": {
+                name: name
+                for name in (
+                    *("rpn", "box_sampler_helper", "roi_pooling", "invert_box_transform"),
+                    *("obj_crit_pos", "obj_crit_neg", "box_reg_crit"),
+                )
+            },
+            "opt": {
+                "mid_objectness_weight": "objectness_weight",
+                "mid_box_reg_weight": "box_reg_weight",
+                "train_remove_outbounds_boxes": "remove_outbounds",
+            },
+        }
+        scalars = {
+            "test_clip_boxes": "clip_boxes",
+            "test_nms_thresh": "nms_thresh",
+            "test_max_proposals": "max_proposals",
+            "image_height": "image_height",
+            "image_width": "image_width",
+        }
+        defaults = {"image_height": None, "image_width": None}
+        scratch = (
+            *("rpn_out", "rpn_boxes", "rpn_anchors", "rpn_trans", "rpn_scores", "roi_features", "roi_boxes"),
+            *("pos_data", "pos_boxes", "pos_anchors", "pos_trans", "pos_scores", "pos_labels", "pos_trans_targets"),
+            *("pos_target_data", "pos_target_boxes", "pos_target_labels"),
+            *("neg_data", "neg_boxes", "neg_scores", "neg_labels", "gt_boxes", "gt_labels"),
+        )
+        constants = dict.fromkeys(("roi_boxes", "pos_labels", "neg_labels", "pos_trans_targets"), LuaTensor.empty)
+        checked_by = "formula"
+        test = "test_the_best_proposals_are_pooled"
 
 
+@lua_class("DenseCapModel")
 class DenseCapModel(nn.Module):
     """Finds regions of an image and describes each in words.
 
@@ -351,35 +350,32 @@ class DenseCapModel(nn.Module):
         }
         return {**middle, **end, "total_loss": torch.stack([*middle.values(), *end.values()]).sum()}
 
+    class Lua(PartsInTables):
+        members = ("net",)
+        inside = {
+            "crits": {name: name for name in ("objectness_crit", "box_reg_crit", "lm_crit")},
+            "opt": {name: name for name in ("end_objectness_weight", "captioning_weight", "final_nms_thresh")},
+        }
+        scalars = ("finetune_cnn",)
+        scratch = ("gt_boxes", "gt_labels")
+        checked_by = "formula"
+        test = "test_a_model_describes_the_boxes_that_are_left"
 
-@lua_class("DenseCapModel")
-class DenseCapModelClass(PartsInTables):
-    torch_type = DenseCapModel
-    members = {"net": "net"}
-    inside = {
-        "crits": {name: name for name in ("objectness_crit", "box_reg_crit", "lm_crit")},
-        "opt": {name: name for name in ("end_objectness_weight", "captioning_weight", "final_nms_thresh")},
-    }
-    scalars = {"finetune_cnn": "finetune_cnn"}
-    scratch = ("gt_boxes", "gt_labels")
-    checked_by = "formula"
-    test = "test_a_model_describes_the_boxes_that_are_left"
+        @classmethod
+        def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+            arguments = super().arguments(obj, ctx)
+            places = {id(module): place for place, module in arguments["net"].named_modules()}
+            names = ("localization_layer", "recog_base", "objectness_branch", "box_reg_branch", "language_model")
+            parts = {name: ctx.to_torch(obj["nets"][name], "nets", name) for name in names}
+            outside = [name for name, part in parts.items() if id(part) not in places]
+            if outside:
+                raise ctx.error(f"the modules {outside} of 'nets' are not part of 'net'", obj)
+            return {**arguments, "parts": {name: places[id(part)] for name, part in parts.items()}}
 
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        arguments = super().arguments(obj, ctx)
-        places = {id(module): place for place, module in arguments["net"].named_modules()}
-        names = ("localization_layer", "recog_base", "objectness_branch", "box_reg_branch", "language_model")
-        parts = {name: ctx.to_torch(obj["nets"][name], "nets", name) for name in names}
-        outside = [name for name, part in parts.items() if id(part) not in places]
-        if outside:
-            raise ctx.error(f"the modules {outside} of 'nets' are not part of 'net'", obj)
-        return {**arguments, "parts": {name: places[id(part)] for name, part in parts.items()}}
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        assert isinstance(module, DenseCapModel)
-        fields, record = super().to_lua(module, ctx), record_of(module)
-        nets = ctx.restore(record.fields["nets"]) if record else LuaTable()
-        nets.update({name: ctx.to_lua(module._part(name)) for name in module.parts})
-        return {**fields, "nets": nets}
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            assert isinstance(module, DenseCapModel)
+            fields, record = super().to_lua(module, ctx), record_of(module)
+            nets = ctx.restore(record.fields["nets"]) if record else LuaTable()
+            nets.update({name: ctx.to_lua(module._part(name)) for name in module.parts})
+            return {**fields, "nets": nets}

@@ -14,6 +14,7 @@ from dpnn_bridge.objects import LuaTable
 from dpnn_bridge.zoo.densecap_boxes import corners
 
 
+@lua_class("nn.BoxSampler")
 class BoxSampler(nn.Module):
     """Draws boxes that meet a target and boxes that do not, at random.
 
@@ -80,24 +81,22 @@ class BoxSampler(nn.Module):
     def extra_repr(self) -> str:
         return f"low_thresh={self.low_thresh}, high_thresh={self.high_thresh}, batch_size={self.batch_size}"
 
-
-@lua_class("nn.BoxSampler")
-class BoxSamplerClass(LuaClass):
-    torch_type = BoxSampler
-    indexed = True
-    members = {"box_iou": "box_iou"}
-    scalars = {
-        "low_thresh": "low_thresh",
-        "high_thresh": "high_thresh",
-        "batch_size": "batch_size",
-        ("x_min", "y_min", "x_max", "y_max"): "bounds",
-    }
-    defaults = dict.fromkeys(("x_min", "y_min", "x_max", "y_max"))
-    scratch = ("pos_mask", "neg_mask")
-    checked_by = "formula"
-    test = "test_boxes_are_positive_above_the_threshold_or_as_the_best_of_a_target"
+    class Lua(LuaClass):
+        indexed = True
+        members = ("box_iou",)
+        scalars = {
+            "low_thresh": "low_thresh",
+            "high_thresh": "high_thresh",
+            "batch_size": "batch_size",
+            ("x_min", "y_min", "x_max", "y_max"): "bounds",
+        }
+        defaults = dict.fromkeys(("x_min", "y_min", "x_max", "y_max"))
+        scratch = ("pos_mask", "neg_mask")
+        checked_by = "formula"
+        test = "test_boxes_are_positive_above_the_threshold_or_as_the_best_of_a_target"
 
 
+@lua_class("nn.BoxSamplerHelper")
 class BoxSamplerHelper(nn.Module):
     """Rows of boxes and of their targets that a :class:`BoxSampler` draws.
 
@@ -134,17 +133,14 @@ class BoxSamplerHelper(nn.Module):
             [torch.where(last, data[0][negative], data.detach()[0][negative]) for data in boxes],
         ]
 
+    class Lua(LuaClass):
+        indexed = True
+        members = ("box_sampler",)
+        scratch = ("pos_input_idx", "pos_target_idx", "neg_input_idx")
+        constants = {"gradInput": empty_table}
+        checked_by = "formula"
+        test = "test_a_negative_box_that_is_drawn_twice_gets_the_gradient_of_the_last"
 
-@lua_class("nn.BoxSamplerHelper")
-class BoxSamplerHelperClass(LuaClass):
-    torch_type = BoxSamplerHelper
-    indexed = True
-    members = {"box_sampler": "box_sampler"}
-    scratch = ("pos_input_idx", "pos_target_idx", "neg_input_idx")
-    constants = {"gradInput": empty_table}
-    checked_by = "formula"
-    test = "test_a_negative_box_that_is_drawn_twice_gets_the_gradient_of_the_last"
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        return {**super().to_lua(module, ctx), "output": LuaTable.from_list([LuaTable(), LuaTable(), LuaTable()])}
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            return {**super().to_lua(module, ctx), "output": LuaTable.from_list([LuaTable(), LuaTable(), LuaTable()])}

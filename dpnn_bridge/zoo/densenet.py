@@ -10,6 +10,7 @@ from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.objects import LuaObject
 
 
+@lua_class("nn.DenseConnectLayerCustom")
 class DenseConnectLayerCustom(nn.Sequential):
     """Computes one more group of feature maps from all that are there.
 
@@ -36,15 +37,12 @@ class DenseConnectLayerCustom(nn.Sequential):
         maps = list(input) if isinstance(input, (list, tuple)) else [input]
         return [*maps, super().forward(torch.cat(maps, 1))]
 
+    class Lua(LuaClass):
+        """``net1`` and ``net2`` are the two ``modules``."""
 
-@lua_class("nn.DenseConnectLayerCustom")
-class DenseConnectLayerCustomClass(LuaClass):
-    """``net1`` and ``net2`` are the two ``modules``."""
+        container = True
+        scratch = ("input_c", "saved_bn_running_mean", "saved_bn_running_var")
 
-    torch_type = DenseConnectLayerCustom
-    container = True
-    scratch = ("input_c", "saved_bn_running_mean", "saved_bn_running_var")
-
-    @classmethod
-    def matches(cls, obj: LuaObject) -> bool:
-        return "net2" in obj
+        @classmethod
+        def matches(cls, obj: LuaObject) -> bool:
+            return "net2" in obj

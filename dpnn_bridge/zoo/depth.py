@@ -16,6 +16,7 @@ from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.objects import LuaObject
 
 
+@lua_class("nn.Unpool")
 class Unpool(nn.Module):
     """Spreads the elements of every plane, with zeros to the right of and below each.
 
@@ -45,22 +46,20 @@ class Unpool(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.in_channels}, kernel_size={self.kernel_size}, size={self.size}"
 
+    class Lua(LuaClass):
+        scalars = {"nInputPlane": "in_channels", "k": "kernel_size", ("oheight", "owidth"): "size"}
+        scratch = ("mask",)
 
-@lua_class("nn.Unpool")
-class UnpoolClass(LuaClass):
-    torch_type = Unpool
-    scalars = {"nInputPlane": "in_channels", "k": "kernel_size", ("oheight", "owidth"): "size"}
-    scratch = ("mask",)
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        fields = super().to_lua(module, ctx)
-        if record_of(module) is None:
-            upsample = plain_object("nn.SpatialUpSamplingNearest", scale_factor=fields["k"])
-            fields["upsample"] = upsample(ctx.type_of(module))
-        return fields
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            fields = super().to_lua(module, ctx)
+            if record_of(module) is None:
+                upsample = plain_object("nn.SpatialUpSamplingNearest", scale_factor=fields["k"])
+                fields["upsample"] = upsample(ctx.type_of(module))
+            return fields
 
 
+@lua_class("nn.ChannelDropout")
 class ChannelDropout(nn.Module):
     """Drops whole input channels, the same in every sample, and never all of them. The others are not scaled.
 
@@ -98,16 +97,13 @@ class ChannelDropout(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.channels}, p={self.p}, stochastic_inference={self.stochastic_inference}"
 
+    class Lua(LuaClass):
+        scalars = {"nChannels": "channels", "p": "p", "stochastic_inference": "stochastic_inference"}
+        scratch = ("noise",)
 
-@lua_class("nn.ChannelDropout")
-class ChannelDropoutClass(LuaClass):
-    torch_type = ChannelDropout
-    scalars = {"nChannels": "channels", "p": "p", "stochastic_inference": "stochastic_inference"}
-    scratch = ("noise",)
-
-    @classmethod
-    def replay(cls, module: nn.Module, after: LuaObject) -> Callable[..., Any] | None:
-        assert isinstance(module, ChannelDropout)
-        if not module.training and not module.stochastic_inference:
-            return None
-        return lambda input: module.dropped(input, noise_of(after, "noise", input))
+        @classmethod
+        def replay(cls, module: nn.Module, after: LuaObject) -> Callable[..., Any] | None:
+            assert isinstance(module, ChannelDropout)
+            if not module.training and not module.stochastic_inference:
+                return None
+            return lambda input: module.dropped(input, noise_of(after, "noise", input))

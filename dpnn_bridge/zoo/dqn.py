@@ -11,6 +11,7 @@ from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.objects import LuaObject
 
 
+@lua_class("nn.Rectifier")
 class Rectifier(nn.ReLU):
     """:class:`torch.nn.ReLU` under its name in DQN.
 
@@ -23,11 +24,7 @@ class Rectifier(nn.ReLU):
     """
 
 
-@lua_class("nn.Rectifier")
-class RectifierClass(LuaClass):
-    torch_type = Rectifier
-
-
+@lua_class("nn.Scale")
 class Scale(nn.Module):
     """Turns a colour image into a grey one of another size.
 
@@ -57,6 +54,13 @@ class Scale(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.height}, {self.width}"
 
+    class Lua(LuaClass):
+        scalars = ("height", "width")
+
+        @classmethod
+        def matches(cls, obj: LuaObject) -> bool:
+            return "height" in obj and "width" in obj
+
 
 def _resized(x: Tensor, size: int) -> Tensor:
     """Package image's bilinear scaling of the last dimension of a matrix."""
@@ -83,13 +87,3 @@ def _resized(x: Tensor, size: int) -> Tensor:
         total = (total.to(x.dtype) + factor.to(x.dtype) * x[:, index]).float()
         count = count + weight
     return (total / torch.from_numpy(count).to(x.device)).to(x.dtype)
-
-
-@lua_class("nn.Scale")
-class ScaleClass(LuaClass):
-    torch_type = Scale
-    scalars = {"height": "height", "width": "width"}
-
-    @classmethod
-    def matches(cls, obj: LuaObject) -> bool:
-        return "height" in obj and "width" in obj

@@ -13,6 +13,7 @@ from dpnn_bridge.objects import LuaTensor
 from dpnn_bridge.torch7.gradient import scale_gradient
 
 
+@lua_class("nn.Aggregate")
 class Aggregate(nn.Module):
     r"""Weighted sums of residuals, :math:`e_k = \sum_i a_{ik} r_{ik}`.
 
@@ -39,15 +40,13 @@ class Aggregate(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.K}, {self.D}"
 
-
-@lua_class("nn.Aggregate")
-class AggregateClass(LuaClass):
-    torch_type = Aggregate
-    scalars = {"K": "K", "D": "D"}
-    checked_by = "formula"
-    test = "test_aggregate_sums_weighted_residuals"
+    class Lua(LuaClass):
+        scalars = ("K", "D")
+        checked_by = "formula"
+        test = "test_aggregate_sums_weighted_residuals"
 
 
+@lua_class("nn.Encoding")
 class Encoding(nn.Module):
     r"""Residuals to the words of a dictionary, summed by how near each word is.
 
@@ -94,16 +93,13 @@ class Encoding(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.K}, {self.D}"
 
-
-@lua_class("nn.Encoding")
-class EncodingClass(LuaClass):
-    torch_type = Encoding
-    scalars = {"K": "K", "D": "D"}
-    tensors = {"weight": "weight", "bias": "bias"}
-    scratch = ("A", "R", "L2", "SL2", "gradA", "gradSL2", "bufBias", "bufWeight")
-    constants = {
-        **dict.fromkeys(("A", "R", "gradA"), LuaTensor.empty),
-        "soft": plain_object("nn.SoftMax"),
-    }
-    checked_by = "formula"
-    test = "test_encoding_reverses_the_gradient_of_the_assignment"
+    class Lua(LuaClass):
+        scalars = ("K", "D")
+        tensors = ("weight", "bias")
+        scratch = ("A", "R", "L2", "SL2", "gradA", "gradSL2", "bufBias", "bufWeight")
+        constants = {
+            **dict.fromkeys(("A", "R", "gradA"), LuaTensor.empty),
+            "soft": plain_object("nn.SoftMax"),
+        }
+        checked_by = "formula"
+        test = "test_encoding_reverses_the_gradient_of_the_assignment"

@@ -15,6 +15,7 @@ from dpnn_bridge.objects import LuaTable, LuaTensor
 from dpnn_bridge.torch7.gradient import with_gradient_of, zero_gradient
 
 
+@lua_class("nn.SpatialGlimpse_inverse")
 class SpatialGlimpseInverse(nn.Module):
     """Puts a patch into an image where a glimpse was taken; what hangs over the border is cut off.
 
@@ -60,21 +61,19 @@ class SpatialGlimpseInverse(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.height}, {self.width}, residual={self.residual}"
 
+    class Lua(LuaClass):
+        scalars = ("height", "width", "residual")
+        defaults = {"residual": False}
+        checked_by = "formula"
+        test = "test_a_patch_goes_back_where_the_glimpse_was"
 
-@lua_class("nn.SpatialGlimpse_inverse")
-class SpatialGlimpseInverseClass(LuaClass):
-    torch_type = SpatialGlimpseInverse
-    scalars = {"height": "height", "width": "width", "residual": "residual"}
-    defaults = {"residual": False}
-    checked_by = "formula"
-    test = "test_a_patch_goes_back_where_the_glimpse_was"
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        gradients = LuaTable.from_list([LuaTensor.empty(ctx.type_of(module)) for _ in range(3)])
-        return {**super().to_lua(module, ctx), "gradInput": gradients}
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            gradients = LuaTable.from_list([LuaTensor.empty(ctx.type_of(module)) for _ in range(3)])
+            return {**super().to_lua(module, ctx), "gradInput": gradients}
 
 
+@lua_class("nn.VRMSEReward")
 class VRMSEReward(ClassReward):
     """Rewards REINFORCE modules for a small error of an image and for a large attended area.
 
@@ -122,11 +121,8 @@ class VRMSEReward(ClassReward):
         reward = 4 - error.sum((1, 2, 3)) / image.shape[2:].numel() + self.area_scale * area
         return self.rewarded(error.mean(), reward, image, baseline)
 
-
-@lua_class("nn.VRMSEReward")
-class VRMSERewardClass(ClassRewardClass):
-    torch_type = VRMSEReward
-    scalars = {**ClassRewardClass.scalars, "areaScale": "area_scale"}
-    constants = {"errorC": plain_object("nn.MSECriterion", sizeAverage=True)}
-    checked_by = "formula"
-    test = "test_a_small_error_and_a_large_area_are_rewarded"
+    class Lua(ClassRewardClass):
+        scalars = {**ClassRewardClass.scalars, "areaScale": "area_scale"}
+        constants = {"errorC": plain_object("nn.MSECriterion", sizeAverage=True)}
+        checked_by = "formula"
+        test = "test_a_small_error_and_a_large_area_are_rewarded"

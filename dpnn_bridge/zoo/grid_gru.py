@@ -11,6 +11,7 @@ from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.zoo.torch_rnn import SequenceRNN, SequenceRNNClass
 
 
+@lua_class("nn.GRU")
 class GRU(SequenceRNN):
     """GRU over a batch of sequences, whose reset gate acts before the product with the weight.
 
@@ -50,13 +51,11 @@ class GRU(SequenceRNN):
             states.append(state)
         return torch.stack(states, 1)
 
-
-@lua_class("nn.GRU")
-class GRUClass(SequenceRNNClass):
-    torch_type = GRU
-    state_fields = ("output",)
+    class Lua(SequenceRNNClass):
+        state_fields = ("output",)
 
 
+@lua_class("nn.GRIDGRU")
 class GridGRU(GRU):
     """A GRU along time and, from its states, a second one along depth, whose state is the input.
 
@@ -94,9 +93,6 @@ class GridGRU(GRU):
         fresh = torch.tanh(candidate + (reset * x) @ along_depth[:D, 2 * D :])
         return x - update * x + update * fresh, states[:, -1:].transpose(0, 1)
 
-
-@lua_class("nn.GRIDGRU")
-class GridGRUClass(SequenceRNNClass):
-    torch_type = GridGRU
-    scratch = (*SequenceRNNClass.scratch, "gatesd", "buffer1d", "buffer2d", "buffer3d", "grad_a_bufferd")
-    state_fields = ("cell",)
+    class Lua(SequenceRNNClass):
+        scratch = (*SequenceRNNClass.scratch, "gatesd", "buffer1d", "buffer2d", "buffer3d", "grad_a_bufferd")
+        state_fields = ("cell",)

@@ -18,6 +18,7 @@ MIXTURE = 20
 COLUMNS = [1, *[MIXTURE] * 6]
 
 
+@lua_class("nn.YHat")
 class YHat(nn.Module):
     """Raw outputs as parameters of a mixture of Gaussians. The gradient passes unchanged.
 
@@ -39,11 +40,7 @@ class YHat(nn.Module):
         return with_gradient_of(torch.cat(parts, 1), input)
 
 
-@lua_class("nn.YHat")
-class YHatClass(LuaClass):
-    torch_type = YHat
-
-
+@lua_class("nn.Window")
 class Window(nn.Module):
     """A soft window that moves along the characters of a text.
 
@@ -66,14 +63,12 @@ class Window(nn.Module):
         window = (height[..., None] * bells).sum(1, keepdim=True)
         return [torch.bmm(window, text)[:, 0], position, window.detach()]
 
-
-@lua_class("nn.Window")
-class WindowClass(LuaClass):
-    torch_type = Window
-    scratch = ("kappas_t_1", "cu")
-    constants = {"output": empty_table, "gradInput": empty_table}
+    class Lua(LuaClass):
+        scratch = ("kappas_t_1", "cu")
+        constants = {"output": empty_table, "gradInput": empty_table}
 
 
+@lua_class("nn.MixtureCriterion")
 class MixtureCriterion(nn.Module):
     """The negative log likelihood of a pen's movement under a mixture of Gaussians, summed over a batch.
 
@@ -113,6 +108,11 @@ class MixtureCriterion(nn.Module):
     def extra_repr(self) -> str:
         return f"size_average={self.size_average}"
 
+    class Lua(LuaClass):
+        scalars = {"sizeAverage": "size_average"}
+        defaults: dict[str, Any] = {"sizeAverage": False}
+        tensors = ("mask",)
+
 
 def _likelihood(input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """The log likelihood of every sample (N, 1) and the slope of its negative in the raw outputs (N, 121)."""
@@ -133,11 +133,3 @@ def _likelihood(input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     slope += [-share * (c * dx * (dx - r * dy) - 1), -share * (c * dy * (dy - r * dx) - 1)]
     slope.append(-share * (dx * dy + r * (1 - c * z)))
     return value, torch.cat(slope, 1)
-
-
-@lua_class("nn.MixtureCriterion")
-class MixtureCriterionClass(LuaClass):
-    torch_type = MixtureCriterion
-    scalars = {"sizeAverage": "size_average"}
-    defaults: dict[str, Any] = {"sizeAverage": False}
-    tensors = {"mask": "mask"}

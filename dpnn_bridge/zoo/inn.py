@@ -11,11 +11,12 @@ from torch.nn import functional as F
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.modules.nn.container import Concat, ConcatClass
+from dpnn_bridge.modules.nn.container import Concat
 from dpnn_bridge.modules.nn.local_normalization import SpatialCrossMapLRN
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
 
+@lua_class("inn.ConstAffine", "nn.SpatialConstDiagonal")
 class ConstAffine(nn.Module):
     """Scales and shifts each plane by constants: a frozen batch normalization.
 
@@ -50,18 +51,16 @@ class ConstAffine(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.a.numel()}"
 
+    class Lua(LuaClass):
+        tensors = ("a", "b")
+        constants = {"inplace": False}
 
-@lua_class("inn.ConstAffine", "nn.SpatialConstDiagonal")
-class ConstAffineClass(LuaClass):
-    torch_type = ConstAffine
-    tensors = {"a": "a", "b": "b"}
-    constants = {"inplace": False}
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: Any) -> dict[str, Any]:
-        return {"num_features": obj["a"].size}
+        @classmethod
+        def arguments(cls, obj: LuaObject, ctx: Any) -> dict[str, Any]:
+            return {"num_features": obj["a"].size}
 
 
+@lua_class("inn.MeanSubtraction")
 class MeanSubtraction(nn.Module):
     """Subtracts a mean image; no gradient passes, as Torch7's ``backward`` returns an empty one here.
 
@@ -85,21 +84,18 @@ class MeanSubtraction(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         return input.detach() - self.mean
 
+    class Lua(LuaClass):
+        tensors = ("mean",)
+        passed = ("mean",)
 
-@lua_class("inn.MeanSubtraction")
-class MeanSubtractionClass(LuaClass):
-    torch_type = MeanSubtraction
-    tensors = {"mean": "mean"}
-    passed = ("mean",)
-
-    @classmethod
-    def upgrade(cls, obj: LuaObject) -> LuaObject:
-        """One image; a used module holds it expanded to the size of its last batch."""
-        mean = obj["mean"]
-        if mean.ndim != 4:
-            return obj
-        image = LuaTensor(mean.class_name, mean.shape[1:], mean.stride[1:], mean.offset, mean.storage)
-        return obj.changed(mean=image)
+        @classmethod
+        def upgrade(cls, obj: LuaObject) -> LuaObject:
+            """One image; a used module holds it expanded to the size of its last batch."""
+            mean = obj["mean"]
+            if mean.ndim != 4:
+                return obj
+            image = LuaTensor(mean.class_name, mean.shape[1:], mean.stride[1:], mean.offset, mean.storage)
+            return obj.changed(mean=image)
 
 
 @lua_class("inn.SpatialCrossResponseNormalization")
@@ -118,6 +114,7 @@ class SpatialSameResponseNormalization(LuaClass):
     container = True
 
 
+@lua_class("inn.SpatialPyramidPooling")
 class SpatialPyramidPooling(Concat):
     """Adaptive max pools of several sizes, flattened and joined.
 
@@ -139,12 +136,11 @@ class SpatialPyramidPooling(Concat):
     def forward(self, input: Tensor) -> Tensor:
         return torch.cat([module(input) for module in self], input.dim() - 3)
 
-
-@lua_class("inn.SpatialPyramidPooling")
-class SpatialPyramidPoolingClass(ConcatClass):
-    torch_type = SpatialPyramidPooling
+    class Lua(Concat.Lua):
+        pass
 
 
+@lua_class("inn.SpatialStochasticPooling")
 class SpatialStochasticPooling(nn.Module):
     """Picks one element of each window with a probability proportional to its value.
 
@@ -183,17 +179,15 @@ class SpatialStochasticPooling(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.kernel_size}, stride={self.stride}"
 
-
-@lua_class("inn.SpatialStochasticPooling")
-class SpatialStochasticPoolingClass(LuaClass):
-    torch_type = SpatialStochasticPooling
-    scalars = {("kH", "kW"): "kernel_size", ("dH", "dW"): "stride"}
-    scratch = ("indices",)
-    constants = {"indices": LuaTensor.empty, "padW": 0, "padH": 0, "ceil_mode": True}
-    checked_by = "structure"
-    test = "test_stochastic_pooling_picks_from_each_window_and_averages_in_evaluation"
+    class Lua(LuaClass):
+        scalars = {("kH", "kW"): "kernel_size", ("dH", "dW"): "stride"}
+        scratch = ("indices",)
+        constants = {"indices": LuaTensor.empty, "padW": 0, "padH": 0, "ceil_mode": True}
+        checked_by = "structure"
+        test = "test_stochastic_pooling_picks_from_each_window_and_averages_in_evaluation"
 
 
+@lua_class("inn.ROIPooling")
 class ROIPooling(nn.Module):
     """Max pools of regions of interest.
 
@@ -266,24 +260,21 @@ class ROIPooling(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.output_size}, spatial_scale={self.spatial_scale}, v2={self.v2}"
 
+    class Lua(LuaClass):
+        indexed = True
+        scalars = {("H", "W"): "output_size", "spatial_scale": "spatial_scale", "v2": "v2"}
+        defaults = {"spatial_scale": 1, "v2": False}
+        scratch = ("indices", "gradInput_boxes", "gradInput_rois")
+        constants = {"indices": LuaTensor.empty, "gradInput": lambda kind: LuaTable()}
+        checked_by = "formula"
+        test = "test_computes_what_the_formula_gives"
+
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            fields = super().to_lua(module, ctx)
+            return fields if fields["v2"] else {k: v for k, v in fields.items() if k != "v2"}
+
 
 def round_half_away(x: Tensor) -> Tensor:
     """C's ``round``: halves go away from zero."""
     return torch.sign(x) * torch.floor(x.abs() + 0.5)
-
-
-@lua_class("inn.ROIPooling")
-class ROIPoolingClass(LuaClass):
-    torch_type = ROIPooling
-    indexed = True
-    scalars = {("H", "W"): "output_size", "spatial_scale": "spatial_scale", "v2": "v2"}
-    defaults = {"spatial_scale": 1, "v2": False}
-    scratch = ("indices", "gradInput_boxes", "gradInput_rois")
-    constants = {"indices": LuaTensor.empty, "gradInput": lambda kind: LuaTable()}
-    checked_by = "formula"
-    test = "test_computes_what_the_formula_gives"
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        fields = super().to_lua(module, ctx)
-        return fields if fields["v2"] else {k: v for k, v in fields.items() if k != "v2"}

@@ -11,6 +11,7 @@ from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
 
 
+@lua_class("nn.ExpOut")
 class ExpOut(nn.Module):
     """The expectation of fixed labels.
 
@@ -41,9 +42,6 @@ class ExpOut(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.labels}"
 
-
-@lua_class("nn.ExpOut")
-class ExpOutClass(LuaClass):
-    torch_type = ExpOut
-    tensors = {"constant_vector": "constant_vector"}
-    sizes = {"constant_vector": "labels"}
+    class Lua(LuaClass):
+        tensors = ("constant_vector",)
+        sizes = {"constant_vector": "labels"}

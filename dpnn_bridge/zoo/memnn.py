@@ -14,6 +14,7 @@ from dpnn_bridge.modules.nn.lookup import LookupTable
 from dpnn_bridge.objects import LuaTensor
 
 
+@lua_class("nn.WeightedLookupTableSkinny")
 class WeightedLookupTableSkinny(LookupTable):
     """A look-up table whose rows may be multiplied by weights.
 
@@ -33,33 +34,31 @@ class WeightedLookupTableSkinny(LookupTable):
             return super().forward(input.detach())
         return super().forward(input[:, 0].detach()) * input[:, 1:].detach().to(self.weight.dtype)
 
+    class Lua(LuaClass):
+        """The gradient is a queue of rows in MemNN, and an ordinary one here."""
 
-@lua_class("nn.WeightedLookupTableSkinny")
-class WeightedLookupTableSkinnyClass(LuaClass):
-    """The gradient is a queue of rows in MemNN, and an ordinary one here."""
+        derived = ("inputs", "inputWeights")
+        tensors = ("weight",)
+        sizes = {"weight": ("num_embeddings", "embedding_dim")}
+        indexed = True
+        checked_by = "formula"
+        test = "test_a_skinny_table_multiplies_its_rows"
 
-    torch_type = WeightedLookupTableSkinny
-    derived = ("inputs", "inputWeights")
-    tensors = {"weight": "weight"}
-    sizes = {"weight": ("num_embeddings", "embedding_dim")}
-    indexed = True
-    checked_by = "formula"
-    test = "test_a_skinny_table_multiplies_its_rows"
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        assert isinstance(module, WeightedLookupTableSkinny)
-        rows = 10_000  # as long as MemNN makes the queue
-        return {
-            **super().to_lua(module, ctx),
-            "size": size_storage(module.weight.shape),
-            "_input": LuaTensor.empty(ctx.type_of(module)),
-            "inputs": size_storage([0]),
-            "inputWeights": ctx.constant(torch.zeros(rows, dtype=torch.int32), module),
-            "gradWeight": ctx.constant(module.weight.new_zeros(rows, module.embedding_dim), module),
-        }
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            assert isinstance(module, WeightedLookupTableSkinny)
+            rows = 10_000  # as long as MemNN makes the queue
+            return {
+                **super().to_lua(module, ctx),
+                "size": size_storage(module.weight.shape),
+                "_input": LuaTensor.empty(ctx.type_of(module)),
+                "inputs": size_storage([0]),
+                "inputWeights": ctx.constant(torch.zeros(rows, dtype=torch.int32), module),
+                "gradWeight": ctx.constant(module.weight.new_zeros(rows, module.embedding_dim), module),
+            }
 
 
+@lua_class("nn.PositionalEncoder")
 class PositionalEncoder(nn.Module):
     r"""Weighs the elements of word vectors by the place of the word in its sentence.
 
@@ -91,21 +90,19 @@ class PositionalEncoder(nn.Module):
         output = words * ((1 - place) - element * (1 - 2 * place))
         return [output, lengths] if self.forward_len else output
 
+    class Lua(LuaClass):
+        scalars = {"forwardLen": "forward_len"}
+        defaults = {"forwardLen": False}
+        checked_by = "formula"
+        test = "test_words_are_weighed_by_their_place"
 
-@lua_class("nn.PositionalEncoder")
-class PositionalEncoderClass(LuaClass):
-    torch_type = PositionalEncoder
-    scalars = {"forwardLen": "forward_len"}
-    defaults = {"forwardLen": False}
-    checked_by = "formula"
-    test = "test_words_are_weighed_by_their_place"
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        fields = {**super().to_lua(module, ctx), "gradInput": ctx.empty_tensors(module, 2)}
-        return {**fields, "output": ctx.empty_tensors(module, 2)} if fields["forwardLen"] else fields
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            fields = {**super().to_lua(module, ctx), "gradInput": ctx.empty_tensors(module, 2)}
+            return {**fields, "output": ctx.empty_tensors(module, 2)} if fields["forwardLen"] else fields
 
 
+@lua_class("nn.SumVecarr")
 class SumVecarr(nn.Module):
     r"""Sums the word vectors of each sentence.
 
@@ -122,10 +119,7 @@ class SumVecarr(nn.Module):
         sentence = torch.arange(len(lengths), device=words.device).repeat_interleave(lengths.long())
         return words.new_zeros(len(lengths), words.shape[1]).index_add(0, sentence, words)
 
-
-@lua_class("nn.SumVecarr")
-class SumVecarrClass(LuaClass):
-    torch_type = SumVecarr
-    constants = {"gradInput": empty_table}
-    checked_by = "formula"
-    test = "test_sentences_are_sums_of_words"
+    class Lua(LuaClass):
+        constants = {"gradInput": empty_table}
+        checked_by = "formula"
+        test = "test_sentences_are_sums_of_words"

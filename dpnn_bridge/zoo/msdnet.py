@@ -11,6 +11,7 @@ from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
 
 
+@lua_class("nn.MSDNet_Layer_first")
 class MSDNetLayerFirst(nn.Sequential):
     """The first layer: every member works on the result of the one before, and all results are returned.
 
@@ -31,14 +32,12 @@ class MSDNetLayerFirst(nn.Sequential):
             results.append(module(results[-1]))
         return results[1:]
 
-
-@lua_class("nn.MSDNet_Layer_first")
-class MSDNetLayerFirstClass(LuaClass):
-    torch_type = MSDNetLayerFirst
-    container = True
-    constants = {"output": empty_table}
+    class Lua(LuaClass):
+        container = True
+        constants = {"output": empty_table}
 
 
+@lua_class("nn.MSDNet_Layer")
 class MSDNetLayer(nn.Sequential):
     """A layer that takes a feature map of every scale, and may leave the finest one behind.
 
@@ -69,22 +68,20 @@ class MSDNetLayer(nn.Sequential):
     def extra_repr(self) -> str:
         return f"in_scales={self.in_scales}, out_scales={self.out_scales}"
 
+    class Lua(LuaClass):
+        derived = ("discard",)
+        container = True
+        scalars = {"inScales": "in_scales", "outScales": "out_scales"}
+        scratch = ("real_input", "gIn")
+        constants = dict.fromkeys(("output", "gradInput", "real_input", "gIn"), empty_table)
 
-@lua_class("nn.MSDNet_Layer")
-class MSDNetLayerClass(LuaClass):
-    torch_type = MSDNetLayer
-    derived = ("discard",)
-    container = True
-    scalars = {"inScales": "in_scales", "outScales": "out_scales"}
-    scratch = ("real_input", "gIn")
-    constants = dict.fromkeys(("output", "gradInput", "real_input", "gIn"), empty_table)
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        assert isinstance(module, MSDNetLayer)
-        return {**super().to_lua(module, ctx), "discard": module.in_scales - module.out_scales}
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            assert isinstance(module, MSDNetLayer)
+            return {**super().to_lua(module, ctx), "discard": module.in_scales - module.out_scales}
 
 
+@lua_class("nn.JointTrainModule")
 class JointTrainModule(nn.Sequential):
     """Blocks one after the other, and a classifier on the coarsest scale of each.
 
@@ -115,10 +112,7 @@ class JointTrainModule(nn.Sequential):
     def extra_repr(self) -> str:
         return f"blocks={self.blocks}"
 
-
-@lua_class("nn.JointTrainModule")
-class JointTrainModuleClass(LuaClass):
-    torch_type = JointTrainModule
-    container = True
-    scalars = {"nBlocks": "blocks"}
-    constants = {"output": empty_table, "gradInput": empty_table}
+    class Lua(LuaClass):
+        container = True
+        scalars = {"nBlocks": "blocks"}
+        constants = {"output": empty_table, "gradInput": empty_table}

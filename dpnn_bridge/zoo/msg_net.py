@@ -15,6 +15,7 @@ from dpnn_bridge.modules.nn.pairwise import MM
 from dpnn_bridge.objects import LuaObject, LuaTensor
 
 
+@lua_class("nn.GramMatrix")
 class GramMatrix(nn.Module):
     """Products of all pairs of feature maps.
 
@@ -42,22 +43,20 @@ class GramMatrix(nn.Module):
     def extra_repr(self) -> str:
         return f"normalize={self.normalize}"
 
+    class Lua(LuaClass):
+        scalars = ("normalize",)
+        defaults = {"normalize": False}
+        scratch = ("buffer",)
+        constants = {"buffer": LuaTensor.empty}
+        checked_by = "formula"
+        test = "test_gram_matrix"
 
-@lua_class("nn.GramMatrix")
-class GramMatrixClass(LuaClass):
-    torch_type = GramMatrix
-    scalars = {"normalize": "normalize"}
-    defaults = {"normalize": False}
-    scratch = ("buffer",)
-    constants = {"buffer": LuaTensor.empty}
-    checked_by = "formula"
-    test = "test_gram_matrix"
-
-    @classmethod
-    def matches(cls, obj: LuaObject) -> bool:
-        return "normalize" in obj or "buffer" not in obj
+        @classmethod
+        def matches(cls, obj: LuaObject) -> bool:
+            return "normalize" in obj or "buffer" not in obj
 
 
+@lua_class("nn.Calibrate")
 class Calibrate(nn.Module):
     """Returns its input and remembers its Gram matrix.
 
@@ -85,16 +84,14 @@ class Calibrate(nn.Module):
         self.gram = self.calibrator(input.detach()).squeeze()
         return input
 
-
-@lua_class("nn.Calibrate")
-class CalibrateClass(LuaClass):
-    torch_type = Calibrate
-    members = {"calibrator": "calibrator"}
-    scratch = ("gram",)
-    checked_by = "formula"
-    test = "test_calibrate_remembers_the_gram_matrix"
+    class Lua(LuaClass):
+        members = ("calibrator",)
+        scratch = ("gram",)
+        checked_by = "formula"
+        test = "test_calibrate_remembers_the_gram_matrix"
 
 
+@lua_class("nn.Inspiration")
 class Inspiration(nn.Module):
     r"""Matches features to a style: :math:`(W G)^T X` with the Gram matrix G of the style.
 
@@ -129,19 +126,16 @@ class Inspiration(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.channels}"
 
+    class Lua(LuaClass):
+        scalars = {"C": "channels"}
+        tensors = {"Weight": "weight", "target": "target"}
+        scratch = ("P", "gradWG", "gradPX")
+        checked_by = "formula"
+        test = "test_inspiration_mixes_maps_by_weight_and_target"
 
-@lua_class("nn.Inspiration")
-class InspirationClass(LuaClass):
-    torch_type = Inspiration
-    scalars = {"C": "channels"}
-    tensors = {"Weight": "weight", "target": "target"}
-    scratch = ("P", "gradWG", "gradPX")
-    checked_by = "formula"
-    test = "test_inspiration_mixes_maps_by_weight_and_target"
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        fields = super().to_lua(module, ctx)
-        if record_of(module) is None:
-            fields.update(MM_WG=ctx.to_lua(MM()), MM_PX=ctx.to_lua(MM(transpose_a=True)))
-        return fields
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            fields = super().to_lua(module, ctx)
+            if record_of(module) is None:
+                fields.update(MM_WG=ctx.to_lua(MM()), MM_PX=ctx.to_lua(MM(transpose_a=True)))
+            return fields

@@ -13,11 +13,12 @@ from dpnn_bridge.compare.nested import first_tensor, map_tensors
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
-from dpnn_bridge.modules.nn.criterion import CriterionClass, Loss
+from dpnn_bridge.modules.nn.criterion import Criterion, Loss
 from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.torch7.gradient import with_gradient_of, zero_gradient
 
 
+@lua_class("nn.BBoxNorm")
 class BBoxNorm(nn.Module):
     """Scales box regressions back in evaluation; in training returns its input.
 
@@ -48,16 +49,14 @@ class BBoxNorm(nn.Module):
             return input
         return (input.reshape(-1, 4) * self.std + self.mean).view_as(input)
 
-
-@lua_class("nn.BBoxNorm")
-class BBoxNormClass(LuaClass):
-    torch_type = BBoxNorm
-    tensors = {"mean": "mean", "std": "std"}
-    passed = ("mean", "std")
-    checked_by = "formula"
-    test = "test_bbox_norm_scales_in_evaluation_only"
+    class Lua(LuaClass):
+        tensors = ("mean", "std")
+        passed = ("mean", "std")
+        checked_by = "formula"
+        test = "test_bbox_norm_scales_in_evaluation_only"
 
 
+@lua_class("nn.NoBackprop")
 class NoBackprop(nn.Sequential):
     """Container of one module that is not trained: neither its parameters nor its input get a gradient.
 
@@ -76,23 +75,21 @@ class NoBackprop(nn.Sequential):
             output = self[0](input)
         return map_tensors(lambda t: zero_gradient(t, first_tensor(input)), output)
 
+    class Lua(LuaClass):
+        container = True
+        version = 2
+        checked_by = "formula"
+        test = "test_nothing_is_trained_behind_no_backprop"
 
-@lua_class("nn.NoBackprop")
-class NoBackpropClass(LuaClass):
-    torch_type = NoBackprop
-    container = True
-    version = 2
-    checked_by = "formula"
-    test = "test_nothing_is_trained_behind_no_backprop"
-
-    @classmethod
-    def upgrade(cls, obj: LuaObject) -> LuaObject:
-        """Version 1 keeps the module in ``inner``."""
-        if "inner" not in obj:
-            return obj
-        return obj.changed(inner=None, modules=LuaTable.from_list([obj["inner"]]))
+        @classmethod
+        def upgrade(cls, obj: LuaObject) -> LuaObject:
+            """Version 1 keeps the module in ``inner``."""
+            if "inner" not in obj:
+                return obj
+            return obj.changed(inner=None, modules=LuaTable.from_list([obj["inner"]]))
 
 
+@lua_class("nn.ModeSwitch")
 class ModeSwitch(nn.Sequential):
     """One module in training, another one in evaluation; the parameters of both stay as they are.
 
@@ -113,15 +110,13 @@ class ModeSwitch(nn.Sequential):
         active = self[0] if self.training else self[1]
         return functional_call(active, {name: p.detach() for name, p in active.named_parameters()}, (input,))
 
-
-@lua_class("nn.ModeSwitch")
-class ModeSwitchClass(LuaClass):
-    torch_type = ModeSwitch
-    container = True
-    checked_by = "formula"
-    test = "test_mode_switch_leaves_parameters_alone"
+    class Lua(LuaClass):
+        container = True
+        checked_by = "formula"
+        test = "test_mode_switch_leaves_parameters_alone"
 
 
+@lua_class("nn.Foveal")
 class Foveal(nn.Module):
     """Each box and three larger ones around its centre: 1.5, 2 and 4 times its size.
 
@@ -144,14 +139,12 @@ class Foveal(nn.Module):
             regions.append(torch.cat([boxes[:, :1], corner, corner + size * scale], 1))
         return torch.stack(regions, 1).flatten(0, 1).float().to(input.dtype)
 
-
-@lua_class("nn.Foveal")
-class FovealClass(LuaClass):
-    torch_type = Foveal
-    checked_by = "formula"
-    test = "test_regions_around_boxes"
+    class Lua(LuaClass):
+        checked_by = "formula"
+        test = "test_regions_around_boxes"
 
 
+@lua_class("nn.ContextRegion")
 class ContextRegion(nn.Module):
     """Boxes enlarged around their centres by a constant map; their gradient is zero.
 
@@ -176,16 +169,14 @@ class ContextRegion(nn.Module):
         boxes = input.detach()
         return zero_gradient(torch.cat([boxes[:, :1], boxes[:, 1:] @ self.transform], 1), input)
 
-
-@lua_class("nn.ContextRegion")
-class ContextRegionClass(LuaClass):
-    torch_type = ContextRegion
-    tensors = {"tr": "transform"}
-    passed = ("tr",)
-    checked_by = "formula"
-    test = "test_regions_around_boxes"
+    class Lua(LuaClass):
+        tensors = {"tr": "transform"}
+        passed = ("tr",)
+        checked_by = "formula"
+        test = "test_regions_around_boxes"
 
 
+@lua_class("nn.SelectBoxes")
 class SelectBoxes(nn.Module):
     """The box of the most likely class; there is no gradient.
 
@@ -216,18 +207,16 @@ class SelectBoxes(nn.Module):
             return selected
         return selected * self.std + self.mean
 
-
-@lua_class("nn.SelectBoxes")
-class SelectBoxesClass(LuaClass):
-    torch_type = SelectBoxes
-    tensors = {"mean": "mean", "std": "std"}
-    passed = ("mean", "std")
-    optional = {"mean": None, "std": None}
-    scratch = ("gradInput_classes", "gradInput_boxes", "maxvals", "maxids", "ids")
-    checked_by = "formula"
-    test = "test_select_boxes_takes_those_of_the_best_class"
+    class Lua(LuaClass):
+        tensors = ("mean", "std")
+        passed = ("mean", "std")
+        optional = {"mean": None, "std": None}
+        scratch = ("gradInput_classes", "gradInput_boxes", "maxvals", "maxids", "ids")
+        checked_by = "formula"
+        test = "test_select_boxes_takes_those_of_the_best_class"
 
 
+@lua_class("nn.ConvertFrom")
 class ConvertFrom(nn.Module):
     """Applies regressed shifts and log scales to boxes; there is no gradient.
 
@@ -246,15 +235,13 @@ class ConvertFrom(nn.Module):
         half = shift[:, 2:].exp() * size * 0.5
         return torch.cat([rois[:, :1], centre - half, centre + half], 1)
 
-
-@lua_class("nn.ConvertFrom")
-class ConvertFromClass(LuaClass):
-    torch_type = ConvertFrom
-    scratch = ("gradInput1", "gradInput2")
-    checked_by = "formula"
-    test = "test_convert_from_moves_and_scales_boxes"
+    class Lua(LuaClass):
+        scratch = ("gradInput1", "gradInput2")
+        checked_by = "formula"
+        test = "test_convert_from_moves_and_scales_boxes"
 
 
+@lua_class("nn.SequentialSplitBatch")
 class SequentialSplitBatch(nn.Sequential):
     """Runs a large batch in parts. Of a list the first member goes into every part whole, the second is divided.
 
@@ -283,17 +270,15 @@ class SequentialSplitBatch(nn.Sequential):
             return super().forward(input)
         return torch.cat([super(SequentialSplitBatch, self).forward(part) for part in parts])
 
-
-@lua_class("nn.SequentialSplitBatch")
-class SequentialSplitBatchClass(LuaClass):
-    torch_type = SequentialSplitBatch
-    container = True
-    scalars = {"batch_size": "batch_size"}
-    scratch = ("output_", "parent_output")
-    checked_by = "formula"
-    test = "test_a_large_batch_runs_in_parts"
+    class Lua(LuaClass):
+        container = True
+        scalars = ("batch_size",)
+        scratch = ("output_", "parent_output")
+        checked_by = "formula"
+        test = "test_a_large_batch_runs_in_parts"
 
 
+@lua_class("nn.BBoxRegressionCriterion")
 class BBoxRegressionCriterion(Loss):
     """Smooth L1 distance of the regressed boxes, of which only the target class counts; class 1 is background.
 
@@ -322,14 +307,11 @@ class BBoxRegressionCriterion(Loss):
         counted = with_gradient_of(input * of_class.repeat_interleave(4, 1), input)
         return self.reduced(F.smooth_l1_loss(counted, boxes, reduction="none")) / len(input)
 
+    class Lua(Criterion.Lua):
+        constants = {**Criterion.Lua.constants, "sizeAverage": False}
+        checked_by = "formula"
+        test = "test_box_regression_counts_the_class_of_the_target"
 
-@lua_class("nn.BBoxRegressionCriterion")
-class BBoxRegressionCriterionClass(CriterionClass):
-    torch_type = BBoxRegressionCriterion
-    constants = {**CriterionClass.constants, "sizeAverage": False}
-    checked_by = "formula"
-    test = "test_box_regression_counts_the_class_of_the_target"
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {"index_base": ctx.index_base}
+        @classmethod
+        def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+            return {"index_base": ctx.index_base}

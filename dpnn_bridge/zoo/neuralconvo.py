@@ -13,6 +13,7 @@ from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.objects import LuaObject
 
 
+@lua_class("neuralconvo.Seq2Seq")
 class Seq2Seq(nn.Module):
     """An encoder whose last state a decoder starts from.
 
@@ -43,21 +44,18 @@ class Seq2Seq(nn.Module):
         self.decoder_lstm.user_prev_output, self.decoder_lstm.user_prev_cell = output, cell
         return self.decoder(target)
 
+    class Lua(LuaClass):
+        derived = ("encoderLSTM", "decoderLSTM")
+        members = ("encoder", "decoder")
 
-@lua_class("neuralconvo.Seq2Seq")
-class Seq2SeqClass(LuaClass):
-    torch_type = Seq2Seq
-    derived = ("encoderLSTM", "decoderLSTM")
-    members = {"encoder": "encoder", "decoder": "decoder"}
+        @classmethod
+        def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+            inner = {"encoder_lstm": "encoderLSTM", "decoder_lstm": "decoderLSTM"}
+            arguments = super().arguments(obj, ctx)
+            return {**arguments, **{k: ctx.to_torch(obj[name], name) for k, name in inner.items()}}
 
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        inner = {"encoder_lstm": "encoderLSTM", "decoder_lstm": "decoderLSTM"}
-        arguments = super().arguments(obj, ctx)
-        return {**arguments, **{k: ctx.to_torch(obj[name], name) for k, name in inner.items()}}
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        assert isinstance(module, Seq2Seq)
-        inner = {"encoderLSTM": module.encoder_lstm, "decoderLSTM": module.decoder_lstm}
-        return {**super().to_lua(module, ctx), **{k: ctx.to_lua(m) for k, m in inner.items()}}
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            assert isinstance(module, Seq2Seq)
+            inner = {"encoderLSTM": module.encoder_lstm, "decoderLSTM": module.decoder_lstm}
+            return {**super().to_lua(module, ctx), **{k: ctx.to_lua(m) for k, m in inner.items()}}

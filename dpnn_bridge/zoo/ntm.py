@@ -13,6 +13,7 @@ from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.torch7.gradient import with_gradient_of
 
 
+@lua_class("nn.CircularConvolution")
 class CircularConvolution(nn.Module):
     """Convolution of a vector that is continued periodically.
 
@@ -31,13 +32,11 @@ class CircularConvolution(nn.Module):
         j = torch.arange(kernel.shape[0], device=vector.device)[None, :]
         return vector[(i + shift - j) % size] @ kernel
 
-
-@lua_class("nn.CircularConvolution")
-class CircularConvolutionClass(LuaClass):
-    torch_type = CircularConvolution
-    constants = {"gradInput": empty_table}
+    class Lua(LuaClass):
+        constants = {"gradInput": empty_table}
 
 
+@lua_class("nn.OuterProd")
 class OuterProd(nn.Module):
     """Outer product of two or three vectors.
 
@@ -52,17 +51,15 @@ class OuterProd(nn.Module):
     def forward(self, input: list[Tensor]) -> Tensor:
         return torch.einsum("i,j->ij" if len(input) == 2 else "i,j,k->ijk", *input)
 
+    class Lua(LuaClass):
+        scratch = ("order", "size")
 
-@lua_class("nn.OuterProd")
-class OuterProdClass(LuaClass):
-    torch_type = OuterProd
-    scratch = ("order", "size")
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        return {**super().to_lua(module, ctx), "gradInput": ctx.empty_tensors(module, 2)}
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            return {**super().to_lua(module, ctx), "gradInput": ctx.empty_tensors(module, 2)}
 
 
+@lua_class("nn.PowTable")
 class PowTable(nn.Module):
     """Power with an exponent that is an input.
 
@@ -83,13 +80,11 @@ class PowTable(nn.Module):
         log = torch.where(x > 0, x, 1).detach().log()
         return with_gradient_of(power, power + power.detach() * log * exponent)
 
-
-@lua_class("nn.PowTable")
-class PowTableClass(LuaClass):
-    torch_type = PowTable
-    constants = {"gradInput": empty_table}
+    class Lua(LuaClass):
+        constants = {"gradInput": empty_table}
 
 
+@lua_class("nn.ScalarMulTable")
 class ScalarMulTable(nn.Module):
     """Product of a tensor and a number that is an input.
 
@@ -104,13 +99,11 @@ class ScalarMulTable(nn.Module):
     def forward(self, input: list[Tensor]) -> Tensor:
         return input[0] * input[1]
 
-
-@lua_class("nn.ScalarMulTable")
-class ScalarMulTableClass(LuaClass):
-    torch_type = ScalarMulTable
-    constants = {"gradInput": empty_table}
+    class Lua(LuaClass):
+        constants = {"gradInput": empty_table}
 
 
+@lua_class("nn.ScalarDivTable")
 class ScalarDivTable(nn.Module):
     """Quotient of a tensor and a number that is an input.
 
@@ -125,15 +118,13 @@ class ScalarDivTable(nn.Module):
     def forward(self, input: list[Tensor]) -> Tensor:
         return input[0] / input[1]
 
-
-@lua_class("nn.ScalarDivTable")
-class ScalarDivTableClass(LuaClass):
-    torch_type = ScalarDivTable
-    constants = {"gradInput": empty_table}
-    checked_by = "formula"
-    test = "test_division_by_a_number"
+    class Lua(LuaClass):
+        constants = {"gradInput": empty_table}
+        checked_by = "formula"
+        test = "test_division_by_a_number"
 
 
+@lua_class("nn.SmoothCosineSimilarity")
 class SmoothCosineSimilarity(nn.Module):
     """Cosine of the rows of a matrix with a vector, with a constant in the denominator.
 
@@ -160,10 +151,7 @@ class SmoothCosineSimilarity(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.smooth}"
 
-
-@lua_class("nn.SmoothCosineSimilarity")
-class SmoothCosineSimilarityClass(LuaClass):
-    torch_type = SmoothCosineSimilarity
-    scalars = {"smooth": "smooth"}
-    scratch = ("rownorms", "dot", "knorm")
-    constants = {"gradInput": empty_table}
+    class Lua(LuaClass):
+        scalars = ("smooth",)
+        scratch = ("rownorms", "dot", "knorm")
+        constants = {"gradInput": empty_table}

@@ -17,6 +17,16 @@ from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor, element_dtype
 
 
+@lua_class(
+    "onmt.Network",
+    "onmt.LSTM",
+    "onmt.GRU",
+    "onmt.GlobalAttention",
+    "onmt.NoAttention",
+    "onmt.MaskedSoftmax",
+    "onmt.FeaturesEmbedding",
+    "onmt.Bridge",
+)
 class Network(nn.Sequential):
     """Container of one network, usually a graph.
 
@@ -33,37 +43,26 @@ class Network(nn.Sequential):
     def forward(self, input: Any) -> Any:  # type: ignore[override]
         return self[0](input) if len(self) else None
 
+    class Lua(LuaClass):
+        """Field ``net`` and ``modules[1]`` are one object."""
 
-@lua_class(
-    "onmt.Network",
-    "onmt.LSTM",
-    "onmt.GRU",
-    "onmt.GlobalAttention",
-    "onmt.NoAttention",
-    "onmt.MaskedSoftmax",
-    "onmt.FeaturesEmbedding",
-    "onmt.Bridge",
-)
-class NetworkClass(LuaClass):
-    """Field ``net`` and ``modules[1]`` are one object."""
+        derived = ("net",)
+        container = True
 
-    torch_type = Network
-    derived = ("net",)
-    container = True
+        @classmethod
+        def upgrade(cls, obj: LuaObject) -> LuaObject:
+            """Old files lack the table of modules."""
+            if "modules" in obj or "net" not in obj:
+                return obj
+            return obj.changed(modules=LuaTable.from_list([obj["net"]]))
 
-    @classmethod
-    def upgrade(cls, obj: LuaObject) -> LuaObject:
-        """Old files lack the table of modules."""
-        if "modules" in obj or "net" not in obj:
-            return obj
-        return obj.changed(modules=LuaTable.from_list([obj["net"]]))
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        fields = super().to_lua(module, ctx)
-        return {**fields, "net": fields["modules"][1]} if len(fields["modules"]) else fields
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            fields = super().to_lua(module, ctx)
+            return {**fields, "net": fields["modules"][1]} if len(fields["modules"]) else fields
 
 
+@lua_class("onmt.Generator", "onmt.FeaturesGenerator")
 class Generator(Network):
     """Log probabilities of the words, and of the features if there are any.
 
@@ -81,22 +80,19 @@ class Generator(Network):
     def forward(self, input: Any) -> Any:
         return super().forward(input[0] if isinstance(input, (list, tuple)) else input)
 
-
-@lua_class("onmt.Generator", "onmt.FeaturesGenerator")
-class GeneratorClass(NetworkClass):
-    torch_type = Generator
-
-    @classmethod
-    def upgrade(cls, obj: LuaObject) -> LuaObject:
-        """Version 2, which returns a table; before it one softmax stood alone."""
-        obj = super().upgrade(obj)
-        if obj.get("version") is not None or obj["net"].class_name == "nn.ConcatTable":
-            return obj
-        modules = LuaTable.from_list([obj["net"]])
-        net = LuaObject("nn.ConcatTable", LuaTable({"_type": obj.get("_type"), "modules": modules}))
-        return obj.changed(net=net, modules=LuaTable.from_list([net]), version=2)
+    class Lua(Network.Lua):
+        @classmethod
+        def upgrade(cls, obj: LuaObject) -> LuaObject:
+            """Version 2, which returns a table; before it one softmax stood alone."""
+            obj = super().upgrade(obj)
+            if obj.get("version") is not None or obj["net"].class_name == "nn.ConcatTable":
+                return obj
+            modules = LuaTable.from_list([obj["net"]])
+            net = LuaObject("nn.ConcatTable", LuaTable({"_type": obj.get("_type"), "modules": modules}))
+            return obj.changed(net=net, modules=LuaTable.from_list([net]), version=2)
 
 
+@lua_class("onmt.WordEmbedding")
 class WordEmbedding(Network):
     """Word vectors, all or some of whose columns may be fixed.
 
@@ -132,21 +128,19 @@ class WordEmbedding(Network):
             return vectors
         return torch.cat([vectors[..., : self.fixed_columns].detach(), vectors[..., self.fixed_columns :]], -1)
 
+    class Lua(Network.Lua):
+        scalars = {"fix": "fix", "preTrainedVecSize": "fixed_columns"}
+        defaults = {"fix": False, "preTrainedVecSize": None}
 
-@lua_class("onmt.WordEmbedding")
-class WordEmbeddingClass(NetworkClass):
-    torch_type = WordEmbedding
-    scalars = {"fix": "fix", "preTrainedVecSize": "fixed_columns"}
-    defaults = {"fix": False, "preTrainedVecSize": None}
-
-    @classmethod
-    def parameters(
-        cls, module: nn.Module, inner: Callable[[nn.Module], Iterator[ParameterSite]]
-    ) -> Iterator[ParameterSite]:
-        assert isinstance(module, WordEmbedding)
-        return iter(()) if module.all_fixed else super().parameters(module, inner)
+        @classmethod
+        def parameters(
+            cls, module: nn.Module, inner: Callable[[nn.Module], Iterator[ParameterSite]]
+        ) -> Iterator[ParameterSite]:
+            assert isinstance(module, WordEmbedding)
+            return iter(()) if module.all_fixed else super().parameters(module, inner)
 
 
+@lua_class("onmt.PositionEmbedding")
 class PositionEmbedding(nn.Module):
     """Vectors of the positions in sequences that are padded on the left.
 
@@ -179,16 +173,14 @@ class PositionEmbedding(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.max_position}, {self.weight.shape[1]}"
 
-
-@lua_class("onmt.PositionEmbedding")
-class PositionEmbeddingClass(LuaClass):
-    torch_type = PositionEmbedding
-    scalars = {"max_pos": "max_position"}
-    tensors = {"weight": "weight"}
-    sizes = {"weight": (None, "size")}
-    scratch = ("input",)
+    class Lua(LuaClass):
+        scalars = {"max_pos": "max_position"}
+        tensors = ("weight",)
+        sizes = {"weight": (None, "size")}
+        scratch = ("input",)
 
 
+@lua_class("onmt.VariationalDropout")
 class VariationalDropout(nn.Module):
     """Dropout that keeps its mask until :meth:`reset_mask` is called.
 
@@ -227,46 +219,43 @@ class VariationalDropout(nn.Module):
     def extra_repr(self) -> str:
         return f"p={self.p}"
 
+    class Lua(LuaClass):
+        """The mask counts while ``noiseInit[1]`` is 1."""
 
-@lua_class("onmt.VariationalDropout")
-class VariationalDropoutClass(LuaClass):
-    """The mask counts while ``noiseInit[1]`` is 1."""
+        derived = ("noiseInit",)
+        scalars = ("p",)
+        scratch = ("sharedNoise",)
 
-    torch_type = VariationalDropout
-    derived = ("noiseInit",)
-    scalars = {"p": "p"}
-    scratch = ("sharedNoise",)
+        @classmethod
+        def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
+            assert isinstance(module, VariationalDropout)
+            drawn, mask = obj.get("noiseInit"), obj.get("sharedNoise")
+            if isinstance(drawn, LuaTensor) and drawn.size and drawn.numpy()[0] and isinstance(mask, LuaTensor):
+                module.mask = mask.torch().clone()
 
-    @classmethod
-    def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
-        assert isinstance(module, VariationalDropout)
-        drawn, mask = obj.get("noiseInit"), obj.get("sharedNoise")
-        if isinstance(drawn, LuaTensor) and drawn.size and drawn.numpy()[0] and isinstance(mask, LuaTensor):
-            module.mask = mask.torch().clone()
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            assert isinstance(module, VariationalDropout)
+            drawn = torch.tensor([0.0 if module.mask is None else 1.0])
+            noise = torch.zeros(1, 1) if module.mask is None else module.mask
+            kind = ctx.type_of(module)
+            return {
+                **super().to_lua(module, ctx),
+                "noiseInit": LuaTensor.from_numpy(drawn.numpy().astype(element_dtype(kind)), kind),
+                "sharedNoise": LuaTensor.from_numpy(noise.detach().cpu().numpy().astype(element_dtype(kind)), kind),
+            }
 
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        assert isinstance(module, VariationalDropout)
-        drawn = torch.tensor([0.0 if module.mask is None else 1.0])
-        noise = torch.zeros(1, 1) if module.mask is None else module.mask
-        kind = ctx.type_of(module)
-        return {
-            **super().to_lua(module, ctx),
-            "noiseInit": LuaTensor.from_numpy(drawn.numpy().astype(element_dtype(kind)), kind),
-            "sharedNoise": LuaTensor.from_numpy(noise.detach().cpu().numpy().astype(element_dtype(kind)), kind),
-        }
+        @classmethod
+        def replay(cls, module: nn.Module, after: LuaObject) -> Callable[..., Any] | None:
+            assert isinstance(module, VariationalDropout)
+            if module.p == 0 or not module.training:
+                return None
 
-    @classmethod
-    def replay(cls, module: nn.Module, after: LuaObject) -> Callable[..., Any] | None:
-        assert isinstance(module, VariationalDropout)
-        if module.p == 0 or not module.training:
-            return None
+            def forward(input: Tensor) -> Tensor:
+                module.mask = noise_of(after, "sharedNoise", input)
+                return input * module.mask
 
-        def forward(input: Tensor) -> Tensor:
-            module.mask = noise_of(after, "sharedNoise", input)
-            return input * module.mask
-
-        return forward
+            return forward
 
 
 def reset_masks(module: nn.Module) -> None:
@@ -276,6 +265,7 @@ def reset_masks(module: nn.Module) -> None:
             child.reset_mask()
 
 
+@lua_class("onmt.JoinReplicateTable")
 class JoinReplicateTable(nn.Module):
     """Joins tensors, repeating those that have size 1 along a dimension.
 
@@ -310,15 +300,12 @@ class JoinReplicateTable(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.dimension_replicate}, {self.dimension_join}"
 
-
-@lua_class("onmt.JoinReplicateTable")
-class JoinReplicateTableClass(LuaClass):
-    torch_type = JoinReplicateTable
-    scalars = {
-        "dimensionReplicate": "dimension_replicate",
-        "dimensionJoin": "dimension_join",
-        "nInputDims": "n_input_dims",
-    }
-    defaults = {"nInputDims": None}
-    scratch = ("size",)
-    constants = {"size": empty_sizes, "gradInput": empty_table}
+    class Lua(LuaClass):
+        scalars = {
+            "dimensionReplicate": "dimension_replicate",
+            "dimensionJoin": "dimension_join",
+            "nInputDims": "n_input_dims",
+        }
+        defaults = {"nInputDims": None}
+        scratch = ("size",)
+        constants = {"size": empty_sizes, "gradInput": empty_table}

@@ -21,6 +21,34 @@ def tensors(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
+class _Part(LuaClass):
+    """What is made of modules and a table ``args``."""
+
+    container = True
+    checked_by = "formula"
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        return cls.settings(obj["args"])
+
+    @classmethod
+    def settings(cls, args: LuaTable) -> dict[str, Any]:
+        """Keyword arguments of the module from OpenNMT's."""
+        states = args.get("numStates") or args["numEffectiveLayers"]  # its name before 2017
+        return {"num_states": states, "rnn_size": args["rnnSize"]}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        fields = super().to_lua(module, ctx)
+        return fields if record_of(module) else fields | {"args": LuaTable(cls.lua_settings(module))}
+
+    @classmethod
+    def lua_settings(cls, module: Any) -> dict[str, Any]:
+        """OpenNMT's arguments from the module's attributes."""
+        return {"numStates": module.num_states, "rnnSize": module.rnn_size}
+
+
+@lua_class("onmt.Encoder")
 class Encoder(nn.Module):
     """Runs one recurrent step over the words of a batch of sentences that are padded on the left.
 
@@ -57,7 +85,11 @@ class Encoder(nn.Module):
             outputs.append(states[-1])
         return [states, torch.stack(outputs, 1)]
 
+    class Lua(_Part):
+        test = "test_a_sentence_is_read_both_ways"
 
+
+@lua_class("onmt.BiEncoder")
 class BiEncoder(nn.Module):
     """Two encoders, one of which reads the sentences backwards.
 
@@ -90,6 +122,17 @@ class BiEncoder(nn.Module):
     def extra_repr(self) -> str:
         return f"merge={self.merge}"
 
+    class Lua(_Part):
+        test = "test_a_sentence_is_read_both_ways"
+
+        @classmethod
+        def settings(cls, args: LuaTable) -> dict[str, Any]:
+            return {"merge": args.get("brnn_merge") or args["merge"]}
+
+        @classmethod
+        def lua_settings(cls, module: Any) -> dict[str, Any]:
+            return {"brnn_merge": module.merge}
+
 
 def _reversed(x: Tensor, lengths: Tensor) -> Tensor:
     """Sequences (T, N, *) in reverse order, the padding on the left kept where it is."""
@@ -100,6 +143,7 @@ def _reversed(x: Tensor, lengths: Tensor) -> Tensor:
     return x[index, torch.arange(x.shape[1], device=x.device)]
 
 
+@lua_class("onmt.Decoder")
 class Decoder(nn.Module):
     """Predicts each word of a batch of sentences from those before it.
 
@@ -145,6 +189,17 @@ class Decoder(nn.Module):
                 outputs.append(output)
         return outputs
 
+    class Lua(_Part):
+        test = "test_a_decoder_goes_on_from_the_encoder"
+
+        @classmethod
+        def settings(cls, args: LuaTable) -> dict[str, Any]:
+            return super().settings(args) | {"input_feed": args.get("inputFeed") in (True, 1)}
+
+        @classmethod
+        def lua_settings(cls, module: Any) -> dict[str, Any]:
+            return super().lua_settings(module) | {"inputFeed": int(module.input_feed)}
+
 
 class _MaskedSoftmax:
     """Forward hook of the attention's softmax: no weight for the padding on the left of the source."""
@@ -179,6 +234,7 @@ def is_attention(module: nn.Module) -> bool:
     return record is not None and record.fields.get("name") == "softmaxAttn"
 
 
+@lua_class("onmt.Seq2Seq")
 class Seq2Seq(nn.Module):
     """An encoder and a decoder with attention.
 
@@ -206,7 +262,13 @@ class Seq2Seq(nn.Module):
             states = tensors(self.bridge(states))
         return self.decoder([target, states, context, lengths])
 
+    class Lua(LuaClass):
+        members = ("encoder", "decoder", "bridge")
+        checked_by = "formula"
+        test = "test_a_decoder_goes_on_from_the_encoder"
 
+
+@lua_class("onmt.LanguageModel", "onmt.SeqTagger")
 class SequenceModel(nn.Module):
     """An encoder with a generator after every word: OpenNMT's language models and taggers.
 
@@ -231,79 +293,7 @@ class SequenceModel(nn.Module):
         _, context = self.encoder(input)
         return [self.generator(output) for output in context.unbind(1)]
 
-
-class _Part(LuaClass):
-    """What is made of modules and a table ``args``."""
-
-    container = True
-    checked_by = "formula"
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return cls.settings(obj["args"])
-
-    @classmethod
-    def settings(cls, args: LuaTable) -> dict[str, Any]:
-        """Keyword arguments of the module from OpenNMT's."""
-        states = args.get("numStates") or args["numEffectiveLayers"]  # its name before 2017
-        return {"num_states": states, "rnn_size": args["rnnSize"]}
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        fields = super().to_lua(module, ctx)
-        return fields if record_of(module) else fields | {"args": LuaTable(cls.lua_settings(module))}
-
-    @classmethod
-    def lua_settings(cls, module: Any) -> dict[str, Any]:
-        """OpenNMT's arguments from the module's attributes."""
-        return {"numStates": module.num_states, "rnnSize": module.rnn_size}
-
-
-@lua_class("onmt.Encoder")
-class EncoderClass(_Part):
-    torch_type = Encoder
-    test = "test_a_sentence_is_read_both_ways"
-
-
-@lua_class("onmt.BiEncoder")
-class BiEncoderClass(_Part):
-    torch_type = BiEncoder
-    test = "test_a_sentence_is_read_both_ways"
-
-    @classmethod
-    def settings(cls, args: LuaTable) -> dict[str, Any]:
-        return {"merge": args.get("brnn_merge") or args["merge"]}
-
-    @classmethod
-    def lua_settings(cls, module: Any) -> dict[str, Any]:
-        return {"brnn_merge": module.merge}
-
-
-@lua_class("onmt.Decoder")
-class DecoderClass(_Part):
-    torch_type = Decoder
-    test = "test_a_decoder_goes_on_from_the_encoder"
-
-    @classmethod
-    def settings(cls, args: LuaTable) -> dict[str, Any]:
-        return super().settings(args) | {"input_feed": args.get("inputFeed") in (True, 1)}
-
-    @classmethod
-    def lua_settings(cls, module: Any) -> dict[str, Any]:
-        return super().lua_settings(module) | {"inputFeed": int(module.input_feed)}
-
-
-@lua_class("onmt.Seq2Seq")
-class Seq2SeqClass(LuaClass):
-    torch_type = Seq2Seq
-    members = {"encoder": "encoder", "decoder": "decoder", "bridge": "bridge"}
-    checked_by = "formula"
-    test = "test_a_decoder_goes_on_from_the_encoder"
-
-
-@lua_class("onmt.LanguageModel", "onmt.SeqTagger")
-class SequenceModelClass(LuaClass):
-    torch_type = SequenceModel
-    members = {"encoder": "encoder", "generator": "generator"}
-    checked_by = "formula"
-    test = "test_language_model_predicts_after_every_word"
+    class Lua(LuaClass):
+        members = ("encoder", "generator")
+        checked_by = "formula"
+        test = "test_language_model_predicts_after_every_word"

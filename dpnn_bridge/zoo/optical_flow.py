@@ -10,6 +10,7 @@ from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
 from dpnn_bridge.conversion.registry import lua_class
 
 
+@lua_class("nn.CostVolMulti")
 class CostVolMulti(nn.Module):
     """How well the features of a reference frame agree with those of other frames, for every displacement in a window.
 
@@ -49,9 +50,6 @@ class CostVolMulti(nn.Module):
     def extra_repr(self) -> str:
         return f"window={self.window}, forward_in_time={self.forward_in_time}"
 
-
-@lua_class("nn.CostVolMulti")
-class CostVolMultiClass(LuaClass):
-    torch_type = CostVolMulti
-    scalars = {"win": "window", "fwd": "forward_in_time"}
-    constants = {"gradInput": empty_table, "verbose": False}
+    class Lua(LuaClass):
+        scalars = {"win": "window", "fwd": "forward_in_time"}
+        constants = {"gradInput": empty_table, "verbose": False}

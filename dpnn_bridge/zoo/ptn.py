@@ -12,6 +12,7 @@ from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
 
 
+@lua_class("nn.PerspectiveGridGenerator")
 class PerspectiveGridGenerator(nn.Module):
     """Maps the points of a viewing frustum by 4 x 4 matrices.
 
@@ -42,24 +43,22 @@ class PerspectiveGridGenerator(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.depth}, {self.height}, {self.width}"
 
+    class Lua(LuaClass):
+        scalars = ("depth", "height", "width")
+        tensors = {"baseGrid": "base_grid"}
+        passed = ("baseGrid",)
+        scratch = ("batchGrid",)
+        checked_by = "formula"
+        test = "test_perspective_grid_maps_every_point"
 
-@lua_class("nn.PerspectiveGridGenerator")
-class PerspectiveGridGeneratorClass(LuaClass):
-    torch_type = PerspectiveGridGenerator
-    scalars = {"depth": "depth", "height": "height", "width": "width"}
-    tensors = {"baseGrid": "base_grid"}
-    passed = ("baseGrid",)
-    scratch = ("batchGrid",)
-    checked_by = "formula"
-    test = "test_perspective_grid_maps_every_point"
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        assert isinstance(module, PerspectiveGridGenerator)
-        batch = ctx.constant(module.base_grid.unsqueeze(0), module)
-        return {**super().to_lua(module, ctx), "batchGrid": batch}
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            assert isinstance(module, PerspectiveGridGenerator)
+            batch = ctx.constant(module.base_grid.unsqueeze(0), module)
+            return {**super().to_lua(module, ctx), "batchGrid": batch}
 
 
+@lua_class("nn.BilinearSamplerPerspective")
 class BilinearSamplerPerspective(nn.Module):
     """Reads volumes at the points of a grid by trilinear interpolation; outside is zero.
 
@@ -91,12 +90,9 @@ class BilinearSamplerPerspective(nn.Module):
         output = F.grid_sample(volumes.movedim(-1, 1), points, align_corners=True).movedim(1, -1)
         return output.squeeze(0) if single else output
 
-
-@lua_class("nn.BilinearSamplerPerspective")
-class BilinearSamplerPerspectiveClass(LuaClass):
-    torch_type = BilinearSamplerPerspective
-    scalars = {"focal_length": "focal_length"}
-    defaults = {"focal_length": None}
-    constants = {"gradInput": empty_table}
-    checked_by = "formula"
-    test = "test_perspective_sampler_is_trilinear_with_zeros_outside"
+    class Lua(LuaClass):
+        scalars = ("focal_length",)
+        defaults = {"focal_length": None}
+        constants = {"gradInput": empty_table}
+        checked_by = "formula"
+        test = "test_perspective_sampler_is_trilinear_with_zeros_outside"

@@ -29,6 +29,20 @@ def resized(source: int, target: int, like: Tensor) -> Tensor:
     return covered.clamp(min=0) * target / source
 
 
+class WithScales(LuaClass):
+    """The scales stand in the table and, behind it, once more in the file.
+
+    Forward sets the step to 4 and the kernel to 46 pixels, whatever the constructor found; so the fields do not count.
+    """
+
+    checked_by = "formula"
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        return {}
+
+
+@lua_class("nn.PyramidPacker")
 class PyramidPacker(nn.Module):
     """Several scales of an image in one image: the second below the first, the third beside that, and so on.
 
@@ -79,7 +93,26 @@ class PyramidPacker(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.scales}"
 
+    class Lua(WithScales):
+        test = "test_scales_stand_below_and_beside_each_other"
+        constants = {"dim_width": 1, "dim_height": 1, "dimz": 1, "step_width": 4, "step_height": 4}
 
+        @classmethod
+        def handled(cls, module: nn.Module) -> set[str]:
+            return super().handled(module) | {"scales", *cls.constants, "coordinates", "max_width", "max_height"}
+
+        @classmethod
+        def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+            return {"scales": [float(scale) for scale in obj["scales"].as_list()]}
+
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            assert isinstance(module, PyramidPacker)
+            output = ctx.constant(torch.zeros(1, 1, 1), module)
+            return {**cls.constants, "scales": LuaTable.from_list(module.scales), "output": output}
+
+
+@lua_class("nn.PyramidUnPacker")
 class PyramidUnPacker(nn.Module):
     """The maps of the single scales, cut out of the map that a network made of a packed image.
 
@@ -111,44 +144,7 @@ class PyramidUnPacker(nn.Module):
     def extra_repr(self) -> str:
         return f"step={self.step}, kernel={self.kernel}"
 
-
-class WithScales(LuaClass):
-    """The scales stand in the table and, behind it, once more in the file.
-
-    Forward sets the step to 4 and the kernel to 46 pixels, whatever the constructor found; so the fields do not count.
-    """
-
-    checked_by = "formula"
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {}
-
-
-@lua_class("nn.PyramidPacker")
-class PyramidPackerClass(WithScales):
-    torch_type = PyramidPacker
-    test = "test_scales_stand_below_and_beside_each_other"
-    constants = {"dim_width": 1, "dim_height": 1, "dimz": 1, "step_width": 4, "step_height": 4}
-
-    @classmethod
-    def handled(cls, module: nn.Module) -> set[str]:
-        return super().handled(module) | {"scales", *cls.constants, "coordinates", "max_width", "max_height"}
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {"scales": [float(scale) for scale in obj["scales"].as_list()]}
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        assert isinstance(module, PyramidPacker)
-        output = ctx.constant(torch.zeros(1, 1, 1), module)
-        return {**cls.constants, "scales": LuaTable.from_list(module.scales), "output": output}
-
-
-@lua_class("nn.PyramidUnPacker")
-class PyramidUnPackerClass(WithScales):
-    torch_type = PyramidUnPacker
-    test = "test_maps_of_the_scales_are_cut_out"
-    scratch = ("out_tbl", "coordinates")
-    constants = {"step_width": 4, "step_height": 4, "ker_width": 46, "ker_height": 46}
+    class Lua(WithScales):
+        test = "test_maps_of_the_scales_are_cut_out"
+        scratch = ("out_tbl", "coordinates")
+        constants = {"step_width": 4, "step_height": 4, "ker_width": 46, "ker_height": 46}

@@ -18,6 +18,7 @@ from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.torch7.gradient import add_gradient, with_gradient_of
 
 
+@lua_class("treelstm.CRowAddTable")
 class CRowAddTable(nn.Module):
     """Adds a vector to every row of a matrix.
 
@@ -32,13 +33,11 @@ class CRowAddTable(nn.Module):
     def forward(self, input: list[Tensor]) -> Tensor:
         return input[0] + input[1]
 
-
-@lua_class("treelstm.CRowAddTable")
-class CRowAddTableClass(LuaClass):
-    torch_type = CRowAddTable
-    constants = {"gradInput": empty_table}
+    class Lua(LuaClass):
+        constants = {"gradInput": empty_table}
 
 
+@lua_class("nn.Sampler")
 class Sampler(nn.Module):
     """Draws from a normal distribution with given means and log variances.
 
@@ -57,19 +56,17 @@ class Sampler(nn.Module):
         """The sample that standard normal noise ``eps`` gives."""
         return (input[1] * 0.5).exp() * eps + input[0]
 
+    class Lua(LuaClass):
+        scratch = ("eps", "ouput")
+        constants = {"gradInput": empty_table}
 
-@lua_class("nn.Sampler")
-class SamplerClass(LuaClass):
-    torch_type = Sampler
-    scratch = ("eps", "ouput")
-    constants = {"gradInput": empty_table}
-
-    @classmethod
-    def replay(cls, module: nn.Module, after: LuaObject) -> Callable[..., Any]:
-        assert isinstance(module, Sampler)
-        return lambda input: module.sampled(input, noise_of(after, "eps", input[0]))
+        @classmethod
+        def replay(cls, module: nn.Module, after: LuaObject) -> Callable[..., Any]:
+            assert isinstance(module, Sampler)
+            return lambda input: module.sampled(input, noise_of(after, "eps", input[0]))
 
 
+@lua_class("nn.KLDPenalty")
 class KLDPenalty(nn.Module):
     """Returns its input; adds the gradient of the divergence from a standard normal distribution on the way back.
 
@@ -88,13 +85,11 @@ class KLDPenalty(nn.Module):
             add_gradient(log_variance, (log_variance.detach().exp() - 1) * 0.5),
         ]
 
-
-@lua_class("nn.KLDPenalty")
-class KLDPenaltyClass(LuaClass):
-    torch_type = KLDPenalty
-    scratch = ("loss",)
+    class Lua(LuaClass):
+        scratch = ("loss",)
 
 
+@lua_class("nn.Normalization")
 class Normalization(nn.Module):
     """Rows of length 1; rows that are not longer than a threshold are kept.
 
@@ -120,12 +115,9 @@ class Normalization(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.threshold}"
 
-
-@lua_class("nn.Normalization")
-class NormalizationClass(LuaClass):
-    torch_type = Normalization
-    scalars = {"thresh": "threshold"}
-    scratch = ("norm", "buffer")
+    class Lua(LuaClass):
+        scalars = {"thresh": "threshold"}
+        scratch = ("norm", "buffer")
 
 
 @lua_class("nn.LinearNB")
@@ -133,13 +125,14 @@ class LinearNB(LuaClass):
     """A linear map without bias; fbnn's and MemN2N's classes of this name compute the same."""
 
     torch_type = nn.Linear
-    tensors = {"weight": "weight"}
+    tensors = ("weight",)
     sizes = {"weight": ("out_features", "in_features")}
     fixed = {"bias": False}
     scratch = ("addBuffer",)
     only_from_files = True  # nn has a class for it
 
 
+@lua_class("bnn.Binary")
 class Binary(nn.Module):
     """Sign of the input; the gradient passes where the input is between -1 and 1.
 
@@ -156,11 +149,7 @@ class Binary(nn.Module):
         return with_gradient_of(input.sign(), torch.where(inside, input, 0))
 
 
-@lua_class("bnn.Binary")
-class BinaryClass(LuaClass):
-    torch_type = Binary
-
-
+@lua_class("bnn.SpatialConvolution")
 class BinarySpatialConvolution(nn.Module):
     """Convolution of signs with signs, scaled per output plane.
 
@@ -209,47 +198,57 @@ class BinarySpatialConvolution(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.in_channels}, {self.out_channels}, {self.kernel_size}, {self.stride}, {self.padding}"
 
+    class Lua(LuaClass):
+        derived = ("weight",)
+        scalars = {
+            "nInputPlane": "in_channels",
+            "nOutputPlane": "out_channels",
+            ("kH", "kW"): "kernel_size",
+            ("dH", "dW"): "stride",
+            ("padH", "padW"): "padding",
+        }
+        tensors = ("alphas",)
+        scratch = ("finput", "fgradInput", "columns_binary")
+        checked_by = "formula"
+        test = "test_computes_what_the_formula_gives"
 
-@lua_class("bnn.SpatialConvolution")
-class BinarySpatialConvolutionClass(LuaClass):
-    torch_type = BinarySpatialConvolution
-    derived = ("weight",)
-    scalars = {
-        "nInputPlane": "in_channels",
-        "nOutputPlane": "out_channels",
-        ("kH", "kW"): "kernel_size",
-        ("dH", "dW"): "stride",
-        ("padH", "padW"): "padding",
-    }
-    tensors = {"alphas": "alphas"}
-    scratch = ("finput", "fgradInput", "columns_binary")
-    checked_by = "formula"
-    test = "test_computes_what_the_formula_gives"
+        @classmethod
+        def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
+            super().fill(module, obj, ctx)
+            assert isinstance(module, BinarySpatialConvolution)
+            weight = obj.get("weight")
+            if not isinstance(weight, LuaTensor):
+                raise ctx.error(
+                    "the field 'weight' is missing: the convolution was not made binary before it was saved", obj
+                )
+            bits = weight.torch().long().unsqueeze(-1) >> torch.arange(32)
+            signs = (bits & 1).flatten(1)[:, : module.signs[0].numel()] * 2 - 1
+            module.signs = signs.view_as(module.signs).to(module.alphas.dtype)
 
-    @classmethod
-    def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
-        super().fill(module, obj, ctx)
-        assert isinstance(module, BinarySpatialConvolution)
-        weight = obj.get("weight")
-        if not isinstance(weight, LuaTensor):
-            raise ctx.error(
-                "the field 'weight' is missing: the convolution was not made binary before it was saved", obj
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            assert isinstance(module, BinarySpatialConvolution)
+            fields = super().to_lua(module, ctx)
+            bits = F.pad((module.signs > 0).flatten(1).long(), (0, -module.signs[0].numel() % 32)).unflatten(
+                1, (-1, 32)
             )
-        bits = weight.torch().long().unsqueeze(-1) >> torch.arange(32)
-        signs = (bits & 1).flatten(1)[:, : module.signs[0].numel()] * 2 - 1
-        module.signs = signs.view_as(module.signs).to(module.alphas.dtype)
+            words = (bits << torch.arange(32, device=bits.device)).sum(-1)
+            words = torch.where(words >= 2**31, words - 2**32, words).int()
+            kind = "torch.CudaIntTensor" if fields["alphas"].class_name == "torch.CudaTensor" else "torch.IntTensor"
+            return {**fields, "weight": LuaTensor.from_numpy(words.cpu().numpy(), kind)}
+
+
+class WithoutClones(LuaClass):
+    """A class that makes copies for each time step at its first call, which share the parameters."""
+
+    constants = {"clones": empty_table, "gradInput": empty_table, "output": empty_table}
 
     @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        assert isinstance(module, BinarySpatialConvolution)
-        fields = super().to_lua(module, ctx)
-        bits = F.pad((module.signs > 0).flatten(1).long(), (0, -module.signs[0].numel() % 32)).unflatten(1, (-1, 32))
-        words = (bits << torch.arange(32, device=bits.device)).sum(-1)
-        words = torch.where(words >= 2**31, words - 2**32, words).int()
-        kind = "torch.CudaIntTensor" if fields["alphas"].class_name == "torch.CudaTensor" else "torch.IntTensor"
-        return {**fields, "weight": LuaTensor.from_numpy(words.cpu().numpy(), kind)}
+    def upgrade(cls, obj: LuaObject) -> LuaObject:
+        return obj.changed(rnnState=None, drnnState=None, clones=LuaTable())
 
 
+@lua_class("nn.SharedParallelTable")
 class SharedParallelTable(nn.Module):
     """Applies one module to every entry of a list.
 
@@ -271,23 +270,11 @@ class SharedParallelTable(nn.Module):
     def forward(self, input: list[Any]) -> list[Any]:
         return [self.unit(x) for x in input]
 
-
-class WithoutClones(LuaClass):
-    """A class that makes copies for each time step at its first call, which share the parameters."""
-
-    constants = {"clones": empty_table, "gradInput": empty_table, "output": empty_table}
-
-    @classmethod
-    def upgrade(cls, obj: LuaObject) -> LuaObject:
-        return obj.changed(rnnState=None, drnnState=None, clones=LuaTable())
+    class Lua(WithoutClones):
+        members = ("unit",)
 
 
-@lua_class("nn.SharedParallelTable")
-class SharedParallelTableClass(WithoutClones):
-    torch_type = SharedParallelTable
-    members = {"unit": "unit"}
-
-
+@lua_class("nn.BiRnnJoin")
 class BiRnnJoin(nn.Module):
     """Joins two sequences step by step.
 
@@ -309,13 +296,11 @@ class BiRnnJoin(nn.Module):
     def forward(self, input: list[list[Tensor]]) -> list[Tensor]:
         return [self.unit([forward, backward]) for forward, backward in zip(*input, strict=True)]
 
-
-@lua_class("nn.BiRnnJoin")
-class BiRnnJoinClass(WithoutClones):
-    torch_type = BiRnnJoin
-    members = {"joinUnit": "unit"}
+    class Lua(WithoutClones):
+        members = {"joinUnit": "unit"}
 
 
+@lua_class("nn.LstmLayer")
 class LstmLayer(nn.Module):
     """An LSTM unit run over a list of time steps.
 
@@ -347,9 +332,6 @@ class LstmLayer(nn.Module):
     def extra_repr(self) -> str:
         return f"reverse={self.reverse}"
 
-
-@lua_class("nn.LstmLayer")
-class LstmLayerClass(WithoutClones):
-    torch_type = LstmLayer
-    members = {"lstmUnit": "unit"}
-    scalars = {"nHidden": "hidden_size", "reverse": "reverse"}
+    class Lua(WithoutClones):
+        members = {"lstmUnit": "unit"}
+        scalars = {"nHidden": "hidden_size", "reverse": "reverse"}

@@ -26,6 +26,7 @@ class Print(LuaClass):
         return "modules" not in obj
 
 
+@lua_class("nn.BinaryStochastic")
 class BinaryStochastic(nn.Module):
     """Zeros and ones, drawn with the probabilities that a sigmoid gives; in evaluation the likelier of both.
 
@@ -56,17 +57,15 @@ class BinaryStochastic(nn.Module):
     def extra_repr(self) -> str:
         return f"lo={self.lo}, hi={self.hi}"
 
-
-@lua_class("nn.BinaryStochastic")
-class BinaryStochasticClass(LuaClass):
-    torch_type = BinaryStochastic
-    scalars = {"lo": "lo", "hi": "hi"}
-    defaults = {"lo": 0, "hi": 1}
-    scratch = ("rawoutput", "cpubuff1", "cpubuff2")
-    checked_by = "formula"
-    test = "test_stochastic_bits_have_the_gradient_of_the_sigmoid"
+    class Lua(LuaClass):
+        scalars = ("lo", "hi")
+        defaults = {"lo": 0, "hi": 1}
+        scratch = ("rawoutput", "cpubuff1", "cpubuff2")
+        checked_by = "formula"
+        test = "test_stochastic_bits_have_the_gradient_of_the_sigmoid"
 
 
+@lua_class("nn.Flatten")
 class FlattenMaps(nn.Module):
     """The rows of each map one after the other.
 
@@ -83,14 +82,12 @@ class FlattenMaps(nn.Module):
             raise ValueError(f"expected 3 dimensions, found shape {tuple(input.shape)}")
         return input.flatten(1)
 
-
-@lua_class("nn.Flatten")
-class FlattenMapsClass(LuaClass):
-    torch_type = FlattenMaps
-    checked_by = "formula"
-    test = "test_maps_are_flattened_each_on_its_own"
+    class Lua(LuaClass):
+        checked_by = "formula"
+        test = "test_maps_are_flattened_each_on_its_own"
 
 
+@lua_class("nn.TripletEmbeddingCriterion")
 class TripletEmbeddingCriterion(nn.Module):
     r"""Mean of :math:`\max(0, |a - p|^2 + \alpha - |a - n|^2)` over anchors, positives and negatives.
 
@@ -117,16 +114,13 @@ class TripletEmbeddingCriterion(nn.Module):
     def extra_repr(self) -> str:
         return f"alpha={self.alpha}"
 
+    class Lua(WithoutParameters):
+        scalars = ("alpha",)
+        scratch = ("Li",)
+        constants = {"Li": LuaTensor.empty, "gradInput": empty_table, "output": 0}
+        checked_by = "formula"
+        test = "test_a_triplet_pulls_the_positive_and_pushes_the_negative"
 
-@lua_class("nn.TripletEmbeddingCriterion")
-class TripletEmbeddingCriterionClass(WithoutParameters):
-    torch_type = TripletEmbeddingCriterion
-    scalars = {"alpha": "alpha"}
-    scratch = ("Li",)
-    constants = {"Li": LuaTensor.empty, "gradInput": empty_table, "output": 0}
-    checked_by = "formula"
-    test = "test_a_triplet_pulls_the_positive_and_pushes_the_negative"
-
-    @classmethod
-    def matches(cls, obj: LuaObject) -> bool:
-        return "alpha" in obj
+        @classmethod
+        def matches(cls, obj: LuaObject) -> bool:
+            return "alpha" in obj

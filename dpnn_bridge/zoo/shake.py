@@ -17,6 +17,7 @@ from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.torch7.gradient import with_gradient_of
 
 
+@lua_class("nn.ShakeShakeTable")
 class ShakeShakeTable(nn.Module):
     """Weighs two branches by random numbers, by others on the way back.
 
@@ -58,36 +59,32 @@ class ShakeShakeTable(nn.Module):
     def extra_repr(self) -> str:
         return f"forward={self.forward_shake}, backward={self.backward_shake}, image={self.shake_image}"
 
+    class Lua(LuaClass):
+        @classmethod
+        def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+            flags = {"forward_shake": "forwardShake", "backward_shake": "backwardShake", "shake_image": "shakeImage"}
+            return {attribute: obj[name] == "true" for attribute, name in flags.items()}
 
-@lua_class("nn.ShakeShakeTable")
-class ShakeShakeTableClass(LuaClass):
-    torch_type = ShakeShakeTable
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            tables = {name: ctx.empty_tensors(module, 3) for name in ("output", "gradInput")}
+            return {**super().to_lua(module, ctx), **tables}
 
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        flags = {"forward_shake": "forwardShake", "backward_shake": "backwardShake", "shake_image": "shakeImage"}
-        return {attribute: obj[name] == "true" for attribute, name in flags.items()}
+        @classmethod
+        def replay(cls, module: nn.Module, after: LuaObject) -> Callable[..., Any] | None:
+            """``constant_tensor`` holds the weights of the last pass, which is the backward pass in training."""
+            assert isinstance(module, ShakeShakeTable)
+            x = after.get("output")
+            if not isinstance(x, LuaTable) or not ((module.training and module.forward_shake) or module.backward_shake):
+                return None
 
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        tables = {name: ctx.empty_tensors(module, 3) for name in ("output", "gradInput")}
-        return {**super().to_lua(module, ctx), **tables}
+            def forward(input: list[Tensor]) -> list[Tensor]:
+                beta = noise_of(after, "constant_tensor", input[1])
+                shaken = module.training and module.forward_shake
+                alpha = _quotient(x[2].torch().to(input[1].device), input[1]) if shaken else torch.full_like(beta, 0.5)
+                return module.weighed(input, alpha, beta)
 
-    @classmethod
-    def replay(cls, module: nn.Module, after: LuaObject) -> Callable[..., Any] | None:
-        """The field ``constant_tensor`` holds the weights of the last pass, which is the backward pass in training."""
-        assert isinstance(module, ShakeShakeTable)
-        x = after.get("output")
-        if not isinstance(x, LuaTable) or not ((module.training and module.forward_shake) or module.backward_shake):
-            return None
-
-        def forward(input: list[Tensor]) -> list[Tensor]:
-            beta = noise_of(after, "constant_tensor", input[1])
-            shaken = module.training and module.forward_shake
-            alpha = _quotient(x[2].torch().to(input[1].device), input[1]) if shaken else torch.full_like(beta, 0.5)
-            return module.weighed(input, alpha, beta)
-
-        return forward
+            return forward
 
 
 def _quotient(output: Tensor, input: Tensor) -> Tensor:
@@ -96,6 +93,7 @@ def _quotient(output: Tensor, input: Tensor) -> Tensor:
     return (output.flatten(1).gather(1, place) / input.detach().flatten(1).gather(1, place)).squeeze(1)
 
 
+@lua_class("nn.MulConstantSlices")
 class MulConstantSlices(nn.Module):
     """Multiplies each entry of the batch by its own constant.
 
@@ -119,15 +117,13 @@ class MulConstantSlices(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         return input * self.constants[: input.shape[0]].view(-1, *[1] * (input.dim() - 1)).to(input.dtype)
 
-
-@lua_class("nn.MulConstantSlices")
-class MulConstantSlicesClass(LuaClass):
-    torch_type = MulConstantSlices
-    tensors = {"constant_tensor": "constants"}
-    passed = ("constant_tensor",)
-    constants = {"inplace": False}
+    class Lua(LuaClass):
+        tensors = {"constant_tensor": "constants"}
+        passed = ("constant_tensor",)
+        constants = {"inplace": False}
 
 
+@lua_class("nn.ShakeShakeBlock")
 class ShakeShakeBlock(ShakeShakeTable):
     """Residual block: a skip connection plus two branches that are weighed as in :class:`ShakeShakeTable`.
 
@@ -158,15 +154,12 @@ class ShakeShakeBlock(ShakeShakeTable):
         skip, x1, x2 = super().forward([self.skip(input), *branches])
         return skip + x1 + x2
 
+    class Lua(LuaClass):
+        members = ("net1", "net2", "skip")
+        scratch = ("alpha", "beta")
+        checked_by = "formula"
+        test = "test_shake_shake_block_in_evaluation_is_the_mean_of_its_branches"
 
-@lua_class("nn.ShakeShakeBlock")
-class ShakeShakeBlockClass(LuaClass):
-    torch_type = ShakeShakeBlock
-    members = {"net1": "net1", "net2": "net2", "skip": "skip"}
-    scratch = ("alpha", "beta")
-    checked_by = "formula"
-    test = "test_shake_shake_block_in_evaluation_is_the_mean_of_its_branches"
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {**super().arguments(obj, ctx), **ShakeShakeTableClass.arguments(obj, ctx)}
+        @classmethod
+        def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+            return {**super().arguments(obj, ctx), **ShakeShakeTable.Lua.arguments(obj, ctx)}

@@ -11,6 +11,7 @@ from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.torch7.gradient import refuse_gradient, scale_gradient, with_gradient_of
 
 
+@lua_class("nn.MaxCoord")
 class MaxCoord(nn.Module):
     """One at the channel with the largest value, zero at the others; it has no backward.
 
@@ -33,17 +34,15 @@ class MaxCoord(nn.Module):
         best = F.one_hot(input.argmax(-3), input.shape[-3]).movedim(-1, -3).to(input.dtype)
         return refuse_gradient(with_gradient_of(best, input), "MaxCoord has no backward")
 
-
-@lua_class("nn.MaxCoord")
-class MaxCoordClass(LuaClass):
-    torch_type = MaxCoord
-    scalars = {"inplace": "inplace"}
-    defaults = {"inplace": False}
-    scratch = ("ind",)
-    checked_by = "formula"
-    test = "test_max_coord_marks_the_largest_channel"
+    class Lua(LuaClass):
+        scalars = ("inplace",)
+        defaults = {"inplace": False}
+        scratch = ("ind",)
+        checked_by = "formula"
+        test = "test_max_coord_marks_the_largest_channel"
 
 
+@lua_class("nn.InnerTripleShift")
 class InnerTripleShift(nn.Module):
     """Adds to decoder and encoder features those of the encoder moved into the missing part.
 
@@ -108,26 +107,31 @@ class InnerTripleShift(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.name!r}, threshold={self.threshold}, triple_weight={self.triple_weight}"
 
+    class Lua(LuaClass):
+        scalars = {
+            "cls": "name",
+            "threshold": "threshold",
+            "mask_thred": "mask_threshold",
+            "triple_w": "triple_weight",
+            "shift_size": "shift_size",
+            "stride": "stride",
+            "fixed_mask": "fixed_mask",
+        }
+        defaults = {"triple_w": 1, "shift_size": 1, "stride": 1, "fixed_mask": None}
+        constants = {"interplote": False}
+        scratch = (
+            "ex_mask",
+            "inv_ex_mask",
+            "latent_in_mask",
+            "ind_lst",
+            "flag",
+            "nonmask_point_idx",
+            "flatten_offsets",
+        )
+        checked_by = "formula"
+        test = "test_shift_fills_the_missing_part"
 
-@lua_class("nn.InnerTripleShift")
-class InnerTripleShiftClass(LuaClass):
-    torch_type = InnerTripleShift
-    scalars = {
-        "cls": "name",
-        "threshold": "threshold",
-        "mask_thred": "mask_threshold",
-        "triple_w": "triple_weight",
-        "shift_size": "shift_size",
-        "stride": "stride",
-        "fixed_mask": "fixed_mask",
-    }
-    defaults = {"triple_w": 1, "shift_size": 1, "stride": 1, "fixed_mask": None}
-    constants = {"interplote": False}
-    scratch = ("ex_mask", "inv_ex_mask", "latent_in_mask", "ind_lst", "flag", "nonmask_point_idx", "flatten_offsets")
-    checked_by = "formula"
-    test = "test_shift_fills_the_missing_part"
-
-    @classmethod
-    def handled(cls, module: nn.Module) -> set[str]:
-        """With ``cal_fixedFlag`` Torch7 would use a mask that is not written."""
-        return super().handled(module) | {"cal_fixedFlag"}
+        @classmethod
+        def handled(cls, module: nn.Module) -> set[str]:
+            """With ``cal_fixedFlag`` Torch7 would use a mask that is not written."""
+            return super().handled(module) | {"cal_fixedFlag"}

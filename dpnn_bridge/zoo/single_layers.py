@@ -15,6 +15,7 @@ from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.torch7.gradient import zero_gradient
 
 
+@lua_class("nn.ReverseTensor")
 class ReverseTensor(nn.Module):
     """Reverses one dimension.
 
@@ -40,17 +41,15 @@ class ReverseTensor(nn.Module):
     def extra_repr(self) -> str:
         return f"dim={self.dim}, backprop={self.backprop}"
 
-
-@lua_class("nn.ReverseTensor")
-class ReverseTensorClass(LuaClass):
-    torch_type = ReverseTensor
-    scalars = {"dim": "dim", "bprop": "backprop"}
-    defaults = {"dim": 1, "bprop": True}
-    constants = {"rev_index": lambda kind: LuaTensor.empty("torch.LongTensor")}
-    checked_by = "formula"
-    test = "test_sequences_are_reversed"
+    class Lua(LuaClass):
+        scalars = {"dim": "dim", "bprop": "backprop"}
+        defaults = {"dim": 1, "bprop": True}
+        constants = {"rev_index": lambda kind: LuaTensor.empty("torch.LongTensor")}
+        checked_by = "formula"
+        test = "test_sequences_are_reversed"
 
 
+@lua_class("nn.ReverseSequence")
 class ReverseSequence(ReverseTensor):
     """Reverses one of the first three dimensions.
 
@@ -67,15 +66,13 @@ class ReverseSequence(ReverseTensor):
     def __init__(self, dim: int) -> None:
         super().__init__(dim)
 
-
-@lua_class("nn.ReverseSequence")
-class ReverseSequenceClass(LuaClass):
-    torch_type = ReverseSequence
-    scalars = {"dim": "dim"}
-    checked_by = "formula"
-    test = "test_sequences_are_reversed"
+    class Lua(LuaClass):
+        scalars = ("dim",)
+        checked_by = "formula"
+        test = "test_sequences_are_reversed"
 
 
+@lua_class("nn.LookupTableOneHot")
 class LookupTableOneHot(nn.Module):
     """A vector with a one at its place for each index.
 
@@ -107,21 +104,19 @@ class LookupTableOneHot(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.size}, index_base={self.index_base}"
 
+    class Lua(LuaClass):
+        indexed = True
+        tensors = ("eye",)
+        scratch = ("_indices", "_inputView")
+        checked_by = "formula"
+        test = "test_one_hot_rows_are_those_of_the_table"
 
-@lua_class("nn.LookupTableOneHot")
-class LookupTableOneHotClass(LuaClass):
-    torch_type = LookupTableOneHot
-    indexed = True
-    tensors = {"eye": "eye"}
-    scratch = ("_indices", "_inputView")
-    checked_by = "formula"
-    test = "test_one_hot_rows_are_those_of_the_table"
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {**super().arguments(obj, ctx), "size": int(obj["eye"].shape[0])}
+        @classmethod
+        def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+            return {**super().arguments(obj, ctx), "size": int(obj["eye"].shape[0])}
 
 
+@lua_class("nn.NormalizeBySum")
 class NormalizeBySum(nn.Module):
     """Divides a vector by the sum of its elements.
 
@@ -135,15 +130,13 @@ class NormalizeBySum(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         return input / input.sum()
 
-
-@lua_class("nn.NormalizeBySum")
-class NormalizeBySumClass(LuaClass):
-    torch_type = NormalizeBySum
-    derived = ("sum",)
-    checked_by = "formula"
-    test = "test_a_vector_is_divided_by_its_sum"
+    class Lua(LuaClass):
+        derived = ("sum",)
+        checked_by = "formula"
+        test = "test_a_vector_is_divided_by_its_sum"
 
 
+@lua_class("nn.GlobalSum")
 class GlobalSum(nn.Module):
     """The mean over the first dimension, for each of its elements.
 
@@ -157,14 +150,12 @@ class GlobalSum(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         return input.mean(0, keepdim=True).expand_as(input)
 
-
-@lua_class("nn.GlobalSum")
-class GlobalSumClass(LuaClass):
-    torch_type = GlobalSum
-    checked_by = "formula"
-    test = "test_a_global_sum_is_a_mean_for_all"
+    class Lua(LuaClass):
+        checked_by = "formula"
+        test = "test_a_global_sum_is_a_mean_for_all"
 
 
+@lua_class("nn.NoBP")
 class NoBP(nn.Module):
     """Returns its input, which gets a gradient of zeros.
 
@@ -178,15 +169,13 @@ class NoBP(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         return zero_gradient(input.detach(), input)
 
-
-@lua_class("nn.NoBP")
-class NoBPClass(LuaClass):
-    torch_type = NoBP
-    scratch = ("input",)
-    checked_by = "formula"
-    test = "test_no_gradient_passes"
+    class Lua(LuaClass):
+        scratch = ("input",)
+        checked_by = "formula"
+        test = "test_no_gradient_passes"
 
 
+@lua_class("nn.MyMul")
 class MyMul(nn.Module):
     """Multiplies by one learned number, which starts as a given one.
 
@@ -207,16 +196,14 @@ class MyMul(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         return input * self.weight
 
-
-@lua_class("nn.MyMul")
-class MyMulClass(LuaClass):
-    torch_type = MyMul
-    tensors = {"weight": "weight"}
-    constants = {"inplace": False}
-    checked_by = "formula"
-    test = "test_one_number_is_learned"
+    class Lua(LuaClass):
+        tensors = ("weight",)
+        constants = {"inplace": False}
+        checked_by = "formula"
+        test = "test_one_number_is_learned"
 
 
+@lua_class("nn.Noise")
 class Noise(nn.Module):
     """Adds normal noise in training.
 
@@ -240,29 +227,27 @@ class Noise(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.variance}"
 
+    class Lua(LuaClass):
+        scalars = ("variance",)
+        derived = ("active",)
+        checked_by = "formula"
+        test = "test_noise_is_normal_and_of_training"
 
-@lua_class("nn.Noise")
-class NoiseClass(LuaClass):
-    torch_type = Noise
-    scalars = {"variance": "variance"}
-    derived = ("active",)
-    checked_by = "formula"
-    test = "test_noise_is_normal_and_of_training"
+        @classmethod
+        def matches(cls, obj: LuaObject) -> bool:
+            return "variance" in obj and "active" in obj
 
-    @classmethod
-    def matches(cls, obj: LuaObject) -> bool:
-        return "variance" in obj and "active" in obj
+        @classmethod
+        def upgrade(cls, obj: LuaObject) -> LuaObject:
+            """The mode is in a field of its own."""
+            return super().upgrade(obj).changed(train=obj["active"])
 
-    @classmethod
-    def upgrade(cls, obj: LuaObject) -> LuaObject:
-        """The mode is in a field of its own."""
-        return super().upgrade(obj).changed(train=obj["active"])
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        return {**super().to_lua(module, ctx), "active": module.training}
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            return {**super().to_lua(module, ctx), "active": module.training}
 
 
+@lua_class("nn.AppendConstant")
 class AppendConstant(nn.Module):
     """Puts constants behind the elements of one dimension.
 
@@ -293,25 +278,23 @@ class AppendConstant(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.values}, dimension={self.dimension}"
 
+    class Lua(LuaClass):
+        scalars = ("dimension",)
+        derived = ("constant_value",)
+        checked_by = "formula"
+        test = "test_constants_are_appended"
 
-@lua_class("nn.AppendConstant")
-class AppendConstantClass(LuaClass):
-    torch_type = AppendConstant
-    scalars = {"dimension": "dimension"}
-    derived = ("constant_value",)
-    checked_by = "formula"
-    test = "test_constants_are_appended"
+        @classmethod
+        def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+            values = tuple(float(v) for v in obj["constant_value"].as_list())
+            return {**super().arguments(obj, ctx), "values": values}
 
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        values = tuple(float(v) for v in obj["constant_value"].as_list())
-        return {**super().arguments(obj, ctx), "values": values}
-
-    @classmethod
-    def to_lua(cls, module: Any, ctx: LuaContext) -> dict[str, Any]:
-        return {**super().to_lua(module, ctx), "constant_value": LuaTable.from_list(module.values)}
+        @classmethod
+        def to_lua(cls, module: Any, ctx: LuaContext) -> dict[str, Any]:
+            return {**super().to_lua(module, ctx), "constant_value": LuaTable.from_list(module.values)}
 
 
+@lua_class("nn.SpatialReplicatePadding")
 class SpatialReplicatePadding(nn.Module):
     """Repeats the border of an image on all sides.
 
@@ -340,10 +323,7 @@ class SpatialReplicatePadding(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.height}, {self.width}"
 
-
-@lua_class("nn.SpatialReplicatePadding")
-class SpatialReplicatePaddingClass(LuaClass):
-    torch_type = SpatialReplicatePadding
-    scalars = {"padH": "height", "padW": "width"}
-    checked_by = "formula"
-    test = "test_borders_are_repeated"
+    class Lua(LuaClass):
+        scalars = {"padH": "height", "padW": "width"}
+        checked_by = "formula"
+        test = "test_borders_are_repeated"

@@ -11,12 +11,13 @@ from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
-from dpnn_bridge.modules.nn.decorator import Decorator, DecoratorClass
-from dpnn_bridge.modules.rnn.gated import GRU, GRUClass
+from dpnn_bridge.modules.nn.decorator import Decorator
+from dpnn_bridge.modules.rnn.gated import GRU
 from dpnn_bridge.modules.rnn.mask import masked_call, zero_rows
 from dpnn_bridge.objects import LuaObject, LuaTensor
 
 
+@lua_class("nn.GRUST")
 class GRUST(GRU):
     r"""Gated recurrent unit, one time step per call.
 
@@ -36,14 +37,12 @@ class GRUST(GRU):
         ``nn.GRUST(inputSize, outputSize, rho, p, mono)``, skip-thoughts torch/GRUST.lua
     """
 
-
-@lua_class("nn.GRUST")
-class GRUSTClass(GRUClass):
-    torch_type = GRUST
-    checked_by = "formula"
-    test = "test_grust_gates_what_comes_from_the_state"
+    class Lua(GRU.Lua):
+        checked_by = "formula"
+        test = "test_grust_gates_what_comes_from_the_state"
 
 
+@lua_class("nn.MaskZeroCopy")
 class MaskZeroCopy(Decorator):
     """Keeps rows of the output of the call before where the input is zero.
 
@@ -92,24 +91,21 @@ class MaskZeroCopy(Decorator):
     def extra_repr(self) -> str:
         return f"input_dims={self.input_dims}"
 
+    class Lua(Decorator.Lua):
+        scalars = {"nInputDim": "input_dims"}
+        scratch = ("zeroMask", "gradOutput")
+        checked_by = "formula"
+        test = "test_masked_rows_take_the_first_rows_of_the_output_before"
 
-@lua_class("nn.MaskZeroCopy")
-class MaskZeroCopyClass(DecoratorClass):
-    torch_type = MaskZeroCopy
-    scalars = {"nInputDim": "input_dims"}
-    scratch = ("zeroMask", "gradOutput")
-    checked_by = "formula"
-    test = "test_masked_rows_take_the_first_rows_of_the_output_before"
+        @classmethod
+        def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
+            super().fill(module, obj, ctx)
+            output = obj.get("output")
+            if isinstance(output, LuaTensor) and output.size:
+                module.last = to_value(output)
 
-    @classmethod
-    def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
-        super().fill(module, obj, ctx)
-        output = obj.get("output")
-        if isinstance(output, LuaTensor) and output.size:
-            module.last = to_value(output)
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        assert isinstance(module, MaskZeroCopy)
-        fields = super().to_lua(module, ctx)
-        return fields if module.last is None else {**fields, "output": ctx.constant(module.last, module)}
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            assert isinstance(module, MaskZeroCopy)
+            fields = super().to_lua(module, ctx)
+            return fields if module.last is None else {**fields, "output": ctx.constant(module.last, module)}

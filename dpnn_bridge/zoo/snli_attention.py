@@ -11,6 +11,7 @@ from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.torch7.gradient import with_gradient_of, with_penalty
 
 
+@lua_class("nn.AddScalar", "nn.ReplicateAdd")
 class AddScalar(nn.Module):
     """Adds a matrix to every block of columns of another.
 
@@ -26,13 +27,11 @@ class AddScalar(nn.Module):
         x, y = input
         return x + y.repeat(1, x.shape[1] // y.shape[1])
 
-
-@lua_class("nn.AddScalar", "nn.ReplicateAdd")
-class AddScalarClass(LuaClass):
-    torch_type = AddScalar
-    constants = {"gradInput": empty_table}
+    class Lua(LuaClass):
+        constants = {"gradInput": empty_table}
 
 
+@lua_class("nn.TensorAddVector")
 class TensorAddVector(nn.Module):
     """Adds a row to every row of a matrix.
 
@@ -47,13 +46,11 @@ class TensorAddVector(nn.Module):
     def forward(self, input: list[Tensor]) -> Tensor:
         return input[0] + input[1]
 
-
-@lua_class("nn.TensorAddVector")
-class TensorAddVectorClass(LuaClass):
-    torch_type = TensorAddVector
-    constants = {"gradInput": empty_table}
+    class Lua(LuaClass):
+        constants = {"gradInput": empty_table}
 
 
+@lua_class("nn.CAveTable")
 class CAveTable(nn.Module):
     """The mean of a list of tensors.
 
@@ -68,13 +65,11 @@ class CAveTable(nn.Module):
     def forward(self, input: list[Tensor]) -> Tensor:
         return torch.stack(list(input)).sum(0) / len(input)
 
-
-@lua_class("nn.CAveTable")
-class CAveTableClass(LuaClass):
-    torch_type = CAveTable
-    constants = {"gradInput": empty_table}
+    class Lua(LuaClass):
+        constants = {"gradInput": empty_table}
 
 
+@lua_class("nn.MaskAveTable")
 class MaskAveTable(nn.Module):
     """The mean of those time steps that a mask leaves.
 
@@ -94,13 +89,11 @@ class MaskAveTable(nn.Module):
         total = steps[:, 0] + (steps[:, 1:] * mask[:, 1:]).sum(1)
         return with_gradient_of(total, (steps * mask).sum(1)) / mask.sum(1)
 
-
-@lua_class("nn.MaskAveTable")
-class MaskAveTableClass(LuaClass):
-    torch_type = MaskAveTable
-    constants = {"gradInput": empty_table}
+    class Lua(LuaClass):
+        constants = {"gradInput": empty_table}
 
 
+@lua_class("nn.Maskh")
 class Maskh(nn.Module):
     """The current state where the mask is 1, else the one before.
 
@@ -116,13 +109,11 @@ class Maskh(nn.Module):
         mask = input[2].detach().reshape(len(input[0]), -1)
         return input[0] * (1 - mask) + input[1] * mask
 
-
-@lua_class("nn.Maskh")
-class MaskhClass(LuaClass):
-    torch_type = Maskh
-    constants = {"gradInput": empty_table}
+    class Lua(LuaClass):
+        constants = {"gradInput": empty_table}
 
 
+@lua_class("nn.TableAddTensor")
 class TableAddTensor(nn.Module):
     """Adds a tensor to every tensor of a list.
 
@@ -137,13 +128,11 @@ class TableAddTensor(nn.Module):
     def forward(self, input: tuple[list[Tensor], Tensor]) -> list[Tensor]:
         return [x + input[1] for x in input[0]]
 
-
-@lua_class("nn.TableAddTensor")
-class TableAddTensorClass(LuaClass):
-    torch_type = TableAddTensor
-    constants = {"output": empty_table, "gradInput": empty_table}
+    class Lua(LuaClass):
+        constants = {"output": empty_table, "gradInput": empty_table}
 
 
+@lua_class("nn.TableLinear")
 class TableLinear(nn.Linear):
     """One linear layer for every tensor of a list.
 
@@ -158,16 +147,14 @@ class TableLinear(nn.Linear):
     def forward(self, input: list[Tensor]) -> list[Tensor]:  # type: ignore[override]
         return [F.linear(x, self.weight, self.bias) for x in input]
 
-
-@lua_class("nn.TableLinear")
-class TableLinearClass(LuaClass):
-    torch_type = TableLinear
-    tensors = {"weight": "weight", "bias": "bias"}
-    sizes = {"weight": ("out_features", "in_features")}
-    scratch = ("addBuffer",)
-    constants = {"output": empty_table, "gradInput": empty_table}
+    class Lua(LuaClass):
+        tensors = ("weight", "bias")
+        sizes = {"weight": ("out_features", "in_features")}
+        scratch = ("addBuffer",)
+        constants = {"output": empty_table, "gradInput": empty_table}
 
 
+@lua_class("nn.SumKeepdim")
 class SumKeepdim(nn.Module):
     """The sum, or mean, along one dimension, which keeps its place.
 
@@ -196,14 +183,12 @@ class SumKeepdim(nn.Module):
         dim = self.dimension if self.dimension < 0 else self.dimension - 1 + batched
         return input.mean(dim, keepdim=True) if self.size_average else input.sum(dim, keepdim=True)
 
-
-@lua_class("nn.SumKeepdim")
-class SumKeepdimClass(LuaClass):
-    torch_type = SumKeepdim
-    scalars = {"dimension": "dimension", "nInputDims": "n_input_dims", "sizeAverage": "size_average"}
-    defaults = {"nInputDims": None}
+    class Lua(LuaClass):
+        scalars = {"dimension": "dimension", "nInputDims": "n_input_dims", "sizeAverage": "size_average"}
+        defaults = {"nInputDims": None}
 
 
+@lua_class("nn.MaskedLoss")
 class MaskedLoss(nn.Module):
     """The negative log likelihood of those targets that are not 0.
 
@@ -234,8 +219,5 @@ class MaskedLoss(nn.Module):
         loss = with_penalty(-picked.detach().sum(), -picked.sum() / len(target))
         return [loss, right.sum().to(scores.dtype), counted.sum().to(scores.dtype)]
 
-
-@lua_class("nn.MaskedLoss")
-class MaskedLossClass(LuaClass):
-    torch_type = MaskedLoss
-    indexed = True
+    class Lua(LuaClass):
+        indexed = True

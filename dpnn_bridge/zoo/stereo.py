@@ -9,6 +9,7 @@ from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.objects import LuaTensor
 
 
+@lua_class("nn.Normalize2")
 class Normalize2(nn.Module):
     """Scales the vector of planes at every pixel to length 1.
 
@@ -23,16 +24,14 @@ class Normalize2(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         return input / (input.square().sum(1, keepdim=True) + 1e-5).sqrt()
 
-
-@lua_class("nn.Normalize2")
-class Normalize2Class(LuaClass):
-    torch_type = Normalize2
-    scratch = ("norm",)
-    constants = {"norm": LuaTensor.empty}
-    checked_by = "formula"
-    test = "test_computes_what_the_formula_gives"
+    class Lua(LuaClass):
+        scratch = ("norm",)
+        constants = {"norm": LuaTensor.empty}
+        checked_by = "formula"
+        test = "test_computes_what_the_formula_gives"
 
 
+@lua_class("nn.StereoJoin1")
 class StereoJoin1(nn.Module):
     """Product of the vectors of two images that follow each other in the batch.
 
@@ -47,14 +46,12 @@ class StereoJoin1(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         return (input[::2] * input[1::2]).sum(1, keepdim=True)
 
-
-@lua_class("nn.StereoJoin1")
-class StereoJoin1Class(LuaClass):
-    torch_type = StereoJoin1
-    scratch = ("tmp",)
-    constants = {"tmp": LuaTensor.empty}
+    class Lua(LuaClass):
+        scratch = ("tmp",)
+        constants = {"tmp": LuaTensor.empty}
 
 
+@lua_class("nn.StereoJoin")
 class StereoJoin(nn.Module):
     """Cost of every disparity: minus the product of a left pixel and the right pixel d columns before it.
 
@@ -81,15 +78,12 @@ class StereoJoin(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.disp_max}"
 
-
-@lua_class("nn.StereoJoin")
-class StereoJoinClass(LuaClass):
-    torch_type = StereoJoin
-    scalars = {"disp_max": "disp_max"}
-    scratch = ("output_L",)
-    constants = {"direction": -1, "output_L": LuaTensor.empty}
-    checked_by = "formula"
-    test = "test_computes_what_the_formula_gives"
+    class Lua(LuaClass):
+        scalars = ("disp_max",)
+        scratch = ("output_L",)
+        constants = {"direction": -1, "output_L": LuaTensor.empty}
+        checked_by = "formula"
+        test = "test_computes_what_the_formula_gives"
 
 
 @lua_class("nn.SpatialConvolution1_fw")
@@ -97,7 +91,7 @@ class SpatialConvolution1Forward(LuaClass):
     """A 1x1 convolution."""
 
     torch_type = nn.Conv2d
-    tensors = {"weight": "weight", "bias": "bias"}
+    tensors = ("weight", "bias")
     sizes = {"weight": ("out_channels", "in_channels")}
     fixed = {"kernel_size": 1}
     only_from_files = True  # convolutions made in torch are nn.SpatialConvolution

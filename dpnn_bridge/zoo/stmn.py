@@ -19,6 +19,7 @@ from dpnn_bridge.torch7.gradient import with_gradient_of, zero_gradient
 from dpnn_bridge.zoo.densecap import BoxToAffine
 
 
+@lua_class("nn.AdaLinearScale")
 class AdaLinearScale(nn.Module):
     """Scales to 0 ... 1 with an upper bound that the positive elements set: mean + factor * standard deviation.
 
@@ -53,25 +54,23 @@ class AdaLinearScale(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.std_multiplier}"
 
+    class Lua(LuaClass):
+        scalars = ("std_multiplier",)
+        constants = {"upper_bound": 1}
+        checked_by = "formula"
+        test = "test_ada_linear_scale_sets_its_bound_from_the_positive_elements"
 
-@lua_class("nn.AdaLinearScale")
-class AdaLinearScaleClass(LuaClass):
-    torch_type = AdaLinearScale
-    scalars = {"std_multiplier": "std_multiplier"}
-    constants = {"upper_bound": 1}
-    checked_by = "formula"
-    test = "test_ada_linear_scale_sets_its_bound_from_the_positive_elements"
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        fields = super().to_lua(module, ctx)
-        if record_of(module) is None:
-            net = ctx.to_lua(nn.Sequential(nn.Hardtanh(0, 1), MulConstant(1)))
-            clamp, multiplier = net["modules"].as_list()
-            fields.update(net=net, clamp=clamp, multiplier=multiplier)
-        return fields
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            fields = super().to_lua(module, ctx)
+            if record_of(module) is None:
+                net = ctx.to_lua(nn.Sequential(nn.Hardtanh(0, 1), MulConstant(1)))
+                clamp, multiplier = net["modules"].as_list()
+                fields.update(net=net, clamp=clamp, multiplier=multiplier)
+            return fields
 
 
+@lua_class("nn.MatchTrans")
 class MatchTrans(nn.Module):
     """Carries features of the frame before to where its content is now.
 
@@ -118,17 +117,15 @@ class MatchTrans(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.window}"
 
-
-@lua_class("nn.MatchTrans")
-class MatchTransClass(LuaClass):
-    torch_type = MatchTrans
-    scalars = {"K": "window"}
-    constants = {"gradInput": empty_table, "epsilon": 1e-8}
-    scratch = ("masked_cpa", "gradCurMap", "gradPrevMap", "gradFeat")
-    checked_by = "formula"
-    test = "test_match_trans_averages_what_looks_alike"
+    class Lua(LuaClass):
+        scalars = {"K": "window"}
+        constants = {"gradInput": empty_table, "epsilon": 1e-8}
+        scratch = ("masked_cpa", "gradCurMap", "gradPrevMap", "gradFeat")
+        checked_by = "formula"
+        test = "test_match_trans_averages_what_looks_alike"
 
 
+@lua_class("nn.VidFlip")
 class VidFlip(nn.Module):
     """Turns the order of the frames of each video around.
 
@@ -154,16 +151,14 @@ class VidFlip(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.videos}, {self.frames}"
 
-
-@lua_class("nn.VidFlip")
-class VidFlipClass(LuaClass):
-    torch_type = VidFlip
-    scalars = {"N": "videos", "T": "frames"}
-    scratch = ("flip_idx",)
-    checked_by = "formula"
-    test = "test_vid_flip_and_fixed_index"
+    class Lua(LuaClass):
+        scalars = {"N": "videos", "T": "frames"}
+        scratch = ("flip_idx",)
+        checked_by = "formula"
+        test = "test_vid_flip_and_fixed_index"
 
 
+@lua_class("nn.STMM")
 class STMM(nn.Module):
     """Spatial-temporal memory: a convolutional recurrence over the frames of videos.
 
@@ -203,33 +198,31 @@ class STMM(nn.Module):
     def extra_repr(self) -> str:
         return f"videos={self.videos}, frames={self.frames}"
 
+    class Lua(LuaClass):
+        """Torch7's flat ``weight`` is written as the list of the parameters in ``net``, which it accepts as well."""
 
-@lua_class("nn.STMM")
-class STMMClass(LuaClass):
-    """Torch7's flat ``weight`` is written as the list of the parameters in ``net``, which it accepts as well."""
+        derived = ("weight", "gradWeight")
+        members = ("net",)
+        scalars = {"N": "videos", "T": "frames", "D": "in_channels", "M": "memory_channels"}
+        constants = {"t": 2, "elemwise_mask": True, "cell_constructed_flag": True, "mult_after_w": 1}
+        scratch = (
+            *("mem_input", "mem_output", "z_output", "r_output", "mem_gradInput", "feat_gradInput"),
+            *("z_gradOutput", "r_gradOutput"),
+        )
+        checked_by = "formula"
+        test = "test_memory_runs_over_the_frames_of_each_video"
 
-    torch_type = STMM
-    derived = ("weight", "gradWeight")
-    members = {"net": "net"}
-    scalars = {"N": "videos", "T": "frames", "D": "in_channels", "M": "memory_channels"}
-    constants = {"t": 2, "elemwise_mask": True, "cell_constructed_flag": True, "mult_after_w": 1}
-    scratch = (
-        *("mem_input", "mem_output", "z_output", "r_output", "mem_gradInput", "feat_gradInput"),
-        *("z_gradOutput", "r_gradOutput"),
-    )
-    checked_by = "formula"
-    test = "test_memory_runs_over_the_frames_of_each_video"
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        fields = super().to_lua(module, ctx)
-        parameters = list(parameters_of(module))
-        fields["weight"] = LuaTable.from_list([ctx.tensor(*p) for p in parameters])
-        if ctx.gradients:
-            fields["gradWeight"] = LuaTable.from_list([ctx.gradient(*p) for p in parameters])
-        return fields
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            fields = super().to_lua(module, ctx)
+            parameters = list(parameters_of(module))
+            fields["weight"] = LuaTable.from_list([ctx.tensor(*p) for p in parameters])
+            if ctx.gradients:
+                fields["gradWeight"] = LuaTable.from_list([ctx.gradient(*p) for p in parameters])
+            return fields
 
 
+@lua_class("nn.FixedIndex")
 class FixedIndex(nn.Module):
     """Picks fixed places along one dimension.
 
@@ -258,17 +251,15 @@ class FixedIndex(nn.Module):
     def extra_repr(self) -> str:
         return f"dimension={self.dimension}"
 
-
-@lua_class("nn.FixedIndex")
-class FixedIndexClass(LuaClass):
-    torch_type = FixedIndex
-    scalars = {"dimension": "dimension"}
-    tensors = {"index": "index"}
-    passed = ("index",)
-    checked_by = "formula"
-    test = "test_vid_flip_and_fixed_index"
+    class Lua(LuaClass):
+        scalars = ("dimension",)
+        tensors = ("index",)
+        passed = ("index",)
+        checked_by = "formula"
+        test = "test_vid_flip_and_fixed_index"
 
 
+@lua_class("nn.BilinearRoiPooling")
 class ImageRoiPooling(nn.Module):
     """Samples the features of boxes in a grid of fixed size; each box names its image. The boxes get zeros.
 
@@ -310,24 +301,21 @@ class ImageRoiPooling(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.height}, {self.width}, {self.spatial_scale}"
 
+    class Lua(LuaClass):
+        members = ("net", "box_to_affine")
+        scalars = ("height", "width", "spatial_scale")
+        constants = {"gradInput": empty_table}
+        scratch = ("gradFeats", "gradRois")
+        checked_by = "formula"
+        test = "test_rois_name_their_image"
 
-@lua_class("nn.BilinearRoiPooling")
-class ImageRoiPoolingClass(LuaClass):
-    torch_type = ImageRoiPooling
-    members = {"net": "net", "box_to_affine": "box_to_affine"}
-    scalars = {"height": "height", "width": "width", "spatial_scale": "spatial_scale"}
-    constants = {"gradInput": empty_table}
-    scratch = ("gradFeats", "gradRois")
-    checked_by = "formula"
-    test = "test_rois_name_their_image"
+        @classmethod
+        def matches(cls, obj: LuaObject) -> bool:
+            return "spatial_scale" in obj
 
-    @classmethod
-    def matches(cls, obj: LuaObject) -> bool:
-        return "spatial_scale" in obj
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        assert isinstance(module, ImageRoiPooling)
-        assert isinstance(module.net, nn.Sequential)
-        branch = module.net[0][1]  # type: ignore[index]
-        return {**super().to_lua(module, ctx), "box_branch": ctx.to_lua(branch)}
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            assert isinstance(module, ImageRoiPooling)
+            assert isinstance(module.net, nn.Sequential)
+            branch = module.net[0][1]  # type: ignore[index]
+            return {**super().to_lua(module, ctx), "box_branch": ctx.to_lua(branch)}

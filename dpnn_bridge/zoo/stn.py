@@ -13,6 +13,7 @@ from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
 
 
+@lua_class("nn.AffineGridGeneratorBHWD")
 class AffineGridGeneratorBHWD(nn.Module):
     """Sampling grid of an affine map.
 
@@ -47,21 +48,19 @@ class AffineGridGeneratorBHWD(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.height}, {self.width}"
 
+    class Lua(LuaClass):
+        scalars = ("height", "width")
+        tensors = {"baseGrid": "base_grid"}
+        scratch = ("batchGrid",)
 
-@lua_class("nn.AffineGridGeneratorBHWD")
-class AffineGridGeneratorBHWDClass(LuaClass):
-    torch_type = AffineGridGeneratorBHWD
-    scalars = {"height": "height", "width": "width"}
-    tensors = {"baseGrid": "base_grid"}
-    scratch = ("batchGrid",)
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        assert isinstance(module, AffineGridGeneratorBHWD)
-        batch = ctx.constant(module.base_grid.unsqueeze(0), module)
-        return {**super().to_lua(module, ctx), "batchGrid": batch}
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            assert isinstance(module, AffineGridGeneratorBHWD)
+            batch = ctx.constant(module.base_grid.unsqueeze(0), module)
+            return {**super().to_lua(module, ctx), "batchGrid": batch}
 
 
+@lua_class("nn.BilinearSamplerBHWD")
 class BilinearSamplerBHWD(nn.Module):
     """Reads images at the points of a grid by bilinear interpolation; outside is zero.
 
@@ -85,11 +84,7 @@ class BilinearSamplerBHWD(nn.Module):
         return output.squeeze(0) if single else output
 
 
-@lua_class("nn.BilinearSamplerBHWD")
-class BilinearSamplerBHWDClass(LuaClass):
-    torch_type = BilinearSamplerBHWD
-
-
+@lua_class("nn.AffineTransformMatrixGenerator")
 class AffineTransformMatrixGenerator(nn.Module):
     """Affine matrix from a rotation angle, a scale and a translation, or from six free numbers.
 
@@ -133,17 +128,14 @@ class AffineTransformMatrixGenerator(nn.Module):
     def extra_repr(self) -> str:
         return f"rotation={self.use_rotation}, scale={self.use_scale}, translation={self.use_translation}"
 
+    class Lua(LuaClass):
+        scalars = {"useRotation": "use_rotation", "useScale": "use_scale", "useTranslation": "use_translation"}
+        defaults = {"useRotation": False, "useScale": False, "useTranslation": False}
+        scratch = ("rotationOutput", "scaleOutput")
 
-@lua_class("nn.AffineTransformMatrixGenerator")
-class AffineTransformMatrixGeneratorClass(LuaClass):
-    torch_type = AffineTransformMatrixGenerator
-    scalars = {"useRotation": "use_rotation", "useScale": "use_scale", "useTranslation": "use_translation"}
-    defaults = {"useRotation": False, "useScale": False, "useTranslation": False}
-    scratch = ("rotationOutput", "scaleOutput")
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        assert isinstance(module, AffineTransformMatrixGenerator)
-        if module.full_mode:
-            return {"fullMode": True}
-        return {**super().to_lua(module, ctx), "fullMode": False}
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            assert isinstance(module, AffineTransformMatrixGenerator)
+            if module.full_mode:
+                return {"fullMode": True}
+            return {**super().to_lua(module, ctx), "fullMode": False}

@@ -13,6 +13,7 @@ from dpnn_bridge.objects import LuaObject
 from dpnn_bridge.torch7.gradient import with_gradient_of
 
 
+@lua_class("nn.ResidualDrop")
 class ResidualDrop(nn.Sequential):
     """A residual block whose net is left out while its gate is closed.
 
@@ -48,21 +49,18 @@ class ResidualDrop(nn.Sequential):
     def extra_repr(self) -> str:
         return f"death_rate={self.death_rate}, gate={self.gate}"
 
+    class Lua(LuaClass):
+        derived = ("net", "skip")
+        container = True
+        scalars = {"deathRate": "death_rate", "gate": "gate"}
+        defaults = {"gate": True}
 
-@lua_class("nn.ResidualDrop")
-class ResidualDropClass(LuaClass):
-    torch_type = ResidualDrop
-    derived = ("net", "skip")
-    container = True
-    scalars = {"deathRate": "death_rate", "gate": "gate"}
-    defaults = {"gate": True}
+        @classmethod
+        def matches(cls, obj: LuaObject) -> bool:
+            return "deathRate" in obj
 
-    @classmethod
-    def matches(cls, obj: LuaObject) -> bool:
-        return "deathRate" in obj
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        fields = super().to_lua(module, ctx)
-        fields["net"], fields["skip"] = fields["modules"].as_list()
-        return fields
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            fields = super().to_lua(module, ctx)
+            fields["net"], fields["skip"] = fields["modules"].as_list()
+            return fields

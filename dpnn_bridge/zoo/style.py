@@ -43,7 +43,7 @@ class InstanceNormalization(LuaClass):
 
     torch_type = (nn.InstanceNorm2d, DisabledInstanceNorm2d)
     scalars = {"nOutput": "num_features", "eps": "eps"}
-    tensors = {"weight": "weight", "bias": "bias"}
+    tensors = ("weight", "bias")
     scratch = ("bn",)
 
     @classmethod
@@ -62,6 +62,7 @@ class InstanceNormalization(LuaClass):
         return {**super().to_lua(module, ctx), **new}
 
 
+@lua_class("nn.AdaptiveInstanceNormalization")
 class AdaptiveInstanceNormalization(nn.Module):
     """Gives a content map the mean and the standard deviation of a style map, for each instance and channel.
 
@@ -97,25 +98,23 @@ class AdaptiveInstanceNormalization(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.num_features}, eps={self.eps}"
 
+    class Lua(LuaClass):
+        scalars = {"nOutput": "num_features", "eps": "eps", "disabled": "disabled"}
+        defaults = {"disabled": False}
+        constants = {"batchSize": -1}
+        scratch = ("bn",)
 
-@lua_class("nn.AdaptiveInstanceNormalization")
-class AdaptiveInstanceNormalizationClass(LuaClass):
-    torch_type = AdaptiveInstanceNormalization
-    scalars = {"nOutput": "num_features", "eps": "eps", "disabled": "disabled"}
-    defaults = {"disabled": False}
-    constants = {"batchSize": -1}
-    scratch = ("bn",)
+        @classmethod
+        def upgrade(cls, obj: LuaObject) -> LuaObject:
+            return obj.changed(bn=None, batchSize=-1)
 
-    @classmethod
-    def upgrade(cls, obj: LuaObject) -> LuaObject:
-        return obj.changed(bn=None, batchSize=-1)
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        fields = super().to_lua(module, ctx)
-        return fields if fields["disabled"] else {k: v for k, v in fields.items() if k != "disabled"}
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            fields = super().to_lua(module, ctx)
+            return fields if fields["disabled"] else {k: v for k, v in fields.items() if k != "disabled"}
 
 
+@lua_class("nn.ShaveImage")
 class ShaveImage(nn.Module):
     """Cuts a border off an image.
 
@@ -141,13 +140,11 @@ class ShaveImage(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.size}"
 
-
-@lua_class("nn.ShaveImage")
-class ShaveImageClass(LuaClass):
-    torch_type = ShaveImage
-    scalars = {"size": "size"}
+    class Lua(LuaClass):
+        scalars = ("size",)
 
 
+@lua_class("nn.TotalVariation", "nn.TVLoss")
 class TotalVariation(nn.Module):
     """Returns its input; adds the gradient of the total variation of the image on the way back.
 
@@ -179,14 +176,12 @@ class TotalVariation(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.strength}"
 
-
-@lua_class("nn.TotalVariation", "nn.TVLoss")
-class TotalVariationClass(LuaClass):
-    torch_type = TotalVariation
-    scalars = {"strength": "strength"}
-    scratch = ("x_diff", "y_diff")
+    class Lua(LuaClass):
+        scalars = ("strength",)
+        scratch = ("x_diff", "y_diff")
 
 
+@lua_class("nn.SpatialCircularPadding")
 class SpatialCircularPadding(nn.Module):
     """Continues an image periodically beyond its borders.
 
@@ -218,13 +213,11 @@ class SpatialCircularPadding(nn.Module):
     def extra_repr(self) -> str:
         return f"l={self.pad_l}, r={self.pad_r}, t={self.pad_t}, b={self.pad_b}"
 
-
-@lua_class("nn.SpatialCircularPadding")
-class SpatialCircularPaddingClass(LuaClass):
-    torch_type = SpatialCircularPadding
-    scalars = {"pad_l": "pad_l", "pad_r": "pad_r", "pad_t": "pad_t", "pad_b": "pad_b"}
+    class Lua(LuaClass):
+        scalars = ("pad_l", "pad_r", "pad_t", "pad_b")
 
 
+@lua_class("nn.GenNoise")
 class GenNoise(nn.Module):
     """Normal noise of the size of its input, which gets no gradient.
 
@@ -251,7 +244,17 @@ class GenNoise(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.num_planes}, mult={self.mult}"
 
+    class Lua(LuaClass):
+        scalars = ("num_planes", "mult")
+        defaults = {"mult": 1.0}
+        scratch = ("sz", "sz_")
 
+        @classmethod
+        def replay(cls, module: nn.Module, after: LuaObject) -> Callable[..., Any]:
+            return lambda input: noise_of(after, "output", input)
+
+
+@lua_class("nn.GenNoise")
 class NoiseOverInput(nn.Module):
     """Uniform noise in place of its input; the gradient passes unchanged.
 
@@ -288,41 +291,27 @@ class NoiseOverInput(nn.Module):
     def extra_repr(self) -> str:
         return "" if self.action is None else f"action={self.action!r}"
 
+    class Lua(LuaClass):
+        scalars = ("action",)
+        defaults = {"action": None}
+        tensors = ("fix_value",)
 
-@lua_class("nn.GenNoise")
-class GenNoiseClass(LuaClass):
-    torch_type = GenNoise
-    scalars = {"num_planes": "num_planes", "mult": "mult"}
-    defaults = {"mult": 1.0}
-    scratch = ("sz", "sz_")
+        @classmethod
+        def matches(cls, obj: LuaObject) -> bool:
+            return "num_planes" not in obj
 
-    @classmethod
-    def replay(cls, module: nn.Module, after: LuaObject) -> Callable[..., Any]:
-        return lambda input: noise_of(after, "output", input)
+        @classmethod
+        def replay(cls, module: nn.Module, after: LuaObject) -> Callable[..., Any]:
+            def forward(input: Tensor) -> Tensor:
+                noise = noise_of(after, "output", input)
+                if module.action == "fix":
+                    module.fix_value = noise
+                return with_gradient_of(noise, input)
 
-
-@lua_class("nn.GenNoise")
-class NoiseOverInputClass(LuaClass):
-    torch_type = NoiseOverInput
-    scalars = {"action": "action"}
-    defaults = {"action": None}
-    tensors = {"fix_value": "fix_value"}
-
-    @classmethod
-    def matches(cls, obj: LuaObject) -> bool:
-        return "num_planes" not in obj
-
-    @classmethod
-    def replay(cls, module: nn.Module, after: LuaObject) -> Callable[..., Any]:
-        def forward(input: Tensor) -> Tensor:
-            noise = noise_of(after, "output", input)
-            if module.action == "fix":
-                module.fix_value = noise
-            return with_gradient_of(noise, input)
-
-        return forward
+            return forward
 
 
+@lua_class("nn.NoiseFill")
 class NoiseFill(nn.Module):
     """Overwrites the last channels with uniform noise; the gradient passes all channels unchanged.
 
@@ -354,19 +343,17 @@ class NoiseFill(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.num_noise_channels}, mult={self.mult}"
 
+    class Lua(LuaClass):
+        scalars = ("num_noise_channels", "mult")
 
-@lua_class("nn.NoiseFill")
-class NoiseFillClass(LuaClass):
-    torch_type = NoiseFill
-    scalars = {"num_noise_channels": "num_noise_channels", "mult": "mult"}
-
-    @classmethod
-    def replay(cls, module: nn.Module, after: LuaObject) -> Callable[..., Any]:
-        assert isinstance(module, NoiseFill)
-        channels = module.num_noise_channels
-        return lambda input: module.filled(input, noise_of(after, "output", input)[:, input.shape[1] - channels :])
+        @classmethod
+        def replay(cls, module: nn.Module, after: LuaObject) -> Callable[..., Any]:
+            assert isinstance(module, NoiseFill)
+            channels = module.num_noise_channels
+            return lambda input: module.filled(input, noise_of(after, "output", input)[:, input.shape[1] - channels :])
 
 
+@lua_class("nn.DummyGradOutput")
 class DummyGradOutput(nn.Module):
     """Returns its input and lets no gradient through.
 
@@ -380,8 +367,3 @@ class DummyGradOutput(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         return input.detach()
-
-
-@lua_class("nn.DummyGradOutput")
-class DummyGradOutputClass(LuaClass):
-    torch_type = DummyGradOutput

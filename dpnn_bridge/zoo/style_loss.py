@@ -14,6 +14,7 @@ from dpnn_bridge.objects import LuaObject, LuaTensor
 from dpnn_bridge.torch7.gradient import add_gradient
 
 
+@lua_class("nn.ContentLoss")
 class ContentLoss(nn.Module):
     """Returns its input; compares it with a target and adds the gradient of that on the way back.
 
@@ -77,7 +78,25 @@ class ContentLoss(nn.Module):
     def extra_repr(self) -> str:
         return f"strength={self.strength}, mode={self.mode!r}"
 
+    class Lua(LuaClass):
+        members = ("crit",)
+        scalars = ("strength", "normalize", "mode")
+        defaults = {"normalize": False, "mode": "loss"}
+        tensors = ("target",)
+        constants = {"loss": 0}
+        checked_by = "formula"
+        test = "test_content_is_compared_on_the_way"
 
+        @classmethod
+        def matches(cls, obj: LuaObject) -> bool:
+            return {"strength", "crit", "target"} <= set(obj)
+
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            return {"target": LuaTensor.empty(ctx.type_of(module)), **super().to_lua(module, ctx)}
+
+
+@lua_class("nn.StyleLoss")
 class StyleLoss(ContentLoss):
     """Returns its input; compares its Gram matrix with a target and adds the gradient of that on the way back.
 
@@ -118,7 +137,19 @@ class StyleLoss(ContentLoss):
         blended = features * self.blend_weight
         self.target = blended if self.target is None else self.target + blended
 
+    class Lua(ContentLoss.Lua):
+        test = "test_a_blend_of_styles_is_captured_and_compared"
+        members = ("crit", "gram")
+        scalars = {**ContentLoss.Lua.scalars, "blend_weight": "blend_weight"}
+        defaults = {**ContentLoss.Lua.defaults, "blend_weight": None}
+        scratch = ("G",)
 
+        @classmethod
+        def matches(cls, obj: LuaObject) -> bool:
+            return super().matches(obj) and "gram" in obj
+
+
+@lua_class("nn.StyleLoss")
 class AggregatedStyleLoss(ContentLoss):
     """Returns its input; compares an aggregate of it with a target and adds the gradient of that on the way back.
 
@@ -146,48 +177,11 @@ class AggregatedStyleLoss(ContentLoss):
     def features(self, input: Tensor) -> Tensor:
         return self.agg(input)
 
+    class Lua(ContentLoss.Lua):
+        test = "test_one_style_serves_a_batch"
+        members = ("crit", "agg")
+        scratch = ("agg_out", "_target")
 
-@lua_class("nn.ContentLoss")
-class ContentLossClass(LuaClass):
-    torch_type = ContentLoss
-    members = {"crit": "crit"}
-    scalars = {"strength": "strength", "normalize": "normalize", "mode": "mode"}
-    defaults = {"normalize": False, "mode": "loss"}
-    tensors = {"target": "target"}
-    constants = {"loss": 0}
-    checked_by = "formula"
-    test = "test_content_is_compared_on_the_way"
-
-    @classmethod
-    def matches(cls, obj: LuaObject) -> bool:
-        return {"strength", "crit", "target"} <= set(obj)
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        return {"target": LuaTensor.empty(ctx.type_of(module)), **super().to_lua(module, ctx)}
-
-
-@lua_class("nn.StyleLoss")
-class StyleLossClass(ContentLossClass):
-    torch_type = StyleLoss
-    test = "test_a_blend_of_styles_is_captured_and_compared"
-    members = {"crit": "crit", "gram": "gram"}
-    scalars = {**ContentLossClass.scalars, "blend_weight": "blend_weight"}
-    defaults = {**ContentLossClass.defaults, "blend_weight": None}
-    scratch = ("G",)
-
-    @classmethod
-    def matches(cls, obj: LuaObject) -> bool:
-        return super().matches(obj) and "gram" in obj
-
-
-@lua_class("nn.StyleLoss")
-class AggregatedStyleLossClass(ContentLossClass):
-    torch_type = AggregatedStyleLoss
-    test = "test_one_style_serves_a_batch"
-    members = {"crit": "crit", "agg": "agg"}
-    scratch = ("agg_out", "_target")
-
-    @classmethod
-    def matches(cls, obj: LuaObject) -> bool:
-        return super().matches(obj) and "agg" in obj
+        @classmethod
+        def matches(cls, obj: LuaObject) -> bool:
+            return super().matches(obj) and "agg" in obj

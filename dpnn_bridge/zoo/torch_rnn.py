@@ -103,74 +103,11 @@ class SequenceRNN(nn.Module):
         return f"{self.input_dim}, {self.hidden_dim}, remember_states={self.remember_states}"
 
 
-class LSTM(SequenceRNN):
-    """LSTM over a batch of sequences.
-
-    Args:
-        input_dim: size D of the inputs.
-        hidden_dim: size H of the states.
-        remember_states: start from the last states of the previous call.
-
-    Shape:
-        - Input: :math:`(N, T, D)`, ``[h0, x]`` or ``[c0, h0, x]`` with states :math:`(N, H)`.
-        - Output: :math:`(N, T, H)`.
-
-    Attributes:
-        weight: :math:`(D + H, 4 H)`, columns of the input, forget, output and candidate gate.
-        bias: :math:`(4 H)`.
-        last: last cell and last output, or None.
-
-    Lua:
-        ``nn.LSTM(input_dim, hidden_dim)``, torch-rnn LSTM.lua
-    """
-
-    gates = 4
-    states = 2
-
-    def _run(self, x: Tensor, initial: list[Tensor]) -> tuple[Tensor, Tensor]:
-        cell, hidden = initial
-        weights = self._weights(_candidate_before_output(self.weight), _candidate_before_output(self.bias))
-        output, hidden, cell = torch.lstm(x, [hidden, cell], weights, True, 1, 0.0, False, False, True)
-        return output, torch.cat([cell, hidden])
-
-
-def _candidate_before_output(x: Tensor) -> Tensor:
-    """Columns i, f, o, g in torch's order i, f, g, o."""
-    i, f, o, g = x.chunk(4, -1)
-    return torch.cat([i, f, g, o], -1)
-
-
-class VanillaRNN(SequenceRNN):
-    """Recurrent layer with tanh over a batch of sequences.
-
-    Args:
-        input_dim: size D of the inputs.
-        hidden_dim: size H of the states.
-        remember_states: start from the last state of the previous call.
-
-    Shape:
-        - Input: :math:`(N, T, D)`, or ``[h0, x]`` with :math:`(N, H)`.
-        - Output: :math:`(N, T, H)`.
-
-    Attributes:
-        weight: :math:`(D + H, H)`.
-        bias: :math:`(H)`.
-        last: last output, or None.
-
-    Lua:
-        ``nn.VanillaRNN(input_dim, hidden_dim)``, torch-rnn VanillaRNN.lua
-    """
-
-    def _run(self, x: Tensor, initial: list[Tensor]) -> tuple[Tensor, Tensor]:
-        weights = self._weights(self.weight, self.bias)
-        return torch.rnn_tanh(x, initial[0], weights, True, 1, 0.0, False, False, True)
-
-
 class SequenceRNNClass(LuaClass):
     """The states of the last call are in fields ``output`` and ``cell``; they count unless ``h0`` is empty."""
 
-    scalars = {"input_dim": "input_dim", "hidden_dim": "hidden_dim", "remember_states": "remember_states"}
-    tensors = {"weight": "weight", "bias": "bias"}
+    scalars = ("input_dim", "hidden_dim", "remember_states")
+    tensors = ("weight", "bias")
     scratch = (
         "cell",
         "gates",
@@ -213,19 +150,79 @@ class SequenceRNNClass(LuaClass):
 
 
 @lua_class("nn.LSTM")
-class LSTMClass(SequenceRNNClass):
-    torch_type = LSTM
-    constants = dict.fromkeys(SequenceRNNClass.scratch, LuaTensor.empty)
-    state_fields = ("cell", "output")
+class LSTM(SequenceRNN):
+    """LSTM over a batch of sequences.
+
+    Args:
+        input_dim: size D of the inputs.
+        hidden_dim: size H of the states.
+        remember_states: start from the last states of the previous call.
+
+    Shape:
+        - Input: :math:`(N, T, D)`, ``[h0, x]`` or ``[c0, h0, x]`` with states :math:`(N, H)`.
+        - Output: :math:`(N, T, H)`.
+
+    Attributes:
+        weight: :math:`(D + H, 4 H)`, columns of the input, forget, output and candidate gate.
+        bias: :math:`(4 H)`.
+        last: last cell and last output, or None.
+
+    Lua:
+        ``nn.LSTM(input_dim, hidden_dim)``, torch-rnn LSTM.lua
+    """
+
+    gates = 4
+    states = 2
+
+    def _run(self, x: Tensor, initial: list[Tensor]) -> tuple[Tensor, Tensor]:
+        cell, hidden = initial
+        weights = self._weights(_candidate_before_output(self.weight), _candidate_before_output(self.bias))
+        output, hidden, cell = torch.lstm(x, [hidden, cell], weights, True, 1, 0.0, False, False, True)
+        return output, torch.cat([cell, hidden])
+
+    class Lua(SequenceRNNClass):
+        constants = dict.fromkeys(SequenceRNNClass.scratch, LuaTensor.empty)
+        state_fields = ("cell", "output")
+
+
+def _candidate_before_output(x: Tensor) -> Tensor:
+    """Columns i, f, o, g in torch's order i, f, g, o."""
+    i, f, o, g = x.chunk(4, -1)
+    return torch.cat([i, f, g, o], -1)
 
 
 @lua_class("nn.VanillaRNN")
-class VanillaRNNClass(SequenceRNNClass):
-    torch_type = VanillaRNN
-    constants = dict.fromkeys(("buffer1", "buffer2", "h0", "grad_h0", "grad_x"), LuaTensor.empty)
-    state_fields = ("output",)
+class VanillaRNN(SequenceRNN):
+    """Recurrent layer with tanh over a batch of sequences.
+
+    Args:
+        input_dim: size D of the inputs.
+        hidden_dim: size H of the states.
+        remember_states: start from the last state of the previous call.
+
+    Shape:
+        - Input: :math:`(N, T, D)`, or ``[h0, x]`` with :math:`(N, H)`.
+        - Output: :math:`(N, T, H)`.
+
+    Attributes:
+        weight: :math:`(D + H, H)`.
+        bias: :math:`(H)`.
+        last: last output, or None.
+
+    Lua:
+        ``nn.VanillaRNN(input_dim, hidden_dim)``, torch-rnn VanillaRNN.lua
+    """
+
+    def _run(self, x: Tensor, initial: list[Tensor]) -> tuple[Tensor, Tensor]:
+        weights = self._weights(self.weight, self.bias)
+        return torch.rnn_tanh(x, initial[0], weights, True, 1, 0.0, False, False, True)
+
+    class Lua(SequenceRNNClass):
+        constants = dict.fromkeys(("buffer1", "buffer2", "h0", "grad_h0", "grad_x"), LuaTensor.empty)
+        state_fields = ("output",)
 
 
+@lua_class("nn.LanguageModel")
 class LanguageModel(nn.Module):
     """Scores of the next token at every place of a batch of sequences.
 
@@ -255,28 +252,26 @@ class LanguageModel(nn.Module):
             if isinstance(module, SequenceRNN):
                 module.reset_states()
 
+    class Lua(LuaClass):
+        """Sizes and the vocabulary are kept as they are; the network says how it is built."""
 
-@lua_class("nn.LanguageModel")
-class LanguageModelClass(LuaClass):
-    """Sizes and the vocabulary are kept as they are; the network says how it is built."""
+        members = ("net",)
 
-    torch_type = LanguageModel
-    members = {"net": "net"}
+        @classmethod
+        def matches(cls, obj: LuaObject) -> bool:
+            return "rnns" in obj
 
-    @classmethod
-    def matches(cls, obj: LuaObject) -> bool:
-        return "rnns" in obj
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        modules = obj["net"]["modules"].as_list()
-        joining, parting = (
-            positions(modules, [*(obj[many].as_list() if many in obj else []), obj[one]])
-            for many, one in (("bn_view_in", "view1"), ("bn_view_out", "view2"))
-        )
-        return {**super().arguments(obj, ctx), "joining": joining, "parting": parting}
+        @classmethod
+        def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+            modules = obj["net"]["modules"].as_list()
+            joining, parting = (
+                positions(modules, [*(obj[many].as_list() if many in obj else []), obj[one]])
+                for many, one in (("bn_view_in", "view1"), ("bn_view_out", "view2"))
+            )
+            return {**super().arguments(obj, ctx), "joining": joining, "parting": parting}
 
 
+@lua_class("nn.TemporalAdapter")
 class TemporalAdapter(nn.Module):
     """Applies a module for :math:`(N, A)` at every time step.
 
@@ -298,13 +293,11 @@ class TemporalAdapter(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         return over_time(self.net, input, {0}, {len(self.net) - 1})
 
-
-@lua_class("nn.TemporalAdapter")
-class TemporalAdapterClass(WithoutParameters):
-    torch_type = TemporalAdapter
-    members = {"net": "net"}
+    class Lua(WithoutParameters):
+        members = ("net",)
 
 
+@lua_class("nn.TemporalCrossEntropyCriterion")
 class TemporalCrossEntropyCriterion(nn.Module):
     """Cross entropy at every time step; target 0 counts nothing.
 
@@ -335,11 +328,8 @@ class TemporalCrossEntropyCriterion(nn.Module):
     def extra_repr(self) -> str:
         return f"batch_average={self.batch_average}, time_average={self.time_average}"
 
-
-@lua_class("nn.TemporalCrossEntropyCriterion")
-class TemporalCrossEntropyCriterionClass(LuaClass):
-    torch_type = TemporalCrossEntropyCriterion
-    indexed = True
-    scalars = {"batch_average": "batch_average", "time_average": "time_average"}
-    scratch = ("grad_logprobs", "losses")
-    constants = dict.fromkeys(scratch, LuaTensor.empty)
+    class Lua(LuaClass):
+        indexed = True
+        scalars = ("batch_average", "time_average")
+        scratch = ("grad_logprobs", "losses")
+        constants = dict.fromkeys(scratch, LuaTensor.empty)

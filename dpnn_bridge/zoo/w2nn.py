@@ -16,6 +16,7 @@ from dpnn_bridge.objects import LuaObject, LuaTensor
 from dpnn_bridge.torch7.gradient import scale_gradient, with_gradient_of
 
 
+@lua_class("w2nn.InplaceClip01")
 class InplaceClip01(nn.Module):
     """Clamps to [0, 1]; the gradient passes everywhere.
 
@@ -31,11 +32,7 @@ class InplaceClip01(nn.Module):
         return with_gradient_of(input.clamp(0, 1), input)
 
 
-@lua_class("w2nn.InplaceClip01")
-class InplaceClip01Class(LuaClass):
-    torch_type = InplaceClip01
-
-
+@lua_class("w2nn.LeakyReLU")
 class LeakyReLU(nn.LeakyReLU):
     """:class:`torch.nn.LeakyReLU` whose slope at 0 is 1.
 
@@ -53,15 +50,13 @@ class LeakyReLU(nn.LeakyReLU):
     def forward(self, input: Tensor) -> Tensor:
         return torch.where(input >= 0, input, input * self.negative_slope)
 
-
-@lua_class("w2nn.LeakyReLU")
-class LeakyReLUClass(LuaClass):
-    torch_type = LeakyReLU
-    scalars = {"negative_scale": "negative_slope"}
-    scratch = ("negative",)
-    constants = {"negative": LuaTensor.empty}
+    class Lua(LuaClass):
+        scalars = {"negative_scale": "negative_slope"}
+        scratch = ("negative",)
+        constants = {"negative": LuaTensor.empty}
 
 
+@lua_class("w2nn.ScaleTable")
 class ScaleTable(nn.Module):
     """Multiplies each plane by its own factor.
 
@@ -77,14 +72,12 @@ class ScaleTable(nn.Module):
         maps, factors = input
         return maps * factors.expand_as(maps)
 
-
-@lua_class("w2nn.ScaleTable")
-class ScaleTableClass(LuaClass):
-    torch_type = ScaleTable
-    scratch = ("grad_tmp", "scale")
-    constants = {"gradInput": empty_table, "grad_tmp": LuaTensor.empty, "scale": LuaTensor.empty}
+    class Lua(LuaClass):
+        scratch = ("grad_tmp", "scale")
+        constants = {"gradInput": empty_table, "grad_tmp": LuaTensor.empty, "scale": LuaTensor.empty}
 
 
+@lua_class("w2nn.AuxiliaryLossTable")
 class AuxiliaryLossTable(nn.Module):
     """Passes all inputs in training, one of them in evaluation.
 
@@ -109,19 +102,17 @@ class AuxiliaryLossTable(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.i}"
 
+    class Lua(LuaClass):
+        scalars = ("i",)
+        scratch = ("output_table", "output_tensor")
+        constants = {"gradInput": empty_table, "output_table": empty_table, "output_tensor": LuaTensor.empty}
 
-@lua_class("w2nn.AuxiliaryLossTable")
-class AuxiliaryLossTableClass(LuaClass):
-    torch_type = AuxiliaryLossTable
-    scalars = {"i": "i"}
-    scratch = ("output_table", "output_tensor")
-    constants = {"gradInput": empty_table, "output_table": empty_table, "output_tensor": LuaTensor.empty}
-
-    @classmethod
-    def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
-        module.training = obj.get("train") is True  # the constructor sets no such field, which means evaluation
+        @classmethod
+        def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
+            module.training = obj.get("train") is True  # the constructor sets no such field, which means evaluation
 
 
+@lua_class("w2nn.ShakeShakeTable")
 class ShakeShakeTable(nn.Module):
     """Adds two branches with random weights in training; the gradient has weights of its own.
 
@@ -150,21 +141,19 @@ class ShakeShakeTable(nn.Module):
         alpha, beta = alpha.view(shape), beta.view(shape)
         return with_gradient_of(2 * ((1 - alpha) * x1 + alpha * x2), beta * x1 + (1 - beta) * x2)
 
+    class Lua(LuaClass):
+        scratch = ("alpha", "beta", "first", "second", "gradOutput")
+        constants = dict.fromkeys(("alpha", "beta", "first", "second"), LuaTensor.empty)
 
-@lua_class("w2nn.ShakeShakeTable")
-class ShakeShakeTableClass(LuaClass):
-    torch_type = ShakeShakeTable
-    scratch = ("alpha", "beta", "first", "second", "gradOutput")
-    constants = dict.fromkeys(("alpha", "beta", "first", "second"), LuaTensor.empty)
-
-    @classmethod
-    def replay(cls, module: nn.Module, after: LuaObject) -> Callable[..., Any] | None:
-        assert isinstance(module, ShakeShakeTable)
-        if not module.training:
-            return None
-        return lambda x: module.mixed(x[0], x[1], noise_of(after, "alpha", x[0]), noise_of(after, "beta", x[0]))
+        @classmethod
+        def replay(cls, module: nn.Module, after: LuaObject) -> Callable[..., Any] | None:
+            assert isinstance(module, ShakeShakeTable)
+            if not module.training:
+                return None
+            return lambda x: module.mixed(x[0], x[1], noise_of(after, "alpha", x[0]), noise_of(after, "beta", x[0]))
 
 
+@lua_class("w2nn.GradWeight")
 class GradWeight(nn.Module):
     """Returns its input and scales the gradient.
 
@@ -189,11 +178,8 @@ class GradWeight(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.factor}"
 
-
-@lua_class("w2nn.GradWeight")
-class GradWeightClass(LuaClass):
-    torch_type = GradWeight
-    scalars = {"constant_scalar": "factor"}
+    class Lua(LuaClass):
+        scalars = {"constant_scalar": "factor"}
 
 
 @lua_class("w2nn.Print", "w2nn.PrintTable")
@@ -205,6 +191,7 @@ class Print(LuaClass):
     passes_through = True
 
 
+@lua_class("w2nn.EdgeFilter", "w2nn.RandomBinaryConvolution")
 class FixedConv2d(nn.Conv2d):
     """A convolution whose weight Torch7 lists as a parameter and never trains.
 
@@ -219,23 +206,20 @@ class FixedConv2d(nn.Conv2d):
         ``w2nn.EdgeFilter(nInputPlane)``, ``w2nn.RandomBinaryConvolution(…)``, waifu2x lib/
     """
 
+    class Lua(LuaClass):
+        scalars = {
+            "nInputPlane": "in_channels",
+            "nOutputPlane": "out_channels",
+            ("kH", "kW"): "kernel_size",
+            ("dH", "dW"): "stride",
+            ("padH", "padW"): "padding",
+        }
+        defaults = {"padH": 0, "padW": 0}
+        tensors = ("weight",)
+        fixed = {"bias": False}
+        scratch = ("finput", "fgradInput")
 
-@lua_class("w2nn.EdgeFilter", "w2nn.RandomBinaryConvolution")
-class FixedConvolution(LuaClass):
-    torch_type = FixedConv2d
-    scalars = {
-        "nInputPlane": "in_channels",
-        "nOutputPlane": "out_channels",
-        ("kH", "kW"): "kernel_size",
-        ("dH", "dW"): "stride",
-        ("padH", "padW"): "padding",
-    }
-    defaults = {"padH": 0, "padW": 0}
-    tensors = {"weight": "weight"}
-    fixed = {"bias": False}
-    scratch = ("finput", "fgradInput")
-
-    @classmethod
-    def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
-        super().fill(module, obj, ctx)
-        module.weight.requires_grad_(False)
+        @classmethod
+        def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
+            super().fill(module, obj, ctx)
+            module.weight.requires_grad_(False)

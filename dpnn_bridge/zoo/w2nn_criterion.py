@@ -17,6 +17,7 @@ from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.torch7.gradient import with_gradient_of
 
 
+@lua_class("w2nn.ClippedMSECriterion")
 class ClippedMSECriterion(nn.Module):
     """Mean squared error of the clamped input.
 
@@ -45,15 +46,13 @@ class ClippedMSECriterion(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.min}, {self.max}"
 
-
-@lua_class("w2nn.ClippedMSECriterion")
-class ClippedMSECriterionClass(LuaClass):
-    torch_type = ClippedMSECriterion
-    scalars = {"min": "min", "max": "max"}
-    scratch = ("diff", "diff_pow2", "instance_loss")
-    constants = {"diff": LuaTensor.empty, "diff_pow2": LuaTensor.empty, "instance_loss": empty_table}
+    class Lua(LuaClass):
+        scalars = ("min", "max")
+        scratch = ("diff", "diff_pow2", "instance_loss")
+        constants = {"diff": LuaTensor.empty, "diff_pow2": LuaTensor.empty, "instance_loss": empty_table}
 
 
+@lua_class("w2nn.ClippedWeightedHuberCriterion")
 class ClippedWeightedHuberCriterion(nn.Module):
     """Huber loss of the clamped input with a weight per element of a sample.
 
@@ -87,26 +86,24 @@ class ClippedWeightedHuberCriterion(nn.Module):
     def extra_repr(self) -> str:
         return f"gamma={self.gamma}, clip={self.clip}"
 
+    class Lua(LuaClass):
+        scalars = ("gamma",)
+        tensors = ("weight",)
+        passed = ("weight",)
+        scratch = ("diff", "diff_abs", "square_loss_buff", "linear_loss_buff")
+        constants = dict.fromkeys(scratch, LuaTensor.empty)
 
-@lua_class("w2nn.ClippedWeightedHuberCriterion")
-class ClippedWeightedHuberCriterionClass(LuaClass):
-    torch_type = ClippedWeightedHuberCriterion
-    scalars = {"gamma": "gamma"}
-    tensors = {"weight": "weight"}
-    passed = ("weight",)
-    scratch = ("diff", "diff_abs", "square_loss_buff", "linear_loss_buff")
-    constants = dict.fromkeys(scratch, LuaTensor.empty)
+        @classmethod
+        def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+            return {**super().arguments(obj, ctx), "clip": tuple(obj["clip"].as_list())}
 
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {**super().arguments(obj, ctx), "clip": tuple(obj["clip"].as_list())}
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: Any) -> dict[str, Any]:
-        assert isinstance(module, ClippedWeightedHuberCriterion)
-        return {**super().to_lua(module, ctx), "clip": LuaTable.from_list(module.clip)}
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: Any) -> dict[str, Any]:
+            assert isinstance(module, ClippedWeightedHuberCriterion)
+            return {**super().to_lua(module, ctx), "clip": LuaTable.from_list(module.clip)}
 
 
+@lua_class("w2nn.L1Criterion")
 class L1Criterion(nn.Module):
     """Mean absolute difference.
 
@@ -123,14 +120,12 @@ class L1Criterion(nn.Module):
             return torch.cat([input[:1] - target, input[1:]]).abs().mean()
         return F.l1_loss(input, target)
 
-
-@lua_class("w2nn.L1Criterion")
-class L1CriterionClass(LuaClass):
-    torch_type = L1Criterion
-    scratch = ("diff", "linear_loss_buff")
-    constants = dict.fromkeys(scratch, LuaTensor.empty)
+    class Lua(LuaClass):
+        scratch = ("diff", "linear_loss_buff")
+        constants = dict.fromkeys(scratch, LuaTensor.empty)
 
 
+@lua_class("w2nn.LBPCriterion")
 class LBPCriterion(nn.Module):
     """Huber loss between random binary patterns of two images.
 
@@ -173,16 +168,14 @@ class LBPCriterion(nn.Module):
     def extra_repr(self) -> str:
         return f"ch={self.ch}, n={self.n}, gamma={self.gamma}"
 
-
-@lua_class("w2nn.LBPCriterion")
-class LBPCriterionClass(WithoutParameters):
-    torch_type = LBPCriterion
-    members = {"filter1": "filter1", "filter2": "filter2"}
-    scalars = {"ch": "ch", "n": "n", "gamma": "gamma"}
-    scratch = ("diff", "diff_abs", "square_loss_buff", "linear_loss_buff", "input", "target")
-    constants = {"k": 3, "layers": 1, **dict.fromkeys(scratch, LuaTensor.empty)}
+    class Lua(WithoutParameters):
+        members = ("filter1", "filter2")
+        scalars = ("ch", "n", "gamma")
+        scratch = ("diff", "diff_abs", "square_loss_buff", "linear_loss_buff", "input", "target")
+        constants = {"k": 3, "layers": 1, **dict.fromkeys(scratch, LuaTensor.empty)}
 
 
+@lua_class("w2nn.SSIMCriterion")
 class SSIMCriterion(nn.Module):
     """Mean structural similarity of two images in [0, 1].
 
@@ -218,16 +211,14 @@ class SSIMCriterion(nn.Module):
     def extra_repr(self) -> str:
         return f"ch={self.ch}"
 
-
-@lua_class("w2nn.SSIMCriterion")
-class SSIMCriterionClass(WithoutParameters):
-    torch_type = SSIMCriterion
-    members = {"conv": "conv"}
-    scalars = {"c1": "c1", "c2": "c2", "ch": "ch"}
-    scratch = ("mu1", "mu2", "mu1_sq", "mu2_sq", "mu1_mu2", "sigma1_sq", "sigma2_sq", "sigma12", "ssim_map")
-    constants = dict.fromkeys(scratch, LuaTensor.empty)
+    class Lua(WithoutParameters):
+        members = ("conv",)
+        scalars = ("c1", "c2", "ch")
+        scratch = ("mu1", "mu2", "mu1_sq", "mu2_sq", "mu1_mu2", "sigma1_sq", "sigma2_sq", "sigma12", "ssim_map")
+        constants = dict.fromkeys(scratch, LuaTensor.empty)
 
 
+@lua_class("w2nn.AuxiliaryLossCriterion")
 class AuxiliaryLossCriterion(nn.Sequential):
     """Mean of the losses of several outputs against one target.
 
@@ -257,21 +248,18 @@ class AuxiliaryLossCriterion(nn.Sequential):
         losses = [criterion(output, target) for criterion, output in zip(self, outputs, strict=False)]
         return torch.stack(losses).mean()
 
+    class Lua(LuaClass):
+        derived = ("criterions",)
+        checked_by = "structure"
+        test = "test_object_becomes_a_module_and_an_object_again"
+        scratch = ("instance_loss",)
+        constants = {"sizeAverage": False, "gradInput": empty_table}
 
-@lua_class("w2nn.AuxiliaryLossCriterion")
-class AuxiliaryLossCriterionClass(LuaClass):
-    torch_type = AuxiliaryLossCriterion
-    derived = ("criterions",)
-    checked_by = "structure"
-    test = "test_object_becomes_a_module_and_an_object_again"
-    scratch = ("instance_loss",)
-    constants = {"sizeAverage": False, "gradInput": empty_table}
+        @classmethod
+        def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
+            return AuxiliaryLossCriterion(*ctx.children(obj, "criterions"))
 
-    @classmethod
-    def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
-        return AuxiliaryLossCriterion(*ctx.children(obj, "criterions"))
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        criterions = LuaTable.from_list(ctx.to_lua(m) for m in cls.children(module))
-        return {**super().to_lua(module, ctx), "criterions": criterions}
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            criterions = LuaTable.from_list(ctx.to_lua(m) for m in cls.children(module))
+            return {**super().to_lua(module, ctx), "criterions": criterions}

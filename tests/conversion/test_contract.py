@@ -78,7 +78,7 @@ def test_what_its_parity_rests_on(block: Block) -> None:
                 return
     finally:
         hook.remove()
-    pytest.fail(f"{block.test} passes as well when modules of {block.__name__} return other numbers")
+    pytest.fail(f"{block.test} passes as well when modules of {block.__qualname__} return other numbers")
 
 
 @every_block

@@ -46,7 +46,7 @@ OTHER_GRADIENT = {
         "nn.KLDPenalty",
         "nn.L1Penalty",
         "nn.RegularizeLayer",
-        "AggregatedStyleLossClass",
+        "AggregatedStyleLoss.Lua",
         "nn.TotalVariation",
         "nn.YHat",
         "nn.ZeroGrad",
@@ -89,7 +89,7 @@ OTHER_GRADIENT = {
         "nn.SpatialSymmetricPadding",
         "nn.WeightedLookupTableSkinny",
         "nn.Window",
-        "NoiseOverInputClass",
+        "NoiseOverInput.Lua",
         "onmt.PositionEmbedding",
         "onmt.WordEmbedding",
     ),
@@ -107,7 +107,7 @@ OTHER_GRADIENT = {
         "nn.MaskedLoss",
         "nn.MatchTrans",
         "nn.MixtureCriterion",
-        "RnnPaddingClass",
+        "RnnPadding.Lua",
         "nn.SpatialCircularPadding",
         "nn.TrimZero",
         "nnx.QDRiemaNNLinear",
@@ -123,7 +123,7 @@ NO_GRADIENT = {
         "nn.BoxSampler",
         "nn.GenNoise",
         "nn.LookupTableOneHot",
-        "DenseCapLanguageModelClass",
+        "DenseCapLanguageModel.Lua",
         "nn.MakeAnchors",
         "nn.OneHot",
         "nn.SelectBoxes",
@@ -220,7 +220,7 @@ class Slopes:
 
 @pytest.mark.parametrize("block", BLOCKS, ids=block_id)
 def test_gradient_is_the_derivative(block: Block) -> None:
-    made, names = call(block), {block.names[0], block.__name__}
+    made, names = call(block), {block.names[0], block.__qualname__}
     if made is None or block.names[0] in UNCHECKED:
         pytest.skip(UNCHECKED.get(block.names[0], "never runs"))
     found = Slopes(made, whole=False).differences()
@@ -235,5 +235,5 @@ def test_gradient_is_the_derivative(block: Block) -> None:
 
 
 def test_only_classes_are_named() -> None:
-    known = {name for block in BLOCKS for name in (block.names[0], block.__name__)}
+    known = {name for block in BLOCKS for name in (block.names[0], block.__qualname__)}
     assert (listed(OTHER_GRADIENT) | listed(NO_GRADIENT) | UNCHECKED.keys()) - known == set()

@@ -46,7 +46,7 @@ OWN = list(dict.fromkeys(t for block in BLOCKS for t in types_of(block) if not i
 
 
 def block_id(block: type) -> str:
-    return f"{block.__module__.rpartition('.')[2]}.{block.__name__}"
+    return f"{block.__module__.rpartition('.')[2]}.{block.__qualname__}"
 
 
 def converted(entry: dict[str, Any]) -> tuple[LuaTable, nn.Module]:

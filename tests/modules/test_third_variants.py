@@ -36,18 +36,18 @@ def linear(inputs: int, outputs: int, seed: int = 0) -> LuaObject:
 @pytest.mark.parametrize(
     ("class_name", "fields", "block"),
     [
-        ("nn.LSTM", ("hidden_dim",), "LSTMClass"),
-        ("nn.LanguageModel", ("rnns",), "LanguageModelClass"),
-        ("nn.LanguageModel", ("image_encoder",), "DenseCapLanguageModelClass"),
-        ("nn.LanguageModel", ("core", "init_state"), "NeuralTalkLanguageModelClass"),
-        ("nn.ModelParallelTable", ("dimension",), "ModelParallelTableClass"),
-        ("nn.ModelParallelTable", ("nResFunc",), "ParallelBranchesClass"),
+        ("nn.LSTM", ("hidden_dim",), "LSTM.Lua"),
+        ("nn.LanguageModel", ("rnns",), "LanguageModel.Lua"),
+        ("nn.LanguageModel", ("image_encoder",), "DenseCapLanguageModel.Lua"),
+        ("nn.LanguageModel", ("core", "init_state"), "NeuralTalkLanguageModel.Lua"),
+        ("nn.ModelParallelTable", ("dimension",), "ModelParallelTable.Lua"),
+        ("nn.ModelParallelTable", ("nResFunc",), "ParallelBranches.Lua"),
     ],
 )
 def test_fields_decide_which_class_it_is(class_name: str, fields: tuple[str, ...], block: str) -> None:
     spec = registry.find(lua(class_name, **dict.fromkeys(fields, LuaTable())))
     assert spec is not None
-    assert spec.__name__ == block
+    assert spec.__qualname__ == block
 
 
 def test_an_unknown_variant_is_unknown() -> None:

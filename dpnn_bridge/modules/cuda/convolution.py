@@ -15,6 +15,17 @@ from dpnn_bridge.modules.nn.convolution import (
 )
 
 
+def outputs_first(weight: Tensor, module: nn.Module) -> Tensor:
+    """Lua's ``nIn x kH x kW x nOut`` as torch's ``nOut x nIn x kH x kW``."""
+    return weight.permute(3, 0, 1, 2)
+
+
+def outputs_last(weight: Tensor, module: nn.Module) -> Tensor:
+    """The inverse of :func:`outputs_first`."""
+    return weight.permute(1, 2, 3, 0)
+
+
+@lua_class("nn.SpatialConvolutionCUDA")
 class SpatialConvolutionCUDA(nn.Conv2d):
     """Convolution of images whose batch dimension is the last.
 
@@ -36,32 +47,19 @@ class SpatialConvolutionCUDA(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input.permute(3, 0, 1, 2)).permute(1, 2, 3, 0)
 
-
-def outputs_first(weight: Tensor, module: nn.Module) -> Tensor:
-    """Lua's ``nIn x kH x kW x nOut`` as torch's ``nOut x nIn x kH x kW``."""
-    return weight.permute(3, 0, 1, 2)
-
-
-def outputs_last(weight: Tensor, module: nn.Module) -> Tensor:
-    """The inverse of :func:`outputs_first`."""
-    return weight.permute(1, 2, 3, 0)
-
-
-@lua_class("nn.SpatialConvolutionCUDA")
-class SpatialConvolutionCUDAClass(Convolution):
-    torch_type = SpatialConvolutionCUDA
-    scalars = {
-        "nInputPlane": "in_channels",
-        "nOutputPlane": "out_channels",
-        ("kH", "kW"): "kernel_size",
-        ("dH", "dW"): "stride",
-        ("padding", "padding"): "padding",
-    }
-    defaults = {"dH": 1, "dW": 1, "padding": 0}
-    tensors = {"weight": Field("weight", Layout(outputs_first, outputs_last)), "bias": "bias"}
-    scratch = ("gradWeightPartial",)
-    checked_by = "structure"
-    test = "test_cuda_convnets_layout"
+    class Lua(Convolution):
+        scalars = {
+            "nInputPlane": "in_channels",
+            "nOutputPlane": "out_channels",
+            ("kH", "kW"): "kernel_size",
+            ("dH", "dW"): "stride",
+            ("padding", "padding"): "padding",
+        }
+        defaults = {"dH": 1, "dW": 1, "padding": 0}
+        tensors = {"weight": Field("weight", Layout(outputs_first, outputs_last)), "bias": "bias"}
+        scratch = ("gradWeightPartial",)
+        checked_by = "structure"
+        test = "test_cuda_convnets_layout"
 
 
 FFT = {("kH", "kW"): "kernel_size", ("dH", "dW"): "stride", ("padUp", "padLeft"): "padding"}

@@ -25,6 +25,7 @@ _KINDS: dict[str, tuple[type[nn.RNNBase], dict[str, Any]]] = {
 _MODES = {"LSTM": "CUDNN_LSTM", "GRU": "CUDNN_GRU", "RNN_TANH": "CUDNN_RNN_TANH", "RNN_RELU": "CUDNN_RNN_RELU"}
 
 
+@lua_class("cudnn.RNN", "cudnn.LSTM", "cudnn.BLSTM", "cudnn.GRU", "cudnn.BGRU", "cudnn.RNNReLU", "cudnn.RNNTanh")
 class CudnnRNN(nn.Module):
     """A stock recurrent layer that returns the outputs alone and may remember its states between calls.
 
@@ -125,110 +126,108 @@ class CudnnRNN(nn.Module):
     def extra_repr(self) -> str:
         return f"remember_states={self.remember_states}"
 
+    class Lua(LuaClass):
+        optional = dict.fromkeys(("hiddenInput", "cellInput", "hiddenOutput", "cellOutput"))
+        scratch = (
+            "hiddenOutput",
+            "cellOutput",
+            "gradHiddenInput",
+            "gradCellInput",
+            "gradHiddenOutput",
+            "gradCellOutput",
+            "reserve",
+            "dropoutStates",
+        )
+        defaults = {"batchFirst": False, "dropout": 0, "rememberStates": False, "inputMode": "CUDNN_LINEAR_INPUT"}
+        constants = {
+            **dict.fromkeys(scratch[:4], LuaTensor.empty),
+            "reserve": LuaTensor.empty,
+            "datatype": "CUDNN_DATA_FLOAT",
+            "seqLength": 1,
+            "miniBatch": 1,
+            "sync": True,
+            "inputPacked": False,
+            "seed": 0x01234567,
+        }
+        checked_by = "formula"
+        test = "test_cudnn_layer_without_input_matrix_adds_its_input"
+
+        @classmethod
+        def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
+            kind, options = _KINDS[obj["mode"]]
+            rnn = kind(
+                obj["inputSize"],
+                obj["hiddenSize"],
+                obj["numLayers"],
+                batch_first=cls.scalar(obj, "batchFirst"),
+                dropout=cls.scalar(obj, "dropout"),
+                bidirectional=obj.get("bidirectional") == "CUDNN_BIDIRECTIONAL",
+                **options,
+            )
+            skip = cls.scalar(obj, "inputMode") == "CUDNN_SKIP_INPUT"
+            return CudnnRNN(rnn, cls.scalar(obj, "rememberStates"), skip)
+
+        @classmethod
+        def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
+            assert isinstance(module, CudnnRNN)
+            gradient = obj.get("gradWeight")
+            keep = ctx.options.gradients and isinstance(gradient, LuaTensor) and gradient.size > 0
+            module.set_flat(obj["weight"].torch(), gradient.torch() if keep and gradient is not None else None)
+            ctx.filled(module.rnn, *module.rnn._parameters)
+            for name, attribute in cls._states(module).items():
+                state = obj.get(name)
+                if isinstance(state, LuaTensor) and state.ndim == 3:
+                    setattr(module, attribute, state.torch().clone())
+
+        @classmethod
+        def _states(cls, module: CudnnRNN) -> dict[str, str]:
+            given = {"hiddenInput": "hidden_input", "cellInput": "cell_input"}
+            last = {"hiddenOutput": "hidden_output", "cellOutput": "cell_output"}
+            return {**given, **last} if module.remember_states else given
+
+        @classmethod
+        def fields_of(cls, module: nn.Module) -> dict[str, Field]:
+            assert isinstance(module, CudnnRNN)
+            return {"weight": _FLAT, **{k: Field(v) for k, v in cls._states(module).items()}}
+
+        @classmethod
+        def handled(cls, module: nn.Module) -> set[str]:
+            own = "mode inputSize hiddenSize numLayers bidirectional numDirections"
+            return {*super().handled(module), *cls.defaults, *own.split()}
+
+        @classmethod
+        def parameters(
+            cls, module: nn.Module, inner: Callable[[nn.Module], Iterator[ParameterSite]]
+        ) -> Iterator[ParameterSite]:
+            yield module, "weight", _FLAT
+
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            assert isinstance(module, CudnnRNN)
+            rnn = module.rnn
+            fields = {
+                **super().to_lua(module, ctx),
+                "mode": _MODES[rnn.mode],
+                "inputSize": rnn.input_size,
+                "hiddenSize": rnn.hidden_size,
+                "numLayers": rnn.num_layers,
+                "batchFirst": rnn.batch_first,
+                "dropout": rnn.dropout,
+                "bidirectional": "CUDNN_BIDIRECTIONAL" if rnn.bidirectional else "CUDNN_UNIDIRECTIONAL",
+                "numDirections": 2 if rnn.bidirectional else 1,
+                "inputMode": "CUDNN_SKIP_INPUT" if module.skip_input else "CUDNN_LINEAR_INPUT",
+                "rememberStates": module.remember_states,
+            }
+            if ctx.gradients:
+                fields["gradWeight"] = ctx.gradient(module, "weight", _FLAT)
+            return fields
+
 
 #: the arrangement is that of :attr:`CudnnRNN.flat_weight` already
 _FLAT = Field("flat_weight", Layout(lambda tensor, module: tensor, lambda tensor, module: tensor))
 
 
-@lua_class("cudnn.RNN", "cudnn.LSTM", "cudnn.BLSTM", "cudnn.GRU", "cudnn.BGRU", "cudnn.RNNReLU", "cudnn.RNNTanh")
-class CudnnRNNClass(LuaClass):
-    torch_type = CudnnRNN
-    optional = dict.fromkeys(("hiddenInput", "cellInput", "hiddenOutput", "cellOutput"))
-    scratch = (
-        "hiddenOutput",
-        "cellOutput",
-        "gradHiddenInput",
-        "gradCellInput",
-        "gradHiddenOutput",
-        "gradCellOutput",
-        "reserve",
-        "dropoutStates",
-    )
-    defaults = {"batchFirst": False, "dropout": 0, "rememberStates": False, "inputMode": "CUDNN_LINEAR_INPUT"}
-    constants = {
-        **dict.fromkeys(scratch[:4], LuaTensor.empty),
-        "reserve": LuaTensor.empty,
-        "datatype": "CUDNN_DATA_FLOAT",
-        "seqLength": 1,
-        "miniBatch": 1,
-        "sync": True,
-        "inputPacked": False,
-        "seed": 0x01234567,
-    }
-    checked_by = "formula"
-    test = "test_cudnn_layer_without_input_matrix_adds_its_input"
-
-    @classmethod
-    def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
-        kind, options = _KINDS[obj["mode"]]
-        rnn = kind(
-            obj["inputSize"],
-            obj["hiddenSize"],
-            obj["numLayers"],
-            batch_first=cls.scalar(obj, "batchFirst"),
-            dropout=cls.scalar(obj, "dropout"),
-            bidirectional=obj.get("bidirectional") == "CUDNN_BIDIRECTIONAL",
-            **options,
-        )
-        skip = cls.scalar(obj, "inputMode") == "CUDNN_SKIP_INPUT"
-        return CudnnRNN(rnn, cls.scalar(obj, "rememberStates"), skip)
-
-    @classmethod
-    def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
-        assert isinstance(module, CudnnRNN)
-        gradient = obj.get("gradWeight")
-        keep = ctx.options.gradients and isinstance(gradient, LuaTensor) and gradient.size > 0
-        module.set_flat(obj["weight"].torch(), gradient.torch() if keep and gradient is not None else None)
-        ctx.filled(module.rnn, *module.rnn._parameters)
-        for name, attribute in cls._states(module).items():
-            state = obj.get(name)
-            if isinstance(state, LuaTensor) and state.ndim == 3:
-                setattr(module, attribute, state.torch().clone())
-
-    @classmethod
-    def _states(cls, module: CudnnRNN) -> dict[str, str]:
-        given = {"hiddenInput": "hidden_input", "cellInput": "cell_input"}
-        last = {"hiddenOutput": "hidden_output", "cellOutput": "cell_output"}
-        return {**given, **last} if module.remember_states else given
-
-    @classmethod
-    def fields_of(cls, module: nn.Module) -> dict[str, Field]:
-        assert isinstance(module, CudnnRNN)
-        return {"weight": _FLAT, **{k: Field(v) for k, v in cls._states(module).items()}}
-
-    @classmethod
-    def handled(cls, module: nn.Module) -> set[str]:
-        own = "mode inputSize hiddenSize numLayers bidirectional numDirections"
-        return {*super().handled(module), *cls.defaults, *own.split()}
-
-    @classmethod
-    def parameters(
-        cls, module: nn.Module, inner: Callable[[nn.Module], Iterator[ParameterSite]]
-    ) -> Iterator[ParameterSite]:
-        yield module, "weight", _FLAT
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        assert isinstance(module, CudnnRNN)
-        rnn = module.rnn
-        fields = {
-            **super().to_lua(module, ctx),
-            "mode": _MODES[rnn.mode],
-            "inputSize": rnn.input_size,
-            "hiddenSize": rnn.hidden_size,
-            "numLayers": rnn.num_layers,
-            "batchFirst": rnn.batch_first,
-            "dropout": rnn.dropout,
-            "bidirectional": "CUDNN_BIDIRECTIONAL" if rnn.bidirectional else "CUDNN_UNIDIRECTIONAL",
-            "numDirections": 2 if rnn.bidirectional else 1,
-            "inputMode": "CUDNN_SKIP_INPUT" if module.skip_input else "CUDNN_LINEAR_INPUT",
-            "rememberStates": module.remember_states,
-        }
-        if ctx.gradients:
-            fields["gradWeight"] = ctx.gradient(module, "weight", _FLAT)
-        return fields
-
-
+@lua_class("cudnn.BatchBRNN", "cudnn.BatchBRNNReLU")
 class BatchBRNN(nn.Sequential):
     """Batch normalization over time and batch before a recurrent layer (DeepSpeech).
 
@@ -260,18 +259,15 @@ class BatchBRNN(nn.Sequential):
                 input = module(input)
         return input
 
+    class Lua(LuaClass):
+        """The members are stock; ``view_in`` and ``view_out`` take the size of each input."""
 
-@lua_class("cudnn.BatchBRNN", "cudnn.BatchBRNNReLU")
-class BatchBRNNClass(LuaClass):
-    """The members are stock; ``view_in`` and ``view_out`` take the size of each input."""
+        container = True
+        checked_by = "structure"
+        test = "test_deepspeech_layer_follows_the_size_of_its_input"
 
-    torch_type = BatchBRNN
-    container = True
-    checked_by = "structure"
-    test = "test_deepspeech_layer_follows_the_size_of_its_input"
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        modules: LuaTable = obj["modules"]
-        ids = [id(m) for m in modules.as_list()]
-        return {name: ids.index(id(obj[name])) for name in ("view_in", "view_out")}
+        @classmethod
+        def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+            modules: LuaTable = obj["modules"]
+            ids = [id(m) for m in modules.as_list()]
+            return {name: ids.index(id(obj[name])) for name in ("view_in", "view_out")}

@@ -78,6 +78,7 @@ class DataParallel(LuaClass):
         return obj.changed(changes)
 
 
+@lua_class("nn.ModelParallelTable", "nn.ModelParallel")
 class ModelParallelTable(nn.Sequential):
     """Applies every member to the same input and joins their outputs, tensor by tensor, along one dimension.
 
@@ -106,18 +107,16 @@ class ModelParallelTable(nn.Sequential):
             return torch.cat(outputs, self.dimension - 1)
         return [self._joined(list(parts)) for parts in zip(*outputs, strict=True)]
 
-
-@lua_class("nn.ModelParallelTable", "nn.ModelParallel")
-class ModelParallelTableClass(LuaClass):
-    torch_type = ModelParallelTable
-    container = True
-    version = 2
-    scalars = {"dimension": "dimension"}
-    scratch = (*DataParallelTableClass.scratch, *DataParallel.scratch, "gradInputAddBuffer")
-    checked_by = "structure"
-    test = "test_model_parallel_table_joins_nested_outputs"
+    class Lua(LuaClass):
+        container = True
+        version = 2
+        scalars = ("dimension",)
+        scratch = (*DataParallelTableClass.scratch, *DataParallel.scratch, "gradInputAddBuffer")
+        checked_by = "structure"
+        test = "test_model_parallel_table_joins_nested_outputs"
 
 
+@lua_class("nn.ModelParallelTable")
 class ParallelBranches(nn.Sequential):
     """Sum of the branches of a container, which Torch7 computes on two GPUs.
 
@@ -135,15 +134,12 @@ class ParallelBranches(nn.Sequential):
         outputs = [branch(input) for branch in self[0].children()]
         return torch.stack(outputs).sum(0)
 
+    class Lua(DataParallelTableClass):
+        passes_through = False
+        version = 3
+        checked_by = "structure"
+        test = "test_parallel_branches_are_summed"
 
-@lua_class("nn.ModelParallelTable")
-class ParallelBranchesClass(DataParallelTableClass):
-    torch_type = ParallelBranches
-    passes_through = False
-    version = 3
-    checked_by = "structure"
-    test = "test_parallel_branches_are_summed"
-
-    @classmethod
-    def matches(cls, obj: LuaObject) -> bool:
-        return "nResFunc" in obj
+        @classmethod
+        def matches(cls, obj: LuaObject) -> bool:
+            return "nResFunc" in obj

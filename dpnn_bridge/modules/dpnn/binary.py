@@ -14,6 +14,7 @@ from dpnn_bridge.objects import LuaObject, LuaTensor
 from dpnn_bridge.torch7.gradient import scale_gradient, with_gradient_of
 
 
+@lua_class("nn.SpatialBinaryConvolution")
 class SpatialBinaryConvolution(nn.Conv2d):
     r"""Convolution with the signs of its weights, each output plane scaled by the mean size of its weights.
 
@@ -65,35 +66,32 @@ class SpatialBinaryConvolution(nn.Conv2d):
             plain = F.conv2d(scaled, self.weight, None, self.stride, self.padding)
         return with_gradient_of(value, plain)
 
+    class Lua(LuaClass):
+        derived = ("iwh", "owh")
+        scalars = {
+            "nInputPlane": "in_channels",
+            "nOutputPlane": "out_channels",
+            ("kH", "kW"): "kernel_size",
+            ("dH", "dW"): "stride",
+            ("padH", "padW"): "padding",
+        }
+        defaults = {"padH": 0, "padW": 0}
+        tensors = ("weight",)
+        scratch = ("finput", "fgradInput", "tempWeight", "alphas", "gradInputAlphas", "wmask")
 
-@lua_class("nn.SpatialBinaryConvolution")
-class SpatialBinaryConvolutionClass(LuaClass):
-    torch_type = SpatialBinaryConvolution
-    derived = ("iwh", "owh")
-    scalars = {
-        "nInputPlane": "in_channels",
-        "nOutputPlane": "out_channels",
-        ("kH", "kW"): "kernel_size",
-        ("dH", "dW"): "stride",
-        ("padH", "padW"): "padding",
-    }
-    defaults = {"padH": 0, "padW": 0}
-    tensors = {"weight": "weight"}
-    scratch = ("finput", "fgradInput", "tempWeight", "alphas", "gradInputAlphas", "wmask")
+        @classmethod
+        def upgrade(cls, obj: LuaObject) -> LuaObject:
+            weight, real = obj["weight"], obj.get("tempWeight")
+            if not isinstance(real, LuaTensor) or real.size != weight.size:
+                return obj
+            signs = torch.where(real.torch() >= 0, 1.0, -1.0).to(weight.torch().dtype)
+            if not torch.equal(weight.torch(), signs.reshape(weight.shape)):
+                return obj
+            return obj.changed(weight=real)
 
-    @classmethod
-    def upgrade(cls, obj: LuaObject) -> LuaObject:
-        weight, real = obj["weight"], obj.get("tempWeight")
-        if not isinstance(real, LuaTensor) or real.size != weight.size:
-            return obj
-        signs = torch.where(real.torch() >= 0, 1.0, -1.0).to(weight.torch().dtype)
-        if not torch.equal(weight.torch(), signs.reshape(weight.shape)):
-            return obj
-        return obj.changed(weight=real)
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: Any) -> dict[str, Any]:
-        assert isinstance(module, SpatialBinaryConvolution)
-        kernel = module.kernel_size[0] * module.kernel_size[1]
-        sizes = {"iwh": module.in_channels * kernel, "owh": module.out_channels * kernel}
-        return {**super().to_lua(module, ctx), **sizes}
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: Any) -> dict[str, Any]:
+            assert isinstance(module, SpatialBinaryConvolution)
+            kernel = module.kernel_size[0] * module.kernel_size[1]
+            sizes = {"iwh": module.in_channels * kernel, "owh": module.out_channels * kernel}
+            return {**super().to_lua(module, ctx), **sizes}

@@ -19,6 +19,7 @@ from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.torch7.gradient import add_gradient, zero_gradient
 
 
+@lua_class("nn.OneHot")
 class OneHot(nn.Module):
     r"""Turns numbers of categories into vectors with a one at that place.
 
@@ -66,20 +67,18 @@ class OneHot(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.output_size}, index_base={self.index_base}"
 
+    class Lua(LuaClass):
+        indexed = True
+        scalars = {"outputSize": "output_size"}
 
-@lua_class("nn.OneHot")
-class OneHotClass(LuaClass):
-    torch_type = OneHot
-    indexed = True
-    scalars = {"outputSize": "output_size"}
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        output, kind = obj.get("output"), obj.get("_type")
-        kind = output.class_name if isinstance(output, LuaTensor) else kind
-        return {**super().arguments(obj, ctx), "dtype": torch_dtype(kind)}
+        @classmethod
+        def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+            output, kind = obj.get("output"), obj.get("_type")
+            kind = output.class_name if isinstance(output, LuaTensor) else kind
+            return {**super().arguments(obj, ctx), "dtype": torch_dtype(kind)}
 
 
+@lua_class("nn.ArgMax")
 class ArgMax(nn.Module):
     """Position of the largest value along one dimension; the first of equals.
 
@@ -110,19 +109,17 @@ class ArgMax(nn.Module):
         samples = "" if self.n_input_dim == 9999 else f", n_input_dim={self.n_input_dim}"
         return f"{self.dim}{samples}, as_long={self.as_long}, index_base={self.index_base}"
 
+    class Lua(LuaClass):
+        indexed = True
+        scalars = {"dim": "dim", "nInputDim": "n_input_dim", "asLong": "as_long"}
 
-@lua_class("nn.ArgMax")
-class ArgMaxClass(LuaClass):
-    torch_type = ArgMax
-    indexed = True
-    scalars = {"dim": "dim", "nInputDim": "n_input_dim", "asLong": "as_long"}
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        fields = super().to_lua(module, ctx)
-        return {**fields, "output": LuaTensor.empty("torch.LongTensor")} if fields["asLong"] else fields
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            fields = super().to_lua(module, ctx)
+            return {**fields, "output": LuaTensor.empty("torch.LongTensor")} if fields["asLong"] else fields
 
 
+@lua_class("nn.CategoricalEntropy")
 class CategoricalEntropy(nn.Module):
     r"""Hands its input on and adds the gradient that raises the entropy of the batch's average distribution.
 
@@ -167,23 +164,20 @@ class CategoricalEntropy(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.scale}" if self.min_entropy is None else f"{self.scale}, min_entropy={self.min_entropy}"
 
+    class Lua(LuaClass):
+        derived = ("entropy",)
+        scalars = {"scale": "scale", "minEntropy": "min_entropy", "sizeAverage": "size_average"}
+        defaults = {"minEntropy": None}
 
-@lua_class("nn.CategoricalEntropy")
-class CategoricalEntropyClass(LuaClass):
-    torch_type = CategoricalEntropy
-    derived = ("entropy",)
-    scalars = {"scale": "scale", "minEntropy": "min_entropy", "sizeAverage": "size_average"}
-    defaults = {"minEntropy": None}
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        assert isinstance(module, CategoricalEntropy)
-        fields = super().to_lua(module, ctx)
-        if record_of(module) is None:
-            fields["minusOne"] = ctx.constant(torch.tensor([-float(module.scale)]), module)
-            fields["_mul"], fields["module"] = _entropy(ctx.type_of(module))
-            fields["modules"] = LuaTable.from_list([fields["module"]])
-        return fields
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            assert isinstance(module, CategoricalEntropy)
+            fields = super().to_lua(module, ctx)
+            if record_of(module) is None:
+                fields["minusOne"] = ctx.constant(torch.tensor([-float(module.scale)]), module)
+                fields["_mul"], fields["module"] = _entropy(ctx.type_of(module))
+                fields["modules"] = LuaTable.from_list([fields["module"]])
+            return fields
 
 
 def _entropy(kind: str) -> tuple[LuaObject, LuaObject]:

@@ -59,6 +59,7 @@ class ColorNoiseClass(LuaClass):
         return {**super().to_lua(module, ctx), "inputChannels": module.channels()}
 
 
+@lua_class("nn.SimpleColorTransform")
 class SimpleColorTransform(ColorNoise):
     """Adds a uniform random number to each channel of each image in training.
 
@@ -91,14 +92,12 @@ class SimpleColorTransform(ColorNoise):
     def draw(self, n: int, like: Tensor) -> Tensor:
         return like.new_empty(n, self.channels()).uniform_(-1, 1) * self.range.reshape(-1)
 
-
-@lua_class("nn.SimpleColorTransform")
-class SimpleColorTransformClass(ColorNoiseClass):
-    torch_type = SimpleColorTransform
-    tensors = {"range": "range"}
-    passed = ("range",)
+    class Lua(ColorNoiseClass):
+        tensors = ("range",)
+        passed = ("range",)
 
 
+@lua_class("nn.PCAColorTransform")
 class PCAColorTransform(ColorNoise):
     r"""Adds a random mixture of the colours' principal components to each image in training, as AlexNet did.
 
@@ -143,16 +142,14 @@ class PCAColorTransform(ColorNoise):
     def extra_repr(self) -> str:
         return f"std={self.std}"
 
-
-@lua_class("nn.PCAColorTransform")
-class PCAColorTransformClass(ColorNoiseClass):
-    torch_type = PCAColorTransform
-    scalars = {"std": "std"}
-    tensors = {"eigenVectors": "eigen_vectors", "eigenValues": "eigen_values"}
-    passed = ("eigenVectors", "eigenValues")
-    scratch = ("noise", "alphas")
+    class Lua(ColorNoiseClass):
+        scalars = ("std",)
+        tensors = {"eigenVectors": "eigen_vectors", "eigenValues": "eigen_values"}
+        passed = ("eigenVectors", "eigenValues")
+        scratch = ("noise", "alphas")
 
 
+@lua_class("nn.SpatialFeatNormalization")
 class SpatialFeatNormalization(nn.Module):
     """Subtracts a given mean from each channel and divides by a given standard deviation.
 
@@ -191,15 +188,12 @@ class SpatialFeatNormalization(nn.Module):
     def extra_repr(self) -> str:
         return str(len(self.mean))
 
+    class Lua(LuaClass):
+        derived = ("noOfFeats",)
+        tensors = ("mean", "std")
+        passed = ("mean", "std")
 
-@lua_class("nn.SpatialFeatNormalization")
-class SpatialFeatNormalizationClass(LuaClass):
-    torch_type = SpatialFeatNormalization
-    derived = ("noOfFeats",)
-    tensors = {"mean": "mean", "std": "std"}
-    passed = ("mean", "std")
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        assert isinstance(module, SpatialFeatNormalization)
-        return {**super().to_lua(module, ctx), "noOfFeats": len(module.mean)}
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            assert isinstance(module, SpatialFeatNormalization)
+            return {**super().to_lua(module, ctx), "noOfFeats": len(module.mean)}

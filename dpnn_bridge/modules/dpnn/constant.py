@@ -14,6 +14,7 @@ from dpnn_bridge.conversion.tracing import leaf
 from dpnn_bridge.torch7.gradient import with_gradient_of, zero_gradient
 
 
+@lua_class("nn.Clip")
 class Clip(nn.Module):
     """Bounds its input from above, then from below; the gradient passes unchanged, also where values were bounded.
 
@@ -42,13 +43,11 @@ class Clip(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.minval}, {self.maxval}"
 
-
-@lua_class("nn.Clip")
-class ClipClass(LuaClass):
-    torch_type = Clip
-    scalars = {"minval": "minval", "maxval": "maxval"}
+    class Lua(LuaClass):
+        scalars = ("minval", "maxval")
 
 
+@lua_class("nn.Constant")
 class Constant(nn.Module):
     r"""Gives a constant whatever its input is.
 
@@ -87,16 +86,14 @@ class Constant(nn.Module):
         shape = "x".join(map(str, self.value.shape))
         return shape if self.n_input_dim is None else f"{shape}, n_input_dim={self.n_input_dim}"
 
-
-@lua_class("nn.Constant")
-class ConstantClass(LuaClass):
-    torch_type = Constant
-    scalars = {"nInputDim": "n_input_dim"}
-    defaults = {"nInputDim": None}
-    tensors = {"value": "value"}
-    passed = ("value",)
+    class Lua(LuaClass):
+        scalars = {"nInputDim": "n_input_dim"}
+        defaults = {"nInputDim": None}
+        tensors = ("value",)
+        passed = ("value",)
 
 
+@lua_class("nn.PrintSize")
 class PrintSize(nn.Module):
     """Prints the size of its input, and that of the gradient on the way back.
 
@@ -126,6 +123,9 @@ class PrintSize(nn.Module):
     def extra_repr(self) -> str:
         return self.prefix
 
+    class Lua(LuaClass):
+        scalars = ("prefix",)
+
 
 class _PrintGradient(torch.autograd.Function):
     @staticmethod
@@ -143,9 +143,3 @@ def _sizes(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_sizes(v) for v in value]
     return tuple(value.shape) if isinstance(value, Tensor) else value
-
-
-@lua_class("nn.PrintSize")
-class PrintSizeClass(LuaClass):
-    torch_type = PrintSize
-    scalars = {"prefix": "prefix"}

@@ -15,6 +15,7 @@ from dpnn_bridge.modules.dpnn.decorator import torch_dtype
 from dpnn_bridge.objects import LuaObject, LuaTensor
 
 
+@lua_class("nn.Collapse")
 class Collapse(nn.Module):
     r"""Joins all dimensions but the batch.
 
@@ -40,13 +41,11 @@ class Collapse(nn.Module):
     def extra_repr(self) -> str:
         return str(self.n_input_dim)
 
-
-@lua_class("nn.Collapse")
-class CollapseClass(LuaClass):
-    torch_type = Collapse
-    scalars = {"nInputDim": "n_input_dim"}
+    class Lua(LuaClass):
+        scalars = {"nInputDim": "n_input_dim"}
 
 
+@lua_class("nn.Convert")
 class Convert(nn.Module):
     """Converts between arrangements of data, and to the dtype and device of the model.
 
@@ -123,37 +122,34 @@ class Convert(nn.Module):
     def extra_repr(self) -> str:
         return "" if self.input_shape == "b*" else f"{self.input_shape!r}, {self.output_shape!r}"
 
+    class Lua(LuaClass):
+        scalars = {"inputShape": "input_shape", "outputShape": "output_shape"}
+        constants = {"modules": empty_table}
+
+        @classmethod
+        def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+            output, kind = obj.get("output"), obj.get("_type")
+            kind = output.class_name if isinstance(output, LuaTensor) else kind
+            return {**super().arguments(obj, ctx), "dtype": torch_dtype(kind)}
+
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: Any) -> dict[str, Any]:
+            assert isinstance(module, Convert)
+            source, target = module.input_shape, module.output_shape
+            any_shape = source == "b*"
+            fields = {
+                **super().to_lua(module, ctx),
+                "inputBatchDim": source.index("b") + 1,
+                "outputBatchDim": target.index("b") + 1,
+                "nInputDim": -1 if any_shape else len(source),
+                "nOutputDim": -1 if any_shape else len(target),
+            }
+            if any_shape or len(source) == len(target):
+                fields["transposition"] = any_shape or set(source) <= set(target)
+            return fields
+
 
 def _with_batch(shape: str | None) -> str:
     if shape is None:
         return "b*"
     return shape if "b" in shape else f"b{shape}"
-
-
-@lua_class("nn.Convert")
-class ConvertClass(LuaClass):
-    torch_type = Convert
-    scalars = {"inputShape": "input_shape", "outputShape": "output_shape"}
-    constants = {"modules": empty_table}
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        output, kind = obj.get("output"), obj.get("_type")
-        kind = output.class_name if isinstance(output, LuaTensor) else kind
-        return {**super().arguments(obj, ctx), "dtype": torch_dtype(kind)}
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: Any) -> dict[str, Any]:
-        assert isinstance(module, Convert)
-        source, target = module.input_shape, module.output_shape
-        any_shape = source == "b*"
-        fields = {
-            **super().to_lua(module, ctx),
-            "inputBatchDim": source.index("b") + 1,
-            "outputBatchDim": target.index("b") + 1,
-            "nInputDim": -1 if any_shape else len(source),
-            "nOutputDim": -1 if any_shape else len(target),
-        }
-        if any_shape or len(source) == len(target):
-            fields["transposition"] = any_shape or set(source) <= set(target)
-        return fields

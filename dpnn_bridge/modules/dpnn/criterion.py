@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
-from dpnn_bridge.modules.nn.criterion import Criterion, CriterionClass, elementwise
+from dpnn_bridge.modules.nn.criterion import Criterion, elementwise
 from dpnn_bridge.objects import LuaObject
 
 
+@lua_class("nn.ModuleCriterion")
 class ModuleCriterion(Criterion):
     """Runs the input and the target through modules before it compares them.
 
@@ -61,41 +62,39 @@ class ModuleCriterion(Criterion):
     def extra_repr(self) -> str:
         return "" if self.cast_target else "cast_target=False"
 
+    class Lua(Criterion.Lua):
+        scalars = {"castTarget": "cast_target"}
+        constants = {}
+        scratch = ("input", "target")
+        parts: ClassVar[dict[str, str]] = {
+            "criterion": "criterion",
+            "inputModule": "input_module",
+            "targetModule": "target_module",
+        }
 
-@lua_class("nn.ModuleCriterion")
-class ModuleCriterionClass(CriterionClass):
-    torch_type = ModuleCriterion
-    scalars = {"castTarget": "cast_target"}
-    constants = {}
-    scratch = ("input", "target")
-    parts: ClassVar[dict[str, str]] = {
-        "criterion": "criterion",
-        "inputModule": "input_module",
-        "targetModule": "target_module",
-    }
+        @classmethod
+        def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+            parts = {attribute: ctx.to_torch(obj[name], name) for name, attribute in cls.parts.items() if name in obj}
+            return {**super().arguments(obj, ctx), **parts}
 
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        parts = {attribute: ctx.to_torch(obj[name], name) for name, attribute in cls.parts.items() if name in obj}
-        return {**super().arguments(obj, ctx), **parts}
+        @classmethod
+        def handled(cls, module: nn.Module) -> set[str]:
+            return {*super().handled(module), *cls.parts}
 
-    @classmethod
-    def handled(cls, module: nn.Module) -> set[str]:
-        return {*super().handled(module), *cls.parts}
+        @classmethod
+        def children(cls, module: nn.Module) -> list[nn.Module]:
+            return []  # a criterion has no parameters in Torch7
 
-    @classmethod
-    def children(cls, module: nn.Module) -> list[nn.Module]:
-        return []  # a criterion has no parameters in Torch7
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        fields = super().to_lua(module, ctx)
-        for name, attribute in cls.parts.items():
-            if (part := getattr(module, attribute)) is not None:
-                fields[name] = ctx.to_lua(part)
-        return fields
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            fields = super().to_lua(module, ctx)
+            for name, attribute in cls.parts.items():
+                if (part := getattr(module, attribute)) is not None:
+                    fields[name] = ctx.to_lua(part)
+            return fields
 
 
+@lua_class("nn.BinaryLogisticRegression")
 class BinaryLogisticRegression(Criterion):
     r"""Logistic loss :math:`\log(1 + e^{-y x})` of scores and signs.
 
@@ -130,13 +129,11 @@ class BinaryLogisticRegression(Criterion):
     def extra_repr(self) -> str:
         return f"size_average={self.size_average}"
 
-
-@lua_class("nn.BinaryLogisticRegression")
-class BinaryLogisticRegressionClass(CriterionClass):
-    torch_type = BinaryLogisticRegression
-    scalars = {"sizeAverage": "size_average"}
+    class Lua(Criterion.Lua):
+        scalars = {"sizeAverage": "size_average"}
 
 
+@lua_class("nn.SpatialBinaryLogisticRegression")
 class SpatialBinaryLogisticRegression(Criterion):
     r"""Logistic loss of the pixels of one-channel images, divided by :math:`2 H W`, and by N.
 
@@ -172,11 +169,8 @@ class SpatialBinaryLogisticRegression(Criterion):
     def extra_repr(self) -> str:
         return f"size_average={self.size_average}"
 
-
-@lua_class("nn.SpatialBinaryLogisticRegression")
-class SpatialBinaryLogisticRegressionClass(CriterionClass):
-    torch_type = SpatialBinaryLogisticRegression
-    scalars = {"sizeAverage": "size_average"}
+    class Lua(Criterion.Lua):
+        scalars = {"sizeAverage": "size_average"}
 
 
 def _found(value: Tensor) -> str:

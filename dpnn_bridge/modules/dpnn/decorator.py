@@ -14,10 +14,11 @@ from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
-from dpnn_bridge.modules.nn.decorator import Decorator, DecoratorClass
+from dpnn_bridge.modules.nn.decorator import Decorator
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor, element_dtype, tensor_class
 
 
+@lua_class("nn.DontCast")
 class DontCast(Decorator):
     """Keeps the dtype of the module it holds when the surrounding model is cast; devices still change.
 
@@ -77,34 +78,32 @@ class DontCast(Decorator):
     def extra_repr(self) -> str:
         return f"castin={self.castin}, castout={self.castout}" if self.castin or self.castout else ""
 
+    class Lua(Decorator.Lua):
+        keeps_types = True
+        scalars = ("castin", "castout")
+        defaults = {"castin": None, "castout": None}
 
-@lua_class("nn.DontCast")
-class DontCastClass(DecoratorClass):
-    torch_type = DontCast
-    keeps_types = True
-    scalars = {"castin": "castin", "castout": "castout"}
-    defaults = {"castin": None, "castout": None}
+        @classmethod
+        def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+            outer = next((t for name in ("output", "gradInput") for t in _tensors(obj.get(name))), None)
+            return {
+                **super().arguments(obj, ctx),
+                "outer_dtype": torch_dtype(outer.class_name if outer else obj.get("_type")),
+                "inner_dtype": torch_dtype(obj.get("moduleType")),
+            }
 
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        outer = next((t for name in ("output", "gradInput") for t in _tensors(obj.get(name))), None)
-        return {
-            **super().arguments(obj, ctx),
-            "outer_dtype": torch_dtype(outer.class_name if outer else obj.get("_type")),
-            "inner_dtype": torch_dtype(obj.get("moduleType")),
-        }
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        assert isinstance(module, DontCast)
-        fields = super().to_lua(module, ctx)
-        outer = ctx.class_of(module.outer, module)
-        fields.update(output=LuaTensor.empty(outer), gradInput=LuaTensor.empty(outer))
-        if (module.castin or module.castout) and record_of(module) is None:
-            fields["moduleType"] = tensor_class(torch.empty(0, dtype=module.inner_dtype).numpy().dtype)
-        return fields
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            assert isinstance(module, DontCast)
+            fields = super().to_lua(module, ctx)
+            outer = ctx.class_of(module.outer, module)
+            fields.update(output=LuaTensor.empty(outer), gradInput=LuaTensor.empty(outer))
+            if (module.castin or module.castout) and record_of(module) is None:
+                fields["moduleType"] = tensor_class(torch.empty(0, dtype=module.inner_dtype).numpy().dtype)
+            return fields
 
 
+@lua_class("nn.Serial")
 class Serial(Decorator):
     """Marks a module whose ``.t7`` file Torch7 writes without buffers (medium) or also without gradients (light).
 
@@ -126,14 +125,12 @@ class Serial(Decorator):
     def extra_repr(self) -> str:
         return self.tensortype or ""
 
-
-@lua_class("nn.Serial")
-class SerialClass(DecoratorClass):
-    torch_type = Serial
-    scalars = {"tensortype": "tensortype"}
-    defaults = {"tensortype": None}
+    class Lua(Decorator.Lua):
+        scalars = ("tensortype",)
+        defaults = {"tensortype": None}
 
 
+@lua_class("nn.NaN")
 class NaN(Decorator):
     """Raises when the output, the gradient of the input or a parameter's gradient contains NaN, and says where.
 
@@ -192,6 +189,9 @@ class NaN(Decorator):
     def extra_repr(self) -> str:
         return f"id={self.id}"
 
+    class Lua(Decorator.Lua):
+        scalars = ("id",)
+
 
 class _NoteGradOutput(torch.autograd.Function):
     """Identity whose backward notes NaN in the gradient of a :class:`NaN` module's output."""
@@ -223,12 +223,6 @@ class _CheckGradInput(torch.autograd.Function):
         if has_nan([p.grad for p in module.parameters()]):
             raise module.found("gradParameters")
         return grads[0], None
-
-
-@lua_class("nn.NaN")
-class NaNClass(DecoratorClass):
-    torch_type = NaN
-    scalars = {"id": "id"}
 
 
 # ---------------------------------------------------------------------- shared

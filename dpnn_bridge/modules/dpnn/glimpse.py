@@ -20,6 +20,7 @@ from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.torch7.gradient import zero_gradient
 
 
+@lua_class("nn.SpatialReSampling")
 class SpatialReSampling(nn.Module):
     r"""Bilinear resampling with the corners on the corners.
 
@@ -70,6 +71,10 @@ class SpatialReSampling(nn.Module):
         names = ("owidth", "oheight", "rwidth", "rheight")
         return ", ".join(f"{n}={getattr(self, n)}" for n in names if getattr(self, n) is not None)
 
+    class Lua(LuaClass):
+        scalars = ("owidth", "oheight", "rwidth", "rheight")
+        defaults = {"owidth": None, "oheight": None, "rwidth": None, "rheight": None}
+
 
 def resampled(input: Tensor, height: int, width: int) -> Tensor:
     """The last two dimensions of ``input`` resampled as :class:`SpatialReSampling` does."""
@@ -83,13 +88,7 @@ def resampled(input: Tensor, height: int, width: int) -> Tensor:
     return output.reshape(*input.shape[:-2], height, width)
 
 
-@lua_class("nn.SpatialReSampling")
-class SpatialReSamplingClass(LuaClass):
-    torch_type = SpatialReSampling
-    scalars = {"owidth": "owidth", "oheight": "oheight", "rwidth": "rwidth", "rheight": "rheight"}
-    defaults = {"owidth": None, "oheight": None, "rwidth": None, "rheight": None}
-
-
+@lua_class("nn.SpatialGlimpse")
 class SpatialGlimpse(nn.Module):
     r"""Cuts windows of growing size around a location out of an image and shrinks them to the same size.
 
@@ -174,6 +173,34 @@ class SpatialGlimpse(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.size}, depth={self.depth}, scale={self.scale}, pooling={self.pooling}"
 
+    class Lua(LuaClass):
+        scalars = {("height", "width"): "size", "depth": "depth", "scale": "scale"}
+
+        @classmethod
+        def upgrade(cls, obj: LuaObject) -> LuaObject:
+            if "height" in obj:
+                return obj
+            return obj.changed(height=obj["size"], width=obj["size"])
+
+        @classmethod
+        def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+            average = obj["module"].class_name.endswith("SpatialAveragePooling")
+            return {**super().arguments(obj, ctx), "pooling": "average" if average else "bilinear"}
+
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            assert isinstance(module, SpatialGlimpse)
+            fields = super().to_lua(module, ctx)
+            if record_of(module) is None:
+                height, width = module.size
+                average = module.pooling == "average"
+                shrink = nn.AvgPool2d(2, 2) if average else SpatialReSampling(oheight=height, owidth=width)
+                fields["module"] = ctx.to_lua(shrink)
+                fields["modules"] = LuaTable.from_list([fields["module"]])
+                kind = ctx.type_of(module)
+                fields["gradInput"] = LuaTable.from_list([LuaTensor.empty(kind), LuaTensor.empty(kind)])
+            return fields
+
 
 def cropped(image: Tensor, top: Tensor, left: Tensor, height: int, width: int) -> Tensor:
     """From each image of a batch the window of a given size at a place of its own."""
@@ -189,37 +216,7 @@ def pixels(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return gathered.unflatten(2, (rows.shape[1], columns.shape[1]))
 
 
-@lua_class("nn.SpatialGlimpse")
-class SpatialGlimpseClass(LuaClass):
-    torch_type = SpatialGlimpse
-    scalars = {("height", "width"): "size", "depth": "depth", "scale": "scale"}
-
-    @classmethod
-    def upgrade(cls, obj: LuaObject) -> LuaObject:
-        if "height" in obj:
-            return obj
-        return obj.changed(height=obj["size"], width=obj["size"])
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        average = obj["module"].class_name.endswith("SpatialAveragePooling")
-        return {**super().arguments(obj, ctx), "pooling": "average" if average else "bilinear"}
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        assert isinstance(module, SpatialGlimpse)
-        fields = super().to_lua(module, ctx)
-        if record_of(module) is None:
-            height, width = module.size
-            average = module.pooling == "average"
-            shrink = nn.AvgPool2d(2, 2) if average else SpatialReSampling(oheight=height, owidth=width)
-            fields["module"] = ctx.to_lua(shrink)
-            fields["modules"] = LuaTable.from_list([fields["module"]])
-            kind = ctx.type_of(module)
-            fields["gradInput"] = LuaTable.from_list([LuaTensor.empty(kind), LuaTensor.empty(kind)])
-        return fields
-
-
+@lua_class("nn.SpatialUniformCrop")
 class SpatialUniformCrop(nn.Module):
     r"""Cuts a window out of each image: at a random place in training, in the middle in evaluation.
 
@@ -296,6 +293,44 @@ class SpatialUniformCrop(nn.Module):
         size = f"{self.oheight}, {self.owidth}"
         return size if self.scale is None else f"{size}, scale={self.scale}"
 
+    class Lua(LuaClass):
+        scalars = ("oheight", "owidth")
+        scratch = ("coord", "scales")
+
+        @classmethod
+        def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+            scale = obj.get("scale")
+            if isinstance(scale, LuaTable):
+                scale = (scale.get("min") or scale[1], scale.get("max") or scale[2])
+            return {**super().arguments(obj, ctx), "scale": scale}
+
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            assert isinstance(module, SpatialUniformCrop)
+            fields = super().to_lua(module, ctx)
+            if record_of(module) is None and module.scale is not None:
+                fields["scale"] = LuaTable.from_list(module.scale)
+                fields["scaler"] = ctx.to_lua(SpatialReSampling(owidth=module.owidth, oheight=module.oheight))
+            return fields
+
+        @classmethod
+        def replay(cls, module: nn.Module, after: LuaObject) -> Callable[[Tensor], Tensor] | None:
+            assert isinstance(module, SpatialUniformCrop)
+            coord, scales = after.get("coord"), after.get("scales")
+            if not module.training or not isinstance(coord, LuaTensor):
+                return None
+
+            def forward(input: Tensor) -> Tensor:
+                batch = input.unsqueeze(0) if input.dim() == 3 else input
+                top, left = coord.torch().to(input.device).long().unbind(1)
+                if isinstance(scales, LuaTensor):
+                    output = module.scaled(batch, scales.torch().to(input.device).double(), top, left)
+                else:
+                    output = module.at(batch, top, left)
+                return output.squeeze(0) if input.dim() == 3 else output
+
+            return forward
+
 
 def _places(n: int, room: float | Tensor, device: torch.device) -> Tensor:
     """``n`` random places, counted from 1, in so much room; the last place never occurs."""
@@ -311,44 +346,3 @@ def _positions(first: Tensor, size: Tensor, wanted: int) -> tuple[Tensor, Tensor
     last = size.long()[:, None] - 1
     start = first.long()[:, None]
     return start + whole.long(), start + torch.minimum(whole.long() + 1, last), position - whole
-
-
-@lua_class("nn.SpatialUniformCrop")
-class SpatialUniformCropClass(LuaClass):
-    torch_type = SpatialUniformCrop
-    scalars = {"oheight": "oheight", "owidth": "owidth"}
-    scratch = ("coord", "scales")
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        scale = obj.get("scale")
-        if isinstance(scale, LuaTable):
-            scale = (scale.get("min") or scale[1], scale.get("max") or scale[2])
-        return {**super().arguments(obj, ctx), "scale": scale}
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        assert isinstance(module, SpatialUniformCrop)
-        fields = super().to_lua(module, ctx)
-        if record_of(module) is None and module.scale is not None:
-            fields["scale"] = LuaTable.from_list(module.scale)
-            fields["scaler"] = ctx.to_lua(SpatialReSampling(owidth=module.owidth, oheight=module.oheight))
-        return fields
-
-    @classmethod
-    def replay(cls, module: nn.Module, after: LuaObject) -> Callable[[Tensor], Tensor] | None:
-        assert isinstance(module, SpatialUniformCrop)
-        coord, scales = after.get("coord"), after.get("scales")
-        if not module.training or not isinstance(coord, LuaTensor):
-            return None
-
-        def forward(input: Tensor) -> Tensor:
-            batch = input.unsqueeze(0) if input.dim() == 3 else input
-            top, left = coord.torch().to(input.device).long().unbind(1)
-            if isinstance(scales, LuaTensor):
-                output = module.scaled(batch, scales.torch().to(input.device).double(), top, left)
-            else:
-                output = module.at(batch, top, left)
-            return output.squeeze(0) if input.dim() == 3 else output
-
-        return forward

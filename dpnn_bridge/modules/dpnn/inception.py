@@ -11,9 +11,10 @@ from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.nn.container import Concat, DepthConcat
-from dpnn_bridge.modules.nn.decorator import Decorator, DecoratorClass
+from dpnn_bridge.modules.nn.decorator import Decorator
 
 
+@lua_class("nn.Inception")
 class Inception(Decorator):
     r"""The Inception module of GoogLeNet: convolution branches and a pooling branch, joined along the channels.
 
@@ -95,12 +96,11 @@ class Inception(Decorator):
             branches.append(conv(n + 1, reduce_size[n + 1]))
         return cls(DepthConcat(*(nn.Sequential(*branch) for branch in branches), dimension=2))
 
-
-@lua_class("nn.Inception")
-class InceptionClass(DecoratorClass):
-    torch_type = Inception
+    class Lua(Decorator.Lua):
+        pass
 
 
+@lua_class("nn.FireModule")
 class FireModule(Decorator):
     r"""The fire module of SqueezeNet: 1x1 convolutions that squeeze, then 1x1 and 3x3 convolutions that expand.
 
@@ -138,18 +138,14 @@ class FireModule(Decorator):
         expand = Concat(nn.Conv2d(s1x1, e1x1, 1), nn.Conv2d(s1x1, e3x3, 3, padding=1), dimension=2)
         return cls(nn.Sequential(nn.Conv2d(in_channels, s1x1, 1), activation(), expand, activation()))
 
-
-@lua_class("nn.FireModule")
-class FireModuleClass(DecoratorClass):
-    torch_type = FireModule
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        fields = super().to_lua(module, ctx)
-        if record_of(module) is None:
-            squeeze, activation, expand, _ = fields["module"]["modules"].as_list()
-            small, large = expand["modules"].as_list()
-            fields.update(squeeze=squeeze, expand=expand, activation=activation.class_name.removeprefix("nn."))
-            fields.update(nInputPlane=squeeze["nInputPlane"], s1x1=squeeze["nOutputPlane"])
-            fields.update(e1x1=small["nOutputPlane"], e3x3=large["nOutputPlane"])
-        return fields
+    class Lua(Decorator.Lua):
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            fields = super().to_lua(module, ctx)
+            if record_of(module) is None:
+                squeeze, activation, expand, _ = fields["module"]["modules"].as_list()
+                small, large = expand["modules"].as_list()
+                fields.update(squeeze=squeeze, expand=expand, activation=activation.class_name.removeprefix("nn."))
+                fields.update(nInputPlane=squeeze["nInputPlane"], s1x1=squeeze["nOutputPlane"])
+                fields.update(e1x1=small["nOutputPlane"], e3x3=large["nOutputPlane"])
+            return fields

@@ -34,6 +34,7 @@ class _NearestCentroid(torch.autograd.Function):
         return torch.zeros_like(input), -scale * steps / (counts[:, None] + 1e-7), None, None
 
 
+@lua_class("nn.Kmeans")
 class Kmeans(nn.Module):
     r"""Finds the nearest of k centroids; gradient descent with learning rate 1 moves them to their samples' means.
 
@@ -139,27 +140,24 @@ class Kmeans(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.k}, {self.dim}" if self.scale is None else f"{self.k}, {self.dim}, scale={self.scale}"
 
+    class Lua(LuaClass):
+        derived = ("loss",)
+        indexed = True
+        scalars = ("k", "dim", "scale")
+        defaults = {"scale": None}
+        tensors = {"weight": "weight", "clusterSampleCount": "cluster_sample_count"}
+        optional = {"clusterSampleCount": None}
 
-@lua_class("nn.Kmeans")
-class KmeansClass(LuaClass):
-    torch_type = Kmeans
-    derived = ("loss",)
-    indexed = True
-    scalars = {"k": "k", "dim": "dim", "scale": "scale"}
-    defaults = {"scale": None}
-    tensors = {"weight": "weight", "clusterSampleCount": "cluster_sample_count"}
-    optional = {"clusterSampleCount": None}
+        @classmethod
+        def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
+            super().fill(module, obj, ctx)
+            loss = obj.get("loss")
+            module.loss = torch.tensor(float(loss or 0))
+            assert isinstance(module, Kmeans)
+            if not has_tensor(obj, "clusterSampleCount"):
+                module.cluster_sample_count = torch.zeros(module.k, dtype=module.weight.dtype)
 
-    @classmethod
-    def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
-        super().fill(module, obj, ctx)
-        loss = obj.get("loss")
-        module.loss = torch.tensor(float(loss or 0))
-        assert isinstance(module, Kmeans)
-        if not has_tensor(obj, "clusterSampleCount"):
-            module.cluster_sample_count = torch.zeros(module.k, dtype=module.weight.dtype)
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: Any) -> dict[str, Any]:
-        assert isinstance(module, Kmeans)
-        return {**super().to_lua(module, ctx), "loss": float(module.loss)}
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: Any) -> dict[str, Any]:
+            assert isinstance(module, Kmeans)
+            return {**super().to_lua(module, ctx), "loss": float(module.loss)}

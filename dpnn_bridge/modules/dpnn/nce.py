@@ -15,7 +15,7 @@ from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
-from dpnn_bridge.modules.nn.criterion import Criterion, CriterionClass
+from dpnn_bridge.modules.nn.criterion import Criterion
 from dpnn_bridge.modules.nn.indices import says_where_indices_start
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.torch7.gradient import with_gradient_of
@@ -52,6 +52,7 @@ def draw(alias: Tensor, keep: Tensor, *shape: int) -> Tensor:
     return torch.where(kept, index, alias.take(index))
 
 
+@lua_class("nn.NCEModule")
 class NCEModule(nn.Linear):
     r"""A linear layer and softmax over many classes, trained by telling the target from k samples of noise.
 
@@ -162,68 +163,66 @@ class NCEModule(nn.Linear):
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, k={self.k}, batch_noise={self.batch_noise}, normalized={self.normalized}"
 
+    class Lua(LuaClass):
+        derived = ("testedtargets",)
+        scalars = {
+            "k": "k",
+            "batchnoise": "batch_noise",
+            "normalized": "normalized",
+            "logsoftmax": "log_softmax",
+        }
+        defaults = {"batchnoise": False, "normalized": False, "logsoftmax": False}
+        tensors = ("weight", "bias", "unigrams", "Z")
+        scratch = ("addBuffer", "linout", "sampleidx", "sampleprob")
 
-@lua_class("nn.NCEModule")
-class NCEModuleClass(LuaClass):
-    torch_type = NCEModule
-    derived = ("testedtargets",)
-    scalars = {
-        "k": "k",
-        "batchnoise": "batch_noise",
-        "normalized": "normalized",
-        "logsoftmax": "log_softmax",
-    }
-    defaults = {"batchnoise": False, "normalized": False, "logsoftmax": False}
-    tensors = {"weight": "weight", "bias": "bias", "unigrams": "unigrams", "Z": "Z"}
-    scratch = ("addBuffer", "linout", "sampleidx", "sampleprob")
+        @classmethod
+        def build(cls, obj: LuaObject, ctx: TorchContext) -> NCEModule:
+            outputs, inputs = obj["weight"].shape
+            unigrams = torch.ones(outputs, dtype=torch.float64)  # the file's follow, as does the table for drawing
+            module = NCEModule(inputs, outputs, unigrams=unigrams, index_base=ctx.index_base, **cls.arguments(obj, ctx))
+            table = obj.get("aliasmultinomial")
+            if isinstance(table, LuaObject):
+                own = torch.arange(outputs)
+                alias = table["J"].torch() - 1
+                module.alias.copy_(torch.where(alias < 0, own, alias))
+                module.keep.copy_(table["q"].torch())
+            else:
+                alias, keep = alias_table(obj["unigrams"].torch())
+                module.alias.copy_(alias)
+                module.keep.copy_(keep)
+            return module
 
-    @classmethod
-    def build(cls, obj: LuaObject, ctx: TorchContext) -> NCEModule:
-        outputs, inputs = obj["weight"].shape
-        unigrams = torch.ones(outputs, dtype=torch.float64)  # the file's follow, as does the table for drawing
-        module = NCEModule(inputs, outputs, unigrams=unigrams, index_base=ctx.index_base, **cls.arguments(obj, ctx))
-        table = obj.get("aliasmultinomial")
-        if isinstance(table, LuaObject):
-            own = torch.arange(outputs)
-            alias = table["J"].torch() - 1
-            module.alias.copy_(torch.where(alias < 0, own, alias))
-            module.keep.copy_(table["q"].torch())
-        else:
-            alias, keep = alias_table(obj["unigrams"].torch())
-            module.alias.copy_(alias)
-            module.keep.copy_(keep)
-        return module
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            assert isinstance(module, NCEModule)
+            fields, kind = super().to_lua(module, ctx), ctx.type_of(module)
+            fields["output"] = LuaTable.from_list(LuaTensor.empty(kind) for _ in range(4))
+            fields["gradInput"] = LuaTable.from_list(LuaTensor.empty(kind) for _ in range(2))
+            record = record_of(module)
+            if record is None or "aliasmultinomial" not in record.fields:
+                table = LuaObject("torch.AliasMultinomial")
+                table["J"] = LuaTensor.from_numpy((module.alias + 1).cpu().numpy())
+                table["q"] = LuaTensor.from_numpy(module.keep.cpu().numpy())
+                table["dpnn_parameters"] = LuaTable.from_list(["J", "q"])
+                fields["aliasmultinomial"] = table
+            return fields
 
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        assert isinstance(module, NCEModule)
-        fields, kind = super().to_lua(module, ctx), ctx.type_of(module)
-        fields["output"] = LuaTable.from_list(LuaTensor.empty(kind) for _ in range(4))
-        fields["gradInput"] = LuaTable.from_list(LuaTensor.empty(kind) for _ in range(2))
-        record = record_of(module)
-        if record is None or "aliasmultinomial" not in record.fields:
-            table = LuaObject("torch.AliasMultinomial")
-            table["J"] = LuaTensor.from_numpy((module.alias + 1).cpu().numpy())
-            table["q"] = LuaTensor.from_numpy(module.keep.cpu().numpy())
-            table["dpnn_parameters"] = LuaTable.from_list(["J", "q"])
-            fields["aliasmultinomial"] = table
-        return fields
+        @classmethod
+        def replay(cls, module: nn.Module, after: LuaObject) -> Callable[[Any], Any] | None:
+            assert isinstance(module, NCEModule)
+            if (module.normalized and not module.training) or not isinstance(after.get("sampleidx"), LuaTensor):
+                return None
+            index = after["sampleidx"].torch().long() - 1
 
-    @classmethod
-    def replay(cls, module: nn.Module, after: LuaObject) -> Callable[[Any], Any] | None:
-        assert isinstance(module, NCEModule)
-        if (module.normalized and not module.training) or not isinstance(after.get("sampleidx"), LuaTensor):
-            return None
-        index = after["sampleidx"].torch().long() - 1
+            def forward(input: list[Tensor]) -> list[Tensor]:
+                x, target = input[0], input[1].long() - module.index_base
+                noise = index[: module.k] if module.batch_noise else index[:, 1:]
+                return module.contrasted(x, target, noise.to(x.device))
 
-        def forward(input: list[Tensor]) -> list[Tensor]:
-            x, target = input[0], input[1].long() - module.index_base
-            noise = index[: module.k] if module.batch_noise else index[:, 1:]
-            return module.contrasted(x, target, noise.to(x.device))
-
-        return forward
+            return forward
 
 
+@lua_class("nn.NCECriterion")
 class NCECriterion(Criterion):
     r"""The loss of telling targets from noise, for the output of :class:`NCEModule`.
 
@@ -266,13 +265,11 @@ class NCECriterion(Criterion):
     def extra_repr(self) -> str:
         return f"size_average={self.size_average}"
 
-
-@lua_class("nn.NCECriterion")
-class NCECriterionClass(CriterionClass):
-    torch_type = NCECriterion
-    scalars = {"sizeAverage": "size_average"}
+    class Lua(Criterion.Lua):
+        scalars = {"sizeAverage": "size_average"}
 
 
+@lua_class("nn.Bigrams")
 class Bigrams(nn.Module):
     """Draws words that follow each word of the input.
 
@@ -322,6 +319,36 @@ class Bigrams(nn.Module):
     def extra_repr(self) -> str:
         return f"{len(self.words)} words, nsample={self.nsample}"
 
+    class Lua(LuaClass):
+        scalars = ("nsample",)
+
+        @classmethod
+        def build(cls, obj: LuaObject, ctx: TorchContext) -> Bigrams:
+            tables = {}
+            for word, table in obj["J"].items():
+                alias = table.torch() - 1
+                own = torch.arange(len(alias))
+                tables[int(word)] = (torch.where(alias < 0, own, alias), obj["q"][word].torch().double())
+            return bigrams(tables, obj["nsample"], index_base=ctx.index_base)
+
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            assert isinstance(module, Bigrams)
+            fields = super().to_lua(module, ctx)
+            if record_of(module) is not None:
+                return fields
+            fields.update(J=LuaTable(), q=LuaTable())
+            rows = zip(module.words.tolist(), module.sizes.tolist(), module.alias.cpu(), module.keep.cpu(), strict=True)
+            for word, size, alias, keep in rows:
+                fields["J"][word] = LuaTensor.from_numpy((alias[:size] + 1).numpy())
+                fields["q"][word] = LuaTensor.from_numpy(keep[:size].numpy())
+            return fields
+
+        @classmethod
+        def replay(cls, module: nn.Module, after: LuaObject) -> Callable[[Tensor], Tensor] | None:
+            output = after.get("output")
+            return (lambda x: output.torch().to(x.device)) if isinstance(output, LuaTensor) else None
+
 
 def bigrams(
     tables: dict[int, tuple[Tensor, Tensor]] | dict[int, Tensor], nsample: int, *, index_base: int = 1
@@ -336,36 +363,3 @@ def bigrams(
         module.alias[row] = F.pad(alias, (0, module.n_places - len(alias)))
         module.keep[row] = F.pad(keep, (0, module.n_places - len(keep)))
     return module
-
-
-@lua_class("nn.Bigrams")
-class BigramsClass(LuaClass):
-    torch_type = Bigrams
-    scalars = {"nsample": "nsample"}
-
-    @classmethod
-    def build(cls, obj: LuaObject, ctx: TorchContext) -> Bigrams:
-        tables = {}
-        for word, table in obj["J"].items():
-            alias = table.torch() - 1
-            own = torch.arange(len(alias))
-            tables[int(word)] = (torch.where(alias < 0, own, alias), obj["q"][word].torch().double())
-        return bigrams(tables, obj["nsample"], index_base=ctx.index_base)
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        assert isinstance(module, Bigrams)
-        fields = super().to_lua(module, ctx)
-        if record_of(module) is not None:
-            return fields
-        fields.update(J=LuaTable(), q=LuaTable())
-        rows = zip(module.words.tolist(), module.sizes.tolist(), module.alias.cpu(), module.keep.cpu(), strict=True)
-        for word, size, alias, keep in rows:
-            fields["J"][word] = LuaTensor.from_numpy((alias[:size] + 1).numpy())
-            fields["q"][word] = LuaTensor.from_numpy(keep[:size].numpy())
-        return fields
-
-    @classmethod
-    def replay(cls, module: nn.Module, after: LuaObject) -> Callable[[Tensor], Tensor] | None:
-        output = after.get("output")
-        return (lambda x: output.torch().to(x.device)) if isinstance(output, LuaTensor) else None

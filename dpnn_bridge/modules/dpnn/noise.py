@@ -20,6 +20,7 @@ from dpnn_bridge.torch7.gradient import refuse_gradient
 TRAINING_ONLY = "{}: backward is only defined in training, as in Torch7; call .train() or leave the layer out"
 
 
+@lua_class("nn.WhiteNoise")
 class WhiteNoise(nn.Module):
     """Adds Gaussian noise in training, and the noise's mean in evaluation.
 
@@ -51,19 +52,17 @@ class WhiteNoise(nn.Module):
     def extra_repr(self) -> str:
         return f"mean={self.mean}, std={self.std}"
 
+    class Lua(LuaClass):
+        scalars = ("mean", "std")
+        scratch = ("noise",)
+        constants = {"noise": LuaTensor.empty}
 
-@lua_class("nn.WhiteNoise")
-class WhiteNoiseClass(LuaClass):
-    torch_type = WhiteNoise
-    scalars = {"mean": "mean", "std": "std"}
-    scratch = ("noise",)
-    constants = {"noise": LuaTensor.empty}
-
-    @classmethod
-    def replay(cls, module: nn.Module, after: LuaObject) -> Callable[[Tensor], Tensor] | None:
-        return (lambda x: x + noise_of(after, "noise", x)) if module.training and stored_noise(after) else None
+        @classmethod
+        def replay(cls, module: nn.Module, after: LuaObject) -> Callable[[Tensor], Tensor] | None:
+            return (lambda x: x + noise_of(after, "noise", x)) if module.training and stored_noise(after) else None
 
 
+@lua_class("nn.TotalDropout")
 class TotalDropout(nn.Module):
     """Zeroes the whole input at random in training. Nothing is ever scaled.
 
@@ -93,18 +92,16 @@ class TotalDropout(nn.Module):
     def extra_repr(self) -> str:
         return f"p={self.p}"
 
+    class Lua(LuaClass):
+        scalars = ("p",)
 
-@lua_class("nn.TotalDropout")
-class TotalDropoutClass(LuaClass):
-    torch_type = TotalDropout
-    scalars = {"p": "p"}
-
-    @classmethod
-    def replay(cls, module: nn.Module, after: LuaObject) -> Callable[[Tensor], Tensor] | None:
-        noise = after.get("noise")
-        return (lambda x: x * noise) if module.training and noise is not None else None
+        @classmethod
+        def replay(cls, module: nn.Module, after: LuaObject) -> Callable[[Tensor], Tensor] | None:
+            noise = after.get("noise")
+            return (lambda x: x * noise) if module.training and noise is not None else None
 
 
+@lua_class("nn.SpatialRegionDropout")
 class SpatialRegionDropout(nn.Module):
     """Zeroes the top, bottom, left or right of all images of a batch in training, and scales the rest by 1 / (1 - p).
 
@@ -145,15 +142,12 @@ class SpatialRegionDropout(nn.Module):
     def extra_repr(self) -> str:
         return f"p={self.p}"
 
+    class Lua(LuaClass):
+        derived = ("regionType",)
+        scalars = ("p",)
+        scratch = ("noise",)
+        constants = {"noise": LuaTensor.empty}
 
-@lua_class("nn.SpatialRegionDropout")
-class SpatialRegionDropoutClass(LuaClass):
-    torch_type = SpatialRegionDropout
-    derived = ("regionType",)
-    scalars = {"p": "p"}
-    scratch = ("noise",)
-    constants = {"noise": LuaTensor.empty}
-
-    @classmethod
-    def replay(cls, module: nn.Module, after: LuaObject) -> Callable[[Tensor], Tensor] | None:
-        return (lambda x: x * noise_of(after, "noise", x)) if module.training and stored_noise(after) else None
+        @classmethod
+        def replay(cls, module: nn.Module, after: LuaObject) -> Callable[[Tensor], Tensor] | None:
+            return (lambda x: x * noise_of(after, "noise", x)) if module.training and stored_noise(after) else None

@@ -35,6 +35,7 @@ class _RewardGradient(torch.autograd.Function):
         return None, None, *ctx.module.gradients(sample, *inputs)
 
 
+@lua_class("nn.Reinforce")
 class Reinforce(nn.Module):
     r"""Base of the REINFORCE modules; alone it hands its input on, and its gradient is the reward.
 
@@ -117,42 +118,40 @@ class Reinforce(nn.Module):
     def extra_repr(self) -> str:
         return "stochastic=True" if self.stochastic else ""
 
+    class Lua(LuaClass):
+        """Base of the REINFORCE blocks.
 
-@lua_class("nn.Reinforce")
-class ReinforceClass(LuaClass):
-    """Base of the REINFORCE blocks.
+        Attributes:
+            before_2016: what modules of files without ``_type`` computed differently: a field of our own, which Torch7
+                ignores, and its value.
+        """
 
-    Attributes:
-        before_2016: what modules of files without ``_type`` computed differently: a field of our own, which Torch7
-            ignores, and its value.
-    """
+        scalars = ("stochastic",)
+        defaults = {"stochastic": None}
+        scratch = ("reward",)
+        before_2016: ClassVar[dict[str, Any]] = {}
 
-    torch_type = Reinforce
-    scalars = {"stochastic": "stochastic"}
-    defaults = {"stochastic": None}
-    scratch = ("reward",)
-    before_2016: ClassVar[dict[str, Any]] = {}
+        @classmethod
+        def upgrade(cls, obj: LuaObject) -> LuaObject:
+            if "_type" in obj or not cls.before_2016:
+                return obj
+            return obj.changed({**cls.before_2016, **obj})
 
-    @classmethod
-    def upgrade(cls, obj: LuaObject) -> LuaObject:
-        if "_type" in obj or not cls.before_2016:
-            return obj
-        return obj.changed({**cls.before_2016, **obj})
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            fields = super().to_lua(module, ctx)
+            return {k: v for k, v in fields.items() if k not in cls.before_2016 or v == cls.before_2016[k]}
 
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        fields = super().to_lua(module, ctx)
-        return {k: v for k, v in fields.items() if k not in cls.before_2016 or v == cls.before_2016[k]}
-
-    @classmethod
-    def replay(cls, module: nn.Module, after: LuaObject) -> Callable[[Any], Tensor] | None:
-        assert isinstance(module, Reinforce)
-        output = after.get("output")
-        if not (module.training or module.stochastic) or not isinstance(output, LuaTensor):
-            return None
-        return lambda x: module.rewarded(noise_of(after, "output", module.distribution(x)[0]), x)
+        @classmethod
+        def replay(cls, module: nn.Module, after: LuaObject) -> Callable[[Any], Tensor] | None:
+            assert isinstance(module, Reinforce)
+            output = after.get("output")
+            if not (module.training or module.stochastic) or not isinstance(output, LuaTensor):
+                return None
+            return lambda x: module.rewarded(noise_of(after, "output", module.distribution(x)[0]), x)
 
 
+@lua_class("nn.ReinforceBernoulli")
 class ReinforceBernoulli(Reinforce):
     r"""Samples ones with the given probabilities: :math:`\partial \ln f / \partial p = (x - p) / (p (1 - p))`.
 
@@ -174,12 +173,11 @@ class ReinforceBernoulli(Reinforce):
         p = inputs[0]
         return (-(sample - p) / ((1 - p) * p) * self.reward_as(p),)
 
-
-@lua_class("nn.ReinforceBernoulli")
-class ReinforceBernoulliClass(ReinforceClass):
-    torch_type = ReinforceBernoulli
+    class Lua(Reinforce.Lua):
+        pass
 
 
+@lua_class("nn.ReinforceCategorical")
 class ReinforceCategorical(Reinforce):
     r"""Samples one of K categories, as a vector with a one: :math:`\partial \ln f / \partial p_i = x_i / p_i`.
 
@@ -210,10 +208,7 @@ class ReinforceCategorical(Reinforce):
     def gradients(self, sample: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
         return (-sample / (inputs[0] + self.epsilon) * self.reward_as(inputs[0]),)
 
-
-@lua_class("nn.ReinforceCategorical")
-class ReinforceCategoricalClass(ReinforceClass):
-    torch_type = ReinforceCategorical
-    scalars = {**ReinforceClass.scalars, "epsilon": "epsilon"}
-    defaults = {**ReinforceClass.defaults, "epsilon": 1e-8}
-    before_2016 = {"epsilon": 0}
+    class Lua(Reinforce.Lua):
+        scalars = {**Reinforce.Lua.scalars, "epsilon": "epsilon"}
+        defaults = {**Reinforce.Lua.defaults, "epsilon": 1e-8}
+        before_2016 = {"epsilon": 0}

@@ -12,7 +12,7 @@ from dpnn_bridge.conversion.fields import Field
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
-from dpnn_bridge.modules.dpnn.reinforce import Reinforce, ReinforceClass
+from dpnn_bridge.modules.dpnn.reinforce import Reinforce
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
 
@@ -58,7 +58,7 @@ class _TwoParameters(Reinforce):
         return f"{text}, stochastic=True" if self.stochastic else text
 
 
-class TwoParametersClass(ReinforceClass):
+class TwoParametersClass(Reinforce.Lua):
     """``stdev`` or ``scale`` is a number, a tensor, or missing when the input holds it."""
 
     @classmethod
@@ -89,6 +89,7 @@ class TwoParametersClass(ReinforceClass):
         return fields
 
 
+@lua_class("nn.ReinforceNormal")
 class ReinforceNormal(_TwoParameters):
     r"""Samples from normal distributions with the given means.
 
@@ -139,15 +140,13 @@ class ReinforceNormal(_TwoParameters):
             return grad_mean, grad_stdev / (stdev**3 + 1e-8) * self.reward_as(stdev)
         return grad_mean, grad_stdev / stdev**3
 
-
-@lua_class("nn.ReinforceNormal")
-class ReinforceNormalClass(TwoParametersClass):
-    torch_type = ReinforceNormal
-    scalars = {**ReinforceClass.scalars, "rewardsStdev": "rewards_stdev"}
-    defaults = {**ReinforceClass.defaults, "rewardsStdev": True}
-    before_2016 = {"rewardsStdev": False}
+    class Lua(TwoParametersClass):
+        scalars = {**Reinforce.Lua.scalars, "rewardsStdev": "rewards_stdev"}
+        defaults = {**Reinforce.Lua.defaults, "rewardsStdev": True}
+        before_2016 = {"rewardsStdev": False}
 
 
+@lua_class("nn.ReinforceGamma")
 class ReinforceGamma(_TwoParameters):
     r"""Samples from gamma distributions with the given shapes.
 
@@ -191,7 +190,5 @@ class ReinforceGamma(_TwoParameters):
             return (grad_shape,)
         return grad_shape, -(sample / scale**2 - shape / scale) * self.reward_as(scale)
 
-
-@lua_class("nn.ReinforceGamma")
-class ReinforceGammaClass(TwoParametersClass):
-    torch_type = ReinforceGamma
+    class Lua(TwoParametersClass):
+        pass

@@ -11,7 +11,7 @@ from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
-from dpnn_bridge.modules.nn.criterion import Criterion, CriterionClass
+from dpnn_bridge.modules.nn.criterion import Criterion
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.torch7.gradient import with_gradient_of
 from dpnn_bridge.training import reinforce
@@ -98,7 +98,7 @@ class ClassReward(Criterion):
         return f"scale={self.scale}, size_average={self.size_average}"
 
 
-class ClassRewardClass(CriterionClass):
+class ClassRewardClass(Criterion.Lua):
     scalars = {"scale": "scale", "sizeAverage": "size_average"}
     derived = ("module", "criterion")
     scratch = ("reward", "vrReward")
@@ -124,6 +124,7 @@ class ClassRewardClass(CriterionClass):
         return {**fields, "module": ctx.to_lua(module.module), "criterion": ctx.to_lua(module.criterion)}
 
 
+@lua_class("nn.VRClassReward")
 class VRClassReward(ClassReward):
     r"""Rewards REINFORCE modules for each right class, less what a baseline expected; see :class:`ClassReward`.
 
@@ -167,13 +168,11 @@ class VRClassReward(ClassReward):
     def correct(self, prediction: Tensor, target: Tensor) -> Tensor:
         return prediction.argmax(-1).reshape(-1) + self.index_base == target.reshape(-1)
 
-
-@lua_class("nn.VRClassReward")
-class VRClassRewardClass(ClassRewardClass):
-    torch_type = VRClassReward
-    indexed = True
+    class Lua(ClassRewardClass):
+        indexed = True
 
 
+@lua_class("nn.BinaryClassReward")
 class BinaryClassReward(ClassReward):
     r"""Rewards REINFORCE modules for each right yes or no, less what a baseline expected; see :class:`ClassReward`.
 
@@ -198,7 +197,5 @@ class BinaryClassReward(ClassReward):
             raise ValueError(f"BinaryClassReward takes predictions and targets of shape (N), found {shapes}")
         return (prediction > 0.5) == (target == 1)
 
-
-@lua_class("nn.BinaryClassReward")
-class BinaryClassRewardClass(ClassRewardClass):
-    torch_type = BinaryClassReward
+    class Lua(ClassRewardClass):
+        pass

@@ -11,6 +11,7 @@ from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.objects import LuaTensor
 
 
+@lua_class("nn.ZipTable")
 class ZipTable(nn.Module):
     """Turns a list of lists around: ``[[a1, a2], [b1, b2]]`` becomes ``[[a1, b1], [a2, b2]]``.
 
@@ -30,13 +31,11 @@ class ZipTable(nn.Module):
                 columns[j][i] = value
         return [list(c.values()) if len(c) == max(c) else c for c in columns]  # type: ignore[misc]
 
-
-@lua_class("nn.ZipTable")
-class ZipTableClass(LuaClass):
-    torch_type = ZipTable
-    constants = {"modules": empty_table, "output": empty_table, "gradInput": empty_table}
+    class Lua(LuaClass):
+        constants = {"modules": empty_table, "output": empty_table, "gradInput": empty_table}
 
 
+@lua_class("nn.ZipTableOneToMany")
 class ZipTableOneToMany(nn.Module):
     """Pairs one element with every element of a list: ``[v, [a, b]]`` becomes ``[[v, a], [v, b]]``.
 
@@ -54,19 +53,17 @@ class ZipTableOneToMany(nn.Module):
         element, elements = input
         return [[element, other] for other in elements]
 
-
-@lua_class("nn.ZipTableOneToMany")
-class ZipTableOneToManyClass(LuaClass):
-    torch_type = ZipTableOneToMany
-    scratch = ("gradInputEl",)
-    constants = {
-        "modules": empty_table,
-        "output": empty_table,
-        "gradInput": empty_table,
-        "gradInputEl": LuaTensor.empty,
-    }
+    class Lua(LuaClass):
+        scratch = ("gradInputEl",)
+        constants = {
+            "modules": empty_table,
+            "output": empty_table,
+            "gradInput": empty_table,
+            "gradInputEl": LuaTensor.empty,
+        }
 
 
+@lua_class("nn.CAddTensorTable")
 class CAddTensorTable(nn.Module):
     """Adds one tensor to every tensor of a list.
 
@@ -82,13 +79,11 @@ class CAddTensorTable(nn.Module):
         tensor, tensors = input
         return [other + tensor for other in tensors]
 
-
-@lua_class("nn.CAddTensorTable")
-class CAddTensorTableClass(LuaClass):
-    torch_type = CAddTensorTable
-    constants = {"gradInput": empty_table}
+    class Lua(LuaClass):
+        constants = {"gradInput": empty_table}
 
 
+@lua_class("nn.ReverseTable")
 class ReverseTable(nn.Module):
     """Reverses a list.
 
@@ -102,8 +97,5 @@ class ReverseTable(nn.Module):
     def forward(self, input: list[Any]) -> list[Any]:
         return input[::-1]
 
-
-@lua_class("nn.ReverseTable")
-class ReverseTableClass(LuaClass):
-    torch_type = ReverseTable
-    constants = {"output": empty_table, "gradInput": empty_table}
+    class Lua(LuaClass):
+        constants = {"output": empty_table, "gradInput": empty_table}

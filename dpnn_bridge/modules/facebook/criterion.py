@@ -10,10 +10,11 @@ from torch.nn import functional as F
 
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
-from dpnn_bridge.modules.nn.criterion import Criterion, CriterionClass, class_indices
+from dpnn_bridge.modules.nn.criterion import Criterion, class_indices
 from dpnn_bridge.objects import LuaObject, LuaTensor
 
 
+@lua_class("nn.TrueNLLCriterion")
 class TrueNLLCriterion(Criterion):
     """Negative log likelihood of probabilities, :math:`-\\log(x_t + 10^{-8})`.
 
@@ -42,16 +43,14 @@ class TrueNLLCriterion(Criterion):
     def extra_repr(self) -> str:
         return f"size_average={self.size_average}"
 
-
-@lua_class("nn.TrueNLLCriterion")
-class TrueNLLCriterionClass(CriterionClass):
-    torch_type = TrueNLLCriterion
-    indexed = True
-    scalars = {"sizeAverage": "size_average"}
-    checked_by = "formula"
-    test = "test_true_likelihood_of_probabilities"
+    class Lua(Criterion.Lua):
+        indexed = True
+        scalars = {"sizeAverage": "size_average"}
+        checked_by = "formula"
+        test = "test_true_likelihood_of_probabilities"
 
 
+@lua_class("nn.ClassNLLCriterionWithUNK")
 class ClassNLLCriterionWithUNK(Criterion):
     """A negative log likelihood that leaves out the samples of one class.
 
@@ -92,39 +91,37 @@ class ClassNLLCriterionWithUNK(Criterion):
     def extra_repr(self) -> str:
         return f"unk_index={self.unk_index}"
 
-
-@lua_class("nn.ClassNLLCriterionWithUNK")
-class ClassNLLCriterionWithUNKClass(CriterionClass):
-    torch_type = ClassNLLCriterionWithUNK
-    derived = ("unk_index",)
-    indexed = True
-    members = {"crit": "crit"}
-    scratch = ("tmp", "gradInputExtra")
-    constants = {
-        "tmp": lambda kind: LuaTensor.empty("torch.LongTensor"),
-        "gradInputExtra": LuaTensor.empty,
-        "tensortype": lambda kind: kind,
-    }
-    checked_by = "formula"
-    test = "test_likelihood_without_the_unknown_class_is_a_sum"
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        unknown = obj.get("unk_index")
-        return {
-            **super().arguments(obj, ctx),
-            "unk_index": None if unknown is None else unknown - 1 + ctx.index_base,
-            "always_sum": obj.get("tensortype") == "torch.CudaTensor",
+    class Lua(Criterion.Lua):
+        derived = ("unk_index",)
+        indexed = True
+        members = ("crit",)
+        scratch = ("tmp", "gradInputExtra")
+        constants = {
+            "tmp": lambda kind: LuaTensor.empty("torch.LongTensor"),
+            "gradInputExtra": LuaTensor.empty,
+            "tensortype": lambda kind: kind,
         }
+        checked_by = "formula"
+        test = "test_likelihood_without_the_unknown_class_is_a_sum"
 
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: Any) -> dict[str, Any]:
-        assert isinstance(module, ClassNLLCriterionWithUNK)
-        fields = super().to_lua(module, ctx)
-        unknown = module.unk_index
-        return fields if unknown is None else {**fields, "unk_index": unknown + 1 - module.index_base}
+        @classmethod
+        def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+            unknown = obj.get("unk_index")
+            return {
+                **super().arguments(obj, ctx),
+                "unk_index": None if unknown is None else unknown - 1 + ctx.index_base,
+                "always_sum": obj.get("tensortype") == "torch.CudaTensor",
+            }
+
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: Any) -> dict[str, Any]:
+            assert isinstance(module, ClassNLLCriterionWithUNK)
+            fields = super().to_lua(module, ctx)
+            unknown = module.unk_index
+            return fields if unknown is None else {**fields, "unk_index": unknown + 1 - module.index_base}
 
 
+@lua_class("nn.SoftPlusLSECriterion")
 class SoftPlusLSECriterion(Criterion):
     """Sum over the rows of :math:`\\log(1 + \\sum_j e^{x_j})`; there is no target.
 
@@ -139,7 +136,14 @@ class SoftPlusLSECriterion(Criterion):
     def forward(self, input: Tensor, target: Any = None) -> Tensor:
         return F.softplus(torch.logsumexp(input, 1)).sum()
 
+    class Lua(Criterion.Lua):
+        scratch = ("LSE", "SoftPlusLSE")
+        constants = {"LSE": LuaTensor.empty, "sizeAverage": True, "threshold": 20}
+        checked_by = "formula"
+        test = "test_soft_plus_of_sums"
 
+
+@lua_class("nn.SoftPlusLSEMinusLSECriterion")
 class SoftPlusLSEMinusLSECriterion(SoftPlusLSECriterion):
     """Sum over the rows of :math:`\\log(1 + \\sum_j e^{x_j}) - \\log \\sum_j e^{x_j}`; there is no target.
 
@@ -154,17 +158,5 @@ class SoftPlusLSEMinusLSECriterion(SoftPlusLSECriterion):
     def forward(self, input: Tensor, target: Any = None) -> Tensor:
         return super().forward(input) - torch.logsumexp(input, 1).sum()
 
-
-@lua_class("nn.SoftPlusLSECriterion")
-class SoftPlusLSECriterionClass(CriterionClass):
-    torch_type = SoftPlusLSECriterion
-    scratch = ("LSE", "SoftPlusLSE")
-    constants = {"LSE": LuaTensor.empty, "sizeAverage": True, "threshold": 20}
-    checked_by = "formula"
-    test = "test_soft_plus_of_sums"
-
-
-@lua_class("nn.SoftPlusLSEMinusLSECriterion")
-class SoftPlusLSEMinusLSECriterionClass(SoftPlusLSECriterionClass):
-    torch_type = SoftPlusLSEMinusLSECriterion
-    test = "test_soft_plus_of_sums"
+    class Lua(SoftPlusLSECriterion.Lua):
+        test = "test_soft_plus_of_sums"

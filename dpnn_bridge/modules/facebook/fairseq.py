@@ -13,11 +13,12 @@ from torch.nn import functional as F
 from dpnn_bridge.conversion.lua_class import LuaClass, ParameterSite, empty_table
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.modules.nn.pairwise import MM, MMClass
+from dpnn_bridge.modules.nn.pairwise import MM
 from dpnn_bridge.objects import LuaTensor
 from dpnn_bridge.torch7.gradient import scale_gradient, with_gradient_of
 
 
+@lua_class("nn.AppendBias")
 class AppendBias(nn.Module):
     """Adds a column of ones.
 
@@ -33,11 +34,7 @@ class AppendBias(nn.Module):
         return F.pad(input, (0, 1), value=1)
 
 
-@lua_class("nn.AppendBias")
-class AppendBiasClass(LuaClass):
-    torch_type = AppendBias
-
-
+@lua_class("nn.BeamableMM")
 class BeamableMM(MM):
     """A product of two batches of matrices in which the entries of one beam share the second matrix.
 
@@ -71,14 +68,12 @@ class BeamableMM(MM):
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, beam={self.beam}"
 
-
-@lua_class("nn.BeamableMM")
-class BeamableMMClass(MMClass):
-    torch_type = BeamableMM
-    scalars = {**MMClass.scalars, "beam": "beam"}
-    defaults = {**MMClass.defaults, "beam": 0}
+    class Lua(MM.Lua):
+        scalars = {**MM.Lua.scalars, "beam": "beam"}
+        defaults = {**MM.Lua.defaults, "beam": 0}
 
 
+@lua_class("nn.CAddTableMulConstant")
 class CAddTableMulConstant(nn.Module):
     """Sum of tensors times a constant.
 
@@ -106,14 +101,12 @@ class CAddTableMulConstant(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.factor}"
 
-
-@lua_class("nn.CAddTableMulConstant")
-class CAddTableMulConstantClass(LuaClass):
-    torch_type = CAddTableMulConstant
-    scalars = {"constant_scalar": "factor"}
-    constants = {"gradInput": empty_table}
+    class Lua(LuaClass):
+        scalars = {"constant_scalar": "factor"}
+        constants = {"gradInput": empty_table}
 
 
+@lua_class("nn.GradMultiply")
 class GradMultiply(nn.Sequential):
     """Scales the gradients of the parameters of a module, but not that of its input.
 
@@ -139,14 +132,12 @@ class GradMultiply(nn.Sequential):
     def extra_repr(self) -> str:
         return f"factor={self.factor}"
 
-
-@lua_class("nn.GradMultiply")
-class GradMultiplyClass(LuaClass):
-    torch_type = GradMultiply
-    container = True
-    scalars = {"factor": "factor"}
+    class Lua(LuaClass):
+        container = True
+        scalars = ("factor",)
 
 
+@lua_class("nn.LinearizedConvolution")
 class LinearizedConvolution(nn.Linear):
     """A convolution over time, one frame at a time; for inference.
 
@@ -191,21 +182,19 @@ class LinearizedConvolution(nn.Linear):
         """Forgets the frames."""
         self.frames = None
 
+    class Lua(LuaClass):
+        scalars = {"kw": "kernel_size"}
+        tensors = {"weight": "weight", "bias": "bias", "inputBuffer": "frames"}
+        sizes = {"weight": ("out_features", "in_features")}
+        scratch = ("tmpBuffer", "addBuffer")
+        constants = {"inputBuffer": LuaTensor.empty, "tmpBuffer": LuaTensor.empty}
 
-@lua_class("nn.LinearizedConvolution")
-class LinearizedConvolutionClass(LuaClass):
-    torch_type = LinearizedConvolution
-    scalars = {"kw": "kernel_size"}
-    tensors = {"weight": "weight", "bias": "bias", "inputBuffer": "frames"}
-    sizes = {"weight": ("out_features", "in_features")}
-    scratch = ("tmpBuffer", "addBuffer")
-    constants = {"inputBuffer": LuaTensor.empty, "tmpBuffer": LuaTensor.empty}
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        return {"inputBuffer": LuaTensor.empty(ctx.type_of(module)), **super().to_lua(module, ctx)}
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            return {"inputBuffer": LuaTensor.empty(ctx.type_of(module)), **super().to_lua(module, ctx)}
 
 
+@lua_class("nn.SeqMultiply")
 class SeqMultiply(nn.Module):
     """Multiplies a tensor by the root of the length of another.
 
@@ -221,14 +210,12 @@ class SeqMultiply(nn.Module):
         length = input[1].shape[1]
         return input[0] * (length * (1 / length) ** 0.5)
 
-
-@lua_class("nn.SeqMultiply")
-class SeqMultiplyClass(LuaClass):
-    torch_type = SeqMultiply
-    scratch = ("zeroGrads", "grads")
-    constants = {"scale": 1}
+    class Lua(LuaClass):
+        scratch = ("zeroGrads", "grads")
+        constants = {"scale": 1}
 
 
+@lua_class("nn.TrainTestLayer")
 class TrainTestLayer(nn.Sequential):
     """Two modules, one for training and one for evaluation.
 
@@ -252,22 +239,20 @@ class TrainTestLayer(nn.Sequential):
     def forward(self, input: Any) -> Any:  # type: ignore[override]
         return self[0 if self.training else 1](input)
 
+    class Lua(LuaClass):
+        container = True
+        checked_by = "structure"
+        test = "test_object_becomes_a_module_and_an_object_again"
 
-@lua_class("nn.TrainTestLayer")
-class TrainTestLayerClass(LuaClass):
-    torch_type = TrainTestLayer
-    container = True
-    checked_by = "structure"
-    test = "test_object_becomes_a_module_and_an_object_again"
-
-    @classmethod
-    def parameters(
-        cls, module: nn.Module, inner: Callable[[nn.Module], Iterator[ParameterSite]]
-    ) -> Iterator[ParameterSite]:
-        first = cls.children(module)[0]
-        return inner(first)
+        @classmethod
+        def parameters(
+            cls, module: nn.Module, inner: Callable[[nn.Module], Iterator[ParameterSite]]
+        ) -> Iterator[ParameterSite]:
+            first = cls.children(module)[0]
+            return inner(first)
 
 
+@lua_class("nn.ZipAlong")
 class ZipAlong(nn.Module):
     """Pairs every entry of a list with one value.
 
@@ -283,9 +268,6 @@ class ZipAlong(nn.Module):
         entries, value = input
         return [[entry, value] for entry in entries]
 
-
-@lua_class("nn.ZipAlong")
-class ZipAlongClass(LuaClass):
-    torch_type = ZipAlong
-    scratch = ("gradInputBase", "gradInputDup")
-    constants = {"gradInputBase": empty_table, "output": empty_table}
+    class Lua(LuaClass):
+        scratch = ("gradInputBase", "gradInputDup")
+        constants = {"gradInputBase": empty_table, "output": empty_table}

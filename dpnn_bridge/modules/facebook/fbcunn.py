@@ -14,6 +14,7 @@ from dpnn_bridge.modules.nn.lookup import LookupTable
 from dpnn_bridge.objects import LuaObject
 
 
+@lua_class("nn.LookupTableGPU")
 class LookupTableGPU(LookupTable):
     """A look-up table that may put the rows' elements before the positions.
 
@@ -52,31 +53,28 @@ class LookupTableGPU(LookupTable):
             output = output.masked_fill(unknown.unsqueeze(-1), 0)
         return output.transpose(1, 2) if self.features_in_dim2 and input.dim() == 2 else output
 
+    class Lua(LuaClass):
+        indexed = True
+        tensors = ("weight",)
+        scalars = {"featuresInDim2": "features_in_dim2"}
+        defaults = {"featuresInDim2": False}
+        checked_by = "formula"
+        test = "test_look_up_table_with_features_first_and_an_unknown_word"
 
-@lua_class("nn.LookupTableGPU")
-class LookupTableGPUClass(LuaClass):
-    torch_type = LookupTableGPU
-    indexed = True
-    tensors = {"weight": "weight"}
-    scalars = {"featuresInDim2": "features_in_dim2"}
-    defaults = {"featuresInDim2": False}
-    checked_by = "formula"
-    test = "test_look_up_table_with_features_first_and_an_unknown_word"
+        @classmethod
+        def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+            rows, columns = obj["weight"].shape
+            unknown = obj.get("unk_index")
+            return {
+                **super().arguments(obj, ctx),
+                "num_embeddings": rows,
+                "embedding_dim": columns,
+                "unk_index": None if unknown is None else int(unknown) - 1 + ctx.index_base,
+            }
 
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        rows, columns = obj["weight"].shape
-        unknown = obj.get("unk_index")
-        return {
-            **super().arguments(obj, ctx),
-            "num_embeddings": rows,
-            "embedding_dim": columns,
-            "unk_index": None if unknown is None else int(unknown) - 1 + ctx.index_base,
-        }
-
-    @classmethod
-    def to_lua(cls, module: LookupTableGPU, ctx: LuaContext) -> dict[str, Any]:
-        fields = {**super().to_lua(module, ctx), "nInput": module.num_embeddings, "nOutput": module.embedding_dim}
-        if module.unk_index is not None:
-            fields["unk_index"] = module.unk_index + 1 - module.index_base
-        return fields
+        @classmethod
+        def to_lua(cls, module: LookupTableGPU, ctx: LuaContext) -> dict[str, Any]:
+            fields = {**super().to_lua(module, ctx), "nInput": module.num_embeddings, "nOutput": module.embedding_dim}
+            if module.unk_index is not None:
+                fields["unk_index"] = module.unk_index + 1 - module.index_base
+            return fields

@@ -17,6 +17,7 @@ from dpnn_bridge.modules.nn.lookup import LookupTable, LookupTableClass
 from dpnn_bridge.objects import LuaObject, LuaTensor
 
 
+@lua_class("fbnn.L2Normalize", "nn.L2Normalize")
 class L2Normalize(nn.Module):
     """Vectors of length 1, without a constant against division by zero.
 
@@ -33,19 +34,16 @@ class L2Normalize(nn.Module):
             raise ValueError(f"L2Normalize takes one or two dimensions, found {input.dim()}")
         return input / torch.linalg.vector_norm(input, dim=-1, keepdim=True)
 
+    class Lua(LuaClass):
+        scratch = ("norms", "buffer", "normSquared", "diag")
 
-@lua_class("fbnn.L2Normalize", "nn.L2Normalize")
-class L2NormalizeClass(LuaClass):
-    torch_type = L2Normalize
-    scratch = ("norms", "buffer", "normSquared", "diag")
+        @classmethod
+        def upgrade(cls, obj: LuaObject) -> LuaObject:
+            return obj.changed(eye=None)  # made anew only where it is missing
 
-    @classmethod
-    def upgrade(cls, obj: LuaObject) -> LuaObject:
-        return obj.changed(eye=None)  # made anew only where it is missing
-
-    @classmethod
-    def matches(cls, obj: LuaObject) -> bool:
-        return not isinstance(obj.get("buffer"), (int, float))  # a variant with one norm for the whole batch
+        @classmethod
+        def matches(cls, obj: LuaObject) -> bool:
+            return not isinstance(obj.get("buffer"), (int, float))  # a variant with one norm for the whole batch
 
 
 @lua_class("fbnn.LeakyReLU")
@@ -53,7 +51,7 @@ class LeakyReLU(LuaClass):
     """A PReLU whose one weight Torch7 lists as a parameter and never trains."""
 
     torch_type = nn.PReLU
-    tensors = {"weight": "weight"}
+    tensors = ("weight",)
     constants = {"nOutputPlane": 0}
     only_from_files = True  # torch's own PReLU is nn.PReLU
 
@@ -63,6 +61,7 @@ class LeakyReLU(LuaClass):
         module.weight.requires_grad_(False)
 
 
+@lua_class("fbnn.NestedDropout")
 class NestedDropout(nn.Module):
     """Keeps a random number of leading units in training.
 
@@ -92,18 +91,24 @@ class NestedDropout(nn.Module):
     def extra_repr(self) -> str:
         return f"p={self.p}"
 
+    class Lua(LuaClass):
+        scalars = ("p",)
+        scratch = ("noise",)
 
-@lua_class("fbnn.NestedDropout")
-class NestedDropoutClass(LuaClass):
-    torch_type = NestedDropout
-    scalars = {"p": "p"}
-    scratch = ("noise",)
-
-    @classmethod
-    def replay(cls, module: nn.Module, after: LuaObject) -> Callable[..., Any] | None:
-        return (lambda input: input * noise_of(after, "noise", input)) if module.training else None
+        @classmethod
+        def replay(cls, module: nn.Module, after: LuaObject) -> Callable[..., Any] | None:
+            return (lambda input: input * noise_of(after, "noise", input)) if module.training else None
 
 
+class LinearClass(LuaClass):
+    """Shared by the two variants of ``nn.Linear``."""
+
+    tensors = ("weight", "bias")
+    sizes = {"weight": ("out_features", "in_features")}
+    scratch = ("addBuffer",)
+
+
+@lua_class("fbnn.NormalizedLinearNoBias")
 class NormalizedLinearNoBias(nn.Linear):
     """A linear map whose weight is scaled to norm :math:`\\sqrt{H}` in place at every step of training.
 
@@ -127,7 +132,11 @@ class NormalizedLinearNoBias(nn.Linear):
                 self.weight.mul_(self.out_features**0.5 / self.weight.norm())
         return F.linear(input, self.weight, self.bias.detach())
 
+    class Lua(LinearClass):
+        pass
 
+
+@lua_class("nn.LinearNoBackprop")
 class LinearNoBackprop(nn.Linear):
     """A linear map that gives its input no gradient.
 
@@ -145,25 +154,11 @@ class LinearNoBackprop(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input.detach())
 
-
-class LinearClass(LuaClass):
-    """Shared by the two variants of ``nn.Linear``."""
-
-    tensors = {"weight": "weight", "bias": "bias"}
-    sizes = {"weight": ("out_features", "in_features")}
-    scratch = ("addBuffer",)
+    class Lua(LinearClass):
+        pass
 
 
-@lua_class("fbnn.NormalizedLinearNoBias")
-class NormalizedLinearNoBiasClass(LinearClass):
-    torch_type = NormalizedLinearNoBias
-
-
-@lua_class("nn.LinearNoBackprop")
-class LinearNoBackpropClass(LinearClass):
-    torch_type = LinearNoBackprop
-
-
+@lua_class("nn.Upsample")
 class Upsample(nn.Module):
     """Repeats every pixel.
 
@@ -188,15 +183,13 @@ class Upsample(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.factor}"
 
-
-@lua_class("nn.Upsample")
-class UpsampleClass(LuaClass):
-    torch_type = Upsample
-    scalars = {"factor": "factor"}
-    scratch = ("buffer",)
-    constants = {"buffer": LuaTensor.empty}
+    class Lua(LuaClass):
+        scalars = ("factor",)
+        scratch = ("buffer",)
+        constants = {"buffer": LuaTensor.empty}
 
 
+@lua_class("nn.SequentialCriterion")
 class SequentialCriterion(nn.Module):
     """A criterion behind a module.
 
@@ -219,13 +212,11 @@ class SequentialCriterion(nn.Module):
     def forward(self, input: Any, target: Any) -> Tensor:
         return self.criterion(self.module(input), target)
 
-
-@lua_class("nn.SequentialCriterion")
-class SequentialCriterionClass(LuaClass):
-    torch_type = SequentialCriterion
-    members = {"module": "module", "criterion": "criterion"}
+    class Lua(LuaClass):
+        members = ("module", "criterion")
 
 
+@lua_class("nn.TemporalConvolutionTBC")
 class TemporalConvolutionTBC(nn.Module):
     """Convolution over time of :math:`(T, B, C)` sequences.
 
@@ -263,16 +254,13 @@ class TemporalConvolutionTBC(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.weight.shape[1]}, {self.weight.shape[2]}, {self.kernel_size}, padding={self.padding}"
 
-
-@lua_class("nn.TemporalConvolutionTBC")
-class TemporalConvolutionTBCClass(LuaClass):
-    torch_type = TemporalConvolutionTBC
-    scalars = {"kw": "kernel_size", "pad": "padding"}
-    defaults = {"pad": 0}
-    tensors = {"weight": "weight", "bias": "bias"}
-    sizes = {"weight": (None, "in_channels", "out_channels")}
-    checked_by = "formula"
-    test = "test_computes_what_the_formula_gives"
+    class Lua(LuaClass):
+        scalars = {"kw": "kernel_size", "pad": "padding"}
+        defaults = {"pad": 0}
+        tensors = ("weight", "bias")
+        sizes = {"weight": (None, "in_channels", "out_channels")}
+        checked_by = "formula"
+        test = "test_computes_what_the_formula_gives"
 
 
 @lua_class("nn.CrossMapNormalization")
@@ -288,6 +276,7 @@ class CrossMapNormalization(LuaClass):
     only_from_files = True  # nn has a class for it
 
 
+@lua_class("nn.KMaxPooling")
 class KMaxPooling(nn.Module):
     """The k largest values of every column, in the order in which they stand.
 
@@ -319,7 +308,16 @@ class KMaxPooling(nn.Module):
     def extra_repr(self) -> str:
         return f"k={self.k}, k_dynamic={self.k_dynamic}"
 
+    class Lua(LuaClass):
+        scalars = ("k", "k_dynamic")
+        defaults = {"k_dynamic": -1}
+        scratch = ("switches", "input_length", "output_length")
+        constants = {"switches": lambda kind: LuaTensor.empty("torch.LongTensor")}
+        checked_by = "structure"
+        test = "test_caption_pooling_keeps_order"
 
+
+@lua_class("nn.GroupKMaxPooling")
 class GroupKMaxPooling(KMaxPooling):
     """The k rows of largest norm, in the order in which they stand.
 
@@ -341,23 +339,11 @@ class GroupKMaxPooling(KMaxPooling):
         kept = input.gather(-2, rows.unsqueeze(-1).expand(*rows.shape, input.shape[-1]))
         return F.pad(kept, (0, 0, 0, k - rows.shape[-1]))
 
-
-@lua_class("nn.KMaxPooling")
-class KMaxPoolingClass(LuaClass):
-    torch_type = KMaxPooling
-    scalars = {"k": "k", "k_dynamic": "k_dynamic"}
-    defaults = {"k_dynamic": -1}
-    scratch = ("switches", "input_length", "output_length")
-    constants = {"switches": lambda kind: LuaTensor.empty("torch.LongTensor")}
-    checked_by = "structure"
-    test = "test_caption_pooling_keeps_order"
+    class Lua(KMaxPooling.Lua):
+        pass
 
 
-@lua_class("nn.GroupKMaxPooling")
-class GroupKMaxPoolingClass(KMaxPoolingClass):
-    torch_type = GroupKMaxPooling
-
-
+@lua_class("nn.WeightedLookupTable")
 class WeightedLookupTable(LookupTable):
     """A look-up table whose rows are multiplied by weights.
 
@@ -375,15 +361,12 @@ class WeightedLookupTable(LookupTable):
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input[:, 0].detach()) * input[:, 1:].detach()
 
+    class Lua(LookupTableClass):
+        version = 2
+        checked_by = "structure"
+        test = "test_object_becomes_a_module_and_an_object_again"
 
-@lua_class("nn.WeightedLookupTable")
-class WeightedLookupTableClass(LookupTableClass):
-    torch_type = WeightedLookupTable
-    version = 2
-    checked_by = "structure"
-    test = "test_object_becomes_a_module_and_an_object_again"
-
-    @classmethod
-    def build(cls, obj: LuaObject, ctx: TorchContext) -> WeightedLookupTable:
-        rows, columns = obj["weight"].shape
-        return WeightedLookupTable(rows, columns, index_base=ctx.index_base)
+        @classmethod
+        def build(cls, obj: LuaObject, ctx: TorchContext) -> WeightedLookupTable:
+            rows, columns = obj["weight"].shape
+            return WeightedLookupTable(rows, columns, index_base=ctx.index_base)

@@ -14,8 +14,8 @@ from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.lua_values import fresh
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
-from dpnn_bridge.modules.dpnn.constant import ConstantClass
-from dpnn_bridge.modules.facebook.fbnn import KMaxPooling, KMaxPoolingClass
+from dpnn_bridge.modules.dpnn.constant import Constant
+from dpnn_bridge.modules.facebook.fbnn import KMaxPooling
 from dpnn_bridge.modules.nn.convolution import Temporal
 from dpnn_bridge.modules.nn.convolution_special import SpatialConvolutionLocal
 from dpnn_bridge.modules.nn.dropout import Dropout
@@ -23,6 +23,7 @@ from dpnn_bridge.objects import LuaObject, LuaTensor
 from dpnn_bridge.torch7.gradient import with_gradient_of
 
 
+@lua_class("fbnn.ProjectiveGradientNormalization")
 class ProjectiveGradientNormalization(nn.Module):
     """Returns its input; takes out of the gradient the part along the input.
 
@@ -45,17 +46,14 @@ class ProjectiveGradientNormalization(nn.Module):
         direction = input.detach() / torch.linalg.vector_norm(input.detach()).clamp(min=torch.finfo(input.dtype).tiny)
         return with_gradient_of(input, input - direction * (direction * input).sum())
 
-
-@lua_class("fbnn.ProjectiveGradientNormalization")
-class ProjectiveGradientNormalizationClass(LuaClass):
-    torch_type = ProjectiveGradientNormalization
-    scalars = {"eps": "eps"}
-    checked_by = "formula"
-    test = "test_the_gradient_loses_its_part_along_the_input"
+    class Lua(LuaClass):
+        scalars = ("eps",)
+        checked_by = "formula"
+        test = "test_the_gradient_loses_its_part_along_the_input"
 
 
 @lua_class("fbnn.Constant")
-class FbnnConstantClass(ConstantClass):
+class FbnnConstantClass(Constant.Lua):
     """The constant is repeated for every row of the input."""
 
     scalars = {}
@@ -73,7 +71,7 @@ class FbnnDropoutClass(LuaClass):
     """Drops in training, scales by 1 - p in evaluation."""
 
     torch_type = Dropout
-    scalars = {"p": "p"}
+    scalars = ("p",)
     scratch = ("noise",)
     constants = {"noise": LuaTensor.empty}
     checked_by = "formula"
@@ -85,6 +83,7 @@ class FbnnDropoutClass(LuaClass):
         return {**super().arguments(obj, ctx), "v2": False}
 
 
+@lua_class("fbnn.IndividualDropout")
 class IndividualDropout(nn.Module):
     """Dropout with a probability for each unit, scaled in training.
 
@@ -111,22 +110,20 @@ class IndividualDropout(nn.Module):
         keep = self.keep.to(input.dtype)
         return input * torch.bernoulli(keep.expand_as(input)) / keep
 
+    class Lua(LuaClass):
+        tensors = {"p": "keep"}
+        passed = ("p",)
+        scratch = ("noise", "noisegpu")
+        checked_by = "formula"
+        test = "test_dropouts_of_fbnn"
 
-@lua_class("fbnn.IndividualDropout")
-class IndividualDropoutClass(LuaClass):
-    torch_type = IndividualDropout
-    tensors = {"p": "keep"}
-    passed = ("p",)
-    scratch = ("noise", "noisegpu")
-    checked_by = "formula"
-    test = "test_dropouts_of_fbnn"
-
-    @classmethod
-    def upgrade(cls, obj: LuaObject) -> LuaObject:
-        """Without the copy of ``p`` that fbnn makes only where it is missing."""
-        return obj.changed(pgpu=None)
+        @classmethod
+        def upgrade(cls, obj: LuaObject) -> LuaObject:
+            """Without the copy of ``p`` that fbnn makes only where it is missing."""
+            return obj.changed(pgpu=None)
 
 
+@lua_class("fbnn.Probe")
 class Probe(nn.Sequential):
     """Container of one module; fbnn prints moments of what passes, here nothing is printed.
 
@@ -140,15 +137,12 @@ class Probe(nn.Sequential):
         ``fbnn.Probe(module, name)``, fbnn Probe.lua
     """
 
-
-@lua_class("fbnn.Probe")
-class ProbeClass(LuaClass):
-    torch_type = Probe
-    derived = ("weight", "bias", "gradWeight", "gradBias")
-    container = True
-    passes_through = True
-    checked_by = "formula"
-    test = "test_a_probe_is_its_module"
+    class Lua(LuaClass):
+        derived = ("weight", "bias", "gradWeight", "gradBias")
+        container = True
+        passes_through = True
+        checked_by = "formula"
+        test = "test_a_probe_is_its_module"
 
 
 @lua_class("nn.UnfoldedTemporalConvolution")
@@ -211,6 +205,7 @@ class LocallyConnectedClass(LuaClass):
         return {**super().arguments(obj, ctx), "output_size": obj["weight"].shape[1:3]}
 
 
+@lua_class("nn.TemporalKMaxPooling")
 class TemporalKMaxPooling(KMaxPooling):
     """The k largest values of every column, in the order in which they stand.
 
@@ -234,11 +229,8 @@ class TemporalKMaxPooling(KMaxPooling):
         rows = torch.sort(input.detach(), stable=True, dim=-2, descending=True).indices.narrow(-2, 0, k)
         return input.gather(-2, rows.sort(-2).values)
 
-
-@lua_class("nn.TemporalKMaxPooling")
-class TemporalKMaxPoolingClass(KMaxPoolingClass):
-    torch_type = TemporalKMaxPooling
-    scratch = ("indices",)
-    constants = {"indices": LuaTensor.empty}
-    checked_by = "formula"
-    test = "test_temporal_k_max_keeps_the_order"
+    class Lua(KMaxPooling.Lua):
+        scratch = ("indices",)
+        constants = {"indices": LuaTensor.empty}
+        checked_by = "formula"
+        test = "test_temporal_k_max_keeps_the_order"

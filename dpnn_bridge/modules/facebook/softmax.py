@@ -17,6 +17,7 @@ from dpnn_bridge.modules.nn.criterion_classification import ClassNLLCriterion
 from dpnn_bridge.objects import LuaObject, LuaTensor
 
 
+@lua_class("nn.HSM")
 class HSM(nn.Module):
     """Negative log likelihood of a class: that of its cluster and that of the class among those of the cluster.
 
@@ -77,56 +78,53 @@ class HSM(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.in_features}, clusters={len(self.counts)}, classes={len(self.mapping)}"
 
-
-@lua_class("nn.HSM")
-class HSMClass(LuaClass):
-    torch_type = HSM
-    tensors = {
-        "cluster_weight": Field("cluster_weight", grad="cluster_grad_weight"),
-        "cluster_bias": Field("cluster_bias", grad="cluster_grad_bias"),
-        "class_weight": Field("class_weight", grad="class_grad_weight"),
-        "class_bias": Field("class_bias", grad="class_grad_bias"),
-    }
-    scratch = ("cluster_score", "cluster_logsum", "class_score", "class_logsum")
-    constants = {
-        **dict.fromkeys(scratch, LuaTensor.empty),
-        "batch_size": 0,
-        "unk_index": 0,
-    }
-    checked_by = "formula"
-    test = "test_hsm_sums_the_losses_of_cluster_and_class"
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        if obj.get("unk_index") not in (None, 0):
-            raise ctx.error("unk_index must be 0; Torch7 does not compute with another either", obj)
-        weight = obj["cluster_weight" if "cluster_weight" in obj else "clusterMatrix"]
-        sizes = {"mapping": obj["mapping"].torch(), "in_features": weight.shape[1]}
-        return {**sizes, "index_base": ctx.index_base}
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        assert isinstance(module, HSM)
-        fields = super().to_lua(module, ctx)
-        if record_of(module) is not None:
-            return fields
-        counts = torch.tensor(module.counts)
-        return {
-            **fields,
-            "mapping": ctx.constant(module.mapping, module),
-            "logSMCluster": ctx.to_lua(nn.LogSoftmax(1)),
-            "logLossCluster": ctx.to_lua(ClassNLLCriterion(reduction="sum")),
-            "n_classes": len(module.mapping),
-            "n_clusters": len(counts),
-            "n_max_class_in_cluster": max(module.counts),
-            "n_class_in_cluster": ctx.constant(counts, module),
-            "class_start_indices": ctx.constant(counts.cumsum(0) - counts, module),
-            "tmp_ones": ctx.constant(torch.ones(1, dtype=module.class_bias.dtype), module),
+    class Lua(LuaClass):
+        tensors = {
+            "cluster_weight": Field("cluster_weight", grad="cluster_grad_weight"),
+            "cluster_bias": Field("cluster_bias", grad="cluster_grad_bias"),
+            "class_weight": Field("class_weight", grad="class_grad_weight"),
+            "class_bias": Field("class_bias", grad="class_grad_bias"),
         }
+        scratch = ("cluster_score", "cluster_logsum", "class_score", "class_logsum")
+        constants = {
+            **dict.fromkeys(scratch, LuaTensor.empty),
+            "batch_size": 0,
+            "unk_index": 0,
+        }
+        checked_by = "formula"
+        test = "test_hsm_sums_the_losses_of_cluster_and_class"
+
+        @classmethod
+        def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+            if obj.get("unk_index") not in (None, 0):
+                raise ctx.error("unk_index must be 0; Torch7 does not compute with another either", obj)
+            weight = obj["cluster_weight" if "cluster_weight" in obj else "clusterMatrix"]
+            sizes = {"mapping": obj["mapping"].torch(), "in_features": weight.shape[1]}
+            return {**sizes, "index_base": ctx.index_base}
+
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            assert isinstance(module, HSM)
+            fields = super().to_lua(module, ctx)
+            if record_of(module) is not None:
+                return fields
+            counts = torch.tensor(module.counts)
+            return {
+                **fields,
+                "mapping": ctx.constant(module.mapping, module),
+                "logSMCluster": ctx.to_lua(nn.LogSoftmax(1)),
+                "logLossCluster": ctx.to_lua(ClassNLLCriterion(reduction="sum")),
+                "n_classes": len(module.mapping),
+                "n_clusters": len(counts),
+                "n_max_class_in_cluster": max(module.counts),
+                "n_class_in_cluster": ctx.constant(counts, module),
+                "class_start_indices": ctx.constant(counts.cumsum(0) - counts, module),
+                "tmp_ones": ctx.constant(torch.ones(1, dtype=module.class_bias.dtype), module),
+            }
 
 
 @lua_class("nn.ClassHierarchicalNLLCriterion")
-class ClassHierarchicalNLLCriterionClass(HSMClass):
+class ClassHierarchicalNLLCriterionClass(HSM.Lua):
     tensors = {
         "clusterMatrix": Field("cluster_weight", grad="clusterMatrixDx"),
         "clusterBias": Field("cluster_bias", grad="clusterBiasDx"),

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.modules.nn.criterion import Criterion, CriterionClass
+from dpnn_bridge.modules.nn.criterion import Criterion
 from dpnn_bridge.modules.nn.lookup import LookupTable
-from dpnn_bridge.modules.nn.sparse import SparseLinear, SparseLinearClass, weighted_sum
+from dpnn_bridge.modules.nn.sparse import SparseLinear, weighted_sum
 from dpnn_bridge.objects import LuaTensor
 
 
+@lua_class("fbnn.SparseLinear")
 class KeyValueLinear(SparseLinear):
     """A linear map of sparse vectors, which also takes keys and values apart.
 
@@ -42,16 +43,14 @@ class KeyValueLinear(SparseLinear):
         rows = torch.arange(len(keys), device=keys.device).repeat_interleave(keys.shape[1])
         return rows, keys.flatten().long() - self.index_base, values.flatten(), len(keys)
 
-
-@lua_class("fbnn.SparseLinear")
-class KeyValueLinearClass(SparseLinearClass):
-    torch_type = KeyValueLinear
-    scratch = ("lastInput", "lastInputKey", "lastInputVal", "formatted_input")
-    constants = {"numBackward": 0}
-    checked_by = "formula"
-    test = "test_sparse_linear_of_fbnn_takes_keys_and_values"
+    class Lua(SparseLinear.Lua):
+        scratch = ("lastInput", "lastInputKey", "lastInputVal", "formatted_input")
+        constants = {"numBackward": 0}
+        checked_by = "formula"
+        test = "test_sparse_linear_of_fbnn_takes_keys_and_values"
 
 
+@lua_class("fbnn.SegSparseLinear")
 class SegSparseLinear(nn.Module):
     """A linear map of sparse vectors that are given as one list of entries.
 
@@ -93,19 +92,17 @@ class SegSparseLinear(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.weight.shape[0]}, {self.weight.shape[1]}"
 
-
-@lua_class("fbnn.SegSparseLinear")
-class SegSparseLinearClass(LuaClass):
-    torch_type = SegSparseLinear
-    tensors = {"weight": "weight", "bias": "bias"}
-    sizes = {"weight": ("in_features", "out_features")}
-    indexed = True
-    scratch = ("_sparseBuf", "sparseGradWeightPtr", "lastInput")
-    constants = {"useSparseGrad": False, "learningRateMul": 1}
-    checked_by = "formula"
-    test = "test_seg_sparse_linear_adds_the_entries_of_a_sample"
+    class Lua(LuaClass):
+        tensors = ("weight", "bias")
+        sizes = {"weight": ("in_features", "out_features")}
+        indexed = True
+        scratch = ("_sparseBuf", "sparseGradWeightPtr", "lastInput")
+        constants = {"useSparseGrad": False, "learningRateMul": 1}
+        checked_by = "formula"
+        test = "test_seg_sparse_linear_adds_the_entries_of_a_sample"
 
 
+@lua_class("nn.SparseThreshold")
 class SparseThreshold(nn.Module):
     """Applies a threshold to the values of sparse vectors.
 
@@ -128,15 +125,13 @@ class SparseThreshold(nn.Module):
         indices, values = input.split(1, -1)
         return torch.cat([indices, self.module(values)], -1)
 
-
-@lua_class("nn.SparseThreshold")
-class SparseThresholdClass(LuaClass):
-    torch_type = SparseThreshold
-    members = {"module": "module"}
-    checked_by = "formula"
-    test = "test_sparse_threshold_leaves_indices_alone"
+    class Lua(LuaClass):
+        members = ("module",)
+        checked_by = "formula"
+        test = "test_sparse_threshold_leaves_indices_alone"
 
 
+@lua_class("nn.SparseNLLCriterion")
 class SparseNLLCriterion(Criterion):
     """Negative log likelihood of a distribution of which K probabilities are given.
 
@@ -174,20 +169,17 @@ class SparseNLLCriterion(Criterion):
     def extra_repr(self) -> str:
         return f"{self.K}, size_average={self.size_average}"
 
+    class Lua(Criterion.Lua):
+        indexed = True
+        scalars = {"K": "K", "do_target_check": "do_target_check", "sizeAverage": "size_average"}
+        scratch = ("tmp_buffer",)
+        constants = {"tmp_buffer": LuaTensor.empty}
+        checked_by = "formula"
+        test = "test_sparse_likelihood_takes_a_distribution"
 
-@lua_class("nn.SparseNLLCriterion")
-class SparseNLLCriterionClass(CriterionClass):
-    torch_type = SparseNLLCriterion
-    indexed = True
-    scalars = {"K": "K", "do_target_check": "do_target_check", "sizeAverage": "size_average"}
-    scratch = ("tmp_buffer",)
-    constants = {"tmp_buffer": LuaTensor.empty}
-    checked_by = "formula"
-    test = "test_sparse_likelihood_takes_a_distribution"
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        return {**super().to_lua(module, ctx), "output": ctx.constant(torch.zeros(1), module)}
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            return {**super().to_lua(module, ctx), "output": ctx.constant(torch.zeros(1), module)}
 
 
 @lua_class("nn.FasterLookup")
@@ -195,7 +187,7 @@ class FasterLookupClass(LuaClass):
     """A look-up table; ``scaleGradByFreq`` divides in the backward pass, where fbnn divides in the update."""
 
     torch_type = LookupTable
-    tensors = {"weight": "weight"}
+    tensors = ("weight",)
     sizes = {"weight": ("num_embeddings", "embedding_dim")}
     indexed = True
     scalars = {"scaleGradByFreq": "scale_grad_by_freq"}

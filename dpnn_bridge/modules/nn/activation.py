@@ -56,7 +56,7 @@ class LeakyReLU(Inplace):
 @lua_class("nn.RReLU")
 class RReLU(Inplace):
     torch_type = nn.RReLU
-    scalars = {"lower": "lower", "upper": "upper"}
+    scalars = ("lower", "upper")
     constants = {"inplace": False, "noise": LuaTensor.empty}
     scratch = ("noise",)
 
@@ -89,7 +89,7 @@ class PReLU(nn.PReLU):
 @lua_class("nn.PReLU")
 class PReLUClass(LuaClass):
     torch_type = (nn.PReLU, PReLU)
-    tensors = {"weight": "weight"}
+    tensors = ("weight",)
     scratch = ("gradWeightBuf", "gradWeightBuf2")
 
     @classmethod
@@ -106,7 +106,7 @@ class PReLUClass(LuaClass):
 @lua_class("nn.HardTanh", "nn.Clamp")
 class HardTanh(Inplace):
     torch_type = nn.Hardtanh
-    scalars = {"min_val": "min_val", "max_val": "max_val"}
+    scalars = ("min_val", "max_val")
     defaults = {"min_val": -1, "max_val": 1}
 
 
@@ -327,6 +327,7 @@ def softmax_algorithm(log: bool) -> str:
     return "CUDNN_SOFTMAX_LOG" if log else "CUDNN_SOFTMAX_ACCURATE"
 
 
+@lua_class("cudnn.VolumetricSoftMax", "cudnn.VolumetricLogSoftMax")
 class VolumetricSoftMax(nn.Softmax):
     r"""Softmax over the planes of volumes.
 
@@ -353,18 +354,14 @@ class VolumetricSoftMax(nn.Softmax):
     def extra_repr(self) -> str:
         return "log=True" if self.log else ""
 
+    class Lua(LuaClass):
+        @classmethod
+        def build(cls, obj: LuaObject, ctx: TorchContext) -> VolumetricSoftMax:
+            return VolumetricSoftMax(log=obj["ssm"].get("algorithm") == "CUDNN_SOFTMAX_LOG")
 
-@lua_class("cudnn.VolumetricSoftMax", "cudnn.VolumetricLogSoftMax")
-class VolumetricSoftMaxClass(LuaClass):
-    torch_type = VolumetricSoftMax
-
-    @classmethod
-    def build(cls, obj: LuaObject, ctx: TorchContext) -> VolumetricSoftMax:
-        return VolumetricSoftMax(log=obj["ssm"].get("algorithm") == "CUDNN_SOFTMAX_LOG")
-
-    @classmethod
-    def to_lua(cls, module: VolumetricSoftMax, ctx: LuaContext) -> dict[str, Any]:
-        if record_of(module):
-            return {}
-        algorithm = {"mode": "CUDNN_SOFTMAX_MODE_CHANNEL", "algorithm": softmax_algorithm(module.log)}
-        return {"ssm": fresh("cudnn.SpatialSoftMax", ctx.type_of(module), **algorithm)}
+        @classmethod
+        def to_lua(cls, module: VolumetricSoftMax, ctx: LuaContext) -> dict[str, Any]:
+            if record_of(module):
+                return {}
+            algorithm = {"mode": "CUDNN_SOFTMAX_MODE_CHANNEL", "algorithm": softmax_algorithm(module.log)}
+            return {"ssm": fresh("cudnn.SpatialSoftMax", ctx.type_of(module), **algorithm)}

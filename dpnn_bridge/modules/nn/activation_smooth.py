@@ -45,7 +45,7 @@ class NegativeELU(nn.Module):
 @lua_class("nn.ELU")
 class ELU(Inplace):
     torch_type = (nn.ELU, NegativeELU)
-    scalars = {"alpha": "alpha"}
+    scalars = ("alpha",)
 
     @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
@@ -81,7 +81,7 @@ class EarlySoftplus(nn.Softplus):
 @lua_class("nn.SoftPlus")
 class SoftPlus(LuaClass):
     torch_type = (nn.Softplus, EarlySoftplus)
-    scalars = {"beta": "beta", "threshold": "threshold"}
+    scalars = ("beta", "threshold")
     defaults = {"beta": 1, "threshold": 20}
 
     @classmethod

@@ -30,6 +30,7 @@ def spread(weight: Tensor, input: Tensor) -> tuple[Tensor, Tensor]:
     return rows, weight.reshape(1, -1).expand(rows.shape)
 
 
+@lua_class("nn.CMul")
 class CMul(nn.Module):
     """Multiplies by a weight for each element.
 
@@ -66,23 +67,21 @@ class CMul(nn.Module):
     def extra_repr(self) -> str:
         return ", ".join(map(str, self.weight.shape))
 
+    class Lua(LuaClass):
+        tensors = ("weight",)
+        scratch = ("size",)
 
-@lua_class("nn.CMul")
-class CMulClass(LuaClass):
-    torch_type = CMul
-    tensors = {"weight": "weight"}
-    scratch = ("size",)
+        @classmethod
+        def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
+            return cls.torch_type(*obj[next(iter(cls.tensors))].shape)
 
-    @classmethod
-    def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
-        return cls.torch_type(*obj[next(iter(cls.tensors))].shape)
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        size = next(module.parameters(recurse=False)).shape
-        return {**super().to_lua(module, ctx), "size": size_storage(size)}
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            size = next(module.parameters(recurse=False)).shape
+            return {**super().to_lua(module, ctx), "size": size_storage(size)}
 
 
+@lua_class("nn.CAdd")
 class CAdd(nn.Module):
     """Adds a bias for each element.
 
@@ -119,13 +118,11 @@ class CAdd(nn.Module):
     def extra_repr(self) -> str:
         return ", ".join(map(str, self.bias.shape))
 
-
-@lua_class("nn.CAdd")
-class CAddClass(CMulClass):
-    torch_type = CAdd
-    tensors = {"bias": "bias"}
+    class Lua(CMul.Lua):
+        tensors = ("bias",)
 
 
+@lua_class("nn.Mul")
 class Mul(nn.Module):
     """Multiplies by one weight.
 
@@ -152,13 +149,11 @@ class Mul(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         return input * self.weight
 
-
-@lua_class("nn.Mul")
-class MulClass(LuaClass):
-    torch_type = Mul
-    tensors = {"weight": "weight"}
+    class Lua(LuaClass):
+        tensors = ("weight",)
 
 
+@lua_class("nn.Add")
 class Add(nn.Module):
     """Adds a bias for each element of a sample, or one for all.
 
@@ -199,19 +194,16 @@ class Add(nn.Module):
     def extra_repr(self) -> str:
         return "scalar=True" if self.scalar else ", ".join(map(str, self.bias.shape))
 
+    class Lua(LuaClass):
+        tensors = ("bias",)
 
-@lua_class("nn.Add")
-class AddClass(LuaClass):
-    torch_type = Add
-    tensors = {"bias": "bias"}
+        @classmethod
+        def build(cls, obj: LuaObject, ctx: TorchContext) -> Add:
+            return Add(*obj["bias"].shape, scalar=obj.get("scalar") not in (None, False))
 
-    @classmethod
-    def build(cls, obj: LuaObject, ctx: TorchContext) -> Add:
-        return Add(*obj["bias"].shape, scalar=obj.get("scalar") not in (None, False))
-
-    @classmethod
-    def to_lua(cls, module: Add, ctx: LuaContext) -> dict[str, Any]:
-        fields = super().to_lua(module, ctx)
-        if module.scalar:
-            fields["scalar"] = True
-        return {**fields, "_ones": ctx.constant(torch.ones(1, dtype=module.bias.dtype), module)}
+        @classmethod
+        def to_lua(cls, module: Add, ctx: LuaContext) -> dict[str, Any]:
+            fields = super().to_lua(module, ctx)
+            if module.scalar:
+                fields["scalar"] = True
+            return {**fields, "_ones": ctx.constant(torch.ones(1, dtype=module.bias.dtype), module)}

@@ -54,6 +54,7 @@ def joined(tensors: Sequence[Tensor], dim: int) -> Tensor:
     return torch.cat(fitting, dim)
 
 
+@lua_class("nn.CAddTable")
 class CAddTable(nn.Module):
     """The sum of all tensors of a list.
 
@@ -71,13 +72,11 @@ class CAddTable(nn.Module):
             output = output + shaped_like(output, other)
         return output
 
-
-@lua_class("nn.CAddTable")
-class CAddTableClass(LuaClass):
-    torch_type = CAddTable
-    constants = {"gradInput": empty_table}
+    class Lua(LuaClass):
+        constants = {"gradInput": empty_table}
 
 
+@lua_class("nn.CSubTable")
 class CSubTable(nn.Module):
     """The first tensor of a list minus the second.
 
@@ -92,13 +91,11 @@ class CSubTable(nn.Module):
     def forward(self, input: list[Tensor]) -> Tensor:
         return input[0] - shaped_like(input[0], input[1])
 
-
-@lua_class("nn.CSubTable")
-class CSubTableClass(LuaClass):
-    torch_type = CSubTable
-    constants = {"gradInput": empty_table}
+    class Lua(LuaClass):
+        constants = {"gradInput": empty_table}
 
 
+@lua_class("nn.CMulTable")
 class CMulTable(nn.Module):
     """The product of all tensors of a list.
 
@@ -116,14 +113,12 @@ class CMulTable(nn.Module):
             output = output * shaped_like(output, other)
         return output
 
-
-@lua_class("nn.CMulTable")
-class CMulTableClass(LuaClass):
-    torch_type = CMulTable
-    constants = {"gradInput": empty_table}
-    scratch = ("tout",)
+    class Lua(LuaClass):
+        constants = {"gradInput": empty_table}
+        scratch = ("tout",)
 
 
+@lua_class("nn.CDivTable")
 class CDivTable(nn.Module):
     """The first tensor of a list divided by the second.
 
@@ -138,13 +133,11 @@ class CDivTable(nn.Module):
     def forward(self, input: list[Tensor]) -> Tensor:
         return input[0] / shaped_like(input[0], input[1])
 
-
-@lua_class("nn.CDivTable")
-class CDivTableClass(LuaClass):
-    torch_type = CDivTable
-    constants = {"gradInput": empty_table}
+    class Lua(LuaClass):
+        constants = {"gradInput": empty_table}
 
 
+@lua_class("nn.CMaxTable")
 class CMaxTable(nn.Module):
     """The element-wise maximum of a list of tensors; equal values send their gradient to the first.
 
@@ -166,14 +159,12 @@ class CMaxTable(nn.Module):
             output = torch.where(other > output, other, output)
         return output
 
-
-@lua_class("nn.CMaxTable")
-class CMaxTableClass(LuaClass):
-    torch_type = CMaxTable
-    scratch = ("maxIdx", "mask", "maxVals", "gradMaxVals", "maskByteTensor")
-    constants = {"gradInput": empty_table, **dict.fromkeys(scratch[:4], LuaTensor.empty)}
+    class Lua(LuaClass):
+        scratch = ("maxIdx", "mask", "maxVals", "gradMaxVals", "maskByteTensor")
+        constants = {"gradInput": empty_table, **dict.fromkeys(scratch[:4], LuaTensor.empty)}
 
 
+@lua_class("nn.CMinTable")
 class CMinTable(nn.Module):
     """The element-wise minimum of a list of tensors; equal values send their gradient to the first.
 
@@ -195,14 +186,12 @@ class CMinTable(nn.Module):
             output = torch.where(other < output, other, output)
         return output
 
-
-@lua_class("nn.CMinTable")
-class CMinTableClass(LuaClass):
-    torch_type = CMinTable
-    scratch = ("minIdx", "mask", "minVals", "gradMaxVals", "maskByteTensor")
-    constants = {"gradInput": empty_table, **dict.fromkeys(scratch[:4], LuaTensor.empty)}
+    class Lua(LuaClass):
+        scratch = ("minIdx", "mask", "minVals", "gradMaxVals", "maskByteTensor")
+        constants = {"gradInput": empty_table, **dict.fromkeys(scratch[:4], LuaTensor.empty)}
 
 
+@lua_class("nn.MixtureTable")
 class MixtureTable(nn.Module):
     r"""A mixture of experts: the sum of the experts' outputs, each times its gate.
 
@@ -241,17 +230,14 @@ class MixtureTable(nn.Module):
     def extra_repr(self) -> str:
         return "" if self.dim is None else f"dim={self.dim}"
 
-
-@lua_class("nn.MixtureTable")
-class MixtureTableClass(LuaClass):
-    torch_type = MixtureTable
-    scalars = {"dim": "dim"}
-    defaults = {"dim": None}
-    constants = {
-        "size": empty_sizes,
-        "size2": empty_sizes,
-        "batchSize": 0,
-        "backwardSetup": False,
-        "gradInput": empty_table,
-    }
-    scratch = ("size", "size2")
+    class Lua(LuaClass):
+        scalars = ("dim",)
+        defaults = {"dim": None}
+        constants = {
+            "size": empty_sizes,
+            "size2": empty_sizes,
+            "batchSize": 0,
+            "backwardSetup": False,
+            "gradInput": empty_table,
+        }
+        scratch = ("size", "size2")

@@ -99,7 +99,7 @@ class Normalization(LuaClass):
     """
 
     dims: int
-    scalars = {"eps": "eps", "momentum": "momentum"}
+    scalars = ("eps", "momentum")
     sizes = {"running_mean": "num_features"}
     optional = {"weight": "affine"}
     defaults = {"eps": 1e-5, "momentum": 0.1}

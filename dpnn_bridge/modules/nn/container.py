@@ -17,7 +17,7 @@ from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.tracing import leaf
 from dpnn_bridge.loaders.reader import MAX_DIMENSIONS
 from dpnn_bridge.modules.nn.arithmetic import joined
-from dpnn_bridge.modules.nn.decorator import Decorator, DecoratorClass
+from dpnn_bridge.modules.nn.decorator import Decorator
 from dpnn_bridge.modules.nn.members import Members, SlicedWithArguments
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor, element_dtype
 
@@ -28,6 +28,7 @@ class Sequential(LuaClass):
     container = True
 
 
+@lua_class("nn.ConcatTable")
 class ConcatTable(nn.Sequential):
     """Applies every member to the same input and returns the list of results.
 
@@ -45,14 +46,12 @@ class ConcatTable(nn.Sequential):
     def forward(self, input: Any) -> list[Any]:  # type: ignore[override]
         return [module(input) for module in self]
 
-
-@lua_class("nn.ConcatTable")
-class ConcatTableClass(LuaClass):
-    torch_type = ConcatTable
-    container = True
-    constants = {"output": empty_table}
+    class Lua(LuaClass):
+        container = True
+        constants = {"output": empty_table}
 
 
+@lua_class("nn.ParallelTable")
 class ParallelTable(nn.Sequential):
     """Applies the i-th member to the i-th element of a list.
 
@@ -70,14 +69,12 @@ class ParallelTable(nn.Sequential):
     def forward(self, input: list[Any]) -> list[Any]:  # type: ignore[override]
         return [module(input[i]) for i, module in enumerate(self)]
 
-
-@lua_class("nn.ParallelTable")
-class ParallelTableClass(LuaClass):
-    torch_type = ParallelTable
-    container = True
-    constants = {"output": empty_table, "gradInput": empty_table}
+    class Lua(LuaClass):
+        container = True
+        constants = {"output": empty_table, "gradInput": empty_table}
 
 
+@lua_class("nn.Concat")
 class Concat(SlicedWithArguments):
     """Applies every member to the same input and joins the results along one dimension.
 
@@ -103,16 +100,14 @@ class Concat(SlicedWithArguments):
     def extra_repr(self) -> str:
         return f"dimension={self.dimension}"
 
-
-@lua_class("nn.Concat")
-class ConcatClass(LuaClass):
-    torch_type = Concat
-    container = True
-    scalars = {"dimension": "dimension"}
-    constants = {"outputSize": empty_sizes}
-    scratch = ("size", "outputSize")
+    class Lua(LuaClass):
+        container = True
+        scalars = ("dimension",)
+        constants = {"outputSize": empty_sizes}
+        scratch = ("size", "outputSize")
 
 
+@lua_class("nn.DepthConcat")
 class DepthConcat(Concat):
     """Like :class:`Concat`, with smaller outputs centred in zeros of the largest size of every other dimension.
 
@@ -143,13 +138,11 @@ class DepthConcat(Concat):
             pad += [missing // 2, missing - missing // 2]
         return F.pad(output, pad) if any(pad) else output
 
-
-@lua_class("nn.DepthConcat")
-class DepthConcatClass(ConcatClass):
-    torch_type = DepthConcat
-    scratch = ("size", "outputSize", "windows")
+    class Lua(Concat.Lua):
+        scratch = ("size", "outputSize", "windows")
 
 
+@lua_class("nn.Parallel")
 class Parallel(SlicedWithArguments):
     """Applies the i-th member to the i-th slice of a tensor and joins the results.
 
@@ -183,15 +176,13 @@ class Parallel(SlicedWithArguments):
     def extra_repr(self) -> str:
         return f"input_dimension={self.input_dimension}, output_dimension={self.output_dimension}"
 
-
-@lua_class("nn.Parallel")
-class ParallelClass(LuaClass):
-    torch_type = Parallel
-    container = True
-    scalars = {"inputDimension": "input_dimension", "outputDimension": "output_dimension"}
-    scratch = ("totalOutputSize",)
+    class Lua(LuaClass):
+        container = True
+        scalars = {"inputDimension": "input_dimension", "outputDimension": "output_dimension"}
+        scratch = ("totalOutputSize",)
 
 
+@lua_class("nn.MapTable")
 class MapTable(SlicedWithArguments):
     """Applies one module to every element of a list.
 
@@ -225,37 +216,35 @@ class MapTable(SlicedWithArguments):
     def extra_repr(self) -> str:
         return "" if self.shared else "shared=False"
 
+    class Lua(LuaClass):
+        container = True
+        scalars = ("shared",)
+        constants = {
+            "output": empty_table,
+            "gradInput": empty_table,
+            "sharedparams": lambda kind: LuaTable.from_list(["weight", "bias", "gradWeight", "gradBias"]),
+        }
 
-@lua_class("nn.MapTable")
-class MapTableClass(LuaClass):
-    torch_type = MapTable
-    container = True
-    scalars = {"shared": "shared"}
-    constants = {
-        "output": empty_table,
-        "gradInput": empty_table,
-        "sharedparams": lambda kind: LuaTable.from_list(["weight", "bias", "gradWeight", "gradBias"]),
-    }
+        @classmethod
+        def stepped(
+            cls, module: nn.Module, inner: Callable[[nn.Module], Iterator[ParameterSite]]
+        ) -> Iterator[ParameterSite]:
+            for child in cls.children(module)[: 1 if module.shared else None]:
+                yield from inner(child)
 
-    @classmethod
-    def stepped(
-        cls, module: nn.Module, inner: Callable[[nn.Module], Iterator[ParameterSite]]
-    ) -> Iterator[ParameterSite]:
-        for child in cls.children(module)[: 1 if module.shared else None]:
-            yield from inner(child)
+        @classmethod
+        def replay(cls, module: nn.Module, after: LuaObject) -> None:
+            """Makes as many clones as Torch7 made, each of which has noise of its own."""
+            assert isinstance(module, MapTable)
+            if isinstance(clones := after.get("modules"), LuaTable):
+                module.resize(len(clones.as_list()))
 
-    @classmethod
-    def replay(cls, module: nn.Module, after: LuaObject) -> None:
-        """Makes as many clones as Torch7 made, each of which has noise of its own."""
-        assert isinstance(module, MapTable)
-        if isinstance(clones := after.get("modules"), LuaTable):
-            module.resize(len(clones.as_list()))
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        return {**super().to_lua(module, ctx), "module": ctx.to_lua(cls.children(module)[0])}
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            return {**super().to_lua(module, ctx), "module": ctx.to_lua(cls.children(module)[0])}
 
 
+@lua_class("nn.Bottle")
 class Bottle(Decorator):
     r"""Lets a module that knows one batch dimension process inputs with several, folded into one.
 
@@ -294,27 +283,27 @@ class Bottle(Decorator):
     def extra_repr(self) -> str:
         return f"n_input_dims={self.n_input_dims}, n_output_dims={self.n_output_dims}"
 
+    class Lua(Decorator.Lua):
+        scalars = {"nInputDim": "n_input_dims", "nOutputDim": "n_output_dims"}
+        scratch = ("dimDelta", "inShape", "outShape")
 
-@lua_class("nn.Bottle")
-class BottleClass(DecoratorClass):
-    torch_type = Bottle
-    scalars = {"nInputDim": "n_input_dims", "nOutputDim": "n_output_dims"}
-    scratch = ("dimDelta", "inShape", "outShape")
-
-    @classmethod
-    def to_lua(cls, module: Bottle, ctx: LuaContext) -> dict[str, Any]:
-        kind = ctx.type_of(module)
-        most = (min(n, MAX_DIMENSIONS) for n in (module.n_input_dims, module.n_output_dims))  # they come from a file
-        inputs, outputs = (np.zeros(n, element_dtype(kind)) for n in most)
-        return {
-            **super().to_lua(module, ctx),
-            "dimDelta": module.n_input_dims - module.n_output_dims,
-            "inShape": LuaTensor.from_numpy(inputs, kind),
-            "outShape": LuaTensor.from_numpy(outputs, kind),
-        }
+        @classmethod
+        def to_lua(cls, module: Bottle, ctx: LuaContext) -> dict[str, Any]:
+            kind = ctx.type_of(module)
+            most = (
+                min(n, MAX_DIMENSIONS) for n in (module.n_input_dims, module.n_output_dims)
+            )  # they come from a file
+            inputs, outputs = (np.zeros(n, element_dtype(kind)) for n in most)
+            return {
+                **super().to_lua(module, ctx),
+                "dimDelta": module.n_input_dims - module.n_output_dims,
+                "inShape": LuaTensor.from_numpy(inputs, kind),
+                "outShape": LuaTensor.from_numpy(outputs, kind),
+            }
 
 
 # ---------------------------------------------------------------------- base classes
+@lua_class("nn.Module")
 class Module(nn.Module):
     """Torch7's abstract base, which hands back whatever ``output`` it holds, whatever the input.
 
@@ -334,13 +323,11 @@ class Module(nn.Module):
     def forward(self, input: Any) -> Tensor:
         return torch.empty(0) if self.output is None else self.output.clone()
 
-
-@lua_class("nn.Module")
-class ModuleClass(LuaClass):
-    torch_type = Module
-    tensors = {"output": "output"}
+    class Lua(LuaClass):
+        tensors = ("output",)
 
 
+@lua_class("nn.Container")
 class Container(Members, Module):
     """Torch7's abstract base of containers: it holds members and runs none.
 
@@ -354,8 +341,5 @@ class Container(Members, Module):
     def __init__(self, *modules: nn.Module) -> None:
         super().__init__(*modules)
 
-
-@lua_class("nn.Container")
-class ContainerClass(ModuleClass):
-    torch_type = Container
-    container = True
+    class Lua(Module.Lua):
+        container = True

@@ -20,7 +20,7 @@ CUDNN_SCRATCH = ("buffer", "extraBuffer")
 class Convolution(LuaClass):
     """What all convolutions share: two sizes, a weight and, unless ``noBias()`` was called, a bias."""
 
-    tensors = {"weight": "weight", "bias": "bias"}
+    tensors = ("weight", "bias")
     optional = {"bias": "bias"}
     scratch = ("finput", "fgradInput", "ones", *CUDNN_SCRATCH)
 

@@ -21,7 +21,48 @@ def parameter(*shape: int) -> nn.Parameter:
     return nn.Parameter(torch.zeros(shape))
 
 
+def by_input_plane(weight: Tensor, module: nn.Module) -> Tensor:
+    """Lua's ``multiplier x (nIn*kH*kW)`` as torch's ``nIn*multiplier x 1 x kH x kW``."""
+    assert isinstance(module, SpatialDepthWiseConvolution)
+    planes = weight.reshape(module.multiplier, module.in_channels, -1).transpose(0, 1)
+    return planes.reshape(module.out_channels, 1, *module.kernel_size)
+
+
+def bias_by_input_plane(bias: Tensor, module: nn.Module) -> Tensor:
+    """Lua's ``multiplier x nIn`` as torch's ``nIn*multiplier``."""
+    assert isinstance(module, SpatialDepthWiseConvolution)
+    return bias.reshape(module.multiplier, module.in_channels).t().reshape(-1)
+
+
+def by_multiplier(tensor: Tensor, module: nn.Module) -> Tensor:
+    """torch's ``nIn*multiplier x …`` as Lua's two dimensions ``multiplier x (nIn*…)``."""
+    assert isinstance(module, SpatialDepthWiseConvolution)
+    return tensor.reshape(module.in_channels, module.multiplier, -1).transpose(0, 1).reshape(module.multiplier, -1)
+
+
+class ConnectionTable(LuaClass):
+    scalars = {
+        "nInputPlane": "in_channels",
+        "nOutputPlane": "out_channels",
+        ("kH", "kW"): "kernel_size",
+        ("dH", "dW"): "stride",
+    }
+    defaults = {"dH": 1, "dW": 1}
+    tensors = {"weight": "weight", "bias": "bias", "connTable": "connection_table"}
+    sizes = {"connTable": ("connections", None)}
+
+    @classmethod
+    def upgrade(cls, obj: LuaObject) -> LuaObject:
+        """Torch7 needs the table in the type of the weights, which some files lack."""
+        obj = super().upgrade(obj)
+        table, weight = obj.get("connTable"), obj.get("weight")
+        if not isinstance(table, LuaTensor) or not isinstance(weight, LuaTensor) or table.dtype == weight.dtype:
+            return obj
+        return obj.changed(connTable=LuaTensor.from_numpy(table.numpy().astype(weight.dtype), weight.class_name))
+
+
 # ---------------------------------------------------------------------- by plane
+@lua_class("nn.SpatialDepthWiseConvolution")
 class SpatialDepthWiseConvolution(nn.Conv2d):
     """Every input plane has its own ``multiplier`` kernels.
 
@@ -76,37 +117,16 @@ class SpatialDepthWiseConvolution(nn.Conv2d):
             pad += [before, reach - before - input.shape[dim - 2]]
         return F.conv2d(F.pad(input, pad), self.weight.detach(), None, self.stride, groups=self.groups)
 
-
-def by_input_plane(weight: Tensor, module: nn.Module) -> Tensor:
-    """Lua's ``multiplier x (nIn*kH*kW)`` as torch's ``nIn*multiplier x 1 x kH x kW``."""
-    assert isinstance(module, SpatialDepthWiseConvolution)
-    planes = weight.reshape(module.multiplier, module.in_channels, -1).transpose(0, 1)
-    return planes.reshape(module.out_channels, 1, *module.kernel_size)
-
-
-def bias_by_input_plane(bias: Tensor, module: nn.Module) -> Tensor:
-    """Lua's ``multiplier x nIn`` as torch's ``nIn*multiplier``."""
-    assert isinstance(module, SpatialDepthWiseConvolution)
-    return bias.reshape(module.multiplier, module.in_channels).t().reshape(-1)
+    class Lua(Convolution):
+        scalars = {**SPATIAL, "nOutputPlane": "multiplier"}
+        defaults = SPATIAL_DEFAULTS
+        tensors = {
+            "weight": Field("weight", Layout(by_input_plane, by_multiplier)),
+            "bias": Field("bias", Layout(bias_by_input_plane, by_multiplier)),
+        }
 
 
-def by_multiplier(tensor: Tensor, module: nn.Module) -> Tensor:
-    """torch's ``nIn*multiplier x …`` as Lua's two dimensions ``multiplier x (nIn*…)``."""
-    assert isinstance(module, SpatialDepthWiseConvolution)
-    return tensor.reshape(module.in_channels, module.multiplier, -1).transpose(0, 1).reshape(module.multiplier, -1)
-
-
-@lua_class("nn.SpatialDepthWiseConvolution")
-class SpatialDepthWiseConvolutionClass(Convolution):
-    torch_type = SpatialDepthWiseConvolution
-    scalars = {**SPATIAL, "nOutputPlane": "multiplier"}
-    defaults = SPATIAL_DEFAULTS
-    tensors = {
-        "weight": Field("weight", Layout(by_input_plane, by_multiplier)),
-        "bias": Field("bias", Layout(bias_by_input_plane, by_multiplier)),
-    }
-
-
+@lua_class("nn.TemporalRowConvolution")
 class TemporalRowConvolution(nn.Conv1d):
     """Every feature is convolved over time with its own kernel.
 
@@ -142,22 +162,25 @@ class TemporalRowConvolution(nn.Conv1d):
             return super().forward(input)
         return super().forward(input.transpose(-1, -2)).transpose(-1, -2)
 
+    class Lua(Convolution):
+        scalars = {
+            "inputFrameSize": "in_channels",
+            ("kW",): "kernel_size",
+            ("dW",): "stride",
+            "featFirst": "feat_first",
+        }
+        defaults = {"dW": 1, "featFirst": False}
 
-@lua_class("nn.TemporalRowConvolution")
-class TemporalRowConvolutionClass(Convolution):
-    torch_type = TemporalRowConvolution
-    scalars = {"inputFrameSize": "in_channels", ("kW",): "kernel_size", ("dW",): "stride", "featFirst": "feat_first"}
-    defaults = {"dW": 1, "featFirst": False}
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        arguments = super().arguments(obj, ctx)
-        (kernel_size,), (stride,) = arguments["kernel_size"], arguments["stride"]
-        frame_size = arguments.pop("in_channels")
-        return {**arguments, "frame_size": frame_size, "kernel_size": kernel_size, "stride": stride}
+        @classmethod
+        def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+            arguments = super().arguments(obj, ctx)
+            (kernel_size,), (stride,) = arguments["kernel_size"], arguments["stride"]
+            frame_size = arguments.pop("in_channels")
+            return {**arguments, "frame_size": frame_size, "kernel_size": kernel_size, "stride": stride}
 
 
 # ---------------------------------------------------------------------- by position
+@lua_class("nn.SpatialConvolutionLocal")
 class SpatialConvolutionLocal(nn.Module):
     """A convolution whose kernels differ from position to position.
 
@@ -212,15 +235,13 @@ class SpatialConvolutionLocal(nn.Module):
             f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
         )
 
-
-@lua_class("nn.SpatialConvolutionLocal")
-class SpatialConvolutionLocalClass(Convolution):
-    torch_type = SpatialConvolutionLocal
-    scalars = {**SPATIAL, ("oH", "oW"): "output_size"}
-    defaults = SPATIAL_DEFAULTS
+    class Lua(Convolution):
+        scalars = {**SPATIAL, ("oH", "oW"): "output_size"}
+        defaults = SPATIAL_DEFAULTS
 
 
 # ---------------------------------------------------------------------- by connection table
+@lua_class("nn.SpatialConvolutionMap")
 class SpatialConvolutionMap(nn.Module):
     """A convolution between pairs of planes that a table lists.
 
@@ -279,7 +300,11 @@ class SpatialConvolutionMap(nn.Module):
             f"kernel_size={self.kernel_size}, stride={self.stride}"
         )
 
+    class Lua(ConnectionTable):
+        pass
 
+
+@lua_class("nn.SpatialFullConvolutionMap")
 class SpatialFullConvolutionMap(SpatialConvolutionMap):
     """A transposed convolution between pairs of planes that a table lists.
 
@@ -297,33 +322,5 @@ class SpatialFullConvolutionMap(SpatialConvolutionMap):
     def forward(self, input: Tensor) -> Tensor:
         return F.conv_transpose2d(self.connected(input), self.dense_weight().transpose(0, 1), self.bias, self.stride)
 
-
-class ConnectionTable(LuaClass):
-    scalars = {
-        "nInputPlane": "in_channels",
-        "nOutputPlane": "out_channels",
-        ("kH", "kW"): "kernel_size",
-        ("dH", "dW"): "stride",
-    }
-    defaults = {"dH": 1, "dW": 1}
-    tensors = {"weight": "weight", "bias": "bias", "connTable": "connection_table"}
-    sizes = {"connTable": ("connections", None)}
-
-    @classmethod
-    def upgrade(cls, obj: LuaObject) -> LuaObject:
-        """Torch7 needs the table in the type of the weights, which some files lack."""
-        obj = super().upgrade(obj)
-        table, weight = obj.get("connTable"), obj.get("weight")
-        if not isinstance(table, LuaTensor) or not isinstance(weight, LuaTensor) or table.dtype == weight.dtype:
-            return obj
-        return obj.changed(connTable=LuaTensor.from_numpy(table.numpy().astype(weight.dtype), weight.class_name))
-
-
-@lua_class("nn.SpatialConvolutionMap")
-class SpatialConvolutionMapClass(ConnectionTable):
-    torch_type = SpatialConvolutionMap
-
-
-@lua_class("nn.SpatialFullConvolutionMap")
-class SpatialFullConvolutionMapClass(ConnectionTable):
-    torch_type = SpatialFullConvolutionMap
+    class Lua(ConnectionTable):
+        pass

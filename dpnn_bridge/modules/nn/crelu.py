@@ -9,6 +9,7 @@ from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.tracing import leaf
 
 
+@lua_class("nn.CReLU")
 class CReLU(nn.Sequential):
     """Rectifies a sample and its negative and joins both along the first dimension of the sample.
 
@@ -40,10 +41,7 @@ class CReLU(nn.Sequential):
     def extra_repr(self) -> str:
         return f"n_input_dims={self.n_input_dims}"
 
-
-@lua_class("nn.CReLU")
-class CReLUClass(LuaClass):
-    torch_type = CReLU
-    container = True
-    scalars = {"nInputDims": "n_input_dims"}
-    constants = {"inplace": False}
+    class Lua(LuaClass):
+        container = True
+        scalars = {"nInputDims": "n_input_dims"}
+        constants = {"inplace": False}

@@ -86,6 +86,7 @@ def expanded(weight: Tensor | None, target: Tensor) -> Tensor | None:
 
 
 # ---------------------------------------------------------------------- the base classes
+@lua_class("nn.Criterion")
 class Criterion(nn.Module):
     """Base of the criterions that PyTorch does not have; alone it computes nothing.
 
@@ -99,6 +100,20 @@ class Criterion(nn.Module):
 
     def forward(self, input: Any, target: Any = None) -> Any:
         return None
+
+    class Lua(LuaClass):
+        """Base of all criterion blocks.
+
+        Attributes:
+            buffers: fields that Torch7 makes when they are missing, and that it could not use when they are empty.
+        """
+
+        constants = {"output": 0}
+        buffers: ClassVar[tuple[str, ...]] = ("output_tensor",)
+
+        @classmethod
+        def upgrade(cls, obj: LuaObject) -> LuaObject:
+            return obj.changed(dict.fromkeys(cls.buffers))
 
 
 class Loss(Criterion):
@@ -127,24 +142,7 @@ def filled(value: float) -> Callable[[str], LuaTensor]:
     return lambda kind: LuaTensor.from_numpy(np.full(1, value, element_dtype(kind)), kind)
 
 
-@lua_class("nn.Criterion")
-class CriterionClass(LuaClass):
-    """Base of all criterion blocks.
-
-    Attributes:
-        buffers: fields that Torch7 makes when they are missing, and that it could not use when they are empty.
-    """
-
-    torch_type = Criterion
-    constants = {"output": 0}
-    buffers: ClassVar[tuple[str, ...]] = ("output_tensor",)
-
-    @classmethod
-    def upgrade(cls, obj: LuaObject) -> LuaObject:
-        return obj.changed(dict.fromkeys(cls.buffers))
-
-
-class LossClass(CriterionClass):
+class LossClass(Criterion.Lua):
     """A criterion with ``sizeAverage``.
 
     Attributes:
@@ -177,7 +175,7 @@ def reduction(size_average: Any) -> str:
     return "sum" if size_average is None or size_average is False else "mean"
 
 
-class PairClass(CriterionClass):
+class PairClass(Criterion.Lua):
     """A criterion on two inputs, whose ``gradInput`` must be a table of two tensors."""
 
     @classmethod
@@ -213,6 +211,7 @@ class WeightedCriterions(nn.ModuleList):
         return f"weights={self.weights}"
 
 
+@lua_class("nn.MultiCriterion")
 class MultiCriterion(WeightedCriterions):
     """Weighted sum of criterions of the same input and target.
 
@@ -231,7 +230,29 @@ class MultiCriterion(WeightedCriterions):
     def forward(self, input: Any, target: Any = None) -> Any:
         return sum(w * criterion(input, target) for w, criterion in zip(self.weights, self, strict=True))
 
+    class Lua(Criterion.Lua):
+        derived = ("criterions", "weights")
 
+        @classmethod
+        def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
+            criterions = ctx.children(obj, "criterions")
+            return cls.torch_type(criterions, numbers(obj["weights"])[: len(criterions)], **cls.arguments(obj, ctx))
+
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            assert isinstance(module, WeightedCriterions)
+            return {
+                **super().to_lua(module, ctx),
+                "criterions": LuaTable.from_list(ctx.to_lua(m) for m in cls.children(module)),
+                "weights": cls.weights_to_lua(module.weights),
+            }
+
+        @classmethod
+        def weights_to_lua(cls, weights: list[float]) -> Any:
+            return LuaStorage("torch.DoubleStorage", len(weights), np.array(weights, np.float64))
+
+
+@lua_class("nn.ParallelCriterion")
 class ParallelCriterion(WeightedCriterions):
     """Weighted sum of criterions, the i-th of which takes the i-th input and the i-th target.
 
@@ -264,48 +285,21 @@ class ParallelCriterion(WeightedCriterions):
             for i, (w, criterion) in enumerate(zip(self.weights, self, strict=True))
         )
 
+    class Lua(MultiCriterion.Lua):
+        derived = ("repeatTarget",)
 
-@lua_class("nn.MultiCriterion")
-class MultiCriterionClass(CriterionClass):
-    torch_type = MultiCriterion
-    derived = ("criterions", "weights")
+        @classmethod
+        def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+            return {"repeat_target": obj.get("repeatTarget") not in (None, False)}
 
-    @classmethod
-    def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
-        criterions = ctx.children(obj, "criterions")
-        return cls.torch_type(criterions, numbers(obj["weights"])[: len(criterions)], **cls.arguments(obj, ctx))
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            fields = {**super().to_lua(module, ctx), "gradInput": LuaTable()}
+            return {**fields, "repeatTarget": True} if module.repeat_target else fields
 
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        assert isinstance(module, WeightedCriterions)
-        return {
-            **super().to_lua(module, ctx),
-            "criterions": LuaTable.from_list(ctx.to_lua(m) for m in cls.children(module)),
-            "weights": cls.weights_to_lua(module.weights),
-        }
-
-    @classmethod
-    def weights_to_lua(cls, weights: list[float]) -> Any:
-        return LuaStorage("torch.DoubleStorage", len(weights), np.array(weights, np.float64))
-
-
-@lua_class("nn.ParallelCriterion")
-class ParallelCriterionClass(MultiCriterionClass):
-    torch_type = ParallelCriterion
-    derived = ("repeatTarget",)
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {"repeat_target": obj.get("repeatTarget") not in (None, False)}
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        fields = {**super().to_lua(module, ctx), "gradInput": LuaTable()}
-        return {**fields, "repeatTarget": True} if module.repeat_target else fields
-
-    @classmethod
-    def weights_to_lua(cls, weights: list[float]) -> Any:
-        return LuaTable.from_list(weights)
+        @classmethod
+        def weights_to_lua(cls, weights: list[float]) -> Any:
+            return LuaTable.from_list(weights)
 
 
 def numbers(value: LuaTable | LuaStorage | LuaTensor) -> list[float]:
@@ -330,6 +324,7 @@ class _UnitGradient(torch.autograd.Function):
         return torch.ones_like(grad_output)
 
 
+@lua_class("nn.CriterionTable")
 class CriterionTable(nn.Module):
     """A criterion as a module, which takes input and target in one list.
 
@@ -353,18 +348,15 @@ class CriterionTable(nn.Module):
     def forward(self, input: list[Any]) -> Tensor:
         return _UnitGradient.apply(self.criterion(input[0], detached(input[1])))  # type: ignore[return-value]
 
+    class Lua(LuaClass):
+        derived = ("criterion",)
 
-@lua_class("nn.CriterionTable")
-class CriterionTableClass(LuaClass):
-    torch_type = CriterionTable
-    derived = ("criterion",)
+        @classmethod
+        def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+            return {"criterion": ctx.to_torch(obj["criterion"], "criterion")}
 
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {"criterion": ctx.to_torch(obj["criterion"], "criterion")}
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        assert isinstance(module, CriterionTable)
-        criterion = ctx.to_lua(module.criterion)
-        return {"criterion": criterion, "gradInput": LuaTable.from_list([criterion["gradInput"]])}
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            assert isinstance(module, CriterionTable)
+            criterion = ctx.to_lua(module.criterion)
+            return {"criterion": criterion, "gradInput": LuaTable.from_list([criterion["gradInput"]])}

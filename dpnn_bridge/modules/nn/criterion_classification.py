@@ -13,7 +13,7 @@ from dpnn_bridge.conversion.lua_class import plain_object
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class, spec_of
 from dpnn_bridge.conversion.torch_context import TorchContext
-from dpnn_bridge.modules.nn.criterion import CriterionClass, LossClass, class_indices, filled, nll_loss, reduction
+from dpnn_bridge.modules.nn.criterion import Criterion, LossClass, class_indices, filled, nll_loss, reduction
 from dpnn_bridge.objects import LuaObject, LuaTensor
 
 #: Torch7's and PyTorch's mark for "no class"; it is the same number whatever classes count from
@@ -222,6 +222,7 @@ def part_to_lua(part: nn.Module, whole: nn.Module, ctx: LuaContext) -> LuaObject
     return obj
 
 
+@lua_class("nn.SpatialClassNLLCriterion")
 class SpatialClassNLLCriterion(nn.NLLLoss):
     r"""Negative log likelihood :math:`-w_t x_t` at each place of a map, averaged by the weights of the targets.
 
@@ -260,12 +261,16 @@ class SpatialClassNLLCriterion(nn.NLLLoss):
             )
         return nll_loss(input, target, self.weight, self.ignore_index, self.reduction)
 
-
-@lua_class("nn.SpatialClassNLLCriterion")
-class SpatialClassNLLCriterionClass(NLLClass):
-    torch_type = SpatialClassNLLCriterion
+    class Lua(NLLClass):
+        pass
 
 
+spatial_log_softmax = plain_object(
+    "cudnn.SpatialLogSoftMax", algorithm="CUDNN_SOFTMAX_LOG", mode="CUDNN_SOFTMAX_MODE_CHANNEL"
+)
+
+
+@lua_class("cudnn.SpatialCrossEntropyCriterion")
 class SpatialCrossEntropyCriterion(SpatialClassNLLCriterion):
     r"""Negative log likelihood of the softmax over channels at each place of a map.
 
@@ -289,7 +294,23 @@ class SpatialCrossEntropyCriterion(SpatialClassNLLCriterion):
     def forward(self, input: Tensor, target: Any) -> Tensor:
         return super().forward(F.log_softmax(input, 1), target)
 
+    class Lua(LossClass):
+        derived = ("nll",)
+        indexed = True
+        constants = {"output": 0, "slsm": spatial_log_softmax}
 
+        @classmethod
+        def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
+            assign_weights(module, obj["nll"], ctx)
+
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            assert isinstance(module, SpatialCrossEntropyCriterion)
+            nll = SpatialClassNLLCriterion(module.weight, module.reduction, module.index_base)
+            return {**super().to_lua(module, ctx), "nll": part_to_lua(nll, module, ctx)}
+
+
+@lua_class("cudnn.VolumetricCrossEntropyCriterion")
 class VolumetricCrossEntropyCriterion(SpatialCrossEntropyCriterion):
     r"""Negative log likelihood of the softmax over channels at each place of a volume.
 
@@ -312,45 +333,19 @@ class VolumetricCrossEntropyCriterion(SpatialCrossEntropyCriterion):
 
     spatial_dims = 3
 
+    class Lua(Criterion.Lua):
+        derived = ("scec",)
 
-spatial_log_softmax = plain_object(
-    "cudnn.SpatialLogSoftMax", algorithm="CUDNN_SOFTMAX_LOG", mode="CUDNN_SOFTMAX_MODE_CHANNEL"
-)
+        @classmethod
+        def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+            return SpatialCrossEntropyCriterion.Lua.arguments(obj["scec"], ctx)
 
+        @classmethod
+        def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
+            assign_weights(module, obj["scec"]["nll"], ctx)
 
-@lua_class("cudnn.SpatialCrossEntropyCriterion")
-class SpatialCrossEntropyCriterionClass(LossClass):
-    torch_type = SpatialCrossEntropyCriterion
-    derived = ("nll",)
-    indexed = True
-    constants = {"output": 0, "slsm": spatial_log_softmax}
-
-    @classmethod
-    def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
-        assign_weights(module, obj["nll"], ctx)
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        assert isinstance(module, SpatialCrossEntropyCriterion)
-        nll = SpatialClassNLLCriterion(module.weight, module.reduction, module.index_base)
-        return {**super().to_lua(module, ctx), "nll": part_to_lua(nll, module, ctx)}
-
-
-@lua_class("cudnn.VolumetricCrossEntropyCriterion")
-class VolumetricCrossEntropyCriterionClass(CriterionClass):
-    torch_type = VolumetricCrossEntropyCriterion
-    derived = ("scec",)
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return SpatialCrossEntropyCriterionClass.arguments(obj["scec"], ctx)
-
-    @classmethod
-    def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
-        assign_weights(module, obj["scec"]["nll"], ctx)
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        assert isinstance(module, VolumetricCrossEntropyCriterion)
-        scec = SpatialCrossEntropyCriterion(module.weight, module.reduction, module.index_base)
-        return {**super().to_lua(module, ctx), "scec": part_to_lua(scec, module, ctx)}
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            assert isinstance(module, VolumetricCrossEntropyCriterion)
+            scec = SpatialCrossEntropyCriterion(module.weight, module.reduction, module.index_base)
+            return {**super().to_lua(module, ctx), "scec": part_to_lua(scec, module, ctx)}

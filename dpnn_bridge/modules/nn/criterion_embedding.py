@@ -20,6 +20,7 @@ def hinge(x: Tensor) -> Tensor:
     return torch.where(x < 0, 0, x)
 
 
+@lua_class("nn.HingeEmbeddingCriterion")
 class HingeEmbeddingCriterion(nn.HingeEmbeddingLoss):
     r"""Mean or sum of :math:`x` where the target is 1 and of :math:`\max(0, m - x)` where it is -1.
 
@@ -44,15 +45,13 @@ class HingeEmbeddingCriterion(nn.HingeEmbeddingLoss):
         losses = torch.where(target != 1, hinge(self.margin - input), 0) + torch.where(target != -1, input, 0)
         return losses.mean() if self.reduction == "mean" else losses.sum()
 
-
-@lua_class("nn.HingeEmbeddingCriterion")
-class HingeEmbeddingCriterionClass(LossClass):
-    torch_type = HingeEmbeddingCriterion
-    scalars = {"margin": "margin"}
-    defaults = {"margin": 1}
-    buffers = ("buffer", "ty")
+    class Lua(LossClass):
+        scalars = ("margin",)
+        defaults = {"margin": 1}
+        buffers = ("buffer", "ty")
 
 
+@lua_class("nn.L1HingeEmbeddingCriterion")
 class L1HingeEmbeddingCriterion(Criterion):
     r"""Distance :math:`d = \sum |a - b|` of a pair if the target is 1, :math:`\max(0, m - d)` if it is -1.
 
@@ -84,14 +83,12 @@ class L1HingeEmbeddingCriterion(Criterion):
     def extra_repr(self) -> str:
         return f"margin={self.margin}"
 
-
-@lua_class("nn.L1HingeEmbeddingCriterion")
-class L1HingeEmbeddingCriterionClass(PairClass):
-    torch_type = L1HingeEmbeddingCriterion
-    scalars = {"margin": "margin"}
-    defaults = {"margin": 1}
+    class Lua(PairClass):
+        scalars = ("margin",)
+        defaults = {"margin": 1}
 
 
+@lua_class("nn.CosineEmbeddingCriterion")
 class CosineEmbeddingCriterion(Loss):
     r"""Mean or sum of :math:`1 - \cos(a, b)` where the target is 1, of :math:`\max(0, \cos(a, b) - m)` where it is -1.
 
@@ -126,16 +123,14 @@ class CosineEmbeddingCriterion(Loss):
     def extra_repr(self) -> str:
         return ", ".join(filter(None, [f"margin={self.margin}", super().extra_repr()]))
 
-
-@lua_class("nn.CosineEmbeddingCriterion")
-class CosineEmbeddingCriterionClass(LossClass, PairClass):
-    torch_type = CosineEmbeddingCriterion
-    scalars = {"margin": "margin"}
-    defaults = {"margin": 0}
-    buffers = ("_y", "buffer", "w1", "w22", "w", "w32", "_outputs", "_idx")
-    averages = False
+    class Lua(LossClass, PairClass):
+        scalars = ("margin",)
+        defaults = {"margin": 0}
+        buffers = ("_y", "buffer", "w1", "w22", "w", "w32", "_outputs", "_idx")
+        averages = False
 
 
+@lua_class("nn.MarginRankingCriterion")
 class MarginRankingCriterion(Loss):
     r"""Sum of :math:`\max(0, m - t (a - b))`, divided by the number of targets in ``"mean"``.
 
@@ -170,16 +165,14 @@ class MarginRankingCriterion(Loss):
     def extra_repr(self) -> str:
         return ", ".join(filter(None, [f"margin={self.margin}", super().extra_repr()]))
 
-
-@lua_class("nn.MarginRankingCriterion")
-class MarginRankingCriterionClass(LossClass, PairClass):
-    torch_type = MarginRankingCriterion
-    scalars = {"margin": "margin"}
-    defaults = {"margin": 1}
-    buffers = ("_output", "dist", "mask")
-    averages = False
+    class Lua(LossClass, PairClass):
+        scalars = ("margin",)
+        defaults = {"margin": 1}
+        buffers = ("_output", "dist", "mask")
+        averages = False
 
 
+@lua_class("nn.DistanceRatioCriterion")
 class DistanceRatioCriterion(Loss):
     r"""Sum of :math:`a + \log(e^{-a} + e^{-b})`, divided by the size of the first dimension in ``"mean"``.
 
@@ -200,8 +193,5 @@ class DistanceRatioCriterion(Loss):
         loss = (similar + total.log()).sum()
         return loss / similar.shape[0] if self.reduction == "mean" else loss
 
-
-@lua_class("nn.DistanceRatioCriterion")
-class DistanceRatioCriterionClass(LossClass):
-    torch_type = DistanceRatioCriterion
-    buffers = ("_expMinusX", "_expMinusY", "_sumExpMinusXY", "_logSumExpMinusXY", "loss", "dX", "dY")
+    class Lua(LossClass):
+        buffers = ("_expMinusX", "_expMinusY", "_sumExpMinusXY", "_logSumExpMinusXY", "loss", "dX", "dY")

@@ -160,6 +160,7 @@ class MultiLabelMarginCriterionClass(LossClass):
     scratch = ("isTarget",)
 
 
+@lua_class("nn.MultiMarginCriterion")
 class MultiMarginCriterion(nn.MultiMarginLoss):
     r"""Sum of :math:`w_t \max(0, m - x_t + x_j)^p / C` over all classes j but the target t.
 
@@ -199,15 +200,13 @@ class MultiMarginCriterion(nn.MultiMarginLoss):
             input, target = input.unsqueeze(0), target.reshape(-1)[:1]
         return super().forward(input, target)
 
-
-@lua_class("nn.MultiMarginCriterion")
-class MultiMarginCriterionClass(IndexedClass):
-    torch_type = MultiMarginCriterion
-    scalars = {"p": "p", "margin": "margin"}
-    defaults = {"p": 1, "margin": 1}
-    buffers = ("output_tensor", "target_tensor")
+    class Lua(IndexedClass):
+        scalars = ("p", "margin")
+        defaults = {"p": 1, "margin": 1}
+        buffers = ("output_tensor", "target_tensor")
 
 
+@lua_class("nn.MarginCriterion")
 class MarginCriterion(Loss):
     r"""Mean or sum of :math:`\max(0, m - x t)`.
 
@@ -234,12 +233,9 @@ class MarginCriterion(Loss):
     def extra_repr(self) -> str:
         return ", ".join(filter(None, [f"margin={self.margin}", super().extra_repr()]))
 
-
-@lua_class("nn.MarginCriterion")
-class MarginCriterionClass(LossClass):
-    torch_type = MarginCriterion
-    scalars = {"margin": "margin"}
-    defaults = {"margin": 1}
+    class Lua(LossClass):
+        scalars = ("margin",)
+        defaults = {"margin": 1}
 
 
 class SoftMarginCriterion(nn.SoftMarginLoss):
@@ -285,6 +281,7 @@ def simplex(n: int) -> Tensor:
     return vertices
 
 
+@lua_class("nn.ClassSimplexCriterion")
 class ClassSimplexCriterion(MSECriterion):
     r"""Mean squared error between the input and the vertex of a regular simplex that stands for the target class.
 
@@ -326,11 +323,8 @@ class ClassSimplexCriterion(MSECriterion):
         """The most similar class of each sample, shape :math:`(N)`. Lua: ``getTopPrediction``."""
         return self.predictions(input).argmax(-1) + self.index_base
 
-
-@lua_class("nn.ClassSimplexCriterion")
-class ClassSimplexCriterionClass(LossClass):
-    torch_type = ClassSimplexCriterion
-    indexed = True
-    constants = {"output": 0, "_target": LuaTensor.empty}
-    scalars = {"nClasses": "n_classes"}
-    tensors = {"simplex": "simplex"}
+    class Lua(LossClass):
+        indexed = True
+        constants = {"output": 0, "_target": LuaTensor.empty}
+        scalars = {"nClasses": "n_classes"}
+        tensors = ("simplex",)

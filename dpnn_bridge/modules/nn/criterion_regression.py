@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.modules.nn.criterion import Criterion, CriterionClass, Loss, LossClass, elementwise
+from dpnn_bridge.modules.nn.criterion import Criterion, Loss, LossClass, elementwise
 
 
 class AbsCriterion(Loss):
@@ -93,6 +93,7 @@ class SmoothL1CriterionClass(LossClass):
     torch_type = (SmoothL1Criterion, nn.SmoothL1Loss)
 
 
+@lua_class("nn.WeightedMSECriterion")
 class WeightedMSECriterion(MSECriterion):
     r"""Mean or sum of :math:`(x - w t)^2`: the weights multiply the target only.
 
@@ -121,15 +122,13 @@ class WeightedMSECriterion(MSECriterion):
         weight = elementwise(self.weight, input[0] if per_sample else input)
         return super().forward(input, target * weight)
 
-
-@lua_class("nn.WeightedMSECriterion")
-class WeightedMSECriterionClass(LossClass):
-    torch_type = WeightedMSECriterion
-    tensors = {"weight": "weight"}
-    passed = ("weight",)
-    buffers = ("output_tensor", "buffer")
+    class Lua(LossClass):
+        tensors = ("weight",)
+        passed = ("weight",)
+        buffers = ("output_tensor", "buffer")
 
 
+@lua_class("nn.SpatialAutoCropMSECriterion")
 class SpatialAutoCropMSECriterion(MSECriterion):
     r"""Mean or sum of :math:`(x - t)^2` with the centre of a target whose maps are larger than the input's.
 
@@ -161,10 +160,8 @@ class SpatialAutoCropMSECriterion(MSECriterion):
             target = target.narrow(d, (target.shape[d] - size) // 2, size)
         return super().forward(input, target)
 
-
-@lua_class("nn.SpatialAutoCropMSECriterion")
-class SpatialAutoCropMSECriterionClass(LossClass):
-    torch_type = SpatialAutoCropMSECriterion
+    class Lua(LossClass):
+        pass
 
 
 class DistKLDivCriterion(Loss):
@@ -201,6 +198,7 @@ class DistKLDivCriterionClass(LossClass):
     torch_type = (DistKLDivCriterion, nn.KLDivLoss)
 
 
+@lua_class("nn.L1Cost")
 class L1Cost(Criterion):
     r"""Sum of :math:`|x|`; there is no target and no average.
 
@@ -215,7 +213,5 @@ class L1Cost(Criterion):
     def forward(self, input: Tensor, target: Any = None) -> Tensor:
         return input.abs().sum()
 
-
-@lua_class("nn.L1Cost")
-class L1CostClass(CriterionClass):
-    torch_type = L1Cost
+    class Lua(Criterion.Lua):
+        pass

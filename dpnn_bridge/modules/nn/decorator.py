@@ -14,6 +14,7 @@ from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.objects import LuaObject, LuaTable
 
 
+@lua_class("nn.Decorator")
 class Decorator(nn.Module):
     """Runs the module it holds; the base of classes that change how another module behaves.
 
@@ -34,28 +35,25 @@ class Decorator(nn.Module):
     def forward(self, input: Any) -> Any:
         return self.module(input)
 
+    class Lua(LuaClass):
+        """The decorated module is ``modules[1]``; until 2016 the field ``module`` names it as well."""
 
-@lua_class("nn.Decorator")
-class DecoratorClass(LuaClass):
-    """The decorated module is ``modules[1]``; until 2016 the field ``module`` names it as well."""
+        derived = ("modules",)
 
-    torch_type = Decorator
-    derived = ("modules",)
+        @classmethod
+        def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
+            return cls.torch_type(cls.decorated(obj, ctx), **cls.arguments(obj, ctx))
 
-    @classmethod
-    def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
-        return cls.torch_type(cls.decorated(obj, ctx), **cls.arguments(obj, ctx))
+        @classmethod
+        def decorated(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
+            """The converted module that ``obj`` decorates."""
+            children = ctx.children(obj)
+            return children[0] if children else ctx.to_torch(obj["module"], "module")
 
-    @classmethod
-    def decorated(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
-        """The converted module that ``obj`` decorates."""
-        children = ctx.children(obj)
-        return children[0] if children else ctx.to_torch(obj["module"], "module")
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        fields = super().to_lua(module, ctx)
-        child, record = ctx.to_lua(module.get_submodule("module")), record_of(module)
-        if record is None or "module" in record.fields:
-            fields["module"] = child
-        return {**fields, "modules": LuaTable.from_list([child])}
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            fields = super().to_lua(module, ctx)
+            child, record = ctx.to_lua(module.get_submodule("module")), record_of(module)
+            if record is None or "module" in record.fields:
+                fields["module"] = child
+            return {**fields, "modules": LuaTable.from_list([child])}

@@ -74,7 +74,7 @@ class Dropout(nn.Module):
 @lua_class("nn.Dropout")
 class DropoutClass(LuaClass):
     torch_type = (nn.Dropout, Dropout)
-    scalars = {"p": "p"}
+    scalars = ("p",)
     defaults = {"v2": False, "stochastic_inference": False}
     constants = {"noise": LuaTensor.empty}
     scratch = ("noise",)
@@ -104,6 +104,7 @@ class DropoutClass(LuaClass):
         return lambda x: x * noise_of(after, "noise", x)
 
 
+@lua_class("nn.SpatialDropout")
 class SpatialDropout(nn.Module):
     r"""Zeroes whole feature maps at random in training; multiplies by :math:`1 - p` in evaluation.
 
@@ -141,20 +142,18 @@ class SpatialDropout(nn.Module):
     def extra_repr(self) -> str:
         return f"p={self.p}" + (", stochastic_inference=True" if self.stochastic_inference else "")
 
+    class Lua(LuaClass):
+        scalars = ("p", "stochastic_inference")
+        defaults = {"stochastic_inference": False}
+        constants = {"noise": LuaTensor.empty}
+        scratch = ("noise",)
 
-@lua_class("nn.SpatialDropout")
-class SpatialDropoutClass(LuaClass):
-    torch_type = SpatialDropout
-    scalars = {"p": "p", "stochastic_inference": "stochastic_inference"}
-    defaults = {"stochastic_inference": False}
-    constants = {"noise": LuaTensor.empty}
-    scratch = ("noise",)
-
-    @classmethod
-    def replay(cls, module: nn.Module, after: LuaObject) -> Callable[[Tensor], Tensor] | None:
-        return (lambda x: x * noise_of(after, "noise", x)) if draws(module, after) else None
+        @classmethod
+        def replay(cls, module: nn.Module, after: LuaObject) -> Callable[[Tensor], Tensor] | None:
+            return (lambda x: x * noise_of(after, "noise", x)) if draws(module, after) else None
 
 
+@lua_class("nn.VolumetricDropout")
 class VolumetricDropout(SpatialDropout):
     r"""Zeroes whole feature volumes at random in training; multiplies by :math:`1 - p` in evaluation.
 
@@ -172,7 +171,5 @@ class VolumetricDropout(SpatialDropout):
 
     spatial_dims = 3
 
-
-@lua_class("nn.VolumetricDropout")
-class VolumetricDropoutClass(SpatialDropoutClass):
-    torch_type = VolumetricDropout
+    class Lua(SpatialDropout.Lua):
+        pass

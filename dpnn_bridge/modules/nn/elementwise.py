@@ -16,6 +16,7 @@ from dpnn_bridge.objects import LuaObject, LuaTensor
 from dpnn_bridge.torch7.gradient import with_gradient_of
 
 
+@lua_class("nn.Abs")
 class Abs(nn.Module):
     """The absolute value; its gradient at 0 is that of positive numbers.
 
@@ -34,11 +35,7 @@ class Abs(nn.Module):
         return torch.where(input >= 0, input, -input)
 
 
-@lua_class("nn.Abs")
-class AbsClass(LuaClass):
-    torch_type = Abs
-
-
+@lua_class("nn.Exp")
 class Exp(nn.Module):
     """The exponential function.
 
@@ -54,11 +51,7 @@ class Exp(nn.Module):
         return input.exp()
 
 
-@lua_class("nn.Exp")
-class ExpClass(LuaClass):
-    torch_type = Exp
-
-
+@lua_class("nn.Log")
 class Log(nn.Module):
     """The natural logarithm.
 
@@ -74,11 +67,7 @@ class Log(nn.Module):
         return input.log()
 
 
-@lua_class("nn.Log")
-class LogClass(LuaClass):
-    torch_type = Log
-
-
+@lua_class("nn.Square")
 class Square(nn.Module):
     """The square.
 
@@ -92,11 +81,6 @@ class Square(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         return input * input  # its gradient is faster than square()'s
-
-
-@lua_class("nn.Square")
-class SquareClass(LuaClass):
-    torch_type = Square
 
 
 class _Sqrt(torch.autograd.Function):
@@ -114,6 +98,7 @@ class _Sqrt(torch.autograd.Function):
         return torch.ops.aten.threshold_backward((grads[0] / root).mul_(0.5), root, 0)  # 0 where the root is
 
 
+@lua_class("nn.Sqrt")
 class Sqrt(nn.Module):
     """The square root; its gradient at 0 is 0. Torch7 keeps a number ``eps`` with it and does not use it.
 
@@ -131,13 +116,11 @@ class Sqrt(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         return _Sqrt.apply(input)
 
-
-@lua_class("nn.Sqrt")
-class SqrtClass(LuaClass):
-    torch_type = Sqrt
-    constants = {"eps": 0}
+    class Lua(LuaClass):
+        constants = {"eps": 0}
 
 
+@lua_class("nn.Power")
 class Power(nn.Module):
     """A power with a constant exponent.
 
@@ -167,13 +150,11 @@ class Power(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.pow}"
 
-
-@lua_class("nn.Power")
-class PowerClass(LuaClass):
-    torch_type = Power
-    scalars = {"pow": "pow"}
+    class Lua(LuaClass):
+        scalars = ("pow",)
 
 
+@lua_class("nn.MulConstant")
 class MulConstant(nn.Module):
     """Multiplies by a constant.
 
@@ -198,14 +179,12 @@ class MulConstant(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.constant_scalar}"
 
-
-@lua_class("nn.MulConstant")
-class MulConstantClass(LuaClass):
-    torch_type = MulConstant
-    scalars = {"constant_scalar": "constant_scalar"}
-    constants = {"inplace": False}
+    class Lua(LuaClass):
+        scalars = ("constant_scalar",)
+        constants = {"inplace": False}
 
 
+@lua_class("nn.AddConstant")
 class AddConstant(nn.Module):
     """Adds a constant.
 
@@ -235,22 +214,19 @@ class AddConstant(nn.Module):
     def extra_repr(self) -> str:
         return "" if isinstance(self.constant_scalar, Tensor) else f"{self.constant_scalar}"
 
+    class Lua(LuaClass):
+        derived = ("constant_scalar",)
+        constants = {"inplace": False}
 
-@lua_class("nn.AddConstant")
-class AddConstantClass(LuaClass):
-    torch_type = AddConstant
-    derived = ("constant_scalar",)
-    constants = {"inplace": False}
+        @classmethod
+        def build(cls, obj: LuaObject, ctx: TorchContext) -> AddConstant:
+            constant = obj["constant_scalar"]
+            return AddConstant(constant.torch() if isinstance(constant, LuaTensor) else constant)
 
-    @classmethod
-    def build(cls, obj: LuaObject, ctx: TorchContext) -> AddConstant:
-        constant = obj["constant_scalar"]
-        return AddConstant(constant.torch() if isinstance(constant, LuaTensor) else constant)
+        @classmethod
+        def fields_of(cls, module: nn.Module) -> dict[str, Field]:
+            return {name: Field(name) for name in module._buffers}
 
-    @classmethod
-    def fields_of(cls, module: nn.Module) -> dict[str, Field]:
-        return {name: Field(name) for name in module._buffers}
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        return {"constant_scalar": module.constant_scalar, **super().to_lua(module, ctx)}
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            return {"constant_scalar": module.constant_scalar, **super().to_lua(module, ctx)}

@@ -20,12 +20,13 @@ from dpnn_bridge.objects import LuaObject
 @lua_class("nn.Linear", "nn.LinearVA")
 class Linear(LuaClass):
     torch_type = nn.Linear
-    tensors = {"weight": "weight", "bias": "bias"}
+    tensors = ("weight", "bias")
     sizes = {"weight": ("out_features", "in_features")}
     optional = {"bias": "bias"}
     scratch = ("addBuffer",)
 
 
+@lua_class("nn.Bilinear")
 class Bilinear(nn.Bilinear):
     r""":class:`torch.nn.Bilinear` that takes its two inputs as one list.
 
@@ -40,18 +41,15 @@ class Bilinear(nn.Bilinear):
     def forward(self, input: list[Tensor]) -> Tensor:  # type: ignore[override]
         return super().forward(input[0], input[1])
 
+    class Lua(LuaClass):
+        tensors = ("weight", "bias")
+        sizes = {"weight": ("out_features", "in1_features", "in2_features")}
+        optional = {"bias": "bias"}
+        scratch = ("buff1", "buff2")
 
-@lua_class("nn.Bilinear")
-class BilinearClass(LuaClass):
-    torch_type = Bilinear
-    tensors = {"weight": "weight", "bias": "bias"}
-    sizes = {"weight": ("out_features", "in1_features", "in2_features")}
-    optional = {"bias": "bias"}
-    scratch = ("buff1", "buff2")
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        return {**super().to_lua(module, ctx), "gradInput": ctx.empty_tensors(module, 2)}
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            return {**super().to_lua(module, ctx), "gradInput": ctx.empty_tensors(module, 2)}
 
 
 def _length(x: Tensor) -> Tensor:
@@ -61,6 +59,7 @@ def _length(x: Tensor) -> Tensor:
     return length + (square - square.detach()) / (2 * length)
 
 
+@lua_class("nn.Cosine")
 class Cosine(nn.Module):
     r"""The cosines between the input and weight vectors.
 
@@ -96,12 +95,9 @@ class Cosine(nn.Module):
     def extra_repr(self) -> str:
         return f"in_features={self.weight.shape[1]}, out_features={self.weight.shape[0]}"
 
-
-@lua_class("nn.Cosine")
-class CosineClass(LuaClass):
-    torch_type = Cosine
-    tensors = {"weight": "weight"}
-    sizes = {"weight": ("out_features", "in_features")}
+    class Lua(LuaClass):
+        tensors = ("weight",)
+        sizes = {"weight": ("out_features", "in_features")}
 
 
 class _Norm(torch.autograd.Function):
@@ -121,6 +117,7 @@ class _Norm(torch.autograd.Function):
         return difference * (grads[0] / (norm + 1e-7)).unsqueeze(-2)
 
 
+@lua_class("nn.Euclidean")
 class Euclidean(nn.Module):
     r"""The distances between the input and weight vectors.
 
@@ -159,15 +156,13 @@ class Euclidean(nn.Module):
     def extra_repr(self) -> str:
         return f"in_features={self.weight.shape[0]}, out_features={self.weight.shape[1]}"
 
-
-@lua_class("nn.Euclidean")
-class EuclideanClass(LuaClass):
-    torch_type = Euclidean
-    tensors = {"weight": "weight"}
-    sizes = {"weight": ("in_features", "out_features")}
-    constants = {"fastBackward": True}
+    class Lua(LuaClass):
+        tensors = ("weight",)
+        sizes = {"weight": ("in_features", "out_features")}
+        constants = {"fastBackward": True}
 
 
+@lua_class("nn.WeightedEuclidean")
 class WeightedEuclidean(Euclidean):
     r"""The distances between the input and weight vectors, each element of a difference times a factor.
 
@@ -194,14 +189,12 @@ class WeightedEuclidean(Euclidean):
     def forward(self, input: Tensor) -> Tensor:
         return _Norm.apply(self.diag_cov * (input.unsqueeze(-1) - self.weight))
 
-
-@lua_class("nn.WeightedEuclidean")
-class WeightedEuclideanClass(EuclideanClass):
-    torch_type = WeightedEuclidean
-    tensors = {"weight": "weight", "diagCov": "diag_cov"}
-    constants = {}
+    class Lua(Euclidean.Lua):
+        tensors = {"weight": "weight", "diagCov": "diag_cov"}
+        constants = {}
 
 
+@lua_class("nn.PartialLinear")
 class PartialLinear(nn.Module):
     r"""A linear map of which only some outputs are computed.
 
@@ -243,37 +236,34 @@ class PartialLinear(nn.Module):
         bias = None if self.bias is None else self.bias[0, columns]
         return F.linear(input, self.weight[columns], bias)
 
+    class Lua(LuaClass):
+        derived = ("network", "inputsize", "outputsize")
+        tensors = {"bias": "bias", "allcolumns": "all_columns", "partition": "partition"}
+        scratch = ("buffer", "addBuffer")
 
-@lua_class("nn.PartialLinear")
-class PartialLinearClass(LuaClass):
-    torch_type = PartialLinear
-    derived = ("network", "inputsize", "outputsize")
-    tensors = {"bias": "bias", "allcolumns": "all_columns", "partition": "partition"}
-    scratch = ("buffer", "addBuffer")
+        @classmethod
+        def build(cls, obj: LuaObject, ctx: TorchContext) -> PartialLinear:
+            network = ctx.to_torch(obj["network"], "network")
+            assert isinstance(network, nn.Sequential)
+            module = PartialLinear(network, int(obj["outputsize"]), bias=has_tensor(obj, "bias"))
+            module.partition = module.partition[: obj["partition"].size]
+            return module
 
-    @classmethod
-    def build(cls, obj: LuaObject, ctx: TorchContext) -> PartialLinear:
-        network = ctx.to_torch(obj["network"], "network")
-        assert isinstance(network, nn.Sequential)
-        module = PartialLinear(network, int(obj["outputsize"]), bias=has_tensor(obj, "bias"))
-        module.partition = module.partition[: obj["partition"].size]
-        return module
+        @classmethod
+        def to_lua(cls, module: PartialLinear, ctx: LuaContext) -> dict[str, Any]:
+            outputs, inputs = module.weight.shape
+            fields = super().to_lua(module, ctx)
+            if module.partition is module.all_columns:
+                fields["partition"] = fields["allcolumns"]
+            return {**fields, "inputsize": inputs, "outputsize": outputs, "network": ctx.to_lua(module.network)}
 
-    @classmethod
-    def to_lua(cls, module: PartialLinear, ctx: LuaContext) -> dict[str, Any]:
-        outputs, inputs = module.weight.shape
-        fields = super().to_lua(module, ctx)
-        if module.partition is module.all_columns:
-            fields["partition"] = fields["allcolumns"]
-        return {**fields, "inputsize": inputs, "outputsize": outputs, "network": ctx.to_lua(module.network)}
+        @classmethod
+        def children(cls, module: nn.Module) -> list[nn.Module]:
+            return []
 
-    @classmethod
-    def children(cls, module: nn.Module) -> list[nn.Module]:
-        return []
-
-    @classmethod
-    def parameters(
-        cls, module: PartialLinear, inner: Callable[[nn.Module], Iterator[ParameterSite]]
-    ) -> Iterator[ParameterSite]:
-        yield from inner(module.network)
-        yield from super().parameters(module, inner)
+        @classmethod
+        def parameters(
+            cls, module: PartialLinear, inner: Callable[[nn.Module], Iterator[ParameterSite]]
+        ) -> Iterator[ParameterSite]:
+            yield from inner(module.network)
+            yield from super().parameters(module, inner)

@@ -38,7 +38,7 @@ class LocalResponseNorm(nn.LocalResponseNorm):
 @lua_class("nn.SpatialCrossMapLRN", "cudnn.SpatialCrossMapLRN")
 class SpatialCrossMapLRN(LuaClass):
     torch_type = (LocalResponseNorm, nn.LocalResponseNorm)
-    scalars = {"size": "size", "alpha": "alpha", "beta": "beta", "k": "k"}
+    scalars = ("size", "alpha", "beta", "k")
     defaults = {"alpha": 1e-4, "beta": 0.75, "k": 1}
     scratch = ("scale", "paddedRatio", "accumRatio", "padded", "accum")
 
@@ -63,6 +63,24 @@ class Estimating(nn.Module):
             return self.meanestimator(ones).reshape(ones.shape)
 
 
+class Estimated(LuaClass):
+    """Torch7's estimators hold the kernel once for each plane; its own field ``kernel`` is not used any more."""
+
+    scratch = ("coef", "ones", "localsums", "adjustedsums", "localstds", "adjustedstds", "thresholdedstds")
+
+    @classmethod
+    def parameters(
+        cls, module: nn.Module, inner: Callable[[nn.Module], Iterator[ParameterSite]]
+    ) -> Iterator[ParameterSite]:
+        return iter(())  # Torch7 hides the estimators' weights
+
+    @classmethod
+    def hidden_parameters(cls, module: nn.Module) -> Iterator[ParameterSite]:
+        for estimator in cls.children(module):
+            yield from parameters(estimator)
+
+
+@lua_class("nn.SpatialSubtractiveNormalization")
 class SpatialSubtractiveNormalization(Estimating):
     """Subtracts the weighted average of every pixel's neighbourhood.
 
@@ -80,7 +98,11 @@ class SpatialSubtractiveNormalization(Estimating):
     def forward(self, input: Tensor) -> Tensor:
         return input - self.meanestimator(input).reshape(input.shape) / self.coverage(input)
 
+    class Lua(Estimated):
+        members = ("meanestimator",)
 
+
+@lua_class("nn.SpatialDivisiveNormalization")
 class SpatialDivisiveNormalization(Estimating):
     """Divides by the weighted standard deviation of every pixel's neighbourhood, taken around zero.
 
@@ -113,38 +135,13 @@ class SpatialDivisiveNormalization(Estimating):
         deviation = self.stdestimator(input).reshape(input.shape) / self.coverage(input)
         return input / F.threshold(deviation, self.threshold, self.value)
 
-
-class Estimated(LuaClass):
-    """Torch7's estimators hold the kernel once for each plane; its own field ``kernel`` is not used any more."""
-
-    scratch = ("coef", "ones", "localsums", "adjustedsums", "localstds", "adjustedstds", "thresholdedstds")
-
-    @classmethod
-    def parameters(
-        cls, module: nn.Module, inner: Callable[[nn.Module], Iterator[ParameterSite]]
-    ) -> Iterator[ParameterSite]:
-        return iter(())  # Torch7 hides the estimators' weights
-
-    @classmethod
-    def hidden_parameters(cls, module: nn.Module) -> Iterator[ParameterSite]:
-        for estimator in cls.children(module):
-            yield from parameters(estimator)
+    class Lua(Estimated):
+        members = ("meanestimator", "stdestimator")
+        scalars = {"threshold": "threshold", "thresval": "value"}
+        defaults = {"threshold": 1e-4, "thresval": 1e-4}
 
 
-@lua_class("nn.SpatialSubtractiveNormalization")
-class SpatialSubtractiveNormalizationClass(Estimated):
-    torch_type = SpatialSubtractiveNormalization
-    members = {"meanestimator": "meanestimator"}
-
-
-@lua_class("nn.SpatialDivisiveNormalization")
-class SpatialDivisiveNormalizationClass(Estimated):
-    torch_type = SpatialDivisiveNormalization
-    members = {"meanestimator": "meanestimator", "stdestimator": "stdestimator"}
-    scalars = {"threshold": "threshold", "thresval": "value"}
-    defaults = {"threshold": 1e-4, "thresval": 1e-4}
-
-
+@lua_class("nn.SpatialContrastiveNormalization")
 class SpatialContrastiveNormalization(nn.Module):
     """Subtractive, then divisive normalization.
 
@@ -167,8 +164,5 @@ class SpatialContrastiveNormalization(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         return self.normalizer(input)
 
-
-@lua_class("nn.SpatialContrastiveNormalization")
-class SpatialContrastiveNormalizationClass(LuaClass):
-    torch_type = SpatialContrastiveNormalization
-    members = {"normalizer": "normalizer"}
+    class Lua(LuaClass):
+        members = ("normalizer",)

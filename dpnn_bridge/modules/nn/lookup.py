@@ -74,7 +74,7 @@ class LookupTable(nn.Embedding):
 class LookupTableClass(LuaClass):
     torch_type = (LookupTable, nn.Embedding)
     version = 4
-    tensors = {"weight": "weight"}
+    tensors = ("weight",)
     constants = {"paddingValue": 0}
 
     @classmethod

@@ -43,6 +43,7 @@ class GraphNode:
         return name if isinstance(name, str) else ""
 
 
+@lua_class("nn.gModule")
 class GModule(Members):
     """A graph of modules without cycles.
 
@@ -125,6 +126,123 @@ class GModule(Members):
                 lines.append(f"x{i} = {value}" + (f"  # {node.label}" if node.label else ""))
         return "\n".join(lines)
 
+    class Lua(LuaClass):
+        constants = {"verbose": False}
+
+        @classmethod
+        def handled(cls, module: nn.Module) -> set[str]:
+            graph = {"fg", "bg", "innode", "outnode", "forwardnodes", "backwardnodes", "nInputs", "modules"}
+            return super().handled(module) | graph
+
+        @classmethod
+        def upgrade(cls, obj: LuaObject) -> LuaObject:
+            """Files of before October 2015 have no ``modules``; the nodes hold them in the order that nngraph gives."""
+            if obj.get("modules") is not None:
+                return obj
+            data = [node["data"] for node in obj["forwardnodes"].as_list()]
+            return obj.changed(modules=LuaTable.from_list(d["module"] for d in data if d.get("module") is not None))
+
+        @classmethod
+        def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
+            lua_nodes = obj["forwardnodes"].as_list()
+            modules = ctx.children(obj)
+            names: dict[int, list[str]] = {}
+            for i, module in enumerate(modules):
+                names.setdefault(id(module), []).append(str(i))
+            extra: dict[str, nn.Module] = {}
+
+            def name_of(module: nn.Module, position: int) -> str:
+                """The child that a node runs: of a module that occurs several times, each node takes the next."""
+                known = names.get(id(module))
+                if known is None:
+                    extra[f"node{position}"] = module
+                    known = names[id(module)] = [f"node{position}"]
+                return known.pop(0) if len(known) > 1 else known[0]
+
+            sources, twins = cls._sources(lua_nodes, ctx), serial_twins(obj, ctx)
+            nodes = []
+            for i, node in enumerate(lua_nodes):
+                data = node["data"]
+                module = data.get("module")
+                if module is not None:
+                    module = twins.get(id(module), module)
+                    module = name_of(ctx.to_torch(module, "forwardnodes", i + 1, "data", "module"), i)
+                attributes = {
+                    k: ctx.keep(v, k) for k, v in data.items() if isinstance(k, str) and k not in _NODE_FIELDS
+                }
+                attributes |= {"input": LuaTable()} if "input" in data else {}
+                nodes.append(
+                    GraphNode(sources[i], module, data.get("selectindex"), data.get("nSplitOutputs"), attributes)
+                )
+            positions = {id(node["data"]): i for i, node in enumerate(lua_nodes)}
+            graph = GModule(
+                *modules,
+                nodes=nodes,
+                input_node=positions[id(obj["innode"]["data"])],
+                output_node=positions[id(obj["outnode"]["data"])],
+                num_inputs=obj.get("nInputs") or len(obj["innode"]["children"].as_list()),
+            )
+            for name, module in extra.items():
+                graph.add_module(name, module)
+            return graph
+
+        @staticmethod
+        def _sources(lua_nodes: list[LuaObject], ctx: TorchContext) -> list[tuple[int, ...]]:
+            """For each node the positions of those that feed it, in the order of its ``mapindex``."""
+            positions = {id(node["data"]): i for i, node in enumerate(lua_nodes)}
+            inputs: list[dict[int, int]] = [{} for _ in lua_nodes]
+            for i, node in enumerate(lua_nodes):
+                for child in node["children"].as_list():
+                    consumer = positions.get(id(child["data"]))
+                    if consumer is None or consumer <= i:
+                        raise ctx.error("forwardnodes is not in an order in which the graph can run")
+                    index = child["data"]["mapindex"].get(node["data"])
+                    if index is None or index in inputs[consumer]:
+                        raise ctx.error(f"node {consumer + 1}: no or no unique position for the value of node {i + 1}")
+                    inputs[consumer][index] = i
+            for i, feeds in enumerate(inputs):
+                if sorted(feeds) != list(range(1, len(feeds) + 1)):
+                    raise ctx.error(f"node {i + 1} has values at the positions {sorted(feeds)} of its input")
+            return [tuple(feeds[k] for k in sorted(feeds)) for feeds in inputs]
+
+        @classmethod
+        def children(cls, module: nn.Module) -> list[nn.Module]:
+            return [m for name, m in module._modules.items() if name.isdigit() and m is not None]
+
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            assert isinstance(module, GModule)
+            data = []
+            for node in module.nodes:
+                entry = LuaTable({"annotations": LuaTable(), "mapindex": LuaTable(), "reverseMap": LuaTable()})
+                entry.update({key: ctx.restore(value) for key, value in node.attributes.items()})
+                if node.module is not None:
+                    entry["module"] = ctx.to_lua(module.get_submodule(node.module))
+                if node.select is not None:
+                    entry["selectindex"] = node.select
+                if node.splits is not None:
+                    entry["nSplitOutputs"] = node.splits
+                data.append(entry)
+            edges = _edges(module)
+            backward, backward_nodes = _graph(data, edges)
+            forward, forward_nodes = _graph(data, [(source, consumer) for consumer, source in edges])
+            for i, node in enumerate(module.nodes):
+                data[i]["forwardNodeId"] = forward_nodes[i]["id"]
+                for index, source in enumerate(node.inputs, 1):
+                    data[i]["mapindex"][index] = data[source]
+                    data[i]["mapindex"][data[source]] = index
+                    data[source]["reverseMap"][backward_nodes[i]] = True
+            return {
+                "fg": forward,
+                "bg": backward,
+                "forwardnodes": LuaTable.from_list(forward_nodes),
+                "backwardnodes": LuaTable.from_list(backward_nodes[i] for i in _topological(len(data), edges)),
+                "innode": forward_nodes[module.input_node],
+                "outnode": backward_nodes[module.output_node],
+                "nInputs": module.num_inputs,
+                "modules": LuaTable.from_list(ctx.to_lua(m) for m in cls.children(module)),
+            }
+
 
 def _check_list(value: Any, length: int, what: str) -> None:
     if isinstance(value, (list, tuple)) and len(value) == length:
@@ -137,122 +255,6 @@ def _check_list(value: Any, length: int, what: str) -> None:
 #: fields of ``node.data`` that the plan holds, or that hold values of one run
 _NODE_FIELDS = {"module", "mapindex", "reverseMap", "selectindex", "nSplitOutputs", "forwardNodeId"}
 _NODE_FIELDS |= {"input", "gradOutput", "gradOutputBuffer"}
-
-
-@lua_class("nn.gModule")
-class GModuleClass(LuaClass):
-    torch_type = GModule
-    constants = {"verbose": False}
-
-    @classmethod
-    def handled(cls, module: nn.Module) -> set[str]:
-        graph = {"fg", "bg", "innode", "outnode", "forwardnodes", "backwardnodes", "nInputs", "modules"}
-        return super().handled(module) | graph
-
-    @classmethod
-    def upgrade(cls, obj: LuaObject) -> LuaObject:
-        """Files of before October 2015 have no ``modules``; the nodes hold them in the order that nngraph gives."""
-        if obj.get("modules") is not None:
-            return obj
-        data = [node["data"] for node in obj["forwardnodes"].as_list()]
-        return obj.changed(modules=LuaTable.from_list(d["module"] for d in data if d.get("module") is not None))
-
-    @classmethod
-    def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
-        lua_nodes = obj["forwardnodes"].as_list()
-        modules = ctx.children(obj)
-        names: dict[int, list[str]] = {}
-        for i, module in enumerate(modules):
-            names.setdefault(id(module), []).append(str(i))
-        extra: dict[str, nn.Module] = {}
-
-        def name_of(module: nn.Module, position: int) -> str:
-            """The child that a node runs: of a module that occurs several times, each node takes the next."""
-            known = names.get(id(module))
-            if known is None:
-                extra[f"node{position}"] = module
-                known = names[id(module)] = [f"node{position}"]
-            return known.pop(0) if len(known) > 1 else known[0]
-
-        sources, twins = cls._sources(lua_nodes, ctx), serial_twins(obj, ctx)
-        nodes = []
-        for i, node in enumerate(lua_nodes):
-            data = node["data"]
-            module = data.get("module")
-            if module is not None:
-                module = twins.get(id(module), module)
-                module = name_of(ctx.to_torch(module, "forwardnodes", i + 1, "data", "module"), i)
-            attributes = {k: ctx.keep(v, k) for k, v in data.items() if isinstance(k, str) and k not in _NODE_FIELDS}
-            attributes |= {"input": LuaTable()} if "input" in data else {}
-            nodes.append(GraphNode(sources[i], module, data.get("selectindex"), data.get("nSplitOutputs"), attributes))
-        positions = {id(node["data"]): i for i, node in enumerate(lua_nodes)}
-        graph = GModule(
-            *modules,
-            nodes=nodes,
-            input_node=positions[id(obj["innode"]["data"])],
-            output_node=positions[id(obj["outnode"]["data"])],
-            num_inputs=obj.get("nInputs") or len(obj["innode"]["children"].as_list()),
-        )
-        for name, module in extra.items():
-            graph.add_module(name, module)
-        return graph
-
-    @staticmethod
-    def _sources(lua_nodes: list[LuaObject], ctx: TorchContext) -> list[tuple[int, ...]]:
-        """For each node the positions of those that feed it, in the order of its ``mapindex``."""
-        positions = {id(node["data"]): i for i, node in enumerate(lua_nodes)}
-        inputs: list[dict[int, int]] = [{} for _ in lua_nodes]
-        for i, node in enumerate(lua_nodes):
-            for child in node["children"].as_list():
-                consumer = positions.get(id(child["data"]))
-                if consumer is None or consumer <= i:
-                    raise ctx.error("forwardnodes is not in an order in which the graph can run")
-                index = child["data"]["mapindex"].get(node["data"])
-                if index is None or index in inputs[consumer]:
-                    raise ctx.error(f"node {consumer + 1}: no or no unique position for the value of node {i + 1}")
-                inputs[consumer][index] = i
-        for i, feeds in enumerate(inputs):
-            if sorted(feeds) != list(range(1, len(feeds) + 1)):
-                raise ctx.error(f"node {i + 1} has values at the positions {sorted(feeds)} of its input")
-        return [tuple(feeds[k] for k in sorted(feeds)) for feeds in inputs]
-
-    @classmethod
-    def children(cls, module: nn.Module) -> list[nn.Module]:
-        return [m for name, m in module._modules.items() if name.isdigit() and m is not None]
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        assert isinstance(module, GModule)
-        data = []
-        for node in module.nodes:
-            entry = LuaTable({"annotations": LuaTable(), "mapindex": LuaTable(), "reverseMap": LuaTable()})
-            entry.update({key: ctx.restore(value) for key, value in node.attributes.items()})
-            if node.module is not None:
-                entry["module"] = ctx.to_lua(module.get_submodule(node.module))
-            if node.select is not None:
-                entry["selectindex"] = node.select
-            if node.splits is not None:
-                entry["nSplitOutputs"] = node.splits
-            data.append(entry)
-        edges = _edges(module)
-        backward, backward_nodes = _graph(data, edges)
-        forward, forward_nodes = _graph(data, [(source, consumer) for consumer, source in edges])
-        for i, node in enumerate(module.nodes):
-            data[i]["forwardNodeId"] = forward_nodes[i]["id"]
-            for index, source in enumerate(node.inputs, 1):
-                data[i]["mapindex"][index] = data[source]
-                data[i]["mapindex"][data[source]] = index
-                data[source]["reverseMap"][backward_nodes[i]] = True
-        return {
-            "fg": forward,
-            "bg": backward,
-            "forwardnodes": LuaTable.from_list(forward_nodes),
-            "backwardnodes": LuaTable.from_list(backward_nodes[i] for i in _topological(len(data), edges)),
-            "innode": forward_nodes[module.input_node],
-            "outnode": backward_nodes[module.output_node],
-            "nInputs": module.num_inputs,
-            "modules": LuaTable.from_list(ctx.to_lua(m) for m in cls.children(module)),
-        }
 
 
 def _edges(graph: GModule) -> list[tuple[int, int]]:
@@ -317,6 +319,7 @@ def _append(table: LuaTable, value: LuaObject) -> None:
         table[value] = position
 
 
+@lua_class("nngraph.JustElement")
 class JustElement(nn.Module):
     """Takes the element out of a list of one.
 
@@ -333,11 +336,7 @@ class JustElement(nn.Module):
         return input[0]
 
 
-@lua_class("nngraph.JustElement")
-class JustElementClass(LuaClass):
-    torch_type = JustElement
-
-
+@lua_class("nngraph.JustTable")
 class JustTable(nn.Module):
     """Puts its input into a list of one.
 
@@ -349,11 +348,7 @@ class JustTable(nn.Module):
         return [input]
 
 
-@lua_class("nngraph.JustTable")
-class JustTableClass(LuaClass):
-    torch_type = JustTable
-
-
+@lua_class("nn.ModuleFromCriterion")
 class ModuleFromCriterion(nn.Module):
     """Makes a module of a criterion.
 
@@ -376,21 +371,18 @@ class ModuleFromCriterion(nn.Module):
         prediction, target = input
         return self.criterion(prediction, target.detach() if isinstance(target, Tensor) else target).reshape(1)
 
+    class Lua(LuaClass):
+        derived = ("criterion",)
 
-@lua_class("nn.ModuleFromCriterion")
-class ModuleFromCriterionClass(LuaClass):
-    torch_type = ModuleFromCriterion
-    derived = ("criterion",)
+        @classmethod
+        def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
+            return ModuleFromCriterion(ctx.to_torch(obj["criterion"], "criterion"))
 
-    @classmethod
-    def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
-        return ModuleFromCriterion(ctx.to_torch(obj["criterion"], "criterion"))
+        @classmethod
+        def children(cls, module: nn.Module) -> list[nn.Module]:
+            return []
 
-    @classmethod
-    def children(cls, module: nn.Module) -> list[nn.Module]:
-        return []
-
-    @classmethod
-    def to_lua(cls, module: Any, ctx: LuaContext) -> dict[str, Any]:
-        results = {"output": filled(0)(ctx.type_of(module)), "gradInput": ctx.empty_tensors(module, 2)}
-        return {"criterion": ctx.to_lua(module.criterion), **results}
+        @classmethod
+        def to_lua(cls, module: Any, ctx: LuaContext) -> dict[str, Any]:
+            results = {"output": filled(0)(ctx.type_of(module)), "gradInput": ctx.empty_tensors(module, 2)}
+            return {"criterion": ctx.to_lua(module.criterion), **results}

@@ -45,6 +45,7 @@ class _Normalized(torch.autograd.Function):
         return (power * grad - steep * cross) / (power * norm), None, None
 
 
+@lua_class("nn.Normalize")
 class Normalize(nn.Module):
     """Divides a vector, or every row of a batch, by its p-norm.
 
@@ -81,15 +82,13 @@ class Normalize(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.p}" if self.eps == 1e-10 else f"{self.p}, eps={self.eps}"
 
-
-@lua_class("nn.Normalize")
-class NormalizeClass(LuaClass):
-    torch_type = Normalize
-    scalars = {"p": "p", "eps": "eps"}
-    defaults = {"eps": 1e-10}
-    scratch = ("norm", "normp", "buffer", "buffer2", "cross")
+    class Lua(LuaClass):
+        scalars = ("p", "eps")
+        defaults = {"eps": 1e-10}
+        scratch = ("norm", "normp", "buffer", "buffer2", "cross")
 
 
+@lua_class("nn.LayerNormalization")
 class LayerNormalization(nn.Sequential):
     """Layer normalization, made of the modules that Torch7 makes it of.
 
@@ -109,8 +108,5 @@ class LayerNormalization(nn.Sequential):
         ``nn.LayerNormalization(nOutput, bias, eps, affine)``, LayerNormalization.lua
     """
 
-
-@lua_class("nn.LayerNormalization")
-class LayerNormalizationClass(LuaClass):
-    torch_type = LayerNormalization
-    container = True
+    class Lua(LuaClass):
+        container = True

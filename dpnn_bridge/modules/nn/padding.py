@@ -83,7 +83,7 @@ class PaddingFields(LuaClass):
 
     torch_type = Padding
     derived = ("nInputDim",)
-    scalars = {"dim": "dim", "pad": "pad", "value": "value"}
+    scalars = ("dim", "pad", "value")
     defaults = {"value": 0}
     constants = {"outputSize": empty_sizes}
     scratch = ("outputSize",)
@@ -119,6 +119,7 @@ class _InputAsGradient(torch.autograd.Function):
         return ctx.saved_tensors[0], None
 
 
+@lua_class("nn.Padding")
 class RnnPadding(Padding):
     """Padding as in rnn and in the first nn.Padding: at the end or the start of a dimension.
 
@@ -138,13 +139,9 @@ class RnnPadding(Padding):
     def forward(self, input: Tensor) -> Tensor:
         return _InputAsGradient.apply(input, super().forward(input.detach()))
 
+    class Lua(PaddingFields):
+        """Files without ``index``."""
 
-@lua_class("nn.Padding")
-class RnnPaddingClass(PaddingFields):
-    """Files without ``index``."""
-
-    torch_type = RnnPadding
-
-    @classmethod
-    def matches(cls, obj: LuaObject) -> bool:
-        return "index" not in obj
+        @classmethod
+        def matches(cls, obj: LuaObject) -> bool:
+            return "index" not in obj

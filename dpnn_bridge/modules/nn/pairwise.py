@@ -36,6 +36,7 @@ def rows_of(input: list[Tensor]) -> tuple[Tensor, Tensor]:
     return (first, second) if first.dim() == 2 else (first.unsqueeze(0), second.unsqueeze(0))
 
 
+@lua_class("nn.DotProduct")
 class DotProduct(nn.Module):
     """The scalar products of the rows of two matrices.
 
@@ -52,13 +53,11 @@ class DotProduct(nn.Module):
         first, second = rows_of(input)
         return (first * second).sum(1)
 
-
-@lua_class("nn.DotProduct")
-class DotProductClass(PairClass):
-    torch_type = DotProduct
-    scratch = ("buffer",)
+    class Lua(PairClass):
+        scratch = ("buffer",)
 
 
+@lua_class("nn.CosineDistance")
 class CosineDistance(nn.Module):
     """The cosines (a similarity, in spite of the name) between the rows of two matrices.
 
@@ -79,13 +78,11 @@ class CosineDistance(nn.Module):
         squares = [1 / (x.square().sum(1) + 1e-12) for x in (first, second)]
         return (first * second).sum(1) * (squares[0] * squares[1]).sqrt()
 
-
-@lua_class("nn.CosineDistance")
-class CosineDistanceClass(PairClass):
-    torch_type = CosineDistance
-    scratch = ("buffer", "w1", "w22", "w", "w32", "ones")
+    class Lua(PairClass):
+        scratch = ("buffer", "w1", "w22", "w", "w32", "ones")
 
 
+@lua_class("nn.PairwiseDistance")
 class PairwiseDistance(nn.Module):
     r"""The p-norms of the differences between the rows of two matrices.
 
@@ -126,16 +123,14 @@ class PairwiseDistance(nn.Module):
     def extra_repr(self) -> str:
         return f"norm={self.norm}"
 
-
-@lua_class("nn.PairwiseDistance")
-class PairwiseDistanceClass(LuaClass):
-    torch_type = PairwiseDistance
-    scalars = {"norm": "norm"}
-    defaults = {"norm": 2}
-    constants = {"gradInput": empty_table, "diff": LuaTensor.empty}
-    scratch = ("diff", "outExpand", "grad", "ones")
+    class Lua(LuaClass):
+        scalars = ("norm",)
+        defaults = {"norm": 2}
+        constants = {"gradInput": empty_table, "diff": LuaTensor.empty}
+        scratch = ("diff", "outExpand", "grad", "ones")
 
 
+@lua_class("nn.MM")
 class MM(nn.Module):
     """The product of two matrices, or of two batches of matrices.
 
@@ -166,14 +161,12 @@ class MM(nn.Module):
     def extra_repr(self) -> str:
         return f"transpose_a={self.transpose_a}, transpose_b={self.transpose_b}"
 
-
-@lua_class("nn.MM")
-class MMClass(PairClass):
-    torch_type = MM
-    scalars = {"transA": "transpose_a", "transB": "transpose_b"}
-    defaults = {"transA": False, "transB": False}
+    class Lua(PairClass):
+        scalars = {"transA": "transpose_a", "transB": "transpose_b"}
+        defaults = {"transA": False, "transB": False}
 
 
+@lua_class("nn.MV")
 class MV(nn.Module):
     """The product of a matrix and a vector, or of a batch of each.
 
@@ -206,14 +199,12 @@ class MV(nn.Module):
     def extra_repr(self) -> str:
         return f"transpose={self.transpose}"
 
-
-@lua_class("nn.MV")
-class MVClass(PairClass):
-    torch_type = MV
-    scalars = {"trans": "transpose"}
-    defaults = {"trans": False}
+    class Lua(PairClass):
+        scalars = {"trans": "transpose"}
+        defaults = {"trans": False}
 
 
+@lua_class("nn.Index")
 class Index(nn.Module):
     """Picks positions of one dimension by number.
 
@@ -239,12 +230,9 @@ class Index(nn.Module):
     def extra_repr(self) -> str:
         return f"dimension={self.dimension}, index_base={self.index_base}"
 
-
-@lua_class("nn.Index")
-class IndexClass(PairClass):
-    torch_type = Index
-    indexed = True
-    scalars = {"dimension": "dimension"}
+    class Lua(PairClass):
+        indexed = True
+        scalars = ("dimension",)
 
 
 def empty_of(kind: str) -> Any:
@@ -252,6 +240,7 @@ def empty_of(kind: str) -> Any:
     return lambda _: LuaTensor.empty(kind)
 
 
+@lua_class("nn.MaskedSelect")
 class MaskedSelect(nn.Module):
     """The elements where a mask is not zero, as a vector.
 
@@ -266,14 +255,11 @@ class MaskedSelect(nn.Module):
     def forward(self, input: list[Tensor]) -> Tensor:
         return input[0].masked_select(input[1] != 0)
 
-
-@lua_class("nn.MaskedSelect")
-class MaskedSelectClass(LuaClass):
-    torch_type = MaskedSelect
-    constants = {
-        "_maskIndices": empty_of("torch.LongTensor"),
-        "_maskIndexBuffer": empty_of("torch.LongTensor"),
-        "_maskIndexBufferCPU": empty_of("torch.FloatTensor"),
-        "_gradBuffer": LuaTensor.empty,
-        "_gradMask": empty_of("torch.ByteTensor"),
-    }
+    class Lua(LuaClass):
+        constants = {
+            "_maskIndices": empty_of("torch.LongTensor"),
+            "_maskIndexBuffer": empty_of("torch.LongTensor"),
+            "_maskIndexBufferCPU": empty_of("torch.FloatTensor"),
+            "_gradBuffer": LuaTensor.empty,
+            "_gradMask": empty_of("torch.ByteTensor"),
+        }

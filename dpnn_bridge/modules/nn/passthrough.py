@@ -14,7 +14,7 @@ from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
-from dpnn_bridge.modules.nn.decorator import Decorator, DecoratorClass
+from dpnn_bridge.modules.nn.decorator import Decorator
 from dpnn_bridge.objects import LuaObject, LuaTensor
 from dpnn_bridge.torch7.gradient import add_gradient, scale_gradient
 
@@ -28,6 +28,7 @@ class Identity(LuaClass):
         return True
 
 
+@lua_class("nn.Contiguous")
 class Contiguous(nn.Module):
     """A contiguous copy of its input, or the input itself when it is contiguous.
 
@@ -43,11 +44,7 @@ class Contiguous(nn.Module):
         return input.contiguous()
 
 
-@lua_class("nn.Contiguous")
-class ContiguousClass(LuaClass):
-    torch_type = Contiguous
-
-
+@lua_class("nn.Copy")
 class Copy(nn.Module):
     """Casts its input to a fixed type, and the gradient back.
 
@@ -91,30 +88,28 @@ class Copy(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.dtype}" + (", dont_cast=True" if self.dont_cast else "")
 
+    class Lua(LuaClass):
+        passes_through = True
 
-@lua_class("nn.Copy")
-class CopyClass(LuaClass):
-    torch_type = Copy
-    passes_through = True
+        @classmethod
+        def build(cls, obj: LuaObject, ctx: TorchContext) -> Copy:
+            output = obj.get("output")
+            assert isinstance(output, LuaTensor), "the field 'output', which says the type, is missing"
+            return Copy(torch.from_numpy(output.numpy()[:0]).dtype, obj.get("dontCast") is True)
 
-    @classmethod
-    def build(cls, obj: LuaObject, ctx: TorchContext) -> Copy:
-        output = obj.get("output")
-        assert isinstance(output, LuaTensor), "the field 'output', which says the type, is missing"
-        return Copy(torch.from_numpy(output.numpy()[:0]).dtype, obj.get("dontCast") is True)
-
-    @classmethod
-    def to_lua(cls, module: Copy, ctx: LuaContext) -> dict[str, Any]:
-        fields: dict[str, Any] = {"output": LuaTensor.empty(ctx.class_of(module.like, module))}
-        if module.dont_cast:
-            fields["dontCast"] = True
-            record = record_of(module)
-            given = record.scratch.get("gradInput") if record else None
-            if isinstance(given, LuaTensor):  # its type stays, too
-                fields["gradInput"] = LuaTensor.empty(given.class_name)
-        return fields
+        @classmethod
+        def to_lua(cls, module: Copy, ctx: LuaContext) -> dict[str, Any]:
+            fields: dict[str, Any] = {"output": LuaTensor.empty(ctx.class_of(module.like, module))}
+            if module.dont_cast:
+                fields["dontCast"] = True
+                record = record_of(module)
+                given = record.scratch.get("gradInput") if record else None
+                if isinstance(given, LuaTensor):  # its type stays, too
+                    fields["gradInput"] = LuaTensor.empty(given.class_name)
+            return fields
 
 
+@lua_class("nn.GPU")
 class GPU(Decorator):
     """Runs the module it holds. Torch7 runs it on a fixed device; here the model's owner moves it with ``.to()``.
 
@@ -128,13 +123,11 @@ class GPU(Decorator):
         ``nn.GPU(module, device, outdevice)``, GPU.lua
     """
 
-
-@lua_class("nn.GPU")
-class GPUClass(DecoratorClass):
-    torch_type = GPU
-    passes_through = True
+    class Lua(Decorator.Lua):
+        passes_through = True
 
 
+@lua_class("nn.Profile")
 class Profile(Decorator):
     """Runs the module it holds. Torch7 prints how long it takes; use :mod:`torch.profiler` for that.
 
@@ -148,19 +141,17 @@ class Profile(Decorator):
         ``nn.Profile(module, print_interval, name)``, Profile.lua
     """
 
-
-@lua_class("nn.Profile")
-class ProfileClass(DecoratorClass):
-    torch_type = Profile
-    passes_through = True
-    constants = {
-        "name": "",
-        "print_interval": 100,
-        **dict.fromkeys(("numFwds", "numBwds", "summedFwdTime", "summedBwdTime"), 0),
-        "timer": lambda kind: LuaObject("torch.Timer", None),
-    }
+    class Lua(Decorator.Lua):
+        passes_through = True
+        constants = {
+            "name": "",
+            "print_interval": 100,
+            **dict.fromkeys(("numFwds", "numBwds", "summedFwdTime", "summedBwdTime"), 0),
+            "timer": lambda kind: LuaObject("torch.Timer", None),
+        }
 
 
+@lua_class("nn.GradientReversal")
 class GradientReversal(nn.Module):
     r"""Hands its input on and turns the sign of the gradient.
 
@@ -185,18 +176,16 @@ class GradientReversal(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.lambd}"
 
+    class Lua(LuaClass):
+        version = 2
+        scalars = {"lambda": "lambd"}
 
-@lua_class("nn.GradientReversal")
-class GradientReversalClass(LuaClass):
-    torch_type = GradientReversal
-    version = 2
-    scalars = {"lambda": "lambd"}
-
-    @classmethod
-    def upgrade(cls, obj: LuaObject) -> LuaObject:
-        return obj if obj.version >= 2 else obj.changed({"lambda": 1})
+        @classmethod
+        def upgrade(cls, obj: LuaObject) -> LuaObject:
+            return obj if obj.version >= 2 else obj.changed({"lambda": 1})
 
 
+@lua_class("nn.ZeroGrad")
 class ZeroGrad(nn.Module):
     """Hands its input on and stops the gradient: what comes before receives zeros.
 
@@ -215,11 +204,7 @@ class ZeroGrad(nn.Module):
         return map_tensors(lambda x: scale_gradient(x, 0.0), input)
 
 
-@lua_class("nn.ZeroGrad")
-class ZeroGradClass(LuaClass):
-    torch_type = ZeroGrad
-
-
+@lua_class("nn.L1Penalty")
 class L1Penalty(nn.Module):
     """Hands its input on and adds the gradient of its L1 norm.
 
@@ -255,10 +240,7 @@ class L1Penalty(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.weight}, size_average={self.size_average}, provide_output={self.provide_output}"
 
-
-@lua_class("nn.L1Penalty")
-class L1PenaltyClass(LuaClass):
-    torch_type = L1Penalty
-    scalars = {"l1weight": "weight", "sizeAverage": "size_average", "provideOutput": "provide_output"}
-    defaults = {"sizeAverage": False, "provideOutput": True}
-    scratch = ("loss",)
+    class Lua(LuaClass):
+        scalars = {"l1weight": "weight", "sizeAverage": "size_average", "provideOutput": "provide_output"}
+        defaults = {"sizeAverage": False, "provideOutput": True}
+        scratch = ("loss",)

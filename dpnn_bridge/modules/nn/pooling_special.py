@@ -21,6 +21,7 @@ from dpnn_bridge.torch7.quicksort import positions, sort_positions
 
 
 # ---------------------------------------------------------------------- over time
+@lua_class("nn.TemporalMaxPooling")
 class TemporalMaxPooling(nn.MaxPool1d):
     """Maximum over windows of frames.
 
@@ -42,18 +43,16 @@ class TemporalMaxPooling(nn.MaxPool1d):
     def forward(self, input: Tensor) -> Tensor:
         return F.max_pool1d(input.transpose(-1, -2), self.kernel_size, self.stride).transpose(-1, -2)
 
-
-@lua_class("nn.TemporalMaxPooling")
-class TemporalMaxPoolingClass(LuaClass):
-    torch_type = TemporalMaxPooling
-    scalars = {"kW": "kernel_size", "dW": "stride"}
-    scratch = ("indices",)
+    class Lua(LuaClass):
+        scalars = {"kW": "kernel_size", "dW": "stride"}
+        scratch = ("indices",)
 
 
 def _descending(values: list[float]) -> list[int]:
     return sort_positions(values, descending=True)
 
 
+@lua_class("nn.TemporalDynamicKMaxPooling")
 class TemporalDynamicKMaxPooling(nn.Module):
     """The k largest values of every channel, in their order in time.
 
@@ -84,12 +83,9 @@ class TemporalDynamicKMaxPooling(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.min_k}, factor={self.factor}"
 
-
-@lua_class("nn.TemporalDynamicKMaxPooling")
-class TemporalDynamicKMaxPoolingClass(LuaClass):
-    torch_type = TemporalDynamicKMaxPooling
-    scalars = {"minK": "min_k", "factor": "factor"}
-    scratch = ("indices",)
+    class Lua(LuaClass):
+        scalars = {"minK": "min_k", "factor": "factor"}
+        scratch = ("indices",)
 
 
 # ---------------------------------------------------------------------- to a given size
@@ -107,6 +103,7 @@ class SpatialAdaptiveAveragePooling(LuaClass):
 
 
 # ---------------------------------------------------------------------- by p-norm
+@lua_class("nn.SpatialLPPooling")
 class SpatialLPPooling(nn.Sequential):
     """The p-norm of every window, made of a power, an average, a factor and a root.
 
@@ -121,13 +118,11 @@ class SpatialLPPooling(nn.Sequential):
         ``nn.SpatialLPPooling(nInputPlane, pnorm, kW, kH, dW, dH)``, SpatialLPPooling.lua
     """
 
-
-@lua_class("nn.SpatialLPPooling")
-class SpatialLPPoolingClass(LuaClass):
-    torch_type = SpatialLPPooling
-    container = True
+    class Lua(LuaClass):
+        container = True
 
 
+@lua_class("nn.FeatureLPPooling")
 class FeatureLPPooling(nn.Module):
     """The p-norm of windows of neighbouring features.
 
@@ -161,12 +156,9 @@ class FeatureLPPooling(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.width}, stride={self.stride}, power={self.power}, batch_mode={self.batch_mode}"
 
-
-@lua_class("nn.FeatureLPPooling")
-class FeatureLPPoolingClass(LuaClass):
-    torch_type = FeatureLPPooling
-    scalars = {"width": "width", "stride": "stride", "power": "power", "batch_mode": "batch_mode"}
-    defaults = {"batch_mode": False}
+    class Lua(LuaClass):
+        scalars = ("width", "stride", "power", "batch_mode")
+        defaults = {"batch_mode": False}
 
 
 # ---------------------------------------------------------------------- over random windows

@@ -34,6 +34,7 @@ class ReductionClass(LuaClass):
     defaults = {"dimension": 1, "nInputDims": None}
 
 
+@lua_class("nn.Sum", "nn.Mean")
 class Sum(Reduction):
     """The sum over one dimension, or the mean.
 
@@ -69,24 +70,22 @@ class Sum(Reduction):
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, size_average={self.size_average}" + ("" if self.squeeze else ", squeeze=False")
 
+    class Lua(ReductionClass):
+        scalars = {**ReductionClass.scalars, "sizeAverage": "size_average", "squeeze": "squeeze"}
+        defaults = {**ReductionClass.defaults, "sizeAverage": False, "squeeze": True}
 
-@lua_class("nn.Sum", "nn.Mean")
-class SumClass(ReductionClass):
-    torch_type = Sum
-    scalars = {**ReductionClass.scalars, "sizeAverage": "size_average", "squeeze": "squeeze"}
-    defaults = {**ReductionClass.defaults, "sizeAverage": False, "squeeze": True}
-
-    @classmethod
-    def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
-        module = super().build(obj, ctx)
-        if obj.class_name == "nn.Mean" and not obj["sizeAverage"]:
-            ctx.report.notes.append(
-                f"{ctx.path}: this nn.Mean has no true sizeAverage. Torch7 sums since 2016 and averaged before; the "
-                "module sums. Set size_average = True on it if the file is older than that"
-            )
-        return module
+        @classmethod
+        def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
+            module = super().build(obj, ctx)
+            if obj.class_name == "nn.Mean" and not obj["sizeAverage"]:
+                ctx.report.notes.append(
+                    f"{ctx.path}: this nn.Mean has no true sizeAverage. Torch7 sums since 2016 and averaged before; "
+                    "the module sums. Set size_average = True on it if the file is older than that"
+                )
+            return module
 
 
+@lua_class("nn.Max")
 class Max(Reduction):
     """The maximum over one dimension; of equal ones the first receives the gradient.
 
@@ -106,12 +105,11 @@ class Max(Reduction):
     def forward(self, input: Tensor) -> Tensor:
         return input.max(self.reduced_dim(input), keepdim=input.dim() == 1).values
 
-
-@lua_class("nn.Max")
-class MaxClass(ReductionClass):
-    torch_type = Max
+    class Lua(ReductionClass):
+        pass
 
 
+@lua_class("nn.Min")
 class Min(Reduction):
     """The minimum over one dimension; of equal ones the first receives the gradient.
 
@@ -131,7 +129,5 @@ class Min(Reduction):
     def forward(self, input: Tensor) -> Tensor:
         return input.min(self.reduced_dim(input), keepdim=input.dim() == 1).values
 
-
-@lua_class("nn.Min")
-class MinClass(ReductionClass):
-    torch_type = Min
+    class Lua(ReductionClass):
+        pass

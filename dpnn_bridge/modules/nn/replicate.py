@@ -9,6 +9,7 @@ from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.tracing import leaf
 
 
+@lua_class("nn.Replicate")
 class Replicate(nn.Module):
     """Repeats its input along a new dimension, without copying it.
 
@@ -39,9 +40,6 @@ class Replicate(nn.Module):
         text = f"{self.n_features}, dim={self.dim}"
         return text if self.n_input_dims is None else f"{text}, n_input_dims={self.n_input_dims}"
 
-
-@lua_class("nn.Replicate")
-class ReplicateClass(LuaClass):
-    torch_type = Replicate
-    scalars = {"nfeatures": "n_features", "dim": "dim", "ndim": "n_input_dims"}
-    defaults = {"dim": 1, "ndim": None}
+    class Lua(LuaClass):
+        scalars = {"nfeatures": "n_features", "dim": "dim", "ndim": "n_input_dims"}
+        defaults = {"dim": 1, "ndim": None}

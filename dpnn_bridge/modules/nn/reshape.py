@@ -32,6 +32,7 @@ def batched_dim(input: Tensor, dim: int, num_input_dims: int | None) -> int:
     return dim if num_input_dims is not None and input.dim() == num_input_dims + 1 else dim - 1
 
 
+@lua_class("nn.View")
 class View(nn.Module):
     r"""Gives its input another shape; leading dimensions that do not fit into ``size`` become one batch dimension.
 
@@ -82,24 +83,22 @@ class View(nn.Module):
         text = ", ".join(map(str, self.size))
         return text if self.num_input_dims is None else f"{text}, num_input_dims={self.num_input_dims}"
 
+    class Lua(LuaClass):
+        scalars = {"numInputDims": "num_input_dims"}
+        defaults = {"numInputDims": None}
+        scratch = ("size", "numElements")
 
-@lua_class("nn.View")
-class ViewClass(LuaClass):
-    torch_type = View
-    scalars = {"numInputDims": "num_input_dims"}
-    defaults = {"numInputDims": None}
-    scratch = ("size", "numElements")
+        @classmethod
+        def build(cls, obj: LuaObject, ctx: TorchContext) -> View:
+            return View(*sizes_of(obj["size"]), **cls.arguments(obj, ctx))
 
-    @classmethod
-    def build(cls, obj: LuaObject, ctx: TorchContext) -> View:
-        return View(*sizes_of(obj["size"]), **cls.arguments(obj, ctx))
-
-    @classmethod
-    def to_lua(cls, module: View, ctx: LuaContext) -> dict[str, Any]:
-        size = size_storage(module.size)
-        return {**super().to_lua(module, ctx), "size": size, "numElements": product(module.size)}
+        @classmethod
+        def to_lua(cls, module: View, ctx: LuaContext) -> dict[str, Any]:
+            size = size_storage(module.size)
+            return {**super().to_lua(module, ctx), "size": size, "numElements": product(module.size)}
 
 
+@lua_class("nn.Reshape")
 class Reshape(nn.Module):
     r"""Gives its input another shape, with the first dimension as the batch.
 
@@ -139,28 +138,26 @@ class Reshape(nn.Module):
         text = ", ".join(map(str, self.size))
         return text if self.batch_mode is None else f"{text}, batch_mode={self.batch_mode}"
 
+    class Lua(LuaClass):
+        scalars = {"batchMode": "batch_mode"}
+        defaults = {"batchMode": None}
+        scratch = ("size", "batchsize", "nelement")
 
-@lua_class("nn.Reshape")
-class ReshapeClass(LuaClass):
-    torch_type = Reshape
-    scalars = {"batchMode": "batch_mode"}
-    defaults = {"batchMode": None}
-    scratch = ("size", "batchsize", "nelement")
+        @classmethod
+        def build(cls, obj: LuaObject, ctx: TorchContext) -> Reshape:
+            return Reshape(*sizes_of(obj["size"]), **cls.arguments(obj, ctx))
 
-    @classmethod
-    def build(cls, obj: LuaObject, ctx: TorchContext) -> Reshape:
-        return Reshape(*sizes_of(obj["size"]), **cls.arguments(obj, ctx))
-
-    @classmethod
-    def to_lua(cls, module: Reshape, ctx: LuaContext) -> dict[str, Any]:
-        return {
-            **super().to_lua(module, ctx),
-            "size": size_storage(module.size),
-            "batchsize": size_storage((1, *module.size)),
-            "nelement": math.prod(module.size),
-        }
+        @classmethod
+        def to_lua(cls, module: Reshape, ctx: LuaContext) -> dict[str, Any]:
+            return {
+                **super().to_lua(module, ctx),
+                "size": size_storage(module.size),
+                "batchsize": size_storage((1, *module.size)),
+                "nelement": math.prod(module.size),
+            }
 
 
+@lua_class("nn.Narrow")
 class Narrow(nn.Module):
     """A range of one dimension.
 
@@ -192,14 +189,12 @@ class Narrow(nn.Module):
     def extra_repr(self) -> str:
         return f"dimension={self.dimension}, index={self.index}, length={self.length}"
 
-
-@lua_class("nn.Narrow")
-class NarrowClass(LuaClass):
-    torch_type = Narrow
-    scalars = {"dimension": "dimension", "index": "index", "length": "length"}
-    defaults = {"length": 1}
+    class Lua(LuaClass):
+        scalars = ("dimension", "index", "length")
+        defaults = {"length": 1}
 
 
+@lua_class("nn.Select")
 class Select(nn.Module):
     """One position of a dimension, which disappears.
 
@@ -228,13 +223,11 @@ class Select(nn.Module):
     def extra_repr(self) -> str:
         return f"dimension={self.dimension}, index={self.index}"
 
-
-@lua_class("nn.Select")
-class SelectClass(LuaClass):
-    torch_type = Select
-    scalars = {"dimension": "dimension", "index": "index"}
+    class Lua(LuaClass):
+        scalars = ("dimension", "index")
 
 
+@lua_class("nn.Transpose")
 class Transpose(nn.Module):
     """Swaps pairs of dimensions, one pair after the other.
 
@@ -269,25 +262,23 @@ class Transpose(nn.Module):
         text = ", ".join(map(str, self.permutations))
         return text if self.num_input_dims is None else f"{text}, num_input_dims={self.num_input_dims}"
 
+    class Lua(LuaClass):
+        scalars = {"numInputDims": "num_input_dims"}
+        defaults = {"numInputDims": None}
+        scratch = ("permutations",)
 
-@lua_class("nn.Transpose")
-class TransposeClass(LuaClass):
-    torch_type = Transpose
-    scalars = {"numInputDims": "num_input_dims"}
-    defaults = {"numInputDims": None}
-    scratch = ("permutations",)
+        @classmethod
+        def build(cls, obj: LuaObject, ctx: TorchContext) -> Transpose:
+            pairs = ((a, b) for a, b in map(sizes_of, obj["permutations"].as_list()))
+            return Transpose(*pairs, **cls.arguments(obj, ctx))
 
-    @classmethod
-    def build(cls, obj: LuaObject, ctx: TorchContext) -> Transpose:
-        pairs = ((a, b) for a, b in map(sizes_of, obj["permutations"].as_list()))
-        return Transpose(*pairs, **cls.arguments(obj, ctx))
-
-    @classmethod
-    def to_lua(cls, module: Transpose, ctx: LuaContext) -> dict[str, Any]:
-        pairs = LuaTable.from_list(LuaTable.from_list(pair) for pair in module.permutations)
-        return {**super().to_lua(module, ctx), "permutations": pairs}
+        @classmethod
+        def to_lua(cls, module: Transpose, ctx: LuaContext) -> dict[str, Any]:
+            pairs = LuaTable.from_list(LuaTable.from_list(pair) for pair in module.permutations)
+            return {**super().to_lua(module, ctx), "permutations": pairs}
 
 
+@lua_class("nn.Squeeze")
 class Squeeze(nn.Module):
     """Removes one dimension of size 1, or all of them.
 
@@ -323,14 +314,12 @@ class Squeeze(nn.Module):
         shown = {"dim": self.dim, "num_input_dims": self.num_input_dims}
         return ", ".join(f"{k}={v}" for k, v in shown.items() if v is not None)
 
-
-@lua_class("nn.Squeeze")
-class SqueezeClass(LuaClass):
-    torch_type = Squeeze
-    scalars = {"dim": "dim", "numInputDims": "num_input_dims"}
-    defaults = {"dim": None, "numInputDims": None}
+    class Lua(LuaClass):
+        scalars = {"dim": "dim", "numInputDims": "num_input_dims"}
+        defaults = {"dim": None, "numInputDims": None}
 
 
+@lua_class("nn.Unsqueeze")
 class Unsqueeze(nn.Module):
     """Inserts a dimension of size 1.
 
@@ -359,9 +348,6 @@ class Unsqueeze(nn.Module):
         text = f"{self.pos}"
         return text if self.num_input_dims is None else f"{text}, num_input_dims={self.num_input_dims}"
 
-
-@lua_class("nn.Unsqueeze")
-class UnsqueezeClass(LuaClass):
-    torch_type = Unsqueeze
-    scalars = {"pos": "pos", "numInputDims": "num_input_dims"}
-    defaults = {"numInputDims": None}
+    class Lua(LuaClass):
+        scalars = {"pos": "pos", "numInputDims": "num_input_dims"}
+        defaults = {"numInputDims": None}

@@ -33,6 +33,7 @@ def weighted_sum(rows: Tensor, values: Tensor, weight: Tensor, bias: Tensor, n_r
     return bias.expand(n_rows, -1).index_add(0, rows, terms)
 
 
+@lua_class("nn.SparseLinear")
 class SparseLinear(nn.Module):
     r"""A linear map of sparse vectors.
 
@@ -110,35 +111,33 @@ class SparseLinear(nn.Module):
     def extra_repr(self) -> str:
         return f"in_features={self.weight.shape[1]}, out_features={self.weight.shape[0]}, index_base={self.index_base}"
 
+    class Lua(LuaClass):
+        faults = (
+            Fault(
+                ("gradInput",),
+                "Torch7 returns a gradient for each element of the dense vector, autograd one for each input value",
+                spreads=False,
+            ),
+        )
+        tensors = ("weight", "bias")
+        sizes = {"weight": ("out_features", "in_features")}
+        indexed = True
+        scalars = {"weightDecay": "weight_decay", "doGradInput": "do_grad_input"}
+        defaults = {"weightDecay": 0, "doGradInput": False}
+        constants = {"gradInput": empty_table, "sparseUpdate": 0}
+        scratch = ("lastInput", "formatted_input", "sparseUpdate")
+
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            return {**super().to_lua(module, ctx), "sparseUpdate": 0}
+
 
 def is_sparse(tensor: Tensor) -> bool:
     """Whether a tensor has one of torch's sparse layouts."""
     return tensor.layout != torch.strided
 
 
-@lua_class("nn.SparseLinear")
-class SparseLinearClass(LuaClass):
-    faults = (
-        Fault(
-            ("gradInput",),
-            "Torch7 returns a gradient for every element of the dense vector, autograd one for each value of the input",
-            spreads=False,
-        ),
-    )
-    torch_type = SparseLinear
-    tensors = {"weight": "weight", "bias": "bias"}
-    sizes = {"weight": ("out_features", "in_features")}
-    indexed = True
-    scalars = {"weightDecay": "weight_decay", "doGradInput": "do_grad_input"}
-    defaults = {"weightDecay": 0, "doGradInput": False}
-    constants = {"gradInput": empty_table, "sparseUpdate": 0}
-    scratch = ("lastInput", "formatted_input", "sparseUpdate")
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        return {**super().to_lua(module, ctx), "sparseUpdate": 0}
-
-
+@lua_class("nn.IndexLinear")
 class IndexLinear(nn.Module):
     r"""A linear map of sparse vectors that are given as keys and values, with optional normalisation of the values.
 
@@ -215,6 +214,62 @@ class IndexLinear(nn.Module):
         text = f"in_features={self.weight.shape[0]}, out_features={self.bias.shape[0]}, offset={self.offset}"
         return f"{text}, normalize=True" if self.normalize else text
 
+    class Lua(LuaClass):
+        faults = (
+            Fault(
+                ("gradInput",),
+                "Torch7 returns a gradient for each element of the dense vector, autograd one for each input value",
+                spreads=False,
+            ),
+            Fault(("gradWeight",), "Torch7 lists a table of rows instead of a gradient tensor", spreads=False),
+        )
+        derived = ("inputSize", "outputSize", "normalize")
+        tensors = ("weight", "bias")
+        scalars = {"offset": "offset", "doGradInput": "do_grad_input"}
+        defaults = {"offset": -1, "doGradInput": False}
+        trains_unasked = False  # Torch7 updates the statistics only after training() was called
+        scratch = (
+            *("gradWeight", "gradWeightBuffer", "valuesBuffer", "normalizedValues", "sizesCache", "cumSumSizesCache"),
+            *(
+                "running",
+                "keys",
+                "values",
+                "sizes",
+                "cumSumSizes",
+                "lkeys",
+                "lvalues",
+                "updateKeys",
+                "updateKeysBuffer",
+            ),
+        )
+        constants = {
+            "sizesCache": empty_table,
+            "cumSumSizesCache": empty_table,
+            "gradWeightBuffer": LuaTensor.empty,
+            "valuesBuffer": LuaTensor.empty,
+            "normalizedValues": LuaTensor.empty,
+            "weightDecay": 0,
+        }
+
+        @classmethod
+        def build(cls, obj: LuaObject, ctx: TorchContext) -> IndexLinear:
+            in_features, columns = obj["weight"].shape
+            out_features = obj["bias"].size
+            arguments = {**cls.arguments(obj, ctx), "normalize": columns > out_features}
+            return IndexLinear(in_features, out_features, **arguments, index_base=ctx.index_base)
+
+        @classmethod
+        def to_lua(cls, module: IndexLinear, ctx: LuaContext) -> dict[str, Any]:
+            running = LuaTable({"cumSumSizes": LuaTable(), "keys": LuaTable(), "gradWeight": LuaTable(), "counter": 1})
+            return {
+                **super().to_lua(module, ctx),
+                "inputSize": module.weight.shape[0],
+                "outputSize": module.bias.shape[0],
+                "normalize": 4 if module.normalize else 0,
+                "gradWeight": LuaTensor.empty(ctx.type_of(module)),
+                "running": running,
+            }
+
 
 @torch.no_grad()
 def normalized(weight: Tensor, columns: Tensor, values: Tensor, training: bool) -> Tensor:
@@ -251,52 +306,3 @@ def running_maximum(keys: Tensor, values: Tensor) -> Tensor:
         result = torch.cat([result[:step], torch.maximum(result[step:], before)])
         step *= 2
     return torch.empty_like(result).index_copy_(0, order, result)
-
-
-@lua_class("nn.IndexLinear")
-class IndexLinearClass(LuaClass):
-    faults = (
-        Fault(
-            ("gradInput",),
-            "Torch7 returns a gradient for every element of the dense vector, autograd one for each value of the input",
-            spreads=False,
-        ),
-        Fault(("gradWeight",), "Torch7 lists a table of rows instead of a gradient tensor", spreads=False),
-    )
-    torch_type = IndexLinear
-    derived = ("inputSize", "outputSize", "normalize")
-    tensors = {"weight": "weight", "bias": "bias"}
-    scalars = {"offset": "offset", "doGradInput": "do_grad_input"}
-    defaults = {"offset": -1, "doGradInput": False}
-    trains_unasked = False  # Torch7 updates the statistics only after training() was called
-    scratch = (
-        *("gradWeight", "gradWeightBuffer", "valuesBuffer", "normalizedValues", "sizesCache", "cumSumSizesCache"),
-        *("running", "keys", "values", "sizes", "cumSumSizes", "lkeys", "lvalues", "updateKeys", "updateKeysBuffer"),
-    )
-    constants = {
-        "sizesCache": empty_table,
-        "cumSumSizesCache": empty_table,
-        "gradWeightBuffer": LuaTensor.empty,
-        "valuesBuffer": LuaTensor.empty,
-        "normalizedValues": LuaTensor.empty,
-        "weightDecay": 0,
-    }
-
-    @classmethod
-    def build(cls, obj: LuaObject, ctx: TorchContext) -> IndexLinear:
-        in_features, columns = obj["weight"].shape
-        out_features = obj["bias"].size
-        arguments = {**cls.arguments(obj, ctx), "normalize": columns > out_features}
-        return IndexLinear(in_features, out_features, **arguments, index_base=ctx.index_base)
-
-    @classmethod
-    def to_lua(cls, module: IndexLinear, ctx: LuaContext) -> dict[str, Any]:
-        running = LuaTable({"cumSumSizes": LuaTable(), "keys": LuaTable(), "gradWeight": LuaTable(), "counter": 1})
-        return {
-            **super().to_lua(module, ctx),
-            "inputSize": module.weight.shape[0],
-            "outputSize": module.bias.shape[0],
-            "normalize": 4 if module.normalize else 0,
-            "gradWeight": LuaTensor.empty(ctx.type_of(module)),
-            "running": running,
-        }

@@ -14,6 +14,7 @@ from dpnn_bridge.modules.nn.convolution_special import parameter
 from dpnn_bridge.objects import LuaObject, LuaTensor
 
 
+@lua_class("nn.SpatialSubSampling")
 class SpatialSubSampling(nn.Module):
     """The sum over every window, times a weight, plus a bias for each plane.
 
@@ -55,23 +56,21 @@ class SpatialSubSampling(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.in_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
 
+    class Lua(LuaClass):
+        scalars = {"nInputPlane": "in_channels", ("kH", "kW"): "kernel_size", ("dH", "dW"): "stride"}
+        defaults = {"dH": 1, "dW": 1}
+        tensors = ("weight", "bias")
 
-@lua_class("nn.SpatialSubSampling")
-class SpatialSubSamplingClass(LuaClass):
-    torch_type = SpatialSubSampling
-    scalars = {"nInputPlane": "in_channels", ("kH", "kW"): "kernel_size", ("dH", "dW"): "stride"}
-    defaults = {"dH": 1, "dW": 1}
-    tensors = {"weight": "weight", "bias": "bias"}
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        """The weight of old files had a place for every element of the window; THNN reads its first elements."""
-        arguments, weight = super().arguments(obj, ctx), obj.get("weight")
-        if isinstance(weight, LuaTensor) and weight.size:
-            arguments |= {"in_channels": weight.shape[0], "weight_shape": weight.shape}
-        return arguments
+        @classmethod
+        def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+            """The weight of old files had a place for every element of the window; THNN reads its first elements."""
+            arguments, weight = super().arguments(obj, ctx), obj.get("weight")
+            if isinstance(weight, LuaTensor) and weight.size:
+                arguments |= {"in_channels": weight.shape[0], "weight_shape": weight.shape}
+            return arguments
 
 
+@lua_class("nn.TemporalSubSampling")
 class TemporalSubSampling(nn.Module):
     """The sum over every window of frames, times a weight, plus a bias for each feature.
 
@@ -102,10 +101,7 @@ class TemporalSubSampling(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.frame_size}, kernel_size={self.kernel_size}, stride={self.stride}"
 
-
-@lua_class("nn.TemporalSubSampling")
-class TemporalSubSamplingClass(LuaClass):
-    torch_type = TemporalSubSampling
-    scalars = {"inputFrameSize": "frame_size", "kW": "kernel_size", "dW": "stride"}
-    defaults = {"dW": 1}
-    tensors = {"weight": "weight", "bias": "bias"}
+    class Lua(LuaClass):
+        scalars = {"inputFrameSize": "frame_size", "kW": "kernel_size", "dW": "stride"}
+        defaults = {"dW": 1}
+        tensors = ("weight", "bias")

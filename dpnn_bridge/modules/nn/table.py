@@ -14,6 +14,7 @@ from dpnn_bridge.modules.nn.arithmetic import joined
 from dpnn_bridge.modules.nn.reshape import batched_dim
 
 
+@lua_class("nn.JoinTable")
 class JoinTable(nn.Module):
     """Joins a list of tensors along one dimension.
 
@@ -41,16 +42,14 @@ class JoinTable(nn.Module):
         text = f"dimension={self.dimension}"
         return text if self.n_input_dims is None else f"{text}, n_input_dims={self.n_input_dims}"
 
-
-@lua_class("nn.JoinTable")
-class JoinTableClass(LuaClass):
-    torch_type = JoinTable
-    scalars = {"dimension": "dimension", "nInputDims": "n_input_dims"}
-    defaults = {"nInputDims": None}
-    constants = {"size": empty_sizes, "gradInput": empty_table}
-    scratch = ("size",)
+    class Lua(LuaClass):
+        scalars = {"dimension": "dimension", "nInputDims": "n_input_dims"}
+        defaults = {"nInputDims": None}
+        constants = {"size": empty_sizes, "gradInput": empty_table}
+        scratch = ("size",)
 
 
+@lua_class("nn.SplitTable")
 class SplitTable(nn.Module):
     """Splits a tensor into the list of its slices along one dimension, which disappears.
 
@@ -77,14 +76,12 @@ class SplitTable(nn.Module):
 
     extra_repr = JoinTable.extra_repr
 
-
-@lua_class("nn.SplitTable")
-class SplitTableClass(LuaClass):
-    torch_type = SplitTable
-    scalars = {"dimension": "dimension", "nInputDims": "n_input_dims"}
-    defaults = {"nInputDims": None}
+    class Lua(LuaClass):
+        scalars = {"dimension": "dimension", "nInputDims": "n_input_dims"}
+        defaults = {"nInputDims": None}
 
 
+@lua_class("nn.SelectTable")
 class SelectTable(nn.Module):
     """One element of a list or dict.
 
@@ -113,14 +110,12 @@ class SelectTable(nn.Module):
     def extra_repr(self) -> str:
         return repr(self.index)
 
-
-@lua_class("nn.SelectTable")
-class SelectTableClass(LuaClass):
-    torch_type = SelectTable
-    scalars = {"index": "index"}
-    constants = {"gradInput": empty_table}
+    class Lua(LuaClass):
+        scalars = ("index",)
+        constants = {"gradInput": empty_table}
 
 
+@lua_class("nn.NarrowTable")
 class NarrowTable(nn.Module):
     """A range of a list.
 
@@ -147,15 +142,13 @@ class NarrowTable(nn.Module):
     def extra_repr(self) -> str:
         return f"offset={self.offset}, length={self.length}"
 
-
-@lua_class("nn.NarrowTable")
-class NarrowTableClass(LuaClass):
-    torch_type = NarrowTable
-    scalars = {"offset": "offset", "length": "length"}
-    defaults = {"length": 1}
-    constants = {"output": empty_table, "gradInput": empty_table}
+    class Lua(LuaClass):
+        scalars = ("offset", "length")
+        defaults = {"length": 1}
+        constants = {"output": empty_table, "gradInput": empty_table}
 
 
+@lua_class("nn.FlattenTable")
 class FlattenTable(nn.Module):
     """Nested lists as one list.
 
@@ -173,9 +166,6 @@ class FlattenTable(nn.Module):
             output += self.forward(element) if isinstance(element, (list, tuple)) else [element]
         return output
 
-
-@lua_class("nn.FlattenTable")
-class FlattenTableClass(LuaClass):
-    torch_type = FlattenTable
-    constants = {"output": empty_table, "gradInput": empty_table, "input_map": empty_table}
-    scratch = ("input_map",)
+    class Lua(LuaClass):
+        constants = {"output": empty_table, "gradInput": empty_table, "input_map": empty_table}
+        scratch = ("input_map",)

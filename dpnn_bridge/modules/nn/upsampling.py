@@ -39,6 +39,15 @@ def _interpolate(input: Tensor, dim: int, size: int) -> Tensor:
     return below * (1 - weight) + above * weight
 
 
+def five_sizes(kind: str) -> LuaStorage:
+    """For ``constants``: sizes that Torch7 writes into without resizing."""
+    return size_storage([0] * 5)
+
+
+SIZES = {"inputSize": five_sizes, "outputSize": five_sizes}
+
+
+@lua_class("nn.SpatialUpSamplingNearest")
 class UpsamplingNearest2d(nn.UpsamplingNearest2d):
     """Repeats every pixel.
 
@@ -63,22 +72,12 @@ class UpsamplingNearest2d(nn.UpsamplingNearest2d):
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input.unsqueeze(0)).squeeze(0) if input.dim() == 3 else super().forward(input)
 
-
-def five_sizes(kind: str) -> LuaStorage:
-    """For ``constants``: sizes that Torch7 writes into without resizing."""
-    return size_storage([0] * 5)
-
-
-SIZES = {"inputSize": five_sizes, "outputSize": five_sizes}
+    class Lua(LuaClass):
+        scalars = ("scale_factor",)
+        constants = SIZES
 
 
-@lua_class("nn.SpatialUpSamplingNearest")
-class SpatialUpSamplingNearest(LuaClass):
-    torch_type = UpsamplingNearest2d
-    scalars = {"scale_factor": "scale_factor"}
-    constants = SIZES
-
-
+@lua_class("nn.SpatialUpSamplingBilinear")
 class UpsamplingBilinear2d(nn.UpsamplingBilinear2d):
     """Bilinear interpolation with aligned corners.
 
@@ -103,6 +102,23 @@ class UpsamplingBilinear2d(nn.UpsamplingBilinear2d):
         output = upsample_linear(batch, target_size(batch, self.size, self.scale_factor))
         return output.squeeze(0) if input.dim() == 3 else output
 
+    class Lua(LuaClass):
+        derived = ("scale_factor", "oheight", "owidth")
+        constants = SIZES
+
+        @classmethod
+        def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+            if obj.get("scale_factor") is not None:
+                return {"scale_factor": obj["scale_factor"]}
+            return {"size": (obj["oheight"], obj["owidth"])}
+
+        @classmethod
+        def to_lua(cls, module: Any, ctx: LuaContext) -> dict[str, Any]:
+            if module.size is None:
+                return {"scale_factor": module.scale_factor}
+            height, width = module.size
+            return {"oheight": height, "owidth": width}
+
 
 def target_size(input: Tensor, size: Any, scale_factor: Any) -> tuple[int, ...]:
     """The size of the output's last dimensions, from a size or a factor."""
@@ -111,26 +127,7 @@ def target_size(input: Tensor, size: Any, scale_factor: Any) -> tuple[int, ...]:
     return tuple(int(n * scale_factor) for n in input.shape[2:])
 
 
-@lua_class("nn.SpatialUpSamplingBilinear")
-class SpatialUpSamplingBilinear(LuaClass):
-    torch_type = UpsamplingBilinear2d
-    derived = ("scale_factor", "oheight", "owidth")
-    constants = SIZES
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        if obj.get("scale_factor") is not None:
-            return {"scale_factor": obj["scale_factor"]}
-        return {"size": (obj["oheight"], obj["owidth"])}
-
-    @classmethod
-    def to_lua(cls, module: Any, ctx: LuaContext) -> dict[str, Any]:
-        if module.size is None:
-            return {"scale_factor": module.scale_factor}
-        height, width = module.size
-        return {"oheight": height, "owidth": width}
-
-
+@lua_class("nn.UpSampling")
 class UpSampling(nn.Module):
     """Enlarges images or volumes by repetition or linear interpolation with aligned corners.
 
@@ -170,26 +167,23 @@ class UpSampling(nn.Module):
     def extra_repr(self) -> str:
         return f"mode={self.mode}, " + (f"size={self.size}" if self.size else f"scale_factor={self.scale_factor}")
 
+    class Lua(LuaClass):
+        derived = ("scale_factor", "odepth", "oheight", "owidth")
+        scalars = ("mode",)
+        constants = SIZES
 
-@lua_class("nn.UpSampling")
-class UpSamplingClass(LuaClass):
-    torch_type = UpSampling
-    derived = ("scale_factor", "odepth", "oheight", "owidth")
-    scalars = {"mode": "mode"}
-    constants = SIZES
+        @classmethod
+        def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+            arguments = super().arguments(obj, ctx)
+            if obj.get("scale_factor") is not None:
+                return {**arguments, "scale_factor": obj["scale_factor"]}
+            return {**arguments, "size": (obj.get("odepth"), obj["oheight"], obj["owidth"])}
 
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        arguments = super().arguments(obj, ctx)
-        if obj.get("scale_factor") is not None:
-            return {**arguments, "scale_factor": obj["scale_factor"]}
-        return {**arguments, "size": (obj.get("odepth"), obj["oheight"], obj["owidth"])}
-
-    @classmethod
-    def to_lua(cls, module: Any, ctx: LuaContext) -> dict[str, Any]:
-        fields = {**super().to_lua(module, ctx), "scale_factor": module.scale_factor}
-        fields.update(zip(("odepth", "oheight", "owidth"), module.size or (), strict=False))
-        return {name: value for name, value in fields.items() if value is not None}
+        @classmethod
+        def to_lua(cls, module: Any, ctx: LuaContext) -> dict[str, Any]:
+            fields = {**super().to_lua(module, ctx), "scale_factor": module.scale_factor}
+            fields.update(zip(("odepth", "oheight", "owidth"), module.size or (), strict=False))
+            return {name: value for name, value in fields.items() if value is not None}
 
 
 @lua_class("nn.PixelShuffle")

@@ -58,33 +58,6 @@ class Scaled(nn.Module):
         return f"dims={self.dims}"
 
 
-class WeightNorm(nn.Module):
-    """Runs a module whose weight is a length times a direction.
-
-    Args:
-        module: the module; its weight has the parametrization :class:`Scaled`.
-        output_dim: which dimension of the Lua weight counts the directions, from 1.
-
-    Shape:
-        As the module.
-
-    Differs from torch:
-        Torch7 leaves the gradient of ``v`` in ``gradWeight``, and the next backward adds to it, that of a clone in an
-        ``nn.MapTable`` or of a step in an ``nn.Sequencer`` as well: the gradient before goes through the normalization
-        a second time, and that of ``g`` is lost.
-
-    Lua:
-        ``nn.WeightNorm(module, outputDim)``, WeightNorm.lua
-    """
-
-    def __init__(self, module: nn.Module, output_dim: int = 1) -> None:
-        super().__init__()
-        self.module, self.output_dim = module, output_dim
-
-    def forward(self, input: Any) -> Any:
-        return self.module(input)
-
-
 def as_rows(weight: Tensor, module: Any) -> Tensor:
     """A weight in torch's arrangement as Torch7's ``v``: one row for each direction."""
     inner = module.module
@@ -114,6 +87,90 @@ def _lengths_to_lua(g: Tensor, module: Any) -> Tensor:
     return as_rows(g.expand_as(module.module.weight), module)[:, :1]
 
 
+@lua_class("nn.WeightNorm")
+class WeightNorm(nn.Module):
+    """Runs a module whose weight is a length times a direction.
+
+    Args:
+        module: the module; its weight has the parametrization :class:`Scaled`.
+        output_dim: which dimension of the Lua weight counts the directions, from 1.
+
+    Shape:
+        As the module.
+
+    Differs from torch:
+        Torch7 leaves the gradient of ``v`` in ``gradWeight``, and the next backward adds to it, that of a clone in an
+        ``nn.MapTable`` or of a step in an ``nn.Sequencer`` as well: the gradient before goes through the normalization
+        a second time, and that of ``g`` is lost.
+
+    Lua:
+        ``nn.WeightNorm(module, outputDim)``, WeightNorm.lua
+    """
+
+    def __init__(self, module: nn.Module, output_dim: int = 1) -> None:
+        super().__init__()
+        self.module, self.output_dim = module, output_dim
+
+    def forward(self, input: Any) -> Any:
+        return self.module(input)
+
+    class Lua(LuaClass):
+        """Files have no weight; it follows from ``v`` and ``g``."""
+
+        derived = ("modules", "weight", "gradWeight")
+        scalars = {"outputDim": "output_dim"}
+        tensors = {
+            "v": Field("module.parametrizations.weight.original1", Layout(_from_rows, as_rows)),
+            "g": Field("module.parametrizations.weight.original0", Layout(_lengths_to_torch, _lengths_to_lua)),
+            "bias": "module.bias",
+        }
+
+        @classmethod
+        def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
+            inner, v = obj["modules"][1], obj["v"]
+            size = inner["weight"].shape if "weight" in inner else tuple(int(n) for n in obj["weightSize"].numpy())
+            weight = LuaTensor.from_numpy(v.torch().reshape(size).numpy(), v.class_name)
+            inner = ctx.to_torch(inner.changed(weight=weight, gradWeight=None), "modules", 1)
+            module: Any = WeightNorm(inner, int(obj["outputDim"]))
+            direction = _from_rows(torch.arange(v.shape[0]).view(-1, 1).expand(v.shape), module)
+            dims = tuple(d for d in range(direction.dim()) if bool((direction == direction.narrow(d, 0, 1)).all()))
+            if math.prod(n for d, n in enumerate(direction.shape) if d not in dims) != v.shape[0]:
+                raise ctx.error("the rows of v are no slices of the weight as torch arranges it", obj)
+            parametrize.register_parametrization(inner, "weight", Scaled(dims))
+            make_picklable(inner)
+            return module
+
+        @classmethod
+        def to_lua(cls, module: Any, ctx: LuaContext) -> dict[str, Any]:
+            inner = ctx.to_lua(module.module)
+            for name in ("weight", "gradWeight"):
+                inner.fields.pop(name, None)
+            fields = super().to_lua(module, ctx)
+            lengths = torch.zeros_like(module.module.parametrizations.weight.original0).flatten()
+            buffers = {
+                name: ctx.constant(lengths, module) for name in ("_norm", "_scale")
+            }  # Torch7 does not resize them
+            return {**fields, **buffers, "modules": LuaTable.from_list([inner])}
+
+        @classmethod
+        def parameters(
+            cls, module: nn.Module, inner: Callable[[nn.Module], Iterator[ParameterSite]]
+        ) -> Iterator[ParameterSite]:
+            return ((m, name, field) for m, name, field in super().parameters(module, inner) if m is module)
+
+        @classmethod
+        def joined_gradient(cls, module: Any, name: str, gradients: dict[str, list[Tensor]]) -> Tensor | None:
+            """Without what the second way through the normalization has added to each clone but the first."""
+            if name == "bias":  # shared, but for the list of a clone, which loses it
+                return next((gradient for gradient in gradients["bias"] if gradient.numel()), None)
+            again = accumulated(module, sum(gradient.flatten(1) for gradient in gradients["v"][:-1]))[name == "g"]
+            return sum(gradient.reshape(again.shape) for gradient in gradients[name]) - again
+
+        @classmethod
+        def hidden_parameters(cls, module: Any) -> Iterator[ParameterSite]:
+            yield module.module, "weight", spec_of(module.module).fields_of(module.module)["weight"]
+
+
 def accumulated(module: WeightNorm, rows: Any) -> tuple[Tensor, Tensor]:
     """``gradV`` and ``gradG`` that Torch7's ``accGradParameters`` makes of what stands in ``gradWeight``.
 
@@ -130,63 +187,6 @@ def accumulated(module: WeightNorm, rows: Any) -> tuple[Tensor, Tensor]:
     scale = as_rows(weight.original0.detach().expand_as(inner.weight), module)[:, :1] / norm
     lengths = (rows * v / norm).sum(1, keepdim=True)
     return rows * scale - v * scale / norm * lengths, lengths
-
-
-@lua_class("nn.WeightNorm")
-class WeightNormClass(LuaClass):
-    """Files have no weight; it follows from ``v`` and ``g``."""
-
-    torch_type = WeightNorm
-    derived = ("modules", "weight", "gradWeight")
-    scalars = {"outputDim": "output_dim"}
-    tensors = {
-        "v": Field("module.parametrizations.weight.original1", Layout(_from_rows, as_rows)),
-        "g": Field("module.parametrizations.weight.original0", Layout(_lengths_to_torch, _lengths_to_lua)),
-        "bias": "module.bias",
-    }
-
-    @classmethod
-    def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
-        inner, v = obj["modules"][1], obj["v"]
-        size = inner["weight"].shape if "weight" in inner else tuple(int(n) for n in obj["weightSize"].numpy())
-        weight = LuaTensor.from_numpy(v.torch().reshape(size).numpy(), v.class_name)
-        inner = ctx.to_torch(inner.changed(weight=weight, gradWeight=None), "modules", 1)
-        module: Any = WeightNorm(inner, int(obj["outputDim"]))
-        direction = _from_rows(torch.arange(v.shape[0]).view(-1, 1).expand(v.shape), module)
-        dims = tuple(d for d in range(direction.dim()) if bool((direction == direction.narrow(d, 0, 1)).all()))
-        if math.prod(n for d, n in enumerate(direction.shape) if d not in dims) != v.shape[0]:
-            raise ctx.error("the rows of v are no slices of the weight as torch arranges it", obj)
-        parametrize.register_parametrization(inner, "weight", Scaled(dims))
-        make_picklable(inner)
-        return module
-
-    @classmethod
-    def to_lua(cls, module: Any, ctx: LuaContext) -> dict[str, Any]:
-        inner = ctx.to_lua(module.module)
-        for name in ("weight", "gradWeight"):
-            inner.fields.pop(name, None)
-        fields = super().to_lua(module, ctx)
-        lengths = torch.zeros_like(module.module.parametrizations.weight.original0).flatten()
-        buffers = {name: ctx.constant(lengths, module) for name in ("_norm", "_scale")}  # Torch7 does not resize them
-        return {**fields, **buffers, "modules": LuaTable.from_list([inner])}
-
-    @classmethod
-    def parameters(
-        cls, module: nn.Module, inner: Callable[[nn.Module], Iterator[ParameterSite]]
-    ) -> Iterator[ParameterSite]:
-        return ((m, name, field) for m, name, field in super().parameters(module, inner) if m is module)
-
-    @classmethod
-    def joined_gradient(cls, module: Any, name: str, gradients: dict[str, list[Tensor]]) -> Tensor | None:
-        """Without what the second way through the normalization has added to each clone but the first."""
-        if name == "bias":  # shared, but for the list of a clone, which loses it
-            return next((gradient for gradient in gradients["bias"] if gradient.numel()), None)
-        again = accumulated(module, sum(gradient.flatten(1) for gradient in gradients["v"][:-1]))[name == "g"]
-        return sum(gradient.reshape(again.shape) for gradient in gradients[name]) - again
-
-    @classmethod
-    def hidden_parameters(cls, module: Any) -> Iterator[ParameterSite]:
-        yield module.module, "weight", spec_of(module.module).fields_of(module.module)["weight"]
 
 
 #: the smallest norm of nn.LinearWeightNorm, unless the constructor names another: as good as none

@@ -12,10 +12,11 @@ from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.errors import ConversionError
-from dpnn_bridge.modules.nn.criterion import MultiCriterionClass, ParallelCriterion, filled
+from dpnn_bridge.modules.nn.criterion import MultiCriterion, ParallelCriterion, filled
 from dpnn_bridge.objects import LuaTable
 
 
+@lua_class("nn.DistNLLCriterion")
 class DistNLLCriterion(nn.Module):
     """Cross entropy of a distribution against a target distribution.
 
@@ -54,21 +55,19 @@ class DistNLLCriterion(nn.Module):
     def extra_repr(self) -> str:
         return f"distance={self.distance}, probability={self.probability}, log_probability={self.log_probability}"
 
+    class Lua(LuaClass):
+        """The inner layers (``targetSoftMax`` …) have no parameters and are kept as they are."""
 
-@lua_class("nn.DistNLLCriterion")
-class DistNLLCriterionClass(LuaClass):
-    """The inner layers (``targetSoftMax`` …) have no parameters and are kept as they are."""
-
-    torch_type = DistNLLCriterion
-    scalars = {
-        "inputIsADistance": "distance",
-        "inputIsProbability": "probability",
-        "inputIsLogProbability": "log_probability",
-        "targetIsProbability": "target_probability",
-    }
-    scratch = ("gradLogInput", "input", "probTarget", "logProbInput")
+        scalars = {
+            "inputIsADistance": "distance",
+            "inputIsProbability": "probability",
+            "inputIsLogProbability": "log_probability",
+            "targetIsProbability": "target_probability",
+        }
+        scratch = ("gradLogInput", "input", "probTarget", "logProbInput")
 
 
+@lua_class("nn.DistMarginCriterion")
 class DistMarginCriterion(nn.Module):
     """Hinge loss of every class that is no target against the smallest score of a target, the first listed of equals.
 
@@ -99,14 +98,12 @@ class DistMarginCriterion(nn.Module):
     def extra_repr(self) -> str:
         return f"size_average={self.size_average}"
 
-
-@lua_class("nn.DistMarginCriterion")
-class DistMarginCriterionClass(LuaClass):
-    torch_type = DistMarginCriterion
-    indexed = True
-    scalars = {"sizeAverage": "size_average"}
+    class Lua(LuaClass):
+        indexed = True
+        scalars = {"sizeAverage": "size_average"}
 
 
+@lua_class("nn.SuperCriterion")
 class SuperCriterion(ParallelCriterion):
     """Weighted sum of criterions, each with its own input.
 
@@ -127,17 +124,15 @@ class SuperCriterion(ParallelCriterion):
         targets = target if isinstance(target, (list, tuple)) else [target] * len(self)
         return super().forward(input, targets)
 
+    class Lua(MultiCriterion.Lua):
+        constants = {"gradInput": empty_table}
 
-@lua_class("nn.SuperCriterion")
-class SuperCriterionClass(MultiCriterionClass):
-    torch_type = SuperCriterion
-    constants = {"gradInput": empty_table}
-
-    @classmethod
-    def weights_to_lua(cls, weights: list[float]) -> Any:
-        return LuaTable.from_list(weights)
+        @classmethod
+        def weights_to_lua(cls, weights: list[float]) -> Any:
+            return LuaTable.from_list(weights)
 
 
+@lua_class("nn.TreeNLLCriterion")
 class TreeNLLCriterion(nn.Module):
     """Minus the mean of the log probabilities that a tree of softmaxes returns; the target is ignored.
 
@@ -152,16 +147,13 @@ class TreeNLLCriterion(nn.Module):
     def forward(self, input: Tensor, target: Any = None) -> Tensor:
         return -input.mean()
 
-
-@lua_class("nn.TreeNLLCriterion")
-class TreeNLLCriterionClass(LuaClass):
-    torch_type = TreeNLLCriterion
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        return {**super().to_lua(module, ctx), "_output_grad": filled(-1)(ctx.type_of(module))}
+    class Lua(LuaClass):
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            return {**super().to_lua(module, ctx), "_output_grad": filled(-1)(ctx.type_of(module))}
 
 
+@lua_class("nn.CTCCriterion")
 class CTCCriterion(nn.Module):
     """Connectionist temporal classification of scores.
 
@@ -199,16 +191,14 @@ class CTCCriterion(nn.Module):
     def extra_repr(self) -> str:
         return f"batch_first={self.batch_first}"
 
-
-@lua_class("nn.CTCCriterion")
-class CTCCriterionClass(LuaClass):
-    torch_type = CTCCriterion
-    scalars = {"batchFirst": "batch_first"}
-    scratch = ("acts", "sizes")
-    checked_by = "structure"
-    test = "test_ctc_loss_of_a_batch"
+    class Lua(LuaClass):
+        scalars = {"batchFirst": "batch_first"}
+        scratch = ("acts", "sizes")
+        checked_by = "structure"
+        test = "test_ctc_loss_of_a_batch"
 
 
+@lua_class("nn.SparseCriterion", "nn.SpatialSparseCriterion")
 class SparseCriterion(nn.Module):
     """Stands for a criterion whose C code the package nnx no longer holds; raises when it runs.
 
@@ -225,9 +215,6 @@ class SparseCriterion(nn.Module):
             class_name="nn.SparseCriterion",
         )
 
-
-@lua_class("nn.SparseCriterion", "nn.SpatialSparseCriterion")
-class SparseCriterionClass(LuaClass):
-    torch_type = SparseCriterion
-    checked_by = "structure"
-    test = "test_object_becomes_a_module_and_an_object_again"
+    class Lua(LuaClass):
+        checked_by = "structure"
+        test = "test_object_becomes_a_module_and_an_object_again"

@@ -19,6 +19,7 @@ from dpnn_bridge.modules.nnx.resampling import SpatialPadding, bilinear
 from dpnn_bridge.objects import LuaObject, LuaTable
 
 
+@lua_class("nn.SpatialPyramid")
 class SpatialPyramid(nn.Module):
     """Processes an image at several scales, the whole of it or windows around a point.
 
@@ -71,28 +72,26 @@ class SpatialPyramid(nn.Module):
     def extra_repr(self) -> str:
         return f"ratios={self.ratios}, focused={self.focused}"
 
+    class Lua(LuaClass):
+        """``parameters()`` lists those of the pipeline in use; both hold the same processors."""
 
-@lua_class("nn.SpatialPyramid")
-class SpatialPyramidClass(LuaClass):
-    """``parameters()`` lists those of the pipeline in use; both hold the same processors."""
+        members = ("focused_pipeline", "unfocused_pipeline")
+        scalars = ("focused", "x", "y")
+        defaults = {"focused": False, "x": 0, "y": 0}
 
-    torch_type = SpatialPyramid
-    members = {"focused_pipeline": "focused_pipeline", "unfocused_pipeline": "unfocused_pipeline"}
-    scalars = {"focused": "focused", "x": "x", "y": "y"}
-    defaults = {"focused": False, "x": 0, "y": 0}
+        @classmethod
+        def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+            windows = {"window_widths": obj.get("winWidth"), "window_heights": obj.get("winHeight")}
+            lists = {k: v.as_list() for k, v in windows.items() if isinstance(v, LuaTable)}
+            return {**super().arguments(obj, ctx), "ratios": obj["ratios"].as_list(), **lists}
 
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        windows = {"window_widths": obj.get("winWidth"), "window_heights": obj.get("winHeight")}
-        lists = {k: v.as_list() for k, v in windows.items() if isinstance(v, LuaTable)}
-        return {**super().arguments(obj, ctx), "ratios": obj["ratios"].as_list(), **lists}
-
-    @classmethod
-    def children(cls, module: nn.Module) -> list[nn.Module]:
-        assert isinstance(module, SpatialPyramid)
-        return [module.focused_pipeline if module.focused else module.unfocused_pipeline]
+        @classmethod
+        def children(cls, module: nn.Module) -> list[nn.Module]:
+            assert isinstance(module, SpatialPyramid)
+            return [module.focused_pipeline if module.focused else module.unfocused_pipeline]
 
 
+@lua_class("nn.SpatialFovea")
 class SpatialFovea(nn.Module):
     """Processes an image at several scales and joins the results at the size of the largest.
 
@@ -160,43 +159,41 @@ class SpatialFovea(nn.Module):
     def extra_repr(self) -> str:
         return f"ratios={self.ratios}, fov={self.fov}, sub={self.sub}, bilinear={self.bilinear}, focus={self.focus}"
 
+    class Lua(LuaClass):
+        """Samplers and paddings are made anew at every call in Torch7, so that they are no parts here."""
 
-@lua_class("nn.SpatialFovea")
-class SpatialFoveaClass(LuaClass):
-    """Samplers and paddings are made anew at every call in Torch7, so that they are no parts here."""
+        scalars = ("fov", "sub", "padding", "bilinear")
+        scratch = (
+            *("pyramid", "preProcessed", "padded", "narrowed", "processed", "upsampled"),
+            *("gradUpsampled", "gradProcessed", "gradNarrowed", "gradPadded", "gradPreProcessed", "gradPyramid"),
+            *("downsamplers", "padders", "upsamplers"),
+        )
 
-    torch_type = SpatialFovea
-    scalars = {"fov": "fov", "sub": "sub", "padding": "padding", "bilinear": "bilinear"}
-    scratch = (
-        *("pyramid", "preProcessed", "padded", "narrowed", "processed", "upsampled"),
-        *("gradUpsampled", "gradProcessed", "gradNarrowed", "gradPadded", "gradPreProcessed", "gradPyramid"),
-        *("downsamplers", "padders", "upsamplers"),
-    )
+        @classmethod
+        def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+            return {
+                **super().arguments(obj, ctx),
+                "processors": ctx.children(obj, "processors"),
+                "pre_processors": ctx.children(obj, "preProcessors"),
+                "ratios": obj["ratios"].as_list(),
+                "focus": (obj["x"], obj["y"]) if obj.get("focused") is True else None,
+            }
 
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {
-            **super().arguments(obj, ctx),
-            "processors": ctx.children(obj, "processors"),
-            "pre_processors": ctx.children(obj, "preProcessors"),
-            "ratios": obj["ratios"].as_list(),
-            "focus": (obj["x"], obj["y"]) if obj.get("focused") is True else None,
-        }
+        @classmethod
+        def children(cls, module: nn.Module) -> list[nn.Module]:
+            assert isinstance(module, SpatialFovea)
+            return list(module.processors)
 
-    @classmethod
-    def children(cls, module: nn.Module) -> list[nn.Module]:
-        assert isinstance(module, SpatialFovea)
-        return list(module.processors)
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        assert isinstance(module, SpatialFovea)
-        fields, record = super().to_lua(module, ctx), record_of(module)
-        if module.focus is not None:
-            return {**fields, "focused": True, "x": module.focus[0], "y": module.focus[1]}
-        return {**fields, "focused": False} if record and "focused" in record.fields else fields
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            assert isinstance(module, SpatialFovea)
+            fields, record = super().to_lua(module, ctx), record_of(module)
+            if module.focus is not None:
+                return {**fields, "focused": True, "x": module.focus[0], "y": module.focus[1]}
+            return {**fields, "focused": False} if record and "focused" in record.fields else fields
 
 
+@lua_class("nn.SpatialRecursiveFovea")
 class SpatialRecursiveFovea(nn.Module):
     """Stands for a layer that cannot run in Torch7 either; keeps its processors.
 
@@ -221,18 +218,15 @@ class SpatialRecursiveFovea(nn.Module):
             class_name="nn.SpatialRecursiveFovea",
         )
 
+    class Lua(LuaClass):
+        checked_by = "structure"
+        test = "test_object_becomes_a_module_and_an_object_again"
 
-@lua_class("nn.SpatialRecursiveFovea")
-class SpatialRecursiveFoveaClass(LuaClass):
-    torch_type = SpatialRecursiveFovea
-    checked_by = "structure"
-    test = "test_object_becomes_a_module_and_an_object_again"
+        @classmethod
+        def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+            return {"processors": ctx.children(obj, "processors")}
 
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {"processors": ctx.children(obj, "processors")}
-
-    @classmethod
-    def children(cls, module: nn.Module) -> list[nn.Module]:
-        assert isinstance(module, SpatialRecursiveFovea)
-        return list(module.processors)
+        @classmethod
+        def children(cls, module: nn.Module) -> list[nn.Module]:
+            assert isinstance(module, SpatialRecursiveFovea)
+            return list(module.processors)

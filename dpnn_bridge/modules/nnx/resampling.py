@@ -156,6 +156,7 @@ class SpatialUpSampling(LuaClass):
     constants = _SIZES
 
 
+@lua_class("nn.SpatialDownSampling")
 class SpatialDownSampling(nn.Module):
     """Means of whole blocks; rows and columns that are left over are dropped.
 
@@ -185,13 +186,11 @@ class SpatialDownSampling(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.ratio}"
 
-
-@lua_class("nn.SpatialDownSampling")
-class SpatialDownSamplingClass(LuaClass):
-    torch_type = SpatialDownSampling
-    scalars = {("rH", "rW"): "ratio"}
+    class Lua(LuaClass):
+        scalars = {("rH", "rW"): "ratio"}
 
 
+@lua_class("nn.SpatialMaxSampling")
 class SpatialMaxSampling(nn.Module):
     """Resamples by the maximum of the pixels that fall on each new one.
 
@@ -228,6 +227,11 @@ class SpatialMaxSampling(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.size}"
 
+    class Lua(LuaClass):
+        scalars = {("oheight", "owidth"): "size"}
+        scratch = ("indices",)
+        constants = {"indices": LuaTensor.empty}
+
 
 def _windows(old: int, new: int, device: torch.device) -> tuple[Tensor, Tensor]:
     step = np.float32(old) / np.float32(new)
@@ -235,14 +239,7 @@ def _windows(old: int, new: int, device: torch.device) -> tuple[Tensor, Tensor]:
     return edges[:-1], torch.maximum(edges[:-1] + 1, edges[1:])
 
 
-@lua_class("nn.SpatialMaxSampling")
-class SpatialMaxSamplingClass(LuaClass):
-    torch_type = SpatialMaxSampling
-    scalars = {("oheight", "owidth"): "size"}
-    scratch = ("indices",)
-    constants = {"indices": LuaTensor.empty}
-
-
+@lua_class("nn.SpatialPadding")
 class SpatialPadding(nn.Module):
     """Adds rows and columns of a value, or cuts some off where a size is negative.
 
@@ -274,17 +271,14 @@ class SpatialPadding(nn.Module):
     def extra_repr(self) -> str:
         return f"l={self.pad_l}, r={self.pad_r}, t={self.pad_t}, b={self.pad_b}"
 
-
-@lua_class("nn.SpatialPadding")
-class SpatialPaddingClass(LuaClass):
-    torch_type = SpatialPadding
-    scalars = {
-        "pad_l": "pad_l",
-        "pad_r": "pad_r",
-        "pad_t": "pad_t",
-        "pad_b": "pad_b",
-        "y_dim": "y_dim",
-        "x_dim": "x_dim",
-        "val": "value",
-    }
-    defaults = {"y_dim": 2, "x_dim": 3, "val": 0}
+    class Lua(LuaClass):
+        scalars = {
+            "pad_l": "pad_l",
+            "pad_r": "pad_r",
+            "pad_t": "pad_t",
+            "pad_b": "pad_b",
+            "y_dim": "y_dim",
+            "x_dim": "x_dim",
+            "val": "value",
+        }
+        defaults = {"y_dim": 2, "x_dim": 3, "val": 0}

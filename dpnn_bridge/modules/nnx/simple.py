@@ -16,6 +16,7 @@ from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.torch7.gradient import with_gradient_of
 
 
+@lua_class("nn.SaturatedLU")
 class SaturatedLU(nn.Module):
     """Replaces values below and above two thresholds.
 
@@ -42,13 +43,11 @@ class SaturatedLU(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.threshold}, {self.value}, {self.threshold2}, {self.value2}"
 
-
-@lua_class("nn.SaturatedLU")
-class SaturatedLUClass(LuaClass):
-    torch_type = SaturatedLU
-    scalars = {"threshold": "threshold", "val": "value", "threshold2": "threshold2", "val2": "value2"}
+    class Lua(LuaClass):
+        scalars = {"threshold": "threshold", "val": "value", "threshold2": "threshold2", "val2": "value2"}
 
 
+@lua_class("nn.Minus")
 class Minus(nn.Module):
     """Changes the sign.
 
@@ -62,11 +61,6 @@ class Minus(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         return -input
-
-
-@lua_class("nn.Minus")
-class MinusClass(LuaClass):
-    torch_type = Minus
 
 
 @lua_class("nn.Probe", "nn.Tic", "nn.Toc")
@@ -102,6 +96,7 @@ class MultiSoftMax(LuaClass):
         return {"dim": -1}
 
 
+@lua_class("nn.Balance")
 class Balance(nn.Module):
     """Scales class probabilities so that all classes are equally frequent over the last batches.
 
@@ -150,23 +145,21 @@ class Balance(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.n_batch}"
 
+    class Lua(LuaClass):
+        scalars = {"nBatch": "n_batch", "batchSize": "batch_size", "startIdx": "start"}
+        tensors = {"inputCache": "cache"}
+        optional = {"inputCache": None}
+        scratch = ("prob", "sum")
+        constants = dict.fromkeys(scratch, LuaTensor.empty)
 
-@lua_class("nn.Balance")
-class BalanceClass(LuaClass):
-    torch_type = Balance
-    scalars = {"nBatch": "n_batch", "batchSize": "batch_size", "startIdx": "start"}
-    tensors = {"inputCache": "cache"}
-    optional = {"inputCache": None}
-    scratch = ("prob", "sum")
-    constants = dict.fromkeys(scratch, LuaTensor.empty)
-
-    @classmethod
-    def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
-        module = super().build(obj, ctx)
-        module.cache = obj["inputCache"].torch()  # empty, but of the right type, before the first batch
-        return module
+        @classmethod
+        def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
+            module = super().build(obj, ctx)
+            module.cache = obj["inputCache"].torch()  # empty, but of the right type, before the first batch
+            return module
 
 
+@lua_class("nn.PushTable")
 class PushTable(nn.Module):
     """Takes one element out of a list, for :class:`PullTable` to put back later.
 
@@ -203,7 +196,19 @@ class PushTable(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.index}"
 
+    class Lua(LuaClass):
+        derived = ("_pulls",)
+        scalars = {"_index": "index"}
+        constants = {"_forward": False, "_gradInput": LuaTensor.empty, "gradInput": empty_table, "output": empty_table}
 
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            assert isinstance(module, PushTable)
+            pulls = LuaTable.from_list(ctx.to_lua(pull) for pull in module.pulls)
+            return {**super().to_lua(module, ctx), "_pulls": pulls}
+
+
+@lua_class("nn.PullTable")
 class PullTable(nn.Module):
     """Puts the element of a :class:`PushTable` into a list.
 
@@ -234,36 +239,19 @@ class PullTable(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.index}"
 
+    class Lua(LuaClass):
+        derived = ("_push",)
+        scalars = {"_index": "index"}
+        constants = {"gradInput": empty_table, "output": empty_table}
 
-@lua_class("nn.PushTable")
-class PushTableClass(LuaClass):
-    torch_type = PushTable
-    derived = ("_pulls",)
-    scalars = {"_index": "index"}
-    constants = {"_forward": False, "_gradInput": LuaTensor.empty, "gradInput": empty_table, "output": empty_table}
+        @classmethod
+        def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+            return {**super().arguments(obj, ctx), "push": ctx.to_torch(obj["_push"], "_push")}
 
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        assert isinstance(module, PushTable)
-        pulls = LuaTable.from_list(ctx.to_lua(pull) for pull in module.pulls)
-        return {**super().to_lua(module, ctx), "_pulls": pulls}
-
-
-@lua_class("nn.PullTable")
-class PullTableClass(LuaClass):
-    torch_type = PullTable
-    derived = ("_push",)
-    scalars = {"_index": "index"}
-    constants = {"gradInput": empty_table, "output": empty_table}
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {**super().arguments(obj, ctx), "push": ctx.to_torch(obj["_push"], "_push")}
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        assert isinstance(module, PullTable)
-        return {**super().to_lua(module, ctx), "_push": ctx.to_lua(module.push)}
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            assert isinstance(module, PullTable)
+            return {**super().to_lua(module, ctx), "_push": ctx.to_lua(module.push)}
 
 
 class _NaturalGradient(torch.autograd.Function):
@@ -283,6 +271,7 @@ class _NaturalGradient(torch.autograd.Function):
         return grad @ weight, *ctx.metric.natural(input, grad), None
 
 
+@lua_class("nnx.QDRiemaNNLinear")
 class QDRiemaNNLinear(nn.Linear):
     """:class:`torch.nn.Linear` whose parameters get a natural gradient.
 
@@ -348,11 +337,8 @@ class QDRiemaNNLinear(nn.Linear):
         )
         return weight, (bias - (self.M0i * weight).sum(1)) / (self.M00 + self.damping)
 
-
-@lua_class("nnx.QDRiemaNNLinear")
-class QDRiemaNNLinearClass(LuaClass):
-    torch_type = QDRiemaNNLinear
-    scalars = {"gamma": "gamma", "qdFlag": "quasi_diagonal", "matReg": "damping", "initMetric": "fresh"}
-    tensors = {"weight": "weight", "bias": "bias", "Mii": "Mii", "M00": "M00", "M0i": "M0i"}
-    sizes = {"weight": ("out_features", "in_features")}
-    scratch = ("addBuffer",)
+    class Lua(LuaClass):
+        scalars = {"gamma": "gamma", "qdFlag": "quasi_diagonal", "matReg": "damping", "initMetric": "fresh"}
+        tensors = ("weight", "bias", "Mii", "M00", "M0i")
+        sizes = {"weight": ("out_features", "in_features")}
+        scratch = ("addBuffer",)

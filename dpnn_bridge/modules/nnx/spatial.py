@@ -15,6 +15,7 @@ from dpnn_bridge.objects import LuaTensor
 from dpnn_bridge.torch7.gradient import with_gradient_of
 
 
+@lua_class("nn.SpatialNormalization")
 class SpatialNormalization(nn.Module):
     """Subtracts the local mean and divides by the local deviation, but not by less than a threshold.
 
@@ -49,26 +50,23 @@ class SpatialNormalization(nn.Module):
             least = deviation.detach().mean().clamp(min=1e-3).expand_as(deviation)
         return centred / torch.where(deviation > least, deviation, least)
 
-
-@lua_class("nn.SpatialNormalization")
-class SpatialNormalizationClass(WithoutParameters):
-    torch_type = SpatialNormalization
-    members = {"convo": "convo", "convostd": "convostd", "sqrtMod": "sqrt"}
-    scalars = {"fixedThres": "threshold"}
-    defaults = {"fixedThres": None}
-    scratch = (
-        "inConvo",
-        "inMean",
-        "inputZeroMean",
-        "inputZeroMeanSq",
-        "inConvoVar",
-        "inVar",
-        "inStdDev",
-        "inStdDevNotUnit",
-        "stdDev",
-        "thstd",
-        "input",
-    )
+    class Lua(WithoutParameters):
+        members = {"convo": "convo", "convostd": "convostd", "sqrtMod": "sqrt"}
+        scalars = {"fixedThres": "threshold"}
+        defaults = {"fixedThres": None}
+        scratch = (
+            "inConvo",
+            "inMean",
+            "inputZeroMean",
+            "inputZeroMeanSq",
+            "inConvoVar",
+            "inVar",
+            "inStdDev",
+            "inStdDevNotUnit",
+            "stdDev",
+            "thstd",
+            "input",
+        )
 
 
 @lua_class("nn.SpatialLinear")
@@ -77,12 +75,13 @@ class SpatialLinear(LuaClass):
 
     torch_type = nn.Conv2d
     scalars = {"fanin": "in_channels", "fanout": "out_channels"}
-    tensors = {"weight": "weight", "bias": "bias"}
+    tensors = ("weight", "bias")
     fixed = {"kernel_size": 1}
     constants = {"weightDecay": 0}
     only_from_files = True  # other convolutions are nn.SpatialConvolution
 
 
+@lua_class("nn.SpatialClassifier")
 class SpatialClassifier(nn.Module):
     """Applies a module for vectors at every pixel.
 
@@ -106,33 +105,31 @@ class SpatialClassifier(nn.Module):
         output = self.classifier(input.flatten(1).t())
         return output.t().unflatten(1, input.shape[1:]) if self.spatial_output else output
 
+    class Lua(WithoutParameters):
+        members = ("classifier",)
+        scalars = {"spatialOutput": "spatial_output"}
+        scratch = (
+            "inputF",
+            "inputT",
+            "outputF",
+            "outputT",
+            "gradOutputF",
+            "gradOutputT",
+            "gradInputF",
+            "gradInputT",
+        )
+        constants = dict.fromkeys(scratch, LuaTensor.empty)
 
-@lua_class("nn.SpatialClassifier")
-class SpatialClassifierClass(WithoutParameters):
-    torch_type = SpatialClassifier
-    members = {"classifier": "classifier"}
-    scalars = {"spatialOutput": "spatial_output"}
-    scratch = (
-        "inputF",
-        "inputT",
-        "outputF",
-        "outputT",
-        "gradOutputF",
-        "gradOutputT",
-        "gradInputF",
-        "gradInputT",
-    )
-    constants = dict.fromkeys(scratch, LuaTensor.empty)
-
-    @classmethod
-    def stepped(
-        cls, module: nn.Module, inner: Callable[[nn.Module], Iterator[ParameterSite]]
-    ) -> Iterator[ParameterSite]:
-        """The classifier's, which ``parameters()`` does not list."""
-        assert isinstance(module, SpatialClassifier)
-        return inner(module.classifier)
+        @classmethod
+        def stepped(
+            cls, module: nn.Module, inner: Callable[[nn.Module], Iterator[ParameterSite]]
+        ) -> Iterator[ParameterSite]:
+            """The classifier's, which ``parameters()`` does not list."""
+            assert isinstance(module, SpatialClassifier)
+            return inner(module.classifier)
 
 
+@lua_class("nn.SpatialColorTransform")
 class SpatialColorTransform(nn.Module):
     """Converts an image to another colour space by a matrix.
 
@@ -166,14 +163,12 @@ class SpatialColorTransform(nn.Module):
     def extra_repr(self) -> str:
         return self.transform
 
-
-@lua_class("nn.SpatialColorTransform")
-class SpatialColorTransformClass(WithoutParameters):
-    torch_type = SpatialColorTransform
-    members = {"linear": "linear"}
-    scalars = {"transform": "transform"}
+    class Lua(WithoutParameters):
+        members = ("linear",)
+        scalars = ("transform",)
 
 
+@lua_class("nn.SpatialGraph")
 class SpatialGraph(nn.Module):
     """Distance of every pixel to its right and to its lower neighbour.
 
@@ -217,14 +212,12 @@ class SpatialGraph(nn.Module):
     def extra_repr(self) -> str:
         return f"dist={self.dist}, normalize={self.normalize}"
 
-
-@lua_class("nn.SpatialGraph")
-class SpatialGraphClass(LuaClass):
-    torch_type = SpatialGraph
-    scalars = {"dist": "dist", "normalize": "normalize"}
-    constants = {"connex": 4}
+    class Lua(LuaClass):
+        scalars = ("dist", "normalize")
+        constants = {"connex": 4}
 
 
+@lua_class("nn.SpatialMatching")
 class SpatialMatching(nn.Module):
     """Squared distance of every pixel of one image to the pixels of a window of another.
 
@@ -264,15 +257,13 @@ class SpatialMatching(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.window}, full_output={self.full_output}"
 
-
-@lua_class("nn.SpatialMatching")
-class SpatialMatchingClass(LuaClass):
-    torch_type = SpatialMatching
-    scalars = {("maxh", "maxw"): "window", "full_output": "full_output"}
-    scratch = ("gradInput1", "gradInput2")
-    constants = dict.fromkeys(scratch, LuaTensor.empty)
+    class Lua(LuaClass):
+        scalars = {("maxh", "maxw"): "window", "full_output": "full_output"}
+        scratch = ("gradInput1", "gradInput2")
+        constants = dict.fromkeys(scratch, LuaTensor.empty)
 
 
+@lua_class("nn.SpatialRadialMatching")
 class SpatialRadialMatching(nn.Module):
     """Squared distance of every pixel of one image to the pixels below it in another.
 
@@ -299,10 +290,7 @@ class SpatialRadialMatching(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.window}"
 
-
-@lua_class("nn.SpatialRadialMatching")
-class SpatialRadialMatchingClass(LuaClass):
-    torch_type = SpatialRadialMatching
-    scalars = {"maxh": "window"}
-    scratch = ("gradInput1", "gradInput2")
-    constants = dict.fromkeys(scratch, LuaTensor.empty)
+    class Lua(LuaClass):
+        scalars = {"maxh": "window"}
+        scratch = ("gradInput1", "gradInput2")
+        constants = dict.fromkeys(scratch, LuaTensor.empty)

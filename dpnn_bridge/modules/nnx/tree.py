@@ -27,6 +27,7 @@ def exp_minus(x: Tensor) -> Tensor:
     return torch.where(x < 13, 1 / y, 0)
 
 
+@lua_class("nn.SoftMaxTree")
 class SoftMaxTree(nn.Module):
     """Log probability of a leaf: the sum of the log softmaxes on the way from the root.
 
@@ -165,41 +166,40 @@ class SoftMaxTree(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.weight.shape[0]} nodes, root={self.root}"
 
+    class Lua(LuaClass):
+        """With ``static``, Torch7's ``parameters()`` is a table by node numbers; here it is weight and bias."""
 
-@lua_class("nn.SoftMaxTree")
-class SoftMaxTreeClass(LuaClass):
-    """With ``static``, Torch7's ``parameters()`` is a table by node numbers; here it is weight and bias."""
+        faults = (
+            Fault(("params", "gradParams"), "Torch7 lists views of single nodes, under their numbers where static"),
+        )
+        scalars = {"inputSize": "in_features", "rootId": "root", "maxFamily": "max_family", "maxDept": "max_depth"}
+        tensors = {
+            "weight": "weight",
+            "bias": "bias",
+            "childParent": "child_parent",
+            "parentChildren": "parent_children",
+        }
+        sizes = {"weight": ("children", None)}
+        passed = ("childParent", "parentChildren")
+        indexed = True
+        scratch = ("_multiBuffer", "_nodeBuffer", "_gradInput", "_gradTarget", "updates")
+        constants = {
+            "_multiBuffer": LuaTensor.empty,
+            "_nodeBuffer": LuaTensor.empty,
+            "updates": empty_table,
+            "static": True,
+            "batchSize": 0,
+        }
 
-    faults = (Fault(("params", "gradParams"), "Torch7 lists views of single nodes, under their numbers where static"),)
-    torch_type = SoftMaxTree
-    scalars = {"inputSize": "in_features", "rootId": "root", "maxFamily": "max_family", "maxDept": "max_depth"}
-    tensors = {
-        "weight": "weight",
-        "bias": "bias",
-        "childParent": "child_parent",
-        "parentChildren": "parent_children",
-    }
-    sizes = {"weight": ("children", None)}
-    passed = ("childParent", "parentChildren")
-    indexed = True
-    scratch = ("_multiBuffer", "_nodeBuffer", "_gradInput", "_gradTarget", "updates")
-    constants = {
-        "_multiBuffer": LuaTensor.empty,
-        "_nodeBuffer": LuaTensor.empty,
-        "updates": empty_table,
-        "static": True,
-        "batchSize": 0,
-    }
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        assert isinstance(module, SoftMaxTree)
-        fields = super().to_lua(module, ctx)
-        if record_of(module) is None:
-            fields.update(_counted(module), _gradInput=LuaTensor.empty(ctx.type_of(module)))
-            fields["_gradTarget"] = LuaTensor.empty("torch.IntTensor")
-            fields["gradInput"] = LuaTable.from_list([fields["_gradInput"], fields["_gradTarget"]])
-        return fields
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            assert isinstance(module, SoftMaxTree)
+            fields = super().to_lua(module, ctx)
+            if record_of(module) is None:
+                fields.update(_counted(module), _gradInput=LuaTensor.empty(ctx.type_of(module)))
+                fields["_gradTarget"] = LuaTensor.empty("torch.IntTensor")
+                fields["gradInput"] = LuaTable.from_list([fields["_gradInput"], fields["_gradTarget"]])
+            return fields
 
 
 def _counted(tree: SoftMaxTree) -> dict[str, Any]:
@@ -225,6 +225,7 @@ def _counted(tree: SoftMaxTree) -> dict[str, Any]:
     }
 
 
+@lua_class("nn.SoftMaxForest")
 class SoftMaxForest(nn.Sequential):
     """Mixture of trees of softmaxes.
 
@@ -239,10 +240,7 @@ class SoftMaxForest(nn.Sequential):
         ``nn.SoftMaxForest(inputSize, trees, rootIds, …)``, nnx SoftMaxForest.lua
     """
 
+    class Lua(LuaClass):
+        """The parts (``experts``, ``gater`` …) are kept as they are; they are the same objects."""
 
-@lua_class("nn.SoftMaxForest")
-class SoftMaxForestClass(LuaClass):
-    """The parts (``experts``, ``gater`` …) are kept as they are; they are the same objects."""
-
-    torch_type = SoftMaxForest
-    container = True
+        container = True

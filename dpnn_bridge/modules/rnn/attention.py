@@ -16,6 +16,7 @@ from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.torch7.gradient import scale_gradient
 
 
+@lua_class("nn.RecurrentAttention")
 class RecurrentAttention(Memory, Remembering):
     """Looks at the same input several times, each time where an action says that depends on what was seen before.
 
@@ -65,30 +66,27 @@ class RecurrentAttention(Memory, Remembering):
     def extra_repr(self) -> str:
         return f"num_steps={self.num_steps}, hidden_size={self.hidden_size}"
 
+    class Lua(AbstractSequencerClass):
+        faults = (
+            Fault(
+                ("output", "gradInput", "gradParams"),
+                "in evaluation all steps of a recurrent module return one buffer, so that all show the last one",
+                mode="eval",
+            ),
+        )
+        derived = ("action", "hiddenSize")
+        scalars = {"nStep": "num_steps", "forwardActions": "forward_actions"}
+        defaults = {"forwardActions": False}
+        scratch = ("actions", "gradHidden")
 
-@lua_class("nn.RecurrentAttention")
-class RecurrentAttentionClass(AbstractSequencerClass):
-    faults = (
-        Fault(
-            ("output", "gradInput", "gradParams"),
-            "in evaluation all steps of a recurrent module return one buffer, so that all show the last one",
-            mode="eval",
-        ),
-    )
-    torch_type = RecurrentAttention
-    derived = ("action", "hiddenSize")
-    scalars = {"nStep": "num_steps", "forwardActions": "forward_actions"}
-    defaults = {"forwardActions": False}
-    scratch = ("actions", "gradHidden")
+        @classmethod
+        def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+            return {**super().arguments(obj, ctx), "hidden_size": obj["hiddenSize"].as_list()}
 
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {**super().arguments(obj, ctx), "hidden_size": obj["hiddenSize"].as_list()}
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        assert isinstance(module, RecurrentAttention)
-        fields = super().to_lua(module, ctx)
-        rnn, action = fields["modules"].as_list()
-        fields |= {"rnn": rnn, "action": action, "hiddenSize": LuaTable.from_list(module.hidden_size)}
-        return fields | {name: LuaTable() for name in ("output", "actions", "gradHidden")}
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            assert isinstance(module, RecurrentAttention)
+            fields = super().to_lua(module, ctx)
+            rnn, action = fields["modules"].as_list()
+            fields |= {"rnn": rnn, "action": action, "hiddenSize": LuaTable.from_list(module.hidden_size)}
+            return fields | {name: LuaTable() for name in ("output", "actions", "gradHidden")}

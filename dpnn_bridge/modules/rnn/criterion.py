@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from dpnn_bridge.compare.nested import leaves, map_tensors
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.modules.nn.criterion import Criterion, CriterionClass
+from dpnn_bridge.modules.nn.criterion import Criterion
 from dpnn_bridge.modules.rnn.mask import zero_rows
 from dpnn_bridge.objects import LuaTable
 
 
+@lua_class("nn.SequencerCriterion")
 class SequencerCriterion(Criterion):
     """Sum of a criterion over the time steps of a sequence.
 
@@ -47,21 +48,19 @@ class SequencerCriterion(Criterion):
     def extra_repr(self) -> str:
         return "size_average=True" if self.size_average else ""
 
+    class Lua(Criterion.Lua):
+        members = ("criterion",)
+        scalars = {"sizeAverage": "size_average"}
+        defaults = {"sizeAverage": False}
+        constants = {"output": 0, "gradInput": lambda kind: LuaTable()}
+        scratch = ("clones",)
 
-@lua_class("nn.SequencerCriterion")
-class SequencerCriterionClass(CriterionClass):
-    torch_type = SequencerCriterion
-    members = {"criterion": "criterion"}
-    scalars = {"sizeAverage": "size_average"}
-    defaults = {"sizeAverage": False}
-    constants = {"output": 0, "gradInput": lambda kind: LuaTable()}
-    scratch = ("clones",)
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: Any) -> dict[str, Any]:
-        return super().to_lua(module, ctx) | {"clones": LuaTable()}
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: Any) -> dict[str, Any]:
+            return super().to_lua(module, ctx) | {"clones": LuaTable()}
 
 
+@lua_class("nn.RepeaterCriterion")
 class RepeaterCriterion(Criterion):
     """Sum of a criterion over the time steps of a sequence, all with the same target.
 
@@ -84,19 +83,17 @@ class RepeaterCriterion(Criterion):
     def forward(self, input: Tensor | list[Any], target: Any = None) -> Tensor:
         return torch.stack([self.criterion(x, target) for x in input]).sum()
 
+    class Lua(Criterion.Lua):
+        members = ("criterion",)
+        constants = {"output": 0, "gradInput": lambda kind: LuaTable()}
+        scratch = ("clones",)
 
-@lua_class("nn.RepeaterCriterion")
-class RepeaterCriterionClass(CriterionClass):
-    torch_type = RepeaterCriterion
-    members = {"criterion": "criterion"}
-    constants = {"output": 0, "gradInput": lambda kind: LuaTable()}
-    scratch = ("clones",)
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: Any) -> dict[str, Any]:
-        return super().to_lua(module, ctx) | {"clones": LuaTable()}
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: Any) -> dict[str, Any]:
+            return super().to_lua(module, ctx) | {"clones": LuaTable()}
 
 
+@lua_class("nn.MaskZeroCriterion")
 class MaskZeroCriterion(Criterion):
     """Applies a criterion to the rows of a batch whose (first) input is not zero.
 
@@ -132,10 +129,7 @@ class MaskZeroCriterion(Criterion):
     def extra_repr(self) -> str:
         return f"input_dims={self.input_dims}"
 
-
-@lua_class("nn.MaskZeroCriterion")
-class MaskZeroCriterionClass(CriterionClass):
-    torch_type = MaskZeroCriterion
-    members = {"criterion": "criterion"}
-    scalars = {"nInputDim": "input_dims"}
-    scratch = ("zeroMask", "input", "target")
+    class Lua(Criterion.Lua):
+        members = ("criterion",)
+        scalars = {"nInputDim": "input_dims"}
+        scratch = ("zeroMask", "input", "target")

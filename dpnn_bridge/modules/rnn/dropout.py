@@ -18,6 +18,7 @@ from dpnn_bridge.modules.nn.dropout import draws
 from dpnn_bridge.objects import LuaObject, LuaTensor
 
 
+@lua_class("nn.Dropout")
 class LazyDropout(nn.Module):
     """Dropout that keeps its mask until the next backward, so that all steps of a sequence share it.
 
@@ -83,44 +84,41 @@ class LazyDropout(nn.Module):
     def extra_repr(self) -> str:
         return f"p={self.p}, lazy={self.lazy}, mono={self.mono}" + ("" if self.v2 else ", v2=False")
 
+    class Lua(LuaClass):
+        derived = ("noise", "flag")
+        scalars = ("p", "v2", "lazy", "mono")
+        defaults = {"v2": False, "lazy": False, "mono": False}
 
-@lua_class("nn.Dropout")
-class LazyDropoutClass(LuaClass):
-    torch_type = LazyDropout
-    derived = ("noise", "flag")
-    scalars = {"p": "p", "v2": "v2", "lazy": "lazy", "mono": "mono"}
-    defaults = {"v2": False, "lazy": False, "mono": False}
+        @classmethod
+        def matches(cls, obj: LuaObject) -> bool:
+            return obj.get("lazy") is True or obj.get("mono") is True
 
-    @classmethod
-    def matches(cls, obj: LuaObject) -> bool:
-        return obj.get("lazy") is True or obj.get("mono") is True
+        @classmethod
+        def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
+            assert isinstance(module, LazyDropout)
+            cls.fill_step(module, obj, 1)
 
-    @classmethod
-    def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
-        assert isinstance(module, LazyDropout)
-        cls.fill_step(module, obj, 1)
+        @staticmethod
+        def fill_step(module: LazyDropout, obj: LuaObject, step: int) -> None:
+            """Takes over the mask of one time step from the Lua object that ran it."""
+            noise = obj.get("noise")
+            if isinstance(noise, LuaTensor) and noise.size:
+                module.masks[step] = to_value(noise)
+            if obj.get("flag") is not False:
+                module.stale.add(step)
 
-    @staticmethod
-    def fill_step(module: LazyDropout, obj: LuaObject, step: int) -> None:
-        """Takes over the mask of one time step from the Lua object that ran it."""
-        noise = obj.get("noise")
-        if isinstance(noise, LuaTensor) and noise.size:
-            module.masks[step] = to_value(noise)
-        if obj.get("flag") is not False:
-            module.stale.add(step)
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            assert isinstance(module, LazyDropout)
+            return super().to_lua(module, ctx) | cls.step_to_lua(module, 1, ctx)
 
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        assert isinstance(module, LazyDropout)
-        return super().to_lua(module, ctx) | cls.step_to_lua(module, 1, ctx)
+        @staticmethod
+        def step_to_lua(module: LazyDropout, step: int, ctx: LuaContext) -> dict[str, Any]:
+            """The fields that say which mask a time step has."""
+            mask = module.masks.get(step)
+            noise = LuaTensor.empty(ctx.type_of(module)) if mask is None else ctx.constant(mask, module)
+            return {"noise": noise, "flag": mask is None or step in module.stale}
 
-    @staticmethod
-    def step_to_lua(module: LazyDropout, step: int, ctx: LuaContext) -> dict[str, Any]:
-        """The fields that say which mask a time step has."""
-        mask = module.masks.get(step)
-        noise = LuaTensor.empty(ctx.type_of(module)) if mask is None else ctx.constant(mask, module)
-        return {"noise": noise, "flag": mask is None or step in module.stale}
-
-    @classmethod
-    def replay(cls, module: nn.Module, after: LuaObject) -> Callable[[Tensor], Tensor] | None:
-        return (lambda x: x * noise_of(after, "noise", x)) if draws(module, after) else None
+        @classmethod
+        def replay(cls, module: nn.Module, after: LuaObject) -> Callable[[Tensor], Tensor] | None:
+            return (lambda x: x * noise_of(after, "noise", x)) if draws(module, after) else None

@@ -58,6 +58,17 @@ class StepModule(AbstractRecurrent):
         return f"{self.input_size}, {self.output_size}"
 
 
+class _SizedClass(AbstractRecurrentClass):
+    scalars = {"rho": "rho", "inputSize": "input_size", "outputSize": "output_size"}
+    defaults = {"rho": 9999}
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        fields = {"cells": LuaTable(), "gradCells": LuaTable()} | super().to_lua(module, ctx)
+        return fields | {"zeroTensor": cls.zeros_to_lua(module, ctx)}
+
+
+@lua_class("nn.GRU")
 class GRU(StepModule):
     """Gated recurrent unit, one time step per call.
 
@@ -106,7 +117,11 @@ class GRU(StepModule):
             for target, value in zip(own, [wr, br, wz, bz, ur, uz, *parameters[3:]], strict=True):
                 target.copy_(value)
 
+    class Lua(_SizedClass):
+        pass
 
+
+@lua_class("nn.MuFuRu")
 class MuFuRu(GRU):
     """Multi-function recurrent unit: a softmax per unit mixes operations on the old state and a feature vector.
 
@@ -123,7 +138,11 @@ class MuFuRu(GRU):
         ``nn.MuFuRu(inputSize, outputSize, ops, rho)``, Mufuru.lua
     """
 
+    class Lua(_SizedClass):
+        pass
 
+
+@lua_class("nn.LSTM")
 class LSTM(StepModule):
     """Long short-term memory with peepholes, one time step per call.
 
@@ -160,7 +179,18 @@ class LSTM(StepModule):
         values = [g if g is not None else k for g, k in zip(given, known, strict=True)]
         return [self._zeros(input) if v is None else v for v in values]
 
+    class Lua(_SizedClass):
+        @classmethod
+        def state_from_lua(cls, obj: LuaObject, step: int) -> Any:
+            state = [state_entry(obj, "outputs", step), state_entry(obj, "cells", step)]
+            return None if all(s is None for s in state) else state
 
+        @classmethod
+        def state_to_lua(cls, state: Any) -> dict[str, Any]:
+            return {"outputs": state[0], "cells": state[1]}
+
+
+@lua_class("nn.FastLSTM")
 class FastLSTM(LSTM):
     """Long short-term memory without peepholes, one time step per call.
 
@@ -177,41 +207,5 @@ class FastLSTM(LSTM):
         ``nn.FastLSTM(inputSize, outputSize, rho, eps, momentum, affine, p, mono)``, FastLSTM.lua
     """
 
-
-class _SizedClass(AbstractRecurrentClass):
-    scalars = {"rho": "rho", "inputSize": "input_size", "outputSize": "output_size"}
-    defaults = {"rho": 9999}
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        fields = {"cells": LuaTable(), "gradCells": LuaTable()} | super().to_lua(module, ctx)
-        return fields | {"zeroTensor": cls.zeros_to_lua(module, ctx)}
-
-
-@lua_class("nn.GRU")
-class GRUClass(_SizedClass):
-    torch_type = GRU
-
-
-@lua_class("nn.MuFuRu")
-class MuFuRuClass(_SizedClass):
-    torch_type = MuFuRu
-
-
-@lua_class("nn.LSTM")
-class LSTMClass(_SizedClass):
-    torch_type = LSTM
-
-    @classmethod
-    def state_from_lua(cls, obj: LuaObject, step: int) -> Any:
-        state = [state_entry(obj, "outputs", step), state_entry(obj, "cells", step)]
-        return None if all(s is None for s in state) else state
-
-    @classmethod
-    def state_to_lua(cls, state: Any) -> dict[str, Any]:
-        return {"outputs": state[0], "cells": state[1]}
-
-
-@lua_class("nn.FastLSTM")
-class FastLSTMClass(LSTMClass):
-    torch_type = FastLSTM
+    class Lua(LSTM.Lua):
+        pass

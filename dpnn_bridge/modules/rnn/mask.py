@@ -13,7 +13,7 @@ from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.modules.nn.container import ConcatTable, ParallelTable
-from dpnn_bridge.modules.nn.decorator import Decorator, DecoratorClass
+from dpnn_bridge.modules.nn.decorator import Decorator
 from dpnn_bridge.modules.nn.lookup import LookupTable, LookupTableClass
 from dpnn_bridge.objects import LuaObject, LuaTensor
 
@@ -46,6 +46,7 @@ def _spread(mask: Tensor, like: Tensor) -> Tensor:
     return mask.reshape([*mask.shape, *[1] * (like.dim() - mask.dim())])
 
 
+@lua_class("nn.MaskZero")
 class MaskZero(Decorator):
     """Sets the output to zero where the input is zero.
 
@@ -75,6 +76,10 @@ class MaskZero(Decorator):
 
     def extra_repr(self) -> str:
         return f"input_dims={self.input_dims}"
+
+    class Lua(Decorator.Lua):
+        scalars = {"nInputDim": "input_dims"}
+        scratch = ("zeroMask", "gradOutput")
 
 
 def masked_call(module: nn.Module, input: Any, mask: Tensor) -> Any:
@@ -111,13 +116,6 @@ class _ZeroValue(torch.autograd.Function):
         return grads[0], None
 
 
-@lua_class("nn.MaskZero")
-class MaskZeroClass(DecoratorClass):
-    torch_type = MaskZero
-    scalars = {"nInputDim": "input_dims"}
-    scratch = ("zeroMask", "gradOutput")
-
-
 def trimmed_call(module: nn.Module, input: Any, rows: Tensor) -> Any:
     """``module`` on the selected rows only; the others give zeros."""
     places = rows.nonzero().flatten()
@@ -125,6 +123,7 @@ def trimmed_call(module: nn.Module, input: Any, rows: Tensor) -> Any:
     return map_tensors(lambda t: t.new_zeros(len(rows), *t.shape[1:]).index_copy(0, places, t), output)
 
 
+@lua_class("nn.TrimZero")
 class TrimZero(MaskZero):
     """Like :class:`MaskZero`; the gradient for a batch is the derivative.
 
@@ -155,25 +154,23 @@ class TrimZero(MaskZero):
             output = without_rows(self.module(input), mask & ~leaking)
         return map_tensors(lambda t: _ZeroValue.apply(t, _spread(leaking, t)), output)
 
+    class Lua(MaskZero.Lua):
+        faults = (
+            Fault(
+                ("gradParams",),
+                "the first row of a step that is masked as a whole leaks into the gradients of parameters in Torch7",
+                spreads=False,
+            ),
+        )
+        scratch = (*MaskZero.Lua.scratch, "temp", "gradTemp")
 
-@lua_class("nn.TrimZero")
-class TrimZeroClass(MaskZeroClass):
-    faults = (
-        Fault(
-            ("gradParams",),
-            "the first row of a step that is masked as a whole leaks into the gradients of parameters in Torch7",
-            spreads=False,
-        ),
-    )
-    torch_type = TrimZero
-    scratch = (*MaskZeroClass.scratch, "temp", "gradTemp")
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        kind = ctx.type_of(module)
-        return super().to_lua(module, ctx) | {name: LuaTensor.empty(kind) for name in ("temp", "gradTemp")}
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            kind = ctx.type_of(module)
+            return super().to_lua(module, ctx) | {name: LuaTensor.empty(kind) for name in ("temp", "gradTemp")}
 
 
+@lua_class("nn.LookupTableMaskZero")
 class LookupTableMaskZero(LookupTable):
     """A table of rows whose index 0 gives zeros, for padding.
 
@@ -205,20 +202,17 @@ class LookupTableMaskZero(LookupTable):
             self.weight[0].zero_()
         return super().forward(input)
 
+    class Lua(LookupTableClass):
+        version = 1
 
-@lua_class("nn.LookupTableMaskZero")
-class LookupTableMaskZeroClass(LookupTableClass):
-    torch_type = LookupTableMaskZero
-    version = 1
-
-    @classmethod
-    def build(cls, obj: LuaObject, ctx: TorchContext) -> LookupTable:
-        table = super().build(obj, ctx)
-        return LookupTableMaskZero(
-            table.num_embeddings,
-            table.embedding_dim,
-            table.padding_idx,
-            table.max_norm,
-            table.norm_type,
-            table.scale_grad_by_freq,
-        )
+        @classmethod
+        def build(cls, obj: LuaObject, ctx: TorchContext) -> LookupTable:
+            table = super().build(obj, ctx)
+            return LookupTableMaskZero(
+                table.num_embeddings,
+                table.embedding_dim,
+                table.padding_idx,
+                table.max_norm,
+                table.norm_type,
+                table.scale_grad_by_freq,
+            )

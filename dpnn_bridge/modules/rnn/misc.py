@@ -8,6 +8,7 @@ from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
 
 
+@lua_class("nn.SAdd")
 class SAdd(nn.Module):
     """Adds a number, then changes the sign if asked: :math:`\\pm (x + a)`.
 
@@ -37,14 +38,12 @@ class SAdd(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.addend}" + (", negate=True" if self.negate else "")
 
-
-@lua_class("nn.SAdd")
-class SAddClass(LuaClass):
-    torch_type = SAdd
-    scalars = {"addend": "addend", "negate": "negate"}
-    defaults = {"negate": False}
+    class Lua(LuaClass):
+        scalars = ("addend", "negate")
+        defaults = {"negate": False}
 
 
+@lua_class("nn.CopyGrad")
 class CopyGrad(nn.Identity):
     """Passes its input through; in Torch7 the gradient is a tensor of its own, as it always is in PyTorch.
 
@@ -55,23 +54,21 @@ class CopyGrad(nn.Identity):
         ``nn.CopyGrad()``, CopyGrad.lua
     """
 
-
-@lua_class("nn.CopyGrad")
-class CopyGradClass(LuaClass):
-    torch_type = CopyGrad
-    scratch = ("norm",)
+    class Lua(LuaClass):
+        scratch = ("norm",)
 
 
 @lua_class("nn.LinearNoBias")
 class LinearNoBias(LuaClass):
     torch_type = nn.Linear
-    tensors = {"weight": "weight"}
+    tensors = ("weight",)
     sizes = {"weight": ("out_features", "in_features")}
     fixed = {"bias": False}
     scratch = ("addBuffer",)
     only_from_files = True  # nn.Linear can be without bias as well, and needs no further package
 
 
+@lua_class("nn.ExpandAs")
 class ExpandAs(nn.Module):
     """Expands the second input to the size of the first.
 
@@ -86,8 +83,5 @@ class ExpandAs(nn.Module):
     def forward(self, input: list[Tensor]) -> list[Tensor]:
         return [input[0], input[1].expand_as(input[0])]
 
-
-@lua_class("nn.ExpandAs")
-class ExpandAsClass(LuaClass):
-    torch_type = ExpandAs
-    scratch = ("sum1", "sum2")
+    class Lua(LuaClass):
+        scratch = ("sum1", "sum2")

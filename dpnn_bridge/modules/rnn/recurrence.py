@@ -20,6 +20,7 @@ from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
 from dpnn_bridge.torch7.gradient import with_penalty
 
 
+@lua_class("nn.Recurrent")
 class Recurrent(AbstractRecurrent):
     """A simple recurrent network: ``transfer(merge([input_module(x), feedback_module(h)]))``.
 
@@ -68,47 +69,44 @@ class Recurrent(AbstractRecurrent):
     def _initial(self, input: Any) -> None:
         return None
 
-
-@lua_class("nn.Recurrent")
-class RecurrentClass(AbstractRecurrentClass):
-    torch_type = Recurrent
-    given = {}
-    scratch = (*AbstractRecurrentClass.scratch, "initialModule")
-    members = {
-        "startModule": "start_module",
-        "inputModule": "input_module",
-        "feedbackModule": "feedback_module",
-        "transferModule": "transfer_module",
-        "mergeModule": "merge_module",
-    }
-
-    @classmethod
-    def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
-        return Recurrent(**cls.arguments(obj, ctx))
-
-    @classmethod
-    def inner_to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        """Torch7 runs the first step and the later ones by different modules that share parameters."""
-        start, input, feedback, transfer, merge = (ctx.to_lua(m) for m in cls.children(module))
-        kind, train = ctx.type_of(module), module.training
-        parallel = _container("nn.ParallelTable", [input, feedback], kind, train)
-        recurrent = _container("nn.Sequential", [parallel, merge, transfer], kind, train)
-        first = [shared_clone(input), start, shared_clone(transfer)]
-        return {
-            "recurrentModule": recurrent,
-            "initialModule": _container("nn.Sequential", first, kind, train),
-            "modules": LuaTable.from_list([start, input, feedback, transfer, merge]),
-            "sharedClones": LuaTable({2: recurrent}),
+    class Lua(AbstractRecurrentClass):
+        given = {}
+        scratch = (*AbstractRecurrentClass.scratch, "initialModule")
+        members = {
+            "startModule": "start_module",
+            "inputModule": "input_module",
+            "feedbackModule": "feedback_module",
+            "transferModule": "transfer_module",
+            "mergeModule": "merge_module",
         }
 
-    @classmethod
-    def step_modules(cls, module: nn.Module, after: LuaObject, step: int) -> list[tuple[nn.Module, Any]]:
-        start, input, feedback, transfer, merge = cls.children(module)
-        if step == 1:
-            return list(zip((input, start, transfer), after["initialModule"]["modules"].as_list(), strict=True))
-        parallel, *rest = after["sharedClones"][step]["modules"].as_list()
-        objects = [*parallel["modules"].as_list(), *rest]
-        return list(zip((input, feedback, merge, transfer), objects, strict=True))
+        @classmethod
+        def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
+            return Recurrent(**cls.arguments(obj, ctx))
+
+        @classmethod
+        def inner_to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            """Torch7 runs the first step and the later ones by different modules that share parameters."""
+            start, input, feedback, transfer, merge = (ctx.to_lua(m) for m in cls.children(module))
+            kind, train = ctx.type_of(module), module.training
+            parallel = _container("nn.ParallelTable", [input, feedback], kind, train)
+            recurrent = _container("nn.Sequential", [parallel, merge, transfer], kind, train)
+            first = [shared_clone(input), start, shared_clone(transfer)]
+            return {
+                "recurrentModule": recurrent,
+                "initialModule": _container("nn.Sequential", first, kind, train),
+                "modules": LuaTable.from_list([start, input, feedback, transfer, merge]),
+                "sharedClones": LuaTable({2: recurrent}),
+            }
+
+        @classmethod
+        def step_modules(cls, module: nn.Module, after: LuaObject, step: int) -> list[tuple[nn.Module, Any]]:
+            start, input, feedback, transfer, merge = cls.children(module)
+            if step == 1:
+                return list(zip((input, start, transfer), after["initialModule"]["modules"].as_list(), strict=True))
+            parallel, *rest = after["sharedClones"][step]["modules"].as_list()
+            objects = [*parallel["modules"].as_list(), *rest]
+            return list(zip((input, feedback, merge, transfer), objects, strict=True))
 
 
 def _container(class_name: str, modules: list[LuaObject], kind: str, train: bool) -> LuaObject:
@@ -117,6 +115,16 @@ def _container(class_name: str, modules: list[LuaObject], kind: str, train: bool
     return fresh(class_name, kind, *modules, train=train, **tables)
 
 
+class _ModuleFieldClass(AbstractRecurrentClass):
+    """Step modules whose member is called ``module``; in Lua that field stays when a mask is put around the member."""
+
+    @classmethod
+    def inner_to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        fields, record = super().inner_to_lua(module, ctx), record_of(module)
+        return fields if record and "module" in record.fields else {**fields, "module": fields["recurrentModule"]}
+
+
+@lua_class("nn.Recurrence")
 class Recurrence(AbstractRecurrent):
     """Runs a module on ``[input, output of the step before]``; the first step gets zeros.
 
@@ -183,37 +191,25 @@ class Recurrence(AbstractRecurrent):
     def extra_repr(self) -> str:
         return f"output_size={self.output_size}, input_dims={self.input_dims}"
 
+    class Lua(_ModuleFieldClass):
+        scalars = {"rho": "rho", "nInputDim": "input_dims"}
+        defaults = {"rho": 9999}
+        given = {"user_prev_output": "userPrevOutput"}
 
-class _ModuleFieldClass(AbstractRecurrentClass):
-    """Step modules whose member is called ``module``; in Lua that field stays when a mask is put around the member."""
+        @classmethod
+        def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+            return {**super().arguments(obj, ctx), "output_size": _sizes(obj["outputSize"])}
 
-    @classmethod
-    def inner_to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        fields, record = super().inner_to_lua(module, ctx), record_of(module)
-        return fields if record and "module" in record.fields else {**fields, "module": fields["recurrentModule"]}
-
-
-@lua_class("nn.Recurrence")
-class RecurrenceClass(_ModuleFieldClass):
-    torch_type = Recurrence
-    scalars = {"rho": "rho", "nInputDim": "input_dims"}
-    defaults = {"rho": 9999}
-    given = {"user_prev_output": "userPrevOutput"}
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {**super().arguments(obj, ctx), "output_size": _sizes(obj["outputSize"])}
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        assert isinstance(module, Recurrence)
-        fields = super().to_lua(module, ctx) | {"typeTensor": LuaTensor.empty(ctx.type_of(module))}
-        if module.step > 1:
-            fields["zeroTensor"] = cls.zeros_to_lua(module, ctx)
-        record = record_of(module)
-        if record is None or "outputSize" not in record.fields:
-            fields["outputSize"] = _lua_sizes(module.output_size)
-        return fields
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            assert isinstance(module, Recurrence)
+            fields = super().to_lua(module, ctx) | {"typeTensor": LuaTensor.empty(ctx.type_of(module))}
+            if module.step > 1:
+                fields["zeroTensor"] = cls.zeros_to_lua(module, ctx)
+            record = record_of(module)
+            if record is None or "outputSize" not in record.fields:
+                fields["outputSize"] = _lua_sizes(module.output_size)
+            return fields
 
 
 def _sizes(value: Any) -> Any:
@@ -226,6 +222,7 @@ def _lua_sizes(value: Any) -> Any:
     return LuaTable.from_list(_lua_sizes(v) for v in value) if isinstance(value, list) else value
 
 
+@lua_class("nn.Recursor")
 class Recursor(AbstractRecurrent):
     """Makes a step module of any module; recurrent modules inside keep their own states.
 
@@ -261,14 +258,12 @@ class Recursor(AbstractRecurrent):
         super().max_bptt_step(rho)
         max_bptt_step(self.module, rho)
 
-
-@lua_class("nn.Recursor")
-class RecursorClass(_ModuleFieldClass):
-    torch_type = Recursor
-    defaults = {"rho": 9999999}
-    given = {}
+    class Lua(_ModuleFieldClass):
+        defaults = {"rho": 9999999}
+        given = {}
 
 
+@lua_class("nn.NormStabilizer")
 class NormStabilizer(AbstractRecurrent):
     """Passes its input through and penalises changes of its norm from one time step to the next.
 
@@ -310,9 +305,6 @@ class NormStabilizer(AbstractRecurrent):
     def extra_repr(self) -> str:
         return f"beta={self.beta}"
 
-
-@lua_class("nn.NormStabilizer")
-class NormStabilizerClass(AbstractRecurrentClass):
-    torch_type = NormStabilizer
-    scalars = {"rho": "rho", "beta": "beta"}
-    given = {}
+    class Lua(AbstractRecurrentClass):
+        scalars = ("rho", "beta")
+        given = {}

@@ -18,7 +18,7 @@ from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.conversion.noise import paired, replayed
 from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.modules.dpnn.reinforce import Reinforce
-from dpnn_bridge.modules.rnn.dropout import LazyDropout, LazyDropoutClass
+from dpnn_bridge.modules.rnn.dropout import LazyDropout
 from dpnn_bridge.modules.rnn.memory import Memory
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
@@ -155,7 +155,7 @@ class AbstractRecurrentClass(LuaClass):
             mode="eval",
         ),
     )
-    scalars = {"rho": "rho"}
+    scalars = ("rho",)
     defaults = {"rho": 99999}
     scratch = (
         *("sharedClones", "outputs", "gradInputs", "gradOutputs", "cells", "gradCells", "zeroTensor"),
@@ -195,7 +195,7 @@ class AbstractRecurrentClass(LuaClass):
             for inner, clone in cls.step_modules(module, obj, step):
                 for child, child_obj in paired(inner, clone):
                     if isinstance(child, LazyDropout):
-                        LazyDropoutClass.fill_step(child, child_obj, step)
+                        LazyDropout.Lua.fill_step(child, child_obj, step)
 
     @classmethod
     def state_from_lua(cls, obj: LuaObject, step: int) -> Any:
@@ -230,7 +230,7 @@ class AbstractRecurrentClass(LuaClass):
             clones[step] = shared_clone(inner)
             for child, obj in paired(module, clones[step]):
                 if isinstance(child, LazyDropout):
-                    obj.fields.update(LazyDropoutClass.step_to_lua(child, step, ctx))
+                    obj.fields.update(LazyDropout.Lua.step_to_lua(child, step, ctx))
         return clones
 
     @classmethod

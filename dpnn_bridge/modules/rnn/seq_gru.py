@@ -11,6 +11,7 @@ from dpnn_bridge.modules.rnn.gated import GRU
 from dpnn_bridge.modules.rnn.seq_lstm import SequenceModule, SequenceModuleClass
 
 
+@lua_class("nn.SeqGRU")
 class SeqGRU(SequenceModule):
     """Gated recurrent unit over a whole sequence.
 
@@ -63,10 +64,7 @@ class SeqGRU(SequenceModule):
         """A step module with copies of the same parameters."""
         return gru_of(self.weight, self.bias, self.input_size, self.output_size)
 
-
-@lua_class("nn.SeqGRU")
-class SeqGRUClass(SequenceModuleClass):
-    torch_type = SeqGRU
-    scalars = {"inputSize": "input_size", "outputSize": "output_size", "batchfirst": "batch_first"}
-    scalars |= {"maskzero": "mask_zero"}
-    defaults = {"batchfirst": False, "maskzero": False}
+    class Lua(SequenceModuleClass):
+        scalars = {"inputSize": "input_size", "outputSize": "output_size", "batchfirst": "batch_first"}
+        scalars |= {"maskzero": "mask_zero"}
+        defaults = {"batchfirst": False, "maskzero": False}

@@ -13,11 +13,38 @@ from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
-from dpnn_bridge.modules.nn.decorator import Decorator, DecoratorClass
+from dpnn_bridge.modules.nn.decorator import Decorator
 from dpnn_bridge.modules.rnn.memory import Memory, Remembering, detach, forget, max_bptt_step
 from dpnn_bridge.objects import LuaObject, LuaTable
 
 
+class AbstractSequencerClass(LuaClass):
+    """Sequence modules around one module, which the fields ``module`` and ``modules`` hold."""
+
+    scratch = ("tableoutput", "tablegradInput", "tablegradinput")
+    derived = ("modules", "module", "rnn", "_remember")
+
+    @classmethod
+    def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
+        members = ctx.children(obj) or [ctx.to_torch(obj["module"], "module")]
+        module = cls.torch_type(*members, **cls.arguments(obj, ctx))
+        module.remembering = obj.get("_remember")
+        return module
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        assert isinstance(module, Remembering)
+        assert isinstance(module, nn.Module)
+        children = [ctx.to_lua(m) for m in cls.children(module)]
+        fields = super().to_lua(module, ctx) | {"modules": LuaTable.from_list(children)}
+        if len(children) == 1:
+            fields["module"] = children[0]
+        if module.remembering is not None:
+            fields["_remember"] = module.remembering
+        return fields
+
+
+@lua_class("nn.Sequencer")
 class Sequencer(Memory, Remembering):
     """Applies a module to every element of a sequence.
 
@@ -60,43 +87,14 @@ class Sequencer(Memory, Remembering):
     def extra_repr(self) -> str:
         return f"remembering={self.remembering!r}" if self.remembering not in (None, "neither") else ""
 
-
-class AbstractSequencerClass(LuaClass):
-    """Sequence modules around one module, which the fields ``module`` and ``modules`` hold."""
-
-    scratch = ("tableoutput", "tablegradInput", "tablegradinput")
-    derived = ("modules", "module", "rnn", "_remember")
-
-    @classmethod
-    def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
-        members = ctx.children(obj) or [ctx.to_torch(obj["module"], "module")]
-        module = cls.torch_type(*members, **cls.arguments(obj, ctx))
-        module.remembering = obj.get("_remember")
-        return module
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        assert isinstance(module, Remembering)
-        assert isinstance(module, nn.Module)
-        children = [ctx.to_lua(m) for m in cls.children(module)]
-        fields = super().to_lua(module, ctx) | {"modules": LuaTable.from_list(children)}
-        if len(children) == 1:
-            fields["module"] = children[0]
-        if module.remembering is not None:
-            fields["_remember"] = module.remembering
-        return fields
+    class Lua(AbstractSequencerClass):
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            fields: dict[str, Any] = {"_remember": "neither"} | super().to_lua(module, ctx)
+            return fields | {"output": LuaTable(), "tableoutput": LuaTable(), "_output": LuaTable()}
 
 
-@lua_class("nn.Sequencer")
-class SequencerClass(AbstractSequencerClass):
-    torch_type = Sequencer
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        fields: dict[str, Any] = {"_remember": "neither"} | super().to_lua(module, ctx)
-        return fields | {"output": LuaTable(), "tableoutput": LuaTable(), "_output": LuaTable()}
-
-
+@lua_class("nn.Repeater")
 class Repeater(Memory, Remembering):
     """Presents the same input to a step module several times; the module forgets before each call.
 
@@ -129,21 +127,19 @@ class Repeater(Memory, Remembering):
     def extra_repr(self) -> str:
         return f"rho={self.rho}"
 
+    class Lua(AbstractSequencerClass):
+        scalars = ("rho",)
 
-@lua_class("nn.Repeater")
-class RepeaterClass(AbstractSequencerClass):
-    torch_type = Repeater
-    scalars = {"rho": "rho"}
-
-    @classmethod
-    def upgrade(cls, obj: LuaObject) -> LuaObject:
-        """Old files call the field ``module`` by the name ``rnn``."""
-        obj = super().upgrade(obj)
-        if obj.get("module") is not None or obj.get("rnn") is None:
-            return obj
-        return obj.changed(module=obj["rnn"], rnn=None)
+        @classmethod
+        def upgrade(cls, obj: LuaObject) -> LuaObject:
+            """Old files call the field ``module`` by the name ``rnn``."""
+            obj = super().upgrade(obj)
+            if obj.get("module") is not None or obj.get("rnn") is None:
+                return obj
+            return obj.changed(module=obj["rnn"], rnn=None)
 
 
+@lua_class("nn.BiSequencer")
 class BiSequencer(Memory, Remembering, Decorator):
     """Runs one step module forwards and another backwards over a sequence and merges their outputs at every step.
 
@@ -159,12 +155,11 @@ class BiSequencer(Memory, Remembering, Decorator):
         not reach the sequencers inside; set it on ``module``.
     """
 
-
-@lua_class("nn.BiSequencer")
-class BiSequencerClass(AbstractSequencerClass):
-    torch_type = BiSequencer
+    class Lua(AbstractSequencerClass):
+        pass
 
 
+@lua_class("nn.BiSequencerLM")
 class BiSequencerLM(Memory, Remembering):
     """Like :class:`BiSequencer` for language models: no output depends on the input of its own step.
 
@@ -197,24 +192,22 @@ class BiSequencerLM(Memory, Remembering):
         first, last = (map_tensors(torch.zeros_like, outputs[0]) for outputs in (forwards, backwards))
         return self.merge([[first, *forwards], [*backwards, last]])
 
+    class Lua(AbstractSequencerClass):
+        faults = (
+            Fault(
+                ("gradInput",),
+                "after a shorter sequence Torch7 uses the buffer of one gradInput for another, which is overwritten",
+            ),
+        )
+        derived = ("_fwd", "_bwd", "_merge")
 
-@lua_class("nn.BiSequencerLM")
-class BiSequencerLMClass(AbstractSequencerClass):
-    faults = (
-        Fault(
-            ("gradInput",),
-            "after a shorter sequence Torch7 uses the buffer of one gradInput for another one, which is overwritten",
-        ),
-    )
-    torch_type = BiSequencerLM
-    derived = ("_fwd", "_bwd", "_merge")
-
-    @classmethod
-    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        fields = super().to_lua(module, ctx) | {"output": LuaTable(), "gradInput": LuaTable()}
-        return fields | dict(zip(("_fwd", "_bwd", "_merge"), fields["modules"].as_list(), strict=True))
+        @classmethod
+        def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+            fields = super().to_lua(module, ctx) | {"output": LuaTable(), "gradInput": LuaTable()}
+            return fields | dict(zip(("_fwd", "_bwd", "_merge"), fields["modules"].as_list(), strict=True))
 
 
+@lua_class("nn.SeqBRNN")
 class SeqBRNN(Decorator):
     """Two sequence LSTMs, one of them on the reversed sequence, merged.
 
@@ -229,12 +222,11 @@ class SeqBRNN(Decorator):
         ``nn.SeqBRNN(inputDim, hiddenDim, batchFirst, merge)``, SeqBRNN.lua
     """
 
-
-@lua_class("nn.SeqBRNN")
-class SeqBRNNClass(DecoratorClass):
-    torch_type = SeqBRNN
+    class Lua(Decorator.Lua):
+        pass
 
 
+@lua_class("nn.SeqReverseSequence")
 class SeqReverseSequence(nn.Module):
     """Reverses a tensor along one dimension.
 
@@ -258,9 +250,6 @@ class SeqReverseSequence(nn.Module):
     def extra_repr(self) -> str:
         return f"dim={self.dim}"
 
-
-@lua_class("nn.SeqReverseSequence")
-class SeqReverseSequenceClass(LuaClass):
-    torch_type = SeqReverseSequence
-    scalars = {"dim": "dim"}
-    scratch = ("outputIndices", "gradIndices")
+    class Lua(LuaClass):
+        scalars = ("dim",)
+        scratch = ("outputIndices", "gradIndices")
