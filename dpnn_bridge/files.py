@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -51,7 +51,7 @@ def load(
     gradients: bool = False,
     plugins: Sequence[StrPath] = (),
     lua: Any = None,
-    sandbox: bool = False,
+    sandbox: bool | Literal["partial"] = False,
     allow_unsupported: bool = False,
     sha256: str | None = None,
 ) -> nn.Module:
@@ -154,7 +154,7 @@ def _read_pytorch(file: LocalFile) -> Any:
     return pt_file.read(path, name)
 
 
-def _classes_in_lua(lua: Any, sandbox: bool) -> dict[str, Any]:
+def _classes_in_lua(lua: Any, sandbox: bool | Literal["partial"]) -> dict[str, Any]:
     """Options that let ``lua=``, a bridge or Lua files, convert the classes that it knows."""
     if lua is None:
         return {}
@@ -223,7 +223,7 @@ def convert(
     example: Any = None,
     plugins: Sequence[StrPath] = (),
     lua: Any = None,
-    sandbox: bool = False,
+    sandbox: bool | Literal["partial"] = False,
     allow_unsupported: bool = False,
     sha256: str | None = None,
     checksum: bool = False,

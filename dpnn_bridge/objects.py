@@ -17,6 +17,7 @@ All compound values compare by identity, as in Lua, and may therefore be table k
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from itertools import count, islice
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dpnn_bridge.base.elements import Elements
+from dpnn_bridge.base.exclusive import Exclusive
 
 if TYPE_CHECKING:
     import torch
@@ -270,11 +272,12 @@ class LuaStorage(Elements):
         return self._array is not None
 
     def numpy(self) -> np.ndarray:
-        """The elements, shape ``(size,)``. Aligned, writable and the same array at each call."""
+        """The elements, shape ``(size,)``. Aligned, writable and the same array at each call, in every thread."""
         if self._array is None:
-            assert self._load is not None
-            self._array = self._load()
-            self._load = None
+            with Exclusive(self):
+                if self._load is not None:
+                    self._array, self._load = self._load(), None
+        assert self._array is not None
         return self._array
 
     def copy(self, start: int = 0, stop: int | None = None) -> np.ndarray:
@@ -283,11 +286,11 @@ class LuaStorage(Elements):
         Elements that are not in memory yet are read for it alone, where the file allows it.
         """
         stop = self.size if stop is None else stop
+        load = self._load  # another thread may keep the elements meanwhile
         if self._array is None and self._load_range is not None:
             return self._load_range(start, stop)
-        if self._array is None and stop - start == self.size:
-            assert self._load is not None
-            return self._load()
+        if self._array is None and load is not None and stop - start == self.size:
+            return load()
         return self.numpy()[start:stop].copy()
 
     def torch(self) -> torch.Tensor:
@@ -295,7 +298,9 @@ class LuaStorage(Elements):
         if self._torch is None:
             import torch
 
-            self._torch = torch.from_numpy(self.numpy())
+            with Exclusive(self):
+                if self._torch is None:
+                    self._torch = torch.from_numpy(self.numpy())
         return self._torch
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -359,9 +364,7 @@ class LuaTensor(Elements):
 
     @property
     def dtype(self) -> np.dtype:
-        dtype = element_dtype(self.class_name)
-        assert dtype is not None, self.class_name
-        return dtype
+        return ELEMENT_DTYPES[self.class_name]
 
     @property
     def ndim(self) -> int:
@@ -370,10 +373,7 @@ class LuaTensor(Elements):
     @property
     def size(self) -> int:
         """Number of elements; 0 for a tensor without dimensions."""
-        n = 1 if self.shape else 0
-        for s in self.shape:
-            n *= s
-        return n
+        return math.prod(self.shape) if self.shape else 0
 
     def numpy(self) -> np.ndarray:
         """The tensor as a writable numpy view of its storage; shape ``(0,)`` when it has no dimensions."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from collections.abc import Sequence
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_file_location
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from dpnn_bridge.base.atomic import StrPath
 from dpnn_bridge.base.boundary import raises
+from dpnn_bridge.base.exclusive import Exclusive
 from dpnn_bridge.base.regular import MOST_BYTES, check_file
 from dpnn_bridge.errors import ConversionError, NotT7Error
 
@@ -28,7 +28,7 @@ def load_plugins(plugins: Sequence[StrPath]) -> None:
             check_file(plugin, MOST_BYTES)
         except NotT7Error as error:
             raise ConversionError(f"plugin {error}") from error
-        with _lock:
+        with Exclusive(path):
             if path not in _loaded_plugins:
                 raises(ConversionError, f"loading the plugin {plugin}")(_import_file)(path)
                 _loaded_plugins.add(path)
@@ -37,12 +37,13 @@ def load_plugins(plugins: Sequence[StrPath]) -> None:
 def _import_file(path: Path) -> None:
     """Runs a Python file as a module that ``inspect`` and ``pickle`` find."""
     name = f"dpnn_bridge_plugin_{path.stem}"
-    while name in sys.modules:
-        name += "_"
-    loader = SourceFileLoader(name, str(path))
-    spec = spec_from_file_location(name, path, loader=loader)
-    assert spec is not None
-    module = sys.modules[name] = module_from_spec(spec)
+    with Exclusive(_import_file):  # another thread may be importing a file of the same name
+        while name in sys.modules:
+            name += "_"
+        loader = SourceFileLoader(name, str(path))
+        spec = spec_from_file_location(name, path, loader=loader)
+        assert spec is not None
+        module = sys.modules[name] = module_from_spec(spec)
     try:
         loader.exec_module(module)
     except BaseException:
@@ -51,4 +52,3 @@ def _import_file(path: Path) -> None:
 
 
 _loaded_plugins: set[Path] = set()
-_lock = threading.RLock()

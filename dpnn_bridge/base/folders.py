@@ -18,6 +18,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+from dpnn_bridge.base.exclusive import of_the_process
+
 try:
     import fcntl
 except ImportError:  # Windows: folders of programs that were killed stay
@@ -194,6 +196,7 @@ def _end_at_once(number: int, _frame: Any) -> NoReturn:
     os._exit(128 + number)
 
 
+@of_the_process
 @contextmanager
 def importing_nothing_from_here() -> Iterator[None]:
     """Processes of Python that start meanwhile import no module from the working folder.

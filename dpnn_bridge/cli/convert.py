@@ -94,6 +94,7 @@ def list_classes(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     "--lua", "lua_files", multiple=True, type=click.Path(path_type=Path), help="Lua file that defines classes."
 )
 @click.option("--sandbox", is_flag=True, help="Run the --lua files where they can do nothing but compute.")
+@click.option("--partial-sandbox", is_flag=True, help="The same, also where the kernel cannot confine the process.")
 @click.option("--allow-unsupported", is_flag=True, help="Unknown classes become placeholders that raise when they run.")
 @click.option("--report", type=click.Path(path_type=Path), help="Write what was mapped to what, as JSON.")
 @json_option
@@ -128,6 +129,7 @@ def convert_command(
     plugin: tuple[Path, ...],
     lua_files: tuple[Path, ...],
     sandbox: bool,
+    partial_sandbox: bool,
     allow_unsupported: bool,
     report: Path | None,
     as_json: bool,
@@ -173,8 +175,8 @@ def convert_command(
         raise click.UsageError("--dynamic is for .onnx and .pt2, --opset and --input-names are for .onnx")
     if lua_files and (jobs > 1 or dask):
         raise click.UsageError("--lua runs in one process: leave out --jobs and --dask")
-    if sandbox and not lua_files:
-        raise click.UsageError("--sandbox is for --lua")
+    if (sandbox or partial_sandbox) and not lua_files:
+        raise click.UsageError("--sandbox and --partial-sandbox are for --lua")
     keep_inputs(*plugin, *lua_files, *inputs, *(files if out_dir is not None else files[:1]))
     if manifest is not None and os.path.isfile(manifest):
         check_output(manifest, True)
@@ -205,7 +207,7 @@ def convert_command(
         if lua_files:
             from dpnn_bridge.lua import LuaBridge
 
-            options["lua"] = LuaBridge.from_files(lua_files, sandbox=sandbox)
+            options["lua"] = LuaBridge.from_files(lua_files, sandbox="partial" if partial_sandbox else sandbox)
         if out_dir is None and not all_models:
             with _output(files[1], suffix) as target:
                 one = {"key": key, "force": force, "sha256": sha256, "progress": progress}

@@ -14,9 +14,10 @@ from torch import nn
 from dpnn_bridge.base.boundary import raises
 from dpnn_bridge.base.suffixes import PICKLED
 from dpnn_bridge.conversion.lua_values import to_value
-from dpnn_bridge.errors import OptionError, T7Error
+from dpnn_bridge.errors import OptionError, T7Error, T7FormatError
 from dpnn_bridge.loaders.t7_reader import read_t7
 from dpnn_bridge.outputs import pt_file
+from dpnn_bridge.outputs.npy import ArrayHeader
 
 
 def example_input(specs: Sequence[str], dtype: str | nn.Module | None = None) -> Any:
@@ -73,7 +74,15 @@ def _read(spec: str) -> Any:
     if "\0" in spec or not path.is_file():
         raise OptionError(f"--input {spec}: neither a shape such as 1x3x224x224 nor a file")
     if path.suffix == ".npy":
-        return torch.from_numpy(np.load(path, allow_pickle=False))
+        return torch.from_numpy(_array(path))
     if path.suffix in PICKLED:
         return pt_file.read(path)
     return to_value(read_t7(path))
+
+
+def _array(path: Path) -> np.ndarray:
+    with open(path, "rb") as file:
+        header = ArrayHeader(file)
+        if header.nbytes > path.stat().st_size:
+            raise T7FormatError(f"it is truncated: its array of {header.shape} does not fit into the file")
+        return header.elements(file)

@@ -43,6 +43,7 @@ from dpnn_bridge.errors import DpnnBridgeError
     help="Which Lua; auto: LuaJIT where lupa has it, else Lua 5.1.",
 )
 @click.option("--sandbox", is_flag=True, help="For code not trusted: a process that can do nothing but compute.")
+@click.option("--partial-sandbox", is_flag=True, help="The same, also where the kernel cannot confine the process.")
 @click.option("--max-seconds", type=click.FloatRange(0, min_open=True), help="Of a sandbox, on the clock; default 60.")
 @click.option("--max-memory", type=click.IntRange(1), help="MiB of a sandbox, tensors included; default 2048.")
 @click.option("--seed", type=int, help="torch.manualSeed before anything runs.")
@@ -56,6 +57,7 @@ def lua_command(
     lua_path: tuple[Path, ...],
     runtime: str,
     sandbox: bool,
+    partial_sandbox: bool,
     max_seconds: float | None,
     max_memory: int | None,
     seed: int | None,
@@ -71,6 +73,7 @@ def lua_command(
 
     if script is None and execute is None and not library and not interactive:
         raise click.UsageError("name a script, or give -i for a prompt")
+    sandbox = sandbox or partial_sandbox
     if not sandbox and (max_seconds is not None or max_memory is not None):
         raise click.UsageError("--max-seconds and --max-memory are for --sandbox")
     limits: dict[str, Any] = {}
@@ -79,7 +82,7 @@ def lua_command(
     if max_memory is not None:
         limits["max_memory"] = max_memory << 20
     try:
-        bridge = LuaBridge(lua_path, runtime=runtime, sandbox=sandbox, **limits)
+        bridge = LuaBridge(lua_path, runtime=runtime, sandbox="partial" if partial_sandbox else sandbox, **limits)
         _take_exit(bridge)
         if seed is not None:
             bridge.manual_seed(seed)

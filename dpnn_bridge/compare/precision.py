@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
+from dpnn_bridge.base.exclusive import of_the_process
 from dpnn_bridge.errors import OptionError
 
 
@@ -23,6 +24,7 @@ def check_device(device: str | torch.device) -> None:
         ) from error
 
 
+@of_the_process
 @contextmanager
 def full_precision() -> Iterator[None]:
     """While the block runs, CUDA computes float32 in float32 (no TF32) and gives the same bits at each run.

@@ -35,6 +35,7 @@ from torch import nn
 
 from dpnn_bridge.base.boundary import raises
 from dpnn_bridge.base.display import type_name
+from dpnn_bridge.base.exclusive import Exclusive
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_class import LuaClass, ParameterSite, PlainModule
 from dpnn_bridge.conversion.stock import PREFIX, StockLayer
@@ -72,7 +73,8 @@ def lua_class(*names: str) -> Callable[[ClassT], ClassT]:
     """
 
     def declare(cls: ClassT) -> ClassT:
-        _register(cls if issubclass(cls, LuaClass) else _mapping_of(cls), names)
+        with Exclusive(lua_class):
+            _register(cls if issubclass(cls, LuaClass) else _mapping_of(cls), names)
         return cls
 
     return declare
@@ -91,9 +93,10 @@ def _mapping_of(module: type) -> type[LuaClass]:
 
 
 def _register(cls: type[LuaClass], names: tuple[str, ...]) -> None:
+    """Lists are replaced and not changed: another thread may be looking through them."""
     cls.names = names
     for name in names:
-        known = _without(_BY_NAME.setdefault(name, []), cls)
+        known = _without(_BY_NAME.get(name, []), cls)
         rival = next((c for c in known if _takes_every_object(c) and _is_own(c) == _is_own(cls)), None)
         if rival is not None and _takes_every_object(cls):
             raise ValueError(f"{name} is registered in {rival.__module__} and in {cls.__module__}")
@@ -103,7 +106,7 @@ def _register(cls: type[LuaClass], names: tuple[str, ...]) -> None:
         _add_lua_names(torch_type, cls)
         if cls.only_from_files:
             continue
-        same_type = _without(_BY_TYPE.setdefault(torch_type, []), cls)
+        same_type = _without(_BY_TYPE.get(torch_type, []), cls)
         rival = next((c for c in same_type if _takes_every_module(c) and _is_own(c) == _is_own(cls)), None)
         if rival is not None and _takes_every_module(cls):
             raise ValueError(
@@ -199,8 +202,9 @@ def discover(package: str = CORE) -> None:
 
 
 def _import_files(package: str) -> None:
-    for info in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
-        importlib.import_module(info.name)
+    with Exclusive(package):  # importing them asks for no lock of ours but that of `_register`, which waits for none
+        for info in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
+            importlib.import_module(info.name)
 
 
 def find(obj: LuaObject) -> type[LuaClass] | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.base.exclusive import Exclusive
 from dpnn_bridge.conversion.distributed import gathered
 
 if TYPE_CHECKING:
@@ -119,8 +120,14 @@ def _become_sharing(module: nn.Module) -> None:
     module.__class__ = _sharing_type(plain_type(type(module)), tuple(module.__dict__.get("ties", ())))
 
 
-@cache
 def _sharing_type(plain: type[nn.Module], tied: tuple[str, ...]) -> type[nn.Module]:
+    """The same class for the same arguments, in every thread."""
+    with Exclusive((_sharing_type, plain)):
+        return _made_sharing_type(plain, tied)
+
+
+@cache
+def _made_sharing_type(plain: type[nn.Module], tied: tuple[str, ...]) -> type[nn.Module]:
     """``plain`` with the mixin; it has the same name, so that tools and people see the class they know."""
     body: dict[str, Any] = {name: getattr(plain, name) for name in ("__module__", "__qualname__", "__doc__")}
     body |= {leaf: _property(leaf) for leaf in tied}

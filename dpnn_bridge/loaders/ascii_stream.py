@@ -7,7 +7,6 @@ them. Strings and the elements of Byte and Char storages are raw bytes, with a n
 from __future__ import annotations
 
 import re
-import warnings
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from dpnn_bridge.objects import LuaStorage, element_dtype
 _TOKEN = re.compile(rb"\s*(\S+)")
 #: Characters of a number and the blank behind it; a longer search for the end of a line would not be linear.
 _LONGEST_NUMBER = 64
+_LONGEST_TOKEN = 4096
 _INTEGER = re.compile(rb"[+-]?\d{1,19}")
 
 
@@ -164,17 +164,27 @@ def _shown(token: bytes) -> str:
     return repr(token[:40].decode("latin-1"))
 
 
+def _is_read(text: bytes, values: np.ndarray) -> bool:
+    """Whether the last number of a text is the last of these values, and not only begins with it."""
+    if not len(values):
+        return not text.strip()
+    try:
+        last = values.dtype.type(text[-_LONGEST_TOKEN:].split()[-1].decode("ascii"))
+    except (ValueError, OverflowError, IndexError):
+        return False
+    return bool(last == values[-1] or last != last)
+
+
 def _parse(source: Source, start: int, stop: int, dtype: np.dtype, count: int) -> np.ndarray:
     """The elements of a storage from their text."""
     wide = np.dtype(np.int64 if dtype.kind == "i" else np.float64)
     text = source.read(start, stop - start)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", DeprecationWarning)  # numpy's word for text that it cannot parse, to 2.2
-        try:
-            values = np.fromstring(text, wide, sep=" ")
-        except (ValueError, DeprecationWarning):
-            values = np.empty(0)
-    if len(values) == count:
+    try:
+        values = np.fromstring(text, wide, sep=" ")
+    except (ValueError, DeprecationWarning):
+        values = np.empty(0)
+    # numpy to 2.2 stops with a warning where it cannot go on; warnings are not caught, since threads share how they are
+    if len(values) == count and _is_read(text, values):
         if b"-nan" in text:  # numpy drops its sign
             values[[i for i, word in enumerate(text.split()) if word == b"-nan"]] = np.copysign(np.nan, -1)
         with np.errstate(over="ignore"):

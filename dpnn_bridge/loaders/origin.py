@@ -25,8 +25,16 @@ from dpnn_bridge.errors import NotT7Error, T7Error, T7FormatError, T7LimitError,
 #: what functions that read files take
 Origin = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes]
 
-_COMPRESSED: dict[bytes, Callable[[Any], Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
+_COMPRESSED: dict[bytes, Callable[[Any], Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\0": lambda path: _XzFile(path),
+}
 _SUFFIXES = (".gz", ".bz2", ".xz", ".zip")
+#: how the parts of a zip archive may be compressed; the window of others has any size
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
+#: bytes that unpacking an .xz file may take; `xz -9` asks for 65 MiB
+_XZ_MEMORY = 1 << 27
 #: a compressed file may unfold to so many bytes, and beyond them to so many times its own size
 _ALWAYS_FINE, _LARGEST_RATIO = 1 << 26, 100
 _CHUNK = 1 << 20
@@ -141,11 +149,48 @@ def _unpacked(path: Path, folder: Path, name: str) -> Path:
         if head.startswith(b"PK\x03\x04") and (member := _member(path, name)):
             target.parent.mkdir()
             target = target.with_name(_base(member))
-            with zipfile.ZipFile(path) as archive, archive.open(member) as file:
-                return _copy(file, target, allowed, name)
+            with zipfile.ZipFile(path) as archive:
+                if archive.getinfo(member).compress_type not in _METHODS:
+                    raise NotT7Error(f"{name}: a zip archive of another method than deflate and bzip2; unpack it first")
+                with archive.open(member) as file:
+                    return _copy(file, target, allowed, name)
+    except MemoryError as e:
+        raise T7LimitError("unpacking it takes more memory than there is", source=name) from e
     except (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, ValueError, RuntimeError) as e:
         raise T7FormatError(f"cannot be unpacked: {e}", source=name) from e
     return path
+
+
+class _XzFile(io.RawIOBase):
+    """Like ``lzma.open``, with a limit for the memory: a file of 100 bytes may ask for 4 GiB."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._file, self._rest = open(path, "rb"), b""  # noqa: SIM115 - closed by close
+        self._decompressor: lzma.LZMADecompressor | None = None
+
+    def read(self, size: int = -1) -> bytes:
+        """At most ``size`` bytes; none at the end."""
+        while True:
+            if self._decompressor is None:
+                self._rest = self._rest.lstrip(b"\0") or self._file.read(_CHUNK).lstrip(b"\0")  # between two streams
+                if not self._rest:
+                    return b""
+                self._decompressor = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
+            if self._decompressor.needs_input and not self._rest:
+                self._rest = self._file.read(_CHUNK)
+                if not self._rest:
+                    raise EOFError("it ends too early")
+            data = self._decompressor.decompress(self._rest, size)
+            self._rest = self._decompressor.unused_data if self._decompressor.eof else b""
+            if self._decompressor.eof:
+                self._decompressor = None
+            if data:
+                return data
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def _member(path: Path, name: str) -> str | None:

@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -42,6 +42,7 @@ class LuaBridge:
         runtime: "luajit21", "lua51", or "auto" for the first of them that lupa has here.
         sandbox: for code that is not trusted: Lua 5.1 without io, os, package, debug and ffi, in a process of its own
             that the kernel lets do nothing but compute, see docs/lua.md. Tensors that go in and come out are copies.
+            "partial" goes on, with a warning, where the kernel cannot do that; True is an error there.
         max_memory: bytes that Lua and its tensors may use in a sandbox.
         max_instructions: Lua instructions that one call from Python may take in a sandbox.
         max_seconds: that one call from Python may take in a sandbox, on the clock; then the process is killed.
@@ -60,14 +61,14 @@ class LuaBridge:
         lua_path: StrPath | Sequence[StrPath] = (),
         *,
         runtime: str = "auto",
-        sandbox: bool = False,
+        sandbox: bool | Literal["partial"] = False,
         max_memory: int = 2 << 30,
         max_instructions: int = 1_000_000_000,
         max_seconds: float = 60,
     ) -> None:
         self._start(Runtime(runtime, folders(lua_path)))
 
-    def __new__(cls, *args: Any, sandbox: bool = False, **options: Any) -> LuaBridge:
+    def __new__(cls, *args: Any, sandbox: bool | Literal["partial"] = False, **options: Any) -> LuaBridge:
         kind: Any = _SandboxedBridge if sandbox and cls is LuaBridge else cls
         return super().__new__(kind)
 
@@ -277,14 +278,16 @@ class _SandboxedBridge(LuaBridge):
         lua_path: StrPath | Sequence[StrPath] = (),
         *,
         runtime: str = "auto",
-        sandbox: bool = True,
+        sandbox: bool | Literal["partial"] = True,
         max_memory: int = 2 << 30,
         max_instructions: int = 1_000_000_000,
         max_seconds: float = 60,
     ) -> None:
         if runtime == "luajit21":
             raise ValueError("a sandbox needs runtime='lua51': LuaJIT's ffi and JIT cannot be confined")
-        self._sandbox = Sandbox(folders(lua_path), max_memory, max_seconds, max_instructions)
+        self._sandbox = Sandbox(
+            folders(lua_path), max_memory, max_seconds, max_instructions, partial=sandbox == "partial"
+        )
         self._known: dict[int, list[torch.Tensor]] = {}  # what the process has of each module's tensors
         self._ask = self._sandbox.ask
 

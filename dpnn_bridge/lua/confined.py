@@ -29,6 +29,8 @@ from dpnn_bridge.lua.wire import Channel, WireError
 
 #: bytes for Python itself beside what Lua and its tensors may take
 _OWN_MEMORY = 64 << 20
+#: milliseconds between two looks whether the program is there
+_LOOKS = 500
 #: rooms whose modules are imported before files are out of reach
 _ROOMS = ("checkpoints", "compare", "conversion", "loaders", "lua", "modules", "torch7", "training")
 _CODECS = ("ascii", "latin-1", "utf-8", "utf-16", "utf-32", "unicode_escape", "raw_unicode_escape", "idna", "hex")
@@ -53,18 +55,26 @@ def main() -> None:
     nowhere = os.open(os.devnull, os.O_RDWR)
     os.dup2(nowhere, 0)
     os.dup2(nowhere, 1)
-    threading.Thread(target=_end_with, args=(source,), daemon=True).start()
     channel = Channel(source, target, 1 << 62)
     with contextlib.suppress(WireError, KeyboardInterrupt):
-        Server(channel).serve()
+        Server(channel, source).serve()
     os._exit(0)
 
 
-def _end_with(source: int) -> None:
-    """Ends this process when the other end of the pipe is closed, whatever Lua is doing."""
+def _end_with(source: int, program: int) -> None:
+    """Ends this process with its program, whatever Lua is doing.
+
+    The pipe is closed when the program is gone, unless a process that it forked holds the pipe too; but the parent of
+    this process is another one then.
+
+    Args:
+        source: the pipe.
+        program: the process that started this one.
+    """
     poll = select.poll()
     poll.register(source, 0)  # hang-up and errors alone
-    poll.poll()
+    while os.getppid() == program and not poll.poll(_LOOKS):
+        pass
     os._exit(0)
 
 
@@ -107,15 +117,16 @@ class _Host(Host):
 class Server:
     """Answers requests with a bridge whose Lua state is confined."""
 
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
+    def __init__(self, channel: Channel, source: int) -> None:
+        self._channel, self._source = channel, source
         self._values: dict[int, Any] = {}
         self._numbers = itertools.count(1)
         self._shared: dict[int, list[list[torch.Tensor]]] = {}  # its tensors, and what the program has
 
     def serve(self) -> None:
         """Starts, gives the rights of this process away, answers."""
-        max_memory, max_instructions = self._channel.receive(repr)
+        program, max_memory, max_instructions = self._channel.receive(repr)
+        threading.Thread(target=_end_with, args=(self._source, program), daemon=True).start()
         _import_all()
         self._host = _Host(self._channel)
         LuaBridge.over(Runtime("lua51", sandbox=True, max_memory=1 << 30, max_instructions=1 << 30)).execute(_WARM_UP)

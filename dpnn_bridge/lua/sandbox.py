@@ -27,6 +27,8 @@ from dpnn_bridge.lua.wire import Channel, WireError
 _START = 120
 #: of a Lua file that require finds
 _LONGEST_FILE = 16 << 20
+#: characters of the name of a module
+_LONGEST_NAME = 1000
 #: what a terminal acts on, what turns the direction of text or separates its lines, and halves of characters
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 #: environment variables that Python needs to run where it runs here; nothing else of the environment is passed on
@@ -65,12 +67,20 @@ class Sandbox:
         max_memory: bytes that Lua and its tensors may take.
         max_seconds: of one request, on the clock; the processor time is limited to that on each core.
         max_instructions: Lua instructions of one request.
+        partial: go on with a warning where the kernel cannot confine the process.
 
     Raises:
-        LuaBridgeError: the process cannot start.
+        LuaBridgeError: the process cannot start, or this system cannot confine it.
     """
 
-    def __init__(self, lua_path: Sequence[Path], max_memory: int, max_seconds: float, max_instructions: int) -> None:
+    def __init__(
+        self,
+        lua_path: Sequence[Path],
+        max_memory: int,
+        max_seconds: float,
+        max_instructions: int,
+        partial: bool = False,
+    ) -> None:
         if os.name != "posix":
             raise LuaBridgeError("a sandbox needs Linux or macOS: this system cannot limit a process")
         self.lua_path, self.max_seconds = list(lua_path), max_seconds
@@ -93,9 +103,14 @@ class Sandbox:
         assert self._process.stdout is not None
         self._channel = Channel(self._process.stdout.fileno(), self._process.stdin.fileno(), max_memory + (64 << 20))
         self._close = weakref.finalize(self, _end, self._process, self._errors)
-        missing = self._exchange((max_memory, max_instructions), time.monotonic() + _START, "it did not start in time")
+        start = os.getpid(), max_memory, max_instructions
+        missing = self._exchange(start, time.monotonic() + _START, "it did not start in time")
         if missing:
-            warnings.warn(f"this system cannot confine Lua as it should: {'; '.join(missing)}", stacklevel=4)
+            reason = f"this system cannot confine Lua as it should: {'; '.join(missing)}"
+            if not partial:
+                self.close()
+                raise LuaBridgeError(f"{reason}. sandbox='partial' (--partial-sandbox) runs it all the same")
+            warnings.warn(reason, stacklevel=4)
 
     @property
     def pid(self) -> int:
@@ -108,11 +123,11 @@ class Sandbox:
         Raises:
             LuaBridgeError: Lua raised an error, or the process ended or had to be ended.
         """
+        if os.getpid() != self._owner:  # before the lock, which a thread may have held that is not in this process
+            raise LuaBridgeError("a Lua sandbox belongs to the process that made it: make one in this process")
         with self._lock:
             if self._ended:
                 raise LuaBridgeError(f"the Lua sandbox has ended: {self._ended}. Make a new bridge")
-            if os.getpid() != self._owner:
-                raise LuaBridgeError("a Lua sandbox belongs to the process that made it: make one in this process")
             if time.monotonic() > self._limited + min(1.0, self.max_seconds):  # reading and setting takes a while
                 self._limit_processor_time()
             released = [self.released.pop() for _ in range(len(self.released))]
@@ -170,6 +185,8 @@ class Sandbox:
 
     def _find(self, name: str) -> tuple[str, str] | None:
         """The Lua file of a module, if it is on the path: links out of it lead nowhere."""
+        if len(name) > _LONGEST_NAME:
+            return None
         try:
             found = find_module(self.lua_path, name)
             real = Path(found or "").resolve()

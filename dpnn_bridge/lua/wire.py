@@ -2,7 +2,8 @@
 
 A message is a length, a JSON text of that length and the raw bytes of the tensors that the text names. Nothing in it is
 code, and whatever the process sends is checked before it is used: lengths against a limit before anything is allocated,
-tensors against their bytes. Values in the text::
+tensors against their bytes, keys of dicts against :mod:`dpnn_bridge.loaders.collisions`. Taking a message apart ends at
+its deadline too. Values in the text::
 
     null, boolean, number, string
     {"l": [value, …]}   list            {"s": [value, …]}         several results
@@ -24,10 +25,20 @@ from typing import Any
 import torch
 
 from dpnn_bridge.errors import LuaBridgeError
+from dpnn_bridge.loaders.collisions import Parts
+from dpnn_bridge.loaders.stream import LimitError
 
 _LENGTH = struct.Struct("<Q")
 #: of the JSON text
 _LONGEST_TEXT = 64 << 20
+#: bytes of JSON that are read in a second, on a slow machine
+_SLOWEST_TEXT = 16 << 20
+#: levels of a value
+_DEEPEST = 400
+#: values that are decoded between two looks at the clock
+_BETWEEN_LOOKS = 1 << 10
+#: digits of an integer: Lua's have at most 309
+_LONGEST_INTEGER = 400
 _DTYPES = ("uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64", "bfloat16", "bool")
 
 
@@ -70,15 +81,19 @@ class Channel:
         text = self._read(length, deadline)
         marks = sum(text.count(mark) for mark in b"[{,")  # one stands before each value, which takes half a kilobyte
         _check(marks <= self._limit >> 9, "more values than its memory holds")
+        if time.monotonic() + length / _SLOWEST_TEXT > deadline:  # json cannot be interrupted
+            raise TimeoutError
         try:
-            content = json.loads(text)
+            content = json.loads(text, parse_int=_integer, object_pairs_hook=_pairs)
             _check(isinstance(content, dict) and content.keys() == {"value", "blobs"}, "another text")
             forms = [_form(form) for form in content["blobs"]]
             _check(sum(size for *_, size in forms) <= self._limit, "more bytes than its memory holds")
             blobs = [_blob(kind, shape, self._read(size, deadline)) for kind, shape, size in forms]
-            return _decode(content["value"], blobs, remote)
-        except WireError:
+            return _Decoder(blobs, remote, deadline).decode(content["value"], 0)
+        except (WireError, TimeoutError):
             raise
+        except LimitError as error:
+            raise WireError(f"the process answered too much: {error}") from None
         except (ValueError, TypeError, LookupError, RuntimeError, OverflowError) as error:  # RecursionError is one
             raise WireError(f"the process answered what is no message ({type(error).__name__})") from None
 
@@ -151,19 +166,59 @@ def _blob(kind: str, shape: list[int], data: bytearray) -> Any:
     return torch.frombuffer(data, dtype=getattr(torch, kind)).reshape(shape)
 
 
-def _decode(value: Any, blobs: list[Any], remote: Callable[[Any], Any]) -> Any:
-    if not isinstance(value, dict):
-        _check(not isinstance(value, list), "another kind of value")
-        return value
-    ((kind, content),) = value.items()
-    if kind in ("l", "s"):
-        return (list if kind == "l" else tuple)(_decode(v, blobs, remote) for v in content)
-    if kind == "d":
-        return {_decode(k, blobs, remote): _decode(v, blobs, remote) for k, v in content}
-    if kind in ("t", "b"):
-        _check(type(content) is int and 0 <= content < len(blobs), "a tensor that it did not send")
-        blob = blobs[content]
-        _check(isinstance(blob, torch.Tensor) == (kind == "t"), "bytes for a tensor")
-        return blob
-    _check(kind == "r", "another kind of value")
-    return remote(content)
+def _integer(digits: str) -> int:
+    _check(len(digits) <= _LONGEST_INTEGER, "a number of too many digits")
+    return int(digits)
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    _check(len(pairs) <= 2, "another kind of value")
+    return dict(pairs)
+
+
+class _Decoder:
+    """Makes values of what a text gives for them.
+
+    Args:
+        blobs: tensors and bytes of the message.
+        remote: makes values that stay in the process.
+        deadline: of :func:`time.monotonic`.
+    """
+
+    def __init__(self, blobs: list[Any], remote: Callable[[Any], Any], deadline: float) -> None:
+        self._blobs, self._remote, self._deadline = blobs, remote, deadline
+        self._left = _BETWEEN_LOOKS
+
+    def decode(self, value: Any, depth: int) -> Any:
+        """The value of a part of the text."""
+        self._left -= 1
+        if not self._left:
+            self._left = _BETWEEN_LOOKS
+            if time.monotonic() > self._deadline:
+                raise TimeoutError
+        if not isinstance(value, dict):
+            _check(not isinstance(value, list), "another kind of value")
+            return value
+        _check(depth < _DEEPEST, "values that are nested too deeply")
+        ((kind, content),) = value.items()
+        if kind in ("l", "s"):
+            return (list if kind == "l" else tuple)(self.decode(v, depth + 1) for v in content)
+        if kind == "d":
+            return self._dict(content, depth + 1)
+        if kind in ("t", "b"):
+            _check(type(content) is int and 0 <= content < len(self._blobs), "a tensor that it did not send")
+            blob = self._blobs[content]
+            _check(isinstance(blob, torch.Tensor) == (kind == "t"), "bytes for a tensor")
+            return blob
+        _check(kind == "r", "another kind of value")
+        return self._remote(content)
+
+    def _dict(self, pairs: Any, depth: int) -> dict[Any, Any]:
+        parts, entries = Parts(), {}
+        left = parts.first(entries, len(pairs))
+        for key, value in pairs:
+            entries[self.decode(key, depth)] = self.decode(value, depth)
+            left -= 1
+            if not left:
+                left = parts.next(entries)
+        return entries

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 import torch
 from torch import Tensor, nn
@@ -108,7 +108,11 @@ def need_tracing(example: Any, suffix: str) -> None:
 def need_whole_zip(path: Path) -> None:
     """Raises :class:`VerificationError` unless the file is a zip archive whose parts have the right checksums."""
     try:
+        size = path.stat().st_size
         with ZipFile(path) as archive:
+            entries = archive.infolist()
+            if any(e.compress_type != ZIP_STORED for e in entries) or sum(e.file_size for e in entries) > size:
+                raise VerificationError(f"{path}: its parts are compressed or overlap, which no output's do")
             bad = archive.testzip()
     except (OSError, BadZipFile) as e:
         raise VerificationError(f"{path}: no whole file: {e}") from e

@@ -7,9 +7,11 @@ import gzip
 import hashlib
 import io
 import lzma
+import struct
 import tempfile
 import warnings
 import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -118,6 +120,37 @@ def test_what_unfolds_too_far_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(origin, "_ALWAYS_FINE", 1 << 20)
     with pytest.raises(T7LimitError, match="unfolds to more than"):
         read_t7(gzip.compress(bytes(1 << 22)))
+
+
+def test_an_xz_that_asks_for_much_memory_is_refused() -> None:
+    filters = [{"id": lzma.FILTER_LZMA2, "dict_size": 4096}]
+    packed = bytearray(lzma.compress(b"4\n1\n", check=lzma.CHECK_CRC32, filters=filters))
+    size = (packed[12] + 1) * 4
+    assert packed[14:16] == b"\x21\x01"  # LZMA2, and the code of its dictionary behind it
+    packed[16] = 40  # 4 GiB
+    packed[12 + size - 4 : 12 + size] = struct.pack("<I", zlib.crc32(bytes(packed[12 : 12 + size - 4])))
+    with pytest.raises(T7FormatError, match="cannot be unpacked: Memory usage limit exceeded"):
+        read_t7(bytes(packed))
+
+
+@pytest.mark.parametrize("preset", [0, 9 | lzma.PRESET_EXTREME])
+def test_every_xz_of_the_usual_tools_is_read(preset: int) -> None:
+    parts = b"".join(lzma.compress(part, preset=preset) + bytes(4) for part in (BYTES[:5000], b"", BYTES[5000:]))
+    assert isinstance(dpnn_bridge.load(parts), torch.nn.Sequential)
+    with pytest.raises(T7FormatError, match="cannot be unpacked: it ends too early"):
+        read_t7(lzma.compress(BYTES, preset=preset)[:-9])
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, 93], ids=["lzma", "zstd"])
+def test_a_zip_whose_window_has_any_size_is_refused(method: int) -> None:
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("a.t7", b"4\n1\n")
+    packed = data.getvalue().replace(
+        b"PK\1\2" + b"\x3f\x03\x3f\0\2\0\x0e\0", b"PK\1\2\x3f\x03\x3f\0\2\0" + bytes([method, 0])
+    )
+    with pytest.raises(NotT7Error, match="of another method than deflate and bzip2"):
+        read_t7(packed)
 
 
 def test_text_files_are_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -352,10 +353,13 @@ def test_too_many_threads_are_no_crash(shared: LuaBridge) -> None:
 
 
 @linux
+@pytest.mark.parametrize("forked", [False, True], ids=["alone", "a forked process holds the pipes"])
 @pytest.mark.parametrize("doing", ["sys.stdin.read()", "b.execute('while true do end')"])
-def test_the_process_ends_with_the_program(doing: str) -> None:
+def test_the_process_ends_with_the_program(doing: str, forked: bool) -> None:
     code = "import sys\nfrom dpnn_bridge.lua import LuaBridge\n"
     code += "b = LuaBridge(sandbox=True, max_seconds=600, max_instructions=10**12)\nprint(b._sandbox.pid, flush=True)\n"
+    if forked:  # and goes on, with all pipes of the program but the one that this test waits for
+        code += "import os, time\nif not os.fork():\n    os.close(1)\n    time.sleep(60)\n    os._exit(0)\n"
     code += doing
     program = subprocess.Popen(
         [sys.executable, "-c", code],
@@ -372,6 +376,63 @@ def test_the_process_ends_with_the_program(doing: str) -> None:
     while _alive(pid) and time.monotonic() < end:
         time.sleep(0.05)
     assert not _alive(pid)
+
+
+def test_the_process_outlives_the_thread_that_made_it() -> None:
+    made: list[LuaBridge] = []
+    thread = threading.Thread(target=lambda: made.append(LuaBridge(sandbox=True)))
+    thread.start()
+    thread.join()
+    time.sleep(1.5)
+    assert made[0].execute("return 42") == 42
+    made[0].close()
+
+
+def test_a_forked_process_leaves_the_sandbox_alone() -> None:
+    """It may not talk to it, and its end is not that of the sandbox."""
+    code = """
+import os, sys, threading
+from dpnn_bridge.errors import LuaBridgeError
+from dpnn_bridge.lua import LuaBridge
+b = LuaBridge(sandbox=True)
+busy = threading.Thread(target=b.execute, args=("local t = os.time() + 3 while os.time() < t do end",))
+busy.start()
+pid = os.fork()
+if not pid:
+    try:
+        b.execute("return 1")
+    except LuaBridgeError as error:
+        sys.exit(7 if "belongs to the process" in str(error) else 1)
+    sys.exit(2)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+busy.join()
+print(b.execute("return 42"))
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert result.stdout == "7\n42\n", result.stderr
+
+
+def test_without_the_wall_of_the_kernel_it_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "from dpnn_bridge.lua import confinement\nconfinement._filter_system_calls = lambda: 'no seccomp here'\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)  # which the process gets, as on a system without the filter
+    with pytest.raises(LuaBridgeError, match=r"no seccomp here.*sandbox='partial'"):
+        LuaBridge(sandbox=True)
+    (tmp_path / "x.lua").write_text("print(6 * 7)")
+    command = [sys.executable, "-m", "dpnn_bridge", "lua", str(tmp_path / "x.lua")]
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    refused = subprocess.run([*command[:4], "--sandbox", command[4]], env=environment, capture_output=True, text=True)
+    assert (refused.returncode, refused.stdout) == (7, "")
+    assert "--partial-sandbox" in refused.stderr
+    with pytest.warns(UserWarning, match="no seccomp here"):
+        bridge = LuaBridge(sandbox="partial")
+    assert bridge.execute("return 42") == 42
+    bridge.close()
+    went = subprocess.run(
+        [*command[:4], "--partial-sandbox", command[4]], env=environment, capture_output=True, text=True
+    )
+    assert (went.returncode, went.stdout) == (0, "42\n"), went.stderr
 
 
 def _alive(pid: int) -> bool:
@@ -441,6 +502,60 @@ def test_answers_without_an_end_end_at_the_deadline() -> None:
     assert channel.receive(repr, time.monotonic() + 30) == ("print", "x")
     with pytest.raises(TimeoutError):  # though there are more
         channel.receive(repr, time.monotonic() - 0.1)
+
+
+#: answers that would keep the program busy. Hashes of numbers have no secret: these keys have one
+BUSY = {
+    "keys that collide": lambda: message({"d": [[i * (2**61 - 1) + 7, 0] for i in range(30_000)]}),
+    "keys that collide in a list of keys": lambda: message(
+        {"d": [[{"s": [i * (2**61 - 1) + 7]}, 0] for i in range(30_000)]}
+    ),
+    "an object of many keys": lambda: message({str(i): 0 for i in range(200_000)}),
+    "many digits": lambda: message({"l": [int("1" * 4000)] * 3000}),
+    "a nest of dicts": lambda: DEEP.replace(b"l", b"d"),
+}
+
+
+@pytest.mark.parametrize("name", BUSY)
+def test_an_answer_takes_no_more_time_than_its_size(name: str) -> None:
+    channel, theirs, _mine = channels(1 << 30)
+    data = BUSY[name]()
+    writer = threading.Thread(target=_send, args=(theirs, data), daemon=True)
+    writer.start()
+    start = time.process_time()
+    with pytest.raises(WireError):
+        channel.receive(repr, time.monotonic() + 60)
+    assert time.process_time() - start < 1.5  # those that collide took 6
+    os.close(channel._source)
+    writer.join()
+
+
+def test_an_answer_is_taken_apart_until_the_deadline() -> None:
+    data = message({"l": [{"l": []}] * 400_000})  # takes a second
+    for seconds in (0.02, 0.3):
+        channel, theirs, _mine = channels(1 << 30)
+        writer = threading.Thread(target=_send, args=(theirs, data), daemon=True)
+        writer.start()
+        start = time.monotonic()
+        with pytest.raises(TimeoutError):
+            channel.receive(repr, time.monotonic() + seconds)
+        assert time.monotonic() - start < seconds + 0.5
+        os.close(channel._source)
+        writer.join()
+
+
+def _send(target: int, data: bytes) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(target, rest) :]
+    os.close(target)
+
+
+def test_a_module_of_an_endless_name_is_not_looked_for(shared: LuaBridge) -> None:
+    start = time.monotonic()
+    assert shared.execute("return (pcall(require, ('a.'):rep(5e5) .. 'a'))") is False
+    assert time.monotonic() - start < 5
 
 
 def test_silence_ends_at_the_deadline() -> None:

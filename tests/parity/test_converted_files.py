@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import time
+import tracemalloc
 from pathlib import Path
+from typing import IO, Any
+from zipfile import ZIP_DEFLATED, ZIP_LZMA, ZipFile
 
 import numpy as np
 import pytest
@@ -178,3 +182,89 @@ def test_recurrent_and_random_models(name: str, tmp_path: Path) -> None:
     for mode in ("train", "eval"):
         result = verify(tmp_path / "model.t7", tmp_path / "model.pt", input=to_value(fixture["input"]), mode=mode)
         assert result.verdict is Verdict.EQUAL, mode
+
+
+# ---------------------------------------------------------------------- archives that are not what they say
+def npy(shape: tuple[int, ...], descr: str = "<f4", version: int = 1, padding: int = 0) -> bytes:
+    header = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape!r}, }}".encode() + b" " * padding + b"\n"
+    return b"\x93NUMPY" + bytes([version, 0]) + len(header).to_bytes(2 * version, "little") + header
+
+
+def zeros(file: IO[bytes], count: int) -> None:
+    for _ in range(count >> 20):
+        file.write(bytes(1 << 20))
+
+
+@pytest.mark.parametrize(
+    ("head", "code"),
+    [
+        (npy((1 << 27,)), 4),
+        (npy((3, 4)), 3),
+        (npy((1 << 44,)), 4),
+        (npy((1 << 62, 1 << 62)), 3),
+        (npy((-1,)), 3),
+        (npy((1,), f"|V{1 << 29}"), 3),
+        (npy((1,), version=2, padding=1 << 28), 3),
+        (b"\x93NUMPY\2\0\xff\xff\xff\xff", 3),
+        (b"", 3),
+    ],
+    ids=[
+        "elements",
+        "more than it says",
+        "a lie",
+        "no size",
+        "a negative size",
+        "a large element",
+        "a large header",
+        "a header without an end",
+        "nothing",
+    ],
+)
+def test_an_archive_that_unfolds_to_much_is_one_error(head: bytes, code: int, tmp_path: Path) -> None:
+    dpnn_bridge.save(tmp_path / "m.t7", nn.Linear(4, 3))
+    with ZipFile(tmp_path / "m.npz", "w", ZIP_DEFLATED, compresslevel=9) as archive:
+        for name in ("weight.npy", "bias.npy"):
+            with archive.open(name, "w", force_zip64=True) as file:
+                file.write(head)
+                zeros(file, 1 << 29)
+    tracemalloc.start()
+    start = time.process_time()
+    try:
+        result = CliRunner().invoke(verify_command, [str(tmp_path / "m.t7"), str(tmp_path / "m.npz")])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert result.exit_code == code, result.output
+    assert peak < 64 << 20
+    assert time.process_time() - start < 10
+
+
+def test_an_archive_of_other_methods_is_refused(tmp_path: Path) -> None:
+    dpnn_bridge.save(tmp_path / "m.t7", nn.Linear(4, 3))
+    with ZipFile(tmp_path / "m.npz", "w", ZIP_LZMA) as archive:
+        archive.writestr("weight.npy", npy((3, 4)) + bytes(48))
+    result = CliRunner().invoke(verify_command, [str(tmp_path / "m.t7"), str(tmp_path / "m.npz")])
+    assert result.exit_code == 3
+    assert "compressed in a way that numpy does not use" in result.output
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("byte_order", ["<", ">"])
+@pytest.mark.parametrize("write", [np.savez, np.savez_compressed])
+def test_every_archive_of_numpy_is_read(write: Any, byte_order: str, order: Any, tmp_path: Path) -> None:
+    module = nn.Linear(4, 3)
+    dpnn_bridge.save(tmp_path / "m.t7", module)
+    arrays = {k: np.asarray(v.numpy(), f"{byte_order}f4", order=order) for k, v in module.state_dict().items()}
+    write(tmp_path / "m.npz", **arrays)
+    result = verify(tmp_path / "m.t7", converted=tmp_path / "m.npz")
+    assert result.ok
+
+
+@pytest.mark.parametrize(
+    "head", [npy((1 << 44,)), npy((2, 4)), npy((1 << 62, 1 << 62)), b"\x93NUMPY\2\0\xff\xff\xff\xff"]
+)
+def test_an_input_that_lies_is_one_error(head: bytes, tmp_path: Path) -> None:
+    dpnn_bridge.save(tmp_path / "m.t7", nn.Linear(4, 3))
+    (tmp_path / "x.npy").write_bytes(head + bytes(16))
+    result = CliRunner().invoke(verify_command, [str(tmp_path / "m.t7"), "--input", str(tmp_path / "x.npy")])
+    assert (result.exit_code, result.output.count("\n")) == (3, 1), result.output

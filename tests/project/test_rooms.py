@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).parents[2] / "dpnn_bridge"
 ROOMS = (
     "base/display",
     "base/elements",
+    "base/exclusive",
     "errors",
     "objects",
     "base",

@@ -1,0 +1,102 @@
+"""What threads share: things that are done once, states of the process that are set for a while.
+
+A lock exists while a thread holds it or waits for it, so that what is locked needs no room for one. In a forked process
+every lock is free: the threads that held them are not there.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from types import TracebackType
+
+
+class Exclusive:
+    """A context that one thread at a time is in, for each key; a thread may enter it again.
+
+    Args:
+        key: what is locked.
+
+    Examples:
+        >>> with Exclusive("the table"):
+        ...     pass
+    """
+
+    __slots__ = ("_key", "_lock")
+
+    def __init__(self, key: Hashable) -> None:
+        self._key = key
+
+    def __enter__(self) -> None:
+        with _guard:
+            entry = _locks.get(self._key)
+            if entry is None:
+                entry = _locks[self._key] = _Lock()
+            entry.users += 1
+        self._lock = entry
+        entry.lock.acquire()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._lock.lock.release()
+        with _guard:
+            self._lock.users -= 1
+            if not self._lock.users and _locks.get(self._key) is self._lock:
+                del _locks[self._key]
+
+
+class _Lock:
+    """A lock, and how many threads hold it or wait for it."""
+
+    __slots__ = ("lock", "users")
+
+    def __init__(self) -> None:
+        self.lock, self.users = threading.RLock(), 0
+
+
+def of_the_process(
+    make: Callable[[], AbstractContextManager[None]],
+) -> Callable[[], AbstractContextManager[None]]:
+    """Lets several threads enter a context that changes the whole process: the first enters, the last one leaves.
+
+    Args:
+        make: makes the context, a function that ``contextmanager`` decorates.
+    """
+    entered: list[AbstractContextManager[None]] = []  # once for each thread that is inside
+
+    @contextmanager
+    def inside() -> Iterator[None]:
+        with Exclusive(inside):
+            if not entered:
+                context = make()
+                context.__enter__()
+                entered.append(context)
+            else:
+                entered.append(entered[0])
+        try:
+            yield
+        finally:
+            with Exclusive(inside):
+                context = entered.pop()
+                if not entered:
+                    context.__exit__(None, None, None)
+
+    inside.__doc__ = make.__doc__
+    return inside
+
+
+_guard = threading.Lock()
+_locks: dict[Hashable, _Lock] = {}
+
+
+def _free_all() -> None:
+    global _guard
+    _guard = threading.Lock()
+    _locks.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_free_all)

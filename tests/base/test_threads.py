@@ -1,0 +1,291 @@
+"""Many threads at once: what is made at first use is made once, and nothing that threads share is left changed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import FIXTURES
+from torch import nn
+
+from dpnn_bridge import read_t7, write_t7
+from dpnn_bridge.base.exclusive import Exclusive, of_the_process
+from dpnn_bridge.base.folders import importing_nothing_from_here
+from dpnn_bridge.compare.precision import full_precision
+from dpnn_bridge.conversion import registry
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.registry import find
+from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
+from dpnn_bridge.plugins import load_plugins
+
+THREADS = 8
+
+
+@pytest.fixture(autouse=True)
+def _many_switches() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def together(work: Callable[[], Any], count: int = THREADS) -> list[Any]:
+    """What each of several threads gets that begin at one moment; an error of one of them is raised."""
+    barrier, results, errors = threading.Barrier(count), [], []
+
+    def run() -> None:
+        barrier.wait()
+        try:
+            results.append(work())
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for error in errors:
+        raise error
+    return results
+
+
+@pytest.mark.parametrize("mode", ["binary", "ascii"])
+@pytest.mark.parametrize("how", ["numpy", "torch", "both"])
+def test_a_storage_is_loaded_once(how: str, mode: Any, tmp_path: Path) -> None:
+    count = 60
+    table = LuaTable({i + 1: LuaTensor.from_numpy(np.zeros(5000)) for i in range(count)})
+    write_t7(tmp_path / "a.t7", table, mode=mode)
+    again = read_t7(tmp_path / "a.t7")
+    for i in range(1, count + 1):
+        tensor, turns = again[i], iter(range(THREADS))
+
+        def touch(tensor: Any = tensor, turns: Iterator[int] = turns) -> Any:
+            as_numpy = how == "numpy" or (how == "both" and next(turns) % 2)
+            return tensor.numpy() if as_numpy else tensor.torch()
+
+        got = together(touch)
+        for n, each in enumerate(got):
+            each[n] += 1  # an element of its own, so that no addition is lost to another thread's
+        assert again[i].numpy()[:THREADS].tolist() == [1.0] * THREADS
+        assert len({each.data_ptr() if isinstance(each, torch.Tensor) else each.ctypes.data for each in got}) == 1
+
+
+def test_a_storage_is_copied_while_another_thread_loads_it() -> None:
+    for _ in range(300):
+        storage = LuaStorage("torch.DoubleStorage", 4, lambda: np.arange(4.0))
+        turns = iter(range(4))
+        got = together(lambda s=storage, t=turns: s.copy() if next(t) % 2 else s.numpy(), 4)
+        assert all(each.tolist() == [0, 1, 2, 3] for each in got)
+
+
+def test_storages_of_text_leave_the_warnings_as_they_are(tmp_path: Path) -> None:
+    table = LuaTable({i + 1: LuaTensor.from_numpy(np.arange(2000.0)) for i in range(100)})
+    write_t7(tmp_path / "a.t7", table, mode="ascii")
+    again, before = read_t7(tmp_path / "a.t7"), list(warnings.filters)
+    left = list(range(1, 101))
+
+    def work() -> None:
+        while left:
+            assert again[left.pop()].numpy()[1999] == 1999
+
+    together(work)
+    assert list(warnings.filters) == before
+
+
+def in_a_new_process(code: str) -> str:
+    """What a program prints in which nothing has been used yet."""
+    names = "import sys, threading\nsys.setswitchinterval(1e-6)\n"
+    result = subprocess.run([sys.executable, "-c", names + code], capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-2000:]
+    return result.stdout
+
+
+def test_threads_that_load_first_find_every_class() -> None:
+    sample = FIXTURES / "samples" / "torch-demos__mnist_convnet" / "model.t7"
+    code = f"""
+barrier, kinds = threading.Barrier(8), []
+def work():
+    barrier.wait()
+    import dpnn_bridge
+    from dpnn_bridge.objects import LuaObject, LuaTable
+    from dpnn_bridge.conversion.registry import find, known_names
+    model = dpnn_bridge.load({str(sample)!r})
+    kinds.append((len(known_names()), str(model), find(LuaObject("nn.LSTM", LuaTable())) is None))
+threads = [threading.Thread(target=work) for _ in range(8)]
+[t.start() for t in threads]; [t.join() for t in threads]
+print(len(kinds), len(set(kinds)))
+"""
+    assert in_a_new_process(code) == "8 1\n"
+
+
+def test_a_class_is_found_while_another_is_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list that is being sorted looks empty to other threads."""
+    linear = LuaObject("nn.Linear", LuaTable({"weight": 1}))
+    assert find(linear) is not None
+    monkeypatch.setattr(registry, "_BY_NAME", {name: [*blocks] for name, blocks in registry._BY_NAME.items()})
+    looked = []
+
+    own = registry._is_own
+
+    def look(cls: type[LuaClass]) -> bool:  # asked for while the blocks are put in order
+        looked.append(find(linear) is not None)
+        return own(cls)
+
+    monkeypatch.setattr(registry, "_is_own", look)
+    body = {"torch_type": type("M", (nn.Module,), {}), "matches": classmethod(lambda cls, obj: "race" in obj)}
+    registry.lua_class("nn.Linear")(type("Block", (LuaClass,), body))
+    assert looked
+    assert all(looked)
+
+
+def test_a_plugin_runs_once(tmp_path: Path) -> None:
+    plugin, other = tmp_path / "once.py", tmp_path / "again" / "once.py"
+    other.parent.mkdir()
+    for path in (plugin, other):
+        path.write_text(
+            f"import time\ntime.sleep(0.05)\nwith open({str(tmp_path / 'ran')!r}, 'a') as f: f.write('x')\n"
+        )
+    turns = iter(range(THREADS))
+    together(lambda: load_plugins([plugin if next(turns) % 2 else other]))
+    assert (tmp_path / "ran").read_text() == "xx"
+    assert {sys.modules[n].__file__ for n in sys.modules if n.startswith("dpnn_bridge_plugin_once")} == {
+        str(plugin),
+        str(other),
+    }
+
+
+def test_a_type_with_ties_is_one_type() -> None:
+    from dpnn_bridge.conversion.ties import _sharing_type
+
+    for i in range(50):
+        plain = type(f"Plain{i}", (nn.Module,), {})
+        assert len(set(together(lambda p=plain: _sharing_type(p, ("weight",))))) == 1
+
+
+def test_a_state_of_the_process_is_restored_by_the_last_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    before = torch.backends.cuda.matmul.allow_tf32
+    inside = threading.Barrier(2)
+
+    def work() -> bool:
+        for _ in range(100):
+            with importing_nothing_from_here(), full_precision():
+                if os.environ.get("PYTHONSAFEPATH") != "1" or torch.backends.cuda.matmul.allow_tf32:
+                    return False
+        return True
+
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        assert all(together(work))
+        assert torch.backends.cuda.matmul.allow_tf32
+
+        def first() -> None:  # enters first and leaves first
+            with importing_nothing_from_here():
+                inside.wait()
+
+        thread = threading.Thread(target=first)
+        thread.start()
+        with importing_nothing_from_here():
+            inside.wait()
+            thread.join()
+            assert os.environ["PYTHONSAFEPATH"] == "1"
+        assert "PYTHONSAFEPATH" not in os.environ
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def test_an_error_in_such_a_state_restores_it() -> None:
+    from contextlib import contextmanager
+
+    said = []
+
+    @of_the_process
+    @contextmanager
+    def state() -> Iterator[None]:
+        said.append("in")
+        try:
+            yield
+        finally:
+            said.append("out")
+
+    with pytest.raises(RuntimeError), state(), state():
+        raise RuntimeError
+    assert said == ["in", "out"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_waits_for_no_thread_that_it_has_not() -> None:
+    """A thread that loads a storage at the moment of a fork does not exist in the child."""
+    code = """
+import os, signal, numpy as np
+from dpnn_bridge.objects import LuaStorage
+begun, go = threading.Event(), threading.Event()
+def load():
+    if threading.current_thread() is not threading.main_thread():
+        begun.set(); go.wait()
+    return np.arange(4.0)
+s = LuaStorage("torch.DoubleStorage", 4, load)
+t = threading.Thread(target=s.numpy); t.start(); begun.wait()
+pid = os.fork()
+if not pid:
+    signal.alarm(20)
+    os._exit(0 if s.numpy()[3] == 3 else 1)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+go.set(); t.join()
+"""
+    assert in_a_new_process(code) == "0\n"
+
+
+def test_a_lock_is_forgotten_when_nobody_holds_it() -> None:
+    from dpnn_bridge.base import exclusive
+
+    with Exclusive("a"), Exclusive("a"), Exclusive("b"):
+        assert len(exclusive._locks) == 2
+    assert not exclusive._locks
+
+
+def test_one_bridge_takes_calls_from_many_threads() -> None:
+    pytest.importorskip("lupa")
+    from dpnn_bridge.lua import LuaBridge
+
+    bridge = LuaBridge()
+    bridge.execute("n = 0  function up(t) for i = 1, 200 do local x = n; t:add(1); n = x + 1 end return n end")
+    tensor = torch.zeros(3)
+
+    def work() -> None:
+        for _ in range(5):
+            bridge.execute("return up(...)", tensor)
+        bridge.require("nn")
+        layer = bridge.new("nn.Linear", 3, 2)
+        assert bridge.to_python(bridge.method(layer, "forward", torch.ones(1, 3).double())).shape == (1, 2)
+
+    together(work)
+    assert bridge.execute("return n") == 200 * 5 * THREADS
+    assert tensor.tolist() == [200 * 5 * THREADS] * 3
+
+
+def test_bridges_begin_in_many_threads() -> None:
+    pytest.importorskip("lupa")
+    code = """
+barrier, got = threading.Barrier(6), []
+def work():
+    barrier.wait()
+    from dpnn_bridge.lua import LuaBridge
+    b = LuaBridge()
+    b.require("nn")
+    got.append(b.execute("return nn.Linear(3, 2):forward(torch.ones(3)):size(1)"))
+threads = [threading.Thread(target=work) for _ in range(6)]
+[t.start() for t in threads]; [t.join() for t in threads]
+print(got)
+"""
+    assert in_a_new_process(code) == "[2, 2, 2, 2, 2, 2]\n"
