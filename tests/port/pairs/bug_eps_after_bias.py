@@ -1,7 +1,6 @@
 """Another eps in norms after convolutions that have biases: folding such a norm away would hide it."""
 
 from corpus import Bug
-
 from pairs.cifar_nin import NIN, example, model
 
 __all__ = ["example", "model"]
