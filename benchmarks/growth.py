@@ -170,11 +170,9 @@ SHAPES: dict[str, Callable[[int], Any]] = {
 COMMANDS: dict[str, tuple[Any, list[str]]] = {
     "inspect": (inspect_command, ["{in}"]),
     "--raw -v": (inspect_command, ["{in}", "--raw", "-v"]),
-    "-v": (inspect_command, ["{in}", "-v"]),
     "--json": (inspect_command, ["{in}", "--json"]),
     "--html": (inspect_command, ["{in}", "--html", "{out}.html"]),
     "--dot": (inspect_command, ["{in}", "--dot"]),
-    "--mermaid": (inspect_command, ["{in}", "--mermaid"]),
     ".pt": (convert_command, ["{in}", "{out}.pt"]),
     ".safetensors": (convert_command, ["{in}", "{out}.safetensors"]),
     ".npz": (convert_command, ["{in}", "{out}.npz"]),
@@ -182,7 +180,6 @@ COMMANDS: dict[str, tuple[Any, list[str]]] = {
     ".t7": (convert_command, ["{in}", "{out}-again.t7"]),
     ".py": (convert_command, ["{in}", "{out}.py"]),
     "verify": (verify_command, ["{in}"]),
-    "verify .pt": (verify_command, ["{in}", "{out}.pt"]),
 }
 #: seconds after which a command is ended, and from which a larger file is not tried
 ENDED, ENOUGH = 60.0, float(os.environ.get("ENOUGH", 8.0))
@@ -195,8 +192,6 @@ def measured(shape: str, command: str, n: int, folder: Path) -> tuple[float, str
         write_t7(source, SHAPES[shape](n))
     run, words = COMMANDS[command]
     arguments = [w.replace("{in}", str(source)).replace("{out}", str(source.with_suffix(""))) for w in words]
-    if command == "verify .pt" and not source.with_suffix(".pt").exists():
-        return 0.0, "no .pt"
     if run is convert_command:
         arguments += ["--force"]
     start = time.process_time()

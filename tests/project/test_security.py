@@ -49,3 +49,13 @@ def test_the_attacks_on_the_sandbox_are_as_many_as_it_says() -> None:
     assert f"({escapes} escapes" in PAGE
     assert f"({attacks[0]} attacks, and {attacks[1]} in " in PAGE
     assert f"({found['test_sandbox.py', 'ATTEMPTS']} attempts)" in PAGE
+
+
+def test_the_lowest_versions_that_it_names_are_those_that_are_allowed() -> None:
+    allowed = dict(
+        re.findall(r'"([\w-]+)(?:\[\w+\])?>=([\d.]+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    )
+    table = PAGE.partition("## Dependencies")[2].partition("\n\nNo known fault")[0]
+    named = dict(re.findall(r"^\| ([\w-]+) \| ([\d.]+) \|", table, re.M))
+    assert len(named) >= 8
+    assert {name: allowed.get(name) for name in named} == named
