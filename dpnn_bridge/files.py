@@ -22,7 +22,7 @@ from dpnn_bridge.base.suffixes import INDEX, OUTPUTS, PICKLED, is_converted_file
 from dpnn_bridge.base.version import package_version
 from dpnn_bridge.checkpoints.contents import named_file, surroundings, without_module
 from dpnn_bridge.checkpoints.find import SEVERAL, candidates, follow, select
-from dpnn_bridge.conversion import convert_object, registry, to_lua_value
+from dpnn_bridge.conversion import Convertible, convert_object, registry, to_lua_value
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.report import Report
@@ -176,13 +176,13 @@ def _cast(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
 
 
 @raises(ConversionError, "writing")
-def save(path: StrPath, module: nn.Module, *, force: bool = True, **options: Any) -> None:
+def save(path: StrPath, module: nn.Module | Convertible, *, force: bool = True, **options: Any) -> None:
     """Writes a module in the format that the suffix names, reads it back and compares, then lets the file appear.
 
     Args:
         path: ``.pt`` (what :func:`load` rebuilds and ``torch.load(weights_only=True)`` reads), ``.safetensors``,
             ``.npz``, ``.onnx``, ``.pt2``, ``.py`` or ``.t7``.
-        module: a converted module.
+        module: a converted module, or an object of :mod:`dpnn_bridge.legacy.nn`.
         force: replace an existing file. That is the default here, as with ``torch.save``, since a training script
             writes the same file again; :func:`convert` and the commands refuse unless they are told.
         **options: of :func:`dpnn_bridge.outputs.export`: ``to``, ``example``, ``metadata`` and those of the format.
@@ -192,7 +192,7 @@ def save(path: StrPath, module: nn.Module, *, force: bool = True, **options: Any
         OutputError: the file cannot be written there, or exists and ``force`` is False.
         VerificationError: what was read back differs; nothing was written.
     """
-    export(module, path, force=force, **options)
+    export(module.to_torch() if isinstance(module, Convertible) else module, path, force=force, **options)
 
 
 @raises(ConversionError, "writing")
@@ -201,8 +201,8 @@ def write_t7(path: StrPath, value: Any, **options: Any) -> None:
 
     Args:
         path: the file; it appears only once it is complete.
-        value: a module; a Lua value as :func:`read_t7` returns it; or tensors, numpy arrays, numbers, strings, bytes,
-            and lists and dicts of all of these. Lists become tables with keys from 1.
+        value: a module, also of :mod:`dpnn_bridge.legacy.nn`; a Lua value of :func:`read_t7`; or tensors, numpy arrays,
+            numbers, strings, bytes, and lists and dicts of all of these. Lists become tables with keys from 1.
         **options: of :func:`dpnn_bridge.loaders.t7_writer.write_t7`.
 
     Raises:

@@ -12,13 +12,14 @@ from dpnn_bridge.conversion.dimensions import seen
 from dpnn_bridge.conversion.fields import Field, Layout
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.lua_context import LuaContext
-from dpnn_bridge.conversion.lua_values import lua_value
+from dpnn_bridge.conversion.lua_values import Convertible, lua_value
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.report import Report
 from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.errors import ConversionError
 
 __all__ = [
+    "Convertible",
     "Field",
     "Layout",
     "LuaClass",
@@ -81,5 +82,11 @@ def to_lua_value(value: Any) -> Any:
     """
     if isinstance(value, nn.Module):
         return to_lua(value)
-    context = LuaContext()
-    return lua_value(value, lambda module: registry.spec_of(module).in_file(context.to_lua(module)))
+    context, memo = LuaContext(), dict[str, Any]()
+
+    def convert(module: Any) -> Any:
+        if isinstance(module, Convertible):
+            return module.to_lua(memo)
+        return registry.spec_of(module).in_file(context.to_lua(module))
+
+    return lua_value(value, convert)

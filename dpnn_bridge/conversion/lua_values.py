@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -139,6 +139,19 @@ def strided(class_name: str, shape: tuple[int, ...], storage: LuaStorage) -> Lua
     return LuaTensor(class_name, shape, contiguous_strides(shape), 0, storage)
 
 
+@runtime_checkable
+class Convertible(Protocol):
+    """An object that is no module of PyTorch but stands for one, such as those of ``torch.legacy.nn``."""
+
+    def to_torch(self, **options: Any) -> nn.Module:
+        """The module, with parameters of its own."""
+        ...
+
+    def to_lua(self, memo: dict[str, Any]) -> LuaObject:
+        """The Lua object; objects and tensors that were met before, which ``memo`` holds, are the same ones."""
+        ...
+
+
 def lua_value(value: Any, module: Callable[[Any], Any] | None = None) -> Any:
     """A nested value of tensors, arrays, numbers and texts as Lua holds it; what is Lua's already stays as it is.
 
@@ -166,4 +179,4 @@ def lua_value(value: Any, module: Callable[[Any], Any] | None = None) -> Any:
         return LuaTable((i, lua_value(v, module)) for i, v in enumerate(value, 1))  # None leaves a gap, as nil
     if isinstance(value, dict):
         return LuaTable((lua_value(k), lua_value(v, module)) for k, v in value.items())
-    return module(value) if module is not None and isinstance(value, nn.Module) else value
+    return module(value) if module is not None and isinstance(value, (nn.Module, Convertible)) else value

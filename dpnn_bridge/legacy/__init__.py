@@ -14,19 +14,33 @@ from typing import TYPE_CHECKING
 from dpnn_bridge.base.faces import face
 
 if TYPE_CHECKING:
-    from dpnn_bridge.legacy import nn
+    from dpnn_bridge.legacy import nn, optim
     from dpnn_bridge.legacy.decoding import TorchObject, hashable_uniq_dict
+    from dpnn_bridge.legacy.installation import install, uninstall
     from dpnn_bridge.legacy.loading import T7Reader, T7ReaderException, load_lua
 
-__all__ = ["T7Reader", "T7ReaderException", "TorchObject", "hashable_uniq_dict", "load_lua", "nn"]
+__all__ = [
+    "T7Reader",
+    "T7ReaderException",
+    "TorchObject",
+    "hashable_uniq_dict",
+    "install",
+    "load_lua",
+    "nn",
+    "optim",
+    "uninstall",
+]
 
 _HOMES = {
     "T7Reader": "legacy.loading",
     "T7ReaderException": "legacy.loading",
     "TorchObject": "legacy.decoding",
     "hashable_uniq_dict": "legacy.decoding",
+    "install": "legacy.installation",
     "load_lua": "legacy.loading",
     "nn": "legacy.",
+    "optim": "legacy.",
+    "uninstall": "legacy.installation",
 }
 
 __getattr__, __dir__ = face(__name__, _HOMES)

@@ -45,7 +45,8 @@ class Encoder(LuaGraph):
             return Described(state["_typename"], "", {}, state["_version_number"], state["_header"], state["_obj"])
         if not isinstance(value, Viewed):
             return None
-        name = FOREIGN + type(value).__name__ if is_foreign(value) else value._lua_class
+        own = is_foreign(value) or value._own_module() is not None
+        name = FOREIGN + type(value).__name__ if own else value._lua_class
         fields = {k: v for k, v in value.__dict__.items() if k not in ("_version", "_header")}
         version = value.__dict__.get("_version", 1)
         return Described(name, value._kind, fields, version, value.__dict__.get("_header", ()))

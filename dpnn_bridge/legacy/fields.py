@@ -45,6 +45,9 @@ SIZE = Change(
     lambda v: v if isinstance(v, LuaStorage) else size_storage(v),
 )
 
+#: 0 for a number of dimensions that was not given
+OPTIONAL = Change(lambda v: v, lambda v: v or None)
+
 #: class -> Lua field -> field
 RENAMED: dict[str, dict[str, str]] = {
     "ClassNLLCriterion": {"ignoreIndex": "ignore_index"},
@@ -71,9 +74,9 @@ CHANGED: dict[str, dict[str, Change]] = {
     "MixtureTable": {"dim": PLACE, "size": SIZE},
     "Narrow": {"dimension": PLACE, "index": PLACE},
     "NarrowTable": {"offset": PLACE},
-    "Padding": {"dim": PLACE, "index": PLACE},
+    "Padding": {"dim": PLACE, "index": PLACE, "nInputDim": OPTIONAL},
     "Parallel": {"inputDimension": PLACE, "outputDimension": PLACE},
-    "PartialLinear": {"partition": INDEX},
+    "PartialLinear": {"allcolumns": INDEX, "partition": INDEX},
     "Replicate": {"dim": PLACE},
     "Reshape": {"size": SIZE},
     "Select": {"dimension": PLACE, "index": PLACE},
@@ -129,4 +132,6 @@ def to_legacy(kind: str, fields: dict[Any, Any]) -> dict[Any, Any]:
 def to_lua(kind: str, fields: dict[Any, Any]) -> dict[Any, Any]:
     """The Lua fields of an object of ``torch.legacy.nn``, without those that are None."""
     names, changes = {v: k for k, v in RENAMED.get(kind, {}).items()}, CHANGED.get(kind, {})
-    return {names.get(k, k): changes[k].to_lua(v) if k in changes else v for k, v in fields.items() if v is not None}
+    present = {k: v for k, v in fields.items() if v is not None}
+    found = {names.get(k, k): changes[k].to_lua(v) if k in changes else v for k, v in present.items()}
+    return {k: v for k, v in found.items() if v is not None}

@@ -10,10 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.legacy import running
 from dpnn_bridge.legacy.casting import cast
+from dpnn_bridge.legacy.encoding import Encoder
 from dpnn_bridge.legacy.flat import flattened
 from dpnn_bridge.legacy.viewed import Viewed
+from dpnn_bridge.objects import LuaObject
 
 
 class _Shared(Viewed):
@@ -29,6 +32,24 @@ class _Shared(Viewed):
             ConversionError: a class is unknown, or a field is missing.
         """
         return running.converted(self, **options)
+
+    def to_lua(self, memo: dict[str, Any] | None = None) -> LuaObject:
+        """The Lua object with these fields, as Torch7 holds it; tensors share their memory.
+
+        Args:
+            memo: what was converted before; objects and memory that are met again are the same ones.
+
+        Raises:
+            ConversionError: a part of it computes in Python.
+        """
+        encoder = ({} if memo is None else memo).setdefault("legacy", Encoder())
+        found = encoder.value(self)
+        for part in encoder.foreign.values():
+            raise ConversionError(
+                "it computes in Python, and no class of Torch7 does; save a net without it, or the .pt of to_torch()",
+                class_name=type(part).__name__,
+            )
+        return found
 
     def type(self, type: Any = None, tensorCache: Any = None) -> Any:
         """Casts all tensors in place; without an argument, the name of the type."""

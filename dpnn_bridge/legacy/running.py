@@ -19,6 +19,7 @@ from dpnn_bridge.conversion.fields import get_tensor, grad_field
 from dpnn_bridge.conversion.lua_values import RESULTS
 from dpnn_bridge.conversion.tensors import field_value, is_parameter
 from dpnn_bridge.legacy.encoding import Encoder, is_foreign
+from dpnn_bridge.legacy.fields import CHANGED
 from dpnn_bridge.legacy.foreign import Foreign, accumulating
 from dpnn_bridge.legacy.values import equal, mapped, tensors
 from dpnn_bridge.legacy.viewed import Viewed
@@ -80,11 +81,12 @@ class Graph:
     def write_back(self) -> None:
         """Copies what the pass changed in tensors that are no views into the fields that they came from."""
         for part, module in self.pairs:
+            computed = CHANGED.get(part._kind, {})
             for name, spec in registry.spec_of(module).fields_of(module).items():
                 tensor, field = get_tensor(module, spec.attribute), part._fields.get(name)
-                if not isinstance(tensor, Tensor) or not isinstance(field, Tensor) or not field.numel():
+                if name in computed or not isinstance(tensor, Tensor) or not isinstance(field, Tensor):
                     continue
-                if tensor.untyped_storage().data_ptr() != field.untyped_storage().data_ptr():
+                if field.numel() and tensor.untyped_storage().data_ptr() != field.untyped_storage().data_ptr():
                     field.copy_(field_value(module, name, spec).reshape(field.shape))
 
 
@@ -97,7 +99,7 @@ def plain(value: Any) -> Any:
 
 def _foreign(encoder: Encoder, obj: Any) -> nn.Module | None:
     part = encoder.foreign.get(id(obj))
-    return None if part is None else Foreign(part)
+    return None if part is None else part._own_module() or Foreign(part)
 
 
 def signature(root: Any, shared: set[int]) -> list[Any]:
@@ -143,8 +145,10 @@ def graph_of(root: Any) -> Graph:
 
 def converted(root: Any, **options: Any) -> nn.Module:
     """An independent ``torch.nn`` module of an object."""
-    context = TorchContext(Options(**{"index_base": 0, "gradients": True, **options}))
-    module = context.to_torch(Encoder().value(root))
+    encoder = Encoder()
+    own = {"index_base": 0, "gradients": True, "fallback": lambda obj, _: _foreign(encoder, obj)}
+    context = TorchContext(Options(**{**own, **options}))
+    module = context.to_torch(encoder.value(root))
     context.finish()
     return module
 

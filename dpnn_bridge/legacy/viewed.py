@@ -51,5 +51,9 @@ class Viewed:
         """The fields of its Lua class."""
         return self.__dict__
 
+    def _own_module(self) -> Any:
+        """A module of PyTorch for what no Lua class computes, else None."""
+        return None
+
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__

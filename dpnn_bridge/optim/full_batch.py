@@ -206,6 +206,9 @@ class CG(_FullBatch):
         int, ext: limits of interpolation and extrapolation.
         ratio: largest growth of the initial step.
 
+    Attributes:
+        losses: loss before the last step and after each of its line searches.
+
     Lua:
         ``optim.cg(opfunc, x, config, state)``, cg.lua
     """
@@ -225,6 +228,7 @@ class CG(_FullBatch):
         defaults = {"max_iter": max_iter, "max_eval": max_eval, "rho": rho, "sig": sig, "int": int, "ext": ext}
         defaults["ratio"] = ratio
         super().__init__(params, defaults)
+        self.losses: list[float] = []
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any]) -> float:  # type: ignore[override]
@@ -235,7 +239,7 @@ class CG(_FullBatch):
         """
         limit = abs(self.param_groups[0]["max_eval"])
         first, gradient = self._evaluate(closure)
-        evaluations, loss = 1, first
+        evaluations, loss, self.losses = 1, first, [first]
         direction = -gradient
         slope = -float(direction.dot(direction))
         length = 1 / (1 - slope)
@@ -248,6 +252,7 @@ class CG(_FullBatch):
                     p.copy_(value)
                 break
             previous, gradient, loss, length = gradient, search.gradient, search.loss, search.length
+            self.losses.append(loss)
             polak = float((gradient.dot(gradient) - gradient.dot(previous)) / previous.dot(previous))
             direction = polak * direction - gradient
             next_slope = float(gradient.dot(direction))

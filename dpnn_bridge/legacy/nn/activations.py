@@ -69,17 +69,24 @@ class _SoftMaximum(Module):
         if dim is not None:
             self.dim = dim
 
+    def _own_module(self) -> Any:
+        """That over the dimension which was named; Torch7 chooses one by the number of dimensions."""
+        dim = self.__dict__.get("dim")
+        return None if dim is None else self._of_torch(dim)
+
+    _of_torch: Any
+
 
 class SoftMax(_SoftMaximum):
-    pass
+    _of_torch = torch.nn.Softmax
 
 
 class LogSoftMax(_SoftMaximum):
-    pass
+    _of_torch = torch.nn.LogSoftmax
 
 
 class SoftMin(_SoftMaximum):
-    pass
+    _of_torch = torch.nn.Softmin
 
 
 class _WithConstant(Module):

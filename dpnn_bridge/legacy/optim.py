@@ -1,0 +1,113 @@
+"""The functions of PyTorch 0.4's ``torch.legacy.optim``, each one step of the optimizer of :mod:`dpnn_bridge.optim`.
+
+All take ``(opfunc, x, config, state=None)``. ``opfunc(x)`` returns the value and the gradient at ``x``, a vector that
+the step changes in place. ``config`` holds hyperparameters under Torch7's names, ``state`` (by default ``config``) what
+the next step needs.
+
+>>> params, gradients = net.flattenParameters()                          # doctest: +SKIP
+>>> optim.sgd(lambda x: (loss(), gradients), params, {"learningRate": 0.1})    # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.objects import LuaTable, LuaTensor
+from dpnn_bridge.optim import CG, from_lua, to_lua
+from dpnn_bridge.optim.methods import METHODS
+
+__all__ = ["adadelta", "adagrad", "adam", "adamax", "asgd", "cg", "lbfgs", "nag", "rmsprop", "rprop", "sgd"]
+
+Evaluate = Callable[[Tensor], tuple[Any, Tensor]]
+
+
+def _step(
+    method: str, opfunc: Evaluate, x: Tensor, config: dict[str, Any] | None, state: dict[str, Any] | None
+) -> tuple[list[Any], Any]:
+    """One step of a method, with its state in Torch7's form before and after.
+
+    Returns:
+        The values of all evaluations in order, and the optimizer.
+
+    Raises:
+        ValueError: there is neither ``config`` nor ``state`` to keep the state in.
+    """
+    state = config if state is None else state
+    if state is None:
+        raise ValueError(f"{method} requires a dictionary to retain state between iterations")
+    config = {} if config is None else config
+    if config.get("lineSearch") is not None:
+        raise ConversionError("lbfgs steps without a line search here; remove lineSearch from its configuration")
+    parameter = nn.Parameter(x.detach(), requires_grad=False)
+    tables = {k: LuaTable.from_list(v) if isinstance(v, list) else v for k, v in state.items()}
+    optimizer = from_lua(method, config, [parameter], tables)
+    values: list[Any] = []
+
+    def closure() -> Any:
+        value, gradient = opfunc(x)
+        values.append(value)
+        parameter.grad = gradient.detach().reshape(parameter.shape)
+        return value
+
+    optimizer.step(closure)
+    for name, value in to_lua(optimizer).items():
+        if name not in METHODS[method].settings or isinstance(value, LuaTensor):
+            state[name] = _python(value)
+    return values, optimizer
+
+
+def _python(value: Any) -> Any:
+    if isinstance(value, LuaTable):
+        return [_python(v) for v in value.as_list()]
+    return value.torch() if isinstance(value, LuaTensor) else value
+
+
+def _of_one_value(name: str) -> Callable[..., tuple[Tensor, Any]]:
+    """A method that evaluates once."""
+
+    def method(opfunc: Evaluate, x: Tensor, config: Any, state: Any = None) -> tuple[Tensor, Any]:
+        values, _ = _step(name, opfunc, x, config, state)
+        return x, values[0]
+
+    method.__name__ = method.__qualname__ = name
+    method.__doc__ = f"One step of ``optim.{name}``: ``(x, value before the step)``."
+    return method
+
+
+adadelta = _of_one_value("adadelta")
+adagrad = _of_one_value("adagrad")
+adam = _of_one_value("adam")
+adamax = _of_one_value("adamax")
+nag = _of_one_value("nag")
+rmsprop = _of_one_value("rmsprop")
+sgd = _of_one_value("sgd")
+
+
+def asgd(opfunc: Evaluate, x: Tensor, config: Any, state: Any = None) -> tuple[Tensor, Any, Tensor]:
+    """One step of ``optim.asgd``: ``(x, value before the step, averaged x)``."""
+    state = config if state is None else state
+    values, _ = _step("asgd", opfunc, x, config, state)
+    return x, values[0], state["ax"]
+
+
+def rprop(opfunc: Evaluate, x: Tensor, config: Any, state: Any = None) -> tuple[Tensor, list[Any]]:
+    """``niter`` steps of ``optim.rprop``: ``(x, values before each step)``."""
+    values, _ = _step("rprop", opfunc, x, config, state)
+    return x, values
+
+
+def lbfgs(opfunc: Evaluate, x: Tensor, config: Any, state: Any = None) -> tuple[Tensor, list[Any], int]:
+    """``maxIter`` steps of ``optim.lbfgs`` without a line search: ``(x, values, number of evaluations)``."""
+    values, _ = _step("lbfgs", opfunc, x, config, state)
+    return x, values, len(values)
+
+
+def cg(opfunc: Evaluate, x: Tensor, config: Any, state: Any = None) -> tuple[Tensor, list[Any], int]:
+    """Line searches of ``optim.cg``: ``(x, values before the first and after each, number of evaluations)``."""
+    values, optimizer = _step("cg", opfunc, x, config, state)
+    assert isinstance(optimizer, CG)
+    return x, optimizer.losses, len(values)

@@ -1,0 +1,106 @@
+"""Old scripts run: their imports work after ``install()`` and under ``python -m dpnn_bridge.legacy``."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import FIXTURES
+
+from dpnn_bridge.legacy import install, nn, uninstall
+
+LENET = FIXTURES / "samples" / "torch-demos__mnist_convnet" / "model.t7"
+
+SCRIPT = """
+import sys
+import torch
+import torch.legacy.nn as nn
+import torch.legacy.optim as optim
+import torchfile
+from torch.utils.serialization import load_lua
+from torch.utils.serialization.read_lua_file import T7Reader, TorchObject
+from torch.legacy.nn.Sequential import Sequential
+import neighbour
+
+net = load_lua(sys.argv[1])
+net.evaluate()
+assert isinstance(net, nn.Sequential) and Sequential is nn.Sequential and torch.legacy.nn is nn
+output = net.forward(torch.randn(1, 1, 32, 32).type(net.get(0).weight.type()))
+print(tuple(output.size()), len(torchfile.load(sys.argv[1]).modules), __name__, neighbour.NAME, sys.argv[2:])
+if len(sys.argv) > 2:
+    sys.exit(int(sys.argv[2]))
+"""
+
+
+def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "dpnn_bridge.legacy", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        check=False,
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "convert.py").write_text(SCRIPT)
+    (tmp_path / "old" / "neighbour.py").write_text("NAME = 'beside it'\n")
+    return tmp_path
+
+
+def test_a_script_runs_unchanged(folder: Path) -> None:
+    ran = run("old/convert.py", str(LENET), cwd=folder)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout == "(1, 10) 11 __main__ beside it []\n" or "__main__ beside it" in ran.stdout
+    assert run("old/convert.py", str(LENET), "7", cwd=folder).returncode == 7
+    as_module = run("-m", "convert", str(LENET), cwd=folder / "old")
+    assert "beside it" in as_module.stdout, as_module.stderr
+
+
+def test_wrong_usage(folder: Path) -> None:
+    assert run(cwd=folder).returncode == 2
+    missing = run("nothing.py", cwd=folder)
+    assert missing.returncode == 2
+    assert "no script nothing.py" in missing.stderr
+    assert "SCRIPT.py" in run("--help", cwd=folder).stdout
+
+
+def test_install_and_uninstall() -> None:
+    import torch.utils.serialization as serialization
+
+    before = {k: sys.modules.get(k) for k in ("torchfile", "torch.legacy", "torch.legacy.nn")}
+    assert not hasattr(serialization, "load_lua")
+    install()
+    install()
+    try:
+        from torch.legacy.nn import Linear  # pyright: ignore[reportMissingImports]
+        from torch.utils.serialization import load_lua  # pyright: ignore[reportAttributeAccessIssue]
+
+        assert Linear is nn.Linear
+        assert isinstance(load_lua(LENET), nn.Sequential)
+    finally:
+        uninstall()
+    uninstall()
+    assert {k: sys.modules.get(k) for k in before} == before
+    assert not hasattr(serialization, "load_lua")
+    assert not any(name.startswith("torch.legacy") for name in sys.modules)
+    with pytest.raises(ImportError):
+        __import__("torch.legacy.nn")
+
+
+def test_nothing_happens_on_import() -> None:
+    code = (
+        "import sys, dpnn_bridge.legacy as l; l.load_lua; l.nn; assert 'torch.legacy' not in sys.modules; import torch"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code + "; assert not hasattr(torch, 'legacy')"], check=False).returncode
+        == 0
+    )
+    lazy = "import sys, dpnn_bridge.legacy; assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", lazy], check=False).returncode == 0
