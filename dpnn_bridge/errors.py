@@ -108,12 +108,13 @@ class ConversionError(DpnnBridgeError):
     Attributes:
         path: path of the object, such as ``model.modules[3]``; empty for the root.
         class_name: its Lua class, or the Python type for the way back.
+        reason: the message without the path and the class.
     """
 
     exit_code = 5
 
     def __init__(self, message: str, *, path: str = "", class_name: str = "") -> None:
-        self.path, self.class_name = path, class_name
+        self.path, self.class_name, self.reason = path, class_name, message
         where = f"{path or 'root'} ({shortened(printable(class_name))})" if class_name else path
         super().__init__(f"{where}: {message}" if where else message)
 

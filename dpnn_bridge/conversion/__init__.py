@@ -8,6 +8,7 @@ from torch import nn
 
 from dpnn_bridge.base.boundary import raises
 from dpnn_bridge.conversion import registry
+from dpnn_bridge.conversion.customized import check_customized
 from dpnn_bridge.conversion.dimensions import seen
 from dpnn_bridge.conversion.fields import Field, Layout
 from dpnn_bridge.conversion.lua_class import LuaClass
@@ -16,6 +17,7 @@ from dpnn_bridge.conversion.lua_values import Convertible, lua_value
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.report import Report
 from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.conversion.unshared import unshared
 from dpnn_bridge.errors import ConversionError
 
 __all__ = [
@@ -60,6 +62,8 @@ def convert_object(obj: Any, options: Options, root: str = "") -> tuple[nn.Modul
 def to_lua(module: nn.Module, *, gradients: bool = True, tensor_type: str | None = None, example: Any = None) -> Any:
     """Turns a module back into a Lua object that Torch7 can load; several models into the table that held them.
 
+    A module that a container of PyTorch uses twice is written twice, on the same weights and gradients.
+
     Args:
         module: a converted module, or one made of registered torch types (``nn.Linear``, ``nn.Conv2d``, …).
         gradients: write gradient tensors, which Torch7 needs for training.
@@ -68,8 +72,11 @@ def to_lua(module: nn.Module, *, gradients: bool = True, tensor_type: str | None
             each (``nn.Linear`` on sequences, ``nn.Softmax(1)``); the module runs on it, to see how many there are.
 
     Raises:
-        ConversionError: a submodule has no Lua class.
+        ConversionError: a submodule has no Lua class, or computes more than its class does (a hook, a replaced
+            ``forward``).
     """
+    check_customized(module, "a .t7 file")
+    module = unshared(module)
     dimensions = None if example is None else seen(module, example)
     ctx = LuaContext(gradients=gradients, tensor_type=tensor_type, dimensions=dimensions)
     return registry.spec_of(module).in_file(ctx.to_lua(module))
@@ -87,6 +94,7 @@ def to_lua_value(value: Any) -> Any:
     def convert(module: Any) -> Any:
         if isinstance(module, Convertible):
             return module.to_lua(memo)
-        return registry.spec_of(module).in_file(context.to_lua(module))
+        check_customized(module, "a .t7 file")
+        return registry.spec_of(module).in_file(context.to_lua(unshared(module)))
 
     return lua_value(value, convert)

@@ -51,6 +51,8 @@ class LuaClass:
         members: Lua field that holds one module -> constructor argument and submodule of the same name.
         scratch: fields that hold buffers: dropped when reading, empty when written back; those of
             :data:`~dpnn_bridge.conversion.buffers.BUFFERS` are for every class.
+        resets: fields that say that buffers are current (the size or the batch that they were made for) -> their value
+            in a new object, None where it has no such field: they go when the buffers go.
         only_from_files: modules made in PyTorch are written as another class of the same torch type.
         passes_through: the class computes nothing here (``nn.Copy``, ``nn.GPU``); the report says so.
         keeps_types: a cast of the net leaves the modules inside as they are.
@@ -75,6 +77,7 @@ class LuaClass:
     container: ClassVar[bool] = False
     members: ClassVar[Any] = {}
     scratch: ClassVar[tuple[str, ...]] = ()
+    resets: ClassVar[dict[str, Any]] = {}
     derived: ClassVar[tuple[str, ...]] = ()
     only_from_files: ClassVar[bool] = False
     passes_through: ClassVar[bool] = False
@@ -178,7 +181,7 @@ class LuaClass:
     @classmethod
     def handled(cls, module: nn.Module) -> set[str]:
         """Lua fields that the declaration accounts for, so that the record need not keep them."""
-        names = {*TRANSIENT, *cls.scratch, *cls.members}
+        names = {*TRANSIENT, *cls.scratch, *cls.resets, *cls.members}
         names.update(name for block in cls.__mro__ for name in block.__dict__.get("derived", ()))
         for key in cls.scalars:
             names.update(key if isinstance(key, tuple) else (key,))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dpnn_bridge.base.contiguous import contiguous_strides
 from dpnn_bridge.base.graph import without_entries
 from dpnn_bridge.conversion import fields, lua_class, registry, tensors
+from dpnn_bridge.conversion.customized import overridden
 from dpnn_bridge.conversion.fields import Field, record_of
 from dpnn_bridge.conversion.flat import FlatStorages
 from dpnn_bridge.conversion.lua_values import lua_storage, numpy_dtype, strided
@@ -36,6 +37,7 @@ class LuaContext:
 
     Attributes:
         root: the module that is converted.
+        shown: ``id`` of layers -> dimensions of their input as the layers before them say; None until it is asked for.
         sources: ``id(storage)`` -> the parameter or buffer whose elements the storage holds in the same order.
         derived: ``id`` of storages that hold a parameter or buffer in another arrangement, or a gradient.
     """
@@ -50,6 +52,7 @@ class LuaContext:
     ) -> None:
         self.gradients, self.tensor_type, self.compose = gradients, tensor_type, compose
         self.dimensions = dimensions or {}
+        self.shown: dict[int, int | None] | None = None
         self.root = nn.Module()
         self.sources: dict[int, Tensor] = {}
         self.derived: set[int] = set()
@@ -61,6 +64,7 @@ class LuaContext:
         self._tensors: dict[tuple[Any, ...], LuaTensor] = {}
         self._restored: dict[Any, Any] = {}
         self._alive: list[Any] = []
+        self._twins: dict[tuple[Any, ...], nn.Module] = {}
 
     def to_lua(self, module: nn.Module) -> LuaObject:
         """The Lua object of a module, the same one whenever the module is met again.
@@ -75,6 +79,15 @@ class LuaContext:
             self._decide_types(module)
         if isinstance(module, Placeholder):
             return module.obj
+        try:
+            return self._written(module)
+        except ConversionError as error:
+            path = next((name for name, m in self.root.named_modules() if m is module), "")
+            if error.path or not path or type(error) is not ConversionError:
+                raise
+            raise ConversionError(error.reason, path=path, class_name=error.class_name) from error
+
+    def _written(self, module: nn.Module) -> LuaObject:
         record = record_of(module)
         if self.compose and record is None and (made := self._composed(module)) is not None:
             self._objects[id(module)] = made
@@ -99,8 +112,9 @@ class LuaContext:
                     obj[key] = self.restore(value)
                 for key, value in record.fields.items():
                     obj[key] = self.restore(value)
-            for key, value in spec.to_lua(module, self).items():
-                obj[key] = value
+            for key, value in {**spec.resets, **spec.to_lua(module, self)}.items():
+                if value is not None or key not in spec.resets:
+                    obj[key] = value
         return obj
 
     def _block(self, module: nn.Module) -> type[lua_class.LuaClass]:
@@ -114,7 +128,8 @@ class LuaContext:
             raise ConversionError(
                 f"no Lua class is registered for this torch module; {_advice(module)}", class_name=type(module).__name__
             )
-        if new and not stock and (base := _overridden(module, spec)) is not None:
+        types = spec.torch_type if isinstance(spec.torch_type, tuple) else (spec.torch_type,)
+        if new and not stock and (base := overridden(module, types)) is not None:
             raise ConversionError(
                 f"its forward is another than that of {base.__name__}, as which it would be written; register it with "
                 "@lua_class, or let another module compute what it adds",
@@ -130,9 +145,23 @@ class LuaContext:
         check_shapes(module)
         twin = baked(module)
         if twin is not None:
-            return self.to_lua(twin)
+            return self.to_lua(self.with_parameters_of_first(twin, module))
         compose = registry.composition_of(module)
         return compose(module, self) if compose else None
+
+    def with_parameters_of_first(self, twin: nn.Module, source: nn.Module) -> nn.Module:
+        """Let all modules that are made of the same parameters, for the uses of one module, share what they hold.
+
+        Args:
+            twin: A module whose parameters are computed from those of ``source``.
+            source: The module.
+
+        Returns:
+            ``twin``.
+        """
+        first = self._twins.setdefault((type(twin), *map(id, source.parameters())), twin)
+        twin._parameters = first._parameters
+        return twin
 
     def pairs(self) -> list[tuple[nn.Module, LuaObject]]:
         """Every module that was converted, with its object, in the order in which they were met."""
@@ -315,10 +344,3 @@ def _advice(module: nn.Module) -> str:
     if type(module).__module__.startswith("torch.nn."):
         return "save the model's state_dict, or put the layer together of others"
     return "register one with @lua_class"
-
-
-def _overridden(module: nn.Module, spec: type[lua_class.LuaClass]) -> type[nn.Module] | None:
-    """The class that a block describes, where the module's own class computes something else."""
-    types = spec.torch_type if isinstance(spec.torch_type, tuple) else (spec.torch_type,)
-    base = next((t for t in type(module).__mro__ if t in types), None)
-    return base if base is not None and type(module).forward is not base.forward else None

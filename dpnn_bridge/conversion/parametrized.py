@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrize, prune
 
 from dpnn_bridge.conversion.modes import evaluating
 
@@ -16,7 +16,7 @@ def make_picklable(module: nn.Module) -> None:
 
 
 def baked(module: nn.Module) -> nn.Module | None:
-    """A module with what its parametrizations, or the hooks of ``weight_norm`` and ``spectral_norm``, compute today.
+    """A module with what its parametrizations, or hooks for weight norm, spectral norm and pruning, compute today.
 
     Its other parameters are those of ``module``. None for a module without any.
     """
@@ -31,6 +31,8 @@ def baked(module: nn.Module) -> nn.Module | None:
             values[hook.name] = hook.compute_weight(module, do_power_iteration=False)  # type: ignore[attr-defined]
         elif type(hook).__name__ == "WeightNorm":
             values[hook.name] = hook.compute_weight(module)  # type: ignore[attr-defined]
+        elif isinstance(hook, prune.BasePruningMethod):
+            values[hook._tensor_name] = hook.apply_mask(module)  # type: ignore[attr-defined]
     if not values:
         return None
     kind: Any = parametrize.type_before_parametrizations(module)

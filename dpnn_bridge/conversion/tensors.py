@@ -46,6 +46,8 @@ def field_value(module: nn.Module, name: str, spec: Field, *, gradient: bool = F
     if gradient:
         tensor = tensor.grad if tensor.grad is not None else torch.zeros_like(tensor)
     tensor = gathered(tensor.detach())
+    if tensor.is_sparse:  # the gradient of an nn.Embedding(sparse=True)
+        tensor = tensor.to_dense()
     if tie:
         return tie.lua_view(tensor)
     if spec.layout is not None:

@@ -256,7 +256,7 @@ class TorchContext:
         record.header = tuple(self.keep(value, "header") for value in obj.header)
         handled = spec.handled(module)
         for key, value in obj.items():
-            is_buffer = key in RESULTS or key in spec.scratch or key in BUFFERS
+            is_buffer = key not in spec.resets and (key in RESULTS or key in spec.scratch or key in BUFFERS)
             if is_buffer and isinstance(value, (LuaTensor, LuaStorage, LuaTable)):
                 record.scratch[key] = emptied(value, self._emptied)
                 self._alive.append(value)

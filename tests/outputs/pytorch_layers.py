@@ -31,7 +31,8 @@ NORMS = [{}, {"affine": False}]
 BY_SHAPE: dict[tuple[int, ...], list[nn.Module]] = {
     ROW: [nn.Softmax(0), nn.Softmax(-1), nn.LogSoftmax(0)],
     MATRIX: [
-        nn.Linear(4, 3), nn.Linear(4, 3, bias=False), nn.LayerNorm(4), nn.LayerNorm(4, elementwise_affine=False),
+        nn.Sequential(), nn.Linear(4, 3), nn.Linear(4, 3, bias=False),
+        nn.LayerNorm(4), nn.LayerNorm(4, elementwise_affine=False),
         nn.BatchNorm1d(4), nn.BatchNorm1d(4, affine=False), nn.BatchNorm1d(4, track_running_stats=False),
         *(kind(dim) for kind in (nn.Softmax, nn.LogSoftmax, nn.Softmin) for dim in (0, 1, -1, -2)),
         nn.GroupNorm(2, 4), nn.Flatten(), nn.Unflatten(1, (2, 2)), nn.GLU(), nn.PReLU(4),
@@ -53,6 +54,7 @@ BY_SHAPE: dict[tuple[int, ...], list[nn.Module]] = {
         nn.Upsample(scale_factor=2, mode="linear", align_corners=True),
         nn.Upsample(size=13, mode="linear", align_corners=True), nn.ZeroPad1d((1, 2)), nn.ConstantPad1d((1, 2), 2.0),
         nn.ConstantPad1d((-1, 2), 2.0), nn.ReflectionPad1d(1), nn.ReplicationPad1d((1, 2)), nn.CircularPad1d((2, 1)),
+        nn.LocalResponseNorm(3), nn.LocalResponseNorm(5, 1e-3, 0.5, 2), nn.Sequential(nn.Tanh(), nn.Sequential()),
         nn.ReLU(), nn.ReLU6(), nn.LeakyReLU(0.2), nn.ELU(0.5), nn.SELU(), nn.CELU(0.5), nn.GELU("tanh"), nn.SiLU(),
         nn.Mish(), nn.Tanh(), nn.Sigmoid(), nn.Softplus(), nn.Softplus(2, 5), nn.Softsign(), nn.Hardtanh(),
         nn.Hardtanh(-2, 1), nn.Hardshrink(0.8), nn.Softshrink(0.2), nn.Tanhshrink(), nn.LogSigmoid(),
@@ -95,7 +97,9 @@ BY_SHAPE: dict[tuple[int, ...], list[nn.Module]] = {
         *(nn.Conv3d(4, 8, 3, **options) for options in CONVOLUTIONS),
         *(nn.ConvTranspose3d(4, 6, 2, **options) for options in TRANSPOSED),
         nn.Softmax(1), nn.LogSoftmax(1), nn.Softmax(2), nn.Softmax(-1), nn.MaxPool3d(2),
-        nn.MaxPool3d(3, 2, 1, ceil_mode=True), nn.AvgPool3d(2), nn.AvgPool3d(2, stride=1, padding=1),
+        nn.MaxPool3d(3, 2, 1, ceil_mode=True), nn.MaxPool3d(2, 2, dilation=2, ceil_mode=True),
+        nn.MaxPool3d(2, (3, 2, 1), 1, dilation=(1, 2, 1), ceil_mode=True), nn.AvgPool3d(2),
+        nn.AvgPool3d(2, stride=1, padding=1),
         nn.AvgPool3d(2, divisor_override=5), nn.AvgPool3d(3, 2, 1, count_include_pad=False),
         *(kind(size) for kind in (nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool3d) for size in (1, (2, 3, 2), (None, 2, 1))),
         *(nn.BatchNorm3d(4, **options) for options in NORMS), *(nn.InstanceNorm3d(4, **options) for options in NORMS),
@@ -120,6 +124,7 @@ WITH_EXAMPLE: list[tuple[nn.Module, tuple[int, ...], str]] = [
     (nn.LogSoftmax(1), IMAGE, "nn.LogSoftMax"),
     (nn.Softmax(1), SEQUENCE, "nn.Sequential"),
     (nn.LogSoftmax(2), SEQUENCE, "nn.Bottle"),
+    (nn.LocalResponseNorm(3), IMAGE, "nn.SpatialCrossMapLRN"),
     (nn.Upsample(scale_factor=2), SEQUENCE, "nn.Sequential"),
     (nn.Upsample(scale_factor=2), IMAGE, "nn.SpatialUpSamplingNearest"),
     (nn.Flatten(2), IMAGE, "nn.Bottle"),
@@ -143,7 +148,16 @@ REFUSED: list[tuple[nn.Module, str]] = [
     (nn.SyncBatchNorm(3), "BatchNorm2d and the others"),
     (nn.AvgPool2d(3, 2, ceil_mode=True, divisor_override=3), "one of the two"),
     (nn.AvgPool3d(2, ceil_mode=True), "ceil_mode=False"),
-    (nn.AdaptiveMaxPool2d(2, return_indices=True), "values alone"),
+    *(
+        (kind(2, return_indices=True), "values alone")
+        for kind in (nn.AdaptiveMaxPool2d, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
+    ),
+    *(
+        (kind(1, 3, ceil_mode=True), "stride above")
+        for kind in (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d)
+    ),
+    (nn.LPPool2d(2, 2, stride=3, ceil_mode=True), "stride above"),
+    (nn.MaxPool3d(2, (4, 1, 1), padding=(0, 1, 0), dilation=2, ceil_mode=True), "stride above"),
     (nn.LPPool2d(float("inf"), 2), "a maximum pooling"),
     (nn.LPPool3d(2, 2), "AvgPool3d"),
     (nn.FractionalMaxPool2d(2, output_size=3), "AdaptiveMaxPool2d"),
@@ -166,14 +180,19 @@ REFUSED: list[tuple[nn.Module, str]] = [
     (nn.KLDivLoss(log_target=True), "log_target=False"),
     (nn.SmoothL1Loss(beta=2.0), "beta=1"),
     (nn.HuberLoss(delta=2.0), "delta=1"),
-    (nn.MultiLabelSoftMarginLoss(reduction="sum"), "'mean' can be written"),
+    (nn.MultiLabelSoftMarginLoss(reduction="sum"), "'sum' with weight=torch.ones"),
     (nn.CTCLoss(), "warp-ctc"),
     (nn.TripletMarginLoss(), "MarginRankingLoss"),
     (nn.PoissonNLLLoss(), "MSELoss"),
 ]
 
-_LOGITS, _OTHER = torch.randn(5, 4, dtype=torch.float64), torch.randn(5, 4, dtype=torch.float64)
-_SHARES, _SIDES = torch.rand(5, 4, dtype=torch.float64), torch.tensor([1.0, -1, -1, 1, 1], dtype=torch.float64)
+_SEEDED = torch.Generator().manual_seed(0)
+_LOGITS, _OTHER = torch.randn(2, 5, 4, dtype=torch.float64, generator=_SEEDED)
+# Torch7 adds 1e-12 to shares before their logarithm
+_SHARES, _SIDES = (
+    0.01 + 0.98 * torch.rand(5, 4, dtype=torch.float64, generator=_SEEDED),
+    torch.tensor([1.0, -1, -1, 1, 1], dtype=torch.float64),
+)
 _CLASSES, _WEIGHTS = torch.tensor([0, 2, 1, 3, 2]), torch.rand(4, dtype=torch.float64)
 _REDUCTIONS = ("mean", "sum")
 
@@ -196,5 +215,6 @@ LOSSES: list[tuple[nn.Module, tuple[torch.Tensor, ...]]] = [
     *((nn.MultiMarginLoss(**options), (_LOGITS, _CLASSES)) for options in (
         {}, {"p": 2, "margin": 0.5}, {"weight": _WEIGHTS}, {"reduction": "sum"})),
     (nn.MultiLabelMarginLoss(), (_LOGITS, torch.tensor([[0, 2, -1, 1]] * 5))),
-    (nn.MultiLabelSoftMarginLoss(), (_LOGITS, (_OTHER > 0).double())),
+    *((nn.MultiLabelSoftMarginLoss(**options), (_LOGITS, (_OTHER > 0).double())) for options in (
+        {}, {"weight": _WEIGHTS}, {"weight": _WEIGHTS, "reduction": "sum"})),
 ]  # fmt: skip

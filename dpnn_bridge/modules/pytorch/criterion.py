@@ -41,9 +41,14 @@ def multi_margin(module: nn.MultiMarginLoss, ctx: LuaContext) -> LuaObject:
 
 @composition(nn.MultiLabelSoftMarginLoss)
 def multi_label_soft_margin(module: nn.MultiLabelSoftMarginLoss, ctx: LuaContext) -> LuaObject:
-    if _reduction(module) == "sum":
-        refuse(module, "reduction='sum', which divides by the classes", "'mean' can be written")
-    return ctx.to_lua(MultiLabelSoftMarginCriterion(module.weight))
+    """The sum of PyTorch is over samples, of the mean over the classes; that of Torch7 is over both."""
+    weight, reduction = module.weight, _reduction(module)
+    if reduction == "sum":
+        if weight is None:
+            what = "reduction='sum' without weights, a sum over samples of the mean over the classes"
+            refuse(module, what, "'mean' can be written, and 'sum' with weight=torch.ones(number of classes)")
+        weight = weight / len(weight)
+    return ctx.to_lua(MultiLabelSoftMarginCriterion(weight, reduction))
 
 
 @composition(nn.SmoothL1Loss, nn.HuberLoss)

@@ -19,6 +19,7 @@ AFTER: dict[int, tuple[type[nn.Module], ...]] = {
 _NAMES = """
     ReLU ReLU6 LeakyReLU PReLU RReLU ELU SELU CELU GELU SiLU Mish Tanh Sigmoid Softplus Softsign Hardtanh Hardsigmoid
     Hardswish Threshold LogSigmoid Hardshrink Softshrink Tanhshrink Dropout Identity LayerNorm BatchNorm1d
+    LocalResponseNorm
 """
 #: layers that leave the number of dimensions alone and take any
 KEEPING: tuple[type[nn.Module], ...] = tuple(getattr(nn, name) for name in _NAMES.split())
@@ -26,10 +27,11 @@ KEEPING: tuple[type[nn.Module], ...] = tuple(getattr(nn, name) for name in _NAME
 
 def dimensions(module: nn.Module, ctx: LuaContext) -> int | None:
     """Dimensions of the input of ``module``, a batch, None where nothing shows it."""
-    if id(module) in ctx.dimensions:
-        return ctx.dimensions[id(module)]
-    shown = {_before(chain[:i], ctx) for chain in _chains(ctx.root) for i, m in enumerate(chain) if m is module}
-    return shown.pop() if len(shown) == 1 else None
+    if id(module) not in ctx.dimensions:
+        if ctx.shown is None:
+            ctx.shown = dict(_shown(ctx))
+        return ctx.shown.get(id(module))
+    return ctx.dimensions[id(module)]
 
 
 def takes_matrices(module: nn.Module, ctx: LuaContext) -> bool:
@@ -37,16 +39,24 @@ def takes_matrices(module: nn.Module, ctx: LuaContext) -> bool:
     return dimensions(module, ctx) == 2
 
 
-def _before(layers: list[nn.Module], ctx: LuaContext) -> int | None:
-    for layer in reversed(layers):
-        if isinstance(layer, KEEPING):
-            continue
-        if type(layer) is nn.Linear:  # nn.Linear takes nothing else, unless it is known to get more
-            return dimensions(layer, ctx) or 2
-        if isinstance(layer, nn.Flatten) and (layer.start_dim, layer.end_dim) != (1, -1):
-            return None
-        return next((n for n, types in AFTER.items() if isinstance(layer, types)), None)
-    return None
+def _shown(ctx: LuaContext) -> Iterator[tuple[int, int | None]]:
+    """``id`` of every layer in a chain, and the dimensions of its input as the layers before it say."""
+    for chain in _chains(ctx.root):
+        dims: int | None = None
+        for layer in chain:
+            dims = ctx.dimensions.get(id(layer), dims)
+            yield id(layer), dims
+            if not isinstance(layer, KEEPING):
+                dims = _after(layer, dims)
+
+
+def _after(layer: nn.Module, dims: int | None) -> int | None:
+    """Dimensions of the output of a layer."""
+    if type(layer) is nn.Linear:  # nn.Linear takes nothing else, unless it is known to get more
+        return dims or 2
+    if isinstance(layer, nn.Flatten) and (layer.start_dim, layer.end_dim) != (1, -1):
+        return None
+    return next((n for n, types in AFTER.items() if isinstance(layer, types)), None)
 
 
 def _chains(root: nn.Module) -> Iterator[list[nn.Module]]:

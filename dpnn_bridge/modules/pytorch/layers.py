@@ -50,6 +50,12 @@ def embedding_bag(module: nn.EmbeddingBag, ctx: LuaContext) -> LuaObject:
 
 
 # ---------------------------------------------------------------------- wrappers
+@composition(nn.Sequential)
+def chain(module: nn.Sequential, ctx: LuaContext) -> LuaObject | None:
+    """One without members has no ``backward`` in Torch7."""
+    return None if len(module) else Parts(module, ctx).identity()
+
+
 @composition(nn.DataParallel, nn.parallel.DistributedDataParallel)
 def parallel(module: Any, ctx: LuaContext) -> LuaObject:
     """The model inside."""

@@ -102,4 +102,9 @@ def batch_norm(module: Any, ctx: LuaContext) -> LuaObject | None:
 def local_response_norm(module: nn.LocalResponseNorm, ctx: LuaContext) -> LuaObject | None:
     if module.size % 2 == 0:
         refuse(module, f"size={module.size}, which is even", "take an odd size")
-    return None
+    if dimensions(module, ctx) == 4:
+        return None
+    parts = Parts(module, ctx)  # nn takes three dimensions for one image: all but the planes become its height
+    settings = {"size": module.size, "alpha": module.alpha, "beta": module.beta, "k": module.k}
+    planes = parts.chain(parts.rows(), parts("Unsqueeze", pos=3), parts("SpatialCrossMapLRN", **settings))
+    return parts.chain(parts.swap(1, 2), parts.shaped_as_input(planes), parts.swap(1, 2))

@@ -23,16 +23,55 @@ def _refuse_indices(module: Any) -> None:
         refuse(module, "return_indices=True", "one that returns values alone can be written")
 
 
+def _windows(module: Any, count: int) -> list[tuple[int, int, int, int]]:
+    """Kernel, stride, padding and dilation of each dimension."""
+    names = ("kernel_size", "stride", "padding", "dilation")
+    numbers = (_each(getattr(module, name, int(name == "dilation")), count) for name in names)
+    return list(zip(*numbers, strict=True))
+
+
+def _refuse_windows_beyond(module: Any, windows: list[tuple[int, int, int, int]]) -> None:
+    """Without padding Torch7 keeps a window of the ceil mode that begins behind the input, and PyTorch drops it."""
+    gaps = any(stride > dilation * (kernel - 1) + 1 for kernel, stride, _, dilation in windows)
+    if module.ceil_mode and gaps and not any(padding for *_, padding, _ in windows):
+        refuse(module, "ceil_mode=True with a stride above the kernel's extent", "ceil_mode=False can be written")
+
+
+def _dilated_maximum(parts: Parts, ceil_mode: bool, *windows: tuple[int, int, int, int]) -> LuaObject:
+    """Of images, over the last one or two dimensions."""
+    rows = [(1, 1, 0, 1)] * (2 - len(windows)) + [*windows]
+    names = ("k", "d", "pad", "dilation")
+    numbers = {f"{n}{c}": v for c, row in zip("HW", rows, strict=True) for n, v in zip(names, row, strict=True)}
+    indices = LuaTensor.empty("torch.LongTensor")
+    return parts("SpatialDilatedMaxPooling", **numbers, ceil_mode=ceil_mode, indices=indices)
+
+
 @composition(nn.MaxPool1d)
 def max_pool_1d(module: Any, ctx: LuaContext) -> LuaObject:
     _refuse_indices(module)
-    numbers = {"k": module.kernel_size, "d": module.stride, "pad": module.padding, "dilation": module.dilation}
-    window = {f"{name}W": _each(value, 1)[0] for name, value in numbers.items()}
-    rows = {"kH": 1, "dH": 1, "padH": 0, "dilationH": 1}
+    _refuse_windows_beyond(module, _windows(module, 1))
     parts = Parts(module, ctx)
-    indices = LuaTensor.empty("torch.LongTensor")
-    pool = parts("SpatialDilatedMaxPooling", **window, **rows, ceil_mode=module.ceil_mode, indices=indices)
-    return parts.lifted(pool)
+    return parts.lifted(_dilated_maximum(parts, module.ceil_mode, *_windows(module, 1)))
+
+
+@composition(nn.MaxPool2d)
+def max_pool_2d(module: Any, ctx: LuaContext) -> None:
+    _refuse_indices(module)
+    _refuse_windows_beyond(module, _windows(module, 2))
+
+
+@composition(nn.MaxPool3d)
+def max_pool_3d(module: Any, ctx: LuaContext) -> LuaObject | None:
+    """nn's dilated one loses its ceil mode whenever Torch7 loads it: planes first, then what is between them."""
+    _refuse_indices(module)
+    windows, parts = _windows(module, 3), Parts(module, ctx)
+    if not module.ceil_mode or all(dilation == 1 for *_, dilation in windows):
+        return _refuse_windows_beyond(module, windows)
+    between, planes = windows[:1], windows[1:]
+    _refuse_windows_beyond(module, between)
+    _refuse_windows_beyond(module, planes)
+    pools = [parts.bottled(_dilated_maximum(parts, True, *part), 3) for part in (planes, between)]
+    return parts.chain(pools[0], parts.swap(3, 5), pools[1], parts.swap(3, 5))
 
 
 # ---------------------------------------------------------------------- averages
@@ -47,6 +86,7 @@ def _average(parts: Parts, kernel: list[int], stride: list[int], padding: list[i
 
 @composition(nn.AvgPool1d)
 def average_pool_1d(module: Any, ctx: LuaContext) -> LuaObject:
+    _refuse_windows_beyond(module, _windows(module, 1))
     options = {n: getattr(module, n) for n in ("ceil_mode", "count_include_pad")}
     sizes = (_each(v, 1) for v in (module.kernel_size, module.stride, module.padding))
     return _average(Parts(module, ctx), *sizes, **options)
@@ -55,6 +95,7 @@ def average_pool_1d(module: Any, ctx: LuaContext) -> LuaObject:
 @composition(nn.AvgPool2d)
 def average_pool_2d(module: Any, ctx: LuaContext) -> LuaObject | None:
     """With a divisor of its own: the sum of each window, divided."""
+    _refuse_windows_beyond(module, _windows(module, 2))
     if module.divisor_override is None:
         return None
     if module.ceil_mode:  # nn divides by what is inside, and multiplies by the whole window
@@ -94,6 +135,7 @@ def power_pool(module: Any, ctx: LuaContext) -> LuaObject:
     parts, elements = Parts(module, ctx), kernel[0] * kernel[-1] if count == 2 else kernel[0]
     if power == float("inf"):
         refuse(module, "norm_type=inf", "a maximum pooling can be written")
+    _refuse_windows_beyond(module, [(k, s, 0, 1) for k, s in zip(kernel, stride, strict=True)])
     means = _average(parts, kernel, stride, [0] * count, ceil_mode=module.ceil_mode, count_include_pad=True)
     return parts.chain(parts("Power", pow=power), means, parts.times(elements), parts("Power", pow=1 / power))
 

@@ -55,7 +55,12 @@ def lstm(module: nn.LSTM, ctx: LuaContext) -> LuaObject:
     """rnn's single bias is the sum of the two."""
     if not module.bias:
         refuse(module, "bias=False in an LSTM", "one with biases, of zero, can be written")
-    return _sequence(module, ctx, lambda suffix, size: _seq_lstm(module, suffix, size))
+
+    def layer(suffix: str, size: int) -> nn.Module:
+        own = nn.ParameterList(p for name, p in module.named_parameters() if name.endswith(suffix))
+        return ctx.with_parameters_of_first(_seq_lstm(module, suffix, size), own)
+
+    return _sequence(module, ctx, layer)
 
 
 def _seq_lstm(module: nn.LSTM, suffix: str, size: int) -> nn.Module:

@@ -1,0 +1,79 @@
+"""What a user added to a module and no file holds: hooks, and forward functions of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import FunctionType
+
+from torch import nn
+
+from dpnn_bridge.errors import ConversionError
+
+#: where PyTorch keeps the hooks of a module that change what it computes -> what they are called
+_HOOKS = {
+    "_forward_pre_hooks": "forward pre-hook",
+    "_forward_hooks": "forward hook",
+    "_backward_pre_hooks": "backward pre-hook",
+    "_backward_hooks": "backward hook",
+}
+
+
+def check_customized(root: nn.Module, kind: str) -> None:
+    """Refuse a model whose modules compute more than their classes and settings say.
+
+    Args:
+        root: The model.
+        kind: What is written, for the message, such as ``"a .t7 file"``.
+
+    Raises:
+        ConversionError: A module has a hook that is neither PyTorch's nor this package's, or a ``forward`` of its own.
+    """
+    for path, module in root.named_modules():
+        if not _ours(vars(module).get("forward", nn.Module.forward)):
+            what = "its forward was replaced on the instance"
+            advice = "make a subclass with that forward and register it with @lua_class, or delete the attribute"
+        elif (found := next(_foreign(module), None)) is not None:
+            what = f"it has a {found}"
+            advice = "remove it (handle.remove()) and let a module compute what it adds"
+        else:
+            continue
+        raise ConversionError(
+            f"{what}, which {kind} cannot hold; {advice}", path=path, class_name=type(module).__name__
+        )
+
+
+def _foreign(module: nn.Module) -> Iterator[str]:
+    for attribute, name in _HOOKS.items():
+        for hook in vars(module)[attribute].values():
+            if not _ours(hook):
+                yield f"{name} ({getattr(hook, '__qualname__', None) or type(hook).__qualname__})"
+
+
+def _ours(function: object) -> bool:
+    """Whether a function is PyTorch's or this package's."""
+    place = str(getattr(function, "__module__", None) or type(function).__module__)
+    return place.partition(".")[0] in ("torch", "dpnn_bridge")
+
+
+def overridden(module: nn.Module, types: tuple[type[nn.Module], ...]) -> type[nn.Module] | None:
+    """The class in ``types`` that a module is written as, where the module's own class computes something else.
+
+    That is: it replaces ``forward``, or a method that the forward of the class calls.
+    """
+    base = next((t for t in type(module).__mro__ if t in types), None)
+    if base is None or base is type(module):
+        return None
+    changed = (name for name in _called(base) if getattr(type(module), name, None) is not getattr(base, name, None))
+    return base if next(changed, None) is not None else None
+
+
+def _called(base: type[nn.Module]) -> set[str]:
+    """Names of the methods of a class that run in a forward."""
+    names, queue = set[str](), ["forward", "__call__", "__iter__"]
+    while queue:
+        name = queue.pop()
+        method = getattr(base, name, None)
+        if name not in names and isinstance(method, FunctionType):
+            names.add(name)
+            queue += method.__code__.co_names
+    return names

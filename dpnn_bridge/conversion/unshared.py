@@ -1,0 +1,73 @@
+"""One module for each use: a module of Torch7 keeps its ``output`` for ``backward``, so that none can run twice."""
+
+from __future__ import annotations
+
+import copy
+
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion import registry
+from dpnn_bridge.conversion.fields import record_of
+from dpnn_bridge.errors import ConversionError
+
+
+def unshared(root: nn.Module) -> nn.Module:
+    """Return a net in which every use of a module is a module of its own, on the same parameters and buffers.
+
+    Only containers that came from no file are changed: a Lua file says itself which modules are one.
+
+    Returns:
+        ``root`` itself where each module is used once, else a copy that shares all tensors with it.
+
+    Raises:
+        ConversionError: A container contains itself.
+    """
+    if not _repeats(root):
+        return root
+    memo = _tensors(root)
+    twin = copy.deepcopy(root, dict(memo))
+    _separate(twin, set(), set(), memo)
+    return twin
+
+
+def _uses(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The members of a container of no file, in order, once for each use."""
+    spec = registry.spec_of(module)
+    if record_of(module) is not None or not (spec.container or spec.members):
+        return []
+    return [(name, child) for name, child in module._modules.items() if child is not None]
+
+
+def _repeats(root: nn.Module) -> bool:
+    """Whether a container in ``root`` uses a module that is used before."""
+    used = [id(child) for module in root.modules() for _, child in _uses(module)]
+    return len(used) > len(set(used)) or id(root) in used
+
+
+def _tensors(root: nn.Module) -> dict[int, Tensor]:
+    """``id`` of every tensor that modules of ``root`` hold -> the tensor, as the memo of a copy that shares them."""
+    found: dict[int, Tensor] = {}
+    for module in root.modules():
+        for value in (*module._parameters.values(), *module._buffers.values(), *vars(module).values()):
+            values = value if isinstance(value, (list, tuple)) else [value]
+            found |= {id(tensor): tensor for tensor in values if isinstance(tensor, Tensor)}
+    return found
+
+
+def _separate(module: nn.Module, active: set[int], seen: set[int], memo: dict[int, Tensor]) -> None:
+    """Put a copy of each member of a container in ``module`` that is in ``seen`` in its place."""
+    if id(module) in active:
+        raise ConversionError("it contains itself", class_name=type(module).__name__)
+    active.add(id(module))
+    uses = _uses(module)
+    for name, child in uses:
+        if id(child) in seen and id(child) not in active:
+            child = module._modules[name] = copy.deepcopy(child, dict(memo))
+        seen.add(id(child))
+        _separate(child, active, seen, memo)
+    if not uses:
+        for child in module._modules.values():
+            if child is not None and id(child) not in seen:
+                seen.add(id(child))
+                _separate(child, active, seen, memo)
+    active.discard(id(module))
