@@ -188,8 +188,8 @@ class SoftMaxTree(nn.Module):
             "_nodeBuffer": LuaTensor.empty,
             "updates": empty_table,
             "static": True,
-            "batchSize": 0,
         }
+        resets = {"batchSize": 0}
 
         @classmethod
         def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
