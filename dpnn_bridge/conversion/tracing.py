@@ -1,4 +1,4 @@
-"""Modules whose forward depends on the shape of the input, as single steps of a ``torch.fx`` graph."""
+"""What modules do while a tracer records them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 Forward = Callable[[Any, Any], Any]
@@ -27,3 +28,8 @@ def leaf(forward: Forward) -> Forward:
         return forward(self, input)
 
     return recorded
+
+
+def is_traced() -> bool:
+    """Whether ``torch.jit.trace`` records what runs: a program that writes into its own weights cannot be frozen."""
+    return torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]

@@ -15,6 +15,7 @@ from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.conversion.tracing import is_traced
 from dpnn_bridge.modules.nn.criterion import Criterion
 from dpnn_bridge.modules.nn.indices import says_where_indices_start
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
@@ -147,7 +148,8 @@ class NCEModule(nn.Linear):
         """The normaliser, which a first batch estimates."""
         mean = p_noise.mean() if self.batch_noise else torch.cat([p_target[:, None], p_noise], 1).mean()
         Z = torch.where(self.Z > 0, self.Z, mean * self.out_features)
-        self.Z.copy_(Z)
+        if not is_traced():
+            self.Z.copy_(Z)
         return Z
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> NCEModule:

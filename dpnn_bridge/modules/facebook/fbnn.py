@@ -13,6 +13,7 @@ from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.noise import noise_of
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.conversion.tracing import is_traced
 from dpnn_bridge.modules.nn.lookup import LookupTable, LookupTableClass
 from dpnn_bridge.objects import LuaObject, LuaTensor
 
@@ -128,8 +129,12 @@ class NormalizedLinearNoBias(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         if self.training:
+            scale = self.out_features**0.5 / self.weight.detach().norm()
+            if is_traced():
+                weight = self.weight + self.weight.detach() * (scale - 1)
+                return F.linear(input, weight, self.bias.detach())
             with torch.no_grad():
-                self.weight.mul_(self.out_features**0.5 / self.weight.norm())
+                self.weight.mul_(scale)
         return F.linear(input, self.weight, self.bias.detach())
 
     class Lua(LinearClass):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.conversion.tracing import is_traced
 from dpnn_bridge.modules.nn.indices import says_where_indices_start
 from dpnn_bridge.objects import LuaObject
 
@@ -21,7 +24,7 @@ class LookupTable(nn.Embedding):
         num_embeddings: number of rows.
         embedding_dim: size of a row.
         padding_idx: row, counted from 0, that is never trained (it is used as it is); None for none.
-        max_norm: rows with a larger norm are scaled down, in place, when they are used.
+        max_norm: rows with a larger norm are scaled down when they are used, in place unless they are traced.
         norm_type: the p of that norm.
         scale_grad_by_freq: divide a row's gradient by how often it occurs in the input.
         index_base: what the first row is called.
@@ -64,7 +67,19 @@ class LookupTable(nn.Embedding):
 
     @says_where_indices_start
     def forward(self, input: Tensor) -> Tensor:
-        return super().forward(input.long() - self.index_base)
+        index = input.long() - self.index_base
+        if self.max_norm is None or torch.compiler.is_compiling():
+            return super().forward(index)
+        if not is_traced():
+            torch.embedding_renorm_(self.weight.data, index.contiguous(), self.max_norm, self.norm_type)
+            return self._rows(index)
+        rows = self._rows(index)
+        norm = rows.detach().norm(self.norm_type, -1, keepdim=True)
+        excess = torch.where(norm > self.max_norm, 1 - self.max_norm / (norm + 1e-7), 0)
+        return rows - rows.detach() * excess
+
+    def _rows(self, index: Tensor) -> Tensor:
+        return F.embedding(index, self.weight, self.padding_idx, scale_grad_by_freq=self.scale_grad_by_freq)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, index_base={self.index_base}"

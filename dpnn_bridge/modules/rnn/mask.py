@@ -12,6 +12,7 @@ from dpnn_bridge.conversion.faults import Fault
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.conversion.tracing import is_traced
 from dpnn_bridge.modules.nn.container import ConcatTable, ParallelTable
 from dpnn_bridge.modules.nn.decorator import Decorator
 from dpnn_bridge.modules.nn.lookup import LookupTable, LookupTableClass
@@ -179,7 +180,8 @@ class LookupTableMaskZero(LookupTable):
         embedding_dim: size of a row.
 
     Attributes:
-        weight: row 0 is set to zero by every call; its gradient is accumulated all the same, as in Torch7.
+        weight: row 0 is set to zero by every call that is neither traced nor compiled; its gradient is accumulated all
+            the same, as in Torch7.
 
     Shape:
         - Input: :math:`(*)`, 0 for padding, else counted from 1 (whatever ``index_base`` other modules use).
@@ -187,7 +189,7 @@ class LookupTableMaskZero(LookupTable):
 
     Examples:
         >>> LookupTableMaskZero(3, 2)(torch.tensor([0]))
-        tensor([[0., 0.]], grad_fn=<EmbeddingBackward0>)
+        tensor([[0., 0.]], grad_fn=<WhereBackward0>)
 
     Lua:
         ``nn.LookupTableMaskZero(nIndex, nOutput)``, LookupTableMaskZero.lua; the weight has nIndex + 1 rows
@@ -198,9 +200,10 @@ class LookupTableMaskZero(LookupTable):
         self.index_base = 0
 
     def forward(self, input: Tensor) -> Tensor:
-        with torch.no_grad():
-            self.weight[0].zero_()
-        return super().forward(input)
+        if not (is_traced() or torch.compiler.is_compiling()):
+            self.weight.data[0] = 0  # data: autograd and tracers see no change of the parameter
+        rows = super().forward(input)
+        return torch.where((input.long() == 0).unsqueeze(-1), rows - rows.detach(), rows)
 
     class Lua(LookupTableClass):
         version = 1

@@ -1,0 +1,65 @@
+"""No forward in evaluation writes into a parameter or buffer; a frozen trace computes what the module does."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import block_examples
+import pytest
+import torch
+from block_examples import BLOCKS, Block, Call, block_id
+from torch import Tensor, nn
+
+from dpnn_bridge.compare import nested
+
+every_block = pytest.mark.parametrize("block", BLOCKS, ids=block_id)
+
+
+def evaluated(block: Block) -> Call:
+    """A call of a module of the block in evaluation mode."""
+    made = block_examples.call(block)
+    if made is None:
+        pytest.skip("never runs")
+    call = made.copy()
+    call.module.eval()
+    return call
+
+
+def tensors(module: nn.Module) -> dict[str, Tensor]:
+    return {n: t for n, t in [*module.named_parameters(), *module.named_buffers()] if t is not None}
+
+
+@every_block
+def test_evaluation_writes_into_no_parameter(block: Block) -> None:
+    call = evaluated(block)
+    before = {name: (tensor, tensor._version) for name, tensor in tensors(call.module).items()}
+    try:
+        call.run()
+    except Exception:
+        pytest.skip("evaluation needs more than this call")
+    assert [name for name, (tensor, version) in before.items() if tensor._version != version] == []
+    parameters = [name for name, p in call.module.named_parameters() if before[name][0] is not p]
+    assert parameters == []
+
+
+@every_block
+def test_a_frozen_trace_computes_the_same(block: Block) -> None:
+    """Where it can be traced at all; a forward that writes into a constant ends the process."""
+    call = evaluated(block)
+    arguments: Any = call.arguments
+    with warnings.catch_warnings(), torch.no_grad(), torch.random.fork_rng():
+        warnings.simplefilter("ignore")
+        try:
+            first = call.copy().run()
+            traced: Any = torch.jit.trace(call.copy().module, nested.copied(arguments), check_trace=False)
+            again = call.copy().run()
+            unsteady = traced(*nested.copied(arguments))
+        except Exception as e:
+            pytest.skip(f"cannot be traced: {type(e).__name__}")
+        frozen: Any = torch.jit.freeze(traced)
+        torch.default_generator.manual_seed(0)
+        found = frozen(*nested.copied(arguments))
+    del again, unsteady
+    leaves = [list(nested.leaves(value)) for value in (first, found)]
+    torch.testing.assert_close(leaves[1], leaves[0], equal_nan=True)
