@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from dpnn_bridge.conversion.lua_class import LuaClass
     from dpnn_bridge.conversion.places import lua_names, lua_paths, model_at
     from dpnn_bridge.conversion.registry import lua_class
-    from dpnn_bridge.files import convert, load, save, write_t7
+    from dpnn_bridge.converting import convert
+    from dpnn_bridge.files import load, save, write_t7
     from dpnn_bridge.legacy.loading import load_lua
     from dpnn_bridge.loaders.t7_reader import read_t7
     from dpnn_bridge.porting.api import port
@@ -33,7 +34,7 @@ _HOMES = {
     "Checkpoint": "checkpoint",
     "LuaClass": "conversion.lua_class",
     "__version__": "base.version",
-    "convert": "files",
+    "convert": "converting",
     "errors": ".",
     "load": "files",
     "load_checkpoint": "checkpoint",

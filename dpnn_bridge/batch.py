@@ -223,7 +223,7 @@ def run_one(task: Task, line: Line | None = None, **options: Any) -> Outcome:
 
 
 def _run_one(task: Task, line: Line | None, options: dict[str, Any]) -> Outcome:
-    from dpnn_bridge.files import convert
+    from dpnn_bridge.converting import convert
 
     if not options.get("force"):
         there = is_there(task.target) if isinstance(task.target, str) else os.path.lexists(task.target)
@@ -244,16 +244,15 @@ def _run_one(task: Task, line: Line | None, options: dict[str, Any]) -> Outcome:
 
 def _present(task: Task, line: Line | None, options: dict[str, Any]) -> Outcome:
     """The outcome where something has the name of the output."""
-    from dpnn_bridge.conversion.tensors import as_dtype
-    from dpnn_bridge.files import is_converted
+    from dpnn_bridge.converting import is_converted
     from dpnn_bridge.loaders.origin import local_file
-    from dpnn_bridge.outputs.made_of import origin_text
+    from dpnn_bridge.outputs.options import ConvertOptions, origin_text
 
     is_file = isinstance(task.target, str) or os.path.isfile(task.target)
     proof: dict[str, Any] = {}
     if is_file and options.get("checksum"):
         with local_file(task.source) as source:
-            origin = origin_text(checksum_of(source.path), task.key, as_dtype(options.get("dtype")), options)
+            origin = origin_text(checksum_of(source.path), ConvertOptions.of({"key": task.key, **_own(options)}))
         proof = _proof(origin, _checksum_there(task.target))
     made_of = {name: value for name, value in proof.items() if name != "target_sha256"}
     if line is not None and line["verdict"] == "equal" and made_of.items() <= line.items():
@@ -264,6 +263,11 @@ def _present(task: Task, line: Line | None, options: dict[str, Any]) -> Outcome:
         return Outcome(task, "skipped", proof=proof)
     message = f"{task.target} is there, and not what this input gives now; use --force (force=True) to replace it"
     return Outcome(task, "failed", message, OutputExistsError.exit_code)
+
+
+def _own(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that change what is written."""
+    return {name: value for name, value in options.items() if name not in ("to", "force", "checksum")}
 
 
 def _checksum_there(target: Place) -> str:
@@ -277,8 +281,8 @@ def _checksum_there(target: Place) -> str:
         return ""
 
 
-def _proof(origin: str, written: str) -> dict[str, Any]:
-    source, _, arguments = origin.partition(":")[2].partition("-")
+def _proof(origin: str | None, written: str) -> dict[str, Any]:
+    source, _, arguments = (origin or "").partition(":")[2].partition("-")
     return {"sha256": source, "arguments": arguments, "target_sha256": written}
 
 

@@ -10,7 +10,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from dpnn_bridge.base.boundary import raises
-from dpnn_bridge.base.suffixes import is_converted_file
 from dpnn_bridge.checkpoints.find import candidates
 from dpnn_bridge.conversion.budget import Budget
 from dpnn_bridge.conversion.fields import record_of
@@ -23,6 +22,7 @@ from dpnn_bridge.loaders.origin import Origin, local_file
 from dpnn_bridge.loaders.t7_reader import read_local
 from dpnn_bridge.modules.several import Models
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
+from dpnn_bridge.outputs.formats import is_converted_file
 
 _VOCABULARY = re.compile(
     r"vocab|(idx|ix|id|index|token|word|char|label)s?_?(to|2)_?\w+|alphabet|dict(s|ionary)?$", re.I

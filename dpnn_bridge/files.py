@@ -1,28 +1,22 @@
-"""Whole files: load, save, convert."""
+"""Whole files: load and save."""
 
 from __future__ import annotations
 
-import filecmp
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePath
+from collections.abc import Sequence
+from pathlib import PurePath
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from dpnn_bridge.base.atomic import StrPath, check_output, replacing
+from dpnn_bridge.base.atomic import StrPath
 from dpnn_bridge.base.boundary import raises
-from dpnn_bridge.base.folders import temporary_folder
+from dpnn_bridge.base.faces import face
 from dpnn_bridge.base.regular import check_file
-from dpnn_bridge.base.remote import is_url, place_of
-from dpnn_bridge.base.shards import checksum_of
-from dpnn_bridge.base.suffixes import INDEX, OUTPUTS, PICKLED, is_converted_file
-from dpnn_bridge.base.version import package_version
-from dpnn_bridge.checkpoints.contents import named_file, surroundings, without_module
-from dpnn_bridge.checkpoints.find import SEVERAL, candidates, follow, select
-from dpnn_bridge.conversion import Convertible, convert_object, registry, to_lua_value
+from dpnn_bridge.checkpoints.contents import surroundings, without_module
+from dpnn_bridge.checkpoints.find import SEVERAL, candidates, select
+from dpnn_bridge.conversion import Convertible, convert_object, to_lua_value
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.report import Report
@@ -34,8 +28,9 @@ from dpnn_bridge.loaders.origin import LocalFile, Origin, local_file, name_of
 from dpnn_bridge.loaders.t7_reader import read_local, read_t7
 from dpnn_bridge.modules.fit import misfits
 from dpnn_bridge.modules.several import Models
-from dpnn_bridge.outputs import container, data, export, format_of, pt, pt_file, safetensors_file, suffix_of
-from dpnn_bridge.outputs.made_of import origin_text
+from dpnn_bridge.outputs import container
+from dpnn_bridge.outputs.formats import format_of, is_converted_file
+from dpnn_bridge.outputs.writing import export
 from dpnn_bridge.plugins import load_plugins
 
 
@@ -90,10 +85,10 @@ def load(
         inplace=inplace,
         gradients=gradients,
         allow_unsupported=allow_unsupported,
-        **_classes_in_lua(lua, sandbox),
+        **classes_in_lua(lua, sandbox),
     )
     module, _ = load_with_report(path, key, options, sha256)
-    return _cast(module, as_dtype(dtype)).to(device)
+    return cast(module, as_dtype(dtype)).to(device)
 
 
 @raises(ConversionError, "loading")
@@ -102,17 +97,18 @@ def load_with_report(
 ) -> tuple[nn.Module, Report]:
     """:func:`load` together with the report of what became of what."""
     with local_file(origin, sha256) as file:
-        return _load_local(file, _read_torch7(file), key, options)
+        return load_local(file, read_torch7(file), key, options)
 
 
-def _read_torch7(file: LocalFile) -> tuple[Any, Encoding] | None:
+def read_torch7(file: LocalFile) -> tuple[Any, Encoding] | None:
     """What a ``.t7`` file holds, and how; None for a file that was converted from one."""
     return None if is_converted_file(file.path) else read_local(file)
 
 
-def _load_local(
+def load_local(
     file: LocalFile, contents: tuple[Any, Encoding] | None, key: str | None, options: Options
 ) -> tuple[nn.Module, Report]:
+    """The model of a file, of which :func:`read_torch7` gave ``contents``, with its report."""
     if contents is None:
         module, report = container.unpack(_read_pytorch(file), options, file.name)
         return (_chosen(module, key, file.name) if key and isinstance(module, Models) else module), report
@@ -126,12 +122,13 @@ def _load_local(
         listed = ", ".join(f"{c.key} ({c.obj.class_name})" for c in others[:8]) + (", …" if len(others) > 8 else "")
         report.notes.append(f"the file holds more: {listed}; key= (--key) chooses one, --all converts each")
     report.notes += misfits(module)
-    report.notes += _unread(encoding)
+    report.notes += unread(encoding)
     report.metadata = {"source": PurePath(file.name).name, "key": key, "checkpoint": surroundings(root)}
     return module, report
 
 
-def _unread(encoding: Encoding) -> list[str]:
+def unread(encoding: Encoding) -> list[str]:
+    """A note where a file holds more than what was read."""
     if not encoding.trailing:
         return []
     several = "dpnn_bridge.loaders.read_all reads several objects"
@@ -145,16 +142,11 @@ def _chosen(models: Models, key: str, name: str) -> nn.Module:
 
 
 def _read_pytorch(file: LocalFile) -> Any:
-    path, name = file
-    check_file(path)
-    if path.name.endswith((".safetensors", INDEX)):
-        from dpnn_bridge.outputs import safetensors
-
-        return safetensors.read(path)
-    return pt_file.read(path, name)
+    check_file(file.path)
+    return format_of(file.path).load(file.path, file.name)
 
 
-def _classes_in_lua(lua: Any, sandbox: bool | Literal["partial"]) -> dict[str, Any]:
+def classes_in_lua(lua: Any, sandbox: bool | Literal["partial"]) -> dict[str, Any]:
     """Options that let ``lua=``, a bridge or Lua files, convert the classes that it knows."""
     if lua is None:
         return {}
@@ -167,7 +159,7 @@ def _classes_in_lua(lua: Any, sandbox: bool | Literal["partial"]) -> dict[str, A
     return {"fallback": lua.convert, "knows": lua.has_class}
 
 
-def _cast(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
+def cast(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
     """The module in another type, which it will be written in too."""
     record = record_of(module)
     if dtype is not None and record is not None:
@@ -211,181 +203,6 @@ def write_t7(path: StrPath, value: Any, **options: Any) -> None:
     t7_writer.write_t7(path, to_lua_value(value), **options)
 
 
-@raises(ConversionError, "converting")
-def convert(
-    src: Origin,
-    dst: StrPath,
-    *,
-    key: str | None = None,
-    to: str | None = None,
-    force: bool = False,
-    dtype: str | torch.dtype | None = None,
-    example: Any = None,
-    plugins: Sequence[StrPath] = (),
-    lua: Any = None,
-    sandbox: bool | Literal["partial"] = False,
-    allow_unsupported: bool = False,
-    sha256: str | None = None,
-    checksum: bool = False,
-    max_shard_size: int | str | None = None,
-    progress: Callable[[str], None] = lambda step: None,
-    **options: Any,
-) -> Report:
-    """Converts a model file to the format that the suffix of ``dst`` names.
-
-    A file without a model, or a ``key`` that leads to data, is written as data: ``.npz``, ``.safetensors``, ``.json``,
-    ``.pt`` or ``.t7``, see :mod:`dpnn_bridge.outputs.data`.
-
-    Args:
-        src: a ``.t7`` file, or a ``.pt`` or ``.safetensors`` file written by :func:`save`; also a URL, an open file, or
-            bytes.
-        dst: the file to write, or the URL of one.
-        key: path of the module inside a checkpoint table.
-        to: format name when the suffix of ``dst`` does not say it.
-        force: replace an existing ``dst``, which is refused otherwise (:func:`save` replaces).
-        dtype: casts floating point tensors, ``torch.float16`` or ``"float16"``.
-        example: one input of the model, which some formats need, or a function that makes one for the model.
-        plugins: Python files that register classes with ``@lua_class``.
-        lua: a :class:`~dpnn_bridge.lua.LuaBridge` that knows the classes that the registry does not, or Lua files that
-            define them, which are run.
-        sandbox: run these Lua files, and the layers that they define, in a process that the kernel lets do nothing but
-            compute; see :class:`~dpnn_bridge.lua.LuaBridge` for its limits.
-        allow_unsupported: unknown classes become placeholders.
-        sha256: refuse a file with another checksum.
-        checksum: take the SHA-256 of what is written into the report: ``metadata["written"]``.
-        max_shard_size: write ``.safetensors`` in files of at most so many bytes, ``"2GB"``, with an index, as Hugging
-            Face's libraries load them. Weights go from file to file in pieces: they may be larger than memory. A
-            ``dst`` that is an index, ``model.safetensors.index.json``, asks for that too.
-        progress: called with the name of each step as it begins.
-        **options: of the format: ``dynamic``, ``opset``, ``input_names`` of ``.onnx``, ``dynamic`` of ``.pt2``.
-
-    Returns:
-        The report of what became of what.
-
-    Raises:
-        T7Error, ConversionError, OutputError, VerificationError: nothing was written.
-    """
-    suffix, dtype = _suffix_of(dst, to), as_dtype(dtype)
-    inputs = (*([place_of(src)] if isinstance(src, (str, os.PathLike)) and not is_url(src) else []), *plugins)
-    check_output(dst, force, inputs)
-    load_plugins(plugins)
-    progress(f"reading {name_of(src)}")
-    chosen = Options(
-        allow_unsupported=allow_unsupported,
-        pending=max_shard_size is not None or suffix == INDEX,
-        **_classes_in_lua(lua, sandbox),
-    )
-    options |= {} if max_shard_size is None else {"max_shard_size": max_shard_size}
-    with local_file(src, sha256) as file:
-        contents = _read_torch7(file)
-        value = _data(contents, key, chosen) if suffix in data.SUFFIXES else None
-        if value is None and suffix == ".json":
-            raise ConversionError(
-                f"{file.name}: holds a model, and .json only data; choose {', '.join(OUTPUTS)}, or a key"
-            )
-        if contents is not None and value is not None:
-            progress(f"writing {dst}")
-            with replacing(dst, force=force, inputs=inputs) as temporary:
-                report = _data_report(data.write(value, temporary, suffix), file.name, key, named_file(value))
-                if checksum:
-                    report.metadata |= {
-                        "origin": _origin(file, key, dtype, options),
-                        "written": checksum_of(temporary),
-                    }
-            report.notes += _unread(contents[1])
-            return report
-        with ThreadPoolExecutor(1) as pool:  # for the checksum, beside reading and writing
-            made_of = (
-                pool.submit(_origin, file, key, dtype, options).result if checksum or suffix not in PICKLED else None
-            )
-            module, report = _load_local(file, contents, key, chosen)
-            _cast(module, dtype)
-            report.source = Path(file.name)
-            report.metadata |= {
-                "source": PurePath(file.name).name,
-                "dpnn_bridge": package_version(),
-                "torch": str(torch.__version__),
-                "modules": sum(1 for _ in module.modules()),
-                "parameters": sum(p.numel() for p in module.parameters()),
-            }
-            if report.unsupported and suffix == ".npz":
-                report.notes.append("tensors of classes without a mapping are left out; a placeholder's obj has them")
-            progress(f"writing {dst}")
-            if callable(example) and not isinstance(example, torch.Tensor):
-                example = example(module)
-            written = {"example": example, "metadata": dict(report.metadata), "force": force, "inputs": inputs}
-            seal = (lambda path: report.metadata.update(written=checksum_of(path))) if checksum else None
-            export(module, dst, to=to, seal=seal, origin=made_of, **written, **options)
-            if made_of is not None:
-                report.metadata["origin"] = made_of()
-    return report
-
-
-def _suffix_of(dst: StrPath, to: str | None) -> str:
-    """The format of an output, which may be ``.json`` for data."""
-    data_form = (to or Path(dst).suffix[1:]).lstrip(".") == "json" and not os.fspath(dst).endswith(INDEX)
-    return ".json" if data_form else suffix_of(dst, to)
-
-
-def _data(contents: tuple[Any, Encoding] | None, key: str | None, options: Options) -> Any:
-    """What a file holds, or the part that a key names, where that is data; None where it is a model or holds one."""
-    value = contents and (follow(contents[0], key) if key else contents[0])
-    if value is None:
-        return None
-    knows = options.knows or (lambda name: False)
-    found = candidates(value, lambda obj: registry.find(obj) is not None or knows(obj.class_name))
-    return None if (any(not c.key for c in found) if key else found) else value
-
-
-def _data_report(written: data.Data, name: str, key: str | None, model: tuple[str, str] | None) -> Report:
-    report = Report(source=Path(name))
-    facts = {"tensors": written.tensors, "values": written.values, "parameters": 0}
-    report.metadata = {"source": PurePath(name).name, "key": key, **facts}
-    for dropped in written.dropped:
-        report.drop(dropped, "no format for data holds it")
-    if model is not None:
-        report.notes.append(f"the file holds no model; its field {model[0]} names the file of one: convert {model[1]}")
-    return report
-
-
-def is_converted(
-    src: Origin,
-    dst: StrPath,
-    *,
-    key: str | None = None,
-    to: str | None = None,
-    dtype: str | torch.dtype | None = None,
-    force: bool = False,
-    checksum: bool = False,
-    **options: Any,
-) -> bool:
-    """Whether ``dst`` is whole and what :func:`convert` made of ``src`` with these arguments.
-
-    A file may say what it was made of; others (``.t7``, ``.pt``, data) are compared with what the input gives now.
-    """
-    try:
-        suffix = _suffix_of(dst, to)
-        with local_file(dst, unpack=False) as there:
-            if suffix != ".json" and (made_of := format_of(dst, to).origin(there.path)):
-                with local_file(src) as file:
-                    return made_of == _origin(file, key, as_dtype(dtype), options)
-            if suffix not in data.SUFFIXES:
-                return False
-            with temporary_folder() as folder:
-                again = folder / Path(dst).name
-                convert(src, again, key=key, to=to, dtype=dtype, **options)
-                if suffix in (*PICKLED, ".safetensors"):
-                    return (pt if suffix in PICKLED else safetensors_file).same_content(again, there.path)
-                return filecmp.cmp(again, there.path, shallow=False)
-    except Exception:  # whatever is wrong with it, it is not what convert writes
-        return False
-
-
-def _origin(src: LocalFile, key: str | None, dtype: torch.dtype | None, options: dict[str, Any]) -> str:
-    """What a conversion starts from."""
-    return origin_text(checksum_of(src.path), key, dtype, options)
-
-
 @raises(ConversionError, "searching for models")
 def model_keys(path: Origin) -> list[str]:
     """The keys of all models in a ``.t7`` file, as ``load(key=…)`` takes them.
@@ -398,3 +215,6 @@ def model_keys(path: Origin) -> list[str]:
     if not keys:
         raise ModelNotFoundError(without_module(root, name_of(path)))
     return keys
+
+
+__getattr__, _ = face(__name__, {"convert": "converting", "is_converted": "converting"})  # where they stood before

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from dpnn_bridge.base.boundary import raises
 from dpnn_bridge.base.display import shortened
 from dpnn_bridge.base.graph import format_path
-from dpnn_bridge.base.suffixes import is_converted_file
 from dpnn_bridge.checkpoints.contents import description, named_file
 from dpnn_bridge.checkpoints.describe import format_bytes
 from dpnn_bridge.checkpoints.find import candidates, follow
@@ -32,6 +31,7 @@ from dpnn_bridge.loaders.origin import LocalFile, Origin, local_file
 from dpnn_bridge.loaders.t7_reader import read_all, read_local
 from dpnn_bridge.modules.inputs import input_shapes
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
+from dpnn_bridge.outputs.formats import is_converted_file
 
 #: layers, and entries beside the models, that are listed
 LAYERS, ENTRIES = 14, 8

@@ -8,9 +8,9 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import fields
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +19,8 @@ import click
 from dpnn_bridge.base.atomic import check_output, write_text
 from dpnn_bridge.base.folders import temporary_folder
 from dpnn_bridge.base.remote import place_of
-from dpnn_bridge.base.suffixes import INDEX, OUTPUTS, index_of
+from dpnn_bridge.base.suffixes import INDEX, index_of
 from dpnn_bridge.cli.terminal import (
-    DTYPES,
     Command,
     FileType,
     FolderType,
@@ -41,6 +40,9 @@ from dpnn_bridge.cli.terminal import (
     steps,
     version_option,
 )
+from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.outputs.formats import suffix_of, suffixes
+from dpnn_bridge.outputs.options import ConvertOptions
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -60,14 +62,45 @@ def list_classes(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     ctx.exit()
 
 
+def conversion_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds an option for each field of :class:`ConvertOptions` that has one."""
+    kinds: dict[type, Callable[[Any], Any]] = {tuple: click.Choice, int: click.IntRange}
+    for option in reversed(fields(ConvertOptions)):
+        if not option.metadata:
+            continue
+        settings = {name: value for name, value in option.metadata.items() if name not in ("flag", "parse")}
+        kind = settings.pop("type", None)
+        if kind == "path":
+            settings["type"] = click.Path(path_type=Path)
+        elif kind is not None:
+            settings["type"] = kinds[type(kind)](kind)
+        command = click.option(option.metadata["flag"], option.name, **settings)(command)
+    return command
+
+
+def _chosen(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of the command line as ``convert`` takes them."""
+    found: dict[str, Any] = {}
+    for option in fields(ConvertOptions):
+        value = options.get(option.name)
+        if value in (None, (), False):
+            continue
+        found[option.name] = option.metadata.get("parse", lambda v: v)(value)
+    for name in ("plugins", "lua"):
+        if name in found:
+            found[name] = tuple(map(os.path.abspath, found[name]))
+    return found
+
+
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("files", metavar="IN.t7 OUT | IN.t7... --out-dir DIR", nargs=-1, required=True, type=SourceType())
 @click.option(
     "--to",
-    type=click.Choice([*(suffix[1:] for suffix in OUTPUTS), "json"]),
+    type=click.Choice([suffix[1:] for suffix in suffixes()]),
     help="Output format; default: what OUT's suffix says, or pt.",
 )
-@click.option("--key", help="Path of the model inside the file, such as protos.rnn; found by itself when left out.")
+@conversion_options
+@click.option("--partial-sandbox", is_flag=True, help="The same, also where the kernel cannot confine the process.")
 @click.option("--all", "all_models", is_flag=True, help="Convert every model of the file: OUT.KEY.pt for each.")
 @click.option("--out-dir", type=FolderType(), help="Folder for the outputs of many files, or its address.")
 @jobs_option
@@ -78,24 +111,7 @@ def list_classes(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     help="Add a line of JSON for each of many files: checksums, verdict, seconds. dpnn-verify FILE.jsonl checks it.",
 )
 @click.option("--force", is_flag=True, help="Replace outputs that exist.")
-@click.option("--dtype", type=click.Choice(DTYPES), help="Cast floating point tensors; default: as in the file.")
-@click.option(
-    "--input", "inputs", multiple=True, help="Example input, 1x3x224x224[:int64] or a file; repeat for a list."
-)
-@click.option("--dynamic", is_flag=True, help="The first size of every input may vary (.onnx, .pt2).")
-@click.option("--opset", type=click.IntRange(7), help="Version of ONNX's operators; default: what torch.onnx chooses.")
-@click.option(
-    "--max-shard-size", metavar="2GB", help="Write .safetensors in files of this size, in pieces: for large models."
-)
-@click.option("--input-names", metavar="A,B", help="Names of the inputs in an .onnx file.")
 @sha256_option
-@click.option("--plugin", multiple=True, type=click.Path(path_type=Path), help="Python file with @lua_class blocks.")
-@click.option(
-    "--lua", "lua_files", multiple=True, type=click.Path(path_type=Path), help="Lua file that defines classes."
-)
-@click.option("--sandbox", is_flag=True, help="Run the --lua files where they can do nothing but compute.")
-@click.option("--partial-sandbox", is_flag=True, help="The same, also where the kernel cannot confine the process.")
-@click.option("--allow-unsupported", is_flag=True, help="Unknown classes become placeholders that raise when they run.")
 @click.option("--report", type=click.Path(path_type=Path), help="Write what was mapped to what, as JSON.")
 @json_option
 @quiet_option
@@ -110,31 +126,7 @@ def list_classes(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 )
 @version_option
 def convert_command(
-    files: tuple[Any, ...],
-    to: str | None,
-    key: str | None,
-    all_models: bool,
-    out_dir: Any,
-    jobs: int,
-    dask: str | None,
-    manifest: Any,
-    force: bool,
-    dtype: str | None,
-    inputs: tuple[str, ...],
-    dynamic: bool,
-    opset: int | None,
-    max_shard_size: str | None,
-    input_names: str | None,
-    sha256: str | None,
-    plugin: tuple[Path, ...],
-    lua_files: tuple[Path, ...],
-    sandbox: bool,
-    partial_sandbox: bool,
-    allow_unsupported: bool,
-    report: Path | None,
-    as_json: bool,
-    quiet: bool,
-    verbose: bool,
+    files: tuple[Any, ...], to: str | None, all_models: bool, out_dir: Any, report: Path | None, **options: Any
 ) -> None:
     """Converts Torch7 models to PyTorch.
 
@@ -155,80 +147,118 @@ def convert_command(
     converted, 6 the output exists (see --force) or cannot be written, 7 Lua failed, 1 the system refused, 130
     interrupted.
     """
-    started = time.perf_counter()
-    if out_dir is None and len(files) != 2:
-        raise click.UsageError("give IN and OUT, or several inputs and --out-dir DIR")
-    if out_dir is not None and (all_models or report):
-        raise click.UsageError("--all and --report are for one file")
-    if "-" in files and (out_dir is not None or all_models):
-        raise click.UsageError("- is converted alone, without --out-dir and --all")
-    if (manifest or dask) and out_dir is None and not all_models:
-        raise click.UsageError("--manifest and --dask are for many files: --out-dir, or --all")
-    if out_dir is None:
-        _check_pair(files, to)
-    suffix = to or ("pt" if out_dir is not None or files[1] == "-" else PurePath(files[1]).suffix[1:])
-    if max_shard_size and suffix != "safetensors" and not (out_dir is None and str(files[1]).endswith(INDEX)):
-        raise click.UsageError("--max-shard-size is for .safetensors: --to safetensors, or OUT.safetensors")
-    form = {"dynamic": dynamic or None, "opset": opset, "input_names": input_names and input_names.split(",")}
-    form = {name: value for name, value in form.items() if value is not None}
-    if form and (suffix != "onnx" and (suffix, list(form)) != ("pt2", ["dynamic"])):
-        raise click.UsageError("--dynamic is for .onnx and .pt2, --opset and --input-names are for .onnx")
-    if lua_files and (jobs > 1 or dask):
-        raise click.UsageError("--lua runs in one process: leave out --jobs and --dask")
-    if (sandbox or partial_sandbox) and not lua_files:
-        raise click.UsageError("--sandbox and --partial-sandbox are for --lua")
-    keep_inputs(*plugin, *lua_files, *inputs, *(files if out_dir is not None else files[:1]))
-    if manifest is not None and os.path.isfile(manifest):
-        check_output(manifest, True)
-        keep_inputs(manifest)
-    if out_dir is None and isinstance(files[1], Path):
-        check_output(files[1], True)
-    if report is not None:
-        if os.path.abspath(report) == os.path.abspath(files[1]):
-            raise click.UsageError("--report and OUT are the same file")
-        check_output(report, True)
-    with steps(quiet or as_json) as progress:
-        progress("loading PyTorch")
-        import torch
-
-        from dpnn_bridge import batch
-        from dpnn_bridge import files as api
-
-        options: dict[str, Any] = {
-            "to": to,
-            "dtype": getattr(torch, dtype) if dtype else None,
-            "plugins": tuple(map(os.path.abspath, plugin)),
-            "allow_unsupported": allow_unsupported,
-            "example": partial(_example, [*map(_absolute, inputs)], dtype) if inputs else None,
-            **form,
-        }
-        if max_shard_size:
-            options["max_shard_size"] = max_shard_size
-        if lua_files:
-            from dpnn_bridge.lua import LuaBridge
-
-            options["lua"] = LuaBridge.from_files(lua_files, sandbox="partial" if partial_sandbox else sandbox)
-        if out_dir is None and not all_models:
-            with _output(files[1], suffix) as target:
-                one = {"key": key, "force": force, "sha256": sha256, "progress": progress}
-                done = api.convert(piped(files[0]), target, **one, **options)
+    request = _Request(files, to, all_models, out_dir, report, **options)
     if out_dir is None and not all_models:
-        if report is not None:
-            write_text(report, json.dumps(done.to_dict(), indent=2) + "\n")
-        if as_json:
-            click.echo(json.dumps(done.to_dict(), indent=2))
-        elif not quiet and files[1] != "-":
-            shown = (files[0], index_of(files[1])) if max_shard_size else files
-            _print_one(done, shown, verbose, time.perf_counter() - started)
-        return
-    if out_dir is not None:
-        tasks = batch.tasks_for(files, out_dir, INDEX if max_shard_size else f".{to or 'pt'}")
+        request.convert_one()
     else:
-        target = place_of(index_of(files[1])) if max_shard_size else files[1]
-        tasks = batch.tasks_for_models(files[0], target, keys=api.model_keys(files[0]))
-    with executor_of(1, dask) as executor:
-        outcomes = batch.run(tasks, jobs=jobs, executor=executor, manifest=manifest, force=force, **options)
-        _run_many(tasks, outcomes, as_json, quiet)
+        request.convert_many()
+
+
+class _Request:
+    """What the command line asks for."""
+
+    def __init__(
+        self,
+        files: tuple[Any, ...],
+        to: str | None,
+        all_models: bool,
+        out_dir: Any,
+        report: Path | None,
+        *,
+        jobs: int,
+        dask: str | None,
+        manifest: Any,
+        force: bool,
+        sha256: str | None,
+        as_json: bool,
+        quiet: bool,
+        verbose: bool,
+        partial_sandbox: bool,
+        **options: Any,
+    ) -> None:
+        self.started = time.perf_counter()
+        self.files, self.to, self.out_dir, self.report = files, to, out_dir, report
+        self.jobs, self.dask, self.manifest, self.force, self.sha256 = jobs, dask, manifest, force, sha256
+        self.as_json, self.quiet, self.verbose = as_json, quiet, verbose
+        self.options = _chosen(options | ({"sandbox": "partial"} if partial_sandbox else {}))
+        self._check_usage(all_models)
+        self.suffix = to or ("pt" if out_dir is not None or files[1] == "-" else PurePath(files[1]).suffix[1:])
+        self.sharded = "max_shard_size" in self.options
+        self._check_files()
+
+    def _check_usage(self, all_models: bool) -> None:
+        files, out_dir = self.files, self.out_dir
+        if out_dir is None and len(files) != 2:
+            raise click.UsageError("give IN and OUT, or several inputs and --out-dir DIR")
+        if out_dir is not None and (all_models or self.report):
+            raise click.UsageError("--all and --report are for one file")
+        if "-" in files and (out_dir is not None or all_models):
+            raise click.UsageError("- is converted alone, without --out-dir and --all")
+        if (self.manifest or self.dask) and out_dir is None and not all_models:
+            raise click.UsageError("--manifest and --dask are for many files: --out-dir, or --all")
+        if self.options.get("sandbox") and "lua" not in self.options:
+            raise click.UsageError("--sandbox and --partial-sandbox are for --lua")
+        if out_dir is None:
+            _check_pair(files, self.to)
+
+    def _check_files(self) -> None:
+        """Raises when an output would replace an input."""
+        named = [file for name in ("plugins", "lua", "example") for file in self.options.get(name, ())]
+        keep_inputs(*named, *(self.files if self.out_dir is not None else self.files[:1]))
+        if self.manifest is not None and os.path.isfile(self.manifest):
+            check_output(self.manifest, True)
+            keep_inputs(self.manifest)
+        if self.out_dir is None and isinstance(self.files[1], Path):
+            check_output(self.files[1], True)
+        if self.report is not None:
+            if os.path.abspath(self.report) == os.path.abspath(self.files[1]):
+                raise click.UsageError("--report and OUT are the same file")
+            check_output(self.report, True)
+
+    def _load(self, progress: Callable[[str], None]) -> Any:
+        """PyTorch, and options that need it; a format that does not take one is named before anything is read."""
+        progress("loading PyTorch")
+        from dpnn_bridge import converting
+        from dpnn_bridge.cli.inputs import ExampleInput
+
+        if "example" in self.options:
+            self.options["example"] = ExampleInput.of(self.options["example"], self.options.get("dtype"))
+        name = f"out.{self.suffix}" if self.out_dir is not None or self.files[1] == "-" else self.files[1]
+        _, format = converting.target_of(name, self.to, self.options.get("max_shard_size"))
+        ConvertOptions.of(self.options).of_format(format, os.fspath(name))
+        return converting
+
+    def convert_one(self) -> None:
+        """Converts a file and prints what became of it."""
+        with steps(self.quiet or self.as_json) as progress:
+            converting = self._load(progress)
+            with _output(self.files[1], self.suffix) as target:
+                how = {"to": self.to, "force": self.force, "sha256": self.sha256, "progress": progress}
+                done = converting.convert(piped(self.files[0]), target, **how, **self.options)
+        if self.report is not None:
+            write_text(self.report, json.dumps(done.to_dict(), indent=2) + "\n")
+        if self.as_json:
+            click.echo(json.dumps(done.to_dict(), indent=2))
+        elif not self.quiet and self.files[1] != "-":
+            shown = (self.files[0], index_of(self.files[1])) if self.sharded else self.files
+            _print_one(done, shown, self.verbose, time.perf_counter() - self.started)
+
+    def convert_many(self) -> None:
+        """Converts files, or all models of one, and prints a table."""
+        with steps(self.quiet or self.as_json) as progress:
+            self._load(progress)
+        from dpnn_bridge import batch
+        from dpnn_bridge.files import model_keys
+
+        if self.out_dir is not None:
+            tasks = batch.tasks_for(self.files, self.out_dir, INDEX if self.sharded else f".{self.to or 'pt'}")
+        else:
+            target = place_of(index_of(self.files[1])) if self.sharded else self.files[1]
+            tasks = batch.tasks_for_models(self.files[0], target, keys=model_keys(self.files[0]))
+        with executor_of(1, self.dask) as executor:
+            how = {"jobs": self.jobs, "executor": executor, "manifest": self.manifest, "force": self.force}
+            outcomes = batch.run(tasks, to=self.to, **how, **self.options)
+            _run_many(tasks, outcomes, self.as_json, self.quiet)
 
 
 def _check_pair(files: Sequence[Any], to: str | None) -> None:
@@ -238,24 +268,14 @@ def _check_pair(files: Sequence[Any], to: str | None) -> None:
         raise click.UsageError("OUT is -: say the format with --to")
     if isinstance(source, Path) and isinstance(target, Path) and os.path.realpath(source) == os.path.realpath(target):
         raise click.UsageError("IN and OUT are the same file")
-    kind = PurePath(target).suffix
-    if target != "-" and not to and kind not in (*OUTPUTS, ".json"):
+    if target == "-" or to:
+        return
+    try:
+        suffix_of(target)
+    except ConversionError as error:
         if isinstance(target, Path) and target.is_dir():
-            raise click.UsageError(f"{target} is a folder; --out-dir {target} writes into it")
-        known = ", ".join((*OUTPUTS, ".json"))
-        raise click.UsageError(f"{target}: cannot write {kind or 'a file without suffix'}; choose {known}")
-
-
-def _absolute(spec: str) -> str:
-    """An ``--input`` that workers understand which have another working directory."""
-    return os.path.abspath(spec) if os.path.isfile(spec) else spec
-
-
-def _example(inputs: Sequence[str], dtype: str | None, model: Any) -> Any:
-    """The example input for a model."""
-    from dpnn_bridge.cli.inputs import example_input
-
-    return example_input(inputs, dtype or model)
+            raise click.UsageError(f"{target} is a folder; --out-dir {target} writes into it") from None
+        raise click.UsageError(str(error)) from error
 
 
 @contextmanager

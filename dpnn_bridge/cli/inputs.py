@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,44 @@ import torch
 from torch import nn
 
 from dpnn_bridge.base.boundary import raises
+from dpnn_bridge.base.checksum import sha256_of
 from dpnn_bridge.base.suffixes import PICKLED
 from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.errors import OptionError, T7Error, T7FormatError
 from dpnn_bridge.loaders.t7_reader import read_t7
 from dpnn_bridge.outputs import pt_file
 from dpnn_bridge.outputs.npy import ArrayHeader
+
+
+@dataclass(frozen=True)
+class ExampleInput:
+    """Makes an example input for a model from descriptions, see :func:`example_input`.
+
+    Args:
+        specs: the descriptions.
+        dtype: floating point type of random inputs; default: what the model takes.
+    """
+
+    specs: tuple[str, ...]
+    dtype: str | None = None
+
+    @classmethod
+    def of(cls, specs: Sequence[str], dtype: str | None) -> ExampleInput:
+        """Of descriptions on the command line; workers may have another working directory."""
+        return cls(tuple(os.path.abspath(s) if os.path.isfile(s) else s for s in specs), dtype)
+
+    def __call__(self, model: nn.Module) -> Any:
+        return example_input(self.specs, self.dtype or model)
+
+    @property
+    def files(self) -> list[str]:
+        """The files among the descriptions."""
+        return [spec for spec in self.specs if os.path.isfile(spec)]
+
+    def digest(self) -> list[str | None]:
+        """The descriptions, with the checksums of files."""
+        files = self.files
+        return [*(sha256_of(spec) if spec in files else spec for spec in self.specs), self.dtype]
 
 
 def example_input(specs: Sequence[str], dtype: str | nn.Module | None = None) -> Any:

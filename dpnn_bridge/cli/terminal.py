@@ -25,6 +25,7 @@ from dpnn_bridge.base.folders import Terminated
 from dpnn_bridge.base.shards import shards_of
 from dpnn_bridge.base.suffixes import INDEX
 from dpnn_bridge.errors import DpnnBridgeError
+from dpnn_bridge.outputs.options import DTYPES as DTYPES
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,11 +39,9 @@ INTERRUPTED = 130
 _TERMS = (
     (r" \((force=True|example=tensor|model\.float\(\))\)", ""),
     (r"\b(bounded=False|trusted=True|device=\S+) \((--[^)]+)\)", r"\2"),
-    (r"\b(key|dtype|max_shard_size)= \(--(key|dtype|max-shard-size)\)", r"--\2"),
+    (r"\b\w+= \((--[\w-]+)\)", r"\1"),
     (r"\b(key|dtype|index_base|sha256)=(?=[\s.,;:])", r"--\1"),
 )
-
-DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
 class Command(click.Command):

@@ -40,6 +40,7 @@ from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.errors import ConversionError, T7FormatError
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 from dpnn_bridge.outputs.decoded import decode
+from dpnn_bridge.outputs.verification import check_loads
 
 FORMAT = "dpnn_bridge"
 VERSION = 1
@@ -90,6 +91,34 @@ def unpack(content: Any, options: Options, source: str = "") -> tuple[nn.Module,
     version = content.get("version", 0)
     if type(version) is not int or version > VERSION:
         raise ConversionError(f"{source}: format version {version!r}, this dpnn_bridge reads up to {VERSION}")
+    module, report, flat, tensors = _rebuilt(content, options, source)
+    load_tensors(module, tensors, source)
+    place(module, flat)
+    return module, report
+
+
+def check(content: Any, module: nn.Module) -> None:
+    """Builds the module of a ``.pt`` content as loading it does, without its elements.
+
+    Args:
+        content: as read from the file; its tensors may be on the device ``meta``.
+        module: what was written.
+
+    Raises:
+        ConversionError: see :func:`~dpnn_bridge.outputs.verification.check_loads`.
+    """
+    check_loads(module, lambda options: _rebuilt(content, options, "")[0])
+
+
+def outlines(module: nn.Module) -> dict[str, torch.Tensor]:
+    """The tensors of a ``state_dict`` without elements."""
+    return {n: torch.empty(t.shape, dtype=t.dtype, device="meta") for n, t in module.state_dict().items()}
+
+
+def _rebuilt(
+    content: dict[str, Any], options: Options, source: str
+) -> tuple[nn.Module, Report, Any, dict[str, torch.Tensor]]:
+    """The module of a graph with its report, the graph's ``flat``, and the tensors that the module gets."""
     try:
         state_dict, metadata = content["state_dict"], content["metadata"]
         root, flat, unmapped = decode(content["graph"], content["constants"], state_dict)
@@ -101,10 +130,8 @@ def unpack(content: Any, options: Options, source: str = "") -> tuple[nn.Module,
     ctx = TorchContext(options)
     module = ctx.to_torch(root)
     ctx.finish()
-    load_tensors(module, _of_placeholders(module, unmapped) | state_dict, source)
-    place(module, flat)
     ctx.report.metadata = metadata
-    return module, ctx.report
+    return module, ctx.report, flat, _of_placeholders(module, unmapped) | state_dict
 
 
 def _about(module: nn.Module) -> dict[str, Any]:

@@ -82,13 +82,13 @@ class _Pickler(pickle.Pickler):
         return _rebuild_tensor_v2, (stored, *view, False, OrderedDict())
 
 
-def save(content: Any, path: Path, comment: Callable[[], str] | None = None) -> None:
+def save(content: Any, path: Path, comment: Callable[[], str | None] | None = None) -> None:
     """Writes plain data and tensors.
 
     Args:
         content: dicts, lists, tuples, numbers, strings, bytes and tensors.
         path: the file.
-        comment: gives the comment of the archive, at the end.
+        comment: returns the comment of the archive, at the end, or None.
     """
     pickled = io.BytesIO()
     pickler = _Pickler(pickled)
@@ -125,7 +125,7 @@ def save(content: Any, path: Path, comment: Callable[[], str] | None = None) -> 
         archive.filelist += entries
         archive.start_dir = end
         if comment is not None:
-            archive.comment = comment().encode()
+            archive.comment = (comment() or "").encode()
 
 
 def _written(data: np.ndarray, file: IO[bytes]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from zipfile import ZIP_STORED, BadZipFile, ZipFile
@@ -10,9 +11,12 @@ from zipfile import ZIP_STORED, BadZipFile, ZipFile
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.base.boundary import as_ours
 from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.differences import Tolerance, compare
-from dpnn_bridge.errors import ConversionError, OptionError, VerificationError
+from dpnn_bridge.conversion.options import Options
+from dpnn_bridge.conversion.placeholder import Placeholder
+from dpnn_bridge.errors import ConversionError, DpnnBridgeError, OptionError, VerificationError
 
 #: the first PyTorch that exports whole models; torch.onnx of 2.6 fails on batch normalization
 TRACING = "2.7"
@@ -118,3 +122,56 @@ def need_whole_zip(path: Path) -> None:
         raise VerificationError(f"{path}: no whole file: {e}") from e
     if bad is not None:
         raise VerificationError(f"{path}: {bad} is damaged")
+
+
+# ---------------------------------------------------------------------- is it loaded again?
+def check_loads(module: nn.Module, build: Callable[[Options], nn.Module], *, same_names: bool = True) -> None:
+    """Loads what was written of a module.
+
+    Args:
+        module: the module.
+        build: builds it from what was written.
+        same_names: parameters and buffers must have the names and shapes that they had.
+
+    Raises:
+        ConversionError: it cannot be built, or with other parameters and buffers; names the submodule.
+    """
+    try:
+        try:
+            again = build(_options_of(module, pending=True))  # without the elements of large parameters
+        except ConversionError:  # which some classes compute with
+            again = build(_options_of(module, pending=False))
+    except Exception as e:
+        reason = e if isinstance(e, DpnnBridgeError) else as_ours(e, ConversionError, "loading")
+        raise ConversionError(f"what is written of this model cannot be loaded again: {reason}") from e
+    if same_names:
+        _check_names(module.state_dict(), again.state_dict(), module)
+
+
+def _options_of(module: nn.Module, pending: bool) -> Options:
+    """How a module is made again: with the Lua bridges that its layers run in."""
+    bridges = list({id(b): b for m in module.modules() if (b := getattr(m, "bridge", None)) is not None}.values())
+
+    def in_lua(obj: Any, ctx: Any) -> nn.Module | None:
+        return next((found for b in bridges if (found := b.convert(obj, ctx)) is not None), None)
+
+    return Options(allow_unsupported=True, fallback=in_lua if bridges else None, pending=pending)
+
+
+def _check_names(written: Mapping[str, Tensor], loaded: Mapping[str, Tensor], module: nn.Module) -> None:
+    modules = dict(module.named_modules())
+    for name in [*written, *(n for n in loaded if n not in written)]:
+        ours, theirs = (str(tuple(t.shape)) if (t := d.get(name)) is not None else "none" for d in (written, loaded))
+        if ours == theirs:
+            continue
+        owner = name.rpartition(".")[0]
+        while owner not in modules:
+            owner = owner.rpartition(".")[0]
+        if type(modules[owner]) is Placeholder:  # its class is mapped by now
+            continue
+        raise ConversionError(
+            f"what is written of it would be loaded with {name} {theirs}, and it has {ours}; the mapping of its class "
+            "lacks a constructor's argument",
+            path=owner,
+            class_name=type(modules[owner]).__name__,
+        )

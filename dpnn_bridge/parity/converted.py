@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,7 +16,6 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from dpnn_bridge.base.atomic import StrPath
 from dpnn_bridge.base.boundary import raises
 from dpnn_bridge.base.regular import MOST_BYTES, check_file
-from dpnn_bridge.base.suffixes import INDEX, OUTPUTS, PICKLED
 from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.bits import same_bits
 from dpnn_bridge.compare.differences import Difference, Tolerance, compare, scale_of
@@ -28,7 +26,8 @@ from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.errors import ConversionError, ConversionLimitError, ModelNotFoundError, T7Error
 from dpnn_bridge.files import load_with_report
 from dpnn_bridge.objects import LuaTable
-from dpnn_bridge.outputs import suffix_of
+from dpnn_bridge.outputs.format import Format
+from dpnn_bridge.outputs.formats import format_of
 from dpnn_bridge.outputs.verification import traceable
 from dpnn_bridge.outputs.written import Results, Written, run_modules
 from dpnn_bridge.parity.bounded import Bounds
@@ -37,8 +36,6 @@ from dpnn_bridge.parity.layers import tree
 from dpnn_bridge.parity.rounding import distances
 from dpnn_bridge.parity.verification import Layer, Verification
 
-#: formats that :func:`dpnn_bridge.load` rebuilds the module from
-LOADED = (*PICKLED, ".safetensors", INDEX, ".t7")
 #: what a traced graph may differ by, since it computes in another order
 TRACED = Tolerance(1e-8, 1e-4)
 #: in single precision no more than so much, or so many times our own distance from the result in double precision
@@ -70,11 +67,11 @@ def compare_converted(
         running: bounds what a run may take.
     """
     path = Path(path)
-    suffix = path.suffix if path.suffix in PICKLED else suffix_of(path)
-    traced = suffix in (".onnx", ".pt2")
+    format = format_of(path)
+    traced = format.traced
     if traced:
         module = traceable(module)
-    written = _opened(path, suffix, module, options, dtype, key, running)
+    written = _opened(path, format, module, options, dtype, key, running)
     if written.note:
         result.notes.append(f"{path.name} {written.note}.")
     _as_in_file(result, module, written, path)
@@ -87,9 +84,15 @@ def compare_converted(
 
 
 def _opened(
-    path: Path, suffix: str, module: nn.Module, options: Options, dtype: torch.dtype | None, key: str, running: Bounds
+    path: Path,
+    format: Format,
+    module: nn.Module,
+    options: Options,
+    dtype: torch.dtype | None,
+    key: str,
+    running: Bounds,
 ) -> Written:
-    if suffix in LOADED:
+    if format.rebuilt:
         other = _loaded(path, options, key).to(next(_devices(module), torch.device("cpu")), dtype)
         other.train(module.training)
         names = {name: m.training for name, m in module.named_modules()}
@@ -102,9 +105,8 @@ def _opened(
                 return run_modules(modules, lambda: other(value), given)
 
         return Written(other.state_dict(), run=run)
-    check_file(path, MOST_BYTES if suffix == ".py" else None)
-    opened = importlib.import_module(f"dpnn_bridge.outputs.{OUTPUTS[suffix]}").opened
-    return raises(T7Error, f"reading {path}")(opened)(path, module)
+    check_file(path, MOST_BYTES if format.suffix == ".py" else None)
+    return raises(T7Error, f"reading {path}")(format.open)(path, module)
 
 
 def _loaded(path: Path, options: Options, key: str) -> nn.Module:

@@ -18,12 +18,13 @@ from typing import Any
 from dpnn_bridge.base.display import shortened
 from dpnn_bridge.base.remote import place_of
 from dpnn_bridge.base.shards import checksum_of
-from dpnn_bridge.base.suffixes import DATA, INDEX
+from dpnn_bridge.base.suffixes import INDEX
+from dpnn_bridge.converting import is_converted
 from dpnn_bridge.errors import DpnnBridgeError, ModelNotFoundError, NotT7Error, VerificationError
 from dpnn_bridge.executors import why_lost
-from dpnn_bridge.files import is_converted
 from dpnn_bridge.loaders.origin import local_file
 from dpnn_bridge.manifest import Line, last_lines
+from dpnn_bridge.outputs.formats import is_data_file
 from dpnn_bridge.parity.verify import verify
 from dpnn_bridge.plugins import load_plugins
 
@@ -128,7 +129,7 @@ def _why_not(line: Line, folder: str) -> str:
             continue
         return f"{what}; {_ADVICE}"
     suffix = Path(line["target"]).suffix
-    if not line["target"].endswith((*DATA, INDEX)):
+    if not is_data_file(line["target"]):
         return f"a {suffix or 'file without suffix'} holds a program or is read by another one; {_ADVICE}"
     return ""
 

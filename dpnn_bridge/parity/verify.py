@@ -16,7 +16,6 @@ from dpnn_bridge.base.atomic import StrPath
 from dpnn_bridge.base.boundary import raises
 from dpnn_bridge.base.display import type_name
 from dpnn_bridge.base.regular import check_file
-from dpnn_bridge.base.suffixes import is_converted_file
 from dpnn_bridge.checkpoints.find import select
 from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.differences import Tolerance, compare
@@ -30,6 +29,7 @@ from dpnn_bridge.errors import ConversionError, ModelNotFoundError, NoReferenceE
 from dpnn_bridge.files import load
 from dpnn_bridge.loaders.t7_reader import read_t7
 from dpnn_bridge.objects import LuaObject, LuaTable
+from dpnn_bridge.outputs.formats import is_converted_file
 from dpnn_bridge.parity.bounded import bounds
 from dpnn_bridge.parity.buffers import is_filled
 from dpnn_bridge.parity.converted import compare_converted

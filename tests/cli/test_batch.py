@@ -90,12 +90,12 @@ def test_a_worker_that_dies_is_reported(tmp_path: Path) -> None:
 def test_only_the_file_is_lost_that_kills_its_worker(end: str, tmp_path: Path) -> None:
     plugin = tmp_path / "plugin.py"
     plugin.write_text(
-        "import ctypes, os, signal\nfrom dpnn_bridge import files\n"
-        "local_file = files.local_file\n"
+        "import ctypes, os, signal\nfrom dpnn_bridge import converting\n"
+        "local_file = converting.local_file\n"
         "def dies(origin, *args):\n"
         f"    if 'bad' in str(origin):\n        {end}\n"
         "    return local_file(origin, *args)\n"
-        "files.local_file = dies\n"
+        "converting.local_file = dies\n"
     )
     names = [f"{i:02}.t7" for i in range(12)]
     names[3], names[4] = "bad1.t7", "bad2.t7"
@@ -111,8 +111,8 @@ def test_only_the_file_is_lost_that_kills_its_worker(end: str, tmp_path: Path) -
 def test_what_a_dead_worker_was_writing_is_gone(tmp_path: Path) -> None:
     plugin = tmp_path / "plugin.py"
     plugin.write_text(
-        "import os\nfrom dpnn_bridge.outputs import pt\n"
-        "pt.verify = lambda module, path, job: os.abort() if 'bad' in str(path) else None\n"
+        "import os\nfrom dpnn_bridge.outputs.formats import pt\n"
+        "pt.Pt.verify = lambda self, module, path, job: os.abort() if 'bad' in str(path) else None\n"
     )
     tasks = batch.tasks_for(copies(tmp_path, "bad.t7", "good.t7"), tmp_path / "out", ".pt")
     assert {o.status for o in batch.run(tasks, jobs=2, plugins=(plugin,))} == {"converted", "failed"}
@@ -122,7 +122,7 @@ def test_what_a_dead_worker_was_writing_is_gone(tmp_path: Path) -> None:
 def test_an_interruption_leaves_no_temporary_files(tmp_path: Path) -> None:
     plugin = tmp_path / "slow.py"  # holds every conversion between writing and comparing
     plugin.write_text(
-        "import time\nfrom dpnn_bridge.outputs import pt as t\n"
+        "import time\nfrom dpnn_bridge.outputs.formats import pt\nt = pt.Pt\n"
         "verify = t.verify\n"
         "def slow(*args):\n    time.sleep(60)\n    verify(*args)\n"
         "t.verify = slow\n"

@@ -23,8 +23,8 @@ from dpnn_bridge import batch, executors
 from dpnn_bridge.base import remote
 from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.cli.verify import verify_command
+from dpnn_bridge.converting import is_converted
 from dpnn_bridge.errors import MissingFileError, OutputError, OutputExistsError, T7Error, VerificationError
-from dpnn_bridge.files import is_converted
 from dpnn_bridge.manifest import Manifest, last_lines
 
 MODEL = SAMPLES / "torch-demos__mnist_convnet" / "model.t7"
@@ -84,18 +84,18 @@ def scheduler() -> Iterator[str]:
 FATAL = """
 import os, signal
 from pathlib import Path
-from dpnn_bridge.outputs import pt
+from dpnn_bridge.outputs.formats.pt import Pt
 
-verify = pt.verify
+verify = Pt.verify
 
-def fatal(module, path, job):
+def fatal(self, module, path, job):
     try:
         os.close(os.open({marker!r}, os.O_CREAT | os.O_EXCL))
     except FileExistsError:
-        return verify(module, path, job)
+        return verify(self, module, path, job)
     os.kill(os.getpid(), signal.SIGKILL)
 
-pt.verify = fatal
+Pt.verify = fatal
 """
 
 

@@ -23,7 +23,7 @@ from dpnn_bridge.checkpoints.describe import describe
 from dpnn_bridge.cli.convert import convert_command, print_table
 from dpnn_bridge.cli.inspect import inspect_command
 from dpnn_bridge.cli.verify import print_checklist, verify_command
-from dpnn_bridge.files import convert
+from dpnn_bridge.converting import convert
 from dpnn_bridge.parity.verify import verify
 
 MODEL = SAMPLES / "rnn__recurrent-visual-attention" / "model.t7"

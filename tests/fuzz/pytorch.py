@@ -8,7 +8,9 @@ import itertools
 import json
 import pickletools
 import struct
+import tempfile
 import zipfile
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -16,7 +18,7 @@ import torch
 
 from dpnn_bridge.conversion import to_torch
 from dpnn_bridge.loaders import loads
-from dpnn_bridge.outputs import container, safetensors
+from dpnn_bridge.outputs import container, safetensors_writer
 
 from .graphs import STRINGS
 from .plain import edited
@@ -65,8 +67,11 @@ def pt_file(content: Any) -> bytes:
 
 
 def safetensors_file(content: Content) -> bytes:
-    tensors, strings = safetensors._split(content)
-    return safetensors._library().save(tensors, strings)
+    parts = {name: safetensors_writer.part_of(tensor) for name, tensor in content["state_dict"].items()}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "m.safetensors")
+        safetensors_writer.write(path, parts, safetensors_writer.strings_of(content))
+        return path.read_bytes()
 
 
 def mutated(suffix: str, random: Random) -> bytes:

@@ -25,12 +25,12 @@ from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.cli.verify import verify_command
 from dpnn_bridge.compare.bits import same_bits
 from dpnn_bridge.conversion import pending
+from dpnn_bridge.converting import convert, is_converted
 from dpnn_bridge.errors import ConversionError, DpnnBridgeError, OptionError, T7FormatError, VerificationError
-from dpnn_bridge.files import convert, is_converted
 from dpnn_bridge.loaders import read_t7, write_t7
 from dpnn_bridge.manifest import last_lines
 from dpnn_bridge.objects import LuaTable
-from dpnn_bridge.outputs.shards import parse_size
+from dpnn_bridge.outputs.formats.safetensors_index_json import parse_size
 
 pytest.importorskip("safetensors", reason="optional extra is not installed")
 MODEL = SAMPLES / "torch-demos__mnist_convnet" / "model.t7"
@@ -40,17 +40,17 @@ MODEL = SAMPLES / "torch-demos__mnist_convnet" / "model.t7"
 LIMITED = """
 import resource, sys
 import torch
-from dpnn_bridge import files
+from dpnn_bridge import converting
 from dpnn_bridge.conversion import registry
 
 torch.set_num_threads(1)
 registry.discover()
-import dpnn_bridge.outputs.shards
+import dpnn_bridge.outputs.formats.safetensors_index_json
 with open("/proc/self/statm") as file:
     pages = int(file.read().split()[0])
 limit = pages * resource.getpagesize() + int(sys.argv[3])
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-files.convert(sys.argv[1], sys.argv[2], **({"max_shard_size": sys.argv[4]} if len(sys.argv) > 4 else {}))
+converting.convert(sys.argv[1], sys.argv[2], **({"max_shard_size": sys.argv[4]} if len(sys.argv) > 4 else {}))
 """
 
 
@@ -226,7 +226,7 @@ def test_what_cannot_be(tmp_path: Path) -> None:
     for wrong in ("", "2 apples", "0", "-1GB"):
         with pytest.raises(OptionError, match="no size of a shard"):
             convert(MODEL, tmp_path / "m.safetensors", max_shard_size=wrong)
-    with pytest.raises(ConversionError, match=r"only \.safetensors is written in shards"):
+    with pytest.raises(OptionError, match=r"m\.pt: max_shard_size= \(--max-shard-size\) is for \.safetensors"):
         convert(MODEL, tmp_path / "m.pt", max_shard_size="1GB")
     index = tmp_path / "m.safetensors.index.json"
     names = (
@@ -246,9 +246,9 @@ def test_what_cannot_be(tmp_path: Path) -> None:
 
 
 def test_a_failing_disk_is_noticed(tmp_path: Path) -> None:
-    from dpnn_bridge.outputs import shards
+    from dpnn_bridge.outputs import safetensors_writer
 
-    written = shards._write_shard
+    written = safetensors_writer.write
 
     def failing(path: Path, *args: Any) -> None:
         written(path, *args)
@@ -257,7 +257,7 @@ def test_a_failing_disk_is_noticed(tmp_path: Path) -> None:
         path.write_bytes(data)
 
     with (
-        mock.patch.object(shards, "_write_shard", failing),
+        mock.patch.object(safetensors_writer, "write", failing),
         pytest.raises(VerificationError, match="differs after reading back"),
     ):
         convert(MODEL, tmp_path / "m.safetensors", max_shard_size="1MB")

@@ -8,25 +8,19 @@ from __future__ import annotations
 
 import copy
 import keyword
-import runpy
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from dpnn_bridge.base.display import printable
-from dpnn_bridge.compare.bits import same_bits
-from dpnn_bridge.errors import ConversionError, VerificationError
-from dpnn_bridge.outputs import Job
+from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.outputs.format import Job
 from dpnn_bridge.outputs.py.calls import Call, blocks, in_docstring, indented, literal, text_of, without_repeats
 from dpnn_bridge.outputs.py.closure import SourceClosure
 from dpnn_bridge.outputs.py.constructors import Constructors
 from dpnn_bridge.outputs.py.helpers import tie
-from dpnn_bridge.outputs.py.settings import Pair, settings, tensors
-from dpnn_bridge.outputs.verification import run, same_outputs
-from dpnn_bridge.outputs.written import Results, Written, run_modules
+from dpnn_bridge.outputs.py.settings import Pair, settings
+from dpnn_bridge.outputs.verification import run
 
 HEADER = """{title} as a PyTorch module, written by dpnn_bridge.
 
@@ -35,83 +29,23 @@ HEADER = """{title} as a PyTorch module, written by dpnn_bridge.
 
 LOAD = '''
 def load(path: str) -> nn.Module:
-    """The model with the weights of a ``.pt`` file that dpnn_bridge wrote."""
+    """The model with the weights of a ``.pt``, ``.safetensors`` or ``.npz`` file that dpnn_bridge wrote."""
+    if str(path).endswith(".safetensors"):
+        from safetensors.torch import load_file
+
+        weights = load_file(path)
+    elif str(path).endswith(".npz"):
+        import numpy
+
+        weights = {name: torch.from_numpy(array) for name, array in numpy.load(path).items()}
+    else:
+        weights = torch.load(path, weights_only=True)["state_dict"]
     model = build()
-    model.load_state_dict(torch.load(path, weights_only=True)["state_dict"])
+    model.load_state_dict(weights)
     return model
 '''
 
 LAYERS = "# ---------------------------------------------------------------------- what PyTorch does not have"
-
-
-#: begins the last line
-ORIGIN = "# converted by dpnn_bridge from "
-
-
-def write(module: nn.Module, path: Path, job: Job) -> None:
-    program = job.written = Program(module, job)
-    end = f"\n{ORIGIN}{printable(str(job.metadata['origin']))}\n" if "origin" in job.metadata else ""
-    path.write_text(program.text() + end, encoding="utf-8")
-
-
-def verify(module: nn.Module, path: Path, job: Job) -> None:
-    try:
-        built = runpy.run_path(str(path))["build"]()
-        built.load_state_dict(module.state_dict())
-    except Exception as e:
-        raise VerificationError(f"the generated Python does not rebuild the model: {type(e).__name__}: {e}") from e
-    pairs = job.written.pairs(built)
-    for place, ours, theirs in pairs:
-        others = tensors(theirs)
-        for name, tensor in tensors(ours).items():
-            other = others.get(name)
-            if other is None and name in ours._non_persistent_buffers_set:
-                continue  # what the last run left
-            if other is None or not same_bits(other, tensor.detach().cpu()):
-                raise VerificationError(
-                    f"{path}: {place}.{name} is another tensor in the generated Python: its shape, type or value does "
-                    "not follow from the arguments of constructors"
-                )
-    if missing := settings(pairs):
-        raise VerificationError(f"{path}: the generated Python lacks the statement {missing[0]}")
-    if job.example is not None:
-        torch.manual_seed(0)
-        expected = run(copy.deepcopy(module), job.example)
-        torch.manual_seed(0)
-        same_outputs(path, run(built, job.example), expected, "the generated Python")
-
-
-def origin(path: Path) -> str | None:
-    """From the last line, so that a file that was cut has none; nothing is executed."""
-    before, _, last = path.read_text(encoding="utf-8").rpartition(f"\n{ORIGIN}")
-    return last[:-1] if before and last.endswith("\n") else None
-
-
-def opened(path: Path, module: nn.Module) -> Written:
-    """The model that the file builds, with the weights of ``module``: it holds none of its own.
-
-    The file is run: it is the user's own.
-    """
-    try:
-        built = runpy.run_path(str(path))["build"]()
-        built.load_state_dict(module.state_dict())
-    except (Exception, SystemExit) as e:
-        raise VerificationError(f"{path} does not build this model: {type(e).__name__}: {e}") from e
-    names = {id(m): name for name, m in module.named_modules()}
-    pairs = Program(module, Job()).pairs(built.train(module.training))
-    modules = {names[id(ours)]: theirs for _, ours, theirs in pairs}
-    found = {
-        f"{prefix}.{name}" if (prefix := names[id(ours)]) else name: tensor
-        for _, ours, theirs in pairs
-        for name, tensor in tensors(theirs).items()
-    }
-
-    def run(value: Any, given: Results) -> Results:
-        with torch.no_grad():
-            return run_modules(modules, lambda: built(value), given)
-
-    note = "was run to build the model; it holds no weights and got those of MODEL"
-    return Written(found, run=run, complete=False, note=note)
 
 
 class Program:

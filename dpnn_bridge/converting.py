@@ -1,0 +1,234 @@
+"""Converts one file to another, and tells whether that was done already."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+import torch
+from torch import nn
+
+from dpnn_bridge.base.atomic import StrPath, check_output, replacing
+from dpnn_bridge.base.boundary import raises
+from dpnn_bridge.base.folders import temporary_folder
+from dpnn_bridge.base.remote import is_url, place_of
+from dpnn_bridge.base.shards import checksum_of
+from dpnn_bridge.base.version import package_version
+from dpnn_bridge.checkpoints.contents import named_file
+from dpnn_bridge.checkpoints.find import candidates, follow
+from dpnn_bridge.conversion import registry
+from dpnn_bridge.conversion.options import Options
+from dpnn_bridge.conversion.report import Report
+from dpnn_bridge.conversion.tensors import as_dtype
+from dpnn_bridge.errors import ConversionError, DpnnBridgeError, T7Error
+from dpnn_bridge.files import cast, classes_in_lua, load_local, read_torch7, unread
+from dpnn_bridge.loaders.encoding import Encoding
+from dpnn_bridge.loaders.origin import LocalFile, Origin, local_file, name_of
+from dpnn_bridge.outputs import data
+from dpnn_bridge.outputs.format import Format
+from dpnn_bridge.outputs.options import ConvertOptions, origin_text, shows_options
+from dpnn_bridge.outputs.writing import export, target_of
+from dpnn_bridge.plugins import load_plugins
+
+
+@raises(ConversionError, "converting")
+@shows_options
+def convert(
+    src: Origin,
+    dst: StrPath,
+    *,
+    to: str | None = None,
+    force: bool = False,
+    sha256: str | None = None,
+    checksum: bool = False,
+    progress: Callable[[str], None] = lambda step: None,
+    **options: Any,
+) -> Report:
+    """Converts a model file to the format that the suffix of ``dst`` names.
+
+    A file without a model, or a ``key`` that leads to data, is written as data: ``.npz``, ``.safetensors``, ``.json``,
+    ``.pt`` or ``.t7``, see :mod:`dpnn_bridge.outputs.data`.
+
+    Args:
+        src: a ``.t7`` file, or a ``.pt`` or ``.safetensors`` file written by :func:`save`; also a URL, an open file, or
+            bytes.
+        dst: the file to write, or the URL of one.
+        to: format name when the suffix of ``dst`` does not say it.
+        force: replace an existing ``dst``, which is refused otherwise (:func:`save` replaces).
+        sha256: refuse a file with another checksum.
+        checksum: take the SHA-256 of what is written into the report: ``metadata["written"]``.
+        progress: called with the name of each step as it begins.
+        **options: fields of :class:`~dpnn_bridge.outputs.options.ConvertOptions`, such as ``key``, ``dtype`` and
+            ``plugins``; a format takes some of them.
+
+    Returns:
+        The report of what became of what.
+
+    Raises:
+        T7Error, ConversionError, OutputError, OptionError, VerificationError: nothing was written.
+    """
+    chosen = ConvertOptions.of(options)
+    path, format = target_of(dst, to, chosen.max_shard_size)
+    own = chosen.of_format(format, os.fspath(dst))
+    inputs = (*([place_of(src)] if isinstance(src, (str, os.PathLike)) and not is_url(src) else []), *chosen.files())
+    check_output(path, force, inputs)
+    load_plugins(chosen.plugins)
+    progress(f"reading {name_of(src)}")
+    rebuilding = _options_of(chosen, format)
+    with local_file(src, sha256) as file:
+        task = _Conversion(file, Path(path) if not is_url(path) else path, format, chosen, own, inputs, force, checksum)
+        contents = read_torch7(file)
+        value = _data(contents, chosen.key, rebuilding) if format.data else None
+        progress(f"writing {dst}")
+        if contents is not None and value is not None:
+            report = task.write_data(value)
+            report.notes += unread(contents[1])
+            return report
+        return task.write_model(contents, rebuilding)
+
+
+@dataclass
+class _Conversion:
+    """One conversion, its input read."""
+
+    file: LocalFile
+    path: StrPath
+    format: Format
+    options: ConvertOptions
+    own: dict[str, Any]
+    inputs: tuple[Any, ...]
+    force: bool
+    checksum: bool
+
+    def write_data(self, value: Any) -> Report:
+        """Writes data without a model."""
+        with replacing(self.path, force=self.force, inputs=self.inputs) as temporary:
+            found = data.collect(value, text=self.format.text)
+            self.format.write_data(found, temporary)
+            report = _data_report(found, self.file.name, self.options.key, named_file(value))
+            if self.checksum:
+                report.metadata |= {"origin": self._origin(), "written": checksum_of(temporary)}
+        return report
+
+    def write_model(self, contents: tuple[Any, Encoding] | None, rebuilding: Options) -> Report:
+        """Writes a model."""
+        with ThreadPoolExecutor(1) as pool:  # for the checksum, beside reading and writing
+            wanted = self.checksum or self.format.origin_beside
+            made_of = pool.submit(self._origin).result if wanted else None
+            module, report = load_local(self.file, contents, self.options.key, rebuilding)
+            cast(module, as_dtype(self.options.dtype))
+            self._describe(module, report)
+            own = dict(self.own)
+            if callable(own.get("example")) and not isinstance(own["example"], torch.Tensor):
+                own["example"] = own["example"](module)
+            seal = (lambda path: report.metadata.update(written=checksum_of(path))) if self.checksum else None
+            export(
+                module,
+                self.path,
+                to=self.format.suffix,
+                metadata=dict(report.metadata),
+                force=self.force,
+                inputs=self.inputs,
+                seal=seal,
+                origin=made_of,
+                **own,
+            )
+            if made_of is not None:
+                report.metadata["origin"] = made_of()
+        return report
+
+    def _origin(self) -> str | None:
+        return origin_text(checksum_of(self.file.path), self.options)
+
+    def _describe(self, module: nn.Module, report: Report) -> None:
+        report.source = Path(self.file.name)
+        report.metadata |= {
+            "source": PurePath(self.file.name).name,
+            "dpnn_bridge": package_version(),
+            "torch": str(torch.__version__),
+            "modules": sum(1 for _ in module.modules()),
+            "parameters": sum(p.numel() for p in module.parameters()),
+        }
+        if report.unsupported and not self.format.loads and not self.format.program:
+            report.notes.append("tensors of classes without a mapping are left out; a placeholder's obj has them")
+
+
+def _options_of(chosen: ConvertOptions, format: Format) -> Options:
+    return Options(
+        index_base=chosen.index_base,
+        inplace=chosen.inplace,
+        allow_unsupported=chosen.allow_unsupported,
+        pending=format.several,
+        **classes_in_lua(chosen.lua, chosen.sandbox),
+    )
+
+
+def _data(contents: tuple[Any, Encoding] | None, key: str | None, options: Options) -> Any:
+    """What a file holds, or the part that a key names, where that is data; None where it is a model or holds one."""
+    value = contents and (follow(contents[0], key) if key else contents[0])
+    if value is None:
+        return None
+    knows = options.knows or (lambda name: False)
+    found = candidates(value, lambda obj: registry.find(obj) is not None or knows(obj.class_name))
+    return None if (any(not c.key for c in found) if key else found) else value
+
+
+def _data_report(written: data.Data, name: str, key: str | None, model: tuple[str, str] | None) -> Report:
+    report = Report(source=Path(name))
+    facts = {"tensors": written.tensors, "values": written.values, "parameters": 0}
+    report.metadata = {"source": PurePath(name).name, "key": key, **facts}
+    for dropped in written.dropped:
+        report.drop(dropped, "no format for data holds it")
+    if model is not None:
+        report.notes.append(f"the file holds no model; its field {model[0]} names the file of one: convert {model[1]}")
+    return report
+
+
+# ---------------------------------------------------------------------- is it done?
+@raises(ConversionError, "comparing with the input")
+@shows_options
+def is_converted(src: Origin, dst: StrPath, *, to: str | None = None, **options: Any) -> bool:
+    """Whether ``dst`` is whole and what :func:`convert` made of ``src`` with these arguments.
+
+    A file may say what it was made of; others (``.t7``, ``.pt``, data) are compared with what the input gives now.
+
+    Args:
+        src, dst, to: as for :func:`convert`.
+        **options: as for :func:`convert`; those that change nothing (``force``, ``checksum``) are ignored.
+
+    Raises:
+        T7Error, ConversionError, OptionError: as of :func:`convert`, for the input.
+    """
+    chosen = ConvertOptions.of({k: v for k, v in options.items() if k not in ("force", "checksum")})
+    path, format = target_of(dst, to, chosen.max_shard_size)
+    with local_file(path, unpack=False) as there:
+        try:
+            made_of = _made_of(format, there.path)
+        except DpnnBridgeError:  # it is not there, not whole, or something else
+            return False
+        if made_of:
+            with local_file(src) as file:
+                return made_of == origin_text(checksum_of(file.path), chosen)
+        if not format.data:
+            return False
+        with temporary_folder() as folder:
+            again = folder / PurePath(there.path).name
+            convert(src, again, to=to, **{k: v for k, v in options.items() if k not in ("force", "checksum")})
+            return _same_content(format, again, there.path)
+
+
+@raises(T7Error, "reading the output")
+def _made_of(format: Format, path: Path) -> str | None:
+    with open(path, "rb"):
+        return format.origin(path)
+
+
+def _same_content(format: Format, again: Path, there: Path) -> bool:
+    try:
+        return raises(T7Error, "reading the output")(format.same_content)(again, there)
+    except DpnnBridgeError:
+        return False

@@ -1,0 +1,110 @@
+"""What an output format is: everything that the package asks of one."""
+
+from __future__ import annotations
+
+import filecmp
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from dpnn_bridge.outputs.data import Data
+from dpnn_bridge.outputs.written import Written
+
+
+@dataclass
+class Job:
+    """What a format may need beside the module.
+
+    Attributes:
+        example: an input of the model, for formats that trace it and to compare outputs.
+        metadata: plain data stored with the model where the format has a place for it.
+        options: of one format, such as ``tensor_type`` for ``.t7``.
+        origin: returns what the model was made of, see :func:`dpnn_bridge.outputs.options.origin_text`, once that is
+            worked out; in most formats it is in the metadata.
+        written: what ``write`` keeps for ``verify`` to compare the file with.
+    """
+
+    example: Any = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    origin: Callable[[], str | None] | None = None
+    written: Any = None
+
+
+class Format:
+    """One output format. A subclass, in a file of :mod:`dpnn_bridge.outputs.formats`, defines what it can.
+
+    Attributes:
+        suffix: of its files; the name of the subclass's file.
+        options: names of the fields of :class:`~dpnn_bridge.outputs.options.ConvertOptions` that it takes when a
+            module is written; they change the result.
+        program: it holds what one forward does, so that it holds one model only, and ``index_base`` and ``inplace``
+            show in it.
+        models: whether it holds models.
+        data: whether it holds data without a model.
+        text: data become text, which takes more memory.
+        loads: whether :meth:`load` reads what a module is rebuilt from.
+        rebuilt: whether :func:`dpnn_bridge.load` rebuilds the module, so that all of it can be compared: formats that
+            load, and ``.t7``.
+        traced: it holds a traced graph, which computes in another order.
+        several: a model takes several files.
+        origin_beside: what a model was made of stands in its metadata. That takes the checksum of the input before
+            anything is written; False where the format takes it at the end, or says nothing of it.
+    """
+
+    suffix = ""
+    options: tuple[str, ...] = ()
+    program = False
+    models = True
+    data = False
+    text = False
+    loads = False
+    rebuilt = False
+    traced = False
+    several = False
+    origin_beside = True
+
+    def write(self, module: nn.Module, path: Path, job: Job) -> None:
+        """Writes a model."""
+        raise NotImplementedError
+
+    def verify(self, module: nn.Module, path: Path, job: Job) -> None:
+        """Reads a file back and loads it as its user does.
+
+        Raises:
+            VerificationError: it is not the same model.
+            ConversionError: what was written cannot be loaded.
+        """
+        raise NotImplementedError
+
+    def load(self, path: Path, name: str) -> dict[str, Any]:
+        """The content of a file, as :func:`dpnn_bridge.outputs.container.pack` returns it.
+
+        Args:
+            path: the file.
+            name: what messages call it.
+        """
+        raise NotImplementedError
+
+    def open(self, path: Path, module: nn.Module) -> Written:
+        """A file, opened to be compared with its model layer by layer."""
+        raise NotImplementedError
+
+    def write_data(self, found: Data, path: Path) -> None:
+        """Writes data without a model, reads it back and compares."""
+        raise NotImplementedError
+
+    def origin(self, path: Path) -> str | None:
+        """What :attr:`Job.origin` returned when a file was written; None where it does not say.
+
+        Raises:
+            Exception: the file is not whole, or another.
+        """
+        return None
+
+    def same_content(self, one: Path, other: Path) -> bool:
+        """Whether two files hold the same, whatever versions of the package wrote them."""
+        return filecmp.cmp(one, other, shallow=False)

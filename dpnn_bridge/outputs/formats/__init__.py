@@ -1,0 +1,83 @@
+"""The output formats, one file each: the file's name is the suffix, with ``_`` for a dot inside of it.
+
+A file defines ``FORMAT``, a :class:`~dpnn_bridge.outputs.format.Format`. Nothing else names the formats: commands,
+``save``, ``load``, ``convert`` and ``dpnn-verify`` ask here. Listing the suffixes needs no PyTorch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pkgutil
+from functools import cache
+from pathlib import PurePath
+from typing import TYPE_CHECKING
+
+from dpnn_bridge.base.suffixes import INDEX
+from dpnn_bridge.errors import ConversionError
+
+if TYPE_CHECKING:
+    from dpnn_bridge.outputs.format import Format
+
+
+def suffixes() -> list[str]:
+    """The suffixes of all formats but that of an index, which ``.safetensors`` in shards gets."""
+    return [suffix for suffix in _modules() if suffix != INDEX]
+
+
+def suffix_of(path: str | os.PathLike[str], to: str | None = None) -> str:
+    """The suffix of the format of a file.
+
+    Args:
+        path: the file.
+        to: the format, with or without a dot, where the name does not say it.
+
+    Raises:
+        ConversionError: no such format.
+    """
+    name, known = PurePath(path).name, _modules()
+    suffix = f".{to.lstrip('.')}" if to else PurePath(path).suffix
+    if name.endswith(INDEX) and suffix == (".safetensors" if to else ".json"):
+        return INDEX
+    if suffix not in known:
+        found = suffix or "a file without suffix"
+        raise ConversionError(f"{path}: cannot write {found}; choose {', '.join(suffixes())}")
+    return suffix
+
+
+def format_of(path: str | os.PathLike[str], to: str | None = None) -> Format:
+    """The format of a file; for args and raises see :func:`suffix_of`."""
+    return format_named(suffix_of(path, to))
+
+
+def format_named(suffix: str) -> Format:
+    """The format of a suffix."""
+    return importlib.import_module(_modules()[suffix]).FORMAT
+
+
+def is_converted_file(path: str | os.PathLike[str]) -> bool:
+    """Whether a file has the suffix of a format that ``load`` rebuilds a model from without Torch7's reader."""
+    found = _format_at(path)
+    return found is not None and found.loads
+
+
+def is_data_file(path: str | os.PathLike[str]) -> bool:
+    """Whether a file has the suffix of a format of which nothing is run, nor read by another program."""
+    found = _format_at(path)
+    return found is not None and not found.program
+
+
+def _format_at(path: str | os.PathLike[str]) -> Format | None:
+    name = os.fspath(path)
+    suffix = INDEX if name.endswith(INDEX) else PurePath(name).suffix
+    return format_named(suffix) if suffix in _modules() else None
+
+
+def _modules() -> dict[str, str]:
+    """The module of each suffix."""
+    return _modules_in(tuple(__path__))
+
+
+@cache
+def _modules_in(folders: tuple[str, ...]) -> dict[str, str]:
+    return {f".{info.name.replace('_', '.')}": f"{__name__}.{info.name}" for info in pkgutil.iter_modules(folders)}

@@ -1,0 +1,35 @@
+"""``.json``: data without a model, with its nesting."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dpnn_bridge.errors import VerificationError
+from dpnn_bridge.outputs import data
+from dpnn_bridge.outputs.format import Format
+
+
+class Json(Format):
+    """Text: tables as lists and objects, tensors as nested lists."""
+
+    suffix = ".json"
+    models = False
+    data = True
+    text = True
+
+    def write_data(self, found: data.Data, path: Path) -> None:
+        text = _text(data.cleaned(found.plain, np.ndarray.tolist))
+        path.write_text(text, encoding="utf-8")
+        if _text(json.loads(path.read_text(encoding="utf-8"))) != text:
+            raise VerificationError(f"{path}: differs after reading back")
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+
+
+FORMAT = Json()

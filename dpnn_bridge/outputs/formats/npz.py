@@ -1,0 +1,83 @@
+"""``.npz``: the weights as numpy arrays under their ``state_dict`` names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.base.display import shortened
+from dpnn_bridge.compare.bits import same_tensors
+from dpnn_bridge.errors import T7FormatError, VerificationError
+from dpnn_bridge.outputs import data
+from dpnn_bridge.outputs.format import Format, Job
+from dpnn_bridge.outputs.npy import ArrayHeader
+from dpnn_bridge.outputs.verification import need_whole_zip
+from dpnn_bridge.outputs.written import Written
+
+
+def _weights(module: nn.Module) -> dict[str, Tensor]:
+    """numpy has no bfloat16: such tensors become float32, which holds them exactly."""
+    return {k: (v.float() if v.dtype == torch.bfloat16 else v).detach().cpu() for k, v in module.state_dict().items()}
+
+
+class Npz(Format):
+    """The weights as arrays under their ``state_dict`` names; data as arrays."""
+
+    suffix = ".npz"
+    data = True
+
+    def write(self, module: nn.Module, path: Path, job: Job) -> None:
+        arrays = {k: v.numpy() for k, v in _weights(module).items()}
+        with open(path, "wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+        if "origin" in job.metadata:
+            with ZipFile(path, "a") as archive:
+                archive.comment = job.metadata["origin"].encode()
+
+    def verify(self, module: nn.Module, path: Path, job: Job) -> None:
+        with np.load(path, allow_pickle=False) as archive:
+            same_tensors(path, {k: torch.from_numpy(archive[k]) for k in archive.files}, _weights(module))
+
+    def origin(self, path: Path) -> str | None:
+        need_whole_zip(path)
+        with ZipFile(path) as archive:
+            return archive.comment.decode()
+
+    def open(self, path: Path, module: nn.Module) -> Written:
+        """The weights; those of another shape than the model's without elements: a few bytes may unfold to many."""
+        expected = module.state_dict()
+        tensors: dict[str, Tensor] = {}
+        with ZipFile(path) as archive:
+            for entry in archive.infolist():
+                if entry.compress_type not in (ZIP_STORED, ZIP_DEFLATED):  # numpy writes no others
+                    raise T7FormatError(f"{shortened(entry.filename)} is compressed in a way that numpy does not use")
+                name = entry.filename.removesuffix(".npy")
+                with archive.open(entry) as file:
+                    header = ArrayHeader(file)
+                    if name in expected and header.shape == tuple(expected[name].shape):
+                        tensors[name] = torch.from_numpy(header.elements(file))
+                    else:
+                        tensors[name] = torch.from_numpy(np.zeros((), header.dtype)).expand(header.shape)
+        return Written(tensors, note="holds weights and no layers")
+
+    def write_data(self, found: data.Data, path: Path) -> None:
+        cleaned = data.flat(data.cleaned(found.plain, np.ascontiguousarray))
+        arrays = {name: np.asarray(leaf) for name, leaf in cleaned.items()}
+        # a zip archive ends names at a zero byte and counts their bytes in 16 bits; numpy leaves ".npy" away
+        taken = {f"{name}.npy" for name in arrays}
+        data.need_names(arrays, ".npz", lambda n: "\0" not in n and len(n.encode()) < 65_000 and n not in taken)
+        with ZipFile(path, "w") as archive:
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                    np.lib.format.write_array(file, array, allow_pickle=False)
+        with np.load(path, allow_pickle=False) as archive:
+            for name, expected in arrays.items():
+                if archive[name].dtype != expected.dtype or archive[name].tobytes() != expected.tobytes():
+                    raise VerificationError(f"{path}: {name} differs after reading back")
+
+
+FORMAT = Npz()

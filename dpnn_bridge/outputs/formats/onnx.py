@@ -1,0 +1,201 @@
+"""``.onnx``, checked with onnxruntime against the model."""
+
+from __future__ import annotations
+
+import ast
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.base.extras import install_advice
+from dpnn_bridge.compare import nested
+from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.outputs.format import Format, Job
+from dpnn_bridge.outputs.verification import check_traced, first_sizes, need_tracing, run, traceable, varying
+from dpnn_bridge.outputs.written import GraphNode, Results, Written, results_of_modules
+
+ORIGIN = "dpnn_bridge_origin"
+
+
+def _libraries() -> Any:
+    try:
+        import onnx
+        import onnxruntime
+        import onnxscript  # noqa: F401 - torch.onnx needs it
+    except ImportError as e:
+        raise ConversionError(f"{e.name} is not installed: {install_advice('onnx')}") from e
+    return onnx, onnxruntime
+
+
+@contextmanager
+def _without_noise() -> Iterator[None]:
+    """What torch.onnx says of itself (packages of other models that are missing, its deprecated parts) is no news."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """What went wrong at first; the exporter wraps it in pages of advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _session(model: str | bytes, options: Any = None) -> Any:
+    _, onnxruntime = _libraries()
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except onnxruntime.capi.onnxruntime_pybind11_state.NotImplemented as e:
+        raise ConversionError(
+            f"onnxruntime cannot run this model; for most layers it has single precision only, so try "
+            f"--dtype float32 (model.float()): {e}"
+        ) from e
+
+
+def _feed(names: list[str], value: Any) -> dict[str, Any]:
+    """The inputs of a session: the tensors of a nested value in order."""
+    values = [v for v in nested.leaves(value) if isinstance(v, Tensor)]
+    return {name: v.detach().cpu().numpy() for name, v in zip(names, values, strict=True)}
+
+
+def _runner(graph: Any) -> Any:
+    """A session that computes every operation as it is written."""
+    _, onnxruntime = _libraries()
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    return _session(graph.SerializeToString(), options)
+
+
+def _scopes(node: Any) -> frozenset[str]:
+    """The modules that an operation is in, as torch.onnx noted them; the last name is that of the operation."""
+    noted = [p.value for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"]
+    try:
+        return frozenset(name for name in ast.literal_eval(noted[0])[:-1] if name) if noted else frozenset()
+    except (ValueError, SyntaxError):
+        return frozenset()
+
+
+def _example(inputs: list[Any]) -> Any:
+    """Random numbers (ones, where indices are taken) in the form of the inputs; an open dimension is 2."""
+    onnx, _ = _libraries()
+    values = []
+    generator = torch.Generator().manual_seed(0)
+    for i in inputs:
+        kind = torch.from_numpy(np.empty(0, onnx.helper.tensor_dtype_to_np_dtype(i.type.tensor_type.elem_type))).dtype
+        shape = [d.dim_value or 2 for d in i.type.tensor_type.shape.dim]
+        random = kind.is_floating_point
+        values.append(torch.randn(shape, generator=generator).to(kind) if random else torch.ones(shape, dtype=kind))
+    return values[0] if len(values) == 1 else values
+
+
+class Onnx(Format):
+    """A graph that onnxruntime runs."""
+
+    suffix = ".onnx"
+    options = ("example", "dynamic", "opset", "input_names")
+    program = traced = True
+
+    def write(self, module: nn.Module, path: Path, job: Job) -> None:
+        need_tracing(job.example, ".onnx")
+        _libraries()
+        run(traceable(module), job.example)  # the model's own complaint about the example is clearer than the tracer's
+        dynamic = job.options.get("dynamic", False)
+        try:
+            with _without_noise():
+                program = torch.onnx.export(
+                    traceable(module),
+                    (varying(job.example) if dynamic else job.example,),
+                    dynamo=True,
+                    verbose=False,
+                    opset_version=job.options.get("opset"),
+                    input_names=job.options.get("input_names"),
+                    dynamic_shapes=(first_sizes(job.example),) if dynamic else None,
+                )
+        except Exception as e:
+            raise ConversionError(f"torch.onnx cannot export this model: {_first_cause(e)}") from e
+        assert program is not None
+        if "origin" in job.metadata:
+            program.model.metadata_props[ORIGIN] = job.metadata["origin"]
+        for name in ("source", "key", "checkpoint"):  # the last holds vocabulary, mean, options, …
+            if (value := job.metadata.get(name)) is not None:
+                text = value if isinstance(value, str) else json.dumps(value, default=lambda t: t.tolist())
+                program.model.metadata_props[f"dpnn_bridge.{name}"] = text
+        program.save(str(path), external_data=False)
+
+    def verify(self, module: nn.Module, path: Path, job: Job) -> None:
+        onnx, _ = _libraries()
+        onnx.checker.check_model(str(path))
+        session = _session(str(path))
+        names = [i.name for i in session.get_inputs()]
+        # in the file the size that varies stays, where Torch7's nn.View drops it for one sample: two and three are run
+        examples = [varying(job.example, n) for n in (2, 3)] if job.options.get("dynamic") else [job.example]
+        for example in examples:
+            outputs = [torch.from_numpy(o) for o in session.run(None, _feed(names, example))]
+            check_traced(path, outputs, module, example, "onnxruntime")
+
+    def origin(self, path: Path) -> str | None:
+        onnx, _ = _libraries()
+        model = onnx.load(str(path), load_external_data=False)
+        return next(p.value for p in model.metadata_props if p.key == ORIGIN)
+
+    def open(self, path: Path, module: nn.Module) -> Written:
+        """The graph, and what onnxruntime computes for each module of the model.
+
+        ``torch.onnx`` notes with every operation which modules it is in.
+        """
+        onnx, _ = _libraries()
+        model = onnx.load(str(path))
+        tensors = {i.name: torch.from_numpy(onnx.numpy_helper.to_array(i).copy()) for i in model.graph.initializer}
+        names = set(module.state_dict())
+        inputs = [i.name for i in model.graph.input if i.name not in tensors]
+        outputs = [o.name for o in model.graph.output]
+        nodes = [GraphNode(_scopes(node), tuple(node.input), tuple(node.output)) for node in model.graph.node]
+        results = results_of_modules(nodes, outputs)
+
+        def run(value: Any, given: Results) -> Results:
+            graph = onnx.ModelProto()
+            graph.CopyFrom(model)
+            shown = sorted(set(results.values()) - set(outputs))
+            graph.graph.output.extend(onnx.ValueInfoProto(name=name) for name in shown)
+            feed = _feed(inputs, value)
+            for scope, name in results.items():
+                if isinstance(given.get(scope), Tensor) and f"given {name}" not in feed:
+                    feed[f"given {name}"] = array = given[scope].detach().cpu().numpy()
+                    kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+                    graph.graph.input.append(onnx.helper.make_tensor_value_info(f"given {name}", kind, array.shape))
+                    for node in graph.graph.node:
+                        if scope not in _scopes(node):
+                            node.input[:] = [f"given {name}" if taken == name else taken for taken in node.input]
+            computed = dict(zip([*outputs, *shown], _runner(graph).run(None, feed), strict=True))
+            values = {name: torch.from_numpy(v) for name, v in computed.items()}
+            whole = [values[name] for name in outputs]
+            found: Results = {scope: values[name] for scope, name in results.items()}
+            return found | {"": whole[0] if len(whole) == 1 else whole}
+
+        return Written(
+            {k: v for k, v in tensors.items() if k in names},
+            renamed=tuple(v for k, v in tensors.items() if k not in names),
+            run=run,
+            example=_example([i for i in model.graph.input if i.name in inputs]),
+            complete=False,
+            exact=False,
+        )
+
+
+FORMAT = Onnx()

@@ -1,0 +1,127 @@
+"""``.pt``: the project's own format, see :mod:`dpnn_bridge.outputs.container`."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.compare.bits import same_bits, same_in_file, same_tensors
+from dpnn_bridge.errors import VerificationError
+from dpnn_bridge.loaders.source import FileSource
+from dpnn_bridge.outputs import container, data, pt_file, pt_writer
+from dpnn_bridge.outputs.format import Format, Job
+from dpnn_bridge.outputs.verification import need_whole_zip
+
+
+def _forms(tensors: dict[str, Tensor]) -> dict[str, Any]:
+    return {name: (t.dtype, t.shape, t.stride()) for name, t in tensors.items()}
+
+
+class _Positions(pickle.Unpickler):
+    """Reads the ``data.pkl`` of a file that :func:`torch.save` wrote.
+
+    Tensors become the position of their storage in the file and that of their first element in the storage.
+    """
+
+    def __init__(self, file: Any, records: dict[str, pt_file.Record]) -> None:
+        super().__init__(file)
+        self._records = records
+
+    def persistent_load(self, pid: Any) -> int:
+        _, _, key, *_ = pid
+        return self._records[f"data/{key}"].start
+
+    def find_class(self, module: str, name: str) -> Any:
+        if name == "OrderedDict":
+            return dict
+        if name == "_rebuild_tensor_v2":
+            return lambda record, offset, *rest: (record, offset)
+        return name
+
+
+def _positions(path: Path) -> dict[str, tuple[int, int]]:
+    """Where the tensors of the state_dict are: position of the storage in the file, first element in the storage."""
+    source = FileSource(path)
+    records = pt_file.records(path, source)
+    return _Positions(io.BytesIO(source.read(*records["data.pkl"])), records).load()["state_dict"]
+
+
+def _same(a: Any, b: Any, done: set[tuple[int, int]] | None = None) -> bool:
+    done = set() if done is None else done
+    if isinstance(a, (dict, list, tuple)):
+        if (id(a), id(b)) in done:
+            return True
+        done.add((id(a), id(b)))
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and same_bits(a, b)
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(_same(v, b[k], done) for k, v in a.items())
+    if isinstance(a, (list, tuple)):
+        return type(a) is type(b) and len(a) == len(b) and all(_same(x, y, done) for x, y in zip(a, b, strict=True))
+    return type(a) is type(b) and (a == b or a != a)
+
+
+class Pt(Format):
+    """A model with its graph, or data."""
+
+    suffix = ".pt"
+    data = True
+    loads = rebuilt = True
+    origin_beside = False
+
+    def write(self, module: nn.Module, path: Path, job: Job) -> None:
+        content = job.written = container.pack(module, job.metadata)
+        pt_writer.save(content, path, job.origin)
+
+    def verify(self, module: nn.Module, path: Path, job: Job) -> None:
+        written = job.written
+        read = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        if any(not _same(read[name], written[name]) for name in ("graph", "constants", "metadata")):
+            raise VerificationError(f"{path}: the object graph differs after reading back")
+        if _forms(read["state_dict"]) != _forms(written["state_dict"]):
+            raise VerificationError(f"{path}: read back other names, shapes or types than were written")
+        positions, file = _positions(path), FileSource(path)
+        for name, tensor in written["state_dict"].items():
+            record, offset = positions[name]
+            if tensor.is_contiguous():
+                same = same_in_file(tensor, file, record + offset * tensor.element_size())
+            else:
+                same = same_bits(read["state_dict"][name], tensor)
+            if not same:
+                raise VerificationError(f"{path}: {name} differs after reading back; the disk may be full or failing")
+
+        container.check(read, module)
+
+    def load(self, path: Path, name: str) -> Any:
+        return pt_file.read(path, name)
+
+    def origin(self, path: Path) -> str | None:
+        need_whole_zip(path)
+        with ZipFile(path) as archive:
+            return archive.comment.decode() or None
+
+    def same_content(self, one: Path, other: Path) -> bool:
+        """Whether two files hold the same data, or the same model, whatever versions of the package wrote it."""
+        for path in (one, other):
+            need_whole_zip(path)
+        a, b = pt_file.read(one), pt_file.read(other)
+        if isinstance(a, dict) and isinstance(b, dict) and a.get("format") == container.FORMAT:
+            a, b = ({k: v for k, v in content.items() if k != "metadata"} for content in (a, b))
+        return _same(a, b)
+
+    def write_data(self, found: data.Data, path: Path) -> None:
+        plain = data.cleaned(found.plain, lambda array: torch.from_numpy(np.array(array)))
+        torch.save(plain, path)
+        expected = {n: v for n, v in data.leaves(plain) if isinstance(v, Tensor)}
+        read = {n: v for n, v in data.leaves(torch.load(path, weights_only=True)) if isinstance(v, Tensor)}
+        same_tensors(path, read, expected)
+
+
+FORMAT = Pt()

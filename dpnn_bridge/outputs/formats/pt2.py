@@ -1,0 +1,110 @@
+"""``.pt2``: ``torch.export``, which runs without dpnn_bridge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
+
+import torch
+from torch import Tensor, fx, nn
+
+from dpnn_bridge.base.atomic import PatientFile
+from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.outputs.format import Format, Job
+from dpnn_bridge.outputs.verification import (
+    check_traced,
+    first_sizes,
+    need_tracing,
+    need_whole_zip,
+    run,
+    traceable,
+    varying,
+)
+from dpnn_bridge.outputs.written import GraphNode, Results, Written, results_of_modules
+
+ORIGIN = "dpnn_bridge_origin"
+
+
+def _scopes(node: fx.Node) -> frozenset[str]:
+    return frozenset(name for name, _ in (node.meta.get("nn_module_stack") or {}).values() if name)
+
+
+class _Recording(fx.Interpreter):
+    """Runs a graph, keeps the results of modules, and hands on given ones in their place."""
+
+    def __init__(self, module: fx.GraphModule, results: dict[str, str], given: Results) -> None:
+        super().__init__(module)
+        self.found: Results = {}
+        self._given = given
+        self._modules_of: dict[str, list[str]] = {}
+        for scope, name in results.items():
+            self._modules_of.setdefault(name, []).append(scope)
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        for scope in self._modules_of.get(n.name, ()):
+            self.found[scope] = value
+        for scope in self._modules_of.get(n.name, ()):
+            theirs = self._given.get(scope)
+            if isinstance(theirs, Tensor) and isinstance(value, Tensor) and theirs.shape == value.shape:
+                return theirs.to(value.dtype)
+        return value
+
+
+class Pt2(Format):
+    """A program of ``torch.export``."""
+
+    suffix = ".pt2"
+    options = ("example", "dynamic")
+    program = traced = True
+
+    def write(self, module: nn.Module, path: Path, job: Job) -> None:
+        need_tracing(job.example, ".pt2")
+        run(traceable(module), job.example)  # the model's own complaint about the example is clearer than the tracer's
+        try:
+            with torch.no_grad():  # torch.export.load refuses programs that switch gradients off in between
+                # not strict is the default since PyTorch 2.8; strict mode refuses modules that remember a state
+                dynamic = job.options.get("dynamic", False)
+                example = varying(job.example) if dynamic else job.example
+                shapes = (first_sizes(job.example),) if dynamic else None
+                program = torch.export.export(traceable(module), (example,), dynamic_shapes=shapes, strict=False)
+                with PatientFile(path) as file:
+                    torch.export.save(program, file, extra_files={ORIGIN: job.metadata.get("origin", "")})  # type: ignore[arg-type]
+        except Exception as e:
+            raise ConversionError(f"torch.export cannot hold this model: {e}") from e
+
+    def verify(self, module: nn.Module, path: Path, job: Job) -> None:
+        loaded = torch.export.load(path).module()
+        check_traced(path, run(loaded, job.example), module, job.example, "the exported program")
+
+    def origin(self, path: Path) -> str | None:
+        need_whole_zip(path)
+        with ZipFile(path) as archive:
+            name = next(n for n in archive.namelist() if n.endswith(f"/{ORIGIN}"))
+            return archive.read(name).decode()
+
+    def open(self, path: Path, module: nn.Module) -> Written:
+        """The program, and what its operations give for each module of the model."""
+        program = torch.export.load(path)
+        example = program.example_inputs[0][0] if program.example_inputs and program.example_inputs[0] else None
+        loaded = program.module()
+        assert isinstance(loaded, fx.GraphModule)
+        nodes = [
+            GraphNode(_scopes(node), tuple(n.name for n in node.all_input_nodes), (node.name,))
+            for node in loaded.graph.nodes
+            if node.op == "call_function"
+        ]
+        (last,) = (node for node in loaded.graph.nodes if node.op == "output")
+        results = results_of_modules(nodes, [n.name for n in last.all_input_nodes])
+
+        def run(value: Any, given: Results) -> Results:
+            recording = _Recording(loaded, results, given)
+            with torch.no_grad():
+                output = recording.run(value)
+            return recording.found | {"": output}
+
+        return Written(dict(program.state_dict), run=run, example=example, complete=False, exact=False)
+
+
+FORMAT = Pt2()

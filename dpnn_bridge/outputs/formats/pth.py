@@ -1,0 +1,14 @@
+"""``.pth``: another suffix of ``.pt``."""
+
+from __future__ import annotations
+
+from dpnn_bridge.outputs.formats.pt import Pt
+
+
+class Pth(Pt):
+    """The same format."""
+
+    suffix = ".pth"
+
+
+FORMAT = Pth()

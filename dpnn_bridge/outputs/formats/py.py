@@ -1,0 +1,100 @@
+"""``.py``: a readable definition of the model that needs only torch and loads the ``state_dict``."""
+
+from __future__ import annotations
+
+import copy
+import runpy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dpnn_bridge.base.display import printable
+from dpnn_bridge.compare.bits import same_bits
+from dpnn_bridge.errors import VerificationError
+from dpnn_bridge.outputs.format import Format, Job
+from dpnn_bridge.outputs.py.program import Program
+from dpnn_bridge.outputs.py.settings import Pair, settings, tensors
+from dpnn_bridge.outputs.verification import run, same_outputs
+from dpnn_bridge.outputs.written import Results, Written, run_modules
+
+#: begins the last line
+ORIGIN = "# converted by dpnn_bridge from "
+
+
+class Py(Format):
+    """The source of a model."""
+
+    suffix = ".py"
+    options = ("example",)
+    program = True
+
+    def write(self, module: nn.Module, path: Path, job: Job) -> None:
+        program = job.written = Program(module, job)
+        end = f"\n{ORIGIN}{printable(str(job.metadata['origin']))}\n" if "origin" in job.metadata else ""
+        path.write_text(program.text() + end, encoding="utf-8")
+
+    def verify(self, module: nn.Module, path: Path, job: Job) -> None:
+        try:
+            built = runpy.run_path(str(path))["build"]()
+            built.load_state_dict(module.state_dict())
+        except Exception as e:
+            raise VerificationError(f"the generated Python does not rebuild the model: {type(e).__name__}: {e}") from e
+        pairs = job.written.pairs(built)
+        _check_tensors(path, pairs)
+        if missing := settings(pairs):
+            raise VerificationError(f"{path}: the generated Python lacks the statement {missing[0]}")
+        if job.example is not None:
+            torch.manual_seed(0)
+            expected = run(copy.deepcopy(module), job.example)
+            torch.manual_seed(0)
+            same_outputs(path, run(built, job.example), expected, "the generated Python")
+
+    def origin(self, path: Path) -> str | None:
+        """From the last line, so that a file that was cut has none; nothing is executed."""
+        before, _, last = path.read_text(encoding="utf-8").rpartition(f"\n{ORIGIN}")
+        return last[:-1] if before and last.endswith("\n") else None
+
+    def open(self, path: Path, module: nn.Module) -> Written:
+        """The model that the file builds, with the weights of ``module``: it holds none of its own.
+
+        The file is run: it is the user's own.
+        """
+        try:
+            built = runpy.run_path(str(path))["build"]()
+            built.load_state_dict(module.state_dict())
+        except (Exception, SystemExit) as e:
+            raise VerificationError(f"{path} does not build this model: {type(e).__name__}: {e}") from e
+        names = {id(m): name for name, m in module.named_modules()}
+        pairs = Program(module, Job()).pairs(built.train(module.training))
+        modules = {names[id(ours)]: theirs for _, ours, theirs in pairs}
+        found = {
+            f"{prefix}.{name}" if (prefix := names[id(ours)]) else name: tensor
+            for _, ours, theirs in pairs
+            for name, tensor in tensors(theirs).items()
+        }
+
+        def run(value: Any, given: Results) -> Results:
+            with torch.no_grad():
+                return run_modules(modules, lambda: built(value), given)
+
+        note = "was run to build the model; it holds no weights and got those of MODEL"
+        return Written(found, run=run, complete=False, note=note)
+
+
+def _check_tensors(path: Path, pairs: list[Pair]) -> None:
+    for place, ours, theirs in pairs:
+        others = tensors(theirs)
+        for name, tensor in tensors(ours).items():
+            other = others.get(name)
+            if other is None and name in ours._non_persistent_buffers_set:
+                continue  # what the last run left
+            if other is None or not same_bits(other, tensor.detach().cpu()):
+                raise VerificationError(
+                    f"{path}: {place}.{name} is another tensor in the generated Python: its shape, type or value does "
+                    "not follow from the arguments of constructors"
+                )
+
+
+FORMAT = Py()

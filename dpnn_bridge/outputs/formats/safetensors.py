@@ -1,0 +1,52 @@
+"""``.safetensors``: the weights under their ``state_dict`` names; in the metadata, what ``load`` needs beside them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from dpnn_bridge.outputs import container, data, safetensors_file, safetensors_writer
+from dpnn_bridge.outputs.format import Format, Job
+
+
+class Safetensors(Format):
+    """One file of a model or of data."""
+
+    suffix = ".safetensors"
+    data = True
+    loads = rebuilt = True
+
+    def write(self, module: nn.Module, path: Path, job: Job) -> None:
+        content = container.pack(module, job.metadata)
+        job.written = safetensors_writer.parts_of(module, content["state_dict"])
+        safetensors_writer.write(path, job.written, safetensors_writer.strings_of(content))
+
+    def verify(self, module: nn.Module, path: Path, job: Job) -> None:
+        strings = safetensors_writer.check(path, job.written)
+        container.check(safetensors_writer.content_of(strings, container.outlines(module), str(path)), module)
+
+    def load(self, path: Path, name: str) -> dict[str, Any]:
+        return safetensors_writer.content_of(*safetensors_file.read(path), name)
+
+    def origin(self, path: Path) -> str | None:
+        return json.loads(safetensors_file.read_metadata(path).get("metadata", "{}")).get("origin")
+
+    def same_content(self, one: Path, other: Path) -> bool:
+        return safetensors_file.same_content(one, other)
+
+    def write_data(self, found: data.Data, path: Path) -> None:
+        flat = data.flat(data.cleaned(found.plain, np.ascontiguousarray))
+        arrays = {name: leaf for name, leaf in flat.items() if isinstance(leaf, np.ndarray)}
+        rest = {name: leaf for name, leaf in flat.items() if not isinstance(leaf, np.ndarray)}
+        data.need_names(arrays, ".safetensors", lambda name: name != "__metadata__")
+        parts = {name: safetensors_writer.part_of(torch.from_numpy(array)) for name, array in arrays.items()}
+        safetensors_writer.write(path, parts, {"format": "pt", "values": json.dumps(rest)})
+        safetensors_writer.check(path, parts)
+
+
+FORMAT = Safetensors()

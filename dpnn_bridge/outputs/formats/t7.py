@@ -1,0 +1,52 @@
+"""``.t7``: back to Torch7."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from dpnn_bridge.conversion import convert_object, to_lua
+from dpnn_bridge.errors import VerificationError
+from dpnn_bridge.loaders.compare import difference
+from dpnn_bridge.loaders.t7_reader import read_t7
+from dpnn_bridge.loaders.t7_writer import WriteOptions, write_t7
+from dpnn_bridge.outputs.data import Data
+from dpnn_bridge.outputs.format import Format, Job
+from dpnn_bridge.outputs.verification import check_loads
+
+
+def _encoding(job: Job) -> dict[str, Any]:
+    """The options of the writer: mode, long_size, …"""
+    return {k: v for k, v in job.options.items() if k != "tensor_type"}
+
+
+class T7(Format):
+    """What Torch7 saves."""
+
+    suffix = ".t7"
+    options = ("example", "tensor_type", *(f.name for f in fields(WriteOptions)))
+    data = rebuilt = True
+    origin_beside = False  # Torch7 would not read a file with anything beside the object
+
+    def write(self, module: nn.Module, path: Path, job: Job) -> None:
+        obj = job.written = to_lua(module, tensor_type=job.options.get("tensor_type"), example=job.example)
+        write_t7(path, obj, verify=False, **_encoding(job))
+
+    def verify(self, module: nn.Module, path: Path, job: Job) -> None:
+        encoding = _encoding(job)
+        binary, shared = encoding.get("mode") != "ascii", encoding.get("referenced", True)
+        read = read_t7(path)
+        if found := difference(job.written, read, exact_nan=binary, shared=shared):
+            raise VerificationError(f"{path}: reading it back gave something else: {found}")
+        check_loads(module, lambda options: convert_object(read, options)[0], same_names=False)
+
+    def write_data(self, found: Data, path: Path) -> None:
+        write_t7(path, found.lua, verify=False)
+        if different := difference(found.lua, read_t7(path), exact_nan=True, shared=True):
+            raise VerificationError(f"{path}: reading it back gave something else: {different}")
+
+
+FORMAT = T7()

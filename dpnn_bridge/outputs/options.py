@@ -1,0 +1,265 @@
+"""The options of a conversion, each declared once: the command line, ``convert`` and provenance are made from these.
+
+Needs no PyTorch, so that the command line can list its options.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal
+
+from dpnn_bridge.base.checksum import sha256_of
+from dpnn_bridge.errors import OptionError
+
+if TYPE_CHECKING:
+    import torch
+
+    from dpnn_bridge.outputs.format import Format
+
+StrPath = str | os.PathLike[str]
+
+#: names of types that models are cast to on the command line
+DTYPES = ("float16", "bfloat16", "float32", "float64")
+
+
+def _flag(flag: str, help: str, **click: Any) -> dict[str, Any]:
+    """The metadata of a field that is an option of the command line.
+
+    Args:
+        flag: its name there.
+        help: what it does.
+        **click: what ``click.option`` takes. ``type`` is a tuple of choices, a number that is the least one, or
+            ``"path"``; ``parse`` turns the text of the command line into the value.
+    """
+    return {"flag": flag, "help": help, **click}
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """What changes the result of a conversion.
+
+    Attributes:
+        key: path of the module inside a checkpoint table.
+        dtype: casts floating point tensors, ``torch.float16`` or ``"float16"``.
+        index_base: 1 as in Lua or 0, for modules whose inputs or outputs are indices; for formats that hold a program.
+        inplace: run modules in place where the file says so; for formats that hold a program.
+        plugins: Python files that register classes with ``@lua_class``.
+        lua: a :class:`~dpnn_bridge.lua.LuaBridge` that knows the classes that the registry does not, or Lua files that
+            define them, which are run.
+        sandbox: run these Lua files, and the layers that they define, in a process that the kernel lets do nothing but
+            compute; see :class:`~dpnn_bridge.lua.LuaBridge` for its limits.
+        allow_unsupported: unknown classes become placeholders.
+        example: one input of the model, or a function that makes one for the model.
+        dynamic: the first size of every input may vary.
+        opset: version of ONNX's operators.
+        input_names: names of the inputs in an ``.onnx`` file.
+        max_shard_size: write ``.safetensors`` in files of at most so many bytes, ``"2GB"``, with an index, as Hugging
+            Face's libraries load them. Weights go from file to file in pieces: they may be larger than memory. An
+            output that is an index, ``model.safetensors.index.json``, asks for that too.
+        tensor_type: Lua type of floating point tensors in a ``.t7`` file; default: as in the file it came from.
+        mode, long_size, big_endian, referenced: see :class:`~dpnn_bridge.loaders.WriteOptions`.
+    """
+
+    key: str | None = field(
+        default=None,
+        metadata=_flag(
+            "--key", "Path of the model inside the file, such as protos.rnn; detected automatically when left out."
+        ),
+    )
+    dtype: str | torch.dtype | None = field(
+        default=None,
+        metadata=_flag("--dtype", "Cast floating point tensors; default: as in the file.", type=DTYPES),
+    )
+    example: Any = field(
+        default=None,
+        metadata=_flag("--input", "Example input, 1x3x224x224[:int64] or a file; repeat for a list.", multiple=True),
+    )
+    dynamic: bool = field(
+        default=False,
+        metadata=_flag("--dynamic", "The first size of every input may vary (.onnx, .pt2).", is_flag=True),
+    )
+    opset: int | None = field(
+        default=None,
+        metadata=_flag("--opset", "Version of ONNX's operators; default: what torch.onnx chooses.", type=7),
+    )
+    max_shard_size: int | str | None = field(
+        default=None,
+        metadata=_flag(
+            "--max-shard-size",
+            "Write .safetensors in files of this size, in pieces: for large models.",
+            metavar="2GB",
+        ),
+    )
+    input_names: Sequence[str] | None = field(
+        default=None,
+        metadata=_flag(
+            "--input-names",
+            "Names of the inputs in an .onnx file.",
+            metavar="A,B",
+            parse=lambda text: text.split(","),
+        ),
+    )
+    index_base: int = field(
+        default=1,
+        metadata=_flag(
+            "--index-base",
+            "First index of inputs and outputs that are indices; 1 as in Lua (.py, .onnx, .pt2).",
+            type=("0", "1"),
+            parse=int,
+        ),
+    )
+    inplace: bool = field(
+        default=False,
+        metadata=_flag("--inplace", "Run layers in place where the file says so (.py, .onnx, .pt2).", is_flag=True),
+    )
+    plugins: Sequence[StrPath] = field(
+        default=(),
+        metadata=_flag("--plugin", "Python file with @lua_class blocks.", multiple=True, type="path"),
+    )
+    lua: Any = field(
+        default=None,
+        metadata=_flag("--lua", "Lua file that defines classes.", multiple=True, type="path"),
+    )
+    sandbox: bool | Literal["partial"] = field(
+        default=False,
+        metadata=_flag("--sandbox", "Run the --lua files where they can do nothing but compute.", is_flag=True),
+    )
+    allow_unsupported: bool = field(
+        default=False,
+        metadata=_flag(
+            "--allow-unsupported", "Unknown classes become placeholders that raise when they run.", is_flag=True
+        ),
+    )
+    tensor_type: str | None = None
+    mode: str | None = None
+    long_size: int | None = None
+    big_endian: bool | None = None
+    referenced: bool | None = None
+
+    @classmethod
+    def of(cls, options: dict[str, Any]) -> ConvertOptions:
+        """The options from keyword arguments.
+
+        Raises:
+            OptionError: there is no such option, or it has no such value.
+        """
+        known = [f.name for f in fields(cls)]
+        if unknown := sorted(options.keys() - set(known)):
+            raise OptionError(f"no option {', '.join(unknown)}; there are {', '.join(known)}")
+        found = cls(**options)
+        if found.index_base not in (0, 1) or isinstance(found.index_base, bool):
+            raise OptionError(f"index_base={found.index_base!r}: it is 1, as in Lua, or 0")
+        return found
+
+    def chosen(self) -> dict[str, Any]:
+        """The options that are not at their defaults."""
+        return {f.name: v for f in fields(self) if not _same(v := getattr(self, f.name), f.default)}
+
+    def of_format(self, format: Format, where: str) -> dict[str, Any]:
+        """The chosen options that belong to a format.
+
+        Args:
+            format: the format.
+            where: for the message.
+
+        Raises:
+            OptionError: the format does not take one that was chosen.
+        """
+        build = _BUILD if format.program else ()
+        own = {name: value for name, value in self.chosen().items() if name not in (*_COMMON, *build)}
+        check_options(own, format, where, build)
+        return own
+
+    def files(self) -> list[StrPath]:
+        """The files of this machine that these options name."""
+        return [*self.plugins, *_paths(self.lua), *getattr(self.example, "files", ())]
+
+    def digest(self) -> str | None:
+        """A checksum of everything that changes the result; files count by their content.
+
+        None where that cannot be told: of a function, or of a :class:`~dpnn_bridge.lua.LuaBridge`.
+        """
+        from dpnn_bridge.conversion.tensors import as_dtype
+
+        arguments: list[Any] = [self.key, str(as_dtype(self.dtype))]
+        chosen = {name: value for name, value in self.chosen().items() if name not in ("key", "dtype")}
+        for name in ("plugins", "lua"):
+            if name in chosen and (paths := _paths(chosen[name])):
+                chosen[name] = [sha256_of(path) for path in paths]
+        try:
+            text = json.dumps([*arguments, *([chosen] if chosen else [])], sort_keys=True, default=_plain)
+        except TypeError:
+            return None
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+#: options of every format
+_COMMON = ("key", "dtype", "plugins", "lua", "sandbox", "allow_unsupported")
+#: options of how modules are built, which only a program shows
+_BUILD = ("index_base", "inplace")
+
+
+def check_options(names: Iterable[str], format: Format, where: str, more: Sequence[str] = ()) -> None:
+    """Raises :class:`OptionError` unless a format takes all options of these names; ``more`` names others of it."""
+    if unknown := sorted(set(names) - set(format.options)):
+        takes = ", ".join([*format.options, *more]) or "none"
+        raise OptionError(f"{where}: {format.suffix} does not take {', '.join(map(_named, unknown))}; it takes {takes}")
+
+
+def origin_text(sha256: str, options: ConvertOptions) -> str | None:
+    """The checksum of an input, and that of the options; None where they have none."""
+    digest = options.digest()
+    return None if digest is None else f"sha256:{sha256}-{digest}"
+
+
+def shows_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Lists the options in the signature of a function that takes them as ``**options``."""
+    signature = inspect.signature(function)
+    own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    more = [
+        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=f.type)
+        for f in fields(ConvertOptions)
+    ]
+    function.__signature__ = signature.replace(parameters=[*own, *more])  # type: ignore[attr-defined]
+    return function
+
+
+def _same(value: Any, default: Any) -> bool:
+    """Whether a value is the default; an empty list of files is."""
+    if isinstance(value, (tuple, list)) and not value and default in ((), None):
+        return True
+    return value is default or (type(value) is type(default) and value == default)
+
+
+def _named(name: str) -> str:
+    """An option in a message, which the command line shortens to its own name."""
+    flag = next((f.metadata["flag"] for f in fields(ConvertOptions) if f.name == name and f.metadata), "")
+    return f"{name}= ({flag})" if flag else f"{name}="
+
+
+def _paths(value: Any) -> list[StrPath]:
+    """The files that an option names: one, or several; none where it is something else."""
+    if isinstance(value, (str, os.PathLike)):
+        return [value]
+    return list(value) if isinstance(value, (tuple, list)) else []
+
+
+def _plain(value: Any) -> Any:
+    """What stands for a value in JSON: its checksum for a tensor or array, and what ``digest()`` returns."""
+    if hasattr(value, "digest"):
+        return value.digest()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "__array__"):
+        import torch
+
+        from dpnn_bridge.compare.bits import byte_array
+
+        tensor = torch.as_tensor(value).contiguous()
+        return [str(tensor.dtype), list(tensor.shape), hashlib.sha256(byte_array(tensor).tobytes()).hexdigest()]
+    raise TypeError(type(value).__name__)

@@ -1,0 +1,189 @@
+"""Writes ``.safetensors`` files in pieces: tensors under their ``state_dict`` names, and nothing else beside them.
+
+What else a model needs to be loaded again stands in the metadata, as strings: ``format`` (``pt``), ``dpnn_bridge`` and
+its ``version``, ``graph``, ``constants`` (type and base64 of each) and ``metadata``. Files of earlier versions hold
+constants as tensors named ``constant:N``, and tied tensors once, with their other names in ``aliases``.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.compare.bits import byte_array, same_in_file
+from dpnn_bridge.conversion.budget import MOST_VALUES, PER_ENTRY
+from dpnn_bridge.conversion.pending import COMPUTED, pending_of
+from dpnn_bridge.errors import ConversionError, T7FormatError, VerificationError
+from dpnn_bridge.outputs import container, safetensors_file
+from dpnn_bridge.outputs.safetensors_file import LARGEST_HEADER
+
+_NAMES = {dtype: name for name, dtype in safetensors_file.DTYPES.items()}
+_CONSTANT = "constant:"
+
+
+class Part(NamedTuple):
+    """One tensor: its type and shape, and its elements in pieces."""
+
+    dtype: torch.dtype
+    shape: torch.Size
+    pieces: Callable[[], Iterator[Tensor]]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.shape.numel() * self.dtype.itemsize
+
+
+def part_of(value: Tensor) -> Part:
+    """A tensor in one piece."""
+    return Part(value.dtype, value.shape, partial(_piece, value))
+
+
+def parts_of(module: nn.Module, state_dict: Mapping[str, Tensor]) -> dict[str, Part]:
+    """The parameters and buffers of a module; those that stay in its file are read piece by piece."""
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    parts: dict[str, Part] = {}
+    for name, value in state_dict.items():
+        parameter = parameters.get(name)
+        held = pending_of(parameter)
+        if held is not None and parameter is not None:
+            parts[name] = Part(value.dtype, value.shape, partial(held.pieces, parameter))
+        elif value.is_meta:
+            raise ConversionError(f"{name}: {COMPUTED}")
+        else:
+            parts[name] = part_of(value)
+    return parts
+
+
+def _piece(value: Tensor) -> Iterator[Tensor]:
+    yield value.detach().cpu().contiguous().reshape(-1)
+
+
+# ---------------------------------------------------------------------- files
+def write(path: Path, parts: Mapping[str, Part], strings: dict[str, str]) -> None:
+    """Writes a file.
+
+    Raises:
+        ConversionError: a type is none of the format, or the metadata are too long for it.
+    """
+    header: dict[str, Any] = {"__metadata__": strings}
+    ordered = sorted(parts.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))  # aligned, as the library does
+    at = 0
+    for name, part in ordered:
+        if part.dtype not in _NAMES:
+            raise ConversionError(f".safetensors holds no tensors of type {part.dtype}: {name}; .pt does")
+        header[name] = {"dtype": _NAMES[part.dtype], "shape": list(part.shape), "data_offsets": [at, at + part.size]}
+        at += part.size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    if len(text) > LARGEST_HEADER:
+        raise ConversionError(
+            f"the structure of this model takes {len(text):,} bytes and .safetensors holds {LARGEST_HEADER:,}; .pt has "
+            "no such limit"
+        )
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for _, part in ordered:
+            for piece in part.pieces():
+                file.write(byte_array(piece).data)
+
+
+def check(path: Path, parts: Mapping[str, Part], name: str = "") -> dict[str, str]:
+    """The metadata of a file, once every byte of its tensors is compared with what they are made from.
+
+    Raises:
+        VerificationError: something differs.
+    """
+    name = name or str(path)
+    source, strings, entries, base = safetensors_file.opened(path)
+    if entries.keys() != parts.keys():
+        raise VerificationError(f"{name}: read back other names than were written")
+    for key, part in parts.items():
+        dtype, shape, at, _ = entries[key]
+        if (dtype, tuple(shape)) != (part.dtype, tuple(part.shape)) or not _same(part, source, base + at):
+            raise VerificationError(f"{name}: {key} differs after reading back; the disk may be full or failing")
+    return strings
+
+
+def _same(part: Part, source: Any, at: int) -> bool:
+    for piece in part.pieces():
+        if not same_in_file(piece, source, at):
+            return False
+        at += piece.nbytes
+    return True
+
+
+# ---------------------------------------------------------------------- what stands in the metadata
+def strings_of(content: dict[str, Any]) -> dict[str, str]:
+    """The metadata of a file: all of a ``.pt`` content but its tensors."""
+    constants = [[_NAMES[c.dtype], base64.b64encode(byte_array(c).tobytes()).decode()] for c in content["constants"]]
+    return {
+        "format": "pt",  # what loaders of PyTorch's ecosystem ask for
+        "dpnn_bridge": content["format"],
+        "version": str(content["version"]),
+        "graph": content["graph"],
+        "constants": json.dumps(constants),
+        "metadata": json.dumps(_as_json(content["metadata"]), default=lambda t: t.tolist()),
+    }
+
+
+def content_of(strings: dict[str, str], tensors: dict[str, Tensor], name: str) -> dict[str, Any]:
+    """The content as in a ``.pt`` file, for :func:`dpnn_bridge.outputs.container.unpack`.
+
+    Raises:
+        ConversionError: the file is another program's.
+        T7FormatError: its metadata are damaged.
+    """
+    if container.FORMAT not in (strings.get("dpnn_bridge"), strings.get("format")):  # the latter in older files
+        raise ConversionError(f"{name} was not written by dpnn_bridge; use safetensors to read its tensors")
+    try:
+        constants = _constants(strings, tensors)
+        aliases = json.loads(strings.get("aliases", "{}"))
+        return {
+            "format": container.FORMAT,
+            "version": int(strings["version"]),
+            "graph": strings["graph"],
+            "constants": constants,
+            "state_dict": tensors | {name: tensors[first] for name, first in aliases.items()},
+            "metadata": json.loads(strings["metadata"]),
+        }
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as e:
+        message = f"its metadata are damaged ({type(e).__name__}: {str(e)[:300]}); convert the .t7 file again"
+        raise T7FormatError(message, source=name) from e
+
+
+def _constants(strings: dict[str, str], tensors: dict[str, Tensor]) -> list[Tensor]:
+    if "constants" not in strings:
+        return [tensors.pop(f"{_CONSTANT}{i}") for i in range(sum(name.startswith(_CONSTANT) for name in tensors))]
+    found = []
+    for kind, text in json.loads(strings["constants"]):
+        data = bytearray(base64.b64decode(text, validate=True))
+        dtype = safetensors_file.DTYPES[kind]
+        found.append(torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype))
+    return found
+
+
+def _as_json(metadata: dict[str, Any]) -> dict[str, Any]:
+    """The metadata, without what the checkpoint held where its tables share so much that JSON could not hold it."""
+    sizes: dict[int, int] = {}
+    entries = 0
+
+    def size(value: Any) -> int:
+        nonlocal entries
+        if not isinstance(value, (dict, list, tuple)):
+            return max(1, value.numel()) if isinstance(value, Tensor) else 1
+        if id(value) not in sizes:
+            entries += len(value)
+            sizes[id(value)] = 1 + sum(map(size, value.values() if isinstance(value, dict) else value))
+        return sizes[id(value)]
+
+    if size(metadata) <= MOST_VALUES + PER_ENTRY * entries:
+        return metadata
+    return {k: v for k, v in metadata.items() if k != "checkpoint"}

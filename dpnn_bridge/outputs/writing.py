@@ -1,0 +1,98 @@
+"""Writes a model in the format that the suffix of the output names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from dpnn_bridge.base.atomic import StrPath, replacing
+from dpnn_bridge.base.boundary import raises
+from dpnn_bridge.base.suffixes import INDEX, index_of
+from dpnn_bridge.errors import ConversionError, OptionError
+from dpnn_bridge.modules.several import Models
+from dpnn_bridge.outputs.format import Format, Job
+from dpnn_bridge.outputs.formats import format_named, suffix_of, suffixes
+from dpnn_bridge.outputs.options import check_options
+
+
+def target_of(path: StrPath, to: str | None, max_shard_size: Any = None) -> tuple[StrPath, Format]:
+    """The file that is written, and its format: with ``max_shard_size`` the index of a ``.safetensors`` file.
+
+    Raises:
+        ConversionError: no such format.
+        OptionError: the format is not written in shards.
+    """
+    suffix = suffix_of(path, to)
+    if max_shard_size is not None and suffix != INDEX:
+        if suffix != ".safetensors":
+            raise OptionError(
+                f"{path}: max_shard_size= (--max-shard-size) is for .safetensors: --to safetensors, or OUT.safetensors"
+            )
+        path, suffix = index_of(path), INDEX
+    return path, format_named(suffix)
+
+
+@raises(ConversionError, "writing")
+def export(
+    module: nn.Module,
+    path: StrPath,
+    *,
+    to: str | None = None,
+    example: Any = None,
+    metadata: dict[str, Any] | None = None,
+    force: bool = False,
+    inputs: Sequence[StrPath] = (),
+    seal: Callable[[Path], None] | None = None,
+    origin: Callable[[], str | None] | None = None,
+    **options: Any,
+) -> None:
+    """Writes ``module`` to ``path``, loads the file as its user does, compares, and only then lets it appear.
+
+    Args:
+        module: a converted module.
+        path: the output; its suffix chooses the format.
+        to: format name when the suffix does not say it.
+        example: one input of the model; ``.onnx`` and ``.pt2`` need it, ``.py`` compares outputs with it, ``.t7``
+            chooses classes by it.
+        metadata: plain data to store beside the model.
+        force: replace an existing file.
+        inputs: files that are never replaced.
+        seal: called with the file once it is verified, before it appears.
+        origin: see :class:`~dpnn_bridge.outputs.format.Job`.
+        **options: of the format, see :class:`~dpnn_bridge.outputs.options.ConvertOptions`.
+
+    Raises:
+        ConversionError: the format is unknown, lacks something, or cannot hold this model.
+        OptionError: the format has no such option.
+        VerificationError: what was read back differs; nothing was written.
+        OutputError: the file cannot be written there, see :func:`dpnn_bridge.base.atomic.replacing`.
+    """
+    path, format = target_of(path, to, options.get("max_shard_size"))
+    _check_module(module, path, format)
+    given = {"example": example, **options}
+    check_options((name for name, value in given.items() if value is not None), format, os.fspath(path))
+    job = Job(example, metadata or {}, options, origin)
+    if origin is not None and format.origin_beside and (made_of := origin()) is not None:
+        job.metadata = {**job.metadata, "origin": made_of}
+    with replacing(path, force=force, inputs=inputs, parts=format.several) as temporary:
+        format.write(module, temporary, job)
+        format.verify(module, temporary, job)
+        if seal is not None:
+            seal(temporary)
+
+
+def _check_module(module: nn.Module, path: StrPath, format: Format) -> None:
+    if not format.models:
+        others = ", ".join(suffix for suffix in suffixes() if format_named(suffix).models)
+        raise ConversionError(
+            f"{path}: the input holds a model, and {format.suffix} only data; choose {others}, or a key"
+        )
+    if isinstance(module, Models) and format.program:
+        keys = ", ".join(module.keys())
+        raise ConversionError(
+            f"{path}: {format.suffix} holds one model; choose one with key= (--key), or --all: {keys}"
+        )

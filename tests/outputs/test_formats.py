@@ -1,0 +1,249 @@
+"""A format is one file; an option of a conversion stands once; what was made with other options is not done."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+from samples import SAMPLES
+
+import dpnn_bridge
+from dpnn_bridge.batch import Task, run
+from dpnn_bridge.cli.convert import convert_command
+from dpnn_bridge.cli.verify import verify_command
+from dpnn_bridge.converting import convert, is_converted
+from dpnn_bridge.errors import ConversionError, OptionError
+from dpnn_bridge.loaders import WriteOptions
+from dpnn_bridge.outputs import formats
+from dpnn_bridge.outputs.format import Format
+from dpnn_bridge.outputs.formats import format_named, suffixes
+from dpnn_bridge.outputs.options import ConvertOptions
+
+MODEL = SAMPLES / "torch-demos__mnist_convnet" / "model.t7"
+
+#: a whole format: one file
+TOY = """
+import json
+
+import torch
+
+from dpnn_bridge.errors import VerificationError
+from dpnn_bridge.outputs import container
+from dpnn_bridge.outputs.format import Format
+
+
+class Toy(Format):
+    suffix = ".toy"
+    options = ("opset",)
+    data = True
+    loads = rebuilt = True
+
+    def write(self, module, path, job):
+        job.written = container.pack(module, job.metadata)
+        torch.save(job.written | {"opset": job.options.get("opset")}, path)
+
+    def verify(self, module, path, job):
+        if self.load(path, path.name)["graph"] != job.written["graph"]:
+            raise VerificationError(f"{path}: another graph")
+        container.check(self.load(path, path.name), module)
+
+    def load(self, path, name):
+        return torch.load(path, weights_only=True)
+
+    def origin(self, path):
+        return torch.load(path, weights_only=True)["metadata"].get("origin")
+
+    def write_data(self, found, path):
+        path.write_text(json.dumps(found.plain))
+
+
+FORMAT = Toy()
+"""
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    folder = tmp_path / "formats"
+    folder.mkdir()
+    (folder / "toy.py").write_text(TOY)
+    monkeypatch.setattr(formats, "__path__", [*formats.__path__, str(folder)])
+    yield
+    monkeypatch.delattr(formats, "toy", raising=False)
+    monkeypatch.delitem(__import__("sys").modules, f"{formats.__name__}.toy", raising=False)
+
+
+def command(which: Any, *arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(which, [str(a) for a in arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.output
+
+
+def test_a_format_is_one_file(toy: None, tmp_path: Path) -> None:
+    target, x = tmp_path / "m.toy", torch.ones(1, 1, 32, 32)
+    code, output = command(convert_command, MODEL, target, "--opset", "9")
+    assert code == 0, output
+    assert torch.equal(dpnn_bridge.load(target)(x), dpnn_bridge.load(MODEL)(x))
+    assert is_converted(MODEL, target, opset=9)
+    assert not is_converted(MODEL, target)
+    assert command(verify_command, MODEL, target)[0] == 0
+    dpnn_bridge.save(tmp_path / "saved.toy", dpnn_bridge.load(MODEL))
+    dpnn_bridge.load_checkpoint(tmp_path / "saved.toy")
+    with pytest.raises(OptionError, match=r"\.toy does not take dynamic= \(--dynamic\); it takes opset"):
+        convert(MODEL, tmp_path / "other.toy", dynamic=True)
+    dpnn_bridge.write_t7(tmp_path / "data.t7", {"a": 1.0})
+    convert(tmp_path / "data.t7", tmp_path / "data.toy")
+    assert (tmp_path / "data.toy").read_text() == '{"a": 1}'
+    with pytest.raises(ConversionError, match=r"cannot write \.h5; choose .*\.toy"):
+        convert(MODEL, tmp_path / "m.h5")
+
+
+@pytest.mark.parametrize("suffix", [*suffixes(), ".safetensors.index.json"])
+def test_a_format_is_what_its_file_says(suffix: str) -> None:
+    found = format_named(suffix)
+    assert found.suffix == suffix
+    assert set(found.options) <= {f.name for f in fields(ConvertOptions)}
+    defined = {name for kind in type(found).__mro__[:-1] if kind is not Format for name in vars(kind)}
+    if found.models:
+        assert {"write", "verify"} <= defined
+    assert ("load" in defined) == found.loads
+    assert ("write_data" in defined) == found.data
+    assert found.rebuilt or not found.models or "open" in defined
+
+
+# ---------------------------------------------------------------------- options
+def test_options_stand_once() -> None:
+    names = {f.name: f for f in fields(ConvertOptions)}
+    shown = inspect.signature(convert).parameters
+    assert {name: shown[name].default for name in names} == {name: f.default for name, f in names.items()}
+    flags = {f.metadata["flag"]: name for name, f in names.items() if f.metadata}
+    offered = {flag: parameter.name for parameter in convert_command.params for flag in parameter.opts}
+    assert flags.items() <= offered.items()
+    assert {f.name for f in fields(WriteOptions)} <= names.keys()
+
+
+def test_an_unknown_option_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="no option opst; there are key, dtype"):
+        convert(MODEL, tmp_path / "m.pt", opst=3)
+    with pytest.raises(OptionError, match="no option opst"):
+        is_converted(MODEL, tmp_path / "m.pt", opst=3)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".npz", ".json"])
+def test_an_example_is_for_formats_that_take_it(suffix: str, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"does not take example= \(--input\)"):
+        convert(MODEL, tmp_path / f"m{suffix}", example=torch.ones(1))
+    code, output = command(convert_command, MODEL, tmp_path / f"m{suffix}", "--input", "1x1x32x32")
+    assert code == 2
+    assert "does not take --input; it takes none" in output
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", [{"index_base": 0}, {"inplace": True}])
+def test_how_modules_are_built_is_for_programs(option: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"\.pt does not take"):
+        convert(MODEL, tmp_path / "m.pt", **option)
+    convert(MODEL, tmp_path / "m.py", **option)
+    assert is_converted(MODEL, tmp_path / "m.py", **option)
+    assert not is_converted(MODEL, tmp_path / "m.py")
+    for wrong in (True, 2, "x"):
+        with pytest.raises(OptionError, match="index_base"):
+            convert(MODEL, tmp_path / "n.py", index_base=wrong)
+
+
+# ---------------------------------------------------------------------- provenance
+PLUGIN = """
+import torch
+from dpnn_bridge import LuaClass, lua_class
+
+@lua_class("test.Scaled")
+class Scaled(LuaClass):
+    torch_type = torch.nn.{kind}
+"""
+
+
+def test_a_changed_plugin_makes_another_result(tmp_path: Path) -> None:
+    plugin, target = tmp_path / "layers.py", tmp_path / "m.npz"
+    plugin.write_text(PLUGIN.format(kind="Tanh"))
+    convert(MODEL, target, plugins=[plugin])
+    assert is_converted(MODEL, target, plugins=(str(plugin),))
+    copy = tmp_path / "elsewhere.py"
+    copy.write_bytes(plugin.read_bytes())
+    plugin.write_text(PLUGIN.format(kind="ReLU"))
+    assert not is_converted(MODEL, target, plugins=[plugin])
+    assert not is_converted(MODEL, target)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({}, {"allow_unsupported": True}),
+        ({}, {"dtype": "float16"}),
+        ({"dtype": "float16"}, {"dtype": torch.bfloat16}),
+        ({"index_base": 0}, {}),
+        ({"inplace": True}, {}),
+        ({"example": torch.zeros(2)}, {"example": torch.ones(2)}),
+        ({"example": torch.zeros(2)}, {"example": torch.zeros(1, 2)}),
+        ({"example": [torch.zeros(2)]}, {"example": torch.zeros(2)}),
+        ({"example": torch.zeros(2)}, {"example": torch.zeros(2, dtype=torch.float64)}),
+        ({"tensor_type": "torch.FloatTensor"}, {}),
+        ({"mode": "ascii"}, {}),
+        ({"opset": 18}, {"opset": 19}),
+        ({"sandbox": True}, {}),
+        ({"key": "a"}, {"key": "b"}),
+    ],
+)
+def test_every_option_counts(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert ConvertOptions.of(one).digest() != ConvertOptions.of(other).digest()
+    assert ConvertOptions.of(one).digest() == ConvertOptions.of(dict(one)).digest()
+
+
+def test_files_count_by_content(tmp_path: Path) -> None:
+    a, b = tmp_path / "a.lua", tmp_path / "b.lua"
+    a.write_text("return 1")
+    b.write_text("return 1")
+    for name in ("lua", "plugins"):
+        same = {ConvertOptions.of({name: value}).digest() for value in ([a], (str(b),), [b])}
+        assert len(same) == 1
+    before = ConvertOptions.of({"lua": a}).digest()
+    a.write_text("return 2")
+    assert ConvertOptions.of({"lua": a}).digest() != before
+
+
+def test_defaults_count_as_they_did() -> None:
+    """What was converted by earlier versions without options is done still."""
+    assert ConvertOptions().digest() == "10f444f24268a839"
+    assert ConvertOptions.of({"key": "a", "dynamic": True, "opset": 3}).digest() == "20c070bd565b439c"
+    assert (
+        ConvertOptions.of({"plugins": [], "lua": (), "allow_unsupported": False}).digest() == ConvertOptions().digest()
+    )
+
+
+def test_what_cannot_be_told_never_counts_as_done(tmp_path: Path) -> None:
+    options = ConvertOptions.of({"example": lambda model: None})
+    assert options.digest() is None
+    target = tmp_path / "m.py"
+    convert(MODEL, target, example=lambda model: torch.ones(1, 1, 32, 32))
+    assert not is_converted(MODEL, target, example=lambda model: torch.ones(1, 1, 32, 32))
+
+
+def test_a_batch_with_another_plugin_is_not_skipped(tmp_path: Path) -> None:
+    plugin = tmp_path / "p.py"
+    plugin.write_text("# one")
+    tasks = [Task(MODEL, tmp_path / "m.npz")]
+    states = []
+    for text in ("# one", "# one", "# two"):
+        plugin.write_text(text)
+        states += [o.status for o in run(tasks, plugins=(str(plugin),), manifest=tmp_path / "done.jsonl")]
+    assert states == ["converted", "skipped", "failed"]
+
+
+def test_a_source_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    convert(MODEL, tmp_path / "m.npz")
+    with pytest.raises(dpnn_bridge.errors.T7Error, match=r"none\.t7"):
+        is_converted(tmp_path / "none.t7", tmp_path / "m.npz")
