@@ -99,7 +99,7 @@ def test_exported_program_runs_without_dpnn_bridge(tmp_path: Path) -> None:
 @tracing
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
 def test_tracing_formats_ask_for_an_example(suffix: str, tmp_path: Path) -> None:
-    with pytest.raises(ConversionError, match="--input"):
+    with pytest.raises(OptionError, match="--input"):
         dpnn_bridge.save(tmp_path / f"m{suffix}", model_of("torch-demos__mnist_convnet"))
     assert list(tmp_path.iterdir()) == []
 
