@@ -18,11 +18,10 @@ from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.errors import ConversionError, ModelNotFoundError
 from dpnn_bridge.files import load_with_report
+from dpnn_bridge.legacy.pickles import read_source
 from dpnn_bridge.loaders.origin import Origin, local_file
-from dpnn_bridge.loaders.t7_reader import read_local
 from dpnn_bridge.modules.several import Models
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
-from dpnn_bridge.outputs.formats import is_converted_file
 
 _VOCABULARY = re.compile(
     r"vocab|(idx|ix|id|index|token|word|char|label)s?_?(to|2)_?\w+|alphabet|dict(s|ionary)?$", re.I
@@ -112,7 +111,8 @@ def load_checkpoint(path: Origin, **options: Any) -> Checkpoint:
     """
     chosen = Options(**options)
     with local_file(path) as file:
-        if is_converted_file(file.path):
+        contents = read_source(file)
+        if contents is None:
             model, report = load_with_report(file.path, None, chosen)
             key = (report.metadata or {}).get("key") or ""
             found = Checkpoint(models=dict(model.items()) if isinstance(model, Models) else {key: model})
@@ -121,7 +121,7 @@ def load_checkpoint(path: Origin, **options: Any) -> Checkpoint:
                 _sort(found, beside, lambda value: value)
             _from_models(found)
             return found
-        root, _ = read_local(file)
+        root, _ = contents
     found = Checkpoint()
     context = TorchContext(chosen)
     modules: set[int] = set()

@@ -25,7 +25,8 @@ from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.report import Report
 from dpnn_bridge.conversion.tensors import as_dtype
 from dpnn_bridge.errors import ConversionError, DpnnBridgeError, T7Error
-from dpnn_bridge.files import cast, classes_in_lua, load_local, read_torch7, unread
+from dpnn_bridge.files import cast, classes_in_lua, load_local, unread
+from dpnn_bridge.legacy.pickles import read_source
 from dpnn_bridge.loaders.encoding import Encoding
 from dpnn_bridge.loaders.origin import LocalFile, Origin, local_file, name_of
 from dpnn_bridge.outputs import data
@@ -81,7 +82,7 @@ def convert(
     rebuilding = _options_of(chosen, format)
     with local_file(src, sha256) as file:
         task = _Conversion(file, Path(path) if not is_url(path) else path, format, chosen, own, inputs, force, checksum)
-        contents = read_torch7(file)
+        contents = read_source(file)
         value = _data(contents, chosen.key, rebuilding) if format.data else None
         progress(f"writing {dst}")
         if contents is not None and value is not None:

@@ -22,14 +22,15 @@ from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.report import Report
 from dpnn_bridge.conversion.tensors import as_dtype
 from dpnn_bridge.errors import ConversionError, LuaBridgeError, ModelNotFoundError
+from dpnn_bridge.legacy.pickles import read_source
 from dpnn_bridge.loaders import t7_writer
 from dpnn_bridge.loaders.encoding import Encoding
 from dpnn_bridge.loaders.origin import LocalFile, Origin, local_file, name_of
-from dpnn_bridge.loaders.t7_reader import read_local, read_t7
+from dpnn_bridge.loaders.t7_reader import read_t7
 from dpnn_bridge.modules.fit import misfits
 from dpnn_bridge.modules.several import Models
 from dpnn_bridge.outputs import container
-from dpnn_bridge.outputs.formats import format_of, is_converted_file
+from dpnn_bridge.outputs.formats import format_of
 from dpnn_bridge.outputs.writing import export
 from dpnn_bridge.plugins import load_plugins
 
@@ -50,7 +51,7 @@ def load(
     allow_unsupported: bool = False,
     sha256: str | None = None,
 ) -> nn.Module:
-    """Loads a model from a ``.t7`` file, or from a ``.pt`` or ``.safetensors`` file written by :func:`save`.
+    """Loads a model from a ``.t7`` file, a pickle of ``torch.legacy.nn``, or a file written by :func:`save`.
 
     Args:
         path: the file, or a URL, a file open for reading bytes, or bytes (:mod:`dpnn_bridge.loaders.origin`).
@@ -97,18 +98,13 @@ def load_with_report(
 ) -> tuple[nn.Module, Report]:
     """:func:`load` together with the report of what became of what."""
     with local_file(origin, sha256) as file:
-        return load_local(file, read_torch7(file), key, options)
-
-
-def read_torch7(file: LocalFile) -> tuple[Any, Encoding] | None:
-    """What a ``.t7`` file holds, and how; None for a file that was converted from one."""
-    return None if is_converted_file(file.path) else read_local(file)
+        return load_local(file, read_source(file), key, options)
 
 
 def load_local(
     file: LocalFile, contents: tuple[Any, Encoding] | None, key: str | None, options: Options
 ) -> tuple[nn.Module, Report]:
-    """The model of a file, of which :func:`read_torch7` gave ``contents``, with its report."""
+    """The model of a file, of which :func:`read_source` gave ``contents``, with its report."""
     if contents is None:
         module, report = container.unpack(_read_pytorch(file), options, file.name)
         return (_chosen(module, key, file.name) if key and isinstance(module, Models) else module), report

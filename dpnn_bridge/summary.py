@@ -27,11 +27,11 @@ from dpnn_bridge.conversion.running import Allowance, Running
 from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.errors import ConversionError, ModelNotFoundError, T7FormatError
 from dpnn_bridge.files import load_with_report
+from dpnn_bridge.legacy.pickles import Pickled, read_source
 from dpnn_bridge.loaders.origin import LocalFile, Origin, local_file
-from dpnn_bridge.loaders.t7_reader import read_all, read_local
+from dpnn_bridge.loaders.t7_reader import read_all
 from dpnn_bridge.modules.inputs import input_shapes
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
-from dpnn_bridge.outputs.formats import is_converted_file
 
 #: layers, and entries beside the models, that are listed
 LAYERS, ENTRIES = 14, 8
@@ -125,12 +125,14 @@ def summarize(origin: Origin, key: str | None = None, example: Callable[[nn.Modu
         ModelNotFoundError: ``key`` leads nowhere.
     """
     with local_file(origin) as file:
-        if is_converted_file(file.path):
+        contents = read_source(file)
+        if contents is None:
             return _converted(file, example)
-        root, encoding = read_local(file)
+        root, encoding = contents
         size = file.path.stat().st_size
         found = Summary(file.name, size, str(encoding), "")
-        _objects(found, file)
+        if not isinstance(encoding, Pickled):
+            _objects(found, file)
         if key:
             root = follow(root, key)
             if root is None:

@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.lua_values import numpy_dtype
-from dpnn_bridge.legacy.lua_graph import Described, LuaGraph
+from dpnn_bridge.legacy.lua_graph import Described, LuaGraph, with_constants
 from dpnn_bridge.legacy.values import whole_storage
 from dpnn_bridge.legacy.viewed import Viewed
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTensor, tensor_class
@@ -58,12 +57,8 @@ class Encoder(LuaGraph):
         self.pairs.append((value, obj))
         if found.class_name.startswith(FOREIGN):
             self.foreign[id(obj)] = value
-        elif (spec := registry.find(obj)) is not None:
-            kind = obj.get("_type", "torch.FloatTensor")
-            for key, constant in {"gradInput": LuaTensor.empty, **spec.constants}.items():
-                if key not in obj:
-                    obj[key] = constant(kind) if callable(constant) else constant
-        return obj
+            return obj
+        return with_constants(obj)
 
     def tensor(self, value: Any) -> LuaTensor | LuaStorage | None:
         if isinstance(value, np.ndarray):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from dpnn_bridge.conversion import registry
 from dpnn_bridge.legacy import fields
 from dpnn_bridge.legacy.fields import size_storage
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
@@ -27,6 +28,17 @@ class Described(NamedTuple):
     version: int = 1
     header: tuple[Any, ...] = ()
     payload: Any = ...
+
+
+def with_constants(obj: LuaObject) -> LuaObject:
+    """Adds the fields that Torch7 needs in an object and that ``torch.legacy.nn`` had not."""
+    spec = registry.find(obj)
+    kind = obj.get("_type")
+    kind = kind if isinstance(kind, str) else "torch.FloatTensor"
+    for key, value in {"gradInput": LuaTensor.empty, **spec.constants}.items() if spec is not None else ():
+        if key not in obj:
+            obj[key] = value(kind) if callable(value) else value
+    return obj
 
 
 class LuaGraph:

@@ -94,7 +94,9 @@ def read(path: Path, name: str = "") -> Any:
             pickled = file.read(2) == b"\x80\x02"
         if pickled:
             raise NotT7Error(
-                f"{name}: a pickle, as PyTorch before 1.6 wrote; torch.load reads it, dpnn_bridge what it wrote itself"
+                f"{name}: a Python pickle, as PyTorch before 1.6 wrote them. Of pickles, models of torch.legacy.nn and "
+                "what dpnn_bridge wrote are read. If torch.load(…, weights_only=True) reads it, it holds weights: load "
+                "them into their model, and give that to dpnn_bridge.save or write_t7"
             ) from error
         raise NotT7Error(f"{name}: is no file that torch.save wrote: {error}") from error
     except (_DamagedError, StreamError) as error:
@@ -222,8 +224,9 @@ class _Loader:
             stack.pop()
         elif name in ("NEWOBJ", "NEWOBJ_EX", "OBJ", "INST"):
             raise _DamagedError(
-                "it holds an object of a class, as torch.save(model) writes it; if you trust it, load it "
-                "with torch.load(…, weights_only=False) where the class is, and give it to dpnn_bridge.save or write_t7"
+                "it holds an object of a class, as torch.save(model) writes it; if you trust it, load it with "
+                "torch.load(…, weights_only=False) in a program that can import the class, and give it to "
+                "dpnn_bridge.save or write_t7"
             )
         else:
             raise _DamagedError(f"its pickle has the instruction {name}")

@@ -43,6 +43,7 @@ ROOMS = (
     "plugins",
     "legacy/fields",
     "legacy/lua_graph",
+    "legacy/pickles",
     "files",
     "converting",
     "torchfile",

@@ -1,0 +1,314 @@
+"""Pickles of ``torch.legacy.nn``, as ``torch.save`` of PyTorch 0.1 to 0.4 and later wrote them, read as data.
+
+The classes that a pickle names are stood for by inert objects with the same fields: nothing that a file names is
+imported or called. What they hold becomes the Lua objects that a ``.t7`` file of the same net would hold.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+import struct
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dpnn_bridge.base.display import printable, shortened
+from dpnn_bridge.errors import NotT7Error, T7FormatError
+from dpnn_bridge.legacy.lua_graph import Described, LuaGraph, with_constants
+from dpnn_bridge.loaders.encoding import Encoding
+from dpnn_bridge.loaders.origin import LocalFile
+from dpnn_bridge.loaders.source import FileSource
+from dpnn_bridge.loaders.t7_reader import read_local
+from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTensor, element_dtype
+from dpnn_bridge.outputs.formats import is_converted_file
+from dpnn_bridge.outputs.pt_file import records
+
+#: how the old format begins: a pickle of this number
+MAGIC = 0x1950A86A20F9469CFC6C
+#: where classes of ``torch.legacy.nn`` are from
+FROM = ("torch.legacy.nn", "dpnn_bridge.legacy")
+#: bytes of a pickle in which the first of them shows, and the most that a pickle without its tensors has
+HEAD, LARGEST = 1 << 16, 1 << 28
+
+
+@dataclass(frozen=True)
+class Pickled(Encoding):
+    """That a file is a pickle."""
+
+    def __str__(self) -> str:
+        return "pickle of torch.legacy.nn"
+
+
+def read_source(file: LocalFile) -> tuple[Any, Encoding] | None:
+    """What a file of Torch7, or a pickle of ``torch.legacy.nn``, holds; None for a file that was converted from one.
+
+    Raises:
+        T7Error: it cannot be read.
+    """
+    if holds_legacy(file.path):
+        return read(file), Pickled()
+    return None if is_converted_file(file.path) else read_local(file)
+
+
+def holds_legacy(path: Path) -> bool:
+    """Whether a file is a pickle that names classes of ``torch.legacy.nn``."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(HEAD)
+        if head.startswith(b"PK\x03\x04"):
+            found = records(path, FileSource(path)).get("data.pkl")
+            head = FileSource(path).read(found.start, min(found.size, HEAD)) if found is not None else b""
+    except (OSError, ValueError, LookupError, zipfile.BadZipFile, RuntimeError):  # whoever reads it says what is wrong
+        return False
+    return head.startswith(b"\x80") and any(name.encode() in head for name in FROM)
+
+
+def read(file: LocalFile) -> Any:
+    """The Lua value of a pickle.
+
+    Raises:
+        NotT7Error: it holds more than classes of ``torch.legacy.nn``, tensors and plain data.
+        T7FormatError: it is damaged.
+    """
+    source = FileSource(file.path, file.name)
+    try:
+        value = _zipped(file.path, source) if source.read(0, 2) == b"PK" else _old(source)
+        return _Graph().value(value)
+    except (NotT7Error, T7FormatError):
+        raise
+    except Exception as error:
+        raise T7FormatError(f"the pickle is damaged: {type(error).__name__}: {error}", source=file.name) from error
+
+
+# ---------------------------------------------------------------------- the two formats
+class _File:
+    """A part of a source as an open file, which never reads beyond its end."""
+
+    def __init__(self, source: FileSource, start: int = 0, size: int | None = None) -> None:
+        self._source, self.place = source, start
+        self._stop = source.size if size is None else start + size
+        self._buffer, self._first = b"", 0
+
+    def read(self, size: int) -> bytes:
+        size = min(size, self._stop - self.place, LARGEST)
+        if self.place < self._first or self.place + size > self._first + len(self._buffer):
+            self._first = self.place
+            self._buffer = self._source.read(self.place, min(max(size, HEAD), self._stop - self.place))
+        data = self._buffer[self.place - self._first :][:size]
+        self.place += len(data)
+        return data
+
+    def readline(self) -> bytes:
+        start = self.place
+        line = self.read(HEAD).partition(b"\n")[0] + b"\n"
+        self.place = min(start + len(line), self._stop)
+        return line
+
+
+def _old(source: FileSource) -> Any:
+    """Numbers and facts, the pickle, the keys of the storages, their elements: all one after the other."""
+    file, places = _File(source), dict[str, int]()
+    head = [_Unpickler(file, source, places).load() for _ in range(3)]
+    if head[0] != MAGIC or head[1] != 1001 or not isinstance(head[2], dict):
+        raise T7FormatError("the pickle does not begin as torch.save writes it", source=source.name)
+    if head[2].get("little_endian") is False:
+        raise T7FormatError("the pickle was written by a machine with another byte order", source=source.name)
+    unpickler = _Unpickler(file, source, places)
+    value, keys = unpickler.load(), _Unpickler(file, source, places).load()
+    for key in keys:
+        (count,) = struct.unpack("<q", file.read(8))
+        places[key] = file.place
+        file.place += unpickler.bytes_of(key, count)
+    if missing := set(unpickler.storages) - set(places):
+        raise T7FormatError(f"the storage {shortened(min(missing))!r} is not there", source=source.name)
+    return value
+
+
+def _zipped(path: Path, source: FileSource) -> Any:
+    found = records(path, source)
+    order = found.get("byteorder")
+    if order is not None and source.read(order.start, order.size) != b"little":
+        raise T7FormatError("the pickle was written by a machine with another byte order", source=source.name)
+    places = {name.removeprefix("data/"): r.start for name, r in found.items() if name.startswith("data/")}
+    record = found["data.pkl"]
+    unpickler = _Unpickler(_File(source, record.start, record.size), source, places)
+    value = unpickler.load()
+    for key, storage in unpickler.storages.items():
+        if unpickler.bytes_of(key, storage.size) > found[f"data/{key}"].size:
+            raise T7FormatError(f"the storage {shortened(key)!r} is cut off", source=source.name)
+    return value
+
+
+# ---------------------------------------------------------------------- the pickle
+class Stand:
+    """Stands for an object of ``torch.legacy.nn``, with its fields as attributes."""
+
+    kind = ""
+
+
+class Size(tuple):
+    """Stands for ``torch.Size``."""
+
+
+#: the base of all classes, which pickles of Python 2 name
+_OBJECT = {("__builtin__", "object"), ("builtins", "object")}
+
+
+class _Name(str):
+    """The name of something that is not called."""
+
+
+def _stand(name: str) -> type[Stand]:
+    return type(name, (Stand,), {"kind": name})
+
+
+class _Unpickler(pickle._Unpickler):  # the one in Python: its memo takes no memory for numbers that are skipped
+    """Carries out a pickle without importing or calling what it names.
+
+    Args:
+        file: where the pickle is.
+        source: where the elements of storages are.
+        places: key of a storage -> its first byte there, known when elements are read.
+    """
+
+    dispatch: Any = dict(pickle._Unpickler.dispatch)
+    stack: Any
+
+    def __init__(self, file: _File, source: FileSource, places: dict[str, int]) -> None:
+        super().__init__(file, encoding="utf-8", errors="surrogateescape")
+        self._source, self._places = source, places
+        self._classes: dict[str, type[Stand]] = {}
+        self.storages: dict[str, LuaStorage] = {}
+        self._callable: dict[tuple[str, str], Callable[..., Any]] = {
+            ("collections", "OrderedDict"): OrderedDict,
+            ("torch", "Size"): lambda sizes=(): Size(n if n == -1 else _natural(n) for n in sizes),
+            ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
+            ("torch._utils", "_rebuild_tensor"): self._tensor,
+            ("torch._utils", "_rebuild_tensor_v2"): self._tensor,
+            ("torch._thnn.utils", "_unpickle_backend"): lambda name: None,
+            ("torch.utils.serialization.read_lua_file", "hashable_uniq_dict"): dict,
+        }
+
+    def refuse(self, what: str) -> NotT7Error:
+        return NotT7Error(
+            f"{self._source.name}: the pickle holds {printable(shortened(what))}; of pickles only classes of "
+            "torch.legacy.nn, tensors and plain data are read. Save what you need of it in the program that wrote it"
+        )
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.startswith(FROM) and name.isidentifier():
+            return self._classes.setdefault(name, _stand(name))
+        if (module, name) in self._callable:
+            return self._callable[module, name]
+        if module in ("copy_reg", "copyreg") and name == "_reconstructor":
+            return self._new
+        if module in ("torch", "torch.cuda", "__builtin__", "builtins") and (
+            name.endswith("Storage") or name == "object"
+        ):
+            return _Name(name)
+        raise self.refuse(f"{module}.{name}")
+
+    def _new(self, kind: Any, *_: Any) -> Any:
+        if kind is dict or kind is OrderedDict:
+            return {}
+        if isinstance(kind, type) and issubclass(kind, Stand):
+            return kind()
+        raise self.refuse(f"an object of {kind!r}")
+
+    def persistent_load(self, pid: Any) -> LuaStorage:
+        kind, name, key, _, count, *view = pid
+        dtype = element_dtype(f"torch.{name.replace('Bool', 'Byte')}") if isinstance(name, _Name) else None
+        if kind != "storage" or dtype is None or not isinstance(key, str):
+            raise self.refuse(f"a storage of {name!r}")
+        if key not in self.storages:
+            place, size = self._places, _natural(count)
+            self.storages[key] = LuaStorage(
+                f"torch.{name.replace('Bool', 'Byte')}",
+                size,
+                lambda: self._source.load(place[key], dtype.newbyteorder("<"), size),
+                lambda start, stop: self._source.load(
+                    place[key] + start * dtype.itemsize, dtype.newbyteorder("<"), stop - start
+                ),
+            )
+        if not view or view[0] is None:
+            return self.storages[key]
+        raise self.refuse("a storage that is a window of another")
+
+    def bytes_of(self, key: Any, count: int) -> int:
+        """The number of bytes of a storage, which was met before and has so many elements."""
+        storage = self.storages[key]
+        size = storage.size * storage.dtype.itemsize
+        if count != storage.size or self._places[key] + size > self._source.size:
+            raise T7FormatError(f"the storage {shortened(key)!r} is cut off", source=self._source.name)
+        return size
+
+    def _tensor(self, storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> LuaTensor:
+        if not isinstance(storage, LuaStorage) or len(size) != len(stride):
+            raise ValueError("a tensor is not made of a storage, sizes and strides")
+        kind = storage.class_name.replace("Storage", "Tensor")
+        size, stride, offset = [*map(_natural, size)] or [1], [*map(_natural, stride)] or [1], _natural(offset)
+        if not math.prod(size):
+            return LuaTensor.empty(kind)
+        if offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True)) >= storage.size:
+            raise ValueError("a tensor reaches beyond its storage")
+        return LuaTensor(kind, tuple(size), tuple(stride), offset, storage)
+
+    # ------------------------------------------------------------------ instructions that would call or set anything
+    def load_reduce(self) -> None:
+        arguments = self.stack.pop()
+        function = self.stack[-1]
+        allowed = any(function is f for f in self._callable.values()) or function == self._new
+        if not allowed or not isinstance(arguments, tuple):
+            raise self.refuse("a call")
+        self.stack[-1] = function(*arguments)
+
+    def load_newobj(self) -> None:
+        arguments = self.stack.pop()
+        kind = self.stack[-1]
+        if arguments != ():
+            raise self.refuse("an object made of arguments")
+        self.stack[-1] = self._new(kind)
+
+    def load_build(self) -> None:
+        state = self.stack.pop()
+        target = self.stack[-1]
+        fields = state[0] if isinstance(state, tuple) and len(state) == 2 else state
+        if isinstance(target, Stand) and isinstance(fields, dict):
+            target.__dict__.update((k, v) for k, v in fields.items() if isinstance(k, str))
+        elif not isinstance(target, OrderedDict):  # whose attributes are facts about a state_dict
+            raise self.refuse("the state of an object that has none")
+
+    def load_refused(self) -> None:
+        raise self.refuse("an instruction that makes objects")
+
+    dispatch[pickle.REDUCE[0]] = load_reduce
+    dispatch[pickle.NEWOBJ[0]] = load_newobj
+    dispatch[pickle.BUILD[0]] = load_build
+    for _code in (pickle.INST, pickle.OBJ, pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.PERSID):
+        dispatch[_code[0]] = load_refused
+
+
+def _natural(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 1 << 48:
+        raise ValueError(f"{value!r:.40} is no size")
+    return value
+
+
+# ---------------------------------------------------------------------- as Lua objects
+class _Graph(LuaGraph):
+    """The Lua objects of what was read."""
+
+    def describe(self, value: Any) -> Described | None:
+        if not isinstance(value, Stand):
+            return None
+        state = {k: v for k, v in value.__dict__.items() if k != "_backend"}
+        if isinstance(state.get("_type"), str):
+            state["_type"] = state["_type"].replace("torch.cuda.", "torch.")
+        return Described(f"nn.{value.kind}", value.kind, state)
+
+    def _object(self, value: Any, found: Described) -> LuaObject:
+        return with_constants(super()._object(value, found))

@@ -1,0 +1,226 @@
+"""Pickles of ``torch.legacy.nn`` are read as data, in the old format and as zip archives."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import struct
+import subprocess
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+import dpnn_bridge
+from dpnn_bridge.cli.convert import convert_command
+from dpnn_bridge.cli.inspect import inspect_command
+from dpnn_bridge.errors import NotT7Error, T7Error
+from dpnn_bridge.legacy import nn
+from dpnn_bridge.legacy.pickles import MAGIC, holds_legacy
+
+
+class Backend:
+    """What every object of PyTorch 0.4 held in ``_backend``."""
+
+    def __reduce__(self) -> Any:
+        return sys.modules["torch._thnn.utils"]._unpickle_backend, ("THNNFloatBackend",)
+
+
+@pytest.fixture
+def classes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Makes classes as PyTorch 0.4 had them: one for each module, without any method of ours."""
+
+    def unpickle_backend(name: str) -> None:
+        raise AssertionError("a pickle was executed")
+
+    utils = types.ModuleType("torch._thnn.utils")
+    unpickle_backend.__module__, unpickle_backend.__qualname__ = utils.__name__, "_unpickle_backend"
+    utils._unpickle_backend = unpickle_backend  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, utils.__name__, utils)
+
+    def make(name: str) -> type:
+        module = types.ModuleType(f"torch.legacy.nn.{name}")
+        kind = type(name, (), {"__module__": module.__name__})
+        setattr(module, name, kind)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        return kind
+
+    known: dict[str, type] = {}
+    return lambda name: known.setdefault(name, make(name))
+
+
+def as_pytorch_had_it(value: Any, classes: Any, done: dict[int, Any]) -> Any:
+    """An object of ``dpnn_bridge.legacy.nn`` as one of PyTorch 0.4's class with the same fields."""
+    if isinstance(value, list):
+        return [as_pytorch_had_it(v, classes, done) for v in value]
+    if not isinstance(value, (nn.Module, nn.Criterion)):
+        return value
+    if id(value) not in done:
+        done[id(value)] = made = classes(type(value).__name__)()
+        made.__dict__.update({k: as_pytorch_had_it(v, classes, done) for k, v in value.__dict__.items()})
+        made._backend = Backend()
+    return done[id(value)]
+
+
+def net() -> Any:
+    shared = nn.Linear(6, 6)
+    built = nn.Sequential().add(nn.SpatialConvolution(1, 2, 3, 3, 1, 1, 1)).add(nn.SpatialBatchNormalization(2))
+    built.add(nn.Threshold(0, 1e-6)).add(nn.SpatialMaxPooling(2, 2)).add(nn.View(-1, 6)).add(shared).add(nn.Tanh())
+    built.add(shared).add(nn.ConcatTable().add(nn.Narrow(1, 0, 3)).add(nn.Identity())).add(nn.JoinTable(1))
+    built.evaluate()
+    return built
+
+
+def save(value: Any, path: Path, zipped: bool) -> Path:
+    torch.save(value, path, _use_new_zipfile_serialization=zipped)
+    return path
+
+
+both = pytest.mark.parametrize("zipped", [False, True], ids=["old", "zip"])
+
+
+@both
+def test_a_net(classes: Any, tmp_path: Path, zipped: bool) -> None:
+    torch.manual_seed(0)
+    built, image = net(), torch.randn(2, 1, 4, 6)
+    expected = built.forward(image)
+    path = save(as_pytorch_had_it(built, classes, {}), tmp_path / "net.pth", zipped)
+    model = dpnn_bridge.load(path)
+    torch.testing.assert_close(model(image).detach(), expected, rtol=0, atol=0)
+    assert not model.training
+    assert isinstance(model[0], torch.nn.Conv2d)
+    assert model[5] is model[7]
+    dpnn_bridge.write_t7(tmp_path / "net.t7", model)
+    torch.testing.assert_close(dpnn_bridge.load_lua(tmp_path / "net.t7").forward(image), expected, rtol=0, atol=0)
+
+
+@both
+def test_the_commands(classes: Any, tmp_path: Path, zipped: bool) -> None:
+    path = save(as_pytorch_had_it({"model": net(), "epoch": 3}, classes, {}), tmp_path / "net.bin", zipped)
+    path = save({"model": as_pytorch_had_it(net(), classes, {}), "epoch": 3}, path, zipped)
+    shown = CliRunner().invoke(inspect_command, [str(path)])
+    assert shown.exit_code == 0, shown.output
+    assert "pickle of torch.legacy.nn" in shown.output
+    assert "nn.SpatialConvolution" in shown.output
+    ran = CliRunner().invoke(convert_command, [str(path), str(tmp_path / "out.pt")])
+    assert ran.exit_code == 0, ran.output
+    assert isinstance(dpnn_bridge.load(tmp_path / "out.pt")[0], torch.nn.Conv2d)
+    ran = CliRunner().invoke(convert_command, [str(path), str(tmp_path / "out.t7")])
+    assert ran.exit_code == 0, ran.output
+    checkpoint = dpnn_bridge.load_checkpoint(path)
+    assert set(checkpoint.models) == {"model"}
+
+
+@both
+def test_those_of_dpnn_bridge_itself(tmp_path: Path, zipped: bool) -> None:
+    built = nn.Sequential().add(nn.Linear(3, 2)).add(nn.ReLU())
+    x = torch.randn(4, 3)
+    expected = built.forward(x)
+    path = save(built, tmp_path / "net.pth", zipped)
+    torch.testing.assert_close(dpnn_bridge.load(path)(x).detach(), expected)
+
+
+class Calls:
+    def __init__(self, function: Any, *arguments: Any) -> None:
+        self.call = (function, arguments)
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+@both
+@pytest.mark.parametrize(
+    ("extra", "named"),
+    [
+        (lambda: Calls(os.system, "echo executed > executed"), r"(posix|nt)\.system"),
+        (lambda: Calls(eval, "1"), r"(__builtin__|builtins)\.eval"),
+        (lambda: torch.nn.Linear(2, 2), r"torch\.nn\.modules\.linear\.Linear"),
+        (lambda: Calls(subprocess.Popen, "true"), r"(subprocess|commands)\.Popen"),
+    ],
+)
+def test_anything_else_is_refused_by_name(
+    classes: Any, tmp_path: Path, zipped: bool, extra: Any, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    held = as_pytorch_had_it(net(), classes, {})
+    held.more = extra()
+    path = save(held, tmp_path / "net.pth", zipped)
+    with pytest.raises(NotT7Error, match=rf"net\.pth: the pickle holds {named}; of pickles only"):
+        dpnn_bridge.load(path)
+    assert not (tmp_path / "executed").exists()
+    assert CliRunner().invoke(convert_command, [str(path), str(tmp_path / "out.pt")]).exit_code == 3
+    assert not (tmp_path / "out.pt").exists()
+
+
+def old_format(pickled: bytes, keys: list[str], *storages: bytes) -> bytes:
+    facts = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
+    parts = [pickle.dumps(v, 2) for v in (MAGIC, 1001, facts)]
+    return b"".join([*parts, pickled, pickle.dumps(keys, 2), *storages])
+
+
+#: Linear(2, 1) by hand: a GLOBAL, EMPTY_TUPLE, NEWOBJ, and a state whose weight is (storage, 0, (1, 2), (2, 1))
+WEIGHT = (
+    b"ctorch._utils\n_rebuild_tensor\n((X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x00aX\x03\0\0\0cpuK\x02Nt"
+    b"QK\0K\x01K\x02\x86K\x02K\x01\x86tR"
+)
+LINEAR = b"\x80\x02ctorch.legacy.nn.Linear\nLinear\n)\x81}(X\x06\0\0\0weight" + WEIGHT + b"X\x04\0\0\0biasNub."
+
+
+def test_a_pickle_made_by_hand(tmp_path: Path) -> None:
+    elements = struct.pack("<q2f", 2, 3.0, -1.0)
+    (tmp_path / "linear.pth").write_bytes(old_format(LINEAR, ["a"], elements))
+    model = dpnn_bridge.load(tmp_path / "linear.pth")
+    assert model.weight.tolist() == [[3.0, -1.0]]
+    assert model.bias is None
+
+
+@pytest.mark.parametrize(
+    ("pickled", "keys", "elements"),
+    [
+        (LINEAR, ["a"], struct.pack("<q1f", 2, 3.0)),  # cut off
+        (LINEAR, ["a"], struct.pack("<q2f", 3, 3.0, 1.0)),  # another number of elements
+        (LINEAR, ["b"], struct.pack("<q2f", 2, 3.0, 1.0)),  # another storage
+        (LINEAR, [], b""),
+        (LINEAR.replace(b"K\x01K\x02\x86K\x02", b"K\x09K\x02\x86K\x02"), ["a"], struct.pack("<q2f", 2, 3.0, 1.0)),
+        (LINEAR.replace(b"K\0K\x01", b"J\xff\xff\xff\xffK\x01"), ["a"], struct.pack("<q2f", 2, 3.0, 1.0)),
+        (LINEAR[:-1], ["a"], b""),
+        (LINEAR.replace(b")\x81}", b"}\x81}"), ["a"], struct.pack("<q2f", 2, 3.0, 1.0)),  # arguments of a class
+        (b"\x80\x02ctorch.legacy.nn.Linear\nLinear\n)R.", [], b""),  # a class that is called
+        (b"\x80\x02ctorch.legacy.nn.Linear\nLinear\n}b.", [], b""),  # the state of a class
+        (b"\x80\x02(itorch.legacy.nn.Linear\nLinear\n.", [], b""),
+        (b"\x80\x02ctorch.legacy.nn.Linear\nLinear\nr\xff\xff\xff\x7f0(lp" + b"9" * 5000 + b"\n.", [], b""),
+    ],
+)
+def test_damaged_pickles(tmp_path: Path, pickled: bytes, keys: list[str], elements: bytes) -> None:
+    (tmp_path / "linear.pth").write_bytes(old_format(pickled, keys, elements))
+    with pytest.raises(T7Error):
+        dpnn_bridge.load(tmp_path / "linear.pth")
+
+
+def test_every_cut_of_a_file_is_an_error(classes: Any, tmp_path: Path) -> None:
+    whole = save(as_pytorch_had_it(nn.Sequential().add(nn.Linear(2, 2)), classes, {}), tmp_path / "a.pth", False)
+    data = whole.read_bytes()
+    for stop in range(1, len(data), 7):
+        (tmp_path / "cut.pth").write_bytes(data[:stop])
+        with pytest.raises(T7Error):
+            dpnn_bridge.load(tmp_path / "cut.pth")
+
+
+def test_other_pickles_say_what_they_are(tmp_path: Path) -> None:
+    save({"weight": torch.ones(2)}, tmp_path / "weights.pth", False)
+    with pytest.raises(NotT7Error, match=r"models of torch\.legacy\.nn .*weights_only=True"):
+        dpnn_bridge.load(tmp_path / "weights.pth")
+    save(torch.nn.Linear(2, 2), tmp_path / "module.pth", True)
+    with pytest.raises(T7Error, match="in a program that can import the class"):
+        dpnn_bridge.load(tmp_path / "module.pth")
+    assert not holds_legacy(tmp_path / "weights.pth")
+    assert not holds_legacy(tmp_path / "nothing.pth")
+    buffer = io.BytesIO()
+    torch.save(nn.Linear(2, 2), buffer)
+    assert isinstance(dpnn_bridge.load(buffer.getvalue()), torch.nn.Linear)
