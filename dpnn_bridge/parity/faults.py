@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from torch import nn
 
 from dpnn_bridge.compare.differences import Difference
-from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.conversion import fields, registry
 from dpnn_bridge.conversion.faults import Fault
+from dpnn_bridge.parity.accepted import accept_known
 from dpnn_bridge.parity.layers import tree
 
 ONE_BUFFER = Fault(
@@ -73,7 +73,7 @@ class Faults:
             kinds = (name, "gradParams") if gradient and name != "gradInput" else (name,)
             if any(map(case.fault.spoils, kinds)) and self._reaches(case, owner, gradient, order):
                 place = "" if case.module is self.model else f" ({type(case.module).__name__})"
-                difference.excuse, difference.reason = Verdict.KNOWN, f"{case.fault.reason}{place}"
+                accept_known(difference, f"{case.fault.reason}{place}")
                 return
 
     def _reaches(self, case: _Case, owner: nn.Module, gradient: bool, order: Mapping[int, int] | None) -> bool:

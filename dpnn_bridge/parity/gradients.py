@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from dpnn_bridge.base.display import printable, shortened
 from dpnn_bridge.compare.differences import Difference, Tolerance, compare, compare_tensor, mismatch
-from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.fields import get_tensor
 from dpnn_bridge.conversion.lua_class import ParameterSite
 from dpnn_bridge.errors import ConversionLimitError
 from dpnn_bridge.objects import LuaTable, LuaTensor
+from dpnn_bridge.parity.accepted import accept_known
 
 SHARED = (
     "the layers share weights and not gradients in Torch7; here one parameter has one gradient, and it is what theirs "
@@ -56,7 +56,7 @@ def compare_gradients(
             if total is None and len(parts) > 1:
                 total = torch.stack([*parts.values()]).sum(0)
             if total is not None and compare_tensor("sum", grad, total, allowed).ok:
-                difference.excuse, difference.reason = Verdict.KNOWN, SHARED
+                accept_known(difference, SHARED)
     return found
 
 

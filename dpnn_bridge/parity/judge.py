@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.conversion.running import EagerMode
+from dpnn_bridge.parity.accepted import accept_random
 from dpnn_bridge.parity.experiment import Experiment, Outcome
 from dpnn_bridge.parity.layers import Given, tree
 from dpnn_bridge.parity.rounding import judge_rounding
@@ -93,7 +93,6 @@ def _judge_random(
     advice = "call torch.manualSeed(1) in Torch7 before forward and store seed = 1 in the reference"
     if "seed" in experiment.table:
         advice = "its seed does not tell which: store the module after forward as the reference's `after`"
-    reason = f"{', '.join(random)} {'draw' if len(random) > 1 else 'draws'} random numbers; {advice}"
     waiting = {key: d for key, d in outcome.by_key().items() if not d.ok and d.is_computed}
     for seed in range(1, SEEDS + 1):
         if not waiting:
@@ -102,5 +101,5 @@ def _judge_random(
         for key, d in list(waiting.items()):
             other = again.get(key)
             if other is None or (other.error, other.index, other.found) != (d.error, d.index, d.found):
-                d.excuse, d.reason = Verdict.RANDOM, reason
+                accept_random(d, random, f"; {advice}")
                 del waiting[key]

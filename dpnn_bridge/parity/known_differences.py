@@ -20,7 +20,9 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from dpnn_bridge.base.regular import read_file
-from dpnn_bridge.compare.verdict import Verdict
+from dpnn_bridge.parity.accepted import accept_known, known_reasons
+
+__all__ = ["KnownDifference", "known_reasons", "mark_known", "read_known_differences"]
 
 if TYPE_CHECKING:
     from dpnn_bridge.compare.differences import Difference
@@ -127,13 +129,4 @@ def mark_known(differences: Iterable[Difference], known: Sequence[KnownDifferenc
     """
     for difference in differences:
         if not difference.ok and (entry := next((k for k in known if k.covers(file, difference)), None)):
-            difference.excuse, difference.reason = Verdict.KNOWN, entry.reason
-
-
-def known_reasons(differences: Iterable[Difference]) -> dict[str, list[str]]:
-    """``reason -> names of the comparisons`` that are known to differ and do."""
-    found: dict[str, list[str]] = {}
-    for difference in differences:
-        if difference.verdict is Verdict.KNOWN:
-            found.setdefault(difference.reason, []).append(difference.name)
-    return found
+            accept_known(difference, entry.reason)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.differences import Difference
-from dpnn_bridge.compare.verdict import Verdict
+from dpnn_bridge.parity.accepted import accept_rounding
 from dpnn_bridge.parity.experiment import Experiment, Key, Outcome
 from dpnn_bridge.parity.layers import Given
 
@@ -106,7 +106,7 @@ def _repeat_both(experiment: Experiment, given: Mapping[int, Given] | None, wait
             continue
         del waiting[key]
         if other.ok and not d.ok:
-            d.excuse, d.reason = Verdict.ROUNDING, "it agrees when both are repeated in double precision"
+            accept_rounding(d, "it agrees when both are repeated in double precision")
             d.message += f"; in double precision {other.error:.2g}"
         elif not other.ok:
             d.tolerance = min(d.tolerance, d.error / 2)
@@ -116,7 +116,7 @@ def _repeat_both(experiment: Experiment, given: Mapping[int, Given] | None, wait
 def _explained(d: Difference, found: float, doubled: bool) -> None:
     if d.ok:
         return
-    d.excuse, d.reason = Verdict.ROUNDING, "rounding errors explain it"
+    accept_rounding(d)
     where = f"{found:.2g} from the result in double precision, " if doubled else ""
     d.message += f"; the reference is {where}rounding explains {d.rounding:.2g}"
 

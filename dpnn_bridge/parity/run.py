@@ -13,6 +13,7 @@ from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.differences import Difference, Tolerance, errors, scale_of
 from dpnn_bridge.conversion import fields, registry
 from dpnn_bridge.conversion.lua_values import to_value
+from dpnn_bridge.parity.accepted import accept_as
 from dpnn_bridge.parity.experiment import Experiment, Outcome
 from dpnn_bridge.parity.judge import drawing_layers, judge
 from dpnn_bridge.parity.layers import decades, object_of
@@ -82,8 +83,8 @@ def _spread(outcome: Outcome, local: Outcome) -> None:
     before = outcome.by_key()
     for key, d in local.by_key().items():
         known = before.get(key)
-        if not d.ok and known and known.excuse and (d.index, d.found) == (known.index, known.found):
-            d.excuse, d.reason = known.excuse, known.reason
+        if not d.ok and known and (d.index, d.found) == (known.index, known.found):
+            accept_as(d, known)
 
 
 def _resolution(outcome: Outcome, experiment: Experiment) -> str:

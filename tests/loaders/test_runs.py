@@ -130,7 +130,7 @@ SIGNALING_NAN = 0x7FF0000000000001
 
 
 def test_a_key_that_is_nan_in_a_run_is_an_error() -> None:
-    for value in ("word", "word" * 2), ("word", "words"):  # of one length, of several
+    for value in ("word", "core"), ("word", "word" * 2), ("word", "words"):  # of one length, of several
         data = dumps(LuaTable((100.5 + i, value[i % 2]) for i in range(1000)))
         at = data.index(struct.pack("<id", 1, 800.5))
         damaged = data[:at] + bits(SIGNALING_NAN) + data[at + 12 :]

@@ -15,6 +15,7 @@ from conftest import FIXTURES
 from dpnn_bridge.errors import NotT7Error, T7Error, T7FormatError
 from dpnn_bridge.loaders import Framing, loads, read_all, read_t7
 from dpnn_bridge.loaders.framings import FRAMINGS
+from dpnn_bridge.loaders.t7_writer import dumps
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 
 FORMAT = FIXTURES / "format"
@@ -218,6 +219,19 @@ def test_ignores_what_stands_behind_the_first_object() -> None:
     assert read_t7(FORMAT / "trailing_bytes.t7")[1].numpy().tolist() == [1, 2, 3, 4, 5]
     with pytest.warns(UserWarning, match="unknown type code .*; the 1 objects before it are whole"):
         assert len(read_all(FORMAT / "trailing_bytes.t7")) == 1
+
+
+def test_a_second_guess_must_make_sense_of_the_whole_file() -> None:
+    """With 4-byte longs the first object of a damaged file may be one by chance."""
+    tensor = LuaTensor.from_numpy(np.arange(6.0).reshape(2, 3))
+    narrow = dumps(tensor, long_size=4)
+    for whole in (narrow, narrow + dumps(7, long_size=4)):
+        value = loads(whole)
+        assert isinstance(value, LuaTensor)
+        assert value.shape == (2, 3)
+    for behind in (b"\xff" * 20, narrow[:-1], bytes(4)):
+        with pytest.raises(T7FormatError):
+            loads(narrow + behind)
 
 
 @pytest.mark.parametrize("order", "<>")

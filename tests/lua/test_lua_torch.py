@@ -356,3 +356,19 @@ def test_lua_collects_while_it_makes_large_tensors(monkeypatch: pytest.MonkeyPat
     before = sum(type(o) is Tensor for o in gc.get_objects())
     BRIDGE.execute("collectgarbage('stop') for i = 1, 200 do torch.zeros(20000) end collectgarbage('restart')")
     assert sum(type(o) is Tensor for o in gc.get_objects()) - before < 50
+
+
+def test_adding_zero_times_a_tensor_is_no_operation_of_blas() -> None:
+    """Torch7's add in place of contiguous tensors is axpy, which then ignores the other; all else multiplies."""
+    code = """
+    local n = ...
+    local other = T(n):fill(0/0)
+    local inplace, columns = torch.ones(n), torch.ones(2, n):t()
+    inplace:add(0, other)
+    columns:add(0, T(n, 2):fill(0/0))
+    return inplace[n], torch.add(torch.ones(n), 0, other)[n], columns[n][1]
+    """
+    for n in (1, 3, 5000):
+        found = _run(code, n)
+        assert isinstance(found, tuple)
+        assert [math.isnan(v) for v in found] == [False, True, n > 1], n

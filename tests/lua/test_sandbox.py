@@ -6,6 +6,8 @@ import contextlib
 import io
 import json
 import os
+import platform
+import signal
 import socket
 import struct
 import subprocess
@@ -246,6 +248,24 @@ def test_the_kernel_refuses_everything_but_computing(tmp_path: Path) -> None:
         )
     assert json.loads(done.stdout) == [[], []]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["marker"]
+
+
+@linux
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the x32 numbers are those of x86-64")
+@pytest.mark.parametrize("number", [0x40000000, 0x40000000 | 39, 0x40000000 | 257, 0x7FFFFFFF])
+def test_a_system_call_by_an_x32_number_ends_the_process(number: int) -> None:
+    """Bit 30 names the same call in another table, past every comparison with a number of the first."""
+    program = f"""
+import ctypes
+from dpnn_bridge.lua.confinement import confine
+confine(512 << 20)
+ctypes.CDLL(None).syscall({number}, 0, 0, 0)
+"""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, timeout=120, check=False
+    )
+    assert done.returncode == -signal.SIGSYS
 
 
 @linux

@@ -17,7 +17,7 @@ from dpnn_bridge.cli.verify import verify_command
 from dpnn_bridge.compare.differences import Tolerance, compare
 from dpnn_bridge.compare.verdict import Verdict, worst_verdict
 from dpnn_bridge.conversion.lua_values import lua_value, to_value
-from dpnn_bridge.objects import LuaTable, LuaTensor
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.parity.faults import Faults
 from dpnn_bridge.parity.verify import verify
 
@@ -133,6 +133,28 @@ def test_random_numbers_hide_no_difference(tmp_path: Path) -> None:
     assert result.forward is Verdict.DIFFERENT
     failing = [layer.class_name for layer in result.layers if layer.path and not layer.ok]
     assert failing == ["nn.Linear"]
+
+
+def test_a_wrong_layer_beside_random_ones_is_different(tmp_path: Path) -> None:
+    """What does not change with the random numbers, they do not explain."""
+    torch.manual_seed(0)
+    model = dpnn_bridge.to_torch(dpnn_bridge.to_lua(nn.Sequential(nn.Linear(4, 3))))
+    object = dpnn_bridge.to_lua(model)
+    beside = LuaObject("nn.ConcatTable", LuaTable({"modules": LuaTable.from_list([drop(), object]), "train": True}))
+    dpnn_bridge.write_t7(tmp_path / "model.t7", beside)
+    x = torch.randn(5, 4)
+    right, wrong = model(x).detach(), model(x).detach() + 0.01
+    for y, verdict in ((right, Verdict.RANDOM), (wrong, Verdict.DIFFERENT)):
+        table = LuaTable([("mode", "train"), ("input", lua_value(x)), ("output", lua_value([torch.zeros(5, 4), y]))])
+        result = verify(tmp_path / "model.t7", reference=table)
+        assert (result.verdict, result.ok) == (verdict, verdict is Verdict.RANDOM)
+        assert {d.name: d.verdict for d in result.whole}["output[1]"] is Verdict.RANDOM
+
+
+def drop() -> LuaObject:
+    return LuaObject(
+        "nn.Dropout", LuaTable({"p": 0.5, "train": True, "v2": True, "noise": LuaTensor.empty("torch.FloatTensor")})
+    )
 
 
 # ---------------------------------------------------------------------- known faults

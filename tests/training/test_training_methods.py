@@ -266,6 +266,21 @@ def test_the_recurrent_attention_model_trains_like_torch7s(entry: dict[str, Any]
         same(module, step["after"])
 
 
+def test_clipping_each_module_clips_parameters_beside_submodules() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(16))
+            self.layer = nn.Linear(4, 1, bias=False)
+
+    module = Scaled()
+    for p in module.parameters():
+        p.grad = torch.ones_like(p)
+    norm = training.grad_param_clip(module, 0.5, module_local=True)
+    assert norm == pytest.approx((4**2 + 2**2) ** 0.5)
+    assert [float(p.grad.norm()) for p in module.parameters() if p.grad is not None] == pytest.approx([0.5, 0.5])
+
+
 def test_a_criterion_that_casts_no_target_may_have_no_module_for_it() -> None:
     without = ModuleCriterion(nn.MSELoss(), nn.Linear(2, 2), cast_target=False).double()
     assert without.target_module is None

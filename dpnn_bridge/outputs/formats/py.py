@@ -12,6 +12,7 @@ from torch import nn
 
 from dpnn_bridge.base.display import printable
 from dpnn_bridge.compare.bits import same_bits
+from dpnn_bridge.compare.memory import relocate
 from dpnn_bridge.errors import VerificationError
 from dpnn_bridge.outputs.format import Format, Job
 from dpnn_bridge.outputs.py.program import Program
@@ -67,7 +68,7 @@ class Py(Format):
         except (Exception, SystemExit) as e:
             raise VerificationError(f"{path} does not build this model: {type(e).__name__}: {e}") from e
         names = {id(m): name for name, m in module.named_modules()}
-        pairs = Program(module, Job()).pairs(built.train(module.training))
+        pairs = Program(module, Job()).pairs(relocate(built).train(module.training))
         modules = {names[id(ours)]: theirs for _, ours, theirs in pairs}
         found = {
             f"{prefix}.{name}" if (prefix := names[id(ours)]) else name: tensor

@@ -1,0 +1,32 @@
+"""Tensors in memory of another layout, in which equal values give results that differ in their last bits.
+
+Vector instructions, blocks of a matrix product and shares of threads begin where memory lets them, and sums run in
+another order or elements go through another path of the same function.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def moved(tensor: Tensor, offset: int = 0) -> Tensor:
+    """Copy a tensor into memory of its own.
+
+    Args:
+        tensor: Any tensor; one that is sparse or holds no elements is returned as it is.
+        offset: Elements between the boundary of an allocation (64 bytes) and the first element.
+    """
+    if tensor.layout != torch.strided or tensor.is_meta or not tensor.numel():
+        return tensor
+    dense = tensor.detach().clone()  # keeps strides but those that repeat elements
+    extent = 1 + sum((size - 1) * stride for size, stride in zip(dense.shape, dense.stride(), strict=True))
+    block = dense.new_empty(offset + extent)
+    return block.as_strided(dense.shape, dense.stride(), offset).copy_(dense)
+
+
+def relocate(module: nn.Module, offset: int = 0) -> nn.Module:
+    """Move all parameters and buffers of a module as :func:`moved` does, in place; return the module."""
+    for tensor in [*module.parameters(), *module.buffers()]:
+        tensor.data = moved(tensor, offset)
+    return module

@@ -1,0 +1,55 @@
+"""Why a difference is no failure: the one place where a comparison gets another verdict than equal or different.
+
+Whoever finds a cause names it here: a fault of Torch7, an entry of the user's list, layers that draw random numbers,
+rounding errors. The first cause that is found counts. Parameters are copies: neither random numbers nor rounding move
+them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from dpnn_bridge.compare.differences import Difference
+from dpnn_bridge.compare.verdict import Verdict
+
+
+def accept_known(difference: Difference, reason: str) -> None:
+    """Accept a difference that is known: Torch7 is wrong there, or a list names it."""
+    _accept(difference, Verdict.KNOWN, reason)
+
+
+def accept_random(difference: Difference, layers: Sequence[str], advice: str) -> None:
+    """Accept a difference that changes with the random numbers which these layers draw."""
+    if difference.is_computed:
+        _accept(
+            difference,
+            Verdict.RANDOM,
+            f"{', '.join(layers)} {'draw' if layers[1:] else 'draws'} random numbers{advice}",
+        )
+
+
+def accept_rounding(difference: Difference, reason: str = "rounding errors explain it", limit: float = 0.0) -> None:
+    """Accept a difference that rounding errors explain, which may be so large, relative to the largest value."""
+    if difference.is_computed:
+        _accept(difference, Verdict.ROUNDING, reason)
+        difference.rounding = limit or difference.rounding
+
+
+def accept_as(difference: Difference, other: Difference) -> None:
+    """Accept a difference for the reason that another one was accepted for."""
+    if other.excuse is not None:
+        _accept(difference, other.excuse, other.reason)
+
+
+def _accept(difference: Difference, verdict: Verdict, reason: str) -> None:
+    if not difference.ok:
+        difference.excuse, difference.reason = verdict, reason
+
+
+def known_reasons(differences: Iterable[Difference]) -> dict[str, list[str]]:
+    """``reason -> names of the comparisons`` that are known to differ and do."""
+    found: dict[str, list[str]] = {}
+    for difference in differences:
+        if difference.verdict is Verdict.KNOWN:
+            found.setdefault(difference.reason, []).append(difference.name)
+    return found

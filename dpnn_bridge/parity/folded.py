@@ -1,0 +1,100 @@
+"""Weights into which a tracer multiplied the batch normalization behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from dpnn_bridge.compare.differences import Difference
+from dpnn_bridge.outputs.written import Written
+from dpnn_bridge.parity.layer_results import NamedLayers, failed
+
+#: units in the last place that weights may differ by that were multiplied by those of a batch normalization
+FOLDED_UNITS = 16
+
+
+def compare_folded(layers: NamedLayers, module: nn.Module, written: Written) -> Iterator[str]:
+    """Weights into which a tracer folded the batch normalization behind them, whose own tensors are gone then.
+
+    Which one that was, the graph no longer says: it is the one that explains the weights best.
+    """
+    left = {
+        name: m
+        for name, m in module.named_modules()
+        if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None
+        if not any(n.startswith(f"{name}.") for n in written.tensors)
+    }
+    for name, first in module.named_modules():
+        layer, weight = layers.of(name), first._parameters.get("weight")
+        different = {d.name for d in layer.converted if not d.ok and d.name in ("weight", "bias")}
+        if not different or weight is None or name in left:
+            continue
+        found: dict[str, list[Difference]] = {}
+        for gone, behind in left.items():
+            channels = weight.shape[1] if isinstance(first, nn.modules.conv._ConvTransposeNd) else weight.shape[0]
+            if behind.num_features == channels:
+                what = f"with {layers.of(gone).path} folded in"
+                theirs = {leaf: written.tensors.get(f"{name}.{leaf}") for leaf in ("weight", "bias")}
+                folded = _folded(first, behind).items()
+                found[gone] = [_near(f"{k} {what}", t, *each) for k, each in folded if (t := theirs[k]) is not None]
+        if found:
+            gone = min(found, key=lambda n: sum(d.error / (d.error + 1) for d in found[n]))
+            if not all(d.ok for d in found[gone]):
+                gone = next((n for n in _behind(module, name) if n in found), gone)
+            layer.converted = [d for d in layer.converted if d.name not in different]
+            theirs = written.tensors.get(f"{name}.weight")
+            scaled = theirs is not None and _only_scaled(theirs, _folded(first, left[gone])["weight"][0], first)
+            (layers.of(gone) if scaled else layer).converted += found[gone]
+            yield from (f"{name}.bias", *(f"{gone}.{n}" for n in left.pop(gone).state_dict()))
+
+
+def _only_scaled(found: Tensor, expected: Tensor, module: nn.Module) -> bool:
+    """Whether weights differ by one factor for each channel, so that it is the normalization that is another one."""
+    if found.shape != expected.shape or found.numel() == 0:
+        return False
+    channel = 1 if isinstance(module, nn.modules.conv._ConvTransposeNd) else 0
+    f, e = (t.detach().double().movedim(channel, 0).flatten(1) for t in (found, expected))
+    ratio = f / e.where(e != 0, torch.nan)
+    spread, middle = (ratio - ratio.nanmean(1, keepdim=True)).abs().nan_to_num(0.0).amax(1), ratio.nanmean(1)
+    off = (middle - 1).abs()
+    return f.shape[1] > 1 and bool((off > 1e-6).any()) and bool((spread <= 0.01 * off + 1e-6).all())
+
+
+def _behind(module: nn.Module, name: str) -> list[str]:
+    """The names of the modules after one, in the order of the file."""
+    names = [n for n, _ in module.named_modules()]
+    return names[names.index(name) + 1 :]
+
+
+def _folded(first: nn.Module, behind: nn.modules.batchnorm._BatchNorm) -> dict[str, tuple[Tensor, Tensor]]:
+    """Weight and bias with a batch normalization folded in, and the size of the terms that each is a sum of."""
+    weight, bias = first._parameters["weight"], first._parameters.get("bias")
+    transposed = isinstance(first, nn.modules.conv._ConvTransposeNd)
+    mean, beta = behind.running_mean, behind.bias
+
+    def fused(*values: Tensor | None) -> tuple[Tensor, Tensor]:
+        w, b, m, g, s = (v if v is None else v.detach().double() for v in values)
+        return fuse_conv_bn_weights(w, b, m, behind.running_var.double(), behind.eps, g, s, transpose=transposed)  # type: ignore[arg-type, return-value, union-attr]
+
+    def size(value: Tensor | None) -> Tensor | None:
+        return None if value is None else value.detach().abs()
+
+    exact = fused(weight, bias, mean, behind.weight, beta)
+    terms = fused(size(weight), size(bias), -size(mean), size(behind.weight), size(beta))  # type: ignore[operator]
+    return {leaf: (e.detach(), t.detach()) for leaf, e, t in zip(("weight", "bias"), exact, terms, strict=True)}
+
+
+def _near(name: str, found: Tensor, expected: Tensor, size: Tensor) -> Difference:
+    """Each element for itself, relative to the size of the terms that it is a sum of."""
+    if found.shape != expected.shape:
+        return failed(name, f"shape {tuple(found.shape)} in place of {tuple(expected.shape)}")
+    limit = FOLDED_UNITS * torch.finfo(found.dtype).eps
+    relative = (found.double() - expected).abs() / size.clamp(min=torch.finfo(found.dtype).tiny)
+    worst = int(relative.argmax()) if relative.numel() else 0
+    error, f, e = (float(t.flatten()[worst]) if t.numel() else 0.0 for t in (relative, found, expected))
+    index = tuple(int(i) for i in torch.unravel_index(torch.tensor(worst), relative.shape))
+    message = "" if error <= limit else f"expected {e:.9g}, found {f:.9g} at {list(index)}, relative error {error:.3g}"
+    return Difference(name, error, limit, message, abs(f - e), index, e, f)

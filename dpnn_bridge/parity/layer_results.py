@@ -1,0 +1,269 @@
+"""Compares what every layer of a model returns with what it returns in a file that was made from the model.
+
+Bits are demanded of weights, which are copies. Results are computed: two runs of one model differ in their last bits if
+its tensors lie in memory of another layout, or other threads take part. So no more is demanded of results than two runs
+of the source give.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.compare import nested
+from dpnn_bridge.compare.differences import Difference, Tolerance, compare, scale_of
+from dpnn_bridge.compare.memory import moved, relocate
+from dpnn_bridge.compare.precision import full_precision
+from dpnn_bridge.conversion.lua_values import to_value
+from dpnn_bridge.errors import ConversionError, ConversionLimitError
+from dpnn_bridge.objects import LuaTable
+from dpnn_bridge.outputs.written import Results, Written, run_modules
+from dpnn_bridge.parity.accepted import accept_random, accept_rounding
+from dpnn_bridge.parity.bounded import Bounds
+from dpnn_bridge.parity.judge import draws_of
+from dpnn_bridge.parity.layers import tree
+from dpnn_bridge.parity.rounding import distances
+from dpnn_bridge.parity.verification import Layer, Verification
+
+#: what a traced graph may differ by, since it computes in another order
+TRACED = Tolerance(1e-8, 1e-4)
+#: in single precision no more than so much, or so many times our own distance from the result in double precision
+TRACED_LEAST, TRACED_MARGIN = 32 * torch.finfo(torch.float32).eps, 5
+#: runs of the source in other memory: elements that its tensors are moved by, and threads (0: as many as there are)
+MEMORIES = ((0, 1), (1, 0), (3, 0), (8, 1))
+#: how far the file's result may be from the source's, in multiples of the largest distance between runs of the source:
+#: these are a sample of a few layouts
+MEMORY_MARGIN = 4
+#: bits are compared, whatever the size of the values
+BITS = Tolerance(0.0, 0.0, torch.finfo(torch.float64).tiny)
+
+
+class NamedLayers:
+    """The layers of a result by the names of PyTorch's modules."""
+
+    def __init__(self, result: Verification, module: nn.Module) -> None:
+        nodes = {id(node.module): layer for node, layer in zip(tree(module), result.layers, strict=True)}
+        self.result = result
+        self.by_name: dict[str, Layer] = {n: nodes[id(m)] for n, m in module.named_modules() if id(m) in nodes}
+
+    def of(self, name: str) -> Layer:
+        """The layer that a module, or one that is hidden in it, stands for."""
+        while name not in self.by_name:
+            name = name.rpartition(".")[0]
+        return self.by_name[name]
+
+    def set_order(self, ran: Results) -> None:
+        """Number the layers in the order in which they ended."""
+        names = [*(name for name in ran if name in self.by_name and name), ""]
+        for i, name in enumerate(names, 1):
+            self.by_name[name].order = self.by_name[name].order or i
+
+
+class Source:
+    """The model that a file was made from, to run as often as a comparison needs.
+
+    Args:
+        module: The model, which stays as it is: recurrent modules remember their last run.
+        layers: Its layers.
+        value: Its input.
+        running: Bounds what a run may take.
+    """
+
+    def __init__(self, module: nn.Module, layers: NamedLayers, value: Any, running: Bounds) -> None:
+        self.module, self.names, self.value, self.running = module, layers.by_name.keys(), value, running
+
+    def run(
+        self, given: Results | None = None, *, offset: int = 0, threads: int = 0, dtype: torch.dtype | None = None
+    ) -> Results:
+        """Run a copy of the model.
+
+        Args:
+            given: Results that go on in place of a layer's own.
+            offset: Where its tensors lie in memory, see :func:`~dpnn_bridge.compare.memory.moved`.
+            threads: How many compute; 0 leaves that as it is.
+            dtype: In which precision; default: as it is.
+        """
+        module = relocate(copy.deepcopy(self.module).to(dtype=dtype), offset)
+
+        def placed(value: Any) -> Any:
+            return nested.map_tensors(lambda t: moved(t, offset), nested.cast(value, dtype))
+
+        value, given = placed(self.value), {name: placed(v) for name, v in (given or {}).items() if name}
+        modules = {name: module.get_submodule(name) for name in self.names}
+        torch.manual_seed(0)
+        with torch.no_grad(), full_precision(), _threads(threads), self.running(module):
+            return run_modules(modules, lambda: module(value), given)
+
+    def spread(self, base: Results, given: Results) -> dict[str, dict[str, float]]:
+        """Measure how far runs in other memory are from one: name of the layer -> part of its result -> distance."""
+        runs = [given, *(self.run(given, offset=offset, threads=threads) for offset, threads in MEMORIES)]
+        found: dict[str, dict[str, float]] = {}
+        for name, value in base.items():
+            parts = found.setdefault(name, {})
+            for run in runs:
+                for part, distance in distances("output", value, run.get(name)).items():
+                    parts[part] = max(parts.get(part, 0.0), distance)
+        return found
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if count:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        if count:
+            torch.set_num_threads(before)
+
+
+def compare_results(
+    layers: NamedLayers, module: nn.Module, written: Written, table: LuaTable, path: Path, running: Bounds
+) -> None:
+    """Add the comparisons of what every layer returns; each gets what the model's gave, and answers for itself alone.
+
+    Args:
+        layers: What they are added to.
+        module: The model.
+        written: The file.
+        table: Holds the ``input``, where there is one.
+        path: Of the file, for messages.
+        running: Bounds what a run may take.
+    """
+    if written.run is None:
+        return
+    device = next((t.device for t in [*module.parameters(), *module.buffers()]), torch.device("cpu"))
+    value = to_value(table["input"], device=device) if "input" in table else written.example
+    if value is None:
+        layers.result.notes.append("Only tensors were compared; with an input (--input) the layers run as well.")
+        return
+    floats = {t.dtype for t in module.state_dict().values() if t.is_floating_point()}
+    value = nested.cast(value, floats.pop() if len(floats) == 1 else None)
+    source = Source(module, layers, value, running)
+    try:
+        ours = source.run()
+    except ConversionLimitError:
+        raise
+    except Exception as e:
+        if "input" in table:
+            raise ConversionError(f"the model cannot run on the input: {e}") from e
+        layers.result.notes.append("Only tensors were compared; name an input (--input) to run the layers as well.")
+        return
+    torch.manual_seed(0)
+    try:
+        with full_precision():
+            theirs = written.run(nested.copied(value), {name: v for name, v in ours.items() if name})
+    except Exception as e:
+        layers.result.whole.append(failed("converted", f"{path.name} does not run on this input: {e}"))
+        return
+    layers.set_order(ours)
+    if written.exact:
+        _compare_operations(layers, source, ours, theirs, written.complete)
+    else:
+        _compare_graph(layers, source, ours, theirs)
+
+
+def failed(name: str, message: str) -> Difference:
+    """A comparison without numbers that failed."""
+    return Difference(name, math.inf, 0.0, message)
+
+
+# ---------------------------------------------------------------------- the model's own operations
+def _compare_operations(layers: NamedLayers, source: Source, ours: Results, theirs: Results, complete: bool) -> None:
+    """Results of a file that runs the model's own operations: as near as runs of the model are to each other."""
+    base = source.run(ours)  # on its own results, as the file ran
+    found = {name: _same_types(theirs[name], base[name]) for name in theirs if name in base}
+    spread = source.spread(base, ours) if any(not d.ok for each in found.values() for d in each) else {}
+    for name, each in found.items():
+        if (layer := layers.by_name.get(name)) is None:
+            continue
+        for d in each:
+            _allow(d, spread.get(name, {}).get(d.name, 0.0))
+        layer.converted += _joined(each)
+    for name in (ours.keys() - theirs.keys()) & layers.by_name.keys():
+        layer = layers.by_name[name]
+        if complete or not name:
+            layer.converted.append(failed("output", "the layer does not run in the converted file"))
+        else:  # a program computes some layers in the forward of the module around them
+            layer.note = layer.note or "is no module of its own in the file"
+
+
+def _same_types(theirs: Any, base: Any) -> list[Difference]:
+    """Compare results, which must be of one precision."""
+    types = [[v.dtype for v in nested.leaves(value) if isinstance(v, Tensor)] for value in (theirs, base)]
+    if types[0] != types[1]:
+        found, wanted = (", ".join(str(t).removeprefix("torch.") for t in dict.fromkeys(each)) for each in types)
+        return [failed("output", f"{found} in place of {wanted}")]
+    return compare("output", theirs, base, BITS)
+
+
+def _allow(d: Difference, distance: float) -> None:
+    """Accept a difference that runs of the source in other memory explain."""
+    if d.ok or d.mismatched or not d.absolute < math.inf:
+        return
+    d.tolerance = MEMORY_MARGIN * distance * d.error / d.absolute
+    d.message = f"{d.message}; runs of MODEL in other memory differ by {distance:.3g}" if distance else d.message
+
+
+def _joined(found: list[Difference]) -> list[Difference]:
+    """One comparison in place of those of a table's parts, where all are the same bits."""
+    return found if any(d.error for d in found) or not found else [Difference("output", 0.0, 0.0)]
+
+
+# ---------------------------------------------------------------------- a traced graph
+def _compare_graph(layers: NamedLayers, source: Source, ours: Results, theirs: Results) -> None:
+    """Results of a traced graph, which computes the same in another order."""
+    allowed = _rounding(source, ours)
+    whole_is_layer = any(v is theirs.get("") for name, v in theirs.items() if name)
+    for name, found in theirs.items():
+        layer = layers.by_name.get(name)
+        if layer is None or name not in ours or (name == "" and whole_is_layer):
+            continue  # the output of the whole is compared where it is that of a layer
+        if name and not isinstance(ours[name], Tensor):
+            continue  # of a table a graph shows the values that the layer computes, and not those that it hands on
+        layer.converted += _nearly(ours[name], found, source, allowed.get(name))
+
+
+def _rounding(source: Source, ours: Results) -> Mapping[str, float]:
+    """How far a traced graph in single precision may be off in each layer, given the results of those before it."""
+    if all(t.dtype != torch.float32 for t in nested.leaves(ours.get("")) if isinstance(t, Tensor)):
+        return {}
+    try:
+        exact = source.run(ours, dtype=torch.float64)
+    except ConversionLimitError:
+        raise
+    except Exception:  # a layer that cannot be cast
+        return {}
+
+    def far(name: str, value: Any) -> float:
+        size = min((scale_of(t.double(), TRACED) for t in nested.leaves(value) if isinstance(t, Tensor)), default=1.0)
+        return max(distances("output", exact[name], value).values(), default=0.0) / size
+
+    return {name: max(TRACED_LEAST, TRACED_MARGIN * far(name, v)) for name, v in ours.items() if name in exact}
+
+
+def _nearly(ours: Any, theirs: Any, source: Source, allowed: float | None) -> list[Difference]:
+    flat, others = list(nested.leaves(ours)), list(nested.leaves(theirs))
+    if len(flat) == len(others) == 1 and isinstance(flat[0], Tensor) and isinstance(others[0], Tensor):
+        flat, others = flat[0].detach().cpu(), others[0].detach().cpu()
+        if flat.numel() == others.numel():
+            others = others.reshape(flat.shape)
+    limit = TRACED if allowed is None else replace(TRACED, single=min(TRACED.single, allowed))
+    found = compare("output", others, flat, limit)
+    for d in found:
+        if d.ok or d.mismatched:
+            continue
+        if names := draws_of(copy.deepcopy(source.module), nested.copied(source.value)):
+            accept_random(d, names, ", in the file others than here")
+        elif allowed is not None and d.error <= allowed:
+            accept_rounding(d, limit=allowed)
+    return found

@@ -1,0 +1,122 @@
+"""A file is equal to itself and to what was made of it, wherever its tensors lie and however many threads compute."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from samples import SAMPLES
+from torch import nn
+
+import dpnn_bridge
+from dpnn_bridge.compare import memory, nested
+from dpnn_bridge.compare.verdict import Verdict
+from dpnn_bridge.conversion.lua_values import to_value
+from dpnn_bridge.modules.nn import Narrow
+from dpnn_bridge.outputs.formats import py as program
+from dpnn_bridge.parity import converted, layer_results
+from dpnn_bridge.parity.verification import summary
+from dpnn_bridge.parity.verify import verify
+
+#: of published nets with layers of every kind: recurrent, convolutional, with normalization, a graph
+NETS = [
+    "char-rnn__lstm",
+    "torch-demos__mnist_convnet",
+    "lstm-char-cnn__lstmtdnn_words0",
+    "fast-neural-style__instnorm_narrow",
+]
+#: elements that the tensors of the file are moved by, threads
+LAYOUTS = [(0, 1), (1, 2), (2, 1), (3, 2), (5, 1), (7, 2), (8, 1), (9, 2), (13, 1), (15, 2)]
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def alarms(model: Path, file: Path, value: object, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is said of a right file in ten layouts of memory, beside equal."""
+    found = []
+    for offset, count in LAYOUTS:
+        for place in (converted, program):
+            monkeypatch.setattr(place, "relocate", lambda module, offset=offset: memory.relocate(module, offset))
+        torch.set_num_threads(count)
+        result = verify(model, file, input=value)
+        if result.verdict is not Verdict.EQUAL:
+            found.append(f"{file.name}, moved by {offset}, {count} threads: {summary(result)}")
+    return found
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("suffix", ["itself", ".pt", ".safetensors", ".npz", ".t7", ".py"])
+@pytest.mark.parametrize("name", NETS)
+def test_right_files_are_equal(name: str, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = file = SAMPLES / name / "model.t7"
+    value = to_value(dpnn_bridge.read_t7(SAMPLES / name / "ref.t7")["input"])
+    if suffix == ".safetensors":
+        pytest.importorskip("safetensors", reason="optional extra is not installed")
+    if suffix != "itself":
+        file = tmp_path / f"m{suffix}"
+        dpnn_bridge.save(file, dpnn_bridge.load(model).eval())
+    assert alarms(model, file, value, monkeypatch) == []
+
+
+@pytest.mark.usefixtures("threads")
+def test_views_and_copies_take_other_ways_through_a_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(40, 60), Narrow(2, 3, 41), nn.Sigmoid(), nn.Linear(41, 1000), nn.Tanh())
+    dpnn_bridge.write_t7(tmp_path / "model.t7", net)
+    assert alarms(tmp_path / "model.t7", tmp_path / "model.t7", torch.randn(7, 40), monkeypatch) == []
+
+
+def test_a_moved_tensor_is_the_same_elsewhere() -> None:
+    for tensor in (torch.randn(3, 4), torch.randn(4, 3).t(), torch.arange(6)[::2], torch.randn(3, 1).expand(3, 5)):
+        for offset in (0, 1, 3):
+            there = memory.moved(tensor, offset)
+            assert torch.equal(there, tensor)
+            assert there.data_ptr() % 64 == offset * tensor.itemsize % 64
+    empty, shared = torch.empty(0), nn.Linear(2, 2)
+    assert memory.moved(empty, 3) is empty
+    both = nn.Sequential(shared, shared)
+    weight = shared.weight
+    assert memory.relocate(both, 1)[1].weight is weight
+
+
+@pytest.mark.parametrize("by", [1e-6, 1e-3])
+def test_a_small_change_of_a_constant_is_no_rounding(by: float, tmp_path: Path) -> None:
+    """Layers whose result is the same bits wherever they lie have no allowance."""
+    model = dpnn_bridge.load(SAMPLES / "torch-demos__mnist_convnet" / "model.t7").eval()
+    dpnn_bridge.write_t7(tmp_path / "model.t7", nn.Sequential(*model, nn.LeakyReLU(0.25)))  # type: ignore[misc]
+    dpnn_bridge.save(tmp_path / "m.py", dpnn_bridge.load(tmp_path / "model.t7"))
+    source = (tmp_path / "m.py").read_text()
+    assert "negative_slope=0.25" in source
+    (tmp_path / "m.py").write_text(source.replace("negative_slope=0.25", f"negative_slope={0.25 * (1 + by)!r}"))
+    x = torch.randn(2, 1, 32, 32)
+    result = verify(tmp_path / "model.t7", tmp_path / "m.py", input=x)
+    assert result.verdict is Verdict.DIFFERENT
+    assert result.first_deviating is not None
+    assert result.first_deviating.class_name == "nn.LeakyReLU"
+
+
+def test_a_sum_may_be_as_far_off_as_runs_of_the_source_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The allowance of a layer is what its own runs give, some times over, and no more."""
+    torch.manual_seed(0)
+    dpnn_bridge.write_t7(tmp_path / "model.t7", nn.Sequential(nn.Linear(300, 2)))
+    dpnn_bridge.save(tmp_path / "m.pt", dpnn_bridge.load(tmp_path / "model.t7"))
+    x = torch.randn(4, 300)
+    real, spread = converted.run_modules, {"0": {"output": 1e-6}, "": {"output": 1e-6}}
+    monkeypatch.setattr(layer_results.Source, "spread", lambda *_: spread)
+    verdicts = []
+    for off in (0.0, 3e-6, 6e-6):
+
+        def run(*arguments: Any, off: float = off) -> dict[str, Any]:
+            return {name: nested.map_tensors(lambda t: t + off, value) for name, value in real(*arguments).items()}
+
+        monkeypatch.setattr(converted, "run_modules", run)
+        verdicts.append(verify(tmp_path / "model.t7", tmp_path / "m.pt", input=x).verdict)
+    assert verdicts == [Verdict.EQUAL, Verdict.EQUAL, Verdict.DIFFERENT]
