@@ -49,10 +49,18 @@ def encodings(head: bytes, mode: str | None, big_endian: bool | None, long_size:
 
 _ASCII = re.compile(rb"\s*[0-8]\s")
 
+#: how files of torch.save begin that PyTorch before 1.6 wrote: a pickle of a number
+OLD_PYTORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+
 #: beginning of the file, what it is, what to do
 _OTHERS: list[tuple[bytes, str, str]] = [
     (rb"PK\x03\x04|PK\x05\x06", "a zip archive, probably a PyTorch checkpoint", "load it with torch.load"),
-    (rb"\x80[\x02-\x05]", "a Python pickle, probably an old PyTorch checkpoint", "load it with torch.load"),
+    (re.escape(OLD_PYTORCH), "a PyTorch checkpoint, a pickle as versions before 1.6 wrote", "load it with torch.load"),
+    (
+        rb"\x80[\x02-\x05]",
+        "a Python pickle that torch.save did not write, so that torch.load does not read it",
+        "if you trust it, open it with pickle.load, which runs what it names",
+    ),
     (rb"version https://git-lfs", "a Git-LFS pointer, not the file itself", "fetch the file with 'git lfs pull'"),
     (rb"\x1f\x8b", "compressed with gzip", "unpack it first with gunzip (or tar xzf)"),
     (rb"BZh[1-9]", "compressed with bzip2", "unpack it first with bunzip2"),
@@ -87,6 +95,12 @@ def check_head(head: bytes, size: int, name: str) -> None:
     if what:
         where = f"{name}, byte 0: " if name else "byte 0: "
         raise NotT7Error(f"{where}not a Torch7 file but {what}; {advice}")
+
+
+def line_ends_changed(data: bytes) -> bool:
+    """Whether each line feed in a part of a binary file follows a carriage return, as a transfer as text leaves it."""
+    count = data.count(b"\n")
+    return count >= 8 and data.count(b"\r\n") == count
 
 
 def _identify(head: bytes, size: int) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from dpnn_bridge.base.display import printable
 from dpnn_bridge.base.regular import check_file
 from dpnn_bridge.errors import OptionError, T7Error, T7FormatError, T7LimitError, T7Warning
 from dpnn_bridge.loaders.ascii_stream import AsciiStream
-from dpnn_bridge.loaders.encoding import Encoding, check_head, encodings
+from dpnn_bridge.loaders.encoding import Encoding, check_head, encodings, line_ends_changed
 from dpnn_bridge.loaders.fast_reader import FastReader
 from dpnn_bridge.loaders.origin import LocalFile, Origin, local_file, name_of
 from dpnn_bridge.loaders.reader import Reader
@@ -167,6 +167,10 @@ def loads(data: bytes | bytearray | memoryview | str | LuaStorage, **options: An
     return _read(BytesSource(data), Reader.read, ReadOptions(**options))[0]
 
 
+#: bytes of a damaged file that are looked at, to say what damaged it
+_LOOKED_AT = 1 << 20
+
+
 def _read(source: Source, read: Callable[[Reader], T], options: ReadOptions) -> tuple[T, Encoding]:
     head = source.read(0, 512)
     check_head(head, source.size, source.name)
@@ -187,6 +191,12 @@ def _read(source: Source, read: Callable[[Reader], T], options: ReadOptions) -> 
             for storage in reader.storages:
                 storage.numpy()
         return value, replace(encoding, trailing=_trailing(reader))
+    if line_ends_changed(source.read(0, min(source.size, _LOOKED_AT))):
+        raise T7FormatError(
+            "its line ends were changed: each line feed follows a carriage return; transfer the original "
+            "again in binary mode",
+            source=source.name,
+        )
     raise max(failures, key=lambda error: error.offset or 0)
 
 

@@ -24,6 +24,7 @@ from dpnn_bridge.base.display import printable, shortened
 from dpnn_bridge.base.regular import check_file
 from dpnn_bridge.errors import NotT7Error, T7FormatError
 from dpnn_bridge.loaders.collisions import SAFE, Collisions
+from dpnn_bridge.loaders.encoding import OLD_PYTORCH
 from dpnn_bridge.loaders.source import FileSource
 from dpnn_bridge.loaders.stream import StreamError
 
@@ -91,12 +92,16 @@ def read(path: Path, name: str = "") -> Any:
         return _Loader(source, found).load()
     except (zipfile.BadZipFile, NotImplementedError) as error:
         with open(path, "rb") as file:
-            pickled = file.read(2) == b"\x80\x02"
-        if pickled:
+            head = file.read(len(OLD_PYTORCH))
+        if head == OLD_PYTORCH:
             raise NotT7Error(
                 f"{name}: a Python pickle, as PyTorch before 1.6 wrote them. Of pickles, models of torch.legacy.nn and "
                 "what dpnn_bridge wrote are read. If torch.load(…, weights_only=True) reads it, it holds weights: load "
                 "them into their model, and give that to dpnn_bridge.save or write_t7"
+            ) from error
+        if head.startswith(b"\x80"):
+            raise NotT7Error(
+                f"{name}: a Python pickle that torch.save did not write; if you trust it, open it with pickle.load"
             ) from error
         raise NotT7Error(f"{name}: is no file that torch.save wrote: {error}") from error
     except (_DamagedError, StreamError) as error:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from dpnn_bridge.compare.nested import replaced
+from dpnn_bridge.compare.nested import copied, replaced
 
 #: what each layer returned, by the name of its module in the PyTorch model; "" is the model itself
 Results = dict[str, Any]
@@ -72,7 +73,8 @@ def run_modules(modules: Mapping[str, nn.Module], call: Callable[[], Any], given
     """Runs a model and records what each of its modules returned last.
 
     Args:
-        modules: by name; one that runs several times or not at all has no single result.
+        modules: by name; one that runs several times or not at all has no single result, nor has one with two names, as
+            a program may use one module in place of several.
         call: runs the model.
         given: results that go on in place of a module's own.
     """
@@ -81,15 +83,17 @@ def run_modules(modules: Mapping[str, nn.Module], call: Callable[[], Any], given
 
     def forwarded(name: str) -> Callable[..., Any]:
         def hook(module: nn.Module, args: Any, output: Any) -> Any:
-            results.setdefault(name, []).append(output)
+            results.setdefault(name, []).append(copied(output))  # a layer behind it may compute in place
             return replaced(output, given[name]) if name in given else None
 
         return hook
 
-    handles = [module.register_forward_hook(forwarded(name)) for name, module in modules.items()]
+    names = Counter(map(id, modules.values()))
+    single = {name: module for name, module in modules.items() if names[id(module)] == 1}
+    handles = [module.register_forward_hook(forwarded(name)) for name, module in single.items()]
     try:
         output = call()
     finally:
         for handle in handles:
             handle.remove()
-    return {name: values[0] for name, values in results.items() if len(values) == 1} | {"": output}
+    return {name: values[0] for name, values in results.items() if len(values) == 1} | {"": copied(output)}

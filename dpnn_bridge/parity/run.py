@@ -94,7 +94,10 @@ def _resolution(outcome: Outcome, experiment: Experiment) -> str:
     if not (experiment.measured and outputs):
         return f"{text}."
     seen = max(max(d.rounding, floor(experiment)) for d in outputs)
-    return f"{text}, in single precision: a fault that moves the output by less than {seen:.1g} of its largest is lost."
+    return (
+        f"{text}, in single precision: a fault that moves the output by less than {seen:.2g} of its largest value "
+        "cannot be detected."
+    )
 
 
 WHOLE = ("output", "gradInput", "forward", "backward")

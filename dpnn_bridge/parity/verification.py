@@ -259,7 +259,7 @@ def _unseen(differences: Sequence[Difference]) -> str:
     """How large a fault could be that hides behind rounding."""
     rounding = max(d.rounding for d in differences)
     return (
-        f"; with this reference a fault that moves it by less than {rounding:.1g} cannot be told apart"
+        f"; with this reference a fault that moves it by less than {rounding:.2g} cannot be detected"
         if rounding
         else ""
     )

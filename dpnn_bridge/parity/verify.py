@@ -16,20 +16,15 @@ from dpnn_bridge.base.atomic import StrPath
 from dpnn_bridge.base.boundary import raises
 from dpnn_bridge.base.display import type_name
 from dpnn_bridge.base.regular import check_file
-from dpnn_bridge.checkpoints.find import select
 from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.differences import Tolerance, compare
 from dpnn_bridge.compare.precision import check_device, full_precision
-from dpnn_bridge.conversion import convert_object, fields
+from dpnn_bridge.conversion import fields
 from dpnn_bridge.conversion.lua_values import lua_value, to_value
 from dpnn_bridge.conversion.options import Options
-from dpnn_bridge.conversion.report import Report
 from dpnn_bridge.conversion.running import Allowance
-from dpnn_bridge.errors import ConversionError, ModelNotFoundError, NoReferenceError
-from dpnn_bridge.files import load
-from dpnn_bridge.loaders.t7_reader import read_t7
+from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaObject, LuaTable
-from dpnn_bridge.outputs.formats import is_converted_file
 from dpnn_bridge.parity.bounded import bounds
 from dpnn_bridge.parity.buffers import is_filled
 from dpnn_bridge.parity.converted import compare_converted
@@ -37,7 +32,10 @@ from dpnn_bridge.parity.experiment import Experiment, Outcome
 from dpnn_bridge.parity.known_differences import KnownDifference, mark_known
 from dpnn_bridge.parity.layers import Node, parameter_count, tree
 from dpnn_bridge.parity.run import OTHER_INPUT, compare_with_reference
+from dpnn_bridge.parity.subject import LEFTOVER, Subject, in_its_type, is_comparable, is_fixture
 from dpnn_bridge.parity.verification import Layer, Verification
+
+__all__ = ["is_comparable", "is_fixture", "verify"]
 
 #: accepted relative differences of whole networks; half precision has 11 and bfloat16 8 bits
 OUTPUT, GRADIENT = Tolerance(1e-10, 1e-4), Tolerance(1e-10, 1e-3)
@@ -103,100 +101,132 @@ def verify(
         ConversionLimitError: running it takes more than the files are worth; names the layer.
     """
     check_device(device)
-    options = options or Options()
-    obj, table, key = _subject(model, reference, key)
+    subject = Subject(model, reference, key, mode, options or Options())
     if input is not None:
-        table = LuaTable([("input", lua_value(input))])
-        if output is not None:
-            table["output"] = lua_value(output)
-
-    def fresh() -> nn.Module:
-        module, report = convert_object(obj, options, key) if obj is not None else (load(model), Report())
-        remarks.update(dict.fromkeys(report.notes))
-        as_saved.append([m.training for m in module.modules()])
-        _set_mode(module, table, mode)
-        return module
-
-    as_saved: list[list[bool]] = []
-    remarks: dict[str, None] = {}
-    module = fresh()
-    table = _in_its_type(module, table) if dtype is None else table
-    nodes = list(tree(module))
-    result = Verification(
-        model=Path(model).name,
-        reference=_name(reference, table),
-        converted=Path(converted).name if converted else "",
-        computed_by=_computed_by(table),
-        key=key,
-        mode="train" if module.training else "eval",
-        device=str(device),
-        dtype=_dtype_name(module, dtype),
-        module=module,
-    )
-    result.layers = [_layer(node) for node in nodes]
-    result.notes += remarks
-    running = bounds(_allowance(model, converted, obj, table)) if bounded else nullcontext
+        subject.table = LuaTable(
+            [("input", lua_value(input)), *([("output", lua_value(output))] if output is not None else [])]
+        )
+    module = subject.fresh()
+    if dtype is None:
+        subject.table = in_its_type(module, subject.table)
+    result = _described(subject, module, reference, converted, str(device), dtype)
+    running = bounds(_allowance(subject, converted)) if bounded else nullcontext
     if converted is not None:
-        other = fresh().to(device=device, dtype=dtype)
-        compare_converted(result, other, converted, table, options, dtype, key, running)
-    remake = _maker(lua, torch7, obj, module, table, gradients)
+        other = subject.fresh().to(device=device, dtype=dtype)
+        compare_converted(result, other, converted, subject.table, subject.options, dtype, subject.key, running)
+    remake = _maker(lua, torch7, subject, module, gradients)
     if remake is not None:
-        _need_input(model, table)
-        table = remake(dtype)
+        subject.need_input()
+        subject.table = remake(dtype)
         result.reference, result.computed_by = ("the Lua sources", "") if lua is not None else ("Torch7", torch7 or "")
-    elif not is_comparable(table) and "input" in table and converted is None and obj is not None:
-        same_mode = as_saved[0] == [m.training for m in module.modules()]
-        if same_mode and is_filled(obj.get("output")):  # until `_belongs` shows that they are not
-            table["output"], table["after"], table[LEFTOVER] = obj["output"], obj, True
-    if not is_comparable(table):
-        if "input" in table and converted is None:
-            with running(module):
-                _run_only(result, module, table, device, dtype)
-        return result
-    doubled = remake is not None and dtype == torch.float64
-    single = dtype not in (None, torch.float64) or (not doubled and _is_single(module, table))
-    half = {torch.float16: HALF, torch.bfloat16: BFLOAT16}.get(dtype or _half(table))  # type: ignore[arg-type]
-    measured = tolerance is None and half is None
-    accepted = tolerance or half or (replace(OUTPUT, floor=SMALL) if single else OUTPUT)
-    accepted_gradients = gradient_tolerance or half or GRADIENT
-    experiment = Experiment(
-        fresh,
-        table,
-        _after(table, obj, len(nodes), accepted, result.notes),
-        device=str(device),
-        dtype=dtype,
-        single=single,
-        tolerance=accepted.in_single() if single else accepted,
-        gradient_tolerance=accepted_gradients.in_single() if single else accepted_gradients,
-        measured=measured,
-        gradients=gradients,
-        options=options,
-        remake=remake,
-        mark=partial(mark_known, known=known, file=Path(model).stem),
-        running=running,
-    )
-    outcome = experiment.run(module)
-    if table.get(LEFTOVER) and not _belongs(outcome):
-        result.notes.append(OTHER_INPUT)
-        return result
-    if table.get(LEFTOVER):
-        result.reference = "the results that Torch7 left in the model file"
-    compare_with_reference(result, experiment, outcome)
+    elif converted is None:
+        subject.take_leftovers(module)
+    if is_comparable(subject.table):
+        precision = _Precision(subject, module, dtype, tolerance, gradient_tolerance, remade=remake is not None)
+        mark = partial(mark_known, known=known, file=Path(model).stem)
+        experiment = Experiment(
+            subject.fresh,
+            subject.table,
+            _after(subject, len(result.layers), precision.accepted, result.notes),
+            device=str(device),
+            dtype=dtype,
+            single=precision.single,
+            tolerance=precision.tolerance,
+            gradient_tolerance=precision.gradient_tolerance,
+            measured=precision.measured,
+            gradients=gradients,
+            options=subject.options,
+            remake=remake,
+            mark=mark,
+            running=running,
+        )
+        _compare(result, experiment, module)
+    elif "input" in subject.table and converted is None:
+        with running(module):
+            _run_only(result, module, subject.table, device, dtype)
     return result
 
 
-def _allowance(model: StrPath, converted: StrPath | None, obj: LuaObject | None, table: LuaTable) -> Allowance:
+class _Precision:
+    """Which precision a comparison is in, and what is accepted.
+
+    Attributes:
+        single: Whether the results, or Torch7's, are in single precision.
+        measured: Whether rounding is measured.
+        accepted: The tolerance before it is known in which precision the results are.
+        tolerance, gradient_tolerance: What is accepted.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        module: nn.Module,
+        dtype: torch.dtype | None,
+        tolerance: Tolerance | None,
+        gradient_tolerance: Tolerance | None,
+        *,
+        remade: bool,
+    ) -> None:
+        doubled = remade and dtype == torch.float64
+        self.single = dtype not in (None, torch.float64) or (not doubled and _is_single(module, subject.table))
+        half = {torch.float16: HALF, torch.bfloat16: BFLOAT16}.get(dtype or _half(subject.table))  # type: ignore[arg-type]
+        self.measured = tolerance is None and half is None
+        self.accepted = tolerance or half or (replace(OUTPUT, floor=SMALL) if self.single else OUTPUT)
+        gradients = gradient_tolerance or half or GRADIENT
+        self.tolerance = self.accepted.in_single() if self.single else self.accepted
+        self.gradient_tolerance = gradients.in_single() if self.single else gradients
+
+
+def _described(
+    subject: Subject,
+    module: nn.Module,
+    reference: StrPath | LuaTable | None,
+    converted: StrPath | None,
+    device: str,
+    dtype: torch.dtype | None,
+) -> Verification:
+    """The result before anything is compared."""
+    result = Verification(
+        model=Path(subject.path).name,
+        reference=_name(reference, subject.table),
+        converted=Path(converted).name if converted else "",
+        computed_by=_computed_by(subject.table),
+        key=subject.key,
+        mode="train" if module.training else "eval",
+        device=device,
+        dtype=_dtype_name(module, dtype),
+        module=module,
+    )
+    result.layers = [_layer(node) for node in tree(module)]
+    result.notes += subject.notes
+    return result
+
+
+def _compare(result: Verification, experiment: Experiment, module: nn.Module) -> None:
+    """Run the experiment, unless its reference turns out to be none."""
+    outcome = experiment.run(module)
+    leftover = experiment.table.get(LEFTOVER)
+    if leftover and not _belongs(outcome):
+        result.notes.append(OTHER_INPUT)
+        return
+    if leftover:
+        result.reference = "the results that Torch7 left in the model file"
+    compare_with_reference(result, experiment, outcome)
+
+
+def _allowance(subject: Subject, converted: StrPath | None) -> Allowance:
     """What the files and the input are worth."""
-    files = [path for path in (model if obj is None else None, converted) if path is not None]
+    files = [path for path in (subject.path if subject.obj is None else None, converted) if path is not None]
     for path in files:
         check_file(path)
-    return Allowance([obj, table], sum(Path(path).stat().st_size for path in files))
+    return Allowance([subject.obj, subject.table], sum(Path(path).stat().st_size for path in files))
 
 
 def _maker(
-    lua: Any, torch7: str | None, obj: LuaObject | None, module: nn.Module, table: LuaTable, gradients: bool
+    lua: Any, torch7: str | None, subject: Subject, module: nn.Module, gradients: bool
 ) -> Callable[[torch.dtype | None], LuaTable] | None:
     """What computes the reference in a precision; None where it is given."""
+    obj, table = subject.obj, subject.table
     if lua is not None and obj is not None:
         from dpnn_bridge.parity.lua_reference import lua_reference
 
@@ -206,15 +236,6 @@ def _maker(
 
         return lambda dtype: torch7_reference(torch7, obj, module, table, dtype=dtype, gradients=gradients)
     return None
-
-
-def _need_input(model: StrPath, table: LuaTable) -> None:
-    if "input" not in table:
-        raise NoReferenceError(f"{model}: no input to run the model on; give one, such as --input 1x3x224x224")
-
-
-#: field of a reference that was taken from the model's own file
-LEFTOVER = "left in the model file"
 
 
 def _belongs(outcome: Outcome) -> bool:
@@ -235,10 +256,9 @@ def _run_only(
     result.notes.append(f"The model runs on this input; its output has the shape {', '.join(shapes[:8])}.")
 
 
-def _after(
-    table: LuaTable, obj: LuaObject | None, layers: int, tolerance: Tolerance, notes: list[str]
-) -> LuaObject | None:
+def _after(subject: Subject, layers: int, tolerance: Tolerance, notes: list[str]) -> LuaObject | None:
     """The Lua object whose modules hold the results of the reference's call."""
+    table, obj = subject.table, subject.obj
     after = table.get("after")
     if isinstance(after, LuaObject):
         return after
@@ -257,68 +277,11 @@ def _half(table: LuaTable) -> torch.dtype | None:
     return torch.float16 if any(isinstance(v, Tensor) and v.dtype == torch.float16 for v in results) else None
 
 
-def _in_its_type(module: nn.Module, table: LuaTable) -> LuaTable:
-    """The reference with its input in the floating point type of the model, where each has one alone."""
-    wanted = {t.dtype for t in module.parameters() if t.is_floating_point()}
-    value = to_value(table.get("input"))
-    given = {v.dtype for v in nested.leaves(value) if isinstance(v, Tensor) and v.is_floating_point()}
-    if len(wanted) != 1 or len(given) != 1 or wanted == given or not given <= {torch.float32, torch.float64}:
-        return table
-    if any(type(m).__name__ in ("Copy", "DontCast") for m in module.modules()):  # takes another type
-        return table
-    return LuaTable([*table.items(), ("input", lua_value(nested.cast(value, *wanted)))])
-
-
 def _is_single(module: nn.Module, table: LuaTable) -> bool:
     """Whether the model computes in single precision, or Torch7 did."""
     results = nested.leaves(to_value(table.get("output")))
     tensors = [*module.parameters(), *(v for v in results if isinstance(v, Tensor))]
     return any(t.is_floating_point() and t.dtype != torch.float64 for t in tensors)
-
-
-def _subject(
-    model: StrPath, reference: StrPath | LuaTable | None, key: str | None
-) -> tuple[LuaObject | None, LuaTable, str]:
-    """The model's object (None for a file that torch reads), the reference table, the key."""
-    table = reference if isinstance(reference, LuaTable) else LuaTable()
-    if reference is not None and not isinstance(reference, LuaTable):
-        table = read_t7(reference)
-        if not isinstance(table, LuaTable) or "input" not in table:
-            raise NoReferenceError(f"{reference}: a reference is a table with the fields input, output, …")
-    if is_converted_file(model):
-        return None, table, ""
-    root = read_t7(model)
-    if is_fixture(root) and reference is None and key is None:
-        return root["module"], root, ""
-    try:
-        obj, key, _ = select(root, key, str(model))
-    except ModelNotFoundError:
-        if isinstance(root, LuaTable) and "input" in root:
-            raise NoReferenceError(
-                f"{model}: this is a reference without a module; call dpnn-verify MODEL --reference {model}"
-            ) from None
-        raise
-    return obj, table, key
-
-
-def is_fixture(root: Any) -> bool:
-    """Whether the root of a file is a fixture: a table with a module and the input it ran on."""
-    return isinstance(root, LuaTable) and isinstance(root.get("module"), LuaObject) and "input" in root
-
-
-def is_comparable(table: LuaTable) -> bool:
-    """Whether the reference holds results, or says that Torch7 refused the call."""
-    return any(name in table for name in ("output", "gradInput", "gradParams", "forward_error"))
-
-
-def _set_mode(module: nn.Module, table: LuaTable, mode: str | None) -> None:
-    if mode is None and is_fixture(table):
-        return  # its flags are those it ran with
-    module.train((mode or table.get("mode") or "eval") == "train")
-    if table.get("dropout_modules_set_to_p0"):
-        for part in module.modules():
-            if isinstance(getattr(part, "p", None), float) and "Dropout" in type(part).__name__:
-                setattr(part, "p", 0.0)  # noqa: B010
 
 
 def _name(reference: StrPath | LuaTable | None, table: LuaTable) -> str:

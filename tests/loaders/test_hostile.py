@@ -19,10 +19,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import FIXTURES
 from fuzz.graphs import use
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from samples import SAMPLES
 
 from dpnn_bridge.checkpoints.describe import describe
 from dpnn_bridge.errors import NotT7Error, T7Error, T7FormatError, T7LimitError
@@ -115,9 +117,17 @@ def test_an_error_names_the_path(options: dict[str, Any]) -> None:
     assert caught.value.offset in range(at, at + 3)
 
 
+def old_pytorch() -> bytes:
+    file = io.BytesIO()
+    torch.save({"a": torch.ones(2)}, file, _use_new_zipfile_serialization=False)
+    return file.getvalue()
+
+
 NOT_T7 = {
     "pytorch_zip": (None, "zip.*PyTorch.*torch.load"),
-    "pickle": (pickle.dumps({"a": 1}, protocol=2), "pickle.*torch.load"),
+    "pickle": (pickle.dumps({"a": 1}, protocol=2), "pickle that torch.save did not write.*pickle.load"),
+    "newer_pickle": (pickle.dumps({"a": 1}, protocol=4), "pickle that torch.save did not write.*pickle.load"),
+    "old_pytorch": (old_pytorch(), "PyTorch checkpoint, a pickle.*before 1.6.*torch.load"),
     "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "Git-LFS.*git lfs pull"),
     "html": (b"<!DOCTYPE html><html><body>404</body></html>", "HTML.*download"),
     "html_2": (b"\n <html>", "HTML"),
@@ -146,6 +156,15 @@ def test_another_kind_of_file(name: str, tmp_path: Path) -> None:
         read_t7(path)
     assert str(caught.value).startswith(f"{path}, byte 0: not a Torch7 file but ")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["torch-demos__mnist_convnet", "char-rnn__lstm", "torch-rnn__lstm"])
+def test_a_transfer_as_text_is_named(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.t7"
+    path.write_bytes((SAMPLES / name / "model.t7").read_bytes().replace(b"\n", b"\r\n"))
+    with pytest.raises(T7FormatError, match=r"line ends were changed.*binary mode") as caught:
+        read_t7(path)
+    assert "register_framing" not in str(caught.value)
 
 
 def test_what_is_no_file(tmp_path: Path) -> None:

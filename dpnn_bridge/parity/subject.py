@@ -1,0 +1,124 @@
+"""What is verified: a model, and the reference that it is compared with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.base.atomic import StrPath
+from dpnn_bridge.checkpoints.find import select
+from dpnn_bridge.compare import nested
+from dpnn_bridge.conversion import convert_object
+from dpnn_bridge.conversion.lua_values import lua_value, to_value
+from dpnn_bridge.conversion.options import Options
+from dpnn_bridge.conversion.report import Report
+from dpnn_bridge.errors import ModelNotFoundError, NoReferenceError
+from dpnn_bridge.files import load
+from dpnn_bridge.loaders.t7_reader import read_t7
+from dpnn_bridge.objects import LuaObject, LuaTable
+from dpnn_bridge.outputs.formats import is_converted_file
+from dpnn_bridge.parity.buffers import is_filled
+
+#: field of a reference that was taken from the model's own file
+LEFTOVER = "left in the model file"
+
+
+class Subject:
+    """The model and its reference.
+
+    Attributes:
+        path: The model's file.
+        obj: Its Lua object; None for a file of PyTorch.
+        table: The reference; other fields take its place as they become known.
+        key: Path of the model in its file.
+        options: How it is converted.
+        notes: Remarks of conversions.
+    """
+
+    def __init__(
+        self, path: StrPath, reference: StrPath | LuaTable | None, key: str | None, mode: str | None, options: Options
+    ) -> None:
+        self.path, self.options, self.mode = path, options, mode
+        self.obj, self.table, self.key = _read(path, reference, key)
+        self.notes: dict[str, None] = {}
+        self._as_saved: list[bool] = []
+
+    def fresh(self) -> nn.Module:
+        """Convert the model, in the mode it is to run in."""
+        converted = convert_object(self.obj, self.options, self.key) if self.obj is not None else None
+        module, report = converted or (load(self.path), Report())
+        self.notes.update(dict.fromkeys(report.notes))
+        self._as_saved = [m.training for m in module.modules()]
+        _set_mode(module, self.table, self.mode)
+        return module
+
+    def need_input(self) -> None:
+        """Raise :class:`NoReferenceError` without an input to run the model on."""
+        if "input" not in self.table:
+            raise NoReferenceError(f"{self.path}: no input to run the model on; give one, such as --input 1x3x224x224")
+
+    def take_leftovers(self, module: nn.Module) -> None:
+        """Take what Torch7 left in the model's buffers as the reference, until a run shows that it is none."""
+        if self.obj is None or is_comparable(self.table) or "input" not in self.table:
+            return
+        if self._as_saved == [m.training for m in module.modules()] and is_filled(self.obj.get("output")):
+            self.table["output"], self.table["after"], self.table[LEFTOVER] = self.obj["output"], self.obj, True
+
+
+def _read(
+    model: StrPath, reference: StrPath | LuaTable | None, key: str | None
+) -> tuple[LuaObject | None, LuaTable, str]:
+    """The model's object (None for a file that torch reads), the reference table, the key."""
+    table = reference if isinstance(reference, LuaTable) else LuaTable()
+    if reference is not None and not isinstance(reference, LuaTable):
+        table = read_t7(reference)
+        if not isinstance(table, LuaTable) or "input" not in table:
+            raise NoReferenceError(f"{reference}: a reference is a table with the fields input, output, …")
+    if is_converted_file(model):
+        return None, table, ""
+    root = read_t7(model)
+    if is_fixture(root) and reference is None and key is None:
+        return root["module"], root, ""
+    try:
+        obj, key, _ = select(root, key, str(model))
+    except ModelNotFoundError:
+        if isinstance(root, LuaTable) and "input" in root:
+            raise NoReferenceError(
+                f"{model}: this is a reference without a module; call dpnn-verify MODEL --reference {model}"
+            ) from None
+        raise
+    return obj, table, key
+
+
+def is_fixture(root: Any) -> bool:
+    """Whether the root of a file is a fixture: a table with a module and the input it ran on."""
+    return isinstance(root, LuaTable) and isinstance(root.get("module"), LuaObject) and "input" in root
+
+
+def is_comparable(table: LuaTable) -> bool:
+    """Whether the reference holds results, or says that Torch7 refused the call."""
+    return any(name in table for name in ("output", "gradInput", "gradParams", "forward_error"))
+
+
+def _set_mode(module: nn.Module, table: LuaTable, mode: str | None) -> None:
+    if mode is None and is_fixture(table):
+        return  # its flags are those it ran with
+    module.train((mode or table.get("mode") or "eval") == "train")
+    if table.get("dropout_modules_set_to_p0"):
+        for part in module.modules():
+            if isinstance(getattr(part, "p", None), float) and "Dropout" in type(part).__name__:
+                setattr(part, "p", 0.0)  # noqa: B010
+
+
+def in_its_type(module: nn.Module, table: LuaTable) -> LuaTable:
+    """The reference with its input in the floating point type of the model, where each has one alone."""
+    wanted = {t.dtype for t in module.parameters() if t.is_floating_point()}
+    value = to_value(table.get("input"))
+    given = {v.dtype for v in nested.leaves(value) if isinstance(v, Tensor) and v.is_floating_point()}
+    if len(wanted) != 1 or len(given) != 1 or wanted == given or not given <= {torch.float32, torch.float64}:
+        return table
+    if any(type(m).__name__ in ("Copy", "DontCast") for m in module.modules()):  # takes another type
+        return table
+    return LuaTable([*table.items(), ("input", lua_value(nested.cast(value, *wanted)))])
