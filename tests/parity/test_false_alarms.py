@@ -84,7 +84,8 @@ def test_a_moved_tensor_is_the_same_elsewhere() -> None:
     assert memory.moved(empty, 3) is empty
     both = nn.Sequential(shared, shared)
     weight = shared.weight
-    assert memory.relocate(both, 1)[1].weight is weight
+    memory.relocate(both, 1)
+    assert both[1].weight is both[0].weight is weight
 
 
 @pytest.mark.parametrize("by", [1e-6, 1e-3])
