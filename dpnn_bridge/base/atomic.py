@@ -87,7 +87,13 @@ def _cannot_write(path: Path, error: Exception) -> OutputError:
 
 # ---------------------------------------------------------------------- writing
 @contextmanager
-def replacing(path: StrPath, *, force: bool, inputs: Iterable[StrPath] = (), parts: bool = False) -> Iterator[Path]:
+def replacing(
+    path: StrPath,
+    *,
+    force: bool,
+    inputs: Iterable[StrPath] = (),
+    parts: Callable[[Path], list[Path]] | None = None,
+) -> Iterator[Path]:
     """A temporary path that takes the place of ``path`` when the block ends well, and vanishes otherwise.
 
     Of several programs that write the same file without ``force``, one succeeds. The mode of the file is that of any
@@ -98,7 +104,9 @@ def replacing(path: StrPath, *, force: bool, inputs: Iterable[StrPath] = (), par
             :func:`dpnn_bridge.base.remote.upload`.
         force: replace a file that is there.
         inputs: files that are never replaced.
-        parts: other files that the block leaves beside the temporary path appear beside ``path``, before it.
+        parts: ``path`` names other files, which belong to it. Those that the block leaves beside the temporary path
+            have names of their own and appear first, so that ``path`` is the old set or the new one at any moment; then
+            those go that were needed before, which ``parts`` lists.
 
     Raises:
         OutputError: as :func:`check_output`, or the disk refused (full, read-only, …); nothing was written.
@@ -114,11 +122,12 @@ def replacing(path: StrPath, *, force: bool, inputs: Iterable[StrPath] = (), par
             try:
                 yield temporary
                 others = sorted(p for p in folder.iterdir() if parts and p != temporary)
-                places = [(file, beside(target, file.name)) for file in [*others, temporary]]
-                for file, place in places:
+                for file in (*others, temporary):
                     _set_mode(file)
-                    check_output(place, force, inputs)
-                _put_all(places, force)
+                check_output(target, force, inputs)
+                before = parts(target) if parts and isinstance(target, Path) else []
+                _put_all([(file, beside(target, file.name)) for file in others], (temporary, target), force)
+                _discard(before, inputs)
             except Exception as error:
                 _name_target(error, folder, temporary, target)
                 raise
@@ -145,21 +154,29 @@ def _name_target(error: Exception, folder: Path, temporary: Path, target: Place)
         error.args = (text, *error.args[1:])
 
 
-def _put_all(places: list[tuple[Path, Place]], force: bool) -> None:
-    """Moves files to their places: all of them, or none that was not there before."""
+def _put_all(others: list[tuple[Path, Place]], last: tuple[Path, Place], force: bool) -> None:
+    """Moves files to their places: others, whose names are new, and then the last one, or none of them."""
     put: list[Path] = []
-    with nullcontext() if isinstance(places[0][1], str) else signals_later():
+    with nullcontext() if isinstance(last[1], str) else signals_later():
         try:
-            for file, place in places:
+            for file, place in [*others, last]:
                 if isinstance(place, str):
                     upload(file, place)
                 else:
-                    _put(file, place, force)
+                    _put(file, place, force and place == last[1])
                     put.append(place)
         except BaseException:
-            for place in put if not force else ():
+            for place in put:
                 place.unlink(missing_ok=True)
             raise
+
+
+def _discard(files: list[Path], inputs: Iterable[StrPath]) -> None:
+    """Removes files that nothing names any more, but for inputs; one that cannot be removed does no harm."""
+    for file in files:
+        with suppress(OSError, OutputError):
+            check_output(file, True, inputs)
+            file.unlink()
 
 
 def _put(temporary: Path, path: Path, force: bool) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
+from typing import NamedTuple
 
 from dpnn_bridge.base.checksum import sha256_of
 from dpnn_bridge.base.suffixes import INDEX
@@ -14,8 +16,27 @@ from dpnn_bridge.errors import T7FormatError
 LONGEST_NAME = 255
 
 
-def weight_map(index: Path) -> dict[str, str]:
-    """The shard of each tensor.
+class Index(NamedTuple):
+    """What an index says.
+
+    Attributes:
+        weight_map: the shard of each tensor.
+        generation: stands in the names and the metadata of all shards that were written together; empty in the index of
+            another program, or of an earlier version.
+    """
+
+    weight_map: dict[str, str]
+    generation: str
+
+
+def shard_names(index: Path, count: int, generation: str) -> list[str]:
+    """The names of the shards of an index that is written."""
+    stem, end = index.name.removesuffix(INDEX), f"-{generation}" if generation else ""
+    return [f"{stem}-{i:05d}-of-{count:05d}{end}.safetensors" for i in range(1, count + 1)]
+
+
+def read_index(index: Path) -> Index:
+    """What an index says.
 
     Raises:
         T7FormatError: it is no index, or names something else than files beside it.
@@ -23,13 +44,15 @@ def weight_map(index: Path) -> dict[str, str]:
     try:
         content = json.loads(index.read_text(encoding="utf-8"))
         places = content.get("weight_map") if isinstance(content, dict) else None
+        about = content.get("metadata") if isinstance(content, dict) else None
         if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
             raise ValueError("its weight_map does not name the file of each tensor")
         if not all(name.endswith(".safetensors") and _is_name(name) for name in set(places.values())):
             raise ValueError("a shard is no file beside it")
     except (ValueError, RecursionError) as error:
         raise T7FormatError(f"the index is damaged: {error}", source=str(index)) from error
-    return places
+    generation = about.get("generation") if isinstance(about, dict) else None
+    return Index(places, generation if re.fullmatch("[0-9a-f]{1,64}", str(generation)) else "")
 
 
 def _is_name(name: str) -> bool:
@@ -38,9 +61,23 @@ def _is_name(name: str) -> bool:
 
 
 def shards_of(index: Path) -> list[Path]:
-    """The shards that an index names; for errors see :func:`weight_map`."""
-    alone = f"{index.name.removesuffix(INDEX)}-00001-of-00001.safetensors"  # a model may have no tensors
-    return [index.with_name(name) for name in sorted(set(weight_map(index).values())) or [alone]]
+    """The shards that an index names; for errors see :func:`read_index`."""
+    places, generation = read_index(index)
+    if places:
+        return [index.with_name(name) for name in sorted(set(places.values()))]
+    (alone,) = shard_names(index, 1, generation)  # a model may have no tensors
+    return [index.with_name(alone)]
+
+
+def replaced_by(index: Path) -> list[Path]:
+    """The shards that nothing needs any more once an index is replaced: those whose names are made from its own."""
+    try:
+        found = shards_of(index)
+    except (OSError, T7FormatError):
+        return []
+    stem = re.escape(index.name.removesuffix(INDEX))
+    own = re.compile(rf"{stem}-\d{{5}}-of-\d{{5}}(-[0-9a-f]+)?\.safetensors")
+    return [file for file in found if own.fullmatch(file.name)]
 
 
 def checksum_of(path: Path) -> str:

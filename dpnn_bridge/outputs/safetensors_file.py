@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from dpnn_bridge.base.regular import check_file
-from dpnn_bridge.base.shards import shards_of, weight_map
+from dpnn_bridge.base.shards import read_index as read_shard_index
+from dpnn_bridge.base.shards import shards_of
 from dpnn_bridge.compare.bits import same_bits
 from dpnn_bridge.errors import NotT7Error, T7FormatError
 from dpnn_bridge.loaders.source import FileSource
@@ -84,9 +85,14 @@ def index_metadata(path: Path) -> dict[str, str]:
 
 def _shards(path: Path) -> Iterator[Opened]:
     """The shards of an index, as :func:`opened` gives them."""
-    places = weight_map(path)
+    places, generation = read_shard_index(path)
     for file in shards_of(path):
         found = opened(file)
+        if generation and found[1].get("generation") != generation:
+            raise T7FormatError(
+                f"{file.name} belongs to another model than the index: it was replaced; convert the model again",
+                source=str(path),
+            )
         if found[2].keys() != {name for name, place in places.items() if place == file.name}:
             raise T7FormatError(f"{file.name} holds other tensors than the index says", source=str(path))
         yield found

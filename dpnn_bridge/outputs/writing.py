@@ -11,6 +11,7 @@ from torch import nn
 
 from dpnn_bridge.base.atomic import StrPath, replacing
 from dpnn_bridge.base.boundary import raises
+from dpnn_bridge.base.shards import replaced_by
 from dpnn_bridge.base.suffixes import INDEX, index_of
 from dpnn_bridge.errors import ConversionError, OptionError
 from dpnn_bridge.modules.several import Models
@@ -78,7 +79,7 @@ def export(
     job = Job(example, metadata or {}, options, origin)
     if origin is not None and format.origin_beside and (made_of := origin()) is not None:
         job.metadata = {**job.metadata, "origin": made_of}
-    with replacing(path, force=force, inputs=inputs, parts=format.several) as temporary:
+    with replacing(path, force=force, inputs=inputs, parts=replaced_by if format.several else None) as temporary:
         format.write(module, temporary, job)
         format.verify(module, temporary, job)
         if seal is not None:

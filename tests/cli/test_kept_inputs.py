@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from torch import nn
 
 import dpnn_bridge
+from dpnn_bridge.base.shards import shards_of
 from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.cli.inspect import inspect_command
 from dpnn_bridge.cli.verify import verify_command
@@ -24,7 +25,7 @@ CASES = [
     (inspect_command, "model.t7 --input x.npy --html OUT", "x.npy"),
     (verify_command, "model.t7 --html OUT", "model.t7"),
     (verify_command, "model.t7 model.pt --html OUT", "model.pt"),
-    (verify_command, "model.t7 model.safetensors.index.json --html OUT", "model-00001-of-00001.safetensors"),
+    (verify_command, "model.t7 model.safetensors.index.json --html OUT", "a shard"),
     (verify_command, "model.t7 --plugin plugin.py --html OUT", "plugin.py"),
     (verify_command, "model.t7 --reference ref.t7 --html OUT", "ref.t7"),
     (verify_command, "model.t7 --known-differences known.json --html OUT", "known.json"),
@@ -41,9 +42,9 @@ CASES = [
     (convert_command, "model.t7 new.pt --force --lua layer.lua --report OUT", "layer.lua"),
     (convert_command, "model.t7 --out-dir new --manifest OUT --plugin empty.py", "empty.py"),
     (convert_command, "model.t7 --out-dir . --force --plugin model.pt", "model.pt"),
-    (convert_command, "model.t7 --out-dir . --force --jobs 2 --input model.pt", "model.pt"),
+    (convert_command, "model.t7 --out-dir . --to py --force --jobs 2 --input model.py", "model.py"),
     (convert_command, "model.t7 --out-dir . --to json --force --manifest model.json", "model.json"),
-    (convert_command, "model.safetensors.index.json OUT --force --to pt", "model-00001-of-00001.safetensors"),
+    (convert_command, "model.safetensors.index.json OUT --force --to pt", "a shard"),
 ]
 
 
@@ -97,10 +98,13 @@ def test_inputs_stay(
         "known.json": "[]",
         "empty.py": "",
         "model.json": "",
+        "model.py": "",
         "program": "#!/bin/sh",
     }
     for key, text in {**texts, "layer.lua": "local x = 1", "lua/Layer.lua": "local x = 1"}.items():
         (tmp_path / key).write_text(text)
+    if file == "a shard":
+        file = shards_of(tmp_path / "model.safetensors.index.json")[0].name
     before = (tmp_path / file).read_bytes()
     out = str(name(tmp_path / file)) if "OUT" in arguments else ""
     result = CliRunner().invoke(command, [out if word == "OUT" else word for word in arguments.split()])

@@ -1,19 +1,23 @@
 """``.safetensors`` in shards with an index, as Hugging Face's libraries load them, written without holding the model.
 
-``model.safetensors`` becomes ``model-00001-of-00003.safetensors`` and so on, and ``model.safetensors.index.json``.
-Elements go from the file that they are read from to the shard in pieces, and so does the comparison afterwards. The
-metadata of the first shard are those of a ``.safetensors`` file.
+``model.safetensors`` becomes ``model-00001-of-00003-9f86d081.safetensors`` and so on, and
+``model.safetensors.index.json``. The last part of the names, the generation, stands in the index and in the metadata of
+each shard too: shards of two conversions have other names, so that a model is replaced by replacing its index, and one
+whose shards do not belong together is refused. Elements go from the file that they are read from to the shard in
+pieces, and so does the comparison afterwards. The metadata of the first shard are those of a ``.safetensors`` file.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import secrets
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from dpnn_bridge.base.shards import shard_names
 from dpnn_bridge.base.suffixes import INDEX
 from dpnn_bridge.conversion.pending import COMPUTED
 from dpnn_bridge.errors import ConversionError, OptionError
@@ -55,15 +59,16 @@ class Shards(Format):
         except NotImplementedError as error:  # there are no elements
             raise ConversionError(COMPUTED) from error
         shards = _split(safetensors_writer.parts_of(module, content["state_dict"]), largest)
-        stem = path.name.removesuffix(INDEX)
-        names = [f"{stem}-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
+        generation = secrets.token_hex(4)
+        names = shard_names(path, len(shards), generation)
         job.written = dict(zip(names, shards, strict=True))
         strings = safetensors_writer.strings_of(content)
         for file, shard in job.written.items():
-            own = strings if file == names[0] else {"format": "pt"}
+            own = {**(strings if file == names[0] else {"format": "pt"}), "generation": generation}
             safetensors_writer.write(path.with_name(file), shard, own)
+        total = sum(part.size for shard in shards for part in shard.values())
         index = {
-            "metadata": {"total_size": sum(part.size for shard in shards for part in shard.values())},
+            "metadata": {"total_size": total, "generation": generation},
             "weight_map": {name: file for file, shard in job.written.items() for name in shard},
         }
         path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

@@ -8,11 +8,13 @@ from typing import Any
 
 from torch import nn
 
+from dpnn_bridge.checkpoints.find import select
 from dpnn_bridge.conversion import convert_object, to_lua
 from dpnn_bridge.errors import VerificationError
 from dpnn_bridge.loaders.compare import difference
 from dpnn_bridge.loaders.t7_reader import read_t7
 from dpnn_bridge.loaders.t7_writer import WriteOptions, write_t7
+from dpnn_bridge.objects import LuaTable
 from dpnn_bridge.outputs.data import Data
 from dpnn_bridge.outputs.format import Format, Job
 from dpnn_bridge.outputs.verification import check_loads
@@ -41,7 +43,8 @@ class T7(Format):
         read = read_t7(path)
         if found := difference(job.written, read, exact_nan=binary, shared=shared):
             raise VerificationError(f"{path}: reading it back gave something else: {found}")
-        check_loads(module, lambda options: convert_object(read, options)[0], same_names=False)
+        model = select(read, None, path.name, together=True)[0] if isinstance(read, LuaTable) else read
+        check_loads(module, lambda options: convert_object(model, options)[0], same_names=False)
 
     def write_data(self, found: Data, path: Path) -> None:
         write_t7(path, found.lua, verify=False)

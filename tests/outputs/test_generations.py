@@ -1,0 +1,201 @@
+"""The shards of a model belong to one conversion: at any moment the whole old set or the whole new one is there."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import dpnn_bridge
+from dpnn_bridge.base.shards import shards_of
+from dpnn_bridge.converting import convert
+from dpnn_bridge.errors import OutputError, OutputExistsError, T7FormatError
+
+INDEX = "m.safetensors.index.json"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Models whose weights are all 1 and all 2."""
+    for name, value in (("one.t7", 1.0), ("two.t7", 2.0)):
+        model = nn.Sequential(*[nn.Linear(8, 8) for _ in range(6)])
+        for parameter in model.parameters():
+            nn.init.constant_(parameter, value)
+        dpnn_bridge.save(tmp_path / name, model)
+    (tmp_path / "out").mkdir()
+    return tmp_path
+
+
+def written(folder: Path, name: str, **options: Any) -> Path:
+    convert(folder / name, folder / "out" / "m.safetensors", max_shard_size=600, **options)
+    return folder / "out" / INDEX
+
+
+def values(index: Path) -> set[float]:
+    return {float(v) for p in dpnn_bridge.load(index).parameters() for v in p.detach().unique()}
+
+
+def names(index: Path) -> set[str]:
+    return {p.name for p in index.parent.iterdir()}
+
+
+def test_the_old_set_goes_when_the_new_one_is_there(folder: Path) -> None:
+    index = written(folder, "one.t7")
+    assert len(shards_of(index)) == 3
+    old = names(index)
+    written(folder, "two.t7", force=True)
+    assert values(index) == {2.0}
+    assert names(index) & old == {INDEX}
+    assert names(index) == {INDEX, *(p.name for p in shards_of(index))}
+    with pytest.raises(OutputExistsError):
+        written(folder, "one.t7")
+    assert values(index) == {2.0}
+
+
+def test_the_set_of_an_earlier_version_goes_too(folder: Path) -> None:
+    index = written(folder, "one.t7")
+    content = json.loads(index.read_text())
+    generation = content["metadata"].pop("generation")
+    index.write_text(json.dumps(content).replace(f"-{generation}", ""))
+    for shard in index.parent.glob("*.safetensors"):
+        shard.rename(shard.with_name(shard.name.replace(f"-{generation}", "")))
+    assert values(index) == {1.0}
+    written(folder, "two.t7", force=True)
+    assert names(index) == {INDEX, *(p.name for p in shards_of(index))}
+    assert values(index) == {2.0}
+
+
+KILLED = """
+import os, signal, sys
+from dpnn_bridge.converting import convert
+count, stop = 0, int(sys.argv[1])
+
+def killing(function):
+    def call(*args, **kwargs):
+        global count
+        count += 1
+        if count == stop:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **kwargs)
+    return call
+
+import pathlib
+for owner, name in ((os, "link"), (os, "rename"), (pathlib.Path, "replace"), (pathlib.Path, "unlink")):
+    setattr(owner, name, killing(getattr(owner, name)))
+convert("two.t7", "out/m.safetensors", max_shard_size=600, force=True)
+"""
+
+
+def test_a_kill_leaves_one_whole_set(folder: Path) -> None:
+    index = written(folder, "one.t7")
+    shutil.copytree(folder / "out", folder / "before")
+    found, stop = [], 0
+    while not found or found[-1][0] != 0:
+        stop += 1
+        shutil.rmtree(folder / "out")
+        shutil.copytree(folder / "before", folder / "out")
+        code = subprocess.run([sys.executable, "-c", KILLED, str(stop)], cwd=folder).returncode
+        found.append((code, values(index)))
+        assert code in (0, -9)
+    assert [v for _, v in found] == sorted((v for _, v in found), key=list)
+    assert {1.0} in [v for _, v in found[:-1]]
+    assert {2.0} in [v for _, v in found[:-1]]
+    assert all(len(v) == 1 for _, v in found)
+    written(folder, "one.t7", force=True)
+    assert values(index) == {1.0}
+
+
+@pytest.mark.parametrize("failing", [1, 2, 3, 4])
+def test_a_file_that_cannot_be_put_leaves_the_old_set(
+    failing: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = written(folder, "one.t7")
+    before = {p.name: p.read_bytes() for p in index.parent.iterdir()}
+    calls = 0
+
+    def refusing(function: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == failing:
+                raise OSError(5, os.strerror(5))
+            return function(*args, **kwargs)
+
+        return call
+
+    monkeypatch.setattr(os, "link", refusing(os.link))
+    monkeypatch.setattr(Path, "replace", refusing(Path.replace))
+    with pytest.raises(OutputError, match="nothing was written"):
+        written(folder, "two.t7", force=True)
+    assert {p.name: p.read_bytes() for p in index.parent.iterdir()} == before
+
+
+def test_an_old_shard_that_cannot_be_removed_does_no_harm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = written(folder, "one.t7")
+    old = shards_of(index)[1]
+    unlink = Path.unlink
+
+    def refusing(self: Path, missing_ok: bool = False) -> None:
+        if self == old:
+            raise PermissionError(1, os.strerror(1), str(self))
+        unlink(self, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refusing)
+    written(folder, "two.t7", force=True)
+    assert values(index) == {2.0}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="starts writers with fork")
+def test_of_two_writers_one_wins_whole(folder: Path) -> None:
+    index = folder / "out" / INDEX
+    code = "import sys\nfrom dpnn_bridge.converting import convert\nfor _ in range(6):\n    "
+    code += "convert(sys.argv[1], 'out/m.safetensors', max_shard_size=600, force=True)"
+    writers = [subprocess.Popen([sys.executable, "-c", code, name], cwd=folder) for name in ("one.t7", "two.t7")]
+    seen = []
+    while any(w.poll() is None for w in writers):
+        if index.exists():
+            try:
+                seen.append(values(index))
+            except dpnn_bridge.errors.T7Error:  # replaced while it was read
+                continue
+    assert [w.returncode for w in writers] == [0, 0]
+    assert all(v in ({1.0}, {2.0}) for v in [*seen, values(index)])
+
+
+def test_a_mix_is_refused(folder: Path) -> None:
+    one = written(folder, "one.t7")
+    first = shards_of(one)
+    shutil.copytree(folder / "out", folder / "kept")
+    written(folder, "two.t7", force=True)
+    shutil.copy(folder / "kept" / first[1].name, shards_of(one)[1])
+    for reading in (dpnn_bridge.load, lambda path: convert(path, folder / "again.pt")):
+        with pytest.raises(T7FormatError, match="belongs to another model than the index"):
+            reading(one)
+    assert not dpnn_bridge.converting.is_converted(folder / "two.t7", one)
+
+
+def test_only_shards_of_its_own_go(folder: Path) -> None:
+    index = folder / "out" / INDEX
+    foreign = ["other.safetensors", "m.safetensors", "m-00001-of-00002-x.safetensors", "n-00001-of-00001.safetensors"]
+    for name in foreign:
+        (index.parent / name).write_bytes(b"mine")
+    index.write_text(json.dumps({"weight_map": dict(enumerate(foreign))}))
+    written(folder, "one.t7", force=True)
+    assert {(index.parent / name).read_bytes() for name in foreign} == {b"mine"}
+
+
+def test_a_model_without_tensors(folder: Path) -> None:
+    dpnn_bridge.save(folder / "relu.t7", nn.Sequential(nn.ReLU()))
+    index = written(folder, "relu.t7")
+    assert len(shards_of(index)) == 1
+    assert torch.equal(dpnn_bridge.load(index)(-torch.ones(2)), torch.zeros(2))
+    written(folder, "one.t7", force=True)
+    assert values(index) == {1.0}
