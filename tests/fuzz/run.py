@@ -16,10 +16,10 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Flaky
 
-from . import actions, commands, pytorch, t7
+from . import actions, beside, commands, pytorch, t7
 from .watch import BrokenPromiseError, Figures, Watch
 
-TARGETS = ("t7", "pt", "safetensors", "commands")
+TARGETS = ("t7", "pt", "safetensors", "commands", *beside.TARGETS)
 #: cases of one run of Hypothesis, which remembers all of them
 BATCH = 500
 #: address space beside what the process has when it begins
@@ -106,6 +106,13 @@ class Fuzzer:
             self._note()
             (watch.folder / name).write_bytes(data)
             commands.one(watch, watch.folder / name, random)
+            return
+        if self.target in beside.TARGETS:
+            make, act = beside.TARGETS[self.target]
+            files = make(random)
+            self._current = next((name, data) for name, data in files.items() if name.startswith("x"))
+            self._note()
+            beside.case(watch, files, act, random)
             return
         suffix = f".{self.target}"
         data = t7.mutated(random) if self.target == "t7" else pytorch.mutated(suffix, random)

@@ -126,7 +126,11 @@ def grammar(data: bytes) -> Grammar | None:
 def mutated(random: Random) -> bytes:
     """A file of the corpus with some changes."""
     files = corpus()
-    original = files[random.randrange(len(files))]
+    return changed_file(files[random.randrange(len(files))], files, random)
+
+
+def changed_file(original: bytes, files: list[bytes], random: Random) -> bytes:
+    """A file with some changes; parts of the others may stand in it."""
     kind = random.randrange(20)
     if kind < 9 and (tokens := grammar(original)) is not None:
         data = original

@@ -18,7 +18,8 @@ from .watch import BrokenPromiseError, Figures, Watch
 
 CORPUS = sorted(Path(__file__).parent.joinpath("corpus").glob("*.*"))
 #: cases of each of the seeds
-CASES = {"t7": 1600, "pt": 1200, "safetensors": 1200, "commands": 700}
+CASES = {"t7": 1600, "pt": 1200, "safetensors": 1200, "commands": 700, "manifest": 100, "index": 300, "reference": 100}
+CASES |= {"npz": 200, "wire": 1500}
 
 
 @pytest.mark.parametrize("seed", [2015, 2016])
