@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from dpnn_bridge.base.boundary import raises
+from dpnn_bridge.base.reading import open_input
 from dpnn_bridge.base.regular import check_file
 from dpnn_bridge.base.remote import place_of
 from dpnn_bridge.errors import OptionError, OutputError, T7FormatError
@@ -97,7 +98,7 @@ def _lines(path: Path) -> list[Line]:
 
 def _parsed(path: Path) -> Iterator[Line]:
     check_file(path, _MOST_BYTES)
-    with open(path, "rb") as file:
+    with open_input(path) as file:
         for number, text in enumerate(iter(lambda: file.readline(_LONGEST_LINE), b""), 1):
             try:
                 line = json.loads(text)

@@ -6,6 +6,7 @@ import hashlib
 import os
 from typing import IO
 
+from dpnn_bridge.base.reading import open_input
 from dpnn_bridge.base.regular import check_file
 
 _CHUNK = 1 << 20
@@ -19,5 +20,5 @@ def sha256_of(file: str | os.PathLike[str] | IO[bytes]) -> str:
             digest.update(part)
         return digest.hexdigest()
     check_file(file)
-    with open(file, "rb") as opened:
+    with open_input(file) as opened:
         return sha256_of(opened)

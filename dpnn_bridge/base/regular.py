@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
+from dpnn_bridge.base.reading import open_input
 from dpnn_bridge.errors import MissingFileError, NotT7Error
 
 #: bytes of an input that is read as a whole: a program, a list, a line of a manifest
@@ -33,7 +34,7 @@ def read_file(path: str | os.PathLike[str], most: int = MOST_BYTES) -> bytes:
     check_file(path, most)  # opening a device may act on it
     try:
         # checked again once it is open: another file may have taken the name, and a pipe would wait for its writer
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+        with open_input(path, lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
             _check(path, os.fstat(file.fileno()), most)
             content = file.read(most + 1)
     except (OSError, ValueError) as error:

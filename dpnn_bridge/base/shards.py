@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dpnn_bridge.base.checksum import sha256_of
+from dpnn_bridge.base.regular import read_file
 from dpnn_bridge.base.suffixes import INDEX
 from dpnn_bridge.errors import T7FormatError
 
 #: bytes of a file name on all common file systems
 LONGEST_NAME = 255
+#: bytes of an index, which takes a hundred for each tensor
+_MOST_BYTES = 1 << 28
 
 
 class Index(NamedTuple):
@@ -42,7 +45,7 @@ def read_index(index: Path) -> Index:
         T7FormatError: it is no index, or names something else than files beside it.
     """
     try:
-        content = json.loads(index.read_text(encoding="utf-8"))
+        content = json.loads(read_file(index, _MOST_BYTES))
         places = content.get("weight_map") if isinstance(content, dict) else None
         about = content.get("metadata") if isinstance(content, dict) else None
         if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):

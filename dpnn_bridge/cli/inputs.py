@@ -15,6 +15,7 @@ from torch import nn
 
 from dpnn_bridge.base.boundary import raises
 from dpnn_bridge.base.checksum import sha256_of
+from dpnn_bridge.base.reading import open_input
 from dpnn_bridge.base.suffixes import PICKLED
 from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.errors import OptionError, T7Error, T7FormatError
@@ -115,7 +116,7 @@ def _read(spec: str) -> Any:
 
 
 def _array(path: Path) -> np.ndarray:
-    with open(path, "rb") as file:
+    with open_input(path) as file:
         header = ArrayHeader(file)
         if header.nbytes > path.stat().st_size:
             raise T7FormatError(f"it is truncated: its array of {header.shape} does not fit into the file")

@@ -17,6 +17,7 @@ from typing import IO, Any, NamedTuple
 
 from dpnn_bridge.base.checksum import sha256_of
 from dpnn_bridge.base.folders import temporary_folder
+from dpnn_bridge.base.reading import open_input, refusal
 from dpnn_bridge.base.remote import beside, download, place_of, without_query
 from dpnn_bridge.base.shards import shards_of
 from dpnn_bridge.base.suffixes import INDEX
@@ -28,7 +29,7 @@ Origin = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes]
 _COMPRESSED: dict[bytes, Callable[[Any], Any]] = {
     b"\x1f\x8b": gzip.open,
     b"BZh": bz2.open,
-    b"\xfd7zXZ\0": lambda path: _XzFile(path),
+    b"\xfd7zXZ\0": lambda packed: _XzFile(packed),
 }
 _SUFFIXES = (".gz", ".bz2", ".xz", ".zip")
 #: how the parts of a zip archive may be compressed; the window of others has any size
@@ -118,7 +119,11 @@ def _copy(source: IO[bytes], target: Path, allowed: int | None = None, name: str
                     f"unfolds to more than {allowed:,} bytes, which no model does; unpack it by hand if you trust it",
                     source=name,
                 )
-            file.write(chunk)
+            try:
+                file.write(chunk)
+            except OSError as error:
+                error.filename = error.filename or os.fspath(target)
+                raise
     return target
 
 
@@ -131,7 +136,7 @@ def _check_sum(path: Path, expected: str, name: str) -> None:
 def _unpacked(path: Path, folder: Path, name: str) -> Path:
     """The file inside a compressed one; any other file is itself."""
     try:
-        with open(path, "rb") as file:
+        with open_input(path) as file:
             head = file.read(6)
     except OSError:  # the reader says what is wrong
         return path
@@ -144,12 +149,12 @@ def _unpacked(path: Path, folder: Path, name: str) -> Path:
         for magic, unpack in _COMPRESSED.items():
             if head.startswith(magic):
                 target.parent.mkdir()
-                with unpack(path) as file:
+                with open_input(path) as packed, unpack(packed) as file:
                     return _copy(file, target, allowed, name)
         if head.startswith(b"PK\x03\x04") and (member := _member(path, name)):
             target.parent.mkdir()
             target = target.with_name(_base(member))
-            with zipfile.ZipFile(path) as archive:
+            with open_input(path) as whole, zipfile.ZipFile(whole) as archive:
                 if archive.getinfo(member).compress_type not in _METHODS:
                     raise NotT7Error(f"{name}: a zip archive of another method than deflate and bzip2; unpack it first")
                 with archive.open(member) as file:
@@ -157,6 +162,8 @@ def _unpacked(path: Path, folder: Path, name: str) -> Path:
     except MemoryError as e:
         raise T7LimitError("unpacking it takes more memory than there is", source=name) from e
     except (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, ValueError, RuntimeError) as e:
+        if (refused := refusal(e)) is not None:
+            raise refused from e
         raise T7FormatError(f"cannot be unpacked: {e}", source=name) from e
     return path
 
@@ -164,9 +171,9 @@ def _unpacked(path: Path, folder: Path, name: str) -> Path:
 class _XzFile(io.RawIOBase):
     """Like ``lzma.open``, with a limit for the memory: a file of 100 bytes may ask for 4 GiB."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, file: IO[bytes]) -> None:
         super().__init__()
-        self._file, self._rest = open(path, "rb"), b""  # noqa: SIM115 - closed by close
+        self._file, self._rest = file, b""
         self._decompressor: lzma.LZMADecompressor | None = None
 
     def read(self, size: int = -1) -> bytes:
@@ -188,14 +195,10 @@ class _XzFile(io.RawIOBase):
             if data:
                 return data
 
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
 
 def _member(path: Path, name: str) -> str | None:
     """The one file in a zip archive; None for one that PyTorch or numpy wrote."""
-    with zipfile.ZipFile(path) as archive:
+    with open_input(path) as whole, zipfile.ZipFile(whole) as archive:
         names = [n for n in archive.namelist() if not n.endswith("/") and not n.startswith("__MACOSX")]
     if any(n.endswith(("data.pkl", ".npy", "/version")) for n in names):
         return None
@@ -207,7 +210,7 @@ def _member(path: Path, name: str) -> str | None:
 
 def _with_suffix(path: Path) -> Path:
     """The suffix of a copy says what it holds, also where the origin had no name."""
-    with open(path, "rb") as file:
+    with open_input(path) as file:
         head = file.read(16)
     wanted = ""
     if head.startswith((b"PK\x03\x04", b"\x80\x02")):

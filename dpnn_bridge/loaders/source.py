@@ -13,6 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
+from dpnn_bridge.base.reading import patiently
 from dpnn_bridge.errors import T7FormatError
 
 #: bytes of a huge page, and of an array that begins at one
@@ -90,10 +91,10 @@ class FileSource:
 
     def _read_at(self, position: int, buffer: memoryview) -> int:
         if hasattr(os, "preadv"):  # does not touch the file position, which forked processes share
-            return os.preadv(self._file.fileno(), [buffer], position)
+            return patiently(lambda: os.preadv(self._file.fileno(), [buffer], position), self.name)
         with self._lock:
             self._file.seek(position)
-            return self._file.readinto(buffer) or 0
+            return patiently(lambda: self._file.readinto(buffer), self.name)
 
 
 def _empty(count: int, dtype: np.dtype) -> np.ndarray:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from dpnn_bridge.base.display import printable, shortened
+from dpnn_bridge.base.reading import open_input, refusal
 from dpnn_bridge.base.regular import check_file
 from dpnn_bridge.errors import NotT7Error, T7FormatError
 from dpnn_bridge.loaders.collisions import SAFE, Collisions
@@ -91,7 +92,9 @@ def read(path: Path, name: str = "") -> Any:
         found = records(path, source)
         return _Loader(source, found).load()
     except (zipfile.BadZipFile, NotImplementedError) as error:
-        with open(path, "rb") as file:
+        if (refused := refusal(error)) is not None:
+            raise refused from error
+        with open_input(path) as file:
             head = file.read(len(OLD_PYTORCH))
         if head == OLD_PYTORCH:
             raise NotT7Error(
@@ -118,7 +121,7 @@ def records(path: Path, source: FileSource) -> dict[str, Record]:
         BadZipFile, _DamagedError: a record is compressed, overlaps another or reaches outside of the file.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_input(path) as file, zipfile.ZipFile(file) as archive:
             entries, end = sorted(archive.infolist(), key=lambda e: e.header_offset), archive.start_dir
     except OSError as error:
         if error.errno != errno.EINVAL:

@@ -1,0 +1,64 @@
+"""Input files: an error of the disk names the file, and what the system asks to try again is tried again."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+#: seconds between tries of a read that the system could not do at once, as on network file systems
+_PAUSES = (0.0, 0.001, 0.01, 0.1, 0.5, 1.0, 2.0)
+
+
+def patiently(read: Callable[[], T | None], name: str) -> T:
+    """Call ``read`` until it gives something; EINTR never reaches Python.
+
+    Args:
+        read: Reads; raises BlockingIOError or returns None for EAGAIN.
+        name: Of the file.
+
+    Raises:
+        OSError: The system refuses, for some seconds in the case of EAGAIN; ``filename`` is ``name``.
+    """
+    for pause in _PAUSES:
+        try:
+            result = read()
+        except BlockingIOError:
+            result = None
+        except OSError as error:
+            error.filename = error.filename or name
+            raise
+        if result is not None:
+            return result
+        time.sleep(pause)
+    raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN), name)
+
+
+def refusal(error: BaseException | None) -> OSError | None:
+    """The error of the system that an error goes back to: zipfile takes it for a damaged archive. None for others."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: an offset in the file
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+class _InputFile(io.FileIO):
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        return patiently(lambda: super(_InputFile, self).readinto(buffer), os.fsdecode(self.name))
+
+    def read(self, size: int | None = -1) -> bytes:
+        return io.RawIOBase.read(self, -1 if size is None else size) or b""  # by way of readinto
+
+    def readall(self) -> bytes:
+        return io.RawIOBase.readall(self) or b""
+
+
+def open_input(path: str | os.PathLike[str], opener: Callable[[str, int], int] | None = None) -> io.BufferedReader:
+    """Open a file for reading bytes, as ``open(path, "rb")``; reading it is done by :func:`patiently`."""
+    return io.BufferedReader(_InputFile(path, opener=opener))

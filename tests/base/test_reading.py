@@ -1,0 +1,127 @@
+"""Faults of the disk while files are read: one error that names the file, and what is to be tried again is."""
+
+from __future__ import annotations
+
+import bz2
+import errno
+import gzip
+import lzma
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import dpnn_bridge
+from dpnn_bridge.base import reading
+from dpnn_bridge.base.checksum import sha256_of
+from dpnn_bridge.errors import DpnnBridgeError, FileAccessError, NotT7Error
+from dpnn_bridge.loaders import source
+
+FORMATS = ("m.t7", "m.t7.gz", "m.t7.xz", "m.t7.bz2", "m.zip", "m.pt", "m.safetensors", "s.safetensors.index.json")
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """One model in files of every kind."""
+    pytest.importorskip("safetensors", reason="optional extra is not installed")
+    torch.manual_seed(0)
+    dpnn_bridge.save(tmp_path / "m.t7", nn.Sequential(nn.Linear(60, 50), nn.Tanh()))
+    data = (tmp_path / "m.t7").read_bytes()
+    for suffix, packed in ((".gz", gzip.compress(data)), (".xz", lzma.compress(data)), (".bz2", bz2.compress(data))):
+        (tmp_path / f"m.t7{suffix}").write_bytes(packed)
+    with zipfile.ZipFile(tmp_path / "m.zip", "w") as archive:
+        archive.writestr("m.t7", data)
+    for suffix in (".pt", ".safetensors"):
+        dpnn_bridge.convert(tmp_path / "m.t7", tmp_path / f"m{suffix}")
+    dpnn_bridge.convert(tmp_path / "m.t7", tmp_path / "s.safetensors", max_shard_size="10KB")
+    return tmp_path
+
+
+@pytest.fixture
+def fault(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int, int, int], list[str]]:
+    """Lets the reads of files with a text in their name fail, from one on, so many of them; says which were read."""
+
+    def install(name: str, number: int, first: int, count: int) -> list[str]:
+        real, reads = reading.patiently, []
+
+        def faulty(read: Callable[[], Any], file: str) -> Any:
+            def one() -> Any:
+                if name in os.path.basename(file):
+                    reads.append(file)
+                    if first <= len(reads) < first + count:
+                        raise OSError(number, os.strerror(number))
+                return read()
+
+            return real(one, file)
+
+        monkeypatch.setattr(reading, "patiently", faulty)
+        monkeypatch.setattr(source, "patiently", faulty)
+        return reads
+
+    return install
+
+
+@pytest.mark.parametrize("first", [1, 2])
+@pytest.mark.parametrize("name", FORMATS)
+def test_an_error_of_the_disk_names_the_file(name: str, first: int, files: Path, fault: Any) -> None:
+    reads = fault(name, errno.EIO, first, 10**6)
+    with pytest.raises(DpnnBridgeError, match=r"[Ii]nput/output error") as caught:
+        dpnn_bridge.load(files / name)
+    assert len(reads) >= first
+    assert isinstance(caught.value, (FileAccessError, NotT7Error))
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [*FORMATS, "s-00001-of-00002.safetensors"])
+def test_what_the_system_asks_to_try_again_is_tried_again(name: str, files: Path, fault: Any) -> None:
+    reads = fault(name, errno.EAGAIN, 1, 3)
+    whole = name if not name.startswith("s-") else FORMATS[-1]
+    state = dpnn_bridge.load(files / whole).state_dict()
+    assert len(reads) > 3
+    expected = dpnn_bridge.load(files / "m.t7").state_dict()
+    assert all(torch.equal(a, b) for a, b in zip(state.values(), expected.values(), strict=True))
+
+
+def test_a_checksum_is_that_of_the_whole_file(files: Path, fault: Any) -> None:
+    expected = sha256_of(files / "m.t7")
+    fault("m.t7", errno.EAGAIN, 1, 2)
+    assert sha256_of(files / "m.t7") == expected
+
+
+def test_a_file_that_never_answers_is_an_error(files: Path, fault: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "_PAUSES", (0.0, 0.0))
+    fault("m.t7", errno.EAGAIN, 1, 10**6)
+    with pytest.raises(FileAccessError, match=r"m\.t7: .*[Rr]esource temporarily unavailable"):
+        dpnn_bridge.load(files / "m.t7")
+
+
+def test_a_read_gives_what_open_gives(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(bytes(range(256)) * 100)
+    with reading.open_input(path) as ours, open(path, "rb") as theirs:
+        for size in (1, 0, 5000, 20_000, 10**6, 1):
+            assert ours.read(size) == theirs.read(size)
+        assert ours.seek(10) == theirs.seek(10)
+        assert ours.read() == theirs.read()
+        assert ours.readline() == theirs.readline() == b""
+
+
+def test_a_full_disk_while_unpacking_is_one_error(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dpnn_bridge.loaders import origin
+
+    real = open
+
+    def full(path: Any, mode: str = "r", **options: Any) -> Any:
+        return real("/dev/full" if mode == "wb" and "unpacked" in str(path) else path, mode, **options)
+
+    if not os.path.exists("/dev/full"):
+        pytest.skip("needs /dev/full")
+    monkeypatch.setattr(origin, "open", full, raising=False)
+    with pytest.raises(FileAccessError, match=r"[Nn]o space left on device"):
+        dpnn_bridge.load(files / "m.t7.gz")
