@@ -94,7 +94,7 @@ class PReLUClass(LuaClass):
 
     @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.PReLU:
-        shared = obj.get("nOutputPlane") in (None, 0)
+        shared = obj.get("nOutputPlane", 0 if obj["weight"].size == 1 else None) == 0
         return (nn.PReLU if shared else PReLU)(obj["weight"].size)
 
     @classmethod

@@ -233,6 +233,12 @@ class MapTable(SlicedWithArguments):
                 yield from inner(child)
 
         @classmethod
+        def upgrade(cls, obj: LuaObject) -> LuaObject:
+            """The field ``module`` names the first of ``modules`` as well."""
+            only = [] if obj.get("modules") else [m for m in [obj.get("module")] if m is not None]
+            return super().upgrade(obj.changed(modules=LuaTable.from_list(only)) if only else obj)
+
+        @classmethod
         def replay(cls, module: nn.Module, after: LuaObject) -> None:
             """Makes as many clones as Torch7 made, each of which has noise of its own."""
             assert isinstance(module, MapTable)
@@ -241,7 +247,8 @@ class MapTable(SlicedWithArguments):
 
         @classmethod
         def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-            return {**super().to_lua(module, ctx), "module": ctx.to_lua(cls.children(module)[0])}
+            fields, first = super().to_lua(module, ctx), cls.children(module)[:1]
+            return {**fields, "module": ctx.to_lua(first[0])} if first else fields
 
 
 @lua_class("nn.Bottle")

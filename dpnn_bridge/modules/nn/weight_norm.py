@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from dpnn_bridge.conversion.fields import Field, Layout, record_of
-from dpnn_bridge.conversion.lua_class import LuaClass, ParameterSite
+from dpnn_bridge.conversion.lua_class import LuaClass, ParameterSite, size_storage
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.parametrized import make_picklable
 from dpnn_bridge.conversion.registry import lua_class, spec_of
@@ -115,9 +115,9 @@ class WeightNorm(nn.Module):
         return self.module(input)
 
     class Lua(LuaClass):
-        """Files have no weight; it follows from ``v`` and ``g``."""
+        """Files have no weight, but its size; the first ones had the weight. It follows from ``v`` and ``g``."""
 
-        derived = ("modules", "weight", "gradWeight")
+        derived = ("modules", "weight", "gradWeight", "weightSize")
         scalars = {"outputDim": "output_dim"}
         tensors = {
             "v": Field("module.parametrizations.weight.original1", Layout(_from_rows, as_rows)),
@@ -143,9 +143,9 @@ class WeightNorm(nn.Module):
         @classmethod
         def to_lua(cls, module: Any, ctx: LuaContext) -> dict[str, Any]:
             inner = ctx.to_lua(module.module)
-            for name in ("weight", "gradWeight"):
-                inner.fields.pop(name, None)
-            fields = super().to_lua(module, ctx)
+            weight = inner.fields.pop("weight")
+            inner.fields.pop("gradWeight", None)
+            fields = super().to_lua(module, ctx) | {"weightSize": size_storage(weight.shape)}
             lengths = torch.zeros_like(module.module.parametrizations.weight.original0).flatten()
             buffers = {
                 name: ctx.constant(lengths, module) for name in ("_norm", "_scale")

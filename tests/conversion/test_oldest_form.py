@@ -1,0 +1,82 @@
+"""Objects of older versions of their class: a field that a block can do without is missing, and nothing is lost by it.
+
+Such an object converts, and what is written of it converts again to a module that computes the same; or it is refused
+at once, with the reason.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import block_examples
+import pytest
+import torch
+from block_examples import BLOCKS, NEVER_RUN, Block, Call, block_id, example
+from formula import lua
+from torch import nn
+
+import dpnn_bridge
+from dpnn_bridge import to_lua, to_torch
+from dpnn_bridge.compare import nested
+from dpnn_bridge.conversion.lua_class import TRANSIENT
+from dpnn_bridge.conversion.options import Options
+from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.objects import LuaObject
+from dpnn_bridge.outputs.container import pack, unpack
+
+every_block = pytest.mark.parametrize("block", BLOCKS, ids=block_id)
+
+
+def converted(obj: LuaObject) -> nn.Module | None:
+    """The module, None where it is refused with a reason."""
+    try:
+        return to_torch(obj)
+    except ConversionError:
+        return None
+
+
+def again(module: nn.Module) -> dict[str, nn.Module]:
+    """What is read from the files that are written of a module."""
+    return {".t7": to_torch(to_lua(module)), ".pt": unpack(pack(module), Options(), "")[0]}
+
+
+def output(module: nn.Module, call: Call) -> Any:
+    """What the module gives in a call, None where it raises."""
+    try:
+        return list(nested.leaves(Call(module, call.arguments).copy().run()))
+    except Exception:
+        return None
+
+
+@every_block
+def test_what_older_files_lack(block: Block) -> None:
+    obj = example(block)
+    optional = []
+    for name in [key for key in obj if isinstance(key, str) and key not in TRANSIENT]:
+        older = obj.changed({name: None})
+        if block.matches(older) and (module := converted(older)) is not None:
+            optional.append(name)
+            again(module)
+    module = converted(obj.changed(dict.fromkeys(optional)))
+    if module is None or block.names[0] in NEVER_RUN:
+        return
+    call = block_examples.call(block)
+    assert call is not None
+    expected = output(module, call)
+    for way, other in again(module).items():
+        found = output(other, call)
+        assert (found is None) == (expected is None), way
+        if expected is not None:
+            torch.testing.assert_close(found, expected, equal_nan=True, msg=lambda m, way=way: f"{way}: {m}")
+
+
+def test_the_first_weight_norm_kept_the_weight(tmp_path: Any) -> None:
+    """It had no ``weightSize``, which Torch7 and we need of files without the weight."""
+    inner = lua("nn.Linear", weight=torch.zeros(3, 4), bias=torch.ones(3))
+    module = to_torch(
+        lua("nn.WeightNorm", inner, v=torch.randn(3, 4), g=torch.rand(3), bias=torch.ones(3), outputDim=1)
+    )
+    for suffix in (".t7", ".pt"):
+        dpnn_bridge.save(tmp_path / f"m{suffix}", module)
+        x = torch.randn(2, 4)
+        torch.testing.assert_close(dpnn_bridge.load(tmp_path / f"m{suffix}")(x), module(x))
