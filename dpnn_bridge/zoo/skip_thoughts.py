@@ -83,7 +83,7 @@ class MaskZeroCopy(Decorator):
             with torch.no_grad():
                 kept = self.module(input).where(rows, 0)
         else:
-            kept = torch.zeros_like(output).masked_scatter(rows, self.last)
+            kept = torch.zeros_like(output).masked_scatter(rows, self.last.to(output.dtype))
         output = output + kept
         self.last = output.detach()
         return output

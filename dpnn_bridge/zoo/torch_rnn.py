@@ -70,8 +70,10 @@ class SequenceRNN(nn.Module):
         nn.init.zeros_(self.bias)
 
     def reset_states(self) -> None:
-        """Forgets the last states."""
+        """Forgets the last states, as :func:`dpnn_bridge.memory.forget` does."""
         self.last = None
+
+    forget_own = reset_states
 
     def forward(self, input: Tensor | list[Tensor]) -> Tensor:
         *given, x = input if isinstance(input, (list, tuple)) else [input]
@@ -87,7 +89,7 @@ class SequenceRNN(nn.Module):
         initial[self.states - len(given) :] = given
         output, last = self._run(x, [state.unsqueeze(0) for state in initial])
         if self.remember_states:
-            self.last = last.detach()
+            self.last = last.detach().to(self.weight.dtype)  # under autocast it is of another
         return output
 
     def _run(self, x: Tensor, initial: list[Tensor]) -> tuple[Tensor, Tensor]:

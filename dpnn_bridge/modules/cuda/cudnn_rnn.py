@@ -66,8 +66,9 @@ class CudnnRNN(nn.Module):
             output, state = self.rnn(input, self._initial(input.shape[0 if self.rnn.batch_first else 1]))
         if self.remember_states:
             hidden, cell = state if isinstance(state, tuple) else (state, None)
-            self.hidden_output = hidden.detach()
-            self.cell_output = None if cell is None else cell.detach()
+            kind = self.rnn.weight_hh_l0.dtype  # under autocast the states are of another
+            self.hidden_output = hidden.detach().to(kind)
+            self.cell_output = None if cell is None else cell.detach().to(kind)
         return output
 
     def _initial(self, batch: int) -> Any:
@@ -82,6 +83,10 @@ class CudnnRNN(nn.Module):
         if hidden is None:
             return None
         return hidden, torch.zeros_like(hidden) if cell is None else cell
+
+    def forget_own(self) -> None:
+        """Forgets the states that the last call left, for :func:`dpnn_bridge.memory.forget`."""
+        self.hidden_output = self.cell_output = None
 
     def reset_states(self) -> None:
         """Forgets all states."""

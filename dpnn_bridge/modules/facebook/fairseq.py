@@ -182,6 +182,8 @@ class LinearizedConvolution(nn.Linear):
         """Forgets the frames."""
         self.frames = None
 
+    forget_own = reset_state
+
     class Lua(LuaClass):
         scalars = {"kw": "kernel_size"}
         tensors = {"weight": "weight", "bias": "bias", "inputBuffer": "frames"}

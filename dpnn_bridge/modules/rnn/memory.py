@@ -15,8 +15,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.compare.nested import first_tensor, map_tensors
 from dpnn_bridge.conversion.fields import submodules
 
 #: what ``remember`` accepts: when the state of the last call is where the next one starts
@@ -76,8 +78,23 @@ class Remembering:
         return self.remembering in ("both", "train" if self.training else "eval")
 
 
+def in_type_of(input: Any, state: Any) -> Any:
+    """A remembered state in the floating point type of the input that goes on from it, unless it holds more.
+
+    Under ``torch.autocast`` a module leaves a state of lower precision, and the next call may be a plain one.
+    """
+    kind = first_tensor(input).dtype
+    if not kind.is_floating_point:
+        return state
+
+    def widened(tensor: Tensor) -> Tensor:
+        return tensor.to(kind) if torch.promote_types(tensor.dtype, kind) == kind else tensor
+
+    return map_tensors(widened, state)
+
+
 def forget(module: nn.Module) -> None:
-    """Every recurrent module in ``module`` goes back to the start of a sequence.
+    """Every module in ``module`` that remembers goes back to the start of a sequence: it has a method ``forget_own``.
 
     In training mode a state given by :func:`set_hidden_state` is dropped as well; in evaluation mode it stays, as in
     Torch7.
@@ -86,8 +103,8 @@ def forget(module: nn.Module) -> None:
         ``module:forget()``, rnn's Module.lua
     """
     for m in module.modules():
-        if isinstance(m, Memory):
-            m.forget_own()
+        if (own := getattr(m, "forget_own", None)) is not None:
+            own()
 
 
 def detach(module: nn.Module) -> None:

@@ -19,7 +19,7 @@ from dpnn_bridge.conversion.noise import paired, replayed
 from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.modules.dpnn.reinforce import Reinforce
 from dpnn_bridge.modules.rnn.dropout import LazyDropout
-from dpnn_bridge.modules.rnn.memory import Memory
+from dpnn_bridge.modules.rnn.memory import Memory, in_type_of
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
 #: attributes in which the user gives the start of every sequence -> Lua field
@@ -59,14 +59,14 @@ class AbstractRecurrent(Memory):
         if self._backward_ran or self.step - self._run_start >= self.rho:
             self.detach_own()
         if self.step == 1:
-            self._start = self._initial(input)
+            self._start = in_type_of(input, self._initial(input))
             return self._start
         if self.step - 1 not in self.states:
             raise RuntimeError(
                 f"{type(self).__name__} is at time step {self.step}, but the state after step {self.step - 1} "
                 f"was not saved with it; call forget() to start a new sequence"
             )
-        return self.states[self.step - 1]
+        return in_type_of(input, self.states[self.step - 1])
 
     def _initial(self, input: Any) -> Any:
         raise NotImplementedError

@@ -17,7 +17,7 @@ from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.modules.rnn.cells import fast_lstm_of
 from dpnn_bridge.modules.rnn.gated import FastLSTM
-from dpnn_bridge.modules.rnn.memory import Memory, Remembering
+from dpnn_bridge.modules.rnn.memory import Memory, Remembering, in_type_of
 from dpnn_bridge.objects import LuaObject, LuaTensor
 
 
@@ -98,7 +98,7 @@ class SequenceModule(Memory, Remembering):
             elif own[i].numel() == 0 or not self.remembers or self.final is None:
                 own[i] = x.new_zeros(x.shape[1], size)
             else:
-                own[i] = self.final[i].detach()
+                own[i] = in_type_of(x, self.final[i].detach())
             if own[i].shape != (x.shape[1], size):
                 raise ValueError(
                     f"{type(self).__name__}: the state to start from has shape {tuple(own[i].shape)}, the input needs "
