@@ -6,6 +6,7 @@ and every format. CPU time, in this process, without the start of Python.
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import os
@@ -194,6 +195,8 @@ def measured(shape: str, command: str, n: int, folder: Path) -> tuple[float, str
     arguments = [w.replace("{in}", str(source)).replace("{out}", str(source.with_suffix(""))) for w in words]
     if run is convert_command:
         arguments += ["--force"]
+    gc.collect()
+    gc.freeze()  # what is there already is not looked through again while the command runs
     start = time.process_time()
     signal.setitimer(signal.ITIMER_PROF, ENDED)
     try:
@@ -217,10 +220,14 @@ def _end(*_: Any) -> None:
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Figures, as JSON; measured ones are kept.")
 @click.option("--only", default="", help="Shapes or commands with this in their name.")
+@click.option("--table", is_flag=True, help="Print docs/growth.md's table of what was measured, and measure nothing.")
 @click.option("--n", default=2500, help="The smallest n; it grows as long as a command takes less than a few seconds.")
 @click.option("--most", default=100_000, help="The largest 4n.")
-def main(out: Path, only: str, n: int, most: int) -> None:
+def main(out: Path, only: str, table: bool, n: int, most: int) -> None:
     """Measure."""
+    if table:
+        print_table(json.loads(out.read_text()))
+        return
     signal.signal(signal.SIGPROF, _end)
     figures = json.loads(out.read_text()) if out.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
@@ -234,6 +241,24 @@ def main(out: Path, only: str, n: int, most: int) -> None:
                 out.write_text(json.dumps(figures, indent=1))
             for file in Path(folder).iterdir():
                 file.unlink()
+
+
+def growth(found: dict[str, Any]) -> float:
+    """How many times as long twice the size takes, from the smallest to the largest n."""
+    seconds = {int(n): max(t - found["least"], 0.002) for n, t in found["seconds"].items()}
+    least, most = min(seconds), max(seconds)
+    return 2 ** (math.log(seconds[most] / seconds[least]) / math.log(most / least)) if most > least else math.nan
+
+
+def print_table(figures: dict[str, Any]) -> None:
+    """A row for each shape, a column for each command."""
+    click.echo(f"| | largest n | {' | '.join(COMMANDS)} |")
+    click.echo("|---|---" + "|---" * len(COMMANDS) + "|")
+    for shape in SHAPES:
+        found = [figures.get(f"{shape} | {command}") for command in COMMANDS]
+        largest = max((int(n) for f in found if f for n in f["seconds"]), default=0)
+        cells = [f"{growth(f):.1f}" if f else "" for f in found]
+        click.echo(f"| {shape} | {largest:,} | {' | '.join(cells)} |")
 
 
 def series(shape: str, command: str, n: int, most: int, folder: Path) -> dict[str, Any]:

@@ -5,9 +5,15 @@ from __future__ import annotations
 import errno
 import io
 import os
+import struct
 import time
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
+from zipfile import BadZipFile, ZipFile
+
+from dpnn_bridge.errors import DpnnBridgeError, T7FormatError
 
 T = TypeVar("T")
 
@@ -46,6 +52,25 @@ def refusal(error: BaseException | None) -> OSError | None:
             return error
         error = error.__cause__ or error.__context__
     return None
+
+
+@contextmanager
+def open_archive(path: str | os.PathLike[str]) -> Iterator[ZipFile]:
+    """Open a zip archive for reading.
+
+    Raises:
+        T7FormatError: It is damaged, also where that shows while the block reads it.
+        OSError: As :func:`patiently`.
+    """
+    try:
+        with open_input(path) as file, ZipFile(file) as archive:
+            yield archive
+    except DpnnBridgeError:
+        raise
+    except (OSError, EOFError, zlib.error, BadZipFile, ValueError, RuntimeError, struct.error) as error:
+        if (refused := refusal(error)) is not None:
+            raise refused from error
+        raise T7FormatError(f"the archive is damaged: {error}", source=os.fspath(path)) from error
 
 
 class _InputFile(io.FileIO):

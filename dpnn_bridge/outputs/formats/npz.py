@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.base.display import shortened
-from dpnn_bridge.base.reading import open_input
+from dpnn_bridge.base.reading import open_archive
 from dpnn_bridge.compare.bits import same_tensors
 from dpnn_bridge.errors import T7FormatError, VerificationError
 from dpnn_bridge.outputs import data
@@ -52,7 +52,7 @@ class Npz(Format):
         """The weights; those of another shape than the model's without elements: a few bytes may unfold to many."""
         expected = module.state_dict()
         tensors: dict[str, Tensor] = {}
-        with open_input(path) as whole, ZipFile(whole) as archive:
+        with open_archive(path) as archive:
             for entry in archive.infolist():
                 if entry.compress_type not in (ZIP_STORED, ZIP_DEFLATED):  # numpy writes no others
                     raise T7FormatError(f"{shortened(entry.filename)} is compressed in a way that numpy does not use")
