@@ -110,9 +110,9 @@ class Port:
         self._run_source(1)
         filled = copy.deepcopy(self.target)
         _fill(filled, values)
-        proof = prove(filled, self.call_target, self.examples[1], search.placement.placed, self.source, self.single)
+        proof = prove(filled, self.call_target, self.examples[1], search, self.single)
         if proof.failed is not None:
-            return self._report(search, values, explain(proof.failed, search), proof.difference, [])
+            return self._report(search, values, proof.deviation(), proof.difference, [])
         return self._report(search, values, None, proof.difference, proof.outputs.notes)
 
     def _run_source(self, which: int) -> None:
@@ -136,18 +136,18 @@ class Port:
             for w in placed.event.weights.values():
                 if w is not None:
                     for name in search.tape.root_names(w.slot):
-                        matches.append(Match(name, ", ".join(dict.fromkeys(p[0].name for p in a.pieces)), a.how))
+                        matches.append(Match(name, ", ".join(dict.fromkeys(layer.name for layer in a.layers)), a.how))
         unset = [
             n
             for n, _ in self.user.named_parameters()
             if n not in self.allowed and not (n in values and search.parameters.is_written(n))
         ]
-        used = {i for i, *_ in search.placement.used}
-        unused = [layer.name for layer in self.source.layers if layer.learned and layer.index not in used]
+        unused = [layer.name for layer in search.unused()]
         report = PortReport(first is None, difference, first, matches, notes, unused, unset)
-        if first is None and (unset or unused):
-            report.equal = False
-            report.first = Deviation(unset[0] if unset else "", "", "" if unset else unused[0], "left over")
+        if first is None and unset:
+            hint = "remove it, or name it in allow_unset"
+            reason = f"nothing of the source goes into the parameter {unset[0]}; {hint}"
+            report.equal, report.first = False, Deviation(unset[0].rpartition(".")[0], "", "", reason)
         report._fill = lambda: _fill(self.user, values)
         if report.equal:
             report.apply()

@@ -20,14 +20,18 @@ class ContradictionError(Exception):
     Attributes:
         node: the place, or None for the output.
         why: the reason as far as it is known here.
-        layer: the layer of the source whose input the event has.
+        layer: the layer of the source that the event's weights come from.
+        matched: the event has an input of that layer.
         soft: the node may be another way to compute the same.
         conflicts: bit set of the events that the contradiction depends on besides those before its node.
     """
 
-    def __init__(self, node: Node | None, why: str, layer: Layer | None = None, soft: bool = False) -> None:
+    def __init__(
+        self, node: Node | None, why: str, layer: Layer | None = None, soft: bool = False, matched: bool = True
+    ) -> None:
         super().__init__(why)
         self.node, self.why, self.layer, self.soft, self.conflicts = node, why, layer, soft, 0
+        self.matched = matched
 
 
 @dataclass
@@ -48,6 +52,12 @@ class Placed:
 def compare_event(event: Event, placed: Placed, out: Any, source: Source) -> float:
     """Compare the result of an event with what the source's layer gives for its input.
 
+    Args:
+        event: the event, on an input of the source's last run.
+        placed: the assignment of its weights.
+        out: its result.
+        source: the source.
+
     Returns:
         The difference relative to the largest element.
 
@@ -55,15 +65,17 @@ def compare_event(event: Event, placed: Placed, out: Any, source: Source) -> flo
         ContradictionError: the results differ, or the layer never took the input.
     """
     node, assignment, layer = event.node, placed.assignment, placed.assignment.layer
-    if not assignment.pieces:
-        if not source.knows(Fingerprint.of(next(leaves(out)))):
-            raise ContradictionError(
-                node, "no layer of the source takes its input, and with neutral weights it gives no value of the source"
-            )
+    if not assignment.layers:
+        known = source.knows(Fingerprint.of(event.input)) and not assignment.moved
+        if known and not source.knows(Fingerprint.of(next(leaves(out)))):
+            why = "no layer of the source takes its input, and with neutral weights it gives no value of the source"
+            raise ContradictionError(node, why)
         return 0.0
     want = assignment.expect(event)
     if want is None:
-        raise ContradictionError(node, "is used again, on a value that the source's layer never takes", layer)
+        raise ContradictionError(
+            node, "is used again, on a value that the source's layer never takes", layer, matched=False
+        )
     got = event.out_rows(out, assignment.form)
     if got.shape != want.shape:
         theirs = layer.events[0].output if layer else None
@@ -72,7 +84,8 @@ def compare_event(event: Event, placed: Placed, out: Any, source: Source) -> flo
     if placed.offset is not None:
         want = (want.reshape(len(want), len(placed.offset), -1) + placed.offset[:, None]).reshape(want.shape)
     distance = difference(got, want)
-    if distance > (SINGLE if node.single or (layer and layer.single) else DOUBLE):
+    single = node.single or (layer is not None and layer.single)
+    if distance > (SINGLE if single else DOUBLE):
         raise ContradictionError(
             node, f"takes the same input and gives another result ({distance:.1e} relative)", layer
         )

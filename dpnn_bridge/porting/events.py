@@ -6,7 +6,7 @@ finds the activation, the weights and the options of each.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ from dpnn_bridge.porting.tape import Node, Slot, Tape, leaves
 Form = tuple[Any, ...]
 #: kinds whose result is linear in the activation, so that a missing bias shifts it by a constant
 LINEAR = ("linear", "conv", "transposed conv", "embedding")
-NORMS = ("batch norm", "instance norm", "layer norm", "group norm")
+NORMS = ("batch norm", "batch norm over the batch", "instance norm", "layer norm", "group norm")
 _ONE_HOT = 5000
 
 
@@ -42,6 +42,8 @@ class Event:
         options: arguments that change the result.
         rows: turns the operation's result into rows of the kind's first form.
         output: the result, once it is known.
+        slot: the activation on the tape.
+        adds: the operation also adds the result to another activation.
     """
 
     kind: str
@@ -51,7 +53,10 @@ class Event:
     options: dict[str, Any] = field(default_factory=dict)
     rows: Callable[[Tensor], Tensor] = lambda out: out
     output: Tensor | None = None
-    _forms: dict[Form, Tensor] | None = None
+    slot: Slot | None = None
+    adds: bool = False
+    _forms: dict[Form, Callable[[], Tensor]] | None = None
+    _seen: dict[Form, Tensor] = field(default_factory=dict)
 
     def tensor(self, name: str) -> Tensor | None:
         weight = self.weights.get(name)
@@ -62,40 +67,60 @@ class Event:
         weight = next(w for w in self.weights.values() if w is not None)
         return tuple(weight.view.shape)
 
-    def forms(self) -> dict[Form, Tensor]:
-        """Every form in which the event can be seen, with the input as rows; the closest form first."""
+    @property
+    def forms(self) -> tuple[Form, ...]:
+        """The forms in which the event can be seen, the closest first."""
+        return tuple(self._lazy())
+
+    def _lazy(self) -> dict[Form, Callable[[], Tensor]]:
         if self._forms is None:
             self._forms = dict(_forms(self))
         return self._forms
 
+    @property
+    def linear_form(self) -> Form | None:
+        return next((f for f in self.forms if f[0] == "linear"), None)
+
+    def rows_in(self, form: Form) -> Tensor:
+        """The input as rows of a form."""
+        if form not in self._seen:
+            self._seen[form] = self._lazy()[form]()
+        return self._seen[form]
+
     def out_rows(self, out: Any, form: Form) -> Tensor:
         """The result as rows of a form."""
         out = self.rows(next(leaves(out)))
-        if form[0] == "linear" and self.kind == "conv":
+        if (form[0] == "linear" and self.kind == "conv") or form[-1] == "by channel":
             return out.movedim(1, -1).reshape(-1, out.shape[1])
-        return out.reshape(len(self.forms()[form]), -1)
+        return out.reshape(len(self.rows_in(form)), -1)
 
 
-def _forms(event: Event) -> Any:
+def _forms(event: Event) -> Iterator[tuple[Form, Callable[[], Tensor]]]:
     x, weight = event.input, event.tensor("weight")
+    by_channel = lambda: x.movedim(1, -1).reshape(-1, x.shape[1])  # noqa: E731
+    by_sample = lambda: x.reshape(len(x), -1)  # noqa: E731
     if event.kind == "linear" and weight is not None:
-        yield ("linear", *weight.shape), x
+        yield ("linear", *weight.shape), lambda: x
     elif event.kind == "embedding" and weight is not None:
-        yield ("embedding", *weight.shape), x.reshape(-1, 1)
+        yield ("embedding", *weight.shape), lambda: x.reshape(-1, 1)
         if len(weight) <= _ONE_HOT:
-            yield ("linear", weight.shape[1], len(weight)), nn.functional.one_hot(x.reshape(-1), len(weight)).double()
+            words = len(weight)
+            yield ("linear", weight.shape[1], words), lambda: nn.functional.one_hot(x.reshape(-1), words).double()
     elif event.kind in ("conv", "transposed conv") and weight is not None:
         kernel = tuple(k for k in weight.shape[2:] if k != 1)
-        yield (event.kind, kernel, *weight.shape[:2], event.options["groups"]), x.reshape(len(x), -1)
+        yield (event.kind, kernel, *weight.shape[:2], event.options["groups"]), by_sample
         if event.kind == "conv" and event.options["groups"] == 1 and not any(event.options["padding"]):
             if kernel == () and all(s == 1 for s in event.options["stride"]):
-                yield ("linear", *weight.shape[:2]), x.movedim(1, -1).reshape(-1, weight.shape[1])
+                yield ("linear", *weight.shape[:2]), by_channel
             elif x.shape[2:] == weight.shape[2:]:
-                yield ("linear", len(weight), weight[0].numel()), x.reshape(len(x), -1)
+                yield ("linear", len(weight), weight[0].numel()), by_sample
     elif event.kind == "instance norm":
-        yield ("instance norm",), x.reshape(x.shape[0] * x.shape[1], -1)
+        yield ("instance norm",), lambda: x.reshape(x.shape[0] * x.shape[1], -1)
     else:
-        yield (event.kind, max((w.view.numel() for w in event.weights.values() if w), default=0)), x.reshape(len(x), -1)
+        channels = max((w.view.numel() for w in event.weights.values() if w), default=0)
+        yield (event.kind, channels), by_sample
+        if event.kind in ("batch norm", "prelu") and x.dim() > 1:
+            yield (event.kind, channels, "by channel"), by_channel
 
 
 def event_of(tape: Tape, node: Node, args: tuple[Any, ...]) -> Event | None:
@@ -109,7 +134,12 @@ def event_of(tape: Tape, node: Node, args: tuple[Any, ...]) -> Event | None:
     read = _READERS.get(node.op)
     if read is None or node.constant:
         return None
-    return read(_Operation(tape, node, args))
+    event = read(_Operation(tape, node, args))
+    if event is not None:
+        weights = [w.slot for w in event.weights.values() if w is not None]
+        activations = [s for s in node.reads if s.number not in weights]
+        event.slot = next(iter(activations[1:] if event.adds else activations), None)
+    return event
 
 
 def event_key(tape: Tape, event: Event) -> Any:
@@ -144,7 +174,11 @@ def _linear(op: _Operation, x: int, w: int, b: int | None = None, into: Any = la
     weight = op.weight(w, into)
     bias = op.weight(b, lambda t: t.reshape(-1, t.shape[-1])[0]) if b is not None else None
     assert weight is not None
-    return op.event("linear", op.args[x].reshape(-1, weight.view.shape[1]), weight=weight, bias=bias)
+    event = op.event("linear", op.args[x].reshape(-1, weight.view.shape[1]), weight=weight, bias=bias)
+    if b is not None and b < len(op.args) and isinstance(op.args[b], Tensor) and bias is None:
+        base, event.adds = op.args[b].clone(), True
+        event.rows = lambda out: out - base
+    return event
 
 
 def _mm(op: _Operation) -> Event | None:
@@ -202,7 +236,8 @@ def _batch_norm(op: _Operation) -> Event | None:
         )
     if not op.owned(1):
         return None
-    return op.event("instance norm", a[0], {"eps": a[-1]}, weight=op.weight(1), bias=op.weight(2))
+    kind = "instance norm" if len(a[0]) == 1 else "batch norm over the batch"
+    return op.event(kind, a[0], {"eps": a[-1]}, weight=op.weight(1), bias=op.weight(2))
 
 
 def _layer_norm(op: _Operation, kind: str, weight: int) -> Event | None:
@@ -225,8 +260,15 @@ def _elementwise(op: _Operation) -> Event | None:
     if not op.learned(w):
         return None
     reverse = {"reverse": True} if x and op.node.op in ("sub", "div") else {}
-    broadcast = {"shape": tuple(op.args[w].shape)}
-    return op.event(op.node.op, op.args[x], reverse | broadcast, weight=op.weight(w))
+    return op.event(op.node.op, op.args[x], reverse, weight=op.weight(w, _unexpanded))
+
+
+def _unexpanded(tensor: Tensor) -> Tensor:
+    """A tensor without the copies that expand made."""
+    for dim, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
+        if stride == 0 and size > 1:
+            tensor = tensor.narrow(dim, 0, 1)
+    return tensor
 
 
 _NORM = dict.fromkeys(

@@ -1,14 +1,196 @@
-"""Say why the target deviates (a first version)."""
+"""Say why the target deviates: go back from a contradiction to the first operation that computes something else.
+
+An operation is to blame when everything that it takes is a value of the source and what it gives is none. What the
+source does with the same values says what should be there.
+"""
 
 from __future__ import annotations
 
-from dpnn_bridge.porting.comparison import ContradictionError
+from collections.abc import Iterator
+
+from dpnn_bridge.porting.comparison import ContradictionError, shape_text
+from dpnn_bridge.porting.events import Event
+from dpnn_bridge.porting.flow import ancestors
 from dpnn_bridge.porting.networks import short_line
+from dpnn_bridge.porting.recurrent import peephole, reset_gate
 from dpnn_bridge.porting.report import Deviation
-from dpnn_bridge.porting.search import Search
+from dpnn_bridge.porting.search import ARRANGING, Search
+from dpnn_bridge.porting.source import Layer
+from dpnn_bridge.porting.tape import VIEWS, Node, Slot
+from dpnn_bridge.porting.values import Fingerprint
+from dpnn_bridge.porting.wording import described, differences, name_of, options_of
+
+_FACTORIES = ("zeros", "ones", "empty", "full", "new_", "arange", "linspace", "fill", "zero", "aminmax", "_local")
+#: what can put the right values into another order
+_ORDERING = frozenset(
+    ("constant_pad_nd", "cat", "stack", "flip", "roll", "index", "index_select", "slice", "pixel_shuffle")
+)
 
 
 def explain(found: ContradictionError, search: Search) -> Deviation:
-    node = found.node or (search.tape.nodes[-1] if search.tape.nodes else None)
-    layer = found.layer.name if found.layer else ""
-    return Deviation(node.owner if node else "", short_line(node.line) if node else "", layer, found.why)
+    """The first deviation that a search ended at.
+
+    Args:
+        found: the contradiction.
+        search: the search, in the state in which the contradiction arose.
+    """
+    return Explanation(found, search).deviation()
+
+
+def located(node: Node, source: str, reason: str) -> Deviation:
+    """A deviation at an operation of the target."""
+    return Deviation(node.owner, short_line(node.line), source, reason)
+
+
+class Explanation:
+    """The way from a contradiction to its cause."""
+
+    def __init__(self, found: ContradictionError, search: Search) -> None:
+        self.found, self.search, self.source = found, search, search.source
+
+    def deviation(self) -> Deviation:
+        found = self.found
+        if found.node is not None and found.layer is not None and found.matched:
+            return located(found.node, found.layer.name, of_layer(found.node, found.layer, found.why))
+        root = self._root()
+        return self._of_output() if root is None else self._of_root(root)
+
+    def _root(self) -> Node | None:
+        """The first operation that gives no value of the source though all that it takes are such values."""
+        front = [self.found.node] if self.found.node is not None else self._output_nodes()
+        seen: set[int] = set()
+        roots: list[Node] = []
+        while front:
+            node = front.pop()
+            if node.index in seen:
+                continue
+            seen.add(node.index)
+            wrong = [n for n in node.inputs if not n.constant and n.index not in self.search.known]
+            front += wrong
+            if not wrong and (node is self.found.node or node.index not in self.search.known):
+                roots.append(node)
+        return min(roots, key=lambda n: (n.op in ARRANGING, n.index), default=None)
+
+    def _output_nodes(self) -> list[Node]:
+        tape = self.search.tape
+        if tape.failure is not None:
+            return tape.nodes[-1:]
+        return [tape.maker[s.number] for s in tape.output if isinstance(s, Slot) and s.number in tape.maker]
+
+    def _of_root(self, node: Node) -> Deviation:
+        takes = self.search.takes.get(node.index, [])
+        there = list(dict.fromkeys(n for p in takes for n in self._consumers(p)))
+        why = reset_gate(node, self.search, there) or peephole(node, there)
+        if why is not None:
+            return located(node, self._path(there[0]) if there else "", why)
+        same = [n for n in there if name_of(n) == name_of(node)]
+        if same:
+            return self._of_same_kind(node, same)
+        if there:
+            other = there[0]
+            if node.op == other.op or ("norm" in name_of(node) and "norm" in name_of(other)):
+                return self._of_same_kind(node, [other])
+            reason = f"{described(node)} here takes a value that in the source goes into {described(other)}"
+            return located(node, self._path(other), reason)
+        return located(node, "", f"{described(node)}: {self.found.why}")
+
+    def _of_same_kind(self, node: Node, there: list[Node]) -> Deviation:
+        """Both networks do the same kind of operation with the value: an argument, a weight or an operand differs."""
+        weighed = [(len(w), n, w) for n in there if (w := self._contrast(node, n))]
+        if weighed:
+            _, other, why = min(weighed, key=lambda x: x[0])
+            return located(node, self._path(other), f"{name_of(node)}: {'; '.join(why)}")
+        order = self._ordering(node)
+        other = there[0]
+        if order is not None:
+            reason = f"{described(order)} gives the source's values in another order or on another side; seen in "
+            return located(order, self._path(other), f"{reason}{node.owner or 'the module'}, {name_of(node)}")
+        if not self.found.matched and self.found.node is node and self.found.layer is not None:
+            used = f"{name_of(node)} {self.found.why}: there the source uses the layer {self._path(other)}"
+            return located(node, self.found.layer.name, used)
+        here, source = self._operand(node, other)
+        if here and source:
+            reason = f"{name_of(node)} takes the result of {here} here, of {source} in the source"
+            return located(node, self._path(other), reason)
+        reason = (
+            f"{name_of(node)} takes the same value as the source's and gives another one: the order of elements differs"
+        )
+        return located(node, self._path(other), reason)
+
+    def _contrast(self, node: Node, other: Node) -> list[str]:
+        why = [differences(options_of(node), options_of(other))] if node.op == other.op else []
+        if name_of(node) != name_of(other):
+            why.insert(0, f"{name_of(node)} here, {name_of(other)} in the source")
+        here, there = node.event, other.event
+        if here is not None and there is not None and here.kind == there.kind:
+            for name in here.weights:
+                a, b = here.weights.get(name), there.weights.get(name)
+                if a is None and b is not None:
+                    why.append(f"no {name} here, the source has one")
+                elif a is not None and b is not None and a.view.numel() != b.view.numel():
+                    why.append(f"{name} of {shape_text(a.view)} here, of {shape_text(b.view)} in the source")
+        elif here is None and there is not None and node.op == other.op:
+            why.append("no affine weight and bias here, the source has them")
+        elif here is not None and there is None and node.op == other.op:
+            why.append("weights here, none in the source")
+        return [w for w in why if w]
+
+    def _ordering(self, node: Node) -> Node | None:
+        """The operation right before one that may have put the right values into another order."""
+        for at in node.inputs:
+            while at.op in VIEWS and at.op not in _ORDERING and at.inputs:
+                at = at.inputs[0]
+            if at.op in _ORDERING and not at.constant:
+                return at
+        return None
+
+    def _operand(self, node: Node, other: Node) -> tuple[str, str]:
+        """What made the operand in which two operations differ."""
+        mine = self._made(node, [p for p in self.search.takes.get(node.index, []) if not _among(p, other.takes)])
+        takes = self.search.takes.get(node.index, [])
+        theirs = [p for p in other.takes if not _among(p, takes)]
+        makers = [v.node for p in theirs for v in self.source.table.find(p) if v.node is not None]
+        return mine, described(makers[0]) if makers else ""
+
+    def _made(self, node: Node, prints: list[Fingerprint]) -> str:
+        for at in ancestors(node):
+            if at.op not in VIEWS and any(_among(p, self.search.gives.get(at.index, [])) for p in prints):
+                return described(at)
+        return ""
+
+    def _path(self, node: Node) -> str:
+        return self.source.names(node.owner)
+
+    def _consumers(self, print: Fingerprint) -> Iterator[Node]:
+        """What the source does with a value, views skipped."""
+        for node in self.source.tape.nodes:
+            computes = node.op not in VIEWS and not node.op.startswith(_FACTORIES)
+            if computes and any(p.matches(print, self.source.tolerance) for p in node.takes):
+                yield node
+
+    def _of_output(self) -> Deviation:
+        """All values are the source's, but the output is not."""
+        nodes = self._output_nodes()
+        if not nodes:
+            return Deviation("", "", "", self.found.why)
+        for node in nodes if len(self.source.output) == 1 else ():
+            after = [n for p in self.search.gives.get(node.index, []) for n in self._consumers(p)]
+            if after and "another order" not in self.found.why:
+                reason = f"the source goes on with {described(after[0])}, missing here: {self.found.why}"
+                return located(node, self._path(after[0]), reason)
+        layer = self.found.layer.name if self.found.layer is not None else ""
+        return Deviation("", short_line(nodes[-1].line), layer, self.found.why)
+
+
+def of_layer(node: Node, layer: Layer, otherwise: str) -> str:
+    """Why an operation and a layer give other results for the same input: arguments or weights differ."""
+    event: Event = node.event
+    why = [differences(options_of(node), layer.options)] if layer.kind == event.kind else []
+    for name, value in layer.values.items():
+        if value is not None and name in event.weights and event.weights[name] is None:
+            why.append(f"no {name} here, the source has one")
+    return f"{name_of(node)}: {'; '.join([w for w in why if w] or [otherwise])}"
+
+
+def _among(print: Fingerprint, others: list[Fingerprint]) -> bool:
+    return any(print.matches(other) for other in others)

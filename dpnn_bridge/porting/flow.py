@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 
-from dpnn_bridge.porting.tape import PARTS, VIEWS, Node
+import torch
+from torch import Tensor
+
+from dpnn_bridge.porting.events import Event
+from dpnn_bridge.porting.tape import PARTS, VIEWS, Node, Slot, Tape, replaced
 
 _REACH = 12
+#: what a recurrent layer may do to all gates at once
+_POINTWISE = frozenset(("sigmoid", "tanh", "hardsigmoid", "relu"))
 
 
 def signature(node: Node) -> tuple[tuple[str, str], ...]:
@@ -41,33 +48,37 @@ def through_views(node: Node) -> Iterator[Node]:
                     yield consumer
 
 
-def through_sums(node: Node) -> Iterator[Node]:
-    """Nodes that a value reaches through views and additions, the additions included."""
+def through_sums(node: Node, others: frozenset[str] = frozenset()) -> Iterator[Node]:
+    """Nodes that a value reaches through views, additions and other operations, these included."""
     front, seen = [node], {id(node)}
     while front:
         for consumer in front.pop().consumers:
-            if id(consumer) not in seen and (consumer.op in VIEWS or consumer.op == "add"):
+            if id(consumer) not in seen and (consumer.op in VIEWS or adds(consumer) or consumer.op in others):
                 seen.add(id(consumer))
                 front.append(consumer)
                 yield consumer
 
 
+def adds(node: Node) -> bool:
+    """Whether a node adds activations."""
+    return node.op == "add" or (node.event is not None and node.event.adds)
+
+
 def sums_with(node: Node, other: Node) -> bool:
     """Whether one addition takes what two nodes give."""
-    added = {id(n) for n in through_sums(node) if n.op == "add"}
-    return any(n.op == "add" and id(n) in added for n in through_sums(other))
+    added = {id(n) for n in through_sums(node) if adds(n)}
+    return any(id(n) in added for n in (other, *through_sums(other)))
 
 
-def gates(node: Node, sizes: tuple[int, ...], shape: dict[int, tuple[int, ...]]) -> int:
+def gates(node: Node, outputs: int, shape: dict[int, tuple[int, ...]]) -> int:
     """Into how many equal parts the last dimension of a result is divided, 1 where it is not.
 
     Args:
         node: the event.
-        sizes: shape of its weight, as (outputs, inputs).
+        outputs: size of the last dimension.
         shape: shapes by slot number.
     """
-    outputs = sizes[0]
-    for at in [node, *(n for n in through_sums(node))]:
+    for at in [node, *through_sums(node, _POINTWISE)]:
         for consumer in at.consumers:
             if consumer.op in PARTS and consumer.outs:
                 part = shape[consumer.outs[0].number]
@@ -95,3 +106,33 @@ def ancestors(node: Node) -> Iterator[Node]:
                 seen.add(id(n))
                 front.append(n)
                 yield n
+
+
+def moved_index(tape: Tape, event: Event, shape: Sequence[int]) -> Tensor | None:
+    """For the columns of an event's rows, where their elements were in the value that views made them of.
+
+    Args:
+        tape: the tape of the event.
+        event: an event whose input has one row for each sample.
+        shape: (samples, columns).
+
+    Returns:
+        The position in a sample of the value, or None where nothing moved.
+    """
+    slot, chain = event.slot, []
+    while (
+        slot is not None and (node := tape.maker.get(slot.number)) is not None and node.op in VIEWS and not node.mutates
+    ):
+        if len(node.outs) != 1 or len(node.reads) != 1:
+            break
+        chain.append(node)
+        slot = node.reads[0]
+    if slot is None or not chain:
+        return None
+    origin = tape.shapes[slot.number]
+    index = torch.arange(math.prod(origin)).reshape(origin)
+    for node in reversed(chain):
+        index = node.func(*replaced(node.args, lambda v, i=index: i if isinstance(v, Slot) else v), **node.kwargs)
+    if index.numel() != math.prod(shape) or not origin or origin[0] != shape[0]:
+        return None
+    return index.reshape(*shape)[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from dpnn_bridge.conversion.places import lua_paths
 from dpnn_bridge.errors import DpnnBridgeError, OptionError
 from dpnn_bridge.porting.events import event_of
-from dpnn_bridge.porting.tape import Node, Recorder, Tape, replaced
+from dpnn_bridge.porting.tape import Node, Recorder, Tape, leaves, replaced
 
 Call = Callable[[nn.Module, Any], Any]
 
@@ -51,7 +52,18 @@ def inputs(example: Any) -> tuple[Any, Any]:
     """Two inputs: of a function of a seed, or an example and one with its elements in another order."""
     if callable(example) and not isinstance(example, Tensor):
         return doubled(example(0)), doubled(example(1))
-    return doubled(example), replaced(doubled(example), _another)
+    _check_varied(example)
+    first = doubled(example)
+    seeds = itertools.count(1)
+    return first, replaced(first, lambda value: _another(value, next(seeds)))
+
+
+def _check_varied(example: Any) -> None:
+    tensors = [t for t in leaves(example) if isinstance(t, Tensor)]
+    if not tensors:
+        raise OptionError("example: expected a tensor, a tuple of tensors or a function of a seed")
+    if all(t.numel() > 1 and bool((t == t.flatten()[0]).all()) for t in tensors):
+        raise OptionError("example: all its elements are equal, which proves nothing; pass random numbers or an image")
 
 
 def doubled(example: Any) -> Any:
@@ -60,11 +72,11 @@ def doubled(example: Any) -> Any:
     return replaced(example, lambda v: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v)
 
 
-def _another(value: Any) -> Any:
+def _another(value: Any, seed: int) -> Any:
     """A tensor of the same kind with other values: elements shuffled, of floats also scaled a little."""
     if not isinstance(value, Tensor) or value.dtype == torch.bool or not value.numel():
         return value
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(seed)
     shuffled = value.flatten()[torch.randperm(value.numel(), generator=generator)].reshape(value.shape)
     if value.is_floating_point():
         spread = value.std() if value.numel() > 1 else torch.zeros(())

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import combinations
 
 from torch import Tensor
 
-from dpnn_bridge.porting.source import Source, Value
-from dpnn_bridge.porting.tape import VIEWS
+from dpnn_bridge.porting.source import Source
 from dpnn_bridge.porting.values import DOUBLE, SINGLE, Fingerprint, difference, layouts
-
-#: what the loss does in PyTorch: the target may return the value before it
-_LEFT_TO_THE_LOSS = ("_log_softmax", "_softmax", "log_softmax", "softmax")
 
 
 @dataclass
@@ -30,43 +27,49 @@ class Outputs:
     constant: bool = True
 
 
-def match_outputs(got: list[Tensor], source: Source) -> Outputs:
+def match_outputs(got: list[Tensor], source: Source, single: bool = False) -> Outputs:
     """Find every output of the target among the source's outputs, or among its values.
 
-    An output may have other dimensions or another order of them. At least one must be an output of the source, or the
-    value that the source's last softmax takes.
+    An output may have other dimensions, or another order of them. Every output of the source must be there.
     """
-    result, left, whole = Outputs(), list(source.output), 0
+    result = Outputs()
     if not got:
         return Outputs("the module returns no tensor")
-    tolerance = SINGLE if source.tape.nodes and source.tape.nodes[-1].single else DOUBLE
+    tolerance = SINGLE if single or any(n.single for n in source.tape.nodes[-1:]) else DOUBLE
+    order: list[int] = []
     for tensor in got:
-        closest = [(_distance(tensor, w), i) for i, w in enumerate(left)]
+        closest = [(_distance(tensor, w), i) for i, w in enumerate(source.output) if i not in order]
         distance, at = min(closest, default=(float("inf"), -1))
         if distance <= tolerance:
-            left.pop(at)
-            whole += 1
+            order.append(at)
             result.difference = max(result.difference, distance)
             result.constant &= _is_constant(tensor)
             continue
-        values = list(source.table.find(Fingerprint.of(tensor)))
-        before = next((v for v in values if _is_before_softmax(v)), None)
-        if before is not None:
-            whole += 1
-            result.constant &= _is_constant(tensor)
-            result.notes.append(
-                "the output is the value before the source's softmax; use a loss that applies one, as cross_entropy"
-            )
-        elif not values:
+        if any(_distance(tensor, source.output[i]) <= tolerance for i in order):
+            return Outputs("the module returns one output of the source twice")
+        turned = next(
+            (p for w in source.output for p in layouts(w.shape, tensor.shape) if _is(tensor, w.permute(p))), None
+        )
+        if turned is not None:
+            return Outputs(f"the output is transposed: it has the dimensions {turned} of the source's")
+        values = list(source.table.find(Fingerprint.of(tensor), source.tolerance))
+        if not values:
             scale = f" ({distance:.1e} relative)" if distance != float("inf") else ""
             return Outputs(f"an output of shape {tuple(tensor.shape)} is no value of the source{scale}")
-        else:
-            after = values[-1].node.op if values[-1].node else "its input"
-            result.notes.append(
-                f"an output of shape {tuple(tensor.shape)} is an inner value of the source, after {after}"
-            )
-    if not whole:
-        return Outputs("no output is an output of the source: " + "; ".join(result.notes), notes=result.notes)
+        after = values[-1].node.op if values[-1].node else "its input"
+        result.notes.append(f"an output of shape {tuple(tensor.shape)} is an inner value of the source, after {after}")
+    missing = [i for i in range(len(source.output)) if i not in order]
+    if missing:
+        count, shape = len(source.output), tuple(source.output[missing[0]].shape)
+        which = f"output {missing[0] + 1} of {count} " if count > 1 else "output "
+        inner = "; ".join(["", *result.notes])
+        hint = "return it, or choose outputs of the source with source=" if count > 1 else ""
+        result.problem = f"the source's {which}of shape {shape} is not returned{inner}" + (f"; {hint}" if hint else "")
+        return result
+    shapes = [source.output[i].shape for i in order]
+    if any(i > j and a == b for (i, a), (j, b) in combinations(zip(order, shapes, strict=True), 2)):
+        given = ", ".join(str(i + 1) for i in order)
+        result.problem = f"the outputs are in another order than the source's: here come its outputs {given}"
     return result
 
 
@@ -78,23 +81,14 @@ def _distance(a: Tensor, b: Tensor) -> float:
     if best <= DOUBLE:
         return best
     squeezed, other = a.squeeze(), b.squeeze()
+    if squeezed.shape == other.shape:
+        return best
     return min([best, *(difference(squeezed, other.permute(p)) for p in layouts(other.shape, squeezed.shape))])
+
+
+def _is(a: Tensor, b: Tensor) -> bool:
+    return a.is_floating_point() and b.is_floating_point() and difference(a, b) <= DOUBLE
 
 
 def _is_constant(tensor: Tensor) -> bool:
     return tensor.numel() < 2 or bool((tensor == tensor.flatten()[0]).all())
-
-
-def _is_before_softmax(value: Value) -> bool:
-    """Whether nothing but a softmax and views are between a value and an output of the source."""
-    front, softmax = [value.node] if value.node else [], False
-    while front:
-        node = front.pop()
-        for consumer in node.consumers:
-            if consumer.op in _LEFT_TO_THE_LOSS:
-                softmax = True
-                continue
-            if consumer.op not in VIEWS:
-                return False
-            front.append(consumer)
-    return softmax

@@ -90,15 +90,15 @@ class Placement:
         """
         weights, layer = dict(assignment.weights), assignment.layer
         offset = late = None
-        if assignment.moved is not None:
-            self._set_biases([b for b in self.biases if b is not assignment.moved])
+        if assignment.moved:
+            self._set_biases([b for b in self.biases if b not in assignment.moved])
         bias = weights.get("bias")
         if event.kind in LINEAR and layer is not None:
             if event.weights.get("bias") is not None:
                 offset = self._take_biases(event)
                 weights["bias"] = bias if offset is None else offset if bias is None else bias + offset
             elif bias is not None and bool(bias.any()):
-                offset, late = -bias, self._give_bias(event, bias, layer)
+                offset, late = -bias, self._give_bias(event, bias, assignment)
         for name, weight in event.weights.items():
             if weight is None:
                 continue
@@ -112,7 +112,7 @@ class Placement:
                 raise ContradictionError(event.node, why, layer) from e
         return offset, late
 
-    def _give_bias(self, event: Event, bias: Tensor, layer: Layer) -> Tensor | None:
+    def _give_bias(self, event: Event, bias: Tensor, assignment: Assignment) -> Tensor | None:
         """Add a bias that an event has no place for to that of an earlier event, or leave it for later."""
         for placed in self.placed.values():
             other, place = placed.event, placed.event.weights.get("bias")
@@ -122,7 +122,7 @@ class Placement:
                 self.parameters.write(place.slot, place.view, place.view + bias)
                 self._shift(placed, bias)
                 return bias
-        self._set_biases([*self.biases, MovedBias(bias, event, layer)])
+        self._set_biases([*self.biases, MovedBias(bias, event, assignment)])
         return None
 
     def _shift(self, placed: Placed, bias: Tensor) -> None:

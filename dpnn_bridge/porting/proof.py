@@ -8,11 +8,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dpnn_bridge.porting.comparison import ContradictionError, Placed, compare_event
+from dpnn_bridge.porting.comparison import ContradictionError, compare_event
 from dpnn_bridge.porting.events import event_key, event_of
+from dpnn_bridge.porting.explain import located, of_layer
 from dpnn_bridge.porting.networks import Call
 from dpnn_bridge.porting.outputs import Outputs, match_outputs
-from dpnn_bridge.porting.source import Source
+from dpnn_bridge.porting.report import Deviation
+from dpnn_bridge.porting.search import Search
 from dpnn_bridge.porting.tape import Node, Recorder, Tape, leaves
 
 
@@ -32,11 +34,27 @@ class Proof:
     events: int
     outputs: Outputs
 
+    def deviation(self) -> Deviation:
+        """Where the module that fitted the first input differs on the second one."""
+        assert self.failed is not None
+        node, layer = self.failed.node, self.failed.layer
+        why = f"equal on the first input and not on the second: {self.failed.why}"
+        if node is None:
+            return Deviation("", "", layer.name if layer else "", why)
+        return located(node, layer.name if layer else "", of_layer(node, layer, why) if layer else why)
+
 
 def prove(
-    module: nn.Module, call: Call, example: Any, placed: dict[Any, Placed], source: Source, single: frozenset[str]
+    module: nn.Module,
+    call: Call,
+    example: Any,
+    search: Search,
+    single: frozenset[str] = frozenset(),
 ) -> Proof:
     """Run a filled module and compare every event and the output with a run of the source on the same input."""
+    placed, source, loose = search.placement.placed, search.source, search.parameters.normalized
+    for layer in source.layers:
+        layer.single |= loose
     worst, failed, count = 0.0, None, 0
     kept: list[Any] = []
 
@@ -46,7 +64,6 @@ def prove(
         if event is not None:
             node.event = event
             node.origins |= 1 << node.index
-            event.forms()
             event.input = event.input.clone()
         out = run()
         if event is not None and failed is None:
@@ -66,7 +83,7 @@ def prove(
 
     tape = Recorder(module, example, observe, single).run(module, run)
     got = [t.double() if t.is_floating_point() else t for t in leaves(kept) if isinstance(t, Tensor)]
-    outputs = match_outputs(got, source)
+    outputs = match_outputs(got, source, loose)
     if tape.failure is not None:
         failed = failed or ContradictionError(None, f"the module's forward fails on the second input: {tape.failure}")
     elif outputs.problem:

@@ -15,21 +15,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dpnn_bridge.porting.assignment import Assignment, assignments
+from dpnn_bridge.porting.assignment import Assignment, MovedBias, absorbing, neutral, rearranged, taken_over
 from dpnn_bridge.porting.comparison import ContradictionError
 from dpnn_bridge.porting.events import Event, event_key, event_of
-from dpnn_bridge.porting.flow import gates, signature
+from dpnn_bridge.porting.flow import gates, signature, sums_with, through_views
 from dpnn_bridge.porting.outputs import match_outputs
+from dpnn_bridge.porting.pieces import of_pieces
 from dpnn_bridge.porting.placement import Placement
-from dpnn_bridge.porting.source import Prints, Source
+from dpnn_bridge.porting.source import Layer, Source
 from dpnn_bridge.porting.tape import VIEWS, Node, Slot, Tape, leaves, replaced
-from dpnn_bridge.porting.values import Fingerprint
+from dpnn_bridge.porting.values import DOUBLE, Fingerprint, Prints, difference
 from dpnn_bridge.porting.writing import Journal, Parameters
 
 _GATHERING = "cat stack copy zeros_like empty constant_pad_nd index fill zero index_select gather"
 #: operations whose results need not be values of the source
-_ARRANGING = VIEWS | frozenset(_GATHERING.split())
-_SECONDS, _BACKTRACKS = 20.0, 3000
+ARRANGING = VIEWS | frozenset(_GATHERING.split())
+_SECONDS, _BACKTRACKS = 8.0, 3000
+#: how many values of the source a value that is none outweighs, and a part of the source that is used twice
+_STRANGE, _TWICE = 2, 10
 
 
 @dataclass
@@ -50,6 +53,8 @@ class Search:
         output: the tensors that the target gives with the weights found.
         parameters: the weights found.
         placement: which event has which.
+        known, strange: indices of the nodes that give a value of the source, and of those that do not.
+        takes, gives: fingerprints of what a node took and gave.
     """
 
     def __init__(self, tape: Tape, source: Source, tensors: dict[str, Tensor]) -> None:
@@ -62,10 +67,15 @@ class Search:
         self.placement = Placement(self.parameters, self.journal, source)
         self.prints = Prints()
         self.odd: dict[int, Node] = {}
-        self.allowed: set[int] = set()
+        self.allowed: set[tuple[str, str, str]] = set()
+        self.lenient = False
         self.choices: list[Choice] = []
         self.forced: dict[int, int] = {}
         self.marks: dict[int, int] = {}
+        self.known: set[int] = set()
+        self.strange: set[int] = set()
+        self.takes: dict[int, list[Fingerprint]] = {}
+        self.gives: dict[int, list[Fingerprint]] = {}
         self.signatures = {layer.index: layer.signature() for layer in source.layers}
 
     # -- running -------------------------------------------------------------------------------------------------------
@@ -73,11 +83,11 @@ class Search:
         """Assign weights to every event.
 
         Returns:
-            The deepest contradiction, with the search left in the state in which it arose; None where all fits.
+            The contradiction that was left, with the search in the state in which it arose; None where all fits.
         """
         with torch.no_grad():
             while True:
-                found, _, decisions = self._deepest()
+                found, decisions = self._farthest()
                 if found is None:
                     return None
                 self.journal.rollback(0)
@@ -85,25 +95,38 @@ class Search:
                 self.choices.clear()
                 self.forced = decisions
                 if not found.soft or found.node is None:
+                    self.lenient = True
                     return self._forwards(0)[0] or found
-                self.allowed.add(found.node.index)
+                self.allowed.add(_site(found.node))
 
-    def _deepest(self) -> tuple[ContradictionError | None, int, dict[int, int]]:
-        """Search until everything fits or nothing is left to try; the deepest contradiction and the way to it."""
-        began, at, deepest = time.monotonic(), 0, -1
-        worst: ContradictionError | None = None
+    def _farthest(self) -> tuple[ContradictionError | None, dict[int, int]]:
+        """Search until everything fits or nothing is left to try.
+
+        Returns:
+            The contradiction with the most values of the source before it, and the decisions that led to it.
+        """
+        began, at, most = time.monotonic(), 0, 0
+        best: ContradictionError | None = None
         decisions: dict[int, int] = {}
         for _ in range(_BACKTRACKS):
             found, at = self._forwards(at)
             if found is None:
-                return None, at, {}
-            if at > deepest:
-                worst, deepest, decisions = found, at, {c.node.index: c.taken for c in self.choices}
+                return None, {}
+            right = self._worth(at)
+            if best is None or right > most:
+                best, most, decisions = found, right, {c.node.index: c.taken for c in self.choices}
             back = self._back(found)
             if back is None or time.monotonic() - began > _SECONDS:
                 break
             at = back
-        return worst, deepest, decisions
+        return best, decisions
+
+    def _worth(self, at: int) -> int:
+        """How much speaks for the decisions before a node: values of the source, against values that are none."""
+        known = sum(index < at for index in self.known)
+        strange = sum(index < at for index in self.strange)
+        twice = sum(n - 1 for n in self.placement.used.values())
+        return known - _STRANGE * strange - _TWICE * twice
 
     def _forwards(self, at: int) -> tuple[ContradictionError | None, int]:
         """Run from a node on to the first contradiction or to the end."""
@@ -138,20 +161,22 @@ class Search:
             self.prints.forget(changed)
             self.journal.save(changed)
             self.journal.add(lambda: self.prints.forget(changed))
-        event = None if node.constant else event_of(self.tape, node, args)
-        if event is None:
-            takes = [] if node.constant else self._prints(node)
+        if node.constant:
             self._store(node, node.run(args, kwargs))
-            if not node.constant:
-                self._look(node, takes)
+            return
+        self.takes[node.index] = self._prints(node.reads)
+        event = event_of(self.tape, node, args)
+        if event is None:
+            self._store(node, node.run(args, kwargs))
         else:
             self.decide(node, event, lambda: node.run(args, kwargs))
+        self._look(node)
 
     def _value(self, value: Any) -> Any:
         return self.env[value.number] if isinstance(value, Slot) else value
 
-    def _prints(self, node: Node) -> list[Fingerprint]:
-        return [self.prints.of(s.number, self.env[s.number]) for s in node.reads if s.number not in self.tape.weights]
+    def _prints(self, slots: list[Slot]) -> list[Fingerprint]:
+        return [self.prints.of(s.number, self.env[s.number]) for s in slots if s.number not in self.tape.weights]
 
     def _store(self, node: Node, out: Any) -> None:
         for slot, tensor in zip(node.outs, (t for t in leaves(out) if isinstance(t, Tensor)), strict=True):
@@ -170,21 +195,25 @@ class Search:
                 return True
         return False
 
-    def _look(self, node: Node, takes: list[Fingerprint]) -> None:
-        """Compare the result of an operation without weights with the source's values."""
-        if node.op in _ARRANGING or not node.outs:
-            return
-        result = self.env[node.outs[0].number]
-        if not result.is_floating_point() or not result.numel():
-            return
-        if self.knows(node.outs[0]):
-            if "norm" in node.op:
+    def _look(self, node: Node) -> None:
+        """Compare the result of an operation with the source's values."""
+        self.gives[node.index] = self._prints(node.outs)
+        self.known.discard(node.index)
+        self.strange.discard(node.index)
+        if all(self.knows(slot) for slot in node.outs):
+            self.known.add(node.index)
+            if "norm" in node.op and node.event is None:
                 self.placement.drop_biases(node.origins)
             return
-        if takes and all(self.source.knows(p) for p in takes):
+        if node.op in ARRANGING or not self.env[node.outs[0].number].is_floating_point():
+            return
+        self.strange.add(node.index)
+        if node.event is not None:
+            return
+        if all(self.source.knows(p) for p in self.takes[node.index]):
             self.odd[node.index] = node
             self.journal.add(lambda: self.odd.pop(node.index, None))
-            if node.index not in self.allowed and any(node.origins >> c.node.index & 1 for c in self.choices):
+            if self._is_strict(node) and any(node.origins >> c.node.index & 1 for c in self.choices):
                 raise ContradictionError(node, "gives no value of the source", soft=True)
 
     # -- deciding ------------------------------------------------------------------------------------------------------
@@ -198,27 +227,57 @@ class Search:
             return
         choice = self.choices[-1] if self.choices and self.choices[-1].node is node else None
         if choice is None:
-            choice = Choice(node, iter(self.candidates(event)), -1)
-            self.choices.append(choice)
+            candidates = self.candidates(event)
+            choice = Choice(node, iter(candidates), -1)
+            if len(candidates) > 1:
+                self.choices.append(choice)
         mark, failed, skipped = self.journal.mark(), None, self.forced.pop(node.index, 0)
         for assignment in choice.options:
             choice.taken += 1
             if choice.taken < skipped:
                 continue
             try:
-                self._store(node, self.placement.place(key, event, assignment, run))
+                out = self.placement.place(key, event, assignment, run)
+                if assignment.moved and self._is_strict(node):
+                    self._check_moved(node, assignment.moved, out)
+                self._store(node, out)
                 return
             except ContradictionError as contradiction:
                 failed = failed or contradiction
                 self.journal.rollback(mark)
-        self.choices.pop()
+        if self.choices and self.choices[-1] is choice:
+            self.choices.pop()
         contradiction = failed or ContradictionError(node, "its input is the input of no layer of the source")
         contradiction.conflicts |= choice.conflicts
         raise contradiction
 
-    def candidates(self, event: Event) -> list[Assignment] | Iterator[Assignment]:
-        count = gates(event.node, event.sizes, self.tape.shapes) if event.kind == "linear" else 1
-        found = assignments(event, self.source, count, self.placement.biases)
+    def _is_strict(self, node: Node) -> bool:
+        """Whether an operation that gives no value of the source is held against the choices before it."""
+        return not self.lenient and _site(node) not in self.allowed
+
+    def _check_moved(self, node: Node, moved: tuple[MovedBias, ...], out: Any) -> None:
+        """A sum with a bias is a value of the source, or what its layer gives in several steps."""
+        result = next(leaves(out))
+        if not self.source.knows(Fingerprint.of(result)):
+            want = moved[0].result() if len(moved) == 1 else None
+            if want is None or want.numel() != result.numel() or difference(result.reshape(want.shape), want) > DOUBLE:
+                raise ContradictionError(node, "gives no value of the source with the bias that was left", soft=True)
+
+    def candidates(self, event: Event) -> list[Assignment]:
+        """The assignments that may fit, the likeliest first."""
+        form = event.linear_form
+        count = gates(event.node, form[1], self.tape.shapes) if form else 1
+        found = list(taken_over(event, self.source))
+        if any(n.event is not None and n.event.kind == "batch norm" for n in through_views(event.node)):
+            found = [a for a in found if a.fold is None]
+        for plain in found:
+            plain.gates, plain.order = count, tuple(range(count))
+        if count > 1 or not found:
+            found += of_pieces(event, self.source, count)
+        if not found:
+            found += rearranged(event, self.source, self.tape)
+        found += absorbing(event, self.source, self.placement.biases)
+        found = found or list(neutral(event))
         if count > 1:
             return self._like_neighbours(found, event)
         wanted = signature(event.node)
@@ -230,18 +289,17 @@ class Search:
 
         return sorted(found, key=cost)
 
-    def _like_neighbours(self, found: Iterator[Assignment], event: Event) -> list[Assignment]:
-        """Put the order of gates first that the events before have; a module has one order."""
-        every = list(found)
-        orders = [
-            p.assignment.order or tuple(range(len(p.assignment.pieces)))
-            for p in reversed(self.placement.placed.values())
-            if p.event.kind == "linear" and p.assignment.pieces
-        ]
-        near = [o for o in orders if len(o) > 1]
-        usual = [a for a in every if a.order == near[0]] if near else []
-        free = lambda a: any(u in self.placement.used for u in a.uses())  # noqa: E731
-        return sorted([*usual, *(a for a in every if a not in usual)], key=free)
+    def _like_neighbours(self, found: list[Assignment], event: Event) -> list[Assignment]:
+        """Put the order of gates first that the events before have; gates that are added have one order."""
+        gated = [p for p in reversed(self.placement.placed.values()) if p.assignment.gates > 1]
+        near = gated[0].assignment.order if gated else None
+        added = [p.assignment.order for p in gated if sums_with(p.event.node, event.node)]
+        same = [a for a in found if a.order is not None and a.order == added[0]] if added else []
+
+        def cost(a: Assignment) -> tuple[bool, bool]:
+            return any(u in self.placement.used for u in a.uses()), bool(gated) and a.order != near
+
+        return sorted(same or found, key=cost)
 
     def finish(self) -> None:
         """Compare the output; every bias must have a place.
@@ -255,8 +313,28 @@ class Search:
             )
         if self.placement.biases:
             moved = self.placement.biases[0]
-            raise ContradictionError(moved.event.node, "has no bias, the source's layer has one", moved.layer)
+            raise ContradictionError(
+                moved.event.node, "has no bias, the source's layer has one", moved.assignment.layer
+            )
         self.output = [self._value(v) for v in self.tape.output]
         problem = match_outputs(self.output, self.source).problem
         if problem:
             raise ContradictionError(None, problem)
+        for layer in self.unused():
+            hint = "give the module this layer, or return the output that depends on it"
+            raise ContradictionError(None, f"no parameter was set from the source's layer {layer.name}; {hint}", layer)
+
+    def unused(self) -> list[Layer]:
+        """Layers that the source's output depends on and whose weights, or a part of them, no event has."""
+        used = self.placement.used
+        whole = {index for index, _, count in used if count == 1}
+        parts: dict[int, set[tuple[int, int]]] = {}
+        for index, part, count in used:
+            parts.setdefault(index, set()).add((part, count))
+        covered = {index for index, found in parts.items() if any(len(found) >= count for _, count in found)}
+        return [layer for layer in self.source.needed() if layer.index not in whole | covered]
+
+
+def _site(node: Node) -> tuple[str, str, str]:
+    """Where an operation is in the user's code: what is odd there once is odd in every step."""
+    return node.op, node.owner, node.line

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,32 +13,10 @@ from torch import Tensor, nn
 from dpnn_bridge.porting.events import LINEAR, Event, Form, event_of
 from dpnn_bridge.porting.flow import signature, through_views
 from dpnn_bridge.porting.tape import VIEWS, Node, Recorder, Tape, leaves
-from dpnn_bridge.porting.values import DOUBLE, SINGLE, Fingerprint, Table, difference, matching_rows
+from dpnn_bridge.porting.values import DOUBLE, SINGLE, SUMS, Fingerprint, Prints, Table, difference, matching_rows
 
-
-class Prints:
-    """Fingerprints of the tensors of a run, worked out once for each state of a tensor."""
-
-    def __init__(self) -> None:
-        self._known: dict[int, Fingerprint] = {}
-        self._places: dict[int, set[int]] = {}
-
-    def of(self, key: int, tensor: Tensor) -> Fingerprint:
-        """The fingerprint of a tensor that a key stands for as long as it lives."""
-        found = self._known.get(key)
-        if found is None:
-            found = self._known[key] = Fingerprint.of(tensor)
-            self._places.setdefault(tensor.untyped_storage().data_ptr(), set()).add(key)
-        return found
-
-    def forget(self, *tensors: Tensor) -> None:
-        """Drop what was worked out for memory that is about to change."""
-        for tensor in tensors:
-            for number in self._places.pop(tensor.untyped_storage().data_ptr(), ()):
-                self._known.pop(number, None)
-
-    def drop(self, key: int) -> None:
-        self._known.pop(key, None)
+#: operations on all gates of a recurrent layer at once
+_GATED = frozenset(("addmm", "mm", "add", "sigmoid", "baddbmm"))
 
 
 @dataclass(eq=False)
@@ -59,6 +38,7 @@ class Layer:
         values: name -> weights, in the layout of the kind.
         roots: names of the source's parameters that the weights are made of.
         fold: the batch norm that takes every result, or None.
+        addition: the layer that adds what counts as this one's bias, or None.
     """
 
     index: int
@@ -70,6 +50,7 @@ class Layer:
     learned: bool
     events: list[Event] = field(default_factory=list)
     fold: Layer | None = None
+    addition: Layer | None = None
     single: bool = False
     forms: tuple[Form, ...] = ()
     pairs: dict[Form, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
@@ -91,7 +72,7 @@ class Layer:
 
     def _pairs(self, form: Form) -> list[tuple[Tensor, Tensor]]:
         if form not in self.pairs:
-            self.pairs[form] = [(e.forms()[form], e.out_rows(e.output, form)) for e in self.events if form in e.forms()]
+            self.pairs[form] = [(e.rows_in(form), e.out_rows(e.output, form)) for e in self.events if form in e.forms]
         return self.pairs[form]
 
     def matrix(self) -> Tensor:
@@ -126,17 +107,21 @@ class Source:
 
     Attributes:
         table: the values of the last run.
+        gates: equal parts of the rows of values.
         tape, output: what the last run did and gave.
+        tolerance: of fingerprints.
     """
 
     def __init__(self, names: Callable[[str], str], single: frozenset[str] = frozenset()) -> None:
         self.layers: list[Layer] = []
         self.names, self.single = names, single
+        self.tolerance = SUMS
         self._by_weights: dict[Any, Layer] = {}
 
     def record(self, module: nn.Module, call: Callable[[nn.Module, Any], Any], example: Any) -> None:
         """Run the network; what the layers took and gave in an earlier run is forgotten."""
         self.table: Table[Value] = Table()
+        self.gates: Table[None] = Table()
         self._prints = Prints()
         self._alive: list[Any] = []
         for layer in self.layers:
@@ -149,11 +134,13 @@ class Source:
             return kept[0]
 
         self.tape = Recorder(module, example, self._observe, self.single).run(module, run)
+        self.tolerance = SINGLE if any(node.single for node in self.tape.nodes) else SUMS
         tensors = [t.detach() for t in leaves(kept) if isinstance(t, Tensor)]
         self.output = [t.double() if t.is_floating_point() else t for t in tensors]
         for layer in self.layers:
-            layer.forms = layer.forms or tuple(layer.events[0].forms())
+            layer.forms = layer.forms or layer.events[0].forms
             layer.fold = layer.fold or _fold(layer, self.layers)
+            _merge_addition(layer, self.layers)
         self._alive.clear()
 
     def _observe(self, tape: Tape, node: Node, args: Any, kwargs: Any, run: Callable[[], Any]) -> Any:
@@ -178,15 +165,25 @@ class Source:
                 node.gives.append(print)
                 if node.op not in VIEWS or not any(p.count == print.count for p in node.takes):
                     self.table.add(print, Value(node, print, tuple(tensor.shape)))
+                if node.op in _GATED:
+                    self._add_gates(tensor)
         if event is not None:
             event.output = event.rows(next(leaves(out))).detach().clone()
             event.rows = lambda t: t
             node.event = event
+            node.origins |= 1 << node.index
         return out
+
+    def _add_gates(self, tensor: Tensor) -> None:
+        """Store the halves, thirds and quarters of rows, which another network may hold as tensors of their own."""
+        for parts in (2, 3, 4) if tensor.dim() == 2 else ():
+            if tensor.shape[1] % parts == 0:
+                for part in tensor.chunk(parts, 1):
+                    self.gates.add(Fingerprint.of(part), None)
 
     def _store(self, tape: Tape, event: Event) -> None:
         weights = {k: None if w is None else w.view.detach().clone() for k, w in event.weights.items()}
-        key = (event.kind, *((k, None if w is None else Fingerprint.of(w)) for k, w in weights.items()))
+        key = (event.kind, *((k, None if w is None else _digest(w)) for k, w in weights.items()))
         layer = self._by_weights.get(key)
         if layer is None:
             roots = list(dict.fromkeys(n for w in event.weights.values() if w for n in tape.root_names(w.slot)))
@@ -202,8 +199,44 @@ class Source:
         layer.events.append(event)
         layer.single |= event.node.single
 
-    def knows(self, print: Fingerprint, tolerance: float = 1e-9) -> bool:
-        return next(self.table.find(print, tolerance), None) is not None
+    def needed(self) -> list[Layer]:
+        """The layers with parameters that the output depends on."""
+        makers = [self.tape.maker.get(slot.number) for slot in self.tape.output or ()]
+        origins = 0
+        for node in makers:
+            origins |= node.origins if node is not None else 0
+        return [
+            layer for layer in self.layers if layer.learned and any(origins >> e.node.index & 1 for e in layer.events)
+        ]
+
+    def knows(self, print: Fingerprint) -> bool:
+        """Whether a tensor, whatever the order of its elements, is a value of the last run or a gate in one."""
+        found = self.table.find(print, self.tolerance), self.gates.find(print, self.tolerance)
+        return any(True for values in found for _ in values)
+
+
+def _merge_addition(layer: Layer, layers: list[Layer]) -> None:
+    """Take an addition of weights that follows a linear map in every use as its bias."""
+    if layer.kind != "linear" or (layer.bias is not None and layer.addition is None) or not layer.events:
+        return
+    after = [[n.event for n in through_views(event.node) if n.op not in VIEWS] for event in layer.events]
+    if any(len(events) != 1 or events[0] is None or events[0].kind != "add" for events in after):
+        return
+    found = {next((x for x in layers if events[0] in x.events), None) for events in after}
+    addition = found.pop()
+    if found or addition is None or addition.values["weight"] is None or addition is layer:
+        return
+    bias = addition.values["weight"].flatten()
+    if len(bias) == layer.matrix().shape[0]:
+        layer.values["bias"], layer.addition = bias, addition
+        for event in layer.events:
+            assert event.output is not None
+            event.output = event.output + bias
+
+
+def _digest(tensor: Tensor) -> tuple[Any, ...]:
+    """What tells weights apart by their values."""
+    return tuple(tensor.shape), hashlib.blake2b(tensor.contiguous().numpy().data, digest_size=16).digest()
 
 
 def _fold(layer: Layer, layers: list[Layer]) -> Layer | None:

@@ -278,7 +278,8 @@ class Recorder(EagerMode):
             tape.maker.setdefault(slot.number, node)
             if tensor.numel():
                 self._by_memory.setdefault(_memory(tensor), slot)
-            if node.constant and any(s.number in tape.weights for s in node.reads):
+            copies = not name.startswith("new_") and not name.endswith("_like")
+            if node.constant and copies and any(s.number in tape.weights for s in node.reads):
                 tape.weights.add(slot.number)
         if node.mutates:
             for tensor in tensors[:1]:

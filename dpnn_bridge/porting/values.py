@@ -14,7 +14,7 @@ from torch import Tensor
 #: largest difference of equal values, relative to the largest of them: what double precision leaves, and single
 DOUBLE, SINGLE = 1e-10, 5e-6
 #: the same for sums over a tensor
-_SUMS = 1e-9
+SUMS = 1e-9
 _BINS = 1e7
 
 T = TypeVar("T")
@@ -37,7 +37,7 @@ class Fingerprint:
             return cls(0, 0.0, 0.0, 0.0)
         return cls(d.numel(), *torch.stack([d.sum(), d.abs().sum(), torch.linalg.vector_norm(d) ** 2]).tolist())
 
-    def matches(self, other: Fingerprint, tolerance: float = _SUMS) -> bool:
+    def matches(self, other: Fingerprint, tolerance: float = SUMS) -> bool:
         scale = max(self.absolute, other.absolute)
         return (
             self.count == other.count
@@ -56,7 +56,7 @@ class Table(Generic[T]):
     def add(self, print: Fingerprint, value: T) -> None:
         self._bins.setdefault(_bin(print), []).append((print, value))
 
-    def find(self, print: Fingerprint, tolerance: float = _SUMS) -> Iterator[T]:
+    def find(self, print: Fingerprint, tolerance: float = SUMS) -> Iterator[T]:
         count, at = _bin(print)
         reach = max(1, math.ceil(tolerance * _BINS))
         for offset in range(-reach, reach + 1):
@@ -65,13 +65,38 @@ class Table(Generic[T]):
                     yield value
 
     def __contains__(self, print: object) -> bool:
-        return isinstance(print, Fingerprint) and next(self.find(print), None) is not None
+        return isinstance(print, Fingerprint) and any(True for _ in self.find(print))
 
 
 def _bin(print: Fingerprint) -> tuple[int, int]:
     if not math.isfinite(print.absolute) or print.absolute <= 0:
         return print.count, -(2**62)
     return print.count, round(math.log(print.absolute) * _BINS)
+
+
+class Prints:
+    """Fingerprints of the tensors of a run, worked out once for each state of a tensor."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, Fingerprint] = {}
+        self._places: dict[int, set[int]] = {}
+
+    def of(self, key: int, tensor: Tensor) -> Fingerprint:
+        """The fingerprint of a tensor that a key stands for as long as it lives."""
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = Fingerprint.of(tensor)
+            self._places.setdefault(tensor.untyped_storage().data_ptr(), set()).add(key)
+        return found
+
+    def forget(self, *tensors: Tensor) -> None:
+        """Drop what was worked out for memory that is about to change."""
+        for tensor in tensors:
+            for number in self._places.pop(tensor.untyped_storage().data_ptr(), ()):
+                self._known.pop(number, None)
+
+    def drop(self, key: int) -> None:
+        self._known.pop(key, None)
 
 
 def difference(a: Tensor, b: Tensor) -> float:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dpnn_bridge.porting.tape import VIEWS, Node, Slot, Tape, replaced
+from dpnn_bridge.porting.values import SINGLE
 
 
 class NoInverseError(Exception):
@@ -46,6 +47,7 @@ class Parameters:
     Attributes:
         tensors: name -> current value.
         written: name -> which elements were set.
+        normalized: a weight goes through a spectral norm, whose result is exact in single precision only.
     """
 
     def __init__(self, tape: Tape, env: list[Any], tensors: dict[str, Tensor], journal: Journal) -> None:
@@ -55,6 +57,7 @@ class Parameters:
             n: torch.zeros(t.untyped_storage().nbytes() // t.element_size(), dtype=torch.bool)
             for n, t in self.tensors.items()
         }
+        self.normalized = False
         for number, name in tape.roots.items():
             env[number] = self.tensors[name]
 
@@ -87,10 +90,34 @@ class Parameters:
         inverse = _INVERSES.get(node.op) or (_copied if node.op in VIEWS else None)
         if inverse is None:
             raise NoInverseError(node.op)
+        if node.op == "div" and isinstance(node.args[1], Slot) and (buffers := self._power_iteration(node)):
+            self._normalize(node, buffers, self.env[slot])
+            return
         args = replaced(list(node.args), lambda a: self.env[a.number] if isinstance(a, Slot) else a)
         for slots, value in inverse(node, self.env[slot], args):
             if slots.number in self.tape.weights:
                 self.write(slots.number, self.env[slots.number], value)
+
+    def _power_iteration(self, node: Node) -> list[str]:
+        """The buffers with the singular vectors of a spectral norm; empty where a division is by something else."""
+        names = self.tape.root_names(node.args[1].number)
+        return [n for n in names if n not in self.tape.parameters and self.tensors[n].dim() == 1]
+
+    def _normalize(self, node: Node, buffers: list[str], value: Tensor) -> None:
+        """Write a matrix that is divided by its largest singular value: it can hold none but with that value one."""
+        weight = node.args[0].number
+        rows = next(self.tensors[n].numel() for n in buffers)
+        matrix = value.reshape(rows, -1) if rows == len(value) else value.transpose(0, 1).reshape(rows, -1)
+        left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+        if abs(values[0].item() - 1) > SINGLE:
+            raise NoInverseError(f"a spectral norm (the largest singular value is {values[0].item():.4g}, not 1)")
+        for name, vector in zip(buffers, (left[:, 0], right[0]), strict=False):
+            self.journal.save(self.tensors[name])
+            self.tensors[name].copy_(vector)
+            self.journal.save(self.written[name])
+            self.written[name].fill_(True)
+        self.normalized = True
+        self.write(weight, self.env[weight], value * values[0])
 
 
 def _copied(node: Node, value: Tensor, args: list[Any]) -> Any:

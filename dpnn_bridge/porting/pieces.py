@@ -1,0 +1,212 @@
+"""Assignments that take the source's linear maps apart: gates in another order, several layers in one, one in several.
+
+A piece is a part of a layer's outputs, and perhaps of its inputs. An event gets as many pieces as the target divides
+its result into, in the order in which they make the right values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice, permutations
+
+import torch
+from torch import Tensor
+
+from dpnn_bridge.porting.assignment import Assignment, Weights, native
+from dpnn_bridge.porting.events import Event, Form
+from dpnn_bridge.porting.flow import sums_with
+from dpnn_bridge.porting.source import Layer, Source
+from dpnn_bridge.porting.values import Fingerprint, matching_rows
+
+_MOST, _MOST_ORDERS = 12, 500
+#: orders of gates that libraries use, before the others
+_USUAL = ((0, 1, 3, 2), (0, 2, 1, 3), (0, 3, 1, 2), (0, 2, 3, 1), (1, 0, 2))
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """A part of a layer.
+
+    Attributes:
+        form: the linear form of the layer.
+        part, count: which part of the outputs, of how many.
+        low, high: columns of the layer's inputs.
+    """
+
+    layer: Layer
+    form: Form
+    part: int
+    count: int
+    low: int
+    high: int
+
+    @property
+    def whole(self) -> bool:
+        return self.high - self.low == self.form[2]
+
+    @property
+    def size(self) -> int:
+        return self.form[1] // self.count
+
+    def of(self, values: Tensor) -> Tensor:
+        """The part of outputs, the first dimension of values."""
+        return values[self.part * self.size : (self.part + 1) * self.size]
+
+    def matrix(self) -> Tensor:
+        return self.of(self.layer.matrix())[:, self.low : self.high]
+
+    def bias(self) -> Tensor | None:
+        """The bias; of a layer that is split by columns, the piece with the first column has it."""
+        bias = self.layer.bias
+        return None if bias is None or self.low else self.of(bias)
+
+    def respond(self, rows: Tensor) -> Tensor | None:
+        """What this part of the layer gives for rows, None where the layer never took them."""
+        if self.whole:
+            given = self.layer.respond(rows, self.form)
+            return None if given is None else given[:, self.part * self.size : (self.part + 1) * self.size]
+        result, bias = rows @ self.matrix().t(), self.bias()
+        return result if bias is None else result + bias
+
+
+def of_pieces(event: Event, source: Source, gates: int) -> Iterator[Assignment]:
+    """Gates in any order, from one layer or from several; a part of a layer that computes several gates."""
+    form = event.linear_form
+    if form is None:
+        return
+    size, rows = form[1] // gates, event.rows_in(form)
+    pieces = list(_pieces(source, rows, size))
+    yield from _selected(event, form, pieces, gates)
+    if not pieces:
+        yield from _selected(event, form, list(_columns(source, rows, size)), gates)
+        yield from _joined(event, form, source, gates)
+
+
+def _pieces(source: Source, rows: Tensor, size: int) -> Iterator[Piece]:
+    """The parts of layers that take rows."""
+    for layer in source.layers:
+        for form in layer.forms:
+            if form[0] == "linear" and form[2] == rows.shape[1] and form[1] % size == 0 and form[1] // size <= 4:
+                if layer.respond(rows, form) is not None:
+                    count = form[1] // size
+                    yield from (Piece(layer, form, i, count, 0, form[2]) for i in range(count))
+                break
+
+
+def _columns(source: Source, rows: Tensor, size: int) -> Iterator[Piece]:
+    """The parts of layers whose inputs begin or end with rows: the source joins what the target adds up."""
+    for layer in source.layers:
+        for form in layer.forms:
+            width = rows.shape[1]
+            if form[0] != "linear" or form[2] <= width or form[1] % size or form[1] // size > 4:
+                continue
+            taken, count = torch.cat(layer.inputs(form)), form[1] // size
+            for low in dict.fromkeys((0, form[2] - width)):
+                if matching_rows(rows, taken[:, low : low + width]) is not None:
+                    yield from (Piece(layer, form, i, count, low, low + width) for i in range(count))
+
+
+def _selected(event: Event, form: Form, pieces: list[Piece], gates: int) -> Iterator[Assignment]:
+    for chosen in _selections(pieces, gates):
+        first = chosen[0]
+        same = all(p.layer is first.layer for p in chosen)
+        order = tuple(p.part for p in chosen)
+        if same and len(chosen) == first.count and first.whole and order == tuple(range(gates)):
+            continue  # the layer as it is
+        yield _assigned(event, form, chosen, order if same and len(chosen) == first.count else None)
+
+
+def _selections(pieces: list[Piece], gates: int) -> Iterator[tuple[Piece, ...]]:
+    """Ordered selections of pieces: of one layer in its own order, in another, of several layers."""
+    orders = sorted(permutations(range(gates)), key=lambda p: (p != tuple(range(gates)), p not in _USUAL, p))
+    whole = [p for p in pieces if p.count == gates and p.part == 0] if gates > 1 else []
+    for first in whole:
+        parts = [p for p in pieces if p.layer is first.layer and p.low == first.low]
+        yield from (tuple(parts[i] for i in order) for order in orders)
+    if not whole and len(pieces) <= _MOST:
+        yield from permutations(pieces, gates)
+
+
+def _assigned(event: Event, form: Form, chosen: tuple[Piece, ...], order: tuple[int, ...] | None) -> Assignment:
+    def build() -> Weights:
+        biases = [p.bias() for p in chosen]
+        bias = None
+        if any(b is not None for b in biases):
+            none = torch.zeros(chosen[0].size, dtype=torch.float64)
+            bias = torch.cat([none if b is None else b for b in biases])
+        return {"weight": native(event, torch.cat([p.matrix() for p in chosen])), "bias": bias}
+
+    def expect(e: Event) -> Tensor | None:
+        given = [p.respond(e.rows_in(form)) for p in chosen]
+        return None if any(y is None for y in given) else torch.cat([y for y in given if y is not None], 1)
+
+    layers = tuple(dict.fromkeys(p.layer for p in chosen))
+    parts = tuple((p.layer.index, _number(p), p.count * (1 if p.whole else 2)) for p in chosen)
+    trivial = not all(p.whole for p in chosen)
+    return Assignment(layers, build, expect, form, _how(chosen), parts, trivial, len(chosen), order)
+
+
+def _number(piece: Piece) -> int:
+    """The number of a piece among those of its layer; pieces of the later columns come after all others."""
+    return piece.part + (piece.count if piece.low else 0)
+
+
+def _how(chosen: tuple[Piece, ...]) -> str:
+    layers = list(dict.fromkeys(p.layer.name for p in chosen))
+    order = tuple(p.part for p in chosen)
+    columns = "" if chosen[0].whole else f", columns {chosen[0].low + 1} to {chosen[0].high}"
+    if len(layers) > 1:
+        return f"joined: {', '.join(layers)}{columns}"
+    if len(chosen) == chosen[0].count:
+        return f"gates in the order {order}{columns}" if len(chosen) > 1 else f"split{columns}"
+    return f"split: part {', '.join(str(i + 1) for i in order)} of {chosen[0].count}{columns}"
+
+
+def _joined(event: Event, form: Form, source: Source, gates: int) -> Iterator[Assignment]:
+    """One map of joined inputs here, a sum of two maps in the source."""
+    rows, size = event.rows_in(form), form[1] // gates
+    pairs: list[tuple[Piece, Piece]] = []
+    for split in sorted({f[2] for layer in source.layers for f in layer.forms if f[0] == "linear" and f[2] < form[2]}):
+        right = list(_pieces(source, rows[:, split:], size))
+        left = list(_pieces(source, rows[:, :split], size)) if right else []
+        pairs += [(a, b) for a in left for b in right if _are_added(a.layer, b.layer)]
+    likely = sorted(pairs, key=lambda pair: not _is_sum(pair, rows, source))
+    distinct = (c for c in permutations(likely, gates) if all(len(set(side)) == gates for side in zip(*c, strict=True)))
+    for chosen in islice(distinct, _MOST_ORDERS):
+        yield _side_by_side(event, form, chosen)
+
+
+def _are_added(layer: Layer, other: Layer) -> bool:
+    return any(sums_with(a.node, b.node) for a in layer.events for b in other.events)
+
+
+def _is_sum(pair: tuple[Piece, Piece], rows: Tensor, source: Source) -> bool:
+    """Whether the sum of what two pieces give is a value of the source."""
+    split = pair[0].form[2]
+    y, z = pair[0].respond(rows[:, :split]), pair[1].respond(rows[:, split:])
+    return y is not None and z is not None and source.knows(Fingerprint.of(y + z))
+
+
+def _side_by_side(event: Event, form: Form, chosen: tuple[tuple[Piece, Piece], ...]) -> Assignment:
+    left = _assigned(event, form, tuple(a for a, _ in chosen), None)
+    right = _assigned(event, form, tuple(b for _, b in chosen), None)
+    split = chosen[0][0].form[2]
+
+    def build() -> Weights:
+        a, b = left.build(), right.build()
+        biases = [x["bias"] for x in (a, b) if x["bias"] is not None]
+        matrix = torch.cat([native(event, x["weight"]) for x in (a, b) if x["weight"] is not None], 1)
+        return {"weight": native(event, matrix), "bias": torch.stack(biases).sum(0) if biases else None}
+
+    def expect(e: Event) -> Tensor | None:
+        rows = e.rows_in(form)
+        y = [a.respond(rows[:, :split]) for a, _ in chosen]
+        z = [b.respond(rows[:, split:]) for _, b in chosen]
+        if any(v is None for v in (*y, *z)):
+            return None
+        return torch.cat([v for v in y if v is not None], 1) + torch.cat([v for v in z if v is not None], 1)
+
+    names = ", ".join(dict.fromkeys(layer.name for layer in (*left.layers, *right.layers)))
+    layers = tuple(dict.fromkeys((*left.layers, *right.layers)))
+    return Assignment(layers, build, expect, form, f"joined side by side: {names}", left.parts + right.parts)
