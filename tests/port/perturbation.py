@@ -15,7 +15,7 @@ Change = Callable[[], None]
 
 #: options that are multiplied
 FACTORS = {"eps": (1.5, 10, 1000), "negative_slope": (0.5, 1.1), "alpha": (0.9, 1.5), "beta": (0.9,), "k": (1.1,)}
-FACTORS |= {"constant_scalar": (0.5, 1.001), "size": (3,), "output_padding": ()}
+FACTORS |= {"constant_scalar": (0.5, 1.001), "size": (3,)}
 #: options that are turned round
 FLIPS = ("ceil_mode", "count_include_pad", "align_corners")
 #: layers that are put in the place of others
@@ -56,17 +56,21 @@ def changes(model: nn.Module) -> Iterator[tuple[str, Change]]:
                         yield f"{name}.{child_name}: {kind} to {i}", _replace(layer, child_name, other(child))
 
 
-def weights(model: nn.Module, rng: random.Random) -> tuple[str, Change]:
-    """One element of one parameter or running statistic, moved by a thousandth to a tenth of the largest."""
-    tensors = [(n, t) for n, t in model.state_dict().items() if t.is_floating_point() and t.numel()]
-    name, tensor = rng.choice(tensors)
-    index, step = rng.randrange(tensor.numel()), rng.choice((1e-3, 1e-2, 1e-1))
+def weight(model: nn.Module, rng: random.Random) -> tuple[str, Callable[[nn.Module], None]]:
+    """One element of one parameter or running statistic, moved by a thousandth to a tenth of the largest.
 
-    def change() -> None:
+    Rows of an embedding are left out: an example need not hold their words.
+    """
+    tables = {name for name, layer in model.named_modules() if isinstance(layer, nn.Embedding)}
+    state = {n: t for n, t in model.state_dict().items() if n.rpartition(".")[0] not in tables}
+    name, tensor = rng.choice([(n, t) for n, t in state.items() if t.is_floating_point()])
+    index, step = rng.randrange(tensor.numel()), rng.choice((1e-3, 1e-2, 1e-1)) * max(float(tensor.abs().max()), 0.1)
+
+    def change(other: nn.Module) -> None:
         with torch.no_grad():
-            tensor.view(-1)[index] += step * max(float(tensor.abs().max()), 0.1)
+            other.state_dict()[name].view(-1)[index] += step
 
-    return f"{name}[{index}] by {step}", change
+    return f"{name}[{index}] by {step:.1e}", change
 
 
 def _set(layer: nn.Module, *pairs: Any) -> Change:
