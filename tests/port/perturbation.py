@@ -64,13 +64,14 @@ def weight(model: nn.Module, rng: random.Random) -> tuple[str, Callable[[nn.Modu
     tables = {name for name, layer in model.named_modules() if isinstance(layer, nn.Embedding)}
     state = {n: t for n, t in model.state_dict().items() if n.rpartition(".")[0] not in tables}
     name, tensor = rng.choice([(n, t) for n, t in state.items() if t.is_floating_point()])
-    index, step = rng.randrange(tensor.numel()), rng.choice((1e-3, 1e-2, 1e-1)) * max(float(tensor.abs().max()), 0.1)
+    index = tuple(rng.randrange(size) for size in tensor.shape)
+    step = rng.choice((1e-3, 1e-2, 1e-1)) * max(float(tensor.abs().max()), 0.1)
 
     def change(other: nn.Module) -> None:
         with torch.no_grad():
-            other.state_dict()[name].view(-1)[index] += step
+            other.state_dict()[name][index] += step
 
-    return f"{name}[{index}] by {step:.1e}", change
+    return f"{name}{list(index)} by {step:.1e}", change
 
 
 def _set(layer: nn.Module, *pairs: Any) -> Change:
