@@ -20,7 +20,7 @@ MOST_PROBES = 32
 _PAIRS, _SMALLEST, _LARGEST = 1 << 26, 1 << 10, 1 << 13
 
 
-class Collisions:
+class HashFloodGuard:
     """The places of a dict that are taken, as CPython (``lookdict`` in ``dictobject.c``) takes them.
 
     Attributes:
@@ -80,14 +80,14 @@ class Parts:
     """
 
     def __init__(self) -> None:
-        self.open: dict[int, tuple[int, Collisions]] = {}
+        self.open: dict[int, tuple[int, HashFloodGuard]] = {}
 
     def first(self, entries: dict[Any, Any], count: int) -> int:
         """How many of a table's entries are read before :meth:`next` is asked."""
         if count > SAFE:
             entries[0] = None  # a dict that had a key which is no string keeps the hashes beside the keys; others look
             del entries[0]  # for each in the string itself, anywhere in memory, which takes twice as long
-            self.open[id(entries)] = count - SAFE, Collisions()
+            self.open[id(entries)] = count - SAFE, HashFloodGuard()
         return min(count, SAFE)
 
     def next(self, entries: dict[Any, Any]) -> int:

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from dpnn_bridge.base.display import printable
 from dpnn_bridge.base.graph import key_text
 from dpnn_bridge.errors import T7FormatError, T7LimitError
-from dpnn_bridge.loaders.collisions import SAFE, Collisions, Parts, part_of
+from dpnn_bridge.loaders.collisions import SAFE, HashFloodGuard, Parts, part_of
 from dpnn_bridge.loaders.framings import FRAMINGS
 from dpnn_bridge.loaders.stream import LimitError, StreamError
 from dpnn_bridge.objects import BOOLEAN_KEYS, LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype
@@ -70,7 +70,7 @@ class Reader:
         self.storages: list[LuaStorage] = []
         self.memo: dict[int, Any] = {}
         self.count = 0
-        self.parts, self._indices = Parts(), Collisions()
+        self.parts, self._indices = Parts(), HashFloodGuard()
         self.looked_at = min(max_objects, SAFE)  # the number of objects at which check_count is asked
         self._stack: list[Frame] = []
         self._start = 0

@@ -24,7 +24,7 @@ from dpnn_bridge.base.display import printable, shortened
 from dpnn_bridge.base.reading import open_input, refusal
 from dpnn_bridge.base.regular import check_file
 from dpnn_bridge.errors import NotT7Error, T7FormatError
-from dpnn_bridge.loaders.collisions import SAFE, Collisions
+from dpnn_bridge.loaders.collisions import SAFE, HashFloodGuard
 from dpnn_bridge.loaders.encoding import OLD_PYTORCH
 from dpnn_bridge.loaders.source import FileSource
 from dpnn_bridge.loaders.stream import StreamError
@@ -167,7 +167,7 @@ class _Loader:
         self.source, self.records = source, found
         self.storages: dict[str, Tensor] = {}
         self.repeated = 0
-        self.large: dict[int, tuple[dict[Any, Any], Collisions]] = {}
+        self.large: dict[int, tuple[dict[Any, Any], HashFloodGuard]] = {}
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
 
@@ -241,7 +241,7 @@ class _Loader:
 
     def _fill(self, entries: dict[Any, Any], parts: list[Any]) -> None:
         if len(entries) + len(parts) > SAFE and id(entries) not in self.large:
-            self.large[id(entries)] = entries, Collisions()
+            self.large[id(entries)] = entries, HashFloodGuard()
         if len(parts) % 2:
             raise _DamagedError("a dict gets a key without a value")
         for at, (key, value) in enumerate(zip(parts[::2], parts[1::2], strict=True)):
