@@ -38,13 +38,14 @@ class SkipBlock(nn.Module):
 
 class UNet(nn.Module):
     last_bias = True
+    block = SkipBlock
 
     def __init__(self, ngf=2):
         super().__init__()
-        block = SkipBlock(ngf * 4, ngf * 8, kind="innermost")
-        block = SkipBlock(ngf * 2, ngf * 4, block)
-        block = SkipBlock(ngf, ngf * 2, block)
-        self.model = SkipBlock(3, ngf, block, "outermost", cin=3, bias=self.last_bias)
+        inner = self.block(ngf * 4, ngf * 8, kind="innermost")
+        inner = self.block(ngf * 2, ngf * 4, inner)
+        inner = self.block(ngf, ngf * 2, inner)
+        self.model = self.block(3, ngf, inner, "outermost", cin=3, bias=self.last_bias)
 
     def forward(self, x):
         return self.model(x)
