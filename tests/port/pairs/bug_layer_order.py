@@ -5,7 +5,9 @@ from pairs.dcgan_discriminator import Discriminator, example, model
 
 __all__ = ["example", "model"]
 expect = Bug(
-    "dcgan_discriminator", (("leaky", "Leaky"), ("batch_norm", "BatchNorm", "Normalization")), layer=("net.3", "net.4")
+    "dcgan_discriminator",
+    (("leaky", "Leaky"), ("batch_norm", "BatchNorm", "batch norm", "Normalization")),
+    layer=("net.3", "net.4"),
 )
 
 

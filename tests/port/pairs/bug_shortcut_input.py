@@ -5,7 +5,9 @@ from corpus import Bug
 from pairs.wide_resnet import WRN, example, model
 
 __all__ = ["example", "model"]
-expect = Bug("wide_resnet", (("ReLU", "relu", "batch_norm", "BatchNorm", "input"),), line="F.conv2d(x, self.params")
+expect = Bug(
+    "wide_resnet", (("ReLU", "relu", "batch_norm", "BatchNorm", "batch norm", "input"),), line="F.conv2d(x, self.params"
+)
 
 
 class Net(WRN):
