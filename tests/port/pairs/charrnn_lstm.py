@@ -7,6 +7,7 @@ from torch import nn
 
 model = "samples/char-rnn__lstm/model.t7"
 expect = EQUAL
+notes = ("gates",)
 V, H = 31, 24
 
 

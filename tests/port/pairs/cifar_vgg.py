@@ -5,6 +5,7 @@ from torch import nn
 
 model = "port/cifar_vgg_bn.t7"
 expect = EQUAL
+notes = ("channels reversed", "bias")
 CFG = (3, 3, "M", 4, 4, "M", 6, 6, 6, "M", 8, 8, 8, "M", 8, 8, 8, "M")
 
 

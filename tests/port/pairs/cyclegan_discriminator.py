@@ -5,6 +5,7 @@ from torch import nn
 
 model = "port/cyclegan_discriminator.t7"
 expect = EQUAL
+notes = ("bias",)
 
 
 class PatchGAN(nn.Module):

@@ -7,6 +7,7 @@ from torch import nn
 
 model = "port/nn_pyramid_flow.t7"
 expect = EQUAL
+notes = ("single precision",)
 tolerance = 1e-6  # Torch7's bilinear upsampling computes its coefficients in single precision
 
 

@@ -7,6 +7,7 @@ from torch import nn
 
 __all__ = ["example", "model"]
 expect = EQUAL
+notes = ("folded",)
 
 
 class Block(nn.Module):

@@ -7,6 +7,7 @@ from torch import nn
 
 model = "port/nn_two_inputs.t7"
 expect = EQUAL
+notes = ("split", "joined")
 
 
 class Net(nn.Module):

@@ -6,6 +6,7 @@ from torch import nn
 
 model = "samples/stnbhwd__spatial_transformer/model.t7"
 expect = EQUAL
+notes = ("single precision",)
 tolerance = 1e-6  # the Lua layer's grid is in single precision
 
 

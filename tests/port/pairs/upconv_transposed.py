@@ -5,6 +5,7 @@ from pairs.upconv import UpConv7, example, model, run_source
 
 __all__ = ["example", "model", "run_source"]
 expect = EQUAL
+notes = ("transposed",)
 target = UpConv7
 
 
