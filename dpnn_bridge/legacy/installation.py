@@ -48,7 +48,7 @@ def install() -> None:
     """Makes old scripts' imports work in this process, until :func:`uninstall`.
 
     ``torch.legacy.nn``, ``torch.legacy.optim``, ``torch.utils.serialization.load_lua`` and ``torchfile`` are those of
-    dpnn_bridge afterwards, and ``torch.load`` accepts pickles of ``torch.legacy.nn``. A second call does nothing.
+    dpnn_bridge afterwards. A second call does nothing.
     """
     if _replaced:
         return

@@ -269,8 +269,8 @@ def gradient_of(part: Any, name: str, spec: Any = "") -> Tensor:
 
 def cleared(part: Any) -> Any:
     """Empties the results and buffers of one object and forgets its last pass."""
-    scratch = registry.find(Encoder().value(part)) if not is_foreign(part) else None
-    for name in (*RESULTS, *BUFFERS, *(scratch.scratch if scratch else ())):
+    spec = registry.find(Encoder().value(part)) if not is_foreign(part) else None
+    for name in {*RESULTS, *BUFFERS, *(spec.scratch if spec else ())} - {"_ones"}:  # which Add does not make anew
         value = part._fields.get(name)
         if isinstance(value, Tensor):
             part._fields[name] = value.new_empty(0)

@@ -154,17 +154,17 @@ CASES = {
     "SpatialConvolution plain": of(lambda: nn.SpatialConvolution(3, 4, 3, 3).noBias(), input=(2, 3, 6, 6)),
     "SpatialConvolutionLocal": of(nn.SpatialConvolutionLocal, 3, 2, 6, 6, 2, 2, 2, 2, 1, 1, input=(2, 3, 6, 6)),
     "SpatialConvolutionMap one": of(
-        nn.SpatialConvolutionMap, nn.SpatialConvolutionMap.maps.oneToOne(3), 3, 3, input=(3, 5, 5)
+        lambda: nn.SpatialConvolutionMap(nn.SpatialConvolutionMap.maps.oneToOne(3), 3, 3), input=(3, 5, 5)
     ),
     "SpatialConvolutionMap full": of(
-        nn.SpatialConvolutionMap, nn.SpatialConvolutionMap.maps.full(3, 4), 3, 3, 2, 2, input=(3, 5, 5)
+        lambda: nn.SpatialConvolutionMap(nn.SpatialConvolutionMap.maps.full(3, 4), 3, 3, 2, 2), input=(3, 5, 5)
     ),
     "SpatialCrossMapLRN": of(nn.SpatialCrossMapLRN, 5, 5e-3, 1e-3, 2, input=(2, 3, 6, 6)),
     "SpatialDilatedConvolution": of(nn.SpatialDilatedConvolution, 3, 2, 3, 3, 2, 2, 1, 1, 2, 2, input=(2, 3, 8, 8)),
     "SpatialDivisiveNormalization": of(nn.SpatialDivisiveNormalization, 3, input=(2, 3, 8, 8)),
     "SpatialFullConvolution": of(nn.SpatialFullConvolution, 3, 4, 3, 3, 2, 2, 1, 1, 1, 1, input=(1, 3, 7, 7)),
     "SpatialFullConvolutionMap": of(
-        nn.SpatialFullConvolutionMap, nn.SpatialConvolutionMap.maps.full(3, 4), 3, 3, 2, 2, input=(3, 5, 5)
+        lambda: nn.SpatialFullConvolutionMap(nn.SpatialConvolutionMap.maps.full(3, 4), 3, 3, 2, 2), input=(3, 5, 5)
     ),
     "SpatialLPPooling": of(nn.SpatialLPPooling, 3, 2, 2, 2, 2, 2, input=(1, 3, 7, 7)),
     "SpatialMaxPooling": of(

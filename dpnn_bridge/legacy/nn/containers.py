@@ -65,13 +65,21 @@ class _OfTables(Module):
         self.gradInput = []
 
 
+class _OfPairs(Module):
+    """A module of two tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gradInput = [torch.Tensor(), torch.Tensor()]
+
+
 class CAddTable(_OfTables):
     def __init__(self, inplace: bool = False) -> None:
         super().__init__()
         self.inplace = inplace
 
 
-class CSubTable(_OfTables):
+class CSubTable(_OfPairs):
     pass
 
 
@@ -83,11 +91,11 @@ class CDivTable(_OfTables):
     pass
 
 
-class DotProduct(_OfTables):
+class DotProduct(_OfPairs):
     pass
 
 
-class CosineDistance(_OfTables):
+class CosineDistance(_OfPairs):
     pass
 
 
@@ -98,14 +106,14 @@ class PairwiseDistance(_OfTables):
         self.norm = p
 
 
-class MM(_OfTables):
+class MM(_OfPairs):
     def __init__(self, transA: bool = False, transB: bool = False) -> None:
         super().__init__()
         self.transA = transA
         self.transB = transB
 
 
-class MV(_OfTables):
+class MV(_OfPairs):
     def __init__(self, trans: bool = False) -> None:
         super().__init__()
         self.trans = trans

@@ -47,6 +47,7 @@ class Add(Module):
         assert not scalar or inputSize == 1
         self.scalar = scalar
         self._new_parameters(bias=inputSize)
+        self._ones = torch.ones(1)
         self.reset()
 
     def _fan_in(self) -> float:

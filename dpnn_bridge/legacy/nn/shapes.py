@@ -46,6 +46,7 @@ class Reshape(Module):
         super().__init__()
         self.size = args[0] if len(args) == 1 and isinstance(args[0], torch.Size) else torch.Size(args)
         self.nelement = math.prod(self.size)
+        self.batchsize = torch.Size((1, *self.size))  # what Torch7 puts the size of a batch into
 
     def __repr__(self) -> str:
         return f"{super().__repr__()}({'x'.join(map(str, self.size))})"
