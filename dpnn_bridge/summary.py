@@ -20,10 +20,10 @@ from dpnn_bridge.checkpoints.describe import format_bytes
 from dpnn_bridge.checkpoints.find import candidates, follow
 from dpnn_bridge.compare import nested
 from dpnn_bridge.conversion.fields import record_of
+from dpnn_bridge.conversion.limits import ResourceLimitMode, ResourceLimits
 from dpnn_bridge.conversion.modes import evaluating
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.placeholder import Placeholder
-from dpnn_bridge.conversion.running import Allowance, Running
 from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.errors import ConversionError, ModelNotFoundError, T7FormatError
 from dpnn_bridge.files import load_with_report
@@ -209,7 +209,8 @@ def _run(module: nn.Module, value: Any, shapes: dict[int, str], size: int) -> st
         shapes[id(m)] = ", ".join("x".join(map(str, t.shape)) for t in nested.leaves(output) if isinstance(t, Tensor))
 
     given = sum(t.numel() * t.itemsize for t in nested.leaves(value) if isinstance(t, Tensor))
-    with ExitStack() as stack, evaluating(module), torch.no_grad(), Running(Allowance(more=size + given)):
+    limits = ResourceLimits(more=size + given)
+    with ExitStack() as stack, evaluating(module), torch.no_grad(), ResourceLimitMode(limits):
         for m in module.modules():
             stack.callback(m.register_forward_hook(note).remove)
         try:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dpnn_bridge.base.display import shortened
 from dpnn_bridge.base.graph import MAX_DEPTH, format_path, is_module, without_entries
 from dpnn_bridge.conversion import fields, registry
-from dpnn_bridge.conversion.budget import Allocations, Budget
+from dpnn_bridge.conversion.budget import Budget, BudgetMode
 from dpnn_bridge.conversion.buffers import BUFFERS
 from dpnn_bridge.conversion.fields import Field, LuaRecord, record_of
 from dpnn_bridge.conversion.flat import place_of
@@ -98,7 +98,7 @@ class TorchContext:
                 self.budget = Budget(obj)
             self._active.add(id(obj))
             try:
-                with nullcontext() if len(self._active) > 1 else Allocations(self.budget):
+                with nullcontext() if len(self._active) > 1 else BudgetMode(self.budget):
                     module = self._convert(obj)
             finally:
                 self._active.discard(id(obj))

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.conversion.limits import ResourceLimitMode, ResourceLimits
 from dpnn_bridge.conversion.modes import evaluating
-from dpnn_bridge.conversion.running import Allowance, Running
 from dpnn_bridge.modules.nn.nngraph import GModule
 from dpnn_bridge.modules.rnn.memory import forget
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
@@ -45,7 +45,8 @@ def input_shapes(module: nn.Module, worth: int | None = None, source: LuaObject 
             for shapes in chain(_remembered(source), _candidates(module)):
                 if perf_counter() - started > LONGEST:
                     break
-                if _runs(module, shapes, nullcontext() if worth is None else Running(Allowance(more=worth))):
+                limited = nullcontext() if worth is None else ResourceLimitMode(ResourceLimits(more=worth))
+                if _runs(module, shapes, limited):
                     return [f"{'x'.join(map(str, size))}{':int64' if counts else ''}" for size, counts in shapes]
     finally:
         forget(module)

@@ -9,7 +9,7 @@ from types import TracebackType
 from torch import nn
 
 from dpnn_bridge.conversion import fields
-from dpnn_bridge.conversion.running import Allowance, Running
+from dpnn_bridge.conversion.limits import ResourceLimitMode, ResourceLimits
 from dpnn_bridge.errors import ConversionLimitError
 from dpnn_bridge.parity.layers import tree
 
@@ -22,7 +22,7 @@ ADVICE = (
 )
 
 
-def bounds(allowance: Allowance) -> Bounds:
+def bounds(allowance: ResourceLimits) -> Bounds:
     """What lets each run take no more than an allowance.
 
     The context that it makes raises a :class:`ConversionLimitError` with the path of the layer.
@@ -30,7 +30,7 @@ def bounds(allowance: Allowance) -> Bounds:
 
     @contextmanager
     def running(model: nn.Module) -> Iterator[None]:
-        mode = Running(allowance)
+        mode = ResourceLimitMode(allowance)
         try:
             with mode:
                 yield

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dpnn_bridge.conversion.running import EagerMode
+from dpnn_bridge.conversion.limits import EagerMode
 from dpnn_bridge.parity.accepted import accept_random
 from dpnn_bridge.parity.experiment import Experiment, Outcome
 from dpnn_bridge.parity.layers import Given, tree

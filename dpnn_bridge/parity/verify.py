@@ -20,9 +20,9 @@ from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.differences import Tolerance, compare
 from dpnn_bridge.compare.precision import check_device, full_precision
 from dpnn_bridge.conversion import fields
+from dpnn_bridge.conversion.limits import ResourceLimits
 from dpnn_bridge.conversion.lua_values import lua_value, to_value
 from dpnn_bridge.conversion.options import Options
-from dpnn_bridge.conversion.running import Allowance
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.parity.bounded import bounds
@@ -92,7 +92,7 @@ def verify(
         torch7: path of a real Torch7 (``th`` or ``luajit``), which runs the model in the same way.
         known: differences from Torch7 that are no failures, see :mod:`~dpnn_bridge.parity.known_differences`.
         bounded: a run takes no more memory and time than the files and the input are worth, see
-            :mod:`dpnn_bridge.conversion.running`; False: what the model asks for.
+            :mod:`dpnn_bridge.conversion.limits`; False: what the model asks for.
 
     Raises:
         OptionError: PyTorch cannot use the device.
@@ -214,12 +214,12 @@ def _compare(result: Verification, experiment: Experiment, module: nn.Module) ->
     compare_with_reference(result, experiment, outcome)
 
 
-def _allowance(subject: Subject, converted: StrPath | None) -> Allowance:
+def _allowance(subject: Subject, converted: StrPath | None) -> ResourceLimits:
     """What the files and the input are worth."""
     files = [path for path in (subject.path if subject.obj is None else None, converted) if path is not None]
     for path in files:
         check_file(path)
-    return Allowance([subject.obj, subject.table], sum(Path(path).stat().st_size for path in files))
+    return ResourceLimits([subject.obj, subject.table], sum(Path(path).stat().st_size for path in files))
 
 
 def _maker(

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dpnn_bridge.conversion.running import EagerMode
+from dpnn_bridge.conversion.limits import EagerMode
 
 _MOVING = (
     "view _unsafe_view reshape t transpose permute expand squeeze unsqueeze clone detach alias contiguous _to_copy"

@@ -17,7 +17,7 @@ from torch import nn
 
 from dpnn_bridge import load, to_lua
 from dpnn_bridge.cli.verify import verify_command
-from dpnn_bridge.conversion.running import BYTES, LIGHT, STEPS, Allowance, Running
+from dpnn_bridge.conversion.limits import BYTES, LIGHT, STEPS, ResourceLimitMode, ResourceLimits
 from dpnn_bridge.errors import ConversionLimitError
 from dpnn_bridge.loaders import dumps, read_t7, write_t7
 from dpnn_bridge.modules.inputs import input_shapes
@@ -153,7 +153,7 @@ def test_each_module_of_a_file_may_run(tmp_path: Path) -> None:
 
 def test_calls_in_another_thread_are_not_counted() -> None:
     called = threading.Thread(target=lambda: [nn.Identity()(1) for _ in range(STEPS // LIGHT + 1)])
-    with Running(Allowance()):
+    with ResourceLimitMode(ResourceLimits()):
         called.start()
         called.join()
         nn.Identity()(1)
@@ -162,7 +162,7 @@ def test_calls_in_another_thread_are_not_counted() -> None:
 def test_the_gradients_of_a_layer_are_bounded() -> None:
     wide = torch.zeros(1, requires_grad=True)
     first = wide.expand(1 << 40)[0]  # of a view, whose gradient is none
-    with pytest.raises(ConversionLimitError, match="64 MiB of results"), Running(Allowance()):
+    with pytest.raises(ConversionLimitError, match="64 MiB of results"), ResourceLimitMode(ResourceLimits()):
         first.backward()
 
 
@@ -196,13 +196,13 @@ def test_the_gradients_of_a_layer_are_bounded() -> None:
     ],
 )
 def test_operations_that_grow_are_measured_before_they_happen(text: str, call: Any) -> None:
-    with pytest.raises(ConversionLimitError, match=text), Running(Allowance()):
+    with pytest.raises(ConversionLimitError, match=text), ResourceLimitMode(ResourceLimits()):
         call()
 
 
 def test_a_run_may_take_what_the_input_is_worth() -> None:
     value = torch.ones(1 << 20)
-    with Running(Allowance(more=value.nbytes)):
+    with ResourceLimitMode(ResourceLimits(more=value.nbytes)):
         total = sum(torch.tanh(value + k).sum() for k in range(60))
     assert float(total) > 0
 

@@ -1,8 +1,10 @@
-"""What running a model may take, where its sizes come from a file: what the file holds, some times over, and a share.
+"""Measure what operations take, and limit it, where sizes come from a file.
 
-A few bytes can declare an upsampling by a thousand, a padding of a million, a layer that is repeated without an end.
-While a model runs in the block of :class:`Running`, every operation of PyTorch is measured before it happens, in
-backward too, and every call of a module is counted, since some do no operation.
+A file of a few bytes can declare a layer of a billion channels, an upsampling by 1,000, a padding of a million, or an
+endlessly repeated layer. :class:`OperationMeter` is a context manager that measures each PyTorch operation before it
+runs, also in the backward pass. Two modes use it: :class:`ResourceLimitMode` limits a run of a model to a fixed amount
+plus a multiple of the size of the file and the input (:class:`ResourceLimits`), and
+:class:`~dpnn_bridge.conversion.budget.BudgetMode` takes the results of a conversion from its budget.
 """
 
 from __future__ import annotations
@@ -19,8 +21,8 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from dpnn_bridge.conversion.budget import extent
 from dpnn_bridge.errors import ConversionLimitError
+from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 
 #: bytes that results may take in one run: always, and for each byte, table and object of what file and input hold
 BYTES, PER_BYTE = 1 << 26, 1 << 10
@@ -61,7 +63,29 @@ _WINDOW = {
 }
 
 
-class Allowance:
+def extent(root: Any) -> tuple[int, int, int]:
+    """Bytes of all storages below a value or those of a list, the number of values that hold others, and of entries;
+    each once."""
+    seen: set[int] = set()
+    stored, entries, stack = 0, 0, list(root) if isinstance(root, list) else [root]
+    while stack:
+        value = stack.pop()
+        if not isinstance(value, (LuaTable, LuaObject, LuaTensor, LuaStorage, LuaFunction)) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, LuaTable):
+            entries += len(value.entries)
+            stack.extend(value.entries.values())
+        elif isinstance(value, LuaObject):
+            stack += [value.payload, *value.header]
+        elif isinstance(value, LuaTensor):
+            stack.append(value.storage)
+        elif isinstance(value, LuaStorage):
+            stored += value.size * value.dtype.itemsize
+    return stored, len(seen), entries
+
+
+class ResourceLimits:
     """What one run may take.
 
     Args:
@@ -75,12 +99,20 @@ class Allowance:
         self.bytes, self.steps = BYTES + PER_BYTE * worth, STEPS + STEPS_PER_BYTE * worth
 
 
-class Need(NamedTuple):
-    """What an operation takes: bytes of its results, bytes that it frees again, elementary steps."""
+class OperationCost(NamedTuple):
+    """What an operation takes.
+
+    Attributes:
+        kept: Bytes of its results.
+        scratch: Bytes that it frees again.
+        steps: Elements read, written and multiplied.
+        makes: Whether it only makes a tensor, of sizes or of another one.
+    """
 
     kept: int
     scratch: int
     steps: int
+    makes: bool = False
 
 
 class EagerMode(TorchDispatchMode):
@@ -91,20 +123,63 @@ class EagerMode(TorchDispatchMode):
         return False
 
 
-class Running(EagerMode):
-    """While the block runs, operations happen only as far as an allowance reaches.
+class OperationMeter(EagerMode):
+    """While the block runs, every operation is measured before it happens, and :meth:`take` gets its cost."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._known: dict[Any, OperationCost] = {}
+
+    def take(self, cost: OperationCost) -> None:
+        """Take what an operation costs; raise to prevent it."""
+        raise NotImplementedError
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kind = _KINDS.get(func) or _kind(func)
+        if kind is Kind.VIEW:
+            self.take(OperationCost(0, 0, _views(func, args) * LIGHT))
+        else:
+            kept, scratch, steps, _ = self._cost(kind, func, args, kwargs or {})
+            if _is_on_meta(args, kwargs):
+                kept = scratch = 0
+            makes = kind is Kind.OTHER or func.overloadpacket.__name__ == "clone"
+            self.take(OperationCost(kept, scratch, steps + EACH, makes))
+        return func(*args, **kwargs) if kwargs else func(*args)
+
+    def _cost(self, kind: Kind, func: Any, args: Any, kwargs: Any) -> OperationCost:
+        tensors = _tensors(args)
+        if kind is Kind.POINTWISE:
+            made = _broadcast(tensors)
+            return OperationCost(made * _itemsize(tensors), 0, made)
+        read = sum(t.numel() for t in tensors)
+        if kind is Kind.NO_LARGER:
+            return OperationCost(read * _itemsize(tensors), 0, read)
+        if kind is Kind.IN_PLACE:
+            return OperationCost(0, 0, read)
+        formula = _FORMULAS.get(func.overloadpacket.__name__)
+        if formula is not None:
+            made, products = formula(args)
+            size = kwargs["dtype"].itemsize if isinstance(kwargs.get("dtype"), torch.dtype) else _itemsize(tensors)
+            return OperationCost(made * size, 0, read + made + products)
+        key = func, *map(_key, args), *((k, _key(v)) for k, v in kwargs.items())
+        if key not in self._known:
+            self._known[key] = _predicted(func, args, kwargs)
+        return self._known[key]
+
+
+class ResourceLimitMode(OperationMeter):
+    """While the block runs, operations happen only as far as limits allow; calls of modules count as well.
 
     Raises:
         ConversionLimitError: from the operation that asks for more.
     """
 
-    def __init__(self, allowance: Allowance) -> None:
+    def __init__(self, limits: ResourceLimits) -> None:
         super().__init__()
-        self._bytes, self._steps = allowance.bytes, allowance.steps
-        self._allowed = allowance
-        self._known: dict[Any, Need] = {}
+        self._bytes, self._steps = limits.bytes, limits.steps
+        self._limits = limits
 
-    def __enter__(self) -> Running:
+    def __enter__(self) -> ResourceLimitMode:
         self._thread = threading.get_ident()
         self._calls = register_module_forward_pre_hook(self._called)
         return super().__enter__()
@@ -115,45 +190,17 @@ class Running(EagerMode):
 
     def _called(self, *_: Any) -> None:
         if threading.get_ident() == self._thread:  # the hook is one of all threads
-            self._spend(Need(0, 0, LIGHT))
+            self.take(OperationCost(0, 0, LIGHT))
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kind = _KINDS.get(func) or _kind(func)
-        if kind is Kind.VIEW:
-            self._spend(Need(0, 0, _views(func, args) * LIGHT))
-        else:
-            kept, scratch, steps = self._need(kind, func, args, kwargs or {})
-            self._spend(Need(kept, scratch, steps + EACH))
-        return func(*args, **kwargs) if kwargs else func(*args)
-
-    def _spend(self, need: Need) -> None:
-        self._bytes -= need.kept
-        self._steps -= need.steps
-        if self._bytes < need.scratch or self._steps < 0:
-            raise ConversionLimitError(self._message(self._bytes < need.scratch))
+    def take(self, cost: OperationCost) -> None:
+        self._bytes -= cost.kept
+        self._steps -= cost.steps
+        if self._bytes < cost.scratch or self._steps < 0:
+            raise ConversionLimitError(self._message(self._bytes < cost.scratch))
 
     def _message(self, large: bool) -> str:
-        what = f"{self._allowed.bytes >> 20:,} MiB of results" if large else f"{self._allowed.steps:.1g} steps"
+        what = f"{self._limits.bytes >> 20:,} MiB of results" if large else f"{self._limits.steps:.1g} steps"
         return f"running it takes more than {what}, which is what the file and the input are worth"
-
-    def _need(self, kind: Kind, func: Any, args: Any, kwargs: Any) -> Need:
-        tensors = _tensors(args)
-        if kind is Kind.POINTWISE:
-            made = _broadcast(tensors)
-            return Need(made * _itemsize(tensors), 0, made)
-        read = sum(t.numel() for t in tensors)
-        if kind is Kind.NO_LARGER:
-            return Need(read * _itemsize(tensors), 0, read)
-        if kind is Kind.IN_PLACE:
-            return Need(0, 0, read)
-        formula = _FORMULAS.get(func.overloadpacket.__name__)
-        if formula is not None:
-            made, products = formula(args)
-            return Need(made * _itemsize(tensors), 0, read + made + products)
-        key = func, *map(_key, args), *((k, _key(v)) for k, v in kwargs.items())
-        if key not in self._known:
-            self._known[key] = _predicted(func, args, kwargs)
-        return self._known[key]
 
 
 class Kind(Enum):
@@ -204,6 +251,12 @@ def _tensors(args: Any) -> list[Tensor]:
         elif isinstance(value, (list, tuple)):
             found += (v for v in value if isinstance(v, Tensor))
     return found
+
+
+def _is_on_meta(args: Any, kwargs: Any) -> bool:
+    """Whether an operation computes on the meta device, whose tensors take no memory."""
+    device = kwargs.get("device") if kwargs else None
+    return device.type == "meta" if device is not None else any(t.is_meta for t in _tensors(args)[:1])
 
 
 def _itemsize(tensors: list[Tensor]) -> int:
@@ -267,13 +320,13 @@ def _key(value: Any) -> Any:
     return tuple(map(_key, value)) if isinstance(value, (list, tuple)) else repr(value)
 
 
-def _predicted(func: Any, args: Any, kwargs: Any) -> Need:
+def _predicted(func: Any, args: Any, kwargs: Any) -> OperationCost:
     """What an operation will take, from its result on tensors without memory."""
     name, read = func.overloadpacket.__name__, sum(t.numel() for t in _tensors(args))
     try:
         result = func(*map(_without_memory, args), **_on_meta(func, kwargs))
     except Exception:  # it fails, or it has no such form: sparse tensors, sizes that depend on values
-        return Need(read * 8, 0, read)
+        return OperationCost(read * 8, 0, read)
     made = _tensors(result if isinstance(result, (list, tuple)) else [result])
     elements, kept, scratch = sum(t.numel() for t in made), sum(t.numel() * t.itemsize for t in made), 0
     steps = read + elements
@@ -290,7 +343,7 @@ def _predicted(func: Any, args: Any, kwargs: Any) -> Need:
         steps += math.prod(args[0].shape[:2]) * sum(w.numel() for w in args[1:5])
     elif name == "_cdist_forward":
         steps += elements * args[0].shape[-1]
-    return Need(kept, scratch, steps)
+    return OperationCost(kept, scratch, steps)
 
 
 def _without_memory(value: Any) -> Any:
