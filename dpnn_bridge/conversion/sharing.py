@@ -10,7 +10,7 @@ become compact, independent parameters.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.base.contiguous import is_contiguous
 from dpnn_bridge.conversion import pending
-from dpnn_bridge.conversion.ties import Site, Tie, share_buffer
+from dpnn_bridge.conversion.ties import Site, Tie, keep_shared, share_buffer
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaTensor
 
@@ -102,8 +102,8 @@ class Sharing:
             entry.gradients.append(region)
         return entry.gradients.index(region)
 
-    def tie(self) -> None:
-        """Ties parameters whose regions overlap without being the same, and buffers that several modules use."""
+    def tie(self, roots: Iterable[nn.Module]) -> None:
+        """Ties parameters whose regions overlap without being the same, and what several modules in a root use."""
         by_storage: dict[int, list[_Entry]] = defaultdict(list)
         for entry in self._entries.values():
             if isinstance(entry.value, nn.Parameter):
@@ -122,6 +122,9 @@ class Sharing:
                     group = [entry]
                 end = max(end, entry.extent[1])
             _tie(group)
+        if any(len(e.sites) > 1 for entries in by_storage.values() for e in entries):
+            for root in roots:
+                keep_shared(root)
 
 
 def _tie(group: list[_Entry]) -> None:

@@ -92,11 +92,28 @@ def share_buffer(sites: list[Site]) -> None:
         _become_sharing(site.owner)
 
 
+def keep_shared(root: nn.Module) -> None:
+    """Let parameters that several modules inside ``root`` use, if any, stay one parameter on every device.
+
+    PyTorch replaces each use by a parameter of its own where the tensors of the new device are not compatible with the
+    old ones, as on XLA and on devices that other packages add (``PrivateUse1``).
+    """
+    if _uses_of_parameters(root):
+        _become_sharing(root)
+
+
 class _Sharing(nn.Module):
-    """Mixin of modules that have a tie or a shared buffer: what changes their tensors reaches the other module's."""
+    """Mixin of modules that have a tie, a shared buffer or inside of them a shared parameter.
+
+    What changes their tensors reaches the other module's.
+    """
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        uses = _uses_of_parameters(self)
         super()._apply(fn, recurse)
+        for (owner, leaf), *others in uses:
+            for other, name in others:
+                other._parameters[name] = owner._parameters[leaf]
         for tie in self.__dict__.get("ties", {}).values():
             holder = nn.ParameterList([tie.parameter()])._apply(fn)
             tie.source.owner._parameters[tie.source.leaf] = holder[0]
@@ -108,6 +125,16 @@ class _Sharing(nn.Module):
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         _, _, *state = super().__reduce_ex__(protocol)  # type: ignore[misc]
         return _restore, (plain_type(type(self)), tuple(self.__dict__.get("ties", ()))), *state
+
+
+def _uses_of_parameters(module: nn.Module) -> list[list[tuple[nn.Module, str]]]:
+    """The owners and names of each parameter that several modules inside ``module`` use."""
+    uses: dict[int, list[tuple[nn.Module, str]]] = {}
+    for owner in module.modules():
+        for name, parameter in owner._parameters.items():
+            if parameter is not None:
+                uses.setdefault(id(parameter), []).append((owner, name))
+    return [places for places in uses.values() if len(places) > 1]
 
 
 def plain_type(kind: type[nn.Module]) -> type[nn.Module]:

@@ -41,6 +41,7 @@ class TorchContext:
         self.sharing = Sharing(self.options.pending)
         self._root, self._path = root, list[Any]()
         self._modules: dict[int, nn.Module] = {}
+        self._roots: list[nn.Module] = []
         self._converted: set[int] = set()  # the ids of these modules
         self._kept: dict[int, Any] = {}
         self._emptied: dict[int, Any] = {}
@@ -103,6 +104,8 @@ class TorchContext:
             finally:
                 self._active.discard(id(obj))
             self.budget.visit(module)
+            if not self._active:
+                self._roots.append(module)
             self._modules[id(obj)] = module
             self._converted.add(id(module))
             self._alive.append(obj)
@@ -208,7 +211,7 @@ class TorchContext:
         if self._unsupported and not self.options.allow_unsupported:
             raise UnsupportedClassError(list(self._unsupported.values()))
         self.report.unsupported = list(self._unsupported.values())
-        self.sharing.tie()
+        self.sharing.tie(self._roots)
 
     # ------------------------------------------------------------------ tensors
     def assign(self, module: nn.Module, spec: Field, name: str, obj: LuaObject) -> None:

@@ -69,7 +69,7 @@ def confine(memory: int) -> list[str]:
 def _set_limits(memory: int) -> None:
     limits = {"CORE": 0, "FSIZE": 1 << 16, "NOFILE": 64, "MEMLOCK": 0, "MSGQUEUE": 0}
     if sys.platform == "linux":
-        with open("/proc/self/statm") as file:
+        with open("/proc/self/statm", encoding="ascii") as file:
             limits["AS"] = int(file.read().split()[0]) * resource.getpagesize() + memory
     else:
         limits["DATA"] = memory

@@ -205,7 +205,9 @@ class Sandbox:
         import resource
 
         try:
-            times = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+            times = (
+                Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+            )
             used = (int(times[11]) + int(times[12])) / os.sysconf("SC_CLK_TCK")
             allowed = int(used + self.max_seconds * (os.cpu_count() or 1)) + 2
             self._limited = time.monotonic()

@@ -42,7 +42,7 @@ _Identity = tuple[int, int, torch.dtype]
 def _identity_of(tensor: Tensor) -> _Identity:
     """Which storage the elements of a tensor are in."""
     storage = tensor.untyped_storage()
-    return storage.data_ptr(), storage.nbytes(), tensor.dtype
+    return storage._cdata, storage.nbytes(), tensor.dtype
 
 
 class _Stored:

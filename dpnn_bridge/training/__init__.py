@@ -276,10 +276,10 @@ def cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:
         if not tensor.is_floating_point() or tensor.numel() == 0:
             return tensor.to(dtype) if tensor.is_floating_point() else tensor
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in storages:
+        if storage._cdata not in storages:  # not its address, which some devices do not give
             whole = tensor.new_empty(0).set_(storage)
-            storages[storage.data_ptr()] = (whole, whole.to(dtype))
-        _, target = storages[storage.data_ptr()]
+            storages[storage._cdata] = (whole, whole.to(dtype))
+        _, target = storages[storage._cdata]
         return target.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
 
     return module._apply(converted)

@@ -63,7 +63,7 @@ class LuaParameter:
 
     @torch.no_grad()
     def _write(self, view: Tensor, value: Tensor, target: Tensor) -> None:
-        if view.untyped_storage().data_ptr() == target.untyped_storage().data_ptr():
+        if view.untyped_storage()._cdata == target.untyped_storage()._cdata:
             view.copy_(value)
             return
         tie = tie_of(*fields.resolve(self.module, self.field.attribute))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,41 @@ def test_same_region_is_one_parameter() -> None:
     model = to_torch(sequential(linear(view(s, (3, 3), (3, 1))), linear(view(s, (3, 3), (3, 1)))))
     assert model[0] is not model[1]
     assert model[0].weight is model[1].weight
+
+
+@pytest.fixture
+def incompatible_device() -> Iterator[None]:
+    """Every cast makes new parameters, as a move to a device of another kind of tensor does (XLA, PrivateUse1)."""
+    torch.__future__.set_overwrite_module_params_on_conversion(True)
+    yield
+    torch.__future__.set_overwrite_module_params_on_conversion(False)
+
+
+@pytest.mark.usefixtures("incompatible_device")
+def test_one_parameter_stays_one_on_any_device() -> None:
+    s = storage(12)
+    square = view(s, (3, 3), (3, 1))
+    model = to_torch(sequential(linear(square), sequential(linear(square), linear(view(s, (3, 3), (1, 3))))))
+    whole = torch.nn.Sequential(model, torch.nn.Linear(3, 3))
+    before = model[0].weight
+    whole.float()
+    assert model[0].weight is not before
+    assert model[0].weight is model[1][0].weight
+    assert model[1][1].weight.data_ptr() == model[0].weight.data_ptr()
+    model[0].weight = torch.nn.Parameter(torch.ones(3, 3))
+    whole.double()
+    assert model[0].weight.sum() == 9
+    assert model[0].weight is not model[1][0].weight
+
+
+@pytest.mark.usefixtures("incompatible_device")
+def test_copies_and_pickles_keep_a_shared_parameter_one() -> None:
+    square = view(storage(9), (3, 3), (3, 1))
+    model = to_torch(sequential(linear(square), linear(square)))
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        other.float()
+        assert other[0].weight is other[1].weight
+        assert type(other).__name__ == "Sequential"
 
 
 def test_neighbours_in_a_flat_storage_become_compact() -> None:

@@ -15,6 +15,7 @@ from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.conversion.tracing import leaf
 from dpnn_bridge.modules.dpnn.decorator import torch_dtype
+from dpnn_bridge.modules.nn.indices import must_check_ranges
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.torch7.gradient import add_gradient, zero_gradient
 
@@ -38,7 +39,7 @@ class OneHot(nn.Module):
                 [1., 0., 0.]])
 
     Raises:
-        IndexError: a number is none of a category (checked on the CPU; CUDA fails in its own way).
+        IndexError: a number is none of a category (on CUDA, an error of its kernel).
 
     Lua:
         ``nn.OneHot(outputSize)``, OneHot.lua
@@ -54,7 +55,7 @@ class OneHot(nn.Module):
     @leaf
     def forward(self, input: Tensor | float) -> Tensor:
         index = torch.as_tensor(input, device=self.like.device).long() - self.index_base
-        if index.device.type == "cpu" and not torch.compiler.is_compiling():
+        if must_check_ranges(index):
             wrong = (index < 0) | (index >= self.output_size)
             if wrong.any():
                 last = self.output_size + self.index_base - 1

@@ -15,6 +15,7 @@ from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.modules.nn.indices import must_check_ranges
 from dpnn_bridge.modules.nnx.resampling import bilinear
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.torch7.gradient import zero_gradient
@@ -275,11 +276,7 @@ class SpatialUniformCrop(nn.Module):
         x = (width / 2 - (height - columns) / 2 + left).ceil() - (columns / 2).ceil()  # Torch7 has iH here as well
         y0, y1, fy = _positions(y.clamp(min=1) - 1, rows, self.oheight)
         x0, x1, fx = _positions(x.clamp(min=1) - 1, columns, self.owidth)
-        if (
-            input.device.type == "cpu"
-            and not torch.compiler.is_compiling()
-            and (int(y1.max()) >= height or int(x1.max()) >= width)
-        ):
+        if must_check_ranges(y1) and (int(y1.max()) >= height or int(x1.max()) >= width):
             raise ValueError(f"a window of scale {self.scale} lies outside the image of shape {tuple(input.shape)}")
 
         def weighted(rows: Tensor, columns: Tensor, weight: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from dpnn_bridge.objects import LuaObject, LuaTensor
 NO_CLASS = -100
 
 #: stands for "no class is ignored" where Torch7 knows no ``ignoreIndex``
-NEVER = torch.iinfo(torch.int64).min
+NEVER = torch.iinfo(torch.int32).min
 
 
 def _sample_nll(criterion: ClassNLLCriterion | CrossEntropyCriterion, log_probs: Tensor, target: Any) -> Tensor:

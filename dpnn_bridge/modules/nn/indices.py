@@ -6,7 +6,18 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar
 
+import torch
+
 T = TypeVar("T")
+
+
+def must_check_ranges(index: torch.Tensor) -> bool:
+    """Whether a module has to look for indices out of range itself.
+
+    CUDA's kernels check their indices. Other devices clamp them or read another element, so that a module has to look,
+    which waits for the device. A compiled program does not look.
+    """
+    return index.device.type not in ("cuda", "meta") and not torch.compiler.is_compiling()
 
 
 def says_where_indices_start(forward: Callable[..., T]) -> Callable[..., T]:
