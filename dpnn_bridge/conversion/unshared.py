@@ -31,9 +31,11 @@ def unshared(root: nn.Module) -> nn.Module:
 
 
 def _uses(module: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The members of a container of no file, in order, once for each use."""
-    spec = registry.spec_of(module)
-    if record_of(module) is not None or not (spec.container or spec.members):
+    """The members of a container of no file, in order, once for each use.
+
+    A module in a field of another one (``members``) may be there only to be set, not to run again.
+    """
+    if record_of(module) is not None or not registry.spec_of(module).container:
         return []
     return [(name, child) for name, child in module._modules.items() if child is not None]
 
