@@ -56,6 +56,9 @@ class Graph:
         context.sharing = self._views = Views()
         self.module = context.to_torch(obj)
         context.finish()
+        device = next((p.device for p in self.module.parameters()), torch.device("cpu"))
+        if device.type != "cpu":
+            self.module.to(device)  # what no field of the net gives
         found = [(part, context.converted(o)) for part, o in encoder.pairs]
         self.pairs = [(part, module) for part, module in found if module is not None]
         self.signature = signature(root, self._views.shared)

@@ -16,6 +16,10 @@ _ONLY_TORCH7 = {
     "sharedClone": "clone('weight', 'bias', 'gradWeight', 'gradBias')",
     "updateGradParameters": "dpnn_bridge.training.update_grad_parameters on to_torch()",
     "weightDecay": "dpnn_bridge.training.weight_decay on to_torch()",
+    "isTraining": "train, a field",
+    **dict.fromkeys(("heavySerial", "lightSerial", "mediumSerial"), "dpnn_bridge.training.serialized on to_torch()"),
+    "reinforce": "dpnn_bridge.training.reinforce on to_torch()",
+    "toBatch": "unsqueeze(0) on the input",
 }
 
 
@@ -42,7 +46,7 @@ class Viewed:
             return fields[alias]
         if name in _ONLY_TORCH7:
             raise AttributeError(
-                f"torch.legacy.nn of PyTorch 0.4 had no method {name}, which Torch7 has: call {_ONLY_TORCH7[name]}"
+                f"torch.legacy.nn of PyTorch 0.4 had no method {name}, which Torch7 has: use {_ONLY_TORCH7[name]}"
             )
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 

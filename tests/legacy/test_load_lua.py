@@ -178,7 +178,7 @@ def test_classes_that_pytorch_had_not(written: Any) -> None:
 
 
 def test_methods_that_pytorch_had_not() -> None:
-    with pytest.raises(AttributeError, match=r"had no method getParameters.*call flattenParameters\(\)"):
+    with pytest.raises(AttributeError, match=r"had no method getParameters.*use flattenParameters\(\)"):
         nn.Linear(2, 2).getParameters()
     assert not hasattr(nn.Linear(2, 2), "groups")
 
