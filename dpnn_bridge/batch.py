@@ -230,6 +230,8 @@ def _run_one(task: Task, line: Line | None, options: dict[str, Any]) -> Outcome:
         if there:
             return _present(task, line, options)
     try:
+        if isinstance(task.target, Path):
+            task.target.parent.mkdir(parents=True, exist_ok=True)
         report = convert(task.source, task.target, key=task.key, **options)
     except OutputExistsError:  # another attempt at the same task was faster
         return _present(task, line, options)

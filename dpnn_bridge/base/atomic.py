@@ -51,8 +51,8 @@ def check_output(path: StrPath, force: bool, inputs: Iterable[StrPath] = ()) -> 
 
     Raises:
         OutputExistsError: a file is there and ``force`` is False.
-        OutputError: something is there that is never replaced: a directory, a device, a pipe, an input; or the store
-            of a URL cannot be asked.
+        OutputError: something is there that is never replaced: a directory, a device, a pipe, an input; the folder is
+            not there; or the store of a URL cannot be asked.
     """
     path = place_of(path)
     if isinstance(path, str):
@@ -62,6 +62,8 @@ def check_output(path: StrPath, force: bool, inputs: Iterable[StrPath] = ()) -> 
     except (FileNotFoundError, NotADirectoryError):
         if not force and path.is_symlink():
             raise OutputExistsError(f"{path} is a link to a file that is not there; give another name") from None
+        if not path.parent.is_dir():
+            raise OutputError(f"cannot write {path}: there is no folder {path.parent}; make it first") from None
         return
     except (OSError, ValueError) as e:
         raise _cannot_write(path, e) from None
@@ -116,7 +118,6 @@ def replacing(
         check_output(path, force, inputs)
     path = Path(tempfile.gettempdir(), target.rpartition("/")[2]) if isinstance(target, str) else target
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary_folder(path.parent) as folder:
             temporary = folder / path.name
             try:

@@ -18,7 +18,8 @@ from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.report import Report
 from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.conversion.unshared import unshared
-from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.errors import ConversionError, OptionError
+from dpnn_bridge.objects import element_dtype
 
 __all__ = [
     "Convertible",
@@ -77,6 +78,12 @@ def to_lua(module: nn.Module, *, gradients: bool = True, tensor_type: str | None
     """
     check_customized(module, "a .t7 file")
     module = unshared(module)
+    kind = None if tensor_type is None else element_dtype(str(tensor_type))
+    if tensor_type is not None and (kind is None or kind.kind != "f" or not str(tensor_type).endswith("Tensor")):
+        raise OptionError(
+            f"tensor_type={tensor_type!r}: expected a class of floating point tensors, such as 'torch.FloatTensor', "
+            "'torch.DoubleTensor' or 'torch.CudaTensor'"
+        )
     dimensions = None if example is None else seen(module, example)
     ctx = LuaContext(gradients=gradients, tensor_type=tensor_type, dimensions=dimensions)
     return registry.spec_of(module).in_file(ctx.to_lua(module))

@@ -118,6 +118,8 @@ class Writer:
         if not self._head(TABLE, table):
             return None
         pairs = [pair for pair in table.items() if pair[1] is not None]
+        if any(key is None or key != key for key, _ in pairs):
+            raise LuaValueError("a table has a key that is nil or nan, which Lua's tables have not")
         self.sink.int(len(pairs))
         return (part for pair in pairs for part in pair)
 

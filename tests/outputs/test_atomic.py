@@ -393,3 +393,16 @@ def test_workers_end_with_their_parent(tmp_path: Path) -> None:
         assert list(out.iterdir()) == []
         for path in tmp_path.glob("*.pid"):
             path.unlink()
+
+
+# ---------------------------------------------------------------------- folders
+@pytest.mark.parametrize("report", [False, True])
+def test_a_folder_that_is_not_there_is_not_made(report: bool, tmp_path: Path) -> None:
+    names = (tmp_path / "m.pt", "--report", tmp_path / "no" / "such" / "m.json") if report else ()
+    for arguments in (names,) if report else ((tmp_path / "no" / "m.pt",), (tmp_path / "no" / "m.pt", "--all")):
+        code, output = run(MODEL, *arguments)
+        assert (code, "there is no folder" in output, "make it first" in output) == (6, True, True)
+    with pytest.raises(OutputError, match="there is no folder"):
+        dpnn_bridge.save(tmp_path / "no" / "m.pt", dpnn_bridge.load(MODEL))
+    assert list(tmp_path.iterdir()) == []
+    assert run(MODEL, "--out-dir", tmp_path / "made" / "here")[0] == 0

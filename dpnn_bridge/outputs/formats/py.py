@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import runpy
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dpnn_bridge.base.display import printable
 from dpnn_bridge.compare.bits import same_bits
@@ -39,7 +40,7 @@ class Py(Format):
     def verify(self, module: nn.Module, path: Path, job: Job) -> None:
         try:
             built = runpy.run_path(str(path))["build"]()
-            built.load_state_dict(module.state_dict())
+            _load_state_dict(built, module.state_dict())
         except Exception as e:
             raise VerificationError(f"the generated Python does not rebuild the model: {type(e).__name__}: {e}") from e
         pairs = job.written.pairs(built)
@@ -64,7 +65,7 @@ class Py(Format):
         """
         try:
             built = runpy.run_path(str(path))["build"]()
-            built.load_state_dict(module.state_dict())
+            _load_state_dict(built, module.state_dict())
         except (Exception, SystemExit) as e:
             raise VerificationError(f"{path} does not build this model: {type(e).__name__}: {e}") from e
         names = {id(m): name for name, m in module.named_modules()}
@@ -82,6 +83,28 @@ class Py(Format):
 
         note = "was run to build the model; it holds no weights and got those of MODEL"
         return Written(found, run=run, complete=False, note=note)
+
+
+def _load_state_dict(module: nn.Module, state_dict: dict[str, Tensor]) -> None:
+    """What ``module.load_state_dict`` does, which compares each module with all names that are left.
+
+    Raises:
+        ValueError: names or shapes differ.
+    """
+    wrong: list[str] = []
+
+    def load(module: nn.Module, own: dict[str, Tensor], prefix: str) -> None:
+        module._load_from_state_dict(own, prefix, {}, True, wrong, wrong, wrong)
+        of_child = defaultdict[str, dict[str, Tensor]](dict)
+        for name, tensor in own.items():
+            of_child[name[len(prefix) :].partition(".")[0]][name] = tensor
+        for name, child in module._modules.items():
+            if child is not None:
+                load(child, of_child[name], f"{prefix}{name}.")
+
+    load(module, dict(state_dict), "")
+    if wrong:
+        raise ValueError(f"the state_dict does not fit: {', '.join(wrong[:8])}{', …' if wrong[8:] else ''}")
 
 
 def _check_tensors(path: Path, pairs: list[Pair]) -> None:

@@ -1,0 +1,45 @@
+"""Writing takes time in proportion to the number of modules."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+import dpnn_bridge
+
+
+def seconds(count: int, path: Path) -> float:
+    """The least of two times, since other programs run too."""
+    model, found = nn.Sequential(*[nn.Linear(2, 2)] * count), []
+    for _ in range(2):
+        start = time.process_time()
+        dpnn_bridge.save(path, model)
+        found.append(time.process_time() - start)
+    return min(found)
+
+
+def test_references_to_one_module_take_linear_time(tmp_path: Path) -> None:
+    short, long = (seconds(n, tmp_path / "m.py") for n in (1000, 4000))
+    assert long < 8 * short + 0.2, (short, long)  # it took 16 times as long, 2.8 s
+
+
+def test_a_program_takes_the_weights_that_pytorch_would_load(tmp_path: Path) -> None:
+    """The comparison does not use load_state_dict, which takes quadratic time; it must say what that would say."""
+    from dpnn_bridge.outputs.formats.py import _load_state_dict
+
+    model = nn.Sequential(nn.Linear(2, 3), nn.Sequential(nn.Linear(3, 1)))
+    other = nn.Sequential(nn.Linear(2, 3), nn.Sequential(nn.Linear(3, 1)))
+    _load_state_dict(other, model.state_dict())
+    assert all(a.equal(b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+    state = model.state_dict()
+    for wrong in (
+        {k: v for k, v in state.items() if k != "1.0.bias"},
+        {**state, "1.0.more": state["0.bias"]},
+        {**state, "2.weight": state["0.bias"]},
+        {**state, "0.bias": state["1.0.bias"]},
+    ):
+        with pytest.raises(ValueError, match="does not fit"):
+            _load_state_dict(other, wrong)

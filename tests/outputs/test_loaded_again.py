@@ -1,0 +1,140 @@
+"""What is written is loaded again as its user does before the file appears."""
+
+from __future__ import annotations
+
+import json
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from samples import SAMPLES
+from torch import nn
+
+import dpnn_bridge
+from dpnn_bridge import LuaClass, lua_class
+from dpnn_bridge.compare.bits import same_bits
+from dpnn_bridge.errors import ConversionError, LuaValueError, OptionError
+from dpnn_bridge.objects import LuaObject
+
+#: models of different make: a stock network, a graph, tied weights, several layers of the project's own
+NAMES = (
+    "torch-demos__mnist_convnet",
+    "char-rnn__lstm",
+    "stnbhwd__spatial_transformer",
+    "DeepDeblur_release__ResNet_scale",
+)
+
+
+class Forgetful(nn.Module):
+    """Written without its size: what is read is another module, or none."""
+
+    def __init__(self, size: int = 1) -> None:
+        super().__init__()
+        if size < 1:
+            raise ValueError("no size")
+        self.weight = nn.Parameter(torch.ones(size))
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return input * self.weight
+
+
+@lua_class("test.Forgetful")
+class ForgetfulClass(LuaClass):
+    torch_type = Forgetful
+    tensors = {"weight": "weight"}
+
+    @classmethod
+    def arguments(cls, obj: LuaObject, ctx: Any) -> dict[str, Any]:
+        return {"size": 0}
+
+
+@pytest.mark.parametrize("name", ["m.pt", "m.pth", "m.safetensors", "m.safetensors.index.json", "m.t7"])
+def test_what_cannot_be_loaded_is_not_written(name: str, tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(3, 3), Forgetful(3))
+    with pytest.raises(ConversionError, match=r"cannot be loaded again: .*modules\[2\] \(test\.Forgetful\)"):
+        dpnn_bridge.save(tmp_path / name, model)
+    assert list(tmp_path.iterdir()) == []
+
+
+def weights_of(path: Path) -> dict[str, torch.Tensor]:
+    if path.suffix == ".safetensors":
+        safetensors = pytest.importorskip("safetensors.torch", reason="optional extra is not installed")
+        return safetensors.load_file(path)
+    if path.suffix == ".npz":
+        return {name: torch.from_numpy(array) for name, array in np.load(path).items()}
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".npz"])
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_go_into_the_program(name: str, suffix: str, tmp_path: Path) -> None:
+    model = dpnn_bridge.load(SAMPLES / name / "model.t7")
+    path = tmp_path / f"m{suffix}"
+    dpnn_bridge.save(tmp_path / "net.py", model)
+    dpnn_bridge.save(path, model)
+    weights, expected = weights_of(path), model.state_dict()
+    assert weights.keys() == expected.keys()
+    assert all(same_bits(weights[n], t) for n, t in expected.items())
+    code = (
+        "import sys; sys.modules['dpnn_bridge'] = None\n"
+        "import torch, net\n"
+        f"model = net.load({str(path)!r})\n"
+        "torch.save({n: p for n, p in model.named_parameters()}, 'loaded.pt')\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+    loaded = torch.load(tmp_path / "loaded.pt")
+    assert len(loaded) == len(dict(model.named_parameters()))
+    assert all(same_bits(a, b) for a, b in zip(loaded.values(), model.parameters(), strict=True))
+
+
+def test_weights_go_into_a_stock_network(tmp_path: Path) -> None:
+    shared = nn.Linear(4, 4)
+    model = nn.Sequential(shared, nn.Tanh(), shared)
+    dpnn_bridge.save(tmp_path / "m.safetensors", model)
+    other = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4))
+    other.load_state_dict(weights_of(tmp_path / "m.safetensors"))
+    assert torch.equal(other(torch.ones(4)), model(torch.ones(4)))
+    again = dpnn_bridge.load(tmp_path / "m.safetensors")
+    assert again[0].weight is again[2].weight
+
+
+def test_files_of_earlier_versions_load(tmp_path: Path) -> None:
+    """They hold constants as tensors, and tied tensors once."""
+    shared = nn.Linear(4, 4)
+    model = nn.Sequential(shared, nn.Tanh(), shared)
+    dpnn_bridge.save(tmp_path / "m.safetensors", model)
+    data = (tmp_path / "m.safetensors").read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    strings = header["__metadata__"]
+    assert json.loads(strings.pop("constants")) == []
+    strings["aliases"] = json.dumps({"2.weight": "0.weight", "2.bias": "0.bias"})
+    tensors = {name: shared.state_dict()[name[2:]].numpy().tobytes() for name in ("0.weight", "0.bias")}
+    at, entries = 0, {}
+    for name, content in tensors.items():
+        entries[name] = {**header[name], "data_offsets": [at, at + len(content)]}
+        at += len(content)
+    text = json.dumps({"__metadata__": strings, **entries}).encode()
+    (tmp_path / "old.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + b"".join(tensors.values()))
+    again = dpnn_bridge.load(tmp_path / "old.safetensors")
+    assert torch.equal(again(torch.ones(4)), model(torch.ones(4)))
+    assert again[0].weight is again[2].weight
+
+
+# ---------------------------------------------------------------------- values that no file holds
+@pytest.mark.parametrize("wrong", ["torch.Bogus", 3, "torch.LongTensor", "torch.FloatStorage", "nn.Linear", ""])
+def test_a_tensor_type_that_there_is_not(wrong: Any, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"tensor_type=.*expected a class of floating point tensors"):
+        dpnn_bridge.save(tmp_path / "m.t7", nn.Linear(2, 2), tensor_type=wrong)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_key_that_no_table_has(tmp_path: Path) -> None:
+    with pytest.raises(LuaValueError, match="a key that is nil or nan"):
+        dpnn_bridge.write_t7(tmp_path / "d.t7", {float("nan"): 1})
+    assert list(tmp_path.iterdir()) == []
