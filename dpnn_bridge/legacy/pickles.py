@@ -19,6 +19,7 @@ from typing import Any
 from dpnn_bridge.base.display import printable, shortened
 from dpnn_bridge.errors import NotT7Error, T7FormatError
 from dpnn_bridge.legacy.lua_graph import Described, LuaGraph, with_constants
+from dpnn_bridge.loaders.collisions import SAFE
 from dpnn_bridge.loaders.encoding import Encoding
 from dpnn_bridge.loaders.origin import LocalFile
 from dpnn_bridge.loaders.source import FileSource
@@ -158,6 +159,11 @@ class Size(tuple):
 _OBJECT = {("__builtin__", "object"), ("builtins", "object")}
 
 
+#: for what other programs register, and for sets, which no net has
+_EXTENSIONS = (pickle.EXT1, pickle.EXT2, pickle.EXT4)
+_SETS = (pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET)
+
+
 class _Name(str):
     """The name of something that is not called."""
 
@@ -183,14 +189,16 @@ class _Unpickler(pickle._Unpickler):  # the one in Python: its memo takes no mem
         self._source, self._places = source, places
         self._classes: dict[str, type[Stand]] = {}
         self.storages: dict[str, LuaStorage] = {}
+        self._numbers = 0
+        ordered, plain = self._mappings = self._mapping(OrderedDict), self._mapping(dict)
         self._callable: dict[tuple[str, str], Callable[..., Any]] = {
-            ("collections", "OrderedDict"): OrderedDict,
+            ("collections", "OrderedDict"): ordered,
             ("torch", "Size"): lambda sizes=(): Size(n if n == -1 else _natural(n) for n in sizes),
             ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
             ("torch._utils", "_rebuild_tensor"): self._tensor,
             ("torch._utils", "_rebuild_tensor_v2"): self._tensor,
             ("torch._thnn.utils", "_unpickle_backend"): lambda name: None,
-            ("torch.utils.serialization.read_lua_file", "hashable_uniq_dict"): dict,
+            ("torch.utils.serialization.read_lua_file", "hashable_uniq_dict"): plain,
         }
 
     def refuse(self, what: str) -> NotT7Error:
@@ -213,7 +221,7 @@ class _Unpickler(pickle._Unpickler):  # the one in Python: its memo takes no mem
         raise self.refuse(f"{module}.{name}")
 
     def _new(self, kind: Any, *_: Any) -> Any:
-        if kind is dict or kind is OrderedDict:
+        if kind in self._mappings:
             return {}
         if isinstance(kind, type) and issubclass(kind, Stand):
             return kind()
@@ -257,6 +265,20 @@ class _Unpickler(pickle._Unpickler):  # the one in Python: its memo takes no mem
             raise ValueError("a tensor reaches beyond its storage")
         return LuaTensor(kind, tuple(size), tuple(stride), offset, storage)
 
+    def _mapping(self, kind: type[dict]) -> Callable[..., Any]:
+        def make(pairs: Any = ()) -> dict[Any, Any]:
+            items = list(pairs.items()) if isinstance(pairs, dict) else list(pairs)
+            self._check_keys([key for key, _ in items])
+            return kind(items)
+
+        return make
+
+    def _check_keys(self, keys: list[Any]) -> None:
+        """Keys that are no strings may have been chosen to collide, which takes quadratic time; nets have few."""
+        self._numbers += sum(type(key) is not str for key in keys)
+        if self._numbers > SAFE:
+            raise self.refuse(f"more than {SAFE:,} keys that are no strings")
+
     # ------------------------------------------------------------------ instructions that would call or set anything
     def load_reduce(self) -> None:
         arguments = self.stack.pop()
@@ -282,13 +304,28 @@ class _Unpickler(pickle._Unpickler):  # the one in Python: its memo takes no mem
         elif not isinstance(target, OrderedDict):  # whose attributes are facts about a state_dict
             raise self.refuse("the state of an object that has none")
 
+    def load_setitem(self) -> None:
+        self._check_keys([self.stack[-2]])
+        super().load_setitem()  # type: ignore[misc]
+
+    def load_setitems(self) -> None:
+        self._check_keys(self.stack[::2])  # what stands above the mark
+        super().load_setitems()  # type: ignore[misc]
+
+    def load_dict(self) -> None:
+        self._check_keys(self.stack[::2])
+        super().load_dict()  # type: ignore[misc]
+
     def load_refused(self) -> None:
         raise self.refuse("an instruction that makes objects")
 
     dispatch[pickle.REDUCE[0]] = load_reduce
     dispatch[pickle.NEWOBJ[0]] = load_newobj
     dispatch[pickle.BUILD[0]] = load_build
-    for _code in (pickle.INST, pickle.OBJ, pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.PERSID):
+    dispatch[pickle.SETITEM[0]] = load_setitem
+    dispatch[pickle.SETITEMS[0]] = load_setitems
+    dispatch[pickle.DICT[0]] = load_dict
+    for _code in (pickle.INST, pickle.OBJ, pickle.NEWOBJ_EX, pickle.PERSID, *_EXTENSIONS, *_SETS):
         dispatch[_code[0]] = load_refused
 
 

@@ -55,7 +55,7 @@ MOST_REPEATED = 1 << 22
 DEEPEST = 200
 
 
-class _DamagedError(Exception):
+class _DamagedError(ValueError):
     pass
 
 

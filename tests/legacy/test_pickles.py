@@ -8,6 +8,7 @@ import pickle
 import struct
 import subprocess
 import sys
+import time
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,8 @@ from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.cli.inspect import inspect_command
 from dpnn_bridge.errors import NotT7Error, T7Error
 from dpnn_bridge.legacy import nn
-from dpnn_bridge.legacy.pickles import MAGIC, holds_legacy
+from dpnn_bridge.legacy.pickles import MAGIC, holds_legacy, read
+from dpnn_bridge.loaders.origin import LocalFile
 
 
 class Backend:
@@ -201,6 +203,26 @@ def test_damaged_pickles(tmp_path: Path, pickled: bytes, keys: list[str], elemen
     (tmp_path / "linear.pth").write_bytes(old_format(pickled, keys, elements))
     with pytest.raises(T7Error):
         dpnn_bridge.load(tmp_path / "linear.pth")
+
+
+COLLIDING = [i * (2**61 - 1) + 7 for i in range(20_000)]  # hashes of numbers have no secret: these have one
+
+
+@pytest.mark.parametrize("protocol", [0, 2])
+@pytest.mark.parametrize("value", [dict.fromkeys(COLLIDING[:1], 0), {1}], ids=["a dict", "a set"])
+def test_keys_that_were_chosen_to_collide_are_refused(value: Any, protocol: int, tmp_path: Path) -> None:
+    if isinstance(value, set):
+        pickled = b"\x80\x04\x8f(K\x01\x90."  # EMPTY_SET, ADDITEMS
+    elif protocol == 0:
+        pickled = b"(" + b"".join(b"L%dL\nI0\n" % key for key in COLLIDING) + b"d."
+    else:
+        items = b"".join(pickle.dumps(key, 2)[2:-1] + b"K\x00" for key in COLLIDING)
+        pickled = b"\x80\x02}(" + items + b"u."
+    (tmp_path / "x.pth").write_bytes(old_format(pickled, []) + b"torch.legacy.nn")
+    start = time.process_time()
+    with pytest.raises(NotT7Error, match=r"keys that are no strings|an instruction that makes objects"):
+        read(LocalFile(tmp_path / "x.pth", "x.pth"))
+    assert time.process_time() - start < 2
 
 
 def test_every_cut_of_a_file_is_an_error(classes: Any, tmp_path: Path) -> None:
