@@ -24,6 +24,7 @@ STEP = 1e-6
 #: reason -> Lua classes whose gradient is not the derivative. The docstring of each module says what it is instead;
 #: fixtures and tests of formulas check that
 OTHER_GRADIENT = {
+    "that of the sum, of a mean": ("nn.CTCCriterion",),
     "a step, whose gradient passes as if it were none": (
         "bnn.Binary",
         "nn.BinActiveZ",

@@ -12,7 +12,10 @@ from torch import nn
 from dpnn_bridge import parity, read_t7, to_torch, training
 from dpnn_bridge.compare import nested
 from dpnn_bridge.conversion.lua_values import to_value
+from dpnn_bridge.modules.nn.arithmetic import MixtureTable
 from dpnn_bridge.modules.nn.container import Bottle, MapTable, Parallel
+from dpnn_bridge.modules.nn.pairwise import CosineDistance, DotProduct, PairwiseDistance
+from dpnn_bridge.modules.nn.table import JoinTable, SplitTable
 
 WEIGHT_ONLY = [e for e in manifest(kind="module") if e["name"].startswith("Sequential__net_siamese_weightonly")]
 
@@ -55,3 +58,31 @@ def test_parallel_refuses_more_slices_than_members() -> None:
 def test_bottle_refuses_an_unexpected_number_of_dimensions() -> None:
     with pytest.raises(ValueError, match="expected 2 dimensions"):
         Bottle(nn.Flatten(0))(torch.zeros(2, 3, 4))
+
+
+# ---------------------------------------------------------------------- nothing in tables and tensors
+def test_joining_nothing_gives_a_tensor_without_elements() -> None:
+    assert JoinTable(2)([]).shape == (0,)
+
+
+@pytest.mark.parametrize("layer", [JoinTable(-1), JoinTable(1, 1)], ids=str)
+def test_an_empty_table_does_not_tell_the_dimension(layer: nn.Module) -> None:
+    with pytest.raises(ValueError, match="empty table"):
+        layer([])
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [JoinTable(1), JoinTable(2), JoinTable(-1), DotProduct(), CosineDistance(), PairwiseDistance(), MixtureTable()],
+    ids=str,
+)
+def test_tensors_without_elements_have_no_dimensions(layer: nn.Module) -> None:
+    """Torch7 raises for them all."""
+    for pair in ([torch.empty(0), torch.empty(0)], [torch.empty(0), torch.randn(2, 3)]):
+        with pytest.raises(ValueError, match=r"no dimensions|cannot be joined"):
+            layer(pair)
+
+
+def test_a_tensor_without_elements_is_not_split() -> None:
+    with pytest.raises(ValueError, match="no dimensions"):
+        SplitTable(1)(torch.empty(0))

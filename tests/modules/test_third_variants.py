@@ -242,7 +242,7 @@ def test_stochastic_pooling_picks_from_each_window_and_averages_in_evaluation() 
 
 def test_ctc_loss_of_a_batch() -> None:
     criterion = to_torch(lua("nn.CTCCriterion", batchFirst=True))
-    scores = torch.randn(2, 5, 4)
+    scores = torch.randn(2, 5, 4, requires_grad=True)
     loss = criterion(scores, [[[1, 2], [3]], torch.tensor([5, 4])])
     each = [
         nn.functional.ctc_loss(
@@ -251,6 +251,9 @@ def test_ctc_loss_of_a_batch() -> None:
         for s, n, t in zip(scores, (5, 4), ([1, 2], [3]), strict=True)
     ]
     torch.testing.assert_close(loss, torch.stack(each).mean())
+    (gradient,) = torch.autograd.grad(loss, scores)
+    (of_sum,) = torch.autograd.grad(torch.stack(each).sum(), scores)
+    torch.testing.assert_close(gradient, of_sum)  # warp-ctc's gradient is not divided by the batch
 
 
 # ---------------------------------------------------------------------- OpenNMT

@@ -27,6 +27,16 @@ def shaped_like(first: Tensor, other: Tensor) -> Tensor:
     return other.reshape(first.shape)
 
 
+def check_dimensions(*tensors: Tensor) -> None:
+    """Refuses tensors without elements in one dimension, which in Torch7 have no dimension.
+
+    Raises:
+        ValueError: there is one.
+    """
+    if any(tensor.dim() == 1 and tensor.shape[0] == 0 for tensor in tensors):
+        raise ValueError("a tensor without elements has no dimensions in Torch7; leave it out of the table")
+
+
 def joined(tensors: Sequence[Tensor], dim: int) -> Tensor:
     """The tensors behind one another along ``dim``, as Torch7 copies them: element by element into as much of it as
     their own size in ``dim`` says, with the other sizes of the first.
@@ -39,6 +49,7 @@ def joined(tensors: Sequence[Tensor], dim: int) -> Tensor:
         ValueError: a tensor has no ``dim``, or another number of elements than its place.
     """
     first, *others = tensors
+    check_dimensions(*tensors)
     fitting = [first]
     for number, tensor in enumerate(others, 2):
         size = tensor.shape[dim] if dim < tensor.dim() else -1
@@ -214,6 +225,7 @@ class MixtureTable(nn.Module):
 
     def forward(self, input: list) -> Tensor:
         gates, experts = input
+        check_dimensions(gates)
         batched = gates.dim() > 1
         dim = (2 if batched else 1) if self.dim is None else self.dim
         count = gates.shape[1 if batched else 0]

@@ -10,7 +10,7 @@ from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.tracing import leaf
-from dpnn_bridge.modules.nn.arithmetic import shaped_like
+from dpnn_bridge.modules.nn.arithmetic import check_dimensions, shaped_like
 from dpnn_bridge.objects import LuaTensor
 from dpnn_bridge.torch7.gradient import with_gradient_of
 
@@ -27,11 +27,12 @@ def rows_of(input: list[Tensor]) -> tuple[Tensor, Tensor]:
     """A pair of vectors, or of matrices, as matrices with one sample in each row.
 
     Raises:
-        ValueError: the first has more than two dimensions, or the numbers of elements differ.
+        ValueError: the first has more than two dimensions, the numbers of elements differ, or there are none.
     """
     first, second = input[0], input[1]
     if first.dim() not in (1, 2):
         raise ValueError(f"expected vectors or matrices, found shape {tuple(first.shape)}")
+    check_dimensions(first, second)
     second = shaped_like(first, second)
     return (first, second) if first.dim() == 2 else (first.unsqueeze(0), second.unsqueeze(0))
 

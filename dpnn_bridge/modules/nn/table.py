@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.conversion.lua_class import LuaClass, empty_sizes, empty_table
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.tracing import leaf
-from dpnn_bridge.modules.nn.arithmetic import joined
+from dpnn_bridge.modules.nn.arithmetic import check_dimensions, joined
 from dpnn_bridge.modules.nn.reshape import batched_dim
 
 
@@ -24,7 +25,10 @@ class JoinTable(nn.Module):
 
     Shape:
         - Input: list of tensors that differ in ``dimension`` only, or have as many elements as if they did.
-        - Output: the tensors, joined; the first decides the other sizes.
+        - Output: the tensors, joined; the first decides the other sizes. Of an empty list a tensor without elements.
+
+    Raises:
+        ValueError: the tensors do not fit, one has no elements, or the list is empty and ``dimension`` depends on it.
 
     Lua:
         ``nn.JoinTable(dimension, nInputDims)``, JoinTable.lua
@@ -36,6 +40,10 @@ class JoinTable(nn.Module):
 
     @leaf
     def forward(self, input: list[Tensor]) -> Tensor:
+        if not input:
+            if self.dimension < 0 or self.n_input_dims is not None:
+                raise ValueError("an empty table does not tell which dimension is meant")
+            return torch.empty(0)
         return joined(input, batched_dim(input[0], self.dimension, self.n_input_dims))
 
     def extra_repr(self) -> str:
@@ -71,6 +79,7 @@ class SplitTable(nn.Module):
 
     @leaf
     def forward(self, input: Tensor) -> list[Tensor]:
+        check_dimensions(input)
         slices = input.unbind(batched_dim(input, self.dimension, self.n_input_dims))
         return [s.reshape(1) for s in slices] if input.dim() == 1 else list(slices)
 

@@ -14,6 +14,7 @@ from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.modules.nn.criterion import MultiCriterion, ParallelCriterion, filled
 from dpnn_bridge.objects import LuaTable
+from dpnn_bridge.torch7.gradient import with_gradient_of
 
 
 @lua_class("nn.DistNLLCriterion")
@@ -166,6 +167,10 @@ class CTCCriterion(nn.Module):
           inputs.
         - Output: scalar, the mean over the batch.
 
+    Differs from torch:
+        The gradient is that of the sum over the batch, N times the derivative of what is returned: warp-ctc does not
+        divide, and Torch7 divides the loss alone.
+
     Lua:
         ``nn.CTCCriterion(batchFirst)``, nnx CTCCriterion.lua, which calls warp-ctc
     """
@@ -186,7 +191,7 @@ class CTCCriterion(nn.Module):
             sizes,
             reduction="sum",
         )
-        return losses / len(rows)
+        return with_gradient_of(losses / len(rows), losses)
 
     def extra_repr(self) -> str:
         return f"batch_first={self.batch_first}"

@@ -124,7 +124,7 @@ class Balance(nn.Module):
     def __init__(self, n_batch: int = 10, batch_size: int = 0, start: int = 1) -> None:
         super().__init__()
         self.n_batch, self.batch_size, self.start = n_batch, batch_size, start
-        self.register_buffer("cache", torch.empty(0, 0))
+        self.register_buffer("cache", torch.empty(0))
 
     def forward(self, input: Tensor) -> Tensor:
         N = input.shape[0]
