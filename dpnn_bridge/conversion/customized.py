@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from types import FunctionType
 
@@ -72,7 +73,7 @@ def _called(base: type[nn.Module]) -> set[str]:
     names, queue = set[str](), ["forward", "__call__", "__iter__"]
     while queue:
         name = queue.pop()
-        method = getattr(base, name, None)
+        method = inspect.unwrap(getattr(base, name, None))  # type: ignore[arg-type]
         if name not in names and isinstance(method, FunctionType):
             names.add(name)
             queue += method.__code__.co_names

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-Forward = Callable[[Any, Any], Any]
+Forward = Callable[..., Any]
 
 
 def leaf(forward: Forward) -> Forward:
@@ -17,16 +17,32 @@ def leaf(forward: Forward) -> Forward:
 
     A tracer that runs the forward would fail where it asks for a size. The root of a trace is run as any other.
     """
+    return _recorded(forward, lambda module: True)
 
+
+def leaf_without_members(kind: type[nn.Module]) -> None:
+    """Makes modules of a class single steps for ``torch.fx`` where they hold no other modules.
+
+    Those that hold some are run, so that the layers inside are steps; a class with the attribute ``fx_leaf`` is one.
+    """
+    owner: Any = next((c for c in kind.__mro__ if "forward" in c.__dict__), nn.Module)
+    if owner.__module__.startswith("dpnn_bridge.") and not hasattr(owner.forward, "is_leaf"):
+        owner.forward = _recorded(
+            owner.forward, lambda module: not module._modules or getattr(module, "fx_leaf", False)
+        )
+
+
+def _recorded(forward: Forward, is_leaf: Callable[[Any], bool]) -> Forward:
     @wraps(forward)
-    def recorded(self: nn.Module, input: Any) -> Any:
+    def recorded(self: nn.Module, input: Any, *args: Any, **kwargs: Any) -> Any:
         first = input[0] if isinstance(input, (list, tuple)) and input else input
-        if isinstance(first, fx.Proxy) and isinstance(first.tracer, fx.Tracer):
+        if isinstance(first, fx.Proxy) and isinstance(first.tracer, fx.Tracer) and is_leaf(self):
             path = first.tracer.path_of_module(self)
             if path:
-                return first.tracer.create_proxy("call_module", path, (input,), {})
-        return forward(self, input)
+                return first.tracer.create_proxy("call_module", path, (input, *args), kwargs)
+        return forward(self, input, *args, **kwargs)
 
+    recorded.is_leaf = is_leaf  # type: ignore[attr-defined]
     return recorded
 
 

@@ -40,6 +40,8 @@ class DenseCapLanguageModel(nn.Module):
         ``nn.LanguageModel{…}``, densecap LanguageModel.lua
     """
 
+    fx_leaf = True
+
     def __init__(
         self,
         image_encoder: nn.Module,
@@ -160,6 +162,8 @@ class NeuralTalkLanguageModel(nn.Module):
     Lua:
         ``nn.LanguageModel{…}``, neuraltalk2 misc/LanguageModel.lua
     """
+
+    fx_leaf = True
 
     def __init__(
         self,

@@ -88,6 +88,8 @@ class LocalizationLayer(nn.Module):
         ValueError: the size of the image is not set; training without targets.
     """
 
+    fx_leaf = True
+
     def __init__(
         self,
         rpn: nn.Module,
@@ -238,6 +240,8 @@ class DenseCapModel(nn.Module):
     Raises:
         ValueError: the input is not one image; training without targets.
     """
+
+    fx_leaf = True
 
     def __init__(
         self,

@@ -36,6 +36,8 @@ class BoxSampler(nn.Module):
         ``nn.BoxSampler(options)``, densecap modules/BoxSampler.lua
     """
 
+    fx_leaf = True
+
     def __init__(
         self,
         box_iou: nn.Module,
@@ -116,6 +118,8 @@ class BoxSamplerHelper(nn.Module):
     Lua:
         ``nn.BoxSamplerHelper(options)``, densecap modules/BoxSamplerHelper.lua
     """
+
+    fx_leaf = True
 
     def __init__(self, box_sampler: nn.Module, index_base: int = 1) -> None:
         super().__init__()

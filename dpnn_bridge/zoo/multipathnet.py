@@ -257,6 +257,8 @@ class SequentialSplitBatch(nn.Sequential):
         ``nn.SequentialSplitBatch(size)``, multipathnet modules/SequentialSplitBatch.lua
     """
 
+    fx_leaf = True
+
     def __init__(self, *modules: nn.Module, batch_size: int) -> None:
         super().__init__(*modules)
         self.batch_size = batch_size

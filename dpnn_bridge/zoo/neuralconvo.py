@@ -32,6 +32,8 @@ class Seq2Seq(nn.Module):
     encoder_lstm: Any
     decoder_lstm: Any
 
+    fx_leaf = True
+
     def __init__(self, encoder: nn.Module, decoder: nn.Module, encoder_lstm: Any, decoder_lstm: Any) -> None:
         super().__init__()
         self.encoder, self.decoder = encoder, decoder

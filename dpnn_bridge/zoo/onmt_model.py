@@ -65,6 +65,8 @@ class Encoder(nn.Module):
         ``onmt.Encoder``, OpenNMT onmt/modules/Encoder.lua
     """
 
+    fx_leaf = True
+
     def __init__(self, step: nn.Module, num_states: int, rnn_size: int) -> None:
         super().__init__()
         self.step, self.num_states, self.rnn_size = step, num_states, rnn_size
@@ -103,6 +105,8 @@ class BiEncoder(nn.Module):
     Lua:
         ``onmt.BiEncoder``, OpenNMT onmt/modules/BiEncoder.lua
     """
+
+    fx_leaf = True
 
     def __init__(self, fwd: nn.Module, bwd: nn.Module, merge: str) -> None:
         super().__init__()
@@ -162,6 +166,8 @@ class Decoder(nn.Module):
     Lua:
         ``onmt.Decoder``, OpenNMT onmt/modules/Decoder.lua
     """
+
+    fx_leaf = True
 
     def __init__(
         self, step: nn.Module, generator: nn.Module, num_states: int, rnn_size: int, input_feed: bool = True
@@ -251,6 +257,8 @@ class Seq2Seq(nn.Module):
         ``onmt.Seq2Seq``, OpenNMT onmt/Seq2Seq.lua
     """
 
+    fx_leaf = True
+
     def __init__(self, encoder: nn.Module, decoder: Decoder, bridge: nn.Module | None = None) -> None:
         super().__init__()
         self.encoder, self.decoder, self.bridge = encoder, decoder, bridge
@@ -284,6 +292,8 @@ class SequenceModel(nn.Module):
         ``onmt.LanguageModel``, ``onmt.SeqTagger`` (which predicts each word alone), OpenNMT onmt/LanguageModel.lua and
         onmt/SeqTagger.lua
     """
+
+    fx_leaf = True
 
     def __init__(self, encoder: nn.Module, generator: nn.Module) -> None:
         super().__init__()

@@ -263,6 +263,8 @@ class SharedParallelTable(nn.Module):
         ``nn.SharedParallelTable(unit, maxT)``, crnn src/SharedParallelTable.lua
     """
 
+    fx_leaf = True
+
     def __init__(self, unit: nn.Module) -> None:
         super().__init__()
         self.unit = unit
@@ -288,6 +290,8 @@ class BiRnnJoin(nn.Module):
     Lua:
         ``nn.BiRnnJoin(nIn, nOut, maxT)``, crnn src/BiRnnJoin.lua
     """
+
+    fx_leaf = True
 
     def __init__(self, unit: nn.Module) -> None:
         super().__init__()
@@ -316,6 +320,8 @@ class LstmLayer(nn.Module):
     Lua:
         ``nn.LstmLayer(nIn, nHidden, maxT, dropout, reverse)``, crnn src/LstmLayer.lua
     """
+
+    fx_leaf = True
 
     def __init__(self, unit: nn.Module, hidden_size: int, reverse: bool = False) -> None:
         super().__init__()

@@ -70,6 +70,8 @@ class MaskZeroCopy(Decorator):
 
     last: Tensor | None
 
+    fx_leaf = True
+
     def __init__(self, module: nn.Module, input_dims: int) -> None:
         super().__init__(module)
         self.input_dims = input_dims

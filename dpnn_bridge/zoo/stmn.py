@@ -177,6 +177,8 @@ class STMM(nn.Module):
         ``nn.STMM(N, T, D, M, MULT)``, STMN modules/STMM.lua
     """
 
+    fx_leaf = True
+
     def __init__(self, net: nn.Module, videos: int, frames: int, in_channels: int, memory_channels: int) -> None:
         super().__init__()
         self.net = net
@@ -277,6 +279,8 @@ class ImageRoiPooling(nn.Module):
     Lua:
         ``nn.BilinearRoiPooling(height, width, spatial_scale)``, STMN modules/BilinearRoiPooling.lua
     """
+
+    fx_leaf = True
 
     def __init__(self, net: nn.Module, box_to_affine: nn.Module, height: int, width: int, spatial_scale: float) -> None:
         super().__init__()

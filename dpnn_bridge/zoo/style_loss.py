@@ -39,6 +39,8 @@ class ContentLoss(nn.Module):
 
     target: Tensor | None
 
+    fx_leaf = True
+
     def __init__(self, crit: nn.Module, strength: float = 1.0, normalize: bool = False, mode: str = "none") -> None:
         super().__init__()
         self.crit, self.strength, self.normalize, self.mode = crit, strength, normalize, mode
@@ -167,6 +169,8 @@ class AggregatedStyleLoss(ContentLoss):
     Lua:
         ``nn.StyleLoss(strength, loss_type, agg_type)``, fast-neural-style StyleLoss.lua
     """
+
+    fx_leaf = True
 
     def __init__(
         self, crit: nn.Module, agg: nn.Module, strength: float = 1.0, normalize: bool = False, mode: str = "none"

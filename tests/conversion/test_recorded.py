@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from dpnn_bridge.compare import nested
 
+#: blocks that torch.fx cannot record
+NOT_RECORDED: dict[str, str] = {}
+
 every_block = pytest.mark.parametrize("block", BLOCKS, ids=block_id)
 
 
@@ -63,3 +66,19 @@ def test_a_frozen_trace_computes_the_same(block: Block) -> None:
     del again, unsteady
     leaves = [list(nested.leaves(value)) for value in (first, found)]
     torch.testing.assert_close(leaves[1], leaves[0], equal_nan=True)
+
+
+@every_block
+def test_fx_records_what_computes_the_same(block: Block) -> None:
+    """Every module is one step of a graph, or the layers inside it are; only losses take more than one argument."""
+    call = evaluated(block)
+    if len(call.arguments) > 1 or block.names[0] in NOT_RECORDED:
+        pytest.skip(NOT_RECORDED.get(block.names[0], "takes more than one argument"))
+    try:
+        expected = list(nested.leaves(call.copy().run()))
+    except Exception:
+        pytest.skip("evaluation needs more than this call")
+    model = nn.Sequential(call.module)
+    traced = torch.fx.symbolic_trace(model)
+    found = list(nested.leaves(Call(traced, call.arguments).run()))
+    torch.testing.assert_close(found, expected, equal_nan=True)

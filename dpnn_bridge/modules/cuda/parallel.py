@@ -95,6 +95,8 @@ class ModelParallelTable(nn.Sequential):
         ``nn.ModelParallel(dimension)``, ModelParallel.lua
     """
 
+    fx_leaf = True
+
     def __init__(self, *modules: nn.Module, dimension: int) -> None:
         super().__init__(*modules)
         self.dimension = dimension

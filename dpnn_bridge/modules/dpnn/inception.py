@@ -35,6 +35,8 @@ class Inception(Decorator):
         Szegedy et al., Going Deeper with Convolutions, https://arxiv.org/abs/1409.4842
     """
 
+    fx_leaf = True
+
     def forward(self, input: Tensor) -> Tensor:
         if input.dim() != 3:
             return self.module(input)
@@ -117,6 +119,8 @@ class FireModule(Decorator):
     References:
         Iandola et al., SqueezeNet, https://arxiv.org/abs/1602.07360
     """
+
+    fx_leaf = True
 
     def forward(self, input: Tensor) -> Tensor:
         if input.dim() != 4:

@@ -11,6 +11,7 @@ from dpnn_bridge.conversion.fields import Field, Layout
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.conversion.tracing import leaf
 from dpnn_bridge.modules.nn.strides import plain_strides
 from dpnn_bridge.objects import LuaObject
 
@@ -38,6 +39,7 @@ def normalised_without_eps(module: nn.modules.batchnorm._BatchNorm, input: Tenso
 class WithoutEps(nn.modules.batchnorm._BatchNorm):
     """What Torch7 does without eps in training, which PyTorch refuses; mixed into layers that have none."""
 
+    @leaf
     def forward(self, input: Tensor) -> Tensor:
         return normalised_without_eps(self, input) if self.training else super().forward(input)
 
@@ -71,6 +73,8 @@ def before_single_sample(self: Any, input: tuple[Tensor]) -> tuple[Tensor]:
     PyTorch reads a memory format from the strides where a size is 1, and computes wrong gradients: they become plain.
     """
     x = input[0]
+    if not isinstance(x, Tensor):  # what torch.fx records
+        return input
     at = 1 if x.dim() >= self.batch_dims else 0
     if x.dim() > at and x.shape[at] != self.num_features:
         raise ValueError(f"expected {self.num_features} planes in dimension {at}, found an input of shape {x.shape}")
@@ -85,6 +89,8 @@ def before_single_sample(self: Any, input: tuple[Tensor]) -> tuple[Tensor]:
 
 def after_single_sample(self: Any, input: tuple[Tensor], output: Tensor) -> Tensor:
     """Forward hook: ends what :func:`before_single_sample` began. Fusion hands it on to the fused layer."""
+    if not isinstance(output, Tensor):
+        return output
     if hasattr(self, "is_single") and self.is_single:
         self.training = True
         self.is_single = False

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from dpnn_bridge.conversion.lua_class import LuaClass, ParameterSite, empty_sizes, empty_table
@@ -20,6 +20,8 @@ from dpnn_bridge.modules.nn.arithmetic import joined
 from dpnn_bridge.modules.nn.decorator import Decorator
 from dpnn_bridge.modules.nn.members import Members, SlicedWithArguments
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor, element_dtype
+
+fx.wrap("joined")
 
 
 @lua_class("nn.Sequential", "nn.Maxout")
@@ -162,6 +164,8 @@ class Parallel(SlicedWithArguments):
         ValueError: there are more slices than members.
     """
 
+    fx_leaf = True
+
     def __init__(self, *modules: nn.Module, input_dimension: int, output_dimension: int) -> None:
         super().__init__(*modules)
         self.input_dimension, self.output_dimension = input_dimension, output_dimension
@@ -198,6 +202,8 @@ class MapTable(SlicedWithArguments):
     Lua:
         ``nn.MapTable(module, shared)``, MapTable.lua
     """
+
+    fx_leaf = True
 
     def __init__(self, *modules: nn.Module, shared: bool = True) -> None:
         super().__init__(*modules)

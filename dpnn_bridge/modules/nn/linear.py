@@ -219,6 +219,8 @@ class PartialLinear(nn.Module):
     partition: Tensor
     all_columns: Tensor
 
+    fx_leaf = True
+
     def __init__(self, network: nn.Sequential, out_features: int, bias: bool = True, device: Any = None) -> None:
         super().__init__()
         self.network, self.out_features = network, out_features

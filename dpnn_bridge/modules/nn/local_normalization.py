@@ -52,6 +52,8 @@ class Estimating(nn.Module):
         meanestimator: weighted average of a neighbourhood over all planes, with zeros outside the image.
     """
 
+    fx_leaf = True
+
     def __init__(self, meanestimator: nn.Module) -> None:
         super().__init__()
         self.meanestimator = meanestimator.requires_grad_(False)

@@ -25,7 +25,7 @@ def guard_volumes(module: nn.Module) -> nn.Module:
 
 def plain_volume(module: nn.Module, args: tuple[Any, ...]) -> Any:
     """Forward pre-hook of :func:`guard_volumes`."""
-    return (plain_strides(args[0]), *args[1:]) if args[0].dim() == 4 else None
+    return (plain_strides(args[0]), *args[1:]) if isinstance(args[0], Tensor) and args[0].dim() == 4 else None
 
 
 def plain_gradient(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:

@@ -50,6 +50,8 @@ class MaxUnpooling(nn.Module):
 
     pooling: Any
 
+    fx_leaf = True
+
     def __init__(self, pooling: Any) -> None:
         super().__init__()
         self.pooling = pooling

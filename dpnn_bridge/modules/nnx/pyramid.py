@@ -39,6 +39,8 @@ class SpatialPyramid(nn.Module):
         ``nn.SpatialPyramid(ratios, processors, kW, kH, dW, dH, …)``, nnx SpatialPyramid.lua
     """
 
+    fx_leaf = True
+
     def __init__(
         self,
         focused_pipeline: nn.Sequential,

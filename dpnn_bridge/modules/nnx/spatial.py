@@ -33,6 +33,8 @@ class SpatialNormalization(nn.Module):
         ``nn.SpatialNormalization(nInputPlane, kernel, threshold)``, nnx SpatialNormalization.lua
     """
 
+    fx_leaf = True
+
     def __init__(self, convo: nn.Module, convostd: nn.Module, sqrt: nn.Module, threshold: float | None = None) -> None:
         super().__init__()
         self.convo, self.convostd = convo.requires_grad_(False), convostd.requires_grad_(False)

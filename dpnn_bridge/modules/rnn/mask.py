@@ -67,6 +67,8 @@ class MaskZero(Decorator):
         though not in the gradient of the input. With a criterion that masks as well this makes no difference.
     """
 
+    fx_leaf = True
+
     def __init__(self, module: nn.Module, input_dims: int) -> None:
         super().__init__(module)
         self.input_dims = input_dims

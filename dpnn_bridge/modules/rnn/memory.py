@@ -28,6 +28,9 @@ MODES = ("both", "eval", "train", "neither")
 class Memory(nn.Module):
     """A module that keeps a state between calls. Each class says what becomes of its own state, not its members'."""
 
+    #: a tracer would keep what it records as the state
+    fx_leaf = True
+
     def forget(self) -> None:
         """Goes back to the start of a sequence, members included."""
         forget(self)
