@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -44,5 +44,5 @@ class Views(Sharing):
             site.owner._buffers[site.leaf] = value
         return 0
 
-    def tie(self) -> None:
+    def tie(self, roots: Iterable[nn.Module]) -> None:
         """Nothing: parameters that overlap share their memory already."""
