@@ -55,7 +55,9 @@ def read_index(index: Path) -> Index:
     except (ValueError, RecursionError) as error:
         raise T7FormatError(f"the index is damaged: {error}", source=str(index)) from error
     generation = about.get("generation") if isinstance(about, dict) else None
-    return Index(places, generation if re.fullmatch("[0-9a-f]{1,64}", str(generation)) else "")
+    if not isinstance(generation, str) or not re.fullmatch("[0-9a-f]{1,64}", generation):
+        generation = ""
+    return Index(places, generation)
 
 
 def _is_name(name: str) -> bool:
