@@ -125,39 +125,55 @@ MOST_CLASSES, MOST_FIELDS = 50, 40
 
 @dataclass
 class UnsupportedClass:
-    """One class without a mapping: where it stands and what it holds."""
+    """One class that cannot be converted: where it is and what it holds.
+
+    Attributes:
+        class_name: the Lua class.
+        paths: where its objects are.
+        fields: their fields.
+        nearest: the known class with the most similar name.
+        reason: why the built-in mapping cannot build the object; empty for a class without a mapping.
+    """
 
     class_name: str
     paths: list[str] = field(default_factory=list)
     fields: tuple[str, ...] = ()
     nearest: str | None = None
+    reason: str = ""
 
 
 class UnsupportedClassError(ConversionError):
-    """The graph holds classes that no registered :class:`~dpnn_bridge.conversion.lua_class.LuaClass` knows.
+    """The file holds classes without a mapping, or objects that the mapping of their class cannot build.
 
     Attributes:
-        classes: one :class:`UnsupportedClass` per unknown class.
+        classes: one :class:`UnsupportedClass` per class and set of fields.
     """
 
     def __init__(self, classes: list[UnsupportedClass]) -> None:
         self.classes = classes
-        lines = [f"{len(classes)} Lua class{'es' * (len(classes) != 1)} without a mapping:"]
+        unknown = sum(not c.reason for c in classes)
+        counts = ((unknown, "without a mapping"), (len(classes) - unknown, "that the built-in mapping cannot convert"))
+        lines = [" and ".join(f"{n} Lua class{'es' * (n != 1)} {what}" for n, what in counts if n) + ":"]
         for c in classes[:MOST_CLASSES]:
             more = f" and {len(c.paths) - 1} more" if len(c.paths) > 1 else ""
             lines.append(f"  {shortened(printable(c.class_name))} at {c.paths[0] or 'root'}{more}")
+            if c.reason:
+                lines.append(f"    {printable(c.reason)}")
             fields = ", ".join(shortened(printable(name), 60) for name in c.fields[:MOST_FIELDS]) or "none"
             lines.append(f"    fields: {fields}{', …' if len(c.fields) > MOST_FIELDS else ''}")
             if c.nearest:
                 lines.append(f"    nearest known class: {c.nearest}")
         if len(classes) > MOST_CLASSES:
             lines.append(f"  … and {len(classes) - MOST_CLASSES} more")
+        variant = "; for a variant of a known class, the block overrides `matches`" if unknown < len(classes) else ""
         lines.append(
-            "Ways on: register them with @dpnn_bridge.lua_class in a Python file and pass it as a plugin "
-            "(--plugin my_layers.py); let the Lua file that defines them compute them (--lua my_layers.lua); "
-            "or convert with placeholders that raise when they run (--allow-unsupported)."
+            "To fix this: map the class with @dpnn_bridge.lua_class in a Python file and pass it as a plugin "
+            f"(--plugin my_layers.py{variant}); let the Lua file that defines the class compute it "
+            "(--lua my_layers.lua); or convert with placeholders that raise when they run (--allow-unsupported)."
         )
         super().__init__("\n".join(lines))
+        if len(classes) == 1:
+            self.path, self.class_name = classes[0].paths[0], classes[0].class_name
 
 
 class ModelNotFoundError(ConversionError):

@@ -62,8 +62,8 @@ def load(
         inplace: run modules in place where the file says so.
         gradients: take the gradients of the file into ``.grad``.
         plugins: Python files that register classes with ``@lua_class``.
-        lua: a :class:`~dpnn_bridge.lua.LuaBridge` that knows the classes that the registry does not, or Lua files that
-            define them, which are run.
+        lua: a :class:`~dpnn_bridge.lua.LuaBridge` or Lua files, which are run. The classes that they define take
+            precedence over the built-in mapping of the same name, and plugins over both.
         sandbox: run these Lua files, and the layers that they define, in a process that the kernel lets do nothing but
             compute; see :class:`~dpnn_bridge.lua.LuaBridge` for its limits.
         allow_unsupported: unknown classes become placeholders that raise when they run.
@@ -152,7 +152,7 @@ def classes_in_lua(lua: Any, sandbox: bool | Literal["partial"]) -> dict[str, An
         lua = LuaBridge.from_files([lua] if isinstance(lua, (str, os.PathLike)) else list(lua), sandbox=sandbox)
     elif sandbox and not lua.sandboxed:
         raise LuaBridgeError("sandbox=True: this bridge is none; give the Lua files, or a LuaBridge(sandbox=True)")
-    return {"fallback": lua.convert, "knows": lua.has_class}
+    return {"fallback": lua.convert, "overrides": lua.defines, "knows": lua.has_class}
 
 
 def cast(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:

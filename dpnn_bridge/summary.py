@@ -58,7 +58,8 @@ class Model:
         modules, parameters, bytes: how many.
         dtypes: of its parameters.
         layers: its layers in order.
-        unsupported: classes without a mapping.
+        unsupported: classes without a mapping, or whose mapping cannot build an object of the model.
+        reasons: why not, for the latter.
         problem: why it cannot be converted, else empty.
         refused: why it does not run on the example, else empty.
         inputs: shapes of an input that runs through it, as ``--input`` takes them; empty where none is known.
@@ -72,6 +73,7 @@ class Model:
     dtypes: list[str] = field(default_factory=list)
     layers: list[Layer] = field(default_factory=list)
     unsupported: list[str] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
     problem: str = ""
     refused: str = ""
     inputs: list[str] = field(default_factory=list)
@@ -82,7 +84,8 @@ class Model:
         if self.problem:
             return f"cannot be converted: {self.problem}"
         if self.unsupported:
-            return f"NOT supported: {', '.join(self.unsupported)}"
+            reasons = "".join(f"\n  {reason}" for reason in self.reasons)
+            return f"NOT supported: {', '.join(self.unsupported)}{reasons}"
         return f"supported; does not run on this input: {self.refused}" if self.refused else "supported"
 
 
@@ -181,6 +184,7 @@ def _model(key: str, obj: LuaObject, example: Callable[[nn.Module], Any] | None,
         model.problem = str(error).split("\n", 1)[0]
         return model
     model.unsupported = sorted({c.class_name for c in context.report.unsupported})
+    model.reasons = [c.reason for c in context.report.unsupported if c.reason]
     _measure(model, module, example, size)
     if first and not model.unsupported and not model.problem:
         model.inputs = input_shapes(module, size, obj)

@@ -139,3 +139,13 @@ def scripts(tmp_path: Path) -> Path:
     )
     (folder / "pytest").chmod(0o755)
     return folder
+
+
+@pytest.fixture
+def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers is forgotten at its end."""
+    from dpnn_bridge.conversion import registry
+
+    registry.discover(registry.ZOO)
+    monkeypatch.setattr(registry, "_BY_NAME", {k: [*v] for k, v in registry._BY_NAME.items()})
+    monkeypatch.setattr(registry, "_BY_TYPE", {k: [*v] for k, v in registry._BY_TYPE.items()})

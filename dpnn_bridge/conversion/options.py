@@ -22,8 +22,9 @@ class Options:
         index_base: 1 as in Lua, or 0, for modules whose inputs or outputs are indices.
         inplace: let modules overwrite their inputs where the file says ``inplace``.
         gradients: put ``gradWeight`` and the like into ``.grad``.
-        allow_unsupported: put a :class:`Placeholder` where a class is unknown instead of raising.
+        allow_unsupported: put a :class:`Placeholder` where a class is unknown or an object cannot be built.
         fallback: called as ``fallback(obj, ctx)`` for unknown classes; returns a module or None.
+        overrides: whether ``fallback`` comes before the built-in mapping of a Lua class, by its name.
         knows: whether ``fallback`` has a module for a Lua class, by its name.
         pending: large parameters stay in the file, see :mod:`~dpnn_bridge.conversion.pending`.
     """
@@ -33,5 +34,6 @@ class Options:
     gradients: bool = False
     allow_unsupported: bool = False
     fallback: Callable[[LuaObject, TorchContext], nn.Module | None] | None = None
+    overrides: Callable[[str], bool] | None = None
     knows: Callable[[str], bool] | None = None
     pending: bool = False

@@ -27,6 +27,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
+import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
@@ -98,10 +99,10 @@ def _register(cls: type[LuaClass], names: tuple[str, ...]) -> None:
     cls.names = names
     for name in names:
         known = _without(_BY_NAME.get(name, []), cls)
-        rival = next((c for c in known if _takes_every_object(c) and _is_own(c) == _is_own(cls)), None)
+        rival = next((c for c in known if _takes_every_object(c) and is_built_in(c) == is_built_in(cls)), None)
         if rival is not None and _takes_every_object(cls):
             raise ValueError(f"{name} is registered in {rival.__module__} and in {cls.__module__}")
-        _BY_NAME[name] = sorted([*known, cls], key=lambda c: (_is_own(c), _takes_every_object(c)))
+        _BY_NAME[name] = sorted([*known, cls], key=lambda c: (is_built_in(c), _takes_every_object(c)))
     types = cls.torch_type if isinstance(cls.torch_type, tuple) else (cls.torch_type,)
     for torch_type in types:
         _add_lua_names(torch_type, cls)
@@ -109,7 +110,7 @@ def _register(cls: type[LuaClass], names: tuple[str, ...]) -> None:
         if cls.only_from_files:
             continue
         same_type = _without(_BY_TYPE.get(torch_type, []), cls)
-        rival = next((c for c in same_type if _takes_every_module(c) and _is_own(c) == _is_own(cls)), None)
+        rival = next((c for c in same_type if _takes_every_module(c) and is_built_in(c) == is_built_in(cls)), None)
         if rival is not None and _takes_every_module(cls):
             raise ValueError(
                 f"{torch_type.__name__} is the torch_type of {rival.__qualname__} in {rival.__module__} and of "
@@ -121,16 +122,16 @@ def _register(cls: type[LuaClass], names: tuple[str, ...]) -> None:
 def _without(known: list[type[LuaClass]], cls: type[LuaClass]) -> list[type[LuaClass]]:
     """The blocks but for an earlier definition of the same one from outside this project."""
     place = (cls.__module__, cls.__qualname__)
-    return [c for c in known if _is_own(c) or (c.__module__, c.__qualname__) != place]
+    return [c for c in known if is_built_in(c) or (c.__module__, c.__qualname__) != place]
 
 
 def _by_precedence(same_type: list[type[LuaClass]]) -> list[type[LuaClass]]:
     """The blocks of one torch type in the order in which they are asked whether they write a module."""
-    own = {name for c in same_type if _is_own(c) for name in c.names}
+    own = {name for c in same_type if is_built_in(c) for name in c.names}
 
     def key(c: type[LuaClass]) -> tuple[bool, bool, bool]:
-        replaces = not _is_own(c) and _takes_every_object(c) and not own.isdisjoint(c.names)
-        return not replaces, _takes_every_module(c), not _is_own(c)
+        replaces = not is_built_in(c) and _takes_every_object(c) and not own.isdisjoint(c.names)
+        return not replaces, _takes_every_module(c), not is_built_in(c)
 
     return sorted(same_type, key=key)
 
@@ -183,8 +184,8 @@ def _takes_every_module(cls: type[LuaClass]) -> bool:
     return cls.represents.__func__ is LuaClass.represents.__func__  # type: ignore[attr-defined]
 
 
-def _is_own(cls: type[LuaClass]) -> bool:
-    """Whether a block is the project's."""
+def is_built_in(cls: type[LuaClass]) -> bool:
+    """Whether a block is the project's own."""
     return cls.__module__.startswith("dpnn_bridge.")
 
 
@@ -203,6 +204,11 @@ def discover(package: str = CORE) -> None:
     _loaded.add(package)  # at the end: a family that fails to import fails every time, not only the first
 
 
+def _packages() -> tuple[str, ...]:
+    """The packages to look into. One of which a file was imported by itself is there as a whole or not at all."""
+    return (ZOO,) if ZOO in sys.modules else (CORE, ZOO)
+
+
 def _import_files(package: str) -> None:
     with Exclusive(package):  # importing them asks for no lock of ours but that of `_register`, which waits for none
         for info in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
@@ -213,7 +219,7 @@ def find(obj: LuaObject) -> type[LuaClass] | None:
     """The block for a Lua object, or None when its class (or this variant of it) is unknown."""
     if obj.class_name.startswith(PREFIX):
         return StockLayer
-    for package in (CORE, ZOO):
+    for package in _packages():
         discover(package)
         for spec in _BY_NAME.get(obj.class_name, ()):
             if spec.matches(obj):
@@ -221,10 +227,18 @@ def find(obj: LuaObject) -> type[LuaClass] | None:
     return None
 
 
+def takes_precedence(spec: type[LuaClass], name: str) -> bool:
+    """Whether a block from outside this project stands before a built-in one of the same Lua name."""
+    if is_built_in(spec):
+        return False
+    discover(ZOO)
+    return any(map(is_built_in, _BY_NAME[name]))
+
+
 def spec_of(module: nn.Module) -> type[LuaClass]:
     """The block for a torch module: that of its Lua class, else that of its type, else :class:`PlainModule`."""
     record = record_of(module)
-    for package in (CORE, ZOO):
+    for package in _packages():
         discover(package)
         for spec in _BY_NAME.get(record.class_name, ()) if record else ():
             if isinstance(module, spec.torch_type):
@@ -243,10 +257,10 @@ def parameters(module: nn.Module) -> Iterator[ParameterSite]:
 
 def blocks_of(name: str) -> list[type[LuaClass]]:
     """The blocks that are registered under a Lua name, in the order in which they are asked for an object."""
-    if name not in _BY_NAME:
-        discover(CORE)
-    if name not in _BY_NAME:
-        discover(ZOO)
+    for package in _packages():
+        discover(package)
+        if name in _BY_NAME:
+            break
     return _BY_NAME.get(name, [])
 
 

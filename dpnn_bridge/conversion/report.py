@@ -64,6 +64,11 @@ class Report:
         """Notes that the value at ``path`` was left out."""
         self.dropped.append(Dropped(path, reason))
 
+    def note(self, text: str) -> None:
+        """Adds a remark, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
     def counts(self) -> dict[tuple[str, str], int]:
         """``(Lua class, torch type) -> number of objects``, most frequent first."""
         return dict(Counter((m.class_name, m.torch_type) for m in self.mapped).most_common())

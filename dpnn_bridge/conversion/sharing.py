@@ -102,6 +102,13 @@ class Sharing:
             entry.gradients.append(region)
         return entry.gradients.index(region)
 
+    def withdraw(self, module: nn.Module) -> None:
+        """Forgets the parameters of a module that was not finished."""
+        for identity, entry in list(self._entries.items()):
+            entry.sites = [site for site in entry.sites if site.module is not module]
+            if not entry.sites:
+                del self._entries[identity]
+
     def tie(self, roots: Iterable[nn.Module]) -> None:
         """Ties parameters whose regions overlap without being the same, and what several modules in a root use."""
         by_storage: dict[int, list[_Entry]] = defaultdict(list)

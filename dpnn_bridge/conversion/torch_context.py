@@ -24,7 +24,7 @@ from dpnn_bridge.conversion.report import Report
 from dpnn_bridge.conversion.sharing import Sharing, compact
 from dpnn_bridge.conversion.ties import Site
 from dpnn_bridge.conversion.undrawn import Undrawn
-from dpnn_bridge.errors import ConversionError, UnsupportedClass, UnsupportedClassError
+from dpnn_bridge.errors import ConversionError, ConversionLimitError, UnsupportedClass, UnsupportedClassError
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 
 
@@ -66,6 +66,9 @@ class TorchContext:
         """An error that names the current place."""
         return ConversionError(message, path=self.path, class_name=obj.class_name if obj else "")
 
+    def _endless(self, message: str, obj: LuaObject) -> ConversionLimitError:
+        return ConversionLimitError(message, path=self.path, class_name=obj.class_name)
+
     @contextmanager
     def at(self, *keys: Any) -> Iterator[None]:
         """Adds ``keys`` to the path while the block runs."""
@@ -92,9 +95,9 @@ class TorchContext:
             if id(obj) in self._modules:
                 return self._modules[id(obj)]
             if id(obj) in self._active:
-                raise self.error("the object contains itself", obj)
+                raise self._endless("the object contains itself", obj)
             if len(self._active) >= MAX_DEPTH:
-                raise self.error(f"modules are nested deeper than {MAX_DEPTH} levels", obj)
+                raise self._endless(f"modules are nested deeper than {MAX_DEPTH} levels", obj)
             if not self._active:
                 self.budget = Budget(obj)
             self._active.add(id(obj))
@@ -116,16 +119,45 @@ class TorchContext:
         return self._modules.get(id(obj))
 
     def _convert(self, obj: LuaObject) -> nn.Module:
-        spec = registry.find(obj)
+        """The module of an object, by the user's block, else the user's Lua class, else the built-in block."""
+        spec = self._block(obj)
+        own = self.options.overrides is not None and self.options.overrides(obj.class_name)
+        if spec is None or (own and registry.is_built_in(spec)):
+            module = self._in_lua(obj)
+            if module is not None:
+                if spec is not None:
+                    self.report.note(f"{obj.class_name}: the Lua class takes precedence over the built-in mapping")
+                return module
         if spec is None:
-            with self._undrawn.during(active=False):
-                self.budget.watching = False
-                module = self.options.fallback(obj, self) if self.options.fallback else None
-                self.budget.watching = True
-            if module is None:
-                return self._placeholder(obj)
+            return self._placeholder(obj)
+        if registry.takes_precedence(spec, obj.class_name):
+            place = f"{spec.__module__}.{spec.__qualname__}"
+            self.report.note(f"{obj.class_name}: {place} takes precedence over the built-in mapping")
+        try:
+            return self._built(obj, spec)
+        except ConversionLimitError:
+            raise
+        except ConversionError as error:
+            return self._placeholder(obj, error)
+
+    def _block(self, obj: LuaObject) -> type[LuaClass] | None:
+        try:
+            return registry.find(obj)
+        except Exception as e:
+            raise self.error(f"cannot tell which variant of the class this is: {type(e).__name__}: {e}", obj) from e
+
+    def _in_lua(self, obj: LuaObject) -> nn.Module | None:
+        """The module of an object whose class is defined in the user's Lua files."""
+        with self._undrawn.during(active=False):
+            self.budget.watching = False
+            module = self.options.fallback(obj, self) if self.options.fallback else None
+            self.budget.watching = True
+        if module is not None:
             self.report.add(self.path, obj.class_name, module)
-            return module
+        return module
+
+    def _built(self, obj: LuaObject, spec: type[LuaClass]) -> nn.Module:
+        module, missing = None, len(self._unsupported)
         try:
             obj = spec.upgrade(obj)
             with self._undrawn.during(active=True):
@@ -134,15 +166,19 @@ class TorchContext:
                 module.__dict__["lua_record"] = LuaRecord(obj.class_name, tensor_type=tensor_type(obj))
                 module.training = obj.get("train", spec.trains_unasked) is not False
             spec.fill(module, obj, self)
-        except ConversionError:
-            raise
+            self._check_filled(module, obj, spec)
+            self._remember(module, obj, spec)
         except Exception as e:
+            if module is not None:
+                self.sharing.withdraw(module)
+            if isinstance(e, ConversionError):
+                raise
             detail = e.args[0] if isinstance(e, KeyError) and e.args else str(e) or type(e).__name__
             if self.options.pending and isinstance(e, RuntimeError):
                 detail = f"{COMPUTED} ({detail})"
+            if len(self._unsupported) > missing:
+                detail = "it holds a module of a class without a mapping"
             raise self.error(f"cannot build the module: {detail}", obj) from e
-        self._check_filled(module, obj, spec)
-        self._remember(module, obj, spec)
         self.report.add(self.path, obj.class_name, module, passes_through=spec.passes_through)
         return module
 
@@ -183,12 +219,14 @@ class TorchContext:
             raise self.error(f"expected a table in field {field!r}, found {type(table).__name__}", obj)
         return [self.to_torch(child, field, i) for i, child in enumerate(table.as_list(), 1)]
 
-    def _placeholder(self, obj: LuaObject) -> Placeholder:
-        fields = tuple(sorted(str(k) for k in obj))
+    def _placeholder(self, obj: LuaObject, error: ConversionError | None = None) -> Placeholder:
+        """Stands for an object of an unknown class, or of one that its block cannot build because of ``error``."""
+        fields, reason = tuple(sorted(str(k) for k in obj)), str(error or "")
         entry = self._unsupported.get((obj.class_name, fields))
         if entry is None:
-            nearest = registry.nearest_name(obj.class_name) if len(self._unsupported) < 5 else None
-            entry = UnsupportedClass(obj.class_name, [], fields, nearest)
+            look = error is None and len(self._unsupported) < 5
+            nearest = registry.nearest_name(obj.class_name) if look else None
+            entry = UnsupportedClass(obj.class_name, [], fields, nearest, reason)
             self._unsupported[obj.class_name, fields] = entry
         entry.paths.append(self.path)
         self._find_unsupported(obj.fields)

@@ -16,7 +16,7 @@ from dpnn_bridge.loaders import loads
 from dpnn_bridge.loaders.t7_writer import dumps
 from dpnn_bridge.lua import values
 from dpnn_bridge.lua.converted import Converted
-from dpnn_bridge.lua.environment import folders, read_source
+from dpnn_bridge.lua.environment import folders, in_package, read_source
 from dpnn_bridge.lua.messages import explained
 from dpnn_bridge.lua.runtime import Runtime
 from dpnn_bridge.lua.sandbox import Remote, Sandbox
@@ -74,6 +74,7 @@ class LuaBridge:
 
     def _start(self, runtime: Runtime) -> None:
         self._runtime = runtime
+        self._ran: set[str] = set()  # names of the code that was run
         runtime.offer(Converted(runtime).entries())
 
     @classmethod
@@ -123,6 +124,7 @@ class LuaBridge:
 
     def run_source(self, code: str, name: str, *args: Any) -> Any:
         """Run Lua code that Lua knows by a name, such as ``@file.lua``."""
+        self._ran.add(name)
         return self._call(lambda: self._runtime.compile(code, name), *args)
 
     @property
@@ -180,6 +182,11 @@ class LuaBridge:
     def has_class(self, name: str) -> bool:
         """Whether ``torch.class`` or ``torch.newmetatable`` made the class."""
         return self._runtime.torch["getmetatable"](name) is not None
+
+    def defines(self, name: str) -> bool:
+        """Whether code that was run, or what it requires, defines the class; packages such as nn do not count."""
+        source = self.helper("source_of")(name)
+        return source in self._ran or (bool(source) and not in_package(Path(source.removeprefix("@")), self.lua_path))
 
     def helper(self, name: str) -> Any:
         """A Lua function of the bridge's own, see prelude/modules.lua."""
@@ -338,6 +345,9 @@ class _SandboxedBridge(LuaBridge):
 
     def has_class(self, name: str) -> bool:
         return self._ask("has_class", name) is True
+
+    def defines(self, name: str) -> bool:
+        return self._ask("defines", name) is True
 
     def type_of(self, value: Any) -> str:
         return value.type_name if isinstance(value, Remote) else self._ask("type_of", value)

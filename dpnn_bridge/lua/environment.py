@@ -169,6 +169,16 @@ def folders(lua_path: StrPath | Sequence[StrPath]) -> list[Path]:
     return [Path(folder) for folder in named]
 
 
+#: packages of Torch7's classes, which the registry maps
+PACKAGES = {"cudnn", "cunn", "dpnn", "fbcunn", "fbnn", "graph", "inn", "nn", "nngraph", "nnx", "rnn", "stn", "torchx"}
+
+
+def in_package(path: Path, roots: Sequence[Path]) -> bool:
+    """Whether a Lua file below the lua_path is one of :data:`PACKAGES`, or of a checkout of one."""
+    homes = [root for root in roots if path.is_relative_to(root)]
+    return any(root.name in PACKAGES or path.relative_to(root).parts[0] in PACKAGES for root in homes)
+
+
 def read_source(path: Path) -> str:
     """The text of a Lua file; compiled code is refused."""
     try:

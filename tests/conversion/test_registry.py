@@ -54,14 +54,6 @@ def converted(entry: dict[str, Any]) -> tuple[LuaTable, nn.Module]:
     return fixture, to_torch(fixture["module"])
 
 
-@pytest.fixture
-def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a test registers is forgotten at its end."""
-    registry.discover(registry.ZOO)
-    monkeypatch.setattr(registry, "_BY_NAME", {k: [*v] for k, v in registry._BY_NAME.items()})
-    monkeypatch.setattr(registry, "_BY_TYPE", {k: [*v] for k, v in registry._BY_TYPE.items()})
-
-
 def a_block(name: str, module: str, **declared: Any) -> type[LuaClass]:
     return type(
         name, (LuaClass,), {"__module__": module, "torch_type": type(f"{name}Module", (nn.Module,), {})} | declared

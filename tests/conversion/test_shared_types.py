@@ -44,9 +44,9 @@ def test_one_block_claims_a_module_of_a_shared_type(torch_type: type[nn.Module],
     module = born_in_pytorch(to_torch(example(block)))
     if type(module) is not torch_type:
         pytest.skip("the example is of the block's other type")
-    own = filter(registry._is_own, registry._BY_TYPE[torch_type])  # other tests of the process register plugins
+    own = filter(registry.is_built_in, registry._BY_TYPE[torch_type])  # other tests of the process register plugins
     claims = [b for b in own if b.represents(module)]
-    specific = [b for b in claims if not registry._is_general(b)]
+    specific = [b for b in claims if not registry._takes_every_module(b)]
     assert len(specific or claims) == 1
     assert registry.spec_of(module) is (specific or claims)[0]
 

@@ -65,6 +65,16 @@ def test_pickles_with_earlier_names_load() -> None:
     assert type(torch.load(file, weights_only=False)) is NoiseFill
 
 
+def test_a_file_that_was_imported_by_itself_hides_no_variant_of_another() -> None:
+    program = (
+        "import dpnn_bridge.zoo.style\nfrom dpnn_bridge.conversion import registry\n"
+        "from dpnn_bridge.objects import LuaObject, LuaTable\n"
+        "print(registry.find(LuaObject('nn.NoiseFill', LuaTable([('n_colors', 3)]))).__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "MaskNoiseFillClass\n"
+
+
 def test_a_module_that_never_was_is_not_there() -> None:
     with pytest.raises(ModuleNotFoundError, match="nonsense"):
         __import__("dpnn_bridge.modules.third_party.nonsense")

@@ -60,3 +60,23 @@ def test_channel_dropout_leaves_a_channel() -> None:
     module = ChannelDropout(2, p=0.99)
     for _ in range(20):
         assert module(torch.ones(1, 3, 2, 2))[0, :2].sum() > 0
+
+
+@pytest.mark.parametrize(("noise", "times"), [(0, 0), (3, 0), (0, 2), (1, 2)])
+def test_a_doodle_keeps_its_mask_and_gets_noise(noise: int, times: int) -> None:
+    fields = {"num_noise_channels": noise, "num_mask_noise_times": times, "n_colors": 2}
+    factors = {"mult_noise_mask": 3.0, "mult_noise": 0.5, "out_size": 2 + 2 * times + noise}
+    module, mask = converted(lua("nn.NoiseFill", **fields, **factors)), leaf(2, 2, 3, 3)
+    out = module(mask)
+    assert tuple(out.shape) == (2, 2 + 2 * times + noise, 3, 3)
+    agree(out[:, :2], mask.detach())
+    for i in range(times):
+        ratio = out[:, 2 + 2 * i : 4 + 2 * i] / mask.detach()
+        assert ((ratio >= 0) & (ratio < 3)).all()
+        assert ratio.std() > 0.3
+    rest = out[:, 2 + 2 * times :]
+    assert ((rest >= 0) & (rest < 0.5)).all()
+    out.sum().backward()
+    assert mask.grad is not None
+    agree(mask.grad, torch.ones(2, 2, 3, 3))
+    assert to_lua(module)["out_size"] == out.shape[1]

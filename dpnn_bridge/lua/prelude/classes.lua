@@ -10,6 +10,17 @@ local metatables = {}  -- class name -> metatable
 local names = {}       -- metatable -> class name
 bridge.metatables, bridge.names = metatables, names
 
+-- the chunk that a class was defined in, but for those of the bridge
+local sources, getinfo = {}, bridge.debug.getinfo
+function bridge.source_of(tname) return sources[tname] end
+local function note_source(tname)
+   local level, info = 3, nil
+   repeat
+      info, level = getinfo(level, 'S'), level + 1
+   until not info or info.what ~= 'C' and not info.source:match('^=dpnn_bridge/classes')
+   if info and not info.source:match('^=dpnn_bridge/') then sources[tname] = info.source end
+end
+
 local function typename(object)
    local mt = rawgetmt(object)
    return mt and names[mt]
@@ -113,6 +124,7 @@ local function new_metatable(tname)
    for key, f in pairs(operators) do mt[key] = f end
    mt.__metatable = mt
    metatables[tname], names[mt] = mt, tname
+   note_source(tname)
    if bridge.open then  -- where C libraries look
       local registry = bridge.debug.getregistry()
       registry[tname], registry[mt] = mt, tname

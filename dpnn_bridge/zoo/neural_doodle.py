@@ -1,0 +1,88 @@
+"""Layers of online-neural-doodle whose names texture_nets uses with other fields, see :mod:`dpnn_bridge.zoo.style`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.noise import noise_of
+from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.objects import LuaObject
+
+
+class MaskNoiseFill(nn.Module):
+    """Appends noise to the channels of a mask: the mask times uniform noise, then uniform noise.
+
+    Args:
+        num_noise_channels: channels of noise.
+        num_mask_noise_times: how many times the mask times noise is appended.
+        n_colors: channels of the mask.
+        mult_noise_mask: factor of the noise that the mask is multiplied with.
+        mult_noise: factor of the noise.
+
+    Shape:
+        - Input: :math:`(N, n\\_colors, H, W)`.
+        - Output: :math:`(N, n\\_colors (1 + num\\_mask\\_noise\\_times) + num\\_noise\\_channels, H, W)`.
+
+    Lua:
+        ``nn.NoiseFill(num_noise_channels, num_mask_noise_times, n_colors)``, online-neural-doodle src/utils.lua
+
+    Differs from torch:
+        The gradient of the input is that of the first ``n_colors`` channels of the output. Torch7 returns the gradient
+        of all channels, which has another shape than the input where there is noise.
+    """
+
+    def __init__(
+        self,
+        num_noise_channels: int,
+        num_mask_noise_times: int,
+        n_colors: int,
+        mult_noise_mask: float = 1.0,
+        mult_noise: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.num_noise_channels, self.num_mask_noise_times = num_noise_channels, num_mask_noise_times
+        self.n_colors, self.mult_noise_mask, self.mult_noise = n_colors, mult_noise_mask, mult_noise
+
+    def forward(self, input: Tensor) -> Tensor:
+        mask = input.detach()
+        masked = [torch.rand_like(mask) * mask * self.mult_noise_mask for _ in range(self.num_mask_noise_times)]
+        N, _, *size = input.shape
+        noise = torch.rand(N, self.num_noise_channels, *size, dtype=input.dtype, device=input.device) * self.mult_noise
+        return torch.cat([input, *masked, noise], 1)
+
+    def extra_repr(self) -> str:
+        factors = f"mult_noise_mask={self.mult_noise_mask}, mult_noise={self.mult_noise}"
+        return f"{self.num_noise_channels}, {self.num_mask_noise_times}, {self.n_colors}, {factors}"
+
+
+@lua_class("nn.NoiseFill")
+class MaskNoiseFillClass(LuaClass):
+    torch_type = MaskNoiseFill
+    scalars = {
+        name: name
+        for name in ("num_noise_channels", "num_mask_noise_times", "n_colors", "mult_noise_mask", "mult_noise")
+    }
+    derived = ("out_size",)
+    checked_by = "formula"
+    test = "test_a_doodle_keeps_its_mask_and_gets_noise"
+
+    @classmethod
+    def matches(cls, obj: LuaObject) -> bool:
+        return "n_colors" in obj
+
+    @classmethod
+    def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
+        assert isinstance(module, MaskNoiseFill)
+        size = module.n_colors * (1 + module.num_mask_noise_times) + module.num_noise_channels
+        return {**super().to_lua(module, ctx), "out_size": size}
+
+    @classmethod
+    def replay(cls, module: nn.Module, after: LuaObject) -> Callable[..., Any]:
+        assert isinstance(module, MaskNoiseFill)
+        return lambda input: torch.cat([input, noise_of(after, "output", input)[:, module.n_colors :]], 1)

@@ -1,0 +1,206 @@
+"""Whose class it is: a plugin comes before a Lua file, and that before what is built in, which may not fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import dpnn_bridge
+from dpnn_bridge import LuaClass, lua_class, to_lua
+from dpnn_bridge.conversion import Options, convert_object, registry
+from dpnn_bridge.conversion.placeholder import Placeholder
+from dpnn_bridge.errors import ConversionError, ConversionLimitError, UnsupportedClassError
+from dpnn_bridge.files import load_with_report
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+
+pytestmark = pytest.mark.usefixtures("own_registry")
+
+
+def lua(name: str, **fields: Any) -> LuaObject:
+    arrays = {k: LuaTensor.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in fields.items()}
+    return LuaObject(name, LuaTable(arrays.items()))
+
+
+def sequential(*modules: LuaObject) -> LuaObject:
+    return LuaObject("nn.Sequential", LuaTable([("modules", LuaTable.from_list(modules))]))
+
+
+#: names that are built in, with fields that another project gave them
+CONFLICTS = [
+    lua("nn.NoiseFill", channels=3),
+    lua("nn.Linear", kernel=np.ones((2, 3))),
+    lua("nn.Linear", weight="ours"),
+    lua("nn.Linear", weight=np.ones(4), bias=np.ones(4)),
+    lua("nn.SpatialConvolution", filters=np.ones((2, 3))),
+    lua("nn.SpatialConvolution", nInputPlane="three", weight=np.ones((1, 3, 2, 2))),
+    lua("nn.Dropout", rate=LuaTable()),
+    lua("nn.View", shape=LuaTable.from_list([1, 2])),
+    lua("nn.Concat", modules="none"),
+    lua("nn.BatchNormalization", mean=np.ones(3)),
+    lua("nn.LSTM", gates=np.ones((4, 4))),
+    lua("nn.Padding", amount=LuaTable()),
+    lua("dpnn.Convert", table=LuaTable()),
+    lua("nn.LookupTable", vectors=np.ones((3, 2))),
+    lua("nn.Sequencer", wrapped=3),
+]
+
+
+@pytest.mark.parametrize("obj", CONFLICTS, ids=lambda o: f"{o.class_name}-{'-'.join(o.fields)}")
+def test_an_object_that_its_class_does_not_fit_is_unsupported(obj: LuaObject, tmp_path: Path) -> None:
+    model = sequential(to_lua(nn.Linear(3, 2)), lua("nn.Concat", dimension=2), obj)
+    model["modules"][2]["modules"] = LuaTable.from_list([obj])
+    built = registry.find(obj)
+    try:
+        module, report = convert_object(sequential(obj), Options(allow_unsupported=True))
+    except ConversionError as error:
+        pytest.fail(f"allow_unsupported raises {error}")
+    assert report.unsupported
+    assert isinstance(module[0], Placeholder)  # type: ignore[index]
+    with pytest.raises(UnsupportedClassError) as caught:
+        convert_object(model, Options(), "net")
+    (entry,) = caught.value.classes
+    assert entry.class_name == obj.class_name
+    assert entry.paths == ["net.modules[2].modules[1]", "net.modules[3]"][: len(entry.paths)]
+    for text in (obj.class_name, "net.modules[2].modules[1]", "--plugin", "--lua", "--allow-unsupported"):
+        assert text in str(caught.value)
+    assert (entry.reason != "") == (built is not None)
+    if built is not None:
+        assert "overrides `matches`" in str(caught.value)
+        assert entry.reason in str(caught.value)
+    for suffix in (".pt", ".t7"):  # what is written loads again, and the rest of the model with it
+        path = tmp_path / f"net{suffix}"
+        dpnn_bridge.write_t7(path, model) if suffix == ".t7" else dpnn_bridge.save(
+            path, convert_object(model, Options(allow_unsupported=True))[0]
+        )
+        again = dpnn_bridge.load(path, allow_unsupported=True)
+        assert torch.equal(again[0].weight.double(), model["modules"][1]["weight"].torch().double())
+
+
+def test_every_class_that_does_not_fit_is_named_at_once() -> None:
+    model = sequential(lua("nn.Linear", a=1), lua("nn.Unheard", b=2), lua("nn.Linear", c=3))
+    with pytest.raises(UnsupportedClassError, match=r"1 Lua class without a mapping and 2 Lua classes that") as caught:
+        dpnn_bridge.to_torch(model)
+    assert [c.paths for c in caught.value.classes] == [["modules[1]"], ["modules[2]"], ["modules[3]"]]
+
+
+def test_what_is_endless_or_too_large_is_refused_all_the_same() -> None:
+    model = sequential()
+    model["modules"][1] = model
+    one = LuaTensor.from_numpy(np.ones(1)).storage
+    repeated = LuaTensor("torch.DoubleTensor", (1 << 20, 1 << 20), (0, 0), 0, one)
+    big = LuaObject("nn.Linear", LuaTable([("weight", repeated)]))
+    for obj, text in ((model, "contains itself"), (sequential(big), "more memory than the file holds")):
+        with pytest.raises(ConversionLimitError, match=text):
+            convert_object(obj, Options(allow_unsupported=True))
+
+
+def test_a_module_that_was_not_finished_is_no_source_of_a_tie() -> None:
+    whole, flat = nn.Linear(3, 2), np.arange(8.0)
+    good = to_lua(whole.double())
+    storage = LuaTensor.from_numpy(flat).storage
+    good["weight"] = LuaTensor("torch.DoubleTensor", (2, 3), (3, 1), 0, storage)
+    good["bias"] = LuaTensor("torch.DoubleTensor", (2,), (1,), 6, storage)
+    bad = LuaObject("nn.Linear", LuaTable(good.items()))
+    bad["weight"] = LuaTensor("torch.DoubleTensor", (3, 2), (1, 3), 0, storage)
+    bad["bias"] = LuaTensor.from_numpy(np.ones(5))
+    module, report = convert_object(sequential(bad, good), Options(allow_unsupported=True))
+    assert [c.class_name for c in report.unsupported] == ["nn.Linear"]
+    assert {"1.weight", "1.bias"} == {name for name, _ in module.named_parameters()}
+    assert torch.equal(module.state_dict()["1.weight"], torch.arange(6.0).double().view(2, 3))
+
+
+# ---------------------------------------------------------------------- the user's own
+PLUGIN = """
+import torch
+from dpnn_bridge import LuaClass, lua_class
+
+class Doubled(torch.nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+@lua_class("nn.Linear")
+class DoubledClass(LuaClass):
+    torch_type = Doubled
+    tensors = {"weight": "weight", "bias": "bias"}
+    sizes = {"weight": ("out_features", "in_features")}
+"""
+LUA = """
+require 'nn'
+local Linear = torch.class('nn.Linear', 'nn.Module')
+function Linear:updateOutput(x)
+   self.output = torch.mm(x, self.weight:t()):mul(3)
+   return self.output
+end
+"""
+
+
+def test_plugin_then_lua_then_what_is_built_in(tmp_path: Path) -> None:
+    pytest.importorskip("lupa")
+    (tmp_path / "mine.py").write_text(PLUGIN)
+    (tmp_path / "mine.lua").write_text(LUA)
+    layer = nn.Linear(3, 2).double()
+    nn.init.zeros_(layer.bias)
+    dpnn_bridge.write_t7(tmp_path / "a.t7", nn.Sequential(layer, nn.Tanh()))
+    x = torch.randn(4, 3, dtype=torch.float64)
+
+    def factor(**options: Any) -> tuple[float, str]:
+        path = tmp_path / "b.pt"
+        report = dpnn_bridge.convert(tmp_path / "a.t7", path, force=True, **options)
+        model = dpnn_bridge.load(path, **options)
+        return round(float((model[0](x) / layer(x)).mean()), 6), "\n".join(report.notes)
+
+    files = {"plugins": [tmp_path / "mine.py"], "lua": tmp_path / "mine.lua"}
+    assert factor() == (1, "")
+    assert factor(lua=files["lua"]) == (3, "nn.Linear: the Lua class takes precedence over the built-in mapping")
+    found, notes = factor(**files)
+    assert found == 2
+    assert notes == "nn.Linear: dpnn_bridge_plugin_mine.DoubledClass takes precedence over the built-in mapping"
+    written = to_lua(dpnn_bridge.load(tmp_path / "a.t7"))
+    assert written["modules"][1].class_name == "nn.Linear"
+
+
+def test_a_plugin_for_one_variant_leaves_the_others() -> None:
+    class Ours(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x
+
+    @lua_class("nn.Linear")
+    class OursClass(LuaClass):
+        torch_type = Ours
+
+        @classmethod
+        def matches(cls, obj: LuaObject) -> bool:
+            return "kernel" in obj
+
+    model = dpnn_bridge.to_torch(sequential(lua("nn.Linear", kernel=1), to_lua(nn.Linear(3, 2))))
+    assert [type(m) for m in model.children()] == [Ours, nn.Linear]
+    again = to_lua(model)
+    assert again["modules"][1]["kernel"] == 1
+    assert again["modules"][2]["weight"].shape == (2, 3)
+
+
+def test_a_package_that_a_lua_file_requires_is_not_the_users_own(tmp_path: Path) -> None:
+    pytest.importorskip("lupa")
+    from dpnn_bridge.lua import LuaBridge
+
+    (tmp_path / "nn").mkdir()
+    (tmp_path / "nn" / "init.lua").write_text(
+        "nn = {} torch.class('nn.Module')\n" + LUA.replace("require 'nn'", "") + "return nn"
+    )
+    (tmp_path / "layers").mkdir()
+    (tmp_path / "layers" / "init.lua").write_text("require 'nn'\ntorch.class('nn.Mine', 'nn.Linear')")
+    bridge = LuaBridge(tmp_path)
+    bridge.execute("require 'layers' torch.class('nn.Here', 'nn.Mine')")
+    names = ("nn.Module", "nn.Linear", "nn.Mine", "nn.Here", "nn.Unheard")
+    assert [bridge.defines(name) for name in names] == [False, False, True, True, False]
+    dpnn_bridge.write_t7(tmp_path / "a.t7", nn.Linear(3, 2))
+    module, report = load_with_report(
+        tmp_path / "a.t7", None, Options(fallback=bridge.convert, overrides=bridge.defines)
+    )
+    assert type(module) is nn.Linear
+    assert report.notes == []
