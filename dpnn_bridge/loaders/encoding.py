@@ -52,16 +52,25 @@ _ASCII = re.compile(rb"\s*[0-8]\s")
 #: how files of torch.save begin that PyTorch before 1.6 wrote: a pickle of a number
 OLD_PYTORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
+_BESIDE = "look for the model file beside it"
+
 #: beginning of the file, what it is, what to do
 _OTHERS: list[tuple[bytes, str, str]] = [
+    (rb"(?s)PK\x03\x04.{26}[^/\x00]*\.npy", "a numpy archive", "open it with numpy.load"),
     (rb"PK\x03\x04|PK\x05\x06", "a zip archive, probably a PyTorch checkpoint", "load it with torch.load"),
     (re.escape(OLD_PYTORCH), "a PyTorch checkpoint, a pickle as versions before 1.6 wrote", "load it with torch.load"),
     (
-        rb"\x80[\x02-\x05]",
+        rb"\x80[\x02-\x05]|[(}\]][dl]?p\d|c[a-z_]+\n\w+\np\d",
         "a Python pickle that torch.save did not write, so that torch.load does not read it",
         "if you trust it, open it with pickle.load, which runs what it names",
     ),
+    (
+        rb"(?s)(sys_info|pickle|tensors|storages)\x00.{,256}ustar",
+        "a PyTorch checkpoint of before version 0.1.10, a tar archive",
+        "load it with torch.load(path, weights_only=False) if you trust it",
+    ),
     (rb"version https://git-lfs", "a Git-LFS pointer, not the file itself", "fetch the file with 'git lfs pull'"),
+    (rb"/annex/objects/", "a git-annex pointer, not the file itself", "fetch the file with 'git annex get'"),
     (rb"\x1f\x8b", "compressed with gzip", "unpack it first with gunzip (or tar xzf)"),
     (rb"BZh[1-9]", "compressed with bzip2", "unpack it first with bunzip2"),
     (rb"\xfd7zXZ\x00", "compressed with xz", "unpack it first with unxz"),
@@ -69,12 +78,17 @@ _OTHERS: list[tuple[bytes, str, str]] = [
     (rb"7z\xbc\xaf|Rar!", "a 7z or RAR archive", "unpack it first"),
     (rb"(?s).{257}ustar", "a tar archive", "unpack it first with tar xf"),
     (rb"\x89HDF\r\n", "an HDF5 file", "open it with h5py"),
+    (rb"MATLAB 5", "a MATLAB file", "open it with scipy.io.loadmat"),
     (rb"\x93NUMPY", "a numpy array", "open it with numpy.load"),
     (rb"(?s).{8}\{\"", "a safetensors file", "open it with safetensors"),
     (rb"\x1bL", "compiled Lua code", "this holds a program, not data"),
     (rb"\x7fELF|MZ", "an executable", "this holds a program, not data"),
-    (rb"\x89PNG|\xff\xd8\xff|GIF8", "an image", "look for the model file beside it"),
-    (rb"%PDF", "a PDF document", "look for the model file beside it"),
+    (rb"\x89PNG|\xff\xd8\xff|GIF8|RIFF.{4}WEBP|BM.{4}\x00{4}", "an image", _BESIDE),
+    (rb"%PDF", "a PDF document", _BESIDE),
+    (rb"\x08[\x01-\x20](\x12[\x01-\x40][A-Za-z]|[:B])", "an ONNX model", "open it with onnx or onnxruntime"),
+    (rb"\x0a[\x01-\x7f](\x01)?\x0a", "a TensorFlow graph, or another protocol buffer", "open it with TensorFlow"),
+    (rb"\x0a[\x01-\x40][A-Za-z]", "a Caffe model, or another protocol buffer", "open it with Caffe or cv2.dnn"),
+    (rb"(\s*#[^\n]*\n)*\s*(name\s*:\s*\"|layers?\s*\{)", "a Caffe network definition, without weights", _BESIDE),
     (
         rb"(?i)\s*(<!doctype html|<html|<head|<\?xml|<!--)",
         "an HTML or XML page, not the file itself",
@@ -122,7 +136,29 @@ def _identify(head: bytes, size: int) -> tuple[str, str]:
         return f"text that begins with {head[:30].decode('utf-8', 'ignore')!r}", "name the .t7 file itself"
     if int.from_bytes(head[:4], "little") < 256:
         return "", ""  # the reader says which type code is wrong
-    return f"an unknown format that begins with {head[:8].hex(' ')}", "a Torch7 file begins with a type code, 0 to 8"
+    return (
+        f"an unknown binary format that begins with {head[:8].hex(' ')}",
+        "a Torch7 file begins with a type code, 0 to 8; raw numbers without a header can be read with numpy.fromfile",
+    )
+
+
+def transfer_damage(data: bytes) -> str:
+    """How copying as text has changed a binary file, judged by how it begins; empty where it has not."""
+    again = "transfer the original again in binary mode"
+    if line_ends_changed(data):
+        return f"its line ends were changed: each line feed follows a carriage return; {again}"
+    foreign = sum(byte > 127 for byte in data[:_SAMPLE])
+    if foreign > 16 and _TEXT_BYTES.fullmatch(data[:_SAMPLE]):
+        lost = " and bytes were lost" if b"\xef\xbf\xbd" in data else ""
+        return f"all bytes of this file are UTF-8: it was converted as if it were text{lost}; {again}"
+    return ""
+
+
+_SAMPLE = 1 << 16
+#: UTF-8, cut anywhere
+_TEXT_BYTES = re.compile(
+    rb"(?:[\x00-\x7f]|[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3})+[\xc2-\xf4]?[\x80-\xbf]{0,2}"
+)
 
 
 _TYPE_CODES = {code.to_bytes(4, order) for code in range(9) for order in ("little", "big")}

@@ -14,7 +14,7 @@ from dpnn_bridge.base.display import printable
 from dpnn_bridge.base.regular import check_file
 from dpnn_bridge.errors import OptionError, T7Error, T7FormatError, T7LimitError, T7Warning
 from dpnn_bridge.loaders.ascii_stream import AsciiStream
-from dpnn_bridge.loaders.encoding import Encoding, check_head, encodings, line_ends_changed
+from dpnn_bridge.loaders.encoding import Encoding, check_head, encodings, transfer_damage
 from dpnn_bridge.loaders.fast_reader import FastReader
 from dpnn_bridge.loaders.origin import LocalFile, Origin, local_file, name_of
 from dpnn_bridge.loaders.reader import Reader
@@ -187,17 +187,25 @@ def _read(source: Source, read: Callable[[Reader], T], options: ReadOptions) -> 
             continue
         if failures and not _fits_to_the_end(reader):
             continue
+        trailing = _trailing(reader)
+        if trailing > max(_FEW, source.size // 2) and not _goes_on(reader):
+            raise T7FormatError(
+                f"the other {trailing:,} bytes behind the first object are no Torch7 objects: the file is damaged, or "
+                "was written before the first release of Torch7 (2012), in another format",
+                offset=source.size - trailing,
+                source=source.name,
+            )
         if not options.lazy:
             for storage in reader.storages:
                 storage.numpy()
-        return value, replace(encoding, trailing=_trailing(reader))
-    if line_ends_changed(source.read(0, min(source.size, _LOOKED_AT))):
-        raise T7FormatError(
-            "its line ends were changed: each line feed follows a carriage return; transfer the original "
-            "again in binary mode",
-            source=source.name,
-        )
+        return value, replace(encoding, trailing=trailing)
+    if damage := transfer_damage(source.read(0, min(source.size, _LOOKED_AT))):
+        raise T7FormatError(damage, source=source.name) from failures[0]
     raise max(failures, key=lambda error: error.offset or 0)
+
+
+#: bytes behind an object that are not looked at: a signature, padding
+_FEW = 4096
 
 
 def _trailing(reader: Reader) -> int:
@@ -211,6 +219,16 @@ def _fits_to_the_end(reader: Reader) -> bool:
     """Whether a second guess makes sense of the rest of the file as well."""
     try:
         return None not in reader.read_all()
+    except T7FormatError:
+        return False
+
+
+def _goes_on(reader: Reader) -> bool:
+    """Whether another object follows."""
+    try:
+        return reader.read() is not None
+    except T7LimitError:
+        return True
     except T7FormatError:
         return False
 

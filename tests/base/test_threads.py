@@ -135,13 +135,13 @@ def test_a_class_is_found_while_another_is_registered(monkeypatch: pytest.Monkey
     monkeypatch.setattr(registry, "_BY_NAME", {name: [*blocks] for name, blocks in registry._BY_NAME.items()})
     looked = []
 
-    own = registry._is_own
+    own = registry.is_built_in
 
     def look(cls: type[LuaClass]) -> bool:  # asked for while the blocks are put in order
         looked.append(find(linear) is not None)
         return own(cls)
 
-    monkeypatch.setattr(registry, "_is_own", look)
+    monkeypatch.setattr(registry, "is_built_in", look)
     body = {"torch_type": type("M", (nn.Module,), {}), "matches": classmethod(lambda cls, obj: "race" in obj)}
     registry.lua_class("nn.Linear")(type("Block", (LuaClass,), body))
     assert looked
