@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -88,11 +90,37 @@ class LuaClass:
     faults: ClassVar[tuple[Fault, ...]] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuse an attribute that is no hook, which nothing would read: most likely a misspelled one.
+
+        A block may have attributes of its own if they are annotated or begin with an underscore, and methods whose
+        names do not resemble a hook's.
+
+        Raises:
+            TypeError: names the attribute and the most similar hook.
+        """
         super().__init_subclass__(**kwargs)
+        cls._refuse_unknown()
         for hook in ("tensors", "scalars", "members"):  # a tuple of names that are the same in Lua and in the module
             names = cls.__dict__.get(hook)
             if isinstance(names, tuple):
                 setattr(cls, hook, {name: name for name in names})
+
+    @classmethod
+    def _refuse_unknown(cls) -> None:
+        own = inspect.get_annotations(cls)
+        for name, value in vars(cls).items():
+            inherited = [getattr(base, name) for base in cls.__bases__ if hasattr(base, name)]
+            is_method = hasattr(value, "__get__")
+            if name.startswith("_") or name in own or (inherited and inspect.isroutine(inherited[0]) <= is_method):
+                continue
+            hooks = {_letters(hook): hook for hook in dir(LuaClass) if not hook.startswith("_") and hook != name}
+            near = difflib.get_close_matches(_letters(name), hooks, n=1, cutoff=0.8 if is_method else 0.4)
+            if near or not is_method:
+                advice = f"did you mean {hooks[near[0]]!r}?" if near else f"the hooks are {', '.join(hooks.values())}."
+                raise TypeError(
+                    f"{cls.__module__}.{cls.__qualname__}: LuaClass has no attribute {name!r}; {advice} "
+                    f"Annotate an attribute of your own: {name}: ClassVar[...] = ..."
+                )
 
     # ------------------------------------------------------------------ Lua -> torch
     @classmethod
@@ -298,6 +326,10 @@ class LuaClass:
     def replay(cls, module: nn.Module, after: LuaObject) -> Callable[..., Any] | None:
         """For a random module: a forward that uses the noise which Torch7 stored in ``after``. None when not random."""
         return None
+
+
+def _letters(name: str) -> str:
+    return name.lower().replace("_", "")
 
 
 def has_tensor(obj: LuaObject, name: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -171,13 +171,13 @@ class SecondVersion(Normalization):
 @lua_class("nn.BatchNormalization", "cudnn.BatchNormalization")
 class BatchNormalization(SecondVersion):
     torch_type = nn.BatchNorm1d
-    dims = 2
+    dims: ClassVar[int] = 2
 
 
 @lua_class("nn.SpatialBatchNormalization", "cudnn.SpatialBatchNormalization")
 class SpatialBatchNormalization(SecondVersion):
     torch_type = nn.BatchNorm2d
-    dims = 4
+    dims: ClassVar[int] = 4
 
 
 class FbnnNormalization(Normalization):
@@ -198,20 +198,20 @@ class FbnnNormalization(Normalization):
 class FbnnBatchNormalization(FbnnNormalization):
     torch_type = nn.BatchNorm1d
     test = "test_normalization_of_fbnn_keeps_the_inverse_deviation"
-    dims = 2
+    dims: ClassVar[int] = 2
 
 
 @lua_class("fbnn.SpatialBatchNormalization")
 class FbnnSpatialBatchNormalization(FbnnNormalization):
     torch_type = nn.BatchNorm2d
     test = "test_fbcunn_keeps_the_inverse_deviation"
-    dims = 4
+    dims: ClassVar[int] = 4
 
 
 @lua_class("cudnn.VolumetricBatchNormalization")
 class CudnnVolumetricBatchNormalization(SecondVersion):
     torch_type = nn.BatchNorm3d
-    dims = 5
+    dims: ClassVar[int] = 5
     only_from_files = True  # a layer of no file is nn's
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -219,7 +219,7 @@ class SpatialAverage(Pooling):
     defaults = {**SPATIAL_DEFAULTS, "count_include_pad": True}
     divisors = (None, 1)
     #: what a file without the field ``divide`` means
-    divides = True
+    divides: ClassVar[bool] = True
 
     @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
@@ -242,7 +242,7 @@ class SpatialAverage(Pooling):
 class SpatialAveragePooling(SpatialAverage):
     """The first version had no ``divide`` and computed sums; the stride was 1 unless given."""
 
-    divides = False
+    divides: ClassVar[bool] = False
 
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:

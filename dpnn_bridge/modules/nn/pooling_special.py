@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -279,9 +279,9 @@ class FractionalMaxPooling(LuaClass):
 @lua_class("nn.SpatialFractionalMaxPooling")
 class SpatialFractionalMaxPooling(FractionalMaxPooling):
     torch_type = (nn.FractionalMaxPool2d, FixedFractionalMaxPool2d)
-    dims = "HW"
+    dims: ClassVar[str] = "HW"
     function = staticmethod(F.fractional_max_pool2d)
-    samples = Field("_random_samples")
+    samples: ClassVar[Field] = Field("_random_samples")
 
 
 @lua_class("nn.VolumetricFractionalMaxPooling")
@@ -289,6 +289,6 @@ class VolumetricFractionalMaxPooling(FractionalMaxPooling):
     """Time is the last dimension here, after height and width."""
 
     torch_type = (nn.FractionalMaxPool3d, FixedFractionalMaxPool3d)
-    dims = "HWT"
+    dims: ClassVar[str] = "HWT"
     function = staticmethod(F.fractional_max_pool3d)
-    samples = Field("_random_samples", Layout(reversed_samples, reversed_samples))
+    samples: ClassVar[Field] = Field("_random_samples", Layout(reversed_samples, reversed_samples))

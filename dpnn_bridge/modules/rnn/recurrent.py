@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -162,7 +162,7 @@ class AbstractRecurrentClass(LuaClass):
         *("cell", "gradPrevOutput", "userGradPrevOutput", "userGradPrevCell"),
     )
     #: attributes that hold a tensor given by the user -> Lua field
-    given = GIVEN
+    given: ClassVar[dict[str, str]] = GIVEN
 
     @classmethod
     def matches(cls, obj: LuaObject) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -142,7 +142,7 @@ class SequenceModuleClass(LuaClass):
     )
     tensors = ("weight", "bias")
     #: for each part of the state: its field of the whole sequence, of the start, of the user
-    state_fields = (("_output", "h0", "userPrevOutput"),)
+    state_fields: ClassVar[tuple[tuple[str, str, str], ...]] = (("_output", "h0", "userPrevOutput"),)
 
     @classmethod
     def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:

@@ -1,0 +1,63 @@
+"""What a block may say: a misspelled hook is refused when the block is made, and no field of a file is lost."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import pytest
+from torch import nn
+
+from dpnn_bridge import LuaClass, to_lua, to_torch
+from dpnn_bridge.objects import LuaObject, LuaTable
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "hook"),
+    [
+        ("scalar", {"a": "b"}, "scalars"),
+        ("tensor", {}, "tensors"),
+        ("default", {}, "defaults"),
+        ("size", {}, "sizes"),
+        ("torchtype", nn.Linear, "torch_type"),
+        ("Scalars", {}, "scalars"),
+        ("checkedby", "formula", "checked_by"),
+        ("match", classmethod(lambda cls, obj: True), "matches"),
+        ("toLua", classmethod(lambda cls, module, ctx: {}), "to_lua"),
+        ("argument", classmethod(lambda cls, obj, ctx: {}), "arguments"),
+        ("upgrades", staticmethod(lambda obj: obj), "upgrade"),
+    ],
+)
+@pytest.mark.parametrize("base", [LuaClass, type("Base", (LuaClass,), {"torch_type": nn.Linear})])
+def test_a_misspelled_hook_is_refused(name: str, value: Any, hook: str, base: type[LuaClass]) -> None:
+    with pytest.raises(TypeError, match=rf"plugin\.Mine: LuaClass has no attribute '{name}'; did you mean '{hook}'\?"):
+        type("Mine", (base,), {"__module__": "plugin", name: value})
+
+
+def test_one_that_resembles_none_lists_the_hooks() -> None:
+    with pytest.raises(TypeError, match=r"no attribute 'xyz'; the hooks are .*scalars.*Annotate .*xyz: ClassVar"):
+        type("Mine", (LuaClass,), {"xyz": 3})
+
+
+def test_attributes_and_methods_of_ones_own_are_taken() -> None:
+    class Base(LuaClass):
+        torch_type = nn.Linear
+        gates: ClassVar[int] = 4
+        _hidden = 3
+
+        @classmethod
+        def helper(cls) -> int:
+            return cls.gates
+
+    class Derived(Base):
+        gates = 3  # type: ignore[misc]
+
+    assert Derived.helper() == 3
+
+
+@pytest.mark.parametrize("value", [3, "text", True, LuaTable([("a", 1)])], ids=["number", "text", "boolean", "table"])
+def test_a_field_that_no_declaration_handles_comes_back(value: Any) -> None:
+    obj = to_lua(nn.Linear(3, 2))
+    obj["mine"] = value
+    again = to_lua(to_torch(obj))
+    assert isinstance(again, LuaObject)
+    assert repr(again["mine"]) == repr(value)
