@@ -109,7 +109,6 @@ end
 -- the table that holds the last part of a dotted name
 local function container(tname)
    local at = _G
-   if tname:match('^nn%.') and not nn then bridge.find_class('nn.Module') end
    for part in tname:gmatch('([^%.]+)%.') do
       at = type(at) == 'table' and at[part]
       if type(at) ~= 'table' then
