@@ -24,6 +24,7 @@ from dpnn_bridge.porting.networks import (
     single_buffers,
     trace,
 )
+from dpnn_bridge.porting.notes import notes_of
 from dpnn_bridge.porting.proof import prove
 from dpnn_bridge.porting.report import Deviation, Match, PortReport
 from dpnn_bridge.porting.search import Search
@@ -113,7 +114,8 @@ class Port:
         proof = prove(filled, self.call_target, self.examples[1], search, self.single)
         if proof.failed is not None:
             return self._report(search, values, proof.deviation(), proof.difference, [])
-        return self._report(search, values, None, proof.difference, proof.outputs.notes)
+        notes = [*proof.outputs.notes, *notes_of(search.placement, self.source, self.model, self.target)]
+        return self._report(search, values, None, proof.difference, notes)
 
     def _run_source(self, which: int) -> None:
         self.source.record(copy.deepcopy(self.model), self.call_source, self.examples[which])

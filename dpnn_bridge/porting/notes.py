@@ -1,0 +1,52 @@
+"""What a report says besides the verdict: differences that matter in training only, and what was rearranged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import nn
+
+from dpnn_bridge.porting.placement import Placement
+from dpnn_bridge.porting.source import Source
+from dpnn_bridge.porting.wording import differences
+
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
+
+
+def notes_of(placement: Placement, source: Source, model: nn.Module, module: nn.Module) -> Iterator[str]:
+    """The notes of a port that was proven.
+
+    Args:
+        placement: which event has which weights.
+        source: the source after its last run.
+        model, module: the source and the target.
+    """
+    for placed in placement.placed.values():
+        event, assignment = placed.event, placed.assignment
+        where, layer = event.node.owner or event.node.line, assignment.layer
+        if assignment.how:
+            yield f"{where}: {assignment.how}" + (f" ({layer.name})" if layer else "")
+        if layer is not None and layer.kind == event.kind and "momentum" in event.options:
+            here, there = ({"momentum_": options["momentum"]} for options in (event.options, layer.options))
+            differ = differences(here, there).replace("momentum_", "momentum")
+            if differ:
+                yield f"{where}: {differ} ({layer.name}); this matters in training only"
+    yield from _of_dropout(source, model, module)
+    for owner in dict.fromkeys(node.owner for node in source.tape.nodes if node.single and not node.constant):
+        yield f"equal to single precision: the source computes this in float32 ({source.names(owner)})"
+        break
+
+
+def _of_dropout(source: Source, model: nn.Module, module: nn.Module) -> Iterator[str]:
+    there = [(name, m.p) for name, m in model.named_modules() if _drops(m)]
+    here = [(name, m.p) for name, m in module.named_modules() if _drops(m)]
+    if len(here) != len(there):
+        yield f"{len(here)} dropout layers here, {len(there)} in the source; this matters in training only"
+        return
+    for (name, p), (path, other) in zip(here, there, strict=True):
+        if differences({"p": p}, {"p": other}):
+            yield f"{name}: dropout p {p:g} here, {other:g} in the source ({source.names(path)}); training only"
+
+
+def _drops(module: nn.Module) -> bool:
+    return isinstance(module, _DROPOUTS) or (type(module).__name__.endswith("Dropout") and hasattr(module, "p"))
