@@ -102,6 +102,11 @@ def _chosen(options: dict[str, Any]) -> dict[str, Any]:
 @conversion_options
 @click.option("--partial-sandbox", is_flag=True, help="The same, also where the kernel cannot confine the process.")
 @click.option("--all", "all_models", is_flag=True, help="Convert every model of the file: OUT.KEY.pt for each.")
+@click.option(
+    "--into",
+    metavar="FILE.py:NET",
+    help="Put the weights into this network and prove that it computes the same. Runs the file. Needs --input.",
+)
 @click.option("--out-dir", type=FolderType(), help="Folder for the outputs of many files, or its address.")
 @jobs_option
 @dask_option
@@ -126,7 +131,13 @@ def _chosen(options: dict[str, Any]) -> dict[str, Any]:
 )
 @version_option
 def convert_command(
-    files: tuple[Any, ...], to: str | None, all_models: bool, out_dir: Any, report: Path | None, **options: Any
+    files: tuple[Any, ...],
+    to: str | None,
+    all_models: bool,
+    into: str | None,
+    out_dir: Any,
+    report: Path | None,
+    **options: Any,
 ) -> None:
     """Converts Torch7 models to PyTorch.
 
@@ -134,6 +145,7 @@ def convert_command(
       dpnn-convert model.t7 model.pt              one file; the suffix chooses the format
       dpnn-convert *.t7 --out-dir converted       many files; what is done already is skipped
       dpnn-convert model.pt model.t7              back to Torch7
+      dpnn-convert model.t7 net.pt --into my_models.py:Net --input 1x3x224x224    weights for your own network
       dpnn-convert stats.t7 stats.npz             data without a model; --key takes a part
       dpnn-convert large.t7 model.safetensors --max-shard-size 2GB    larger than memory, in shards with an index
       dpnn-convert hf://user/repo/model.t7 out.pt an address (extra remote); - is what is piped in or out
@@ -147,6 +159,12 @@ def convert_command(
     converted, 6 the output exists (see --force) or cannot be written, 7 Lua failed, 1 the system refused, 130
     interrupted.
     """
+    if into is not None:
+        from dpnn_bridge.cli.port import convert_into
+
+        how = {name: options[name] for name in ("force", "as_json", "quiet", "verbose")}
+        convert_into(files, into, options["example"], options["key"], **how)
+        return
     request = _Request(files, to, all_models, out_dir, report, **options)
     if out_dir is None and not all_models:
         request.convert_one()

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 @click.argument("model", metavar="MODEL", type=click.Path(path_type=Path))
 @click.argument("converted", metavar="[CONVERTED]", required=False, type=click.Path(path_type=Path))
 @click.option("--reference", type=click.Path(path_type=Path), help="A .t7 table: input, output, gradInput, …, after.")
+@click.option("--weights", type=click.Path(path_type=Path), help="State_dict of CONVERTED, where that is FILE.py:NET.")
 @click.option("--input", "inputs", multiple=True, help="Input: a .t7, .npy or .pt file, or a shape such as 1x3x32x32.")
 @click.option("--output", "outputs", multiple=True, help="What Torch7 returned for it: a .t7, .npy or .pt file.")
 @click.option(
@@ -77,7 +78,7 @@ if TYPE_CHECKING:
 @quiet_option
 @click.option("-v", "--verbose", is_flag=True, help="Print every comparison, not only the worst of each layer.")
 @version_option
-def verify_command(**given: Any) -> None:
+def verify_command(weights: Path | None, **given: Any) -> None:
     """Compares MODEL with what Torch7 computed, layer by layer.
 
     \b
@@ -85,6 +86,7 @@ def verify_command(**given: Any) -> None:
       dpnn-verify model.t7 --input x.npy --output y.npy   the same, as arrays
       dpnn-verify fixture.t7                              a fixture that holds its own module
       dpnn-verify model.t7 model.onnx --input 1x3x32x32   a converted file, of any format
+      dpnn-verify model.t7 my_models.py:Net --weights my.pth --input 1x3x224x224    your own port; runs the file
       dpnn-verify data.t7 data.npz                        data without a model: whether that is what they give
       dpnn-verify model.t7                                nothing to compare with: how its classes were checked
       dpnn-verify done.jsonl --jobs 8                     every file of a manifest that dpnn-convert wrote
@@ -102,6 +104,8 @@ def verify_command(**given: Any) -> None:
     4 something is different, 5 a class cannot be converted or the model cannot run, 6 the report cannot be written,
     7 Lua or Torch7 failed, 1 the system refused, 130 interrupted.
     """
+    if _verify_network(weights, given):
+        return
     request = Request(**given)
     if request.model.suffix == ".jsonl":
         _verify_manifest(request)
@@ -124,6 +128,20 @@ def verify_command(**given: Any) -> None:
         _print_data(request, same)
     else:
         _print(request, result)
+
+
+def _verify_network(weights: Path | None, given: dict[str, Any]) -> bool:
+    """Judge a port where CONVERTED names a network; False where it names a file."""
+    from dpnn_bridge.cli.port import is_network, verify_network
+
+    text = str(given["converted"] or "")
+    if not is_network(text) or os.path.exists(text):
+        if weights is not None:
+            raise click.UsageError("--weights is for CONVERTED as FILE.py:NET")
+        return False
+    how = {name: given[name] for name in ("as_json", "quiet", "verbose")}
+    verify_network(given["model"], text, weights, given["inputs"], given["key"], **how)
+    return True
 
 
 @dataclass(frozen=True)

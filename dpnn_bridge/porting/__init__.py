@@ -8,9 +8,14 @@ from dpnn_bridge.base.faces import face
 
 if TYPE_CHECKING:
     from dpnn_bridge.porting.api import port
+    from dpnn_bridge.porting.judge import judge
     from dpnn_bridge.porting.report import Deviation, Match, PortReport
 
-__all__ = ["Deviation", "Match", "PortReport", "port"]
+__all__ = ["Deviation", "Match", "PortReport", "judge", "port"]
 
-_HOMES = {"port": "porting.api", **dict.fromkeys(("Deviation", "Match", "PortReport"), "porting.report")}
+_HOMES = {
+    "judge": "porting.judge",
+    "port": "porting.api",
+    **dict.fromkeys(("Deviation", "Match", "PortReport"), "porting.report"),
+}
 __getattr__, __dir__ = face(__name__, _HOMES)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dpnn_bridge.base.boundary import raises
 from dpnn_bridge.errors import ConversionError, OptionError
 from dpnn_bridge.files import load
-from dpnn_bridge.porting.explain import explain
+from dpnn_bridge.porting.explain import explain, located
 from dpnn_bridge.porting.networks import (
     Call,
     call_source,
@@ -29,7 +29,8 @@ from dpnn_bridge.porting.proof import prove
 from dpnn_bridge.porting.report import Deviation, Match, PortReport
 from dpnn_bridge.porting.search import Search
 from dpnn_bridge.porting.source import Source
-from dpnn_bridge.porting.tape import Tape
+from dpnn_bridge.porting.tape import Tape, leaves
+from dpnn_bridge.porting.values import SINGLE, difference
 
 
 @raises(ConversionError, "porting the weights")
@@ -114,8 +115,12 @@ class Port:
         proof = prove(filled, self.call_target, self.examples[1], search, self.single)
         if proof.failed is not None:
             return self._report(search, values, proof.deviation(), proof.difference, [])
-        notes = [*proof.outputs.notes, *notes_of(search.placement, self.source, self.model, self.target)]
-        return self._report(search, values, None, proof.difference, notes)
+        idle = _idle(search)
+        if idle is not None:
+            return self._report(search, values, idle, proof.difference, [])
+        distance = max(proof.difference, self._single_difference(filled))
+        notes = [*proof.outputs.notes, *notes_of(search.placement, self.source, self.model, tape)]
+        return self._report(search, values, None, distance, notes)
 
     def _run_source(self, which: int) -> None:
         self.source.record(copy.deepcopy(self.model), self.call_source, self.examples[which])
@@ -124,6 +129,19 @@ class Port:
             what = f"{type(failure).__name__}: {failure}"
             hint = "check the example's shape, or pass source="
             raise ConversionError(f"the model's forward fails on the example: {what}; {hint}") from failure
+
+    def _single_difference(self, filled: nn.Module) -> float:
+        """How far the outputs are where the source computes in single precision, which a recorder replaces."""
+        if not any(node.single for node in self.source.tape.nodes):
+            return 0.0
+        with torch.no_grad():
+            try:
+                want = self.call_source(copy.deepcopy(self.model), self.examples[1])
+                got = self.call_target(copy.deepcopy(filled), self.examples[1])
+            except RuntimeError:  # double and single precision do not mix everywhere
+                return SINGLE
+        pairs = zip(_flat(got), _flat(want), strict=False)
+        return max((difference(a, b) for a, b in pairs if a.shape == b.shape), default=SINGLE)
 
     def _values(self, search: Search) -> dict[str, Tensor]:
         written = search.parameters.written
@@ -154,6 +172,23 @@ class Port:
         if report.equal:
             report.apply()
         return report
+
+
+def _flat(value: Any) -> list[Tensor]:
+    return [t.flatten() for t in leaves(value) if isinstance(t, Tensor) and t.is_floating_point()]
+
+
+def _idle(search: Search) -> Deviation | None:
+    """The first part of the target of which the example shows nothing."""
+    for placed in search.placement.placed.values():
+        if placed.assignment.layers and not placed.exercised:
+            layer = placed.assignment.layer
+            reason = "every input of this layer is zero, so nothing is proven; pass an example that reaches it"
+            return located(placed.event.node, layer.name if layer else "", reason)
+    if search.outputs.constant:
+        reason = "every element of the output is equal, so nothing is proven; pass another example"
+        return Deviation("", "", "", reason)
+    return None
 
 
 def _check_random(tape: Tape, what: str) -> None:

@@ -12,6 +12,7 @@ from dpnn_bridge.porting.events import Event
 from dpnn_bridge.porting.source import Layer, Source
 from dpnn_bridge.porting.tape import Node, leaves
 from dpnn_bridge.porting.values import DOUBLE, SINGLE, Fingerprint, difference
+from dpnn_bridge.porting.wording import differences
 
 
 class ContradictionError(Exception):
@@ -22,6 +23,7 @@ class ContradictionError(Exception):
         why: the reason as far as it is known here.
         layer: the layer of the source that the event's weights come from.
         matched: the event has an input of that layer.
+        exhausted: every assignment of the event led to a contradiction after it.
         soft: the node may be another way to compute the same.
         conflicts: bit set of the events that the contradiction depends on besides those before its node.
     """
@@ -31,7 +33,7 @@ class ContradictionError(Exception):
     ) -> None:
         super().__init__(why)
         self.node, self.why, self.layer, self.soft, self.conflicts = node, why, layer, soft, 0
-        self.matched = matched
+        self.matched, self.exhausted = matched, False
 
 
 @dataclass
@@ -76,6 +78,10 @@ def compare_event(event: Event, placed: Placed, out: Any, source: Source) -> flo
         raise ContradictionError(
             node, "is used again, on a value that the source's layer never takes", layer, matched=False
         )
+    if layer is not None and layer.kind == event.kind and assignment.fold is None:
+        eps = differences({"eps": event.options.get("eps")}, {"eps": layer.options.get("eps")})
+        if eps:
+            raise ContradictionError(node, eps, layer)
     got = event.out_rows(out, assignment.form)
     if got.shape != want.shape:
         theirs = layer.events[0].output if layer else None

@@ -6,20 +6,21 @@ from collections.abc import Iterator
 
 from torch import nn
 
+from dpnn_bridge.porting.networks import short_line
 from dpnn_bridge.porting.placement import Placement
 from dpnn_bridge.porting.source import Source
+from dpnn_bridge.porting.tape import Tape
 from dpnn_bridge.porting.wording import differences
 
-_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
 
-
-def notes_of(placement: Placement, source: Source, model: nn.Module, module: nn.Module) -> Iterator[str]:
+def notes_of(placement: Placement, source: Source, model: nn.Module, tape: Tape) -> Iterator[str]:
     """The notes of a port that was proven.
 
     Args:
         placement: which event has which weights.
         source: the source after its last run.
-        model, module: the source and the target.
+        model: the source's module.
+        tape: of the target.
     """
     for placed in placement.placed.values():
         event, assignment = placed.event, placed.assignment
@@ -31,17 +32,19 @@ def notes_of(placement: Placement, source: Source, model: nn.Module, module: nn.
             differ = differences(here, there).replace("momentum_", "momentum")
             if differ:
                 yield f"{where}: {differ} ({layer.name}); this matters in training only"
-    yield from _of_dropout(source, model, module)
-    for owner in dict.fromkeys(node.owner for node in source.tape.nodes if node.single and not node.constant):
+    yield from _of_dropout(source, model, tape)
+    for owner in dict.fromkeys(node.owner for node in source.tape.nodes if node.single):
         yield f"equal to single precision: the source computes this in float32 ({source.names(owner)})"
         break
 
 
-def _of_dropout(source: Source, model: nn.Module, module: nn.Module) -> Iterator[str]:
-    there = [(name, m.p) for name, m in model.named_modules() if _drops(m)]
-    here = [(name, m.p) for name, m in module.named_modules() if _drops(m)]
+def _of_dropout(source: Source, model: nn.Module, tape: Tape) -> Iterator[str]:
+    there = [(name, float(m.p)) for name, m in model.named_modules() if _drops(m)]  # type: ignore[arg-type]
+    here = [(name or short_line(line), p) for name, line, p in tape.dropouts]
+    rates = [" and ".join(f"{p:g}" for p in sorted({p for _, p in found})) or "none" for found in (here, there)]
     if len(here) != len(there):
-        yield f"{len(here)} dropout layers here, {len(there)} in the source; this matters in training only"
+        counts = f"{len(here)} times here (p {rates[0]}), {len(there)} in the source (p {rates[1]})"
+        yield f"dropout: {counts}; this matters in training only"
         return
     for (name, p), (path, other) in zip(here, there, strict=True):
         if differences({"p": p}, {"p": other}):
@@ -49,4 +52,4 @@ def _of_dropout(source: Source, model: nn.Module, module: nn.Module) -> Iterator
 
 
 def _drops(module: nn.Module) -> bool:
-    return isinstance(module, _DROPOUTS) or (type(module).__name__.endswith("Dropout") and hasattr(module, "p"))
+    return "Dropout" in type(module).__name__ and hasattr(module, "p")

@@ -13,6 +13,7 @@ from dpnn_bridge.porting.events import event_key, event_of
 from dpnn_bridge.porting.explain import located, of_layer
 from dpnn_bridge.porting.networks import Call
 from dpnn_bridge.porting.outputs import Outputs, match_outputs
+from dpnn_bridge.porting.placement import exercises
 from dpnn_bridge.porting.report import Deviation
 from dpnn_bridge.porting.search import Search
 from dpnn_bridge.porting.tape import Node, Recorder, Tape, leaves
@@ -72,6 +73,7 @@ def prove(
                 if key not in placed:
                     raise ContradictionError(node, "runs on this input and did not on the first one")
                 worst = max(worst, compare_event(event, placed[key], out, source))
+                placed[key].exercised |= exercises(event)
                 count += 1
             except ContradictionError as found:
                 failed = found

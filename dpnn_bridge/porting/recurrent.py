@@ -9,7 +9,7 @@ from dpnn_bridge.porting.tape import Node
 
 def reset_gate(node: Node, search: Search, there: list[Node]) -> str | None:
     """A GRU that resets after the matrix product, where the source does so before it."""
-    if any(n.op == "add" for n in there) and node.op in ("sigmoid", "tanh"):
+    if not any(n.op == "tanh" for n in search.source.tape.nodes) or peephole(node, there):
         return None
     multiplies = [n for n in there if n.op == "mul" and n.event is None]
     products = [n for m in multiplies for n in through_views(m) if n.event is not None or n.op in ("cat", "copy")]

@@ -31,8 +31,9 @@ _GATHERING = "cat stack copy zeros_like empty constant_pad_nd index fill zero in
 #: operations whose results need not be values of the source
 ARRANGING = VIEWS | frozenset(_GATHERING.split())
 _SECONDS, _BACKTRACKS = 8.0, 3000
-#: how many values of the source a value that is none outweighs, and a part of the source that is used twice
-_STRANGE, _TWICE = 2, 10
+#: what speaks for a search or against it: an event with the right result counts as this many values of the source; a
+#: value that is none, and a part of the source that is used twice, outweigh this many
+_VERIFIED, _STRANGE, _TWICE = 3, 1, 10
 
 
 @dataclass
@@ -50,7 +51,7 @@ class Search:
 
     Attributes:
         odd: nodes that take values of the source and give one that is none.
-        output: the tensors that the target gives with the weights found.
+        output, outputs: the tensors that the target gives with the weights found, and their comparison.
         parameters: the weights found.
         placement: which event has which.
         known, strange: indices of the nodes that give a value of the source, and of those that do not.
@@ -76,6 +77,7 @@ class Search:
         self.strange: set[int] = set()
         self.takes: dict[int, list[Fingerprint]] = {}
         self.gives: dict[int, list[Fingerprint]] = {}
+        self.additions = {layer.addition.index for layer in source.layers if layer.addition is not None}
         self.signatures = {layer.index: layer.signature() for layer in source.layers}
 
     # -- running -------------------------------------------------------------------------------------------------------
@@ -113,7 +115,7 @@ class Search:
             if found is None:
                 return None, {}
             right = self._worth(at)
-            if best is None or right > most:
+            if best is None or (right > most and not found.exhausted):
                 best, most, decisions = found, right, {c.node.index: c.taken for c in self.choices}
             back = self._back(found)
             if back is None or time.monotonic() - began > _SECONDS:
@@ -123,9 +125,9 @@ class Search:
 
     def _worth(self, at: int) -> int:
         """How much speaks for the decisions before a node: values of the source, against values that are none."""
-        known = sum(index < at for index in self.known)
+        known = sum(_VERIFIED if self.tape.nodes[i].event is not None else 1 for i in self.known if i < at)
         strange = sum(index < at for index in self.strange)
-        twice = sum(n - 1 for n in self.placement.used.values())
+        twice = sum(n - 1 for use, n in self.placement.used.items() if use[0] not in self.additions)
         return known - _STRANGE * strange - _TWICE * twice
 
     def _forwards(self, at: int) -> tuple[ContradictionError | None, int]:
@@ -249,6 +251,7 @@ class Search:
             self.choices.pop()
         contradiction = failed or ContradictionError(node, "its input is the input of no layer of the source")
         contradiction.conflicts |= choice.conflicts
+        contradiction.exhausted = failed is None and choice.taken >= 0
         raise contradiction
 
     def _is_strict(self, node: Node) -> bool:
@@ -317,9 +320,9 @@ class Search:
                 moved.event.node, "has no bias, the source's layer has one", moved.assignment.layer
             )
         self.output = [self._value(v) for v in self.tape.output]
-        problem = match_outputs(self.output, self.source).problem
-        if problem:
-            raise ContradictionError(None, problem)
+        self.outputs = match_outputs(self.output, self.source)
+        if self.outputs.problem:
+            raise ContradictionError(None, self.outputs.problem)
         for layer in self.unused():
             hint = "give the module this layer, or return the output that depends on it"
             raise ContradictionError(None, f"no parameter was set from the source's layer {layer.name}; {hint}", layer)

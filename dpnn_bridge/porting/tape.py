@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from dpnn_bridge.conversion.limits import EagerMode
 
@@ -28,6 +29,8 @@ PARTS = frozenset(_PARTING.split())
 VIEWS = PARTS | frozenset(_MOVING.split())
 #: operations whose result is an activation, also of a constant and weights: an initial state, say
 _PRODUCTS = frozenset(("addmm", "mm", "linear", "bmm", "baddbmm", "convolution", "embedding"))
+#: operations that make constants which single precision rounds
+_COMPUTED = frozenset(("arange", "linspace", "logspace", "full", "affine_grid_generator"))
 _LOW = (torch.float32, torch.float16, torch.bfloat16)
 _OWN = str(Path(__file__).parent)
 _TORCH = str(Path(torch.__file__).parent)
@@ -120,6 +123,21 @@ def replaced(value: Any, change: Callable[[Any], Any]) -> Any:
     return change(value)
 
 
+class _DropoutObserver(TorchFunctionMode):
+    """Stores the rates of dropout, which no ATen operation shows in evaluation mode."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self.recorder = recorder
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if "dropout" in getattr(func, "__name__", "") and func.__module__ == "torch.nn.functional":
+            rate = kwargs.get("p", args[1] if len(args) > 1 else 0.5)
+            self.recorder.tape.dropouts.append((self.recorder.owners[-1], _line(), float(rate)))
+        return func(*args, **kwargs)
+
+
 class Tape:
     """What one forward pass did.
 
@@ -134,6 +152,7 @@ class Tape:
         output: what the forward pass returned, tensors as slots.
         random: the first node that drew random numbers.
         failure: the exception that ended the forward pass.
+        dropouts: (module, line, rate) of calls of dropout functions.
         shapes: slot number -> shape.
         size: number of slots.
     """
@@ -149,6 +168,7 @@ class Tape:
         self.output: Any = None
         self.random: Node | None = None
         self.failure: Exception | None = None
+        self.dropouts: list[tuple[str, str, float]] = []
         self.shapes: dict[int, tuple[int, ...]] = {}
         self.size = 0
 
@@ -244,7 +264,7 @@ class Recorder(EagerMode):
         tensors = [t for t in leaves((args, kwargs)) if isinstance(t, Tensor)]
         single = any(t.dtype in _LOW for t in tensors)
         if kwargs.get("dtype") in _LOW:
-            single |= any(t.is_floating_point() for t in tensors)
+            single |= any(t.is_floating_point() for t in tensors) or name in _COMPUTED
             kwargs["dtype"] = torch.float64
         if any(t.dtype in _LOW for t in tensors):
             args, kwargs = replaced(args, self._double), {k: replaced(v, self._double) for k, v in kwargs.items()}
@@ -265,10 +285,11 @@ class Recorder(EagerMode):
         tape.nodes.append(node)
         if torch.Tag.nondeterministic_seeded in func.tags and "generator" not in kwargs and not _is_mute(name, args):
             tape.random = tape.random or node
-        if self.observer is None:
-            out = func(*args, **kwargs)
-        else:
-            out = self.observer(tape, node, args, kwargs, lambda: func(*args, **kwargs))
+        try:
+            out = self._run(node, func, args, kwargs)
+        except Exception:
+            tape.nodes.pop()
+            raise
         made = [t for t in leaves(out) if isinstance(t, Tensor)]
         if torch.Tag.nondeterministic_seeded in func.tags:
             node.drawn = [t.clone() for t in made]
@@ -285,6 +306,11 @@ class Recorder(EagerMode):
             for tensor in tensors[:1]:
                 self._written[tensor.untyped_storage().data_ptr()] = node
         return out
+
+    def _run(self, node: Node, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        if self.observer is None:
+            return func(*args, **kwargs)
+        return self.observer(self.tape, node, args, kwargs, lambda: func(*args, **kwargs))
 
     def _connect(self, node: Node, tensors: list[Tensor]) -> None:
         tape = self.tape
@@ -316,7 +342,7 @@ class Recorder(EagerMode):
         torch.backends.mha.set_fastpath_enabled(False)
         try:
             with torch.no_grad():
-                with self:
+                with _DropoutObserver(self), self:
                     result = call(module)
                 self.tape.output = _structure(result, lambda t: self._known(self._double(t)))
         except Exception as error:
