@@ -243,7 +243,7 @@ def test_a_shard_that_a_store_lost_is_not_done(memory: Any, tmp_path: Path) -> N
     shards = ("--to", "safetensors", "--max-shard-size", "300KB")
     command = (MODEL, "--out-dir", "memory://zoo/out", *shards, "--manifest", tmp_path / "done.jsonl")
     assert run(convert_command, *command)[0] == run(convert_command, *command)[0] == 0
-    memory.rm("/zoo/out/model-00002-of-00003.safetensors")
+    memory.rm(next(name for name in memory.find("/zoo/out") if "-00002-of-00003" in name))
     code, _, err = run(convert_command, *command)
     assert (code, "is there, and not what this input gives now; use --force" in err) == (6, True)
 
