@@ -8,9 +8,12 @@ them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from dpnn_bridge.compare.differences import Difference
 from dpnn_bridge.compare.verdict import Verdict
+
+if TYPE_CHECKING:  # known differences are read where PyTorch is not loaded
+    from dpnn_bridge.compare.differences import Difference
 
 
 def accept_known(difference: Difference, reason: str) -> None:
