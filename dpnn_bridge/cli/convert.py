@@ -58,7 +58,8 @@ def list_classes(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     from dpnn_bridge.conversion.registry import known_names, torch_name
 
     for name, specs in known_names().items():
-        click.echo(f"{name}\t{', '.join(torch_name(spec) for spec in specs)}")
+        if not name.startswith("dpnn_bridge."):  # the container of several models, which is no Lua class
+            click.echo(f"{name}\t{', '.join(torch_name(spec) for spec in specs)}")
     ctx.exit()
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import pytest
+from click.testing import CliRunner
 from torch import nn
 
 from dpnn_bridge import LuaClass, to_lua, to_torch
+from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.objects import LuaObject, LuaTable
 
 
@@ -61,3 +63,10 @@ def test_a_field_that_no_declaration_handles_comes_back(value: Any) -> None:
     again = to_lua(to_torch(obj))
     assert isinstance(again, LuaObject)
     assert repr(again["mine"]) == repr(value)
+
+
+def test_the_list_of_classes_holds_lua_classes_alone() -> None:
+    listed = CliRunner().invoke(convert_command, ["--list-classes"]).output.splitlines()
+    names = [line.partition("\t")[0] for line in listed]
+    assert {"nn.Linear", "nn.NoiseFill"} <= set(names)
+    assert [name for name in names if name.startswith("dpnn_bridge")] == []
