@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import random
 import zlib
@@ -16,10 +17,12 @@ import corpus
 import perturbation
 import pytest
 import torch
+from conftest import FIXTURES
 from corpus import pair
 from torch import nn
 
 import dpnn_bridge
+from dpnn_bridge.porting import judge
 
 NETS = (
     "resnet_basic",
@@ -118,3 +121,19 @@ def test_changed_weight(name: str) -> None:
         if report.equal:
             change(model)
             assert farthest(name, module, model) < 1e-9, what
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_changed_weight_of_the_module(name: str) -> None:
+    """A proven port is judged to be equal, and no longer when one of its weights is another one."""
+    options = {"source": partial(corpus.run_source, name), "target": partial(corpus.run_target, name)}
+    model, rng = FIXTURES / pair(name).model, random.Random(zlib.crc32(name.encode()))
+    module = corpus.target_of(name)
+    assert dpnn_bridge.port(model, module, pair(name).example(0), **options).equal
+    assert judge(model, module, pair(name).example(0), **options).equal
+    for _ in range(COUNT):
+        wrong = copy.deepcopy(module)
+        what, change = perturbation.weight(wrong, rng)
+        change(wrong)
+        if judge(model, wrong, pair(name).example(0), **options).equal:  # a dead channel, a bias before a norm
+            assert farthest(name, wrong, corpus.source_of(name)) < 1e-9, what

@@ -16,7 +16,6 @@ from torch import nn
 
 import dpnn_bridge
 
-engine = pytest.mark.skipif(not hasattr(dpnn_bridge, "port"), reason="dpnn_bridge.port is not there yet")
 EQUALS = [name for name in corpus.names() if pair(name).expect == EQUAL]
 BUGS = [name for name in corpus.names() if pair(name).expect != EQUAL]
 
@@ -65,7 +64,6 @@ def test_the_corpus_is_large_enough() -> None:
     assert len(BUGS) >= 25
 
 
-@engine
 @pytest.mark.parametrize("name", EQUALS)
 def test_equal(name: str) -> None:
     module, report = ported(name)
@@ -77,7 +75,6 @@ def test_equal(name: str) -> None:
         assert has(" ".join(map(str, report.notes)), word), report.notes
 
 
-@engine
 @pytest.mark.parametrize("name", BUGS)
 def test_planted_bug(name: str) -> None:
     bug = pair(name).expect
@@ -93,7 +90,6 @@ def test_planted_bug(name: str) -> None:
     assert [word for word in bug.words if not has(first.reason, word)] == [], first.reason
 
 
-@engine
 @pytest.mark.parametrize("name", [name for name in BUGS if pair(name).expect.twin])
 def test_planted_bug_matters(name: str) -> None:
     """With the weights of the pair without the bug, the module with it computes something else."""
