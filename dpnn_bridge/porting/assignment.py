@@ -86,7 +86,11 @@ def taken_over(event: Event, source: Source) -> Iterator[Assignment]:
     """As it is, or with the batch norm behind it folded in."""
     for layer in source.layers:
         for form in event.forms:
-            if form not in layer.forms or layer.respond(event.rows_in(form), form) is None:
+            if form not in layer.forms:
+                continue
+            if layer.respond(event.rows_in(form), form) is None:
+                if layer.kind == event.kind and form[0] == event.kind and event.kind not in NORMS:
+                    break
                 continue
             expect = lambda e, layer=layer, form=form: layer.respond(e.rows_in(form), form)  # noqa: E731
             plain = Assignment((layer,), partial(_weights, event, layer, form), expect, form)

@@ -74,7 +74,7 @@ class Explanation:
     def _output_nodes(self) -> list[Node]:
         tape = self.search.tape
         if tape.failure is not None:
-            return tape.nodes[-1:]
+            return [node for node in tape.nodes if not node.constant][-1:]
         return [tape.maker[s.number] for s in tape.output if isinstance(s, Slot) and s.number in tape.maker]
 
     def _of_root(self, node: Node) -> Deviation:
