@@ -12,7 +12,7 @@ from dpnn_bridge.porting.comparison import ContradictionError, shape_text
 from dpnn_bridge.porting.events import Event
 from dpnn_bridge.porting.flow import ancestors
 from dpnn_bridge.porting.networks import short_line
-from dpnn_bridge.porting.recurrent import peephole, reset_gate
+from dpnn_bridge.porting.recurrent import unmendable
 from dpnn_bridge.porting.report import Deviation
 from dpnn_bridge.porting.search import ARRANGING, Search
 from dpnn_bridge.porting.source import Layer
@@ -52,6 +52,10 @@ class Explanation:
         found = self.found
         if found.node is not None and found.layer is not None and found.matched:
             return located(found.node, found.layer.name, of_layer(found.node, found.layer, found.why))
+        recurrent = unmendable(self.search)
+        if recurrent is not None:
+            here, there, why = recurrent
+            return located(here, self._path(there), why)
         root = self._root()
         return self._of_output() if root is None else self._of_root(root)
 
@@ -80,9 +84,6 @@ class Explanation:
     def _of_root(self, node: Node) -> Deviation:
         takes = self.search.takes.get(node.index, [])
         there = list(dict.fromkeys(n for p in takes for n in self._consumers(p)))
-        why = reset_gate(node, self.search, there) or peephole(node, there)
-        if why is not None:
-            return located(node, self._path(there[0]) if there else "", why)
         same = [n for n in there if name_of(n) == name_of(node)]
         if same:
             return self._of_same_kind(node, same)
@@ -109,9 +110,9 @@ class Explanation:
             used = f"{name_of(node)} {self.found.why}: there the source uses the layer {self._path(other)}"
             return located(node, self.found.layer.name, used)
         here, source = self._operand(node, other)
-        if here and source:
-            reason = f"{name_of(node)} takes the result of {here} here, of {source} in the source"
-            return located(node, self._path(other), reason)
+        if here is not None and source is not None:
+            reason = f"{name_of(node)} takes the result of {described(here)} here, of {described(source)} in the source"
+            return located(here, self._path(other), reason)
         reason = (
             f"{name_of(node)} takes the same value as the source's and gives another one: the order of elements differs"
         )
@@ -144,19 +145,19 @@ class Explanation:
                 return at
         return None
 
-    def _operand(self, node: Node, other: Node) -> tuple[str, str]:
+    def _operand(self, node: Node, other: Node) -> tuple[Node | None, Node | None]:
         """What made the operand in which two operations differ."""
         mine = self._made(node, [p for p in self.search.takes.get(node.index, []) if not _among(p, other.takes)])
         takes = self.search.takes.get(node.index, [])
         theirs = [p for p in other.takes if not _among(p, takes)]
         makers = [v.node for p in theirs for v in self.source.table.find(p) if v.node is not None]
-        return mine, described(makers[0]) if makers else ""
+        return mine, makers[0] if makers else None
 
-    def _made(self, node: Node, prints: list[Fingerprint]) -> str:
+    def _made(self, node: Node, prints: list[Fingerprint]) -> Node | None:
         for at in ancestors(node):
             if at.op not in VIEWS and any(_among(p, self.search.gives.get(at.index, [])) for p in prints):
-                return described(at)
-        return ""
+                return at
+        return None
 
     def _path(self, node: Node) -> str:
         return self.source.names(node.owner)

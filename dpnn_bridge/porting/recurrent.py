@@ -2,50 +2,87 @@
 
 from __future__ import annotations
 
-from dpnn_bridge.porting.flow import through_sums, through_views
+from collections.abc import Iterator
+
+from dpnn_bridge.porting.flow import through_views
 from dpnn_bridge.porting.search import Search
-from dpnn_bridge.porting.tape import Node
+from dpnn_bridge.porting.tape import VIEWS, Node, Tape
+
+RESET = (
+    "the reset gate is applied after the matrix product here, n = tanh(W x + r * (U h + b)), and before it in the"
+    " source, n = tanh(W x + U (r * h)); no weights make them equal: write a cell that multiplies r * h first"
+)
+PEEPHOLE = (
+    "the source has peepholes: it adds the cell times a learned weight inside the sigmoids of the gates. There is none"
+    " here and no weights make them equal: write a cell with peepholes"
+)
 
 
-def reset_gate(node: Node, search: Search, there: list[Node]) -> str | None:
-    """A GRU that resets after the matrix product, where the source does so before it."""
-    if not any(n.op == "tanh" for n in search.source.tape.nodes) or peephole(node, there):
-        return None
-    multiplies = [n for n in there if n.op == "mul" and n.event is None]
-    products = [n for m in multiplies for n in through_views(m) if n.event is not None or n.op in ("cat", "copy")]
-    if not products:
-        return None
-    hidden = [n for n in (node, *node.inputs) if n.event is not None and n.event.kind == "linear"]
-    after = [m for n in hidden for m in through_sums(n) for m in (m, *m.consumers) if m.op == "mul"]
-    after += [m for n in hidden for m in through_views(n) if m.op == "mul"]
-    if not after and not (node.op == "mul" and any(n.event is not None for n in _behind(node))):
-        return None
-    return (
-        "the reset gate is applied after the matrix product here, n = tanh(W x + r * (U h + b)), and before it in the"
-        " source, n = tanh(W x + U (r * h)); no weights make them equal: use a cell that multiplies r * h first"
+def unmendable(search: Search) -> tuple[Node, Node, str] | None:
+    """What a recurrent layer of the target does otherwise than the source, whatever the weights.
+
+    Returns:
+        The operation of the target, that of the source, and the reason; None where there is no such difference.
+    """
+    target, source = search.tape, search.source.tape
+    before, after = next(_reset_before(source), None), next(_reset_after(target), None)
+    if before is not None and after is not None and next(_reset_before(target), None) is None:
+        return after, before, RESET
+    peephole = next(_peepholes(source), None)
+    gate = next((n for n in target.nodes if n.op == "sigmoid" and not n.constant), None)
+    if peephole is not None and gate is not None and next(_peepholes(target), None) is None:
+        return gate, peephole, PEEPHOLE
+    return None
+
+
+def _reset_before(tape: Tape) -> Iterator[Node]:
+    """Products of a gate and a state that go into a matrix product and through that into a tanh."""
+    for node in _products(tape):
+        if any(n.op == "sigmoid" for n in _behind(node)):
+            for user in (n for m in through_views(node) for n in ((m,) if m.op != "cat" else tuple(through_views(m)))):
+                if user.event is not None and user.event.kind == "linear" and _reaches_tanh(user):
+                    yield node
+
+
+def _reset_after(tape: Tape) -> Iterator[Node]:
+    """Products of a gate and the result of a matrix product that are added to something and go into a tanh."""
+    for node in _products(tape):
+        makers = list(_behind(node))
+        gated = any(n.op == "sigmoid" for n in makers)
+        if gated and any(n.event is not None and n.event.kind == "linear" for n in makers) and _reaches_tanh(node):
+            yield node
+
+
+def _products(tape: Tape) -> Iterator[Node]:
+    return (n for n in tape.nodes if n.op == "mul" and n.event is None and not n.constant)
+
+
+def _reaches_tanh(node: Node) -> bool:
+    """Whether a tanh takes a value, or a sum with it."""
+    return any(
+        n.op == "tanh" or (n.op == "add" and any(m.op == "tanh" for m in through_views(n))) for n in through_views(node)
     )
 
 
-def _behind(node: Node) -> list[Node]:
+def _peepholes(tape: Tape) -> Iterator[Node]:
+    """Learned weights times a value that are added inside a sigmoid."""
+    for node in tape.nodes:
+        if node.event is not None and node.event.kind == "mul":
+            for added in through_views(node):
+                if added.op == "add" and any(_is_sigmoid(n) for n in through_views(added)):
+                    yield node
+
+
+def _is_sigmoid(node: Node) -> bool:
+    return node.op == "sigmoid" or (node.op == "add" and any(n.op == "sigmoid" for n in through_views(node)))
+
+
+def _behind(node: Node) -> Iterator[Node]:
     """The operations that made what a node takes, views skipped."""
-    found, front = [], list(node.inputs)
+    front = list(node.inputs)
     while front:
         at = front.pop()
-        if at.event is None and at.op in ("view", "unsafe_split", "split", "chunk", "slice", "select", "unbind"):
+        if at.event is None and at.op in VIEWS:
             front += at.inputs
         else:
-            found.append(at)
-    return found
-
-
-def peephole(node: Node, there: list[Node]) -> str | None:
-    """A gate without a peephole, where the source adds the cell times a learned weight."""
-    if node.op not in ("sigmoid", "tanh"):
-        return None
-    for other in there:
-        if other.op == "add" and any(n.event is not None and n.event.kind == "mul" for n in _behind(other)):
-            return (
-                "the source adds a peephole, the cell times a learned weight, before this gate; nn.LSTM has none and no"
-                " weights make them equal: write the cell out with the peephole"
-            )
-    return None
+            yield at
