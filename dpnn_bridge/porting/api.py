@@ -119,7 +119,11 @@ class Port:
         if idle is not None:
             return self._report(search, values, idle, proof.difference, [])
         distance = max(proof.difference, self._single_difference(filled))
-        notes = [*proof.outputs.notes, *notes_of(search.placement, self.source, self.model, tape)]
+        notes = [
+            *proof.outputs.notes,
+            *search.windows.values(),
+            *notes_of(search.placement, self.source, self.model, tape),
+        ]
         return self._report(search, values, None, distance, notes)
 
     def _run_source(self, which: int) -> None:

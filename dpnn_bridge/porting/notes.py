@@ -32,6 +32,10 @@ def notes_of(placement: Placement, source: Source, model: nn.Module, tape: Tape)
             differ = differences(here, there).replace("momentum_", "momentum")
             if differ:
                 yield f"{where}: {differ} ({layer.name}); this matters in training only"
+        if layer is not None and layer.kind == event.kind == "conv":
+            differ = differences(event.options, layer.options)
+            if differ:
+                yield f"{where}: {differ} ({layer.name}); equal for inputs of this size, perhaps not for others"
     yield from _of_dropout(source, model, tape)
     for owner in dict.fromkeys(node.owner for node in source.tape.nodes if node.single):
         yield f"equal to single precision: the source computes this in float32 ({source.names(owner)})"

@@ -25,6 +25,7 @@ from dpnn_bridge.porting.placement import Placement
 from dpnn_bridge.porting.source import Layer, Source
 from dpnn_bridge.porting.tape import VIEWS, Node, Slot, Tape, leaves, replaced
 from dpnn_bridge.porting.values import DOUBLE, Fingerprint, Prints, difference
+from dpnn_bridge.porting.wording import differences, options_of
 from dpnn_bridge.porting.writing import Journal, Parameters
 
 _GATHERING = "cat stack copy zeros_like empty constant_pad_nd index fill zero index_select gather"
@@ -56,6 +57,7 @@ class Search:
         placement: which event has which.
         known, strange: indices of the nodes that give a value of the source, and of those that do not.
         takes, gives: fingerprints of what a node took and gave.
+        windows: node index -> arguments of a pooling that differ and make no difference here.
     """
 
     def __init__(self, tape: Tape, source: Source, tensors: dict[str, Tensor]) -> None:
@@ -75,6 +77,7 @@ class Search:
         self.marks: dict[int, int] = {}
         self.known: set[int] = set()
         self.strange: set[int] = set()
+        self.windows: dict[int, str] = {}
         self.takes: dict[int, list[Fingerprint]] = {}
         self.gives: dict[int, list[Fingerprint]] = {}
         self.additions = {layer.addition.index for layer in source.layers if layer.addition is not None}
@@ -204,6 +207,8 @@ class Search:
         self.strange.discard(node.index)
         if all(self.knows(slot) for slot in node.outs):
             self.known.add(node.index)
+            if "pool" in node.op:
+                self._compare_window(node)
             if "norm" in node.op and node.event is None:
                 self.placement.drop_biases(node.origins)
             return
@@ -217,6 +222,16 @@ class Search:
             self.journal.add(lambda: self.odd.pop(node.index, None))
             if self._is_strict(node) and any(node.origins >> c.node.index & 1 for c in self.choices):
                 raise ContradictionError(node, "gives no value of the source", soft=True)
+
+    def _compare_window(self, node: Node) -> None:
+        """Note the arguments of a pooling that make no difference for an input of this size."""
+        for other in self.source.tape.nodes:
+            if other.op == node.op and other.takes and other.takes[0].matches(self.takes[node.index][0]):
+                differ = differences(options_of(node), options_of(other))
+                if differ:
+                    where = f"{node.owner or node.line}: {differ} ({self.source.names(other.owner)})"
+                    self.windows[node.index] = f"{where}; equal for inputs of this size, perhaps not for others"
+                return
 
     # -- deciding ------------------------------------------------------------------------------------------------------
     def decide(self, node: Node, event: Event, run: Callable[[], Any]) -> None:

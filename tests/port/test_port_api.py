@@ -78,3 +78,30 @@ def test_random_forward_is_refused() -> None:
 
     with pytest.raises(ConversionError, match=r"test_port_api\.py:\d+.*training=self\.training"):
         dpnn_bridge.port(LENET, Dropping(), images)
+
+
+def test_an_argument_that_makes_no_difference_for_this_size_is_a_note() -> None:
+    class Ceiling(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            x = F.max_pool2d(torch.tanh(self.conv1(x)), 3, 3, 1)
+            x = F.max_pool2d(torch.tanh(self.conv2(x)), 2, ceil_mode=True)
+            return F.log_softmax(self.fc2(torch.tanh(self.fc1(x.flatten(1)))), 1)
+
+    report = dpnn_bridge.port(LENET, Ceiling(), images)
+    assert report.equal, report
+    assert any("ceil_mode True here, False in the source" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("example", [torch.zeros(2, 1, 32, 32), torch.ones(2, 1, 32, 32)])
+def test_an_example_that_proves_nothing_is_refused(example: Tensor) -> None:
+    with pytest.raises(OptionError, match="proves nothing"):
+        dpnn_bridge.port(LENET, Net(), example)
+
+
+def test_a_parameter_that_nothing_goes_into_is_named() -> None:
+    net = Net()
+    net.spare = nn.Parameter(torch.zeros(3))
+    report = dpnn_bridge.port(LENET, net, images)
+    assert not report.equal
+    assert report.unset == ["spare"]
+    assert dpnn_bridge.port(LENET, net, images, allow_unset=["spare"]).equal
