@@ -20,10 +20,6 @@ EQUALS = [name for name in corpus.names() if pair(name).expect == EQUAL]
 BUGS = [name for name in corpus.names() if pair(name).expect != EQUAL]
 #: what porting cannot do yet; an entry that it can do fails and has to go
 LIMITS = {
-    "bug_gru_reset_by_hand": "names the operation that differs, and not the reset gate",
-    "bug_lstm_candidate": "names the product in which the sigmoid is used, and not the sigmoid",
-    "bug_peepholes": "takes the LSTM with peepholes for a GRU",
-    "bug_seqgru_reset": "names the operation that differs, and not the reset gate",
     "pix2pix_unet_skip_first": "permutes the inputs of a Linear only, not of a convolution",
     "resnext_grouped": "joins no layers into one with groups",
 }
