@@ -8,7 +8,9 @@ from torch import nn
 from dpnn_bridge import to_lua, to_torch
 from dpnn_bridge.modules.nn.arithmetic import CAddTable
 from dpnn_bridge.modules.nn.container import ConcatTable
+from dpnn_bridge.modules.nn.padding import Padding
 from dpnn_bridge.modules.nn.reshape import View
+from dpnn_bridge.modules.nn.unpooling import MaxUnpooling
 
 
 def resnet20() -> nn.Module:
@@ -74,3 +76,21 @@ def _as_read(net: nn.Module) -> nn.Module:
     for _ in range(3):
         net(torch.randn(4, 3, 32, 32))
     return to_torch(to_lua(net)).eval()
+
+
+def unpooling_network(width: int = 8) -> nn.Module:
+    """A small ENet: pooling beside convolutions, padded channels, and unpooling that takes the pooling's indices."""
+    pool = nn.MaxPool2d(2, 2)
+    unpool = MaxUnpooling(pool)
+    convolutions = nn.Sequential(
+        nn.Conv2d(4, width, 2, 2), nn.BatchNorm2d(width), nn.PReLU(width), nn.Conv2d(width, width, 3, padding=1)
+    )
+    padded = nn.Sequential(pool, Padding(1, width - 4, n_input_dim=3))
+    main = nn.Sequential(nn.Conv2d(width, 4, 1), nn.BatchNorm2d(4), unpool)
+    wide = nn.Sequential(nn.Conv2d(width, 4, 1), nn.PReLU(4), nn.ConvTranspose2d(4, 4, 3, 2, 1, 1), nn.BatchNorm2d(4))
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1),
+        nn.Sequential(ConcatTable(convolutions, padded), CAddTable(), nn.PReLU(width)),
+        nn.Sequential(ConcatTable(main, wide), CAddTable(), nn.ReLU()),
+        nn.ConvTranspose2d(4, 5, 2, 2),
+    ).eval()

@@ -39,34 +39,69 @@ class Written:
 
 
 class GraphNode(NamedTuple):
-    """One operation of a traced graph: the modules it is in, outermost first, and the values it takes and gives."""
+    """One operation of a traced graph, with the values it takes and gives.
 
-    scopes: frozenset[str]
+    Attributes:
+        scopes: Names of the modules it is in; None where that is unknown, as an exporter rewrote the operation.
+    """
+
+    scopes: frozenset[str] | None
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
 
 
-def results_of_modules(nodes: Iterable[GraphNode], outputs: Iterable[str]) -> dict[str, str]:
-    """Which value of a traced graph is the result of which module: the only one that operations outside of it take.
-
-    A module that gives several values, runs several times or computes nothing has none.
+def with_scopes(nodes: Iterable[GraphNode], outputs: Iterable[str]) -> tuple[list[GraphNode], set[str]]:
+    """Place operations of unknown modules in those that hold all the operations before and behind them.
 
     Args:
-        nodes: all operations.
-        outputs: the values that the whole graph gives.
+        nodes: All operations.
+        outputs: The values that the whole graph gives.
+
+    Returns:
+        The operations, and the modules whose results are unknown: such an operation takes a value of the module,
+        and may be in it or behind it.
     """
-    nodes, taken = list(nodes), set(outputs)
-    users: dict[str, list[frozenset[str]]] = {}
-    for node in nodes:
-        for name in node.inputs:
-            users.setdefault(name, []).append(node.scopes)
+    nodes, unknown = list(nodes), set[str]()
+    users, makers = _users(nodes, outputs), {name: node.scopes for node in nodes for name in node.outputs}
+    for i, node in enumerate(nodes):
+        if node.scopes is None:
+            before = [makers[name] or frozenset() for name in node.inputs if name in makers]
+            behind = [scopes or frozenset() for name in node.outputs for scopes in users.get(name, ())]
+            around = [*before, *behind]
+            certain = frozenset.intersection(*around) if around else frozenset()
+            unknown |= frozenset().union(*before) - certain
+            nodes[i] = node._replace(scopes=certain)
+    return nodes, unknown
+
+
+def results_of_modules(nodes: Iterable[GraphNode], outputs: Iterable[str]) -> dict[str, str]:
+    """Find which value of a traced graph is the result of which module: the only one taken outside of it.
+
+    A module that gives several values, runs several times or computes nothing has none, nor has one of which
+    :func:`with_scopes` says that it is unknown.
+
+    Args:
+        nodes: All operations.
+        outputs: The values that the whole graph gives.
+    """
+    nodes, unknown = with_scopes(nodes, outputs)
+    users = _users(nodes, outputs)
     found: dict[str, set[str]] = {}
     for node in nodes:
         for name in node.outputs:
-            for scope in node.scopes:
-                if name in taken or any(scope not in scopes for scopes in users.get(name, ())):
+            for scope in node.scopes or ():
+                if any(scope not in (scopes or ()) for scopes in users.get(name, ())):
                     found.setdefault(scope, set()).add(name)
-    return {scope: names.pop() for scope, names in found.items() if len(names) == 1 and scope}
+    return {scope: names.pop() for scope, names in found.items() if len(names) == 1 and scope and scope not in unknown}
+
+
+def _users(nodes: Iterable[GraphNode], outputs: Iterable[str]) -> dict[str, list[frozenset[str] | None]]:
+    """The modules of the operations that take each value; the caller of the whole graph is in none."""
+    users: dict[str, list[frozenset[str] | None]] = {name: [frozenset()] for name in outputs}
+    for node in nodes:
+        for name in node.inputs:
+            users.setdefault(name, []).append(node.scopes)
+    return users
 
 
 def run_modules(modules: Mapping[str, nn.Module], call: Callable[[], Any], given: Results | None = None) -> Results:

@@ -204,6 +204,17 @@ def test_traced_programs_are_for_evaluation(tmp_path: Path) -> None:
 
 
 @tracing
+@tracing
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+def test_a_dynamic_file_is_run_on_two_sizes(suffix: str, tmp_path: Path) -> None:
+    """A graph that holds for the size of the example alone is none whose first size may vary."""
+    pytest.importorskip(NEEDS.get(suffix, "torch"), reason="optional extra is not installed")
+    module, format = torch.nn.Sequential(torch.nn.Linear(3, 2)).eval(), format_named(suffix)
+    format.write(module, tmp_path / f"m{suffix}", Job(torch.randn(2, 3)))
+    with pytest.raises(VerificationError, match="cannot run it on an input of 3x3"):
+        format.verify(module, tmp_path / f"m{suffix}", Job(torch.randn(2, 3), options={"dynamic": True}))
+
+
 def test_onnx_in_double_precision_says_what_to_do(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     with pytest.raises(ConversionError, match="--dtype float32"):

@@ -13,6 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from conftest import FIXTURES, RESIDUAL, manifest, tracing
+from networks import unpooling_network
 from torch import Tensor, nn
 
 import dpnn_bridge
@@ -20,6 +21,7 @@ from dpnn_bridge.cli.verify import verify_command
 from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.outputs.formats import format_of
+from dpnn_bridge.outputs.written import GraphNode, results_of_modules
 from dpnn_bridge.parity.verification import Verification
 from dpnn_bridge.parity.verify import verify
 
@@ -143,6 +145,37 @@ def test_a_traced_file_brings_its_own_input(suffix: str, model: Path, tmp_path: 
     result = verify(model, path)
     assert result.verdict is Verdict.EQUAL
     assert ran(result) > 9
+
+
+@tracing
+@pytest.mark.parametrize("noted", [True, False])
+def test_a_dynamic_graph_of_a_net_with_unpooling(noted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its optimizer puts operations in place of others, of which no module is noted; then layers are left out."""
+    pytest.importorskip("onnxscript", reason="optional extra is not installed")
+    if not noted:
+        monkeypatch.setattr("dpnn_bridge.outputs.formats.onnx._note_scopes", lambda program: None)
+    torch.manual_seed(0)
+    module = unpooling_network()
+    dpnn_bridge.write_t7(tmp_path / "model.t7", module)
+    dpnn_bridge.save(tmp_path / "model.onnx", module, example=torch.randn(1, 3, 16, 16), dynamic=True)
+    compared = []
+    for size in (2, 3):
+        result = verify(tmp_path / "model.t7", tmp_path / "model.onnx", input=torch.randn(size, 3, 16, 16))
+        assert result.verdict is Verdict.EQUAL, result
+        compared.append(ran(result))
+    assert compared == ([19, 19] if noted else [18, 18])
+    with torch.no_grad():
+        module.get_submodule("2.0.0.0").weight[0, 0] += 1e-2  # type: ignore[index]
+    dpnn_bridge.write_t7(tmp_path / "other.t7", module)
+    assert not verify(tmp_path / "other.t7", tmp_path / "model.onnx", input=torch.randn(2, 3, 16, 16)).ok
+
+
+def test_the_result_of_a_module_is_unknown_where_a_rewritten_operation_may_be_its_own() -> None:
+    a, b = frozenset({"a"}), frozenset({"b"})
+    nodes = [GraphNode(a, ("x",), ("1",)), GraphNode(None, ("1",), ("2",)), GraphNode(b, ("2",), ("3",))]
+    assert results_of_modules(nodes, ["3"]) == {"b": "3"}
+    inside = [GraphNode(a, ("x",), ("1",)), GraphNode(None, ("1",), ("2",)), GraphNode(a, ("2",), ("3",))]
+    assert results_of_modules(inside, ["3"]) == {"a": "3"}
 
 
 def test_a_file_in_another_precision_is_compared_in_it(model: Path, tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ def _each(value: Any, count: int) -> list[int]:
 
 
 def _refuse_indices(module: Any) -> None:
-    if getattr(module, "return_indices", False):
+    kept = "indices" in module._buffers  # by a hook for nn.SpatialMaxUnpooling; the values alone are returned
+    if getattr(module, "return_indices", False) and not kept:
         refuse(module, "return_indices=True", "one that returns values alone can be written")
 
 

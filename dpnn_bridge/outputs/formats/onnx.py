@@ -19,10 +19,12 @@ from dpnn_bridge.base.extras import install_advice
 from dpnn_bridge.compare import nested
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.outputs.format import Format, Job
-from dpnn_bridge.outputs.verification import check_traced, first_sizes, need_tracing, run, traceable, varying
-from dpnn_bridge.outputs.written import GraphNode, Results, Written, results_of_modules
+from dpnn_bridge.outputs.verification import check_program, first_sizes, need_tracing, run, traceable, varying
+from dpnn_bridge.outputs.written import GraphNode, Results, Written, results_of_modules, with_scopes
 
 ORIGIN = "dpnn_bridge_origin"
+#: where torch.onnx notes the modules of an operation
+SCOPES = "pkg.torch.onnx.name_scopes"
 
 
 def _libraries() -> Any:
@@ -82,13 +84,23 @@ def _runner(graph: Any) -> Any:
     return _session(graph.SerializeToString(), options)
 
 
-def _scopes(node: Any) -> frozenset[str]:
+def _scopes(node: Any) -> frozenset[str] | None:
     """The modules that an operation is in, as torch.onnx noted them; the last name is that of the operation."""
-    noted = [p.value for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"]
+    noted = [p.value for p in node.metadata_props if p.key == SCOPES]
     try:
-        return frozenset(name for name in ast.literal_eval(noted[0])[:-1] if name) if noted else frozenset()
+        return frozenset(name for name in ast.literal_eval(noted[0])[:-1] if name) if noted else None
     except (ValueError, SyntaxError):
-        return frozenset()
+        return None
+
+
+def _note_scopes(program: torch.onnx.ONNXProgram) -> None:
+    """Note again which modules an operation is in, where the optimizer of torch.onnx put a new one in its place."""
+    assert program.exported_program is not None
+    modules = {n.name: n.meta.get("nn_module_stack") or {} for n in program.exported_program.graph.nodes}
+    for node in program.model.graph:
+        for name in (value.name for value in node.outputs if SCOPES not in node.metadata_props):
+            if name in modules:
+                node.metadata_props[SCOPES] = repr([*(scope for scope, _ in modules[name].values()), name])
 
 
 def _example(inputs: list[Any]) -> Any:
@@ -130,6 +142,7 @@ class Onnx(Format):
         except Exception as e:
             raise ConversionError(f"torch.onnx cannot export this model: {_first_cause(e)}") from e
         assert program is not None
+        _note_scopes(program)
         if "origin" in job.metadata:
             program.model.metadata_props[ORIGIN] = job.metadata["origin"]
         for name in ("source", "key", "checkpoint"):  # the last holds vocabulary, mean, options, …
@@ -143,11 +156,11 @@ class Onnx(Format):
         onnx.checker.check_model(str(path))
         session = _session(str(path))
         names = [i.name for i in session.get_inputs()]
-        # in the file the size that varies stays, where Torch7's nn.View drops it for one sample: two and three are run
-        examples = [varying(job.example, n) for n in (2, 3)] if job.options.get("dynamic") else [job.example]
-        for example in examples:
-            outputs = [torch.from_numpy(o) for o in session.run(None, _feed(names, example))]
-            check_traced(path, outputs, module, example, "onnxruntime")
+
+        def compute(example: Any) -> list[Tensor]:
+            return [torch.from_numpy(o) for o in session.run(None, _feed(names, example))]
+
+        check_program(path, compute, module, job, "onnxruntime")
 
     def origin(self, path: Path) -> str | None:
         onnx, _ = _libraries()
@@ -167,6 +180,7 @@ class Onnx(Format):
         outputs = [o.name for o in model.graph.output]
         nodes = [GraphNode(_scopes(node), tuple(node.input), tuple(node.output)) for node in model.graph.node]
         results = results_of_modules(nodes, outputs)
+        scopes = [node.scopes or frozenset() for node in with_scopes(nodes, outputs)[0]]
 
         def run(value: Any, given: Results) -> Results:
             graph = onnx.ModelProto()
@@ -179,8 +193,8 @@ class Onnx(Format):
                     feed[f"given {name}"] = array = given[scope].detach().cpu().numpy()
                     kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
                     graph.graph.input.append(onnx.helper.make_tensor_value_info(f"given {name}", kind, array.shape))
-                    for node in graph.graph.node:
-                        if scope not in _scopes(node):
+                    for node, modules in zip(graph.graph.node, scopes, strict=True):
+                        if scope not in modules:
                             node.input[:] = [f"given {name}" if taken == name else taken for taken in node.input]
             computed = dict(zip([*outputs, *shown], _runner(graph).run(None, feed), strict=True))
             values = {name: torch.from_numpy(v) for name, v in computed.items()}

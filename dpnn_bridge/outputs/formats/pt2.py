@@ -13,7 +13,7 @@ from dpnn_bridge.base.atomic import PatientFile
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.outputs.format import Format, Job
 from dpnn_bridge.outputs.verification import (
-    check_traced,
+    check_program,
     first_sizes,
     need_tracing,
     need_whole_zip,
@@ -76,7 +76,7 @@ class Pt2(Format):
 
     def verify(self, module: nn.Module, path: Path, job: Job) -> None:
         loaded = torch.export.load(path).module()
-        check_traced(path, run(loaded, job.example), module, job.example, "the exported program")
+        check_program(path, lambda example: run(loaded, example), module, job, "the exported program")
 
     def origin(self, path: Path) -> str | None:
         need_whole_zip(path)
