@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from os import PathLike
 from typing import Any
 
@@ -25,6 +26,7 @@ from dpnn_bridge.porting.networks import (
     trace,
 )
 from dpnn_bridge.porting.notes import notes_of
+from dpnn_bridge.porting.probe import check_deterministic, differ_beyond
 from dpnn_bridge.porting.proof import prove
 from dpnn_bridge.porting.report import Deviation, Match, PortReport
 from dpnn_bridge.porting.search import Search
@@ -100,16 +102,19 @@ class Port:
         self.single = single_buffers(module)
 
     def run(self) -> PortReport:
-        self._run_source(0)
+        self._run_source(self.examples[0])
+        _check_random(self.source.tape, "the model")
+        check_deterministic(self.model, self.call_source, self.examples[0], "the model")
         tape = trace(copy.deepcopy(self.target), self.call_target, self.examples[0], self.single)
         _check_random(tape, "the module")
+        check_deterministic(self.target, self.call_target, self.examples[0], "the module")
         tensors = {**dict(self.target.named_parameters(remove_duplicate=False)), **dict(self.target.named_buffers())}
         search = Search(tape, self.source, {n: t for n, t in tensors.items() if n in tape.roots.values()})
         found = search.run()
         values = self._values(search)
         if found is not None:
             return self._report(search, values, explain(found, search), 0.0, [])
-        self._run_source(1)
+        self._run_source(self.examples[1])
         filled = copy.deepcopy(self.target)
         _fill(filled, values)
         proof = prove(filled, self.call_target, self.examples[1], search, self.single)
@@ -124,10 +129,30 @@ class Port:
             *search.windows.values(),
             *notes_of(search.placement, self.source, self.model, tape),
         ]
-        return self._report(search, values, None, distance, notes)
+        return self._report(search, values, self._beyond(filled, search), distance, notes)
 
-    def _run_source(self, which: int) -> None:
-        self.source.record(copy.deepcopy(self.model), self.call_source, self.examples[which])
+    def _beyond(self, filled: nn.Module, search: Search) -> Deviation | None:
+        """Where the networks differ on an input that is much larger than the example, as behind a clip."""
+
+        def run(module: nn.Module, call: Call) -> Callable[[Any], Any]:
+            return torch.no_grad()(lambda example: call(copy.deepcopy(module), example))
+
+        if any(node.single for node in self.source.tape.nodes):  # rounding alone may become large there
+            return None
+        far = differ_beyond(run(self.model, self.call_source), run(filled, self.call_target), self.examples[1])
+        if far is None:
+            return None
+        self._run_source(far)
+        proof = prove(copy.deepcopy(filled), self.call_target, far, search, self.single)
+        if proof.failed is None:
+            return None
+        found = proof.deviation()
+        hint = "an operation before has another range there (a clip as in ReLU6, a threshold)"
+        why = f"equal on the example, and not on an input that is much larger: {hint}; {proof.failed.why}"
+        return replace(found, reason=why)
+
+    def _run_source(self, example: Any) -> None:
+        self.source.record(copy.deepcopy(self.model), self.call_source, example)
         failure = self.source.tape.failure
         if failure is not None:
             what = f"{type(failure).__name__}: {failure}"

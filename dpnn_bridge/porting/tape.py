@@ -32,7 +32,7 @@ _PRODUCTS = frozenset(("addmm", "mm", "linear", "bmm", "baddbmm", "convolution",
 #: operations that make constants which single precision rounds
 _COMPUTED = frozenset(("arange", "linspace", "logspace", "full", "affine_grid_generator"))
 _LOW = (torch.float32, torch.float16, torch.bfloat16)
-_OWN = str(Path(__file__).parent)
+_OWN = str(Path(__file__).parents[1])
 _TORCH = str(Path(torch.__file__).parent)
 
 

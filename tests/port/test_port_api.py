@@ -105,3 +105,39 @@ def test_a_parameter_that_nothing_goes_into_is_named() -> None:
     assert not report.equal
     assert report.unset == ["spare"]
     assert dpnn_bridge.port(LENET, net, images, allow_unset=["spare"]).equal
+
+
+def relu_net(activation: nn.Module) -> nn.Sequential:
+    convolutions = nn.Conv2d(3, 8, 3), activation, nn.Conv2d(8, 4, 3), nn.ReLU()
+    return nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(64, 5))
+
+
+def small_images(seed: int) -> Tensor:
+    return torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("other", [nn.ReLU6(), nn.Hardtanh(0, 20), nn.Threshold(-100.0, 0.0)])
+def test_a_clip_that_the_example_does_not_reach_is_found(other: nn.Module, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    dpnn_bridge.save(tmp_path / "model.t7", relu_net(nn.ReLU()))
+    assert dpnn_bridge.port(tmp_path / "model.t7", relu_net(nn.ReLU()), small_images).equal
+    report = dpnn_bridge.port(tmp_path / "model.t7", relu_net(other), small_images)
+    assert not report.equal
+    assert report.first is not None
+
+
+def test_a_module_that_is_not_deterministic_is_refused(tmp_path: Path) -> None:
+    class Drifting(nn.Module):
+        calls = 0
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = relu_net(nn.ReLU())
+
+        def forward(self, x: Tensor) -> Tensor:
+            Drifting.calls += 1
+            return self.net(x) + 1e-3 * Drifting.calls
+
+    dpnn_bridge.save(tmp_path / "model.t7", relu_net(nn.ReLU()))
+    with pytest.raises(ConversionError, match="the module is not deterministic"):
+        dpnn_bridge.port(tmp_path / "model.t7", Drifting(), small_images)

@@ -1,0 +1,79 @@
+"""Run two networks that were proven equal where the example does not lead, and twice on the same input."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.porting.networks import Call
+from dpnn_bridge.porting.tape import leaves, replaced
+from dpnn_bridge.porting.values import DOUBLE, difference
+
+#: an example this many times as large reaches clips and thresholds that the example itself does not
+FACTORS = (30.0, 1000.0)
+#: what rounding may become on such an input
+ROUNDED = 1e-4
+
+
+def scaled(example: Any, factor: float) -> Any:
+    """The example with its real numbers multiplied, None where it has none."""
+    if not any(isinstance(v, Tensor) and v.is_floating_point() for v in leaves(example)):
+        return None
+    return replaced(example, lambda v: v * factor if isinstance(v, Tensor) and v.is_floating_point() else v)
+
+
+def differ_beyond(model: Callable[[Any], Any], module: Callable[[Any], Any], example: Any) -> Any:
+    """Compare the sorted outputs of two networks on scaled examples.
+
+    Returns:
+        The first scaled example on which they differ; None if there is none. An input on which the model gives infinite
+        values, or one of the networks fails, shows nothing.
+    """
+    for factor in FACTORS:
+        far = scaled(example, factor)
+        if far is None:
+            return None
+        try:
+            want, got = _sorted(model(far)), _sorted(module(far))
+        except RuntimeError:  # double and single precision do not mix everywhere
+            return None
+        if all(bool(w.isfinite().all()) for w in want) and _distance(got, want) > ROUNDED:
+            return far
+    return None
+
+
+def check_deterministic(module: nn.Module, call: Call, example: Any, what: str) -> None:
+    """Refuse a network that returns other numbers for the same input.
+
+    Raises:
+        ConversionError: Two runs of copies of ``module`` differ.
+    """
+    try:
+        with torch.no_grad():
+            one, other = (_sorted(call(copy.deepcopy(module), example)) for _ in range(2))
+    except Exception:  # the run that is recorded says what is wrong
+        return
+    if (distance := _distance(one, other)) > DOUBLE:
+        raise ConversionError(
+            f"{what} is not deterministic: two runs on the same input differ by {distance:.1e}; draw no random "
+            "numbers in evaluation mode"
+        )
+
+
+def _sorted(value: Any) -> list[Tensor]:
+    """The real outputs without their layout, which two implementations need not share."""
+    found = [t for t in leaves(value) if isinstance(t, Tensor) and t.is_floating_point()]
+    return sorted((t.detach().double().flatten().sort().values for t in found), key=len)
+
+
+def _distance(got: list[Tensor], want: list[Tensor]) -> float:
+    if [len(t) for t in got] != [len(t) for t in want]:
+        return float("inf")
+    if len({len(t) for t in want}) < len(want):  # outputs of one size may come in another order
+        got, want = ([torch.cat(ts).sort().values] for ts in (got, want))
+    return max((difference(g, w) for g, w in zip(got, want, strict=True)), default=0.0)
