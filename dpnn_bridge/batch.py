@@ -22,6 +22,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
+from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.atomic import check_output
 from dpnn_bridge.base.folders import remove_abandoned
 from dpnn_bridge.base.remote import Place, absolute, beside, is_there, listed, place_of, without_query
@@ -82,6 +83,7 @@ class Outcome:
         return {**self.to_dict(), **places, **self.proof, **made, "host": socket.gethostname()}
 
 
+@checks_arguments
 def tasks_for(sources: Sequence[Place], out_dir: Place, suffix: str) -> list[Task]:
     """One task per file; outputs keep the names of the sources, and the folders below their common parent.
 
@@ -115,6 +117,7 @@ def tasks_for(sources: Sequence[Place], out_dir: Place, suffix: str) -> list[Tas
     return [Task(source, target) for target, source in targets.items()]
 
 
+@checks_arguments
 def tasks_for_models(source: Place, target: Place, keys: Sequence[str]) -> list[Task]:
     """One task per model of one file: ``out.pt`` and key ``protos.rnn`` give ``out.protos.rnn.pt``.
 
@@ -165,6 +168,7 @@ def _file_name(key: str, room: int) -> str:
     return os.fsencode(name or "model")[: max(room, 1)].decode("utf-8", "ignore")
 
 
+@checks_arguments
 def run(
     tasks: Sequence[Task],
     *,
@@ -203,6 +207,7 @@ def run(
         yield outcome
 
 
+@checks_arguments
 def run_one(task: Task, line: Line | None = None, **options: Any) -> Outcome:
     """Runs one conversion; what goes wrong is in the outcome.
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.boundary import raises
 from dpnn_bridge.checkpoints.find import candidates
 from dpnn_bridge.conversion.budget import Budget
@@ -92,6 +93,7 @@ class Checkpoint:
         return f"Checkpoint({', '.join(parts)})"
 
 
+@checks_arguments
 @raises(ConversionError, "loading")
 def load_checkpoint(path: Origin, **options: Any) -> Checkpoint:
     """Loads every model of a file together with what stands beside them.

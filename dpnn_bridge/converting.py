@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.atomic import StrPath, check_output, replacing
 from dpnn_bridge.base.boundary import raises
 from dpnn_bridge.base.folders import temporary_folder
@@ -36,6 +37,7 @@ from dpnn_bridge.outputs.writing import export, target_of
 from dpnn_bridge.plugins import load_plugins
 
 
+@checks_arguments
 @raises(ConversionError, "converting")
 @shows_options
 def convert(
@@ -190,6 +192,7 @@ def _data_report(written: data.Data, name: str, key: str | None, model: tuple[st
 
 
 # ---------------------------------------------------------------------- is it done?
+@checks_arguments
 @raises(ConversionError, "comparing with the input")
 @shows_options
 def is_converted(src: Origin, dst: StrPath, *, to: str | None = None, **options: Any) -> bool:

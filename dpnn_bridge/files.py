@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.atomic import StrPath
 from dpnn_bridge.base.boundary import raises
 from dpnn_bridge.base.faces import face
@@ -35,14 +36,15 @@ from dpnn_bridge.outputs.writing import export
 from dpnn_bridge.plugins import load_plugins
 
 
+@checks_arguments
 @raises(ConversionError, "loading")
 def load(
     path: Origin,
     *,
     key: str | None = None,
-    device: str | torch.device = "cpu",
+    device: str | int | torch.device = "cpu",
     dtype: str | torch.dtype | None = None,
-    index_base: int = 1,
+    index_base: Literal[0, 1] = 1,
     inplace: bool = False,
     gradients: bool = False,
     plugins: Sequence[StrPath] = (),
@@ -163,6 +165,7 @@ def cast(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
     return module.to(dtype=dtype)
 
 
+@checks_arguments
 @raises(ConversionError, "writing")
 def save(path: StrPath, module: nn.Module | Convertible, *, force: bool = True, **options: Any) -> None:
     """Writes a module in the format that the suffix names, reads it back and compares, then lets the file appear.
@@ -183,6 +186,7 @@ def save(path: StrPath, module: nn.Module | Convertible, *, force: bool = True, 
     export(module.to_torch() if isinstance(module, Convertible) else module, path, force=force, **options)
 
 
+@checks_arguments
 @raises(ConversionError, "writing")
 def write_t7(path: StrPath, value: Any, **options: Any) -> None:
     """Writes a module, a Lua value, or plain Python data to a ``.t7`` file that Torch7 loads.
@@ -199,6 +203,7 @@ def write_t7(path: StrPath, value: Any, **options: Any) -> None:
     t7_writer.write_t7(path, to_lua_value(value), **options)
 
 
+@checks_arguments
 @raises(ConversionError, "searching for models")
 def model_keys(path: Origin) -> list[str]:
     """The keys of all models in a ``.t7`` file, as ``load(key=…)`` takes them.

@@ -1,16 +1,8 @@
 """What recurrent modules remember between calls, as :mod:`dpnn_bridge.modules.rnn.memory` describes it."""
 
-from dpnn_bridge.modules.rnn.memory import (
-    MODES,
-    Memory,
-    Remembering,
-    detach,
-    forget,
-    get_hidden_state,
-    max_bptt_step,
-    remember,
-    set_hidden_state,
-)
+from dpnn_bridge.base.arguments import checks_arguments
+from dpnn_bridge.modules.rnn import memory
+from dpnn_bridge.modules.rnn.memory import MODES, Memory, Remembering
 
 __all__ = [
     "MODES",
@@ -23,3 +15,11 @@ __all__ = [
     "remember",
     "set_hidden_state",
 ]
+
+# checked here and not there, where modules call them inside of what torch.compile traces
+detach = checks_arguments(memory.detach)
+forget = checks_arguments(memory.forget)
+get_hidden_state = checks_arguments(memory.get_hidden_state)
+max_bptt_step = checks_arguments(memory.max_bptt_step)
+remember = checks_arguments(memory.remember)
+set_hidden_state = checks_arguments(memory.set_hidden_state)

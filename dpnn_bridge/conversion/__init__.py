@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.boundary import raises
 from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.customized import check_customized
@@ -36,6 +37,7 @@ __all__ = [
 ]
 
 
+@checks_arguments
 @raises(ConversionError, "converting")
 def to_torch(obj: Any, **options: Any) -> nn.Module:
     """Turns a Lua object into a torch module.
@@ -59,6 +61,7 @@ def convert_object(obj: Any, options: Options, root: str = "") -> tuple[nn.Modul
     return module, ctx.report
 
 
+@checks_arguments
 @raises(ConversionError, "converting")
 def to_lua(module: nn.Module, *, gradients: bool = True, tensor_type: str | None = None, example: Any = None) -> Any:
     """Turns a module back into a Lua object that Torch7 can load; several models into the table that held them.

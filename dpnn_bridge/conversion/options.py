@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 from torch import nn
 
+from dpnn_bridge.base.arguments import check_types
 from dpnn_bridge.objects import LuaObject
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ class Options:
         pending: large parameters stay in the file, see :mod:`~dpnn_bridge.conversion.pending`.
     """
 
-    index_base: int = 1
+    index_base: Literal[0, 1] = 1
     inplace: bool = False
     gradients: bool = False
     allow_unsupported: bool = False
@@ -37,3 +39,11 @@ class Options:
     overrides: Callable[[str], bool] | None = None
     knows: Callable[[str], bool] | None = None
     pending: bool = False
+
+    def __post_init__(self) -> None:
+        check_types("Options", _hints(), vars(self))
+
+
+@cache
+def _hints() -> dict[str, Any]:
+    return get_type_hints(Options, localns={"TorchContext": Any})

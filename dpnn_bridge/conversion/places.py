@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.graph import format_path
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_context import LuaContext
@@ -20,6 +21,7 @@ NAME_FIELDS = ("name", "_name", "layer_name")
 _STEP = re.compile(r"\.?([^.\[\]]+)|\[(-?\d+)\]|\[['\"](.*?)['\"]\]")
 
 
+@checks_arguments
 def model_at(model: nn.Module, place: str) -> nn.Module:
     """The module at a Lua path, with a name that was given in Lua, or with a PyTorch name.
 
@@ -61,6 +63,7 @@ def model_at(model: nn.Module, place: str) -> nn.Module:
         raise ModelNotFoundError(f"no module at {place!r}; {hint}") from None
 
 
+@checks_arguments
 def lua_names(model: nn.Module) -> dict[str, nn.Module]:
     """The names that modules were given in Lua: a field ``name`` (loadcaffe) or an nngraph annotation."""
     found: dict[str, nn.Module] = {}
@@ -78,6 +81,7 @@ def lua_names(model: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
+@checks_arguments
 def lua_paths(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Every module with its path in Torch7, the model itself with an empty one; the first path of each."""
     objects = _objects(model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.boundary import raises
 from dpnn_bridge.errors import ConversionError, T7Error
 from dpnn_bridge.legacy.decoding import Decoder
@@ -13,6 +14,7 @@ from dpnn_bridge.loaders.origin import Origin
 from dpnn_bridge.loaders.t7_reader import read_all, read_t7
 
 
+@checks_arguments
 @raises(ConversionError, "loading")
 def load_lua(
     filename: Origin,

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from dpnn_bridge.base.graph import without_entries
+from dpnn_bridge.errors import OptionError
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype, elements
 
 Mode = Literal["heavy", "medium", "light"]
@@ -86,7 +87,7 @@ def serial_form(module: LuaObject, mode: Mode | None = None, tensor_type: str | 
         >>> write_t7("light.t7", serial_form(model, "light", "torch.FloatTensor"))
     """
     if tensor_type is not None and (element_dtype(tensor_type) is None or not tensor_type.endswith("Tensor")):
-        raise ValueError(f"{tensor_type!r} is not a tensor type such as torch.FloatTensor")
+        raise OptionError(f"tensor_type: expected a tensor type such as 'torch.FloatTensor', found {tensor_type!r}")
     if module.class_name != "nn.Serial":
         module = _decorate(module)
     copier = _Copier(mode)

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
+from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.boundary import raises
 from dpnn_bridge.base.display import printable
 from dpnn_bridge.base.regular import check_file
@@ -60,6 +61,7 @@ class ReadOptions:
 _reading = raises(T7Error, "reading")
 
 
+@checks_arguments
 @_reading
 def read_t7(path: Origin, **options: Any) -> Any:
     """Read the first object of a .t7 file.
@@ -109,6 +111,7 @@ def read_local(file: LocalFile, options: ReadOptions | None = None) -> tuple[Any
     return _read(FileSource(file.path, file.name), Reader.read, options or ReadOptions())
 
 
+@checks_arguments
 @_reading
 def read_all(path: Origin, *, strict: bool = False, **options: Any) -> list[Any]:
     """Read all objects of a file that several ``file:writeObject`` calls wrote; references may run across them.
@@ -150,6 +153,7 @@ def _whole_objects(source: Source, options: ReadOptions) -> list[Any]:
     return best
 
 
+@checks_arguments
 @_reading
 def loads(data: bytes | bytearray | memoryview | str | LuaStorage, **options: Any) -> Any:
     """Read a serialized string, as ``torch.deserialize`` does.

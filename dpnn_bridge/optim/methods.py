@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaFunction, LuaTable, LuaTensor, tensor_class
 from dpnn_bridge.optim.exact import ASGD, NAG, SGD, Adam, double
@@ -346,6 +347,7 @@ METHODS: dict[str, Method] = {
 }
 
 
+@checks_arguments
 def from_lua(
     method: str, config: Mapping[str, Any], target: Target, state: Mapping[str, Any] | None = None
 ) -> Optimizer:
@@ -380,6 +382,7 @@ def from_lua(
     return optimizer
 
 
+@checks_arguments
 def to_lua(optimizer: Optimizer, target: Target | None = None) -> LuaTable:
     """The table with which a Torch7 script continues: configuration and state in one.
 
@@ -392,9 +395,6 @@ def to_lua(optimizer: Optimizer, target: Target | None = None) -> LuaTable:
     """
     spec = next((m for m in METHODS.values() if isinstance(optimizer, (m.optimizer, *m.stock))), None)
     if spec is None:
-        raise ConversionError(
-            f"Torch7's optim has no method like {type(optimizer).__name__}; known are {', '.join(METHODS)}",
-            class_name=type(optimizer).__name__,
-        )
+        raise ConversionError(f"no method of optim is like {type(optimizer).__name__}; known are {', '.join(METHODS)}")
     params = [p for group in optimizer.param_groups for p in group["params"]]
     return spec.save(optimizer, flat_fields(params if target is None else target))

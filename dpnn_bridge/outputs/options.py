@@ -11,8 +11,9 @@ import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
+from dpnn_bridge.base.arguments import check_types
 from dpnn_bridge.base.checksum import sha256_of
 from dpnn_bridge.errors import OptionError
 
@@ -104,7 +105,7 @@ class ConvertOptions:
             parse=lambda text: text.split(","),
         ),
     )
-    index_base: int = field(
+    index_base: Literal[0, 1] = field(
         default=1,
         metadata=_flag(
             "--index-base",
@@ -151,10 +152,10 @@ class ConvertOptions:
         known = [f.name for f in fields(cls)]
         if unknown := sorted(options.keys() - set(known)):
             raise OptionError(f"no option {', '.join(unknown)}; there are {', '.join(known)}")
-        found = cls(**options)
-        if found.index_base not in (0, 1) or isinstance(found.index_base, bool):
-            raise OptionError(f"index_base={found.index_base!r}: it is 1, as in Lua, or 0")
-        return found
+        import torch
+
+        check_types("ConvertOptions", get_type_hints(cls, localns={"torch": torch}), options)
+        return cls(**options)
 
     def chosen(self) -> dict[str, Any]:
         """The options that are not at their defaults."""

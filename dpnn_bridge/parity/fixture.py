@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge import training
-from dpnn_bridge.base.boundary import raises
+from dpnn_bridge.base.arguments import checks_arguments
+from dpnn_bridge.base.boundary import as_ours, raises
+from dpnn_bridge.base.display import shortened
 from dpnn_bridge.compare.differences import Difference, Result, Tolerance, compare
 from dpnn_bridge.compare.nested import backward, cast, require_grad
 from dpnn_bridge.compare.precision import full_precision
@@ -23,7 +25,7 @@ from dpnn_bridge.conversion import convert_object, registry
 from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.conversion.noise import has_noise, paired, replayed
 from dpnn_bridge.conversion.options import Options
-from dpnn_bridge.errors import VerificationError
+from dpnn_bridge.errors import ConversionError, DpnnBridgeError, VerificationError
 from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.parity.bounded import Bounds
 from dpnn_bridge.parity.faults import Faults
@@ -40,6 +42,7 @@ from dpnn_bridge.torch7.draws import torch7_random
 
 
 # ---------------------------------------------------------------------- fixtures
+@checks_arguments
 @raises(VerificationError, "running the fixture")
 def check(
     fixture: LuaTable,
@@ -64,6 +67,7 @@ def check(
     return check_module(module, fixture, device=device, tolerance=tolerance, options=options)
 
 
+@checks_arguments
 def check_module(
     module: nn.Module,
     fixture: LuaTable,
@@ -135,7 +139,7 @@ def _checked(
     with full_precision():
         with random_numbers(module, fixture), torch.set_grad_enabled(gradients), running(module):
             for _ in range(_forwards(fixture)):
-                output = module(*arguments)
+                output = called(module, *arguments)
         compared = compare("output", output, to_value(fixture.get("output")), tolerance)
         expect += compared
         if any(d.mismatched for d in compared):  # gradOutput does not fit
@@ -164,6 +168,29 @@ def _checked(
         expect += compare_gradients(module, viewed, expected_grads, gradient_tolerance, memory)
     expect += _compare_after(module, fixture, versions, tolerance, options)
     return result
+
+
+def called(module: nn.Module, *arguments: Any) -> Any:
+    """Run a module on the input of a reference.
+
+    Raises:
+        ConversionError: The module cannot run on it.
+    """
+    try:
+        return module(*arguments)
+    except DpnnBridgeError:
+        raise
+    except Exception as error:
+        where = f"the model cannot run on this input, {_in_words(arguments[0])}"
+        raise as_ours(error, ConversionError, where) from error
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    if isinstance(value, dict):
+        return f"a table with the fields {shortened(', '.join(map(str, value)), 200)}"
+    return f"a list of {len(value)}" if isinstance(value, list) else f"a value of type {type(value).__name__}"
 
 
 def _compare_after(

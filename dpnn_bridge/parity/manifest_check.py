@@ -8,13 +8,15 @@ have no meaning in a manifest.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, as_completed
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from dpnn_bridge.base.arguments import checks_arguments
+from dpnn_bridge.base.atomic import StrPath
 from dpnn_bridge.base.display import shortened
 from dpnn_bridge.base.remote import place_of
 from dpnn_bridge.base.shards import checksum_of
@@ -57,8 +59,9 @@ class Checked:
         return asdict(self)
 
 
+@checks_arguments
 def check_manifest(
-    path: str | Path, *, executor: Executor | None = None, plugins: tuple[str, ...] = (), trusted: bool = False
+    path: str | Path, *, executor: Executor | None = None, plugins: Sequence[StrPath] = (), trusted: bool = False
 ) -> Iterator[Checked]:
     """Check every target of a manifest; yield results as they come.
 
@@ -74,11 +77,12 @@ def check_manifest(
         NotT7Error: It is no regular file.
     """
     lines = last_lines(Path(path)).values()
+    names = tuple(os.fspath(plugin) for plugin in plugins)
     folder = None if trusted else os.path.realpath(os.path.dirname(os.path.abspath(path)))
     if executor is None:
-        yield from (check_line(line, plugins, folder) for line in lines)
+        yield from (check_line(line, names, folder) for line in lines)
         return
-    futures = {executor.submit(check_line, line, plugins, folder): line for line in lines}
+    futures = {executor.submit(check_line, line, names, folder): line for line in lines}
     for future in as_completed(futures):
         try:
             yield future.result()

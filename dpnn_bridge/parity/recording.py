@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from dpnn_bridge import training
+from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.atomic import StrPath
 from dpnn_bridge.base.boundary import raises
 from dpnn_bridge.base.version import package_version
@@ -27,6 +28,7 @@ from dpnn_bridge.parity.fixture import check_module
 from dpnn_bridge.parity.gradients import zero_grad
 
 
+@checks_arguments
 @raises(VerificationError, "recording")
 def record(
     module: nn.Module,
@@ -90,6 +92,7 @@ def record(
     write_t7(path, table, force=force)
 
 
+@checks_arguments
 def assert_parity(
     module: nn.Module,
     fixture: StrPath | LuaTable,

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.atomic import StrPath
 from dpnn_bridge.base.boundary import raises
 from dpnn_bridge.base.display import type_name
@@ -29,6 +30,7 @@ from dpnn_bridge.parity.bounded import bounds
 from dpnn_bridge.parity.buffers import is_filled
 from dpnn_bridge.parity.converted import compare_converted
 from dpnn_bridge.parity.experiment import Experiment, Outcome
+from dpnn_bridge.parity.fixture import called
 from dpnn_bridge.parity.known_differences import KnownDifference, mark_known
 from dpnn_bridge.parity.layers import Node, parameter_count, tree
 from dpnn_bridge.parity.run import OTHER_INPUT, compare_with_reference
@@ -44,6 +46,7 @@ SMALL = torch.finfo(torch.float32).tiny
 HALF, BFLOAT16 = Tolerance(2e-2, 2e-2), Tolerance(1e-1, 1e-1)
 
 
+@checks_arguments
 @raises(ConversionError, "verifying")
 def verify(
     model: StrPath,
@@ -252,7 +255,7 @@ def _run_only(
     value = nested.cast(to_value(table["input"], device=device), dtype)
     module.to(device=device, dtype=dtype)
     with torch.no_grad(), full_precision():
-        shapes = [str(tuple(v.shape)) for v in nested.leaves(module(value)) if isinstance(v, Tensor)]
+        shapes = [str(tuple(v.shape)) for v in nested.leaves(called(module, value)) if isinstance(v, Tensor)]
     result.notes.append(f"The model runs on this input; its output has the shape {', '.join(shapes[:8])}.")
 
 

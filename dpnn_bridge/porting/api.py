@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.boundary import raises
 from dpnn_bridge.errors import ConversionError, OptionError
 from dpnn_bridge.files import load
@@ -35,6 +36,7 @@ from dpnn_bridge.porting.tape import Tape, leaves
 from dpnn_bridge.porting.values import SINGLE, difference
 
 
+@checks_arguments
 @raises(ConversionError, "porting the weights")
 def port(
     model: str | PathLike[str] | nn.Module,

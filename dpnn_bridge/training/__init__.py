@@ -8,9 +8,10 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.conversion import fields
 from dpnn_bridge.conversion.lua_values import lua_storage, strided
-from dpnn_bridge.loaders.serial import serial_form
+from dpnn_bridge.loaders.serial import Mode, serial_form
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.training.flat_vector import flatten as flatten
 from dpnn_bridge.training.flat_vector import get_parameters as get_parameters
@@ -27,6 +28,7 @@ from dpnn_bridge.training.lua_parameters import (
 )
 
 
+@checks_arguments
 def parameters(module: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
     """Parameters and their gradients as Torch7's ``module:parameters()`` lists them.
 
@@ -44,6 +46,7 @@ def parameters(module: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
 
 
 # ---------------------------------------------------------------------- the step
+@checks_arguments
 def update_parameters(module: nn.Module, learning_rate: float) -> None:
     """Subtracts ``learning_rate`` times the gradient from every parameter, ``m:updateParameters(lr)``.
 
@@ -55,12 +58,14 @@ def update_parameters(module: nn.Module, learning_rate: float) -> None:
             entry.write(entry.read() - learning_rate * entry.read_gradient())
 
 
+@checks_arguments
 def zero_grad_parameters(module: nn.Module) -> None:
     """Sets all gradients to zeros, ``m:zeroGradParameters()``; gradients that are shared stay shared."""
     for entry in all_parameters(module):
         entry.write_gradient(torch.zeros_like(entry.read_gradient()))
 
 
+@checks_arguments
 def weight_decay(module: nn.Module, wd_factor: float, wd_min_dim: int = 2) -> None:
     """Adds ``wd_factor`` times the parameter to each gradient, ``m:weightDecay(wdFactor, wdMinDim)``.
 
@@ -80,6 +85,7 @@ def weight_decay(module: nn.Module, wd_factor: float, wd_min_dim: int = 2) -> No
             entry.write_gradient(entry.read_gradient() + wd_factor * value)
 
 
+@checks_arguments
 def momentum_grad_parameters(module: nn.Module) -> list[Tensor]:
     """The momentum of a module's own parameters, ``m:momentumGradParameters()``; at first copies of their gradients.
 
@@ -105,6 +111,7 @@ def momentum_grad_parameters(module: nn.Module) -> list[Tensor]:
     return buffers
 
 
+@checks_arguments
 def update_grad_parameters(
     module: nn.Module, mom_factor: float, mom_damp: float | None = None, mom_nesterov: bool = False
 ) -> None:
@@ -160,6 +167,7 @@ def _lua_tensor(tensor: Tensor) -> LuaTensor:
     return strided(name, tuple(tensor.shape), lua_storage(name, tensor))
 
 
+@checks_arguments
 def max_param_norm(module: nn.Module, max_out_norm: float | None = None, max_in_norm: float | None = None) -> None:
     """Bounds the norms of weights, ``m:maxParamNorm(maxOutNorm, maxInNorm)``.
 
@@ -192,6 +200,7 @@ def renormed(value: Tensor, max_out_norm: float | None, max_in_norm: float | Non
     return value
 
 
+@checks_arguments
 def grad_param_clip(module: nn.Module, cutoff_norm: float, module_local: bool = False) -> float | None:
     """Scales gradients down to a norm, ``m:gradParamClip(cutoffNorm, moduleLocal)``.
 
@@ -233,6 +242,7 @@ def _clip(entries: list[LuaParameter], cutoff_norm: float, counted: Tensor | Non
 SHARED_BUFFERS = ("running_mean", "running_var", "unigrams", "Z", "alias", "keep")
 
 
+@checks_arguments
 def shared_clone(module: nn.Module, share_params: bool = True, share_grad_params: bool = True) -> nn.Module:
     """A copy that shares parameters, gradients or both, ``m:sharedClone(shareParams, shareGradParams)``.
 
@@ -264,6 +274,7 @@ def shared_clone(module: nn.Module, share_params: bool = True, share_grad_params
     return copy.deepcopy(module, memo)
 
 
+@checks_arguments
 def cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     """Casts a module in place, ``m:type(...)``: parameters that share memory share it afterwards too.
 
@@ -285,7 +296,8 @@ def cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     return module._apply(converted)
 
 
-def serialized(module: nn.Module, mode: str = "heavy", tensor_type: str | None = None) -> LuaObject:
+@checks_arguments
+def serialized(module: nn.Module, mode: Mode = "heavy", tensor_type: str | None = None) -> LuaObject:
     """The object that ``nn.Serial(m, tensortype)`` writes after ``m:heavySerial()``, ``mediumSerial()`` or
     ``lightSerial()``, for :func:`~dpnn_bridge.write_t7`.
 
@@ -297,7 +309,7 @@ def serialized(module: nn.Module, mode: str = "heavy", tensor_type: str | None =
     """
     from dpnn_bridge.conversion import to_lua
 
-    return serial_form(to_lua(module), mode, tensor_type)  # type: ignore[arg-type]
+    return serial_form(to_lua(module), mode, tensor_type)
 
 
 # ---------------------------------------------------------------------- REINFORCE
@@ -309,6 +321,7 @@ class Rewarded(Protocol):
         """Sets the reward for the backward pass that follows."""
 
 
+@checks_arguments
 def reinforce(module: nn.Module, reward: Tensor) -> None:
     """Hands a reward to every REINFORCE module in ``module`` for the backward pass that follows, ``m:reinforce(r)``.
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any, Literal, NamedTuple, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.boundary import raises
 from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.distributed import gathered, scattered
@@ -133,6 +135,7 @@ def split_flat(fields: list[FlatField], vector: Any, what: str) -> list[Tensor]:
     return [field.to_torch(part) for field, part in zip(fields, parts, strict=True)]
 
 
+@checks_arguments
 def flatten(module: nn.Module, *, gradients: bool = False, package: Package = "nn") -> Tensor:
     """All parameters as the one vector that Torch7's ``module:getParameters()`` returns; a copy.
 
@@ -151,6 +154,7 @@ def flatten(module: nn.Module, *, gradients: bool = False, package: Package = "n
     return torch.cat(parts) if parts else torch.empty(0)
 
 
+@checks_arguments
 def get_parameters(module: nn.Module, *, package: Package = "nn") -> tuple[Tensor, Tensor]:
     """Moves all parameters and gradients into one vector each, ``m:getParameters()``.
 
@@ -174,9 +178,10 @@ def get_parameters(module: nn.Module, *, package: Package = "nn") -> tuple[Tenso
     return params, grads
 
 
+@checks_arguments
 @raises(ConversionError, "filling a model from a flat vector")
 @torch.no_grad()
-def load_flat(module: nn.Module, vector: Tensor | LuaTensor) -> None:
+def load_flat(module: nn.Module, vector: Tensor | LuaTensor | np.ndarray | Sequence[float]) -> None:
     """Fills a module from the vector that Torch7's ``getParameters()`` returned and a script saved.
 
     Args:

@@ -14,9 +14,10 @@ from dpnn_bridge import parity
 from dpnn_bridge.checkpoints import onmt
 from dpnn_bridge.compare import nested
 from dpnn_bridge.conversion.lua_values import to_value
-from dpnn_bridge.errors import ModelNotFoundError
+from dpnn_bridge.errors import ConversionError, ModelNotFoundError
 from dpnn_bridge.loaders.compare import difference
 from dpnn_bridge.modules.several import Models
+from dpnn_bridge.parity.verify import verify
 
 #: no single module in the file, see the tests at the end
 SEVERAL = {"OpenNMT__rnn_LSTM_general", "VQA_LSTM_CNN__weights_only", "mc-cnn__slow_net_te"}
@@ -103,6 +104,32 @@ def test_translation_model_whose_parts_are_tables(tmp_path: Path) -> None:
         wanted = [expected["states"], expected["context"], expected["logprobs"][-1]]
         for d in parity.compare("output", [states, context, words[-1]], wanted):
             assert d.ok, d.message
+
+
+def test_a_reference_whose_input_the_model_does_not_take() -> None:
+    folder = SAMPLES / "OpenNMT__rnn_LSTM_general"
+    message = "the model cannot run on this input, a table with the fields source_size, source, target: "
+    with pytest.raises(ConversionError, match=message):
+        verify(folder / "model.t7", reference=folder / "ref.t7")
+
+
+@pytest.mark.parametrize(
+    ("input", "words"),
+    [
+        (torch.ones(3, 5), r"a tensor of shape \(3, 5\)"),
+        ({"a": torch.ones(2)}, "a table with the fields a"),
+        ([torch.ones(2)], "a list of 1"),
+        ("x", "a value of type str"),
+        (3, "a value of type int"),
+    ],
+)
+@pytest.mark.parametrize("output", [True, False])
+def test_an_input_of_another_form(input: Any, words: str, output: bool, tmp_path: Path) -> None:
+    dpnn_bridge.write_t7(tmp_path / "model.t7", torch.nn.Linear(2, 1))
+    reference = {"input": input, **({"output": torch.ones(1)} if output else {})}
+    dpnn_bridge.write_t7(tmp_path / "reference.t7", reference)
+    with pytest.raises(ConversionError, match=f"the model cannot run on this input, {words}: "):
+        verify(tmp_path / "model.t7", reference=tmp_path / "reference.t7")
 
 
 def test_translation_model_goes_back_into_its_checkpoint() -> None:

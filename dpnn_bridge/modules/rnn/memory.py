@@ -13,7 +13,7 @@ A sequence that goes on after ``backward`` starts from a detached state, as in T
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -117,7 +117,7 @@ def detach(module: nn.Module) -> None:
             m.detach_own()
 
 
-def remember(module: nn.Module, mode: str = "both") -> None:
+def remember(module: nn.Module, mode: Literal["both", "eval", "train", "neither"] = "both") -> None:
     """Sets whether sequence modules in ``module`` start from the state that their last call reached.
 
     Args:

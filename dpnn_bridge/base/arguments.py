@@ -1,0 +1,135 @@
+"""Check the arguments of public functions against their annotations.
+
+:func:`checks_arguments` lets a call with an argument of another type raise an :class:`~dpnn_bridge.errors.OptionError`
+that names the argument, before anything is read, changed or written.
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache, wraps
+from numbers import Integral, Real
+from os import PathLike
+from types import NoneType, UnionType
+from typing import IO, Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from dpnn_bridge.base.display import shortened
+from dpnn_bridge.errors import OptionError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_NAMES = {
+    NoneType: "None",
+    PathLike: "a path",
+    IO: "an open file",
+    bool: "True or False",
+    bytes: "bytes",
+    float: "a number",
+    int: "an integer",
+    str: "a string",
+}
+
+
+def checks_arguments(function: Callable[P, T]) -> Callable[P, T]:
+    """Let a function refuse arguments that do not fit its annotations.
+
+    Args:
+        function: A function whose annotations exist at run time. ``int`` and ``float`` accept numpy's numbers and
+            tensors without dimensions, ``Sequence`` accepts no string.
+
+    Raises:
+        OptionError: By the returned function: an argument is missing, unknown or of another type.
+    """
+    signature = inspect.signature(function)
+    variadic = [p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD]
+
+    @wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            given = dict(signature.bind(*args, **kwargs).arguments)
+        except TypeError as error:
+            raise OptionError(f"{function.__name__}: {error}") from None
+        for name in variadic:
+            given.pop(name, None)
+        check_types(function.__name__, _hints(function), given)
+        return function(*args, **kwargs)
+
+    return checked
+
+
+@cache
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    return get_type_hints(function)
+
+
+def check_types(call: str, hints: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    """Raise an :class:`OptionError` for the first value that does not fit the annotation of its name.
+
+    Args:
+        call: Name of the function, for the message.
+        hints: Name -> annotation.
+        values: Name -> value. Names without an annotation are not checked.
+    """
+    for name, value in values.items():
+        if name in hints and not _fits(value, hints[name]):
+            raise OptionError(f"{call}: argument {name}: expected {_expected(hints[name])}, found {_found(value)}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of an annotated type."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if hint is Any or isinstance(hint, TypeVar):
+        return True
+    if origin in (Union, UnionType):
+        return any(_fits(value, kind) for kind in inner)
+    if origin is Literal:
+        return any(type(value) is type(choice) and value == choice for choice in inner)
+    if hint is bool:
+        return isinstance(value, bool) or type(value).__name__ == "bool" or (type(value) is int and value in (0, 1))
+    if hint in (int, float):
+        number = isinstance(value, Integral if hint is int else Real) or getattr(value, "ndim", None) == 0
+        return number and not isinstance(value, bool)
+    kind = origin or hint
+    if kind is IO:
+        return hasattr(value, "read")
+    if kind in (Sequence, Iterable) and isinstance(value, (str, bytes)):
+        return False
+    return isinstance(value, kind) and (kind is not Sequence or all(_fits(item, inner[0]) for item in value))
+
+
+def _expected(hint: Any) -> str:
+    """An annotation in words."""
+    *first, last = dict.fromkeys(_words(hint))
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def _words(hint: Any) -> Iterator[str]:
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        for kind in inner:
+            yield from _words(kind)
+    elif origin is Literal:
+        yield from map(repr, inner)
+    elif origin in (Sequence, Iterable):
+        yield f"a sequence of ({_expected(inner[0])})"
+    elif origin is typing.get_origin(Callable[[], Any]):
+        yield "a function"
+    else:
+        kind = origin or hint
+        module = {"torch": "torch.", "numpy": "numpy."}.get(kind.__module__, "torch.nn.") if _is_torch(kind) else ""
+        yield _NAMES.get(kind) or f"a {module}{kind.__qualname__}"
+
+
+def _is_torch(kind: type) -> bool:
+    return kind.__module__ in ("torch", "numpy", "torch.nn.modules.module", "torch.nn.parameter")
+
+
+def _found(value: Any) -> str:
+    """A value in words: itself where it is short, and its type."""
+    kind = type(value).__name__
+    if isinstance(value, (str, int, float)) or value is None:
+        return f"{shortened(repr(value), 60)}{'' if value is None else f' ({kind})'}"
+    return f"a {kind}"
