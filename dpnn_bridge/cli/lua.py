@@ -70,6 +70,7 @@ def lua_command(
     gives exit code 7 and its traceback.
     """
     from dpnn_bridge.lua.bridge import LuaBridge
+    from dpnn_bridge.lua.text import from_system
 
     if script is None and execute is None and not library and not interactive:
         raise click.UsageError("name a script, or give -i for a prompt")
@@ -86,14 +87,15 @@ def lua_command(
         _take_exit(bridge)
         if seed is not None:
             bridge.manual_seed(seed)
-        for name in (*(() if sandbox else ("xlua", "trepl")), *library):  # as th does
+        for name in (*(() if sandbox else ("xlua", "trepl")), *map(from_system, library)):  # as th does
             bridge.require(name)
         with ending_at_once():
             if execute is not None:
-                bridge.execute(execute, name="command line")
+                bridge.execute(from_system(execute), name="command line")
             if script is not None:
-                _set_arguments(bridge, script, arguments)
-                bridge.run_file(script, *arguments)
+                words = [from_system(word) for word in arguments]
+                _set_arguments(bridge, from_system(script), words)
+                bridge.run_file(script, *words)
         if interactive:
             prompt(bridge, lambda error: _exit_code(error) is not None)
     except DpnnBridgeError as error:
@@ -130,9 +132,9 @@ def _exit_code(error: DpnnBridgeError) -> int | None:
     return int(number) if re.fullmatch(r"-?\d{1,9}", number) else 1
 
 
-def _set_arguments(bridge: Any, script: Path, arguments: tuple[str, ...]) -> None:
+def _set_arguments(bridge: Any, script: str, words: list[str]) -> None:
     bridge.execute(
         "local script, list = ... arg = {[0] = script} for i, word in ipairs(list) do arg[i] = word end",
-        str(script),
-        list(arguments),
+        script,
+        words,
     )

@@ -107,6 +107,8 @@ def prompt(bridge: Any, ends: Callable[[LuaBridgeError], bool]) -> None:
         bridge: where they run.
         ends: whether an error is the script's own exit.
     """
+    from dpnn_bridge.lua.text import from_system, readable
+
     prelude = resources.files("dpnn_bridge.lua") / "prelude"
 
     def run_file(name: str, *arguments: Any) -> Any:
@@ -117,7 +119,7 @@ def prompt(bridge: Any, ends: Callable[[LuaBridgeError], bool]) -> None:
 
     def names(word: str) -> list[str]:
         try:
-            return list(bridge.call(complete, word) or ())
+            return [readable(name) for name in bridge.call(complete, from_system(word)) or ()]
         except LuaBridgeError:
             return []
 
@@ -139,13 +141,13 @@ def prompt(bridge: Any, ends: Callable[[LuaBridgeError], bool]) -> None:
             text = ""
             continue
         try:
-            answer = bridge.call(compile_, text)
+            answer = bridge.call(compile_, from_system(text))
             run, more, message = answer if isinstance(answer, tuple) else (answer, False, None)
             if run is None and more and line.strip():
                 continue  # a block that is still open, until an empty line
             text = ""
             if run is None:
-                say(message, err=True)
+                say(readable(message or ""), err=True)
             else:
                 with _interruptible():
                     bridge.call(run)

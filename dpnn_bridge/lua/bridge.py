@@ -20,6 +20,8 @@ from dpnn_bridge.lua.environment import folders, in_package, read_source
 from dpnn_bridge.lua.messages import explained
 from dpnn_bridge.lua.runtime import Runtime
 from dpnn_bridge.lua.sandbox import Remote, Sandbox
+from dpnn_bridge.lua.tensor import TYPE_OF_DTYPE
+from dpnn_bridge.lua.text import from_system, readable, to_system
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 
 if TYPE_CHECKING:
@@ -116,11 +118,11 @@ class LuaBridge:
         Returns:
             What the code returns, several values as a tuple.
         """
-        return self.run_source(code, f"={name}", *args)
+        return self.run_source(code, f"={from_system(name)}", *args)
 
     def run_file(self, path: StrPath, *args: Any) -> Any:
         """Run a Lua file; ``...`` in it are the arguments."""
-        return self.run_source(read_source(Path(path)), f"@{path}", *args)
+        return self.run_source(read_source(Path(path)), f"@{from_system(path)}", *args)
 
     def run_source(self, code: str, name: str, *args: Any) -> Any:
         """Run Lua code that Lua knows by a name, such as ``@file.lua``."""
@@ -159,8 +161,7 @@ class LuaBridge:
             try:
                 yield
             except self._runtime.error_types as error:
-                text = explained(str(error)) or "Lua ran out of the memory that max_memory allows"
-                raise LuaBridgeError(text) from error
+                raise LuaBridgeError(explained(readable(str(error)))) from error
 
     # ---- values
 
@@ -186,7 +187,7 @@ class LuaBridge:
     def defines(self, name: str) -> bool:
         """Whether code that was run, or what it requires, defines the class; packages such as nn do not count."""
         source = self.helper("source_of")(name)
-        return source in self._ran or (bool(source) and not in_package(Path(source.removeprefix("@")), self.lua_path))
+        return source in self._ran or (bool(source) and not in_package(Path(to_system(source[1:])), self.lua_path))
 
     def helper(self, name: str) -> Any:
         """A Lua function of the bridge's own, see prelude/modules.lua."""
@@ -209,7 +210,7 @@ class LuaBridge:
         if constructor is None:
             raise LuaBridgeError(f"no Lua class is called {class_name}: run or require the file that defines it first")
         with self.errors():
-            return constructor(*[self.to_lua(a) for a in args])
+            return self.helper("run")(constructor, *[self.to_lua(a) for a in args])
 
     def module(self, class_name: str, *args: Any) -> LuaModule:
         """Construct an object of a Lua module class and wrap it as a :class:`torch.nn.Module`."""
@@ -264,16 +265,12 @@ class LuaBridge:
         """Gradient of the input, and of the parameters for this backward alone."""
         return self.call(self.helper("backward"), obj, input, grad_output)
 
-    # ---- random numbers
-
     def manual_seed(self, seed: int) -> None:
         """``torch.manualSeed(seed)``"""
         self._runtime.generator.manual_seed(seed)
 
     def default_dtype(self, dtype: torch.dtype) -> None:
         """``torch.setdefaulttensortype``"""
-        from dpnn_bridge.lua.tensor import TYPE_OF_DTYPE
-
         self._runtime.torch["setdefaulttensortype"](f"torch.{TYPE_OF_DTYPE[dtype]}Tensor")
 
 

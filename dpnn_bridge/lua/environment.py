@@ -22,6 +22,7 @@ from dpnn_bridge.lua import files
 from dpnn_bridge.lua.dispatch import describe
 from dpnn_bridge.lua.messages import CHECKOUTS, package_advice
 from dpnn_bridge.lua.tensor import Tensor, TorchError
+from dpnn_bridge.lua.text import from_system, on_paths
 from dpnn_bridge.torch7.random import Generator
 
 if TYPE_CHECKING:
@@ -224,7 +225,7 @@ def environment_entries(runtime: Runtime) -> dict[str, Any]:
         "run_prelude": runtime.run_prelude,
         "sandbox": runtime.sandbox,
         "advice": package_advice,
-        "find_module": lambda name: find_module(runtime.lua_path, name),
+        "find_module": on_paths(lambda name: find_module(runtime.lua_path, name)),
         "module_source": lambda name: runtime.host.module(name) or (None, None),
         "write": runtime.host.write,
         "new_timer": runtime.guard(Timer),
@@ -242,6 +243,6 @@ def environment_entries(runtime: Runtime) -> dict[str, Any]:
     if runtime.sandbox:
         return entries
     return entries | {
-        "exists": os.path.isfile,
-        "prelude": str(Path(__file__).parent / "prelude"),
+        "exists": on_paths(os.path.isfile),
+        "prelude": from_system(Path(__file__).parent / "prelude"),
     }

@@ -17,6 +17,7 @@ import torch
 
 from dpnn_bridge.lua.dispatch import check_int, describe
 from dpnn_bridge.lua.tensor import DTYPES, Storage, TorchError, cast_number
+from dpnn_bridge.lua.text import to_system
 
 _NUMPY = {ty: torch.empty(0, dtype=dtype).numpy().dtype for ty, dtype in DTYPES.items()}
 _INTEGER = re.compile(rb"\s*([+-]?\d+)")
@@ -210,7 +211,7 @@ class DiskFile(File):
     def __init__(self, name: Any, mode: Any = None) -> None:
         mode = _check_mode("r" if mode is None else mode)
         try:
-            stream = self._open(str(name), mode)
+            stream = self._open(to_system(str(name)), mode)
         except OSError as error:
             raise TorchError(f"cannot open <{name}> in mode {mode} ({error.strerror})") from None
         super().__init__(stream, mode, str(name))

@@ -10,6 +10,7 @@ import torch
 
 from dpnn_bridge.base.extras import install_advice
 from dpnn_bridge.lua.tensor import Tensor, TorchError
+from dpnn_bridge.lua.text import to_system
 
 #: by size, as torch-hdf5 chooses: whole numbers of one byte are bytes, others signed
 _KINDS = {
@@ -43,7 +44,7 @@ class Files:
 
     def open(self, path: str, mode: str) -> int:
         try:
-            opened = _h5py().File(path, mode)
+            opened = _h5py().File(to_system(path), mode)
         except (OSError, ValueError) as error:
             raise TorchError(f"hdf5: {path} cannot be opened: {error}") from None
         number = max(self._files, default=0) + 1

@@ -79,6 +79,8 @@ _PENLIGHT = re.compile(
 #: where require looked
 _SEARCHED = re.compile(r"\n\t(?:no f(?:ile|ield)|nothing for) '[^\n]*")
 _TRACEBACK = "\nstack traceback:\n"
+#: lines of a traceback that name no code of the user's; the second traceback is that of bridge.run, which raises again
+_FRAMES = {"[C]: in function 'error'", "[C]: in function 'xpcall'", "stack traceback:"}
 
 
 def package_advice(name: str) -> str:
@@ -95,6 +97,8 @@ def package_advice(name: str) -> str:
 def explained(message: str) -> str:
     """The message of an error of Lua, with a hint where it has one."""
     text, _, stack = message.rstrip().partition(_TRACEBACK)
+    if text in ("", "not enough memory"):
+        return "Lua ran out of the memory that max_memory allows"
     text = _SEARCHED.sub("", text)
     if found := _MISSING.search(text):
         package = found["module"] or found["global"]
@@ -102,5 +106,5 @@ def explained(message: str) -> str:
     if _PENLIGHT.search(text):
         text += f"\nth has it from Penlight: {package_advice('pl')}"
     frames = [line.strip() for line in stack.split("\n") if line.strip() and "dpnn_bridge/" not in line]
-    frames = [line for line in frames if line != "[C]: in function 'error'"]
+    frames = [line for line in frames if line not in _FRAMES]
     return "\n".join([text, *(f"    called from {frame}" for frame in frames)])

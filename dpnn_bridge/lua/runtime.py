@@ -24,6 +24,7 @@ from dpnn_bridge.lua.ops.storage import STORAGE_METHODS, get, mapped_storage, ne
 from dpnn_bridge.lua.printing import print_storage, print_tensor
 from dpnn_bridge.lua.system import system_entries
 from dpnn_bridge.lua.tensor import DTYPES, Storage, Tensor, TorchError, cast_number
+from dpnn_bridge.lua.text import for_lua
 from dpnn_bridge.lua.thnn import KERNELS
 from dpnn_bridge.torch7.random import Generator
 
@@ -179,7 +180,7 @@ class Runtime:
         """Lua source as a function. Compiled code is refused, since Lua does not check it."""
         if code.startswith("\x1b"):
             raise LuaBridgeError("compiled Lua code is never run: pass the source")
-        return self.lua.compile(code, name=name.encode())
+        return self.lua.compile(code, name=name.encode("latin-1"))
 
     def offer(self, entries: Mapping[str, Any]) -> None:
         """Add functions to what the prelude finds in `py`."""
@@ -224,9 +225,9 @@ class Runtime:
                     self._account(answer)
                 return encode(answer, args)
             except TorchError as error:
-                return _ERROR, str(error)
+                return _ERROR, for_lua(str(error))
             except Exception as error:
-                return _ERROR, f"{type(error).__name__}: {error}"
+                return _ERROR, for_lua(f"{type(error).__name__}: {error}")
 
         return call
 

@@ -21,6 +21,7 @@ import torch
 
 from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.lua.environment import find_module
+from dpnn_bridge.lua.text import from_system, readable, to_system
 from dpnn_bridge.lua.wire import Channel, WireError
 
 #: seconds that the process may take to start, on a machine that is busy
@@ -188,12 +189,12 @@ class Sandbox:
         if len(name) > _LONGEST_NAME:
             return None
         try:
-            found = find_module(self.lua_path, name)
+            found = find_module(self.lua_path, to_system(name))
             real = Path(found or "").resolve()
             inside = any(real.is_relative_to(root.resolve()) for root in self.lua_path)
             if found is None or not inside or not real.is_file() or real.stat().st_size > _LONGEST_FILE:
                 return None
-            return found, real.read_bytes().decode("latin-1")
+            return from_system(found), real.read_bytes().decode("latin-1")
         except (OSError, ValueError, RuntimeError):  # a name that no file can have, a circle of links
             return None
 
@@ -259,6 +260,4 @@ def _print(text: str) -> None:
 
 def _text(text: str) -> str:
     """What Lua wrote (bytes as latin-1), without anything that a terminal would act on."""
-    with contextlib.suppress(UnicodeEncodeError):  # a message of Python
-        text = text.encode("latin-1").decode("utf-8", "replace")
-    return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text)
+    return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", readable(text))

@@ -17,6 +17,7 @@ import torch
 from dpnn_bridge.base.extras import install_advice
 from dpnn_bridge.lua.hdf5 import Files
 from dpnn_bridge.lua.tensor import FLOATING, Tensor, TorchError
+from dpnn_bridge.lua.text import from_system, on_paths, to_system
 
 if TYPE_CHECKING:
     from dpnn_bridge.lua.runtime import Runtime
@@ -51,7 +52,7 @@ def _dirname(path: str) -> str:
 
 
 def _listing(runtime: Runtime, folder: str) -> Any:
-    return runtime.lua.table_from([".", "..", *sorted(os.listdir(folder))])
+    return runtime.lua.table_from([".", "..", *map(from_system, sorted(os.listdir(folder)))])
 
 
 def _temporary() -> str:
@@ -201,7 +202,7 @@ def load_image(path: str, depth: float | None, ty: str) -> Tensor:
     """
     image = _pillow()
     try:
-        with image.open(path) as opened:
+        with image.open(to_system(path)) as opened:
             modes = {1: "L", 3: "RGB", 4: "RGBA"}
             mode = modes.get(int(depth)) if depth else opened.mode if opened.mode in modes.values() else "RGB"
             pixels = opened.convert(mode)
@@ -222,7 +223,7 @@ def save_image(path: str, t: Tensor) -> tuple[()]:
         data = (data.double() * 255).clamp(0, 255)
     pixels = data.to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
     try:
-        image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(path)
+        image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(to_system(path))
     except (OSError, ValueError) as error:
         raise TorchError(f"{path} cannot be written: {error}") from None
     return ()
@@ -269,8 +270,8 @@ def system_entries(runtime: Runtime) -> dict[str, Any]:
         return {}
     files = Files(runtime.lua.table_from)
     return {
-        "libpaths": runtime.lua.table_from(path_entries(runtime)),
-        "lfs": runtime.lua.table_from(lfs_entries(runtime)),
+        "libpaths": runtime.lua.table_from({name: on_paths(code) for name, code in path_entries(runtime).items()}),
+        "lfs": runtime.lua.table_from({name: on_paths(code) for name, code in lfs_entries(runtime).items()}),
         "json": runtime.lua.table_from(json_entries(runtime)),
         "md5": lambda text: hashlib.md5(text.encode("latin-1"), usedforsecurity=False).hexdigest(),
         "hdf5": runtime.guarded(files.entries()),

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from dpnn_bridge.lua.dispatch import ALL_TYPES, FLOAT_TYPES, torch_function
+from dpnn_bridge.lua.ops.integers import int_pow, shifted, without_sign
 from dpnn_bridge.lua.tensor import IN_ORDER, Tensor, TorchError, cast_number, cast_tensor, square_root
 
 INTEGER_TYPES = tuple(ty for ty in ALL_TYPES if ty not in FLOAT_TYPES)
@@ -166,20 +167,16 @@ def remainder(x: torch.Tensor, y: Any) -> torch.Tensor:
     return torch.where(y == 0, torch.nan, x.double() - y.double() * whole).to(x.dtype)
 
 
-def _int_pow(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    return cast_back(torch.pow(x.double(), y.double()), x)
-
-
 def cast_back(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return values.to(like.dtype) if like.is_floating_point() else values.to(torch.int64).to(like.dtype)
 
 
 def _shift_left(x: torch.Tensor, y: Any) -> torch.Tensor:
-    return x * 2.0**y if x.is_floating_point() else torch.bitwise_left_shift(x, torch.as_tensor(y, dtype=x.dtype))
+    return x * 2.0**y if x.is_floating_point() else shifted(torch.bitwise_left_shift, x, y)
 
 
 def _shift_right(x: torch.Tensor, y: Any) -> torch.Tensor:
-    return x / 2.0**y if x.is_floating_point() else torch.bitwise_right_shift(x, torch.as_tensor(y, dtype=x.dtype))
+    return x / 2.0**y if x.is_floating_point() else shifted(without_sign, x, y)
 
 
 def _bitwise(name: str, f: Callable[..., torch.Tensor]) -> None:
@@ -238,7 +235,7 @@ _bitwise("bitxor", torch.bitwise_xor)
 _tensor_op("cmul", torch.mul)
 _tensor_op("cdiv", divide)
 _tensor_op("cpow", torch.pow, FLOAT_TYPES)
-_tensor_op("cpow", _int_pow, INTEGER_TYPES)
+_tensor_op("cpow", int_pow, INTEGER_TYPES)
 
 
 @torch_function("clamp", "r s n n")
@@ -263,7 +260,8 @@ def addcmul(r: Tensor, s: Tensor, value: float, a: Tensor, b: Tensor) -> None:
 @torch_function("addcdiv", "r s n=1 T T")
 def addcdiv(r: Tensor, s: Tensor, value: float, a: Tensor, b: Tensor) -> None:
     number = _scalar(value, s)
-    pointwise(lambda x, y, z: x + divide(number * y, z), r, _copied(r, s), a, b)
+    wide = torch.int32 if s.ty in ("Byte", "Char", "Short") else s.t.dtype  # C multiplies shorter types in an int
+    pointwise(lambda x, y, z: x + divide(number * y.to(wide), z), r, _copied(r, s), a, b)
 
 
 def _extremum(name: str, keep_first: Callable[[torch.Tensor, Any], torch.Tensor]) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from dpnn_bridge.lua.dispatch import check_int, check_real, describe
 from dpnn_bridge.lua.tensor import DTYPES, Storage, TorchError, cast_number, cast_tensor
+from dpnn_bridge.lua.text import to_system
 
 #: name -> code; all element types have them, ``string`` only Char and Byte
 STORAGE_METHODS: dict[str, Callable[..., Any]] = {}
@@ -54,13 +55,13 @@ def new_storage(ty: str, *args: Any) -> Storage:
 
 def mapped_storage(ty: str, name: str, shared: Any = False, count: Any = 0, in_memory: Any = False, *_: Any) -> Storage:
     """A file's content, or with ``in_memory`` that of a file in shared memory, which goes with its storage."""
-    path = f"/dev/shm/{name}" if in_memory else name
+    path = to_system(f"/dev/shm/{name}" if in_memory else name)
     size = check_int(count, 3) if count else 0
     try:
         size = size or os.path.getsize(path) // DTYPES[ty].itemsize
         storage = Storage(ty, flat=torch.from_file(path, shared=bool(shared), size=size, dtype=DTYPES[ty]))
     except (OSError, RuntimeError) as error:
-        raise TorchError(f"unable to map file <{path}>: {error}") from None
+        raise TorchError(f"unable to map file <{name}>: {error}") from None
     if in_memory:
         weakref.finalize(storage.block, _remove, path)
     return storage

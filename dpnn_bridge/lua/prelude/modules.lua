@@ -1,13 +1,47 @@
 -- What LuaModule and LuaCriterion need of a Lua module.
-local bridge = ...
+local bridge, py = ...
 bridge.torch = torch
+
+-- an object that is no text, in words: what it says of itself, or what it holds
+local function in_words(object)
+   local ok, text = pcall(tostring, object)
+   local own = type(object) == 'table' and bridge.getmetatable(object) or type(object) == 'userdata'
+   if ok and type(text) == 'string' and (own == true or own and own.__tostring) then return text end
+   if type(object) == 'table' then
+      local fields, count = {}, 0
+      for key, value in next, object do
+         count = count + 1
+         if count > 10 then
+            fields[count] = '...'
+            break
+         end
+         fields[count] = tostring(key) .. ' = ' .. (type(value) == 'table' and not torch.typename(value) and '{...}' or tostring(value))
+      end
+      text = '{' .. table.concat(fields, ', ') .. '}'
+   end
+   return 'the error object is ' .. (object == nil and 'nil' or 'a ' .. type(object) .. ': ' .. text)
+end
+
+-- the message of an error, whatever its object, with the stack where a script may see it
+local traceback = not py.sandbox and bridge.debug.traceback
+local function said(object)
+   local plain = type(object) == 'string' or type(object) == 'number'
+   local ok, text = true, object
+   if not plain then ok, text = pcall(in_words, object) end
+   if not ok then text = 'the error object is a ' .. type(object) .. ', which does not say what it holds' end
+   return traceback and traceback(text, 2) or text
+end
 
 -- f(...) as deep in the stack as in a script that th runs: nngraph looks at level 6 of it, whatever is there
 function bridge.run(f, ...)
-   local function results(...) return ... end
-   local function dofile(...) return results(results(f)(...)) end -- called by no name, so that a traceback has none
-   local function main(...) return results(dofile(...)) end
-   return results(main(...))
+   local n, arguments = select('#', ...), {...}
+   local function same(...) return ... end
+   local function results(ok, ...)
+      if not ok then error((...), 0) end
+      return ...
+   end
+   local function dofile() return same(same(f)(unpack(arguments, 1, n))) end -- called by no name, so that a traceback has none
+   return results(xpcall(dofile, said))
 end
 
 -- the tensors of module:parameters() with names: the path of the field that holds each

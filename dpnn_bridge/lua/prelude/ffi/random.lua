@@ -115,6 +115,13 @@ local function numbers(n, a, b)
    return n == 0 or (n <= 2 and type(a) == 'number' and (n == 1 or type(b) == 'number'))
 end
 
+-- the functions of torch belong to the default tensor type, and only Double and Float draw real numbers
+local get_default = torch.getdefaulttensortype
+local function drawn_as_real()
+   local class = get_default()
+   return class == 'torch.DoubleTensor' or class == 'torch.FloatTensor'
+end
+
 for name, rule in pairs(draws) do
    local draw, least, first, second, right = unpack(rule, 1, 5)
    local most = (name == 'bernoulli' or least == 1) and 1 or 2
@@ -137,7 +144,7 @@ for name, rule in pairs(draws) do
    local slow = torch[name]
    torch[name] = function(...)
       local n, v, w = select('#', ...), ...
-      if n >= least and n <= most and numbers(n, v, w) then
+      if n >= least and n <= most and numbers(n, v, w) and (not REAL[name] or drawn_as_real()) then
          v, w = v or first, w or second
          if right(v, w) then return draw(v, w) end
       end

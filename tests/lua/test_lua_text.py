@@ -1,0 +1,98 @@
+"""Text that is not ASCII, and errors whose object is no text."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("lupa")
+
+from dpnn_bridge.errors import LuaBridgeError
+from dpnn_bridge.lua import LuaBridge
+
+#: one character of Latin-1, some beyond it, and on Linux bytes that are no UTF-8
+NAMES = ["ü", "日本", "a✓b", *([os.fsdecode(b"\xff\xfe")] if sys.platform == "linux" else [])]
+
+
+def _lua(folder: Path, *arguments: str, input: str = "") -> tuple[int, bytes]:
+    code = "from dpnn_bridge.cli.lua import lua_command; lua_command()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=folder,
+        input=input.encode(),
+        capture_output=True,
+        env=os.environ | {"PYTHONIOENCODING": "utf-8", "DPNN_TEXT": arguments[-1]},
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bytes_reach_a_script_and_come_back(tmp_path: Path, name: str) -> None:
+    data = os.fsencode(name)
+    script = tmp_path / f"{name}.lua"
+    script.write_text(
+        "local name = ... assert(name == arg[1] and name == os.getenv('DPNN_TEXT') and arg[0] == name .. '.lua')\n"
+        "local function put(file, text) local f = io.open(file, 'w') f:write(text) f:close() end\n"
+        "put(name, 'io') assert(paths.filep(name) and not paths.dirp(name))\n"
+        "local f = torch.DiskFile(name .. '2', 'w') f:writeString(name) f:close()\n"
+        "assert(io.open(name .. '2'):read('*a') == name)\n"
+        "assert(paths.mkdir(name .. '3') and paths.basename(paths.concat(name .. '3')) == name .. '3')\n"
+        "local found = {} for n in paths.files('.') do found[n] = true end\n"
+        "assert(found[name] and found[name .. '2'] and found[name .. '3'])\n"
+        "assert(require('lfs').attributes(name, 'size') == 2)\n"
+        "put(name .. '4.lua', 'return ...') assert(require(name .. '4') == name .. '4')\n"
+        "local ok, message = pcall(torch.DiskFile, name .. '/none') assert(not ok and message:find(name, 1, true))\n"
+        "io.write(name)\n",
+        encoding="latin-1",
+    )
+    assert _lua(tmp_path, "-p", ".", script.name, name) == (0, data)
+
+
+def test_typed_text_and_messages_are_utf8(tmp_path: Path) -> None:
+    status, output = _lua(tmp_path, "-i", input="s = '✓ü'\n#s\nerror('schöner Fehler ✓')\nx ✓\nos.exit(3)\n")
+    assert status == 3
+    assert "5\t\n" in output.decode()
+    assert "schöner Fehler ✓" in output.decode()
+    assert _lua(tmp_path, "-e", "io.write(#'✓ü')") == (0, b"5")
+    (tmp_path / "ü✓.lua").write_text("error('ö✓')", encoding="utf-8")
+    for options in ([], ["--partial-sandbox"]):
+        assert "ü✓.lua:1: ö✓" in _lua(tmp_path, *options, "ü✓.lua")[1].decode()
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("error({code = 3})", "the error object is a table: {code = 3}"),
+        ("error({inner = {1}})", "the error object is a table: {inner = {...}}"),
+        ("error()", "the error object is nil"),
+        ("error(nil)", "the error object is nil"),
+        ("error(false)", "the error object is a boolean: false"),
+        ("error(print)", "the error object is a function: "),
+        ("error(setmetatable({}, {__tostring = function() return 'of mine' end}))", "of mine"),
+        ("error(setmetatable({}, {__tostring = error}))", "the error object is a table: "),
+        ("error(setmetatable({}, {__tostring = function() return {} end}))", "the error object is a table: {}"),
+        ("error(torch.Tensor{7})", "[torch.DoubleTensor of size 1]"),
+        ("error(12, 0)", "12"),
+        ("error('')", "python:1:"),
+    ],
+)
+@pytest.mark.parametrize("runtime", ["luajit21", "lua51", "sandbox"])
+def test_an_error_object_says_what_it_holds(code: str, message: str, runtime: str) -> None:
+    bridge = LuaBridge(sandbox="partial") if runtime == "sandbox" else LuaBridge(runtime=runtime)
+    with pytest.raises(LuaBridgeError) as caught:
+        bridge.execute(code)
+    assert message in str(caught.value)
+    assert "memory" not in str(caught.value)
+    assert bridge.execute("return pcall(error, {1})") == (False, [1])  # a script catches the object itself
+
+
+def test_the_same_for_constructors() -> None:
+    bridge = LuaBridge()
+    bridge.execute("local C = torch.class('Broken') function C:__init() error({code = 4}) end")
+    with pytest.raises(LuaBridgeError, match="code = 4"):
+        bridge.new("Broken")
