@@ -45,6 +45,28 @@ def parameters(module: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
     return [e.read() for e in entries], [e.read_gradient() for e in entries]
 
 
+@checks_arguments
+def check_parameters(module: nn.Module) -> None:
+    """Raise an error if the sum of a parameter is not a number, ``m:checkParameters()``.
+
+    As in Torch7, a single infinite element is accepted, and infinities of both signs are not.
+
+    Args:
+        module: Any module.
+
+    Raises:
+        FloatingPointError: Names the first such parameter by its index in :func:`parameters`, counted from 1, its Lua
+            field and the type of its module.
+
+    Lua:
+        ``module:checkParameters()``, dpnn's Module.lua
+    """
+    for index, entry in enumerate(all_parameters(module), 1):
+        if entry.read().sum().isnan():
+            where = f"field {entry.name} of a {type(entry.module).__name__}"
+            raise FloatingPointError(f"check_parameters: the sum of parameter {index} is NaN ({where})")
+
+
 # ---------------------------------------------------------------------- the step
 @checks_arguments
 def update_parameters(module: nn.Module, learning_rate: float) -> None:

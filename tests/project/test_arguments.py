@@ -69,6 +69,7 @@ CASES: list[tuple[str, Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = [
     ("package", training.flatten, (LINEAR,), {"package": "rnn"}),
     ("module", training.get_parameters, (None,), {}),
     ("module", training.update_parameters, (0.1, LINEAR), {}),
+    ("module", training.check_parameters, ({},), {}),
     ("learning_rate", training.update_parameters, (LINEAR, "0.1"), {}),
     ("module", training.zero_grad_parameters, (LINEAR.weight,), {}),
     ("wd_factor", training.weight_decay, (LINEAR, "x"), {}),

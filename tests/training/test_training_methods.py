@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,9 +11,10 @@ import torch
 from conftest import FIXTURES, fixture_id, manifest
 from torch import Tensor, nn
 
-from dpnn_bridge import read_t7, to_lua, to_torch, training
+from dpnn_bridge import read_t7, to_lua, to_torch, training, write_t7
 from dpnn_bridge.compare.nested import backward
 from dpnn_bridge.conversion.lua_values import to_value
+from dpnn_bridge.lua.torch7 import run_torch7
 from dpnn_bridge.modules.dpnn.criterion import ModuleCriterion
 from dpnn_bridge.modules.dpnn.reward import VRClassReward
 from dpnn_bridge.objects import LuaTable
@@ -286,3 +288,56 @@ def test_a_criterion_that_casts_no_target_may_have_no_module_for_it() -> None:
     assert without.target_module is None
     kept = ModuleCriterion(nn.MSELoss(), nn.Linear(2, 2), nn.Linear(3, 2), cast_target=False).double()
     assert [p.dtype for p in kept.parameters()] == [torch.float64] * 2 + [torch.float32] * 2
+
+
+INF, NAN = float("inf"), float("nan")
+#: values of the four parameters -> index that Torch7 names
+SUMS: list[tuple[tuple[float, ...], int | None]] = [
+    ((1, 1, 1, 1), None),
+    ((NAN, 1, 1, 1), 1),
+    ((1, NAN, NAN, 1), 2),
+    ((1, 1, 1, NAN), 4),
+    ((INF, 1, -INF, 1), None),
+]
+
+
+def filled(values: tuple[float, ...]) -> nn.Sequential:
+    model = nn.Sequential(nn.Linear(2, 1), nn.Tanh(), nn.Linear(1, 1))
+    for parameter, value in zip(model.parameters(), values, strict=True):
+        nn.init.constant_(parameter, value)
+    return model
+
+
+@pytest.mark.parametrize(("values", "index"), SUMS)
+def test_a_parameter_that_is_no_number(values: tuple[float, ...], index: int | None) -> None:
+    if index is None:
+        training.check_parameters(filled(values))
+        return
+    with pytest.raises(FloatingPointError, match=rf"parameter {index} is NaN \(field (weight|bias) of a Linear\)"):
+        training.check_parameters(filled(values))
+
+
+def test_infinities_of_both_signs_are_no_number() -> None:
+    model = filled((1, 1, 1, 1))
+    with torch.no_grad():
+        model.get_parameter("0.weight").copy_(torch.tensor([[INF, -INF]]))
+    with pytest.raises(FloatingPointError, match="parameter 1 is NaN"):
+        training.check_parameters(model)
+    training.check_parameters(nn.Tanh())
+
+
+@pytest.mark.torch7
+def test_torch7_names_the_same_parameter(tmp_path: Path) -> None:
+    code = (
+        "require 'dpnn' local model = torch.load(...) "
+        "local ok, text = pcall(model.checkParameters, model) return ok, text or ''"
+    )
+    cases = [(filled(values), index) for values, index in SUMS]
+    cases.append((filled((1, 1, 1, 1)), 1))
+    with torch.no_grad():
+        cases[-1][0].get_parameter("0.weight").copy_(torch.tensor([[INF, -INF]]))
+    for model, index in cases:
+        write_t7(tmp_path / "model.t7", model)
+        ok, text = run_torch7(code, str(tmp_path / "model.t7"))
+        assert ok == (index is None)
+        assert index is None or text.endswith(f"NaN Error for param at index{index}")
