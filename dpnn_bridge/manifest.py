@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from dpnn_bridge.base.boundary import raises
-from dpnn_bridge.base.reading import open_input
+from dpnn_bridge.base.reading import open_input, patiently
 from dpnn_bridge.base.regular import check_file
 from dpnn_bridge.base.remote import place_of
 from dpnn_bridge.errors import OptionError, OutputError, T7FormatError
@@ -74,7 +74,7 @@ class Manifest:
             with open(self.path, "ab+", buffering=0) as file:
                 torn = file.tell() and (file.seek(-1, 2), file.read(1))[1] != b"\n"  # a program was killed as it wrote
                 text = b"\n" * bool(torn) + json.dumps(line).encode() + b"\n"
-                if file.write(text) < len(text):
+                if patiently(lambda: file.write(text), str(self.path)) < len(text):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             reason = f"{error.strerror}; run the same command again when there is a way, which does what is missing"

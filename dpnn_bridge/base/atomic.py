@@ -19,6 +19,7 @@ from typing import Any
 
 from dpnn_bridge.base.folders import signals_later, temporary_folder
 from dpnn_bridge.base.remote import Place, beside, check_upload, place_of, upload
+from dpnn_bridge.base.writing import move, open_output, write_file
 from dpnn_bridge.errors import OutputError, OutputExistsError
 
 StrPath = str | os.PathLike[str]
@@ -145,7 +146,7 @@ def replacing(
 def write_text(path: StrPath, text: str, *, inputs: Iterable[StrPath] = ()) -> None:
     """Writes a text file, in place of one that is there; complete or not at all."""
     with replacing(path, force=True, inputs=inputs) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        write_file(temporary, text)
 
 
 def _name_target(error: Exception, folder: Path, temporary: Path, target: Place) -> None:
@@ -182,16 +183,16 @@ def _discard(files: list[Path], inputs: Iterable[StrPath]) -> None:
 
 def _put(temporary: Path, path: Path, force: bool) -> None:
     if force:
-        temporary.replace(path)
+        move(os.replace, temporary, path)
         return
     try:
-        os.link(temporary, path)  # fails where something is, which no rename of POSIX does
+        move(os.link, temporary, path)  # fails where something is, which no rename of POSIX does
     except FileExistsError:
         raise OutputExistsError(f"{path} exists since another program wrote it meanwhile") from None
     except OSError as e:
         if e.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV):
             raise
-        os.rename(temporary, path)  # a file system without hard links
+        move(os.rename, temporary, path)  # a file system without hard links
 
 
 def _set_mode(path: Path) -> None:
@@ -229,7 +230,7 @@ class PatientFile(io.RawIOBase):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        self._file = open(path, "wb")  # noqa: SIM115 - closed by close
+        self._file = open_output(path)
         self._error: OSError | None = None
 
     def writable(self) -> bool:

@@ -1,4 +1,7 @@
-"""Input files: an error of the disk names the file, and what the system asks to try again is tried again."""
+"""Input files: an error of the disk names the file, and what the system asks to try again is tried again.
+
+Output files are in :mod:`dpnn_bridge.base.writing`.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +20,15 @@ from dpnn_bridge.errors import DpnnBridgeError, T7FormatError
 
 T = TypeVar("T")
 
-#: seconds between tries of a read that the system could not do at once, as on network file systems
+#: seconds between tries of what the system could not do at once, as on network file systems
 _PAUSES = (0.0, 0.001, 0.01, 0.1, 0.5, 1.0, 2.0)
 
 
-def patiently(read: Callable[[], T | None], name: str) -> T:
-    """Call ``read`` until it gives something; EINTR never reaches Python.
+def patiently(act: Callable[[], T | None], name: str) -> T:
+    """Call ``act`` until it gives something; EINTR never reaches Python.
 
     Args:
-        read: Reads; raises BlockingIOError or returns None for EAGAIN.
+        act: Reads, writes or moves a file; raises BlockingIOError or returns None for EAGAIN.
         name: Of the file.
 
     Raises:
@@ -33,7 +36,7 @@ def patiently(read: Callable[[], T | None], name: str) -> T:
     """
     for pause in _PAUSES:
         try:
-            result = read()
+            result = act()
         except BlockingIOError:
             result = None
         except OSError as error:

@@ -14,6 +14,7 @@ from urllib.parse import unquote
 from dpnn_bridge.base.checksum import sha256_of
 from dpnn_bridge.base.display import shortened
 from dpnn_bridge.base.extras import install_advice
+from dpnn_bridge.base.writing import open_output
 from dpnn_bridge.errors import MissingFileError, OutputError, OutputExistsError, T7Error, VerificationError
 
 #: a file on this machine, or the URL of one elsewhere
@@ -98,7 +99,7 @@ def download(url: str, target: Path) -> None:
         T7Error: it cannot be fetched, or does not end in reasonable time.
     """
     start, written = time.monotonic(), 0
-    with _opened(url) as source, open(target, "wb") as file:
+    with _opened(url) as source, open_output(target) as file:
         while part := _next(source, url):
             written += file.write(part)
             passed = time.monotonic() - start

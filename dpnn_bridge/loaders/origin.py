@@ -21,6 +21,7 @@ from dpnn_bridge.base.reading import open_input, refusal
 from dpnn_bridge.base.remote import beside, download, place_of, without_query
 from dpnn_bridge.base.shards import shards_of
 from dpnn_bridge.base.suffixes import INDEX
+from dpnn_bridge.base.writing import open_output
 from dpnn_bridge.errors import NotT7Error, T7Error, T7FormatError, T7LimitError, VerificationError
 
 #: what functions that read files take
@@ -109,7 +110,7 @@ def _base(name: str) -> str:
 def _copy(source: IO[bytes], target: Path, allowed: int | None = None, name: str = "") -> Path:
     """The contents of an open file as a file of its own."""
     written = 0
-    with open(target, "wb") as file:
+    with open_output(target) as file:
         while chunk := source.read(_CHUNK):
             if isinstance(chunk, str):
                 raise T7Error(f"{name_of(source)}: is open for text; open it with mode 'rb'")
@@ -119,11 +120,7 @@ def _copy(source: IO[bytes], target: Path, allowed: int | None = None, name: str
                     f"unfolds to more than {allowed:,} bytes, which no model does; unpack it by hand if you trust it",
                     source=name,
                 )
-            try:
-                file.write(chunk)
-            except OSError as error:
-                error.filename = error.filename or os.fspath(target)
-                raise
+            file.write(chunk)
     return target
 
 

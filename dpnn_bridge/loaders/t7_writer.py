@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, Literal
 
 from dpnn_bridge.base.atomic import replacing
 from dpnn_bridge.base.boundary import raises
+from dpnn_bridge.base.writing import open_output
 from dpnn_bridge.errors import ConversionError, OptionError, VerificationError
 from dpnn_bridge.loaders.compare import difference
 from dpnn_bridge.loaders.relink import relink
@@ -86,7 +87,7 @@ def write_all(
     chosen, objects = WriteOptions(**options), list(objects)
     relink(LuaTable.from_list(objects))
     with replacing(path, force=force) as temporary:
-        with open(temporary, "wb") as file:
+        with open_output(temporary) as file:
             writer = chosen.writer(file)
             for obj in objects:
                 writer.write(obj)

@@ -16,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from torch import Tensor
 from torch._utils import _rebuild_tensor_v2
 from zlib_ng.zlib_ng import crc32
 
+from dpnn_bridge.base.writing import open_output
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.outputs.pt_file import DTYPES
 
@@ -113,8 +114,7 @@ def save(content: Any, path: Path, comment: Callable[[], str | None] | None = No
         entries.append(entry)
         starts.append(start + padding)
         end = start + padding + len(data)
-    with zipfile.ZipFile(path, "w") as archive:
-        file = cast(IO[bytes], archive.fp)
+    with open_output(path) as file, zipfile.ZipFile(file, "w") as archive:
         with suppress(OSError, AttributeError):  # where it cannot be done, writing says why
             os.posix_fallocate(file.fileno(), 0, end)
         for entry, data, start in zip(entries, records.values(), starts, strict=True):

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.base.writing import open_output
 from dpnn_bridge.compare.bits import byte_array, same_in_file
 from dpnn_bridge.conversion.budget import MOST_VALUES, PER_ENTRY
 from dpnn_bridge.conversion.pending import COMPUTED, pending_of
@@ -88,7 +89,7 @@ def write(path: Path, parts: Mapping[str, Part], strings: dict[str, str]) -> Non
             f"the structure of this model takes {len(text):,} bytes and .safetensors holds {LARGEST_HEADER:,}; .pt has "
             "no such limit"
         )
-    with open(path, "wb") as file:
+    with open_output(path) as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for _, part in ordered:
             for piece in part.pieces():

@@ -19,6 +19,7 @@ from torch import nn
 import dpnn_bridge
 from dpnn_bridge.base import reading
 from dpnn_bridge.base.checksum import sha256_of
+from dpnn_bridge.base.writing import open_output
 from dpnn_bridge.errors import DpnnBridgeError, FileAccessError, NotT7Error
 from dpnn_bridge.loaders import source
 
@@ -115,13 +116,8 @@ def test_a_read_gives_what_open_gives(tmp_path: Path) -> None:
 def test_a_full_disk_while_unpacking_is_one_error(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from dpnn_bridge.loaders import origin
 
-    real = open
-
-    def full(path: Any, mode: str = "r", **options: Any) -> Any:
-        return real("/dev/full" if mode == "wb" and "unpacked" in str(path) else path, mode, **options)
-
     if not os.path.exists("/dev/full"):
         pytest.skip("needs /dev/full")
-    monkeypatch.setattr(origin, "open", full, raising=False)
+    monkeypatch.setattr(origin, "open_output", lambda path: open_output("/dev/full"))
     with pytest.raises(FileAccessError, match=r"[Nn]o space left on device"):
         dpnn_bridge.load(files / "m.t7.gz")

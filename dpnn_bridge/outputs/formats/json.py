@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from dpnn_bridge.base.writing import write_file
 from dpnn_bridge.errors import VerificationError
 from dpnn_bridge.outputs import data
 from dpnn_bridge.outputs.format import Format
@@ -23,7 +24,7 @@ class Json(Format):
 
     def write_data(self, found: data.Data, path: Path) -> None:
         text = _text(data.cleaned(found.plain, np.ndarray.tolist))
-        path.write_text(text, encoding="utf-8")
+        write_file(path, text)
         if _text(json.loads(path.read_text(encoding="utf-8"))) != text:
             raise VerificationError(f"{path}: differs after reading back")
 

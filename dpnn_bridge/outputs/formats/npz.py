@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.base.display import shortened
 from dpnn_bridge.base.reading import open_archive
+from dpnn_bridge.base.writing import open_output
 from dpnn_bridge.compare.bits import same_tensors
 from dpnn_bridge.errors import T7FormatError, VerificationError
 from dpnn_bridge.outputs import data
@@ -25,6 +27,15 @@ def _weights(module: nn.Module) -> dict[str, Tensor]:
     return {k: (v.float() if v.dtype == torch.bfloat16 else v).detach().cpu() for k, v in module.state_dict().items()}
 
 
+def _write(path: Path, arrays: Mapping[str, np.ndarray], comment: str = "") -> None:
+    """Write arrays as ``numpy.savez`` does, which takes no array of the name ``file``."""
+    with open_output(path) as file, ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, array, allow_pickle=False)
+        archive.comment = comment.encode()
+
+
 class Npz(Format):
     """The weights as arrays under their ``state_dict`` names; data as arrays."""
 
@@ -33,11 +44,7 @@ class Npz(Format):
 
     def write(self, module: nn.Module, path: Path, job: Job) -> None:
         arrays = {k: v.numpy() for k, v in _weights(module).items()}
-        with open(path, "wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-        if "origin" in job.metadata:
-            with ZipFile(path, "a") as archive:
-                archive.comment = job.metadata["origin"].encode()
+        _write(path, arrays, job.metadata.get("origin", ""))
 
     def verify(self, module: nn.Module, path: Path, job: Job) -> None:
         with np.load(path, allow_pickle=False) as archive:
@@ -71,10 +78,7 @@ class Npz(Format):
         # a zip archive ends names at a zero byte and counts their bytes in 16 bits; numpy leaves ".npy" away
         taken = {f"{name}.npy" for name in arrays}
         data.need_names(arrays, ".npz", lambda n: "\0" not in n and len(n.encode()) < 65_000 and n not in taken)
-        with ZipFile(path, "w") as archive:
-            for name, array in arrays.items():
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-                    np.lib.format.write_array(file, array, allow_pickle=False)
+        _write(path, arrays)
         with np.load(path, allow_pickle=False) as archive:
             for name, expected in arrays.items():
                 if archive[name].dtype != expected.dtype or archive[name].tobytes() != expected.tobytes():

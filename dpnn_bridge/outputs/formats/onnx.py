@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.base.extras import install_advice
+from dpnn_bridge.base.writing import open_output
 from dpnn_bridge.compare import nested
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.outputs.format import Format, Job
@@ -125,7 +126,7 @@ class Onnx(Format):
 
     def write(self, module: nn.Module, path: Path, job: Job) -> None:
         need_tracing(job.example, ".onnx")
-        _libraries()
+        onnx, _ = _libraries()
         run(traceable(module), job.example)  # the model's own complaint about the example is clearer than the tracer's
         dynamic = job.options.get("dynamic", False)
         try:
@@ -149,7 +150,8 @@ class Onnx(Format):
             if (value := job.metadata.get(name)) is not None:
                 text = value if isinstance(value, str) else json.dumps(value, default=lambda t: t.tolist())
                 program.model.metadata_props[f"dpnn_bridge.{name}"] = text
-        program.save(str(path), external_data=False)
+        with open_output(path) as file:
+            onnx.save_model(program.model_proto, file)
 
     def verify(self, module: nn.Module, path: Path, job: Job) -> None:
         onnx, _ = _libraries()

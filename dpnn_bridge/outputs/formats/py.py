@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.base.display import printable
+from dpnn_bridge.base.writing import write_file
 from dpnn_bridge.compare.bits import same_bits
 from dpnn_bridge.compare.memory import relocate
 from dpnn_bridge.errors import VerificationError
@@ -35,7 +36,7 @@ class Py(Format):
     def write(self, module: nn.Module, path: Path, job: Job) -> None:
         program = job.written = Program(module, job)
         end = f"\n{ORIGIN}{printable(str(job.metadata['origin']))}\n" if "origin" in job.metadata else ""
-        path.write_text(program.text() + end, encoding="utf-8")
+        write_file(path, program.text() + end)
 
     def verify(self, module: nn.Module, path: Path, job: Job) -> None:
         try:

@@ -19,6 +19,7 @@ from torch import nn
 
 from dpnn_bridge.base.shards import shard_names
 from dpnn_bridge.base.suffixes import INDEX
+from dpnn_bridge.base.writing import write_file
 from dpnn_bridge.conversion.pending import COMPUTED
 from dpnn_bridge.errors import ConversionError, OptionError
 from dpnn_bridge.outputs import container, safetensors_file, safetensors_writer
@@ -71,7 +72,7 @@ class Shards(Format):
             "metadata": {"total_size": total, "generation": generation},
             "weight_map": {name: file for file, shard in job.written.items() for name in shard},
         }
-        path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        write_file(path, json.dumps(index, indent=2) + "\n")
 
     def verify(self, module: nn.Module, path: Path, job: Job) -> None:
         """Compares every byte of the shards with what the model's file gives when it is read again."""

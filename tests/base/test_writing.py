@@ -1,0 +1,110 @@
+"""Faults of the disk while files are written: what is to be tried again is, and the rest is one error of the file."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import tracing
+from torch import nn
+
+import dpnn_bridge
+from dpnn_bridge import manifest
+from dpnn_bridge.base import reading, writing
+from dpnn_bridge.errors import OutputError
+from dpnn_bridge.manifest import Manifest
+from dpnn_bridge.outputs.formats import format_of, suffixes
+
+NEEDS = {".onnx": "onnxscript", ".safetensors": "safetensors"}
+SUFFIXES = [pytest.param(s, marks=tracing) if s in (".onnx", ".pt2") else s for s in suffixes() if s != ".json"]
+
+
+def save(path: Path) -> None:
+    pytest.importorskip(NEEDS.get(path.suffix, "torch"), reason="optional extra is not installed")
+    options: dict[str, Any] = {"example": torch.ones(2, 3)} if "example" in format_of(path).options else {}
+    torch.manual_seed(0)
+    dpnn_bridge.save(path, nn.Sequential(nn.Linear(3, 2), nn.Tanh()).eval(), **options)
+
+
+@pytest.fixture
+def fault(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], list[str]]:
+    """Lets the first tries of everything that writes fail, so many of them; says which files were tried."""
+
+    def install(number: int, count: int) -> list[str]:
+        real, tries = reading.patiently, []
+
+        def faulty(act: Callable[[], Any], name: str) -> Any:
+            failures = iter(range(count))
+
+            def one() -> Any:
+                tries.append(name)
+                if next(failures, None) is None:
+                    return act()
+                if number == errno.EAGAIN:
+                    return None  # as io.FileIO says it
+                raise OSError(number, os.strerror(number))
+
+            return real(one, name)
+
+        for module in (writing, manifest):
+            monkeypatch.setattr(module, "patiently", faulty)
+        return tries
+
+    return install
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_what_the_system_asks_to_try_again_is_tried_again(suffix: str, tmp_path: Path, fault: Any) -> None:
+    tries = fault(errno.EAGAIN, 2)
+    save(tmp_path / f"m{suffix}")
+    tried = [os.path.basename(name) for name in tries]
+    assert tried.count(f"m{suffix}") >= 9, tries  # opened, written and moved, each at the third try
+    assert [p.name for p in tmp_path.iterdir() if not p.name.endswith(suffix)] == []
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_an_error_of_the_disk_names_the_file(suffix: str, number: int, tmp_path: Path, fault: Any) -> None:
+    fault(number, 10**6)
+    target = tmp_path / f"m{suffix}"
+    with pytest.raises(OutputError, match=re.escape(f"cannot write {target}: {os.strerror(number)}")):
+        save(target)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_never_answers_is_an_error(tmp_path: Path, fault: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "_PAUSES", (0.0, 0.0))
+    tries = fault(errno.EAGAIN, 10**6)
+    with pytest.raises(OutputError, match=r"m\.t7: Resource temporarily unavailable"):
+        save(tmp_path / "m.t7")
+    assert len(tries) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("force", [True, False])
+def test_a_move_is_tried_again(force: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "replace" if force else "link"
+    real, failures = getattr(os, name), iter([1, 2])
+
+    def busy(source: Any, target: Any) -> None:
+        if next(failures, None):
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN), source, None, target)
+        real(source, target)
+
+    monkeypatch.setattr(os, name, busy)
+    dpnn_bridge.save(tmp_path / "m.t7", nn.Tanh(), force=force)
+    assert next(failures, None) is None
+    assert isinstance(dpnn_bridge.load(tmp_path / "m.t7"), nn.Tanh)
+
+
+def test_a_line_of_a_manifest_is_tried_again(tmp_path: Path, fault: Any) -> None:
+    tries = fault(errno.EAGAIN, 2)
+    Manifest(tmp_path / "done.jsonl").add({"target": "m.pt"})
+    assert len(tries) == 3
+    assert (tmp_path / "done.jsonl").read_text() == '{"target": "m.pt"}\n'
