@@ -195,19 +195,22 @@ def _data_report(written: data.Data, name: str, key: str | None, model: tuple[st
 @checks_arguments
 @raises(ConversionError, "comparing with the input")
 @shows_options
-def is_converted(src: Origin, dst: StrPath, *, to: str | None = None, **options: Any) -> bool:
+def is_converted(
+    src: Origin, dst: StrPath, *, to: str | None = None, force: bool = False, checksum: bool = False, **options: Any
+) -> bool:
     """Whether ``dst`` is whole and what :func:`convert` made of ``src`` with these arguments.
 
     A file may say what it was made of; others (``.t7``, ``.pt``, data) are compared with what the input gives now.
 
     Args:
         src, dst, to: as for :func:`convert`.
-        **options: as for :func:`convert`; those that change nothing (``force``, ``checksum``) are ignored.
+        force, checksum: accepted as by :func:`convert`; they change nothing.
+        **options: as for :func:`convert`.
 
     Raises:
         T7Error, ConversionError, OptionError: as of :func:`convert`, for the input.
     """
-    chosen = ConvertOptions.of({k: v for k, v in options.items() if k not in ("force", "checksum")})
+    chosen = ConvertOptions.of(options)
     path, format = target_of(dst, to, chosen.max_shard_size)
     with local_file(path, unpack=False) as there:
         try:
