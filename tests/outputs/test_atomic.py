@@ -287,7 +287,8 @@ def test_a_batch_names_present_files_that_are_something_else(tmp_path: Path) -> 
 def test_every_model_of_a_file_gets_a_name_of_its_own(tmp_path: Path) -> None:
     keys = ["a.b", "a/b", "A_b", "../../up", "x" * 300, "x" * 301, "\x1b[31m", "a b", "a'b", "a]b", 'a"b', ""]
     source = tmp_path / "in" / "many.t7"
-    source.parent.mkdir()
+    for folder in ("in", "out"):
+        (tmp_path / folder).mkdir()
     dpnn_bridge.write_t7(
         source,
         LuaTable(
@@ -318,6 +319,7 @@ with replacing(sys.argv[1], force=False) as temporary:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_leaves_nothing(number: int, tmp_path: Path) -> None:
     out, ready = tmp_path / "out", tmp_path / "ready"
+    out.mkdir()
     process = subprocess.Popen(
         [sys.executable, "-c", SLOW, out / "x", ready], env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=-3
     )
@@ -329,6 +331,7 @@ def test_a_signal_leaves_nothing(number: int, tmp_path: Path) -> None:
 
 def test_what_a_killed_program_left_goes_with_the_next_file(tmp_path: Path) -> None:
     out, ready = tmp_path / "out", tmp_path / "ready"
+    out.mkdir()
     process = subprocess.Popen(
         [sys.executable, "-c", SLOW, out / "x", ready], env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=-3
     )
