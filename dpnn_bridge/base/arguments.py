@@ -25,7 +25,7 @@ _NAMES = {
     NoneType: "None",
     PathLike: "a path",
     IO: "an open file",
-    bool: "True or False",
+    bool: "a boolean",
     bytes: "bytes",
     float: "a number",
     int: "an integer",
@@ -54,15 +54,16 @@ def checks_arguments(function: Callable[P, T]) -> Callable[P, T]:
             raise OptionError(f"{function.__name__}: {error}") from None
         for name in variadic:
             given.pop(name, None)
-        check_types(function.__name__, _hints(function), given)
+        check_types(function.__name__, hints_of(function), given)
         return function(*args, **kwargs)
 
     return checked
 
 
 @cache
-def _hints(function: Callable[..., Any]) -> dict[str, Any]:
-    return get_type_hints(function)
+def hints_of(owner: Callable[..., Any]) -> dict[str, Any]:
+    """The annotations of a function or class, name -> type."""
+    return get_type_hints(owner)
 
 
 def check_types(call: str, hints: Mapping[str, Any], values: Mapping[str, Any]) -> None:

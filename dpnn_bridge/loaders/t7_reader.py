@@ -9,11 +9,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
-from dpnn_bridge.base.arguments import checks_arguments
+from dpnn_bridge.base.arguments import check_types, checks_arguments, hints_of
 from dpnn_bridge.base.boundary import raises
 from dpnn_bridge.base.display import printable
 from dpnn_bridge.base.regular import check_file
-from dpnn_bridge.errors import OptionError, T7Error, T7FormatError, T7LimitError, T7Warning
+from dpnn_bridge.errors import T7Error, T7FormatError, T7LimitError, T7Warning
 from dpnn_bridge.loaders.ascii_stream import AsciiStream
 from dpnn_bridge.loaders.encoding import Encoding, check_head, encodings, transfer_damage
 from dpnn_bridge.loaders.fast_reader import FastReader
@@ -54,8 +54,7 @@ class ReadOptions:
     max_objects: int = 1 << 62
 
     def __post_init__(self) -> None:
-        if self.mode not in (None, "binary", "ascii") or self.long_size not in (None, 4, 8):
-            raise OptionError(f"mode is 'binary' or 'ascii', long_size 4 or 8; found {self.mode!r}, {self.long_size!r}")
+        check_types(type(self).__name__, hints_of(type(self)), vars(self))
 
 
 _reading = raises(T7Error, "reading")

@@ -8,10 +8,11 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO, Literal
 
+from dpnn_bridge.base.arguments import check_types, hints_of
 from dpnn_bridge.base.atomic import replacing
 from dpnn_bridge.base.boundary import raises
 from dpnn_bridge.base.writing import open_output
-from dpnn_bridge.errors import ConversionError, OptionError, VerificationError
+from dpnn_bridge.errors import ConversionError, VerificationError
 from dpnn_bridge.loaders.compare import difference
 from dpnn_bridge.loaders.relink import relink
 from dpnn_bridge.loaders.sink import AsciiSink, BinarySink
@@ -37,8 +38,7 @@ class WriteOptions:
     referenced: bool = True
 
     def __post_init__(self) -> None:
-        if self.mode not in ("binary", "ascii") or self.long_size not in (4, 8):
-            raise OptionError(f"mode is 'binary' or 'ascii', long_size 4 or 8; found {self.mode!r}, {self.long_size!r}")
+        check_types(type(self).__name__, hints_of(type(self)), vars(self))
 
     def writer(self, file: BinaryIO) -> Writer:
         """A writer to ``file``."""

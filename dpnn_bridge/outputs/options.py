@@ -152,9 +152,7 @@ class ConvertOptions:
         known = [f.name for f in fields(cls)]
         if unknown := sorted(options.keys() - set(known)):
             raise OptionError(f"no option {', '.join(unknown)}; there are {', '.join(known)}")
-        import torch
-
-        check_types("ConvertOptions", get_type_hints(cls, localns={"torch": torch}), options)
+        check_values(options)
         return cls(**options)
 
     def chosen(self) -> dict[str, Any]:
@@ -264,3 +262,14 @@ def _plain(value: Any) -> Any:
         tensor = torch.as_tensor(value).contiguous()
         return [str(tensor.dtype), list(tensor.shape), hashlib.sha256(byte_array(tensor).tobytes()).hexdigest()]
     raise TypeError(type(value).__name__)
+
+
+def check_values(options: dict[str, Any]) -> None:
+    """Check values against the types of the fields of :class:`ConvertOptions`.
+
+    Raises:
+        OptionError: a value is of another type.
+    """
+    import torch
+
+    check_types("options", get_type_hints(ConvertOptions, localns={"torch": torch}), options)

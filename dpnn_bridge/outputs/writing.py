@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.atomic import StrPath, replacing
 from dpnn_bridge.base.boundary import raises
 from dpnn_bridge.base.shards import replaced_by
@@ -17,7 +18,7 @@ from dpnn_bridge.errors import ConversionError, OptionError
 from dpnn_bridge.modules.several import Models
 from dpnn_bridge.outputs.format import Format, Job
 from dpnn_bridge.outputs.formats import format_named, suffix_of, suffixes
-from dpnn_bridge.outputs.options import check_options
+from dpnn_bridge.outputs.options import check_options, check_values
 
 
 def target_of(path: StrPath, to: str | None, max_shard_size: Any = None) -> tuple[StrPath, Format]:
@@ -38,6 +39,7 @@ def target_of(path: StrPath, to: str | None, max_shard_size: Any = None) -> tupl
 
 
 @raises(ConversionError, "writing")
+@checks_arguments
 def export(
     module: nn.Module,
     path: StrPath,
@@ -72,6 +74,7 @@ def export(
         VerificationError: what was read back differs; nothing was written.
         OutputError: the file cannot be written there, see :func:`dpnn_bridge.base.atomic.replacing`.
     """
+    check_values(options)
     path, format = target_of(path, to, options.get("max_shard_size"))
     _check_module(module, path, format)
     given = {"example": example, **options}

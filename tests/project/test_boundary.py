@@ -120,7 +120,7 @@ def test_an_entry_point_that_fails(line: str, tmp_path: Path, monkeypatch: pytes
     monkeypatch.syspath_prepend(tmp_path)
     point = EntryPoint("mine", "plugin_that_fails", registry.ENTRY_POINTS)
     monkeypatch.setattr(registry, "entry_points", lambda group: [point])
-    monkeypatch.setattr(registry, "_discovered", False)
+    monkeypatch.setattr(registry, "_loaded", set())
     with pytest.raises(ConversionError, match=r"loading the plugin mine \(plugin_that_fails\)"):
         dpnn_bridge.to_torch(LuaObject("nn.Identity", LuaTable()))
 
