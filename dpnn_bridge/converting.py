@@ -37,9 +37,9 @@ from dpnn_bridge.outputs.writing import export, target_of
 from dpnn_bridge.plugins import load_plugins
 
 
+@shows_options
 @checks_arguments
 @raises(ConversionError, "converting")
-@shows_options
 def convert(
     src: Origin,
     dst: StrPath,
@@ -192,9 +192,9 @@ def _data_report(written: data.Data, name: str, key: str | None, model: tuple[st
 
 
 # ---------------------------------------------------------------------- is it done?
+@shows_options
 @checks_arguments
 @raises(ConversionError, "comparing with the input")
-@shows_options
 def is_converted(
     src: Origin, dst: StrPath, *, to: str | None = None, force: bool = False, checksum: bool = False, **options: Any
 ) -> bool:

@@ -214,3 +214,12 @@ def test_annotations_of_every_kind() -> None:
         takes(2.5)  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="argument call: expected a function, found 3"):
         takes(call=3)  # type: ignore[arg-type]
+
+
+def test_options_that_change_nothing_are_taken(tmp_path: Path) -> None:
+    source = tmp_path / "in.t7"
+    source.write_bytes(dumps(dpnn_bridge.to_lua(nn.Linear(2, 1))))
+    dpnn_bridge.convert(source, tmp_path / "out.pt", force=True, checksum=True)
+    assert files.is_converted(source, tmp_path / "out.pt", force=True, checksum=True)
+    with pytest.raises(OptionError, match="no option colour; there are key, "):
+        dpnn_bridge.convert(source, tmp_path / "out.pt", colour=1)
