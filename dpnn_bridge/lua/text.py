@@ -26,10 +26,7 @@ def readable(text: str) -> str:
     """Return a Lua string for people: UTF-8 is decoded, other bytes are taken as Latin-1."""
 
     def decoded(found: re.Match[str]) -> str:
-        try:
-            return found[0].encode("latin-1").decode("utf-8")
-        except UnicodeDecodeError:
-            return found[0]
+        return found[0].encode("latin-1").decode("utf-8", "replace")  # halves of characters are none
 
     return _SEQUENCE.sub(decoded, text)
 

@@ -96,3 +96,22 @@ def test_the_same_for_constructors() -> None:
     bridge.execute("local C = torch.class('Broken') function C:__init() error({code = 4}) end")
     with pytest.raises(LuaBridgeError, match="code = 4"):
         bridge.new("Broken")
+
+
+@pytest.mark.parametrize("runtime", ["luajit21", "lua51"])
+@pytest.mark.parametrize(
+    ("call", "text"),  # as th prints them
+    [
+        ("'%.2f %.1f %.0f', 50.625, 0.25, 2.5", "50.63 0.3 3"),
+        ("'%.0f %.2f %8.2f|%-8.2f|', -2.5, -0.125, 50.625, 50.625", "-3 -0.13    50.63|50.63   |"),
+        ("'%.1e %.0e %.2g %g', 0.375, 25, 12.5, 123456.5", "3.8e-01 3e+01 13 123457"),
+        ("'%s %5.1f%% %d %q', 'a', 0.25, 3, 'b'", 'a   0.3% 3 "b"'),
+        ("'%.2f %.1f %.2f %g %.0f', 2.675, 0.15, 1.005, 0.1, 1 / 0", "2.67 0.1 1.00 0.1 inf"),
+        ("'%.0f %.0f %.14g', 0, 1.5, 0.1", "0 2 0.1"),
+    ],
+)
+def test_numbers_halfway_are_rounded_away_from_zero(call: str, text: str, runtime: str) -> None:
+    bridge = LuaBridge(runtime=runtime)
+    assert bridge.execute(f"return string.format({call})") == text
+    with pytest.raises(LuaBridgeError, match=r"^python:1: bad argument #2 to 'format' \(number expected, got table"):
+        bridge.execute("local s = string.format('%.1f', {}) return s")

@@ -166,7 +166,10 @@ def test_index_linear_divides_by_the_largest_value_so_far() -> None:
         ("SoftMax_updateOutput(t(1, 1, 1, 1, 1), t())", "1D, 2D, 3D or 4D tensor expected"),
         ("PReLU_updateOutput(t(2, 3), t(), t(4), 4)", "Wrong number of input planes. Expected 4 but got 3"),
         ("GatedLinear_updateOutput(t(2, 3), t(), 2)", "Halving dimension must be even. Dim 2 is size 3"),
-        ("Tanh_updateGradInput(nil, t(3), t(), t(2))", "input and gradOutput have different number of elements"),
+        (
+            "Tanh_updateGradInput(nil, t(3), t(), t(2))",
+            r"output and gradOutput shapes do not match: output \[2\], gradOutput \[3\]",
+        ),
         ("SpatialConvolutionMM_updateOutput(t(3), t(), t(1, 9), nil, t(), t(), 3, 3, 1, 1, 0, 0)", "3D or 4D .batch"),
         ("SpatialConvolutionMM_updateOutput(t(3, 4, 4), t(), t(1, 9), nil, t(), t(), 3, 3, 1, 1, 0, 0)", "Need input"),
         (
@@ -245,3 +248,56 @@ def test_a_loss_whose_targets_are_all_ignored_has_no_gradient() -> None:
     total, gradient = _real(0), _real([5, 6])
     _call("ClassNLLCriterion_updateGradInput", _real([1, 2]), torch.tensor([1]), gradient, True, None, total, 1)
     assert gradient.tolist() == [[5, 6]]  # nn zeroes it before
+
+
+@pytest.mark.parametrize("rows", [2, 20000])  # with and without the loops for small tensors
+@pytest.mark.parametrize(
+    ("layer", "first"),
+    [("Tanh", "output"), ("Sqrt", "output"), ("Square", "input"), ("LogSoftMax", "input"), ("SoftMax", "input")],
+)
+def test_a_gradient_of_another_shape_is_refused(layer: str, first: str, rows: int) -> None:
+    call = (
+        f"torch.DoubleTensor().THNN.{layer}_updateGradInput(x, ..., torch.DoubleTensor(){', x' * (layer != 'Square')})"
+    )
+    for gradient, shape in [(torch.rand(4 * rows), f"[{4 * rows}]"), (torch.rand(4, rows), f"[4 x {rows}]")]:
+        with pytest.raises(LuaBridgeError) as caught:
+            BRIDGE.execute(f"local x = torch.rand({rows}, 4) {call}", gradient.double())
+        expected = f"{first} and gradOutput shapes do not match: {first} [{rows} x 4], gradOutput {shape}"
+        assert expected in str(caught.value)
+    BRIDGE.execute(f"local x = torch.rand({rows}, 4) {call}", torch.rand(rows, 4).double())
+
+
+def test_others_look_at_the_number_of_elements() -> None:
+    code = "local x, g = torch.rand(2, 4), torch.Tensor() torch.DoubleTensor().THNN.{} return g"
+    for call in ("Sigmoid_updateGradInput(x, torch.rand(8), g, x)", "Abs_updateGradInput(x, torch.rand(8), g)"):
+        assert BRIDGE.execute(code.format(call)).shape == (2, 4)
+
+
+@pytest.mark.parametrize("kernel", ["updateOutput", "updateGradInput", "accGradParameters"])
+def test_depth_wise_kernels_leave_four_dimensions(kernel: str) -> None:
+    first = {"updateOutput": "x, t()", "updateGradInput": "x, y, t()", "accGradParameters": "x, y"}[kernel]
+    size = BRIDGE.execute(
+        "local t = torch.DoubleTensor local x, y = torch.rand(1, 2, 5, 5), torch.rand(1, 6, 3, 3)\n"
+        + f"local w = torch.rand(3, 18) t().THNN.SpatialDepthWiseConvolution_{kernel}({first}, w, "
+        + ("torch.rand(3, 2), " if kernel != "updateGradInput" else "")
+        + "t(), t(), 3, 3, 1, 1, 0, 0, 1) return w:size():totable()"
+    )
+    assert size == [3, 2, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            "updateOutput(t(1, 2, 2, 3):zero(), t(), i(1, 2, 2, 2):fill(1), 4, 4)",
+            "input and indices shapes do not match",
+        ),
+        (
+            "updateGradInput(t(1, 2, 2, 2), t(1, 2, 4, 5), t(), i(1, 2, 2, 2):fill(1), 4, 4)",
+            "Inconsistent gradOutput size. output: 4x4, gradOutput: 4x5",
+        ),
+    ],
+)
+def test_unpooling_checks_shapes(call: str, message: str) -> None:
+    with pytest.raises(LuaBridgeError, match=message):
+        BRIDGE.execute(f"local t, i = torch.DoubleTensor, torch.LongTensor t().THNN.SpatialMaxUnpooling_{call}")

@@ -2,6 +2,31 @@
 local bridge, py = ...
 local bind = bridge.bind
 
+-- string.format as th's LuaJIT has it: a number halfway between two decimals is rounded away from zero
+local format, gmatch, find, match, error, pcall, unpack = string.format, string.gmatch, string.find, string.match, error, pcall, unpack
+local LONGEST = 99 - 20  -- Lua prints at most 99 decimals
+local function is_halfway(x, precision, kind)
+   if kind == 'g' and precision > 0 then precision = precision - 1 end
+   if x - x ~= 0 or precision > LONGEST then return false end
+   return find(match(format('%.' .. precision + 20 .. (kind == 'f' and 'f' or 'e'), x), '%.(%d*)'), '^50*$', precision + 1) ~= nil
+end
+function string.format(...)
+   local text, n, arguments, at = (...), select('#', ...), {...}, 1
+   if type(text) == 'string' and find(text, '%%[^%a]*[eEfgG]') then
+      for precision, kind in gmatch(text, '%%[-+ #0]*%d*(%.?%d*)([%a%%])') do
+         at = kind == '%' and at or at + 1
+         local x = arguments[at]
+         if find(kind, '[eEfgG]') and type(x) == 'number' and
+            is_halfway(x, precision == '' and 6 or tonumber(precision:sub(2)) or 0, kind:lower()) then
+            arguments[at] = x * (1 + 2 ^ -52)  -- the next number away from zero
+         end
+      end
+   end
+   local ok, result = pcall(format, unpack(arguments, 1, n))
+   if not ok then error((result:gsub("'%?'", "'format'")), 2) end
+   return result
+end
+
 string.gfind = string.gfind or string.gmatch
 table.unpack = table.unpack or unpack
 

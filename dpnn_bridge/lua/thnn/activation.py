@@ -8,10 +8,12 @@ from typing import Any
 import torch
 
 from dpnn_bridge.lua.tensor import Tensor, TorchError, square_root
-from dpnn_bridge.lua.thnn.registry import check_count, kernel, like
+from dpnn_bridge.lua.thnn.registry import check_count, check_shape, kernel, like
 from dpnn_bridge.torch7.random import Generator
 
 Function = Callable[..., torch.Tensor]
+#: layers whose gradOutput must have the shape; the others look at the number of elements only
+_SHAPED = ("Sqrt", "Square", "Tanh")
 
 
 def _finish(target: Tensor, source: Tensor, values: torch.Tensor, inplace: bool) -> None:
@@ -23,6 +25,13 @@ def _finish(target: Tensor, source: Tensor, values: torch.Tensor, inplace: bool)
         target.assign(values)
 
 
+def _check(layer: str, name: str, t: Tensor, grad_output: Tensor) -> None:
+    if layer in _SHAPED:
+        check_shape(t, grad_output, f"{name} gradOutput")
+    else:
+        check_count(t, grad_output)
+
+
 def _of_input(name: str, forward: Function, backward: Function) -> None:
     """``backward(x, g, *options)``"""
 
@@ -32,7 +41,7 @@ def _of_input(name: str, forward: Function, backward: Function) -> None:
 
     @kernel(f"{name}_updateGradInput")
     def update_grad_input(input: Tensor, grad_output: Tensor, grad_input: Tensor, *options: Any) -> None:
-        check_count(input, grad_output)
+        _check(name, "input", input, grad_output)
         grad_input.assign(backward(input.t, like(grad_output, input), *options))
 
 
@@ -47,7 +56,7 @@ def _of_output(name: str, forward: Function, backward: Function) -> None:
     def update_grad_input(
         input: Tensor | None, grad_output: Tensor, grad_input: Tensor, output: Tensor, *options: Any
     ) -> None:
-        check_count(output, grad_output)
+        _check(name, "output", output, grad_output)
         grad_input.assign(backward(output.t, like(grad_output, output), *options))
 
 
@@ -166,7 +175,7 @@ def soft_max(input: Tensor, output: Tensor) -> None:
 
 @kernel("SoftMax_updateGradInput")
 def soft_max_gradient(input: Tensor, grad_output: Tensor, grad_input: Tensor, output: Tensor) -> None:
-    check_count(input, grad_output)
+    check_shape(input, grad_output, "input gradOutput")
     dim, y, g = _feature_dim(output), output.t, like(grad_output, output)
     grad_input.assign(y * (g - (g * y).sum(dim, keepdim=True)))
 
@@ -178,7 +187,7 @@ def log_soft_max(input: Tensor, output: Tensor) -> None:
 
 @kernel("LogSoftMax_updateGradInput")
 def log_soft_max_gradient(input: Tensor, grad_output: Tensor, grad_input: Tensor, output: Tensor) -> None:
-    check_count(input, grad_output)
+    check_shape(input, grad_output, "input gradOutput")
     dim, g = _feature_dim(output), like(grad_output, output)
     grad_input.assign(g - torch.exp(output.t) * g.sum(dim, keepdim=True))
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from dpnn_bridge.lua.tensor import Tensor, TorchError
-from dpnn_bridge.lua.thnn.registry import batched, kernel, pull_back, reordered
+from dpnn_bridge.lua.thnn.registry import KERNELS, batched, kernel, pull_back, reordered
 
 Forward = Callable[..., torch.Tensor]
 
@@ -185,6 +185,19 @@ def _depth_wise(
     return F.conv2d(x, kernels, biases, (dh, dw), (ph, pw), groups=x.shape[1])
 
 
+def _unfold_weight(name: str, at: int) -> None:
+    """Have a kernel leave its weight nOutput x nInput x kH x kW, as THNN's do."""
+    code = KERNELS[name]
+
+    def run(*args: Any) -> None:
+        weight, kw, kh = args[at], int(args[6]), int(args[7])
+        if weight.dim == 2:
+            weight.resize((weight.size[0], weight.size[1] // (kw * kh), kh, kw))
+        code(*args)
+
+    KERNELS[name] = run
+
+
 def _local(
     x: torch.Tensor,
     w: torch.Tensor,
@@ -212,6 +225,8 @@ _declare("SpatialConvolutionMM", _Convolution(_conv2d, 2), (2, 2, 2), 6)
 _declare("SpatialDilatedConvolution", _Convolution(_conv2d, 2), (2, 1, 2), 8)
 _declare("SpatialFullConvolution", _Convolution(_full_conv2d, 2), (2, 1, 2), 8)
 _declare("SpatialDepthWiseConvolution", _Derived(_depth_wise_swapped, 2, for_input=_depth_wise), (2, 2, 2), 6)
+for _name, _at in (("updateOutput", 2), ("updateGradInput", 3), ("accGradParameters", 2)):
+    _unfold_weight(f"SpatialDepthWiseConvolution_{_name}", _at)
 _declare("SpatialConvolutionLocal", _Derived(_local, 2), (2, 2, 2), 10)
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from dpnn_bridge.lua.tensor import Tensor, TorchError
-from dpnn_bridge.lua.thnn.registry import batched, kernel, pull_back, reordered
+from dpnn_bridge.lua.thnn.registry import batched, check_shape, kernel, pull_back, reordered
 
 
 def _check_pads(sizes: Sequence[int], pads: Sequence[int]) -> None:
@@ -82,7 +82,8 @@ kernel("SpatialMaxPooling_updateGradInput")(_max2d_gradient)
 kernel("SpatialDilatedMaxPooling_updateGradInput")(_max2d_gradient)
 
 
-def _unpool(input: Tensor, output: Tensor, places: torch.Tensor, sizes: tuple[int, ...]) -> None:
+def _unpool(input: Tensor, output: Tensor, indices: Tensor, places: torch.Tensor, sizes: tuple[int, ...]) -> None:
+    check_shape(input, indices, "input indices")
     x, single = batched(input.t, len(sizes))
     count = math.prod(sizes)
     if bool(((places < 0) | (places >= count)).any()):
@@ -93,20 +94,32 @@ def _unpool(input: Tensor, output: Tensor, places: torch.Tensor, sizes: tuple[in
     output.assign(y[0] if single else y)
 
 
-def _unpool_gradient(input: Tensor, grad_output: Tensor, grad_input: Tensor, places: torch.Tensor, space: int) -> None:
-    g, _ = batched(grad_output.t, space)
+def _unpool_gradient(
+    input: Tensor,
+    grad_output: Tensor,
+    grad_input: Tensor,
+    indices: Tensor,
+    places: torch.Tensor,
+    sizes: tuple[int, ...],
+) -> None:
+    check_shape(input, indices, "input indices")
+    if grad_output.size[-len(sizes) :] != sizes:
+        found, wanted = "x".join(map(str, grad_output.size[-len(sizes) :])), "x".join(map(str, sizes))
+        raise TorchError(f"Inconsistent gradOutput size. output: {wanted}, gradOutput: {found}")
+    g, _ = batched(grad_output.t, len(sizes))
     flat = g.flatten(2)
     grad_input.assign(flat.gather(2, places.reshape(*flat.shape[:2], -1)).reshape(input.size))
 
 
 @kernel("SpatialMaxUnpooling_updateOutput")
 def spatial_unpool(input: Tensor, output: Tensor, indices: Tensor, width: float, height: float) -> None:
-    _unpool(input, output, _positions(indices) - 1, (int(height), int(width)))
+    _unpool(input, output, indices, _positions(indices) - 1, (int(height), int(width)))
 
 
 @kernel("SpatialMaxUnpooling_updateGradInput")
-def spatial_unpool_gradient(input: Tensor, grad_output: Tensor, grad_input: Tensor, indices: Tensor, *_: float) -> None:
-    _unpool_gradient(input, grad_output, grad_input, _positions(indices) - 1, 2)
+def spatial_unpool_gradient(input: Tensor, grad_output: Tensor, grad_input: Tensor, indices: Tensor, *n: float) -> None:
+    sizes = int(n[1]), int(n[0])
+    _unpool_gradient(input, grad_output, grad_input, indices, _positions(indices) - 1, sizes)
 
 
 # ---- adaptive: position (row, column) within the window, 1-based
@@ -254,7 +267,7 @@ def volumetric_dilated_max_gradient(
 def volumetric_unpool(input: Tensor, output: Tensor, indices: Tensor, *n: float) -> None:
     sizes = reordered(n[0:3])
     starts = _window_starts(input.size[-3:], reordered(n[3:6]), reordered(n[6:9]))
-    _unpool(input, output, _unpack(_positions(indices), sizes, starts, (1, 1, 1)), sizes)
+    _unpool(input, output, indices, _unpack(_positions(indices), sizes, starts, (1, 1, 1)), sizes)
 
 
 @kernel("VolumetricMaxUnpooling_updateGradInput")
@@ -263,7 +276,8 @@ def volumetric_unpool_gradient(
 ) -> None:
     sizes = reordered(n[0:3])
     starts = _window_starts(input.size[-3:], reordered(n[3:6]), reordered(n[6:9]))
-    _unpool_gradient(input, grad_output, grad_input, _unpack(_positions(indices), sizes, starts, (1, 1, 1)), 3)
+    places = _unpack(_positions(indices), sizes, starts, (1, 1, 1))
+    _unpool_gradient(input, grad_output, grad_input, indices, places, sizes)
 
 
 # ---- sequences: frames x features, positions are 0-based within the window

@@ -62,6 +62,15 @@ def check_count(input: Tensor, other: Tensor, name: str = "gradOutput") -> None:
         )
 
 
+def check_shape(first: Tensor, second: Tensor, names: str) -> None:
+    """Raise an error unless the two tensors of these names have one shape, as THNN_CHECK_SHAPE does."""
+    if first.size != second.size:
+        one, other = names.split()
+        raise TorchError(
+            f"{one} and {other} shapes do not match: {one} {first.shape_text}, {other} {second.shape_text}"
+        )
+
+
 def like(t: Tensor, shape: Tensor) -> torch.Tensor:
     """The elements of ``t`` in the shape of ``shape``."""
     return t.t.reshape(shape.size)

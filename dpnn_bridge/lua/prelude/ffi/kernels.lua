@@ -42,14 +42,14 @@ local function define(name, forward, backward, of_output, options)
    if of_output then
       kernels[down] = function(n, input, gradOutput, gradInput, output, v, w)
          local Y, X = state(gradOutput), state(output)
-         local P = Y and X and Y.ty == X.ty and Y.count == X.count and X.count <= FEW and sized(gradInput, X)
+         local P = Y and X and Y.ty == X.ty and same_size(X, Y) and X.count <= FEW and sized(gradInput, X)
          return P and pointwise(down, P, X, Y, nil, v or 0, w or 0)
       end
    else
       kernels[down] = function(n, input, gradOutput, gradInput, v, w, inplace)
          if w == true or inplace then return false end
          local X, Y = state(input), state(gradOutput)
-         local P = X and Y and Y.ty == X.ty and Y.count == X.count and X.count <= FEW and sized(gradInput, X)
+         local P = X and Y and Y.ty == X.ty and same_size(X, Y) and X.count <= FEW and sized(gradInput, X)
          return P and pointwise(down, P, X, Y, nil, v or 0, w or 0)
       end
    end
@@ -134,7 +134,7 @@ local function soft(name, forward, backward)
    end
    kernels[name .. '_updateGradInput'] = function(n, input, gradOutput, gradInput, output)
       local G, Y = state(gradOutput), state(output)
-      if not (G and Y and G.ty == Y.ty and Y.count <= FEW and G.dense and G.count == Y.count) then return false end
+      if not (G and Y and G.ty == Y.ty and Y.count <= FEW and G.dense and same_size(G, Y)) then return false end
       local rows, columns = rows_of(Y)
       local P = rows and sized(gradInput, Y)
       if not P or not P.dense then return false end
