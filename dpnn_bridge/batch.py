@@ -18,6 +18,7 @@ from concurrent.futures import (
     wait,
 )
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
@@ -192,6 +193,8 @@ def run(
         **options: of :func:`dpnn_bridge.files.convert`.
     """
     log = None if manifest is None else Manifest(manifest)
+    key = options.pop("key", None)
+    tasks = [task if key is None or task.key is not None else replace(task, key=key) for task in tasks]
     options |= {"force": force, "checksum": log is not None}
     calls = [(task, log and log.of(absolute(task.target))) for task in tasks]
     if executor is not None:
@@ -200,11 +203,23 @@ def run(
         outcomes = (run_one(task, line, **options) for task, line in calls)
     else:
         outcomes = _run_in_workers(calls, min(jobs, len(tasks)), options)
-    for outcome in outcomes:
-        known = log and _is_of(log.of(absolute(outcome.task.target)), outcome)
-        if log is not None and not (outcome.status == "skipped" and known):
-            log.add(outcome.to_line())
-        yield outcome
+    missing = _missing_folders(tasks)
+    try:
+        for outcome in outcomes:
+            known = log and _is_of(log.of(absolute(outcome.task.target)), outcome)
+            if log is not None and not (outcome.status == "skipped" and known):
+                log.add(outcome.to_line())
+            yield outcome
+    finally:  # folders of outputs that failed
+        for folder in missing:
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def _missing_folders(tasks: Iterable[Task]) -> list[Path]:
+    """The folders that the outputs need and that are not there, the innermost first."""
+    folders = {folder for task in tasks if isinstance(task.target, Path) for folder in task.target.parents}
+    return sorted((f for f in folders if not f.exists()), key=lambda f: len(f.parts), reverse=True)
 
 
 @checks_arguments

@@ -362,8 +362,8 @@ def _run_many(tasks: Sequence[Task], outcomes: Iterator[Outcome], as_json: bool,
         for outcome in outcomes:
             done.append(outcome)
             progress.advance(bar)
-    order = {id(task): i for i, task in enumerate(tasks)}
-    done.sort(key=lambda o: order[id(o.task)])
+    order = {os.fspath(task.target): i for i, task in enumerate(tasks)}
+    done.sort(key=lambda o: order[os.fspath(o.task.target)])
     if as_json:
         click.echo(json.dumps([o.to_dict() for o in done], indent=2))
     elif not quiet:

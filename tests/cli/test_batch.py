@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -12,11 +13,15 @@ import time
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from samples import SAMPLES
 
 import dpnn_bridge
 from dpnn_bridge import batch
+from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.errors import OutputExistsError
+from dpnn_bridge.loaders import read_t7, write_t7
+from dpnn_bridge.objects import LuaTable
 
 MODEL = SAMPLES / "torch-demos__mnist_convnet" / "model.t7"
 
@@ -172,3 +177,18 @@ def test_no_module_of_a_folder_is_run(tmp_path: Path) -> None:
     assert not marker.exists(), marker.read_text()
     assert "a.py is there, and not what this input gives now" in done.stderr
     assert (done.returncode, (tmp_path / "b.py").stat().st_size > 1000) == (6, True)
+
+
+def test_a_key_is_for_each_of_many_files(tmp_path: Path) -> None:
+    table = tmp_path / "a.t7"
+    write_t7(table, LuaTable({"x": read_t7(MODEL), "y": LuaTable({"z": read_t7(MODEL)})}))
+    arguments = [str(table), "--out-dir", str(tmp_path / "out"), "--key", "y.z", "--json"]
+    result = CliRunner().invoke(convert_command, arguments)
+    assert (result.exit_code, json.loads(result.stdout)[0]["key"]) == (0, "y.z")
+
+
+def test_a_folder_of_outputs_that_failed_does_not_stay(tmp_path: Path) -> None:
+    (tmp_path / "bad.t7").write_bytes(b"\x04\x00\x00\x00")
+    arguments = [str(tmp_path / "bad.t7"), "--out-dir", str(tmp_path / "new" / "out")]
+    assert CliRunner().invoke(convert_command, arguments).exit_code == 3
+    assert [p.name for p in tmp_path.iterdir()] == ["bad.t7"]

@@ -559,7 +559,7 @@ def test_an_answer_is_taken_apart_until_the_deadline() -> None:
         start = time.monotonic()
         with pytest.raises(TimeoutError):
             channel.receive(repr, time.monotonic() + seconds)
-        assert time.monotonic() - start < seconds + 0.5
+        assert time.monotonic() - start < seconds + 2
         os.close(channel._source)
         writer.join()
 
