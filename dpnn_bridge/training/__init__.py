@@ -344,12 +344,12 @@ class Rewarded(Protocol):
 
 
 @checks_arguments
-def reinforce(module: nn.Module, reward: Tensor) -> None:
+def reinforce(module: nn.Module, reward: Tensor | list[Tensor]) -> None:
     """Hands a reward to every REINFORCE module in ``module`` for the backward pass that follows, ``m:reinforce(r)``.
 
     Args:
         module: any module.
-        reward: one number for each sample, shape :math:`(N)`.
+        reward: one number for each sample, shape :math:`(N)`; for recurrent modules also one such tensor for each step.
     """
     for child in module.modules():
         if isinstance(child, Rewarded):

@@ -171,7 +171,7 @@ def test_sequencer_remembers_as_told(mode: str, training: bool) -> None:
 
 
 def test_remember_rejects_other_words() -> None:
-    with pytest.raises(ValueError, match="expected one of both, eval, train, neither, found 'always'"):
+    with pytest.raises(ValueError, match="expected 'both', 'eval', 'train' or 'neither', found 'always'"):
         memory.remember(Sequencer(gru(3, 4)), "always")
 
 

@@ -5,10 +5,12 @@ local bind = bridge.bind
 -- string.format as th's LuaJIT has it: a number halfway between two decimals is rounded away from zero
 local format, gmatch, find, match, error, pcall, unpack = string.format, string.gmatch, string.find, string.match, error, pcall, unpack
 local LONGEST = 99 - 20  -- Lua prints at most 99 decimals
-local function is_halfway(x, precision, kind)
+local function away_from_zero(x, precision, kind)
    if kind == 'g' and precision > 0 then precision = precision - 1 end
    if x - x ~= 0 or precision > LONGEST then return false end
-   return find(match(format('%.' .. precision + 20 .. (kind == 'f' and 'f' or 'e'), x), '%.(%d*)'), '^50*$', precision + 1) ~= nil
+   local long, next = '%.' .. precision + 20 .. (kind == 'f' and 'f' or 'e'), x * (1 + 2 ^ -52)
+   local function behind(value, digits) return find(match(format(long, value), '%.(%d*)'), digits, precision + 1) end
+   return behind(x, '^50*$') and behind(next, '^50') and next  -- not where the next number has other decimals
 end
 function string.format(...)
    local text, n, arguments, at = (...), select('#', ...), {...}, 1
@@ -16,9 +18,8 @@ function string.format(...)
       for precision, kind in gmatch(text, '%%[-+ #0]*%d*(%.?%d*)([%a%%])') do
          at = kind == '%' and at or at + 1
          local x = arguments[at]
-         if find(kind, '[eEfgG]') and type(x) == 'number' and
-            is_halfway(x, precision == '' and 6 or tonumber(precision:sub(2)) or 0, kind:lower()) then
-            arguments[at] = x * (1 + 2 ^ -52)  -- the next number away from zero
+         if find(kind, '[eEfgG]') and type(x) == 'number' then
+            arguments[at] = away_from_zero(x, precision == '' and 6 or tonumber(precision:sub(2)) or 0, kind:lower()) or x
          end
       end
    end
