@@ -393,7 +393,7 @@ def test_workers_end_with_their_parent(tmp_path: Path) -> None:
         if number == signal.SIGKILL:
             assert wait_for(lambda: not any(map(alive, workers)), 10)  # noqa: B023 - called here
         assert not any(map(alive, workers))
-        assert list(out.iterdir()) == []
+        assert list(out.glob("*")) == []
         for path in tmp_path.glob("*.pid"):
             path.unlink()
 
