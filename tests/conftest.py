@@ -133,6 +133,8 @@ def scripts(tmp_path: Path) -> Path:
             f"#!{sys.executable}\nfrom {module} import {function}\nif __name__ == '__main__':\n    {function}()\n"
         )
         (folder / name).chmod(0o755)
+    (folder / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (folder / "python").chmod(0o755)
     (folder / "pytest").write_text(
         f"#!{sys.executable}\nimport sys, pytest\n"
         "sys.exit(pytest.main(['-p', 'dpnn_bridge.pytest_plugin', *sys.argv[1:]]))\n"

@@ -180,7 +180,8 @@ def _options_of(module: nn.Module, pending: bool) -> Options:
     def in_lua(obj: Any, ctx: Any) -> nn.Module | None:
         return next((found for b in bridges if (found := b.convert(obj, ctx)) is not None), None)
 
-    return Options(allow_unsupported=True, fallback=in_lua if bridges else None, pending=pending)
+    unknown = any(type(m) is Placeholder for m in module.modules())
+    return Options(allow_unsupported=unknown, fallback=in_lua if bridges else None, pending=pending)
 
 
 def _check_names(written: Mapping[str, Tensor], loaded: Mapping[str, Tensor], module: nn.Module) -> None:

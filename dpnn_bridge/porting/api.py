@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.boundary import raises
-from dpnn_bridge.errors import ConversionError, OptionError
+from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.files import load
 from dpnn_bridge.porting.explain import explain, located
 from dpnn_bridge.porting.networks import (
@@ -75,11 +75,6 @@ def port(
         >>> report = dpnn_bridge.port("model.t7", Net(), torch.randn(2, 3, 224, 224))   # doctest: +SKIP
         >>> report.equal, report.first                                                   # doctest: +SKIP
     """
-    if not isinstance(module, nn.Module):
-        kind = type(module).__name__
-        raise OptionError(
-            f"module: expected a torch.nn.Module, got {kind}; create it first: port(model, Net(), example)"
-        )
     if not isinstance(model, nn.Module):
         model = load(model, key=key)
     return Port(model, module, inputs(example), source or call_source, target or call_target, set(allow_unset)).run()

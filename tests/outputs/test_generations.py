@@ -132,7 +132,7 @@ def test_a_file_that_cannot_be_put_leaves_the_old_set(
         return call
 
     monkeypatch.setattr(os, "link", refusing(os.link))
-    monkeypatch.setattr(Path, "replace", refusing(Path.replace))
+    monkeypatch.setattr(os, "replace", refusing(os.replace))
     with pytest.raises(OutputError, match="nothing was written"):
         written(folder, "two.t7", force=True)
     assert {p.name: p.read_bytes() for p in index.parent.iterdir()} == before

@@ -56,7 +56,7 @@ class ForgetfulClass(LuaClass):
 @pytest.mark.parametrize("name", ["m.pt", "m.pth", "m.safetensors", "m.safetensors.index.json", "m.t7"])
 def test_what_cannot_be_loaded_is_not_written(name: str, tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(3, 3), Forgetful(3))
-    with pytest.raises(ConversionError, match=r"cannot be loaded again: .*modules\[2\] \(test\.Forgetful\)"):
+    with pytest.raises(ConversionError, match=r"(?s)cannot be loaded again: .*modules\[2\] \(test\.Forgetful\)"):
         dpnn_bridge.save(tmp_path / name, model)
     assert list(tmp_path.iterdir()) == []
 
@@ -129,7 +129,7 @@ def test_files_of_earlier_versions_load(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------- values that no file holds
 @pytest.mark.parametrize("wrong", ["torch.Bogus", 3, "torch.LongTensor", "torch.FloatStorage", "nn.Linear", ""])
 def test_a_tensor_type_that_there_is_not(wrong: Any, tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match=r"tensor_type=.*expected a class of floating point tensors"):
+    with pytest.raises(OptionError, match=r"tensor_type.*expected a (class of floating point tensors|string)"):
         dpnn_bridge.save(tmp_path / "m.t7", nn.Linear(2, 2), tensor_type=wrong)
     assert list(tmp_path.iterdir()) == []
 

@@ -67,7 +67,7 @@ def test_a_module_that_differs_is_left_as_it_was() -> None:
 
 
 def test_what_is_no_module_is_refused() -> None:
-    with pytest.raises(OptionError, match="create it first"):
+    with pytest.raises(OptionError, match="argument module: expected a"):
         dpnn_bridge.port(LENET, Net, images)  # type: ignore[arg-type]
 
 
