@@ -339,7 +339,7 @@ def serialized(module: nn.Module, mode: Mode = "heavy", tensor_type: str | None 
 class Rewarded(Protocol):
     """A module whose gradient is that of its sample's log probability times a reward."""
 
-    def reinforce(self, reward: Tensor) -> None:
+    def reinforce(self, reward: Any) -> None:
         """Sets the reward for the backward pass that follows."""
 
 
