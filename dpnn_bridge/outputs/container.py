@@ -136,7 +136,7 @@ def _rebuilt(
 
 def _about(module: nn.Module) -> dict[str, Any]:
     """What a graph holds beside objects, each where there is any: flat storages, and names of placeholders."""
-    unmapped = [name for name, part in module.named_modules() if type(part) is Placeholder]
+    unmapped = [name for name, part in module.named_modules() if isinstance(part, Placeholder)]
     found = {"flat": layout(module), "unmapped": unmapped}
     return {name: value for name, value in found.items() if value}
 

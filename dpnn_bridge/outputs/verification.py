@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dpnn_bridge.base.boundary import as_ours
 from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.differences import Tolerance, compare
+from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.errors import ConversionError, DpnnBridgeError, OptionError, VerificationError
@@ -169,8 +170,18 @@ def check_loads(module: nn.Module, build: Callable[[Options], nn.Module], *, sam
     except Exception as e:
         reason = e if isinstance(e, DpnnBridgeError) else as_ours(e, ConversionError, "loading")
         raise ConversionError(f"what is written of this model cannot be loaded again: {reason}") from e
+    if not any(isinstance(part, Placeholder) for part in module.modules()):
+        _check_built(again)
     if same_names:
         _check_names(module.state_dict(), again.state_dict(), module)
+
+
+def _check_built(again: nn.Module) -> None:
+    """Raises for a placeholder of a class that has a mapping, which could not build it."""
+    for part in again.modules():
+        if isinstance(part, Placeholder) and registry.find(part.obj) is not None:
+            place = f"{part.path} ({part.class_name})"
+            raise ConversionError(f"what is written of this model cannot be loaded again: {place} cannot be built")
 
 
 def _options_of(module: nn.Module, pending: bool) -> Options:
@@ -180,8 +191,7 @@ def _options_of(module: nn.Module, pending: bool) -> Options:
     def in_lua(obj: Any, ctx: Any) -> nn.Module | None:
         return next((found for b in bridges if (found := b.convert(obj, ctx)) is not None), None)
 
-    unknown = any(type(m) is Placeholder for m in module.modules())
-    return Options(allow_unsupported=unknown, fallback=in_lua if bridges else None, pending=pending)
+    return Options(allow_unsupported=True, fallback=in_lua if bridges else None, pending=pending)
 
 
 def _check_names(written: Mapping[str, Tensor], loaded: Mapping[str, Tensor], module: nn.Module) -> None:
@@ -193,7 +203,7 @@ def _check_names(written: Mapping[str, Tensor], loaded: Mapping[str, Tensor], mo
         owner = name.rpartition(".")[0]
         while owner not in modules:
             owner = owner.rpartition(".")[0]
-        if type(modules[owner]) is Placeholder:  # its class is mapped by now
+        if isinstance(modules[owner], Placeholder):  # its class is mapped by now
             continue
         raise ConversionError(
             f"what is written of it would be loaded with {name} {theirs}, and it has {ours}; the mapping of its class "
