@@ -192,7 +192,8 @@ class Port:
         report = PortReport(first is None, difference, first, matches, notes, unused, unset)
         if first is None and unset:
             hint = "remove it, or name it in allow_unset"
-            reason = f"nothing of the source goes into the parameter {unset[0]}; {hint}"
+            what = f"a part of the parameter {unset[0]}" if unset[0] in values else f"the parameter {unset[0]}"
+            reason = f"nothing of the source goes into {what}; {hint}"
             report.equal, report.first = False, Deviation(unset[0].rpartition(".")[0], "", "", reason)
         report._fill = lambda: _fill(self.user, values)
         if report.equal:

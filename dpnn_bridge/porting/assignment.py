@@ -1,8 +1,8 @@
 """Which weights of the source an event of the target may get, and in which form.
 
-Every function here answers one question: the source and the target lay the same map out differently; can that be mended
-by arranging weights? :func:`assignments` lists the answers, the likeliest first. :mod:`dpnn_bridge.porting.pieces` has
-those that take layers apart.
+Every function here answers one question: the source and the target lay the same map out differently; can that be
+mended by arranging weights? :mod:`dpnn_bridge.porting.rearranging` has the assignments with another order of elements,
+:mod:`dpnn_bridge.porting.pieces` and :mod:`dpnn_bridge.porting.joining` those that take layers apart.
 """
 
 from __future__ import annotations
@@ -16,10 +16,7 @@ import torch
 from torch import Tensor
 
 from dpnn_bridge.porting.events import NORMS, Event, Form
-from dpnn_bridge.porting.flow import moved_index
 from dpnn_bridge.porting.source import Layer, Source
-from dpnn_bridge.porting.tape import Tape
-from dpnn_bridge.porting.values import DOUBLE, difference, permutation
 
 Weights = dict[str, Tensor | None]
 
@@ -53,6 +50,7 @@ class Assignment:
         order: the order of them, None for that of the source or where several layers have them.
         moved: the biases that this event takes from others.
         fold: the batch norm that is folded in.
+        rows: the rows of an embedding that get values, None for all.
     """
 
     layers: tuple[Layer, ...]
@@ -66,6 +64,7 @@ class Assignment:
     order: tuple[int, ...] | None = None
     moved: tuple[MovedBias, ...] = ()
     fold: Layer | None = None
+    rows: slice | None = None
 
     @cached_property
     def weights(self) -> Weights:
@@ -93,7 +92,7 @@ def taken_over(event: Event, source: Source) -> Iterator[Assignment]:
                     break
                 continue
             expect = lambda e, layer=layer, form=form: layer.respond(e.rows_in(form), form)  # noqa: E731
-            plain = Assignment((layer,), partial(_weights, event, layer, form), expect, form)
+            plain = Assignment((layer,), partial(weights_of, event, layer, form), expect, form)
             if layer.kind != event.kind:
                 plain.how = f"{layer.kind} as {event.kind}"
             yield plain
@@ -102,7 +101,7 @@ def taken_over(event: Event, source: Source) -> Iterator[Assignment]:
             break
 
 
-def _weights(event: Event, layer: Layer, form: Form) -> Weights:
+def weights_of(event: Event, layer: Layer, form: Form) -> Weights:
     values = dict(layer.values)
     if form[0] == "linear":
         values["weight"] = native(event, layer.matrix())
@@ -142,88 +141,6 @@ def _affine(norm: Layer) -> tuple[Tensor, Tensor]:
     scale = (variance + norm.options["eps"]).rsqrt()
     scale = scale if weight is None else scale * weight
     return scale, -mean * scale if bias is None else bias - mean * scale
-
-
-def rearranged(event: Event, source: Source, tape: Tape) -> Iterator[Assignment]:
-    """Input channels or pixels in another order."""
-    if event.kind in ("conv", "transposed conv") and event.input.dim() == 4:
-        yield from _transposed(event, source)
-    if event.kind not in ("linear", "conv") or event.options.get("groups", 1) != 1:
-        return
-    for layer in source.layers:
-        for form in event.forms:
-            if form not in layer.forms or form[0] not in ("linear", "conv"):
-                continue
-            count = form[2] if form[0] == "linear" else form[3]
-            order = next(_orders(event, layer, form, count, source, tape), None)
-            if order is not None:
-                yield _with_order(event, layer, form, order, count)
-
-
-def _orders(event: Event, layer: Layer, form: Form, count: int, source: Source, tape: Tape) -> Iterator[Tensor]:
-    """Orders of input channels that turn a layer's input into the event's: by how the elements moved, or by value."""
-    rows = event.rows_in(form)
-    for theirs in (e for e in layer.events if form in e.forms and form[0] == "linear"):
-        others = theirs.rows_in(form)
-        here, there = moved_index(tape, event, rows.shape), moved_index(source.tape, theirs, others.shape)
-        if here is not None and there is not None and others.shape == rows.shape:
-            place = torch.zeros(int(there.max()) + 1, dtype=torch.int64)
-            place[there] = torch.arange(count)
-            order = place[here] if int(here.max()) < len(place) else None
-            if order is not None and difference(rows, others[:, order]) <= DOUBLE:
-                yield order
-    taken = layer.inputs(form)
-    for others in [*taken, torch.cat(taken)] if len({x.shape[1:] for x in taken}) == 1 else taken:
-        order = permutation(_channels(rows, count), _channels(others, count)) if others.shape == rows.shape else None
-        if order is not None:
-            yield order
-
-
-def _channels(rows: Tensor, count: int) -> Tensor:
-    return rows.reshape(len(rows), count, -1).movedim(1, 0).flatten(1)
-
-
-def _with_order(event: Event, layer: Layer, form: Form, order: Tensor, count: int) -> Assignment:
-    """The layer with its input channels in another order."""
-    back = order.argsort()
-
-    def build() -> Weights:
-        weights = _weights(event, layer, form)
-        weight = weights["weight"]
-        assert weight is not None
-        return weights | {"weight": weight.reshape(len(weight), count, -1)[:, order].reshape(weight.shape)}
-
-    def expect(e: Event) -> Tensor | None:
-        rows = e.rows_in(form)
-        return layer.respond(rows.reshape(len(rows), count, -1)[:, back].reshape(rows.shape), form)
-
-    reverse = bool((order == torch.arange(count).flip(0)).all())
-    return Assignment((layer,), build, expect, form, "channels reversed" if reverse else "inputs permuted")
-
-
-def _transposed(event: Event, source: Source) -> Iterator[Assignment]:
-    """Images with height and width exchanged."""
-    form = event.forms[0]
-    turned = (form[0], tuple(reversed(form[1])), *form[2:])
-    for layer in source.layers:
-        if turned not in layer.forms:
-            continue
-
-        def expect(e: Event, layer: Layer = layer) -> Tensor | None:
-            rows = e.input.transpose(2, 3).reshape(len(e.input), -1)
-            given = next((x for x in layer.events if x.input.transpose(2, 3).shape == e.input.shape), None)
-            y = layer.respond(rows, turned)
-            if y is None or given is None or given.output is None:
-                return None
-            return y.reshape(given.output.shape).transpose(2, 3).reshape(len(y), -1)
-
-        def build(layer: Layer = layer) -> Weights:
-            weight = layer.values["weight"]
-            assert weight is not None
-            return layer.values | {"weight": weight.transpose(2, 3)}
-
-        if expect(event) is not None:
-            yield Assignment((layer,), build, expect, form, "transposed: height and width exchanged")
 
 
 def absorbing(event: Event, source: Source, biases: list[MovedBias]) -> Iterator[Assignment]:

@@ -21,6 +21,8 @@ Form = tuple[Any, ...]
 LINEAR = ("linear", "conv", "transposed conv", "embedding")
 NORMS = ("batch norm", "batch norm over the batch", "instance norm", "layer norm", "group norm")
 _ONE_HOT = 5000
+#: elements of the windows of a convolution that are looked at one by one
+_MOST_IN_WINDOWS = 2_000_000
 
 
 @dataclass
@@ -114,6 +116,9 @@ def _forms(event: Event) -> Iterator[tuple[Form, Callable[[], Tensor]]]:
                 yield ("linear", *weight.shape[:2]), by_channel
             elif x.shape[2:] == weight.shape[2:]:
                 yield ("linear", len(weight), weight[0].numel()), by_sample
+                return
+        if event.kind == "conv" and event.options["groups"] == 1 and kernel and _windows_are_few(event):
+            yield ("linear", len(weight), weight[0].numel()), lambda: _windows(event)
     elif event.kind == "instance norm":
         yield ("instance norm",), lambda: x.reshape(x.shape[0] * x.shape[1], -1)
     else:
@@ -121,6 +126,29 @@ def _forms(event: Event) -> Iterator[tuple[Form, Callable[[], Tensor]]]:
         yield (event.kind, channels), by_sample
         if event.kind in ("batch norm", "prelu") and x.dim() > 1:
             yield (event.kind, channels, "by channel"), by_channel
+
+
+def _windows_are_few(event: Event) -> bool:
+    """Whether the windows of a convolution may be taken apart; not those of large images."""
+    weight = event.tensor("weight")
+    assert weight is not None
+    return event.input.numel() * weight[0, 0].numel() <= _MOST_IN_WINDOWS
+
+
+def _windows(event: Event) -> Tensor:
+    """The windows that a convolution slides over, one a row, with channels first as in its weight."""
+    weight, o = event.tensor("weight"), event.options
+    assert weight is not None
+    count = weight.dim() - 2
+    x = nn.functional.pad(event.input, [p for pad in reversed(_each(o["padding"], count)) for p in (pad, pad)])
+    sizes = zip(weight.shape[2:], _each(o["stride"], count), _each(o["dilation"], count), strict=True)
+    for dim, (size, stride, dilation) in enumerate(sizes, 2):
+        x = x.unfold(dim, dilation * (size - 1) + 1, stride)[..., ::dilation]
+    return x.movedim(1, 1 + count).reshape(-1, weight[0].numel())
+
+
+def _each(values: list[int], count: int) -> list[int]:
+    return values * count if len(values) == 1 else values
 
 
 def event_of(tape: Tape, node: Node, args: tuple[Any, ...]) -> Event | None:
@@ -204,6 +232,16 @@ def _bmm(op: _Operation, x: int, w: int, b: int | None = None) -> Event | None:
     return None
 
 
+def _bilinear(op: _Operation) -> Event | None:
+    """``torch.nn.functional.bilinear``: a linear map of the products of two inputs."""
+    a = op.args
+    if not op.owned(1) or a[1].dim() != 3 or not all(isinstance(t, Tensor) and t.dim() == 2 for t in (a[0], a[2])):
+        return None
+    products = a[0][:, :, None] * a[2][:, None, :]
+    event = op.event("linear", products.flatten(1), weight=op.weight(1, lambda t: t.flatten(1)), bias=None)
+    return event
+
+
 def _convolution(op: _Operation) -> Event | None:
     if not op.owned(1):
         return None
@@ -279,6 +317,7 @@ _READERS: dict[str, Callable[[_Operation], Event | None]] = {
     **_NORM,
     **dict.fromkeys(("add", "sub", "mul", "div"), _elementwise),
     "convolution": _convolution,
+    "_trilinear": _bilinear,
     "addmm": lambda op: _linear(op, 1, 2, 0),
     "mm": _mm,
     "linear": lambda op: _linear(op, 0, 1, 2, lambda t: t),

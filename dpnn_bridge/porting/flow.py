@@ -92,8 +92,9 @@ def gates(node: Node, outputs: int, shape: dict[int, tuple[int, ...]]) -> int:
                     and outputs // part[-1] <= 4
                 ):
                     return outputs // part[-1]
-                if len(whole) > 1 and whole[-1] * whole[-2] == outputs and 2 <= whole[-2] <= 4:
-                    return whole[-2]  # viewed as (gates, size)
+                for count in whole[-2:-1] + whole[:1]:
+                    if count * whole[-1] == outputs and 2 <= count <= 4:
+                        return count  # viewed as (…, gates, size) or (gates, …, size)
     return 1
 
 
@@ -108,6 +109,23 @@ def ancestors(node: Node) -> Iterator[Node]:
                 yield n
 
 
+def _moves(tape: Tape, event: Event) -> tuple[Slot | None, list[Node]]:
+    """The value that views made an event's input of, and the views, the last one first."""
+    slot, chain = event.slot, []
+    while slot is not None and (node := tape.maker.get(slot.number)) is not None:
+        if node.op not in VIEWS or node.mutates or len(node.outs) != 1 or len(node.reads) != 1:
+            break
+        chain.append(node)
+        slot = node.reads[0]
+    return slot, chain
+
+
+def unflattened(tape: Tape, event: Event) -> tuple[int, ...]:
+    """The shape of one sample of the value that an event's rows were flattened from."""
+    slot, _ = _moves(tape, event)
+    return () if slot is None else tape.shapes[slot.number][1:]
+
+
 def moved_index(tape: Tape, event: Event, shape: Sequence[int]) -> Tensor | None:
     """For the columns of an event's rows, where their elements were in the value that views made them of.
 
@@ -119,14 +137,7 @@ def moved_index(tape: Tape, event: Event, shape: Sequence[int]) -> Tensor | None
     Returns:
         The position in a sample of the value, or None where nothing moved.
     """
-    slot, chain = event.slot, []
-    while (
-        slot is not None and (node := tape.maker.get(slot.number)) is not None and node.op in VIEWS and not node.mutates
-    ):
-        if len(node.outs) != 1 or len(node.reads) != 1:
-            break
-        chain.append(node)
-        slot = node.reads[0]
+    slot, chain = _moves(tape, event)
     if slot is None or not chain:
         return None
     origin = tape.shapes[slot.number]

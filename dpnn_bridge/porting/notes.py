@@ -32,7 +32,7 @@ def notes_of(placement: Placement, source: Source, model: nn.Module, tape: Tape)
             differ = differences(here, there).replace("momentum_", "momentum")
             if differ:
                 yield f"{where}: {differ} ({layer.name}); this matters in training only"
-        if layer is not None and layer.kind == event.kind == "conv":
+        if layer is not None and layer.kind == event.kind == "conv" and not assignment.how:
             differ = differences(event.options, layer.options)
             if differ:
                 yield f"{where}: {differ} ({layer.name}); equal for inputs of this size, perhaps not for others"

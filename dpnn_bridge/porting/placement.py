@@ -102,11 +102,13 @@ class Placement:
         for name, weight in event.weights.items():
             if weight is None:
                 continue
-            value = weights.get(name)
+            value, view = weights.get(name), weight.view
+            if name == "weight" and assignment.rows is not None:
+                view = view[assignment.rows]
             if value is None:
-                value = torch.full_like(weight.view, 1.0 if name in ("weight", "running_var") else 0.0)
+                value = torch.full_like(view, 1.0 if name in ("weight", "running_var") else 0.0)
             try:
-                self.parameters.write(weight.slot, weight.view, _fitting(value, weight.view, event, name, layer))
+                self.parameters.write(weight.slot, view, _fitting(value, view, event, name, layer))
             except NoInverseError as e:
                 why = f"its {name} goes through {e} before it is used; no value can be written back through that"
                 raise ContradictionError(event.node, why, layer) from e

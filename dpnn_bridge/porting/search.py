@@ -15,13 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dpnn_bridge.porting.assignment import Assignment, MovedBias, absorbing, neutral, rearranged, taken_over
+from dpnn_bridge.porting.assignment import Assignment, MovedBias, absorbing, neutral, taken_over
 from dpnn_bridge.porting.comparison import ContradictionError
 from dpnn_bridge.porting.events import Event, event_key, event_of
 from dpnn_bridge.porting.flow import gates, signature, sums_with, through_views
+from dpnn_bridge.porting.joining import joined
 from dpnn_bridge.porting.outputs import match_outputs
 from dpnn_bridge.porting.pieces import of_pieces
 from dpnn_bridge.porting.placement import Placement
+from dpnn_bridge.porting.rearranging import rearranged
 from dpnn_bridge.porting.source import Layer, Source
 from dpnn_bridge.porting.tape import VIEWS, Node, Slot, Tape, leaves, replaced
 from dpnn_bridge.porting.values import DOUBLE, Fingerprint, Prints, difference
@@ -189,16 +191,17 @@ class Search:
             self.env[slot.number] = tensor
 
     def knows(self, slot: Slot) -> bool:
-        """Whether a value, or each of its gates, is a value of the source."""
+        """Whether a value, or each of its gates or halves of channels, is a value of the source."""
         tensor = self.env[slot.number]
         if self.source.knows(self.prints.of(slot.number, tensor)):
             return True
-        for parts in (2, 3, 4) if tensor.dim() and tensor.shape[-1] else ():
-            if tensor.shape[-1] % parts == 0 and all(
-                self.source.knows(Fingerprint.of(t)) for t in tensor.chunk(parts, -1)
-            ):
-                return True
-        return False
+        dims = [d for d in dict.fromkeys((tensor.dim() - 1, 1)) if 0 <= d < tensor.dim() and tensor.shape[d]]
+        return any(
+            tensor.shape[dim] % parts == 0
+            and all(self.source.knows(Fingerprint.of(t)) for t in tensor.chunk(parts, dim))
+            for dim in dims
+            for parts in (2, 3, 4)
+        )
 
     def _look(self, node: Node) -> None:
         """Compare the result of an operation with the source's values."""
@@ -290,7 +293,11 @@ class Search:
             found = [a for a in found if a.fold is None]
         for plain in found:
             plain.gates, plain.order = count, tuple(range(count))
-        if count > 1 or not found:
+        if event.kind == "embedding" and not found:
+            found += rearranged(event, self.source, self.tape)
+        if not found:
+            found += joined(event, self.source)
+        if event.linear_form and (count > 1 or not found):
             found += of_pieces(event, self.source, count)
         if not found:
             found += rearranged(event, self.source, self.tape)

@@ -75,9 +75,10 @@ class Layer:
 
     def inputs(self, form: Form) -> list[Tensor]:
         """What the layer took, as rows of a form."""
-        return [x for x, _ in self._pairs(form)]
+        return [x for x, _ in self.pairs_of(form)]
 
-    def _pairs(self, form: Form) -> list[tuple[Tensor, Tensor]]:
+    def pairs_of(self, form: Form) -> list[tuple[Tensor, Tensor]]:
+        """What the layer took and gave, as rows of a form."""
         if form not in self.pairs:
             self.pairs[form] = [(e.rows_in(form), e.out_rows(e.output, form)) for e in self.events if form in e.forms]
         return self.pairs[form]
@@ -90,13 +91,14 @@ class Layer:
 
     def respond(self, rows: Tensor, form: Form) -> Tensor | None:
         """What the layer gave for rows, or None where it never took one of them; rows of zeros give the bias."""
-        pairs = self._pairs(form)
+        pairs = self.pairs_of(form)
         references = self.references.setdefault(form, [Reference(x) for x, _ in pairs])
         for reference, (_, y) in zip(references, pairs, strict=True):
             if reference.equals(rows, self.tolerance):
                 return y
         pairs = [(x, y) for x, y in pairs if x.shape[1] == rows.shape[1]]
-        if not pairs or (form[0] not in ("linear", "embedding") and all(len(x) == len(rows) for x, _ in pairs)):
+        by_row = form[0] in ("linear", "embedding") or form[-1] == "by channel"
+        if not pairs or (not by_row and all(len(x) == len(rows) for x, _ in pairs)):
             return None
         width = pairs[0][1].shape[1]
         xs, ys = [x for x, y in pairs if y.shape[1] == width], [y for _, y in pairs if y.shape[1] == width]

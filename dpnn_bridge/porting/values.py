@@ -153,7 +153,10 @@ def matching_rows(rows: Tensor, others: Tensor, tolerance: float = DOUBLE) -> Te
 
 
 def permutation(channels: Tensor, others: Tensor) -> Tensor | None:
-    """The order in which other channels are these, both (channel, values); None where there is none or several."""
+    """The order in which other channels are these, both (channel, values); None where there is none or several.
+
+    Equal channels, as dead ones behind a ReLU, have the order that their neighbours suggest.
+    """
     if channels.shape != others.shape or len(channels) < 2:
         return None
     direction = _direction(others.shape[1])
@@ -163,8 +166,44 @@ def permutation(channels: Tensor, others: Tensor) -> Tensor | None:
     found[order] = other
     if difference(channels, others[found]) > DOUBLE:
         return None
-    gaps = b.sort().values.diff().abs()
-    return found if bool((gaps > DOUBLE * b.abs().max()).all()) else None
+    ties = b[other].diff().abs() <= DOUBLE * b.abs().max()
+    return _untied(found, order, other, ties.tolist()) if bool(ties.any()) else found
+
+
+def _untied(found: Tensor, order: Tensor, other: Tensor, ties: list[bool]) -> Tensor | None:
+    """Put equal channels behind or before their neighbours, as a concatenation of whole parts does.
+
+    Args:
+        found: the other channel for each channel.
+        order, other: both sides sorted by value.
+        ties: whether the next one in ``order`` has the same value.
+    """
+    at: list[int | None] = found.tolist()
+    free: dict[int, set[int]] = {}
+    first = 0
+    for i in range(len(at)):
+        if i == len(ties) or not ties[i]:
+            group = set(other[first : i + 1].tolist())
+            for place in order[first : i + 1].tolist() if len(group) > 1 else ():
+                at[place], free[place] = None, group
+            first = i + 1
+    while free:
+        settled = {i: w for i, group in free.items() if len(w := _suggested(at, i) & group) == 1}
+        if not settled:
+            return None
+        for i, suggested in settled.items():
+            group = free.pop(i)
+            if not suggested <= group:
+                return None  # two places want one channel
+            at[i] = suggested.pop()
+            group.discard(at[i])
+    return torch.tensor(at)
+
+
+def _suggested(at: list[int | None], place: int) -> set[int]:
+    """The channels that continue the run of the neighbour before or after a place."""
+    around = ((at[place - 1], 1) if place else (None, 0), (at[place + 1], -1) if place + 1 < len(at) else (None, 0))
+    return {other + step for other, step in around if other is not None}
 
 
 def _direction(size: int) -> Tensor:

@@ -46,6 +46,8 @@ _SILENT = frozenset(_QUIET.split())
 _ALWAYS = frozenset(("align_corners", "ceil_mode", "count_include_pad"))
 
 
+#: arguments of a convolution that are not shown
+_USUAL = {"stride": 1, "padding": 0, "dilation": 1, "output_padding": 0, "groups": 1}
 _RENAMED = {
     "mul": {"other": "factor"},
     "div": {"other": "divisor"},
@@ -72,6 +74,8 @@ def options_of(node: Node) -> dict[str, Any]:
     options = {k: v for k, v in node.options().items() if k not in _SILENT}
     if node.op == "native_batch_norm":
         options = {"eps": options.get("eps")}
+    if "pool" in node.op and not options.get("stride", True):
+        options["stride"] = options.get("kernel_size")
     if node.op in ("add", "sub") and options.get("alpha") == 1:
         del options["alpha"]
     if node.op in _RENAMED:
@@ -81,10 +85,11 @@ def options_of(node: Node) -> dict[str, Any]:
 
 def described(node: Node) -> str:
     """The operation with its arguments, as ``max_pool2d(kernel_size=[2, 2], ceil_mode=True)``."""
+    usual = _USUAL if node.event is not None else {}
     shown = [
         f"{k}={_value(v)}"
         for k, v in options_of(node).items()
-        if v not in (None, [], ()) and (v is not False or k in _ALWAYS)
+        if v not in (None, [], ()) and (v is not False or k in _ALWAYS) and not _same([usual.get(k)], _listed(v))
     ]
     return f"{name_of(node)}({', '.join(shown)})" if shown else name_of(node)
 
@@ -106,6 +111,10 @@ def _same(a: Any, b: Any) -> bool:
     if isinstance(a, (int, float)) and isinstance(b, (int, float)):
         return abs(a - b) <= 1e-6 * max(abs(a), abs(b))
     return a == b
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def _spread(values: Iterable[Any]) -> list[Any]:

@@ -18,17 +18,6 @@ import dpnn_bridge
 
 EQUALS = [name for name in corpus.names() if pair(name).expect == EQUAL]
 BUGS = [name for name in corpus.names() if pair(name).expect != EQUAL]
-#: what porting cannot do yet; an entry that it can do fails and has to go
-LIMITS = {
-    "pix2pix_unet_skip_first": "permutes the inputs of a Linear only, not of a convolution",
-    "resnext_grouped": "joins no layers into one with groups",
-}
-
-
-def cases(names: list[str]) -> list[Any]:
-    """Pairs as parameters, those of :data:`LIMITS` as expected failures."""
-    marks = {name: pytest.mark.xfail(strict=True, reason=reason) for name, reason in LIMITS.items()}
-    return [pytest.param(name, marks=marks[name]) if name in LIMITS else name for name in names]
 
 
 def port(name: str) -> tuple[nn.Module, Any]:
@@ -75,7 +64,7 @@ def test_the_corpus_is_large_enough() -> None:
     assert len(BUGS) >= 25
 
 
-@pytest.mark.parametrize("name", cases(EQUALS))
+@pytest.mark.parametrize("name", EQUALS)
 def test_equal(name: str) -> None:
     module, report = ported(name)
     assert report.equal, report.first
@@ -86,7 +75,7 @@ def test_equal(name: str) -> None:
         assert has(" ".join(map(str, report.notes)), word), report.notes
 
 
-@pytest.mark.parametrize("name", cases(BUGS))
+@pytest.mark.parametrize("name", BUGS)
 def test_planted_bug(name: str) -> None:
     bug = pair(name).expect
     before = {key: value.clone() for key, value in corpus.target_of(name).state_dict().items()}

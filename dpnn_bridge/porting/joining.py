@@ -1,0 +1,210 @@
+"""Assignments between one layer over all channels and several layers over a part of them each.
+
+Two towers of convolutions and norms in one network are grouped convolutions and wider norms in the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import combinations, islice
+
+import torch
+from torch import Tensor
+
+from dpnn_bridge.porting.assignment import Assignment, Weights
+from dpnn_bridge.porting.events import Event, Form
+from dpnn_bridge.porting.source import Layer, Source
+
+_CHANNELWISE = ("batch norm", "prelu", "mul", "add")
+_MOST = 64
+
+
+def joined(event: Event, source: Source) -> Iterator[Assignment]:
+    """Several layers of the source in one event, or a part of the channels of a layer."""
+    form = event.forms[0]
+    if event.kind in _CHANNELWISE:
+        yield from _beside(event, form, source)
+        yield from _part_of_norm(event, form, source)
+    elif event.kind == "conv":
+        groups = event.options["groups"]
+        if groups > 1:
+            yield from _grouped(event, form, source)
+        else:
+            yield from _same_input(event, form, source)
+            yield from _summed(event, form, source)
+            yield from _part_of_conv(event, form, source)
+
+
+def _channels(rows: Tensor, count: int, low: int, high: int) -> Tensor:
+    """The rows of a part of the channels."""
+    return rows.reshape(len(rows), count, -1)[:, low:high].flatten(1)
+
+
+def _cat(values: list[Tensor | None]) -> Tensor | None:
+    """The weights of several layers, None where none has them."""
+    found = [v for v in values if v is not None]
+    return torch.cat(found) if len(found) == len(values) and found else None
+
+
+def _assignment(
+    layers: list[Layer], form: Form, build: Callable[[], Weights], expect: Callable[[Event], list[Tensor | None]]
+) -> Assignment:
+    """Layers whose results stand side by side."""
+
+    def together(e: Event) -> Tensor | None:
+        given = expect(e)
+        return None if any(y is None for y in given) else torch.cat([y for y in given if y is not None], 1)
+
+    return Assignment(tuple(layers), build, together, form, f"joined: {', '.join(layer.name for layer in layers)}")
+
+
+def _chunks(
+    event: Event, form: Form, count: int, fits: Callable[[Layer], int], source: Source
+) -> list[tuple[Layer, int, int]]:
+    """Layers that take the channels of an event one after the other, as (layer, low, high); empty where there are none.
+
+    Args:
+        fits: the number of channels that a layer takes, 0 for a layer of another kind.
+    """
+    rows, low, found = event.rows_in(form), 0, []
+    while low < count:
+        for layer in source.layers:
+            size = fits(layer)
+            if 0 < size <= count - low and size < count:
+                given = layer.respond(_channels(rows, count, low, low + size), layer.forms[0])
+                if given is not None and (layer, low) not in [(x, y) for x, y, _ in found]:
+                    found.append((layer, low, low + size))
+                    low += size
+                    break
+        else:
+            return []
+    return found
+
+
+def _beside(event: Event, form: Form, source: Source) -> Iterator[Assignment]:
+    """Norms and other layers with a weight for each channel."""
+    count = form[1]
+    found = _chunks(event, form, count, lambda x: x.forms[0][1] if x.kind == event.kind else 0, source)
+    if found:
+        layers = [layer for layer, _, _ in found]
+
+        def build() -> Weights:
+            values = {name: [layer.values.get(name) for layer in layers] for name in event.weights}
+            return {name: _cat([None if v is None else v.flatten() for v in vs]) for name, vs in values.items()}
+
+        def expect(e: Event) -> list[Tensor | None]:
+            rows = e.rows_in(form)
+            return [x.respond(_channels(rows, count, low, high), x.forms[0]) for x, low, high in found]
+
+        yield _assignment(layers, form, build, expect)
+
+
+def _weights(layers: list[Layer]) -> Weights:
+    return {name: _cat([layer.values.get(name) for layer in layers]) for name in ("weight", "bias")}
+
+
+def _grouped(event: Event, form: Form, source: Source) -> Iterator[Assignment]:
+    """A convolution with groups whose groups are layers of the source."""
+    _, kernel, outputs, inputs, groups = form
+    wanted = ("conv", kernel, outputs // groups, inputs, 1)
+    count = inputs * groups
+    found = _chunks(event, form, count, lambda x: inputs if x.forms[0] == wanted else 0, source)
+    if found:
+        layers = [layer for layer, _, _ in found]
+
+        def expect(e: Event) -> list[Tensor | None]:
+            rows = e.rows_in(form)
+            return [x.respond(_channels(rows, count, low, high), wanted) for x, low, high in found]
+
+        yield _assignment(layers, form, lambda: _weights(layers), expect)
+
+
+def _same_input(event: Event, form: Form, source: Source) -> Iterator[Assignment]:
+    """A convolution whose outputs are those of several layers that take the same input."""
+    _, kernel, outputs, inputs, _ = form
+    rows = event.rows_in(form)
+    fitting = [
+        x
+        for x in source.layers
+        if x.kind == "conv" and x.forms[0] == ("conv", kernel, x.forms[0][2], inputs, 1) and x.forms[0][2] < outputs
+    ]
+    fitting = [x for x in fitting if x.respond(rows, x.forms[0]) is not None]
+    counts = range(len(fitting), 1, -1)
+    for layers in islice((c for n in counts for c in combinations(fitting, n)), _MOST):
+        if sum(x.forms[0][2] for x in layers) == outputs:
+            chosen = list(layers)
+            expect = lambda e, chosen=chosen: [x.respond(e.rows_in(form), x.forms[0]) for x in chosen]  # noqa: E731
+            yield _assignment(chosen, form, lambda chosen=chosen: _weights(chosen), expect)  # type: ignore[misc]
+
+
+def _summed(event: Event, form: Form, source: Source) -> Iterator[Assignment]:
+    """A convolution of joined channels whose result is the sum of those of several layers."""
+    _, kernel, outputs, inputs, _ = form
+
+    def fits(layer: Layer) -> int:
+        other = layer.forms[0]
+        return other[3] if layer.kind == "conv" and other == ("conv", kernel, outputs, other[3], 1) else 0
+
+    found = _chunks(event, form, inputs, fits, source)
+    if found:
+        layers = [layer for layer, _, _ in found]
+
+        def build() -> Weights:
+            biases = [b for layer in layers if (b := layer.bias) is not None]
+            weights = [w for layer in layers if (w := layer.values["weight"]) is not None]
+            return {"weight": torch.cat(weights, 1), "bias": torch.stack(biases).sum(0) if biases else None}
+
+        def expect(e: Event) -> Tensor | None:
+            rows = e.rows_in(form)
+            given = [x.respond(_channels(rows, inputs, low, high), x.forms[0]) for x, low, high in found]
+            return None if any(y is None for y in given) else torch.stack([y for y in given if y is not None]).sum(0)
+
+        how = f"joined side by side: {', '.join(layer.name for layer in layers)}"
+        yield Assignment(tuple(layers), build, expect, form, how)
+
+
+def _part(event: Event, layer: Layer, number: int, count: int, whole: bool) -> Assignment | None:
+    """A part of the channels of a layer, which takes all of the event's input or the same part of its own.
+
+    Args:
+        whole: the part takes all of the layer's input.
+    """
+    form, theirs = event.forms[0], layer.forms[0]
+
+    def given(e: Event) -> Tensor | None:
+        rows = e.rows_in(form)
+        for x, y in layer.pairs_of(theirs):
+            size = x.shape[1] // count
+            mine = x if whole else x[:, number * size : (number + 1) * size]
+            if mine.shape == rows.shape and bool((mine - rows).abs().max() <= layer.tolerance * rows.abs().max()):
+                size = y.shape[1] // count
+                return y[:, number * size : (number + 1) * size]
+        return None
+
+    def build() -> Weights:
+        return {name: None if v is None else v.chunk(count)[number] for name, v in layer.values.items()}
+
+    how = f"split: part {number + 1} of {count}"
+    made = Assignment((layer,), build, given, form, how, ((layer.index, number, count),))
+    return made if given(event) is not None else None
+
+
+def _part_of_norm(event: Event, form: Form, source: Source) -> Iterator[Assignment]:
+    for layer in source.layers:
+        if layer.kind == event.kind and layer.forms[0][1] > form[1] and layer.forms[0][1] % form[1] == 0:
+            count = layer.forms[0][1] // form[1]
+            parts = (_part(event, layer, i, count, whole=False) for i in range(count))
+            yield from (part for part in parts if part is not None)
+
+
+def _part_of_conv(event: Event, form: Form, source: Source) -> Iterator[Assignment]:
+    """One group of a convolution, or a part of the outputs of one without groups."""
+    _, kernel, outputs, inputs, _ = form
+    for layer in source.layers:
+        theirs = layer.forms[0]
+        if layer.kind != "conv" or theirs[1] != kernel or theirs[3] != inputs or theirs[2] % outputs:
+            continue
+        count = theirs[2] // outputs
+        if count > 1 and theirs[4] in (1, count):
+            parts = (_part(event, layer, i, count, whole=theirs[4] == 1) for i in range(count))
+            yield from (part for part in parts if part is not None)

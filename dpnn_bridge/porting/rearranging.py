@@ -1,0 +1,162 @@
+"""Assignments of a layer whose elements have another order in the target: channels, pixels, rows of an embedding."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from dpnn_bridge.porting.assignment import Assignment, Weights, weights_of
+from dpnn_bridge.porting.events import Event, Form
+from dpnn_bridge.porting.flow import moved_index, unflattened
+from dpnn_bridge.porting.source import Layer, Source
+from dpnn_bridge.porting.tape import Tape
+from dpnn_bridge.porting.values import DOUBLE, difference, layouts, permutation
+
+#: kinds with one weight for each channel of their input
+_BY_CHANNEL = ("batch norm", "prelu", "mul", "div", "add", "sub")
+
+
+def rearranged(event: Event, source: Source, tape: Tape) -> Iterator[Assignment]:
+    """Input channels, pixels or words in another order."""
+    if event.kind == "embedding":
+        yield from _offset(event, source)
+    if event.kind in ("conv", "transposed conv") and event.input.dim() == 4:
+        yield from _transposed(event, source)
+    if event.kind not in ("linear", "conv", "transposed conv", *_BY_CHANNEL) or event.options.get("groups", 1) != 1:
+        return
+    for layer in source.layers:
+        for form in event.forms:
+            count = _inputs_of(form)
+            if form not in layer.forms or count is None:
+                continue
+            order = next(_orders(event, layer, form, count, source, tape), None)
+            if order is not None:
+                yield _with_order(event, layer, form, order, count)
+
+
+def _inputs_of(form: Form) -> int | None:
+    """The number of input channels of a form, None for one that has none."""
+    if form[0] in _BY_CHANNEL:
+        return form[1] if len(form) == 2 else None
+    places = {"linear": 2, "conv": 3, "transposed conv": 2}
+    return form[places[form[0]]] if form[0] in places else None
+
+
+def _orders(event: Event, layer: Layer, form: Form, count: int, source: Source, tape: Tape) -> Iterator[Tensor]:
+    """Orders of input channels that turn a layer's input into the event's: by how the elements moved, or by value."""
+    rows = event.rows_in(form)
+    for theirs in (e for e in layer.events if form in e.forms and form[0] == "linear"):
+        others = theirs.rows_in(form)
+        here, there = moved_index(tape, event, rows.shape), moved_index(source.tape, theirs, others.shape)
+        if here is not None and there is not None and others.shape == rows.shape:
+            place = torch.zeros(int(there.max()) + 1, dtype=torch.int64)
+            place[there] = torch.arange(count)
+            order = place[here] if int(here.max()) < len(place) else None
+            if order is not None and difference(rows, others[:, order]) <= DOUBLE:
+                yield order
+        yield from _exchanged(rows, others, unflattened(source.tape, theirs), unflattened(tape, event))
+    taken = layer.inputs(form)
+    for others in [*taken, torch.cat(taken)] if len({x.shape[1:] for x in taken}) == 1 else taken:
+        order = permutation(_channels(rows, count), _channels(others, count)) if others.shape == rows.shape else None
+        if order is not None:
+            yield order
+
+
+def _exchanged(rows: Tensor, others: Tensor, there: tuple[int, ...], here: tuple[int, ...]) -> Iterator[Tensor]:
+    """Orders in which the dimensions of what was flattened are exchanged, as height and width."""
+    if len(there) > 1 and math.prod(there) == rows.shape[1] and rows.shape == others.shape:
+        for dims in layouts(there, here):
+            order = torch.arange(rows.shape[1]).reshape(there).permute(dims).flatten()
+            if difference(rows, others[:, order]) <= DOUBLE:
+                yield order
+
+
+def _channels(rows: Tensor, count: int) -> Tensor:
+    return rows.reshape(len(rows), count, -1).movedim(1, 0).flatten(1)
+
+
+def _with_order(event: Event, layer: Layer, form: Form, order: Tensor, count: int) -> Assignment:
+    """The layer with its input channels in another order."""
+    back, by_channel = order.argsort(), form[0] in _BY_CHANNEL
+
+    def build() -> Weights:
+        weights = weights_of(event, layer, form)
+        if by_channel:
+            return {k: w if w is None or w.numel() != count else w.flatten()[order] for k, w in weights.items()}
+        weight = weights["weight"]
+        assert weight is not None
+        if form[0] == "transposed conv":
+            return weights | {"weight": weight[order]}
+        return weights | {"weight": weight.reshape(len(weight), count, -1)[:, order].reshape(weight.shape)}
+
+    def expect(e: Event) -> Tensor | None:
+        rows = e.rows_in(form)
+        given = layer.respond(rows.reshape(len(rows), count, -1)[:, back].reshape(rows.shape), form)
+        if given is None or not by_channel:
+            return given
+        return given.reshape(len(rows), count, -1)[:, order].reshape(rows.shape)
+
+    reverse = bool((order == torch.arange(count).flip(0)).all())
+    return Assignment((layer,), build, expect, form, "channels reversed" if reverse else "inputs permuted")
+
+
+def _transposed(event: Event, source: Source) -> Iterator[Assignment]:
+    """Images with height and width exchanged."""
+    form = event.forms[0]
+    turned = (form[0], tuple(reversed(form[1])), *form[2:])
+    for layer in source.layers:
+        if turned not in layer.forms:
+            continue
+
+        def expect(e: Event, layer: Layer = layer) -> Tensor | None:
+            rows = e.input.transpose(2, 3).reshape(len(e.input), -1)
+            given = next((x for x in layer.events if x.input.transpose(2, 3).shape == e.input.shape), None)
+            y = layer.respond(rows, turned)
+            if y is None or given is None or given.output is None:
+                return None
+            return y.reshape(given.output.shape).transpose(2, 3).reshape(len(y), -1)
+
+        def build(layer: Layer = layer) -> Weights:
+            weight = layer.values["weight"]
+            assert weight is not None
+            return layer.values | {"weight": weight.transpose(2, 3)}
+
+        if expect(event) is not None:
+            yield Assignment((layer,), build, expect, form, "transposed: height and width exchanged")
+
+
+def _offset(event: Event, source: Source) -> Iterator[Assignment]:
+    """A table whose words have other indices, all by one number, or that has more or fewer words."""
+    form = event.forms[0]
+    words, size = form[1:]
+    for layer in source.layers:
+        if layer.kind != "embedding" or layer.forms[0] == form or layer.forms[0][2] != size:
+            continue
+        theirs = layer.forms[0]
+        for shift in dict.fromkeys(_shifts(event, layer)):
+            low, high = max(0, -shift), min(words, theirs[1] - shift)
+
+            def expect(e: Event, layer: Layer = layer, shift: int = shift) -> Tensor | None:
+                return layer.respond(e.rows_in(form) + shift, layer.forms[0])
+
+            def build(layer: Layer = layer, low: int = low, high: int = high, shift: int = shift) -> Weights:
+                weight = layer.values["weight"]
+                assert weight is not None
+                return {"weight": weight[low + shift : high + shift], "bias": None}
+
+            if high > low and expect(event) is not None:
+                how = f"{high - low} words of the source's {theirs[1]}, whose indices are {shift:+d}"
+                yield Assignment((layer,), build, expect, form, how, rows=slice(low, high))
+
+
+def _shifts(event: Event, layer: Layer) -> Iterator[int]:
+    """How much larger the source's indices may be, from uses with as many indices."""
+    here = event.input.flatten()
+    for use in layer.events:
+        there = use.input.flatten()
+        if here.numel() and there.numel():
+            yield int(there.min()) - int(here.min())
+            yield int(there.max()) - int(here.max())

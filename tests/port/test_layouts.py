@@ -1,0 +1,213 @@
+"""Networks that compute the same and hold their weights in another layout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from corpus import difference, indices, randn
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import dpnn_bridge
+
+
+class Net(nn.Module):
+    """Layers with names, and a forward that takes them."""
+
+    def __init__(self, compute: Callable[..., Tensor], **layers: nn.Module) -> None:
+        super().__init__()
+        self.compute = compute
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+
+    def forward(self, *x: Tensor) -> Tensor:
+        return self.compute(self, *x)
+
+
+def filled(net: nn.Module, seed: int) -> nn.Module:
+    """The network with random weights and statistics, in double precision."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, tensor in net.state_dict().items():
+            if "running_var" in name:
+                tensor.uniform_(0.5, 1.5, generator=generator)
+            elif tensor.is_floating_point():
+                tensor.normal_(0, max(tensor[0].numel(), 2) ** -0.5, generator=generator)
+    return net.double().eval()
+
+
+def prove(source: nn.Module, target: nn.Module, example: Any, **options: Any) -> Any:
+    """Port, and compare on an input that the engine has not seen."""
+    target = filled(target, 1)
+    report = dpnn_bridge.port(source, target, example, **options)
+    assert report.equal, report.first
+    x = example(5)
+    with torch.no_grad():
+        assert difference(target(*x) if isinstance(x, tuple) else target(x), source(x)) < 1e-12
+    return report
+
+
+def lstm(step: Callable[[Tensor, Tensor], Tensor], x: Tensor, *shape: int) -> Tensor:
+    """An LSTM over the first dimension whose gates, in one map, are i, f, o, g."""
+    h, c, out = randn(*shape, seed=9), randn(*shape, seed=10), []
+    for value in x:
+        i, f, o, g = step(value, h).chunk(4, 1)
+        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+        h = o.sigmoid() * c.tanh()
+        out.append(h)
+    return torch.stack(out)
+
+
+def joined(m: Any, value: Tensor, h: Tensor) -> Tensor:
+    return m.gates(torch.cat([value, h], 1))
+
+
+def test_gates_of_joined_inputs_to_an_lstm() -> None:
+    source = Net(
+        lambda m, x: lstm(lambda v, h: joined(m, v, h), m.words(x), 3, 6),
+        words=nn.Embedding(11, 7),
+        gates=nn.Linear(13, 24),
+    )
+
+    def run(m: Any, x: Tensor) -> Tensor:
+        return m.rnn(m.words(x), (randn(1, 3, 6, seed=9), randn(1, 3, 6, seed=10)))[0]
+
+    target = Net(run, words=nn.Embedding(11, 7), rnn=nn.LSTM(7, 6))
+    prove(filled(source, 0), target, lambda seed: indices(11, 5, 3, seed=seed))
+
+
+def test_two_convolutions_to_one_over_joined_channels_and_back() -> None:
+    shape, example = (2, 4, 6, 6), lambda seed: randn(3, 2, 3, 6, 6, seed=seed)
+
+    def two() -> Net:
+        layers = {"x": nn.Conv2d(3, 16, 3, padding=1), "h": nn.Conv2d(4, 16, 3, padding=1, bias=False)}
+        return Net(lambda m, x: lstm(lambda v, h: m.x(v) + m.h(h), x, *shape), **layers)
+
+    def one() -> Net:
+        return Net(lambda m, x: lstm(lambda v, h: joined(m, v, h), x, *shape), gates=nn.Conv2d(7, 16, 3, padding=1))
+
+    prove(filled(two(), 0), one(), example)
+    prove(filled(one(), 0), two(), example)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return torch.bmm(torch.softmax(torch.bmm(q, k.transpose(1, 2)) / 8**0.5, -1), v)
+
+
+def test_attention_to_multihead_attention() -> None:
+    layers = {name: nn.Linear(8, 8) for name in "qkvo"}
+    source = Net(lambda m, x: m.o(attend(m.q(x), m.k(x), m.v(x))), **layers)
+    target = Net(lambda m, x: m.a(x, x, x)[0], a=nn.MultiheadAttention(8, 1, batch_first=True))
+    prove(filled(source, 0), target, lambda seed: randn(2, 5, 8, seed=seed))
+
+
+@pytest.mark.parametrize("words", [11, 14])
+def test_words_with_other_indices(words: int) -> None:
+    source = Net(lambda m, x: m.e(x + 1).mean(1), e=nn.Embedding(15, 6))
+    target = Net(lambda m, x: m.e(x).mean(1), e=nn.Embedding(words, 6))
+    report = prove(filled(source, 0), target, lambda seed: indices(11, 4, 7, seed=seed))
+    assert f"e: {words} words of the source's 15, whose indices are +1 (e)" in report.notes
+
+
+def test_words_that_the_source_does_not_have_are_unset() -> None:
+    source = filled(Net(lambda m, x: m.e(x).mean(1), e=nn.Embedding(11, 6)), 0)
+    target = Net(lambda m, x: m.e(x + 1).mean(1), e=nn.Embedding(12, 6, padding_idx=0))
+    example = lambda seed: indices(11, 4, 7, seed=seed)  # noqa: E731
+    report = dpnn_bridge.port(source, target, example)
+    assert report.unset == ["e.weight"]
+    assert report.first is not None
+    assert "a part of the parameter e.weight" in report.first.reason
+    prove(source, target, example, allow_unset=["e.weight"])
+
+
+def test_joined_channels_in_another_order_some_of_them_dead() -> None:
+    def net(turned: bool) -> Net:
+        def run(m: Any, x: Tensor) -> Tensor:
+            parts = F.relu(m.a(x)), F.relu(m.b(x))
+            return m.d(m.n(torch.cat(parts[::-1] if turned else parts, 1)))
+
+        layers = {"a": nn.Conv2d(3, 8, 3, padding=1), "b": nn.Conv2d(3, 8, 1)}
+        return Net(run, **layers, n=nn.BatchNorm2d(16), d=nn.ConvTranspose2d(16, 5, 3))
+
+    source = filled(net(False), 0)
+    source.a.bias.data[2:4] = source.b.bias.data[5] = -50  # type: ignore[union-attr, index]
+    prove(source, net(True), lambda seed: randn(2, 3, 8, 8, seed=seed))
+
+
+def test_images_with_height_and_width_exchanged() -> None:
+    def net(turned: bool) -> Net:
+        sizes = (slice(None, None, -1),) if turned else (slice(None),)
+        kernel, padding, window = ((3, 5)[s] for s in sizes), ((1, 2)[s] for s in sizes), ((2, 1)[s] for s in sizes)
+
+        def run(m: Any, x: Tensor) -> Tensor:
+            x = F.max_pool2d(F.relu(m.n(m.a(x.transpose(2, 3) if turned else x))), 2)
+            return m.l(F.max_pool2d(F.relu(m.b(x)), pool).flatten(1))
+
+        pool = next(window)
+        layers = {"a": nn.Conv2d(3, 4, next(kernel), padding=next(padding)), "n": nn.BatchNorm2d(4)}
+        return Net(run, **layers, b=nn.Conv2d(4, 5, 3), l=nn.Linear(80, 6))
+
+    prove(filled(net(False), 0), net(True), lambda seed: randn(2, 3, 12, 20, seed=seed))
+
+
+@pytest.mark.parametrize("form", ["image", "linear"])
+def test_convolution_over_words(form: str) -> None:
+    def scores(m: Any, values: Tensor) -> Tensor:
+        return m.l(torch.relu(values).max(2)[0])
+
+    def image(m: Any, x: Tensor) -> Tensor:
+        return scores(m, m.c(m.e(x).unsqueeze(1)).squeeze(3))
+
+    def linear(m: Any, x: Tensor) -> Tensor:
+        return scores(m, m.c(m.e(x).unfold(1, 3, 1).flatten(2)).transpose(1, 2))
+
+    def net(run: Callable[..., Tensor], layer: nn.Module) -> Net:
+        return Net(run, e=nn.Embedding(30, 6), c=layer, l=nn.Linear(8, 3))
+
+    source = net(lambda m, x: scores(m, m.c(m.e(x).transpose(1, 2))), nn.Conv1d(6, 8, 3))
+    target = net(image, nn.Conv2d(1, 8, (3, 6))) if form == "image" else net(linear, nn.Linear(18, 8))
+    prove(filled(source, 0), target, lambda seed: indices(30, 4, 9, seed=seed))
+
+
+def towers() -> Net:
+    def run(m: Any, x: Tensor) -> Tensor:
+        a, b = F.relu(m.an(m.a1(x))), F.relu(m.bn(m.b1(x)))
+        return m.l(torch.cat([F.relu(m.a2(a)), F.relu(m.b2(b))], 1).flatten(1))
+
+    layers: dict[str, nn.Module] = {name: nn.Conv2d(3, 4, 3) for name in ("a1", "b1")}
+    layers |= {name: nn.Conv2d(4, 3, 3) for name in ("a2", "b2")}
+    return Net(run, **layers, an=nn.BatchNorm2d(4), bn=nn.BatchNorm2d(4), l=nn.Linear(96, 5))
+
+
+def grouped() -> Net:
+    layers = {"c1": nn.Conv2d(3, 8, 3), "n": nn.BatchNorm2d(8), "c2": nn.Conv2d(8, 6, 3, groups=2)}
+    return Net(lambda m, x: m.l(F.relu(m.c2(F.relu(m.n(m.c1(x))))).flatten(1)), **layers, l=nn.Linear(96, 5))
+
+
+@pytest.mark.parametrize(("source", "target"), [(towers, grouped), (grouped, towers)])
+def test_towers_and_groups(source: Callable[[], Net], target: Callable[[], Net]) -> None:
+    prove(filled(source(), 0), target(), lambda seed: randn(2, 3, 8, 8, seed=seed))
+
+
+def test_sum_of_towers_to_a_convolution_over_both() -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        return m.a2(F.relu(m.a1(x))) + m.b2(F.relu(m.b1(x)))
+
+    layers: dict[str, nn.Module] = {name: nn.Conv2d(3, 4, 3) for name in ("a1", "b1")}
+    source = Net(run, **layers, a2=nn.Conv2d(4, 3, 3), b2=nn.Conv2d(4, 3, 3))
+    target = Net(lambda m, x: m.c2(F.relu(m.c1(x))), c1=nn.Conv2d(3, 8, 3), c2=nn.Conv2d(8, 3, 3))
+    prove(filled(source, 0), target, lambda seed: randn(2, 3, 8, 8, seed=seed))
+
+
+def test_a_layer_that_is_too_narrow_is_named() -> None:
+    def net(width: int) -> Net:
+        layers = {"a": nn.Conv2d(3, width, 3), "b": nn.Conv2d(width, width, 3), "l": nn.Linear(width, 5)}
+        return Net(lambda m, x: m.l(F.relu(m.b(F.relu(m.a(x)))).mean((2, 3))), **layers)
+
+    report = dpnn_bridge.port(filled(net(16), 0), net(8), lambda seed: randn(2, 3, 8, 8, seed=seed))
+    assert report.first is not None
+    assert report.first.layer == "a"
+    assert "weight of 8x3x3x3 here, of 16x3x3x3 in the source" in report.first.reason
