@@ -30,7 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--t7-rtol", type=float, metavar="X", help="accepted relative difference (1e-10 double, 1e-5 single)"
     )
     group.addoption(
-        "--t7-plugin", action="append", default=[], metavar="FILE", help="Python file with @lua_class blocks"
+        "--t7-plugin", action="append", default=[], metavar="FILE", help="Python file with @lua_class mappings"
     )
     group.addoption(
         "--t7-known-differences", metavar="FILE", help="JSON file of comparisons that may differ, each with its reason"

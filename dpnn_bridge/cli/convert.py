@@ -98,27 +98,27 @@ def _chosen(options: dict[str, Any]) -> dict[str, Any]:
 @click.option(
     "--to",
     type=click.Choice([suffix[1:] for suffix in suffixes()]),
-    help="Output format; default: what OUT's suffix says, or pt.",
+    help="Output format. Default: the suffix of OUT, or pt.",
 )
 @conversion_options
-@click.option("--partial-sandbox", is_flag=True, help="The same, also where the kernel cannot confine the process.")
-@click.option("--all", "all_models", is_flag=True, help="Convert every model of the file: OUT.KEY.pt for each.")
+@click.option("--partial-sandbox", is_flag=True, help="Like --sandbox, also if the kernel cannot confine the process.")
+@click.option("--all", "all_models", is_flag=True, help="Convert every model of the file to OUT.KEY.pt.")
 @click.option(
     "--into",
     metavar="FILE.py:NET",
-    help="Put the weights into this network and prove that it computes the same. Runs the file. Needs --input.",
+    help="Load the weights into this network and prove that it computes the same. Runs the file. Needs --input.",
 )
-@click.option("--out-dir", type=FolderType(), help="Folder for the outputs of many files, or its address.")
+@click.option("--out-dir", type=FolderType(), help="Folder or address for the outputs of many files.")
 @jobs_option
 @dask_option
 @click.option(
     "--manifest",
     type=FileType(),
-    help="Add a line of JSON for each of many files: checksums, verdict, seconds. dpnn-verify FILE.jsonl checks it.",
+    help="Append one line of JSON per file: checksums, verdict, seconds. dpnn-verify FILE.jsonl verifies the outputs.",
 )
-@click.option("--force", is_flag=True, help="Replace outputs that exist.")
+@click.option("--force", is_flag=True, help="Replace existing outputs.")
 @sha256_option
-@click.option("--report", type=click.Path(path_type=Path), help="Write what was mapped to what, as JSON.")
+@click.option("--report", type=click.Path(path_type=Path), help="Write the class mappings of all modules as JSON.")
 @json_option
 @quiet_option
 @click.option("-v", "--verbose", is_flag=True, help="Print the conversion table.")
@@ -128,7 +128,7 @@ def _chosen(options: dict[str, Any]) -> dict[str, Any]:
     is_eager=True,
     expose_value=False,
     callback=list_classes,
-    help="List the Lua classes that are known.",
+    help="List the supported Lua classes.",
 )
 @version_option
 def convert_command(

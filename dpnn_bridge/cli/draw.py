@@ -12,10 +12,12 @@ from dpnn_bridge.base.atomic import check_output, write_text
 
 _OPTIONS = (
     click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write the model as an HTML page."),
-    click.option("--dot", is_flag=True, help="Print the model as a graph for Graphviz."),
-    click.option("--mermaid", is_flag=True, help="Print the model as a graph for Mermaid, as READMEs show it."),
-    click.option("--unfold", type=click.IntRange(0), help="Levels of containers that --dot and --mermaid unfold."),
-    click.option("--key", help="The part of the file that is wanted, such as protos.rnn."),
+    click.option("--dot", is_flag=True, help="Print the model as a Graphviz graph."),
+    click.option("--mermaid", is_flag=True, help="Print the model as a Mermaid graph, for READMEs."),
+    click.option(
+        "--unfold", type=click.IntRange(0), help="Number of container levels that --dot and --mermaid unfold."
+    ),
+    click.option("--key", help="Part of the file, such as protos.rnn."),
     click.option(
         "--input",
         "inputs",

@@ -49,17 +49,17 @@ NARROWEST = 24
 
 @click.command("dpnn-inspect", cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("source", metavar="FILE", type=SourceType())
-@click.option("--raw", is_flag=True, help="The tree of every entry; so do --limit, --depth, --mode and -v.")
-@click.option("--plugin", multiple=True, type=click.Path(path_type=Path), help="Python file with @lua_class blocks.")
-@click.option("--limit", type=click.IntRange(0), help="Entries of a table that are listed; default 100.")
-@click.option("--depth", type=click.IntRange(0), help="Levels that are listed; default 50.")
-@click.option("--mode", type=click.Choice(["binary", "ascii"]), help="Encoding; found by itself when left out.")
-@click.option("--long-size", type=click.Choice(["4", "8"]), help="Bytes of a C long; found by itself.")
-@click.option("--big-endian/--little-endian", default=None, help="Byte order; found by itself.")
+@click.option("--raw", is_flag=True, help="Print every entry as a tree. Implied by --limit, --depth, --mode and -v.")
+@click.option("--plugin", multiple=True, type=click.Path(path_type=Path), help="Python file with @lua_class mappings.")
+@click.option("--limit", type=click.IntRange(0), help="Maximum number of entries per table. Default: 100.")
+@click.option("--depth", type=click.IntRange(0), help="Maximum number of levels. Default: 50.")
+@click.option("--mode", type=click.Choice(["binary", "ascii"]), help="Encoding. Detected automatically.")
+@click.option("--long-size", type=click.Choice(["4", "8"]), help="Bytes of a C long. Detected automatically.")
+@click.option("--big-endian/--little-endian", default=None, help="Byte order. Detected automatically.")
 @picture_options
 @json_option
 @quiet_option
-@click.option("-v", "--verbose", is_flag=True, help="List every entry, and stride and offset of each tensor.")
+@click.option("-v", "--verbose", is_flag=True, help="List every entry, with stride and offset of each tensor.")
 @version_option
 def inspect_command(
     source: Any,

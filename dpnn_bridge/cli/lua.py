@@ -24,9 +24,7 @@ from dpnn_bridge.errors import DpnnBridgeError
     },
 )
 @click.option("-i", "--interactive", is_flag=True, help="Open a prompt after the script, or without one.")
-@click.option(
-    "-l", "--library", multiple=True, metavar="NAME", help="Require this package before all else (repeatable)."
-)
+@click.option("-l", "--library", multiple=True, metavar="NAME", help="Require this package first (repeatable).")
 @click.option("-e", "--execute", metavar="CODE", help="Run this Lua code before the script.")
 @click.option(
     "-p",
@@ -40,13 +38,17 @@ from dpnn_bridge.errors import DpnnBridgeError
     type=click.Choice(["auto", "luajit21", "lua51"]),
     default="auto",
     show_default=True,
-    help="Which Lua; auto: LuaJIT where lupa has it, else Lua 5.1.",
+    help="Lua version. auto: LuaJIT if lupa has it, otherwise Lua 5.1.",
 )
-@click.option("--sandbox", is_flag=True, help="For code not trusted: a process that can do nothing but compute.")
-@click.option("--partial-sandbox", is_flag=True, help="The same, also where the kernel cannot confine the process.")
-@click.option("--max-seconds", type=click.FloatRange(0, min_open=True), help="Of a sandbox, on the clock; default 60.")
-@click.option("--max-memory", type=click.IntRange(1), help="MiB of a sandbox, tensors included; default 2048.")
-@click.option("--seed", type=int, help="torch.manualSeed before anything runs.")
+@click.option("--sandbox", is_flag=True, help="Run untrusted code in a process that can only compute.")
+@click.option("--partial-sandbox", is_flag=True, help="Like --sandbox, also if the kernel cannot confine the process.")
+@click.option(
+    "--max-seconds", type=click.FloatRange(0, min_open=True), help="Time limit of a sandbox, wall-clock. Default: 60."
+)
+@click.option(
+    "--max-memory", type=click.IntRange(1), help="Memory limit of a sandbox in MiB, including tensors. Default: 2048."
+)
+@click.option("--seed", type=int, help="Call torch.manualSeed first.")
 @version_option
 @click.argument("script", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)

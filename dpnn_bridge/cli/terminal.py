@@ -157,7 +157,7 @@ def keep_inputs(*inputs: Any) -> None:
     click.get_current_context().with_resource(keeping([*files, *shards]))
 
 
-quiet_option = click.option("-q", "--quiet", is_flag=True, callback=_be_quiet, help="Print nothing but errors.")
+quiet_option = click.option("-q", "--quiet", is_flag=True, callback=_be_quiet, help="Print only errors.")
 
 sha256_option = click.option("--sha256", metavar="HEX", help="Refuse a file with another checksum.")
 
@@ -166,10 +166,10 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the wh
 
 
 jobs_option = click.option(
-    "--jobs", default=1, show_default=True, type=click.IntRange(1), help="Processes for many files."
+    "--jobs", default=1, show_default=True, type=click.IntRange(1), help="Number of processes for many files."
 )
 
-dask_option = click.option("--dask", metavar="ADDRESS", help="Workers of this Dask scheduler instead, tcp://host:8786.")
+dask_option = click.option("--dask", metavar="ADDRESS", help="Use the workers of this Dask scheduler, tcp://host:8786.")
 
 
 version_option = click.version_option(package_name="dpnn-bridge")

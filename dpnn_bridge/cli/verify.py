@@ -42,35 +42,47 @@ if TYPE_CHECKING:
 @click.command("dpnn-verify", cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("model", metavar="MODEL", type=click.Path(path_type=Path))
 @click.argument("converted", metavar="[CONVERTED]", required=False, type=click.Path(path_type=Path))
-@click.option("--reference", type=click.Path(path_type=Path), help="A .t7 table: input, output, gradInput, …, after.")
-@click.option("--weights", type=click.Path(path_type=Path), help="State_dict of CONVERTED, where that is FILE.py:NET.")
+@click.option(
+    "--reference", type=click.Path(path_type=Path), help="A .t7 table with input, output, gradInput, …, after."
+)
+@click.option("--weights", type=click.Path(path_type=Path), help="state_dict for CONVERTED, if that is FILE.py:NET.")
 @click.option("--input", "inputs", multiple=True, help="Input: a .t7, .npy or .pt file, or a shape such as 1x3x32x32.")
-@click.option("--output", "outputs", multiple=True, help="What Torch7 returned for it: a .t7, .npy or .pt file.")
+@click.option("--output", "outputs", multiple=True, help="Output of Torch7 for --input: a .t7, .npy or .pt file.")
 @click.option(
     "--lua-path",
     multiple=True,
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder with Torch7's Lua sources: what they compute is the reference.",
+    help="Folder with Torch7's Lua sources, which compute the reference.",
 )
-@click.option("--torch7", help="Program of a real Torch7, th or luajit: what it computes is the reference.")
-@click.option("--key", help="Path of the model inside the file, such as protos.rnn; found by itself when left out.")
-@click.option("--mode", type=click.Choice(["train", "eval"]), help="Default: as the reference says, else eval.")
-@click.option("--device", default="cpu", show_default=True, help="Where to run, such as cuda.")
-@click.option("--dtype", type=click.Choice(DTYPES), help="Precision to run in; default: as in the file.")
-@click.option("--backward/--no-backward", default=True, help="Compare gradients when the reference holds them.")
-@click.option("--rtol", type=click.FloatRange(0), help="Accepted relative difference; default 1e-10 (double), 1e-4.")
-@click.option("--gradient-rtol", type=click.FloatRange(0), help="The same for gradients; default 1e-10 (double), 1e-3.")
+@click.option("--torch7", help="Program of a real Torch7, th or luajit, which computes the reference.")
+@click.option("--key", help="Path of the model in the file, such as protos.rnn. Detected automatically by default.")
+@click.option(
+    "--mode",
+    type=click.Choice(["train", "eval"]),
+    help="Mode of the model. Default: the mode of the reference, or eval.",
+)
+@click.option("--device", default="cpu", show_default=True, help="Device, such as cuda.")
+@click.option("--dtype", type=click.Choice(DTYPES), help="Precision of the run. Default: the dtype of the file.")
+@click.option("--backward/--no-backward", default=True, help="Compare gradients if the reference contains them.")
+@click.option("--rtol", type=click.FloatRange(0), help="Accepted relative difference. Default: 1e-10 (double), 1e-4.")
+@click.option(
+    "--gradient-rtol",
+    type=click.FloatRange(0),
+    help="Accepted relative difference of gradients. Default: 1e-10 (double), 1e-3.",
+)
 @click.option(
     "--known-differences",
     type=click.Path(path_type=Path),
     help="JSON file of comparisons that may differ, each with its reason.",
 )
-@click.option("--plugin", multiple=True, type=click.Path(path_type=Path), help="Python file with @lua_class blocks.")
-@click.option("--allow-unsupported", is_flag=True, help="Unknown classes become placeholders that raise when they run.")
+@click.option("--plugin", multiple=True, type=click.Path(path_type=Path), help="Python file with @lua_class mappings.")
 @click.option(
-    "--trust-manifest", is_flag=True, help="The manifest is yours: fetch its addresses, run and read its programs."
+    "--allow-unsupported", is_flag=True, help="Insert placeholders for unknown classes. They raise when they run."
 )
-@click.option("--unbounded", is_flag=True, help="Run the model whatever memory and time its sizes ask for.")
+@click.option(
+    "--trust-manifest", is_flag=True, help="Download the addresses and run the programs that the manifest names."
+)
+@click.option("--unbounded", is_flag=True, help="Run the model without limits of memory and time.")
 @jobs_option
 @dask_option
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write a report as one HTML page.")

@@ -1,6 +1,6 @@
-"""The options of a conversion, each declared once: the command line, ``convert`` and provenance are made from these.
+"""Declare the options of a conversion, once for the command line, ``convert`` and provenance.
 
-Needs no PyTorch, so that the command line can list its options.
+This module does not import PyTorch, so that the command line can list its options.
 """
 
 from __future__ import annotations
@@ -69,30 +69,30 @@ class ConvertOptions:
     key: str | None = field(
         default=None,
         metadata=_flag(
-            "--key", "Path of the model inside the file, such as protos.rnn; detected automatically when left out."
+            "--key", "Path of the model in the file, such as protos.rnn. Detected automatically by default."
         ),
     )
     dtype: str | torch.dtype | None = field(
         default=None,
-        metadata=_flag("--dtype", "Cast floating point tensors; default: as in the file.", type=DTYPES),
+        metadata=_flag("--dtype", "Cast floating point tensors. Default: the dtype of the file.", type=DTYPES),
     )
     example: Any = field(
         default=None,
-        metadata=_flag("--input", "Example input, 1x3x224x224[:int64] or a file; repeat for a list.", multiple=True),
+        metadata=_flag("--input", "Example input: 1x3x224x224[:int64] or a file. Repeat for a list.", multiple=True),
     )
     dynamic: bool = field(
         default=False,
-        metadata=_flag("--dynamic", "The first size of every input may vary (.onnx, .pt2).", is_flag=True),
+        metadata=_flag("--dynamic", "Make the first dimension of every input variable (.onnx, .pt2).", is_flag=True),
     )
     opset: int | None = field(
         default=None,
-        metadata=_flag("--opset", "Version of ONNX's operators; default: what torch.onnx chooses.", type=7),
+        metadata=_flag("--opset", "ONNX operator set version. Default: that of torch.onnx.", type=7),
     )
     max_shard_size: int | str | None = field(
         default=None,
         metadata=_flag(
             "--max-shard-size",
-            "Write .safetensors in files of this size, in pieces: for large models.",
+            "Split .safetensors into files of at most this size. For models larger than memory.",
             metavar="2GB",
         ),
     )
@@ -109,18 +109,18 @@ class ConvertOptions:
         default=1,
         metadata=_flag(
             "--index-base",
-            "First index of inputs and outputs that are indices; 1 as in Lua (.py, .onnx, .pt2).",
+            "First index of inputs and outputs that are indices. 1 as in Lua (.py, .onnx, .pt2).",
             type=("0", "1"),
             parse=int,
         ),
     )
     inplace: bool = field(
         default=False,
-        metadata=_flag("--inplace", "Run layers in place where the file says so (.py, .onnx, .pt2).", is_flag=True),
+        metadata=_flag("--inplace", "Use the file's inplace settings (.py, .onnx, .pt2).", is_flag=True),
     )
     plugins: Sequence[StrPath] = field(
         default=(),
-        metadata=_flag("--plugin", "Python file with @lua_class blocks.", multiple=True, type="path"),
+        metadata=_flag("--plugin", "Python file with @lua_class mappings.", multiple=True, type="path"),
     )
     lua: Any = field(
         default=None,
@@ -128,12 +128,12 @@ class ConvertOptions:
     )
     sandbox: bool | Literal["partial"] = field(
         default=False,
-        metadata=_flag("--sandbox", "Run the --lua files where they can do nothing but compute.", is_flag=True),
+        metadata=_flag("--sandbox", "Run the --lua files in a process that can only compute.", is_flag=True),
     )
     allow_unsupported: bool = field(
         default=False,
         metadata=_flag(
-            "--allow-unsupported", "Unknown classes become placeholders that raise when they run.", is_flag=True
+            "--allow-unsupported", "Insert placeholders for unknown classes. They raise when they run.", is_flag=True
         ),
     )
     tensor_type: str | None = None
