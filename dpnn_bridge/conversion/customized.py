@@ -27,7 +27,8 @@ def check_customized(root: nn.Module, kind: str) -> None:
         kind: What is written, for the message, such as ``"a .t7 file"``.
 
     Raises:
-        ConversionError: A module has a hook that is neither PyTorch's nor this package's, or a ``forward`` of its own.
+        ConversionError: A module has a ``forward`` of its own, or a hook that is neither PyTorch's nor this package's
+            nor from the file of the module's class, whose constructor adds it again.
     """
     for path, module in root.named_modules():
         if not _ours(vars(module).get("forward", nn.Module.forward)):
@@ -46,7 +47,7 @@ def check_customized(root: nn.Module, kind: str) -> None:
 def _foreign(module: nn.Module) -> Iterator[str]:
     for attribute, name in _HOOKS.items():
         for hook in vars(module)[attribute].values():
-            if not _ours(hook):
+            if not _ours(hook) and getattr(hook, "__module__", None) != type(module).__module__:
                 yield f"{name} ({getattr(hook, '__qualname__', None) or type(hook).__qualname__})"
 
 

@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from dpnn_bridge.conversion.customized import check_customized
 from dpnn_bridge.conversion.flat import layout, place
 from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.options import Options
@@ -50,8 +51,10 @@ def pack(module: nn.Module, metadata: dict[str, Any] | None = None) -> dict[str,
     """The content of a ``.pt`` file for ``module``.
 
     Raises:
-        ConversionError: a submodule has no Lua class.
+        ConversionError: a submodule has no Lua class, or computes more than its class does (a hook, a replaced
+            ``forward``).
     """
+    check_customized(module, "a .pt or .safetensors file")
     for part in module.modules():
         check_shapes(part)
     state_dict = {k: v.detach() for k, v in module.state_dict().items()}

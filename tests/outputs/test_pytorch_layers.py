@@ -16,6 +16,7 @@ from torch.nn.utils import parametrizations, prune
 
 import dpnn_bridge
 from dpnn_bridge.conversion import parametrized, to_lua, to_torch
+from dpnn_bridge.conversion.customized import check_customized
 from dpnn_bridge.conversion.lua_values import lua_value, to_value
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.modules.nn import CAddTable, ConcatTable, MulConstant
@@ -209,6 +210,29 @@ def test_what_a_file_cannot_hold_is_refused_by_name(layer: nn.Module, message: s
         dpnn_bridge.write_t7(tmp_path / "a.t7", nn.Sequential(nn.Tanh(), layer))
     assert error.value.path == "1"
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".py"])
+@pytest.mark.parametrize("layer", [_hooked("register_forward_hook"), _patched()], ids=["hook", "patched"])
+def test_no_format_drops_what_was_added_to_a_module(layer: nn.Module, suffix: str, tmp_path: Path) -> None:
+    with pytest.raises(ConversionError, match=rf"which a .*{suffix} file cannot hold") as error:
+        dpnn_bridge.save(tmp_path / f"a{suffix}", nn.Sequential(nn.Tanh(), layer))
+    assert error.value.path == "1"
+    assert not list(tmp_path.iterdir())
+
+
+class _Doubling(nn.Tanh):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_forward_hook(_double)
+
+
+def _double(module: nn.Module, args: object, output: Tensor) -> Tensor:
+    return output * 2
+
+
+def test_a_hook_of_the_constructor_is_part_of_the_class() -> None:
+    check_customized(_Doubling(), "a file")
 
 
 def test_a_pruned_layer_is_written_with_its_mask() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dpnn_bridge.conversion.customized import check_customized
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.outputs.format import Job
 from dpnn_bridge.outputs.py.calls import Call, blocks, in_docstring, indented, literal, text_of, without_repeats
@@ -52,6 +53,7 @@ class Program:
     """The source of a model."""
 
     def __init__(self, module: nn.Module, job: Job) -> None:
+        check_customized(module, "a .py file")
         self._module, self._job, self._closure = module, job, SourceClosure()
         self._shapes, shapes = ("", {}) if job.example is None else _shapes(module, job.example)
         self._constructors = Constructors(module, self._closure, shapes)
