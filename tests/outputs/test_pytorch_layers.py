@@ -215,7 +215,7 @@ def test_what_a_file_cannot_hold_is_refused_by_name(layer: nn.Module, message: s
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".py"])
 @pytest.mark.parametrize("layer", [_hooked("register_forward_hook"), _patched()], ids=["hook", "patched"])
 def test_no_format_drops_what_was_added_to_a_module(layer: nn.Module, suffix: str, tmp_path: Path) -> None:
-    with pytest.raises(ConversionError, match=rf"which a .*{suffix} file cannot hold") as error:
+    with pytest.raises(ConversionError, match=rf"which a .*{suffix}.* file cannot hold") as error:
         dpnn_bridge.save(tmp_path / f"a{suffix}", nn.Sequential(nn.Tanh(), layer))
     assert error.value.path == "1"
     assert not list(tmp_path.iterdir())
