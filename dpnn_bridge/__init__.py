@@ -1,10 +1,10 @@
-"""dpnn_bridge: the way out of Torch7.
+"""Read Torch7 checkpoints, convert them to PyTorch modules and verify the result.
 
 >>> import dpnn_bridge
 >>> model = dpnn_bridge.load("model.t7")          # doctest: +SKIP
 >>> dpnn_bridge.convert("model.t7", "model.pt")   # doctest: +SKIP
 
-The names below are the public API. They are imported when first used, so that command line help needs no PyTorch.
+The names below are the public API. They are imported at first use, so that command line help does not load PyTorch.
 """
 
 from __future__ import annotations

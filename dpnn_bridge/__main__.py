@@ -1,4 +1,4 @@
-"""``dpnn COMMAND …`` and ``python -m dpnn_bridge COMMAND …``: the commands as one."""
+"""Run the commands as ``dpnn COMMAND …`` or ``python -m dpnn_bridge COMMAND …``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many conversions: several files, or every model of one file."""
+"""Convert many files, or every model of one file."""
 
 from __future__ import annotations
 

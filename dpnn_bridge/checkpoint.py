@@ -1,4 +1,4 @@
-"""A checkpoint as one object: its models, and what a training script keeps beside them, wherever it keeps it."""
+"""Load a whole checkpoint as one object: its models and the other entries of a training script."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Converts one file to another, and tells whether that was done already."""
+"""Convert one file to another, and decide whether the output is up to date."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What runs many calls, as executors of Python's kind: processes of this machine, the workers of a Dask cluster."""
+"""Provide executors with the interface of ``concurrent.futures``: local processes and the workers of a Dask cluster."""
 
 from __future__ import annotations
 

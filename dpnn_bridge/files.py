@@ -1,4 +1,4 @@
-"""Whole files: load and save."""
+"""Load and save whole files."""
 
 from __future__ import annotations
 

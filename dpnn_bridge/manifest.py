@@ -1,17 +1,17 @@
-"""The record of many conversions: a file of JSON lines, one for each conversion, which anyone can add up and check.
+"""Read and write manifests: JSON Lines files with one line per conversion.
 
-A line holds
+A line contains
 
-    source, key, target   as in the task; files of this machine with their whole path
-    sha256, arguments     the checksum of the source; a short one of the arguments that change the result
-    target_sha256         the checksum of what was written; of several files see dpnn_bridge.base.shards.checksum_of
-    verdict               "equal": what was written was read back and is the same; else "failed"
-    status, seconds       what became of the task, and how long it took
-    message, exit_code    of a task that failed
+    source, key, target   as in the task; local files with absolute paths
+    sha256, arguments     checksum of the source; short checksum of the arguments that change the result
+    target_sha256         checksum of the output; for several files see dpnn_bridge.base.shards.checksum_of
+    verdict               "equal": the output was read back and equals the model; otherwise "failed"
+    status, seconds       result of the task; duration
+    message, exit_code    of a failed task
     modules, parameters, unsupported, dpnn_bridge, host
 
-The last line of a target counts. Lines are appended whole, so that several programs may add to one file, and files of
-several programs are joined with ``cat``.
+If several lines have the same target, the last one counts. Each line is appended in one write, so several programs may
+append to one file. ``cat`` joins several manifests.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What recurrent modules remember between calls, as :mod:`dpnn_bridge.modules.rnn.memory` describes it."""
+"""Control the state that recurrent modules keep between calls, see :mod:`dpnn_bridge.modules.rnn.memory`."""
 
 from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.modules.rnn import memory

@@ -1,4 +1,4 @@
-"""Python files of the user that register Lua classes."""
+"""Load Python files of users that register Lua classes."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""pytest plugin: ``pytest --t7-fixtures DIR`` makes every fixture file in a folder one test.
+"""Run fixture files as pytest tests: ``pytest --t7-fixtures DIR`` makes every fixture file in a folder one test.
 
-A fixture folder holds data. No code in it is run: its conftest.py, test files and configuration are passed over.
-PyTorch is imported when the first fixture runs, so that other test suites do not wait for it.
+A fixture folder contains data. No code in it is run: its conftest.py, test files and configuration are ignored.
+PyTorch is imported when the first fixture runs, so other test suites do not wait for the import.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a file is, on one screen: its models with their layers, whether they are supported, and what to do next."""
+"""Summarize a file on one screen: its models with their layers, whether they are supported, and the next command."""
 
 from __future__ import annotations
 

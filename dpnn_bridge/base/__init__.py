@@ -1,1 +1,1 @@
-"""What every room stands on: the boundary for errors, text that is shown, files that appear whole, paths in a graph."""
+"""Provide utilities for all subpackages: errors, escaping of text, atomic files, paths in a graph."""

@@ -1,7 +1,7 @@
 """Check the arguments of public functions against their annotations.
 
-:func:`checks_arguments` lets a call with an argument of another type raise an :class:`~dpnn_bridge.errors.OptionError`
-that names the argument, before anything is read, changed or written.
+:func:`checks_arguments` wraps a function. If an argument has another type, the wrapper raises an
+:class:`~dpnn_bridge.errors.OptionError` that names the argument, before the function reads, changes or writes anything.
 """
 
 from __future__ import annotations

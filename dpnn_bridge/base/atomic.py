@@ -1,7 +1,7 @@
-"""Files that appear complete or not at all, whatever ends the program.
+"""Write files that appear complete or not at all, however the program ends.
 
-A file is written in a hidden folder beside its place (:mod:`dpnn_bridge.base.folders`) and moved there when it is
-complete.
+A file is written in a hidden folder beside its destination (:mod:`dpnn_bridge.base.folders`) and moved there when the
+file is complete.
 """
 
 from __future__ import annotations

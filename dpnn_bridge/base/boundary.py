@@ -1,7 +1,7 @@
-"""The one boundary for errors: whatever a file, a plugin, a disk or an option does, a public function raises ours.
+"""Convert every exception that leaves a public function to an error of this package.
 
-Every public function that reads, converts, runs or writes is wrapped once. Errors of this package pass, as does
-KeyboardInterrupt; anything else becomes one of this package's errors with the original as its cause.
+Every public function that reads, converts, runs or writes is wrapped once. Errors of this package and KeyboardInterrupt
+pass through. Any other exception becomes an error of this package with the original exception as its cause.
 """
 
 from __future__ import annotations

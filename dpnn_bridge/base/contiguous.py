@@ -1,4 +1,4 @@
-"""Elements in row-major order without gaps, as new tensors have them."""
+"""Arrange elements in row-major order without gaps, as in a new tensor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How text from a file is shown: nothing in it acts on a terminal, and no line grows with the file."""
+"""Make text from a file safe to print: escape terminal control sequences and limit the length of lines."""
 
 from __future__ import annotations
 

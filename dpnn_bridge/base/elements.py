@@ -1,4 +1,4 @@
-"""How other libraries reach the elements of Lua tensors and storages."""
+"""Give other libraries access to the elements of Lua tensors and storages."""
 
 from __future__ import annotations
 

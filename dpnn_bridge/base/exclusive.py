@@ -1,7 +1,7 @@
-"""What threads share: things that are done once, states of the process that are set for a while.
+"""Run code once for all threads, and change the state of the process for a limited time.
 
-A lock exists while a thread holds it or waits for it, so that what is locked needs no room for one. In a forked process
-every lock is free: the threads that held them are not there.
+A lock exists only while a thread holds it or waits for it, so a locked object needs no attribute for its lock. In a
+forked process every lock is free, because the threads that held the locks do not exist there.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Optional packages: what to install when one is missing. The extras are those of pyproject.toml."""
+"""Name the package to install if an optional dependency is missing. The extras are those of pyproject.toml."""
 
 from __future__ import annotations
 

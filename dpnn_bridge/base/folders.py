@@ -1,7 +1,7 @@
-"""Temporary folders that do not stay, whatever ends the program, and signals that end it in order.
+"""Create temporary folders that are removed however the program ends, and handle signals.
 
-A folder goes when its block ends, when SIGINT, SIGTERM or SIGHUP end the program, and, if nothing could be done any
-more (SIGKILL, no power), when the next ones are made beside it: its owner holds a lock on it as long as it lives.
+A folder is removed when its ``with`` block ends, or when SIGINT, SIGTERM or SIGHUP end the program. After SIGKILL or a
+power failure, it is removed when the next temporary folder is created beside it. The owner of a folder locks it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The way through a graph of Lua objects: what is a module, and how a place is named. Needs no PyTorch."""
+"""Traverse a graph of Lua objects: decide which objects are modules, and name their paths. Does not import PyTorch."""
 
 from __future__ import annotations
 

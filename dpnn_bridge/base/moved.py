@@ -1,4 +1,4 @@
-"""Import modules that moved by the names that they had: for users' imports, and for pickles that name them."""
+"""Import modules under their earlier names, for code of users and for pickles."""
 
 from __future__ import annotations
 

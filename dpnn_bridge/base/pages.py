@@ -1,4 +1,4 @@
-"""HTML pages from the templates of a room: text from files is neither markup nor acts on anything."""
+"""Render HTML pages from the templates of a subpackage. Text from files is escaped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Input files: an error of the disk names the file, and what the system asks to try again is tried again.
+"""Read input files. An I/O error names the file, and reads that return EAGAIN are repeated.
 
 Output files are in :mod:`dpnn_bridge.base.writing`.
 """

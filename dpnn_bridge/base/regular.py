@@ -1,4 +1,4 @@
-"""Input files are regular files of bounded size: no pipe that waits, no device that gives bytes without an end."""
+"""Refuse input files that are not regular files of bounded size, such as pipes and devices."""
 
 from __future__ import annotations
 

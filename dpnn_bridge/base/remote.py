@@ -1,4 +1,4 @@
-"""Files that are not on this machine, through fsspec: found, listed, fetched, and written whole or not at all."""
+"""Find, list, download and upload remote files with fsspec. An upload appears complete or not at all."""
 
 from __future__ import annotations
 

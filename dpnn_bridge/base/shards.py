@@ -1,4 +1,4 @@
-"""A model in several ``.safetensors`` files: an index, and beside it the shards that it names."""
+"""Find the ``.safetensors`` shards of a model that an index names."""
 
 from __future__ import annotations
 

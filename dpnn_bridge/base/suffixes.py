@@ -1,4 +1,4 @@
-"""What the name of a file says that several rooms ask for; the formats are in :mod:`dpnn_bridge.outputs.formats`."""
+"""Interpret suffixes of file names for several subpackages. The formats are in :mod:`dpnn_bridge.outputs.formats`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Output files: what the system asks to try again is tried again, and an error of the disk names the file."""
+"""Write output files. An I/O error names the file, and writes that return EAGAIN are repeated."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a file holds: where its models are, what it says, what its Lua bytecode names."""
+"""Find the models of a file, and describe the file."""

@@ -1,4 +1,4 @@
-"""What the header of dumped Lua bytecode says: which Lua, which source, which lines. Nothing is ever run."""
+"""Read the header of Lua bytecode: Lua version, source, lines. The bytecode is never executed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a file holds beside modules, or instead of them."""
+"""Describe the content of a file that is not a module."""
 
 from __future__ import annotations
 

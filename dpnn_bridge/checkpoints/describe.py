@@ -1,4 +1,4 @@
-"""What a .t7 file holds, without touching its tensors: a tree and totals."""
+"""Describe a .t7 file as a tree with totals, without loading its tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finds the models inside a checkpoint, whatever table they are wrapped in."""
+"""Find the models in a checkpoint, in any table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OpenNMT saves its models as plain tables ``{name, args, modules}``; here they become objects, and tables again."""
+"""Convert OpenNMT's tables ``{name, args, modules}`` to objects and back."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The commands. Each reads its options, calls the API and prints."""
+"""Implement the commands. Each parses options, calls the API and prints the result."""

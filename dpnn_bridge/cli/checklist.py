@@ -1,4 +1,4 @@
-"""The checklist of ``dpnn-verify``: every layer with its worst difference, what was excused and why, and one line."""
+"""Print the checklist of ``dpnn-verify``: every layer with its largest difference, accepted reasons and a summary."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures on the command line: the options that ask for one, and what they do."""
+"""Draw models on the command line: options and implementation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Example inputs that a user names on the command line."""
+"""Create example inputs from the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``dpnn-lua``: run a Torch7 script, or type Lua, on the bridge."""
+"""Run a Torch7 script, or a Lua prompt, on the bridge (``dpnn-lua``)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The prompt of ``dpnn-lua -i``: reads, evaluates and prints, with history and completion, as ``th`` did."""
+"""Run the prompt of ``dpnn-lua -i``, with history and completion, as in ``th``."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Comparing values: nested ones, tensors, bits."""
+"""Compare nested values, tensors and bits."""

@@ -1,4 +1,4 @@
-"""Whether tensors hold the same bits."""
+"""Compare the bits of tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far two nested values of tensors and numbers are apart."""
+"""Measure the difference of two nested values of tensors and numbers."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Tensors in memory of another layout, in which equal values give results that differ in their last bits.
+"""Copy tensors to memory with another layout, where equal values give results with other last bits.
 
-Vector instructions, blocks of a matrix product and shares of threads begin where memory lets them, and sums run in
-another order or elements go through another path of the same function.
+The address and alignment of a tensor determine where vector instructions, blocks of a matrix product and the parts of
+threads begin. Then sums run in another order, or elements take another path through the same function.
 """
 
 from __future__ import annotations

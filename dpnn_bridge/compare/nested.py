@@ -1,6 +1,6 @@
-"""Nested values: tensors and numbers in lists and dicts, as Torch7's tables of inputs and outputs become in Python.
+"""Map functions over nested values: tensors and numbers in lists and dicts, which are tables in Torch7.
 
-:func:`map_tensors` is the one way through them; the rest of this file says what is done with each tensor.
+:func:`map_tensors` traverses the values. The other functions of this file call it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Computing in the precision that a comparison needs."""
+"""Compute in the precision that a comparison needs."""
 
 from __future__ import annotations
 

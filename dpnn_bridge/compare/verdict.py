@@ -1,4 +1,4 @@
-"""What a comparison with Torch7 says."""
+"""Define the verdicts of a comparison with Torch7."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The two directions: Lua objects -> torch modules (:func:`to_torch`) and back (:func:`to_lua`)."""
+"""Convert Lua objects to PyTorch modules (:func:`to_torch`) and back (:func:`to_lua`)."""
 
 from __future__ import annotations
 

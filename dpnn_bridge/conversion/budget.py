@@ -1,8 +1,8 @@
-"""What a conversion may take: what the file holds, some times over, and a fixed share. Nothing that only says so.
+"""Limit the memory of a conversion to a fixed amount plus a multiple of what the file really contains.
 
 A few bytes can declare a layer of a billion channels, an LSTM of a billion layers, a view that repeats one element, or
-modules that hold each other twice at every level. Whatever a block allocates or repeats is compared with this budget
-before it happens.
+modules that contain each other twice at every level. Each allocation and repetition by a class mapping is compared with
+this budget before it happens.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Names that Torch7's packages give to tensors and tables which a call fills anew."""
+"""List the names of tensors and tables that Torch7's packages fill anew in every call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user added to a module and no file holds: hooks, and forward functions of its own."""
+"""Detect hooks and replaced ``forward`` functions of a module, which no file can store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many dimensions the input of each layer has, as a run on an example shows."""
+"""Record the number of dimensions of each layer's input in a run on an example."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parameters that are spread over processes (FSDP2, tensor parallelism), and whole ones.
+"""Gather parameters that are distributed over processes (FSDP2, tensor parallelism).
 
 Every process of the group calls these functions, in the same order.
 """

@@ -1,4 +1,4 @@
-"""What Torch7 itself gets wrong in a class, so that its values are no reference there."""
+"""Declare faults of Torch7 in a class, where Torch7's values are not a reference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tensor fields of Lua classes, where they are in torch modules, and what a module remembers of its Lua object."""
+"""Map tensor fields of Lua classes to parameters and buffers, and store the conversion metadata of a module."""
 
 from __future__ import annotations
 

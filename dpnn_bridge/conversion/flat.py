@@ -1,4 +1,4 @@
-"""Flat storages, such as ``getParameters()`` makes: a file's parameters side by side come back side by side."""
+"""Restore flat storages such as those of ``getParameters()``: parameters that are adjacent in a file stay adjacent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a block says of one Lua class: :class:`LuaClass` with every hook that a block may declare or override."""
+"""Define :class:`LuaClass`, the class mapping, with every attribute and hook that a mapping may define."""
 
 from __future__ import annotations
 

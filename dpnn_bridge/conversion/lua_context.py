@@ -1,4 +1,4 @@
-"""The walk from torch modules to Lua objects."""
+"""Traverse PyTorch modules and convert them to Lua objects."""
 
 from __future__ import annotations
 

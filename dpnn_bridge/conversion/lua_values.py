@@ -1,4 +1,4 @@
-"""Lua values and Python values: what is what, and how one becomes the other."""
+"""Convert between Lua values and Python values."""
 
 from __future__ import annotations
 

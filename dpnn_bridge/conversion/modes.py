@@ -1,4 +1,4 @@
-"""Training and evaluation mode of all modules of a model."""
+"""Set the training and evaluation mode of all modules of a model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The noise that Torch7 stored, in place of what a random module would draw."""
+"""Replace the random numbers of a module by those that Torch7 stored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a caller may choose when a Lua object becomes a module."""
+"""Define the options for converting a Lua object to a module."""
 
 from __future__ import annotations
 

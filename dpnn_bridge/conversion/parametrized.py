@@ -1,4 +1,4 @@
-"""Pickling of modules with :mod:`torch.nn.utils.parametrize` parametrizations."""
+"""Pickle modules with :mod:`torch.nn.utils.parametrize` parametrizations."""
 
 from __future__ import annotations
 

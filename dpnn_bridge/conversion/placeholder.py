@@ -1,4 +1,4 @@
-"""What stands where a Lua class has no mapping."""
+"""Define the placeholder for a Lua class without a mapping."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a module stands in Torch7: Lua paths (``modules[4]``) and names that were given in Lua lead to modules."""
+"""Find modules by their path in Lua (``modules[4]``) or by their name in Lua."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What became of each Lua object in a conversion."""
+"""Report how each Lua object was converted."""
 
 from __future__ import annotations
 

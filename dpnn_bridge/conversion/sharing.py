@@ -1,10 +1,10 @@
-"""Which Lua tensors are one parameter, and how parameters that only overlap stay tied.
+"""Decide which Lua tensors become one parameter, and tie parameters that overlap.
 
-Tensors that view the same elements in the same arrangement are one ``nn.Parameter``. Tensors that overlap in another
-way (a decoder whose weight is the transpose of the encoder's) keep one parameter, the source; the others become a
-:class:`~dpnn_bridge.conversion.ties.Tie`, which computes them from the source. A gradient therefore reaches the source
-alone, and the tie survives ``.to()``, ``deepcopy``, pickling and ``state_dict``. Mere neighbours in one flat storage
-become compact, independent parameters.
+Tensors that view the same elements with the same layout become one ``nn.Parameter``. Of tensors that overlap in another
+way (a decoder whose weight is the transpose of the encoder's), one becomes a parameter, the source. The others become a
+:class:`~dpnn_bridge.conversion.ties.Tie`, which computes them from the source. So only the source gets a gradient, and
+ties survive ``.to()``, ``deepcopy``, pickling and ``state_dict``. Tensors that are only adjacent in one flat storage
+become independent, contiguous parameters.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Layers of ``torch.nn`` that came from no Lua file; ``.pt`` files keep them by the arguments of their constructor."""
+"""Store layers of ``torch.nn`` without a Lua class in ``.pt`` files, by the arguments of their constructor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A field's tensor: whether it is a parameter, and its elements in Lua's arrangement."""
+"""Convert the tensor of a field: decide whether it is a parameter, and arrange its elements in Lua's layout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tensors of a module that live in another module: views of its parameters, and buffers that both use."""
+"""Tie tensors of a module to another module: views of its parameters, and shared buffers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The walk from Lua objects to torch modules."""
+"""Traverse Lua objects and convert them to PyTorch modules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What modules do while a tracer records them."""
+"""Control how ``torch.fx`` and other tracers record the modules of this package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Graphs that ``nn.Serial`` wrote: every module of a graph is there twice, on the same memory."""
+"""Merge the duplicate modules of graphs that ``nn.Serial`` wrote, which share memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One module for each use: a module of Torch7 keeps its ``output`` for ``backward``, so that none can run twice."""
+"""Create one module per use: a Torch7 module stores its ``output`` for ``backward``, so it cannot run twice."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Python code of 2016 to 2019 that calls ``load_lua``, ``torch.legacy`` or torchfile, on current PyTorch.
+"""Run Python code of 2016 to 2019 that calls ``load_lua``, ``torch.legacy`` or torchfile on current PyTorch.
 
 >>> net = dpnn_bridge.legacy.load_lua("model.t7")                      # doctest: +SKIP
 >>> net.modules[0].weight.size(), net.forward(image).size()            # doctest: +SKIP
 
-``python -m dpnn_bridge.legacy script.py`` runs a script without a change; :func:`install` does for one's own process
-what that does for the script.
+``python -m dpnn_bridge.legacy script.py`` runs an unchanged script. :func:`install` makes the same modules importable
+in the current process.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``python -m dpnn_bridge.legacy script.py ARGUMENTS``: runs a Python script of 2016 to 2019 without a change to it."""
+"""Run an unchanged Python script of 2016 to 2019: ``python -m dpnn_bridge.legacy script.py ARGUMENTS``."""
 
 from __future__ import annotations
 

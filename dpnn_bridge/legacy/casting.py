@@ -1,4 +1,4 @@
-"""Casts of modules, ``module.type(...)``."""
+"""Cast modules: ``module.type(...)``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a ``.t7`` file holds as PyTorch 0.4's ``load_lua`` gave it."""
+"""Convert the content of a ``.t7`` file to the objects that PyTorch 0.4's ``load_lua`` returned."""
 
 from __future__ import annotations
 

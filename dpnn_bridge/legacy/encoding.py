@@ -1,4 +1,4 @@
-"""Objects of ``torch.legacy.nn`` as Lua objects on the same memory."""
+"""Convert objects of ``torch.legacy.nn`` to Lua objects on the same memory."""
 
 from __future__ import annotations
 

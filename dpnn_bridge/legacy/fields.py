@@ -1,7 +1,7 @@
-"""Where the fields of PyTorch 0.4's ``torch.legacy.nn`` differ from Torch7's: names, indices from 0, sizes.
+"""List where the fields of PyTorch 0.4's ``torch.legacy.nn`` differ from Torch7: names, indices from 0, sizes.
 
-The tables follow the patches that ``read_lua_file.py`` of PyTorch 0.4 applied while it read. Both directions follow
-from them. Needs no PyTorch.
+The tables follow the patches of ``read_lua_file.py`` in PyTorch 0.4, and are used in both directions. Does not import
+PyTorch.
 """
 
 from __future__ import annotations

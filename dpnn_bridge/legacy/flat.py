@@ -1,4 +1,4 @@
-"""Parameters as one vector, ``module.flattenParameters()``."""
+"""Flatten parameters to one vector: ``module.flattenParameters()``."""
 
 from __future__ import annotations
 

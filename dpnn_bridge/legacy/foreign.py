@@ -1,4 +1,4 @@
-"""Modules of users, written in Python against ``torch.legacy.nn``, inside of nets that PyTorch runs."""
+"""Run Python modules of users that were written for ``torch.legacy.nn`` inside converted models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The modules that old scripts import, made importable: ``torch.legacy``, ``load_lua`` and torchfile."""
+"""Make the modules that old scripts import available: ``torch.legacy``, ``load_lua`` and torchfile."""
 
 from __future__ import annotations
 

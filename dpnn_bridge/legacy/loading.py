@@ -1,4 +1,4 @@
-"""``load_lua`` as PyTorch had it until 0.4."""
+"""Implement ``load_lua`` with the interface of PyTorch 0.4."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Python values of ``torch.legacy`` as the Lua values that a ``.t7`` file would hold."""
+"""Convert Python values of ``torch.legacy`` to the Lua values of a ``.t7`` file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all modules and criterions of PyTorch 0.4's ``torch.legacy.nn`` can do."""
+"""Implement the methods of all modules and criterions of PyTorch 0.4's ``torch.legacy.nn``."""
 
 from __future__ import annotations
 

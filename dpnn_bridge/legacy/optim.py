@@ -1,8 +1,8 @@
-"""The functions of PyTorch 0.4's ``torch.legacy.optim``, each one step of the optimizer of :mod:`dpnn_bridge.optim`.
+"""Implement PyTorch 0.4's ``torch.legacy.optim``; each call is one step of the optimizer in :mod:`dpnn_bridge.optim`.
 
-All take ``(opfunc, x, config, state=None)``. ``opfunc(x)`` returns the value and the gradient at ``x``, a vector that
-the step changes in place. ``config`` holds hyperparameters under Torch7's names, ``state`` (by default ``config``) what
-the next step needs.
+All functions take ``(opfunc, x, config, state=None)``. ``opfunc(x)`` returns the value and the gradient at ``x``, a
+vector that the step changes in place. ``config`` contains hyperparameters with Torch7's names. ``state`` (by default
+``config``) contains the state for the next step.
 
 >>> params, gradients = net.flattenParameters()                          # doctest: +SKIP
 >>> optim.sgd(lambda x: (loss(), gradients), params, {"learningRate": 0.1})    # doctest: +SKIP

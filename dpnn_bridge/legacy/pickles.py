@@ -1,7 +1,7 @@
-"""Pickles of ``torch.legacy.nn``, as ``torch.save`` of PyTorch 0.1 to 0.4 and later wrote them, read as data.
+"""Read pickles of ``torch.legacy.nn``, written by ``torch.save`` of PyTorch 0.1 to 0.4 and later, as data.
 
-The classes that a pickle names are stood for by inert objects with the same fields: nothing that a file names is
-imported or called. What they hold becomes the Lua objects that a ``.t7`` file of the same net would hold.
+Inert objects with the same fields replace the classes that a pickle names. Nothing that a file names is imported or
+called. The content becomes the Lua objects of a ``.t7`` file of the same model.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""How objects of ``torch.legacy.nn`` compute: the converted module runs on the object's own tensors.
+"""Run objects of ``torch.legacy.nn``: the converted module computes with the tensors of the objects.
 
-A net is converted when it first runs, and again after it was changed. Its parameters and buffers are views of the
-tensors of its objects. Hooks note the input and output of every module inside it, so that each has its ``output`` and
-``gradInput``, and can run backward by itself, as in Torch7.
+A model is converted when it first runs, and again after a change. Its parameters and buffers are views of the tensors
+of its objects. Hooks record the input and output of every module, so that each has its ``output`` and ``gradInput``,
+and can run backward alone, as in Torch7.
 """
 
 from __future__ import annotations

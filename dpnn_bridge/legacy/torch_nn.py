@@ -1,4 +1,4 @@
-"""Files with modules of ``torch.nn`` in them, as ``load_lua`` gave them in dpnn_bridge 0.1."""
+"""Implement ``load_lua`` with ``torch.nn`` modules, as in dpnn_bridge 0.1."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nested values of tensors: inputs, outputs and gradients of modules."""
+"""Map functions over nested inputs, outputs and gradients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The base of all objects of ``torch.legacy.nn``: fields as attributes."""
+"""Define the base class of all objects of ``torch.legacy.nn``, whose attributes are Torch7's fields."""
 
 from __future__ import annotations
 

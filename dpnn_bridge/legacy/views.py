@@ -1,4 +1,4 @@
-"""Parameters and buffers as views of an object's own tensors, for modules that run on them."""
+"""Provide parameters and buffers as views of an object's tensors."""
 
 from __future__ import annotations
 

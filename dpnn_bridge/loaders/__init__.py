@@ -1,4 +1,4 @@
-"""Bytes <-> Lua values. Knows nothing of modules."""
+"""Convert between bytes and Lua values. This subpackage does not depend on modules."""
 
 from dpnn_bridge.base.faces import face
 from dpnn_bridge.loaders.framings import Framing, register_framing

@@ -1,7 +1,7 @@
-"""The primitive values of an ASCII .t7 stream.
+"""Read the primitive values of an ASCII .t7 stream.
 
-The same values as in binary mode, each printed on a line of its own, arrays as one line of numbers with blanks between
-them. Strings and the elements of Byte and Char storages are raw bytes, with a newline behind them if there are any.
+The values are those of binary mode. Each is on its own line, and an array is one line of numbers with spaces between
+them. Strings and the elements of Byte and Char storages are raw bytes, followed by a newline if there are any.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whether two object graphs are the same: values, order, classes, and what is shared with what."""
+"""Compare two object graphs: values, order, classes and sharing."""
 
 from __future__ import annotations
 

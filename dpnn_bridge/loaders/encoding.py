@@ -1,4 +1,4 @@
-"""How a stream is encoded, and what a file is that is no .t7 at all."""
+"""Detect the encoding of a stream, and the kind of a file that is not a .t7 file."""
 
 from __future__ import annotations
 

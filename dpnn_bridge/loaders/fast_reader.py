@@ -1,12 +1,12 @@
-"""The reader for binary streams, with the primitives written out.
+"""Read binary streams fast, with the primitives inlined.
 
-It reads what :class:`~.reader.Reader` reads, several times faster: most of a file is numbers, strings and tables, and a
-function call for each of them costs more than the work. Everything rare is left to the base class.
+This class reads the same files as :class:`~.reader.Reader`, several times faster. Most of a file is numbers, strings
+and tables, and a function call for each costs more than reading it. The base class reads all rare values.
 
-Each step of the loop unpacks the rest of one value together with the head of the value after it, its type code and
-the next four bytes, so that one call of :mod:`struct` does for both. ``code`` and ``n`` always hold the head of the
-value at ``pos``; ``n`` is the length of a string, the index of a table or object, or a boolean. Where the window over
-the file ends, ``struct.error`` is raised before anything was changed, the window moves, and the step is done again.
+Each step of the loop unpacks the rest of one value together with the head of the next value, its type code and the
+following four bytes, so that one call of :mod:`struct` reads both. ``code`` and ``n`` are always the head of the value
+at ``pos``. ``n`` is the length of a string, the index of a table or object, or a boolean. At the end of the window over
+the file, ``struct.error`` is raised before any state changes. Then the window moves, and the step is repeated.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where a file comes from: a path, a URL, an open file, bytes in memory; compressed or not. It becomes a local file."""
+"""Make a local file from an input: a path, a URL, an open file, or bytes, compressed or not."""
 
 from __future__ import annotations
 

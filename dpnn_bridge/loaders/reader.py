@@ -1,4 +1,4 @@
-"""From a stream to Lua values, for any stream: no recursion, every size checked before anything is allocated."""
+"""Read Lua values from any stream, without recursion. Every size is checked before memory is allocated."""
 
 from __future__ import annotations
 

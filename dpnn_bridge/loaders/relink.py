@@ -1,7 +1,7 @@
-"""Tensors that stood on a model's flat storage when they were read, when another model took its place.
+"""Move tensors that were views of a model's flat storage to the storage of a replacement model.
 
-A checkpoint often holds the vector of ``getParameters()`` beside its model. The model that replaces it has new
-storages, each of which knows what it replaces: the vector is to show the new weights.
+A checkpoint often contains the vector of ``getParameters()`` beside its model. A model that replaces it has new
+storages. Each new storage refers to the storage that it replaces, so the vector can view the new weights.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Long tables of strings, numbers and booleans, read at once: vocabularies, counts, lists of file names.
+"""Read long tables of strings, numbers and booleans at once, such as vocabularies, counts and lists of file names.
 
-A run is a sequence of pairs whose keys are of one type, and so are their values. Pairs that take equally many bytes are
-an array of numpy. Where strings are of several lengths, numpy finds whatever may be a string of less than 256 bytes:
-those that follow each other without a gap, beginning with the one in the first pair, are the run.
+A run is a sequence of pairs in which all keys have one type and all values have one type. If all pairs have the same
+number of bytes, numpy reads them as one array. If strings have several lengths, numpy finds everything that may be a
+string of less than 256 bytes. Those that follow each other without a gap, starting with the first pair, are the run.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What dpnn's ``nn.Serial`` writes: heavy, medium or light, cast or not. From object graph to object graph."""
+"""Convert an object graph to the form that dpnn's ``nn.Serial`` writes: heavy, medium or light, cast or not."""
 
 from __future__ import annotations
 

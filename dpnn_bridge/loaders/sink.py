@@ -1,4 +1,4 @@
-"""The primitive values of a .t7 stream, written: the counterparts of the streams that are read."""
+"""Write the primitive values of a .t7 stream."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Where the bytes come from: a file, or bytes in memory. Read by position, never mapped.
+"""Read bytes by position from a file or from memory, without memory mapping.
 
-Nothing is memory mapped on purpose: a mapped file that another process truncates kills this one (SIGBUS), and .t7
-payloads are not aligned, so that they would have to be copied anyway. A positional read copies once, straight into
-aligned memory, and a file that has shrunk gives an ordinary error.
+If another process truncates a memory-mapped file, this process is killed (SIGBUS). Payloads in a .t7 file are not
+aligned, so they would have to be copied anyway. A positional read copies once, directly into aligned memory, and raises
+an ordinary error if the file has shrunk.
 """
 
 from __future__ import annotations

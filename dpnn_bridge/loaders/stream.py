@@ -1,4 +1,4 @@
-"""The primitive values of a binary .t7 stream: int, long, double, bytes, string, storage elements."""
+"""Read the primitive values of a binary .t7 stream: int, long, double, bytes, string, storage elements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading .t7 files and serialized strings."""
+"""Read .t7 files and serialized strings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writing .t7 files and serialized strings."""
+"""Write .t7 files and serialized strings."""
 
 from __future__ import annotations
 

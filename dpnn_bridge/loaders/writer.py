@@ -1,4 +1,4 @@
-"""From Lua values to a stream, as torch7's File.lua writes them: no recursion, sharing and cycles kept."""
+"""Write Lua values to a stream like torch7's File.lua, without recursion, with sharing and cycles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lua, alive inside Python: code written for Torch7 runs on PyTorch's tensors. Needs the extra ``lua``.
+"""Run Lua code that was written for Torch7 on PyTorch tensors. Requires the extra ``lua``.
 
 >>> from dpnn_bridge.lua import LuaBridge
 >>> LuaBridge().execute("return torch.range(1, 3):sum()")

@@ -1,8 +1,8 @@
-"""The program that runs in the process of a Lua sandbox: gives its rights away, then answers requests.
+"""Run in the process of a Lua sandbox: drop all rights, then answer requests.
 
-A request is a tuple: what to do, the numbers of values that are not needed any more, arguments. The answer is a pair:
-``("value", …)`` or ``("error", text)``, before it any number of ``("print", text)`` and ``("module", name)``; the
-program answers the latter with the path and text of a Lua file, or None.
+A request is a tuple: the operation, the numbers of values that are no longer needed, and arguments. The answer is a
+pair, ``("value", …)`` or ``("error", text)``. Any number of ``("print", text)`` and ``("module", name)`` may precede
+the answer. The program answers a ``("module", name)`` with the path and text of a Lua file, or None.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Takes from this process, for good, what code that is not trusted has no need of.
+"""Drop the rights of this process that untrusted code does not need.
 
 ``setrlimit`` limits memory, files and their size on every POSIX system. On Linux (x86-64 and aarch64) a seccomp filter
-leaves only the system calls that computing needs: memory, threads, clocks, reading and writing what is open already.
-No file, socket, process or program can be opened from then on, whatever runs in the process and whoever owns it.
-Libraries on PyPI for this need libseccomp on the system, so that it stands here: one table and one filter.
+allows only the system calls that computation needs: memory, threads, clocks, reading and writing open files. From then
+on, no file, socket, process or program can be opened, whatever code runs in the process and whoever owns it.
+This file contains one table and one filter, because libraries on PyPI for this purpose need libseccomp on the system.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Classes of the registry inside Lua: each forward runs the converted PyTorch module on the object's own tensors."""
+"""Provide the registry's classes in Lua: each forward runs the converted PyTorch module on the object's tensors."""
 
 from __future__ import annotations
 

@@ -1,26 +1,27 @@
-"""How a Torch7 call finds its code: one declaration serves ``torch.f(res, ...)``, ``torch.f(...)`` and ``t:f(...)``.
+"""Find the implementation of Torch7 calls. ``torch.f(res, ...)``, ``torch.f(...)``, ``t:f(...)`` have one declaration.
 
-A signature lists the arguments as Torch7's C wrapper knows them, one token each::
+A signature lists the arguments of Torch7's C wrapper, one token each::
 
-    r    result tensor; left out by torch.f() (a new one), given as self by t:f()
-    R    result tensor that t:f() may leave out too (self is then the next argument)
+    r    result tensor; omitted by torch.f() (a new one), given as self by t:f()
+    R    result tensor that t:f() may omit too (self is then the next argument)
     s    source tensor; in t:f() it defaults to the result
     T    tensor of the call's type; T2 must have 2 dimensions
-    X    tensor that is also what the call returns (in place only)
-    I    LongTensor; IR: a LongTensor result that may be left out
-    BR   ByteTensor result that may be left out
+    X    tensor that is also the result of the call (in place only)
+    I    LongTensor; IR: a LongTensor result that may be omitted
+    BR   ByteTensor result that may be omitted
     F D  FloatTensor, DoubleTensor
     N    IntTensor
     A    non-empty table of tensors
-    n    number; n=1 gives a default
+    n    number; n=1 declares a default
     i    dimension, 1-based in Lua and 0-based for the code; i=last defaults to the last one
-    b    boolean; b=0 gives a default
-    G    random generator, may be left out
+    b    boolean; b=0 declares a default
+    G    random generator, may be omitted
     L    sizes: a LongStorage or numbers, to the end of the call
     c    letter; c=UL allows U (the default) and L
 
-Alternatives are tried in the order they are declared, and within one the way that leaves out fewest arguments last, as
-the wrapper does. What the code returns is what Lua gets, unless it returns None: then the result arguments.
+Alternatives are tried in the order of their declaration. Within one alternative, the form that omits the fewest
+arguments is tried last, as in the wrapper. Lua gets the return value of the code, or, if that is None, the result
+arguments.
 """
 
 from __future__ import annotations

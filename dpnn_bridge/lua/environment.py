@@ -1,4 +1,4 @@
-"""What scripts find around the tensors: generators, files, timers, threads, paths, modules."""
+"""Provide the environment of scripts: generators, files, timers, threads, paths, modules."""
 
 from __future__ import annotations
 

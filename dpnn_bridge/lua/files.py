@@ -1,6 +1,6 @@
-"""torch.MemoryFile, torch.DiskFile and torch.PipeFile: typed reads and writes, binary or text.
+"""Implement torch.MemoryFile, torch.DiskFile and torch.PipeFile: typed reads and writes, binary or text.
 
-The object layer (readObject, writeObject) stands in prelude/file.lua, since classes may bring their own.
+The object layer (readObject, writeObject) is in prelude/file.lua, because classes may define their own.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Files of HDF5 for scripts that require ``hdf5``, over h5py; the Lua side is ``prelude/packages/hdf5.lua``."""
+"""Implement the package ``hdf5`` with h5py. The Lua part is ``prelude/packages/hdf5.lua``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors of Lua in words that say what to do, with Lua's stack without the frames of the bridge."""
+"""Rewrite Lua errors: explain what to do, and remove the bridge's frames from the stack."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What Lua keeps of tensors on its own side: their geometry, and small memory that Lua allocated itself.
+"""Exchange tensors that Lua manages itself: their geometry, and small memory that Lua allocated.
 
-With LuaJIT, ``prelude/ffi`` holds the geometry of tensors in Lua tables and works on their memory without asking
-Python. These functions carry such tensors over the border. Python's :class:`~dpnn_bridge.lua.tensor.Tensor` tells
-through :data:`~dpnn_bridge.lua.tensor.changes` when it moves a view that Lua knows.
+With LuaJIT, ``prelude/ffi`` stores the geometry of tensors in Lua tables and accesses their memory without Python. The
+functions in this file pass such tensors between Lua and Python. Python's :class:`~dpnn_bridge.lua.tensor.Tensor`
+reports through :data:`~dpnn_bridge.lua.tensor.changes` when it moves a view that Lua knows.
 """
 
 from __future__ import annotations

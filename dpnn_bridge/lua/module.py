@@ -1,4 +1,4 @@
-"""Lua modules and criterions as :class:`torch.nn.Module` with autograd."""
+"""Wrap Lua modules and criterions as :class:`torch.nn.Module` with autograd."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The text of tensors and storages, as Torch7 prints them."""
+"""Print tensors and storages in Torch7's format."""
 
 from __future__ import annotations
 

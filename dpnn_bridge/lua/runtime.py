@@ -1,4 +1,4 @@
-"""The Lua state: which Lua, what it may do, how calls and errors cross between Lua and Python."""
+"""Create a Lua state with limited rights, and pass calls and errors between Lua and Python."""
 
 from __future__ import annotations
 

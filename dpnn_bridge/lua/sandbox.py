@@ -1,4 +1,4 @@
-"""The process in which a sandboxed bridge runs Lua, seen from the program that started it."""
+"""Start and control the process in which a sandboxed bridge runs Lua."""
 
 from __future__ import annotations
 

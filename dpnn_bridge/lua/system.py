@@ -1,4 +1,4 @@
-"""What the C libraries behind Lua packages did for scripts: ``paths``, ``sys``, ``lfs``, ``cjson`` and ``image``."""
+"""Replace the C libraries behind the Lua packages ``paths``, ``sys``, ``lfs``, ``cjson`` and ``image``."""
 
 from __future__ import annotations
 

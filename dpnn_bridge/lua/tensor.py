@@ -1,10 +1,11 @@
-"""Torch7's storages and tensors over PyTorch memory.
+"""Implement Torch7's storages and tensors on PyTorch memory.
 
-A :class:`Storage` is a resizable block that any number of tensors share; a :class:`Tensor` is a mutable view of one:
-``resize``, ``set`` and friends change the object in place, which PyTorch's tensors cannot do, so the geometry lives
-here and :attr:`Tensor.t` gives the PyTorch view of the moment. Memory is shared with Python both ways.
+A :class:`Storage` is a resizable region of memory that any number of tensors share. A :class:`Tensor` is a mutable view
+of a storage. ``resize``, ``set`` and similar methods change the object in place, which PyTorch's tensors do not
+support. Therefore the geometry is stored here, and :attr:`Tensor.t` returns the current PyTorch view. Python and Lua
+share memory in both directions.
 
-Torch7 has no scalars and no zero-sized dimensions: a tensor without elements has no dimension at all.
+Torch7 has no scalars and no zero-sized dimensions: a tensor without elements has no dimension.
 """
 
 from __future__ import annotations

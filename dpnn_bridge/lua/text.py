@@ -1,4 +1,4 @@
-"""Strings across the border. A Lua string is bytes; Python holds it as a ``str`` with one character for each byte."""
+"""Pass strings between Lua and Python. A Lua string is bytes; in Python it is a ``str`` with one character per byte."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real Torch7, where one is installed: Lua code runs there, in a process of its own."""
+"""Run Lua code in a real Torch7, in a separate process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values across the border: Python to Lua and back.
+"""Convert values between Python and Lua.
 
 =====================================  ==========================================
 Python                                 Lua
@@ -8,11 +8,11 @@ bytes                                  string
 torch.Tensor                           tensor on the same memory
 list, tuple                            table 1, 2, …
 dict                                   table
-LuaObject, LuaTable, LuaTensor, …      what a .t7 file with them would give
+LuaObject, LuaTable, LuaTensor, …      the result of loading a .t7 file with them
 =====================================  ==========================================
 
-Tables of Lua come back as lists when their keys are 1, 2, …, else as dicts; tensors as torch.Tensor on the same memory;
-storages as 1-D tensors; objects of Lua classes and functions stay Lua's (callable and indexable from Python).
+Lua tables become lists if their keys are 1, 2, …, otherwise dicts. Tensors become torch.Tensor on the same memory, and
+storages become 1-D tensors. Objects of Lua classes and functions remain Lua objects, which Python can call and index.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Messages between a program and the process of its Lua sandbox.
+"""Encode and decode messages between a program and the process of its Lua sandbox.
 
-A message is a length, a JSON text of that length and the raw bytes of the tensors that the text names. Nothing in it is
-code, and whatever the process sends is checked before it is used: lengths against a limit before anything is allocated,
-tensors against their bytes, keys of dicts against :mod:`dpnn_bridge.loaders.collisions`. Taking a message apart ends at
-its deadline too. Values in the text::
+A message is a length, a JSON text of that length, and the raw bytes of the tensors that the text names. No part of a
+message is code. Everything that the process sends is checked before use: lengths against a limit before memory is
+allocated, tensors against their bytes, keys of dicts against :mod:`dpnn_bridge.loaders.collisions`. Decoding also ends
+at the deadline of the call. Values in the text::
 
     null, boolean, number, string
     {"l": [value, …]}   list            {"s": [value, …]}         several results

@@ -1,1 +1,1 @@
-"""One file per family of Lua classes; the registry imports them all by itself."""
+"""Contain one file per family of Lua classes. The registry imports all of them."""

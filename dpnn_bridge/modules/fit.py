@@ -1,4 +1,4 @@
-"""Do the layers of a model fit together? What can be said without running it."""
+"""Check, without running a model, whether its layers fit together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model takes: sizes of an input that runs through it, which its file or its layers suggest, tried."""
+"""Find an input size for a model: try sizes that its file or its layers suggest."""
 
 from __future__ import annotations
 

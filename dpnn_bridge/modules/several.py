@@ -1,4 +1,4 @@
-"""Several models of one file, none of which is more the model than the others: an encoder, a decoder, a generator."""
+"""Combine several models of one file that have the same rank, such as an encoder and a decoder."""
 
 from __future__ import annotations
 

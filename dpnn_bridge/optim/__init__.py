@@ -1,12 +1,12 @@
-"""Optimizers that continue what Torch7's ``optim`` package began, and the way back.
+"""Continue training with optimizers in the state of Torch7's ``optim`` package, and export their state.
 
 >>> from dpnn_bridge import optim
 >>> checkpoint = dpnn_bridge.read_t7("checkpoint.t7")                                # doctest: +SKIP
 >>> optimizer = optim.from_lua("sgd", checkpoint["optimState"], model)               # doctest: +SKIP
 >>> checkpoint["optimState"] = optim.to_lua(optimizer, model)                        # doctest: +SKIP
 
-The next step equals the one that Torch7 would have taken. Where PyTorch's formula is the same the result is the stock
-optimizer; else it is one of the classes here, with stock names for hyperparameters and state, so that schedulers,
+The next step equals the step that Torch7 would have taken. If PyTorch's formula is the same, the result is the stock
+optimizer. Otherwise it is a class of this package with stock names for hyperparameters and state, so that schedulers,
 ``state_dict`` and ``torch.optim.Adam(...).load_state_dict(ours.state_dict())`` work.
 """
 

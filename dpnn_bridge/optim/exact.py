@@ -1,4 +1,4 @@
-"""Optimizers whose Torch7 formula PyTorch does not have."""
+"""Optimizers with Torch7's formulas that PyTorch does not have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Optimizers that evaluate the loss several times in one step."""
+"""Optimizers that evaluate the loss several times per step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which ``optim`` method is which optimizer, and what their states are called."""
+"""Map the methods of ``optim`` to optimizers, and the names of their state."""
 
 from __future__ import annotations
 

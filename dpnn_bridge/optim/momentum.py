@@ -1,4 +1,4 @@
-"""dpnn's training step as an optimizer."""
+"""Implement dpnn's training step as an optimizer."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Writes a model in the format that the suffix of the output names.
+"""Write a model in the format that the suffix of the output selects.
 
-Each format is one class, in a file of :mod:`dpnn_bridge.outputs.formats`, that writes and that reads back and compares;
-an output appears only after both.
+Each format is one class, in a file of :mod:`dpnn_bridge.outputs.formats`. The class writes an output, reads it back and
+compares it. An output appears only after all three.
 """
 
 from __future__ import annotations

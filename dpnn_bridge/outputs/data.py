@@ -1,8 +1,9 @@
-"""Data without a model: tensors, tables and datasets of a ``.t7`` file in other formats.
+"""Convert data without a model: tensors, tables and datasets of a ``.t7`` file.
 
-In the flat formats nested keys are joined with dots, ``train.mean`` or ``batches.1.x``, counted from 1 as in Lua;
-``.safetensors`` keeps what is no tensor as JSON in its metadata. ``.json`` and ``.pt`` keep the nesting: tables with
-the keys 1 to n become lists, other tables and objects dicts, an object with its class under ``"torch class"``.
+The flat formats join nested keys with dots, ``train.mean`` or ``batches.1.x``; lists start at 1 as in Lua.
+``.safetensors`` stores everything that is not a tensor as JSON in its metadata. ``.json`` and ``.pt`` keep the nesting:
+tables with the keys 1 to n become lists, other tables and objects dicts. An object has its class under
+``"torch class"``.
 """
 
 from __future__ import annotations

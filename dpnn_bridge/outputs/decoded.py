@@ -1,7 +1,7 @@
-"""The object graph of a ``.pt`` or ``.safetensors`` file, checked like that of a ``.t7`` file.
+"""Decode the object graph of a ``.pt`` or ``.safetensors`` file, with the checks of a ``.t7`` reader.
 
-Every reference, size, view and type is checked before an object is made of it, so that what comes out is what a
-``.t7`` reader could have given. The format is described in :mod:`dpnn_bridge.outputs.container`.
+Every reference, size, view and type is checked before an object is created. So the result is one that a ``.t7`` reader
+could have returned. :mod:`dpnn_bridge.outputs.container` describes the format.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What an output format is: everything that the package asks of one."""
+"""Define the interface of an output format."""
 
 from __future__ import annotations
 

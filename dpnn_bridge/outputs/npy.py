@@ -1,4 +1,4 @@
-"""Arrays of ``.npy`` files that are not trusted: nothing is allocated but what the caller allows."""
+"""Read arrays of untrusted ``.npy`` files. The caller limits the memory."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Reads what ``torch.save`` wrote, as data alone: nothing of the file is called, mapped, unpacked or trusted.
+"""Read files of ``torch.save`` as data. Nothing in the file is called, memory-mapped, extracted or trusted.
 
-The file is a zip archive of uncompressed records: ``data.pkl``, a pickle, and one record for each storage. The few
-instructions of the pickle that plain data needs are carried out here; every record, view and size is checked before
-memory is taken for it. Tensors are private copies in CPU memory, so that the file may change afterwards.
+The file is a zip archive of uncompressed records: ``data.pkl``, a pickle, and one record per storage. This reader
+implements the few pickle instructions that plain data needs. Every record, view and size is checked before memory
+is allocated. Tensors are private copies in CPU memory, so the file may change afterwards.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reads a ``.safetensors`` file without mapping it: its header is checked, then each tensor is copied into memory."""
+"""Read a ``.safetensors`` file without memory mapping: check the header, then copy each tensor into memory."""
 
 from __future__ import annotations
 

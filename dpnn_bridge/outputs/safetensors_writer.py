@@ -1,7 +1,7 @@
-"""Writes ``.safetensors`` files in pieces: tensors under their ``state_dict`` names, and nothing else beside them.
+"""Write ``.safetensors`` files in chunks. They contain only tensors, with their ``state_dict`` names.
 
-What else a model needs to be loaded again stands in the metadata, as strings: ``format`` (``pt``), ``dpnn_bridge`` and
-its ``version``, ``graph``, ``constants`` (type and base64 of each) and ``metadata``. Files of earlier versions hold
+Everything else that loading needs is in the metadata, as strings: ``format`` (``pt``), ``dpnn_bridge`` and its
+``version``, ``graph``, ``constants`` (dtype and base64 of each) and ``metadata``. Files of earlier versions contain
 constants as tensors named ``constant:N``, and tied tensors once, with their other names in ``aliases``.
 """
 

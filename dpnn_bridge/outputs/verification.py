@@ -1,4 +1,4 @@
-"""Comparisons that the formats share."""
+"""Compare outputs with their models, for several formats."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writes a model in the format that the suffix of the output names."""
+"""Write a model in the format that the suffix of the output selects."""
 
 from __future__ import annotations
 

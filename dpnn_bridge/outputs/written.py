@@ -1,4 +1,4 @@
-"""A file that was written, opened again to be compared with its model layer by layer."""
+"""Open an output file again, to compare it with its model layer by layer."""
 
 from __future__ import annotations
 

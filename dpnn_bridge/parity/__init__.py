@@ -1,4 +1,4 @@
-"""Does a module compute what Torch7 computed? Checks against values that Torch7, or PyTorch, stored."""
+"""Compare modules with values that Torch7, or PyTorch, stored."""
 
 from __future__ import annotations
 

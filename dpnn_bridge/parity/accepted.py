@@ -1,8 +1,7 @@
-"""Why a difference is no failure: the one place where a comparison gets another verdict than equal or different.
+"""Find the accepted reason for a difference. Only this file changes a verdict from different to another one.
 
-Whoever finds a cause names it here: a fault of Torch7, an entry of the user's list, layers that draw random numbers,
-rounding errors. The first cause that is found counts. Parameters are copies: neither random numbers nor rounding move
-them.
+The reasons are: a fault of Torch7, an entry of the user's list, layers that draw random numbers, rounding errors. The
+first reason that applies counts. Parameters are copies, so neither random numbers nor rounding may change them.
 """
 
 from __future__ import annotations

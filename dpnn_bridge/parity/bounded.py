@@ -1,4 +1,4 @@
-"""Runs of a model that take no more than its files allow; what asks for more is named by its place."""
+"""Limit runs of a model to the resources that its files allow. An error names the module that needs more."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the buffers of a Lua model still hold after a run: Torch7 keeps results in memory that later layers reuse."""
+"""Find which buffers of a Lua model still contain their results after a run. Torch7 reuses memory in later layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compares a model with a file that was made from it, whatever the format: its tensors, and what every layer gives."""
+"""Compare a model with a file that was converted from it, in any format: its tensors, and the output of every layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the parity of a class rests on, for models without a reference: data that comes with the package."""
+"""Report how the classes of a model were tested, for models without a reference. The data are part of the package."""
 
 from __future__ import annotations
 

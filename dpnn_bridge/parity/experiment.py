@@ -1,4 +1,4 @@
-"""Runs of one model against one reference: as it is, on Torch7's own values, in double precision, disturbed."""
+"""Run one model against one reference: unchanged, on Torch7's own values, in double precision, and perturbed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which comparisons the known faults of Torch7 spoil, see :mod:`dpnn_bridge.conversion.faults`."""
+"""Find the comparisons that known faults of Torch7 affect, see :mod:`dpnn_bridge.conversion.faults`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Does a converted module compute what Torch7 computed? Compares with values that Torch7 stored.
+"""Compare a converted module with values that Torch7 stored.
 
 A fixture is a table written by Torch7: ``module`` (fresh), ``input``, ``target`` (criterions), ``output``,
-``gradOutput``, ``gradInput``, ``params``, ``gradParams``, ``after`` (the module afterwards) and, where they apply,
-``scale``, ``forwards``, ``reward``, ``seed`` (of the random numbers, when there is no ``after`` that stores them).
+``gradOutput``, ``gradInput``, ``params``, ``gradParams``, ``after`` (the module afterwards) and, if they apply,
+``scale``, ``forwards``, ``reward``, ``seed`` (of the random numbers, if no ``after`` stores them).
 """
 
 from __future__ import annotations

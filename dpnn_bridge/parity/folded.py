@@ -1,4 +1,4 @@
-"""Weights into which a tracer multiplied the batch normalization behind them."""
+"""Identify weights that a tracer folded with the following batch normalization."""
 
 from __future__ import annotations
 

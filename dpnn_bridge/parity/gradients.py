@@ -1,4 +1,4 @@
-"""Comparing gradients, and refusals, with what Torch7 left."""
+"""Compare gradients, and errors in backward, with those of Torch7."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A verification as one HTML page that needs nothing else: verdict, error plot, layers, histogram, classes."""
+"""Write a verification as one HTML page: verdict, error plot, layers, histogram, classes."""
 
 from __future__ import annotations
 

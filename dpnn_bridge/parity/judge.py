@@ -1,4 +1,4 @@
-"""Why a result differs: random numbers, rounding, or something else. Finds out by running the model again."""
+"""Find the reason for a difference, random numbers, rounding or another one, by running the model again."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Where a module differs from Torch7 on purpose: a JSON file beside the fixtures that says where and why.
+"""Read and apply lists of known differences from Torch7: JSON files beside the fixtures.
 
     [{"files": ["SparseLinear__*"], "compared": ["gradInput*"], "reason": "Torch7 returns a dense gradient"}]
 
-A comparison that fails and is named there counts as known: it is reported with its reason and is no failure. All
-others are compared as strictly as ever. An entry may say what the difference is, and then excuses no other:
+A comparison that fails and is listed counts as known: it is reported with its reason and is not a failure. All
+other comparisons are unaffected. An entry may describe the difference, and then applies only to that difference:
 
     "message": "Torch7 refused this call (*SpatialDropout.lua:37*"
     "measured": {"Kmeans__scale gradParams[1]": {"expected": -0.584, "found": -0.292, "snr": 6.02}}

@@ -1,8 +1,8 @@
-"""Compares what every layer of a model returns with what it returns in a file that was made from the model.
+"""Compare the output of every layer of a model with the output in a file that was converted from the model.
 
-Bits are demanded of weights, which are copies. Results are computed: two runs of one model differ in their last bits if
-its tensors lie in memory of another layout, or other threads take part. So no more is demanded of results than two runs
-of the source give.
+The bits of weights must agree, because weights are copies. Results need not: two runs of one model differ in their last
+bits if its tensors have another layout in memory, or if the number of threads differs. So results may differ as much
+as two runs of the source.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every layer of a model computed, ours and Torch7's."""
+"""Collect the results of every layer, in PyTorch and in Torch7."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A reference computed by Lua sources: what the original Lua files of a model make of an input.
+"""Compute a reference with the original Lua sources of a model.
 
-They run on the bridge's kernels. It is an independent reading of the model and not of Torch7's C code: stored outputs
-of real Torch7, or :mod:`dpnn_bridge.lua.torch7`, remain the last word.
+The sources run on the bridge's kernels. The reference is independent of the class mappings, but not computed by
+Torch7's C code. Only stored outputs of real Torch7, or :mod:`dpnn_bridge.lua.torch7`, are Torch7's values.
 """
 
 from __future__ import annotations

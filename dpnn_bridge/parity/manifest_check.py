@@ -1,8 +1,8 @@
-"""Checks what a manifest says: each target is what was written, and the same model as the source that is there.
+"""Verify the targets of a manifest: each is the file that was written, and the same model as its source.
 
-A manifest is data, and data choose no program: unless the user says that it is theirs, its lines may name files of this
-machine in data formats, and nothing is fetched, run or handed to another program. Fields that name plugins or Lua files
-have no meaning in a manifest.
+A manifest is data, and data must not select a program. Unless the user trusts the manifest, its lines may name only
+local files in data formats. Nothing is downloaded, run or passed to another program. Fields that name plugins or Lua
+files have no meaning in a manifest.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Fixtures made by PyTorch: a model's results today, to compare with tomorrow."""
+"""Record fixtures with PyTorch: the current results of a model, for later comparisons."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Which differences rounding errors explain, measured on the model and the reference at hand.
+"""Decide which differences rounding errors explain, by measurements on the model and the reference.
 
-A reference in single precision is off by the rounding errors of whoever computed it. Here the model runs in double
-precision, which tells how far off the reference is, and in single precision, several times with every weight and input
-moved by its last bit, which tells how far off such a run may be. Torch7's errors and ours are of one size: over all
-fixtures and published architectures the reference was never farther from the exact result than 1.5 times our own run
-where that was off by more than :data:`UNITS`. What is farther than :data:`MARGIN` times is no rounding.
+A reference in single precision contains the rounding errors of the program that computed it. The model runs in double
+precision, which measures the error of the reference. It also runs in single precision, several times with every weight
+and input perturbed by 1 ulp, which measures the expected error of such a run. The errors of Torch7 and PyTorch have the
+same size: over all fixtures and published architectures, the error of the reference was at most 1.5 times that of our
+own run, where that exceeded :data:`UNITS`. An error above :data:`MARGIN` times the expected error is not rounding.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One comparison of a model with a reference: every result placed with its layer, every difference judged."""
+"""Compare one run of a model with a reference: assign every result to its layer, and judge every difference."""
 
 from __future__ import annotations
 

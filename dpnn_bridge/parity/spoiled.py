@@ -1,4 +1,4 @@
-"""References that were saved too late: a layer that computes in place had changed what they should hold."""
+"""Detect references that were saved too late, after a layer that computes in place had changed the values."""
 
 from __future__ import annotations
 

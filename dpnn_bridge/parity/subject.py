@@ -1,4 +1,4 @@
-"""What is verified: a model, and the reference that it is compared with."""
+"""Define the subject of a verification: a model and its reference."""
 
 from __future__ import annotations
 

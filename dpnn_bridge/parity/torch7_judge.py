@@ -1,6 +1,6 @@
-"""Real Torch7 as the judge of a model: it loads a ``.t7`` file, runs it, and what each step gave comes back.
+"""Run a ``.t7`` model in real Torch7 and return the results of each step.
 
-The Lua side is ``torch7_judge.lua``. Starting Torch7 costs more than most runs, so that one process takes many jobs.
+The Lua part is ``torch7_judge.lua``. Starting Torch7 costs more than most runs, so one process runs many jobs.
 """
 
 from __future__ import annotations

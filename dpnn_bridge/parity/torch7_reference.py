@@ -1,4 +1,4 @@
-"""A reference computed by real Torch7: what it makes of a model and an input, layer by layer."""
+"""Compute a reference with real Torch7, layer by layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a verification found: every layer, every comparison, as data."""
+"""Define the result of a verification: every layer and every comparison, as data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compares a model, layer by layer, with what Torch7 computed and with its own converted file."""
+"""Compare a model, layer by layer, with Torch7's results and with its converted file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures of models: the graph of layers as data, as Graphviz and Mermaid text, and as one HTML page."""
+"""Draw models: the graph of layers as data, as Graphviz and Mermaid text, and as one HTML page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The graph of a model as one HTML page: complete in itself, for any browser, without a network.
+"""Write the graph of a model as one HTML page that needs no network.
 
 Graphviz draws in the browser (``static/viz-global.js``, see ``static/VIZ-LICENSE.txt``), so that containers can be
 folded.

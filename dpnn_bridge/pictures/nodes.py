@@ -1,4 +1,4 @@
-"""A model as a graph: every layer with its names, settings, shapes and tensors, and what passes its value to what."""
+"""Convert a model to a graph: layers with names, settings, shapes and tensors, and the data flow between them."""
 
 from __future__ import annotations
 

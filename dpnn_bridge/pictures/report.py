@@ -1,4 +1,4 @@
-"""A verification as one HTML page with the model's graph, each layer in the colour of its verdict."""
+"""Write a verification as one HTML page with the model's graph, each layer in the colour of its verdict."""
 
 from __future__ import annotations
 

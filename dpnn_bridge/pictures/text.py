@@ -1,4 +1,4 @@
-"""The graph of a model as text that other tools draw: Graphviz and Mermaid."""
+"""Write the graph of a model as text for Graphviz and Mermaid."""
 
 from __future__ import annotations
 

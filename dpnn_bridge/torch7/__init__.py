@@ -1,1 +1,1 @@
-"""What Torch7 itself does with numbers: its random generator, its sort, its gradients."""
+"""Implement Torch7's numerics: its random generator, its sort, its gradients."""

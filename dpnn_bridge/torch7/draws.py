@@ -1,4 +1,4 @@
-"""Torch7's random numbers in place of PyTorch's, for runs of which the seed is known and the noise is not."""
+"""Replace PyTorch's random numbers by Torch7's, for runs with a known seed and unknown random numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gradients that Torch7 defines and that are not the derivative of the value."""
+"""Define gradients of Torch7 that are not the derivative of the value."""
 
 from __future__ import annotations
 

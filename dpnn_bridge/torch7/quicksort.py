@@ -1,7 +1,7 @@
-"""The order in which Torch7's quicksort and quickselect leave equal numbers and NaN.
+"""Return the order of equal numbers and NaN that Torch7's quicksort and quickselect produce.
 
-Where all numbers differ any sort gives the same order and :func:`positions` uses PyTorch's.
-Both are Sedgewick's versions: median of three, subfiles of up to ten elements left to one insertion sort at the end.
+If all numbers differ, any sort returns the same order, and :func:`positions` uses PyTorch's. Both algorithms are
+Sedgewick's versions: median of three; subfiles of up to ten elements are left for one insertion sort at the end.
 """
 
 from __future__ import annotations

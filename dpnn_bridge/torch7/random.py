@@ -1,12 +1,12 @@
-"""Torch7's random number generator: MT19937 and the draws that TH builds on it, bit for bit.
+"""Implement Torch7's random number generator, bit for bit: MT19937 and TH's distributions.
 
 Usable without Lua::
 
     generator = Generator(1234)
-    generator.uniform(), generator.normal()          # what torch.uniform(), torch.normal() give after manualSeed(1234)
-    generator.fill_normal(torch.empty(2, 3))         # what torch.Tensor(2, 3):normal() holds
+    generator.uniform(), generator.normal()          # as torch.uniform(), torch.normal() after manualSeed(1234)
+    generator.fill_normal(torch.empty(2, 3))         # as torch.Tensor(2, 3):normal()
 
-Transcendental functions are the ones of :mod:`math` (the C library), since numpy's vectorised ones differ in the last
+Transcendental functions are those of :mod:`math` (the C library), because numpy's vectorised ones differ in the last
 bit. uniform, random, bernoulli, randperm and multinomial need none and are exact on every platform.
 """
 

@@ -1,4 +1,4 @@
-"""dpnn's Module interface as functions over any ``torch.nn.Module``."""
+"""Provide dpnn's Module interface as functions of any ``torch.nn.Module``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All parameters as the one vector that Torch7's ``getParameters()`` returns and training scripts save."""
+"""Flatten all parameters to the vector that Torch7's ``getParameters()`` returns and training scripts save."""
 
 from __future__ import annotations
 

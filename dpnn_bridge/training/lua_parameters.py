@@ -1,4 +1,4 @@
-"""A module's parameters and gradients as Torch7 sees them: in Lua's arrangement, to be read and written."""
+"""Read and write a module's parameters and gradients in Lua's layout."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Classes of published models and smaller packages: one file per family, one block per Lua class.
-
-The registry imports these files when a name is asked for that :mod:`dpnn_bridge.modules` does not have. Every module
-class of the files can be imported from here.
-"""
+"""Classes of published models and small packages. One file per project."""
 
 from dpnn_bridge.base.faces import family_face
 

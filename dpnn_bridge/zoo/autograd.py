@@ -1,4 +1,4 @@
-"""Modules of torch-autograd. Each is a Lua function, which is never run; those of its README are known by name."""
+"""Modules of torch-autograd. Each is a Lua function, which never runs. Those of its README are known by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Geometry of boxes as densecap has it: pixels are counted from 1, a box of one pixel is 1 wide."""
+"""Geometry of densecap's boxes: pixels start at 1, and a box of one pixel has width 1."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drawing of boxes for the training of densecap."""
+"""Sampling of boxes for the training of densecap."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layers of MSG-Net (multi-style generative network) and of the style losses it grew from."""
+"""Layers of MSG-Net (multi-style generative network) and of earlier style losses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layers of multipathnet, which STMN and other Fast R-CNN packages use as well: boxes, branches, frozen features."""
+"""Layers of multipathnet, also used by STMN and other Fast R-CNN packages: boxes, branches, frozen features."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole models of OpenNMT. Checkpoints hold them as tables, see :mod:`dpnn_bridge.checkpoints.onmt`."""
+"""Whole models of OpenNMT, which checkpoints store as tables, see :mod:`dpnn_bridge.checkpoints.onmt`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""e-lab's packing of several scales of an image into one image, and back."""
+"""e-lab's packing of several scales of an image into one image, and its inverse."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Residual blocks that are dropped as a whole in training (yueatsprograms/Stochastic_Depth)."""
+"""Residual blocks that are dropped completely in training (yueatsprograms/Stochastic_Depth)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Losses of neural-style and fast-neural-style that stand inside a network."""
+"""Losses of neural-style and fast-neural-style that are layers of a network."""
 
 from __future__ import annotations
 

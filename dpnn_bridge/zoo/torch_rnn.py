@@ -1,4 +1,4 @@
-"""Recurrent layers of torch-rnn, which densecap uses as well, and torch-rnn's language model."""
+"""Recurrent layers of torch-rnn, also used by densecap, and torch-rnn's language model."""
 
 from __future__ import annotations
 

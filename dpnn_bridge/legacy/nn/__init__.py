@@ -1,4 +1,4 @@
-"""The classes of PyTorch 0.4's ``torch.legacy.nn``, with its constructors; dimensions and indices count from 0."""
+"""Provide the classes of PyTorch 0.4's ``torch.legacy.nn`` with its constructors. Indices and dimensions start at 0."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Elementwise functions, soft maxima and noise."""
+"""Element-wise functions, softmax functions and noise."""
 
 from __future__ import annotations
 

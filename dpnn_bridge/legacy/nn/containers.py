@@ -1,4 +1,4 @@
-"""Modules that hold others, and modules of tables."""
+"""Containers and modules of tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layers with weights over vectors, and batch normalization."""
+"""Linear layers and batch normalization."""
 
 from __future__ import annotations
 

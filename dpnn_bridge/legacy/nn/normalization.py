@@ -1,4 +1,4 @@
-"""Normalization over neighbourhoods of planes."""
+"""Normalization over neighbouring planes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pooling, and its inverse."""
+"""Pooling and unpooling."""
 
 from __future__ import annotations
 

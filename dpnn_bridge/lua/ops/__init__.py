@@ -1,4 +1,4 @@
-"""What the functions and methods of the ``torch`` package compute, one file per area; importing registers them all."""
+"""Implement the functions and methods of the ``torch`` package, one file per area. Importing registers them all."""
 
 from dpnn_bridge.lua.ops import (
     blas,

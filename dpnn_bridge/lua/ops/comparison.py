@@ -1,4 +1,4 @@
-"""Comparisons: a fresh result is a ByteTensor, a given one may also have the operands' type."""
+"""Comparisons. A new result is a ByteTensor; a given result may also have the type of the operands."""
 
 from __future__ import annotations
 

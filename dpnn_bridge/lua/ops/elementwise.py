@@ -1,7 +1,7 @@
 """Pointwise arithmetic and functions, comparisons, operators.
 
-Torch7 matches operands by their number of elements, never by shape, and does not broadcast. The result takes the shape
-of the first operand. In place, every logical element is visited once, also where several share one place in memory.
+Torch7 matches operands by their number of elements, never by shape, and does not broadcast. The result has the shape
+of the first operand. In-place operations visit every logical element once, also if several elements share memory.
 """
 
 from __future__ import annotations

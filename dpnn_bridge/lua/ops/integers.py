@@ -1,4 +1,4 @@
-"""Powers and shifts of integers, converted as C on x86 converts them."""
+"""Powers and shifts of integers, with the conversions of C on x86."""
 
 from __future__ import annotations
 

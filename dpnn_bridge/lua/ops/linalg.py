@@ -1,4 +1,4 @@
-"""LAPACK routines. Matrix results are column-major, as Torch7 leaves them; they exist as torch.f only."""
+"""LAPACK routines, available only as torch.f. Matrix results are column-major, as in Torch7."""
 
 from __future__ import annotations
 

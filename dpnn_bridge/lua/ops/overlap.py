@@ -1,7 +1,8 @@
-"""Products whose result overlaps a factor or itself, in the order of TH's own code.
+"""Products whose result overlaps a factor or itself, in the order of TH's code.
 
-Whole numbers go through TH's loops, one element after the other. Floats go to a BLAS there, which multiplies the result
-by beta and then takes the product of what memory holds (OpenBLAS, for matrices that it does not cut into blocks).
+Integers use TH's loops, one element after the other. For floats, TH calls a BLAS, which multiplies the result
+by beta and then computes the product from the changed memory (OpenBLAS, for matrices that it does not
+split into blocks).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reductions, scans, norms and histograms. Numbers accumulate in double (float types) or 64 bits (integers)."""
+"""Reductions, scans, norms and histograms. Sums accumulate in double (float types) or 64 bits (integers)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random functions of the torch package, over :class:`dpnn_bridge.torch7.random.Generator`."""
+"""Random functions of the torch package, based on :class:`dpnn_bridge.torch7.random.Generator`."""
 
 from __future__ import annotations
 

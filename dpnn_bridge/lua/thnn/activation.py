@@ -1,4 +1,4 @@
-"""Transfer functions. Gradients are THNN's own formulas, many of them in terms of the saved output."""
+"""Transfer functions. Gradients use THNN's formulas, many of them in terms of the saved output."""
 
 from __future__ import annotations
 

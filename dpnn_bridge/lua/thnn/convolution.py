@@ -1,7 +1,7 @@
-"""Convolutions: plans for PyTorch's convolution, and forward functions whose gradients PyTorch derives.
+"""Convolutions: configurations of PyTorch's convolution, and forward functions with gradients from autograd.
 
-Both take (input, weight, …, *geometry) and accept single samples and batches alike. Work buffers that THNN keeps
-(finput, columns, ones) are left alone.
+Both take (input, weight, …, *geometry) and accept single samples and batches. THNN's work buffers (finput, columns,
+ones) are not changed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Criterions. The loss goes into a one-element output."""
+"""Criterions. The loss is written to a one-element output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pooling and unpooling. Positions of maxima are kept in THNN's encodings, since Lua code reads them."""
+"""Pooling and unpooling. Positions of maxima have THNN's encodings, because Lua code reads them."""
 
 from __future__ import annotations
 

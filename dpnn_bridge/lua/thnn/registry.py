@@ -1,4 +1,4 @@
-"""The table of THNN kernels, and what they share; gradients are PyTorch's where THNN's are the true ones."""
+"""Register THNN kernels, with shared helpers. Gradients come from autograd if THNN's gradient is the derivative."""
 
 from __future__ import annotations
 

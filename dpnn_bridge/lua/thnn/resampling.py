@@ -1,4 +1,4 @@
-"""Upsampling, padding, and what nnx does with pixels."""
+"""Upsampling, padding, and nnx's operations on pixels."""
 
 from __future__ import annotations
 

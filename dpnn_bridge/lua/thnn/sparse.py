@@ -1,4 +1,4 @@
-"""Lookup tables and linear layers over sparse inputs."""
+"""Lookup tables and linear layers for sparse inputs."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Classes of cunn and cudnn that nn has not: one file per family, one block per Lua class.
-
-Every module class of the files can be imported from here.
-"""
+"""Classes of cunn and cudnn that nn lacks. One file per family."""
 
 from dpnn_bridge.base.faces import family_face
 

@@ -1,4 +1,4 @@
-"""Convolutions that existed for the GPU only: cuda-convnet's in cunn, and those of fbcunn."""
+"""Convolutions that Torch7 has only on the GPU: cuda-convnet's in cunn, and those of fbcunn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recurrent layers of cuDNN (``cudnn.LSTM`` and its kin), whose parameters are one flat vector."""
+"""Recurrent layers of cuDNN (``cudnn.LSTM`` and similar), whose parameters are one flat vector."""
 
 from __future__ import annotations
 

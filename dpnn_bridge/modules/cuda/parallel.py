@@ -1,4 +1,4 @@
-"""Wrappers that spread a module over several GPUs; here they run it on one device."""
+"""Wrappers that distribute a module over several GPUs. Here they run the module on one device."""
 
 from __future__ import annotations
 

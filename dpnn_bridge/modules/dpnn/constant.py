@@ -1,4 +1,4 @@
-"""Layers that ignore, bound or show their input: Constant, Clip, PrintSize."""
+"""Layers that replace, clip or print their input: Constant, Clip, PrintSize."""
 
 from __future__ import annotations
 

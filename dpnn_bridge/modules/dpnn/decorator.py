@@ -1,4 +1,4 @@
-"""Modules around one other module: Decorator, DontCast, Serial, NaN."""
+"""Wrappers of one module: Decorator, DontCast, Serial, NaN."""
 
 from __future__ import annotations
 

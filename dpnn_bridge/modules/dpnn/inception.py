@@ -1,4 +1,4 @@
-"""Blocks built of convolution branches: Inception, FireModule."""
+"""Modules with several convolution branches: Inception, FireModule."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Noise-contrastive estimation: NCEModule, NCECriterion; Bigrams, which draws words that follow a word."""
+"""Noise-contrastive estimation: NCEModule, NCECriterion; Bigrams, which draws successors of words."""
 
 from __future__ import annotations
 

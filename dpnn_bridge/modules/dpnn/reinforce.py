@@ -1,9 +1,4 @@
-"""REINFORCE: modules that sample, and whose gradient is that of the sample's log probability times a reward.
-
-The reward arrives between forward and backward: from :func:`dpnn_bridge.training.reinforce`, or from the backward pass
-of a reward criterion such as :class:`~dpnn_bridge.modules.dpnn.reward.VRClassReward`, which runs first. What reaches
-the sample as its gradient is ignored, it need only arrive. The gradient belongs to descent: it is minus the derivative.
-"""
+"""REINFORCE modules: they draw samples; their gradient is that of the sample's log probability times a reward."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Classes of Facebook's packages: fbnn, fbcunn, fairseq: one file per family, one block per Lua class.
-
-Every module class of the files can be imported from here.
-"""
+"""Classes of Facebook's packages fbnn, fbcunn and fairseq. One file per family."""
 
 from dpnn_bridge.base.faces import family_face
 

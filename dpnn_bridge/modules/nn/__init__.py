@@ -1,7 +1,4 @@
-"""nn's own classes, and those of nngraph: one file per family, one block per Lua class.
-
-Every module class of the files can be imported from here.
-"""
+"""Classes of nn and nngraph. One file per family."""
 
 from dpnn_bridge.base.faces import family_face
 

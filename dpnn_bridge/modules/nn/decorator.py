@@ -1,4 +1,4 @@
-"""``nn.Decorator``, the base of what changes how the module it holds behaves."""
+"""``nn.Decorator``, the base class of wrappers that change the behaviour of one module."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a module says when an index is not in its table: where counting starts."""
+"""Explain an index that is out of range, including the index base."""
 
 from __future__ import annotations
 

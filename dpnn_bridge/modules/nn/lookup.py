@@ -1,4 +1,4 @@
-"""Tables of rows that are looked up by number."""
+"""Lookup tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layers that hand their input on, and change its gradient, its type or nothing."""
+"""Layers that return their input, and change its gradient, its dtype or nothing."""
 
 from __future__ import annotations
 

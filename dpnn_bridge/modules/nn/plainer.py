@@ -1,4 +1,4 @@
-"""Classes of which one says more than another: a plain module is written as the plainer one."""
+"""Select the simplest of several Lua classes that can represent a module."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where PyTorch's kernels depend on strides that say nothing about the values: guards that Torch7 has no need of."""
+"""Protect PyTorch's kernels from strides that they handle wrongly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The inverse of max pooling: values go back to where the maxima were."""
+"""The inverse of max pooling: values return to the positions of the maxima."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights that are a length times a direction."""
+"""Weights as the product of a length and a direction."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layers of nnx that look at an image at several scales."""
+"""Layers of nnx that process an image at several scales."""
 
 from __future__ import annotations
 

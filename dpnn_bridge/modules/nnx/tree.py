@@ -1,4 +1,4 @@
-"""Trees of softmaxes of nnx."""
+"""Trees of softmaxes (nnx)."""
 
 from __future__ import annotations
 

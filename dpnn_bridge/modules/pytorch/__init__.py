@@ -1,4 +1,4 @@
-"""Layers of PyTorch that no Lua class is: how each is written as a composition of nn's classes, or why it cannot be."""
+"""Export PyTorch layers without a Lua class as compositions of nn's classes, or raise an error with the reason."""
 
 from dpnn_bridge.base.faces import family_face
 

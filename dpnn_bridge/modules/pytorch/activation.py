@@ -1,4 +1,4 @@
-"""Activations that nn lacks, as compositions of those it has."""
+"""Activations that nn lacks, as compositions of nn's activations."""
 
 from __future__ import annotations
 

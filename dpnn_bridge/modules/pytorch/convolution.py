@@ -1,4 +1,4 @@
-"""Convolutions with options that nn's own lack: over one dimension, in groups, with other paddings."""
+"""Convolutions with options that nn lacks: one dimension, groups, other paddings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Losses that PyTorch calls with other arguments, and those that Torch7 has not."""
+"""Losses that PyTorch calls with other arguments, and losses that Torch7 lacks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many dimensions the input of a layer has: what an example shows, else what the layers before it say."""
+"""Find the number of dimensions of a layer's input: from an example, otherwise from the layers before it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dropout, products, embeddings, wrappers, and the layers that cannot be written."""
+"""Dropout, products, embeddings, wrappers, and layers that cannot be exported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Normalizations over parts of each sample, and with statistics of the batch alone."""
+"""Normalization over parts of each sample, and with batch statistics only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parts of compositions: Lua objects as their constructors leave them."""
+"""Parts of compositions: Lua objects in the state after their constructors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pooling with options that nn's own lack."""
+"""Pooling with options that nn lacks."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""rnn's classes: one file per family, one block per Lua class.
-
-Every module class of the files can be imported from here.
-"""
+"""Classes of rnn. One file per family."""
 
 from dpnn_bridge.base.faces import family_face
 

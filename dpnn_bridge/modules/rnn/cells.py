@@ -1,4 +1,4 @@
-"""Step modules made from sizes, built of the same layers as Torch7 builds them of."""
+"""Step modules with sizes as arguments, built from the same layers as in Torch7."""
 
 from __future__ import annotations
 

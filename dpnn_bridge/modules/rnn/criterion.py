@@ -1,4 +1,4 @@
-"""rnn's criterions: over the steps of a sequence, and over the rows that are not masked."""
+"""Criterions of rnn: over the steps of a sequence, and over rows that are not masked."""
 
 from __future__ import annotations
 

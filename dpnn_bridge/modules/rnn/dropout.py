@@ -1,4 +1,4 @@
-"""nn.Dropout as the rnn package replaces it: one mask per sequence."""
+"""rnn's replacement of nn.Dropout: one mask per sequence."""
 
 from __future__ import annotations
 

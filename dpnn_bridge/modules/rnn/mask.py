@@ -1,4 +1,4 @@
-"""rnn's masks: rows of zeros in the input stand for padding."""
+"""Masks of rnn: rows of zeros in the input are padding."""
 
 from __future__ import annotations
 

@@ -1,14 +1,4 @@
-"""What recurrent modules remember between calls: forget, remember, detach, hidden states.
-
-A step module (:class:`~dpnn_bridge.modules.rnn.gated.LSTM`, …) is called once per time step and keeps its state.
-Training through time needs no more than autograd: call it for every step, then call ``backward`` once::
-
-    forget(model)
-    loss = sum(criterion(model(x), y) for x, y in zip(inputs, targets))
-    loss.backward()
-
-A sequence that goes on after ``backward`` starts from a detached state, as in Torch7.
-"""
+"""Control the state that recurrent modules keep between calls: forget, remember, detach, hidden states."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""rnn's small modules without memory: SAdd, CopyGrad, LinearNoBias, ExpandAs."""
+"""Small stateless modules of rnn: SAdd, CopyGrad, LinearNoBias, ExpandAs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Step modules that make a recurrence of the user's own modules: Recurrent, Recurrence, Recursor."""
+"""Step modules that build a recurrence from modules of the user: Recurrent, Recurrence, Recursor."""
 
 from __future__ import annotations
 

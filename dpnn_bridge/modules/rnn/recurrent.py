@@ -1,4 +1,4 @@
-"""What rnn's step modules have in common: one call per time step, the state is kept in between."""
+"""Base class of rnn's step modules: one call per time step, with state between calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""rnn's SeqGRU: a gated recurrent unit that takes a whole sequence as one tensor."""
+"""SeqGRU of rnn: a gated recurrent unit over a whole sequence in one tensor."""
 
 from __future__ import annotations
 

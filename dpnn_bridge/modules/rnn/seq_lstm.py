@@ -1,4 +1,4 @@
-"""rnn's modules that take a whole sequence as one tensor: what they share, SeqLSTM, SeqLSTMP."""
+"""Modules of rnn that take a whole sequence as one tensor: common base, SeqLSTM, SeqLSTMP."""
 
 from __future__ import annotations
 

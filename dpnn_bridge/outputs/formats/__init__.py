@@ -1,7 +1,7 @@
-"""The output formats, one file each: the file's name is the suffix, with ``_`` for a dot inside of it.
+"""List the output formats. Each is one file, named after its suffix, with ``_`` for a dot inside the suffix.
 
-A file defines ``FORMAT``, a :class:`~dpnn_bridge.outputs.format.Format`. Nothing else names the formats: commands,
-``save``, ``load``, ``convert`` and ``dpnn-verify`` ask here. Listing the suffixes needs no PyTorch.
+A file defines ``FORMAT``, a :class:`~dpnn_bridge.outputs.format.Format`. No other file names the formats: commands,
+``save``, ``load``, ``convert`` and ``dpnn-verify`` use this list. Listing the suffixes does not import PyTorch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``.json``: data without a model, with its nesting."""
+"""Write ``.json``: data without a model, nested."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``.npz``: the weights as numpy arrays under their ``state_dict`` names."""
+"""Write ``.npz``: the weights as numpy arrays with their ``state_dict`` names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``.onnx``, checked with onnxruntime against the model."""
+"""Write ``.onnx``, and compare it with the model in onnxruntime."""
 
 from __future__ import annotations
 

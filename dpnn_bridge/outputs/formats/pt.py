@@ -1,4 +1,4 @@
-"""``.pt``: the project's own format, see :mod:`dpnn_bridge.outputs.container`."""
+"""Write ``.pt``, the project's own format, see :mod:`dpnn_bridge.outputs.container`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``.pt2``: ``torch.export``, which runs without dpnn_bridge."""
+"""Write ``.pt2`` with ``torch.export``. The file runs without dpnn_bridge."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``.pth``: another suffix of ``.pt``."""
+"""Write ``.pth``, another suffix of ``.pt``."""
 
 from __future__ import annotations
 

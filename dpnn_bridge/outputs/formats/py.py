@@ -1,4 +1,4 @@
-"""``.py``: a readable definition of the model that needs only torch and loads the ``state_dict``."""
+"""Write ``.py``: a readable definition of the model that needs only torch and loads the ``state_dict``."""
 
 from __future__ import annotations
 

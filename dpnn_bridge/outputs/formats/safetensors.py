@@ -1,4 +1,4 @@
-"""``.safetensors``: the weights under their ``state_dict`` names; in the metadata, what ``load`` needs beside them."""
+"""Write ``.safetensors``: the weights with their ``state_dict`` names; everything else for ``load`` in the metadata."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""``.safetensors`` in shards with an index, as Hugging Face's libraries load them, written without holding the model.
+"""Write ``.safetensors`` in shards with an index, as Hugging Face's libraries load them, without loading the model.
 
 ``model.safetensors`` becomes ``model-00001-of-00003-9f86d081.safetensors`` and so on, and
-``model.safetensors.index.json``. The last part of the names, the generation, stands in the index and in the metadata of
-each shard too: shards of two conversions have other names, so that a model is replaced by replacing its index, and one
-whose shards do not belong together is refused. Elements go from the file that they are read from to the shard in
-pieces, and so does the comparison afterwards. The metadata of the first shard are those of a ``.safetensors`` file.
+``model.safetensors.index.json``. The last part of the names, the generation, is also in the index and in the metadata
+of each shard. Shards of two conversions have different names, so replacing the index replaces the model. A model whose
+shards belong to different conversions is refused. Elements are copied from the source file to the shards in chunks, and
+compared in chunks. The first shard has the metadata of a ``.safetensors`` file.
 """
 
 from __future__ import annotations

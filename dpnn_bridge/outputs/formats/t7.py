@@ -1,4 +1,4 @@
-"""``.t7``: back to Torch7."""
+"""Write ``.t7`` for Torch7."""
 
 from __future__ import annotations
 

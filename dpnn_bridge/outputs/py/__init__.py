@@ -1,1 +1,1 @@
-"""A converted model as a Python file of its own."""
+"""Write a converted model as a Python file."""

@@ -1,4 +1,4 @@
-"""Constructor calls as source text."""
+"""Write constructor calls as source code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The source of classes together with everything of their packages that they use."""
+"""Collect the source code of classes, with everything that they use from their packages."""
 
 from __future__ import annotations
 

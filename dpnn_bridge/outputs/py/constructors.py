@@ -1,4 +1,4 @@
-"""Modules as the constructor calls that make them."""
+"""Write modules as constructor calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""nngraph's graphs as classes with a ``forward`` that is written out."""
+"""Write nngraph graphs as classes with an explicit ``forward``."""
 
 from __future__ import annotations
 

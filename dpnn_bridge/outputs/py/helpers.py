@@ -1,4 +1,4 @@
-"""What a generated ``.py`` may need beside its classes; copied into it where it does."""
+"""Provide functions that a generated ``.py`` file may need. They are copied into the file."""
 
 from __future__ import annotations
 

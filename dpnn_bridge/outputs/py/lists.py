@@ -1,4 +1,4 @@
-"""Which modules of a model may be given a list, as far as its structure shows."""
+"""Find the modules of a model that may be called with a list, from its structure."""
 
 from __future__ import annotations
 

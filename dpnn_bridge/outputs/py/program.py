@@ -1,7 +1,7 @@
-"""``.py``: a readable definition of the model that needs only torch and loads the ``state_dict``.
+"""Write ``.py``: a readable definition of the model that needs only torch and loads the ``state_dict``.
 
-The file holds ``build()``, which makes the model, ``load(path)``, which fills it as well, a class for each nngraph
-graph and the source of every class that PyTorch does not have.
+The file contains ``build()``, which creates the model, ``load(path)``, which also loads its weights, a class for each
+nngraph graph, and the source of every class that PyTorch does not have.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What makes a freshly constructed model the one that was converted, and does not follow from constructors."""
+"""Set everything that distinguishes a newly constructed model from the converted one, such as modes and ties."""
 
 from __future__ import annotations
 
