@@ -58,11 +58,11 @@ def read_source(file: LocalFile) -> tuple[Any, Encoding] | None:
 def holds_legacy(path: Path) -> bool:
     """Whether a file is a pickle that names classes of ``torch.legacy.nn``."""
     try:
-        with open(path, "rb") as file:
-            head = file.read(HEAD)
+        source = FileSource(path)
+        head = source.read(0, HEAD)
         if head.startswith(b"PK\x03\x04"):
-            found = records(path, FileSource(path)).get("data.pkl")
-            head = FileSource(path).read(found.start, min(found.size, HEAD)) if found is not None else b""
+            found = records(path, source).get("data.pkl")
+            head = source.read(found.start, min(found.size, HEAD)) if found is not None else b""
     except (OSError, ValueError, LookupError, zipfile.BadZipFile, RuntimeError):  # whoever reads it says what is wrong
         return False
     return head.startswith(b"\x80") and any(name.encode() in head for name in FROM)

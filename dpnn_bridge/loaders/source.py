@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from dpnn_bridge.base.reading import patiently
+from dpnn_bridge.base.regular import check_file
 from dpnn_bridge.errors import T7FormatError
 
 #: bytes of a huge page, and of an array that begins at one
@@ -52,9 +53,14 @@ class BytesSource:
 
 
 class FileSource:
-    """A file that stays open while something still refers to its bytes."""
+    """A file that stays open while something still refers to its bytes.
+
+    Raises:
+        T7Error: It is no regular file, see :func:`~dpnn_bridge.base.regular.check_file`.
+    """
 
     def __init__(self, path: str | os.PathLike[str], name: str | None = None) -> None:
+        check_file(path)
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - lives as long as the storages that read from it
         self._lock = threading.Lock()
         self.name = os.fspath(path) if name is None else name

@@ -12,7 +12,6 @@ from typing import Any, Literal, TypeVar
 from dpnn_bridge.base.arguments import check_types, checks_arguments, hints_of
 from dpnn_bridge.base.boundary import raises
 from dpnn_bridge.base.display import printable
-from dpnn_bridge.base.regular import check_file
 from dpnn_bridge.errors import T7Error, T7FormatError, T7LimitError, T7Warning
 from dpnn_bridge.loaders.ascii_stream import AsciiStream
 from dpnn_bridge.loaders.encoding import Encoding, check_head, encodings, transfer_damage
@@ -106,7 +105,6 @@ def read_encoded(path: Origin, **options: Any) -> tuple[Any, Encoding]:
 @_reading
 def read_local(file: LocalFile, options: ReadOptions | None = None) -> tuple[Any, Encoding]:
     """:func:`read_encoded` of an origin that is a local file already."""
-    check_file(file.path)
     return _read(FileSource(file.path, file.name), Reader.read, options or ReadOptions())
 
 
@@ -125,7 +123,6 @@ def read_all(path: Origin, *, strict: bool = False, **options: Any) -> list[Any]
     """
     chosen = ReadOptions(**options)
     with local_file(path) as file:
-        check_file(file.path)
         source = FileSource(file.path, file.name)
         try:
             return _read(source, Reader.read_all, chosen)[0]

@@ -22,7 +22,6 @@ from torch import Tensor
 
 from dpnn_bridge.base.display import printable, shortened
 from dpnn_bridge.base.reading import open_input, refusal
-from dpnn_bridge.base.regular import check_file
 from dpnn_bridge.errors import NotT7Error, T7FormatError
 from dpnn_bridge.loaders.collisions import SAFE, HashFloodGuard
 from dpnn_bridge.loaders.encoding import OLD_PYTORCH
@@ -85,7 +84,6 @@ def read(path: Path, name: str = "") -> Any:
         NotT7Error: it is no such file, or holds more than plain data.
         T7FormatError: it is damaged.
     """
-    check_file(path)
     name = name or str(path)
     try:
         source = FileSource(path)

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dpnn_bridge.base.regular import check_file
 from dpnn_bridge.base.shards import read_index as read_shard_index
 from dpnn_bridge.base.shards import shards_of
 from dpnn_bridge.compare.bits import same_bits
@@ -105,7 +104,6 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 def opened(path: Path) -> Opened:
     """The file, its metadata, its tensors (type, shape, first byte, end) and where their bytes begin."""
-    check_file(path)
     source = FileSource(path)
     size = int.from_bytes(source.read(0, 8), "little")
     if source.size < 8 or size > min(LARGEST_HEADER, source.size - 8):
