@@ -73,7 +73,7 @@ def rows() -> list[Row]:
             if not counts[name]:
                 checked = "alias" if any(counts[n] for n in spec.names) else spec.checked_by
                 checked = checked if checked != "torch7" else "no fixture of its own"
-            module = "passes through" if spec.passes_through else registry.torch_name(spec)
+            module = "passes through" if spec.is_identity else registry.torch_name(spec)
             package, _, family = spec.__module__.removeprefix("dpnn_bridge.").removeprefix("modules.").partition(".")
             if package in PACKAGES:  # not the container of several models, which no Lua file holds
                 found.append(Row(name, module, package, family, counts[name], drawn.get(name, 0), checked))

@@ -89,7 +89,7 @@ def to_lua(module: nn.Module, *, gradients: bool = True, tensor_type: str | None
         )
     dimensions = None if example is None else seen(module, example)
     ctx = LuaContext(gradients=gradients, tensor_type=tensor_type, dimensions=dimensions)
-    return registry.spec_of(module).in_file(ctx.to_lua(module))
+    return registry.spec_of(module).serialize(ctx.to_lua(module))
 
 
 def to_lua_value(value: Any) -> Any:
@@ -105,6 +105,6 @@ def to_lua_value(value: Any) -> Any:
         if isinstance(module, Convertible):
             return module.to_lua(memo)
         check_customized(module, "a .t7 file")
-        return registry.spec_of(module).in_file(context.to_lua(unshared(module)))
+        return registry.spec_of(module).serialize(context.to_lua(unshared(module)))
 
     return lua_value(value, convert)

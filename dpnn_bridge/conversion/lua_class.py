@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import inspect
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,6 +10,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.conversion.faults import Fault
 from dpnn_bridge.conversion.fields import Field, get_tensor, grad_field, submodules
+from dpnn_bridge.conversion.hooks import Hooks
 from dpnn_bridge.conversion.lua_values import fresh
 from dpnn_bridge.conversion.tensors import is_parameter
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
@@ -27,14 +26,14 @@ ParameterSite = tuple[nn.Module, str, Field]
 TRANSIENT = frozenset({"output", "gradInput", "train", "_type"})
 
 
-class LuaClass:
+class LuaClass(Hooks):
     """How one Lua class becomes a torch module and back. Subclass it and decorate with :func:`lua_class`.
 
     Attributes:
         names: Lua class names, canonical first (set by the decorator).
         torch_type: the module class, or a tuple: files become the first unless ``build`` chooses, all are written.
-        derived: other fields that ``to_lua`` works out, so that the record need not keep them; added to those of the
-            parent's block.
+        computed_fields: other fields that ``to_lua`` works out, so that the record need not keep them; added to those
+            of the parent's block.
         version: the class version that ``to_lua`` writes (``__version`` in Lua).
         scalars: Lua field, or a tuple of fields, -> constructor argument and attribute of the same name.
         defaults: values of Lua fields that a file may lack.
@@ -44,8 +43,8 @@ class LuaClass:
             None: the module keeps what its constructor made.
         sizes: field of ``tensors`` -> the constructor arguments that its shape in Lua gives, one for each dimension
             (None for one that says nothing); a plain name: its number of elements.
-        passed: fields of ``tensors`` that the constructor takes, as the argument of the attribute's name.
-        fixed: constructor arguments that are the same for every object.
+        tensor_args: fields of ``tensors`` that the constructor takes, as the argument of the attribute's name.
+        constant_kwargs: constructor arguments that are the same for every object.
         constants: fields that Torch7 needs and that never vary, or functions ``tensor class -> fresh value`` such as
             :func:`empty_table`; written for modules that were not read from a file.
         indexed: the constructor takes ``index_base``, since inputs or outputs are indices.
@@ -55,10 +54,10 @@ class LuaClass:
             :data:`~dpnn_bridge.conversion.buffers.BUFFERS` are for every class.
         resets: fields that say that buffers are current (the size or the batch that they were made for) -> their value
             in a new object, None where it has no such field: they go when the buffers go.
-        only_from_files: modules made in PyTorch are written as another class of the same torch type.
-        passes_through: the class computes nothing here (``nn.Copy``, ``nn.GPU``); the report says so.
+        import_only: modules made in PyTorch are written as another class of the same torch type.
+        is_identity: the class computes nothing here (``nn.Copy``, ``nn.GPU``); the report says so.
         keeps_types: a cast of the net leaves the modules inside as they are.
-        trains_unasked: a file without the field ``train`` is in training mode.
+        default_training: a file without the field ``train`` is in training mode.
         checked_by: what the parity of this class rests on: ``"torch7"``, ``"formula"`` or ``"structure"``.
         test: for the latter two, the test function under ``tests/modules`` that checks it.
         faults: what Torch7 itself gets wrong in this class; a comparison that they spoil is no failure.
@@ -72,55 +71,22 @@ class LuaClass:
     tensors: ClassVar[Any] = {}
     optional: ClassVar[dict[str, str | None]] = {}
     sizes: ClassVar[dict[str, str | tuple[str | None, ...]]] = {}
-    passed: ClassVar[tuple[str, ...]] = ()
-    fixed: ClassVar[dict[str, Any]] = {}
+    tensor_args: ClassVar[tuple[str, ...]] = ()
+    constant_kwargs: ClassVar[dict[str, Any]] = {}
     constants: ClassVar[dict[str, Any]] = {}
     indexed: ClassVar[bool] = False
     container: ClassVar[bool] = False
     members: ClassVar[Any] = {}
     scratch: ClassVar[tuple[str, ...]] = ()
     resets: ClassVar[dict[str, Any]] = {}
-    derived: ClassVar[tuple[str, ...]] = ()
-    only_from_files: ClassVar[bool] = False
-    passes_through: ClassVar[bool] = False
+    computed_fields: ClassVar[tuple[str, ...]] = ()
+    import_only: ClassVar[bool] = False
+    is_identity: ClassVar[bool] = False
     keeps_types: ClassVar[bool] = False
-    trains_unasked: ClassVar[bool] = True
+    default_training: ClassVar[bool] = True
     checked_by: ClassVar[str] = "torch7"
     test: ClassVar[str] = ""
     faults: ClassVar[tuple[Fault, ...]] = ()
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Refuse an attribute that is no hook, which nothing would read: most likely a misspelled one.
-
-        A block may have attributes of its own if they are annotated or begin with an underscore, and methods whose
-        names do not resemble a hook's.
-
-        Raises:
-            TypeError: names the attribute and the most similar hook.
-        """
-        super().__init_subclass__(**kwargs)
-        cls._refuse_unknown()
-        for hook in ("tensors", "scalars", "members"):  # a tuple of names that are the same in Lua and in the module
-            names = cls.__dict__.get(hook)
-            if isinstance(names, tuple):
-                setattr(cls, hook, {name: name for name in names})
-
-    @classmethod
-    def _refuse_unknown(cls) -> None:
-        own = inspect.get_annotations(cls)
-        for name, value in vars(cls).items():
-            inherited = [getattr(base, name) for base in cls.__bases__ if hasattr(base, name)]
-            is_method = hasattr(value, "__get__")
-            if name.startswith("_") or name in own or (inherited and inspect.isroutine(inherited[0]) <= is_method):
-                continue
-            hooks = {_letters(hook): hook for hook in dir(LuaClass) if not hook.startswith("_") and hook != name}
-            near = difflib.get_close_matches(_letters(name), hooks, n=1, cutoff=0.8 if is_method else 0.4)
-            if near or not is_method:
-                advice = f"did you mean {hooks[near[0]]!r}?" if near else f"the hooks are {', '.join(hooks.values())}."
-                raise TypeError(
-                    f"{cls.__module__}.{cls.__qualname__}: LuaClass has no attribute {name!r}; {advice} "
-                    f"Annotate an attribute of your own: {name}: ClassVar[...] = ..."
-                )
 
     # ------------------------------------------------------------------ Lua -> torch
     @classmethod
@@ -140,11 +106,11 @@ class LuaClass:
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
         """Keyword arguments of ``torch_type``."""
-        arguments: dict[str, Any] = {**cls.fixed, **cls._sizes(obj, ctx)}
+        arguments: dict[str, Any] = {**cls.constant_kwargs, **cls._sizes(obj, ctx)}
         for name, attribute in cls.members.items():
             if name in obj:
                 arguments[attribute] = ctx.to_torch(obj[name], name)
-        for name in cls.passed:
+        for name in cls.tensor_args:
             if name not in cls.optional or has_tensor(obj, name):
                 spec = cls.tensors[name]
                 arguments[spec.attribute if isinstance(spec, Field) else spec] = tensor_of(obj, name, ctx).torch()
@@ -210,7 +176,7 @@ class LuaClass:
     def handled(cls, module: nn.Module) -> set[str]:
         """Lua fields that the declaration accounts for, so that the record need not keep them."""
         names = {*TRANSIENT, *cls.scratch, *cls.resets, *cls.members}
-        names.update(name for block in cls.__mro__ for name in block.__dict__.get("derived", ()))
+        names.update(name for block in cls.__mro__ for name in block.__dict__.get("computed_fields", ()))
         for key in cls.scalars:
             names.update(key if isinstance(key, tuple) else (key,))
         for name, spec in {**cls.tensors, **cls.fields_of(module)}.items():
@@ -236,10 +202,10 @@ class LuaClass:
 
         Of several classes that share a torch type, those that override this are asked first, then the one that does
         not; so a class whose ``torch_type`` names one that another class writes has to override it, or to say
-        ``only_from_files``. A class that only passes its input through does not stand for torch's own modules: they
+        ``import_only``. A class that only passes its input through does not stand for torch's own modules: they
         have one that says more.
         """
-        return not (cls.passes_through and type(module).__module__.startswith("torch.nn."))
+        return not (cls.is_identity and type(module).__module__.startswith("torch.nn."))
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
@@ -267,7 +233,7 @@ class LuaClass:
         return fields
 
     @classmethod
-    def in_file(cls, obj: LuaObject) -> Any:
+    def serialize(cls, obj: LuaObject) -> Any:
         """What stands in a file for ``obj``."""
         return obj
 
@@ -326,10 +292,6 @@ class LuaClass:
     def replay(cls, module: nn.Module, after: LuaObject) -> Callable[..., Any] | None:
         """For a random module: a forward that uses the noise which Torch7 stored in ``after``. None when not random."""
         return None
-
-
-def _letters(name: str) -> str:
-    return name.lower().replace("_", "")
 
 
 def has_tensor(obj: LuaObject, name: str) -> bool:

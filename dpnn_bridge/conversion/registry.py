@@ -107,14 +107,14 @@ def _register(cls: type[LuaClass], names: tuple[str, ...]) -> None:
     for torch_type in types:
         _add_lua_names(torch_type, cls)
         leaf_without_members(torch_type)
-        if cls.only_from_files:
+        if cls.import_only:
             continue
         same_type = _without(_BY_TYPE.get(torch_type, []), cls)
         rival = next((c for c in same_type if _takes_every_module(c) and is_built_in(c) == is_built_in(cls)), None)
         if rival is not None and _takes_every_module(cls):
             raise ValueError(
                 f"{torch_type.__name__} is the torch_type of {rival.__qualname__} in {rival.__module__} and of "
-                f"{cls.__qualname__} in {cls.__module__}: one has to override `represents` or say `only_from_files`"
+                f"{cls.__qualname__} in {cls.__module__}: one has to override `represents` or say `import_only`"
             )
         _BY_TYPE[torch_type] = _by_precedence([*same_type, cls])
 

@@ -52,13 +52,13 @@ class Report:
     metadata: dict[str, Any] = field(default_factory=dict)
     source: Path | None = None
 
-    def add(self, path: str, class_name: str, module: nn.Module, *, passes_through: bool = False) -> None:
+    def add(self, path: str, class_name: str, module: nn.Module, *, is_identity: bool = False) -> None:
         """Notes that the object at ``path`` became ``module``."""
         kind = type(module)
         name = f"{kind.__module__}.{kind.__qualname__}".replace("torch.nn.modules.", "torch.nn.")
         if name.startswith("torch.nn."):
             name = f"torch.nn.{kind.__qualname__}"
-        self.mapped.append(Mapped(path, class_name, name, "passes its input through" if passes_through else ""))
+        self.mapped.append(Mapped(path, class_name, name, "passes its input through" if is_identity else ""))
 
     def drop(self, path: str, reason: str) -> None:
         """Notes that the value at ``path`` was left out."""

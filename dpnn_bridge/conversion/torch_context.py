@@ -164,7 +164,7 @@ class TorchContext:
                 module = spec.build(obj, self)
             if record_of(module) is None:
                 module.__dict__["lua_record"] = LuaRecord(obj.class_name, tensor_type=tensor_type(obj))
-                module.training = obj.get("train", spec.trains_unasked) is not False
+                module.training = obj.get("train", spec.default_training) is not False
             spec.fill(module, obj, self)
             self._check_filled(module, obj, spec)
             self._remember(module, obj, spec)
@@ -179,7 +179,7 @@ class TorchContext:
             if len(self._unsupported) > missing:
                 detail = "it holds a module of a class without a mapping"
             raise self.error(f"cannot build the module: {detail}", obj) from e
-        self.report.add(self.path, obj.class_name, module, passes_through=spec.passes_through)
+        self.report.add(self.path, obj.class_name, module, is_identity=spec.is_identity)
         return module
 
     def filled(self, owner: nn.Module, *names: str) -> None:

@@ -60,7 +60,7 @@ class Models(nn.ModuleDict):
         raise TypeError(f"these are several models; call one of them by its key: {', '.join(self.keys())}")
 
     class Lua(LuaClass):
-        derived = ("models",)
+        computed_fields = ("models",)
         checked_by = "structure"
         test = "test_what_is_beside_them_comes_back"
 
@@ -76,7 +76,7 @@ class Models(nn.ModuleDict):
             return {"models": models} if record and "table" in record.fields else {"models": models, "table": models}
 
         @classmethod
-        def in_file(cls, obj: LuaObject) -> Any:
+        def serialize(cls, obj: LuaObject) -> Any:
             return obj["table"]
 
 

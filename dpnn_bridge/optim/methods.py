@@ -28,7 +28,7 @@ class Method:
         optimizer: the class made from its table.
         stock: classes of torch whose state has the same meaning; the way back accepts them too.
         settings: Lua field -> (argument, Torch7's default). ``"betas.1"`` is the second element of a tuple.
-        fixed: arguments that Torch7 does not have, with the value its formula amounts to.
+        constant_kwargs: arguments that Torch7 does not have, with the value its formula amounts to.
         buffers: flat Lua vectors -> names in the optimizer's state.
         factors: optional flat vectors of the configuration -> names in the state.
         numbers: Lua numbers -> names in the state.
@@ -40,7 +40,7 @@ class Method:
     optimizer: type[Optimizer]
     stock: tuple[type[Optimizer], ...] = ()
     settings: dict[str, tuple[str, Any]] = field(default_factory=dict)
-    fixed: dict[str, Any] = field(default_factory=dict)
+    constant_kwargs: dict[str, Any] = field(default_factory=dict)
     buffers: dict[str, str] = field(default_factory=dict)
     factors: dict[str, str] = field(default_factory=dict)
     numbers: dict[str, str] = field(default_factory=dict)
@@ -135,7 +135,7 @@ class Method:
                 raise ConversionError(
                     f"Torch7 has one set of hyperparameters; the parameter groups differ in {different}"
                 )
-        for argument, value in self.fixed.items():
+        for argument, value in self.constant_kwargs.items():
             if first.get(argument, value) != value:
                 raise ConversionError(f"{argument}={first[argument]} has no place in Torch7, whose formula has {value}")
         table = LuaTable()
@@ -239,7 +239,7 @@ METHODS: dict[str, Method] = {
             **WEIGHT_DECAY,
             **RATE_DECAY,
         },
-        fixed={"maximize": False},
+        constant_kwargs={"maximize": False},
         buffers={"dfdx": "momentum_buffer"},
         factors={"learningRates": "learning_rates", "weightDecays": "weight_decays"},
         numbers=STEPS,
@@ -249,14 +249,14 @@ METHODS: dict[str, Method] = {
         Adam,
         (torch.optim.Adam,),
         settings={"learningRate": ("lr", 1e-3), **BETAS, "epsilon": ("eps", 1e-8), **WEIGHT_DECAY, **RATE_DECAY},
-        fixed={"amsgrad": False, "maximize": False, "decoupled_weight_decay": False},
+        constant_kwargs={"amsgrad": False, "maximize": False, "decoupled_weight_decay": False},
         buffers={"m": "exp_avg", "v": "exp_avg_sq"},
         numbers={"t": "step"},
     ),
     "adagrad": Method(
         torch.optim.Adagrad,
         settings={"learningRate": ("lr", 1e-3), **WEIGHT_DECAY, **RATE_DECAY},
-        fixed={"eps": 1e-10, "maximize": False},
+        constant_kwargs={"eps": 1e-10, "maximize": False},
         buffers={"paramVariance": "sum"},
         numbers=STEPS,
         scratch={"paramStd": None},
@@ -264,7 +264,7 @@ METHODS: dict[str, Method] = {
     "adadelta": Method(
         torch.optim.Adadelta,
         settings={"rho": ("rho", 0.9), "eps": ("eps", 1e-6), **WEIGHT_DECAY},
-        fixed={"lr": 1.0, "maximize": False},
+        constant_kwargs={"lr": 1.0, "maximize": False},
         buffers={"paramVariance": "square_avg", "accDelta": "acc_delta"},
         numbers=STEPS,
         scratch={"paramStd": None, "delta": None},
@@ -272,7 +272,7 @@ METHODS: dict[str, Method] = {
     "rmsprop": Method(
         torch.optim.RMSprop,
         settings={"learningRate": ("lr", 1e-2), "alpha": ("alpha", 0.99), "epsilon": ("eps", 1e-8), **WEIGHT_DECAY},
-        fixed={"momentum": 0, "centered": False, "maximize": False},
+        constant_kwargs={"momentum": 0, "centered": False, "maximize": False},
         buffers={"m": "square_avg"},
         fill={"initialMean": "square_avg"},
         scratch={"tmp": None},
@@ -280,7 +280,7 @@ METHODS: dict[str, Method] = {
     "adamax": Method(
         torch.optim.Adamax,
         settings={"learningRate": ("lr", 2e-3), **BETAS, "epsilon": ("eps", 1e-38), **WEIGHT_DECAY},
-        fixed={"maximize": False},
+        constant_kwargs={"maximize": False},
         buffers={"m": "exp_avg", "u": "exp_inf"},
         numbers={"t": "step"},
     ),
@@ -300,7 +300,7 @@ METHODS: dict[str, Method] = {
             "alpha": ("alpha", 0.75),
             "t0": ("t0", 1e6),
         },
-        fixed={"weight_decay": 0, "maximize": False},
+        constant_kwargs={"weight_decay": 0, "maximize": False},
         buffers={"ax": "ax"},
         numbers={"t": "step", "eta_t": "eta", "mu_t": "mu"},
     ),
@@ -315,7 +315,7 @@ METHODS: dict[str, Method] = {
             "stepsizemax": ("step_sizes.1", 50.0),
             "niter": ("niter", 1),
         },
-        fixed={"maximize": False},
+        constant_kwargs={"maximize": False},
         buffers={"delta": "prev", "stepsize": "step_size"},
         scratch={"sign": None, **dict.fromkeys(("psign", "nsign", "zsign", "dminmax"), "torch.ByteTensor")},
     ),
@@ -330,7 +330,7 @@ METHODS: dict[str, Method] = {
             "tolX": ("tolerance_change", 1e-9),
             "nCorrection": ("history_size", 100),
         },
-        fixed={"line_search_fn": None},
+        constant_kwargs={"line_search_fn": None},
     ),
     "cg": Method(
         CG,

@@ -17,7 +17,7 @@ from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 class Documented(LuaClass):
     """A function of torch-autograd's README. It becomes, and is written back as, the modules of nn that compute it."""
 
-    only_from_files = True
+    import_only = True
 
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:

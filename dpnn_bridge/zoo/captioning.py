@@ -118,7 +118,7 @@ class DenseCapLanguageModel(nn.Module):
         return f"vocab_size={self.vocab_size}, seq_length={self.seq_length}"
 
     class Lua(LuaClass):
-        derived = ("idx_to_token",)
+        computed_fields = ("idx_to_token",)
         indexed = True
         members = ("image_encoder", "lookup_table", "rnn")
         scalars = ("vocab_size", "seq_length", "sample_argmax")

@@ -104,7 +104,7 @@ class HLogSoftMax(nn.Module):
         indexed = True
         members = ("cluster_model", "class_model")
         tensors = ("mapping",)
-        passed = ("mapping",)
+        tensor_args = ("mapping",)
 
         @classmethod
         def parameters(

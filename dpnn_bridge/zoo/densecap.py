@@ -96,7 +96,7 @@ class MakeAnchors(nn.Module):
     class Lua(LuaClass):
         scalars = ("x0", "y0", "sx", "sy")
         tensors = ("anchors",)
-        passed = ("anchors",)
+        tensor_args = ("anchors",)
 
 
 @lua_class("nn.MakeBoxes")

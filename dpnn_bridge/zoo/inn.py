@@ -86,7 +86,7 @@ class MeanSubtraction(nn.Module):
 
     class Lua(LuaClass):
         tensors = ("mean",)
-        passed = ("mean",)
+        tensor_args = ("mean",)
 
         @classmethod
         def upgrade(cls, obj: LuaObject) -> LuaObject:
@@ -102,7 +102,7 @@ class MeanSubtraction(nn.Module):
 class SpatialCrossResponseNormalization(SpatialCrossMapLRN):
     """Another name of ``nn.SpatialCrossMapLRN``."""
 
-    only_from_files = True
+    import_only = True
 
 
 @lua_class("inn.SpatialSameResponseNormalization")
@@ -110,7 +110,7 @@ class SpatialSameResponseNormalization(LuaClass):
     """A Sequential of stock parts: x / (1 + alpha * mean of x² in a window) ** beta."""
 
     torch_type = nn.Sequential
-    only_from_files = True
+    import_only = True
     container = True
 
 

@@ -37,7 +37,7 @@ class WeightedLookupTableSkinny(LookupTable):
     class Lua(LuaClass):
         """The gradient is a queue of rows in MemNN, and an ordinary one here."""
 
-        derived = ("inputs", "inputWeights")
+        computed_fields = ("inputs", "inputWeights")
         tensors = ("weight",)
         sizes = {"weight": ("num_embeddings", "embedding_dim")}
         indexed = True

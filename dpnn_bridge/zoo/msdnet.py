@@ -69,7 +69,7 @@ class MSDNetLayer(nn.Sequential):
         return f"in_scales={self.in_scales}, out_scales={self.out_scales}"
 
     class Lua(LuaClass):
-        derived = ("discard",)
+        computed_fields = ("discard",)
         container = True
         scalars = {"inScales": "in_scales", "outScales": "out_scales"}
         scratch = ("real_input", "gIn")

@@ -51,7 +51,7 @@ class BBoxNorm(nn.Module):
 
     class Lua(LuaClass):
         tensors = ("mean", "std")
-        passed = ("mean", "std")
+        tensor_args = ("mean", "std")
         checked_by = "formula"
         test = "test_bbox_norm_scales_in_evaluation_only"
 
@@ -171,7 +171,7 @@ class ContextRegion(nn.Module):
 
     class Lua(LuaClass):
         tensors = {"tr": "transform"}
-        passed = ("tr",)
+        tensor_args = ("tr",)
         checked_by = "formula"
         test = "test_regions_around_boxes"
 
@@ -209,7 +209,7 @@ class SelectBoxes(nn.Module):
 
     class Lua(LuaClass):
         tensors = ("mean", "std")
-        passed = ("mean", "std")
+        tensor_args = ("mean", "std")
         optional = {"mean": None, "std": None}
         scratch = ("gradInput_classes", "gradInput_boxes", "maxvals", "maxids", "ids")
         checked_by = "formula"

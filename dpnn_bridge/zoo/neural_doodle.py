@@ -68,7 +68,7 @@ class MaskNoiseFillClass(LuaClass):
         name: name
         for name in ("num_noise_channels", "num_mask_noise_times", "n_colors", "mult_noise_mask", "mult_noise")
     }
-    derived = ("out_size",)
+    computed_fields = ("out_size",)
     checked_by = "formula"
     test = "test_a_doodle_keeps_its_mask_and_gets_noise"
 

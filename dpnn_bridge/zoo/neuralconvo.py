@@ -47,7 +47,7 @@ class Seq2Seq(nn.Module):
         return self.decoder(target)
 
     class Lua(LuaClass):
-        derived = ("encoderLSTM", "decoderLSTM")
+        computed_fields = ("encoderLSTM", "decoderLSTM")
         members = ("encoder", "decoder")
 
         @classmethod

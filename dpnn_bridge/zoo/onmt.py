@@ -46,7 +46,7 @@ class Network(nn.Sequential):
     class Lua(LuaClass):
         """Field ``net`` and ``modules[1]`` are one object."""
 
-        derived = ("net",)
+        computed_fields = ("net",)
         container = True
 
         @classmethod
@@ -222,7 +222,7 @@ class VariationalDropout(nn.Module):
     class Lua(LuaClass):
         """The mask counts while ``noiseInit[1]`` is 1."""
 
-        derived = ("noiseInit",)
+        computed_fields = ("noiseInit",)
         scalars = ("p",)
         scratch = ("sharedNoise",)
 

@@ -46,7 +46,7 @@ class PerspectiveGridGenerator(nn.Module):
     class Lua(LuaClass):
         scalars = ("depth", "height", "width")
         tensors = {"baseGrid": "base_grid"}
-        passed = ("baseGrid",)
+        tensor_args = ("baseGrid",)
         scratch = ("batchGrid",)
         checked_by = "formula"
         test = "test_perspective_grid_maps_every_point"

@@ -127,9 +127,9 @@ class LinearNB(LuaClass):
     torch_type = nn.Linear
     tensors = ("weight",)
     sizes = {"weight": ("out_features", "in_features")}
-    fixed = {"bias": False}
+    constant_kwargs = {"bias": False}
     scratch = ("addBuffer",)
-    only_from_files = True  # nn has a class for it
+    import_only = True  # nn has a class for it
 
 
 @lua_class("bnn.Binary")
@@ -199,7 +199,7 @@ class BinarySpatialConvolution(nn.Module):
         return f"{self.in_channels}, {self.out_channels}, {self.kernel_size}, {self.stride}, {self.padding}"
 
     class Lua(LuaClass):
-        derived = ("weight",)
+        computed_fields = ("weight",)
         scalars = {
             "nInputPlane": "in_channels",
             "nOutputPlane": "out_channels",

@@ -16,8 +16,8 @@ class Print(LuaClass):
     """Prints in Torch7, each repository something else; passes everything through here."""
 
     torch_type = nn.Identity
-    only_from_files = True
-    passes_through = True
+    import_only = True
+    is_identity = True
     checked_by = "formula"
     test = "test_printing_layers_pass_everything_through"
 

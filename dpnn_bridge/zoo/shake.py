@@ -119,7 +119,7 @@ class MulConstantSlices(nn.Module):
 
     class Lua(LuaClass):
         tensors = {"constant_tensor": "constants"}
-        passed = ("constant_tensor",)
+        tensor_args = ("constant_tensor",)
         constants = {"inplace": False}
 
 

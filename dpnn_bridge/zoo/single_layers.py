@@ -131,7 +131,7 @@ class NormalizeBySum(nn.Module):
         return input / input.sum()
 
     class Lua(LuaClass):
-        derived = ("sum",)
+        computed_fields = ("sum",)
         checked_by = "formula"
         test = "test_a_vector_is_divided_by_its_sum"
 
@@ -229,7 +229,7 @@ class Noise(nn.Module):
 
     class Lua(LuaClass):
         scalars = ("variance",)
-        derived = ("active",)
+        computed_fields = ("active",)
         checked_by = "formula"
         test = "test_noise_is_normal_and_of_training"
 
@@ -280,7 +280,7 @@ class AppendConstant(nn.Module):
 
     class Lua(LuaClass):
         scalars = ("dimension",)
-        derived = ("constant_value",)
+        computed_fields = ("constant_value",)
         checked_by = "formula"
         test = "test_constants_are_appended"
 

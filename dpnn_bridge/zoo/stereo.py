@@ -93,5 +93,5 @@ class SpatialConvolution1Forward(LuaClass):
     torch_type = nn.Conv2d
     tensors = ("weight", "bias")
     sizes = {"weight": ("out_channels", "in_channels")}
-    fixed = {"kernel_size": 1}
-    only_from_files = True  # convolutions made in torch are nn.SpatialConvolution
+    constant_kwargs = {"kernel_size": 1}
+    import_only = True  # convolutions made in torch are nn.SpatialConvolution

@@ -203,7 +203,7 @@ class STMM(nn.Module):
     class Lua(LuaClass):
         """Torch7's flat ``weight`` is written as the list of the parameters in ``net``, which it accepts as well."""
 
-        derived = ("weight", "gradWeight")
+        computed_fields = ("weight", "gradWeight")
         members = ("net",)
         scalars = {"N": "videos", "T": "frames", "D": "in_channels", "M": "memory_channels"}
         constants = {"t": 2, "elemwise_mask": True, "cell_constructed_flag": True, "mult_after_w": 1}
@@ -256,7 +256,7 @@ class FixedIndex(nn.Module):
     class Lua(LuaClass):
         scalars = ("dimension",)
         tensors = ("index",)
-        passed = ("index",)
+        tensor_args = ("index",)
         checked_by = "formula"
         test = "test_vid_flip_and_fixed_index"
 

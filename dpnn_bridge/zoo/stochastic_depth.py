@@ -50,7 +50,7 @@ class ResidualDrop(nn.Sequential):
         return f"death_rate={self.death_rate}, gate={self.gate}"
 
     class Lua(LuaClass):
-        derived = ("net", "skip")
+        computed_fields = ("net", "skip")
         container = True
         scalars = {"deathRate": "death_rate", "gate": "gate"}
         defaults = {"gate": True}

@@ -187,8 +187,8 @@ class Print(LuaClass):
     """Prints in Torch7; passes everything through here."""
 
     torch_type = nn.Identity
-    only_from_files = True
-    passes_through = True
+    import_only = True
+    is_identity = True
 
 
 @lua_class("w2nn.EdgeFilter", "w2nn.RandomBinaryConvolution")
@@ -216,7 +216,7 @@ class FixedConv2d(nn.Conv2d):
         }
         defaults = {"padH": 0, "padW": 0}
         tensors = ("weight",)
-        fixed = {"bias": False}
+        constant_kwargs = {"bias": False}
         scratch = ("finput", "fgradInput")
 
         @classmethod

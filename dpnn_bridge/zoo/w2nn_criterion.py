@@ -89,7 +89,7 @@ class ClippedWeightedHuberCriterion(nn.Module):
     class Lua(LuaClass):
         scalars = ("gamma",)
         tensors = ("weight",)
-        passed = ("weight",)
+        tensor_args = ("weight",)
         scratch = ("diff", "diff_abs", "square_loss_buff", "linear_loss_buff")
         constants = dict.fromkeys(scratch, LuaTensor.empty)
 
@@ -249,7 +249,7 @@ class AuxiliaryLossCriterion(nn.Sequential):
         return torch.stack(losses).mean()
 
     class Lua(LuaClass):
-        derived = ("criterions",)
+        computed_fields = ("criterions",)
         checked_by = "structure"
         test = "test_object_becomes_a_module_and_an_object_again"
         scratch = ("instance_loss",)

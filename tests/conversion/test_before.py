@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from conftest import FIXTURES, manifest
 
 import dpnn_bridge
 from dpnn_bridge.conversion import registry
+from dpnn_bridge.conversion.hooks import RENAMED
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
 BEFORE = Path(__file__).parent / "before"
@@ -48,3 +50,29 @@ def test_plugins_map_their_classes_in_both_directions(tmp_path: Path) -> None:
     module = dpnn_bridge.load(tmp_path / "scale.t7", plugins=[BEFORE / "plugin.py"])
     assert module(torch.ones(2, dtype=torch.float64)).tolist() == [1, 9]
     assert dpnn_bridge.to_lua(module).class_name == "before.Scale"
+
+
+def test_plugins_may_use_the_earlier_names_of_hooks(tmp_path: Path) -> None:
+    weight = LuaTensor.from_numpy(np.array([1.0, 3.0]))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for name, value in ("Square", 9), ("Cube", 27):
+            layer = LuaObject(f"before.{name}", LuaTable([("weight", weight), ("square", 5)]))
+            dpnn_bridge.write_t7(tmp_path / f"{name}.t7", layer)
+            module = dpnn_bridge.load(tmp_path / f"{name}.t7", plugins=[BEFORE / "plugin_hooks.py"])
+            assert module(torch.ones(2, dtype=torch.float64)).tolist() == [1, value]
+            assert not module.training
+            written = dpnn_bridge.to_lua(module)["wrapped"]
+            assert (written.class_name, "square" in written) == (f"before.{name}", False)
+    made = type(module)(torch.ones(1), 1, 1)
+    assert registry.spec_of(made).names[0] == "before.Square"  # the other is for files only
+    renamed = [w for w in caught if "of LuaClass is called" in str(w.message)]
+    assert {Path(w.filename).name for w in renamed} == {"plugin_hooks.py"}
+    assert [new for new in RENAMED.values() if not any(f"{new!r} now" in str(w.message) for w in renamed)] == []
+
+
+def test_hooks_are_read_by_their_earlier_names() -> None:
+    block = registry.blocks_of("nn.Copy")[0]
+    assert {new: getattr(block, old) for old, new in RENAMED.items()} == {
+        new: getattr(block, new) for new in RENAMED.values()
+    }

@@ -61,7 +61,7 @@ def test_two_blocks_that_take_every_module_of_a_type_are_refused(monkeypatch: py
     registry.lua_class("my.First")(type("First", (LuaClass,), {"torch_type": Mine}))
     with pytest.raises(ValueError, match=r"Mine is the torch_type of First in .* and of Second"):
         registry.lua_class("my.Second")(type("Second", (LuaClass,), {"torch_type": Mine}))
-    third = registry.lua_class("my.Third")(type("Third", (LuaClass,), {"torch_type": Mine, "only_from_files": True}))
+    third = registry.lua_class("my.Third")(type("Third", (LuaClass,), {"torch_type": Mine, "import_only": True}))
     assert registry.spec_of(Mine()).names == ("my.First",)
     assert third.names == ("my.Third",)
 

@@ -77,7 +77,7 @@ FFT_DEFAULTS = {"dH": 1, "dW": 1, "padUp": 0, "padLeft": 0}
     "nn.SpatialConvolutionFFTTiledSync",
 )
 class SpatialConvolutionFFT(StockConvolution):
-    only_from_files = True
+    import_only = True
     torch_type = nn.Conv2d
     scalars = {"nInputPlane": "in_channels", "nOutputPlane": "out_channels", **FFT}
     defaults = FFT_DEFAULTS
@@ -89,7 +89,7 @@ class SpatialConvolutionFFT(StockConvolution):
 class FbnnSpatialConvolution(StockConvolution):
     """Chooses the fastest of several implementations; each has the same tensors."""
 
-    only_from_files = True
+    import_only = True
     torch_type = nn.Conv2d
     scalars = {"inputPlanes": "in_channels", "outputPlanes": "out_channels", **FFT}
     defaults = FFT_DEFAULTS
@@ -104,7 +104,7 @@ def frames_apart(weight: Tensor, module: nn.Module) -> Tensor:
 
 @lua_class("nn.TemporalConvolutionFB")
 class TemporalConvolutionFB(TemporalConvolutionClass):
-    only_from_files = True
+    import_only = True
     torch_type = TemporalConvolution
     tensors = {"weight": Field("weight", Layout(channels_first, frames_apart)), "bias": "bias"}
     checked_by = "structure"

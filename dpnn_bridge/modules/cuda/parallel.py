@@ -34,7 +34,7 @@ class DataParallelTable(nn.Sequential):
 class DataParallelTableClass(LuaClass):
     torch_type = DataParallelTable
     container = True
-    passes_through = True
+    is_identity = True
     version = 2
     checked_by = "structure"
     test = "test_data_parallel_table_is_its_first_replica"
@@ -62,10 +62,10 @@ class DataParallelTableClass(LuaClass):
 class DataParallel(LuaClass):
     """The replicas hold the same parameters: the first one alone is kept."""
 
-    only_from_files = True  # nn.DataParallelTable says more
+    import_only = True  # nn.DataParallelTable says more
     torch_type = DataParallelTable
     container = True
-    passes_through = True
+    is_identity = True
     scratch = ("input_gpu", "gradOutput_gpu", "gradInput_gpu")
     checked_by = "structure"
     test = "test_data_parallel_of_fbcunn_keeps_one_replica"
@@ -137,7 +137,7 @@ class ParallelBranches(nn.Sequential):
         return torch.stack(outputs).sum(0)
 
     class Lua(DataParallelTableClass):
-        passes_through = False
+        is_identity = False
         version = 3
         checked_by = "structure"
         test = "test_parallel_branches_are_summed"

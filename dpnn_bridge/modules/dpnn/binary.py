@@ -67,7 +67,7 @@ class SpatialBinaryConvolution(nn.Conv2d):
         return with_gradient_of(value, plain)
 
     class Lua(LuaClass):
-        derived = ("iwh", "owh")
+        computed_fields = ("iwh", "owh")
         scalars = {
             "nInputPlane": "in_channels",
             "nOutputPlane": "out_channels",

@@ -166,7 +166,7 @@ class CategoricalEntropy(nn.Module):
         return f"{self.scale}" if self.min_entropy is None else f"{self.scale}, min_entropy={self.min_entropy}"
 
     class Lua(LuaClass):
-        derived = ("entropy",)
+        computed_fields = ("entropy",)
         scalars = {"scale": "scale", "minEntropy": "min_entropy", "sizeAverage": "size_average"}
         defaults = {"minEntropy": None}
 

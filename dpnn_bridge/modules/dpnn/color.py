@@ -44,7 +44,7 @@ class ColorNoise(nn.Module):
 
 class ColorNoiseClass(LuaClass):
     scratch = ("noise",)
-    derived = ("inputChannels",)
+    computed_fields = ("inputChannels",)
 
     @classmethod
     def replay(cls, module: nn.Module, after: LuaObject) -> Callable[[Tensor], Tensor] | None:
@@ -94,7 +94,7 @@ class SimpleColorTransform(ColorNoise):
 
     class Lua(ColorNoiseClass):
         tensors = ("range",)
-        passed = ("range",)
+        tensor_args = ("range",)
 
 
 @lua_class("nn.PCAColorTransform")
@@ -145,7 +145,7 @@ class PCAColorTransform(ColorNoise):
     class Lua(ColorNoiseClass):
         scalars = ("std",)
         tensors = {"eigenVectors": "eigen_vectors", "eigenValues": "eigen_values"}
-        passed = ("eigenVectors", "eigenValues")
+        tensor_args = ("eigenVectors", "eigenValues")
         scratch = ("noise", "alphas")
 
 
@@ -189,9 +189,9 @@ class SpatialFeatNormalization(nn.Module):
         return str(len(self.mean))
 
     class Lua(LuaClass):
-        derived = ("noOfFeats",)
+        computed_fields = ("noOfFeats",)
         tensors = ("mean", "std")
-        passed = ("mean", "std")
+        tensor_args = ("mean", "std")
 
         @classmethod
         def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:

@@ -90,7 +90,7 @@ class Constant(nn.Module):
         scalars = {"nInputDim": "n_input_dim"}
         defaults = {"nInputDim": None}
         tensors = ("value",)
-        passed = ("value",)
+        tensor_args = ("value",)
 
 
 @lua_class("nn.PrintSize")

@@ -10,5 +10,5 @@ from dpnn_bridge.modules.nn.lookup import LookupTableClass
 class Dictionary(LookupTableClass):
     """A LookupTable that dpnn had until 2015 for sparse updates; later versions refuse to make one."""
 
-    only_from_files = True
+    import_only = True
     version = 1

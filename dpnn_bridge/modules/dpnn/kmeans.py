@@ -141,7 +141,7 @@ class Kmeans(nn.Module):
         return f"{self.k}, {self.dim}" if self.scale is None else f"{self.k}, {self.dim}, scale={self.scale}"
 
     class Lua(LuaClass):
-        derived = ("loss",)
+        computed_fields = ("loss",)
         indexed = True
         scalars = ("k", "dim", "scale")
         defaults = {"scale": None}

@@ -166,7 +166,7 @@ class NCEModule(nn.Linear):
         return f"{super().extra_repr()}, k={self.k}, batch_noise={self.batch_noise}, normalized={self.normalized}"
 
     class Lua(LuaClass):
-        derived = ("testedtargets",)
+        computed_fields = ("testedtargets",)
         scalars = {
             "k": "k",
             "batchnoise": "batch_noise",

@@ -143,7 +143,7 @@ class SpatialRegionDropout(nn.Module):
         return f"p={self.p}"
 
     class Lua(LuaClass):
-        derived = ("regionType",)
+        computed_fields = ("regionType",)
         scalars = ("p",)
         scratch = ("noise",)
         constants = {"noise": LuaTensor.empty}

@@ -100,7 +100,7 @@ class ClassReward(Criterion):
 
 class ClassRewardClass(Criterion.Lua):
     scalars = {"scale": "scale", "sizeAverage": "size_average"}
-    derived = ("module", "criterion")
+    computed_fields = ("module", "criterion")
     scratch = ("reward", "vrReward")
 
     @classmethod

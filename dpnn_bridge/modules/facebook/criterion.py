@@ -92,7 +92,7 @@ class ClassNLLCriterionWithUNK(Criterion):
         return f"unk_index={self.unk_index}"
 
     class Lua(Criterion.Lua):
-        derived = ("unk_index",)
+        computed_fields = ("unk_index",)
         indexed = True
         members = ("crit",)
         scratch = ("tmp", "gradInputExtra")

@@ -54,7 +54,7 @@ class LeakyReLU(LuaClass):
     torch_type = nn.PReLU
     tensors = ("weight",)
     constants = {"nOutputPlane": 0}
-    only_from_files = True  # torch's own PReLU is nn.PReLU
+    import_only = True  # torch's own PReLU is nn.PReLU
 
     @classmethod
     def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
@@ -278,7 +278,7 @@ class CrossMapNormalization(LuaClass):
     constants = {"squaredSum": LuaTensor.empty}
     checked_by = "structure"
     test = "test_object_becomes_a_module_and_an_object_again"
-    only_from_files = True  # nn has a class for it
+    import_only = True  # nn has a class for it
 
 
 @lua_class("nn.KMaxPooling")

@@ -59,7 +59,7 @@ class FbnnConstantClass(Constant.Lua):
     scalars = {}
     checked_by = "formula"
     test = "test_constant_of_fbnn_is_repeated"
-    only_from_files = True  # nn.Constant says more
+    import_only = True  # nn.Constant says more
 
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
@@ -76,7 +76,7 @@ class FbnnDropoutClass(LuaClass):
     constants = {"noise": LuaTensor.empty}
     checked_by = "formula"
     test = "test_dropouts_of_fbnn"
-    only_from_files = True  # nn.Dropout says more
+    import_only = True  # nn.Dropout says more
 
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
@@ -112,7 +112,7 @@ class IndividualDropout(nn.Module):
 
     class Lua(LuaClass):
         tensors = {"p": "keep"}
-        passed = ("p",)
+        tensor_args = ("p",)
         scratch = ("noise", "noisegpu")
         checked_by = "formula"
         test = "test_dropouts_of_fbnn"
@@ -138,9 +138,9 @@ class Probe(nn.Sequential):
     """
 
     class Lua(LuaClass):
-        derived = ("weight", "bias", "gradWeight", "gradBias")
+        computed_fields = ("weight", "bias", "gradWeight", "gradBias")
         container = True
-        passes_through = True
+        is_identity = True
         checked_by = "formula"
         test = "test_a_probe_is_its_module"
 
@@ -156,12 +156,12 @@ class UnfoldedTemporalConvolutionClass(Temporal):
         ("dW",): "stride",
         ("pad",): "padding",
     }
-    derived = ("linear",)
+    computed_fields = ("linear",)
     scratch = ("_paddedInput", "_paddedGradInput", "_unfoldedInput", "_linearGradOutput", "_unfoldedGradInput")
     constants = dict.fromkeys(scratch, LuaTensor.empty)
     checked_by = "formula"
     test = "test_unfolded_convolution_pads_in_time"
-    only_from_files = True  # nn.TemporalConvolution and cudnn.TemporalConvolution say more
+    import_only = True  # nn.TemporalConvolution and cudnn.TemporalConvolution say more
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
@@ -196,7 +196,7 @@ class LocallyConnectedClass(LuaClass):
     scratch = ("input_cache", "gradOutput_cache")
     checked_by = "formula"
     test = "test_locally_connected_has_a_kernel_for_each_place"
-    only_from_files = True  # nn.SpatialConvolutionLocal says more
+    import_only = True  # nn.SpatialConvolutionLocal says more
 
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:

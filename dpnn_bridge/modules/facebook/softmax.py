@@ -133,4 +133,4 @@ class ClassHierarchicalNLLCriterionClass(HSM.Lua):
     }
     test = "test_class_hierarchical_criterion_is_the_same_for_one_sample"
     scratch = ()
-    only_from_files = True  # nn.HSM takes batches as well
+    import_only = True  # nn.HSM takes batches as well

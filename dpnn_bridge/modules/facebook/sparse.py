@@ -195,4 +195,4 @@ class FasterLookupClass(LuaClass):
     constants = {"skipBoundChecking": False, "concUpdates": False}
     checked_by = "formula"
     test = "test_faster_lookup_is_a_look_up_table"
-    only_from_files = True  # nn.LookupTable says more
+    import_only = True  # nn.LookupTable says more

@@ -113,7 +113,7 @@ class HardTanh(Inplace):
 @lua_class("cudnn.ClippedReLU")
 class ClippedReLU(Inplace):
     torch_type = nn.Hardtanh
-    only_from_files = True  # nn.HardTanh has both bounds
+    import_only = True  # nn.HardTanh has both bounds
     scalars = {"ceiling": "max_val"}
 
     @classmethod

@@ -183,7 +183,7 @@ class SpatialBatchNormalization(SecondVersion):
 class FbnnNormalization(Normalization):
     """fbcunn kept ``running_std`` for good."""
 
-    only_from_files = True
+    import_only = True
     version = 1
     tensors = {
         "weight": "weight",
@@ -212,12 +212,12 @@ class FbnnSpatialBatchNormalization(FbnnNormalization):
 class CudnnVolumetricBatchNormalization(SecondVersion):
     torch_type = nn.BatchNorm3d
     dims: ClassVar[int] = 5
-    only_from_files = True  # a layer of no file is nn's
+    import_only = True  # a layer of no file is nn's
 
 
 @lua_class("nn.VolumetricBatchNormalization")
 class VolumetricBatchNormalization(CudnnVolumetricBatchNormalization):
     """Torch7 writes version 1, since a class does not inherit its parent's."""
 
-    only_from_files = False
+    import_only = False
     version = 1

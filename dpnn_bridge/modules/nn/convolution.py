@@ -74,7 +74,7 @@ class SpatialConvolution(Spatial):
 
 @lua_class("cudnn.SpatialConvolution")
 class GroupedSpatialConvolution(Spatial):
-    beyond = "groups"
+    extra_option = "groups"
     scalars = {**SPATIAL, "groups": "groups"}
     defaults = {**SPATIAL_DEFAULTS, "groups": 1}
 
@@ -82,7 +82,7 @@ class GroupedSpatialConvolution(Spatial):
 @lua_class("nn.SpatialDilatedConvolution")
 class SpatialDilatedConvolution(StockConvolution):
     torch_type = nn.Conv2d
-    beyond = "dilation"
+    extra_option = "dilation"
     scalars = {**SPATIAL, ("dilationH", "dilationW"): "dilation"}
     defaults = {**SPATIAL_DEFAULTS, "dilationH": 1, "dilationW": 1}
 
@@ -97,7 +97,7 @@ class VolumetricConvolution(StockConvolution):
 @lua_class("cudnn.VolumetricConvolution", "cudnn.normal3DConv")
 class GroupedVolumetricConvolution(StockConvolution):
     torch_type = nn.Conv3d
-    beyond = "groups"
+    extra_option = "groups"
     scalars = {**VOLUMETRIC, "groups": "groups"}
     defaults = {**VOLUMETRIC_DEFAULTS, "groups": 1}
 
@@ -105,7 +105,7 @@ class GroupedVolumetricConvolution(StockConvolution):
 @lua_class("nn.VolumetricDilatedConvolution")
 class VolumetricDilatedConvolution(StockConvolution):
     torch_type = nn.Conv3d
-    beyond = "dilation"
+    extra_option = "dilation"
     scalars = {**VOLUMETRIC, ("dilationT", "dilationH", "dilationW"): "dilation"}
     defaults = {**VOLUMETRIC_DEFAULTS, "dilationT": 1, "dilationH": 1, "dilationW": 1}
 
@@ -243,7 +243,7 @@ class TemporalConvolutionClass(Temporal):
 class CudnnTemporalConvolution(Temporal):
     """A spatial convolution over one plane of frames: kH, dH and padH are along time, kW is the frame size."""
 
-    beyond = "padding"
+    extra_option = "padding"
     scalars = {
         "inputFrameSize": "in_channels",
         "outputFrameSize": "out_channels",

@@ -149,7 +149,7 @@ class LossClass(Criterion.Lua):
         averages: what a missing ``sizeAverage`` means.
     """
 
-    derived = ("sizeAverage",)
+    computed_fields = ("sizeAverage",)
 
     averages: ClassVar[bool] = True
 
@@ -231,7 +231,7 @@ class MultiCriterion(WeightedCriterions):
         return sum(w * criterion(input, target) for w, criterion in zip(self.weights, self, strict=True))
 
     class Lua(Criterion.Lua):
-        derived = ("criterions", "weights")
+        computed_fields = ("criterions", "weights")
 
         @classmethod
         def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
@@ -286,7 +286,7 @@ class ParallelCriterion(WeightedCriterions):
         )
 
     class Lua(MultiCriterion.Lua):
-        derived = ("repeatTarget",)
+        computed_fields = ("repeatTarget",)
 
         @classmethod
         def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
@@ -349,7 +349,7 @@ class CriterionTable(nn.Module):
         return _UnitGradient.apply(self.criterion(input[0], detached(input[1])))  # type: ignore[return-value]
 
     class Lua(LuaClass):
-        derived = ("criterion",)
+        computed_fields = ("criterion",)
 
         @classmethod
         def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:

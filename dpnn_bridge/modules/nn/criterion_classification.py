@@ -107,7 +107,7 @@ class NLLClass(IndexedClass):
 @lua_class("nn.ClassNLLCriterion")
 class ClassNLLCriterionClass(NLLClass):
     torch_type = (ClassNLLCriterion, nn.NLLLoss)
-    derived = ("ignoreIndex",)
+    computed_fields = ("ignoreIndex",)
     defaults = {"ignoreIndex": NO_CLASS}
 
     @classmethod
@@ -178,7 +178,7 @@ class CrossEntropyCriterion(nn.CrossEntropyLoss):
 @lua_class("nn.CrossEntropyCriterion")
 class CrossEntropyCriterionClass(LossClass):
     torch_type = (CrossEntropyCriterion, nn.CrossEntropyLoss)
-    derived = ("nll", "oldSizeAverage")
+    computed_fields = ("nll", "oldSizeAverage")
     constants = {"output": 0, "lsm": plain_object("nn.LogSoftMax")}
 
     @classmethod
@@ -295,7 +295,7 @@ class SpatialCrossEntropyCriterion(SpatialClassNLLCriterion):
         return super().forward(F.log_softmax(input, 1), target)
 
     class Lua(LossClass):
-        derived = ("nll",)
+        computed_fields = ("nll",)
         indexed = True
         constants = {"output": 0, "slsm": spatial_log_softmax}
 
@@ -334,7 +334,7 @@ class VolumetricCrossEntropyCriterion(SpatialCrossEntropyCriterion):
     spatial_dims = 3
 
     class Lua(Criterion.Lua):
-        derived = ("scec",)
+        computed_fields = ("scec",)
 
         @classmethod
         def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:

@@ -124,7 +124,7 @@ class WeightedMSECriterion(MSECriterion):
 
     class Lua(LossClass):
         tensors = ("weight",)
-        passed = ("weight",)
+        tensor_args = ("weight",)
         buffers = ("output_tensor", "buffer")
 
 

@@ -38,7 +38,7 @@ class Decorator(nn.Module):
     class Lua(LuaClass):
         """The decorated module is ``modules[1]``; until 2016 the field ``module`` names it as well."""
 
-        derived = ("modules",)
+        computed_fields = ("modules",)
 
         @classmethod
         def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:

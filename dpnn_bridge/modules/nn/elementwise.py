@@ -215,7 +215,7 @@ class AddConstant(nn.Module):
         return "" if isinstance(self.constant_scalar, Tensor) else f"{self.constant_scalar}"
 
     class Lua(LuaClass):
-        derived = ("constant_scalar",)
+        computed_fields = ("constant_scalar",)
         constants = {"inplace": False}
 
         @classmethod

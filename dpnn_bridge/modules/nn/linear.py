@@ -239,7 +239,7 @@ class PartialLinear(nn.Module):
         return F.linear(input, self.weight[columns], bias)
 
     class Lua(LuaClass):
-        derived = ("network", "inputsize", "outputsize")
+        computed_fields = ("network", "inputsize", "outputsize")
         tensors = {"bias": "bias", "allcolumns": "all_columns", "partition": "partition"}
         scratch = ("buffer", "addBuffer")
 

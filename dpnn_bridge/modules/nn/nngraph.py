@@ -372,7 +372,7 @@ class ModuleFromCriterion(nn.Module):
         return self.criterion(prediction, target.detach() if isinstance(target, Tensor) else target).reshape(1)
 
     class Lua(LuaClass):
-        derived = ("criterion",)
+        computed_fields = ("criterion",)
 
         @classmethod
         def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:

@@ -82,7 +82,7 @@ class PaddingFields(LuaClass):
     """The fields of both classes that are called nn.Padding."""
 
     torch_type = Padding
-    derived = ("nInputDim",)
+    computed_fields = ("nInputDim",)
     scalars = ("dim", "pad", "value")
     defaults = {"value": 0}
     constants = {"outputSize": empty_sizes}

@@ -89,7 +89,7 @@ class Copy(nn.Module):
         return f"{self.dtype}" + (", dont_cast=True" if self.dont_cast else "")
 
     class Lua(LuaClass):
-        passes_through = True
+        is_identity = True
 
         @classmethod
         def build(cls, obj: LuaObject, ctx: TorchContext) -> Copy:
@@ -124,7 +124,7 @@ class GPU(Decorator):
     """
 
     class Lua(Decorator.Lua):
-        passes_through = True
+        is_identity = True
 
 
 @lua_class("nn.Profile")
@@ -142,7 +142,7 @@ class Profile(Decorator):
     """
 
     class Lua(Decorator.Lua):
-        passes_through = True
+        is_identity = True
         constants = {
             "name": "",
             "print_interval": 100,

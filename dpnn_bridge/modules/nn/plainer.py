@@ -15,16 +15,16 @@ class OneOfSeveral(LuaClass):
     Attributes:
         plain: options of the torch type -> the value with which a class without a field for it computes the same; of
             a tuple every element has it.
-        beyond: the option that a plainer class lacks; modules with its plain value are of the plainer class.
+        extra_option: the option that a plainer class lacks; modules with its plain value are of the plainer class.
     """
 
     plain: ClassVar[dict[str, Any]] = {}
-    beyond: ClassVar[str] = ""
+    extra_option: ClassVar[str] = ""
 
     @classmethod
     def represents(cls, module: nn.Module) -> bool:
         used = {name for name, value in cls.plain.items() if not _has(module, name, value)}
-        return used <= set(cls.scalars.values()) and cls.beyond in {"", *used}
+        return used <= set(cls.scalars.values()) and cls.extra_option in {"", *used}
 
 
 def _has(module: nn.Module, name: str, value: Any) -> bool:

@@ -131,7 +131,7 @@ class SpatialMaxPooling(Pooling):
 @lua_class("nn.SpatialDilatedMaxPooling")
 class SpatialDilatedMaxPooling(Pooling):
     torch_type = (nn.MaxPool2d, DilatedMaxPool2d)
-    beyond = "dilation"
+    extra_option = "dilation"
     scalars = {**SPATIAL, ("dilationH", "dilationW"): "dilation"}
     defaults = {**SPATIAL_DEFAULTS, "dilationH": 1, "dilationW": 1}
 
@@ -145,7 +145,7 @@ class SpatialDilatedMaxPooling(Pooling):
 class InnSpatialMaxPooling(SpatialMaxPooling):
     """Always in ceil mode, whatever the file says."""
 
-    only_from_files = True
+    import_only = True
 
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:
@@ -179,14 +179,14 @@ class VolumetricDilatedMaxPooling(VolumetricMaxPooling):
     """Torch7 writes version 1 and so loses the ceil mode whenever it loads a file."""
 
     version = 1
-    beyond = "dilation"
+    extra_option = "dilation"
     scalars = {**VOLUMETRIC, ("dilationT", "dilationH", "dilationW"): "dilation"}
     defaults = {**VOLUMETRIC_DEFAULTS, "dilationT": 1, "dilationH": 1, "dilationW": 1}
 
 
 @lua_class("cudnn.VolumetricMaxPooling")
 class CudnnVolumetricMaxPooling(VolumetricMaximum):
-    only_from_files = True
+    import_only = True
 
 
 # ---------------------------------------------------------------------- average
@@ -256,7 +256,7 @@ class SpatialAveragePooling(SpatialAverage):
 class CudnnSpatialAveragePooling(SpatialAverage):
     """Padding is always counted."""
 
-    only_from_files = True
+    import_only = True
 
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:
@@ -268,7 +268,7 @@ class CudnnSpatialAveragePooling(SpatialAverage):
 class InnSpatialAveragePooling(SpatialAverage):
     """Always in ceil mode, whatever the file says. Versions without ``divide`` had kernels of their own: averages."""
 
-    only_from_files = True
+    import_only = True
 
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:
@@ -283,7 +283,7 @@ class VolumetricAveragePooling(Pooling):
 
 @lua_class("cudnn.VolumetricAveragePooling")
 class CudnnVolumetricAveragePooling(Pooling):
-    only_from_files = True
+    import_only = True
     torch_type = nn.AvgPool3d
     scalars = VOLUMETRIC
     defaults = VOLUMETRIC_DEFAULTS

@@ -228,11 +228,11 @@ class IndexLinear(nn.Module):
             ),
             Fault(("gradWeight",), "Torch7 lists a table of rows instead of a gradient tensor", spreads=False),
         )
-        derived = ("inputSize", "outputSize", "normalize")
+        computed_fields = ("inputSize", "outputSize", "normalize")
         tensors = ("weight", "bias")
         scalars = {"offset": "offset", "doGradInput": "do_grad_input"}
         defaults = {"offset": -1, "doGradInput": False}
-        trains_unasked = False  # Torch7 updates the statistics only after training() was called
+        default_training = False  # Torch7 updates the statistics only after training() was called
         scratch = (
             *("gradWeight", "gradWeightBuffer", "valuesBuffer", "normalizedValues", "sizesCache", "cumSumSizesCache"),
             *(

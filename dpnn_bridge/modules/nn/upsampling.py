@@ -103,7 +103,7 @@ class UpsamplingBilinear2d(nn.UpsamplingBilinear2d):
         return output.squeeze(0) if input.dim() == 3 else output
 
     class Lua(LuaClass):
-        derived = ("scale_factor", "oheight", "owidth")
+        computed_fields = ("scale_factor", "oheight", "owidth")
         constants = SIZES
 
         @classmethod
@@ -168,7 +168,7 @@ class UpSampling(nn.Module):
         return f"mode={self.mode}, " + (f"size={self.size}" if self.size else f"scale_factor={self.scale_factor}")
 
     class Lua(LuaClass):
-        derived = ("scale_factor", "odepth", "oheight", "owidth")
+        computed_fields = ("scale_factor", "odepth", "oheight", "owidth")
         scalars = ("mode",)
         constants = SIZES
 

@@ -117,7 +117,7 @@ class WeightNorm(nn.Module):
     class Lua(LuaClass):
         """Files have no weight, but its size; the first ones had the weight. It follows from ``v`` and ``g``."""
 
-        derived = ("modules", "weight", "gradWeight", "weightSize")
+        computed_fields = ("modules", "weight", "gradWeight", "weightSize")
         scalars = {"outputDim": "output_dim"}
         tensors = {
             "v": Field("module.parametrizations.weight.original1", Layout(_from_rows, as_rows)),
@@ -232,7 +232,7 @@ class LinearWeightNorm(LuaClass):
     """A linear layer with :class:`ClampedWeightNorm`; one with torch's own weight normalization is written as well."""
 
     torch_type = nn.Linear
-    derived = ("inputSize", "outputSize", "eps")
+    computed_fields = ("inputSize", "outputSize", "eps")
     tensors = {
         "v": "parametrizations.weight.original1",
         "g": "parametrizations.weight.original0",

@@ -124,7 +124,7 @@ def block_mean(x: Tensor, dH: int, dW: int) -> Tensor:
 @lua_class("nn.SpatialReSamplingEx")
 class SpatialReSamplingExClass(LuaClass):
     torch_type = SpatialReSamplingEx
-    derived = ("mode_c",)
+    computed_fields = ("mode_c",)
     scalars = {
         "mode": "mode",
         "owidth": "owidth",
@@ -149,7 +149,7 @@ class SpatialUpSampling(LuaClass):
     """Repeats pixels; the same as ``nn.SpatialReSamplingEx`` with whole ratios."""
 
     torch_type = SpatialReSamplingEx
-    only_from_files = True
+    import_only = True
     scalars = {"dW": "rwidth", "dH": "rheight", "yDim": "y_dim", "xDim": "x_dim"}
     defaults = {"yDim": 2, "xDim": 3}
 

@@ -68,8 +68,8 @@ class Probe(LuaClass):
     """Prints statistics or times in Torch7; passes everything through here."""
 
     torch_type = nn.Identity
-    only_from_files = True
-    passes_through = True
+    import_only = True
+    is_identity = True
 
 
 @lua_class("nn.PixelSort")
@@ -88,7 +88,7 @@ class MultiSoftMax(LuaClass):
     """Softmax over the last of two or three dimensions. Torch7's ``forward`` returns nothing for two."""
 
     torch_type = nn.Softmax
-    only_from_files = True  # nn.SoftMax takes more shapes
+    import_only = True  # nn.SoftMax takes more shapes
     constants = dict.fromkeys(("_input", "_output", "_gradInput", "_gradOutput"), LuaTensor.empty)
 
     @classmethod
@@ -197,7 +197,7 @@ class PushTable(nn.Module):
         return f"{self.index}"
 
     class Lua(LuaClass):
-        derived = ("_pulls",)
+        computed_fields = ("_pulls",)
         scalars = {"_index": "index"}
         constants = {"_forward": False, "_gradInput": LuaTensor.empty, "gradInput": empty_table, "output": empty_table}
 
@@ -240,7 +240,7 @@ class PullTable(nn.Module):
         return f"{self.index}"
 
     class Lua(LuaClass):
-        derived = ("_push",)
+        computed_fields = ("_push",)
         scalars = {"_index": "index"}
         constants = {"gradInput": empty_table, "output": empty_table}
 

@@ -78,9 +78,9 @@ class SpatialLinear(LuaClass):
     torch_type = nn.Conv2d
     scalars = {"fanin": "in_channels", "fanout": "out_channels"}
     tensors = ("weight", "bias")
-    fixed = {"kernel_size": 1}
+    constant_kwargs = {"kernel_size": 1}
     constants = {"weightDecay": 0}
-    only_from_files = True  # other convolutions are nn.SpatialConvolution
+    import_only = True  # other convolutions are nn.SpatialConvolution
 
 
 @lua_class("nn.SpatialClassifier")

@@ -180,7 +180,7 @@ class SoftMaxTree(nn.Module):
             "parentChildren": "parent_children",
         }
         sizes = {"weight": ("children", None)}
-        passed = ("childParent", "parentChildren")
+        tensor_args = ("childParent", "parentChildren")
         indexed = True
         scratch = ("_multiBuffer", "_nodeBuffer", "_gradInput", "_gradTarget", "updates")
         constants = {

@@ -74,7 +74,7 @@ class RecurrentAttention(Memory, Remembering):
                 mode="eval",
             ),
         )
-        derived = ("action", "hiddenSize")
+        computed_fields = ("action", "hiddenSize")
         scalars = {"nStep": "num_steps", "forwardActions": "forward_actions"}
         defaults = {"forwardActions": False}
         scratch = ("actions", "gradHidden")

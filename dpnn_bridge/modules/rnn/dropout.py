@@ -85,7 +85,7 @@ class LazyDropout(nn.Module):
         return f"p={self.p}, lazy={self.lazy}, mono={self.mono}" + ("" if self.v2 else ", v2=False")
 
     class Lua(LuaClass):
-        derived = ("noise", "flag")
+        computed_fields = ("noise", "flag")
         scalars = ("p", "v2", "lazy", "mono")
         defaults = {"v2": False, "lazy": False, "mono": False}
 

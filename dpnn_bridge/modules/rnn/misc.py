@@ -63,9 +63,9 @@ class LinearNoBias(LuaClass):
     torch_type = nn.Linear
     tensors = ("weight",)
     sizes = {"weight": ("out_features", "in_features")}
-    fixed = {"bias": False}
+    constant_kwargs = {"bias": False}
     scratch = ("addBuffer",)
-    only_from_files = True  # nn.Linear can be without bias as well, and needs no further package
+    import_only = True  # nn.Linear can be without bias as well, and needs no further package
 
 
 @lua_class("nn.ExpandAs")

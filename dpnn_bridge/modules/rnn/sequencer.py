@@ -22,7 +22,7 @@ class AbstractSequencerClass(LuaClass):
     """Sequence modules around one module, which the fields ``module`` and ``modules`` hold."""
 
     scratch = ("tableoutput", "tablegradInput", "tablegradinput")
-    derived = ("modules", "module", "rnn", "_remember")
+    computed_fields = ("modules", "module", "rnn", "_remember")
 
     @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
@@ -199,7 +199,7 @@ class BiSequencerLM(Memory, Remembering):
                 "after a shorter sequence Torch7 uses the buffer of one gradInput for another, which is overwritten",
             ),
         )
-        derived = ("_fwd", "_bwd", "_merge")
+        computed_fields = ("_fwd", "_bwd", "_merge")
 
         @classmethod
         def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:

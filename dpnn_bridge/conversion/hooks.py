@@ -1,0 +1,83 @@
+"""Hooks of class mappings: check that a declared attribute is one, and accept the names that hooks had before."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import warnings
+from typing import Any
+
+#: name until November 2026 -> name
+RENAMED = {
+    "passed": "tensor_args",
+    "fixed": "constant_kwargs",
+    "derived": "computed_fields",
+    "only_from_files": "import_only",
+    "passes_through": "is_identity",
+    "trains_unasked": "default_training",
+    "in_file": "serialize",
+}
+
+
+class _Renamed:
+    """Reads a hook by its earlier name."""
+
+    def __init__(self, old: str) -> None:
+        self.old = old
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        new = RENAMED[self.old]
+        # a class that declares the earlier name has both; `super().in_file(obj)` in it asks for that of its bases
+        home = next(c for c in owner.__mro__ if new in vars(c) and vars(c).get(self.old, self) is self)
+        return vars(home)[new].__get__(None, owner) if hasattr(vars(home)[new], "__get__") else vars(home)[new]
+
+
+class Hooks:
+    """Base of :class:`~dpnn_bridge.conversion.lua_class.LuaClass`, whose attributes and methods are the hooks."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuse an attribute that is no hook, which nothing would read: most likely a misspelled one.
+
+        A mapping may have attributes of its own if they are annotated or begin with an underscore, and methods whose
+        names do not resemble a hook's.
+
+        Raises:
+            TypeError: names the attribute and the most similar hook.
+        """
+        super().__init_subclass__(**kwargs)
+        if Hooks in cls.__bases__:  # the class that defines the hooks
+            for old in RENAMED:
+                setattr(cls, old, _Renamed(old))
+            return
+        for old in RENAMED.keys() & vars(cls).keys():
+            text = f"{cls.__module__}.{cls.__qualname__}: {old!r} of LuaClass is called {RENAMED[old]!r} now"
+            warnings.warn(text, DeprecationWarning, stacklevel=2)
+            setattr(cls, RENAMED[old], vars(cls)[old])
+        cls._refuse_unknown()
+        for hook in ("tensors", "scalars", "members"):  # a tuple of names that are the same in Lua and in the module
+            names = cls.__dict__.get(hook)
+            if isinstance(names, tuple):
+                setattr(cls, hook, {name: name for name in names})
+
+    @classmethod
+    def _refuse_unknown(cls) -> None:
+        own = inspect.get_annotations(cls)
+        defining = next(c for c in cls.__mro__ if Hooks in c.__bases__)
+        known = [hook for hook in dir(defining) if not hook.startswith("_") and hook not in RENAMED]
+        for name, value in vars(cls).items():
+            inherited = [getattr(base, name) for base in cls.__bases__ if hasattr(base, name)]
+            is_method = hasattr(value, "__get__")
+            if name.startswith("_") or name in own or (inherited and inspect.isroutine(inherited[0]) <= is_method):
+                continue
+            hooks = {_letters(hook): hook for hook in known if hook != name}
+            near = difflib.get_close_matches(_letters(name), hooks, n=1, cutoff=0.8 if is_method else 0.4)
+            if near or not is_method:
+                advice = f"did you mean {hooks[near[0]]!r}?" if near else f"the hooks are {', '.join(hooks.values())}."
+                raise TypeError(
+                    f"{cls.__module__}.{cls.__qualname__}: LuaClass has no attribute {name!r}; {advice} "
+                    f"Annotate an attribute of your own: {name}: ClassVar[...] = ..."
+                )
+
+
+def _letters(name: str) -> str:
+    return name.replace("_", "").lower()
