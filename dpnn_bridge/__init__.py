@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from dpnn_bridge.base.faces import face
+from dpnn_bridge.base.lazy_exports import lazy_exports
 from dpnn_bridge.base.moved import MovedModules
 
 if TYPE_CHECKING:
@@ -81,4 +81,4 @@ __all__ = [
 ]
 
 sys.meta_path.insert(0, MovedModules())
-__getattr__, __dir__ = face(__name__, _HOMES)
+__getattr__, __dir__ = lazy_exports(__name__, _HOMES)

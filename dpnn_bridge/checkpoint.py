@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from dpnn_bridge.base.arguments import checks_arguments
-from dpnn_bridge.base.boundary import raises
+from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.checkpoints.find import candidates
 from dpnn_bridge.conversion.budget import Budget
 from dpnn_bridge.conversion.fields import record_of
@@ -94,7 +94,7 @@ class Checkpoint:
 
 
 @checks_arguments
-@raises(ConversionError, "loading")
+@wrap_errors(ConversionError, "loading")
 def load_checkpoint(path: Origin, **options: Any) -> Checkpoint:
     """Loads every model of a file together with what stands beside them.
 

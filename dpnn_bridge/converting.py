@@ -14,7 +14,7 @@ from torch import nn
 
 from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.atomic import StrPath, check_output, replacing
-from dpnn_bridge.base.boundary import raises
+from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.folders import temporary_folder
 from dpnn_bridge.base.remote import is_url, place_of
 from dpnn_bridge.base.shards import checksum_of
@@ -39,7 +39,7 @@ from dpnn_bridge.plugins import load_plugins
 
 @shows_options
 @checks_arguments
-@raises(ConversionError, "converting")
+@wrap_errors(ConversionError, "converting")
 def convert(
     src: Origin,
     dst: StrPath,
@@ -128,7 +128,7 @@ class _Conversion:
             own = dict(self.own)
             if callable(own.get("example")) and not isinstance(own["example"], torch.Tensor):
                 own["example"] = own["example"](module)
-            seal = (lambda path: report.metadata.update(written=checksum_of(path))) if self.checksum else None
+            on_verified = (lambda path: report.metadata.update(written=checksum_of(path))) if self.checksum else None
             export(
                 module,
                 self.path,
@@ -136,7 +136,7 @@ class _Conversion:
                 metadata=dict(report.metadata),
                 force=self.force,
                 inputs=self.inputs,
-                seal=seal,
+                on_verified=on_verified,
                 origin=made_of,
                 **own,
             )
@@ -194,7 +194,7 @@ def _data_report(written: data.Data, name: str, key: str | None, model: tuple[st
 # ---------------------------------------------------------------------- is it done?
 @shows_options
 @checks_arguments
-@raises(ConversionError, "comparing with the input")
+@wrap_errors(ConversionError, "comparing with the input")
 def is_converted(
     src: Origin, dst: StrPath, *, to: str | None = None, force: bool = False, checksum: bool = False, **options: Any
 ) -> bool:
@@ -228,7 +228,7 @@ def is_converted(
             return _same_content(format, again, there.path)
 
 
-@raises(T7Error, "reading the output")
+@wrap_errors(T7Error, "reading the output")
 def _made_of(format: Format, path: Path) -> str | None:
     with open(path, "rb"):
         return format.origin(path)
@@ -236,6 +236,6 @@ def _made_of(format: Format, path: Path) -> str | None:
 
 def _same_content(format: Format, again: Path, there: Path) -> bool:
     try:
-        return raises(T7Error, "reading the output")(format.same_content)(again, there)
+        return wrap_errors(T7Error, "reading the output")(format.same_content)(again, there)
     except DpnnBridgeError:
         return False

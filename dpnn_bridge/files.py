@@ -12,8 +12,8 @@ from torch import nn
 
 from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.atomic import StrPath
-from dpnn_bridge.base.boundary import raises
-from dpnn_bridge.base.faces import face
+from dpnn_bridge.base.boundary import wrap_errors
+from dpnn_bridge.base.lazy_exports import lazy_exports
 from dpnn_bridge.base.regular import check_file
 from dpnn_bridge.checkpoints.contents import surroundings, without_module
 from dpnn_bridge.checkpoints.find import SEVERAL, candidates, select
@@ -28,7 +28,7 @@ from dpnn_bridge.loaders import t7_writer
 from dpnn_bridge.loaders.encoding import Encoding
 from dpnn_bridge.loaders.origin import LocalFile, Origin, local_file, name_of
 from dpnn_bridge.loaders.t7_reader import read_t7
-from dpnn_bridge.modules.fit import misfits
+from dpnn_bridge.modules.fit import shape_warnings
 from dpnn_bridge.modules.several import Models
 from dpnn_bridge.outputs import container
 from dpnn_bridge.outputs.formats import format_of
@@ -37,7 +37,7 @@ from dpnn_bridge.plugins import load_plugins
 
 
 @checks_arguments
-@raises(ConversionError, "loading")
+@wrap_errors(ConversionError, "loading")
 def load(
     path: Origin,
     *,
@@ -94,7 +94,7 @@ def load(
     return cast(module, as_dtype(dtype)).to(device)
 
 
-@raises(ConversionError, "loading")
+@wrap_errors(ConversionError, "loading")
 def load_with_report(
     origin: Origin, key: str | None, options: Options, sha256: str | None = None
 ) -> tuple[nn.Module, Report]:
@@ -119,7 +119,7 @@ def load_local(
     if others:
         listed = ", ".join(f"{c.key} ({c.obj.class_name})" for c in others[:8]) + (", …" if len(others) > 8 else "")
         report.notes.append(f"the file holds more: {listed}; key= (--key) chooses one, --all converts each")
-    report.notes += misfits(module)
+    report.notes += shape_warnings(module)
     report.notes += unread(encoding)
     report.metadata = {"source": PurePath(file.name).name, "key": key, "checkpoint": surroundings(root)}
     return module, report
@@ -166,7 +166,7 @@ def cast(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
 
 
 @checks_arguments
-@raises(ConversionError, "writing")
+@wrap_errors(ConversionError, "writing")
 def save(path: StrPath, module: nn.Module | Convertible, *, force: bool = True, **options: Any) -> None:
     """Writes a module in the format that the suffix names, reads it back and compares, then lets the file appear.
 
@@ -187,7 +187,7 @@ def save(path: StrPath, module: nn.Module | Convertible, *, force: bool = True, 
 
 
 @checks_arguments
-@raises(ConversionError, "writing")
+@wrap_errors(ConversionError, "writing")
 def write_t7(path: StrPath, value: Any, **options: Any) -> None:
     """Writes a module, a Lua value, or plain Python data to a ``.t7`` file that Torch7 loads.
 
@@ -204,7 +204,7 @@ def write_t7(path: StrPath, value: Any, **options: Any) -> None:
 
 
 @checks_arguments
-@raises(ConversionError, "searching for models")
+@wrap_errors(ConversionError, "searching for models")
 def model_keys(path: Origin) -> list[str]:
     """The keys of all models in a ``.t7`` file, as ``load(key=…)`` takes them.
 
@@ -218,4 +218,6 @@ def model_keys(path: Origin) -> list[str]:
     return keys
 
 
-__getattr__, _ = face(__name__, {"convert": "converting", "is_converted": "converting"})  # where they stood before
+__getattr__, _ = lazy_exports(
+    __name__, {"convert": "converting", "is_converted": "converting"}
+)  # where they stood before

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dpnn_bridge.base.boundary import raises
+from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.reading import open_input, patiently
 from dpnn_bridge.base.regular import check_file
 from dpnn_bridge.base.remote import place_of
@@ -91,7 +91,7 @@ def last_lines(path: Path) -> dict[str, Line]:
     return {line["target"]: line for line in _lines(path)}
 
 
-@raises(T7FormatError, "reading the manifest")
+@wrap_errors(T7FormatError, "reading the manifest")
 def _lines(path: Path) -> list[Line]:
     return list(_parsed(path))
 

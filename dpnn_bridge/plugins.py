@@ -10,7 +10,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 from dpnn_bridge.base.atomic import StrPath
-from dpnn_bridge.base.boundary import raises
+from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.exclusive import Exclusive
 from dpnn_bridge.base.regular import MOST_BYTES, check_file
 from dpnn_bridge.errors import ConversionError, NotT7Error
@@ -30,7 +30,7 @@ def load_plugins(plugins: Sequence[StrPath]) -> None:
             raise ConversionError(f"plugin {error}") from error
         with Exclusive(path):
             if path not in _loaded_plugins:
-                raises(ConversionError, f"loading the plugin {plugin}")(_import_file)(path)
+                wrap_errors(ConversionError, f"loading the plugin {plugin}")(_import_file)(path)
                 _loaded_plugins.add(path)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dpnn_bridge.base.boundary import raises
+from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.display import shortened
 from dpnn_bridge.base.graph import format_path
 from dpnn_bridge.checkpoints.contents import description, named_file
@@ -114,7 +114,7 @@ class Summary:
     next: list[str] = field(default_factory=list)
 
 
-@raises(ConversionError, "inspecting")
+@wrap_errors(ConversionError, "inspecting")
 def summarize(origin: Origin, key: str | None = None, example: Callable[[nn.Module], Any] | None = None) -> Summary:
     """The summary of a ``.t7`` file, or of one that was converted.
 

@@ -3,7 +3,7 @@
 The same objects with the same quirks: strings and class names are bytes, whole numbers ints, tables with the keys
 1 to n lists from 0, all other tables dicts that compare by identity; fields of objects as attributes. Tensors are numpy
 arrays on shared memory. What torchfile cannot read (ASCII, 4-byte longs, other byte orders, half precision, classes
-with their own framing) is read as well. Needs no PyTorch.
+with their own serializer) is read as well. Needs no PyTorch.
 
 >>> torchfile.load("model.t7").modules[0].weight.shape        # doctest: +SKIP
 """
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dpnn_bridge.base.boundary import raises
+from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.errors import T7Error
 from dpnn_bridge.loaders.t7_reader import read_all, read_t7
 from dpnn_bridge.objects import LuaFunction as _Function
@@ -83,7 +83,7 @@ class TorchObject:
         return [*names, "torch_typename"]
 
 
-@raises(T7Error, "reading")
+@wrap_errors(T7Error, "reading")
 def load(filename: str | os.PathLike[str], **kwargs: Any) -> Any:
     """Loads the first object of a file; for the options see :class:`T7Reader`."""
     return _Values(**kwargs).value(read_t7(filename))
@@ -145,7 +145,7 @@ class _Values:
             return value
         if id(value) not in self.done:
             self.alive.append(value)
-            self.done[id(value)] = None  # as torchfile where a class with a framing of its own holds itself
+            self.done[id(value)] = None  # as torchfile where a class with a serializer of its own holds itself
             self.done[id(value)] = self._compound(value)
         return self.done[id(value)]
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dpnn_bridge.conversion import to_lua, to_torch
 from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
-from dpnn_bridge.outputs import Job
+from dpnn_bridge.outputs import ExportContext
 from dpnn_bridge.outputs.py import program
 
 DOUBLE = torch.float64
@@ -45,7 +45,7 @@ def converted(obj: LuaObject) -> nn.Module:
     """
     module = to_torch(obj)
     with torch.random.fork_rng():
-        built = executed(program.Program(module, Job()).text()).build()
+        built = executed(program.Program(module, ExportContext()).text()).build()
     built.load_state_dict(module.state_dict())
     again = to_lua(module)
     assert again.class_name == obj.class_name

@@ -17,7 +17,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def raises(kind: type[DpnnBridgeError], doing: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+def wrap_errors(kind: type[DpnnBridgeError], doing: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """Lets a function raise nothing but this package's errors.
 
     Args:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
-from dpnn_bridge.base.boundary import raises
+from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.display import printable, shortened
 from dpnn_bridge.base.graph import key_text
 from dpnn_bridge.checkpoints.bytecode import describe_bytecode
@@ -144,7 +144,7 @@ def continued(bars: str) -> str:
     return bars.replace("├─ ", "│  ").replace("└─ ", "   ")
 
 
-@raises(T7Error, "describing")
+@wrap_errors(T7Error, "describing")
 def describe(path: Origin, *, limit: int = 100, depth: int = 50, **options: Any) -> Description:
     """Describe a .t7 file. Reads its structure and none of its tensors' elements.
 

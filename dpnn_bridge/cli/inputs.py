@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from dpnn_bridge.base.boundary import raises
+from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.checksum import sha256_of
 from dpnn_bridge.base.reading import open_input
 from dpnn_bridge.base.suffixes import PICKLED
@@ -89,8 +89,8 @@ def shapes_alone(specs: Sequence[str]) -> bool:
 
 def _one(spec: str, dtype: str | None) -> Any:
     if shape := re.fullmatch(r"(\d+(?:x\d+)*)(?::(\w+))?", spec):
-        return raises(OptionError, f"--input {spec}")(_drawn)(spec, shape, dtype)
-    return raises(T7Error, f"--input {spec}")(_read)(spec)
+        return wrap_errors(OptionError, f"--input {spec}")(_drawn)(spec, shape, dtype)
+    return wrap_errors(T7Error, f"--input {spec}")(_read)(spec)
 
 
 def _drawn(spec: str, shape: re.Match[str], dtype: str | None) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from dpnn_bridge.base.arguments import checks_arguments
-from dpnn_bridge.base.boundary import raises
+from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.customized import check_customized
 from dpnn_bridge.conversion.dimensions import seen
@@ -38,7 +38,7 @@ __all__ = [
 
 
 @checks_arguments
-@raises(ConversionError, "converting")
+@wrap_errors(ConversionError, "converting")
 def to_torch(obj: Any, **options: Any) -> nn.Module:
     """Turns a Lua object into a torch module.
 
@@ -62,7 +62,7 @@ def convert_object(obj: Any, options: Options, root: str = "") -> tuple[nn.Modul
 
 
 @checks_arguments
-@raises(ConversionError, "converting")
+@wrap_errors(ConversionError, "converting")
 def to_lua(module: nn.Module, *, gradients: bool = True, tensor_type: str | None = None, example: Any = None) -> Any:
     """Turns a module back into a Lua object that Torch7 can load; several models into the table that held them.
 

@@ -28,7 +28,7 @@ class Options:
         fallback: called as ``fallback(obj, ctx)`` for unknown classes; returns a module or None.
         overrides: whether ``fallback`` comes before the built-in mapping of a Lua class, by its name.
         knows: whether ``fallback`` has a module for a Lua class, by its name.
-        pending: large parameters stay in the file, see :mod:`~dpnn_bridge.conversion.pending`.
+        pending: large parameters stay in the file, see :mod:`~dpnn_bridge.conversion.deferred`.
     """
 
     index_base: Literal[0, 1] = 1

@@ -34,7 +34,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from dpnn_bridge.base.boundary import raises
+from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.display import type_name
 from dpnn_bridge.base.exclusive import Exclusive
 from dpnn_bridge.conversion.fields import record_of
@@ -197,7 +197,9 @@ def discover(package: str = CORE) -> None:
     if package == CORE:
         _import_files(CORE)
         for entry_point in entry_points(group=ENTRY_POINTS):
-            raises(ConversionError, f"loading the plugin {entry_point.name} ({entry_point.value})")(entry_point.load)()
+            wrap_errors(ConversionError, f"loading the plugin {entry_point.name} ({entry_point.value})")(
+                entry_point.load
+            )()
     else:
         discover(CORE)
         _import_files(package)

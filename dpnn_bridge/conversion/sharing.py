@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.base.contiguous import is_contiguous
-from dpnn_bridge.conversion import pending
+from dpnn_bridge.conversion import deferred
 from dpnn_bridge.conversion.ties import Site, Tie, keep_shared, share_buffer
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaTensor
@@ -51,12 +51,12 @@ class Sharing:
     """Hands out parameters and buffers for Lua tensors, the same one for the same region.
 
     Args:
-        leave_pending: large parameters get no elements, see :mod:`~dpnn_bridge.conversion.pending`.
+        defer_large: large parameters get no elements, see :mod:`~dpnn_bridge.conversion.deferred`.
     """
 
-    def __init__(self, leave_pending: bool = False) -> None:
+    def __init__(self, defer_large: bool = False) -> None:
         self._entries: dict[Any, _Entry] = {}
-        self._leave_pending = leave_pending
+        self._defer_large = defer_large
 
     def assign(
         self,
@@ -85,12 +85,12 @@ class Sharing:
         identity = (region_of(tensor), site.field.layout, shape or tensor.shape, is_parameter)
         entry = self._entries.get(identity)
         if entry is None:
-            large = tensor.size * tensor.dtype.itemsize >= pending.LEAST
-            if is_parameter and large and self._leave_pending and not getattr(tensor.storage, "loaded", True):
+            large = tensor.size * tensor.dtype.itemsize >= deferred.LEAST
+            if is_parameter and large and self._defer_large and not getattr(tensor.storage, "loaded", True):
                 plain = site.field.layout is None and is_contiguous(tensor.shape, tensor.stride)
-                value = pending.pending(tensor, arrange, lambda: arrange(compact(tensor)), plain)
+                value = deferred.deferred_parameter(tensor, arrange, lambda: arrange(contiguous_copy(tensor)), plain)
             else:
-                value = arrange(compact(tensor))
+                value = arrange(contiguous_copy(tensor))
             if is_parameter and not isinstance(value, nn.Parameter):
                 value = nn.Parameter(value, requires_grad=value.is_floating_point())
             entry = self._entries[identity] = _Entry(value, tensor, [], shape, [])
@@ -102,7 +102,7 @@ class Sharing:
             entry.gradients.append(region)
         return entry.gradients.index(region)
 
-    def withdraw(self, module: nn.Module) -> None:
+    def discard(self, module: nn.Module) -> None:
         """Forgets the parameters of a module that was not finished."""
         for identity, entry in list(self._entries.items()):
             entry.sites = [site for site in entry.sites if site.module is not module]
@@ -165,7 +165,7 @@ def _flat_source(group: list[_Entry], start: int, end: int) -> _Entry:
     storage = group[0].tensor.storage
     assert storage is not None
     flat = LuaTensor(group[0].tensor.class_name, (end - start,), (1,), start, storage)
-    value = nn.Parameter(compact(flat))
+    value = nn.Parameter(contiguous_copy(flat))
     first.owner.register_parameter("shared_elements", value)
     site = Site(first.module, "", Field("shared_elements"), first.owner, "shared_elements")
     return _Entry(value, flat, [site], None, [])
@@ -179,7 +179,7 @@ def region_of(tensor: LuaTensor) -> tuple[Any, ...]:
     return (storage, tensor.offset, tensor.shape, tensor.stride)
 
 
-def compact(tensor: LuaTensor) -> Tensor:
+def contiguous_copy(tensor: LuaTensor) -> Tensor:
     """A private copy of the elements of a tensor, contiguous; only its part of the storage is read."""
     if tensor.size == 0 or tensor.storage is None:
         return tensor.torch()

@@ -13,17 +13,17 @@ from dpnn_bridge.base.graph import MAX_DEPTH, format_path, is_module, without_en
 from dpnn_bridge.conversion import fields, registry
 from dpnn_bridge.conversion.budget import Budget, BudgetMode
 from dpnn_bridge.conversion.buffers import BUFFERS
+from dpnn_bridge.conversion.deferred import COMPUTED
 from dpnn_bridge.conversion.fields import Field, LuaRecord, record_of
 from dpnn_bridge.conversion.flat import place_of
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.lua_values import RESULTS, emptied, tensor_type
 from dpnn_bridge.conversion.options import Options
-from dpnn_bridge.conversion.pending import COMPUTED
 from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.conversion.report import Report
-from dpnn_bridge.conversion.sharing import Sharing, compact
+from dpnn_bridge.conversion.sharing import Sharing, contiguous_copy
+from dpnn_bridge.conversion.skip_init import SkipInit
 from dpnn_bridge.conversion.ties import Site
-from dpnn_bridge.conversion.undrawn import Undrawn
 from dpnn_bridge.errors import ConversionError, ConversionLimitError, UnsupportedClass, UnsupportedClassError
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 
@@ -48,7 +48,7 @@ class TorchContext:
         self._alive: list[Any] = []
         self._active: set[int] = set()
         self._filled: set[tuple[int, str]] = set()
-        self._undrawn = Undrawn()
+        self._skip_init = SkipInit()
         self._searched: set[int] = set()
         self._unsupported: dict[tuple[str, tuple[str, ...]], UnsupportedClass] = {}
 
@@ -148,7 +148,7 @@ class TorchContext:
 
     def _in_lua(self, obj: LuaObject) -> nn.Module | None:
         """The module of an object whose class is defined in the user's Lua files."""
-        with self._undrawn.during(active=False):
+        with self._skip_init.during(active=False):
             self.budget.watching = False
             module = self.options.fallback(obj, self) if self.options.fallback else None
             self.budget.watching = True
@@ -160,7 +160,7 @@ class TorchContext:
         module, missing = None, len(self._unsupported)
         try:
             obj = spec.upgrade(obj)
-            with self._undrawn.during(active=True):
+            with self._skip_init.during(active=True):
                 module = spec.build(obj, self)
             if record_of(module) is None:
                 module.__dict__["lua_record"] = LuaRecord(obj.class_name, tensor_type=tensor_type(obj))
@@ -170,7 +170,7 @@ class TorchContext:
             self._remember(module, obj, spec)
         except Exception as e:
             if module is not None:
-                self.sharing.withdraw(module)
+                self.sharing.discard(module)
             if isinstance(e, ConversionError):
                 raise
             detail = e.args[0] if isinstance(e, KeyError) and e.args else str(e) or type(e).__name__
@@ -287,7 +287,7 @@ class TorchContext:
             record.places |= {key: place for key, place in places if place is not None}
         parameter = owner._parameters.get(leaf)
         if self.options.gradients and parameter is not None and isinstance(grad, LuaTensor) and grad.size:
-            parameter.grad = arrange(compact(grad))
+            parameter.grad = arrange(contiguous_copy(grad))
 
     # ------------------------------------------------------------------ the rest of the fields
     def _remember(self, module: nn.Module, obj: LuaObject, spec: type[LuaClass]) -> None:

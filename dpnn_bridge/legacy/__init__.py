@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dpnn_bridge.base.faces import face
+from dpnn_bridge.base.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from dpnn_bridge.legacy import nn, optim
@@ -43,4 +43,4 @@ _HOMES = {
     "uninstall": "legacy.installation",
 }
 
-__getattr__, __dir__ = face(__name__, _HOMES)
+__getattr__, __dir__ = lazy_exports(__name__, _HOMES)

@@ -6,7 +6,7 @@ import warnings
 from typing import Any
 
 from dpnn_bridge.base.arguments import checks_arguments
-from dpnn_bridge.base.boundary import raises
+from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.errors import ConversionError, T7Error
 from dpnn_bridge.legacy.decoding import Decoder
 from dpnn_bridge.legacy.torch_nn import TorchNN
@@ -15,7 +15,7 @@ from dpnn_bridge.loaders.t7_reader import read_all, read_t7
 
 
 @checks_arguments
-@raises(ConversionError, "loading")
+@wrap_errors(ConversionError, "loading")
 def load_lua(
     filename: Origin,
     unknown_classes: bool = False,

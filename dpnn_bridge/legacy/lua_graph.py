@@ -19,7 +19,7 @@ class Described(NamedTuple):
         fields: its attributes.
         version: of the Lua class.
         header: what the class writes before its fields.
-        payload: what stands for the fields of a class with a framing of its own.
+        payload: what stands for the fields of a class with a serializer of its own.
     """
 
     class_name: str

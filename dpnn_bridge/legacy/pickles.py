@@ -19,8 +19,8 @@ from typing import Any
 from dpnn_bridge.base.display import printable, shortened
 from dpnn_bridge.errors import NotT7Error, T7FormatError
 from dpnn_bridge.legacy.lua_graph import Described, LuaGraph, with_constants
-from dpnn_bridge.loaders.collisions import SAFE
 from dpnn_bridge.loaders.encoding import Encoding
+from dpnn_bridge.loaders.hash_flood import SAFE
 from dpnn_bridge.loaders.origin import LocalFile
 from dpnn_bridge.loaders.source import FileSource
 from dpnn_bridge.loaders.t7_reader import read_local

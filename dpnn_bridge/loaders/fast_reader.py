@@ -17,8 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from dpnn_bridge.loaders.collisions import SAFE
-from dpnn_bridge.loaders.framings import FRAMINGS
+from dpnn_bridge.loaders.hash_flood import SAFE
 from dpnn_bridge.loaders.reader import (
     BOOLEAN,
     LARGEST_EXACT,
@@ -37,6 +36,7 @@ from dpnn_bridge.loaders.reader import (
     text,
 )
 from dpnn_bridge.loaders.runs import LEAST, SHORT, Runs
+from dpnn_bridge.loaders.serializers import SERIALIZERS
 from dpnn_bridge.loaders.stream import BinaryStream, StreamError
 from dpnn_bridge.objects import LuaObject, LuaTable, element_dtype
 
@@ -69,7 +69,7 @@ class _PlainClasses(dict):
 
     def __missing__(self, raw: bytes) -> str | None:
         name = text(raw)
-        value = self[raw] = None if name in FRAMINGS or element_dtype(name) is not None else name
+        value = self[raw] = None if name in SERIALIZERS or element_dtype(name) is not None else name
         return value
 
 
@@ -95,7 +95,7 @@ class FastReader(Reader):
         count, low, high = self.count, -float(LARGEST_EXACT), float(LARGEST_EXACT)
 
         root: dict[Any, Any] = {}
-        contents: Any = root  # the dict of a table, or the steps of a framing
+        contents: Any = root  # the dict of a table, or the steps of a serializer
         left, key, owner = 1, 1, None
         code, n = stream.head(head)
         buffer, pos, end = stream.buffer, stream.at, stream.size - stream.base

@@ -10,8 +10,8 @@ from typing import Any, NoReturn
 from dpnn_bridge.base.display import printable
 from dpnn_bridge.base.graph import key_text
 from dpnn_bridge.errors import T7FormatError, T7LimitError
-from dpnn_bridge.loaders.collisions import SAFE, HashFloodGuard, Parts, part_of
-from dpnn_bridge.loaders.framings import FRAMINGS
+from dpnn_bridge.loaders.hash_flood import SAFE, HashFloodGuard, Parts, part_of
+from dpnn_bridge.loaders.serializers import SERIALIZERS
 from dpnn_bridge.loaders.stream import LimitError, StreamError
 from dpnn_bridge.objects import BOOLEAN_KEYS, LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype
 
@@ -25,10 +25,10 @@ MAX_REPEATED = 1 << 28
 #: Far beyond any storage; keeps numpy's arithmetic from overflowing on the stride of a dimension of size 1.
 _MAX_STRIDE = 1 << 48
 
-#: In place of a key: the key of a table is read next / a framing takes the value.
+#: In place of a key: the key of a table is read next / a serializer takes the value.
 NO_KEY, STEPS = object(), object()
-#: A compound value whose contents are being read: the dict or the framing that takes them, the pairs that are still to
-#: come, the key of the current pair, the value itself.
+#: A compound value whose contents are being read: the dict or the serializer that takes them, the pairs that are still
+#: to come, the key of the current pair, the value itself.
 Frame = tuple[Any, int, Any, Any]
 
 _REFERENCED: dict[int, tuple[type, ...]] = {
@@ -101,7 +101,7 @@ class Reader:
 
     def _read(self, stack: list[Frame]) -> Any:
         root: dict[Any, Any] = {}
-        contents: Any = root  # the dict of a table, or the steps of a framing
+        contents: Any = root  # the dict of a table, or the steps of a serializer
         left, key, owner = 1, 1, None
         try:
             while True:
@@ -203,9 +203,9 @@ class Reader:
             return self._storage(index, class_name), None
         obj = LuaObject(class_name, None, version=version)
         self.register(index, obj)
-        framing = FRAMINGS.get(class_name)
-        if framing is not None:
-            return self._begin(obj, framing.read(obj, self.stream))
+        serializer = SERIALIZERS.get(class_name)
+        if serializer is not None:
+            return self._begin(obj, serializer.read(obj, self.stream))
         self._last_class = class_name
         if self.stream.peek_int() != TABLE:
             return self._begin(obj, _OneValue(obj, "payload"))
@@ -270,7 +270,7 @@ class Reader:
         if self._last_class:
             message += (
                 f" (the last object begun is a {self._last_class!r}; if that class has a write method of its own, "
-                "describe it with dpnn_bridge.loaders.register_framing)"
+                "describe it with dpnn_bridge.loaders.register_serializer)"
             )
         raise StreamError(message)
 
@@ -312,7 +312,7 @@ def store(entries: dict[Any, Any], key: Any, value: Any) -> None:
 
 
 def resume(steps: Any, value: Any) -> bool:
-    """Hand a value to a framing; whether it wants another one."""
+    """Hand a value to a serializer; whether it wants another one."""
     try:
         steps.send(value)
     except StopIteration:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 from dpnn_bridge.base.arguments import check_types, checks_arguments, hints_of
-from dpnn_bridge.base.boundary import raises
+from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.display import printable
 from dpnn_bridge.errors import T7Error, T7FormatError, T7LimitError, T7Warning
 from dpnn_bridge.loaders.ascii_stream import AsciiStream
@@ -56,7 +56,7 @@ class ReadOptions:
         check_types(type(self).__name__, hints_of(type(self)), vars(self))
 
 
-_reading = raises(T7Error, "reading")
+_reading = wrap_errors(T7Error, "reading")
 
 
 @checks_arguments

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, Literal
 
 from dpnn_bridge.base.arguments import check_types, hints_of
 from dpnn_bridge.base.atomic import replacing
-from dpnn_bridge.base.boundary import raises
+from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.writing import open_output
 from dpnn_bridge.errors import ConversionError, VerificationError
 from dpnn_bridge.loaders.compare import difference
@@ -48,7 +48,7 @@ class WriteOptions:
         return Writer(sink, referenced=self.referenced)
 
 
-_writing = raises(ConversionError, "writing")
+_writing = wrap_errors(ConversionError, "writing")
 
 
 @_writing

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from dpnn_bridge.errors import LuaValueError
-from dpnn_bridge.loaders.framings import FRAMINGS, Framing
 from dpnn_bridge.loaders.reader import BOOLEAN, FUNCTION_6, NIL, NUMBER, STRING, TABLE, TORCH
+from dpnn_bridge.loaders.serializers import SERIALIZERS, Serializer
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 
-_PLAIN = Framing()
+_PLAIN = Serializer()
 
 
 class Writer:
@@ -69,7 +69,7 @@ class Writer:
         elif kind is LuaObject:
             if self._head(TORCH, value):
                 self._class(value.class_name, value.version)
-                return FRAMINGS.get(value.class_name, _PLAIN).write(value, sink)
+                return SERIALIZERS.get(value.class_name, _PLAIN).write(value, sink)
         elif kind is LuaStorage:
             if self._head(TORCH, value):
                 self._class(value.class_name, 1)

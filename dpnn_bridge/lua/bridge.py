@@ -19,7 +19,7 @@ from dpnn_bridge.lua.converted import Converted
 from dpnn_bridge.lua.environment import folders, in_package, read_source
 from dpnn_bridge.lua.messages import explained
 from dpnn_bridge.lua.runtime import Runtime
-from dpnn_bridge.lua.sandbox import Remote, Sandbox
+from dpnn_bridge.lua.sandbox import RemoteValue, Sandbox
 from dpnn_bridge.lua.tensor import TYPE_OF_DTYPE
 from dpnn_bridge.lua.text import from_system, readable, to_system
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
@@ -77,10 +77,10 @@ class LuaBridge:
     def _start(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._ran: set[str] = set()  # names of the code that was run
-        runtime.offer(Converted(runtime).entries())
+        runtime.register_builtins(Converted(runtime).entries())
 
     @classmethod
-    def over(cls, runtime: Runtime) -> LuaBridge:
+    def from_runtime(cls, runtime: Runtime) -> LuaBridge:
         """A bridge to a Lua state that is there."""
         bridge = super().__new__(cls)
         bridge._start(runtime)
@@ -156,7 +156,7 @@ class LuaBridge:
     @contextmanager
     def errors(self) -> Iterator[None]:
         """Within it errors of Lua are raised as :class:`LuaBridgeError`, and a sandbox counts instructions."""
-        self._runtime.look_again()
+        self._runtime.sync_moved()
         with self._runtime.limited():
             try:
                 yield
@@ -275,7 +275,7 @@ class LuaBridge:
 
 
 class _SandboxedBridge(LuaBridge):
-    """The same, with Lua in a process of its own: what stays there is a :class:`~dpnn_bridge.lua.sandbox.Remote`."""
+    """The same, with Lua in another process: what stays there is a :class:`~dpnn_bridge.lua.sandbox.RemoteValue`."""
 
     def __init__(
         self,
@@ -335,7 +335,7 @@ class _SandboxedBridge(LuaBridge):
         return self._ask("hold", value)
 
     def to_python(self, value: Any) -> Any:
-        return self._ask("python", value) if isinstance(value, Remote) else value
+        return self._ask("python", value) if isinstance(value, RemoteValue) else value
 
     def to_object(self, value: Any) -> Any:
         return loads(self._ask("object", value))
@@ -347,7 +347,7 @@ class _SandboxedBridge(LuaBridge):
         return self._ask("defines", name) is True
 
     def type_of(self, value: Any) -> str:
-        return value.type_name if isinstance(value, Remote) else self._ask("type_of", value)
+        return value.type_name if isinstance(value, RemoteValue) else self._ask("type_of", value)
 
     def kind_of(self, value: Any) -> str:
         return value.kind

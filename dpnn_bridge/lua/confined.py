@@ -129,8 +129,10 @@ class Server:
         threading.Thread(target=_end_with, args=(self._source, program), daemon=True).start()
         _import_all()
         self._host = _Host(self._channel)
-        LuaBridge.over(Runtime("lua51", sandbox=True, max_memory=1 << 30, max_instructions=1 << 30)).execute(_WARM_UP)
-        self.bridge = LuaBridge.over(
+        LuaBridge.from_runtime(Runtime("lua51", sandbox=True, max_memory=1 << 30, max_instructions=1 << 30)).execute(
+            _WARM_UP
+        )
+        self.bridge = LuaBridge.from_runtime(
             Runtime("lua51", sandbox=True, max_memory=max_memory, max_instructions=max_instructions, host=self._host)
         )
         self.bridge.require("torch")

@@ -109,7 +109,7 @@ def _filter_system_calls() -> str:
     program = Program(len(code) // 8, ctypes.addressof(buffer))
     libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
-        return "no_new_privs is not to be had"
+        return "no_new_privs is unavailable"
     if libc.syscall(_SECCOMP[column], _SET_MODE_FILTER, _ALL_THREADS, ctypes.byref(program)) != 0:
         return f"seccomp: {os.strerror(ctypes.get_errno())}"
     return ""

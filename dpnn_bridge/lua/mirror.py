@@ -29,9 +29,9 @@ class Shared:
         if storage is not None:
             self._blocks.add(storage.block)
 
-    def strayed(self) -> list[int]:
+    def is_stale(self) -> list[int]:
         """Numbers of the blocks that are no longer where Lua was told."""
-        return [id(block) for block in self._blocks if block.strayed]
+        return [id(block) for block in self._blocks if block.is_stale]
 
 
 def _describe(t: Any) -> Any:

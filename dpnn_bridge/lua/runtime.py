@@ -182,14 +182,14 @@ class Runtime:
             raise LuaBridgeError("compiled Lua code is never run: pass the source")
         return self.lua.compile(code, name=name.encode("latin-1"))
 
-    def offer(self, entries: Mapping[str, Any]) -> None:
+    def register_builtins(self, entries: Mapping[str, Any]) -> None:
         """Add functions to what the prelude finds in `py`."""
         for name, value in entries.items():
             self._api[name] = value
 
-    def look_again(self) -> None:
+    def sync_moved(self) -> None:
         """Tell Lua about memory that Python code outside has moved."""
-        for block in self.shared.strayed():
+        for block in self.shared.is_stale():
             self.bridge["moved"](block)
 
     @contextmanager

@@ -36,7 +36,7 @@ _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u2
 _KEPT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "VIRTUAL_ENV", "PYTHONHOME", "TZ")
 
 
-class Remote:
+class RemoteValue:
     """A value that stays in the process: an object of a Lua class, a function.
 
     It is called and indexed as in Lua; ``bridge.to_python`` gives what it holds.
@@ -174,15 +174,15 @@ class Sandbox:
         return answer
 
     def _number(self, value: Any) -> int:
-        if not isinstance(value, Remote) or value.sandbox is not self:
+        if not isinstance(value, RemoteValue) or value.sandbox is not self:
             raise LuaBridgeError(f"a {type(value).__name__} has no counterpart in this Lua sandbox")
         return value.number
 
-    def _remote(self, content: Any) -> Remote:
+    def _remote(self, content: Any) -> RemoteValue:
         number, kind, type_name = content
         if type(number) is not int or type(kind) is not str or type(type_name) is not str:
             raise WireError("the process answered a value of no kind")
-        return Remote(self, number, kind, _text(type_name))
+        return RemoteValue(self, number, kind, _text(type_name))
 
     def _find(self, name: str) -> tuple[str, str] | None:
         """The Lua file of a module, if it is on the path: links out of it lead nowhere."""

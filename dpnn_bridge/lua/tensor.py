@@ -94,7 +94,7 @@ class _Block:
         self.address: int | None = None
 
     @property
-    def strayed(self) -> bool:
+    def is_stale(self) -> bool:
         """Whether the memory is no longer where Lua was told."""
         return self.address is not None and self.address != self.flat.data_ptr()
 

@@ -2,7 +2,7 @@
 
 A message is a length, a JSON text of that length, and the raw bytes of the tensors that the text names. No part of a
 message is code. Everything that the process sends is checked before use: lengths against a limit before memory is
-allocated, tensors against their bytes, keys of dicts against :mod:`dpnn_bridge.loaders.collisions`. Decoding also ends
+allocated, tensors against their bytes, keys of dicts against :mod:`dpnn_bridge.loaders.hash_flood`. Decoding also ends
 at the deadline of the call. Values in the text::
 
     null, boolean, number, string
@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from dpnn_bridge.errors import LuaBridgeError
-from dpnn_bridge.loaders.collisions import Parts
+from dpnn_bridge.loaders.hash_flood import Parts
 from dpnn_bridge.loaders.stream import LimitError
 
 _LENGTH = struct.Struct("<Q")

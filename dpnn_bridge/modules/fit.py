@@ -18,7 +18,7 @@ KEEPING = tuple(_NAMES.split())
 _CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d, nn.Conv3d, nn.ConvTranspose3d)
 
 
-def misfits(model: nn.Module) -> list[str]:
+def shape_warnings(model: nn.Module) -> list[str]:
     """Notes on what does not fit: parameters of several types, batch normalizations of other planes."""
     return _type_notes(model) + plane_notes(model)
 

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dpnn_bridge.base.faces import face
+from dpnn_bridge.base.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
-    from dpnn_bridge.outputs.format import Format, Job
+    from dpnn_bridge.outputs.format import ExportContext, Format
     from dpnn_bridge.outputs.formats import format_of, suffix_of
     from dpnn_bridge.outputs.options import ConvertOptions
     from dpnn_bridge.outputs.writing import export
 
-__all__ = ["ConvertOptions", "Format", "Job", "export", "format_of", "suffix_of"]
+__all__ = ["ConvertOptions", "ExportContext", "Format", "export", "format_of", "suffix_of"]
 
 _HOMES = {
     "ConvertOptions": "outputs.options",
-    **dict.fromkeys(("Format", "Job"), "outputs.format"),
+    **dict.fromkeys(("ExportContext", "Format", "Job"), "outputs.format"),
     **dict.fromkeys(("format_of", "suffix_of"), "outputs.formats"),
     "export": "outputs.writing",
 }
-__getattr__, __dir__ = face(__name__, _HOMES)
+__getattr__, __dir__ = lazy_exports(__name__, _HOMES)

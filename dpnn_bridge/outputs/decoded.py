@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dpnn_bridge.loaders.collisions import SAFE, HashFloodGuard
+from dpnn_bridge.loaders.hash_flood import SAFE, HashFloodGuard
 from dpnn_bridge.loaders.reader import MAX_DIMENSIONS, check_view
 from dpnn_bridge.loaders.stream import StreamError
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype
@@ -61,10 +61,10 @@ class _Decoder:
         self.objects = [self._begun(_of(node, dict, "a node")) for node in self.nodes]
         for node, obj in zip(self.nodes, self.objects, strict=True):
             if isinstance(obj, LuaTable):
-                collisions = HashFloodGuard()
+                guard = HashFloodGuard()
                 for at, pair in enumerate(_of(node["table"], list, "a table")):
                     if at and at % SAFE == 0:
-                        _checked(collisions.check, obj.entries, SAFE)
+                        _checked(guard.check, obj.entries, SAFE)
                     key, value = _of(pair, list, "an entry of a table")
                     key = self._value(key)
                     if key is None or key != key or isinstance(key, bytes):

@@ -15,7 +15,7 @@ from dpnn_bridge.outputs.written import Written
 
 
 @dataclass
-class Job:
+class ExportContext:
     """What a format may need beside the module.
 
     Attributes:
@@ -32,6 +32,9 @@ class Job:
     options: dict[str, Any] = field(default_factory=dict)
     origin: Callable[[], str | None] | None = None
     written: Any = None
+
+
+Job = ExportContext  # its name until November 2026
 
 
 class Format:
@@ -67,11 +70,11 @@ class Format:
     several = False
     origin_beside = True
 
-    def write(self, module: nn.Module, path: Path, job: Job) -> None:
+    def write(self, module: nn.Module, path: Path, context: ExportContext) -> None:
         """Writes a model."""
         raise NotImplementedError
 
-    def verify(self, module: nn.Module, path: Path, job: Job) -> None:
+    def verify(self, module: nn.Module, path: Path, context: ExportContext) -> None:
         """Reads a file back and loads it as its user does.
 
         Raises:
@@ -98,7 +101,7 @@ class Format:
         raise NotImplementedError
 
     def origin(self, path: Path) -> str | None:
-        """What :attr:`Job.origin` returned when a file was written; None where it does not say.
+        """What :attr:`ExportContext.origin` returned when a file was written; None where it does not say.
 
         Raises:
             Exception: the file is not whole, or another.

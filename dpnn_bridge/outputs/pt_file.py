@@ -23,8 +23,8 @@ from torch import Tensor
 from dpnn_bridge.base.display import printable, shortened
 from dpnn_bridge.base.reading import open_input, refusal
 from dpnn_bridge.errors import NotT7Error, T7FormatError
-from dpnn_bridge.loaders.collisions import SAFE, HashFloodGuard
 from dpnn_bridge.loaders.encoding import OLD_PYTORCH
+from dpnn_bridge.loaders.hash_flood import SAFE, HashFloodGuard
 from dpnn_bridge.loaders.source import FileSource
 from dpnn_bridge.loaders.stream import StreamError
 
@@ -205,7 +205,7 @@ class _Loader:
             self.memo[len(self.memo) if name == "MEMOIZE" else argument] = stack[-1]
         elif name in ("BINGET", "LONG_BINGET"):
             if argument not in self.memo:
-                raise _DamagedError(f"it takes the value {argument}, which it has not put anywhere")
+                raise _DamagedError(f"unknown memo id {argument}")
             stack.append(self.memo[argument])
         elif name.startswith("TUPLE"):
             parts = self._since_mark() if name == "TUPLE" else [stack.pop() for _ in range(int(name[5:]))][::-1]
@@ -316,7 +316,7 @@ _LITERALS = {
 
 def _of(value: Any, kind: type) -> Any:
     if not isinstance(value, kind):
-        raise _DamagedError(f"a {type(value).__name__} stands for a {kind.__name__}")
+        raise _DamagedError(f"expected {kind.__name__}, got {type(value).__name__}")
     return value
 
 

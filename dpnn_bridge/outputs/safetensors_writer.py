@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from dpnn_bridge.base.writing import open_output
 from dpnn_bridge.compare.bits import byte_array, same_in_file
 from dpnn_bridge.conversion.budget import MOST_VALUES, PER_ENTRY
-from dpnn_bridge.conversion.pending import COMPUTED, pending_of
+from dpnn_bridge.conversion.deferred import COMPUTED, deferred_of
 from dpnn_bridge.errors import ConversionError, T7FormatError, VerificationError
 from dpnn_bridge.outputs import container, safetensors_file
 from dpnn_bridge.outputs.safetensors_file import LARGEST_HEADER
@@ -53,7 +53,7 @@ def parts_of(module: nn.Module, state_dict: Mapping[str, Tensor]) -> dict[str, P
     parts: dict[str, Part] = {}
     for name, value in state_dict.items():
         parameter = parameters.get(name)
-        held = pending_of(parameter)
+        held = deferred_of(parameter)
         if held is not None and parameter is not None:
             parts[name] = Part(value.dtype, value.shape, partial(held.pieces, parameter))
         elif value.is_meta:

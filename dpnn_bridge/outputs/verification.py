@@ -18,7 +18,7 @@ from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.errors import ConversionError, DpnnBridgeError, OptionError, VerificationError
-from dpnn_bridge.outputs.format import Job
+from dpnn_bridge.outputs.format import ExportContext
 
 #: the first PyTorch that exports whole models; torch.onnx of 2.6 fails on batch normalization
 TRACING = "2.7"
@@ -88,21 +88,23 @@ def first_sizes(example: Any) -> Any:
     return {k: first_sizes(v) for k, v in example.items()} if isinstance(example, dict) else None
 
 
-def check_program(path: Path, compute: Callable[[Any], Any], module: nn.Module, job: Job, what: str) -> None:
+def check_program(
+    path: Path, compute: Callable[[Any], Any], module: nn.Module, context: ExportContext, what: str
+) -> None:
     """Run a traced file, on inputs of two sizes where the first size may vary, and compare it with its module.
 
     Args:
         path: The file, for messages.
         compute: Runs the file on an input.
         module: What it was written of.
-        job: With the example input and whether the file is dynamic.
+        context: With the example input and whether the file is dynamic.
         what: Who computes, for messages.
 
     Raises:
         VerificationError: The file does not run or computes something else, or the model draws random numbers.
     """
     # in the file the size that varies stays, where Torch7's nn.View drops it for one sample: two and three are run
-    examples = [varying(job.example, n) for n in (2, 3)] if job.options.get("dynamic") else [job.example]
+    examples = [varying(context.example, n) for n in (2, 3)] if context.options.get("dynamic") else [context.example]
     for example in examples:
         try:
             outputs = compute(example)

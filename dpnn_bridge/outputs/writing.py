@@ -11,12 +11,12 @@ from torch import nn
 
 from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.atomic import StrPath, replacing
-from dpnn_bridge.base.boundary import raises
+from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.shards import replaced_by
 from dpnn_bridge.base.suffixes import INDEX, index_of
 from dpnn_bridge.errors import ConversionError, OptionError
 from dpnn_bridge.modules.several import Models
-from dpnn_bridge.outputs.format import Format, Job
+from dpnn_bridge.outputs.format import ExportContext, Format
 from dpnn_bridge.outputs.formats import format_named, suffix_of, suffixes
 from dpnn_bridge.outputs.options import check_options, check_values
 
@@ -38,7 +38,7 @@ def target_of(path: StrPath, to: str | None, max_shard_size: Any = None) -> tupl
     return path, format_named(suffix)
 
 
-@raises(ConversionError, "writing")
+@wrap_errors(ConversionError, "writing")
 @checks_arguments
 def export(
     module: nn.Module,
@@ -49,7 +49,7 @@ def export(
     metadata: dict[str, Any] | None = None,
     force: bool = False,
     inputs: Sequence[StrPath] = (),
-    seal: Callable[[Path], None] | None = None,
+    on_verified: Callable[[Path], None] | None = None,
     origin: Callable[[], str | None] | None = None,
     **options: Any,
 ) -> None:
@@ -64,8 +64,8 @@ def export(
         metadata: plain data to store beside the model.
         force: replace an existing file.
         inputs: files that are never replaced.
-        seal: called with the file once it is verified, before it appears.
-        origin: see :class:`~dpnn_bridge.outputs.format.Job`.
+        on_verified: called with the file once it is verified, before it appears.
+        origin: see :class:`~dpnn_bridge.outputs.format.ExportContext`.
         **options: of the format, see :class:`~dpnn_bridge.outputs.options.ConvertOptions`.
 
     Raises:
@@ -79,14 +79,14 @@ def export(
     _check_module(module, path, format)
     given = {"example": example, **options}
     check_options((name for name, value in given.items() if value is not None), format, os.fspath(path))
-    job = Job(example, metadata or {}, options, origin)
+    context = ExportContext(example, metadata or {}, options, origin)
     if origin is not None and format.origin_beside and (made_of := origin()) is not None:
-        job.metadata = {**job.metadata, "origin": made_of}
+        context.metadata = {**context.metadata, "origin": made_of}
     with replacing(path, force=force, inputs=inputs, parts=replaced_by if format.several else None) as temporary:
-        format.write(module, temporary, job)
-        format.verify(module, temporary, job)
-        if seal is not None:
-            seal(temporary)
+        format.write(module, temporary, context)
+        format.verify(module, temporary, context)
+        if on_verified is not None:
+            on_verified(temporary)
 
 
 def _check_module(module: nn.Module, path: StrPath, format: Format) -> None:

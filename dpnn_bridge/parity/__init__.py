@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dpnn_bridge.base.faces import face
+from dpnn_bridge.base.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from dpnn_bridge.compare.differences import Difference, Result, Tolerance, compare
@@ -38,4 +38,4 @@ _HOMES = {
     "check_manifest": "parity.manifest_check",
     **dict.fromkeys(("assert_parity", "record"), "parity.recording"),
 }
-__getattr__, __dir__ = face(__name__, _HOMES)
+__getattr__, __dir__ = lazy_exports(__name__, _HOMES)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.base.atomic import StrPath
-from dpnn_bridge.base.boundary import raises
+from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.regular import MOST_BYTES, check_file
 from dpnn_bridge.compare.bits import same_bits
 from dpnn_bridge.compare.differences import Difference, compare_tensor
@@ -89,7 +89,7 @@ def _opened(
 
         return Written(other.state_dict(), run=run)
     check_file(path, MOST_BYTES if format.suffix == ".py" else None)
-    return raises(T7Error, f"reading {path}")(format.open)(path, module)
+    return wrap_errors(T7Error, f"reading {path}")(format.open)(path, module)
 
 
 def _loaded(path: Path, options: Options, key: str) -> nn.Module:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge import training
 from dpnn_bridge.base.arguments import checks_arguments
-from dpnn_bridge.base.boundary import as_ours, raises
+from dpnn_bridge.base.boundary import as_ours, wrap_errors
 from dpnn_bridge.base.display import shortened
 from dpnn_bridge.compare.differences import Difference, Result, Tolerance, compare
 from dpnn_bridge.compare.nested import backward, cast, require_grad
@@ -43,7 +43,7 @@ from dpnn_bridge.torch7.draws import torch7_random
 
 # ---------------------------------------------------------------------- fixtures
 @checks_arguments
-@raises(VerificationError, "running the fixture")
+@wrap_errors(VerificationError, "running the fixture")
 def check(
     fixture: LuaTable,
     *,

@@ -12,7 +12,7 @@ from torch import nn
 from dpnn_bridge import training
 from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.atomic import StrPath
-from dpnn_bridge.base.boundary import raises
+from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.version import package_version
 from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.differences import Tolerance
@@ -29,7 +29,7 @@ from dpnn_bridge.parity.gradients import zero_grad
 
 
 @checks_arguments
-@raises(VerificationError, "recording")
+@wrap_errors(VerificationError, "recording")
 def record(
     module: nn.Module,
     input: Any,

@@ -4,7 +4,7 @@ A reference in single precision contains the rounding errors of the program that
 precision, which measures the error of the reference. It also runs in single precision, several times with every weight
 and input perturbed by 1 ulp, which measures the expected error of such a run. The errors of Torch7 and PyTorch have the
 same size: over all fixtures and published architectures, the error of the reference was at most 1.5 times that of our
-own run, where that exceeded :data:`UNITS`. An error above :data:`MARGIN` times the expected error is not rounding.
+own run, where that exceeded :data:`ULPS`. An error above :data:`MARGIN` times the expected error is not rounding.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from dpnn_bridge.parity.experiment import Experiment, Key, Outcome
 from dpnn_bridge.parity.layers import Given
 
 #: differences of so many units in the last place of the largest value are nothing but rounding
-UNITS = 8
+ULPS = 8
 #: how far the reference may be from the exact result, in multiples of the farthest of our own runs
 MARGIN = 4
 #: the same where a GPU computed it, whose libraries add up in ways (Winograd, Fourier) that are less exact
-GPU_UNITS, GPU_MARGIN = 128, 32
+GPU_ULPS, GPU_MARGIN = 128, 32
 #: runs with last bits moved, by so many units. More than one make gradients jump, as those in a deep net do where a
 #: pooling maximum or the sign in front of a ReLU changes; for outputs the effect counts for one unit
-NUDGES = (1, 1, 4, 4, 16, 16)
+PERTURBATION_ULPS = (1, 1, 4, 4, 16, 16)
 
 
 def floor(experiment: Experiment) -> float:
@@ -42,7 +42,7 @@ def floor(experiment: Experiment) -> float:
 
 def _least(experiment: Experiment) -> float:
     eps = torch.finfo(torch.float32 if experiment.single else torch.float64).eps
-    return (GPU_UNITS if experiment.on_gpu else UNITS) * eps
+    return (GPU_ULPS if experiment.on_gpu else ULPS) * eps
 
 
 def judge_rounding(experiment: Experiment, outcome: Outcome, given: Mapping[int, Given] | None) -> None:
@@ -64,7 +64,7 @@ def judge_rounding(experiment: Experiment, outcome: Outcome, given: Mapping[int,
     margin = GPU_MARGIN if experiment.on_gpu else MARGIN
     precise = _precise(experiment, outcome, given)
     exact, own = precise.by_key() if precise is not None else {}, dict.fromkeys(waiting, 0.0)
-    for run, units in enumerate((0, *NUDGES)):
+    for run, units in enumerate((0, *PERTURBATION_ULPS)):
         other = outcome if not run and experiment.runs_single else _nudged(experiment, given, run, units)
         moved = _distances(precise or outcome, other)
         for key, d in waiting.items():

@@ -18,7 +18,7 @@ from dpnn_bridge.parity.experiment import Experiment, Outcome
 from dpnn_bridge.parity.judge import drawing_layers, judge
 from dpnn_bridge.parity.layers import decades, object_of
 from dpnn_bridge.parity.rounding import floor
-from dpnn_bridge.parity.spoiled import withdraw
+from dpnn_bridge.parity.spoiled import discard_aliased
 from dpnn_bridge.parity.verification import Layer, Verification
 
 OTHER_INPUT = "The results that Torch7 left in the model file belong to another input; they are not used."
@@ -42,13 +42,13 @@ def compare_with_reference(result: Verification, experiment: Experiment, outcome
     """
     random: list[str] = []
     local = outcome
-    withdraw(experiment, outcome, result.notes)
+    discard_aliased(experiment, outcome, result.notes)
     if outcome.questionable(floor(experiment)):
         random = drawing_layers(experiment)
         if experiment.after is not None and len(outcome.nodes) > 1:
             given = experiment.given(outcome)
             local = experiment.run(given=given)
-            withdraw(experiment, local, [])
+            discard_aliased(experiment, local, [])
             _spread(outcome, local)
             judge(experiment, local, given, random)
             if any(d.error > d.tolerance for d in local.by_key().values()):

@@ -10,7 +10,7 @@ from dpnn_bridge.parity.buffers import is_restored, storages
 from dpnn_bridge.parity.experiment import Experiment, Outcome
 
 
-def withdraw(experiment: Experiment, outcome: Outcome, notes: list[str]) -> None:
+def discard_aliased(experiment: Experiment, outcome: Outcome, notes: list[str]) -> None:
     """Takes back the failed comparisons with values that Torch7 had changed before they were saved.
 
     In a file that Torch7 wrote, values that shared memory still do. Only failures are taken back: a layer such as

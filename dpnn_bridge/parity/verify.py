@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.atomic import StrPath
-from dpnn_bridge.base.boundary import raises
+from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.display import type_name
 from dpnn_bridge.base.regular import check_file
 from dpnn_bridge.compare import nested
@@ -47,7 +47,7 @@ HALF, BFLOAT16 = Tolerance(2e-2, 2e-2), Tolerance(1e-1, 1e-1)
 
 
 @checks_arguments
-@raises(ConversionError, "verifying")
+@wrap_errors(ConversionError, "verifying")
 def verify(
     model: StrPath,
     converted: StrPath | None = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dpnn_bridge.base.faces import face
+from dpnn_bridge.base.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from dpnn_bridge.pictures.html import LayerVerdict, file_facts, graph_section, page
@@ -20,4 +20,4 @@ _HOMES = {
     "to_dot": "pictures.text",
     "to_mermaid": "pictures.text",
 }
-__getattr__, __dir__ = face(__name__, _HOMES)
+__getattr__, __dir__ = lazy_exports(__name__, _HOMES)

@@ -16,7 +16,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from dpnn_bridge.base.boundary import raises
+from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.checksum import sha256_of
 from dpnn_bridge.base.pages import rendered, static
 from dpnn_bridge.base.version import package_version
@@ -70,7 +70,7 @@ def _section(layers: dict[str, Any], verdicts: Sequence[str] = ()) -> str:
     )
 
 
-@raises(ConversionError, "drawing")
+@wrap_errors(ConversionError, "drawing")
 def page(root: ModelNode, title: str, *, source: Path | None = None, facts: Sequence[tuple[str, str]] = ()) -> str:
     """A page with the graph and a table of all layers.
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from dpnn_bridge.base.boundary import raises
+from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.display import type_name
 from dpnn_bridge.compare.nested import copied
 from dpnn_bridge.conversion import registry, to_lua
@@ -93,7 +93,7 @@ class ModelNode:
         return asdict(self)
 
 
-@raises(ConversionError, "drawing")
+@wrap_errors(ConversionError, "drawing")
 def model_graph(module: nn.Module, example: Any = None, *, histograms: bool = False) -> ModelNode:
     """The graph of a model.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dpnn_bridge.base.boundary import raises
+from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.parity.html import page
 from dpnn_bridge.parity.verification import Layer, Verification
@@ -12,7 +12,7 @@ from dpnn_bridge.pictures.html import LayerVerdict, file_facts, graph_section
 from dpnn_bridge.pictures.nodes import model_graph
 
 
-@raises(ConversionError, "drawing")
+@wrap_errors(ConversionError, "drawing")
 def report(result: Verification, source: Path | None = None) -> str:
     """The page of :func:`~dpnn_bridge.parity.html.page` with the graph, and what file it was.
 

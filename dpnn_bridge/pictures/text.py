@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dpnn_bridge.base.boundary import raises
+from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.display import printable, shortened
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.pictures.nodes import ModelNode
@@ -15,7 +15,7 @@ _DOT = str.maketrans({"\\": "\\\\", '"': '\\"', "&": "&amp;"})
 _MERMAID = str.maketrans({c: f"#{ord(c)};" for c in '&"<>#%`*\\'})
 
 
-@raises(ConversionError, "drawing")
+@wrap_errors(ConversionError, "drawing")
 def to_dot(root: ModelNode, depth: int | None = None) -> str:
     """Graphviz text, for ``dot -Tsvg``.
 
@@ -36,7 +36,7 @@ def to_dot(root: ModelNode, depth: int | None = None) -> str:
     return "\n".join(lines) + "\n"
 
 
-@raises(ConversionError, "drawing")
+@wrap_errors(ConversionError, "drawing")
 def to_mermaid(root: ModelNode, depth: int | None = None) -> str:
     """Mermaid text, which GitHub and GitLab draw in a ``mermaid`` block. Arguments as for :func:`to_dot`."""
     layout = _Layout(root, depth)

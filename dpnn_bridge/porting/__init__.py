@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dpnn_bridge.base.faces import face
+from dpnn_bridge.base.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from dpnn_bridge.porting.api import port
@@ -18,4 +18,4 @@ _HOMES = {
     "port": "porting.api",
     **dict.fromkeys(("Deviation", "Match", "PortReport"), "porting.report"),
 }
-__getattr__, __dir__ = face(__name__, _HOMES)
+__getattr__, __dir__ = lazy_exports(__name__, _HOMES)

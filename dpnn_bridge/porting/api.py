@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.base.arguments import checks_arguments
-from dpnn_bridge.base.boundary import raises
+from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.files import load
 from dpnn_bridge.porting.explain import explain, located
@@ -37,7 +37,7 @@ from dpnn_bridge.porting.values import SINGLE, difference
 
 
 @checks_arguments
-@raises(ConversionError, "porting the weights")
+@wrap_errors(ConversionError, "porting the weights")
 def port(
     model: str | PathLike[str] | nn.Module,
     module: nn.Module,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.base.arguments import checks_arguments
-from dpnn_bridge.base.boundary import raises
+from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.distributed import gathered, scattered
 from dpnn_bridge.conversion.fields import Layout, resolve
@@ -179,7 +179,7 @@ def get_parameters(module: nn.Module, *, package: Package = "nn") -> tuple[Tenso
 
 
 @checks_arguments
-@raises(ConversionError, "filling a model from a flat vector")
+@wrap_errors(ConversionError, "filling a model from a flat vector")
 @torch.no_grad()
 def load_flat(module: nn.Module, vector: Tensor | LuaTensor | np.ndarray | Sequence[float]) -> None:
     """Fills a module from the vector that Torch7's ``getParameters()`` returned and a script saved.

@@ -23,7 +23,7 @@ import dpnn_bridge
 from dpnn_bridge import to_lua, to_torch
 from dpnn_bridge.compare import nested
 from dpnn_bridge.conversion import registry
-from dpnn_bridge.outputs import Job
+from dpnn_bridge.outputs import ExportContext
 from dpnn_bridge.outputs.py import program
 
 #: blocks whose example has parameters and no gradient
@@ -106,7 +106,7 @@ def test_copies_are_the_same_module(block: Block, tmp_path: Any) -> None:
     dpnn_bridge.save(tmp_path / "m.pt", module)
     base = min([m.index_base for m in module.modules() if isinstance(getattr(m, "index_base", None), int)], default=1)
     with torch.random.fork_rng():
-        built = executed(program.Program(module, Job()).text()).build()
+        built = executed(program.Program(module, ExportContext()).text()).build()
     built.load_state_dict(module.state_dict())
     copies = {
         "deepcopy": copy.deepcopy(module),

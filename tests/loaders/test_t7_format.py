@@ -13,8 +13,8 @@ import pytest
 from conftest import FIXTURES
 
 from dpnn_bridge.errors import NotT7Error, T7Error, T7FormatError
-from dpnn_bridge.loaders import Framing, loads, read_all, read_t7
-from dpnn_bridge.loaders.framings import FRAMINGS
+from dpnn_bridge.loaders import Serializer, loads, read_all, read_t7
+from dpnn_bridge.loaders.serializers import SERIALIZERS
 from dpnn_bridge.loaders.t7_writer import dumps
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 
@@ -31,7 +31,7 @@ VALID = [p for p in EXPECTATIONS if "objects" in load(p)[0]]
 INVALID = [p for p in EXPECTATIONS if load(p)[0].get("invalid")]
 
 
-class CustomIO(Framing):
+class CustomIO(Serializer):
     """The class of ``class_custom_write.t7``: an int, then an object."""
 
     def read(self, obj: LuaObject, file: Any) -> Any:
@@ -46,7 +46,7 @@ class CustomIO(Framing):
 
 @pytest.fixture
 def custom_io(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(FRAMINGS, "fixture.CustomIO", CustomIO())
+    monkeypatch.setitem(SERIALIZERS, "fixture.CustomIO", CustomIO())
 
 
 class Comparison:
@@ -245,7 +245,7 @@ def test_a_table_of_more_pairs_than_bytes_is_refused_before_its_pairs_are_read()
 
 
 def test_an_unknown_framing_is_explained() -> None:
-    with pytest.raises(T7FormatError, match=r"fixture\.CustomIO.*register_framing"):
+    with pytest.raises(T7FormatError, match=r"fixture\.CustomIO.*register_serializer"):
         read_t7(FORMAT / "class_custom_write.t7")
 
 
@@ -259,6 +259,6 @@ def test_strings_and_storages_that_hold_a_serialized_object() -> None:
 
 def test_the_specification_names_every_framing_and_type() -> None:
     page = (Path(__file__).parents[2] / "docs" / "t7-format.md").read_text()
-    for name in [*FRAMINGS, "\\x04"]:
+    for name in [*SERIALIZERS, "\\x04"]:
         assert name in page
     assert r"invalid load key '\x04'" in page

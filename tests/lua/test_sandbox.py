@@ -25,7 +25,7 @@ pytest.importorskip("lupa")
 import dpnn_bridge
 from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.lua import LuaBridge
-from dpnn_bridge.lua.sandbox import Remote, _text
+from dpnn_bridge.lua.sandbox import RemoteValue, _text
 from dpnn_bridge.lua.wire import Channel, WireError
 
 ROOT = Path(dpnn_bridge.__file__).parents[1]
@@ -651,7 +651,7 @@ def test_what_lua_prints_is_written_to_any_terminal(shared: LuaBridge, monkeypat
 # ---------------------------------------------------------------------- what works
 def test_values_and_functions(shared: LuaBridge) -> None:
     add = shared.execute("return function(a, b) return a + b end")
-    assert isinstance(add, Remote)
+    assert isinstance(add, RemoteValue)
     assert (add(1, 2), shared.call(add, 2, 3)) == (3, 5)
     assert shared.execute("return 1, 'x', {1, 2}, {a = 1}, nil") == (1, "x", [1, 2], {"a": 1}, None)
     x = torch.arange(4.0)

@@ -27,7 +27,7 @@ from dpnn_bridge.errors import (
 )
 from dpnn_bridge.loaders import write_t7
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
-from dpnn_bridge.outputs import Job, export
+from dpnn_bridge.outputs import ExportContext, export
 from dpnn_bridge.outputs.formats import format_named, suffixes
 from dpnn_bridge.outputs.formats.pt import Pt
 
@@ -143,7 +143,7 @@ def test_a_pt_names_the_tensor_that_a_failing_disk_changed(
     dpnn_bridge.save(tmp_path / "good.pt", model)
     write = Pt.write
 
-    def damaged(self: Pt, module: torch.nn.Module, path: Path, job: Job) -> None:
+    def damaged(self: Pt, module: torch.nn.Module, path: Path, job: ExportContext) -> None:
         write(self, module, path, job)
         data = bytearray(path.read_bytes())
         parameter = module.get_parameter(name).detach()
@@ -210,9 +210,9 @@ def test_a_dynamic_file_is_run_on_two_sizes(suffix: str, tmp_path: Path) -> None
     """A graph that holds for the size of the example alone is none whose first size may vary."""
     pytest.importorskip(NEEDS.get(suffix, "torch"), reason="optional extra is not installed")
     module, format = torch.nn.Sequential(torch.nn.Linear(3, 2)).eval(), format_named(suffix)
-    format.write(module, tmp_path / f"m{suffix}", Job(torch.randn(2, 3)))
+    format.write(module, tmp_path / f"m{suffix}", ExportContext(torch.randn(2, 3)))
     with pytest.raises(VerificationError, match="cannot run it on an input of 3x3"):
-        format.verify(module, tmp_path / f"m{suffix}", Job(torch.randn(2, 3), options={"dynamic": True}))
+        format.verify(module, tmp_path / f"m{suffix}", ExportContext(torch.randn(2, 3), options={"dynamic": True}))
 
 
 def test_onnx_in_double_precision_says_what_to_do(tmp_path: Path) -> None:

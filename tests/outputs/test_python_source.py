@@ -32,7 +32,7 @@ from dpnn_bridge.modules.nn.linear import Cosine
 from dpnn_bridge.modules.nn.nngraph import GModule, GraphNode
 from dpnn_bridge.modules.nn.unpooling import MaxUnpooling
 from dpnn_bridge.objects import LuaObject, LuaTable
-from dpnn_bridge.outputs import Job
+from dpnn_bridge.outputs import ExportContext
 from dpnn_bridge.outputs.py import program
 from dpnn_bridge.outputs.py.closure import SourceClosure
 
@@ -93,7 +93,7 @@ def tensors_of(module: nn.Module) -> dict[str, Any]:
 
 
 def assert_same_training(model: nn.Module, built: nn.Module, arguments: list[Any]) -> None:
-    pairs = program.Program(model, Job()).pairs(built)
+    pairs = program.Program(model, ExportContext()).pairs(built)
     for mode in (model.training, not model.training):
         model.train(mode), built.train(mode)
         expected, found = trained(model, arguments), trained(built, arguments)

@@ -26,7 +26,7 @@ from dpnn_bridge.base.suffixes import INDEX
 from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.cli.verify import verify_command
 from dpnn_bridge.compare.bits import same_bits
-from dpnn_bridge.conversion import pending
+from dpnn_bridge.conversion import deferred
 from dpnn_bridge.converting import convert, is_converted
 from dpnn_bridge.errors import ConversionError, DpnnBridgeError, OptionError, T7FormatError, VerificationError
 from dpnn_bridge.loaders import read_t7, write_t7
@@ -109,7 +109,7 @@ def test_shards_load_elsewhere(tmp_path: Path) -> None:
 
 def test_a_cast_and_a_url(tmp_path: Path) -> None:
     fsspec = pytest.importorskip("fsspec", reason="optional extra is not installed")
-    with mock.patch.object(pending, "LEAST", 0):
+    with mock.patch.object(deferred, "LEAST", 0):
         convert(MODEL, tmp_path / "m.safetensors", max_shard_size="0.1MB", dtype="float16")
         convert(MODEL, "memory://shards/m.safetensors", max_shard_size=10**9)
     found = dpnn_bridge.load(tmp_path / "m.safetensors.index.json").state_dict()
@@ -215,7 +215,7 @@ def test_every_class_is_the_same_in_pieces(tmp_path: Path) -> None:
         except DpnnBridgeError:
             continue
         try:
-            with mock.patch.object(pending, "LEAST", 0):
+            with mock.patch.object(deferred, "LEAST", 0):
                 convert(source, tmp_path / "m.safetensors", max_shard_size=1000, force=True)
         except ConversionError as error:
             refused.append((path.parent.name, "leave out max_shard_size" in str(error)))

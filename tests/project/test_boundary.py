@@ -13,7 +13,7 @@ from torch import nn
 
 import dpnn_bridge
 from dpnn_bridge import errors
-from dpnn_bridge.base.boundary import raises
+from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.checkpoints.describe import describe
 from dpnn_bridge.conversion import registry
 from dpnn_bridge.errors import ConversionError, DpnnBridgeError, FileAccessError, MissingFileError, OptionError
@@ -23,7 +23,7 @@ from dpnn_bridge.parity.verify import verify
 
 
 def guarded(error: BaseException) -> None:
-    @raises(ConversionError, "converting")
+    @wrap_errors(ConversionError, "converting")
     def fails() -> None:
         raise error
 

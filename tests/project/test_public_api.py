@@ -15,8 +15,8 @@ PUBLIC = {
     "dpnn_bridge.conversion": "Field Layout LuaClass LuaContext Options TorchContext to_lua to_torch",
     "dpnn_bridge.errors": "ConversionError DpnnBridgeError LuaBridgeError ModelNotFoundError NotT7Error"
     " OutputExistsError T7Error T7FormatError T7LimitError UnsupportedClass UnsupportedClassError VerificationError",
-    "dpnn_bridge.loaders": "Framing ReadOptions WriteOptions dumps loads onmt read_all read_t7 register_framing"
-    " serial_form write_all write_t7",
+    "dpnn_bridge.loaders": "Framing ReadOptions Serializer WriteOptions dumps loads onmt read_all read_t7"
+    " register_framing register_serializer serial_form write_all write_t7",
     "dpnn_bridge.lua": "Generator LuaBridge LuaCriterion LuaModule",
     "dpnn_bridge.memory": "MODES Memory Remembering detach forget get_hidden_state max_bptt_step remember"
     " set_hidden_state",

@@ -35,7 +35,7 @@ def pointwise(f: Callable[..., torch.Tensor], result: Tensor, first: Tensor, *ot
     if not in_place:
         result.resize_as(first)  # before anything is checked, and the result may be one of the others
     check_counts("t src src2", first, *others)
-    if _meets(result, first, *others):
+    if _overlaps_input(result, first, *others):
         _visit_in_order(f, result, first, *others)
         return
     if result.overlaps():
@@ -79,7 +79,7 @@ def apart(a: Tensor, b: Tensor) -> bool:
     return not bool(torch.isin(a.places(), b.places()).any())
 
 
-def _meets(result: Tensor, first: Tensor, *others: Tensor) -> bool:
+def _overlaps_input(result: Tensor, first: Tensor, *others: Tensor) -> bool:
     """Whether the result may overwrite what is still to be read: it overlaps a source that is arranged differently."""
     block = result.storage and result.storage.block
     if block is None or result.numel > IN_ORDER:

@@ -1,5 +1,5 @@
 """Classes of cunn and cudnn that nn lacks. One file per family."""
 
-from dpnn_bridge.base.faces import family_face
+from dpnn_bridge.base.lazy_exports import lazy_family_exports
 
-__getattr__, __dir__ = family_face(__name__, __path__)
+__getattr__, __dir__ = lazy_family_exports(__name__, __path__)

@@ -16,7 +16,7 @@ from dpnn_bridge.base.writing import open_output
 from dpnn_bridge.compare.bits import same_tensors
 from dpnn_bridge.errors import T7FormatError, VerificationError
 from dpnn_bridge.outputs import data
-from dpnn_bridge.outputs.format import Format, Job
+from dpnn_bridge.outputs.format import ExportContext, Format
 from dpnn_bridge.outputs.npy import ArrayHeader
 from dpnn_bridge.outputs.verification import need_whole_zip
 from dpnn_bridge.outputs.written import Written
@@ -42,11 +42,11 @@ class Npz(Format):
     suffix = ".npz"
     data = True
 
-    def write(self, module: nn.Module, path: Path, job: Job) -> None:
+    def write(self, module: nn.Module, path: Path, context: ExportContext) -> None:
         arrays = {k: v.numpy() for k, v in _weights(module).items()}
-        _write(path, arrays, job.metadata.get("origin", ""))
+        _write(path, arrays, context.metadata.get("origin", ""))
 
-    def verify(self, module: nn.Module, path: Path, job: Job) -> None:
+    def verify(self, module: nn.Module, path: Path, context: ExportContext) -> None:
         with np.load(path, allow_pickle=False) as archive:
             same_tensors(path, {k: torch.from_numpy(archive[k]) for k in archive.files}, _weights(module))
 

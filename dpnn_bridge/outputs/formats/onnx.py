@@ -19,7 +19,7 @@ from dpnn_bridge.base.extras import install_advice
 from dpnn_bridge.base.writing import open_output
 from dpnn_bridge.compare import nested
 from dpnn_bridge.errors import ConversionError
-from dpnn_bridge.outputs.format import Format, Job
+from dpnn_bridge.outputs.format import ExportContext, Format
 from dpnn_bridge.outputs.verification import check_program, first_sizes, need_tracing, run, traceable, varying
 from dpnn_bridge.outputs.written import GraphNode, Results, Written, results_of_modules, with_scopes
 
@@ -124,36 +124,38 @@ class Onnx(Format):
     options = ("example", "dynamic", "opset", "input_names")
     program = traced = True
 
-    def write(self, module: nn.Module, path: Path, job: Job) -> None:
-        need_tracing(job.example, ".onnx")
+    def write(self, module: nn.Module, path: Path, context: ExportContext) -> None:
+        need_tracing(context.example, ".onnx")
         onnx, _ = _libraries()
-        run(traceable(module), job.example)  # the model's own complaint about the example is clearer than the tracer's
-        dynamic = job.options.get("dynamic", False)
+        run(
+            traceable(module), context.example
+        )  # the model's own complaint about the example is clearer than the tracer's
+        dynamic = context.options.get("dynamic", False)
         try:
             with _without_noise():
                 program = torch.onnx.export(
                     traceable(module),
-                    (varying(job.example) if dynamic else job.example,),
+                    (varying(context.example) if dynamic else context.example,),
                     dynamo=True,
                     verbose=False,
-                    opset_version=job.options.get("opset"),
-                    input_names=job.options.get("input_names"),
-                    dynamic_shapes=(first_sizes(job.example),) if dynamic else None,
+                    opset_version=context.options.get("opset"),
+                    input_names=context.options.get("input_names"),
+                    dynamic_shapes=(first_sizes(context.example),) if dynamic else None,
                 )
         except Exception as e:
             raise ConversionError(f"torch.onnx cannot export this model: {_first_cause(e)}") from e
         assert program is not None
         _note_scopes(program)
-        if "origin" in job.metadata:
-            program.model.metadata_props[ORIGIN] = job.metadata["origin"]
+        if "origin" in context.metadata:
+            program.model.metadata_props[ORIGIN] = context.metadata["origin"]
         for name in ("source", "key", "checkpoint"):  # the last holds vocabulary, mean, options, …
-            if (value := job.metadata.get(name)) is not None:
+            if (value := context.metadata.get(name)) is not None:
                 text = value if isinstance(value, str) else json.dumps(value, default=lambda t: t.tolist())
                 program.model.metadata_props[f"dpnn_bridge.{name}"] = text
         with open_output(path) as file:
             onnx.save_model(program.model_proto, file)
 
-    def verify(self, module: nn.Module, path: Path, job: Job) -> None:
+    def verify(self, module: nn.Module, path: Path, context: ExportContext) -> None:
         onnx, _ = _libraries()
         onnx.checker.check_model(str(path))
         session = _session(str(path))
@@ -162,7 +164,7 @@ class Onnx(Format):
         def compute(example: Any) -> list[Tensor]:
             return [torch.from_numpy(o) for o in session.run(None, _feed(names, example))]
 
-        check_program(path, compute, module, job, "onnxruntime")
+        check_program(path, compute, module, context, "onnxruntime")
 
     def origin(self, path: Path) -> str | None:
         onnx, _ = _libraries()

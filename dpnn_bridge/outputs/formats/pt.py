@@ -16,7 +16,7 @@ from dpnn_bridge.compare.bits import same_bits, same_in_file, same_tensors
 from dpnn_bridge.errors import VerificationError
 from dpnn_bridge.loaders.source import FileSource
 from dpnn_bridge.outputs import container, data, pt_file, pt_writer
-from dpnn_bridge.outputs.format import Format, Job
+from dpnn_bridge.outputs.format import ExportContext, Format
 from dpnn_bridge.outputs.verification import need_whole_zip
 
 
@@ -76,12 +76,12 @@ class Pt(Format):
     loads = rebuilt = True
     origin_beside = False
 
-    def write(self, module: nn.Module, path: Path, job: Job) -> None:
-        content = job.written = container.pack(module, job.metadata)
-        pt_writer.save(content, path, job.origin)
+    def write(self, module: nn.Module, path: Path, context: ExportContext) -> None:
+        content = context.written = container.pack(module, context.metadata)
+        pt_writer.save(content, path, context.origin)
 
-    def verify(self, module: nn.Module, path: Path, job: Job) -> None:
-        written = job.written
+    def verify(self, module: nn.Module, path: Path, context: ExportContext) -> None:
+        written = context.written
         read = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         if any(not _same(read[name], written[name]) for name in ("graph", "constants", "metadata")):
             raise VerificationError(f"{path}: the object graph differs after reading back")

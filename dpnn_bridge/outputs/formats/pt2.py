@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from dpnn_bridge.base.atomic import PatientFile
 from dpnn_bridge.errors import ConversionError
-from dpnn_bridge.outputs.format import Format, Job
+from dpnn_bridge.outputs.format import ExportContext, Format
 from dpnn_bridge.outputs.verification import (
     check_program,
     first_sizes,
@@ -59,24 +59,26 @@ class Pt2(Format):
     options = ("example", "dynamic")
     program = traced = True
 
-    def write(self, module: nn.Module, path: Path, job: Job) -> None:
-        need_tracing(job.example, ".pt2")
-        run(traceable(module), job.example)  # the model's own complaint about the example is clearer than the tracer's
+    def write(self, module: nn.Module, path: Path, context: ExportContext) -> None:
+        need_tracing(context.example, ".pt2")
+        run(
+            traceable(module), context.example
+        )  # the model's own complaint about the example is clearer than the tracer's
         try:
             with torch.no_grad():  # torch.export.load refuses programs that switch gradients off in between
                 # not strict is the default since PyTorch 2.8; strict mode refuses modules that remember a state
-                dynamic = job.options.get("dynamic", False)
-                example = varying(job.example) if dynamic else job.example
-                shapes = (first_sizes(job.example),) if dynamic else None
+                dynamic = context.options.get("dynamic", False)
+                example = varying(context.example) if dynamic else context.example
+                shapes = (first_sizes(context.example),) if dynamic else None
                 program = torch.export.export(traceable(module), (example,), dynamic_shapes=shapes, strict=False)
                 with PatientFile(path) as file:
-                    torch.export.save(program, file, extra_files={ORIGIN: job.metadata.get("origin", "")})  # type: ignore[arg-type]
+                    torch.export.save(program, file, extra_files={ORIGIN: context.metadata.get("origin", "")})  # type: ignore[arg-type]
         except Exception as e:
             raise ConversionError(f"torch.export cannot hold this model: {e}") from e
 
-    def verify(self, module: nn.Module, path: Path, job: Job) -> None:
+    def verify(self, module: nn.Module, path: Path, context: ExportContext) -> None:
         loaded = torch.export.load(path).module()
-        check_program(path, lambda example: run(loaded, example), module, job, "the exported program")
+        check_program(path, lambda example: run(loaded, example), module, context, "the exported program")
 
     def origin(self, path: Path) -> str | None:
         need_whole_zip(path)

@@ -16,7 +16,7 @@ from dpnn_bridge.base.writing import write_file
 from dpnn_bridge.compare.bits import same_bits
 from dpnn_bridge.compare.memory import relocate
 from dpnn_bridge.errors import VerificationError
-from dpnn_bridge.outputs.format import Format, Job
+from dpnn_bridge.outputs.format import ExportContext, Format
 from dpnn_bridge.outputs.py.program import Program
 from dpnn_bridge.outputs.py.settings import Pair, settings, tensors
 from dpnn_bridge.outputs.verification import run, same_outputs
@@ -33,26 +33,26 @@ class Py(Format):
     options = ("example",)
     program = True
 
-    def write(self, module: nn.Module, path: Path, job: Job) -> None:
-        program = job.written = Program(module, job)
-        end = f"\n{ORIGIN}{printable(str(job.metadata['origin']))}\n" if "origin" in job.metadata else ""
+    def write(self, module: nn.Module, path: Path, context: ExportContext) -> None:
+        program = context.written = Program(module, context)
+        end = f"\n{ORIGIN}{printable(str(context.metadata['origin']))}\n" if "origin" in context.metadata else ""
         write_file(path, program.text() + end)
 
-    def verify(self, module: nn.Module, path: Path, job: Job) -> None:
+    def verify(self, module: nn.Module, path: Path, context: ExportContext) -> None:
         try:
             built = runpy.run_path(str(path))["build"]()
             _load_state_dict(built, module.state_dict())
         except Exception as e:
             raise VerificationError(f"the generated Python does not rebuild the model: {type(e).__name__}: {e}") from e
-        pairs = job.written.pairs(built)
+        pairs = context.written.pairs(built)
         _check_tensors(path, pairs)
         if missing := settings(pairs):
             raise VerificationError(f"{path}: the generated Python lacks the statement {missing[0]}")
-        if job.example is not None:
+        if context.example is not None:
             torch.manual_seed(0)
-            expected = run(copy.deepcopy(module), job.example)
+            expected = run(copy.deepcopy(module), context.example)
             torch.manual_seed(0)
-            same_outputs(path, run(built, job.example), expected, "the generated Python")
+            same_outputs(path, run(built, context.example), expected, "the generated Python")
 
     def origin(self, path: Path) -> str | None:
         """From the last line, so that a file that was cut has none; nothing is executed."""
@@ -70,7 +70,7 @@ class Py(Format):
         except (Exception, SystemExit) as e:
             raise VerificationError(f"{path} does not build this model: {type(e).__name__}: {e}") from e
         names = {id(m): name for name, m in module.named_modules()}
-        pairs = Program(module, Job()).pairs(relocate(built).train(module.training))
+        pairs = Program(module, ExportContext()).pairs(relocate(built).train(module.training))
         modules = {names[id(ours)]: theirs for _, ours, theirs in pairs}
         found = {
             f"{prefix}.{name}" if (prefix := names[id(ours)]) else name: tensor

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from dpnn_bridge.outputs import container, data, safetensors_file, safetensors_writer
-from dpnn_bridge.outputs.format import Format, Job
+from dpnn_bridge.outputs.format import ExportContext, Format
 
 
 class Safetensors(Format):
@@ -21,13 +21,13 @@ class Safetensors(Format):
     data = True
     loads = rebuilt = True
 
-    def write(self, module: nn.Module, path: Path, job: Job) -> None:
-        content = container.pack(module, job.metadata)
-        job.written = safetensors_writer.parts_of(module, content["state_dict"])
-        safetensors_writer.write(path, job.written, safetensors_writer.strings_of(content))
+    def write(self, module: nn.Module, path: Path, context: ExportContext) -> None:
+        content = container.pack(module, context.metadata)
+        context.written = safetensors_writer.parts_of(module, content["state_dict"])
+        safetensors_writer.write(path, context.written, safetensors_writer.strings_of(content))
 
-    def verify(self, module: nn.Module, path: Path, job: Job) -> None:
-        strings = safetensors_writer.check(path, job.written)
+    def verify(self, module: nn.Module, path: Path, context: ExportContext) -> None:
+        strings = safetensors_writer.check(path, context.written)
         container.check(safetensors_writer.content_of(strings, container.outlines(module), str(path)), module)
 
     def load(self, path: Path, name: str) -> dict[str, Any]:

@@ -20,10 +20,10 @@ from torch import nn
 from dpnn_bridge.base.shards import shard_names
 from dpnn_bridge.base.suffixes import INDEX
 from dpnn_bridge.base.writing import write_file
-from dpnn_bridge.conversion.pending import COMPUTED
+from dpnn_bridge.conversion.deferred import COMPUTED
 from dpnn_bridge.errors import ConversionError, OptionError
 from dpnn_bridge.outputs import container, safetensors_file, safetensors_writer
-from dpnn_bridge.outputs.format import Format, Job
+from dpnn_bridge.outputs.format import ExportContext, Format
 from dpnn_bridge.outputs.safetensors_writer import Part
 
 #: size of the shards where none is given, as Hugging Face's libraries choose it
@@ -53,31 +53,31 @@ class Shards(Format):
     loads = rebuilt = True
     several = True
 
-    def write(self, module: nn.Module, path: Path, job: Job) -> None:
-        largest = parse_size(job.options.get("max_shard_size", LARGEST))
+    def write(self, module: nn.Module, path: Path, context: ExportContext) -> None:
+        largest = parse_size(context.options.get("max_shard_size", LARGEST))
         try:
-            content = container.pack(module, job.metadata)
+            content = container.pack(module, context.metadata)
         except NotImplementedError as error:  # there are no elements
             raise ConversionError(COMPUTED) from error
         shards = _split(safetensors_writer.parts_of(module, content["state_dict"]), largest)
         generation = secrets.token_hex(4)
         names = shard_names(path, len(shards), generation)
-        job.written = dict(zip(names, shards, strict=True))
+        context.written = dict(zip(names, shards, strict=True))
         strings = safetensors_writer.strings_of(content)
-        for file, shard in job.written.items():
+        for file, shard in context.written.items():
             own = {**(strings if file == names[0] else {"format": "pt"}), "generation": generation}
             safetensors_writer.write(path.with_name(file), shard, own)
         total = sum(part.size for shard in shards for part in shard.values())
         index = {
             "metadata": {"total_size": total, "generation": generation},
-            "weight_map": {name: file for file, shard in job.written.items() for name in shard},
+            "weight_map": {name: file for file, shard in context.written.items() for name in shard},
         }
         write_file(path, json.dumps(index, indent=2) + "\n")
 
-    def verify(self, module: nn.Module, path: Path, job: Job) -> None:
+    def verify(self, module: nn.Module, path: Path, context: ExportContext) -> None:
         """Compares every byte of the shards with what the model's file gives when it is read again."""
         strings: dict[str, str] = {}
-        for file, shard in job.written.items():
+        for file, shard in context.written.items():
             strings = safetensors_writer.check(path.with_name(file), shard, file) | strings
         container.check(safetensors_writer.content_of(strings, container.outlines(module), str(path)), module)
 

@@ -16,13 +16,13 @@ from dpnn_bridge.loaders.t7_reader import read_t7
 from dpnn_bridge.loaders.t7_writer import WriteOptions, write_t7
 from dpnn_bridge.objects import LuaTable
 from dpnn_bridge.outputs.data import Data
-from dpnn_bridge.outputs.format import Format, Job
+from dpnn_bridge.outputs.format import ExportContext, Format
 from dpnn_bridge.outputs.verification import check_loads
 
 
-def _encoding(job: Job) -> dict[str, Any]:
+def _encoding(context: ExportContext) -> dict[str, Any]:
     """The options of the writer: mode, long_size, …"""
-    return {k: v for k, v in job.options.items() if k != "tensor_type"}
+    return {k: v for k, v in context.options.items() if k != "tensor_type"}
 
 
 class T7(Format):
@@ -33,15 +33,15 @@ class T7(Format):
     data = rebuilt = True
     origin_beside = False  # Torch7 would not read a file with anything beside the object
 
-    def write(self, module: nn.Module, path: Path, job: Job) -> None:
-        obj = job.written = to_lua(module, tensor_type=job.options.get("tensor_type"), example=job.example)
-        write_t7(path, obj, verify=False, **_encoding(job))
+    def write(self, module: nn.Module, path: Path, context: ExportContext) -> None:
+        obj = context.written = to_lua(module, tensor_type=context.options.get("tensor_type"), example=context.example)
+        write_t7(path, obj, verify=False, **_encoding(context))
 
-    def verify(self, module: nn.Module, path: Path, job: Job) -> None:
-        encoding = _encoding(job)
+    def verify(self, module: nn.Module, path: Path, context: ExportContext) -> None:
+        encoding = _encoding(context)
         binary, shared = encoding.get("mode") != "ascii", encoding.get("referenced", True)
         read = read_t7(path)
-        if found := difference(job.written, read, exact_nan=binary, shared=shared):
+        if found := difference(context.written, read, exact_nan=binary, shared=shared):
             raise VerificationError(f"{path}: reading it back gave something else: {found}")
         model = select(read, None, path.name, together=True)[0] if isinstance(read, LuaTable) else read
         check_loads(module, lambda options: convert_object(model, options)[0], same_names=False)

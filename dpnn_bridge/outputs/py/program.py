@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.conversion.customized import check_customized
 from dpnn_bridge.errors import ConversionError
-from dpnn_bridge.outputs.format import Job
+from dpnn_bridge.outputs.format import ExportContext
 from dpnn_bridge.outputs.py.calls import Call, blocks, in_docstring, indented, literal, text_of, without_repeats
 from dpnn_bridge.outputs.py.closure import SourceClosure
 from dpnn_bridge.outputs.py.constructors import Constructors
@@ -52,10 +52,10 @@ LAYERS = "# --------------------------------------------------------------------
 class Program:
     """The source of a model."""
 
-    def __init__(self, module: nn.Module, job: Job) -> None:
+    def __init__(self, module: nn.Module, context: ExportContext) -> None:
         check_customized(module, "a .py file")
-        self._module, self._job, self._closure = module, job, SourceClosure()
-        self._shapes, shapes = ("", {}) if job.example is None else _shapes(module, job.example)
+        self._module, self._context, self._closure = module, context, SourceClosure()
+        self._shapes, shapes = ("", {}) if context.example is None else _shapes(module, context.example)
         self._constructors = Constructors(module, self._closure, shapes)
         self._call = self._constructors.value_of(module, "")
         defined = [call for _, call in self._constructors.definitions]
@@ -91,7 +91,7 @@ class Program:
         return f'"""{self._header()}"""\n\n{future}{self._closure.imports()}\n\n\n{code}\n'
 
     def _header(self) -> str:
-        metadata = self._job.metadata
+        metadata = self._context.metadata
         source = in_docstring(metadata.get("source") or "model.t7")
         title = source if metadata.get("source") else type(self._module).__name__
         title = f"{in_docstring(metadata['key'])} of {title}" if metadata.get("key") else title

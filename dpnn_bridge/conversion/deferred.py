@@ -19,7 +19,7 @@ LEAST = 1 << 20
 CHUNK = 1 << 24
 
 
-class Pending:
+class DeferredTensor:
     """The elements of a parameter on PyTorch's device ``meta``.
 
     Args:
@@ -49,12 +49,12 @@ class Pending:
             yield torch.from_numpy(piece).to(parameter.dtype)
 
 
-def pending_of(parameter: Tensor | None) -> Pending | None:
+def deferred_of(parameter: Tensor | None) -> DeferredTensor | None:
     """What stands for the elements of a parameter, None for one that has them."""
-    return getattr(parameter, "pending", None)
+    return getattr(parameter, "deferred", None)
 
 
-def pending(
+def deferred_parameter(
     tensor: LuaTensor, arrange: Callable[[Tensor], Tensor], whole: Callable[[], Tensor], plain: bool
 ) -> nn.Parameter:
     """A parameter without elements for those of a tensor.
@@ -69,7 +69,7 @@ def pending(
     value = arrange(torch.empty(tensor.shape, dtype=dtype, device="meta"))
     parameter = nn.Parameter(value, requires_grad=value.is_floating_point())
     stop = tensor.offset + tensor.size
-    held = Pending(whole, tensor.storage if plain else None, tensor.offset, stop)
+    held = DeferredTensor(whole, tensor.storage if plain else None, tensor.offset, stop)
     held.version = parameter._version
-    parameter.pending = held  # type: ignore[attr-defined]
+    parameter.deferred = held  # type: ignore[attr-defined]
     return parameter

@@ -15,7 +15,7 @@ _DRAWING = frozenset(
 )
 
 
-class Undrawn(TorchFunctionMode):
+class SkipInit(TorchFunctionMode):
     """While active, the functions that initialise a tensor at random leave it as it is.
 
     Building a module then touches no memory of its parameters and takes no numbers from PyTorch's generator.

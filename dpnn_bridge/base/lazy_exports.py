@@ -1,4 +1,4 @@
-"""How a package hands on names that stand in its files, importing a file when the first of its names is used."""
+"""Lazy exports of a package: a file is imported when the first of its names is used."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import sys
 from collections.abc import Callable, Mapping, MutableSequence
 from typing import Any
 
-Face = tuple[Callable[[str], Any], Callable[[], list[str]]]
+LazyExports = tuple[Callable[[str], Any], Callable[[], list[str]]]
 
 
-def face(package: str, homes: Mapping[str, str]) -> Face:
+def lazy_exports(package: str, homes: Mapping[str, str]) -> LazyExports:
     """``__getattr__`` and ``__dir__`` of a package.
 
     Args:
@@ -34,8 +34,8 @@ def face(package: str, homes: Mapping[str, str]) -> Face:
     return find, lambda: sorted(homes)
 
 
-def family_face(package: str, path: MutableSequence[str]) -> Face:
-    """The same for a room of module families: every class and function that one of its files defines.
+def lazy_family_exports(package: str, path: MutableSequence[str]) -> LazyExports:
+    """Lazy exports of a package of module families: every class and function that one of its files defines.
 
     Args:
         package: its ``__name__``.

@@ -4,7 +4,7 @@ Nearly every Lua class writes a single object, the table of its fields. The clas
 their own; a reader that does not know them loses its place in the stream. Both directions stand side by side and look
 like the Lua source: ``yield`` is ``file:readObject()`` or ``file:writeObject(x)``, everything else is a raw value.
 
-Register a further class with :func:`register_framing`.
+Register a further class with :func:`register_serializer`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Reading = Generator[None, Any, None]
 Writing = Generator[Any, None, None]
 
 
-class Framing:
+class Serializer:
     """How a class writes its payload. The base class is the ordinary one: a single object, the table of fields.
 
     ``file`` has the methods ``int``, ``long``, ``double``, ``bytes`` and ``string``: without an argument (``bytes``:
@@ -36,7 +36,7 @@ class Framing:
         yield obj.payload
 
 
-class Timer(Framing):
+class Timer(Serializer):
     """``torch.Timer`` writes nothing."""
 
     def read(self, obj: LuaObject, file: Any) -> Reading:
@@ -46,7 +46,7 @@ class Timer(Framing):
         yield from ()
 
 
-class RandomGenerator(Framing):
+class RandomGenerator(Serializer):
     """``torch.Generator``: the bytes of TH's ``THGenerator`` struct as the machine that wrote them had it.
 
     The state of the Mersenne twister, from byte 24, is 624 ``unsigned long``, all below 2^32: the struct has 5048
@@ -64,7 +64,7 @@ class RandomGenerator(Framing):
         file.bytes(obj.payload)
 
 
-class AtomicCounter(Framing):
+class AtomicCounter(Serializer):
     """``tds.AtomicCounter``: its value."""
 
     def read(self, obj: LuaObject, file: Any) -> Reading:
@@ -76,7 +76,7 @@ class AtomicCounter(Framing):
         file.long(obj.payload)
 
 
-class Hash(Framing):
+class Hash(Serializer):
     """``tds.Hash``: a count, then keys and values. The payload becomes a table."""
 
     def read(self, obj: LuaObject, file: Any) -> Reading:
@@ -94,7 +94,7 @@ class Hash(Framing):
             yield value
 
 
-class Vec(Framing):
+class Vec(Serializer):
     """``tds.Vec``: a count, then values. The payload becomes a table with keys 1, 2, …"""
 
     def read(self, obj: LuaObject, file: Any) -> Reading:
@@ -107,7 +107,7 @@ class Vec(Framing):
         yield from obj.payload.values()
 
 
-class DataSet(Framing):
+class DataSet(Serializer):
     """``nn.DataSet`` of nnx: a flag, a count, then the samples; nothing else of the object is written."""
 
     def read(self, obj: LuaObject, file: Any) -> Reading:
@@ -125,7 +125,7 @@ class DataSet(Framing):
             yield obj.payload.get(i)
 
 
-class GPU(Framing):
+class GPU(Serializer):
     """``nn.GPU``: a table {tensor type, device} before the table of fields, kept as ``header``."""
 
     def read(self, obj: LuaObject, file: Any) -> Reading:
@@ -141,7 +141,7 @@ class DataParallelTable(GPU):
     """``nn.DataParallelTable`` of cunn: since version 2 the GPU assignments stand before the table of fields."""
 
     def read(self, obj: LuaObject, file: Any) -> Reading:
-        return super().read(obj, file) if obj.version >= 2 else Framing.read(self, obj, file)
+        return super().read(obj, file) if obj.version >= 2 else Serializer.read(self, obj, file)
 
 
 class ModelParallelTable(GPU):
@@ -154,7 +154,7 @@ class ModelParallelTable(GPU):
 
     def read(self, obj: LuaObject, file: Any) -> Reading:
         first = yield
-        if isinstance(first, LuaTable) and "modules" in first:  # as a class without a framing writes itself
+        if isinstance(first, LuaTable) and "modules" in first:  # as a class without a serializer writes itself
             obj.payload = first
             return
         second = yield
@@ -180,7 +180,7 @@ class ModelParallelTable(GPU):
             yield obj.payload
 
 
-class Pyramid(Framing):
+class Pyramid(Serializer):
     """``nn.PyramidPacker``/``nn.PyramidUnPacker``: the table, then the number of scales and the scales as doubles."""
 
     def read(self, obj: LuaObject, file: Any) -> Reading:
@@ -196,8 +196,8 @@ class Pyramid(Framing):
             file.double(scale)
 
 
-#: class name -> framing; a class that is not here has the ordinary one
-FRAMINGS: dict[str, Framing] = {
+#: class name -> serializer; a class that is not here has the ordinary one
+SERIALIZERS: dict[str, Serializer] = {
     "torch.Timer": Timer(),
     "torch.Generator": RandomGenerator(),
     "tds.AtomicCounter": AtomicCounter(),
@@ -215,16 +215,16 @@ FRAMINGS: dict[str, Framing] = {
 }
 
 
-def register_framing(class_name: str, framing: Framing) -> None:
+def register_serializer(class_name: str, serializer: Serializer) -> None:
     """Make the reader and the writer know a further class with a ``read``/``write`` of its own.
 
     Args:
         class_name: the Lua class, such as ``"fixture.CustomIO"``.
-        framing: an object with both directions.
+        serializer: an object with both directions.
 
     Raises:
-        ValueError: the class has a framing already.
+        ValueError: the class has a serializer already.
     """
-    if class_name in FRAMINGS:
-        raise ValueError(f"{class_name} has a framing already")
-    FRAMINGS[class_name] = framing
+    if class_name in SERIALIZERS:
+        raise ValueError(f"{class_name} has a serializer already")
+    SERIALIZERS[class_name] = serializer

@@ -98,11 +98,11 @@ class Parts:
         """
         if id(entries) not in self.open:
             return 0
-        left, collisions = self.open.pop(id(entries))
-        part = min(left, part_of(collisions.numbers))
-        collisions.check(entries, part)
+        left, guard = self.open.pop(id(entries))
+        part = min(left, part_of(guard.numbers))
+        guard.check(entries, part)
         if left:
-            self.open[id(entries)] = left - part, collisions
+            self.open[id(entries)] = left - part, guard
         return part
 
 
