@@ -45,10 +45,8 @@ class Hooks:
             TypeError: names the attribute and the most similar hook.
         """
         super().__init_subclass__(**kwargs)
-        if Hooks in cls.__bases__:  # the class that defines the hooks
-            for old in RENAMED:
-                setattr(cls, old, _Renamed(old))
-            return
+        if Hooks in cls.__bases__:
+            return  # the class that defines the hooks
         for old in RENAMED.keys() & vars(cls).keys():
             text = f"{cls.__module__}.{cls.__qualname__}: {old!r} of LuaClass is called {RENAMED[old]!r} now"
             warnings.warn(text, DeprecationWarning, stacklevel=2)
@@ -77,6 +75,10 @@ class Hooks:
                     f"{cls.__module__}.{cls.__qualname__}: LuaClass has no attribute {name!r}; {advice} "
                     f"Annotate an attribute of your own: {name}: ClassVar[...] = ..."
                 )
+
+
+for _old in RENAMED:
+    setattr(Hooks, _old, _Renamed(_old))
 
 
 def _letters(name: str) -> str:
