@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dpnn_bridge.base.storage import storage_id
 from dpnn_bridge.legacy.values import whole_storage
 from dpnn_bridge.legacy.viewed import Viewed
 
@@ -40,7 +41,7 @@ def _tensor(tensor: Tensor, kind: Any, done: dict[Any, Any]) -> Tensor:
         return tensor
     if tensor.numel() == 0:
         return tensor.type(kind)
-    key = (tensor.untyped_storage().data_ptr(), tensor.dtype)
+    key = (storage_id(tensor), tensor.dtype)
     if key not in done:
         done[key] = (tensor, whole_storage(tensor.detach()).type(kind))
     return done[key][1].as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dpnn_bridge.base.storage import storage_id
 from dpnn_bridge.conversion.lua_values import numpy_dtype
 from dpnn_bridge.legacy.lua_graph import Described, LuaGraph, with_constants
 from dpnn_bridge.legacy.values import whole_storage
@@ -78,7 +79,7 @@ class Encoder(LuaGraph):
         return LuaTensor(name, tuple(value.shape), value.stride(), value.storage_offset(), self._storage(value))
 
     def _storage(self, value: Tensor) -> LuaStorage:
-        key = (value.untyped_storage().data_ptr(), value.dtype)
+        key = (storage_id(value), value.dtype)
         if key not in self._storages:
             whole = whole_storage(value)
             name = tensor_class(numpy_dtype(value)).replace("Tensor", "Storage")

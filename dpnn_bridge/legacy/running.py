@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.base.storage import storage_id
 from dpnn_bridge.conversion import Options, TorchContext, registry
 from dpnn_bridge.conversion.buffers import BUFFERS
 from dpnn_bridge.conversion.fields import get_tensor, grad_field
@@ -89,7 +90,7 @@ class Graph:
                 tensor, field = get_tensor(module, spec.attribute), part._fields.get(name)
                 if name in computed or not isinstance(tensor, Tensor) or not isinstance(field, Tensor):
                     continue
-                if field.numel() and tensor.untyped_storage().data_ptr() != field.untyped_storage().data_ptr():
+                if field.numel() and storage_id(tensor) != storage_id(field):
                     field.copy_(field_value(module, name, spec).reshape(field.shape))
 
 
@@ -110,16 +111,17 @@ def signature(root: Any, shared: set[int]) -> list[Any]:
 
     Args:
         root: a module or criterion.
-        shared: addresses of memory that the converted module uses itself; of other tensors the contents count too.
+        shared: :func:`storage_id` of those that the converted module uses itself; of other tensors the contents count
+            too.
     """
     found: list[Any] = []
     stack, seen = [root], set()
     while stack:
         value = stack.pop()
         if isinstance(value, Tensor):
-            address = value.untyped_storage().data_ptr()
-            found.append((address, value.shape, value.stride(), value.storage_offset(), value.dtype))
-            found.append(None if address in shared else value._version)
+            key = storage_id(value)
+            found.append((key, value.shape, value.stride(), value.storage_offset(), value.dtype))
+            found.append(None if key in shared else value._version)
         elif id(value) in seen:
             found.append(id(value))
         elif isinstance(value, (list, tuple)):

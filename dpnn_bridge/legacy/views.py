@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.base.storage import storage_id
 from dpnn_bridge.conversion.sharing import Sharing
 from dpnn_bridge.conversion.ties import Site
 from dpnn_bridge.objects import LuaTensor
@@ -36,8 +37,8 @@ class Views(Sharing):
     ) -> int:
         own = tensor.torch()
         value = arrange(own)
-        if value.untyped_storage().data_ptr() == own.untyped_storage().data_ptr():
-            self.shared.add(own.untyped_storage().data_ptr())
+        if storage_id(value) == storage_id(own):
+            self.shared.add(storage_id(own))
         if site.leaf in site.owner._parameters:
             site.owner._parameters[site.leaf] = nn.Parameter(value, requires_grad=value.is_floating_point())
         else:

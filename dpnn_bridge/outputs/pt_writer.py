@@ -24,6 +24,7 @@ from torch import Tensor
 from torch._utils import _rebuild_tensor_v2
 from zlib_ng.zlib_ng import crc32
 
+from dpnn_bridge.base.storage import storage_id
 from dpnn_bridge.base.writing import open_output
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.outputs.pt_file import DTYPES
@@ -42,8 +43,7 @@ _Identity = tuple[int, int, torch.dtype]
 
 def _identity_of(tensor: Tensor) -> _Identity:
     """Which storage the elements of a tensor are in."""
-    storage = tensor.untyped_storage()
-    return storage._cdata, storage.nbytes(), tensor.dtype
+    return storage_id(tensor), tensor.untyped_storage().nbytes(), tensor.dtype
 
 
 class _Stored:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from dpnn_bridge.base.storage import storage_id
 from dpnn_bridge.conversion.limits import EagerMode
 
 _MOVING = (
@@ -304,7 +305,7 @@ class Recorder(EagerMode):
                 tape.weights.add(slot.number)
         if node.mutates:
             for tensor in tensors[:1]:
-                self._written[tensor.untyped_storage().data_ptr()] = node
+                self._written[storage_id(tensor)] = node
         return out
 
     def _run(self, node: Node, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -316,7 +317,7 @@ class Recorder(EagerMode):
         tape = self.tape
         node.reads = [s for s in leaves((node.args, node.kwargs)) if isinstance(s, Slot)]
         makers = [tape.maker.get(s.number) for s in node.reads]
-        makers += [self._written.get(t.untyped_storage().data_ptr()) for t in tensors]
+        makers += [self._written.get(storage_id(t)) for t in tensors]
         node.inputs = [n for n in dict.fromkeys(makers) if n is not None]
         for n in node.inputs:
             n.consumers.append(node)
@@ -362,7 +363,7 @@ def _structure(value: Any, slot: Callable[[Tensor], Any]) -> list[Any]:
 
 
 def _memory(tensor: Tensor) -> tuple[Any, ...]:
-    return tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype
+    return storage_id(tensor), tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype
 
 
 def _is_mute(name: str, args: tuple[Any, ...]) -> bool:

@@ -11,6 +11,8 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
+from dpnn_bridge.base.storage import storage_id
+
 #: largest difference of equal values, relative to the largest of them: what double precision leaves, and single
 DOUBLE, SINGLE = 1e-10, 5e-6
 #: the same for sums over a tensor
@@ -87,13 +89,13 @@ class Prints:
         found = self._known.get(key)
         if found is None:
             found = self._known[key] = Fingerprint.of(tensor)
-            self._places.setdefault(tensor.untyped_storage().data_ptr(), set()).add(key)
+            self._places.setdefault(storage_id(tensor), set()).add(key)
         return found
 
     def forget(self, *tensors: Tensor) -> None:
         """Drop what was worked out for memory that is about to change."""
         for tensor in tensors:
-            for number in self._places.pop(tensor.untyped_storage().data_ptr(), ()):
+            for number in self._places.pop(storage_id(tensor), ()):
                 self._known.pop(number, None)
 
     def drop(self, key: int) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dpnn_bridge.base.storage import storage_id
 from dpnn_bridge.porting.tape import VIEWS, Node, Slot, Tape, replaced
 from dpnn_bridge.porting.values import SINGLE
 
@@ -84,7 +85,7 @@ class Parameters:
             return
         node = self.tape.maker[slot]
         source = next(s for s in node.reads)
-        if self.env[source.number].untyped_storage().data_ptr() == view.untyped_storage().data_ptr():
+        if storage_id(self.env[source.number]) == storage_id(view):
             self._spread(source.number, view)
             return
         inverse = _INVERSES.get(node.op) or (_copied if node.op in VIEWS else None)

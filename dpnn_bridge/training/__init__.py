@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.base.arguments import checks_arguments
+from dpnn_bridge.base.storage import storage_id
 from dpnn_bridge.conversion import fields
 from dpnn_bridge.conversion.lua_values import lua_storage, strided
 from dpnn_bridge.loaders.serial import Mode, serial_form
@@ -308,11 +309,11 @@ def cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     def converted(tensor: Tensor) -> Tensor:
         if not tensor.is_floating_point() or tensor.numel() == 0:
             return tensor.to(dtype) if tensor.is_floating_point() else tensor
-        storage = tensor.untyped_storage()
-        if storage._cdata not in storages:  # not its address, which some devices do not give
-            whole = tensor.new_empty(0).set_(storage)
-            storages[storage._cdata] = (whole, whole.to(dtype))
-        _, target = storages[storage._cdata]
+        key = storage_id(tensor)
+        if key not in storages:
+            whole = tensor.new_empty(0).set_(tensor.untyped_storage())
+            storages[key] = (whole, whole.to(dtype))
+        _, target = storages[key]
         return target.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
 
     return module._apply(converted)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.base.storage import storage_id
 from dpnn_bridge.conversion import fields, registry, tensors
 from dpnn_bridge.conversion.fields import Field
 from dpnn_bridge.conversion.lua_class import ParameterSite
@@ -63,7 +64,7 @@ class LuaParameter:
 
     @torch.no_grad()
     def _write(self, view: Tensor, value: Tensor, target: Tensor) -> None:
-        if view.untyped_storage()._cdata == target.untyped_storage()._cdata:
+        if storage_id(view) == storage_id(target):
             view.copy_(value)
             return
         tie = tie_of(*fields.resolve(self.module, self.field.attribute))

@@ -1,0 +1,13 @@
+"""The identity of a tensor's storage."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def storage_id(tensor: Tensor) -> int:
+    """Identify the storage of a tensor: the same number for all views of one storage, while one of them exists.
+
+    Not its address, which some devices do not give and which all empty storages share.
+    """
+    return tensor.untyped_storage()._cdata
