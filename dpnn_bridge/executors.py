@@ -15,7 +15,6 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from functools import partial
-from multiprocessing.connection import Connection
 from typing import Any
 
 from dpnn_bridge.base.extras import install_advice
@@ -39,8 +38,9 @@ def workers(jobs: int) -> Iterator[Executor]:
     # spawned, since a forked process can hang on the locks of PyTorch's threads
     context = multiprocessing.get_context("spawn")
     watched, held = context.Pipe(duplex=False)  # workers end when it closes, which it does when this process ends
+    start = partial(_start_worker, jobs, watched, logging.root.manager.disable)
     with ending_in_order(), importing_nothing_from_here():
-        pool = ProcessPoolExecutor(jobs, context, _start_worker, (jobs, watched, logging.root.manager.disable))
+        pool = ProcessPoolExecutor(jobs, context, start)
         try:
             yield pool
         except BaseException:
@@ -52,7 +52,7 @@ def workers(jobs: int) -> Iterator[Executor]:
             watched.close()
 
 
-def _start_worker(jobs: int, watched: Connection, silent: int) -> None:
+def _start_worker(jobs: int, watched: Any, silent: int) -> None:
     """Workers leave it to their parent to be interrupted, end with it, and are as silent as it is."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, args=(watched,), daemon=True).start()
@@ -64,7 +64,7 @@ def _start_worker(jobs: int, watched: Connection, silent: int) -> None:
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // jobs))
 
 
-def _end_with_parent(watched: Connection) -> None:
+def _end_with_parent(watched: Any) -> None:
     with suppress(EOFError, OSError):
         watched.recv_bytes()
     remove_temporary()

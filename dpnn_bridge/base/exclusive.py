@@ -7,6 +7,7 @@ forked process every lock is free, because the threads that held the locks do no
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -98,5 +99,5 @@ def _free_all() -> None:
     _locks.clear()
 
 
-if hasattr(os, "register_at_fork"):
+if sys.platform != "win32":
     os.register_at_fork(after_in_child=_free_all)

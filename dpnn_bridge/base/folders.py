@@ -11,6 +11,7 @@ import re
 import secrets
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -20,10 +21,8 @@ from typing import Any, NoReturn
 
 from dpnn_bridge.base.exclusive import of_the_process
 
-try:
+if sys.platform != "win32":  # there, folders of programs that were killed stay
     import fcntl
-except ImportError:  # Windows: folders of programs that were killed stay
-    fcntl = None  # type: ignore[assignment]
 
 _NAME = re.compile(r"\.dpnn-[0-9a-f]{16}")
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -70,7 +69,7 @@ def _make_folder(parent: Path) -> Path:
 
 def _hold(folder: Path) -> bool:
     """Takes the lock on a new folder; False when another program took it for one that was left."""
-    if fcntl is None:
+    if sys.platform == "win32":
         return True
     try:
         descriptor = os.open(folder, os.O_RDONLY)
@@ -104,7 +103,7 @@ def _look_for_abandoned(parent: Path) -> None:
 
 def remove_abandoned(parent: Path) -> None:
     """Removes the folders of programs that were killed."""
-    if fcntl is None or not parent.is_dir():
+    if sys.platform == "win32" or not parent.is_dir():
         return
     entries = list(os.scandir(parent))
     if len(entries) >= _MANY:

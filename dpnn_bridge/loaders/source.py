@@ -8,6 +8,7 @@ an ordinary error if the file has shrunk.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from typing import Protocol
 
@@ -96,7 +97,7 @@ class FileSource:
             filled += count
 
     def _read_at(self, position: int, buffer: memoryview) -> int:
-        if hasattr(os, "preadv"):  # does not touch the file position, which forked processes share
+        if sys.platform != "win32" and hasattr(os, "preadv"):  # leaves the file position, which forked processes share
             return patiently(lambda: os.preadv(self._file.fileno(), [buffer], position), self.name)
         with self._lock:
             self._file.seek(position)

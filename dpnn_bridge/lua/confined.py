@@ -14,10 +14,14 @@ import itertools
 import os
 import pkgutil
 import select
+import sys
 import threading
 from typing import Any
 
 import torch
+
+if sys.platform == "win32":
+    raise ImportError("the process of a Lua sandbox needs Linux or macOS")
 
 from dpnn_bridge.errors import DpnnBridgeError
 from dpnn_bridge.loaders import loads

@@ -11,9 +11,12 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-import resource
 import struct
 import sys
+
+if sys.platform == "win32":
+    raise ImportError("the process of a Lua sandbox needs Linux or macOS")
+import resource
 
 #: number of each system call that stays: (x86-64, aarch64)
 ALLOWED = {
@@ -86,9 +89,9 @@ def _become_nobody() -> None:
         return
     try:
         os.setgroups([])
-        os.setresgid(NOBODY, NOBODY, NOBODY)
-        os.setresuid(NOBODY, NOBODY, NOBODY)
-    except (OSError, AttributeError):
+        os.setgid(NOBODY)  # of root: the real, effective and saved one
+        os.setuid(NOBODY)
+    except OSError:
         pass  # a container without that user; the filter binds root as well
 
 

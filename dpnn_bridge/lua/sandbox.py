@@ -82,8 +82,7 @@ class Sandbox:
         max_instructions: int,
         partial: bool = False,
     ) -> None:
-        if os.name != "posix":
-            raise LuaBridgeError("a sandbox needs Linux or macOS: this system cannot limit a process")
+        _check_platform()
         self.lua_path, self.max_seconds = list(lua_path), max_seconds
         self.released: list[int] = []
         self._lock = threading.RLock()
@@ -201,7 +200,7 @@ class Sandbox:
     # ---- the process
 
     def _limit_processor_time(self) -> None:
-        if not sys.platform.startswith("linux"):
+        if sys.platform != "linux":
             return
         import resource
 
@@ -231,6 +230,11 @@ class Sandbox:
         self._ended = reason
         self._close()
         return LuaBridgeError(f"the Lua sandbox has ended: {reason}")
+
+
+def _check_platform() -> None:
+    if sys.platform == "win32":
+        raise LuaBridgeError("a sandbox needs Linux or macOS: this system cannot limit a process")
 
 
 def _end(process: subprocess.Popen[bytes], errors: Any) -> None:

@@ -13,11 +13,13 @@ at the deadline of the call. Values in the text::
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
 import select
 import struct
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -47,7 +49,7 @@ class WireError(LuaBridgeError):
 
 
 class Channel:
-    """Sends and receives messages over two pipes.
+    """Sends and receives messages over two pipes of a POSIX system.
 
     Args:
         source, target: descriptors.
@@ -55,9 +57,10 @@ class Channel:
     """
 
     def __init__(self, source: int, target: int, limit: int) -> None:
-        self._source, self._target, self._limit = source, target, limit
-        os.set_blocking(source, False)
-        os.set_blocking(target, False)
+        self._source, self._target, self._limit = io.FileIO(source, closefd=False), target, limit
+        if sys.platform != "win32":  # where :class:`~dpnn_bridge.lua.sandbox.Sandbox` refuses to start
+            os.set_blocking(source, False)
+            os.set_blocking(target, False)
 
     def send(self, value: Any, remote: Callable[[Any], Any], deadline: float = math.inf) -> None:
         """Sends a value; ``remote`` gives the JSON for what is none of the known kinds."""
@@ -70,7 +73,7 @@ class Channel:
                 try:
                     data = data[os.write(self._target, data) :]
                 except BlockingIOError:
-                    self._wait(self._target, select.POLLOUT, deadline)
+                    _wait(self._target, True, deadline)
                 except OSError as error:
                     raise WireError(f"the process is gone ({error.strerror})") from None
 
@@ -101,23 +104,25 @@ class Channel:
         data = bytearray(count)
         rest = memoryview(data)
         while rest:
-            self._wait(self._source, select.POLLIN, deadline)
-            try:
-                got = os.readv(self._source, [rest])
-            except BlockingIOError:
+            _wait(self._source.fileno(), False, deadline)
+            got = self._source.readinto(rest)
+            if got is None:  # nothing there after all
                 continue
             if not got:
                 raise WireError("the process ended")
             rest = rest[got:]
         return data
 
-    @staticmethod
-    def _wait(descriptor: int, event: int, deadline: float) -> None:
-        poll = select.poll()
-        poll.register(descriptor, event)
-        left = deadline - time.monotonic()
-        if left < 0 or not poll.poll(None if left == math.inf else left * 1000):  # late, though there may be more
-            raise TimeoutError
+
+def _wait(descriptor: int, to_write: bool, deadline: float) -> None:
+    """Wait until a pipe can be written or read; raise TimeoutError at the deadline."""
+    if sys.platform == "win32":
+        raise WireError("Windows cannot wait for a pipe")
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT if to_write else select.POLLIN)
+    left = deadline - time.monotonic()
+    if left < 0 or not poll.poll(None if left == math.inf else left * 1000):  # late, though there may be more
+        raise TimeoutError
 
 
 def _check(condition: bool, what: str) -> None:

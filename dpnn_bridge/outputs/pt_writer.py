@@ -115,8 +115,9 @@ def save(content: Any, path: Path, comment: Callable[[], str | None] | None = No
         starts.append(start + padding)
         end = start + padding + len(data)
     with open_output(path) as file, zipfile.ZipFile(file, "w") as archive:
-        with suppress(OSError, AttributeError):  # where it cannot be done, writing says why
-            os.posix_fallocate(file.fileno(), 0, end)
+        if sys.platform == "linux":
+            with suppress(OSError):  # where it cannot be done, writing says why
+                os.posix_fallocate(file.fileno(), 0, end)
         for entry, data, start in zip(entries, records.values(), starts, strict=True):
             file.seek(start)
             entry.CRC = _written(data, file)
