@@ -92,8 +92,8 @@ def document() -> str:
 
 def main() -> int:
     if "--check" not in sys.argv:
-        TARGET.write_text(document())
-    elif TARGET.read_text() != document():
+        TARGET.write_text(document(), encoding="utf-8")
+    elif TARGET.read_text(encoding="utf-8") != document():
         print("docs/cli.md is out of date: run python docs/generate_cli.py", file=sys.stderr)
         return 1
     return 0

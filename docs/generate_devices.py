@@ -55,19 +55,19 @@ def _driver(device: str) -> str:
     if not device.startswith("cuda"):
         return "–"
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split("\n")[0]
+    return subprocess.run(command, check=True, capture_output=True, text=True, encoding="utf-8").stdout.split("\n")[0]
 
 
 def main() -> None:
     device = sys.argv[1] if len(sys.argv) > 1 else "cuda"
     if device.startswith("cuda") and not torch.cuda.is_available():
         sys.exit("this machine has no CUDA device that PyTorch can use")
-    entries = json.loads((FIXTURES / "manifest.json").read_text())["fixtures"]
+    entries = json.loads((FIXTURES / "manifest.json").read_text(encoding="utf-8"))["fixtures"]
     text = row(device, [e for e in entries if e["kind"] in ("module", "criterion")])
-    page = TARGET.read_text()
+    page = TARGET.read_text(encoding="utf-8")
     kept, rest = page.split(END)
     lines = [line for line in kept.splitlines(keepends=True) if not line.startswith(f"| {_name(device)} |")]
-    TARGET.write_text("".join(lines) + text + END + rest)
+    TARGET.write_text("".join(lines) + text + END + rest, encoding="utf-8")
     print(text, end="")
 
 

@@ -29,4 +29,4 @@ def counts(path: Path) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    RANDOM_INSTANCES.write_text(json.dumps(counts(Path(sys.argv[1])), indent=0) + "\n")
+    RANDOM_INSTANCES.write_text(json.dumps(counts(Path(sys.argv[1])), indent=0) + "\n", encoding="utf-8")

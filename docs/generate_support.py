@@ -60,7 +60,7 @@ class Row(NamedTuple):
 
 
 def counts_by_class() -> Counter[str]:
-    entries = json.loads((HERE.parent / "fixtures" / "manifest.json").read_text())["fixtures"]
+    entries = json.loads((HERE.parent / "fixtures" / "manifest.json").read_text(encoding="utf-8"))["fixtures"]
     return Counter(e["class"] for e in entries if e["kind"] != "raw")
 
 
@@ -108,8 +108,8 @@ def main() -> int:
     texts = {TARGET: page(), FIXTURES: json.dumps(counts_by_class(), indent=0, sort_keys=True) + "\n"}
     for path, text in texts.items():
         if "--check" not in sys.argv:
-            path.write_text(text)
-        elif not path.exists() or path.read_text() != text:
+            path.write_text(text, encoding="utf-8")
+        elif not path.exists() or path.read_text(encoding="utf-8") != text:
             print(f"{path.name} is out of date: run python docs/generate_support.py", file=sys.stderr)
             return 1
     return 0

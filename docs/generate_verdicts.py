@@ -38,7 +38,7 @@ def results() -> dict[str, list[Verification]]:
     """The verifications of each set."""
     known = read_known_differences(HERE.parent / "fixtures" / "known_differences.json")
     found: dict[str, list[Verification]] = {}
-    for entry in json.loads((FIXTURES / "manifest.json").read_text())["fixtures"]:
+    for entry in json.loads((FIXTURES / "manifest.json").read_text(encoding="utf-8"))["fixtures"]:
         if entry["kind"] in ("module", "criterion"):
             found.setdefault(f"fixtures of {entry['set']}", []).append(verify(FIXTURES / entry["file"], known=known))
     return found | {"published architectures": published()}
@@ -47,7 +47,7 @@ def results() -> dict[str, list[Verification]]:
 def published() -> list[Verification]:
     """The verifications of the samples."""
     found = []
-    for case in json.loads((SAMPLES / "manifest.json").read_text())["cases"]:
+    for case in json.loads((SAMPLES / "manifest.json").read_text(encoding="utf-8"))["cases"]:
         folder = SAMPLES / case["name"]
         references = [path for path in (folder / "ref.t7", folder / "ref_train.t7") if path.exists()]
         for path in references if case["name"] not in APART else ():
@@ -76,11 +76,11 @@ def main() -> int:
     found = results()
     for verification in (v for group in found.values() for v in group if not v.ok):
         print(f"{verification.model}, {verification.reference}: {summary(verification)}", file=sys.stderr)
-    before, _, rest = TARGET.read_text().partition(START)
+    before, _, rest = TARGET.read_text(encoding="utf-8").partition(START)
     text = before + START + table(found) + END + rest.partition(END)[2]
     if "--check" in sys.argv:
-        return int(TARGET.read_text() != text)
-    TARGET.write_text(text)
+        return int(TARGET.read_text(encoding="utf-8") != text)
+    TARGET.write_text(text, encoding="utf-8")
     return 0
 
 

@@ -99,7 +99,7 @@ def tasks_for(sources: Sequence[Place], out_dir: Place, suffix: str) -> list[Tas
     sources = [found for s in sources for found in (listed(s) if isinstance(s, str) else _fitting(s))]
     out_dir = place_of(out_dir)
     # links keep their names: those of a cache lead to checksums
-    places = [_split_url(s) if isinstance(s, str) else ("", PurePath(os.path.abspath(s))) for s in sources]
+    places = [_split_url(s) if isinstance(s, str) else _split_path(s) for s in sources]
     parents: dict[str, list[str]] = {}
     for store, place in places:
         parents.setdefault(store, []).append(str(place.parent))
@@ -150,6 +150,12 @@ def _split_url(url: str) -> tuple[str, PurePath]:
     """The store of a URL, and the path in it."""
     store = url.partition("://")[0]
     return store, PurePosixPath("/", without_query(url).partition("://")[2])
+
+
+def _split_path(path: Path) -> tuple[str, PurePath]:
+    """The drive of a file, empty where there are none, and its whole path."""
+    whole = PurePath(os.path.abspath(path))
+    return whole.drive, whole
 
 
 def _check_targets(targets: Iterable[Place], sources: Sequence[Place]) -> None:

@@ -57,7 +57,7 @@ class LanguageModel(nn.Module):
 def corpus(words: int) -> tuple[Tensor, Tensor, int]:
     """Training and test text as numbers of words, and the size of the vocabulary."""
     files = sorted(Path(dpnn_bridge.__file__).parent.glob("**/*.py"))
-    texts = [re.findall(r"\w+|[^\w\s]", path.read_text()) for path in files]
+    texts = [re.findall(r"\w+|[^\w\s]", path.read_text(encoding="utf-8")) for path in files]
     counts = Counter(word for text in texts for word in text)
     number = {word: i for i, (word, _) in enumerate([(RARE, 0), *counts.most_common(words - 1)])}
     coded = [torch.tensor([number.get(word, 0) for word in text]) for text in texts if text]

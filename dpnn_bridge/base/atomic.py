@@ -10,6 +10,7 @@ import errno
 import io
 import os
 import stat
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -186,7 +187,8 @@ def _put(temporary: Path, path: Path, force: bool) -> None:
         move(os.replace, temporary, path)
         return
     try:
-        move(os.link, temporary, path)  # fails where something is, which no rename of POSIX does
+        # fails where something is, which a rename does on Windows alone
+        move(os.rename if sys.platform == "win32" else os.link, temporary, path)
     except FileExistsError:
         raise OutputExistsError(f"{path} exists since another program wrote it meanwhile") from None
     except OSError as e:

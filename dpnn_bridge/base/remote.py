@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 from dpnn_bridge.base.checksum import sha256_of
 from dpnn_bridge.base.display import shortened
@@ -36,7 +35,9 @@ def is_url(origin: Any) -> bool:
 def place_of(name: str | os.PathLike[str]) -> Place:
     """The path of a file on this machine, ``file://`` URLs among them; the URL of any other."""
     if isinstance(name, str) and name.startswith("file://"):
-        return Path(unquote("/" + name.removeprefix("file://").partition("/")[2]))
+        from urllib.request import url2pathname  # knows drives; loads the web
+
+        return Path(url2pathname("/" + name.removeprefix("file://").partition("/")[2]))
     return name if isinstance(name, str) and is_url(name) else Path(name)
 
 

@@ -23,6 +23,9 @@ from dpnn_bridge.loaders.t7_reader import read_t7
 from dpnn_bridge.outputs import pt_file
 from dpnn_bridge.outputs.npy import ArrayHeader
 
+#: a shape and, behind a colon, a type; a colon may also follow a drive
+_SHAPE = re.compile(r"(\d+(?:x\d+)*)(?::(\w+))?")
+
 
 @dataclass(frozen=True)
 class ExampleInput:
@@ -67,7 +70,7 @@ def example_input(specs: Sequence[str], dtype: str | nn.Module | None = None) ->
     Raises:
         OptionError: a description is neither.
     """
-    typed = any(":" in spec for spec in specs)
+    typed = any((shape := _SHAPE.fullmatch(spec)) and shape[2] for spec in specs)
     kind = _dtype_of(dtype, typed) if isinstance(dtype, nn.Module) else dtype
     values = [_one(spec, kind) for spec in specs]
     return values[0] if len(values) == 1 else values
@@ -88,7 +91,7 @@ def shapes_alone(specs: Sequence[str]) -> bool:
 
 
 def _one(spec: str, dtype: str | None) -> Any:
-    if shape := re.fullmatch(r"(\d+(?:x\d+)*)(?::(\w+))?", spec):
+    if shape := _SHAPE.fullmatch(spec):
         return wrap_errors(OptionError, f"--input {spec}")(_drawn)(spec, shape, dtype)
     return wrap_errors(T7Error, f"--input {spec}")(_read)(spec)
 

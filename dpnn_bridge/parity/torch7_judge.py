@@ -60,7 +60,7 @@ def judge(jobs: Sequence[LuaTable], *, program: str | None = None) -> list[LuaTa
         while len(results) < len(jobs):
             rest, error = jobs[len(results) :], None
             try:
-                run_torch7(_SOURCE.read_text(), LuaTable.from_list(rest), str(folder), program=program)
+                run_torch7(_SOURCE.read_text(encoding="utf-8"), LuaTable.from_list(rest), str(folder), program=program)
             except LuaBridgeError as e:
                 error = e
             done = 0
