@@ -512,7 +512,7 @@ def test_a_hostile_message_is_an_error(name: str) -> None:
     writer.start()
     with pytest.raises(WireError):
         channel.receive(repr, time.monotonic() + 30)
-    os.close(channel._source)
+    os.close(channel._source.fileno())
     writer.join()
 
 
@@ -546,7 +546,7 @@ def test_an_answer_takes_no_more_time_than_its_size(name: str) -> None:
     with pytest.raises(WireError):
         channel.receive(repr, time.monotonic() + 60)
     assert time.process_time() - start < 1.5  # those that collide took 6
-    os.close(channel._source)
+    os.close(channel._source.fileno())
     writer.join()
 
 
@@ -560,7 +560,7 @@ def test_an_answer_is_taken_apart_until_the_deadline() -> None:
         with pytest.raises(TimeoutError):
             channel.receive(repr, time.monotonic() + seconds)
         assert time.monotonic() - start < seconds + 2
-        os.close(channel._source)
+        os.close(channel._source.fileno())
         writer.join()
 
 
@@ -622,7 +622,7 @@ def test_a_random_message_is_a_value_or_an_error() -> None:
         except WireError:
             pass
         finally:
-            os.close(channel._source)
+            os.close(channel._source.fileno())
             os.close(channel._target)
             os.close(mine)
 
