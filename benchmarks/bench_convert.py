@@ -1,4 +1,4 @@
-"""Converting a large model, as a ratio to ``torch.save`` of the same weights, and the memory it takes.
+"""Measure the conversion of a large model relative to ``torch.save`` of the same weights, and its memory.
 
     python benchmarks/bench_convert.py [megabytes] [--flat]
 

@@ -1,10 +1,9 @@
-"""dpnn's layers against a loop over the batch, as Torch7 ran it, stock PyTorch where that computes the same, or the
-best expression in PyTorch that gives the same forward.
+"""Compare dpnn's layers with a loop over the batch, as in Torch7, with stock PyTorch, or with the best PyTorch code.
 
     PYTHONPATH=. python benchmarks/bench_dpnn.py [--device cuda] [--batch 64]
 
-Prints milliseconds per forward and backward pass (the median of repeated runs, each beside one of the other) and the
-ratio; with ``--forward`` of forward passes alone.
+Prints milliseconds per forward and backward pass (the median of repeated, interleaved runs) and the ratio. With
+``--forward``, measures only forward passes.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Converted nets against the same nets written by hand in PyTorch: forward, and forward and backward.
+"""Compare converted models with the same models written by hand in PyTorch: forward, and forward and backward.
 
     python benchmarks/bench_forward.py [device]
 
-Both have the same weights and must give the same output. Each number is the median of the ratios of neighbouring
-runs; 1.00 means that the converted net costs nothing extra. Target: at most 1.03.
+Both have the same weights and must return the same output. Each number is the median of the ratios of neighbouring
+runs; 1.00 means no overhead. Target: at most 1.03.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""A checkpoint larger than memory: converting it to shards of .safetensors under a limit, and the memory it takes.
+"""Measure the conversion of a checkpoint larger than memory to .safetensors shards, under a memory limit.
 
     python benchmarks/bench_large.py [gigabytes] [limit in megabytes]
 
-The checkpoint is a sparse file, its weights mostly zeros; the shards are whole. The limit is that of the kernel on all
-private memory of the program (``RLIMIT_DATA``), Python and PyTorch among it. Needs as much space as the checkpoint.
+The checkpoint is a sparse file with mostly zero weights. The shards are not sparse. The kernel limits all private
+memory of the program (``RLIMIT_DATA``), including Python and PyTorch. Needs as much disk space as the checkpoint.
 """
 
 from __future__ import annotations

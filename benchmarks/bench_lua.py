@@ -1,8 +1,8 @@
-"""What calls of Lua cost on the bridge, and in Torch7.
+"""Measure calls of Lua on the bridge and in Torch7.
 
     python benchmarks/bench_lua.py [--runtime lua51] [--sandbox]
 
-Where ``DPNN_TORCH7`` names a real Torch7, the operations run there too; else the column holds times stored from one.
+If ``DPNN_TORCH7`` names a real Torch7, the operations run there too. Otherwise the column has stored times.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Time of :func:`dpnn_bridge.port`: ResNets as fb.resnet.torch builds them, into torchvision's.
+"""Measure :func:`dpnn_bridge.port` from ResNets of fb.resnet.torch to torchvision's.
 
     python benchmarks/bench_port.py --depth 50 --size 224 [--threads 2]
 
-torchvision is needed for this program only. It prints seconds, the verdict, the largest difference and the memory peak.
+Only this program needs torchvision. It prints seconds, the verdict, the largest difference and the peak memory.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a Lua sandbox costs against a bridge in the same process: starting, a call, a small and a large layer."""
+"""Compare a Lua sandbox with a bridge in the same process: start, one call, a small and a large layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long one waits before anything happens: the import, and the command's help.
+"""Measure the start: the import, and the help of the command.
 
     python benchmarks/bench_start.py
 

@@ -1,8 +1,8 @@
-"""The reader against torchfile and torch.load, as ratios from one run: ``python benchmarks/bench_t7.py``.
+"""Compare the reader with torchfile and torch.load, as ratios of one run: ``python benchmarks/bench_t7.py``.
 
-Writes about 1.2 GB of temporary files. Times are of the processor where nothing waits for a disk, best of several.
-``python benchmarks/bench_t7.py model lists`` measures these parts alone. ``--json`` prints the figures as JSON; the
-exit code is 1 when a figure misses its bound.
+Writes about 1.2 GB of temporary files. Times are CPU times unless a program waits for a disk, best of several.
+``python benchmarks/bench_t7.py model lists`` measures only these parts. ``--json`` prints the figures as JSON. The
+exit code is 1 if a figure misses its target.
 """
 
 from __future__ import annotations

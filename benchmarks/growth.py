@@ -1,4 +1,4 @@
-"""How the time of each command grows with the size of its input: ``python benchmarks/growth.py --out growth.json``.
+"""Measure how the time of each command grows with its input: ``python benchmarks/growth.py --out growth.json``.
 
 Files of thirty shapes, made of modules, graphs, tables and text, with n, 2n and 4n elements go through every command
 and every format. CPU time, in this process, without the start of Python.

@@ -1,9 +1,9 @@
-"""Runs the test suites of Torch7's packages, unmodified, on the bridge, and prints how many tests pass.
+"""Run the test suites of Torch7's packages, unmodified, on the bridge, and print how many tests pass.
 
     python benchmarks/lua_suites.py CHECKOUTS [SUITE ...]
 
-CHECKOUTS is a folder with torch7/, nn/, dpnn/ … as their repositories are. Where ``DPNN_TORCH7`` names a real Torch7,
-each suite runs there too. The table goes to the output, what the suites printed into ``--logs``.
+CHECKOUTS is a folder with torch7/, nn/, dpnn/ … as in their repositories. If ``DPNN_TORCH7`` names a real Torch7, each
+suite runs there too. The table goes to stdout, and the output of the suites to ``--logs``.
 """
 
 from __future__ import annotations

@@ -11,10 +11,10 @@ from dpnn_bridge.base.display import printable
 
 #: command -> where it is, what it does; imported when it runs, since dpnn-lua needs PyTorch for its very options
 COMMANDS = {
-    "convert": ("dpnn_bridge.cli.convert", "convert_command", "Converts Torch7 models to PyTorch (dpnn-convert)."),
-    "inspect": ("dpnn_bridge.cli.inspect", "inspect_command", "Shows what a .t7 file holds (dpnn-inspect)."),
-    "verify": ("dpnn_bridge.cli.verify", "verify_command", "Compares a model with Torch7 (dpnn-verify)."),
-    "lua": ("dpnn_bridge.cli.lua", "lua_command", "Runs Torch7 scripts (dpnn-lua)."),
+    "convert": ("dpnn_bridge.cli.convert", "convert_command", "Convert Torch7 models to PyTorch (dpnn-convert)."),
+    "inspect": ("dpnn_bridge.cli.inspect", "inspect_command", "Summarize a .t7 file (dpnn-inspect)."),
+    "verify": ("dpnn_bridge.cli.verify", "verify_command", "Compare a model with Torch7 (dpnn-verify)."),
+    "lua": ("dpnn_bridge.cli.lua", "lua_command", "Run Torch7 scripts (dpnn-lua)."),
 }
 
 
@@ -48,7 +48,7 @@ class Commands(click.Group):
 @click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="dpnn-bridge")
 def main() -> None:
-    """The way out of Torch7: reads .t7 checkpoints, converts them to PyTorch, proves the numbers are the same."""
+    """Convert Torch7 checkpoints to PyTorch modules and verify the result."""
 
 
 if __name__ == "__main__":

@@ -130,12 +130,12 @@ def unread(encoding: Encoding) -> list[str]:
     if not encoding.trailing:
         return []
     several = "dpnn_bridge.loaders.read_all reads several objects"
-    return [f"{encoding.trailing} bytes follow behind the first object of the file; they are not read ({several})"]
+    return [f"{encoding.trailing} bytes follow the first object of the file; they are not read ({several})"]
 
 
 def _chosen(models: Models, key: str, name: str) -> nn.Module:
     if key not in models:
-        raise ModelNotFoundError(f"{name}: key {key!r} leads to nothing. Models in the file: {', '.join(models)}")
+        raise ModelNotFoundError(f"{name}: no entry at key {key!r}. Models in the file: {', '.join(models)}")
     return models[key]
 
 
@@ -153,7 +153,9 @@ def classes_in_lua(lua: Any, sandbox: bool | Literal["partial"]) -> dict[str, An
     if not isinstance(lua, LuaBridge):
         lua = LuaBridge.from_files([lua] if isinstance(lua, (str, os.PathLike)) else list(lua), sandbox=sandbox)
     elif sandbox and not lua.sandboxed:
-        raise LuaBridgeError("sandbox=True: this bridge is none; give the Lua files, or a LuaBridge(sandbox=True)")
+        raise LuaBridgeError(
+            "sandbox=True: this bridge is not a sandbox; pass the Lua files, or a LuaBridge(sandbox=True)"
+        )
     return {"fallback": lua.convert, "overrides": lua.defines, "knows": lua.has_class}
 
 

@@ -53,7 +53,7 @@ class Manifest:
         if isinstance(place, str):
             raise OptionError(
                 f"{path}: a manifest grows line by line, which files in a store do not; "
-                "name a file of this machine, and copy it there afterwards"
+                "name a file of this machine, and upload it afterwards"
             )
         self.path = place
         self._last = last_lines(self.path) if self.path.exists() else {}
@@ -108,7 +108,7 @@ def _parsed(path: Path) -> Iterator[Line]:
                 if text.startswith(b"{") and not text.rstrip().endswith(b"}"):
                     continue  # a program ended while it wrote it
                 raise T7FormatError(
-                    f"line {number} is no line of a manifest: {error}; remove the line, or name another file",
+                    f"line {number} is not a manifest line: {error}; remove the line, or name another file",
                     source=str(path),
                 ) from error
             yield line

@@ -139,7 +139,7 @@ def summarize(origin: Origin, key: str | None = None, example: Callable[[nn.Modu
         if key:
             root = follow(root, key)
             if root is None:
-                raise ModelNotFoundError(f"{file.name}: key {key!r} leads to nothing")
+                raise ModelNotFoundError(f"{file.name}: no entry at key {key!r}")
         all_models = [c for c in candidates(root) if not c.is_criterion]
         for candidate in all_models:
             path = f"{key}.{candidate.key}" if key and candidate.key else key or candidate.key
@@ -171,7 +171,7 @@ def _objects(found: Summary, file: LocalFile) -> None:
     try:
         found.objects = len(read_all(file.path, strict=True))
     except T7FormatError as error:
-        found.notes.append(f"behind the first object: {str(error).partition(': ')[2] or error}")
+        found.notes.append(f"after the first object: {str(error).partition(': ')[2] or error}")
 
 
 def _model(key: str, obj: LuaObject, example: Callable[[nn.Module], Any] | None, first: bool, size: int) -> Model:

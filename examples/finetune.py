@@ -1,9 +1,9 @@
-"""Fine-tunes a Torch7 classifier on new classes, and hands it back to Torch7.
+"""Fine-tune a Torch7 classifier on new classes, and export it to Torch7.
 
     python examples/finetune.py [output folder]
 
-The digit classifier of torch/demos (``train-on-mnist.lua``) keeps its convolutions; a new last layer learns to tell
-the direction of stripes. Takes a few seconds on a CPU.
+The digit classifier of torch/demos (``train-on-mnist.lua``) keeps its convolutions. A new last layer learns to
+distinguish the direction of stripes. Takes a few seconds on a CPU.
 """
 
 from __future__ import annotations

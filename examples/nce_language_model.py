@@ -1,9 +1,9 @@
-"""A language model with noise-contrastive estimation, on the source code of dpnn_bridge itself.
+"""Train a language model with noise-contrastive estimation on the source code of dpnn_bridge.
 
     python examples/nce_language_model.py
 
-Each training step compares the next word with 25 samples of noise instead of with the whole vocabulary (NCEModule,
-NCECriterion). The perplexity is that of the whole softmax, which the same module gives in evaluation. Takes about a
+Each training step compares the next word with 25 noise samples instead of the whole vocabulary (NCEModule,
+NCECriterion). The perplexity uses the whole softmax, which the same module returns in evaluation. Takes about a
 minute on a CPU.
 
 Chen et al., Recurrent Neural Network Language Model Training with Noise Contrastive Estimation, 2015

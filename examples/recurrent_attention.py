@@ -1,12 +1,12 @@
-"""Learns where to look: the recurrent attention model of dpnn's README, on scikit-learn's digits.
+"""Train the recurrent attention model of dpnn's README on scikit-learn's digits.
 
     pip install -e ".[examples]"
     python examples/recurrent_attention.py
 
-The model sees an image of 8 x 8 pixels only through a window of 3 x 3. After each look it decides where to look next;
-after the last it names the digit. Where to look is a sample (ReinforceNormal), which no gradient passes: the reward
-for a right answer trains it (VRClassReward). Everything else is an ordinary PyTorch training loop. Takes about a
-minute on a CPU.
+The model sees an image of 8 x 8 pixels only through a window of 3 x 3. After each window it selects the next location.
+After the last window it names the digit. The location is a sample (ReinforceNormal), which no gradient passes: the
+reward for a correct answer trains it (VRClassReward). Everything else is an ordinary PyTorch training loop. Takes
+about a minute on a CPU.
 
 Mnih et al., Recurrent Models of Visual Attention, https://arxiv.org/abs/1406.6247
 """

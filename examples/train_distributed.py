@@ -1,11 +1,11 @@
-"""Continues a Torch7 training run on several processes, with DDP or FSDP2, and hands it back as one .t7 file.
+"""Continue a Torch7 training run on several processes, with DDP or FSDP2, and export it as one .t7 file.
 
     torchrun --nproc-per-node 2 examples/train_distributed.py training.t7 trained.t7 [--parallel fsdp] [--method sgd]
 
-``training.t7`` is a table with ``model``, ``criterion`` and ``optimState``, as training scripts of Torch7 save it;
-without it the example makes one, an autoencoder whose decoder is its encoder transposed. ``--checkpoints DIR`` saves
-the run with torch.distributed.checkpoint after each step and continues what DIR holds. ``--compile inductor`` (or
-another backend) compiles the model.
+``training.t7`` is a table with ``model``, ``criterion`` and ``optimState``, as training scripts of Torch7 save it.
+Without the file, the example creates an autoencoder whose decoder is its encoder transposed. ``--checkpoints DIR``
+saves the run with torch.distributed.checkpoint after each step and continues the run in DIR. ``--compile inductor``
+(or another backend) compiles the model.
 """
 
 from __future__ import annotations

@@ -63,18 +63,20 @@ def check_output(path: StrPath, force: bool, inputs: Iterable[StrPath] = ()) -> 
         found = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         if not force and path.is_symlink():
-            raise OutputExistsError(f"{path} is a link to a file that is not there; give another name") from None
+            raise OutputExistsError(f"{path} is a link to a missing file; choose another name") from None
         if not path.parent.is_dir():
-            raise OutputError(f"cannot write {path}: there is no folder {path.parent}; make it first") from None
+            raise OutputError(
+                f"cannot write {path}: the folder {path.parent} does not exist; create it first"
+            ) from None
         return
     except (OSError, ValueError) as e:
         raise _cannot_write(path, e) from None
     if not stat.S_ISREG(found.st_mode):
-        raise OutputError(f"{path} is {_kind(found.st_mode)}, which is never replaced; give another name")
+        raise OutputError(f"{path} is {_kind(found.st_mode)}, which is never replaced; choose another name")
     for source in (*inputs, *_kept.get()):
         with suppress(OSError, ValueError):
             if os.path.samestat(found, os.stat(source)):
-                raise OutputError(f"{path} is the input {source}, which is never replaced; give another name")
+                raise OutputError(f"{path} is the input {source}, which is never replaced; choose another name")
     if not force:
         raise OutputExistsError(f"{path} exists; use --force (force=True) to replace it")
 
@@ -190,7 +192,7 @@ def _put(temporary: Path, path: Path, force: bool) -> None:
         # fails where something is, which a rename does on Windows alone
         move(os.rename if sys.platform == "win32" else os.link, temporary, path)
     except FileExistsError:
-        raise OutputExistsError(f"{path} exists since another program wrote it meanwhile") from None
+        raise OutputExistsError(f"{path} exists: another program has written it in the meantime") from None
     except OSError as e:
         if e.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV):
             raise

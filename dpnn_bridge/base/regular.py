@@ -46,9 +46,9 @@ def read_file(path: str | os.PathLike[str], most: int = MOST_BYTES) -> bytes:
 
 def _check(path: str | os.PathLike[str], status: os.stat_result, most: int | None) -> None:
     if stat.S_ISDIR(status.st_mode):
-        raise NotT7Error(f"{os.fspath(path)}: is a directory; name the file in it, or all of them with /*.t7")
+        raise NotT7Error(f"{os.fspath(path)}: is a directory; name a file in it, or all files with /*.t7")
     if not stat.S_ISREG(status.st_mode):
-        raise NotT7Error(f"{os.fspath(path)}: is not a regular file; copy its contents to one first")
+        raise NotT7Error(f"{os.fspath(path)}: is not a regular file; copy its content to a regular file first")
     if most is not None and status.st_size > most:
         raise _too_large(path, most)
 

@@ -76,7 +76,7 @@ def listed(pattern: str) -> list[Place]:
         raise _cannot_list(pattern, error) from error
     names = sorted(name for name, info in found.items() if info["type"] != "directory")
     if not names:
-        raise MissingFileError(f"{pattern}: no file has such a name")
+        raise MissingFileError(f"{pattern}: no file matches")
     return [files.unstrip_protocol(name) if isinstance(place, str) else Path(name) for name in names]
 
 
@@ -105,7 +105,9 @@ def download(url: str, target: Path) -> None:
             written += file.write(part)
             passed = time.monotonic() - start
             if passed > PATIENCE and written < SLOWEST * passed:
-                raise T7Error(f"{url}: its server sends less than {SLOWEST:,} bytes a second; fetch it by other means")
+                raise T7Error(
+                    f"{url}: its server sends less than {SLOWEST:,} bytes a second; download it with another program"
+                )
 
 
 def _opened(url: str) -> Any:
@@ -125,9 +127,9 @@ def _opened(url: str) -> Any:
         files, path = fsspec.core.url_to_fs(url, client_kwargs=client)
         return files.open(path, "rb", block_size=0, size=1)  # one request, read to its end: no size is asked for
     except ImportError as error:
-        raise T7Error(f"{url}: addresses need more packages: {install_advice('remote')} ({error})") from error
+        raise T7Error(f"{url}: addresses need additional packages: {install_advice('remote')} ({error})") from error
     except FileNotFoundError as error:
-        raise MissingFileError(f"{url}: there is no such file") from error
+        raise MissingFileError(f"{url}: file not found") from error
     except Exception as error:
         raise _cannot_fetch(url, error) from error
 
@@ -200,7 +202,7 @@ def _store(url: str, cannot: Callable[[str, Exception], Exception] = _cannot_wri
 
         return url_to_fs(url, **options)
     except ImportError as error:
-        advice = ImportError(f"addresses need more packages: {install_advice('remote')} ({error})")
+        advice = ImportError(f"addresses need additional packages: {install_advice('remote')} ({error})")
         raise cannot(url, advice) from error
     except Exception as error:
         raise cannot(url, error) from error

@@ -49,9 +49,9 @@ def read_index(index: Path) -> Index:
         places = content.get("weight_map") if isinstance(content, dict) else None
         about = content.get("metadata") if isinstance(content, dict) else None
         if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
-            raise ValueError("its weight_map does not name the file of each tensor")
+            raise ValueError("its weight_map does not map each tensor to a file")
         if not all(name.endswith(".safetensors") and _is_name(name) for name in set(places.values())):
-            raise ValueError("a shard is no file beside it")
+            raise ValueError("a shard is not a file in the same folder")
     except (ValueError, RecursionError) as error:
         raise T7FormatError(f"the index is damaged: {error}", source=str(index)) from error
     generation = about.get("generation") if isinstance(about, dict) else None

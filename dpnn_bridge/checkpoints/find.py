@@ -211,11 +211,11 @@ def select(
     if key:
         value = follow(root, key)
         if not isinstance(value, LuaObject):
-            what = "nothing" if value is None else f"a {type(value).__name__}"
+            what = "no entry" if value is None else f"a {type(value).__name__}, not a module,"
             found = candidates(root)
             close = difflib.get_close_matches(key, [c.key for c in found], n=1)
             hint = f" Did you mean {close[0]}?" if close else ""
-            raise ModelNotFoundError(f"{source}: key {key!r} leads to {what}.{hint} {_listing(found)}")
+            raise ModelNotFoundError(f"{source}: {what} at key {key!r}.{hint} {_listing(found)}")
         return Selected(value, key, [])
     found = candidates(root, lambda obj: _is_registered(obj) or (knows is not None and knows(obj.class_name)))
     models = [c for c in found if not c.is_criterion] or found

@@ -208,15 +208,15 @@ class _Request:
     def _check_usage(self, all_models: bool) -> None:
         files, out_dir = self.files, self.out_dir
         if out_dir is None and len(files) != 2:
-            raise click.UsageError("give IN and OUT, or several inputs and --out-dir DIR")
+            raise click.UsageError("pass IN and OUT, or several inputs and --out-dir DIR")
         if out_dir is not None and (all_models or self.report):
-            raise click.UsageError("--all and --report are for one file")
+            raise click.UsageError("--all and --report apply to one file")
         if "-" in files and (out_dir is not None or all_models):
-            raise click.UsageError("- is converted alone, without --out-dir and --all")
+            raise click.UsageError("- cannot be combined with --out-dir or --all")
         if (self.manifest or self.dask) and out_dir is None and not all_models:
-            raise click.UsageError("--manifest and --dask are for many files: --out-dir, or --all")
+            raise click.UsageError("--manifest and --dask need --out-dir or --all")
         if self.options.get("sandbox") and "lua" not in self.options:
-            raise click.UsageError("--sandbox and --partial-sandbox are for --lua")
+            raise click.UsageError("--sandbox and --partial-sandbox need --lua")
         if out_dir is None:
             _check_pair(files, self.to)
 
@@ -284,7 +284,7 @@ def _check_pair(files: Sequence[Any], to: str | None) -> None:
     """Raises for an input and an output that do not fit."""
     source, target = files
     if target == "-" and not to:
-        raise click.UsageError("OUT is -: say the format with --to")
+        raise click.UsageError("OUT is -: select the format with --to")
     if isinstance(source, Path) and isinstance(target, Path) and os.path.realpath(source) == os.path.realpath(target):
         raise click.UsageError("IN and OUT are the same file")
     if target == "-" or to:
@@ -293,7 +293,7 @@ def _check_pair(files: Sequence[Any], to: str | None) -> None:
         suffix_of(target)
     except ConversionError as error:
         if isinstance(target, Path) and target.is_dir():
-            raise click.UsageError(f"{target} is a folder; --out-dir {target} writes into it") from None
+            raise click.UsageError(f"{target} is a folder; use --out-dir {target} to write into it") from None
         raise click.UsageError(str(error)) from error
 
 

@@ -55,7 +55,7 @@ def draw(
             raise click.UsageError("--unfold needs --dot or --mermaid")
         return False
     if not isinstance(source, Path):
-        raise click.UsageError(f"{source}: pictures are drawn of files on this machine")
+        raise click.UsageError(f"{source}: only local files can be drawn; download the file first")
     if html is not None:
         check_output(html, True)
     from dpnn_bridge.cli.inputs import example_input

@@ -75,10 +75,10 @@ def lua_command(
     from dpnn_bridge.lua.text import from_system
 
     if script is None and execute is None and not library and not interactive:
-        raise click.UsageError("name a script, or give -i for a prompt")
+        raise click.UsageError("pass a script, or -i for a prompt")
     sandbox = sandbox or partial_sandbox
     if not sandbox and (max_seconds is not None or max_memory is not None):
-        raise click.UsageError("--max-seconds and --max-memory are for --sandbox")
+        raise click.UsageError("--max-seconds and --max-memory need --sandbox")
     limits: dict[str, Any] = {}
     if max_seconds is not None:
         limits["max_seconds"] = max_seconds

@@ -108,7 +108,7 @@ def run(
 ) -> PortReport:
     """Port the weights of a file into a network, or judge the weights that it has."""
     if not inputs:
-        raise click.UsageError("give --input: a shape such as 1x3x224x224, or a file with an input")
+        raise click.UsageError("pass --input: a shape such as 1x3x224x224, or a file with an input")
     with steps(quiet) as progress:
         progress("loading PyTorch")
         from dpnn_bridge.files import load

@@ -149,7 +149,7 @@ def _verify_network(weights: Path | None, given: dict[str, Any]) -> bool:
     text = str(given["converted"] or "")
     if not is_network(text) or os.path.exists(text):
         if weights is not None:
-            raise click.UsageError("--weights is for CONVERTED as FILE.py:NET")
+            raise click.UsageError("--weights needs CONVERTED as FILE.py:NET")
         return False
     how = {name: given[name] for name in ("as_json", "quiet", "verbose")}
     verify_network(given["model"], text, weights, given["inputs"], given["key"], **how)
@@ -194,16 +194,16 @@ class Request:
             OutputError: The report would replace an input.
         """
         if self.jobs > 1 or self.dask or self.trust_manifest:
-            raise click.UsageError("--jobs, --dask and --trust-manifest are for a manifest, MODEL.jsonl")
+            raise click.UsageError("--jobs, --dask and --trust-manifest need a manifest, MODEL.jsonl")
         if self.outputs and not self.inputs:
             raise click.UsageError("--output needs --input")
         if self.lua_path and self.torch7:
-            raise click.UsageError("--lua-path and --torch7 both compute a reference: leave out one")
+            raise click.UsageError("--lua-path and --torch7 both compute a reference: omit one of them")
         if (self.lua_path or self.torch7) and self.outputs:
             computes = "--lua-path" if self.lua_path else "--torch7"
-            raise click.UsageError(f"{computes} computes the output: leave out --output")
+            raise click.UsageError(f"{computes} computes the output: omit --output")
         if self.reference and self.inputs:
-            raise click.UsageError("--reference holds the input; leave out --input and --output")
+            raise click.UsageError("--reference contains the input; omit --input and --output")
         self._keep_inputs()
         try:
             return read_known_differences(self.known_differences) if self.known_differences else []
@@ -291,7 +291,7 @@ def _print_data(request: Request, same: bool | None) -> None:
     elif same and not request.quiet:
         click.echo(f"PASS: data without a model; {converted} holds what {model} gives")
     if not same:
-        raise VerificationError(f"data without a model; {converted} does not hold what {model} gives now")
+        raise VerificationError(f"data without a model; {converted} does not contain the current data of {model}")
 
 
 # ---------------------------------------------------------------------- a manifest

@@ -55,7 +55,7 @@ def same_in_file(tensor: Tensor, file: FileSource, start: int) -> bool:
 def same_tensors(path: Path, read: Mapping[str, Tensor], written: Mapping[str, Tensor]) -> None:
     """Raises :class:`VerificationError` unless both hold the same names with the same bits."""
     if read.keys() != written.keys():
-        raise VerificationError(f"{path}: read back other names than were written")
+        raise VerificationError(f"{path}: the names differ after reading back")
     for name, tensor in written.items():
         if not same_bits(read[name], tensor.detach().cpu()):
             raise VerificationError(f"{path}: {name} differs after reading back; the disk may be full or failing")

@@ -19,8 +19,8 @@ def check_device(device: str | torch.device) -> None:
     except Exception as error:
         reason = str(error).strip().split("\n", 1)[0]
         raise OptionError(
-            f"device={device} (--device {device}): PyTorch cannot use this device here: {reason}; leave it out "
-            "to run on the CPU"
+            f"device={device} (--device {device}): PyTorch cannot use this device: {reason}; omit "
+            "the option to run on the CPU"
         ) from error
 
 

@@ -51,7 +51,7 @@ class Budget:
         self.tensors_left -= tensors
         if self.bytes_left < 0 or self.tensors_left < 0:
             raise ConversionLimitError(
-                f"its sizes and counts ask for more {what} than the file holds: it is damaged, or made to exhaust "
+                f"its sizes and counts require more {what} than the file contains: it is damaged, or made to exhaust "
                 "memory"
             )
 
@@ -66,7 +66,9 @@ class Budget:
         count = 1 + sum(self._visits_of(child) for child in module._modules.values() if child is not None)
         self.visits[id(module)] = count
         if count > VISITS + PER_MODULE * len(self.visits):
-            raise ConversionLimitError(f"its modules share modules so often that a walk would meet {count:,} of them")
+            raise ConversionLimitError(
+                f"its modules share modules so often that a traversal would visit {count:,} of them"
+            )
 
     def _visits_of(self, module: nn.Module) -> int:
         if id(module) not in self.visits:

@@ -12,7 +12,7 @@ from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaStorage, LuaTensor
 
 #: why a class cannot be converted so
-COMPUTED = "its class computes on its weights, all at once; leave out max_shard_size= (--max-shard-size)"
+COMPUTED = "its class computes on all weights at once; omit max_shard_size= (--max-shard-size)"
 #: bytes from which a parameter stays in the file
 LEAST = 1 << 20
 #: bytes that are read at once

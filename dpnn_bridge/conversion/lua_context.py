@@ -131,8 +131,8 @@ class LuaContext:
         types = spec.torch_type if isinstance(spec.torch_type, tuple) else (spec.torch_type,)
         if new and not stock and (base := overridden(module, types)) is not None:
             raise ConversionError(
-                f"its forward is another than that of {base.__name__}, as which it would be written; register it with "
-                "@lua_class, or let another module compute what it adds",
+                f"its forward differs from that of {base.__name__}, its class in the file; register it with "
+                "@lua_class, or move the difference to another module",
                 class_name=type(module).__name__,
             )
         return spec

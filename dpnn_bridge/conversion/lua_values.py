@@ -55,7 +55,7 @@ class _Values:
             self.bytes_left += PER_BYTE * storage.size * storage.dtype.itemsize
         self.bytes_left -= value.size * value.dtype.itemsize
         if self.bytes_left < 0:
-            raise ConversionLimitError("its tensors repeat their elements more often than memory should hold them")
+            raise ConversionLimitError("its tensors repeat their elements too often for memory")
         return value.torch().clone().to(self.device)
 
 
@@ -172,7 +172,7 @@ def lua_value(value: Any, module: Callable[[Any], Any] | None = None) -> Any:
         try:
             return LuaTensor.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
         except KeyError:
-            raise LuaValueError(f"no tensor of Torch7 holds elements of type {value.dtype}; cast the array") from None
+            raise LuaValueError(f"Torch7 has no tensor of type {value.dtype}; cast the array") from None
     if isinstance(value, bytes):
         return value.decode("utf-8", "surrogateescape")
     if isinstance(value, (list, tuple)):

@@ -44,7 +44,10 @@ class StockLayer(LuaClass):
         name = obj.class_name.removeprefix(PREFIX)
         kind = getattr(nn, name, None)
         if not (isinstance(kind, type) and issubclass(kind, nn.Module) and kind.__module__.startswith("torch.nn.")):
-            raise ctx.error("this PyTorch has no such layer; install the one that wrote the file, or a newer one", obj)
+            raise ctx.error(
+                "this version of PyTorch has no such layer; install the version that wrote the file, or a newer one",
+                obj,
+            )
         tensors = {key: tensor_of(obj, key, ctx).torch() for key in obj["passed"].split()}
         return kind(**{key: _tuples(value) for key, value in json.loads(obj["arguments"]).items()}, **tensors)
 
@@ -89,9 +92,9 @@ def check_parametrizations(module: nn.Module, fields: Iterable[Field]) -> None:
     outside = all(getattr(p, "listed_outside", False) for parts in lists.values() for p in parts)
     if hooked or (not outside and {name for name, _ in lists.named_parameters()} - kept):
         raise ConversionError(
-            "a .pt file does not keep how its weight is computed; make the weight plain with "
+            "a .pt file cannot store how its weight is computed; make it an ordinary weight with "
             "torch.nn.utils.parametrize.remove_parametrizations (of the older functions: remove_weight_norm, "
-            "remove_spectral_norm), or save a .t7 file, which holds the weight of today",
+            "remove_spectral_norm), or save a .t7 file, which stores the current weight",
             class_name=parametrize.type_before_parametrizations(module).__name__,
         )
 
@@ -117,7 +120,7 @@ def _arguments(module: Any) -> tuple[dict[str, Any], list[str]]:
         raise _changed(module, f"others ({error})") from None
     for name, value in _settings(module).items():
         if _settings(twin).get(name) != value:
-            raise _changed(module, f"{name}={value!r:.80}, which none of them gives")
+            raise _changed(module, f"{name}={value!r:.80}, which no arguments give")
     for name, tensor in {**module._parameters, **module._buffers}.items():
         shape, own = (None if t is None else tuple(t.shape) for t in (tensor, _tensor(twin, name)))
         if shape != own:
@@ -145,8 +148,8 @@ def _settings(module: nn.Module) -> dict[str, Any]:
 
 def _changed(module: nn.Module, what: str) -> ConversionError:
     return ConversionError(
-        f"a .pt file keeps a layer of torch.nn by the arguments of its constructor, and this one has {what}; make one "
-        "that is constructed as it is, or save the model's state_dict",
+        f"a .pt file stores the constructor arguments of a torch.nn layer, and this layer has {what}; "
+        "create the layer with its constructor only, or save the model's state_dict",
         class_name=type(module).__name__,
     )
 

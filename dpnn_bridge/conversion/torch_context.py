@@ -144,7 +144,7 @@ class TorchContext:
         try:
             return registry.find(obj)
         except Exception as e:
-            raise self.error(f"cannot tell which variant of the class this is: {type(e).__name__}: {e}", obj) from e
+            raise self.error(f"cannot identify the variant of the class: {type(e).__name__}: {e}", obj) from e
 
     def _in_lua(self, obj: LuaObject) -> nn.Module | None:
         """The module of an object whose class is defined in the user's Lua files."""
@@ -204,7 +204,7 @@ class TorchContext:
             for leaf, parameter in owner._parameters.items():
                 if parameter is not None and (id(owner), leaf) not in self._filled:
                     raise self.error(
-                        f"no field gives the parameter {path}{leaf} of {type(module).__name__}: name it in `tensors` "
+                        f"no field maps to the parameter {path}{leaf} of {type(module).__name__}: name it in `tensors` "
                         f"of {spec.__module__}.{spec.__qualname__}",
                         obj,
                     )

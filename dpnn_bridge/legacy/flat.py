@@ -32,6 +32,6 @@ def flattened(parameters: list[Tensor]) -> Tensor:
         if not torch.equal(
             torch.arange(start, device=p.device).as_strided(p.shape, p.stride(), window.storage_offset()), place
         ):
-            raise ConversionError("a parameter leaves out elements of its memory that another parameter uses")
+            raise ConversionError("a parameter skips elements of its memory that another parameter uses")
         p.set_(window)  # type: ignore[call-overload]
     return flat

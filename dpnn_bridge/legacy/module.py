@@ -46,7 +46,7 @@ class _Shared(Viewed):
         found = encoder.value(self)
         for part in encoder.foreign.values():
             raise ConversionError(
-                "it computes in Python, and no class of Torch7 does; save a net without it, or the .pt of to_torch()",
+                "it computes in Python and has no Torch7 class; save a model without it, or the .pt of to_torch()",
                 class_name=type(part).__name__,
             )
         return found

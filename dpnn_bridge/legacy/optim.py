@@ -41,7 +41,7 @@ def _step(
         raise ValueError(f"{method} requires a dictionary to retain state between iterations")
     config = {} if config is None else config
     if config.get("lineSearch") is not None:
-        raise ConversionError("lbfgs steps without a line search here; remove lineSearch from its configuration")
+        raise ConversionError("lbfgs supports no line search; remove lineSearch from its configuration")
     parameter = nn.Parameter(x.detach(), requires_grad=False)
     tables = {k: LuaTable.from_list(v) if isinstance(v, list) else v for k, v in state.items()}
     optimizer = from_lua(method, config, [parameter], tables)

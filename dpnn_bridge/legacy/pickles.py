@@ -115,7 +115,7 @@ def _old(source: FileSource) -> Any:
     file, places = _File(source), dict[str, int]()
     head = [_Unpickler(file, source, places).load() for _ in range(3)]
     if head[0] != MAGIC or head[1] != 1001 or not isinstance(head[2], dict):
-        raise T7FormatError("the pickle does not begin as torch.save writes it", source=source.name)
+        raise T7FormatError("the pickle does not start like those of torch.save", source=source.name)
     if head[2].get("little_endian") is False:
         raise T7FormatError("the pickle was written by a machine with another byte order", source=source.name)
     unpickler = _Unpickler(file, source, places)
@@ -125,7 +125,7 @@ def _old(source: FileSource) -> Any:
         places[key] = file.place
         file.place += unpickler.bytes_of(key, count)
     if missing := set(unpickler.storages) - set(places):
-        raise T7FormatError(f"the storage {shortened(min(missing))!r} is not there", source=source.name)
+        raise T7FormatError(f"the storage {shortened(min(missing))!r} is missing", source=source.name)
     return value
 
 
@@ -140,7 +140,7 @@ def _zipped(path: Path, source: FileSource) -> Any:
     value = unpickler.load()
     for key, storage in unpickler.storages.items():
         if unpickler.bytes_of(key, storage.size) > found[f"data/{key}"].size:
-            raise T7FormatError(f"the storage {shortened(key)!r} is cut off", source=source.name)
+            raise T7FormatError(f"the storage {shortened(key)!r} is truncated", source=source.name)
     return value
 
 
@@ -244,14 +244,14 @@ class _Unpickler(pickle._Unpickler):  # the one in Python: its memo takes no mem
             )
         if not view or view[0] is None:
             return self.storages[key]
-        raise self.refuse("a storage that is a window of another")
+        raise self.refuse("a storage that is a view of another")
 
     def bytes_of(self, key: Any, count: int) -> int:
         """The number of bytes of a storage, which was met before and has so many elements."""
         storage = self.storages[key]
         size = storage.size * storage.dtype.itemsize
         if count != storage.size or self._places[key] + size > self._source.size:
-            raise T7FormatError(f"the storage {shortened(key)!r} is cut off", source=self._source.name)
+            raise T7FormatError(f"the storage {shortened(key)!r} is truncated", source=self._source.name)
         return size
 
     def _tensor(self, storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> LuaTensor:
@@ -277,7 +277,7 @@ class _Unpickler(pickle._Unpickler):  # the one in Python: its memo takes no mem
         """Keys that are no strings may have been chosen to collide, which takes quadratic time; nets have few."""
         self._numbers += sum(type(key) is not str for key in keys)
         if self._numbers > SAFE:
-            raise self.refuse(f"more than {SAFE:,} keys that are no strings")
+            raise self.refuse(f"more than {SAFE:,} keys that are not strings")
 
     # ------------------------------------------------------------------ instructions that would call or set anything
     def load_reduce(self) -> None:

@@ -113,11 +113,12 @@ def _copy(source: IO[bytes], target: Path, allowed: int | None = None, name: str
     with open_output(target) as file:
         while chunk := source.read(_CHUNK):
             if isinstance(chunk, str):
-                raise T7Error(f"{name_of(source)}: is open for text; open it with mode 'rb'")
+                raise T7Error(f"{name_of(source)}: is open in text mode; open it with mode 'rb'")
             written += len(chunk)
             if allowed is not None and written > allowed:
                 raise T7LimitError(
-                    f"unfolds to more than {allowed:,} bytes, which no model does; unpack it by hand if you trust it",
+                    f"decompresses to more than {allowed:,} bytes, more than any model; decompress it "
+                    "yourself if you trust it",
                     source=name,
                 )
             file.write(chunk)
@@ -153,15 +154,17 @@ def _unpacked(path: Path, folder: Path, name: str) -> Path:
             target = target.with_name(_base(member))
             with open_input(path) as whole, zipfile.ZipFile(whole) as archive:
                 if archive.getinfo(member).compress_type not in _METHODS:
-                    raise NotT7Error(f"{name}: a zip archive of another method than deflate and bzip2; unpack it first")
+                    raise NotT7Error(
+                        f"{name}: a zip archive with another method than deflate and bzip2; extract it first"
+                    )
                 with archive.open(member) as file:
                     return _copy(file, target, allowed, name)
     except MemoryError as e:
-        raise T7LimitError("unpacking it takes more memory than there is", source=name) from e
+        raise T7LimitError("decompressing it takes more memory than available", source=name) from e
     except (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, ValueError, RuntimeError) as e:
         if (refused := refusal(e)) is not None:
             raise refused from e
-        raise T7FormatError(f"cannot be unpacked: {e}", source=name) from e
+        raise T7FormatError(f"cannot be decompressed: {e}", source=name) from e
     return path
 
 
@@ -201,7 +204,7 @@ def _member(path: Path, name: str) -> str | None:
         return None
     wanted = names if len(names) == 1 else [n for n in names if n.endswith((".t7", ".t7b", ".net", ".th"))]
     if len(wanted) != 1:
-        raise NotT7Error(f"{name}: a zip archive of {len(names)} files, {', '.join(names[:8])}; unpack it first")
+        raise NotT7Error(f"{name}: a zip archive of {len(names)} files, {', '.join(names[:8])}; extract it first")
     return wanted[0]
 
 

@@ -223,8 +223,8 @@ def register_serializer(class_name: str, serializer: Serializer) -> None:
         serializer: an object with both directions.
 
     Raises:
-        ValueError: the class has a serializer already.
+        ValueError: the class already has a serializer.
     """
     if class_name in SERIALIZERS:
-        raise ValueError(f"{class_name} has a serializer already")
+        raise ValueError(f"{class_name} already has a serializer")
     SERIALIZERS[class_name] = serializer

@@ -89,8 +89,8 @@ class FileSource:
             count = self._read_at(start + filled, buffer[filled:])
             if not count:
                 raise T7FormatError(
-                    f"the file was truncated after it was opened: {len(buffer) - filled} bytes are gone; "
-                    "read it with lazy=False if others may change it",
+                    f"the file was truncated after it was opened: {len(buffer) - filled} bytes are missing; "
+                    "read it with lazy=False if other programs may change it",
                     offset=start + filled,
                     source=self.name,
                 )

@@ -132,7 +132,7 @@ def read_all(path: Origin, *, strict: bool = False, **options: Any) -> list[Any]
             whole = [] if strict else _whole_objects(source, chosen)
             if not whole:
                 raise
-            warnings.warn(f"{error}; the {len(whole)} objects before it are whole", stacklevel=3)
+            warnings.warn(f"{error}; the {len(whole)} objects before it are complete", stacklevel=3)
             return whole
 
 
@@ -190,7 +190,7 @@ def _read(source: Source, read: Callable[[Reader], T], options: ReadOptions) -> 
         trailing = _trailing(reader)
         if trailing > max(_FEW, source.size // 2) and not _goes_on(reader):
             raise T7FormatError(
-                f"the other {trailing:,} bytes behind the first object are no Torch7 objects: the file is damaged, or "
+                f"the other {trailing:,} bytes after the first object are not Torch7 objects: the file is damaged, or "
                 "was written before the first release of Torch7 (2012), in another format",
                 offset=source.size - trailing,
                 source=source.name,

@@ -101,7 +101,7 @@ def write_all(
                 shared=chosen.referenced,
             )
             if found:
-                raise VerificationError(f"{os.fspath(path)}: reading it back gave something else: {found}")
+                raise VerificationError(f"{os.fspath(path)}: the content differs after reading back: {found}")
 
 
 @_writing

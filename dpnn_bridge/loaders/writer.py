@@ -43,7 +43,7 @@ class Writer:
                 parts = self._begin(value)
                 if parts is not None:
                     if id(value) in open_ids:  # only possible where nothing refers back
-                        raise LuaValueError(f"{value!r} contains itself; that needs references")
+                        raise LuaValueError(f"{value!r} contains itself; writing it needs references")
                     open_ids.add(id(value))
                     stack.append((value, parts))
                     break
@@ -85,7 +85,7 @@ class Writer:
         elif isinstance(value, (float, np.floating)):
             self._number(float(value))
         else:
-            raise LuaValueError(f"{kind.__module__}.{kind.__qualname__} is no Lua value; see dpnn_bridge.objects")
+            raise LuaValueError(f"{kind.__module__}.{kind.__qualname__} is not a Lua value; see dpnn_bridge.objects")
         return None
 
     def _number(self, value: int | float) -> None:
@@ -119,7 +119,7 @@ class Writer:
             return None
         pairs = [pair for pair in table.items() if pair[1] is not None]
         if any(key is None or key != key for key, _ in pairs):
-            raise LuaValueError("a table has a key that is nil or nan, which Lua's tables have not")
+            raise LuaValueError("a table has a key that is nil or nan, which Lua does not allow")
         self.sink.int(len(pairs))
         return (part for pair in pairs for part in pair)
 

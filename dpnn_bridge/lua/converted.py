@@ -60,7 +60,8 @@ class Converted:
             module = self._module(obj, name)
             if before is not None and _goes_on(module):
                 raise LuaBridgeError(
-                    "goes on from its last step, which takes its own Lua sources: give lua_path checkouts of nn, dpnn "
+                    "continues from its last step, which needs its own Lua sources: add to lua_path "
+                    "checkouts of nn, dpnn "
                     "and rnn, or call forget() before each sequence of one step"
                 )
             state = self._run(module, [values.to_python(self.runtime, x) for x in inputs])

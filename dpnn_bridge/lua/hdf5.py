@@ -106,7 +106,7 @@ class Files:
         if level is not None:
             options |= {"compression": "gzip", "compression_opts": int(level)}
         if path in opened:
-            raise TorchError(f"HDF5Group: error writing '{path}': it is there already")
+            raise TorchError(f"HDF5Group: error writing '{path}': it exists already")
         opened.create_dataset(path, data=data.t.numpy(), **options)
         return ()
 

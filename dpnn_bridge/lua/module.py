@@ -102,7 +102,7 @@ class _LuaFunctionality:
 
     def __reduce__(self) -> Any:
         raise LuaBridgeError(
-            f"{self.class_name} lives in a Lua state and cannot be pickled: save its state_dict, or write it with "
+            f"{self.class_name} is in a Lua state and cannot be pickled: save its state_dict, or write it with "
             "dpnn_bridge.save (.pt, .t7)"
         )
 

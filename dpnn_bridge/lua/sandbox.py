@@ -109,7 +109,7 @@ class Sandbox:
             reason = f"this system cannot confine Lua as it should: {'; '.join(missing)}"
             if not partial:
                 self.close()
-                raise LuaBridgeError(f"{reason}. sandbox='partial' (--partial-sandbox) runs it all the same")
+                raise LuaBridgeError(f"{reason}. sandbox='partial' (--partial-sandbox) runs it anyway")
             warnings.warn(reason, stacklevel=4)
 
     @property
@@ -124,7 +124,7 @@ class Sandbox:
             LuaBridgeError: Lua raised an error, or the process ended or had to be ended.
         """
         if os.getpid() != self._owner:  # before the lock, which a thread may have held that is not in this process
-            raise LuaBridgeError("a Lua sandbox belongs to the process that made it: make one in this process")
+            raise LuaBridgeError("a Lua sandbox works only in the process that created it; create one in this process")
         with self._lock:
             if self._ended:
                 raise LuaBridgeError(f"the Lua sandbox has ended: {self._ended}. Make a new bridge")
@@ -167,9 +167,9 @@ class Sandbox:
     def _answer(self, deadline: float) -> tuple[str, Any]:
         answer = self._channel.receive(self._remote, deadline)
         if type(answer) is not tuple or len(answer) != 2 or answer[0] not in ("value", "error", "print", "module"):
-            raise WireError("the process answered what is no answer")
+            raise WireError("the process sent an invalid answer")
         if answer[0] != "value" and not isinstance(answer[1], str):
-            raise WireError("the process answered what is no text")
+            raise WireError("the process sent an answer that is not text")
         return answer
 
     def _number(self, value: Any) -> int:
@@ -180,7 +180,7 @@ class Sandbox:
     def _remote(self, content: Any) -> RemoteValue:
         number, kind, type_name = content
         if type(number) is not int or type(kind) is not str or type(type_name) is not str:
-            raise WireError("the process answered a value of no kind")
+            raise WireError("the process sent a value of unknown kind")
         return RemoteValue(self, number, kind, _text(type_name))
 
     def _find(self, name: str) -> tuple[str, str] | None:

@@ -207,7 +207,7 @@ def load_image(path: str, depth: float | None, ty: str) -> Tensor:
             mode = modes.get(int(depth)) if depth else opened.mode if opened.mode in modes.values() else "RGB"
             pixels = opened.convert(mode)
     except OSError as error:
-        raise TorchError(f"{path} is no picture that can be read: {error}") from None
+        raise TorchError(f"{path} is not a readable image: {error}") from None
     data = torch.frombuffer(bytearray(pixels.tobytes()), dtype=torch.uint8)
     data = data.reshape(pixels.height, pixels.width, -1).permute(2, 0, 1)
     return Tensor.fresh(data.double() / 255 if ty in FLOATING else data, ty)

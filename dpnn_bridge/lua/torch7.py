@@ -64,7 +64,9 @@ def run_torch7(code: str, *arguments: Any, program: str | None = None, timeout: 
     """
     program = program or find_torch7()
     if program is None:
-        raise LuaBridgeError(f"no Torch7 here: set {VARIABLE}, or let th or luajit that can require 'torch' be found")
+        raise LuaBridgeError(
+            f"Torch7 not found: set {VARIABLE}, or put th or a luajit with the package torch on the PATH"
+        )
     with temporary_folder() as folder:
         (folder / "code.lua").write_text(code, encoding="utf-8", errors="surrogateescape")
         (folder / "main.lua").write_text(

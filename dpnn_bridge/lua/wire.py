@@ -75,7 +75,7 @@ class Channel:
                 except BlockingIOError:
                     _wait(self._target, True, deadline)
                 except OSError as error:
-                    raise WireError(f"the process is gone ({error.strerror})") from None
+                    raise WireError(f"the process has ended ({error.strerror})") from None
 
     def receive(self, remote: Callable[[Any], Any], deadline: float = math.inf) -> Any:
         """The next message; ``remote`` makes values of what its JSON gives for them."""
@@ -96,9 +96,9 @@ class Channel:
         except (WireError, TimeoutError):
             raise
         except LimitError as error:
-            raise WireError(f"the process answered too much: {error}") from None
+            raise WireError(f"the process sent too much data: {error}") from None
         except (ValueError, TypeError, LookupError, RuntimeError, OverflowError) as error:  # RecursionError is one
-            raise WireError(f"the process answered what is no message ({type(error).__name__})") from None
+            raise WireError(f"the process sent an invalid message ({type(error).__name__})") from None
 
     def _read(self, count: int, deadline: float) -> bytearray:
         data = bytearray(count)

@@ -57,7 +57,7 @@ class Models(nn.ModuleDict):
         super().update({_name(k): m for k, m in dict(modules).items()})
 
     def forward(self, *inputs: Any) -> NoReturn:
-        raise TypeError(f"these are several models; call one of them by its key: {', '.join(self.keys())}")
+        raise TypeError(f"the file contains several models; call one of them by its key: {', '.join(self.keys())}")
 
     class Lua(LuaClass):
         computed_fields = ("models",)

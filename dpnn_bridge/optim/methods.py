@@ -78,7 +78,9 @@ class Method:
         found = [name for name in self.buffers if is_vector(state.get(name))]
         if found and len(found) < len(self.buffers):
             missing = sorted(set(self.buffers) - set(found))
-            raise ConversionError(f"the state holds {found} but not {missing}; it is of another method or incomplete")
+            raise ConversionError(
+                f"the state holds {found} but not {missing}; it belongs to another method or is incomplete"
+            )
         if not found:
             for name, attribute in self.fill.items():
                 for f in fields if config.get(name) else ():
@@ -137,7 +139,9 @@ class Method:
                 )
         for argument, value in self.constant_kwargs.items():
             if first.get(argument, value) != value:
-                raise ConversionError(f"{argument}={first[argument]} has no place in Torch7, whose formula has {value}")
+                raise ConversionError(
+                    f"{argument}={first[argument]} is not supported in Torch7, whose formula has {value}"
+                )
         table = LuaTable()
         for name, (argument, default) in self.settings.items():
             argument, _, index = argument.partition(".")
@@ -375,7 +379,7 @@ def from_lua(
     """
     spec = METHODS.get(method.removeprefix("optim."))
     if spec is None:
-        raise ConversionError(f"no optimizer for the method {method!r}; known are {', '.join(METHODS)}")
+        raise ConversionError(f"no optimizer for the method {method!r}; supported: {', '.join(METHODS)}")
     fields = flat_fields(target)
     optimizer = spec.create([f.parameter for f in fields], config)
     spec.load(optimizer, fields, config, config if state is None else state)
@@ -395,6 +399,6 @@ def to_lua(optimizer: Optimizer, target: Target | None = None) -> LuaTable:
     """
     spec = next((m for m in METHODS.values() if isinstance(optimizer, (m.optimizer, *m.stock))), None)
     if spec is None:
-        raise ConversionError(f"no method of optim is like {type(optimizer).__name__}; known are {', '.join(METHODS)}")
+        raise ConversionError(f"no method of optim matches {type(optimizer).__name__}; supported: {', '.join(METHODS)}")
     params = [p for group in optimizer.param_groups for p in group["params"]]
     return spec.save(optimizer, flat_fields(params if target is None else target))

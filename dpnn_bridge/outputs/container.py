@@ -88,8 +88,8 @@ def unpack(content: Any, options: Options, source: str = "") -> tuple[nn.Module,
     """
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ConversionError(
-            f"{source or 'the file'} holds no model that dpnn_bridge wrote; torch.load reads what it holds; "
-            "load weights into your model, and give that to dpnn_bridge.save or write_t7"
+            f"{source or 'the file'} contains no model of dpnn_bridge; read it with torch.load, "
+            "load the weights into your model, and pass the model to dpnn_bridge.save or write_t7"
         )
     version = content.get("version", 0)
     if type(version) is not int or version > VERSION:
@@ -126,7 +126,7 @@ def _rebuilt(
         state_dict, metadata = content["state_dict"], content["metadata"]
         root, flat, unmapped = decode(content["graph"], content["constants"], state_dict)
         if not isinstance(metadata, dict):
-            raise TypeError("the metadata are no dict")
+            raise TypeError("the metadata are not a dict")
     except (LookupError, TypeError, ValueError) as e:
         message = f"the object graph is damaged ({type(e).__name__}: {str(e)[:300]}); convert the .t7 file again"
         raise T7FormatError(message, source=source) from e

@@ -70,7 +70,7 @@ def _plain(value: Any, path: str, found: Data, above: tuple[int, ...], budget: B
     """Lists, dicts, numbers, strings and numpy arrays."""
     most = MOST_VALUES + PER_ENTRY * budget.entries
     if found.tensors + found.values + found.tables > most:
-        raise ConversionLimitError(f"more than {most:,} values: its tables are reached in so many ways")
+        raise ConversionLimitError(f"more than {most:,} values: its tables are referenced too often")
     found.characters += len(path)
     if found.characters > MOST_CHARACTERS:
         raise ConversionLimitError(f"the names of all values have more than {MOST_CHARACTERS:,} characters")
@@ -121,7 +121,7 @@ def flat(value: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, leaf in leaves(value):
         if name in found:
-            raise ConversionError(f"two entries would both be called {name!r}; .pt and .json keep them apart")
+            raise ConversionError(f"two entries would have the name {name!r}; .pt and .json distinguish them")
         found[name] = leaf
     return found
 
@@ -147,6 +147,7 @@ def need_names(names: Iterable[str], suffix: str, possible: Callable[[str], bool
     bad = next((name for name in names if not possible(name)), None)
     if bad is not None:
         raise ConversionError(
-            f"{suffix} cannot hold an entry of the name {shortened(repr(bad))}; .pt and .json keep it, and key= (--key)"
-            " chooses another part of the file"
+            f"{suffix} cannot store an entry named {shortened(repr(bad))}; use .pt or .json, or select "
+            "another part with key="
+            " (--key)"
         )

@@ -122,7 +122,7 @@ class _Decoder:
         tensor = self.constants[_size(index)]
         self.bytes_left -= tensor.numel() * tensor.element_size()
         if tensor.dim() != 1 or not tensor.is_contiguous() or dtype not in (None, tensor.dtype) or self.bytes_left < 0:
-            raise GraphError(f"constant {index} is of another shape or type, or stands for several")
+            raise GraphError(f"constant {index} has another shape or type, or is used several times")
         return tensor
 
     def _value(self, value: Any) -> Any:
@@ -154,7 +154,7 @@ def _of(value: Any, kind: type, what: str) -> Any:
 
 def _size(value: Any) -> int:
     if type(value) is not int or not 0 <= value < 1 << 62:
-        raise GraphError(f"{value!r:.60} is no size, index or offset")
+        raise GraphError(f"{value!r:.60} is not a size, index or offset")
     return value
 
 
@@ -168,5 +168,5 @@ def _text(value: Any) -> str:
 
 def _class(name: Any, kind: str) -> str:
     if element_dtype(_of(name, str, "a class")) is None or not name.endswith(kind):
-        raise GraphError(f"{name!r:.80} is no class of a {kind.lower()}")
+        raise GraphError(f"{name!r:.80} is not a {kind.lower()} class")
     return name

@@ -34,7 +34,7 @@ class ArrayHeader:
     def __init__(self, file: IO[bytes]) -> None:
         version = file.read(8)
         if not version.startswith(_MAGIC) or version[6:] not in (b"\1\0", b"\2\0"):
-            raise T7FormatError("no numpy array of version 1 or 2")
+            raise T7FormatError("not a numpy array of version 1 or 2")
         length = file.read(2 if version[6] == 1 else 4)
         if int.from_bytes(length, "little") > _LONGEST_HEADER:
             raise T7FormatError(f"a numpy array with a header of more than {_LONGEST_HEADER:,} bytes")
@@ -58,6 +58,6 @@ class ArrayHeader:
         while len(data) < self.nbytes and (part := file.read(min(_CHUNK, self.nbytes - len(data)))):
             data += part
         if len(data) < self.nbytes or file.read(1):
-            raise T7FormatError(f"a numpy array of {self.shape} does not hold as many elements as it says")
+            raise T7FormatError(f"a numpy array of {self.shape} has fewer elements than its header states")
         array = np.frombuffer(data, self.dtype).reshape(self.shape, order="F" if self.fortran else "C")
         return array.astype(self.dtype.newbyteorder("="), copy=False)

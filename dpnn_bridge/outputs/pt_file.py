@@ -96,15 +96,15 @@ def read(path: Path, name: str = "") -> Any:
             head = file.read(len(OLD_PYTORCH))
         if head == OLD_PYTORCH:
             raise NotT7Error(
-                f"{name}: a Python pickle, as PyTorch before 1.6 wrote them. Of pickles, models of torch.legacy.nn and "
-                "what dpnn_bridge wrote are read. If torch.load(…, weights_only=True) reads it, it holds weights: load "
-                "them into their model, and give that to dpnn_bridge.save or write_t7"
+                f"{name}: a Python pickle, as PyTorch before 1.6 wrote them. dpnn_bridge reads only pickles of "
+                "torch.legacy.nn and its own. If torch.load(…, weights_only=True) reads it, it contains weights: load "
+                "them into their model, and pass the model to dpnn_bridge.save or write_t7"
             ) from error
         if head.startswith(b"\x80"):
             raise NotT7Error(
                 f"{name}: a Python pickle that torch.save did not write; if you trust it, open it with pickle.load"
             ) from error
-        raise NotT7Error(f"{name}: is no file that torch.save wrote: {error}") from error
+        raise NotT7Error(f"{name}: was not written by torch.save: {error}") from error
     except (_DamagedError, StreamError) as error:
         raise T7FormatError(f"damaged, or more than plain data: {error}", source=name) from error
     except (struct.error, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
@@ -141,7 +141,7 @@ def records(path: Path, source: FileSource) -> dict[str, Record]:
             raise _DamagedError(f"the record {shortened(entry.filename)!r} overlaps another")
         name = entry.filename.partition("/")[2]
         if name in found:
-            raise _DamagedError(f"the record {shortened(name)!r} is there twice")
+            raise _DamagedError(f"the record {shortened(name)!r} is a duplicate")
         found[name] = Record(start, entry.file_size)
     return found
 
@@ -180,7 +180,7 @@ class _Loader:
                 at = place
                 self._step(name, argument)
         except IndexError:
-            raise _DamagedError(f"byte {at} of its pickle takes more values than there are") from None
+            raise _DamagedError(f"byte {at} of its pickle takes more values than are on the stack") from None
         except _DamagedError as error:
             raise _DamagedError(f"{error}, at byte {at} of its pickle") from None
         if not self.stack:
@@ -231,7 +231,7 @@ class _Loader:
         elif name in ("NEWOBJ", "NEWOBJ_EX", "OBJ", "INST"):
             raise _DamagedError(
                 "it holds an object of a class, as torch.save(model) writes it; if you trust it, load it with "
-                "torch.load(…, weights_only=False) in a program that can import the class, and give it to "
+                "torch.load(…, weights_only=False) in a program that can import the class, and pass it to "
                 "dpnn_bridge.save or write_t7"
             )
         else:
@@ -272,7 +272,7 @@ class _Loader:
     def _storage(self, kind: Any, dtype: Any, key: Any, location: Any, count: Any) -> Tensor:
         """All elements of a storage."""
         if kind != "storage" or type(dtype) is not _Name or dtype not in DTYPES:
-            raise _DamagedError(f"a storage is of type {dtype!r:.60}")
+            raise _DamagedError(f"a storage has the type {dtype!r:.60}")
         name, element = f"data/{_of(key, str)}", DTYPES[dtype]
         record = self.records.get(name)
         if record is None or record.size != _natural(count) * element.itemsize:
@@ -335,7 +335,7 @@ def check_plain(value: Any) -> None:
         if isinstance(value, (bool, int, float, str, bytes, Tensor, type(None))) and not isinstance(value, _Name):
             return
         if id(value) in open_ids or len(open_ids) > DEEPEST or not isinstance(value, (dict, list, tuple)):
-            raise _DamagedError("its values contain themselves, are nested too deeply, or are no plain data")
+            raise _DamagedError("its values contain themselves, are nested too deeply, or are not plain data")
         if id(value) not in done:
             open_ids.add(id(value))
             for part in value.values() if isinstance(value, dict) else value:

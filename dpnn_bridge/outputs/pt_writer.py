@@ -72,7 +72,7 @@ class _Pickler(pickle.Pickler):
         if not isinstance(obj, Tensor):
             return NotImplemented
         if obj.dtype not in _STORAGES:
-            raise ConversionError(f".pt holds no tensors of type {obj.dtype}; choose another with dtype= (--dtype)")
+            raise ConversionError(f".pt does not support the dtype {obj.dtype}; select another with dtype= (--dtype)")
         identity = _identity_of(obj)
         key = self._keys.setdefault(identity, str(len(self._keys)))
         if identity not in self.storages:

@@ -93,7 +93,7 @@ def _shards(path: Path) -> Iterator[Opened]:
                 source=str(path),
             )
         if found[2].keys() != {name for name, place in places.items() if place == file.name}:
-            raise T7FormatError(f"{file.name} holds other tensors than the index says", source=str(path))
+            raise T7FormatError(f"{file.name} contains other tensors than the index lists", source=str(path))
         yield found
 
 
@@ -107,12 +107,12 @@ def opened(path: Path) -> Opened:
     source = FileSource(path)
     size = int.from_bytes(source.read(0, 8), "little")
     if source.size < 8 or size > min(LARGEST_HEADER, source.size - 8):
-        raise NotT7Error(f"{path}: is no safetensors file: it begins with no header that fits into it")
+        raise NotT7Error(f"{path}: is not a safetensors file: its header is missing or larger than the file")
     try:
         header = json.loads(source.read(8, size), object_pairs_hook=_without_repeats)
         strings = header.pop("__metadata__", {}) if isinstance(header, dict) else None
         if not isinstance(strings, dict):
-            raise ValueError("it, or its metadata, is no object")
+            raise ValueError("it, or its metadata, is not an object")
         if not all(isinstance(text, str) for text in strings.values()):
             raise ValueError("its metadata are not strings")
         return source, strings, _entries(header, source.size - 8 - size), 8 + size
@@ -130,7 +130,7 @@ def _tensors(source: FileSource, _: Any, entries: dict[str, Entry], start: int) 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("a name is there twice")
+        raise ValueError("a name is a duplicate")
     return found
 
 
@@ -142,7 +142,7 @@ def _entries(header: dict[str, Any], size: int) -> dict[str, Entry]:
             raise ValueError(f"{name!r:.80} is described by other fields than dtype, shape and data_offsets")
         kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
         if not isinstance(kind, str) or kind not in DTYPES:
-            raise ValueError(f"{name!r:.80} has the type {kind!r:.40}; known are {', '.join(DTYPES)}")
+            raise ValueError(f"{name!r:.80} has the type {kind!r:.40}; supported: {', '.join(DTYPES)}")
         if not isinstance(shape, list) or not isinstance(offsets, list) or len(offsets) != 2:
             raise ValueError(f"{name!r:.80} has shape {shape!r:.80} at {offsets!r:.40}")
         dtype, (start, stop) = DTYPES[kind], offsets

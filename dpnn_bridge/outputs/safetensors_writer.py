@@ -79,14 +79,15 @@ def write(path: Path, parts: Mapping[str, Part], strings: dict[str, str]) -> Non
     at = 0
     for name, part in ordered:
         if part.dtype not in _NAMES:
-            raise ConversionError(f".safetensors holds no tensors of type {part.dtype}: {name}; .pt does")
+            raise ConversionError(f".safetensors does not support the dtype {part.dtype} of {name}; .pt does")
         header[name] = {"dtype": _NAMES[part.dtype], "shape": list(part.shape), "data_offsets": [at, at + part.size]}
         at += part.size
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     if len(text) > LARGEST_HEADER:
         raise ConversionError(
-            f"the structure of this model takes {len(text):,} bytes and .safetensors holds {LARGEST_HEADER:,}; .pt has "
+            f"the structure of this model takes {len(text):,} bytes and .safetensors allows "
+            f"{LARGEST_HEADER:,}; .pt has "
             "no such limit"
         )
     with open_output(path) as file:
@@ -105,7 +106,7 @@ def check(path: Path, parts: Mapping[str, Part], name: str = "") -> dict[str, st
     name = name or str(path)
     source, strings, entries, base = safetensors_file.opened(path)
     if entries.keys() != parts.keys():
-        raise VerificationError(f"{name}: read back other names than were written")
+        raise VerificationError(f"{name}: the names differ after reading back")
     for key, part in parts.items():
         dtype, shape, at, _ = entries[key]
         if (dtype, tuple(shape)) != (part.dtype, tuple(part.shape)) or not _same(part, source, base + at):

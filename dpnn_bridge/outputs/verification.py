@@ -38,7 +38,7 @@ def same_outputs(path: Path, actual: Any, expected: Any, what: str, rounding: fl
     actual, expected = list(nested.leaves(actual)), list(nested.leaves(expected))
     failed = [d for d in compare("output", actual, expected, tolerance) if not d.ok]
     if failed:
-        raise VerificationError(f"{path}: {what} computes something else: {failed[0].name}: {failed[0].message}")
+        raise VerificationError(f"{path}: {what} returns other results: {failed[0].name}: {failed[0].message}")
 
 
 def rounding_of(module: nn.Module, example: Any, expected: Any) -> float:
@@ -123,7 +123,7 @@ def _check_outputs(path: Path, outputs: Any, module: nn.Module, example: Any, wh
         again = list(nested.leaves(run(traceable(module), example)))
         if any(not d.ok for d in compare("output", again, list(nested.leaves(expected)))):
             raise VerificationError(
-                f"{path}: the model draws random numbers, so that what {what} computes cannot be compared with it"
+                f"{path}: the model draws random numbers, so the results of {what} cannot be compared with it"
             ) from e
         same_outputs(path, outputs, expected, what, rounding_of(traceable(module), example, expected))
 
@@ -144,10 +144,10 @@ def need_whole_zip(path: Path) -> None:
         with ZipFile(path) as archive:
             entries = archive.infolist()
             if any(e.compress_type != ZIP_STORED for e in entries) or sum(e.file_size for e in entries) > size:
-                raise VerificationError(f"{path}: its parts are compressed or overlap, which no output's do")
+                raise VerificationError(f"{path}: its records are compressed or overlap, unlike those of any output")
             bad = archive.testzip()
     except (OSError, BadZipFile) as e:
-        raise VerificationError(f"{path}: no whole file: {e}") from e
+        raise VerificationError(f"{path} is incomplete or corrupted: {e}; check the disk and convert again") from e
     if bad is not None:
         raise VerificationError(f"{path}: {bad} is damaged")
 
@@ -171,7 +171,7 @@ def check_loads(module: nn.Module, build: Callable[[Options], nn.Module], *, sam
             again = build(_options_of(module, pending=False))
     except Exception as e:
         reason = e if isinstance(e, DpnnBridgeError) else as_ours(e, ConversionError, "loading")
-        raise ConversionError(f"what is written of this model cannot be loaded again: {reason}") from e
+        raise ConversionError(f"the written model cannot be loaded again: {reason}") from e
     if not any(isinstance(part, Placeholder) for part in module.modules()):
         _check_built(again)
     if same_names:
@@ -183,7 +183,7 @@ def _check_built(again: nn.Module) -> None:
     for part in again.modules():
         if isinstance(part, Placeholder) and registry.find(part.obj) is not None:
             place = f"{part.path} ({part.class_name})"
-            raise ConversionError(f"what is written of this model cannot be loaded again: {place} cannot be built")
+            raise ConversionError(f"the written model cannot be loaded again: {place} cannot be built")
 
 
 def _options_of(module: nn.Module, pending: bool) -> Options:
@@ -208,8 +208,8 @@ def _check_names(written: Mapping[str, Tensor], loaded: Mapping[str, Tensor], mo
         if isinstance(modules[owner], Placeholder):  # its class is mapped by now
             continue
         raise ConversionError(
-            f"what is written of it would be loaded with {name} {theirs}, and it has {ours}; the mapping of its class "
-            "lacks a constructor's argument",
+            f"the written file would load {name} as {theirs}, but the module has {ours}; the mapping of its class "
+            "lacks a constructor argument",
             path=owner,
             class_name=type(modules[owner]).__name__,
         )

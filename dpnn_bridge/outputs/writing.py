@@ -32,7 +32,7 @@ def target_of(path: StrPath, to: str | None, max_shard_size: Any = None) -> tupl
     if max_shard_size is not None and suffix != INDEX:
         if suffix != ".safetensors":
             raise OptionError(
-                f"{path}: max_shard_size= (--max-shard-size) is for .safetensors: --to safetensors, or OUT.safetensors"
+                f"{path}: max_shard_size= (--max-shard-size) needs .safetensors: --to safetensors, or OUT.safetensors"
             )
         path, suffix = index_of(path), INDEX
     return path, format_named(suffix)
@@ -93,10 +93,10 @@ def _check_module(module: nn.Module, path: StrPath, format: Format) -> None:
     if not format.models:
         others = ", ".join(suffix for suffix in suffixes() if format_named(suffix).models)
         raise ConversionError(
-            f"{path}: the input holds a model, and {format.suffix} only data; choose {others}, or a key"
+            f"{path}: the input contains a model, and {format.suffix} stores only data; choose {others}, or a key"
         )
     if isinstance(module, Models) and format.program:
         keys = ", ".join(module.keys())
         raise ConversionError(
-            f"{path}: {format.suffix} holds one model; choose one with key= (--key), or --all: {keys}"
+            f"{path}: {format.suffix} stores one model; select one with key= (--key), or --all: {keys}"
         )

@@ -17,8 +17,9 @@ from dpnn_bridge.parity.layers import tree
 Bounds = Callable[[nn.Module], AbstractContextManager[object]]
 
 ADVICE = (
-    "a size in it is damaged, or made to exhaust memory. If you trust the file, bounded=False (--unbounded) runs it "
-    "all the same"
+    "a size in it is damaged, or was made to exhaust memory. If you trust the file, bounded=False "
+    "(--unbounded) runs it "
+    "anyway"
 )
 
 

@@ -250,7 +250,7 @@ def _forwards(fixture: LuaTable) -> int:
     twice = isinstance(hooks, LuaTable) and hooks.get("fwd") == "twice"
     count = 2 if twice else int(fixture.get("forwards") or 1)
     if count > MOST_FORWARDS:
-        raise VerificationError(f"the fixture asks for {count} forwards, more than {MOST_FORWARDS}")
+        raise VerificationError(f"the fixture requests {count} forward passes, more than {MOST_FORWARDS}")
     return count
 
 

@@ -102,7 +102,7 @@ def read_known_differences(path: str | os.PathLike[str]) -> list[KnownDifference
 def _entry(entry: Any, place: str) -> KnownDifference:
     if not isinstance(entry, dict) or not NEEDED <= entry.keys() <= NEEDED | {"message", "measured"}:
         raise ValueError(
-            f"{place}: expected an object with files, compared and reason, and perhaps message or measured"
+            f"{place}: expected an object with files, compared and reason, and optionally message or measured"
         )
     for name in ("files", "compared"):
         if not isinstance(entry[name], list) or not all(isinstance(p, str) for p in entry[name]):

@@ -107,7 +107,7 @@ def check_line(line: Line, plugins: tuple[str, ...] = (), folder: str | None = N
         places = {name: place_of(line[name]) for name in ("source", "target")}
         for place in places.values():  # before a copy of another file is made for it
             if not isinstance(place, str) and not os.path.isfile(place):
-                return _checked(line, MISSING, f"{place} is not there")
+                return _checked(line, MISSING, f"{place} is missing")
         with ExitStack() as stack:
             paths = []
             for name, checksum in (("source", "sha256"), ("target", "target_sha256")):

@@ -57,7 +57,7 @@ class Subject:
     def need_input(self) -> None:
         """Raise :class:`NoReferenceError` without an input to run the model on."""
         if "input" not in self.table:
-            raise NoReferenceError(f"{self.path}: no input to run the model on; give one, such as --input 1x3x224x224")
+            raise NoReferenceError(f"{self.path}: no input for the model; pass one, such as --input 1x3x224x224")
 
     def take_leftovers(self, module: nn.Module) -> None:
         """Take what Torch7 left in the model's buffers as the reference, until a run shows that it is none."""

@@ -132,7 +132,7 @@ class DenseCapLanguageModel(nn.Module):
             modules = obj["rnn"]["modules"].as_list()
             views = {"joining": positions(modules, [obj["view_in"]]), "parting": positions(modules, [obj["view_out"]])}
             if "beam_size" in obj:
-                raise ctx.error("beam search is not supported; without 'beam_size' the likeliest words are taken", obj)
+                raise ctx.error("beam search is not supported; omit 'beam_size' to select the most likely words", obj)
             words = dict(obj.get("idx_to_token") or ())
             return {**super().arguments(obj, ctx), **views, "words": words}
 

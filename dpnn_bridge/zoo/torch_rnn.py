@@ -82,7 +82,7 @@ class SequenceRNN(nn.Module):
         if self.remember_states and self.last is not None:
             if self.last.shape[1] != x.shape[0]:
                 raise ValueError(
-                    f"the remembered states are of a batch of {self.last.shape[1]}, the input of {x.shape[0]}; "
+                    f"the stored states have a batch size of {self.last.shape[1]}, the input of {x.shape[0]}; "
                     "call reset_states() first"
                 )
             initial = list(self.last)

@@ -91,7 +91,7 @@ def test_one_file_holds_them(case: Case, suffix: str) -> None:
     assert any("several models" in note for note in report.notes)
     equal(dpnn_bridge.load(out), parts, keys)
     assert isinstance(dpnn_bridge.load(out, key=keys[0]), nn.Linear)
-    with pytest.raises(ModelNotFoundError, match="leads to nothing"):
+    with pytest.raises(ModelNotFoundError, match="no entry at key"):
         dpnn_bridge.load(out, key="other")
 
 

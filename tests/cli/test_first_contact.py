@@ -83,7 +83,7 @@ def test_data_unknown_classes_and_several_objects(tmp_path: Path) -> None:
     write_all(tmp_path / "two.t7", [LuaTable({"a": 1}), LuaTable({"b": 1})])
     assert "2 objects one after the other" in run(inspect_command, tmp_path / "two.t7").stdout
     (tmp_path / "two.t7").write_bytes((tmp_path / "two.t7").read_bytes()[:-2])
-    assert "note: behind the first object" in run(inspect_command, tmp_path / "two.t7").stdout
+    assert "note: after the first object" in run(inspect_command, tmp_path / "two.t7").stdout
 
 
 @pytest.mark.parametrize("suffix", ["pt", "npz", "json", "safetensors", "t7"])
@@ -99,7 +99,7 @@ def test_data_are_verified_as_models_are(suffix: str, tmp_path: Path) -> None:
     other = run(verify_command, source, target, "--json")
     assert (other.exit_code, json.loads(other.stdout)["verdict"]) == (4, "different")
     nothing = run(verify_command, source, target, "--key", "c")
-    assert (nothing.exit_code, "leads to nothing" in nothing.stderr) == (5, True)
+    assert (nothing.exit_code, "no entry at key" in nothing.stderr) == (5, True)
 
 
 def test_converted_files_and_parts(tmp_path: Path) -> None:
@@ -184,17 +184,17 @@ def test_conversion_counts_what_it_wrote_and_says_what_it_left(tmp_path: Path) -
     assert "note" not in done
     write_all(tmp_path / "two.t7", [data, LuaTable({"b": 1})])
     done = run(convert_command, tmp_path / "two.t7", tmp_path / "two.npz").stdout
-    assert "behind the first object of the file; they are not read (dpnn_bridge.loaders.read_all" in done
+    assert "after the first object of the file; they are not read (dpnn_bridge.loaders.read_all" in done
     write_all(tmp_path / "model.t7", [dpnn_bridge.to_lua(torch.nn.Linear(2, 2)), data])
     for name in ("model.pt", "model.py"):
         done = run(convert_command, tmp_path / "model.t7", tmp_path / name).stdout
-        assert "behind the first object" in done
+        assert "after the first object" in done
 
 
 def test_data_in_a_pt_is_left_to_torch(tmp_path: Path) -> None:
     write_t7(tmp_path / "d.t7", LuaTable({"x": 1}))
     run(convert_command, tmp_path / "d.t7", tmp_path / "d.pt")
-    with pytest.raises(ConversionError, match=r"holds no model that dpnn_bridge wrote; torch\.load reads"):
+    with pytest.raises(ConversionError, match=r"contains no model of dpnn_bridge; read it with torch\.load"):
         dpnn_bridge.load(tmp_path / "d.pt")
 
 

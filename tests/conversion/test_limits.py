@@ -39,7 +39,7 @@ def mode() -> BudgetMode:
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_an_operation_beyond_the_budget_does_not_happen(name: str) -> None:
-    with pytest.raises(ConversionLimitError, match=r"more .* than the file holds"), mode():
+    with pytest.raises(ConversionLimitError, match=r"more .* than the file contains"), mode():
         OPERATIONS[name]()
 
 

@@ -65,7 +65,7 @@ def convert_to(watch: Watch, file: Path, suffix: str) -> None:
         try:
             dpnn_bridge.load(output) if suffix != ".t7" else dpnn_bridge.read_t7(output)
         except DpnnBridgeError as error:
-            if "holds no model" not in str(error) and "not written by dpnn_bridge" not in str(error):  # data are not
+            if "contains no model" not in str(error) and "not written by dpnn_bridge" not in str(error):  # data are not
                 raise BrokenPromiseError(f"a {suffix} that convert wrote is refused", str(error)[:300]) from error
 
     watch.run("load again", again)

@@ -220,7 +220,7 @@ def test_keys_that_were_chosen_to_collide_are_refused(value: Any, protocol: int,
         pickled = b"\x80\x02}(" + items + b"u."
     (tmp_path / "x.pth").write_bytes(old_format(pickled, []) + b"torch.legacy.nn")
     start = time.process_time()
-    with pytest.raises(NotT7Error, match=r"keys that are no strings|an instruction that makes objects"):
+    with pytest.raises(NotT7Error, match=r"keys that are not strings|an instruction that makes objects"):
         read(LocalFile(tmp_path / "x.pth", "x.pth"))
     assert time.process_time() - start < 2
 
@@ -236,7 +236,7 @@ def test_every_cut_of_a_file_is_an_error(classes: Any, tmp_path: Path) -> None:
 
 def test_other_pickles_say_what_they_are(tmp_path: Path) -> None:
     save({"weight": torch.ones(2)}, tmp_path / "weights.pth", False)
-    with pytest.raises(NotT7Error, match=r"models of torch\.legacy\.nn .*weights_only=True"):
+    with pytest.raises(NotT7Error, match=r"pickles of torch\.legacy\.nn .*weights_only=True"):
         dpnn_bridge.load(tmp_path / "weights.pth")
     save(torch.nn.Linear(2, 2), tmp_path / "module.pth", True)
     with pytest.raises(T7Error, match="in a program that can import the class"):

@@ -98,7 +98,7 @@ def test_what_a_server_sends_is_read(name: str, server: str) -> None:
 
 
 BAD = {
-    "missing": "there is no such file",
+    "missing": "file not found",
     "fails": "cannot be fetched: ClientResponseError: 500",
     "loops": "cannot be fetched: TooManyRedirects",
     "leads-to-a-file": "cannot be fetched: NonHttpUrlRedirect",
@@ -108,7 +108,7 @@ BAD = {
     "negative": "cannot be fetched",
     "garbage": "cannot be fetched",
     "page": "an HTML or XML page",
-    "bomb": "unfolds to more than",
+    "bomb": "decompresses to more than",
     "silent": "cannot be fetched: .*Timeout",
     "drips": "sends less than",
     "headers": "cannot be fetched",

@@ -91,7 +91,7 @@ def test_l_requires_a_package_first(tmp_path: Path) -> None:
 def test_without_anything_to_do_it_says_how_to_use_it() -> None:
     status, output = _run()
     assert status == 2
-    assert "name a script" in output
+    assert "pass a script" in output
 
 
 def test_dpnn_convert_takes_a_lua_file_for_unknown_classes(tmp_path: Path) -> None:
@@ -141,5 +141,5 @@ def test_run_torch7_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch, tmp_path
     with pytest.raises(LuaBridgeError, match=r"longer than 0\.2 seconds"):
         run_torch7("return 1", program=str(slow), timeout=0.2)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(LuaBridgeError, match="no Torch7 here"):
+    with pytest.raises(LuaBridgeError, match="Torch7 not found"):
         run_torch7("return 1")

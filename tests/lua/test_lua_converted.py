@@ -233,7 +233,7 @@ def test_a_step_that_goes_on_is_refused() -> None:
     run = "local m, n = ... m:forget() m:forward(torch.ones(2, n)) if again then m:forward(torch.ones(2, n)) end"
     for _ in range(2):
         BRIDGE.execute(run, step, size)
-    with pytest.raises(LuaBridgeError, match=r"goes on from its last step.*lua_path"):
+    with pytest.raises(LuaBridgeError, match=r"continues from its last step.*lua_path"):
         BRIDGE.execute("again = true " + run, step, size)
 
 

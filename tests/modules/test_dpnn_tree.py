@@ -62,7 +62,7 @@ def test_a_tree_made_here_is_what_lua_makes() -> None:
         assert torch.equal(obj[name].torch(), made[name].torch())
     x, target = torch.randn(3, 4), torch.tensor([1, 5, 6])
     assert torch.equal(to_torch(obj)([x, target]), tree([x, target]))
-    with pytest.raises(ValueError, match="node 3 has no way to the root 1"):
+    with pytest.raises(ValueError, match="node 3 has no path to the root 1"):
         SoftMaxTree.from_hierarchy(4, {1: [2], 3: [4]})
 
 

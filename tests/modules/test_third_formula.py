@@ -174,7 +174,7 @@ def test_sparse_likelihood_takes_a_distribution() -> None:
     loss.backward()
     assert x.grad is not None
     agree(x.grad, [[-0.375, 0, 0, -0.125], [0, -0.5, 0, 0]])
-    with pytest.raises(ValueError, match="no probability vector"):
+    with pytest.raises(ValueError, match="not a probability vector"):
         criterion(x, [shares * 2, torch.tensor([[4, 1], [2, 3]])])
     agree(criterion(x[1], [shares[1], torch.tensor([2, 3])]), -x.detach()[1, 1])
 

@@ -404,8 +404,8 @@ def test_a_folder_that_is_not_there_is_not_made(report: bool, tmp_path: Path) ->
     names = (tmp_path / "m.pt", "--report", tmp_path / "no" / "such" / "m.json") if report else ()
     for arguments in (names,) if report else ((tmp_path / "no" / "m.pt",), (tmp_path / "no" / "m.pt", "--all")):
         code, output = run(MODEL, *arguments)
-        assert (code, "there is no folder" in output, "make it first" in output) == (6, True, True)
-    with pytest.raises(OutputError, match="there is no folder"):
+        assert (code, "does not exist" in output, "create it first" in output) == (6, True, True)
+    with pytest.raises(OutputError, match="does not exist"):
         dpnn_bridge.save(tmp_path / "no" / "m.pt", dpnn_bridge.load(MODEL))
     assert list(tmp_path.iterdir()) == []
     assert run(MODEL, "--out-dir", tmp_path / "made" / "here")[0] == 0

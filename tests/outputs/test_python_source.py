@@ -371,7 +371,7 @@ def test_class_without_source_is_refused(tmp_path: Path) -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x
 
-    with pytest.raises(ConversionError, match="inside of a function"):
+    with pytest.raises(ConversionError, match="in a function"):
         source_of(Local(), tmp_path)
 
 

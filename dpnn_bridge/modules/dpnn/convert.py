@@ -117,7 +117,7 @@ class Convert(nn.Module):
             return input.select(1 - b, 0)
         if target == "bt" and source == "b":
             return input.unsqueeze(1)
-        raise ValueError(f"Convert knows no way from shape {source!r} to {target!r}")
+        raise ValueError(f"Convert cannot convert from shape {source!r} to {target!r}")
 
     def extra_repr(self) -> str:
         return "" if self.input_shape == "b*" else f"{self.input_shape!r}, {self.output_shape!r}"

@@ -162,7 +162,9 @@ class SparseNLLCriterion(Criterion):
         x = input.reshape(-1, input.shape[-1])
         probabilities, classes = (part.reshape(len(x), -1) for part in target)
         if self.do_target_check and (probabilities.sum(1) - 1).abs().max() > 1e-3:
-            raise ValueError("SparseNLLCriterion: the target is no probability vector; do_target_check=False allows it")
+            raise ValueError(
+                "SparseNLLCriterion: the target is not a probability vector; do_target_check=False accepts it"
+            )
         total = -(x.gather(1, classes.long() - self.index_base) * probabilities).sum()
         return total / len(x) if self.size_average else total
 

@@ -34,7 +34,7 @@ def check_dimensions(*tensors: Tensor) -> None:
         ValueError: there is one.
     """
     if any(tensor.dim() == 1 and tensor.shape[0] == 0 for tensor in tensors):
-        raise ValueError("a tensor without elements has no dimensions in Torch7; leave it out of the table")
+        raise ValueError("a tensor without elements has no dimensions in Torch7; omit it from the table")
 
 
 def joined(tensors: Sequence[Tensor], dim: int) -> Tensor:

@@ -42,7 +42,7 @@ class JoinTable(nn.Module):
     def forward(self, input: list[Tensor]) -> Tensor:
         if not input:
             if self.dimension < 0 or self.n_input_dims is not None:
-                raise ValueError("an empty table does not tell which dimension is meant")
+                raise ValueError("an empty table does not determine the dimension")
             return torch.empty(0)
         return joined(input, batched_dim(input[0], self.dimension, self.n_input_dims))
 

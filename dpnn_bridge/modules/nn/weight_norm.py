@@ -135,7 +135,7 @@ class WeightNorm(nn.Module):
             direction = _from_rows(torch.arange(v.shape[0]).view(-1, 1).expand(v.shape), module)
             dims = tuple(d for d in range(direction.dim()) if bool((direction == direction.narrow(d, 0, 1)).all()))
             if math.prod(n for d, n in enumerate(direction.shape) if d not in dims) != v.shape[0]:
-                raise ctx.error("the rows of v are no slices of the weight as torch arranges it", obj)
+                raise ctx.error("the rows of v are not slices of the weight in PyTorch's layout", obj)
             parametrize.register_parametrization(inner, "weight", Scaled(dims))
             make_picklable(inner)
             return module

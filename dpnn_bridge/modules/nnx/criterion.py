@@ -216,7 +216,7 @@ class SparseCriterion(nn.Module):
 
     def forward(self, input: Any, target: Any = None) -> Tensor:
         raise ConversionError(
-            "the C code of this criterion is in no version of nnx, so that what it computes is unknown",
+            "no version of nnx contains the C code of this criterion, so its result is unknown",
             class_name="nn.SparseCriterion",
         )
 

@@ -59,7 +59,7 @@ class SpatialPyramid(nn.Module):
 
     def forward(self, input: Any) -> list[Tensor]:
         if isinstance(input, Tensor) and any(size % r for r in self.ratios for size in input.shape[1:3]):
-            raise ValueError(f"SpatialPyramid: {tuple(input.shape)} is no multiple of the ratios {self.ratios}")
+            raise ValueError(f"SpatialPyramid: {tuple(input.shape)} is not a multiple of the ratios {self.ratios}")
         if not self.focused:
             return self.unfocused_pipeline(input)
         for branch, width, height in zip(self.focused_pipeline, self.window_widths, self.window_heights, strict=True):
@@ -215,7 +215,8 @@ class SpatialRecursiveFovea(nn.Module):
 
     def forward(self, input: Any) -> Tensor:
         raise ConversionError(
-            "this layer calls SpatialPadding and SpatialReSampling in the way of 2011 and does not run in Torch7 "
+            "this layer uses SpatialPadding and SpatialReSampling with the interface of 2011, and does "
+            "not run in Torch7 "
             "either; use its processors",
             class_name="nn.SpatialRecursiveFovea",
         )

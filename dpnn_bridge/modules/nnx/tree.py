@@ -97,7 +97,7 @@ class SoftMaxTree(nn.Module):
             index_base: of the targets.
 
         Raises:
-            ValueError: a node has no way to the root.
+            ValueError: a node has no path to the root.
 
         Examples:
             >>> tree = SoftMaxTree.from_hierarchy(4, {1: [2, 3], 2: [4, 5]}, root=1)
@@ -111,7 +111,7 @@ class SoftMaxTree(nn.Module):
             if node == root:
                 return 1
             if node not in parent_of or limit == 0:
-                raise ValueError(f"node {node} has no way to the root {root}")
+                raise ValueError(f"node {node} has no path to the root {root}")
             return 1 + depth(parent_of[node], limit - 1)
 
         child_parent = torch.full((max(parent_of), 2), -1, dtype=torch.int32)

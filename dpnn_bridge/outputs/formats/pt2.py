@@ -74,7 +74,7 @@ class Pt2(Format):
                 with PatientFile(path) as file:
                     torch.export.save(program, file, extra_files={ORIGIN: context.metadata.get("origin", "")})  # type: ignore[arg-type]
         except Exception as e:
-            raise ConversionError(f"torch.export cannot hold this model: {e}") from e
+            raise ConversionError(f"torch.export cannot export this model: {e}") from e
 
     def verify(self, module: nn.Module, path: Path, context: ExportContext) -> None:
         loaded = torch.export.load(path).module()

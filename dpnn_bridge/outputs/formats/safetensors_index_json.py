@@ -41,7 +41,7 @@ def parse_size(text: int | str) -> int:
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?I?)B?", str(text).strip().upper())
     size = int(float(found[1]) * _UNITS[found[2]]) if found and found[2] in _UNITS else 0
     if size < 1:
-        raise OptionError(f"{text!r} is no size of a shard; give one such as 2GB")
+        raise OptionError(f"{text!r} is not a shard size; use one such as 2GB")
     return size
 
 

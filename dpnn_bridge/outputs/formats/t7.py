@@ -42,14 +42,14 @@ class T7(Format):
         binary, shared = encoding.get("mode") != "ascii", encoding.get("referenced", True)
         read = read_t7(path)
         if found := difference(context.written, read, exact_nan=binary, shared=shared):
-            raise VerificationError(f"{path}: reading it back gave something else: {found}")
+            raise VerificationError(f"{path}: the content differs after reading back: {found}")
         model = select(read, None, path.name, together=True)[0] if isinstance(read, LuaTable) else read
         check_loads(module, lambda options: convert_object(model, options)[0], same_names=False)
 
     def write_data(self, found: Data, path: Path) -> None:
         write_t7(path, found.lua, verify=False)
         if different := difference(found.lua, read_t7(path), exact_nan=True, shared=True):
-            raise VerificationError(f"{path}: reading it back gave something else: {different}")
+            raise VerificationError(f"{path}: the content differs after reading back: {different}")
 
 
 FORMAT = T7()

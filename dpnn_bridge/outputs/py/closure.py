@@ -35,11 +35,13 @@ class SourceClosure:
         if obj.__module__.startswith("torch.nn."):
             return f"nn.{obj.__qualname__}"
         if "." in obj.__qualname__:
-            raise ConversionError(f"{obj.__qualname__} is defined inside of a function or class: .py cannot copy it")
+            raise ConversionError(f"{obj.__qualname__} is defined in a function or class: .py cannot copy it")
         try:
             return self._add(sys.modules[obj.__module__], obj.__qualname__) or obj.__qualname__
         except (KeyError, OSError, TypeError) as e:
-            raise ConversionError(f"the source of {obj.__module__}.{obj.__qualname__} is not there to be copied") from e
+            raise ConversionError(
+                f"the source of {obj.__module__}.{obj.__qualname__} is not available to be copied"
+            ) from e
 
     def unique(self, name: str) -> str:
         """``name``, with a number where it is taken; from now on it is."""

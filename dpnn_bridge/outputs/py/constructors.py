@@ -94,8 +94,9 @@ class Constructors:
                     call = Call("nn.utils.parametrizations.weight_norm", [call], given)
                 elif kind.__module__.startswith("torch."):
                     raise ConversionError(
-                        f"its {name} has the parametrization {kind.__name__}, which .py cannot hold; "
-                        f"torch.nn.utils.parametrize.remove_parametrizations(module, {name!r}) makes it ordinary",
+                        f"its {name} has the parametrization {kind.__name__}, which .py does not support; "
+                        f"torch.nn.utils.parametrize.remove_parametrizations(module, {name!r}) makes it "
+                        "an ordinary weight",
                         path=path,
                         class_name=_plain_type(module).__name__,
                     )

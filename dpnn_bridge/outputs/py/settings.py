@@ -108,7 +108,7 @@ def _ties(pairs: list[Pair]) -> Iterator[str]:
         source = paths.get(id(t.source.owner))
         view = _view(t)
         if source is None or view is None:
-            raise ConversionError(f"the way its {name} is tied to another module cannot be written", path=pair.path)
+            raise ConversionError(f"the tie of its {name} to another module cannot be written", path=pair.path)
         yield f'tie({pair.path}, "{name}", {source}, "{t.source.leaf}", {", ".join(map(str, view))})'
 
 
