@@ -130,7 +130,7 @@ def unread(encoding: Encoding) -> list[str]:
     if not encoding.trailing:
         return []
     several = "dpnn_bridge.loaders.read_all reads several objects"
-    return [f"{encoding.trailing} bytes follow the first object of the file; they are not read ({several})"]
+    return [f"{encoding.trailing} bytes after the first object of the file are not read ({several})"]
 
 
 def _chosen(models: Models, key: str, name: str) -> nn.Module:

@@ -52,8 +52,8 @@ class Manifest:
         place = place_of(path)
         if isinstance(place, str):
             raise OptionError(
-                f"{path}: a manifest grows line by line, which files in a store do not; "
-                "name a file of this machine, and upload it afterwards"
+                f"{path}: a manifest is appended line by line, which a store does not support; "
+                "name a local file, and upload it afterwards"
             )
         self.path = place
         self._last = last_lines(self.path) if self.path.exists() else {}

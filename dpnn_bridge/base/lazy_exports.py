@@ -1,4 +1,4 @@
-"""Lazy exports of a package: a file is imported when the first of its names is used."""
+"""Export the names of a package's files, and import a file when one of its names is first used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""dpnn-convert: parses, calls the API, prints. PyTorch is imported only when there is something to do."""
+"""Implement dpnn-convert: parse options, call the API, print the result. PyTorch is imported only when needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``dpnn-inspect``: prints what a .t7 file holds."""
+"""Implement ``dpnn-inspect``: print the content of a .t7 file."""
 
 from __future__ import annotations
 

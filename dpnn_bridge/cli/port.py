@@ -1,4 +1,4 @@
-"""``dpnn-convert --into`` and ``dpnn-verify MODEL my_models.py:Net``: weights in a network of the user's."""
+"""Implement ``dpnn-convert --into`` and ``dpnn-verify MODEL my_models.py:Net`` for networks of the user."""
 
 from __future__ import annotations
 

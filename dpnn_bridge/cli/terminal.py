@@ -1,6 +1,6 @@
-"""What all commands share: options, errors, tables, progress, and that nothing from a file acts on the terminal.
+"""Provide options, errors, tables and progress for all commands.
 
-Commands print text with :func:`say` and tables with :func:`console`; both escape what a terminal would act on.
+Commands print text with :func:`say` and tables with :func:`console`. Both escape terminal control sequences.
 """
 
 from __future__ import annotations

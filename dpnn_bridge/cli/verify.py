@@ -1,4 +1,4 @@
-"""``dpnn-verify``: prints, layer by layer, how far a model is from what Torch7 computed."""
+"""Implement ``dpnn-verify``: compare a model with Torch7's results, layer by layer."""
 
 from __future__ import annotations
 

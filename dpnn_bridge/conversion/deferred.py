@@ -1,4 +1,4 @@
-"""Parameters whose elements stay in the file, so that a model larger than memory can be converted."""
+"""Define parameters whose elements stay in the file, for the conversion of models larger than memory."""
 
 from __future__ import annotations
 

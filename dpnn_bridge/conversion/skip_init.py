@@ -1,4 +1,4 @@
-"""Constructors without their random numbers: the tensors of the file take the place of what they would draw."""
+"""Skip the random initialization in constructors, because tensors of the file replace the initial values."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Tables whose keys were chosen to collide in Python's dict are refused before they cost quadratic time.
+"""Refuse tables whose keys were chosen to collide in Python's dict, before they cost quadratic time.
 
-CPython hashes numbers without a secret, so that a file can name numbers for which a dict looks at thousands of places.
-Large tables are therefore filled in parts. Before the next part the probes of the last one are counted as CPython makes
-them, unless the keys are 1, 2, 3, … as in an array, which never collide.
+CPython hashes numbers without a secret, so a file can contain numbers for which a dict probes thousands of slots.
+Therefore large tables are filled in parts. Before each part, the probes of the previous part are counted as CPython
+makes them. Keys 1, 2, 3, … as in an array never collide and are not counted.
 """
 
 from __future__ import annotations

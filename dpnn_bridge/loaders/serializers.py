@@ -1,10 +1,10 @@
-"""Classes that do not write themselves as one table: what their records hold, all in one place.
+"""Read and write classes that do not store themselves as one table.
 
-Nearly every Lua class writes a single object, the table of its fields. The classes here have a ``read``/``write`` of
-their own; a reader that does not know them loses its place in the stream. Both directions stand side by side and look
-like the Lua source: ``yield`` is ``file:readObject()`` or ``file:writeObject(x)``, everything else is a raw value.
+Nearly every Lua class writes a single object, the table of its fields. The classes in this file have their own ``read``
+and ``write``. A reader that does not know them loses its position in the stream. Both directions are side by side and
+look like the Lua source: ``yield`` is ``file:readObject()`` or ``file:writeObject(x)``, everything else is a raw value.
 
-Register a further class with :func:`register_serializer`.
+Register another class with :func:`register_serializer`.
 """
 
 from __future__ import annotations

@@ -184,7 +184,7 @@ def test_conversion_counts_what_it_wrote_and_says_what_it_left(tmp_path: Path) -
     assert "note" not in done
     write_all(tmp_path / "two.t7", [data, LuaTable({"b": 1})])
     done = run(convert_command, tmp_path / "two.t7", tmp_path / "two.npz").stdout
-    assert "after the first object of the file; they are not read (dpnn_bridge.loaders.read_all" in done
+    assert "after the first object of the file are not read (dpnn_bridge.loaders.read_all" in done
     write_all(tmp_path / "model.t7", [dpnn_bridge.to_lua(torch.nn.Linear(2, 2)), data])
     for name in ("model.pt", "model.py"):
         done = run(convert_command, tmp_path / "model.t7", tmp_path / name).stdout

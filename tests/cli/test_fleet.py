@@ -373,7 +373,7 @@ def test_a_line_that_a_killed_program_left_half_written(tmp_path: Path) -> None:
     for text in (b"nonsense\n", b"\0\xff\n"):
         path.write_bytes(text)
         code, _, err = run(verify_command, path)
-        assert (code, f"{path}: line 1 is no line of a manifest" in err, "remove the line" in err) == (3, True, True)
+        assert (code, f"{path}: line 1 is not a manifest line" in err, "remove the line" in err) == (3, True, True)
     path.write_bytes(b"")
     assert run(verify_command, path)[:2] == (0, "0 files: nothing was converted\n")
 
