@@ -72,12 +72,12 @@ class Outcome:
     proof: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
+        """Return plain data for JSON."""
         task = {"source": str(self.task.source), "target": str(self.task.target), "key": self.task.key}
         return {**task, "status": self.status, "message": self.message, "exit_code": self.exit_code, **self.facts}
 
     def to_line(self) -> Line:
-        """The line of a manifest, see :mod:`dpnn_bridge.manifest`."""
+        """Return the line of a manifest, see :mod:`dpnn_bridge.manifest`."""
         places = {"source": absolute(self.task.source), "target": absolute(self.task.target)}
         verdict = "failed" if self.status == "failed" else "equal"
         made = {"verdict": verdict, "seconds": round(self.seconds, 3), "dpnn_bridge": package_version()}
@@ -86,7 +86,7 @@ class Outcome:
 
 @checks_arguments
 def tasks_for(sources: Sequence[Place], out_dir: Place, suffix: str) -> list[Task]:
-    """One task per file; outputs keep the names of the sources, and the folders below their common parent.
+    """Return one task per file; outputs keep the names of the sources, and the folders below their common parent.
 
     Args:
         sources: paths and URLs; one with ``*`` stands for all that it fits, where no file has that name.
@@ -120,7 +120,7 @@ def tasks_for(sources: Sequence[Place], out_dir: Place, suffix: str) -> list[Tas
 
 @checks_arguments
 def tasks_for_models(source: Place, target: Place, keys: Sequence[str]) -> list[Task]:
-    """One task per model of one file: ``out.pt`` and key ``protos.rnn`` give ``out.protos.rnn.pt``.
+    """Return one task per model of one file: ``out.pt`` and key ``protos.rnn`` give ``out.protos.rnn.pt``.
 
     Keys that would give the same name, or one that no file can have, get another.
     """
@@ -140,20 +140,20 @@ def tasks_for_models(source: Place, target: Place, keys: Sequence[str]) -> list[
 
 
 def _fitting(path: Path) -> list[Path]:
-    """The files that a pattern fits, which a shell left as it is; the path itself where it is none."""
+    """Return the files that a pattern fits, which a shell left as it is; the path itself where it is none."""
     if os.path.lexists(path) or not glob.has_magic(os.fspath(path)):
         return [path]
     return sorted(map(Path, glob.glob(os.fspath(path), recursive=True))) or [path]
 
 
 def _split_url(url: str) -> tuple[str, PurePath]:
-    """The store of a URL, and the path in it."""
+    """Return the store of a URL, and the path in it."""
     store = url.partition("://")[0]
     return store, PurePosixPath("/", without_query(url).partition("://")[2])
 
 
 def _split_path(path: Path) -> tuple[str, PurePath]:
-    """The drive of a file, empty where there are none, and its whole path."""
+    """Return the drive of a file, empty where there are none, and its whole path."""
     whole = PurePath(os.path.abspath(path))
     return whole.drive, whole
 
@@ -169,7 +169,7 @@ _LONGEST_NAME = 255
 
 
 def _file_name(key: str, room: int) -> str:
-    """The part of a file name that stands for a key: its letters, digits and a few signs, in so many bytes."""
+    """Return the part of a file name that stands for a key: its letters, digits and a few signs, in so many bytes."""
     name = key.replace("][", ".").strip("[]").replace("[", ".").replace("]", "").replace("'", "")
     name = re.sub(r"[^\w.+=@-]", "_", name.encode("utf-8", "replace").decode())
     return os.fsencode(name or "model")[: max(room, 1)].decode("utf-8", "ignore")
@@ -185,7 +185,7 @@ def run(
     force: bool = False,
     **options: Any,
 ) -> Iterator[Outcome]:
-    """Runs conversions, each independent of the others' failures; yields outcomes as they come.
+    """Run conversions, each independent of the others' failures; yield outcomes as they come.
 
     Args:
         tasks: the conversions.
@@ -223,14 +223,14 @@ def run(
 
 
 def _missing_folders(tasks: Iterable[Task]) -> list[Path]:
-    """The folders that the outputs need and that are not there, the innermost first."""
+    """Return the folders that the outputs need and that are not there, the innermost first."""
     folders = {folder for task in tasks if isinstance(task.target, Path) for folder in task.target.parents}
     return sorted((f for f in folders if not f.exists()), key=lambda f: len(f.parts), reverse=True)
 
 
 @checks_arguments
 def run_one(task: Task, line: Line | None = None, **options: Any) -> Outcome:
-    """Runs one conversion; what goes wrong is in the outcome.
+    """Run one conversion; what goes wrong is in the outcome.
 
     Args:
         task: the conversion.
@@ -271,7 +271,7 @@ def _run_one(task: Task, line: Line | None, options: dict[str, Any]) -> Outcome:
 
 
 def _present(task: Task, line: Line | None, options: dict[str, Any]) -> Outcome:
-    """The outcome where something has the name of the output."""
+    """Return the outcome where something has the name of the output."""
     from dpnn_bridge.converting import is_converted
     from dpnn_bridge.loaders.origin import local_file
     from dpnn_bridge.outputs.options import ConvertOptions, origin_text
@@ -294,12 +294,12 @@ def _present(task: Task, line: Line | None, options: dict[str, Any]) -> Outcome:
 
 
 def _own(options: dict[str, Any]) -> dict[str, Any]:
-    """The options that change what is written."""
+    """Return the options that change what is written."""
     return {name: value for name, value in options.items() if name not in ("to", "force", "checksum")}
 
 
 def _checksum_there(target: Place) -> str:
-    """The checksum of a target, none where a shard of it is missing."""
+    """Return the checksum of a target, none where a shard of it is missing."""
     from dpnn_bridge.loaders.origin import local_file
 
     try:
@@ -315,7 +315,7 @@ def _proof(origin: str | None, written: str) -> dict[str, Any]:
 
 
 def _is_of(line: Line | None, outcome: Outcome) -> bool:
-    """Whether a manifest says of a target what an outcome says."""
+    """Return whether a manifest says of a target what an outcome says."""
     return line is not None and line["verdict"] == "equal" and outcome.proof.items() <= line.items()
 
 
@@ -354,7 +354,7 @@ def _run_in_workers(calls: Sequence[Call], jobs: int, options: dict[str, Any]) -
 def _until_one_dies(
     waiting: deque[Call], jobs: int, options: dict[str, Any]
 ) -> Generator[Outcome, None, Sequence[Call]]:
-    """Takes calls from a queue and makes them; returns those that were running when a worker died."""
+    """Take calls from a queue and make them; return those that were running when a worker died."""
     lost: list[Call] = []
     with workers(min(jobs, len(waiting))) as pool:
         running: dict[Future[Outcome], Call] = {}

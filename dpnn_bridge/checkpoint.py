@@ -96,7 +96,7 @@ class Checkpoint:
 @checks_arguments
 @wrap_errors(ConversionError, "loading")
 def load_checkpoint(path: Origin, **options: Any) -> Checkpoint:
-    """Loads every model of a file together with what stands beside them.
+    """Load every model of a file together with what stands beside them.
 
     Args:
         path: a ``.t7`` file, or a ``.pt`` or ``.safetensors`` file that was converted from one (optimizer states are
@@ -139,7 +139,7 @@ def load_checkpoint(path: Origin, **options: Any) -> Checkpoint:
 
 
 def _plainly(modules: set[int], budget: Budget) -> Callable[[Any], Any]:
-    """Makes plain data, without models and functions; objects become dicts of their fields, what is shared once."""
+    """Make plain data, without models and functions; objects become dicts of their fields, what is shared once."""
     done: dict[int, Any] = {}
 
     def plain(value: Any) -> Any:
@@ -166,7 +166,7 @@ def _plainly(modules: set[int], budget: Budget) -> Callable[[Any], Any]:
 
 
 def _sort(found: Checkpoint, table: Mapping[Any, Any] | list[Any], plain: Callable[[Any], Any]) -> None:
-    """Puts each entry of a checkpoint table where it belongs."""
+    """Put each entry of a checkpoint table where it belongs."""
     if not isinstance(table, Mapping):  # a list of models and options
         table = dict(enumerate(table, 1))
     for key, raw in table.items():
@@ -197,7 +197,7 @@ def _sort(found: Checkpoint, table: Mapping[Any, Any] | list[Any], plain: Callab
 
 
 def vocabulary_of(value: Any) -> dict[str, int] | None:
-    """Token -> number from a table in either direction, or a list of tokens; None when it is no vocabulary.
+    """Return the token -> number from a table in either direction, or a list of tokens; None when it is no vocabulary.
 
     Of several in one list, such as words and characters, the first.
     """
@@ -218,7 +218,7 @@ def vocabulary_of(value: Any) -> dict[str, int] | None:
 
 
 def _from_models(found: Checkpoint) -> None:
-    """What models themselves remember: the vocabulary of a language model, the mean of its data."""
+    """Return the data that models store: the vocabulary of a language model, the mean of its data."""
     for model in found.models.values():
         for module in model.modules():
             record = record_of(module)

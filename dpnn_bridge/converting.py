@@ -51,7 +51,7 @@ def convert(
     progress: Callable[[str], None] = lambda step: None,
     **options: Any,
 ) -> Report:
-    """Converts a model file to the format that the suffix of ``dst`` names.
+    """Convert a model file to the format that the suffix of ``dst`` names.
 
     A file without a model, or a ``key`` that leads to data, is written as data: ``.npz``, ``.safetensors``, ``.json``,
     ``.pt`` or ``.t7``, see :mod:`dpnn_bridge.outputs.data`.
@@ -108,7 +108,7 @@ class _Conversion:
     checksum: bool
 
     def write_data(self, value: Any) -> Report:
-        """Writes data without a model."""
+        """Write data without a model."""
         with replacing(self.path, force=self.force, inputs=self.inputs) as temporary:
             found = data.collect(value, text=self.format.text)
             self.format.write_data(found, temporary)
@@ -118,7 +118,7 @@ class _Conversion:
         return report
 
     def write_model(self, contents: tuple[Any, Encoding] | None, rebuilding: Options) -> Report:
-        """Writes a model."""
+        """Write a model."""
         with ThreadPoolExecutor(1) as pool:  # for the checksum, beside reading and writing
             wanted = self.checksum or self.format.origin_beside
             made_of = pool.submit(self._origin).result if wanted else None
@@ -171,7 +171,7 @@ def _options_of(chosen: ConvertOptions, format: Format) -> Options:
 
 
 def _data(contents: tuple[Any, Encoding] | None, key: str | None, options: Options) -> Any:
-    """What a file holds, or the part that a key names, where that is data; None where it is a model or holds one."""
+    """Return the data of a file, or of a key in it; None if it is or contains a model."""
     value = contents and (follow(contents[0], key) if key else contents[0])
     if value is None:
         return None
@@ -198,7 +198,7 @@ def _data_report(written: data.Data, name: str, key: str | None, model: tuple[st
 def is_converted(
     src: Origin, dst: StrPath, *, to: str | None = None, force: bool = False, checksum: bool = False, **options: Any
 ) -> bool:
-    """Whether ``dst`` is whole and what :func:`convert` made of ``src`` with these arguments.
+    """Return whether ``dst`` is whole and what :func:`convert` made of ``src`` with these arguments.
 
     A file may say what it was made of; others (``.t7``, ``.pt``, data) are compared with what the input gives now.
 

@@ -23,7 +23,7 @@ from dpnn_bridge.errors import OptionError
 
 
 def why_lost(error: Exception) -> str:
-    """What to tell of a call that an executor did not bring to its end."""
+    """Return the message for a call that an executor did not complete."""
     if isinstance(error, BrokenProcessPool):
         return "a worker process died, perhaps for lack of memory; use fewer --jobs for what is left"
     if isinstance(error, ModuleNotFoundError):
@@ -34,7 +34,7 @@ def why_lost(error: Exception) -> str:
 # ---------------------------------------------------------------------- processes
 @contextmanager
 def workers(jobs: int) -> Iterator[Executor]:
-    """Processes of this machine that end with this one, however it ends."""
+    """Create local processes that end when this process ends, for any reason."""
     # spawned, since a forked process can hang on the locks of PyTorch's threads
     context = multiprocessing.get_context("spawn")
     watched, held = context.Pipe(duplex=False)  # workers end when it closes, which it does when this process ends
@@ -53,7 +53,7 @@ def workers(jobs: int) -> Iterator[Executor]:
 
 
 def _start_worker(jobs: int, watched: Any, silent: int) -> None:
-    """Workers leave it to their parent to be interrupted, end with it, and are as silent as it is."""
+    """Initialize a worker: ignore interrupts, end with the parent, use its verbosity."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, args=(watched,), daemon=True).start()
     if silent:
@@ -112,7 +112,7 @@ class DaskExecutor(Executor):
 
 @contextmanager
 def dask_executor(address: str) -> Iterator[Executor]:
-    """What runs calls on the workers of a Dask cluster, each of which has this package.
+    """Return an executor for the workers of a Dask cluster. Check that each has this package.
 
     Args:
         address: of the scheduler, such as ``tcp://host:8786``.

@@ -53,7 +53,7 @@ def load(
     allow_unsupported: bool = False,
     sha256: str | None = None,
 ) -> nn.Module:
-    """Loads a model from a ``.t7`` file, a pickle of ``torch.legacy.nn``, or a file written by :func:`save`.
+    """Load a model from a ``.t7`` file, a pickle of ``torch.legacy.nn``, or a file written by :func:`save`.
 
     Args:
         path: the file, or a URL, a file open for reading bytes, or bytes (:mod:`dpnn_bridge.loaders.origin`).
@@ -98,7 +98,7 @@ def load(
 def load_with_report(
     origin: Origin, key: str | None, options: Options, sha256: str | None = None
 ) -> tuple[nn.Module, Report]:
-    """:func:`load` together with the report of what became of what."""
+    """Load like :func:`load`, and also return the report."""
     with local_file(origin, sha256) as file:
         return load_local(file, read_source(file), key, options)
 
@@ -106,7 +106,7 @@ def load_with_report(
 def load_local(
     file: LocalFile, contents: tuple[Any, Encoding] | None, key: str | None, options: Options
 ) -> tuple[nn.Module, Report]:
-    """The model of a file, of which :func:`read_source` gave ``contents``, with its report."""
+    """Return the model of a file, of which :func:`read_source` gave ``contents``, with its report."""
     if contents is None:
         module, report = container.unpack(_read_pytorch(file), options, file.name)
         return (_chosen(module, key, file.name) if key and isinstance(module, Models) else module), report
@@ -126,7 +126,7 @@ def load_local(
 
 
 def unread(encoding: Encoding) -> list[str]:
-    """A note where a file holds more than what was read."""
+    """Return a note where a file holds more than what was read."""
     if not encoding.trailing:
         return []
     several = "dpnn_bridge.loaders.read_all reads several objects"
@@ -145,7 +145,7 @@ def _read_pytorch(file: LocalFile) -> Any:
 
 
 def classes_in_lua(lua: Any, sandbox: bool | Literal["partial"]) -> dict[str, Any]:
-    """Options that let ``lua=``, a bridge or Lua files, convert the classes that it knows."""
+    """Return the options that let ``lua=``, a bridge or Lua files, convert the classes that it knows."""
     if lua is None:
         return {}
     from dpnn_bridge.lua.bridge import LuaBridge
@@ -160,7 +160,7 @@ def classes_in_lua(lua: Any, sandbox: bool | Literal["partial"]) -> dict[str, An
 
 
 def cast(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
-    """The module in another type, which it will be written in too."""
+    """Return the module in another type, which it will be written in too."""
     record = record_of(module)
     if dtype is not None and record is not None:
         record.cast = dtype
@@ -170,7 +170,7 @@ def cast(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
 @checks_arguments
 @wrap_errors(ConversionError, "writing")
 def save(path: StrPath, module: nn.Module | Convertible, *, force: bool = True, **options: Any) -> None:
-    """Writes a module in the format that the suffix names, reads it back and compares, then lets the file appear.
+    """Write a module in the format that the suffix names, read it back and compare, then let the file appear.
 
     Args:
         path: ``.pt`` (what :func:`load` rebuilds and ``torch.load(weights_only=True)`` reads), ``.safetensors``,
@@ -191,7 +191,7 @@ def save(path: StrPath, module: nn.Module | Convertible, *, force: bool = True, 
 @checks_arguments
 @wrap_errors(ConversionError, "writing")
 def write_t7(path: StrPath, value: Any, **options: Any) -> None:
-    """Writes a module, a Lua value, or plain Python data to a ``.t7`` file that Torch7 loads.
+    """Write a module, a Lua value, or plain Python data to a ``.t7`` file that Torch7 loads.
 
     Args:
         path: the file; it appears only once it is complete.
@@ -208,7 +208,7 @@ def write_t7(path: StrPath, value: Any, **options: Any) -> None:
 @checks_arguments
 @wrap_errors(ConversionError, "searching for models")
 def model_keys(path: Origin) -> list[str]:
-    """The keys of all models in a ``.t7`` file, as ``load(key=…)`` takes them.
+    """Return the keys of all models in a ``.t7`` file, as ``load(key=…)`` takes them.
 
     Raises:
         ModelNotFoundError: there is none.

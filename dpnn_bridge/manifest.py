@@ -59,11 +59,11 @@ class Manifest:
         self._last = last_lines(self.path) if self.path.exists() else {}
 
     def of(self, target: str) -> Line | None:
-        """The last line of a target."""
+        """Return the last line of a target."""
         return self._last.get(target)
 
     def add(self, line: Line) -> None:
-        """Appends a line, with one call of the system.
+        """Append a line, with one call of the system.
 
         Raises:
             OutputError: the system refuses.
@@ -82,7 +82,7 @@ class Manifest:
 
 
 def last_lines(path: Path) -> dict[str, Line]:
-    """The last line of each target, by target.
+    """Return the last line of each target, by target.
 
     Raises:
         T7FormatError: a line is damaged, other than by a program that ended while it wrote it.

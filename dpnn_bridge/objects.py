@@ -52,12 +52,12 @@ _CPU_PREFIX = {np.dtype(t): f"torch.{name}" for name, t in _ELEMENT_TYPES.items(
 
 
 def element_dtype(class_name: str) -> np.dtype | None:
-    """numpy dtype of a tensor or storage class, or None when ``class_name`` names neither."""
+    """Return the numpy dtype of a tensor or storage class, or None for other classes."""
     return ELEMENT_DTYPES.get(class_name)
 
 
 def tensor_class(dtype: np.dtype | type) -> str:
-    """The CPU tensor class of a numpy dtype: ``float32`` -> ``torch.FloatTensor``."""
+    """Return the CPU tensor class of a numpy dtype: ``float32`` -> ``torch.FloatTensor``."""
     return _CPU_PREFIX[np.dtype(dtype)] + "Tensor"
 
 
@@ -99,13 +99,13 @@ class LuaTable(MutableMapping):
 
     @classmethod
     def from_list(cls, values: Iterable[Any]) -> LuaTable:
-        """A table with keys 1, 2, …"""
+        """Return a table with keys 1, 2, …"""
         table = cls()
         table.entries = dict(enumerate(values, 1))
         return table
 
     def as_list(self) -> list[Any]:
-        """The values at 1, 2, … up to the first gap, as Lua's ``ipairs`` visits them."""
+        """Return the values at 1, 2, … up to the first gap, as Lua's ``ipairs`` visits them."""
         entries, values, i = self.entries, [], 1
         while i in entries:
             values.append(entries[i])
@@ -132,7 +132,7 @@ class LuaTable(MutableMapping):
         return (k.value if type(k) is _BooleanKey else k for k in self.entries)
 
     def __len__(self) -> int:
-        """Number of entries of any key (Lua's ``#`` counts 1, 2, … only: ``len(table.as_list())``)."""
+        """Return the number of entries of any key (Lua's ``#`` counts 1, 2, … only: ``len(table.as_list())``)."""
         return len(self.entries)
 
     def __contains__(self, key: Any) -> bool:
@@ -168,7 +168,7 @@ class LuaObject(MutableMapping):
         self.payload = LuaTable() if payload is ... else payload
 
     def changed(self, changes: Mapping[Any, Any] | None = None, /, **fields: Any) -> LuaObject:
-        """A copy with other fields (None removes one) and the same class, version and header. Values are shared.
+        """Return a copy with other fields (None removes one) and the same class, version and header. Values are shared.
 
         Args:
             changes: field -> value, for names that are no Python identifiers.
@@ -272,7 +272,7 @@ class LuaStorage(Elements):
         return self._array is not None
 
     def numpy(self) -> np.ndarray:
-        """The elements, shape ``(size,)``. Aligned, writable and the same array at each call, in every thread."""
+        """Return the elements, shape ``(size,)``: an aligned, writable array, the same for all calls and threads."""
         if self._array is None:
             with Exclusive(self):
                 if self._load is not None:
@@ -281,7 +281,7 @@ class LuaStorage(Elements):
         return self._array
 
     def copy(self, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """A private, writable copy of the elements from ``start`` to ``stop``.
+        """Return a private, writable copy of the elements from ``start`` to ``stop``.
 
         Elements that are not in memory yet are read for it alone, where the file allows it.
         """
@@ -294,7 +294,7 @@ class LuaStorage(Elements):
         return self.numpy()[start:stop].copy()
 
     def torch(self) -> torch.Tensor:
-        """The elements as a 1-D torch tensor on the same memory; the same tensor at each call."""
+        """Return the elements as a 1-D torch tensor on the same memory; the same tensor at each call."""
         if self._torch is None:
             import torch
 
@@ -341,7 +341,7 @@ class LuaTensor(Elements):
 
     @classmethod
     def from_numpy(cls, array: np.ndarray, class_name: str | None = None) -> LuaTensor:
-        """A tensor on a contiguous copy of ``array`` (no copy when it is contiguous). Scalars become size 1.
+        """Return a tensor on a contiguous copy of ``array`` (no copy when it is contiguous). Scalars become size 1.
 
         Raises:
             TypeError: elements of ``class_name`` have another dtype.
@@ -359,7 +359,7 @@ class LuaTensor(Elements):
 
     @classmethod
     def empty(cls, class_name: str = "torch.FloatTensor") -> LuaTensor:
-        """Torch7's tensor without dimensions, what ``torch.Tensor()`` gives."""
+        """Create Torch7's tensor without dimensions, ``torch.Tensor()``."""
         return cls(class_name, (), (), 0, None)
 
     @property
@@ -376,7 +376,7 @@ class LuaTensor(Elements):
         return math.prod(self.shape) if self.shape else 0
 
     def numpy(self) -> np.ndarray:
-        """The tensor as a writable numpy view of its storage; shape ``(0,)`` when it has no dimensions."""
+        """Return the tensor as a writable numpy view of its storage; shape ``(0,)`` when it has no dimensions."""
         if self.size == 0 or self.storage is None:
             return np.empty(self.shape or (0,), self.dtype)
         base = self.storage.numpy()[self.offset :]
@@ -384,7 +384,7 @@ class LuaTensor(Elements):
         return np.lib.stride_tricks.as_strided(base, self.shape, strides)
 
     def torch(self) -> torch.Tensor:
-        """The tensor as a torch view of its storage; shape ``(0,)`` when it has no dimensions."""
+        """Return the tensor as a torch view of its storage; shape ``(0,)`` when it has no dimensions."""
         import torch
 
         if self.size == 0 or self.storage is None:
@@ -396,5 +396,5 @@ class LuaTensor(Elements):
 
 
 def elements(storage: LuaStorage) -> np.ndarray:
-    """The elements of a storage; those that are not in memory are not kept there."""
+    """Return the elements of a storage; those that are not in memory are not kept there."""
     return storage.numpy() if storage.loaded else storage.copy()

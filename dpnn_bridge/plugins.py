@@ -17,7 +17,7 @@ from dpnn_bridge.errors import ConversionError, NotT7Error
 
 
 def load_plugins(plugins: Sequence[StrPath]) -> None:
-    """Runs Python files that register classes with ``@lua_class``; each only once.
+    """Run Python files that register classes with ``@lua_class``; each only once.
 
     Raises:
         ConversionError: a file is missing, or raises when it runs.
@@ -35,7 +35,7 @@ def load_plugins(plugins: Sequence[StrPath]) -> None:
 
 
 def _import_file(path: Path) -> None:
-    """Runs a Python file as a module that ``inspect`` and ``pickle`` find."""
+    """Run a Python file as a module that ``inspect`` and ``pickle`` find."""
     name = f"dpnn_bridge_plugin_{path.stem}"
     with Exclusive(_import_file):  # another thread may be importing a file of the same name
         while name in sys.modules:

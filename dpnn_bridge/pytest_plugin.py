@@ -80,7 +80,7 @@ def pytest_load_initial_conftests(early_config: Any, parser: Any, args: list[str
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Takes what the command names in a fixture folder from pytest's own collection."""
+    """Take what the command names in a fixture folder from pytest's own collection."""
     folders = _folders(config)
     named = [arg for arg in config.args if _inside(_path(arg), folders)]
     if named and config.args_source is pytest.Config.ArgsSource.ARGS:
@@ -113,7 +113,7 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Every known difference with the number of fixtures that show it."""
+    """Print every known difference with its number of fixtures."""
     expected = [getattr(report, "wasxfail", "") for report in terminalreporter.stats.get("xfailed", [])]
     reasons = Counter(line for text in expected if KNOWN in text for line in text.partition(KNOWN)[2].splitlines())
     if reasons:
@@ -157,7 +157,7 @@ class FixtureItem(pytest.Item):
             pytest.xfail(KNOWN + "\n".join(reasons))
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        """Our own errors as their message; anything else with its traceback."""
+        """Format errors of this package as their message, others with a traceback."""
         if isinstance(excinfo.value, DpnnBridgeError):
             return f"{self.path.name}:\n{excinfo.value}"
         return super().repr_failure(excinfo, style)

@@ -116,7 +116,7 @@ class Summary:
 
 @wrap_errors(ConversionError, "inspecting")
 def summarize(origin: Origin, key: str | None = None, example: Callable[[nn.Module], Any] | None = None) -> Summary:
-    """The summary of a ``.t7`` file, or of one that was converted.
+    """Return the summary of a ``.t7`` file, or of one that was converted.
 
     Args:
         origin: the file.
@@ -167,7 +167,7 @@ def _converted(file: LocalFile, example: Callable[[nn.Module], Any] | None) -> S
 
 
 def _objects(found: Summary, file: LocalFile) -> None:
-    """Counts the objects of a file, and notes what stands behind the last."""
+    """Count the objects of a file, and record what follows the last one."""
     try:
         found.objects = len(read_all(file.path, strict=True))
     except T7FormatError as error:
@@ -207,7 +207,7 @@ def _measure(model: Model, module: nn.Module, example: Callable[[nn.Module], Any
 
 
 def _run(module: nn.Module, value: Any, shapes: dict[int, str], size: int) -> str:
-    """Fills in the shapes of all outputs; returns what went wrong."""
+    """Fill in the shapes of all outputs; return what went wrong."""
 
     def note(m: nn.Module, args: Any, output: Any) -> None:
         shapes[id(m)] = ", ".join("x".join(map(str, t.shape)) for t in nested.leaves(output) if isinstance(t, Tensor))
@@ -257,7 +257,7 @@ def _what(found: Summary, root: Any, models: list[LuaObject]) -> None:
 
 
 def _fitting(text: str) -> str:
-    """A description of 96 characters at most: the entries that fit, then an ellipsis."""
+    """Return a description of 96 characters at most: the entries that fit, then an ellipsis."""
     if len(text) <= 96:
         return text
     listed, cut, _ = text[:93].rpartition(", ")
@@ -282,7 +282,7 @@ def _next(found: Summary, name: str, root: Any) -> None:
 
 
 def _holds_tensors(value: Any) -> bool:
-    """Whether a tensor stands in a value, at most four levels down."""
+    """Return whether a tensor stands in a value, at most four levels down."""
     level, seen = [value], set()
     for _ in range(5):
         if any(isinstance(v, (LuaTensor, LuaStorage)) for v in level):
@@ -301,7 +301,7 @@ def _stem(name: str) -> str:
 
 
 def lines(found: Summary) -> Iterator[tuple[str, str]]:
-    """The summary as text: style and line."""
+    """Yield the summary as text: style and line."""
     yield "bold", f"{found.name}: {found.encoding}, {format_bytes(found.size)}"
     more = f"; {found.objects} objects one after the other, this is the first" if found.objects > 1 else ""
     yield "", f"{found.what}{more}"
@@ -329,7 +329,7 @@ def lines(found: Summary) -> Iterator[tuple[str, str]]:
 
 
 def _inputs(model: Model) -> str:
-    """The options that give a model its input."""
+    """Return the options that give a model its input."""
     return " ".join(f"--input {shape}" for shape in model.inputs) or "--input SHAPE    # such as 1x3x224x224"
 
 

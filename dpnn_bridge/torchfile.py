@@ -72,7 +72,7 @@ class TorchObject:
         return self._obj.get(k.encode()) if isinstance(k, str) else None
 
     def torch_typename(self) -> bytes:
-        """The name of its class."""
+        """Return the name of its class."""
         return self._typename
 
     def __repr__(self) -> str:
@@ -85,7 +85,7 @@ class TorchObject:
 
 @wrap_errors(T7Error, "reading")
 def load(filename: str | os.PathLike[str], **kwargs: Any) -> Any:
-    """Loads the first object of a file; for the options see :class:`T7Reader`."""
+    """Load the first object of a file; for the options see :class:`T7Reader`."""
     return _Values(**kwargs).value(read_t7(filename))
 
 
@@ -107,7 +107,7 @@ class T7Reader:
         self._objects: list[Any] | None = None
 
     def read_obj(self) -> Any:
-        """The next object.
+        """Return the next object.
 
         Raises:
             EOFError: there is none.

@@ -62,7 +62,7 @@ def checks_arguments(function: Callable[P, T]) -> Callable[P, T]:
 
 @cache
 def hints_of(owner: Callable[..., Any]) -> dict[str, Any]:
-    """The annotations of a function or class, name -> type."""
+    """Return the annotations of a function or class, name -> type."""
     return get_type_hints(owner)
 
 
@@ -80,7 +80,7 @@ def check_types(call: str, hints: Mapping[str, Any], values: Mapping[str, Any]) 
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of an annotated type."""
+    """Return whether a value is of an annotated type."""
     origin, inner = get_origin(hint), get_args(hint)
     if hint is Any or isinstance(hint, TypeVar):
         return True
@@ -102,7 +102,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def _expected(hint: Any) -> str:
-    """An annotation in words."""
+    """Return an annotation in words."""
     *first, last = dict.fromkeys(_words(hint))
     return f"{', '.join(first)} or {last}" if first else last
 
@@ -129,7 +129,7 @@ def _is_torch(kind: type) -> bool:
 
 
 def _found(value: Any) -> str:
-    """A value in words: itself where it is short, and its type."""
+    """Return a value in words: itself where it is short, and its type."""
     kind = type(value).__name__
     if isinstance(value, (str, int, float)) or value is None:
         return f"{shortened(repr(value), 60)}{'' if value is None else f' ({kind})'}"

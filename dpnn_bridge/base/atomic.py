@@ -35,7 +35,7 @@ _kept: ContextVar[tuple[StrPath, ...]] = ContextVar("inputs that no output repla
 
 @contextmanager
 def keeping(inputs: Iterable[StrPath]) -> Iterator[None]:
-    """While the block runs, no output replaces one of these files."""
+    """Refuse to replace these files by outputs inside the ``with`` block."""
     before = _kept.set((*_kept.get(), *inputs))
     try:
         yield
@@ -44,7 +44,7 @@ def keeping(inputs: Iterable[StrPath]) -> Iterator[None]:
 
 
 def check_output(path: StrPath, force: bool, inputs: Iterable[StrPath] = ()) -> None:
-    """Raises unless a file may be written to ``path``.
+    """Raise unless a file may be written to ``path``.
 
     Args:
         path: the output.
@@ -100,7 +100,7 @@ def replacing(
     inputs: Iterable[StrPath] = (),
     parts: Callable[[Path], list[Path]] | None = None,
 ) -> Iterator[Path]:
-    """A temporary path that takes the place of ``path`` when the block ends well, and vanishes otherwise.
+    """Yield a temporary path that is moved to ``path`` if the ``with`` block succeeds, and removed otherwise.
 
     Of several programs that write the same file without ``force``, one succeeds. The mode of the file is that of any
     new file, as the umask says.
@@ -147,20 +147,20 @@ def replacing(
 
 
 def write_text(path: StrPath, text: str, *, inputs: Iterable[StrPath] = ()) -> None:
-    """Writes a text file, in place of one that is there; complete or not at all."""
+    """Write a text file, in place of one that is there; complete or not at all."""
     with replacing(path, force=True, inputs=inputs) as temporary:
         write_file(temporary, text)
 
 
 def _name_target(error: Exception, folder: Path, temporary: Path, target: Place) -> None:
-    """Messages name what is written, and not the hidden folder."""
+    """Replace the hidden folder by the output in error messages."""
     if error.args and isinstance(error.args[0], str):
         text = error.args[0].replace(str(temporary), str(target)).replace(f"{folder}{os.sep}", "")
         error.args = (text, *error.args[1:])
 
 
 def _put_all(others: list[tuple[Path, Place]], last: tuple[Path, Place], force: bool) -> None:
-    """Moves files to their places: others, whose names are new, and then the last one, or none of them."""
+    """Move files to their places: others, whose names are new, and then the last one, or none of them."""
     put: list[Path] = []
     with nullcontext() if isinstance(last[1], str) else signals_later():
         try:
@@ -177,7 +177,7 @@ def _put_all(others: list[tuple[Path, Place]], last: tuple[Path, Place], force: 
 
 
 def _discard(files: list[Path], inputs: Iterable[StrPath]) -> None:
-    """Removes files that nothing names any more, but for inputs; one that cannot be removed does no harm."""
+    """Remove files that nothing names any more, but for inputs; one that cannot be removed does no harm."""
     for file in files:
         with suppress(OSError, OutputError):
             check_output(file, True, inputs)
@@ -200,7 +200,7 @@ def _put(temporary: Path, path: Path, force: bool) -> None:
 
 
 def _set_mode(path: Path) -> None:
-    """The mode that a new file gets here: some libraries write files that only their owner can read."""
+    """Give a file the mode of a new file: some libraries write files that only their owner can read."""
     probe = path.with_name("mode" if path.name != "mode" else "modes")
     descriptor = os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     try:
@@ -213,7 +213,7 @@ def _set_mode(path: Path) -> None:
 
 
 def _disk_error(error: BaseException | None) -> OSError | None:
-    """The error of the disk that an error goes back to."""
+    """Return the error of the disk that an error goes back to."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -250,7 +250,7 @@ class PatientFile(io.RawIOBase):
         return self._try(self._file.tell)
 
     def write(self, data: Any) -> int:
-        """Writes unless an earlier call failed; says that it wrote everything."""
+        """Write unless an earlier call failed; state that it wrote everything."""
         self._try(lambda: self._file.write(data))
         return memoryview(data).nbytes
 

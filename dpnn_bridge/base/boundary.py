@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 def wrap_errors(kind: type[DpnnBridgeError], doing: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Lets a function raise nothing but this package's errors.
+    """Let a function raise nothing but this package's errors.
 
     Args:
         kind: what a foreign error becomes, unless it is one of the system or of the arguments.
@@ -43,7 +43,7 @@ def wrap_errors(kind: type[DpnnBridgeError], doing: str) -> Callable[[Callable[P
 
 
 def as_ours(error: BaseException, kind: type[DpnnBridgeError], doing: str) -> DpnnBridgeError:
-    """The error of this package that says what a foreign one says."""
+    """Return the error of this package that says what a foreign one says."""
     message = shortened(str(error).strip().split("\n", 1)[0], 500)
     if isinstance(error, OSError):
         named = [str(name) for name in (error.filename, error.filename2) if name is not None]
@@ -63,6 +63,6 @@ def as_ours(error: BaseException, kind: type[DpnnBridgeError], doing: str) -> Dp
 
 
 def _is_wrong_call(error: BaseException) -> bool:
-    """Whether a call did not fit the function's arguments, or named an option that there is not."""
+    """Return whether a call did not fit the function's arguments, or named an option that there is not."""
     called = error.__traceback__ is not None and error.__traceback__.tb_next is None
     return isinstance(error, TypeError) and (called or "unexpected keyword argument" in str(error))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def contiguous_strides(shape: Sequence[int]) -> tuple[int, ...]:
-    """Strides of row-major order, in elements."""
+    """Return the strides of row-major order, in elements."""
     strides, step = [], 1
     for size in reversed(shape):
         strides.append(step)
@@ -15,7 +15,7 @@ def contiguous_strides(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def is_contiguous(shape: Sequence[int], strides: Sequence[int]) -> bool:
-    """Whether elements with these strides stand in row-major order without gaps."""
+    """Return whether elements with these strides stand in row-major order without gaps."""
     step = 1
     for size, stride in zip(reversed(shape), reversed(strides), strict=True):
         if size != 1:

@@ -10,19 +10,19 @@ LONGEST_NAME = 120
 
 
 def printable(text: str) -> str:
-    """``text`` with what a terminal would act on, or could not show, as escapes."""
+    """Return ``text`` with what a terminal would act on, or could not show, as escapes."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def printable_lines(text: str) -> str:
-    """The same for a message of several lines; a line that is very long loses its middle."""
+    """Return the same for a message of several lines; a line that is very long loses its middle."""
     return "\n".join(shortened(printable(line), LONGEST_LINE) for line in text.split("\n"))
 
 
 def shortened(text: str, longest: int = LONGEST_NAME) -> str:
-    """``text``, without its middle where it is longer than ``longest`` characters."""
+    """Return ``text``, without its middle where it is longer than ``longest`` characters."""
     if len(text) <= longest:
         return text
     half = longest // 2
@@ -30,10 +30,10 @@ def shortened(text: str, longest: int = LONGEST_NAME) -> str:
 
 
 def in_html(text: str) -> str:
-    """``text`` for an HTML page: neither markup nor control characters."""
+    """Return ``text`` for an HTML page: neither markup nor control characters."""
     return escape("\n".join(map(printable, text.split("\n"))))
 
 
 def type_name(kind: type) -> str:
-    """The name of a layer's class: ``torch.nn.Linear`` for PyTorch's own, ``SpatialGlimpse`` for others."""
+    """Return the name of a layer's class: ``torch.nn.Linear`` for PyTorch's own, ``SpatialGlimpse`` for others."""
     return f"torch.nn.{kind.__qualname__}" if kind.__module__.startswith("torch.nn.") else kind.__qualname__

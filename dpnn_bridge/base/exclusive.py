@@ -61,7 +61,7 @@ class _Lock:
 def of_the_process(
     make: Callable[[], AbstractContextManager[None]],
 ) -> Callable[[], AbstractContextManager[None]]:
-    """Lets several threads enter a context that changes the whole process: the first enters, the last one leaves.
+    """Let several threads enter a context that changes the whole process: the first enters, the last one leaves.
 
     Args:
         make: makes the context, a function that ``contextmanager`` decorates.

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, requires
 
 
 def install_advice(extra: str) -> str:
-    """The command that installs what an extra of this package needs, from PyPI, wherever dpnn_bridge came from.
+    """Return the command that installs what an extra of this package needs, from PyPI, wherever dpnn_bridge came from.
 
     >>> install_advice("safetensors")
     "pip install 'safetensors>=0.4'"

@@ -37,7 +37,7 @@ _waiting: list[int] | None = None  # signals that came while files are moved
 
 @contextmanager
 def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
-    """A hidden folder that is there while the block runs.
+    """Create a hidden folder for the duration of the ``with`` block.
 
     Args:
         parent: where it is made; default: where the system keeps temporary files.
@@ -68,7 +68,7 @@ def _make_folder(parent: Path) -> Path:
 
 
 def _hold(folder: Path) -> bool:
-    """Takes the lock on a new folder; False when another program took it for one that was left."""
+    """Take the lock on a new folder; False when another program took it for one that was left."""
     if sys.platform == "win32":
         return True
     try:
@@ -102,7 +102,7 @@ def _look_for_abandoned(parent: Path) -> None:
 
 
 def remove_abandoned(parent: Path) -> None:
-    """Removes the folders of programs that were killed."""
+    """Remove the folders of programs that were killed."""
     if sys.platform == "win32" or not parent.is_dir():
         return
     entries = list(os.scandir(parent))
@@ -121,7 +121,7 @@ def remove_abandoned(parent: Path) -> None:
 
 
 def remove_temporary() -> None:
-    """Removes all temporary folders of this program, which is about to end; no thread makes new ones afterwards."""
+    """Remove all temporary folders of this program, which is about to end; no thread makes new ones afterwards."""
     _lock.acquire()
     for folder in list(_folders):
         shutil.rmtree(folder, ignore_errors=True)
@@ -142,7 +142,7 @@ class Terminated(KeyboardInterrupt):
 
 @contextmanager
 def ending_in_order() -> Iterator[None]:
-    """Within it, signals that end the program remove what is half written, then raise, so that ``finally`` blocks run.
+    """Remove incomplete files on signals that end the program, then raise, so that ``finally`` blocks run.
 
     SIGINT raises KeyboardInterrupt, the others :class:`Terminated`. Where the program has
     handlers of its own, or this is not the main thread, nothing is changed.
@@ -162,7 +162,7 @@ def ending_in_order() -> Iterator[None]:
 
 @contextmanager
 def signals_later() -> Iterator[None]:
-    """Within it, which is short, signals wait that :func:`ending_in_order` looks after."""
+    """Delay the signals that :func:`ending_in_order` handles, for a short ``with`` block."""
     global _waiting
     if threading.current_thread() is not threading.main_thread():  # only that one is interrupted
         yield
@@ -190,7 +190,7 @@ def _end(number: int, _frame: Any) -> None:
 
 
 def _end_at_once(number: int, _frame: Any) -> NoReturn:
-    """A second signal while the first one's exception is on its way."""
+    """Handle a second signal during the exception of the first one."""
     remove_temporary()
     os._exit(128 + number)
 
@@ -198,7 +198,7 @@ def _end_at_once(number: int, _frame: Any) -> NoReturn:
 @of_the_process
 @contextmanager
 def importing_nothing_from_here() -> Iterator[None]:
-    """Processes of Python that start meanwhile import no module from the working folder.
+    """Prevent new Python processes from importing modules of the working directory.
 
     multiprocessing starts them with ``python -c``, for which that folder comes first. Python 3.10 has no way out.
     """

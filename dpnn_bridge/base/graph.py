@@ -12,7 +12,7 @@ MAX_DEPTH = 100
 
 
 def is_module(value: Any) -> bool:
-    """Whether a Lua value looks like a module or criterion: an object of a class outside ``torch``."""
+    """Return whether a Lua value looks like a module or criterion: an object of a class outside ``torch``."""
     if not isinstance(value, LuaObject) or not isinstance(value.payload, LuaTable):
         return False
     namespace = value.class_name.partition(".")[0]
@@ -21,7 +21,7 @@ def is_module(value: Any) -> bool:
 
 
 def without_entries(value: LuaTable | LuaObject) -> LuaTable | LuaObject:
-    """A new table, or a new object of the same class, version and header, whose entries are still to be copied.
+    """Return a new table, or a new object of the same class, version and header, whose entries are still to be copied.
 
     What an object wrote instead of a table is taken over as it is.
     """
@@ -32,7 +32,7 @@ def without_entries(value: LuaTable | LuaObject) -> LuaTable | LuaObject:
 
 
 def format_path(keys: list[Any], root: str = "") -> str:
-    """``["model", "modules", 3]`` -> ``model.modules[3]``, below the path ``root``."""
+    """Return ``["model", "modules", 3]`` -> ``model.modules[3]``, below the path ``root``."""
     return (root + "".join(map(key_text, keys))).removeprefix(".")
 
 
@@ -40,7 +40,7 @@ _IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
 
 
 def key_text(key: Any) -> str:
-    """A table key as it is written behind the table's name."""
+    """Return a table key as it is written behind the table's name."""
     if isinstance(key, str):
         return f".{key}" if _IDENTIFIER.fullmatch(key) else f"[{key!r}]"
     if key in (BOOLEAN_KEYS[False], BOOLEAN_KEYS[True]):

@@ -12,7 +12,7 @@ LazyExports = tuple[Callable[[str], Any], Callable[[], list[str]]]
 
 
 def lazy_exports(package: str, homes: Mapping[str, str]) -> LazyExports:
-    """``__getattr__`` and ``__dir__`` of a package.
+    """Return ``__getattr__`` and ``__dir__`` of a package.
 
     Args:
         package: its ``__name__``.
@@ -35,7 +35,7 @@ def lazy_exports(package: str, homes: Mapping[str, str]) -> LazyExports:
 
 
 def lazy_family_exports(package: str, path: MutableSequence[str]) -> LazyExports:
-    """Lazy exports of a package of module families: every class and function that one of its files defines.
+    """Export every class and function of the files of a package of module families, lazily.
 
     Args:
         package: its ``__name__``.

@@ -32,5 +32,5 @@ class MovedModules(MetaPathFinder, Loader):
 
 
 def _current(name: str) -> str:
-    """The name that a module has now; empty where it has not moved."""
+    """Return the name that a module has now; empty where it has not moved."""
     return next((new + name[len(old) :] for old, new in MOVED.items() if f"{name}.".startswith(f"{old}.")), "")

@@ -12,7 +12,7 @@ from dpnn_bridge.base.display import in_html
 
 
 def rendered(package: str, template: str, **values: Any) -> str:
-    """A template in the folder ``static`` of a package with these values."""
+    """Return a template in the folder ``static`` of a package with these values."""
     loader = PackageLoader(package, "static")
     environment = Environment(
         loader=loader, autoescape=True, finalize=_shown, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -21,7 +21,7 @@ def rendered(package: str, template: str, **values: Any) -> str:
 
 
 def static(package: str, name: str) -> Markup:
-    """A file of that folder as it is: a style or a script."""
+    """Return a file of that folder as it is: a style or a script."""
     return Markup((resources.files(package) / "static" / name).read_text(encoding="utf-8"))
 
 

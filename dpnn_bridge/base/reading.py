@@ -49,7 +49,7 @@ def patiently(act: Callable[[], T | None], name: str) -> T:
 
 
 def refusal(error: BaseException | None) -> OSError | None:
-    """The error of the system that an error goes back to: zipfile takes it for a damaged archive. None for others."""
+    """Return the OSError that caused an error, or None. zipfile mistakes it for a damaged archive."""
     while error is not None:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: an offset in the file
             return error

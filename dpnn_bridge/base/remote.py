@@ -28,12 +28,12 @@ PATIENCE, SLOWEST = 60, 1000
 
 
 def is_url(origin: Any) -> bool:
-    """Whether an origin names something that is not on this machine, or is reached through fsspec."""
+    """Return whether an origin names something that is not on this machine, or is reached through fsspec."""
     return isinstance(origin, str) and _URL.match(origin) is not None
 
 
 def place_of(name: str | os.PathLike[str]) -> Place:
-    """The path of a file on this machine, ``file://`` URLs among them; the URL of any other."""
+    """Return the path of a file on this machine, ``file://`` URLs among them; the URL of any other."""
     if isinstance(name, str) and name.startswith("file://"):
         from urllib.request import url2pathname  # knows drives; loads the web
 
@@ -42,22 +42,22 @@ def place_of(name: str | os.PathLike[str]) -> Place:
 
 
 def absolute(place: Place) -> str:
-    """The name of a place that every process understands."""
+    """Return the name of a place that every process understands."""
     return place if isinstance(place, str) else os.path.abspath(place)
 
 
 def beside(place: Place, name: str) -> Place:
-    """Another file in the folder of a place."""
+    """Return another file in the folder of a place."""
     return f"{place.rpartition('/')[0]}/{name}" if isinstance(place, str) else place.with_name(name)
 
 
 def without_query(url: str) -> str:
-    """A URL without what follows the path of a web address; in a store's names ``?`` is a letter."""
+    """Return a URL without what follows the path of a web address; in a store's names ``?`` is a letter."""
     return url.partition("?")[0] if url.startswith(("http://", "https://")) else url
 
 
 def listed(pattern: str) -> list[Place]:
-    """The files that a URL with ``*`` stands for, ``**`` for folders at any depth; any other URL is itself.
+    """Return the files that a URL with ``*`` stands for, ``**`` for folders at any depth; any other URL is itself.
 
     Raises:
         MissingFileError: there is none.
@@ -81,7 +81,7 @@ def listed(pattern: str) -> list[Place]:
 
 
 def is_there(url: str) -> bool:
-    """Whether a file has this URL."""
+    """Return whether a file has this URL."""
     files, path = _store(url)
     try:
         files.invalidate_cache()
@@ -91,7 +91,7 @@ def is_there(url: str) -> bool:
 
 
 def download(url: str, target: Path) -> None:
-    """Fetches a file.
+    """Fetch a file.
 
     What a web server sends is taken as it comes: nothing is unpacked on the way.
 
@@ -111,7 +111,7 @@ def download(url: str, target: Path) -> None:
 
 
 def _opened(url: str) -> Any:
-    """A file of a URL, open for reading bytes."""
+    """Return a file of a URL, open for reading bytes."""
     try:
         import fsspec
 
@@ -142,13 +142,13 @@ def _next(source: Any, url: str) -> bytes:
 
 
 def check_upload(url: str, force: bool) -> None:
-    """Raises :class:`OutputError` unless a file may be written to a URL, as far as that can be told before."""
+    """Raise :class:`OutputError` unless a file may be written to a URL, as far as that can be told before."""
     if not force and is_there(url):
         raise OutputExistsError(f"{url} exists; use --force (force=True) to replace it")
 
 
 def upload(file: Path, url: str) -> None:
-    """Puts a file to a URL, in place of one that is there, and reads it back.
+    """Put a file to a URL, in place of one that is there, and read it back.
 
     It appears when all of it is there, where the store can do that: object stores and fsspec's file systems with
     transactions.
@@ -178,7 +178,7 @@ def upload(file: Path, url: str) -> None:
 
 
 def _named(error: Exception) -> str:
-    """What an error of a store says, in a line."""
+    """Return the message of a store's error as one line."""
     reason = shortened(str(error).strip().split("\n", 1)[0], 200)
     return f"{type(error).__name__}{f': {reason}' if reason else ''}"
 
@@ -196,7 +196,7 @@ def _cannot_write(url: str, error: Exception) -> OutputError:
 
 
 def _store(url: str, cannot: Callable[[str, Exception], Exception] = _cannot_write, **options: Any) -> tuple[Any, str]:
-    """The file system of a URL, and the path in it."""
+    """Return the file system of a URL, and the path in it."""
     try:
         from fsspec.core import url_to_fs
 
@@ -209,7 +209,7 @@ def _store(url: str, cannot: Callable[[str, Exception], Exception] = _cannot_wri
 
 
 def _own_store(url: str) -> tuple[Any, str]:
-    """A file system that this thread alone writes with, since transactions belong to the whole of it."""
+    """Return a file system that this thread alone writes with, since transactions belong to the whole of it."""
     shared, path = _store(url)
     own = _own.__dict__.setdefault("stores", {})
     if own.get(shared, [None])[0] is not shared:  # fsspec may have made an equal one, of another server

@@ -33,13 +33,13 @@ class Index(NamedTuple):
 
 
 def shard_names(index: Path, count: int, generation: str) -> list[str]:
-    """The names of the shards of an index that is written."""
+    """Return the names of the shards of an index that is written."""
     stem, end = index.name.removesuffix(INDEX), f"-{generation}" if generation else ""
     return [f"{stem}-{i:05d}-of-{count:05d}{end}.safetensors" for i in range(1, count + 1)]
 
 
 def read_index(index: Path) -> Index:
-    """What an index says.
+    """Return the content of an index.
 
     Raises:
         T7FormatError: it is no index, or names something else than files beside it.
@@ -61,12 +61,12 @@ def read_index(index: Path) -> Index:
 
 
 def _is_name(name: str) -> bool:
-    """Whether a text can be the name of a file, in any folder."""
+    """Return whether a text can be the name of a file, in any folder."""
     return Path(name).name == name and name.isprintable() and len(name.encode()) <= LONGEST_NAME
 
 
 def shards_of(index: Path) -> list[Path]:
-    """The shards that an index names; for errors see :func:`read_index`."""
+    """Return the shards that an index names; for errors see :func:`read_index`."""
     places, generation = read_index(index)
     if places:
         return [index.with_name(name) for name in sorted(set(places.values()))]
@@ -75,7 +75,7 @@ def shards_of(index: Path) -> list[Path]:
 
 
 def replaced_by(index: Path) -> list[Path]:
-    """The shards that nothing needs any more once an index is replaced: those whose names are made from its own."""
+    """Return the shards that are unused after an index is replaced: those named after the index."""
     try:
         found = shards_of(index)
     except (OSError, T7FormatError):
@@ -86,7 +86,7 @@ def replaced_by(index: Path) -> list[Path]:
 
 
 def checksum_of(path: Path) -> str:
-    """The SHA-256 of an input or output; of an index, that of what ``sha256sum`` prints for it and its shards.
+    """Return the SHA-256 of an input or output; of an index, that of what ``sha256sum`` prints for it and its shards.
 
     An index that is damaged or lacks a shard has none: ``""``.
     """

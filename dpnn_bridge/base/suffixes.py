@@ -12,5 +12,5 @@ INDEX = ".safetensors.index.json"
 
 
 def index_of(path: str | os.PathLike[str]) -> str:
-    """The index of a ``.safetensors`` file that is written in shards."""
+    """Return the index of a ``.safetensors`` file that is written in shards."""
     return f"{os.fspath(path).removesuffix(INDEX).removesuffix('.safetensors')}{INDEX}"

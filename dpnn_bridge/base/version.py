@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 
 def package_version() -> str:
-    """The installed version of dpnn_bridge."""
+    """Return the installed version of dpnn_bridge."""
     try:
         return version("dpnn-bridge")
     except PackageNotFoundError:

@@ -18,7 +18,7 @@ LISTED = 6
 
 
 def without_module(root: Any, source: str = "") -> str:
-    """The message for a file that holds no module: what it is, which file it names, what to do next."""
+    """Return the message for a file that holds no module: what it is, which file it names, what to do next."""
     named = named_file(root)
     if named is not None:
         place, name = named
@@ -37,7 +37,7 @@ def without_module(root: Any, source: str = "") -> str:
 
 
 def named_file(root: Any) -> tuple[str, str] | None:
-    """Where a table names the file of a model, and the name: ``("modelFile", "model_5.t7")`` of a ``latest.t7``."""
+    """Return key and name if a table refers to a model file: ``("modelFile", "model_5.t7")`` of a ``latest.t7``."""
     if not isinstance(root, (LuaTable, LuaObject)):
         return None
     texts = [(k, v) for k, v in root.items() if isinstance(k, str) and isinstance(v, str)]
@@ -47,7 +47,7 @@ def named_file(root: Any) -> tuple[str, str] | None:
 
 
 def description(value: Any) -> str:
-    """One line about a value: its kind and, of a table or an object, its first entries."""
+    """Return one line about a value: its kind and, of a table or an object, its first entries."""
     if not isinstance(value, (LuaTable, LuaObject)):
         return _kind(value)
     fields = value.fields if isinstance(value, LuaObject) else value
@@ -77,7 +77,7 @@ def _holds_vectors(root: Any) -> bool:
 
 
 def surroundings(root: Any) -> Any:
-    """What a checkpoint table holds beside modules, as plain data: options, vocabulary, mean, losses.
+    """Return the other entries of a checkpoint table as plain data: options, vocabulary, mean, losses.
 
     Tables become lists or dicts and tensors torch tensors. Objects, functions and tensors of more than
     :data:`LARGEST_KEPT` elements (optimizer states) are left out. None when the file is a module alone.

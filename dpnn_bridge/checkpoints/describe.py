@@ -84,17 +84,17 @@ class Description:
     trailing: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON; what does not apply to a node is left out."""
+        """Return plain data for JSON, without entries that do not apply to the node."""
         data = asdict(self)
         data["nodes"] = [{k: v for k, v in node.items() if v is not None} for node in data["nodes"]]
         return data
 
     def lines(self, verbose: bool = False) -> Iterator[str]:
-        """The description as text; whatever a file holds, nothing in it acts on a terminal."""
+        """Return the description as text; whatever a file holds, nothing in it acts on a terminal."""
         return (row.bars + row.name + row.text for row in self.rows(verbose))
 
     def rows(self, verbose: bool = False) -> Iterator[Row]:
-        """The lines in their parts; ``verbose`` adds stride and offset of each tensor."""
+        """Yield the lines in their parts; ``verbose`` adds stride and offset of each tensor."""
         for bars, name, text, kind in self._rows(verbose):
             yield Row(bars, printable(name), printable(text), kind)
 
@@ -140,7 +140,7 @@ class Row(NamedTuple):
 
 
 def continued(bars: str) -> str:
-    """The lines of the tree before what follows a line below it."""
+    """Return the lines of the tree before what follows a line below it."""
     return bars.replace("├─ ", "│  ").replace("└─ ", "   ")
 
 
@@ -249,13 +249,13 @@ class _Walk:
 
 
 def _below(path: str, label: str) -> str:
-    """The path of an entry; of a very long one the end."""
+    """Return the path of an entry; of a very long one the end."""
     path = (path + label).removeprefix(".")
     return path if len(path) <= LONGEST_PATH else "…" + path[-LONGEST_PATH // 2 :]
 
 
 def _kind(value: Any) -> tuple[str, str]:
-    """Kind of a value, and what it is in words."""
+    """Return the kind of a value, and what it is in words."""
     if value is None:
         return "nil", "nil"
     if isinstance(value, bool):
@@ -292,7 +292,7 @@ def _children(value: Any) -> list[tuple[str, Any]]:
 
 
 def _with_omissions(nodes: list[Node]) -> Iterator[Node]:
-    """The nodes, and one after the last listed entry of each whose entries are not all listed."""
+    """Yield the nodes, and one after the last listed entry of each whose entries are not all listed."""
     unfinished: list[Node] = []
     for node in [*nodes, None]:
         while unfinished and (node is None or unfinished[-1].depth >= node.depth):
@@ -305,7 +305,7 @@ def _with_omissions(nodes: list[Node]) -> Iterator[Node]:
 
 
 def _bars(nodes: list[Node]) -> list[str]:
-    """The lines of the tree before each node."""
+    """Return the lines of the tree before each node."""
     bars, open_levels = [], set()
     for node in reversed(nodes):
         open_levels = {level for level in open_levels if level <= node.depth}
@@ -319,7 +319,7 @@ def _bars(nodes: list[Node]) -> list[str]:
 
 
 def format_bytes(count: int) -> str:
-    """``1234567`` as ``1.2 MB``."""
+    """Return ``1234567`` as ``1.2 MB``."""
     value = float(count)
     for unit in ("bytes", "kB", "MB", "GB"):
         if value < 1000:

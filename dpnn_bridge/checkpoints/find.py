@@ -54,7 +54,7 @@ class Candidate:
 
 
 def candidates(root: Any, is_known: Callable[[LuaObject], bool] | None = None) -> list[Candidate]:
-    """Every outermost module in ``root``, those under usual names first, criterions last.
+    """Return every outermost module in ``root``, those under usual names first, criterions last.
 
     Args:
         root: what a file holds.
@@ -105,12 +105,12 @@ class _Step(NamedTuple):
     length: int = 0
 
     def to(self, key: Any) -> _Step:
-        """The place at a key of what stands here."""
+        """Return the place at a key of what stands here."""
         length = self.length + (len(key) if isinstance(key, str) else 1)
         return _Step(self, key, self.depth + 1, self.opened, length)
 
     def keys(self) -> list[Any]:
-        """The keys from the root to here."""
+        """Return the keys from the root to here."""
         keys, step = [], self
         while step.before is not None:
             keys.append(step.key)
@@ -119,7 +119,7 @@ class _Step(NamedTuple):
 
 
 def looks_like_module(obj: LuaObject) -> bool:
-    """Whether an object is a module by its namespace or by its fields. Needs no PyTorch."""
+    """Return whether an object is a module by its namespace or by its fields. Needs no PyTorch."""
     if obj.class_name.partition(".")[0] in NAMESPACES or "gradInput" in obj or isinstance(obj.get("weight"), LuaTensor):
         return True
     modules = obj.get("modules")
@@ -137,7 +137,7 @@ _SERIALIZED = tuple(code.to_bytes(4, "little") for code in (3, 4, 6, 7, 8))
 
 
 def opened(value: Any) -> Any:
-    """The object that a string or byte buffer holds in serialized form, or OpenNMT's tables; else ``value`` itself."""
+    """Deserialize a string, a byte buffer or OpenNMT's tables; return any other ``value`` unchanged."""
     if isinstance(value, LuaTable):
         return onmt.to_object(value) or value
     if isinstance(value, str):
@@ -157,7 +157,7 @@ def opened(value: Any) -> Any:
 
 
 def _serialized(value: LuaTensor | LuaStorage) -> bytes:
-    """The bytes of a buffer that begins like a serialized object; none for any other, and for views with repeats."""
+    """Return the bytes of a buffer that starts like a serialized object; empty for others and for repeating views."""
     storage, start, size = value, 0, value.size
     if isinstance(value, LuaTensor):
         if value.ndim != 1 or value.stride != (1,) or value.storage is None:
@@ -195,7 +195,7 @@ def select(
     together: bool = False,
     knows: Callable[[str], bool] | None = None,
 ) -> Selected:
-    """The module at ``key``, or the one the file is about.
+    """Return the module at ``key``, or the one the file is about.
 
     Args:
         root: what the file holds.
@@ -233,7 +233,7 @@ def select(
 
 
 def _several(root: Any, found: list[Candidate]) -> LuaObject:
-    """One object for models of equal rank. What was opened on the way to them takes the place of what held it."""
+    """Combine models of equal rank in one object. Deserialized containers replace their serialized form."""
     root = opened(root)
     models = LuaTable()
     for candidate in found:
@@ -256,7 +256,7 @@ _STEPS = re.compile(r"""([^.\[\]]+)(?=[.\[]|$)|\[(-?\d+)\]|\[('(?:[^'\\\n]|\\.)*
 
 
 def follow(root: Any, key: str) -> Any:
-    """The value at a path such as ``protos.rnn`` or ``[1][2].model``; None when it leads nowhere."""
+    """Return the value at a path such as ``protos.rnn`` or ``[1][2].model``; None when it leads nowhere."""
     value = opened(root)
     for name, number, quoted in _STEPS.findall(key):
         if not isinstance(value, (LuaTable, LuaObject)):

@@ -8,7 +8,7 @@ from dpnn_bridge.objects import LuaObject, LuaTable
 
 
 def to_object(table: LuaTable) -> LuaObject | None:
-    """The field ``models`` of an OpenNMT checkpoint as one object; None when ``table`` is something else.
+    """Return the field ``models`` of an OpenNMT checkpoint as one object; None when ``table`` is something else.
 
     Its class is ``onmt.Seq2Seq``, or ``onmt.LanguageModel`` (taggers are alike) where there is no decoder. The objects
     hold the fields of the tables.
@@ -25,17 +25,17 @@ def to_object(table: LuaTable) -> LuaObject | None:
 
 
 def to_table(model: LuaObject) -> LuaTable:
-    """The table that OpenNMT loads as field ``models`` of a checkpoint, from what :func:`to_object` gives."""
+    """Return the table that OpenNMT loads as field ``models`` of a checkpoint, from what :func:`to_object` gives."""
     return LuaTable((k, _table(v)) for k, v in model.items() if isinstance(v, LuaObject))
 
 
 def _is_part(value: object) -> TypeGuard[LuaTable]:
-    """Whether a value is what ``serialize()`` of an encoder or a decoder returns."""
+    """Return whether a value is what ``serialize()`` of an encoder or a decoder returns."""
     return isinstance(value, LuaTable) and all(isinstance(value.get(name), LuaTable) for name in ("args", "modules"))
 
 
 def _part(table: LuaTable, name: str, depth: int = 0) -> LuaObject:
-    """An encoder or decoder; ``name`` is its class where the file is too old to say it."""
+    """Return an encoder or decoder; ``name`` is its class where the file is too old to say it."""
     fields = LuaTable(table.items())
     inner = [_part(m, "Encoder", depth + 1) if depth < 2 and _is_part(m) else m for m in table["modules"].as_list()]
     fields["modules"] = LuaTable.from_list(inner)

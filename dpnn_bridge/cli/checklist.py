@@ -117,12 +117,12 @@ NUMBERS: dict[str, Callable[[Difference], str]] = {
 
 
 def _cells(d: Difference, names: list[str]) -> list[str]:
-    """The numbers of a comparison; none where the shapes or kinds differ."""
+    """Return the numbers of a comparison; none where the shapes or kinds differ."""
     return ["" if d.mismatched else NUMBERS[name](d) for name in names]
 
 
 def _place(d: Difference) -> str:
-    """The worst element, or what else is wrong."""
+    """Return the worst element, or what else is wrong."""
     if d.index is None:
         return d.message
     return f"{list(d.index)}: {d.found:.7g} for {d.expected:.7g}"

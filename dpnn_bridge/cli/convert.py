@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 
 def list_classes(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
-    """Prints every Lua class with its torch module and ends the program."""
+    """Print every Lua class with its torch module, and end the program."""
     if not wanted or ctx.resilient_parsing:
         return
     from dpnn_bridge.conversion.registry import known_names, torch_name
@@ -64,7 +64,7 @@ def list_classes(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 
 
 def conversion_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds an option for each field of :class:`ConvertOptions` that has one."""
+    """Add an option for each field of :class:`ConvertOptions` that has one."""
     kinds: dict[type, Callable[[Any], Any]] = {tuple: click.Choice, int: click.IntRange}
     for option in reversed(fields(ConvertOptions)):
         if not option.metadata:
@@ -80,7 +80,7 @@ def conversion_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _chosen(options: dict[str, Any]) -> dict[str, Any]:
-    """The options of the command line as ``convert`` takes them."""
+    """Return the options of the command line as ``convert`` takes them."""
     found: dict[str, Any] = {}
     for option in fields(ConvertOptions):
         value = options.get(option.name)
@@ -221,7 +221,7 @@ class _Request:
             _check_pair(files, self.to)
 
     def _check_files(self) -> None:
-        """Raises when an output would replace an input."""
+        """Raise when an output would replace an input."""
         named = [file for name in ("plugins", "lua", "example") for file in self.options.get(name, ())]
         keep_inputs(*named, *(self.files if self.out_dir is not None else self.files[:1]))
         if self.manifest is not None and os.path.isfile(self.manifest):
@@ -235,7 +235,7 @@ class _Request:
             check_output(self.report, True)
 
     def _load(self, progress: Callable[[str], None]) -> Any:
-        """PyTorch, and options that need it; a format that does not take one is named before anything is read."""
+        """Import PyTorch and parse the options that need it. Refuse options that a format does not accept."""
         progress("loading PyTorch")
         from dpnn_bridge import converting
         from dpnn_bridge.cli.inputs import ExampleInput
@@ -248,7 +248,7 @@ class _Request:
         return converting
 
     def convert_one(self) -> None:
-        """Converts a file and prints what became of it."""
+        """Convert a file and print what became of it."""
         with steps(self.quiet or self.as_json) as progress:
             converting = self._load(progress)
             with _output(self.files[1], self.suffix) as target:
@@ -263,7 +263,7 @@ class _Request:
             _print_one(done, shown, self.verbose, time.perf_counter() - self.started)
 
     def convert_many(self) -> None:
-        """Converts files, or all models of one, and prints a table."""
+        """Convert files, or all models of one, and print a table."""
         with steps(self.quiet or self.as_json) as progress:
             self._load(progress)
         from dpnn_bridge import batch
@@ -281,7 +281,7 @@ class _Request:
 
 
 def _check_pair(files: Sequence[Any], to: str | None) -> None:
-    """Raises for an input and an output that do not fit."""
+    """Raise for an input and an output that do not fit."""
     source, target = files
     if target == "-" and not to:
         raise click.UsageError("OUT is -: select the format with --to")
@@ -299,7 +299,7 @@ def _check_pair(files: Sequence[Any], to: str | None) -> None:
 
 @contextmanager
 def _output(target: Any, suffix: str) -> Iterator[Path]:
-    """The file to write; for ``-`` one whose contents go to the standard output."""
+    """Yield the file to write; for ``-`` a temporary file whose content goes to stdout."""
     if target != "-":
         yield target
         return
@@ -335,7 +335,7 @@ def _print_one(done: Report, files: Sequence[Any], verbose: bool, seconds: float
 
 
 def print_table(report: Report, console: Console) -> None:
-    """What became of which class, and what was left out."""
+    """Print the class mappings and the omitted values."""
     table = plain_table()
     table.add_column("count", justify="right", no_wrap=True)
     table.add_column("Lua class", overflow="fold")
@@ -377,7 +377,7 @@ def _run_many(tasks: Sequence[Task], outcomes: Iterator[Outcome], as_json: bool,
 
 
 def _print_many(done: Sequence[Outcome]) -> None:
-    """One row for each file, or numbers alone where there are too many to read."""
+    """Print one row per file, or only the counts if there are too many files."""
     if len(done) > MOST_ROWS:
         counts = Counter(o.status for o in done)
         say(f"{len(done)} files: " + ", ".join(f"{n} {status}" for status, n in sorted(counts.items())))

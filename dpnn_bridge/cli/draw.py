@@ -28,7 +28,7 @@ _OPTIONS = (
 
 
 def picture_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options of :func:`draw` to a command."""
+    """Add the options of :func:`draw` to a command."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
@@ -45,7 +45,7 @@ def draw(
     inputs: Sequence[str],
     plugins: Sequence[Path] = (),
 ) -> bool:
-    """Draws what the options ask for; returns whether they ask for anything.
+    """Draw what the options ask for; return whether they ask for anything.
 
     Raises:
         DpnnBridgeError: the file holds no model that can be converted.

@@ -41,7 +41,7 @@ class ExampleInput:
 
     @classmethod
     def of(cls, specs: Sequence[str], dtype: str | None) -> ExampleInput:
-        """Of descriptions on the command line; workers may have another working directory."""
+        """Return the files that input descriptions name, with absolute paths for workers."""
         return cls(tuple(os.path.abspath(s) if os.path.isfile(s) else s for s in specs), dtype)
 
     def __call__(self, model: nn.Module) -> Any:
@@ -53,13 +53,13 @@ class ExampleInput:
         return [spec for spec in self.specs if os.path.isfile(spec)]
 
     def digest(self) -> list[str | None]:
-        """The descriptions, with the checksums of files."""
+        """Return the descriptions, with the checksums of files."""
         files = self.files
         return [*(sha256_of(spec) if spec in files else spec for spec in self.specs), self.dtype]
 
 
 def example_input(specs: Sequence[str], dtype: str | nn.Module | None = None) -> Any:
-    """One input from its description, or a list from several.
+    """Return one input from its description, or a list from several.
 
     Args:
         specs: each a shape (``1x3x224x224``: normal random numbers; ``5x3:int64``: ones, since indices start there)
@@ -77,7 +77,7 @@ def example_input(specs: Sequence[str], dtype: str | nn.Module | None = None) ->
 
 
 def _dtype_of(model: nn.Module, floating: bool) -> str:
-    """Name of the type that a model's first layer takes, or of its parameters."""
+    """Return the name of the type that a model's first layer takes, or of its parameters."""
     leaves = (m for m in model.modules() if not list(m.children()) and type(m) is not nn.Identity)
     first = next(leaves, model)
     if not floating and (isinstance(first, nn.Embedding) or hasattr(first, "index_base")):
@@ -86,7 +86,7 @@ def _dtype_of(model: nn.Module, floating: bool) -> str:
 
 
 def shapes_alone(specs: Sequence[str]) -> bool:
-    """Whether one of them is a shape without a type, whose type the model decides."""
+    """Return whether one of them is a shape without a type, whose type the model decides."""
     return any(re.fullmatch(r"\d+(?:x\d+)*", spec) for spec in specs)
 
 

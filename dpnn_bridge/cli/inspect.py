@@ -135,7 +135,7 @@ def _raw(
 
 
 def print_tree(description: Description, console: Console, *, verbose: bool = False) -> None:
-    """The lines in colour; those wider than the terminal go on below, beside the lines of the tree."""
+    """Print the lines in colour, wrapped beside the lines of the tree."""
     from rich.text import Text
 
     from dpnn_bridge.checkpoints.describe import continued

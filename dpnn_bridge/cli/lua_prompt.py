@@ -22,13 +22,13 @@ _WORD = re.compile(r"[\w.:]*$")
 
 
 def history_file() -> Path:
-    """Where typed lines are kept: below ``XDG_STATE_HOME``, as other programs keep theirs."""
+    """Return the path of the history file, in ``XDG_STATE_HOME``."""
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(state) / "dpnn-lua" / "history"
 
 
 def _reader(complete: Callable[[str], Iterable[str]]) -> Callable[[str], str]:
-    """A function that reads a line: prompt_toolkit on a terminal, plain lines otherwise."""
+    """Return a function that reads a line: prompt_toolkit on a terminal, plain lines otherwise."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return input
     try:
@@ -58,7 +58,7 @@ def _reader(complete: Callable[[str], Iterable[str]]) -> Callable[[str], str]:
 
 @contextlib.contextmanager
 def ending_at_once() -> Iterator[None]:
-    """Ctrl-C ends the program, as it ends th: a loop in Lua would not look for Python's signals."""
+    """Let Ctrl-C end the program, as in th: a loop in Lua does not check Python's signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -71,7 +71,7 @@ def ending_at_once() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """Ctrl-C interrupts at the next call from Lua to Python; a second one ends the program where there is none."""
+    """Let Ctrl-C interrupt at the next call from Lua to Python. A second Ctrl-C ends the program."""
     if os.name != "posix":
         yield
         return

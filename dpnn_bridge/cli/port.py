@@ -28,7 +28,7 @@ _NETWORK = re.compile(r"(?P<place>.+?\.py|[A-Za-z_][\w.]*):(?P<name>[A-Za-z_][\w
 
 
 def is_network(text: str) -> bool:
-    """Whether an argument names a class or a function: ``my_models.py:Net(3)``, ``torchvision.models:vgg16``."""
+    """Return whether an argument names a class or a function: ``my_models.py:Net(3)``, ``torchvision.models:vgg16``."""
     return _NETWORK.fullmatch(text) is not None
 
 
@@ -85,7 +85,7 @@ def _module(place: str) -> Any:
 
 
 def example_of(specs: Sequence[str], network: nn.Module) -> Any:
-    """The example input of ``--input``; indices count from 0 and are below the size of the smallest table."""
+    """Return the example input of ``--input``; indices count from 0 and are below the size of the smallest table."""
     import torch
     from torch import nn
 

@@ -88,19 +88,19 @@ def _printable_usage_errors() -> Iterator[None]:
 
 
 def say(text: Any = "", *, err: bool = False) -> None:
-    """Prints text, with escapes for what a terminal would act on."""
+    """Print text, with escapes for what a terminal would act on."""
     click.echo(printable_lines(str(text)), err=err)
 
 
 def in_options(message: str) -> str:
-    """A message of the Python API in the words of the command line: ``--key`` for ``key=``."""
+    """Return a message of the Python API in the words of the command line: ``--key`` for ``key=``."""
     for pattern, option in _TERMS:
         message = re.sub(pattern, option, message)
     return message
 
 
 def _be_quiet(ctx: click.Context, _: click.Parameter, quiet: bool) -> bool:
-    """Warnings and log messages of libraries are silent too, until the command ends."""
+    """Silence warnings and log messages of libraries, until the command ends."""
     if quiet and not ctx.resilient_parsing:
         ctx.with_resource(warnings.catch_warnings())
         warnings.simplefilter("ignore")
@@ -137,7 +137,7 @@ class FolderType(FileType):
 
 
 def piped(source: Any) -> Any:
-    """What a command reads for a value of :class:`SourceType`."""
+    """Return the input for a value of :class:`SourceType`."""
     return sys.stdin.buffer if source == "-" else source
 
 
@@ -176,7 +176,7 @@ version_option = click.version_option(package_name="dpnn-bridge")
 
 
 def console(*, stderr: bool = False) -> Console:
-    """What commands print with: plain under NO_COLOR, and never folded to some width when the output is no terminal.
+    """Return the console of a command: plain with NO_COLOR, and without line breaks if stdout is not a terminal.
 
     Text is taken as it is, without rich's markup, and with escapes for what a terminal would act on.
     """
@@ -198,7 +198,7 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def plain_table(**options: Any) -> Table:
-    """A table without lines but one under its heading."""
+    """Return a table without lines but one under its heading."""
     from rich import box
     from rich.table import Table
 
@@ -207,7 +207,7 @@ def plain_table(**options: Any) -> Table:
 
 @contextmanager
 def executor_of(jobs: int, dask: str | None) -> Iterator[Any]:
-    """What runs the work of a command; None is this process."""
+    """Return the executor for the work of a command; None means this process."""
     from dpnn_bridge.executors import dask_executor, workers
 
     with dask_executor(dask) if dask else workers(jobs) if jobs > 1 else nullcontext() as executor:
@@ -216,7 +216,7 @@ def executor_of(jobs: int, dask: str | None) -> Iterator[Any]:
 
 @contextmanager
 def steps(quiet: bool) -> Iterator[Callable[[str], None]]:
-    """Yields a function that shows the current step on stderr while the block runs; silent when not a terminal."""
+    """Yield a function that shows the current step on stderr while the block runs; silent when not a terminal."""
     if quiet or not sys.stderr.isatty():
         yield lambda step: None
         return

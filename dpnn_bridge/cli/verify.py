@@ -269,7 +269,7 @@ def _print(request: Request, result: Verification) -> None:
 
 
 def _same_data(request: Request) -> bool | None:
-    """Whether CONVERTED is what data without a model give; None where there is a model, or nothing, at the key."""
+    """Return whether CONVERTED equals data without a model; None if the key has a model or no entry."""
     if request.converted is None:
         return None
     from dpnn_bridge.checkpoints.find import candidates, follow
@@ -345,7 +345,7 @@ def _tolerance(rtol: float | None) -> Tolerance | None:
 
 
 def _example(request: Request, options: Options) -> Any:
-    """The input; the model decides the type of a shape without one."""
+    """Return the input; the model decides the type of a shape without one."""
     from dpnn_bridge.cli.inputs import example_input, shapes_alone
     from dpnn_bridge.errors import DpnnBridgeError
     from dpnn_bridge.files import load_with_report

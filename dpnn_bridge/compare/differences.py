@@ -27,11 +27,11 @@ class Tolerance:
     floor: float = 1e-3
 
     def of(self, tensor: Tensor) -> float:
-        """What is accepted for an expected tensor."""
+        """Return the accepted difference for an expected tensor."""
         return self.double if tensor.dtype == torch.float64 else self.single
 
     def in_single(self) -> Tolerance:
-        """The tolerance where the computation is in single precision, whatever type its results are cast to."""
+        """Return the tolerance where the computation is in single precision, whatever type its results are cast to."""
         return replace(self, double=self.single)
 
 
@@ -109,13 +109,13 @@ class Result:
         return [d for d in self.differences if not d.ok]
 
     def raise_for_failures(self) -> None:
-        """Raises :class:`VerificationError` that lists every failed comparison."""
+        """Raise :class:`VerificationError` that lists every failed comparison."""
         if not self.ok:
             raise VerificationError("\n".join(f"{d.name}: {d.message}" for d in self.failures))
 
 
 def compare(name: str, actual: Any, expected: Any, tolerance: Tolerance | None = None) -> list[Difference]:
-    """Compares nested values strictly: a missing or superfluous one is a failure.
+    """Compare nested values strictly: a missing or superfluous one is a failure.
 
     Args:
         name: what is compared.
@@ -146,7 +146,7 @@ def compare(name: str, actual: Any, expected: Any, tolerance: Tolerance | None =
 
 
 def compare_tensor(name: str, actual: Any, expected: Tensor, tolerance: Tolerance) -> Difference:
-    """One tensor; see :func:`compare`."""
+    """Return one tensor; see :func:`compare`."""
     if not isinstance(actual, Tensor) or tuple(actual.shape) != tuple(expected.shape):
         return mismatch(name, actual, f"a tensor of shape {tuple(expected.shape)}")
     limit = tolerance.of(expected)
@@ -170,7 +170,7 @@ def compare_tensor(name: str, actual: Any, expected: Tensor, tolerance: Toleranc
 
 
 def _alike(actual: Tensor, expected: Tensor) -> tuple[float, float]:
-    """The cosine of the angle between two tensors that differ, and the signal-to-noise ratio in dB."""
+    """Return the cosine of the angle between two tensors that differ, and the signal-to-noise ratio in dB."""
     a, e = (t.flatten().nan_to_num(0.0, 0.0, 0.0) for t in (actual, expected))
     cosine = float(torch.nn.functional.cosine_similarity(a, e, dim=0))
     noise, signal = float((a - e).norm()), float(e.norm())
@@ -180,7 +180,7 @@ def _alike(actual: Tensor, expected: Tensor) -> tuple[float, float]:
 
 
 def errors(actual: Tensor, expected: Tensor) -> Tensor:
-    """Absolute differences, 0 where both are equal or nan, inf where one of them is."""
+    """Return the absolute differences, 0 where both are equal or nan, inf where one of them is."""
     same = (actual == expected) | (actual.isnan() & expected.isnan())
     return torch.where(same, torch.zeros_like(actual), (actual - expected).abs()).nan_to_num(
         nan=float("inf"), posinf=float("inf")
@@ -188,12 +188,12 @@ def errors(actual: Tensor, expected: Tensor) -> Tensor:
 
 
 def scale_of(expected: Tensor, tolerance: Tolerance) -> float:
-    """What differences are relative to: the largest finite expected value, at least ``tolerance.floor``."""
+    """Return the scale of relative differences: the largest finite expected value, at least ``tolerance.floor``."""
     finite = expected[expected.isfinite()]
     return max(float(finite.abs().max()) if finite.numel() else 0.0, tolerance.floor)
 
 
 def mismatch(name: str, actual: Any, wanted: str) -> Difference:
-    """A difference of shape or kind."""
+    """Return a difference of shape or kind."""
     found = f"a tensor of shape {tuple(actual.shape)}" if isinstance(actual, Tensor) else repr(actual)[:120]
     return Difference(name, float("inf"), 0.0, f"expected {wanted}, found {found}")

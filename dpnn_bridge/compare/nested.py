@@ -15,7 +15,7 @@ from dpnn_bridge.errors import VerificationError
 
 
 def map_tensors(function: Callable[..., Any], value: Any, *others: Any, path: str = "") -> Any:
-    """``value`` with ``function`` applied to every tensor in its nested lists and dicts, in order.
+    """Return ``value`` with ``function`` applied to every tensor in its nested lists and dicts, in order.
 
     Args:
         function: takes the tensor, and what stands in its place in each of ``others``.
@@ -54,7 +54,7 @@ def _kind(value: Any) -> str:
 
 
 def leaves(value: Any) -> Iterator[Any]:
-    """The tensors and numbers of a nested value in order."""
+    """Yield the tensors and numbers of a nested value in order."""
     if isinstance(value, (list, tuple)):
         for v in value:
             yield from leaves(v)
@@ -66,29 +66,29 @@ def leaves(value: Any) -> Iterator[Any]:
 
 
 def first_tensor(value: Any) -> Tensor:
-    """The first tensor of nested lists, depth first."""
+    """Return the first tensor of nested lists, depth first."""
     while isinstance(value, (list, tuple)):
         value = value[0]
     return value
 
 
 def cast(value: Any, dtype: torch.dtype | None) -> Any:
-    """The floating point tensors of a nested value in ``dtype``; None leaves them."""
+    """Return the floating point tensors of a nested value in ``dtype``; None leaves them."""
     return map_tensors(lambda t: t.to(dtype) if dtype is not None and t.is_floating_point() else t, value)
 
 
 def detached(value: Any) -> Any:
-    """A nested value without its history."""
+    """Return a nested value without its history."""
     return map_tensors(Tensor.detach, value)
 
 
 def copied(value: Any) -> Any:
-    """A nested value whose tensors are new leaves."""
+    """Return a nested value whose tensors are new leaves."""
     return map_tensors(lambda t: t.detach().clone(), value)
 
 
 def random_like(value: Any) -> Any:
-    """Normal random numbers in the arrangement of a nested value, the same in each run; each tensor starts anew."""
+    """Return normal random numbers in the structure of a nested value, with the same seed for each tensor."""
 
     def draw(tensor: Tensor) -> Tensor:
         generator = torch.Generator().manual_seed(0)
@@ -98,23 +98,23 @@ def random_like(value: Any) -> Any:
 
 
 def has_nan(value: Any) -> bool:
-    """Whether the sum of any tensor of a nested value is NaN."""
+    """Return whether the sum of any tensor of a nested value is NaN."""
     return any(isinstance(v, Tensor) and bool(v.sum().isnan()) for v in leaves(value))
 
 
 # ---------------------------------------------------------------------- gradients
 def require_grad(value: Any) -> Any:
-    """Makes every floating point tensor of a nested value a leaf that collects a gradient."""
+    """Make every floating point tensor of a nested value a leaf that collects a gradient."""
     return map_tensors(lambda t: t.requires_grad_() if t.is_floating_point() else t, value)
 
 
 def gradients(value: Any) -> Any:
-    """The gradients that the leaves of a nested value collected, zeros where there are none."""
+    """Return the gradients that the leaves of a nested value collected, zeros where there are none."""
     return map_tensors(lambda t: t.grad if t.grad is not None else torch.zeros_like(t), value)
 
 
 def backward(output: Any, grad_output: Any) -> None:
-    """Backward through nested outputs; a criterion's loss needs no ``grad_output``.
+    """Run backward from nested outputs; a criterion's loss needs no ``grad_output``.
 
     Raises:
         VerificationError: ``grad_output`` is not nested like ``output``.
@@ -139,14 +139,14 @@ def backward(output: Any, grad_output: Any) -> None:
 
 # ---------------------------------------------------------------------- other numbers
 def like(tensor: Tensor, given: Any) -> Tensor | None:
-    """``given`` in the form of a tensor; None when it has other elements."""
+    """Return ``given`` in the form of a tensor; None when it has other elements."""
     if not isinstance(given, Tensor) or given.numel() != tensor.numel():
         return None
     return given.to(tensor.device, tensor.dtype).reshape(tensor.shape)
 
 
 def replaced(value: Any, given: Any) -> Any:
-    """``value`` with the numbers of ``given``; gradients go to what computed ``value``."""
+    """Return ``value`` with the numbers of ``given``; gradients go to what computed ``value``."""
     if isinstance(value, Tensor):
         theirs = like(value, given)
         return value if theirs is None else _Replaced.apply(value, theirs)

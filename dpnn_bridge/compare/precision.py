@@ -27,7 +27,7 @@ def check_device(device: str | torch.device) -> None:
 @of_the_process
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """While the block runs, CUDA computes float32 in float32 (no TF32) and gives the same bits at each run.
+    """Make CUDA compute float32 without TF32 and deterministically inside the ``with`` block.
 
     An operation that has no deterministic form on CUDA warns. ``CUBLAS_WORKSPACE_CONFIG``, which cuBLAS needs for it,
     is set unless the environment has it.

@@ -35,5 +35,5 @@ class Verdict(str, Enum):
 
 
 def worst_verdict(verdicts: Iterable[Verdict]) -> Verdict | None:
-    """The worst of several; None where there are none, since nothing was compared."""
+    """Return the worst of several; None where there are none, since nothing was compared."""
     return max(verdicts, key=lambda v: v.severity, default=None)

@@ -40,7 +40,7 @@ __all__ = [
 @checks_arguments
 @wrap_errors(ConversionError, "converting")
 def to_torch(obj: Any, **options: Any) -> nn.Module:
-    """Turns a Lua object into a torch module.
+    """Turn a Lua object into a torch module.
 
     Args:
         obj: a :class:`~dpnn_bridge.objects.LuaObject` of a module or criterion, as :func:`read_t7` returns it.
@@ -54,7 +54,7 @@ def to_torch(obj: Any, **options: Any) -> nn.Module:
 
 
 def convert_object(obj: Any, options: Options, root: str = "") -> tuple[nn.Module, Report]:
-    """:func:`to_torch` together with the report of what became of what."""
+    """Convert like :func:`to_torch`, and also return the report."""
     ctx = TorchContext(options, root)
     module = ctx.to_torch(obj)
     ctx.finish()
@@ -64,7 +64,7 @@ def convert_object(obj: Any, options: Options, root: str = "") -> tuple[nn.Modul
 @checks_arguments
 @wrap_errors(ConversionError, "converting")
 def to_lua(module: nn.Module, *, gradients: bool = True, tensor_type: str | None = None, example: Any = None) -> Any:
-    """Turns a module back into a Lua object that Torch7 can load; several models into the table that held them.
+    """Turn a module back into a Lua object that Torch7 can load; several models into the table that held them.
 
     A module that a container of PyTorch uses twice is written twice, on the same weights and gradients.
 
@@ -93,7 +93,7 @@ def to_lua(module: nn.Module, *, gradients: bool = True, tensor_type: str | None
 
 
 def to_lua_value(value: Any) -> Any:
-    """A module, or a nested value with modules, tensors, arrays, numbers and texts in it, as Lua holds it.
+    """Return a module, or a nested value with modules, tensors, arrays, numbers and texts in it, as Lua holds it.
 
     Modules that share parameters do so in the result.
     """

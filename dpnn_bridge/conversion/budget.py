@@ -56,13 +56,13 @@ class Budget:
             )
 
     def show(self, count: int, size: int) -> None:
-        """Takes the memory for a view of ``count`` elements of ``size`` bytes; storages are free to be shown once."""
+        """Take the memory for a view of ``count`` elements of ``size`` bytes; storages are free to be shown once."""
         self._not_shown -= count * size
         repeated = min(count, max(0, -self._not_shown) // size)
         self.spend(count * size + repeated * self._per_repeat, "memory")
 
     def visit(self, module: nn.Module) -> None:
-        """Counts how many modules a walk through a new module meets, one that is used twice counted twice."""
+        """Count how many modules a walk through a new module meets, one that is used twice counted twice."""
         count = 1 + sum(self._visits_of(child) for child in module._modules.values() if child is not None)
         self.visits[id(module)] = count
         if count > VISITS + PER_MODULE * len(self.visits):

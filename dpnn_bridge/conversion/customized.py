@@ -52,13 +52,13 @@ def _foreign(module: nn.Module) -> Iterator[str]:
 
 
 def _ours(function: object) -> bool:
-    """Whether a function is PyTorch's or this package's."""
+    """Return whether a function is PyTorch's or this package's."""
     place = str(getattr(function, "__module__", None) or type(function).__module__)
     return place.partition(".")[0] in ("torch", "dpnn_bridge")
 
 
 def overridden(module: nn.Module, types: tuple[type[nn.Module], ...]) -> type[nn.Module] | None:
-    """The class in ``types`` that a module is written as, where the module's own class computes something else.
+    """Return the class in ``types`` that a module is written as, where the module's own class computes something else.
 
     That is: it replaces ``forward``, or a method that the forward of the class calls.
     """
@@ -70,7 +70,7 @@ def overridden(module: nn.Module, types: tuple[type[nn.Module], ...]) -> type[nn
 
 
 def _called(base: type[nn.Module]) -> set[str]:
-    """Names of the methods of a class that run in a forward."""
+    """Return the names of the methods of a class that run in a forward."""
     names, queue = set[str](), ["forward", "__call__", "__iter__"]
     while queue:
         name = queue.pop()

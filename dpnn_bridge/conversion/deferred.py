@@ -33,7 +33,7 @@ class DeferredTensor:
         self.version = 0
 
     def pieces(self, parameter: Tensor) -> Iterator[Tensor]:
-        """All elements in row-major order and the type of ``parameter``, one after the other in 1-D tensors.
+        """Yield all elements in row-major order and the type of ``parameter``, one after the other in 1-D tensors.
 
         Raises:
             ConversionError: a block of a class changed the parameter after it was filled.
@@ -50,14 +50,14 @@ class DeferredTensor:
 
 
 def deferred_of(parameter: Tensor | None) -> DeferredTensor | None:
-    """What stands for the elements of a parameter, None for one that has them."""
+    """Return the deferred elements of a parameter, or None if the elements are loaded."""
     return getattr(parameter, "deferred", None)
 
 
 def deferred_parameter(
     tensor: LuaTensor, arrange: Callable[[Tensor], Tensor], whole: Callable[[], Tensor], plain: bool
 ) -> nn.Parameter:
-    """A parameter without elements for those of a tensor.
+    """Return a parameter without elements for those of a tensor.
 
     Args:
         tensor: the elements.

@@ -13,7 +13,7 @@ from dpnn_bridge.conversion.modes import evaluating
 
 
 def seen(model: nn.Module, example: Any) -> dict[int, int]:
-    """``id`` of every module of ``model`` that takes one tensor -> its number of dimensions in a run on ``example``.
+    """Map ``id`` of every module that takes one tensor to its number of dimensions in a run on ``example``.
 
     Modules that ran on inputs of several numbers of dimensions are left out.
     """

@@ -11,24 +11,24 @@ from torch import Tensor
 
 
 def is_spread(tensor: Tensor | None) -> bool:
-    """Whether each process holds a part of a tensor."""
+    """Return whether each process holds a part of a tensor."""
     return hasattr(tensor, "full_tensor")  # only a DTensor has it, whose module takes long to import
 
 
 def gathered(tensor: Tensor) -> Tensor:
-    """All elements of a tensor, on every process."""
+    """Return all elements of a tensor, on every process."""
     whole = getattr(tensor, "full_tensor", None)
     return tensor if whole is None else whole()
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This process's part of a tensor, in the same memory."""
+    """Return this process's part of a tensor, in the same memory."""
     part = getattr(tensor, "to_local", None)
     return tensor if part is None else part()
 
 
 def scattered(value: Tensor, like: Tensor) -> Tensor:
-    """This process's part of a value, spread as another tensor of its shape is."""
+    """Return this process's part of a value, distributed like another tensor of its shape."""
     spread: Any = like
     if not is_spread(like):
         return value

@@ -29,9 +29,9 @@ class Fault:
     spreads: bool = True
 
     def happens(self, module: nn.Module) -> bool:
-        """Whether Torch7 gets it wrong for this module in its present mode."""
+        """Return whether Torch7 gets it wrong for this module in its present mode."""
         return self.mode in (None, "train" if module.training else "eval") and self.when(module)
 
     def spoils(self, comparison: str) -> bool:
-        """Whether a comparison of this kind is spoiled."""
+        """Return whether a comparison of this kind is spoiled."""
         return any(fnmatchcase(comparison, pattern) for pattern in self.compared)

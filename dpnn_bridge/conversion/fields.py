@@ -59,30 +59,30 @@ class LuaRecord:
 
 
 def record_of(module: nn.Module) -> LuaRecord | None:
-    """The Lua side of a converted module, None for a module that never was Lua's."""
+    """Return the Lua side of a converted module, None for a module that never was Lua's."""
     return module.__dict__.get("lua_record")
 
 
 def submodules(module: nn.Module) -> list[nn.Module]:
-    """Direct children in order; unlike ``module.children()`` one that occurs twice is listed twice."""
+    """Return the direct children in order; unlike ``module.children()`` one that occurs twice is listed twice."""
     return [m for m in module._modules.values() if m is not None]
 
 
 def grad_field(name: str, spec: str | Field) -> str:
-    """``weight`` -> ``gradWeight``, unless the field names another."""
+    """Return ``weight`` -> ``gradWeight``, unless the field names another."""
     if isinstance(spec, Field) and spec.grad:
         return spec.grad
     return f"grad{name[:1].upper()}{name[1:]}"
 
 
 def get_tensor(module: nn.Module, attribute: str) -> Tensor | None:
-    """The parameter or buffer at a dotted name."""
+    """Return the parameter or buffer at a dotted name."""
     owner, leaf = resolve(module, attribute)
     return getattr(owner, leaf, None)
 
 
 def resolve(module: nn.Module, attribute: str) -> tuple[nn.Module, str]:
-    """``(owner, name)`` of a dotted attribute."""
+    """Return ``(owner, name)`` of a dotted attribute."""
     *path, leaf = attribute.split(".")
     for name in path:
         module = getattr(module, name)

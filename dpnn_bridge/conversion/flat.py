@@ -27,7 +27,7 @@ class Place(NamedTuple):
 
 
 def place_of(tensor: Any) -> Place | None:
-    """The place of a contiguous tensor; None for what is none, or has no elements."""
+    """Return the place of a contiguous tensor; None for what is none, or has no elements."""
     if not isinstance(tensor, LuaTensor) or tensor.storage is None or not tensor.size:
         return None
     if not is_contiguous(tensor.shape, tensor.stride):
@@ -36,7 +36,7 @@ def place_of(tensor: Any) -> Place | None:
 
 
 def layout(root: nn.Module) -> dict[str, dict[str, list[int]]]:
-    """The places of a net's tensors, by module and field, for files that hold each tensor alone; see :func:`place`."""
+    """Return the places of a model's tensors in flat storages, by module and field; see :func:`place`."""
     numbers: dict[int, int] = {}
     found: dict[str, dict[str, list[int]]] = {}
     for name, module in root.named_modules():
@@ -49,7 +49,7 @@ def layout(root: nn.Module) -> dict[str, dict[str, list[int]]]:
 
 
 def place(root: nn.Module, known: Any) -> None:
-    """Lets the modules of a net remember the places that :func:`layout` gave.
+    """Store the places of :func:`layout` in the modules of a model.
 
     Args:
         root: the net.
@@ -90,7 +90,7 @@ class FlatStorages:
                         self._members[place.origin].setdefault(place.start, (place, (module, name, field, gradient)))
 
     def find(self, place: Place) -> LuaStorage | None:
-        """The storage that holds a place, None where the net does not fill it."""
+        """Return the storage that holds a place, None where the net does not fill it."""
         if place.origin not in self._made:
             self._made[place.origin] = self._make(place)
         return self._made[place.origin]

@@ -64,7 +64,7 @@ _WINDOW = {
 
 
 def extent(root: Any) -> tuple[int, int, int]:
-    """Bytes of all storages below a value or those of a list, the number of values that hold others, and of entries;
+    """Return the bytes of all storages below a value or list, the number of containers, and the number of entries;
     each once."""
     seen: set[int] = set()
     stored, entries, stack = 0, 0, list(root) if isinstance(root, list) else [root]
@@ -232,7 +232,7 @@ def _kind(func: Any) -> Kind:
 
 
 def _views(func: Any, args: Any) -> int:
-    """How many views an operation gives."""
+    """Return the number of views that an operation returns."""
     name = func.overloadpacket.__name__
     if name == "split_with_sizes":
         return len(args[1])
@@ -254,7 +254,7 @@ def _tensors(args: Any) -> list[Tensor]:
 
 
 def _is_on_meta(args: Any, kwargs: Any) -> bool:
-    """Whether an operation computes on the meta device, whose tensors take no memory."""
+    """Return whether an operation computes on the meta device, whose tensors take no memory."""
     device = kwargs.get("device") if kwargs else None
     return device.type == "meta" if device is not None else any(t.is_meta for t in _tensors(args)[:1])
 
@@ -264,7 +264,7 @@ def _itemsize(tensors: list[Tensor]) -> int:
 
 
 def _broadcast(tensors: list[Tensor]) -> int:
-    """Elements of tensors that are broadcast to each other."""
+    """Return the elements of tensors that are broadcast to each other."""
     if not tensors:
         return 1
     first = tensors[0].shape
@@ -280,7 +280,7 @@ def _of_sizes(args: Any) -> tuple[int, int]:
 
 
 def _of_indices(args: Any) -> tuple[int, int]:
-    """Elements of ``value[indices]``: those of the indices together, for each of the dimensions that have none."""
+    """Estimate the number of elements in ``value[indices]``: broadcast indices times the other dimensions."""
     value, indices = args[:2]
     taken = [i for i in indices if i is not None]
     gone = sum(i.dim() if i.dtype == torch.bool else 1 for i in taken)
@@ -321,7 +321,7 @@ def _key(value: Any) -> Any:
 
 
 def _predicted(func: Any, args: Any, kwargs: Any) -> OperationCost:
-    """What an operation will take, from its result on tensors without memory."""
+    """Estimate the cost of an operation from its result on the meta device."""
     name, read = func.overloadpacket.__name__, sum(t.numel() for t in _tensors(args))
     try:
         result = func(*map(_without_memory, args), **_on_meta(func, kwargs))

@@ -91,12 +91,12 @@ class LuaClass(Hooks):
     # ------------------------------------------------------------------ Lua -> torch
     @classmethod
     def matches(cls, obj: LuaObject) -> bool:
-        """Whether this block is the right one for ``obj``; for names that several packages use."""
+        """Return whether this block is the right one for ``obj``; for names that several packages use."""
         return True
 
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:
-        """``obj``, or a changed copy when it was written by an older version of its class.
+        """Return ``obj``, or a changed copy when it was written by an older version of its class.
 
         This one adds the fields that are missing and have a default.
         """
@@ -105,7 +105,7 @@ class LuaClass(Hooks):
 
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        """Keyword arguments of ``torch_type``."""
+        """Return the keyword arguments of ``torch_type``."""
         arguments: dict[str, Any] = {**cls.constant_kwargs, **cls._sizes(obj, ctx)}
         for name, attribute in cls.members.items():
             if name in obj:
@@ -128,7 +128,7 @@ class LuaClass(Hooks):
 
     @classmethod
     def _sizes(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, int]:
-        """The arguments that shapes of tensors give."""
+        """Return the arguments that shapes of tensors give."""
         found: dict[str, int] = {}
         for name, arguments in cls.sizes.items():
             tensor = tensor_of(obj, name, ctx)
@@ -143,7 +143,7 @@ class LuaClass(Hooks):
 
     @classmethod
     def scalar(cls, obj: LuaObject, name: str) -> Any:
-        """The value of a Lua field, or its default; raises ``KeyError`` when there is neither."""
+        """Return the value of a Lua field, or its default; raises ``KeyError`` when there is neither."""
         value = obj.get(name)
         if isinstance(value, LuaFunction):  # no format but .t7 could say so
             raise TypeError(f"the field {name!r} of {obj.class_name} is a function")
@@ -155,26 +155,26 @@ class LuaClass(Hooks):
 
     @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
-        """The torch module of ``obj``. Its tensors are filled in afterwards by :meth:`fill`."""
+        """Return the torch module of ``obj``. Its tensors are filled in afterwards by :meth:`fill`."""
         children = ctx.children(obj) if cls.container else []
         kind = cls.torch_type[0] if isinstance(cls.torch_type, tuple) else cls.torch_type
         return kind(*children, **cls.arguments(obj, ctx))
 
     @classmethod
     def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
-        """Puts the tensors of ``obj`` into ``module``'s parameters and buffers."""
+        """Put the tensors of ``obj`` into ``module``'s parameters and buffers."""
         for name, spec in cls.fields_of(module).items():
             if has_tensor(obj, name):
                 ctx.assign(module, spec, name, obj)
 
     @classmethod
     def fields_of(cls, module: nn.Module) -> dict[str, Field]:
-        """The tensor fields of one module; override when they depend on its configuration."""
+        """Return the tensor fields of one module; override when they depend on its configuration."""
         return {name: Field(spec) if isinstance(spec, str) else spec for name, spec in cls.tensors.items()}
 
     @classmethod
     def handled(cls, module: nn.Module) -> set[str]:
-        """Lua fields that the declaration accounts for, so that the record need not keep them."""
+        """Return the Lua fields that the declaration accounts for, so that the record need not keep them."""
         names = {*TRANSIENT, *cls.scratch, *cls.resets, *cls.members}
         names.update(name for block in cls.__mro__ for name in block.__dict__.get("computed_fields", ()))
         for key in cls.scalars:
@@ -188,17 +188,17 @@ class LuaClass(Hooks):
     # ------------------------------------------------------------------ torch -> Lua
     @classmethod
     def name_of(cls, module: nn.Module) -> str:
-        """The Lua class that a module is written as which did not come from a file."""
+        """Return the Lua class that a module is written as which did not come from a file."""
         return cls.names[0]
 
     @classmethod
     def version_of(cls, module: nn.Module) -> int:
-        """The class version that is written for ``module``; one that came from an older file may keep its fields."""
+        """Return the class version to write for ``module``. Modules of older files may keep their version."""
         return cls.version
 
     @classmethod
     def represents(cls, module: nn.Module) -> bool:
-        """Whether a module of ``torch_type`` that came from no file can be written as this Lua class.
+        """Return whether a module of ``torch_type`` that came from no file can be written as this Lua class.
 
         Of several classes that share a torch type, those that override this are asked first, then the one that does
         not; so a class whose ``torch_type`` names one that another class writes has to override it, or to say
@@ -209,7 +209,7 @@ class LuaClass(Hooks):
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        """The Lua fields of ``module``, without what its :class:`LuaRecord` holds."""
+        """Return the Lua fields of ``module``, without what its :class:`LuaRecord` holds."""
         fields: dict[str, Any] = {}
         for names, attribute in cls.scalars.items():
             value = getattr(module, attribute)
@@ -234,19 +234,19 @@ class LuaClass(Hooks):
 
     @classmethod
     def serialize(cls, obj: LuaObject) -> Any:
-        """What stands in a file for ``obj``."""
+        """Return the value that represents ``obj`` in a file."""
         return obj
 
     @classmethod
     def children(cls, module: nn.Module) -> list[nn.Module]:
-        """Submodules in Torch7's order of ``modules``, which is also the order of ``parameters()``."""
+        """Return the submodules in Torch7's order of ``modules``, which is also the order of ``parameters()``."""
         return submodules(module)
 
     @classmethod
     def parameters(
         cls, module: nn.Module, inner: Callable[[nn.Module], Iterator[ParameterSite]]
     ) -> Iterator[ParameterSite]:
-        """Every parameter as ``(owner, Lua field, Field)`` in the order of Torch7's ``parameters()``.
+        """Yield every parameter as ``(owner, Lua field, Field)`` in the order of Torch7's ``parameters()``.
 
         Args:
             module: the module.
@@ -262,12 +262,12 @@ class LuaClass(Hooks):
     def stepped(
         cls, module: nn.Module, inner: Callable[[nn.Module], Iterator[ParameterSite]]
     ) -> Iterator[ParameterSite]:
-        """:meth:`parameters` as often as Torch7's ``updateParameters`` changes them."""
+        """Yield :meth:`parameters`, each as often as Torch7's ``updateParameters`` changes it."""
         return cls.parameters(module, inner)
 
     @classmethod
     def hidden_parameters(cls, module: nn.Module) -> Iterator[ParameterSite]:
-        """What ``parameters()`` leaves out, since Torch7 keeps it in modules that are in no container's ``modules``.
+        """Yield parameters of modules in other fields than ``modules``, which ``parameters()`` omits.
 
         The attribute may be a tensor that the module computes. Only dpnn's ``getParameters()`` lists it.
         """
@@ -276,7 +276,7 @@ class LuaClass(Hooks):
     # ------------------------------------------------------------------ parity
     @classmethod
     def joined_gradient(cls, module: nn.Module, name: str, gradients: dict[str, list[Tensor]]) -> Tensor | None:
-        """The one gradient here that follows from those which Torch7 keeps of clones with shared parameters.
+        """Return the one gradient here that follows from those which Torch7 keeps of clones with shared parameters.
 
         Args:
             module: stands for all clones.
@@ -290,18 +290,18 @@ class LuaClass(Hooks):
 
     @classmethod
     def replay(cls, module: nn.Module, after: LuaObject) -> Callable[..., Any] | None:
-        """For a random module: a forward that uses the noise which Torch7 stored in ``after``. None when not random."""
+        """Return a forward function that uses the random numbers in ``after``; None if the module is not random."""
         return None
 
 
 def has_tensor(obj: LuaObject, name: str) -> bool:
-    """Whether a field holds a tensor with elements."""
+    """Return whether a field holds a tensor with elements."""
     tensor = obj.get(name)
     return isinstance(tensor, LuaTensor) and tensor.size > 0
 
 
 def tensor_of(obj: LuaObject, name: str, ctx: TorchContext) -> LuaTensor:
-    """The tensor in a field; an error says what is there instead."""
+    """Return the tensor in a field; an error says what is there instead."""
     value = obj[name]
     if not isinstance(value, LuaTensor):
         raise ctx.error(f"expected a tensor in field {name!r}, found {type(value).__name__}", obj)
@@ -327,21 +327,21 @@ class PlainModule(LuaClass):
 
 
 def empty_table(kind: str) -> LuaTable:
-    """For ``constants``: a field that must be a table of its own."""
+    """Return an empty table, for ``constants``."""
     return LuaTable()
 
 
 def empty_sizes(kind: str) -> LuaStorage:
-    """For ``constants``: a field that must be a ``torch.LongStorage`` of its own."""
+    """Return an empty ``torch.LongStorage``, for ``constants``."""
     return size_storage()
 
 
 def plain_object(class_name: str, **fields: Any) -> Callable[[str], LuaObject]:
-    """For ``constants``: a field that must be a module of its own, of a class without tensors."""
+    """Return a new module of a class without tensors, for ``constants``."""
     return lambda kind: fresh(class_name, kind, **fields)
 
 
 def size_storage(sizes: Iterable[int] = ()) -> LuaStorage:
-    """``sizes`` as Torch7 keeps them, in a ``torch.LongStorage``."""
+    """Return ``sizes`` as Torch7 keeps them, in a ``torch.LongStorage``."""
     array = np.array([*sizes], np.int64)
     return LuaStorage("torch.LongStorage", array.size, array)

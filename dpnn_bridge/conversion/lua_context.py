@@ -67,7 +67,7 @@ class LuaContext:
         self._twins: dict[tuple[Any, ...], nn.Module] = {}
 
     def to_lua(self, module: nn.Module) -> LuaObject:
-        """The Lua object of a module, the same one whenever the module is met again.
+        """Return the Lua object of a module, the same one whenever the module is met again.
 
         Raises:
             ConversionError: no registered class describes the module.
@@ -118,7 +118,7 @@ class LuaContext:
         return obj
 
     def _block(self, module: nn.Module) -> type[lua_class.LuaClass]:
-        """The block that says how a module is written; raises where none does."""
+        """Return the block that says how a module is written; raises where none does."""
         new = record_of(module) is None
         stock = new and not self.compose and is_stock(module)
         spec = StockLayer if stock else registry.spec_of(module)
@@ -138,7 +138,7 @@ class LuaContext:
         return spec
 
     def _composed(self, module: nn.Module) -> LuaObject | None:
-        """A layer of PyTorch that no Lua class is, as a composition; parametrizations are computed for good."""
+        """Return a layer of PyTorch that no Lua class is, as a composition; parametrizations are computed for good."""
         inner = module._modules.get("_orig_mod")
         if inner is not None:  # what torch.compile made
             return self.to_lua(inner)
@@ -164,12 +164,12 @@ class LuaContext:
         return twin
 
     def pairs(self) -> list[tuple[nn.Module, LuaObject]]:
-        """Every module that was converted, with its object, in the order in which they were met."""
+        """Return every module that was converted, with its object, in the order in which they were met."""
         modules = {id(value): value for value in self._alive if isinstance(value, nn.Module)}
         return [(modules[key], obj) for key, obj in self._objects.items()]
 
     def restore(self, value: Any) -> Any:
-        """The Lua value of what :meth:`TorchContext.keep` kept."""
+        """Return the Lua value of what :meth:`TorchContext.keep` kept."""
         if isinstance(value, nn.Module):
             return self.to_lua(value)
         if isinstance(value, (LuaTable, LuaObject)):
@@ -194,7 +194,7 @@ class LuaContext:
 
     # ------------------------------------------------------------------ tensors
     def _decide_types(self, root: nn.Module) -> None:
-        """What each floating point type of the file has become, so that modules and buffers without tensors follow."""
+        """Map each floating point type of the file to its current type, for modules and buffers without tensors."""
         record = record_of(root)
         if self.compose:  # of the model's own tensors none is flat
             self._flat = FlatStorages(root, self.gradients, self._elements, self._class_of_field)
@@ -218,7 +218,7 @@ class LuaContext:
 
     @contextmanager
     def apart(self, root: nn.Module) -> Iterator[None]:
-        """While the block runs, the types of ``root`` alone say what modules without tensors have become."""
+        """Derive the types of modules without tensors only from ``root``, inside the ``with`` block."""
         casts, self._casts = self._casts, {}
         net_type, self._net_type = self._net_type, None
         self._find_casts(root)
@@ -226,7 +226,7 @@ class LuaContext:
         self._casts, self._net_type = casts, net_type
 
     def _elements(self, module: nn.Module, name: str, spec: Field, gradient: bool) -> np.ndarray:
-        """The elements of a field in Lua's order."""
+        """Return the elements of a field in Lua's order."""
         value = tensors.field_value(module, name, spec, gradient=gradient)
         record = record_of(module)
         if gradient and record and record.gradients.get(name):
@@ -239,7 +239,7 @@ class LuaContext:
         return self.class_of(tensor, module)
 
     def _own_tensor(self, module: nn.Module) -> Tensor | None:
-        """The first floating point tensor of the module's own fields."""
+        """Return the first floating point tensor of the module's own fields."""
         places = (
             fields.resolve(module, spec.attribute) for spec in registry.spec_of(module).fields_of(module).values()
         )
@@ -247,7 +247,7 @@ class LuaContext:
         return next((t for t in found if t is not None and t.is_floating_point()), None)
 
     def cast_class(self, name: str) -> str:
-        """What a tensor class of the file is in what is written."""
+        """Return the tensor class to write for a tensor class of the source file."""
         dtype = element_dtype(name)
         if self.tensor_type and dtype is not None and name.endswith("Tensor"):
             if dtype.kind == "f":
@@ -256,7 +256,7 @@ class LuaContext:
         return self._casts.get(name, name)
 
     def type_of(self, module: nn.Module) -> str:
-        """Lua tensor type of a module (its ``_type``): that of its own tensors, of its file, or of the net."""
+        """Return the Lua tensor type of a module (``_type``): from its tensors, its file, or the model."""
         record, tensor = record_of(module), self._own_tensor(module)
         if tensor is None and record and record.tensor_type:
             return self.cast_class(record.tensor_type)
@@ -267,14 +267,14 @@ class LuaContext:
         return self.class_of(tensor, module)
 
     def writes_gradient(self, module: nn.Module, name: str) -> bool:
-        """Whether the gradient of a field is written: not for modules that update without one (``accUpdateOnly``)."""
+        """Return whether to write a field's gradient; False for modules without gradients (``accUpdateOnly``)."""
         record = record_of(module)
         if record is not None and record.gradients.get(name):  # the only trace of gradients that are not shared
             return True
         return self.gradients and not (record is not None and record.fields.get("accUpdate"))
 
     def class_of(self, tensor: Tensor, module: nn.Module) -> str:
-        """Lua class of one tensor of ``module``."""
+        """Return the Lua class of one tensor of ``module``."""
         if self.tensor_type and tensor.is_floating_point():
             return self.tensor_type
         dtype = numpy_dtype(tensor)
@@ -286,11 +286,11 @@ class LuaContext:
         return cpu.replace("torch.", "torch.Cuda") if name and name.startswith("torch.Cuda") else cpu
 
     def tensor(self, module: nn.Module, name: str, spec: Field) -> LuaTensor:
-        """The parameter or buffer of a field as a Lua tensor; one torch tensor gives one Lua storage."""
+        """Return the parameter or buffer of a field as a Lua tensor; one torch tensor gives one Lua storage."""
         return self._tensor(module, name, spec, gradient=False)
 
     def gradient(self, module: nn.Module, name: str, spec: Field) -> LuaTensor:
-        """The gradient of a field's parameter, zeros when it has none."""
+        """Return the gradient of a field's parameter, zeros when it has none."""
         return self._tensor(module, name, spec, gradient=True)
 
     def _tensor(self, module: nn.Module, name: str, spec: Field, *, gradient: bool) -> LuaTensor:
@@ -328,17 +328,17 @@ class LuaContext:
         return self._tensors[key, shape]
 
     def empty_tensors(self, module: nn.Module, count: int) -> LuaTable:
-        """A table of tensors without elements, which Torch7 resizes but does not make."""
+        """Return a table of tensors without elements, which Torch7 resizes but does not make."""
         return LuaTable.from_list(LuaTensor.empty(self.type_of(module)) for _ in range(count))
 
     def constant(self, tensor: Tensor, module: nn.Module) -> LuaTensor:
-        """A tensor of its own that is neither parameter nor buffer."""
+        """Return a tensor of its own that is neither parameter nor buffer."""
         kind = self.class_of(tensor, module)
         return strided(kind, tuple(tensor.shape), lua_storage(kind, tensor.detach()))
 
 
 def _advice(module: nn.Module) -> str:
-    """What to do with a module that has no Lua class."""
+    """Return advice for a module without a Lua class."""
     if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         return "save its .module"
     if type(module).__module__.startswith("torch.nn."):

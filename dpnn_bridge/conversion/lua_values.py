@@ -21,7 +21,7 @@ RESULTS = ("output", "gradInput")
 
 
 def to_value(value: Any, *, device: str | torch.device = "cpu") -> Any:
-    """A Lua input or output as Python passes it to a module: tensors, lists (dicts for other keys), numbers.
+    """Return a Lua input or output as Python passes it to a module: tensors, lists (dicts for other keys), numbers.
 
     Tensors are copies; a tensor without dimensions becomes one of shape ``(0,)``.
     """
@@ -60,7 +60,7 @@ class _Values:
 
 
 def tensor_type(obj: LuaObject) -> str | None:
-    """Lua type of a module's tensors: that of ``weight``, else its ``_type``, else that of its last results."""
+    """Return the Lua type of a module's tensors: from ``weight``, ``_type``, or its last results."""
     weight, kind = obj.get("weight"), obj.get("_type")
     if isinstance(weight, LuaTensor):
         return weight.class_name
@@ -72,7 +72,7 @@ def tensor_type(obj: LuaObject) -> str | None:
 
 
 def numpy_dtype(tensor: Tensor) -> np.dtype:
-    """numpy dtype that holds a torch tensor; bfloat16 and friends, which Torch7 lacks, become float32."""
+    """Return the numpy dtype for a torch tensor; float32 for dtypes that Torch7 lacks, such as bfloat16."""
     try:
         return torch.empty(0, dtype=tensor.dtype).numpy().dtype
     except TypeError:
@@ -80,7 +80,7 @@ def numpy_dtype(tensor: Tensor) -> np.dtype:
 
 
 def emptied(value: Any, memo: dict[int, Any]) -> LuaTensor | LuaStorage | LuaTable:
-    """A buffer without its contents that Torch7 can resize: tables keep their tensors, storages of sizes their length.
+    """Empty a buffer in the form that Torch7 resizes: tables keep their tensors, size storages their length.
 
     Args:
         value: a tensor, storage or table.
@@ -106,7 +106,7 @@ def emptied(value: Any, memo: dict[int, Any]) -> LuaTensor | LuaStorage | LuaTab
 
 
 def fresh(class_name: str, kind: str, *modules: LuaObject, **fields: Any) -> LuaObject:
-    """A new Lua object of a module class, as its constructor leaves one: with a type and empty results.
+    """Return a new Lua object of a module class, as its constructor leaves one: with a type and empty results.
 
     Args:
         class_name: the Lua class.
@@ -120,7 +120,7 @@ def fresh(class_name: str, kind: str, *modules: LuaObject, **fields: Any) -> Lua
 
 
 def lua_storage(tensor_class_name: str, value: Tensor) -> LuaStorage:
-    """A lazy Lua storage with the elements of ``value`` in row-major order."""
+    """Return a lazy Lua storage with the elements of ``value`` in row-major order."""
     dtype = element_dtype(tensor_class_name)
     assert dtype is not None
 
@@ -132,7 +132,7 @@ def lua_storage(tensor_class_name: str, value: Tensor) -> LuaStorage:
 
 
 def strided(class_name: str, shape: tuple[int, ...], storage: LuaStorage) -> LuaTensor:
-    """A contiguous Lua tensor over a whole storage; one without elements has no dimensions."""
+    """Return a contiguous Lua tensor over a whole storage; one without elements has no dimensions."""
     if storage.size == 0:
         return LuaTensor.empty(class_name)
     shape = shape or (1,)
@@ -144,16 +144,16 @@ class Convertible(Protocol):
     """An object that is no module of PyTorch but stands for one, such as those of ``torch.legacy.nn``."""
 
     def to_torch(self, **options: Any) -> nn.Module:
-        """The module, with parameters of its own."""
+        """Return the module, with parameters of its own."""
         ...
 
     def to_lua(self, memo: dict[str, Any]) -> LuaObject:
-        """The Lua object; objects and tensors that were met before, which ``memo`` holds, are the same ones."""
+        """Return the Lua object; objects and tensors that were met before, which ``memo`` holds, are the same ones."""
         ...
 
 
 def lua_value(value: Any, module: Callable[[Any], Any] | None = None) -> Any:
-    """A nested value of tensors, arrays, numbers and texts as Lua holds it; what is Lua's already stays as it is.
+    """Convert a nested value of tensors, arrays, numbers and strings to Lua values; keep Lua values.
 
     Args:
         value: the value.

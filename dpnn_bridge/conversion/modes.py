@@ -10,7 +10,7 @@ from torch import nn
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """While the block runs, every module is in evaluation mode; then each in its own again."""
+    """Put every module in evaluation mode inside the ``with`` block, then restore the modes."""
     before = {module: module.training for module in model.modules()}
     model.eval()
     try:

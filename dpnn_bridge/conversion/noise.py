@@ -14,7 +14,7 @@ from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
 @contextmanager
 def replayed(module: nn.Module, after: Any) -> Iterator[None]:
-    """While the block runs, random modules use the noise that Torch7 stored in ``after``.
+    """Make random modules use the random numbers in ``after`` inside the ``with`` block.
 
     Args:
         module: the converted module.
@@ -30,14 +30,14 @@ def replayed(module: nn.Module, after: Any) -> Iterator[None]:
 
 
 def has_noise(module: nn.Module, after: Any) -> bool:
-    """Whether ``after`` holds what at least one random module drew."""
+    """Return whether ``after`` holds what at least one random module drew."""
     return isinstance(after, LuaObject) and any(
         registry.spec_of(child).replay(child, obj) is not None for child, obj in paired(module, after)
     )
 
 
 def paired(module: nn.Module, obj: LuaObject) -> Iterator[tuple[nn.Module, LuaObject]]:
-    """Every module of a tree with its object in another Lua object of the same structure."""
+    """Yield every module of a tree with its object in another Lua object of the same structure."""
     yield module, obj
     spec = registry.spec_of(module)
     table = obj.get("modules")
@@ -67,7 +67,7 @@ def _forward_replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterato
 
 
 def noise_of(obj: LuaObject, name: str, like: Tensor) -> Tensor:
-    """A stored random tensor on the device and dtype of ``like``."""
+    """Return a stored random tensor on the device and dtype of ``like``."""
     value = obj[name]
     assert isinstance(value, LuaTensor)
     return value.torch().to(like.device, like.dtype)

@@ -11,12 +11,12 @@ from dpnn_bridge.conversion.modes import evaluating
 
 
 def make_picklable(module: nn.Module) -> None:
-    """Lets pickle and ``torch.save`` take a parametrized module, whose class PyTorch makes for it alone and refuses."""
+    """Let pickle and ``torch.save`` take a parametrized module, whose class PyTorch creates for it and does not pickle."""
     type(module).__reduce_ex__ = _reduce  # type: ignore[method-assign, assignment]
 
 
 def baked(module: nn.Module) -> nn.Module | None:
-    """A module with what its parametrizations, or hooks for weight norm, spectral norm and pruning, compute today.
+    """Return a copy with the current results of parametrizations, weight norm, spectral norm and pruning.
 
     Its other parameters are those of ``module``. None for a module without any.
     """
@@ -51,7 +51,7 @@ def _reduce(module: Any, protocol: Any) -> tuple[Any, ...]:
 
 
 def _restore(plain: type[nn.Module], names: tuple[str, ...]) -> nn.Module:
-    """An instance of a class like the one PyTorch makes; its state follows."""
+    """Return an instance of a class like the one PyTorch makes; its state follows."""
     body = {"__reduce_ex__": _reduce, **{name: _property(name) for name in names}}
     kind = type(f"Parametrized{plain.__name__}", (plain,), body)
     return kind.__new__(kind)

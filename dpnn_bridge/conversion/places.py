@@ -23,7 +23,7 @@ _STEP = re.compile(r"\.?([^.\[\]]+)|\[(-?\d+)\]|\[['\"](.*?)['\"]\]")
 
 @checks_arguments
 def model_at(model: nn.Module, place: str) -> nn.Module:
-    """The module at a Lua path, with a name that was given in Lua, or with a PyTorch name.
+    """Return the module at a Lua path, with a name that was given in Lua, or with a PyTorch name.
 
     Args:
         model: a converted model.
@@ -65,7 +65,7 @@ def model_at(model: nn.Module, place: str) -> nn.Module:
 
 @checks_arguments
 def lua_names(model: nn.Module) -> dict[str, nn.Module]:
-    """The names that modules were given in Lua: a field ``name`` (loadcaffe) or an nngraph annotation."""
+    """Return the names that modules were given in Lua: a field ``name`` (loadcaffe) or an nngraph annotation."""
     found: dict[str, nn.Module] = {}
     for module in model.modules():
         record = record_of(module)
@@ -83,7 +83,7 @@ def lua_names(model: nn.Module) -> dict[str, nn.Module]:
 
 @checks_arguments
 def lua_paths(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Every module with its path in Torch7, the model itself with an empty one; the first path of each."""
+    """Yield every module with its path in Torch7, the model itself with an empty one; the first path of each."""
     objects = _objects(model)
     modules = {id(obj): module for module, obj in objects}
     seen: set[int] = set()
@@ -103,7 +103,7 @@ def lua_paths(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _objects(model: nn.Module) -> list[tuple[nn.Module, LuaObject]]:
-    """Every module with its Lua object in one graph, the model first."""
+    """Return every module with its Lua object in one graph, the model first."""
     context = LuaContext(gradients=False, compose=False)
     context.to_lua(model)
     return context.pairs()

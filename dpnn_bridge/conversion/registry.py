@@ -83,7 +83,7 @@ def lua_class(*names: str) -> Callable[[ClassT], ClassT]:
 
 
 def _mapping_of(module: type) -> type[LuaClass]:
-    """The inner class ``Lua`` of a module class; a plain one where the class has none of its own."""
+    """Return the inner class ``Lua`` of a module class; a plain one where the class has none of its own."""
     mapping = module.__dict__.get("Lua")
     if mapping is None:
         mapping = type(
@@ -95,7 +95,7 @@ def _mapping_of(module: type) -> type[LuaClass]:
 
 
 def _register(cls: type[LuaClass], names: tuple[str, ...]) -> None:
-    """Lists are replaced and not changed: another thread may be looking through them."""
+    """List are replaced and not changed: another thread may be looking through them."""
     cls.names = names
     for name in names:
         known = _without(_BY_NAME.get(name, []), cls)
@@ -120,13 +120,13 @@ def _register(cls: type[LuaClass], names: tuple[str, ...]) -> None:
 
 
 def _without(known: list[type[LuaClass]], cls: type[LuaClass]) -> list[type[LuaClass]]:
-    """The blocks but for an earlier definition of the same one from outside this project."""
+    """Return the blocks but for an earlier definition of the same one from outside this project."""
     place = (cls.__module__, cls.__qualname__)
     return [c for c in known if is_built_in(c) or (c.__module__, c.__qualname__) != place]
 
 
 def _by_precedence(same_type: list[type[LuaClass]]) -> list[type[LuaClass]]:
-    """The blocks of one torch type in the order in which they are asked whether they write a module."""
+    """Return the blocks of one torch type in the order in which they are asked whether they write a module."""
     own = {name for c in same_type if is_built_in(c) for name in c.names}
 
     def key(c: type[LuaClass]) -> tuple[bool, bool, bool]:
@@ -137,7 +137,7 @@ def _by_precedence(same_type: list[type[LuaClass]]) -> list[type[LuaClass]]:
 
 
 def _add_lua_names(torch_type: type[nn.Module], cls: type[LuaClass]) -> None:
-    """Lets a scalar of a module of this project be read and set by its Lua name too: ``ncem.logsoftmax = True``."""
+    """Let a scalar of a module of this project be read and set by its Lua name too: ``ncem.logsoftmax = True``."""
     if torch_type.__module__.startswith("torch."):
         return
     for name, attribute in cls.scalars.items():
@@ -159,7 +159,7 @@ _COMPOSITIONS: dict[type[nn.Module], Composition] = {}
 
 
 def composition(*types: type[nn.Module]) -> Callable[[Composition], Composition]:
-    """Registers ``function(module, ctx)``, which writes layers of exactly these types that came from no file."""
+    """Register ``function(module, ctx)``, which writes layers of exactly these types that came from no file."""
 
     def register(function: Composition) -> Composition:
         _COMPOSITIONS.update(dict.fromkeys(types, function))
@@ -169,29 +169,29 @@ def composition(*types: type[nn.Module]) -> Callable[[Composition], Composition]
 
 
 def composition_of(module: nn.Module) -> Composition | None:
-    """How a layer of PyTorch is written, where that is more than one Lua class."""
+    """Return the function that exports a PyTorch layer as a composition of Lua classes."""
     discover()
     return _COMPOSITIONS.get(type(module))
 
 
 def _takes_every_object(cls: type[LuaClass]) -> bool:
-    """Whether a block takes every object of its Lua names."""
+    """Return whether a block takes every object of its Lua names."""
     return cls.matches.__func__ is LuaClass.matches.__func__  # type: ignore[attr-defined]
 
 
 def _takes_every_module(cls: type[LuaClass]) -> bool:
-    """Whether a block takes every module of its torch type."""
+    """Return whether a block takes every module of its torch type."""
     return cls.represents.__func__ is LuaClass.represents.__func__  # type: ignore[attr-defined]
 
 
 def is_built_in(cls: type[LuaClass]) -> bool:
-    """Whether a block is the project's own."""
+    """Return whether a block is the project's own."""
     return cls.__module__.startswith("dpnn_bridge.")
 
 
 # ---------------------------------------------------------------------- lookup
 def discover(package: str = CORE) -> None:
-    """Imports the files of a package of blocks and those before it, and first every installed plugin, once."""
+    """Import the files of a package of blocks and those before it, and first every installed plugin, once."""
     if package in _loaded:
         return
     if package == CORE:
@@ -207,7 +207,7 @@ def discover(package: str = CORE) -> None:
 
 
 def _packages() -> tuple[str, ...]:
-    """The packages to look into. One of which a file was imported by itself is there as a whole or not at all."""
+    """Return the packages to search. A package is imported completely or not at all."""
     return (ZOO,) if ZOO in sys.modules else (CORE, ZOO)
 
 
@@ -218,7 +218,7 @@ def _import_files(package: str) -> None:
 
 
 def find(obj: LuaObject) -> type[LuaClass] | None:
-    """The block for a Lua object, or None when its class (or this variant of it) is unknown."""
+    """Return the block for a Lua object, or None when its class (or this variant of it) is unknown."""
     if obj.class_name.startswith(PREFIX):
         return StockLayer
     for package in _packages():
@@ -230,7 +230,7 @@ def find(obj: LuaObject) -> type[LuaClass] | None:
 
 
 def takes_precedence(spec: type[LuaClass], name: str) -> bool:
-    """Whether a block from outside this project stands before a built-in one of the same Lua name."""
+    """Return whether a block from outside this project stands before a built-in one of the same Lua name."""
     if is_built_in(spec):
         return False
     discover(ZOO)
@@ -238,7 +238,7 @@ def takes_precedence(spec: type[LuaClass], name: str) -> bool:
 
 
 def spec_of(module: nn.Module) -> type[LuaClass]:
-    """The block for a torch module: that of its Lua class, else that of its type, else :class:`PlainModule`."""
+    """Return the block for a torch module: that of its Lua class, else that of its type, else :class:`PlainModule`."""
     record = record_of(module)
     for package in _packages():
         discover(package)
@@ -253,12 +253,12 @@ def spec_of(module: nn.Module) -> type[LuaClass]:
 
 
 def parameters(module: nn.Module) -> Iterator[ParameterSite]:
-    """Every parameter of a module as ``(owner, Lua field, Field)`` in the order of Torch7's ``parameters()``."""
+    """Return every parameter of a module as ``(owner, Lua field, Field)`` in the order of Torch7's ``parameters()``."""
     return spec_of(module).parameters(module, parameters)
 
 
 def blocks_of(name: str) -> list[type[LuaClass]]:
-    """The blocks that are registered under a Lua name, in the order in which they are asked for an object."""
+    """Return the blocks that are registered under a Lua name, in the order in which they are asked for an object."""
     for package in _packages():
         discover(package)
         if name in _BY_NAME:
@@ -267,19 +267,19 @@ def blocks_of(name: str) -> list[type[LuaClass]]:
 
 
 def known_names() -> dict[str, list[type[LuaClass]]]:
-    """All registered Lua names with their blocks, sorted."""
+    """Return all registered Lua names with their blocks, sorted."""
     discover(ZOO)
     return dict(sorted(_BY_NAME.items()))
 
 
 def torch_name(spec: type[LuaClass]) -> str:
-    """What a block makes of its class, for tables."""
+    """Return the PyTorch classes of a mapping, for tables."""
     types = spec.torch_type if isinstance(spec.torch_type, tuple) else (spec.torch_type,)
     return ", ".join(dict.fromkeys(map(type_name, types)))
 
 
 def nearest_name(name: str) -> str | None:
-    """The registered name most like ``name``, for error messages."""
+    """Return the registered name most like ``name``, for error messages."""
     if len(name) > 100:
         return None
     known = known_names()

@@ -53,7 +53,7 @@ class Report:
     source: Path | None = None
 
     def add(self, path: str, class_name: str, module: nn.Module, *, is_identity: bool = False) -> None:
-        """Notes that the object at ``path`` became ``module``."""
+        """Record that the object at ``path`` became ``module``."""
         kind = type(module)
         name = f"{kind.__module__}.{kind.__qualname__}".replace("torch.nn.modules.", "torch.nn.")
         if name.startswith("torch.nn."):
@@ -61,16 +61,16 @@ class Report:
         self.mapped.append(Mapped(path, class_name, name, "passes its input through" if is_identity else ""))
 
     def drop(self, path: str, reason: str) -> None:
-        """Notes that the value at ``path`` was left out."""
+        """Record that the value at ``path`` was left out."""
         self.dropped.append(Dropped(path, reason))
 
     def note(self, text: str) -> None:
-        """Adds a remark, once."""
+        """Add a remark, once."""
         if text not in self.notes:
             self.notes.append(text)
 
     def counts(self) -> dict[tuple[str, str], int]:
-        """``(Lua class, torch type) -> number of objects``, most frequent first."""
+        """Return ``(Lua class, torch type) -> number of objects``, most frequent first."""
         return dict(Counter((m.class_name, m.torch_type) for m in self.mapped).most_common())
 
     @cached_property
@@ -81,6 +81,6 @@ class Report:
         return sha256_of(self.source)
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain data, without what else the checkpoint held."""
+        """Return the report as plain data, without what else the checkpoint held."""
         metadata = {k: v for k, v in self.metadata.items() if k != "checkpoint"}
         return {**asdict(replace(self, metadata={}, source=None)), "metadata": metadata, "sha256": self.sha256}

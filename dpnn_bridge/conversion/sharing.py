@@ -40,7 +40,7 @@ class _Entry:
         return extent_of(self.tensor)
 
     def elements(self) -> np.ndarray:
-        """Positions of all elements in the storage."""
+        """Return the positions of all elements in the storage."""
         index = np.array(self.tensor.offset)
         for size, stride in zip(self.tensor.shape, self.tensor.stride, strict=True):
             index = index[..., None] + np.arange(size) * stride
@@ -66,7 +66,7 @@ class Sharing:
         arrange: Callable[[Tensor], Tensor],
         shape: torch.Size | None,
     ) -> int:
-        """Sets the parameter or buffer of ``site`` to the elements of ``tensor``.
+        """Set the parameter or buffer of ``site`` to the elements of ``tensor``.
 
         Args:
             site: where; the owner holds ``leaf`` as a parameter or buffer (possibly None).
@@ -103,14 +103,14 @@ class Sharing:
         return entry.gradients.index(region)
 
     def discard(self, module: nn.Module) -> None:
-        """Forgets the parameters of a module that was not finished."""
+        """Forget the parameters of a module that was not finished."""
         for identity, entry in list(self._entries.items()):
             entry.sites = [site for site in entry.sites if site.module is not module]
             if not entry.sites:
                 del self._entries[identity]
 
     def tie(self, roots: Iterable[nn.Module]) -> None:
-        """Ties parameters whose regions overlap without being the same, and what several modules in a root use."""
+        """Tie parameters whose regions overlap without being the same, and what several modules in a root use."""
         by_storage: dict[int, list[_Entry]] = defaultdict(list)
         for entry in self._entries.values():
             if isinstance(entry.value, nn.Parameter):
@@ -135,7 +135,7 @@ class Sharing:
 
 
 def _tie(group: list[_Entry]) -> None:
-    """Ties the members of a group of parameters whose extents overlap, where elements really coincide."""
+    """Tie the members of a group of parameters whose extents overlap, where elements really coincide."""
     if len(group) < 2 or not _really_overlap(group):
         return
     start, end = min(e.extent[0] for e in group), max(e.extent[1] for e in group)
@@ -158,7 +158,7 @@ def _really_overlap(group: list[_Entry]) -> bool:
 
 
 def _flat_source(group: list[_Entry], start: int, end: int) -> _Entry:
-    """A parameter over the whole extent of a group none of whose members covers it, held by the first member."""
+    """Return a parameter over the whole extent of a group none of whose members covers it, held by the first member."""
     from dpnn_bridge.conversion.fields import Field
 
     first = group[0].sites[0]
@@ -172,7 +172,7 @@ def _flat_source(group: list[_Entry], start: int, end: int) -> _Entry:
 
 
 def region_of(tensor: LuaTensor) -> tuple[Any, ...]:
-    """Identity of the elements that a tensor views, whatever shape a contiguous one has."""
+    """Return the identity of the elements that a tensor views, whatever shape a contiguous one has."""
     storage = id(tensor.storage)
     if is_contiguous(tensor.shape, tensor.stride):
         return (storage, tensor.offset, tensor.size)
@@ -180,7 +180,7 @@ def region_of(tensor: LuaTensor) -> tuple[Any, ...]:
 
 
 def contiguous_copy(tensor: LuaTensor) -> Tensor:
-    """A private copy of the elements of a tensor, contiguous; only its part of the storage is read."""
+    """Return a private copy of the elements of a tensor, contiguous; only its part of the storage is read."""
     if tensor.size == 0 or tensor.storage is None:
         return tensor.torch()
     start, stop = extent_of(tensor)
@@ -192,7 +192,7 @@ def contiguous_copy(tensor: LuaTensor) -> Tensor:
 
 
 def extent_of(tensor: LuaTensor) -> tuple[int, int]:
-    """First element and one past the last in the storage."""
+    """Return the first element and one past the last in the storage."""
     first = last = tensor.offset
     for size, stride in zip(tensor.shape, tensor.stride, strict=True):
         first, last = first + min(0, (size - 1) * stride), last + max(0, (size - 1) * stride)

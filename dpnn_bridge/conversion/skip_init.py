@@ -33,7 +33,7 @@ class SkipInit(TorchFunctionMode):
 
     @contextmanager
     def during(self, *, active: bool) -> Iterator[None]:
-        """Lets tensors be drawn, or not, while a block runs."""
+        """Enable or disable random initialization inside the ``with`` block."""
         before, self.active = self.active, active
         try:
             with self:

@@ -27,7 +27,7 @@ _PLACES = {"device", "dtype"}
 
 
 def is_stock(module: nn.Module) -> bool:
-    """Whether a module is a layer of ``torch.nn`` as it stands, without modules inside."""
+    """Return whether a module is a layer of ``torch.nn`` as it stands, without modules inside."""
     kind = type(module)
     return kind.__module__.startswith("torch.nn.modules.") and kind is not nn.Module and not module._modules
 
@@ -71,7 +71,7 @@ class StockLayer(LuaClass):
 
 
 def check_shapes(module: nn.Module) -> None:
-    """Refuses a lazy layer that has not run.
+    """Refuse a lazy layer that has not run.
 
     Raises:
         ConversionError: it is one.
@@ -81,7 +81,7 @@ def check_shapes(module: nn.Module) -> None:
 
 
 def check_parametrizations(module: nn.Module, fields: Iterable[Field]) -> None:
-    """Refuses a module whose weight is computed of tensors that no field of its Lua class holds.
+    """Refuse a module whose weight is computed of tensors that no field of its Lua class holds.
 
     Raises:
         ConversionError: there is one.
@@ -100,7 +100,7 @@ def check_parametrizations(module: nn.Module, fields: Iterable[Field]) -> None:
 
 
 def _arguments(module: Any) -> tuple[dict[str, Any], list[str]]:
-    """The arguments that make a layer like ``module``, and the names of those that are tensors.
+    """Return the arguments that make a layer like ``module``, and the names of those that are tensors.
 
     Raises:
         ConversionError: none do.
@@ -129,7 +129,7 @@ def _arguments(module: Any) -> tuple[dict[str, Any], list[str]]:
 
 
 def _names(module: nn.Module) -> list[str]:
-    """The arguments of a layer's constructor; recurrent layers hand theirs on."""
+    """Return the arguments of a layer's constructor; recurrent layers hand theirs on."""
     if not isinstance(module, nn.RNNBase):
         return [*inspect.signature(type(module).__init__).parameters][1:]
     own = {nn.LSTM: ["proj_size"], nn.RNN: ["nonlinearity"]}.get(type(module), [])
@@ -142,7 +142,7 @@ def _tensor(module: nn.Module, name: str) -> Tensor | None:
 
 
 def _settings(module: nn.Module) -> dict[str, Any]:
-    """The attributes that users set."""
+    """Return the attributes that users set."""
     return {k: v for k, v in vars(module).items() if not k.startswith("_") and k not in ("training", "lua_record")}
 
 
@@ -155,5 +155,5 @@ def _changed(module: nn.Module, what: str) -> ConversionError:
 
 
 def _tuples(value: Any) -> Any:
-    """JSON's lists as the tuples that they were."""
+    """Convert the lists of JSON back to tuples."""
     return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -15,7 +15,7 @@ _DTYPE_NAMES = {"half": "float16", "float": "float32", "double": "float64"}
 
 
 def as_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    """A floating point dtype from itself or from its name: ``"float16"``, ``"torch.float16"``, ``"half"``.
+    """Return a floating point dtype from itself or from its name: ``"float16"``, ``"torch.float16"``, ``"half"``.
 
     Raises:
         OptionError: there is no such floating point dtype.
@@ -30,13 +30,13 @@ def as_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
 
 
 def is_parameter(module: nn.Module, attribute: str) -> bool:
-    """Whether a dotted name is a parameter, its own or tied to another's."""
+    """Return whether a dotted name is a parameter, its own or tied to another's."""
     owner, leaf = resolve(module, attribute)
     return owner._parameters.get(leaf) is not None or tie_of(owner, leaf) is not None
 
 
 def field_value(module: nn.Module, name: str, spec: Field, *, gradient: bool = False) -> Tensor:
-    """A field's tensor, or its gradient (zeros when there is none), detached and in Lua's arrangement.
+    """Return a field's tensor, or its gradient (zeros when there is none), detached and in Lua's arrangement.
 
     It is a view of the torch tensor where the strides allow it.
     """

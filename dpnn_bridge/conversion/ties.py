@@ -51,21 +51,21 @@ class Tie:
         self.shape, self.stride, self.offset, self.torch_shape = shape, stride, offset, torch_shape
 
     def lua_view(self, tensor: Tensor) -> Tensor:
-        """The tied part of the source's parameter or gradient, in Lua's arrangement."""
+        """Return the tied part of the source's parameter or gradient, in Lua's arrangement."""
         layout, tensor = self.source.field.layout, gathered(tensor)
         flat = (layout.to_lua(tensor, self.source.module) if layout else tensor).reshape(-1)
         return flat.as_strided(self.shape, self.stride, self.offset)
 
     def parameter(self) -> nn.Parameter:
-        """The parameter that holds the elements."""
+        """Return the parameter that holds the elements."""
         return getattr(self.source.owner, self.source.leaf)
 
     def compute(self) -> Tensor:
-        """The tied tensor in torch's arrangement; gradients flow to the source."""
+        """Return the tied tensor in torch's arrangement; gradients flow to the source."""
         return self.arranged(self.parameter())
 
     def arranged(self, source: Tensor) -> Tensor:
-        """:meth:`compute` of a tensor in the place of the parameter."""
+        """Apply :meth:`compute` to a tensor in place of the parameter."""
         value = self.lua_view(source)
         layout = self.site.field.layout
         if layout is not None:
@@ -73,7 +73,7 @@ class Tie:
         return value if self.torch_shape is None else value.reshape(self.torch_shape)
 
     def install(self) -> None:
-        """Removes the field's own parameter and computes it from the source from now on."""
+        """Remove the field's own parameter and compute it from the source from now on."""
         owner, leaf = self.site.owner, self.site.leaf
         owner._parameters.pop(leaf, None)
         owner.__dict__.setdefault("ties", {})[leaf] = self
@@ -81,12 +81,12 @@ class Tie:
 
 
 def tie_of(owner: nn.Module, leaf: str) -> Tie | None:
-    """The tie that computes ``owner.leaf``, or None for an ordinary parameter."""
+    """Return the tie that computes ``owner.leaf``, or None for an ordinary parameter."""
     return owner.__dict__.get("ties", {}).get(leaf)
 
 
 def share_buffer(sites: list[Site]) -> None:
-    """Lets a buffer of several modules stay one tensor when one of them changes its type or device."""
+    """Let a buffer of several modules stay one tensor when one of them changes its type or device."""
     for site in sites:
         site.owner.__dict__.setdefault("shared_buffers", {})[site.leaf] = [(s.owner, s.leaf) for s in sites]
         _become_sharing(site.owner)
@@ -128,7 +128,7 @@ class _Sharing(nn.Module):
 
 
 def _uses_of_parameters(module: nn.Module) -> list[list[tuple[nn.Module, str]]]:
-    """The owners and names of each parameter that several modules inside ``module`` use."""
+    """Return the owners and names of each parameter that several modules inside ``module`` use."""
     uses: dict[int, list[tuple[nn.Module, str]]] = {}
     for owner in module.modules():
         for name, parameter in owner._parameters.items():
@@ -138,24 +138,24 @@ def _uses_of_parameters(module: nn.Module) -> list[list[tuple[nn.Module, str]]]:
 
 
 def plain_type(kind: type[nn.Module]) -> type[nn.Module]:
-    """The class that a module had before its tensors were tied."""
+    """Return the class that a module had before its tensors were tied."""
     return kind.__mro__[2] if issubclass(kind, _Sharing) else kind
 
 
 def _become_sharing(module: nn.Module) -> None:
-    """Gives a module the mixin, and a property for each tied tensor."""
+    """Give a module the mixin, and a property for each tied tensor."""
     module.__class__ = _sharing_type(plain_type(type(module)), tuple(module.__dict__.get("ties", ())))
 
 
 def _sharing_type(plain: type[nn.Module], tied: tuple[str, ...]) -> type[nn.Module]:
-    """The same class for the same arguments, in every thread."""
+    """Return the same class for the same arguments, in every thread."""
     with Exclusive((_sharing_type, plain)):
         return _made_sharing_type(plain, tied)
 
 
 @cache
 def _made_sharing_type(plain: type[nn.Module], tied: tuple[str, ...]) -> type[nn.Module]:
-    """``plain`` with the mixin; it has the same name, so that tools and people see the class they know."""
+    """Return ``plain`` with the mixin; it has the same name, so that tools and people see the class they know."""
     body: dict[str, Any] = {name: getattr(plain, name) for name in ("__module__", "__qualname__", "__doc__")}
     body |= {leaf: _property(leaf) for leaf in tied}
     body["__jit_unused_properties__"] = [*getattr(plain, "__jit_unused_properties__", ()), *tied]
@@ -167,6 +167,6 @@ def _property(leaf: str) -> property:
 
 
 def _restore(plain: type[nn.Module], tied: tuple[str, ...]) -> nn.Module:
-    """For pickle and deepcopy: an empty instance, whose state follows."""
+    """Create an empty instance for pickle and deepcopy; its state follows."""
     kind = _sharing_type(plain, tied)
     return kind.__new__(kind)

@@ -63,7 +63,7 @@ class TorchContext:
         return format_path(keys, shortened(self._root))
 
     def error(self, message: str, obj: LuaObject | None = None) -> ConversionError:
-        """An error that names the current place."""
+        """Return an error that names the current place."""
         return ConversionError(message, path=self.path, class_name=obj.class_name if obj else "")
 
     def _endless(self, message: str, obj: LuaObject) -> ConversionLimitError:
@@ -71,7 +71,7 @@ class TorchContext:
 
     @contextmanager
     def at(self, *keys: Any) -> Iterator[None]:
-        """Adds ``keys`` to the path while the block runs."""
+        """Add ``keys`` to the path while the block runs."""
         self._path.extend(keys)
         try:
             yield
@@ -80,7 +80,7 @@ class TorchContext:
 
     # ------------------------------------------------------------------ modules
     def to_torch(self, obj: Any, *keys: Any) -> nn.Module:
-        """The module of a Lua object, the same one whenever the object is met again.
+        """Return the module of a Lua object, the same one whenever the object is met again.
 
         Args:
             obj: a :class:`LuaObject` of a module or criterion class.
@@ -115,11 +115,11 @@ class TorchContext:
             return module
 
     def converted(self, obj: LuaObject) -> nn.Module | None:
-        """The module that an object became, None where it was not met."""
+        """Return the module that an object became, None where it was not met."""
         return self._modules.get(id(obj))
 
     def _convert(self, obj: LuaObject) -> nn.Module:
-        """The module of an object, by the user's block, else the user's Lua class, else the built-in block."""
+        """Return the module of an object, by the user's block, else the user's Lua class, else the built-in block."""
         spec = self._block(obj)
         own = self.options.overrides is not None and self.options.overrides(obj.class_name)
         if spec is None or (own and registry.is_built_in(spec)):
@@ -147,7 +147,7 @@ class TorchContext:
             raise self.error(f"cannot identify the variant of the class: {type(e).__name__}: {e}", obj) from e
 
     def _in_lua(self, obj: LuaObject) -> nn.Module | None:
-        """The module of an object whose class is defined in the user's Lua files."""
+        """Return the module of an object whose class is defined in the user's Lua files."""
         with self._skip_init.during(active=False):
             self.budget.watching = False
             module = self.options.fallback(obj, self) if self.options.fallback else None
@@ -183,11 +183,11 @@ class TorchContext:
         return module
 
     def filled(self, owner: nn.Module, *names: str) -> None:
-        """Says that a block has put the file's values into parameters itself, without :meth:`assign`."""
+        """Record that a mapping has set parameters itself, without :meth:`assign`."""
         self._filled.update((id(owner), name) for name in names)
 
     def _check_filled(self, module: nn.Module, obj: LuaObject, spec: type[LuaClass]) -> None:
-        """Refuses a module that keeps values of its constructor where the file should have given them."""
+        """Refuse a module that keeps values of its constructor where the file should have given them."""
         for name, field in spec.fields_of(module).items():
             owner, leaf = fields.resolve(module, field.attribute)
             tensor = owner._parameters.get(leaf, owner._buffers.get(leaf))
@@ -211,7 +211,7 @@ class TorchContext:
             stack += [(f"{path}{name}.", inner) for name, inner in owner._modules.items() if inner is not None]
 
     def children(self, obj: LuaObject, field: str = "modules") -> list[nn.Module]:
-        """The converted modules of an array field, in order."""
+        """Return the converted modules of an array field, in order."""
         table = obj.get(field)
         if table is None:
             return []
@@ -220,7 +220,7 @@ class TorchContext:
         return [self.to_torch(child, field, i) for i, child in enumerate(table.as_list(), 1)]
 
     def _placeholder(self, obj: LuaObject, error: ConversionError | None = None) -> Placeholder:
-        """Stands for an object of an unknown class, or of one that its block cannot build because of ``error``."""
+        """Create a placeholder for an object of an unknown class, or one that its mapping cannot build (``error``)."""
         fields, reason = tuple(sorted(str(k) for k in obj)), str(error or "")
         entry = self._unsupported.get((obj.class_name, fields))
         if entry is None:
@@ -233,7 +233,7 @@ class TorchContext:
         return Placeholder(obj, self.path)
 
     def _find_unsupported(self, root: LuaTable) -> None:
-        """Converts the modules below an unknown object, so that one error names every unknown class."""
+        """Convert the modules below an unknown object, so that one error names every unknown class."""
         stack: list[tuple[LuaTable, tuple[Any, ...]]] = [(root, ())]
         while stack:
             table, keys = stack.pop()
@@ -245,7 +245,7 @@ class TorchContext:
                     self.to_torch(value, *keys, key)
 
     def finish(self) -> None:
-        """Raises :class:`UnsupportedClassError` for the unknown classes met, and ties overlapping parameters."""
+        """Raise :class:`UnsupportedClassError` for unknown classes, and tie overlapping parameters."""
         if self._unsupported and not self.options.allow_unsupported:
             raise UnsupportedClassError(list(self._unsupported.values()))
         self.report.unsupported = list(self._unsupported.values())
@@ -253,7 +253,7 @@ class TorchContext:
 
     # ------------------------------------------------------------------ tensors
     def assign(self, module: nn.Module, spec: Field, name: str, obj: LuaObject) -> None:
-        """Makes the tensor ``obj[name]`` the parameter or buffer that ``spec`` names; one region gives one parameter.
+        """Make the tensor ``obj[name]`` the parameter or buffer that ``spec`` names; one region gives one parameter.
 
         Raises:
             ConversionError: the number of elements is not what the module's other fields say.
@@ -305,7 +305,7 @@ class TorchContext:
                 record.fields[key] = kept
 
     def keep(self, value: Any, *keys: Any) -> Any:
-        """A copy of a Lua value that a record may hold: modules for their objects, no functions, compact tensors."""
+        """Copy a Lua value for the metadata: modules for their objects, no functions, contiguous tensors."""
         if isinstance(value, LuaFunction):
             self.report.drop(format_path([*self._path, *keys], self._root), "a Lua function; code in data is never run")
             return None

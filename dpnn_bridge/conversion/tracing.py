@@ -13,7 +13,7 @@ Forward = Callable[..., Any]
 
 
 def leaf(forward: Forward) -> Forward:
-    """Lets ``torch.fx`` record the module as one step, as it does with the layers of ``torch.nn``.
+    """Let ``torch.fx`` record the module as one step, as it does with the layers of ``torch.nn``.
 
     A tracer that runs the forward would fail where it asks for a size. The root of a trace is run as any other.
     """
@@ -21,7 +21,7 @@ def leaf(forward: Forward) -> Forward:
 
 
 def leaf_without_members(kind: type[nn.Module]) -> None:
-    """Makes modules of a class single steps for ``torch.fx`` where they hold no other modules.
+    """Make modules of a class single steps for ``torch.fx`` where they hold no other modules.
 
     Those that hold some are run, so that the layers inside are steps; a class with the attribute ``fx_leaf`` is one.
     """
@@ -47,5 +47,5 @@ def _recorded(forward: Forward, is_leaf: Callable[[Any], bool]) -> Forward:
 
 
 def is_traced() -> bool:
-    """Whether ``torch.jit.trace`` records what runs: a program that writes into its own weights cannot be frozen."""
+    """Return whether ``torch.jit.trace`` is recording. A program that changes its weights cannot be frozen."""
     return torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]

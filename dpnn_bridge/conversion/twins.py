@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def serial_twins(graph: LuaObject, ctx: TorchContext) -> dict[int, LuaObject]:
-    """For the modules of a graph's nodes, by ``id``, their twins in its ``modules``.
+    """Map ``id`` of the modules of a graph's nodes to their duplicates in ``modules``.
 
     dpnn's ``getSerialState`` copies the tables of modules and leaves nodes as they are. What it wrote holds two objects
     for each module, of which Torch7 runs the one in the node and its ``evaluate()`` reaches the other. Here both are
@@ -36,7 +36,7 @@ def serial_twins(graph: LuaObject, ctx: TorchContext) -> dict[int, LuaObject]:
 
 
 def same_memory(a: Any, b: Any) -> bool:
-    """Whether two Lua values are alike: objects of one class whose tensors are the same views of the same storages."""
+    """Return whether two Lua values are equal: same classes, and tensors that are the same views."""
     if isinstance(a, LuaTensor):
         if not isinstance(b, LuaTensor):
             return False

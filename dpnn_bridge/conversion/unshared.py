@@ -31,7 +31,7 @@ def unshared(root: nn.Module) -> nn.Module:
 
 
 def _uses(module: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The members of a container of no file, in order, once for each use.
+    """Return the members of a container of no file, in order, once for each use.
 
     A module in a field of another one (``members``) may be there only to be set, not to run again.
     """
@@ -41,13 +41,13 @@ def _uses(module: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def _repeats(root: nn.Module) -> bool:
-    """Whether a container in ``root`` uses a module that is used before."""
+    """Return whether a container in ``root`` uses a module that is used before."""
     used = [id(child) for module in root.modules() for _, child in _uses(module)]
     return len(used) > len(set(used)) or id(root) in used
 
 
 def _tensors(root: nn.Module) -> dict[int, Tensor]:
-    """``id`` of every tensor that modules of ``root`` hold -> the tensor, as the memo of a copy that shares them."""
+    """Map ``id`` of every tensor in ``root`` to the tensor: the memo of a copy that shares tensors."""
     found: dict[int, Tensor] = {}
     for module in root.modules():
         for value in (*module._parameters.values(), *module._buffers.values(), *vars(module).values()):

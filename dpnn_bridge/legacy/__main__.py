@@ -15,7 +15,7 @@ Runs a script that imports load_lua, torch.legacy or torchfile, with those of dp
 
 
 def main() -> int:
-    """Runs the script that the command line names.
+    """Run the script that the command line names.
 
     Returns:
         The exit status: 2 when no script is named or it is not there; otherwise that of the script.

@@ -70,7 +70,7 @@ class TorchObject(Module):
         return self._fields.get(name)
 
     def torch_typename(self) -> str:
-        """The name of its class."""
+        """Return the name of its class."""
         return self._typename
 
     def __repr__(self) -> str:
@@ -81,7 +81,7 @@ class TorchObject(Module):
 
 
 def class_of(obj: LuaObject) -> type[Viewed]:
-    """The class for objects of a Lua class: that of ``torch.legacy.nn``, or one made for classes that it had not."""
+    """Return the class for a Lua class: from ``torch.legacy.nn``, or a new class if it had none."""
     namespace, _, name = obj.class_name.rpartition(".")
     name = SAME.get(name, name)
     if namespace == "nn" and name in nn.CLASSES:
@@ -94,7 +94,7 @@ def class_of(obj: LuaObject) -> type[Viewed]:
 
 @cache
 def made_class(class_name: str, base: type[Viewed]) -> type[Viewed]:
-    """A subclass for a Lua class that ``torch.legacy.nn`` had not."""
+    """Return a subclass for a Lua class that ``torch.legacy.nn`` had not."""
     namespace, _, name = class_name.rpartition(".")
     body: dict[str, Any] = {"__module__": f"torch.legacy.{namespace}", "__reduce_ex__": _reduced}
     if base in (Module, Container):
@@ -129,7 +129,7 @@ class Decoder:
         self._alive: list[Any] = []
 
     def decode(self, root: Any) -> Any:
-        """The value of a file.
+        """Return the value of a file.
 
         Raises:
             UnsupportedClassError: it holds modules of unknown classes, and ``unknown_classes`` is False.
@@ -169,7 +169,7 @@ class Decoder:
             self._object(value, path)
 
     def _check(self, obj: LuaObject, path: tuple[Any, ...]) -> None:
-        """Notes the unknown classes of a model for one error, those that :func:`dpnn_bridge.load` would name."""
+        """Record the unknown classes of a model for one error, those that :func:`dpnn_bridge.load` would name."""
         with suppress(ConversionError):  # a model that cannot run; its fields can be read
             self._context.to_torch(obj, *path)
 
@@ -212,7 +212,7 @@ class Decoder:
 
 
 def _in_four_dimensions(made: Viewed) -> None:
-    """Shapes the weights of convolutions of older files, which had two, as PyTorch 0.4 had them."""
+    """Shape the weights of convolutions of older files, which had two, as PyTorch 0.4 had them."""
     if isinstance(made, nn.SpatialConvolution):
         for name in ("weight", "gradWeight"):
             weight = made._fields.get(name)

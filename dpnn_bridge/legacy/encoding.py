@@ -20,7 +20,7 @@ FOREIGN = "python."
 
 
 def is_foreign(obj: Any) -> bool:
-    """Whether an object computes with a method of its own, as modules of users do."""
+    """Return whether an object computes with a method of its own, as modules of users do."""
     method = type(obj).updateOutput
     return "updateOutput" in obj.__dict__ or not method.__module__.startswith("dpnn_bridge.legacy")
 

@@ -30,7 +30,7 @@ def _shifted(value: Any, by: int) -> Any:
 
 
 def size_storage(sizes: Any) -> LuaStorage:
-    """Sizes as Torch7 keeps them, in a ``torch.LongStorage``."""
+    """Return the sizes as Torch7 keeps them, in a ``torch.LongStorage``."""
     array = np.array([*sizes], np.int64)
     return LuaStorage("torch.LongStorage", array.size, array)
 
@@ -115,7 +115,7 @@ NONE: dict[str, tuple[str, ...]] = {
 
 
 def to_legacy(kind: str, fields: dict[Any, Any]) -> dict[Any, Any]:
-    """The fields that PyTorch 0.4 gave an object of a class, from those of its file.
+    """Return the fields that PyTorch 0.4 gave an object of a class, from those of its file.
 
     Args:
         kind: the class in ``torch.legacy.nn``.
@@ -130,7 +130,7 @@ def to_legacy(kind: str, fields: dict[Any, Any]) -> dict[Any, Any]:
 
 
 def to_lua(kind: str, fields: dict[Any, Any]) -> dict[Any, Any]:
-    """The Lua fields of an object of ``torch.legacy.nn``, without those that are None."""
+    """Return the Lua fields of an object of ``torch.legacy.nn``, without those that are None."""
     names, changes = {v: k for k, v in RENAMED.get(kind, {}).items()}, CHANGED.get(kind, {})
     present = {k: v for k, v in fields.items() if v is not None}
     found = {names.get(k, k): changes[k].to_lua(v) if k in changes else v for k, v in present.items()}

@@ -11,7 +11,7 @@ from dpnn_bridge.legacy.values import whole_storage
 
 
 def flattened(parameters: list[Tensor]) -> Tensor:
-    """Moves tensors into one new vector, whose windows they become; those on the same memory stay on the same.
+    """Move tensors into one new vector, whose windows they become; those on the same memory stay on the same.
 
     Raises:
         ConversionError: a tensor leaves out elements of its memory that another one uses.

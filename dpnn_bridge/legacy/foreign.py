@@ -16,7 +16,7 @@ _SCALE: list[float | None] = [None]
 
 @contextmanager
 def accumulating(scale: float | None) -> Iterator[None]:
-    """While the block runs, backward passes add gradients of parameters, multiplied by ``scale``, unless it is None."""
+    """Scale parameter gradients by ``scale`` inside the ``with`` block; None computes no parameter gradients."""
     _SCALE.append(scale)
     try:
         yield

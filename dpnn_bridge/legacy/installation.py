@@ -24,7 +24,7 @@ def _module(name: str, **contents: Any) -> ModuleType:
 
 
 def _modules() -> dict[str, ModuleType]:
-    """Name -> module of everything that scripts may import."""
+    """Return the name -> module of everything that scripts may import."""
     readers = {
         "T7Reader": loading.T7Reader,
         "T7ReaderException": loading.T7ReaderException,
@@ -45,7 +45,7 @@ def _modules() -> dict[str, ModuleType]:
 
 
 def install() -> None:
-    """Makes old scripts' imports work in this process, until :func:`uninstall`.
+    """Make old scripts' imports work in this process, until :func:`uninstall`.
 
     ``torch.legacy.nn``, ``torch.legacy.optim``, ``torch.utils.serialization.load_lua`` and ``torchfile`` are those of
     dpnn_bridge afterwards. A second call does nothing.
@@ -68,7 +68,7 @@ def install() -> None:
 
 
 def uninstall() -> None:
-    """Restores what :func:`install` replaced."""
+    """Restore what :func:`install` replaced."""
     while _replaced:
         owner, name, value = _replaced.pop()
         if isinstance(owner, dict):

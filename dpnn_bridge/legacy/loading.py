@@ -27,7 +27,7 @@ def load_lua(
     torch_nn: bool = False,
     force_deserialize_classes: bool = True,
 ) -> Any:
-    """Loads a ``.t7`` file as ``torch.utils.serialization.load_lua`` of PyTorch 0.4 did.
+    """Load a ``.t7`` file as ``torch.utils.serialization.load_lua`` of PyTorch 0.4 did.
 
     Args:
         filename: the file.
@@ -95,7 +95,7 @@ class T7Reader:
         self._objects: list[Any] | None = None
 
     def read(self) -> Any:
-        """The next object.
+        """Return the next object.
 
         Raises:
             EOFError: there is none.

@@ -31,7 +31,7 @@ class Described(NamedTuple):
 
 
 def with_constants(obj: LuaObject) -> LuaObject:
-    """Adds the fields that Torch7 needs in an object and that ``torch.legacy.nn`` had not."""
+    """Add the fields that Torch7 needs in an object and that ``torch.legacy.nn`` had not."""
     spec = registry.find(obj)
     kind = obj.get("_type")
     kind = kind if isinstance(kind, str) else "torch.FloatTensor"
@@ -49,15 +49,15 @@ class LuaGraph:
         self._alive: list[Any] = []
 
     def describe(self, value: Any) -> Described | None:
-        """What an object is; None for other values."""
+        """Return the Lua object of an object; None for other values."""
         raise NotImplementedError
 
     def tensor(self, value: Any) -> LuaTensor | LuaStorage | None:
-        """The Lua tensor or storage of a value; None for other values."""
+        """Return the Lua tensor or storage of a value; None for other values."""
         return value if isinstance(value, (LuaTensor, LuaStorage)) else None
 
     def value(self, value: Any) -> Any:
-        """The Lua value of a value, None where there is none."""
+        """Return the Lua value of a value, None where there is none."""
         if value is None or isinstance(value, (bool, int, float, str, LuaFunction)):
             return value
         if isinstance(value, bytes):

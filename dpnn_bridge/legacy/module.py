@@ -23,7 +23,7 @@ class _Shared(Viewed):
     """What modules and criterions can do alike."""
 
     def to_torch(self, **options: Any) -> torch.nn.Module:
-        """The ``torch.nn`` module of this object, with parameters of its own.
+        """Return the ``torch.nn`` module of this object, with parameters of its own.
 
         Args:
             **options: fields of :class:`~dpnn_bridge.conversion.options.Options`; ``index_base`` is 0 by default.
@@ -34,7 +34,7 @@ class _Shared(Viewed):
         return running.converted(self, **options)
 
     def to_lua(self, memo: dict[str, Any] | None = None) -> LuaObject:
-        """The Lua object with these fields, as Torch7 holds it; tensors share their memory.
+        """Return the Lua object with these fields, as Torch7 holds it; tensors share their memory.
 
         Args:
             memo: what was converted before; objects and memory that are met again are the same ones.
@@ -52,7 +52,7 @@ class _Shared(Viewed):
         return found
 
     def type(self, type: Any = None, tensorCache: Any = None) -> Any:
-        """Casts all tensors in place; without an argument, the name of the type."""
+        """Cast all tensors in place; without an argument, the name of the type."""
         if type is None:
             return self.__dict__.get("_type", torch.Tensor().type())
         return cast(self, type, {} if tensorCache is None else tensorCache)
@@ -67,7 +67,7 @@ class _Shared(Viewed):
         return self.type("torch.cuda.FloatTensor", *args)
 
     def clone(self, *names: str) -> Any:
-        """A copy of its own; fields of these names share their memory with this object's."""
+        """Return a copy of its own; fields of these names share their memory with this object's."""
         copied = copy.deepcopy(self)
         if names:
             copied.share(self, *names)
@@ -122,7 +122,7 @@ class Module(_Shared):
 
     # ------------------------------------------------------------------ parameters
     def parameters(self) -> tuple[list[Tensor], list[Tensor]] | None:
-        """``(weights, gradients)``, None where there are none."""
+        """Return ``(weights, gradients)``, None where there are none."""
         names = [name for name in ("weight", "bias") if self._fields.get(name) is not None]
         return self._listed(names)
 
@@ -140,12 +140,12 @@ class Module(_Shared):
             value.add_(grad, alpha=-learningRate)
 
     def flattenParameters(self) -> tuple[Tensor, Tensor] | None:
-        """Moves all parameters and gradients into one vector each, which are returned."""
+        """Move all parameters and gradients into one vector each, which are returned."""
         found = self.parameters()
         return None if found is None else (flattened(found[0]), flattened(found[1]))
 
     def share(self, mlp: Any, *names: str) -> Any:
-        """Makes fields of these names views of the other module's memory."""
+        """Make fields of these names views of the other module's memory."""
         for name in names:
             mine, other = self._fields.get(name), mlp._fields.get(name)
             if isinstance(mine, Tensor) and isinstance(other, Tensor):
@@ -155,17 +155,17 @@ class Module(_Shared):
         return self
 
     def _new_parameters(self, **shapes: Any) -> None:
-        """Gives the module parameters of these shapes, and gradients of zeros."""
+        """Give the module parameters of these shapes, and gradients of zeros."""
         for name, shape in shapes.items():
             self.__dict__[name] = None if shape is None else torch.zeros(shape)
             self.__dict__[f"grad{name[:1].upper()}{name[1:]}"] = None if shape is None else torch.zeros(shape)
 
     def _fan_in(self) -> float:
-        """The number whose inverse root bounds new parameters."""
+        """Return the number whose inverse root bounds new parameters."""
         return 0
 
     def reset(self, stdv: Any = None) -> Any:
-        """Draws the parameters anew."""
+        """Draw the parameters anew."""
         fan_in = self._fan_in()
         if fan_in:
             bound = stdv * math.sqrt(3) if stdv is not None else 1 / math.sqrt(fan_in)
@@ -182,7 +182,7 @@ class Module(_Shared):
         self.train = False
 
     def clearState(self) -> Any:
-        """Empties what the last call left."""
+        """Empty what the last call left."""
         return running.cleared(self)
 
     def apply(self, callback: Callable[[Any], Any]) -> None:
@@ -191,7 +191,7 @@ class Module(_Shared):
             module.apply(callback)
 
     def findModules(self, cls: Any, container: Any = None) -> tuple[list[Any], list[Any]]:
-        """Modules of a class, and the container of each."""
+        """Return the modules of a class, and the container of each."""
         nodes, containers = ([self], [container]) if isinstance(self, cls) else ([], [])
         for child in self._fields.get("modules") or ():
             found, owners = child.findModules(cls, self)
@@ -202,7 +202,7 @@ class Module(_Shared):
         return [self, *(m for child in (self._fields.get("modules") or ()) for m in child.listModules())]
 
     def replace(self, callback: Callable[[Any], Any]) -> Any:
-        """Replaces every module by what ``callback`` gives for it."""
+        """Replace every module by what ``callback`` gives for it."""
         out = callback(self)
         modules = self._fields.get("modules") or []
         for i, module in enumerate(modules):

@@ -45,7 +45,7 @@ class Pickled(Encoding):
 
 
 def read_source(file: LocalFile) -> tuple[Any, Encoding] | None:
-    """What a file of Torch7, or a pickle of ``torch.legacy.nn``, holds; None for a file that was converted from one.
+    """Read a Torch7 file or a pickle of ``torch.legacy.nn``; return None for a converted file.
 
     Raises:
         T7Error: it cannot be read.
@@ -56,7 +56,7 @@ def read_source(file: LocalFile) -> tuple[Any, Encoding] | None:
 
 
 def holds_legacy(path: Path) -> bool:
-    """Whether a file is a pickle that names classes of ``torch.legacy.nn``."""
+    """Return whether a file is a pickle that names classes of ``torch.legacy.nn``."""
     try:
         source = FileSource(path)
         head = source.read(0, HEAD)
@@ -69,7 +69,7 @@ def holds_legacy(path: Path) -> bool:
 
 
 def read(file: LocalFile) -> Any:
-    """The Lua value of a pickle.
+    """Return the Lua value of a pickle.
 
     Raises:
         NotT7Error: it holds more than classes of ``torch.legacy.nn``, tensors and plain data.
@@ -111,7 +111,7 @@ class _File:
 
 
 def _old(source: FileSource) -> Any:
-    """Numbers and facts, the pickle, the keys of the storages, their elements: all one after the other."""
+    """Return the numbers and facts, the pickle, the keys of the storages, their elements: all one after the other."""
     file, places = _File(source), dict[str, int]()
     head = [_Unpickler(file, source, places).load() for _ in range(3)]
     if head[0] != MAGIC or head[1] != 1001 or not isinstance(head[2], dict):
@@ -247,7 +247,7 @@ class _Unpickler(pickle._Unpickler):  # the one in Python: its memo takes no mem
         raise self.refuse("a storage that is a view of another")
 
     def bytes_of(self, key: Any, count: int) -> int:
-        """The number of bytes of a storage, which was met before and has so many elements."""
+        """Return the number of bytes of a storage, which was met before and has so many elements."""
         storage = self.storages[key]
         size = storage.size * storage.dtype.itemsize
         if count != storage.size or self._places[key] + size > self._source.size:
@@ -274,7 +274,7 @@ class _Unpickler(pickle._Unpickler):  # the one in Python: its memo takes no mem
         return make
 
     def _check_keys(self, keys: list[Any]) -> None:
-        """Keys that are no strings may have been chosen to collide, which takes quadratic time; nets have few."""
+        """Limit the number of keys that are not strings: they may collide, which takes quadratic time."""
         self._numbers += sum(type(key) is not str for key in keys)
         if self._numbers > SAFE:
             raise self.refuse(f"more than {SAFE:,} keys that are not strings")

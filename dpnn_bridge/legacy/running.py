@@ -68,11 +68,11 @@ class Graph:
             module.register_forward_hook(partial(self._leave, part))
 
     def fits(self, root: Any) -> bool:
-        """Whether the net is as it was when it was converted."""
+        """Return whether the net is as it was when it was converted."""
         return signature(root, self._views.shared) == self.signature
 
     def _enter(self, part: Any, module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Gives a module inputs of its own, whose gradients are those of this use alone, and notes them."""
+        """Give a module separate inputs, whose gradients belong to this use alone, and record them."""
         inputs = tuple(mapped(x, lambda t: t.view_as(t) if t.requires_grad else t) for x in arguments)
         part._call = Call(tuple(mapped(x, torch.detach) for x in inputs), inputs, None, module, self)
         return inputs
@@ -83,7 +83,7 @@ class Graph:
             part.output = plain(output)
 
     def write_back(self) -> None:
-        """Copies what the pass changed in tensors that are no views into the fields that they came from."""
+        """Copy what the pass changed in tensors that are no views into the fields that they came from."""
         for part, module in self.pairs:
             computed = CHANGED.get(part._kind, {})
             for name, spec in registry.spec_of(module).fields_of(module).items():
@@ -95,7 +95,7 @@ class Graph:
 
 
 def plain(value: Any) -> Any:
-    """Results as torch.legacy gives them: tensors without gradients; a loss is a number."""
+    """Convert results to torch.legacy's form: tensors without gradients; a loss is a number."""
     if isinstance(value, Tensor) and value.dim() == 0:
         return value.item()
     return mapped(value, lambda t: t.data)
@@ -107,7 +107,7 @@ def _foreign(encoder: Encoder, obj: Any) -> nn.Module | None:
 
 
 def signature(root: Any, shared: set[int]) -> list[Any]:
-    """What a conversion depends on: structure, settings, and the memory of tensors.
+    """Return everything that a conversion depends on: structure, settings, and the memory of tensors.
 
     Args:
         root: a module or criterion.
@@ -141,7 +141,7 @@ def signature(root: Any, shared: set[int]) -> list[Any]:
 
 
 def graph_of(root: Any) -> Graph:
-    """The net of an object, converted anew where it was changed."""
+    """Return the net of an object, converted anew where it was changed."""
     graph = getattr(root, "_graph", None)
     if graph is None or not graph.fits(root):
         graph = root._graph = Graph(root)
@@ -149,7 +149,7 @@ def graph_of(root: Any) -> Graph:
 
 
 def converted(root: Any, **options: Any) -> nn.Module:
-    """An independent ``torch.nn`` module of an object."""
+    """Return an independent ``torch.nn`` module of an object."""
     encoder = Encoder()
     own = {"index_base": 0, "gradients": True, "fallback": lambda obj, _: _foreign(encoder, obj)}
     context = TorchContext(Options(**{**own, **options}))
@@ -159,7 +159,7 @@ def converted(root: Any, **options: Any) -> nn.Module:
 
 
 def forward(root: Any, arguments: tuple[Any, ...]) -> Any:
-    """Runs an object and notes the pass in it and in all modules inside it."""
+    """Run an object, and record the pass in it and in all modules inside it."""
     graph = graph_of(root)
     leaves = [mapped(x, _leaf) for x in arguments[:1]] + [mapped(x, torch.detach) for x in arguments[1:]]
     with torch.enable_grad():
@@ -183,7 +183,7 @@ def backward(
     input_too: bool = True,
     into_parameters: bool = False,
 ) -> Any:
-    """Computes gradients of the last forward pass, or of a new one where the arguments are others.
+    """Compute gradients of the last forward pass, or of a new one where the arguments are others.
 
     Args:
         root: a module or criterion.
@@ -225,7 +225,7 @@ def backward(
 
 
 def _differentiable(output: Any, given: Any) -> tuple[list[Tensor], list[Tensor] | None]:
-    """The tensors of an output that depend on input or parameters, and their gradients."""
+    """Return the tensors of an output that depend on input or parameters, and their gradients."""
     outputs = list(tensors(output))
     gradients = list(tensors(given))
     if not gradients and len(outputs) == 1:  # of a loss
@@ -242,7 +242,7 @@ def _gradients(outputs: list[Tensor], leaves: list[Tensor], given: list[Tensor] 
 
 
 def _sites(parts: list[tuple[Any, nn.Module]]) -> Any:
-    """Every parameter of converted modules with the object and field that it is."""
+    """Return every parameter of converted modules with the object and field that it is."""
     for part, module in parts:
         for name, spec in registry.spec_of(module).fields_of(module).items():
             if is_parameter(module, spec.attribute) and isinstance(part._fields.get(name), Tensor):
@@ -252,7 +252,7 @@ def _sites(parts: list[tuple[Any, nn.Module]]) -> Any:
 
 
 def parameters_of(root: Any) -> tuple[list[Tensor], list[Tensor]] | None:
-    """``(weights, gradients)`` of a module in the order of Torch7's ``parameters()``, None where there are none."""
+    """Return ``(weights, gradients)`` of a module in the order of Torch7's ``parameters()``, or None."""
     graph = graph_of(root)
     parts = {id(module): part for part, module in graph.pairs}
     found = [(parts.get(id(entry.module)), entry) for entry in all_parameters(graph.module)]
@@ -264,7 +264,7 @@ def parameters_of(root: Any) -> tuple[list[Tensor], list[Tensor]] | None:
 
 
 def gradient_of(part: Any, name: str, spec: Any = "") -> Tensor:
-    """The gradient of a parameter field, made where the file had none."""
+    """Return the gradient of a parameter field, made where the file had none."""
     field = grad_field(name, spec)
     found = part._fields.get(field)
     if not isinstance(found, Tensor) or found.numel() != part._fields[name].numel():
@@ -273,7 +273,7 @@ def gradient_of(part: Any, name: str, spec: Any = "") -> Tensor:
 
 
 def cleared(part: Any) -> Any:
-    """Empties the results and buffers of one object and forgets its last pass."""
+    """Empty the results and buffers of one object and forget its last pass."""
     spec = registry.find(Encoder().value(part)) if not is_foreign(part) else None
     for name in {*RESULTS, *BUFFERS, *(spec.scratch if spec else ())} - {"_ones"}:  # which Add does not make anew
         value = part._fields.get(name)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def mapped(value: Any, function: Callable[[Tensor], Any]) -> Any:
-    """A nested value with ``function`` applied to each tensor; tuples become lists."""
+    """Return a nested value with ``function`` applied to each tensor; tuples become lists."""
     if isinstance(value, Tensor):
         return function(value)
     if isinstance(value, (list, tuple)):
@@ -21,7 +21,7 @@ def mapped(value: Any, function: Callable[[Tensor], Any]) -> Any:
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors of a nested value in order."""
+    """Yield the tensors of a nested value in order."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, (list, tuple)):
@@ -33,7 +33,7 @@ def tensors(value: Any) -> Iterator[Tensor]:
 
 
 def equal(first: Any, second: Any) -> bool:
-    """Whether two nested values hold the same tensors, NaN equal to itself, and the same numbers."""
+    """Return whether two nested values hold the same tensors, NaN equal to itself, and the same numbers."""
     if isinstance(first, Tensor) and isinstance(second, Tensor):
         if first is second:
             return True
@@ -47,5 +47,5 @@ def equal(first: Any, second: Any) -> bool:
 
 
 def whole_storage(tensor: Tensor) -> Tensor:
-    """All elements of a tensor's memory as a vector on the same memory."""
+    """Return all elements of a tensor's memory as a vector on the same memory."""
     return torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(tensor.untyped_storage())

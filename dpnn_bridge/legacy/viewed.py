@@ -56,7 +56,7 @@ class Viewed:
         return self.__dict__
 
     def _own_module(self) -> Any:
-        """A module of PyTorch for what no Lua class computes, else None."""
+        """Return a module of PyTorch for what no Lua class computes, else None."""
         return None
 
     def __getstate__(self) -> dict[str, Any]:

@@ -46,4 +46,4 @@ class Views(Sharing):
         return 0
 
     def tie(self, roots: Iterable[nn.Module]) -> None:
-        """Nothing: parameters that overlap share their memory already."""
+        """Do nothing: parameters that overlap already share their memory."""

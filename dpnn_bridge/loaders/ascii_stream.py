@@ -40,7 +40,7 @@ class AsciiStream:
         return self.size - self.position
 
     def _token(self) -> bytes:
-        """The next word, wherever it ends, and the newline behind it."""
+        """Return the next word, wherever it ends, and the newline behind it."""
         match = _TOKEN.match(self._text, self.position)
         if match is None:
             raise StreamError("truncated")
@@ -51,7 +51,7 @@ class AsciiStream:
         return match[1]
 
     def int(self) -> int:
-        """A C ``int``."""
+        """Return a C ``int``."""
         start = self.position
         stop = self._text.find(b"\n", start, start + 10)
         line = self._text[start:stop]
@@ -61,7 +61,7 @@ class AsciiStream:
         return self._integer(31)
 
     def long(self) -> int:
-        """A C ``long``."""
+        """Return a C ``long``."""
         return self._integer(63)
 
     def _integer(self, bits: int) -> int:
@@ -72,11 +72,11 @@ class AsciiStream:
         return value
 
     def longs(self, count: int) -> tuple[int, ...]:
-        """``count`` C longs."""
+        """Return ``count`` C longs."""
         return tuple([self.long() for _ in range(count)])
 
     def double(self) -> float:
-        """A C ``double``."""
+        """Return a C ``double``."""
         token = self._token()
         try:
             if b"_" in token:  # Python's own
@@ -86,7 +86,7 @@ class AsciiStream:
             raise StreamError(f"{_shown(token)} where a number is expected") from None
 
     def bytes(self, count: int) -> bytes:
-        """``count`` raw bytes."""
+        """Return ``count`` raw bytes."""
         if count < 0:
             raise StreamError(f"negative length {count}")
         if count > self.remaining:
@@ -96,29 +96,29 @@ class AsciiStream:
         return self._text[start:stop]
 
     def string(self) -> bytes:
-        """A length and that many bytes."""
+        """Return a length and that many bytes."""
         return self.bytes(self.int())
 
     def peek(self, count: int) -> bytes:
-        """The next ``count`` bytes, to be read again."""
+        """Return the next ``count`` bytes, to be read again."""
         start = self.position
         data = self.bytes(count)
         self.position = start
         return data
 
     def peek_int(self) -> int:
-        """The next C ``int``, to be read again."""
+        """Return the next C ``int``, to be read again."""
         start = self.position
         value = self.int()
         self.position = start
         return value
 
     def count(self, least: int) -> int:
-        """A long that counts things of at least ``least`` bytes each in binary mode, half of that here."""
+        """Return a long that counts things of at least ``least`` bytes each in binary mode, half of that here."""
         return self.check_count(self.long(), least // 2)
 
     def check_count(self, count: int, least: int) -> int:
-        """``count``, when as many things of at least ``least`` bytes can follow."""
+        """Return ``count``, when as many things of at least ``least`` bytes can follow."""
         if not 0 <= count * least <= self.remaining:
             raise StreamError(
                 f"truncated or damaged: {count} entries announced, but only {self.remaining} bytes are left"
@@ -126,7 +126,7 @@ class AsciiStream:
         return count
 
     def storage(self, class_name: str) -> LuaStorage:
-        """A count and that many elements, which stay in the source until they are used."""
+        """Return a count and that many elements, which stay in the source until they are used."""
         dtype = element_dtype(class_name)
         assert dtype is not None
         count = self.long()
@@ -142,7 +142,7 @@ class AsciiStream:
         return LuaStorage(class_name, count, lambda: _parse(source, start, stop, dtype, count))
 
     def _end_of_numbers(self, count: int) -> int:
-        """Where ``count`` numbers end; reading goes on behind the newline after them."""
+        """Return the end of ``count`` numbers; reading continues after the following newline."""
         text, start = self._text, self.position
         stop = text.find(b"\n", start, start + _LONGEST_NUMBER * count)
         if count and (stop < 0 or text.count(b" ", start, stop) != count - 1):  # not as Torch7 lays them out
@@ -165,7 +165,7 @@ def _shown(token: bytes) -> str:
 
 
 def _is_read(text: bytes, values: np.ndarray) -> bool:
-    """Whether the last number of a text is the last of these values, and not only begins with it."""
+    """Return whether the last number of a text is the last of these values, and not only begins with it."""
     if not len(values):
         return not text.strip()
     try:
@@ -176,7 +176,7 @@ def _is_read(text: bytes, values: np.ndarray) -> bool:
 
 
 def _parse(source: Source, start: int, stop: int, dtype: np.dtype, count: int) -> np.ndarray:
-    """The elements of a storage from their text."""
+    """Return the elements of a storage from their text."""
     wide = np.dtype(np.int64 if dtype.kind == "i" else np.float64)
     text = source.read(start, stop - start)
     try:

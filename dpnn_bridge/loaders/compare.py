@@ -21,7 +21,7 @@ _Place: TypeAlias = "tuple[_Place, str] | None"
 
 
 def difference(a: Any, b: Any, *, exact_nan: bool = True, shared: bool = True) -> str | None:
-    """The first difference between two graphs, as one line that says where; None when they are the same.
+    """Return the first difference between two graphs, as one line that says where; None when they are the same.
 
     Args:
         a, b: Lua values.
@@ -63,7 +63,7 @@ def _same_scalar(a: Any, b: Any, exact_nan: bool) -> bool:
 
 
 def _own(a: Any, b: Any, exact_nan: bool) -> str | None:
-    """What differs in two values of one type, apart from the values that they hold."""
+    """Return the difference of two values of one type, except of their contained values."""
     names: tuple[str, ...] = {
         LuaObject: ("class_name", "version"),
         LuaTensor: ("class_name", "shape", "stride", "offset"),
@@ -95,7 +95,7 @@ def _same_elements(a: np.ndarray, b: np.ndarray, exact_nan: bool) -> bool:
 
 
 def _parts(a: Any, b: Any) -> Iterable[tuple[str, Any, Any]]:
-    """The values that two values hold, in pairs, with their labels."""
+    """Yield the values that two values hold, in pairs, with their labels."""
     if isinstance(a, LuaTable):
         for (k, x), (m, y) in zip(a.entries.items(), b.entries.items(), strict=True):
             label = key_text(k)

@@ -32,7 +32,7 @@ class Encoding:
 
 
 def encodings(head: bytes, mode: str | None, big_endian: bool | None, long_size: int | None) -> Iterator[Encoding]:
-    """What the file that begins with ``head`` may be, the most likely first; what is not None is given."""
+    """Yield possible encodings of a file that starts with ``head``, most likely first; keep given settings."""
     if mode == "ascii" or (mode is None and _ASCII.match(head)):
         yield Encoding(ascii=True)
         return
@@ -112,7 +112,7 @@ def check_head(head: bytes, size: int, name: str) -> None:
 
 
 def line_ends_changed(data: bytes) -> bool:
-    """Whether each line feed in a part of a binary file follows a carriage return, as a transfer as text leaves it."""
+    """Return whether each line feed follows a carriage return, as after a transfer in text mode."""
     count = data.count(b"\n")
     return count >= 8 and data.count(b"\r\n") == count
 
@@ -143,7 +143,7 @@ def _identify(head: bytes, size: int) -> tuple[str, str]:
 
 
 def transfer_damage(data: bytes) -> str:
-    """How copying as text has changed a binary file, judged by how it begins; empty where it has not."""
+    """Describe how a copy in text mode changed a binary file, from its first bytes; empty if unchanged."""
     again = "transfer the original again in binary mode"
     if line_ends_changed(data):
         return f"its line ends were changed: each line feed follows a carriage return; {again}"

@@ -240,7 +240,7 @@ class FastReader(Reader):
                 raise
 
     def _run(self, entries: dict[Any, Any], left: int, pos: int) -> tuple[int, int]:
-        """Reads the pairs of a long table that are a run, but not the last one; the window moves on.
+        """Read the pairs of a long table that are a run, but not the last one; the window moves on.
 
         Returns:
             Where the next pair begins in the window, and how many pairs are left.
@@ -258,7 +258,7 @@ class FastReader(Reader):
         return pos, left
 
     def _shared(self, strings: Sequence[str]) -> list[str]:
-        """Strings of which some occur several times, each as one object."""
+        """Decode strings, each distinct string once."""
         kept = {value: value for value in set(strings)}
         for value in kept:
             raw = value.encode("utf-8", "surrogateescape")

@@ -34,7 +34,7 @@ class HashFloodGuard:
         self._taken = bytearray()
 
     def check(self, keys: dict[Any, Any], more: int) -> None:
-        """Raises when the keys of a dict, which is to grow by ``more``, collide.
+        """Raise when the keys of a dict, which is to grow by ``more``, collide.
 
         Raises:
             LimitError: they do.
@@ -83,7 +83,7 @@ class Parts:
         self.open: dict[int, tuple[int, HashFloodGuard]] = {}
 
     def first(self, entries: dict[Any, Any], count: int) -> int:
-        """How many of a table's entries are read before :meth:`next` is asked."""
+        """Return how many entries of a table are read before the first call of :meth:`next`."""
         if count > SAFE:
             entries[0] = None  # a dict that had a key which is no string keeps the hashes beside the keys; others look
             del entries[0]  # for each in the string itself, anywhere in memory, which takes twice as long
@@ -91,7 +91,7 @@ class Parts:
         return min(count, SAFE)
 
     def next(self, entries: dict[Any, Any]) -> int:
-        """How many are read now; 0 when all are there.
+        """Return how many entries to read now; 0 if all were read.
 
         Raises:
             LimitError: the keys so far collide.
@@ -107,5 +107,5 @@ class Parts:
 
 
 def part_of(count: int) -> int:
-    """How many keys a dict may take before it is looked at again, if so many of its keys may collide."""
+    """Return how many keys a dict may take before the next check, for a number of keys that may collide."""
     return max(_SMALLEST, min(_LARGEST, _PAIRS // max(count, 1)))

@@ -55,7 +55,7 @@ class LocalFile(NamedTuple):
 
 
 def name_of(origin: Origin) -> str:
-    """What messages call an origin."""
+    """Return the name of an origin for messages."""
     if isinstance(origin, (str, os.PathLike)):
         return os.fspath(origin)
     if isinstance(origin, (bytes, bytearray, memoryview)):
@@ -66,7 +66,7 @@ def name_of(origin: Origin) -> str:
 
 @contextmanager
 def local_file(origin: Origin, sha256: str | None = None, *, unpack: bool = True) -> Iterator[LocalFile]:
-    """The file of an origin while the block runs, unpacked if it is compressed. A plain file is itself.
+    """Yield a local file for an origin, decompressed if necessary. A plain file is used directly.
 
     Args:
         origin: a path; a URL that fsspec knows (``https://``, ``hf://``, ``s3://``, …), which needs the extra
@@ -102,13 +102,13 @@ def local_file(origin: Origin, sha256: str | None = None, *, unpack: bool = True
 
 
 def _base(name: str) -> str:
-    """A file name for the copy of an origin: the end of its name, in letters that every file system takes."""
+    """Return a file name for the copy of an origin: the end of its name, in letters that every file system takes."""
     last = PurePosixPath(without_query(name).split("::", 1)[0]).name
     return re.sub(r"[^\w.-]", "_", last, flags=re.ASCII)[-100:].lstrip(".") or "file"
 
 
 def _copy(source: IO[bytes], target: Path, allowed: int | None = None, name: str = "") -> Path:
-    """The contents of an open file as a file of its own."""
+    """Return the contents of an open file as a file of its own."""
     written = 0
     with open_output(target) as file:
         while chunk := source.read(_CHUNK):
@@ -132,7 +132,7 @@ def _check_sum(path: Path, expected: str, name: str) -> None:
 
 
 def _unpacked(path: Path, folder: Path, name: str) -> Path:
-    """The file inside a compressed one; any other file is itself."""
+    """Return the file inside a compressed one; any other file is itself."""
     try:
         with open_input(path) as file:
             head = file.read(6)
@@ -177,7 +177,7 @@ class _XzFile(io.RawIOBase):
         self._decompressor: lzma.LZMADecompressor | None = None
 
     def read(self, size: int = -1) -> bytes:
-        """At most ``size`` bytes; none at the end."""
+        """Return at most ``size`` bytes; none at the end."""
         while True:
             if self._decompressor is None:
                 self._rest = self._rest.lstrip(b"\0") or self._file.read(_CHUNK).lstrip(b"\0")  # between two streams
@@ -197,7 +197,7 @@ class _XzFile(io.RawIOBase):
 
 
 def _member(path: Path, name: str) -> str | None:
-    """The one file in a zip archive; None for one that PyTorch or numpy wrote."""
+    """Return the one file in a zip archive; None for one that PyTorch or numpy wrote."""
     with open_input(path) as whole, zipfile.ZipFile(whole) as archive:
         names = [n for n in archive.namelist() if not n.endswith("/") and not n.startswith("__MACOSX")]
     if any(n.endswith(("data.pkl", ".npy", "/version")) for n in names):
@@ -209,7 +209,7 @@ def _member(path: Path, name: str) -> str | None:
 
 
 def _with_suffix(path: Path) -> Path:
-    """The suffix of a copy says what it holds, also where the origin had no name."""
+    """Return the suffix of a copy says what it holds, also where the origin had no name."""
     with open_input(path) as file:
         head = file.read(16)
     wanted = ""

@@ -77,7 +77,7 @@ class Reader:
         self._last_class = ""
 
     def read(self) -> Any:
-        """The next object of the stream.
+        """Return the next object of the stream.
 
         Raises:
             T7FormatError: the stream is not well formed.
@@ -93,7 +93,7 @@ class Reader:
             raise kind(printable(str(error)), **where) from None
 
     def read_all(self) -> list[Any]:
-        """The objects up to the end of the stream."""
+        """Return the objects up to the end of the stream."""
         values = []
         while self.stream.remaining > 0:
             values.append(self.read())
@@ -152,7 +152,7 @@ class Reader:
         return self.looked_at
 
     def value(self) -> tuple[Any, Frame | None]:
-        """The value that begins here, and the frame for its contents if they are still to be read."""
+        """Return the value that begins here, and the frame for its contents if they are still to be read."""
         stream = self.stream
         self._start = stream.position
         code = stream.int()
@@ -216,7 +216,7 @@ class Reader:
         return value, (steps, 0, STEPS, value) if resume(steps, None) else None
 
     def _class(self) -> tuple[str, Any]:
-        """Name and version of a class; a record from before versions has the name only."""
+        """Return the name and version of a class; a record from before versions has the name only."""
         raw = self.stream.string()
         version = _version(raw)
         if version is None:
@@ -276,14 +276,14 @@ class Reader:
 
 
 def number(value: float) -> int | float:
-    """A Lua number as an int where that says the same."""
+    """Return a Lua number as an int where that says the same."""
     if value.is_integer() and -LARGEST_EXACT <= value <= LARGEST_EXACT and (value or math.copysign(1.0, value) > 0):
         return int(value)
     return value
 
 
 def text(raw: bytes) -> str:
-    """A Lua string; bytes that are not UTF-8 become surrogates."""
+    """Return a Lua string; bytes that are not UTF-8 become surrogates."""
     return raw.decode("utf-8", "surrogateescape")
 
 
@@ -297,14 +297,14 @@ def _version(raw: bytes) -> int | float | None:
 
 
 def table_key(value: Any) -> Any:
-    """``value`` as it stands in :attr:`LuaTable.entries`."""
+    """Return ``value`` as it stands in :attr:`LuaTable.entries`."""
     if value is None or value != value:
         raise StreamError("a table key is nil or nan")
     return BOOLEAN_KEYS[value] if isinstance(value, bool) else value
 
 
 def store(entries: dict[Any, Any], key: Any, value: Any) -> None:
-    """``table[key] = value``; nil removes."""
+    """Set ``table[key] = value``; nil removes the key."""
     if value is None:
         entries.pop(key, None)
     else:
@@ -339,7 +339,7 @@ def check_view(tensor: LuaTensor) -> None:
 
 
 def path_of(stack: list[Frame]) -> str:
-    """Where reading stands: ``model.modules[3].weight``."""
+    """Return the path of the current object: ``model.modules[3].weight``."""
     parts = []
     for _, _, key, owner in stack:
         if key is STEPS:

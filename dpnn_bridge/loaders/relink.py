@@ -13,7 +13,7 @@ from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, Lu
 
 
 def relink(root: Any) -> None:
-    """Moves tensors to the storages that replace theirs; where two storages replace one, neither does."""
+    """Move tensors to the storages that replace theirs; where two storages replace one, neither does."""
     tensors = _tensors(root)
     claims: dict[int, dict[int, LuaStorage]] = defaultdict(dict)
     for tensor in tensors:

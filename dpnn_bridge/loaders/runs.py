@@ -54,7 +54,7 @@ class Runs:
         self._pause = 0
 
     def read(self, entries: dict[Any, Any], left: int, buffer: bytes, pos: int) -> tuple[int, int]:
-        """Adds the pairs at ``pos``, as far as they are a run; some of it, where it is long or the window ends.
+        """Add the pairs at ``pos``, as far as they are a run; some of it, where it is long or the window ends.
 
         Args:
             entries: of the table.
@@ -83,14 +83,14 @@ class Runs:
         return pos + used, len(keys)
 
     def _kind(self, buffer: bytes, pos: int) -> Kind | None:
-        """Type code and length at ``pos``; None where it is no value that runs are of."""
+        """Return the type code and length at ``pos``; None where it is no value that runs are of."""
         code, size = self._head(buffer, pos)
         if code == STRING:
             return (code, size) if 0 <= size < SHORT else None
         return (code, 0) if code in _SIZES else None
 
     def _equal(self, buffer: bytes, pos: int, room: int, left: int, key: Kind, value: Kind) -> Pairs | None:
-        """Pairs that take equally many bytes; None where they are few."""
+        """Return the pairs that take equally many bytes; None where they are few."""
         first = _bytes(*key)
         pair = first + _bytes(*value)
         most, last = min(left, room // pair), pos + (LEAST - 1) * pair
@@ -123,7 +123,7 @@ class Runs:
         return self._kept(_texts(lines.view(np.uint8), len(found), lambda: [raw.tobytes() for raw in found["data"]]))
 
     def _several(self, buffer: bytes, pos: int, room: int, left: int, key: int, value: int) -> Pairs | None:
-        """Pairs of strings, or of a string with a number or a boolean; None where they are few."""
+        """Return the pairs of strings, or of a string with a number or a boolean; None where they are few."""
         size = self._size(buffer, pos, room, left, (key, value) * _ALIKE)
         if not size:
             return None
@@ -152,7 +152,7 @@ class Runs:
         return (others, strings, used) if key == NUMBER else (strings, others, used)
 
     def _size(self, buffer: bytes, pos: int, room: int, left: int, codes: Sequence[int]) -> int:
-        """How many bytes the pairs may take, judging by the first ones; 0 where these are of other types."""
+        """Estimate the bytes of the pairs from the first ones; 0 if these have other types."""
         at = pos
         for code in codes:
             kind = self._kind(buffer, at) if at < pos + room else None
@@ -162,7 +162,7 @@ class Runs:
         return min(room, (at - pos) * left // _ALIKE * 5 // 4 + _LONGEST)
 
     def _strings(self, buffer: bytes, begin: int, size: int, gap: int, most: int) -> tuple[np.ndarray, np.ndarray]:
-        """Where the strings begin and end that follow each other, ``gap`` bytes apart, from the one at ``begin``."""
+        """Return starts and ends of the strings that follow each other, ``gap`` bytes apart, from ``begin``."""
         raw = np.frombuffer(buffer, np.uint8, size - 7, begin)
         at = np.flatnonzero(raw[self._low :] == STRING)
         heads = _at_every_byte(np.uint64, buffer, begin)[at].view(self._int)
@@ -173,7 +173,7 @@ class Runs:
         return at[linked], end[linked]
 
     def _cut_out(self, buffer: bytes, begin: int, at: np.ndarray, end: np.ndarray, gap: int) -> list[str]:
-        """The strings at these places, decoded."""
+        """Return the strings at these places, decoded."""
         kept = np.ones(end[-1], bool)
         words = _at_every_byte(np.uint64, kept)
         words[at] = self._mark
@@ -189,7 +189,7 @@ class Runs:
 
 
 def _bytes(code: int, size: int) -> int:
-    """How many bytes a value takes."""
+    """Return the number of bytes of a value."""
     return _SIZES[code] + size
 
 
@@ -199,12 +199,12 @@ def _fits(found: np.ndarray, code: int, size: int) -> np.ndarray:
 
 
 def _at_every_byte(dtype: Any, buffer: Any, pos: int = 0) -> np.ndarray:
-    """What the elements are that begin at each byte."""
+    """Return the elements that start at each byte."""
     return np.ndarray((len(buffer) - pos - np.dtype(dtype).itemsize + 1,), dtype, buffer, pos, (1,))
 
 
 def _linked(at: np.ndarray, following: np.ndarray, most: int) -> Any:
-    """Indices of the values that begin where the one before ends, from the one at 0.
+    """Return the indices of the values that begin where the one before ends, from the one at 0.
 
     Args:
         at, following: where what may be values begin, in order, and where each has the next one begin.
@@ -227,13 +227,13 @@ def _linked(at: np.ndarray, following: np.ndarray, most: int) -> Any:
 
 
 def _texts(coded: np.ndarray, count: int, raws: Callable[[], list[bytes]]) -> list[str]:
-    """Strings with the byte of their type code before each; decoded one by one where one holds such a byte."""
+    """Decode strings that are separated by type codes; one by one if a string contains such a byte."""
     strings = text(coded[1:].tobytes()).split(chr(STRING))  # three times as fast
     return strings if len(strings) == count else [text(raw) for raw in raws()]
 
 
 def _plain(data: np.ndarray, code: int) -> list[Any]:
-    """Booleans, and numbers as ints where that says the same."""
+    """Return the booleans, and numbers as ints where that says the same."""
     if code == BOOLEAN:
         return (data == 1).tolist()
     whole = data == np.floor(data)

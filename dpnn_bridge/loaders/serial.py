@@ -69,7 +69,7 @@ _KEPT_BY_CAST = {
 
 
 def serial_form(module: LuaObject, mode: Mode | None = None, tensor_type: str | None = None) -> LuaObject:
-    """The object that Torch7 writes for ``nn.Serial(module, tensor_type)`` after ``heavySerial()`` and so on.
+    """Return the object that Torch7 writes for ``nn.Serial(module, tensor_type)`` after ``heavySerial()`` and so on.
 
     Everything that is shared in the graph stays shared; ``module`` itself is not changed.
 
@@ -126,7 +126,7 @@ class _Copier:
             self.pending.pop()()
 
     def copy(self, value: Any, cast: str | None) -> Any:
-        """The copy of a value whose tensors become ``cast``; what it holds follows in :meth:`finish`."""
+        """Return the copy of a value whose tensors become ``cast``; what it holds follows in :meth:`finish`."""
         if isinstance(value, LuaObject) and value.class_name == "nn.Serial" and value.get("tensortype"):
             cast = cast if not self.copies else value["tensortype"]  # an inner nn.Serial has its own type
         key = id(value), cast
@@ -149,7 +149,7 @@ class _Copier:
         return copy
 
     def storage(self, storage: LuaStorage, cast: str) -> LuaStorage:
-        """The storage of a tensor, cast."""
+        """Return the storage of a tensor, cast."""
         key = id(storage), cast
         if key not in self.copies:
             dtype = element_dtype(cast)
@@ -158,7 +158,7 @@ class _Copier:
         return self.copies[key]
 
     def fill(self, copy: LuaObject, obj: LuaObject, cast: str | None) -> None:
-        """The fields of an object."""
+        """Write the fields of an object."""
         name = obj.class_name
         emptied = self.emptied(copy, obj) if _is_module(obj) else ()
         removed = _REMOVED_BY_CAST.get(name, ()) if cast else ()
@@ -181,7 +181,7 @@ class _Copier:
             copy["dpnn_typename"] = name
 
     def emptied(self, copy: LuaObject, obj: LuaObject) -> tuple[str, ...]:
-        """Names of the fields to be emptied; as in Torch7 the module says so itself."""
+        """Return the names of the fields to be emptied; as in Torch7 the module says so itself."""
         if self.mode is None:
             table = obj.get("dpnn_serialEmpty")
             if not isinstance(table, LuaTable):

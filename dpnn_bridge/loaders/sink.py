@@ -35,37 +35,37 @@ class BinarySink:
         self._buffer = bytearray()
 
     def int(self, value: int) -> None:
-        """A C ``int``."""
+        """Write a C ``int``."""
         self._buffer += self._pack_int(value)
 
     def double(self, value: float) -> None:
-        """A C ``double``."""
+        """Write a C ``double``."""
         self._buffer += self._pack_double(value)
 
     def long(self, value: int) -> None:
-        """A C ``long``."""
+        """Write a C ``long``."""
         self.longs((value,))
 
     def longs(self, values: Sequence[int]) -> None:
-        """C longs."""
+        """Write C longs."""
         try:
             self._buffer += struct.pack(f"{self.order}{len(values)}{self._long}", *values)
         except struct.error:
             raise LuaValueError(f"{values} do not fit into longs of {self.long_size} bytes") from None
 
     def bytes(self, value: bytes) -> None:
-        """Raw bytes."""
+        """Write raw bytes."""
         self._buffer += value
         if len(self._buffer) >= _BUFFER:
             self.flush()
 
     def string(self, value: bytes) -> None:
-        """A length and that many bytes."""
+        """Write a length and that many bytes."""
         self.int(len(value))
         self.bytes(value)
 
     def storage(self, storage: LuaStorage) -> None:
-        """A count and that many elements."""
+        """Write a count and that many elements."""
         self.long(storage.size)
         array = elements(storage)
         item = storage.dtype
@@ -91,34 +91,34 @@ class AsciiSink:
         self._file = file
 
     def int(self, value: int) -> None:
-        """A C ``int``."""
+        """Write a C ``int``."""
         self._file.write(b"%d\n" % value)
 
     def long(self, value: int) -> None:
-        """A C ``long``."""
+        """Write a C ``long``."""
         self.int(value)
 
     def longs(self, values: Sequence[int]) -> None:
-        """C longs."""
+        """Write C longs."""
         self._line(map(str, values))
 
     def double(self, value: float) -> None:
-        """A C ``double``."""
+        """Write a C ``double``."""
         self._line(_printed(np.array([value])))
 
     def bytes(self, value: bytes) -> None:
-        """Raw bytes."""
+        """Write raw bytes."""
         if value:
             self._file.write(value)
             self._file.write(b"\n")
 
     def string(self, value: bytes) -> None:
-        """A length and that many bytes."""
+        """Write a length and that many bytes."""
         self.int(len(value))
         self.bytes(value)
 
     def storage(self, storage: LuaStorage) -> None:
-        """A count and that many elements."""
+        """Write a count and that many elements."""
         self.long(storage.size)
         array = elements(storage)
         if storage.dtype.itemsize == 1:
@@ -136,7 +136,7 @@ class AsciiSink:
 
 
 def _printed(array: np.ndarray) -> Iterable[str]:
-    """Numbers as C's printf prints them, with the sign of a nan."""
+    """Return the numbers as C's printf prints them, with the sign of a nan."""
     if array.dtype.kind == "i":
         return map(str, array.tolist())
     form = ("%.17g" if array.dtype == np.float64 else "%.9g").__mod__

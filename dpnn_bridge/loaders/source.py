@@ -29,11 +29,11 @@ class Source(Protocol):
     size: int
 
     def read(self, start: int, count: int) -> bytes:
-        """``count`` bytes from ``start``, fewer at the end."""
+        """Return ``count`` bytes from ``start``, fewer at the end."""
         ...
 
     def load(self, start: int, dtype: np.dtype, count: int) -> np.ndarray:
-        """``count`` elements from byte ``start`` as an aligned, writable array in native byte order."""
+        """Return ``count`` elements from byte ``start`` as an aligned, writable array in native byte order."""
         ...
 
 
@@ -83,7 +83,7 @@ class FileSource:
         return array if dtype.isnative else array.byteswap(inplace=True).view(dtype.newbyteorder("="))
 
     def fill(self, start: int, buffer: memoryview) -> None:
-        """Reads bytes from ``start`` into memory that is there already."""
+        """Read bytes from ``start`` into memory that is there already."""
         filled = 0
         while filled < len(buffer):
             count = self._read_at(start + filled, buffer[filled:])
@@ -105,7 +105,7 @@ class FileSource:
 
 
 def _empty(count: int, dtype: np.dtype) -> np.ndarray:
-    """An array without values. A large one begins at a huge page: else filling it takes twice as long."""
+    """Return an array without values. A large one begins at a huge page: else filling it takes twice as long."""
     size = count * dtype.itemsize
     if size < _ALIGNED:
         return np.empty(count, dtype)

@@ -69,7 +69,7 @@ class BinaryStream:
         self._move(count)
 
     def head(self, unpack: Any) -> tuple[int, int]:
-        """The next eight bytes as two ints, zeros behind the end; they are to be read again."""
+        """Return the next eight bytes as two ints, zeros behind the end; they are to be read again."""
         if self.at + 8 > self.filled:
             self._move(8)
         return unpack(self.buffer, self.at)
@@ -84,7 +84,7 @@ class BinaryStream:
         self.base, self.at = position, 0
 
     def int(self) -> int:
-        """A C ``int``."""
+        """Return a C ``int``."""
         if self.at + 4 > self.filled:
             self.refill(4)
         value = self._int(self.buffer, self.at)[0]
@@ -92,7 +92,7 @@ class BinaryStream:
         return value
 
     def double(self) -> float:
-        """A C ``double``."""
+        """Return a C ``double``."""
         if self.at + 8 > self.filled:
             self.refill(8)
         value = self._double(self.buffer, self.at)[0]
@@ -100,11 +100,11 @@ class BinaryStream:
         return value
 
     def long(self) -> int:
-        """A C ``long``."""
+        """Return a C ``long``."""
         return self.longs(1)[0]
 
     def longs(self, count: int) -> tuple[int, ...]:
-        """``count`` C longs, at most 65."""
+        """Return ``count`` C longs, at most 65."""
         longs = self._longs[count]
         if self.at + longs.size > self.filled:
             self.refill(longs.size)
@@ -113,7 +113,7 @@ class BinaryStream:
         return values
 
     def bytes(self, count: int) -> bytes:
-        """``count`` raw bytes."""
+        """Return ``count`` raw bytes."""
         if count < 0:
             raise StreamError(f"negative length {count}")
         if self.at + count > self.filled:
@@ -123,27 +123,27 @@ class BinaryStream:
         return self.buffer[start : self.at]
 
     def peek(self, count: int) -> bytes:
-        """The next ``count`` bytes, to be read again."""
+        """Return the next ``count`` bytes, to be read again."""
         data = self.bytes(count)
         self.at -= count
         return data
 
     def peek_int(self) -> int:
-        """The next C ``int``, to be read again."""
+        """Return the next C ``int``, to be read again."""
         value = self.int()
         self.at -= 4
         return value
 
     def string(self) -> bytes:
-        """A length and that many bytes."""
+        """Return a length and that many bytes."""
         return self.bytes(self.int())
 
     def count(self, least: int) -> int:
-        """A long that counts things of at least ``least`` bytes each."""
+        """Return a long that counts things of at least ``least`` bytes each."""
         return self.check_count(self.long(), least)
 
     def check_count(self, count: int, least: int) -> int:
-        """``count``, when as many things of at least ``least`` bytes can follow."""
+        """Return ``count``, when as many things of at least ``least`` bytes can follow."""
         if not 0 <= count * least <= self.remaining:
             raise StreamError(
                 f"truncated or damaged: {count} entries announced, but only {self.remaining} bytes are left"
@@ -151,7 +151,7 @@ class BinaryStream:
         return count
 
     def storage(self, class_name: str) -> LuaStorage:
-        """A count and that many elements, which stay in the source until they are used."""
+        """Return a count and that many elements, which stay in the source until they are used."""
         dtype = element_dtype(class_name)
         assert dtype is not None
         item = np.dtype(f"i{self.long_size}") if dtype == np.int64 and "Long" in class_name else dtype

@@ -96,7 +96,7 @@ def read_t7(path: Origin, **options: Any) -> Any:
 
 @_reading
 def read_encoded(path: Origin, **options: Any) -> tuple[Any, Encoding]:
-    """Like :func:`read_t7`, together with the encoding of the file as it was found."""
+    """Read like :func:`read_t7`, and also return the detected encoding."""
     chosen = ReadOptions(**options)
     with local_file(path) as file:
         return read_local(file, chosen)
@@ -104,7 +104,7 @@ def read_encoded(path: Origin, **options: Any) -> tuple[Any, Encoding]:
 
 @_reading
 def read_local(file: LocalFile, options: ReadOptions | None = None) -> tuple[Any, Encoding]:
-    """:func:`read_encoded` of an origin that is a local file already."""
+    """Implement :func:`read_encoded` for a local file."""
     return _read(FileSource(file.path, file.name), Reader.read, options or ReadOptions())
 
 
@@ -137,7 +137,7 @@ def read_all(path: Origin, *, strict: bool = False, **options: Any) -> list[Any]
 
 
 def _whole_objects(source: Source, options: ReadOptions) -> list[Any]:
-    """The objects before the damage, with the encoding that makes sense of most."""
+    """Return the objects before the damage, with the encoding that makes sense of most."""
     head = source.read(0, 512)
     best: list[Any] = []
     for encoding in encodings(head, options.mode, options.big_endian, options.long_size):
@@ -209,14 +209,14 @@ _FEW = 4096
 
 
 def _trailing(reader: Reader) -> int:
-    """Bytes behind what was read; blanks at the end of an ASCII file are none."""
+    """Return the bytes behind what was read; blanks at the end of an ASCII file are none."""
     stream = reader.stream
     blank = stream.remaining <= 64 and not stream.source.read(stream.position, 64).strip()
     return 0 if blank else max(0, stream.remaining)
 
 
 def _fits_to_the_end(reader: Reader) -> bool:
-    """Whether a second guess makes sense of the rest of the file as well."""
+    """Return whether a second guess makes sense of the rest of the file as well."""
     try:
         return None not in reader.read_all()
     except T7FormatError:
@@ -224,7 +224,7 @@ def _fits_to_the_end(reader: Reader) -> bool:
 
 
 def _goes_on(reader: Reader) -> bool:
-    """Whether another object follows."""
+    """Return whether another object follows."""
     try:
         return reader.read() is not None
     except T7LimitError:
@@ -243,7 +243,7 @@ def _reader(source: Source, encoding: Encoding, options: ReadOptions) -> Reader:
 
 @contextmanager
 def _collector_at_rest() -> Iterator[None]:
-    """Nothing becomes garbage while a graph grows, and looking for it would take more time than reading."""
+    """Disable garbage collection while a graph is built: it would take longer than reading."""
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -41,7 +41,7 @@ class WriteOptions:
         check_types(type(self).__name__, hints_of(type(self)), vars(self))
 
     def writer(self, file: BinaryIO) -> Writer:
-        """A writer to ``file``."""
+        """Return a writer to ``file``."""
         if self.mode == "ascii":
             return Writer(AsciiSink(file), referenced=self.referenced)
         sink = BinarySink(file, long_size=self.long_size, big_endian=self.big_endian)
@@ -106,7 +106,7 @@ def write_all(
 
 @_writing
 def dumps(obj: Any, **options: Any) -> bytes:
-    """A Lua value as a serialized string, what ``torch.serialize`` gives; for args and raises see :func:`write_t7`."""
+    """Serialize a Lua value like ``torch.serialize``; for arguments and errors see :func:`write_t7`."""
     relink(obj)
     file = io.BytesIO()
     WriteOptions(**options).writer(file).write(obj)

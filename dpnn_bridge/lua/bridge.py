@@ -81,14 +81,14 @@ class LuaBridge:
 
     @classmethod
     def from_runtime(cls, runtime: Runtime) -> LuaBridge:
-        """A bridge to a Lua state that is there."""
+        """Return a bridge to a Lua state that is there."""
         bridge = super().__new__(cls)
         bridge._start(runtime)
         return bridge
 
     @classmethod
     def from_files(cls, files: Sequence[StrPath], **options: Any) -> LuaBridge:
-        """A bridge that has run Lua files, such as those that define a user's layers.
+        """Return a bridge that has run Lua files, such as those that define a user's layers.
 
         Args:
             files: Lua files, in order. Their folders are searched by ``require``.
@@ -135,7 +135,7 @@ class LuaBridge:
         return self._runtime.lua_path
 
     def require(self, name: str) -> Any:
-        """``require(name)``"""
+        """Return ``require(name)``"""
         return self.call(self._runtime.lua.globals()["require"], name)
 
     def call(self, function: Any, *args: Any) -> Any:
@@ -143,7 +143,7 @@ class LuaBridge:
         return self._call(lambda: function, *args)
 
     def method(self, obj: Any, name: str, *args: Any) -> Any:
-        """``obj:name(...)``"""
+        """Return ``obj:name(...)``"""
         return self.call(self.helper("method"), obj, name, *args)
 
     def _call(self, function: Any, *args: Any) -> Any:
@@ -155,7 +155,7 @@ class LuaBridge:
 
     @contextmanager
     def errors(self) -> Iterator[None]:
-        """Within it errors of Lua are raised as :class:`LuaBridgeError`, and a sandbox counts instructions."""
+        """Raise Lua errors as :class:`LuaBridgeError`, and count instructions in a sandbox."""
         self._runtime.sync_moved()
         with self._runtime.limited():
             try:
@@ -166,39 +166,39 @@ class LuaBridge:
     # ---- values
 
     def to_lua(self, value: Any) -> Any:
-        """A Python value as a Lua value; tensors keep their memory."""
+        """Return a Python value as a Lua value; tensors keep their memory."""
         return values.to_lua(self._runtime, value)
 
     def to_python(self, value: Any) -> Any:
-        """A Lua value as a Python value; tensors keep their memory."""
+        """Return a Lua value as a Python value; tensors keep their memory."""
         return values.to_python(self._runtime, value)
 
     def to_object(self, value: Any) -> Any:
-        """The inert object of a Lua value, as :func:`dpnn_bridge.read_t7` would give it."""
+        """Return the inert object of a Lua value, as :func:`dpnn_bridge.read_t7` would give it."""
         with self.errors():
             return values.write_object(self._runtime, self.to_lua(value))
 
     # ---- classes
 
     def has_class(self, name: str) -> bool:
-        """Whether ``torch.class`` or ``torch.newmetatable`` made the class."""
+        """Return whether ``torch.class`` or ``torch.newmetatable`` made the class."""
         return self._runtime.torch["getmetatable"](name) is not None
 
     def defines(self, name: str) -> bool:
-        """Whether code that was run, or what it requires, defines the class; packages such as nn do not count."""
+        """Return whether code of the user, and not a package such as nn, defines the class."""
         source = self.helper("source_of")(name)
         return source in self._ran or (bool(source) and not in_package(Path(to_system(source[1:])), self.lua_path))
 
     def helper(self, name: str) -> Any:
-        """A Lua function of the bridge's own, see prelude/modules.lua."""
+        """Return a Lua function of the bridge's own, see prelude/modules.lua."""
         return self._runtime.bridge[name]
 
     def type_of(self, value: Any) -> str:
-        """``torch.type(value)``"""
+        """Return ``torch.type(value)``"""
         return self._runtime.torch["type"](value)
 
     def kind_of(self, value: Any) -> str:
-        """``type(value)``"""
+        """Return ``type(value)``"""
         return self._runtime.lua_type(value) or "userdata"
 
     def new(self, class_name: str, *args: Any) -> Any:
@@ -223,13 +223,13 @@ class LuaBridge:
         return LuaCriterion(self, self.new(class_name, *args))
 
     def wrap(self, obj: Any) -> LuaModule:
-        """A Lua module as a :class:`torch.nn.Module` with autograd."""
+        """Return a Lua module as a :class:`torch.nn.Module` with autograd."""
         from dpnn_bridge.lua.module import LuaModule
 
         return LuaModule(self, obj)
 
     def convert(self, obj: LuaObject, ctx: TorchContext | None = None) -> LuaModule | None:
-        """What :func:`dpnn_bridge.load` calls for classes that only Lua knows.
+        """Convert an object of a Lua-only class for :func:`dpnn_bridge.load`.
 
         Returns:
             The object, alive in Lua, as a module; None when Lua does not know the class either.
@@ -247,30 +247,30 @@ class LuaBridge:
     # ---- what a LuaModule does
 
     def state_of(self, obj: Any) -> tuple[list[str], list[torch.Tensor], list[torch.Tensor], list[tuple[str, Any]]]:
-        """Names of parameters, parameters, their gradients, and pairs of name and tensor for the rest of the state."""
+        """Return names, parameters and gradients, and pairs of name and tensor for the other state."""
         names, weights, gradients = self.call(self.helper("parameters"), obj)
         buffers = self.call(self.helper("buffers"), obj, names)
         return names, weights, gradients, [tuple(pair) for pair in buffers]
 
     def push(self, obj: Any, tensors: Sequence[torch.Tensor | None]) -> None:
-        """Has Lua know the values of what :meth:`state_of` gave: the same memory, unless this is a sandbox."""
+        """Send the values of :meth:`state_of` to a sandbox; otherwise they share their memory with Lua."""
 
     def forward(self, obj: Any, input: Any, tensors: Sequence[torch.Tensor | None]) -> Any:
-        """``obj:forward(input)`` with what :meth:`state_of` gave, which it may change."""
+        """Return ``obj:forward(input)`` with what :meth:`state_of` gave, which it may change."""
         return self.method(obj, "forward", input)
 
     def backward(
         self, obj: Any, input: Any, grad_output: Any, tensors: Sequence[torch.Tensor | None]
     ) -> tuple[Any, list[torch.Tensor]]:
-        """Gradient of the input, and of the parameters for this backward alone."""
+        """Return the gradient of the input, and of the parameters for this backward alone."""
         return self.call(self.helper("backward"), obj, input, grad_output)
 
     def manual_seed(self, seed: int) -> None:
-        """``torch.manualSeed(seed)``"""
+        """Call ``torch.manualSeed(seed)``."""
         self._runtime.generator.manual_seed(seed)
 
     def default_dtype(self, dtype: torch.dtype) -> None:
-        """``torch.setdefaulttensortype``"""
+        """Call ``torch.setdefaulttensortype``."""
         self._runtime.torch["setdefaulttensortype"](f"torch.{TYPE_OF_DTYPE[dtype]}Tensor")
 
 
@@ -296,7 +296,7 @@ class _SandboxedBridge(LuaBridge):
         self._ask = self._sandbox.ask
 
     def close(self) -> None:
-        """Ends the process."""
+        """End the process."""
         self._sandbox.close()
 
     @property
@@ -384,7 +384,7 @@ class _SandboxedBridge(LuaBridge):
         return gradients
 
     def _pull(self, obj: Any, tensors: Sequence[torch.Tensor | None], changed: dict[int, torch.Tensor]) -> None:
-        """Takes over what Lua changed: running means, weights with a limited norm."""
+        """Take over what Lua changed: running means, weights with a limited norm."""
         for i, value in changed.items():
             target, copy = tensors[i], self._known[obj.number][i]
             if copy.shape != value.shape or copy.dtype != value.dtype:

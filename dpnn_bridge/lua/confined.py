@@ -54,7 +54,7 @@ _WARM_UP = """
 
 
 def main() -> None:
-    """Serves the program that started this process until it ends or closes the pipe."""
+    """Serve the program that started this process until it ends or close the pipe."""
     source, target = os.dup(0), os.dup(1)
     nowhere = os.open(os.devnull, os.O_RDWR)
     os.dup2(nowhere, 0)
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def _end_with(source: int, program: int) -> None:
-    """Ends this process with its program, whatever Lua is doing.
+    """End this process with its program, whatever Lua is doing.
 
     The pipe is closed when the program is gone, unless a process that it forked holds the pipe too; but the parent of
     this process is another one then.
@@ -128,7 +128,7 @@ class Server:
         self._shared: dict[int, list[list[torch.Tensor]]] = {}  # its tensors, and what the program has
 
     def serve(self) -> None:
-        """Starts, gives the rights of this process away, answers."""
+        """Start, give the rights of this process away, answers."""
         program, max_memory, max_instructions = self._channel.receive(repr)
         threading.Thread(target=_end_with, args=(self._source, program), daemon=True).start()
         _import_all()
@@ -197,7 +197,7 @@ class Server:
         return self.bridge.new(class_name, *args)
 
     def do_hold(self, value: Any) -> Any:
-        """Makes a Lua value of a Python one, which stays here."""
+        """Make a Lua value of a Python one, which stays here."""
         with self.bridge.errors():
             return self.bridge.to_lua(loads(value) if isinstance(value, bytes) else value)
 

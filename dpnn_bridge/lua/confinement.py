@@ -51,7 +51,7 @@ NOBODY = 65534
 
 
 def confine(memory: int) -> list[str]:
-    """Takes the rights of this process away.
+    """Take the rights of this process away.
 
     Args:
         memory: bytes that it may allocate from now on.
@@ -96,7 +96,7 @@ def _become_nobody() -> None:
 
 
 def _filter_system_calls() -> str:
-    """Installs the filter in all threads; says why not where it cannot."""
+    """Install the filter in all threads; state why not where it cannot."""
     if sys.platform != "linux":
         return f"{sys.platform} has no seccomp"
     if platform.machine() not in _MACHINES or struct.calcsize("P") != 8:
@@ -119,7 +119,7 @@ def _filter_system_calls() -> str:
 
 
 def _program(column: int, arch: int, pid: int) -> list[tuple[int, int, int, int]]:
-    """The filter as steps (code, jump if true, jump if false, operand)."""
+    """Return the filter as steps (code, jump if true, jump if false, operand)."""
     refuse, allow = (_RETURN, 0, 0, _ERRNO | _EPERM), (_RETURN, 0, 0, _ALLOW)
 
     def when(number: int, *steps: tuple[int, int, int, int]) -> list[tuple[int, int, int, int]]:

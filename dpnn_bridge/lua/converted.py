@@ -48,7 +48,7 @@ class Converted:
         }
 
     def forward(self, before: _State | None, obj: Any, name: str, *inputs: Any) -> Any:
-        """The state that a backward needs, and the output; None and a message when it cannot run.
+        """Return the state that a backward needs, and the output; None and a message when it cannot run.
 
         Args:
             before: of an earlier forward that was not forgotten.
@@ -82,7 +82,7 @@ class Converted:
         return state
 
     def backward(self, state: _State | None, obj: Any, name: str, input: Any, other: Any = None) -> _State:
-        """The gradients of the input and of the parameters, which the result keeps.
+        """Return the gradients of the input and of the parameters, which the result keeps.
 
         Args:
             state: of the last forward. None, or one of another input or other weights: the forward runs first.
@@ -100,13 +100,13 @@ class Converted:
         return state
 
     def gradient(self, state: _State) -> Any:
-        """The gradient of the input."""
+        """Return the gradient of the input."""
         return values.to_lua(
             self.runtime, _mapped(state.input, lambda t: t.grad if t.grad is not None else torch.zeros_like(t))
         )
 
     def parameters(self, obj: Any, name: str) -> Any:
-        """An object's parameters and their gradients in Torch7's order; None where it cannot be converted."""
+        """Return an object's parameters and their gradients in Torch7's order; None where it cannot be converted."""
         live: list[tuple[LuaObject | LuaTable, Any]] = []
         ctx = TorchContext()
         try:
@@ -147,7 +147,7 @@ class Converted:
     def _pairs(
         self, live: Any, inert: LuaObject | LuaTable, seen: dict[int, Any]
     ) -> Iterator[tuple[Any, Tensor, LuaTensor]]:
-        """Each field of a live object that holds a tensor, with the tensor of as many elements in an inert one."""
+        """Yield each tensor field of a live object with the tensor of the same size in an inert object."""
         if id(inert) in seen:
             return
         seen[id(inert)] = inert
@@ -165,14 +165,14 @@ class Converted:
         return to_torch(self._inert_as(obj, name, []))
 
     def _inert_as(self, obj: Any, name: str, live: list[Any]) -> LuaObject:
-        """The object graph of a live object, as one of a class that its own class may only be derived from."""
+        """Return the object graph of a live object, as one of a class that its own class may only be derived from."""
         inert = self._inert(obj, {}, live)
         renamed = LuaObject(name, inert.fields, version=inert.version)
         live.append((renamed, obj))
         return renamed
 
     def _inert(self, value: Any, seen: dict[int, Any], live: list[Any]) -> Any:
-        """The object graph of a live value; tensors on the same memory. ``live`` gets each object with its value."""
+        """Return the object graph of a live value on the same memory, and record each object in ``live``."""
         kind = self.runtime.lua_type(value)
         if kind is None:
             return value
@@ -220,15 +220,15 @@ class _State:
         return self.inputs[0]
 
     def has_moved(self) -> bool:
-        """Whether the forward has changed parameters or buffers."""
+        """Return whether the forward has changed parameters or buffers."""
         return self._versions != [t._version for t in _stored(self.module)]
 
     def fits(self, module: nn.Module, inputs: list[Any]) -> bool:
-        """Whether the forward was one of these weights and inputs."""
+        """Return whether the forward was one of these weights and inputs."""
         return _same(_stored(self.module), _stored(module)) and _same(_tensors(self.inputs), _tensors(inputs))
 
     def backward(self, grad_output: Any) -> None:
-        """Puts gradients into ``grad`` of the inputs and parameters, those of this backward alone."""
+        """Put gradients into ``grad`` of the inputs and parameters, those of this backward alone."""
         outputs, leaves = _tensors(self.output), [*_tensors(self.input), *self.module.parameters()]
         given = [None] * len(outputs) if grad_output is None else _tensors(grad_output)
         leaves = [t for t in leaves if t.requires_grad]
@@ -246,7 +246,7 @@ class _State:
 
 
 def _goes_on(module: nn.Module) -> bool:
-    """Whether a call of a module starts from what the last one left."""
+    """Return whether a call of a module starts from what the last one left."""
     if isinstance(module, Remembering):
         return module.remembers
     return isinstance(module, Memory) or any(map(_goes_on, module.children()))

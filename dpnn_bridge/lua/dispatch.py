@@ -168,7 +168,7 @@ class _Pattern:
 
 
 def sizes_of(values: Iterable[Any]) -> tuple[int, ...]:
-    """Sizes given as a LongStorage or as numbers."""
+    """Return the sizes given as a LongStorage or as numbers."""
     values = tuple(values)
     if len(values) == 1 and isinstance(values[0], Storage):
         return tuple(values[0].flat.tolist())
@@ -257,7 +257,7 @@ def _describe_arg(arg: _Arg, ty: str) -> str:
 
 
 def describe(value: Any) -> str:
-    """Torch7's word for the type of an argument."""
+    """Return Torch7's name for the type of an argument."""
     if isinstance(value, (Tensor, Storage)):
         return value.class_name.removeprefix("torch.")
     if value is None:
@@ -301,19 +301,19 @@ def native(*names: str, types: Iterable[str] = (*ALL_TYPES, "Half")) -> Callable
 
 
 def check_int(value: Any, position: int) -> int:
-    """Argument ``position`` as an integer, cut towards zero."""
+    """Convert argument ``position`` to an integer, truncated towards zero."""
     return int(check_number(value, position))
 
 
 def check_dim(t: Tensor, dim: int, position: int = 2) -> int:
-    """A dimension, counted from 0, that the tensor has."""
+    """Return a dimension, counted from 0, that the tensor has."""
     if not 0 <= dim < t.dim:
         raise TorchError(f"bad argument #{position} (dimension {dim + 1} out of range of {t.dim}D tensor)")
     return dim
 
 
 def dimension(t: Tensor, dim: Any) -> int:
-    """The second argument of a function, a dimension counted from 1, as one counted from 0."""
+    """Return the second argument of a function, a dimension counted from 1, as one counted from 0."""
     return check_dim(t, check_int(dim, 2) - 1)
 
 
@@ -325,7 +325,7 @@ def check_number(value: Any, position: int) -> float:
 
 
 def check_real(value: Any, position: int, ty: str) -> float:
-    """Argument ``position`` as an element of type ``ty``; integer types take any string, as C's strtol does."""
+    """Convert argument ``position`` to type ``ty``; integer types accept any string, as C's strtol."""
     if isinstance(value, str) and _as_number(value) is None and ty not in FLOAT_TYPES:
         return 0
     return cast_number(check_number(value, position), ty)

@@ -77,7 +77,7 @@ class Allocator:
 
 
 def random_entries(runtime: Runtime) -> dict[str, Any]:
-    """Seeds and states of generators."""
+    """Register functions for seeds and states of generators."""
 
     def pick(args: tuple[Any, ...]) -> tuple[Generator, tuple[Any, ...]]:
         return (args[0], args[1:]) if args and isinstance(args[0], Generator) else (runtime.generator, args)
@@ -121,7 +121,7 @@ def random_entries(runtime: Runtime) -> dict[str, Any]:
 
 
 def file_entries(runtime: Runtime) -> dict[str, Any]:
-    """Kinds of files and their methods."""
+    """Return the kinds of files and their methods."""
 
     def read_string(f: files.File) -> str:
         count = f.read("Int", 1)
@@ -162,7 +162,7 @@ def file_entries(runtime: Runtime) -> dict[str, Any]:
 
 
 def folders(lua_path: StrPath | Sequence[StrPath]) -> list[Path]:
-    """The folders that ``lua_path`` names."""
+    """Return the folders that ``lua_path`` names."""
     named = [lua_path] if isinstance(lua_path, (str, os.PathLike)) else list(lua_path)
     for folder in named:
         if not Path(folder).is_dir():
@@ -175,13 +175,13 @@ PACKAGES = {"cudnn", "cunn", "dpnn", "fbcunn", "fbnn", "graph", "inn", "nn", "nn
 
 
 def in_package(path: Path, roots: Sequence[Path]) -> bool:
-    """Whether a Lua file below the lua_path is one of :data:`PACKAGES`, or of a checkout of one."""
+    """Return whether a Lua file below the lua_path is one of :data:`PACKAGES`, or of a checkout of one."""
     homes = [root for root in roots if path.is_relative_to(root)]
     return any(root.name in PACKAGES or path.relative_to(root).parts[0] in PACKAGES for root in homes)
 
 
 def read_source(path: Path) -> str:
-    """The text of a Lua file; compiled code is refused."""
+    """Return the text of a Lua file; compiled code is refused."""
     try:
         code = read_file(path)
     except NotT7Error as error:
@@ -192,7 +192,7 @@ def read_source(path: Path) -> str:
 
 
 def find_module(roots: Sequence[Path], name: str) -> str | None:
-    """File of a Lua module below the lua_path: ``a/b.lua``, ``a/b/init.lua``, or deeper within package ``a``."""
+    """Find the file of a Lua module in lua_path: ``a/b.lua``, ``a/b/init.lua``, or deeper in package ``a``."""
     if "\0" in name or Path(name).is_absolute() or ".." in re.split(r"[/\\]", name):
         return None  # it would leave the path
     package, *rest = name.split(".")
@@ -213,7 +213,7 @@ def find_module(roots: Sequence[Path], name: str) -> str | None:
 
 
 def environment_entries(runtime: Runtime) -> dict[str, Any]:
-    """Timers, threads, paths and what `require` needs."""
+    """Provide timers, threads, paths and the helpers of ``require``."""
 
     most = torch.get_num_threads() if runtime.sandbox else max(64, os.cpu_count() or 1)  # too many are a crash
 

@@ -76,7 +76,7 @@ class File:
     # ---- elements
 
     def read(self, ty: str, count: int) -> np.ndarray:
-        """Up to ``count`` elements; fewer than that is an error."""
+        """Read ``count`` elements; fewer are an error."""
         stream = self._reading()
         if count == 0:
             return np.empty(0, _NUMPY[ty])
@@ -195,7 +195,7 @@ class MemoryFile(File):
         super().__init__(io.BytesIO(data), _check_mode(mode), "memory")
 
     def storage(self) -> Storage:
-        """The content and a terminating 0."""
+        """Return the content and a terminating 0."""
         data = bytearray(self.opened().getvalue() + b"\0")
         return Storage("Char", flat=torch.frombuffer(data, dtype=torch.int8))
 

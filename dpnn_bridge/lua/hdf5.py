@@ -70,14 +70,14 @@ class Files:
         return isinstance(self._find(number, path), _h5py().Group)
 
     def names(self, number: float, path: str) -> Any:
-        """Of the children of a group."""
+        """Return the names of a group's children."""
         return self._table(list(self._find(number, path)))
 
     def size(self, number: float, path: str) -> Any:
         return self._table(list(self._find(number, path).shape))
 
     def read(self, number: float, path: str, *ranges: float) -> Tensor:
-        """All of a data set, or of each dimension what lies from one place to another, counted from 1."""
+        """Return all of a data set, or of each dimension what lies from one place to another, counted from 1."""
         data = self._find(number, path)
         if ranges and len(ranges) != 2 * len(data.shape):
             count = len(ranges) // 2
@@ -122,5 +122,5 @@ class Files:
         return {name: getattr(self, name) for name in ("open", "close", "is_group", "read", "write", "append")}
 
     def lists(self) -> dict[str, Callable[..., Any]]:
-        """What answers with a Lua table."""
+        """Wrap a function that returns a Lua table."""
         return {"names": self.names, "size": self.size}

@@ -84,7 +84,7 @@ _FRAMES = {"[C]: in function 'error'", "[C]: in function 'xpcall'", "stack trace
 
 
 def package_advice(name: str) -> str:
-    """What a package is that is not found, and what to do."""
+    """Explain a missing package, and what to do."""
     package = re.split(r"[./]", name)[0]
     if package in _LUA:
         address = f"https://github.com/{_LUA[package].format(package)}"
@@ -95,7 +95,7 @@ def package_advice(name: str) -> str:
 
 
 def explained(message: str) -> str:
-    """The message of an error of Lua, with a hint where it has one."""
+    """Return the message of an error of Lua, with a hint where it has one."""
     text, _, stack = message.rstrip().partition(_TRACEBACK)
     if text in ("", "not enough memory"):
         return "Lua ran out of the memory that max_memory allows"

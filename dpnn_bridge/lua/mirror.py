@@ -24,18 +24,18 @@ class Shared:
         self._blocks: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def add(self, x: Tensor | Storage) -> None:
-        """Python code gave, or gets, the memory of a tensor or storage."""
+        """Share the memory of a tensor or storage with Python code."""
         storage = x.storage if isinstance(x, Tensor) else x
         if storage is not None:
             self._blocks.add(storage.block)
 
     def is_stale(self) -> list[int]:
-        """Numbers of the blocks that are no longer where Lua was told."""
+        """Return the numbers of the blocks that are no longer where Lua was told."""
         return [id(block) for block in self._blocks if block.is_stale]
 
 
 def _describe(t: Any) -> Any:
-    """Type, block and geometry of a tensor: what Lua's table of it holds. Nothing for other objects."""
+    """Return the type, block and geometry of a tensor: what Lua's table of it holds. Nothing for other objects."""
     if type(t) is not Tensor:
         return None
     t.known = True
@@ -46,13 +46,13 @@ def _describe(t: Any) -> Any:
 
 
 def _storage_of(x: Tensor | Storage) -> Storage | None:
-    """A storage object that keeps the block of a tensor or storage for Lua."""
+    """Return a storage object that keeps the block of a tensor or storage for Lua."""
     storage = x.storage if isinstance(x, Tensor) else x
     return None if storage is None else storage.alias()
 
 
 def _memory(storage: Storage) -> tuple[int, int]:
-    """Address and number of elements."""
+    """Return the address and number of elements."""
     return storage.tell(), storage.size
 
 
@@ -62,7 +62,7 @@ def _pairs(numbers: tuple[float, ...]) -> tuple[tuple[int, ...], tuple[int, ...]
 
 
 def _tensor(ty: str, storage: Storage | None, offset: float, *geometry: float) -> Tensor:
-    """Python's object for a tensor that Lua made."""
+    """Create Python's object for a tensor of Lua."""
     t = Tensor(ty, storage, int(offset), *_pairs(geometry))
     t.known = True
     return t
@@ -76,7 +76,7 @@ def _point(t: Tensor, storage: Storage | None, offset: float, *geometry: float) 
 
 
 def _adopt(ty: str, size: float, address: float) -> tuple[Storage, int]:
-    """A storage of ``size`` elements copied from ``address``, where Lua has had them, and its own address."""
+    """Return a storage of ``size`` elements copied from ``address``, where Lua has had them, and its own address."""
     storage = Storage(ty, int(size))
     target = storage.tell()
     ctypes.memmove(target, int(address), storage.size * storage.flat.itemsize)
@@ -84,7 +84,7 @@ def _adopt(ty: str, size: float, address: float) -> tuple[Storage, int]:
 
 
 def mirror_entries() -> dict[str, Any]:
-    """What ``prelude/ffi`` finds in ``py``."""
+    """Return the functions that ``prelude/ffi`` finds in ``py``."""
     return {
         "changes": ctypes.addressof(changes),
         "describe_tensor": _describe,

@@ -29,7 +29,7 @@ def _flatten(value: Any, tensors: list[torch.Tensor]) -> Any:
 
 
 def _restore(shape: Any, tensors: list[Any]) -> Any:
-    """The inverse of :func:`_flatten`."""
+    """Return the inverse of :func:`_flatten`."""
     if isinstance(shape, int):
         return tensors[shape]
     if isinstance(shape, list):
@@ -97,7 +97,7 @@ class _LuaFunctionality:
         self._step = step
 
     def _lua_copy(self, shape: Any, tensors: list[torch.Tensor]) -> Any:
-        """Lua values of copies, since Lua modules keep references to inputs and may overwrite them."""
+        """Return the Lua values of copies, since Lua modules keep references to inputs and may overwrite them."""
         return self.bridge.to_lua(_restore(shape, [t.detach().clone() for t in tensors]))
 
     def __reduce__(self) -> Any:
@@ -166,7 +166,7 @@ class LuaModule(_LuaFunctionality, Placeholder):
             self._state.append(("buffer", attribute))
 
     def _tensors(self) -> list[torch.Tensor | None]:
-        """What the bridge keeps equal on both sides: parameters, then buffers, in the order of ``state_of``."""
+        """Return the synchronized tensors: parameters, then buffers, in the order of ``state_of``."""
         return [self._buffers.get(n) if kind else self._parameters.get(n) for kind, n in self._state]
 
     @property
@@ -226,13 +226,13 @@ class LuaModule(_LuaFunctionality, Placeholder):
         return [*slopes, *[g.clone() for g in own]]
 
     def train(self, mode: bool = True) -> LuaModule:
-        """``module:training()`` or ``module:evaluate()``"""
+        """Return ``module:training()`` or ``module:evaluate()``"""
         nn.Module.train(self, mode)
         self.bridge.method(self.lua, "training" if mode else "evaluate")
         return self
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> LuaModule:
-        """``.float()``, ``.double()`` change the type in Lua as well; other devices are out of reach."""
+        """Return ``.float()``, ``.double()`` change the type in Lua as well; other devices are out of reach."""
         probe = fn(next((p.detach() for p in self._weights), torch.empty(0, dtype=torch.float64))[:0])
         if probe.device.type != "cpu":
             raise LuaBridgeError(f"{self.class_name} runs in Lua on the CPU and cannot move to {probe.device}")

@@ -73,7 +73,7 @@ def _vector(values: Sequence[float], form: _Format) -> str:
 
 
 def _matrix(rows: Sequence[Sequence[float]], form: _Format, indent: str = "") -> str:
-    """Rows in blocks of as many columns as a line holds."""
+    """Return the rows in blocks of as many columns as a line holds."""
     columns = len(rows[0])
     per_line = (_LINE - len(indent)) // (form.width + 1)
     text = indent
@@ -95,7 +95,7 @@ def print_storage(storage: Storage) -> str:
 
 
 def print_tensor(tensor: Tensor) -> str:
-    """What ``print(tensor)`` shows in Torch7."""
+    """Return the text of Torch7's ``print(tensor)``."""
     if not tensor.size:
         return f"[{tensor.class_name} with no dimension]\n"
     values = tensor.t.double()
@@ -115,7 +115,7 @@ def print_tensor(tensor: Tensor) -> str:
 
 
 def _counters(sizes: Sequence[int]) -> list[tuple[int, ...]]:
-    """All index tuples, the first index running fastest."""
+    """Return all index tuples, the first index running fastest."""
     counters: list[tuple[int, ...]] = [()]
     for n in reversed(sizes):
         counters = [(i, *rest) for rest in counters for i in range(n)]

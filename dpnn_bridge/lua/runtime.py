@@ -43,7 +43,7 @@ _COLLECT_AFTER = 512 << 20
 
 
 def _import_runtime(name: str) -> tuple[Any, str]:
-    """The lupa module of a Lua, or of the first one that is there."""
+    """Return the lupa module of a Lua, or of the first one that is there."""
     if name not in ("auto", *RUNTIMES):
         raise ValueError(f"runtime must be 'auto', 'luajit21' or 'lua51', not {name!r}")
     problem: ImportError | None = None
@@ -62,10 +62,10 @@ class Host:
     """What Lua asks of the world around it: where its text goes, and in a sandbox the Lua files that it may have."""
 
     def write(self, text: str) -> None:
-        """What ``io.write`` and ``print`` give in a sandbox."""
+        """Write the output of ``io.write`` and ``print`` in a sandbox."""
 
     def module(self, name: Any) -> tuple[str, str] | None:
-        """Path and text of the Lua file that ``require(name)`` loads in a sandbox."""
+        """Return the path and text of the Lua file that ``require(name)`` loads in a sandbox."""
         return None
 
 
@@ -74,12 +74,12 @@ def _deny(_object: Any, _name: Any, _setting: bool) -> Any:
 
 
 def _pointer(handle: Any) -> int:
-    """Stands for the C pointer of an object."""
+    """Represent the C pointer of an object."""
     return handle.pointer if isinstance(handle, (Tensor, Storage)) else id(handle)
 
 
 def encode(answer: Any, args: tuple[Any, ...]) -> Any:
-    """What Lua receives for an answer; an argument that comes back is named by its number."""
+    """Encode an answer for Lua; a returned argument is encoded as its number."""
     kind = type(answer)
     if kind is Tensor or hasattr(answer, "class_name"):
         for n, arg in enumerate(args, 1):
@@ -177,7 +177,7 @@ class Runtime:
         return self.bridge["torch"]
 
     def compile(self, code: str, name: str) -> Any:
-        """Lua source as a function. Compiled code is refused, since Lua does not check it."""
+        """Return the Lua source as a function. Compiled code is refused, since Lua does not check it."""
         if code.startswith("\x1b"):
             raise LuaBridgeError("compiled Lua code is never run: pass the source")
         return self.lua.compile(code, name=name.encode("latin-1"))
@@ -194,7 +194,7 @@ class Runtime:
 
     @contextmanager
     def limited(self) -> Iterator[None]:
-        """In a sandbox, count the instructions of what runs within."""
+        """Count the Lua instructions inside the ``with`` block, in a sandbox."""
         if not self.sandbox or self._counting:
             yield
             return
@@ -216,7 +216,7 @@ class Runtime:
     # ---- binding Python code
 
     def guard(self, code: Callable[..., Any]) -> Callable[..., Any]:
-        """A function for Lua: answers are encoded, errors become text."""
+        """Return a function for Lua: answers are encoded, errors become text."""
 
         def call(*args: Any) -> Any:
             try:
@@ -281,7 +281,7 @@ class Runtime:
         return self.guard(call)
 
     def _dispatch_type(self, args: tuple[Any, ...]) -> tuple[str, tuple[Any, ...]]:
-        """The first argument that is a tensor decides, then a list of tensors, then a type name at the end."""
+        """Return the first argument that is a tensor decides, then a list of tensors, then a type name at the end."""
         for arg in args[:2]:
             if type(arg) is Tensor:
                 return arg.ty, args

@@ -118,7 +118,7 @@ class Sandbox:
         return self._process.pid
 
     def ask(self, what: str, *args: Any) -> Any:
-        """Has the process do something, see :mod:`dpnn_bridge.lua.confined`.
+        """Send a request to the process, see :mod:`dpnn_bridge.lua.confined`.
 
         Raises:
             LuaBridgeError: Lua raised an error, or the process ended or had to be ended.
@@ -135,7 +135,7 @@ class Sandbox:
             return self._exchange((what, released, *args), time.monotonic() + self.max_seconds, late)
 
     def close(self) -> None:
-        """Ends the process."""
+        """End the process."""
         self._ended = self._ended or "it was closed"
         self._close()
 
@@ -184,7 +184,7 @@ class Sandbox:
         return RemoteValue(self, number, kind, _text(type_name))
 
     def _find(self, name: str) -> tuple[str, str] | None:
-        """The Lua file of a module, if it is on the path: links out of it lead nowhere."""
+        """Return the Lua file of a module, if it is on the path: links out of it lead nowhere."""
         if len(name) > _LONGEST_NAME:
             return None
         try:
@@ -216,7 +216,7 @@ class Sandbox:
             pass  # it has ended, which the next exchange says
 
     def _end(self, reason: str) -> LuaBridgeError:
-        """Ends the process; the error that says why."""
+        """End the process; the error that says why."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(1 if reason == "the process ended" else 0)
         code = self._process.poll()
@@ -263,5 +263,5 @@ def _print(text: str) -> None:
 
 
 def _text(text: str) -> str:
-    """What Lua wrote (bytes as latin-1), without anything that a terminal would act on."""
+    """Print the output of Lua (bytes as latin-1), without terminal control sequences."""
     return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", readable(text))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def _answering(code: Callable[..., Any]) -> Callable[..., Any]:
-    """A function that gives true, or nil, a text and a number when the system refuses, as Lua's io functions do."""
+    """Wrap a function so that it returns true, or nil, message and number on an OSError, as Lua's io."""
 
     def call(*args: Any) -> Any:
         try:
@@ -62,7 +62,7 @@ def _temporary() -> str:
 
 
 def path_entries(runtime: Runtime) -> dict[str, Callable[..., Any]]:
-    """``libpaths`` and ``libsys``."""
+    """Return ``libpaths`` and ``libsys``."""
 
     def names(folder: str = ".") -> Any:
         try:
@@ -123,7 +123,7 @@ def _attributes(runtime: Runtime, follow: bool) -> Callable[..., Any]:
 
 
 def lfs_entries(runtime: Runtime) -> dict[str, Callable[..., Any]]:
-    """LuaFileSystem."""
+    """Provide LuaFileSystem."""
 
     def listing(folder: str) -> Any:
         try:
@@ -153,7 +153,7 @@ def lfs_entries(runtime: Runtime) -> dict[str, Callable[..., Any]]:
 
 
 def json_entries(runtime: Runtime) -> dict[str, Callable[..., Any]]:
-    """``cjson``: Lua's side walks the tables, Python's the text."""
+    """Return ``cjson``: Lua's side walks the tables, Python's the text."""
     lua = runtime.lua
 
     def decode(text: str, null: Any) -> Any:
@@ -195,7 +195,7 @@ def _pillow() -> Any:
 
 
 def load_image(path: str, depth: float | None, ty: str) -> Tensor:
-    """A picture file as channels x height x width, 0 to 1 for floating types and 0 to 255 for bytes.
+    """Return a picture file as channels x height x width, 0 to 1 for floating types and 0 to 255 for bytes.
 
     Raises:
         TorchError: there is no such file, or Pillow does not know its format.
@@ -214,7 +214,7 @@ def load_image(path: str, depth: float | None, ty: str) -> Tensor:
 
 
 def save_image(path: str, t: Tensor) -> tuple[()]:
-    """Channels x height x width (or height x width) into a file of the format that its name says."""
+    """Return the channels x height x width (or height x width) into a file of the format that its name says."""
     image = _pillow()
     data = t.t if t.dim == 3 else t.t.reshape(1, *t.size)
     if data.dim() != 3 or data.shape[0] not in (1, 2, 3, 4):
@@ -230,7 +230,7 @@ def save_image(path: str, t: Tensor) -> tuple[()]:
 
 
 def _resampling(count: int, wanted: int) -> torch.Tensor:
-    """Weights, wanted x count, of libimage's linear scaling: interpolation upwards, averages downwards."""
+    """Return the weights, wanted x count, of libimage's linear scaling: interpolation upwards, averages downwards."""
     weights = torch.zeros(wanted, count, dtype=torch.float64)
     for n in range(wanted):
         if wanted == count or (wanted > count and n == wanted - 1):
@@ -249,7 +249,7 @@ def _resampling(count: int, wanted: int) -> torch.Tensor:
 
 
 def scale_image(t: Tensor, width: float, height: float, mode: str) -> Tensor:
-    """Channels x height x width at another size: ``simple`` takes the pixel before, ``bilinear`` is libimage's."""
+    """Scale channels x height x width: ``simple`` uses the preceding pixel, ``bilinear`` is libimage's."""
     data = t.t if t.dim == 3 else t.t.reshape(1, *t.size)
     rows, columns = int(height), int(width)
     if mode == "simple":
@@ -265,7 +265,7 @@ def scale_image(t: Tensor, width: float, height: float, mode: str) -> Tensor:
 
 
 def system_entries(runtime: Runtime) -> dict[str, Any]:
-    """What the prelude's packages find in ``py``; nothing in a sandbox."""
+    """Return the functions that the prelude's packages find in ``py``; none in a sandbox."""
     if runtime.sandbox:
         return {}
     files = Files(runtime.lua.table_from)

@@ -46,12 +46,12 @@ class TorchError(Exception):
 
 
 def shape_text(sizes: Sequence[int]) -> str:
-    """Sizes as Torch7's errors name them, ``[2 x 3]``."""
+    """Return the sizes as Torch7's errors name them, ``[2 x 3]``."""
     return f"[{' x '.join(map(str, sizes))}]"
 
 
 def cast_number(value: float, ty: str) -> float:
-    """A Lua number as C converts it to the element type ``ty`` (on x86): cut towards zero, then wrapped."""
+    """Return a Lua number as C converts it to the element type ``ty`` (on x86): cut towards zero, then wrapped."""
     bits = _BITS.get(ty)
     if bits is None:
         return value
@@ -65,7 +65,7 @@ def cast_number(value: float, ty: str) -> float:
 
 
 def cast_tensor(t: torch.Tensor, ty: str) -> torch.Tensor:
-    """``t`` converted to the element type ``ty`` with C's rules; ``t`` itself when it has the type already."""
+    """Return ``t`` converted to the element type ``ty`` with C's rules; ``t`` itself when it has the type already."""
     dtype = DTYPES[ty]
     if t.dtype == dtype:
         return t
@@ -79,7 +79,7 @@ def cast_tensor(t: torch.Tensor, ty: str) -> torch.Tensor:
 
 
 def square_root(x: torch.Tensor) -> torch.Tensor:
-    """Rounded correctly, as C's sqrt and sqrtf are; torch.sqrt is not on vectors of some processors."""
+    """Compute a correctly rounded square root, as C's sqrt; torch.sqrt is not on some processors."""
     with np.errstate(invalid="ignore"):
         return torch.as_tensor(np.sqrt(x.numpy()))
 
@@ -133,7 +133,7 @@ class Storage:
         return id(self._block)
 
     def alias(self) -> Storage:
-        """Another object for the same block."""
+        """Return another object for the same block."""
         other = Storage.__new__(Storage)
         other.ty, other._block = self.ty, self._block
         return other
@@ -144,7 +144,7 @@ class Storage:
         return self._block
 
     def tell(self) -> int:
-        """Address of the first element, for Lua: from now on it counts in :data:`changes` when the block moves."""
+        """Return the address of the first element for Lua; later moves are counted in :data:`changes`."""
         self._block.address = address = self.flat.data_ptr()
         return address
 
@@ -196,7 +196,7 @@ class Tensor:
 
     @classmethod
     def wrap(cls, t: torch.Tensor) -> Tensor:
-        """A tensor on the memory of ``t`` (detached); a scalar becomes one element."""
+        """Return a tensor on the memory of ``t`` (detached); a scalar becomes one element."""
         t = t.detach()
         ty = TYPE_OF_DTYPE.get(t.dtype)
         if ty is None:
@@ -212,7 +212,7 @@ class Tensor:
 
     @classmethod
     def fresh(cls, t: torch.Tensor, ty: str | None = None) -> Tensor:
-        """A new contiguous tensor that holds ``t``, a result nobody else refers to."""
+        """Return a new contiguous tensor that holds ``t``, a result nobody else refers to."""
         if ty is not None:
             t = cast_tensor(t, ty)
         if t.numel() == 0:
@@ -255,7 +255,7 @@ class Tensor:
         return is_contiguous(self.size, self.stride)
 
     def overlaps(self) -> bool:
-        """Whether two logical elements may share one place, as in expanded or unfolded views."""
+        """Return whether two logical elements may share one place, as in expanded or unfolded views."""
         if 0 in self.stride and any(n > 1 and s == 0 for n, s in zip(self.size, self.stride, strict=True)):
             return True
         reach = 0
@@ -278,11 +278,11 @@ class Tensor:
             self.geometry(other.storage, other.offset, other.size, other.stride)
 
     def alias(self) -> Tensor:
-        """Another tensor object on the same view."""
+        """Return another tensor object on the same view."""
         return Tensor(self.ty, self.storage, self.offset, self.size, self.stride)
 
     def resize(self, size: Sequence[int], stride: Sequence[int] | None = None) -> None:
-        """Torch7's resize: sizes end at the first one that is not positive; the storage only ever grows.
+        """Resize like Torch7: sizes end at the first non-positive one; the storage only grows.
 
         Equal sizes keep the strides, whatever they are.
         """
@@ -332,14 +332,14 @@ class Tensor:
             self.t.copy_(values.reshape(self.size))
 
     def places(self) -> torch.Tensor:
-        """Position in the storage of every element, in logical order."""
+        """Return the position in the storage of every element, in logical order."""
         index = torch.tensor([self.offset])
         for n, s in zip(self.size, self.stride, strict=True):
             index = (index[:, None] + torch.arange(n)[None, :] * s).reshape(-1)
         return index
 
     def same(self, other: Tensor) -> bool:
-        """Torch7's isSetTo: same storage and same geometry."""
+        """Return whether storage and geometry are the same, like Torch7's isSetTo."""
         return (
             self.storage is not None
             and other.storage is not None

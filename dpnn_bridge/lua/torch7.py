@@ -33,7 +33,7 @@ torch.save(folder .. '/values.t7', values(code(unpack(arguments, 1, {count}))))
 
 
 def find_torch7() -> str | None:
-    """What :data:`VARIABLE` names, else the path of a program that can ``require 'torch'``, or None."""
+    """Return the program that :data:`VARIABLE` names, or one that can ``require 'torch'``, or None."""
     if named := os.environ.get(VARIABLE):
         return named
     for name in _PROGRAMS:
@@ -83,7 +83,7 @@ def run_torch7(code: str, *arguments: Any, program: str | None = None, timeout: 
 
 
 def _run(command: list[str], timeout: float) -> None:
-    """Runs a program to its end; what it started ends with it."""
+    """Run a program to its end; what it started ends with it."""
     try:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
@@ -110,7 +110,7 @@ def _run(command: list[str], timeout: float) -> None:
 
 
 def _last_of(process: subprocess.Popen[bytes]) -> tuple[str, bool]:
-    """The end of what a program prints, and whether it closed its output before it printed too much."""
+    """Return the end of what a program prints, and whether it closed its output before it printed too much."""
     assert process.stdout is not None
     last, count = b"", 0
     while count <= MOST_PRINTED:
@@ -122,7 +122,7 @@ def _last_of(process: subprocess.Popen[bytes]) -> tuple[str, bool]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ends a program and what it started."""
+    """End a program and what it started."""
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             if sys.platform == "win32":
@@ -133,5 +133,5 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _quoted(text: str) -> str:
-    """A Lua string."""
+    """Return a Lua string."""
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n") + "'"

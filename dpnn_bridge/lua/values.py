@@ -30,7 +30,7 @@ from dpnn_bridge.torch7.random import Generator
 
 
 def to_lua(runtime: Runtime, value: Any) -> Any:
-    """A Python value as Lua sees it."""
+    """Return a Python value as Lua sees it."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, bytes):
@@ -61,7 +61,7 @@ def wrap(runtime: Runtime, handle: Tensor | Storage | Generator) -> Any:
 
 
 def to_python(runtime: Runtime, value: Any) -> Any:
-    """A Lua value in Python; see the table above."""
+    """Return a Lua value in Python; see the table above."""
     kind = runtime.lua_type(value)
     if kind is None:
         return value
@@ -80,7 +80,7 @@ def to_python(runtime: Runtime, value: Any) -> Any:
 
 
 def read_object(runtime: Runtime, value: Any) -> Any:
-    """The live Lua value of what a file held, built as ``torch.load`` builds it."""
+    """Return the live Lua value of what a file held, built as ``torch.load`` builds it."""
     from dpnn_bridge.loaders.t7_writer import dumps
 
     data = torch.frombuffer(bytearray(dumps(value)), dtype=torch.int8)
@@ -88,7 +88,7 @@ def read_object(runtime: Runtime, value: Any) -> Any:
 
 
 def write_object(runtime: Runtime, value: Any) -> Any:
-    """The inert object of a live Lua value, as ``torch.save`` writes it."""
+    """Return the inert object of a live Lua value, as ``torch.save`` writes it."""
     from dpnn_bridge.loaders.t7_reader import loads
 
     storage = runtime.bridge["handle"](runtime.torch["serializeToStorage"](value))

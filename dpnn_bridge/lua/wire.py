@@ -63,7 +63,7 @@ class Channel:
             os.set_blocking(target, False)
 
     def send(self, value: Any, remote: Callable[[Any], Any], deadline: float = math.inf) -> None:
-        """Sends a value; ``remote`` gives the JSON for what is none of the known kinds."""
+        """Send a value; ``remote`` gives the JSON for what is none of the known kinds."""
         encoder = _Encoder(remote)
         body = encoder.encode(value)
         text = json.dumps({"value": body, "blobs": encoder.forms}).encode("ascii")
@@ -78,7 +78,7 @@ class Channel:
                     raise WireError(f"the process has ended ({error.strerror})") from None
 
     def receive(self, remote: Callable[[Any], Any], deadline: float = math.inf) -> Any:
-        """The next message; ``remote`` makes values of what its JSON gives for them."""
+        """Return the next message; ``remote`` makes values of what its JSON gives for them."""
         (length,) = _LENGTH.unpack(self._read(_LENGTH.size, deadline))
         _check(length <= _LONGEST_TEXT, "a text that is too long")
         text = self._read(length, deadline)
@@ -195,7 +195,7 @@ class _Decoder:
         self._left = _BETWEEN_LOOKS
 
     def decode(self, value: Any, depth: int) -> Any:
-        """The value of a part of the text."""
+        """Return the value of a part of the text."""
         self._left -= 1
         if not self._left:
             self._left = _BETWEEN_LOOKS

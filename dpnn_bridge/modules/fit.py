@@ -19,12 +19,12 @@ _CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d, nn.Conv3d, nn.ConvTranspose3d)
 
 
 def shape_warnings(model: nn.Module) -> list[str]:
-    """Notes on what does not fit: parameters of several types, batch normalizations of other planes."""
+    """Record on what does not fit: parameters of several types, batch normalizations of other planes."""
     return _type_notes(model) + plane_notes(model)
 
 
 def _type_notes(module: nn.Module) -> list[str]:
-    """A note on parameters of several types, with the first of each."""
+    """Return a note on parameters of several types, with the first of each."""
     first = {p.dtype: name for name, p in reversed([*module.named_parameters()]) if p.is_floating_point()}
     if len(first) < 2:
         return []
@@ -36,7 +36,7 @@ def _type_notes(module: nn.Module) -> list[str]:
 
 
 def plane_notes(model: nn.Module) -> list[str]:
-    """A note on the batch normalizations that are made for other planes than reach them; empty without any.
+    """Return a note on the batch normalizations that are made for other planes than reach them; empty without any.
 
     Published files have such: the CUDA kernels of 2016 did not look, and read on behind the tensors.
     """
@@ -53,7 +53,7 @@ def plane_notes(model: nn.Module) -> list[str]:
 
 
 def _mismatches(model: nn.Module) -> list[tuple[str, Any, int]]:
-    """Path, layer, and the planes that reach it, of every batch normalization that is made for others.
+    """Return the path, layer, and the planes that reach it, of every batch normalization that is made for others.
 
     Planes are followed through containers in which images go one way; None stands for what nothing tells.
     """

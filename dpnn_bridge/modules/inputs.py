@@ -30,7 +30,7 @@ Sizes = tuple[int, ...]
 
 
 def input_shapes(module: nn.Module, worth: int | None = None, source: LuaObject | None = None) -> list[str]:
-    """An input that the module takes, as ``--input`` takes it: one shape, or one for each element of a list.
+    """Return an input that the module takes, as ``--input`` takes it: one shape, or one for each element of a list.
 
     Empty when none is found. The module runs in evaluation mode; what its recurrent modules remember is gone.
 
@@ -71,7 +71,7 @@ def _runs(module: nn.Module, shapes: list[tuple[Sizes, bool]], bounded: Abstract
 
 
 def _remembered(source: Any) -> Iterator[list[tuple[Sizes, bool]]]:
-    """The last input that a file's module or its first layer saw, one sample of it first.
+    """Yield the last input that a file's module or its first layer saw, one sample of it first.
 
     A file that was not cleared holds the gradient of that input, and cudnn's layers note its sizes.
     """
@@ -92,7 +92,7 @@ def _remembered(source: Any) -> Iterator[list[tuple[Sizes, bool]]]:
 
 
 def _candidates(module: nn.Module) -> Iterator[list[tuple[Sizes, bool]]]:
-    """Inputs worth trying, the likeliest first: sizes, and whether the elements are indices."""
+    """Yield the inputs worth trying, the likeliest first: sizes, and whether the elements are indices."""
     count = next((m.num_inputs for m in _firsts(module) if isinstance(m, GModule)), 1)
     one = list(_single(module))
     if count == 1:
@@ -106,7 +106,7 @@ def _candidates(module: nn.Module) -> Iterator[list[tuple[Sizes, bool]]]:
 
 
 def _firsts(module: nn.Module) -> Iterator[nn.Module]:
-    """The module, its first child, and so on."""
+    """Yield the module, its first child, and so on."""
     yield module
     for child in module.children():
         yield from _firsts(child)

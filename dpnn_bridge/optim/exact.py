@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def evaluated(closure: Callable[[], Any] | None) -> Any:
-    """Calls the closure with gradients enabled."""
+    """Call the closure with gradients enabled."""
     if closure is None:
         return None
     with torch.enable_grad():
@@ -22,7 +22,7 @@ class _Stepper(torch.optim.Optimizer):
     """What the optimizers here share: one loop over the parameters and the decay of the learning rate."""
 
     def _set_default(self, name: str, value: Any) -> None:
-        """Adds a hyperparameter that the stock optimizer lacks."""
+        """Add a hyperparameter that the stock optimizer lacks."""
         self.defaults[name] = value
         for group in self.param_groups:
             group.setdefault(name, value)
@@ -35,7 +35,7 @@ class _Stepper(torch.optim.Optimizer):
 
 
 def count(state: dict[str, Any]) -> float:
-    """Number of steps before this one; counts this one."""
+    """Return the number of steps before this one; counts this one."""
     if "step" not in state:
         state["step"] = torch.tensor(0.0)
     before = float(state["step"])
@@ -44,7 +44,7 @@ def count(state: dict[str, Any]) -> float:
 
 
 def decayed(group: dict[str, Any], steps: float) -> float:
-    """Torch7's learning rate after some steps."""
+    """Return Torch7's learning rate after some steps."""
     return group["lr"] / (1 + steps * group["lr_decay"])
 
 
@@ -210,7 +210,7 @@ class ASGD(torch.optim.ASGD, _Stepper):
 
 
 def double(value: float) -> Tensor:
-    """A number as optimizers keep it in their state, without loss."""
+    """Return a number as optimizers keep it in their state, without loss."""
     return torch.tensor(float(value), dtype=torch.float64)
 
 

@@ -65,7 +65,7 @@ class Rprop(torch.optim.Rprop):
         self.defaults["niter"] = niter
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """Runs ``niter`` iterations.
+        """Run ``niter`` iterations.
 
         Returns:
             The loss before the first of them.
@@ -80,7 +80,7 @@ class Rprop(torch.optim.Rprop):
         return losses[0] if losses else None
 
     def _init_group(self, group: dict[str, Any], *lists: Any) -> bool:
-        """Each process steps its own part: what torch does to each element, it cannot do to a DTensor."""
+        """Return each process steps its own part: what torch does to each element, it cannot do to a DTensor."""
         has_complex = super()._init_group(group, *lists)
         for tensors in lists:
             tensors[:] = map(local, tensors)
@@ -88,7 +88,7 @@ class Rprop(torch.optim.Rprop):
 
 
 def rprop(parameters: list[Any], niter: int, **arguments: Any) -> torch.optim.Rprop:
-    """torch's own, where that can do it."""
+    """Create torch's optimizer if it supports the options."""
     if niter == 1 and all(local(p) is p for p in parameters):
         return torch.optim.Rprop(parameters, **arguments)
     return Rprop(parameters, **arguments, niter=niter)
@@ -131,7 +131,7 @@ class LBFGS(torch.optim.LBFGS, _FullBatch):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any]) -> float:  # type: ignore[override]
-        """Runs up to ``max_iter`` iterations.
+        """Run up to ``max_iter`` iterations.
 
         Returns:
             The loss before the step.
@@ -170,7 +170,7 @@ class LBFGS(torch.optim.LBFGS, _FullBatch):
 
     @staticmethod
     def _direct(state: dict[str, Any], gradient: Tensor, history: int) -> None:
-        """Updates the memory of gradient differences and steps, and the direction ``d``."""
+        """Update the memory of gradient differences and steps, and the direction ``d``."""
         if state["n_iter"] == 1:
             state["d"], state["old_dirs"], state["old_stps"], state["H_diag"] = -gradient, [], [], 1.0
             return
@@ -232,7 +232,7 @@ class CG(_FullBatch):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any]) -> float:  # type: ignore[override]
-        """Runs line searches until the evaluations are used up or one fails.
+        """Run line searches until the evaluations are used up or one fails.
 
         Returns:
             The loss before the step.
@@ -341,19 +341,19 @@ class _LineSearch:
         return self.loss > loss + self.length * rho * slope or self.slope > -sig * slope
 
     def _cubic(self, other_loss: float, other_slope: float, step: float) -> tuple[float, float]:
-        """Coefficients of the cubic through the current and the third point."""
+        """Return the coefficients of the cubic through the current and the third point."""
         a = ratio(6 * (self.loss - other_loss), step) + 3 * (self.slope + other_slope)
         b = 3 * (other_loss - self.loss) - step * (other_slope + 2 * self.slope)
         return a, b
 
 
 def root(x: float) -> float:
-    """Square root, nan below 0 as in Lua."""
+    """Return the square root, nan below 0 as in Lua."""
     return math.sqrt(x) if x >= 0 else math.nan
 
 
 def ratio(a: float, b: float) -> float:
-    """Quotient, inf or nan for a divisor of 0 as in Lua."""
+    """Return the quotient, inf or nan for a divisor of 0 as in Lua."""
     if b == 0:
         return math.nan if a == 0 or math.isnan(a) else math.copysign(math.inf, a) * math.copysign(1, b)
     return a / b

@@ -50,7 +50,7 @@ class Method:
 
     # ------------------------------------------------------------------ Lua -> torch
     def arguments(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Keyword arguments of the optimizer."""
+        """Return the keyword arguments of the optimizer."""
         arguments: dict[str, Any] = {}
         for name, (argument, default) in self.settings.items():
             value = config.get(name)
@@ -65,7 +65,7 @@ class Method:
     def load(
         self, optimizer: Optimizer, fields: list[FlatField], config: Mapping[str, Any], state: Mapping[str, Any]
     ) -> None:
-        """Fills the optimizer's state."""
+        """Fill the optimizer's state."""
         vectors = {
             **{n: (state, to) for n, to in self.buffers.items()},
             **{n: (config, to) for n, to in self.factors.items()},
@@ -91,7 +91,7 @@ class Method:
                 optimizer.state[f.parameter].update(self.counted(state))
 
     def counted(self, state: Mapping[str, Any]) -> dict[str, Tensor]:
-        """The numbers of a Lua state as optimizers keep them."""
+        """Return the numbers of a Lua state as optimizers keep them."""
         values = {"step": torch.tensor(0.0)}
         for name, attribute in self.numbers.items():
             if state.get(name) is not None:
@@ -99,12 +99,12 @@ class Method:
         return values
 
     def create(self, parameters: list[nn.Parameter], config: Mapping[str, Any]) -> Optimizer:
-        """The optimizer, without state."""
+        """Return the optimizer, without state."""
         return self.optimizer(parameters, **self.arguments(config))
 
     # ------------------------------------------------------------------ torch -> Lua
     def save(self, optimizer: Optimizer, fields: list[FlatField]) -> LuaTable:
-        """The Lua table of configuration and state."""
+        """Return the Lua table of configuration and state."""
         table = self.configuration(optimizer)
         states = [optimizer.state.get(f.parameter, {}) for f in fields]
         for name, attribute in {**self.buffers, **self.factors}.items():
@@ -125,7 +125,7 @@ class Method:
         return table
 
     def configuration(self, optimizer: Optimizer) -> LuaTable:
-        """The hyperparameters.
+        """Return the hyperparameters.
 
         Raises:
             ConversionError: groups differ, or a setting has no place in Torch7.
@@ -210,19 +210,19 @@ class LBFGSMethod(Method):
 
 
 def is_vector(value: Any) -> bool:
-    """Whether a field holds a tensor; ``stepsize`` is a number before the first step and a tensor after it."""
+    """Return whether a field holds a tensor; ``stepsize`` is a number before the first step and a tensor after it."""
     return isinstance(value, (LuaTensor, Tensor))
 
 
 def lua_vector(value: Tensor) -> LuaTensor:
-    """A torch vector as a Lua tensor of the same precision."""
+    """Return a torch vector as a Lua tensor of the same precision."""
     host = value.detach().cpu()
     array = (host.float() if host.dtype == torch.bfloat16 else host).numpy().copy()
     return LuaTensor.from_numpy(array, tensor_class(array.dtype))
 
 
 def integral(value: float) -> int | float:
-    """A number as the reader gives it: an int where it is whole."""
+    """Return a number as the reader gives it: an int where it is whole."""
     return int(value) if float(value).is_integer() else value
 
 
@@ -355,7 +355,7 @@ METHODS: dict[str, Method] = {
 def from_lua(
     method: str, config: Mapping[str, Any], target: Target, state: Mapping[str, Any] | None = None
 ) -> Optimizer:
-    """The optimizer that continues where a Torch7 script stopped.
+    """Return the optimizer that continues where a Torch7 script stopped.
 
     Args:
         method: name in ``optim``: ``"sgd"``, ``"adam"``, ``"adagrad"``, ``"adadelta"``, ``"rmsprop"``, ``"adamax"``,
@@ -388,7 +388,7 @@ def from_lua(
 
 @checks_arguments
 def to_lua(optimizer: Optimizer, target: Target | None = None) -> LuaTable:
-    """The table with which a Torch7 script continues: configuration and state in one.
+    """Return the table with which a Torch7 script continues: configuration and state in one.
 
     Args:
         optimizer: one of :mod:`dpnn_bridge.optim` or of torch with the same state.

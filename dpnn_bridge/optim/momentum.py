@@ -90,7 +90,7 @@ class MomentumSGD(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Performs one step.
+        """Perform one step.
 
         Args:
             closure: computes the loss and the gradients anew; optional.
@@ -125,7 +125,7 @@ class MomentumSGD(torch.optim.Optimizer):
 def _with_options(
     module: nn.Module, options: dict[str, Any], off: frozenset[str] = frozenset()
 ) -> Iterator[tuple[LuaParameter, dict[str, Any]]]:
-    """Every parameter with the options that hold for its module: its own, or else those of the module around it.
+    """Yield every parameter with the options that hold for its module: its own, or else those of the module around it.
 
     What is ``off`` in a module stays so in all of its submodules, as in Torch7.
     """

@@ -48,7 +48,7 @@ VERSION = 1
 
 
 def pack(module: nn.Module, metadata: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The content of a ``.pt`` file for ``module``.
+    """Return the content of a ``.pt`` file for ``module``.
 
     Raises:
         ConversionError: a submodule has no Lua class, or computes more than its class does (a hook, a replaced
@@ -80,7 +80,7 @@ def pack(module: nn.Module, metadata: dict[str, Any] | None = None) -> dict[str,
 
 
 def unpack(content: Any, options: Options, source: str = "") -> tuple[nn.Module, Report]:
-    """The module of a ``.pt`` content, with its report.
+    """Return the module of a ``.pt`` content, with its report.
 
     Raises:
         ConversionError: the content is not of this format, or of a newer version.
@@ -101,7 +101,7 @@ def unpack(content: Any, options: Options, source: str = "") -> tuple[nn.Module,
 
 
 def check(content: Any, module: nn.Module) -> None:
-    """Builds the module of a ``.pt`` content as loading it does, without its elements.
+    """Build the module of a ``.pt`` content as loading it does, without its elements.
 
     Args:
         content: as read from the file; its tensors may be on the device ``meta``.
@@ -114,14 +114,14 @@ def check(content: Any, module: nn.Module) -> None:
 
 
 def outlines(module: nn.Module) -> dict[str, torch.Tensor]:
-    """The tensors of a ``state_dict`` without elements."""
+    """Return the tensors of a ``state_dict`` without elements."""
     return {n: torch.empty(t.shape, dtype=t.dtype, device="meta") for n, t in module.state_dict().items()}
 
 
 def _rebuilt(
     content: dict[str, Any], options: Options, source: str
 ) -> tuple[nn.Module, Report, Any, dict[str, torch.Tensor]]:
-    """The module of a graph with its report, the graph's ``flat``, and the tensors that the module gets."""
+    """Return the module of a graph with its report, the graph's ``flat``, and the tensors that the module gets."""
     try:
         state_dict, metadata = content["state_dict"], content["metadata"]
         root, flat, unmapped = decode(content["graph"], content["constants"], state_dict)
@@ -138,21 +138,21 @@ def _rebuilt(
 
 
 def _about(module: nn.Module) -> dict[str, Any]:
-    """What a graph holds beside objects, each where there is any: flat storages, and names of placeholders."""
+    """Return the optional parts of a graph: flat storages and names of placeholders."""
     unmapped = [name for name, part in module.named_modules() if isinstance(part, Placeholder)]
     found = {"flat": layout(module), "unmapped": unmapped}
     return {name: value for name, value in found.items() if value}
 
 
 def _of_placeholders(module: nn.Module, names: Sequence[str]) -> dict[str, torch.Tensor]:
-    """The tensors, constants of the graph, of modules that were placeholders when written and are mapped now."""
+    """Return the tensors, constants of the graph, of modules that were placeholders when written and are mapped now."""
     parts = dict(module.named_modules()) if names else {}
     inside = {id(t) for name in names if name in parts for t in parts[name].state_dict(keep_vars=True).values()}
     return {name: t.detach() for name, t in module.state_dict(keep_vars=True).items() if id(t) in inside}
 
 
 def load_tensors(module: nn.Module, state_dict: dict[str, torch.Tensor], source: str) -> None:
-    """Takes over the tensors of ``state_dict`` without a copy; tied parameters stay tied.
+    """Take over the tensors of ``state_dict`` without a copy; tied parameters stay tied.
 
     Raises:
         T7FormatError: names, shapes or types differ from those of the graph.

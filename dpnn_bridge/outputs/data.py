@@ -52,7 +52,7 @@ class Data:
 
 
 def collect(value: Any, *, text: bool = False) -> Data:
-    """A Lua value in the form that formats write.
+    """Return a Lua value in the form that formats write.
 
     Args:
         value: the Lua value.
@@ -67,7 +67,7 @@ def collect(value: Any, *, text: bool = False) -> Data:
 
 
 def _plain(value: Any, path: str, found: Data, above: tuple[int, ...], budget: Budget) -> Any:
-    """Lists, dicts, numbers, strings and numpy arrays."""
+    """Return lists, dicts, numbers, strings and numpy arrays."""
     most = MOST_VALUES + PER_ENTRY * budget.entries
     if found.tensors + found.values + found.tables > most:
         raise ConversionLimitError(f"more than {most:,} values: its tables are referenced too often")
@@ -108,7 +108,7 @@ def _plain(value: Any, path: str, found: Data, above: tuple[int, ...], budget: B
 
 
 def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """``("a.b.1", leaf)`` for every leaf."""
+    """Yield ``("a.b.1", leaf)`` for every leaf."""
     if isinstance(value, (list, dict)):
         items = value.items() if isinstance(value, dict) else enumerate(value, 1)
         for key, inner in items:
@@ -127,12 +127,12 @@ def flat(value: Any) -> dict[str, Any]:
 
 
 def _text(value: str) -> str:
-    """Bytes that are no UTF-8 as escapes, since these formats hold text."""
+    """Return the bytes that are no UTF-8 as escapes, since these formats hold text."""
     return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def cleaned(value: Any, array: Callable[[np.ndarray], Any]) -> Any:
-    """With texts that every format holds, and arrays as the format holds them."""
+    """Convert strings to a form that every format supports, and arrays to the format's form."""
     if isinstance(value, dict):
         return {_text(k): cleaned(v, array) for k, v in value.items()}
     if isinstance(value, list):
@@ -143,7 +143,7 @@ def cleaned(value: Any, array: Callable[[np.ndarray], Any]) -> Any:
 
 
 def need_names(names: Iterable[str], suffix: str, possible: Callable[[str], bool]) -> None:
-    """Raises a :class:`ConversionError` that names the first entry whose name a format cannot hold."""
+    """Raise a :class:`ConversionError` that names the first entry whose name a format cannot hold."""
     bad = next((name for name in names if not possible(name)), None)
     if bad is not None:
         raise ConversionError(

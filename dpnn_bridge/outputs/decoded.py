@@ -28,7 +28,7 @@ class GraphError(ValueError):
 
 
 def decode(text: Any, constants: Any, state_dict: Any) -> tuple[Any, Any, list[str]]:
-    """The root of a graph, its ``flat``, unchecked, and its ``unmapped``.
+    """Return the root of a graph, its ``flat``, unchecked, and its ``unmapped``.
 
     Args:
         text: the graph as JSON.
@@ -82,7 +82,7 @@ class _Decoder:
         return self._value(root)
 
     def _begun(self, node: dict[str, Any]) -> Any:
-        """The object of a node, still without what it refers to."""
+        """Return the object of a node, still without what it refers to."""
         if "table" in node:
             return LuaTable()
         if "object" in node:
@@ -139,7 +139,7 @@ class _Decoder:
 
 
 def _checked(check: Callable[..., None], *arguments: Any) -> None:
-    """A check of the .t7 reader, with this reader's error."""
+    """Raise this reader's error if a check of the .t7 reader fails."""
     try:
         check(*arguments)
     except StreamError as error:
@@ -159,7 +159,7 @@ def _size(value: Any) -> int:
 
 
 def _text(value: Any) -> str:
-    """A Lua string: UTF-8, with surrogates for other bytes."""
+    """Return a Lua string: UTF-8, with surrogates for other bytes."""
     text = _of(value, str, "a string")
     if not text.isascii():
         text.encode("utf-8", "surrogateescape")

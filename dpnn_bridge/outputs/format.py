@@ -71,11 +71,11 @@ class Format:
     origin_beside = True
 
     def write(self, module: nn.Module, path: Path, context: ExportContext) -> None:
-        """Writes a model."""
+        """Write a model."""
         raise NotImplementedError
 
     def verify(self, module: nn.Module, path: Path, context: ExportContext) -> None:
-        """Reads a file back and loads it as its user does.
+        """Read a file back and load it as its user does.
 
         Raises:
             VerificationError: it is not the same model.
@@ -84,7 +84,7 @@ class Format:
         raise NotImplementedError
 
     def load(self, path: Path, name: str) -> dict[str, Any]:
-        """The content of a file, as :func:`dpnn_bridge.outputs.container.pack` returns it.
+        """Return the content of a file, as :func:`dpnn_bridge.outputs.container.pack` returns it.
 
         Args:
             path: the file.
@@ -93,15 +93,15 @@ class Format:
         raise NotImplementedError
 
     def open(self, path: Path, module: nn.Module) -> Written:
-        """A file, opened to be compared with its model layer by layer."""
+        """Return a file, opened to be compared with its model layer by layer."""
         raise NotImplementedError
 
     def write_data(self, found: Data, path: Path) -> None:
-        """Writes data without a model, reads it back and compares."""
+        """Write data without a model, read it back and compare."""
         raise NotImplementedError
 
     def origin(self, path: Path) -> str | None:
-        """What :attr:`ExportContext.origin` returned when a file was written; None where it does not say.
+        """Return the :attr:`ExportContext.origin` that a file stores, or None.
 
         Raises:
             Exception: the file is not whole, or another.
@@ -109,5 +109,5 @@ class Format:
         return None
 
     def same_content(self, one: Path, other: Path) -> bool:
-        """Whether two files hold the same, whatever versions of the package wrote them."""
+        """Return whether two files hold the same, whatever versions of the package wrote them."""
         return filecmp.cmp(one, other, shallow=False)

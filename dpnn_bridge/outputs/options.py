@@ -29,7 +29,7 @@ DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
 def _flag(flag: str, help: str, **click: Any) -> dict[str, Any]:
-    """The metadata of a field that is an option of the command line.
+    """Return the metadata of a field that is an option of the command line.
 
     Args:
         flag: its name there.
@@ -144,7 +144,7 @@ class ConvertOptions:
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> ConvertOptions:
-        """The options from keyword arguments.
+        """Return the options from keyword arguments.
 
         Raises:
             OptionError: there is no such option, or it has no such value.
@@ -156,11 +156,11 @@ class ConvertOptions:
         return cls(**options)
 
     def chosen(self) -> dict[str, Any]:
-        """The options that are not at their defaults."""
+        """Return the options that are not at their defaults."""
         return {f.name: v for f in fields(self) if not _same(v := getattr(self, f.name), f.default)}
 
     def of_format(self, format: Format, where: str) -> dict[str, Any]:
-        """The chosen options that belong to a format.
+        """Return the chosen options that belong to a format.
 
         Args:
             format: the format.
@@ -175,11 +175,11 @@ class ConvertOptions:
         return own
 
     def files(self) -> list[StrPath]:
-        """The files of this machine that these options name."""
+        """Return the files of this machine that these options name."""
         return [*self.plugins, *_paths(self.lua), *getattr(self.example, "files", ())]
 
     def digest(self) -> str | None:
-        """A checksum of everything that changes the result; files count by their content.
+        """Return a checksum of everything that changes the result; files count by their content.
 
         None where that cannot be told: of a function, or of a :class:`~dpnn_bridge.lua.LuaBridge`.
         """
@@ -204,20 +204,20 @@ _BUILD = ("index_base", "inplace")
 
 
 def check_options(names: Iterable[str], format: Format, where: str, more: Sequence[str] = ()) -> None:
-    """Raises :class:`OptionError` unless a format takes all options of these names; ``more`` names others of it."""
+    """Raise :class:`OptionError` unless a format takes all options of these names; ``more`` names others of it."""
     if unknown := sorted(set(names) - set(format.options)):
         takes = ", ".join([*format.options, *more]) or "none"
         raise OptionError(f"{where}: {format.suffix} does not take {', '.join(map(_named, unknown))}; it takes {takes}")
 
 
 def origin_text(sha256: str, options: ConvertOptions) -> str | None:
-    """The checksum of an input, and that of the options; None where they have none."""
+    """Return the checksum of an input, and that of the options; None where they have none."""
     digest = options.digest()
     return None if digest is None else f"sha256:{sha256}-{digest}"
 
 
 def shows_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Lists the options in the signature of a function that takes them as ``**options``."""
+    """List the options in the signature of a function that takes them as ``**options``."""
     signature = inspect.signature(function)
     own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
     more = [
@@ -229,27 +229,27 @@ def shows_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _same(value: Any, default: Any) -> bool:
-    """Whether a value is the default; an empty list of files is."""
+    """Return whether a value is the default; an empty list of files is."""
     if isinstance(value, (tuple, list)) and not value and default in ((), None):
         return True
     return value is default or (type(value) is type(default) and value == default)
 
 
 def _named(name: str) -> str:
-    """An option in a message, which the command line shortens to its own name."""
+    """Return an option in a message, which the command line shortens to its own name."""
     flag = next((f.metadata["flag"] for f in fields(ConvertOptions) if f.name == name and f.metadata), "")
     return f"{name}= ({flag})" if flag else f"{name}="
 
 
 def _paths(value: Any) -> list[StrPath]:
-    """The files that an option names: one, or several; none where it is something else."""
+    """Return the files that an option names: one, or several; none where it is something else."""
     if isinstance(value, (str, os.PathLike)):
         return [value]
     return list(value) if isinstance(value, (tuple, list)) else []
 
 
 def _plain(value: Any) -> Any:
-    """What stands for a value in JSON: its checksum for a tensor or array, and what ``digest()`` returns."""
+    """Encode a value for JSON: a checksum for a tensor or array, or the result of ``digest()``."""
     if hasattr(value, "digest"):
         return value.digest()
     if isinstance(value, os.PathLike):

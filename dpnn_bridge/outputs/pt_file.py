@@ -74,7 +74,7 @@ class _Name(str):
 
 
 def read(path: Path, name: str = "") -> Any:
-    """The value that a file holds: dicts, lists, tuples, numbers, strings, tensors.
+    """Return the value that a file holds: dicts, lists, tuples, numbers, strings, tensors.
 
     Args:
         path: the file.
@@ -113,7 +113,7 @@ def read(path: Path, name: str = "") -> Any:
 
 
 def records(path: Path, source: FileSource) -> dict[str, Record]:
-    """The records of an archive by name, without the folder that they are all in.
+    """Return the records of an archive by name, without the folder that they are all in.
 
     Raises:
         BadZipFile, _DamagedError: a record is compressed, overlaps another or reaches outside of the file.
@@ -147,7 +147,7 @@ def records(path: Path, source: FileSource) -> dict[str, Record]:
 
 
 def _operations(data: bytes) -> Iterator[tuple[str, Any, int]]:
-    """The instructions of a pickle: name, argument, place."""
+    """Yield the instructions of a pickle: name, argument, place."""
     at = 0
     try:
         for operation, argument, place in pickletools.genops(data):
@@ -270,7 +270,7 @@ class _Loader:
         raise _DamagedError(f"it holds a {printable(shortened(function.replace(' ', '.')))} {known}".rstrip())
 
     def _storage(self, kind: Any, dtype: Any, key: Any, location: Any, count: Any) -> Tensor:
-        """All elements of a storage."""
+        """Return all elements of a storage."""
         if kind != "storage" or type(dtype) is not _Name or dtype not in DTYPES:
             raise _DamagedError(f"a storage has the type {dtype!r:.60}")
         name, element = f"data/{_of(key, str)}", DTYPES[dtype]
@@ -327,7 +327,7 @@ def _natural(value: Any) -> int:
 
 
 def check_plain(value: Any) -> None:
-    """Raises unless a value is plain data that does not contain itself; lists and dicts may be shared."""
+    """Raise unless a value is plain data that does not contain itself; lists and dicts may be shared."""
     done: set[int] = set()
     open_ids: set[int] = set()
 

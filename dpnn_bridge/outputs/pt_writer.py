@@ -42,7 +42,7 @@ _Identity = tuple[int, int, torch.dtype]
 
 
 def _identity_of(tensor: Tensor) -> _Identity:
-    """Which storage the elements of a tensor are in."""
+    """Identify the storage of a tensor's elements."""
     return storage_id(tensor), tensor.untyped_storage().nbytes(), tensor.dtype
 
 
@@ -84,7 +84,7 @@ class _Pickler(pickle.Pickler):
 
 
 def save(content: Any, path: Path, comment: Callable[[], str | None] | None = None) -> None:
-    """Writes plain data and tensors.
+    """Write plain data and tensors.
 
     Args:
         content: dicts, lists, tuples, numbers, strings, bytes and tensors.
@@ -130,7 +130,7 @@ def save(content: Any, path: Path, comment: Callable[[], str | None] | None = No
 
 
 def _written(data: np.ndarray, file: IO[bytes]) -> int:
-    """Writes bytes; returns their checksum."""
+    """Write bytes; return their checksum."""
     checksum = 0
     for at in range(0, len(data), _CHUNK):
         part = data[at : at + _CHUNK].data

@@ -39,7 +39,7 @@ LARGEST_HEADER = 100_000_000
 
 
 def read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """The metadata and the tensors of a file.
+    """Return the metadata and the tensors of a file.
 
     Raises:
         NotT7Error: it is none.
@@ -50,7 +50,7 @@ def read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 
 def same_content(one: Path, other: Path) -> bool:
-    """Whether two files hold the same. The library that writes them puts their metadata in any order."""
+    """Return whether two files hold the same. The library that writes them puts their metadata in any order."""
     (strings, tensors), (strings_there, there) = read(one), read(other)
     return (
         strings == strings_there
@@ -60,7 +60,7 @@ def same_content(one: Path, other: Path) -> bool:
 
 
 def read_index(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """The metadata of the first shard and the tensors of all.
+    """Return the metadata of the first shard and the tensors of all.
 
     Raises:
         T7FormatError: it is no index, or its shards are not what it says.
@@ -74,7 +74,7 @@ def read_index(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 
 def index_metadata(path: Path) -> dict[str, str]:
-    """The metadata of the first shard, when all shards are as long as their headers say; for errors see
+    """Return the metadata of the first shard, when all shards are as long as their headers say; for errors see
     :func:`read_index`."""
     strings: dict[str, str] = {}
     for _, own, _, _ in _shards(path):
@@ -83,7 +83,7 @@ def index_metadata(path: Path) -> dict[str, str]:
 
 
 def _shards(path: Path) -> Iterator[Opened]:
-    """The shards of an index, as :func:`opened` gives them."""
+    """Yield the shards of an index, as :func:`opened` gives them."""
     places, generation = read_shard_index(path)
     for file in shards_of(path):
         found = opened(file)
@@ -98,12 +98,12 @@ def _shards(path: Path) -> Iterator[Opened]:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The metadata of a file that is as long as its header says; for errors see :func:`read`."""
+    """Return the metadata of a file that is as long as its header says; for errors see :func:`read`."""
     return opened(path)[1]
 
 
 def opened(path: Path) -> Opened:
-    """The file, its metadata, its tensors (type, shape, first byte, end) and where their bytes begin."""
+    """Return the file, its metadata, its tensors (type, shape, first byte, end) and where their bytes begin."""
     source = FileSource(path)
     size = int.from_bytes(source.read(0, 8), "little")
     if source.size < 8 or size > min(LARGEST_HEADER, source.size - 8):
@@ -135,7 +135,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _entries(header: dict[str, Any], size: int) -> dict[str, Entry]:
-    """Type, shape and place of each tensor; together they must fill the file."""
+    """Return the type, shape and place of each tensor; together they must fill the file."""
     entries: dict[str, Entry] = {}
     for name, entry in header.items():
         if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:

@@ -43,12 +43,12 @@ class Part(NamedTuple):
 
 
 def part_of(value: Tensor) -> Part:
-    """A tensor in one piece."""
+    """Return a tensor in one piece."""
     return Part(value.dtype, value.shape, partial(_piece, value))
 
 
 def parts_of(module: nn.Module, state_dict: Mapping[str, Tensor]) -> dict[str, Part]:
-    """The parameters and buffers of a module; those that stay in its file are read piece by piece."""
+    """Return the parameters and buffers of a module; those that stay in its file are read piece by piece."""
     parameters = dict(module.named_parameters(remove_duplicate=False))
     parts: dict[str, Part] = {}
     for name, value in state_dict.items():
@@ -69,7 +69,7 @@ def _piece(value: Tensor) -> Iterator[Tensor]:
 
 # ---------------------------------------------------------------------- files
 def write(path: Path, parts: Mapping[str, Part], strings: dict[str, str]) -> None:
-    """Writes a file.
+    """Write a file.
 
     Raises:
         ConversionError: a type is none of the format, or the metadata are too long for it.
@@ -98,7 +98,7 @@ def write(path: Path, parts: Mapping[str, Part], strings: dict[str, str]) -> Non
 
 
 def check(path: Path, parts: Mapping[str, Part], name: str = "") -> dict[str, str]:
-    """The metadata of a file, once every byte of its tensors is compared with what they are made from.
+    """Return the metadata of a file, once every byte of its tensors is compared with what they are made from.
 
     Raises:
         VerificationError: something differs.
@@ -124,7 +124,7 @@ def _same(part: Part, source: Any, at: int) -> bool:
 
 # ---------------------------------------------------------------------- what stands in the metadata
 def strings_of(content: dict[str, Any]) -> dict[str, str]:
-    """The metadata of a file: all of a ``.pt`` content but its tensors."""
+    """Return the metadata of a file: all of a ``.pt`` content but its tensors."""
     constants = [[_NAMES[c.dtype], base64.b64encode(byte_array(c).tobytes()).decode()] for c in content["constants"]]
     return {
         "format": "pt",  # what loaders of PyTorch's ecosystem ask for
@@ -137,7 +137,7 @@ def strings_of(content: dict[str, Any]) -> dict[str, str]:
 
 
 def content_of(strings: dict[str, str], tensors: dict[str, Tensor], name: str) -> dict[str, Any]:
-    """The content as in a ``.pt`` file, for :func:`dpnn_bridge.outputs.container.unpack`.
+    """Return the content as in a ``.pt`` file, for :func:`dpnn_bridge.outputs.container.unpack`.
 
     Raises:
         ConversionError: the file is another program's.
@@ -173,7 +173,7 @@ def _constants(strings: dict[str, str], tensors: dict[str, Tensor]) -> list[Tens
 
 
 def _as_json(metadata: dict[str, Any]) -> dict[str, Any]:
-    """The metadata, without what the checkpoint held where its tables share so much that JSON could not hold it."""
+    """Return the metadata; without the checkpoint if its shared tables are too large for JSON."""
     sizes: dict[int, int] = {}
     entries = 0
 

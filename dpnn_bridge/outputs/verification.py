@@ -25,7 +25,7 @@ TRACING = "2.7"
 
 
 def same_outputs(path: Path, actual: Any, expected: Any, what: str, rounding: float = 0.0) -> None:
-    """Raises :class:`VerificationError` unless nested outputs agree.
+    """Raise :class:`VerificationError` unless nested outputs agree.
 
     Args:
         path: for the message.
@@ -42,7 +42,7 @@ def same_outputs(path: Path, actual: Any, expected: Any, what: str, rounding: fl
 
 
 def rounding_of(module: nn.Module, example: Any, expected: Any) -> float:
-    """How far the outputs of a module are from those in double precision, relative to their scale; at most 1e-3.
+    """Measure the effect of rounding on a module's outputs, relative to their scale; at most 1e-3.
 
     Normalizing few or nearly equal values magnifies the rounding errors of single precision.
     """
@@ -53,7 +53,7 @@ def rounding_of(module: nn.Module, example: Any, expected: Any) -> float:
 
 
 def run(module: nn.Module, example: Any) -> Any:
-    """The output of a module without gradients.
+    """Return the output of a module without gradients.
 
     Raises:
         ConversionError: the module does not take the example.
@@ -66,12 +66,12 @@ def run(module: nn.Module, example: Any) -> Any:
 
 
 def traceable(module: nn.Module) -> nn.Module:
-    """A copy in evaluation mode on the same tensors: tracing leaves its symbols in modules that keep a state."""
+    """Return a copy in evaluation mode on the same tensors: tracing leaves its symbols in modules that keep a state."""
     return copy.deepcopy(module, {id(t): t for t in [*module.parameters(), *module.buffers()]}).eval()
 
 
 def varying(example: Any, size: int = 2) -> Any:
-    """An example whose tensors have ``size`` as their first size: tracers take a size of 1 for a constant."""
+    """Return an example whose tensors have ``size`` as their first size: tracers take a size of 1 for a constant."""
 
     def resized(tensor: Tensor) -> Tensor:
         return tensor.repeat(size, *[1] * (tensor.dim() - 1))[:size] if tensor.dim() else tensor
@@ -80,7 +80,7 @@ def varying(example: Any, size: int = 2) -> Any:
 
 
 def first_sizes(example: Any) -> Any:
-    """What ``dynamic_shapes`` of torch.export says for an example whose first sizes vary."""
+    """Return ``dynamic_shapes`` of torch.export for an example with variable first dimensions."""
     if isinstance(example, Tensor):
         return {0: torch.export.Dim.DYNAMIC} if example.dim() else {}
     if isinstance(example, (list, tuple)):
@@ -115,7 +115,7 @@ def check_program(
 
 
 def _check_outputs(path: Path, outputs: Any, module: nn.Module, example: Any, what: str) -> None:
-    """Raises :class:`VerificationError` unless ``outputs``, from the file that was written, are the module's."""
+    """Raise :class:`VerificationError` unless ``outputs``, from the file that was written, are the module's."""
     expected = run(traceable(module), example)
     try:
         same_outputs(path, outputs, expected, what)
@@ -138,7 +138,7 @@ def need_tracing(example: Any, suffix: str) -> None:
 
 
 def need_whole_zip(path: Path) -> None:
-    """Raises :class:`VerificationError` unless the file is a zip archive whose parts have the right checksums."""
+    """Raise :class:`VerificationError` unless the file is a zip archive whose parts have the right checksums."""
     try:
         size = path.stat().st_size
         with ZipFile(path) as archive:
@@ -154,7 +154,7 @@ def need_whole_zip(path: Path) -> None:
 
 # ---------------------------------------------------------------------- is it loaded again?
 def check_loads(module: nn.Module, build: Callable[[Options], nn.Module], *, same_names: bool = True) -> None:
-    """Loads what was written of a module.
+    """Load what was written of a module.
 
     Args:
         module: the module.
@@ -179,7 +179,7 @@ def check_loads(module: nn.Module, build: Callable[[Options], nn.Module], *, sam
 
 
 def _check_built(again: nn.Module) -> None:
-    """Raises for a placeholder of a class that has a mapping, which could not build it."""
+    """Raise for a placeholder of a class that has a mapping, which could not build it."""
     for part in again.modules():
         if isinstance(part, Placeholder) and registry.find(part.obj) is not None:
             place = f"{part.path} ({part.class_name})"
@@ -187,7 +187,7 @@ def _check_built(again: nn.Module) -> None:
 
 
 def _options_of(module: nn.Module, pending: bool) -> Options:
-    """How a module is made again: with the Lua bridges that its layers run in."""
+    """Return the options to load a module again, with the Lua bridges of its layers."""
     bridges = list({id(b): b for m in module.modules() if (b := getattr(m, "bridge", None)) is not None}.values())
 
     def in_lua(obj: Any, ctx: Any) -> nn.Module | None:

@@ -22,7 +22,7 @@ from dpnn_bridge.outputs.options import check_options, check_values
 
 
 def target_of(path: StrPath, to: str | None, max_shard_size: Any = None) -> tuple[StrPath, Format]:
-    """The file that is written, and its format: with ``max_shard_size`` the index of a ``.safetensors`` file.
+    """Return the file that is written, and its format: with ``max_shard_size`` the index of a ``.safetensors`` file.
 
     Raises:
         ConversionError: no such format.
@@ -53,7 +53,7 @@ def export(
     origin: Callable[[], str | None] | None = None,
     **options: Any,
 ) -> None:
-    """Writes ``module`` to ``path``, loads the file as its user does, compares, and only then lets it appear.
+    """Write ``module`` to ``path``, load the file as a user does, compare, and only then let it appear.
 
     Args:
         module: a converted module.

@@ -51,7 +51,7 @@ class GraphNode(NamedTuple):
 
 
 def with_scopes(nodes: Iterable[GraphNode], outputs: Iterable[str]) -> tuple[list[GraphNode], set[str]]:
-    """Place operations of unknown modules in those that hold all the operations before and behind them.
+    """Return the place operations of unknown modules in those that hold all the operations before and behind them.
 
     Args:
         nodes: All operations.
@@ -96,7 +96,7 @@ def results_of_modules(nodes: Iterable[GraphNode], outputs: Iterable[str]) -> di
 
 
 def _users(nodes: Iterable[GraphNode], outputs: Iterable[str]) -> dict[str, list[frozenset[str] | None]]:
-    """The modules of the operations that take each value; the caller of the whole graph is in none."""
+    """Return the modules of the operations that take each value; the caller of the whole graph is in none."""
     users: dict[str, list[frozenset[str] | None]] = {name: [frozenset()] for name in outputs}
     for node in nodes:
         for name in node.inputs:
@@ -105,7 +105,7 @@ def _users(nodes: Iterable[GraphNode], outputs: Iterable[str]) -> dict[str, list
 
 
 def run_modules(modules: Mapping[str, nn.Module], call: Callable[[], Any], given: Results | None = None) -> Results:
-    """Runs a model and records what each of its modules returned last.
+    """Run a model and record the last result of each of its modules.
 
     Args:
         modules: by name; one that runs several times or not at all has no single result, nor has one with two names, as

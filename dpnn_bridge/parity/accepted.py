@@ -49,7 +49,7 @@ def _accept(difference: Difference, verdict: Verdict, reason: str) -> None:
 
 
 def known_reasons(differences: Iterable[Difference]) -> dict[str, list[str]]:
-    """``reason -> names of the comparisons`` that are known to differ and do."""
+    """Return ``reason -> names of the comparisons`` that are known to differ and do."""
     found: dict[str, list[str]] = {}
     for difference in differences:
         if difference.verdict is Verdict.KNOWN:

@@ -24,7 +24,7 @@ ADVICE = (
 
 
 def bounds(allowance: ResourceLimits) -> Bounds:
-    """What lets each run take no more than an allowance.
+    """Return a context that limits the resources of each run.
 
     The context that it makes raises a :class:`ConversionLimitError` with the path of the layer.
     """
@@ -43,7 +43,7 @@ def bounds(allowance: ResourceLimits) -> Bounds:
 
 
 def _place(model: nn.Module, traceback: TracebackType | None) -> tuple[str, str]:
-    """Path and Lua class of the innermost module of a model that an error came through; of none in backward."""
+    """Return path and Lua class of the innermost module in an error's traceback; None in backward."""
     nodes = {id(node.module): node for node in tree(model)}
     found = ("", "")
     while traceback is not None:

@@ -15,7 +15,7 @@ LayerT = TypeVar("LayerT", bound=Hashable)
 
 
 def is_filled(value: Any) -> bool:
-    """Whether a result field of a Lua module holds something: a tensor with elements, a number, a table of them.
+    """Return whether a result field of a Lua module holds something: a tensor with elements, a number, a table of them.
 
     The number 0 is what a criterion holds that has not run, or that does not keep its loss.
     """
@@ -31,7 +31,7 @@ def _is_filled_leaf(value: Any) -> bool:
 
 
 def _parts(value: Any) -> Iterator[Any]:
-    """A value and all in its nested tables; a table that several share is gone through once."""
+    """Yield a value and all in its nested tables; a table that several share is gone through once."""
     seen: set[int] = set()
     stack = [value]
     while stack:
@@ -43,17 +43,17 @@ def _parts(value: Any) -> Iterator[Any]:
 
 
 def is_restored(obj: LuaObject) -> bool:
-    """Whether backward undoes what forward wrote: some classes that compute in place restore their input."""
+    """Return whether backward undoes what forward wrote: some classes that compute in place restore their input."""
     return obj.class_name in ("nn.AddConstant", "nn.MulConstant") and bool(obj.get("inplace"))
 
 
 def storages(value: Any) -> set[int]:
-    """Identities of the storages that a Lua value's tensors are in."""
+    """Identify the storages of a Lua value's tensors."""
     return {id(t.storage) for t in lua_tensors(value) if t.storage is not None}
 
 
 def overwritten(results: Iterable[tuple[LayerT, Any, Any]]) -> dict[LayerT, LayerT]:
-    """Which results Torch7's buffers no longer hold: ``layer -> the layer that wrote there last``.
+    """Return overwritten results: ``layer -> the layer that wrote there last``.
 
     Every layer's result, as computed here, goes to the place in memory that its buffer has in the file. What does not
     come back from there at the end was overwritten, by a layer that works in place or in borrowed memory. A layer that
@@ -85,7 +85,7 @@ def overwritten(results: Iterable[tuple[LayerT, Any, Any]]) -> dict[LayerT, Laye
 
 
 def lua_tensors(value: Any) -> Iterator[LuaTensor]:
-    """The tensors in a Lua value and its nested tables."""
+    """Return the tensors in a Lua value and its nested tables."""
     return (part for part in _parts(value) if isinstance(part, LuaTensor))
 
 

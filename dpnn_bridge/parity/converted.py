@@ -38,7 +38,7 @@ def compare_converted(
     key: str,
     running: Bounds,
 ) -> None:
-    """Adds the comparisons with a converted file to the layers of ``result``.
+    """Add the comparisons with a converted file to the layers of ``result``.
 
     Args:
         result: with its layers, in the order of the tree.
@@ -93,7 +93,7 @@ def _opened(
 
 
 def _loaded(path: Path, options: Options, key: str) -> nn.Module:
-    """The module of a file; ``key`` chooses it where the file holds several."""
+    """Return the module of a file; ``key`` chooses it where the file holds several."""
     try:
         return load_with_report(path, key or None, options)[0]
     except ModelNotFoundError:
@@ -105,7 +105,7 @@ def _devices(module: nn.Module) -> Any:
 
 
 def _as_in_file(result: Verification, module: nn.Module, written: Written, path: Path) -> None:
-    """Casts the model to the precision of a file that was written in another one."""
+    """Cast the model to the precision of a file that was written in another one."""
     state = module.state_dict()
     theirs = {t.dtype for name, t in written.tensors.items() if name in state and t.is_floating_point()}
     ours = {t.dtype for t in state.values() if t.is_floating_point()}
@@ -116,7 +116,7 @@ def _as_in_file(result: Verification, module: nn.Module, written: Written, path:
 
 
 def _compare_tensors(layers: NamedLayers, module: nn.Module, written: Written) -> list[str]:
-    """The bits of every parameter and buffer; returns the names of those that a traced graph does not hold."""
+    """Return the bits of every parameter and buffer; returns the names of those that a traced graph does not hold."""
     renamed = list(written.renamed)
     state = module.state_dict()
     absent: dict[str, None] = {}
@@ -143,7 +143,7 @@ def _compare_tensors(layers: NamedLayers, module: nn.Module, written: Written) -
 
 
 def _most_alike(ours: Tensor, renamed: list[Tensor]) -> Tensor | None:
-    """The tensor without a name that is this one, maybe transposed: most of its elements are equal."""
+    """Return the tensor without a name that is this one, maybe transposed: most of its elements are equal."""
     flat = ours.detach().cpu()
     for theirs in renamed:
         if theirs.numel() != ours.numel() or theirs.dtype != ours.dtype or ours.numel() < 2:

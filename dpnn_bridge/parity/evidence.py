@@ -17,18 +17,18 @@ RANDOM_INSTANCES = Path(__file__).with_name("random_instances_by_class.json")
 
 @cache
 def fixtures_by_class() -> dict[str, int]:
-    """Lua class -> number of fixtures with values that Torch7 computed for it."""
+    """Return the Lua class -> number of fixtures with values that Torch7 computed for it."""
     return json.loads(FIXTURES.read_text(encoding="utf-8"))
 
 
 @cache
 def random_instances_by_class() -> dict[str, int]:
-    """Lua class -> number of randomly drawn instances that computed what Torch7 computed."""
+    """Return the Lua class -> number of randomly drawn instances that computed what Torch7 computed."""
     return json.loads(RANDOM_INSTANCES.read_text(encoding="utf-8"))
 
 
 def evidence_of(class_name: str) -> dict[str, Any]:
-    """How a class was checked.
+    """Return how a class was tested.
 
     Returns:
         ``checked_by``: ``"torch7"``, ``"formula"``, ``"structure"`` or ``"not a Torch7 class"``; ``fixtures`` and

@@ -51,20 +51,20 @@ class Outcome:
     overwritten: dict[int, int] = field(default_factory=dict)
 
     def entry(self, i: int) -> Calls | None:
-        """The calls of a layer; None for one that did not run as a module."""
+        """Return the calls of a layer; None for one that did not run as a module."""
         return self.calls.get(id(self.nodes[i].module))
 
     def order(self) -> dict[int, int]:
-        """``id(module)`` -> when its last call ended."""
+        """Return ``id(module)`` -> when its last call ended."""
         return {i: entry.last for i, entry in self.calls.items()}
 
     def by_key(self) -> dict[Key, Difference]:
-        """All comparisons."""
+        """Return all comparisons."""
         found = {(-1, d.name): d for d in self.whole}
         return found | {(i, d.name): d for i, layer in enumerate(self.layers) for d in layer}
 
     def questionable(self, least: float) -> dict[Key, Difference]:
-        """Comparisons that fail, and those of forward within the tolerance that are off by more than ``least``."""
+        """Return comparisons that fail, and forward comparisons with a difference above ``least``."""
         return {
             key: d
             for key, d in self.by_key().items()
@@ -72,7 +72,7 @@ class Outcome:
         }
 
     def values(self) -> Iterator[tuple[int, str, Any]]:
-        """Everything that was computed, as ``(number of the layer, name, value)``."""
+        """Yield all results as ``(number of the layer, name, value)``."""
         for i, _ in enumerate(self.nodes):
             entry = self.entry(i)
             for name, values in (("output", entry.outputs), ("gradInput", entry.grad_inputs)) if entry else ():
@@ -172,7 +172,7 @@ class Experiment:
         seed: int = 0,
         while_running: Callable[[nn.Module], AbstractContextManager[Any]] | None = None,
     ) -> Outcome:
-        """Runs the model and compares.
+        """Run the model and compare.
 
         Args:
             module: the model, if there is a fresh one already.
@@ -210,7 +210,7 @@ class Experiment:
 
     # ------------------------------------------------------------------ layers
     def _compare_layers(self, outcome: Outcome, on_given: bool) -> None:
-        """The results of every layer against what its Lua object holds."""
+        """Compare the results of every layer with those in its Lua object."""
         assert self.after is not None
         objects = object_of(outcome.nodes, self.after)
         agrees = {n: all(d.ok for d in outcome.whole if d.name.startswith(n)) for n in ("output", "gradInput")}
@@ -249,7 +249,7 @@ class Experiment:
 
     @staticmethod
     def _overwritten(outcome: Outcome, objects: dict[int, LuaObject], name: str) -> dict[int, int]:
-        """Layer -> the layer that overwrote its result in Torch7's memory."""
+        """Map each layer to the layer that overwrote its result in Torch7's memory."""
         ran = [(e.last, i, e) for i in range(len(outcome.nodes)) if (e := outcome.entry(i)) is not None and e.outputs]
         ran.sort(key=lambda run: run[0], reverse=name == "gradInput")
         results, restored = [], {}
@@ -267,7 +267,7 @@ class Experiment:
         return lost
 
     def given(self, outcome: Outcome) -> dict[int, Given]:
-        """Torch7's results of each layer that ran once and whose buffers still hold them."""
+        """Return Torch7's results of each layer that ran once and was not overwritten."""
         assert self.after is not None
         objects = object_of(outcome.nodes, self.after)
         kept: dict[int, Given] = {}

@@ -48,7 +48,7 @@ class Faults:
         ]
 
     def mark(self, differences: Iterable[Difference], order: Mapping[int, int]) -> None:
-        """Excuses the comparisons of the whole model that a fault spoils.
+        """Accept the comparisons of the whole model that a fault affects.
 
         Args:
             differences: as :func:`~dpnn_bridge.parity.fixture.check_module` names them.
@@ -60,7 +60,7 @@ class Faults:
             self.excuse(difference, owner, name, order)
 
     def excuse(self, difference: Difference, owner: nn.Module, name: str, order: Mapping[int, int] | None) -> None:
-        """Excuses one comparison if a fault spoils it.
+        """Accept one comparison if a fault affects it.
 
         Args:
             difference: of a result of ``owner``.
@@ -85,7 +85,7 @@ class Faults:
         return case.fault.spreads and (here <= there if gradient else here >= there)
 
     def _owner(self, name: str) -> tuple[nn.Module, str]:
-        """The module that a comparison of the whole model belongs to, and what of it is compared."""
+        """Return the module that a comparison of the whole model belongs to, and what of it is compared."""
         kind, _, rest = name.partition("[")
         if kind in ("params", "gradParams") and rest:
             sites = list(registry.parameters(self.model))

@@ -51,7 +51,7 @@ def check(
     tolerance: Tolerance | None = None,
     options: Options | None = None,
 ) -> Result:
-    """Converts ``fixture["module"]``, runs it and compares everything the fixture holds.
+    """Convert ``fixture["module"]``, run it, and compare everything in the fixture.
 
     Args:
         fixture: table of kind ``module`` or ``criterion``.
@@ -80,7 +80,7 @@ def check_module(
     options: Options | None = None,
     running: Bounds = nullcontext,
 ) -> Result:
-    """:func:`check` of a module that is there already.
+    """Implement :func:`check` for an existing module.
 
     What a known fault of Torch7 spoils is excused.
 
@@ -196,7 +196,7 @@ def _in_words(value: Any) -> str:
 def _compare_after(
     module: nn.Module, fixture: LuaTable, versions: dict[str, int], tolerance: Tolerance, options: Options | None
 ) -> list[Difference]:
-    """Parameters and buffers against those of the fixture's ``after``.
+    """Return the parameters and buffers against those of the fixture's ``after``.
 
     A parameter that no forward touches is a copy: the same number, in the coarser of both precisions. One that changed,
     as ``nn.LookupTable`` with a ``maxNorm`` does, is a result.
@@ -229,13 +229,13 @@ def _compare_after(
 
 
 def _is_older(obj: LuaObject) -> bool:
-    """Whether ``obj`` is of an older version of its class, whose statistics Torch7 converts on load."""
+    """Return whether ``obj`` is of an older version of its class, whose statistics Torch7 converts on load."""
     spec = registry.find(obj)
     return spec is not None and obj.version < spec.version
 
 
 def _statistics(module: nn.Module, like: nn.Module, skipped: set[int]) -> dict[str, Tensor]:
-    """Floating point buffers of ``module``, without those that belong to one of ``skipped`` in ``like``."""
+    """Return the floating point buffers of ``module``, without those of ``skipped`` in ``like``."""
     without = {name for name, m in like.named_modules() if id(m) in skipped}
     return {name: b for name, b in floating_buffers(module) if name.rpartition(".")[0] not in without}
 
@@ -245,7 +245,7 @@ MOST_FORWARDS = 1000
 
 
 def _forwards(fixture: LuaTable) -> int:
-    """How often Torch7 ran forward before it stored the output."""
+    """Return the number of forward passes before Torch7 stored the output."""
     hooks = fixture.get("hooks")
     twice = isinstance(hooks, LuaTable) and hooks.get("fwd") == "twice"
     count = 2 if twice else int(fixture.get("forwards") or 1)
@@ -255,12 +255,12 @@ def _forwards(fixture: LuaTable) -> int:
 
 
 def floating_buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Running statistics and the like."""
+    """Compare buffers such as running statistics."""
     return ((n, b) for n, b in module.named_buffers() if b.is_floating_point() and not b.is_meta)
 
 
 def random_numbers(module: nn.Module, fixture: LuaTable) -> AbstractContextManager[Any]:
-    """While the block runs, random modules use what Torch7 drew: the noise in ``after``, else numbers of the seed."""
+    """Make random modules use Torch7's random numbers: from ``after``, or from the seed."""
     after, seed = fixture.get("after"), fixture.get("seed")
     known = after is not None and (seed is None or has_noise(module, after))
     return replayed(module, after) if known else torch7_random(seed)

@@ -17,7 +17,7 @@ FOLDED_UNITS = 16
 
 
 def compare_folded(layers: NamedLayers, module: nn.Module, written: Written) -> Iterator[str]:
-    """Weights into which a tracer folded the batch normalization behind them, whose own tensors are gone then.
+    """Find weights that a tracer folded with a batch normalization, whose own tensors are then missing.
 
     Which one that was, the graph no longer says: it is the one that explains the weights best.
     """
@@ -52,7 +52,7 @@ def compare_folded(layers: NamedLayers, module: nn.Module, written: Written) -> 
 
 
 def _only_scaled(found: Tensor, expected: Tensor, module: nn.Module) -> bool:
-    """Whether weights differ by one factor for each channel, so that it is the normalization that is another one."""
+    """Return whether weights differ by one factor per channel: then the normalization differs."""
     if found.shape != expected.shape or found.numel() == 0:
         return False
     channel = 1 if isinstance(module, nn.modules.conv._ConvTransposeNd) else 0
@@ -64,13 +64,13 @@ def _only_scaled(found: Tensor, expected: Tensor, module: nn.Module) -> bool:
 
 
 def _behind(module: nn.Module, name: str) -> list[str]:
-    """The names of the modules after one, in the order of the file."""
+    """Return the names of the modules after one, in the order of the file."""
     names = [n for n, _ in module.named_modules()]
     return names[names.index(name) + 1 :]
 
 
 def _folded(first: nn.Module, behind: nn.modules.batchnorm._BatchNorm) -> dict[str, tuple[Tensor, Tensor]]:
-    """Weight and bias with a batch normalization folded in, and the size of the terms that each is a sum of."""
+    """Return weight and bias folded with a batch normalization, and the magnitude of their terms."""
     weight, bias = first._parameters["weight"], first._parameters.get("bias")
     transposed = isinstance(first, nn.modules.conv._ConvTransposeNd)
     mean, beta = behind.running_mean, behind.bias
@@ -88,7 +88,7 @@ def _folded(first: nn.Module, behind: nn.modules.batchnorm._BatchNorm) -> dict[s
 
 
 def _near(name: str, found: Tensor, expected: Tensor, size: Tensor) -> Difference:
-    """Each element for itself, relative to the size of the terms that it is a sum of."""
+    """Return each element for itself, relative to the size of the terms that it is a sum of."""
     if found.shape != expected.shape:
         return failed(name, f"shape {tuple(found.shape)} in place of {tuple(expected.shape)}")
     limit = FOLDED_UNITS * torch.finfo(found.dtype).eps

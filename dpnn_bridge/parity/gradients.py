@@ -27,7 +27,7 @@ SHARED = (
 def compare_gradients(
     module: nn.Module, grads: Any, expected: Any, tolerance: Tolerance, memory: Sequence[Any] = ()
 ) -> list[Difference]:
-    """``gradParams``, with a layer's gradients relative to the largest of the layer.
+    """Return ``gradParams``, with a layer's gradients relative to the largest of the layer.
 
     ``memory`` names Torch7's memory of each, as far as the reference tells: a gradient that layers share counts once in
     the sum that a parameter has whose gradients Torch7 keeps apart.
@@ -61,7 +61,7 @@ def compare_gradients(
 
 
 def _joined(sites: Sequence[ParameterSite], i: int, expected: Sequence[Tensor]) -> Tensor | None:
-    """What the gradients of clones make together by their class; None for their sum, and where there is one alone."""
+    """Combine the gradients of clones by the rule of their class; None for their sum or a single one."""
     owner, name, _ = sites[i]
     clones = [site[0] for site in sites if site[1] == name and _parameter(site) is _parameter(sites[i])]
     if len(clones) < 2:
@@ -74,7 +74,7 @@ def _joined(sites: Sequence[ParameterSite], i: int, expected: Sequence[Tensor]) 
 
 
 def memory_of(table: Any) -> list[Any]:
-    """Where each tensor of a Lua list begins in memory; empty for anything else."""
+    """Return where each tensor of a Lua list starts in memory; empty for other values."""
     tensors = table.as_list() if isinstance(table, LuaTable) else []
     return [(id(t.storage), t.offset) for t in tensors] if all(isinstance(t, LuaTensor) for t in tensors) else []
 
@@ -85,7 +85,7 @@ def _parameter(site: ParameterSite) -> Tensor | None:
 
 
 def _viewed(tensors: list[Tensor], expected: Any) -> list[Tensor]:
-    """``tensors`` in the shapes expected: the first forward of an old file's module may view its parameters anew."""
+    """Reshape ``tensors`` to the expected shapes: old modules may reshape parameters in their first forward."""
     if not isinstance(expected, list) or len(expected) != len(tensors):
         return tensors
     return [
@@ -95,7 +95,7 @@ def _viewed(tensors: list[Tensor], expected: Any) -> list[Tensor]:
 
 
 def refused(name: str, reason: str, call: Callable[[], Any]) -> Difference:
-    """Checks that a call which Torch7 refused raises here too, with a message and not by a slip in our code.
+    """Check that a call which Torch7 refused raises here too, with a message and not by a slip in our code.
 
     Args:
         name: ``"forward"`` or ``"backward"``.
@@ -115,13 +115,13 @@ def refused(name: str, reason: str, call: Callable[[], Any]) -> Difference:
 
 
 def zero_grad(module: nn.Module) -> None:
-    """Clears all gradients."""
+    """Clear all gradients."""
     for p in module.parameters():
         p.grad = None
 
 
 def compare_grad_input(name: str, inputs: Any, expected: Any, tolerance: Tolerance) -> list[Difference]:
-    """``gradInput`` against the gradients that the input leaves collected; Torch7 may leave parts of it out."""
+    """Return ``gradInput`` against the gradients that the input leaves collected; Torch7 may leave parts of it out."""
     if isinstance(inputs, Tensor):
         if not isinstance(expected, Tensor) or expected.numel() == 0:
             zero = inputs.grad is None or not inputs.grad.any()

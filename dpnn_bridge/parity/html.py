@@ -22,7 +22,7 @@ EQUAL = -99
 
 
 def page(result: Verification, graph: str = "", facts: Sequence[tuple[str, str]] = ()) -> str:
-    """The whole page.
+    """Return the whole page.
 
     Args:
         result: the verification.
@@ -62,7 +62,7 @@ def page(result: Verification, graph: str = "", facts: Sequence[tuple[str, str]]
 
 
 def _ran(result: Verification) -> list[Layer]:
-    """The layers that were compared with a reference, in the order in which they ran."""
+    """Return the layers that were compared with a reference, in the order in which they ran."""
     return sorted((layer for layer in result.layers if layer.differences), key=lambda layer: layer.order)
 
 
@@ -81,7 +81,7 @@ def _sentence(d: Difference) -> str:
 
 
 def _facts(result: Verification) -> Iterator[tuple[str, str]]:
-    """The numbers that one looks for first."""
+    """Yield the numbers that one looks for first."""
     worst = max((d.error for d in result.differences if d.excuse is None), default=0.0)
     compared = sum(bool(layer.differences or layer.converted) for layer in result.layers)
     yield "comparisons", f"{len(result.differences):,}"
@@ -92,7 +92,7 @@ def _facts(result: Verification) -> Iterator[tuple[str, str]]:
 
 # ---------------------------------------------------------------------- plot
 def _plot(ran: list[Layer]) -> dict[str, Any]:
-    """Relative difference over the layers in the order in which they ran, logarithmic."""
+    """Return the relative difference over the layers in the order in which they ran, logarithmic."""
     width, height, left, right, bottom, top = 960, 300, 48, 852, 40, 12
     low, high = -17.0, 1.0
 
@@ -141,7 +141,7 @@ def _dot(layer: Layer, d: Difference, x: float, y: float, r: float) -> dict[str,
 
 # ---------------------------------------------------------------------- tree
 def _rows(result: Verification, numbers: dict[int, int]) -> Iterator[dict[str, Any]]:
-    """The layers as rows of nested ``<details>``, open where something fails or near the top."""
+    """Yield the layers as rows of nested ``<details>``, open where something fails or near the top."""
     layers, first = result.layers, result.first_deviating
     depths: list[int] = []
     for i, layer in enumerate(layers):
@@ -183,7 +183,7 @@ def _row(layer: Layer) -> dict[str, Any]:
 
 
 def _name(text: str) -> Markup:
-    """A class name that breaks between its words when it must."""
+    """Return a class name that breaks between its words when it must."""
     return Markup(re.sub(r"(?<=[a-z.])(?=[A-Z])", "<wbr>", in_html(text)))
 
 
@@ -201,7 +201,7 @@ def _numbers(d: Difference | None) -> dict[str, str]:
 
 
 def _number(value: float) -> str:
-    """``0.00049`` as ``4.9e-4``."""
+    """Return ``0.00049`` as ``4.9e-4``."""
     if value == 0 or not math.isfinite(value):
         return "0" if value == 0 else "∞"
     digits, _, exponent = f"{value:.1e}".partition("e")
@@ -209,14 +209,14 @@ def _number(value: float) -> str:
 
 
 def _power(exponent: float) -> str:
-    """``-5`` as ``10⁻⁵``."""
+    """Return ``-5`` as ``10⁻⁵``."""
     digits = str(round(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
     return f"10{digits}"
 
 
 # ---------------------------------------------------------------------- histogram
 def _bars(histogram: Mapping[int, int]) -> Iterator[tuple[str, int, str, str]]:
-    """Label, count, width and share of each decade, from the smallest difference to the largest."""
+    """Return label, count, width and share of each decade, from the smallest difference to the largest."""
     exponents = [e for e in histogram if e != EQUAL]
     between = range(min(exponents, default=0), max(exponents, default=-1) + 1)
     total, largest = sum(histogram.values()), max(histogram.values(), default=0)

@@ -23,7 +23,7 @@ SEEDS = 8
 def judge(
     experiment: Experiment, outcome: Outcome, given: Mapping[int, Given] | None = None, random: list[str] | None = None
 ) -> None:
-    """Excuses the comparisons of a run that differ and that unknown random numbers or rounding explain.
+    """Accept differences of a run that unknown random numbers or rounding explain.
 
     Args:
         experiment: what ran.
@@ -72,14 +72,14 @@ def _left(running: list[str], *_: Any) -> None:
 
 
 def drawing_layers(experiment: Experiment) -> list[str]:
-    """The layers that draw random numbers which nothing in the reference tells."""
+    """Return the layers that draw random numbers which nothing in the reference tells."""
     draws = _Draws()
     experiment.run(while_running=partial(_noticing, draws=draws))
     return list(draws.found)
 
 
 def draws_of(module: nn.Module, value: Any) -> list[str]:
-    """The layers of a module that draw random numbers when it runs on a value."""
+    """Return the layers of a module that draw random numbers when it runs on a value."""
     draws = _Draws()
     with torch.no_grad(), _noticing(module, draws):
         module(value)
@@ -89,7 +89,7 @@ def draws_of(module: nn.Module, value: Any) -> list[str]:
 def _judge_random(
     experiment: Experiment, outcome: Outcome, given: Mapping[int, Given] | None, random: list[str]
 ) -> None:
-    """What changes with the random numbers cannot be compared without those that Torch7 drew."""
+    """Mark comparisons that depend on random numbers which the reference does not store."""
     advice = "call torch.manualSeed(1) in Torch7 before forward and store seed = 1 in the reference"
     if "seed" in experiment.table:
         advice = "its seed does not tell which: store the module after forward as the reference's `after`"

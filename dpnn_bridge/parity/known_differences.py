@@ -45,7 +45,7 @@ class Measured:
     snr: float
 
     def is_that_of(self, difference: Difference) -> bool:
-        """Whether a comparison found the same, but for rounding."""
+        """Return whether a comparison found the same, but for rounding."""
         return all(_same(a, getattr(difference, name)) for name, a in vars(self).items())
 
 
@@ -72,11 +72,11 @@ class KnownDifference:
     measured: Mapping[str, Measured] = field(default_factory=dict)
 
     def names(self, file: str, comparison: str) -> bool:
-        """Whether a comparison of a fixture is one that may differ."""
+        """Return whether a comparison of a fixture is one that may differ."""
         return any(fnmatchcase(file, p) for p in self.files) and any(fnmatchcase(comparison, p) for p in self.compared)
 
     def covers(self, file: str, difference: Difference) -> bool:
-        """Whether a failed comparison of a fixture differs as it may."""
+        """Return whether a failed comparison of a fixture differs as it may."""
         if not self.names(file, difference.name) or not fnmatchcase(difference.message, self.message or "*"):
             return False
         measured = self.measured.get(f"{file} {difference.name}")
@@ -84,7 +84,7 @@ class KnownDifference:
 
 
 def read_known_differences(path: str | os.PathLike[str]) -> list[KnownDifference]:
-    """Reads the file.
+    """Read the file.
 
     Raises:
         ValueError: it is no JSON list of objects with ``files``, ``compared`` and ``reason``.
@@ -120,7 +120,7 @@ def _entry(entry: Any, place: str) -> KnownDifference:
 
 
 def mark_known(differences: Iterable[Difference], known: Sequence[KnownDifference], file: str) -> None:
-    """Excuses each failed comparison that is a known one, with its reason.
+    """Accept each failed comparison that is listed as known, with its reason.
 
     Args:
         differences: comparisons of one fixture.

@@ -55,13 +55,13 @@ class NamedLayers:
         self.by_name: dict[str, Layer] = {n: nodes[id(m)] for n, m in module.named_modules() if id(m) in nodes}
 
     def of(self, name: str) -> Layer:
-        """The layer that a module, or one that is hidden in it, stands for."""
+        """Return the layer that a module, or one that is hidden in it, stands for."""
         while name not in self.by_name:
             name = name.rpartition(".")[0]
         return self.by_name[name]
 
     def set_order(self, ran: Results) -> None:
-        """Number the layers in the order in which they ended."""
+        """Number the layers in the order in which they finished."""
         names = [*(name for name in ran if name in self.by_name and name), ""]
         for i, name in enumerate(names, 1):
             self.by_name[name].order = self.by_name[name].order or i
@@ -173,13 +173,13 @@ def compare_results(
 
 
 def failed(name: str, message: str) -> Difference:
-    """A comparison without numbers that failed."""
+    """Return a comparison without numbers that failed."""
     return Difference(name, math.inf, 0.0, message)
 
 
 # ---------------------------------------------------------------------- the model's own operations
 def _compare_operations(layers: NamedLayers, source: Source, ours: Results, theirs: Results, complete: bool) -> None:
-    """Results of a file that runs the model's own operations: as near as runs of the model are to each other."""
+    """Compare the results of a file with the model's own operations; accept the distance of two runs."""
     base = source.run(ours)  # on its own results, as the file ran
     found = {name: _same_types(theirs[name], base[name]) for name in theirs if name in base}
     spread = source.spread(base, ours) if any(not d.ok for each in found.values() for d in each) else {}
@@ -215,13 +215,13 @@ def _allow(d: Difference, distance: float) -> None:
 
 
 def _joined(found: list[Difference]) -> list[Difference]:
-    """One comparison in place of those of a table's parts, where all are the same bits."""
+    """Return one comparison in place of those of a table's parts, where all are the same bits."""
     return found if any(d.error for d in found) or not found else [Difference("output", 0.0, 0.0)]
 
 
 # ---------------------------------------------------------------------- a traced graph
 def _compare_graph(layers: NamedLayers, source: Source, ours: Results, theirs: Results) -> None:
-    """Results of a traced graph, which computes the same in another order."""
+    """Compare the results of a traced graph, which computes in another order."""
     allowed = _rounding(source, ours)
     whole_is_layer = any(v is theirs.get("") for name, v in theirs.items() if name)
     for name, found in theirs.items():
@@ -234,7 +234,7 @@ def _compare_graph(layers: NamedLayers, source: Source, ours: Results, theirs: R
 
 
 def _rounding(source: Source, ours: Results) -> Mapping[str, float]:
-    """How far a traced graph in single precision may be off in each layer, given the results of those before it."""
+    """Return the accepted difference of each layer of a traced graph in single precision."""
     if all(t.dtype != torch.float32 for t in nested.leaves(ours.get("")) if isinstance(t, Tensor)):
         return {}
     try:

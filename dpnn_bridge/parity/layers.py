@@ -31,7 +31,7 @@ class Node:
 
 
 def tree(module: nn.Module, path: str = "", depth: int = 0, seen: set[int] | None = None) -> Iterator[Node]:
-    """Every module that stands for a Lua object, in the order of the file; one that occurs twice only once."""
+    """Yield every module that stands for a Lua object, in the order of the file; one that occurs twice only once."""
     seen = set() if seen is None else seen
     if id(module) in seen:
         return
@@ -78,7 +78,7 @@ class Given:
 def recorded(
     model: nn.Module, *, gradients: bool = False, given: Mapping[int, Given] | None = None
 ) -> Iterator[dict[int, Calls]]:
-    """While the block runs, records what each module of a model computes, by ``id(module)``.
+    """Record the results of each module by ``id(module)``, inside the ``with`` block.
 
     Args:
         model: the model.
@@ -115,7 +115,7 @@ def recorded(
 
 
 def _watched(value: Any, into: Any, key: Any, given: Any) -> Any:
-    """``value`` as fresh nodes of the autograd graph whose gradients arrive in ``into[key]``, and ``given`` goes on."""
+    """Return ``value`` as new autograd nodes that store their gradients in ``into[key]`` and pass on ``given``."""
     if isinstance(value, Tensor):
         if not value.requires_grad:
             return value
@@ -140,7 +140,7 @@ def _watched(value: Any, into: Any, key: Any, given: Any) -> Any:
 
 @contextmanager
 def ordered(model: nn.Module) -> Iterator[dict[int, int]]:
-    """While the block runs, ``id(module)`` -> when its last call ended, counting all modules' calls."""
+    """Record the order of calls: ``id(module)`` -> the number of its last call."""
     order: dict[int, int] = {}
 
     def forwarded(module: nn.Module, *_: Any) -> None:
@@ -154,20 +154,20 @@ def ordered(model: nn.Module) -> Iterator[dict[int, int]]:
 
 # ---------------------------------------------------------------------- Torch7's side
 def object_of(nodes: list[Node], obj: LuaObject) -> dict[int, LuaObject]:
-    """``id(module)`` -> its object in another Lua object of the same structure, such as a fixture's ``after``."""
+    """Map ``id(module)`` to its object in a Lua object of the same structure, such as ``after``."""
     from dpnn_bridge.conversion.noise import paired
 
     return {id(module): found for module, found in paired(nodes[0].module, obj)}
 
 
 def parameter_count(module: nn.Module) -> int:
-    """Elements of a module's own parameters, without those of the modules in it."""
+    """Return the elements of a module's own parameters, without those of the modules in it."""
     inside = {id(p) for child in registry.spec_of(module).children(module) for p in child.parameters()}
     return sum(p.numel() for p in module.parameters() if id(p) not in inside)
 
 
 def decades(errors: Tensor) -> dict[int, int]:
-    """How many relative differences lie in ``[10**k, 10**(k+1))``, by ``k``; exact equality counts under -99."""
+    """Count relative differences in ``[10**k, 10**(k+1))``, by ``k``; exact equality is -99."""
     flat = errors.flatten().double()
     exact = flat == 0
     exponents = torch.log10(flat[~exact]).floor().clamp(-20, 2).to(torch.int64)

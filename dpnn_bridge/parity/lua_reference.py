@@ -31,7 +31,7 @@ def lua_reference(
     dtype: torch.dtype | None = None,
     gradients: bool = True,
 ) -> LuaTable:
-    """Runs an object in Lua and returns a table like those that Torch7 stores, with the module ``after`` its run.
+    """Run an object in Lua and return a table like those that Torch7 stores, with the module ``after`` its run.
 
     Args:
         bridge: a bridge whose ``lua_path`` holds the original sources.
@@ -82,7 +82,7 @@ def lua_reference(
 
 
 def require_sources(bridge: LuaBridge, obj: LuaObject) -> None:
-    """Loads packages of ``lua_path`` until Lua defines every class of an object.
+    """Load packages of ``lua_path`` until Lua defines every class of an object.
 
     Classes that the bridge itself would compute with the converted module do not count: to compare those would prove
     nothing.
@@ -113,7 +113,7 @@ def require_sources(bridge: LuaBridge, obj: LuaObject) -> None:
 
 
 def _objects(root: Any) -> Iterator[LuaObject]:
-    """Every object of a graph once."""
+    """Yield every object of a graph once."""
     stack, seen = [root], set()
     while stack:
         value = stack.pop()

@@ -55,7 +55,7 @@ class Checked:
     ok: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
+        """Return plain data for JSON."""
         return asdict(self)
 
 
@@ -123,7 +123,7 @@ def check_line(line: Line, plugins: tuple[str, ...] = (), folder: str | None = N
 
 
 def _why_not(line: Line, folder: str) -> str:
-    """Why a line of a manifest that is not trusted is not checked; empty where it may be."""
+    """Return why a line of an untrusted manifest is refused; empty if it is accepted."""
     for name in (line["source"], line["target"]):
         if "://" in name or "\0" in name or name[:2] in ("//", "\\\\"):
             what = f"{shortened(name)} is no file of this machine"

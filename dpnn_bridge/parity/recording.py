@@ -40,7 +40,7 @@ def record(
     gradients: bool = True,
     force: bool = False,
 ) -> None:
-    """Runs a module and writes a fixture with what it computed.
+    """Run a module and write a fixture with what it computed.
 
     The file says that PyTorch computed it (``provenance.pytorch``), so that it cannot be taken for Torch7's values.
 
@@ -103,7 +103,7 @@ def assert_parity(
     gradient_rtol: float | None = None,
     gradients: bool = True,
 ) -> None:
-    """Asserts that a module computes what a fixture or reference says.
+    """Assert that a module computes what a fixture or reference says.
 
     Args:
         module: the module, converted or written by hand. It runs in the mode that the fixture names.

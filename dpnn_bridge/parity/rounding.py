@@ -34,7 +34,7 @@ PERTURBATION_ULPS = (1, 1, 4, 4, 16, 16)
 
 
 def floor(experiment: Experiment) -> float:
-    """The largest relative difference of an output within the tolerance that needs no explanation."""
+    """Return the largest relative difference of an output within the tolerance that needs no explanation."""
     if not experiment.measured:
         return float("inf")
     return _least(experiment)
@@ -46,7 +46,7 @@ def _least(experiment: Experiment) -> float:
 
 
 def judge_rounding(experiment: Experiment, outcome: Outcome, given: Mapping[int, Given] | None) -> None:
-    """Excuses what rounding explains; narrows the tolerance of outputs that it does not explain.
+    """Accept differences that rounding explains; narrow the tolerance of other outputs.
 
     Args:
         experiment: what ran; with ``measured``, outputs within the tolerance are questioned as well.
@@ -90,7 +90,7 @@ def judge_rounding(experiment: Experiment, outcome: Outcome, given: Mapping[int,
 
 
 def _repeat_both(experiment: Experiment, given: Mapping[int, Given] | None, waiting: dict[Key, Difference]) -> None:
-    """Settles what it can by both sides in double precision, where Torch7 or Lua can compute the reference again."""
+    """Settle what it can by both sides in double precision, where Torch7 or Lua can compute the reference again."""
     double = experiment.doubled
     if double is None:
         return
@@ -122,7 +122,7 @@ def _explained(d: Difference, found: float, doubled: bool) -> None:
 
 
 def _precise(experiment: Experiment, outcome: Outcome, given: Mapping[int, Given] | None) -> Outcome | None:
-    """The run in double precision; None where the model cannot be cast, so that runs are compared with each other."""
+    """Return the run in double precision; None if the model cannot be cast."""
     if not experiment.single:
         return outcome
     try:
@@ -133,7 +133,7 @@ def _precise(experiment: Experiment, outcome: Outcome, given: Mapping[int, Given
 
 # ---------------------------------------------------------------------- our own runs
 def _distances(precise: Outcome, other: Outcome) -> dict[Key, float]:
-    """How far the results of a run are from the exact ones, for each comparison."""
+    """Return the distance of a run's results from the exact ones, for each comparison."""
     found: dict[Key, float] = {}
     for (i, name, exact), (_, _, moved) in zip(precise.values(), other.values(), strict=False):
         for place, distance in distances(name, exact, moved).items():
@@ -142,7 +142,7 @@ def _distances(precise: Outcome, other: Outcome) -> dict[Key, float]:
 
 
 def distances(name: str, exact: Any, moved: Any) -> dict[str, float]:
-    """How far the finite elements of nested values are apart at most.
+    """Return the largest distance of finite elements of nested values.
 
     Args:
         name: of the values; those in tables are named as :func:`~dpnn_bridge.compare.differences.compare` names them.
@@ -164,7 +164,7 @@ def distances(name: str, exact: Any, moved: Any) -> dict[str, float]:
 
 
 def _nudged(experiment: Experiment, given: Mapping[int, Given] | None, seed: int, units: int) -> Outcome:
-    """A run in the reference's precision, weights and inputs moved by up to so many units in the last place."""
+    """Return a run in the reference's precision, weights and inputs moved by up to so many units in the last place."""
     generator = torch.Generator().manual_seed(seed)
     eps = units * torch.finfo(torch.float32 if experiment.single else torch.float64).eps
 

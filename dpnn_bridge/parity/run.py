@@ -33,7 +33,7 @@ ON_TORCH7S_VALUES = (
 
 
 def compare_with_reference(result: Verification, experiment: Experiment, outcome: Outcome) -> None:
-    """Adds all comparisons of a run to ``result``; where one fails, finds out where it comes from.
+    """Add all comparisons of a run to ``result``; where one fails, find out where it comes from.
 
     Args:
         result: with its layers, in the order of the tree.
@@ -79,7 +79,7 @@ def compare_with_reference(result: Verification, experiment: Experiment, outcome
 
 
 def _spread(outcome: Outcome, local: Outcome) -> None:
-    """Where a layer got nothing of Torch7's in place of our results, what excuses it in the whole run still does."""
+    """Accept a layer by the reason of the whole run if it ran on our results, not on Torch7's."""
     before = outcome.by_key()
     for key, d in local.by_key().items():
         known = before.get(key)
@@ -88,7 +88,7 @@ def _spread(outcome: Outcome, local: Outcome) -> None:
 
 
 def _resolution(outcome: Outcome, experiment: Experiment) -> str:
-    """How much a whole model's output tells."""
+    """Describe which faults the output of a whole model can detect."""
     text = "The reference holds the results of the whole model only"
     outputs = [d for d in outcome.whole if d.name.startswith("output")]
     if not (experiment.measured and outputs):
@@ -106,7 +106,7 @@ UNPLACED = ("params", "gradParams", "after")
 
 
 def _place(result: Verification, outcome: Outcome, experiment: Experiment) -> None:
-    """Gives every parameter, gradient and buffer to the layer that owns it."""
+    """Give every parameter, gradient and buffer to the layer that owns it."""
     by_id = {id(node.module): layer for node, layer in zip(outcome.nodes, result.layers, strict=True)}
     owners = list(registry.parameters(outcome.module))
     for prefix in ("params[", "gradParams["):
@@ -122,14 +122,14 @@ def _place(result: Verification, outcome: Outcome, experiment: Experiment) -> No
 
 
 def _give(layer: Layer | None, difference: Difference, field: str) -> None:
-    """Puts a comparison of the whole model to its layer, under the name of the Lua field."""
+    """Put a comparison of the whole model to its layer, under the name of the Lua field."""
     if layer is not None:
         difference.name = f"{layer.path}.{field}" if layer.path else field
         layer.differences.append(difference)
 
 
 def _histogram(outcome: Outcome, experiment: Experiment) -> Counter[int]:
-    """Elements of the results of the whole model by their relative difference."""
+    """Return the elements of the results of the whole model by their relative difference."""
     histogram: Counter[int] = Counter()
     table, entry = experiment.table, outcome.entry(0)
     if entry and entry.outputs:
@@ -142,7 +142,7 @@ def _histogram(outcome: Outcome, experiment: Experiment) -> Counter[int]:
 
 
 def _count(histogram: Counter[int], actual: Any, expected: Any, tolerance: Tolerance) -> None:
-    """Adds the relative differences of a nested value to the histogram."""
+    """Add the relative differences of a nested value to the histogram."""
     for a, e in zip(nested.leaves(actual), nested.leaves(expected), strict=False):
         if isinstance(a, Tensor) and isinstance(e, Tensor) and a.numel() == e.numel() > 0:
             a, e = a.detach().to("cpu", torch.float64).reshape(e.shape), e.to("cpu", torch.float64)

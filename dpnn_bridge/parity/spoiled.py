@@ -11,7 +11,7 @@ from dpnn_bridge.parity.experiment import Experiment, Outcome
 
 
 def discard_aliased(experiment: Experiment, outcome: Outcome, notes: list[str]) -> None:
-    """Takes back the failed comparisons with values that Torch7 had changed before they were saved.
+    """Take back the failed comparisons with values that Torch7 had changed before they were saved.
 
     In a file that Torch7 wrote, values that shared memory still do. Only failures are taken back: a layer such as
     ``nn.ReLU(true)`` changes its input in a way that does not matter.
@@ -39,7 +39,7 @@ _AFFECTED = {
 
 
 def _changed(experiment: Experiment, outcome: Outcome) -> Iterator[tuple[str, tuple[str, str, int]]]:
-    """What of the reference lies in the memory of a layer that computes in place, and which layer."""
+    """Find reference values in the memory of a layer that computes in place, and the layer."""
     table, after = experiment.table, experiment.after
     if not isinstance(after, LuaObject) or not isinstance(table.get("after"), LuaObject):
         return

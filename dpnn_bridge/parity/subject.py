@@ -70,7 +70,7 @@ class Subject:
 def _read(
     model: StrPath, reference: StrPath | LuaTable | None, key: str | None
 ) -> tuple[LuaObject | None, LuaTable, str]:
-    """The model's object (None for a file that torch reads), the reference table, the key."""
+    """Return the model's object (None for a file that torch reads), the reference table, the key."""
     table = reference if isinstance(reference, LuaTable) else LuaTable()
     if reference is not None and not isinstance(reference, LuaTable):
         table = read_t7(reference)
@@ -93,12 +93,12 @@ def _read(
 
 
 def is_fixture(root: Any) -> bool:
-    """Whether the root of a file is a fixture: a table with a module and the input it ran on."""
+    """Return whether the root of a file is a fixture: a table with a module and the input it ran on."""
     return isinstance(root, LuaTable) and isinstance(root.get("module"), LuaObject) and "input" in root
 
 
 def is_comparable(table: LuaTable) -> bool:
-    """Whether the reference holds results, or says that Torch7 refused the call."""
+    """Return whether the reference holds results, or says that Torch7 refused the call."""
     return any(name in table for name in ("output", "gradInput", "gradParams", "forward_error"))
 
 
@@ -113,7 +113,7 @@ def _set_mode(module: nn.Module, table: LuaTable, mode: str | None) -> None:
 
 
 def in_its_type(module: nn.Module, table: LuaTable) -> LuaTable:
-    """The reference with its input in the floating point type of the model, where each has one alone."""
+    """Return the reference with its input in the floating point type of the model, where each has one alone."""
     wanted = {t.dtype for t in module.parameters() if t.is_floating_point()}
     value = to_value(table.get("input"))
     given = {v.dtype for v in nested.leaves(value) if isinstance(v, Tensor) and v.is_floating_point()}

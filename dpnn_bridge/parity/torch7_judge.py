@@ -35,13 +35,13 @@ STEPS = (
 
 
 def job(file: Path, classes: Iterable[str], steps: Sequence[str] = STEPS, **values: Any) -> LuaTable:
-    """One job: see ``torch7_judge.lua`` for the values."""
+    """Return one job: see ``torch7_judge.lua`` for the values."""
     fields = {"file": str(file), "classes": LuaTable.from_list(classes), "steps": LuaTable.from_list(steps), **values}
     return LuaTable(fields.items())
 
 
 def judge(jobs: Sequence[LuaTable], *, program: str | None = None) -> list[LuaTable]:
-    """Runs jobs in real Torch7.
+    """Run jobs in real Torch7.
 
     Args:
         jobs: see :func:`job`.
@@ -79,7 +79,7 @@ def judge(jobs: Sequence[LuaTable], *, program: str | None = None) -> list[LuaTa
 
 
 def _read(path: Path) -> LuaTable:
-    """A result; it is in memory, since its file goes away."""
+    """Return a result; it is in memory, since its file goes away."""
     table = read_t7(path)
     for value in _tensors(table):
         value.numpy()
@@ -103,7 +103,7 @@ def _tensors(root: Any) -> list[Any]:
 
 
 def class_names(root: Any) -> list[str]:
-    """The classes of all objects of a graph, except tensors and storages."""
+    """Return the classes of all objects of a graph, except tensors and storages."""
     names, stack, seen = set(), [root], set()
     while stack:
         value = stack.pop()

@@ -24,7 +24,7 @@ def torch7_reference(
     dtype: torch.dtype | None = None,
     gradients: bool = True,
 ) -> LuaTable:
-    """Runs an object in real Torch7 and returns a table like those of a fixture, with the module ``after`` its run.
+    """Run an object in real Torch7 and return a table like those of a fixture, with the module ``after`` its run.
 
     Args:
         program: path of ``th`` or ``luajit``.

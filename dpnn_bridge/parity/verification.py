@@ -163,7 +163,7 @@ class Verification:
         return worst([d for d in self.differences if d.excuse is None])
 
     def classes(self) -> list[dict[str, Any]]:
-        """The Lua classes used: torch type, number of modules, what their numbers are checked against."""
+        """Return the Lua classes used: torch type, number of modules, what their numbers are checked against."""
         counts = Counter((layer.class_name, layer.torch_type) for layer in self.layers)
         return [
             {"class_name": name, "torch_type": torch_type, "count": count, **evidence_of(name)}
@@ -171,7 +171,7 @@ class Verification:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """The whole result as plain data for JSON; infinite errors become the string ``"inf"``."""
+        """Return the whole result as plain data for JSON; infinite errors become the string ``"inf"``."""
         data = {name: getattr(self, name) for name in ("model", "reference", "converted", "computed_by", "key")}
         data |= {"mode": self.mode, "device": self.device, "dtype": self.dtype, "ok": self.ok}
         data |= {"verdict": self.verdict, "forward": self.forward, "gradients": self.gradients}
@@ -190,7 +190,7 @@ _LISTS = ("differences", "converted")
 
 
 def worst(differences: Sequence[Difference]) -> Difference | None:
-    """The difference that uses up most of its tolerance, failures first."""
+    """Return the difference that uses up most of its tolerance, failures first."""
     return max(differences, key=lambda d: (not d.ok, d.error / d.tolerance if d.tolerance else d.error), default=None)
 
 
@@ -201,7 +201,7 @@ def _plain(difference: Difference) -> dict[str, Any]:
 
 
 def headline(result: Verification) -> str:
-    """How the model ran and what it is compared with."""
+    """Describe how the model ran and its reference."""
     facts = [f"{sum(layer.parameters for layer in result.layers):,} parameters", f"{result.mode} mode"]
     facts += [f for f in (result.dtype, result.device) if f]
     against = f"{result.reference} (computed by {result.computed_by})" if result.computed_by else result.reference
@@ -210,13 +210,13 @@ def headline(result: Verification) -> str:
 
 
 def verdicts(result: Verification) -> str:
-    """Both verdicts in words: ``forward equal, gradients rounding only``."""
+    """Return both verdicts in words: ``forward equal, gradients rounding only``."""
     found = {"forward": result.forward, "gradients": result.gradients}
     return ", ".join(f"{name} {verdict.text}" for name, verdict in found.items() if verdict is not None)
 
 
 def summary(result: Verification) -> str:
-    """One line: what agrees, or where it first deviates."""
+    """Return one line: what agrees, or where it first deviates."""
     differences = result.differences
     if not differences:
         return "NOT COMPARED: there is no reference; the classes are checked as the table says"
@@ -241,7 +241,7 @@ def summary(result: Verification) -> str:
 
 
 def reasons(result: Verification) -> dict[tuple[Verdict, str], list[str]]:
-    """``(verdict, reason) -> names`` of the comparisons that differ and are excused."""
+    """Return ``(verdict, reason) -> names`` of the comparisons that differ and are excused."""
     found: dict[tuple[Verdict, str], list[Difference]] = {}
     for d in result.differences:
         if d.ok and d.verdict is not Verdict.EQUAL:
@@ -256,7 +256,7 @@ def reasons(result: Verification) -> dict[tuple[Verdict, str], list[str]]:
 
 
 def _unseen(differences: Sequence[Difference]) -> str:
-    """How large a fault could be that hides behind rounding."""
+    """Return the largest fault that rounding could hide."""
     rounding = max(d.rounding for d in differences)
     return (
         f"; with this reference a fault that moves it by less than {rounding:.2g} cannot be detected"

@@ -68,7 +68,7 @@ def verify(
     known: Sequence[KnownDifference] = (),
     bounded: bool = True,
 ) -> Verification:
-    """Runs a model and compares every layer for which there is something to compare it with.
+    """Run a model and compare every layer for which there is something to compare it with.
 
     Where something differs, the model runs again, until it is known whether that is rounding, a random number, a known
     fault of Torch7, or a difference, see :class:`~dpnn_bridge.compare.verdict.Verdict`. Without anything to compare
@@ -188,7 +188,7 @@ def _described(
     device: str,
     dtype: torch.dtype | None,
 ) -> Verification:
-    """The result before anything is compared."""
+    """Return the result before any comparison."""
     result = Verification(
         model=Path(subject.path).name,
         reference=_name(reference, subject.table),
@@ -218,7 +218,7 @@ def _compare(result: Verification, experiment: Experiment, module: nn.Module) ->
 
 
 def _allowance(subject: Subject, converted: StrPath | None) -> ResourceLimits:
-    """What the files and the input are worth."""
+    """Return the size of the files and of the input."""
     files = [path for path in (subject.path if subject.obj is None else None, converted) if path is not None]
     for path in files:
         check_file(path)
@@ -228,7 +228,7 @@ def _allowance(subject: Subject, converted: StrPath | None) -> ResourceLimits:
 def _maker(
     lua: Any, torch7: str | None, subject: Subject, module: nn.Module, gradients: bool
 ) -> Callable[[torch.dtype | None], LuaTable] | None:
-    """What computes the reference in a precision; None where it is given."""
+    """Return the function that computes the reference in a given precision; None if it is stored."""
     obj, table = subject.obj, subject.table
     if lua is not None and obj is not None:
         from dpnn_bridge.parity.lua_reference import lua_reference
@@ -242,7 +242,7 @@ def _maker(
 
 
 def _belongs(outcome: Outcome) -> bool:
-    """Whether results left in a file are those of the input: those of the layer that ran first agree."""
+    """Return whether results left in a file are those of the input: those of the layer that ran first agree."""
     compared = [(entry.last, found) for i, found in enumerate(outcome.layers) if (entry := outcome.entry(i)) and found]
     first = min(compared, key=lambda pair: pair[0])[1] if compared else outcome.whole
     return all(d.ok for d in first if d.name.startswith("output"))
@@ -251,7 +251,7 @@ def _belongs(outcome: Outcome) -> bool:
 def _run_only(
     result: Verification, module: nn.Module, table: LuaTable, device: str | torch.device, dtype: torch.dtype | None
 ) -> None:
-    """Runs a model that there is no reference for, so that one knows at least that it runs."""
+    """Run a model that there is no reference for, so that one knows at least that it runs."""
     value = nested.cast(to_value(table["input"], device=device), dtype)
     module.to(device=device, dtype=dtype)
     with torch.no_grad(), full_precision():
@@ -260,7 +260,7 @@ def _run_only(
 
 
 def _after(subject: Subject, layers: int, tolerance: Tolerance, notes: list[str]) -> LuaObject | None:
-    """The Lua object whose modules hold the results of the reference's call."""
+    """Return the Lua object whose modules hold the results of the reference's call."""
     table, obj = subject.table, subject.obj
     after = table.get("after")
     if isinstance(after, LuaObject):
@@ -275,13 +275,13 @@ def _after(subject: Subject, layers: int, tolerance: Tolerance, notes: list[str]
 
 
 def _half(table: LuaTable) -> torch.dtype | None:
-    """float16 if the reference holds results in it."""
+    """Return float16 if the reference contains float16 results."""
     results = nested.leaves(to_value(table.get("output")))
     return torch.float16 if any(isinstance(v, Tensor) and v.dtype == torch.float16 for v in results) else None
 
 
 def _is_single(module: nn.Module, table: LuaTable) -> bool:
-    """Whether the model computes in single precision, or Torch7 did."""
+    """Return whether the model computes in single precision, or Torch7 did."""
     results = nested.leaves(to_value(table.get("output")))
     tensors = [*module.parameters(), *(v for v in results if isinstance(v, Tensor))]
     return any(t.is_floating_point() and t.dtype != torch.float64 for t in tensors)

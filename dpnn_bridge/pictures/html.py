@@ -46,7 +46,7 @@ class LayerVerdict:
 
 
 def graph_section(root: ModelNode, verdicts: Mapping[str, LayerVerdict] | None = None) -> str:
-    """The graph as a part of a page: it can be moved, zoomed, searched, folded, and shows a layer that is chosen.
+    """Return the graph as a part of a page, which can be moved, zoomed, searched and folded.
 
     Args:
         root: the graph, from :func:`~dpnn_bridge.pictures.nodes.model_graph`.
@@ -72,7 +72,7 @@ def _section(layers: dict[str, Any], verdicts: Sequence[str] = ()) -> str:
 
 @wrap_errors(ConversionError, "drawing")
 def page(root: ModelNode, title: str, *, source: Path | None = None, facts: Sequence[tuple[str, str]] = ()) -> str:
-    """A page with the graph and a table of all layers.
+    """Return a page with the graph and a table of all layers.
 
     Args:
         root: the graph, from :func:`~dpnn_bridge.pictures.nodes.model_graph`.
@@ -94,7 +94,7 @@ def page(root: ModelNode, title: str, *, source: Path | None = None, facts: Sequ
 
 
 def file_facts(source: Path | None) -> list[tuple[str, str]]:
-    """Pairs of a name and a value: which file it was, when this was written, and by which version."""
+    """Return the pairs of a name and a value: which file it was, when this was written, and by which version."""
     facts = [("written", datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"))]
     facts.append(("dpnn_bridge", package_version()))
     if source is None or not source.is_file():
@@ -103,7 +103,7 @@ def file_facts(source: Path | None) -> list[tuple[str, str]]:
 
 
 def _layers(node: ModelNode, verdicts: dict[str, LayerVerdict]) -> dict[str, Any]:
-    """A node as the page's script and table want it."""
+    """Return a node as the page's script and table want it."""
     found = verdicts.get(node.path)
     tensors = [
         {
@@ -140,13 +140,13 @@ def _rows(layer: dict[str, Any], depth: int = 0) -> Any:
 
 
 def _json(data: Any) -> str:
-    """JSON that can stand in a script element, whatever strings a file holds."""
+    """Return JSON that is safe in a script element, whatever strings a file contains."""
     text = json.dumps(_finite(data), separators=(",", ":"), allow_nan=False)
     return re.sub(r"[<>&\u2028\u2029]", lambda m: f"\\u{ord(m[0]):04x}", text)
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no infinities."""
+    """Replace infinities, which JSON lacks."""
     if isinstance(value, float) and not -1e308 < value < 1e308:
         return str(value)
     if isinstance(value, dict):

@@ -83,19 +83,19 @@ class ModelNode:
     edges: list[tuple[End, End]] = field(default_factory=list)
 
     def walk(self) -> Iterator[ModelNode]:
-        """This node and all below it, in the order of the file."""
+        """Yield this node and all nodes below it, in the order of the file."""
         yield self
         for child in self.children:
             yield from child.walk()
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain data."""
+        """Return plain data."""
         return asdict(self)
 
 
 @wrap_errors(ConversionError, "drawing")
 def model_graph(module: nn.Module, example: Any = None, *, histograms: bool = False) -> ModelNode:
-    """The graph of a model.
+    """Return the graph of a model.
 
     Args:
         module: any module; converted ones have their Lua names.
@@ -161,7 +161,7 @@ def _edges(module: nn.Module, count: int) -> list[tuple[End, End]]:
 
 
 def _graph_edges(module: GModule) -> list[tuple[End, End]]:
-    """Arrows between the steps that have a module; the others only hand values on."""
+    """Return the arrows between steps with a module; the other steps only pass values on."""
     edges: list[tuple[End, End]] = []
     sources: list[list[End]] = []
     count = 0
@@ -192,7 +192,7 @@ def _summary(name: str, tensor: Tensor, histogram: bool) -> TensorSummary:
 
 
 def _lua_fields(module: nn.Module) -> dict[int, dict[str, Any]]:
-    """The plain fields of every module's Lua object; none for models that Torch7 cannot hold."""
+    """Return the plain fields of every module's Lua object; none for models that Torch7 cannot hold."""
     try:
         obj = to_lua(module, gradients=False)
     except ConversionError:
@@ -205,7 +205,7 @@ def _lua_fields(module: nn.Module) -> dict[int, dict[str, Any]]:
 
 
 def _shapes(module: nn.Module, example: Any) -> dict[int, tuple[str, str]]:
-    """Shapes of the first call of every module."""
+    """Return the shapes of the first call of every module."""
     found: dict[int, tuple[str, str]] = {}
 
     def ran(m: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -219,7 +219,7 @@ def _shapes(module: nn.Module, example: Any) -> dict[int, tuple[str, str]]:
 
 
 def shape_text(value: Any) -> str:
-    """``8×1×32×32`` for a tensor, ``[8×3, 8×5]`` for a list of them."""
+    """Return ``8×1×32×32`` for a tensor, ``[8×3, 8×5]`` for a list of them."""
     if isinstance(value, Tensor):
         return "×".join(map(str, value.shape)) or "number"
     if isinstance(value, dict):

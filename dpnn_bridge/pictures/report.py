@@ -14,7 +14,7 @@ from dpnn_bridge.pictures.nodes import model_graph
 
 @wrap_errors(ConversionError, "drawing")
 def report(result: Verification, source: Path | None = None) -> str:
-    """The page of :func:`~dpnn_bridge.parity.html.page` with the graph, and what file it was.
+    """Return the page of :func:`~dpnn_bridge.parity.html.page` with the graph, and what file it was.
 
     Args:
         result: of :func:`~dpnn_bridge.parity.verify.verify`.

@@ -17,7 +17,7 @@ _MERMAID = str.maketrans({c: f"#{ord(c)};" for c in '&"<>#%`*\\'})
 
 @wrap_errors(ConversionError, "drawing")
 def to_dot(root: ModelNode, depth: int | None = None) -> str:
-    """Graphviz text, for ``dot -Tsvg``.
+    """Return Graphviz text, for ``dot -Tsvg``.
 
     Args:
         root: the graph of a model.
@@ -38,14 +38,14 @@ def to_dot(root: ModelNode, depth: int | None = None) -> str:
 
 @wrap_errors(ConversionError, "drawing")
 def to_mermaid(root: ModelNode, depth: int | None = None) -> str:
-    """Mermaid text, which GitHub and GitLab draw in a ``mermaid`` block. Arguments as for :func:`to_dot`."""
+    """Return Mermaid text, which GitHub and GitLab draw. For the arguments see :func:`to_dot`."""
     layout = _Layout(root, depth)
     arrows = [f"  {a} --> {b}" for a, b in layout.arrows()]
     return "\n".join(["flowchart TB", *_mermaid_node(layout, root, "  "), *arrows]) + "\n"
 
 
 def label_lines(node: ModelNode) -> list[str]:
-    """What a box says: the PyTorch class, the Lua class and its name, the shape of the result, parameters."""
+    """Return the text of a box: PyTorch class, Lua class and name, output shape, parameters."""
     lines = [node.torch_class.removeprefix("torch.nn.")]
     if node.lua_class and node.lua_class.rpartition(".")[2] != lines[0]:
         lines.append(node.lua_class)
@@ -76,13 +76,13 @@ class _Layout:
                 self._visit(child, level + 1, depth)
 
     def ports(self, node: ModelNode) -> list[str]:
-        """The sides of an open container that are drawn: those at which an arrow forks."""
+        """Return the sides of an open container that are drawn: those at which an arrow forks."""
         if id(node) not in self.open:
             return []
         return [side for side, place in (("in", 0), ("out", 1)) if sum(e[place] == side for e in node.edges) != 1]
 
     def ends(self, node: ModelNode, side: str) -> str:
-        """The box that an arrow into (``in``) or out of (``out``) a node meets."""
+        """Return the box that an arrow into (``in``) or out of (``out``) a node meets."""
         if id(node) not in self.open or side in self.ports(node):
             return self.names[id(node)] + ("" if id(node) not in self.open else side)
         place = 0 if side == "in" else 1

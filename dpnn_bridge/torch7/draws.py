@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def torch7_random(seed: float | None) -> AbstractContextManager[Any]:
-    """While the block runs, modules draw what Torch7 drew after ``torch.manualSeed(seed)``.
+    """Make modules draw Torch7's random numbers after ``torch.manualSeed(seed)``.
 
     Dropout, normal, uniform and Bernoulli noise come from Torch7's generator in the order in which the modules run.
     Other draws (``randint``, ``multinomial``) stay PyTorch's.

@@ -51,7 +51,7 @@ class _ScaleGradient(torch.autograd.Function):
 
 
 def with_gradient_of(value: Tensor, surrogate: Tensor) -> Tensor:
-    """``value`` in the forward pass, ``surrogate`` in the backward pass.
+    """Return ``value`` in the forward pass, ``surrogate`` in the backward pass.
 
     Args:
         value: what the result is; receives no gradient.
@@ -61,12 +61,12 @@ def with_gradient_of(value: Tensor, surrogate: Tensor) -> Tensor:
 
 
 def add_gradient(input: Tensor, extra: Tensor) -> Tensor:
-    """``input`` itself; its gradient is increased by ``extra`` on the way back."""
+    """Return ``input`` itself; its gradient is increased by ``extra`` on the way back."""
     return _AddGradient.apply(input, extra)
 
 
 def scale_gradient(input: Tensor, factor: float | Tensor) -> Tensor:
-    """``input`` itself; its gradient is multiplied by ``factor`` on the way back."""
+    """Return ``input`` itself; its gradient is multiplied by ``factor`` on the way back."""
     return _ScaleGradient.apply(input, factor)
 
 
@@ -85,7 +85,7 @@ class _RefuseGradient(torch.autograd.Function):
 
 
 def refuse_gradient(input: Tensor, message: str) -> Tensor:
-    """``input`` itself; a backward pass through it raises ``RuntimeError(message)``."""
+    """Return ``input`` itself; a backward pass through it raises ``RuntimeError(message)``."""
     return _RefuseGradient.apply(input, message) if input.requires_grad else input
 
 
@@ -105,7 +105,7 @@ class _ConstantGradient(torch.autograd.Function):
 
 
 def zero_gradient(value: Tensor, source: Tensor) -> Tensor:
-    """``value`` itself; ``source`` gets a gradient of zeros instead of none.
+    """Return ``value`` itself; ``source`` gets a gradient of zeros instead of none.
 
     What lies behind ``source`` thus takes part in the backward pass, as Torch7's modules always do: a
     :class:`~dpnn_bridge.modules.dpnn.reinforce.Reinforce` there gives its gradient whatever arrives.
@@ -114,5 +114,5 @@ def zero_gradient(value: Tensor, source: Tensor) -> Tensor:
 
 
 def with_penalty(value: Tensor, penalty: Tensor) -> Tensor:
-    """``value`` itself; when its gradient is computed, that of ``penalty`` is added to everything it depends on."""
+    """Return ``value``; its backward also adds the gradient of ``penalty``."""
     return _ConstantGradient.apply(value, penalty, 1.0)

@@ -17,7 +17,7 @@ EXACT_LIMIT = 1 << 16
 
 
 def positions(x: Tensor, exact: Callable[[list[float]], list[int]], descending: bool = False) -> Tensor:
-    """Sorted positions along the last dimension; where numbers are equal or NaN, as ``exact`` finds them."""
+    """Return sorted positions along the last dimension; equal numbers and NaN in the order of ``exact``."""
     values, order = torch.sort(x, dim=-1, descending=descending, stable=True)
     special = (values[..., 1:] == values[..., :-1]).any(-1) | x.isnan().any(-1)
     if not bool(special.any()) or x.numel() > EXACT_LIMIT:
@@ -75,7 +75,7 @@ class _File:
 
 
 def sort_positions(values: list[float], descending: bool = False) -> list[int]:
-    """0-based positions of the sorted numbers."""
+    """Return 0-based positions of the sorted numbers."""
     file = _File(values, descending)
     waiting = [(0, len(values) - 1)] if len(values) - 1 > _SMALL else []
     while waiting:
@@ -87,7 +87,7 @@ def sort_positions(values: list[float], descending: bool = False) -> list[int]:
 
 
 def select_positions(values: list[float], k: int) -> list[int]:
-    """0-based positions after the k-th smallest (0-based) was put into its place."""
+    """Return 0-based positions after quickselect of the k-th smallest number (0-based)."""
     file = _File(values, False)
     left, right = 0, len(values) - 1
     while left < right:

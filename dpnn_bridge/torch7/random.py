@@ -55,7 +55,7 @@ def _mix(high: np.ndarray, low: np.ndarray) -> np.ndarray:
 
 
 def _twist(old: np.ndarray) -> np.ndarray:
-    """The next block of 624 state words."""
+    """Return the next block of 624 state words."""
     new = np.empty_like(old)
     lag = _N - _M
     mixed = _mix(old[:-1], old[1:])
@@ -106,7 +106,7 @@ class Generator:
         memory.normal_x = memory.normal_y = memory.normal_rho = memory.normal_valid = 0
 
     def _block(self) -> np.ndarray:
-        """The state words, on the memory itself."""
+        """Return the state words, on the memory itself."""
         return np.ctypeslib.as_array(self.memory.words)
 
     def _enter(self, block: np.ndarray, left: int) -> None:
@@ -117,7 +117,7 @@ class Generator:
         memory.turn += 1
 
     def _drawn(self, count: int) -> np.ndarray:
-        """The next ``count`` words of the block, a new one if it is used up; ``count`` words must be left."""
+        """Return the next ``count`` words of the block, a new one if it is used up; ``count`` words must be left."""
         memory = self.memory
         if memory.left == 1:
             self._enter(_twist(self._block().astype(np.uint32)), _N + 1)
@@ -134,7 +134,7 @@ class Generator:
         return seed
 
     def words(self, count: int) -> np.ndarray:
-        """The next ``count`` 32-bit words."""
+        """Return the next ``count`` 32-bit words."""
         if count > _N:
             bits: Any = np.random.MT19937(0)
             place = {"key": self._block().astype(np.uint32), "pos": _N + 1 - self.memory.left}
@@ -151,11 +151,11 @@ class Generator:
         return np.concatenate(parts) if parts else np.empty(0, np.uint32)
 
     def random(self) -> int:
-        """One 32-bit word."""
+        """Return one 32-bit word."""
         return int(self._drawn(1)[0])
 
     def get_state(self) -> bytes:
-        """The state as Torch7 keeps and serialises it, 5048 bytes."""
+        """Return the state as Torch7 keeps and serialises it, 5048 bytes."""
         return bytes(self.memory)[:_BYTES]
 
     def set_state(self, data: bytes) -> None:
@@ -220,13 +220,13 @@ class Generator:
         return int(self.unit() <= p)
 
     def randint(self, low: int, high: int) -> int:
-        """``torch.random(low, high)``, both ends included."""
+        """Return ``torch.random(low, high)``, both ends included."""
         if high < low:
             raise ValueError("upper bound must be larger than lower bound")
         return self.random() % (high + 1 - low) + low
 
     def randperm(self, n: int) -> list[int]:
-        """0-based permutation of ``n`` numbers."""
+        """Return a 0-based permutation of ``n`` numbers."""
         if n <= 0:
             raise ValueError("must be strictly positive")
         order = list(range(n))
@@ -236,7 +236,7 @@ class Generator:
         return order
 
     def multinomial(self, weights: Sequence[float] | np.ndarray, count: int, replace: bool = False) -> list[int]:
-        """0-based draws from unnormalised ``weights``, summed and searched as TH does."""
+        """Draw 0-based samples from unnormalised ``weights``, summed and searched like TH."""
         cum = np.cumsum(np.asarray(weights, np.float64))
         total, n = cum[-1], len(cum)
         if not total > 0:
@@ -271,23 +271,23 @@ class Generator:
         return self.words(count) * _TO_UNIT * (b - a) + a
 
     def bernoullis(self, count: int, p: float | np.ndarray = 0.5) -> np.ndarray:
-        """``count`` draws of :meth:`bernoulli`, of one probability or one each."""
+        """Return ``count`` draws of :meth:`bernoulli`, of one probability or one each."""
         if not np.all((np.asarray(p) >= 0) & (np.asarray(p) <= 1)):
             raise ValueError("must be >= 0 and <= 1")
         return (self.uniforms(count) <= p).astype(np.float64)
 
     def randints(self, count: int, low: int, high: int) -> np.ndarray:
-        """``count`` draws of :meth:`randint`."""
+        """Return ``count`` draws of :meth:`randint`."""
         if high < low:
             raise ValueError("upper bound must be larger than lower bound")
         return self.words(count).astype(np.int64) % (high + 1 - low) + low
 
     def draws(self, count: int, draw: Callable[..., float], *args: float) -> np.ndarray:
-        """``count`` single draws."""
+        """Return ``count`` single draws."""
         return np.fromiter((draw(*args) for _ in range(count)), np.float64, count)
 
     def normals(self, count: int, mean: float = 0.0, std: float = 1.0) -> np.ndarray:
-        """``count`` draws of :meth:`normal`: its operations in its order, on arrays."""
+        """Return ``count`` draws of :meth:`normal`: its operations in its order, on arrays."""
         if count < 3:
             return self.draws(count, self.normal, mean, std)
         memory = self.memory

@@ -31,7 +31,7 @@ from dpnn_bridge.training.lua_parameters import (
 
 @checks_arguments
 def parameters(module: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-    """Parameters and their gradients as Torch7's ``module:parameters()`` lists them.
+    """Return the parameters and their gradients as Torch7's ``module:parameters()`` lists them.
 
     A module that occurs twice is listed twice. Tensors have Lua's shape and arrangement and are detached views of the
     torch parameters where the arrangement allows a view; a parameter without gradient gives zeros.
@@ -71,7 +71,7 @@ def check_parameters(module: nn.Module) -> None:
 # ---------------------------------------------------------------------- the step
 @checks_arguments
 def update_parameters(module: nn.Module, learning_rate: float) -> None:
-    """Subtracts ``learning_rate`` times the gradient from every parameter, ``m:updateParameters(lr)``.
+    """Subtract ``learning_rate`` times the gradient from every parameter, ``m:updateParameters(lr)``.
 
     A module that occurs twice is updated twice, here and in all functions below, as in Torch7. The clones of a
     ``MapTable`` that share parameters are updated once here, and in the functions below as often as there are clones.
@@ -83,14 +83,14 @@ def update_parameters(module: nn.Module, learning_rate: float) -> None:
 
 @checks_arguments
 def zero_grad_parameters(module: nn.Module) -> None:
-    """Sets all gradients to zeros, ``m:zeroGradParameters()``; gradients that are shared stay shared."""
+    """Set all gradients to zeros, ``m:zeroGradParameters()``; gradients that are shared stay shared."""
     for entry in all_parameters(module):
         entry.write_gradient(torch.zeros_like(entry.read_gradient()))
 
 
 @checks_arguments
 def weight_decay(module: nn.Module, wd_factor: float, wd_min_dim: int = 2) -> None:
-    """Adds ``wd_factor`` times the parameter to each gradient, ``m:weightDecay(wdFactor, wdMinDim)``.
+    """Add ``wd_factor`` times the parameter to each gradient, ``m:weightDecay(wdFactor, wdMinDim)``.
 
     Args:
         module: any module. Fields ``wdFactor`` and ``wdMinDim`` of a submodule take the place of the arguments.
@@ -110,7 +110,7 @@ def weight_decay(module: nn.Module, wd_factor: float, wd_min_dim: int = 2) -> No
 
 @checks_arguments
 def momentum_grad_parameters(module: nn.Module) -> list[Tensor]:
-    """The momentum of a module's own parameters, ``m:momentumGradParameters()``; at first copies of their gradients.
+    """Return the momentum of a module's own parameters (``m:momentumGradParameters()``), first their gradients.
 
     Args:
         module: any module. What a file holds in ``momGradParams`` is taken up.
@@ -138,7 +138,7 @@ def momentum_grad_parameters(module: nn.Module) -> list[Tensor]:
 def update_grad_parameters(
     module: nn.Module, mom_factor: float, mom_damp: float | None = None, mom_nesterov: bool = False
 ) -> None:
-    """Replaces the gradients by their momentum, ``m:updateGradParameters(momFactor, momDamp, momNesterov)``.
+    """Replace the gradients by their momentum, ``m:updateGradParameters(momFactor, momDamp, momNesterov)``.
 
     The momentum is :math:`v \\leftarrow \\mu v + (1 - d) g`, the gradient becomes :math:`v`, or :math:`g + \\mu v`.
 
@@ -173,7 +173,7 @@ def update_grad_parameters(
 
 
 def visited_rows(module: nn.Module) -> Tensor | None:
-    """Rows of the nodes that the last backward visited, for modules with sparse updates (SoftMaxTree); else None."""
+    """Return the rows that the last backward visited, for sparse updates (SoftMaxTree); else None."""
     families = getattr(module, "parent_children", None)
     if not isinstance(families, Tensor):
         return None
@@ -192,7 +192,7 @@ def _lua_tensor(tensor: Tensor) -> LuaTensor:
 
 @checks_arguments
 def max_param_norm(module: nn.Module, max_out_norm: float | None = None, max_in_norm: float | None = None) -> None:
-    """Bounds the norms of weights, ``m:maxParamNorm(maxOutNorm, maxInNorm)``.
+    """Bound the norms of weights, ``m:maxParamNorm(maxOutNorm, maxInNorm)``.
 
     Args:
         module: any module. Fields ``maxOutNorm`` and ``maxInNorm`` of a submodule take the place of the arguments.
@@ -216,7 +216,7 @@ def max_param_norm(module: nn.Module, max_out_norm: float | None = None, max_in_
 
 
 def renormed(value: Tensor, max_out_norm: float | None, max_in_norm: float | None, dims: tuple[int, int]) -> Tensor:
-    """``value`` with its slices along ``dims`` scaled down to the given norms; None or not above 0: no bound."""
+    """Return ``value`` with its slices along ``dims`` scaled down to the given norms; None or not above 0: no bound."""
     for norm, dim in zip((max_out_norm, max_in_norm), dims, strict=True):
         if norm is not None and norm > 0:
             value = value.renorm(2, dim, norm)
@@ -225,7 +225,7 @@ def renormed(value: Tensor, max_out_norm: float | None, max_in_norm: float | Non
 
 @checks_arguments
 def grad_param_clip(module: nn.Module, cutoff_norm: float, module_local: bool = False) -> float | None:
-    """Scales gradients down to a norm, ``m:gradParamClip(cutoffNorm, moduleLocal)``.
+    """Scale gradients down to a norm, ``m:gradParamClip(cutoffNorm, moduleLocal)``.
 
     Args:
         module: any module. Fields ``cutoffNorm`` and ``moduleLocal`` of a submodule take the place of the arguments.
@@ -267,7 +267,7 @@ SHARED_BUFFERS = ("running_mean", "running_var", "unigrams", "Z", "alias", "keep
 
 @checks_arguments
 def shared_clone(module: nn.Module, share_params: bool = True, share_grad_params: bool = True) -> nn.Module:
-    """A copy that shares parameters, gradients or both, ``m:sharedClone(shareParams, shareGradParams)``.
+    """Return a copy that shares parameters, gradients or both, ``m:sharedClone(shareParams, shareGradParams)``.
 
     Args:
         module: any module.
@@ -299,7 +299,7 @@ def shared_clone(module: nn.Module, share_params: bool = True, share_grad_params
 
 @checks_arguments
 def cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Casts a module in place, ``m:type(...)``: parameters that share memory share it afterwards too.
+    """Cast a module in place, ``m:type(...)``: parameters that share memory share it afterwards too.
 
     ``module.to(dtype)`` keeps one parameter one; this function also keeps different parameters on the same memory,
     such as those of :func:`shared_clone`, when both are in ``module``.
@@ -321,7 +321,7 @@ def cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 @checks_arguments
 def serialized(module: nn.Module, mode: Mode = "heavy", tensor_type: str | None = None) -> LuaObject:
-    """The object that ``nn.Serial(m, tensortype)`` writes after ``m:heavySerial()``, ``mediumSerial()`` or
+    """Return the object that ``nn.Serial(m, tensortype)`` writes after ``m:heavySerial()``, ``mediumSerial()`` or
     ``lightSerial()``, for :func:`~dpnn_bridge.write_t7`.
 
     Args:
@@ -341,12 +341,12 @@ class Rewarded(Protocol):
     """A module whose gradient is that of its sample's log probability times a reward."""
 
     def reinforce(self, reward: Any) -> None:
-        """Sets the reward for the backward pass that follows."""
+        """Set the reward for the backward pass that follows."""
 
 
 @checks_arguments
 def reinforce(module: nn.Module, reward: Tensor | list[Tensor]) -> None:
-    """Hands a reward to every REINFORCE module in ``module`` for the backward pass that follows, ``m:reinforce(r)``.
+    """Set the reward of every REINFORCE module in ``module`` for the next backward pass, ``m:reinforce(r)``.
 
     Args:
         module: any module.

@@ -38,14 +38,14 @@ class FlatField(NamedTuple):
     layout: Layout | None = None
 
     def to_lua(self, tensor: Tensor) -> Tensor:
-        """A tensor shaped like the parameter as a vector in Lua's order."""
+        """Return a tensor shaped like the parameter as a vector in Lua's order."""
         tensor = gathered(tensor)
         if self.layout is not None and self.module is not None:
             tensor = self.layout.to_lua(tensor, self.module)
         return tensor.reshape(-1)
 
     def to_torch(self, vector: Tensor) -> Tensor:
-        """A vector in Lua's order in the shape, dtype and on the device of the parameter, spread as that is."""
+        """Return a vector in Lua's order in the shape, dtype and on the device of the parameter, spread as that is."""
         return scattered(self._arranged(vector.to(self.parameter.device, self.parameter.dtype)), self.parameter)
 
     def _arranged(self, vector: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ class FlatField(NamedTuple):
         return self.layout.to_torch(vector.reshape(shape), self.module)
 
     def window(self, vector: Tensor) -> Tensor:
-        """A part of a vector in Lua's order in the shape of the parameter: the same memory in another arrangement.
+        """View a part of a vector in Lua's order with the shape of the parameter.
 
         Raises:
             ConversionError: no strides give it, or the vector has another type.
@@ -77,7 +77,7 @@ class FlatField(NamedTuple):
 
 
 def flat_fields(target: nn.Module | Iterable[nn.Parameter], package: Package = "nn") -> list[FlatField]:
-    """The parameters in the order of Torch7's ``getParameters()``, tied ones once.
+    """Return the parameters in the order of Torch7's ``getParameters()``, tied ones once.
 
     Args:
         target: a module, or parameters that are taken as they are.
@@ -107,19 +107,19 @@ def _hidden(module: nn.Module) -> Iterator[ParameterSite]:
 
 
 def _computed(owner: nn.Module, leaf: str) -> nn.Parameter:
-    """The weight that a parametrization computes; Torch7 leaves the gradient of its direction beside it."""
+    """Return the weight that a parametrization computes; Torch7 leaves the gradient of its direction beside it."""
     weight = nn.Parameter(getattr(owner, leaf).detach(), requires_grad=False)
     weight.grad = cast(Any, owner).parametrizations[leaf].original1.grad
     return weight
 
 
 def as_vector(vector: Any) -> Tensor:
-    """A Lua tensor or anything like a tensor as a torch tensor."""
+    """Return a Lua tensor or anything like a tensor as a torch tensor."""
     return vector.torch() if isinstance(vector, LuaTensor) else torch.as_tensor(vector)
 
 
 def split_flat(fields: list[FlatField], vector: Any, what: str) -> list[Tensor]:
-    """Cuts a flat vector into tensors shaped like the parameters.
+    """Cut a flat vector into tensors shaped like the parameters.
 
     Raises:
         ConversionError: it has not as many elements as the parameters together.
@@ -137,7 +137,7 @@ def split_flat(fields: list[FlatField], vector: Any, what: str) -> list[Tensor]:
 
 @checks_arguments
 def flatten(module: nn.Module, *, gradients: bool = False, package: Package = "nn") -> Tensor:
-    """All parameters as the one vector that Torch7's ``module:getParameters()`` returns; a copy.
+    """Return all parameters as the one vector that Torch7's ``module:getParameters()`` returns; a copy.
 
     Args:
         module: any module.
@@ -156,7 +156,7 @@ def flatten(module: nn.Module, *, gradients: bool = False, package: Package = "n
 
 @checks_arguments
 def get_parameters(module: nn.Module, *, package: Package = "nn") -> tuple[Tensor, Tensor]:
-    """Moves all parameters and gradients into one vector each, ``m:getParameters()``.
+    """Move all parameters and gradients into one vector each, ``m:getParameters()``.
 
     Args:
         module: any module.
@@ -182,7 +182,7 @@ def get_parameters(module: nn.Module, *, package: Package = "nn") -> tuple[Tenso
 @wrap_errors(ConversionError, "filling a model from a flat vector")
 @torch.no_grad()
 def load_flat(module: nn.Module, vector: Tensor | LuaTensor | np.ndarray | Sequence[float]) -> None:
-    """Fills a module from the vector that Torch7's ``getParameters()`` returned and a script saved.
+    """Fill a module from the vector that Torch7's ``getParameters()`` returned and a script saved.
 
     Args:
         module: a converted module, of the structure that the vector was taken from.

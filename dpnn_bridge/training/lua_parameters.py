@@ -31,19 +31,19 @@ class LuaParameter:
     field: Field
 
     def read(self) -> Tensor:
-        """The parameter in Lua's shape, detached."""
+        """Return the parameter in Lua's shape, detached."""
         return tensors.field_value(self.module, self.name, self.field)
 
     def read_gradient(self) -> Tensor:
-        """The gradient in Lua's shape, zeros when there is none."""
+        """Return the gradient in Lua's shape, zeros when there is none."""
         return tensors.field_value(self.module, self.name, self.field, gradient=True)
 
     def write(self, value: Tensor) -> None:
-        """Sets the parameter."""
+        """Set the parameter."""
         self._write(self.read(), value, self.parameter.detach())
 
     def write_gradient(self, value: Tensor) -> None:
-        """Sets the gradient."""
+        """Set the gradient."""
         parameter = self.parameter
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
@@ -79,7 +79,7 @@ class LuaParameter:
 
 
 def children(module: nn.Module) -> list[nn.Module]:
-    """Submodules in the order of Torch7's ``modules``, a repeated one repeatedly.
+    """Return the submodules in the order of Torch7's ``modules``, a repeated one repeatedly.
 
     A parametrization whose tensors belong to the Lua module around the layer (``nn.WeightNorm``) is none.
     """
@@ -88,14 +88,14 @@ def children(module: nn.Module) -> list[nn.Module]:
 
 
 def direction_outside(module: nn.Module) -> nn.Parameter | None:
-    """The direction of a weight that a Lua module around the layer lists (``nn.WeightNorm``), else None."""
+    """Return the direction of a weight that a Lua module around the layer lists (``nn.WeightNorm``), else None."""
     lists: Any = module._modules.get("parametrizations")
     outside = lists is not None and any(getattr(p, "listed_outside", False) for p in lists.modules())
     return lists["weight"].original1 if lists is not None and outside else None
 
 
 def own_parameters(module: nn.Module) -> list[LuaParameter]:
-    """The parameters of a module without its submodules'."""
+    """Return the parameters of a module without its submodules'."""
     spec = registry.spec_of(module)
     if not spec.children(module):
         return [LuaParameter(*entry) for entry in registry.parameters(module)]
@@ -104,12 +104,12 @@ def own_parameters(module: nn.Module) -> list[LuaParameter]:
 
 
 def changed_parameters(module: nn.Module) -> list[LuaParameter]:
-    """What dpnn's recursive functions change in a module itself: nothing where it has ``modules`` in Torch7."""
+    """Return the parameters that dpnn's recursive functions change in a module itself; none for containers."""
     return [] if "modules" in registry.spec_of(module).handled(module) else own_parameters(module)
 
 
 def stepped_parameters(module: nn.Module) -> Iterator[LuaParameter]:
-    """:func:`all_parameters` as often as Torch7's ``updateParameters`` changes them."""
+    """Yield :func:`all_parameters`, each as often as Torch7's ``updateParameters`` changes it."""
 
     def sites(inner: nn.Module) -> Iterator[ParameterSite]:
         return registry.spec_of(inner).stepped(inner, sites)
@@ -119,13 +119,13 @@ def stepped_parameters(module: nn.Module) -> Iterator[LuaParameter]:
 
 
 def all_parameters(module: nn.Module) -> Iterator[LuaParameter]:
-    """All parameters in the order of Torch7's ``parameters()``; a module that occurs twice is listed twice."""
+    """Yield all parameters in the order of Torch7's ``parameters()``; a module that occurs twice is listed twice."""
     for entry in registry.parameters(module):
         yield LuaParameter(*entry)
 
 
 def setting(module: nn.Module, name: str, default: Any) -> Any:
-    """A module's own ``momFactor`` or the like, from its attribute or its file's field; else ``default``."""
+    """Return a module's own ``momFactor`` or the like, from its attribute or its file's field; else ``default``."""
     record = fields.record_of(module)
     value = module.__dict__.get(name)
     if value is None and record is not None:

@@ -116,7 +116,7 @@ class LinearMix(nn.Module):
 
 
 def _two(ctx: LuaContext, module: nn.Module) -> LuaTable:
-    """A table of two empty tensors, which Torch7 resizes."""
+    """Return a table of two empty tensors, which Torch7 resizes."""
     return LuaTable.from_list([LuaTensor.empty(ctx.type_of(module)) for _ in range(2)])
 
 

@@ -21,7 +21,7 @@ class Documented(LuaClass):
 
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:
-        """The object of nn that computes what ``obj`` does."""
+        """Return the object of nn that computes what ``obj`` does."""
         raise NotImplementedError
 
     @classmethod
@@ -80,7 +80,7 @@ class AutoMSE(Documented):
 
 
 def fresh(class_name: str, obj: LuaObject, **fields: Any) -> LuaObject:
-    """An object of nn in place of ``obj``, of the same type and mode."""
+    """Return an object of nn in place of ``obj``, of the same type and mode."""
     kind, train = tensor_type(obj) or "torch.DoubleTensor", obj.get("train") is not False
     buffers = {"output": LuaTensor.empty(kind), "gradInput": LuaTensor.empty(kind)}
     return LuaObject(class_name, LuaTable({"_type": kind, "train": train, **buffers, **fields}))

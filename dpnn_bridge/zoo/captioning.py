@@ -78,7 +78,7 @@ class DenseCapLanguageModel(nn.Module):
 
     @torch.no_grad()
     def sample(self, images: Tensor) -> Tensor:
-        """Tokens of one caption for each image, :math:`(N, seq\\_length)`."""
+        """Return the tokens of one caption for each image, :math:`(N, seq\\_length)`."""
         recurrent = [m for m in self.rnn if isinstance(m, SequenceRNN)]
         for module in recurrent:
             module.reset_states()
@@ -99,7 +99,7 @@ class DenseCapLanguageModel(nn.Module):
         return torch.cat(words, 1)
 
     def decode(self, tokens: Tensor) -> list[str]:
-        """The captions of sampled tokens, :math:`(N, T)`, up to the end of each."""
+        """Return the captions of sampled tokens, :math:`(N, T)`, up to the end of each."""
         captions = []
         for row in (tokens - self.index_base + 1).tolist():
             words = itertools.takewhile(lambda number: number not in (0, self.vocab_size + 1), row)
@@ -107,7 +107,7 @@ class DenseCapLanguageModel(nn.Module):
         return captions
 
     def target(self, captions: Tensor) -> Tensor:
-        """What the scores of true captions, :math:`(N, T)`, are compared with, :math:`(N, T + 2)`."""
+        """Return the targets :math:`(N, T + 2)` of true captions :math:`(N, T)`."""
         none = captions.new_full((len(captions), 1), self.index_base - 1)
         no_word = F.pad(captions == self.index_base - 1, (0, 1), value=True)
         end = no_word & (no_word.cumsum(1) == 1)
@@ -212,7 +212,7 @@ class NeuralTalkLanguageModel(nn.Module):
 
         @classmethod
         def upgrade(cls, obj: LuaObject) -> LuaObject:
-            """Without the copies that Torch7 makes for each time step."""
+            """Remove Torch7's copies for each time step."""
             return obj.changed(dict.fromkeys(("clones", "lookup_tables", "state", "inputs", "lookup_tables_inputs")))
 
 

@@ -110,7 +110,7 @@ class HLogSoftMax(nn.Module):
         def parameters(
             cls, module: nn.Module, inner: Callable[[nn.Module], Iterator[ParameterSite]]
         ) -> Iterator[ParameterSite]:
-            """Weight and bias of the clusters, then biases and weights of the classes (named layers of the graph)."""
+            """Return weight and bias of the clusters, then biases and weights of the classes."""
             assert isinstance(module, HLogSoftMax)
             yield from inner(module.cluster_model)
             classes = list(inner(module.class_model))

@@ -80,7 +80,7 @@ class MakeAnchors(nn.Module):
         self.x0, self.y0, self.sx, self.sy = x0, y0, sx, sy
 
     def boxes(self, input: Tensor) -> Tensor:
-        """The anchors, :math:`(k, 4, H, W)`."""
+        """Return the anchors, :math:`(k, 4, H, W)`."""
         k, (H, W) = self.anchors.shape[1], input.shape[2:]
         x = torch.arange(W, dtype=input.dtype, device=input.device) * self.sx + self.x0
         y = torch.arange(H, dtype=input.dtype, device=input.device) * self.sy + self.y0

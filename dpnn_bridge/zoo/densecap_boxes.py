@@ -9,14 +9,14 @@ from dpnn_bridge.torch7.quicksort import positions, sort_positions
 
 
 def corners(boxes: Tensor) -> Tensor:
-    """(xc, yc, w, h) as (x1, y1, x2, y2), the centres of the outermost pixels, :math:`(*, 4)`."""
+    """Convert (xc, yc, w, h) to (x1, y1, x2, y2), centres of the outermost pixels, :math:`(*, 4)`."""
     centre, size = boxes.split(2, -1)
     half = (size - 1) / 2
     return torch.cat([centre - half, centre + half], -1)
 
 
 def clip(boxes: Tensor, height: float, width: float) -> tuple[Tensor, Tensor]:
-    """Boxes (xc, yc, w, h) cut at the border of an image, and which of them have an extent left.
+    """Clip boxes (xc, yc, w, h) to an image; also return which are not empty.
 
     Widths and heights shrink by 1, also those of boxes within: densecap adds no pixel on the way back from corners.
 
@@ -37,7 +37,7 @@ def clip(boxes: Tensor, height: float, width: float) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def nms(boxes: Tensor, scores: Tensor, overlap: float, max_boxes: int | None = None) -> Tensor:
-    """Indices of the boxes that are left when each box removes those of lower score that overlap it.
+    """Return the indices of the boxes that are left when each box removes those of lower score that overlap it.
 
     Equal scores come in the order in which Torch7 sorts them, the last first.
 

@@ -303,13 +303,13 @@ class DenseCapModel(nn.Module):
 
     @torch.no_grad()
     def forward_test(self, image: Tensor) -> tuple[Tensor, Tensor, list[str]]:
-        """Switches to evaluation and returns boxes :math:`(K, 4)`, objectness :math:`(K, 1)` and K captions."""
+        """Switch to evaluation and return boxes :math:`(K, 4)`, objectness :math:`(K, 1)` and K captions."""
         output = self.eval()(image)
         return output[3], output[0], self.language_model.decode(output[4])
 
     @torch.no_grad()
     def extract_features(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """In evaluation: boxes :math:`(K, 4)` and the features :math:`(K, D)` that the captions are made of."""
+        """Return boxes :math:`(K, 4)` and their features :math:`(K, D)`, in evaluation."""
         pooled, regions, _, _ = self._regions(image, None, None)
         features = self._part("recog_base")(pooled)
         boxes = ApplyBoxTransform()([regions, self._part("box_reg_branch")(features)])
@@ -319,7 +319,7 @@ class DenseCapModel(nn.Module):
     def set_test_args(
         self, rpn_nms_thresh: float = 0.7, final_nms_thresh: float = 0.3, num_proposals: int = 1000
     ) -> None:
-        """Sets what evaluation keeps, with densecap's defaults.
+        """Set what evaluation keeps, with densecap's defaults.
 
         Args:
             rpn_nms_thresh: largest overlap of two proposals.
@@ -331,7 +331,7 @@ class DenseCapModel(nn.Module):
         self.final_nms_thresh = final_nms_thresh
 
     def losses(self, image: Tensor, boxes: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """The losses of one image in training; a backward pass from ``total_loss`` gives densecap's gradients.
+        """Return the losses of one image in training; a backward pass from ``total_loss`` gives densecap's gradients.
 
         Args:
             image: :math:`(1, 3, H, W)`.

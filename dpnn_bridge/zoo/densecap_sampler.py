@@ -75,7 +75,7 @@ class BoxSampler(nn.Module):
         return [i + self.index_base for i in (chosen, target[chosen], others)]
 
     def draw(self, total: int, count: int) -> Tensor:
-        """``count`` of the numbers below ``total``, different ones if there are enough."""
+        """Return ``count`` of the numbers below ``total``, different ones if there are enough."""
         if not total:
             raise ValueError("BoxSampler: every box is the best one of a target, none is left to be negative")
         return torch.randint(total, (count,)) if total < count else torch.randperm(total)[:count]

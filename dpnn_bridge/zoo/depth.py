@@ -89,7 +89,7 @@ class ChannelDropout(nn.Module):
         return self.dropped(input, noise.to(input.device, input.dtype))
 
     def dropped(self, input: Tensor, noise: Tensor) -> Tensor:
-        """``input`` without the channels whose noise is 0."""
+        """Return ``input`` without the channels whose noise is 0."""
         kept = torch.ones(input.shape[1], dtype=input.dtype, device=input.device)
         kept[: self.channels] = noise
         return input * kept.view(-1, 1, 1)

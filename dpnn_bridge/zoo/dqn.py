@@ -63,7 +63,7 @@ class Scale(nn.Module):
 
 
 def _resized(x: Tensor, size: int) -> Tensor:
-    """Package image's bilinear scaling of the last dimension of a matrix."""
+    """Scale the last dimension of a matrix bilinearly, like the package image."""
     old = x.shape[-1]
     if size == old:
         return x

@@ -81,7 +81,7 @@ class Encoding(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws the parameters as Deep-Encoding does."""
+        """Draw the parameters as Deep-Encoding does."""
         nn.init.uniform_(self.weight, -((self.K * self.D) ** -0.5), (self.K * self.D) ** -0.5)
         nn.init.uniform_(self.bias, -(self.K**-0.5), self.K**-0.5)
 

@@ -51,7 +51,7 @@ class SpatialGlimpseInverse(nn.Module):
         return zero_gradient(zero_gradient(pasted, place), image)
 
     def _source(self, place: Tensor, size: int, length: int) -> tuple[Tensor, Tensor]:
-        """For each row of the image the row of the patch, and whether there is one."""
+        """Return, for each row of the image, the row of the patch, and whether it exists."""
         border = (length - 1) // 2
         room = size + 2 * border - length
         start = ((place.detach() + 1) / 2 * room).clamp(0, room).long()

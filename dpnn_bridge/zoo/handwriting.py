@@ -115,7 +115,7 @@ class MixtureCriterion(nn.Module):
 
 
 def _likelihood(input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """The log likelihood of every sample (N, 1) and the slope of its negative in the raw outputs (N, 121)."""
+    """Return the log likelihood of every sample (N, 1) and the slope of its negative in the raw outputs (N, 121)."""
     tiny = 1e-15
     end, weight, mean_x, mean_y, deviation_x, deviation_y, r = input.split(COLUMNS, 1)
     x, y, ends = target.split(1, 1)

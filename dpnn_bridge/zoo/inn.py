@@ -90,7 +90,7 @@ class MeanSubtraction(nn.Module):
 
         @classmethod
         def upgrade(cls, obj: LuaObject) -> LuaObject:
-            """One image; a used module holds it expanded to the size of its last batch."""
+            """Return one image; a used module holds it expanded to the size of its last batch."""
             mean = obj["mean"]
             if mean.ndim != 4:
                 return obj
@@ -221,7 +221,7 @@ class ROIPooling(nn.Module):
         return pooled.view(C, -1, oH, oW).transpose(0, 1)
 
     def _largest(self, flat: Tensor, regions: Tensor, H: int, W: int) -> tuple[Tensor, Tensor]:
-        """Where the largest pixel of each bin stands in ``flat``, the first of equal ones, and which bins are empty."""
+        """Return the position in ``flat`` of each bin's first largest pixel, and which bins are empty."""
         image = (regions[:, 0] - self.index_base).long()
         left, top, right, bottom = round_half_away((regions[:, 1:] - self.index_base) * self.spatial_scale).unbind(1)
         y0, y1 = self._bins(top, bottom, self.output_size[0], H)
@@ -276,5 +276,5 @@ class ROIPooling(nn.Module):
 
 
 def round_half_away(x: Tensor) -> Tensor:
-    """C's ``round``: halves go away from zero."""
+    """Round halves away from zero, as C's ``round``."""
     return torch.sign(x) * torch.floor(x.abs() + 0.5)

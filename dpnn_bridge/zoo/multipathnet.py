@@ -83,7 +83,7 @@ class NoBackprop(nn.Sequential):
 
         @classmethod
         def upgrade(cls, obj: LuaObject) -> LuaObject:
-            """Version 1 keeps the module in ``inner``."""
+            """Upgrade version 1, which stores the module in ``inner``."""
             if "inner" not in obj:
                 return obj
             return obj.changed(inner=None, modules=LuaTable.from_list([obj["inner"]]))

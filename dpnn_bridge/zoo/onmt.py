@@ -51,7 +51,7 @@ class Network(nn.Sequential):
 
         @classmethod
         def upgrade(cls, obj: LuaObject) -> LuaObject:
-            """Old files lack the table of modules."""
+            """Upgrade old files, which lack the table of modules."""
             if "modules" in obj or "net" not in obj:
                 return obj
             return obj.changed(modules=LuaTable.from_list([obj["net"]]))
@@ -83,7 +83,7 @@ class Generator(Network):
     class Lua(Network.Lua):
         @classmethod
         def upgrade(cls, obj: LuaObject) -> LuaObject:
-            """Version 2, which returns a table; before it one softmax stood alone."""
+            """Upgrade to version 2, which returns a table; earlier files have a single softmax."""
             obj = super().upgrade(obj)
             if obj.get("version") is not None or obj["net"].class_name == "nn.ConcatTable":
                 return obj
@@ -213,7 +213,7 @@ class VariationalDropout(nn.Module):
         return input * self.mask
 
     def reset_mask(self) -> None:
-        """Forgets the mask; call it before every sequence."""
+        """Forget the mask; call it before every sequence."""
         self.mask = None
 
     def extra_repr(self) -> str:
@@ -259,7 +259,7 @@ class VariationalDropout(nn.Module):
 
 
 def reset_masks(module: nn.Module) -> None:
-    """Makes every :class:`VariationalDropout` in ``module`` draw a new mask at its next step."""
+    """Make every :class:`VariationalDropout` in ``module`` draw a new mask at its next step."""
     for child in module.modules():
         if isinstance(child, VariationalDropout):
             child.reset_mask()

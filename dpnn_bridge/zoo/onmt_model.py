@@ -17,7 +17,7 @@ from dpnn_bridge.zoo.onmt import reset_masks
 
 
 def tensors(value: Any) -> list[Any]:
-    """A list of what a step returned, which is a bare tensor where there is only one."""
+    """Return a list of what a step returned, which is a bare tensor where there is only one."""
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
@@ -33,7 +33,7 @@ class _Part(LuaClass):
 
     @classmethod
     def settings(cls, args: LuaTable) -> dict[str, Any]:
-        """Keyword arguments of the module from OpenNMT's."""
+        """Return the keyword arguments of the module from OpenNMT's."""
         states = args.get("numStates") or args["numEffectiveLayers"]  # its name before 2017
         return {"num_states": states, "rnn_size": args["rnnSize"]}
 
@@ -44,7 +44,7 @@ class _Part(LuaClass):
 
     @classmethod
     def lua_settings(cls, module: Any) -> dict[str, Any]:
-        """OpenNMT's arguments from the module's attributes."""
+        """Return OpenNMT's arguments from the module's attributes."""
         return {"numStates": module.num_states, "rnnSize": module.rnn_size}
 
 
@@ -139,7 +139,7 @@ class BiEncoder(nn.Module):
 
 
 def _reversed(x: Tensor, lengths: Tensor) -> Tensor:
-    """Sequences (T, N, *) in reverse order, the padding on the left kept where it is."""
+    """Reverse sequences (T, N, *), and keep the padding on the left."""
     T = x.shape[0]
     start = T - lengths.to(x.device).long()
     t = torch.arange(T, device=x.device)[:, None]
@@ -180,7 +180,7 @@ class Decoder(nn.Module):
         return [self.generator(output) for output in self.outputs(input)]
 
     def outputs(self, input: list[Any]) -> list[Tensor]:
-        """The outputs before the generator, one :math:`(N, H)` per word."""
+        """Return the outputs before the generator, one :math:`(N, H)` per word."""
         target, states, context, lengths = input
         columns = tensors(target)
         T, N = columns[0].shape[:2]
@@ -235,7 +235,7 @@ class _padding_masked:  # noqa: N801 (a context manager)
 
 
 def is_attention(module: nn.Module) -> bool:
-    """Whether a module is the softmax of an attention layer, by the name that OpenNMT gave it."""
+    """Return whether a module is the softmax of an attention layer, by the name that OpenNMT gave it."""
     record = module.__dict__.get("lua_record")
     return record is not None and record.fields.get("name") == "softmaxAttn"
 

@@ -16,7 +16,7 @@ from dpnn_bridge.objects import LuaObject, LuaTable
 
 
 def resized(source: int, target: int, like: Tensor) -> Tensor:
-    """The matrix :math:`(target, source)` by which Torch7's ``image.scale(…, 'bilinear')`` resizes a row.
+    """Return the matrix :math:`(target, source)` by which Torch7's ``image.scale(…, 'bilinear')`` resizes a row.
 
     Larger: linear, first and last pixel stay. Smaller: the mean over the pixels that a pixel covers.
     """
@@ -87,7 +87,7 @@ class PyramidPacker(nn.Module):
         return boxes
 
     def _after(self, pixel: int) -> int:
-        """The first place behind a pixel."""
+        """Return the first place behind a pixel."""
         return ((pixel - 1) // self.step + 1) * self.step + 1
 
     def extra_repr(self) -> str:

@@ -53,7 +53,7 @@ class Sampler(nn.Module):
         return self.sampled(input, torch.randn_like(input[0]))
 
     def sampled(self, input: list[Tensor], eps: Tensor) -> Tensor:
-        """The sample that standard normal noise ``eps`` gives."""
+        """Return the sample that standard normal noise ``eps`` gives."""
         return (input[1] * 0.5).exp() * eps + input[0]
 
     class Lua(LuaClass):

@@ -44,7 +44,7 @@ class ShakeShakeTable(nn.Module):
         return self.weighed(input, alpha, self._weights(input[1], self.backward_shake))
 
     def weighed(self, input: list[Tensor], alpha: Tensor, beta: Tensor) -> list[Tensor]:
-        """The outputs with weights ``alpha`` forward and ``beta`` backward, each (N)."""
+        """Return the outputs with weights ``alpha`` forward and ``beta`` backward, each (N)."""
         skip, x1, x2 = input
         shape = (-1,) + (1,) * (x1.dim() - 1)
         alpha, beta = alpha.view(shape), beta.view(shape)
@@ -72,7 +72,7 @@ class ShakeShakeTable(nn.Module):
 
         @classmethod
         def replay(cls, module: nn.Module, after: LuaObject) -> Callable[..., Any] | None:
-            """``constant_tensor`` holds the weights of the last pass, which is the backward pass in training."""
+            """Return ``constant_tensor`` holds the weights of the last pass, which is the backward pass in training."""
             assert isinstance(module, ShakeShakeTable)
             x = after.get("output")
             if not isinstance(x, LuaTable) or not ((module.training and module.forward_shake) or module.backward_shake):
@@ -88,7 +88,7 @@ class ShakeShakeTable(nn.Module):
 
 
 def _quotient(output: Tensor, input: Tensor) -> Tensor:
-    """The factor of each image, read off where the input is largest."""
+    """Return the factor of each image, read off where the input is largest."""
     place = input.detach().flatten(1).abs().argmax(1, keepdim=True)
     return (output.flatten(1).gather(1, place) / input.detach().flatten(1).gather(1, place)).squeeze(1)
 

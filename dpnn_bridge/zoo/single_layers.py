@@ -239,7 +239,7 @@ class Noise(nn.Module):
 
         @classmethod
         def upgrade(cls, obj: LuaObject) -> LuaObject:
-            """The mode is in a field of its own."""
+            """Read the mode from its own field."""
             return super().upgrade(obj).changed(train=obj["active"])
 
         @classmethod

@@ -101,11 +101,11 @@ class MatchTrans(nn.Module):
         return zero_gradient(zero_gradient(output, current), previous)
 
     def _windows(self, map: Tensor) -> Tensor:
-        """The neighbours of every place, :math:`(N, C, K^2, H W)`."""
+        """Return the neighbours of every place, :math:`(N, C, K^2, H W)`."""
         return F.unfold(map, self.window, padding=self.window // 2).unflatten(1, (map.shape[1], -1))
 
     def _weights(self, current: Tensor, previous: Tensor) -> Tensor:
-        """Weights of the neighbours, :math:`(N, 1, K^2, H W)`."""
+        """Return the weights of the neighbours, :math:`(N, 1, K^2, H W)`."""
         now = (current / (torch.linalg.vector_norm(current, dim=1, keepdim=True) + 1e-8)).flatten(2)
         before = self._windows(previous / (torch.linalg.vector_norm(previous, dim=1, keepdim=True) + 1e-8))
         affinity = (before * now.unsqueeze(2)).sum(1, keepdim=True).clamp(min=0)

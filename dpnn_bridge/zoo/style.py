@@ -48,7 +48,7 @@ class InstanceNormalization(LuaClass):
 
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:
-        """Without the hidden normalization, which is made anew when the remembered batch size differs."""
+        """Remove the hidden normalization, which is created again if the batch size differs."""
         return obj.changed({name: -1 for name in ("prev_N", "prev_batch_size") if name in obj}, bn=None)
 
     @classmethod
@@ -336,7 +336,7 @@ class NoiseFill(nn.Module):
         return self.filled(input, fresh)
 
     def filled(self, input: Tensor, fresh: Tensor) -> Tensor:
-        """``input`` with ``fresh`` in its last channels."""
+        """Return ``input`` with ``fresh`` in its last channels."""
         kept = input[:, : input.shape[1] - self.num_noise_channels]
         return with_gradient_of(torch.cat([kept, fresh], 1), input)
 

@@ -48,11 +48,11 @@ class ContentLoss(nn.Module):
         self.loss: Tensor | float = 0.0
 
     def features(self, input: Tensor) -> Tensor:
-        """What is compared with the target."""
+        """Return the value that is compared with the target."""
         return input
 
     def capture(self, features: Tensor) -> None:
-        """Makes ``features`` the target."""
+        """Make ``features`` the target."""
         self.target = features.clone()
 
     def forward(self, input: Tensor) -> Tensor:

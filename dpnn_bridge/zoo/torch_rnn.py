@@ -19,7 +19,7 @@ from dpnn_bridge.objects import LuaObject, LuaTensor
 def over_time(
     modules: Iterable[nn.Module], input: Tensor, joining: Collection[int], parting: Collection[int]
 ) -> Tensor:
-    """Runs modules in order; those at ``joining`` merge batch and time, those at ``parting`` separate them again."""
+    """Run modules in order; those at ``joining`` merge batch and time, those at ``parting`` separate them again."""
     lead: torch.Size | None = None
     for i, module in enumerate(modules):
         if i in joining:
@@ -33,7 +33,7 @@ def over_time(
 
 
 def positions(modules: Collection[LuaObject], views: Iterable[LuaObject]) -> list[int]:
-    """Where the ``nn.View`` objects of a sequence stand whose size follows the input."""
+    """Return the positions of the ``nn.View`` objects whose size follows the input."""
     ids = [id(m) for m in modules]
     return [ids.index(id(view)) for view in views]
 
@@ -65,12 +65,12 @@ class SequenceRNN(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws the weight as torch-rnn does."""
+        """Draw the weight as torch-rnn does."""
         nn.init.normal_(self.weight, std=(self.input_dim + self.hidden_dim) ** -0.5)
         nn.init.zeros_(self.bias)
 
     def reset_states(self) -> None:
-        """Forgets the last states, as :func:`dpnn_bridge.memory.forget` does."""
+        """Forget the last states, as :func:`dpnn_bridge.memory.forget` does."""
         self.last = None
 
     forget_own = reset_states
@@ -93,11 +93,11 @@ class SequenceRNN(nn.Module):
         return output
 
     def _run(self, x: Tensor, initial: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Outputs (N, T, H) and last states (states, N, H) from initial states (1, N, H)."""
+        """Return the outputs (N, T, H) and last states (states, N, H) from initial states (1, N, H)."""
         raise NotImplementedError
 
     def _weights(self, weight: Tensor, bias: Tensor) -> list[Tensor]:
-        """Torch's four tensors for a layer."""
+        """Return torch's four tensors for a layer."""
         w, u = weight.t().split([self.input_dim, self.hidden_dim], 1)
         return [w.contiguous(), u.contiguous(), bias, torch.zeros_like(bias)]
 
@@ -188,7 +188,7 @@ class LSTM(SequenceRNN):
 
 
 def _candidate_before_output(x: Tensor) -> Tensor:
-    """Columns i, f, o, g in torch's order i, f, g, o."""
+    """Return the columns i, f, o, g in torch's order i, f, g, o."""
     i, f, o, g = x.chunk(4, -1)
     return torch.cat([i, f, g, o], -1)
 
@@ -249,7 +249,7 @@ class LanguageModel(nn.Module):
         return over_time(self.net, input, self.joining, self.parting)
 
     def reset_states(self) -> None:
-        """Forgets the states of all recurrent layers."""
+        """Forget the states of all recurrent layers."""
         for module in self.net:
             if isinstance(module, SequenceRNN):
                 module.reset_states()

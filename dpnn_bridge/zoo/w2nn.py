@@ -136,7 +136,7 @@ class ShakeShakeTable(nn.Module):
         return self.mixed(x1, x2, weights[0], weights[1])
 
     def mixed(self, x1: Tensor, x2: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
-        """The sum with weights ``alpha`` forward and ``beta`` backward, each (N)."""
+        """Return the sum with weights ``alpha`` forward and ``beta`` backward, each (N)."""
         shape = (-1,) + (1,) * (x1.dim() - 1)
         alpha, beta = alpha.view(shape), beta.view(shape)
         return with_gradient_of(2 * ((1 - alpha) * x1 + alpha * x2), beta * x1 + (1 - beta) * x2)

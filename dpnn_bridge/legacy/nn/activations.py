@@ -70,7 +70,7 @@ class _SoftMaximum(Module):
             self.dim = dim
 
     def _own_module(self) -> Any:
-        """That over the dimension which was named; Torch7 chooses one by the number of dimensions."""
+        """Build a softmax over the given dimension; Torch7 derives it from the number of dimensions."""
         dim = self.__dict__.get("dim")
         return None if dim is None else self._of_torch(dim)
 

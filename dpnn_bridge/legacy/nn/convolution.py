@@ -126,17 +126,17 @@ class _Map(Module):
 
         @staticmethod
         def full(nin: int, nout: int) -> Tensor:
-            """Every input with every output."""
+            """Return every input with every output."""
             return torch.tensor([(i, j) for j in range(nout) for i in range(nin)], dtype=torch.get_default_dtype())
 
         @staticmethod
         def oneToOne(nfeat: int) -> Tensor:
-            """Every input with its output."""
+            """Return every input with its output."""
             return torch.arange(nfeat, dtype=torch.get_default_dtype()).view(-1, 1).repeat(1, 2)
 
         @staticmethod
         def random(nin: int, nout: int, nto: int) -> Tensor:
-            """``nto`` inputs for every output."""
+            """Return ``nto`` inputs for every output."""
             inputs: list[int] = []
             chunks = nin // nto
             while len(inputs) < nout * nto:

@@ -161,7 +161,7 @@ class ClassSimplexCriterion(MSECriterion):
 
 
 def _simplex(n: int) -> Tensor:
-    """The corners of a regular simplex around the origin, at distance 1, as rows."""
+    """Return the corners of a regular simplex around the origin, at distance 1, as rows."""
     corners = torch.zeros(n + 1, n)
     for k in range(n):
         corners[k, k] = math.sqrt(1 - float(corners[k, :k].square().sum()))

@@ -34,7 +34,7 @@ def _checked(kernel: Tensor | None, name: str) -> Tensor:
 
 
 def _estimator(planes: int, kernel: Tensor) -> Sequential:
-    """The weighted mean of all planes in a neighbourhood, for each plane."""
+    """Return the weighted mean of all planes in a neighbourhood, for each plane."""
     height, width = kernel.size(0), kernel.size(-1)
     found = Sequential().add(SpatialZeroPadding(width // 2, width // 2, height // 2, height // 2))
     if kernel.dim() == 2:
@@ -51,7 +51,7 @@ def _estimator(planes: int, kernel: Tensor) -> Sequential:
 
 
 def _replicate(planes: int) -> Replicate:
-    """Repeats one plane; in a batch, of each sample."""
+    """Repeat one plane; in a batch, of each sample."""
     found = Replicate(planes, 0)
     found.__dict__["ndim"] = 3
     return found

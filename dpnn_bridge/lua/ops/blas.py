@@ -16,7 +16,7 @@ from dpnn_bridge.lua.tensor import Tensor, TorchError, cast_number, shape_text
 
 @torch_function("dot", "T T")
 def dot(a: Tensor, b: Tensor) -> float:
-    """Dot product over all elements; integers wrap in their own type within each evenly spaced run."""
+    """Compute the dot product of all elements; integers wrap in their type in each evenly spaced run."""
     if a.numel != b.numel:
         raise TorchError(f"inconsistent tensor size, expected {a.shape_text} and {b.shape_text}")
     x, y = a.t.reshape(-1), b.t.reshape(-1)
@@ -31,7 +31,7 @@ def dot(a: Tensor, b: Tensor) -> float:
 
 
 def _run_length(t: Tensor) -> int:
-    """Number of elements that lie at equal distances, from the last dimension on."""
+    """Return the number of elements that lie at equal distances, from the last dimension on."""
     length, step = 1, 0
     for n, stride in zip(reversed(t.size), reversed(t.stride), strict=True):
         if length > 1 and stride != step * length:
@@ -43,7 +43,7 @@ def _run_length(t: Tensor) -> int:
 
 
 def _runs(a: Tensor, b: Tensor) -> list[tuple[int, int]]:
-    """Spans within which both tensors have one stride; TH takes one BLAS product of each."""
+    """Return the spans within which both tensors have one stride; TH takes one BLAS product of each."""
     cuts = {0, a.numel}
     for length in (_run_length(a), _run_length(b)):
         cuts |= set(range(0, a.numel, max(length, 1)))
@@ -81,7 +81,7 @@ Product = Callable[[Tensor, Tensor], torch.Tensor]
 
 
 def _plain(name: str, dims: tuple[int, int], product: Product, in_order: InOrder) -> None:
-    """mm, mv, bmm, ger: only a result that was left out is allocated, a given one must have the right shape."""
+    """Implement mm, mv, bmm, ger: allocate only an omitted result; a given one must have the right shape."""
     a, b = dims
 
     @torch_function(name, f"T{a} T{b}", modes="f")
@@ -111,7 +111,7 @@ _plain("ger", (1, 1), _outer, overlap.add_r)
 
 def _added(name: str, dim: int, dims: tuple[int, int], product: Product, in_order: InOrder) -> None:
     def add(r: Tensor, beta: float, m: Tensor, alpha: float, x: Tensor, y: Tensor) -> None:
-        """``r = beta * m + alpha * product`` with the shape of ``m``, which must be the product's."""
+        """Compute ``r = beta * m + alpha * product``; ``m`` must have the product's shape."""
         values = product(x, y)
         if tuple(values.shape) != m.size:
             raise TorchError(f"size mismatch, t: {m.shape_text}, product: {shape_text(values.shape)}")

@@ -14,7 +14,7 @@ from dpnn_bridge.lua.tensor import DTYPES, Tensor, TorchError, cast_number
 
 
 def new_tensor(ty: str, *args: Any) -> Tensor:
-    """``torch.*Tensor(...)`` but for tables, which Lua flattens for :func:`tensor_of_numbers`."""
+    """Return ``torch.*Tensor(...)`` but for tables, which Lua flattens for :func:`tensor_of_numbers`."""
     t = Tensor(ty)
     point_to(t, args, 1)
     return t
@@ -63,7 +63,7 @@ def range_(r: Tensor, first: float, last: float, step: float) -> None:
 
 
 def _fill(r: Tensor, values: torch.Tensor) -> None:
-    """A result of the right size keeps its shape and strides."""
+    """Resize a result unless it has the right size; then it keeps its shape and strides."""
     if r.numel == len(values):
         r.write(values)
     else:

@@ -30,7 +30,7 @@ def check_counts(names: str, *tensors: Tensor) -> None:
 
 
 def pointwise(f: Callable[..., torch.Tensor], result: Tensor, first: Tensor, *others: Tensor) -> None:
-    """``result = f(first, *others)`` element by element."""
+    """Compute ``result = f(first, *others)`` element by element."""
     in_place = result is first or result.same(first)
     if not in_place:
         result.resize_as(first)  # before anything is checked, and the result may be one of the others
@@ -58,7 +58,7 @@ _PIECE = 32768
 
 
 def _lie_alike(result: Tensor, *sources: Tensor) -> bool:
-    """Whether all are contiguous and each source is the result or shares no memory with it."""
+    """Return whether all are contiguous and each source is the result or shares no memory with it."""
     if not all(t.is_contiguous() for t in (result, *sources)):
         return False
     apart = [s for s in sources if s is not result and not s.same(result)]
@@ -66,7 +66,7 @@ def _lie_alike(result: Tensor, *sources: Tensor) -> bool:
 
 
 def apart(a: Tensor, b: Tensor) -> bool:
-    """Whether two views of one block have no element in common, such as the gates of a recurrent layer."""
+    """Return whether two views of one block have no element in common, such as the gates of a recurrent layer."""
     first, second = sorted(
         (v.offset, v.offset + sum((n - 1) * k for n, k in zip(v.size, v.stride, strict=True))) for v in (a, b)
     )
@@ -80,7 +80,7 @@ def apart(a: Tensor, b: Tensor) -> bool:
 
 
 def _overlaps_input(result: Tensor, first: Tensor, *others: Tensor) -> bool:
-    """Whether the result may overwrite what is still to be read: it overlaps a source that is arranged differently."""
+    """Return whether writing the result may overwrite unread elements of a source with another layout."""
     block = result.storage and result.storage.block
     if block is None or result.numel > IN_ORDER:
         return False
@@ -127,7 +127,7 @@ def _scalar(value: float, t: Tensor) -> float:
 
 
 def _number_op(name: str, f: Callable[[torch.Tensor, Any], torch.Tensor]) -> None:
-    """``r = f(s, number)``, the number cut to the element type first."""
+    """Compute ``r = f(s, number)``, with the number converted to the element type first."""
 
     @torch_function(name, "r s n")
     def run(r: Tensor, s: Tensor, value: float) -> None:
@@ -158,7 +158,7 @@ def _fmod(x: torch.Tensor, y: Any) -> torch.Tensor:
 
 
 def remainder(x: torch.Tensor, y: Any) -> torch.Tensor:
-    """Sign of the divisor; for floats TH's formula, NaN for a zero divisor."""
+    """Compute the modulo with the sign of the divisor; TH's formula for floats, NaN for a zero divisor."""
     if not isinstance(y, torch.Tensor):
         y = torch.tensor(y, dtype=x.dtype)
     if not x.is_floating_point():
@@ -245,7 +245,7 @@ def clamp(r: Tensor, s: Tensor, low: float, high: float) -> None:
 
 
 def _copied(r: Tensor, s: Tensor) -> Tensor:
-    """``r`` with what ``s`` holds: Torch7 copies before it reads further sources, of which the result may be one."""
+    """Copy ``s`` to ``r`` before further sources are read, as in Torch7: ``r`` may be one of them."""
     if r is not s:
         pointwise(lambda x: x, r, s)
     return r
@@ -298,7 +298,7 @@ def fill(r: Tensor, value: float) -> None:
 
 
 def _round(x: torch.Tensor) -> torch.Tensor:
-    """Halves away from zero, as C rounds."""
+    """Round halves away from zero, as in C."""
     whole = torch.trunc(x)
     return torch.where((x - whole).abs() >= 0.5, whole + torch.sign(x), whole)
 

@@ -26,12 +26,12 @@ from dpnn_bridge.lua.tensor import Storage, Tensor, TorchError, cast_number
 
 
 def _place(index: int, count: int) -> int:
-    """1-based or negative position -> 0-based."""
+    """Convert a 1-based or negative position to a 0-based one."""
     return index - 1 if index > 0 else index + count if index < 0 else -1
 
 
 def get_number(t: Tensor, index: float) -> Tensor | float:
-    """``t[i]``"""
+    """Return ``t[i]``"""
     if not t.size:
         raise TorchError("bad argument #1 (empty tensor)")
     at = _place(int(index), t.size[0])
@@ -43,7 +43,7 @@ def get_number(t: Tensor, index: float) -> Tensor | float:
 
 
 def put_number(t: Tensor, index: float, value: Any) -> None:
-    """``t[i] = value``"""
+    """Set ``t[i] = value``."""
     if not t.size:
         raise TorchError("bad argument #1 (empty tensor)")
     at = _place(int(index), t.size[0])
@@ -142,7 +142,7 @@ def _storage_place(t: Tensor, index: Storage) -> int:
 
 
 def get_object(t: Tensor, index: Any) -> Any:
-    """``t[LongStorage]`` or ``t[mask]``; nothing for other types."""
+    """Return ``t[LongStorage]`` or ``t[mask]``; nothing for other types."""
     if isinstance(index, Storage) and index.ty == "Long":
         return element(t, _storage_place(t, index))
     if isinstance(index, Tensor) and index.ty == "Byte":
@@ -151,7 +151,7 @@ def get_object(t: Tensor, index: Any) -> Any:
 
 
 def put_object(t: Tensor, index: Any, value: Any) -> bool:
-    """Whether the index is of a kind that tensors know."""
+    """Return whether the index is of a kind that tensors know."""
     if isinstance(index, Storage) and index.ty == "Long":
         place = _storage_place(t, index)
         assert t.storage is not None
@@ -200,7 +200,7 @@ def index_(*args: Any) -> Tensor:
 
 
 def _index_within(r: Tensor, t: Tensor, d: int, index: Tensor) -> None:
-    """``r:index(t, d, index)`` in one memory: Torch7 resizes first, then copies one slice after the other."""
+    """Compute ``r:index(t, d, index)`` on shared memory: resize first, then copy slice by slice."""
     r.resize((*t.size[:d], index.numel, *t.size[d + 1 :]))
     if d == 0 and r.is_contiguous() and t.is_contiguous():
         _indices(index, 3, t.size[d])  # looked at before anything is copied

@@ -68,7 +68,7 @@ def gesv(x: Tensor, lu: Tensor, b: Tensor, a: Tensor) -> None:
 
 @_lapack("gels", "T T", 2)
 def gels(x: Tensor, qr: Tensor, b: Tensor, a: Tensor) -> None:
-    """Least squares, of least norm when there are fewer rows than columns."""
+    """Solve least squares, with minimum norm if there are fewer rows than columns."""
     matrix, right = _matrix(a), _right_side(b, a.size[0])
     rows, columns = matrix.shape
     factors, tau = torch.geqrf(matrix if rows >= columns else matrix.mT.contiguous())
@@ -106,7 +106,7 @@ def symeig(e: Tensor, v: Tensor, a: Tensor, jobz: str, uplo: str) -> None:
 
 
 def _tridiagonal(a: torch.Tensor, upper: bool) -> torch.Tensor:
-    """What LAPACK leaves of a matrix whose eigenvalues alone were asked for: Householder's reduction of a triangle."""
+    """Return LAPACK's remaining matrix if only eigenvalues are computed: Householder's reduction."""
     a = a.clone() if upper else a.flip(0, 1).clone()  # the lower case is the upper one, seen from the other corner
     full = a.triu() + a.triu(1).mT
     for i in range(len(a) - 1, 0, -1):
@@ -128,7 +128,7 @@ def _tridiagonal(a: torch.Tensor, upper: bool) -> torch.Tensor:
 
 @_lapack("eig", "T c=NV", 2)
 def eig(e: Tensor, v: Tensor, a: Tensor, jobz: str) -> None:
-    """Eigenvalues as n x 2 (real, imaginary); complex pairs of vectors as real and imaginary columns."""
+    """Compute eigenvalues as n x 2 (real, imaginary); complex vector pairs as real and imaginary columns."""
     values, vectors = torch.linalg.eig(_matrix(a, square=True))
     e.assign(torch.stack([values.real, values.imag], 1))
     if jobz == "V":
@@ -170,7 +170,7 @@ def potrs(r: Tensor, b: Tensor, factor: Tensor, uplo: str) -> None:
 
 @_lapack("potri", "T c=UL", 1)
 def potri(r: Tensor, factor: Tensor, uplo: str) -> None:
-    """Only the triangle named by ``uplo`` is meaningful in LAPACK; here both are."""
+    """Compute both triangles; in LAPACK only the one named by ``uplo`` is meaningful."""
     _columns(r, torch.cholesky_inverse(_matrix(factor, square=True), upper=uplo == "U"))
 
 
@@ -227,7 +227,7 @@ def geqrf(r: Tensor, tau: Tensor, a: Tensor) -> None:
 
 @_lapack("orgqr", "T T", 1)
 def orgqr(r: Tensor, a: Tensor, tau: Tensor) -> None:
-    """The first columns, one per scale, become orthonormal; as in Torch7 the others stay."""
+    """Make the first columns, one per scale, orthonormal; the others are unchanged, as in Torch7."""
     full, k = _matrix(a).clone(), tau.numel
     full[:, :k] = torch.linalg.householder_product(full[:, :k], tau.t)
     _columns(r, full)

@@ -11,7 +11,7 @@ from dpnn_bridge.torch7.quicksort import EXACT_LIMIT, positions, select_position
 
 
 def _extremum(name: str, greatest: bool) -> None:
-    """NaN wins and the first of equal values is taken."""
+    """Select extrema: NaN has precedence, then the first of equal values."""
 
     @torch_function(name, "T")
     def whole(t: Tensor) -> float:
@@ -50,7 +50,7 @@ def sort(r: Tensor, index: Tensor, t: Tensor, dim: int, descending: bool) -> Non
 
 @torch_function("topk", "R IR T n=1 i=last b=0 b=0")
 def topk(r: Tensor, index: Tensor, t: Tensor, k: float, dim: int, greatest: bool, ordered: bool) -> None:
-    """Unordered results come as quickselect leaves them; the smallest, ordered, all but the k-th are sorted."""
+    """Select the k extrema; unordered results have quickselect's order."""
     k, n = int(k), t.size[check_dim(t, dim, 3)]
     if not 0 < k <= n:
         raise TorchError(f"bad argument #2 (k not in range for dimension: {k} of {n})")
@@ -92,13 +92,13 @@ def kthvalue(r: Tensor, index: Tensor, t: Tensor, k: float, dim: int) -> None:
 
 @torch_function("median", "R IR T i=last")
 def median(r: Tensor, index: Tensor, t: Tensor, dim: int) -> None:
-    """The lower one of two middle values."""
+    """Compute the median; of two middle values, the lower one."""
     _kth(r, index, t, (t.size[check_dim(t, dim, 3)] + 1) // 2, dim)
 
 
 @torch_function("mode", "R IR T i=last")
 def mode(r: Tensor, index: Tensor, t: Tensor, dim: int) -> None:
-    """The smallest of the most frequent values, with the last position that sorting gives it."""
+    """Compute the mode: the smallest of the most frequent values, with its last sorted position."""
     resized_first(r, t, check_dim(t, dim, 3))
     x = t.t.movedim(dim, -1)
     order = positions(x, sort_positions)

@@ -17,7 +17,7 @@ from dpnn_bridge.lua.tensor import IN_ORDER, Tensor, cast_number
 
 
 def overlapping(r: Tensor, x: Tensor, y: Tensor) -> bool:
-    """Whether the result ``r`` overwrites what is still to be read of a factor, or of itself."""
+    """Return whether the result ``r`` overwrites what is still to be read of a factor, or of itself."""
     if r.storage is None or not 0 < r.numel <= IN_ORDER:
         return False
     if r.overlaps():
@@ -68,13 +68,13 @@ def _by_blas(r: Tensor, beta: float, alpha: float, x: Tensor, y: Tensor) -> None
 
 
 def _serves(t: Tensor) -> bool:
-    """Whether a BLAS takes the matrix as it is; others are copied first."""
+    """Return whether a BLAS takes the matrix as it is; others are copied first."""
     rows, columns = t.stride
     return (rows == 1 and columns != 0) or (columns == 1 and rows != 0)
 
 
 def add_mm(r: Tensor, beta: float, alpha: float, x: Tensor, y: Tensor) -> None:
-    """``r = beta * r + alpha * x @ y``; THTensor_(addmm)."""
+    """Compute ``r = beta * r + alpha * x @ y`` like THTensor_(addmm)."""
     x, y = (f if _serves(f) else contiguous(f) for f in (x, y))
     by_columns = r.stride[0] == 1 and r.stride[1] != 0
     if not _serves(r):
@@ -96,7 +96,7 @@ def add_mm(r: Tensor, beta: float, alpha: float, x: Tensor, y: Tensor) -> None:
 
 
 def add_mv(r: Tensor, beta: float, alpha: float, x: Tensor, y: Tensor) -> None:
-    """``r = beta * r + alpha * x @ y`` of a matrix and a vector; THTensor_(addmv)."""
+    """Compute ``r = beta * r + alpha * x @ y`` of a matrix and a vector like THTensor_(addmv)."""
     by_columns = x.stride[0] == 1
     if not by_columns and x.stride[1] != 1:
         x = contiguous(x)
@@ -118,7 +118,7 @@ def add_mv(r: Tensor, beta: float, alpha: float, x: Tensor, y: Tensor) -> None:
 
 
 def add_r(r: Tensor, beta: float, alpha: float, x: Tensor, y: Tensor) -> None:
-    """``r = beta * r + alpha * x y'`` of two vectors; THTensor_(addr)."""
+    """Compute ``r = beta * r + alpha * x y'`` of two vectors like THTensor_(addr)."""
     _scale(r, beta)
     c = r
     if r.stride[0] != 1:
@@ -133,12 +133,12 @@ def add_r(r: Tensor, beta: float, alpha: float, x: Tensor, y: Tensor) -> None:
 
 
 def badd_mm(r: Tensor, beta: float, alpha: float, x: Tensor, y: Tensor) -> None:
-    """Each matrix of a batch; THTensor_(baddbmm)."""
+    """Compute each matrix of a batch like THTensor_(baddbmm)."""
     for i in range(r.size[0]):
         add_mm(selected(r, 0, i), beta, alpha, selected(x, 0, i), selected(y, 0, i))
 
 
 def add_bmm(r: Tensor, beta: float, alpha: float, x: Tensor, y: Tensor) -> None:
-    """The sum of the products of a batch; THTensor_(addbmm)."""
+    """Compute the sum of the products of a batch like THTensor_(addbmm)."""
     for i in range(x.size[0]):
         add_mm(r, beta if i == 0 else 1, alpha, selected(x, 0, i), selected(y, 0, i))

@@ -12,7 +12,7 @@ from dpnn_bridge.lua.tensor import IN_ORDER, Tensor, TorchError, cast_number, sq
 
 
 def wide(t: torch.Tensor) -> torch.Tensor:
-    """In the type that TH accumulates in."""
+    """Convert to the type in which TH accumulates."""
     return t.double() if t.is_floating_point() else t.long()
 
 
@@ -23,7 +23,7 @@ def _sum(x: torch.Tensor, dim: int) -> torch.Tensor:
 
 
 def resized_first(r: Tensor, t: Tensor, dim: int, start: float | None = None) -> None:
-    """What Torch7 does to a result that is the source too: it resizes it first, and sums start from ``start``."""
+    """Resize a result that is also the source first, as Torch7 does; sums start from ``start``."""
     if r is t:
         r.resize((*t.size[:dim], 1, *t.size[dim + 1 :]))
         if start is not None and t.stride[dim] != 1:
@@ -65,12 +65,12 @@ def mean_along(r: Tensor, t: Tensor, dim: int) -> None:
 
 
 def _root(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Square root in the element type, as sqrtf does for floats."""
+    """Compute the square root in the element type, as sqrtf for floats."""
     return square_root(values.to(like.dtype))
 
 
 def _spread(name: str, finish: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
-    """var and std; the boolean asks for division by n instead of n - 1."""
+    """Compute var or std; the boolean selects division by n instead of n - 1."""
 
     @torch_function(name, "T b=0", types=FLOAT_TYPES)
     def whole(t: Tensor, biased: bool) -> float:
@@ -120,7 +120,7 @@ _scan("cumprod", torch.cumprod)
 
 
 def _power_sum(x: torch.Tensor, p: float, dim: int | list[int]) -> torch.Tensor:
-    """Sum of |x|^p: powers in the element type, the sum in double."""
+    """Return the sum of |x|^p: powers in the element type, the sum in double."""
     if p == 0:
         return (x != 0).double().sum(dim, keepdim=True)
     return torch.pow(x.abs(), x.new_tensor(float(p))).double().sum(dim, keepdim=True)
@@ -147,7 +147,7 @@ def norm_along(r: Tensor, t: Tensor, p: float, dim: int) -> None:
 
 @torch_function("dist", "T T n=2", types=FLOAT_TYPES)
 def dist(a: Tensor, b: Tensor, p: float) -> float:
-    """TH sums |a - b|^p, also for p = 0 (then 1 per element, to the power 1/0)."""
+    """Compute TH's sum of |a - b|^p, also for p = 0 (1 per element, to the power 1/0)."""
     if a.numel != b.numel:
         raise TorchError(f"inconsistent tensor size, expected {a.shape_text} and {b.shape_text}")
     if p == 0:
@@ -158,7 +158,7 @@ def dist(a: Tensor, b: Tensor, p: float) -> float:
 
 @torch_function("match", "r T T n=1")
 def match(r: Tensor, a: Tensor, b: Tensor, gain: float) -> None:
-    """Squared distances between all rows of two matrices, times a gain."""
+    """Compute squared distances between all rows of two matrices, times a gain."""
     x, y = a.t.reshape(a.size[0], -1), b.t.reshape(b.size[0], -1)
     if x.shape[1] != y.shape[1]:
         raise TorchError("bad argument #3 (m1 and m2 must have the same inner vector dim)")

@@ -62,7 +62,7 @@ def uniform_(t: Tensor, g: Generator, a: float, b: float) -> None:
 
 
 def _declare(name: str, draw: str, defaults: str, types: tuple[str, ...]) -> None:
-    """A scalar draw and the method that fills a tensor with such draws."""
+    """Register a scalar draw and the method that fills a tensor with such draws."""
 
     @torch_function(name, f"G {defaults}", types=types)
     @_checked
@@ -121,7 +121,7 @@ def random_word(g: Generator) -> float:
 @torch_function("random", "X G n n")
 @_checked
 def random_between_(t: Tensor, g: Generator, low: float, high: float) -> None:
-    """C computes in unsigned long: for float types a negative draw comes out as 2^64 - |x|."""
+    """Draw integers in unsigned long, as C does: a negative draw of a float type is 2^64 - |x|."""
     values = g.randints(t.numel, int(low), int(high))
     _store(t, np.where(values < 0, values + 2.0**64, values) if t.ty in FLOAT_TYPES else values)
 

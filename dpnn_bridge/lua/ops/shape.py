@@ -97,7 +97,7 @@ def is_size(t: Tensor, sizes: Any, *_: Any) -> bool:
 
 
 def _sizes_and_strides(args: Sequence[Any], first: int, strided: bool) -> tuple[Sequence[int], Sequence[int] | None]:
-    """Sizes as a LongStorage (and one of strides) or as numbers, with strides in between when ``strided``."""
+    """Parse sizes: a LongStorage (and one of strides), or numbers, interleaved with strides if ``strided``."""
     if args and isinstance(args[0], Storage) and args[0].ty == "Long":
         if len(args) < 2 or args[1] is None:
             return args[0].flat.tolist(), None
@@ -177,7 +177,7 @@ def narrowed(t: Tensor, d: int, first: int, count: int) -> Tensor:
 
 
 def selected(t: Tensor, d: int, index: int) -> Tensor:
-    """A view without dimension ``d``; the caller keeps at least one dimension."""
+    """Return a view without dimension ``d``; the caller keeps at least one dimension."""
     offset = t.offset + index * t.stride[d]
     return Tensor(t.ty, t.storage, offset, t.size[:d] + t.size[d + 1 :], t.stride[:d] + t.stride[d + 1 :])
 
@@ -199,14 +199,14 @@ def select(t: Tensor, dim: Any, index: Any, *_: Any) -> Tensor | float:
 
 
 def element(t: Tensor, place: int) -> Tensor | float:
-    """The element at a place of the storage; of a HalfTensor as a number too."""
+    """Return the element at a place of the storage; of a HalfTensor as a number too."""
     assert t.storage is not None
     return t.storage.flat[place].item()
 
 
 @native("sub")
 def sub(t: Tensor, *args: Any) -> Tensor:
-    """``t:sub(first, last [, first2, last2 ...])``, up to four dimensions, negative positions count from the end."""
+    """Compute ``t:sub(first, last [, first2, last2 ...])``; negative positions count from the end."""
     pairs = max(2, len(args) + len(args) % 2)
     numbers = [check_int(args[n] if n < len(args) else None, n + 2) for n in range(min(pairs, 8))]
     for d in range(len(numbers) // 2):
@@ -293,7 +293,7 @@ torch_function("squeeze", "R T i")(_squeeze)
 
 
 def _with_result(first: Tensor, *rest: Any) -> tuple[Tensor, Tensor, tuple[Any, ...]]:
-    """``[result,] tensor, ...`` -> result, tensor, rest."""
+    """Return ``[result,] tensor, ...`` -> result, tensor, rest."""
     if rest and isinstance(rest[0], Tensor):
         return first, rest[0], rest[1:]
     return Tensor(first.ty), first, rest
@@ -308,7 +308,7 @@ def expand(*args: Any) -> Tensor:
 
 
 def _check_storage(r: Tensor, t: Tensor) -> None:
-    """Whether ``r`` can point to the memory of ``t``."""
+    """Check whether ``r`` can view the memory of ``t``."""
     if t.storage is None or r.ty != t.ty:
         found = "nil" if t.storage is None else f"torch.{t.ty}Storage"
         raise TorchError(f"bad argument #2 (torch.{r.ty}Storage expected, got {found})")

@@ -28,7 +28,7 @@ def _method(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 
 def new_storage(ty: str, *args: Any) -> Storage:
-    """``torch.*Storage(...)``: a size, a list of numbers, or a part of another storage."""
+    """Return ``torch.*Storage(...)``: a size, a list of numbers, or a part of another storage."""
     if args and isinstance(args[0], list):
         for n, value in enumerate(args[0], 1):
             if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -54,7 +54,7 @@ def new_storage(ty: str, *args: Any) -> Storage:
 
 
 def mapped_storage(ty: str, name: str, shared: Any = False, count: Any = 0, in_memory: Any = False, *_: Any) -> Storage:
-    """A file's content, or with ``in_memory`` that of a file in shared memory, which goes with its storage."""
+    """Return a file's content, or with ``in_memory`` that of a file in shared memory, which goes with its storage."""
     path = to_system(f"/dev/shm/{name}" if in_memory else name)
     size = check_int(count, 3) if count else 0
     try:

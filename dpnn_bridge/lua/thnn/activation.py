@@ -33,7 +33,7 @@ def _check(layer: str, name: str, t: Tensor, grad_output: Tensor) -> None:
 
 
 def _of_input(name: str, forward: Function, backward: Function) -> None:
-    """``backward(x, g, *options)``"""
+    """Register kernels with ``backward(x, g, *options)``."""
 
     @kernel(f"{name}_updateOutput")
     def update_output(input: Tensor, output: Tensor, *options: Any) -> None:
@@ -46,7 +46,7 @@ def _of_input(name: str, forward: Function, backward: Function) -> None:
 
 
 def _of_output(name: str, forward: Function, backward: Function) -> None:
-    """``backward(y, g, *options)``"""
+    """Register kernels with ``backward(y, g, *options)``."""
 
     @kernel(f"{name}_updateOutput")
     def update_output(input: Tensor, output: Tensor, *options: Any) -> None:
@@ -61,7 +61,7 @@ def _of_output(name: str, forward: Function, backward: Function) -> None:
 
 
 def _inplace(name: str, forward: Function, backward: Function) -> None:
-    """Functions with an in-place flag as their last option."""
+    """Register functions with an in-place flag as their last option."""
 
     @kernel(f"{name}_updateOutput")
     def update_output(input: Tensor, output: Tensor, *options: Any) -> None:
@@ -111,7 +111,7 @@ def _clamp_gradient(x: torch.Tensor, g: torch.Tensor, low: float, high: float) -
 
 
 def _hard_tanh(x: torch.Tensor, low: float, high: float) -> torch.Tensor:
-    """NaN is neither below nor between, so it becomes ``high``, as in THNN."""
+    """Clamp as in THNN: NaN becomes ``high``."""
     return torch.where(x <= low, low, torch.where(x <= high, x, high))
 
 
@@ -251,7 +251,7 @@ def rrelu(
     inplace: bool,
     generator: Generator,
 ) -> None:
-    """Draws only for elements that are not positive, in logical order."""
+    """Draw only for elements that are not positive, in logical order."""
     x = input.t
     if train:
         slopes = torch.ones_like(x)

@@ -40,7 +40,7 @@ class _Derived:
     def grad_parameters(
         self, x: torch.Tensor, g: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, *options: Any
     ) -> Sequence[torch.Tensor]:
-        """Gradients of parameters in the shapes of ``w`` and, if there is one, ``b``."""
+        """Return the gradients of parameters in the shapes of ``w`` and, if there is one, ``b``."""
         leaves = [torch.zeros_like(p) for p in (w, b) if p is not None]
         return pull_back(lambda w, b=None: self.output(x, w, b, *options), leaves, g)
 
@@ -95,7 +95,7 @@ class _Convolution:
 def _declare(
     name: str, layer: _Derived | _Convolution, buffers: tuple[int, int, int], geometry: int, table: bool = False
 ) -> None:
-    """The three kernels of a layer.
+    """Register the three kernels of a layer.
 
     Args:
         buffers: how many work buffers follow the parameters in updateOutput, updateGradInput, accGradParameters.
@@ -171,14 +171,14 @@ def _full_conv2d(
 
 
 def _depth_wise_swapped(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, *geometry: int) -> torch.Tensor:
-    """THNN takes height for width here (not in updateGradInput), so that it reads a plane's rows as columns long."""
+    """Exchange height and width as THNN does in updateOutput, but not in updateGradInput."""
     return _depth_wise(x.reshape(*x.shape[:-2], x.shape[-1], x.shape[-2]), w, b, *geometry)
 
 
 def _depth_wise(
     x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, kw: int, kh: int, dw: int, dh: int, pw: int, ph: int
 ) -> torch.Tensor:
-    """Weight nOutput x nInput x kH x kW: every input plane has its own nOutput kernels."""
+    """Convolve with weight nOutput x nInput x kH x kW: every input plane has its own nOutput kernels."""
     w = w.reshape(w.shape[0], -1, kh, kw)
     kernels = w.transpose(0, 1).reshape(-1, 1, kh, kw)
     biases = None if b is None else b.reshape(w.shape[0], -1).t().reshape(-1)
@@ -213,7 +213,7 @@ def _local(
     out_w: int,
     out_h: int,
 ) -> torch.Tensor:
-    """A kernel of its own at each place: weight oH x oW x nOutput x nInput x kH x kW (or flattened)."""
+    """Return a kernel of its own at each place: weight oH x oW x nOutput x nInput x kH x kW (or flattened)."""
     patches = F.unfold(x, (kh, kw), padding=(ph, pw), stride=(dh, dw))
     planes = w.numel() // (out_h * out_w * patches.shape[1])
     kernels = w.reshape(out_h * out_w, planes, patches.shape[1])
@@ -234,7 +234,7 @@ _declare("SpatialConvolutionLocal", _Derived(_local, 2), (2, 2, 2), 10)
 
 
 def _dense(w: torch.Tensor, table: Tensor, rows: int, columns: int, from_first: bool) -> torch.Tensor:
-    """One kernel per connection -> kernels rows x columns; connections that repeat add up."""
+    """Return one kernel per connection -> kernels rows x columns; connections that repeat add up."""
     pairs = table.t.long() - 1
     source, to = pairs[:, 0], pairs[:, 1]
     place = source * columns + to if from_first else to * columns + source
@@ -297,7 +297,7 @@ _declare("VolumetricFullConvolution", _Convolution(_volumetric_full, 3), (2, 2, 
 
 
 def _temporal(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, kw: int, dw: int) -> torch.Tensor:
-    """Weight nOutput x (kW * nInput), one row over kW frames laid end to end."""
+    """Convolve with weight nOutput x (kW * nInput), one row over kW concatenated frames."""
     if x.shape[1] < kw:
         raise TorchError(f"input sequence smaller than kernel size, but got {x.shape[1]} frames, kernel {kw}")
     frames = x.unfold(1, kw, dw).transpose(2, 3).flatten(2)
@@ -307,7 +307,7 @@ def _temporal(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, kw: int,
 def _row(
     x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, kw: int, dw: int, pad: int, feature_first: bool
 ) -> torch.Tensor:
-    """Each feature convolved along time on its own; THNN reads no padding although it counts it."""
+    """Return each feature convolved along time on its own; THNN reads no padding although it counts it."""
     x = x if feature_first else x.transpose(1, 2)
     y = F.conv1d(F.pad(x, (0, 2 * pad)), w.reshape(-1, 1, kw), b, dw, groups=x.shape[1])
     return y if feature_first else y.transpose(1, 2)

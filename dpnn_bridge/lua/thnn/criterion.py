@@ -22,7 +22,7 @@ def _pair(input: Tensor, target: Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _pointwise(name: str, loss: Callable[..., torch.Tensor], slope: Callable[..., torch.Tensor]) -> None:
-    """Sums of ``loss(x, t)``, averaged over all elements or not."""
+    """Register kernels for sums of ``loss(x, t)``, optionally averaged over all elements."""
 
     @kernel(f"{name}_updateOutput")
     def update_output(input: Tensor, target: Tensor, output: Tensor, average: bool, *options: float) -> None:
@@ -40,7 +40,7 @@ def _smooth(z: torch.Tensor) -> torch.Tensor:
 
 
 def _soft_margin(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    """The exponential has double precision in C, whatever type the tensors have."""
+    """Compute the loss with a double precision exponential, as in C, for any type of tensors."""
     return torch.log(1 + torch.exp((-x * t).double())).to(x.dtype)
 
 
@@ -97,7 +97,7 @@ def l1_cost_gradient(input: Tensor, grad_output: Tensor | None, grad_input: Tens
 
 
 def _chosen(input: Tensor, target: Tensor, weights: Tensor | None, ignored: float) -> tuple[torch.Tensor, ...]:
-    """Rows of scores, 0-based classes, whether each counts, and its weight. Classes stand in dimension 1."""
+    """Return the rows of scores, 0-based classes, whether each counts, and its weight. Classes stand in dimension 1."""
     x = input.t
     rows = x.reshape(1, -1) if x.dim() == 1 else x.movedim(1, -1).reshape(-1, x.shape[1])
     classes = target.t.reshape(-1) - 1
@@ -179,7 +179,7 @@ _declare_nll()
 def _margins(
     input: Tensor, target: Tensor, weights: Tensor | None, margin: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """margin - x[target] + x per row (0 at the target), the classes, weight per row."""
+    """Return margin - x[target] + x per row (0 at the target), the classes, and the weight per row."""
     x = input.t.reshape(1, -1) if input.dim == 1 else input.t
     if input.dim > 1 and target.numel != len(x):
         raise TorchError("bad argument #3 (inconsistent target size)")
@@ -225,7 +225,7 @@ def multi_margin_gradient(
 
 
 def _labels(input: Tensor, target: Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Rows, 0-based labels (-1 behind the end of the list), and which classes are labels."""
+    """Return the rows, 0-based labels (-1 behind the end of the list), and which classes are labels."""
     x = input.t.reshape(1, -1) if input.dim == 1 else input.t
     if target.numel != input.numel:
         raise TorchError("bad argument #3 (inconsistent target size)")
@@ -238,7 +238,7 @@ def _labels(input: Tensor, target: Tensor) -> tuple[torch.Tensor, torch.Tensor, 
 
 
 def _label_margins(x: torch.Tensor, labels: torch.Tensor, marked: torch.Tensor) -> torch.Tensor:
-    """1 - x[label] + x[other] for every label (dimension 1) and every other class (dimension 2)."""
+    """Return 1 - x[label] + x[other] for every label (dimension 1) and other class (dimension 2)."""
     z = 1 - x.gather(1, labels.clamp(min=0))[:, :, None] + x[:, None, :]
     valid = (labels >= 0)[:, :, None] & (marked == 0)[:, None, :]
     return torch.where(valid, z.clamp(min=0), 0.0)

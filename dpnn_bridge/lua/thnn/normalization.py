@@ -13,7 +13,7 @@ def _per_plane(values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 
 
 def _sums(x: torch.Tensor) -> torch.Tensor:
-    """Of each plane, in double precision, one element after the other as in C."""
+    """Compute the statistics of each plane in double precision, one element after the other as in C."""
     return x.transpose(0, 1).reshape(x.shape[1], -1).double().cumsum(1)[:, -1]
 
 
@@ -39,7 +39,7 @@ def batch_normalization(
     momentum: float,
     eps: float,
 ) -> None:
-    """save_std holds the inverse of the standard deviation."""
+    """Compute the gradients; save_std is the inverse of the standard deviation."""
     x = input.t
     if train:
         n = x.numel() // x.shape[1]

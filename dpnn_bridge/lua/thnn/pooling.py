@@ -28,7 +28,7 @@ def _route_back(grad_input: Tensor, input: Tensor, places: torch.Tensor, grad: t
 
 
 def _positions(indices: Tensor) -> torch.Tensor:
-    """Older versions of nn keep positions in a tensor of the input's type."""
+    """Convert positions: older versions of nn store them in a tensor of the input's type."""
     return indices.t.long()
 
 
@@ -152,7 +152,7 @@ def adaptive_max_gradient(input: Tensor, grad_output: Tensor, grad_input: Tensor
 
 
 def _average(name: str, operator: str, space: int, geometry: Callable[..., tuple[Any, ...]]) -> None:
-    """PyTorch's ``operator(x, *geometry)`` and ``operator_backward(g, x, *geometry)``."""
+    """Register PyTorch's ``operator(x, *geometry)`` and ``operator_backward(g, x, *geometry)``."""
     forward, backward = (getattr(torch.ops.aten, operator + suffix) for suffix in ("", "_backward"))
 
     @kernel(f"{name}_updateOutput")
@@ -306,7 +306,7 @@ def temporal_max_gradient(
 
 
 def _intervals(samples: torch.Tensor, size: int, count: int, pool: int) -> torch.Tensor:
-    """First places of ``count`` windows for each sample."""
+    """Return the first places of ``count`` windows for each sample."""
     alpha = samples.new_tensor(float(size - pool)) / samples.new_tensor(float(count - 1))
     steps = torch.arange(count, dtype=samples.dtype)
     starts = ((steps + samples[..., None]) * alpha).long() - (samples[..., None] * alpha).long()
@@ -317,7 +317,7 @@ def _intervals(samples: torch.Tensor, size: int, count: int, pool: int) -> torch
 def _fractional(
     input: Tensor, output: Tensor, indices: Tensor, samples: Tensor, counts: Sequence[int], pools: Sequence[int]
 ) -> None:
-    """``counts`` and ``pools`` in the order of the dimensions; samples come in the reverse order."""
+    """Pool with ``counts`` and ``pools`` in the order of the dimensions; samples have the reverse order."""
     space = len(counts)
     x, single = batched(input.t, space)
     plane = x.shape[2:]

@@ -25,7 +25,7 @@ def kernel(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
 
 
 def batched(x: torch.Tensor, space: int) -> tuple[torch.Tensor, bool]:
-    """A batch of samples that have ``space`` dimensions beside planes or features; and whether it was one sample."""
+    """Return a batch of samples with ``space`` spatial dimensions, and whether it was one sample."""
     if x.dim() == space + 2:
         return x, False
     if x.dim() != space + 1:
@@ -35,7 +35,7 @@ def batched(x: torch.Tensor, space: int) -> tuple[torch.Tensor, bool]:
 
 
 def reordered(values: Sequence[Any]) -> tuple[int, ...]:
-    """THNN lists (W, H) or (T, W, H); PyTorch (H, W) or (T, H, W)."""
+    """Reorder THNN's (W, H) or (T, W, H) to PyTorch's (H, W) or (T, H, W)."""
     n = [int(v) for v in values]
     return (n[1], n[0]) if len(n) == 2 else (n[0], n[2], n[1])
 
@@ -43,7 +43,7 @@ def reordered(values: Sequence[Any]) -> tuple[int, ...]:
 def pull_back(
     f: Callable[..., torch.Tensor], inputs: Sequence[torch.Tensor], grad: torch.Tensor
 ) -> tuple[torch.Tensor, ...]:
-    """Gradients of ``f(*inputs)`` for the inputs, given the gradient of its result."""
+    """Return the gradients of ``f(*inputs)`` for the inputs, given the gradient of its result."""
     with torch.enable_grad():
         leaves = [x.detach().requires_grad_() for x in inputs]
         result = f(*leaves)
@@ -54,7 +54,7 @@ def pull_back(
 
 
 def check_count(input: Tensor, other: Tensor, name: str = "gradOutput") -> None:
-    """The input and the tensor of this name must have the same number of elements."""
+    """Check that the input and the named tensor have the same number of elements."""
     if input.numel != other.numel:
         raise TorchError(
             f"input and {name} have different number of elements: input{input.shape_text} has {input.numel} elements, "
@@ -72,5 +72,5 @@ def check_shape(first: Tensor, second: Tensor, names: str) -> None:
 
 
 def like(t: Tensor, shape: Tensor) -> torch.Tensor:
-    """The elements of ``t`` in the shape of ``shape``."""
+    """Return the elements of ``t`` in the shape of ``shape``."""
     return t.t.reshape(shape.size)

@@ -58,7 +58,7 @@ _nearest("VolumetricUpSamplingNearest", 3)
 
 
 def _weights(size: int, count: int, dtype: torch.dtype) -> torch.Tensor:
-    """Interpolation matrix count x size with aligned corners; positions are computed in single precision."""
+    """Return the interpolation matrix count x size with aligned corners; positions are computed in single precision."""
     ratio = torch.tensor((size - 1) / (count - 1) if count > 1 else 0.0, dtype=torch.float32)
     places = ratio * torch.arange(count, dtype=torch.float32)
     low = places.long()
@@ -83,7 +83,7 @@ def _linear(name: str, space: int) -> None:
 
     @kernel(f"{name}_updateGradInput")
     def update_grad_input(grad_output: Tensor, grad_input: Tensor, *sizes: Any) -> None:
-        """Sizes: batch, channels, the input's, the output's."""
+        """Return the sizes: batch, channels, those of the input, those of the output."""
         numbers = [int(s) for s in sizes]
         shape, target = numbers[: 2 + space], tuple(numbers[2 + space :])
         zeros = torch.zeros(shape, dtype=grad_output.t.dtype)
@@ -133,7 +133,7 @@ _Part = tuple[slice, slice, slice]
 
 
 def _window(first: torch.Tensor, window: tuple[int, int], full: bool) -> Iterator[tuple[int, int, _Part, _Part]]:
-    """The places of the window, with the pixels of both images that meet there."""
+    """Yield the places of the window, with the pixels of both images that meet there."""
     corner = [(n + 1) // 2 - 1 if full else 0 for n in window]
     for i, j in itertools.product(*map(range, window)):
         near, far = [slice(None)], [slice(None)]
@@ -147,7 +147,7 @@ def _window(first: torch.Tensor, window: tuple[int, int], full: bool) -> Iterato
 
 @kernel("SpatialMatching_updateOutput")
 def match(first: Tensor, second: Tensor, output: Tensor, height: float, width: float, full: bool) -> None:
-    """Squared distances; 1e30 where the window leaves the image."""
+    """Compute squared distances; 1e30 where the window leaves the image."""
     a, b, window = first.t, second.t, (int(height), int(width))
     result = a.new_full((*a.shape[1:], *window), 1e30)
     for i, j, near, far in _window(a, window, full):

@@ -12,7 +12,7 @@ from dpnn_bridge.modules.nn.sparse import normalized
 
 
 def _rows(index: Tensor, count: int) -> torch.Tensor:
-    """0-based rows of a table."""
+    """Return 0-based rows of a table."""
     rows = index.t.reshape(-1).long() - 1
     if bool(((rows < 0) | (rows >= count)).any()):
         raise TorchError(f"inputs need to be in the range 1 <= input < {count + 1}, but got {index.t.tolist()}")
@@ -57,7 +57,7 @@ def lookup_renorm(index: Tensor, weight: Tensor, limit: float, p: float) -> None
 
 
 def _coordinates(input: Tensor, features: int, legacy: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """0-based samples and features, and values; entries of value 0 are dropped."""
+    """Return 0-based samples and features, and values, without entries of value 0."""
     x = input.t
     if legacy:
         if x.dim() != 3 or x.shape[2] != 2:
@@ -175,7 +175,7 @@ def index_linear_parameters(
     decay: float,
     scale: float,
 ) -> None:
-    """Gradients per key, not per feature: one row each (after a row for the offsets when normalizing)."""
+    """Compute gradients per key: one row each, after a row for the offsets if normalizing."""
     at, v = _Keys(keys, offset, sizes), values.t.reshape(-1)
     skip = weight.size[1] - bias.numel
     g = grad_output.t.reshape(sizes.numel, -1)
@@ -188,7 +188,7 @@ def index_linear_parameters(
 
 
 def _descend(weight: Tensor, skip: int, rows: torch.Tensor, gradients: torch.Tensor, decay: float, rate: float) -> None:
-    """One step for every key, in turn where a feature comes more than once."""
+    """Update every key, in sequence if a feature occurs more than once."""
     w, outputs = weight.t, weight.size[1] - skip
     if not skip and not decay:  # a step does not depend on the ones before
         w.index_add_(0, rows, gradients * -rate)
@@ -205,7 +205,7 @@ def _descend(weight: Tensor, skip: int, rows: torch.Tensor, gradients: torch.Ten
 
 
 def _rounds(rows: torch.Tensor) -> Sequence[torch.Tensor]:
-    """Places of the first entry of each row, of the second …"""
+    """Return the places of the first entry of each row, of the second …"""
     order = torch.argsort(rows, stable=True)
     counts = torch.unique(rows, return_counts=True)[1]
     number = torch.arange(len(rows)) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)

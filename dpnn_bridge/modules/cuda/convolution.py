@@ -16,12 +16,12 @@ from dpnn_bridge.modules.nn.convolution import (
 
 
 def outputs_first(weight: Tensor, module: nn.Module) -> Tensor:
-    """Lua's ``nIn x kH x kW x nOut`` as torch's ``nOut x nIn x kH x kW``."""
+    """Convert Lua's ``nIn x kH x kW x nOut`` to PyTorch's ``nOut x nIn x kH x kW``."""
     return weight.permute(3, 0, 1, 2)
 
 
 def outputs_last(weight: Tensor, module: nn.Module) -> Tensor:
-    """The inverse of :func:`outputs_first`."""
+    """Return the inverse of :func:`outputs_first`."""
     return weight.permute(1, 2, 3, 0)
 
 
@@ -98,7 +98,7 @@ class FbnnSpatialConvolution(StockConvolution):
 
 
 def frames_apart(weight: Tensor, module: nn.Module) -> Tensor:
-    """torch's ``nOut x nIn x kW`` as Lua's ``nOut x kW x nIn``."""
+    """Convert PyTorch's ``nOut x nIn x kW`` to Lua's ``nOut x kW x nIn``."""
     return weight.transpose(1, 2)
 
 

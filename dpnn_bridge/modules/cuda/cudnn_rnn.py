@@ -85,15 +85,15 @@ class CudnnRNN(nn.Module):
         return hidden, torch.zeros_like(hidden) if cell is None else cell
 
     def forget_own(self) -> None:
-        """Forgets the states that the last call left, for :func:`dpnn_bridge.memory.forget`."""
+        """Forget the states that the last call left, for :func:`dpnn_bridge.memory.forget`."""
         self.hidden_output = self.cell_output = None
 
     def reset_states(self) -> None:
-        """Forgets all states."""
+        """Forget all states."""
         self.hidden_input = self.cell_input = self.hidden_output = self.cell_output = None
 
     def flat_names(self) -> list[str]:
-        """Names of the parameters of :attr:`rnn` in the order of cuDNN's flat vector."""
+        """Return the names of the parameters of :attr:`rnn` in the order of cuDNN's flat vector."""
         suffixes = ("", "_reverse") if self.rnn.bidirectional else ("",)
         cells = [f"l{layer}{suffix}" for layer in range(self.rnn.num_layers) for suffix in suffixes]
         matrices = [f"weight_{kind}_{cell}" for cell in cells for kind in ("ih", "hh")]
@@ -109,7 +109,7 @@ class CudnnRNN(nn.Module):
         return flat
 
     def set_flat(self, flat: Tensor, gradient: Tensor | None = None) -> None:
-        """Takes the parameters, and their gradients, from flat vectors."""
+        """Take the parameters, and their gradients, from flat vectors."""
         sizes = [getattr(self.rnn, name).numel() for name in self.flat_names()]
         if sum(sizes) != flat.numel():
             raise ValueError(f"the flat weight has {flat.numel()} elements, the layers need {sum(sizes)}")

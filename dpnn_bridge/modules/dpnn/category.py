@@ -182,7 +182,7 @@ class CategoricalEntropy(nn.Module):
 
 
 def _entropy(kind: str) -> tuple[LuaObject, LuaObject]:
-    """The network with which Torch7 computes the entropy, and its normaliser."""
+    """Return the network with which Torch7 computes the entropy, and its normaliser."""
 
     def layer(name: str, *modules: LuaObject, table: bool = False, **fields: Any) -> LuaObject:
         return fresh(f"nn.{name}", kind, *modules, **fields)

@@ -22,11 +22,11 @@ class ColorNoise(nn.Module):
     """Adds one random number to each channel of each image in training; the base of the colour transforms."""
 
     def channels(self) -> int:
-        """Number of channels."""
+        """Return the number of channels."""
         raise NotImplementedError
 
     def draw(self, n: int, like: Tensor) -> Tensor:
-        """Noise of shape ``(n, C)``."""
+        """Draw noise of shape ``(n, C)``."""
         raise NotImplementedError
 
     def forward(self, input: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ class ColorNoise(nn.Module):
         return self.with_noise(input, self.draw(input.shape[0] if input.dim() == 4 else 1, input))
 
     def with_noise(self, input: Tensor, noise: Tensor) -> Tensor:
-        """``input`` with the given noise of shape ``(n, C)`` or ``(C)``."""
+        """Return ``input`` with the given noise of shape ``(n, C)`` or ``(C)``."""
         return input + noise.reshape(*input.shape[:-2], 1, 1)
 
 

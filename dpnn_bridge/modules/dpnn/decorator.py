@@ -163,12 +163,12 @@ class NaN(Decorator):
         return self._observed(output)
 
     def found(self, what: str) -> FloatingPointError:
-        """The error for NaN in ``what`` of the decorated module."""
+        """Return the error for NaN in ``what`` of the decorated module."""
         module = str(self.module) if not list(self.module.children()) else type(self.module).__name__
         return FloatingPointError(f"NaN found in {what} of module: NaN({self.id}) @ {module}")
 
     def _watched(self, value: Any) -> Any:
-        """``value`` whose gradient is checked; also when nobody asks for it, as Torch7 always computes it."""
+        """Return ``value`` whose gradient is checked; also when nobody asks for it, as Torch7 always computes it."""
         if isinstance(value, list):
             return [self._watched(v) for v in value]
         if isinstance(value, dict):
@@ -178,7 +178,7 @@ class NaN(Decorator):
         return _CheckGradInput.apply(value if value.requires_grad else value.detach().requires_grad_(), self)
 
     def _observed(self, value: Any) -> Any:
-        """``value`` that notes whether its gradient has NaN."""
+        """Return ``value`` that notes whether its gradient has NaN."""
         self._grad_output_has_nan = False
         if isinstance(value, list):
             return [self._observed(v) for v in value]
@@ -229,7 +229,7 @@ class _CheckGradInput(torch.autograd.Function):
 
 
 def torch_dtype(tensor_class_name: str | None) -> torch.dtype | None:
-    """torch dtype of a Lua tensor class, None for None."""
+    """Return the torch dtype of a Lua tensor class, None for None."""
     dtype = element_dtype(tensor_class_name) if tensor_class_name else None
     return None if dtype is None else getattr(torch, dtype.name)
 

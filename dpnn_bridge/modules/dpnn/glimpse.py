@@ -78,7 +78,7 @@ class SpatialReSampling(nn.Module):
 
 
 def resampled(input: Tensor, height: int, width: int) -> Tensor:
-    """The last two dimensions of ``input`` resampled as :class:`SpatialReSampling` does."""
+    """Return the last two dimensions of ``input`` resampled as :class:`SpatialReSampling` does."""
     if height < 2 or width < 2:
         raise ValueError(f"cannot resample to {height} x {width}: the new size must be at least 2")
     if input.dtype == torch.float64:  # positions and weights must still be single precision
@@ -149,7 +149,7 @@ class SpatialGlimpse(nn.Module):
 
     @staticmethod
     def _window(image: Tensor, location: Tensor, size: tuple[float, float]) -> Tensor:
-        """The windows of one depth, at full resolution, with zeros outside the image."""
+        """Return the windows of one depth, at full resolution, with zeros outside the image."""
         clamped, outside = [], []
         for i, (length, g) in enumerate(zip(image.shape[2:], size, strict=True)):
             pad = math.floor((g - 1) / 2)
@@ -204,14 +204,14 @@ class SpatialGlimpse(nn.Module):
 
 
 def cropped(image: Tensor, top: Tensor, left: Tensor, height: int, width: int) -> Tensor:
-    """From each image of a batch the window of a given size at a place of its own."""
+    """Cut a window of a given size from each image of a batch, at a position per image."""
     rows = top[:, None] + torch.arange(height, device=image.device)
     columns = left[:, None] + torch.arange(width, device=image.device)
     return pixels(image, rows, columns)
 
 
 def pixels(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """From each image of a batch (N, C, H, W) the pixels at rows (N, h) and columns (N, w) of its own."""
+    """Select pixels at rows (N, h) and columns (N, w) from each image of a batch (N, C, H, W)."""
     index = torch.add(columns[:, None, :], rows[:, :, None], alpha=image.shape[3]).flatten(1)
     gathered = image.flatten(2).gather(2, index[:, None].expand(-1, image.shape[1], -1))
     return gathered.unflatten(2, (rows.shape[1], columns.shape[1]))
@@ -265,11 +265,11 @@ class SpatialUniformCrop(nn.Module):
         return self.scaled(input, scales, top, left)
 
     def at(self, input: Tensor, top: Tensor, left: Tensor) -> Tensor:
-        """The windows at the given places, counted from 1."""
+        """Return the windows at the given places, counted from 1."""
         return cropped(input, top - 1, left - 1, self.oheight, self.owidth)
 
     def scaled(self, input: Tensor, scales: Tensor, top: Tensor, left: Tensor) -> Tensor:
-        """Windows of the given scales, at Torch7's places for the given random numbers."""
+        """Return the windows of the given scales, at Torch7's places for the given random numbers."""
         height, width = input.shape[2:]
         rows, columns = (scales * self.oheight).ceil(), (scales * self.owidth).ceil()
         y = (height / 2 - (height - rows) / 2 + top).ceil() - (rows / 2).ceil()
@@ -330,13 +330,13 @@ class SpatialUniformCrop(nn.Module):
 
 
 def _places(n: int, room: float | Tensor, device: torch.device) -> Tensor:
-    """``n`` random places, counted from 1, in so much room; the last place never occurs."""
+    """Return ``n`` random places, counted from 1, in so much room; the last place never occurs."""
     uniform = torch.rand(n, dtype=torch.float64, device=device)
     return (0.01 + uniform * (room - 0.01)).ceil().long()
 
 
 def _positions(first: Tensor, size: Tensor, wanted: int) -> tuple[Tensor, Tensor, Tensor]:
-    """For each sample the indices of both neighbours of each new pixel, and its distance to the first neighbour."""
+    """Return, for each sample, both neighbours of each new pixel and the distance to the first one."""
     ratio = (size - 1).float()[:, None] / (wanted - 1)
     position = ratio * torch.arange(wanted, dtype=torch.float32, device=size.device)
     whole = position.floor()

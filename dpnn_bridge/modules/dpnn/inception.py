@@ -65,7 +65,7 @@ class Inception(Decorator):
         pool_stride: int = 1,
         pool: nn.Module | None = None,
     ) -> Inception:
-        """Builds the branches as Torch7's constructor does.
+        """Build the branches as Torch7's constructor does.
 
         Args:
             input_size: channels of the input.
@@ -131,7 +131,7 @@ class FireModule(Decorator):
     def create(
         cls, in_channels: int, s1x1: int, e1x1: int, e3x3: int, activation: type[nn.Module] = nn.ReLU
     ) -> FireModule:
-        """Builds the layers as Torch7's constructor does.
+        """Build the layers as Torch7's constructor does.
 
         Args:
             in_channels: channels of the input.

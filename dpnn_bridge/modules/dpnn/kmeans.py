@@ -88,12 +88,12 @@ class Kmeans(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws the centroids from [-1, 1]."""
+        """Draw the centroids from [-1, 1]."""
         nn.init.uniform_(self.weight, -1, 1)
 
     @torch.no_grad()
     def init_random(self, samples: Tensor) -> None:
-        """Puts the centroids on random samples, which may repeat.
+        """Put the centroids on random samples, which may repeat.
 
         Args:
             samples: shape :math:`(N, D)` with :math:`N \\ge k`.
@@ -105,7 +105,7 @@ class Kmeans(nn.Module):
 
     @torch.no_grad()
     def init_kmeans_plus(self, samples: Tensor, p: float = 0.95) -> None:
-        """Puts each centroid on one of the samples that are farthest from those before it.
+        """Put each centroid on one of the samples that are farthest from those before it.
 
         Unlike k-means++ it draws uniformly from the :math:`\\lceil (1 - p) N \\rceil` farthest samples.
 

@@ -23,7 +23,7 @@ from dpnn_bridge.torch7.gradient import with_gradient_of
 
 
 def alias_table(probabilities: Tensor) -> tuple[Tensor, Tensor]:
-    """Walker's alias table, with which a draw from K categories takes one step.
+    """Build Walker's alias table, which draws from K categories in constant time.
 
     Args:
         probabilities: shape :math:`(K)`, with sum 1.
@@ -47,7 +47,7 @@ def alias_table(probabilities: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def draw(alias: Tensor, keep: Tensor, *shape: int) -> Tensor:
-    """Draws categories, counted from 0, from an alias table."""
+    """Draw categories, counted from 0, from an alias table."""
     index = torch.randint(len(alias), shape, device=alias.device)
     kept = torch.rand(shape, dtype=keep.dtype, device=keep.device) < keep.take(index)
     return torch.where(kept, index, alias.take(index))
@@ -131,7 +131,7 @@ class NCEModule(nn.Linear):
 
     @says_where_indices_start
     def contrasted(self, x: Tensor, target: Tensor, noise: Tensor) -> list[Tensor]:
-        """The four probabilities for given noise, which like the target counts from 0."""
+        """Return the four probabilities for given noise, which like the target counts from 0."""
         weight = F.embedding(target, self.weight)  # unlike self.weight[target] it refuses negative indices
         noise_weight = F.embedding(noise, self.weight)
         scores = (x * weight).sum(1) + self.bias.take(target)
@@ -145,7 +145,7 @@ class NCEModule(nn.Linear):
         return [p_target / Z, p_noise / Z, q_target, q_noise.expand_as(p_noise)]
 
     def _normaliser(self, p_target: Tensor, p_noise: Tensor) -> Tensor:
-        """The normaliser, which a first batch estimates."""
+        """Return the normaliser, which a first batch estimates."""
         mean = p_noise.mean() if self.batch_noise else torch.cat([p_target[:, None], p_noise], 1).mean()
         Z = torch.where(self.Z > 0, self.Z, mean * self.out_features)
         if not is_traced():
@@ -355,7 +355,7 @@ class Bigrams(nn.Module):
 def bigrams(
     tables: dict[int, tuple[Tensor, Tensor]] | dict[int, Tensor], nsample: int, *, index_base: int = 1
 ) -> Bigrams:
-    """:class:`Bigrams` with the probabilities of what follows each word, by its number, or with their alias tables."""
+    """Create :class:`Bigrams` from the probabilities of each word's successors, or their alias tables."""
     rows = {word: alias_table(t / t.sum()) if isinstance(t, Tensor) else t for word, t in sorted(tables.items())}
     sizes = [len(alias) for alias, _ in rows.values()]
     module = Bigrams(len(rows), max(sizes), nsample, index_base=index_base)

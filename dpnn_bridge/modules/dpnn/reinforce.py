@@ -60,7 +60,7 @@ class Reinforce(nn.Module):
         self.reward: Tensor | None = None
 
     def reinforce(self, reward: Tensor) -> None:
-        """Sets the reward for the backward pass that follows.
+        """Set the reward for the backward pass that follows.
 
         Args:
             reward: shape :math:`(N)`.
@@ -74,27 +74,27 @@ class Reinforce(nn.Module):
         return self.rewarded(sample, input)
 
     def rewarded(self, sample: Tensor, input: Any) -> Tensor:
-        """``sample`` with the gradient of its log probability under ``input``."""
+        """Return ``sample`` with the gradient of its log probability under ``input``."""
         return _RewardGradient.apply(self, sample, *self.distribution(input))
 
     def distribution(self, input: Any) -> tuple[Tensor, ...]:
-        """The distribution's parameters that the input gives."""
+        """Return the distribution's parameters that the input gives."""
         return (input,)
 
     def sample(self, *inputs: Tensor) -> Tensor:
-        """A sample of the distribution."""
+        """Return a sample of the distribution."""
         return inputs[0].clone()
 
     def mean(self, *inputs: Tensor) -> Tensor:
-        """What evaluation gives."""
+        """Return the output in evaluation mode."""
         return inputs[0].clone()
 
     def gradients(self, sample: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """The gradient for each of ``inputs``."""
+        """Return the gradient for each of ``inputs``."""
         return (self.reward_as(inputs[0]).clone(),)
 
     def reward_as(self, input: Tensor) -> Tensor:
-        """The rewards in the shape of ``input``."""
+        """Return the rewards in the shape of ``input``."""
         name, reward = type(self).__name__, self.reward
         if reward is None:
             raise RuntimeError(

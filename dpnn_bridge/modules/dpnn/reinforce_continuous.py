@@ -49,7 +49,7 @@ class _TwoParameters(Reinforce):
         return (input,)
 
     def parameters_of(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Any]:
-        """Both parameters; they broadcast."""
+        """Return both parameters; they broadcast."""
         return inputs if len(inputs) == 2 else (inputs[0], getattr(self, self.name))
 
     def extra_repr(self) -> str:

@@ -67,7 +67,7 @@ class ClassReward(Criterion):
         self.criterion = nn.MSELoss() if criterion is None else criterion
 
     def correct(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Whether each prediction is right, shape :math:`(N)`."""
+        """Return whether each prediction is right, shape :math:`(N)`."""
         raise NotImplementedError
 
     def forward(self, input: list[Tensor], target: Any) -> Tensor:
@@ -78,7 +78,7 @@ class ClassReward(Criterion):
         return self.rewarded(-reward.sum() / n, reward, prediction, baseline)
 
     def rewarded(self, loss: Tensor, reward: Tensor, prediction: Tensor, baseline: Tensor) -> Tensor:
-        """``loss``, whose backward pass hands on a reward; see the class.
+        """Return ``loss``, whose backward pass hands on a reward; see the class.
 
         Args:
             loss: the value.

@@ -173,13 +173,13 @@ class LinearizedConvolution(nn.Linear):
         return super().forward(last.flatten(1)).unsqueeze(1)
 
     def shift_state(self, reorder: Tensor | None = None) -> None:
-        """Makes room for the next frame; ``reorder`` chooses entries of the batch (0-based)."""
+        """Make room for the next frame; ``reorder`` chooses entries of the batch (0-based)."""
         if self.frames is not None:
             frames = self.frames if reorder is None else self.frames[reorder]
             self.frames = torch.cat([frames[:, 1:], frames[:, -1:]], 1)
 
     def reset_state(self) -> None:
-        """Forgets the frames."""
+        """Forget the frames."""
         self.frames = None
 
     forget_own = reset_state

@@ -302,7 +302,7 @@ class KMaxPooling(nn.Module):
         self.k, self.k_dynamic = k, k_dynamic
 
     def wanted(self, length: int) -> int:
-        """The number of values for a length."""
+        """Return the number of values for a length."""
         return max(self.k, int(self.k_dynamic * length)) if self.k_dynamic > 0 else self.k
 
     def forward(self, input: Tensor) -> Tensor:

@@ -119,7 +119,7 @@ class IndividualDropout(nn.Module):
 
         @classmethod
         def upgrade(cls, obj: LuaObject) -> LuaObject:
-            """Without the copy of ``p`` that fbnn makes only where it is missing."""
+            """Remove the copy of ``p`` that fbnn creates only if it is missing."""
             return obj.changed(pgpu=None)
 
 
@@ -173,7 +173,7 @@ class UnfoldedTemporalConvolutionClass(Temporal):
 
 
 def _places_first(weight: Tensor, module: nn.Module) -> Tensor:
-    """``nOut x oH x oW x nIn x kH x kW`` as ``oH x oW x nOut x nIn x kH x kW``."""
+    """Return ``nOut x oH x oW x nIn x kH x kW`` as ``oH x oW x nOut x nIn x kH x kW``."""
     return weight.permute(1, 2, 0, 3, 4, 5)
 
 

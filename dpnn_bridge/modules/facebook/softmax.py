@@ -59,7 +59,7 @@ class HSM(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws the parameters as fbnn does."""
+        """Draw the parameters as fbnn does."""
         for parameter in self.parameters():
             nn.init.normal_(parameter, std=0.1)
 

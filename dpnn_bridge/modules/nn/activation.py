@@ -176,7 +176,7 @@ class GatedLinearUnit(LuaClass):
 
 # ---------------------------------------------------------------------- the softmax family
 def plane_dim(input: Tensor) -> int:
-    """The dimension of the classes: the first of a vector or of maps, the second of a batch of either.
+    """Return the dimension of the classes: the first of a vector or of maps, the second of a batch of either.
 
     Raises:
         ValueError: the input has more than 4 dimensions.
@@ -323,7 +323,7 @@ class CudnnSoftMax(LuaClass):
 
 
 def softmax_algorithm(log: bool) -> str:
-    """cuDNN's name of the accurate algorithm."""
+    """Write cuDNN's name of the accurate algorithm."""
     return "CUDNN_SOFTMAX_LOG" if log else "CUDNN_SOFTMAX_ACCURATE"
 
 

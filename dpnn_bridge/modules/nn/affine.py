@@ -17,7 +17,7 @@ from dpnn_bridge.objects import LuaObject
 
 
 def spread(weight: Tensor, input: Tensor) -> tuple[Tensor, Tensor]:
-    """``input`` and ``weight`` in shapes that pair their elements as ``nn.CMul`` and ``nn.CAdd`` do.
+    """Return ``input`` and ``weight`` in shapes that pair their elements as ``nn.CMul`` and ``nn.CAdd`` do.
 
     Equal numbers of elements are paired in order; else a weight with as many dimensions is expanded, and any other
     holds one element for each element of a sample.
@@ -55,7 +55,7 @@ class CMul(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws the weights uniformly as Torch7 does."""
+        """Draw the weights uniformly as Torch7 does."""
         bound = 1 / math.sqrt(self.weight.numel())
         nn.init.uniform_(self.weight, -bound, bound)
 
@@ -106,7 +106,7 @@ class CAdd(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws the biases uniformly as Torch7 does."""
+        """Draw the biases uniformly as Torch7 does."""
         bound = 1 / math.sqrt(self.bias.numel())
         nn.init.uniform_(self.bias, -bound, bound)
 
@@ -143,7 +143,7 @@ class Mul(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws the weight uniformly as Torch7 does."""
+        """Draw the weight uniformly as Torch7 does."""
         nn.init.uniform_(self.weight, -1, 1)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -180,7 +180,7 @@ class Add(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws the biases uniformly as Torch7 does."""
+        """Draw the biases uniformly as Torch7 does."""
         bound = 1 / math.sqrt(self.bias.shape[0])
         nn.init.uniform_(self.bias, -bound, bound)
 

@@ -15,7 +15,7 @@ from dpnn_bridge.objects import LuaTensor
 
 @fx.wrap
 def shaped_like(first: Tensor, other: Tensor) -> Tensor:
-    """``other`` in the shape of ``first``: Torch7 pairs elements in their order and never broadcasts.
+    """Return ``other`` in the shape of ``first``: Torch7 pairs elements in their order and never broadcasts.
 
     Raises:
         ValueError: the numbers of elements differ.
@@ -28,7 +28,7 @@ def shaped_like(first: Tensor, other: Tensor) -> Tensor:
 
 
 def check_dimensions(*tensors: Tensor) -> None:
-    """Refuses tensors without elements in one dimension, which in Torch7 have no dimension.
+    """Refuse tensors without elements in one dimension, which in Torch7 have no dimension.
 
     Raises:
         ValueError: there is one.
@@ -38,7 +38,7 @@ def check_dimensions(*tensors: Tensor) -> None:
 
 
 def joined(tensors: Sequence[Tensor], dim: int) -> Tensor:
-    """The tensors behind one another along ``dim``, as Torch7 copies them: element by element into as much of it as
+    """Concatenate tensors along ``dim`` as Torch7 copies them: element by element into as much of it as
     their own size in ``dim`` says, with the other sizes of the first.
 
     Args:

@@ -17,7 +17,7 @@ from dpnn_bridge.objects import LuaObject
 
 
 def normalised_without_eps(module: nn.modules.batchnorm._BatchNorm, input: Tensor) -> Tensor:
-    """A training batch normalised without eps, which PyTorch refuses; a feature that never varies gives its bias."""
+    """Normalize a training batch without eps, which PyTorch refuses; a constant feature returns its bias."""
     features = [1, -1, *[1] * (input.dim() - 2)]
     dims = [d for d in range(input.dim()) if d != 1]
     variance, mean = torch.var_mean(input, dims, correction=0)
@@ -64,7 +64,7 @@ WITHOUT_EPS = {
 
 
 def before_single_sample(self: Any, input: tuple[Tensor]) -> tuple[Tensor]:
-    """Forward pre-hook of the stock layers, for what Torch7 does with one sample.
+    """Handle a single sample as Torch7 does (forward pre-hook of stock layers).
 
     Without batch dimension it is accepted in evaluation and comes back as a batch of one. In training, a batch of one
     is normalised with the running statistics, which stay as they are. The layer itself stays PyTorch's own, so that
@@ -88,7 +88,7 @@ def before_single_sample(self: Any, input: tuple[Tensor]) -> tuple[Tensor]:
 
 
 def after_single_sample(self: Any, input: tuple[Tensor], output: Tensor) -> Tensor:
-    """Forward hook: ends what :func:`before_single_sample` began. Fusion hands it on to the fused layer."""
+    """Undo :func:`before_single_sample` (forward hook). Fusion moves the hook to the fused layer."""
     if not isinstance(output, Tensor):
         return output
     if hasattr(self, "is_single") and self.is_single:
@@ -132,12 +132,12 @@ class Normalization(LuaClass):
 
 
 def from_inverse_deviation(std: Tensor, module: Any) -> Tensor:
-    """A variance from the inverse of a standard deviation that includes eps."""
+    """Return a variance from the inverse of a standard deviation that includes eps."""
     return std.double().pow(-2).to(std.dtype) - module.eps
 
 
 def inverse_deviation(variance: Tensor, module: Any) -> Tensor:
-    """The inverse of :func:`from_inverse_deviation`."""
+    """Return the inverse of :func:`from_inverse_deviation`."""
     return (variance + module.eps).rsqrt()
 
 
@@ -156,7 +156,7 @@ class SecondVersion(Normalization):
 
     @classmethod
     def fields_of(cls, module: nn.Module) -> dict[str, Field]:
-        """The first version kept ``running_std``, the inverse of a standard deviation, for ``running_var``."""
+        """Return the first version kept ``running_std``, the inverse of a standard deviation, for ``running_var``."""
         fields = super().fields_of(module)
         if getattr(module, "keeps_std", False):
             del fields["running_var"]

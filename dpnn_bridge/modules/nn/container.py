@@ -210,7 +210,7 @@ class MapTable(SlicedWithArguments):
         self.shared = shared
 
     def resize(self, length: int) -> None:
-        """Makes clones until lists of ``length`` elements can be processed."""
+        """Make clones until lists of ``length`` elements can be processed."""
         while len(self) < length:
             shared = {id(p): p for p in self[0].parameters()} if self.shared else {}
             self.append(copy.deepcopy(self[0], shared))
@@ -240,13 +240,13 @@ class MapTable(SlicedWithArguments):
 
         @classmethod
         def upgrade(cls, obj: LuaObject) -> LuaObject:
-            """The field ``module`` names the first of ``modules`` as well."""
+            """Return the field ``module`` names the first of ``modules`` as well."""
             only = [] if obj.get("modules") else [m for m in [obj.get("module")] if m is not None]
             return super().upgrade(obj.changed(modules=LuaTable.from_list(only)) if only else obj)
 
         @classmethod
         def replay(cls, module: nn.Module, after: LuaObject) -> None:
-            """Makes as many clones as Torch7 made, each of which has noise of its own."""
+            """Make as many clones as Torch7 made, each of which has noise of its own."""
             assert isinstance(module, MapTable)
             if isinstance(clones := after.get("modules"), LuaTable):
                 module.resize(len(clones.as_list()))

@@ -112,7 +112,7 @@ class VolumetricDilatedConvolution(StockConvolution):
 
 # ---------------------------------------------------------------------- transposed convolutions
 def size_from_second_input(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-    """Forward pre-hook of transposed convolutions: ``[x, target]`` gives an output of the size of ``target``.
+    """Give the output the size of ``target`` for an input ``[x, target]`` (forward pre-hook).
 
     Torch7 takes ``(size + 2*pad - kernel) % stride`` from the target as the extra size on one side.
     """
@@ -130,7 +130,7 @@ def size_from_second_input(module: nn.Module, args: tuple[Any, ...]) -> tuple[An
 
 
 def sized(module: nn.Module) -> nn.Module:
-    """A transposed convolution whose input may be ``[x, target]``, see :func:`size_from_second_input`."""
+    """Return a transposed convolution whose input may be ``[x, target]``, see :func:`size_from_second_input`."""
     module.register_forward_pre_hook(size_from_second_input)
     return module
 
@@ -160,7 +160,7 @@ class VolumetricFullConvolution(FullConvolution):
 
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:
-        """Files without ``adjW``: the weight is nOutputPlane x nInputPlane x …, paddings are pT, pH and pW."""
+        """Upgrade files without ``adjW``: weight nOutputPlane x nInputPlane x …, paddings pT, pH and pW."""
         weight = obj.get("weight")
         if "adjW" in obj or not isinstance(weight, LuaTensor):
             return super().upgrade(obj)
@@ -175,7 +175,7 @@ class VolumetricFullConvolution(FullConvolution):
 
 
 def transposed(tensor: LuaTensor) -> LuaTensor:
-    """A view with the first two dimensions exchanged."""
+    """Return a view with the first two dimensions exchanged."""
     shape, stride = list(tensor.shape), list(tensor.stride)
     shape[:2], stride[:2] = shape[1::-1], stride[1::-1]
     return LuaTensor(tensor.class_name, tuple(shape), tuple(stride), tensor.offset, tensor.storage)
@@ -209,13 +209,13 @@ class TemporalConvolution(nn.Conv1d):
 
 
 def channels_first(weight: Tensor, module: nn.Module) -> Tensor:
-    """Lua's ``nOut x (kW*nIn)`` as torch's ``nOut x nIn x kW``."""
+    """Convert Lua's ``nOut x (kW*nIn)`` to PyTorch's ``nOut x nIn x kW``."""
     assert isinstance(module, nn.Conv1d)
     return weight.reshape(module.out_channels, module.kernel_size[0], module.in_channels).transpose(1, 2)
 
 
 def frames_first(weight: Tensor, module: nn.Module) -> Tensor:
-    """torch's ``nOut x nIn x kW`` as Lua's ``nOut x (kW*nIn)``."""
+    """Convert PyTorch's ``nOut x nIn x kW`` to Lua's ``nOut x (kW*nIn)``."""
     return weight.transpose(1, 2).reshape(weight.shape[0], -1)
 
 

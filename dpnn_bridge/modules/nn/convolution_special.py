@@ -17,25 +17,25 @@ from dpnn_bridge.objects import LuaObject, LuaTensor
 
 
 def parameter(*shape: int) -> nn.Parameter:
-    """A parameter of zeros; the file's tensor takes its place."""
+    """Return a parameter of zeros; the file's tensor takes its place."""
     return nn.Parameter(torch.zeros(shape))
 
 
 def by_input_plane(weight: Tensor, module: nn.Module) -> Tensor:
-    """Lua's ``multiplier x (nIn*kH*kW)`` as torch's ``nIn*multiplier x 1 x kH x kW``."""
+    """Convert Lua's ``multiplier x (nIn*kH*kW)`` to PyTorch's ``nIn*multiplier x 1 x kH x kW``."""
     assert isinstance(module, SpatialDepthWiseConvolution)
     planes = weight.reshape(module.multiplier, module.in_channels, -1).transpose(0, 1)
     return planes.reshape(module.out_channels, 1, *module.kernel_size)
 
 
 def bias_by_input_plane(bias: Tensor, module: nn.Module) -> Tensor:
-    """Lua's ``multiplier x nIn`` as torch's ``nIn*multiplier``."""
+    """Convert Lua's ``multiplier x nIn`` to PyTorch's ``nIn*multiplier``."""
     assert isinstance(module, SpatialDepthWiseConvolution)
     return bias.reshape(module.multiplier, module.in_channels).t().reshape(-1)
 
 
 def by_multiplier(tensor: Tensor, module: nn.Module) -> Tensor:
-    """torch's ``nIn*multiplier x …`` as Lua's two dimensions ``multiplier x (nIn*…)``."""
+    """Convert PyTorch's ``nIn*multiplier x …`` to Lua's two dimensions ``multiplier x (nIn*…)``."""
     assert isinstance(module, SpatialDepthWiseConvolution)
     return tensor.reshape(module.in_channels, module.multiplier, -1).transpose(0, 1).reshape(module.multiplier, -1)
 
@@ -53,7 +53,7 @@ class ConnectionTable(LuaClass):
 
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:
-        """Torch7 needs the table in the type of the weights, which some files lack."""
+        """Add the table in the type of the weights, which Torch7 needs and some files lack."""
         obj = super().upgrade(obj)
         table, weight = obj.get("connTable"), obj.get("weight")
         if not isinstance(table, LuaTensor) or not isinstance(weight, LuaTensor) or table.dtype == weight.dtype:
@@ -109,7 +109,7 @@ class SpatialDepthWiseConvolution(nn.Conv2d):
         return output + (through - through.detach())
 
     def _upright(self, input: Tensor, size: torch.Size) -> Tensor:
-        """The convolution of the upright image at as many positions as the output has; only its gradient counts."""
+        """Convolve the image without exchanged axes at the output's positions; used only for its gradient."""
         pad = []
         for dim in (1, 0):
             before = int(self.padding[dim])
@@ -281,7 +281,7 @@ class SpatialConvolutionMap(nn.Module):
         self.register_buffer("connection_table", torch.ones(connections, 2))
 
     def dense_weight(self) -> Tensor:
-        """The kernels as :math:`(C_{out}, C_{in}, k_H, k_W)`, zero where planes are not connected."""
+        """Return the kernels as :math:`(C_{out}, C_{in}, k_H, k_W)`, zero where planes are not connected."""
         source, target = self.connection_table.long().unbind(1)
         dense = self.weight.new_zeros(self.out_channels * self.in_channels, *self.kernel_size)
         dense = dense.index_add(0, (target - 1) * self.in_channels + source - 1, self.weight)
@@ -291,7 +291,7 @@ class SpatialConvolutionMap(nn.Module):
         return F.conv2d(self.connected(input), self.dense_weight(), self.bias, self.stride)
 
     def connected(self, input: Tensor) -> Tensor:
-        """The planes that the table may name; Torch7 allows more of them."""
+        """Return the planes that the table may name; Torch7 allows more of them."""
         return input.narrow(-3, 0, self.in_channels)
 
     def extra_repr(self) -> str:

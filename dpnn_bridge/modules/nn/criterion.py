@@ -24,7 +24,7 @@ from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor, elem
 
 # ---------------------------------------------------------------------- targets
 def elementwise(target: Tensor | float, input: Tensor) -> Tensor:
-    """``target`` in the shape and dtype of ``input``: Torch7 pairs elements in order, whatever the shapes.
+    """Return ``target`` in the shape and dtype of ``input``: Torch7 pairs elements in order, whatever the shapes.
 
     Raises:
         ValueError: the numbers of elements differ.
@@ -39,7 +39,7 @@ def elementwise(target: Tensor | float, input: Tensor) -> Tensor:
 
 
 def class_indices(target: Tensor | float, input: Tensor, index_base: int) -> Tensor:
-    """Class numbers, given as a number, integers or reals that count from ``index_base``, as 0-based integers."""
+    """Convert class numbers (one number, integers or floats from ``index_base``) to 0-based integers."""
     return torch.as_tensor(target, device=input.device).long() - index_base
 
 
@@ -48,7 +48,7 @@ WHERE_TARGETS_START = "targets start at 1, as in Lua, unless the criterion was c
 
 
 def nll_loss(log_probs: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, reduction: str) -> Tensor:
-    """Negative log likelihood, averaged by the weights of the targets; 0 where these add up to 0.
+    """Compute the negative log likelihood, averaged by the targets' weights; 0 if these add up to 0.
 
     Args:
         log_probs: :math:`(N, C, *)`.
@@ -70,7 +70,7 @@ def nll_loss(log_probs: Tensor, target: Tensor, weight: Tensor | None, ignore_in
 
 
 def expanded(weight: Tensor | None, target: Tensor) -> Tensor | None:
-    """One weight for each column of ``target``, repeated for its rows.
+    """Return one weight for each column of ``target``, repeated for its rows.
 
     Raises:
         ValueError: ``target`` has more than two dimensions, or another number of columns.
@@ -130,7 +130,7 @@ class Loss(Criterion):
         self.reduction = reduction
 
     def reduced(self, losses: Tensor) -> Tensor:
-        """Mean or sum over all elements."""
+        """Return the mean or sum over all elements."""
         return losses.mean() if self.reduction == "mean" else losses.sum()
 
     def extra_repr(self) -> str:
@@ -138,7 +138,7 @@ class Loss(Criterion):
 
 
 def filled(value: float) -> Callable[[str], LuaTensor]:
-    """Makes tensors of a class with one element, which Torch7 needs before the first call."""
+    """Make tensors of a class with one element, which Torch7 needs before the first call."""
     return lambda kind: LuaTensor.from_numpy(np.full(1, value, element_dtype(kind)), kind)
 
 
@@ -155,7 +155,7 @@ class LossClass(Criterion.Lua):
 
     @classmethod
     def represents(cls, module: nn.Module) -> bool:
-        """PyTorch's losses have options that Torch7 lacks; these are their values without effect."""
+        """Return the neutral values of options that only PyTorch's losses have."""
         neutral = {"label_smoothing": 0.0, "log_target": False, "pos_weight": None, "beta": 1.0}
         has = {name: getattr(module, name, value) for name, value in neutral.items()}
         return getattr(module, "reduction", None) in ("mean", "sum") and has == neutral
@@ -171,7 +171,7 @@ class LossClass(Criterion.Lua):
 
 
 def reduction(size_average: Any) -> str:
-    """PyTorch's name for Torch7's flag, which counts as false when it is nil."""
+    """Convert Torch7's flag to PyTorch's ``reduction``; nil means false."""
     return "sum" if size_average is None or size_average is False else "mean"
 
 
@@ -303,7 +303,7 @@ class ParallelCriterion(WeightedCriterions):
 
 
 def numbers(value: LuaTable | LuaStorage | LuaTensor) -> list[float]:
-    """The numbers of a Lua table, storage or tensor."""
+    """Return the numbers of a Lua table, storage or tensor."""
     return value.as_list() if isinstance(value, LuaTable) else value.numpy().tolist()
 
 

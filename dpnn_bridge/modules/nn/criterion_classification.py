@@ -24,7 +24,7 @@ NEVER = torch.iinfo(torch.int32).min
 
 
 def _sample_nll(criterion: ClassNLLCriterion | CrossEntropyCriterion, log_probs: Tensor, target: Any) -> Tensor:
-    """:func:`nll_loss` for one sample or a batch of them."""
+    """Compute :func:`nll_loss` for one sample or a batch."""
     base = criterion.index_base
     target = class_indices(target, log_probs, base)
     if log_probs.dim() == 1:
@@ -125,12 +125,12 @@ class ClassNLLCriterionClass(NLLClass):
 
 
 def index_base(module: nn.Module) -> int:
-    """Number of the first class; PyTorch's own losses count from 0."""
+    """Return the number of the first class; PyTorch's own losses count from 0."""
     return getattr(module, "index_base", 0)
 
 
 def ignore_index(obj: LuaObject, ctx: TorchContext) -> int:
-    """``ignoreIndex`` in the numbering that the caller chose."""
+    """Return ``ignoreIndex`` in the numbering that the caller chose."""
     number = int(obj.get("ignoreIndex", NO_CLASS))
     return number if number == NO_CLASS else number - 1 + ctx.index_base
 
@@ -207,13 +207,13 @@ class CrossEntropyCriterionClass(LossClass):
 
 
 def assign_weights(module: nn.Module, nll: LuaObject, ctx: TorchContext) -> None:
-    """Takes the class weights of an inner criterion."""
+    """Take the class weights of an inner criterion."""
     if isinstance(nll.get("weights"), LuaTensor):
         ctx.assign(module, Field("weight"), "weights", nll)
 
 
 def part_to_lua(part: nn.Module, whole: nn.Module, ctx: LuaContext) -> LuaObject:
-    """The Lua object of a criterion that in torch is part of another one, whose tensor type it takes."""
+    """Return the Lua object of a criterion that in torch is part of another one, whose tensor type it takes."""
     spec, kind = spec_of(part), ctx.type_of(whole)
     part.__dict__["lua_record"] = LuaRecord(spec.names[0], tensor_type=kind)
     obj = ctx.to_lua(part)

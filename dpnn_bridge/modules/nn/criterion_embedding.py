@@ -16,7 +16,7 @@ EPSILON = 1e-12
 
 
 def hinge(x: Tensor) -> Tensor:
-    """:math:`\\max(0, x)`, whose gradient at 0 is 1 as in THNN; that of clamp depends on the version of PyTorch."""
+    """Compute :math:`\\max(0, x)` with gradient 1 at 0, as in THNN; clamp's depends on PyTorch's version."""
     return torch.where(x < 0, 0, x)
 
 

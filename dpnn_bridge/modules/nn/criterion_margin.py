@@ -117,7 +117,7 @@ class MultiLabelSoftMarginCriterionClass(WeightsClass):
 
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:
-        """Until 2017 it was a sigmoid ``lsm`` and a binary cross entropy ``nll``, which held the settings."""
+        """Upgrade files from before 2017: a sigmoid ``lsm``, and a binary cross entropy ``nll`` with the settings."""
         nll = obj.get("nll")
         if not isinstance(nll, LuaObject):
             return super().upgrade(obj)
@@ -271,7 +271,7 @@ class SoftMarginCriterionClass(LossClass):
 
 
 def simplex(n: int) -> Tensor:
-    """``n`` unit vectors of ``n`` numbers with equal angles between them, one in each row; the last column is 0."""
+    """Return ``n`` unit vectors with equal angles between them, one per row; the last column is 0."""
     k = torch.arange(n - 1, dtype=torch.float64)
     diagonal = (n * (n - 1 - k) / ((n - 1) * (n - k))).sqrt()
     below = -diagonal / (n - 1 - k)
@@ -316,11 +316,11 @@ class ClassSimplexCriterion(MSECriterion):
         return super().forward(input, self.simplex[class_indices(target, input, self.index_base)])
 
     def predictions(self, input: Tensor) -> Tensor:
-        """Similarity of each sample to each class, shape :math:`(N, C)`. Lua: ``getPredictions``."""
+        """Return the similarity of each sample to each class, shape :math:`(N, C)`. Lua: ``getPredictions``."""
         return input.reshape(-1, self.n_classes) @ self.simplex.t()
 
     def top_prediction(self, input: Tensor) -> Tensor:
-        """The most similar class of each sample, shape :math:`(N)`. Lua: ``getTopPrediction``."""
+        """Return the most similar class of each sample, shape :math:`(N)`. Lua: ``getTopPrediction``."""
         return self.predictions(input).argmax(-1) + self.index_base
 
     class Lua(LossClass):

@@ -46,7 +46,7 @@ class Decorator(nn.Module):
 
         @classmethod
         def decorated(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
-            """The converted module that ``obj`` decorates."""
+            """Return the converted module that ``obj`` decorates."""
             children = ctx.children(obj)
             return children[0] if children else ctx.to_torch(obj["module"], "module")
 

@@ -19,13 +19,13 @@ from dpnn_bridge.torch7.gradient import with_gradient_of
 
 
 def stored_noise(after: LuaObject) -> bool:
-    """Whether Torch7 has drawn noise; that may have been in an earlier call, in training."""
+    """Return whether Torch7 has drawn noise; that may have been in an earlier call, in training."""
     noise = after.get("noise")
     return isinstance(noise, LuaTensor) and noise.size > 0
 
 
 def draws(module: nn.Module, after: LuaObject) -> bool:
-    """Whether the noise that Torch7 stored is that of a call in the module's mode."""
+    """Return whether the noise that Torch7 stored is that of a call in the module's mode."""
     return (module.training or getattr(module, "stochastic_inference", False)) and stored_noise(after)
 
 
@@ -60,11 +60,11 @@ class Dropout(nn.Module):
         return self.scaled(input)
 
     def scaled(self, input: Tensor) -> Tensor:
-        """The layer without noise."""
+        """Return the layer without noise."""
         return input if self.training or self.v2 else input * (1 - self.p)
 
     def masked(self, input: Tensor, noise: Tensor) -> Tensor:
-        """The layer with the given noise."""
+        """Return the layer with the given noise."""
         return input * noise if self.training else with_gradient_of(input * noise, self.scaled(input))
 
     def extra_repr(self) -> str:

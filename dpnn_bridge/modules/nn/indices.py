@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def must_check_ranges(index: torch.Tensor) -> bool:
-    """Whether a module has to look for indices out of range itself.
+    """Return whether a module has to look for indices out of range itself.
 
     CUDA's kernels check their indices. Other devices clamp them or read another element, so that a module has to look,
     which waits for the device. A compiled program does not look.
@@ -21,7 +21,7 @@ def must_check_ranges(index: torch.Tensor) -> bool:
 
 
 def says_where_indices_start(forward: Callable[..., T]) -> Callable[..., T]:
-    """Adds to the error for an index outside a module with ``index_base`` what Torch7's users need to know."""
+    """Add to the error for an index outside a module with ``index_base`` what Torch7's users need to know."""
 
     @wraps(forward)
     def explained(self: Any, *args: Any) -> T:
@@ -37,7 +37,7 @@ def says_where_indices_start(forward: Callable[..., T]) -> Callable[..., T]:
 
 
 def where_indices_start(base: int, rows: int) -> str:
-    """``indices start at 1 and end at … index_base=0``."""
+    """Return ``indices start at 1 and end at … index_base=0``."""
     last = base + rows - 1
     if base == 0:
         return f"indices start at 0, as index_base=0 says, and end at {last}"

@@ -53,7 +53,7 @@ class Bilinear(nn.Bilinear):
 
 
 def _length(x: Tensor) -> Tensor:
-    """The norm of each row plus 1e-12; in its gradient the rows are divided by this sum too, as Torch7 does."""
+    """Return the norm of each row plus 1e-12; in its gradient the rows are divided by this sum too, as Torch7 does."""
     length = x.detach().norm(2, -1, keepdim=True) + 1e-12
     square = x.square().sum(-1, keepdim=True)
     return length + (square - square.detach()) / (2 * length)
@@ -85,7 +85,7 @@ class Cosine(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws the weights uniformly as Torch7 does."""
+        """Draw the weights uniformly as Torch7 does."""
         bound = 1 / math.sqrt(self.weight.shape[0])
         nn.init.uniform_(self.weight, -bound, bound)
 
@@ -146,7 +146,7 @@ class Euclidean(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws the weights uniformly as Torch7 does."""
+        """Draw the weights uniformly as Torch7 does."""
         bound = 1 / math.sqrt(self.weight.shape[0])
         nn.init.uniform_(self.weight, -bound, bound)
 

@@ -59,7 +59,7 @@ class Estimating(nn.Module):
         self.meanestimator = meanestimator.requires_grad_(False)
 
     def coverage(self, input: Tensor) -> Tensor:
-        """The average of ones: less than 1 where the neighbourhood reaches over the edge."""
+        """Return the average of ones: less than 1 where the neighbourhood reaches over the edge."""
         ones = torch.ones_like(input[0] if input.dim() == 4 else input)
         with torch.no_grad():
             return self.meanestimator(ones).reshape(ones.shape)

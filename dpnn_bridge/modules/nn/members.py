@@ -40,7 +40,7 @@ class Members(nn.Module):
 
 
 def part(container: ModuleT, members: slice) -> ModuleT:
-    """A container of the same class and arguments with some of the members, which are not copied."""
+    """Return a container of the same class and arguments with some of the members, which are not copied."""
     piece = copy.copy(container)
     piece._modules = dict(list(container._modules.items())[members])
     if (record := record_of(container)) is not None:

@@ -136,7 +136,7 @@ class GModule(Members):
 
         @classmethod
         def upgrade(cls, obj: LuaObject) -> LuaObject:
-            """Files of before October 2015 have no ``modules``; the nodes hold them in the order that nngraph gives."""
+            """Upgrade files from before October 2015: take ``modules`` from the nodes, in nngraph's order."""
             if obj.get("modules") is not None:
                 return obj
             data = [node["data"] for node in obj["forwardnodes"].as_list()]
@@ -152,7 +152,7 @@ class GModule(Members):
             extra: dict[str, nn.Module] = {}
 
             def name_of(module: nn.Module, position: int) -> str:
-                """The child that a node runs: of a module that occurs several times, each node takes the next."""
+                """Return the child that a node runs. If a module occurs several times, each node takes the next."""
                 known = names.get(id(module))
                 if known is None:
                     extra[f"node{position}"] = module
@@ -188,7 +188,7 @@ class GModule(Members):
 
         @staticmethod
         def _sources(lua_nodes: list[LuaObject], ctx: TorchContext) -> list[tuple[int, ...]]:
-            """For each node the positions of those that feed it, in the order of its ``mapindex``."""
+            """Return, for each node, the positions of its inputs in the order of ``mapindex``."""
             positions = {id(node["data"]): i for i, node in enumerate(lua_nodes)}
             inputs: list[dict[int, int]] = [{} for _ in lua_nodes]
             for i, node in enumerate(lua_nodes):
@@ -258,7 +258,7 @@ _NODE_FIELDS |= {"input", "gradOutput", "gradOutputBuffer"}
 
 
 def _edges(graph: GModule) -> list[tuple[int, int]]:
-    """``(consumer, source)`` for every value that is passed, in the order of nngraph's breadth-first walk."""
+    """Return ``(consumer, source)`` for every value that is passed, in the order of nngraph's breadth-first walk."""
     edges, queue, seen = [], [graph.output_node], {graph.output_node}
     for node in queue:
         for source in graph.nodes[node].inputs:
@@ -270,7 +270,7 @@ def _edges(graph: GModule) -> list[tuple[int, int]]:
 
 
 def _topological(count: int, edges: list[tuple[int, int]]) -> list[int]:
-    """The nodes, each before those it has an edge to, in the order of ``graph.Graph.topsort``."""
+    """Return the nodes, each before those it has an edge to, in the order of ``graph.Graph.topsort``."""
     predecessors: list[list[int]] = [[] for _ in range(count)]
     successors = [0] * count
     for start, end in edges:
@@ -291,7 +291,7 @@ def _topological(count: int, edges: list[tuple[int, int]]) -> list[int]:
 
 
 def _graph(data: list[LuaTable], edges: list[tuple[int, int]]) -> tuple[LuaObject, list[LuaObject]]:
-    """A ``graph.Graph`` with one ``nngraph.Node`` for each of ``data``, and the nodes in the order of ``data``."""
+    """Create a ``graph.Graph`` with one ``nngraph.Node`` per entry of ``data``; return it and the nodes."""
     nodes = [
         LuaObject(
             "nngraph.Node",
@@ -312,7 +312,7 @@ def _graph(data: list[LuaTable], edges: list[tuple[int, int]]) -> tuple[LuaObjec
 
 
 def _append(table: LuaTable, value: LuaObject) -> None:
-    """Adds ``value`` at the end of a table that also maps values to positions, unless it is there."""
+    """Add ``value`` at the end of a table that also maps values to positions, unless it is there."""
     if value not in table:
         position = len(table) // 2 + 1
         table[position] = value

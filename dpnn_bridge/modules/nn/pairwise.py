@@ -24,7 +24,7 @@ class PairClass(LuaClass):
 
 
 def rows_of(input: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """A pair of vectors, or of matrices, as matrices with one sample in each row.
+    """Return a pair of vectors, or of matrices, as matrices with one sample in each row.
 
     Raises:
         ValueError: the first has more than two dimensions, the numbers of elements differ, or there are none.
@@ -115,7 +115,7 @@ class PairwiseDistance(nn.Module):
         return with_gradient_of(distance, (difference * self.slope(difference.detach(), distance)).sum(1))
 
     def slope(self, difference: Tensor, distance: Tensor) -> Tensor:
-        """Torch7's gradient with respect to ``difference``."""
+        """Compute Torch7's gradient with respect to ``difference``."""
         if self.norm == 1:
             return difference.sign()
         scale = (distance + 1e-6).pow(1 - self.norm).unsqueeze(1)
@@ -237,7 +237,7 @@ class Index(nn.Module):
 
 
 def empty_of(kind: str) -> Any:
-    """For ``constants``: an empty tensor of a fixed class."""
+    """Return an empty tensor of a fixed class, for ``constants``."""
     return lambda _: LuaTensor.empty(kind)
 
 

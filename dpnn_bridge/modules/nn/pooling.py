@@ -116,7 +116,7 @@ class DilatedMaxPool3d(_LowestPadding, nn.MaxPool3d):
 
 
 def may_be_empty(arguments: dict[str, Any]) -> bool:
-    """Whether windows with these settings can lie in the padding alone."""
+    """Return whether windows with these settings can lie in the padding alone."""
     gaps = any(d > 1 for d in arguments["dilation"])
     return gaps and (any(arguments["padding"]) or bool(arguments["ceil_mode"]))
 

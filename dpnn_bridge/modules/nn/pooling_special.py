@@ -207,7 +207,7 @@ class FixedFractionalMaxPool3d(nn.FractionalMaxPool3d):
 
 
 def keep_samples(module: Any, input: Tensor, dims: int) -> None:
-    """Draws new windows unless the kept ones fit the input's batch and planes."""
+    """Draw new windows unless the kept ones fit the input's batch and planes."""
     batch = (*([1] if input.dim() == dims + 1 else []), *input.shape[:-dims])
     samples = module._random_samples
     if samples is None or samples.shape[:2] != batch:
@@ -215,7 +215,7 @@ def keep_samples(module: Any, input: Tensor, dims: int) -> None:
 
 
 def reversed_samples(samples: Tensor, module: nn.Module) -> Tensor:
-    """Torch7 orders the samples of a window T, W, H, torch as the dimensions of the input."""
+    """Reorder window samples from Torch7's T, W, H to the order of the input's dimensions."""
     return samples.flip(-1)
 
 

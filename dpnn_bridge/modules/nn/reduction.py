@@ -21,7 +21,7 @@ class Reduction(nn.Module):
         self.dimension, self.n_input_dims = dimension, n_input_dims
 
     def reduced_dim(self, input: Tensor) -> int:
-        """The 0-based dimension that disappears."""
+        """Return the 0-based dimension that disappears."""
         return batched_dim(input, self.dimension, self.n_input_dims)
 
     def extra_repr(self) -> str:

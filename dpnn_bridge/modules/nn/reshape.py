@@ -16,17 +16,17 @@ from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable
 
 
 def sizes_of(value: Any) -> tuple[int, ...]:
-    """The numbers of a ``torch.LongStorage`` or of a Lua table."""
+    """Return the numbers of a ``torch.LongStorage`` or of a Lua table."""
     return tuple(int(n) for n in (value.numpy() if isinstance(value, LuaStorage) else value.as_list()))
 
 
 def product(sizes: tuple[int, ...]) -> int:
-    """Number of elements of ``sizes``, a ``-1`` left out."""
+    """Return the number of elements of ``sizes``, a ``-1`` left out."""
     return math.prod([n for n in sizes if n >= 0])
 
 
 def batched_dim(input: Tensor, dim: int, num_input_dims: int | None) -> int:
-    """0-based dimension for Torch7's ``dim``: negative from the end, one further when ``input`` is a batch."""
+    """Convert Torch7's ``dim`` to a 0-based one: negative from the end, plus one for a batch."""
     if dim < 0:
         return input.dim() + dim
     return dim if num_input_dims is not None and input.dim() == num_input_dims + 1 else dim - 1

@@ -18,17 +18,17 @@ from dpnn_bridge.torch7.gradient import add_gradient
 
 
 def row_numbers(sizes: Tensor, count: int) -> Tensor:
-    """Which sample each of ``count`` entries belongs to: ``[2, 1]`` -> ``[0, 0, 1]``."""
+    """Return the sample of each of ``count`` entries: ``[2, 1]`` -> ``[0, 0, 1]``."""
     return torch.arange(len(sizes), device=sizes.device).repeat_interleave(sizes, output_size=count)
 
 
 def lengths(entries: list[Tensor]) -> Tensor:
-    """The lengths of a list of tensors, as a tensor on their device."""
+    """Return the lengths of a list of tensors, as a tensor on their device."""
     return torch.tensor([len(e) for e in entries], device=entries[0].device if entries else None)
 
 
 def weighted_sum(rows: Tensor, values: Tensor, weight: Tensor, bias: Tensor, n_rows: int) -> Tensor:
-    """For each sample the sum of its values times their rows of ``weight``, plus ``bias``."""
+    """Compute, for each sample, the sum of its values times their rows of ``weight``, plus ``bias``."""
     terms = values.unsqueeze(1) * weight
     return bias.expand(n_rows, -1).index_add(0, rows, terms)
 
@@ -81,7 +81,7 @@ class SparseLinear(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws the parameters uniformly as Torch7 does."""
+        """Draw the parameters uniformly as Torch7 does."""
         bound = 1 / math.sqrt(self.weight.shape[1])
         nn.init.uniform_(self.weight, -bound, bound)
         nn.init.uniform_(self.bias, -bound * 1e-6, bound * 1e-6)
@@ -97,7 +97,7 @@ class SparseLinear(nn.Module):
         return output[0] if isinstance(input, Tensor) and input.dim() == 2 and not is_sparse(input) else output
 
     def _entries(self, input: Tensor | list[Tensor]) -> tuple[Tensor, Tensor, Tensor, int]:
-        """Samples, 0-based columns, values and the number of samples."""
+        """Return the samples, 0-based columns, values and the number of samples."""
         if isinstance(input, Tensor) and is_sparse(input):
             coo = input.to_sparse_coo().coalesce()
             return coo.indices()[0], coo.indices()[1], coo.values(), input.shape[0]
@@ -133,7 +133,7 @@ class SparseLinear(nn.Module):
 
 
 def is_sparse(tensor: Tensor) -> bool:
-    """Whether a tensor has one of torch's sparse layouts."""
+    """Return whether a tensor has one of torch's sparse layouts."""
     return tensor.layout != torch.strided
 
 
@@ -206,7 +206,7 @@ class IndexLinear(nn.Module):
         return output[0] if single else output
 
     def _flat(self, input: list[Any]) -> tuple[Tensor, Tensor, Tensor, bool]:
-        """All keys and values joined, the sizes of the samples, and whether there is just one without batch."""
+        """Return all keys and values joined, the sizes of the samples, and whether there is just one without batch."""
         keys, values = input[0], input[1]
         if len(input) == 3:
             sizes = input[2] if isinstance(input[2], Tensor) else torch.tensor([int(input[2])], device=keys.device)
@@ -278,7 +278,7 @@ class IndexLinear(nn.Module):
 
 @torch.no_grad()
 def normalized(weight: Tensor, columns: Tensor, values: Tensor, training: bool) -> Tensor:
-    """Values by the largest absolute value of their key so far, which training updates entry by entry.
+    """Return the values by the largest absolute value of their key so far, which training updates entry by entry.
 
     Args:
         weight: one row per key, of which the first three numbers are the largest absolute value, its inverse, and the
@@ -301,7 +301,7 @@ def normalized(weight: Tensor, columns: Tensor, values: Tensor, training: bool) 
 
 
 def running_maximum(keys: Tensor, values: Tensor) -> Tensor:
-    r"""For each entry the largest value that its key had up to there. Takes :math:`\log n` steps."""
+    r"""Compute, for each entry, the largest value of its key so far, in :math:`\log n` steps."""
     order = keys.argsort(stable=True)
     keys, result = keys[order], values[order]
     step = 1

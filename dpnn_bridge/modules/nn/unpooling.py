@@ -16,12 +16,12 @@ from dpnn_bridge.objects import LuaObject, LuaTensor
 
 
 def dims_of(pooling: nn.Module) -> int:
-    """Number of dimensions that a pooling works over."""
+    """Return the number of dimensions that a pooling works over."""
     return 3 if isinstance(pooling, nn.MaxPool3d) else 2
 
 
 def keep_indices(pooling: Any, args: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> Tensor:
-    """Forward hook of a max pooling with ``return_indices``: keeps the indices and the input's size for unpooling."""
+    """Store the indices and the input size of a max pooling for unpooling (forward hook)."""
     values, pooling.indices = output
     pooling._input_size = tuple(args[0].shape[-dims_of(pooling) :])
     return values
@@ -110,12 +110,12 @@ class Unpooling(LuaClass):
 
     @classmethod
     def decoded(cls, indices: Tensor, pooling: Any) -> Tensor:
-        """Positions in the flattened input, counted from 0."""
+        """Return the positions in the flattened input, counted from 0."""
         return indices - 1
 
     @classmethod
     def encoded(cls, indices: Tensor, pooling: Any) -> Tensor:
-        """The inverse of :meth:`decoded`."""
+        """Return the inverse of :meth:`decoded`."""
         return indices + 1
 
 
@@ -132,7 +132,7 @@ class VolumetricMaxUnpooling(Unpooling):
 
     @classmethod
     def starts(cls, pooling: Any, indices: Tensor) -> list[Tensor]:
-        """First position of every window in each dimension, shaped to be added to ``indices``."""
+        """Return the first position of every window in each dimension, shaped to be added to ``indices``."""
         return [
             (torch.arange(n, device=indices.device) * stride - pad).view(-1, *[1] * following)
             for n, stride, pad, following in zip(

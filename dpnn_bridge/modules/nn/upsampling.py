@@ -17,7 +17,7 @@ from dpnn_bridge.objects import LuaObject, LuaStorage
 
 
 def upsample_linear(input: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Linear interpolation of the last dimensions with aligned corners, at Torch7's positions.
+    """Interpolate the last dimensions linearly with aligned corners, at Torch7's positions.
 
     Torch7 computes positions in single precision, whatever the type of the data.
     """
@@ -40,7 +40,7 @@ def _interpolate(input: Tensor, dim: int, size: int) -> Tensor:
 
 
 def five_sizes(kind: str) -> LuaStorage:
-    """For ``constants``: sizes that Torch7 writes into without resizing."""
+    """Return sizes that Torch7 writes without resizing, for ``constants``."""
     return size_storage([0] * 5)
 
 
@@ -121,7 +121,7 @@ class UpsamplingBilinear2d(nn.UpsamplingBilinear2d):
 
 
 def target_size(input: Tensor, size: Any, scale_factor: Any) -> tuple[int, ...]:
-    """The size of the output's last dimensions, from a size or a factor."""
+    """Return the size of the output's last dimensions, from a size or a factor."""
     if size is not None:
         return tuple(size)
     return tuple(int(n * scale_factor) for n in input.shape[2:])

@@ -44,14 +44,14 @@ class Scaled(nn.Module):
         self.dims = dims
 
     def norm(self, v: Tensor) -> Tensor:
-        """Length of each direction, nearly."""
+        """Return the length of each direction, nearly."""
         return (v.square().sum(self.dims, keepdim=True) + EPS).sqrt()
 
     def forward(self, g: Tensor, v: Tensor) -> Tensor:
         return v * (g / self.norm(v))
 
     def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """``(g, v)`` that give the weight."""
+        """Return ``(g, v)`` that give the weight."""
         return self.norm(weight), weight
 
     def extra_repr(self) -> str:
@@ -59,7 +59,7 @@ class Scaled(nn.Module):
 
 
 def as_rows(weight: Tensor, module: Any) -> Tensor:
-    """A weight in torch's arrangement as Torch7's ``v``: one row for each direction."""
+    """Return a weight in torch's arrangement as Torch7's ``v``: one row for each direction."""
     inner = module.module
     layout, record = spec_of(inner).fields_of(inner)["weight"].layout, record_of(inner)
     if layout is not None:
@@ -70,7 +70,7 @@ def as_rows(weight: Tensor, module: Any) -> Tensor:
 
 
 def _from_rows(rows: Tensor, module: Any) -> Tensor:
-    """The weight that :func:`as_rows` makes these rows of."""
+    """Return the weight that :func:`as_rows` makes these rows of."""
     shape = module.module.weight.shape
     order = as_rows(torch.arange(shape.numel()).reshape(shape), module).flatten()
     return rows.new_empty(shape.numel()).index_copy(0, order, rows.flatten()).reshape(shape)
@@ -160,7 +160,7 @@ class WeightNorm(nn.Module):
 
         @classmethod
         def joined_gradient(cls, module: Any, name: str, gradients: dict[str, list[Tensor]]) -> Tensor | None:
-            """Without what the second way through the normalization has added to each clone but the first."""
+            """Remove the part that the second path through the normalization added to all clones but the first."""
             if name == "bias":  # shared, but for the list of a clone, which loses it
                 return next((gradient for gradient in gradients["bias"] if gradient.numel()), None)
             again = accumulated(module, sum(gradient.flatten(1) for gradient in gradients["v"][:-1]))[name == "g"]
@@ -172,7 +172,7 @@ class WeightNorm(nn.Module):
 
 
 def accumulated(module: WeightNorm, rows: Any) -> tuple[Tensor, Tensor]:
-    """``gradV`` and ``gradG`` that Torch7's ``accGradParameters`` makes of what stands in ``gradWeight``.
+    """Return ``gradV`` and ``gradG`` that Torch7's ``accGradParameters`` makes of what stands in ``gradWeight``.
 
     It leaves ``gradV`` there as well, so that another call before ``zeroGradParameters`` adds to it.
 
@@ -212,7 +212,7 @@ class ClampedWeightNorm(nn.Module):
         self.eps = eps
 
     def norm(self, v: Tensor) -> Tensor:
-        """Length of each row, at least ``eps``."""
+        """Return the length of each row, at least ``eps``."""
         return v.norm(2, 1, keepdim=True).clamp_min(self.eps)
 
     def forward(self, g: Tensor, v: Tensor) -> Tensor:
@@ -220,7 +220,7 @@ class ClampedWeightNorm(nn.Module):
         return v * (g / (norm + (square - square.detach()) / (2 * norm)))
 
     def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """``(g, v)`` that give the weight."""
+        """Return ``(g, v)`` that give the weight."""
         return self.norm(weight), weight
 
     def extra_repr(self) -> str:

@@ -21,7 +21,7 @@ _SIZES: dict[str, Any] = dict.fromkeys(("inputSize", "outputSize"), lambda kind:
 
 
 def bilinear(input: Tensor, height: int, width: int) -> Tensor:
-    """Resamples dimensions 1 and 2 of :math:`(K_1, H, W, K_2)`, the corners on the corners.
+    """Resample dimensions 1 and 2 of :math:`(K_1, H, W, K_2)`, the corners on the corners.
 
     Positions and weights are single precision whatever the dtype, as in nnx's C code.
     """
@@ -39,7 +39,7 @@ def bilinear(input: Tensor, height: int, width: int) -> Tensor:
 
 
 def _neighbours(size: int, wanted: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Indices of the two neighbours of each new position, and its distance to the first, in single precision."""
+    """Return both neighbours of each new position and the distance to the first, in single precision."""
     ratio = np.float32(size - 1) / np.float32(max(wanted - 1, 1))
     position = torch.arange(wanted, dtype=torch.float32, device=device) * float(ratio)
     first = position.floor()
@@ -48,7 +48,7 @@ def _neighbours(size: int, wanted: int, device: torch.device) -> tuple[Tensor, T
 
 
 def rounded(ratio: float, size: int) -> int:
-    """``ratio * size``, halves rounded up as in Lua."""
+    """Return ``ratio * size``, halves rounded up as in Lua."""
     return math.floor(ratio * size + 0.5)
 
 
@@ -115,7 +115,7 @@ class SpatialReSamplingEx(nn.Module):
 
 
 def block_mean(x: Tensor, dH: int, dW: int) -> Tensor:
-    """Means of blocks of :math:`(K_1, H, W, K_2)`; the forward pass divides by a single precision number."""
+    """Return the means of blocks of :math:`(K_1, H, W, K_2)`; the forward pass divides by a single precision number."""
     K1, H, W, K2 = x.shape
     total = x.reshape(K1, H // dH, dH, W // dW, dW, K2).sum((2, 4))
     return with_gradient_of(total * float(np.float32(1) / np.float32(dH * dW)), total / (dH * dW))

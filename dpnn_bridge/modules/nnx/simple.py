@@ -186,7 +186,7 @@ class PushTable(nn.Module):
         return [*input[: self.index - 1], *input[self.index :]]
 
     def take(self) -> Any:
-        """The element, once for every :class:`PullTable`."""
+        """Return the element, once for every :class:`PullTable`."""
         pushed = self._pushed
         self._waiting -= 1
         if self._waiting <= 0:
@@ -318,7 +318,7 @@ class QDRiemaNNLinear(nn.Linear):
         return _NaturalGradient.apply(input, self.weight, self.bias, self)
 
     def natural(self, input: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-        """Updates the metric with a batch; returns the gradients of weight and bias scaled by it."""
+        """Update the metric with a batch; return the gradients of weight and bias scaled by it."""
         square = grad.square().t()
         batch = {"Mii": square @ input.square(), "M00": square.sum(1)}
         if self.quasi_diagonal:

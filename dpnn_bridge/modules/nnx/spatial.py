@@ -126,7 +126,7 @@ class SpatialClassifier(nn.Module):
         def stepped(
             cls, module: nn.Module, inner: Callable[[nn.Module], Iterator[ParameterSite]]
         ) -> Iterator[ParameterSite]:
-            """The classifier's, which ``parameters()`` does not list."""
+            """Return the classifier's, which ``parameters()`` does not list."""
             assert isinstance(module, SpatialClassifier)
             return inner(module.classifier)
 

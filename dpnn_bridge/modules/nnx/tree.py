@@ -20,7 +20,7 @@ from dpnn_bridge.torch7.gradient import with_gradient_of
 
 
 def exp_minus(x: Tensor) -> Tensor:
-    """Torch7's approximation of :math:`e^{-x}` for positive x, off by up to 1e-8."""
+    """Compute Torch7's approximation of :math:`e^{-x}` for positive x, with an error of up to 1e-8."""
     y = 1.0 + x * (0.125 + x * (0.0078125 + x * (0.00032552083 + x * 1.0172526e-5)))
     for _ in range(3):
         y = y * y
@@ -88,7 +88,7 @@ class SoftMaxTree(nn.Module):
     def from_hierarchy(
         cls, in_features: int, hierarchy: Mapping[int, Sequence[int]], root: int = 1, *, index_base: int = 1
     ) -> SoftMaxTree:
-        """Builds the tree of a table of children, as Torch7's constructor does.
+        """Build the tree of a table of children, as Torch7's constructor does.
 
         Args:
             in_features: size D of the input.
@@ -141,12 +141,12 @@ class SoftMaxTree(nn.Module):
         return torch.where(counted, self._log_softmax(x, parents, places), 0).sum(1)
 
     def _above(self, node: Tensor) -> tuple[Tensor, Tensor]:
-        """The parent of each node, and its place among the parent's children."""
+        """Return the parent of each node, and its place among the parent's children."""
         parent, place = self.child_parent.index_select(0, node - 1).long().unbind(1)
         return parent, place
 
     def _log_softmax(self, x: Tensor, parent: Tensor, place: Tensor) -> Tensor:
-        """Log probability of the children at ``place`` (N, L) under ``parent`` (N, L), on all L levels."""
+        """Return the log probability of the children at ``place`` (N, L) under ``parent`` (N, L), on all L levels."""
         families = self.parent_children.index_select(0, parent.flatten() - 1).long()
         first, count = families.view(*parent.shape, 2).unbind(-1)
         i = torch.arange(self.max_family, device=x.device)
@@ -203,7 +203,7 @@ class SoftMaxTree(nn.Module):
 
 
 def _counted(tree: SoftMaxTree) -> dict[str, Any]:
-    """The fields that Torch7's constructor counts."""
+    """Return the fields that Torch7's constructor counts."""
     parent_of = {c: (p, place) for c, (p, place) in enumerate(tree.child_parent.tolist(), 1) if p > 0}
     families = {p: (first, n) for p, (first, n) in enumerate(tree.parent_children.tolist(), 1) if first > 0}
     by_row = sorted(parent_of, key=lambda c: families[parent_of[c][0]][0] + parent_of[c][1])

@@ -18,7 +18,7 @@ SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 
 
 def _gate(parts: Parts, *branch: LuaObject) -> LuaObject:
-    """The input times what ``branch`` makes of it."""
+    """Return the input times what ``branch`` makes of it."""
     return parts.join("CMulTable", parts.identity(), parts.chain(*branch))
 
 
@@ -78,7 +78,7 @@ def gelu(module: nn.GELU, ctx: LuaContext) -> LuaObject:
 
 @composition(nn.Softmax, nn.LogSoftmax, nn.Softmin)
 def softmax(module: Any, ctx: LuaContext) -> LuaObject:
-    """nn's own takes dimension 1 of matrices and of images; other dimensions are moved to where it looks."""
+    """Move the softmax dimension to the one that nn's class uses: dimension 1 of matrices and images."""
     name = {nn.Softmax: "SoftMax", nn.LogSoftmax: "LogSoftMax"}.get(type(module), "SoftMin")
     parts, dim, dims = Parts(module, ctx), module.dim, dimensions(module, ctx)
     buffers = {"mininput": LuaTensor.empty(parts.kind)} if name == "SoftMin" else {}
@@ -95,7 +95,7 @@ def softmax(module: Any, ctx: LuaContext) -> LuaObject:
 
 
 def _moved(parts: Parts, first: int, second: int, module: LuaObject, *, from_end: bool = False) -> LuaObject:
-    """``module`` between two swaps of the same dimensions."""
+    """Return ``module`` between two swaps of the same dimensions."""
     if first == second:
         return module
     return parts.chain(

@@ -20,7 +20,7 @@ LETTERS = "THW"
 
 @composition(nn.Conv1d, nn.Conv2d, nn.Conv3d)
 def convolution(module: Any, ctx: LuaContext) -> LuaObject | None:
-    """A convolution that is none of nn's classes as it stands; None for one that is."""
+    """Return a convolution that is none of nn's classes as it stands; None for one that is."""
     plain = module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str)
     if plain and len(module.kernel_size) > 1:
         return None
@@ -40,7 +40,7 @@ def convolution(module: Any, ctx: LuaContext) -> LuaObject | None:
 
 @composition(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 def transposed(module: Any, ctx: LuaContext) -> LuaObject | None:
-    """A transposed convolution that is none of nn's classes as it stands; None for one that is."""
+    """Return a transposed convolution that is none of nn's classes as it stands; None for one that is."""
     if any(d != 1 for d in module.dilation):
         refuse(module, f"dilation={tuple(module.dilation)} here", "spread the weights with zeros between them")
     if module.groups == 1 and len(module.kernel_size) > 1:
@@ -51,7 +51,7 @@ def transposed(module: Any, ctx: LuaContext) -> LuaObject | None:
 
 
 def _composed(module: Any, ctx: LuaContext, name: str, settings: dict[str, Any], before: list[LuaObject]) -> LuaObject:
-    """``before``, then the convolution of each group side by side; lifted to images over one dimension."""
+    """Return ``before``, then the convolution of each group side by side; lifted to images over one dimension."""
     parts, groups = Parts(module, ctx), module.groups
     inputs, outputs = module.in_channels // groups, module.out_channels // groups
     kernel = (1,) * (2 - len(module.kernel_size)) + tuple(module.kernel_size)
@@ -78,7 +78,7 @@ def _composed(module: Any, ctx: LuaContext, name: str, settings: dict[str, Any],
 
 
 def _settings(module: Any, numbers: dict[str, Any], missing: int) -> dict[str, Any]:
-    """Numbers of each dimension under Lua's names; over one dimension the height is that of one row."""
+    """Return the numbers of each dimension under Lua's names; over one dimension the height is that of one row."""
     found: dict[str, Any] = {}
     for prefix, values in numbers.items():
         values = list(values)
@@ -89,7 +89,7 @@ def _settings(module: Any, numbers: dict[str, Any], missing: int) -> dict[str, A
 
 
 def _sides(module: Any) -> list[tuple[int, int]]:
-    """Padding before and after, of each dimension."""
+    """Return the padding before and after each dimension."""
     if module.padding == "valid":
         return [(0, 0)] * len(module.kernel_size)
     if module.padding == "same":

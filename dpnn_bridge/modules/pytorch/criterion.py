@@ -27,7 +27,7 @@ def _reduction(module: Any) -> str:
 
 @composition(nn.HingeEmbeddingLoss, nn.CosineEmbeddingLoss, nn.MarginRankingLoss)
 def pair_loss(module: Any, ctx: LuaContext) -> LuaObject:
-    """Those of two inputs take a table of both in Torch7."""
+    """Wrap a loss of two inputs, which takes a table in Torch7."""
     names = {nn.CosineEmbeddingLoss: CosineEmbeddingCriterion, nn.MarginRankingLoss: MarginRankingCriterion}
     twin = names.get(type(module), HingeEmbeddingCriterion)(module.margin, _reduction(module))
     return ctx.to_lua(twin)
@@ -35,13 +35,13 @@ def pair_loss(module: Any, ctx: LuaContext) -> LuaObject:
 
 @composition(nn.MultiMarginLoss)
 def multi_margin(module: nn.MultiMarginLoss, ctx: LuaContext) -> LuaObject:
-    """Classes count from 1 in Torch7."""
+    """Return the classes count from 1 in Torch7."""
     return ctx.to_lua(MultiMarginCriterion(module.p, module.margin, module.weight, _reduction(module)))
 
 
 @composition(nn.MultiLabelSoftMarginLoss)
 def multi_label_soft_margin(module: nn.MultiLabelSoftMarginLoss, ctx: LuaContext) -> LuaObject:
-    """The sum of PyTorch is over samples, of the mean over the classes; that of Torch7 is over both."""
+    """Check the reduction: PyTorch sums means over classes, Torch7 sums over both."""
     weight, reduction = module.weight, _reduction(module)
     if reduction == "sum":
         if weight is None:

@@ -26,7 +26,7 @@ KEEPING: tuple[type[nn.Module], ...] = tuple(getattr(nn, name) for name in _NAME
 
 
 def dimensions(module: nn.Module, ctx: LuaContext) -> int | None:
-    """Dimensions of the input of ``module``, a batch, None where nothing shows it."""
+    """Return the dimensions of the input of ``module``, a batch, None where nothing shows it."""
     if id(module) not in ctx.dimensions:
         if ctx.shown is None:
             ctx.shown = dict(_shown(ctx))
@@ -35,12 +35,12 @@ def dimensions(module: nn.Module, ctx: LuaContext) -> int | None:
 
 
 def takes_matrices(module: nn.Module, ctx: LuaContext) -> bool:
-    """Whether Torch7 gives ``module`` matrices or vectors, or raises before it."""
+    """Return whether Torch7 gives ``module`` matrices or vectors, or raises before it."""
     return dimensions(module, ctx) == 2
 
 
 def _shown(ctx: LuaContext) -> Iterator[tuple[int, int | None]]:
-    """``id`` of every layer in a chain, and the dimensions of its input as the layers before it say."""
+    """Yield ``id`` of every layer in a chain, and the dimensions of its input as the layers before it say."""
     for chain in _chains(ctx.root):
         dims: int | None = None
         for layer in chain:
@@ -51,7 +51,7 @@ def _shown(ctx: LuaContext) -> Iterator[tuple[int, int | None]]:
 
 
 def _after(layer: nn.Module, dims: int | None) -> int | None:
-    """Dimensions of the output of a layer."""
+    """Return the dimensions of the output of a layer."""
     if type(layer) is nn.Linear:  # nn.Linear takes nothing else, unless it is known to get more
         return dims or 2
     if isinstance(layer, nn.Flatten) and (layer.start_dim, layer.end_dim) != (1, -1):
@@ -60,7 +60,7 @@ def _after(layer: nn.Module, dims: int | None) -> int | None:
 
 
 def _chains(root: nn.Module) -> Iterator[list[nn.Module]]:
-    """Every chain of layers that run one after the other."""
+    """Yield every chain of layers that run one after the other."""
     inner = {id(child) for m in root.modules() if type(m) is nn.Sequential for child in m}
     for module in root.modules():
         if type(module) is nn.Sequential and id(module) not in inner:

@@ -17,7 +17,7 @@ from dpnn_bridge.objects import LuaObject, LuaTensor
 
 @composition(nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 def plane_dropout(module: Any, ctx: LuaContext) -> LuaObject:
-    """nn drops whole planes without scaling the others up, and scales down in evaluation."""
+    """Export dropout of planes: nn does not scale up in training, and scales down in evaluation."""
     if module.p == 1:
         refuse(module, "p=1", "p < 1 can be written, or Dropout(1)")
     parts = Parts(module, ctx)
@@ -36,7 +36,7 @@ def bilinear(module: nn.Bilinear, ctx: LuaContext) -> LuaObject:
 
 @composition(nn.EmbeddingBag)
 def embedding_bag(module: nn.EmbeddingBag, ctx: LuaContext) -> LuaObject:
-    """On matrices of indices, each row of which is a bag."""
+    """Export an EmbeddingBag for matrices of indices, with one bag per row."""
     if module.padding_idx is not None or module.include_last_offset:
         refuse(module, "padding_idx or include_last_offset of bags", "bags as rows of a matrix can be written")
     parts = Parts(module, ctx)
@@ -52,19 +52,19 @@ def embedding_bag(module: nn.EmbeddingBag, ctx: LuaContext) -> LuaObject:
 # ---------------------------------------------------------------------- wrappers
 @composition(nn.Sequential)
 def chain(module: nn.Sequential, ctx: LuaContext) -> LuaObject | None:
-    """One without members has no ``backward`` in Torch7."""
+    """Refuse a container without members, which has no ``backward`` in Torch7."""
     return None if len(module) else Parts(module, ctx).identity()
 
 
 @composition(nn.DataParallel, nn.parallel.DistributedDataParallel)
 def parallel(module: Any, ctx: LuaContext) -> LuaObject:
-    """The model inside."""
+    """Return the model inside."""
     return ctx.to_lua(module.module)
 
 
 @composition(nn.SyncBatchNorm)
 def synchronized(module: nn.SyncBatchNorm, ctx: LuaContext) -> LuaObject:
-    """The batch normalization of one process."""
+    """Return the batch normalization of one process."""
     kinds = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
     dims = dimensions(module, ctx)
     if dims not in kinds:

@@ -24,7 +24,7 @@ def _divided_by_root_mean_square(parts: Parts, size: int, eps: float) -> LuaObje
 
 
 def _rows_of(parts: Parts, shape: tuple[int, ...], layers: list[LuaObject]) -> LuaObject:
-    """Layers on matrices, over the last dimensions of any tensor."""
+    """Apply layers of matrices to the last dimensions of any tensor."""
     if len(shape) == 1:
         return parts.bottled(parts.chain(*layers))
     return parts.shaped_as_input(parts.view(-1, product(shape)), *layers)
@@ -49,7 +49,7 @@ def rms_norm(module: Any, ctx: LuaContext) -> LuaObject:
 
 # ---------------------------------------------------------------------- over groups, whose size the input decides
 def _normalized(parts: Parts, eps: float) -> list[LuaObject]:
-    """Normalizes the last dimension of :math:`(N, G, W)`."""
+    """Normalize the last dimension of :math:`(N, G, W)`."""
     root = parts.spread(parts("Square"), parts.mean(3), parts.plus(eps), parts("Sqrt", eps=0))
     return [
         parts.join("CSubTable", parts.identity(), parts.spread(parts.mean(3))),

@@ -20,7 +20,7 @@ LARGEST = 3e38
 
 
 def refuse(module: nn.Module, what: str, instead: str) -> NoReturn:
-    """Raises the error for a layer that Torch7 cannot express.
+    """Raise the error for a layer that Torch7 cannot express.
 
     Args:
         module: the layer.
@@ -37,17 +37,17 @@ class Parts:
         self.module, self.ctx, self.kind = module, ctx, ctx.type_of(module)
 
     def __call__(self, name: str, *modules: LuaObject, **fields: Any) -> LuaObject:
-        """An object of a class of nn; a field that is None is left out."""
+        """Return an object of a class of nn; a field that is None is left out."""
         given = {key: value for key, value in fields.items() if value is not None}
         return fresh(f"nn.{name}", self.kind, *modules, train=self.module.training, **given)
 
     # ------------------------------------------------------------------ one after the other, side by side
     def chain(self, *modules: LuaObject) -> LuaObject:
-        """One after the other."""
+        """Return one after the other."""
         return modules[0] if len(modules) == 1 else self("Sequential", *modules)
 
     def join(self, how: str, *branches: LuaObject, **fields: Any) -> LuaObject:
-        """Branches of one input, whose outputs a table layer such as ``CMulTable`` makes one."""
+        """Return the branches of one input, whose outputs a table layer such as ``CMulTable`` makes one."""
         both = self("ConcatTable", *branches, output=LuaTable())
         inner = {"CAddTable": {"inplace": False}, "JoinTable": {"size": size_storage()}}.get(how, {})
         gradient = LuaTable.from_list(LuaTensor.empty(self.kind) for _ in range(2)) if how == "MM" else LuaTable()
@@ -64,42 +64,42 @@ class Parts:
         return self("AddConstant", constant_scalar=constant, inplace=False)
 
     def always(self, value: float) -> LuaObject:
-        """``value`` in the shape of the input, through which no gradient flows."""
+        """Return ``value`` in the shape of the input, through which no gradient flows."""
         return self("Threshold", threshold=LARGEST, val=value, inplace=False)
 
     def mean(self, dimension: int) -> LuaObject:
-        """The mean over a dimension, counted from 1, which goes away."""
+        """Return the mean over a dimension, counted from 1, which goes away."""
         return self("Mean", dimension=dimension, sizeAverage=True, squeeze=True)
 
     # ------------------------------------------------------------------ shapes
     def view(self, *sizes: int, sample: int | None = None) -> LuaObject:
-        """Another shape: of the whole input, or of each sample of ``sample`` dimensions."""
+        """Return another shape: of the whole input, or of each sample of ``sample`` dimensions."""
         return self("View", size=size_storage(sizes), numElements=product(sizes), numInputDims=sample)
 
     def narrow(self, dimension: int, index: int, length: int) -> LuaObject:
         return self("Narrow", dimension=dimension, index=index, length=length)
 
     def swap(self, first: int, second: int, *, from_end: bool = False) -> LuaObject:
-        """Swaps two dimensions, counted from 1; ``from_end``: -1 is the last."""
+        """Swap two dimensions, counted from 1; ``from_end``: -1 is the last."""
         first, second = (first + 1, second + 1) if from_end else (first, second)
         pairs = LuaTable.from_list([LuaTable.from_list([first, second])])
         return self("Transpose", permutations=pairs, numInputDims=0 if from_end else None)
 
     def rows(self) -> LuaObject:
-        """All dimensions behind the first as one."""
+        """Return all dimensions behind the first as one."""
         return self("Collapse", nInputDim=0)
 
     def shaped_as_input(self, *modules: LuaObject) -> LuaObject:
-        """What ``modules`` give, with the input's shape; both have the same number of elements in the same order."""
+        """Return ``modules`` with the shape of their input restored."""
         return self.join("CAddTable", self.always(0), self.chain(*modules))
 
     def spread(self, *modules: LuaObject) -> LuaObject:
-        """A statistic over the last dimension of :math:`(N, G, W)`, repeated over it."""
+        """Return a statistic over the last dimension of :math:`(N, G, W)`, repeated over it."""
         ones = self.chain(self.narrow(2, 1, 1), self.always(1))
         return self.join("MM", self.chain(*modules, self("Unsqueeze", pos=3)), ones, transA=False, transB=False)
 
     def bottled(self, module: LuaObject, inputs: int = 2, outputs: int | None = None) -> LuaObject:
-        """``module`` over the last dimensions of tensors with any number of dimensions before them.
+        """Return ``module`` over the last dimensions of tensors with any number of dimensions before them.
 
         Args:
             module: takes ``inputs`` dimensions, the first of which is the batch, and gives ``outputs``.
@@ -114,12 +114,12 @@ class Parts:
         return self("Bottle", module, nInputDim=inputs, nOutputDim=outputs, dimDelta=inputs - outputs, **shapes)
 
     def lifted(self, *modules: LuaObject) -> LuaObject:
-        """Layers of images on :math:`(N, C, L)`, which they get as images of one row."""
+        """Apply layers of images to :math:`(N, C, L)`, as images with one row."""
         return self("Sequential", self("Unsqueeze", pos=3), *modules, self("Squeeze", dim=3))
 
     # ------------------------------------------------------------------ parameters
     def tensors(self, name: str, shape: tuple[int, ...], offset: int = 0, field: str = "") -> dict[str, LuaTensor]:
-        """A part of a parameter and of its gradient, as fields; both share the parameter's storage.
+        """Return a part of a parameter and of its gradient, as fields; both share the parameter's storage.
 
         Args:
             name: the parameter.
@@ -137,7 +137,7 @@ class Parts:
         return {k: LuaTensor(t.class_name, shape, strides, offset, t.storage) for k, t in found.items()}
 
     def affine(self, *size: int) -> list[LuaObject]:
-        """The factors and summands of a normalization; ``size`` is the shape that is broadcast."""
+        """Return the factors and summands of a normalization; ``size`` is the shape that is broadcast."""
         made = []
         if getattr(self.module, "weight", None) is not None:
             made.append(self("CMul", size=size_storage(size), **self.tensors("weight", size)))

@@ -14,7 +14,7 @@ from dpnn_bridge.objects import LuaObject, LuaTensor
 
 
 def _each(value: Any, count: int) -> list[int]:
-    """The numbers of an option for each dimension."""
+    """Return the numbers of an option for each dimension."""
     return list(value) if isinstance(value, (tuple, list)) else [value] * count
 
 
@@ -25,21 +25,21 @@ def _refuse_indices(module: Any) -> None:
 
 
 def _windows(module: Any, count: int) -> list[tuple[int, int, int, int]]:
-    """Kernel, stride, padding and dilation of each dimension."""
+    """Return the kernel, stride, padding and dilation of each dimension."""
     names = ("kernel_size", "stride", "padding", "dilation")
     numbers = (_each(getattr(module, name, int(name == "dilation")), count) for name in names)
     return list(zip(*numbers, strict=True))
 
 
 def _refuse_windows_beyond(module: Any, windows: list[tuple[int, int, int, int]]) -> None:
-    """Without padding Torch7 keeps a window of the ceil mode that begins behind the input, and PyTorch drops it."""
+    """Check the ceil mode: without padding, Torch7 keeps a window that starts outside the input."""
     gaps = any(stride > dilation * (kernel - 1) + 1 for kernel, stride, _, dilation in windows)
     if module.ceil_mode and gaps and not any(padding for *_, padding, _ in windows):
         refuse(module, "ceil_mode=True with a stride above the kernel's extent", "ceil_mode=False can be written")
 
 
 def _dilated_maximum(parts: Parts, ceil_mode: bool, *windows: tuple[int, int, int, int]) -> LuaObject:
-    """Of images, over the last one or two dimensions."""
+    """Export a pooling of images over the last one or two dimensions."""
     rows = [(1, 1, 0, 1)] * (2 - len(windows)) + [*windows]
     names = ("k", "d", "pad", "dilation")
     numbers = {f"{n}{c}": v for c, row in zip("HW", rows, strict=True) for n, v in zip(names, row, strict=True)}
@@ -63,7 +63,7 @@ def max_pool_2d(module: Any, ctx: LuaContext) -> None:
 
 @composition(nn.MaxPool3d)
 def max_pool_3d(module: Any, ctx: LuaContext) -> LuaObject | None:
-    """nn's dilated one loses its ceil mode whenever Torch7 loads it: planes first, then what is between them."""
+    """Export a volumetric pooling as two: nn's dilated class loses its ceil mode when Torch7 loads it."""
     _refuse_indices(module)
     windows, parts = _windows(module, 3), Parts(module, ctx)
     if not module.ceil_mode or all(dilation == 1 for *_, dilation in windows):
@@ -77,7 +77,7 @@ def max_pool_3d(module: Any, ctx: LuaContext) -> LuaObject | None:
 
 # ---------------------------------------------------------------------- averages
 def _average(parts: Parts, kernel: list[int], stride: list[int], padding: list[int], **options: bool) -> LuaObject:
-    """Of images; over one dimension of images of one row."""
+    """Export a pooling of images; one dimension becomes images with one row."""
     row = len(kernel) == 1
     numbers = {"k": ([1] * row, kernel), "d": ([1] * row, stride), "pad": ([0] * row, padding)}
     fields = {f"{name}{c}": v for name, (one, vs) in numbers.items() for c, v in zip("HW", one + vs, strict=True)}
@@ -95,7 +95,7 @@ def average_pool_1d(module: Any, ctx: LuaContext) -> LuaObject:
 
 @composition(nn.AvgPool2d)
 def average_pool_2d(module: Any, ctx: LuaContext) -> LuaObject | None:
-    """With a divisor of its own: the sum of each window, divided."""
+    """Export a pooling with ``divisor_override``: the sum of each window, divided."""
     _refuse_windows_beyond(module, _windows(module, 2))
     if module.divisor_override is None:
         return None
@@ -148,7 +148,7 @@ _ADAPTIVE_MAX = (nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3
 
 @composition(*_ADAPTIVE, *_ADAPTIVE_MAX)
 def adaptive_pool(module: Any, ctx: LuaContext) -> LuaObject:
-    """One dimension after the other where nn has no class: averages and maxima allow it."""
+    """Return one dimension after the other where nn has no class: averages and maxima allow it."""
     _refuse_indices(module)
     count = int(type(module).__name__[-2])
     parts, maximum, sizes = Parts(module, ctx), isinstance(module, _ADAPTIVE_MAX), _each(module.output_size, count)

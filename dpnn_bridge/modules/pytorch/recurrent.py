@@ -22,7 +22,7 @@ from dpnn_bridge.objects import LuaObject
 
 
 def _sequence(module: Any, ctx: LuaContext, make: Callable[[str, int], nn.Module]) -> LuaObject:
-    """The layers and directions of a recurrent layer.
+    """Return the layers and directions of a recurrent layer.
 
     Args:
         module: the layer.
@@ -52,7 +52,7 @@ def _sequence(module: Any, ctx: LuaContext, make: Callable[[str, int], nn.Module
 # ---------------------------------------------------------------------- long short-term memory
 @composition(nn.LSTM)
 def lstm(module: nn.LSTM, ctx: LuaContext) -> LuaObject:
-    """rnn's single bias is the sum of the two."""
+    """Add both biases to rnn's single bias."""
     if not module.bias:
         refuse(module, "bias=False in an LSTM", "one with biases, of zero, can be written")
 
@@ -65,7 +65,7 @@ def lstm(module: nn.LSTM, ctx: LuaContext) -> LuaObject:
 
 def _seq_lstm(module: nn.LSTM, suffix: str, size: int) -> nn.Module:
     def arranged(tensor: Tensor) -> nn.Parameter:
-        """Gates in the order of rnn: input, forget, output, cell."""
+        """Return the gates in the order of rnn: input, forget, output, cell."""
         i, f, g, o = tensor.detach().chunk(4)
         return nn.Parameter(torch.cat([i, f, o, g]))
 
@@ -85,7 +85,7 @@ def _seq_lstm(module: nn.LSTM, suffix: str, size: int) -> nn.Module:
 
 # ---------------------------------------------------------------------- cells
 def _linear(module: Any, names: str) -> nn.Linear:
-    """A linear layer with the module's own parameters, ``names`` such as ``ih_l0``."""
+    """Return a linear layer with the module's own parameters, ``names`` such as ``ih_l0``."""
     weight, bias = getattr(module, f"weight_{names}"), getattr(module, f"bias_{names}", None)
     twin = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
     twin._parameters |= {"weight": weight, "bias": bias}
@@ -93,12 +93,12 @@ def _linear(module: Any, names: str) -> nn.Linear:
 
 
 def _both(module: Any, suffix: str) -> nn.Module:
-    """``[x, h]`` -> the products of both with their weights."""
+    """Return ``[x, h]`` -> the products of both with their weights."""
     return ParallelTable(_linear(module, f"ih{suffix}"), _linear(module, f"hh{suffix}"))
 
 
 def _pick(index: int, start: int, size: int) -> nn.Module:
-    """Columns of one of several matrices."""
+    """Return the columns of one of several matrices."""
     return nn.Sequential(SelectTable(index), Narrow(2, start + 1, size))
 
 
@@ -111,13 +111,13 @@ def _sum_of(start: int, size: int) -> nn.Module:
 
 
 def _plain_cell(module: Any, suffix: str = "") -> nn.Module:
-    """``[x, h]`` -> the next h, of an Elman network."""
+    """Return ``[x, h]`` -> the next h, of an Elman network."""
     activation = nn.Tanh() if module.nonlinearity == "tanh" else nn.ReLU()
     return nn.Sequential(_both(module, suffix), CAddTable(), activation)
 
 
 def _gru_cell(module: Any, suffix: str = "") -> nn.Module:
-    """``[x, h]`` -> the next h, the reset gate behind the product as in cuDNN; rnn's own GRU has it before."""
+    """Return ``[x, h]`` -> the next h, the reset gate behind the product as in cuDNN; rnn's own GRU has it before."""
     size = module.hidden_size
     products = nn.Sequential(
         ConcatTable(
@@ -136,7 +136,7 @@ def _gru_cell(module: Any, suffix: str = "") -> nn.Module:
 
 
 def _lstm_cell(module: Any) -> nn.Module:
-    """``[x, [h, c]]`` -> the next ``[h, c]``."""
+    """Return ``[x, [h, c]]`` -> the next ``[h, c]``."""
     size = module.hidden_size
     state = nn.Sequential(SelectTable(2), SelectTable(1))
     sums = _joined(
@@ -163,6 +163,6 @@ def stepwise(module: Any, ctx: LuaContext) -> LuaObject:
 
 @composition(nn.GRUCell, nn.RNNCell, nn.LSTMCell)
 def step(module: Any, ctx: LuaContext) -> LuaObject:
-    """On ``{x, h}``, LSTM on ``{x, {h, c}}``."""
+    """Export a cell that takes ``{x, h}``, for LSTM ``{x, {h, c}}``."""
     makers: dict[type[nn.Module], Callable[[Any], nn.Module]] = {nn.GRUCell: _gru_cell, nn.RNNCell: _plain_cell}
     return ctx.to_lua(makers.get(type(module), _lstm_cell)(module).train(module.training))

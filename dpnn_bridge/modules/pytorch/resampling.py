@@ -38,14 +38,14 @@ def upsample(module: Any, ctx: LuaContext) -> LuaObject:
 
 
 def _factor(module: Any) -> int | None:
-    """The whole number that scales all sides."""
+    """Return the whole number that scales all sides."""
     factors = {*module.scale_factor} if isinstance(module.scale_factor, tuple) else {module.scale_factor}
     factor = factors.pop() if len(factors) == 1 else None
     return int(factor) if factor is not None and factor == int(factor) else None
 
 
 def _on_rows(parts: Parts, dims: int | None, *layers: LuaObject) -> LuaObject:
-    """Layers of images; of :math:`(N, C, L)`, as images of one row, the first row of what comes out."""
+    """Export upsampling of images; :math:`(N, C, L)` becomes images with one row."""
     return parts.lifted(*layers, parts.narrow(3, 1, 1)) if dims == 3 else parts.chain(*layers)
 
 
@@ -68,7 +68,7 @@ def _corners_aligned(parts: Parts, dims: int | None, size: Any, factor: int | No
 
 
 def _between_pixels(parts: Parts, dims: int | None, factor: int) -> list[LuaObject]:
-    """Pixels are squares: the mean over the width of one square of the input, which stays what it is at its rim."""
+    """Interpolate with pixels as squares: the mean over the width of one input square, constant at the border."""
     fine, step = (factor, 1) if factor % 2 else (2 * factor, 2)
     margin = (fine - step) // 2
     if dims == 5:

@@ -20,7 +20,7 @@ EXAMPLE = "save(path, model, example=input) shows how many dimensions the input 
 
 @composition(nn.Linear)
 def linear(module: nn.Linear, ctx: LuaContext) -> LuaObject | None:
-    """nn's own takes vectors and matrices."""
+    """Export a linear layer; nn's class accepts only vectors and matrices."""
     dims = dimensions(module, ctx)
     if dims is None or dims < 3:
         return None
@@ -74,7 +74,7 @@ FRONT = ("pleft", "pright", "ptop", "pbottom", "pfront", "pback")
 
 
 def padded(parts: Parts, mode: str, sides: list[int]) -> LuaObject:
-    """Pads :math:`(N, C, *)`.
+    """Pad :math:`(N, C, *)`.
 
     Args:
         parts: of the layer.
@@ -100,7 +100,7 @@ def padded(parts: Parts, mode: str, sides: list[int]) -> LuaObject:
 
 
 def _ring(parts: Parts, dimension: int, before: int, after: int) -> LuaObject:
-    """The end of a dimension before its beginning, and the beginning behind the end."""
+    """Return the end of a dimension before its beginning, and the beginning behind the end."""
     last = (
         parts.chain(parts("Select", dimension=dimension, index=-i), parts("Unsqueeze", pos=dimension))
         for i in range(before, 0, -1)
@@ -110,7 +110,7 @@ def _ring(parts: Parts, dimension: int, before: int, after: int) -> LuaObject:
 
 
 def constant(parts: Parts, value: float, sides: list[int]) -> LuaObject:
-    """Pads :math:`(N, C, *)` with a number; negative sides are cut off."""
+    """Pad :math:`(N, C, *)` with a number; negative sides are cut off."""
     layers = []
     for i in range(0, len(sides), 2):  # the last dimension comes first
         dimension, before, after = 2 + len(sides) // 2 - i // 2, *sides[i : i + 2]

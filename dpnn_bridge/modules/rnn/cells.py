@@ -17,7 +17,7 @@ from dpnn_bridge.modules.rnn.misc import SAdd
 
 
 def _gates(input_size: int, output_size: int, transfers: Sequence[nn.Module]) -> nn.Sequential:
-    """``[input, state]`` -> one value for each transfer function, all linear maps at once."""
+    """Return ``[input, state]`` -> one value for each transfer function, all linear maps at once."""
     n = len(transfers) * output_size
     return nn.Sequential(
         ParallelTable(nn.Linear(input_size, n), nn.Linear(output_size, n, bias=False)),
@@ -29,12 +29,12 @@ def _gates(input_size: int, output_size: int, transfers: Sequence[nn.Module]) ->
 
 
 def _product(*positions: int) -> nn.Sequential:
-    """Product of the elements of a list at the given positions, counted from 1."""
+    """Return the product of the elements of a list at the given positions, counted from 1."""
     return nn.Sequential(ConcatTable(*(SelectTable(p) for p in positions)), CMulTable())
 
 
 def gru(input_size: int, output_size: int) -> GRU:
-    """A new :class:`GRU`.
+    """Return a new :class:`GRU`.
 
     Lua:
         ``nn.GRU(inputSize, outputSize)``, GRU.lua
@@ -59,7 +59,7 @@ def gru(input_size: int, output_size: int) -> GRU:
 
 
 def fast_lstm(input_size: int, output_size: int) -> FastLSTM:
-    """A new :class:`FastLSTM`.
+    """Return a new :class:`FastLSTM`.
 
     Lua:
         ``nn.FastLSTM(inputSize, outputSize)``, FastLSTM.lua
@@ -78,14 +78,14 @@ def fast_lstm(input_size: int, output_size: int) -> FastLSTM:
 
 
 def gru_of(weight: Tensor, bias: Tensor, input_size: int, output_size: int) -> GRU:
-    """A :class:`GRU` with the parameters of a :class:`~dpnn_bridge.modules.rnn.seq_gru.SeqGRU`."""
+    """Return a :class:`GRU` with the parameters of a :class:`~dpnn_bridge.modules.rnn.seq_gru.SeqGRU`."""
     n = 2 * output_size
     x, h = weight[:input_size].t(), weight[input_size:].t()
     return _filled(gru(input_size, output_size), [x[:n], bias[:n], h[:n], x[n:], bias[n:], h[n:]])
 
 
 def fast_lstm_of(weight: Tensor, bias: Tensor, input_size: int, output_size: int) -> FastLSTM:
-    """A :class:`FastLSTM` with the parameters of a :class:`~dpnn_bridge.modules.rnn.seq_lstm.SeqLSTM`."""
+    """Return a :class:`FastLSTM` with the parameters of a :class:`~dpnn_bridge.modules.rnn.seq_lstm.SeqLSTM`."""
     i, f, o, g = weight.t().chunk(4)
     gates = torch.cat([i, g, f, o])
     i, f, o, g = bias.chunk(4)

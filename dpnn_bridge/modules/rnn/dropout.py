@@ -100,7 +100,7 @@ class LazyDropout(nn.Module):
 
         @staticmethod
         def fill_step(module: LazyDropout, obj: LuaObject, step: int) -> None:
-            """Takes over the mask of one time step from the Lua object that ran it."""
+            """Take over the mask of one time step from the Lua object that ran it."""
             noise = obj.get("noise")
             if isinstance(noise, LuaTensor) and noise.size:
                 module.masks[step] = to_value(noise)
@@ -114,7 +114,7 @@ class LazyDropout(nn.Module):
 
         @staticmethod
         def step_to_lua(module: LazyDropout, step: int, ctx: LuaContext) -> dict[str, Any]:
-            """The fields that say which mask a time step has."""
+            """Return the fields that say which mask a time step has."""
             mask = module.masks.get(step)
             noise = LuaTensor.empty(ctx.type_of(module)) if mask is None else ctx.constant(mask, module)
             return {"noise": noise, "flag": mask is None or step in module.stale}

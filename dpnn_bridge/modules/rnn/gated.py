@@ -101,7 +101,7 @@ class GRU(StepModule):
         return self.states[0] if 0 in self.states else self._zeros(input)
 
     def migrate(self, parameters: Sequence[Tensor]) -> None:
-        """Takes over the parameters of a GRU without dropout, whose gates are one matrix.
+        """Take over the parameters of a GRU without dropout, whose gates are one matrix.
 
         Args:
             parameters: the six parameters of that GRU; this one has dropout and nine.

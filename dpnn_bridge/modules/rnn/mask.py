@@ -20,7 +20,7 @@ from dpnn_bridge.objects import LuaObject, LuaTensor
 
 
 def zero_rows(input: Any, dims: int) -> Tensor:
-    """Which rows of the first tensor of ``input`` are zero: :math:`(N)` for a batch, :math:`()` for one sample.
+    """Return which rows of the first tensor are zero: :math:`(N)` for a batch, :math:`()` for a sample.
 
     A row counts as zero when the sum of its squares is zero in its own precision.
 
@@ -39,7 +39,7 @@ def zero_rows(input: Any, dims: int) -> Tensor:
 
 
 def without_rows(value: Any, mask: Tensor) -> Any:
-    """``value`` with zeros in the rows of every tensor that ``mask`` selects; no gradient flows there."""
+    """Return ``value`` with zeros in the rows of every tensor that ``mask`` selects; no gradient flows there."""
     return map_tensors(lambda t: t.masked_fill(_spread(mask, t), 0), value)
 
 
@@ -86,7 +86,7 @@ class MaskZero(Decorator):
 
 
 def masked_call(module: nn.Module, input: Any, mask: Tensor) -> Any:
-    """``module(input)`` without the masked rows; they count in the parameter gradients of the last layers."""
+    """Return ``module(input)`` without the masked rows; they count in the parameter gradients of the last layers."""
     if type(module) is nn.Sequential and len(module):
         *body, last = module
         for member in body:
@@ -120,7 +120,7 @@ class _ZeroValue(torch.autograd.Function):
 
 
 def trimmed_call(module: nn.Module, input: Any, rows: Tensor) -> Any:
-    """``module`` on the selected rows only; the others give zeros."""
+    """Return ``module`` on the selected rows only; the others give zeros."""
     places = rows.nonzero().flatten()
     output = module(map_tensors(lambda t: t.index_select(0, places), input))
     return map_tensors(lambda t: t.new_zeros(len(rows), *t.shape[1:]).index_copy(0, places, t), output)

@@ -22,17 +22,17 @@ class Memory(nn.Module):
     fx_leaf = True
 
     def forget(self) -> None:
-        """Goes back to the start of a sequence, members included."""
+        """Go back to the start of a sequence, members included."""
         forget(self)
 
     def forget_own(self) -> None:
-        """Drops the state of this module alone."""
+        """Drop the state of this module alone."""
 
     def detach_own(self) -> None:
-        """Lets no gradient flow into what came before, in this module alone."""
+        """Let no gradient flow into what came before, in this module alone."""
 
     def _carried(self, fn: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-        """The attributes with tensors of the state, each of them detached and given to ``fn``."""
+        """Return the attributes with tensors of the state, each of them detached and given to ``fn``."""
         return {}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Memory:
@@ -41,7 +41,7 @@ class Memory(nn.Module):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles hold the state but not the graph that computed it."""
+        """Copy the state without its autograd graph, for copies and pickles."""
         return {**self.__dict__, **self._carried(lambda t: t)}
 
 
@@ -56,7 +56,7 @@ class Remembering:
     training: bool
 
     def remember(self, mode: str = "both") -> None:
-        """Sets when a call starts from the state that the last one reached.
+        """Set when a call starts from the state that the last one reached.
 
         Args:
             mode: ``"both"``, ``"train"``, ``"eval"`` (only in training or evaluation) or ``"neither"``.
@@ -72,7 +72,7 @@ class Remembering:
 
 
 def in_type_of(input: Any, state: Any) -> Any:
-    """A remembered state in the floating point type of the input that goes on from it, unless it holds more.
+    """Return a remembered state in the floating point type of the input that goes on from it, unless it holds more.
 
     Under ``torch.autocast`` a module leaves a state of lower precision, and the next call may be a plain one.
     """
@@ -87,7 +87,7 @@ def in_type_of(input: Any, state: Any) -> Any:
 
 
 def forget(module: nn.Module) -> None:
-    """Every module in ``module`` that remembers goes back to the start of a sequence: it has a method ``forget_own``.
+    """Reset every stateful module in ``module`` to the start of a sequence, with its ``forget_own``.
 
     In training mode a state given by :func:`set_hidden_state` is dropped as well; in evaluation mode it stays, as in
     Torch7.
@@ -101,14 +101,14 @@ def forget(module: nn.Module) -> None:
 
 
 def detach(module: nn.Module) -> None:
-    """Keeps the states of all recurrent modules in ``module`` but lets no gradient flow into what came before."""
+    """Keep the states of all recurrent modules in ``module`` but let no gradient flow into what came before."""
     for m in module.modules():
         if isinstance(m, Memory):
             m.detach_own()
 
 
 def remember(module: nn.Module, mode: Literal["both", "eval", "train", "neither"] = "both") -> None:
-    """Sets whether sequence modules in ``module`` start from the state that their last call reached.
+    """Set whether sequence modules in ``module`` start from the state that their last call reached.
 
     Args:
         module: any module; the outermost sequence modules in it are set, not those inside them.
@@ -125,7 +125,7 @@ def remember(module: nn.Module, mode: Literal["both", "eval", "train", "neither"
 
 
 def max_bptt_step(module: nn.Module, rho: int) -> None:
-    """Sets through how many time steps gradients flow back in every step module in ``module``.
+    """Set through how many time steps gradients flow back in every step module in ``module``.
 
     Lua:
         ``module:maxBPTTstep(rho)``, rnn's Module.lua
@@ -139,7 +139,7 @@ def max_bptt_step(module: nn.Module, rho: int) -> None:
 
 
 def get_hidden_state(module: nn.Module, step: int | None = None) -> Any:
-    """The hidden state after time step ``step``; 0 is the state at the start, None the latest.
+    """Return the hidden state after time step ``step``; 0 is the state at the start, None the latest.
 
     Returns:
         What the module's class says: ``[output, cell]`` for an LSTM, the output for a GRU, ``[output, states of the
@@ -156,7 +156,7 @@ def get_hidden_state(module: nn.Module, step: int | None = None) -> Any:
 
 
 def set_hidden_state(module: nn.Module, step: int | None, state: Any) -> None:
-    """Replaces the hidden state after time step ``step``, so that the next step goes on from it.
+    """Replace the hidden state after time step ``step``, so that the next step goes on from it.
 
     Args:
         module: any module.

@@ -86,7 +86,7 @@ class Recurrent(AbstractRecurrent):
 
         @classmethod
         def inner_to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-            """Torch7 runs the first step and the later ones by different modules that share parameters."""
+            """Build Torch7's modules for the first and for later steps, which share parameters."""
             start, input, feedback, transfer, merge = (ctx.to_lua(m) for m in cls.children(module))
             kind, train = ctx.type_of(module), module.training
             parallel = _container("nn.ParallelTable", [input, feedback], kind, train)
@@ -110,7 +110,7 @@ class Recurrent(AbstractRecurrent):
 
 
 def _container(class_name: str, modules: list[LuaObject], kind: str, train: bool) -> LuaObject:
-    """A container of Lua objects; a ParallelTable's buffers are tables."""
+    """Return a container of Lua objects; a ParallelTable's buffers are tables."""
     tables = {"output": LuaTable(), "gradInput": LuaTable()} if class_name == "nn.ParallelTable" else {}
     return fresh(class_name, kind, *modules, train=train, **tables)
 
@@ -179,11 +179,11 @@ class Recurrence(AbstractRecurrent):
         return zeros(self.output_size)
 
     def get_hidden_state(self, step: int | None = None) -> list[Any]:
-        """``[output, hidden states of the module inside]`` after time step ``step``."""
+        """Return ``[output, hidden states of the module inside]`` after time step ``step``."""
         return [super().get_hidden_state(step), [get_hidden_state(self.module, step)]]
 
     def set_hidden_state(self, step: int | None, state: list[Any]) -> None:
-        """Replaces the output, and the states inside if there are two elements."""
+        """Replace the output, and the states inside if there are two elements."""
         super().set_hidden_state(step, state[0])
         if len(state) > 1 and state[1]:
             set_hidden_state(self.module, step, state[1][0])
@@ -246,15 +246,15 @@ class Recursor(AbstractRecurrent):
         return self._finish(self.module(input))
 
     def get_hidden_state(self, step: int | None = None) -> Any:
-        """The hidden state of the module inside."""
+        """Return the hidden state of the module inside."""
         return get_hidden_state(self.module, step)
 
     def set_hidden_state(self, step: int | None, state: Any) -> None:
-        """Replaces the hidden state of the module inside."""
+        """Replace the hidden state of the module inside."""
         set_hidden_state(self.module, step, state)
 
     def max_bptt_step(self, rho: int) -> None:
-        """Sets through how many time steps gradients flow back, here and inside."""
+        """Set through how many time steps gradients flow back, here and inside."""
         super().max_bptt_step(rho)
         max_bptt_step(self.module, rho)
 
@@ -298,7 +298,7 @@ class NormStabilizer(AbstractRecurrent):
         return self._advance(output, input)
 
     def update_loss(self) -> Tensor:
-        """What Torch7 reports: :math:`\\beta / T \\sum_t \\text{mean}_n (\\|h_t\\| + \\|h_{t-1}\\|)^2`, a plus."""
+        """Return Torch7's :math:`\\beta / T \\sum_t \\text{mean}_n (\\|h_t\\| + \\|h_{t-1}\\|)^2`, with a plus."""
         pairs = zip(self._norms, self._norms[1:], strict=False)
         return self.beta * torch.stack([(a + b).square().mean() for a, b in pairs]).sum() / len(self._norms)
 

@@ -49,12 +49,12 @@ class AbstractRecurrent(Memory):
 
     # ------------------------------------------------------------------ one time step
     def _begin(self) -> None:
-        """Starts a step: dropout inside uses the mask of this step."""
+        """Start a step: dropout inside uses the mask of this step."""
         for dropout in dropouts_in(self):
             dropout.step = self.step
 
     def _previous(self, input: Any) -> Any:
-        """The state that the present step starts from."""
+        """Return the state that the present step starts from."""
         self._begin()
         if self._backward_ran or self.step - self._run_start >= self.rho:
             self.detach_own()
@@ -72,7 +72,7 @@ class AbstractRecurrent(Memory):
         raise NotImplementedError
 
     def _advance(self, output: Any, state: Any) -> Any:
-        """Keeps the state that the present step reached, and returns its output."""
+        """Keep the state that the present step reached, and return its output."""
         if self.training:
             self.states[self.step] = state
         else:
@@ -81,7 +81,7 @@ class AbstractRecurrent(Memory):
         return self._finish(output)
 
     def _finish(self, output: Any) -> Any:
-        """Ends the present step; what happens when backward reaches it is arranged here."""
+        """End the present step; what happens when backward reaches it is arranged here."""
         step, self.step = self.step, self.step + 1
         tensor = first_tensor(output)
         if tensor.requires_grad and not torch.compiler.is_compiling():
@@ -112,22 +112,22 @@ class AbstractRecurrent(Memory):
         self._backward_ran = False
 
     def get_hidden_state(self, step: int | None = None) -> Any:
-        """The state after time step ``step`` (default: the latest); None when it is not known."""
+        """Return the state after time step ``step`` (default: the latest); None when it is not known."""
         step = self.step - 1 if step is None else step
         return self._start if step == 0 and self._start is not None else self.states.get(step)
 
     def set_hidden_state(self, step: int | None, state: Any) -> None:
-        """Replaces the state after time step ``step``; 0 is the start of the sequence, None the latest."""
+        """Replace the state after time step ``step``; 0 is the start of the sequence, None the latest."""
         step = self.step - 1 if step is None else step
         self.states[step] = state
         self._given = self._given or step == self.step - 1
 
     def max_bptt_step(self, rho: int) -> None:
-        """Sets through how many time steps gradients flow back."""
+        """Set through how many time steps gradients flow back."""
         self.rho = rho
 
     def reinforce(self, reward: Tensor | list[Tensor]) -> None:
-        """Sets the rewards of the REINFORCE modules inside for the backward pass that follows.
+        """Set the rewards of the REINFORCE modules inside for the backward pass that follows.
 
         Args:
             reward: :math:`(N)` for all time steps, or :math:`(T, N)` or a list for each of the latest steps.
@@ -141,7 +141,7 @@ class AbstractRecurrent(Memory):
 
 
 def dropouts_in(module: nn.Module) -> list[LazyDropout]:
-    """The layers in ``module`` that keep a mask for each time step."""
+    """Return the layers in ``module`` that keep a mask for each time step."""
     return [m for m in module.modules() if isinstance(m, LazyDropout) and m.p]
 
 
@@ -190,7 +190,7 @@ class AbstractRecurrentClass(LuaClass):
 
     @classmethod
     def fill_masks(cls, module: nn.Module, obj: LuaObject) -> None:
-        """Takes over the dropout masks of the clones of all time steps."""
+        """Take over the dropout masks of the clones of all time steps."""
         for step in obj["sharedClones"]:
             for inner, clone in cls.step_modules(module, obj, step):
                 for child, child_obj in paired(inner, clone):
@@ -199,12 +199,12 @@ class AbstractRecurrentClass(LuaClass):
 
     @classmethod
     def state_from_lua(cls, obj: LuaObject, step: int) -> Any:
-        """The hidden state after a time step as ``obj`` holds it, or None."""
+        """Return the hidden state after a time step as ``obj`` holds it, or None."""
         return state_entry(obj, "outputs", step)
 
     @classmethod
     def state_to_lua(cls, state: Any) -> dict[str, Any]:
-        """Lua table of states -> its entry for one hidden state."""
+        """Return the Lua table of states -> its entry for one hidden state."""
         return {"outputs": state}
 
     @classmethod
@@ -214,7 +214,7 @@ class AbstractRecurrentClass(LuaClass):
 
     @classmethod
     def inner_to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        """The fields that hold modules."""
+        """Return the fields that hold modules."""
         inner = ctx.to_lua(cls.children(module)[0])
         return {
             "recurrentModule": inner,
@@ -224,7 +224,7 @@ class AbstractRecurrentClass(LuaClass):
 
     @classmethod
     def clones_to_lua(cls, module: nn.Module, inner: LuaObject, ctx: LuaContext) -> LuaTable:
-        """``sharedClones``: the module itself, and clones only for steps that have dropout masks of their own."""
+        """Build ``sharedClones``: the module itself, and clones for steps with their own dropout masks."""
         clones = LuaTable.from_list([inner])
         for step in sorted({step for d in dropouts_in(module) for step in d.masks.keys() | d.stale} - {1}):
             clones[step] = shared_clone(inner)
@@ -251,7 +251,7 @@ class AbstractRecurrentClass(LuaClass):
 
     @classmethod
     def zeros_to_lua(cls, module: nn.Module, ctx: LuaContext) -> Any:
-        """``zeroTensor``, which Torch7 resizes at the first step only: zeros like the latest output, or empty."""
+        """Build ``zeroTensor``, which Torch7 resizes only at the first step: zeros like the last output, or empty."""
         assert isinstance(module, AbstractRecurrent)
         if module.step == 1 or module.step - 1 not in module.states:
             return LuaTensor.empty(ctx.type_of(module))
@@ -261,12 +261,12 @@ class AbstractRecurrentClass(LuaClass):
     # ------------------------------------------------------------------ parity
     @classmethod
     def step_modules(cls, module: nn.Module, after: LuaObject, step: int) -> list[tuple[nn.Module, Any]]:
-        """The modules inside with the Lua objects that ran time step ``step`` in their place."""
+        """Return the modules inside with the Lua objects that ran time step ``step`` in their place."""
         return [(cls.children(module)[0], after["sharedClones"].get(step))]
 
     @classmethod
     def replay(cls, module: nn.Module, after: LuaObject) -> Callable[[Any], Any] | None:
-        """Every time step uses the noise of its own clone."""
+        """Replay the random numbers of each time step's clone."""
         assert isinstance(module, AbstractRecurrent)
         if not module.training or not cls.children(module):
             return None
@@ -281,7 +281,7 @@ class AbstractRecurrentClass(LuaClass):
 
 
 def shared_clone(value: Any, memo: dict[int, Any] | None = None) -> Any:
-    """A copy of a Lua object whose tensors are other tensors on the same storages."""
+    """Return a copy of a Lua object whose tensors are other tensors on the same storages."""
     memo = {} if memo is None else memo
     if id(value) in memo:
         return memo[id(value)]
@@ -299,7 +299,7 @@ def shared_clone(value: Any, memo: dict[int, Any] | None = None) -> Any:
 
 
 def state_entry(obj: LuaObject, name: str, step: int) -> Any:
-    """The value of one time step in a Lua table of states, or None."""
+    """Return the value of one time step in a Lua table of states, or None."""
     table = obj.get(name)
     value = to_value(table.get(step)) if isinstance(table, LuaTable) else None
     return None if isinstance(value, Tensor) and value.numel() == 0 else value

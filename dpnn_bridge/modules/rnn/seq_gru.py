@@ -61,7 +61,7 @@ class SeqGRU(SequenceModule):
         return torch.stack(outputs), [output]
 
     def to_gru(self) -> GRU:
-        """A step module with copies of the same parameters."""
+        """Return a step module with copies of the same parameters."""
         return gru_of(self.weight, self.bias, self.input_size, self.output_size)
 
     class Lua(SequenceModuleClass):

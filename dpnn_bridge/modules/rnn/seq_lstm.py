@@ -54,7 +54,7 @@ class SequenceModule(Memory, Remembering):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Normal weights of standard deviation :math:`1 / \\sqrt{I + H}`; biases 0, those of the second gate 1."""
+        """Draw weights with standard deviation :math:`1 / \\sqrt{I + H}`; set biases to 0, second gate 1."""
         nn.init.normal_(self.weight, std=1 / math.sqrt(self.input_size + self.hidden_size))
         nn.init.zeros_(self.bias)
         with torch.no_grad():
@@ -73,11 +73,11 @@ class SequenceModule(Memory, Remembering):
         return output.transpose(0, 1) if self.batch_first else output
 
     def _run(self, x: Tensor, start: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Outputs of all time steps, and the final state (output first)."""
+        """Return the outputs of all time steps, and the final state (output first)."""
         raise NotImplementedError
 
     def _start(self, x: Tensor, given: list[Tensor]) -> list[Tensor]:
-        """The initial state, output first: what the caller passed, else the user's, else the remembered, else zeros.
+        """Return the initial state, output first: the argument, else the user's, the remembered one, or zeros.
 
         Args:
             x: the input, time first.
@@ -112,7 +112,7 @@ class SequenceModule(Memory, Remembering):
         return ("user_prev_output",)
 
     def _masked(self, x: Tensor) -> Tensor | None:
-        """:math:`(T, N, 1)`: which inputs are zero."""
+        """Return which inputs are zero, of shape :math:`(T, N, 1)`."""
         return x.square().sum(2, keepdim=True) == 0 if self.mask_zero else None
 
     # ------------------------------------------------------------------ memory
@@ -272,7 +272,7 @@ class SeqLSTM(SequenceModule):
         return torch.stack(outputs), [output, cell]
 
     def to_fast_lstm(self) -> FastLSTM:
-        """A step module with copies of the same parameters.
+        """Return a step module with copies of the same parameters.
 
         Raises:
             TypeError: the output is projected, which no step module does.
@@ -289,7 +289,7 @@ class SeqLSTM(SequenceModule):
 
         @classmethod
         def upgrade(cls, obj: LuaObject) -> LuaObject:
-            """Files from before SeqLSTMP have no ``hiddensize``."""
+            """Upgrade files from before SeqLSTMP, which have no ``hiddensize``."""
             obj = super().upgrade(obj)
             return obj if obj.get("hiddensize") is not None else obj.changed(hiddensize=obj["outputsize"])
 

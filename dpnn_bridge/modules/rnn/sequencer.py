@@ -82,7 +82,7 @@ class Sequencer(Memory, Remembering):
         return super().train(mode)
 
     def max_bptt_step(self, rho: int) -> None:
-        """Has no effect: gradients flow through the whole sequence of each call."""
+        """Do nothing: gradients flow through the whole sequence of each call."""
 
     def extra_repr(self) -> str:
         return f"remembering={self.remembering!r}" if self.remembering not in (None, "neither") else ""
@@ -120,7 +120,7 @@ class Repeater(Memory, Remembering):
         return [self.module(input) for _ in range(self.rho)]
 
     def max_bptt_step(self, rho: int) -> None:
-        """Sets how many times the input is presented."""
+        """Set how many times the input is presented."""
         self.rho = rho
         max_bptt_step(self.module, rho)
 
@@ -132,7 +132,7 @@ class Repeater(Memory, Remembering):
 
         @classmethod
         def upgrade(cls, obj: LuaObject) -> LuaObject:
-            """Old files call the field ``module`` by the name ``rnn``."""
+            """Upgrade old files, in which the field ``module`` is ``rnn``."""
             obj = super().upgrade(obj)
             if obj.get("module") is not None or obj.get("rnn") is None:
                 return obj

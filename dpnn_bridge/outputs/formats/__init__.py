@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 def suffixes() -> list[str]:
-    """The suffixes of all formats but that of an index, which ``.safetensors`` in shards gets."""
+    """Return the suffixes of all formats but that of an index, which ``.safetensors`` in shards gets."""
     return [suffix for suffix in _modules() if suffix != INDEX]
 
 
 def suffix_of(path: str | os.PathLike[str], to: str | None = None) -> str:
-    """The suffix of the format of a file.
+    """Return the suffix of the format of a file.
 
     Args:
         path: the file.
@@ -46,23 +46,23 @@ def suffix_of(path: str | os.PathLike[str], to: str | None = None) -> str:
 
 
 def format_of(path: str | os.PathLike[str], to: str | None = None) -> Format:
-    """The format of a file; for args and raises see :func:`suffix_of`."""
+    """Return the format of a file; for args and raises see :func:`suffix_of`."""
     return format_named(suffix_of(path, to))
 
 
 def format_named(suffix: str) -> Format:
-    """The format of a suffix."""
+    """Return the format of a suffix."""
     return importlib.import_module(_modules()[suffix]).FORMAT
 
 
 def is_converted_file(path: str | os.PathLike[str]) -> bool:
-    """Whether a file has the suffix of a format that ``load`` rebuilds a model from without Torch7's reader."""
+    """Return whether a file has the suffix of a format that ``load`` rebuilds a model from without Torch7's reader."""
     found = _format_at(path)
     return found is not None and found.loads
 
 
 def is_data_file(path: str | os.PathLike[str]) -> bool:
-    """Whether a file has the suffix of a format of which nothing is run, nor read by another program."""
+    """Return whether a file has the suffix of a format of which nothing is run, nor read by another program."""
     found = _format_at(path)
     return found is not None and not found.program
 
@@ -74,7 +74,7 @@ def _format_at(path: str | os.PathLike[str]) -> Format | None:
 
 
 def _modules() -> dict[str, str]:
-    """The module of each suffix."""
+    """Return the module of each suffix."""
     return _modules_in(tuple(__path__))
 
 

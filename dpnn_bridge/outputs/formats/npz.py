@@ -23,7 +23,7 @@ from dpnn_bridge.outputs.written import Written
 
 
 def _weights(module: nn.Module) -> dict[str, Tensor]:
-    """numpy has no bfloat16: such tensors become float32, which holds them exactly."""
+    """Convert bfloat16, which numpy lacks, to float32, which represents it exactly."""
     return {k: (v.float() if v.dtype == torch.bfloat16 else v).detach().cpu() for k, v in module.state_dict().items()}
 
 
@@ -56,7 +56,7 @@ class Npz(Format):
             return archive.comment.decode()
 
     def open(self, path: Path, module: nn.Module) -> Written:
-        """The weights; those of another shape than the model's without elements: a few bytes may unfold to many."""
+        """Return the weights; only headers for other shapes, because few bytes may decompress to many."""
         expected = module.state_dict()
         tensors: dict[str, Tensor] = {}
         with open_archive(path) as archive:

@@ -40,7 +40,7 @@ def _libraries() -> Any:
 
 @contextmanager
 def _without_noise() -> Iterator[None]:
-    """What torch.onnx says of itself (packages of other models that are missing, its deprecated parts) is no news."""
+    """Silence messages of torch.onnx about missing packages and deprecated parts."""
     logger = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -53,7 +53,7 @@ def _without_noise() -> Iterator[None]:
 
 
 def _first_cause(error: BaseException) -> BaseException:
-    """What went wrong at first; the exporter wraps it in pages of advice."""
+    """Return the first cause of an error; the exporter wraps it in pages of advice."""
     while error.__cause__ is not None:
         error = error.__cause__
     return error
@@ -71,13 +71,13 @@ def _session(model: str | bytes, options: Any = None) -> Any:
 
 
 def _feed(names: list[str], value: Any) -> dict[str, Any]:
-    """The inputs of a session: the tensors of a nested value in order."""
+    """Return the inputs of a session: the tensors of a nested value in order."""
     values = [v for v in nested.leaves(value) if isinstance(v, Tensor)]
     return {name: v.detach().cpu().numpy() for name, v in zip(names, values, strict=True)}
 
 
 def _runner(graph: Any) -> Any:
-    """A session that computes every operation as it is written."""
+    """Return a session that computes every operation as it is written."""
     _, onnxruntime = _libraries()
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -86,7 +86,7 @@ def _runner(graph: Any) -> Any:
 
 
 def _scopes(node: Any) -> frozenset[str] | None:
-    """The modules that an operation is in, as torch.onnx noted them; the last name is that of the operation."""
+    """Return the modules that an operation is in, as torch.onnx noted them; the last name is that of the operation."""
     noted = [p.value for p in node.metadata_props if p.key == SCOPES]
     try:
         return frozenset(name for name in ast.literal_eval(noted[0])[:-1] if name) if noted else None
@@ -105,7 +105,7 @@ def _note_scopes(program: torch.onnx.ONNXProgram) -> None:
 
 
 def _example(inputs: list[Any]) -> Any:
-    """Random numbers (ones, where indices are taken) in the form of the inputs; an open dimension is 2."""
+    """Return random inputs (ones for indices); a variable dimension is 2."""
     onnx, _ = _libraries()
     values = []
     generator = torch.Generator().manual_seed(0)
@@ -172,7 +172,7 @@ class Onnx(Format):
         return next(p.value for p in model.metadata_props if p.key == ORIGIN)
 
     def open(self, path: Path, module: nn.Module) -> Written:
-        """The graph, and what onnxruntime computes for each module of the model.
+        """Return the graph, and what onnxruntime computes for each module of the model.
 
         ``torch.onnx`` notes with every operation which modules it is in.
         """

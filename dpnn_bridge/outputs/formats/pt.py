@@ -47,7 +47,7 @@ class _Positions(pickle.Unpickler):
 
 
 def _positions(path: Path) -> dict[str, tuple[int, int]]:
-    """Where the tensors of the state_dict are: position of the storage in the file, first element in the storage."""
+    """Return where the tensors of the state_dict are: file offset of the storage, first element in it."""
     source = FileSource(path)
     records = pt_file.records(path, source)
     return _Positions(io.BytesIO(source.read(*records["data.pkl"])), records).load()["state_dict"]
@@ -108,7 +108,7 @@ class Pt(Format):
             return archive.comment.decode() or None
 
     def same_content(self, one: Path, other: Path) -> bool:
-        """Whether two files hold the same data, or the same model, whatever versions of the package wrote it."""
+        """Return whether two files hold the same data, or the same model, whatever versions of the package wrote it."""
         for path in (one, other):
             need_whole_zip(path)
         a, b = pt_file.read(one), pt_file.read(other)

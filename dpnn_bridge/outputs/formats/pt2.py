@@ -87,7 +87,7 @@ class Pt2(Format):
             return archive.read(name).decode()
 
     def open(self, path: Path, module: nn.Module) -> Written:
-        """The program, and what its operations give for each module of the model."""
+        """Return the program, and what its operations give for each module of the model."""
         program = torch.export.load(path)
         example = program.example_inputs[0][0] if program.example_inputs and program.example_inputs[0] else None
         loaded = program.module()

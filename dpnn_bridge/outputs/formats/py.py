@@ -55,12 +55,12 @@ class Py(Format):
             same_outputs(path, run(built, context.example), expected, "the generated Python")
 
     def origin(self, path: Path) -> str | None:
-        """From the last line, so that a file that was cut has none; nothing is executed."""
+        """Read the source comment from the last line, without executing the file; a truncated file has none."""
         before, _, last = path.read_text(encoding="utf-8").rpartition(f"\n{ORIGIN}")
         return last[:-1] if before and last.endswith("\n") else None
 
     def open(self, path: Path, module: nn.Module) -> Written:
-        """The model that the file builds, with the weights of ``module``: it holds none of its own.
+        """Return the model that the file builds, with the weights of ``module``: it holds none of its own.
 
         The file is run: it is the user's own.
         """
@@ -87,7 +87,7 @@ class Py(Format):
 
 
 def _load_state_dict(module: nn.Module, state_dict: dict[str, Tensor]) -> None:
-    """What ``module.load_state_dict`` does, which compares each module with all names that are left.
+    """Load a state_dict like ``module.load_state_dict``, in linear time.
 
     Raises:
         ValueError: names or shapes differ.

@@ -33,7 +33,7 @@ _UNITS |= {f"{unit}I": 1 << 10 * i for i, unit in enumerate("KMGT", 1)}
 
 
 def parse_size(text: int | str) -> int:
-    """Bytes from ``"2GB"``, ``"500MiB"`` or a number; units count in thousands, those with an i in 1024s.
+    """Return the bytes from ``"2GB"``, ``"500MiB"`` or a number; units count in thousands, those with an i in 1024s.
 
     Raises:
         OptionError: it says no size.
@@ -75,7 +75,7 @@ class Shards(Format):
         write_file(path, json.dumps(index, indent=2) + "\n")
 
     def verify(self, module: nn.Module, path: Path, context: ExportContext) -> None:
-        """Compares every byte of the shards with what the model's file gives when it is read again."""
+        """Compare every byte of the shards with what the model's file gives when it is read again."""
         strings: dict[str, str] = {}
         for file, shard in context.written.items():
             strings = safetensors_writer.check(path.with_name(file), shard, file) | strings
@@ -89,7 +89,7 @@ class Shards(Format):
 
 
 def _split(parts: dict[str, Part], largest: int) -> list[dict[str, Part]]:
-    """The tensors of each shard, in their order."""
+    """Return the tensors of each shard, in their order."""
     shards: list[dict[str, Part]] = [{}]
     room = largest
     for name, part in parts.items():

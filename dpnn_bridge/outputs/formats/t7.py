@@ -21,7 +21,7 @@ from dpnn_bridge.outputs.verification import check_loads
 
 
 def _encoding(context: ExportContext) -> dict[str, Any]:
-    """The options of the writer: mode, long_size, …"""
+    """Return the options of the writer: mode, long_size, …"""
     return {k: v for k, v in context.options.items() if k != "tensor_type"}
 
 

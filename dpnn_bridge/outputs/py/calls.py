@@ -39,7 +39,7 @@ class Call:
         return self.text(comments=False)
 
     def text(self, comments: bool = True) -> str:
-        """The text, on one line where that fits."""
+        """Return the text, on one line where that fits."""
         rows = [(text_of(v, comments), v) for v in self.positional]
         rows += [(f"{k}={text_of(v, comments)}", v) for k, v in self.keywords.items()]
         start, end = (f"{self.name}(", ")") if self.name else ("[", "]")
@@ -50,17 +50,17 @@ class Call:
         return "\n".join([start, *lines, end])
 
     def calls(self) -> Iterator[Call]:
-        """The arguments that are calls."""
+        """Return the arguments that are calls."""
         return (v for v in [*self.positional, *self.keywords.values()] if isinstance(v, Call))
 
 
 def text_of(value: Value, comments: bool = True) -> str:
-    """The text of a value."""
+    """Return the text of a value."""
     return value.text(comments) if isinstance(value, Call) else value
 
 
 def code_of(value: Value) -> str:
-    """The text of a value without comments."""
+    """Return the text of a value without comments."""
     return value.code if isinstance(value, Call) else value
 
 
@@ -69,7 +69,7 @@ def _comment(value: Value) -> str:
 
 
 def without_repeats(text: str) -> str:
-    """Source in which a comment with a shape stands only where the shape changes."""
+    """Return the source in which a comment with a shape stands only where the shape changes."""
     lines, last = [], ""
     for line in text.split("\n"):
         code, mark, shape = line.partition(COMMENT)
@@ -79,7 +79,7 @@ def without_repeats(text: str) -> str:
 
 
 def literal(value: Any) -> str:
-    """The source of a number, string, type or None, or of a tuple of such."""
+    """Return the source of a number, string, type or None, or of a tuple of such."""
     if isinstance(value, tuple):
         return f"({', '.join(map(literal, value))}{',' if len(value) == 1 else ''})"
     if isinstance(value, str):
@@ -90,17 +90,17 @@ def literal(value: Any) -> str:
 
 
 def in_docstring(text: str) -> str:
-    """``text`` without line breaks and what could end a docstring."""
+    """Return ``text`` without line breaks and what could end a docstring."""
     return repr(text)[1:-1].replace("\\", "/").replace('"', "'")
 
 
 def indented(text: str) -> str:
-    """Every line four columns further."""
+    """Return every line four columns further."""
     return "\n".join(f"    {line}" if line else line for line in text.split("\n"))
 
 
 def blocks(roots: Iterable[Call], variables: Iterable[str]) -> list[str]:
-    """Makes functions of large calls that occur more than once, and returns their source.
+    """Make functions of large calls that occur more than once, and return their source.
 
     Args:
         roots: calls, which are changed.

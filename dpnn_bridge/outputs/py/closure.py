@@ -31,7 +31,7 @@ class SourceClosure:
         self._taken = {"build", "load"}
 
     def add(self, obj: Any) -> str:
-        """Makes a class or function available and returns the expression that names it."""
+        """Make a class or function available and return the expression that names it."""
         if obj.__module__.startswith("torch.nn."):
             return f"nn.{obj.__qualname__}"
         if "." in obj.__qualname__:
@@ -44,21 +44,21 @@ class SourceClosure:
             ) from e
 
     def unique(self, name: str) -> str:
-        """``name``, with a number where it is taken; from now on it is."""
+        """Return ``name``, with a number where it is taken; from now on it is."""
         name = next(n for n in chain([name], (f"{name}{i}" for i in count(2))) if n not in self._taken)
         self._taken.add(name)
         return name
 
     def import_name(self, home: str, name: str) -> None:
-        """Adds ``from home import name``."""
+        """Add ``from home import name``."""
         self._imports.add(f"from {home} import {name}")
 
     def definitions(self) -> dict[str, str]:
-        """All definitions by their names, each after those it uses."""
+        """Return all definitions by their names, each after those it uses."""
         return {self._names[key]: self._text(key) for key in self._order}
 
     def imports(self) -> str:
-        """All import statements as isort arranges them: the standard library, then others."""
+        """Return all import statements as isort arranges them: the standard library, then others."""
         plain = {s for s in self._imports if s.startswith("import")}
         names: dict[str, set[str]] = {}
         for statement in self._imports - plain:
@@ -72,7 +72,7 @@ class SourceClosure:
 
     # ------------------------------------------------------------------ what a definition needs
     def _add(self, module: ModuleType, name: str) -> str | None:
-        """The name in the file of what ``name`` means in ``module``; None for a builtin."""
+        """Return the name in the file of what ``name`` means in ``module``; None for a builtin."""
         key, statement = _origin(module, name)
         if statement is None:
             return None
@@ -118,11 +118,11 @@ class SourceClosure:
         return _without_noise(text)
 
     def _known(self, module: ModuleType, name: str) -> str | None:
-        """The name in the file of a definition that is in it."""
+        """Return the name in the file of a definition that is in it."""
         return self._names.get(_origin(module, name)[0])
 
     def _annotation(self, module: ModuleType, name: str) -> str:
-        """What stands for a name in an annotation: a class that the file does not need otherwise is not copied."""
+        """Replace a name in an annotation: classes that only annotations need are not copied."""
         key, statement = _origin(module, name)
         if key in self._names or statement is None:
             return self._names.get(key, name)
@@ -136,7 +136,7 @@ class SourceClosure:
 
 
 def _origin(module: ModuleType, name: str) -> tuple[Key, ast.stmt | None]:
-    """Where a name of ``module`` is defined, following imports within its package, and the statement that does it."""
+    """Find the module and statement that define a name, following imports in the package."""
     statement = _top_level(module)[1].get(name)
     if isinstance(statement, ast.ImportFrom) and _is_own(statement, module):
         alias = next(a for a in statement.names if (a.asname or a.name) == name)
@@ -147,14 +147,14 @@ def _origin(module: ModuleType, name: str) -> tuple[Key, ast.stmt | None]:
 
 
 def _is_own(statement: ast.ImportFrom, module: ModuleType) -> bool:
-    """Whether a statement imports from dpnn_bridge or from the package that the module is part of."""
+    """Return whether a statement imports from dpnn_bridge or from the package that the module is part of."""
     own = {"dpnn_bridge", module.__name__.partition(".")[0]}
     return bool(statement.level) or (statement.module or "").partition(".")[0] in own
 
 
 @lru_cache
 def _top_level(module: ModuleType) -> tuple[str, dict[str, ast.stmt]]:
-    """A module's source and its top-level statements by the names they bind."""
+    """Return a module's source and its top-level statements by the names they bind."""
     source = _without_mappings(inspect.getsource(module))
     names: dict[str, ast.stmt] = {}
     for node in ast.parse(source).body:
@@ -170,7 +170,7 @@ def _top_level(module: ModuleType) -> tuple[str, dict[str, ast.stmt]]:
 
 
 def _without_mappings(source: str) -> str:
-    """Source of modules without their Lua classes: no ``@lua_class``, no inner class ``Lua``."""
+    """Return the source of modules without their Lua classes: no ``@lua_class``, no inner class ``Lua``."""
     lines = source.splitlines(keepends=True)
     for node in reversed([n for n in ast.parse(source).body if isinstance(n, ast.ClassDef)]):
         for inner in node.body:
@@ -241,7 +241,7 @@ def _arguments(node: ast.arguments) -> list[ast.arg]:
 
 
 def _bound(nodes: Iterable[ast.AST]) -> set[str]:
-    """The names that statements bind in their own scope."""
+    """Return the names that statements bind in their own scope."""
     names, stack = set[str](), list(nodes)
     while stack:
         node = stack.pop()
@@ -259,7 +259,7 @@ def _bound(nodes: Iterable[ast.AST]) -> set[str]:
 
 
 def _without_noise(text: str) -> str:
-    """Source without doctest examples and remarks for type checkers and linters."""
+    """Return the source without doctest examples and remarks for type checkers and linters."""
     text = re.sub(r"  # (type: ignore|noqa|pyright:)[^\n]*", "", text)
     text = re.sub(r"\n\n( +)Examples:\n(?:\1 +[^\n]*\n|\n)+(?=\1\S)", "\n\n", text)
     return re.sub(r"\n\n( +\"\"\"\n)", r"\n\1", text)

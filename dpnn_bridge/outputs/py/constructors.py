@@ -64,7 +64,7 @@ class Constructors:
                 self._count(child)
 
     def value_of(self, module: nn.Module, path: str, hint: str = "") -> Value:
-        """The call that makes a module, or the variable of one that is used in several places.
+        """Return the call that makes a module, or the variable of one that is used in several places.
 
         Args:
             module: the module.
@@ -142,13 +142,13 @@ class Constructors:
         return call
 
     def _add_members(self, module: nn.Module, path: str) -> None:
-        """Members of containers that have names of their own."""
+        """Return members of containers that have their own names."""
         for name, child in module._modules.items():
             if child is not None and not name.isdigit():
                 self.added.append((module, name, self.value_of(child, f"{path}.{name}")))
 
     def _argument(self, module: nn.Module, parameter: inspect.Parameter, path: str, members: Iterator[Any]) -> Any:
-        """The value of a constructor's argument: the attribute of that name, a member, or what the Lua fields say."""
+        """Return the value of a constructor argument: the attribute, a member, or from Lua fields."""
         name = parameter.name
         value = getattr(module, name, parameter.empty)
         if inspect.ismethod(value):
@@ -198,7 +198,7 @@ class Constructors:
 
 
 def _referenced(module: nn.Module) -> list[nn.Module]:
-    """The modules that a module holds, and those it refers to without owning them."""
+    """Return the modules that a module holds, and those it refers to without owning them."""
     if isinstance(module, GModule):
         return live_children(module)
     others = [v for v in vars(module).values() if isinstance(v, nn.Module)]
@@ -206,12 +206,12 @@ def _referenced(module: nn.Module) -> list[nn.Module]:
 
 
 def _plain_type(module: nn.Module) -> type[nn.Module]:
-    """The class of a module without the one that ties or parametrizations put in front."""
+    """Return the class of a module without the one that ties or parametrizations put in front."""
     return plain_type(parametrize.type_before_parametrizations(module))
 
 
 def _parameters(kind: type) -> list[inspect.Parameter]:
-    """The arguments of a constructor; where it passes ``*args, **kwargs`` on, those of its base class."""
+    """Return the arguments of a constructor; where it passes ``*args, **kwargs`` on, those of its base class."""
     chain = iter(kind.__mro__)
     own = list(inspect.signature(next(chain).__init__).parameters.values())
     rest = inspect.Parameter.VAR_KEYWORD
@@ -233,7 +233,7 @@ def _parameters(kind: type) -> list[inspect.Parameter]:
 
 
 def _from_lua(module: nn.Module) -> dict[str, Any]:
-    """Arguments as they follow from the module's Lua fields; submodules are the module's own."""
+    """Return the arguments as they follow from the module's Lua fields; submodules are the module's own."""
     spec = spec_of(module)
     try:
         arguments = spec.arguments(spec.upgrade(to_lua(module, gradients=False)), TorchContext())
@@ -247,7 +247,7 @@ _SIZED = (nn.modules.pooling.__name__, nn.modules.padding.__name__)
 
 
 def _simplified(module: nn.Module, parameter: inspect.Parameter, value: Any) -> Any:
-    """The shortest value of an argument: PyTorch's layers take 3 for (3, 3)."""
+    """Return the shortest value of an argument: PyTorch's layers take 3 for (3, 3)."""
     home = type(module).__module__
     if home == nn.modules.pooling.__name__ and parameter.name == "stride" and value == module.kernel_size:
         return None

@@ -63,7 +63,7 @@ class GraphClasses:
         self.names: dict[int, dict[str, str]] = {}
 
     def call(self, graph: GModule, path: str, hint: str) -> Call:
-        """The call that makes a graph.
+        """Return the call that makes a graph.
 
         Args:
             graph: the graph.
@@ -80,11 +80,11 @@ class GraphClasses:
         return Call((same or written).name, list(written.arguments))
 
     def calls(self) -> list[Call]:
-        """The calls in the constructors of all classes."""
+        """Return the calls in the constructors of all classes."""
         return [Call("", list(c.calls.values())) for c in self._classes]
 
     def definitions(self) -> list[str]:
-        """The source of all classes, each after those it uses."""
+        """Return the source of all classes, each after those it uses."""
         return [c.text() for c in self._classes]
 
 
@@ -112,7 +112,7 @@ class _GraphClass:
         self.signature = (self._input, [s for s, _ in self._steps], self.arguments, self._numbers, codes)
 
     def _members(self, graph: GModule, path: str, constructors: Constructors) -> dict[str, str]:
-        """Chooses names and writes the calls; equal modules without a state become one."""
+        """Choose names and write the calls; equal modules without a state become one."""
         labels = {node.module: node.label for node in reversed(graph.nodes)}
         kept: dict[Any, tuple[str, list[str]]] = {}
         for child, module in _kept(graph).items():
@@ -139,7 +139,7 @@ class _GraphClass:
         return names
 
     def text(self) -> str:
-        """The source."""
+        """Return the source."""
         place = f"graph at ``{in_docstring(self._path)}`` in the Torch7 model" if self._path else "model"
         lines = [f'"""The {place}."""', ""]
         lines += [f"def __init__({', '.join(['self', *self.arguments])}):"]
@@ -187,7 +187,7 @@ class _Forward:
         return self._nodes[position].module in self._names
 
     def _value(self, position: int) -> int:
-        """The value of a node: its own, or that of a node before it."""
+        """Return the value of a node: its own, or that of a node before it."""
         node, inputs = self._nodes[position], self._inputs(position)
         if node.select is not None:
             source = self._values[inputs[0]]
@@ -197,23 +197,23 @@ class _Forward:
         return self._values[inputs[0]] if len(inputs) == 1 and not self._runs(position) else position
 
     def _is_list(self, value: int) -> bool:
-        """Whether a value is the list of what a node takes."""
+        """Return whether a value is the list of what a node takes."""
         return value >= 0 and not self._runs(value) and self._nodes[value].select is None
 
     def _operands(self, position: int) -> list[int]:
-        """The values that stand in the text of a node's value."""
+        """Return the values that stand in the text of a node's value."""
         value = self._values[position]
         if not self._is_list(value):
             return [value]
         return [v for source in self._inputs(value) for v in self._operands(source)]
 
     def _steps(self) -> Iterator[int]:
-        """The nodes that compute something."""
+        """Return the nodes that compute something."""
         return (i for i, value in self._values.items() if i == value >= 0 and not self._is_list(i))
 
     # ------------------------------------------------------------------ the statements
     def written(self) -> tuple[str, list[tuple[str, str]]]:
-        """The parameter of ``forward``, and its statements with comments."""
+        """Return the parameter of ``forward``, and its statements with comments."""
         parameter = "inputs" if -1 in self._unpacked else self._named(-1, [])
         statements = [(f"{self._target(-1, [])} = inputs", "")] if -1 in self._unpacked else []
         for i in self._steps():
@@ -240,14 +240,14 @@ class _Forward:
         return self._variables.get(value, "")
 
     def _target(self, value: int, released: list[str]) -> str:
-        """The variable of a value, or those of its parts."""
+        """Return the variable of a value, or those of its parts."""
         if value not in self._unpacked:
             return self._named(value, released)
         parts = [self._parts[value].get(k) for k in range(1, self._sizes[value] + 1)]
         return ", ".join(self._named(p, []) if p is not None and p in self._last_use else "_" for p in parts)
 
     def _named(self, value: int, released: list[str]) -> str:
-        """A variable for a value: as its node is annotated, that of what it is made of, or a new one."""
+        """Return a variable for a value: as its node is annotated, that of what it is made of, or a new one."""
         generic = [name for name in released if re.fullmatch(r"x\d*", name)]
         new = (f"x{n}" for n in count(1))
         names = chain([self._labels[value], *generic[:1], "x" if value == -1 else ""], new)
@@ -259,12 +259,12 @@ class _Forward:
 
 # ---------------------------------------------------------------------- members
 def live_children(graph: GModule) -> list[nn.Module]:
-    """The modules that the class of a graph has, each once."""
+    """Return the modules that the class of a graph has, each once."""
     return list({id(m): m for m in _kept(graph).values()}.values())
 
 
 def _kept(graph: GModule) -> dict[str, nn.Module]:
-    """The children that a graph's class has: those that nodes run, but for identities, and others with own tensors."""
+    """Return the children of a graph's class: those that nodes run, except identities, and others with tensors."""
     run = [graph._modules[node.module] for node in graph.nodes if node.module is not None]
     names = dict.fromkeys(node.module for node in graph.nodes if node.module is not None)
     known = {_tensors(m) for m in run if m is not None}
@@ -274,7 +274,7 @@ def _kept(graph: GModule) -> dict[str, nn.Module]:
 
 
 def _dict(entries: dict[str, str]) -> str:
-    """The source of a dict, with as many entries in a line as fit."""
+    """Return the source of a dict, with as many entries in a line as fit."""
     lines = [""]
     for key, value in entries.items():
         entry = f"{literal(key)}: {literal(value)},"
@@ -289,7 +289,7 @@ def _tensors(module: nn.Module) -> tuple[int, ...]:
 
 
 def kind_of(module: nn.Module) -> str:
-    """A name for a module after its class."""
+    """Return a name for a module after its class."""
     kind = type(module).__name__
     known = next((name for start, name in NAMES.items() if kind.startswith(start)), "")
     if known:
@@ -299,7 +299,7 @@ def kind_of(module: nn.Module) -> str:
 
 
 def identifier(label: str) -> str:
-    """A label as the name of a variable and attribute, or an empty string."""
+    """Return a label as the name of a variable and attribute, or an empty string."""
     name = re.sub(r"\W+", "_", label, flags=re.ASCII).strip("_")
     if not name:
         return ""
@@ -310,14 +310,14 @@ def identifier(label: str) -> str:
 
 
 def is_pure(module: nn.Module) -> bool:
-    """Whether a module holds nothing and changes nothing of itself when it runs."""
+    """Return whether a module holds nothing and changes nothing of itself when it runs."""
     empty = not module._modules and not module._parameters and not module._buffers
     return empty and not any(map(_writes_attributes, type(module).__mro__[: -len(nn.Module.__mro__)]))
 
 
 @lru_cache
 def _writes_attributes(kind: type) -> bool:
-    """Whether a method other than the constructor sets an attribute."""
+    """Return whether a method other than the constructor sets an attribute."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
     methods = [n for n in tree.body[0].body if isinstance(n, ast.FunctionDef) and n.name != "__init__"]  # type: ignore[attr-defined]
     attributes = (n for method in methods for n in ast.walk(method) if isinstance(n, ast.Attribute))

@@ -28,7 +28,7 @@ class Graph(nn.Module):
 
 
 def parametrized(module: nn.Module, name: str, parametrization: nn.Module) -> nn.Module:
-    """``module`` whose tensor ``name`` is computed by ``parametrization``."""
+    """Return ``module`` whose tensor ``name`` is computed by ``parametrization``."""
     parametrize.register_parametrization(module, name, parametrization)
     return module
 
@@ -42,7 +42,7 @@ def tie(
     stride: tuple[int, ...],
     offset: int = 0,
 ) -> None:
-    """Makes ``module.name`` a view of a parameter of ``source``, computed whenever it is read."""
+    """Make ``module.name`` a view of a parameter of ``source``, computed whenever it is read."""
 
     def view(self: Any) -> Any:
         elements = getattr(self.__dict__["tied_to"][name], source_name).reshape(-1)

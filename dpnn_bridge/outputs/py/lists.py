@@ -10,7 +10,7 @@ from dpnn_bridge.modules.nn.nngraph import GModule
 
 
 def taking_lists(root: nn.Module) -> set[int]:
-    """``id`` of the modules that may be given a list instead of a tensor."""
+    """Return ``id`` of the modules that may be given a list instead of a tensor."""
     found: set[int] = set()
 
     def visit(module: nn.Module, listed: bool) -> None:

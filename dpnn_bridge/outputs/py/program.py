@@ -65,7 +65,7 @@ class Program:
         self._paths = _paths(module, self._constructors.graphs.names)
 
     def text(self) -> str:
-        """The whole file."""
+        """Return the whole file."""
         namespace: dict[str, Any] = {"__name__": "generated"}
         try:
             exec(compile(self._text([]), "<generated>", "exec"), namespace)
@@ -75,7 +75,7 @@ class Program:
         return self._text(settings(self.pairs(built)))
 
     def pairs(self, built: nn.Module) -> list[Pair]:
-        """The modules of the model with those of one that this program built."""
+        """Return the modules of the model with those of one that this program built."""
         modules = {id(m): m for m in self._module.modules()}
         return [Pair(path, modules[i], eval(path, {"model": built})) for i, path in self._paths.items()]
 
@@ -112,7 +112,7 @@ class Program:
 
 
 def _paths(root: nn.Module, graphs: dict[int, dict[str, str]]) -> dict[int, str]:
-    """For each module that the program makes the expression that reaches it."""
+    """Return, for each module of the program, the expression that accesses it."""
     paths: dict[int, str] = {}
 
     def walk(module: nn.Module, path: str) -> None:
@@ -135,7 +135,7 @@ def _paths(root: nn.Module, graphs: dict[int, dict[str, str]]) -> dict[int, str]
 
 
 def _shapes(module: nn.Module, example: Any) -> tuple[str, dict[int, str]]:
-    """The shapes of input and output, and of what each module returns, where that is always the same."""
+    """Return the shapes of input and output, and of what each module returns, where that is always the same."""
     shapes: dict[int, str] = {}
 
     def recording(key: int) -> Callable[..., None]:
@@ -153,7 +153,7 @@ def _shapes(module: nn.Module, example: Any) -> tuple[str, dict[int, str]]:
 
 
 def shape_of(value: Any) -> str:
-    """The shape of a tensor, or those in a short list or dict; empty for anything else."""
+    """Return the shape of a tensor, or those in a short list or dict; empty for anything else."""
     if isinstance(value, Tensor):
         return str(tuple(value.shape))
     if isinstance(value, (list, tuple)):

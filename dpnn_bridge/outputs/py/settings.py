@@ -28,7 +28,7 @@ class Pair(NamedTuple):
 
 
 def settings(pairs: list[Pair]) -> list[str]:
-    """Statements for all differences between the modules of two models, but for the values of tensors.
+    """Return the statements for all differences between the modules of two models, but for the values of tensors.
 
     Args:
         pairs: the modules, each before those inside of it. The fresh ones may be cast.
@@ -48,12 +48,12 @@ def settings(pairs: list[Pair]) -> list[str]:
 
 
 def tensors(module: nn.Module) -> dict[str, Tensor]:
-    """A module's own parameters and buffers."""
+    """Return a module's own parameters and buffers."""
     return {k: t for k, t in [*module._parameters.items(), *module._buffers.items()] if t is not None}
 
 
 def _dtypes(pairs: list[Pair]) -> Iterator[str]:
-    """Casts: of the whole model to the type that most tensors have, then of modules with another."""
+    """Cast: of the whole model to the type that most tensors have, then of modules with another."""
     kinds = Counter(t.dtype for p in pairs for t in tensors(p.wanted).values() if t.is_floating_point())
     common = [dtype for dtype, _ in kinds.most_common(1) if any(dtype in _casts(p) for p in pairs)]
     for pair, dtypes in chain([(pairs[0], common)], ((p, _casts(p)) for p in pairs)):
@@ -67,14 +67,14 @@ def _dtypes(pairs: list[Pair]) -> Iterator[str]:
 
 
 def _casts(pair: Pair) -> list[torch.dtype]:
-    """The types of a module's own floating point tensors that the fresh one has in another."""
+    """Return the types of a module's own floating point tensors that the fresh one has in another."""
     fresh = tensors(pair.fresh)
     both = [(t, fresh[name]) for name, t in tensors(pair.wanted).items() if name in fresh and t.is_floating_point()]
     return list(dict.fromkeys(t.dtype for t, other in both if other.dtype != t.dtype))
 
 
 def _buffers(pairs: list[Pair]) -> Iterator[str]:
-    """Buffers of the state that are there, or of a size, only since the module ran."""
+    """Yield the buffers of the state that are there, or of a size, only since the module ran."""
     for path, wanted, fresh in pairs:
         for name, buffer in wanted._buffers.items():
             if name not in fresh._buffers or name in wanted._non_persistent_buffers_set:
@@ -87,7 +87,7 @@ def _buffers(pairs: list[Pair]) -> Iterator[str]:
 
 
 def _sharing(pairs: list[Pair]) -> Iterator[str]:
-    """Tensors that several modules have."""
+    """Yield the tensors that several modules have."""
     first: dict[int, tuple[str, Any]] = {}
     for path, wanted, fresh in pairs:
         for name, tensor in tensors(wanted).items():
@@ -98,7 +98,7 @@ def _sharing(pairs: list[Pair]) -> Iterator[str]:
 
 
 def _ties(pairs: list[Pair]) -> Iterator[str]:
-    """Tensors that are views of other modules' parameters."""
+    """Yield the tensors that are views of other modules' parameters."""
     paths = {id(p.wanted): p.path for p in pairs}
     ties = [(p, name, t) for p in pairs for name, t in p.wanted.__dict__.get("ties", {}).items()]
     ties = [(p, name, t) for p, name, t in ties if name not in vars(p.fresh).get("tied_to", {})]
@@ -113,7 +113,7 @@ def _ties(pairs: list[Pair]) -> Iterator[str]:
 
 
 def _view(t: Tie) -> tuple[Any, ...] | None:
-    """Shape, stride and offset of a tied tensor in the elements of its source; None where it is no such view."""
+    """Return shape, stride and offset of a tied tensor in its source; None if it is not a view."""
     source = t.parameter()
     positions = t.arranged(torch.arange(source.numel()).reshape(source.shape))
     offset = int(positions.flatten()[0])
@@ -123,7 +123,7 @@ def _view(t: Tie) -> tuple[Any, ...] | None:
 
 
 def _frozen(pairs: list[Pair]) -> Iterator[str]:
-    """Parameters that take no gradient."""
+    """Yield the parameters that take no gradient."""
     done = set[int]()
     for path, wanted, fresh in pairs:
         if id(wanted) in done:
@@ -139,7 +139,7 @@ def _frozen(pairs: list[Pair]) -> Iterator[str]:
 
 
 def _attributes(pairs: list[Pair]) -> Iterator[str]:
-    """Plain attributes that were changed after construction."""
+    """Yield statements for attributes that were changed after construction."""
     for path, wanted, fresh in pairs:
         if isinstance(wanted, GModule):
             continue  # its graph became source
@@ -153,7 +153,7 @@ def _attributes(pairs: list[Pair]) -> Iterator[str]:
 
 
 def _modes(pairs: list[Pair]) -> Iterator[str]:
-    """Evaluation and training mode."""
+    """Yield statements for evaluation and training mode."""
     done = set[int]()
     for path, wanted, fresh in pairs:
         if id(wanted) in done:
@@ -173,6 +173,6 @@ def _is_plain(value: Any) -> bool:
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Whether two plain values mean the same; 3 is the same size as (3, 3)."""
+    """Return whether two plain values mean the same; 3 is the same size as (3, 3)."""
     a, b = (v[0] if isinstance(v, tuple) and len(set(v)) == 1 else v for v in (a, b))
     return a == b or (a != a and b != b)
