@@ -11,7 +11,7 @@ from dpnn_bridge.conversion.modes import evaluating
 
 
 def make_picklable(module: nn.Module) -> None:
-    """Let pickle and ``torch.save`` take a parametrized module, whose class PyTorch creates for it and does not pickle."""
+    """Let pickle and ``torch.save`` take a parametrized module, whose class PyTorch creates and does not pickle."""
     type(module).__reduce_ex__ = _reduce  # type: ignore[method-assign, assignment]
 
 

@@ -78,9 +78,7 @@ class Method:
         found = [name for name in self.buffers if is_vector(state.get(name))]
         if found and len(found) < len(self.buffers):
             missing = sorted(set(self.buffers) - set(found))
-            raise ConversionError(
-                f"the state holds {found} but not {missing}; it belongs to another method or is incomplete"
-            )
+            raise ConversionError(f"the state has {found} but not {missing}; is it of another method, or incomplete?")
         if not found:
             for name, attribute in self.fill.items():
                 for f in fields if config.get(name) else ():
@@ -139,9 +137,7 @@ class Method:
                 )
         for argument, value in self.constant_kwargs.items():
             if first.get(argument, value) != value:
-                raise ConversionError(
-                    f"{argument}={first[argument]} is not supported in Torch7, whose formula has {value}"
-                )
+                raise ConversionError(f"Torch7 does not support {argument}={first[argument]}; its formula has {value}")
         table = LuaTable()
         for name, (argument, default) in self.settings.items():
             argument, _, index = argument.partition(".")
