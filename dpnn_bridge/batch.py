@@ -89,7 +89,7 @@ def tasks_for(sources: Sequence[Place], out_dir: Place, suffix: str) -> list[Tas
     """Return one task per file; outputs keep the names of the sources, and the folders below their common parent.
 
     Args:
-        sources: paths and URLs; one with ``*`` stands for all that it fits, where no file has that name.
+        sources: paths and URLs; one with ``*`` matches files, unless a file has that name.
         out_dir: a folder, or the URL of one.
         suffix: of the outputs.
 
@@ -169,7 +169,7 @@ _LONGEST_NAME = 255
 
 
 def _file_name(key: str, room: int) -> str:
-    """Return the part of a file name that stands for a key: its letters, digits and a few signs, in so many bytes."""
+    """Return the part of a file name that represents a key: its letters, digits and a few signs, in so many bytes."""
     name = key.replace("][", ".").strip("[]").replace("[", ".").replace("]", "").replace("'", "")
     name = re.sub(r"[^\w.+=@-]", "_", name.encode("utf-8", "replace").decode())
     return os.fsencode(name or "model")[: max(room, 1)].decode("utf-8", "ignore")

@@ -96,7 +96,7 @@ class Checkpoint:
 @checks_arguments
 @wrap_errors(ConversionError, "loading")
 def load_checkpoint(path: Origin, **options: Any) -> Checkpoint:
-    """Load every model of a file together with what stands beside them.
+    """Load every model of a file and the other entries.
 
     Args:
         path: a ``.t7`` file, or a ``.pt`` or ``.safetensors`` file that was converted from one (optimizer states are

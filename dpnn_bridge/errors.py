@@ -165,7 +165,7 @@ class UnsupportedClassError(ConversionError):
                 lines.append(f"    nearest known class: {c.nearest}")
         if len(classes) > MOST_CLASSES:
             lines.append(f"  … and {len(classes) - MOST_CLASSES} more")
-        variant = "; for a variant of a known class, the block overrides `matches`" if unknown < len(classes) else ""
+        variant = "; for a variant of a known class, the mapping overrides `matches`" if unknown < len(classes) else ""
         lines.append(
             "To fix this: map the class with @dpnn_bridge.lua_class in a Python file and pass it as a plugin "
             f"(--plugin my_layers.py{variant}); let the Lua file that defines the class compute it "

@@ -220,6 +220,5 @@ def model_keys(path: Origin) -> list[str]:
     return keys
 
 
-__getattr__, _ = lazy_exports(
-    __name__, {"convert": "converting", "is_converted": "converting"}
-)  # where they stood before
+# their earlier places
+__getattr__, _ = lazy_exports(__name__, {"convert": "converting", "is_converted": "converting"})

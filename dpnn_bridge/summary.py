@@ -97,7 +97,7 @@ class Summary:
         name, size, encoding: of the file.
         what: one line.
         models: the models, best first.
-        beside: what stands beside them, one line for each entry.
+        beside: the other entries, one line for each.
         objects: how many objects one after the other the file holds.
         notes: what else is worth knowing.
         next: commands to type.
@@ -282,7 +282,7 @@ def _next(found: Summary, name: str, root: Any) -> None:
 
 
 def _holds_tensors(value: Any) -> bool:
-    """Return whether a tensor stands in a value, at most four levels down."""
+    """Return whether a value contains a tensor, at most four levels down."""
     level, seen = [value], set()
     for _ in range(5):
         if any(isinstance(v, (LuaTensor, LuaStorage)) for v in level):

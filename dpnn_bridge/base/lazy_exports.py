@@ -16,7 +16,7 @@ def lazy_exports(package: str, homes: Mapping[str, str]) -> LazyExports:
 
     Args:
         package: its ``__name__``.
-        homes: name -> module that it stands in, relative to ``dpnn_bridge``; a package with a dot behind it has the
+        homes: name -> module that defines it, relative to ``dpnn_bridge``; a package with a dot behind it has the
             name as a module.
     """
 

@@ -15,7 +15,7 @@ MOVED = {"dpnn_bridge.modules.third_party": "dpnn_bridge.zoo"}
 class MovedModules(MetaPathFinder, Loader):
     """A finder for the names in :data:`MOVED` and those below them; both names are one module.
 
-    It stands before the finder of files, which would import the files of a moved package a second time.
+    It precedes the finder of files, which would import the files of a moved package a second time.
     """
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:

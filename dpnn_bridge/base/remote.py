@@ -57,7 +57,7 @@ def without_query(url: str) -> str:
 
 
 def listed(pattern: str) -> list[Place]:
-    """Return the files that a URL with ``*`` stands for, ``**`` for folders at any depth; any other URL is itself.
+    """Return the files that match a URL with ``*``, ``**`` for folders at any depth; any other URL is itself.
 
     Raises:
         MissingFileError: there is none.

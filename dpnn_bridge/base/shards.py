@@ -24,8 +24,8 @@ class Index(NamedTuple):
 
     Attributes:
         weight_map: the shard of each tensor.
-        generation: stands in the names and the metadata of all shards that were written together; empty in the index of
-            another program, or of an earlier version.
+        generation: identifier of one conversion, in the names and metadata of its shards; empty in an index of another
+            program or an earlier version.
     """
 
     weight_map: dict[str, str]

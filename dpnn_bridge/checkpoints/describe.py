@@ -33,7 +33,7 @@ class Node:
         class_name: Lua class of objects, tensors and storages.
         shape, stride, offset: of a tensor; offset from 0.
         bytes: bytes of the elements that a tensor shows or a storage holds; of the bytecode of a function.
-        first: path where the same object stands first in the tree, for an object that was seen before.
+        first: path of the first occurrence of the object in the tree, for an object that was seen before.
         storage: number of the storage of a tensor, in order of appearance; equal numbers share memory.
         omitted: entries that are not listed, because of the limits.
     """

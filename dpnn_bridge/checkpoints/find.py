@@ -29,7 +29,7 @@ NAMESPACES = frozenset(
     ("nn", "cudnn", "onmt", "w2nn", "fbnn", "inn", "autograd", "bnn", "nnx", "neuralconvo", "treelstm", "tfluids")
 )
 
-#: class of the object that stands for several models in one table (dpnn_bridge.modules.several)
+#: class of the object that represents several models in one table (dpnn_bridge.modules.several)
 SEVERAL = "dpnn_bridge.Models"
 
 
@@ -105,7 +105,7 @@ class _Step(NamedTuple):
     length: int = 0
 
     def to(self, key: Any) -> _Step:
-        """Return the place at a key of what stands here."""
+        """Return the place at a key of this value."""
         length = self.length + (len(key) if isinstance(key, str) else 1)
         return _Step(self, key, self.depth + 1, self.opened, length)
 

@@ -43,7 +43,7 @@ STYLES = {
     "string": "yellow",
     "tensor": "green",
 }
-#: at least so many columns for a text, however deep it stands
+#: minimum number of columns for a text, at any depth
 NARROWEST = 24
 
 

@@ -18,7 +18,7 @@ def map_tensors(function: Callable[..., Any], value: Any, *others: Any, path: st
     """Return ``value`` with ``function`` applied to every tensor in its nested lists and dicts, in order.
 
     Args:
-        function: takes the tensor, and what stands in its place in each of ``others``.
+        function: takes the tensor, and the values at its place in each of ``others``.
         value: a tensor or nested lists (or tuples, which become lists) and dicts; anything else stays as it is.
         *others: values nested like ``value``.
         path: the name of ``value`` in messages.

@@ -21,5 +21,5 @@ _NAMES = """
 """
 
 #: private fields of nn, dpnn, rnn and nnx that are buffers in every class that has them. Other fields with an
-#: underscore say something (``_pulls``, ``_remember``) and are kept, unless a block names them in ``scratch``.
+#: underscore say something (``_pulls``, ``_remember``) and are kept, unless a mapping names them in ``scratch``.
 BUFFERS = frozenset(_NAMES.split())

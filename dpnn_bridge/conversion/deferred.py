@@ -24,7 +24,7 @@ class DeferredTensor:
 
     Args:
         whole: reads and arranges all of them.
-        storage: where they stand in the same order, or None.
+        storage: where they are in the same order, or None.
         start, stop: their place in it.
     """
 
@@ -36,7 +36,7 @@ class DeferredTensor:
         """Yield all elements in row-major order and the type of ``parameter``, one after the other in 1-D tensors.
 
         Raises:
-            ConversionError: a block of a class changed the parameter after it was filled.
+            ConversionError: a mapping of a class changed the parameter after it was filled.
         """
         if parameter._version != self.version:
             raise ConversionError(COMPUTED)
@@ -63,7 +63,7 @@ def deferred_parameter(
         tensor: the elements.
         arrange: turns Lua's arrangement into torch's.
         whole: reads and arranges all of them.
-        plain: whether they stand in the file in torch's order.
+        plain: whether they are in the file in torch's order.
     """
     dtype = torch.from_numpy(np.empty(0, tensor.dtype)).dtype
     value = arrange(torch.empty(tensor.shape, dtype=dtype, device="meta"))

@@ -11,7 +11,7 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault of a Lua class, declared in its block.
+    """One fault of a Lua class, declared in its mapping.
 
     Attributes:
         compared: patterns of what it spoils: ``output``, ``gradInput``, ``gradParams`` (all gradients of parameters),

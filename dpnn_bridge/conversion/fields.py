@@ -38,12 +38,12 @@ class LuaRecord:
     Attributes:
         class_name: the Lua class in the file (an alias such as ``cudnn.ReLU`` is kept).
         tensor_type: Lua type of the module's tensors, such as ``torch.FloatTensor``; None when the file names none.
-        fields: fields that no attribute stands for, kept for the way back.
+        fields: fields without an attribute, kept for the export.
         scratch: buffers without their contents: field -> empty tensor, storage, or table of them.
         shapes: shapes of tensor fields in Lua where they differ from torch's.
         header: values that the class writes before its fields (``nn.GPU``).
         gradients: fields of shared parameters whose gradients are not shared: field -> number of the gradient.
-        places: where the tensors of fields stood in the file, see :mod:`~dpnn_bridge.conversion.flat`.
+        places: where the tensors of fields were in the file, see :mod:`~dpnn_bridge.conversion.flat`.
         cast: what the caller cast the whole net to; it is known of the net alone, and needed where no tensor shows it.
     """
 

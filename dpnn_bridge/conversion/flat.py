@@ -18,7 +18,7 @@ from dpnn_bridge.objects import ORIGINS, LuaStorage, LuaTensor
 
 
 class Place(NamedTuple):
-    """Where a tensor stood in its file: which storage, its length, and the elements that were the tensor's."""
+    """The place of a tensor in its file: which storage, its length, and the elements that were the tensor's."""
 
     origin: int
     length: int

@@ -33,7 +33,7 @@ class LuaClass(Hooks):
         names: Lua class names, canonical first (set by the decorator).
         torch_type: the module class, or a tuple: files become the first unless ``build`` chooses, all are written.
         computed_fields: other fields that ``to_lua`` works out, so that the record need not keep them; added to those
-            of the parent's block.
+            of the parent's mapping.
         version: the class version that ``to_lua`` writes (``__version`` in Lua).
         scalars: Lua field, or a tuple of fields, -> constructor argument and attribute of the same name.
         defaults: values of Lua fields that a file may lack.
@@ -91,7 +91,7 @@ class LuaClass(Hooks):
     # ------------------------------------------------------------------ Lua -> torch
     @classmethod
     def matches(cls, obj: LuaObject) -> bool:
-        """Return whether this block is the right one for ``obj``; for names that several packages use."""
+        """Return whether this mapping is the right one for ``obj``; for names that several packages use."""
         return True
 
     @classmethod
@@ -202,7 +202,7 @@ class LuaClass(Hooks):
 
         Of several classes that share a torch type, those that override this are asked first, then the one that does
         not; so a class whose ``torch_type`` names one that another class writes has to override it, or to say
-        ``import_only``. A class that only passes its input through does not stand for torch's own modules: they
+        ``import_only``. A class that only passes its input through does not represent torch's own modules: they
         have one that says more.
         """
         return not (cls.is_identity and type(module).__module__.startswith("torch.nn."))
@@ -250,7 +250,7 @@ class LuaClass(Hooks):
 
         Args:
             module: the module.
-            inner: the parameters of a module inside it, by whatever block describes that one.
+            inner: the parameters of a module inside it, by whatever mapping describes that one.
         """
         for name, spec in cls.fields_of(module).items():
             if is_parameter(module, spec.attribute):
@@ -279,7 +279,7 @@ class LuaClass(Hooks):
         """Return the one gradient here that follows from those which Torch7 keeps of clones with shared parameters.
 
         Args:
-            module: stands for all clones.
+            module: represents all clones.
             name: the field.
             gradients: of each field of the clones, in the order of their backward.
 

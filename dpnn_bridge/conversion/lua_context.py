@@ -118,7 +118,7 @@ class LuaContext:
         return obj
 
     def _block(self, module: nn.Module) -> type[lua_class.LuaClass]:
-        """Return the block that says how a module is written; raises where none does."""
+        """Return the mapping that says how a module is written; raises where none does."""
         new = record_of(module) is None
         stock = new and not self.compose and is_stock(module)
         spec = StockLayer if stock else registry.spec_of(module)
@@ -304,7 +304,7 @@ class LuaContext:
         value = tensors.field_value(module, name, spec, gradient=gradient)
         record = record_of(module)
         number = record.gradients.get(name, 0) if gradient and record else 0
-        if number:  # the gradient stands in the first one
+        if number:  # the gradient is in the first one
             value = torch.zeros_like(value)
         key = (id(tensor), spec.layout, kind, gradient, number)
         shape = tuple(value.shape)

@@ -28,7 +28,7 @@ def to_value(value: Any, *, device: str | torch.device = "cpu") -> Any:
     return _Values(device).of(value)
 
 
-#: values of nested tables, one that stands in several places counted each time; bytes of their tensors beyond those of
+#: values of nested tables, one in several places counted each time; bytes of their tensors beyond those of
 #: the storages, which count :data:`PER_BYTE` times
 MOST_VALUES, BYTES, PER_BYTE = 100_000, 1 << 28, 16
 
@@ -141,7 +141,7 @@ def strided(class_name: str, shape: tuple[int, ...], storage: LuaStorage) -> Lua
 
 @runtime_checkable
 class Convertible(Protocol):
-    """An object that is no module of PyTorch but stands for one, such as those of ``torch.legacy.nn``."""
+    """An object that is not a PyTorch module but represents one, such as those of ``torch.legacy.nn``."""
 
     def to_torch(self, **options: Any) -> nn.Module:
         """Return the module, with parameters of its own."""

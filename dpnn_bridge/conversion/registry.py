@@ -47,8 +47,8 @@ from dpnn_bridge.objects import LuaObject
 #: entry-point group through which other packages register Lua classes
 ENTRY_POINTS = "dpnn_bridge.classes"
 
-#: packages whose files hold the blocks and import this module; imported by name and in this order, each when a class is
-#: looked up that those before it do not have
+#: packages with the mappings, which import this module; each is imported, in this order, when a lookup in the previous
+#: ones finds no class
 CORE, ZOO = "dpnn_bridge.modules", "dpnn_bridge.zoo"
 
 
@@ -65,13 +65,13 @@ def lua_class(*names: str) -> Callable[[ClassT], ClassT]:
 
     A module class without an inner class ``Lua`` needs no more than its names: it has no fields.
 
-    A block from outside this project comes before the project's own of the same Lua name. It writes modules made in
-    PyTorch only where no block of the project has their type, or where it takes every object of a Lua name of such a
-    block, so that stock layers keep their Lua class. A block that is defined again, as in a notebook, replaces itself.
+    A mapping of a user takes precedence over a built-in mapping of the same Lua name. The export uses it for modules
+    created in PyTorch only if no built-in mapping has their type, or if it matches every object of a Lua name of such a
+    mapping. So stock layers keep their Lua class. A mapping that is defined again, as in a notebook, replaces itself.
 
     Raises:
-        ValueError: a name is taken by a block that does not tell its variant apart with ``matches``, or a torch type by
-            one that takes every module of it; both blocks are the project's, or both are not.
+        ValueError: Two built-in mappings, or two mappings of users, have the same name without ``matches``, or the same
+            torch type without ``represents``.
     """
 
     def declare(cls: ClassT) -> ClassT:
@@ -120,13 +120,13 @@ def _register(cls: type[LuaClass], names: tuple[str, ...]) -> None:
 
 
 def _without(known: list[type[LuaClass]], cls: type[LuaClass]) -> list[type[LuaClass]]:
-    """Return the blocks but for an earlier definition of the same one from outside this project."""
+    """Return the mappings but for an earlier definition of the same one from outside this project."""
     place = (cls.__module__, cls.__qualname__)
     return [c for c in known if is_built_in(c) or (c.__module__, c.__qualname__) != place]
 
 
 def _by_precedence(same_type: list[type[LuaClass]]) -> list[type[LuaClass]]:
-    """Return the blocks of one torch type in the order in which they are asked whether they write a module."""
+    """Return the mappings of one torch type in the order in which they are asked whether they write a module."""
     own = {name for c in same_type if is_built_in(c) for name in c.names}
 
     def key(c: type[LuaClass]) -> tuple[bool, bool, bool]:
@@ -175,23 +175,23 @@ def composition_of(module: nn.Module) -> Composition | None:
 
 
 def _takes_every_object(cls: type[LuaClass]) -> bool:
-    """Return whether a block takes every object of its Lua names."""
+    """Return whether a mapping takes every object of its Lua names."""
     return cls.matches.__func__ is LuaClass.matches.__func__  # type: ignore[attr-defined]
 
 
 def _takes_every_module(cls: type[LuaClass]) -> bool:
-    """Return whether a block takes every module of its torch type."""
+    """Return whether a mapping takes every module of its torch type."""
     return cls.represents.__func__ is LuaClass.represents.__func__  # type: ignore[attr-defined]
 
 
 def is_built_in(cls: type[LuaClass]) -> bool:
-    """Return whether a block is the project's own."""
+    """Return whether a mapping is the project's own."""
     return cls.__module__.startswith("dpnn_bridge.")
 
 
 # ---------------------------------------------------------------------- lookup
 def discover(package: str = CORE) -> None:
-    """Import the files of a package of blocks and those before it, and first every installed plugin, once."""
+    """Import the files of a package of mappings and those before it, and first every installed plugin, once."""
     if package in _loaded:
         return
     if package == CORE:
@@ -218,7 +218,7 @@ def _import_files(package: str) -> None:
 
 
 def find(obj: LuaObject) -> type[LuaClass] | None:
-    """Return the block for a Lua object, or None when its class (or this variant of it) is unknown."""
+    """Return the mapping for a Lua object, or None when its class (or this variant of it) is unknown."""
     if obj.class_name.startswith(PREFIX):
         return StockLayer
     for package in _packages():
@@ -230,7 +230,7 @@ def find(obj: LuaObject) -> type[LuaClass] | None:
 
 
 def takes_precedence(spec: type[LuaClass], name: str) -> bool:
-    """Return whether a block from outside this project stands before a built-in one of the same Lua name."""
+    """Return whether a mapping of a user takes precedence over a built-in one of the same Lua name."""
     if is_built_in(spec):
         return False
     discover(ZOO)
@@ -238,7 +238,7 @@ def takes_precedence(spec: type[LuaClass], name: str) -> bool:
 
 
 def spec_of(module: nn.Module) -> type[LuaClass]:
-    """Return the block for a torch module: that of its Lua class, else that of its type, else :class:`PlainModule`."""
+    """Return the mapping for a torch module: of its Lua class, else of its type, else :class:`PlainModule`."""
     record = record_of(module)
     for package in _packages():
         discover(package)
@@ -258,7 +258,7 @@ def parameters(module: nn.Module) -> Iterator[ParameterSite]:
 
 
 def blocks_of(name: str) -> list[type[LuaClass]]:
-    """Return the blocks that are registered under a Lua name, in the order in which they are asked for an object."""
+    """Return the mappings that are registered under a Lua name, in the order in which they are asked for an object."""
     for package in _packages():
         discover(package)
         if name in _BY_NAME:
@@ -267,7 +267,7 @@ def blocks_of(name: str) -> list[type[LuaClass]]:
 
 
 def known_names() -> dict[str, list[type[LuaClass]]]:
-    """Return all registered Lua names with their blocks, sorted."""
+    """Return all registered Lua names with their mappings, sorted."""
     discover(ZOO)
     return dict(sorted(_BY_NAME.items()))
 

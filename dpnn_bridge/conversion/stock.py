@@ -20,20 +20,20 @@ if TYPE_CHECKING:
     from dpnn_bridge.conversion.lua_context import LuaContext
     from dpnn_bridge.conversion.torch_context import TorchContext
 
-#: what stands before the name of a class of ``torch.nn``
+#: prefix of the name of a class of ``torch.nn``
 PREFIX = "pytorch.nn."
 #: arguments that say where tensors are made, and of which type
 _PLACES = {"device", "dtype"}
 
 
 def is_stock(module: nn.Module) -> bool:
-    """Return whether a module is a layer of ``torch.nn`` as it stands, without modules inside."""
+    """Return whether a module is an unmodified layer of ``torch.nn`` without modules inside."""
     kind = type(module)
     return kind.__module__.startswith("torch.nn.modules.") and kind is not nn.Module and not module._modules
 
 
 class StockLayer(LuaClass):
-    """Any layer of ``torch.nn`` without modules inside. No Lua class: it stands in ``.pt`` files alone."""
+    """Any layer of ``torch.nn`` without modules inside. Not a Lua class: it occurs only in ``.pt`` files."""
 
     @classmethod
     def name_of(cls, module: nn.Module) -> str:

@@ -58,7 +58,7 @@ class TorchContext:
 
     @property
     def path(self) -> str:
-        """Where the conversion stands, as ``modules[3].weight``; for messages, so that long keys are shortened."""
+        """The current path for messages, such as ``modules[3].weight``, with shortened keys."""
         keys = [shortened(key) if isinstance(key, str) else key for key in self._path]
         return format_path(keys, shortened(self._root))
 
@@ -71,7 +71,7 @@ class TorchContext:
 
     @contextmanager
     def at(self, *keys: Any) -> Iterator[None]:
-        """Add ``keys`` to the path while the block runs."""
+        """Add ``keys`` to the path inside the ``with`` block."""
         self._path.extend(keys)
         try:
             yield
@@ -119,7 +119,7 @@ class TorchContext:
         return self._modules.get(id(obj))
 
     def _convert(self, obj: LuaObject) -> nn.Module:
-        """Return the module of an object, by the user's block, else the user's Lua class, else the built-in block."""
+        """Return the module of an object: by a plugin, a Lua file of the user, or a built-in mapping."""
         spec = self._block(obj)
         own = self.options.overrides is not None and self.options.overrides(obj.class_name)
         if spec is None or (own and registry.is_built_in(spec)):

@@ -19,7 +19,7 @@ class Described(NamedTuple):
         fields: its attributes.
         version: of the Lua class.
         header: what the class writes before its fields.
-        payload: what stands for the fields of a class with a serializer of its own.
+        payload: the fields of a class with its own serializer.
     """
 
     class_name: str

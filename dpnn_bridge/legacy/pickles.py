@@ -309,7 +309,7 @@ class _Unpickler(pickle._Unpickler):  # the one in Python: its memo takes no mem
         super().load_setitem()  # type: ignore[misc]
 
     def load_setitems(self) -> None:
-        self._check_keys(self.stack[::2])  # what stands above the mark
+        self._check_keys(self.stack[::2])  # the values above the mark
         super().load_setitems()  # type: ignore[misc]
 
     def load_dict(self) -> None:

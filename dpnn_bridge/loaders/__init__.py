@@ -21,4 +21,4 @@ __all__ = [
 ]
 
 Framing, register_framing = Serializer, register_serializer  # their names until November 2026
-__getattr__, _ = lazy_exports(__name__, {"onmt": "checkpoints."})  # where it stood before it had a room of its own
+__getattr__, _ = lazy_exports(__name__, {"onmt": "checkpoints."})  # its earlier place

@@ -297,7 +297,7 @@ def _version(raw: bytes) -> int | float | None:
 
 
 def table_key(value: Any) -> Any:
-    """Return ``value`` as it stands in :attr:`LuaTable.entries`."""
+    """Return ``value`` as in :attr:`LuaTable.entries`."""
     if value is None or value != value:
         raise StreamError("a table key is nil or nan")
     return BOOLEAN_KEYS[value] if isinstance(value, bool) else value

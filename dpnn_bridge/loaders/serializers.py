@@ -138,7 +138,7 @@ class GPU(Serializer):
 
 
 class DataParallelTable(GPU):
-    """``nn.DataParallelTable`` of cunn: since version 2 the GPU assignments stand before the table of fields."""
+    """``nn.DataParallelTable`` of cunn: since version 2 the GPU assignments precede the table of fields."""
 
     def read(self, obj: LuaObject, file: Any) -> Reading:
         return super().read(obj, file) if obj.version >= 2 else Serializer.read(self, obj, file)

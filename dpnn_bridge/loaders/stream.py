@@ -44,7 +44,7 @@ class BinaryStream:
         self._int = struct.Struct(self.order + "i").unpack_from
         self._double = struct.Struct(self.order + "d").unpack_from
         self._longs = [struct.Struct(f"{self.order}{n}{'q' if long_size == 8 else 'i'}") for n in range(66)]
-        # the window: its bytes, how many of them are of the source, where it lies, and where reading stands in it
+        # the window: its bytes, how many of them are of the source, its position, and the reading position in it
         self.buffer, self.filled, self.base, self.at = PADDING, 0, 0, 0
         self._window = _FIRST_WINDOW
 

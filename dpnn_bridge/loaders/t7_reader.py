@@ -36,7 +36,7 @@ class ReadOptions:
         mode: ``"binary"`` or ``"ascii"``.
         long_size: 8, or 4 for files of 32-bit and Windows machines.
         big_endian: byte order of the machine that wrote the file.
-        referenced: False when one index stands for different objects, as where several files were appended to each
+        referenced: False when one index refers to different objects, as where several files were appended to each
             other. Files of ``torch.save(name, object, mode, false)`` need no option: their indices never repeat.
         lazy: leave the elements of storages in the file, which stays open, until they are used. False reads everything
             at once, for files that others may change meanwhile.

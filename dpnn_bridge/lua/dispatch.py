@@ -37,7 +37,7 @@ from dpnn_bridge.torch7.random import Generator
 ALL_TYPES = ("Byte", "Char", "Short", "Int", "Long", "Float", "Double")
 FLOAT_TYPES = ("Float", "Double")
 
-#: stands for a new tensor of the call's type, of Long, of Byte
+#: means a new tensor of the call's type, of Long, of Byte
 _NEW, _NEW_LONG, _NEW_BYTE, _GENERATOR, _LAST = (object() for _ in range(5))
 
 

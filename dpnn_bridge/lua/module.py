@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def _flatten(value: Any, tensors: list[torch.Tensor]) -> Any:
-    """Take the tensors out of nested lists and dicts; what is left tells where they stood."""
+    """Take the tensors out of nested lists and dicts; the rest tells where they were."""
     if isinstance(value, torch.Tensor):
         tensors.append(value)
         return len(tensors) - 1

@@ -82,7 +82,7 @@ class Channel:
         (length,) = _LENGTH.unpack(self._read(_LENGTH.size, deadline))
         _check(length <= _LONGEST_TEXT, "a text that is too long")
         text = self._read(length, deadline)
-        marks = sum(text.count(mark) for mark in b"[{,")  # one stands before each value, which takes half a kilobyte
+        marks = sum(text.count(mark) for mark in b"[{,")  # one precedes each value, which takes half a kilobyte
         _check(marks <= self._limit >> 9, "more values than its memory holds")
         if time.monotonic() + length / _SLOWEST_TEXT > deadline:  # json cannot be interrupted
             raise TimeoutError

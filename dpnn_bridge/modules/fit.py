@@ -55,7 +55,7 @@ def plane_notes(model: nn.Module) -> list[str]:
 def _mismatches(model: nn.Module) -> list[tuple[str, Any, int]]:
     """Return the path, layer, and the planes that reach it, of every batch normalization that is made for others.
 
-    Planes are followed through containers in which images go one way; None stands for what nothing tells.
+    Planes are followed through containers in which images go one way; None means unknown.
     """
     found: list[tuple[str, Any, int]] = []
 

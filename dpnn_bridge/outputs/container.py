@@ -5,7 +5,7 @@
     {"root": value, "nodes": [node, …], "flat": {module: {field: [storage, length, start, size]}},
      "unmapped": [name of a module, …]}
 
-    value    null, boolean, number, string, or [i], which stands for nodes[i]
+    value    null, boolean, number, string, or [i], which refers to nodes[i]
     node     {"table": [[key, value], …]}
              {"object": class name, "version": int, "payload": value, "header": [value, …]}
              {"tensor": class name, "shape": […], "stride": […], "offset": int, "storage": value}
@@ -14,7 +14,7 @@
              {"storage": class name, "size": int}                                 arranged differently in torch
              {"bytes": i}                                                         constants[i], a 1-D uint8 tensor
 
-``flat`` says which tensors stood side by side in one storage of the ``.t7`` file, ``unmapped`` which modules were
+``flat`` lists the tensors that were adjacent in one storage of the ``.t7`` file, ``unmapped`` which modules were
 placeholders, whose tensors are constants; both may be missing. Loading builds
 the module from the graph with the same registry as a .t7 file, then takes the tensors from ``state_dict``. See
 docs/pt-format.md.

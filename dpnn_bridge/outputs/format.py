@@ -54,7 +54,7 @@ class Format:
             load, and ``.t7``.
         traced: it holds a traced graph, which computes in another order.
         several: a model takes several files.
-        origin_beside: what a model was made of stands in its metadata. That takes the checksum of the input before
+        origin_beside: the source of a model is in its metadata. That takes the checksum of the input before
             anything is written; False where the format takes it at the end, or says nothing of it.
     """
 

@@ -53,7 +53,7 @@ class ArrayHeader:
         return math.prod(self.shape) * self.dtype.itemsize
 
     def elements(self, file: IO[bytes]) -> np.ndarray:
-        """Return the array, in native byte order, from a file that stands behind the header."""
+        """Return the array, in native byte order, from a file positioned after the header."""
         data = bytearray()
         while len(data) < self.nbytes and (part := file.read(min(_CHUNK, self.nbytes - len(data)))):
             data += part

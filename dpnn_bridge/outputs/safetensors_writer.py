@@ -122,7 +122,7 @@ def _same(part: Part, source: Any, at: int) -> bool:
     return True
 
 
-# ---------------------------------------------------------------------- what stands in the metadata
+# ---------------------------------------------------------------------- metadata
 def strings_of(content: dict[str, Any]) -> dict[str, str]:
     """Return the metadata of a file: all of a ``.pt`` content but its tensors."""
     constants = [[_NAMES[c.dtype], base64.b64encode(byte_array(c).tobytes()).decode()] for c in content["constants"]]

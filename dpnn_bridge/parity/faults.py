@@ -16,7 +16,7 @@ from dpnn_bridge.parity.layers import tree
 
 ONE_BUFFER = Fault(
     ("output", "gradInput", "gradParams"),
-    "one object stands in several places of the model, and Torch7 gives all of them its one buffer, so that later "
+    "one object is in several places of the model, and Torch7 gives all of them its one buffer, so that later "
     "results overwrite earlier ones; here each has its own",
 )
 

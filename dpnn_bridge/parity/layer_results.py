@@ -55,7 +55,7 @@ class NamedLayers:
         self.by_name: dict[str, Layer] = {n: nodes[id(m)] for n, m in module.named_modules() if id(m) in nodes}
 
     def of(self, name: str) -> Layer:
-        """Return the layer that a module, or one that is hidden in it, stands for."""
+        """Return the layer that a module, or one that is hidden in it, represents."""
         while name not in self.by_name:
             name = name.rpartition(".")[0]
         return self.by_name[name]

@@ -31,7 +31,7 @@ class Node:
 
 
 def tree(module: nn.Module, path: str = "", depth: int = 0, seen: set[int] | None = None) -> Iterator[Node]:
-    """Yield every module that stands for a Lua object, in the order of the file; one that occurs twice only once."""
+    """Yield every module that represents a Lua object, in the order of the file; one that occurs twice only once."""
     seen = set() if seen is None else seen
     if id(module) in seen:
         return

@@ -105,14 +105,14 @@ class Verification:
 
     @property
     def differences(self) -> list[Difference]:
-        """All comparisons; gradients that stand in ``whole`` and with their layer count once."""
+        """All comparisons; gradients that are in ``whole`` and with their layer count once."""
         mine = {id(d) for d in self.whole}
         inner = [d for layer in self.layers for d in [*layer.differences, *layer.converted] if id(d) not in mine]
         return [*self.whole, *inner]
 
     @property
     def without_layer(self) -> list[Difference]:
-        """Comparisons of the whole model that do not stand with a layer."""
+        """Comparisons of the whole model that do not belong to a layer."""
         placed = {id(d) for layer in self.layers for d in layer.differences}
         return [d for d in self.whole if id(d) not in placed]
 

@@ -10,7 +10,7 @@ from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.pictures.nodes import ModelNode
 
 #: what Graphviz and Mermaid would read as more than text: quotes, escapes, entities, tags; in Mermaid also directives
-#: (``%%{init: …}%%`` acts wherever it stands) and Markdown
+#: (``%%{init: …}%%`` has an effect anywhere) and Markdown
 _DOT = str.maketrans({"\\": "\\\\", '"': '\\"', "&": "&amp;"})
 _MERMAID = str.maketrans({c: f"#{ord(c)};" for c in '&"<>#%`*\\'})
 

@@ -197,7 +197,7 @@ def max_param_norm(module: nn.Module, max_out_norm: float | None = None, max_in_
     Args:
         module: any module. Fields ``maxOutNorm`` and ``maxInNorm`` of a submodule take the place of the arguments.
         max_out_norm: for each slice along the first dimension (the second of a LookupTable); None: no bound.
-        max_in_norm: for each slice along the last dimension (the first of a LookupTable, where it also stands for a
+        max_in_norm: for each slice along the last dimension (the first of a LookupTable, where it also represents a
             missing ``max_out_norm``); None: no bound.
     """
     given = max_in_norm

@@ -25,7 +25,7 @@ Package = Literal["nn", "dpnn"]
 
 
 class FlatField(NamedTuple):
-    """One torch parameter and how its elements stand in Torch7's flat vector.
+    """One torch parameter and the layout of its elements in Torch7's flat vector.
 
     Attributes:
         parameter: the torch parameter.

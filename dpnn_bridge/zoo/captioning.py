@@ -26,7 +26,7 @@ class DenseCapLanguageModel(nn.Module):
         lookup_table: tokens to :math:`(N, T, W)`.
         rnn: recurrent layers and the output layer.
         joining, parting: positions in ``rnn`` that merge and separate batch and time.
-        vocab_size: number V of words; V + 1 starts and ends a caption, V + 2 stands for no word.
+        vocab_size: number V of words; V + 1 starts and ends a caption, V + 2 means no word.
         seq_length: length of sampled captions.
         sample_argmax: sample the likeliest word instead of drawing one.
         words: number of a word, from 1, to the word.

@@ -52,7 +52,7 @@ class SpatialSymmetricPadding(nn.Module):
 
 
 def _mirrored(size: int, before: int, after: int, device: torch.device) -> Tensor:
-    """Return the indices of a mirrored axis; negative paddings cut first, so that the mirror stands at the cut."""
+    """Return the indices of a mirrored axis; negative paddings cut first, so that the mirror is at the cut."""
     start, end = max(0, -before), size - max(0, -after)
     kept = end - start
     if max(before, after) > kept:

@@ -23,7 +23,7 @@ class SpatialGlimpseInverse(nn.Module):
 
     Args:
         height, width: size of the patch.
-        residual: the patch stands in zeros instead of the image.
+        residual: zeros surround the patch instead of the image.
 
     Shape:
         - Input: ``[image, patch, place]``: :math:`(N, C, H, W)`, :math:`(N, C, h, w)` and :math:`(N, 2)` with y and x

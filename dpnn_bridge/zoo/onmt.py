@@ -153,7 +153,7 @@ class PositionEmbedding(nn.Module):
         - Output: :math:`(N, T, D)`.
 
     Attributes:
-        weight: :math:`(max\\_position + 1, D)`; the first row stands for padding and is not trained.
+        weight: :math:`(max\\_position + 1, D)`; the first row is padding and is not trained.
 
     Lua:
         ``onmt.PositionEmbedding(dimension, nIndex, nOutput)``, OpenNMT onmt/modules/PositionEmbedding.lua

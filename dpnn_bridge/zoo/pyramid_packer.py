@@ -30,7 +30,7 @@ def resized(source: int, target: int, like: Tensor) -> Tensor:
 
 
 class WithScales(LuaClass):
-    """The scales stand in the table and, behind it, once more in the file.
+    """The scales are in the table and, after the table, once more in the file.
 
     Forward sets the step to 4 and the kernel to 46 pixels, whatever the constructor found; so the fields do not count.
     """

@@ -31,7 +31,7 @@ class BinaryStochastic(nn.Module):
     """Zeros and ones, drawn with the probabilities that a sigmoid gives; in evaluation the likelier of both.
 
     Args:
-        lo, hi: what stands for 0 and for 1 in evaluation; in training they are 0 and 1.
+        lo, hi: the values of 0 and 1 in evaluation; in training they are 0 and 1.
 
     Shape:
         - Input, output: :math:`(*)`.

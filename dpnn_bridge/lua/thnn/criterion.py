@@ -97,7 +97,7 @@ def l1_cost_gradient(input: Tensor, grad_output: Tensor | None, grad_input: Tens
 
 
 def _chosen(input: Tensor, target: Tensor, weights: Tensor | None, ignored: float) -> tuple[torch.Tensor, ...]:
-    """Return the rows of scores, 0-based classes, whether each counts, and its weight. Classes stand in dimension 1."""
+    """Return the rows of scores, 0-based classes, whether each counts, and its weight. Classes are in dimension 1."""
     x = input.t
     rows = x.reshape(1, -1) if x.dim() == 1 else x.movedim(1, -1).reshape(-1, x.shape[1])
     classes = target.t.reshape(-1) - 1

@@ -50,7 +50,7 @@ class DataParallelTableClass(LuaClass):
 
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:
-        """Return the first replica alone, without what Torch7 derives from it; the GPUs stand before the fields."""
+        """Return the first replica alone, without what Torch7 derives from it; the GPUs precede the fields."""
         gpus = obj.get("gpuAssignments") or LuaTable.from_list([1])
         modules = LuaTable.from_list(obj["modules"].as_list()[:1])
         copy = obj.changed(impl=None, flattenedParams=None, buffer=None, gpuAssignments=gpus, modules=modules)

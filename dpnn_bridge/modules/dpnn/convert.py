@@ -50,7 +50,7 @@ class Convert(nn.Module):
     """Converts between arrangements of data, and to the dtype and device of the model.
 
     A shape is a string with one letter for each dimension: ``b`` batch, ``c`` channel, ``h`` height, ``w`` width,
-    ``f`` feature, ``t`` target, or any other for the caller's own. One without ``b`` stands for its batch.
+    ``f`` feature, ``t`` target, or any other for the caller's own. One without ``b`` means its batch.
 
     Args:
         input_shape: such as ``"bchw"``; None: anything, which keeps its shape.

@@ -114,7 +114,7 @@ class Reinforce(nn.Module):
         return "stochastic=True" if self.stochastic else ""
 
     class Lua(LuaClass):
-        """Base of the REINFORCE blocks.
+        """Base of the REINFORCE mappings.
 
         Attributes:
             before_2016: what modules of files without ``_type`` computed differently: a field of our own, which Torch7

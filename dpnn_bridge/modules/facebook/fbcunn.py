@@ -21,7 +21,7 @@ class LookupTableGPU(LookupTable):
     Args:
         num_embeddings, embedding_dim, index_base: as :class:`~dpnn_bridge.modules.nn.lookup.LookupTable`.
         features_in_dim2: the output of a batch is :math:`(N, D, L)`.
-        unk_index: this index stands for a row of zeros; None for none.
+        unk_index: this index selects a row of zeros; None for none.
 
     Shape:
         - Input: :math:`(N, L)` or :math:`(L)`.

@@ -283,7 +283,7 @@ class CrossMapNormalization(LuaClass):
 
 @lua_class("nn.KMaxPooling")
 class KMaxPooling(nn.Module):
-    """The k largest values of every column, in the order in which they stand.
+    """The k largest values of every column, in their original order.
 
     Args:
         k: how many.
@@ -324,7 +324,7 @@ class KMaxPooling(nn.Module):
 
 @lua_class("nn.GroupKMaxPooling")
 class GroupKMaxPooling(KMaxPooling):
-    """The k rows of largest norm, in the order in which they stand.
+    """The k rows of largest norm, in their original order.
 
     Args:
         k, k_dynamic: as :class:`KMaxPooling`.

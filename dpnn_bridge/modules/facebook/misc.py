@@ -147,7 +147,7 @@ class Probe(nn.Sequential):
 
 @lua_class("nn.UnfoldedTemporalConvolution")
 class UnfoldedTemporalConvolutionClass(Temporal):
-    """A temporal convolution with padding, whose parameters stand in a linear map."""
+    """A temporal convolution with padding, whose parameters are in a linear map."""
 
     scalars = {
         "inputFrameSize": "in_channels",
@@ -207,7 +207,7 @@ class LocallyConnectedClass(LuaClass):
 
 @lua_class("nn.TemporalKMaxPooling")
 class TemporalKMaxPooling(KMaxPooling):
-    """The k largest values of every column, in the order in which they stand.
+    """The k largest values of every column, in their original order.
 
     Args:
         k: how many.

@@ -102,7 +102,7 @@ class Criterion(nn.Module):
         return None
 
     class Lua(LuaClass):
-        """Base of all criterion blocks.
+        """Base of all criterion mappings.
 
         Attributes:
             buffers: fields that Torch7 makes when they are missing, and that it could not use when they are empty.

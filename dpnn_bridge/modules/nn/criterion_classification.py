@@ -19,7 +19,7 @@ from dpnn_bridge.objects import LuaObject, LuaTensor
 #: Torch7's and PyTorch's mark for "no class"; it is the same number whatever classes count from
 NO_CLASS = -100
 
-#: stands for "no class is ignored" where Torch7 knows no ``ignoreIndex``
+#: means "no class is ignored" where Torch7 has no ``ignoreIndex``
 NEVER = torch.iinfo(torch.int32).min
 
 

@@ -283,7 +283,7 @@ def simplex(n: int) -> Tensor:
 
 @lua_class("nn.ClassSimplexCriterion")
 class ClassSimplexCriterion(MSECriterion):
-    r"""Mean squared error between the input and the vertex of a regular simplex that stands for the target class.
+    r"""Mean squared error between the input and the vertex of a regular simplex that represents the target class.
 
     Args:
         n_classes: number of classes :math:`C`.

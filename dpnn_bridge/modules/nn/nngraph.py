@@ -47,7 +47,7 @@ class GraphNode:
 class GModule(Members):
     """A graph of modules without cycles.
 
-    The graph is a list of steps that stand in an order in which they can run; ``repr`` shows it as a program.
+    The graph is a list of steps in an executable order; ``repr`` shows it as a program.
 
     Args:
         *modules: the modules in the order of Torch7's ``modules``; they become the submodules ``"0"``, ``"1"``, …

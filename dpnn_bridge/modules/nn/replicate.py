@@ -15,7 +15,7 @@ class Replicate(nn.Module):
 
     Args:
         n_features: how often.
-        dim: where the new dimension stands, counted from 1.
+        dim: position of the new dimension, from 1.
         n_input_dims: number of dimensions of one sample; an input with more has a batch dimension, which stays first.
 
     Shape:

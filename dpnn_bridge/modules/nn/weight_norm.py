@@ -172,7 +172,7 @@ class WeightNorm(nn.Module):
 
 
 def accumulated(module: WeightNorm, rows: Any) -> tuple[Tensor, Tensor]:
-    """Return ``gradV`` and ``gradG`` that Torch7's ``accGradParameters`` makes of what stands in ``gradWeight``.
+    """Return ``gradV`` and ``gradG`` that Torch7's ``accGradParameters`` computes from ``gradWeight``.
 
     It leaves ``gradV`` there as well, so that another call before ``zeroGradParameters`` adds to it.
 

@@ -229,7 +229,7 @@ class PullTable(nn.Module):
     def __init__(self, push: PushTable, index: int) -> None:
         super().__init__()
         self.index = index
-        self.__dict__["push"] = push  # not a submodule: it stands elsewhere in the network
+        self.__dict__["push"] = push  # not a submodule: it is elsewhere in the network
         push.pulls.append(self)
 
     def forward(self, input: Any) -> list[Any]:

@@ -20,7 +20,7 @@ LETTERS = "THW"
 
 @composition(nn.Conv1d, nn.Conv2d, nn.Conv3d)
 def convolution(module: Any, ctx: LuaContext) -> LuaObject | None:
-    """Return a convolution that is none of nn's classes as it stands; None for one that is."""
+    """Return a convolution that nn has no class for; None if nn has one."""
     plain = module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str)
     if plain and len(module.kernel_size) > 1:
         return None
@@ -40,7 +40,7 @@ def convolution(module: Any, ctx: LuaContext) -> LuaObject | None:
 
 @composition(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 def transposed(module: Any, ctx: LuaContext) -> LuaObject | None:
-    """Return a transposed convolution that is none of nn's classes as it stands; None for one that is."""
+    """Return a transposed convolution that nn has no class for; None if nn has one."""
     if any(d != 1 for d in module.dilation):
         refuse(module, f"dilation={tuple(module.dilation)} here", "spread the weights with zeros between them")
     if module.groups == 1 and len(module.kernel_size) > 1:

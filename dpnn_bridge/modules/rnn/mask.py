@@ -142,7 +142,7 @@ class TrimZero(MaskZero):
         ``nn.TrimZero(module, nInputDim)``, TrimZero.lua. Torch7 runs the module on the other rows only; here so in
         training around a batch normalization, elsewhere the result is the same without. Where all rows are masked the
         first one takes part, and its gradient reaches the parameters, as in Torch7, which meant to clear it. Torch7
-        raises in backward where the module ends in a layer with parameters; here nothing stands in the way.
+        raises in backward where the module ends in a layer with parameters; here it works.
     """
 
     def forward(self, input: Any) -> Any:

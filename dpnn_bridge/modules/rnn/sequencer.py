@@ -163,7 +163,7 @@ class BiSequencer(Memory, Remembering, Decorator):
 class BiSequencerLM(Memory, Remembering):
     """Like :class:`BiSequencer` for language models: no output depends on the input of its own step.
 
-    The output at step t merges the forward output at t - 1 and the backward output at t + 1; zeros stand at the ends.
+    The output at step t merges the forward output at t - 1 and the backward output at t + 1; the ends are zeros.
 
     Args:
         fwd: maps the list of all inputs but the last to a list of outputs.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Union
 
-#: stands before a comment until the source is complete; no literal contains it, since it is not printable
+#: precedes a comment until the source is complete; no literal contains it, since it is not printable
 COMMENT = "\x1f"
 #: what fits stays on one line
 WIDTH = 88
@@ -25,7 +25,7 @@ class Call:
         name: what is called; empty for a list.
         positional: the arguments.
         keywords: the named arguments.
-        comment: the shape of the output, which stands behind it where it has a line of its own.
+        comment: the shape of the output, which follows it if it has its own line.
     """
 
     name: str
@@ -69,7 +69,7 @@ def _comment(value: Value) -> str:
 
 
 def without_repeats(text: str) -> str:
-    """Return the source in which a comment with a shape stands only where the shape changes."""
+    """Return the source with a shape comment only where the shape changes."""
     lines, last = [], ""
     for line in text.split("\n"):
         code, mark, shape = line.partition(COMMENT)
@@ -104,7 +104,7 @@ def blocks(roots: Iterable[Call], variables: Iterable[str]) -> list[str]:
 
     Args:
         roots: calls, which are changed.
-        variables: names that are known only where the roots stand.
+        variables: names that are known only where the roots are.
     """
     calls_of, counts = defaultdict[str, list[Call]](list), Counter[str]()
 

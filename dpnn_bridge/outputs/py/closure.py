@@ -22,7 +22,7 @@ Key = tuple[str, str]  # the module and the name there
 
 
 class SourceClosure:
-    """Collects definitions in the order in which they can stand in one file, and the imports that they need."""
+    """Collects definitions in an order that one file can have, and the imports that they need."""
 
     def __init__(self) -> None:
         self._imports: set[str] = {"import torch", "from torch import nn"}

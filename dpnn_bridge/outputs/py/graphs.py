@@ -51,10 +51,10 @@ NAMES = {
 
 
 class GraphClasses:
-    """The classes that stand for the graphs of one model.
+    """The classes that represent the graphs of one model.
 
     Attributes:
-        names: ``id(graph)`` -> child -> name of the member that stands for it.
+        names: ``id(graph)`` -> child -> name of the member that represents it.
     """
 
     def __init__(self, constructors: Constructors) -> None:
@@ -93,7 +93,7 @@ class _GraphClass:
 
     Attributes:
         name: of the class.
-        names: child of the graph -> name of the member that stands for it.
+        names: child of the graph -> name of the member that represents it.
         calls: name of a member -> what makes it.
         arguments: variables that the constructor takes.
         signature: equal for graphs that are one class.
@@ -201,7 +201,7 @@ class _Forward:
         return value >= 0 and not self._runs(value) and self._nodes[value].select is None
 
     def _operands(self, position: int) -> list[int]:
-        """Return the values that stand in the text of a node's value."""
+        """Return the values in the text of a node's value."""
         value = self._values[position]
         if not self._is_list(value):
             return [value]

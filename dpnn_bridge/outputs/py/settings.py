@@ -20,7 +20,7 @@ APART = {"training", "lua_record", "ties", "shared_buffers", "remembering", "ste
 
 
 class Pair(NamedTuple):
-    """A module of the model, the module of the fresh one that stands for it, and the expression that reaches it."""
+    """A module of the model, the corresponding module of the fresh model, and the expression that reaches it."""
 
     path: str
     wanted: nn.Module
