@@ -22,45 +22,45 @@ if TYPE_CHECKING:
 #: a parameter of a module: its owner, Lua field and where its torch tensor is
 ParameterSite = tuple[nn.Module, str, Field]
 
-#: fields that every Torch7 module may hold and that say nothing about what it computes
+#: fields that every Torch7 module may have and that do not affect what it computes
 TRANSIENT = frozenset({"output", "gradInput", "train", "_type"})
 
 
 class LuaClass(Hooks):
-    """How one Lua class becomes a torch module and back. Subclass it and decorate with :func:`lua_class`.
+    """The mapping of one Lua class to a PyTorch module and back. Subclass it and decorate with :func:`lua_class`.
 
     Attributes:
         names: Lua class names, canonical first (set by the decorator).
-        torch_type: the module class, or a tuple: files become the first unless ``build`` chooses, all are written.
-        computed_fields: other fields that ``to_lua`` works out, so that the record need not keep them; added to those
-            of the parent's mapping.
-        version: the class version that ``to_lua`` writes (``__version`` in Lua).
+        torch_type: Module class, or a tuple. Import creates the first unless ``build`` chooses; export accepts all.
+        computed_fields: Other fields that ``to_lua`` computes, so the metadata need not store them; added to those of
+            the parent's mapping.
+        version: Class version that ``to_lua`` writes (``__version`` in Lua).
         scalars: Lua field, or a tuple of fields, -> constructor argument and attribute of the same name.
-        defaults: values of Lua fields that a file may lack.
-        tensors: Lua field -> torch parameter or buffer, in the order of Torch7's ``parameters()``. One that the module
-            has and the file lacks is an error.
-        optional: fields of ``tensors`` that a file may lack -> the constructor argument that says whether it is there;
-            None: the module keeps what its constructor made.
-        sizes: field of ``tensors`` -> the constructor arguments that its shape in Lua gives, one for each dimension
-            (None for one that says nothing); a plain name: its number of elements.
-        tensor_args: fields of ``tensors`` that the constructor takes, as the argument of the attribute's name.
-        constant_kwargs: constructor arguments that are the same for every object.
-        constants: fields that Torch7 needs and that never vary, or functions ``tensor class -> fresh value`` such as
+        defaults: Values of Lua fields that a file may lack.
+        tensors: Lua field -> PyTorch parameter or buffer, in the order of Torch7's ``parameters()``. A tensor that the
+            module has and the file lacks is an error.
+        optional: Fields of ``tensors`` that a file may lack -> constructor argument that states whether the tensor
+            exists. None: the module keeps the value of its constructor.
+        sizes: Field of ``tensors`` -> constructor arguments for the dimensions of its shape in Lua (None ignores a
+            dimension). A plain name is the number of elements.
+        tensor_args: Fields of ``tensors`` that the constructor takes as tensors, by the name of the attribute.
+        constant_kwargs: Constructor arguments that are the same for every object.
+        constants: Fields that Torch7 needs and that never vary, or functions ``tensor class -> new value`` such as
             :func:`empty_table`; written for modules that were not read from a file.
-        indexed: the constructor takes ``index_base``, since inputs or outputs are indices.
-        container: the constructor takes the converted ``modules`` as positional arguments.
-        members: Lua field that holds one module -> constructor argument and submodule of the same name.
-        scratch: fields that hold buffers: dropped when reading, empty when written back; those of
-            :data:`~dpnn_bridge.conversion.buffers.BUFFERS` are for every class.
-        resets: fields that say that buffers are current (the size or the batch that they were made for) -> their value
-            in a new object, None where it has no such field: they go when the buffers go.
-        import_only: modules made in PyTorch are written as another class of the same torch type.
-        is_identity: the class computes nothing here (``nn.Copy``, ``nn.GPU``); the report says so.
-        keeps_types: a cast of the net leaves the modules inside as they are.
-        default_training: a file without the field ``train`` is in training mode.
-        checked_by: what the parity of this class rests on: ``"torch7"``, ``"formula"`` or ``"structure"``.
-        test: for the latter two, the test function under ``tests/modules`` that checks it.
-        faults: what Torch7 itself gets wrong in this class; a comparison that they spoil is no failure.
+        indexed: Whether the constructor takes ``index_base``, because inputs or outputs are indices.
+        container: Whether the constructor takes the converted ``modules`` as positional arguments.
+        members: Lua field with one module -> constructor argument and submodule of the same name.
+        scratch: Buffer fields: dropped on import, written empty. Those of
+            :data:`~dpnn_bridge.conversion.buffers.BUFFERS` apply to every class.
+        resets: Fields that mark buffers as current, such as their size or batch -> value in a new object, or None for
+            no field. They are reset when the buffers are emptied.
+        import_only: Whether modules created in PyTorch are exported as another class of the same torch type.
+        is_identity: Whether the module returns its input (``nn.Copy``, ``nn.GPU``); the report states this.
+        keeps_types: Whether a cast of the model leaves the modules inside unchanged.
+        default_training: Whether a file without the field ``train`` is in training mode.
+        checked_by: How the parity of this class was tested: ``"torch7"``, ``"formula"`` or ``"structure"``.
+        test: For the latter two, the test function in ``tests/modules``.
+        faults: Faults of Torch7 in this class. A comparison that they affect is not a failure.
     """
 
     names: ClassVar[tuple[str, ...]] = ()
@@ -91,14 +91,14 @@ class LuaClass(Hooks):
     # ------------------------------------------------------------------ Lua -> torch
     @classmethod
     def matches(cls, obj: LuaObject) -> bool:
-        """Return whether this mapping is the right one for ``obj``; for names that several packages use."""
+        """Return whether this mapping applies to ``obj``, for names that several packages use."""
         return True
 
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:
         """Return ``obj``, or a changed copy when it was written by an older version of its class.
 
-        This one adds the fields that are missing and have a default.
+        The default adds missing fields that have a default value.
         """
         missing = {k: v for k, v in cls.defaults.items() if v is not None and obj.get(k) is None}
         return obj.changed(missing) if missing else obj
@@ -128,7 +128,7 @@ class LuaClass(Hooks):
 
     @classmethod
     def _sizes(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, int]:
-        """Return the arguments that shapes of tensors give."""
+        """Return the arguments that are sizes of tensors."""
         found: dict[str, int] = {}
         for name, arguments in cls.sizes.items():
             tensor = tensor_of(obj, name, ctx)
@@ -143,7 +143,7 @@ class LuaClass(Hooks):
 
     @classmethod
     def scalar(cls, obj: LuaObject, name: str) -> Any:
-        """Return the value of a Lua field, or its default; raises ``KeyError`` when there is neither."""
+        """Return the value of a Lua field, or its default. Raise ``KeyError`` if there is neither."""
         value = obj.get(name)
         if isinstance(value, LuaFunction):  # no format but .t7 could say so
             raise TypeError(f"the field {name!r} of {obj.class_name} is a function")
@@ -155,7 +155,7 @@ class LuaClass(Hooks):
 
     @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
-        """Return the torch module of ``obj``. Its tensors are filled in afterwards by :meth:`fill`."""
+        """Return the torch module of ``obj``. :meth:`fill` sets its tensors afterwards."""
         children = ctx.children(obj) if cls.container else []
         kind = cls.torch_type[0] if isinstance(cls.torch_type, tuple) else cls.torch_type
         return kind(*children, **cls.arguments(obj, ctx))
@@ -169,14 +169,14 @@ class LuaClass(Hooks):
 
     @classmethod
     def fields_of(cls, module: nn.Module) -> dict[str, Field]:
-        """Return the tensor fields of one module; override when they depend on its configuration."""
+        """Return the tensor fields of one module. Override this if they depend on the configuration."""
         return {name: Field(spec) if isinstance(spec, str) else spec for name, spec in cls.tensors.items()}
 
     @classmethod
     def handled(cls, module: nn.Module) -> set[str]:
-        """Return the Lua fields that the declaration accounts for, so that the record need not keep them."""
+        """Return the Lua fields that the declarations cover, so the metadata need not store them."""
         names = {*TRANSIENT, *cls.scratch, *cls.resets, *cls.members}
-        names.update(name for block in cls.__mro__ for name in block.__dict__.get("computed_fields", ()))
+        names.update(name for base in cls.__mro__ for name in base.__dict__.get("computed_fields", ()))
         for key in cls.scalars:
             names.update(key if isinstance(key, tuple) else (key,))
         for name, spec in {**cls.tensors, **cls.fields_of(module)}.items():
@@ -188,7 +188,7 @@ class LuaClass(Hooks):
     # ------------------------------------------------------------------ torch -> Lua
     @classmethod
     def name_of(cls, module: nn.Module) -> str:
-        """Return the Lua class that a module is written as which did not come from a file."""
+        """Return the Lua class for the export of a module that was created in PyTorch."""
         return cls.names[0]
 
     @classmethod
@@ -198,18 +198,17 @@ class LuaClass(Hooks):
 
     @classmethod
     def represents(cls, module: nn.Module) -> bool:
-        """Return whether a module of ``torch_type`` that came from no file can be written as this Lua class.
+        """Return whether a module of ``torch_type`` that was created in PyTorch can be exported as this Lua class.
 
-        Of several classes that share a torch type, those that override this are asked first, then the one that does
-        not; so a class whose ``torch_type`` names one that another class writes has to override it, or to say
-        ``import_only``. A class that only passes its input through does not represent torch's own modules: they
-        have one that says more.
+        If several classes share a torch type, those that override this method are tried first, then the one that does
+        not. So a class with the ``torch_type`` of another class must override this method or set ``import_only``. An
+        identity class does not represent PyTorch's own modules, which have a more specific class.
         """
         return not (cls.is_identity and type(module).__module__.startswith("torch.nn."))
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        """Return the Lua fields of ``module``, without what its :class:`LuaRecord` holds."""
+        """Return the Lua fields of ``module``, except those in its :class:`LuaRecord`."""
         fields: dict[str, Any] = {}
         for names, attribute in cls.scalars.items():
             value = getattr(module, attribute)
@@ -249,8 +248,8 @@ class LuaClass(Hooks):
         """Yield every parameter as ``(owner, Lua field, Field)`` in the order of Torch7's ``parameters()``.
 
         Args:
-            module: the module.
-            inner: the parameters of a module inside it, by whatever mapping describes that one.
+            module: The module.
+            inner: Function that yields the parameters of a module inside it.
         """
         for name, spec in cls.fields_of(module).items():
             if is_parameter(module, spec.attribute):
@@ -269,22 +268,22 @@ class LuaClass(Hooks):
     def hidden_parameters(cls, module: nn.Module) -> Iterator[ParameterSite]:
         """Yield parameters of modules in other fields than ``modules``, which ``parameters()`` omits.
 
-        The attribute may be a tensor that the module computes. Only dpnn's ``getParameters()`` lists it.
+        The attribute may be a computed tensor. Only dpnn's ``getParameters()`` lists it.
         """
         return iter(())
 
     # ------------------------------------------------------------------ parity
     @classmethod
     def joined_gradient(cls, module: nn.Module, name: str, gradients: dict[str, list[Tensor]]) -> Tensor | None:
-        """Return the one gradient here that follows from those which Torch7 keeps of clones with shared parameters.
+        """Combine the gradients of Torch7's clones with shared parameters to the one gradient of the module.
 
         Args:
-            module: represents all clones.
-            name: the field.
-            gradients: of each field of the clones, in the order of their backward.
+            module: The module that represents all clones.
+            name: The field.
+            gradients: For each field, the gradients of the clones in the order of their backward.
 
         Returns:
-            None where it is their sum.
+            The gradient, or None if it is their sum.
         """
         return None
 
@@ -295,13 +294,13 @@ class LuaClass(Hooks):
 
 
 def has_tensor(obj: LuaObject, name: str) -> bool:
-    """Return whether a field holds a tensor with elements."""
+    """Return whether a field is a tensor with elements."""
     tensor = obj.get(name)
     return isinstance(tensor, LuaTensor) and tensor.size > 0
 
 
 def tensor_of(obj: LuaObject, name: str, ctx: TorchContext) -> LuaTensor:
-    """Return the tensor in a field; an error says what is there instead."""
+    """Return the tensor in a field, or raise an error for another type."""
     value = obj[name]
     if not isinstance(value, LuaTensor):
         raise ctx.error(f"expected a tensor in field {name!r}, found {type(value).__name__}", obj)
@@ -309,7 +308,7 @@ def tensor_of(obj: LuaObject, name: str, ctx: TorchContext) -> LuaTensor:
 
 
 class WithoutParameters(LuaClass):
-    """A class whose ``parameters()`` is empty in Torch7 although it holds modules: criterions and some wrappers."""
+    """A class whose ``parameters()`` is empty in Torch7 although it contains modules: criterions, some wrappers."""
 
     @classmethod
     def parameters(
@@ -319,7 +318,7 @@ class WithoutParameters(LuaClass):
 
 
 class PlainModule(LuaClass):
-    """Stands for modules that no Lua class describes: their own parameters, then their children's."""
+    """Modules without a Lua class: their own parameters, then those of their children."""
 
     @classmethod
     def fields_of(cls, module: nn.Module) -> dict[str, Field]:
