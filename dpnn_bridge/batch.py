@@ -194,8 +194,8 @@ def run(
             other machines (``dask.distributed.Client(…).get_executor()``, ``mpi4py.futures.MPIPoolExecutor()``), which
             find files under the same paths. It is not shut down.
         manifest: a file that gets a line for each conversion, see :mod:`dpnn_bridge.manifest`.
-        force: convert again where the output exists; otherwise a task is skipped when its output is there, whole and
-            made of the same input, and fails when something else is there.
+        force: convert again where the output exists; otherwise a task is skipped when its output is complete and
+            comes from the same input, and fails for any other existing file.
         **options: of :func:`dpnn_bridge.files.convert`.
     """
     log = None if manifest is None else Manifest(manifest)
@@ -223,7 +223,7 @@ def run(
 
 
 def _missing_folders(tasks: Iterable[Task]) -> list[Path]:
-    """Return the folders that the outputs need and that are not there, the innermost first."""
+    """Return the folders that the outputs need and that do not exist, the innermost first."""
     folders = {folder for task in tasks if isinstance(task.target, Path) for folder in task.target.parents}
     return sorted((f for f in folders if not f.exists()), key=lambda f: len(f.parts), reverse=True)
 
@@ -289,7 +289,8 @@ def _present(task: Task, line: Line | None, options: dict[str, Any]) -> Outcome:
         done = is_file and is_converted(task.source, task.target, key=task.key, **options)
     if done:
         return Outcome(task, "skipped", proof=proof)
-    message = f"{task.target} is there, and not what this input gives now; use --force (force=True) to replace it"
+    differs = "exists and differs from the current result of this input"
+    message = f"{task.target} {differs}; use --force (force=True) to replace it"
     return Outcome(task, "failed", message, OutputExistsError.exit_code)
 
 

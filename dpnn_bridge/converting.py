@@ -215,7 +215,7 @@ def is_converted(
     with local_file(path, unpack=False) as there:
         try:
             made_of = _made_of(format, there.path)
-        except DpnnBridgeError:  # it is not there, not whole, or something else
+        except DpnnBridgeError:  # it is missing, incomplete, or another file
             return False
         if made_of:
             with local_file(src) as file:

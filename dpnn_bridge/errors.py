@@ -64,7 +64,7 @@ class NotT7Error(T7Error):
 
 
 class MissingFileError(NotT7Error, FileNotFoundError):
-    """The file is not there."""
+    """The file is missing."""
 
 
 class T7FormatError(T7Error):
@@ -107,7 +107,7 @@ class ConversionError(DpnnBridgeError):
 
     Attributes:
         path: path of the object, such as ``model.modules[3]``; empty for the root.
-        class_name: its Lua class, or the Python type for the way back.
+        class_name: its Lua class, or the Python type in an export.
         reason: the message without the path and the class.
     """
 
@@ -185,7 +185,7 @@ class ConversionLimitError(ConversionError):
 
 
 class LuaValueError(ConversionError, TypeError, ValueError, OverflowError):
-    """A value that no ``.t7`` file holds: of a foreign type, inexact as a double, too large, or endless."""
+    """A value that no ``.t7`` file holds: of another type, inexact as a double, too large, or endless."""
 
 
 class OutputError(DpnnBridgeError):

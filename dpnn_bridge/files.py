@@ -177,7 +177,7 @@ def save(path: StrPath, module: nn.Module | Convertible, *, force: bool = True, 
             ``.npz``, ``.onnx``, ``.pt2``, ``.py`` or ``.t7``.
         module: a converted module, or an object of :mod:`dpnn_bridge.legacy.nn`.
         force: replace an existing file. That is the default here, as with ``torch.save``, since a training script
-            writes the same file again; :func:`convert` and the commands refuse unless they are told.
+            writes the same file again; :func:`convert` and the commands refuse by default.
         **options: of :func:`dpnn_bridge.outputs.export`: ``to``, ``example``, ``metadata`` and those of the format.
 
     Raises:

@@ -45,7 +45,7 @@ class Manifest:
 
     Raises:
         OptionError: it is the address of one in a store, which adds nothing to a file.
-        T7FormatError: what is there is no manifest.
+        T7FormatError: the file is not a manifest.
     """
 
     def __init__(self, path: str | Path) -> None:

@@ -16,7 +16,7 @@ __all__ = [
     "set_hidden_state",
 ]
 
-# checked here and not there, where modules call them inside of what torch.compile traces
+# checked here, because modules call the originals inside code that torch.compile traces
 detach = checks_arguments(memory.detach)
 forget = checks_arguments(memory.forget)
 get_hidden_state = checks_arguments(memory.get_hidden_state)

@@ -99,7 +99,7 @@ class Summary:
         models: the models, best first.
         beside: the other entries, one line for each.
         objects: how many objects one after the other the file holds.
-        notes: what else is worth knowing.
+        notes: other remarks.
         next: commands to type.
     """
 

@@ -48,13 +48,13 @@ def check_output(path: StrPath, force: bool, inputs: Iterable[StrPath] = ()) -> 
 
     Args:
         path: the output.
-        force: whether a file that is there may be replaced.
+        force: whether an existing file may be replaced.
         inputs: files that are read, which are never replaced, in addition to those of :func:`keeping`.
 
     Raises:
-        OutputExistsError: a file is there and ``force`` is False.
-        OutputError: something is there that is never replaced: a directory, a device, a pipe, an input; the folder is
-            not there; or the store of a URL cannot be asked.
+        OutputExistsError: a file exists and ``force`` is False.
+        OutputError: the path is never replaced: a directory, a device, a pipe, an input; the folder is missing;
+            or the store of a URL cannot be reached.
     """
     path = place_of(path)
     if isinstance(path, str):
@@ -108,7 +108,7 @@ def replacing(
     Args:
         path: the file to write, or a URL: the file is made on this machine and put there, see
             :func:`dpnn_bridge.base.remote.upload`.
-        force: replace a file that is there.
+        force: replace an existing file.
         inputs: files that are never replaced.
         parts: ``path`` names other files, which belong to it. Those that the block leaves beside the temporary path
             have names of their own and appear first, so that ``path`` is the old set or the new one at any moment; then
@@ -147,7 +147,7 @@ def replacing(
 
 
 def write_text(path: StrPath, text: str, *, inputs: Iterable[StrPath] = ()) -> None:
-    """Write a text file, in place of one that is there; complete or not at all."""
+    """Write a text file completely or not at all, replacing an existing one."""
     with replacing(path, force=True, inputs=inputs) as temporary:
         write_file(temporary, text)
 

@@ -21,7 +21,7 @@ def wrap_errors(kind: type[DpnnBridgeError], doing: str) -> Callable[[Callable[P
     """Let a function raise nothing but this package's errors.
 
     Args:
-        kind: what a foreign error becomes, unless it is one of the system or of the arguments.
+        kind: error class for third-party exceptions, except OSError and those about arguments.
         doing: what the function does, for messages: ``"reading the file"``.
     """
 
@@ -43,7 +43,7 @@ def wrap_errors(kind: type[DpnnBridgeError], doing: str) -> Callable[[Callable[P
 
 
 def as_ours(error: BaseException, kind: type[DpnnBridgeError], doing: str) -> DpnnBridgeError:
-    """Return the error of this package that says what a foreign one says."""
+    """Return the error of this package with the message of a third-party exception."""
     message = shortened(str(error).strip().split("\n", 1)[0], 500)
     if isinstance(error, OSError):
         named = [str(name) for name in (error.filename, error.filename2) if name is not None]

@@ -20,7 +20,7 @@ def check_file(path: str | os.PathLike[str], most: int | None = None) -> None:
         most: Largest accepted size in bytes; None accepts any.
 
     Raises:
-        MissingFileError: It is not there.
+        MissingFileError: The file is missing.
         NotT7Error: It is a directory, a device or a pipe, is too large, or cannot be opened.
     """
     try:

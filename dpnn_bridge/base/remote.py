@@ -142,20 +142,20 @@ def _next(source: Any, url: str) -> bytes:
 
 
 def check_upload(url: str, force: bool) -> None:
-    """Raise :class:`OutputError` unless a file may be written to a URL, as far as that can be told before."""
+    """Raise :class:`OutputError` unless a file may be written to a URL, as far as this is known before."""
     if not force and is_there(url):
         raise OutputExistsError(f"{url} exists; use --force (force=True) to replace it")
 
 
 def upload(file: Path, url: str) -> None:
-    """Put a file to a URL, in place of one that is there, and read it back.
+    """Upload a file to a URL, replacing an existing one, and read it back.
 
-    It appears when all of it is there, where the store can do that: object stores and fsspec's file systems with
+    It appears when it is complete, if the store supports that: object stores and fsspec's file systems with
     transactions.
 
     Raises:
         OutputError: the store refuses.
-        VerificationError: what is there afterwards is something else; it was removed.
+        VerificationError: the uploaded file differs; it was removed.
     """
     files, path = _own_store(url)
     try:
@@ -164,7 +164,7 @@ def upload(file: Path, url: str) -> None:
             with files.transaction, files.open(path, "wb") as target, open(file, "rb") as source:
                 while part := source.read(_CHUNK):
                     target.write(part)
-        else:  # an object is there when all of it is; a small one takes one request
+        else:  # an object appears when it is complete; a small one takes one request
             files.put_file(os.fspath(file), path)
         files.invalidate_cache()
         with files.open(path, "rb") as written:

@@ -14,7 +14,7 @@ class Bytecode:
         dialect: such as ``"LuaJIT 2"`` or ``"Lua 5.1"``; ``"unknown"`` without a known header.
         size: number of bytes.
         source: name of the source, ``@file.lua`` for a file, the text itself for code from a string; None when it was
-            stripped or cannot be told.
+            stripped or unknown.
         first_line: line of the definition in the source, or None.
     """
 

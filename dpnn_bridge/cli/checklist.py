@@ -88,7 +88,7 @@ def _shortened(names: list[str]) -> str:
     return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
-#: how the last line looks; yellow where something was excused, or nothing compared
+#: style of the last line; yellow if differences were accepted or nothing was compared
 _STYLES = {
     Verdict.EQUAL: "bold green",
     Verdict.ROUNDING: "bold green",

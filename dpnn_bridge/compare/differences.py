@@ -49,7 +49,7 @@ class Difference:
         expected, found: the values there.
         cosine: cosine of the angle between both tensors, 1 where they are equal.
         snr: signal-to-noise ratio in dB, the expected values over what is added to them; inf where they are equal.
-        excuse: the verdict on a difference beyond the tolerance that is no failure; None for all others.
+        excuse: verdict on an accepted difference beyond the tolerance; None for others.
         reason: why it is none.
         rounding: how far rounding may move it, relative to the largest expected value, where that was measured.
     """
@@ -85,7 +85,7 @@ class Difference:
 
     @property
     def is_computed(self) -> bool:
-        """Whether it is of a result; parameters are copies, which nothing excuses."""
+        """Whether it is of a result; differences of parameters are never accepted."""
         return not self.name.startswith("params")
 
     @property

@@ -93,7 +93,7 @@ def to_lua(module: nn.Module, *, gradients: bool = True, tensor_type: str | None
 
 
 def to_lua_value(value: Any) -> Any:
-    """Return a module, or a nested value with modules, tensors, arrays, numbers and texts in it, as Lua holds it.
+    """Return a module, or a nested value with modules, tensors, arrays, numbers and strings in it, as a Lua value.
 
     Modules that share parameters do so in the result.
     """

@@ -18,7 +18,7 @@ from dpnn_bridge.errors import ConversionLimitError
 BYTES, PER_BYTE = 1 << 26, 32
 #: tensors that may be made: always, and for each value of the file that holds others
 TENSORS, PER_VALUE = 2000, 100
-#: modules that a walk through the model may meet, one that several share counted each time; per module of the file
+#: modules that a traversal of the model may visit, one that several share counted each time; per module of the file
 VISITS, PER_MODULE = 20_000, 16
 #: values that data may have in an output: always, and for each entry; a table reached in many ways counts as often
 MOST_VALUES, PER_ENTRY = 200_000, 4
@@ -45,7 +45,7 @@ class Budget:
         """Take ``count`` bytes for one more tensor, or so many.
 
         Raises:
-            ConversionLimitError: so many were not there any more.
+            ConversionLimitError: the budget has too few left.
         """
         self.bytes_left -= count
         self.tensors_left -= tensors
@@ -62,7 +62,7 @@ class Budget:
         self.spend(count * size + repeated * self._per_repeat, "memory")
 
     def visit(self, module: nn.Module) -> None:
-        """Count how many modules a walk through a new module meets, one that is used twice counted twice."""
+        """Count the modules that a traversal of a new module visits, each as often as it is used."""
         count = 1 + sum(self._visits_of(child) for child in module._modules.values() if child is not None)
         self.visits[id(module)] = count
         if count > VISITS + PER_MODULE * len(self.visits):

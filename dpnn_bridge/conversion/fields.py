@@ -22,7 +22,7 @@ class Field(NamedTuple):
 
     Attributes:
         attribute: name of the parameter or buffer in the torch module. Dots reach into submodules.
-        layout: None when the elements have the same order (the shape may differ; Lua's is restored on the way back).
+        layout: None when the elements have the same order (the shape may differ; Lua's is restored in the export).
         grad: Lua field that holds the gradient; default ``weight`` -> ``gradWeight``.
     """
 
@@ -44,7 +44,7 @@ class LuaRecord:
         header: values that the class writes before its fields (``nn.GPU``).
         gradients: fields of shared parameters whose gradients are not shared: field -> number of the gradient.
         places: where the tensors of fields were in the file, see :mod:`~dpnn_bridge.conversion.flat`.
-        cast: what the caller cast the whole net to; it is known of the net alone, and needed where no tensor shows it.
+        cast: dtype of the last cast of the whole model, for models without tensors.
     """
 
     class_name: str

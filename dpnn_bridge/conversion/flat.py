@@ -53,7 +53,7 @@ def place(root: nn.Module, known: Any) -> None:
 
     Args:
         root: the net.
-        known: from a file. What is no such thing is ignored, as a place is where the net does not fill its storage.
+        known: from a file. Other values are ignored, and so are places in storages that the model does not fill.
     """
     origins: dict[int, int] = {}
     modules = dict(root.named_modules())
@@ -66,7 +66,7 @@ def place(root: nn.Module, known: Any) -> None:
 
 
 class FlatStorages:
-    """The storages of a net that its tensors fill from end to end, as in the file that they came from.
+    """The storages of a model that its tensors fill completely, as in their file.
 
     Args:
         root: the net.
@@ -90,7 +90,7 @@ class FlatStorages:
                         self._members[place.origin].setdefault(place.start, (place, (module, name, field, gradient)))
 
     def find(self, place: Place) -> LuaStorage | None:
-        """Return the storage that holds a place, None where the net does not fill it."""
+        """Return the storage that holds a place, None if the model does not fill it."""
         if place.origin not in self._made:
             self._made[place.origin] = self._make(place)
         return self._made[place.origin]

@@ -200,7 +200,7 @@ class ResourceLimitMode(OperationMeter):
 
     def _message(self, large: bool) -> str:
         what = f"{self._limits.bytes >> 20:,} MiB of results" if large else f"{self._limits.steps:.1g} steps"
-        return f"running it takes more than {what}, which is what the file and the input are worth"
+        return f"running it takes more than {what}, the limit for the size of the file and the input"
 
 
 class Kind(Enum):

@@ -31,7 +31,7 @@ def model_at(model: nn.Module, place: str) -> nn.Module:
             Lua ``name`` or nngraph annotation says so.
 
     Raises:
-        ModelNotFoundError: nothing is there; the message names what comes closest.
+        ModelNotFoundError: there is none; the message names the closest ones.
 
     Examples:
         >>> vgg = dpnn_bridge.load("vgg_normalised.t7")        # doctest: +SKIP

@@ -12,7 +12,7 @@ from dpnn_bridge.errors import ConversionError
 
 
 def unshared(root: nn.Module) -> nn.Module:
-    """Return a net in which every use of a module is a module of its own, on the same parameters and buffers.
+    """Return a model in which every use of a module is a separate module, on the same parameters and buffers.
 
     Only containers that came from no file are changed: a Lua file says itself which modules are one.
 

@@ -18,7 +18,7 @@ def main() -> int:
     """Run the script that the command line names.
 
     Returns:
-        The exit status: 2 when no script is named or it is not there; otherwise that of the script.
+        The exit status: 2 when no script is named or it is missing; otherwise that of the script.
     """
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help") or arguments == ["-m"]:

@@ -165,7 +165,7 @@ class Module(_Shared):
         return 0
 
     def reset(self, stdv: Any = None) -> Any:
-        """Draw the parameters anew."""
+        """Draw new parameters."""
         fan_in = self._fan_in()
         if fan_in:
             bound = stdv * math.sqrt(3) if stdv is not None else 1 / math.sqrt(fan_in)

@@ -159,7 +159,7 @@ class Size(tuple):
 _OBJECT = {("__builtin__", "object"), ("builtins", "object")}
 
 
-#: for what other programs register, and for sets, which no net has
+#: for what other programs register, and for sets, which no model has
 _EXTENSIONS = (pickle.EXT1, pickle.EXT2, pickle.EXT4)
 _SETS = (pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET)
 

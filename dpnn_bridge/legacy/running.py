@@ -37,7 +37,7 @@ class Call(NamedTuple):
         given: the arguments of the pass, as the caller gave them.
         inputs, output: what the module got and gave, in autograd's graph.
         module: the converted module.
-        graph: the net that ran.
+        graph: the model that ran.
     """
 
     given: tuple[Any, ...]
@@ -48,7 +48,7 @@ class Call(NamedTuple):
 
 
 class Graph:
-    """A net and the module that computes it."""
+    """A model and the module that computes it."""
 
     def __init__(self, root: Any) -> None:
         encoder = Encoder()
@@ -59,7 +59,7 @@ class Graph:
         context.finish()
         device = next((p.device for p in self.module.parameters()), torch.device("cpu"))
         if device.type != "cpu":
-            self.module.to(device)  # what no field of the net gives
+            self.module.to(device)  # what no field of the model gives
         found = [(part, context.converted(o)) for part, o in encoder.pairs]
         self.pairs = [(part, module) for part, module in found if module is not None]
         self.signature = signature(root, self._views.shared)
@@ -68,7 +68,7 @@ class Graph:
             module.register_forward_hook(partial(self._leave, part))
 
     def fits(self, root: Any) -> bool:
-        """Return whether the net is as it was when it was converted."""
+        """Return whether the model is unchanged since its conversion."""
         return signature(root, self._views.shared) == self.signature
 
     def _enter(self, part: Any, module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -141,7 +141,7 @@ def signature(root: Any, shared: set[int]) -> list[Any]:
 
 
 def graph_of(root: Any) -> Graph:
-    """Return the net of an object, converted anew where it was changed."""
+    """Return the model of an object, converted again after a change."""
     graph = getattr(root, "_graph", None)
     if graph is None or not graph.fits(root):
         graph = root._graph = Graph(root)
@@ -275,7 +275,7 @@ def gradient_of(part: Any, name: str, spec: Any = "") -> Tensor:
 def cleared(part: Any) -> Any:
     """Empty the results and buffers of one object and forget its last pass."""
     spec = registry.find(Encoder().value(part)) if not is_foreign(part) else None
-    for name in {*RESULTS, *BUFFERS, *(spec.scratch if spec else ())} - {"_ones"}:  # which Add does not make anew
+    for name in {*RESULTS, *BUFFERS, *(spec.scratch if spec else ())} - {"_ones"}:  # which Add does not create again
         value = part._fields.get(name)
         if isinstance(value, Tensor):
             part._fields[name] = value.new_empty(0)

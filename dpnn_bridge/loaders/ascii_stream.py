@@ -183,7 +183,7 @@ def _parse(source: Source, start: int, stop: int, dtype: np.dtype, count: int) -
         values = np.fromstring(text, wide, sep=" ")
     except (ValueError, DeprecationWarning):
         values = np.empty(0)
-    # numpy to 2.2 stops with a warning where it cannot go on; warnings are not caught, since threads share how they are
+    # numpy to 2.2 stops with a warning if it cannot continue; catching warnings would affect other threads
     if len(values) == count and _is_read(text, values):
         if b"-nan" in text:  # numpy drops its sign
             values[[i for i, word in enumerate(text.split()) if word == b"-nan"]] = np.copysign(np.nan, -1)

@@ -42,7 +42,7 @@ from dpnn_bridge.objects import LuaObject, LuaTable, element_dtype
 
 #: Strings that are decoded and kept only once; most files repeat a few hundred.
 _KEPT_STRINGS = 100_000
-#: A run that comes so near to the end of the window goes on behind it; so many bytes hold a run of the longest pairs.
+#: A run this close to the end of the window continues in the next one; this many bytes contain the longest run.
 _LOOKAHEAD = 1 << 16
 
 

@@ -17,7 +17,7 @@ from dpnn_bridge.loaders.reader import BOOLEAN, LARGEST_EXACT, NUMBER, STRING, t
 
 #: Strings of fewer bytes are looked for.
 SHORT = 256
-#: So many pairs that take equally many bytes are worth an array; so many others, with strings, are worth a search.
+#: So many pairs that take equally many bytes justify an array; so many others, with strings, justify a search.
 LEAST, _MANY = 64, 300
 #: A search begins where so many pairs are of the same types; after one in vain so many tables do without.
 _ALIKE, _PAUSE = 8, 16

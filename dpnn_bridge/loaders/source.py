@@ -83,7 +83,7 @@ class FileSource:
         return array if dtype.isnative else array.byteswap(inplace=True).view(dtype.newbyteorder("="))
 
     def fill(self, start: int, buffer: memoryview) -> None:
-        """Read bytes from ``start`` into memory that is there already."""
+        """Read bytes from ``start`` into existing memory."""
         filled = 0
         while filled < len(buffer):
             count = self._read_at(start + filled, buffer[filled:])

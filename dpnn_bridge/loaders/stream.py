@@ -10,7 +10,7 @@ import numpy as np
 from dpnn_bridge.loaders.source import Source
 from dpnn_bridge.objects import LuaStorage, element_dtype
 
-#: Bytes of the window over the source: at first and after a jump, and at most, when reading goes on without a jump.
+#: Bytes of the window over the source: at first and after a jump, and at most, when reading continues without a jump.
 _FIRST_WINDOW, _LARGEST_WINDOW = 1 << 16, 1 << 21
 #: Zeros behind the last byte of the source, so that looking ahead needs no test.
 PADDING = bytes(512)

@@ -75,7 +75,7 @@ def read_t7(path: Origin, **options: Any) -> Any:
         says which.
 
     Raises:
-        MissingFileError: the file is not there.
+        MissingFileError: the file is missing.
         NotT7Error: it is empty, or of another kind.
         T7FormatError: it is damaged.
         T7LimitError: it exceeds a limit.

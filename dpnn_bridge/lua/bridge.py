@@ -44,7 +44,7 @@ class LuaBridge:
         runtime: "luajit21", "lua51", or "auto" for the first of them that lupa has here.
         sandbox: for code that is not trusted: Lua 5.1 without io, os, package, debug and ffi, in a process of its own
             that the kernel lets do nothing but compute, see docs/lua.md. Tensors that go in and come out are copies.
-            "partial" goes on, with a warning, where the kernel cannot do that; True is an error there.
+            "partial" continues, with a warning, if the kernel cannot do that; True is an error there.
         max_memory: bytes that Lua and its tensors may use in a sandbox.
         max_instructions: Lua instructions that one call from Python may take in a sandbox.
         max_seconds: that one call from Python may take in a sandbox, on the clock; then the process is killed.
@@ -81,7 +81,7 @@ class LuaBridge:
 
     @classmethod
     def from_runtime(cls, runtime: Runtime) -> LuaBridge:
-        """Return a bridge to a Lua state that is there."""
+        """Return a bridge to an existing Lua state."""
         bridge = super().__new__(cls)
         bridge._start(runtime)
         return bridge

@@ -33,9 +33,9 @@ from dpnn_bridge.lua.wire import Channel, WireError
 
 #: bytes for Python itself beside what Lua and its tensors may take
 _OWN_MEMORY = 64 << 20
-#: milliseconds between two looks whether the program is there
+#: milliseconds between checks that the program is running
 _LOOKS = 500
-#: rooms whose modules are imported before files are out of reach
+#: subpackages that are imported before files become inaccessible
 _ROOMS = ("checkpoints", "compare", "conversion", "loaders", "lua", "modules", "torch7", "training")
 _CODECS = ("ascii", "latin-1", "utf-8", "utf-16", "utf-32", "unicode_escape", "raw_unicode_escape", "idna", "hex")
 #: what needs files when it first runs: the base of nn, packages, kernels, linear algebra, printing, files in memory
@@ -68,7 +68,7 @@ def main() -> None:
 def _end_with(source: int, program: int) -> None:
     """End this process with its program, whatever Lua is doing.
 
-    The pipe is closed when the program is gone, unless a process that it forked holds the pipe too; but the parent of
+    The pipe is closed when the program has ended, unless a process that it forked holds the pipe too; but the parent of
     this process is another one then.
 
     Args:

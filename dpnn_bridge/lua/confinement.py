@@ -137,7 +137,7 @@ def _program(column: int, arch: int, pid: int) -> list[tuple[int, int, int, int]
         number = numbers[column]
         if number is not None:
             steps += when(number, allow)
-    steps += when(_CLONE3[column], (_RETURN, 0, 0, _ERRNO | _ENOSYS))  # glibc goes on with clone
+    steps += when(_CLONE3[column], (_RETURN, 0, 0, _ERRNO | _ENOSYS))  # glibc then uses clone
     # threads, no processes
     steps += when(_CLONE[column], (_LOAD, 0, 0, _ARGUMENTS), (_HAS_BITS, 0, 1, _CLONE_THREAD), allow, refuse)
     # abort: a signal to this process alone

@@ -102,7 +102,7 @@ def explained(message: str) -> str:
     text = _SEARCHED.sub("", text)
     if found := _MISSING.search(text):
         package = found["module"] or found["global"]
-        text += f"\n{package} is not there yet: begin the Lua file with require '{package}', or with what defines it"
+        text += f"\n{package} is not loaded yet: begin the Lua file with require '{package}', or with its definition"
     if _PENLIGHT.search(text):
         text += f"\nth has it from Penlight: {package_advice('pl')}"
     frames = [line.strip() for line in stack.split("\n") if line.strip() and "dpnn_bridge/" not in line]

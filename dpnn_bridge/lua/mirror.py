@@ -30,7 +30,7 @@ class Shared:
             self._blocks.add(storage.block)
 
     def is_stale(self) -> list[int]:
-        """Return the numbers of the blocks that are no longer where Lua was told."""
+        """Return the numbers of the blocks whose address in Lua is out of date."""
         return [id(block) for block in self._blocks if block.is_stale]
 
 

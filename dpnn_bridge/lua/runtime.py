@@ -38,12 +38,12 @@ _WITH_FFI = (
     *("ffi/state", "ffi/views", "ffi/elements", "ffi/loops", "ffi/arithmetic", "ffi/compare", "ffi/along"),
     *("ffi/indexing", "ffi/apply", "ffi/order", "ffi/products", "ffi/kernels", "ffi/random"),
 )
-#: bytes of tensors handed to Lua between two forced collections
+#: bytes of tensors passed to Lua between two forced collections
 _COLLECT_AFTER = 512 << 20
 
 
 def _import_runtime(name: str) -> tuple[Any, str]:
-    """Return the lupa module of a Lua, or of the first one that is there."""
+    """Return the lupa module of a Lua, or of the first one that is available."""
     if name not in ("auto", *RUNTIMES):
         raise ValueError(f"runtime must be 'auto', 'luajit21' or 'lua51', not {name!r}")
     problem: ImportError | None = None

@@ -68,7 +68,7 @@ class Sandbox:
         max_memory: bytes that Lua and its tensors may take.
         max_seconds: of one request, on the clock; the processor time is limited to that on each core.
         max_instructions: Lua instructions of one request.
-        partial: go on with a warning where the kernel cannot confine the process.
+        partial: continue with a warning if the kernel cannot confine the process.
 
     Raises:
         LuaBridgeError: the process cannot start, or this system cannot confine it.

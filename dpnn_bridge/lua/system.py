@@ -153,7 +153,7 @@ def lfs_entries(runtime: Runtime) -> dict[str, Callable[..., Any]]:
 
 
 def json_entries(runtime: Runtime) -> dict[str, Callable[..., Any]]:
-    """Return ``cjson``: Lua's side walks the tables, Python's the text."""
+    """Return ``cjson``: Lua traverses the tables, Python reads and writes the text."""
     lua = runtime.lua
 
     def decode(text: str, null: Any) -> Any:

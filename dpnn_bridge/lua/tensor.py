@@ -95,7 +95,7 @@ class _Block:
 
     @property
     def is_stale(self) -> bool:
-        """Whether the memory is no longer where Lua was told."""
+        """Whether the address in Lua is out of date."""
         return self.address is not None and self.address != self.flat.data_ptr()
 
 

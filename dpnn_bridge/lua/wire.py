@@ -45,7 +45,7 @@ _DTYPES = ("uint8", "int8", "int16", "int32", "int64", "float16", "float32", "fl
 
 
 class WireError(LuaBridgeError):
-    """The other side broke the protocol, took too long, or is gone."""
+    """The other side violated the protocol, took too long, or has ended."""
 
 
 class Channel:

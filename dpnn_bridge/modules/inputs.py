@@ -17,9 +17,9 @@ from dpnn_bridge.modules.nn.nngraph import GModule
 from dpnn_bridge.modules.rnn.memory import forget
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
 
-#: heights and widths that published nets take, the cheapest first
+#: heights and widths of published models' inputs, the cheapest first
 SIDES = (32, 28, 64, 96, 128, 224, 227, 231, 256, 299)
-#: what else is tried of nets that convolve images
+#: other inputs to try for models that convolve images
 OTHER_SIDES = tuple(side for side in range(16, 257, 4) if side not in SIDES)
 #: seconds after which no other input is tried
 LONGEST = 2.0
@@ -32,7 +32,7 @@ Sizes = tuple[int, ...]
 def input_shapes(module: nn.Module, worth: int | None = None, source: LuaObject | None = None) -> list[str]:
     """Return an input that the module takes, as ``--input`` takes it: one shape, or one for each element of a list.
 
-    Empty when none is found. The module runs in evaluation mode; what its recurrent modules remember is gone.
+    Empty when none is found. The module runs in evaluation mode; the state of its recurrent modules is lost.
 
     Args:
         module: the model.

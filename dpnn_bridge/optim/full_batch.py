@@ -196,7 +196,7 @@ class LBFGS(torch.optim.LBFGS, _FullBatch):
 
 
 class CG(_FullBatch):
-    r"""Conjugate gradients with a line search, as ``optim.cg`` does it. One step starts anew from the gradient.
+    r"""Conjugate gradients with a line search, as ``optim.cg`` does it. Each step starts from the gradient.
 
     Args:
         params: parameters.

@@ -26,7 +26,7 @@ class Method:
 
     Attributes:
         optimizer: the class made from its table.
-        stock: classes of torch whose state has the same meaning; the way back accepts them too.
+        stock: classes of torch whose state has the same meaning; the export accepts them too.
         settings: Lua field -> (argument, Torch7's default). ``"betas.1"`` is the second element of a tuple.
         constant_kwargs: arguments that Torch7 does not have, with the value its formula amounts to.
         buffers: flat Lua vectors -> names in the optimizer's state.

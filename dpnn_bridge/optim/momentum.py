@@ -93,7 +93,7 @@ class MomentumSGD(torch.optim.Optimizer):
         """Perform one step.
 
         Args:
-            closure: computes the loss and the gradients anew; optional.
+            closure: recomputes the loss and the gradients; optional.
         """
         loss = None
         if closure is not None:

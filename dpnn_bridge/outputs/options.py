@@ -181,7 +181,7 @@ class ConvertOptions:
     def digest(self) -> str | None:
         """Return a checksum of everything that changes the result; files count by their content.
 
-        None where that cannot be told: of a function, or of a :class:`~dpnn_bridge.lua.LuaBridge`.
+        None if that is impossible: for a function or a :class:`~dpnn_bridge.lua.LuaBridge`.
         """
         from dpnn_bridge.conversion.tensors import as_dtype
 

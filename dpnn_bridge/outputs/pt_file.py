@@ -276,7 +276,7 @@ class _Loader:
         name, element = f"data/{_of(key, str)}", DTYPES[dtype]
         record = self.records.get(name)
         if record is None or record.size != _natural(count) * element.itemsize:
-            raise _DamagedError(f"the storage {shortened(name)!r} of {count} elements is not there, or of another size")
+            raise _DamagedError(f"the storage {shortened(name)!r} of {count} elements is missing, or has another size")
         if name not in self.storages:
             self.storages[name] = torch.from_numpy(self.source.load(record.start, np.dtype(np.uint8), record.size))
         return self.storages[name].view(element) if count else torch.empty(0, dtype=element)

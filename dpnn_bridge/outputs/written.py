@@ -111,7 +111,7 @@ def run_modules(modules: Mapping[str, nn.Module], call: Callable[[], Any], given
         modules: by name; one that runs several times or not at all has no single result, nor has one with two names, as
             a program may use one module in place of several.
         call: runs the model.
-        given: results that go on in place of a module's own.
+        given: results that replace a module's own.
     """
     results: dict[str, list[Any]] = {}
     given = given or {}

@@ -31,7 +31,7 @@ def _is_filled_leaf(value: Any) -> bool:
 
 
 def _parts(value: Any) -> Iterator[Any]:
-    """Yield a value and all in its nested tables; a table that several share is gone through once."""
+    """Yield a value and all in its nested tables; a shared table is visited once."""
     seen: set[int] = set()
     stack = [value]
     while stack:
@@ -57,7 +57,7 @@ def overwritten(results: Iterable[tuple[LayerT, Any, Any]]) -> dict[LayerT, Laye
 
     Every layer's result, as computed here, goes to the place in memory that its buffer has in the file. What does not
     come back from there at the end was overwritten, by a layer that works in place or in borrowed memory. A layer that
-    only looks at another's memory (``nn.View``) writes what is there already.
+    only looks at another's memory (``nn.View``) writes the existing values.
 
     Args:
         results: layers in the order in which they ran, each with its result here and its buffer in Lua.

@@ -99,7 +99,7 @@ class Experiment:
         gradients: run backward if the reference holds gradients.
         options: how the model was converted.
         remake: computes the reference again in another precision, where that is possible.
-        mark: excuses comparisons that are known to differ.
+        mark: accepts comparisons that are known to differ.
         running: bounds what a run may take.
     """
 

@@ -82,7 +82,7 @@ def check_module(
 ) -> Result:
     """Implement :func:`check` for an existing module.
 
-    What a known fault of Torch7 spoils is excused.
+    Comparisons that a known fault of Torch7 affects are accepted.
 
     Args:
         module: what to run, in the training or evaluation mode that the fixture is for.

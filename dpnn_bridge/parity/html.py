@@ -125,7 +125,7 @@ def _legend(differences: list[Difference]) -> Iterator[tuple[str, str, str]]:
     if any(not d.ok for d in differences):
         yield "bad", "●", "too large"
     if any(d.excuse is not None for d in differences):
-        yield "known", "●", "excused"
+        yield "known", "●", "accepted"
 
 
 def _dot(layer: Layer, d: Difference, x: float, y: float, r: float) -> dict[str, Any]:

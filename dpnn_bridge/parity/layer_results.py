@@ -86,7 +86,7 @@ class Source:
         """Run a copy of the model.
 
         Args:
-            given: Results that go on in place of a layer's own.
+            given: Results that replace a layer's own.
             offset: Where its tensors lie in memory, see :func:`~dpnn_bridge.compare.memory.moved`.
             threads: How many compute; 0 leaves that as it is.
             dtype: In which precision; default: as it is.
@@ -229,7 +229,7 @@ def _compare_graph(layers: NamedLayers, source: Source, ours: Results, theirs: R
         if layer is None or name not in ours or (name == "" and whole_is_layer):
             continue  # the output of the whole is compared where it is that of a layer
         if name and not isinstance(ours[name], Tensor):
-            continue  # of a table a graph shows the values that the layer computes, and not those that it hands on
+            continue  # of a table a graph shows the values that the layer computes, and not those that it passes on
         layer.converted += _nearly(ours[name], found, source, allowed.get(name))
 
 

@@ -67,7 +67,7 @@ class Given:
 
     Attributes:
         output: in place of what forward returns.
-        grad_input: in place of the gradient that backward hands on.
+        grad_input: in place of the gradient that backward passes on.
     """
 
     output: Any = None
@@ -83,7 +83,7 @@ def recorded(
     Args:
         model: the model.
         gradients: record the gradients of the inputs as well.
-        given: ``id(module)`` -> results that go on in place of the recorded ones: each module then runs on Torch7's
+        given: ``id(module)`` -> results that replace the recorded ones: each module then runs on Torch7's
             values, and an error in one of them does not reach the others.
     """
     calls: dict[int, Calls] = {}

@@ -41,7 +41,7 @@ class Checked:
     Attributes:
         source, target, key: as in the line.
         verdict: that of comparing the target with its source; ``"failed"`` where the conversion did, ``"missing"``
-            where one of the files is not there, ``"different"`` where one is another than in the line, ``"refused"``
+            where one of the files is missing, ``"different"`` where one is another than in the line, ``"refused"``
             where the line names what only a trusted manifest may.
         message: what is wrong.
         ok: whether nothing is.

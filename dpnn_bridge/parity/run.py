@@ -55,7 +55,7 @@ def compare_with_reference(result: Verification, experiment: Experiment, outcome
                 result.notes.append(ON_TORCH7S_VALUES)
         judge(experiment, outcome, None, random)
     result.whole = outcome.whole
-    if local is not outcome and any(not d.ok for d in local.by_key().values()):  # the rest follows from what is there
+    if local is not outcome and any(not d.ok for d in local.by_key().values()):  # the rest follows from this
         result.whole = [d for d in outcome.whole if d.name.startswith(WHOLE) or d.name in UNPLACED]
     elif local is not outcome:
         result.whole = [d for d in outcome.whole if not d.name.startswith("params[")]

@@ -159,7 +159,7 @@ class Verification:
 
     @property
     def worst(self) -> Difference | None:
-        """The difference that uses up most of its tolerance, of those that nothing excuses."""
+        """The difference that uses up most of its tolerance, of those without an accepted reason."""
         return worst([d for d in self.differences if d.excuse is None])
 
     def classes(self) -> list[dict[str, Any]]:
@@ -219,7 +219,7 @@ def summary(result: Verification) -> str:
     """Return one line: what agrees, or where it first deviates."""
     differences = result.differences
     if not differences:
-        return "NOT COMPARED: there is no reference; the classes are checked as the table says"
+        return "NOT COMPARED: there is no reference; the table shows how each class was tested"
     if result.ok:
         equal = [d for d in differences if d.verdict is Verdict.EQUAL]
         facts = [f"{len(differences)} comparisons"]
@@ -227,7 +227,7 @@ def summary(result: Verification) -> str:
             largest = max(d.error for d in equal)
             facts.append(f"largest relative difference {largest:.2g}" if largest else "all bit-identical")
         if len(equal) < len(differences):
-            facts.append(f"{len(differences) - len(equal)} excused")
+            facts.append(f"{len(differences) - len(equal)} accepted")
         return f"PASS: {verdicts(result)} ({', '.join(facts)})"
     failed = [d for d in differences if not d.ok]
     count = f"FAIL: {verdicts(result)}; {len(failed)} of {len(differences)} comparisons"
@@ -241,7 +241,7 @@ def summary(result: Verification) -> str:
 
 
 def reasons(result: Verification) -> dict[tuple[Verdict, str], list[str]]:
-    """Return ``(verdict, reason) -> names`` of the comparisons that differ and are excused."""
+    """Return ``(verdict, reason) -> names`` of the accepted differences."""
     found: dict[tuple[Verdict, str], list[Difference]] = {}
     for d in result.differences:
         if d.ok and d.verdict is not Verdict.EQUAL:

@@ -94,14 +94,14 @@ def verify(
             on the same input, and what it computes is the reference in place of any stored values.
         torch7: path of a real Torch7 (``th`` or ``luajit``), which runs the model in the same way.
         known: differences from Torch7 that are no failures, see :mod:`~dpnn_bridge.parity.known_differences`.
-        bounded: a run takes no more memory and time than the files and the input are worth, see
+        bounded: limit memory and time by the size of the files and the input, see
             :mod:`dpnn_bridge.conversion.limits`; False: what the model asks for.
 
     Raises:
         OptionError: PyTorch cannot use the device.
         VerificationError: the reference is none.
         T7Error, ConversionError: a file cannot be read or converted, or the model cannot run.
-        ConversionLimitError: running it takes more than the files are worth; names the layer.
+        ConversionLimitError: running it takes more than the size of the files allows; names the layer.
     """
     check_device(device)
     subject = Subject(model, reference, key, mode, options or Options())

@@ -65,7 +65,7 @@ class ModelNode:
         input, output: shapes, when the model ran on an example.
         tensors: its own parameters and buffers.
         children: what it contains; a module that occurs again is a node without children.
-        edges: what hands its value to what, between children and the sides of the container; empty where the class
+        edges: data flow, between children and the sides of the container; empty where the class
             decides that in its code.
     """
 

@@ -87,7 +87,7 @@ class _Layout:
             return self.names[id(node)] + ("" if id(node) not in self.open else side)
         place = 0 if side == "in" else 1
         (other,) = (edge[1 - place] for edge in node.edges if edge[place] == side)
-        if isinstance(other, str):  # a container that hands its input on
+        if isinstance(other, str):  # a container that returns its input
             return self.names[id(node)] + other
         return self.ends(node.children[other], side)
 

@@ -61,12 +61,12 @@ def with_gradient_of(value: Tensor, surrogate: Tensor) -> Tensor:
 
 
 def add_gradient(input: Tensor, extra: Tensor) -> Tensor:
-    """Return ``input`` itself; its gradient is increased by ``extra`` on the way back."""
+    """Return ``input`` itself; backward adds ``extra`` to its gradient."""
     return _AddGradient.apply(input, extra)
 
 
 def scale_gradient(input: Tensor, factor: float | Tensor) -> Tensor:
-    """Return ``input`` itself; its gradient is multiplied by ``factor`` on the way back."""
+    """Return ``input`` itself; backward multiplies its gradient by ``factor``."""
     return _ScaleGradient.apply(input, factor)
 
 

@@ -326,8 +326,8 @@ def serialized(module: nn.Module, mode: Mode = "heavy", tensor_type: str | None 
 
     Args:
         module: a converted module, or one made of registered torch types.
-        mode: ``"heavy"``: everything; ``"medium"``: without outputs and buffers, to go on training from; ``"light"``:
-            without gradients as well, to use.
+        mode: ``"heavy"``: everything; ``"medium"``: without outputs and buffers, for training; ``"light"``: also
+            without gradients, for inference.
         tensor_type: Lua type that the tensors are cast to, such as ``torch.FloatTensor``; None: as they are.
     """
     from dpnn_bridge.conversion import to_lua

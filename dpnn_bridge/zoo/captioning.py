@@ -157,7 +157,7 @@ class NeuralTalkLanguageModel(nn.Module):
 
     Shape:
         - Input: ``[images, captions]``, :math:`(N, E)` and :math:`(T, N)`.
-        - Output: :math:`(T + 2, N, V + 1)`. Steps at which no caption goes on are 0 (Torch7 leaves them unwritten).
+        - Output: :math:`(T + 2, N, V + 1)`. Steps without a caption are 0 (Torch7 leaves them unwritten).
 
     Lua:
         ``nn.LanguageModel{…}``, neuraltalk2 misc/LanguageModel.lua

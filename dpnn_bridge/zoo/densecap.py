@@ -179,7 +179,7 @@ class PosSlicer(nn.Module):
 
 @lua_class("nn.RegularizeLayer")
 class RegularizeLayer(nn.Module):
-    """Returns its input; adds the gradient of half the squared norm on the way back.
+    """Returns its input; backward adds the gradient of half the squared norm.
 
     Args:
         weight: of the added gradient.
@@ -294,7 +294,7 @@ class BilinearRoiPooling(nn.Module):
 
     Args:
         net: makes grids of the boxes and samples the features.
-        box_to_affine: the part of ``net`` that knows the size of the image.
+        box_to_affine: the part of ``net`` that depends on the size of the image.
         image_height, image_width: of the image that the boxes refer to; may be set before each call.
 
     Shape:

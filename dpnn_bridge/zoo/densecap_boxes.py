@@ -18,7 +18,7 @@ def corners(boxes: Tensor) -> Tensor:
 def clip(boxes: Tensor, height: float, width: float) -> tuple[Tensor, Tensor]:
     """Clip boxes (xc, yc, w, h) to an image; also return which are not empty.
 
-    Widths and heights shrink by 1, also those of boxes within: densecap adds no pixel on the way back from corners.
+    Widths and heights shrink by 1, also those of boxes within: densecap adds no pixel when it converts corners back.
 
     Args:
         boxes: :math:`(N, 4)`.

@@ -19,7 +19,7 @@ class Seq2Seq(nn.Module):
 
     Args:
         encoder, decoder: networks over sequences of tokens.
-        encoder_lstm, decoder_lstm: the recurrent layers in them that hand over the state.
+        encoder_lstm, decoder_lstm: the recurrent layers in them that pass on the state.
 
     Shape:
         - Input: ``[source, target]``, tokens :math:`(S, N)` and :math:`(T, N)`, 0 for padding.

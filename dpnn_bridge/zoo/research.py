@@ -68,7 +68,7 @@ class Sampler(nn.Module):
 
 @lua_class("nn.KLDPenalty")
 class KLDPenalty(nn.Module):
-    """Returns its input; adds the gradient of the divergence from a standard normal distribution on the way back.
+    """Returns its input; backward adds the gradient of the divergence from a standard normal distribution.
 
     Shape:
         - Input: ``[mean, log variance]``, both :math:`(N, D)`.

@@ -19,7 +19,7 @@ from dpnn_bridge.torch7.gradient import with_gradient_of
 
 @lua_class("nn.ShakeShakeTable")
 class ShakeShakeTable(nn.Module):
-    """Weighs two branches by random numbers, by others on the way back.
+    """Weighs two branches by random numbers, by others in backward.
 
     Args:
         forward_shake: draw the weights in training, else 0.5.

@@ -267,7 +267,7 @@ class ImageRoiPooling(nn.Module):
 
     Args:
         net: makes grids of boxes and samples the features of one image.
-        box_to_affine: the part of ``net`` that knows the size of the image.
+        box_to_affine: the part of ``net`` that depends on the size of the image.
         height, width: size of the output.
         spatial_scale: size of the feature map relative to the image.
 

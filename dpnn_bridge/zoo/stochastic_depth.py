@@ -15,13 +15,13 @@ from dpnn_bridge.torch7.gradient import with_gradient_of
 
 @lua_class("nn.ResidualDrop")
 class ResidualDrop(nn.Sequential):
-    """A residual block whose net is left out while its gate is closed.
+    """A residual block whose branch is skipped while its gate is closed.
 
     Args:
         net: the residual.
         skip: the other path.
         death_rate: how often training closes the gate; in evaluation the residual is scaled by what is left.
-        gate: whether the net takes part in training. The training script draws it anew for every batch.
+        gate: whether the branch is used in training. The training script draws it for every batch.
 
     Shape:
         - Input: what both paths take.

@@ -146,7 +146,7 @@ class ShaveImage(nn.Module):
 
 @lua_class("nn.TotalVariation", "nn.TVLoss")
 class TotalVariation(nn.Module):
-    """Returns its input; adds the gradient of the total variation of the image on the way back.
+    """Returns its input; backward adds the gradient of the total variation of the image.
 
     Only differences of the first H - 1 rows and W - 1 columns count.
 

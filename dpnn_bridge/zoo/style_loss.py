@@ -16,7 +16,7 @@ from dpnn_bridge.torch7.gradient import add_gradient
 
 @lua_class("nn.ContentLoss")
 class ContentLoss(nn.Module):
-    """Returns its input; compares it with a target and adds the gradient of that on the way back.
+    """Returns its input; compares it with a target; backward adds the gradient of the comparison.
 
     Args:
         crit: compares input and target.
@@ -100,7 +100,7 @@ class ContentLoss(nn.Module):
 
 @lua_class("nn.StyleLoss")
 class StyleLoss(ContentLoss):
-    """Returns its input; compares its Gram matrix with a target and adds the gradient of that on the way back.
+    """Returns its input; compares its Gram matrix with a target; backward adds the gradient of the comparison.
 
     Args:
         crit, strength, normalize, mode: as :class:`ContentLoss`.
@@ -153,7 +153,7 @@ class StyleLoss(ContentLoss):
 
 @lua_class("nn.StyleLoss")
 class AggregatedStyleLoss(ContentLoss):
-    """Returns its input; compares an aggregate of it with a target and adds the gradient of that on the way back.
+    """Returns its input; compares an aggregate of it with a target; backward adds the gradient of the comparison.
 
     Args:
         crit, strength, normalize, mode: as :class:`ContentLoss`.

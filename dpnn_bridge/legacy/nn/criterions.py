@@ -102,7 +102,7 @@ class MultiMarginCriterion(Criterion):
 class MarginCriterion(Criterion):
     def __init__(self, margin: float = 1, sizeAverage: bool = True) -> None:
         super().__init__()
-        self.sizeAverage = True  # whatever is said, as in PyTorch 0.4
+        self.sizeAverage = True  # whatever the argument, as in PyTorch 0.4
         self.margin = margin
 
 

@@ -49,7 +49,7 @@ def pull_back(
         result = f(*leaves)
         if result.numel() != grad.numel():
             raise TorchError(f"gradOutput has {list(grad.shape)} elements, the output is {list(result.shape)}")
-        # a number whose gradient for the result is `grad`: to be told that gradient, autograd would load all of sympy
+        # a scalar whose gradient is `grad`: with `grad` as an argument, autograd would import sympy
         return torch.autograd.grad((result * grad.reshape(result.shape)).sum(), leaves)
 
 

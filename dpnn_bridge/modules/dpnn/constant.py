@@ -95,7 +95,7 @@ class Constant(nn.Module):
 
 @lua_class("nn.PrintSize")
 class PrintSize(nn.Module):
-    """Prints the size of its input, and that of the gradient on the way back.
+    """Prints the size of its input, and that of the gradient in backward.
 
     Args:
         prefix: what the lines begin with.

@@ -330,7 +330,7 @@ class SpatialUniformCrop(nn.Module):
 
 
 def _places(n: int, room: float | Tensor, device: torch.device) -> Tensor:
-    """Return ``n`` random places, counted from 1, in so much room; the last place never occurs."""
+    """Return ``n`` random places, counted from 1, in this range; the last place never occurs."""
     uniform = torch.rand(n, dtype=torch.float64, device=device)
     return (0.01 + uniform * (room - 0.01)).ceil().long()
 

@@ -32,7 +32,7 @@ class _RewardGradient(torch.autograd.Function):
 
 @lua_class("nn.Reinforce")
 class Reinforce(nn.Module):
-    r"""Base of the REINFORCE modules; alone it hands its input on, and its gradient is the reward.
+    r"""Base of the REINFORCE modules; alone it returns its input, and its gradient is the reward.
 
     Args:
         stochastic: sample in evaluation too; otherwise evaluation gives the distribution's mean.

@@ -78,7 +78,7 @@ class ClassReward(Criterion):
         return self.rewarded(-reward.sum() / n, reward, prediction, baseline)
 
     def rewarded(self, loss: Tensor, reward: Tensor, prediction: Tensor, baseline: Tensor) -> Tensor:
-        """Return ``loss``, whose backward pass hands on a reward; see the class.
+        """Return ``loss``, whose backward pass distributes a reward; see the class.
 
         Args:
             loss: the value.

@@ -40,7 +40,7 @@ class L2Normalize(nn.Module):
 
         @classmethod
         def upgrade(cls, obj: LuaObject) -> LuaObject:
-            return obj.changed(eye=None)  # made anew only where it is missing
+            return obj.changed(eye=None)  # created only if it is missing
 
         @classmethod
         def matches(cls, obj: LuaObject) -> bool:
@@ -121,7 +121,7 @@ class NormalizedLinearNoBias(nn.Linear):
         - Output: :math:`(N, H)` or :math:`(H)`.
 
     Differs from torch:
-        The bias is there, as in Torch7, and never trained.
+        The bias exists, as in Torch7, and is never trained.
 
     Lua:
         ``fbnn.NormalizedLinearNoBias(inputSize, outputSize)``, fbnn NormalizedLinearNoBias.lua

@@ -28,7 +28,7 @@ class ProjectiveGradientNormalization(nn.Module):
     """Returns its input; takes out of the gradient the part along the input.
 
     Args:
-        eps: kept for the way back; fbnn does not use it.
+        eps: kept for the export; fbnn does not use it.
 
     Shape:
         - Input: :math:`(*)`.

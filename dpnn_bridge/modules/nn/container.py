@@ -318,7 +318,7 @@ class Bottle(Decorator):
 # ---------------------------------------------------------------------- base classes
 @lua_class("nn.Module")
 class Module(nn.Module):
-    """Torch7's abstract base, which hands back whatever ``output`` it holds, whatever the input.
+    """Torch7's abstract base, which returns its ``output``, whatever the input.
 
     Attributes:
         output: the tensor in the file, or None.

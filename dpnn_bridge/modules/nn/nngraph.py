@@ -27,7 +27,7 @@ class GraphNode:
         module: name of the submodule that runs; None passes the input on.
         select: position, counted from 1, of the one element that the node takes of its input.
         splits: how many values the input must be a list of, for the node that :attr:`select` nodes share.
-        attributes: other Lua fields of the node, such as ``annotations``, kept for the way back.
+        attributes: other Lua fields of the node, such as ``annotations``, kept for the export.
     """
 
     inputs: tuple[int, ...] = ()
@@ -258,7 +258,7 @@ _NODE_FIELDS |= {"input", "gradOutput", "gradOutputBuffer"}
 
 
 def _edges(graph: GModule) -> list[tuple[int, int]]:
-    """Return ``(consumer, source)`` for every value that is passed, in the order of nngraph's breadth-first walk."""
+    """Return ``(consumer, source)`` for every passed value, in the order of nngraph's breadth-first traversal."""
     edges, queue, seen = [], [graph.output_node], {graph.output_node}
     for node in queue:
         for source in graph.nodes[node].inputs:
@@ -312,7 +312,7 @@ def _graph(data: list[LuaTable], edges: list[tuple[int, int]]) -> tuple[LuaObjec
 
 
 def _append(table: LuaTable, value: LuaObject) -> None:
-    """Add ``value`` at the end of a table that also maps values to positions, unless it is there."""
+    """Add ``value`` at the end of a table that also maps values to positions, unless it exists."""
     if value not in table:
         position = len(table) // 2 + 1
         table[position] = value

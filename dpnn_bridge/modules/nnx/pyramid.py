@@ -162,7 +162,7 @@ class SpatialFovea(nn.Module):
         return f"ratios={self.ratios}, fov={self.fov}, sub={self.sub}, bilinear={self.bilinear}, focus={self.focus}"
 
     class Lua(LuaClass):
-        """Samplers and paddings are made anew at every call in Torch7, so that they are no parts here."""
+        """Torch7 creates samplers and paddings at every call, so they are not parts of the module."""
 
         scalars = ("fov", "sub", "padding", "bilinear")
         scratch = (

@@ -33,7 +33,7 @@ class LazyDropout(nn.Module):
 
     Attributes:
         masks: time step -> its mask.
-        stale: time steps whose mask is drawn anew when it is needed next.
+        stale: time steps whose mask is drawn again when it is next needed.
         step: the time step that runs; step modules set it.
 
     Shape:

@@ -46,7 +46,7 @@ class Memory(nn.Module):
 
 
 class Remembering:
-    """A module that takes whole sequences and may go on from the last one.
+    """A module that takes whole sequences and may continue the last one.
 
     Attributes:
         remembering: one of :data:`MODES`, or None where nothing was ever set.
@@ -72,7 +72,7 @@ class Remembering:
 
 
 def in_type_of(input: Any, state: Any) -> Any:
-    """Return a remembered state in the floating point type of the input that goes on from it, unless it holds more.
+    """Return a stored state in the dtype of the next input, unless the state has a higher precision.
 
     Under ``torch.autocast`` a module leaves a state of lower precision, and the next call may be a plain one.
     """
@@ -156,7 +156,7 @@ def get_hidden_state(module: nn.Module, step: int | None = None) -> Any:
 
 
 def set_hidden_state(module: nn.Module, step: int | None, state: Any) -> None:
-    """Replace the hidden state after time step ``step``, so that the next step goes on from it.
+    """Replace the hidden state after time step ``step``, so that the next step continues from it.
 
     Args:
         module: any module.

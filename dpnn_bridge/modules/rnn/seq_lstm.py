@@ -35,7 +35,7 @@ class SequenceModule(Memory, Remembering):
     Attributes:
         weight: :math:`(I + O, \\text{gates} \\cdot H)`; the rows of the input come first.
         bias: :math:`(\\text{gates} \\cdot H)`.
-        initial: state that the last call started from, by itself; None after ``forget``.
+        initial: detached state that the last call started from; None after ``forget``.
         final: state that the last call reached, output first; gradients flow through it, into a decoder for example.
         user_prev_output: initial output for the next call only.
     """

@@ -31,7 +31,7 @@ def _scopes(node: fx.Node) -> frozenset[str]:
 
 
 class _Recording(fx.Interpreter):
-    """Runs a graph, keeps the results of modules, and hands on given ones in their place."""
+    """Runs a graph, keeps the results of modules, and passes on given ones in their place."""
 
     def __init__(self, module: fx.GraphModule, results: dict[str, str], given: Results) -> None:
         super().__init__(module)

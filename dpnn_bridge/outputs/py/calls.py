@@ -111,7 +111,7 @@ def blocks(roots: Iterable[Call], variables: Iterable[str]) -> list[str]:
     def collect(call: Call, counted: bool = True) -> None:
         for child in call.calls():
             calls_of[child.code].append(child)
-            counts[child.code] += counted  # what is inside of a repeated call is there once
+            counts[child.code] += counted  # the content of a repeated call occurs once
             collect(child, counted and counts[child.code] == 1)
 
     for root in roots:

@@ -154,7 +154,7 @@ class _GraphClass:
 class _Forward:
     """Writes the steps of a graph as statements.
 
-    A value is known by the position of the node that computes it, the input by -1. Nodes that only hand on what they
+    A value is known by the position of the node that computes it, the input by -1. Nodes that only pass on what they
     take have no value of their own.
     """
 

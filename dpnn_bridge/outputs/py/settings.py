@@ -74,7 +74,7 @@ def _casts(pair: Pair) -> list[torch.dtype]:
 
 
 def _buffers(pairs: list[Pair]) -> Iterator[str]:
-    """Yield the buffers of the state that are there, or of a size, only since the module ran."""
+    """Yield the buffers that exist, or have a size, only after the module ran."""
     for path, wanted, fresh in pairs:
         for name, buffer in wanted._buffers.items():
             if name not in fresh._buffers or name in wanted._non_persistent_buffers_set:
