@@ -316,7 +316,7 @@ def _proof(origin: str | None, written: str) -> dict[str, Any]:
 
 
 def _is_of(line: Line | None, outcome: Outcome) -> bool:
-    """Return whether a manifest says of a target what an outcome says."""
+    """Return whether a manifest's line of a target equals an outcome."""
     return line is not None and line["verdict"] == "equal" and outcome.proof.items() <= line.items()
 
 

@@ -72,7 +72,7 @@ class Checkpoint:
         """The model that the file is about, the first of :attr:`models`.
 
         Raises:
-            ModelNotFoundError: the file holds none.
+            ModelNotFoundError: the file contains none.
         """
         if not self.models:
             raise ModelNotFoundError("the checkpoint holds no model")
@@ -147,7 +147,7 @@ def _plainly(modules: set[int], budget: Budget) -> Callable[[Any], Any]:
             return None
         if not isinstance(value, (LuaTable, LuaObject)):
             if isinstance(value, (LuaTensor, LuaStorage)):
-                budget.spend(value.size * value.dtype.itemsize, "memory")  # views may repeat what the file holds once
+                budget.spend(value.size * value.dtype.itemsize, "memory")  # views may repeat elements of the file
             return to_value(value)
         if id(value) not in done:
             fields = value.fields if isinstance(value, LuaObject) else value

@@ -73,11 +73,11 @@ def load(
 
     Returns:
         The module, with the train/eval flags, dtypes and sharing of the file. Of several models of equal rank, such as
-        an encoder and a decoder, a :class:`~dpnn_bridge.modules.several.Models`, which holds them by key.
+        an encoder and a decoder, a :class:`~dpnn_bridge.modules.several.Models`, which contains them by key.
 
     Raises:
         T7Error: the file cannot be read.
-        ConversionError: it holds no module, or one that cannot be converted.
+        ConversionError: it contains no module, or one that cannot be converted.
 
     Examples:
         >>> model = dpnn_bridge.load("lenet.t7").eval()   # doctest: +SKIP
@@ -126,7 +126,7 @@ def load_local(
 
 
 def unread(encoding: Encoding) -> list[str]:
-    """Return a note where a file holds more than what was read."""
+    """Return a note where a file contains more than what was read."""
     if not encoding.trailing:
         return []
     several = "dpnn_bridge.loaders.read_all reads several objects"
@@ -181,7 +181,7 @@ def save(path: StrPath, module: nn.Module | Convertible, *, force: bool = True, 
         **options: of :func:`dpnn_bridge.outputs.export`: ``to``, ``example``, ``metadata`` and those of the format.
 
     Raises:
-        ConversionError: the format cannot hold this model.
+        ConversionError: the format cannot contain this model.
         OutputError: the file cannot be written there, or exists and ``force`` is False.
         VerificationError: what was read back differs; nothing was written.
     """

@@ -1,4 +1,4 @@
-"""What a .t7 file holds: tables, objects, functions, tensors and storages. numpy only.
+"""What a .t7 file contains: tables, objects, functions, tensors and storages. numpy only.
 
 Lua value            Python value
 -----------------    ---------------------------------------------------------------------------

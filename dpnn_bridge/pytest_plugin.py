@@ -123,14 +123,14 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 
 class FixtureFile(pytest.File):
-    """A ``.t7`` file; it holds one test."""
+    """A ``.t7`` file; it contains one test."""
 
     def collect(self) -> Iterator[pytest.Item]:
         yield FixtureItem.from_parent(self, name="parity")
 
 
 class FixtureItem(pytest.Item):
-    """Runs the module of a fixture and compares everything that the fixture holds."""
+    """Runs the module of a fixture and compares everything that the fixture contains."""
 
     def runtest(self) -> None:
         from dpnn_bridge.compare.differences import Tolerance

@@ -98,7 +98,7 @@ class Summary:
         what: one line.
         models: the models, best first.
         beside: the other entries, one line for each.
-        objects: how many objects one after the other the file holds.
+        objects: how many objects one after the other the file contains.
         notes: other remarks.
         next: commands to type.
     """

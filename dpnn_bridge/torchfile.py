@@ -145,7 +145,7 @@ class _Values:
             return value
         if id(value) not in self.done:
             self.alive.append(value)
-            self.done[id(value)] = None  # as torchfile where a class with a serializer of its own holds itself
+            self.done[id(value)] = None  # as torchfile where a class with a serializer of its own contains itself
             self.done[id(value)] = self._compound(value)
         return self.done[id(value)]
 

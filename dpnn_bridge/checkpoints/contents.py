@@ -9,7 +9,7 @@ from dpnn_bridge.base.display import printable
 from dpnn_bridge.base.graph import MAX_DEPTH, format_path
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 
-#: suffixes of files that hold Torch7 objects
+#: suffixes of files that contain Torch7 objects
 TORCH7_SUFFIXES = (".t7", ".t7b", ".th", ".net", ".model")
 #: keys under which training scripts name the file of the model
 NAMES_A_FILE = ("modelFile", "model_file", "modelPath", "model_path", "netFile", "checkpointFile", "weightsFile")
@@ -18,7 +18,7 @@ LISTED = 6
 
 
 def without_module(root: Any, source: str = "") -> str:
-    """Return the message for a file that holds no module: what it is, which file it names, what to do next."""
+    """Return the message for a file that contains no module: what it is, which file it names, what to do next."""
     named = named_file(root)
     if named is not None:
         place, name = named

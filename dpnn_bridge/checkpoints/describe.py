@@ -32,7 +32,7 @@ class Node:
         text: what it is, in words.
         class_name: Lua class of objects, tensors and storages.
         shape, stride, offset: of a tensor; offset from 0.
-        bytes: bytes of the elements that a tensor shows or a storage holds; of the bytecode of a function.
+        bytes: bytes of the elements that a tensor shows or a storage contains; of the bytecode of a function.
         first: path of the first occurrence of the object in the tree, for an object that was seen before.
         storage: number of the storage of a tensor, in order of appearance; equal numbers share memory.
         omitted: entries that are not listed, because of the limits.
@@ -90,7 +90,7 @@ class Description:
         return data
 
     def lines(self, verbose: bool = False) -> Iterator[str]:
-        """Return the description as text; whatever a file holds, nothing in it acts on a terminal."""
+        """Return the description as text, without terminal control sequences, whatever the file contains."""
         return (row.bars + row.name + row.text for row in self.rows(verbose))
 
     def rows(self, verbose: bool = False) -> Iterator[Row]:

@@ -57,12 +57,12 @@ def candidates(root: Any, is_known: Callable[[LuaObject], bool] | None = None) -
     """Return every outermost module in ``root``, those under usual names first, criterions last.
 
     Args:
-        root: what a file holds.
+        root: what a file contains.
         is_known: whether an object's class is a known module class; default: ask the registry (which needs PyTorch).
 
     Data is never taken for a module. An object is one when its class is known, its namespace is one of modules, or it
-    holds what modules hold. Any other object (``chatbot.Seq2Seq``, a data loader) is looked into. Strings
-    and byte buffers that hold a serialized object are opened.
+    contains what modules contain. Any other object (``chatbot.Seq2Seq``, a data loader) is looked into. Strings
+    and byte buffers that contain a serialized object are opened.
     """
     is_known = is_known or _is_registered
     found: list[Candidate] = []
@@ -89,7 +89,7 @@ def candidates(root: Any, is_known: Callable[[LuaObject], bool] | None = None) -
     return sorted(found, key=lambda c: (c.is_criterion, _rank(c.path)))
 
 
-#: how deep in tables a model may be to be found, and how deep in strings and buffers that hold serialized objects
+#: how deep in tables a model may be to be found, and how deep in strings and buffers that contain serialized objects
 DEEPEST_MODEL, DEEPEST_OPENED = 200, 4
 #: characters of the keys that lead to a model: each model in a table repeats them
 LONGEST_MODEL_PATH = 2000
@@ -198,7 +198,7 @@ def select(
     """Return the module at ``key``, or the one the file is about.
 
     Args:
-        root: what the file holds.
+        root: what the file contains.
         key: where the module is.
         source: name of the file, for messages.
         together: models of equal rank become one object of class :data:`SEVERAL` instead of an error.

@@ -11,7 +11,7 @@ def to_object(table: LuaTable) -> LuaObject | None:
     """Return the field ``models`` of an OpenNMT checkpoint as one object; None when ``table`` is something else.
 
     Its class is ``onmt.Seq2Seq``, or ``onmt.LanguageModel`` (taggers are alike) where there is no decoder. The objects
-    hold the fields of the tables.
+    contain the fields of the tables.
     """
     encoder, decoder, generator = (table.get(name) for name in ("encoder", "decoder", "generator"))
     if not _is_part(encoder) or not (_is_part(decoder) or isinstance(generator, LuaObject)):
@@ -35,7 +35,7 @@ def _is_part(value: object) -> TypeGuard[LuaTable]:
 
 
 def _part(table: LuaTable, name: str, depth: int = 0) -> LuaObject:
-    """Return an encoder or decoder; ``name`` is its class where the file is too old to say it."""
+    """Return an encoder or decoder; ``name`` is its class if the file is too old to state it."""
     fields = LuaTable(table.items())
     inner = [_part(m, "Encoder", depth + 1) if depth < 2 and _is_part(m) else m for m in table["modules"].as_list()]
     fields["modules"] = LuaTable.from_list(inner)

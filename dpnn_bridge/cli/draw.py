@@ -48,7 +48,7 @@ def draw(
     """Draw what the options ask for; return whether they ask for anything.
 
     Raises:
-        DpnnBridgeError: the file holds no model that can be converted.
+        DpnnBridgeError: the file contains no model that can be converted.
     """
     if html is None and not dot and not mermaid:
         if unfold is not None:

@@ -53,7 +53,7 @@ def same_in_file(tensor: Tensor, file: FileSource, start: int) -> bool:
 
 
 def same_tensors(path: Path, read: Mapping[str, Tensor], written: Mapping[str, Tensor]) -> None:
-    """Raise :class:`VerificationError` unless both hold the same names with the same bits."""
+    """Raise :class:`VerificationError` unless both contain the same names with the same bits."""
     if read.keys() != written.keys():
         raise VerificationError(f"{path}: the names differ after reading back")
     for name, tensor in written.items():

@@ -14,7 +14,7 @@ def moved(tensor: Tensor, offset: int = 0) -> Tensor:
     """Copy a tensor into memory of its own.
 
     Args:
-        tensor: Any tensor; one that is sparse or holds no elements is returned as it is.
+        tensor: Any tensor; one that is sparse or contains no elements is returned as it is.
         offset: Elements between the boundary of an allocation (64 bytes) and the first element.
     """
     if tensor.layout != torch.strided or tensor.is_meta or not tensor.numel():

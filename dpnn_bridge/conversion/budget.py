@@ -16,7 +16,7 @@ from dpnn_bridge.errors import ConversionLimitError
 
 #: bytes that tensors may take: always, and for each byte of the file's storages
 BYTES, PER_BYTE = 1 << 26, 32
-#: tensors that may be made: always, and for each value of the file that holds others
+#: tensors that may be made: always, and for each value of the file that contains others
 TENSORS, PER_VALUE = 2000, 100
 #: modules that a traversal of the model may visit, one that several share counted each time; per module of the file
 VISITS, PER_MODULE = 20_000, 16

@@ -23,7 +23,7 @@ class Field(NamedTuple):
     Attributes:
         attribute: name of the parameter or buffer in the torch module. Dots reach into submodules.
         layout: None when the elements have the same order (the shape may differ; Lua's is restored in the export).
-        grad: Lua field that holds the gradient; default ``weight`` -> ``gradWeight``.
+        grad: Lua field that contains the gradient; default ``weight`` -> ``gradWeight``.
     """
 
     attribute: str
@@ -33,7 +33,7 @@ class Field(NamedTuple):
 
 @dataclass
 class LuaRecord:
-    """What a converted module remembers of its Lua object, beside what the torch module itself holds.
+    """What a converted module remembers of its Lua object, beside what the torch module itself contains.
 
     Attributes:
         class_name: the Lua class in the file (an alias such as ``cudnn.ReLU`` is kept).

@@ -24,7 +24,7 @@ from torch.utils.flop_counter import flop_registry
 from dpnn_bridge.errors import ConversionLimitError
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 
-#: bytes that results may take in one run: always, and for each byte, table and object of what file and input hold
+#: bytes that results may take in one run: always, and for each byte, table and object of what file and input contain
 BYTES, PER_BYTE = 1 << 26, 1 << 10
 #: elementary steps (an element read or written, a product): always, and for each of these
 STEPS, STEPS_PER_BYTE = 1 << 29, 1 << 17
@@ -89,7 +89,7 @@ class ResourceLimits:
     """What one run may take.
 
     Args:
-        sources: values as files hold them; the bytes of their storages count once.
+        sources: values as files contain them; the bytes of their storages count once.
         more: bytes beside these.
     """
 

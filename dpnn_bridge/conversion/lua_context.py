@@ -38,8 +38,8 @@ class LuaContext:
     Attributes:
         root: the module that is converted.
         shown: ``id`` of layers -> dimensions of their input as the layers before them say; None until it is asked for.
-        sources: ``id(storage)`` -> the parameter or buffer whose elements the storage holds in the same order.
-        derived: ``id`` of storages that hold a parameter or buffer in another arrangement, or a gradient.
+        sources: ``id(storage)`` -> the parameter or buffer whose elements the storage contains in the same order.
+        derived: ``id`` of storages that contain a parameter or buffer in another arrangement, or a gradient.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class LuaContext:
         return obj
 
     def _block(self, module: nn.Module) -> type[lua_class.LuaClass]:
-        """Return the mapping that says how a module is written; raises where none does."""
+        """Return the mapping that exports a module, or raise an error."""
         new = record_of(module) is None
         stock = new and not self.compose and is_stock(module)
         spec = StockLayer if stock else registry.spec_of(module)
@@ -150,7 +150,7 @@ class LuaContext:
         return compose(module, self) if compose else None
 
     def with_parameters_of_first(self, twin: nn.Module, source: nn.Module) -> nn.Module:
-        """Let all modules that are made of the same parameters, for the uses of one module, share what they hold.
+        """Let all modules that are made of the same parameters, for the uses of one module, share what they contain.
 
         Args:
             twin: A module whose parameters are computed from those of ``source``.
@@ -213,7 +213,7 @@ class LuaContext:
                 name = self.class_of(tensor, module)
                 self._net_type = self._net_type or name
                 kind = own.tensor_type if own else None
-                if kind and (name != kind or kind not in self._casts):  # what nn.DontCast holds keeps its type
+                if kind and (name != kind or kind not in self._casts):  # what nn.DontCast contains keeps its type
                     self._casts[kind] = name
 
     @contextmanager

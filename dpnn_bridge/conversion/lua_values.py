@@ -16,7 +16,7 @@ from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor, elem
 #: the longest storage of sizes
 MAX_SIZES = 16
 
-#: fields that hold the results of the last call
+#: fields that contain the results of the last call
 RESULTS = ("output", "gradInput")
 
 
@@ -111,7 +111,7 @@ def fresh(class_name: str, kind: str, *modules: LuaObject, **fields: Any) -> Lua
     Args:
         class_name: the Lua class.
         kind: class of its tensors.
-        *modules: what a container holds.
+        *modules: what a container contains.
         **fields: its other fields.
     """
     own = {"_type": kind, "output": LuaTensor.empty(kind), "gradInput": LuaTensor.empty(kind)}
@@ -148,7 +148,7 @@ class Convertible(Protocol):
         ...
 
     def to_lua(self, memo: dict[str, Any]) -> LuaObject:
-        """Return the Lua object; objects and tensors that were met before, which ``memo`` holds, are the same ones."""
+        """Return the Lua object. Objects and tensors in ``memo`` are the same ones again."""
         ...
 
 

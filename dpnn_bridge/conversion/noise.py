@@ -30,7 +30,7 @@ def replayed(module: nn.Module, after: Any) -> Iterator[None]:
 
 
 def has_noise(module: nn.Module, after: Any) -> bool:
-    """Return whether ``after`` holds what at least one random module drew."""
+    """Return whether ``after`` contains what at least one random module drew."""
     return isinstance(after, LuaObject) and any(
         registry.spec_of(child).replay(child, obj) is not None for child, obj in paired(module, after)
     )

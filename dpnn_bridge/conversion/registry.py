@@ -126,7 +126,7 @@ def _without(known: list[type[LuaClass]], cls: type[LuaClass]) -> list[type[LuaC
 
 
 def _by_precedence(same_type: list[type[LuaClass]]) -> list[type[LuaClass]]:
-    """Return the mappings of one torch type in the order in which they are asked whether they write a module."""
+    """Return the mappings of one torch type in the order in which the export tries them."""
     own = {name for c in same_type if is_built_in(c) for name in c.names}
 
     def key(c: type[LuaClass]) -> tuple[bool, bool, bool]:
@@ -258,7 +258,7 @@ def parameters(module: nn.Module) -> Iterator[ParameterSite]:
 
 
 def blocks_of(name: str) -> list[type[LuaClass]]:
-    """Return the mappings that are registered under a Lua name, in the order in which they are asked for an object."""
+    """Return the mappings that are registered under a Lua name, in the order in which they are tried."""
     for package in _packages():
         discover(package)
         if name in _BY_NAME:

@@ -69,7 +69,7 @@ class Sharing:
         """Set the parameter or buffer of ``site`` to the elements of ``tensor``.
 
         Args:
-            site: where; the owner holds ``leaf`` as a parameter or buffer (possibly None).
+            site: where; the owner contains ``leaf`` as a parameter or buffer (possibly None).
             tensor: the elements.
             gradient: the tensor of the gradient, if there is one.
             arrange: turns Lua's arrangement into torch's.

@@ -59,7 +59,7 @@ class StockLayer(LuaClass):
     @classmethod
     def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
         super().fill(module, obj, ctx)
-        if isinstance(module, nn.RNNBase):  # it holds its parameters in a list as well
+        if isinstance(module, nn.RNNBase):  # it contains its parameters in a list as well
             module._init_flat_weights()
         del module.__dict__["lua_record"]  # in a .t7 file it is no Lua class either
 
@@ -81,7 +81,7 @@ def check_shapes(module: nn.Module) -> None:
 
 
 def check_parametrizations(module: nn.Module, fields: Iterable[Field]) -> None:
-    """Refuse a module whose weight is computed of tensors that no field of its Lua class holds.
+    """Refuse a module whose weight is computed of tensors that no field of its Lua class contains.
 
     Raises:
         ConversionError: there is one.

@@ -33,7 +33,7 @@ class Tie:
 
     Attributes:
         site: the tied field.
-        source: the field whose parameter holds the elements.
+        source: the field whose parameter contains the elements.
         shape, stride, offset: the Lua tensor, in the elements of the source's Lua tensor.
         torch_shape: shape of the torch tensor when the field has no layout.
     """
@@ -57,7 +57,7 @@ class Tie:
         return flat.as_strided(self.shape, self.stride, self.offset)
 
     def parameter(self) -> nn.Parameter:
-        """Return the parameter that holds the elements."""
+        """Return the parameter with the elements."""
         return getattr(self.source.owner, self.source.leaf)
 
     def compute(self) -> Tensor:

@@ -21,9 +21,9 @@ def leaf(forward: Forward) -> Forward:
 
 
 def leaf_without_members(kind: type[nn.Module]) -> None:
-    """Make modules of a class single steps for ``torch.fx`` where they hold no other modules.
+    """Make modules of a class single steps for ``torch.fx`` where they contain no other modules.
 
-    Those that hold some are run, so that the layers inside are steps; a class with the attribute ``fx_leaf`` is one.
+    Those that contain some are run, so that the layers inside are steps; a class with the attribute ``fx_leaf`` is one.
     """
     owner: Any = next((c for c in kind.__mro__ if "forward" in c.__dict__), nn.Module)
     if owner.__module__.startswith("dpnn_bridge.") and not hasattr(owner.forward, "is_leaf"):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def serial_twins(graph: LuaObject, ctx: TorchContext) -> dict[int, LuaObject]:
     """Map ``id`` of the modules of a graph's nodes to their duplicates in ``modules``.
 
-    dpnn's ``getSerialState`` copies the tables of modules and leaves nodes as they are. What it wrote holds two objects
+    dpnn's ``getSerialState`` copies the tables of modules and leaves nodes as they are. Its output contains two objects
     for each module, of which Torch7 runs the one in the node and its ``evaluate()`` reaches the other. Here both are
     the one in ``modules``; the report says so.
 

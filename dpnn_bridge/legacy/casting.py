@@ -13,7 +13,7 @@ from dpnn_bridge.legacy.viewed import Viewed
 
 
 def cast(value: Any, kind: Any, done: dict[Any, Any]) -> Any:
-    """Cast the tensors in a module, criterion or nested list, in place where it can hold others.
+    """Cast the tensors in a module, criterion or nested list, in place where it can contain others.
 
     Args:
         value: what to cast.

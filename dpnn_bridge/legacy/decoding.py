@@ -132,7 +132,7 @@ class Decoder:
         """Return the value of a file.
 
         Raises:
-            UnsupportedClassError: it holds modules of unknown classes, and ``unknown_classes`` is False.
+            UnsupportedClassError: it contains modules of unknown classes, and ``unknown_classes`` is False.
         """
         value = self.value(root, ())
         self._context.finish()

@@ -47,7 +47,7 @@ def load_lua(
 
     Raises:
         T7Error: the file cannot be read.
-        UnsupportedClassError: it holds modules of unknown classes, and ``unknown_classes`` is False.
+        UnsupportedClassError: it contains modules of unknown classes, and ``unknown_classes`` is False.
 
     Differs from PyTorch 0.4:
         ASCII files and those of machines with another byte order or long size are read, and so are classes that

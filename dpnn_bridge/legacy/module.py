@@ -34,7 +34,7 @@ class _Shared(Viewed):
         return running.converted(self, **options)
 
     def to_lua(self, memo: dict[str, Any] | None = None) -> LuaObject:
-        """Return the Lua object with these fields, as Torch7 holds it; tensors share their memory.
+        """Return the Lua object with these fields, as Torch7 contains it; tensors share their memory.
 
         Args:
             memo: what was converted before; objects and memory that are met again are the same ones.
@@ -211,7 +211,7 @@ class Module(_Shared):
 
 
 class Container(Module):
-    """The base of modules that hold others in ``modules``."""
+    """The base of modules that contain others in ``modules``."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)

@@ -72,7 +72,7 @@ def read(file: LocalFile) -> Any:
     """Return the Lua value of a pickle.
 
     Raises:
-        NotT7Error: it holds more than classes of ``torch.legacy.nn``, tensors and plain data.
+        NotT7Error: it contains more than classes of ``torch.legacy.nn``, tensors and plain data.
         T7FormatError: it is damaged.
     """
     source = FileSource(file.path, file.name)

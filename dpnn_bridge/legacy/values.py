@@ -33,7 +33,7 @@ def tensors(value: Any) -> Iterator[Tensor]:
 
 
 def equal(first: Any, second: Any) -> bool:
-    """Return whether two nested values hold the same tensors, NaN equal to itself, and the same numbers."""
+    """Return whether two nested values contain the same tensors, NaN equal to itself, and the same numbers."""
     if isinstance(first, Tensor) and isinstance(second, Tensor):
         if first is second:
             return True

@@ -15,7 +15,7 @@ from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, Lu
 _COMPOUND = (LuaTable, LuaObject, LuaTensor, LuaStorage, LuaFunction)
 _CHUNK = 1 << 20
 
-#: the place that holds a value and the label of the value there; joined for messages alone, since a long key would
+#: the place that contains a value and the label of the value there; joined for messages alone, since a long key would
 #: else be copied for each of its entries
 _Place: TypeAlias = "tuple[_Place, str] | None"
 
@@ -95,7 +95,7 @@ def _same_elements(a: np.ndarray, b: np.ndarray, exact_nan: bool) -> bool:
 
 
 def _parts(a: Any, b: Any) -> Iterable[tuple[str, Any, Any]]:
-    """Yield the values that two values hold, in pairs, with their labels."""
+    """Yield the values that two values contain, in pairs, with their labels."""
     if isinstance(a, LuaTable):
         for (k, x), (m, y) in zip(a.entries.items(), b.entries.items(), strict=True):
             label = key_text(k)

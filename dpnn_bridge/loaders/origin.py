@@ -209,7 +209,7 @@ def _member(path: Path, name: str) -> str | None:
 
 
 def _with_suffix(path: Path) -> Path:
-    """Return the suffix of a copy says what it holds, also where the origin had no name."""
+    """Name a copy with the suffix of its content, also if the origin has no name."""
     with open_input(path) as file:
         head = file.read(16)
     wanted = ""

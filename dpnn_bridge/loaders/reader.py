@@ -40,7 +40,7 @@ _REFERENCED: dict[int, tuple[type, ...]] = {
 
 
 class _OneValue:
-    """The steps of what holds a single value; a generator would take ten times the memory."""
+    """The steps of what contains a single value; a generator would take ten times the memory."""
 
     __slots__ = ("begun", "name", "owner")
 
@@ -276,7 +276,7 @@ class Reader:
 
 
 def number(value: float) -> int | float:
-    """Return a Lua number as an int where that says the same."""
+    """Return a Lua number as an int if it is integral."""
     if value.is_integer() and -LARGEST_EXACT <= value <= LARGEST_EXACT and (value or math.copysign(1.0, value) > 0):
         return int(value)
     return value

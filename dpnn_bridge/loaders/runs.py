@@ -233,7 +233,7 @@ def _texts(coded: np.ndarray, count: int, raws: Callable[[], list[bytes]]) -> li
 
 
 def _plain(data: np.ndarray, code: int) -> list[Any]:
-    """Return the booleans, and numbers as ints where that says the same."""
+    """Return booleans, and numbers as ints if they are integral."""
     if code == BOOLEAN:
         return (data == 1).tolist()
     whole = data == np.floor(data)

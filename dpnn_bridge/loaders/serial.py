@@ -126,7 +126,7 @@ class _Copier:
             self.pending.pop()()
 
     def copy(self, value: Any, cast: str | None) -> Any:
-        """Return the copy of a value whose tensors become ``cast``; what it holds follows in :meth:`finish`."""
+        """Return the copy of a value whose tensors become ``cast``; what it contains follows in :meth:`finish`."""
         if isinstance(value, LuaObject) and value.class_name == "nn.Serial" and value.get("tensortype"):
             cast = cast if not self.copies else value["tensortype"]  # an inner nn.Serial has its own type
         key = id(value), cast
@@ -181,7 +181,7 @@ class _Copier:
             copy["dpnn_typename"] = name
 
     def emptied(self, copy: LuaObject, obj: LuaObject) -> tuple[str, ...]:
-        """Return the names of the fields to be emptied; as in Torch7 the module says so itself."""
+        """Return the names of the fields to be emptied; as in Torch7, a field of the module lists them."""
         if self.mode is None:
             table = obj.get("dpnn_serialEmpty")
             if not isinstance(table, LuaTable):

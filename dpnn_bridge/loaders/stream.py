@@ -19,11 +19,11 @@ _SMALL = 4096
 
 
 class StreamError(Exception):
-    """What a stream holds is not well formed. The reader adds file, path and offset."""
+    """What a stream contains is not well formed. The reader adds file, path and offset."""
 
 
 class LimitError(StreamError):
-    """What a stream holds exceeds a limit of the caller."""
+    """What a stream contains exceeds a limit of the caller."""
 
 
 class BinaryStream:

@@ -70,7 +70,7 @@ def read_t7(path: Origin, **options: Any) -> Any:
         **options: see :class:`ReadOptions`.
 
     Returns:
-        What the file holds: a LuaTable (indexed like a dict), LuaObject, LuaTensor, LuaStorage, LuaFunction (see
+        What the file contains: a LuaTable (indexed like a dict), LuaObject, LuaTensor, LuaStorage, LuaFunction (see
         :mod:`dpnn_bridge.objects`), or a number, string, boolean or None. It is typed ``Any`` because only the file
         says which.
 
@@ -155,7 +155,7 @@ def loads(data: bytes | bytearray | memoryview | str | LuaStorage, **options: An
     """Read a serialized string, as ``torch.deserialize`` does.
 
     Args:
-        data: bytes, or what holds them inside another file: a Lua string, a Char or a Byte storage.
+        data: bytes, or what contains them inside another file: a Lua string, a Char or a Byte storage.
         **options: see :class:`ReadOptions`.
 
     Raises: as for :func:`read_t7`.

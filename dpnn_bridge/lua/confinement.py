@@ -57,7 +57,7 @@ def confine(memory: int) -> list[str]:
         memory: bytes that it may allocate from now on.
 
     Returns:
-        What the system has no means for, as words for a warning; empty when everything holds.
+        What the system has no means for, as words for a warning; empty when everything contains.
     """
     missing = []
     _set_limits(memory)

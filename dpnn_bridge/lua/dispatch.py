@@ -223,7 +223,7 @@ class Function:
             else:
                 names = " ".join(map(describe, values)) or "no arguments provided"
                 raise TorchError(f"invalid arguments: {names}\nexpected arguments: {self._usage(ty, method)}")
-            if not any(isinstance(v, str) for v in values):  # a string counts as a number or not by what it holds
+            if not any(isinstance(v, str) for v in values):  # a string counts as a number or not by what it contains
                 self._plans[key] = pattern
         return pattern.call(values, ty, generator, method)
 

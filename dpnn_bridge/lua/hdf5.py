@@ -32,7 +32,7 @@ def _h5py() -> Any:
 
 
 class Files:
-    """Open files by number: Lua holds a number and a path for each group and data set.
+    """Open files by number: Lua contains a number and a path for each group and data set.
 
     Args:
         table: makes a Lua table of a list.

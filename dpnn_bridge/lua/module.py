@@ -111,7 +111,7 @@ class LuaModule(_LuaFunctionality, Placeholder):
     """A Lua module as a PyTorch module.
 
     Parameters share memory with the tensors of ``module:parameters()``, so that an optimizer of PyTorch trains what Lua
-    holds and the reverse. Other tensors of its state (running means …) are buffers, shared as well. Written to ``.t7``
+    has and the reverse. Other tensors of its state (running means …) are buffers, shared as well. Written to ``.t7``
     or ``.pt`` it becomes the object of its Lua class again.
 
     Args:
@@ -143,7 +143,7 @@ class LuaModule(_LuaFunctionality, Placeholder):
         self._bind(first=True)
 
     def _bind(self, first: bool = False) -> None:
-        """Make parameters and buffers views of what Lua holds now."""
+        """Make parameters and buffers views of what Lua contains now."""
         names, weights, self._gradients, buffers = self.bridge.state_of(self.lua)
         self._names = []
         for name, weight in zip(names, weights, strict=True):

@@ -15,7 +15,7 @@ import torch
 
 from dpnn_bridge.base.extras import install_advice
 from dpnn_bridge.errors import LuaBridgeError
-from dpnn_bridge.lua import ops  # noqa: F401  (ops registers what FUNCTIONS and NATIVE hold)
+from dpnn_bridge.lua import ops  # noqa: F401  (ops registers what FUNCTIONS and NATIVE contain)
 from dpnn_bridge.lua.dispatch import FUNCTIONS, NATIVE, describe
 from dpnn_bridge.lua.environment import Allocator, environment_entries, file_entries, random_entries
 from dpnn_bridge.lua.mirror import Shared, mirror_entries

@@ -39,7 +39,7 @@ _KEPT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "VIRTUAL_
 class RemoteValue:
     """A value that stays in the process: an object of a Lua class, a function.
 
-    It is called and indexed as in Lua; ``bridge.to_python`` gives what it holds.
+    It is called and indexed as in Lua; ``bridge.to_python`` gives what it contains.
 
     Attributes:
         kind: what Lua's ``type`` says.

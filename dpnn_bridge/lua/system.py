@@ -214,7 +214,7 @@ def load_image(path: str, depth: float | None, ty: str) -> Tensor:
 
 
 def save_image(path: str, t: Tensor) -> tuple[()]:
-    """Return the channels x height x width (or height x width) into a file of the format that its name says."""
+    """Write channels x height x width (or height x width) to a file in the format of its suffix."""
     image = _pillow()
     data = t.t if t.dim == 3 else t.t.reshape(1, *t.size)
     if data.dim() != 3 or data.shape[0] not in (1, 2, 3, 4):

@@ -102,7 +102,7 @@ class _Block:
 class Storage:
     """A 1-D block of elements, ``torch.*Storage`` in Lua.
 
-    Lua gets a new object each time it asks a tensor for its storage, so that what Lua collects and what Python holds
+    Lua gets a new object each time it asks a tensor for its storage, so that what Lua collects and what Python contains
     stay apart; :attr:`pointer` tells which are the same block.
 
     Attributes:
@@ -140,7 +140,7 @@ class Storage:
 
     @property
     def block(self) -> _Block:
-        """The memory, which other storage objects may hold too."""
+        """The memory, which other storage objects may contain too."""
         return self._block
 
     def tell(self) -> int:
@@ -212,7 +212,7 @@ class Tensor:
 
     @classmethod
     def fresh(cls, t: torch.Tensor, ty: str | None = None) -> Tensor:
-        """Return a new contiguous tensor that holds ``t``, a result nobody else refers to."""
+        """Return a new contiguous tensor on ``t``, a result without other references."""
         if ty is not None:
             t = cast_tensor(t, ty)
         if t.numel() == 0:

@@ -73,7 +73,7 @@ def _runs(module: nn.Module, shapes: list[tuple[Sizes, bool]], bounded: Abstract
 def _remembered(source: Any) -> Iterator[list[tuple[Sizes, bool]]]:
     """Yield the last input that a file's module or its first layer saw, one sample of it first.
 
-    A file that was not cleared holds the gradient of that input, and cudnn's layers note its sizes.
+    A file that was not cleared contains the gradient of that input, and cudnn's layers note its sizes.
     """
     passed: list[LuaObject] = []
     while isinstance(source, LuaObject) and source not in passed:

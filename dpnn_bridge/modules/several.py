@@ -81,5 +81,5 @@ class Models(nn.ModuleDict):
 
 
 def _name(key: str) -> str:
-    """Return the name of a submodule, which may not hold a dot."""
+    """Return the name of a submodule, which may not contain a dot."""
     return key.replace(".", "/")

@@ -265,10 +265,10 @@ class CG(_FullBatch):
 
 
 class _LineSearch:
-    """Moves the parameters along a direction until the Wolfe-Powell conditions hold.
+    """Moves the parameters along a direction until the Wolfe-Powell conditions contain.
 
     Attributes:
-        success: whether they hold.
+        success: whether they contain.
         evaluations: how often the closure was called.
         length: how far the parameters moved.
         loss, gradient: at the end.

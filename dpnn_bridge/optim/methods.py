@@ -33,7 +33,7 @@ class Method:
         factors: optional flat vectors of the configuration -> names in the state.
         numbers: Lua numbers -> names in the state.
         fill: setting -> state that begins with that value.
-        scratch: Lua tensors that Torch7 needs beside the buffers, whatever they hold -> Lua class or None.
+        scratch: Lua tensors that Torch7 needs beside the buffers, whatever they contain -> Lua class or None.
         without_buffers: the method may have steps but no buffers.
     """
 
@@ -206,7 +206,7 @@ class LBFGSMethod(Method):
 
 
 def is_vector(value: Any) -> bool:
-    """Return whether a field holds a tensor; ``stepsize`` is a number before the first step and a tensor after it."""
+    """Return whether a field is a tensor; ``stepsize`` is a number before the first step and a tensor after it."""
     return isinstance(value, (LuaTensor, Tensor))
 
 
@@ -218,7 +218,7 @@ def lua_vector(value: Tensor) -> LuaTensor:
 
 
 def integral(value: float) -> int | float:
-    """Return a number as the reader gives it: an int where it is whole."""
+    """Return a number like the reader: an int if it is integral."""
     return int(value) if float(value).is_integer() else value
 
 

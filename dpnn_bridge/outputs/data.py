@@ -37,8 +37,8 @@ class Data:
         plain: the same as lists, dicts, numbers, strings and numpy arrays.
         tensors: how many.
         values: how many numbers, strings and booleans.
-        tables: how many tables and objects that hold them.
-        dropped: paths of functions, and of tables inside themselves, which no format holds.
+        tables: how many tables and objects that contain them.
+        dropped: paths of functions, and of tables inside themselves, which no format contains.
         characters: how many the names of all values have.
     """
 
@@ -59,7 +59,7 @@ def collect(value: Any, *, text: bool = False) -> Data:
         text: whether it will become text.
 
     Raises:
-        ConversionLimitError: it shows far more values than it holds.
+        ConversionLimitError: it shows far more values than it contains.
     """
     found = Data(value)
     found.plain = _plain(value, "", found, (), Budget(value, _AS_TEXT if text else 0))
@@ -127,7 +127,7 @@ def flat(value: Any) -> dict[str, Any]:
 
 
 def _text(value: str) -> str:
-    """Return the bytes that are no UTF-8 as escapes, since these formats hold text."""
+    """Return the bytes that are no UTF-8 as escapes, since these formats contain text."""
     return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
@@ -143,7 +143,7 @@ def cleaned(value: Any, array: Callable[[np.ndarray], Any]) -> Any:
 
 
 def need_names(names: Iterable[str], suffix: str, possible: Callable[[str], bool]) -> None:
-    """Raise a :class:`ConversionError` that names the first entry whose name a format cannot hold."""
+    """Raise a :class:`ConversionError` that names the first entry whose name a format cannot contain."""
     bad = next((name for name in names if not possible(name)), None)
     if bad is not None:
         raise ConversionError(

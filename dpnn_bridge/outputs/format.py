@@ -44,15 +44,15 @@ class Format:
         suffix: of its files; the name of the subclass's file.
         options: names of the fields of :class:`~dpnn_bridge.outputs.options.ConvertOptions` that it takes when a
             module is written; they change the result.
-        program: it holds what one forward does, so that it holds one model only, and ``index_base`` and ``inplace``
+        program: it contains one forward pass, so it contains one model only, and ``index_base`` and ``inplace``
             show in it.
-        models: whether it holds models.
-        data: whether it holds data without a model.
+        models: whether it contains models.
+        data: whether it contains data without a model.
         text: data become text, which takes more memory.
         loads: whether :meth:`load` reads what a module is rebuilt from.
         rebuilt: whether :func:`dpnn_bridge.load` rebuilds the module, so that all of it can be compared: formats that
             load, and ``.t7``.
-        traced: it holds a traced graph, which computes in another order.
+        traced: it contains a traced graph, which computes in another order.
         several: a model takes several files.
         origin_beside: the source of a model is in its metadata. That takes the checksum of the input before
             anything is written; False where the format takes it at the end, or says nothing of it.
@@ -109,5 +109,5 @@ class Format:
         return None
 
     def same_content(self, one: Path, other: Path) -> bool:
-        """Return whether two files hold the same, whatever versions of the package wrote them."""
+        """Return whether two files contain the same, whatever versions of the package wrote them."""
         return filecmp.cmp(one, other, shallow=False)

@@ -47,8 +47,8 @@ class ConvertOptions:
     Attributes:
         key: path of the module inside a checkpoint table.
         dtype: casts floating point tensors, ``torch.float16`` or ``"float16"``.
-        index_base: 1 as in Lua or 0, for modules whose inputs or outputs are indices; for formats that hold a program.
-        inplace: run modules in place where the file says so; for formats that hold a program.
+        index_base: 1 as in Lua or 0, for modules whose inputs or outputs are indices; for formats with a program.
+        inplace: run modules in place where the file says so; for formats that contain a program.
         plugins: Python files that register classes with ``@lua_class``.
         lua: a :class:`~dpnn_bridge.lua.LuaBridge` that knows the classes that the registry does not, or Lua files that
             define them, which are run.

@@ -48,7 +48,7 @@ _BYTES, _DICT, _TENSOR, _PARAMETER = (
     "torch._utils _rebuild_tensor_v2",
     "torch._utils _rebuild_parameter",
 )
-#: elements that all views together may show beyond those that the file holds (stride 0)
+#: elements that all views together may show beyond those that the file contains (stride 0)
 MOST_REPEATED = 1 << 22
 #: how deep lists and dicts may be nested
 DEEPEST = 200
@@ -74,14 +74,14 @@ class _Name(str):
 
 
 def read(path: Path, name: str = "") -> Any:
-    """Return the value that a file holds: dicts, lists, tuples, numbers, strings, tensors.
+    """Return the value that a file contains: dicts, lists, tuples, numbers, strings, tensors.
 
     Args:
         path: the file.
         name: what messages call it; default: its path.
 
     Raises:
-        NotT7Error: it is no such file, or holds more than plain data.
+        NotT7Error: it is no such file, or contains more than plain data.
         T7FormatError: it is damaged.
     """
     name = name or str(path)

@@ -50,7 +50,7 @@ def read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 
 def same_content(one: Path, other: Path) -> bool:
-    """Return whether two files hold the same. The library that writes them puts their metadata in any order."""
+    """Return whether two files contain the same. The library that writes them puts their metadata in any order."""
     (strings, tensors), (strings_there, there) = read(one), read(other)
     return (
         strings == strings_there

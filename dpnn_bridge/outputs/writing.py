@@ -69,7 +69,7 @@ def export(
         **options: of the format, see :class:`~dpnn_bridge.outputs.options.ConvertOptions`.
 
     Raises:
-        ConversionError: the format is unknown, lacks something, or cannot hold this model.
+        ConversionError: the format is unknown, lacks something, or cannot contain this model.
         OptionError: the format has no such option.
         VerificationError: what was read back differs; nothing was written.
         OutputError: the file cannot be written there, see :func:`dpnn_bridge.base.atomic.replacing`.

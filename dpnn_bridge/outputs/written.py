@@ -17,7 +17,7 @@ Results = dict[str, Any]
 
 @dataclass
 class Written:
-    """What a file holds, and how to run it.
+    """What a file contains, and how to run it.
 
     Attributes:
         tensors: parameters and buffers by ``state_dict`` name.
@@ -51,7 +51,7 @@ class GraphNode(NamedTuple):
 
 
 def with_scopes(nodes: Iterable[GraphNode], outputs: Iterable[str]) -> tuple[list[GraphNode], set[str]]:
-    """Return the place operations of unknown modules in those that hold all the operations before and behind them.
+    """Place operations of unknown modules in those that contain all the operations before and after them.
 
     Args:
         nodes: All operations.

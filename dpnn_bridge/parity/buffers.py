@@ -15,9 +15,9 @@ LayerT = TypeVar("LayerT", bound=Hashable)
 
 
 def is_filled(value: Any) -> bool:
-    """Return whether a result field of a Lua module holds something: a tensor with elements, a number, a table of them.
+    """Return whether a result field of a Lua module has content: a tensor with elements, a number, a table of them.
 
-    The number 0 is what a criterion holds that has not run, or that does not keep its loss.
+    The number 0 is what a criterion contains that has not run, or that does not keep its loss.
     """
     return all(map(_is_filled_leaf, _parts(value)))
 

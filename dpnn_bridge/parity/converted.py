@@ -44,10 +44,10 @@ def compare_converted(
         result: with its layers, in the order of the tree.
         module: the model, as it is to run.
         path: the file.
-        table: holds the ``input``, where there is one.
+        table: contains the ``input``, where there is one.
         options: how the model was converted.
         dtype: what the model was cast to; None leaves both as they are.
-        key: path of the model in the file it came from, for files that hold several.
+        key: path of the model in the file it came from, for files that contain several.
         running: bounds what a run may take.
     """
     path = Path(path)
@@ -93,7 +93,7 @@ def _opened(
 
 
 def _loaded(path: Path, options: Options, key: str) -> nn.Module:
-    """Return the module of a file; ``key`` chooses it where the file holds several."""
+    """Return the module of a file; ``key`` chooses it where the file contains several."""
     try:
         return load_with_report(path, key or None, options)[0]
     except ModelNotFoundError:
@@ -116,7 +116,7 @@ def _as_in_file(result: Verification, module: nn.Module, written: Written, path:
 
 
 def _compare_tensors(layers: NamedLayers, module: nn.Module, written: Written) -> list[str]:
-    """Return the bits of every parameter and buffer; returns the names of those that a traced graph does not hold."""
+    """Compare the bits of every parameter and buffer; return the names that a traced graph does not contain."""
     renamed = list(written.renamed)
     state = module.state_dict()
     absent: dict[str, None] = {}

@@ -36,8 +36,8 @@ class Outcome:
         module, nodes, calls: the model that ran, its tree, and what each of its modules returned.
         whole: comparisons of the whole model.
         layers: comparisons of each layer of the tree.
-        unclear: layer -> why a result that differs says nothing: Torch7 does not hold it any more.
-        doubtful: layers whose results agree within the tolerance, though Torch7's memory may hold them inexactly.
+        unclear: layer -> why a result that differs says nothing: Torch7 does not contain it any more.
+        doubtful: layers whose results agree within the tolerance, though Torch7's memory may contain them inexactly.
         overwritten: layer -> the layer that overwrote its output in Torch7's memory.
     """
 
@@ -90,13 +90,13 @@ class Experiment:
     Args:
         fresh: makes the model, in the mode it is to run in; recurrent modules remember their last run.
         table: the reference.
-        after: Lua object whose modules hold the results of this very call, or None.
+        after: Lua object whose modules contain the results of this very call, or None.
         device, dtype: where and in which precision to run.
         single: whether the results, or Torch7's, are in single precision.
         tolerance, gradient_tolerance: what is accepted.
         measured: whether results of forward in single precision must agree as far as rounding lets them, though they
             are within the tolerance.
-        gradients: run backward if the reference holds gradients.
+        gradients: run backward if the reference contains gradients.
         options: how the model was converted.
         remake: computes the reference again in another precision, where that is possible.
         mark: accepts comparisons that are known to differ.

@@ -91,7 +91,7 @@ def check_module(
         dtype: casts the module and its inputs; default: as they are.
         tolerance: defaults to ``Tolerance()``.
         gradient_tolerance: of ``gradInput`` and ``gradParams``; defaults to ``tolerance``.
-        gradients: run backward when the fixture holds gradients.
+        gradients: run backward when the fixture contains gradients.
         options: how the fixture's ``after`` was converted, to compare updated buffers.
         running: bounds what forward and backward may take.
     """

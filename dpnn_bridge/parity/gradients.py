@@ -32,7 +32,7 @@ def compare_gradients(
     ``memory`` names Torch7's memory of each, as far as the reference tells: a gradient that layers share counts once in
     the sum that a parameter has whose gradients Torch7 keeps apart.
 
-    The bias in front of a batch normalization has gradient zero: what both sides hold there is the rounding error of a
+    The bias in front of a batch normalization has gradient zero: both sides contain only the rounding error of a
     sum whose terms are as large as those in the gradient of the weight.
     """
     sites = list(registry.parameters(module))

@@ -34,10 +34,10 @@ def lua_reference(
     """Run an object in Lua and return a table like those that Torch7 stores, with the module ``after`` its run.
 
     Args:
-        bridge: a bridge whose ``lua_path`` holds the original sources.
+        bridge: a bridge whose ``lua_path`` contains the original sources.
         obj: the object as read from a file.
         module: what :func:`dpnn_bridge.to_torch` made of it, in the mode that both are to run in.
-        table: holds ``input``, ``target`` for criterions, and may hold ``gradOutput`` and ``reward``.
+        table: contains ``input``, ``target`` for criterions, and may contain ``gradOutput`` and ``reward``.
         dtype: runs in double precision if it is ``torch.float64``.
         gradients: run backward; without a ``gradOutput`` on random numbers.
 

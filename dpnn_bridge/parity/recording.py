@@ -45,7 +45,7 @@ def record(
     The file says that PyTorch computed it (``provenance.pytorch``), so that it cannot be taken for Torch7's values.
 
     Args:
-        module: any module. If all of its layers have a Lua class, the fixture holds the module itself, and
+        module: any module. If all of its layers have a Lua class, the fixture contains the module itself, and
             ``dpnn-verify`` and the pytest plugin need nothing else; otherwise pass it to :func:`assert_parity`.
         input: tensor or nested list.
         path: the ``.t7`` file to write.
@@ -75,7 +75,7 @@ def record(
     )
     try:
         table["module"] = to_lua(copy.deepcopy(module))  # as it is before the run
-    except ConversionError:  # a layer without Lua class: the fixture holds values only
+    except ConversionError:  # a layer without Lua class: the fixture contains values only
         table["module"] = None
     inputs = nested.require_grad(nested.copied(input))
     with full_precision(), torch.set_grad_enabled(gradients):
@@ -114,7 +114,7 @@ def assert_parity(
         rtol: accepted difference relative to the largest expected value; default 1e-10 in double and 1e-5 in single
             precision.
         gradient_rtol: the same for gradients; default: ``rtol``.
-        gradients: compare gradients when the fixture holds them.
+        gradients: compare gradients when the fixture contains them.
 
     Raises:
         AssertionError: lists every comparison that failed, with the worst element and its index.

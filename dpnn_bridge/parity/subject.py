@@ -98,7 +98,7 @@ def is_fixture(root: Any) -> bool:
 
 
 def is_comparable(table: LuaTable) -> bool:
-    """Return whether the reference holds results, or says that Torch7 refused the call."""
+    """Return whether the reference contains results, or says that Torch7 refused the call."""
     return any(name in table for name in ("output", "gradInput", "gradParams", "forward_error"))
 
 

@@ -75,7 +75,7 @@ def verify(
     with, the result has the layers and no comparison.
 
     Args:
-        model: a ``.t7`` file with a model, or a fixture that holds its own ``module`` and ``input``.
+        model: a ``.t7`` file with a model, or a fixture that contains its own ``module`` and ``input``.
         converted: a file made from it, in any format: its tensors must be the same bits, and so must what every layer
             returns where the format runs the same operations.
         reference: a ``.t7`` file (or its table) with ``input``, ``output`` and, where they are to be compared,
@@ -86,11 +86,11 @@ def verify(
         mode: ``"train"`` or ``"eval"``; default: as the reference says, else ``"eval"``.
         device: where to run.
         dtype: in which precision; default: as in the file.
-        gradients: run backward when the reference holds gradients.
+        gradients: run backward when the reference contains gradients.
         tolerance: accepted relative difference; default :data:`OUTPUT`, wider for half precision.
         gradient_tolerance: the same for gradients; default :data:`GRADIENT`.
         options: how to convert.
-        lua: a :class:`~dpnn_bridge.lua.LuaBridge` whose ``lua_path`` holds the original sources: the model runs there
+        lua: a :class:`~dpnn_bridge.lua.LuaBridge` whose ``lua_path`` has the original sources: the model runs there
             on the same input, and what it computes is the reference in place of any stored values.
         torch7: path of a real Torch7 (``th`` or ``luajit``), which runs the model in the same way.
         known: differences from Torch7 that are no failures, see :mod:`~dpnn_bridge.parity.known_differences`.
@@ -260,7 +260,7 @@ def _run_only(
 
 
 def _after(subject: Subject, layers: int, tolerance: Tolerance, notes: list[str]) -> LuaObject | None:
-    """Return the Lua object whose modules hold the results of the reference's call."""
+    """Return the Lua object whose modules contain the results of the reference's call."""
     table, obj = subject.table, subject.obj
     after = table.get("after")
     if isinstance(after, LuaObject):

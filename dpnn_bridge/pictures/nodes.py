@@ -61,7 +61,7 @@ class ModelNode:
         name: the name that the Lua code gave it, if any.
         parameters: elements of all parameters in it.
         settings: the arguments that ``repr`` shows.
-        fields: Lua fields that hold numbers, strings or booleans.
+        fields: Lua fields that contain numbers, strings or booleans.
         input, output: shapes, when the model ran on an example.
         tensors: its own parameters and buffers.
         children: what it contains; a module that occurs again is a node without children.
@@ -192,7 +192,7 @@ def _summary(name: str, tensor: Tensor, histogram: bool) -> TensorSummary:
 
 
 def _lua_fields(module: nn.Module) -> dict[int, dict[str, Any]]:
-    """Return the plain fields of every module's Lua object; none for models that Torch7 cannot hold."""
+    """Return the plain fields of every module's Lua object; none for models that Torch7 cannot contain."""
     try:
         obj = to_lua(module, gradients=False)
     except ConversionError:

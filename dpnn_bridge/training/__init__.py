@@ -113,7 +113,7 @@ def momentum_grad_parameters(module: nn.Module) -> list[Tensor]:
     """Return the momentum of a module's own parameters (``m:momentumGradParameters()``), first their gradients.
 
     Args:
-        module: any module. What a file holds in ``momGradParams`` is taken up.
+        module: any module. What a file contains in ``momGradParams`` is taken up.
     """
     buffers = module.__dict__.get("momentum_buffers")
     if buffers is None:

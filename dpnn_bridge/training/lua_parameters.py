@@ -51,7 +51,7 @@ class LuaParameter:
 
     @property
     def repeats(self) -> bool:
-        """Whether Torch7 has a gradient of its own for this place of a shared parameter: here one holds their sum."""
+        """Whether Torch7 has a separate gradient for this place of a shared parameter: here one is their sum."""
         record = fields.record_of(self.module)
         return bool(record and record.gradients.get(self.name))
 

@@ -72,7 +72,7 @@ class ShakeShakeTable(nn.Module):
 
         @classmethod
         def replay(cls, module: nn.Module, after: LuaObject) -> Callable[..., Any] | None:
-            """Return ``constant_tensor`` holds the weights of the last pass, which is the backward pass in training."""
+            """Return a forward with the weights of the last pass in ``constant_tensor``, in training the backward pass."""
             assert isinstance(module, ShakeShakeTable)
             x = after.get("output")
             if not isinstance(x, LuaTable) or not ((module.training and module.forward_shake) or module.backward_shake):

@@ -91,9 +91,9 @@ class AffineTransformMatrixGenerator(nn.Module):
     The translation is applied in the rotated and scaled frame.
 
     Args:
-        use_rotation: the input holds an angle in radians.
-        use_scale: the input holds a factor.
-        use_translation: the input holds two shifts. With none of the three the input holds the whole matrix.
+        use_rotation: the input contains an angle in radians.
+        use_scale: the input contains a factor.
+        use_translation: the input contains two shifts. With none of the three the input contains the whole matrix.
 
     Shape:
         - Input: :math:`(B, P)` or :math:`(P)` with the parameters in the order above.

@@ -230,8 +230,8 @@ class AuxiliaryLossCriterion(nn.Sequential):
         - Output: scalar.
 
     Raises:
-        ConversionError: the file holds fewer criterions than there are outputs. Torch7 makes them at the first call
-            from a class that a file does not hold.
+        ConversionError: the file contains fewer criterions than there are outputs. Torch7 makes them at the first call
+            from a class that a file does not contain.
 
     Lua:
         ``w2nn.AuxiliaryLossCriterion(base_criterion, args)``, waifu2x lib/AuxiliaryLossCriterion.lua

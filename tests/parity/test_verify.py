@@ -169,7 +169,7 @@ def test_precision_of_half_and_double() -> None:
 def test_missing_device_is_said() -> None:
     result = run(RESIDUAL, "--device", "cuda")
     assert result.exit_code == 2
-    assert result.stderr.startswith("error: --device cuda: PyTorch cannot use this device here")
+    assert result.stderr.startswith("error: --device cuda: PyTorch cannot use this device")
     with pytest.raises(OptionError, match=r"device=cuda"):
         verify(RESIDUAL, device="cuda")
 

@@ -93,7 +93,7 @@ def _overlaps_input(result: Tensor, first: Tensor, *others: Tensor) -> bool:
 
 
 def _visit_in_order(f: Callable[..., torch.Tensor], result: Tensor, *sources: Tensor) -> None:
-    """Apply ``f`` one element after the other, each from what memory holds at that moment."""
+    """Apply ``f`` one element after the other, each from what memory contains at that moment."""
     assert result.storage is not None
     flat, places = result.storage.flat, result.places().tolist()
     others = [s.places().tolist() for s in sources]

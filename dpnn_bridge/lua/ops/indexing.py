@@ -151,7 +151,7 @@ def get_object(t: Tensor, index: Any) -> Any:
 
 
 def put_object(t: Tensor, index: Any, value: Any) -> bool:
-    """Return whether the index is of a kind that tensors know."""
+    """Return whether tensors support this kind of index."""
     if isinstance(index, Storage) and index.ty == "Long":
         place = _storage_place(t, index)
         assert t.storage is not None

@@ -20,7 +20,7 @@ def int_pow(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 
 def shifted(shift: Callable[..., torch.Tensor], x: torch.Tensor, y: Any) -> torch.Tensor:
-    """Shift in a type of C that holds the elements, by the number's last bits as x86 does."""
+    """Shift in a type of C that contains the elements, by the number's last bits as x86 does."""
     wide = 64 if x.dtype == torch.int64 else 32
     places = torch.as_tensor(y, dtype=torch.int64) & (wide - 1)
     size = 8 * x.element_size()

@@ -323,7 +323,7 @@ _declare("TemporalRowConvolution", _Derived(_row, 1), (2, 2, 2), 4)
 def _sub2d(
     x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, kw: int, kh: int, dw: int, dh: int
 ) -> torch.Tensor:
-    w = w.reshape(-1)[: x.shape[1]]  # files of 2011 hold one for each element of the window; the first ones are read
+    w = w.reshape(-1)[: x.shape[1]]  # files of 2011 contain one for each element of the window; the first ones are read
     y = F.avg_pool2d(x, (kh, kw), (dh, dw)) * (kw * kh) * w.reshape(1, -1, 1, 1)
     return y if b is None else y + b.reshape(1, -1, 1, 1)
 

@@ -60,7 +60,7 @@ class DataParallelTableClass(LuaClass):
 
 @lua_class("nn.DataParallel")
 class DataParallel(LuaClass):
-    """The replicas hold the same parameters: the first one alone is kept."""
+    """The replicas contain the same parameters: the first one alone is kept."""
 
     import_only = True  # nn.DataParallelTable says more
     torch_type = DataParallelTable

@@ -20,7 +20,7 @@ from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor, element_dtype, t
 
 @lua_class("nn.DontCast")
 class DontCast(Decorator):
-    """Keeps the dtype of the module it holds when the surrounding model is cast; devices still change.
+    """Keeps the dtype of the module it contains when the surrounding model is cast; devices still change.
 
     Args:
         module: the decorated module.

@@ -59,7 +59,7 @@ class _TwoParameters(Reinforce):
 
 
 class TwoParametersClass(Reinforce.Lua):
-    """``stdev`` or ``scale`` is a number, a tensor, or missing when the input holds it."""
+    """``stdev`` or ``scale`` is a number, a tensor, or missing when the input contains it."""
 
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:

@@ -95,7 +95,7 @@ class IndividualDropout(nn.Module):
         - Output: the same.
 
     Lua:
-        ``fbnn.IndividualDropout(p)``, fbnn IndividualDropout.lua, whose field ``p`` holds ``1 - p``
+        ``fbnn.IndividualDropout(p)``, fbnn IndividualDropout.lua, whose field ``p`` contains ``1 - p``
     """
 
     keep: Tensor

@@ -20,7 +20,7 @@ def spread(weight: Tensor, input: Tensor) -> tuple[Tensor, Tensor]:
     """Return ``input`` and ``weight`` in shapes that pair their elements as ``nn.CMul`` and ``nn.CAdd`` do.
 
     Equal numbers of elements are paired in order; else a weight with as many dimensions is expanded, and any other
-    holds one element for each element of a sample.
+    contains one element for each element of a sample.
     """
     if weight.numel() == input.numel():
         return input, weight.reshape(input.shape)

@@ -342,7 +342,7 @@ class Module(nn.Module):
 
 @lua_class("nn.Container")
 class Container(Members, Module):
-    """Torch7's abstract base of containers: it holds members and runs none.
+    """Torch7's abstract base of containers: it contains members and runs none.
 
     Args:
         *modules: the members.

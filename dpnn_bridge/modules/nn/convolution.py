@@ -66,7 +66,7 @@ class Spatial(StockConvolution):
 
 @lua_class("nn.SpatialConvolution", "nn.SpatialConvolutionMM")
 class SpatialConvolution(Spatial):
-    """Old files hold the weight as ``nOutputPlane x (nInputPlane*kH*kW)``; nn.SpatialConvolutionMM always does."""
+    """Old files contain the weight as ``nOutputPlane x (nInputPlane*kH*kW)``; nn.SpatialConvolutionMM always does."""
 
     scalars = SPATIAL
     defaults = SPATIAL_DEFAULTS

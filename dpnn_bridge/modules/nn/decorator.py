@@ -16,7 +16,7 @@ from dpnn_bridge.objects import LuaObject, LuaTable
 
 @lua_class("nn.Decorator")
 class Decorator(nn.Module):
-    """Runs the module it holds; the base of classes that change how another module behaves.
+    """Runs the module it contains; the base of classes that change how another module behaves.
 
     Args:
         module: the decorated module.

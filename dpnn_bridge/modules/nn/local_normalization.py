@@ -66,7 +66,7 @@ class Estimating(nn.Module):
 
 
 class Estimated(LuaClass):
-    """Torch7's estimators hold the kernel once for each plane; its own field ``kernel`` is not used any more."""
+    """Torch7's estimators contain the kernel once for each plane; its own field ``kernel`` is not used any more."""
 
     resets = {"_inpsz": None}
     scratch = ("coef", "ones", "localsums", "adjustedsums", "localstds", "adjustedstds", "thresholdedstds")

@@ -252,7 +252,7 @@ def _check_list(value: Any, length: int, what: str) -> None:
         raise TypeError(f"the {what} of a GModule must be a list of {length} elements, found {found}")
 
 
-#: fields of ``node.data`` that the plan holds, or that hold values of one run
+#: fields of ``node.data`` that the plan contains, or that contain values of one run
 _NODE_FIELDS = {"module", "mapindex", "reverseMap", "selectindex", "nSplitOutputs", "forwardNodeId"}
 _NODE_FIELDS |= {"input", "gradOutput", "gradOutputBuffer"}
 

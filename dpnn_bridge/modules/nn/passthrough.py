@@ -111,7 +111,7 @@ class Copy(nn.Module):
 
 @lua_class("nn.GPU")
 class GPU(Decorator):
-    """Runs the module it holds. Torch7 runs it on a fixed device; here the model's owner moves it with ``.to()``.
+    """Runs the module it contains. Torch7 runs it on a fixed device; here the model's owner moves it with ``.to()``.
 
     Args:
         module: the decorated module.
@@ -129,7 +129,7 @@ class GPU(Decorator):
 
 @lua_class("nn.Profile")
 class Profile(Decorator):
-    """Runs the module it holds. Torch7 prints how long it takes; use :mod:`torch.profiler` for that.
+    """Runs the module it contains. Torch7 prints how long it takes; use :mod:`torch.profiler` for that.
 
     Args:
         module: the decorated module.

@@ -57,7 +57,7 @@ class Pooling(OneOfSeveral):
 
 # ---------------------------------------------------------------------- maximum
 class _LowestPadding(nn.modules.pooling._MaxPoolNd):
-    """Pads with the lowest number there is, which is what a window that holds no element gives in Torch7."""
+    """Pads with the lowest number there is, which is what a window that contains no element gives in Torch7."""
 
     kernel_size: tuple[int, ...]
     stride: tuple[int, ...]
@@ -80,7 +80,7 @@ class _LowestPadding(nn.modules.pooling._MaxPoolNd):
 
 
 class DilatedMaxPool2d(_LowestPadding, nn.MaxPool2d):
-    """Maximum over windows with gaps, which can hold nothing but padding.
+    """Maximum over windows with gaps, which can contain nothing but padding.
 
     Args:
         kernel_size, stride, padding, dilation, ceil_mode: as in :class:`torch.nn.MaxPool2d`, pairs.
@@ -98,7 +98,7 @@ class DilatedMaxPool2d(_LowestPadding, nn.MaxPool2d):
 
 
 class DilatedMaxPool3d(_LowestPadding, nn.MaxPool3d):
-    """Maximum over windows with gaps, which can hold nothing but padding.
+    """Maximum over windows with gaps, which can contain nothing but padding.
 
     Args:
         kernel_size, stride, padding, dilation, ceil_mode: as in :class:`torch.nn.MaxPool3d`, triples.

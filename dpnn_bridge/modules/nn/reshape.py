@@ -60,7 +60,7 @@ class View(nn.Module):
         that it is a batch. An input that is not contiguous is copied where Torch7 refuses it.
 
     Raises:
-        ValueError: the input does not hold a whole number of samples.
+        ValueError: the input does not contain a whole number of samples.
     """
 
     def __init__(self, *size: int, num_input_dims: int | None = None) -> None:

@@ -22,7 +22,7 @@ class SpatialSubSampling(nn.Module):
         in_channels: number of planes.
         kernel_size: size of a window.
         stride: step between windows.
-        weight_shape: shape of the weight, whose first C elements are used; files of 2011 hold more.
+        weight_shape: shape of the weight, whose first C elements are used; files of 2011 contain more.
 
     Shape:
         - Input: :math:`(N, C, H, W)` or :math:`(C, H, W)`.

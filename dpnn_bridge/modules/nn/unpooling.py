@@ -73,7 +73,7 @@ class MaxUnpooling(nn.Module):
 
 class Unpooling(LuaClass):
     torch_type = MaxUnpooling
-    #: fields of the pooling that hold the size of its input
+    #: fields of the pooling that contain the size of its input
     sizes: tuple[str, ...]
 
     @classmethod

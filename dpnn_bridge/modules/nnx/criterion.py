@@ -22,10 +22,10 @@ class DistNLLCriterion(nn.Module):
     """Cross entropy of a distribution against a target distribution.
 
     Args:
-        distance: the input holds distances, which count with a minus sign.
-        probability: the input holds probabilities.
-        log_probability: the input holds log probabilities. With neither, scores go through a log softmax.
-        target_probability: the target holds probabilities, else scores.
+        distance: the input contains distances, which count with a minus sign.
+        probability: the input contains probabilities.
+        log_probability: the input contains log probabilities. With neither, scores go through a log softmax.
+        target_probability: the target contains probabilities, else scores.
 
     Shape:
         - Input: :math:`(C)`; target :math:`(C)`.
@@ -205,7 +205,7 @@ class CTCCriterion(nn.Module):
 
 @lua_class("nn.SparseCriterion", "nn.SpatialSparseCriterion")
 class SparseCriterion(nn.Module):
-    """Stands for a criterion whose C code the package nnx no longer holds; raises when it runs.
+    """Stands for a criterion whose C code the package nnx no longer contains; raises when it runs.
 
     Raises:
         ConversionError: always, in ``forward``.

@@ -75,7 +75,7 @@ class SpatialPyramid(nn.Module):
         return f"ratios={self.ratios}, focused={self.focused}"
 
     class Lua(LuaClass):
-        """``parameters()`` lists those of the pipeline in use; both hold the same processors."""
+        """``parameters()`` lists those of the pipeline in use; both contain the same processors."""
 
         members = ("focused_pipeline", "unfocused_pipeline")
         scalars = ("focused", "x", "y")

@@ -40,7 +40,7 @@ def takes_matrices(module: nn.Module, ctx: LuaContext) -> bool:
 
 
 def _shown(ctx: LuaContext) -> Iterator[tuple[int, int | None]]:
-    """Yield ``id`` of every layer in a chain, and the dimensions of its input as the layers before it say."""
+    """Yield ``id`` of every layer in a chain, and the dimensions of its input inferred from the layers before it."""
     for chain in _chains(ctx.root):
         dims: int | None = None
         for layer in chain:

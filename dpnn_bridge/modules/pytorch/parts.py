@@ -15,7 +15,7 @@ from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.modules.nn.reshape import product
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
-#: beyond all values of a tensor, and still one that single precision holds
+#: beyond all values of a tensor, and still one that single precision contains
 LARGEST = 3e38
 
 

@@ -114,7 +114,7 @@ class LazyDropout(nn.Module):
 
         @staticmethod
         def step_to_lua(module: LazyDropout, step: int, ctx: LuaContext) -> dict[str, Any]:
-            """Return the fields that say which mask a time step has."""
+            """Return the fields that select the mask of a time step."""
             mask = module.masks.get(step)
             noise = LuaTensor.empty(ctx.type_of(module)) if mask is None else ctx.constant(mask, module)
             return {"noise": noise, "flag": mask is None or step in module.stale}

@@ -161,7 +161,7 @@ class AbstractRecurrentClass(LuaClass):
         *("sharedClones", "outputs", "gradInputs", "gradOutputs", "cells", "gradCells", "zeroTensor"),
         *("cell", "gradPrevOutput", "userGradPrevOutput", "userGradPrevCell"),
     )
-    #: attributes that hold a tensor given by the user -> Lua field
+    #: attributes that contain a tensor given by the user -> Lua field
     given: ClassVar[dict[str, str]] = GIVEN
 
     @classmethod
@@ -199,7 +199,7 @@ class AbstractRecurrentClass(LuaClass):
 
     @classmethod
     def state_from_lua(cls, obj: LuaObject, step: int) -> Any:
-        """Return the hidden state after a time step as ``obj`` holds it, or None."""
+        """Return the hidden state after a time step as ``obj`` contains it, or None."""
         return state_entry(obj, "outputs", step)
 
     @classmethod
@@ -214,7 +214,7 @@ class AbstractRecurrentClass(LuaClass):
 
     @classmethod
     def inner_to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-        """Return the fields that hold modules."""
+        """Return the fields that contain modules."""
         inner = ctx.to_lua(cls.children(module)[0])
         return {
             "recurrentModule": inner,

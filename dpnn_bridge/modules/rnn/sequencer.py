@@ -19,7 +19,7 @@ from dpnn_bridge.objects import LuaObject, LuaTable
 
 
 class AbstractSequencerClass(LuaClass):
-    """Sequence modules around one module, which the fields ``module`` and ``modules`` hold."""
+    """Sequence modules around one module, which the fields ``module`` and ``modules`` contain."""
 
     scratch = ("tableoutput", "tablegradInput", "tablegradinput")
     computed_fields = ("modules", "module", "rnn", "_remember")

@@ -148,7 +148,7 @@ class Onnx(Format):
         _note_scopes(program)
         if "origin" in context.metadata:
             program.model.metadata_props[ORIGIN] = context.metadata["origin"]
-        for name in ("source", "key", "checkpoint"):  # the last holds vocabulary, mean, options, …
+        for name in ("source", "key", "checkpoint"):  # the last contains vocabulary, mean, options, …
             if (value := context.metadata.get(name)) is not None:
                 text = value if isinstance(value, str) else json.dumps(value, default=lambda t: t.tolist())
                 program.model.metadata_props[f"dpnn_bridge.{name}"] = text

@@ -108,7 +108,7 @@ class Pt(Format):
             return archive.comment.decode() or None
 
     def same_content(self, one: Path, other: Path) -> bool:
-        """Return whether two files hold the same data, or the same model, whatever versions of the package wrote it."""
+        """Return whether two files contain the same data or the same model, for any versions of the package."""
         for path in (one, other):
             need_whole_zip(path)
         a, b = pt_file.read(one), pt_file.read(other)

@@ -60,7 +60,7 @@ class Py(Format):
         return last[:-1] if before and last.endswith("\n") else None
 
     def open(self, path: Path, module: nn.Module) -> Written:
-        """Return the model that the file builds, with the weights of ``module``: it holds none of its own.
+        """Return the model that the file builds, with the weights of ``module``: it contains none of its own.
 
         The file is run: it is the user's own.
         """

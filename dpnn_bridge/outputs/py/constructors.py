@@ -198,7 +198,7 @@ class Constructors:
 
 
 def _referenced(module: nn.Module) -> list[nn.Module]:
-    """Return the modules that a module holds, and those it refers to without owning them."""
+    """Return the modules that a module contains, and those it refers to without owning them."""
     if isinstance(module, GModule):
         return live_children(module)
     others = [v for v in vars(module).values() if isinstance(v, nn.Module)]

@@ -310,7 +310,7 @@ def identifier(label: str) -> str:
 
 
 def is_pure(module: nn.Module) -> bool:
-    """Return whether a module holds nothing and changes nothing of itself when it runs."""
+    """Return whether a module contains nothing and changes nothing of itself when it runs."""
     empty = not module._modules and not module._parameters and not module._buffers
     return empty and not any(map(_writes_attributes, type(module).__mro__[: -len(nn.Module.__mro__)]))
 
