@@ -72,7 +72,7 @@ class ShakeShakeTable(nn.Module):
 
         @classmethod
         def replay(cls, module: nn.Module, after: LuaObject) -> Callable[..., Any] | None:
-            """Return a forward with the weights of the last pass in ``constant_tensor``, in training the backward pass."""
+            """Return a forward with the last weights in ``constant_tensor``, in training those of backward."""
             assert isinstance(module, ShakeShakeTable)
             x = after.get("output")
             if not isinstance(x, LuaTable) or not ((module.training and module.forward_shake) or module.backward_shake):
