@@ -135,5 +135,5 @@ def test_a_file_may_have_so_many_bytes(tmp_path: Path) -> None:
 
 def test_a_line_of_a_manifest_has_an_end(tmp_path: Path) -> None:
     (tmp_path / "done.jsonl").write_bytes(b"x" * (1 << 21))
-    with pytest.raises(T7FormatError, match="line 1 is no line"):
+    with pytest.raises(T7FormatError, match="line 1 is not a manifest line"):
         last_lines(tmp_path / "done.jsonl")

@@ -78,7 +78,7 @@ def test_an_optional_tensor_may_keep_what_the_constructor_made() -> None:
 
 def test_a_parameter_that_no_field_gives_is_an_error() -> None:
     block(tensors={"weight": "weight"}, sizes={"weight": "size"}, constant_kwargs={"bias": False})
-    with pytest.raises(ConversionError, match=r"no field gives the parameter inner\.(weight|bias) of Scale"):
+    with pytest.raises(ConversionError, match=r"no field maps to the parameter inner\.(weight|bias) of Scale"):
         to_torch(scale())
 
 

@@ -107,7 +107,7 @@ def test_convert_arranges(source: str, target: str, shape: tuple[int, ...], expe
 
 
 def test_convert_refuses_what_it_does_not_know() -> None:
-    with pytest.raises(ValueError, match="no way from shape 'bchw' to 'bt'"):
+    with pytest.raises(ValueError, match="cannot convert from shape 'bchw' to 'bt'"):
         Convert("bchw", "bt")(torch.zeros(2, 3, 4, 5))
     with pytest.raises(ValueError, match="one feature"):
         Convert("bf", "b")(torch.zeros(2, 2))

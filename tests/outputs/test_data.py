@@ -67,7 +67,7 @@ def test_modules_among_data(tmp_path: Path) -> None:
 
 
 def test_what_no_tensor_holds(tmp_path: Path) -> None:
-    with pytest.raises(LuaValueError, match="no tensor of Torch7 holds elements of type complex"):
+    with pytest.raises(LuaValueError, match="Torch7 has no tensor of type complex"):
         dpnn_bridge.write_t7(tmp_path / "c.t7", np.zeros(2, complex))
     assert not list(tmp_path.iterdir())
 
@@ -134,7 +134,7 @@ def test_a_table_that_many_share_is_looked_at_once(tmp_path: Path) -> None:
 
 def test_what_is_a_model_is_no_data_and_the_reverse(source: Path, tmp_path: Path) -> None:
     rnn = SAMPLES / "char-rnn__lstm" / "model.t7"
-    with pytest.raises(ConversionError, match=r"holds a model, and \.json only data"):
+    with pytest.raises(ConversionError, match=r"contains a model, and \.json stores only data"):
         dpnn_bridge.convert(rnn, tmp_path / "m.json")
     dpnn_bridge.convert(rnn, tmp_path / "vocab.json", key="vocab")
     assert json.loads((tmp_path / "vocab.json").read_text())["^"] == 30
@@ -193,7 +193,7 @@ def test_names_that_a_format_does_not_have(names: list[str], suffix: str, refuse
     if refused is None:
         dpnn_bridge.convert(tmp_path / "d.t7", tmp_path / f"d{suffix}")
         return
-    with pytest.raises(ConversionError, match=f"{suffix} cannot hold an entry of the name '{refused}") as raised:
+    with pytest.raises(ConversionError, match=f"{suffix} cannot store an entry named '{refused}") as raised:
         dpnn_bridge.convert(tmp_path / "d.t7", tmp_path / f"d{suffix}")
     assert len(str(raised.value)) < 500
     assert [p.name for p in tmp_path.iterdir()] == ["d.t7"]

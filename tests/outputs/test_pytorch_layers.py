@@ -200,8 +200,8 @@ class _Half(nn.Sequential):
         (_hooked("register_full_backward_hook"), "backward hook"),
         (_hooked("register_full_backward_pre_hook"), "backward pre-hook"),
         (_patched(), "forward was replaced on the instance"),
-        (_Standardized(3, 2, 3), "another than that of Conv2d"),
-        (_Half(nn.Linear(3, 3), nn.Tanh()), "another than that of Sequential"),
+        (_Standardized(3, 2, 3), "differs from that of Conv2d"),
+        (_Half(nn.Linear(3, 3), nn.Tanh()), "differs from that of Sequential"),
     ],
     ids=["forward", "pre", "backward", "backward_pre", "patched", "convolution", "iteration"],
 )
