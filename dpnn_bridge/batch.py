@@ -51,7 +51,7 @@ class Task:
 
 @dataclass
 class Outcome:
-    """What became of a task.
+    """The result of a task.
 
     Attributes:
         task: the conversion.

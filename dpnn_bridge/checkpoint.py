@@ -40,7 +40,7 @@ _MEAN, _STD = (
 
 @dataclass
 class Checkpoint:
-    """What a training script saved.
+    """The checkpoint of a training script.
 
     Attributes:
         models: key, as ``load(key=…)`` takes it -> model; the key is empty when the file is the model.

@@ -65,7 +65,7 @@ ORIGINS = count()  # numbers of storages: a new one says which storage of a file
 
 
 class _BooleanKey:
-    """Stands for ``true``/``false`` as a table key, since ``True == 1`` in Python but not in Lua."""
+    """``true`` or ``false`` as a table key, because ``True == 1`` in Python but not in Lua."""
 
     __slots__ = ("value",)
 

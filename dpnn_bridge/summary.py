@@ -91,7 +91,7 @@ class Model:
 
 @dataclass
 class Summary:
-    """What a file is.
+    """The summary of a file.
 
     Attributes:
         name, size, encoding: of the file.

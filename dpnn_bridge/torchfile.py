@@ -120,7 +120,7 @@ class T7Reader:
 
 
 class _Values:
-    """Turns the values of one file into torchfile's, each object once."""
+    """Converts the values of one file to torchfile's, each object once."""
 
     def __init__(
         self,

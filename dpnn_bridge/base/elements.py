@@ -9,7 +9,7 @@ import numpy as np
 
 
 class Elements:
-    """What numpy and ``torch.from_dlpack`` ask for the elements of."""
+    """Elements with the interfaces of numpy and ``torch.from_dlpack``."""
 
     __slots__ = ()
     numpy: Callable[[], np.ndarray]

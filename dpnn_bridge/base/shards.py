@@ -20,7 +20,7 @@ _MOST_BYTES = 1 << 28
 
 
 class Index(NamedTuple):
-    """What an index says.
+    """The content of an index.
 
     Attributes:
         weight_map: the shard of each tensor.

@@ -94,7 +94,7 @@ MOST_VIEWS = 4
 
 
 class _Surroundings:
-    """Makes plain data of tables; what is shared stays shared."""
+    """Converts tables to plain data; shared tables stay shared."""
 
     def __init__(self) -> None:
         self._open: set[int] = set()

@@ -174,7 +174,7 @@ def convert_command(
 
 
 class _Request:
-    """What the command line asks for."""
+    """The arguments of the command line."""
 
     def __init__(
         self,

@@ -29,7 +29,7 @@ _SHAPE = re.compile(r"(\d+(?:x\d+)*)(?::(\w+))?")
 
 @dataclass(frozen=True)
 class ExampleInput:
-    """Makes an example input for a model from descriptions, see :func:`example_input`.
+    """An example input of a model from descriptions, see :func:`example_input`.
 
     Args:
         specs: the descriptions.

@@ -158,7 +158,7 @@ def _verify_network(weights: Path | None, given: dict[str, Any]) -> bool:
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line asks for, see the options of :func:`verify_command`."""
+    """The arguments of the command line, see the options of :func:`verify_command`."""
 
     model: Path
     converted: Path | None

@@ -70,7 +70,7 @@ class Difference:
 
     @property
     def verdict(self) -> Verdict:
-        """What the comparison says."""
+        """The verdict of the comparison."""
         return Verdict.EQUAL if self.error <= self.tolerance else self.excuse or Verdict.DIFFERENT
 
     @property

@@ -7,7 +7,7 @@ from enum import Enum
 
 
 class Verdict(str, Enum):
-    """What became of a comparison, from the best to the worst. Only :attr:`DIFFERENT` is a failure.
+    """The verdict of a comparison, from the best to the worst. Only :attr:`DIFFERENT` is a failure.
 
     Attributes:
         EQUAL: within the tolerance; in single precision also as near as rounding lets two results be.

@@ -40,7 +40,7 @@ __all__ = [
 @checks_arguments
 @wrap_errors(ConversionError, "converting")
 def to_torch(obj: Any, **options: Any) -> nn.Module:
-    """Turn a Lua object into a torch module.
+    """Convert a Lua object to a torch module.
 
     Args:
         obj: a :class:`~dpnn_bridge.objects.LuaObject` of a module or criterion, as :func:`read_t7` returns it.
@@ -64,7 +64,7 @@ def convert_object(obj: Any, options: Options, root: str = "") -> tuple[nn.Modul
 @checks_arguments
 @wrap_errors(ConversionError, "converting")
 def to_lua(module: nn.Module, *, gradients: bool = True, tensor_type: str | None = None, example: Any = None) -> Any:
-    """Turn a module back into a Lua object that Torch7 can load; several models into the table that held them.
+    """Convert a module to a Lua object that Torch7 can load; several models to the table that contained them.
 
     A module that a container of PyTorch uses twice is written twice, on the same weights and gradients.
 

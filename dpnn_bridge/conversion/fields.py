@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class Layout(NamedTuple):
-    """How a tensor's elements are arranged in Lua and in torch. Both functions take ``(tensor, module)``."""
+    """The memory layouts of a tensor in Lua and in PyTorch. Both functions take ``(tensor, module)``."""
 
     to_torch: Callable[[Tensor, nn.Module], Tensor]
     to_lua: Callable[[Tensor, nn.Module], Tensor]
@@ -33,7 +33,7 @@ class Field(NamedTuple):
 
 @dataclass
 class LuaRecord:
-    """What a converted module remembers of its Lua object, beside what the torch module itself contains.
+    """The conversion metadata of a module: the parts of its Lua object that the PyTorch module does not contain.
 
     Attributes:
         class_name: the Lua class in the file (an alias such as ``cudnn.ReLU`` is kept).

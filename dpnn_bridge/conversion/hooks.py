@@ -20,7 +20,7 @@ RENAMED = {
 
 
 class _Renamed:
-    """Reads a hook by its earlier name."""
+    """Access to a hook by its earlier name."""
 
     def __init__(self, old: str) -> None:
         self.old = old

@@ -86,7 +86,7 @@ def extent(root: Any) -> tuple[int, int, int]:
 
 
 class ResourceLimits:
-    """What one run may take.
+    """The resource limits of one run.
 
     Args:
         sources: values as files contain them; the bytes of their storages count once.
@@ -100,7 +100,7 @@ class ResourceLimits:
 
 
 class OperationCost(NamedTuple):
-    """What an operation takes.
+    """The cost of an operation.
 
     Attributes:
         kept: Bytes of its results.
@@ -204,7 +204,7 @@ class ResourceLimitMode(OperationMeter):
 
 
 class Kind(Enum):
-    """How large the results of an operation are."""
+    """The size of an operation's results."""
 
     VIEW, POINTWISE, NO_LARGER, IN_PLACE, OTHER = range(1, 6)
 

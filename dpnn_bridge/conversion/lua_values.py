@@ -84,7 +84,7 @@ def emptied(value: Any, memo: dict[int, Any]) -> LuaTensor | LuaStorage | LuaTab
 
     Args:
         value: a tensor, storage or table.
-        memo: ``id`` of what was emptied already -> what became of it; fields that are one buffer in Torch7 remain one.
+        memo: ``id`` of emptied values -> their result; fields that are one buffer in Torch7 remain one.
     """
     stack = [value]
     while stack:  # no recursion: tables of a file may be nested deeply

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Options:
-    """What the caller may choose when a Lua object becomes a module.
+    """The options for converting a Lua object to a module.
 
     Args:
         index_base: 1 as in Lua, or 0, for modules whose inputs or outputs are indices.

@@ -11,7 +11,7 @@ from dpnn_bridge.objects import LuaObject
 
 
 class Placeholder(nn.Module):
-    """Stands where a Lua class has no mapping; raises when it runs.
+    """A placeholder for a Lua class without a mapping; raises when it runs.
 
     Attributes:
         class_name: the Lua class.

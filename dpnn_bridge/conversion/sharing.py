@@ -48,7 +48,7 @@ class _Entry:
 
 
 class Sharing:
-    """Hands out parameters and buffers for Lua tensors, the same one for the same region.
+    """Creates parameters and buffers for Lua tensors, one for each region of memory.
 
     Args:
         defer_large: large parameters get no elements, see :mod:`~dpnn_bridge.conversion.deferred`.

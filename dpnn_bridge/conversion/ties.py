@@ -29,7 +29,7 @@ class Site:
 
 
 class Tie:
-    """Makes ``owner.leaf`` a strided view of another module's parameter, computed whenever it is read.
+    """A tie: ``owner.leaf`` is a strided view of another module's parameter, computed whenever it is read.
 
     Attributes:
         site: the tied field.

@@ -112,7 +112,7 @@ def _made(class_name: str, base: type[Viewed]) -> Viewed:
 
 
 class Decoder:
-    """Turns the values of one file into Python's, each object once.
+    """Converts the values of one file to Python's, each object once.
 
     Args:
         unknown_classes: objects of classes that ``torch.legacy.nn`` had not become a :class:`TorchObject`.

@@ -15,7 +15,7 @@ from dpnn_bridge.objects import LuaStorage, LuaTable, LuaTensor
 
 
 class Change(NamedTuple):
-    """How the value of a field differs. Each function takes a value that is not None, the first one a Lua value."""
+    """A conversion of a field's value. Each function takes a value that is not None, the first one a Lua value."""
 
     to_legacy: Callable[[Any], Any]
     to_lua: Callable[[Any], Any]

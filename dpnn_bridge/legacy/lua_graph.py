@@ -11,7 +11,7 @@ from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, Lu
 
 
 class Described(NamedTuple):
-    """What an object of ``torch.legacy`` is.
+    """The Lua description of an object of ``torch.legacy``.
 
     Attributes:
         class_name: its Lua class.
@@ -42,7 +42,7 @@ def with_constants(obj: LuaObject) -> LuaObject:
 
 
 class LuaGraph:
-    """Turns values into Lua's, each object once; what Lua has no value for is left out."""
+    """Converts values to Lua's, each object once; values that Lua lacks are omitted."""
 
     def __init__(self) -> None:
         self._done: dict[int, Any] = {}

@@ -20,7 +20,7 @@ from dpnn_bridge.objects import LuaObject
 
 
 class _Shared(Viewed):
-    """What modules and criterions can do alike."""
+    """The common methods of modules and criterions."""
 
     def to_torch(self, **options: Any) -> torch.nn.Module:
         """Return the ``torch.nn`` module of this object, with parameters of its own.

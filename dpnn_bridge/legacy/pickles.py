@@ -146,13 +146,13 @@ def _zipped(path: Path, source: FileSource) -> Any:
 
 # ---------------------------------------------------------------------- the pickle
 class Stand:
-    """Stands for an object of ``torch.legacy.nn``, with its fields as attributes."""
+    """An inert object of ``torch.legacy.nn``, with its fields as attributes."""
 
     kind = ""
 
 
 class Size(tuple):
-    """Stands for ``torch.Size``."""
+    """An inert ``torch.Size``."""
 
 
 #: the base of all classes, which pickles of Python 2 name

@@ -24,7 +24,7 @@ _ONLY_TORCH7 = {
 
 
 class Viewed:
-    """What modules and criterions share: fields as attributes, and a converted module that computes."""
+    """The base of modules and criterions: fields as attributes, and a converted module that computes."""
 
     __slots__ = ("__dict__", "__weakref__", "_call", "_graph")
 

@@ -21,7 +21,7 @@ Writing = Generator[Any, None, None]
 
 
 class Serializer:
-    """How a class writes its payload. The base class is the ordinary one: a single object, the table of fields.
+    """The serialization of a class. The base class is the ordinary one: a single object, the table of fields.
 
     ``file`` has the methods ``int``, ``long``, ``double``, ``bytes`` and ``string``: without an argument (``bytes``:
     with a count) they read a value, with one they write it.

@@ -19,11 +19,11 @@ _SMALL = 4096
 
 
 class StreamError(Exception):
-    """What a stream contains is not well formed. The reader adds file, path and offset."""
+    """A stream is malformed. The reader adds file, path and offset."""
 
 
 class LimitError(StreamError):
-    """What a stream contains exceeds a limit of the caller."""
+    """A stream exceeds a limit of the caller."""
 
 
 class BinaryStream:

@@ -93,7 +93,7 @@ def _import_all() -> None:
 
 
 class _Host(Host):
-    """What Lua asks of the world around it."""
+    """The services that Lua calls."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel

@@ -32,7 +32,7 @@ def registered(name: str) -> tuple[str | None, int]:
 
 
 class Converted:
-    """What Lua calls as ``py.converted_*``."""
+    """The functions that Lua calls as ``py.converted_*``."""
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime

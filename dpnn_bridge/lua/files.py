@@ -33,7 +33,7 @@ def _check_mode(mode: Any) -> str:
 
 
 class File:
-    """What all three kinds share, over a binary Python stream."""
+    """The base of all three kinds, on a binary Python stream."""
 
     class_name = "torch.File"
 

@@ -60,7 +60,7 @@ class _Forward(torch.autograd.Function):
 
 
 class _LuaFunctionality:
-    """What modules and criterions share: the Lua object, and the state that its last forward left in it."""
+    """The base of modules and criterions: the Lua object, and the state of its last forward."""
 
     bridge: LuaBridge
     lua: Any

@@ -59,7 +59,7 @@ def _import_runtime(name: str) -> tuple[Any, str]:
 
 
 class Host:
-    """What Lua asks of the world around it: where its text goes, and in a sandbox the Lua files that it may have."""
+    """The services that Lua calls: output of text, and in a sandbox the Lua files on its path."""
 
     def write(self, text: str) -> None:
         """Write the output of ``io.write`` and ``print`` in a sandbox."""

@@ -182,7 +182,7 @@ def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 class _Decoder:
-    """Makes values of what a text gives for them.
+    """Decodes the values of a text.
 
     Args:
         blobs: tensors and bytes of the message.

@@ -19,7 +19,7 @@ def evaluated(closure: Callable[[], Any] | None) -> Any:
 
 
 class _Stepper(torch.optim.Optimizer):
-    """What the optimizers here share: one loop over the parameters and the decay of the learning rate."""
+    """Base of the optimizers: one loop over the parameters and the decay of the learning rate."""
 
     def _set_default(self, name: str, value: Any) -> None:
         """Add a hyperparameter that the stock optimizer lacks."""

@@ -14,7 +14,7 @@ from dpnn_bridge.optim.exact import evaluated
 
 
 class _FullBatch(torch.optim.Optimizer):
-    """What the two methods share: all parameters as one vector, and the closure's value and gradient."""
+    """Base of both methods: all parameters as one vector, and the closure's value and gradient."""
 
     @property
     def _all_params(self) -> list[Tensor]:

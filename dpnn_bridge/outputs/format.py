@@ -16,7 +16,7 @@ from dpnn_bridge.outputs.written import Written
 
 @dataclass
 class ExportContext:
-    """What a format may need beside the module.
+    """The data for a format beside the module.
 
     Attributes:
         example: an input of the model, for formats that trace it and to compare outputs.

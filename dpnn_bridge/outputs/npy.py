@@ -17,7 +17,7 @@ _CHUNK = 1 << 20
 
 
 class ArrayHeader:
-    """What a ``.npy`` file says before its elements.
+    """The header of a ``.npy`` file.
 
     Args:
         file: open for reading bytes, at its beginning; it is read up to the elements.

@@ -42,7 +42,7 @@ def _flag(flag: str, help: str, **click: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class ConvertOptions:
-    """What changes the result of a conversion.
+    """The options that change the result of a conversion.
 
     Attributes:
         key: path of the module inside a checkpoint table.

@@ -59,7 +59,7 @@ class _DamagedError(ValueError):
 
 
 class Record(NamedTuple):
-    """Where a record of the archive lies in the file."""
+    """The position of a record of the archive in the file."""
 
     start: int
     size: int

@@ -47,7 +47,7 @@ def _identity_of(tensor: Tensor) -> _Identity:
 
 
 class _Stored:
-    """Stands for a storage in the pickle."""
+    """A storage in the pickle."""
 
     def __init__(self, pid: tuple[Any, ...]) -> None:
         self.pid = pid

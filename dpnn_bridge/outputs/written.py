@@ -17,7 +17,7 @@ Results = dict[str, Any]
 
 @dataclass
 class Written:
-    """What a file contains, and how to run it.
+    """The content of a file, and how to run it.
 
     Attributes:
         tensors: parameters and buffers by ``state_dict`` name.

@@ -30,7 +30,7 @@ Key = tuple[int, str]
 
 @dataclass
 class Outcome:
-    """What one run gave.
+    """The results of one run.
 
     Attributes:
         module, nodes, calls: the model that ran, its tree, and what each of its modules returned.

@@ -33,7 +33,7 @@ NEEDED = {"files", "compared", "reason"}
 
 @dataclass(frozen=True)
 class Measured:
-    """How far two tensors are apart: any other value on either side shows in one of these numbers.
+    """The distance of two tensors: any other value on either side changes one of these numbers.
 
     Attributes:
         expected, found: the values where they differ most.

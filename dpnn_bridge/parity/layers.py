@@ -48,7 +48,7 @@ def tree(module: nn.Module, path: str = "", depth: int = 0, seen: set[int] | Non
 
 @dataclass
 class Calls:
-    """What one module returned and which gradient its input received, once for each call.
+    """The outputs of one module and the gradients of its input, one for each call.
 
     Attributes:
         outputs: results, detached.

@@ -36,7 +36,7 @@ FAILED, MISSING, REFUSED = "failed", "missing", "refused"
 
 @dataclass
 class Checked:
-    """What became of one line of a manifest.
+    """The result of one line of a manifest.
 
     Attributes:
         source, target, key: as in the line.

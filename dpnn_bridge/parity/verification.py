@@ -146,7 +146,7 @@ class Verification:
 
     @property
     def first_deviating(self) -> Layer | None:
-        """Where to look first: the failing layer that ran first, or that backward reached first if only gradients fail.
+        """The first failing layer in forward, or in backward if only gradients fail.
 
         A layer runs before the module that contains it ends.
         """

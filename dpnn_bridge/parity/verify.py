@@ -151,7 +151,7 @@ def verify(
 
 
 class _Precision:
-    """Which precision a comparison is in, and what is accepted.
+    """The precision of a comparison, and the accepted difference.
 
     Attributes:
         single: Whether the results, or Torch7's, are in single precision.

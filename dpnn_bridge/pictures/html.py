@@ -34,7 +34,7 @@ MARKS = {"equal": "✓", "rounding": "≈", "random": "?", "known": "≠", "diff
 
 @dataclass(frozen=True)
 class LayerVerdict:
-    """What a comparison says of one layer.
+    """The verdict of a comparison on one layer.
 
     Attributes:
         verdict: one word, such as ``equal`` or ``different``; it colours the layer.

@@ -59,7 +59,7 @@ def label_lines(node: ModelNode) -> list[str]:
 
 
 class _Layout:
-    """Which containers are open, and how arrows between containers become arrows between boxes."""
+    """The open containers, and the boxes that arrows between containers connect."""
 
     def __init__(self, root: ModelNode, depth: int | None) -> None:
         self.names: dict[int, str] = {}

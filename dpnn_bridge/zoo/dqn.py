@@ -26,7 +26,7 @@ class Rectifier(nn.ReLU):
 
 @lua_class("nn.Scale")
 class Scale(nn.Module):
-    """Turns a colour image into a grey one of another size.
+    """Converts a colour image to a grey one of another size.
 
     Args:
         height, width: new size.

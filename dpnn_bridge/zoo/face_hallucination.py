@@ -17,7 +17,7 @@ from dpnn_bridge.torch7.gradient import with_gradient_of, zero_gradient
 
 @lua_class("nn.SpatialGlimpse_inverse")
 class SpatialGlimpseInverse(nn.Module):
-    """Puts a patch into an image where a glimpse was taken; what hangs over the border is cut off.
+    """Puts a patch into an image where a glimpse was taken; parts beyond the border are cut off.
 
     The image gets the whole gradient, also where the patch covers it; the place gets zeros.
 

@@ -243,7 +243,7 @@ class ConvertFrom(nn.Module):
 
 @lua_class("nn.SequentialSplitBatch")
 class SequentialSplitBatch(nn.Sequential):
-    """Runs a large batch in parts. Of a list the first member goes into every part whole, the second is divided.
+    """Runs a large batch in parts. Of a list, the first member goes into every part, and the second is divided.
 
     Args:
         *modules: applied one after the other.

@@ -22,7 +22,7 @@ def tensors(value: Any) -> list[Any]:
 
 
 class _Part(LuaClass):
-    """What is made of modules and a table ``args``."""
+    """A part of a model: modules and a table ``args``."""
 
     container = True
     checked_by = "formula"

@@ -12,7 +12,7 @@ from dpnn_bridge.conversion.registry import lua_class
 
 @lua_class("nn.CostVolMulti")
 class CostVolMulti(nn.Module):
-    """How well the features of a reference frame agree with those of other frames, for every displacement in a window.
+    """The agreement of a reference frame's features with those of other frames, for every displacement in a window.
 
     Args:
         window: displacements in each direction, an odd number.

@@ -13,7 +13,7 @@ from dpnn_bridge.torch7.gradient import with_gradient_of
 
 @lua_class("nn.Print", "nn.PrintModule", "nn.PrintNoNewline", "nn.PrintAddress", "nn.Debug")
 class Print(LuaClass):
-    """Prints in Torch7, each repository something else; passes everything through here."""
+    """Prints in Torch7, each repository something else; returns its input here."""
 
     torch_type = nn.Identity
     import_only = True

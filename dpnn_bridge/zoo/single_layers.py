@@ -249,7 +249,7 @@ class Noise(nn.Module):
 
 @lua_class("nn.AppendConstant")
 class AppendConstant(nn.Module):
-    """Puts constants behind the elements of one dimension.
+    """Appends constants to the elements of one dimension.
 
     Args:
         values: one or several numbers.

@@ -44,7 +44,7 @@ class GRUST(GRU):
 
 @lua_class("nn.MaskZeroCopy")
 class MaskZeroCopy(Decorator):
-    """Keeps rows of the output of the call before where the input is zero.
+    """Keeps rows of the previous output where the input is zero.
 
     As in Torch7 the rows kept are the *first* rows of that output, as many as there are zero rows in the input. No
     gradient flows through them. The first call of all keeps nothing.

@@ -127,7 +127,7 @@ class MatchTrans(nn.Module):
 
 @lua_class("nn.VidFlip")
 class VidFlip(nn.Module):
-    """Turns the order of the frames of each video around.
+    """Reverses the order of the frames of each video.
 
     Args:
         videos: number of videos N.

@@ -64,7 +64,7 @@ class InstanceNormalization(LuaClass):
 
 @lua_class("nn.AdaptiveInstanceNormalization")
 class AdaptiveInstanceNormalization(nn.Module):
-    """Gives a content map the mean and the standard deviation of a style map, for each instance and channel.
+    """Sets the mean and the standard deviation of a content map to those of a style map, for each instance and channel.
 
     Args:
         num_features: number of channels.

@@ -184,7 +184,7 @@ class GradWeight(nn.Module):
 
 @lua_class("w2nn.Print", "w2nn.PrintTable")
 class Print(LuaClass):
-    """Prints in Torch7; passes everything through here."""
+    """Prints in Torch7; returns its input here."""
 
     torch_type = nn.Identity
     import_only = True

@@ -130,7 +130,7 @@ _declare("SparseLinear_legacy", legacy=True)
 
 
 class _Keys:
-    """Which sample and which row of the weights each (key, value) belongs to."""
+    """The sample and the row of the weights of each (key, value)."""
 
     def __init__(self, keys: Tensor, offset: float, sizes: Tensor) -> None:
         self.rows = keys.t.reshape(-1) + int(offset)

@@ -22,7 +22,7 @@ from dpnn_bridge.torch7.gradient import add_gradient, zero_gradient
 
 @lua_class("nn.OneHot")
 class OneHot(nn.Module):
-    r"""Turns numbers of categories into vectors with a one at that place.
+    r"""Converts category indices to one-hot vectors.
 
     Args:
         output_size: number of categories, :math:`K`.
@@ -122,7 +122,7 @@ class ArgMax(nn.Module):
 
 @lua_class("nn.CategoricalEntropy")
 class CategoricalEntropy(nn.Module):
-    r"""Hands its input on and adds the gradient that raises the entropy of the batch's average distribution.
+    r"""Returns its input and adds the gradient that raises the entropy of the batch's average distribution.
 
     Args:
         scale: factor of that gradient.

@@ -49,7 +49,7 @@ class Clip(nn.Module):
 
 @lua_class("nn.Constant")
 class Constant(nn.Module):
-    r"""Gives a constant whatever its input is.
+    r"""Returns a constant for any input.
 
     Args:
         value: the constant.

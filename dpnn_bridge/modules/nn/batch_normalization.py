@@ -37,7 +37,7 @@ def normalised_without_eps(module: nn.modules.batchnorm._BatchNorm, input: Tenso
 
 
 class WithoutEps(nn.modules.batchnorm._BatchNorm):
-    """What Torch7 does without eps in training, which PyTorch refuses; mixed into layers that have none."""
+    """Mixin for layers without eps, which PyTorch refuses in training."""
 
     @leaf
     def forward(self, input: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ def after_single_sample(self: Any, input: tuple[Tensor], output: Tensor) -> Tens
 
 
 class Normalization(LuaClass):
-    """What the classes of nn, cudnn and fbcunn share.
+    """Base of the classes of nn, cudnn and fbcunn.
 
     Attributes:
         dims: dimensions of a batch.

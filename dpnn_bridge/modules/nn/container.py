@@ -259,7 +259,7 @@ class MapTable(SlicedWithArguments):
 
 @lua_class("nn.Bottle")
 class Bottle(Decorator):
-    r"""Lets a module that knows one batch dimension process inputs with several, folded into one.
+    r"""Applies a module with one batch dimension to inputs with several, folded into one.
 
     Args:
         module: what is applied.

@@ -18,7 +18,7 @@ CUDNN_SCRATCH = ("buffer", "extraBuffer")
 
 
 class Convolution(LuaClass):
-    """What all convolutions share: two sizes, a weight and, unless ``noBias()`` was called, a bias."""
+    """Base of all convolutions: two sizes, a weight and, unless ``noBias()`` was called, a bias."""
 
     tensors = ("weight", "bias")
     optional = {"bias": "bias"}

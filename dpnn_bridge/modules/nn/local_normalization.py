@@ -44,7 +44,7 @@ class SpatialCrossMapLRN(LuaClass):
 
 
 class Estimating(nn.Module):
-    """What subtractive and divisive normalization share: averages that are corrected at the edges.
+    """Base of subtractive and divisive normalization: averages that are corrected at the edges.
 
     The estimators are never trained. Their results have a dimension of size 1 more than the input.
 

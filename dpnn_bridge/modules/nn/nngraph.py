@@ -350,7 +350,7 @@ class JustTable(nn.Module):
 
 @lua_class("nn.ModuleFromCriterion")
 class ModuleFromCriterion(nn.Module):
-    """Makes a module of a criterion.
+    """Wraps a criterion as a module.
 
     Args:
         criterion: called with the prediction and the target.

@@ -153,7 +153,7 @@ class Profile(Decorator):
 
 @lua_class("nn.GradientReversal")
 class GradientReversal(nn.Module):
-    r"""Hands its input on and turns the sign of the gradient.
+    r"""Returns its input and reverses the sign of the gradient.
 
     Args:
         lambd: the gradient is multiplied by ``-lambd``.
@@ -187,7 +187,7 @@ class GradientReversal(nn.Module):
 
 @lua_class("nn.ZeroGrad")
 class ZeroGrad(nn.Module):
-    """Hands its input on and stops the gradient: what comes before receives zeros.
+    """Returns its input and stops the gradient: the layers before it receive zeros.
 
     Shape:
         - Input: tensor or nested list of tensors.
@@ -206,7 +206,7 @@ class ZeroGrad(nn.Module):
 
 @lua_class("nn.L1Penalty")
 class L1Penalty(nn.Module):
-    """Hands its input on and adds the gradient of its L1 norm.
+    """Returns its input and adds the gradient of its L1 norm.
 
     Args:
         weight: factor of the norm.

@@ -34,7 +34,7 @@ def batched_dim(input: Tensor, dim: int, num_input_dims: int | None) -> int:
 
 @lua_class("nn.View")
 class View(nn.Module):
-    r"""Gives its input another shape; leading dimensions that do not fit into ``size`` become one batch dimension.
+    r"""Changes the shape of its input; leading dimensions that do not fit into ``size`` become one batch dimension.
 
     Args:
         *size: the new shape of one sample; one of the sizes may be -1.
@@ -100,7 +100,7 @@ class View(nn.Module):
 
 @lua_class("nn.Reshape")
 class Reshape(nn.Module):
-    r"""Gives its input another shape, with the first dimension as the batch.
+    r"""Changes the shape of its input, with the first dimension as the batch.
 
     Args:
         *size: the new shape of one sample.

@@ -63,7 +63,7 @@ class SpatialSubSampling(nn.Module):
 
         @classmethod
         def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-            """The weight of old files had a place for every element of the window; THNN reads its first elements."""
+            """Cut old weights, with one element per window element, to those that THNN reads."""
             arguments, weight = super().arguments(obj, ctx), obj.get("weight")
             if isinstance(weight, LuaTensor) and weight.size:
                 arguments |= {"in_channels": weight.shape[0], "weight_shape": weight.shape}

@@ -205,7 +205,7 @@ class CTCCriterion(nn.Module):
 
 @lua_class("nn.SparseCriterion", "nn.SpatialSparseCriterion")
 class SparseCriterion(nn.Module):
-    """Stands for a criterion whose C code the package nnx no longer contains; raises when it runs.
+    """Placeholder for a criterion whose C code the package nnx no longer contains; raises when it runs.
 
     Raises:
         ConversionError: always, in ``forward``.

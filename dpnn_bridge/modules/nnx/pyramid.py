@@ -197,7 +197,7 @@ class SpatialFovea(nn.Module):
 
 @lua_class("nn.SpatialRecursiveFovea")
 class SpatialRecursiveFovea(nn.Module):
-    """Stands for a layer that cannot run in Torch7 either; keeps its processors.
+    """Placeholder for a layer that cannot run in Torch7 either; keeps its processors.
 
     Args:
         processors: one module per scale.

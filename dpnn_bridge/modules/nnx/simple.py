@@ -65,7 +65,7 @@ class Minus(nn.Module):
 
 @lua_class("nn.Probe", "nn.Tic", "nn.Toc")
 class Probe(LuaClass):
-    """Prints statistics or times in Torch7; passes everything through here."""
+    """Prints statistics or times in Torch7; returns its input here."""
 
     torch_type = nn.Identity
     import_only = True

@@ -31,7 +31,7 @@ def refuse(module: nn.Module, what: str, instead: str) -> NoReturn:
 
 
 class Parts:
-    """Makes the objects that one layer is composed of."""
+    """Creates the objects that one layer is composed of."""
 
     def __init__(self, module: nn.Module, ctx: LuaContext) -> None:
         self.module, self.ctx, self.kind = module, ctx, ctx.type_of(module)

@@ -224,7 +224,7 @@ def _lua_sizes(value: Any) -> Any:
 
 @lua_class("nn.Recursor")
 class Recursor(AbstractRecurrent):
-    """Makes a step module of any module; recurrent modules inside keep their own states.
+    """Wraps any module as a step module; recurrent modules inside keep their own states.
 
     Args:
         module: called once per time step.

@@ -26,7 +26,7 @@ def _encoding(context: ExportContext) -> dict[str, Any]:
 
 
 class T7(Format):
-    """What Torch7 saves."""
+    """The ``.t7`` format."""
 
     suffix = ".t7"
     options = ("example", "tensor_type", *(f.name for f in fields(WriteOptions)))
