@@ -190,7 +190,7 @@ def run(
     Args:
         tasks: the conversions.
         jobs: number of processes.
-        executor: what runs them instead: any :class:`concurrent.futures.Executor`, of threads, or of processes on
+        executor: executor to use instead: any :class:`concurrent.futures.Executor`, of threads, or of processes on
             other machines (``dask.distributed.Client(…).get_executor()``, ``mpi4py.futures.MPIPoolExecutor()``), which
             find files under the same paths. It is not shut down.
         manifest: a file that gets a line for each conversion, see :mod:`dpnn_bridge.manifest`.
@@ -234,7 +234,7 @@ def run_one(task: Task, line: Line | None = None, **options: Any) -> Outcome:
 
     Args:
         task: the conversion.
-        line: what a manifest says of its target.
+        line: the manifest's line of its target.
         **options: of :func:`dpnn_bridge.files.convert`.
     """
     started = time.perf_counter()

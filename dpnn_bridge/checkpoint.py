@@ -46,7 +46,7 @@ class Checkpoint:
         models: key, as ``load(key=…)`` takes it -> model; the key is empty when the file is the model.
         criterions: the same for criterions.
         vocabulary: token -> number, counted from 1 as in Lua; empty when the file has none.
-        options: what the script was started with.
+        options: options of the training script.
         mean, std: of the training data, as tensors or numbers; None when the file has none.
         class_names: names of the classes, in the order of the outputs.
         optimizer: key -> state of the optimizer, for :func:`dpnn_bridge.optim.from_lua`.

@@ -183,7 +183,7 @@ def save(path: StrPath, module: nn.Module | Convertible, *, force: bool = True, 
     Raises:
         ConversionError: the format cannot contain this model.
         OutputError: the file cannot be written there, or exists and ``force`` is False.
-        VerificationError: what was read back differs; nothing was written.
+        VerificationError: the file differs after reading back; nothing was written.
     """
     export(module.to_torch() if isinstance(module, Convertible) else module, path, force=force, **options)
 

@@ -156,7 +156,7 @@ class LuaObject(MutableMapping):
     Attributes:
         class_name: such as ``nn.Linear``.
         version: number of the class version in the record, 0 for records without one.
-        payload: what the class wrote: a :class:`LuaTable` for nearly all classes, else the raw value of a class with
+        payload: content of the object: a :class:`LuaTable` for nearly all classes, else the raw value of a class with
             its own serializer (bytes of ``torch.Generator``, ``None`` for ``torch.Timer``).
         header: values that the class wrote before its table (``nn.GPU``, ``nn.DataParallelTable``), else ().
     """

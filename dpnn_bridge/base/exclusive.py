@@ -18,7 +18,7 @@ class Exclusive:
     """A context that one thread at a time is in, for each key; a thread may enter it again.
 
     Args:
-        key: what is locked.
+        key: the locked object.
 
     Examples:
         >>> with Exclusive("the table"):

@@ -132,7 +132,7 @@ class Terminated(KeyboardInterrupt):
     """A signal asks the program to end. No ``except Exception`` stops it.
 
     Attributes:
-        exit_code: what shells say of a program that the signal ended.
+        exit_code: exit code of a program that the signal ended.
     """
 
     def __init__(self, number: int) -> None:

@@ -29,7 +29,7 @@ class Node:
         path: how to reach it from the root.
         kind: ``nil``, ``boolean``, ``number``, ``string``, ``table``, ``object``, ``tensor``, ``storage`` or
             ``function``.
-        text: what it is, in words.
+        text: description.
         class_name: Lua class of objects, tensors and storages.
         shape, stride, offset: of a tensor; offset from 0.
         bytes: bytes of the elements that a tensor shows or a storage contains; of the bytecode of a function.
@@ -129,7 +129,7 @@ class Row(NamedTuple):
     Attributes:
         bars: the lines of the tree before it.
         name: how its owner refers to it, with a colon; or a count.
-        text: what it is.
+        text: description.
         kind: that of its node, or ``file``, ``omitted``, ``model``, ``total``.
     """
 

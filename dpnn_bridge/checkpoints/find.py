@@ -57,7 +57,7 @@ def candidates(root: Any, is_known: Callable[[LuaObject], bool] | None = None) -
     """Return every outermost module in ``root``, those under usual names first, criterions last.
 
     Args:
-        root: what a file contains.
+        root: content of a file.
         is_known: whether an object's class is a known module class; default: ask the registry (which needs PyTorch).
 
     Data is never taken for a module. An object is one when its class is known, its namespace is one of modules, or it
@@ -198,7 +198,7 @@ def select(
     """Return the module at ``key``, or the one the file is about.
 
     Args:
-        root: what the file contains.
+        root: content of the file.
         key: where the module is.
         source: name of the file, for messages.
         together: models of equal rank become one object of class :data:`SEVERAL` instead of an error.

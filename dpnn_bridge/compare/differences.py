@@ -40,9 +40,9 @@ class Difference:
     """One compared tensor.
 
     Attributes:
-        name: what was compared, such as ``gradParams[2]``.
+        name: name of the comparison, such as ``gradParams[2]``.
         error: largest difference relative to the largest expected value; inf when shapes or kinds differ.
-        tolerance: what was allowed.
+        tolerance: accepted difference.
         message: where and how, when it failed.
         absolute: largest absolute difference.
         index: the element with the largest difference, counted from 0; None when all are equal or shapes differ.
@@ -118,7 +118,7 @@ def compare(name: str, actual: Any, expected: Any, tolerance: Tolerance | None =
     """Compare nested values strictly: a missing or superfluous one is a failure.
 
     Args:
-        name: what is compared.
+        name: name of the comparison.
         actual: tensor, number or nested lists/dicts.
         expected: the same from Torch7 (:func:`~dpnn_bridge.conversion.lua_values.to_value` of it).
         tolerance: defaults to ``Tolerance()``.

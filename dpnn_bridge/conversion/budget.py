@@ -28,7 +28,7 @@ class Budget:
     """Counts what one conversion takes.
 
     Args:
-        root: what is converted.
+        root: the value to convert.
         per_repeat: bytes that an element takes, beside its own size, if it is shown again: in text many.
     """
 

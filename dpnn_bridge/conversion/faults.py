@@ -16,7 +16,7 @@ class Fault:
     Attributes:
         compared: patterns of what it spoils: ``output``, ``gradInput``, ``gradParams`` (all gradients of parameters),
             ``forward`` and ``backward`` (calls that Torch7 refuses).
-        reason: what goes wrong, for the report.
+        reason: description for the report.
         mode: ``"train"`` or ``"eval"`` where it happens in one mode only.
         when: whether a module of the class has it.
         spreads: gradients that pass through the module carry the fault to the layers before it.

@@ -111,7 +111,7 @@ def fresh(class_name: str, kind: str, *modules: LuaObject, **fields: Any) -> Lua
     Args:
         class_name: the Lua class.
         kind: class of its tensors.
-        *modules: what a container contains.
+        *modules: modules of a container.
         **fields: its other fields.
     """
     own = {"_type": kind, "output": LuaTensor.empty(kind), "gradInput": LuaTensor.empty(kind)}

@@ -33,7 +33,7 @@ class TorchContext:
 
     Attributes:
         options: the caller's choices.
-        report: what became of each object.
+        report: result for each object.
     """
 
     def __init__(self, options: Options | None = None, root: str = "") -> None:

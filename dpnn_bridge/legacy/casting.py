@@ -16,9 +16,9 @@ def cast(value: Any, kind: Any, done: dict[Any, Any]) -> Any:
     """Cast the tensors in a module, criterion or nested list, in place where it can contain others.
 
     Args:
-        value: what to cast.
+        value: the value to cast.
         kind: a type such as ``"torch.DoubleTensor"``.
-        done: what was cast before; tensors on the same memory share it afterwards.
+        done: values that were cast before; tensors on the same memory share it afterwards.
 
     Returns:
         The value, another one for a tensor.

@@ -18,7 +18,7 @@ class Described(NamedTuple):
         kind: the class of ``torch.legacy.nn`` whose fields it has.
         fields: its attributes.
         version: of the Lua class.
-        header: what the class writes before its fields.
+        header: values that the class writes before its fields.
         payload: the fields of a class with its own serializer.
     """
 

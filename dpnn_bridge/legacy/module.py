@@ -37,7 +37,7 @@ class _Shared(Viewed):
         """Return the Lua object with these fields, as Torch7 contains it; tensors share their memory.
 
         Args:
-            memo: what was converted before; objects and memory that are met again are the same ones.
+            memo: converted values; repeated objects and memory are the same ones.
 
         Raises:
             ConversionError: a part of it computes in Python.

@@ -35,7 +35,7 @@ class Call(NamedTuple):
 
     Attributes:
         given: the arguments of the pass, as the caller gave them.
-        inputs, output: what the module got and gave, in autograd's graph.
+        inputs, output: inputs and output of the module, in autograd's graph.
         module: the converted module.
         graph: the model that ran.
     """
@@ -189,7 +189,7 @@ def backward(
         root: a module or criterion.
         arguments: its input, and the target of a criterion.
         grad_output: gradient of its output; None for a loss.
-        scale: what the gradients of parameters are multiplied with before they are added; None leaves parameters alone.
+        scale: factor of the parameter gradients; None computes none.
         input_too: set ``gradInput`` of all modules that ran.
         into_parameters: add to the parameters themselves instead of to their gradients.
 

@@ -47,7 +47,7 @@ class LocalFile(NamedTuple):
 
     Attributes:
         path: where it is; a copy that vanishes with the block unless the origin is a plain file.
-        name: what messages call it.
+        name: its name in messages.
     """
 
     path: Path

@@ -67,7 +67,7 @@ def write_t7(
     Raises:
         LuaValueError: something in the graph is no Lua value; a number is not exact in a double; a cycle is to be
             written without references; a size or an element does not fit into a ``long`` of ``long_size`` bytes.
-        VerificationError: what was read back differs.
+        VerificationError: the file differs after reading back.
         OutputExistsError: the file exists and ``force`` is False.
 
     Examples:

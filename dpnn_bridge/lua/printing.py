@@ -17,7 +17,7 @@ class _Format:
 
     Attributes:
         width: characters per number.
-        scale: what the numbers are divided by, 1 for nothing.
+        scale: divisor of the numbers, 1 for none.
     """
 
     def __init__(self, values: torch.Tensor) -> None:

@@ -111,7 +111,7 @@ class Runtime:
         sandbox: run code that is not trusted: Lua 5.1 without io, os, package, debug; see docs/lua.md.
         max_memory: bytes that Lua may use in a sandbox (tensors are Python's and not counted).
         max_instructions: Lua instructions that one call from Python may take in a sandbox.
-        host: what a sandbox asks.
+        host: services for a sandbox.
     """
 
     def __init__(

@@ -42,8 +42,8 @@ class RemoteValue:
     It is called and indexed as in Lua; ``bridge.to_python`` gives what it contains.
 
     Attributes:
-        kind: what Lua's ``type`` says.
-        type_name: what ``torch.type`` says.
+        kind: result of Lua's ``type``.
+        type_name: result of ``torch.type``.
     """
 
     def __init__(self, sandbox: Sandbox, number: int, kind: str, type_name: str) -> None:

@@ -105,7 +105,7 @@ def check(content: Any, module: nn.Module) -> None:
 
     Args:
         content: as read from the file; its tensors may be on the device ``meta``.
-        module: what was written.
+        module: the written module.
 
     Raises:
         ConversionError: see :func:`~dpnn_bridge.outputs.verification.check_loads`.

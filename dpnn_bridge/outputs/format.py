@@ -24,7 +24,7 @@ class ExportContext:
         options: of one format, such as ``tensor_type`` for ``.t7``.
         origin: returns what the model was made of, see :func:`dpnn_bridge.outputs.options.origin_text`, once that is
             worked out; in most formats it is in the metadata.
-        written: what ``write`` keeps for ``verify`` to compare the file with.
+        written: data of ``write`` that ``verify`` compares the file with.
     """
 
     example: Any = None
@@ -79,7 +79,7 @@ class Format:
 
         Raises:
             VerificationError: it is not the same model.
-            ConversionError: what was written cannot be loaded.
+            ConversionError: the written file cannot be loaded.
         """
         raise NotImplementedError
 
@@ -88,7 +88,7 @@ class Format:
 
         Args:
             path: the file.
-            name: what messages call it.
+            name: its name in messages.
         """
         raise NotImplementedError
 

@@ -33,8 +33,8 @@ def _flag(flag: str, help: str, **click: Any) -> dict[str, Any]:
 
     Args:
         flag: its name there.
-        help: what it does.
-        **click: what ``click.option`` takes. ``type`` is a tuple of choices, a number that is the least one, or
+        help: help text.
+        **click: arguments of ``click.option``. ``type`` is a tuple of choices, a number that is the least one, or
             ``"path"``; ``parse`` turns the text of the command line into the value.
     """
     return {"flag": flag, "help": help, **click}

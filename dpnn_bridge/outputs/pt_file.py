@@ -78,7 +78,7 @@ def read(path: Path, name: str = "") -> Any:
 
     Args:
         path: the file.
-        name: what messages call it; default: its path.
+        name: its name in messages; default: its path.
 
     Raises:
         NotT7Error: it is no such file, or contains more than plain data.

@@ -71,7 +71,7 @@ def export(
     Raises:
         ConversionError: the format is unknown, lacks something, or cannot contain this model.
         OptionError: the format has no such option.
-        VerificationError: what was read back differs; nothing was written.
+        VerificationError: the file differs after reading back; nothing was written.
         OutputError: the file cannot be written there, see :func:`dpnn_bridge.base.atomic.replacing`.
     """
     check_values(options)

@@ -26,7 +26,7 @@ class Written:
         example: an input of the form the file was made for, or None.
         complete: whether every tensor of the model must be there under its name.
         exact: whether it runs the model's own operations, so that results are the same bits.
-        note: what the reader of a report should know about it.
+        note: remark for the report.
     """
 
     tensors: dict[str, Tensor]

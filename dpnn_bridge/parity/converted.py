@@ -46,7 +46,7 @@ def compare_converted(
         path: the file.
         table: contains the ``input``, where there is one.
         options: how the model was converted.
-        dtype: what the model was cast to; None leaves both as they are.
+        dtype: dtype of the model's cast; None casts neither.
         key: path of the model in the file it came from, for files that contain several.
         running: bounds what a run may take.
     """

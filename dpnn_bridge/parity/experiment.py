@@ -93,7 +93,7 @@ class Experiment:
         after: Lua object whose modules contain the results of this very call, or None.
         device, dtype: where and in which precision to run.
         single: whether the results, or Torch7's, are in single precision.
-        tolerance, gradient_tolerance: what is accepted.
+        tolerance, gradient_tolerance: accepted differences.
         measured: whether results of forward in single precision must agree as far as rounding lets them, though they
             are within the tolerance.
         gradients: run backward if the reference contains gradients.

@@ -85,7 +85,7 @@ def check_module(
     Comparisons that a known fault of Torch7 affects are accepted.
 
     Args:
-        module: what to run, in the training or evaluation mode that the fixture is for.
+        module: module to run, in the fixture's training or evaluation mode.
         fixture: a table with ``input``, ``output`` and whatever else is to be compared.
         device: where to run.
         dtype: casts the module and its inputs; default: as they are.

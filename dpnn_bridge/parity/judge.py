@@ -26,9 +26,9 @@ def judge(
     """Accept differences of a run that unknown random numbers or rounding explain.
 
     Args:
-        experiment: what ran.
+        experiment: the runs.
         outcome: of the run.
-        given: what the layers of that run got in place of each other's results.
+        given: values that the layers of that run got instead of each other's results.
         random: names of the layers that draw random numbers, which :func:`drawing_layers` finds.
     """
     if random:

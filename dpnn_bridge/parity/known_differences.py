@@ -124,7 +124,7 @@ def mark_known(differences: Iterable[Difference], known: Sequence[KnownDifferenc
 
     Args:
         differences: comparisons of one fixture.
-        known: what may differ.
+        known: accepted differences.
         file: name of the fixture's file, without folder and suffix.
     """
     for difference in differences:

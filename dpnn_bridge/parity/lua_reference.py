@@ -36,7 +36,7 @@ def lua_reference(
     Args:
         bridge: a bridge whose ``lua_path`` contains the original sources.
         obj: the object as read from a file.
-        module: what :func:`dpnn_bridge.to_torch` made of it, in the mode that both are to run in.
+        module: the converted module, in the mode of both runs.
         table: contains ``input``, ``target`` for criterions, and may contain ``gradOutput`` and ``reward``.
         dtype: runs in double precision if it is ``torch.float64``.
         gradients: run backward; without a ``gradOutput`` on random numbers.

@@ -43,7 +43,7 @@ class Checked:
         verdict: that of comparing the target with its source; ``"failed"`` where the conversion did, ``"missing"``
             where one of the files is missing, ``"different"`` where one is another than in the line, ``"refused"``
             where the line names what only a trusted manifest may.
-        message: what is wrong.
+        message: description of the fault.
         ok: whether nothing is.
     """
 

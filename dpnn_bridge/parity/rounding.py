@@ -49,9 +49,9 @@ def judge_rounding(experiment: Experiment, outcome: Outcome, given: Mapping[int,
     """Accept differences that rounding explains; narrow the tolerance of other outputs.
 
     Args:
-        experiment: what ran; with ``measured``, outputs within the tolerance are questioned as well.
+        experiment: the runs; with ``measured``, outputs within the tolerance are tested as well.
         outcome: of the run.
-        given: what the layers of that run got in place of each other's results.
+        given: values that the layers of that run got instead of each other's results.
     """
     least = _least(experiment)
     waiting = {

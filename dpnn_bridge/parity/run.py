@@ -37,7 +37,7 @@ def compare_with_reference(result: Verification, experiment: Experiment, outcome
 
     Args:
         result: with its layers, in the order of the tree.
-        experiment: what ran.
+        experiment: the runs.
         outcome: of its run.
     """
     random: list[str] = []

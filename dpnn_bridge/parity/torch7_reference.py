@@ -29,7 +29,7 @@ def torch7_reference(
     Args:
         program: path of ``th`` or ``luajit``.
         obj: the object as read from a file.
-        module: what :func:`dpnn_bridge.to_torch` made of it, in the mode that both are to run in.
+        module: the converted module, in the mode of both runs.
         table: contains ``input``, ``target`` for criterions, and may contain ``gradOutput``, ``reward`` and ``seed``.
         dtype: casts the model in Torch7; half precision runs as in the file.
         gradients: run backward; without a ``gradOutput`` on random numbers.

@@ -22,7 +22,7 @@ class Layer:
     Attributes:
         path: its place as in Lua, such as ``modules[3]``; empty for the model itself.
         depth: number of modules above it.
-        class_name, torch_type: what it is in Lua and in torch.
+        class_name, torch_type: its class in Lua and in PyTorch.
         parameters: elements of its own parameters.
         differences: results against Torch7's: ``output``, ``gradInput``, ``gradWeight``, …
         converted: tensors and results against those of the converted file.

@@ -81,7 +81,7 @@ def verify(
         reference: a ``.t7`` file (or its table) with ``input``, ``output`` and, where they are to be compared,
             ``mode``, ``gradOutput``, ``gradInput``, ``gradParams`` and ``after``, the module after its forward.
         input: a tensor or nested list, in place of a reference file.
-        output: what Torch7 returned for it.
+        output: Torch7's output for it.
         key: path of the model inside its file.
         mode: ``"train"`` or ``"eval"``; default: as the reference says, else ``"eval"``.
         device: where to run.

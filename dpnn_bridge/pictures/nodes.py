@@ -64,7 +64,7 @@ class ModelNode:
         fields: Lua fields that contain numbers, strings or booleans.
         input, output: shapes, when the model ran on an example.
         tensors: its own parameters and buffers.
-        children: what it contains; a module that occurs again is a node without children.
+        children: its modules; a module that occurs again is a node without children.
         edges: data flow, between children and the sides of the container; empty where the class
             decides that in its code.
     """

@@ -54,7 +54,7 @@ def with_gradient_of(value: Tensor, surrogate: Tensor) -> Tensor:
     """Return ``value`` in the forward pass, ``surrogate`` in the backward pass.
 
     Args:
-        value: what the result is; receives no gradient.
+        value: the result; receives no gradient.
         surrogate: a tensor of the same shape through which the gradient flows.
     """
     return _WithGradientOf.apply(value.detach(), surrogate)

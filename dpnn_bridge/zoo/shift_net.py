@@ -51,7 +51,7 @@ class InnerTripleShift(nn.Module):
     to, scaled; the choice and the mask get none.
 
     Args:
-        name: what the layer is called.
+        name: name of the layer.
         threshold: a place is missing where the mask is larger.
         mask_threshold: places whose mask, 0 or 1, is smaller are known.
         triple_weight: scale of the gradient of the moved features.

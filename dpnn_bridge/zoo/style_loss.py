@@ -25,7 +25,7 @@ class ContentLoss(nn.Module):
         mode: ``"none"`` does nothing, ``"capture"`` makes the input the target, ``"loss"`` compares.
 
     Attributes:
-        target: what the input is compared with, a buffer; None before something was captured.
+        target: target of the comparison, a buffer; None before it was captured.
         loss: that of the last input.
 
     Shape:

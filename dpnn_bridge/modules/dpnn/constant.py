@@ -98,7 +98,7 @@ class PrintSize(nn.Module):
     """Prints the size of its input, and that of the gradient in backward.
 
     Args:
-        prefix: what the lines begin with.
+        prefix: start of the lines.
 
     Shape:
         - Input, output: anything.

@@ -56,7 +56,7 @@ class Convert(nn.Module):
         input_shape: such as ``"bchw"``; None: anything, which keeps its shape.
         output_shape: a permutation of ``input_shape``, or ``"bf"`` (flattens each sample), ``"b"`` (from ``bf`` with
             one feature, or the first of ``bt``), ``"bt"`` (from ``b``).
-        dtype: what the result is cast to; follows ``.double()`` and ``.to()``.
+        dtype: dtype of the result; follows ``.double()`` and ``.to()``.
 
     Shape:
         - Input: as ``input_shape``, or without its ``b`` for a single sample.

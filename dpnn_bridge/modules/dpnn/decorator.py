@@ -27,7 +27,7 @@ class DontCast(Decorator):
         castin: cast the input to the decorated module's dtype.
         castout: cast the output to the dtype of the surrounding model; default: as ``castin``.
         outer_dtype: dtype of the surrounding model; follows ``.double()`` and the like. Default: the module's.
-        inner_dtype: what ``castin`` casts to. Default: dtype of the module's first floating point tensor.
+        inner_dtype: dtype that ``castin`` casts to. Default: dtype of the module's first floating point tensor.
 
     Shape:
         - Input, output: the decorated module's.
@@ -136,7 +136,7 @@ class NaN(Decorator):
 
     Args:
         module: the decorated module.
-        id: what messages call it; default: 1, 2, 3, … in order of construction.
+        id: its name in messages; default: 1, 2, 3, … in order of construction.
 
     Shape:
         - Input, output: the decorated module's.

@@ -51,7 +51,7 @@ class ClassReward(Criterion):
 
     Attributes:
         reward: raw rewards :math:`R` of the last batch.
-        vr_reward: what the modules get, :math:`(R - b) / N`.
+        vr_reward: reward of the modules, :math:`(R - b) / N`.
     """
 
     module: nn.Module

@@ -262,7 +262,7 @@ class Bottle(Decorator):
     r"""Applies a module with one batch dimension to inputs with several, folded into one.
 
     Args:
-        module: what is applied.
+        module: the module to apply.
         n_input_dims: number of dimensions that the module takes, the batch included.
         n_output_dims: number of dimensions that it returns; default: the same.
 

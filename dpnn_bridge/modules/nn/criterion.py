@@ -146,7 +146,7 @@ class LossClass(Criterion.Lua):
     """A criterion with ``sizeAverage``.
 
     Attributes:
-        averages: what a missing ``sizeAverage`` means.
+        averages: value of a missing ``sizeAverage``.
     """
 
     computed_fields = ("sizeAverage",)

@@ -27,7 +27,7 @@ class LookupTable(nn.Embedding):
         max_norm: rows with a larger norm are scaled down when they are used, in place unless they are traced.
         norm_type: the p of that norm.
         scale_grad_by_freq: divide a row's gradient by how often it occurs in the input.
-        index_base: what the first row is called.
+        index_base: index of the first row.
 
     Shape:
         - Input: :math:`(*)`, whole numbers of any type.

@@ -211,7 +211,7 @@ class Index(nn.Module):
 
     Args:
         dimension: counted from 1.
-        index_base: what the first position is called.
+        index_base: index of the first position.
 
     Shape:
         - Input: list of a tensor :math:`(*)` and a vector of indices :math:`(K)`.

@@ -42,7 +42,7 @@ class SparseLinear(nn.Module):
         out_features: size of the output.
         weight_decay: times the weight, added to its gradient.
         do_grad_input: let the values of the input receive a gradient.
-        index_base: what the first element of a sample is called.
+        index_base: index of the first element of a sample.
 
     Shape:
         - Input: a list of :math:`N` tensors :math:`(K_i, 2)` whose rows are (index, value), one such tensor for a
@@ -148,7 +148,7 @@ class IndexLinear(nn.Module):
         normalize: divide each value by the largest absolute value that its key had in training. The weight then has
             four columns more, in front: that maximum, its inverse, a learning rate and an offset per key.
         do_grad_input: let the values of the input receive a gradient.
-        index_base: what the first key is called.
+        index_base: index of the first key.
 
     Shape:
         - Input: ``[keys, values]`` with two lists of :math:`N` vectors or, for a single sample, two vectors; or

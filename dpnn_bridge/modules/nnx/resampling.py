@@ -246,7 +246,7 @@ class SpatialPadding(nn.Module):
     Args:
         pad_l, pad_r, pad_t, pad_b: columns and rows.
         y_dim, x_dim: dimensions of the rows and of the columns, counted from 1.
-        value: what is added.
+        value: value of the padding.
 
     Shape:
         - Input: any shape with the two dimensions.

@@ -22,7 +22,7 @@ class Call:
     """A constructor call, or a list.
 
     Args:
-        name: what is called; empty for a list.
+        name: name of the callable; empty for a list.
         positional: the arguments.
         keywords: the named arguments.
         comment: the shape of the output, which follows it if it has its own line.
