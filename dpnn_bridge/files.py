@@ -17,6 +17,7 @@ from dpnn_bridge.base.lazy_exports import lazy_exports
 from dpnn_bridge.base.regular import check_file
 from dpnn_bridge.checkpoints.contents import surroundings, without_module
 from dpnn_bridge.checkpoints.find import SEVERAL, candidates, select
+from dpnn_bridge.compare.precision import check_device
 from dpnn_bridge.conversion import Convertible, convert_object, to_lua_value
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.options import Options
@@ -82,6 +83,8 @@ def load(
     Examples:
         >>> model = dpnn_bridge.load("lenet.t7").eval()   # doctest: +SKIP
     """
+    if str(device) != "meta":
+        check_device(device)
     load_plugins(plugins)
     options = Options(
         index_base=index_base,

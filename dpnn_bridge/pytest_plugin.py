@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from dpnn_bridge.errors import DpnnBridgeError, NotT7Error
+from dpnn_bridge.errors import DpnnBridgeError, NotT7Error, OptionError
 from dpnn_bridge.parity.known_differences import KnownDifference, known_reasons, mark_known, read_known_differences
 
 KNOWN = "known difference from Torch7: "
@@ -105,11 +105,24 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
     """Adds the fixtures: all of a folder, unless the command names some in it."""
     named = [Path(path) for path in getattr(config.option, "t7_named", [])]
+    if _folders(config):
+        _check_device(_option(config, "--t7-device"))
     for folder in _folders(config):
         chosen = [path for path in named if path.is_relative_to(folder)] or [folder]
         for file in sorted(folder.rglob("*.t7")):
             if file.is_file() and _inside(file.resolve(), chosen):
                 items.extend(FixtureFile.from_parent(session, path=file).collect())
+
+
+def _check_device(device: str) -> None:
+    if device == "cpu":  # PyTorch takes long to load
+        return
+    from dpnn_bridge.compare.precision import check_device
+
+    try:
+        check_device(device)
+    except OptionError as error:
+        raise pytest.UsageError(f"--t7-device: {error}") from None
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
@@ -144,11 +157,6 @@ class FixtureItem(pytest.Item):
         fixture = read_t7(self.path)
         if not is_fixture(fixture) or not is_comparable(fixture):
             pytest.skip("no fixture: a table with a module, its input and what it computed")
-        if device.startswith("cuda"):
-            import torch
-
-            if not torch.cuda.is_available():
-                pytest.skip("no CUDA device on this machine")
         tolerance = Tolerance() if rtol is None else Tolerance(rtol, rtol)
         result = check(fixture, device=device, tolerance=tolerance)
         mark_known(result.differences, self.config.stash[KNOWN_DIFFERENCES], self.path.stem)

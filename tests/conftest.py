@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
+from devices import strict
 
 import dpnn_bridge
 from dpnn_bridge.compare.differences import Result, Tolerance
@@ -91,7 +92,12 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--device", default="cpu", help="where the parity fixtures run, such as cuda")
+    parser.addoption("--device", default="cpu", help="where the parity fixtures run, such as cuda or strict")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--device") == strict.NAME:
+        strict.register()
 
 
 @pytest.fixture(scope="session")

@@ -5,23 +5,38 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
 
 import torch
 
+from dpnn_bridge.base.display import shortened
 from dpnn_bridge.base.exclusive import of_the_process
 from dpnn_bridge.errors import OptionError
 
 
-def check_device(device: str | torch.device) -> None:
-    """Raise :class:`OptionError` unless PyTorch computes on a device here, and its results can be had."""
+def check_device(device: str | int | torch.device) -> None:
+    """Raise :class:`OptionError` unless PyTorch computes on a device here, and its results can be had.
+
+    The package that adds a device to PyTorch, such as torch_xla and torch_npu, is imported if it is installed.
+    """
+    kind = str(device).partition(":")[0]
     try:
+        if kind.isidentifier() and find_spec(f"torch_{kind}") is not None:
+            import_module(f"torch_{kind}")
         torch.ones(1, device=device).cpu()
     except Exception as error:
-        reason = str(error).strip().split("\n", 1)[0]
+        reason = shortened(str(error).strip().split("\n")[0].split(". ")[0], 200)
         raise OptionError(
-            f"device={device} (--device {device}): PyTorch cannot use this device: {reason}; omit "
-            "the option to run on the CPU"
+            f"device={device} (--device {device}): PyTorch cannot use this device: {reason}; "
+            f"available: {', '.join(_devices())}"
         ) from error
+
+
+def _devices() -> list[str]:
+    """Names of the devices that PyTorch can use here."""
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return ["cpu", *(f"{found.type}:{i}" for i in range(torch.accelerator.device_count()) if found)]
 
 
 @of_the_process

@@ -50,9 +50,10 @@ def port(
 ) -> PortReport:
     """Put the weights of a Torch7 model into another implementation of its network, and prove that they are equal.
 
-    Both networks run on the same input in double precision and evaluation mode. Weights are matched by the values that
-    flow through both networks, not by names or order: an operation gets the weights of the layer that takes the same
-    input. The module is filled only where every operation with weights and the output are equal, on two inputs.
+    Copies of both networks run on the same input, on the CPU in double precision and evaluation mode. Weights are
+    matched by the values that flow through both networks, not by names or order: an operation gets the weights of the
+    layer that takes the same input. The module is filled only where every operation with weights and the output are
+    equal, on two inputs.
 
     Args:
         model: A ``.t7`` file or a converted module.

@@ -20,9 +20,9 @@ Call = Callable[[nn.Module, Any], Any]
 
 
 def double_copy(module: nn.Module, what: str) -> nn.Module:
-    """A copy of a module in double precision and evaluation mode."""
+    """Copy a module to the CPU, in double precision and evaluation mode."""
     try:
-        return copy.deepcopy(module).double().eval()
+        return copy.deepcopy(module).cpu().double().eval()
     except DpnnBridgeError:
         raise
     except Exception as e:
@@ -67,9 +67,14 @@ def _check_varied(example: Any) -> None:
 
 
 def doubled(example: Any) -> Any:
+    """Copy an input to the CPU, floating point numbers in double precision."""
     if isinstance(example, dict):
         return {k: doubled(v) for k, v in example.items()}
-    return replaced(example, lambda v: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v)
+    return replaced(example, lambda v: _doubled(v.cpu()) if isinstance(v, Tensor) else v)
+
+
+def _doubled(value: Tensor) -> Tensor:
+    return value.double() if value.is_floating_point() else value
 
 
 def _another(value: Any, seed: int) -> Any:

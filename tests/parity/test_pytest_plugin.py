@@ -90,3 +90,10 @@ def check_nothing_runs(pytester: pytest.Pytester, outside: Path, mark: Path, arg
     result = run(pytester, *PLUGIN, *arguments)
     assert result.parseoutcomes()["passed"] == 1, result.stdout.str()
     assert not mark.exists(), arguments
+
+
+def test_a_device_that_is_not_there_is_one_error(pytester: pytest.Pytester, folder: Path) -> None:
+    for device in ("cuda:99", "npu"):
+        result = run(pytester, *PLUGIN, "--t7-fixtures", str(folder), "--t7-device", device)
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        result.stderr.fnmatch_lines([f"*--t7-device: device={device}*PyTorch cannot use this device*available: cpu*"])

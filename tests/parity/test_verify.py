@@ -167,11 +167,25 @@ def test_precision_of_half_and_double() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")
 def test_missing_device_is_said() -> None:
-    result = run(RESIDUAL, "--device", "cuda")
-    assert result.exit_code == 2
-    assert result.stderr.startswith("error: --device cuda: PyTorch cannot use this device")
-    with pytest.raises(OptionError, match=r"device=cuda"):
-        verify(RESIDUAL, device="cuda")
+    for device in ("privateuseone", "npu", "xla:0", "cuda:99", "meta", "card"):
+        result = run(RESIDUAL, "--device", device)
+        assert result.exit_code == 2
+        assert result.stderr.startswith(f"error: --device {device}: PyTorch cannot use this device: ")
+        assert len(result.stderr) < 500
+        assert "available: cpu" in result.stderr
+    with pytest.raises(OptionError, match=r"device=cuda:99"):
+        verify(RESIDUAL, device="cuda:99")
+    for device in ("card", 99):
+        with pytest.raises(OptionError, match=rf"device={device}"):
+            dpnn_bridge.load(RESIDUAL, key="module", device=device)
+
+
+def test_the_package_of_a_device_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As torch_xla and torch_npu, which make PyTorch know their device."""
+    (tmp_path / "torch_card.py").write_text("raise RuntimeError('the card is not in its slot')", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(OptionError, match=r"device=card:1.*the card is not in its slot"):
+        verify(RESIDUAL, device="card:1")
 
 
 def test_html_page_is_complete_in_itself(deviating: Path, tmp_path: Path) -> None:
