@@ -16,7 +16,7 @@ from dpnn_bridge.conversion.budget import Budget
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.conversion.options import Options
-from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.conversion.torch_context import TorchConversion
 from dpnn_bridge.errors import ConversionError, ModelNotFoundError
 from dpnn_bridge.files import load_with_report
 from dpnn_bridge.legacy.pickles import read_source
@@ -125,7 +125,7 @@ def load_checkpoint(path: Origin, **options: Any) -> Checkpoint:
             return found
         root, _ = contents
     found = Checkpoint()
-    context = TorchContext(chosen)
+    context = TorchConversion(chosen)
     modules: set[int] = set()
     for candidate in candidates(root):
         kind = found.criterions if candidate.is_criterion else found.models

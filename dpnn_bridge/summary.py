@@ -24,7 +24,7 @@ from dpnn_bridge.conversion.limits import ResourceLimitMode, ResourceLimits
 from dpnn_bridge.conversion.modes import evaluating
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.placeholder import Placeholder
-from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.conversion.torch_context import TorchConversion
 from dpnn_bridge.errors import ConversionError, ModelNotFoundError, T7FormatError
 from dpnn_bridge.files import load_with_report
 from dpnn_bridge.legacy.pickles import Pickled, read_source
@@ -176,7 +176,7 @@ def _objects(found: Summary, file: LocalFile) -> None:
 
 def _model(key: str, obj: LuaObject, example: Callable[[nn.Module], Any] | None, first: bool, size: int) -> Model:
     model = Model(key, obj.class_name)
-    context = TorchContext(Options(allow_unsupported=True))
+    context = TorchConversion(Options(allow_unsupported=True))
     try:
         module = context.to_torch(obj)
         context.finish()

@@ -9,15 +9,16 @@ from torch import nn
 from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.conversion import registry
+from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.customized import check_customized
 from dpnn_bridge.conversion.dimensions import seen
 from dpnn_bridge.conversion.fields import Field, Layout
 from dpnn_bridge.conversion.lua_class import LuaClass
-from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.lua_context import LuaConversion
 from dpnn_bridge.conversion.lua_values import Convertible, lua_value
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.report import Report
-from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.conversion.torch_context import TorchConversion
 from dpnn_bridge.conversion.unshared import unshared
 from dpnn_bridge.errors import ConversionError, OptionError
 from dpnn_bridge.objects import element_dtype
@@ -55,7 +56,7 @@ def to_torch(obj: Any, **options: Any) -> nn.Module:
 
 def convert_object(obj: Any, options: Options, root: str = "") -> tuple[nn.Module, Report]:
     """Convert like :func:`to_torch`, and also return the report."""
-    ctx = TorchContext(options, root)
+    ctx = TorchConversion(options, root)
     module = ctx.to_torch(obj)
     ctx.finish()
     return module, ctx.report
@@ -88,7 +89,7 @@ def to_lua(module: nn.Module, *, gradients: bool = True, tensor_type: str | None
             "'torch.DoubleTensor' or 'torch.CudaTensor'"
         )
     dimensions = None if example is None else seen(module, example)
-    ctx = LuaContext(gradients=gradients, tensor_type=tensor_type, dimensions=dimensions)
+    ctx = LuaConversion(gradients=gradients, tensor_type=tensor_type, dimensions=dimensions)
     return registry.spec_of(module).serialize(ctx.to_lua(module))
 
 
@@ -99,7 +100,7 @@ def to_lua_value(value: Any) -> Any:
     """
     if isinstance(value, nn.Module):
         return to_lua(value)
-    context, memo = LuaContext(), dict[str, Any]()
+    context, memo = LuaConversion(), dict[str, Any]()
 
     def convert(module: Any) -> Any:
         if isinstance(module, Convertible):

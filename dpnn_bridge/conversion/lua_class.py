@@ -16,8 +16,7 @@ from dpnn_bridge.conversion.tensors import is_parameter
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 
 if TYPE_CHECKING:
-    from dpnn_bridge.conversion.lua_context import LuaContext
-    from dpnn_bridge.conversion.torch_context import TorchContext
+    from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 
 #: a parameter of a module: its owner, Lua field and where its torch tensor is
 ParameterSite = tuple[nn.Module, str, Field]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dpnn_bridge.base.contiguous import contiguous_strides
 from dpnn_bridge.base.graph import without_entries
 from dpnn_bridge.conversion import fields, lua_class, registry, tensors
+from dpnn_bridge.conversion.contexts import LuaContext
 from dpnn_bridge.conversion.customized import overridden
 from dpnn_bridge.conversion.fields import Field, record_of
 from dpnn_bridge.conversion.flat import FlatStorages
@@ -25,7 +26,7 @@ from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype, tensor_class
 
 
-class LuaContext:
+class LuaConversion(LuaContext):
     """State of one conversion from torch to Lua.
 
     Args:
@@ -67,11 +68,6 @@ class LuaContext:
         self._twins: dict[tuple[Any, ...], nn.Module] = {}
 
     def to_lua(self, module: nn.Module) -> LuaObject:
-        """Return the Lua object of a module, the same one whenever the module is met again.
-
-        Raises:
-            ConversionError: no registered class describes the module.
-        """
         if id(module) in self._objects:
             return self._objects[id(module)]
         if not self._objects:
@@ -150,15 +146,6 @@ class LuaContext:
         return compose(module, self) if compose else None
 
     def with_parameters_of_first(self, twin: nn.Module, source: nn.Module) -> nn.Module:
-        """Let all modules that are made of the same parameters, for the uses of one module, share what they contain.
-
-        Args:
-            twin: A module whose parameters are computed from those of ``source``.
-            source: The module.
-
-        Returns:
-            ``twin``.
-        """
         first = self._twins.setdefault((type(twin), *map(id, source.parameters())), twin)
         twin._parameters = first._parameters
         return twin
@@ -169,7 +156,6 @@ class LuaContext:
         return [(modules[key], obj) for key, obj in self._objects.items()]
 
     def restore(self, value: Any) -> Any:
-        """Return the Lua value of what :meth:`TorchContext.keep` kept."""
         if isinstance(value, nn.Module):
             return self.to_lua(value)
         if isinstance(value, (LuaTable, LuaObject)):
@@ -256,7 +242,6 @@ class LuaContext:
         return self._casts.get(name, name)
 
     def type_of(self, module: nn.Module) -> str:
-        """Return the Lua tensor type of a module (``_type``): from its tensors, its file, or the model."""
         record, tensor = record_of(module), self._own_tensor(module)
         if tensor is None and record and record.tensor_type:
             return self.cast_class(record.tensor_type)
@@ -267,14 +252,12 @@ class LuaContext:
         return self.class_of(tensor, module)
 
     def writes_gradient(self, module: nn.Module, name: str) -> bool:
-        """Return whether to write a field's gradient; False for modules without gradients (``accUpdateOnly``)."""
         record = record_of(module)
         if record is not None and record.gradients.get(name):  # the only trace of gradients that are not shared
             return True
         return self.gradients and not (record is not None and record.fields.get("accUpdate"))
 
     def class_of(self, tensor: Tensor, module: nn.Module) -> str:
-        """Return the Lua class of one tensor of ``module``."""
         if self.tensor_type and tensor.is_floating_point():
             return self.tensor_type
         dtype = numpy_dtype(tensor)
@@ -286,11 +269,9 @@ class LuaContext:
         return cpu.replace("torch.", "torch.Cuda") if name and name.startswith("torch.Cuda") else cpu
 
     def tensor(self, module: nn.Module, name: str, spec: Field) -> LuaTensor:
-        """Return the parameter or buffer of a field as a Lua tensor; one torch tensor gives one Lua storage."""
         return self._tensor(module, name, spec, gradient=False)
 
     def gradient(self, module: nn.Module, name: str, spec: Field) -> LuaTensor:
-        """Return the gradient of a field's parameter, zeros when it has none."""
         return self._tensor(module, name, spec, gradient=True)
 
     def _tensor(self, module: nn.Module, name: str, spec: Field, *, gradient: bool) -> LuaTensor:
@@ -328,11 +309,9 @@ class LuaContext:
         return self._tensors[key, shape]
 
     def empty_tensors(self, module: nn.Module, count: int) -> LuaTable:
-        """Return a table of tensors without elements, which Torch7 resizes but does not make."""
         return LuaTable.from_list(LuaTensor.empty(self.type_of(module)) for _ in range(count))
 
     def constant(self, tensor: Tensor, module: nn.Module) -> LuaTensor:
-        """Return a tensor of its own that is neither parameter nor buffer."""
         kind = self.class_of(tensor, module)
         return strided(kind, tuple(tensor.shape), lua_storage(kind, tensor.detach()))
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 from torch import nn
 
 from dpnn_bridge.base.arguments import check_types
 from dpnn_bridge.objects import LuaObject
-
-if TYPE_CHECKING:
-    from dpnn_bridge.conversion.torch_context import TorchContext
 
 
 @dataclass
@@ -25,7 +22,8 @@ class Options:
         inplace: let modules overwrite their inputs where the file says ``inplace``.
         gradients: put ``gradWeight`` and the like into ``.grad``.
         allow_unsupported: put a :class:`Placeholder` where a class is unknown or an object cannot be built.
-        fallback: called as ``fallback(obj, ctx)`` for unknown classes; returns a module or None.
+        fallback: called as ``fallback(obj, ctx)`` with the :class:`TorchContext` for unknown classes; returns a module
+            or None.
         overrides: whether ``fallback`` comes before the built-in mapping of a Lua class, by its name.
         knows: whether ``fallback`` has a module for a Lua class, by its name.
         pending: large parameters stay in the file, see :mod:`~dpnn_bridge.conversion.deferred`.
@@ -35,7 +33,7 @@ class Options:
     inplace: bool = False
     gradients: bool = False
     allow_unsupported: bool = False
-    fallback: Callable[[LuaObject, TorchContext], nn.Module | None] | None = None
+    fallback: Callable[[LuaObject, Any], nn.Module | None] | None = None
     overrides: Callable[[str], bool] | None = None
     knows: Callable[[str], bool] | None = None
     pending: bool = False
@@ -46,4 +44,4 @@ class Options:
 
 @cache
 def _hints() -> dict[str, Any]:
-    return get_type_hints(Options, localns={"TorchContext": Any})
+    return get_type_hints(Options)

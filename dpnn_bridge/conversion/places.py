@@ -12,7 +12,7 @@ from torch import nn
 from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.graph import format_path
 from dpnn_bridge.conversion.fields import record_of
-from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.lua_context import LuaConversion
 from dpnn_bridge.errors import ModelNotFoundError
 from dpnn_bridge.objects import LuaObject, LuaTable
 
@@ -104,6 +104,6 @@ def lua_paths(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 def _objects(model: nn.Module) -> list[tuple[nn.Module, LuaObject]]:
     """Return every module with its Lua object in one graph, the model first."""
-    context = LuaContext(gradients=False, compose=False)
+    context = LuaConversion(gradients=False, compose=False)
     context.to_lua(model)
     return context.pairs()

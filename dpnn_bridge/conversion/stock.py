@@ -17,8 +17,7 @@ from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaObject
 
 if TYPE_CHECKING:
-    from dpnn_bridge.conversion.lua_context import LuaContext
-    from dpnn_bridge.conversion.torch_context import TorchContext
+    from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 
 #: prefix of the name of a class of ``torch.nn``
 PREFIX = "pytorch.nn."

@@ -13,6 +13,7 @@ from dpnn_bridge.base.graph import MAX_DEPTH, format_path, is_module, without_en
 from dpnn_bridge.conversion import fields, registry
 from dpnn_bridge.conversion.budget import Budget, BudgetMode
 from dpnn_bridge.conversion.buffers import BUFFERS
+from dpnn_bridge.conversion.contexts import TorchContext
 from dpnn_bridge.conversion.deferred import COMPUTED
 from dpnn_bridge.conversion.fields import Field, LuaRecord, record_of
 from dpnn_bridge.conversion.flat import place_of
@@ -28,7 +29,7 @@ from dpnn_bridge.errors import ConversionError, ConversionLimitError, Unsupporte
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 
 
-class TorchContext:
+class TorchConversion(TorchContext):
     """State of one conversion from Lua to torch.
 
     Attributes:
@@ -58,12 +59,10 @@ class TorchContext:
 
     @property
     def path(self) -> str:
-        """The current path for messages, such as ``modules[3].weight``, with shortened keys."""
         keys = [shortened(key) if isinstance(key, str) else key for key in self._path]
         return format_path(keys, shortened(self._root))
 
     def error(self, message: str, obj: LuaObject | None = None) -> ConversionError:
-        """Return an error that names the current place."""
         return ConversionError(message, path=self.path, class_name=obj.class_name if obj else "")
 
     def _endless(self, message: str, obj: LuaObject) -> ConversionLimitError:
@@ -80,15 +79,6 @@ class TorchContext:
 
     # ------------------------------------------------------------------ modules
     def to_torch(self, obj: Any, *keys: Any) -> nn.Module:
-        """Return the module of a Lua object, the same one whenever the object is met again.
-
-        Args:
-            obj: a :class:`LuaObject` of a module or criterion class.
-            *keys: how ``obj`` is reached from the current place, for messages.
-
-        Raises:
-            ConversionError: ``obj`` is no object, contains itself, or lacks what its class needs.
-        """
         with self.at(*keys):
             if not isinstance(obj, LuaObject):
                 raise self.error(f"expected a Lua object, found {type(obj).__name__}: {obj!r:.80}")
@@ -183,7 +173,6 @@ class TorchContext:
         return module
 
     def filled(self, owner: nn.Module, *names: str) -> None:
-        """Record that a mapping has set parameters itself, without :meth:`assign`."""
         self._filled.update((id(owner), name) for name in names)
 
     def _check_filled(self, module: nn.Module, obj: LuaObject, spec: type[LuaClass]) -> None:
@@ -211,7 +200,6 @@ class TorchContext:
             stack += [(f"{path}{name}.", inner) for name, inner in owner._modules.items() if inner is not None]
 
     def children(self, obj: LuaObject, field: str = "modules") -> list[nn.Module]:
-        """Return the converted modules of an array field, in order."""
         table = obj.get(field)
         if table is None:
             return []
@@ -253,11 +241,6 @@ class TorchContext:
 
     # ------------------------------------------------------------------ tensors
     def assign(self, module: nn.Module, spec: Field, name: str, obj: LuaObject) -> None:
-        """Make the tensor ``obj[name]`` the parameter or buffer that ``spec`` names; one region gives one parameter.
-
-        Raises:
-            ConversionError: the number of elements is not what the module's other fields say.
-        """
         tensor, grad = obj[name], obj.get(fields.grad_field(name, spec))
         owner, leaf = fields.resolve(module, spec.attribute)
         current = owner._parameters.get(leaf, owner._buffers.get(leaf))
@@ -305,7 +288,6 @@ class TorchContext:
                 record.fields[key] = kept
 
     def keep(self, value: Any, *keys: Any) -> Any:
-        """Copy a Lua value for the metadata: modules for their objects, no functions, contiguous tensors."""
         if isinstance(value, LuaFunction):
             self.report.drop(format_path([*self._path, *keys], self._root), "a Lua function; code in data is never run")
             return None

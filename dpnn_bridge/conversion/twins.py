@@ -8,7 +8,7 @@ from dpnn_bridge.conversion.lua_class import TRANSIENT
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
 if TYPE_CHECKING:
-    from dpnn_bridge.conversion.torch_context import TorchContext
+    from dpnn_bridge.conversion.contexts import TorchContext
 
 
 def serial_twins(graph: LuaObject, ctx: TorchContext) -> dict[int, LuaObject]:

@@ -11,7 +11,7 @@ import torch
 from dpnn_bridge.base.graph import is_module
 from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.options import Options
-from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.conversion.torch_context import TorchConversion
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.legacy import fields, nn
 from dpnn_bridge.legacy.module import Container, Criterion, Module
@@ -122,7 +122,7 @@ class Decoder:
 
     def __init__(self, unknown_classes: bool = False, lists: bool = True, ints: bool = True) -> None:
         self.unknown_classes, self.lists, self.ints = unknown_classes, lists, ints
-        self._context = TorchContext(Options())
+        self._context = TorchConversion(Options())
         self._context.sharing = Views()
         self._inside = 0
         self._done: dict[int, Any] = {}

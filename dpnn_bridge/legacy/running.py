@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.base.storage import storage_id
-from dpnn_bridge.conversion import Options, TorchContext, registry
+from dpnn_bridge.conversion import Options, registry
 from dpnn_bridge.conversion.buffers import BUFFERS
 from dpnn_bridge.conversion.fields import get_tensor, grad_field
 from dpnn_bridge.conversion.lua_values import RESULTS
 from dpnn_bridge.conversion.tensors import field_value, is_parameter
+from dpnn_bridge.conversion.torch_context import TorchConversion
 from dpnn_bridge.legacy.encoding import Encoder, is_foreign
 from dpnn_bridge.legacy.fields import CHANGED
 from dpnn_bridge.legacy.foreign import Foreign, accumulating
@@ -53,7 +54,7 @@ class Graph:
     def __init__(self, root: Any) -> None:
         encoder = Encoder()
         obj = encoder.value(root)
-        context = TorchContext(Options(index_base=0, fallback=lambda o, _: _foreign(encoder, o)))
+        context = TorchConversion(Options(index_base=0, fallback=lambda o, _: _foreign(encoder, o)))
         context.sharing = self._views = Views()
         self.module = context.to_torch(obj)
         context.finish()
@@ -152,7 +153,7 @@ def converted(root: Any, **options: Any) -> nn.Module:
     """Return an independent ``torch.nn`` module of an object."""
     encoder = Encoder()
     own = {"index_base": 0, "gradients": True, "fallback": lambda obj, _: _foreign(encoder, obj)}
-    context = TorchContext(Options(**{**own, **options}))
+    context = TorchConversion(Options(**{**own, **options}))
     module = context.to_torch(encoder.value(root))
     context.finish()
     return module

@@ -7,7 +7,7 @@ from typing import Any
 from dpnn_bridge.base.graph import is_module
 from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.options import Options
-from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.conversion.torch_context import TorchConversion
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 
 
@@ -16,7 +16,7 @@ class TorchNN:
 
     def __init__(self, unknown_classes: bool) -> None:
         self.unknown_classes = unknown_classes
-        self.context = TorchContext(Options(allow_unsupported=unknown_classes))
+        self.context = TorchConversion(Options(allow_unsupported=unknown_classes))
         self.done: dict[int, Any] = {}
 
     def value(self, root: Any) -> Any:

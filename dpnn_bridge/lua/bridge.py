@@ -18,6 +18,7 @@ from dpnn_bridge.lua import values
 from dpnn_bridge.lua.converted import Converted
 from dpnn_bridge.lua.environment import folders, in_package, read_source
 from dpnn_bridge.lua.messages import explained
+from dpnn_bridge.lua.module import LuaCriterion, LuaModule
 from dpnn_bridge.lua.runtime import Runtime
 from dpnn_bridge.lua.sandbox import RemoteValue, Sandbox
 from dpnn_bridge.lua.tensor import TYPE_OF_DTYPE
@@ -25,8 +26,7 @@ from dpnn_bridge.lua.text import from_system, readable, to_system
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 
 if TYPE_CHECKING:
-    from dpnn_bridge.conversion.torch_context import TorchContext
-    from dpnn_bridge.lua.module import LuaCriterion, LuaModule
+    from dpnn_bridge.conversion.contexts import TorchContext
 
 StrPath = str | os.PathLike[str]
 
@@ -218,14 +218,10 @@ class LuaBridge:
 
     def criterion(self, class_name: str, *args: Any) -> LuaCriterion:
         """Construct a Lua criterion and wrap it as a :class:`torch.nn.Module`."""
-        from dpnn_bridge.lua.module import LuaCriterion
-
         return LuaCriterion(self, self.new(class_name, *args))
 
     def wrap(self, obj: Any) -> LuaModule:
         """Return a Lua module as a :class:`torch.nn.Module` with autograd."""
-        from dpnn_bridge.lua.module import LuaModule
-
         return LuaModule(self, obj)
 
     def convert(self, obj: LuaObject, ctx: TorchContext | None = None) -> LuaModule | None:

@@ -28,7 +28,8 @@ from dpnn_bridge.loaders import loads
 from dpnn_bridge.loaders.t7_writer import dumps
 from dpnn_bridge.lua.bridge import LuaBridge
 from dpnn_bridge.lua.confinement import confine
-from dpnn_bridge.lua.runtime import Host, Runtime
+from dpnn_bridge.lua.runtime import Runtime
+from dpnn_bridge.lua.state import Host
 from dpnn_bridge.lua.wire import Channel, WireError
 
 #: bytes for Python itself beside what Lua and its tensors may take

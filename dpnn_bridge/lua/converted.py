@@ -10,7 +10,7 @@ from torch import nn
 
 from dpnn_bridge.conversion import registry, to_lua, to_torch
 from dpnn_bridge.conversion.fields import grad_field
-from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.conversion.torch_context import TorchConversion
 from dpnn_bridge.errors import ConversionError, LuaBridgeError
 from dpnn_bridge.lua import values
 from dpnn_bridge.lua.runtime import Runtime
@@ -108,7 +108,7 @@ class Converted:
     def parameters(self, obj: Any, name: str) -> Any:
         """Return an object's parameters and their gradients in Torch7's order; None where it cannot be converted."""
         live: list[tuple[LuaObject | LuaTable, Any]] = []
-        ctx = TorchContext()
+        ctx = TorchConversion()
         try:
             module = ctx.to_torch(self._inert_as(obj, name, live))
         except ConversionError:

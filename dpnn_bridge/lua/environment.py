@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,12 +21,10 @@ from dpnn_bridge.errors import LuaBridgeError, NotT7Error
 from dpnn_bridge.lua import files
 from dpnn_bridge.lua.dispatch import describe
 from dpnn_bridge.lua.messages import CHECKOUTS, package_advice
+from dpnn_bridge.lua.state import LuaState
 from dpnn_bridge.lua.tensor import Tensor, TorchError
 from dpnn_bridge.lua.text import from_system, on_paths
 from dpnn_bridge.torch7.random import Generator
-
-if TYPE_CHECKING:
-    from dpnn_bridge.lua.runtime import Runtime
 
 StrPath = str | os.PathLike[str]
 
@@ -76,7 +74,7 @@ class Allocator:
         pass
 
 
-def random_entries(runtime: Runtime) -> dict[str, Any]:
+def random_entries(runtime: LuaState) -> dict[str, Any]:
     """Register functions for seeds and states of generators."""
 
     def pick(args: tuple[Any, ...]) -> tuple[Generator, tuple[Any, ...]]:
@@ -120,7 +118,7 @@ def random_entries(runtime: Runtime) -> dict[str, Any]:
     }
 
 
-def file_entries(runtime: Runtime) -> dict[str, Any]:
+def file_entries(runtime: LuaState) -> dict[str, Any]:
     """Return the kinds of files and their methods."""
 
     def read_string(f: files.File) -> str:
@@ -212,7 +210,7 @@ def find_module(roots: Sequence[Path], name: str) -> str | None:
     return None
 
 
-def environment_entries(runtime: Runtime) -> dict[str, Any]:
+def environment_entries(runtime: LuaState) -> dict[str, Any]:
     """Provide timers, threads, paths and the helpers of ``require``."""
 
     most = torch.get_num_threads() if runtime.sandbox else max(64, os.cpu_count() or 1)  # too many are a crash

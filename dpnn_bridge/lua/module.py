@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.errors import LuaBridgeError
+from dpnn_bridge.objects import LuaObject
 
-if TYPE_CHECKING:
-    from dpnn_bridge.lua.bridge import LuaBridge
-    from dpnn_bridge.objects import LuaObject
+Tensors = Sequence[torch.Tensor | None]
+
+
+class ObjectBridge(Protocol):
+    """What a module asks of the :class:`~dpnn_bridge.lua.LuaBridge` in which its object lives."""
+
+    @property
+    def runtime(self) -> str: ...
+    def type_of(self, value: Any) -> str: ...
+    def to_lua(self, value: Any) -> Any: ...
+    def to_object(self, value: Any) -> LuaObject: ...
+    def method(self, obj: Any, name: str, *args: Any) -> Any: ...
+    def state_of(self, obj: Any) -> tuple[list[str], list[torch.Tensor], list[torch.Tensor], list[tuple[str, Any]]]: ...
+    def push(self, obj: Any, tensors: Tensors) -> None: ...
+    def forward(self, obj: Any, input: Any, tensors: Tensors) -> Any: ...
+    def backward(self, obj: Any, input: Any, grad_output: Any, tensors: Tensors) -> tuple[Any, list[torch.Tensor]]: ...
 
 
 def _flatten(value: Any, tensors: list[torch.Tensor]) -> Any:
@@ -62,11 +76,11 @@ class _Forward(torch.autograd.Function):
 class _LuaFunctionality:
     """The base of modules and criterions: the Lua object, and the state of its last forward."""
 
-    bridge: LuaBridge
+    bridge: ObjectBridge
     lua: Any
     _step: int
 
-    def _start(self, bridge: LuaBridge, obj: Any) -> None:
+    def _start(self, bridge: ObjectBridge, obj: Any) -> None:
         object.__setattr__(self, "bridge", bridge)
         object.__setattr__(self, "lua", obj)
         self._step = 0
@@ -134,7 +148,7 @@ class LuaModule(_LuaFunctionality, Placeholder):
         >>> layer(torch.ones(5, 3, dtype=torch.float64)).sum().backward()       # doctest: +SKIP
     """
 
-    def __init__(self, bridge: LuaBridge, obj: Any) -> None:
+    def __init__(self, bridge: ObjectBridge, obj: Any) -> None:
         nn.Module.__init__(self)
         self._start(bridge, obj)
         self.path = ""
@@ -263,7 +277,7 @@ class LuaCriterion(_LuaFunctionality, nn.Module):
         >>> loss(prediction, target).backward()                                 # doctest: +SKIP
     """
 
-    def __init__(self, bridge: LuaBridge, obj: Any) -> None:
+    def __init__(self, bridge: ObjectBridge, obj: Any) -> None:
         nn.Module.__init__(self)
         self._start(bridge, obj)
 

@@ -10,17 +10,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from dpnn_bridge.base.extras import install_advice
 from dpnn_bridge.lua.hdf5 import Files
+from dpnn_bridge.lua.state import LuaState
 from dpnn_bridge.lua.tensor import FLOATING, Tensor, TorchError
 from dpnn_bridge.lua.text import from_system, on_paths, to_system
-
-if TYPE_CHECKING:
-    from dpnn_bridge.lua.runtime import Runtime
 
 
 def _answering(code: Callable[..., Any]) -> Callable[..., Any]:
@@ -51,7 +49,7 @@ def _dirname(path: str) -> str:
     return os.path.dirname(path.rstrip("/")) or ("/" if path.startswith("/") else ".")
 
 
-def _listing(runtime: Runtime, folder: str) -> Any:
+def _listing(runtime: LuaState, folder: str) -> Any:
     return runtime.lua.table_from([".", "..", *map(from_system, sorted(os.listdir(folder)))])
 
 
@@ -61,7 +59,7 @@ def _temporary() -> str:
     return path
 
 
-def path_entries(runtime: Runtime) -> dict[str, Callable[..., Any]]:
+def path_entries(runtime: LuaState) -> dict[str, Callable[..., Any]]:
     """Return ``libpaths`` and ``libsys``."""
 
     def names(folder: str = ".") -> Any:
@@ -90,7 +88,7 @@ def path_entries(runtime: Runtime) -> dict[str, Callable[..., Any]]:
     }
 
 
-def _attributes(runtime: Runtime, follow: bool) -> Callable[..., Any]:
+def _attributes(runtime: LuaState, follow: bool) -> Callable[..., Any]:
     kinds = {
         0o10: "file",
         0o04: "directory",
@@ -122,7 +120,7 @@ def _attributes(runtime: Runtime, follow: bool) -> Callable[..., Any]:
     return attributes
 
 
-def lfs_entries(runtime: Runtime) -> dict[str, Callable[..., Any]]:
+def lfs_entries(runtime: LuaState) -> dict[str, Callable[..., Any]]:
     """Provide LuaFileSystem."""
 
     def listing(folder: str) -> Any:
@@ -152,7 +150,7 @@ def lfs_entries(runtime: Runtime) -> dict[str, Callable[..., Any]]:
 # ---- JSON
 
 
-def json_entries(runtime: Runtime) -> dict[str, Callable[..., Any]]:
+def json_entries(runtime: LuaState) -> dict[str, Callable[..., Any]]:
     """Return ``cjson``: Lua traverses the tables, Python reads and writes the text."""
     lua = runtime.lua
 
@@ -264,7 +262,7 @@ def scale_image(t: Tensor, width: float, height: float, mode: str) -> Tensor:
     return Tensor.fresh(scaled if t.dim == 3 else scaled[0], t.ty)
 
 
-def system_entries(runtime: Runtime) -> dict[str, Any]:
+def system_entries(runtime: LuaState) -> dict[str, Any]:
     """Return the functions that the prelude's packages find in ``py``; none in a sandbox."""
     if runtime.sandbox:
         return {}

@@ -32,12 +32,12 @@ from torch import nn
 
 from dpnn_bridge.conversion.customized import check_customized
 from dpnn_bridge.conversion.flat import layout, place
-from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.lua_context import LuaConversion
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.conversion.report import Report
 from dpnn_bridge.conversion.stock import check_shapes
-from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.conversion.torch_context import TorchConversion
 from dpnn_bridge.errors import ConversionError, T7FormatError
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 from dpnn_bridge.outputs.decoded import decode
@@ -58,7 +58,7 @@ def pack(module: nn.Module, metadata: dict[str, Any] | None = None) -> dict[str,
     for part in module.modules():
         check_shapes(part)
     state_dict = {k: v.detach() for k, v in module.state_dict().items()}
-    ctx = LuaContext(gradients=False, compose=False)
+    ctx = LuaConversion(gradients=False, compose=False)
     root = ctx.to_lua(module)
     names: dict[int, str] = {}
     for name, tensor in [
@@ -130,7 +130,7 @@ def _rebuilt(
     except (LookupError, TypeError, ValueError) as e:
         message = f"the object graph is damaged ({type(e).__name__}: {str(e)[:300]}); convert the .t7 file again"
         raise T7FormatError(message, source=source) from e
-    ctx = TorchContext(options)
+    ctx = TorchConversion(options)
     module = ctx.to_torch(root)
     ctx.finish()
     ctx.report.metadata = metadata

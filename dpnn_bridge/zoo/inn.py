@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dpnn_bridge.conversion.contexts import LuaContext
 from dpnn_bridge.conversion.lua_class import LuaClass
-from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.nn.container import Concat
 from dpnn_bridge.modules.nn.local_normalization import SpatialCrossMapLRN

@@ -10,9 +10,9 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from dpnn_bridge.compare.nested import first_tensor, map_tensors
+from dpnn_bridge.conversion.contexts import TorchContext
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.modules.nn.criterion import Criterion, Loss
 from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.torch7.gradient import with_gradient_of, zero_gradient

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dpnn_bridge.conversion.contexts import LuaContext
 from dpnn_bridge.conversion.lua_class import LuaClass
-from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.objects import LuaObject
 from dpnn_bridge.torch7.gradient import with_gradient_of

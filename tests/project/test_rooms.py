@@ -39,6 +39,7 @@ ROOMS = (
     "outputs/py",
     "outputs/formats",
     "outputs/writing",
+    "outputs/__init__",  # exports names of the three before
     "lua",
     "plugins",
     "legacy/fields",
@@ -76,16 +77,10 @@ def sources() -> dict[str, Path]:
 
 
 def imported(name: str, path: Path) -> set[str]:
-    """The package's modules that a file imports, inside functions too, but not for type checkers alone."""
+    """The package's modules that a file imports, inside functions and for type checkers too."""
     package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
     found: set[str] = set()
-    nodes: list[ast.AST] = [ast.parse(path.read_text())]
-    while nodes:
-        node = nodes.pop()
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
-            nodes += node.orelse
-            continue
-        nodes += ast.iter_child_nodes(node)
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found.update(a.name for a in node.names)
         elif isinstance(node, ast.ImportFrom):

@@ -8,9 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.modules.nn.criterion import Criterion, elementwise
 from dpnn_bridge.objects import LuaObject
 

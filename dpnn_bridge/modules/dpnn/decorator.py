@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.compare.nested import cast, has_nan
+from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.fields import record_of
-from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.modules.nn.decorator import Decorator
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor, element_dtype, tensor_class
 

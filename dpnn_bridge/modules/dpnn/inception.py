@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dpnn_bridge.conversion.contexts import LuaContext
 from dpnn_bridge.conversion.fields import record_of
-from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.nn.container import Concat, DepthConcat
 from dpnn_bridge.modules.nn.decorator import Decorator

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.conversion.contexts import TorchContext
 from dpnn_bridge.conversion.lua_class import LuaClass, has_tensor
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.objects import LuaObject
 
 

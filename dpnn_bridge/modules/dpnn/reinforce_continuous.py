@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Gamma
 
+from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.fields import Field
-from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.modules.dpnn.reinforce import Reinforce
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dpnn_bridge.conversion.contexts import TorchContext
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.modules.nn.criterion import Criterion, class_indices
 from dpnn_bridge.objects import LuaObject, LuaTensor
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from dpnn_bridge.conversion.contexts import LuaContext
 from dpnn_bridge.conversion.lua_class import LuaClass, ParameterSite, empty_table
-from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.nn.pairwise import MM
 from dpnn_bridge.objects import LuaTensor

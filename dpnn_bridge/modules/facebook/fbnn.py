@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dpnn_bridge.conversion.contexts import TorchContext
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.noise import noise_of
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.conversion.tracing import is_traced
 from dpnn_bridge.modules.nn.lookup import LookupTable, LookupTableClass
 from dpnn_bridge.objects import LuaObject, LuaTensor

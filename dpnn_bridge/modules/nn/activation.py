@@ -8,13 +8,12 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_class import LuaClass, plain_object
-from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.lua_values import fresh
 from dpnn_bridge.conversion.noise import noise_of
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.conversion.tracing import leaf
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaObject, LuaTensor

@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.conversion.contexts import TorchContext
 from dpnn_bridge.conversion.fields import Field, Layout
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.conversion.tracing import leaf
 from dpnn_bridge.modules.nn.strides import plain_strides
 from dpnn_bridge.objects import LuaObject

@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dpnn_bridge.conversion.contexts import TorchContext
 from dpnn_bridge.conversion.fields import Field, Layout
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.modules.nn.plainer import OneOfSeveral
 from dpnn_bridge.objects import LuaObject, LuaTensor
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dpnn_bridge.conversion.contexts import TorchContext
 from dpnn_bridge.conversion.fields import Field, Layout
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.modules.nn.convolution import SPATIAL, SPATIAL_DEFAULTS, Convolution
 from dpnn_bridge.objects import LuaObject, LuaTensor
 

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.fields import Field, LuaRecord
 from dpnn_bridge.conversion.lua_class import plain_object
-from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class, spec_of
-from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.modules.nn.criterion import Criterion, LossClass, class_indices, filled, nll_loss, reduction
 from dpnn_bridge.objects import LuaObject, LuaTensor
 

@@ -8,10 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.lua_class import LuaClass
-from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.conversion.twins import serial_twins
 from dpnn_bridge.modules.nn.criterion import filled
 from dpnn_bridge.modules.nn.members import Members

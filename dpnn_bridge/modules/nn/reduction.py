@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.conversion.contexts import TorchContext
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.conversion.tracing import leaf
 from dpnn_bridge.modules.nn.reshape import batched_dim
 from dpnn_bridge.objects import LuaObject

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.fields import Field, Layout, record_of
 from dpnn_bridge.conversion.lua_class import LuaClass, ParameterSite, size_storage
-from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.parametrized import make_picklable
 from dpnn_bridge.conversion.registry import lua_class, spec_of
-from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
 #: what Torch7 adds to the squared norm

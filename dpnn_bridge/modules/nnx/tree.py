@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dpnn_bridge.conversion.contexts import LuaContext
 from dpnn_bridge.conversion.faults import Fault
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
-from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.objects import LuaTable, LuaTensor
 from dpnn_bridge.torch7.gradient import with_gradient_of

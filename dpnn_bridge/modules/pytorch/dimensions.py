@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.contexts import LuaContext
 
 _KINDS = ("Conv", "ConvTranspose", "MaxPool", "AvgPool", "AdaptiveAvgPool", "AdaptiveMaxPool")
 #: layers whose output has this many dimensions, for batches

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.contexts import LuaContext
 from dpnn_bridge.conversion.registry import composition
 from dpnn_bridge.modules.nn.reshape import product
 from dpnn_bridge.modules.pytorch.dimensions import dimensions

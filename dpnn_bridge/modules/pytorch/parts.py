@@ -7,9 +7,9 @@ from typing import Any, NoReturn
 import numpy as np
 from torch import nn
 
+from dpnn_bridge.conversion.contexts import LuaContext
 from dpnn_bridge.conversion.fields import Field
 from dpnn_bridge.conversion.lua_class import size_storage
-from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.lua_values import fresh
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.modules.nn.reshape import product

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.contexts import LuaContext
 from dpnn_bridge.conversion.registry import composition
 from dpnn_bridge.modules.pytorch.parts import Parts, refuse
 from dpnn_bridge.modules.pytorch.shapes import constant

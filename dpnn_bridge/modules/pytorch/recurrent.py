@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.contexts import LuaContext
 from dpnn_bridge.conversion.registry import composition
 from dpnn_bridge.modules.nn.arithmetic import CAddTable, CMulTable, CSubTable
 from dpnn_bridge.modules.nn.container import ConcatTable, ParallelTable

@@ -6,10 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.faults import Fault
-from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.modules.rnn.memory import Memory, Remembering, forget
 from dpnn_bridge.modules.rnn.sequencer import AbstractSequencerClass
 from dpnn_bridge.objects import LuaObject, LuaTable

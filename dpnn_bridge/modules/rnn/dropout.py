@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.lua_class import LuaClass
-from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.conversion.noise import noise_of
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.modules.nn.dropout import draws
 from dpnn_bridge.objects import LuaObject, LuaTensor
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.compare.nested import first_tensor
-from dpnn_bridge.conversion.lua_context import LuaContext
+from dpnn_bridge.conversion.contexts import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.rnn.recurrent import AbstractRecurrent, AbstractRecurrentClass, state_entry
 from dpnn_bridge.objects import LuaObject, LuaTable

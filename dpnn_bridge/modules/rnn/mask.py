@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.compare.nested import first_tensor, map_tensors
+from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.faults import Fault
-from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.conversion.tracing import is_traced
 from dpnn_bridge.modules.nn.container import ConcatTable, ParallelTable
 from dpnn_bridge.modules.nn.decorator import Decorator

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.compare.nested import first_tensor
+from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.fields import record_of
-from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.lua_values import fresh
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.modules.rnn.memory import get_hidden_state, max_bptt_step, set_hidden_state
 from dpnn_bridge.modules.rnn.misc import CopyGrad
 from dpnn_bridge.modules.rnn.recurrent import AbstractRecurrent, AbstractRecurrentClass, shared_clone

@@ -11,12 +11,11 @@ from torch import Tensor, nn
 
 from dpnn_bridge.base.graph import without_entries
 from dpnn_bridge.compare.nested import first_tensor, map_tensors
+from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.faults import Fault
 from dpnn_bridge.conversion.lua_class import LuaClass
-from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.conversion.noise import paired, replayed
-from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.modules.dpnn.reinforce import Reinforce
 from dpnn_bridge.modules.rnn.dropout import LazyDropout
 from dpnn_bridge.modules.rnn.memory import Memory, in_type_of

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.compare.nested import map_tensors
+from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.lua_class import LuaClass
-from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.modules.rnn.cells import fast_lstm_of
 from dpnn_bridge.modules.rnn.gated import FastLSTM
 from dpnn_bridge.modules.rnn.memory import Memory, Remembering, in_type_of

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.compare.nested import map_tensors
+from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.faults import Fault
 from dpnn_bridge.conversion.lua_class import LuaClass
-from dpnn_bridge.conversion.lua_context import LuaContext
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.conversion.torch_context import TorchContext
 from dpnn_bridge.modules.nn.decorator import Decorator
 from dpnn_bridge.modules.rnn.memory import Memory, Remembering, detach, forget, max_bptt_step
 from dpnn_bridge.objects import LuaObject, LuaTable

@@ -15,7 +15,7 @@ from dpnn_bridge.conversion import to_lua
 from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.conversion.registry import spec_of
 from dpnn_bridge.conversion.ties import plain_type
-from dpnn_bridge.conversion.torch_context import TorchContext
+from dpnn_bridge.conversion.torch_context import TorchConversion
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.modules.nn.convolution import size_from_second_input, sized
 from dpnn_bridge.modules.nn.nngraph import GModule
@@ -236,7 +236,7 @@ def _from_lua(module: nn.Module) -> dict[str, Any]:
     """Return the arguments as they follow from the module's Lua fields; submodules are the module's own."""
     spec = spec_of(module)
     try:
-        arguments = spec.arguments(spec.upgrade(to_lua(module, gradients=False)), TorchContext())
+        arguments = spec.arguments(spec.upgrade(to_lua(module, gradients=False)), TorchConversion())
     except (ConversionError, KeyError):
         return {}
     return {k: v for k, v in arguments.items() if not isinstance(v, nn.Module)}

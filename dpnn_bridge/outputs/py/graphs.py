@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import chain, count
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from torch import nn
 
@@ -28,10 +28,8 @@ from dpnn_bridge.outputs.py.calls import (
     text_of,
     without_repeats,
 )
+from dpnn_bridge.outputs.py.closure import SourceClosure
 from dpnn_bridge.outputs.py.helpers import Graph
-
-if TYPE_CHECKING:
-    from dpnn_bridge.outputs.py.constructors import Constructors
 
 #: what members are called, by the beginning of their class; others are called by their class
 NAMES = {
@@ -50,6 +48,16 @@ NAMES = {
 }
 
 
+class ModuleCalls(Protocol):
+    """Writes the modules of a graph, see :class:`~dpnn_bridge.outputs.py.constructors.Constructors`."""
+
+    closure: SourceClosure
+    shapes: dict[int, str]
+    variables: dict[int, str]
+
+    def value_of(self, module: nn.Module, path: str, hint: str = "") -> Value: ...
+
+
 class GraphClasses:
     """The classes that represent the graphs of one model.
 
@@ -57,7 +65,7 @@ class GraphClasses:
         names: ``id(graph)`` -> child -> name of the member that represents it.
     """
 
-    def __init__(self, constructors: Constructors) -> None:
+    def __init__(self, constructors: ModuleCalls) -> None:
         self._constructors = constructors
         self._classes: list[_GraphClass] = []
         self.names: dict[int, dict[str, str]] = {}
@@ -99,7 +107,7 @@ class _GraphClass:
         signature: equal for graphs that are one class.
     """
 
-    def __init__(self, graph: GModule, path: str, constructors: Constructors) -> None:
+    def __init__(self, graph: GModule, path: str, constructors: ModuleCalls) -> None:
         self.name = ""
         self._path = path.lstrip(".")
         self.calls: dict[str, Value] = {}
@@ -111,7 +119,7 @@ class _GraphClass:
         self._numbers = {c: name for c, name in self.names.items() if c != name and graph.get_submodule(c).state_dict()}
         self.signature = (self._input, [s for s, _ in self._steps], self.arguments, self._numbers, codes)
 
-    def _members(self, graph: GModule, path: str, constructors: Constructors) -> dict[str, str]:
+    def _members(self, graph: GModule, path: str, constructors: ModuleCalls) -> dict[str, str]:
         """Choose names and write the calls; equal modules without a state become one."""
         labels = {node.module: node.label for node in reversed(graph.nodes)}
         kept: dict[Any, tuple[str, list[str]]] = {}

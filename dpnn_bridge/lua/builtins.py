@@ -1,0 +1,194 @@
+"""Bind the functions of tensors and storages to a Lua state: what the prelude finds in `py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from dpnn_bridge.lua import ops  # noqa: F401  (ops registers what FUNCTIONS and NATIVE hold)
+from dpnn_bridge.lua.dispatch import FUNCTIONS, NATIVE, describe
+from dpnn_bridge.lua.environment import Allocator
+from dpnn_bridge.lua.ops import construct, indexing
+from dpnn_bridge.lua.ops.storage import STORAGE_METHODS, get, mapped_storage, new_storage, put
+from dpnn_bridge.lua.printing import print_storage, print_tensor
+from dpnn_bridge.lua.state import LuaState, pointer
+from dpnn_bridge.lua.tensor import DTYPES, Storage, Tensor, TorchError, cast_number
+from dpnn_bridge.lua.thnn import KERNELS
+
+
+def builtin_entries(state: LuaState) -> dict[str, Any]:
+    """All functions by the names that the prelude uses."""
+    return (
+        {
+            "list": lambda *values: list(values),
+            "append": lambda target, value: target.append(value),
+            "same": lambda a, b: pointer(a) == pointer(b),
+            "pointer": pointer,
+            "address": _address,
+            "half_bits": lambda storage: Storage("Short", flat=storage.flat.view(torch.int16)),
+            "print_tensor": print_tensor,
+            "print_storage": print_storage,
+            "thnn_kernels": lambda: state.lua.table_from({n: _kernel(state, c) for n, c in KERNELS.items()}),
+        }
+        | _method_entries(state)
+        | _constructor_entries(state)
+        | _element_entries(state)
+    )
+
+
+def _method_entries(state: LuaState) -> dict[str, Any]:
+    """Methods of each type and functions of ``torch``."""
+    table_from = state.lua.table_from
+
+    def methods(ty: str) -> Any:
+        table = {n: _method(state, n, ty) for n, f in FUNCTIONS.items() if ty in f.method_types}
+        table |= {n: _native(state, n, ty) for n, (_, types) in NATIVE.items() if ty in types}
+        return table_from(table)
+
+    def functions_of(ty: str) -> Any:
+        return table_from({n: _typed_function(state, n, ty) for n, f in FUNCTIONS.items() if ty in f.function_types})
+
+    def storage_methods(ty: str) -> Any:
+        skip = () if ty in ("Char", "Byte") else ("string",)
+        size = DTYPES[ty].itemsize  # asked of the class too: torch.LongStorage.elementSize()
+        methods = {n: c for n, c in STORAGE_METHODS.items() if n not in skip}
+        return state.guarded(methods | {"elementSize": lambda *_: size})
+
+    def set_default_type(ty: str) -> None:
+        state.default_type = ty
+
+    return {
+        "methods": methods,
+        "functions": lambda: table_from({n: _function(state, n) for n, f in FUNCTIONS.items() if f.function_types}),
+        "functions_of": functions_of,
+        "storage_methods": storage_methods,
+        "set_default_type": set_default_type,
+    }
+
+
+def _constructor_entries(state: LuaState) -> dict[str, Any]:
+    def numbers(table: Any) -> list[float]:
+        return list(table.values())
+
+    def tensor_of_numbers(ty: str) -> Callable[..., Any]:
+        def create(flat: Any, sizes: Any) -> Tensor:
+            return construct.tensor_of_numbers(ty, numbers(flat), [int(n) for n in numbers(sizes)])
+
+        return state.guard(create)
+
+    def create_storage(ty: str, *args: Any) -> Storage:
+        if args and isinstance(args[0], Allocator):
+            args = args[1:]
+        named = bool(args) and isinstance(args[0], str) and not state.sandbox
+        return (mapped_storage if named else new_storage)(ty, *args)
+
+    return {
+        "new_tensor": lambda ty: state.guard(lambda *args: construct.new_tensor(ty, *args)),
+        "new_storage": lambda ty: state.guard(lambda *args: create_storage(ty, *args)),
+        "tensor_of_numbers": tensor_of_numbers,
+    }
+
+
+def _element_entries(state: LuaState) -> dict[str, Any]:
+    """What reads and writes elements and geometry."""
+    table_from = state.lua.table_from
+
+    def set_geometry(t: Tensor, storage: Storage | None, offset: float, size: Storage, stride: Storage) -> None:
+        t.geometry(storage, int(offset) - 1, tuple(size.flat.tolist()), tuple(stride.flat.tolist()))
+
+    def set_elements(t: Tensor, values: Any) -> None:
+        if t.numel:
+            cast = [cast_number(v, t.ty) for v in values.values()]
+            t.write(torch.tensor(cast, dtype=DTYPES[t.ty]))
+
+    def totable(x: Tensor | Storage) -> Any:
+        values = x.flat if isinstance(x, Storage) else x.t
+        return table_from(values.tolist(), recursive=True)
+
+    return {
+        "get_number": state.guard(indexing.get_number),
+        "put_number": state.guard(indexing.put_number),
+        "get_table": state.guard(indexing.get_table),
+        "put_table": state.guard(indexing.put_table),
+        "get_object": state.guard(indexing.get_object),
+        "put_object": state.guard(indexing.put_object),
+        "storage_get": state.guard(get),
+        "storage_put": state.guard(put),
+        "totable": totable,
+        "elements": lambda t: table_from(t.t.reshape(-1).tolist()),
+        "set_elements": set_elements,
+        "set_geometry": set_geometry,
+    }
+
+
+def _address(x: Tensor | Storage) -> int | None:
+    if isinstance(x, Storage):
+        return x.flat.data_ptr() or None
+    return x.t.data_ptr() if x.storage is not None else None
+
+
+def _method(state: LuaState, name: str, ty: str) -> Callable[..., Any]:
+    function, generator = FUNCTIONS[name], state.generator
+
+    def call(*args: Any) -> Any:
+        return function.run(ty, args, generator, True)
+
+    return state.guard(call)
+
+
+def _native(state: LuaState, name: str, ty: str) -> Callable[..., Any]:
+    code = NATIVE[name][0]
+    if name.startswith("__") and name != "__len__":  # an operator: either operand may be the tensor
+        return state.guard(code)
+
+    def call(*args: Any) -> Any:
+        self_ = args[0] if args else None
+        if type(self_) is not Tensor or self_.ty != ty:
+            raise TorchError(f"bad argument #1 to '{name}' (torch.{ty}Tensor expected, got {describe(self_)})")
+        return code(*args)
+
+    return state.guard(call)
+
+
+def _function(state: LuaState, name: str) -> Callable[..., Any]:
+    function, generator = FUNCTIONS[name], state.generator
+
+    def call(*args: Any) -> Any:
+        ty, args = _dispatch_type(state, args)
+        if ty not in function.function_types:
+            raise TorchError(f"torch.{ty}Tensor does not implement the torch.{name}() function")
+        return function.run(ty, args, generator, False)
+
+    return state.guard(call)
+
+
+def _typed_function(state: LuaState, name: str, ty: str) -> Callable[..., Any]:
+    function, generator = FUNCTIONS[name], state.generator
+    return state.guard(lambda *args: function.run(ty, args, generator, False))
+
+
+def _kernel(state: LuaState, code: Callable[..., None]) -> Callable[..., Any]:
+    def is_plain(arg: Any) -> bool:
+        return arg is None or isinstance(arg, (Tensor, bool, int, float, str))
+
+    def call(*args: Any) -> tuple[()]:
+        code(*[arg if is_plain(arg) else state.generator for arg in args])
+        return ()
+
+    return state.guard(call)
+
+
+def _dispatch_type(state: LuaState, args: tuple[Any, ...]) -> tuple[str, tuple[Any, ...]]:
+    """Return the first argument that is a tensor decides, then a list of tensors, then a type name at the end."""
+    for arg in args[:2]:
+        if type(arg) is Tensor:
+            return arg.ty, args
+    if args:
+        if isinstance(args[0], list) and args[0] and type(args[0][0]) is Tensor:
+            return args[0][0].ty, args
+        last = args[-1]
+        if isinstance(last, str) and last.startswith("torch.") and last[6:-6] in DTYPES:
+            return last[6:-6], args[:-1]
+    return state.default_type, args
