@@ -15,7 +15,7 @@ pytest.importorskip("lupa")
 
 from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.loaders.t7_reader import loads
-from dpnn_bridge.lua import Generator, LuaBridge, runtime
+from dpnn_bridge.lua import Generator, LuaBridge, state
 from dpnn_bridge.lua.tensor import Tensor
 from dpnn_bridge.objects import LuaTensor
 
@@ -352,7 +352,7 @@ def test_python_objects_show_lua_nothing() -> None:
 
 
 def test_lua_collects_while_it_makes_large_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime, "_COLLECT_AFTER", 1 << 20)
+    monkeypatch.setattr(state, "_COLLECT_AFTER", 1 << 20)
     before = sum(type(o) is Tensor for o in gc.get_objects())
     BRIDGE.execute("collectgarbage('stop') for i = 1, 200 do torch.zeros(20000) end collectgarbage('restart')")
     assert sum(type(o) is Tensor for o in gc.get_objects()) - before < 50
