@@ -117,7 +117,6 @@ def _as_in_file(result: Verification, module: nn.Module, written: Written, path:
 
 def _compare_tensors(layers: NamedLayers, module: nn.Module, written: Written) -> list[str]:
     """Compare the bits of every parameter and buffer; return the names that a traced graph does not contain."""
-    renamed = list(written.renamed)
     state = module.state_dict()
     absent: dict[str, None] = {}
     for name, ours in state.items():
@@ -125,7 +124,7 @@ def _compare_tensors(layers: NamedLayers, module: nn.Module, written: Written) -
         layer = layers.of(owner)
         theirs = written.tensors.get(name)
         if theirs is None and not written.complete:
-            theirs = _most_alike(ours, renamed)
+            theirs = _renamed(ours, written)
         if theirs is None:
             if written.complete:
                 layer.converted.append(failed(leaf, "the converted file has no such tensor"))
@@ -142,19 +141,31 @@ def _compare_tensors(layers: NamedLayers, module: nn.Module, written: Written) -
     return list(absent)
 
 
-def _most_alike(ours: Tensor, renamed: list[Tensor]) -> Tensor | None:
-    """Return the tensor without a name that is this one, maybe transposed: most of its elements are equal."""
+def _renamed(ours: Tensor, written: Written) -> Tensor | None:
+    """Return the tensor of a traced graph that is this one under another name, maybe transposed.
+
+    An exporter gives tensors new names, and keeps one of several equal ones under the name of the first.
+    """
     flat = ours.detach().cpu()
-    for theirs in renamed:
-        if theirs.numel() != ours.numel() or theirs.dtype != ours.dtype or ours.numel() < 2:
-            continue
-        forms = [theirs.reshape(ours.shape)]
-        if ours.dim() == 2:
-            forms.append(theirs.reshape(ours.shape[::-1]).t())
-        for form in forms:
-            if (form == flat).double().mean() > 0.5:
-                return form.contiguous()
-    return None
+    alike = [form for theirs in written.renamed for form in _forms(theirs, flat) if _is_alike(flat, form)]
+    same = (theirs for theirs in written.tensors.values() if theirs.shape == flat.shape and same_bits(theirs, flat))
+    return max(alike, key=lambda form: int((form == flat).sum())) if alike else next(same, None)
+
+
+def _forms(theirs: Tensor, ours: Tensor) -> list[Tensor]:
+    if theirs.numel() != ours.numel() or theirs.dtype != ours.dtype or ours.numel() < 2:
+        return []
+    transposed = [theirs.reshape(ours.shape[::-1]).t()] if ours.dim() == 2 else []
+    return [form.contiguous() for form in (theirs.reshape(ours.shape), *transposed)]
+
+
+def _is_alike(ours: Tensor, theirs: Tensor) -> bool:
+    """Return whether most elements are equal; the most frequent value, such as zero in a bias, tells nothing."""
+    equal = theirs == ours
+    if equal.all():
+        return True
+    telling = ours != ours.flatten().mode().values
+    return bool(telling.any()) and equal[telling].double().mean().item() > 0.5
 
 
 def _identical(name: str, ours: Tensor, theirs: Tensor) -> Difference:
