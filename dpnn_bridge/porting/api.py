@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from os import PathLike
@@ -21,13 +20,14 @@ from dpnn_bridge.porting.networks import (
     call_source,
     call_target,
     double_copy,
+    for_a_run,
     inputs,
     lua_path_of,
     single_buffers,
     trace,
 )
 from dpnn_bridge.porting.notes import notes_of
-from dpnn_bridge.porting.probe import check_deterministic, differ_beyond
+from dpnn_bridge.porting.probe import check_deterministic, differ_beyond, has_ranges
 from dpnn_bridge.porting.proof import prove
 from dpnn_bridge.porting.report import Deviation, Match, PortReport
 from dpnn_bridge.porting.search import Search
@@ -76,9 +76,10 @@ def port(
         >>> report = dpnn_bridge.port("model.t7", Net(), torch.randn(2, 3, 224, 224))   # doctest: +SKIP
         >>> report.equal, report.first                                                   # doctest: +SKIP
     """
-    if not isinstance(model, nn.Module):
-        model = load(model, key=key)
-    return Port(model, module, inputs(example), source or call_source, target or call_target, set(allow_unset)).run()
+    source_module = model if isinstance(model, nn.Module) else load(model, key=key)
+    return Port(
+        source_module, module, inputs(example), source or call_source, target or call_target, set(allow_unset)
+    ).run()
 
 
 class Port:
@@ -100,48 +101,52 @@ class Port:
         self.single = single_buffers(module)
 
     def run(self) -> PortReport:
-        self._run_source(self.examples[0])
-        _check_random(self.source.tape, "the model")
-        check_deterministic(self.model, self.call_source, self.examples[0], "the model")
-        tape = trace(copy.deepcopy(self.target), self.call_target, self.examples[0], self.single)
+        first, second = self.examples
+        tape = trace(for_a_run(self.target), self.call_target, first, self.single)
         _check_random(tape, "the module")
-        check_deterministic(self.target, self.call_target, self.examples[0], "the module")
+        self._run_source(first)
+        _check_random(self.source.tape, "the model")
         tensors = {**dict(self.target.named_parameters(remove_duplicate=False)), **dict(self.target.named_buffers())}
         search = Search(tape, self.source, {n: t for n, t in tensors.items() if n in tape.roots.values()})
         found = search.run()
         values = self._values(search)
         if found is not None:
+            self._check_deterministic()
             return self._report(search, values, explain(found, search), 0.0, [])
-        self._run_source(self.examples[1])
-        filled = copy.deepcopy(self.target)
-        _fill(filled, values)
-        proof = prove(filled, self.call_target, self.examples[1], search, self.single)
+        self._run_source(second)
+        proof = prove(for_a_run(self.target), self.call_target, second, search, self.single)
         if proof.failed is not None:
+            self._check_deterministic()
             return self._report(search, values, proof.deviation(), proof.difference, [])
         idle = _idle(search)
         if idle is not None:
             return self._report(search, values, idle, proof.difference, [])
-        distance = max(proof.difference, self._single_difference(filled))
+        distance = max(proof.difference, self._single_difference())
         notes = [
             *proof.outputs.notes,
             *search.windows.values(),
             *notes_of(search.placement, self.source, self.model, tape),
         ]
-        return self._report(search, values, self._beyond(filled, search), distance, notes)
+        return self._report(search, values, self._beyond(search), distance, notes)
 
-    def _beyond(self, filled: nn.Module, search: Search) -> Deviation | None:
+    def _check_deterministic(self) -> None:
+        """Refuse networks that differ because one of them is not deterministic."""
+        check_deterministic(self.model, self.call_source, self.examples[0], "the model")
+        check_deterministic(self.target, self.call_target, self.examples[0], "the module")
+
+    def _beyond(self, search: Search) -> Deviation | None:
         """Where the networks differ on an input that is much larger than the example, as behind a clip."""
-
-        def run(module: nn.Module, call: Call) -> Callable[[Any], Any]:
-            return torch.no_grad()(lambda example: call(copy.deepcopy(module), example))
-
-        if any(node.single for node in self.source.tape.nodes):  # rounding alone may become large there
+        tapes = self.source.tape, search.tape
+        if any(node.single for node in tapes[0].nodes):  # rounding alone may become large there
             return None
-        far = differ_beyond(run(self.model, self.call_source), run(filled, self.call_target), self.examples[1])
+        if not any(has_ranges(tape) for tape in tapes):
+            return None
+        source, target = self._runs()
+        far = differ_beyond(source, target, self.examples[1])
         if far is None:
             return None
         self._run_source(far)
-        proof = prove(copy.deepcopy(filled), self.call_target, far, search, self.single)
+        proof = prove(for_a_run(self.target), self.call_target, far, search, self.single)
         if proof.failed is None:
             return None
         found = proof.deviation()
@@ -149,24 +154,31 @@ class Port:
         why = f"equal on the example, and not on an input that is much larger: {hint}; {proof.failed.why}"
         return replace(found, reason=why)
 
+    def _runs(self) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+        """Functions that run both networks as they are."""
+
+        def runs(module: nn.Module, call: Call) -> Callable[[Any], Any]:
+            return torch.no_grad()(lambda example: call(for_a_run(module), example))
+
+        return runs(self.model, self.call_source), runs(self.target, self.call_target)
+
     def _run_source(self, example: Any) -> None:
-        self.source.record(copy.deepcopy(self.model), self.call_source, example)
+        self.source.record(for_a_run(self.model), self.call_source, example)
         failure = self.source.tape.failure
         if failure is not None:
             what = f"{type(failure).__name__}: {failure}"
             hint = "check the example's shape, or pass source="
             raise ConversionError(f"the model's forward fails on the example: {what}; {hint}") from failure
 
-    def _single_difference(self, filled: nn.Module) -> float:
+    def _single_difference(self) -> float:
         """How far the outputs are where the source computes in single precision, which a recorder replaces."""
         if not any(node.single for node in self.source.tape.nodes):
             return 0.0
-        with torch.no_grad():
-            try:
-                want = self.call_source(copy.deepcopy(self.model), self.examples[1])
-                got = self.call_target(copy.deepcopy(filled), self.examples[1])
-            except RuntimeError:  # double and single precision do not mix everywhere
-                return SINGLE
+        source, target = self._runs()
+        try:
+            want, got = source(self.examples[1]), target(self.examples[1])
+        except RuntimeError:  # double and single precision do not mix everywhere
+            return SINGLE
         pairs = zip(_flat(got), _flat(want), strict=False)
         return max((difference(a, b) for a, b in pairs if a.shape == b.shape), default=SINGLE)
 

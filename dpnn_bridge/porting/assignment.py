@@ -83,8 +83,17 @@ class Assignment:
 
 def taken_over(event: Event, source: Source) -> Iterator[Assignment]:
     """As it is, or with the batch norm behind it folded in."""
+    first, *others = event.forms
+    if event.kind not in NORMS:
+        yield from _taken_over(event, source, event.forms)
+        return
+    found = list(_taken_over(event, source, (first,)))
+    yield from found or _taken_over(event, source, tuple(others))
+
+
+def _taken_over(event: Event, source: Source, forms: tuple[Form, ...]) -> Iterator[Assignment]:
     for layer in source.layers:
-        for form in event.forms:
+        for form in forms:
             if form not in layer.forms:
                 continue
             if layer.respond(event.rows_in(form), form) is None:

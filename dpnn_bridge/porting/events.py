@@ -89,6 +89,12 @@ class Event:
             self._seen[form] = self._lazy()[form]()
         return self._seen[form]
 
+    def let_go(self) -> None:
+        """Forget the input; the forms are known all the same."""
+        self._forms = dict.fromkeys(self.forms, lambda: self.input)
+        self.input = self.input.new_empty(0)
+        self._seen.clear()
+
     def out_rows(self, out: Any, form: Form) -> Tensor:
         """The result as rows of a form."""
         out = self.rows(next(leaves(out)))

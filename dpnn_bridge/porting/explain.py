@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from dpnn_bridge.porting.comparison import ContradictionError, shape_text
 from dpnn_bridge.porting.events import Event
-from dpnn_bridge.porting.flow import ancestors
+from dpnn_bridge.porting.flow import ancestors, through_views
 from dpnn_bridge.porting.networks import short_line
 from dpnn_bridge.porting.recurrent import unmendable
 from dpnn_bridge.porting.report import Deviation
@@ -91,9 +91,30 @@ class Explanation:
             other = there[0]
             if node.op == other.op or ("norm" in name_of(node) and "norm" in name_of(other)):
                 return self._of_same_kind(node, [other])
-            reason = f"{described(node)} here takes a value that in the source goes into {described(other)}"
-            return located(node, self._path(other), reason)
+            return self._of_neutral(node, other) or self._of_other_kind(node, other)
         return located(node, "", f"{described(node)}: {self.found.why}")
+
+    def _of_other_kind(self, node: Node, other: Node) -> Deviation:
+        """The source does something else with the value, perhaps before it does the same."""
+        reason = f"{described(node)} here takes a value that in the source goes into {described(other)}"
+        after = next((n for n in through_views(other) if name_of(n) == name_of(node)), None)
+        if after is not None:
+            reason += f" first: {name_of(other)} is missing here"
+        return located(node, self._path(other), reason)
+
+    def _of_neutral(self, node: Node, other: Node) -> Deviation | None:
+        """A norm before a node that changes nothing, where the source has one with weights after it."""
+        for placed in self.search.placement.placed.values():
+            here, event = placed.event.node, other.event
+            if event is None or placed.assignment.layers or placed.assignment.moved or placed.event.kind != event.kind:
+                continue
+            if node.origins >> here.index & 1:
+                mine = next((n for n in ancestors(here) if n.op not in VIEWS), None)
+                theirs = next((n for n in ancestors(other) if n.op not in VIEWS), None)
+                takes = [f"the result of {name_of(n)}" if n is not None else "the input" for n in (mine, theirs)]
+                reason = f"{name_of(here)} takes {takes[0]} here, {takes[1]} in the source"
+                return located(here, self._path(other), reason)
+        return None
 
     def _of_same_kind(self, node: Node, there: list[Node]) -> Deviation:
         """Both networks do the same kind of operation with the value: an argument, a weight or an operand differs."""
@@ -110,6 +131,9 @@ class Explanation:
             used = f"{name_of(node)} {self.found.why}: there the source uses the layer {self._path(other)}"
             return located(node, self.found.layer.name, used)
         here, source = self._operand(node, other)
+        if source is not None and any(_among(p, source.takes) for p in self.search.takes.get(node.index, [])):
+            reason = f"{name_of(node)} takes a value here that in the source goes through {described(source)} first"
+            return located(node, self._path(source), f"{reason}: {name_of(source)} is missing here")
         if here is not None and source is not None:
             reason = f"{name_of(node)} takes the result of {described(here)} here, of {described(source)} in the source"
             return located(here, self._path(other), reason)

@@ -22,13 +22,24 @@ Call = Callable[[nn.Module, Any], Any]
 def double_copy(module: nn.Module, what: str) -> nn.Module:
     """Copy a module to the CPU, in double precision and evaluation mode."""
     try:
-        return copy.deepcopy(module).cpu().double().eval()
+        double = {id(t): _double(t) for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()}
+        return copy.deepcopy(module, double).cpu().double().eval()
     except DpnnBridgeError:
         raise
     except Exception as e:
         raise OptionError(
             f"{what} cannot be copied ({type(e).__name__}: {e}); pass a module that copy.deepcopy takes"
         ) from e
+
+
+def _double(tensor: Tensor) -> Tensor:
+    value = tensor.detach().to("cpu", torch.float64, copy=True)
+    return nn.Parameter(value, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else value
+
+
+def for_a_run(module: nn.Module) -> nn.Module:
+    """A copy of a module with buffers and other state of its own; it shares the parameters, which no run changes."""
+    return copy.deepcopy(module, {id(p): p for p in module.parameters()})
 
 
 def single_buffers(module: nn.Module) -> frozenset[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -10,14 +9,32 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.errors import ConversionError
-from dpnn_bridge.porting.networks import Call
-from dpnn_bridge.porting.tape import leaves, replaced
+from dpnn_bridge.porting.networks import Call, for_a_run
+from dpnn_bridge.porting.tape import Node, Tape, leaves, replaced
 from dpnn_bridge.porting.values import DOUBLE, difference
 
 #: an example this many times as large reaches clips and thresholds that the example itself does not
 FACTORS = (30.0, 1000.0)
 #: what rounding may become on such an input
 ROUNDED = 1e-4
+
+
+#: operations that compute something else for large numbers than for small ones
+_RANGES = (
+    "hardtanh clamp clamp_min clamp_max threshold softplus where minimum maximum hardsigmoid hardswish hardshrink gt ge"
+    " lt le nan_to_num round floor ceil remainder fmod _local_scalar_dense is_nonzero bitwise_and masked_fill"
+)
+
+
+def has_ranges(tape: Tape) -> bool:
+    """Whether a network may compute something else on a much larger input."""
+    ranges = set(_RANGES.split())
+    return any(node.op in ranges and not node.constant and not _is_relu(node) for node in tape.nodes)
+
+
+def _is_relu(node: Node) -> bool:
+    """Whether an operation is a ReLU, whose other side every example reaches."""
+    return node.op in ("threshold", "clamp_min", "clamp") and list(node.options().values()) in ([0, 0], [0], [0, None])
 
 
 def scaled(example: Any, factor: float) -> Any:
@@ -55,7 +72,7 @@ def check_deterministic(module: nn.Module, call: Call, example: Any, what: str) 
     """
     try:
         with torch.no_grad():
-            one, other = (_sorted(call(copy.deepcopy(module), example)) for _ in range(2))
+            one, other = (_sorted(call(for_a_run(module), example)) for _ in range(2))
     except Exception:  # the run that is recorded says what is wrong
         return
     if (distance := _distance(one, other)) > DOUBLE:

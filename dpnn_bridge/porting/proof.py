@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -58,6 +59,7 @@ def prove(
         layer.single |= loose
     worst, failed, count = 0.0, None, 0
     kept: list[Any] = []
+    uses = _uses(search)
 
     def observe(tape: Tape, node: Node, args: Any, kwargs: Any, run: Callable[[], Any]) -> Any:
         nonlocal worst, failed, count
@@ -65,7 +67,8 @@ def prove(
         if event is not None:
             node.event = event
             node.origins |= 1 << node.index
-            event.input = event.input.clone()
+            if node.mutates:
+                event.input = event.input.clone()
         out = run()
         if event is not None and failed is None:
             key = event_key(tape, event)
@@ -75,8 +78,13 @@ def prove(
                 worst = max(worst, compare_event(event, placed[key], out, source))
                 placed[key].exercised |= exercises(event)
                 count += 1
+                for layer in placed[key].assignment.layers:
+                    uses[layer.index] -= 1
+                    if not uses[layer.index]:
+                        layer.forget()
             except ContradictionError as found:
                 failed = found
+            event.let_go()
         return out
 
     def run(m: nn.Module) -> Any:
@@ -91,3 +99,11 @@ def prove(
     elif outputs.problem:
         failed = failed or ContradictionError(None, outputs.problem)
     return Proof(tape, max(worst, outputs.difference), failed, count, outputs)
+
+
+def _uses(search: Search) -> Counter[int]:
+    """How often the target uses each layer of the source."""
+    placed = search.placement.placed
+    events = (node.event for node in search.tape.nodes if node.event is not None)
+    keys = (event_key(search.tape, event) for event in events)
+    return Counter(layer.index for key in keys if key in placed for layer in placed[key].assignment.layers)

@@ -27,6 +27,8 @@ def rearranged(event: Event, source: Source, tape: Tape) -> Iterator[Assignment]
         yield from _transposed(event, source)
     if event.kind not in ("linear", "conv", "transposed conv", *_BY_CHANNEL) or event.options.get("groups", 1) != 1:
         return
+    if event.forms[-1][-1] == "by channel":
+        yield from _pixels(event, source)
     for layer in source.layers:
         for form in event.forms:
             count = _inputs_of(form)
@@ -35,6 +37,15 @@ def rearranged(event: Event, source: Source, tape: Tape) -> Iterator[Assignment]
             order = next(_orders(event, layer, form, count, source, tape), None)
             if order is not None:
                 yield _with_order(event, layer, form, order, count)
+
+
+def _pixels(event: Event, source: Source) -> Iterator[Assignment]:
+    """A norm over the same pixels in another order."""
+    form = event.forms[-1]
+    for layer in source.layers:
+        if form in layer.forms and layer.look_up(event.rows_in(form), form) is not None:
+            expect = lambda e, layer=layer: layer.look_up(e.rows_in(form), form)  # noqa: E731
+            yield Assignment((layer,), lambda layer=layer: dict(layer.values), expect, form)  # type: ignore[misc]
 
 
 def _inputs_of(form: Form) -> int | None:

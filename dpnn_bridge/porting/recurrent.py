@@ -38,7 +38,8 @@ def unmendable(search: Search) -> tuple[Node, Node, str] | None:
 def _reset_before(tape: Tape) -> Iterator[Node]:
     """Products of a gate and a state that go into a matrix product and through that into a tanh."""
     for node in _products(tape):
-        if any(n.op == "sigmoid" for n in _behind(node)):
+        makers = {n.op for n in _behind(node)}
+        if "sigmoid" in makers and "tanh" not in makers:  # the output gate of an LSTM multiplies a tanh
             for user in (n for m in through_views(node) for n in ((m,) if m.op != "cat" else tuple(through_views(m)))):
                 if user.event is not None and user.event.kind == "linear" and _reaches_tanh(user):
                     yield node

@@ -69,6 +69,8 @@ class Search:
         self.parameters = Parameters(tape, self.env, tensors, self.journal)
         for number, tensor in tape.constants.items():
             self.env[number] = tensor.clone()
+        self._fixed = {t.untyped_storage().data_ptr() for t in self.env if t is not None}
+        self._releases = _last_readers(tape)
         self.placement = Placement(self.parameters, self.journal, source)
         self.prints = Prints()
         self.odd: dict[int, Node] = {}
@@ -112,7 +114,7 @@ class Search:
         Returns:
             The contradiction with the most values of the source before it, and the decisions that led to it.
         """
-        began, at, most = time.monotonic(), 0, 0
+        began, at, most = time.thread_time(), 0, 0
         best: ContradictionError | None = None
         decisions: dict[int, int] = {}
         for _ in range(_BACKTRACKS):
@@ -123,7 +125,7 @@ class Search:
             if best is None or (right > most and not found.exhausted):
                 best, most, decisions = found, right, {c.node.index: c.taken for c in self.choices}
             back = self._back(found)
-            if back is None or time.monotonic() - began > _SECONDS:
+            if back is None or time.thread_time() - began > _SECONDS:
                 break
             at = back
         return best, decisions
@@ -140,11 +142,18 @@ class Search:
         try:
             while at < len(self.tape.nodes):
                 self.step(self.tape.nodes[at])
+                self._release(at)
                 at += 1
             self.finish()
         except ContradictionError as found:
             return found, at
         return None, at
+
+    def _release(self, at: int) -> None:
+        """Let go of the values that nothing reads any more, as long as the search cannot go back before their use."""
+        if not self.choices:
+            for number in self._releases.get(at, ()):
+                self.env[number] = None
 
     def _back(self, found: ContradictionError) -> int | None:
         """Undo to the last choice that a contradiction depends on; None where there is none."""
@@ -161,13 +170,15 @@ class Search:
 
     def step(self, node: Node) -> None:
         self.marks[node.index] = self.journal.mark()
+        self.journal.keeps = bool(self.choices)
         args = replaced(node.args, self._value)
         kwargs = {k: replaced(v, self._value) for k, v in node.kwargs.items()}
         if node.mutates:
             changed = next(t for t in leaves(args) if isinstance(t, Tensor))
             self.prints.forget(changed)
-            self.journal.save(changed)
-            self.journal.add(lambda: self.prints.forget(changed))
+            if self.choices or changed.untyped_storage().data_ptr() in self._fixed:
+                self.journal.save(changed)
+                self.journal.add(lambda: self.prints.forget(changed))
         if node.constant:
             self._store(node, node.run(args, kwargs))
             return
@@ -252,6 +263,7 @@ class Search:
             if len(candidates) > 1:
                 self.choices.append(choice)
         mark, failed, skipped = self.journal.mark(), None, self.forced.pop(node.index, 0)
+        self.journal.keeps = bool(self.choices)
         for assignment in choice.options:
             choice.taken += 1
             if choice.taken < skipped:
@@ -358,6 +370,17 @@ class Search:
             parts.setdefault(index, set()).add((part, count))
         covered = {index for index, found in parts.items() if any(len(found) >= count for _, count in found)}
         return [layer for layer in self.source.needed() if layer.index not in whole | covered]
+
+
+def _last_readers(tape: Tape) -> dict[int, list[int]]:
+    """For each node the activations that no later one reads and that are no output."""
+    last = {s.number: node.index for node in tape.nodes for s in (*node.outs, *node.reads)}
+    for kept in (*tape.weights, *tape.constants, *(s.number for s in leaves(tape.output) if isinstance(s, Slot))):
+        last.pop(kept, None)
+    found: dict[int, list[int]] = {}
+    for number, index in last.items():
+        found.setdefault(index, []).append(number)
+    return found
 
 
 def _site(node: Node) -> tuple[str, str, str]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dpnn_bridge.porting.events import LINEAR, Event, Form, event_of
+from dpnn_bridge.porting.events import LINEAR, Event, Form, Weight, event_of
 from dpnn_bridge.porting.flow import signature, through_views
 from dpnn_bridge.porting.tape import VIEWS, Node, Recorder, Tape, leaves
 from dpnn_bridge.porting.values import DOUBLE, SINGLE, SUMS, Fingerprint, Prints, Reference, Table, matching_rows
@@ -69,6 +69,9 @@ class Layer:
 
     def forget(self) -> None:
         """Forget the uses of an earlier run."""
+        for event in self.events:
+            event.let_go()
+            event.output = None
         self.events.clear()
         self.pairs.clear()
         self.references.clear()
@@ -96,9 +99,14 @@ class Layer:
         for reference, (_, y) in zip(references, pairs, strict=True):
             if reference.equals(rows, self.tolerance):
                 return y
-        pairs = [(x, y) for x, y in pairs if x.shape[1] == rows.shape[1]]
-        by_row = form[0] in ("linear", "embedding") or form[-1] == "by channel"
-        if not pairs or (not by_row and all(len(x) == len(rows) for x, _ in pairs)):
+        if form[0] not in ("linear", "embedding") and all(len(x) == len(rows) for x, _ in pairs):
+            return None
+        return self.look_up(rows, form)
+
+    def look_up(self, rows: Tensor, form: Form) -> Tensor | None:
+        """What the layer gave for rows, each of them wherever the layer took it; None where it never took one."""
+        pairs = [(x, y) for x, y in self.pairs_of(form) if x.shape[1] == rows.shape[1]]
+        if not pairs:
             return None
         width = pairs[0][1].shape[1]
         xs, ys = [x for x, y in pairs if y.shape[1] == width], [y for _, y in pairs if y.shape[1] == width]
@@ -128,6 +136,7 @@ class Source:
         self.names, self.single = names, single
         self.tolerance = SUMS
         self._by_weights: dict[Any, Layer] = {}
+        self._digests: dict[Any, Any] = {}
 
     def record(self, module: nn.Module, call: Callable[[nn.Module, Any], Any], example: Any) -> None:
         """Run the network; what the layers took and gave in an earlier run is forgotten."""
@@ -135,6 +144,7 @@ class Source:
         self.gates: Table[None] = Table()
         self._prints = Prints()
         self._alive: list[Any] = []
+        self._held: dict[int, list[tuple[Event, str]]] = {}
         for layer in self.layers:
             layer.forget()
         kept: list[Any] = []
@@ -152,6 +162,7 @@ class Source:
             layer.fold = layer.fold or _fold(layer, self.layers)
             _merge_addition(layer, self.layers)
         self._alive.clear()
+        self._held.clear()
 
     def _observe(self, tape: Tape, node: Node, args: Any, kwargs: Any, run: Callable[[], Any]) -> Any:
         if node.constant:
@@ -166,7 +177,9 @@ class Source:
         if event is not None:
             self._store(tape, event)
         if node.mutates:
-            self._prints.forget(*(t for t in leaves(args) if isinstance(t, Tensor)))
+            changed = [t for t in leaves(args) if isinstance(t, Tensor)]
+            self._prints.forget(*changed)
+            self._copy_held(changed[0])
         out = run()
         self._alive.append((args, kwargs, out))
         for tensor in leaves(out):
@@ -178,11 +191,21 @@ class Source:
                 if node.op in _GATED:
                     self._add_gates(tensor)
         if event is not None:
-            event.output = event.rows(next(leaves(out))).detach().clone()
+            event.output = event.rows(next(leaves(out))).detach()
             event.rows = lambda t: t
+            self._hold(event, "output")
             node.event = event
             node.origins |= 1 << node.index
         return out
+
+    def _hold(self, event: Event, name: str) -> None:
+        """Keep a tensor of the network with an event, which gets a copy when the network changes it."""
+        held = getattr(event, name).untyped_storage().data_ptr()
+        self._held.setdefault(held, []).append((event, name))
+
+    def _copy_held(self, changed: Tensor) -> None:
+        for event, name in self._held.pop(changed.untyped_storage().data_ptr(), ()):
+            setattr(event, name, getattr(event, name).clone())
 
     def _add_gates(self, tensor: Tensor) -> None:
         """Store the halves, thirds and quarters of rows, which another network may hold as tensors of their own."""
@@ -192,8 +215,9 @@ class Source:
                     self.gates.add(Fingerprint.of(part), None)
 
     def _store(self, tape: Tape, event: Event) -> None:
-        weights = {k: None if w is None else w.view.detach().clone() for k, w in event.weights.items()}
-        key = (event.kind, *((k, None if w is None else _digest(w)) for k, w in weights.items()))
+        found = {k: (None, None) if w is None else self._values(tape, w) for k, w in event.weights.items()}
+        weights = {k: values for k, (values, _) in found.items()}
+        key = (event.kind, *((k, digest) for k, (_, digest) in found.items()))
         layer = self._by_weights.get(key)
         if layer is None:
             roots = list(dict.fromkeys(n for w in event.weights.values() if w for n in tape.root_names(w.slot)))
@@ -202,12 +226,22 @@ class Source:
             layer = Layer(len(self.layers), event.kind, name, weights, event.options, roots, learned)
             self._by_weights[key] = layer
             self.layers.append(layer)
-        event.input = event.input.clone()
+        self._hold(event, "input")
         for k, w in event.weights.items():
             if w is not None:
                 w.view = weights[k]  # type: ignore[assignment]
         layer.events.append(event)
         layer.single |= event.node.single
+
+    def _values(self, tape: Tape, weight: Weight) -> tuple[Tensor, Any]:
+        """The values of a weight, parameters as they are and everything else copied, and what tells them apart."""
+        values = weight.view.detach()
+        if tape.roots.get(weight.slot) not in tape.parameters:
+            return values.clone(), _digest(values)
+        at = values.data_ptr(), values.shape, values.stride(), values._version
+        if at not in self._digests:
+            self._digests[at] = _digest(values)
+        return values, self._digests[at]
 
     def needed(self) -> list[Layer]:
         """The layers with parameters that the output depends on."""
@@ -245,7 +279,6 @@ def _merge_addition(layer: Layer, layers: list[Layer]) -> None:
 
 
 def _digest(tensor: Tensor) -> tuple[Any, ...]:
-    """What tells weights apart by their values."""
     return tuple(tensor.shape), hashlib.blake2b(tensor.contiguous().numpy().data, digest_size=16).digest()
 
 

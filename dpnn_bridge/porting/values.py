@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import permutations
 from typing import Generic, TypeVar
 
@@ -38,7 +39,10 @@ class Fingerprint:
         d = d.double() if d.dtype != torch.float64 else d
         if not d.numel():
             return cls(0, 0.0, 0.0, 0.0)
-        return cls(d.numel(), *torch.stack([d.sum(), d.abs().sum(), torch.linalg.vector_norm(d) ** 2]).tolist())
+        return cls(
+            d.numel(),
+            *torch.stack([d.sum(), torch.linalg.vector_norm(d, 1), torch.linalg.vector_norm(d) ** 2]).tolist(),
+        )
 
     def matches(self, other: Fingerprint, tolerance: float = SUMS) -> bool:
         scale = max(self.absolute, other.absolute)
@@ -127,13 +131,16 @@ class Reference:
         self.tensor = tensor
         self.step = max(1, tensor.numel() // _SAMPLE)
         self.sample = tensor.flatten()[:: self.step]
-        self.scale = tensor.abs().max().item() if tensor.numel() else 0.0
+
+    @cached_property
+    def scale(self) -> float:
+        return self.tensor.abs().max().item() if self.tensor.numel() else 0.0
 
     def equals(self, other: Tensor, tolerance: float) -> bool:
         if other.shape != self.tensor.shape:
             return False
         sample = other.flatten()[:: self.step]
-        if len(sample) and (sample - self.sample).abs().max().item() > tolerance * self.scale:
+        if not torch.equal(sample, self.sample) and (sample - self.sample).abs().max().item() > tolerance * self.scale:
             return False
         return difference(other, self.tensor) <= tolerance
 

@@ -1,7 +1,7 @@
 """Write weights into the parameters that they are made of.
 
-An operation may use a view of a parameter, two parameters in one, or a parametrization. :class:`Parameters` holds a
-copy of a module's parameters and buffers, and writes a value through the operations that lead from them to the weights.
+An operation may use a view of a parameter, two parameters in one, or a parametrization. :class:`Parameters` holds the
+parameters and buffers of a module, and writes a value through the operations that lead from them to the weights.
 """
 
 from __future__ import annotations
@@ -22,10 +22,15 @@ class NoInverseError(Exception):
 
 
 class Journal:
-    """What was changed, to change it back."""
+    """What was changed, to change it back.
+
+    Attributes:
+        keeps: whether values that are about to be overwritten have to be kept, because something may be undone.
+    """
 
     def __init__(self) -> None:
         self._undo: list[Callable[[], Any]] = []
+        self.keeps = False
 
     def mark(self) -> int:
         return len(self._undo)
@@ -43,7 +48,7 @@ class Journal:
 
 
 class Parameters:
-    """The parameters and buffers of a tape's module.
+    """The parameters and buffers of a tape's module, which are written in place.
 
     Attributes:
         tensors: name -> current value.
@@ -53,7 +58,7 @@ class Parameters:
 
     def __init__(self, tape: Tape, env: list[Any], tensors: dict[str, Tensor], journal: Journal) -> None:
         self.tape, self.env, self.journal = tape, env, journal
-        self.tensors = {name: t.detach().clone() for name, t in tensors.items()}
+        self.tensors = {name: t.detach() for name, t in tensors.items()}
         self.written = {
             n: torch.zeros(t.untyped_storage().nbytes() // t.element_size(), dtype=torch.bool)
             for n, t in self.tensors.items()
@@ -72,7 +77,8 @@ class Parameters:
         Raises:
             NoInverseError: the tensor is made of parameters in a way that has no inverse.
         """
-        self.journal.save(view)
+        if self.journal.keeps or view.numel() < self.env[slot].numel():  # what was never set need not be kept
+            self.journal.save(view)
         view.copy_(value.reshape(view.shape))
         self._spread(slot, view)
 
