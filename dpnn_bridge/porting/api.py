@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from os import PathLike
 from typing import Any
 
@@ -14,7 +15,8 @@ from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.files import load
-from dpnn_bridge.porting.explain import explain, located
+from dpnn_bridge.porting.explain import Explanation, located
+from dpnn_bridge.porting.later import later_deviations
 from dpnn_bridge.porting.networks import (
     Call,
     call_source,
@@ -47,6 +49,7 @@ def port(
     source: Call | None = None,
     target: Call | None = None,
     allow_unset: Iterable[str] = (),
+    later: bool = False,
 ) -> PortReport:
     """Put the weights of a Torch7 model into another implementation of its network, and prove that they are equal.
 
@@ -64,6 +67,8 @@ def port(
         source: ``source(model, example)`` runs the Torch7 model. By default ``model(example)``, a tuple as a list.
         target: ``target(module, example)`` runs the module. By default ``module(example)``, a tuple as arguments.
         allow_unset: Names of parameters of the module that may stay as they are.
+        later: Also list the deviations after the first one, in ``report.later``. Each of them supposes that those
+            before it are mended.
 
     Returns:
         The report; see :class:`~dpnn_bridge.porting.PortReport`.
@@ -77,9 +82,8 @@ def port(
         >>> report.equal, report.first                                                   # doctest: +SKIP
     """
     source_module = model if isinstance(model, nn.Module) else load(model, key=key)
-    return Port(
-        source_module, module, inputs(example), source or call_source, target or call_target, set(allow_unset)
-    ).run()
+    runs = source or call_source, target or call_target
+    return Port(source_module, module, inputs(example), *runs, set(allow_unset), later).run()
 
 
 class Port:
@@ -93,8 +97,9 @@ class Port:
         call_source: Call,
         call_target: Call,
         allowed: set[str],
+        later: bool,
     ) -> None:
-        self.user, self.allowed, self.examples = module, allowed, examples
+        self.user, self.allowed, self.examples, self.later = module, allowed, examples, later
         self.model, self.target = double_copy(model, "the model"), double_copy(module, "the module")
         self.call_source, self.call_target = call_source, call_target
         self.source = Source(lua_path_of(self.model), single_buffers(model))
@@ -107,12 +112,20 @@ class Port:
         self._run_source(first)
         _check_random(self.source.tape, "the model")
         tensors = {**dict(self.target.named_parameters(remove_duplicate=False)), **dict(self.target.named_buffers())}
-        search = Search(tape, self.source, {n: t for n, t in tensors.items() if n in tape.roots.values()})
+        tensors = {name: tensor for name, tensor in tensors.items() if name in tape.roots.values()}
+        search = Search(tape, self.source, tensors)
         found = search.run()
         values = self._values(search)
         if found is not None:
             self._check_deterministic()
-            return self._report(search, values, explain(found, search), 0.0, [])
+            explanation = Explanation(found, search)
+            report = self._report(search, values, explanation.deviation(), 0.0, [])
+            if self.later and report.first is not None:
+                values.update({name: value.clone() for name, value in values.items()})
+                restart = partial(Search, tape, self.source, tensors)
+                record = partial(self._run_source, first)
+                report.later = list(later_deviations(explanation, report.first, record, restart))
+            return report
         self._run_source(second)
         proof = prove(for_a_run(self.target), self.call_target, second, search, self.single)
         if proof.failed is not None:

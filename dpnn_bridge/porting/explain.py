@@ -7,6 +7,7 @@ source does with the same values says what should be there.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from dpnn_bridge.porting.comparison import ContradictionError, shape_text
 from dpnn_bridge.porting.events import Event
@@ -27,14 +28,19 @@ _ORDERING = frozenset(
 )
 
 
-def explain(found: ContradictionError, search: Search) -> Deviation:
-    """The first deviation that a search ended at.
+@dataclass
+class Repair:
+    """What would be right at a node: the result of a node of the source.
 
-    Args:
-        found: the contradiction.
-        search: the search, in the state in which the contradiction arose.
+    Attributes:
+        operand: the operand that it stands for; None where it stands for the node's result.
+        layer: index of the source's layer whose weights the node has, or None.
     """
-    return Explanation(found, search).deviation()
+
+    node: Node
+    other: Node
+    operand: Slot | None = None
+    layer: int | None = None
 
 
 def located(node: Node, source: str, reason: str) -> Deviation:
@@ -47,15 +53,17 @@ class Explanation:
 
     def __init__(self, found: ContradictionError, search: Search) -> None:
         self.found, self.search, self.source = found, search, search.source
+        self.repair: Repair | None = None
 
     def deviation(self) -> Deviation:
         found = self.found
         if found.node is not None and found.layer is not None and found.matched:
+            self.repair = Repair(found.node, found.layer.events[0].node, layer=found.layer.index)
             return located(found.node, found.layer.name, of_layer(found.node, found.layer, found.why))
         recurrent = unmendable(self.search)
         if recurrent is not None:
             here, there, why = recurrent
-            return located(here, self._path(there), why)
+            return self._at(here, there, why)
         root = self._root()
         return self._of_output() if root is None else self._of_root(root)
 
@@ -98,9 +106,9 @@ class Explanation:
         """The source does something else with the value, perhaps before it does the same."""
         reason = f"{described(node)} here takes a value that in the source goes into {described(other)}"
         after = next((n for n in through_views(other) if name_of(n) == name_of(node)), None)
-        if after is not None:
-            reason += f" first: {name_of(other)} is missing here"
-        return located(node, self._path(other), reason)
+        if after is None:
+            return self._at(node, other, reason)
+        return self._at(node, other, f"{reason} first: {name_of(other)} is missing here", self._operand_of(node, other))
 
     def _of_neutral(self, node: Node, other: Node) -> Deviation | None:
         """A norm before a node that changes nothing, where the source has one with weights after it."""
@@ -113,7 +121,7 @@ class Explanation:
                 theirs = next((n for n in ancestors(other) if n.op not in VIEWS), None)
                 takes = [f"the result of {name_of(n)}" if n is not None else "the input" for n in (mine, theirs)]
                 reason = f"{name_of(here)} takes {takes[0]} here, {takes[1]} in the source"
-                return located(here, self._path(other), reason)
+                return self._at(here, other, reason)
         return None
 
     def _of_same_kind(self, node: Node, there: list[Node]) -> Deviation:
@@ -121,26 +129,27 @@ class Explanation:
         weighed = [(len(w), n, w) for n in there if (w := self._contrast(node, n))]
         if weighed:
             _, other, why = min(weighed, key=lambda x: x[0])
-            return located(node, self._path(other), f"{name_of(node)}: {'; '.join(why)}")
+            return self._at(node, other, f"{name_of(node)}: {'; '.join(why)}")
         order = self._ordering(node)
         other = there[0]
         if order is not None:
             reason = f"{described(order)} gives the source's values in another order or on another side; seen in "
-            return located(order, self._path(other), f"{reason}{node.owner or 'the module'}, {name_of(node)}")
+            return self._at(order, other, f"{reason}{node.owner or 'the module'}, {name_of(node)}")
         if not self.found.matched and self.found.node is node and self.found.layer is not None:
             used = f"{name_of(node)} {self.found.why}: there the source uses the layer {self._path(other)}"
             return located(node, self.found.layer.name, used)
         here, source = self._operand(node, other)
         if source is not None and any(_among(p, source.takes) for p in self.search.takes.get(node.index, [])):
             reason = f"{name_of(node)} takes a value here that in the source goes through {described(source)} first"
-            return located(node, self._path(source), f"{reason}: {name_of(source)} is missing here")
+            missing = f"{reason}: {name_of(source)} is missing here"
+            return self._at(node, source, missing, self._operand_of(node, source))
         if here is not None and source is not None:
             reason = f"{name_of(node)} takes the result of {described(here)} here, of {described(source)} in the source"
-            return located(here, self._path(other), reason)
+            return self._at(here, other, reason)
         reason = (
             f"{name_of(node)} takes the same value as the source's and gives another one: the order of elements differs"
         )
-        return located(node, self._path(other), reason)
+        return self._at(node, other, reason)
 
     def _contrast(self, node: Node, other: Node) -> list[str]:
         why = [differences(options_of(node), options_of(other))] if node.op == other.op else []
@@ -182,6 +191,17 @@ class Explanation:
             if at.op not in VIEWS and any(_among(p, self.search.gives.get(at.index, [])) for p in prints):
                 return at
         return None
+
+    def _at(self, node: Node, other: Node, reason: str, operand: Slot | None = None) -> Deviation:
+        """A deviation at a node, where another node of the source gives what is right."""
+        self.repair = Repair(node, other, operand)
+        return located(node, self._path(other), reason)
+
+    def _operand_of(self, node: Node, other: Node) -> Slot | None:
+        """The operand of a node that is also one of another node of the source."""
+        slots = [s for s in node.reads if s.number not in self.search.tape.weights]
+        pairs = zip(slots, self.search.takes.get(node.index, []), strict=False)
+        return next((slot for slot, print in pairs if _among(print, other.takes)), None)
 
     def _path(self, node: Node) -> str:
         return self.source.names(node.owner)

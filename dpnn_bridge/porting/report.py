@@ -55,6 +55,7 @@ class PortReport:
         notes: differences that matter in training only, moved biases, layouts.
         unused: Lua paths of layers that the source's output depends on and that no parameter was set from.
         unset: parameters of the module that nothing was found for.
+        later: the deviations that remain when those before them are mended; empty unless asked for.
     """
 
     equal: bool
@@ -64,6 +65,7 @@ class PortReport:
     notes: list[str] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
     unset: list[str] = field(default_factory=list)
+    later: list[Deviation] = field(default_factory=list)
     _fill: Callable[[], None] | None = field(default=None, repr=False)
 
     def apply(self) -> None:
@@ -77,6 +79,7 @@ class PortReport:
         return {
             **{name: getattr(self, name) for name in names},
             "first": asdict(self.first) if self.first else None,
+            "later": [asdict(deviation) for deviation in self.later],
             "matches": [asdict(m) for m in self.matches],
         }
 
@@ -85,4 +88,5 @@ class PortReport:
             head = f"equal: largest relative difference {self.difference:.1e}, {len(self.matches)} parameters"
         else:
             head = f"not equal: {self.first}"
-        return "\n".join([head, *(f"  {note}" for note in self.notes)])
+        later = [f"  if that is mended, {deviation}" for deviation in self.later]
+        return "\n".join([head, *later, *(f"  {note}" for note in self.notes)])

@@ -7,6 +7,7 @@ back to the last choice that the contradiction depends on (conflict-directed bac
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,15 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dpnn_bridge.porting.assignment import Assignment, MovedBias, absorbing, neutral, taken_over
+from dpnn_bridge.porting.assignment import Assignment, MovedBias
+from dpnn_bridge.porting.candidates import candidates
 from dpnn_bridge.porting.comparison import ContradictionError
 from dpnn_bridge.porting.events import Event, event_key, event_of
-from dpnn_bridge.porting.flow import gates, signature, sums_with, through_views
-from dpnn_bridge.porting.joining import joined
 from dpnn_bridge.porting.outputs import match_outputs
-from dpnn_bridge.porting.pieces import of_pieces
 from dpnn_bridge.porting.placement import Placement
-from dpnn_bridge.porting.rearranging import rearranged
 from dpnn_bridge.porting.source import Layer, Source
 from dpnn_bridge.porting.tape import VIEWS, Node, Slot, Tape, leaves, replaced
 from dpnn_bridge.porting.values import DOUBLE, Fingerprint, Prints, difference
@@ -37,6 +35,20 @@ _SECONDS, _BACKTRACKS = 8.0, 3000
 #: what speaks for a search or against it: an event with the right result counts as this many values of the source; a
 #: value that is none, and a part of the source that is used twice, outweigh this many
 _VERIFIED, _STRANGE, _TWICE = 3, 1, 10
+
+
+@dataclass
+class Patch:
+    """A value of the source in the place of a wrong one.
+
+    Attributes:
+        operand: the operand that it stands for, None for the result of the node.
+        layer: index of the layer of the source whose weights the node has, or None.
+    """
+
+    value: Tensor
+    operand: Slot | None
+    layer: int | None
 
 
 @dataclass
@@ -59,11 +71,14 @@ class Search:
         placement: which event has which.
         known, strange: indices of the nodes that give a value of the source, and of those that do not.
         takes, gives: fingerprints of what a node took and gave.
+        patches: node index -> a value of the source in the place of a wrong one.
         windows: node index -> arguments of a pooling that differ and make no difference here.
     """
 
-    def __init__(self, tape: Tape, source: Source, tensors: dict[str, Tensor]) -> None:
-        self.tape, self.source = tape, source
+    def __init__(
+        self, tape: Tape, source: Source, tensors: dict[str, Tensor], patches: dict[int, Patch] | None = None
+    ) -> None:
+        self.tape, self.source, self.patches = tape, source, patches or {}
         self.env: list[Any] = [None] * tape.size
         self.journal = Journal()
         self.parameters = Parameters(tape, self.env, tensors, self.journal)
@@ -169,6 +184,34 @@ class Search:
         return None
 
     def step(self, node: Node) -> None:
+        patch = self.patches.get(node.index)
+        if patch is None:
+            self._step(node)
+        elif patch.operand is not None:
+            number = patch.operand.number
+            before, self.env[number] = self.env[number], patch.value
+            self.prints.drop(number)
+            self._step(node)
+            self.env[number] = before
+            self.prints.drop(number)
+        else:
+            self._replace_result(node, patch)
+
+    def _replace_result(self, node: Node, patch: Patch) -> None:
+        """Take the source's value for the result of a node."""
+        self.takes[node.index] = self._prints(node.reads)
+        shape = self.tape.shapes[node.outs[0].number]
+        value = patch.value.reshape(shape) if patch.value.numel() == math.prod(shape) else patch.value
+        if node.mutates:
+            changed = next(s for s in leaves(node.args) if isinstance(s, Slot))
+            self.prints.forget(self.env[changed.number])
+            self.env[changed.number].copy_(value)
+        self._store(node, [value, *(torch.zeros(self.tape.shapes[s.number]) for s in node.outs[1:])])
+        if patch.layer is not None:
+            self.placement.used.setdefault((patch.layer, 0, 1), 1)
+        self._look(node)
+
+    def _step(self, node: Node) -> None:
         self.marks[node.index] = self.journal.mark()
         self.journal.keeps = bool(self.choices)
         args = replaced(node.args, self._value)
@@ -258,9 +301,9 @@ class Search:
             return
         choice = self.choices[-1] if self.choices and self.choices[-1].node is node else None
         if choice is None:
-            candidates = self.candidates(event)
-            choice = Choice(node, iter(candidates), -1)
-            if len(candidates) > 1:
+            options = candidates(event, self.tape, self.source, self.placement, self.signatures)
+            choice = Choice(node, iter(options), -1)
+            if len(options) > 1:
                 self.choices.append(choice)
         mark, failed, skipped = self.journal.mark(), None, self.forced.pop(node.index, 0)
         self.journal.keeps = bool(self.choices)
@@ -295,48 +338,6 @@ class Search:
             want = moved[0].result() if len(moved) == 1 else None
             if want is None or want.numel() != result.numel() or difference(result.reshape(want.shape), want) > DOUBLE:
                 raise ContradictionError(node, "gives no value of the source with the bias that was left", soft=True)
-
-    def candidates(self, event: Event) -> list[Assignment]:
-        """The assignments that may fit, the likeliest first."""
-        form = event.linear_form
-        count = gates(event.node, form[1], self.tape.shapes) if form else 1
-        found = list(taken_over(event, self.source))
-        if any(n.event is not None and n.event.kind == "batch norm" for n in through_views(event.node)):
-            found = [a for a in found if a.fold is None]
-        for plain in found:
-            plain.gates, plain.order = count, tuple(range(count))
-        if event.kind == "embedding" and not found:
-            found += rearranged(event, self.source, self.tape)
-        if not found:
-            found += joined(event, self.source)
-        if event.linear_form and (count > 1 or not found):
-            found += of_pieces(event, self.source, count)
-        if not found:
-            found += rearranged(event, self.source, self.tape)
-        found += absorbing(event, self.source, self.placement.biases)
-        found = found or list(neutral(event))
-        if count > 1:
-            return self._like_neighbours(found, event)
-        wanted = signature(event.node)
-
-        def cost(a: Assignment) -> tuple[Any, ...]:
-            taken = any(u in self.placement.used for u in a.uses())
-            end = a.fold or a.layer
-            return taken, a.trivial, end is None or self.signatures[end.index] != wanted, a.fold is not None
-
-        return sorted(found, key=cost)
-
-    def _like_neighbours(self, found: list[Assignment], event: Event) -> list[Assignment]:
-        """Put the order of gates first that the events before have; gates that are added have one order."""
-        gated = [p for p in reversed(self.placement.placed.values()) if p.assignment.gates > 1]
-        near = gated[0].assignment.order if gated else None
-        added = [p.assignment.order for p in gated if sums_with(p.event.node, event.node)]
-        same = [a for a in found if a.order is not None and a.order == added[0]] if added else []
-
-        def cost(a: Assignment) -> tuple[bool, bool]:
-            return any(u in self.placement.used for u in a.uses()), bool(gated) and a.order != near
-
-        return sorted(same or found, key=cost)
 
     def finish(self) -> None:
         """Compare the output; every bias must have a place.

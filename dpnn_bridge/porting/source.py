@@ -128,6 +128,7 @@ class Source:
         table: the values of the last run.
         gates: equal parts of the rows of values.
         tape, output: what the last run did and gave.
+        wanted, captured: indices of nodes whose results are kept, and these results.
         tolerance: of fingerprints.
     """
 
@@ -135,6 +136,8 @@ class Source:
         self.layers: list[Layer] = []
         self.names, self.single = names, single
         self.tolerance = SUMS
+        self.wanted: set[int] = set()
+        self.captured: dict[int, Tensor] = {}
         self._by_weights: dict[Any, Layer] = {}
         self._digests: dict[Any, Any] = {}
 
@@ -182,6 +185,8 @@ class Source:
             self._copy_held(changed[0])
         out = run()
         self._alive.append((args, kwargs, out))
+        if node.index in self.wanted:
+            self.captured[node.index] = next(leaves(out)).detach().clone()
         for tensor in leaves(out):
             if isinstance(tensor, Tensor):
                 print = self._prints.of(id(tensor), tensor)

@@ -1,0 +1,61 @@
+"""List the assignments that an event may have, the likeliest first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dpnn_bridge.porting.assignment import Assignment, absorbing, neutral, taken_over
+from dpnn_bridge.porting.events import Event
+from dpnn_bridge.porting.flow import gates, signature, sums_with, through_views
+from dpnn_bridge.porting.joining import joined
+from dpnn_bridge.porting.pieces import of_pieces
+from dpnn_bridge.porting.placement import Placement
+from dpnn_bridge.porting.rearranging import rearranged
+from dpnn_bridge.porting.source import Source
+from dpnn_bridge.porting.tape import Tape
+
+
+def candidates(
+    event: Event, tape: Tape, source: Source, placement: Placement, signatures: dict[int, Any]
+) -> list[Assignment]:
+    """The assignments that may fit, the likeliest first."""
+    form = event.linear_form
+    count = gates(event.node, form[1], tape.shapes) if form else 1
+    found = list(taken_over(event, source))
+    if any(n.event is not None and n.event.kind == "batch norm" for n in through_views(event.node)):
+        found = [a for a in found if a.fold is None]
+    for plain in found:
+        plain.gates, plain.order = count, tuple(range(count))
+    if event.kind == "embedding" and not found:
+        found += rearranged(event, source, tape)
+    if not found:
+        found += joined(event, source)
+    if event.linear_form and (count > 1 or not found):
+        found += of_pieces(event, source, count)
+    if not found:
+        found += rearranged(event, source, tape)
+    found += absorbing(event, source, placement.biases)
+    found = found or list(neutral(event))
+    if count > 1:
+        return _like_neighbours(found, event, placement)
+    wanted = signature(event.node)
+
+    def cost(a: Assignment) -> tuple[Any, ...]:
+        taken = any(u in placement.used for u in a.uses())
+        end = a.fold or a.layer
+        return taken, a.trivial, end is None or signatures[end.index] != wanted, a.fold is not None
+
+    return sorted(found, key=cost)
+
+
+def _like_neighbours(found: list[Assignment], event: Event, placement: Placement) -> list[Assignment]:
+    """Put the order of gates first that the events before have; gates that are added have one order."""
+    gated = [p for p in reversed(placement.placed.values()) if p.assignment.gates > 1]
+    near = gated[0].assignment.order if gated else None
+    added = [p.assignment.order for p in gated if sums_with(p.event.node, event.node)]
+    same = [a for a in found if a.order is not None and a.order == added[0]] if added else []
+
+    def cost(a: Assignment) -> tuple[bool, bool]:
+        return any(u in placement.used for u in a.uses()), bool(gated) and a.order != near
+
+    return sorted(same or found, key=cost)

@@ -1,0 +1,50 @@
+"""Find the deviations after the first one: go on with the source's value in the place of the wrong one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from dpnn_bridge.porting.explain import Explanation
+from dpnn_bridge.porting.report import Deviation
+from dpnn_bridge.porting.search import Patch, Search
+
+#: values that are replaced at most; a step of a recurrent network is one
+_MOST = 40
+
+
+def later_deviations(
+    first: Explanation, deviation: Deviation, record: Callable[[], None], restart: Callable[[dict[int, Patch]], Search]
+) -> Iterator[Deviation]:
+    """The deviations that remain when those before them are mended.
+
+    Args:
+        first: the explanation of the first deviation.
+        deviation: the first deviation.
+        record: runs the source again on the example.
+        restart: makes a search in which values are replaced.
+    """
+    explanation, seen = first, {(deviation.layer, deviation.line)}
+    patches: dict[int, Patch] = {}
+    for _ in range(_MOST):
+        repair = explanation.repair
+        if repair is None or repair.node.index in patches:
+            return
+        source = explanation.source
+        source.wanted = {repair.other.index}
+        record()
+        value = source.captured.pop(repair.other.index, None)
+        if value is None:
+            return
+        patches[repair.node.index] = Patch(value, repair.operand, repair.layer)
+        search = restart(patches)
+        try:
+            found = search.run()
+        except RuntimeError:  # a value of another shape does not fit what comes after it
+            return
+        if found is None:
+            return
+        explanation = Explanation(found, search)
+        deviation = explanation.deviation()
+        if (deviation.layer, deviation.line) not in seen:
+            seen.add((deviation.layer, deviation.line))
+            yield deviation
