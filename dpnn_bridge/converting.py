@@ -19,6 +19,7 @@ from dpnn_bridge.base.folders import temporary_folder
 from dpnn_bridge.base.remote import is_url, place_of
 from dpnn_bridge.base.shards import checksum_of
 from dpnn_bridge.base.version import package_version
+from dpnn_bridge.checkpoints.architectures import architecture_of
 from dpnn_bridge.checkpoints.contents import named_file
 from dpnn_bridge.checkpoints.find import candidates, follow
 from dpnn_bridge.conversion import registry
@@ -156,6 +157,10 @@ class _Conversion:
             "modules": sum(1 for _ in module.modules()),
             "parameters": sum(p.numel() for p in module.parameters()),
         }
+        architecture = architecture_of(module)
+        if architecture is not None:
+            which = f"the shapes of its weights are those of {architecture.into}"
+            report.notes.append(f"{which}; to write weights for that network, add {architecture}")
         if report.unsupported and not self.format.loads and not self.format.program:
             report.notes.append("tensors of classes without a mapping are left out; a placeholder's obj has them")
 

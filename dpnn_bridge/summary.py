@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.display import shortened
 from dpnn_bridge.base.graph import format_path
+from dpnn_bridge.checkpoints.architectures import Architecture, architecture_of
 from dpnn_bridge.checkpoints.contents import description, named_file
 from dpnn_bridge.checkpoints.describe import format_bytes
 from dpnn_bridge.checkpoints.find import candidates, follow
@@ -63,6 +64,7 @@ class Model:
         problem: why it cannot be converted, else empty.
         refused: why it does not run on the example, else empty.
         inputs: shapes of an input that runs through it, as ``--input`` takes them; empty where none is known.
+        architecture: the published architecture with the shapes of its weights, or None.
     """
 
     key: str
@@ -77,6 +79,7 @@ class Model:
     problem: str = ""
     refused: str = ""
     inputs: list[str] = field(default_factory=list)
+    architecture: Architecture | None = None
 
     @property
     def supported(self) -> str:
@@ -196,6 +199,7 @@ def _measure(model: Model, module: nn.Module, example: Callable[[nn.Module], Any
     model.modules = len(list(module.modules()))
     model.parameters = sum(p.numel() for p in parameters)
     model.bytes = sum(p.numel() * p.element_size() for p in parameters)
+    model.architecture = architecture_of(module)
     model.dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in parameters})
     shapes: dict[int, str] = {}
     if example is not None:
@@ -279,6 +283,8 @@ def _next(found: Summary, name: str, root: Any) -> None:
         found.next.append(f"dpnn-convert {quoted} {stem}.pt{key} {both}")
     else:
         found.next.append(f"dpnn-convert {quoted} {stem}.pt{key}")
+        if first.architecture:
+            found.next.append(f"dpnn-convert {quoted} {stem}.pt{key} {first.architecture}")
 
 
 def _holds_tensors(value: Any) -> bool:
@@ -315,6 +321,8 @@ def lines(found: Summary) -> Iterator[tuple[str, str]]:
         yield "", ""
         yield "bold green", f"model{f' {model.key}' if model.key else ''}: {model.lua}, {modules}, {size}"
         yield ("green" if model.supported == "supported" else "red"), model.supported
+        if model.architecture:
+            yield "", f"the shapes of its weights are those of {model.architecture.into}"
         if i == 0:
             yield from (("", line) for line in _table(model.layers))
     if found.beside:

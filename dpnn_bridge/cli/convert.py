@@ -102,7 +102,12 @@ def _chosen(options: dict[str, Any]) -> dict[str, Any]:
 )
 @conversion_options
 @click.option("--partial-sandbox", is_flag=True, help="Like --sandbox, also if the kernel cannot confine the process.")
-@click.option("--all", "all_models", is_flag=True, help="Convert every model of the file to OUT.KEY.pt.")
+@click.option(
+    "--all",
+    "all_models",
+    is_flag=True,
+    help="Convert every model of the file to OUT.KEY.pt. With --into: list every deviation.",
+)
 @click.option(
     "--into",
     metavar="FILE.py:NET",
@@ -164,7 +169,7 @@ def convert_command(
         from dpnn_bridge.cli.port import convert_into
 
         how = {name: options[name] for name in ("force", "as_json", "quiet", "verbose")}
-        convert_into(files, into, options["example"], options["key"], **how)
+        convert_into(files, into, options["example"], options["key"], later=all_models, **how)
         return
     request = _Request(files, to, all_models, out_dir, report, **options)
     if out_dir is None and not all_models:

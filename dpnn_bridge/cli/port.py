@@ -104,9 +104,13 @@ def example_of(specs: Sequence[str], network: nn.Module) -> Any:
 
 
 def run(
-    model: Path, network: nn.Module, inputs: Sequence[str], key: str | None, judging: bool, quiet: bool
+    model: Path, network: nn.Module, inputs: Sequence[str], key: str | None, *, judging: bool, later: bool, quiet: bool
 ) -> PortReport:
-    """Port the weights of a file into a network, or judge the weights that it has."""
+    """Port the weights of a file into a network, or judge the weights that it has.
+
+    Args:
+        later: also find the deviations after the first one.
+    """
     if not inputs:
         raise click.UsageError("pass --input: a shape such as 1x3x224x224, or a file with an input")
     with steps(quiet) as progress:
@@ -119,7 +123,7 @@ def run(
         indexed = any(hasattr(t, "is_floating_point") and not t.is_floating_point() for t in tensors)
         source = load(model, key=key, index_base=0 if indexed else 1)
         progress("comparing both networks")
-        return (judge if judging else port)(source, network, example)
+        return (judge if judging else port)(source, network, example, later=later)
 
 
 def convert_into(files: Sequence[Any], into: str, inputs: Sequence[str], key: str | None, **how: Any) -> None:
@@ -133,7 +137,8 @@ def convert_into(files: Sequence[Any], into: str, inputs: Sequence[str], key: st
     source, target = Path(files[0]), Path(files[1])
     check_output(target, how["force"], [source])
     network = network_of(into)
-    report = run(source, network, inputs, key, False, how["quiet"] or how["as_json"])
+    quiet = how["quiet"] or how["as_json"]
+    report = run(source, network, inputs, key, judging=False, later=how["later"], quiet=quiet)
     show(report, **how)
     if not report.equal:
         raise VerificationError(f"{into} does not compute what {source} computes; {target} was not written")
@@ -169,7 +174,8 @@ def verify_network(
     network = network_of(text)
     if weights is not None:
         _load(network, weights)
-    report = run(model, network, inputs, key, True, how["quiet"] or how["as_json"])
+    quiet = how["quiet"] or how["as_json"]
+    report = run(model, network, inputs, key, judging=True, later=how["later"], quiet=quiet)
     show(report, **how)
     if not report.equal:
         raise VerificationError(f"{text} does not compute what {model} computes")

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     "--reference", type=click.Path(path_type=Path), help="A .t7 table with input, output, gradInput, …, after."
 )
 @click.option("--weights", type=click.Path(path_type=Path), help="state_dict for CONVERTED, if that is FILE.py:NET.")
+@click.option("--all", "later", is_flag=True, help="List the deviations after the first one too, for FILE.py:NET.")
 @click.option("--input", "inputs", multiple=True, help="Input: a .t7, .npy or .pt file, or a shape such as 1x3x32x32.")
 @click.option("--output", "outputs", multiple=True, help="Output of Torch7 for --input: a .t7, .npy or .pt file.")
 @click.option(
@@ -90,7 +91,7 @@ if TYPE_CHECKING:
 @quiet_option
 @click.option("-v", "--verbose", is_flag=True, help="Print every comparison, not only the worst of each layer.")
 @version_option
-def verify_command(weights: Path | None, **given: Any) -> None:
+def verify_command(weights: Path | None, later: bool, **given: Any) -> None:
     """Compares MODEL with what Torch7 computed, layer by layer.
 
     \b
@@ -116,7 +117,7 @@ def verify_command(weights: Path | None, **given: Any) -> None:
     4 something is different, 5 a class cannot be converted or the model cannot run, 6 the report cannot be written,
     7 Lua or Torch7 failed, 1 the system refused, 130 interrupted.
     """
-    if _verify_network(weights, given):
+    if _verify_network(weights, later, given):
         return
     request = Request(**given)
     if request.model.suffix == ".jsonl":
@@ -142,17 +143,17 @@ def verify_command(weights: Path | None, **given: Any) -> None:
         _print(request, result)
 
 
-def _verify_network(weights: Path | None, given: dict[str, Any]) -> bool:
+def _verify_network(weights: Path | None, later: bool, given: dict[str, Any]) -> bool:
     """Judge a port where CONVERTED names a network; False where it names a file."""
     from dpnn_bridge.cli.port import is_network, verify_network
 
     text = str(given["converted"] or "")
     if not is_network(text) or os.path.exists(text):
-        if weights is not None:
-            raise click.UsageError("--weights needs CONVERTED as FILE.py:NET")
+        if weights is not None or later:
+            raise click.UsageError(f"--{'all' if weights is None else 'weights'} needs CONVERTED as FILE.py:NET")
         return False
     how = {name: given[name] for name in ("as_json", "quiet", "verbose")}
-    verify_network(given["model"], text, weights, given["inputs"], given["key"], **how)
+    verify_network(given["model"], text, weights, given["inputs"], given["key"], later=later, **how)
     return True
 
 

@@ -107,7 +107,7 @@ class Port:
 
     def run(self) -> PortReport:
         first, second = self.examples
-        tape = trace(for_a_run(self.target), self.call_target, first, self.single)
+        tape = trace(for_a_run(self.target, self.call_target), self.call_target, first, self.single)
         _check_random(tape, "the module")
         self._run_source(first)
         _check_random(self.source.tape, "the model")
@@ -127,7 +127,7 @@ class Port:
                 report.later = list(later_deviations(explanation, report.first, record, restart))
             return report
         self._run_source(second)
-        proof = prove(for_a_run(self.target), self.call_target, second, search, self.single)
+        proof = prove(for_a_run(self.target, self.call_target), self.call_target, second, search, self.single)
         if proof.failed is not None:
             self._check_deterministic()
             return self._report(search, values, proof.deviation(), proof.difference, [])
@@ -159,7 +159,7 @@ class Port:
         if far is None:
             return None
         self._run_source(far)
-        proof = prove(for_a_run(self.target), self.call_target, far, search, self.single)
+        proof = prove(for_a_run(self.target, self.call_target), self.call_target, far, search, self.single)
         if proof.failed is None:
             return None
         found = proof.deviation()
@@ -171,12 +171,12 @@ class Port:
         """Functions that run both networks as they are."""
 
         def runs(module: nn.Module, call: Call) -> Callable[[Any], Any]:
-            return torch.no_grad()(lambda example: call(for_a_run(module), example))
+            return torch.no_grad()(lambda example: call(for_a_run(module, call), example))
 
         return runs(self.model, self.call_source), runs(self.target, self.call_target)
 
     def _run_source(self, example: Any) -> None:
-        self.source.record(for_a_run(self.model), self.call_source, example)
+        self.source.record(for_a_run(self.model, self.call_source), self.call_source, example)
         failure = self.source.tape.failure
         if failure is not None:
             what = f"{type(failure).__name__}: {failure}"

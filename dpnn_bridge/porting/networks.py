@@ -37,9 +37,13 @@ def _double(tensor: Tensor) -> Tensor:
     return nn.Parameter(value, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else value
 
 
-def for_a_run(module: nn.Module) -> nn.Module:
-    """A copy of a module with buffers and other state of its own; it shares the parameters, which no run changes."""
-    return copy.deepcopy(module, {id(p): p for p in module.parameters()})
+def for_a_run(module: nn.Module, call: Call) -> nn.Module:
+    """A copy of a module with buffers and other state of its own.
+
+    It shares the parameters, which no forward changes; a function of the user's gets its own.
+    """
+    shared = call in (call_source, call_target)
+    return copy.deepcopy(module, {id(p): p for p in module.parameters()} if shared else {})
 
 
 def single_buffers(module: nn.Module) -> frozenset[str]:

@@ -72,7 +72,7 @@ def check_deterministic(module: nn.Module, call: Call, example: Any, what: str) 
     """
     try:
         with torch.no_grad():
-            one, other = (_sorted(call(for_a_run(module), example)) for _ in range(2))
+            one, other = (_sorted(call(for_a_run(module, call), example)) for _ in range(2))
     except Exception:  # the run that is recorded says what is wrong
         return
     if (distance := _distance(one, other)) > DOUBLE:

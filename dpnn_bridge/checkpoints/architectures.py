@@ -1,0 +1,85 @@
+"""Recognize published architectures by the shapes of a model's weights.
+
+``architectures.json`` has one digest for each architecture; ``benchmarks/list_architectures.py`` writes it. An
+architecture is named only if every weight and every norm of the model has its counterpart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from collections import Counter
+from collections.abc import Iterator
+from functools import cache
+from importlib import resources
+from typing import Any, NamedTuple
+
+from torch import nn
+
+Shape = tuple[Any, ...]
+
+
+class Architecture(NamedTuple):
+    """A published architecture, as options of ``dpnn-convert``.
+
+    Attributes:
+        into: such as ``"torchvision.models:resnet18(num_classes=10)"``.
+        input: the shape of an input.
+    """
+
+    into: str
+    input: str
+
+    def __str__(self) -> str:
+        return f"--into {shlex.quote(self.into)} --input {self.input}"
+
+
+def architecture_of(module: nn.Module) -> Architecture | None:
+    """Name the architecture with the shapes of a model, None where no architecture fits in all shapes."""
+    shapes = Counter(shapes_of(module))
+    for name, known in _known().items():
+        if known["layers"] != shapes.total():
+            continue
+        for shape in [s for s in shapes if s[0] == "weight" and s[2:] == (known["features"],)]:
+            if digest(shapes, shape) == known["digest"]:
+                call, _, given = name.partition("(")
+                classes = [f"num_classes={shape[1]}"] if shape[1] != known["classes"] else []
+                arguments = ", ".join([*([given.rstrip(")")] if given else []), *classes])
+                return Architecture(f"{call}({arguments})" if arguments else call, known["input"])
+    return None
+
+
+def shapes_of(module: nn.Module) -> Iterator[Shape]:
+    """The shapes of the weights of a model, where a linear layer is a convolution of one pixel."""
+    for layer in module.modules():
+        if isinstance(layer, nn.modules.batchnorm._NormBase):
+            yield "norm", layer.num_features
+            continue
+        for parameter in layer.parameters(recurse=False):
+            if parameter.dim() > 1:
+                shape = list(parameter.shape)
+                while len(shape) > 2 and shape[-1] == 1:
+                    shape.pop()
+                yield "weight", *shape
+
+
+def digest(shapes: Counter[Shape], classifier: Shape) -> str:
+    """What tells the shapes of an architecture apart, whatever the number of its classes.
+
+    Args:
+        shapes: all shapes.
+        classifier: the shape of the last layer.
+    """
+    rest = Counter(shapes)
+    rest[classifier] -= 1
+    rest[(*classifier[:1], 0, *classifier[2:])] += 1
+    text = repr(sorted((+rest).items(), key=str))
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+@cache
+def _known() -> dict[str, dict[str, Any]]:
+    text = resources.files("dpnn_bridge.checkpoints").joinpath("architectures.json").read_text(encoding="utf-8")
+    known: dict[str, dict[str, Any]] = json.loads(text)
+    return known
