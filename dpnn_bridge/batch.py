@@ -348,7 +348,7 @@ def _run_in_workers(calls: Sequence[Call], jobs: int, options: dict[str, Any]) -
             if (yield from _until_one_dies(deque([call]), 1, options)):
                 if isinstance(target := call[0].target, Path):
                     remove_abandoned(target.parent)
-                message = "a worker process died of it, perhaps for lack of memory"
+                message = "its worker process died, perhaps for lack of memory"
                 yield Outcome(call[0], "failed", message, DpnnBridgeError.exit_code)
 
 

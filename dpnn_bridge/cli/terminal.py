@@ -145,7 +145,7 @@ def keep_inputs(*inputs: Any) -> None:
     """Let no output of the command that runs replace one of its inputs, whatever writes the output.
 
     Args:
-        *inputs: Files that the command reads, with the shards of an index; what is no file of this machine, such as
+        *inputs: Files that the command reads, with the shards of an index; what is not a local file, such as
             the shape of an input, is left out.
     """
     files = [file for file in inputs if file is not None and os.path.isfile(file)]

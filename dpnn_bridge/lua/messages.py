@@ -39,32 +39,32 @@ _LUA = {
 _OTHERS = {
     **dict.fromkeys(
         ("cunn", "cudnn"),
-        "code in C for a GPU, which the bridge gives Lua none of: take the script's way on the CPU (-gpuid -1), or "
+        "C code for a GPU, which the bridge does not support: run the script on the CPU (-gpuid -1), or "
         "require 'cunn-on-cpu' first (dpnn-lua -l cunn-on-cpu ...), by which its layers are those of nn",
     ),
     **dict.fromkeys(
         ("cltorch", "clnn", "cunnx", "fbcunn", "ccn2", "nccl", "inn", "warp_ctc"),
-        "code in C for a GPU, which the bridge gives Lua none of: take the script's way on the CPU "
-        "(often -gpu -1, -backend nn), or remove the line where nothing else needs it",
+        "C code for a GPU, which the bridge does not support: run the script on the CPU "
+        "(often -gpu -1, -backend nn), or remove the line if nothing else needs it",
     ),
     **dict.fromkeys(
         ("mattorch", "matio", "npy4th", "fbdebug"),
-        "a reader of data in C: convert the data once in Python (scipy.io, numpy) to a .t7 that "
+        "a C reader of data: convert the data once in Python (scipy.io, numpy) to a .t7 that "
         "dpnn_bridge.save writes, and read that with torch.load",
     ),
-    "loadcaffe": "a reader of Caffe models in C: convert the model in a real Torch7 once (torch.save of what "
-    "loadcaffe.load gives) and read that with torch.load",
+    "loadcaffe": "a C reader of Caffe models: convert the model once in a real Torch7 (torch.save of "
+    "loadcaffe.load) and read that with torch.load",
     **dict.fromkeys(
         ("display", "gnuplot", "itorch", "qtwidget", "qt", "qttorch", "qtlua", "gfx", "env", "async"),
         "a display of pictures or plots: turn plotting off (often -display 0, -plot false); image.save writes files",
     ),
     **dict.fromkeys(
         ("ffmpeg", "audio", "camera", "graphicsmagick", "cv", "sndfile", "signal", "fftw3"),
-        "a library for media in C: prepare the data in Python and write a .t7 with dpnn_bridge.save",
+        "a C library for media: prepare the data in Python and write a .t7 with dpnn_bridge.save",
     ),
     **dict.fromkeys(
         ("socket", "http", "ssl", "posix", "lpeg", "sqlite3", "lsqlite3", "zmq", "parallel", "ipc", "randomkit"),
-        "a Lua library in C, which the bridge cannot load: do that part in Python",
+        "a C library for Lua, which the bridge cannot load: do that part in Python",
     ),
 }
 _MISSING = re.compile(
@@ -88,23 +88,23 @@ def package_advice(name: str) -> str:
     package = re.split(r"[./]", name)[0]
     if package in _LUA:
         address = f"https://github.com/{_LUA[package].format(package)}"
-        return f"{package} is Lua that runs here from a checkout: git clone {address} into a folder that -p names"
+        return f"{package} is Lua code that runs from a checkout: git clone {address} into a folder that -p names"
     if package in _OTHERS:
         return f"{package} is {_OTHERS[package]}"
-    return f"{name} is neither in a folder that -p or package.path names, nor does it come with the bridge"
+    return f"{name} is neither in a folder of -p or package.path nor in the bridge"
 
 
 def explained(message: str) -> str:
     """Return the message of an error of Lua, with a hint where it has one."""
     text, _, stack = message.rstrip().partition(_TRACEBACK)
     if text in ("", "not enough memory"):
-        return "Lua ran out of the memory that max_memory allows"
+        return "Lua exceeded max_memory"
     text = _SEARCHED.sub("", text)
     if found := _MISSING.search(text):
         package = found["module"] or found["global"]
         text += f"\n{package} is not loaded yet: begin the Lua file with require '{package}', or with its definition"
     if _PENLIGHT.search(text):
-        text += f"\nth has it from Penlight: {package_advice('pl')}"
+        text += f"\nin th it comes from Penlight: {package_advice('pl')}"
     frames = [line.strip() for line in stack.split("\n") if line.strip() and "dpnn_bridge/" not in line]
     frames = [line for line in frames if line not in _FRAMES]
     return "\n".join([text, *(f"    called from {frame}" for frame in frames)])

@@ -63,7 +63,7 @@ def compare_converted(
     compare_results(layers, module, written, table, path, running)
     if absent:
         names = ", ".join(absent[:6]) + (f" and {len(absent) - 6} more" if absent[6:] else "")
-        result.notes.append(f"{path.name} holds no tensor like {names}: compared by what the layers return alone.")
+        result.notes.append(f"{path.name} has no tensors like {names}: their layers are compared by outputs only.")
 
 
 def _opened(

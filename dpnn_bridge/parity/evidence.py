@@ -44,9 +44,9 @@ def evidence_of(class_name: str) -> dict[str, Any]:
     drawn = random_instances_by_class()
     instances = drawn.get(class_name) or max(drawn.get(n, 0) for n in blocks[0].names)
     words = {
-        "formula": "values worked out from the formula of its source",
+        "formula": "values computed from the formula of its source",
         "structure": "read, built and written back",
-        "torch7": f"{count} {'fixture' if count == 1 else 'fixtures'} of Torch7" if count else "no fixture of its own",
+        "torch7": f"{count} {'fixture' if count == 1 else 'fixtures'} of Torch7" if count else "no separate fixture",
     }
     if count and name != class_name:
         words["torch7"] += f", as {name}"

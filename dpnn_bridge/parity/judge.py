@@ -92,7 +92,7 @@ def _judge_random(
     """Mark comparisons that depend on random numbers which the reference does not store."""
     advice = "call torch.manualSeed(1) in Torch7 before forward and store seed = 1 in the reference"
     if "seed" in experiment.table:
-        advice = "its seed does not tell which: store the module after forward as the reference's `after`"
+        advice = "its seed is not enough: store the module after forward as the reference's `after`"
     waiting = {key: d for key, d in outcome.by_key().items() if not d.ok and d.is_computed}
     for seed in range(1, SEEDS + 1):
         if not waiting:

@@ -113,7 +113,7 @@ def check_line(line: Line, plugins: tuple[str, ...] = (), folder: str | None = N
             for name, checksum in (("source", "sha256"), ("target", "target_sha256")):
                 file = stack.enter_context(local_file(places[name], unpack=name == "source"))
                 if checksum_of(file.path) != line.get(checksum):
-                    return _checked(line, "different", f"{line[name]} is not what it was when it was converted")
+                    return _checked(line, "different", f"{line[name]} has changed since the conversion")
                 paths.append(file.path)
             return _compared(line, *paths)
     except NotT7Error as e:
@@ -126,15 +126,15 @@ def _why_not(line: Line, folder: str) -> str:
     """Return why a line of an untrusted manifest is refused; empty if it is accepted."""
     for name in (line["source"], line["target"]):
         if "://" in name or "\0" in name or name[:2] in ("//", "\\\\"):
-            what = f"{shortened(name)} is no file of this machine"
+            what = f"{shortened(name)} is not a local file"
         elif not os.path.isabs(name) and not _is_below(os.path.realpath(name), folder):
-            what = f"{shortened(name)} leads out of the folder of the manifest"
+            what = f"{shortened(name)} is outside the folder of the manifest"
         else:
             continue
         return f"{what}; {_ADVICE}"
     suffix = Path(line["target"]).suffix
     if not is_data_file(line["target"]):
-        return f"a {suffix or 'file without suffix'} holds a program or is read by another one; {_ADVICE}"
+        return f"a {suffix or 'file without suffix'} contains a program or is read by another program; {_ADVICE}"
     return ""
 
 
@@ -152,7 +152,7 @@ def _compared(line: Line, source: Path, target: Path) -> Checked:
         result = verify(source, target, key=line.get("key"))
     except ModelNotFoundError:  # data
         same = is_converted(source, target, key=line.get("key"))
-        return _checked(line, "equal" if same else "different", "" if same else "the source gives other data now", same)
+        return _checked(line, "equal" if same else "different", "" if same else "the source data has changed", same)
     verdict = "equal" if result.verdict is None else result.verdict.value
     failed = next((f"{d.name}: {d.message}" for d in result.differences if not d.ok), "")
     return _checked(line, verdict, failed, result.ok)

@@ -373,7 +373,7 @@ def test_a_package_that_is_missing_says_what_to_do(package: str, advice: str) ->
 
 
 def test_globals_of_penlight_say_where_they_come_from() -> None:
-    with pytest.raises(LuaBridgeError, match=r"th has it from Penlight: .*git clone"):
+    with pytest.raises(LuaBridgeError, match=r"in th it comes from Penlight: .*git clone"):
         LuaBridge().execute("return path.join('a', 'b')")
 
 

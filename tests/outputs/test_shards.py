@@ -175,7 +175,7 @@ def test_many_files_and_many_models_in_shards(tmp_path: Path) -> None:
         shard.unlink() if damaged is None else shard.write_bytes(damaged)
         result = CliRunner().invoke(verify_command, [str(tmp_path / "m.jsonl")])
         assert (result.exit_code, result.stdout) == (4, "2 files: 1 different, 1 equal\n")
-        assert f"a{INDEX} is not what it was" in result.stderr
+        assert f"a{INDEX} has changed since the conversion" in result.stderr
         assert command(*many)[0] == 6
         (tmp_path / "m.jsonl").write_text(proof)
     shard.write_bytes(whole)
