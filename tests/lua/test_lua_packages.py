@@ -362,9 +362,9 @@ def test_layers_of_a_gpu_are_those_of_nn() -> None:
         ("optim", "git clone https://github.com/torch/optim"),
         ("mattorch", "convert the data once in Python"),
         ("cudnn", "-l cunn-on-cpu"),
-        ("clnn", "take the script's way on the CPU"),
+        ("clnn", "run the script on the CPU"),
         ("display", "turn plotting off"),
-        ("mine.own", "neither in a folder that -p or package.path names"),
+        ("mine.own", "neither in a folder of -p or package.path"),
     ],
 )
 def test_a_package_that_is_missing_says_what_to_do(package: str, advice: str) -> None:
