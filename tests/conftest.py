@@ -21,7 +21,6 @@ from devices import strict
 import dpnn_bridge
 from dpnn_bridge.compare.differences import Result, Tolerance
 from dpnn_bridge.objects import LuaTensor
-from dpnn_bridge.outputs.verification import TRACING
 from dpnn_bridge.parity.known_differences import known_reasons, mark_known, read_known_differences
 
 #: the repository's fixtures, or a folder with a larger set of the same form
@@ -33,7 +32,6 @@ KNOWN_FILE = Path(__file__).parent.parent / "fixtures" / "known_differences.json
 KNOWN = read_known_differences(KNOWN_FILE)
 
 #: for tests of torch.compile in one graph, .pt2 and .onnx
-tracing = pytest.mark.skipif(torch.__version__ < TRACING, reason=f"needs PyTorch {TRACING}")
 
 torch.set_num_threads(1)
 

@@ -21,7 +21,8 @@ class Options:
         index_base: 1 as in Lua, or 0, for modules whose inputs or outputs are indices.
         inplace: let modules overwrite their inputs where the file says ``inplace``.
         gradients: put ``gradWeight`` and the like into ``.grad``.
-        allow_unsupported: put a :class:`Placeholder` where a class is unknown or an object cannot be built.
+        allow_unsupported: put a :class:`Placeholder` where a class is unknown or an object cannot be built;
+            ``"unknown"``: only where a class is unknown.
         fallback: called as ``fallback(obj, ctx)`` with the :class:`TorchContext` for unknown classes; returns a module
             or None.
         overrides: whether ``fallback`` comes before the built-in mapping of a Lua class, by its name.
@@ -32,7 +33,7 @@ class Options:
     index_base: Literal[0, 1] = 1
     inplace: bool = False
     gradients: bool = False
-    allow_unsupported: bool = False
+    allow_unsupported: bool | Literal["unknown"] = False
     fallback: Callable[[LuaObject, Any], nn.Module | None] | None = None
     overrides: Callable[[str], bool] | None = None
     knows: Callable[[str], bool] | None = None

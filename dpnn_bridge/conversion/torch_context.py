@@ -128,6 +128,8 @@ class TorchConversion(TorchContext):
         except ConversionLimitError:
             raise
         except ConversionError as error:
+            if self.options.allow_unsupported == "unknown":
+                raise
             return self._placeholder(obj, error)
 
     def _block(self, obj: LuaObject) -> type[LuaClass] | None:

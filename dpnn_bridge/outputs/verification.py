@@ -14,14 +14,10 @@ from torch import Tensor, nn
 from dpnn_bridge.base.boundary import as_ours
 from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.differences import Tolerance, compare
-from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.errors import ConversionError, DpnnBridgeError, OptionError, VerificationError
 from dpnn_bridge.outputs.format import ExportContext
-
-#: the first PyTorch that exports whole models; torch.onnx of 2.6 fails on batch normalization
-TRACING = "2.7"
 
 
 def same_outputs(path: Path, actual: Any, expected: Any, what: str, rounding: float = 0.0) -> None:
@@ -128,10 +124,8 @@ def _check_outputs(path: Path, outputs: Any, module: nn.Module, example: Any, wh
         same_outputs(path, outputs, expected, what, rounding_of(traceable(module), example, expected))
 
 
-def need_tracing(example: Any, suffix: str) -> None:
-    """Raise :class:`OptionError` without an example input, :class:`ConversionError` with a PyTorch that is too old."""
-    if torch.__version__ < TRACING:
-        raise ConversionError(f"{suffix} needs PyTorch {TRACING} or newer, found {torch.__version__}")
+def need_example(example: Any, suffix: str) -> None:
+    """Raise :class:`OptionError` without an example input."""
     if example is None:
         shapes = "dpnn-inspect names shapes that fit"
         raise OptionError(f"{suffix} needs an example input: --input 1x3x224x224 (example=tensor); {shapes}")
@@ -172,18 +166,8 @@ def check_loads(module: nn.Module, build: Callable[[Options], nn.Module], *, sam
     except Exception as e:
         reason = e if isinstance(e, DpnnBridgeError) else as_ours(e, ConversionError, "loading")
         raise ConversionError(f"the written model cannot be loaded again: {reason}") from e
-    if not any(isinstance(part, Placeholder) for part in module.modules()):
-        _check_built(again)
     if same_names:
         _check_names(module.state_dict(), again.state_dict(), module)
-
-
-def _check_built(again: nn.Module) -> None:
-    """Raise for a placeholder of a class that has a mapping, which could not build it."""
-    for part in again.modules():
-        if isinstance(part, Placeholder) and registry.find(part.obj) is not None:
-            place = f"{part.path} ({part.class_name})"
-            raise ConversionError(f"the written model cannot be loaded again: {place} cannot be built")
 
 
 def _options_of(module: nn.Module, pending: bool) -> Options:
@@ -193,7 +177,8 @@ def _options_of(module: nn.Module, pending: bool) -> Options:
     def in_lua(obj: Any, ctx: Any) -> nn.Module | None:
         return next((found for b in bridges if (found := b.convert(obj, ctx)) is not None), None)
 
-    return Options(allow_unsupported=True, fallback=in_lua if bridges else None, pending=pending)
+    unbuilt = any(isinstance(part, Placeholder) for part in module.modules())
+    return Options(allow_unsupported=unbuilt or "unknown", fallback=in_lua if bridges else None, pending=pending)
 
 
 def _check_names(written: Mapping[str, Tensor], loaded: Mapping[str, Tensor], module: nn.Module) -> None:

@@ -158,16 +158,23 @@ def _checked(
         zero_grad(module)
         with running(module):
             backward(output, grad_output)
-    scale = fixture.get("scale")
-    if "gradInput" in fixture:
-        expect += compare_grad_input("gradInput", inputs, to_value(fixture["gradInput"]), gradient_tolerance)
-    if fixture.get("gradParams") is not None:
-        grads = [g if scale is None else g * scale for g in training.parameters(module)[1]]
-        expected_grads = to_value(fixture["gradParams"])
-        viewed, memory = _viewed(grads, expected_grads), memory_of(fixture["gradParams"])
-        expect += compare_gradients(module, viewed, expected_grads, gradient_tolerance, memory)
+    expect += _compare_gradients(module, fixture, inputs, gradient_tolerance)
     expect += _compare_after(module, fixture, versions, tolerance, options)
     return result
+
+
+def _compare_gradients(module: nn.Module, fixture: LuaTable, inputs: Any, tolerance: Tolerance) -> list[Difference]:
+    """Compare the gradients of input and parameters after a backward pass."""
+    found: list[Difference] = []
+    scale = fixture.get("scale")
+    if "gradInput" in fixture:
+        found += compare_grad_input("gradInput", inputs, to_value(fixture["gradInput"]), tolerance)
+    if fixture.get("gradParams") is not None:
+        grads = [g if scale is None else g * scale for g in training.parameters(module)[1]]
+        expected = to_value(fixture["gradParams"])
+        memory = memory_of(fixture["gradParams"])
+        found += compare_gradients(module, _viewed(grads, expected), expected, tolerance, memory)
+    return found
 
 
 def called(module: nn.Module, *arguments: Any) -> Any:

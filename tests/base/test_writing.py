@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import tracing
 from torch import nn
 
 import dpnn_bridge
@@ -22,7 +21,7 @@ from dpnn_bridge.manifest import Manifest
 from dpnn_bridge.outputs.formats import format_of, suffixes
 
 NEEDS = {".onnx": "onnxscript", ".safetensors": "safetensors"}
-SUFFIXES = [pytest.param(s, marks=tracing) if s in (".onnx", ".pt2") else s for s in suffixes() if s != ".json"]
+SUFFIXES = [s for s in suffixes() if s != ".json"]
 
 
 def save(path: Path) -> None:

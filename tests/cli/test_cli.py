@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from conftest import tracing
 from samples import SAMPLES
 
 import dpnn_bridge
@@ -210,7 +209,7 @@ def test_every_model_of_a_file(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["net.1.pt", "net.2.pt"]
 
 
-@pytest.mark.parametrize("suffix", ["safetensors", "npz", "py", pytest.param("pt2", marks=tracing)])
+@pytest.mark.parametrize("suffix", ["safetensors", "npz", "py", "pt2"])
 def test_suffix_chooses_the_format(suffix: str, tmp_path: Path) -> None:
     pytest.importorskip("safetensors" if suffix == "safetensors" else "torch", reason="optional extra is not installed")
     example = ("--input", "1x3x16x16") if suffix in ("py", "pt2") else ()

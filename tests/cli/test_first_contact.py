@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from conftest import FIXTURES, tracing
+from conftest import FIXTURES
 from samples import SAMPLES
 
 import dpnn_bridge
@@ -240,7 +240,6 @@ def test_examples_follow_the_model() -> None:
     assert example_input(["2x3:float16"], rnn).dtype == torch.float16
 
 
-@tracing
 def test_onnx_with_any_batch_names_and_metadata(tmp_path: Path) -> None:
     onnx, runtime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
     path = tmp_path / "m.onnx"
@@ -255,7 +254,6 @@ def test_onnx_with_any_batch_names_and_metadata(tmp_path: Path) -> None:
     assert {p.key: p.value for p in model.metadata_props}["dpnn_bridge.source"] == "model.t7"
 
 
-@tracing
 def test_onnx_carries_what_stood_beside_the_model(tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     table = LuaTable({"model": dpnn_bridge.read_t7(LENET), "classes": LuaTable.from_list(["a", "b"])})

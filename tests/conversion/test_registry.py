@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import FIXTURES, manifest, tracing
+from conftest import FIXTURES, manifest
 from torch import nn
 
 from dpnn_bridge import parity, read_t7, to_lua, to_torch
@@ -212,7 +212,6 @@ COMPILED = [
 ]  # fmt: skip
 
 
-@tracing
 @pytest.mark.parametrize("name", [n for n in COMPILED if n in FIRST])
 def test_compiles_without_graph_break(name: str) -> None:
     fixture, module = converted(FIRST[name])

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import FIXTURES, manifest, tracing
+from conftest import FIXTURES, manifest
 
 import dpnn_bridge
 from dpnn_bridge import read_t7, to_lua, to_torch
@@ -247,7 +247,6 @@ def test_gradients_can_be_differentiated() -> None:
     )
 
 
-@tracing
 @pytest.mark.parametrize("criterion", [BCECriterion(), ClassNLLCriterion(), CosineEmbeddingCriterion()], ids=repr)
 def test_no_graph_breaks(criterion: torch.nn.Module) -> None:
     x = torch.rand(3, 4).requires_grad_()

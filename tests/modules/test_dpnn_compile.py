@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import tracing
 from torch import nn
 
 from dpnn_bridge.compare.nested import require_grad
@@ -51,7 +50,6 @@ CASES: list[tuple[nn.Module, list[Any]]] = [
 ]
 
 
-@tracing
 @pytest.mark.parametrize(("module", "arguments"), CASES, ids=[type(m).__name__ for m, _ in CASES])
 def test_one_graph(module: nn.Module, arguments: list[Any]) -> None:
     torch._dynamo.reset()

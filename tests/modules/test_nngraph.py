@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import FIXTURES, fixture_id, manifest, tracing
+from conftest import FIXTURES, fixture_id, manifest
 from lua_equal import differences
 from torch import nn
 
@@ -114,7 +114,6 @@ def test_file_without_modules_has_the_same_parameters(entry: dict[str, Any]) -> 
     torch.testing.assert_close(rebuilt.eval()(x), module.eval()(x), rtol=0, atol=0)
 
 
-@tracing
 def test_compiles_without_graph_breaks() -> None:
     graph = residual()
     x = torch.randn(2, 3)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import FIXTURES, fixture_id, manifest, tracing
+from conftest import FIXTURES, fixture_id, manifest
 from torch import Tensor, nn
 
 import dpnn_bridge
@@ -366,7 +366,6 @@ def test_repeater_repeats_and_bisequencer_lm_hides_each_step_from_itself() -> No
         model(xs[:1])
 
 
-@tracing
 @pytest.mark.parametrize("make", [*(lambda m=m: Sequencer(m()) for m in STEPS), *SEQUENCES])
 def test_compiles_without_graph_breaks(make) -> None:
     model, x = make(), torch.randn(3, 2, 3)

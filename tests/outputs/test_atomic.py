@@ -19,7 +19,6 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import tracing
 from samples import SAMPLES
 
 import dpnn_bridge
@@ -35,7 +34,7 @@ from dpnn_bridge.outputs.formats import format_of, suffixes
 MODEL = SAMPLES / "torch-demos__mnist_convnet" / "model.t7"
 REFERENCE = MODEL.with_name("ref.t7")
 NEEDS = {".onnx": "onnxscript", ".safetensors": "safetensors"}
-SUFFIXES = [pytest.param(s, marks=tracing) if s in (".onnx", ".pt2") else s for s in suffixes() if s != ".json"]
+SUFFIXES = [s for s in suffixes() if s != ".json"]
 ROOT = Path(dpnn_bridge.__file__).parents[1]
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import tracing
 from samples import SAMPLES
 from torch.torch_version import TorchVersion
 
@@ -39,7 +38,7 @@ EXAMPLES = {
     "char-rnn__lstm": [torch.tensor([1, 2, 3]), *(torch.randn(3, 24) for _ in range(4))],
 }
 NEEDS = {".onnx": "onnxscript"}
-SUFFIXES = [pytest.param(s, marks=tracing) if s in (".onnx", ".pt2") else s for s in suffixes() if s != ".json"]
+SUFFIXES = [s for s in suffixes() if s != ".json"]
 
 
 def model_of(name: str) -> torch.nn.Module:
@@ -88,7 +87,6 @@ def test_npz_holds_the_state_dict(tmp_path: Path) -> None:
     np.testing.assert_array_equal(archive["0.weight"], model[0].weight.detach())
 
 
-@tracing
 def test_exported_program_runs_without_dpnn_bridge(tmp_path: Path) -> None:
     name = "DeepDeblur_release__ResNet_scale"
     dpnn_bridge.save(tmp_path / "m.pt2", model_of(name), example=EXAMPLES[name])
@@ -96,7 +94,6 @@ def test_exported_program_runs_without_dpnn_bridge(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
 
 
-@tracing
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
 def test_tracing_formats_ask_for_an_example(suffix: str, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="--input"):
@@ -167,7 +164,6 @@ def test_a_damaged_graph_is_an_error_with_advice(change: dict[str, str], tmp_pat
         dpnn_bridge.load(tmp_path / "m.pt")
 
 
-@tracing
 def test_a_model_with_a_state_is_traced_on_a_copy(tmp_path: Path) -> None:
     model = model_of("torch-rnn__lstm")
     x = to_value(dpnn_bridge.read_t7(SAMPLES / "torch-rnn__lstm" / "ref.t7")["input"])
@@ -176,7 +172,6 @@ def test_a_model_with_a_state_is_traced_on_a_copy(tmp_path: Path) -> None:
     assert isinstance(model(x), torch.Tensor)
 
 
-@tracing
 def test_an_example_that_the_model_refuses(tmp_path: Path) -> None:
     with pytest.raises(ConversionError, match="cannot run on the example input"):
         dpnn_bridge.save(tmp_path / "m.pt2", torch.nn.Linear(2, 2), example=torch.randn(1, 3))
@@ -187,13 +182,11 @@ class Noisy(torch.nn.Module):
         return x + torch.randn_like(x)
 
 
-@tracing
 def test_a_random_model_is_named_as_such(tmp_path: Path) -> None:
     with pytest.raises(VerificationError, match="draws random numbers"):
         dpnn_bridge.save(tmp_path / "m.pt2", Noisy(), example=torch.randn(50, 4))
 
 
-@tracing
 def test_traced_programs_are_for_evaluation(tmp_path: Path) -> None:
     model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4), torch.nn.Dropout()).train()
     x = torch.randn(50, 4)
@@ -203,8 +196,6 @@ def test_traced_programs_are_for_evaluation(tmp_path: Path) -> None:
     torch.testing.assert_close(torch.export.load(tmp_path / "m.pt2").module()(x), model.eval()(x))
 
 
-@tracing
-@tracing
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
 def test_a_dynamic_file_is_run_on_two_sizes(suffix: str, tmp_path: Path) -> None:
     """A graph that holds for the size of the example alone is none whose first size may vary."""

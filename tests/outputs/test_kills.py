@@ -22,7 +22,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tracing
 from torch import nn
 
 import dpnn_bridge
@@ -196,7 +195,7 @@ def without_generation(name: str) -> str:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
-@pytest.mark.parametrize("name", [pytest.param(n, marks=tracing) if n in ("onnx", "pt2") else n for n in RUNS])
+@pytest.mark.parametrize("name", RUNS)
 def test_a_signal_at_a_random_time_leaves_whole_files(name: str, inputs: Path, tmp_path: Path) -> None:
     run = RUNS[name]
     for library in {"onnx": ["onnxscript"], "safetensors": ["safetensors"], "shards": ["safetensors"]}.get(name, []):

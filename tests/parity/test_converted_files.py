@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import FIXTURES, RESIDUAL, manifest, tracing
+from conftest import FIXTURES, RESIDUAL, manifest
 from networks import unpooling_network
 from torch import Tensor, nn
 
@@ -32,8 +32,8 @@ FORMATS = [
     ".safetensors",
     ".npz",
     ".t7",
-    pytest.param(".onnx", marks=tracing),
-    pytest.param(".pt2", marks=tracing),
+    ".onnx",
+    ".pt2",
 ]
 
 
@@ -96,7 +96,6 @@ def test_one_changed_weight_is_found(suffix: str, given: bool, model: Path, tmp_
     assert inner == [CHANGED], "one layer alone is another one"
 
 
-@tracing
 @pytest.mark.parametrize("part", ["conv", "norm"])
 def test_folded_weights_say_which_of_both_layers_is_another(part: str, tmp_path: Path) -> None:
     """torch.onnx multiplies a batch normalization into the convolution; dropout may stand between them."""
@@ -138,7 +137,6 @@ def test_a_changed_constant_in_python_source_is_found(model: Path, tmp_path: Pat
     assert [layer.path for layer in result.layers if not layer.ok] == ["modules[10]"]
 
 
-@tracing
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
 def test_a_traced_file_brings_its_own_input(suffix: str, model: Path, tmp_path: Path) -> None:
     path = tmp_path / f"out{suffix}"
@@ -148,7 +146,6 @@ def test_a_traced_file_brings_its_own_input(suffix: str, model: Path, tmp_path: 
     assert ran(result) > 9
 
 
-@tracing
 @pytest.mark.parametrize("noted", [True, False])
 def test_a_dynamic_graph_of_a_net_with_unpooling(noted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its optimizer puts operations in place of others, of which no module is noted; then layers are left out."""

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from conftest import tracing
 from torch import nn
 
 import dpnn_bridge
@@ -67,7 +66,6 @@ def test_programs_of_ones_own_manifest_are_run(folder: Path) -> None:
     assert (folder / "RAN").exists(), "the test above shows nothing if evil.py does not work"
 
 
-@tracing
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
 def test_traced_files_of_ones_own_manifest_are_checked(suffix: str, folder: Path) -> None:
     if suffix == ".onnx":

@@ -24,7 +24,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-import torch
 from conftest import FIXTURES
 from samples import SAMPLES
 
@@ -32,7 +31,6 @@ import dpnn_bridge
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.loaders import read_t7, write_t7
 from dpnn_bridge.objects import LuaTable
-from dpnn_bridge.outputs.verification import TRACING
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -109,8 +107,6 @@ def test_every_block_of_a_guide_runs_or_says_why_not(page: Path) -> None:
     "page", [p for p in PAGES if any(b.kind == "runs" for b in blocks(p))], ids=lambda p: str(p.relative_to(ROOT))
 )
 def test_marked_blocks_run(page: Path, tmp_path: Path, scripts: Path) -> None:
-    if page.name in ("onnx.md", "coreml.md") and torch.__version__ < TRACING:
-        pytest.skip(f"needs PyTorch {TRACING}")
     if any("from PIL" in b.text for b in blocks(page)):
         pytest.importorskip("PIL", reason="needs the extra recipes")
     work = tmp_path / "work"

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import tracing
 from networks import cyclegan, resnet20
 from samples import SAMPLES
 from test_sharing import linear, sequential, storage, view  # pyright: ignore[reportMissingImports]
@@ -42,7 +41,6 @@ def net(name: str) -> nn.Module:
     return dpnn_bridge.load(SAMPLES / name / "model.t7").eval()
 
 
-@tracing
 @nets
 def test_compile_without_graph_breaks(name: str) -> None:
     model, x = net(name), INPUTS[name]

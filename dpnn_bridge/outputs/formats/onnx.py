@@ -20,7 +20,7 @@ from dpnn_bridge.base.writing import open_output
 from dpnn_bridge.compare import nested
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.outputs.format import ExportContext, Format
-from dpnn_bridge.outputs.verification import check_program, first_sizes, need_tracing, run, traceable, varying
+from dpnn_bridge.outputs.verification import check_program, first_sizes, need_example, run, traceable, varying
 from dpnn_bridge.outputs.written import GraphNode, Results, Written, results_of_modules, with_scopes
 
 ORIGIN = "dpnn_bridge_origin"
@@ -125,7 +125,7 @@ class Onnx(Format):
     program = traced = True
 
     def write(self, module: nn.Module, path: Path, context: ExportContext) -> None:
-        need_tracing(context.example, ".onnx")
+        need_example(context.example, ".onnx")
         onnx, _ = _libraries()
         run(
             traceable(module), context.example

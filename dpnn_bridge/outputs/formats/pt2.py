@@ -15,7 +15,7 @@ from dpnn_bridge.outputs.format import ExportContext, Format
 from dpnn_bridge.outputs.verification import (
     check_program,
     first_sizes,
-    need_tracing,
+    need_example,
     need_whole_zip,
     run,
     traceable,
@@ -60,7 +60,7 @@ class Pt2(Format):
     program = traced = True
 
     def write(self, module: nn.Module, path: Path, context: ExportContext) -> None:
-        need_tracing(context.example, ".pt2")
+        need_example(context.example, ".pt2")
         run(
             traceable(module), context.example
         )  # the model's own complaint about the example is clearer than the tracer's
