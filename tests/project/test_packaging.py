@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tarfile
@@ -37,3 +38,18 @@ def test_source_distribution_builds_the_wheel_and_holds_no_fixtures(dist: Path) 
         names = {n.split("/", 1)[1] for n in archive.getnames()}
     about = {"README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml", "PKG-INFO", ".gitignore"}
     assert names == PACKAGE | about
+
+
+def test_the_conda_recipe_installs_the_same() -> None:
+    yaml, jinja2 = pytest.importorskip("yaml"), pytest.importorskip("jinja2")
+    text = (ROOT / "recipe" / "meta.yaml").read_text(encoding="utf-8")
+    recipe = yaml.safe_load(jinja2.Template(text).render(PYTHON="python", python_min="3.10"))
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    found = dict(line.split(" ") for line in recipe["requirements"]["run"])
+    assert "requires-python = " + json.dumps(found.pop("python")) in project
+    names = {"pytorch": "torch", "python-zlib-ng": "zlib-ng"}
+    needed = [names.get(name, name) + version for name, version in found.items()]
+    assert f"\ndependencies = {json.dumps(needed)}\n" in project
+    assert f'\nversion = "{recipe["package"]["version"]}"\n' in project
+    scripts = project.split("[project.scripts]\n")[1].split("\n[")[0].strip().replace('"', "")
+    assert recipe["build"]["entry_points"] == scripts.split("\n")
