@@ -59,7 +59,7 @@ def load(
     Args:
         path: the file, or a URL, a file open for reading bytes, or bytes (:mod:`dpnn_bridge.loaders.origin`).
         key: path of the module inside a checkpoint table, such as ``"protos.rnn"``; default: the one the file is about.
-        device: where the tensors go; CUDA tensors in the file are read on the CPU first.
+        device: where the tensors go, as for :class:`torch.device`; CUDA tensors in the file are read on the CPU first.
         dtype: casts floating point tensors, ``torch.float16`` or ``"float16"``; default: as in the file.
         index_base: 1 as in Lua or 0, for modules whose inputs or outputs are indices.
         inplace: run modules in place where the file says so.
@@ -79,6 +79,7 @@ def load(
     Raises:
         T7Error: the file cannot be read.
         ConversionError: it contains no module, or one that cannot be converted.
+        OptionError: PyTorch cannot use the device.
 
     Examples:
         >>> model = dpnn_bridge.load("lenet.t7").eval()   # doctest: +SKIP

@@ -9,19 +9,25 @@ import copy
 import runpy
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 from conftest import FIXTURES, RESIDUAL
+from samples import SAMPLES, cases
 from torch import Tensor, nn
 from torch.testing._internal.distributed import fake_pg
 
 import dpnn_bridge
 from dpnn_bridge import parity, training
+from dpnn_bridge.compare import nested
+from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.outputs.formats import suffixes
 from dpnn_bridge.parity.verify import verify
 
+#: samples of several models
+SEVERAL = {"OpenNMT__rnn_LSTM_general", "VQA_LSTM_CNN__weights_only", "mc-cnn__slow_net_te"}
 AUTOENCODER = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "train_distributed.py"))["autoencoder"]
 LENET = FIXTURES / "samples" / "torch-demos__mnist_convnet" / "model.t7"
 
@@ -143,12 +149,21 @@ def test_weights_are_ported_to_a_network_there(beside: str) -> None:
     assert {p.device for p in target.parameters()} == {p.device for p in source.parameters()}
 
 
-def test_half_precision(beside: str) -> None:
-    results = []
-    for device in ("cpu", beside):
-        net = dpnn_bridge.load(LENET, device=device, dtype="bfloat16").eval()
-        results.append(net(torch.ones(2, 1, 32, 32, device=device, dtype=torch.bfloat16)).cpu())
-    torch.testing.assert_close(*results, rtol=2e-2, atol=2e-2)
+def outputs(case: dict[str, Any], device: str, autocast: bool, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """What a model computes from its reference's input, as one vector."""
+    inputs = to_value(dpnn_bridge.read_t7(SAMPLES / case["name"] / "ref.t7")["input"], device=device)
+    inner = torch.float32 if autocast else dtype
+    net = dpnn_bridge.load(SAMPLES / case["name"] / "model.t7", device=device, dtype=inner).eval()
+    with torch.no_grad(), torch.autocast(torch.device(device).type, dtype, enabled=autocast):
+        return torch.cat([v.cpu().float().flatten() for v in nested.leaves(net(nested.cast(inputs, inner)))])
+
+
+@pytest.mark.parametrize("autocast", [False, True], ids=["bfloat16", "autocast"])
+@pytest.mark.parametrize("case", [c for c in cases() if c["name"] not in SEVERAL], ids=lambda c: c["name"])
+def test_half_precision_is_as_exact_as_on_the_cpu(case: dict[str, Any], autocast: bool, beside: str) -> None:
+    exact = outputs(case, "cpu", False, torch.float32)
+    distances = [float((outputs(case, device, autocast) - exact).norm() / exact.norm()) for device in (beside, "cpu")]
+    assert distances[0] < 2 * distances[1] + 0.01
 
 
 def done(value: Tensor) -> torch.futures.Future[Tensor]:

@@ -14,7 +14,10 @@ from devices import strict
 
 ROOT = Path(__file__).parents[2]
 #: layers of each kind, criterions, and a folder for the pytest plugin
-CHOSEN = "on_device or Linear__ or BatchNormalization__ or LookupTable__ or gModule__ or ClassNLLCriterion__ or LSTM__"
+CHOSEN = (
+    "on_device and (not half_precision or mnist) or Linear__ or BatchNormalization__ or LookupTable__ or gModule__"
+    " or ClassNLLCriterion__ or LSTM__"
+)
 
 
 @pytest.fixture(scope="module")
