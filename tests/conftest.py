@@ -20,6 +20,8 @@ from devices import strict
 
 import dpnn_bridge
 from dpnn_bridge.compare.differences import Result, Tolerance
+from dpnn_bridge.compare.precision import check_device
+from dpnn_bridge.errors import OptionError
 from dpnn_bridge.objects import LuaTensor
 from dpnn_bridge.parity.known_differences import known_reasons, mark_known, read_known_differences
 
@@ -101,8 +103,10 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session")
 def device(request: pytest.FixtureRequest) -> str:
     name = str(request.config.getoption("--device"))
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        pytest.skip("no CUDA device on this machine")
+    try:
+        check_device(name)
+    except OptionError as error:
+        pytest.skip(str(error))
     return name
 
 
