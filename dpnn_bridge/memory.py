@@ -1,7 +1,7 @@
 """Control the state that recurrent modules keep between calls, see :mod:`dpnn_bridge.modules.rnn.memory`."""
 
 from dpnn_bridge.base.arguments import checks_arguments
-from dpnn_bridge.modules.rnn import memory
+from dpnn_bridge.modules.rnn import memory, step_models
 from dpnn_bridge.modules.rnn.memory import MODES, Memory, Remembering
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "get_hidden_state",
     "max_bptt_step",
     "remember",
+    "run_sequence",
     "set_hidden_state",
 ]
 
@@ -22,4 +23,5 @@ forget = checks_arguments(memory.forget)
 get_hidden_state = checks_arguments(memory.get_hidden_state)
 max_bptt_step = checks_arguments(memory.max_bptt_step)
 remember = checks_arguments(memory.remember)
+run_sequence = checks_arguments(step_models.run_sequence)
 set_hidden_state = checks_arguments(memory.set_hidden_state)

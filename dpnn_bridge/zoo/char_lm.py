@@ -36,6 +36,8 @@ class OneHot(nn.Module):
         super().__init__()
         self.size, self.index_base, self.dtype = size, index_base, dtype
 
+    row_wise = True
+
     @says_where_indices_start
     def forward(self, input: Tensor) -> Tensor:
         return F.one_hot(input.long() - self.index_base, self.size).to(self.dtype)

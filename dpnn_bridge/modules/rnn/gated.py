@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,9 @@ class StepModule(AbstractRecurrent):
     Attributes:
         user_prev_output: replaces the zeros at the start of every sequence, if not None.
     """
+
+    #: what the state consists of
+    state_names: ClassVar[tuple[str, ...]] = ("output",)
 
     def __init__(
         self,
@@ -164,6 +167,8 @@ class LSTM(StepModule):
     Differs from torch:
         ``torch.nn.LSTM`` has no peepholes and takes whole sequences.
     """
+
+    state_names = ("output", "cell")
 
     def __init__(self, recurrent_module: nn.Module, **arguments: Any) -> None:
         super().__init__(recurrent_module, **arguments)

@@ -33,7 +33,8 @@ class AbstractRecurrent(Memory):
 
     Attributes:
         step: number of the next time step, counted from 1.
-        states: time step -> hidden state after it; 0 is a state set by the user. In evaluation mode only the latest.
+        states: time step -> hidden state after it; 0 is a state set by the user. In evaluation mode, and after a
+            sequence that was computed at once, only the latest: :meth:`get_hidden_state` knows the others.
     """
 
     def __init__(self, rho: int = 99999) -> None:
@@ -42,6 +43,7 @@ class AbstractRecurrent(Memory):
         self.step = 1
         self.states: dict[int, Any] = {}
         self._start: Any = None
+        self._earlier: tuple[int, Callable[[], list[Any]]] | None = None
         self._run_start = 1
         self._backward_ran = self._given = False
         self._rewards: dict[int, Tensor] = {}
@@ -87,10 +89,48 @@ class AbstractRecurrent(Memory):
             tensor.register_hook(lambda grad: self._note_backward(step))
         return output
 
-    def _note_backward(self, step: int) -> None:
+    # ------------------------------------------------------------------ many time steps at once
+    def pass_steps(self, steps: int, results: list[Tensor]) -> None:
+        """Ends time steps that were computed at once, as one call for each would leave the module.
+
+        Args:
+            steps: their number.
+            results: every gradient that reaches a time step goes through one of them.
+        """
+        first, end = self.step, self.step + steps
+        self.step = end - 1
+        self._begin()
+        self.step = end
+
+        for result in results:
+            if result.requires_grad:
+                result.register_hook(lambda gradient: self._note_backward(*range(end - 1, first - 1, -1)))
+
+    def keep(self, state: Any, earlier: Callable[[], list[Any]], steps: int) -> None:
+        """Keep the state that time steps reached that were computed at once.
+
+        Args:
+            state: the state after the last of them.
+            earlier: returns the states after all of them.
+            steps: their number.
+        """
+        last = self.step - 1
+        if self.training:
+            self.states = self._all_states()
+            self._earlier = (last - steps + 1, earlier)
+            self.states[last] = state
+        else:
+            self.states = {t: s for t, s in self.states.items() if t == 0} | {last: state}
+        self._given = False
+
+    def _note_backward(self, *steps: int) -> None:
         self._backward_ran = True
         for dropout in dropouts_in(self):
-            dropout.stale.add(step)
+            dropout.stale |= {*steps}
+        for step in steps if self._rewards else ():
+            self._give_reward(step)
+
+    def _give_reward(self, step: int) -> None:
         if step in self._rewards:  # what runs backward next is this step
             for module in self.modules():
                 if isinstance(module, Reinforce):
@@ -100,11 +140,12 @@ class AbstractRecurrent(Memory):
     def forget_own(self) -> None:
         self.states = {t: s for t, s in self.states.items() if t == 0 and not self.training}
         self.step = self._run_start = 1
-        self._start, self._backward_ran, self._given = None, False, False
+        self._start, self._earlier, self._backward_ran, self._given = None, None, False, False
 
     def detach_own(self) -> None:
         if self._given and not self._backward_ran:  # what the user set may belong to another module's graph
             return
+        self._earlier = None
         kept = {0, self.step - 1}
         self.states = {t: map_tensors(Tensor.detach, s) for t, s in self.states.items() if t in kept}
         self._run_start = self.step
@@ -113,7 +154,15 @@ class AbstractRecurrent(Memory):
     def get_hidden_state(self, step: int | None = None) -> Any:
         """Return the state after time step ``step`` (default: the latest); None when it is not known."""
         step = self.step - 1 if step is None else step
+        self.states, self._earlier = self._all_states(), None
         return self._start if step == 0 and self._start is not None else self.states.get(step)
+
+    def _all_states(self) -> dict[int, Any]:
+        """:attr:`states` with those of time steps that were computed at once."""
+        if self._earlier is None:
+            return self.states
+        first, states = self._earlier
+        return dict(enumerate(states(), first)) | self.states
 
     def set_hidden_state(self, step: int | None, state: Any) -> None:
         """Replace the state after time step ``step``; 0 is the start of the sequence, None the latest."""
@@ -135,13 +184,22 @@ class AbstractRecurrent(Memory):
         self._rewards = dict(enumerate(each, self.step - len(each)))
 
     def _carried(self, fn: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-        values = {name: self.__dict__[name] for name in ("states", *GIVEN) if name in self.__dict__}
-        return {**map_tensors(lambda t: fn(t.detach()), values), "_start": None, "_backward_ran": False}
+        values = {name: self.__dict__[name] for name in GIVEN if name in self.__dict__}
+        with torch.no_grad():
+            values["states"] = self._all_states()
+        values = map_tensors(lambda t: fn(t.detach()), values)
+        return {**values, "_start": None, "_earlier": None, "_backward_ran": False}
 
 
 def dropouts_in(module: nn.Module) -> list[LazyDropout]:
     """Return the layers in ``module`` that keep a mask for each time step."""
-    return [m for m in module.modules() if isinstance(m, LazyDropout) and m.p]
+    found, left = [], [module]
+    while left:  # several times faster than module.modules(), which this runs for every time step
+        inner = left.pop()
+        left += filter(None, inner._modules.values())
+        if isinstance(inner, LazyDropout) and inner.p:
+            found.append(inner)
+    return found
 
 
 class AbstractRecurrentClass(LuaClass):

@@ -5,10 +5,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dpnn_bridge.conversion.faster import faster
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.rnn.cells import gru_of
 from dpnn_bridge.modules.rnn.gated import GRU
+from dpnn_bridge.modules.rnn.gru_kernel import GRUSequence
+from dpnn_bridge.modules.rnn.products import fit
 from dpnn_bridge.modules.rnn.seq_lstm import SequenceModule, SequenceModuleClass
+
+
+def _gru_at_once(module: SeqGRU, x: Tensor, start: list[Tensor]) -> tuple[Tensor, list[Tensor]] | None:
+    weight, recurrent = module.weight.split([module.input_size, module.output_size])
+    if not x.numel() or not fit(x, module.weight, start, module.output_size):
+        return None
+    gates, candidate = (
+        (weight[:, columns].t(), module.bias[columns], recurrent[:, columns].t())
+        for columns in (slice(2 * module.output_size), slice(2 * module.output_size, None))
+    )
+    output = GRUSequence.apply(x, *gates, *candidate, start[0], module._masked(x), True)
+    return output, [output[-1].clone()]
 
 
 @lua_class("nn.SeqGRU")
@@ -45,6 +60,7 @@ class SeqGRU(SequenceModule):
     ) -> None:
         super().__init__(input_size, output_size, output_size, 3, batch_first, mask_zero)
 
+    @faster(_gru_at_once)
     def _run(self, x: Tensor, start: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         mask, size = self._masked(x), 2 * self.output_size
         projected = x @ self.weight[: self.input_size] + self.bias

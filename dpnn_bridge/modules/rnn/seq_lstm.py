@@ -11,12 +11,15 @@ from torch import Tensor, nn
 
 from dpnn_bridge.compare.nested import map_tensors
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
+from dpnn_bridge.conversion.faster import faster
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.rnn.cells import fast_lstm_of
 from dpnn_bridge.modules.rnn.gated import FastLSTM
+from dpnn_bridge.modules.rnn.lstm import LSTMWeights, lstm_sequence
 from dpnn_bridge.modules.rnn.memory import Memory, Remembering, in_type_of
+from dpnn_bridge.modules.rnn.products import fit
 from dpnn_bridge.objects import LuaObject, LuaTensor
 
 
@@ -181,6 +184,15 @@ class SequenceModuleClass(LuaClass):
         return fields
 
 
+def _lstm_at_once(module: SeqLSTM, x: Tensor, start: list[Tensor]) -> tuple[Tensor, list[Tensor]] | None:
+    if module.weight_o is not None or not x.numel() or not fit(x, module.weight, start, module.output_size):
+        return None
+    weight, recurrent = module.weight.split([module.input_size, module.output_size])
+    weights = LSTMWeights(weight.t(), recurrent.t(), module.bias, "ifog")
+    output, cell, _ = lstm_sequence(x, weights, start[0], start[1], module._masked(x))
+    return output, [output[-1].clone(), cell]
+
+
 @lua_class("nn.SeqLSTM")
 class SeqLSTM(SequenceModule):
     """Long short-term memory over a whole sequence.
@@ -228,6 +240,7 @@ class SeqLSTM(SequenceModule):
     def _state_names(self) -> tuple[str, ...]:
         return "user_prev_output", "user_prev_cell"
 
+    @faster(_lstm_at_once)
     def _run(self, x: Tensor, start: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         mask = self._masked(x)
         square = self.weight_o is not None and self.hidden_size == self.output_size  # torch.lstm tells by the sizes

@@ -9,11 +9,13 @@ from torch import Tensor, nn
 
 from dpnn_bridge.compare.nested import map_tensors
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
+from dpnn_bridge.conversion.faster import faster
 from dpnn_bridge.conversion.faults import Fault
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.nn.decorator import Decorator
 from dpnn_bridge.modules.rnn.memory import Memory, Remembering, detach, forget, max_bptt_step
+from dpnn_bridge.modules.rnn.over_time import at_once
 from dpnn_bridge.objects import LuaObject, LuaTable
 
 
@@ -66,13 +68,16 @@ class Sequencer(Memory, Remembering):
         self.module = module
 
     def forward(self, input: Tensor | list[Any]) -> Any:
-        steps = list(input.unbind(0)) if isinstance(input, Tensor) else input
         if self.remembers:
             detach(self.module)
         else:
             forget(self.module)
-        max_bptt_step(self.module, len(steps))
-        outputs = [self.module(x) for x in steps]
+        max_bptt_step(self.module, len(input))
+        return self._run(input)
+
+    @faster(lambda self, input: at_once(self.module, input))
+    def _run(self, input: Tensor | list[Any]) -> Any:
+        outputs = [self.module(x) for x in (input.unbind(0) if isinstance(input, Tensor) else input)]
         return torch.stack(outputs) if isinstance(input, Tensor) else outputs
 
     def train(self, mode: bool = True) -> Sequencer:
@@ -116,6 +121,10 @@ class Repeater(Memory, Remembering):
 
     def forward(self, input: Any) -> list[Any]:
         forget(self.module)
+        return self._run(input)
+
+    @faster(lambda self, input: at_once(self.module, [input] * self.rho))
+    def _run(self, input: Any) -> list[Any]:
         return [self.module(input) for _ in range(self.rho)]
 
     def max_bptt_step(self, rho: int) -> None:

@@ -170,19 +170,25 @@ def _top_level(module: ModuleType) -> tuple[str, dict[str, ast.stmt]]:
 
 
 def _without_mappings(source: str) -> str:
-    """Return the source of modules without their Lua classes: no ``@lua_class``, no inner class ``Lua``."""
+    """Return the source of modules without their Lua classes (``@lua_class``, inner class ``Lua``) and ``@faster``."""
     lines = source.splitlines(keepends=True)
     for node in reversed([n for n in ast.parse(source).body if isinstance(n, ast.ClassDef)]):
-        for inner in node.body:
+        for inner in reversed(node.body):
             if isinstance(inner, ast.ClassDef) and inner.name == "Lua":
                 first = inner.lineno - 1
                 while not lines[first - 1].strip():
                     first -= 1
                 lines[first : inner.end_lineno] = []
-        for decorator in reversed(node.decorator_list):
-            if ast.unparse(decorator).partition("(")[0].rpartition(".")[2] == "lua_class":
-                lines[decorator.lineno - 1 : decorator.end_lineno] = []
+            elif isinstance(inner, ast.FunctionDef):
+                _drop_decorators(lines, inner, "faster")
+        _drop_decorators(lines, node, "lua_class")
     return "".join(lines)
+
+
+def _drop_decorators(lines: list[str], node: ast.ClassDef | ast.FunctionDef, name: str) -> None:
+    for decorator in reversed(node.decorator_list):
+        if ast.unparse(decorator).partition("(")[0].rpartition(".")[2] == name:
+            lines[decorator.lineno - 1 : decorator.end_lineno] = []
 
 
 class _Names:

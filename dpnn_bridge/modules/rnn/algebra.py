@@ -1,0 +1,263 @@
+"""What a module computes, as an expression: for recognizing recurrent cells by what they compute."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Container
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from dpnn_bridge.modules.nn.affine import CMul
+from dpnn_bridge.modules.nn.arithmetic import CAddTable, CMulTable
+from dpnn_bridge.modules.nn.container import ConcatTable, ParallelTable
+from dpnn_bridge.modules.nn.elementwise import AddConstant, MulConstant
+from dpnn_bridge.modules.nn.nngraph import GModule
+from dpnn_bridge.modules.nn.reshape import Narrow, Reshape
+from dpnn_bridge.modules.nn.table import FlattenTable, NarrowTable, SelectTable, SplitTable
+from dpnn_bridge.modules.rnn.dropout import LazyDropout
+from dpnn_bridge.modules.rnn.misc import SAdd
+from dpnn_bridge.modules.rnn.row_wise import is_bare, is_row_wise
+
+#: a longer sum or product is no part of a cell; a file could double one with every layer
+_MOST_PARTS = 16
+
+
+class UnknownModuleError(Exception):
+    """A module computes more than an expression says, or something runs beside it, such as a hook."""
+
+
+class Term(NamedTuple):
+    """An expression for a batch of vectors.
+
+    Args:
+        kind: ``"input"`` (name), ``"linear"`` (term, module, first row, row after the last), ``"bias"`` (module, first
+            element, element after the last), ``"scale"`` (term, module), ``"affine"`` (term, factor, addend),
+            ``"sigmoid"`` and ``"tanh"`` (term), ``"sum"`` and ``"product"`` (terms), ``"blocks"`` (term, number, size),
+            and ``"module"`` (term, module) for what computes each row by itself.
+        args: what the kind says.
+    """
+
+    kind: str
+    args: tuple[Any, ...]
+
+
+def expression(module: nn.Module, value: Any) -> Any:
+    """The output of a module as a term, or nested lists of terms.
+
+    Args:
+        module: the module.
+        value: its input, in the same form.
+
+    Raises:
+        UnknownModuleError: this is not known.
+    """
+    rule = _RULES.get(type(module).forward)
+    if rule is not None and is_bare(module):
+        return rule(module, value)
+    if is_row_wise(module):
+        return Term("module", (_term(value), module))
+    raise UnknownModuleError(type(module).__name__)
+
+
+def depends_on(term: Term, others: Container[Term]) -> bool:
+    """Whether a term contains one of the others."""
+    seen: set[int] = set()
+    left: list[Any] = [term]
+    while left:
+        value = left.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, Term):
+            if value.kind == "input" and value in others:
+                return True
+            left += value.args
+        elif isinstance(value, tuple):
+            left += value
+    return False
+
+
+def rows(term: Term, start: int, stop: int) -> Term:
+    """The features of a term from ``start`` to before ``stop``."""
+    kind, args = term
+    if kind == "linear":
+        inner, module, first, last = args
+        return Term(kind, (inner, module, *_range(first, last, start, stop)))
+    if kind == "bias":
+        module, first, last = args
+        return Term(kind, (module, *_range(first, last, start, stop)))
+    if kind == "sum":
+        return Term(kind, tuple(rows(t, start, stop) for t in args))
+    if kind in ("sigmoid", "tanh"):
+        return Term(kind, (rows(args[0], start, stop),))
+    raise UnknownModuleError(kind)
+
+
+def _range(first: int, last: int, start: int, stop: int) -> tuple[int, int]:
+    if not 0 <= start < stop <= last - first:
+        raise UnknownModuleError("a range beyond what is there")
+    return first + start, first + stop
+
+
+def _size(term: Term) -> int:
+    kind, args = term
+    if kind in ("linear", "bias"):
+        return args[-1] - args[-2]
+    if kind in ("sum", "sigmoid", "tanh"):
+        return _size(args[0])
+    raise UnknownModuleError(kind)
+
+
+def _term(value: Any) -> Term:
+    if not isinstance(value, Term) or value.kind == "blocks":
+        raise UnknownModuleError("a tensor of another form")
+    return value
+
+
+def _list(value: Any) -> list[Any]:
+    if isinstance(value, Term) or not isinstance(value, (list, tuple)):
+        raise UnknownModuleError("not a list")
+    return list(value)
+
+
+def _linear(module: Any, value: Any) -> Term:
+    term = Term("linear", (_term(value), module, 0, module.out_features))
+    return term if module.bias is None else Term("sum", (term, Term("bias", (module, 0, module.out_features))))
+
+
+def _nary(kind: str) -> Callable[[Any, Any], Term]:
+    def rule(module: Any, value: Any) -> Term:
+        parts: list[Term] = []
+        for part in map(_term, _list(value)):
+            parts += part.args if part.kind == kind else [part]
+        if not 1 < len(parts) <= _MOST_PARTS:
+            raise UnknownModuleError(kind)
+        return Term(kind, tuple(parts))
+
+    return rule
+
+
+def _affine(term: Term, factor: float, addend: float) -> Term:
+    if term.kind == "affine":
+        inner, f, a = term.args
+        return Term("affine", (inner, f * factor, a * factor + addend))
+    return Term("affine", (term, factor, addend))
+
+
+def _constant(module: Any) -> float:
+    if not isinstance(module.constant_scalar, (int, float)):
+        raise UnknownModuleError("a vector")
+    return float(module.constant_scalar)
+
+
+def _sadd(module: Any, value: Any) -> Term:
+    sign = -1.0 if module.negate else 1.0
+    return _affine(_term(value), sign, sign * module.addend)
+
+
+def _reshape(module: Any, value: Any) -> Term:
+    """Blocks of equal size: the first dimension is the batch."""
+    term, size = _term(value), module.size
+    if module.batch_mode is False or len(size) != 2 or math.prod(size) != _size(term):
+        raise UnknownModuleError("Reshape")
+    return Term("blocks", (term, *size))
+
+
+def _split(module: Any, value: Any) -> list[Term]:
+    if not isinstance(value, Term) or value.kind != "blocks":
+        raise UnknownModuleError("SplitTable")
+    term, count, size = value.args
+    if (module.dimension, module.n_input_dims) not in ((2, None), (1, 2), (-2, None), (-2, 2)):
+        raise UnknownModuleError("SplitTable")
+    return [rows(term, k * size, (k + 1) * size) for k in range(count)]
+
+
+def _narrow(module: Any, value: Any) -> Term:
+    if module.dimension not in (2, -1) or module.index < 1 or module.length < 1:
+        raise UnknownModuleError("Narrow")
+    return rows(_term(value), module.index - 1, module.index - 1 + module.length)
+
+
+def _select_table(module: Any, value: Any) -> Any:
+    values = _list(value)
+    if not isinstance(module.index, int) or not 0 < abs(module.index) <= len(values):
+        raise UnknownModuleError("SelectTable")
+    return values[module.index if module.index < 0 else module.index - 1]
+
+
+def _flatten(module: Any, value: Any) -> list[Any]:
+    parts: list[Any] = []
+    for part in _list(value):
+        parts += [part] if isinstance(part, Term) else _flatten(module, part)
+    return parts
+
+
+def _sequential(module: Any, value: Any) -> Any:
+    for member in module:
+        value = expression(member, value)
+    return value
+
+
+def _parallel(module: Any, value: Any) -> list[Any]:
+    values = _list(value)
+    if len(values) < len(module):
+        raise UnknownModuleError("ParallelTable")
+    return [expression(member, v) for member, v in zip(module, values, strict=False)]
+
+
+def _dropout(module: Any, value: Any) -> Any:
+    if module.training and module.p:
+        if isinstance(module, LazyDropout):
+            raise UnknownModuleError("a mask that lasts")
+        return Term("module", (_term(value), module))
+    return value if getattr(module, "v2", True) or not module.p else _affine(_term(value), 1 - module.p, 0.0)
+
+
+def _graph(module: Any, value: Any) -> Any:
+    values: list[Any] = []
+    for i, node in enumerate(module.nodes):
+        inputs = [values[source] for source in node.inputs]
+        result: Any = value if i == module.input_node else inputs[0] if len(inputs) == 1 else inputs
+        if node.module is not None:
+            result = expression(module._modules[node.module], result)
+        elif node.select is not None:
+            parts = _list(result)
+            if not 0 < node.select <= len(parts):
+                raise UnknownModuleError("a node that selects")
+            result = parts[node.select - 1]
+        values.append(result)
+    return values[module.output_node]
+
+
+def _scale(module: Any, value: Any) -> Term:
+    if module.weight.dim() != 1:
+        raise UnknownModuleError("CMul")
+    return Term("scale", (_term(value), module))
+
+
+#: ``forward`` of a class -> how its output is expressed
+_RULES: dict[Any, Callable[[Any, Any], Any]] = {
+    nn.Linear.forward: _linear,
+    nn.Sigmoid.forward: lambda module, value: Term("sigmoid", (_term(value),)),
+    nn.Tanh.forward: lambda module, value: Term("tanh", (_term(value),)),
+    nn.Identity.forward: lambda module, value: value,
+    nn.Sequential.forward: _sequential,
+    ConcatTable.forward: lambda module, value: [expression(member, value) for member in module],
+    ParallelTable.forward: _parallel,
+    GModule.forward: _graph,
+    CAddTable.forward: _nary("sum"),
+    CMulTable.forward: _nary("product"),
+    CMul.forward: _scale,
+    SAdd.forward: _sadd,
+    AddConstant.forward: lambda module, value: _affine(_term(value), 1.0, _constant(module)),
+    MulConstant.forward: lambda module, value: _affine(_term(value), _constant(module), 0.0),
+    Reshape.forward: _reshape,
+    SplitTable.forward: _split,
+    Narrow.forward: _narrow,
+    SelectTable.forward: _select_table,
+    NarrowTable.forward: lambda module, value: _list(value)[module.offset - 1 :][: max(module.length, 0)],
+    FlattenTable.forward: _flatten,
+    nn.Dropout.forward: _dropout,
+    LazyDropout.forward: _dropout,
+}

@@ -1,0 +1,131 @@
+"""Runs modules over a whole sequence at once, where that computes the same as one call per time step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial, reduce
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.modules.rnn.algebra import Term, UnknownModuleError, expression
+from dpnn_bridge.modules.rnn.gated import GRU, LSTM, StepModule
+from dpnn_bridge.modules.rnn.mask import MaskZero, zero_rows
+from dpnn_bridge.modules.rnn.recognized import Cell, RNNCell, cell_of
+from dpnn_bridge.modules.rnn.recurrence import Recursor
+from dpnn_bridge.modules.rnn.recurrent import AbstractRecurrent
+from dpnn_bridge.modules.rnn.row_wise import is_bare, is_row_wise, on_all_rows
+
+#: computes all time steps at once, from the inputs to the outputs of a module
+Run = Callable[[Tensor], Tensor]
+
+
+def at_once(module: nn.Module, inputs: list[Any] | Tensor) -> Any:
+    """The outputs of a module for all time steps, computed at once.
+
+    Args:
+        module: is called for one time step after the other otherwise, and is left as those calls leave it.
+        inputs: one for each time step.
+
+    Returns:
+        The outputs :math:`(T, *)`, a list of them for a list; or None where that is not possible: then nothing has
+        happened.
+    """
+    runs = _runs(module, len(inputs)) if len(inputs) else []
+    x = _stacked(inputs) if runs else None
+    if x is None:
+        return None
+    outputs = reduce(lambda value, run: run(value), runs, x)
+    return outputs if isinstance(inputs, Tensor) else list(_Parted.apply(outputs))
+
+
+class _Parted(torch.autograd.Function):
+    """Copies of the slices of a tensor, which may be changed in place; their gradients are put together at once."""
+
+    @staticmethod
+    def forward(ctx: Any, outputs: Tensor) -> tuple[Tensor, ...]:
+        return tuple(step.clone() for step in outputs)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return torch.stack(gradients)
+
+
+def _stacked(inputs: list[Any] | Tensor) -> Tensor | None:
+    """The inputs as one tensor, if they are tensors of one kind that are vectors or batches of vectors or indices."""
+    if not isinstance(inputs, Tensor):
+        first = inputs[0]
+        kinds = {(v.shape, v.dtype, v.device) if type(v) in (Tensor, nn.Parameter) else None for v in inputs}
+        if len(kinds) > 1 or None in kinds or not isinstance(first, Tensor):
+            return None
+        inputs = torch.stack(inputs)
+    return inputs if inputs.dim() in (2, 3) and inputs.numel() else None
+
+
+def _runs(module: nn.Module, steps: int) -> list[Run]:
+    """What computes the module's outputs for all time steps, in order; empty where that is not known."""
+    if not is_bare(module):
+        return []
+    forward = type(module).forward
+    if isinstance(module, Recursor) and forward is Recursor.forward:
+        inner = _runs(module.module, steps)
+        return [*inner, partial(_finished, module)] if inner else []
+    if isinstance(module, nn.Sequential) and forward is nn.Sequential.forward:
+        members = [_runs(member, steps) for member in module]
+        return [run for runs in members for run in runs] if all(members) else []
+    if isinstance(module, StepModule) and forward in (LSTM.forward, GRU.forward):
+        found = recognized(module) if _goes_on_for(module, steps) else None
+        return [] if found is None else [partial(_step_module, module, *found)]
+    return [partial(on_all_rows, module)] if is_row_wise(module) else []
+
+
+def _finished(module: Recursor, outputs: Tensor) -> Tensor:
+    """Leaves a Recursor as it is after all time steps."""
+    module.pass_steps(len(outputs), [outputs])
+    return outputs
+
+
+# ---------------------------------------------------------------------- step modules
+def recognized(module: StepModule) -> tuple[Cell, MaskZero | None] | None:
+    """The cell that a step module computes, and the mask around it; None if it computes something else."""
+    inner, mask = module.recurrent_module, None
+    if isinstance(inner, MaskZero) and type(inner).forward is MaskZero.forward and is_bare(inner):
+        inner, mask = inner.module, inner
+        if mask.input_dims != 1:
+            return None
+    x, *states = (Term("input", (name,)) for name in ("x", *module.state_names))
+    try:
+        outputs = expression(inner, [x, *states])
+    except UnknownModuleError:
+        return None
+    cell = cell_of(outputs if isinstance(outputs, list) else [outputs], states)
+    if cell is None or cell.input is not x or (mask is not None and isinstance(cell, RNNCell)):
+        return None
+    return cell, mask
+
+
+def _goes_on_for(module: AbstractRecurrent, steps: int) -> bool:
+    """Whether the state is not detached within the next time steps."""
+    return module._backward_ran or module.step - module._run_start + steps <= module.rho
+
+
+def _step_module(module: StepModule, cell: Cell, mask: MaskZero | None, x: Tensor) -> Tensor:
+    """The outputs of a step module for inputs :math:`(T, N, I)` or :math:`(T, I)`."""
+    previous = module._previous(x[0])
+    state = previous if isinstance(previous, list) else [previous]
+    single = x.dim() == 2
+    batch = x.unsqueeze(1) if single else x
+    state = [s.unsqueeze(0) for s in state] if single else state
+    if not cell.takes(batch, state):
+        return torch.stack([module(step) for step in x])
+    zero = None if mask is None else zero_rows(batch.flatten(0, 1), 1).view(*batch.shape[:2], 1)
+    outputs, last, states = cell.sequence(batch, state, zero)
+
+    def of_step(*values: Tensor) -> Any:
+        each = [v.squeeze(0) for v in values] if single else list(values)
+        return each if len(module.state_names) > 1 else each[0]
+
+    module.pass_steps(len(x), [outputs, *last[1:]])
+    module.keep(of_step(*last), lambda: [of_step(*values) for values in zip(*states(), strict=True)], len(x))
+    return outputs.squeeze(1) if single else outputs

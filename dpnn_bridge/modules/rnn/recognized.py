@@ -1,0 +1,272 @@
+"""Recurrent cells recognized by what they compute: LSTM with and without peepholes, GRU, simple recurrent layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.modules.rnn.algebra import Term, depends_on
+from dpnn_bridge.modules.rnn.gru_kernel import GRUSequence
+from dpnn_bridge.modules.rnn.lstm import LSTMWeights, lstm_sequence
+from dpnn_bridge.modules.rnn.products import fit
+
+#: a range of the rows of a parameter: its module, the first row, the row after the last
+Range = tuple[Any, int, int]
+
+
+@dataclass
+class Gate:
+    """A sum of linear maps of the input and of the state, before a transfer function.
+
+    Args:
+        input: the matrices of the input.
+        state: the matrices of the state.
+        bias: the biases.
+        peephole: the vector that multiplies the cell, or None.
+    """
+
+    input: list[Range] = field(default_factory=list)
+    state: list[Range] = field(default_factory=list)
+    bias: list[Range] = field(default_factory=list)
+    peephole: nn.Module | None = None
+
+
+@dataclass
+class Cell:
+    """A recurrent cell in what a module computes.
+
+    Args:
+        input: what the cell takes as its input.
+        gates: the gates by their names.
+    """
+
+    input: Term
+    gates: Mapping[str, Gate]
+
+    def sequence(self, x: Tensor, state: list[Tensor], mask: Tensor | None) -> tuple[Tensor, list[Tensor], Any]:
+        """Compute the outputs of a whole sequence.
+
+        Args:
+            x: :math:`(T, N, I)`.
+            state: the state at the start, output first, each :math:`(N, H)`.
+            mask: time steps whose state is zero, :math:`(T, N, 1)`, or None.
+
+        Returns:
+            The outputs :math:`(T, N, H)`, the last state, which shares no memory with them, and a function that returns
+            the states after all time steps, each :math:`(T, N, H)`.
+        """
+        raise NotImplementedError
+
+    def takes(self, x: Tensor, state: list[Tensor]) -> bool:
+        """Whether input, state and weights are of one type, on one device, and of sizes that belong together."""
+        gate = next(iter(self.gates.values()))
+        (inner, *_), (recurrent, *_) = gate.input[0], gate.state[0]
+        size = recurrent.weight.shape[1]
+        return x.shape[2] == inner.weight.shape[1] and fit(x, recurrent.weight, state, size)
+
+
+class LSTMCell(Cell):
+    """A cell with input, forget and output gate; :attr:`gates` has the keys of ``"ifgo"``, ``g`` the candidate."""
+
+    def sequence(self, x: Tensor, state: list[Tensor], mask: Tensor | None) -> tuple[Tensor, list[Tensor], Any]:
+        hidden, cell = state
+        outputs, last, cells = lstm_sequence(x, self._weights(), hidden, cell, mask)
+        return outputs, [outputs[-1].clone(), last], lambda: [outputs, cells()]
+
+    def _weights(self) -> LSTMWeights:
+        order = _natural_order(self.gates)
+        weight, bias, recurrent = stacked(self.gates, order)
+        peepholes = [self.gates[name].peephole for name in "ifo"]
+        if all(p is None for p in peepholes):
+            return LSTMWeights(weight, recurrent, bias, order)
+        zeros = torch.zeros_like(bias[: len(bias) // 4])
+        vectors = torch.stack([zeros if p is None else p.weight for p in peepholes])  # type: ignore[misc]
+        return LSTMWeights(weight, recurrent, bias, order, vectors)
+
+
+class RNNCell(Cell):
+    """A cell that is the hyperbolic tangent of one gate, ``"n"``."""
+
+    def sequence(self, x: Tensor, state: list[Tensor], mask: Tensor | None) -> tuple[Tensor, list[Tensor], Any]:
+        assert mask is None, "torch.rnn_tanh takes no mask"
+        weight, bias, recurrent = stacked(self.gates, "n")
+        weights = [weight, recurrent, bias, torch.zeros_like(bias)]
+        train = torch.is_grad_enabled()
+        outputs, last = torch.rnn_tanh(x, state[0].unsqueeze(0), weights, True, 1, 0.0, train, False, False)
+        return outputs, [last[0]], lambda: [outputs]
+
+
+@dataclass
+class GRUCell(Cell):
+    """A cell whose reset gate multiplies the state before the product; :attr:`gates` has the keys of ``"rzc"``.
+
+    Args:
+        keeps: the update gate is the share of the old state, else that of the candidate.
+    """
+
+    keeps: bool = True
+
+    def sequence(self, x: Tensor, state: list[Tensor], mask: Tensor | None) -> tuple[Tensor, list[Tensor], Any]:
+        gates, candidate = stacked(self.gates, "rz"), stacked(self.gates, "c")
+        outputs = GRUSequence.apply(x, *gates, *candidate, state[0], mask, self.keeps)
+        return outputs, [outputs[-1].clone()], lambda: [outputs]
+
+
+# ---------------------------------------------------------------------- parameters
+def stacked(gates: Mapping[str, Gate], order: str) -> tuple[Tensor, Tensor, Tensor]:
+    """The matrix of the input, the bias, and the matrix of the state, of gates one below the other."""
+    chosen = [gates[name] for name in order]
+    weight = _summed([gate.input for gate in chosen], "weight")
+    recurrent = _summed([gate.state for gate in chosen], "weight")
+    assert weight is not None
+    assert recurrent is not None
+    bias = _summed([gate.bias for gate in chosen], "bias")
+    return weight, weight.new_zeros(len(weight)) if bias is None else bias, recurrent
+
+
+def _natural_order(gates: Mapping[str, Gate]) -> str:
+    """The order of the gates in the one matrix that they are rows of; without such a matrix, an order of ours."""
+    ranges = {name: gate.input[0] for name, gate in gates.items()}
+    if len({id(module) for module, _, _ in ranges.values()}) == 1:
+        return "".join(sorted(gates, key=lambda name: ranges[name][1]))
+    return "ifog"
+
+
+def _summed(parts: list[list[Range]], name: str) -> Tensor | None:
+    """For each gate the sum of its parts, one gate below the other."""
+    total: Tensor | None = None
+    for ranges in zip(*parts, strict=True):
+        value = _joined(list(ranges), name)
+        total = value if total is None else total + value
+    return total
+
+
+def _joined(ranges: list[Range], name: str) -> Tensor:
+    merged: list[Range] = []
+    for module, start, stop in ranges:
+        if merged and merged[-1][0] is module and merged[-1][2] == start:
+            start = merged.pop()[1]
+        merged.append((module, start, stop))
+    values = []
+    for module, start, stop in merged:
+        value = getattr(module, name)
+        values.append(value if (start, stop) == (0, len(value)) else value[start:stop])
+    return values[0] if len(values) == 1 else torch.cat(values)
+
+
+# ---------------------------------------------------------------------- recognition
+def lstm_cell(output: Term, cell: Term, hidden: Term, previous: Term) -> LSTMCell | None:
+    """The LSTM that computes output and cell of a step from those of the step before, or None."""
+    gates = {}
+    for inside, squashed in _pairs(output, "product"):
+        if squashed.kind == "tanh" and squashed.args[0] is cell and inside.kind == "sigmoid":
+            gates["o"] = inside.args[0]
+    for new, kept in _pairs(cell, "sum"):
+        for gate, old in _pairs(kept, "product"):
+            if old is previous and gate.kind == "sigmoid":
+                gates["f"] = gate.args[0]
+        for gate, candidate in _pairs(new, "product"):
+            if gate.kind == "sigmoid" and candidate.kind == "tanh":
+                gates["i"], gates["g"] = gate.args[0], candidate.args[0]
+        if len(gates) == 4:
+            break
+    if len(gates) != 4:
+        return None
+    peeped = {"i": previous, "f": previous, "o": cell}
+    return _cell(LSTMCell, gates, dict.fromkeys(gates, hidden), peeped, {hidden, previous})
+
+
+def gru_cell(output: Term, hidden: Term) -> GRUCell | None:
+    """The GRU that computes the output of a step from that of the step before, or None."""
+    for kept, new in _pairs(output, "sum"):
+        for old, share in _pairs(kept, "product"):
+            for candidate, rest in _pairs(new, "product"):
+                if old is not hidden or candidate.kind != "tanh":
+                    continue
+                keeps = share.kind == "sigmoid"
+                update, complement = (share, rest) if keeps else (rest, share)
+                if update.kind != "sigmoid" or not _is_rest(complement, update):
+                    continue
+                found = _gru(candidate.args[0], update, hidden, keeps)
+                if found is not None:
+                    return found
+    return None
+
+
+def rnn_cell(output: Term, hidden: Term) -> RNNCell | None:
+    """The simple recurrent layer that computes the output of a step from that of the step before, or None."""
+    if output.kind != "tanh":
+        return None
+    return _cell(RNNCell, {"n": output.args[0]}, {"n": hidden}, {}, {hidden})
+
+
+def _is_rest(term: Term, share: Term) -> bool:
+    """Whether a term is ``1 - share``."""
+    return term.kind == "affine" and term.args[0] is share and term.args[1:] == (-1.0, 1.0)
+
+
+def _gru(candidate: Term, update: Term, hidden: Term, keeps: bool) -> GRUCell | None:
+    gated = [t.args[0] for t in _parts(candidate) if t.kind == "linear" and t.args[0].kind == "product"]
+    resets = [gate for value in gated for gate, old in _pairs(value, "product") if old is hidden]
+    if not resets or any(r is not resets[0] for r in resets) or resets[0].kind != "sigmoid":
+        return None
+    gates = {"r": resets[0].args[0], "z": update.args[0], "c": candidate}
+    states = {"r": hidden, "z": hidden, "c": gated[0]}
+    return _cell(GRUCell, gates, states, {}, {hidden}, keeps=keeps)
+
+
+def _cell(
+    kind: Callable[..., Any],
+    gates: Mapping[str, Term],
+    states: Mapping[str, Term],
+    peeped: Mapping[str, Term],
+    recurrent: set[Term],
+    **options: bool,
+) -> Any:
+    """A cell of these gates, or None if one of them is no sum of linear maps of one input and of the state."""
+    found: dict[str, Gate] = {}
+    inputs: list[Term] = []
+    for name, term in gates.items():
+        gate = found[name] = Gate()
+        for part in _parts(term):
+            if part.kind == "linear":
+                inner, *rows = part.args
+                (gate.state if inner is states[name] else gate.input).append(tuple(rows))
+                if inner is not states[name]:
+                    inputs.append(inner)
+            elif part.kind == "bias":
+                gate.bias.append(part.args)
+            elif part.kind == "scale" and part.args[0] is peeped.get(name) and gate.peephole is None:
+                gate.peephole = part.args[1]
+            else:
+                return None
+    counts = {(len(g.input), len(g.state), len(g.bias)) for g in found.values()}
+    same = len(counts) == 1 and all(counts.copy().pop()[:2])
+    if not same or any(x is not inputs[0] for x in inputs) or depends_on(inputs[0], recurrent):
+        return None
+    return kind(inputs[0], found, **options)
+
+
+def _parts(term: Term) -> tuple[Term, ...]:
+    return term.args if term.kind == "sum" else (term,)
+
+
+def _pairs(term: Term, kind: str) -> list[tuple[Term, Term]]:
+    """Both orders of the two parts of a sum or product; none for any other term."""
+    if term.kind != kind or len(term.args) != 2:
+        return []
+    first, second = term.args
+    return [(first, second), (second, first)]
+
+
+def cell_of(outputs: list[Term], states: list[Term]) -> Cell | None:
+    """The cell that computes the state of a step from that of the step before, output first, or None."""
+    if len(outputs) != len(states) or not all(isinstance(output, Term) for output in outputs):
+        return None
+    if len(states) == 2:
+        return lstm_cell(*outputs, *states)
+    return gru_cell(*outputs, *states) or rnn_cell(*outputs, *states)

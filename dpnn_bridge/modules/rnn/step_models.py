@@ -1,0 +1,135 @@
+"""Runs models of one time step, whose states are inputs and outputs, over a whole sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import reduce
+from itertools import permutations
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dpnn_bridge.conversion.faster import is_plain
+from dpnn_bridge.modules.rnn.algebra import Term, UnknownModuleError, expression
+from dpnn_bridge.modules.rnn.recognized import Cell, cell_of
+from dpnn_bridge.modules.rnn.row_wise import on_all_rows
+
+
+def run_sequence(
+    model: nn.Module, inputs: Tensor | Sequence[Tensor], states: Sequence[Tensor]
+) -> tuple[Any, list[Any]]:
+    """Run a step model over a sequence.
+
+    A step model takes the list ``[input, *states]`` and returns the list ``[*new states, output]``, as those of
+    char-rnn and neuraltalk2 do. Layers that are LSTMs, GRUs or simple recurrent layers by what they compute run over
+    all time steps at once. Dropout then draws the masks of all time steps at once.
+
+    Args:
+        model: the step model.
+        inputs: :math:`(T, *)`, or one tensor for each time step.
+        states: the states at the start, as the model takes them, each :math:`(N, H)`.
+
+    Returns:
+        The outputs :math:`(T, *)`, a list of them if the model returns several after the states; and the last states.
+
+    Raises:
+        ValueError: the sequence is empty, or the model returns no list that is longer than ``states``.
+
+    Examples:
+        >>> scores, states = run_sequence(dpnn_bridge.load("checkpoint.t7"), x, states)  # doctest: +SKIP
+    """
+    if not len(inputs):
+        raise ValueError("run_sequence expects at least one time step")
+    if is_plain():
+        try:
+            return _Run(model, states).over(inputs)
+        except UnknownModuleError:
+            pass  # nothing has run
+    current, each = list(states), []
+    for x in inputs:
+        values = model([x, *current])
+        if not isinstance(values, (list, tuple)) or len(values) <= len(current):
+            raise ValueError(f"the model must return a list of {len(current)} states and an output")
+        current = list(values[: len(current)])
+        each.append(values[len(current) :])
+    outputs = [torch.stack(parts) for parts in zip(*each, strict=True)]
+    return outputs[0] if len(outputs) == 1 else outputs, current
+
+
+class _Run:
+    """A step model as expressions of its input and states, of which the states are computed by recurrent cells."""
+
+    def __init__(self, model: nn.Module, states: Sequence[Tensor]) -> None:
+        self._x, *self._before = (Term("input", (i,)) for i in range(1 + len(states)))
+        values = expression(model, [self._x, *self._before])
+        if not isinstance(values, list) or len(values) <= len(states):
+            raise UnknownModuleError("no list of states and outputs")
+        self._states, self._outputs = values[: len(states)], values[len(states) :]
+        self._start = list(states)
+        #: position of a state -> the cell that computes it, and the positions of the cell's states, output first
+        self._cells: dict[int, tuple[Cell, tuple[int, ...]]] = {}
+        for places in [*permutations(range(len(states)), 2), *((i,) for i in range(len(states)))]:
+            if self._cells.keys() & set(places):
+                continue
+            cell = cell_of([self._states[i] for i in places], [self._before[i] for i in places])
+            self._cells.update(dict.fromkeys(places, (cell, places)) if cell is not None else {})
+        if len(self._cells) < len(states):
+            raise UnknownModuleError("a state that no known cell computes")
+        self._values: dict[int, Tensor | None] = {}
+        self._last: dict[int, Tensor] = {}
+        self._sequences: dict[int, Callable[[], Tensor]] = {}
+
+    def over(self, inputs: Tensor | Sequence[Tensor]) -> tuple[Any, list[Any]]:
+        """Outputs and last states."""
+        self._values[id(self._x)] = inputs if isinstance(inputs, Tensor) else torch.stack([*inputs])
+        outputs = [self._value(term) for term in self._outputs]
+        for i in range(len(self._start)):
+            self._run_cell(i)
+        return outputs[0] if len(outputs) == 1 else outputs, [self._last[i] for i in range(len(self._start))]
+
+    def _value(self, term: Any) -> Tensor:
+        """What a term is at all time steps."""
+        if id(term) not in self._values:
+            self._values[id(term)] = None  # until it is known
+            self._values[id(term)] = self._computed(term)
+        value = self._values[id(term)]
+        if value is None:
+            raise UnknownModuleError("a value that depends on itself")
+        return value
+
+    def _computed(self, term: Any) -> Tensor:
+        for i, (after, before) in enumerate(zip(self._states, self._before, strict=True)):
+            if term is after:
+                return self._run_cell(i)
+            if term is before:
+                return torch.cat([self._start[i].unsqueeze(0), self._value(after)[:-1]])
+        if not isinstance(term, Term):
+            raise UnknownModuleError("a list")
+        if term.kind == "module":
+            return on_all_rows(term.args[1], self._value(term.args[0]))
+        if term.kind == "linear":
+            inner, module, start, stop = term.args
+            return F.linear(self._value(inner), module.weight[start:stop])
+        if term.kind == "sum":
+            parts = [t.args[0].bias[slice(*t.args[1:])] if t.kind == "bias" else self._value(t) for t in term.args]
+            return reduce(torch.add, parts)
+        if term.kind == "product":
+            return reduce(torch.mul, map(self._value, term.args))
+        if term.kind in ("sigmoid", "tanh"):
+            return getattr(torch, term.kind)(self._value(term.args[0]))
+        raise UnknownModuleError(term.kind)
+
+    def _run_cell(self, place: int) -> Tensor:
+        """The states at one place after all time steps."""
+        cell, places = self._cells[place]
+        if place not in self._last:
+            x, start = self._value(cell.input), [self._start[i] for i in places]
+            if x.dim() != 3 or not cell.takes(x, start):
+                raise UnknownModuleError("no batch of sequences")
+            outputs, last, states = cell.sequence(x, start, None)
+            self._last.update(zip(places, last, strict=True))
+            self._sequences[places[0]] = lambda: outputs
+            self._sequences.update({i: lambda: states()[1] for i in places[1:]})
+        return self._sequences[place]()
