@@ -77,10 +77,12 @@ class _Shared(Viewed):
 class Module(_Shared):
     """The base of all modules."""
 
-    def __init__(self) -> None:
+    def __init__(self, **fields: Any) -> None:
         self.gradInput: Any = torch.Tensor()
         self.output: Any = torch.Tensor()
         self._type = self.output.type()
+        for name, value in fields.items():
+            setattr(self, name, value)
 
     def __repr__(self) -> str:
         return self._lua_class if self._kind else f"nn.{type(self).__name__}"

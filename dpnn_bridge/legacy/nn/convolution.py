@@ -17,6 +17,9 @@ class _Convolution(Module):
 
     nInputPlane: int
 
+    def _fan_in(self) -> float:
+        return math.prod(self.__dict__.get(k, 1) for k in ("kT", "kW", "kH")) * self.nInputPlane
+
     def noBias(self) -> Any:
         self.bias = self.gradBias = None
         return self
@@ -41,20 +44,11 @@ class SpatialConvolution(_Convolution):
         padW: int = 0,
         padH: int | None = None,
     ) -> None:
-        super().__init__()
-        self.nInputPlane = nInputPlane
-        self.nOutputPlane = nOutputPlane
-        self.kW = kW
-        self.kH = kH
-        self.dW = dW
-        self.dH = dH
-        self.padW = padW
-        self.padH = padW if padH is None else padH
+        planes = {"nInputPlane": nInputPlane, "nOutputPlane": nOutputPlane}
+        padH = padW if padH is None else padH
+        super().__init__(**planes, kW=kW, kH=kH, dW=dW, dH=dH, padW=padW, padH=padH)
         self._new_parameters(weight=(nOutputPlane, nInputPlane, kH, kW), bias=(nOutputPlane,))
         self.reset()
-
-    def _fan_in(self) -> float:
-        return self.kW * self.kH * self.nInputPlane
 
 
 class SpatialDilatedConvolution(SpatialConvolution):
@@ -90,27 +84,16 @@ class SpatialConvolutionLocal(_Convolution):
         padW: int = 0,
         padH: int | None = None,
     ) -> None:
-        super().__init__()
-        self.nInputPlane = nInputPlane
-        self.nOutputPlane = nOutputPlane
-        self.kW = kW
-        self.kH = kH
-        self.iW = iW
-        self.iH = iH
-        self.dW = dW
-        self.dH = dH
-        self.padW = padW
-        self.padH = padW if padH is None else padH
-        self.oW = (self.padW * 2 + iW - kW) // dW + 1
-        self.oH = (self.padH * 2 + iH - kH) // dH + 1
+        planes = {"nInputPlane": nInputPlane, "nOutputPlane": nOutputPlane}
+        padH = padW if padH is None else padH
+        super().__init__(**planes, kW=kW, kH=kH, iW=iW, iH=iH, dW=dW, dH=dH, padW=padW, padH=padH)
+        self.oW = (padW * 2 + iW - kW) // dW + 1
+        self.oH = (padH * 2 + iH - kH) // dH + 1
         assert self.oW >= 1
         assert self.oH >= 1
         weight = (self.oH, self.oW, nOutputPlane, nInputPlane, kH, kW)
         self._new_parameters(weight=weight, bias=(nOutputPlane, self.oH, self.oW))
         self.reset()
-
-    def _fan_in(self) -> float:
-        return self.kW * self.kH * self.nInputPlane
 
 
 class _Map(Module):
@@ -191,24 +174,13 @@ class SpatialFullConvolution(_Convolution):
         adjW: int = 0,
         adjH: int = 0,
     ) -> None:
-        super().__init__()
         if adjW > dW - 1 or adjH > dH - 1:
             raise ValueError("adjW and adjH must be smaller than dW and dH")
-        self.nInputPlane = nInputPlane
-        self.nOutputPlane = nOutputPlane
-        self.kW = kW
-        self.kH = kH
-        self.dW = dW
-        self.dH = dH
-        self.padW = padW
-        self.padH = padW if padH is None else padH
-        self.adjW = adjW
-        self.adjH = adjH
+        planes = {"nInputPlane": nInputPlane, "nOutputPlane": nOutputPlane}
+        padH = padW if padH is None else padH
+        super().__init__(**planes, kW=kW, kH=kH, dW=dW, dH=dH, padW=padW, padH=padH, adjW=adjW, adjH=adjH)
         self._new_parameters(weight=(nInputPlane, nOutputPlane, kH, kW), bias=(nOutputPlane,))
         self.reset()
-
-    def _fan_in(self) -> float:
-        return self.kW * self.kH * self.nInputPlane
 
 
 class SpatialSubSampling(Module):
@@ -268,23 +240,12 @@ class VolumetricConvolution(_Convolution):
         padW: int | None = None,
         padH: int | None = None,
     ) -> None:
-        super().__init__()
-        self.nInputPlane = nInputPlane
-        self.nOutputPlane = nOutputPlane
-        self.kT = kT
-        self.kW = kW
-        self.kH = kH
-        self.dT = dT
-        self.dW = dW
-        self.dH = dH
-        self.padT = padT
-        self.padW = padT if padW is None else padW
-        self.padH = self.padW if padH is None else padH
+        planes = {"nInputPlane": nInputPlane, "nOutputPlane": nOutputPlane}
+        padW = padT if padW is None else padW
+        padH = padW if padH is None else padH
+        super().__init__(**planes, kT=kT, kW=kW, kH=kH, dT=dT, dW=dW, dH=dH, padT=padT, padW=padW, padH=padH)
         self._new_parameters(weight=(nOutputPlane, nInputPlane, kT, kH, kW), bias=(nOutputPlane,))
         self.reset()
-
-    def _fan_in(self) -> float:
-        return self.kT * self.kW * self.kH * self.nInputPlane
 
 
 class VolumetricFullConvolution(_Convolution):
@@ -305,25 +266,11 @@ class VolumetricFullConvolution(_Convolution):
         adjW: int = 0,
         adjH: int = 0,
     ) -> None:
-        super().__init__()
         if adjW > dW - 1 or adjH > dH - 1 or adjT > dT - 1:
             raise RuntimeError("adjT, adjW and adjH must be smaller than dT, dW and dH")
-        self.nInputPlane = nInputPlane
-        self.nOutputPlane = nOutputPlane
-        self.kW = kW
-        self.kH = kH
-        self.kT = kT
-        self.dW = dW
-        self.dH = dH
-        self.dT = dT
-        self.padW = padW
-        self.padH = padH
-        self.padT = padT
-        self.adjW = adjW
-        self.adjH = adjH
-        self.adjT = adjT
+        planes = {"nInputPlane": nInputPlane, "nOutputPlane": nOutputPlane}
+        kernel, strides = {"kT": kT, "kW": kW, "kH": kH}, {"dT": dT, "dW": dW, "dH": dH}
+        padding = {"padT": padT, "padW": padW, "padH": padH}
+        super().__init__(**planes, **kernel, **strides, **padding, adjT=adjT, adjW=adjW, adjH=adjH)
         self._new_parameters(weight=(nInputPlane, nOutputPlane, kT, kH, kW), bias=(nOutputPlane,))
         self.reset()
-
-    def _fan_in(self) -> float:
-        return self.kT * self.kW * self.kH * self.nInputPlane

@@ -27,13 +27,7 @@ class _Rounding(Module):
 
 class SpatialMaxPooling(_Rounding):
     def __init__(self, kW: int, kH: int, dW: Any = None, dH: Any = None, padW: int = 0, padH: int = 0) -> None:
-        super().__init__()
-        self.kW = kW
-        self.kH = kH
-        self.dW = dW or kW
-        self.dH = dH or kH
-        self.padW = padW
-        self.padH = padH
+        super().__init__(kW=kW, kH=kH, dW=dW or kW, dH=dH or kH, padW=padW, padH=padH)
         self.ceil_mode = False
         self.indices = torch.LongTensor()
 
@@ -44,13 +38,7 @@ class SpatialMaxPooling(_Rounding):
 
 class SpatialAveragePooling(_Rounding):
     def __init__(self, kW: int, kH: int, dW: int = 1, dH: int = 1, padW: int = 0, padH: int = 0) -> None:
-        super().__init__()
-        self.kW = kW
-        self.kH = kH
-        self.dW = dW
-        self.dH = dH
-        self.padW = padW
-        self.padH = padH
+        super().__init__(kW=kW, kH=kH, dW=dW, dH=dH, padW=padW, padH=padH)
         self.ceil_mode = False
         self.count_include_pad = True
         self.divide = True
@@ -135,16 +123,8 @@ class VolumetricMaxPooling(_Rounding):
         padW: int = 0,
         padH: int = 0,
     ) -> None:
-        super().__init__()
-        self.kT = kT
-        self.kH = kH
-        self.kW = kW
-        self.dT = dT or kT
-        self.dW = dW or kW
-        self.dH = dH or kH
-        self.padT = padT
-        self.padW = padW
-        self.padH = padH
+        strides = {"dT": dT or kT, "dW": dW or kW, "dH": dH or kH}
+        super().__init__(kT=kT, kW=kW, kH=kH, **strides, padT=padT, padW=padW, padH=padH)
         self.ceil_mode = False
         self.indices = torch.LongTensor()
 
@@ -164,16 +144,8 @@ class VolumetricAveragePooling(Module):
         ceil_mode: bool = False,
         count_include_pad: bool = True,
     ) -> None:
-        super().__init__()
-        self.kT = kT
-        self.kH = kH
-        self.kW = kW
-        self.dT = dT or kT
-        self.dW = dW or kW
-        self.dH = dH or kH
-        self.padT = padT
-        self.padW = padW
-        self.padH = padH
+        strides = {"dT": dT or kT, "dW": dW or kW, "dH": dH or kH}
+        super().__init__(kT=kT, kW=kW, kH=kH, **strides, padT=padT, padW=padW, padH=padH)
         self.ceil_mode = ceil_mode
         self.count_include_pad = count_include_pad
 
