@@ -30,7 +30,7 @@ class MovedBias:
     assignment: Assignment
 
     def result(self) -> Tensor | None:
-        """The result of the event with the bias, as rows."""
+        """Return the result of the event with the bias, as rows."""
         return self.assignment.expect(self.event)
 
 
@@ -75,14 +75,14 @@ class Assignment:
         return self.layers[0] if self.layers else None
 
     def uses(self) -> set[tuple[int, int, int]]:
-        """The parts of layers that are taken over."""
+        """Return the parts of layers that are taken over."""
         used = set(self.parts or ((layer.index, 0, 1) for layer in self.layers))
         more = [self.fold, *(layer.addition for layer in self.layers)]
         return used | {(layer.index, 0, 1) for layer in more if layer is not None}
 
 
 def taken_over(event: Event, source: Source) -> Iterator[Assignment]:
-    """As it is, or with the batch norm behind it folded in."""
+    """Yield the layer unchanged, and folded with the batch norm after it."""
     first, *others = event.forms
     if event.kind not in NORMS:
         yield from _taken_over(event, source, event.forms)
@@ -118,7 +118,7 @@ def weights_of(event: Event, layer: Layer, form: Form) -> Weights:
 
 
 def native(event: Event, matrix: Tensor) -> Tensor:
-    """A matrix (outputs, inputs) in the layout of an event's kind."""
+    """Return a matrix (outputs, inputs) in the layout of an event's kind."""
     return matrix.t() if event.kind == "embedding" else matrix
 
 
@@ -153,7 +153,7 @@ def _affine(norm: Layer) -> tuple[Tensor, Tensor]:
 
 
 def absorbing(event: Event, source: Source, biases: list[MovedBias]) -> Iterator[Assignment]:
-    """A bias that the target has elsewhere: in a later addition, or in the running mean of a norm."""
+    """Yield a bias that the target has elsewhere: in a later addition, or in the running mean of a norm."""
     form = event.forms[0]
     before = [b for b in biases if event.node.origins >> b.event.node.index & 1]
     for count in range(len(before), 0, -1):
@@ -187,7 +187,7 @@ def _absorbed(event: Event, layer: Layer, bias: Tensor, moved: tuple[MovedBias, 
 
 
 def neutral(event: Event) -> Iterator[Assignment]:
-    """Weights that change nothing, for an operation that has no counterpart in the source."""
+    """Yield the weights that change nothing, for an operation that has no counterpart in the source."""
     if event.kind not in (*NORMS, "mul", "add"):
         return
     eps = event.options.get("eps", 0.0)

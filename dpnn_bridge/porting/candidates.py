@@ -18,7 +18,7 @@ from dpnn_bridge.porting.tape import Tape
 def candidates(
     event: Event, tape: Tape, source: Source, placement: Placement, signatures: dict[int, Any]
 ) -> list[Assignment]:
-    """The assignments that may fit, the likeliest first."""
+    """Return the assignments that may fit, the likeliest first."""
     form = event.linear_form
     count = gates(event.node, form[1], tape.shapes) if form else 1
     found = list(taken_over(event, source))

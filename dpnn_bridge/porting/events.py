@@ -84,7 +84,7 @@ class Event:
         return next((f for f in self.forms if f[0] == "linear"), None)
 
     def rows_in(self, form: Form) -> Tensor:
-        """The input as rows of a form."""
+        """Return the input as rows of a form."""
         if form not in self._seen:
             self._seen[form] = self._lazy()[form]()
         return self._seen[form]
@@ -96,7 +96,7 @@ class Event:
         self._seen.clear()
 
     def out_rows(self, out: Any, form: Form) -> Tensor:
-        """The result as rows of a form."""
+        """Return the result as rows of a form."""
         out = self.rows(next(leaves(out)))
         if (form[0] == "linear" and self.kind == "conv") or form[-1] == "by channel":
             return out.movedim(1, -1).reshape(-1, out.shape[1])
@@ -135,14 +135,14 @@ def _forms(event: Event) -> Iterator[tuple[Form, Callable[[], Tensor]]]:
 
 
 def _windows_are_few(event: Event) -> bool:
-    """Whether the windows of a convolution may be taken apart; not those of large images."""
+    """Return whether the windows of a convolution may be taken apart; not those of large images."""
     weight = event.tensor("weight")
     assert weight is not None
     return event.input.numel() * weight[0, 0].numel() <= _MOST_IN_WINDOWS
 
 
 def _windows(event: Event) -> Tensor:
-    """The windows that a convolution slides over, one a row, with channels first as in its weight."""
+    """Return the windows that a convolution slides over, one a row, with channels first as in its weight."""
     weight, o = event.tensor("weight"), event.options
     assert weight is not None
     count = weight.dim() - 2
@@ -158,7 +158,7 @@ def _each(values: list[int], count: int) -> list[int]:
 
 
 def event_of(tape: Tape, node: Node, args: tuple[Any, ...]) -> Event | None:
-    """The event that an operation is, or None.
+    """Return the event that an operation is, or None.
 
     Args:
         tape: the tape of the node.
@@ -177,7 +177,7 @@ def event_of(tape: Tape, node: Node, args: tuple[Any, ...]) -> Event | None:
 
 
 def event_key(tape: Tape, event: Event) -> Any:
-    """What identifies the weights of an event in every tape of a module."""
+    """Identify the weights of an event in every tape of a module."""
     return tuple((k, tape.weight_key(w.slot), w.view.storage_offset()) for k, w in event.weights.items() if w)
 
 
@@ -195,7 +195,7 @@ class _Operation:
         return self.owned(i) and self.tape.is_learned(self.node.args[i].number)
 
     def weight(self, i: int, view: Callable[[Tensor], Tensor] = lambda t: t) -> Weight | None:
-        """Weights at an argument; tensors that are no weights (zeros for a missing bias) count as none."""
+        """Return the weights at an argument; tensors that are no weights (zeros for a missing bias) count as none."""
         return Weight(view(self.args[i]), self.node.args[i].number) if self.owned(i) else None
 
     def event(self, kind: str, input: Tensor, options: dict[str, Any] | None = None, **weights: Weight | None) -> Event:
@@ -239,7 +239,7 @@ def _bmm(op: _Operation, x: int, w: int, b: int | None = None) -> Event | None:
 
 
 def _bilinear(op: _Operation) -> Event | None:
-    """``torch.nn.functional.bilinear``: a linear map of the products of two inputs."""
+    """Return ``torch.nn.functional.bilinear``: a linear map of the products of two inputs."""
     a = op.args
     if not op.owned(1) or a[1].dim() != 3 or not all(isinstance(t, Tensor) and t.dim() == 2 for t in (a[0], a[2])):
         return None
@@ -308,7 +308,7 @@ def _elementwise(op: _Operation) -> Event | None:
 
 
 def _unexpanded(tensor: Tensor) -> Tensor:
-    """A tensor without the copies that expand made."""
+    """Return a tensor without the copies that expand made."""
     for dim, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
         if stride == 0 and size > 1:
             tensor = tensor.narrow(dim, 0, 1)
@@ -341,7 +341,7 @@ _READERS: dict[str, Callable[[_Operation], Event | None]] = {
 
 
 def _embedding_by_index(op: _Operation) -> Event | None:
-    """``weight[indices]``."""
+    """Return ``weight[indices]``."""
     indices = op.args[1]
     if not op.owned(0) or op.args[0].dim() != 2 or len(indices) != 1 or indices[0].dtype == torch.bool:
         return None

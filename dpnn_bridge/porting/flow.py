@@ -17,7 +17,7 @@ _POINTWISE = frozenset(("sigmoid", "tanh", "hardsigmoid", "relu"))
 
 
 def signature(node: Node) -> tuple[tuple[str, str], ...]:
-    """Operations between an event and the next events after it: tells branches apart that take the same input."""
+    """Return the operations between an event and the next events: they distinguish branches with the same input."""
     seen, found, front = {id(node)}, [], [(node, 0)]
     while front:
         at, depth = front.pop()
@@ -36,7 +36,7 @@ def signature(node: Node) -> tuple[tuple[str, str], ...]:
 
 
 def through_views(node: Node) -> Iterator[Node]:
-    """The consumers of a value, views of it skipped."""
+    """Yield the consumers of a value, views of it skipped."""
     front, seen = [node], {id(node)}
     while front:
         for consumer in front.pop().consumers:
@@ -49,7 +49,7 @@ def through_views(node: Node) -> Iterator[Node]:
 
 
 def through_sums(node: Node, others: frozenset[str] = frozenset()) -> Iterator[Node]:
-    """Nodes that a value reaches through views, additions and other operations, these included."""
+    """Return the nodes that a value reaches through views, additions and other operations, including these."""
     front, seen = [node], {id(node)}
     while front:
         for consumer in front.pop().consumers:
@@ -60,18 +60,18 @@ def through_sums(node: Node, others: frozenset[str] = frozenset()) -> Iterator[N
 
 
 def adds(node: Node) -> bool:
-    """Whether a node adds activations."""
+    """Return whether a node adds activations."""
     return node.op == "add" or (node.event is not None and node.event.adds)
 
 
 def sums_with(node: Node, other: Node) -> bool:
-    """Whether one addition takes what two nodes give."""
+    """Return whether one addition takes what two nodes give."""
     added = {id(n) for n in through_sums(node) if adds(n)}
     return any(id(n) in added for n in (other, *through_sums(other)))
 
 
 def gates(node: Node, outputs: int, shape: dict[int, tuple[int, ...]]) -> int:
-    """Into how many equal parts the last dimension of a result is divided, 1 where it is not.
+    """Return the number of equal parts of a result's last dimension, 1 if it is not divided.
 
     Args:
         node: the event.
@@ -99,7 +99,7 @@ def gates(node: Node, outputs: int, shape: dict[int, tuple[int, ...]]) -> int:
 
 
 def ancestors(node: Node) -> Iterator[Node]:
-    """The nodes that one depends on, nearest first."""
+    """Yield the nodes that one depends on, nearest first."""
     front, seen = [node], {id(node)}
     while front:
         for n in front.pop(0).inputs:
@@ -110,7 +110,7 @@ def ancestors(node: Node) -> Iterator[Node]:
 
 
 def _moves(tape: Tape, event: Event) -> tuple[Slot | None, list[Node]]:
-    """The value that views made an event's input of, and the views, the last one first."""
+    """Return the value that views made an event's input of, and the views, the last one first."""
     slot, chain = event.slot, []
     while slot is not None and (node := tape.maker.get(slot.number)) is not None:
         if node.op not in VIEWS or node.mutates or len(node.outs) != 1 or len(node.reads) != 1:
@@ -121,13 +121,13 @@ def _moves(tape: Tape, event: Event) -> tuple[Slot | None, list[Node]]:
 
 
 def unflattened(tape: Tape, event: Event) -> tuple[int, ...]:
-    """The shape of one sample of the value that an event's rows were flattened from."""
+    """Return the shape of one sample of the value that an event's rows were flattened from."""
     slot, _ = _moves(tape, event)
     return () if slot is None else tape.shapes[slot.number][1:]
 
 
 def moved_index(tape: Tape, event: Event, shape: Sequence[int]) -> Tensor | None:
-    """For the columns of an event's rows, where their elements were in the value that views made them of.
+    """Return where the elements of an event's columns were before views.
 
     Args:
         tape: the tape of the event.

@@ -20,7 +20,7 @@ _MOST = 64
 
 
 def joined(event: Event, source: Source) -> Iterator[Assignment]:
-    """Several layers of the source in one event, or a part of the channels of a layer."""
+    """Yield assignments of several layers to one event, or of a part of a layer's channels."""
     form = event.forms[0]
     if event.kind in _CHANNELWISE:
         yield from _beside(event, form, source)
@@ -36,12 +36,12 @@ def joined(event: Event, source: Source) -> Iterator[Assignment]:
 
 
 def _channels(rows: Tensor, count: int, low: int, high: int) -> Tensor:
-    """The rows of a part of the channels."""
+    """Return the rows of a part of the channels."""
     return rows.reshape(len(rows), count, -1)[:, low:high].flatten(1)
 
 
 def _cat(values: list[Tensor | None]) -> Tensor | None:
-    """The weights of several layers, None where none has them."""
+    """Return the weights of several layers, None where none has them."""
     found = [v for v in values if v is not None]
     return torch.cat(found) if len(found) == len(values) and found else None
 
@@ -49,7 +49,7 @@ def _cat(values: list[Tensor | None]) -> Tensor | None:
 def _assignment(
     layers: list[Layer], form: Form, build: Callable[[], Weights], expect: Callable[[Event], list[Tensor | None]]
 ) -> Assignment:
-    """Layers whose results stand side by side."""
+    """Return layers whose results are concatenated."""
 
     def together(e: Event) -> Tensor | None:
         given = expect(e)
@@ -61,7 +61,7 @@ def _assignment(
 def _chunks(
     event: Event, form: Form, count: int, fits: Callable[[Layer], int], source: Source
 ) -> list[tuple[Layer, int, int]]:
-    """Layers that take the channels of an event one after the other, as (layer, low, high); empty where there are none.
+    """Return layers that take the channels of an event in sequence, as (layer, low, high); empty if none.
 
     Args:
         fits: the number of channels that a layer takes, 0 for a layer of another kind.
@@ -82,7 +82,7 @@ def _chunks(
 
 
 def _beside(event: Event, form: Form, source: Source) -> Iterator[Assignment]:
-    """Norms and other layers with a weight for each channel."""
+    """Yield the norms and other layers with a weight for each channel."""
     count = form[1]
     found = _chunks(event, form, count, lambda x: x.forms[0][1] if x.kind == event.kind else 0, source)
     if found:
@@ -104,7 +104,7 @@ def _weights(layers: list[Layer]) -> Weights:
 
 
 def _grouped(event: Event, form: Form, source: Source) -> Iterator[Assignment]:
-    """A convolution with groups whose groups are layers of the source."""
+    """Yield a convolution with groups whose groups are layers of the source."""
     _, kernel, outputs, inputs, groups = form
     wanted = ("conv", kernel, outputs // groups, inputs, 1)
     count = inputs * groups
@@ -120,7 +120,7 @@ def _grouped(event: Event, form: Form, source: Source) -> Iterator[Assignment]:
 
 
 def _same_input(event: Event, form: Form, source: Source) -> Iterator[Assignment]:
-    """A convolution whose outputs are those of several layers that take the same input."""
+    """Yield a convolution whose outputs are those of several layers that take the same input."""
     _, kernel, outputs, inputs, _ = form
     rows = event.rows_in(form)
     fitting = [
@@ -138,7 +138,7 @@ def _same_input(event: Event, form: Form, source: Source) -> Iterator[Assignment
 
 
 def _summed(event: Event, form: Form, source: Source) -> Iterator[Assignment]:
-    """A convolution of joined channels whose result is the sum of those of several layers."""
+    """Yield a convolution of joined channels whose result is the sum of those of several layers."""
     _, kernel, outputs, inputs, _ = form
 
     def fits(layer: Layer) -> int:
@@ -164,7 +164,7 @@ def _summed(event: Event, form: Form, source: Source) -> Iterator[Assignment]:
 
 
 def _part(event: Event, layer: Layer, number: int, count: int, whole: bool) -> Assignment | None:
-    """A part of the channels of a layer, which takes all of the event's input or the same part of its own.
+    """Return a part of the channels of a layer, which takes all of the event's input or the same part of its own.
 
     Args:
         whole: the part takes all of the layer's input.
@@ -198,7 +198,7 @@ def _part_of_norm(event: Event, form: Form, source: Source) -> Iterator[Assignme
 
 
 def _part_of_conv(event: Event, form: Form, source: Source) -> Iterator[Assignment]:
-    """One group of a convolution, or a part of the outputs of one without groups."""
+    """Yield one group of a convolution, or a part of the outputs of one without groups."""
     _, kernel, outputs, inputs, _ = form
     for layer in source.layers:
         theirs = layer.forms[0]

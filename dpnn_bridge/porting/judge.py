@@ -55,7 +55,7 @@ def _tensors(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _sums_agree(names: list[str], mine: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
-    """Whether all that differs are the two biases of recurrent layers, and each pair has the right sum."""
+    """Return whether all that differs are the two biases of recurrent layers, and each pair has the right sum."""
     if not all("bias_ih" in name or "bias_hh" in name for name in names):
         return False
     firsts = {name.replace("bias_hh", "bias_ih") for name in names}

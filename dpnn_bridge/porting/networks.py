@@ -38,7 +38,7 @@ def _double(tensor: Tensor) -> Tensor:
 
 
 def for_a_run(module: nn.Module, call: Call) -> nn.Module:
-    """A copy of a module with buffers and other state of its own.
+    """Return a copy of a module with buffers and other state of its own.
 
     It shares the parameters, which no forward changes; a function of the user's gets its own.
     """
@@ -47,7 +47,7 @@ def for_a_run(module: nn.Module, call: Call) -> nn.Module:
 
 
 def single_buffers(module: nn.Module) -> frozenset[str]:
-    """Names of the buffers that hold numbers in less than double precision."""
+    """Return the names of the buffers that hold numbers in less than double precision."""
     low = (torch.float32, torch.float16, torch.bfloat16)
     return frozenset(name for name, buffer in module.named_buffers() if buffer.dtype in low)
 
@@ -64,7 +64,7 @@ def call_target(module: nn.Module, example: Any) -> Any:
 
 
 def inputs(example: Any) -> tuple[Any, Any]:
-    """Two inputs: of a function of a seed, or an example and one with its elements in another order."""
+    """Return two inputs: from a function of a seed, or an example and a permutation of its elements."""
     if callable(example) and not isinstance(example, Tensor):
         return doubled(example(0)), doubled(example(1))
     _check_varied(example)
@@ -93,7 +93,7 @@ def _doubled(value: Tensor) -> Tensor:
 
 
 def _another(value: Any, seed: int) -> Any:
-    """A tensor of the same kind with other values: elements shuffled, of floats also scaled a little."""
+    """Return a tensor of the same kind with other values: elements shuffled, of floats also scaled a little."""
     if not isinstance(value, Tensor) or value.dtype == torch.bool or not value.numel():
         return value
     generator = torch.Generator().manual_seed(seed)
@@ -107,7 +107,7 @@ def _another(value: Any, seed: int) -> Any:
 
 
 def lua_path_of(model: nn.Module) -> Callable[[str], str]:
-    """From names in PyTorch to Lua paths; a module that Lua does not know has the path of the module that holds it."""
+    """Map names in PyTorch to Lua paths; a module without a Lua path gets that of its parent."""
     try:
         paths = {id(module): path for path, module in lua_paths(model)}
     except DpnnBridgeError:
@@ -124,7 +124,7 @@ def lua_path_of(model: nn.Module) -> Callable[[str], str]:
 
 
 def trace(module: nn.Module, call: Call, example: Any, single: frozenset[str]) -> Tape:
-    """The target's tape: which operations are events, before any weight is known."""
+    """Return the target's tape: which operations are events, before any weight is known."""
 
     def observe(tape: Tape, node: Node, args: Any, kwargs: Any, run: Callable[[], Any]) -> Any:
         node.event = event_of(tape, node, args)
@@ -137,7 +137,7 @@ def trace(module: nn.Module, call: Call, example: Any, single: frozenset[str]) -
 
 
 def short_line(line: str) -> str:
-    """``file:line`` relative to the working directory where it is below that."""
+    """Return ``file:line`` relative to the working directory where it is below that."""
     path, _, number = line.rpartition(":")
     if not path:
         return line

@@ -14,7 +14,7 @@ from dpnn_bridge.porting.wording import differences
 
 
 def notes_of(placement: Placement, source: Source, model: nn.Module, tape: Tape) -> Iterator[str]:
-    """The notes of a port that was proven.
+    """Yield the notes of a port that was proven.
 
     Args:
         placement: which event has which weights.

@@ -74,7 +74,7 @@ def match_outputs(got: list[Tensor], source: Source, single: bool = False) -> Ou
 
 
 def _distance(a: Tensor, b: Tensor) -> float:
-    """The difference of two outputs in the order of dimensions that makes it smallest."""
+    """Return the difference of two outputs in the order of dimensions that makes it smallest."""
     if a.numel() != b.numel() or a.is_floating_point() != b.is_floating_point():
         return float("inf")
     best = difference(a.flatten(), b.flatten())

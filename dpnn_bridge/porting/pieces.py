@@ -50,19 +50,19 @@ class Piece:
         return self.form[1] // self.count
 
     def of(self, values: Tensor) -> Tensor:
-        """The part of outputs, the first dimension of values."""
+        """Return the part of outputs, the first dimension of values."""
         return values[self.part * self.size : (self.part + 1) * self.size]
 
     def matrix(self) -> Tensor:
         return self.of(self.layer.matrix())[:, self.low : self.high]
 
     def bias(self) -> Tensor | None:
-        """The bias; of a layer that is split by columns, the piece with the first column has it."""
+        """Return the bias; of a layer that is split by columns, the piece with the first column has it."""
         bias = self.layer.bias
         return None if bias is None or self.low else self.of(bias)
 
     def respond(self, rows: Tensor) -> Tensor | None:
-        """What this part of the layer gives for rows, None where the layer never took them."""
+        """Return the output of this part of the layer for rows, None if the layer never took them."""
         if self.whole:
             given = self.layer.respond(rows, self.form)
             return None if given is None else given[:, self.part * self.size : (self.part + 1) * self.size]
@@ -71,7 +71,7 @@ class Piece:
 
 
 def of_pieces(event: Event, source: Source, gates: int) -> Iterator[Assignment]:
-    """Gates in any order, from one layer or from several; a part of a layer that computes several gates."""
+    """Yield the gates in any order, from one layer or from several; a part of a layer that computes several gates."""
     form = event.linear_form
     if form is None:
         return
@@ -84,7 +84,7 @@ def of_pieces(event: Event, source: Source, gates: int) -> Iterator[Assignment]:
 
 
 def _pieces(source: Source, rows: Tensor, size: int) -> Iterator[Piece]:
-    """The parts of layers that take rows."""
+    """Yield the parts of layers that take rows."""
     for layer in source.layers:
         for form in layer.forms:
             if form[0] == "linear" and form[2] == rows.shape[1] and form[1] % size == 0 and form[1] // size <= 4:
@@ -95,7 +95,7 @@ def _pieces(source: Source, rows: Tensor, size: int) -> Iterator[Piece]:
 
 
 def _columns(source: Source, rows: Tensor, size: int) -> Iterator[Piece]:
-    """The parts of layers whose inputs begin or end with rows: the source joins what the target adds up."""
+    """Yield the parts of layers whose inputs begin or end with rows: the source joins what the target adds up."""
     for layer in source.layers:
         for form in layer.forms:
             width = rows.shape[1]
@@ -118,7 +118,7 @@ def _selected(event: Event, form: Form, pieces: list[Piece], gates: int) -> Iter
 
 
 def _selections(pieces: list[Piece], gates: int) -> Iterator[tuple[Piece, ...]]:
-    """Ordered selections of pieces: of one layer in its own order, in another, of several layers."""
+    """Yield ordered selections of pieces: of one layer in its order or another, or of several layers."""
     orders = sorted(permutations(range(gates)), key=lambda p: (p != tuple(range(gates)), p not in _USUAL, p))
     whole = [p for p in pieces if p.count == gates and p.part == 0] if gates > 1 else []
     for first in whole:
@@ -148,7 +148,7 @@ def _assigned(event: Event, form: Form, chosen: tuple[Piece, ...], order: tuple[
 
 
 def _number(piece: Piece) -> int:
-    """The number of a piece among those of its layer; pieces of the later columns come after all others."""
+    """Return the number of a piece among those of its layer; pieces of the later columns come after all others."""
     return piece.part + (piece.count if piece.low else 0)
 
 
@@ -164,7 +164,7 @@ def _how(chosen: tuple[Piece, ...]) -> str:
 
 
 def _joined(event: Event, form: Form, source: Source, gates: int) -> Iterator[Assignment]:
-    """One map of joined inputs here, a sum of two maps in the source."""
+    """Yield one map of joined inputs here, a sum of two maps in the source."""
     rows, size = event.rows_in(form), form[1] // gates
     pairs: list[tuple[Piece, Piece]] = []
     for split in sorted({f[2] for layer in source.layers for f in layer.forms if f[0] == "linear" and f[2] < form[2]}):
@@ -182,7 +182,7 @@ def _are_added(layer: Layer, other: Layer) -> bool:
 
 
 def _is_sum(pair: tuple[Piece, Piece], rows: Tensor, source: Source) -> bool:
-    """Whether the sum of what two pieces give is a value of the source."""
+    """Return whether the sum of what two pieces give is a value of the source."""
     split = pair[0].form[2]
     y, z = pair[0].respond(rows[:, :split]), pair[1].respond(rows[:, split:])
     return y is not None and z is not None and source.knows(Fingerprint.of(y + z))

@@ -135,7 +135,7 @@ class Placement:
         placed.offset = bias if before is None else before + bias
 
     def _take_biases(self, event: Event) -> Tensor | None:
-        """The sum of the biases without a place whose events' results are added to this one's."""
+        """Return the sum of the biases without a place whose events' results are added to this one's."""
         size = next(w.view.numel() for k, w in event.weights.items() if k == "bias" and w is not None)
         taken = [b for b in self.biases if b.bias.numel() == size and sums_with(b.event.node, event.node)]
         if not taken:
@@ -145,7 +145,7 @@ class Placement:
 
 
 def _fitting(value: Tensor, view: Tensor, event: Event, name: str, layer: Layer | None) -> Tensor:
-    """A value of the size of a view; an instance norm repeats its weights for every sample."""
+    """Return a value of the size of a view; an instance norm repeats its weights for every sample."""
     if event.kind == "instance norm":
         value = value.flatten()
         value = value[: len(view)] if len(value) > len(view) else value.repeat(len(view) // len(value))
@@ -156,5 +156,5 @@ def _fitting(value: Tensor, view: Tensor, event: Event, name: str, layer: Layer 
 
 
 def exercises(event: Event) -> bool:
-    """Whether an event's input can tell weights apart."""
+    """Return whether an event's input can tell weights apart."""
     return not event.input.is_floating_point() or bool(event.input.any())

@@ -27,18 +27,18 @@ _RANGES = (
 
 
 def has_ranges(tape: Tape) -> bool:
-    """Whether a network may compute something else on a much larger input."""
+    """Return whether a network may compute something else on a much larger input."""
     ranges = set(_RANGES.split())
     return any(node.op in ranges and not node.constant and not _is_relu(node) for node in tape.nodes)
 
 
 def _is_relu(node: Node) -> bool:
-    """Whether an operation is a ReLU, whose other side every example reaches."""
+    """Return whether an operation is a ReLU, whose other side every example reaches."""
     return node.op in ("threshold", "clamp_min", "clamp") and list(node.options().values()) in ([0, 0], [0], [0, None])
 
 
 def scaled(example: Any, factor: float) -> Any:
-    """The example with its real numbers multiplied, None where it has none."""
+    """Return the example with its real numbers multiplied, None where it has none."""
     if not any(isinstance(v, Tensor) and v.is_floating_point() for v in leaves(example)):
         return None
     return replaced(example, lambda v: v * factor if isinstance(v, Tensor) and v.is_floating_point() else v)
@@ -83,7 +83,7 @@ def check_deterministic(module: nn.Module, call: Call, example: Any, what: str) 
 
 
 def _sorted(value: Any) -> list[Tensor]:
-    """The real outputs without their layout, which two implementations need not share."""
+    """Return the real outputs without their layout, which two implementations need not share."""
     found = [t for t in leaves(value) if isinstance(t, Tensor) and t.is_floating_point()]
     return sorted((t.detach().double().flatten().sort().values for t in found), key=len)
 

@@ -37,7 +37,7 @@ class Proof:
     outputs: Outputs
 
     def deviation(self) -> Deviation:
-        """Where the module that fitted the first input differs on the second one."""
+        """Return where the module that fitted the first input differs on the second one."""
         assert self.failed is not None
         node, layer = self.failed.node, self.failed.layer
         why = f"equal on the first input and not on the second: {self.failed.why}"

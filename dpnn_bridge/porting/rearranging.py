@@ -20,7 +20,7 @@ _BY_CHANNEL = ("batch norm", "prelu", "mul", "div", "add", "sub")
 
 
 def rearranged(event: Event, source: Source, tape: Tape) -> Iterator[Assignment]:
-    """Input channels, pixels or words in another order."""
+    """Yield the input channels, pixels or words in another order."""
     if event.kind == "embedding":
         yield from _offset(event, source)
     if event.kind in ("conv", "transposed conv") and event.input.dim() == 4:
@@ -40,7 +40,7 @@ def rearranged(event: Event, source: Source, tape: Tape) -> Iterator[Assignment]
 
 
 def _pixels(event: Event, source: Source) -> Iterator[Assignment]:
-    """A norm over the same pixels in another order."""
+    """Yield a norm over the same pixels in another order."""
     form = event.forms[-1]
     for layer in source.layers:
         if form in layer.forms and layer.look_up(event.rows_in(form), form) is not None:
@@ -49,7 +49,7 @@ def _pixels(event: Event, source: Source) -> Iterator[Assignment]:
 
 
 def _inputs_of(form: Form) -> int | None:
-    """The number of input channels of a form, None for one that has none."""
+    """Return the number of input channels of a form, None for one that has none."""
     if form[0] in _BY_CHANNEL:
         return form[1] if len(form) == 2 else None
     places = {"linear": 2, "conv": 3, "transposed conv": 2}
@@ -57,7 +57,7 @@ def _inputs_of(form: Form) -> int | None:
 
 
 def _orders(event: Event, layer: Layer, form: Form, count: int, source: Source, tape: Tape) -> Iterator[Tensor]:
-    """Orders of input channels that turn a layer's input into the event's: by how the elements moved, or by value."""
+    """Yield orders of input channels that convert a layer's input to the event's: by movement or by value."""
     rows = event.rows_in(form)
     for theirs in (e for e in layer.events if form in e.forms and form[0] == "linear"):
         others = theirs.rows_in(form)
@@ -77,7 +77,7 @@ def _orders(event: Event, layer: Layer, form: Form, count: int, source: Source, 
 
 
 def _exchanged(rows: Tensor, others: Tensor, there: tuple[int, ...], here: tuple[int, ...]) -> Iterator[Tensor]:
-    """Orders in which the dimensions of what was flattened are exchanged, as height and width."""
+    """Order in which the dimensions of what was flattened are exchanged, as height and width."""
     if len(there) > 1 and math.prod(there) == rows.shape[1] and rows.shape == others.shape:
         for dims in layouts(there, here):
             order = torch.arange(rows.shape[1]).reshape(there).permute(dims).flatten()
@@ -90,7 +90,7 @@ def _channels(rows: Tensor, count: int) -> Tensor:
 
 
 def _with_order(event: Event, layer: Layer, form: Form, order: Tensor, count: int) -> Assignment:
-    """The layer with its input channels in another order."""
+    """Return the layer with its input channels in another order."""
     back, by_channel = order.argsort(), form[0] in _BY_CHANNEL
 
     def build() -> Weights:
@@ -115,7 +115,7 @@ def _with_order(event: Event, layer: Layer, form: Form, order: Tensor, count: in
 
 
 def _transposed(event: Event, source: Source) -> Iterator[Assignment]:
-    """Images with height and width exchanged."""
+    """Yield assignments for images with height and width exchanged."""
     form = event.forms[0]
     turned = (form[0], tuple(reversed(form[1])), *form[2:])
     for layer in source.layers:
@@ -140,7 +140,7 @@ def _transposed(event: Event, source: Source) -> Iterator[Assignment]:
 
 
 def _offset(event: Event, source: Source) -> Iterator[Assignment]:
-    """A table whose words have other indices, all by one number, or that has more or fewer words."""
+    """Yield a table whose words have other indices, all by one number, or that has more or fewer words."""
     form = event.forms[0]
     words, size = form[1:]
     for layer in source.layers:
@@ -164,7 +164,7 @@ def _offset(event: Event, source: Source) -> Iterator[Assignment]:
 
 
 def _shifts(event: Event, layer: Layer) -> Iterator[int]:
-    """How much larger the source's indices may be, from uses with as many indices."""
+    """Return possible offsets of the source's indices, from uses with as many indices."""
     here = event.input.flatten()
     for use in layer.events:
         there = use.input.flatten()

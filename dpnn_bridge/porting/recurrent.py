@@ -19,7 +19,7 @@ PEEPHOLE = (
 
 
 def unmendable(search: Search) -> tuple[Node, Node, str] | None:
-    """What a recurrent layer of the target does otherwise than the source, whatever the weights.
+    """Return how a recurrent layer of the target differs from the source for any weights.
 
     Returns:
         The operation of the target, that of the source, and the reason; None where there is no such difference.
@@ -36,7 +36,7 @@ def unmendable(search: Search) -> tuple[Node, Node, str] | None:
 
 
 def _reset_before(tape: Tape) -> Iterator[Node]:
-    """Products of a gate and a state that go into a matrix product and through that into a tanh."""
+    """Yield the products of a gate and a state that go into a matrix product and through that into a tanh."""
     for node in _products(tape):
         makers = {n.op for n in _behind(node)}
         if "sigmoid" in makers and "tanh" not in makers:  # the output gate of an LSTM multiplies a tanh
@@ -46,7 +46,7 @@ def _reset_before(tape: Tape) -> Iterator[Node]:
 
 
 def _reset_after(tape: Tape) -> Iterator[Node]:
-    """Products of a gate and the result of a matrix product that are added to something and go into a tanh."""
+    """Return products of a gate and a matrix product that are added and go into a tanh."""
     for node in _products(tape):
         makers = list(_behind(node))
         gated = any(n.op == "sigmoid" for n in makers)
@@ -59,14 +59,14 @@ def _products(tape: Tape) -> Iterator[Node]:
 
 
 def _reaches_tanh(node: Node) -> bool:
-    """Whether a tanh takes a value, or a sum with it."""
+    """Return whether a tanh takes a value, or a sum with it."""
     return any(
         n.op == "tanh" or (n.op == "add" and any(m.op == "tanh" for m in through_views(n))) for n in through_views(node)
     )
 
 
 def _peepholes(tape: Tape) -> Iterator[Node]:
-    """Learned weights times a value that are added inside a sigmoid."""
+    """Return learned weights times a value that are added inside a sigmoid."""
     for node in tape.nodes:
         if node.event is not None and node.event.kind == "mul":
             for added in through_views(node):
@@ -79,7 +79,7 @@ def _is_sigmoid(node: Node) -> bool:
 
 
 def _behind(node: Node) -> Iterator[Node]:
-    """The operations that made what a node takes, views skipped."""
+    """Yield the operations that made what a node takes, views skipped."""
     front = list(node.inputs)
     while front:
         at = front.pop()

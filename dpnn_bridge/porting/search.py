@@ -146,7 +146,7 @@ class Search:
         return best, decisions
 
     def _worth(self, at: int) -> int:
-        """How much speaks for the decisions before a node: values of the source, against values that are none."""
+        """Score the decisions before a node: values of the source minus other values."""
         known = sum(_VERIFIED if self.tape.nodes[i].event is not None else 1 for i in self.known if i < at)
         strange = sum(index < at for index in self.strange)
         twice = sum(n - 1 for use, n in self.placement.used.items() if use[0] not in self.additions)
@@ -245,7 +245,7 @@ class Search:
             self.env[slot.number] = tensor
 
     def knows(self, slot: Slot) -> bool:
-        """Whether a value, or each of its gates or halves of channels, is a value of the source."""
+        """Return whether a value, or each of its gates or halves of channels, is a value of the source."""
         tensor = self.env[slot.number]
         if self.source.knows(self.prints.of(slot.number, tensor)):
             return True
@@ -328,11 +328,11 @@ class Search:
         raise contradiction
 
     def _is_strict(self, node: Node) -> bool:
-        """Whether an operation that gives no value of the source is held against the choices before it."""
+        """Return whether an operation that gives no value of the source is held against the choices before it."""
         return not self.lenient and _site(node) not in self.allowed
 
     def _check_moved(self, node: Node, moved: tuple[MovedBias, ...], out: Any) -> None:
-        """A sum with a bias is a value of the source, or what its layer gives in several steps."""
+        """Return whether a sum with a bias is a value of the source, or of its layer in several steps."""
         result = next(leaves(out))
         if not self.source.knows(Fingerprint.of(result)):
             want = moved[0].result() if len(moved) == 1 else None
@@ -363,7 +363,7 @@ class Search:
             raise ContradictionError(None, f"no parameter was set from the source's layer {layer.name}; {hint}", layer)
 
     def unused(self) -> list[Layer]:
-        """Layers that the source's output depends on and whose weights, or a part of them, no event has."""
+        """Return layers that the output depends on and whose weights are not fully assigned."""
         used = self.placement.used
         whole = {index for index, _, count in used if count == 1}
         parts: dict[int, set[tuple[int, int]]] = {}
@@ -385,5 +385,5 @@ def _last_readers(tape: Tape) -> dict[int, list[int]]:
 
 
 def _site(node: Node) -> tuple[str, str, str]:
-    """Where an operation is in the user's code: what is odd there once is odd in every step."""
+    """Return where an operation is in the user's code."""
     return node.op, node.owner, node.line

@@ -77,23 +77,23 @@ class Layer:
         self.references.clear()
 
     def inputs(self, form: Form) -> list[Tensor]:
-        """What the layer took, as rows of a form."""
+        """Return the layer's inputs as rows of a form."""
         return [x for x, _ in self.pairs_of(form)]
 
     def pairs_of(self, form: Form) -> list[tuple[Tensor, Tensor]]:
-        """What the layer took and gave, as rows of a form."""
+        """Return the layer's inputs and outputs as rows of a form."""
         if form not in self.pairs:
             self.pairs[form] = [(e.rows_in(form), e.out_rows(e.output, form)) for e in self.events if form in e.forms]
         return self.pairs[form]
 
     def matrix(self) -> Tensor:
-        """The weights of a linear form, as (outputs, inputs)."""
+        """Return the weights of a linear form, as (outputs, inputs)."""
         weight = self.values["weight"]
         assert weight is not None
         return weight.t() if self.kind == "embedding" else weight.flatten(1)
 
     def respond(self, rows: Tensor, form: Form) -> Tensor | None:
-        """What the layer gave for rows, or None where it never took one of them; rows of zeros give the bias."""
+        """Return the layer's outputs for rows, or None if it never took one; rows of zeros give the bias."""
         pairs = self.pairs_of(form)
         references = self.references.setdefault(form, [Reference(x) for x, _ in pairs])
         for reference, (_, y) in zip(references, pairs, strict=True):
@@ -249,7 +249,7 @@ class Source:
         return values, self._digests[at]
 
     def needed(self) -> list[Layer]:
-        """The layers with parameters that the output depends on."""
+        """Return the layers with parameters that the output depends on."""
         makers = [self.tape.maker.get(slot.number) for slot in self.tape.output or ()]
         origins = 0
         for node in makers:
@@ -259,7 +259,7 @@ class Source:
         ]
 
     def knows(self, print: Fingerprint) -> bool:
-        """Whether a tensor, whatever the order of its elements, is a value of the last run or a gate in one."""
+        """Return whether a tensor, whatever the order of its elements, is a value of the last run or a gate in one."""
         found = self.table.find(print, self.tolerance), self.gates.find(print, self.tolerance)
         return any(True for values in found for _ in values)
 
@@ -288,7 +288,7 @@ def _digest(tensor: Tensor) -> tuple[Any, ...]:
 
 
 def _fold(layer: Layer, layers: list[Layer]) -> Layer | None:
-    """The batch norm that follows a linear map in every use."""
+    """Return the batch norm that follows a linear map in every use."""
     if layer.kind not in LINEAR or layer.kind == "embedding":
         return None
     found = set()

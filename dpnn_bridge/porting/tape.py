@@ -83,7 +83,7 @@ class Node:
         return operation(self.func)
 
     def run(self, args: Any, kwargs: Any) -> Any:
-        """The operation's result; random numbers are those of the tape."""
+        """Return the operation's result; random numbers are those of the tape."""
         if self.drawn is None:
             return self.func(*args, **kwargs)
         if not self.mutates:
@@ -95,7 +95,7 @@ class Node:
         return self.func._schema.is_mutable
 
     def options(self) -> dict[str, Any]:
-        """Arguments that are no tensors, defaults included."""
+        """Return the arguments that are no tensors, defaults included."""
         given = {a.name: a.default_value for a in self.func._schema.arguments if a.has_default_value()}
         given |= dict(zip((a.name for a in self.func._schema.arguments), self.args, strict=False)) | self.kwargs
         return {k: v for k, v in given.items() if not any(isinstance(x, Slot) for x in leaves(v))}
@@ -107,7 +107,7 @@ def operation(func: Any) -> str:
 
 
 def leaves(value: Any) -> Iterator[Any]:
-    """The values in nested lists, tuples and dicts."""
+    """Yield the values in nested lists, tuples and dicts."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, (list, tuple)) and not isinstance(value, Slot):
@@ -118,7 +118,7 @@ def leaves(value: Any) -> Iterator[Any]:
 
 
 def replaced(value: Any, change: Callable[[Any], Any]) -> Any:
-    """The same nesting with ``change`` applied to every value in it."""
+    """Return the same nesting with ``change`` applied to every value in it."""
     if isinstance(value, (list, tuple)) and not isinstance(value, Slot):
         return type(value)(replaced(v, change) for v in value)
     return change(value)
@@ -174,7 +174,7 @@ class Tape:
         self.size = 0
 
     def weight_key(self, slot: int) -> Any:
-        """What identifies weights in every tape of one module: a name, or the operations that lead from names."""
+        """Identify weights in every tape of one module: by a name, or by operations on names."""
         if slot in self.roots:
             return self.roots[slot]
         node = self.maker.get(slot)
@@ -185,7 +185,7 @@ class Tape:
         return (node.op, at, *args)
 
     def root_names(self, slot: int) -> list[str]:
-        """Names of the parameters and buffers that a weight is made of."""
+        """Return the names of the parameters and buffers that a weight is made of."""
         if slot in self.roots:
             return [self.roots[slot]]
         node = self.maker.get(slot)
@@ -243,7 +243,7 @@ class Recorder(EagerMode):
         return slot
 
     def _known(self, tensor: Tensor) -> Slot:
-        """The slot of an argument; tensors from outside become constants, aliases of parameters their slots."""
+        """Return the slot of an argument; tensors from outside become constants, aliases of parameters their slots."""
         slot = self._slots.get(id(tensor)) or self._by_memory.get(_memory(tensor) if tensor.numel() else ())
         if slot is None:
             slot = self._slot(tensor)
@@ -358,7 +358,7 @@ class Recorder(EagerMode):
 
 
 def _structure(value: Any, slot: Callable[[Tensor], Any]) -> list[Any]:
-    """The tensors of a result in order."""
+    """Return the tensors of a result in order."""
     return [slot(t) for t in leaves(value) if isinstance(t, Tensor)]
 
 
@@ -367,12 +367,12 @@ def _memory(tensor: Tensor) -> tuple[Any, ...]:
 
 
 def _is_mute(name: str, args: tuple[Any, ...]) -> bool:
-    """Whether a random operation draws nothing: dropout in evaluation mode."""
+    """Return whether a random operation draws nothing: dropout in evaluation mode."""
     return name == "native_dropout" and len(args) > 2 and args[2] is False
 
 
 def _line() -> str:
-    """``file:line`` of the innermost code outside of PyTorch and of this package."""
+    """Return ``file:line`` of the innermost code outside of PyTorch and of this package."""
     frame: Any = sys._getframe(2)
     while frame and frame.f_code.co_filename.startswith((_TORCH, _OWN)):
         frame = frame.f_back

@@ -89,7 +89,7 @@ class Prints:
         self._places: dict[int, set[int]] = {}
 
     def of(self, key: int, tensor: Tensor) -> Fingerprint:
-        """The fingerprint of a tensor that a key stands for as long as it lives."""
+        """Return the fingerprint of a tensor that a key stands for as long as it lives."""
         found = self._known.get(key)
         if found is None:
             found = self._known[key] = Fingerprint.of(tensor)
@@ -107,7 +107,7 @@ class Prints:
 
 
 def difference(a: Tensor, b: Tensor) -> float:
-    """The largest difference of elements relative to the largest element; infinite for other shapes and for NaN."""
+    """Return the largest difference relative to the largest element; infinite for other shapes and NaN."""
     if a.shape != b.shape:
         return math.inf
     if not a.numel():
@@ -146,7 +146,7 @@ class Reference:
 
 
 def matching_rows(rows: Tensor, others: Tensor, tolerance: float = DOUBLE) -> Tensor | None:
-    """For every row the index of the equal row among others, or None where one has none."""
+    """Return, for every row, the index of the equal row among others, or None if one has none."""
     if rows.shape[1] != others.shape[1] or not len(rows) or not len(others):
         return None
     rows, others = rows.double(), others.double()
@@ -162,7 +162,7 @@ def matching_rows(rows: Tensor, others: Tensor, tolerance: float = DOUBLE) -> Te
 
 
 def permutation(channels: Tensor, others: Tensor) -> Tensor | None:
-    """The order in which other channels are these, both (channel, values); None where there is none or several.
+    """Return the order in which other channels are these, both (channel, values); None where there is none or several.
 
     Equal channels, as dead ones behind a ReLU, have the order that their neighbours suggest.
     """
@@ -210,7 +210,7 @@ def _untied(found: Tensor, order: Tensor, other: Tensor, ties: list[bool]) -> Te
 
 
 def _suggested(at: list[int | None], place: int) -> set[int]:
-    """The channels that continue the run of the neighbour before or after a place."""
+    """Return the channels that continue the run of the neighbour before or after a place."""
     around = ((at[place - 1], 1) if place else (None, 0), (at[place + 1], -1) if place + 1 < len(at) else (None, 0))
     return {other + step for other, step in around if other is not None}
 
@@ -220,7 +220,7 @@ def _direction(size: int) -> Tensor:
 
 
 def layouts(shape: Iterable[int], other: Iterable[int]) -> Iterator[tuple[int, ...]]:
-    """The orders of dimensions that turn one shape into the other, the given order first."""
+    """Yield the orders of dimensions that turn one shape into the other, the given order first."""
     shape, other = tuple(shape), tuple(other)
     if len(shape) == len(other) <= 5:
         yield from (p for p in permutations(range(len(shape))) if tuple(shape[i] for i in p) == other)

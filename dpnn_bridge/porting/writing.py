@@ -106,7 +106,7 @@ class Parameters:
                 self.write(slots.number, self.env[slots.number], value)
 
     def _power_iteration(self, node: Node) -> list[str]:
-        """The buffers with the singular vectors of a spectral norm; empty where a division is by something else."""
+        """Return the buffers with the singular vectors of a spectral norm; empty for other divisions."""
         names = self.tape.root_names(node.args[1].number)
         return [n for n in names if n not in self.tape.parameters and self.tensors[n].dim() == 1]
 
