@@ -94,7 +94,7 @@ def test_what_is_endless_or_too_large_is_refused_all_the_same() -> None:
     one = LuaTensor.from_numpy(np.ones(1)).storage
     repeated = LuaTensor("torch.DoubleTensor", (1 << 20, 1 << 20), (0, 0), 0, one)
     big = LuaObject("nn.Linear", LuaTable([("weight", repeated)]))
-    for obj, text in ((model, "contains itself"), (sequential(big), "more memory than the file holds")):
+    for obj, text in ((model, "contains itself"), (sequential(big), "more memory than the file contains")):
         with pytest.raises(ConversionLimitError, match=text):
             convert_object(obj, Options(allow_unsupported=True))
 

@@ -218,7 +218,7 @@ def test_every_class_is_the_same_in_pieces(tmp_path: Path) -> None:
             with mock.patch.object(deferred, "LEAST", 0):
                 convert(source, tmp_path / "m.safetensors", max_shard_size=1000, force=True)
         except ConversionError as error:
-            refused.append((path.parent.name, "leave out max_shard_size" in str(error)))
+            refused.append((path.parent.name, "omit max_shard_size" in str(error)))
             continue
         found = dpnn_bridge.load(tmp_path / "m.safetensors.index.json").state_dict()
         assert found.keys() == expected.keys(), path
