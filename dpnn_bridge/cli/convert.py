@@ -145,7 +145,7 @@ def convert_command(
     report: Path | None,
     **options: Any,
 ) -> None:
-    """Converts Torch7 models to PyTorch.
+    """Convert Torch7 models to PyTorch.
 
     \b
       dpnn-convert model.t7 model.pt              one file; the suffix chooses the format
@@ -157,8 +157,8 @@ def convert_command(
       dpnn-convert hf://user/repo/model.t7 out.pt an address (extra remote); - is what is piped in or out
       dpnn-convert 's3://zoo/**/*.t7' --out-dir s3://new --dask tcp://head:8786 --manifest done.jsonl    a fleet
 
-    OUT.pt is read by dpnn_bridge.load and by torch.load(weights_only=True). Other suffixes: .safetensors and .npz
-    (weights), .onnx and .pt2 (need --input), .py (a definition that needs only torch), .t7, and .json for data.
+    Load OUT.pt with dpnn_bridge.load or torch.load(weights_only=True). Other suffixes: .safetensors and .npz (weights),
+    .onnx and .pt2 (need --input), .py (a definition that needs only torch), .t7, and .json for data.
 
     \b
     Exit codes: 0 done, 2 wrong usage, 3 the input cannot be read, 4 verification failed, 5 a class or value cannot be

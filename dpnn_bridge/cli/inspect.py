@@ -74,15 +74,15 @@ def inspect_command(
     verbose: bool,
     **options: Any,
 ) -> None:
-    """Shows what FILE is: its models, their layers and parameters, whether they are supported, and what to do next.
+    """Summarize FILE: its models, their layers and parameters, whether they are supported, and the next command.
 
     \b
       dpnn-inspect model.t7                       one screen
       dpnn-inspect model.t7 --input 1x3x224x224   with the shapes of the outputs
       dpnn-inspect model.t7 --raw                 every class, field, tensor and function; loads no tensor
 
-    With --html, --dot or --mermaid the model in FILE is drawn instead: its layers with shapes, parameters and both
-    names, and what hands its value to what.
+    --html, --dot and --mermaid draw the model in FILE instead: its layers with shapes, parameters and both names, and
+    the data flow between them.
 
     \b
     Exit codes: 0 done, 2 wrong usage, 3 the file cannot be read, 5 a model cannot be converted or drawn, 6 the page

@@ -92,7 +92,7 @@ if TYPE_CHECKING:
 @click.option("-v", "--verbose", is_flag=True, help="Print every comparison, not only the worst of each layer.")
 @version_option
 def verify_command(weights: Path | None, later: bool, **given: Any) -> None:
-    """Compares MODEL with what Torch7 computed, layer by layer.
+    """Compare MODEL with Torch7's results, layer by layer.
 
     \b
       dpnn-verify model.t7 --reference ref.t7             values that Torch7 stored
@@ -104,13 +104,13 @@ def verify_command(weights: Path | None, later: bool, **given: Any) -> None:
       dpnn-verify model.t7                                nothing to compare with: how its classes were checked
       dpnn-verify done.jsonl --jobs 8                     every file of a manifest that dpnn-convert wrote
 
-    Layers are compared where the reference holds their results: in its field `after` (the module after forward), or in
-    MODEL itself when it was saved after a forward with the same input. CONVERTED is compared with MODEL in every
-    tensor and layer; a .py file is run, since it is your own. A manifest may be of others: of its lines only files of
-    this machine in data formats are checked, unless --trust-manifest says that it is yours.
+    A layer is compared if the reference contains its results: in the field `after` (the module after forward), or in
+    MODEL itself if it was saved after a forward with the same input. CONVERTED is compared with MODEL in every tensor
+    and layer. A .py file is run, because it is your own. A manifest may come from others: only its lines with local
+    files in data formats are checked, unless you pass --trust-manifest.
 
-    What differs is judged, forward and gradients apart: `rounding only` is explained by rounding, `random` needs a
-    seed, a `known fault of Torch7` is named; the rest is `different`.
+    The forward pass and the gradients have separate verdicts. `rounding only`: rounding explains the difference.
+    `random`: the reference needs a seed. `known fault of Torch7`: the report names it. `different`: all other cases.
 
     \b
     Exit codes: 0 nothing is different, also where nothing was compared, 2 wrong usage, 3 a file cannot be read,
