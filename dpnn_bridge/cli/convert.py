@@ -123,7 +123,11 @@ def _chosen(options: dict[str, Any]) -> dict[str, Any]:
 )
 @click.option("--force", is_flag=True, help="Replace existing outputs.")
 @sha256_option
-@click.option("--report", type=click.Path(path_type=Path), help="Write the class mappings of all modules as JSON.")
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path),
+    help="Write the class mappings of all modules as JSON. With --into: the comparison, as .json or .html.",
+)
 @json_option
 @quiet_option
 @click.option("-v", "--verbose", is_flag=True, help="Print the conversion table.")
@@ -169,7 +173,7 @@ def convert_command(
         from dpnn_bridge.cli.port import convert_into
 
         how = {name: options[name] for name in ("force", "as_json", "quiet", "verbose")}
-        convert_into(files, into, options["example"], options["key"], later=all_models, **how)
+        convert_into(files, into, options["example"], options["key"], later=all_models, report_to=report, **how)
         return
     request = _Request(files, to, all_models, out_dir, report, **options)
     if out_dir is None and not all_models:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dpnn_bridge.base.atomic import check_output, replacing
+from dpnn_bridge.base.atomic import check_output, replacing, write_text
 from dpnn_bridge.base.extras import install_advice
 from dpnn_bridge.cli.terminal import console, plain_table, say, steps
 from dpnn_bridge.errors import ConversionError, OptionError, VerificationError
@@ -139,7 +139,7 @@ def convert_into(files: Sequence[Any], into: str, inputs: Sequence[str], key: st
     network = network_of(into)
     quiet = how["quiet"] or how["as_json"]
     report = run(source, network, inputs, key, judging=False, later=how["later"], quiet=quiet)
-    show(report, **how)
+    show(report, title=f"{source} into {into}", **how)
     if not report.equal:
         raise VerificationError(f"{into} does not compute what {source} computes; {target} was not written")
     save_weights(target, network, how["force"])
@@ -176,7 +176,7 @@ def verify_network(
         _load(network, weights)
     quiet = how["quiet"] or how["as_json"]
     report = run(model, network, inputs, key, judging=True, later=how["later"], quiet=quiet)
-    show(report, **how)
+    show(report, title=f"{model} and {text}", **how)
     if not report.equal:
         raise VerificationError(f"{text} does not compute what {model} computes")
 
@@ -192,8 +192,13 @@ def _load(network: nn.Module, weights: Path) -> None:
         raise OptionError(f"--weights {weights}: {e}") from e
 
 
-def show(report: PortReport, *, as_json: bool, quiet: bool, verbose: bool, **_: Any) -> None:
+def show(
+    report: PortReport, *, title: str, report_to: Path | None, as_json: bool, quiet: bool, verbose: bool, **_: Any
+) -> None:
     """Print a report: as JSON, or as text with a table of the weights."""
+    if report_to is not None:
+        page = report_to.suffix in (".html", ".htm")
+        write_text(report_to, report.page(title) if page else json.dumps(report.to_dict(), indent=2) + "\n")
     if as_json:
         say(json.dumps(report.to_dict(), indent=2))
         return

@@ -152,8 +152,8 @@ def _verify_network(weights: Path | None, later: bool, given: dict[str, Any]) ->
         if weights is not None or later:
             raise click.UsageError(f"--{'all' if weights is None else 'weights'} needs CONVERTED as FILE.py:NET")
         return False
-    how = {name: given[name] for name in ("as_json", "quiet", "verbose")}
-    verify_network(given["model"], text, weights, given["inputs"], given["key"], later=later, **how)
+    how = {name: given[name] for name in ("as_json", "quiet", "verbose")} | {"later": later, "report_to": given["html"]}
+    verify_network(given["model"], text, weights, given["inputs"], given["key"], **how)
     return True
 
 

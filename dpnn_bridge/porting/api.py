@@ -33,6 +33,7 @@ from dpnn_bridge.porting.probe import check_deterministic, differ_beyond, has_ra
 from dpnn_bridge.porting.proof import prove
 from dpnn_bridge.porting.report import Deviation, Match, PortReport
 from dpnn_bridge.porting.search import Search
+from dpnn_bridge.porting.sides import sides_of
 from dpnn_bridge.porting.source import Source
 from dpnn_bridge.porting.tape import Tape, leaves
 from dpnn_bridge.porting.values import SINGLE, difference
@@ -116,6 +117,7 @@ class Port:
         search = Search(tape, self.source, tensors)
         found = search.run()
         values = self._values(search)
+        self.sides = sides_of(search)
         if found is not None:
             self._check_deterministic()
             explanation = Explanation(found, search)
@@ -221,6 +223,7 @@ class Port:
             what = f"a part of the parameter {unset[0]}" if unset[0] in values else f"the parameter {unset[0]}"
             reason = f"nothing of the source goes into {what}; {hint}"
             report.equal, report.first = False, Deviation(unset[0].rpartition(".")[0], "", "", reason)
+        report.sides = self.sides
         report._fill = lambda: _fill(self.user, values)
         if report.equal:
             report.apply()

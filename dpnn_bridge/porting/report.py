@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dpnn_bridge.porting.sides import Step
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class PortReport:
         unused: Lua paths of layers that the source's output depends on and that no parameter was set from.
         unset: parameters of the module that nothing was found for.
         later: the deviations that remain when those before them are mended; empty unless asked for.
+        sides: the operations of the source and of the module, for :meth:`page`.
     """
 
     equal: bool
@@ -66,12 +70,19 @@ class PortReport:
     unused: list[str] = field(default_factory=list)
     unset: list[str] = field(default_factory=list)
     later: list[Deviation] = field(default_factory=list)
+    sides: tuple[list[Step], list[Step]] = field(default=([], []), repr=False)
     _fill: Callable[[], None] | None = field(default=None, repr=False)
 
     def apply(self) -> None:
         """Write the weights that were found into the module, also where the networks are not equal."""
         if self._fill is not None:
             self._fill()
+
+    def page(self, title: str) -> str:
+        """Return an HTML page with both networks side by side; the first deviation is marked."""
+        from dpnn_bridge.porting.html import page
+
+        return page(self, title)
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain data for JSON."""

@@ -1,0 +1,108 @@
+"""A report as one HTML page: verdict, both networks side by side, where parameters come from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from dpnn_bridge.base.pages import rendered, static
+from dpnn_bridge.porting.report import Deviation, PortReport
+from dpnn_bridge.porting.sides import Step
+
+#: steps of a network that are drawn
+_MOST = 400
+#: characters of a label, and of the layer's name in it
+_LABEL, _NAME = 52, 26
+_HEIGHT, _WIDTH, _GAP, _MARGIN = 26, 400, 120, 60
+
+
+def page(report: PortReport, title: str) -> str:
+    """The page of a report.
+
+    Args:
+        report: from :func:`dpnn_bridge.port`.
+        title: heading, such as the names of the model and of the network.
+    """
+    there, here = (steps[:_MOST] for steps in report.sides)
+    rows = _rows(there, here)
+    wrong = _wrong(here, report.first)
+    boxes = [*_boxes(there, rows[0], 0, None), *_boxes(here, rows[1], 1, wrong)]
+    return rendered(
+        "dpnn_bridge.porting",
+        "port.html.j2",
+        title=title,
+        report=report,
+        style=static("dpnn_bridge.parity", "verification.css"),
+        more=static("dpnn_bridge.porting", "port.css"),
+        boxes=boxes,
+        joins=_joins(here, rows, wrong),
+        cut=max(map(len, report.sides)) > _MOST,
+        box_width=_WIDTH,
+        width=2 * (_MARGIN + _WIDTH) + _GAP,
+        height=_HEIGHT * (max([*rows[0], *rows[1]], default=0) + 2),
+        columns=[(_left(0), "source"), (_left(1), "your module")],
+    )
+
+
+def _rows(there: list[Step], here: list[Step]) -> tuple[list[int], list[int]]:
+    """The rows of both columns, such that joined steps are beside each other where their order is one."""
+    left, right = [0] * len(there), []
+    done = row = 0
+    for step in here:
+        match = step.match if step.match is not None and done <= step.match < len(there) else None
+        if match is not None:
+            begin = left[done - 1] + 1 if done else 0
+            for i in range(done, match + 1):
+                left[i] = begin + i - done
+            row = left[match] = max(left[match], row)
+            done = match + 1
+        right.append(row)
+        row += 1
+    begin = left[done - 1] + 1 if done else 0
+    left[done:] = range(begin, begin + len(there) - done)
+    return left, right
+
+
+def _wrong(here: list[Step], first: Deviation | None) -> int | None:
+    """The step that a deviation names."""
+    if first is None:
+        return None
+    named = [i for i, step in enumerate(here) if step.line == first.line and step.name == first.layer]
+    return next((i for i in named if here[i].match is None), next(iter(named), None))
+
+
+def _left(column: int) -> int:
+    return _MARGIN + column * (_WIDTH + _GAP)
+
+
+def _boxes(steps: list[Step], rows: list[int], column: int, wrong: int | None) -> Iterator[dict[str, Any]]:
+    """The steps of a column with the lines to what they take."""
+    for i, step in enumerate(steps):
+        kind = "bad" if i == wrong else "good" if step.match is not None else "known"
+        y, lines = (rows[i] + 1) * _HEIGHT, []
+        for source in (s for s in step.inputs if s < len(steps)):
+            above = (rows[source] + 1) * _HEIGHT + _HEIGHT - 6
+            if rows[i] - rows[source] == 1:
+                x = _left(column) + _WIDTH // 2
+                lines.append(f"M{x} {above}V{y}")
+            else:
+                x, side = (_left(0), -1) if column == 0 else (_left(1) + _WIDTH, 1)
+                out = x + side * min(8 + 2 * (rows[i] - rows[source]), _MARGIN - 6)
+                lines.append(f"M{x} {above - 10}C{out} {above - 10} {out} {y + 10} {x} {y + 10}")
+        yield {"x": _left(column), "y": y, "step": step, "kind": kind, "lines": lines, "label": _label(step)}
+
+
+def _label(step: Step) -> str:
+    """The end of the layer's name, and the beginning of the operation."""
+    name = step.name if len(step.name) <= _NAME else f"…{step.name[-_NAME:]}"
+    text = f"{name} {step.text}".strip()
+    return text if len(text) <= _LABEL else f"{text[: _LABEL - 1]}…"
+
+
+def _joins(here: list[Step], rows: tuple[list[int], list[int]], wrong: int | None) -> Iterator[dict[str, Any]]:
+    """The lines between steps with one result."""
+    for i, step in enumerate(here):
+        if step.match is not None and step.match < len(rows[0]):
+            y, z = ((row + 1) * _HEIGHT + 10 for row in (rows[0][step.match], rows[1][i]))
+            kind = "bad" if i == wrong else "layer" if step.layer else "good"
+            yield {"path": f"M{_left(0) + _WIDTH} {y}L{_left(1)} {z}", "kind": kind}
