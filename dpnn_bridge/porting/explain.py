@@ -63,7 +63,7 @@ class Explanation:
         recurrent = unmendable(self.search)
         if recurrent is not None:
             here, there, why = recurrent
-            return self._at(here, there, why)
+            return located(here, self._path(there), why)
         root = self._root()
         return self._of_output() if root is None else self._of_root(root)
 
@@ -121,7 +121,7 @@ class Explanation:
                 theirs = next((n for n in ancestors(other) if n.op not in VIEWS), None)
                 takes = [f"the result of {name_of(n)}" if n is not None else "the input" for n in (mine, theirs)]
                 reason = f"{name_of(here)} takes {takes[0]} here, {takes[1]} in the source"
-                return self._at(here, other, reason)
+                return located(here, self._path(other), reason)
         return None
 
     def _of_same_kind(self, node: Node, there: list[Node]) -> Deviation:
@@ -134,7 +134,8 @@ class Explanation:
         other = there[0]
         if order is not None:
             reason = f"{described(order)} gives the source's values in another order or on another side; seen in "
-            return self._at(order, other, f"{reason}{node.owner or 'the module'}, {name_of(node)}")
+            self.repair = Repair(node, other)
+            return located(order, self._path(other), f"{reason}{node.owner or 'the module'}, {name_of(node)}")
         if not self.found.matched and self.found.node is node and self.found.layer is not None:
             used = f"{name_of(node)} {self.found.why}: there the source uses the layer {self._path(other)}"
             return located(node, self.found.layer.name, used)
@@ -145,7 +146,8 @@ class Explanation:
             return self._at(node, source, missing, self._operand_of(node, source))
         if here is not None and source is not None:
             reason = f"{name_of(node)} takes the result of {described(here)} here, of {described(source)} in the source"
-            return self._at(here, other, reason)
+            self.repair = Repair(node, other)
+            return located(here, self._path(other), reason)
         reason = (
             f"{name_of(node)} takes the same value as the source's and gives another one: the order of elements differs"
         )

@@ -46,7 +46,7 @@ _SILENT = frozenset(_QUIET.split())
 _ALWAYS = frozenset(("align_corners", "ceil_mode", "count_include_pad"))
 
 
-#: arguments of a convolution that are not shown
+#: arguments of a convolution that are not shown, padding and dilation also of a pooling
 _USUAL = {"stride": 1, "padding": 0, "dilation": 1, "output_padding": 0, "groups": 1}
 _RENAMED = {
     "mul": {"other": "factor"},
@@ -85,7 +85,7 @@ def options_of(node: Node) -> dict[str, Any]:
 
 def described(node: Node) -> str:
     """The operation with its arguments, as ``max_pool2d(kernel_size=[2, 2], ceil_mode=True)``."""
-    usual = _USUAL if node.event is not None else {}
+    usual = _USUAL if node.event is not None else {k: _USUAL[k] for k in ("padding", "dilation")}
     shown = [
         f"{k}={_value(v)}"
         for k, v in options_of(node).items()
