@@ -103,10 +103,7 @@ def _chosen(options: dict[str, Any]) -> dict[str, Any]:
 @conversion_options
 @click.option("--partial-sandbox", is_flag=True, help="Like --sandbox, also if the kernel cannot confine the process.")
 @click.option(
-    "--all",
-    "all_models",
-    is_flag=True,
-    help="Convert every model of the file to OUT.KEY.pt. With --into: list every deviation.",
+    "--all", "all_models", is_flag=True, help="Convert all models to OUT.KEY.pt. With --into: all deviations."
 )
 @click.option(
     "--into",
@@ -123,11 +120,7 @@ def _chosen(options: dict[str, Any]) -> dict[str, Any]:
 )
 @click.option("--force", is_flag=True, help="Replace existing outputs.")
 @sha256_option
-@click.option(
-    "--report",
-    type=click.Path(path_type=Path),
-    help="Write the class mappings of all modules as JSON. With --into: the comparison, as .json or .html.",
-)
+@click.option("--report", type=click.Path(path_type=Path), help="Write mappings as JSON, or a port as .json or .html.")
 @json_option
 @quiet_option
 @click.option("-v", "--verbose", is_flag=True, help="Print the conversion table.")

@@ -197,8 +197,10 @@ def show(
 ) -> None:
     """Print a report: as JSON, or as text with a table of the weights."""
     if report_to is not None:
+        from dpnn_bridge.porting import port_page
+
         page = report_to.suffix in (".html", ".htm")
-        write_text(report_to, report.page(title) if page else json.dumps(report.to_dict(), indent=2) + "\n")
+        write_text(report_to, port_page(report, title) if page else json.dumps(report.to_dict(), indent=2) + "\n")
     if as_json:
         say(json.dumps(report.to_dict(), indent=2))
         return

@@ -16,8 +16,8 @@ _LABEL, _NAME = 52, 26
 _HEIGHT, _WIDTH, _GAP, _MARGIN = 26, 400, 120, 60
 
 
-def page(report: PortReport, title: str) -> str:
-    """The page of a report.
+def port_page(report: PortReport, title: str) -> str:
+    """Return an HTML page with both networks side by side; the first deviation is marked.
 
     Args:
         report: from :func:`dpnn_bridge.port`.

@@ -59,7 +59,7 @@ class PortReport:
         unused: Lua paths of layers that the source's output depends on and that no parameter was set from.
         unset: parameters of the module that nothing was found for.
         later: the deviations that remain when those before them are mended; empty unless asked for.
-        sides: the operations of the source and of the module, for :meth:`page`.
+        sides: the operations of the source and of the module, for :func:`~dpnn_bridge.porting.port_page`.
     """
 
     equal: bool
@@ -77,12 +77,6 @@ class PortReport:
         """Write the weights that were found into the module, also where the networks are not equal."""
         if self._fill is not None:
             self._fill()
-
-    def page(self, title: str) -> str:
-        """Return an HTML page with both networks side by side; the first deviation is marked."""
-        from dpnn_bridge.porting.html import page
-
-        return page(self, title)
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain data for JSON."""

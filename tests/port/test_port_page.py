@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 import dpnn_bridge
 from dpnn_bridge.cli.convert import convert_command
+from dpnn_bridge.porting import PortReport, port_page
 
 NETWORK = """
 from torch import nn
@@ -33,10 +34,10 @@ class Net(nn.Module):
         return self.second(torch.tanh(x) if self.wrong else F.relu(x))
 
 
-def page(wrong: bool) -> tuple[dpnn_bridge.porting.PortReport, str]:
+def page(wrong: bool) -> tuple[PortReport, str]:
     torch.manual_seed(0)
     report = dpnn_bridge.port(Net(False), Net(wrong), torch.randn(2, 3, 6, 6))
-    return report, report.page("<model> & net")
+    return report, port_page(report, "<model> & net")
 
 
 def test_equal_networks_are_joined_step_by_step() -> None:

@@ -29,7 +29,7 @@ PUBLIC = {
     "dpnn_bridge.parity": "Difference Result Tolerance assert_parity check check_manifest check_module compare"
     " full_precision record",
     "dpnn_bridge.pictures": "LayerVerdict ModelNode graph_section model_graph page to_dot to_mermaid",
-    "dpnn_bridge.porting": "Deviation Match PortReport port",
+    "dpnn_bridge.porting": "Deviation Match PortReport port port_page",
     "dpnn_bridge.training": "cast check_parameters flatten get_parameters grad_param_clip load_flat max_param_norm"
     " momentum_grad_parameters parameters reinforce renormed serialized shared_clone update_grad_parameters"
     " update_parameters visited_rows weight_decay zero_grad_parameters",
