@@ -79,9 +79,10 @@ def exit_codes() -> str:
     """From the exception tree."""
     tree = inspect.cleandoc(errors.__doc__ or "").split("::\n", 1)[1].split("``exit_code``")[0]
     return (
-        "## Exit codes\n\n0 done, 2 wrong usage, otherwise that of the error:\n\n```text\n"
-        + inspect.cleandoc(tree).strip()
-        + "\n```\n"
+        "## Exit codes\n\n| code | meaning |\n|---|---|\n"
+        + "".join(f"| {code} | {meaning} |\n" for code, meaning in errors.EXIT_CODES.items())
+        + "\nA script of `dpnn-lua` chooses its own: what it passes to `os.exit`. In Python each is an error:\n\n"
+        + f"```text\n{inspect.cleandoc(tree).strip()}\n```\n"
     )
 
 

@@ -1,10 +1,35 @@
 """Read Torch7 checkpoints, convert them to PyTorch modules and verify the result.
 
 >>> import dpnn_bridge
->>> model = dpnn_bridge.load("model.t7")          # doctest: +SKIP
->>> dpnn_bridge.convert("model.t7", "model.pt")   # doctest: +SKIP
+>>> print(dpnn_bridge.inspect("model.t7"))                                   # doctest: +SKIP
+>>> model = dpnn_bridge.load("model.t7")                                     # doctest: +SKIP
+>>> dpnn_bridge.convert("model.t7", "model.onnx", example=image)             # doctest: +SKIP
+>>> dpnn_bridge.verify("model.t7", "model.onnx", input=image).ok             # doctest: +SKIP
 
-The names below are the public API. They are imported at first use, so that command line help does not load PyTorch.
+Files::
+
+    inspect(path)              what a file holds, whether it is supported, and what to do next
+    load(path)                 the model of a file as a torch.nn.Module that trains
+    load_checkpoint(path)      a Checkpoint: all models of a file, vocabulary, options, mean, optimizer state, …
+    convert(src, dst)          one file to another; the suffix of dst chooses the format
+    save(path, module)         a module as .pt, .safetensors, .npz, .onnx, .pt2, .py or .t7
+    verify(model, converted)   compare layer by layer with Torch7's results, or with the converted file
+    port(model, module, x)     the weights into another implementation of the network, with proof
+    read_t7(path)              the tables, objects and tensors of a .t7 file, without modules
+    write_t7(path, value)      modules, tensors and plain data to a .t7 file
+    load_lua(path)             torch.utils.serialization.load_lua of PyTorch 0.4
+
+Modules::
+
+    to_torch(obj), to_lua(module)            a Lua object of read_t7 to a module, and back
+    model_at(model, "modules[3]")            the submodule at a Lua path; lua_paths and lua_names list all
+    load_flat(model, vector)                 the vector of Torch7's getParameters() into a model
+    lua_class, LuaClass                      map a class of your own: docs/how-to/custom-class.md
+
+Subpackages: errors, memory (state of recurrent layers), optim, parity, pictures, training.
+
+Arguments have the names of the options of the commands: ``--index-base 0`` is ``index_base=0``. A list has the plural
+(``--plugin a.py`` is ``plugins=["a.py"]``). Every error is an ``errors.DpnnBridgeError``.
 """
 
 from __future__ import annotations
@@ -27,7 +52,9 @@ if TYPE_CHECKING:
     from dpnn_bridge.files import load, save, write_t7
     from dpnn_bridge.legacy.loading import load_lua
     from dpnn_bridge.loaders.t7_reader import read_t7
+    from dpnn_bridge.parity.api import verify
     from dpnn_bridge.porting.api import port
+    from dpnn_bridge.summary import inspect
     from dpnn_bridge.training.flat_vector import load_flat
 
 _HOMES = {
@@ -36,6 +63,7 @@ _HOMES = {
     "__version__": "base.version",
     "convert": "converting",
     "errors": ".",
+    "inspect": "summary",
     "load": "files",
     "load_checkpoint": "checkpoint",
     "load_flat": "training.flat_vector",
@@ -52,6 +80,7 @@ _HOMES = {
     "to_lua": "conversion",
     "to_torch": "conversion",
     "training": ".",
+    "verify": "parity.api",
     "write_t7": "files",
 }
 
@@ -61,6 +90,7 @@ __all__ = [
     "__version__",
     "convert",
     "errors",
+    "inspect",
     "load",
     "load_checkpoint",
     "load_flat",
@@ -77,6 +107,7 @@ __all__ = [
     "to_lua",
     "to_torch",
     "training",
+    "verify",
     "write_t7",
 ]
 

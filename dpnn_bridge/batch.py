@@ -23,6 +23,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
+from typing_extensions import Unpack
+
 from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.atomic import check_output
 from dpnn_bridge.base.folders import remove_abandoned
@@ -33,6 +35,7 @@ from dpnn_bridge.base.version import package_version
 from dpnn_bridge.errors import DpnnBridgeError, MissingFileError, OutputError, OutputExistsError
 from dpnn_bridge.executors import why_lost, workers
 from dpnn_bridge.manifest import Line, Manifest
+from dpnn_bridge.outputs.options import ConvertKeywords
 
 
 @dataclass(frozen=True)
@@ -179,16 +182,18 @@ def _file_name(key: str, room: int) -> str:
 def run(
     tasks: Sequence[Task],
     *,
+    to: str | None = None,
     jobs: int = 1,
     executor: Executor | None = None,
     manifest: str | Path | None = None,
     force: bool = False,
-    **options: Any,
+    **options: Unpack[ConvertKeywords],
 ) -> Iterator[Outcome]:
     """Run conversions, each independent of the others' failures; yield outcomes as they come.
 
     Args:
         tasks: the conversions.
+        to: format name where the suffix of a target does not say it.
         jobs: number of processes.
         executor: executor to use instead: any :class:`concurrent.futures.Executor`, of threads, or of processes on
             other machines (``dask.distributed.Client(…).get_executor()``, ``mpi4py.futures.MPIPoolExecutor()``), which
@@ -199,16 +204,16 @@ def run(
         **options: of :func:`dpnn_bridge.files.convert`.
     """
     log = None if manifest is None else Manifest(manifest)
-    key = options.pop("key", None)
+    key = options.get("key")
     tasks = [task if key is None or task.key is not None else replace(task, key=key) for task in tasks]
-    options |= {"force": force, "checksum": log is not None}
+    each = {n: v for n, v in options.items() if n != "key"} | {"to": to, "force": force, "checksum": log is not None}
     calls = [(task, log and log.of(absolute(task.target))) for task in tasks]
     if executor is not None:
-        outcomes = _run_in(executor, calls, options)
+        outcomes = _run_in(executor, calls, each)
     elif jobs <= 1 or len(tasks) <= 1:
-        outcomes = (run_one(task, line, **options) for task, line in calls)
+        outcomes = (run_one(task, line, **each) for task, line in calls)
     else:
-        outcomes = _run_in_workers(calls, min(jobs, len(tasks)), options)
+        outcomes = _run_in_workers(calls, min(jobs, len(tasks)), each)
     missing = _missing_folders(tasks)
     try:
         for outcome in outcomes:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.boundary import wrap_errors
@@ -15,7 +16,7 @@ from dpnn_bridge.checkpoints.find import candidates
 from dpnn_bridge.conversion.budget import Budget
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_values import to_value
-from dpnn_bridge.conversion.options import Options
+from dpnn_bridge.conversion.options import OptionKeywords, Options
 from dpnn_bridge.conversion.torch_context import TorchConversion
 from dpnn_bridge.errors import ConversionError, ModelNotFoundError
 from dpnn_bridge.files import load_with_report
@@ -95,7 +96,7 @@ class Checkpoint:
 
 @checks_arguments
 @wrap_errors(ConversionError, "loading")
-def load_checkpoint(path: Origin, **options: Any) -> Checkpoint:
+def load_checkpoint(path: Origin, **options: Unpack[OptionKeywords]) -> Checkpoint:
     """Load every model of a file and the other entries.
 
     Args:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from typing_extensions import Unpack
 
 from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.atomic import StrPath, check_output, replacing
@@ -33,7 +34,7 @@ from dpnn_bridge.loaders.encoding import Encoding
 from dpnn_bridge.loaders.origin import LocalFile, Origin, local_file, name_of
 from dpnn_bridge.outputs import data
 from dpnn_bridge.outputs.format import Format
-from dpnn_bridge.outputs.options import ConvertOptions, origin_text, shows_options
+from dpnn_bridge.outputs.options import ConvertKeywords, ConvertOptions, origin_text, shows_options
 from dpnn_bridge.outputs.writing import export, target_of
 from dpnn_bridge.plugins import load_plugins
 
@@ -49,8 +50,8 @@ def convert(
     force: bool = False,
     sha256: str | None = None,
     checksum: bool = False,
-    progress: Callable[[str], None] = lambda step: None,
-    **options: Any,
+    progress: Callable[[str], None] | None = None,
+    **options: Unpack[ConvertKeywords],
 ) -> Report:
     """Convert a model file to the format that the suffix of ``dst`` names.
 
@@ -81,13 +82,14 @@ def convert(
     inputs = (*([place_of(src)] if isinstance(src, (str, os.PathLike)) and not is_url(src) else []), *chosen.files())
     check_output(path, force, inputs)
     load_plugins(chosen.plugins)
-    progress(f"reading {name_of(src)}")
+    step = progress or (lambda text: None)
+    step(f"reading {name_of(src)}")
     rebuilding = _options_of(chosen, format)
     with local_file(src, sha256) as file:
         task = _Conversion(file, Path(path) if not is_url(path) else path, format, chosen, own, inputs, force, checksum)
         contents = read_source(file)
         value = _data(contents, chosen.key, rebuilding) if format.data else None
-        progress(f"writing {dst}")
+        step(f"writing {dst}")
         if contents is not None and value is not None:
             report = task.write_data(value)
             report.notes += unread(contents[1])
@@ -201,7 +203,13 @@ def _data_report(written: data.Data, name: str, key: str | None, model: tuple[st
 @checks_arguments
 @wrap_errors(ConversionError, "comparing with the input")
 def is_converted(
-    src: Origin, dst: StrPath, *, to: str | None = None, force: bool = False, checksum: bool = False, **options: Any
+    src: Origin,
+    dst: StrPath,
+    *,
+    to: str | None = None,
+    force: bool = False,
+    checksum: bool = False,
+    **options: Unpack[ConvertKeywords],
 ) -> bool:
     """Return whether ``dst`` is whole and what :func:`convert` made of ``src`` with these arguments.
 

@@ -18,7 +18,8 @@
     │   └── LuaValueError               a value that no .t7 holds (a TypeError, ValueError and OverflowError)
     ├── OutputError                 6   the output cannot be written: the disk, or what is in its place
     │   └── OutputExistsError           a file is there already and ``force`` was not given
-    └── LuaBridgeError              7   Lua code raised, or the Lua runtime is missing
+    ├── LuaBridgeError              7   Lua code raised
+    └── MissingPackageError         8   an optional package is not installed (an ImportError)
 
 ``exit_code`` is what the command line tools return for each. Click itself uses 2 for wrong usage.
 
@@ -199,6 +200,27 @@ class OutputExistsError(OutputError):
 
 
 class LuaBridgeError(DpnnBridgeError):
-    """Lua code raised an error, or the ``lua`` extra is not installed."""
+    """Lua code raised an error."""
 
     exit_code = 7
+
+
+class MissingPackageError(DpnnBridgeError, ImportError):
+    """What was asked for needs an optional package, or a newer one; the message has the command that installs it."""
+
+    exit_code = 8
+
+
+#: exit code of a command -> meaning, for help and documentation
+EXIT_CODES = {
+    0: "done; dpnn-verify: nothing is different, or nothing was compared",
+    1: "operating-system error",
+    2: "invalid arguments",
+    3: "an input cannot be read",
+    4: "verification failed; dpnn-verify: something is different",
+    5: "a class, model or value cannot be converted, or a model cannot run",
+    6: "an output exists (see --force), or cannot be written",
+    7: "Lua failed",
+    8: "a package is missing",
+    130: "interrupted",
+}

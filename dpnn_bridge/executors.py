@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
-from dpnn_bridge.base.extras import install_advice
+from dpnn_bridge.base.extras import missing_package
 from dpnn_bridge.base.folders import ending_in_order, importing_nothing_from_here, remove_temporary
 from dpnn_bridge.errors import OptionError
 
@@ -118,12 +118,13 @@ def dask_executor(address: str) -> Iterator[Executor]:
         address: of the scheduler, such as ``tcp://host:8786``.
 
     Raises:
-        OptionError: dask.distributed is not installed, or nobody answers there.
+        MissingPackageError: dask.distributed is not installed.
+        OptionError: nobody answers there.
     """
     try:
         from distributed import Client
     except ImportError as e:
-        raise OptionError(f"Dask is not installed: {install_advice('dask')}") from e
+        raise missing_package("dask= (--dask)", "dask", e) from e
     try:
         client = Client(address, set_as_default=False)
     except (OSError, ValueError) as e:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from typing_extensions import Unpack
 
 from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.atomic import StrPath
@@ -23,16 +24,18 @@ from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.report import Report
 from dpnn_bridge.conversion.tensors import as_dtype
-from dpnn_bridge.errors import ConversionError, LuaBridgeError, ModelNotFoundError
+from dpnn_bridge.errors import ConversionError, LuaBridgeError, ModelNotFoundError, NotT7Error, OptionError
 from dpnn_bridge.legacy.pickles import read_source
 from dpnn_bridge.loaders import t7_writer
 from dpnn_bridge.loaders.encoding import Encoding
 from dpnn_bridge.loaders.origin import LocalFile, Origin, local_file, name_of
 from dpnn_bridge.loaders.t7_reader import read_t7
+from dpnn_bridge.loaders.t7_writer import WriteKeywords
 from dpnn_bridge.modules.fit import shape_warnings
 from dpnn_bridge.modules.several import Models
 from dpnn_bridge.outputs import container
 from dpnn_bridge.outputs.formats import format_of
+from dpnn_bridge.outputs.options import FormatKeywords
 from dpnn_bridge.outputs.writing import export
 from dpnn_bridge.plugins import load_plugins
 
@@ -155,7 +158,13 @@ def classes_in_lua(lua: Any, sandbox: bool | Literal["partial"]) -> dict[str, An
     from dpnn_bridge.lua.bridge import LuaBridge
 
     if not isinstance(lua, LuaBridge):
-        lua = LuaBridge.from_files([lua] if isinstance(lua, (str, os.PathLike)) else list(lua), sandbox=sandbox)
+        files = [lua] if isinstance(lua, (str, os.PathLike)) else list(lua)
+        for file in files:
+            try:
+                check_file(file)
+            except NotT7Error as error:
+                raise OptionError(f"lua= (--lua): {error}") from error
+        lua = LuaBridge.from_files(files, sandbox=sandbox)
     elif sandbox and not lua.sandboxed:
         raise LuaBridgeError(
             "sandbox=True: this bridge is not a sandbox; pass the Lua files, or a LuaBridge(sandbox=True)"
@@ -173,40 +182,56 @@ def cast(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
 
 @checks_arguments
 @wrap_errors(ConversionError, "writing")
-def save(path: StrPath, module: nn.Module | Convertible, *, force: bool = True, **options: Any) -> None:
+def save(
+    path: StrPath,
+    module: nn.Module | Convertible,
+    *,
+    to: str | None = None,
+    metadata: dict[str, Any] | None = None,
+    force: bool = True,
+    **options: Unpack[FormatKeywords],
+) -> None:
     """Write a module in the format that the suffix names, read it back and compare, then let the file appear.
 
     Args:
         path: ``.pt`` (what :func:`load` rebuilds and ``torch.load(weights_only=True)`` reads), ``.safetensors``,
             ``.npz``, ``.onnx``, ``.pt2``, ``.py`` or ``.t7``.
         module: a converted module, or an object of :mod:`dpnn_bridge.legacy.nn`.
+        to: format name when the suffix does not say it.
+        metadata: plain data to store beside the model.
         force: replace an existing file. That is the default here, as with ``torch.save``, since a training script
             writes the same file again; :func:`convert` and the commands refuse by default.
-        **options: of :func:`dpnn_bridge.outputs.export`: ``to``, ``example``, ``metadata`` and those of the format.
+        **options: fields of :class:`~dpnn_bridge.outputs.options.ConvertOptions` that the format takes, such as
+            ``example`` for ``.onnx``.
 
     Raises:
         ConversionError: the format cannot contain this model.
         OutputError: the file cannot be written there, or exists and ``force`` is False.
         VerificationError: the file differs after reading back; nothing was written.
     """
-    export(module.to_torch() if isinstance(module, Convertible) else module, path, force=force, **options)
+    module = module.to_torch() if isinstance(module, Convertible) else module
+    export(module, path, to=to, metadata=metadata, force=force, **options)
 
 
 @checks_arguments
 @wrap_errors(ConversionError, "writing")
-def write_t7(path: StrPath, value: Any, **options: Any) -> None:
+def write_t7(
+    path: StrPath, value: Any, *, verify: bool = True, force: bool = True, **options: Unpack[WriteKeywords]
+) -> None:
     """Write a module, a Lua value, or plain Python data to a ``.t7`` file that Torch7 loads.
 
     Args:
         path: the file; it appears only once it is complete.
         value: a module, also of :mod:`dpnn_bridge.legacy.nn`; a Lua value of :func:`read_t7`; or tensors, numpy arrays,
             numbers, strings, bytes, and lists and dicts of all of these. Lists become tables with keys from 1.
-        **options: of :func:`dpnn_bridge.loaders.t7_writer.write_t7`.
+        verify: read the file back and compare before it appears.
+        force: replace an existing file.
+        **options: fields of :class:`~dpnn_bridge.loaders.WriteOptions`, such as ``mode``.
 
     Raises:
         ConversionError: a submodule has no Lua class.
     """
-    t7_writer.write_t7(path, to_lua_value(value), **options)
+    t7_writer.write_t7(path, to_lua_value(value), verify=verify, force=force, **options)
 
 
 @checks_arguments

@@ -13,21 +13,22 @@ from dpnn_bridge.base.atomic import StrPath
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.exclusive import Exclusive
 from dpnn_bridge.base.regular import MOST_BYTES, check_file
-from dpnn_bridge.errors import ConversionError, NotT7Error
+from dpnn_bridge.errors import ConversionError, NotT7Error, OptionError
 
 
 def load_plugins(plugins: Sequence[StrPath]) -> None:
     """Run Python files that register classes with ``@lua_class``; each only once.
 
     Raises:
-        ConversionError: a file is missing, or raises when it runs.
+        OptionError: a file is missing.
+        ConversionError: a file raises when it runs.
     """
     for plugin in plugins:
         path = Path(os.path.realpath(plugin))  # resolve() raises for links in a circle
         try:
             check_file(plugin, MOST_BYTES)
         except NotT7Error as error:
-            raise ConversionError(f"plugin {error}") from error
+            raise OptionError(f"plugins= (--plugin): {error}") from error
         with Exclusive(path):
             if path not in _loaded_plugins:
                 wrap_errors(ConversionError, f"loading the plugin {plugin}")(_import_file)(path)

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.base.arguments import checks_arguments
+from dpnn_bridge.base.atomic import StrPath
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.display import shortened
 from dpnn_bridge.base.graph import format_path
-from dpnn_bridge.checkpoints.architectures import Architecture, architecture_of
+from dpnn_bridge.checkpoints.architectures import architecture_of
 from dpnn_bridge.checkpoints.contents import description, named_file
-from dpnn_bridge.checkpoints.describe import format_bytes
 from dpnn_bridge.checkpoints.find import candidates, follow
+from dpnn_bridge.checkpoints.summary import ENTRIES, Layer, Model, Summary, input_options, lines
 from dpnn_bridge.compare import nested
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.limits import ResourceLimitMode, ResourceLimits
@@ -33,88 +34,34 @@ from dpnn_bridge.loaders.origin import LocalFile, Origin, local_file
 from dpnn_bridge.loaders.t7_reader import read_all
 from dpnn_bridge.modules.inputs import input_shapes
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
-
-#: layers, and entries beside the models, that are listed
-LAYERS, ENTRIES = 14, 8
+from dpnn_bridge.plugins import load_plugins
 
 
-@dataclass
-class Layer:
-    """One line of the table of a model: a module without modules inside."""
+@checks_arguments
+@wrap_errors(ConversionError, "inspecting")
+def inspect(path: Origin, *, key: str | None = None, input: Any = None, plugins: Sequence[StrPath] = ()) -> Summary:
+    """Describe a file: its models with their layers, whether they are supported, and what to do next.
 
-    path: str
-    lua: str
-    torch: str
-    parameters: int
-    shape: str = ""
+    Args:
+        path: A ``.t7`` file or one that was converted; also a URL, an open file, or bytes.
+        key: The part of the file that is wanted, such as ``"protos.rnn"``.
+        input: An input, or a function that makes one for a model, to list the shapes of all outputs.
+        plugins: Python files that register classes with ``@lua_class``.
 
+    Returns:
+        The summary: ``print`` shows it as ``dpnn-inspect`` does.
 
-@dataclass
-class Model:
-    """A model of the file.
+    Raises:
+        T7Error: The file cannot be read.
+        ModelNotFoundError: ``key`` leads to nothing.
 
-    Attributes:
-        key: as ``--key`` takes it; empty when the file is the model.
-        lua: its Lua class.
-        modules, parameters, bytes: how many.
-        dtypes: of its parameters.
-        layers: its layers in order.
-        unsupported: classes without a mapping, or whose mapping cannot build an object of the model.
-        reasons: why not, for the latter.
-        problem: why it cannot be converted, else empty.
-        refused: why it does not run on the example, else empty.
-        inputs: shapes of an input that runs through it, as ``--input`` takes them; empty where none is known.
-        architecture: the published architecture with the shapes of its weights, or None.
+    Examples:
+        >>> found = dpnn_bridge.inspect("model.t7")              # doctest: +SKIP
+        >>> found.models[0].parameters, found.models[0].inputs   # doctest: +SKIP
     """
-
-    key: str
-    lua: str
-    modules: int = 0
-    parameters: int = 0
-    bytes: int = 0
-    dtypes: list[str] = field(default_factory=list)
-    layers: list[Layer] = field(default_factory=list)
-    unsupported: list[str] = field(default_factory=list)
-    reasons: list[str] = field(default_factory=list)
-    problem: str = ""
-    refused: str = ""
-    inputs: list[str] = field(default_factory=list)
-    architecture: Architecture | None = None
-
-    @property
-    def supported(self) -> str:
-        """``supported``, or what is not."""
-        if self.problem:
-            return f"cannot be converted: {self.problem}"
-        if self.unsupported:
-            reasons = "".join(f"\n  {reason}" for reason in self.reasons)
-            return f"NOT supported: {', '.join(self.unsupported)}{reasons}"
-        return f"supported; does not run on this input: {self.refused}" if self.refused else "supported"
-
-
-@dataclass
-class Summary:
-    """The summary of a file.
-
-    Attributes:
-        name, size, encoding: of the file.
-        what: one line.
-        models: the models, best first.
-        beside: the other entries, one line for each.
-        objects: how many objects one after the other the file contains.
-        notes: other remarks.
-        next: commands to type.
-    """
-
-    name: str
-    size: int
-    encoding: str
-    what: str
-    models: list[Model] = field(default_factory=list)
-    beside: list[str] = field(default_factory=list)
-    objects: int = 1
-    notes: list[str] = field(default_factory=list)
-    next: list[str] = field(default_factory=list)
+    load_plugins(plugins)
+    example = input if input is None or (callable(input) and not isinstance(input, Tensor)) else lambda model: input
+    return summarize(path, key, example)
 
 
 @wrap_errors(ConversionError, "inspecting")
@@ -165,7 +112,7 @@ def _converted(file: LocalFile, example: Callable[[nn.Module], Any] | None) -> S
     found = Summary(file.name, size, file.path.suffix[1:], what, [model])
     checkpoint = metadata.get("checkpoint")
     found.beside = [str(k) for k in checkpoint][:ENTRIES] if isinstance(checkpoint, dict) else []
-    found.next = [f"dpnn-convert {shlex.quote(file.name)} {_stem(file.name)}.onnx {_inputs(model)}"]
+    found.next = [f"dpnn-convert {shlex.quote(file.name)} {_stem(file.name)}.onnx {input_options(model)}"]
     return found
 
 
@@ -306,59 +253,4 @@ def _stem(name: str) -> str:
     return shlex.quote(stem or "out")
 
 
-def lines(found: Summary) -> Iterator[tuple[str, str]]:
-    """Yield the summary as text: style and line."""
-    yield "bold", f"{found.name}: {found.encoding}, {format_bytes(found.size)}"
-    more = f"; {found.objects} objects one after the other, this is the first" if found.objects > 1 else ""
-    yield "", f"{found.what}{more}"
-    for note in found.notes:
-        yield "yellow", f"note: {note}"
-    for i, model in enumerate(found.models):
-        size = (
-            f"{model.parameters:,} parameters ({format_bytes(model.bytes)} of {', '.join(model.dtypes) or 'nothing'})"
-        )
-        modules = f"{model.modules} module{'s' * (model.modules != 1)}"
-        yield "", ""
-        yield "bold green", f"model{f' {model.key}' if model.key else ''}: {model.lua}, {modules}, {size}"
-        yield ("green" if model.supported == "supported" else "red"), model.supported
-        if model.architecture:
-            yield "", f"the shapes of its weights are those of {model.architecture.into}"
-        if i == 0:
-            yield from (("", line) for line in _table(model.layers))
-    if found.beside:
-        yield "", ""
-        yield "bold", "beside the model:" if found.models else "it holds:"
-        yield from (("", f"  {line}") for line in found.beside)
-    yield "", ""
-    for command in found.next:
-        yield "bold", f"next: {command}"
-    shapes = f"; shapes of the outputs: {_inputs(found.models[0])}" if found.models else ""
-    yield "dim", f"every entry: --raw{shapes}"
-
-
-def _inputs(model: Model) -> str:
-    """Return the options that give a model its input."""
-    return " ".join(f"--input {shape}" for shape in model.inputs) or "--input SHAPE    # such as 1x3x224x224"
-
-
-def _table(layers: list[Layer]) -> list[str]:
-    shown = layers if len(layers) <= LAYERS + 1 else [*layers[: LAYERS - 4], None, *layers[-4:]]
-    rows = [("layer", "Lua", "PyTorch", "parameters", "output")]
-    for layer in shown:
-        if layer is None:
-            rows.append((f"… {len(layers) - LAYERS} more", "", "", "", ""))
-        else:
-            count = f"{layer.parameters:,}" if layer.parameters else ""
-            rows.append((layer.path, layer.lua, layer.torch, count, layer.shape))
-    columns = range(5 if any(layer.shape for layer in layers) else 4)
-    widths = [min(max(len(row[i]) for row in rows), 32) for i in columns]
-    return ["  " + "  ".join(_cell(row[i], widths[i], i == 3) for i in columns).rstrip() for row in rows]
-
-
-def _cell(text: str, width: int, right: bool) -> str:
-    if len(text) > width:
-        text = "…" + text[-(width - 1) :]
-    return text.rjust(width) if right else text.ljust(width)
-
-
-__all__ = ["Layer", "Model", "Summary", "lines", "summarize"]
+__all__ = ["Layer", "Model", "Summary", "inspect", "lines", "summarize"]

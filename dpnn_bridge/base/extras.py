@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, requires
 
+from dpnn_bridge.errors import MissingPackageError
 
-def install_advice(extra: str) -> str:
+
+def missing_package(what: str, extra: str, error: ImportError, only: Sequence[str] = ()) -> MissingPackageError:
+    """Return the error that says how to install what an import did not find.
+
+    Args:
+        what: What needs it, for the message.
+        extra: The extra of this package that brings it.
+        error: What the import raised.
+        only: Names of the packages of the extra that are needed; default: all.
+    """
+    reason = f"{error.name} is not installed" if isinstance(error, ModuleNotFoundError) and error.name else str(error)
+    return MissingPackageError(f"{what}: {reason.rstrip('.')}. To fix this: {install_advice(extra, only)}")
+
+
+def install_advice(extra: str, only: Sequence[str] = ()) -> str:
     """Return the command that installs what an extra of this package needs, from PyPI, wherever dpnn_bridge came from.
 
     >>> install_advice("safetensors")
@@ -17,6 +33,7 @@ def install_advice(extra: str) -> str:
     except PackageNotFoundError:
         lines = []
     found = [m[1].strip() for line in lines if (m := re.fullmatch(rf"([^;]+); extra == ['\"]{extra}['\"]", line))]
+    found = [name for name in found if not only or re.split(r"[\[<>=~! ]", name)[0] in only]
     if not found:  # a checkout that was never installed
         return f"pip install -e '.[{extra}]' in the checkout of dpnn_bridge"
     return "pip install " + " ".join(f"'{name}'" for name in found)

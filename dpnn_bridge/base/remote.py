@@ -12,9 +12,16 @@ from typing import Any
 
 from dpnn_bridge.base.checksum import sha256_of
 from dpnn_bridge.base.display import shortened
-from dpnn_bridge.base.extras import install_advice
+from dpnn_bridge.base.extras import missing_package
 from dpnn_bridge.base.writing import open_output
-from dpnn_bridge.errors import MissingFileError, OutputError, OutputExistsError, T7Error, VerificationError
+from dpnn_bridge.errors import (
+    MissingFileError,
+    MissingPackageError,
+    OutputError,
+    OutputExistsError,
+    T7Error,
+    VerificationError,
+)
 
 #: a file on this machine, or the URL of one elsewhere
 Place = Path | str
@@ -127,7 +134,7 @@ def _opened(url: str) -> Any:
         files, path = fsspec.core.url_to_fs(url, client_kwargs=client)
         return files.open(path, "rb", block_size=0, size=1)  # one request, read to its end: no size is asked for
     except ImportError as error:
-        raise T7Error(f"{url}: addresses need additional packages: {install_advice('remote')} ({error})") from error
+        raise _missing(url, error) from error
     except FileNotFoundError as error:
         raise MissingFileError(f"{url}: file not found") from error
     except Exception as error:
@@ -195,6 +202,18 @@ def _cannot_write(url: str, error: Exception) -> OutputError:
     return OutputError(f"cannot write {url}: {_named(error)}")
 
 
+#: scheme of an address -> packages of the extra remote that it needs
+_PACKAGES = {
+    **dict.fromkeys(("http", "https"), ("aiohttp", "fsspec")),
+    "hf": ("fsspec", "huggingface-hub"),
+    **dict.fromkeys(("s3", "s3a"), ("fsspec", "s3fs", "urllib3")),
+}
+
+
+def _missing(url: str, error: ImportError) -> MissingPackageError:
+    return missing_package(url, "remote", error, _PACKAGES.get(url.partition("://")[0], ("fsspec",)))
+
+
 def _store(url: str, cannot: Callable[[str, Exception], Exception] = _cannot_write, **options: Any) -> tuple[Any, str]:
     """Return the file system of a URL, and the path in it."""
     try:
@@ -202,8 +221,7 @@ def _store(url: str, cannot: Callable[[str, Exception], Exception] = _cannot_wri
 
         return url_to_fs(url, **options)
     except ImportError as error:
-        advice = ImportError(f"addresses need additional packages: {install_advice('remote')} ({error})")
-        raise cannot(url, advice) from error
+        raise _missing(url, error) from error
     except Exception as error:
         raise cannot(url, error) from error
 

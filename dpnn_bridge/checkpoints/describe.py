@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
+from typing_extensions import Unpack
+
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.display import printable, shortened
 from dpnn_bridge.base.graph import key_text
@@ -15,7 +17,7 @@ from dpnn_bridge.checkpoints.bytecode import describe_bytecode
 from dpnn_bridge.checkpoints.find import candidates, looks_like_module
 from dpnn_bridge.errors import T7Error
 from dpnn_bridge.loaders.origin import Origin, local_file, name_of
-from dpnn_bridge.loaders.t7_reader import ReadOptions, read_local
+from dpnn_bridge.loaders.t7_reader import ReadKeywords, ReadOptions, read_local
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 
 
@@ -145,7 +147,7 @@ def continued(bars: str) -> str:
 
 
 @wrap_errors(T7Error, "describing")
-def describe(path: Origin, *, limit: int = 100, depth: int = 50, **options: Any) -> Description:
+def describe(path: Origin, *, limit: int = 100, depth: int = 50, **options: Unpack[ReadKeywords]) -> Description:
     """Describe a .t7 file. Reads its structure and none of its tensors' elements.
 
     Args:

@@ -7,7 +7,6 @@ import os
 import shutil
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
@@ -20,6 +19,7 @@ from dpnn_bridge.base.atomic import check_output, write_text
 from dpnn_bridge.base.folders import temporary_folder
 from dpnn_bridge.base.remote import place_of
 from dpnn_bridge.base.suffixes import INDEX, index_of
+from dpnn_bridge.cli.conversions import print_many, print_one
 from dpnn_bridge.cli.terminal import (
     Command,
     FileType,
@@ -33,7 +33,6 @@ from dpnn_bridge.cli.terminal import (
     json_option,
     keep_inputs,
     piped,
-    plain_table,
     quiet_option,
     say,
     sha256_option,
@@ -45,10 +44,7 @@ from dpnn_bridge.outputs.formats import suffix_of, suffixes
 from dpnn_bridge.outputs.options import ConvertOptions
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from dpnn_bridge.batch import Outcome, Task
-    from dpnn_bridge.conversion.report import Report
 
 
 def list_classes(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -69,13 +65,14 @@ def conversion_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(fields(ConvertOptions)):
         if not option.metadata:
             continue
-        settings = {name: value for name, value in option.metadata.items() if name not in ("flag", "parse")}
+        settings = {name: value for name, value in option.metadata.items() if name not in ("flag", "also", "parse")}
         kind = settings.pop("type", None)
         if kind == "path":
             settings["type"] = click.Path(path_type=Path)
         elif kind is not None:
             settings["type"] = kinds[type(kind)](kind)
-        command = click.option(option.metadata["flag"], option.name, **settings)(command)
+        flags = [option.metadata[name] for name in ("flag", "also") if name in option.metadata]
+        command = click.option(*flags, option.name, **settings)(command)
     return command
 
 
@@ -145,22 +142,28 @@ def convert_command(
     """Convert Torch7 models to PyTorch.
 
     \b
-      dpnn-convert model.t7 model.pt              one file; the suffix chooses the format
-      dpnn-convert *.t7 --out-dir converted       many files; what is done already is skipped
-      dpnn-convert model.pt model.t7              back to Torch7
-      dpnn-convert model.t7 net.pt --into my_models.py:Net --input 1x3x224x224    weights for your own network
-      dpnn-convert stats.t7 stats.npz             data without a model; --key takes a part
-      dpnn-convert large.t7 model.safetensors --max-shard-size 2GB    larger than memory, in shards with an index
-      dpnn-convert hf://user/repo/model.t7 out.pt an address (extra remote); - is what is piped in or out
-      dpnn-convert 's3://zoo/**/*.t7' --out-dir s3://new --dask tcp://head:8786 --manifest done.jsonl    a fleet
+      one file; the suffix chooses the format
+        dpnn-convert model.t7 model.pt
+      many files; what is done already is skipped
+        dpnn-convert *.t7 --out-dir converted
+      export to Torch7
+        dpnn-convert model.pt model.t7
+      weights for your own network, with proof that it computes the same
+        dpnn-convert in.t7 net.pt --into my_models.py:Net --input 1x3x224x224
+      data without a model; --key takes a part
+        dpnn-convert stats.t7 stats.npz
+      larger than memory, in shards with an index
+        dpnn-convert large.t7 model.safetensors --max-shard-size 2GB
+      an address (extra remote); - is stdin or stdout
+        dpnn-convert hf://user/repo/model.t7 out.pt
+      many files on a cluster
+        dpnn-convert 's3://zoo/**/*.t7' --out-dir s3://new \\
+          --dask tcp://head:8786 --manifest done.jsonl
 
     Load OUT.pt with dpnn_bridge.load or torch.load(weights_only=True). Other suffixes: .safetensors and .npz (weights),
     .onnx and .pt2 (need --input), .py (a definition that needs only torch), .t7, and .json for data.
 
-    \b
-    Exit codes: 0 done, 2 wrong usage, 3 the input cannot be read, 4 verification failed, 5 a class or value cannot be
-    converted, 6 the output exists (see --force) or cannot be written, 7 Lua failed, 1 the system refused, 130
-    interrupted.
+    The folder of OUT must exist; the folder of --out-dir is made.
     """
     if into is not None:
         from dpnn_bridge.cli.port import convert_into
@@ -262,7 +265,7 @@ class _Request:
             click.echo(json.dumps(done.to_dict(), indent=2))
         elif not self.quiet and self.files[1] != "-":
             shown = (self.files[0], index_of(self.files[1])) if self.sharded else self.files
-            _print_one(done, shown, self.verbose, time.perf_counter() - self.started)
+            print_one(done, shown, self.verbose, time.perf_counter() - self.started)
 
     def convert_many(self) -> None:
         """Convert files, or all models of one, and print a table."""
@@ -312,48 +315,6 @@ def _output(target: Any, suffix: str) -> Iterator[Path]:
             shutil.copyfileobj(file, sys.stdout.buffer)
 
 
-def _print_one(done: Report, files: Sequence[Any], verbose: bool, seconds: float) -> None:
-    if verbose:
-        print_table(done, console())
-    count = done.metadata.get("modules", 0)
-    facts = [f"{count} module{'s' * (count != 1)}", f"{done.metadata['parameters']:,} parameters"]
-    if "tensors" in done.metadata:  # data without a model
-        tensors, values = done.metadata["tensors"], done.metadata["values"]
-        facts = [
-            "data without a model",
-            f"{tensors} tensor{'s' * (tensors != 1)}",
-            f"{values:,} other value{'s' * (values != 1)}",
-        ]
-    if done.metadata.get("key"):
-        facts.insert(0, f"key {done.metadata['key']}")
-    if done.unsupported:
-        many = len(done.unsupported) != 1
-        facts.append(f"{len(done.unsupported)} unsupported class{'es' * many}")
-    if done.dropped:
-        facts.append(f"{len(done.dropped)} value{'s' * (len(done.dropped) != 1)} dropped")
-    say(f"{files[0]} -> {files[1]}: {', '.join(facts)}, {seconds:.1f} s")
-    for note in done.notes:
-        say(f"note: {in_options(note)}")
-
-
-def print_table(report: Report, console: Console) -> None:
-    """Print the class mappings and the omitted values."""
-    table = plain_table()
-    table.add_column("count", justify="right", no_wrap=True)
-    table.add_column("Lua class", overflow="fold")
-    table.add_column("PyTorch module", overflow="fold")
-    for (lua, torch_type), count in report.counts().items():
-        own = torch_type.startswith("dpnn_bridge.")
-        table.add_row(str(count), lua, torch_type.rpartition(".")[2] if own else torch_type)
-    console.print(table)
-    for dropped in report.dropped:
-        console.print(f"dropped {dropped.path}: {dropped.reason}", highlight=False, soft_wrap=True)
-
-
-#: files that are listed one by one
-MOST_ROWS = 100
-
-
 def _run_many(tasks: Sequence[Task], outcomes: Iterator[Outcome], as_json: bool, quiet: bool) -> None:
     from rich.progress import Progress
 
@@ -369,28 +330,10 @@ def _run_many(tasks: Sequence[Task], outcomes: Iterator[Outcome], as_json: bool,
     if as_json:
         click.echo(json.dumps([o.to_dict() for o in done], indent=2))
     elif not quiet:
-        _print_many(done)
+        print_many(done)
     failed = [o for o in done if o.status == "failed"]
     for o in failed:
         named = o.message.startswith(str(o.task.source))
         say(f"error: {in_options(o.message if named else f'{o.task.source}: {o.message}')}", err=True)
     if failed:
         sys.exit(max(o.exit_code for o in failed))
-
-
-def _print_many(done: Sequence[Outcome]) -> None:
-    """Print one row per file, or only the counts if there are too many files."""
-    if len(done) > MOST_ROWS:
-        counts = Counter(o.status for o in done)
-        say(f"{len(done)} files: " + ", ".join(f"{n} {status}" for status, n in sorted(counts.items())))
-        return
-    table = plain_table()
-    table.add_column("input", overflow="fold")
-    table.add_column("output", overflow="fold")
-    table.add_column("result", no_wrap=True)
-    for name in ("modules", "parameters"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for o in done:
-        parameters = f"{o.facts['parameters']:,}" if o.facts else ""
-        table.add_row(str(o.task.source), str(o.task.target), o.status, str(o.facts.get("modules", "")), parameters)
-    console().print(table)

@@ -77,16 +77,15 @@ def inspect_command(
     """Summarize FILE: its models, their layers and parameters, whether they are supported, and the next command.
 
     \b
-      dpnn-inspect model.t7                       one screen
-      dpnn-inspect model.t7 --input 1x3x224x224   with the shapes of the outputs
-      dpnn-inspect model.t7 --raw                 every class, field, tensor and function; loads no tensor
+      one screen
+        dpnn-inspect model.t7
+      with the shapes of the outputs
+        dpnn-inspect model.t7 --input 1x3x224x224
+      every class, field, tensor and function; loads no tensor
+        dpnn-inspect model.t7 --raw
 
     --html, --dot and --mermaid draw the model in FILE instead: its layers with shapes, parameters and both names, and
     the data flow between them.
-
-    \b
-    Exit codes: 0 done, 2 wrong usage, 3 the file cannot be read, 5 a model cannot be converted or drawn, 6 the page
-    cannot be written, 1 the system refused, 130 interrupted.
     """
     picture = {name: options.pop(name) for name in ("html", "dot", "mermaid", "unfold")}
     keep_inputs(source, *plugin, *inputs)
@@ -104,11 +103,10 @@ def inspect_command(
         progress("loading PyTorch")
         from dpnn_bridge import summary
         from dpnn_bridge.cli.inputs import example_input
-        from dpnn_bridge.plugins import load_plugins
 
-        load_plugins(plugin)
         progress(f"reading {source}")
-        found = summary.summarize(piped(source), key, partial(example_input, inputs) if inputs else None)
+        example = partial(example_input, inputs) if inputs else None
+        found = summary.inspect(piped(source), key=key, input=example, plugins=plugin)
     if sys.stdout.isatty() and not quiet:
         from rich.text import Text
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dpnn_bridge.base.atomic import check_output, replacing, write_text
-from dpnn_bridge.base.extras import install_advice
+from dpnn_bridge.base.extras import missing_package
 from dpnn_bridge.cli.terminal import console, plain_table, say, steps
-from dpnn_bridge.errors import ConversionError, OptionError, VerificationError
+from dpnn_bridge.errors import OptionError, VerificationError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -157,7 +157,7 @@ def save_weights(target: Path, network: nn.Module, force: bool) -> None:
             try:
                 from safetensors.torch import save_file
             except ImportError as e:
-                raise ConversionError(f"writing .safetensors needs: {install_advice('safetensors')}") from e
+                raise missing_package(str(target), "safetensors", e) from e
             save_file(state, str(temporary))
         else:
             torch.save(state, temporary)

@@ -24,7 +24,7 @@ from dpnn_bridge.base.display import printable, printable_lines
 from dpnn_bridge.base.folders import Terminated
 from dpnn_bridge.base.shards import shards_of
 from dpnn_bridge.base.suffixes import INDEX
-from dpnn_bridge.errors import DpnnBridgeError
+from dpnn_bridge.errors import EXIT_CODES, DpnnBridgeError
 from dpnn_bridge.outputs.options import DTYPES as DTYPES
 
 if TYPE_CHECKING:
@@ -49,6 +49,11 @@ class Command(click.Command):
 
     With ``DPNN_TRACEBACK=1`` in the environment an error that is no :class:`DpnnBridgeError` shows where it was raised.
     """
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the exit codes; a script of ``dpnn-lua`` has its own beside them."""
+        with formatter.section("Exit codes"):
+            formatter.write_dl([(str(code), meaning) for code, meaning in EXIT_CODES.items()])
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         for stream in (sys.stdout, sys.stderr):

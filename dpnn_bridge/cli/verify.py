@@ -30,12 +30,9 @@ from dpnn_bridge.cli.terminal import (
     steps,
     version_option,
 )
-from dpnn_bridge.errors import ModelNotFoundError, NotT7Error, VerificationError
-from dpnn_bridge.parity.known_differences import KnownDifference, read_known_differences
+from dpnn_bridge.errors import ModelNotFoundError, VerificationError
 
 if TYPE_CHECKING:
-    from dpnn_bridge.compare.differences import Tolerance
-    from dpnn_bridge.conversion.options import Options
     from dpnn_bridge.parity.verification import Verification
 
 
@@ -95,14 +92,22 @@ def verify_command(weights: Path | None, later: bool, **given: Any) -> None:
     """Compare MODEL with Torch7's results, layer by layer.
 
     \b
-      dpnn-verify model.t7 --reference ref.t7             values that Torch7 stored
-      dpnn-verify model.t7 --input x.npy --output y.npy   the same, as arrays
-      dpnn-verify fixture.t7                              a fixture that holds its own module
-      dpnn-verify model.t7 model.onnx --input 1x3x32x32   a converted file, of any format
-      dpnn-verify model.t7 my_models.py:Net --weights my.pth --input 1x3x224x224    your own port; runs the file
-      dpnn-verify data.t7 data.npz                        data without a model: whether that is what they give
-      dpnn-verify model.t7                                nothing to compare with: how its classes were checked
-      dpnn-verify done.jsonl --jobs 8                     every file of a manifest that dpnn-convert wrote
+      values that Torch7 stored
+        dpnn-verify model.t7 --reference ref.t7
+      the same, as arrays
+        dpnn-verify model.t7 --input x.npy --output y.npy
+      a fixture that holds its own module
+        dpnn-verify fixture.t7
+      a converted file, of any format
+        dpnn-verify model.t7 model.onnx --input 1x3x32x32
+      your own port; runs the file
+        dpnn-verify in.t7 my_models.py:Net --weights my.pth --input 1x3x32x32
+      data without a model
+        dpnn-verify data.t7 data.npz
+      nothing to compare with: how its classes were checked
+        dpnn-verify model.t7
+      every file of a manifest that dpnn-convert wrote
+        dpnn-verify done.jsonl --jobs 8
 
     A layer is compared if the reference contains its results: in the field `after` (the module after forward), or in
     MODEL itself if it was saved after a forward with the same input. CONVERTED is compared with MODEL in every tensor
@@ -111,11 +116,6 @@ def verify_command(weights: Path | None, later: bool, **given: Any) -> None:
 
     The forward pass and the gradients have separate verdicts. `rounding only`: rounding explains the difference.
     `random`: the reference needs a seed. `known fault of Torch7`: the report names it. `different`: all other cases.
-
-    \b
-    Exit codes: 0 nothing is different, also where nothing was compared, 2 wrong usage, 3 a file cannot be read,
-    4 something is different, 5 a class cannot be converted or the model cannot run, 6 the report cannot be written,
-    7 Lua or Torch7 failed, 1 the system refused, 130 interrupted.
     """
     if _verify_network(weights, later, given):
         return
@@ -123,7 +123,7 @@ def verify_command(weights: Path | None, later: bool, **given: Any) -> None:
     if request.model.suffix == ".jsonl":
         _verify_manifest(request)
         return
-    known = request.checked()
+    request.check()
     with steps(request.quiet or request.as_json) as progress:
         progress("loading PyTorch")
         from dpnn_bridge.plugins import load_plugins
@@ -131,7 +131,7 @@ def verify_command(weights: Path | None, later: bool, **given: Any) -> None:
         load_plugins(request.plugin)
         progress(f"running {request.model}")
         try:
-            result = _verified(request, known)
+            result = _verified(request)
         except ModelNotFoundError:
             same = _same_data(request)
             if same is None:
@@ -187,29 +187,16 @@ class Request:
     quiet: bool
     verbose: bool
 
-    def checked(self) -> list[KnownDifference]:
-        """Refuse options that do not fit; return the known differences.
+    def check(self) -> None:
+        """Refuse options of a manifest, and outputs that would replace an input.
 
         Raises:
-            UsageError: Two options exclude each other, or the list of known differences is none.
+            UsageError: An option is for a manifest.
             OutputError: The report would replace an input.
         """
         if self.jobs > 1 or self.dask or self.trust_manifest:
             raise click.UsageError("--jobs, --dask and --trust-manifest need a manifest, MODEL.jsonl")
-        if self.outputs and not self.inputs:
-            raise click.UsageError("--output needs --input")
-        if self.lua_path and self.torch7:
-            raise click.UsageError("--lua-path and --torch7 both compute a reference: omit one of them")
-        if (self.lua_path or self.torch7) and self.outputs:
-            computes = "--lua-path" if self.lua_path else "--torch7"
-            raise click.UsageError(f"{computes} computes the output: omit --output")
-        if self.reference and self.inputs:
-            raise click.UsageError("--reference contains the input; omit --input and --output")
         self._keep_inputs()
-        try:
-            return read_known_differences(self.known_differences) if self.known_differences else []
-        except (NotT7Error, ValueError) as error:
-            raise click.UsageError(f"--known-differences: {error}") from None
 
     def _keep_inputs(self) -> None:
         files = (self.model, self.converted, self.reference, self.known_differences, self.torch7)
@@ -222,32 +209,28 @@ class Request:
 
 
 # ---------------------------------------------------------------------- one model
-def _verified(request: Request, known: list[KnownDifference]) -> Verification:
-    import torch
-
+def _verified(request: Request) -> Verification:
     from dpnn_bridge.cli.inputs import example_input
-    from dpnn_bridge.conversion.options import Options
-    from dpnn_bridge.parity.verify import verify
+    from dpnn_bridge.parity.api import verify
 
-    options = Options(allow_unsupported=request.allow_unsupported)
     return verify(
         request.model,
         request.converted,
         reference=request.reference,
-        input=_example(request, options) if request.inputs else None,
+        input=_example(request) if request.inputs else None,
         output=example_input(request.outputs, request.dtype) if request.outputs else None,
-        key=request.key,
-        mode=request.mode,
-        device=request.device,
-        dtype=getattr(torch, request.dtype) if request.dtype else None,
-        gradients=request.backward,
-        tolerance=_tolerance(request.rtol),
-        gradient_tolerance=_tolerance(request.gradient_rtol),
-        options=options,
-        lua=_bridge(request.lua_path) if request.lua_path else None,
+        lua_path=request.lua_path,
         torch7=request.torch7,
-        known=known,
-        bounded=not request.unbounded,
+        key=request.key,
+        mode=request.mode,  # type: ignore[arg-type]
+        device=request.device,
+        dtype=request.dtype,
+        backward=request.backward,
+        rtol=request.rtol,
+        gradient_rtol=request.gradient_rtol,
+        known_differences=request.known_differences,
+        allow_unsupported=request.allow_unsupported,
+        unbounded=request.unbounded,
     )
 
 
@@ -328,38 +311,15 @@ def _verify_manifest(request: Request) -> None:
 
 
 # ---------------------------------------------------------------------- what options name
-#: stdout is for the result
-_PRINT_TO_STDERR = """
-io.output(io.stderr)
-function print(...)
-   local words = {...}
-   for i = 1, select('#', ...) do words[i] = tostring(words[i]) end
-   io.write(table.concat(words, '\\t'), '\\n')
-end
-"""
-
-
-def _tolerance(rtol: float | None) -> Tolerance | None:
-    from dpnn_bridge.compare.differences import Tolerance
-
-    return None if rtol is None else Tolerance(rtol, rtol)
-
-
-def _example(request: Request, options: Options) -> Any:
+def _example(request: Request) -> Any:
     """Return the input; the model decides the type of a shape without one."""
     from dpnn_bridge.cli.inputs import example_input, shapes_alone
+    from dpnn_bridge.conversion.options import Options
     from dpnn_bridge.errors import DpnnBridgeError
     from dpnn_bridge.files import load_with_report
 
+    options = Options(allow_unsupported=request.allow_unsupported)
     if not request.dtype and shapes_alone(request.inputs):
         with suppress(DpnnBridgeError):  # `verify` reads the model as well, and says what is wrong with it
             return example_input(request.inputs, load_with_report(request.model, request.key, options)[0])
     return example_input(request.inputs, request.dtype)
-
-
-def _bridge(lua_path: tuple[Path, ...]) -> Any:
-    from dpnn_bridge.lua import LuaBridge
-
-    bridge = LuaBridge(lua_path)
-    bridge.execute(_PRINT_TO_STDERR)
-    return bridge

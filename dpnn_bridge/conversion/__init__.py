@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import nn
+from typing_extensions import Unpack
 
 from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.boundary import wrap_errors
@@ -16,7 +17,7 @@ from dpnn_bridge.conversion.fields import Field, Layout
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.lua_context import LuaConversion
 from dpnn_bridge.conversion.lua_values import Convertible, lua_value
-from dpnn_bridge.conversion.options import Options
+from dpnn_bridge.conversion.options import OptionKeywords, Options
 from dpnn_bridge.conversion.report import Report
 from dpnn_bridge.conversion.torch_context import TorchConversion
 from dpnn_bridge.conversion.unshared import unshared
@@ -40,7 +41,7 @@ __all__ = [
 
 @checks_arguments
 @wrap_errors(ConversionError, "converting")
-def to_torch(obj: Any, **options: Any) -> nn.Module:
+def to_torch(obj: Any, **options: Unpack[OptionKeywords]) -> nn.Module:
     """Convert a Lua object to a torch module.
 
     Args:

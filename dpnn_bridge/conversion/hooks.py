@@ -28,7 +28,9 @@ class _Renamed:
     def __get__(self, instance: Any, owner: type) -> Any:
         new = RENAMED[self.old]
         # a class that declares the earlier name has both; `super().in_file(obj)` in it asks for that of its bases
-        home = next(c for c in owner.__mro__ if new in vars(c) and vars(c).get(self.old, self) is self)
+        home = next((c for c in owner.__mro__ if new in vars(c) and vars(c).get(self.old, self) is self), None)
+        if home is None:
+            raise AttributeError(self.old)
         return vars(home)[new].__get__(None, owner) if hasattr(vars(home)[new], "__get__") else vars(home)[new]
 
 

@@ -5,12 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, TypedDict, get_type_hints
 
 from torch import nn
 
 from dpnn_bridge.base.arguments import check_types
 from dpnn_bridge.objects import LuaObject
+
+
+class OptionKeywords(TypedDict, total=False):
+    """The fields of :class:`Options` as keyword arguments."""
+
+    index_base: Literal[0, 1]
+    inplace: bool
+    gradients: bool
+    allow_unsupported: bool
+    fallback: Callable[[LuaObject, Any], nn.Module | None] | None
+    overrides: Callable[[str], bool] | None
+    knows: Callable[[str], bool] | None
+    pending: bool
 
 
 @dataclass

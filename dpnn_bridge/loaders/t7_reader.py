@@ -7,7 +7,9 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar
+
+from typing_extensions import Unpack
 
 from dpnn_bridge.base.arguments import check_types, checks_arguments, hints_of
 from dpnn_bridge.base.boundary import wrap_errors
@@ -23,6 +25,18 @@ from dpnn_bridge.loaders.stream import BinaryStream
 from dpnn_bridge.objects import LuaStorage
 
 T = TypeVar("T")
+
+
+class ReadKeywords(TypedDict, total=False):
+    """The fields of :class:`ReadOptions` as keyword arguments."""
+
+    mode: Literal["binary", "ascii"] | None
+    long_size: Literal[4, 8] | None
+    big_endian: bool | None
+    referenced: bool
+    lazy: bool
+    max_depth: int
+    max_objects: int
 
 
 @dataclass(frozen=True)
@@ -61,7 +75,7 @@ _reading = wrap_errors(T7Error, "reading")
 
 @checks_arguments
 @_reading
-def read_t7(path: Origin, **options: Any) -> Any:
+def read_t7(path: Origin, **options: Unpack[ReadKeywords]) -> Any:
     """Read the first object of a .t7 file.
 
     Args:
@@ -95,7 +109,7 @@ def read_t7(path: Origin, **options: Any) -> Any:
 
 
 @_reading
-def read_encoded(path: Origin, **options: Any) -> tuple[Any, Encoding]:
+def read_encoded(path: Origin, **options: Unpack[ReadKeywords]) -> tuple[Any, Encoding]:
     """Read like :func:`read_t7`, and also return the detected encoding."""
     chosen = ReadOptions(**options)
     with local_file(path) as file:
@@ -110,7 +124,7 @@ def read_local(file: LocalFile, options: ReadOptions | None = None) -> tuple[Any
 
 @checks_arguments
 @_reading
-def read_all(path: Origin, *, strict: bool = False, **options: Any) -> list[Any]:
+def read_all(path: Origin, *, strict: bool = False, **options: Unpack[ReadKeywords]) -> list[Any]:
     """Read all objects of a file that several ``file:writeObject`` calls wrote; references may run across them.
 
     Args:
@@ -151,7 +165,7 @@ def _whole_objects(source: Source, options: ReadOptions) -> list[Any]:
 
 @checks_arguments
 @_reading
-def loads(data: bytes | bytearray | memoryview | str | LuaStorage, **options: Any) -> Any:
+def loads(data: bytes | bytearray | memoryview | str | LuaStorage, **options: Unpack[ReadKeywords]) -> Any:
     """Read a serialized string, as ``torch.deserialize`` does.
 
     Args:

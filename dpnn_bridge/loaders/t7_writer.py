@@ -6,7 +6,9 @@ import io
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, TypedDict
+
+from typing_extensions import Unpack
 
 from dpnn_bridge.base.arguments import check_types, hints_of
 from dpnn_bridge.base.atomic import replacing
@@ -19,6 +21,15 @@ from dpnn_bridge.loaders.sink import AsciiSink, BinarySink
 from dpnn_bridge.loaders.t7_reader import read_all
 from dpnn_bridge.loaders.writer import Writer
 from dpnn_bridge.objects import LuaTable
+
+
+class WriteKeywords(TypedDict, total=False):
+    """The fields of :class:`WriteOptions` as keyword arguments."""
+
+    mode: Literal["binary", "ascii"]
+    long_size: Literal[4, 8]
+    big_endian: bool
+    referenced: bool
 
 
 @dataclass(frozen=True)
@@ -53,7 +64,7 @@ _writing = wrap_errors(ConversionError, "writing")
 
 @_writing
 def write_t7(
-    path: str | os.PathLike[str], obj: Any, *, verify: bool = True, force: bool = True, **options: Any
+    path: str | os.PathLike[str], obj: Any, *, verify: bool = True, force: bool = True, **options: Unpack[WriteKeywords]
 ) -> None:
     """Write a Lua value to a .t7 file that Torch7 loads. The file appears complete or not at all.
 
@@ -78,7 +89,12 @@ def write_t7(
 
 @_writing
 def write_all(
-    path: str | os.PathLike[str], objects: Iterable[Any], *, verify: bool = True, force: bool = True, **options: Any
+    path: str | os.PathLike[str],
+    objects: Iterable[Any],
+    *,
+    verify: bool = True,
+    force: bool = True,
+    **options: Unpack[WriteKeywords],
 ) -> None:
     """Write several objects into one file, as several ``file:writeObject`` calls do; references run across them.
 
@@ -105,7 +121,7 @@ def write_all(
 
 
 @_writing
-def dumps(obj: Any, **options: Any) -> bytes:
+def dumps(obj: Any, **options: Unpack[WriteKeywords]) -> bytes:
     """Serialize a Lua value like ``torch.serialize``; for arguments and errors see :func:`write_t7`."""
     relink(obj)
     file = io.BytesIO()

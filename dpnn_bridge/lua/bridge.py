@@ -50,7 +50,7 @@ class LuaBridge:
         max_seconds: that one call from Python may take in a sandbox, on the clock; then the process is killed.
 
     Raises:
-        LuaBridgeError: the ``lua`` extra is not installed, or Lua code raised.
+        MissingPackageError, LuaBridgeError: the ``lua`` extra is not installed; Lua code raised.
 
     Examples:
         >>> bridge = LuaBridge()

@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from dpnn_bridge.base.extras import install_advice
+from dpnn_bridge.base.extras import missing_package
 from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.lua.mirror import Shared
 from dpnn_bridge.lua.tensor import DTYPES, Storage, Tensor, TorchError
@@ -35,10 +35,9 @@ def _import_runtime(name: str) -> tuple[Any, str]:
             return importlib.import_module(f"lupa.{candidate}"), candidate
         except ImportError as error:
             problem = error
-    raise LuaBridgeError(
-        f"the Lua runtime {name!r} is not available ({problem}). Install it: {install_advice('lua')}; "
-        "on platforms whose lupa has no LuaJIT use runtime='lua51'"
-    ) from problem
+    assert problem is not None
+    what = f"the Lua runtime {name!r} (on platforms whose lupa has no LuaJIT use runtime='lua51')"
+    raise missing_package(what, "lua", problem, ["lupa"]) from problem
 
 
 class Host:

@@ -12,7 +12,7 @@ import threading
 from typing import Any
 
 from dpnn_bridge.base.folders import temporary_folder
-from dpnn_bridge.errors import LuaBridgeError
+from dpnn_bridge.errors import LuaBridgeError, OptionError
 from dpnn_bridge.loaders.t7_reader import read_t7
 from dpnn_bridge.loaders.t7_writer import write_t7
 from dpnn_bridge.objects import LuaTable
@@ -89,7 +89,7 @@ def _run(command: list[str], timeout: float) -> None:
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
         )
     except OSError as error:
-        raise LuaBridgeError(f"{command[0]} cannot be run: {error.strerror}") from None
+        raise OptionError(f"torch7= (--torch7): {command[0]} cannot be run: {error.strerror}") from None
     timer = threading.Timer(timeout, _end, [process])
     timer.start()
     try:

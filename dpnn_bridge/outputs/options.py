@@ -9,9 +9,9 @@ import hashlib
 import inspect
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_type_hints
 
 from dpnn_bridge.base.arguments import check_types
 from dpnn_bridge.base.checksum import sha256_of
@@ -34,10 +34,39 @@ def _flag(flag: str, help: str, **click: Any) -> dict[str, Any]:
     Args:
         flag: its name there.
         help: help text.
-        **click: arguments of ``click.option``. ``type`` is a tuple of choices, a number that is the least one, or
-            ``"path"``; ``parse`` turns the text of the command line into the value.
+        **click: arguments of ``click.option``, and ``also``, a second name. ``type`` is a tuple of choices, a number
+            that is the least one, or ``"path"``; ``parse`` turns the text of the command line into the value.
     """
     return {"flag": flag, "help": help, **click}
+
+
+class FormatKeywords(TypedDict, total=False):
+    """The fields of :class:`ConvertOptions` that change how a module is written, as keyword arguments."""
+
+    example: Any
+    dynamic: bool | str | Sequence[str]
+    opset: int | None
+    input_names: Sequence[str] | None
+    output_names: Sequence[str] | None
+    max_shard_size: int | str | None
+    tensor_type: str | None
+    mode: str | None
+    long_size: int | None
+    big_endian: bool | None
+    referenced: bool | None
+
+
+class ConvertKeywords(FormatKeywords, total=False):
+    """The fields of :class:`ConvertOptions` as keyword arguments."""
+
+    key: str | None
+    dtype: str | torch.dtype | None
+    index_base: Literal[0, 1]
+    inplace: bool
+    plugins: Sequence[StrPath]
+    lua: Any
+    sandbox: bool | Literal["partial"]
+    allow_unsupported: bool
 
 
 @dataclass(frozen=True)
@@ -56,9 +85,11 @@ class ConvertOptions:
             compute; see :class:`~dpnn_bridge.lua.LuaBridge` for its limits.
         allow_unsupported: unknown classes become placeholders.
         example: one input of the model, or a function that makes one for the model.
-        dynamic: the first size of every input may vary.
+        dynamic: sizes of the input that may vary, such as ``"batch,height,width"``; True for the batch, see
+            :class:`~dpnn_bridge.outputs.dynamic.Dynamic`.
         opset: version of ONNX's operators.
-        input_names: names of the inputs in an ``.onnx`` file.
+        input_names, output_names: names in an ``.onnx`` file; default: those of a graph's nodes or of the last layer,
+            else ``input`` and ``output``.
         max_shard_size: write ``.safetensors`` in files of at most so many bytes, ``"2GB"``, with an index, as Hugging
             Face's libraries load them. Weights go from file to file in pieces: they may be larger than memory. An
             output that is an index, ``model.safetensors.index.json``, asks for that too.
@@ -78,11 +109,23 @@ class ConvertOptions:
     )
     example: Any = field(
         default=None,
-        metadata=_flag("--input", "Example input: 1x3x224x224[:int64] or a file. Repeat for a list.", multiple=True),
+        metadata=_flag(
+            "--input",
+            "Example input: 1x3x224x224[:int64] or a file. Repeat for a list.",
+            also="--example",
+            multiple=True,
+        ),
     )
-    dynamic: bool = field(
+    dynamic: bool | str | Sequence[str] = field(
         default=False,
-        metadata=_flag("--dynamic", "Make the first dimension of every input variable (.onnx, .pt2).", is_flag=True),
+        metadata=_flag(
+            "--dynamic",
+            "Sizes that may vary: batch,height,width, INPUT:AXES or NAME=INDEX; default batch (.onnx, .pt2).",
+            multiple=True,
+            is_flag=False,
+            flag_value="batch",
+            metavar="AXES",
+        ),
     )
     opset: int | None = field(
         default=None,
@@ -101,6 +144,15 @@ class ConvertOptions:
         metadata=_flag(
             "--input-names",
             "Names of the inputs in an .onnx file.",
+            metavar="A,B",
+            parse=lambda text: text.split(","),
+        ),
+    )
+    output_names: Sequence[str] | None = field(
+        default=None,
+        metadata=_flag(
+            "--output-names",
+            "Names of the outputs in an .onnx file.",
             metavar="A,B",
             parse=lambda text: text.split(","),
         ),
@@ -143,7 +195,7 @@ class ConvertOptions:
     referenced: bool | None = None
 
     @classmethod
-    def of(cls, options: dict[str, Any]) -> ConvertOptions:
+    def of(cls, options: Mapping[str, Any]) -> ConvertOptions:
         """Return the options from keyword arguments.
 
         Raises:
@@ -264,7 +316,7 @@ def _plain(value: Any) -> Any:
     raise TypeError(type(value).__name__)
 
 
-def check_values(options: dict[str, Any]) -> None:
+def check_values(options: Mapping[str, Any]) -> None:
     """Check values against the types of the fields of :class:`ConvertOptions`.
 
     Raises:

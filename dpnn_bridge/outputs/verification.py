@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import ZIP_STORED, BadZipFile, ZipFile
@@ -17,7 +17,6 @@ from dpnn_bridge.compare.differences import Tolerance, compare
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.errors import ConversionError, DpnnBridgeError, OptionError, VerificationError
-from dpnn_bridge.outputs.format import ExportContext
 
 
 def same_outputs(path: Path, actual: Any, expected: Any, what: str, rounding: float = 0.0) -> None:
@@ -66,41 +65,21 @@ def traceable(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module, {id(t): t for t in [*module.parameters(), *module.buffers()]}).eval()
 
 
-def varying(example: Any, size: int = 2) -> Any:
-    """Return an example whose tensors have ``size`` as their first size: tracers take a size of 1 for a constant."""
-
-    def resized(tensor: Tensor) -> Tensor:
-        return tensor.repeat(size, *[1] * (tensor.dim() - 1))[:size] if tensor.dim() else tensor
-
-    return nested.map_tensors(resized, example)
-
-
-def first_sizes(example: Any) -> Any:
-    """Return ``dynamic_shapes`` of torch.export for an example with variable first dimensions."""
-    if isinstance(example, Tensor):
-        return {0: torch.export.Dim.DYNAMIC} if example.dim() else {}
-    if isinstance(example, (list, tuple)):
-        return [first_sizes(v) for v in example]
-    return {k: first_sizes(v) for k, v in example.items()} if isinstance(example, dict) else None
-
-
 def check_program(
-    path: Path, compute: Callable[[Any], Any], module: nn.Module, context: ExportContext, what: str
+    path: Path, compute: Callable[[Any], Any], module: nn.Module, examples: Sequence[Any], what: str
 ) -> None:
-    """Run a traced file, on inputs of two sizes where the first size may vary, and compare it with its module.
+    """Run a traced file on inputs, and compare it with its module.
 
     Args:
         path: The file, for messages.
         compute: Runs the file on an input.
         module: What it was written of.
-        context: With the example input and whether the file is dynamic.
+        examples: The inputs, of several sizes where a size may vary.
         what: Who computes, for messages.
 
     Raises:
         VerificationError: The file does not run or computes something else, or the model draws random numbers.
     """
-    # in the file the size that varies stays, where Torch7's nn.View drops it for one sample: two and three are run
-    examples = [varying(context.example, n) for n in (2, 3)] if context.options.get("dynamic") else [context.example]
     for example in examples:
         try:
             outputs = compute(example)

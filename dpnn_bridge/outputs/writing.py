@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from typing_extensions import Unpack
 
 from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.atomic import StrPath, replacing
@@ -18,7 +19,7 @@ from dpnn_bridge.errors import ConversionError, OptionError
 from dpnn_bridge.modules.several import Models
 from dpnn_bridge.outputs.format import ExportContext, Format
 from dpnn_bridge.outputs.formats import format_named, suffix_of, suffixes
-from dpnn_bridge.outputs.options import check_options, check_values
+from dpnn_bridge.outputs.options import FormatKeywords, check_options, check_values
 
 
 def target_of(path: StrPath, to: str | None, max_shard_size: Any = None) -> tuple[StrPath, Format]:
@@ -45,13 +46,12 @@ def export(
     path: StrPath,
     *,
     to: str | None = None,
-    example: Any = None,
     metadata: dict[str, Any] | None = None,
     force: bool = False,
     inputs: Sequence[StrPath] = (),
     on_verified: Callable[[Path], None] | None = None,
     origin: Callable[[], str | None] | None = None,
-    **options: Any,
+    **options: Unpack[FormatKeywords],
 ) -> None:
     """Write ``module`` to ``path``, load the file as a user does, compare, and only then let it appear.
 
@@ -59,14 +59,13 @@ def export(
         module: a converted module.
         path: the output; its suffix chooses the format.
         to: format name when the suffix does not say it.
-        example: one input of the model; ``.onnx`` and ``.pt2`` need it, ``.py`` compares outputs with it, ``.t7``
-            chooses classes by it.
         metadata: plain data to store beside the model.
         force: replace an existing file.
         inputs: files that are never replaced.
         on_verified: called with the file once it is verified, before it appears.
         origin: see :class:`~dpnn_bridge.outputs.format.ExportContext`.
-        **options: of the format, see :class:`~dpnn_bridge.outputs.options.ConvertOptions`.
+        **options: of the format, see :class:`~dpnn_bridge.outputs.options.ConvertOptions`. ``example`` is one input of
+            the model: ``.onnx`` and ``.pt2`` need it, ``.py`` compares outputs with it, ``.t7`` chooses classes by it.
 
     Raises:
         ConversionError: the format is unknown, lacks something, or cannot contain this model.
@@ -77,9 +76,9 @@ def export(
     check_values(options)
     path, format = target_of(path, to, options.get("max_shard_size"))
     _check_module(module, path, format)
-    given = {"example": example, **options}
-    check_options((name for name, value in given.items() if value is not None), format, os.fspath(path))
-    context = ExportContext(example, metadata or {}, options, origin)
+    check_options((name for name, value in options.items() if value is not None), format, os.fspath(path))
+    own = dict(options)
+    context = ExportContext(own.pop("example", None), metadata or {}, own, origin)
     if origin is not None and format.origin_beside and (made_of := origin()) is not None:
         context.metadata = {**context.metadata, "origin": made_of}
     with replacing(path, force=force, inputs=inputs, parts=replaced_by if format.several else None) as temporary:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from dpnn_bridge.compare.nested import copied, replaced
+from dpnn_bridge.outputs.dynamic import Dynamic
 
 #: what each layer returned, by the name of its module in the PyTorch model; "" is the model itself
 Results = dict[str, Any]
@@ -27,6 +28,7 @@ class Written:
         complete: whether every tensor of the model must be there under its name.
         exact: whether it runs the model's own operations, so that results are the same bits.
         note: remark for the report.
+        dynamic: which sizes of the input vary.
     """
 
     tensors: dict[str, Tensor]
@@ -36,6 +38,7 @@ class Written:
     complete: bool = True
     exact: bool = True
     note: str = ""
+    dynamic: Dynamic | None = None
 
 
 class GraphNode(NamedTuple):

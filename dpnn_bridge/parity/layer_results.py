@@ -23,7 +23,7 @@ from dpnn_bridge.compare.differences import Difference, Tolerance, compare, scal
 from dpnn_bridge.compare.memory import moved, relocate
 from dpnn_bridge.compare.precision import full_precision
 from dpnn_bridge.conversion.lua_values import to_value
-from dpnn_bridge.errors import ConversionError, ConversionLimitError
+from dpnn_bridge.errors import ConversionError, ConversionLimitError, OptionError
 from dpnn_bridge.objects import LuaTable
 from dpnn_bridge.outputs.written import Results, Written, run_modules
 from dpnn_bridge.parity.accepted import accept_random, accept_rounding
@@ -170,6 +170,8 @@ def compare_results(
         _compare_operations(layers, source, ours, theirs, written.complete)
     else:
         _compare_graph(layers, source, ours, theirs)
+        if written.dynamic:
+            _compare_at_another_size(layers, source, written)
 
 
 def failed(name: str, message: str) -> Difference:
@@ -231,6 +233,32 @@ def _compare_graph(layers: NamedLayers, source: Source, ours: Results, theirs: R
         if name and not isinstance(ours[name], Tensor):
             continue  # of a table a graph shows the values that the layer computes, and not those that it passes on
         layer.converted += _nearly(ours[name], found, source, allowed.get(name))
+
+
+def _compare_at_another_size(layers: NamedLayers, source: Source, written: Written) -> None:
+    """The output for an input whose sizes are others, as far as the file says that they vary."""
+    assert written.run is not None
+    assert written.dynamic is not None
+    try:
+        with source.running(source.module):
+            *_, value = written.dynamic.examples(source.value, source.module)
+    except OptionError as error:
+        names = ", ".join(written.dynamic.names)
+        layers.result.notes.append(f"The file lets {names} vary; no other size was compared: {error}")
+        return
+    other = Source(source.module, layers, value, source.running)
+    sizes = ", ".join("x".join(map(str, t.shape)) for t in nested.leaves(value) if isinstance(t, Tensor))
+    name = f"output for {sizes}"
+    ours = other.run()
+    try:
+        with full_precision():
+            theirs = written.run(nested.copied(value), {})
+    except Exception as e:
+        layers.result.whole.append(failed(name, f"the file does not run on this input: {e}"))
+        return
+    for d in _nearly(ours[""], theirs[""], other, _rounding(other, ours).get("")):
+        d.name = d.name.replace("output", name, 1)
+        layers.result.whole.append(d)
 
 
 def _rounding(source: Source, ours: Results) -> Mapping[str, float]:

@@ -20,7 +20,8 @@ from rich.console import Console
 from samples import SAMPLES
 
 from dpnn_bridge.checkpoints.describe import describe
-from dpnn_bridge.cli.convert import convert_command, print_table
+from dpnn_bridge.cli.conversions import print_table
+from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.cli.inspect import inspect_command
 from dpnn_bridge.cli.verify import print_checklist, verify_command
 from dpnn_bridge.converting import convert

@@ -13,7 +13,7 @@ import torch
 
 pytest.importorskip("lupa")
 
-from dpnn_bridge.errors import LuaBridgeError
+from dpnn_bridge.errors import LuaBridgeError, MissingPackageError
 from dpnn_bridge.loaders.t7_reader import loads
 from dpnn_bridge.lua import Generator, LuaBridge, state
 from dpnn_bridge.lua.tensor import Tensor
@@ -319,7 +319,7 @@ def test_a_runtime_must_be_known_and_installed(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(ValueError, match="a sandbox needs runtime='lua51'"):
         LuaBridge(runtime="luajit21", sandbox=True)
     monkeypatch.setitem(sys.modules, "lupa.lua51", None)
-    with pytest.raises(LuaBridgeError, match=r"pip install 'lupa>=2"):
+    with pytest.raises(MissingPackageError, match=r"pip install 'lupa>=2"):
         LuaBridge(runtime="lua51")
 
 

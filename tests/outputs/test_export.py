@@ -117,8 +117,8 @@ def test_damage_while_writing_is_noticed(suffix: str, tmp_path: Path, monkeypatc
     handler = format_named(suffix)
     write = handler.write
 
-    def damaged(module, path, job):
-        write(module, path, job)
+    def damaged(module, path, context):
+        write(module, path, context)
         data = bytearray(path.read_bytes())
         weight = module.weight.detach().numpy().tobytes()
         data[data.find(weight)] ^= 1
@@ -140,8 +140,8 @@ def test_a_pt_names_the_tensor_that_a_failing_disk_changed(
     dpnn_bridge.save(tmp_path / "good.pt", model)
     write = Pt.write
 
-    def damaged(self: Pt, module: torch.nn.Module, path: Path, job: ExportContext) -> None:
-        write(self, module, path, job)
+    def damaged(self: Pt, module: torch.nn.Module, path: Path, context: ExportContext) -> None:
+        write(self, module, path, context)
         data = bytearray(path.read_bytes())
         parameter = module.get_parameter(name).detach()
         stored = (parameter if parameter.is_contiguous() else parameter.t()).numpy().tobytes()
@@ -203,7 +203,7 @@ def test_a_dynamic_file_is_run_on_two_sizes(suffix: str, tmp_path: Path) -> None
     module, format = torch.nn.Sequential(torch.nn.Linear(3, 2)).eval(), format_named(suffix)
     format.write(module, tmp_path / f"m{suffix}", ExportContext(torch.randn(2, 3)))
     with pytest.raises(VerificationError, match="cannot run it on an input of 3x3"):
-        format.verify(module, tmp_path / f"m{suffix}", ExportContext(torch.randn(2, 3), options={"dynamic": True}))
+        format.verify(module, tmp_path / f"m{suffix}", ExportContext(written=[torch.randn(n, 3) for n in (2, 3)]))
 
 
 def test_onnx_in_double_precision_says_what_to_do(tmp_path: Path) -> None:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+import inspect
+import pydoc
 import subprocess
 import sys
 
+import click
 import pytest
 
+import dpnn_bridge
+from dpnn_bridge.cli.convert import convert_command
+from dpnn_bridge.cli.inspect import inspect_command
+from dpnn_bridge.cli.verify import verify_command
+
 PUBLIC = {
-    "dpnn_bridge": "LuaClass convert errors load load_flat lua_class optim parity port read_t7 save to_lua to_torch"
-    " training write_t7",
+    "dpnn_bridge": "LuaClass convert errors inspect load load_flat lua_class optim parity port read_t7 save to_lua"
+    " to_torch training verify write_t7",
     "dpnn_bridge.checkpoints": "",
     "dpnn_bridge.conversion": "Field Layout LuaClass LuaContext Options TorchContext to_lua to_torch",
     "dpnn_bridge.errors": "ConversionError DpnnBridgeError LuaBridgeError ModelNotFoundError NotT7Error"
@@ -48,6 +57,60 @@ def test_faces_list_what_they_hand_on(name: str) -> None:
     assert set(PUBLIC[name].split()) <= set(dir(module))
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         module.nonsense  # noqa: B018
+
+
+#: options as keyword arguments -> the dataclass that they are the fields of
+KEYWORDS = {
+    "ConvertKeywords": ("outputs.options", "ConvertOptions"),
+    "OptionKeywords": ("conversion.options", "Options"),
+    "ReadKeywords": ("loaders.t7_reader", "ReadOptions"),
+    "WriteKeywords": ("loaders.t7_writer", "WriteOptions"),
+}
+
+
+@pytest.mark.parametrize("name", KEYWORDS)
+def test_keyword_arguments_are_the_fields_of_their_options(name: str) -> None:
+    place, options = KEYWORDS[name]
+    module = importlib.import_module(f"dpnn_bridge.{place}")
+    annotations = vars(module)[name].__annotations__
+    keywords = {k: getattr(v, "__forward_arg__", v) for k, v in annotations.items()}
+    assert keywords == {f.name: f.type for f in dataclasses.fields(vars(module)[options])}
+
+
+def test_public_functions_type_their_options() -> None:
+    for name in dpnn_bridge.__all__:
+        function = getattr(dpnn_bridge, name)
+        if inspect.isfunction(function):
+            variadic = [p for p in inspect.signature(function).parameters.values() if p.kind is p.VAR_KEYWORD]
+            assert all("Unpack" in str(p.annotation) for p in variadic), name
+
+
+def test_options_of_commands_are_arguments_of_functions() -> None:
+    """``--gradient-rtol`` is ``gradient_rtol=``; a list has the plural. Others are of printing and of many files."""
+    commands = {
+        convert_command: (
+            dpnn_bridge.convert,
+            "all_models into out_dir jobs dask manifest report partial_sandbox",
+        ),
+        verify_command: (dpnn_bridge.verify, "weights jobs dask trust_manifest html"),
+        inspect_command: (dpnn_bridge.inspect, "raw limit depth mode long_size big_endian html dot mermaid unfold"),
+    }
+    printing = {"as_json", "quiet", "verbose", "version", "list_classes", "help"}
+    for command, (function, others) in commands.items():
+        arguments = set(inspect.signature(function).parameters)
+        for option in command.params:
+            if isinstance(option, click.Option) and option.name not in printing | set(others.split()):
+                names = {flag.lstrip("-").replace("-", "_") for flag in option.opts}
+                assert {*names, *(f"{name}s" for name in names)} & arguments, option.opts
+
+
+def test_help_is_a_page() -> None:
+    page = pydoc.plain(pydoc.render_doc(dpnn_bridge))
+    first = page[: page.index("PACKAGE CONTENTS")]
+    missing = [name for name in dpnn_bridge.__all__ if name not in first]
+    assert missing == ["__version__"]
+    assert max(map(len, first.splitlines())) <= 124
+    assert "<lambda>" not in page
 
 
 def test_help_and_plugin_do_not_load_torch() -> None:

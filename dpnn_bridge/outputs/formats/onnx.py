@@ -15,12 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dpnn_bridge.base.extras import install_advice
+from dpnn_bridge.base.extras import missing_package
+from dpnn_bridge.base.version import package_version
 from dpnn_bridge.base.writing import open_output
 from dpnn_bridge.compare import nested
 from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.outputs.dynamic import Dynamic
 from dpnn_bridge.outputs.format import ExportContext, Format
-from dpnn_bridge.outputs.verification import check_program, first_sizes, need_example, run, traceable, varying
+from dpnn_bridge.outputs.value_names import input_names, output_names
+from dpnn_bridge.outputs.verification import check_program, need_example, run, traceable
 from dpnn_bridge.outputs.written import GraphNode, Results, Written, results_of_modules, with_scopes
 
 ORIGIN = "dpnn_bridge_origin"
@@ -34,7 +37,7 @@ def _libraries() -> Any:
         import onnxruntime
         import onnxscript  # noqa: F401 - torch.onnx needs it
     except ImportError as e:
-        raise ConversionError(f"{e.name} is not installed: {install_advice('onnx')}") from e
+        raise missing_package(".onnx", "onnx", e) from e
     return onnx, onnxruntime
 
 
@@ -117,30 +120,38 @@ def _example(inputs: list[Any]) -> Any:
     return values[0] if len(values) == 1 else values
 
 
+def _axes(value: Any) -> dict[int, str]:
+    """The axes of an input whose sizes are names."""
+    return {axis: d.dim_param for axis, d in enumerate(value.type.tensor_type.shape.dim) if d.dim_param}
+
+
 class Onnx(Format):
     """A graph that onnxruntime runs."""
 
     suffix = ".onnx"
-    options = ("example", "dynamic", "opset", "input_names")
+    options = ("example", "dynamic", "opset", "input_names", "output_names")
     program = traced = True
 
     def write(self, module: nn.Module, path: Path, context: ExportContext) -> None:
         need_example(context.example, ".onnx")
         onnx, _ = _libraries()
-        run(
-            traceable(module), context.example
-        )  # the model's own complaint about the example is clearer than the tracer's
-        dynamic = context.options.get("dynamic", False)
+        # the model's own complaint about the example is clearer than the tracer's
+        output = run(traceable(module), context.example)
+        inputs = input_names(module, context.example, context.options.get("input_names"))
+        outputs = output_names(module, output, context.options.get("output_names"))
+        dynamic = Dynamic.of(context.options.get("dynamic", False), context.example, inputs)
+        *_, example = context.written = dynamic.examples(context.example, module)
         try:
             with _without_noise():
                 program = torch.onnx.export(
                     traceable(module),
-                    (varying(context.example) if dynamic else context.example,),
+                    (example,),
                     dynamo=True,
                     verbose=False,
                     opset_version=context.options.get("opset"),
-                    input_names=context.options.get("input_names"),
-                    dynamic_shapes=(first_sizes(context.example),) if dynamic else None,
+                    input_names=inputs,
+                    output_names=outputs,
+                    dynamic_shapes=(dynamic.shapes(example, named=True),) if dynamic else None,
                 )
         except Exception as e:
             raise ConversionError(f"torch.onnx cannot export this model: {_first_cause(e)}") from e
@@ -148,7 +159,8 @@ class Onnx(Format):
         _note_scopes(program)
         if "origin" in context.metadata:
             program.model.metadata_props[ORIGIN] = context.metadata["origin"]
-        for name in ("source", "key", "checkpoint"):  # the last contains vocabulary, mean, options, …
+        context.metadata.setdefault("version", package_version())
+        for name in ("source", "key", "version", "checkpoint"):  # the last holds vocabulary, mean, options, …
             if (value := context.metadata.get(name)) is not None:
                 text = value if isinstance(value, str) else json.dumps(value, default=lambda t: t.tolist())
                 program.model.metadata_props[f"dpnn_bridge.{name}"] = text
@@ -164,7 +176,7 @@ class Onnx(Format):
         def compute(example: Any) -> list[Tensor]:
             return [torch.from_numpy(o) for o in session.run(None, _feed(names, example))]
 
-        check_program(path, compute, module, context, "onnxruntime")
+        check_program(path, compute, module, context.written, "onnxruntime")
 
     def origin(self, path: Path) -> str | None:
         onnx, _ = _libraries()
@@ -213,6 +225,7 @@ class Onnx(Format):
             example=_example([i for i in model.graph.input if i.name in inputs]),
             complete=False,
             exact=False,
+            dynamic=Dynamic(tuple(_axes(i) for i in model.graph.input if i.name in inputs)),
         )
 
 

@@ -11,15 +11,14 @@ from torch import Tensor, fx, nn
 
 from dpnn_bridge.base.atomic import PatientFile
 from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.outputs.dynamic import Dynamic
 from dpnn_bridge.outputs.format import ExportContext, Format
 from dpnn_bridge.outputs.verification import (
     check_program,
-    first_sizes,
     need_example,
     need_whole_zip,
     run,
     traceable,
-    varying,
 )
 from dpnn_bridge.outputs.written import GraphNode, Results, Written, results_of_modules
 
@@ -64,12 +63,12 @@ class Pt2(Format):
         run(
             traceable(module), context.example
         )  # the model's own complaint about the example is clearer than the tracer's
+        dynamic = Dynamic.of(context.options.get("dynamic", False), context.example)
+        *_, example = context.written = dynamic.examples(context.example, module)
         try:
             with torch.no_grad():  # torch.export.load refuses programs that switch gradients off in between
                 # not strict is the default since PyTorch 2.8; strict mode refuses modules that remember a state
-                dynamic = context.options.get("dynamic", False)
-                example = varying(context.example) if dynamic else context.example
-                shapes = (first_sizes(context.example),) if dynamic else None
+                shapes = (dynamic.shapes(example),) if dynamic else None
                 program = torch.export.export(traceable(module), (example,), dynamic_shapes=shapes, strict=False)
                 with PatientFile(path) as file:
                     torch.export.save(program, file, extra_files={ORIGIN: context.metadata.get("origin", "")})  # type: ignore[arg-type]
@@ -78,7 +77,7 @@ class Pt2(Format):
 
     def verify(self, module: nn.Module, path: Path, context: ExportContext) -> None:
         loaded = torch.export.load(path).module()
-        check_program(path, lambda example: run(loaded, example), module, context, "the exported program")
+        check_program(path, lambda example: run(loaded, example), module, context.written, "the exported program")
 
     def origin(self, path: Path) -> str | None:
         need_whole_zip(path)
@@ -106,7 +105,9 @@ class Pt2(Format):
                 output = recording.run(value)
             return recording.found | {"": output}
 
-        return Written(dict(program.state_dict), run=run, example=example, complete=False, exact=False)
+        sizes = [n.meta["val"].shape for n in loaded.graph.nodes if n.op == "placeholder" and "val" in n.meta]
+        dynamic = Dynamic(tuple({i: str(s) for i, s in enumerate(shape) if not isinstance(s, int)} for shape in sizes))
+        return Written(dict(program.state_dict), run=run, example=example, complete=False, exact=False, dynamic=dynamic)
 
 
 FORMAT = Pt2()

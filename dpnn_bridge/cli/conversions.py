@@ -1,0 +1,75 @@
+"""Print what ``dpnn-convert`` did: one line for a file, a table for many, and what became of which class."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from dpnn_bridge.cli.terminal import console, in_options, plain_table, say
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from dpnn_bridge.batch import Outcome
+    from dpnn_bridge.conversion.report import Report
+
+#: files that are listed one by one
+MOST_ROWS = 100
+
+
+def print_one(done: Report, files: Sequence[Any], verbose: bool, seconds: float) -> None:
+    """Print a line, the notes, and with ``verbose`` the table."""
+    if verbose:
+        print_table(done, console())
+    count = done.metadata.get("modules", 0)
+    facts = [f"{count} module{'s' * (count != 1)}", f"{done.metadata['parameters']:,} parameters"]
+    if "tensors" in done.metadata:  # data without a model
+        tensors, values = done.metadata["tensors"], done.metadata["values"]
+        facts = [
+            "data without a model",
+            f"{tensors} tensor{'s' * (tensors != 1)}",
+            f"{values:,} other value{'s' * (values != 1)}",
+        ]
+    if done.metadata.get("key"):
+        facts.insert(0, f"key {done.metadata['key']}")
+    if done.unsupported:
+        many = len(done.unsupported) != 1
+        facts.append(f"{len(done.unsupported)} unsupported class{'es' * many}")
+    if done.dropped:
+        facts.append(f"{len(done.dropped)} value{'s' * (len(done.dropped) != 1)} dropped")
+    say(f"{files[0]} -> {files[1]}: {', '.join(facts)}, {seconds:.1f} s")
+    for note in done.notes:
+        say(f"note: {in_options(note)}")
+
+
+def print_table(report: Report, console: Console) -> None:
+    """Print the class mappings and the omitted values."""
+    table = plain_table()
+    table.add_column("count", justify="right", no_wrap=True)
+    table.add_column("Lua class", overflow="fold")
+    table.add_column("PyTorch module", overflow="fold")
+    for (lua, torch_type), count in report.counts().items():
+        own = torch_type.startswith("dpnn_bridge.")
+        table.add_row(str(count), lua, torch_type.rpartition(".")[2] if own else torch_type)
+    console.print(table)
+    for dropped in report.dropped:
+        console.print(f"dropped {dropped.path}: {dropped.reason}", highlight=False, soft_wrap=True)
+
+
+def print_many(done: Sequence[Outcome]) -> None:
+    """Print one row per file, or only the counts if there are too many files."""
+    if len(done) > MOST_ROWS:
+        counts = Counter(o.status for o in done)
+        say(f"{len(done)} files: " + ", ".join(f"{n} {status}" for status, n in sorted(counts.items())))
+        return
+    table = plain_table()
+    table.add_column("input", overflow="fold")
+    table.add_column("output", overflow="fold")
+    table.add_column("result", no_wrap=True)
+    for name in ("modules", "parameters"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for o in done:
+        parameters = f"{o.facts['parameters']:,}" if o.facts else ""
+        table.add_row(str(o.task.source), str(o.task.target), o.status, str(o.facts.get("modules", "")), parameters)
+    console().print(table)

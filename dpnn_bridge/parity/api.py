@@ -1,0 +1,139 @@
+"""Verify a model: :func:`dpnn_bridge.verify`, whose arguments have the names of ``dpnn-verify``'s options."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+
+from dpnn_bridge.base.arguments import checks_arguments
+from dpnn_bridge.base.atomic import StrPath
+from dpnn_bridge.base.boundary import wrap_errors
+from dpnn_bridge.compare.differences import Tolerance
+from dpnn_bridge.conversion.options import Options
+from dpnn_bridge.conversion.tensors import as_dtype
+from dpnn_bridge.errors import ConversionError, NotT7Error, OptionError
+from dpnn_bridge.objects import LuaTable
+from dpnn_bridge.parity import verify as verification
+from dpnn_bridge.parity.known_differences import KnownDifference, read_known_differences
+from dpnn_bridge.parity.verification import Verification
+from dpnn_bridge.plugins import load_plugins
+
+
+@checks_arguments
+@wrap_errors(ConversionError, "verifying")
+def verify(
+    model: StrPath,
+    converted: StrPath | None = None,
+    *,
+    reference: StrPath | LuaTable | None = None,
+    input: Any = None,
+    output: Any = None,
+    lua_path: Sequence[StrPath] = (),
+    torch7: StrPath | None = None,
+    key: str | None = None,
+    mode: Literal["train", "eval"] | None = None,
+    device: str | torch.device = "cpu",
+    dtype: str | torch.dtype | None = None,
+    backward: bool = True,
+    rtol: float | None = None,
+    gradient_rtol: float | None = None,
+    known_differences: StrPath | None = None,
+    plugins: Sequence[StrPath] = (),
+    allow_unsupported: bool = False,
+    unbounded: bool = False,
+) -> Verification:
+    """Compare a model, layer by layer, with results of Torch7, with the Lua sources, or with its converted file.
+
+    Args:
+        model: A ``.t7`` file with a model, or a fixture that holds its own ``module`` and ``input``.
+        converted: A file made from it, in any format.
+        reference: A ``.t7`` file, or its table, with ``input``, ``output`` and, where they are to be compared,
+            ``gradOutput``, ``gradInput``, ``gradParams`` and ``after``.
+        input: A tensor or a nested list, in place of a reference.
+        output: What Torch7 returned for ``input``.
+        lua_path: Folders with Torch7's Lua sources. What they compute on the input is the reference.
+        torch7: Program of a real Torch7, ``th`` or ``luajit``. What it computes on the input is the reference.
+        key: Path of the model inside its file, such as ``"protos.rnn"``.
+        mode: Default: as the reference says, else ``"eval"``.
+        device: Where to run.
+        dtype: Precision to run in, such as ``"float64"``; default: as in the file.
+        backward: Compare gradients if the reference holds them.
+        rtol: Accepted relative difference of outputs; default 1e-10 in double precision, else 1e-4.
+        gradient_rtol: Accepted relative difference of gradients; default 1e-10 in double precision, else 1e-3.
+        known_differences: JSON file of comparisons that may differ, each with its reason.
+        plugins: Python files that register classes with ``@lua_class``.
+        allow_unsupported: Replace unknown classes by placeholders.
+        unbounded: Run the model whatever memory and time its sizes ask for.
+
+    Returns:
+        Every layer with its comparisons; ``.ok``, ``.verdict`` and ``.to_dict()`` summarize them. Without a reference,
+        an input and a converted file nothing is compared, and ``.verdict`` is None.
+
+    Raises:
+        OptionError: Two arguments exclude each other, or PyTorch cannot use the device.
+        VerificationError: The reference is none.
+        T7Error: A file cannot be read.
+        ConversionError: A file cannot be converted, or the model cannot run.
+
+    Examples:
+        >>> result = dpnn_bridge.verify("model.t7", reference="ref.t7")   # doctest: +SKIP
+        >>> result.ok, result.first_deviating                             # doctest: +SKIP
+    """
+    if output is not None and input is None:
+        raise OptionError("output= (--output) needs input= (--input)")
+    if lua_path and torch7 is not None:
+        raise OptionError("lua_path= (--lua-path) and torch7= (--torch7) both compute a reference: omit one of them")
+    if (lua_path or torch7 is not None) and output is not None:
+        computes = "lua_path= (--lua-path)" if lua_path else "torch7= (--torch7)"
+        raise OptionError(f"{computes} computes the output: omit output= (--output)")
+    if reference is not None and input is not None:
+        raise OptionError("reference= (--reference) contains the input; omit input= (--input) and output= (--output)")
+    known = [] if known_differences is None else _known(known_differences)
+    load_plugins(plugins)
+    return verification.verify(
+        model,
+        converted,
+        reference=reference,
+        input=input,
+        output=output,
+        key=key,
+        mode=mode,
+        device=device,
+        dtype=as_dtype(dtype),
+        gradients=backward,
+        tolerance=None if rtol is None else Tolerance(rtol, rtol),
+        gradient_tolerance=None if gradient_rtol is None else Tolerance(gradient_rtol, gradient_rtol),
+        options=Options(allow_unsupported=allow_unsupported),
+        lua=_bridge(lua_path) if lua_path else None,
+        torch7=None if torch7 is None else str(torch7),
+        known=known,
+        bounded=not unbounded,
+    )
+
+
+def _known(path: StrPath) -> list[KnownDifference]:
+    try:
+        return read_known_differences(path)
+    except (NotT7Error, ValueError) as error:
+        raise OptionError(f"known_differences= (--known-differences): {error}") from None
+
+
+#: what a program prints to stdout would stand in the result of a command
+_PRINT_TO_STDERR = """
+io.output(io.stderr)
+function print(...)
+   local words = {...}
+   for i = 1, select('#', ...) do words[i] = tostring(words[i]) end
+   io.write(table.concat(words, '\\t'), '\\n')
+end
+"""
+
+
+def _bridge(lua_path: Sequence[StrPath]) -> Any:
+    from dpnn_bridge.lua import LuaBridge
+
+    bridge = LuaBridge(lua_path)
+    bridge.execute(_PRINT_TO_STDERR)
+    return bridge

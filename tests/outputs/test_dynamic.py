@@ -1,0 +1,136 @@
+"""Sizes that vary in ``.onnx`` and ``.pt2``: named axes, names of inputs and outputs, checked at several sizes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+from conftest import tracing
+from samples import SAMPLES
+from torch import nn
+
+import dpnn_bridge
+from dpnn_bridge.cli.convert import convert_command
+from dpnn_bridge.compare.verdict import Verdict
+from dpnn_bridge.errors import OptionError, VerificationError
+from dpnn_bridge.outputs.dynamic import Dynamic
+from dpnn_bridge.outputs.value_names import input_names, output_names
+
+
+def convolutional() -> nn.Module:
+    torch.manual_seed(0)
+    down = [nn.Conv2d(3, 6, 3, stride=2, padding=1), nn.BatchNorm2d(6), nn.ReLU()]
+    return nn.Sequential(*down, nn.ConvTranspose2d(6, 2, 4, 2, 1)).eval()
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fully convolutional network and what the command makes of it."""
+    pytest.importorskip("onnxscript", reason="needs the extra onnx")
+    folder = tmp_path_factory.mktemp("dynamic")
+    dpnn_bridge.write_t7(folder / "model.t7", convolutional())
+    words = ["model.onnx", "--input", "1x3x16x16", "--dynamic", "batch,height,width", "--output-names", "map"]
+    result = CliRunner().invoke(convert_command, [str(folder / "model.t7"), str(folder / words[0]), *words[1:]])
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+@tracing
+def test_a_fully_convolutional_network_runs_at_any_size(written: Path) -> None:
+    runtime: Any = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    session = runtime.InferenceSession(written / "model.onnx")
+    assert session.get_inputs()[0].shape == ["batch", 3, "height", "width"]
+    assert [o.name for o in session.get_outputs()] == ["map"]
+    model = convolutional()
+    for size in ((1, 3, 16, 16), (2, 3, 34, 18), (3, 3, 64, 8)):
+        x = torch.randn(size)
+        (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+        torch.testing.assert_close(torch.from_numpy(found), model(x), rtol=1e-4, atol=1e-5)
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert metadata["dpnn_bridge.source"] == "model.t7"
+    assert metadata["dpnn_bridge.version"] == dpnn_bridge.__version__
+    assert metadata["dpnn_bridge_origin"].startswith("sha256:")
+
+
+@tracing
+def test_verification_runs_a_second_size(written: Path) -> None:
+    result = dpnn_bridge.verify(written / "model.t7", written / "model.onnx", input=torch.randn(1, 3, 16, 16))
+    assert result.verdict is Verdict.EQUAL
+    (other,) = (d for d in result.whole if d.name.startswith("output for"))
+    assert other.name == "output for 5x3x8x24"
+
+
+@tracing
+def test_an_exported_program_that_holds_at_one_size_is_refused(tmp_path: Path) -> None:
+    """The size is a constant of the trace, which the batch alone does not show."""
+
+    class Fixed(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + torch.zeros(int(x.shape[-1])) + int(x.shape[-2])
+
+    net = nn.Sequential(Fixed())
+    dpnn_bridge.save(tmp_path / "right.pt2", net, example=torch.randn(1, 4, 4), dynamic="batch")
+    with pytest.raises((dpnn_bridge.errors.ConversionError, VerificationError)):
+        dpnn_bridge.save(tmp_path / "wrong.pt2", net, example=torch.randn(1, 4, 4), dynamic="batch,height")
+    assert not (tmp_path / "wrong.pt2").exists()
+
+
+@pytest.mark.parametrize(
+    ("dynamic", "message"),
+    [
+        ("batch,hieght", "unknown axis hieght; there are batch, length, depth, height, width, or NAME=INDEX"),
+        ("image:batch", "no input image; there is left, right"),
+        ("time=7", "an input of 1x3x8x8, 1x5 has no axis time=7"),
+        ("left:time=x", "expected NAME=INDEX"),
+        ("right:height", "an input of 1x5 has no axis height"),
+        ("a:b:c", "expected AXES or INPUT:AXES"),
+        ("", "expected AXES"),
+    ],
+)
+def test_wrong_axes_are_named(dynamic: str, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        Dynamic.of([dynamic], [torch.zeros(1, 3, 8, 8), torch.zeros(1, 5)], ["left", "right"])
+
+
+def test_axes_by_input_and_by_index() -> None:
+    example = [torch.zeros(1, 3, 8, 8), torch.zeros(1, 5)]
+    assert Dynamic.of(True, example).axes == ({0: "batch"}, {0: "batch"})
+    assert Dynamic.of("batch,height", example).axes == ({0: "batch", 2: "height"}, {0: "batch"})
+    found = Dynamic.of(["left:width", "right:batch,time=-1"], example, ["left", "right"])
+    assert found.axes == ({3: "width"}, {0: "batch", 1: "time"})
+    assert not Dynamic.of(False, example)
+
+
+def test_a_size_that_the_model_does_not_take_is_named() -> None:
+    model = dpnn_bridge.load(SAMPLES / "torch-demos__mnist_convnet" / "model.t7")
+    example = torch.zeros(1, 1, 32, 32)
+    with pytest.raises(OptionError, match=r"--dynamic\) height: of the sizes 16, .* the model takes 32; leave height"):
+        Dynamic.of("batch,height", example).examples(example, model)
+    shapes = [tuple(x.shape) for x in Dynamic.of("batch,height,width", example).examples(example, convolutional_of(1))]
+    assert len(set(shapes)) == 3
+    assert shapes[-1][2] != shapes[-1][3]
+
+
+def convolutional_of(planes: int) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(planes, 1, 3, stride=2))
+
+
+def test_names_are_those_of_nodes() -> None:
+    from dpnn_bridge.modules.nn.nngraph import GModule, GraphNode
+    from dpnn_bridge.objects import LuaTable
+
+    def node(name: str, *args: Any, **kwargs: Any) -> GraphNode:
+        return GraphNode(*args, **kwargs, attributes={"annotations": LuaTable({"name": name})})
+
+    graph = GModule(nn.Linear(3, 3), nodes=[node("image", ()), node("class scores", (0,), "0")], output_node=1)
+    x = torch.zeros(1, 3)
+    assert input_names(graph, x) == ["image"]
+    assert output_names(graph, x) == ["class_scores"]
+    assert output_names(nn.Linear(1, 1), [x, x]) == ["output_1", "output_2"]
+    assert output_names(nn.Linear(1, 1), [x, x], ["a", "b"]) == ["a", "b"]
+    for wrong in (["a"], ["a", "a"], ["a", ""]):
+        with pytest.raises(OptionError, match=r"output_names= \(--output-names\): expected 2 different names"):
+            output_names(nn.Linear(1, 1), [x, x], wrong)
