@@ -1,7 +1,7 @@
 """Write the graph of a model as one HTML page that needs no network.
 
-Graphviz draws in the browser (``static/viz-global.js``, see ``static/VIZ-LICENSE.txt``), so that containers can be
-folded.
+The browser places the boxes (``static/layout.js``), so that containers can be folded. A graph that is neither a chain
+nor a fork is placed by dagre (``static/DAGRE-LICENSE.txt``).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from dpnn_bridge.base.checksum import sha256_of
 from dpnn_bridge.base.pages import rendered, static
 from dpnn_bridge.base.version import package_version
 from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.pictures.kinds import KINDS
 from dpnn_bridge.pictures.nodes import ModelNode
 from dpnn_bridge.pictures.text import label_lines
 
@@ -57,6 +58,7 @@ def graph_section(root: ModelNode, verdicts: Mapping[str, LayerVerdict] | None =
 
 
 def _section(layers: dict[str, Any], verdicts: Sequence[str] = ()) -> str:
+    found = {row["kind"] for row in _rows(layers)}
     data = {"root": layers, "marks": MARKS, "open": 99 if sum(1 for _ in _rows(layers)) <= _UNFOLDED else 1}
     return rendered(
         _ROOM,
@@ -66,7 +68,9 @@ def _section(layers: dict[str, Any], verdicts: Sequence[str] = ()) -> str:
         data=Markup(_json(data)),
         style=static(_ROOM, "graph.css"),
         script=static(_ROOM, "graph.js"),
-        viz=static(_ROOM, "viz-global.js"),
+        layout=static(_ROOM, "layout.js"),
+        dagre=static(_ROOM, "dagre.min.js"),
+        kinds=[kind for kind in KINDS if kind in found],
     )
 
 
@@ -117,6 +121,7 @@ def _layers(node: ModelNode, verdicts: dict[str, LayerVerdict]) -> dict[str, Any
     return {
         "path": node.path or "the model",
         "label": label_lines(node),
+        "kind": node.kind,
         "lua": node.lua_class,
         "torch": node.torch_class,
         "name": node.name,

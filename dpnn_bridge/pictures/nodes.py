@@ -20,6 +20,7 @@ from dpnn_bridge.conversion.noise import paired
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.modules.nn.container import Concat, ConcatTable, Parallel, ParallelTable
 from dpnn_bridge.modules.nn.nngraph import GModule
+from dpnn_bridge.pictures.kinds import form_of, kind_of
 
 #: containers that hand their input, or its parts, to every member and collect what the members return
 FAN_OUT = (Concat, ConcatTable, Parallel, ParallelTable)
@@ -67,6 +68,8 @@ class ModelNode:
         children: its modules; a module that occurs again is a node without children.
         edges: data flow, between children and the sides of the container; empty where the class
             decides that in its code.
+        kind: a key of :data:`~dpnn_bridge.pictures.kinds.KINDS`, such as ``convolution``.
+        form: channels, kernel, stride and padding in words.
     """
 
     path: str
@@ -81,6 +84,8 @@ class ModelNode:
     tensors: list[TensorSummary] = field(default_factory=list)
     children: list[ModelNode] = field(default_factory=list)
     edges: list[tuple[End, End]] = field(default_factory=list)
+    kind: str = "other"
+    form: list[str] = field(default_factory=list)
 
     def walk(self) -> Iterator[ModelNode]:
         """Yield this node and all nodes below it, in the order of the file."""
@@ -124,6 +129,7 @@ class _Builder:
             self.fields.get(id(module), {}),
             *self.shapes.get(id(module), ("", "")),
         )
+        node.kind, node.form = kind_of(module), form_of(module)
         if id(module) in self._seen:
             return node
         self._seen.add(id(module))

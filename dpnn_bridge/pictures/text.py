@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.display import printable, shortened
 from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.pictures.kinds import KINDS
 from dpnn_bridge.pictures.nodes import ModelNode
 
 #: what Graphviz and Mermaid would read as more than text: quotes, escapes, entities, tags; in Mermaid also directives
@@ -26,7 +27,7 @@ def to_dot(root: ModelNode, depth: int | None = None) -> str:
     layout = _Layout(root, depth)
     lines = [
         "digraph model {",
-        '  rankdir=TB; node [shape=box, style="rounded,filled", fillcolor="#eef2fb", color="#5b74b8", '
+        '  rankdir=TB; node [shape=box, style="rounded,filled", fillcolor=white, '
         'fontname="sans-serif", fontsize=11]; edge [color="#667085"];',
         '  graph [fontname="sans-serif", fontsize=11, labeljust=l, style=rounded, color="#98a2b3"];',
         *_dot_node(layout, root, "  "),
@@ -51,6 +52,7 @@ def label_lines(node: ModelNode) -> list[str]:
         lines.append(node.lua_class)
     if node.name:
         lines.append(f'"{node.name}"')
+    lines += node.form
     if node.output:
         lines.append(node.output)
     if node.parameters:
@@ -109,7 +111,8 @@ def _dot_node(layout: _Layout, node: ModelNode, indent: str) -> Iterator[str]:
     label = "\\n".join(line.translate(_DOT) for line in label_lines(node))
     if id(node) not in layout.open:
         peripheries = ", peripheries=2" if node.children else ""
-        yield f'{indent}{name} [label="{label}"{peripheries}];'
+        colour = KINDS[node.kind]
+        yield f'{indent}{name} [label="{label}", color="{colour}", fillcolor="{colour}28"{peripheries}];'
         return
     yield f"{indent}subgraph cluster_{name} {{"
     yield f'{indent}  label="{label}";'

@@ -1,5 +1,5 @@
 "use strict";
-(async () => {
+(() => {
   const { root, marks, open: startDepth } = JSON.parse(document.getElementById("data").textContent);
   const pane = document.getElementById("graph"), details = document.getElementById("details");
   const search = document.getElementById("search"), filter = document.getElementById("filter");
@@ -13,35 +13,13 @@
   const byId = new Map(layers.map((layer) => [layer.id, layer]));
   const inside = (l) => l.children.reduce((n, child) => n + 1 + inside(child), 0);
 
-  // ------------------------------------------------------------ the graph as Graphviz text, as pictures/text.py writes it
-  const quoted = (lines) => `"${lines.map((l) => l.replace(/\\/g, "\\\\").replace(/"/g, '\\"').replace(/&/g, "&amp;")).join("\\n")}"`;
-  const ports = (l) => !l.open ? [] : ["in", "out"].filter((side, place) => l.edges.filter((e) => e[place] === side).length !== 1);
-  function end(l, side) {
-    if (!l.open) return l.id;
-    if (ports(l).includes(side)) return l.id + side;
-    const place = side === "in" ? 0 : 1, edge = l.edges.find((e) => e[place] === side), other = edge[1 - place];
-    return typeof other === "string" ? l.id + other : end(l.children[other], side);
+  function text(l) {  // the lines of a box
+    const [first, ...others] = l.label;
+    const lines = [l.verdict ? `${marks[l.verdict]} ${first}` : first, ...others];
+    return !l.open && l.children.length ? [...lines, `▸ ${inside(l)} layers`] : lines;
   }
-  function boxes(l) {
-    const look = l.verdict ? ` v-${l.verdict}` : "", [first, ...others] = l.label;
-    const label = [l.verdict ? `${marks[l.verdict]} ${first}` : first, ...others];
-    if (!l.open && l.children.length) label.push(`▸ ${inside(l)} layers`);
-    if (!l.open) return [`${l.id} [label=${quoted(label)}, id="${l.id}", class="layer${look}"${l.children.length ? ", peripheries=2" : ""}];`];
-    const dots = ports(l).map((side) => `${l.id}${side} [label="", shape=circle, width=0.12, class="port"];`);
-    return [`subgraph cluster_${l.id} { label=${quoted(label)}; id="${l.id}"; class="layer${look}";`, ...dots, ...l.children.flatMap(boxes), "}"];
-  }
-  function arrows(l) {
-    if (!l.open) return [];
-    const drawn = ports(l), shown = (e) => typeof e !== "string" || drawn.includes(e);
-    const own = l.edges.filter(([a, b]) => shown(a) && shown(b)).map(([a, b]) =>
-      `${typeof a === "string" ? l.id + "in" : end(l.children[a], "out")} -> ${typeof b === "string" ? l.id + "out" : end(l.children[b], "in")};`);
-    return [...own, ...l.children.flatMap(arrows)];
-  }
-  const dot = () => ["digraph model { rankdir=TB; bgcolor=transparent; node [shape=box, style=\"rounded,filled\", fontname=Arial, fontsize=11, margin=\"0.2,0.06\"];",
-    "graph [style=rounded, labeljust=l, fontname=Arial, fontsize=11];", ...boxes(root), ...arrows(root), "}"].join("\n");
 
   // ------------------------------------------------------------ drawing, moving, zooming
-  const viz = await Viz.instance();
   let svg = null, view = null, size = null, chosen = null, current = root;
   const show = () => svg.setAttribute("viewBox", `${view.x} ${view.y} ${view.w} ${view.h}`);
   function fit() {
@@ -69,12 +47,10 @@
   }
   function draw(keep) {
     const before = keep && view ? { ...view } : null;
-    const fresh = viz.renderSVGElement(dot());
-    fresh.removeAttribute("width"); fresh.removeAttribute("height");
+    const fresh = layoutModel(root, text, { w: pane.clientWidth, h: pane.clientHeight });
     for (const part of [fresh, fresh.querySelector(".graph")]) part.setAttribute("role", "presentation");
-    for (const part of fresh.querySelectorAll(".edge, .port, .graph > polygon")) part.setAttribute("aria-hidden", "true");
+    for (const part of fresh.querySelectorAll(".edge, .port")) part.setAttribute("aria-hidden", "true");
     pane.replaceChildren(fresh); svg = fresh;
-    for (const title of svg.querySelectorAll("title")) title.remove();
     for (const group of svg.querySelectorAll(".layer")) {
       const layer = byId.get(group.id);
       group.setAttribute("role", "treeitem"); group.setAttribute("aria-level", String(levels.get(layer)));
