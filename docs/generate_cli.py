@@ -28,6 +28,7 @@ HEADER = """# Command line
 Commands print results to stdout, and progress and errors to stderr. On a terminal the output fits the width and has
 colours, unless `NO_COLOR` is set. Elsewhere the output is plain text without line breaks. `-q`, `-v` and `--json` have
 the same meaning for `dpnn-convert`, `dpnn-inspect` and `dpnn-verify`. `dpnn-lua` prints the output of its script.
+[JSON output](json.md) links the schema of `--json`.
 
 If the scripts are not on the search path, run `python -m dpnn_bridge convert`, `inspect`, `verify` or `lua`.
 """

@@ -12,6 +12,7 @@ from typing_extensions import Unpack
 
 from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.boundary import wrap_errors
+from dpnn_bridge.base.notebook import table
 from dpnn_bridge.checkpoints.find import candidates
 from dpnn_bridge.conversion.budget import Budget
 from dpnn_bridge.conversion.fields import record_of
@@ -83,6 +84,18 @@ class Checkpoint:
     def tokens(self) -> dict[int, str]:
         """Number, counted from 1 -> token: the reverse of :attr:`vocabulary`."""
         return {number: token for token, number in self.vocabulary.items()}
+
+    def _repr_html_(self) -> str:
+        found = [("model", k, m) for k, m in self.models.items()] + [("loss", k, m) for k, m in self.criterions.items()]
+        rows: list[tuple[Any, ...]] = [
+            (kind, key, type(m).__name__, sum(p.numel() for p in m.parameters())) for kind, key, m in found
+        ]
+        for name in ("vocabulary", "options", "class_names", "optimizer", "losses", "counters", "rest"):
+            if value := getattr(self, name):
+                rows.append(
+                    (name, ", ".join(map(str, [*value][:6])) + (", …" if len(value) > 6 else ""), "", len(value))
+                )
+        return table("Checkpoint", ("entry", "key", "class", "#parameters, or count"), rows)
 
     def __repr__(self) -> str:
         models = ", ".join(f"{k or 'the file'}: {type(m).__name__}" for k, m in self.models.items())

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from dpnn_bridge.base.notebook import table
 from dpnn_bridge.checkpoints.architectures import Architecture
 from dpnn_bridge.checkpoints.describe import format_bytes
 
@@ -102,6 +103,17 @@ class Summary:
 
     def __str__(self) -> str:
         return "\n".join(line for _, line in lines(self))
+
+    def _repr_html_(self) -> str:
+        notes = [*self.notes, *self.beside, *(f"next: {command}" for command in self.next)]
+        rows = [
+            (model.key if i == 0 else "", x.path, x.lua, x.torch, x.parameters or None, x.shape)
+            for model in self.models
+            for i, x in enumerate(model.layers)
+        ]
+        names = ", ".join(f"{m.lua}, {m.parameters:,} parameters, {m.supported}" for m in self.models) or self.what
+        columns = ("key", "layer", "Lua", "PyTorch", "#parameters", "output")
+        return table(f"{self.name}: {names}", columns, rows, notes)
 
     def __repr__(self) -> str:
         models = ", ".join(f"{m.lua} of {m.parameters:,} parameters" for m in self.models) or "no model"

@@ -34,6 +34,10 @@ class Verdict(str, Enum):
         return list(Verdict).index(self)
 
 
+#: verdict -> the sign beside its colour
+MARKS = {Verdict.EQUAL: "✓", Verdict.ROUNDING: "≈", Verdict.RANDOM: "?", Verdict.KNOWN: "≠", Verdict.DIFFERENT: "✗"}
+
+
 def worst_verdict(verdicts: Iterable[Verdict]) -> Verdict | None:
     """Return the worst of several; None where there are none, since nothing was compared."""
     return max(verdicts, key=lambda v: v.severity, default=None)

@@ -19,7 +19,7 @@ class OptionKeywords(TypedDict, total=False):
     index_base: Literal[0, 1]
     inplace: bool
     gradients: bool
-    allow_unsupported: bool
+    allow_unsupported: bool | Literal["unknown"]
     fallback: Callable[[LuaObject, Any], nn.Module | None] | None
     overrides: Callable[[str], bool] | None
     knows: Callable[[str], bool] | None

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from dpnn_bridge.base.checksum import sha256_of
+from dpnn_bridge.base.notebook import table
 from dpnn_bridge.errors import UnsupportedClass
 
 
@@ -32,7 +33,7 @@ class Dropped:
     reason: str
 
 
-@dataclass
+@dataclass(repr=False)
 class Report:
     """The record of one conversion.
 
@@ -79,6 +80,17 @@ class Report:
         if self.source is None or not self.source.is_file():
             return None
         return sha256_of(self.source)
+
+    def __repr__(self) -> str:
+        counts = {"mapped": self.mapped, "dropped": self.dropped, "unsupported": self.unsupported, "notes": self.notes}
+        facts = ", ".join(f"{len(found)} {name}" for name, found in counts.items() if found or name == "mapped")
+        return f"Report({self.source.name if self.source else 'no file'}: {facts})"
+
+    def _repr_html_(self) -> str:
+        rows = [(count, lua, torch_type) for (lua, torch_type), count in self.counts().items()]
+        unsupported = [f"unsupported: {c.class_name} at {', '.join(c.paths[:3])}" for c in self.unsupported]
+        notes = [*unsupported, *(f"dropped {d.path}: {d.reason}" for d in self.dropped), *self.notes]
+        return table(repr(self), ("#count", "Lua class", "PyTorch module"), rows, notes)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data, without what else the checkpoint held."""

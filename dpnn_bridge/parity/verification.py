@@ -10,8 +10,9 @@ from typing import Any
 
 from torch import nn
 
+from dpnn_bridge.base.notebook import table
 from dpnn_bridge.compare.differences import Difference
-from dpnn_bridge.compare.verdict import Verdict, worst_verdict
+from dpnn_bridge.compare.verdict import MARKS, Verdict, worst_verdict
 from dpnn_bridge.parity.evidence import evidence_of
 
 
@@ -73,7 +74,7 @@ class Layer:
         return worst(self.compared)
 
 
-@dataclass
+@dataclass(repr=False)
 class Verification:
     """Everything that :func:`verify` compared.
 
@@ -161,6 +162,20 @@ class Verification:
     def worst(self) -> Difference | None:
         """The difference that uses up most of its tolerance, of those without an accepted reason."""
         return worst([d for d in self.differences if d.excuse is None])
+
+    def __repr__(self) -> str:
+        return f"Verification({self.model}: {summary(self)})"
+
+    def _repr_html_(self) -> str:
+        rows = []
+        for layer in self.layers:
+            w = layer.worst
+            verdict = f"{MARKS[layer.verdict]} {layer.verdict.text}" if layer.verdict else "·"
+            place = "\u2003" * layer.depth + (layer.path or "the model")
+            error = (f"{w.error:.1e}", f"{w.tolerance:.0e}") if w else ("", layer.note)
+            rows.append((verdict, place, layer.class_name, w.name if w else "", *error))
+        columns = ("verdict", "layer", "class", "worst comparison", "#relative", "#allowed")
+        return table(f"{self.model}: {summary(self)}", columns, rows, self.notes)
 
     def classes(self) -> list[dict[str, Any]]:
         """Return the Lua classes used: torch type, number of modules, what their numbers are checked against."""

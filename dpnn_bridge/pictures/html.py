@@ -22,8 +22,7 @@ from dpnn_bridge.base.pages import rendered, static
 from dpnn_bridge.base.version import package_version
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.pictures.kinds import KINDS
-from dpnn_bridge.pictures.nodes import ModelNode
-from dpnn_bridge.pictures.text import label_lines
+from dpnn_bridge.pictures.nodes import ModelNode, label_lines
 
 _ROOM = "dpnn_bridge.pictures"
 #: models with more layers start with everything below the first level folded

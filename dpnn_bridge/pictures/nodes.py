@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.base.boundary import wrap_errors
-from dpnn_bridge.base.display import type_name
+from dpnn_bridge.base.display import in_html, printable, shortened, type_name
 from dpnn_bridge.compare.nested import copied
 from dpnn_bridge.conversion import registry, to_lua
 from dpnn_bridge.conversion.fields import record_of
@@ -20,7 +20,7 @@ from dpnn_bridge.conversion.noise import paired
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.modules.nn.container import Concat, ConcatTable, Parallel, ParallelTable
 from dpnn_bridge.modules.nn.nngraph import GModule
-from dpnn_bridge.pictures.kinds import form_of, kind_of
+from dpnn_bridge.pictures.kinds import KINDS, form_of, kind_of
 
 #: containers that hand their input, or its parts, to every member and collect what the members return
 FAN_OUT = (Concat, ConcatTable, Parallel, ParallelTable)
@@ -52,7 +52,7 @@ class TensorSummary:
     histogram: list[int] = field(default_factory=list)
 
 
-@dataclass
+@dataclass(repr=False)
 class ModelNode:
     """One layer of a model.
 
@@ -86,6 +86,12 @@ class ModelNode:
     edges: list[tuple[End, End]] = field(default_factory=list)
     kind: str = "other"
     form: list[str] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        return f"ModelNode({self.torch_class}: {sum(1 for _ in self.walk())} layers, {self.parameters:,} parameters)"
+
+    def _repr_html_(self) -> str:
+        return _inline(self)
 
     def walk(self) -> Iterator[ModelNode]:
         """Yield this node and all nodes below it, in the order of the file."""
@@ -235,3 +241,55 @@ def shape_text(value: Any) -> str:
         same = len(parts) > 3 and len(set(parts)) == 1
         return f"{len(parts)} × [{parts[0]}]" if same else f"[{', '.join(parts)}]"
     return type(value).__name__
+
+
+# ---------------------------------------------------------------------- in a notebook
+#: layers that a notebook draws; those behind them are counted
+MOST_LAYERS = 400
+
+_BRANCHES = {kind.__name__ for kind in FAN_OUT}
+_BOX = "border:1px solid {0};border-left:5px solid {0};border-radius:5px;padding:2px 8px;margin:2px;font-size:11px"
+_SWATCH = "border-left:8px solid {};padding:0 8px 0 4px"
+_FLOW = "display:flex;flex-wrap:wrap;align-items:flex-start;flex-direction:{}"
+
+
+def label_lines(node: ModelNode) -> list[str]:
+    """Return the text of a box: PyTorch class, Lua class and name, output shape, parameters."""
+    lines = [node.torch_class.removeprefix("torch.nn.")]
+    if node.lua_class and node.lua_class.rpartition(".")[2] != lines[0]:
+        lines.append(node.lua_class)
+    if node.name:
+        lines.append(f'"{node.name}"')
+    lines += node.form
+    if node.output:
+        lines.append(node.output)
+    if node.parameters:
+        lines.append(f"{node.parameters:,} parameters")
+    return [shortened(printable(line)) for line in lines]
+
+
+def _inline(root: ModelNode) -> str:
+    """Return the graph as HTML without scripts: containers fold, branches stand side by side."""
+    nodes = list(root.walk())
+    shown = {id(node) for node in nodes[:MOST_LAYERS]}
+    kinds = [kind for kind in KINDS if any(node.kind == kind for node in nodes)]
+    legend = " ".join(f"<span style='{_SWATCH.format(KINDS[kind])}'>{kind}</span>" for kind in kinds)
+    more = f"<div>… {len(nodes) - MOST_LAYERS:,} more layers</div>" if len(nodes) > MOST_LAYERS else ""
+    drawn = "".join(_boxes(root, shown, open_levels=1 if len(nodes) > 60 else 9))
+    return f"<div style='font-family:sans-serif;font-size:11px'>{drawn}{more}<div>{legend}</div></div>"
+
+
+def _boxes(node: ModelNode, shown: set[int], open_levels: int) -> Iterator[str]:
+    first, *others = map(in_html, label_lines(node))
+    label = f"<b>{first}</b> " + " · ".join(others)
+    box = _BOX.format(KINDS[node.kind])
+    if not node.children:
+        yield f"<div style='{box}'>{label}</div>"
+        return
+    row = node.torch_class in _BRANCHES
+    yield f"<details style='{box}'{' open' if open_levels > 0 else ''}><summary>{label}</summary>"
+    yield f"<div style='{_FLOW.format('row' if row else 'column')}'>"
+    for child in node.children:
+        if id(child) in shown:
+            yield from _boxes(child, shown, open_levels - 1)
+    yield "</div></details>"

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dpnn_bridge.base.boundary import wrap_errors
-from dpnn_bridge.base.display import printable, shortened
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.pictures.kinds import KINDS
-from dpnn_bridge.pictures.nodes import ModelNode
+from dpnn_bridge.pictures.nodes import ModelNode, label_lines
 
 #: what Graphviz and Mermaid would read as more than text: quotes, escapes, entities, tags; in Mermaid also directives
 #: (``%%{init: …}%%`` has an effect anywhere) and Markdown
@@ -43,21 +42,6 @@ def to_mermaid(root: ModelNode, depth: int | None = None) -> str:
     layout = _Layout(root, depth)
     arrows = [f"  {a} --> {b}" for a, b in layout.arrows()]
     return "\n".join(["flowchart TB", *_mermaid_node(layout, root, "  "), *arrows]) + "\n"
-
-
-def label_lines(node: ModelNode) -> list[str]:
-    """Return the text of a box: PyTorch class, Lua class and name, output shape, parameters."""
-    lines = [node.torch_class.removeprefix("torch.nn.")]
-    if node.lua_class and node.lua_class.rpartition(".")[2] != lines[0]:
-        lines.append(node.lua_class)
-    if node.name:
-        lines.append(f'"{node.name}"')
-    lines += node.form
-    if node.output:
-        lines.append(node.output)
-    if node.parameters:
-        lines.append(f"{node.parameters:,} parameters")
-    return [shortened(printable(line)) for line in lines]
 
 
 class _Layout:

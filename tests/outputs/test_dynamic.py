@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import tracing
 from samples import SAMPLES
 from torch import nn
 
@@ -38,7 +37,6 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@tracing
 def test_a_fully_convolutional_network_runs_at_any_size(written: Path) -> None:
     runtime: Any = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
     session = runtime.InferenceSession(written / "model.onnx")
@@ -55,7 +53,6 @@ def test_a_fully_convolutional_network_runs_at_any_size(written: Path) -> None:
     assert metadata["dpnn_bridge_origin"].startswith("sha256:")
 
 
-@tracing
 def test_verification_runs_a_second_size(written: Path) -> None:
     result = dpnn_bridge.verify(written / "model.t7", written / "model.onnx", input=torch.randn(1, 3, 16, 16))
     assert result.verdict is Verdict.EQUAL
@@ -63,7 +60,6 @@ def test_verification_runs_a_second_size(written: Path) -> None:
     assert other.name == "output for 5x3x8x24"
 
 
-@tracing
 def test_an_exported_program_that_holds_at_one_size_is_refused(tmp_path: Path) -> None:
     """The size is a constant of the trace, which the batch alone does not show."""
 

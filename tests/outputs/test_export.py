@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from samples import SAMPLES
-from torch.torch_version import TorchVersion
 
 import dpnn_bridge
 from dpnn_bridge.conversion.lua_values import to_value
@@ -212,12 +211,6 @@ def test_onnx_in_double_precision_says_what_to_do(tmp_path: Path) -> None:
         dpnn_bridge.save(
             tmp_path / "m.onnx", torch.nn.Conv2d(1, 1, 3).double(), example=torch.randn(1, 1, 5, 5).double()
         )
-
-
-def test_a_pytorch_too_old_to_trace_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "__version__", TorchVersion("2.6.0"))
-    with pytest.raises(ConversionError, match=r"\.pt2 needs PyTorch 2\.7 or newer, found 2\.6\.0"):
-        dpnn_bridge.save(tmp_path / "m.pt2", torch.nn.Linear(1, 1), example=torch.randn(1, 1))
 
 
 @pytest.mark.parametrize(
