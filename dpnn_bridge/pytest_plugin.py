@@ -103,7 +103,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Adds the fixtures: all of a folder, unless the command names some in it."""
+    """Collect the fixtures: all of a folder, unless the command names some in it."""
     named = [Path(path) for path in getattr(config.option, "t7_named", [])]
     if _folders(config):
         _check_device(_option(config, "--t7-device"))

@@ -36,7 +36,7 @@ class Architecture(NamedTuple):
 
 
 def architecture_of(module: nn.Module) -> Architecture | None:
-    """Name the architecture with the shapes of a model, None where no architecture fits in all shapes."""
+    """Name the architecture with the shapes of a model, or None if no architecture has all its shapes."""
     shapes = Counter(shapes_of(module))
     for name, known in _known().items():
         if known["layers"] != shapes.total():
@@ -51,7 +51,7 @@ def architecture_of(module: nn.Module) -> Architecture | None:
 
 
 def shapes_of(module: nn.Module) -> Iterator[Shape]:
-    """The shapes of the weights of a model, where a linear layer is a convolution of one pixel."""
+    """Yield the shapes of the weights of a model, where a linear layer is a convolution of one pixel."""
     for layer in module.modules():
         if isinstance(layer, nn.modules.batchnorm._NormBase):
             yield "norm", layer.num_features
@@ -65,7 +65,7 @@ def shapes_of(module: nn.Module) -> Iterator[Shape]:
 
 
 def digest(shapes: Counter[Shape], classifier: Shape) -> str:
-    """What tells the shapes of an architecture apart, whatever the number of its classes.
+    """Return the shapes that identify an architecture, for any number of classes.
 
     Args:
         shapes: all shapes.

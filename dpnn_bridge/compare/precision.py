@@ -34,7 +34,7 @@ def check_device(device: str | int | torch.device) -> None:
 
 
 def _devices() -> list[str]:
-    """Names of the devices that PyTorch can use here."""
+    """Return the names of the devices that PyTorch can use."""
     found = torch.accelerator.current_accelerator(check_available=True)
     return ["cpu", *(f"{found.type}:{i}" for i in range(torch.accelerator.device_count()) if found)]
 

@@ -32,7 +32,7 @@ def faster(attempt: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callab
 
 
 def is_plain() -> bool:
-    """Whether PyTorch runs operations as they come, and nothing compiles, traces, casts or transforms them."""
+    """Return whether PyTorch runs operations as they come, and nothing compiles, traces, casts or transforms them."""
     return not (
         torch.compiler.is_compiling()
         or is_traced()

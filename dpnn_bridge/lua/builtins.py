@@ -19,7 +19,7 @@ from dpnn_bridge.lua.thnn import KERNELS
 
 
 def builtin_entries(state: LuaState) -> dict[str, Any]:
-    """All functions by the names that the prelude uses."""
+    """Return all functions by the names that the prelude uses."""
     return (
         {
             "list": lambda *values: list(values),
@@ -92,7 +92,7 @@ def _constructor_entries(state: LuaState) -> dict[str, Any]:
 
 
 def _element_entries(state: LuaState) -> dict[str, Any]:
-    """What reads and writes elements and geometry."""
+    """Return the functions that read and write elements and geometry."""
     table_from = state.lua.table_from
 
     def set_geometry(t: Tensor, storage: Storage | None, offset: float, size: Storage, stride: Storage) -> None:

@@ -73,7 +73,7 @@ class Dynamic:
         return list(dict.fromkeys(name for axes in self.axes for name in axes.values()))
 
     def shapes(self, example: Any, *, named: bool = False) -> Any:
-        """What ``dynamic_shapes`` says for the example: of ``torch.export``, or with names of ``torch.onnx``."""
+        """Return ``dynamic_shapes`` for the example: of ``torch.export``, or with names of ``torch.onnx``."""
         axes = iter(self.axes)
 
         def shape(value: Any) -> Any:
@@ -86,7 +86,7 @@ class Dynamic:
         return shape(example)
 
     def resized(self, example: Any, sizes: dict[str, int]) -> Any:
-        """The example with other sizes of some axes; its elements repeat."""
+        """Return the example with other sizes of some axes; its elements repeat."""
         axes = iter(self.axes)
 
         def tensor(value: Tensor) -> Tensor:
@@ -99,7 +99,7 @@ class Dynamic:
         return nested.map_tensors(tensor, example)
 
     def examples(self, example: Any, module: nn.Module) -> list[Any]:
-        """The example and two more inputs of other sizes; the last has different sizes for different axes.
+        """Return the example and two more inputs of other sizes; the last has different sizes for different axes.
 
         Raises:
             OptionError: The model itself runs with one size of an axis only.
@@ -141,7 +141,7 @@ def _sizes(tensor: Tensor, axes: dict[int, str]) -> Iterator[tuple[int, str]]:
 
 
 def _inputs(spec: str, name: str | None, names: list[str], count: int) -> list[int]:
-    """The numbers of the inputs that a spec is about."""
+    """Return the numbers of the inputs that a spec is about."""
     if name is None:
         return list(range(count))
     if name not in names:
@@ -150,7 +150,7 @@ def _inputs(spec: str, name: str | None, names: list[str], count: int) -> list[i
 
 
 def _axis(spec: str, text: str, tensor: Tensor) -> int | None:
-    """The index of an axis of a tensor; None if it has none of the name."""
+    """Return the index of an axis of a tensor; None if it has none of the name."""
     name, given, index = text.partition("=")
     if given:
         if not re.fullmatch(r"-?\d+", index.strip()) or not name.strip().isidentifier():

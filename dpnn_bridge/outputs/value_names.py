@@ -15,7 +15,7 @@ from dpnn_bridge.modules.nn.nngraph import GModule
 
 
 def input_names(module: nn.Module, example: Any, given: Sequence[str] | None = None) -> list[str]:
-    """The names of the inputs: as given, as the nodes of the graph are called, or ``input``.
+    """Return the names of the inputs: as given, as the nodes of the graph are called, or ``input``.
 
     Raises:
         OptionError: ``given`` has another number of names, or one twice.
@@ -25,7 +25,7 @@ def input_names(module: nn.Module, example: Any, given: Sequence[str] | None = N
 
 
 def output_names(module: nn.Module, output: Any, given: Sequence[str] | None = None) -> list[str]:
-    """The names of the outputs: as given, as the nodes of the graph or the last layer are called, or ``output``.
+    """Return the names of the outputs: as given, as the nodes of the graph or the last layer are called, or ``output``.
 
     Raises:
         OptionError: ``given`` has another number of names, or one twice.
@@ -51,7 +51,7 @@ def _names(kind: str, count: int, given: Sequence[str] | None, labels: list[str]
 
 
 def _input_labels(graph: GModule) -> list[str]:
-    """The names of the nodes that take one input each, in the order of the inputs."""
+    """Return the names of the nodes that take one input each, in the order of the inputs."""
     if graph.num_inputs == 1:
         return [graph.nodes[graph.input_node].label]
     taken = {n.select: n.label for n in graph.nodes if n.select is not None and n.inputs == (graph.input_node,)}
@@ -64,7 +64,7 @@ def _output_labels(graph: GModule) -> list[str]:
 
 
 def _layer_name(module: nn.Module) -> str:
-    """What a model's last layer is called in its file, as loadcaffe's are."""
+    """Return the name of a model's last layer in its file, as loadcaffe writes it."""
     *_, last = module.modules()
     record = record_of(last)
     name = record.fields.get("name") if record else None

@@ -236,7 +236,7 @@ def _compare_graph(layers: NamedLayers, source: Source, ours: Results, theirs: R
 
 
 def _compare_at_another_size(layers: NamedLayers, source: Source, written: Written) -> None:
-    """The output for an input whose sizes are others, as far as the file says that they vary."""
+    """Return the output for an input of other sizes, as far as they vary in the file."""
     assert written.run is not None
     assert written.dynamic is not None
     try:

@@ -45,7 +45,7 @@ def port_page(report: PortReport, title: str) -> str:
 
 
 def _rows(there: list[Step], here: list[Step]) -> tuple[list[int], list[int]]:
-    """The rows of both columns, such that joined steps are beside each other where their order is one."""
+    """Return the rows of both columns, such that joined steps are beside each other where their order is one."""
     left, right = [0] * len(there), []
     done = row = 0
     for step in here:
@@ -64,7 +64,7 @@ def _rows(there: list[Step], here: list[Step]) -> tuple[list[int], list[int]]:
 
 
 def _wrong(here: list[Step], first: Deviation | None) -> int | None:
-    """The step that a deviation names."""
+    """Return the step that a deviation names."""
     if first is None:
         return None
     named = [i for i, step in enumerate(here) if step.line == first.line and step.name == first.layer]
@@ -76,7 +76,7 @@ def _left(column: int) -> int:
 
 
 def _boxes(steps: list[Step], rows: list[int], column: int, wrong: int | None) -> Iterator[dict[str, Any]]:
-    """The steps of a column with the lines to what they take."""
+    """Yield the steps of a column with the lines to what they take."""
     for i, step in enumerate(steps):
         kind = "bad" if i == wrong else "good" if step.match is not None else "known"
         y, lines = (rows[i] + 1) * _HEIGHT, []
@@ -93,14 +93,14 @@ def _boxes(steps: list[Step], rows: list[int], column: int, wrong: int | None) -
 
 
 def _label(step: Step) -> str:
-    """The end of the layer's name, and the beginning of the operation."""
+    """Return the end of the layer's name, and the beginning of the operation."""
     name = step.name if len(step.name) <= _NAME else f"…{step.name[-_NAME:]}"
     text = f"{name} {step.text}".strip()
     return text if len(text) <= _LABEL else f"{text[: _LABEL - 1]}…"
 
 
 def _joins(here: list[Step], rows: tuple[list[int], list[int]], wrong: int | None) -> Iterator[dict[str, Any]]:
-    """The lines between steps with one result."""
+    """Yield the lines between steps with one result."""
     for i, step in enumerate(here):
         if step.match is not None and step.match < len(rows[0]):
             y, z = ((row + 1) * _HEIGHT + 10 for row in (rows[0][step.match], rows[1][i]))

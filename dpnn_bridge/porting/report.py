@@ -79,7 +79,7 @@ class PortReport:
             self._fill()
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain data for JSON."""
+        """Return the report as plain data for JSON."""
         names = ("equal", "difference", "notes", "unused", "unset")
         return {
             **{name: getattr(self, name) for name in names},

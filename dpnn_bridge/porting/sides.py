@@ -34,7 +34,7 @@ class Step:
 
 
 def sides_of(search: Search) -> tuple[list[Step], list[Step]]:
-    """The steps of the source and of the target, joined where they compute the same."""
+    """Return the steps of the source and of the target, joined where they compute the same."""
     source, target = search.source.tape, search.tape
     there, at = _steps(source, search.source.names)
     here, mine = _steps(target, lambda name: name)
@@ -46,7 +46,7 @@ def sides_of(search: Search) -> tuple[list[Step], list[Step]]:
 
 
 def _steps(tape: Tape, name: Callable[[str], str]) -> tuple[list[Step], dict[int, int]]:
-    """The operations that compute something, and node index -> place."""
+    """Return the operations that compute something, and node index -> place."""
     steps: list[Step] = []
     places: dict[int, int] = {}
     before: dict[int, list[int]] = {}  # what a view hands on
@@ -64,7 +64,7 @@ def _steps(tape: Tape, name: Callable[[str], str]) -> tuple[list[Step], dict[int
 
 
 def _candidates(search: Search, node: Node) -> Iterator[int]:
-    """Indices of nodes of the source with the result of a node, those of the same kind first."""
+    """Yield the indices of nodes of the source with the result of a node, those of the same kind first."""
     event = node.event
     if event is not None:
         placed = search.placement.placed.get(event_key(search.tape, event))

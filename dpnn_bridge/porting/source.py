@@ -104,7 +104,7 @@ class Layer:
         return self.look_up(rows, form)
 
     def look_up(self, rows: Tensor, form: Form) -> Tensor | None:
-        """What the layer gave for rows, each of them wherever the layer took it; None where it never took one."""
+        """Return the layer's outputs for rows, from any of its calls; None if it never took one."""
         pairs = [(x, y) for x, y in self.pairs_of(form) if x.shape[1] == rows.shape[1]]
         if not pairs:
             return None
@@ -239,7 +239,7 @@ class Source:
         layer.single |= event.node.single
 
     def _values(self, tape: Tape, weight: Weight) -> tuple[Tensor, Any]:
-        """The values of a weight, parameters as they are and everything else copied, and what tells them apart."""
+        """Return the values of a weight, copied except parameters, and their fingerprints."""
         values = weight.view.detach()
         if tape.roots.get(weight.slot) not in tape.parameters:
             return values.clone(), _digest(values)

@@ -57,7 +57,7 @@ _RENAMED = {
 
 
 def name_of(node: Node) -> str:
-    """What PyTorch's users call the operation."""
+    """Return PyTorch's name of the operation."""
     if node.event is not None:
         kind = str(node.event.kind)
         return _KINDS.get(kind, kind)
@@ -68,7 +68,7 @@ def name_of(node: Node) -> str:
 
 
 def options_of(node: Node) -> dict[str, Any]:
-    """The arguments that change the result."""
+    """Return the arguments that change the result."""
     if node.event is not None:
         return {k: v for k, v in node.event.options.items() if k != "momentum"}
     options = {k: v for k, v in node.options().items() if k not in _SILENT}
@@ -84,7 +84,7 @@ def options_of(node: Node) -> dict[str, Any]:
 
 
 def described(node: Node) -> str:
-    """The operation with its arguments, as ``max_pool2d(kernel_size=[2, 2], ceil_mode=True)``."""
+    """Return the operation with its arguments, as ``max_pool2d(kernel_size=[2, 2], ceil_mode=True)``."""
     usual = _USUAL if node.event is not None else {k: _USUAL[k] for k in ("padding", "dilation")}
     shown = [
         f"{k}={_value(v)}"
@@ -95,7 +95,7 @@ def described(node: Node) -> str:
 
 
 def differences(here: dict[str, Any], there: dict[str, Any]) -> str:
-    """The arguments in which two operations of one kind differ; empty where in none."""
+    """Return the arguments in which two operations of one kind differ; empty where in none."""
     found = [
         f"{k} {_value(here.get(k))} here, {_value(there.get(k))} in the source"
         for k in dict.fromkeys([*here, *there])
@@ -118,7 +118,7 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _spread(values: Iterable[Any]) -> list[Any]:
-    """Sizes of a window without those that repeat: ``[2]`` stands for ``[2, 2]``."""
+    """Return the sizes of a window without those that repeat: ``[2]`` stands for ``[2, 2]``."""
     values = list(values)
     return values[:1] if len(set(map(str, values))) == 1 else values
 

@@ -43,7 +43,7 @@ class Term(NamedTuple):
 
 
 def expression(module: nn.Module, value: Any) -> Any:
-    """The output of a module as a term, or nested lists of terms.
+    """Return the output of a module as a term, or nested lists of terms.
 
     Args:
         module: the module.
@@ -61,7 +61,7 @@ def expression(module: nn.Module, value: Any) -> Any:
 
 
 def depends_on(term: Term, others: Container[Term]) -> bool:
-    """Whether a term contains one of the others."""
+    """Return whether a term contains one of the others."""
     seen: set[int] = set()
     left: list[Any] = [term]
     while left:
@@ -79,7 +79,7 @@ def depends_on(term: Term, others: Container[Term]) -> bool:
 
 
 def rows(term: Term, start: int, stop: int) -> Term:
-    """The features of a term from ``start`` to before ``stop``."""
+    """Return the features of a term from ``start`` to before ``stop``."""
     kind, args = term
     if kind == "linear":
         inner, module, first, last = args

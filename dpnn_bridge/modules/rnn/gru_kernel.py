@@ -138,7 +138,7 @@ class GRUSequence(torch.autograd.Function):
 
 
 def _states_before(hidden: Tensor, candidates: Tensor, update: Tensor, mask: Tensor | None, keeps: bool) -> Tensor:
-    """The state that each step started from. To compute them again takes less than to keep them."""
+    """Return the state that each step started from. Recomputing them takes less than storing them."""
     states = torch.empty_like(candidates)
     states[0] = hidden
     for t in range(len(states) - 1):

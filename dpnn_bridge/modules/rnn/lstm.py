@@ -56,7 +56,7 @@ def lstm_sequence(
 
 
 def _has_fused_kernel(x: Tensor) -> bool:
-    """Whether ``torch.lstm`` runs the whole sequence as one operation, and not as one for each step."""
+    """Return whether ``torch.lstm`` runs the whole sequence as one operation, and not as one for each step."""
     if x.device.type == "cpu":
         return x.dtype == torch.float32 and torch._C._get_mkldnn_enabled()  # pyright: ignore[reportAttributeAccessIssue]
     return x.device.type == "cuda" and torch.backends.cudnn.enabled
@@ -108,7 +108,7 @@ def _stock_run(inputs: list[Tensor], needed: Sequence[bool], order: str) -> tupl
 
 
 def _arranged(value: Tensor, order: str, wanted: str) -> Tensor:
-    """``value`` with the blocks of its gates in another order."""
+    """Return ``value`` with the blocks of its gates in another order."""
     if order == wanted:
         return value.contiguous()
     blocks = dict(zip(order, value.chunk(4), strict=True))
@@ -124,7 +124,7 @@ def _last_cell(order: str) -> Callable[..., tuple[Tensor, Tensor]]:
 
 
 def _cells(x: Tensor, weights: LSTMWeights, hidden: Tensor, cell: Tensor, outputs: Tensor) -> Tensor:
-    """The cells after all steps, from the outputs: ``torch.lstm`` returns the last one only."""
+    """Return the cells after all steps, from the outputs: ``torch.lstm`` returns the last one only."""
     before = torch.cat([hidden.unsqueeze(0), outputs[:-1]])
     gates = x @ weights.weight.t() + weights.bias + before @ weights.recurrent.t()
     blocks = dict(zip(weights.order, gates.chunk(4, 2), strict=True))

@@ -177,7 +177,7 @@ def _backward_steps(
 
 
 def _sigmoids(order: str, size: int, with_output: bool) -> list[slice]:
-    """The largest runs of columns of neighbouring gates that go through a sigmoid together."""
+    """Return the largest runs of columns of neighbouring gates that go through a sigmoid together."""
     runs: list[slice] = []
     for k, name in enumerate(order):
         if name == "g" or (name == "o" and not with_output):

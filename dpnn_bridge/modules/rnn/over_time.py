@@ -22,7 +22,7 @@ Run = Callable[[Tensor], Tensor]
 
 
 def at_once(module: nn.Module, inputs: list[Any] | Tensor) -> Any:
-    """The outputs of a module for all time steps, computed at once.
+    """Return the outputs of a module for all time steps, computed at once.
 
     Args:
         module: is called for one time step after the other otherwise, and is left as those calls leave it.
@@ -53,7 +53,7 @@ class _Parted(torch.autograd.Function):
 
 
 def _stacked(inputs: list[Any] | Tensor) -> Tensor | None:
-    """The inputs as one tensor, if they are tensors of one kind that are vectors or batches of vectors or indices."""
+    """Return the inputs as one tensor, if they are vectors, batches of vectors or indices of one dtype."""
     if not isinstance(inputs, Tensor):
         first = inputs[0]
         kinds = {(v.shape, v.dtype, v.device) if type(v) in (Tensor, nn.Parameter) else None for v in inputs}
@@ -64,7 +64,7 @@ def _stacked(inputs: list[Any] | Tensor) -> Tensor | None:
 
 
 def _runs(module: nn.Module, steps: int) -> list[Run]:
-    """What computes the module's outputs for all time steps, in order; empty where that is not known."""
+    """Return the functions that compute the outputs for all time steps, in order; empty if unknown."""
     if not is_bare(module):
         return []
     forward = type(module).forward
@@ -88,7 +88,7 @@ def _finished(module: Recursor, outputs: Tensor) -> Tensor:
 
 # ---------------------------------------------------------------------- step modules
 def recognized(module: StepModule) -> tuple[Cell, MaskZero | None] | None:
-    """The cell that a step module computes, and the mask around it; None if it computes something else."""
+    """Return the cell that a step module computes, and the mask around it; None if it computes something else."""
     inner, mask = module.recurrent_module, None
     if isinstance(inner, MaskZero) and type(inner).forward is MaskZero.forward and is_bare(inner):
         inner, mask = inner.module, inner
@@ -106,12 +106,12 @@ def recognized(module: StepModule) -> tuple[Cell, MaskZero | None] | None:
 
 
 def _goes_on_for(module: AbstractRecurrent, steps: int) -> bool:
-    """Whether the state is not detached within the next time steps."""
+    """Return whether the state is not detached within the next time steps."""
     return module._backward_ran or module.step - module._run_start + steps <= module.rho
 
 
 def _step_module(module: StepModule, cell: Cell, mask: MaskZero | None, x: Tensor) -> Tensor:
-    """The outputs of a step module for inputs :math:`(T, N, I)` or :math:`(T, I)`."""
+    """Return the outputs of a step module for inputs :math:`(T, N, I)` or :math:`(T, I)`."""
     previous = module._previous(x[0])
     state = previous if isinstance(previous, list) else [previous]
     single = x.dim() == 2

@@ -18,13 +18,13 @@ _MANY = 10
 
 
 def fit(x: Tensor, weight: Tensor, state: Sequence[Tensor], size: int) -> bool:
-    """Whether input, weight and state are of one type on one device, and the state :math:`(N, \\text{size})`."""
+    """Return whether input, weight and state are of one type on one device, and the state :math:`(N, \\text{size})`."""
     kinds = {(v.dtype, v.device) for v in (x, weight, *state)}
     return len(kinds) == 1 and all(v.shape == (x.shape[1], size) for v in state)
 
 
 def _takes_onednn(x: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN computes ``x @ weight.t()``: float32 on a CPU, and large enough."""
+    """Return whether oneDNN computes ``x @ weight.t()``: float32 on a CPU, and large enough."""
     return (
         x.dtype == torch.float32
         and x.device.type == "cpu"
@@ -50,7 +50,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _dense(matrix: Tensor) -> Tensor:
-    """The matrix without gaps between its rows or columns, over which oneDNN would go element by element."""
+    """Return the matrix without gaps between its rows or columns, over which oneDNN would go element by element."""
     return matrix if matrix.is_contiguous() or matrix.t().is_contiguous() else matrix.contiguous()
 
 

@@ -62,7 +62,7 @@ class Cell:
         raise NotImplementedError
 
     def takes(self, x: Tensor, state: list[Tensor]) -> bool:
-        """Whether input, state and weights are of one type, on one device, and of sizes that belong together."""
+        """Return whether input, state and weights are of one type, on one device, and of sizes that belong together."""
         gate = next(iter(self.gates.values()))
         (inner, *_), (recurrent, *_) = gate.input[0], gate.state[0]
         size = recurrent.weight.shape[1]
@@ -118,7 +118,7 @@ class GRUCell(Cell):
 
 # ---------------------------------------------------------------------- parameters
 def stacked(gates: Mapping[str, Gate], order: str) -> tuple[Tensor, Tensor, Tensor]:
-    """The matrix of the input, the bias, and the matrix of the state, of gates one below the other."""
+    """Return the matrix of the input, the bias, and the matrix of the state, of gates one below the other."""
     chosen = [gates[name] for name in order]
     weight = _summed([gate.input for gate in chosen], "weight")
     recurrent = _summed([gate.state for gate in chosen], "weight")
@@ -129,7 +129,7 @@ def stacked(gates: Mapping[str, Gate], order: str) -> tuple[Tensor, Tensor, Tens
 
 
 def _natural_order(gates: Mapping[str, Gate]) -> str:
-    """The order of the gates in the one matrix that they are rows of; without such a matrix, an order of ours."""
+    """Return the order of the gates in their common matrix, or a default order."""
     ranges = {name: gate.input[0] for name, gate in gates.items()}
     if len({id(module) for module, _, _ in ranges.values()}) == 1:
         return "".join(sorted(gates, key=lambda name: ranges[name][1]))
@@ -160,7 +160,7 @@ def _joined(ranges: list[Range], name: str) -> Tensor:
 
 # ---------------------------------------------------------------------- recognition
 def lstm_cell(output: Term, cell: Term, hidden: Term, previous: Term) -> LSTMCell | None:
-    """The LSTM that computes output and cell of a step from those of the step before, or None."""
+    """Return the LSTM that computes output and cell of a step from those of the step before, or None."""
     gates = {}
     for inside, squashed in _pairs(output, "product"):
         if squashed.kind == "tanh" and squashed.args[0] is cell and inside.kind == "sigmoid":
@@ -181,7 +181,7 @@ def lstm_cell(output: Term, cell: Term, hidden: Term, previous: Term) -> LSTMCel
 
 
 def gru_cell(output: Term, hidden: Term) -> GRUCell | None:
-    """The GRU that computes the output of a step from that of the step before, or None."""
+    """Return the GRU that computes the output of a step from that of the step before, or None."""
     for kept, new in _pairs(output, "sum"):
         for old, share in _pairs(kept, "product"):
             for candidate, rest in _pairs(new, "product"):
@@ -198,14 +198,14 @@ def gru_cell(output: Term, hidden: Term) -> GRUCell | None:
 
 
 def rnn_cell(output: Term, hidden: Term) -> RNNCell | None:
-    """The simple recurrent layer that computes the output of a step from that of the step before, or None."""
+    """Return the simple recurrent layer that computes the output of a step from that of the step before, or None."""
     if output.kind != "tanh":
         return None
     return _cell(RNNCell, {"n": output.args[0]}, {"n": hidden}, {}, {hidden})
 
 
 def _is_rest(term: Term, share: Term) -> bool:
-    """Whether a term is ``1 - share``."""
+    """Return whether a term is ``1 - share``."""
     return term.kind == "affine" and term.args[0] is share and term.args[1:] == (-1.0, 1.0)
 
 
@@ -227,7 +227,7 @@ def _cell(
     recurrent: set[Term],
     **options: bool,
 ) -> Any:
-    """A cell of these gates, or None if one of them is no sum of linear maps of one input and of the state."""
+    """Return a cell of these gates, or None if one of them is no sum of linear maps of one input and of the state."""
     found: dict[str, Gate] = {}
     inputs: list[Term] = []
     for name, term in gates.items():
@@ -256,7 +256,7 @@ def _parts(term: Term) -> tuple[Term, ...]:
 
 
 def _pairs(term: Term, kind: str) -> list[tuple[Term, Term]]:
-    """Both orders of the two parts of a sum or product; none for any other term."""
+    """Return both orders of the two parts of a sum or product; none for any other term."""
     if term.kind != kind or len(term.args) != 2:
         return []
     first, second = term.args
@@ -264,7 +264,7 @@ def _pairs(term: Term, kind: str) -> list[tuple[Term, Term]]:
 
 
 def cell_of(outputs: list[Term], states: list[Term]) -> Cell | None:
-    """The cell that computes the state of a step from that of the step before, output first, or None."""
+    """Return the cell that computes the state of a step from that of the step before, output first, or None."""
     if len(outputs) != len(states) or not all(isinstance(output, Term) for output in outputs):
         return None
     if len(states) == 2:

@@ -91,7 +91,7 @@ class AbstractRecurrent(Memory):
 
     # ------------------------------------------------------------------ many time steps at once
     def pass_steps(self, steps: int, results: list[Tensor]) -> None:
-        """Ends time steps that were computed at once, as one call for each would leave the module.
+        """End time steps that were computed at once, as one call for each would leave the module.
 
         Args:
             steps: their number.

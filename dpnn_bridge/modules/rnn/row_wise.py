@@ -17,7 +17,7 @@ _ROW_WISE = {
 
 
 def is_bare(module: nn.Module) -> bool:
-    """Whether calling a module does nothing beyond the ``forward`` of its class."""
+    """Return whether calling a module does nothing beyond the ``forward`` of its class."""
     return not (
         module._forward_hooks
         or module._forward_pre_hooks
@@ -29,7 +29,7 @@ def is_bare(module: nn.Module) -> bool:
 
 
 def is_row_wise(module: nn.Module) -> bool:
-    """Whether a module, which is called without hooks, computes each row of a batch by itself."""
+    """Return whether a module, which is called without hooks, computes each row of a batch by itself."""
     forward = type(module).forward
     if not is_bare(module):
         return False
@@ -41,7 +41,7 @@ def is_row_wise(module: nn.Module) -> bool:
 
 
 def on_all_rows(module: nn.Module, x: Tensor) -> Tensor:
-    """The outputs of a row-wise module for inputs :math:`(T, N, *)`, or :math:`(T, *)` of one row each."""
+    """Return the outputs of a row-wise module for inputs :math:`(T, N, *)`, or :math:`(T, *)` of one row each."""
     if isinstance(module, nn.Embedding) or x.dim() == 2:
         return module(x)
     return module(x.flatten(0, 1)).unflatten(0, x.shape[:2])

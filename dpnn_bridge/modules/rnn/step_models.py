@@ -82,7 +82,7 @@ class _Run:
         self._sequences: dict[int, Callable[[], Tensor]] = {}
 
     def over(self, inputs: Tensor | Sequence[Tensor]) -> tuple[Any, list[Any]]:
-        """Outputs and last states."""
+        """Return outputs and last states."""
         self._values[id(self._x)] = inputs if isinstance(inputs, Tensor) else torch.stack([*inputs])
         outputs = [self._value(term) for term in self._outputs]
         for i in range(len(self._start)):
@@ -90,7 +90,7 @@ class _Run:
         return outputs[0] if len(outputs) == 1 else outputs, [self._last[i] for i in range(len(self._start))]
 
     def _value(self, term: Any) -> Tensor:
-        """What a term is at all time steps."""
+        """Return a term at all time steps."""
         if id(term) not in self._values:
             self._values[id(term)] = None  # until it is known
             self._values[id(term)] = self._computed(term)
@@ -122,7 +122,7 @@ class _Run:
         raise UnknownModuleError(term.kind)
 
     def _run_cell(self, place: int) -> Tensor:
-        """The states at one place after all time steps."""
+        """Return the states at one place after all time steps."""
         cell, places = self._cells[place]
         if place not in self._last:
             x, start = self._value(cell.input), [self._start[i] for i in places]

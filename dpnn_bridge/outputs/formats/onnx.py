@@ -121,7 +121,7 @@ def _example(inputs: list[Any]) -> Any:
 
 
 def _axes(value: Any) -> dict[int, str]:
-    """The axes of an input whose sizes are names."""
+    """Return the axes of an input whose sizes are names."""
     return {axis: d.dim_param for axis, d in enumerate(value.type.tensor_type.shape.dim) if d.dim_param}
 
 
