@@ -82,7 +82,7 @@ def exit_codes() -> str:
     return (
         "## Exit codes\n\n| code | meaning |\n|---|---|\n"
         + "".join(f"| {code} | {meaning} |\n" for code, meaning in errors.EXIT_CODES.items())
-        + "\nA script of `dpnn-lua` chooses its own: what it passes to `os.exit`. In Python each is an error:\n\n"
+        + "\nA script of `dpnn-lua` sets its own exit code with `os.exit`. In Python each code is an error:\n\n"
         + f"```text\n{inspect.cleandoc(tree).strip()}\n```\n"
     )
 

@@ -1,30 +1,30 @@
-"""Everything that dpnn_bridge raises on purpose.
+"""Define all errors that dpnn_bridge raises on purpose.
 
 ::
 
     DpnnBridgeError                 exit code 1
-    ├── OptionError                 2   an argument is none that the function takes (a TypeError and ValueError)
-    ├── FileAccessError             1   the system refused: no permission, no space, a failing disk (an OSError)
+    ├── OptionError                 2   invalid argument (a TypeError and ValueError)
+    ├── FileAccessError             1   operating-system error: no permission, no space, a failing disk (an OSError)
     ├── T7Error                     3   the input cannot be read
-    │   ├── NotT7Error                  it is another kind of file; says which and what to do
-    │   │   └── MissingFileError        it is not there (a FileNotFoundError)
-    │   ├── T7FormatError               it is damaged: path in the graph and byte offset
-    │   └── T7LimitError                it asks for more than the caller's limits allow
+    │   ├── NotT7Error                  another kind of file; the message names it and what to do
+    │   │   └── MissingFileError        the file is missing (a FileNotFoundError)
+    │   ├── T7FormatError               the file is damaged: path in the graph and byte offset
+    │   └── T7LimitError                the file exceeds the caller's limits
     ├── VerificationError           4   a written file or a parity check does not match
     ├── ConversionError             5   a Lua object cannot become a module, or the reverse
     │   ├── UnsupportedClassError       classes without a mapping, all of them at once
-    │   ├── ModelNotFoundError          the file holds no module, or none at the key
-    │   ├── ConversionLimitError        the model declares more than its file holds
-    │   └── LuaValueError               a value that no .t7 holds (a TypeError, ValueError and OverflowError)
-    ├── OutputError                 6   the output cannot be written: the disk, or what is in its place
-    │   └── OutputExistsError           a file is there already and ``force`` was not given
-    ├── LuaBridgeError              7   Lua code raised
+    │   ├── ModelNotFoundError          the file contains no module, or none at the key
+    │   ├── ConversionLimitError        the model declares more than its file contains
+    │   └── LuaValueError               a value that .t7 cannot store (a TypeError, ValueError and OverflowError)
+    ├── OutputError                 6   the output cannot be written: the disk, or an existing directory or device
+    │   └── OutputExistsError           the output exists and ``force`` was not given
+    ├── LuaBridgeError              7   Lua code raised an error
     └── MissingPackageError         8   an optional package is not installed (an ImportError)
 
-``exit_code`` is what the command line tools return for each. Click itself uses 2 for wrong usage.
+``exit_code`` is the exit code of the commands for each error. Click itself uses 2 for invalid arguments.
 
-Errors in brackets are Python's own, which these are as well. What else a file, a plugin or a disk makes Python raise
-leaves the public functions as one of these errors too, with the original as its cause
+Errors in brackets are the Python exceptions that these errors also are. Any other exception that a file, a plugin or a
+disk causes in a public function is raised as one of these errors, with the original as its cause
 (:mod:`dpnn_bridge.base.boundary`).
 """
 
@@ -36,7 +36,7 @@ from dpnn_bridge.base.display import printable, printable_lines, shortened
 
 
 class DpnnBridgeError(Exception):
-    """Base of all errors; ``str(error)`` is one readable message, in which nothing acts on a terminal."""
+    """Base of all errors; ``str(error)`` is one readable message without terminal control sequences."""
 
     exit_code = 1
 
@@ -45,13 +45,13 @@ class DpnnBridgeError(Exception):
 
 
 class OptionError(DpnnBridgeError, TypeError, ValueError):
-    """An argument is none that the function takes."""
+    """An argument is invalid."""
 
     exit_code = 2
 
 
 class FileAccessError(DpnnBridgeError, OSError):
-    """The operating system refused: no permission, no space left, a failing disk."""
+    """Operating-system error: no permission, no space left, a failing disk."""
 
 
 class T7Error(DpnnBridgeError):
@@ -61,7 +61,7 @@ class T7Error(DpnnBridgeError):
 
 
 class NotT7Error(T7Error):
-    """The file is something else (a PyTorch zip, gzip, HTML, a Git-LFS pointer, …) or is missing or empty."""
+    """The file is of another kind (a PyTorch zip, gzip, HTML, a Git-LFS pointer, …), missing or empty."""
 
 
 class MissingFileError(NotT7Error, FileNotFoundError):
@@ -69,7 +69,7 @@ class MissingFileError(NotT7Error, FileNotFoundError):
 
 
 class T7FormatError(T7Error):
-    """The stream breaks the .t7 format.
+    """The stream violates the .t7 format.
 
     Attributes:
         offset: byte offset in the file where reading stopped, or None.
@@ -92,13 +92,13 @@ class T7Warning(UserWarning):
 
 
 class VerificationError(DpnnBridgeError):
-    """What was written, or computed, differs from what it must equal."""
+    """A written file or a computed result differs from the expected one."""
 
     exit_code = 4
 
 
 class NoReferenceError(VerificationError):
-    """A file that was given as a reference is none; nothing was compared."""
+    """A file is not a reference; nothing was compared."""
 
     exit_code = 3
 
@@ -144,7 +144,7 @@ class UnsupportedClass:
 
 
 class UnsupportedClassError(ConversionError):
-    """The file holds classes without a mapping, or objects that the mapping of their class cannot build.
+    """The file contains classes without a mapping, or objects that the mapping of their class cannot build.
 
     Attributes:
         classes: one :class:`UnsupportedClass` per class and set of fields.
@@ -182,15 +182,15 @@ class ModelNotFoundError(ConversionError):
 
 
 class ConversionLimitError(ConversionError):
-    """The model declares more than its file holds: sizes, counts or repetitions that nothing in the file fills."""
+    """The model declares more than its file contains, by sizes, counts or repetitions."""
 
 
 class LuaValueError(ConversionError, TypeError, ValueError, OverflowError):
-    """A value that no ``.t7`` file holds: of another type, inexact as a double, too large, or endless."""
+    """A value that ``.t7`` cannot store: of another type, inexact as a double, too large, or endless."""
 
 
 class OutputError(DpnnBridgeError):
-    """The output cannot be written: a full or read-only disk, or something in its place that is never replaced."""
+    """The output cannot be written: a full or read-only disk, or an existing path that is never replaced."""
 
     exit_code = 6
 

@@ -144,13 +144,13 @@ def convert_command(
     \b
       one file; the suffix chooses the format
         dpnn-convert model.t7 model.pt
-      many files; what is done already is skipped
+      many files; complete outputs are skipped
         dpnn-convert *.t7 --out-dir converted
       export to Torch7
         dpnn-convert model.pt model.t7
       weights for your own network, with proof that it computes the same
         dpnn-convert in.t7 net.pt --into my_models.py:Net --input 1x3x224x224
-      data without a model; --key takes a part
+      data without a model; --key selects a part
         dpnn-convert stats.t7 stats.npz
       larger than memory, in shards with an index
         dpnn-convert large.t7 model.safetensors --max-shard-size 2GB
@@ -163,7 +163,7 @@ def convert_command(
     Load OUT.pt with dpnn_bridge.load or torch.load(weights_only=True). Other suffixes: .safetensors and .npz (weights),
     .onnx and .pt2 (need --input), .py (a definition that needs only torch), .t7, and .json for data.
 
-    The folder of OUT must exist; the folder of --out-dir is made.
+    The folder of OUT must exist; the folder of --out-dir is created.
     """
     if into is not None:
         from dpnn_bridge.cli.port import convert_into

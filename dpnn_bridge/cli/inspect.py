@@ -81,7 +81,7 @@ def inspect_command(
         dpnn-inspect model.t7
       with the shapes of the outputs
         dpnn-inspect model.t7 --input 1x3x224x224
-      every class, field, tensor and function; loads no tensor
+      every class, field, tensor and function, without loading tensors
         dpnn-inspect model.t7 --raw
 
     --html, --dot and --mermaid draw the model in FILE instead: its layers with shapes, parameters and both names, and

@@ -92,21 +92,21 @@ def verify_command(weights: Path | None, later: bool, **given: Any) -> None:
     """Compare MODEL with Torch7's results, layer by layer.
 
     \b
-      values that Torch7 stored
+      a reference that Torch7 stored
         dpnn-verify model.t7 --reference ref.t7
-      the same, as arrays
+      a reference as arrays
         dpnn-verify model.t7 --input x.npy --output y.npy
-      a fixture that holds its own module
+      a fixture that contains its module
         dpnn-verify fixture.t7
       a converted file, of any format
         dpnn-verify model.t7 model.onnx --input 1x3x32x32
-      your own port; runs the file
+      your own implementation; runs the file
         dpnn-verify in.t7 my_models.py:Net --weights my.pth --input 1x3x32x32
       data without a model
         dpnn-verify data.t7 data.npz
-      nothing to compare with: how its classes were checked
+      without a reference: how its classes were tested
         dpnn-verify model.t7
-      every file of a manifest that dpnn-convert wrote
+      all files of a manifest of dpnn-convert
         dpnn-verify done.jsonl --jobs 8
 
     A layer is compared if the reference contains its results: in the field `after` (the module after forward), or in
