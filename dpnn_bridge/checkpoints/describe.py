@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
@@ -16,9 +16,13 @@ from dpnn_bridge.base.graph import key_text
 from dpnn_bridge.checkpoints.bytecode import describe_bytecode
 from dpnn_bridge.checkpoints.find import candidates, looks_like_module
 from dpnn_bridge.errors import T7Error
-from dpnn_bridge.loaders.origin import Origin, local_file, name_of
+from dpnn_bridge.loaders.encoding import Encoding
+from dpnn_bridge.loaders.origin import LocalFile, Origin, local_file, name_of
 from dpnn_bridge.loaders.t7_reader import ReadKeywords, ReadOptions, read_local
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
+
+#: returns the content of a file and its encoding
+Reads = Callable[[LocalFile, ReadOptions], tuple[Any, Encoding]]
 
 
 @dataclass
@@ -147,13 +151,16 @@ def continued(bars: str) -> str:
 
 
 @wrap_errors(T7Error, "describing")
-def describe(path: Origin, *, limit: int = 100, depth: int = 50, **options: Unpack[ReadKeywords]) -> Description:
+def describe(
+    path: Origin, *, limit: int = 100, depth: int = 50, read: Reads = read_local, **options: Unpack[ReadKeywords]
+) -> Description:
     """Describe a .t7 file. Reads its structure and none of its tensors' elements.
 
     Args:
         path: the file.
         limit: list so many entries of a table at most.
         depth: list so many levels at most; the totals count everything.
+        read: returns the content of the file and its encoding.
         **options: see :class:`~dpnn_bridge.loaders.t7_reader.ReadOptions`.
 
     Raises:
@@ -164,7 +171,7 @@ def describe(path: Origin, *, limit: int = 100, depth: int = 50, **options: Unpa
     """
     chosen = ReadOptions(**options)
     with local_file(path) as file:
-        root, encoding = read_local(file, chosen)
+        root, encoding = read(file, chosen)
         size = os.stat(file.path).st_size
     description = Description(name_of(path), size, str(encoding))
     _Walk(description, limit, depth).walk(root)

@@ -23,11 +23,15 @@ from dpnn_bridge.cli.terminal import (
     steps,
     version_option,
 )
+from dpnn_bridge.errors import NotT7Error
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from dpnn_bridge.checkpoints.describe import Description
+    from dpnn_bridge.loaders.encoding import Encoding
+    from dpnn_bridge.loaders.origin import LocalFile
+    from dpnn_bridge.loaders.t7_reader import ReadOptions
 
 #: kind of a line -> rich style
 STYLES = {
@@ -122,7 +126,8 @@ def _raw(
 ) -> None:
     from dpnn_bridge.checkpoints.describe import describe
 
-    description = describe(piped(source), limit=limit, depth=50 if depth is None else depth, **options)
+    shown = 50 if depth is None else depth
+    description = describe(piped(source), limit=limit, depth=shown, read=_read, **options)
     if as_json:
         click.echo(json.dumps(description.to_dict(), indent=2))
     elif sys.stdout.isatty() and not quiet:
@@ -130,6 +135,20 @@ def _raw(
     elif not quiet:
         for line in description.lines(verbose):
             say(line)
+
+
+def _read(file: LocalFile, options: ReadOptions) -> tuple[Any, Encoding]:
+    """Return the content of a Torch7 file, or of a pickle of ``torch.legacy.nn``, which needs PyTorch."""
+    from dpnn_bridge.loaders.t7_reader import read_local
+
+    try:
+        return read_local(file, options)
+    except NotT7Error:
+        from dpnn_bridge.legacy.pickles import Pickled, holds_legacy, read
+
+        if not holds_legacy(file.path):
+            raise
+        return read(file), Pickled()
 
 
 def print_tree(description: Description, console: Console, *, verbose: bool = False) -> None:

@@ -110,6 +110,9 @@ def test_the_commands(classes: Any, tmp_path: Path, zipped: bool) -> None:
     assert shown.exit_code == 0, shown.output
     assert "pickle of torch.legacy.nn" in shown.output
     assert "nn.SpatialConvolution" in shown.output
+    tree = CliRunner().invoke(inspect_command, [str(path), "--raw"])
+    assert tree.exit_code == 0, tree.output
+    assert "[1]: nn.SpatialConvolution" in tree.output
     ran = CliRunner().invoke(convert_command, [str(path), str(tmp_path / "out.pt")])
     assert ran.exit_code == 0, ran.output
     assert isinstance(dpnn_bridge.load(tmp_path / "out.pt")[0], torch.nn.Conv2d)
