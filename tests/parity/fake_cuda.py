@@ -97,6 +97,7 @@ def outcome(entry: dict[str, Any]) -> str:
 def main() -> None:
     ctypes.CDLL(sys.argv[1])
     warnings.simplefilter("ignore")
+    torch.backends.cudnn.enabled = False  # PyTorch with CUDA asks the driver what cuDNN can do
     chosen: dict[str, dict[str, Any]] = {}
     for entry in manifest(kind=("module", "criterion")):
         known = chosen.get(entry["class"])
