@@ -60,13 +60,13 @@ def load(
     """Load a model from a ``.t7`` file, a pickle of ``torch.legacy.nn``, or a file written by :func:`save`.
 
     Args:
-        path: the file, or a URL, a file open for reading bytes, or bytes (:mod:`dpnn_bridge.loaders.origin`).
-        key: path of the module inside a checkpoint table, such as ``"protos.rnn"``; default: the one the file is about.
+        path: the file; also a URL, a file open for reading bytes, or bytes (:mod:`dpnn_bridge.loaders.origin`).
+        key: path of the module inside a checkpoint table, such as ``"protos.rnn"``; default: detected automatically.
         device: where the tensors go, as for :class:`torch.device`; CUDA tensors in the file are read on the CPU first.
         dtype: casts floating point tensors, ``torch.float16`` or ``"float16"``; default: as in the file.
         index_base: 1 as in Lua or 0, for modules whose inputs or outputs are indices.
-        inplace: run modules in place where the file says so.
-        gradients: take the gradients of the file into ``.grad``.
+        inplace: use the file's ``inplace`` settings.
+        gradients: load the gradients of the file into ``.grad``.
         plugins: Python files that register classes with ``@lua_class``.
         lua: a :class:`~dpnn_bridge.lua.LuaBridge` or Lua files, which are run. The classes that they define take
             precedence over the built-in mapping of the same name, and plugins over both.
