@@ -34,6 +34,9 @@ def print_checklist(result: Verification, console: Console, *, verbose: bool = F
         console.print(Text(f"{verdict.text}: {_shortened(names)}: {reason}", "yellow"), soft_wrap=True)
     for note in result.notes:
         console.print(Text(f"note: {note}", "yellow"), soft_wrap=True)
+    marks = dict.fromkeys(_mark(d).plain for d in result.differences if d.verdict is not Verdict.EQUAL)
+    if marks:
+        console.print(Text(f"marks: {', '.join(f'{m} {LEGEND[m]}' for m in ['✓', *marks])}", "dim"), soft_wrap=True)
     console.print(Text(summary(result), _STYLES[result.verdict]), soft_wrap=True)
 
 
@@ -96,6 +99,16 @@ _STYLES = {
     Verdict.KNOWN: "bold yellow",
     Verdict.DIFFERENT: "bold red",
     None: "bold yellow",
+}
+
+
+#: sign in front of a layer -> meaning
+LEGEND = {
+    "✓": "equal",
+    "≈": "rounding only",
+    "≠": "accepted, for the reason above",
+    "✗": "different",
+    "·": "not compared",
 }
 
 

@@ -45,6 +45,7 @@ from dpnn_bridge.outputs.options import ConvertOptions
 
 if TYPE_CHECKING:
     from dpnn_bridge.batch import Outcome, Task
+    from dpnn_bridge.conversion.report import Report
 
 
 def list_classes(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -118,6 +119,11 @@ def _chosen(options: dict[str, Any]) -> dict[str, Any]:
 @click.option("--force", is_flag=True, help="Replace existing outputs.")
 @sha256_option
 @click.option("--report", type=click.Path(path_type=Path), help="Write mappings as JSON, or a port as .json or .html.")
+@click.option(
+    "--card",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Compare OUT with IN and write a model card in Markdown: architecture, provenance, verdicts.",
+)
 @json_option
 @quiet_option
 @click.option("-v", "--verbose", is_flag=True, help="Print the conversion table.")
@@ -166,6 +172,8 @@ def convert_command(
     The folder of OUT must exist; the folder of --out-dir is created.
     """
     if into is not None:
+        if options["card"] is not None:
+            raise click.UsageError("--card describes a converted file, not a port")
         from dpnn_bridge.cli.port import convert_into
 
         how = {name: options[name] for name in ("force", "as_json", "quiet", "verbose")}
@@ -194,6 +202,7 @@ class _Request:
         manifest: Any,
         force: bool,
         sha256: str | None,
+        card: Path | None,
         as_json: bool,
         quiet: bool,
         verbose: bool,
@@ -203,7 +212,7 @@ class _Request:
         self.started = time.perf_counter()
         self.files, self.to, self.out_dir, self.report = files, to, out_dir, report
         self.jobs, self.dask, self.manifest, self.force, self.sha256 = jobs, dask, manifest, force, sha256
-        self.as_json, self.quiet, self.verbose = as_json, quiet, verbose
+        self.as_json, self.quiet, self.verbose, self.card = as_json, quiet, verbose, card
         self.options = _chosen(options | ({"sandbox": "partial"} if partial_sandbox else {}))
         self._check_usage(all_models)
         self.suffix = to or ("pt" if out_dir is not None or files[1] == "-" else PurePath(files[1]).suffix[1:])
@@ -214,6 +223,8 @@ class _Request:
         files, out_dir = self.files, self.out_dir
         if out_dir is None and len(files) != 2:
             raise click.UsageError("pass IN and OUT, or several inputs and --out-dir DIR")
+        if self.card is not None and (out_dir is not None or all_models or not all(isinstance(f, Path) for f in files)):
+            raise click.UsageError("--card is for one file of this machine and its output")
         if out_dir is not None and (all_models or self.report):
             raise click.UsageError("--all and --report apply to one file")
         if "-" in files and (out_dir is not None or all_models):
@@ -234,6 +245,10 @@ class _Request:
             keep_inputs(self.manifest)
         if self.out_dir is None and isinstance(self.files[1], Path):
             check_output(self.files[1], True)
+        if self.card is not None:
+            if os.path.abspath(self.card) == os.path.abspath(self.files[1]):
+                raise click.UsageError("--card and OUT are the same file")
+            check_output(self.card, True)
         if self.report is not None:
             if os.path.abspath(self.report) == os.path.abspath(self.files[1]):
                 raise click.UsageError("--report and OUT are the same file")
@@ -261,11 +276,32 @@ class _Request:
                 done = converting.convert(piped(self.files[0]), target, **how, **self.options)
         if self.report is not None:
             write_text(self.report, json.dumps(done.to_dict(), indent=2) + "\n")
+        if self.card is not None:
+            self._write_card(done)
         if self.as_json:
             click.echo(json.dumps(done.to_dict(), indent=2))
         elif not self.quiet and self.files[1] != "-":
             shown = (self.files[0], index_of(self.files[1])) if self.sharded else self.files
             print_one(done, shown, self.verbose, time.perf_counter() - self.started)
+
+    def _write_card(self, done: Report) -> None:
+        """Compare the output with the input, and write what was found."""
+        from dpnn_bridge.cli.inputs import ExampleInput
+        from dpnn_bridge.files import load
+        from dpnn_bridge.modules.inputs import input_shapes
+        from dpnn_bridge.parity.api import verify
+        from dpnn_bridge.parity.card import card
+
+        if "modules" not in done.metadata:
+            raise ConversionError(f"{self.card}: a model card needs a model; {self.files[1]} contains data")
+        source, target = self.files
+        target = Path(index_of(target)) if self.sharded else target
+        how = {name: self.options[name] for name in ("key", "plugins", "allow_unsupported") if name in self.options}
+        example, model = self.options.get("example"), load(source, **how)
+        if example is None and (shapes := input_shapes(model, source.stat().st_size)):
+            example = ExampleInput.of(shapes, None)
+        result = verify(source, target, input=example(model) if example else None, **how)
+        write_text(self.card, card(done, result, target))  # type: ignore[arg-type]
 
     def convert_many(self) -> None:
         """Convert files, or all models of one, and print a table."""

@@ -116,6 +116,8 @@ def verify_command(weights: Path | None, later: bool, **given: Any) -> None:
 
     The forward pass and the gradients have separate verdicts. `rounding only`: rounding explains the difference.
     `random`: the reference needs a seed. `known fault of Torch7`: the report names it. `different`: all other cases.
+
+    Marks: ✓ equal, ≈ rounding only, ≠ random or known, ✗ different, · not compared.
     """
     if _verify_network(weights, later, given):
         return

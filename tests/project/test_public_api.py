@@ -90,7 +90,7 @@ def test_options_of_commands_are_arguments_of_functions() -> None:
     commands = {
         convert_command: (
             dpnn_bridge.convert,
-            "all_models into out_dir jobs dask manifest report partial_sandbox",
+            "all_models into out_dir jobs dask manifest report partial_sandbox card",
         ),
         verify_command: (dpnn_bridge.verify, "weights later jobs dask trust_manifest html"),
         inspect_command: (dpnn_bridge.inspect, "raw limit depth mode long_size big_endian html dot mermaid unfold"),

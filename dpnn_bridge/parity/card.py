@@ -1,0 +1,100 @@
+"""Write a model card of a converted file: architecture, provenance, what was verified, and how to load it."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+
+from dpnn_bridge.base.arguments import checks_arguments
+from dpnn_bridge.base.atomic import StrPath
+from dpnn_bridge.base.boundary import wrap_errors
+from dpnn_bridge.base.checksum import sha256_of
+from dpnn_bridge.base.display import printable, shortened
+from dpnn_bridge.base.version import package_version
+from dpnn_bridge.conversion.report import Report
+from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.parity.verification import Verification, summary
+
+#: suffix -> how a file is loaded with and without dpnn_bridge
+_LOADING = {
+    ".pt": ('model = dpnn_bridge.load("{name}")', 'weights = torch.load("{name}", weights_only=True)["state_dict"]'),
+    ".safetensors": ('model = dpnn_bridge.load("{name}")', 'weights = safetensors.torch.load_file("{name}")'),
+    ".npz": ("", 'weights = numpy.load("{name}")'),
+    ".onnx": ("", 'session = onnxruntime.InferenceSession("{name}")'),
+    ".pt2": ("", 'model = torch.export.load("{name}").module()'),
+    ".py": ("", "import {stem}  # needs only torch"),
+    ".t7": ('model = dpnn_bridge.load("{name}")', 'model = torch.load("{name}")  -- in Torch7'),
+}
+
+
+@checks_arguments
+@wrap_errors(ConversionError, "writing the model card")
+def card(report: Report, result: Verification, path: StrPath) -> str:
+    """Return a model card in Markdown with the metadata that the Hugging Face Hub reads.
+
+    Args:
+        report: What :func:`dpnn_bridge.convert` returned.
+        result: What :func:`dpnn_bridge.verify` found for the input and the output file.
+        path: The output file.
+    """
+    target = Path(path)
+    rows = "\n".join(
+        f"| {count} | `{_text(lua)}` | `{_text(kind)}` |" for (lua, kind), count in report.counts().items()
+    )
+    checks = "\n".join(
+        f"| `{_text(c['class_name'])}` | {c['count']} | {_text(c['evidence'])} |" for c in result.classes()
+    )
+    compared = " and ".join(filter(None, [result.reference, result.converted])) or "nothing"
+    notes = "".join(f"- {_text(note)}\n" for note in [*report.notes, *result.notes])
+    ours, plain = (line.format(name=target.name, stem=target.stem) for line in _LOADING.get(target.suffix, ("", "")))
+    loading = "\n".join(f"```python\n{line}\n```\n" for line in (ours, plain) if line)
+    facts = [
+        ("source", f"`{_text(Path(report.source).name if report.source else 'unknown')}`"),
+        ("SHA-256 of the source", f"`{report.sha256 or 'unknown'}`"),
+        ("file", f"`{_text(target.name)}`, {target.stat().st_size:,} bytes"),
+        ("SHA-256 of the file", f"`{sha256_of(target)}`"),
+        ("converted", f"{datetime.date.today().isoformat()} by dpnn_bridge {package_version()}"),
+    ]
+    table = "\n".join(f"| {name} | {value} |" for name, value in facts)
+    parameters = report.metadata.get("parameters", 0)
+    return f"""---
+library_name: pytorch
+license: other  # fill in: the license of the original weights
+tags: [torch7, dpnn_bridge]
+---
+
+# {_text(target.stem)}
+
+A Torch7 model converted to PyTorch: {parameters:,} parameters in {report.metadata.get("modules", 0)} modules.
+
+License: *fill in the license of the original weights and data.*
+
+## Architecture
+
+| Count | Torch7 | PyTorch |
+|---|---|---|
+{rows}
+
+## Provenance
+
+| | |
+|---|---|
+{table}
+
+## Verification
+
+{_text(summary(result))}. Compared with: {_text(compared)}.
+
+| Class | Modules | Checked by |
+|---|---|---|
+{checks}
+
+{notes}
+## Load
+
+{loading}"""
+
+
+def _text(text: str) -> str:
+    """Text of a file in Markdown: one line, without what would end a cell or code."""
+    return shortened(printable(text), 300).translate(str.maketrans({"|": "\\|", "`": "'", "<": "&lt;"}))

@@ -1,0 +1,53 @@
+"""``dpnn-convert --card``: a model card that the Hugging Face Hub reads, with what was verified."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from samples import SAMPLES
+
+import dpnn_bridge
+from dpnn_bridge.base.checksum import sha256_of
+from dpnn_bridge.cli.convert import convert_command
+
+MODEL = SAMPLES / "torch-demos__mnist_convnet" / "model.t7"
+
+
+def converted(folder: Path, monkeypatch: pytest.MonkeyPatch, words: str) -> Result:
+    monkeypatch.chdir(folder)
+    if not (folder / "model.t7").exists():
+        (folder / "model.t7").symlink_to(MODEL)
+    return CliRunner().invoke(convert_command, words.split())
+
+
+def test_a_card_states_provenance_and_what_was_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = converted(tmp_path, monkeypatch, "model.t7 lenet.pt --card README.md")
+    assert result.exit_code == 0, result.output
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("---\nlibrary_name: pytorch\n")
+    assert sha256_of(MODEL) in card
+    assert sha256_of(tmp_path / "lenet.pt") in card
+    assert "169,506 parameters" in card
+    assert "| 2 | `nn.SpatialConvolutionMM` | `torch.nn.Conv2d` |" in card
+    assert "PASS: forward equal" in card
+    assert "fixtures of Torch7" in card
+    assert 'dpnn_bridge.load("lenet.pt")' in card
+    assert 'torch.load("lenet.pt", weights_only=True)' in card
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("model.t7 --out-dir out --card c.md", 2),
+        ("model.t7 a.pt --card a.pt", 2),
+        ("model.t7 a.pt --into net.py:Net --input 1x1x32x32 --card c.md", 2),
+        ("model.t7 a.pt --card no/such/c.md", 6),
+        ("data.t7 a.npz --card c.md", 5),
+    ],
+)
+def test_wrong_use_writes_no_card(words: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dpnn_bridge.write_t7(tmp_path / "data.t7", {"x": 1.0})
+    assert converted(tmp_path, monkeypatch, words).exit_code == code
+    assert not (tmp_path / "c.md").exists()
