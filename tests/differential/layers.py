@@ -30,6 +30,22 @@ def inside(module: str, input: str) -> tuple[Layer, ...]:
     return (L(module, input),)
 
 
+def sequences(cell: str) -> tuple[Layer, ...]:
+    """A step module over a sequence: batches and single samples, tables, and padding that it masks."""
+    return (
+        L(f"nn.Sequencer(nn.{cell}(<i>, <o>))", "t,n,i | t,i | [n,i; n,i; n,i]"),
+        L(f"nn.Sequencer(told(nn.{cell}(<i>, <o>), 'maskZero', 1))", PADDED),
+        L(f"nn.Sequencer(nn.{cell}(<i>, <i>)):remember()", "t,n,i"),
+    )
+
+
+#: a batch of sequences, of which some steps are zero
+PADDED = "=R(<t>, <n>, <i>):cmul(torch.rand(<t>, <n>, 1):gt(0.4):double():expand(<t>, <n>, <i>))"
+#: steps that recurrent layers and others compute one after the other
+STACK = (
+    "nn.Sequential():add(nn.FastLSTM(<i>, <h>)):add(nn.Tanh()):add(nn.GRU(<h>, <k>)):add(nn.LSTM(<k>, <o>))"
+    ":add(nn.Linear(<o>, <v>)):add(nn.LogSoftMax())"
+)
 K2, K3 = "<kw:1-3>, <kh:1-3>", "<kt:1-3>, <kw:1-3>, <kh:1-3>"
 D2, D3 = "<dw:1-3>, <dh:1-3>", "<dt:1-3>, <dw:1-3>, <dh:1-3>"
 PAIR = "[n,c; n,c]"
@@ -289,9 +305,7 @@ LAYERS: dict[str, tuple[Layer, ...]] = {
     "nn.SpatialBinaryConvolution": (L("nn.SpatialBinaryConvolution(<i>, <o>, <k:1-3>, <k:1-3>)", "n,i,h+2,w+2"),),
     # rnn
     "nn.LinearNoBias": (L("nn.LinearNoBias(<i>, <o>)", "i | n,i"),),
-    "nn.LSTM": (L("nn.Sequencer(nn.LSTM(<i>, <o>))", "t,n,i"),),
-    "nn.FastLSTM": (L("nn.Sequencer(nn.FastLSTM(<i>, <o>))", "t,n,i"),),
-    "nn.GRU": (L("nn.Sequencer(nn.GRU(<i>, <o>))", "t,n,i"),),
+    **{f"nn.{cell}": sequences(cell) for cell in ("LSTM", "FastLSTM", "GRU")},
     "nn.MuFuRu": (  # its operations are global, and keep the type of the last instance
         L(
             "(function() for k, m in pairs(_operations) do _operations[k] = m:clone():double() end "
@@ -299,12 +313,28 @@ LAYERS: dict[str, tuple[Layer, ...]] = {
             "t,n,i",
         ),
     ),
-    "nn.Sequencer": (L("nn.Sequencer(nn.Linear(<i>, <o>))", "t,n,i | [n,i; n,i]"),),
-    "nn.BiSequencer": (L("nn.BiSequencer(nn.LSTM(<i>, <o>))", "[n,i; n,i; n,i]"),),
-    "nn.Repeater": (L("nn.Repeater(nn.Recursor(nn.Linear(<i>, <i>)), <k:1-3>)", "n,i"),),
-    "nn.SeqLSTM": (L("nn.SeqLSTM(<i>, <o>)", "t,n,i"),),
+    "nn.Sequencer": (
+        L("nn.Sequencer(nn.Linear(<i>, <o>))", "t,n,i | [n,i; n,i]"),
+        L(f"nn.Sequencer({STACK})", "t,n,i | t,i | [n,i; n,i; n,i]"),
+        L("nn.Sequencer(nn.Sequential():add(nn.LookupTable(<v>, <i>)):add(nn.GRU(<i>, <o>)))", "#v:t,n"),
+    ),
+    "nn.BiSequencer": (
+        L("nn.BiSequencer(nn.LSTM(<i>, <o>))", "[n,i; n,i; n,i]"),
+        L("nn.BiSequencer(nn.FastLSTM(<i>, <o>), nn.GRU(<i>, <o>), nn.CAddTable())", "[n,i; n,i; n,i]"),
+    ),
+    "nn.Repeater": (
+        L("nn.Repeater(nn.Recursor(nn.Linear(<i>, <i>)), <k:1-3>)", "n,i"),
+        L("nn.Repeater(nn.FastLSTM(<i>, <o>), <k:1-4>)", "i | n,i"),
+    ),
+    "nn.SeqLSTM": (
+        L("nn.SeqLSTM(<i>, <o>)", "t,n,i"),
+        L("with(nn.SeqLSTM(<i>, <o>), {batchfirst = <b:bool>, maskzero = <z:bool>})", PADDED),
+    ),
     "nn.SeqLSTMP": (L("nn.SeqLSTMP(<i>, <h>, <o>)", "t,n,i"),),
-    "nn.SeqGRU": (L("nn.SeqGRU(<i>, <o>)", "t,n,i"),),
+    "nn.SeqGRU": (
+        L("nn.SeqGRU(<i>, <o>)", "t,n,i"),
+        L("with(nn.SeqGRU(<i>, <o>), {batchfirst = <b:bool>, maskzero = <z:bool>})", PADDED),
+    ),
     "nn.SeqBRNN": (L("nn.SeqBRNN(<i>, <o>)", "t,n,i"),),
     "nn.SeqReverseSequence": (L("nn.SeqReverseSequence(<d:1-2>)", "t,n,i"),),
     "nn.MaskZero": (L("nn.MaskZero(nn.Tanh(), 1)", "i | n,i"),),

@@ -102,7 +102,8 @@ class _Run:
     def _computed(self, term: Any) -> Tensor:
         for i, (after, before) in enumerate(zip(self._states, self._before, strict=True)):
             if term is after:
-                return self._run_cell(i)
+                self._run_cell(i)
+                return self._sequences[i]()
             if term is before:
                 return torch.cat([self._start[i].unsqueeze(0), self._value(after)[:-1]])
         if not isinstance(term, Term):
@@ -121,15 +122,15 @@ class _Run:
             return getattr(torch, term.kind)(self._value(term.args[0]))
         raise UnknownModuleError(term.kind)
 
-    def _run_cell(self, place: int) -> Tensor:
-        """Return the states at one place after all time steps."""
+    def _run_cell(self, place: int) -> None:
+        """Compute the state at one place, and others of its cell, unless they are known."""
+        if place in self._last:
+            return
         cell, places = self._cells[place]
-        if place not in self._last:
-            x, start = self._value(cell.input), [self._start[i] for i in places]
-            if x.dim() != 3 or not cell.takes(x, start):
-                raise UnknownModuleError("no batch of sequences")
-            outputs, last, states = cell.sequence(x, start, None)
-            self._last.update(zip(places, last, strict=True))
-            self._sequences[places[0]] = lambda: outputs
-            self._sequences.update({i: lambda: states()[1] for i in places[1:]})
-        return self._sequences[place]()
+        x, start = self._value(cell.input), [self._start[i] for i in places]
+        if x.dim() != 3 or not cell.takes(x, start):
+            raise UnknownModuleError("no batch of sequences")
+        outputs, last, states = cell.sequence(x, start, None)
+        self._last.update(zip(places, last, strict=True))
+        self._sequences[places[0]] = lambda: outputs
+        self._sequences.update({i: lambda: states()[1] for i in places[1:]})
