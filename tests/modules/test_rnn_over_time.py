@@ -9,17 +9,19 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import FIXTURES
+from conftest import FIXTURES, manifest
 from torch import Tensor, nn
 
 import dpnn_bridge
 from dpnn_bridge import memory
-from dpnn_bridge.compare.nested import leaves
+from dpnn_bridge.compare.nested import leaves, map_tensors
+from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.modules.nn.activation import LogSoftMax
 from dpnn_bridge.modules.nn.arithmetic import CAddTable
 from dpnn_bridge.modules.nn.container import ConcatTable, ParallelTable
 from dpnn_bridge.modules.nn.table import SelectTable
 from dpnn_bridge.modules.rnn.cells import fast_lstm, gru
+from dpnn_bridge.modules.rnn.dropout import LazyDropout
 from dpnn_bridge.modules.rnn.gated import GRU, LSTM
 from dpnn_bridge.modules.rnn.gru_kernel import GRUSequence
 from dpnn_bridge.modules.rnn.lstm import LSTMWeights, lstm_sequence
@@ -117,6 +119,30 @@ def test_a_sequence_at_once_is_what_its_steps_are(
             continue
         for value, other in zip(found[name], values, strict=True):
             torch.testing.assert_close(value, other)
+
+
+def test_without_hooks_a_sequence_gives_what_torch7_gave() -> None:
+    classes = ("nn.Sequencer", "nn.Repeater", "nn.BiSequencer")
+    entries = manifest(set="rnn", kind="module", **{"class": classes})
+    wrong, compared = [], 0
+    for entry in [e for e in entries if "lstm" in e["name"] or "gru" in e["name"]]:
+        fixture = dpnn_bridge.read_t7(FIXTURES / entry["file"])
+        model = dpnn_bridge.to_torch(fixture["module"])
+        if any(isinstance(m, LazyDropout) and m.p for m in model.modules()):
+            continue
+        x = map_tensors(lambda t: t.requires_grad_(), to_value(fixture["input"]))
+        outputs, inputs = model(x), list(leaves(x))
+        expected = list(leaves(to_value(fixture["output"])))
+        pairs = list(zip(leaves(outputs), expected, strict=True))
+        if entry["mode"] == "train" and "gradInput" in fixture:
+            torch.autograd.backward([o for o, _ in pairs], list(leaves(to_value(fixture["gradOutput"]))))
+            gradients = leaves(to_value(fixture["gradInput"]))
+            pairs += [(i.grad, g) for i, g in zip(inputs, gradients, strict=True)]
+        limit = 1e-10 if entry["dtype"] == "double" else 1e-5
+        compared += len(pairs)
+        wrong += [entry["name"] for o, e in pairs if (o - e).abs().max() > limit * e.abs().max()]
+    assert not wrong
+    assert compared > 50
 
 
 def test_repeater_repeats_at_once() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dpnn_bridge.modules.rnn.algebra import Term, UnknownModuleError, expression
 from dpnn_bridge.modules.rnn.gated import GRU, LSTM, StepModule
 from dpnn_bridge.modules.rnn.mask import MaskZero, zero_rows
-from dpnn_bridge.modules.rnn.recognized import Cell, RNNCell, cell_of
+from dpnn_bridge.modules.rnn.recognition import Cell, RNNCell, cell_of
 from dpnn_bridge.modules.rnn.recurrence import Recursor
 from dpnn_bridge.modules.rnn.recurrent import AbstractRecurrent
 from dpnn_bridge.modules.rnn.row_wise import is_bare, is_row_wise, on_all_rows

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from dpnn_bridge.conversion.faster import is_plain
 from dpnn_bridge.modules.rnn.algebra import Term, UnknownModuleError, expression
-from dpnn_bridge.modules.rnn.recognized import Cell, cell_of
+from dpnn_bridge.modules.rnn.recognition import Cell, cell_of
 from dpnn_bridge.modules.rnn.row_wise import on_all_rows
 
 
