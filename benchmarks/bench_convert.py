@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dpnn_bridge.converting import convert
+from dpnn_bridge.files.converting import convert
 from dpnn_bridge.loaders.t7_writer import write_t7
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 

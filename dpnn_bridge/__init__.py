@@ -43,29 +43,29 @@ from dpnn_bridge.base.moved import MovedModules
 if TYPE_CHECKING:
     from dpnn_bridge import errors, optim, parity, training
     from dpnn_bridge.base.version import __version__
-    from dpnn_bridge.checkpoint import Checkpoint, load_checkpoint
     from dpnn_bridge.conversion import to_lua, to_torch
     from dpnn_bridge.conversion.lua_class import LuaClass
     from dpnn_bridge.conversion.places import lua_names, lua_paths, model_at
     from dpnn_bridge.conversion.registry import lua_class
-    from dpnn_bridge.converting import convert
     from dpnn_bridge.files import load, save, write_t7
+    from dpnn_bridge.files.checkpoint import Checkpoint, load_checkpoint
+    from dpnn_bridge.files.converting import convert
+    from dpnn_bridge.files.summary import inspect
     from dpnn_bridge.legacy.loading import load_lua
     from dpnn_bridge.loaders.t7_reader import read_t7
     from dpnn_bridge.parity.api import verify
     from dpnn_bridge.porting.api import port
-    from dpnn_bridge.summary import inspect
     from dpnn_bridge.training.flat_vector import load_flat
 
 _HOMES = {
-    "Checkpoint": "checkpoint",
+    "Checkpoint": "files.checkpoint",
     "LuaClass": "conversion.lua_class",
     "__version__": "base.version",
-    "convert": "converting",
+    "convert": "files.converting",
     "errors": ".",
-    "inspect": "summary",
+    "inspect": "files.summary",
     "load": "files",
-    "load_checkpoint": "checkpoint",
+    "load_checkpoint": "files.checkpoint",
     "load_flat": "training.flat_vector",
     "load_lua": "legacy.loading",
     "lua_class": "conversion.registry",

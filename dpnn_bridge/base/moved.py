@@ -9,7 +9,14 @@ from types import ModuleType
 from typing import Any
 
 #: earlier name of a module or package -> its name
-MOVED = {"dpnn_bridge.modules.third_party": "dpnn_bridge.zoo"}
+MOVED = {
+    "dpnn_bridge.checkpoint": "dpnn_bridge.files.checkpoint",
+    "dpnn_bridge.converting": "dpnn_bridge.files.converting",
+    "dpnn_bridge.executors": "dpnn_bridge.batch.executors",
+    "dpnn_bridge.manifest": "dpnn_bridge.batch.manifest",
+    "dpnn_bridge.modules.third_party": "dpnn_bridge.zoo",
+    "dpnn_bridge.summary": "dpnn_bridge.files.summary",
+}
 
 
 class MovedModules(MetaPathFinder, Loader):

@@ -257,8 +257,8 @@ class _Request:
     def _load(self, progress: Callable[[str], None]) -> Any:
         """Import PyTorch and parse the options that need it. Refuse options that a format does not accept."""
         progress("loading PyTorch")
-        from dpnn_bridge import converting
         from dpnn_bridge.cli.inputs import ExampleInput
+        from dpnn_bridge.files import converting
 
         if "example" in self.options:
             self.options["example"] = ExampleInput.of(self.options["example"], self.options.get("dtype"))

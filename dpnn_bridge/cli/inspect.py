@@ -105,8 +105,8 @@ def inspect_command(
         return
     with steps(quiet) as progress:
         progress("loading PyTorch")
-        from dpnn_bridge import summary
         from dpnn_bridge.cli.inputs import example_input
+        from dpnn_bridge.files import summary
 
         progress(f"reading {source}")
         example = partial(example_input, inputs) if inputs else None

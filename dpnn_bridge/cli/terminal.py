@@ -213,7 +213,7 @@ def plain_table(**options: Any) -> Table:
 @contextmanager
 def executor_of(jobs: int, dask: str | None) -> Iterator[Any]:
     """Return the executor for the work of a command; None means this process."""
-    from dpnn_bridge.executors import dask_executor, workers
+    from dpnn_bridge.batch.executors import dask_executor, workers
 
     with dask_executor(dask) if dask else workers(jobs) if jobs > 1 else nullcontext() as executor:
         yield executor

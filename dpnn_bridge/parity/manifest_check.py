@@ -21,11 +21,11 @@ from dpnn_bridge.base.display import shortened
 from dpnn_bridge.base.remote import place_of
 from dpnn_bridge.base.shards import checksum_of
 from dpnn_bridge.base.suffixes import INDEX
-from dpnn_bridge.converting import is_converted
+from dpnn_bridge.batch.executors import why_lost
+from dpnn_bridge.batch.manifest import Line, last_lines
 from dpnn_bridge.errors import DpnnBridgeError, ModelNotFoundError, NotT7Error, VerificationError
-from dpnn_bridge.executors import why_lost
+from dpnn_bridge.files.converting import is_converted
 from dpnn_bridge.loaders.origin import local_file
-from dpnn_bridge.manifest import Line, last_lines
 from dpnn_bridge.outputs.formats import is_data_file
 from dpnn_bridge.parity.verify import verify
 from dpnn_bridge.plugins import load_plugins

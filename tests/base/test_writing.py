@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 import dpnn_bridge
-from dpnn_bridge import manifest
 from dpnn_bridge.base import reading, writing
+from dpnn_bridge.batch import manifest
+from dpnn_bridge.batch.manifest import Manifest
 from dpnn_bridge.errors import OutputError
-from dpnn_bridge.manifest import Manifest
 from dpnn_bridge.outputs.formats import format_of, suffixes
 
 NEEDS = {".onnx": "onnxscript", ".safetensors": "safetensors"}

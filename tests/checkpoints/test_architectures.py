@@ -11,10 +11,10 @@ import torch
 from click.testing import CliRunner
 from torch import nn
 
-from dpnn_bridge import converting, summary
 from dpnn_bridge.checkpoints.architectures import Architecture, architecture_of
 from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.cli.inspect import inspect_command
+from dpnn_bridge.files import converting, summary
 
 LENET = Path(__file__).parents[2] / "fixtures/samples/torch-demos__mnist_convnet/model.t7"
 

@@ -95,7 +95,7 @@ def test_a_worker_that_dies_is_reported(tmp_path: Path) -> None:
 def test_only_the_file_is_lost_that_kills_its_worker(end: str, tmp_path: Path) -> None:
     plugin = tmp_path / "plugin.py"
     plugin.write_text(
-        "import ctypes, os, signal\nfrom dpnn_bridge import converting\n"
+        "import ctypes, os, signal\nfrom dpnn_bridge.files import converting\n"
         "local_file = converting.local_file\n"
         "def dies(origin, *args):\n"
         f"    if 'bad' in str(origin):\n        {end}\n"

@@ -19,13 +19,14 @@ from click.testing import CliRunner
 from samples import SAMPLES
 
 import dpnn_bridge
-from dpnn_bridge import batch, executors
+from dpnn_bridge import batch
 from dpnn_bridge.base import remote
+from dpnn_bridge.batch import executors
+from dpnn_bridge.batch.manifest import Manifest, last_lines
 from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.cli.verify import verify_command
-from dpnn_bridge.converting import is_converted
 from dpnn_bridge.errors import MissingFileError, OutputError, OutputExistsError, T7Error, VerificationError
-from dpnn_bridge.manifest import Manifest, last_lines
+from dpnn_bridge.files.converting import is_converted
 
 MODEL = SAMPLES / "torch-demos__mnist_convnet" / "model.t7"
 

@@ -15,12 +15,12 @@ from torch import nn
 
 import dpnn_bridge
 from dpnn_bridge.base.regular import MOST_BYTES, read_file
+from dpnn_bridge.batch.manifest import last_lines
 from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.cli.inspect import inspect_command
 from dpnn_bridge.cli.lua import lua_command
 from dpnn_bridge.cli.verify import verify_command
 from dpnn_bridge.errors import NotT7Error, T7FormatError
-from dpnn_bridge.manifest import last_lines
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="needs pipes and alarms")
 

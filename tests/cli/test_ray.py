@@ -12,7 +12,7 @@ import pytest
 from test_fleet import FATAL, MODEL, copies, run
 
 from dpnn_bridge.cli.verify import verify_command
-from dpnn_bridge.converting import is_converted
+from dpnn_bridge.files.converting import is_converted
 
 PAGE = Path(__file__).parents[2] / "docs/how-to/many-files.md"
 TASKS = """

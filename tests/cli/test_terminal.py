@@ -24,7 +24,7 @@ from dpnn_bridge.cli.conversions import print_table
 from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.cli.inspect import inspect_command
 from dpnn_bridge.cli.verify import print_checklist, verify_command
-from dpnn_bridge.converting import convert
+from dpnn_bridge.files.converting import convert
 from dpnn_bridge.parity.verify import verify
 
 MODEL = SAMPLES / "rnn__recurrent-visual-attention" / "model.t7"

@@ -9,14 +9,14 @@ from random import Random
 import torch
 
 import dpnn_bridge
-from dpnn_bridge.checkpoint import load_checkpoint
 from dpnn_bridge.checkpoints.describe import describe
 from dpnn_bridge.errors import DpnnBridgeError
+from dpnn_bridge.files.checkpoint import load_checkpoint
+from dpnn_bridge.files.summary import lines, summarize
 from dpnn_bridge.loaders import dumps, loads, read_all
 from dpnn_bridge.loaders.compare import difference
 from dpnn_bridge.parity.verify import verify
 from dpnn_bridge.pictures import model_graph, page, to_dot, to_mermaid
-from dpnn_bridge.summary import lines, summarize
 
 from . import commands
 from .graphs import use

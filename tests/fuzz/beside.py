@@ -21,10 +21,10 @@ from click.testing import CliRunner
 from torch import nn
 
 import dpnn_bridge
+from dpnn_bridge.batch.manifest import last_lines
 from dpnn_bridge.checkpoints.describe import describe
 from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.lua.wire import Channel
-from dpnn_bridge.manifest import last_lines
 from dpnn_bridge.parity.verify import verify
 
 from . import commands

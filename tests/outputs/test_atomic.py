@@ -26,8 +26,8 @@ from dpnn_bridge.base import atomic
 from dpnn_bridge.base.atomic import PatientFile, replacing, write_text
 from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.cli.verify import verify_command
-from dpnn_bridge.converting import convert, is_converted
 from dpnn_bridge.errors import OutputError, OutputExistsError
+from dpnn_bridge.files.converting import convert, is_converted
 from dpnn_bridge.objects import LuaTable, LuaTensor
 from dpnn_bridge.outputs.formats import format_of, suffixes
 

@@ -15,8 +15,8 @@ from torch import nn
 
 import dpnn_bridge
 from dpnn_bridge.errors import ConversionError, ConversionLimitError, LuaValueError, ModelNotFoundError
+from dpnn_bridge.files.summary import lines, summarize
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
-from dpnn_bridge.summary import lines, summarize
 
 DATA: dict[str, Any] = {
     "mean": torch.tensor([0.4, 0.5]),

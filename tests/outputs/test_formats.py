@@ -17,8 +17,8 @@ import dpnn_bridge
 from dpnn_bridge.batch import Task, run
 from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.cli.verify import verify_command
-from dpnn_bridge.converting import convert, is_converted
 from dpnn_bridge.errors import ConversionError, OptionError
+from dpnn_bridge.files.converting import convert, is_converted
 from dpnn_bridge.loaders import WriteOptions
 from dpnn_bridge.outputs import formats
 from dpnn_bridge.outputs.format import Format

@@ -16,8 +16,8 @@ from torch import nn
 
 import dpnn_bridge
 from dpnn_bridge.base.shards import shards_of
-from dpnn_bridge.converting import convert
 from dpnn_bridge.errors import OutputError, OutputExistsError, T7FormatError
+from dpnn_bridge.files.converting import convert
 
 INDEX = "m.safetensors.index.json"
 
@@ -75,7 +75,7 @@ def test_the_set_of_an_earlier_version_goes_too(folder: Path) -> None:
 
 KILLED = """
 import os, signal, sys
-from dpnn_bridge.converting import convert
+from dpnn_bridge.files.converting import convert
 count, stop = 0, int(sys.argv[1])
 
 def killing(function):
@@ -156,7 +156,7 @@ def test_an_old_shard_that_cannot_be_removed_does_no_harm(folder: Path, monkeypa
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="starts writers with fork")
 def test_of_two_writers_one_wins_whole(folder: Path) -> None:
     index = folder / "out" / INDEX
-    code = "import sys\nfrom dpnn_bridge.converting import convert\nfor _ in range(6):\n    "
+    code = "import sys\nfrom dpnn_bridge.files.converting import convert\nfor _ in range(6):\n    "
     code += "convert(sys.argv[1], 'out/m.safetensors', max_shard_size=600, force=True)"
     writers = [subprocess.Popen([sys.executable, "-c", code, name], cwd=folder) for name in ("one.t7", "two.t7")]
     seen = []
@@ -179,7 +179,7 @@ def test_a_mix_is_refused(folder: Path) -> None:
     for reading in (dpnn_bridge.load, lambda path: convert(path, folder / "again.pt")):
         with pytest.raises(T7FormatError, match="belongs to another model than the index"):
             reading(one)
-    assert not dpnn_bridge.converting.is_converted(folder / "two.t7", one)
+    assert not dpnn_bridge.files.converting.is_converted(folder / "two.t7", one)
 
 
 def test_only_shards_of_its_own_go(folder: Path) -> None:

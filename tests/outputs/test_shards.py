@@ -23,14 +23,14 @@ from sparse import sparse_model
 import dpnn_bridge
 from dpnn_bridge.base.shards import shards_of
 from dpnn_bridge.base.suffixes import INDEX
+from dpnn_bridge.batch.manifest import last_lines
 from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.cli.verify import verify_command
 from dpnn_bridge.compare.bits import same_bits
 from dpnn_bridge.conversion import deferred
-from dpnn_bridge.converting import convert, is_converted
 from dpnn_bridge.errors import ConversionError, DpnnBridgeError, OptionError, T7FormatError, VerificationError
+from dpnn_bridge.files.converting import convert, is_converted
 from dpnn_bridge.loaders import read_t7, write_t7
-from dpnn_bridge.manifest import last_lines
 from dpnn_bridge.objects import LuaTable
 from dpnn_bridge.outputs.formats.safetensors_index_json import parse_size
 
@@ -42,7 +42,7 @@ MODEL = SAMPLES / "torch-demos__mnist_convnet" / "model.t7"
 LIMITED = """
 import resource, sys
 import torch
-from dpnn_bridge import converting
+from dpnn_bridge.files import converting
 from dpnn_bridge.conversion import registry
 
 torch.set_num_threads(1)

@@ -19,13 +19,13 @@ from dpnn_bridge import load, to_lua
 from dpnn_bridge.cli.verify import verify_command
 from dpnn_bridge.conversion.limits import BYTES, LIGHT, STEPS, ResourceLimitMode, ResourceLimits
 from dpnn_bridge.errors import ConversionLimitError
+from dpnn_bridge.files.summary import summarize
 from dpnn_bridge.loaders import dumps, read_t7, write_t7
 from dpnn_bridge.modules.inputs import input_shapes
 from dpnn_bridge.modules.nn import GModule
 from dpnn_bridge.modules.nn.nngraph import GraphNode
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.parity.verify import verify
-from dpnn_bridge.summary import summarize
 
 
 def layer(name: str, **fields: Any) -> LuaObject:

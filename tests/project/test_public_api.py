@@ -13,6 +13,7 @@ import click
 import pytest
 
 import dpnn_bridge
+from dpnn_bridge.base.moved import MOVED
 from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.cli.inspect import inspect_command
 from dpnn_bridge.cli.verify import verify_command
@@ -49,6 +50,11 @@ PUBLIC = {
 def test_public_names_are_there(module: str) -> None:
     found = importlib.import_module(module)
     assert [name for name in PUBLIC[module].split() if not hasattr(found, name)] == []
+
+
+@pytest.mark.parametrize("name", MOVED)
+def test_moved_modules_have_their_earlier_names(name: str) -> None:
+    assert importlib.import_module(name) is importlib.import_module(MOVED[name])
 
 
 @pytest.mark.parametrize("name", ["dpnn_bridge", "dpnn_bridge.parity", "dpnn_bridge.modules.dpnn"])

@@ -32,9 +32,9 @@ from dpnn_bridge.base.remote import Place, absolute, beside, is_there, listed, p
 from dpnn_bridge.base.shards import checksum_of
 from dpnn_bridge.base.suffixes import INDEX
 from dpnn_bridge.base.version import package_version
+from dpnn_bridge.batch.executors import why_lost, workers
+from dpnn_bridge.batch.manifest import Line, Manifest
 from dpnn_bridge.errors import DpnnBridgeError, MissingFileError, OutputError, OutputExistsError
-from dpnn_bridge.executors import why_lost, workers
-from dpnn_bridge.manifest import Line, Manifest
 from dpnn_bridge.outputs.options import ConvertKeywords
 
 
@@ -80,7 +80,7 @@ class Outcome:
         return {**task, "status": self.status, "message": self.message, "exit_code": self.exit_code, **self.facts}
 
     def to_line(self) -> Line:
-        """Return the line of a manifest, see :mod:`dpnn_bridge.manifest`."""
+        """Return the line of a manifest, see :mod:`dpnn_bridge.batch.manifest`."""
         places = {"source": absolute(self.task.source), "target": absolute(self.task.target)}
         verdict = "failed" if self.status == "failed" else "equal"
         made = {"verdict": verdict, "seconds": round(self.seconds, 3), "dpnn_bridge": package_version()}
@@ -198,7 +198,7 @@ def run(
         executor: executor to use instead: any :class:`concurrent.futures.Executor`, of threads, or of processes on
             other machines (``dask.distributed.Client(…).get_executor()``, ``mpi4py.futures.MPIPoolExecutor()``), which
             find files under the same paths. It is not shut down.
-        manifest: a file that gets a line for each conversion, see :mod:`dpnn_bridge.manifest`.
+        manifest: a file that gets a line for each conversion, see :mod:`dpnn_bridge.batch.manifest`.
         force: convert again where the output exists; otherwise a task is skipped when its output is complete and
             comes from the same input, and fails for any other existing file.
         **options: of :func:`dpnn_bridge.files.convert`.
@@ -254,7 +254,7 @@ def run_one(task: Task, line: Line | None = None, **options: Any) -> Outcome:
 
 
 def _run_one(task: Task, line: Line | None, options: dict[str, Any]) -> Outcome:
-    from dpnn_bridge.converting import convert
+    from dpnn_bridge.files.converting import convert
 
     if not options.get("force"):
         there = is_there(task.target) if isinstance(task.target, str) else os.path.lexists(task.target)
@@ -277,7 +277,7 @@ def _run_one(task: Task, line: Line | None, options: dict[str, Any]) -> Outcome:
 
 def _present(task: Task, line: Line | None, options: dict[str, Any]) -> Outcome:
     """Return the outcome where something has the name of the output."""
-    from dpnn_bridge.converting import is_converted
+    from dpnn_bridge.files.converting import is_converted
     from dpnn_bridge.loaders.origin import local_file
     from dpnn_bridge.outputs.options import ConvertOptions, origin_text
 

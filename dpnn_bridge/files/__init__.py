@@ -250,4 +250,4 @@ def model_keys(path: Origin) -> list[str]:
 
 
 # their earlier places
-__getattr__, _ = lazy_exports(__name__, {"convert": "converting", "is_converted": "converting"})
+__getattr__, _ = lazy_exports(__name__, {"convert": "files.converting", "is_converted": "files.converting"})
