@@ -136,7 +136,7 @@ class Port:
         idle = _idle(search)
         if idle is not None:
             return self._report(search, values, idle, proof.difference, [])
-        distance = max(proof.difference, self._single_difference())
+        distance = max(proof.difference, self._single_difference(tape))
         notes = [
             *proof.outputs.notes,
             *search.windows.values(),
@@ -185,9 +185,9 @@ class Port:
             hint = "check the example's shape, or pass source="
             raise ConversionError(f"the model's forward fails on the example: {what}; {hint}") from failure
 
-    def _single_difference(self) -> float:
-        """How far the outputs are where the source computes in single precision, which a recorder replaces."""
-        if not any(node.single for node in self.source.tape.nodes):
+    def _single_difference(self, tape: Tape) -> float:
+        """Return how far the outputs are where a network computes in single precision, which a recorder replaces."""
+        if not any(node.single for node in (*self.source.tape.nodes, *tape.nodes)):
             return 0.0
         source, target = self._runs()
         try:

@@ -100,6 +100,9 @@ class Explanation:
             if node.op == other.op or ("norm" in name_of(node) and "norm" in name_of(other)):
                 return self._of_same_kind(node, [other])
             return self._of_neutral(node, other) or self._of_other_kind(node, other)
+        ends = [Fingerprint.of(output) for output in self.source.output]
+        if any(_among(p, ends) for p in takes):
+            return located(node, "", f"{described(node)} here takes the source's output; the source ends before it")
         return located(node, "", f"{described(node)}: {self.found.why}")
 
     def _of_other_kind(self, node: Node, other: Node) -> Deviation:

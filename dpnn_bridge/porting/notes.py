@@ -39,7 +39,11 @@ def notes_of(placement: Placement, source: Source, model: nn.Module, tape: Tape)
     yield from _of_dropout(source, model, tape)
     for owner in dict.fromkeys(node.owner for node in source.tape.nodes if node.single):
         yield f"equal to single precision: the source computes this in float32 ({source.names(owner)})"
-        break
+        return
+    for node in (node for node in tape.nodes if node.single):
+        where = node.owner or short_line(node.line)
+        yield f"equal to single precision: the module computes this in float32 ({where})"
+        return
 
 
 def _of_dropout(source: Source, model: nn.Module, tape: Tape) -> Iterator[str]:

@@ -211,3 +211,50 @@ def test_a_layer_that_is_too_narrow_is_named() -> None:
     assert report.first is not None
     assert report.first.layer == "a"
     assert "weight of 8x3x3x3 here, of 16x3x3x3 in the source" in report.first.reason
+
+
+class Scores(nn.Module):
+    """A linear layer with something behind it."""
+
+    def __init__(self, after: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.linear, self.after = nn.Linear(6, 5), after
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after(self.linear(x))
+
+
+def test_what_comes_behind_the_source_is_named() -> None:
+    source, target = Scores(lambda x: x), Scores(lambda x: F.log_softmax(x, 1))
+    report = dpnn_bridge.port(filled(source, 0), target, lambda seed: randn(3, 6, seed=seed))
+    assert report.first is not None
+    assert "log_softmax(dim=1) here takes the source's output; the source ends before it" in report.first.reason
+
+
+def test_a_module_that_computes_in_single_precision_is_equal_to_single_precision() -> None:
+    source, target = Scores(lambda x: x), Scores(lambda x: x.float().double())
+    report = dpnn_bridge.port(filled(source, 0), target, lambda seed: randn(3, 6, seed=seed))
+    assert report.equal
+    assert 1e-10 < report.difference < 1e-6
+    assert any("the module computes this in float32 (" in note for note in report.notes)
+
+
+def test_no_reset_gate_is_named_where_the_source_is_an_lstm() -> None:
+    source = Net(lambda m, x: lstm(lambda v, h: joined(m, v, h), x, 3, 6), gates=nn.Linear(13, 24))
+    target = Net(lambda m, x: m.rnn(m.more(x))[0], rnn=nn.LSTM(7, 6), more=nn.Linear(7, 7))
+    report = dpnn_bridge.port(filled(source, 0), target, lambda seed: randn(5, 3, 7, seed=seed))
+    assert report.first is not None
+    assert "reset gate" not in report.first.reason
+
+
+def test_a_norm_on_the_other_side_of_an_activation_is_named() -> None:
+    def net(first: bool) -> Net:
+        def run(m: Any, x: Tensor) -> Tensor:
+            return m.b(F.relu(m.n(m.a(x))) if first else m.n(F.relu(m.a(x))))
+
+        return Net(run, a=nn.Conv2d(3, 4, 3), n=nn.BatchNorm2d(4), b=nn.Conv2d(4, 2, 3))
+
+    report = dpnn_bridge.port(filled(net(False), 0), net(True), lambda seed: randn(2, 3, 8, 8, seed=seed))
+    assert report.first is not None
+    assert report.first.layer == "n"
+    assert "takes the result of convolution here, the result of relu in the source" in report.first.reason
