@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dpnn_bridge.base.storage import storage_id
 from dpnn_bridge.porting.assignment import Assignment, MovedBias
 from dpnn_bridge.porting.candidates import candidates
 from dpnn_bridge.porting.comparison import ContradictionError
@@ -84,7 +85,7 @@ class Search:
         self.parameters = Parameters(tape, self.env, tensors, self.journal)
         for number, tensor in tape.constants.items():
             self.env[number] = tensor.clone()
-        self._fixed = {t.untyped_storage().data_ptr() for t in self.env if t is not None}
+        self._fixed = {storage_id(t) for t in self.env if t is not None}
         self._releases = _last_readers(tape)
         self.placement = Placement(self.parameters, self.journal, source)
         self.prints = Prints()
@@ -203,7 +204,7 @@ class Search:
         shape = self.tape.shapes[node.outs[0].number]
         value = patch.value.reshape(shape) if patch.value.numel() == math.prod(shape) else patch.value
         if node.mutates:
-            changed = next(s for s in leaves(node.args) if isinstance(s, Slot))
+            changed = node.changed(node.args, node.kwargs)[0]
             self.prints.forget(self.env[changed.number])
             self.env[changed.number].copy_(value)
         self._store(node, [value, *(torch.zeros(self.tape.shapes[s.number]) for s in node.outs[1:])])
@@ -217,9 +218,9 @@ class Search:
         args = replaced(node.args, self._value)
         kwargs = {k: replaced(v, self._value) for k, v in node.kwargs.items()}
         if node.mutates:
-            changed = next(t for t in leaves(args) if isinstance(t, Tensor))
+            changed = node.changed(args, kwargs)[0]
             self.prints.forget(changed)
-            if self.choices or changed.untyped_storage().data_ptr() in self._fixed:
+            if self.choices or storage_id(changed) in self._fixed:
                 self.journal.save(changed)
                 self.journal.add(lambda: self.prints.forget(changed))
         if node.constant:

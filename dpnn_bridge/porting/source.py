@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.base.storage import storage_id
 from dpnn_bridge.porting.events import LINEAR, Event, Form, Weight, event_of
 from dpnn_bridge.porting.flow import signature, through_views
 from dpnn_bridge.porting.tape import VIEWS, Node, Recorder, Tape, leaves
@@ -180,9 +181,9 @@ class Source:
         if event is not None:
             self._store(tape, event)
         if node.mutates:
-            changed = [t for t in leaves(args) if isinstance(t, Tensor)]
+            changed = node.changed(args, kwargs)
             self._prints.forget(*changed)
-            self._copy_held(changed[0])
+            self._copy_held(changed)
         out = run()
         self._alive.append((args, kwargs, out))
         if node.index in self.wanted:
@@ -205,12 +206,13 @@ class Source:
 
     def _hold(self, event: Event, name: str) -> None:
         """Keep a tensor of the network with an event, which gets a copy when the network changes it."""
-        held = getattr(event, name).untyped_storage().data_ptr()
+        held = storage_id(getattr(event, name))
         self._held.setdefault(held, []).append((event, name))
 
-    def _copy_held(self, changed: Tensor) -> None:
-        for event, name in self._held.pop(changed.untyped_storage().data_ptr(), ()):
-            setattr(event, name, getattr(event, name).clone())
+    def _copy_held(self, changed: list[Tensor]) -> None:
+        for tensor in changed:
+            for event, name in self._held.pop(storage_id(tensor), ()):
+                setattr(event, name, getattr(event, name).clone())
 
     def _add_gates(self, tensor: Tensor) -> None:
         """Store the halves, thirds and quarters of rows, which another network may hold as tensors of their own."""

@@ -94,6 +94,12 @@ class Node:
     def mutates(self) -> bool:
         return self.func._schema.is_mutable
 
+    def changed(self, args: Any, kwargs: Any) -> list[Any]:
+        """Return the arguments, or the slots of them, that the operation writes into: ``self`` or ``out=``."""
+        places = [(i, a) for i, a in enumerate(self.func._schema.arguments) if a.alias_info and a.alias_info.is_write]
+        given = [args[i] if i < len(args) else kwargs.get(a.name) for i, a in places]
+        return [value for value in leaves(given) if isinstance(value, (Tensor, Slot))]
+
     def options(self) -> dict[str, Any]:
         """Return the arguments that are no tensors, defaults included."""
         given = {a.name: a.default_value for a in self.func._schema.arguments if a.has_default_value()}
@@ -303,9 +309,8 @@ class Recorder(EagerMode):
             copies = not name.startswith("new_") and not name.endswith("_like")
             if node.constant and copies and any(s.number in tape.weights for s in node.reads):
                 tape.weights.add(slot.number)
-        if node.mutates:
-            for tensor in tensors[:1]:
-                self._written[storage_id(tensor)] = node
+        for tensor in node.changed(args, kwargs) if node.mutates else ():
+            self._written[storage_id(tensor)] = node
         return out
 
     def _run(self, node: Node, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
