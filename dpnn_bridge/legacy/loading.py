@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, Literal
 
 from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.boundary import wrap_errors
@@ -19,7 +19,7 @@ from dpnn_bridge.loaders.t7_reader import read_all, read_t7
 def load_lua(
     filename: Origin,
     unknown_classes: bool = False,
-    long_size: int | None = None,
+    long_size: Literal[4, 8] | None = None,
     force_8bytes_long: bool = False,
     *,
     list_heuristic: bool = True,
@@ -87,11 +87,11 @@ class T7Reader:
         list_heuristic: bool = True,
         int_heuristic: bool = True,
         unknown_classes: bool = False,
-        long_size: int | None = None,
+        long_size: Literal[4, 8] | None = None,
     ) -> None:
         self.f = fileobj
         self._decoder = Decoder(unknown_classes, list_heuristic, int_heuristic)
-        self._long_size = long_size
+        self._long_size: Literal[4, 8] | None = long_size
         self._objects: list[Any] | None = None
 
     def read(self) -> Any:
