@@ -19,7 +19,7 @@ from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.modules.nn.activation import LogSoftMax
 from dpnn_bridge.modules.nn.arithmetic import CAddTable
 from dpnn_bridge.modules.nn.container import ConcatTable, ParallelTable
-from dpnn_bridge.modules.nn.table import SelectTable
+from dpnn_bridge.modules.nn.table import SelectTable, SplitTable
 from dpnn_bridge.modules.rnn.cells import fast_lstm, gru
 from dpnn_bridge.modules.rnn.dropout import LazyDropout
 from dpnn_bridge.modules.rnn.gated import GRU, LSTM
@@ -150,6 +150,14 @@ def test_repeater_repeats_at_once() -> None:
     step = copy.deepcopy(model.module)
     assert isinstance(step, LSTM)
     torch.testing.assert_close(model(x), [step(x) for _ in range(3)])
+
+
+def test_single_samples_go_through_layers_that_count_dimensions_of_a_batch() -> None:
+    model, xs = Sequencer(fast_lstm(3, 4)), torch.randn(5, 3)
+    (split,) = (m for m in model.modules() if isinstance(m, SplitTable))
+    split.dimension, split.n_input_dims = 2, None  # nngraph's variant: of one sample it makes other gates
+    expected = [step.clone() for step in map(model.module, xs)]
+    torch.testing.assert_close(model(xs), torch.stack(expected))
 
 
 def test_hooks_inside_see_every_time_step() -> None:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.modules.nn.reshape import Narrow
+from dpnn_bridge.modules.nn.table import SplitTable
 from dpnn_bridge.modules.rnn.algebra import Term, UnknownModuleError, expression
 from dpnn_bridge.modules.rnn.gated import GRU, LSTM, StepModule
 from dpnn_bridge.modules.rnn.mask import MaskZero, zero_rows
@@ -105,6 +107,14 @@ def recognized(module: StepModule) -> tuple[Cell, MaskZero | None] | None:
     return cell, mask
 
 
+def _counts_dimensions(module: nn.Module) -> bool:
+    """Return whether a layer inside counts dimensions from the first, which is not the batch of a single sample."""
+    return any(
+        isinstance(m, (SplitTable, Narrow)) and m.dimension > 0 and getattr(m, "n_input_dims", None) is None
+        for m in module.modules()
+    )
+
+
 def _goes_on_for(module: AbstractRecurrent, steps: int) -> bool:
     """Return whether the state is not detached within the next time steps."""
     return module._backward_ran or module.step - module._run_start + steps <= module.rho
@@ -117,7 +127,7 @@ def _step_module(module: StepModule, cell: Cell, mask: MaskZero | None, x: Tenso
     single = x.dim() == 2
     batch = x.unsqueeze(1) if single else x
     state = [s.unsqueeze(0) for s in state] if single else state
-    if not cell.takes(batch, state):
+    if not cell.takes(batch, state) or (single and _counts_dimensions(module)):
         return torch.stack([module(step) for step in x])
     zero = None if mask is None else zero_rows(batch.flatten(0, 1), 1).view(*batch.shape[:2], 1)
     outputs, last, states = cell.sequence(batch, state, zero)
