@@ -156,7 +156,7 @@ def main() -> None:
                 there = torch7(row, options.threads, options.rounds, Path(folder) / "module.t7")
                 module = dpnn_bridge.load(Path(folder) / "module.t7").train()
         measured = runs(row, module, row.stock(*row.sizes[2:]))
-        times = dict.fromkeys(("stock", "ours", "steps"), float("nan"))
+        times: dict[str, float] = dict.fromkeys(("stock", "ours", "steps"), float("nan"))
         for run in measured.values():
             run()
         for _ in range(options.rounds * 4):
