@@ -55,7 +55,7 @@ def _inside(path: Path, folders: list[Path]) -> bool:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_load_initial_conftests(early_config: Any, parser: Any, args: list[str]) -> Any:
-    """Before anything of the configuration takes effect: what lies in a fixture folder configures nothing.
+    """Ignore configuration in a fixture folder, before anything of it takes effect.
 
     pytest takes the word behind ``--t7-fixtures`` for a folder of tests as long as it does not know the option, and
     then reads the configuration file there.
@@ -80,7 +80,7 @@ def pytest_load_initial_conftests(early_config: Any, parser: Any, args: list[str
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Take what the command names in a fixture folder from pytest's own collection."""
+    """Remove what the command names in a fixture folder from pytest's own collection."""
     folders = _folders(config)
     named = [arg for arg in config.args if _inside(_path(arg), folders)]
     if named and config.args_source is pytest.Config.ArgsSource.ARGS:

@@ -250,7 +250,7 @@ class PatientFile(io.RawIOBase):
         return self._try(self._file.tell)
 
     def write(self, data: Any) -> int:
-        """Write unless an earlier call failed; state that it wrote everything."""
+        """Write unless an earlier call failed; return the size of ``data`` in either case."""
         self._try(lambda: self._file.write(data))
         return memoryview(data).nbytes
 

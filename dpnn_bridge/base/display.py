@@ -17,7 +17,7 @@ def printable(text: str) -> str:
 
 
 def printable_lines(text: str) -> str:
-    """Return the same for a message of several lines; a line that is very long loses its middle."""
+    """Return a message of several lines as :func:`printable` does; a very long line loses its middle."""
     return "\n".join(shortened(printable(line), LONGEST_LINE) for line in text.split("\n"))
 
 

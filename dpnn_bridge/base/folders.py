@@ -68,7 +68,7 @@ def _make_folder(parent: Path) -> Path:
 
 
 def _hold(folder: Path) -> bool:
-    """Take the lock on a new folder; False when another program took it for one that was left."""
+    """Lock a new folder; return False if another program took it for an abandoned one."""
     if sys.platform == "win32":
         return True
     try:

@@ -32,7 +32,7 @@ def without_entries(value: LuaTable | LuaObject) -> LuaTable | LuaObject:
 
 
 def format_path(keys: list[Any], root: str = "") -> str:
-    """Return ``["model", "modules", 3]`` -> ``model.modules[3]``, below the path ``root``."""
+    """Format ``["model", "modules", 3]`` as ``model.modules[3]``, below the path ``root``."""
     return (root + "".join(map(key_text, keys))).removeprefix(".")
 
 

@@ -156,7 +156,7 @@ def _split_url(url: str) -> tuple[str, PurePath]:
 
 
 def _split_path(path: Path) -> tuple[str, PurePath]:
-    """Return the drive of a file, empty where there are none, and its whole path."""
+    """Return the drive of a file, empty where there is none, and its whole path."""
     whole = PurePath(os.path.abspath(path))
     return whole.drive, whole
 
@@ -276,7 +276,7 @@ def _run_one(task: Task, line: Line | None, options: dict[str, Any]) -> Outcome:
 
 
 def _present(task: Task, line: Line | None, options: dict[str, Any]) -> Outcome:
-    """Return the outcome where something has the name of the output."""
+    """Return the outcome of a task whose target exists."""
     from dpnn_bridge.files.converting import is_converted
     from dpnn_bridge.loaders.origin import local_file
     from dpnn_bridge.outputs.options import ConvertOptions, origin_text
@@ -305,7 +305,7 @@ def _own(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _checksum_there(target: Place) -> str:
-    """Return the checksum of a target, none where a shard of it is missing."""
+    """Return the checksum of a target, empty if a shard of it is missing."""
     from dpnn_bridge.loaders.origin import local_file
 
     try:

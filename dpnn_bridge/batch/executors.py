@@ -112,7 +112,7 @@ class DaskExecutor(Executor):
 
 @contextmanager
 def dask_executor(address: str) -> Iterator[Executor]:
-    """Return an executor for the workers of a Dask cluster. Check that each has this package.
+    """Yield an executor for the workers of a Dask cluster. Check that each has this package.
 
     Args:
         address: of the scheduler, such as ``tcp://host:8786``.

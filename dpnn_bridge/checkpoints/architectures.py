@@ -36,7 +36,7 @@ class Architecture(NamedTuple):
 
 
 def architecture_of(module: nn.Module) -> Architecture | None:
-    """Name the architecture with the shapes of a model, or None if no architecture has all its shapes."""
+    """Return the architecture with the shapes of a model, or None if no architecture has all its shapes."""
     shapes = Counter(shapes_of(module))
     for name, known in _known().items():
         if known["layers"] != shapes.total():

@@ -146,7 +146,7 @@ class Row(NamedTuple):
 
 
 def continued(bars: str) -> str:
-    """Return the lines of the tree before what follows a line below it."""
+    """Return the lines of the tree before a continuation of the line that has ``bars`` before it."""
     return bars.replace("├─ ", "│  ").replace("└─ ", "   ")
 
 

@@ -41,7 +41,7 @@ class ExampleInput:
 
     @classmethod
     def of(cls, specs: Sequence[str], dtype: str | None) -> ExampleInput:
-        """Return the files that input descriptions name, with absolute paths for workers."""
+        """Create an input from descriptions; files get absolute paths, for workers in another working directory."""
         return cls(tuple(os.path.abspath(s) if os.path.isfile(s) else s for s in specs), dtype)
 
     def __call__(self, model: nn.Module) -> Any:

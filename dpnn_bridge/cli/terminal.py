@@ -142,7 +142,7 @@ class FolderType(FileType):
 
 
 def piped(source: Any) -> Any:
-    """Return the input for a value of :class:`SourceType`."""
+    """Return the file to read for a value of :class:`SourceType`, stdin for ``-``."""
     return sys.stdin.buffer if source == "-" else source
 
 
@@ -212,7 +212,7 @@ def plain_table(**options: Any) -> Table:
 
 @contextmanager
 def executor_of(jobs: int, dask: str | None) -> Iterator[Any]:
-    """Return the executor for the work of a command; None means this process."""
+    """Yield the executor for the work of a command; None means this process."""
     from dpnn_bridge.batch.executors import dask_executor, workers
 
     with dask_executor(dask) if dask else workers(jobs) if jobs > 1 else nullcontext() as executor:

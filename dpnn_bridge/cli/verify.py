@@ -146,7 +146,7 @@ def verify_command(weights: Path | None, later: bool, **given: Any) -> None:
 
 
 def _verify_network(weights: Path | None, later: bool, given: dict[str, Any]) -> bool:
-    """Judge a port where CONVERTED names a network; False where it names a file."""
+    """Judge a port where CONVERTED names a network; return False where it names a file."""
     from dpnn_bridge.cli.port import is_network, verify_network
 
     text = str(given["converted"] or "")

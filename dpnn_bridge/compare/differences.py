@@ -146,7 +146,7 @@ def compare(name: str, actual: Any, expected: Any, tolerance: Tolerance | None =
 
 
 def compare_tensor(name: str, actual: Any, expected: Tensor, tolerance: Tolerance) -> Difference:
-    """Return one tensor; see :func:`compare`."""
+    """Compare one tensor; see :func:`compare`."""
     if not isinstance(actual, Tensor) or tuple(actual.shape) != tuple(expected.shape):
         return mismatch(name, actual, f"a tensor of shape {tuple(expected.shape)}")
     limit = tolerance.of(expected)

@@ -73,7 +73,7 @@ def first_tensor(value: Any) -> Tensor:
 
 
 def cast(value: Any, dtype: torch.dtype | None) -> Any:
-    """Return the floating point tensors of a nested value in ``dtype``; None leaves them."""
+    """Cast the floating point tensors of a nested value to ``dtype``; None leaves them."""
     return map_tensors(lambda t: t.to(dtype) if dtype is not None and t.is_floating_point() else t, value)
 
 

@@ -69,7 +69,7 @@ def submodules(module: nn.Module) -> list[nn.Module]:
 
 
 def grad_field(name: str, spec: str | Field) -> str:
-    """Return ``weight`` -> ``gradWeight``, unless the field names another."""
+    """Return the name of the gradient, ``weight`` -> ``gradWeight``, unless the field names another."""
     if isinstance(spec, Field) and spec.grad:
         return spec.grad
     return f"grad{name[:1].upper()}{name[1:]}"

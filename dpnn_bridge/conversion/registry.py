@@ -95,7 +95,7 @@ def _mapping_of(module: type) -> type[LuaClass]:
 
 
 def _register(cls: type[LuaClass], names: tuple[str, ...]) -> None:
-    """List are replaced and not changed: another thread may be looking through them."""
+    """Register a mapping. The lists are replaced, not changed: another thread may be looking through them."""
     cls.names = names
     for name in names:
         known = _without(_BY_NAME.get(name, []), cls)

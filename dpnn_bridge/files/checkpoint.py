@@ -153,7 +153,7 @@ def load_checkpoint(path: Origin, **options: Unpack[OptionKeywords]) -> Checkpoi
 
 
 def _plainly(modules: set[int], budget: Budget) -> Callable[[Any], Any]:
-    """Make plain data, without models and functions; objects become dicts of their fields, what is shared once."""
+    """Return a function to plain data, without models and functions; objects become dicts, sharing is kept."""
     done: dict[int, Any] = {}
 
     def plain(value: Any) -> Any:
@@ -211,7 +211,7 @@ def _sort(found: Checkpoint, table: Mapping[Any, Any] | list[Any], plain: Callab
 
 
 def vocabulary_of(value: Any) -> dict[str, int] | None:
-    """Return the token -> number from a table in either direction, or a list of tokens; None when it is no vocabulary.
+    """Return token -> number from a table in either direction, or a list of tokens; None when it is no vocabulary.
 
     Of several in one list, such as words and characters, the first.
     """
@@ -232,7 +232,7 @@ def vocabulary_of(value: Any) -> dict[str, int] | None:
 
 
 def _from_models(found: Checkpoint) -> None:
-    """Return the data that models store: the vocabulary of a language model, the mean of its data."""
+    """Take over the data that models store: the vocabulary of a language model, the mean of its data."""
     for model in found.models.values():
         for module in model.modules():
             record = record_of(module)

@@ -24,7 +24,7 @@ def _module(name: str, **contents: Any) -> ModuleType:
 
 
 def _modules() -> dict[str, ModuleType]:
-    """Return the name -> module of everything that scripts may import."""
+    """Return name -> module of everything that scripts may import."""
     readers = {
         "T7Reader": loading.T7Reader,
         "T7ReaderException": loading.T7ReaderException,

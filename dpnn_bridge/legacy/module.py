@@ -52,7 +52,7 @@ class _Shared(Viewed):
         return found
 
     def type(self, type: Any = None, tensorCache: Any = None) -> Any:
-        """Cast all tensors in place; without an argument, the name of the type."""
+        """Cast all tensors in place; without an argument, return the name of the type."""
         if type is None:
             return self.__dict__.get("_type", torch.Tensor().type())
         return cast(self, type, {} if tensorCache is None else tensorCache)

@@ -111,7 +111,7 @@ class _File:
 
 
 def _old(source: FileSource) -> Any:
-    """Return the numbers and facts, the pickle, the keys of the storages, their elements: all one after the other."""
+    """Read the old format: numbers and facts, the pickle, the keys of the storages, their elements, in sequence."""
     file, places = _File(source), dict[str, int]()
     head = [_Unpickler(file, source, places).load() for _ in range(3)]
     if head[0] != MAGIC or head[1] != 1001 or not isinstance(head[2], dict):

@@ -243,7 +243,7 @@ def _gradients(outputs: list[Tensor], leaves: list[Tensor], given: list[Tensor] 
 
 
 def _sites(parts: list[tuple[Any, nn.Module]]) -> Any:
-    """Return every parameter of converted modules with the object and field that it is."""
+    """Yield every parameter of converted modules with the object and field that it is."""
     for part, module in parts:
         for name, spec in registry.spec_of(module).fields_of(module).items():
             if is_parameter(module, spec.attribute) and isinstance(part._fields.get(name), Tensor):

@@ -96,7 +96,7 @@ class AsciiStream:
         return self._text[start:stop]
 
     def string(self) -> bytes:
-        """Return a length and that many bytes."""
+        """Read a length, and return that many bytes."""
         return self.bytes(self.int())
 
     def peek(self, count: int) -> bytes:
@@ -114,7 +114,7 @@ class AsciiStream:
         return value
 
     def count(self, least: int) -> int:
-        """Return a long that counts things of at least ``least`` bytes each in binary mode, half of that here."""
+        """Read a long that counts things of at least ``least`` bytes each in binary mode, half of that here."""
         return self.check_count(self.long(), least // 2)
 
     def check_count(self, count: int, least: int) -> int:
@@ -126,7 +126,7 @@ class AsciiStream:
         return count
 
     def storage(self, class_name: str) -> LuaStorage:
-        """Return a count and that many elements, which stay in the source until they are used."""
+        """Read a count, and return that many elements, which stay in the source until they are used."""
         dtype = element_dtype(class_name)
         assert dtype is not None
         count = self.long()

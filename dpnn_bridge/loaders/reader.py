@@ -312,7 +312,7 @@ def store(entries: dict[Any, Any], key: Any, value: Any) -> None:
 
 
 def resume(steps: Any, value: Any) -> bool:
-    """Hand a value to a serializer; whether it wants another one."""
+    """Hand a value to a serializer; return whether it wants another one."""
     try:
         steps.send(value)
     except StopIteration:

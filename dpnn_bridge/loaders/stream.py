@@ -135,11 +135,11 @@ class BinaryStream:
         return value
 
     def string(self) -> bytes:
-        """Return a length and that many bytes."""
+        """Read a length, and return that many bytes."""
         return self.bytes(self.int())
 
     def count(self, least: int) -> int:
-        """Return a long that counts things of at least ``least`` bytes each."""
+        """Read a long that counts things of at least ``least`` bytes each."""
         return self.check_count(self.long(), least)
 
     def check_count(self, count: int, least: int) -> int:
@@ -151,7 +151,7 @@ class BinaryStream:
         return count
 
     def storage(self, class_name: str) -> LuaStorage:
-        """Return a count and that many elements, which stay in the source until they are used."""
+        """Read a count, and return that many elements, which stay in the source until they are used."""
         dtype = element_dtype(class_name)
         assert dtype is not None
         item = np.dtype(f"i{self.long_size}") if dtype == np.int64 and "Long" in class_name else dtype

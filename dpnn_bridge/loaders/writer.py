@@ -52,7 +52,7 @@ class Writer:
         self.sink.flush()
 
     def _begin(self, value: Any) -> Iterator[Any] | None:
-        """Write a value as far as it contains no other; returns those that it contains."""
+        """Write a value as far as it contains no other; return those that it contains."""
         sink, kind = self.sink, value.__class__
         if kind is str:
             sink.int(STRING)

@@ -135,7 +135,7 @@ class LuaBridge:
         return self._runtime.lua_path
 
     def require(self, name: str) -> Any:
-        """Return ``require(name)``"""
+        """Call ``require(name)``."""
         return self.call(self._runtime.lua.globals()["require"], name)
 
     def call(self, function: Any, *args: Any) -> Any:
@@ -143,7 +143,7 @@ class LuaBridge:
         return self._call(lambda: function, *args)
 
     def method(self, obj: Any, name: str, *args: Any) -> Any:
-        """Return ``obj:name(...)``"""
+        """Call ``obj:name(...)``."""
         return self.call(self.helper("method"), obj, name, *args)
 
     def _call(self, function: Any, *args: Any) -> Any:
@@ -194,11 +194,11 @@ class LuaBridge:
         return self._runtime.bridge[name]
 
     def type_of(self, value: Any) -> str:
-        """Return ``torch.type(value)``"""
+        """Return ``torch.type(value)``."""
         return self._runtime.torch["type"](value)
 
     def kind_of(self, value: Any) -> str:
-        """Return ``type(value)``"""
+        """Return ``type(value)``."""
         return self._runtime.lua_type(value) or "userdata"
 
     def new(self, class_name: str, *args: Any) -> Any:

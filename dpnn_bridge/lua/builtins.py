@@ -39,7 +39,7 @@ def builtin_entries(state: LuaState) -> dict[str, Any]:
 
 
 def _method_entries(state: LuaState) -> dict[str, Any]:
-    """Methods of each type and functions of ``torch``."""
+    """Return the methods of each type and the functions of ``torch``."""
     table_from = state.lua.table_from
 
     def methods(ty: str) -> Any:
@@ -181,7 +181,7 @@ def _kernel(state: LuaState, code: Callable[..., None]) -> Callable[..., Any]:
 
 
 def _dispatch_type(state: LuaState, args: tuple[Any, ...]) -> tuple[str, tuple[Any, ...]]:
-    """Return the first argument that is a tensor decides, then a list of tensors, then a type name at the end."""
+    """Return the type of a tensor, of a list of tensors, or named at the end, and the arguments without that name."""
     for arg in args[:2]:
         if type(arg) is Tensor:
             return arg.ty, args

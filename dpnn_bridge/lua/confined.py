@@ -55,7 +55,7 @@ _WARM_UP = """
 
 
 def main() -> None:
-    """Serve the program that started this process until it ends or close the pipe."""
+    """Serve the program that started this process until it ends or closes the pipe."""
     source, target = os.dup(0), os.dup(1)
     nowhere = os.open(os.devnull, os.O_RDWR)
     os.dup2(nowhere, 0)
@@ -129,7 +129,7 @@ class Server:
         self._shared: dict[int, list[list[torch.Tensor]]] = {}  # its tensors, and what the program has
 
     def serve(self) -> None:
-        """Start, give the rights of this process away, answers."""
+        """Start, drop the rights of this process, and answer requests."""
         program, max_memory, max_instructions = self._channel.receive(repr)
         threading.Thread(target=_end_with, args=(self._source, program), daemon=True).start()
         _import_all()

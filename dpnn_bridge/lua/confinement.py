@@ -51,13 +51,13 @@ NOBODY = 65534
 
 
 def confine(memory: int) -> list[str]:
-    """Take the rights of this process away.
+    """Drop the rights of this process.
 
     Args:
         memory: bytes that it may allocate from now on.
 
     Returns:
-        What the system has no means for, as words for a warning; empty when everything contains.
+        What the system has no means for, as words for a warning; empty if every limit is in force.
     """
     missing = []
     _set_limits(memory)
@@ -96,7 +96,7 @@ def _become_nobody() -> None:
 
 
 def _filter_system_calls() -> str:
-    """Install the filter in all threads; state why not where it cannot."""
+    """Install the filter in all threads; return the reason if that is impossible, else an empty string."""
     if sys.platform != "linux":
         return f"{sys.platform} has no seccomp"
     if platform.machine() not in _MACHINES or struct.calcsize("P") != 8:

@@ -21,7 +21,7 @@ from dpnn_bridge.torch7.draws import Draws
 
 
 def registered(name: str) -> tuple[str | None, int]:
-    """ "module", "container" or "criterion" and the version of a class that the registry knows."""
+    """Return ``"module"``, ``"container"`` or ``"criterion"``, and the version, of a class that the registry knows."""
     if not registry.blocks_of(name):
         return None, 0
     spec = registry.find(LuaObject(name))

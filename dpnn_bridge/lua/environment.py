@@ -75,7 +75,7 @@ class Allocator:
 
 
 def random_entries(runtime: LuaState) -> dict[str, Any]:
-    """Register functions for seeds and states of generators."""
+    """Return the functions for seeds and states of generators."""
 
     def pick(args: tuple[Any, ...]) -> tuple[Generator, tuple[Any, ...]]:
         return (args[0], args[1:]) if args and isinstance(args[0], Generator) else (runtime.generator, args)
@@ -211,7 +211,7 @@ def find_module(roots: Sequence[Path], name: str) -> str | None:
 
 
 def environment_entries(runtime: LuaState) -> dict[str, Any]:
-    """Provide timers, threads, paths and the helpers of ``require``."""
+    """Return the functions of timers, threads and paths, and the helpers of ``require``."""
 
     most = torch.get_num_threads() if runtime.sandbox else max(64, os.cpu_count() or 1)  # too many are a crash
 

@@ -122,5 +122,5 @@ class Files:
         return {name: getattr(self, name) for name in ("open", "close", "is_group", "read", "write", "append")}
 
     def lists(self) -> dict[str, Callable[..., Any]]:
-        """Wrap a function that returns a Lua table."""
+        """Return the functions whose result becomes a Lua table."""
         return {"names": self.names, "size": self.size}

@@ -31,7 +31,7 @@ class ObjectBridge(Protocol):
 
 
 def _flatten(value: Any, tensors: list[torch.Tensor]) -> Any:
-    """Take the tensors out of nested lists and dicts; the rest tells where they were."""
+    """Move the tensors of nested lists and dicts to ``tensors``; return the rest, which tells where they were."""
     if isinstance(value, torch.Tensor):
         tensors.append(value)
         return len(tensors) - 1
@@ -43,7 +43,7 @@ def _flatten(value: Any, tensors: list[torch.Tensor]) -> Any:
 
 
 def _restore(shape: Any, tensors: list[Any]) -> Any:
-    """Return the inverse of :func:`_flatten`."""
+    """Undo :func:`_flatten`."""
     if isinstance(shape, int):
         return tensors[shape]
     if isinstance(shape, list):
@@ -240,13 +240,13 @@ class LuaModule(_LuaFunctionality, Placeholder):
         return [*slopes, *[g.clone() for g in own]]
 
     def train(self, mode: bool = True) -> LuaModule:
-        """Return ``module:training()`` or ``module:evaluate()``"""
+        """Set the mode, in Lua with ``module:training()`` or ``module:evaluate()``."""
         nn.Module.train(self, mode)
         self.bridge.method(self.lua, "training" if mode else "evaluate")
         return self
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> LuaModule:
-        """Return ``.float()``, ``.double()`` change the type in Lua as well; other devices are out of reach."""
+        """Apply ``.float()`` or ``.double()``, which change the type in Lua as well; other devices are out of reach."""
         probe = fn(next((p.detach() for p in self._weights), torch.empty(0, dtype=torch.float64))[:0])
         if probe.device.type != "cpu":
             raise LuaBridgeError(f"{self.class_name} runs in Lua on the CPU and cannot move to {probe.device}")

@@ -216,7 +216,7 @@ class Sandbox:
             pass  # it has ended, which the next exchange says
 
     def _end(self, reason: str) -> LuaBridgeError:
-        """End the process; the error that says why."""
+        """End the process; return the error that says why."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(1 if reason == "the process ended" else 0)
         code = self._process.poll()
@@ -263,5 +263,5 @@ def _print(text: str) -> None:
 
 
 def _text(text: str) -> str:
-    """Print the output of Lua (bytes as latin-1), without terminal control sequences."""
+    """Return the output of Lua (bytes as latin-1) without terminal control sequences."""
     return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", readable(text))

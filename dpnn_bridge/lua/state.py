@@ -56,7 +56,7 @@ def _deny(_object: Any, _name: Any, _setting: bool) -> Any:
 
 
 def pointer(handle: Any) -> int:
-    """Represent the C pointer of an object."""
+    """Return the number that Lua uses as the C pointer of an object."""
     return handle.pointer if isinstance(handle, (Tensor, Storage)) else id(handle)
 
 

@@ -60,7 +60,7 @@ def _temporary() -> str:
 
 
 def path_entries(runtime: LuaState) -> dict[str, Callable[..., Any]]:
-    """Return ``libpaths`` and ``libsys``."""
+    """Return the functions of ``libpaths`` and ``libsys``."""
 
     def names(folder: str = ".") -> Any:
         try:
@@ -121,7 +121,7 @@ def _attributes(runtime: LuaState, follow: bool) -> Callable[..., Any]:
 
 
 def lfs_entries(runtime: LuaState) -> dict[str, Callable[..., Any]]:
-    """Provide LuaFileSystem."""
+    """Return the functions of LuaFileSystem."""
 
     def listing(folder: str) -> Any:
         try:
@@ -151,7 +151,7 @@ def lfs_entries(runtime: LuaState) -> dict[str, Callable[..., Any]]:
 
 
 def json_entries(runtime: LuaState) -> dict[str, Callable[..., Any]]:
-    """Return ``cjson``: Lua traverses the tables, Python reads and writes the text."""
+    """Return the functions of ``cjson``: Lua traverses the tables, Python reads and writes the text."""
     lua = runtime.lua
 
     def decode(text: str, null: Any) -> Any:

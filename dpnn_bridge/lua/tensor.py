@@ -102,7 +102,7 @@ class _Block:
 class Storage:
     """A 1-D block of elements, ``torch.*Storage`` in Lua.
 
-    Lua gets a new object each time it asks a tensor for its storage, so that what Lua collects and what Python contains
+    Lua gets a new object each time it asks a tensor for its storage, so that what Lua collects and what Python holds
     stay apart; :attr:`pointer` tells which are the same block.
 
     Attributes:
@@ -140,7 +140,7 @@ class Storage:
 
     @property
     def block(self) -> _Block:
-        """The memory, which other storage objects may contain too."""
+        """The memory, which other storage objects may share."""
         return self._block
 
     def tell(self) -> int:

@@ -133,5 +133,5 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _quoted(text: str) -> str:
-    """Return a Lua string."""
+    """Return a string as a Lua literal."""
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n") + "'"

@@ -19,7 +19,7 @@ _CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d, nn.Conv3d, nn.ConvTranspose3d)
 
 
 def shape_warnings(model: nn.Module) -> list[str]:
-    """Record on what does not fit: parameters of several types, batch normalizations of other planes."""
+    """Return notes on what does not fit: parameters of several types, batch normalizations of other planes."""
     return _type_notes(model) + plane_notes(model)
 
 

@@ -35,7 +35,7 @@ class _Stepper(torch.optim.Optimizer):
 
 
 def count(state: dict[str, Any]) -> float:
-    """Return the number of steps before this one; counts this one."""
+    """Return the number of steps before this one, and count this one."""
     if "step" not in state:
         state["step"] = torch.tensor(0.0)
     before = float(state["step"])

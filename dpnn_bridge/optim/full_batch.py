@@ -80,7 +80,7 @@ class Rprop(torch.optim.Rprop):
         return losses[0] if losses else None
 
     def _init_group(self, group: dict[str, Any], *lists: Any) -> bool:
-        """Return each process steps its own part: what torch does to each element, it cannot do to a DTensor."""
+        """Take each process's own part of the tensors, since torch's update of elements cannot take a DTensor."""
         has_complex = super()._init_group(group, *lists)
         for tensors in lists:
             tensors[:] = map(local, tensors)
@@ -265,10 +265,10 @@ class CG(_FullBatch):
 
 
 class _LineSearch:
-    """Moves the parameters along a direction until the Wolfe-Powell conditions contain.
+    """Moves the parameters along a direction until the Wolfe-Powell conditions hold.
 
     Attributes:
-        success: whether they contain.
+        success: whether they hold.
         evaluations: how often the closure was called.
         length: how far the parameters moved.
         loss, gradient: at the end.

@@ -127,7 +127,7 @@ def flat(value: Any) -> dict[str, Any]:
 
 
 def _text(value: str) -> str:
-    """Return the bytes that are no UTF-8 as escapes, since these formats contain text."""
+    """Escape the bytes of a string that are not UTF-8, since these formats contain text."""
     return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 

@@ -112,7 +112,7 @@ class Dynamic:
         return [self.resized(example, {name: sizes[i] for name, sizes in tried.items()}) for i in range(3)]
 
     def _others(self, name: str, own: dict[str, int], example: Any, model: nn.Module) -> list[int]:
-        """Two more sizes of an axis that the model runs with; another two for each axis."""
+        """Return two more sizes of an axis that the model runs with; another two for each axis."""
         n, turn = own[name], self.names.index(name)
         near = (n + 4, n + 2, n + 1, n - 1) if n < 16 else (n + 16, n + 8, n - 8)  # a pooling drops a smaller step
         sizes = [2 * n, n + n // 2, n // 2, *near]

@@ -96,5 +96,5 @@ License: *fill in the license of the original weights and data.*
 
 
 def _text(text: str) -> str:
-    """Text of a file in Markdown: one line, without what would end a cell or code."""
+    """Return text of a file in Markdown: one line, without what would end a cell or code."""
     return shortened(printable(text), 300).translate(str.maketrans({"|": "\\|", "`": "'", "<": "&lt;"}))

@@ -17,13 +17,13 @@ RANDOM_INSTANCES = Path(__file__).with_name("random_instances_by_class.json")
 
 @cache
 def fixtures_by_class() -> dict[str, int]:
-    """Return the Lua class -> number of fixtures with values that Torch7 computed for it."""
+    """Return Lua class -> number of fixtures with values that Torch7 computed for it."""
     return json.loads(FIXTURES.read_text(encoding="utf-8"))
 
 
 @cache
 def random_instances_by_class() -> dict[str, int]:
-    """Return the Lua class -> number of randomly drawn instances that computed what Torch7 computed."""
+    """Return Lua class -> number of randomly drawn instances that computed what Torch7 computed."""
     return json.loads(RANDOM_INSTANCES.read_text(encoding="utf-8"))
 
 

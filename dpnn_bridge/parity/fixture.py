@@ -203,7 +203,7 @@ def _in_words(value: Any) -> str:
 def _compare_after(
     module: nn.Module, fixture: LuaTable, versions: dict[str, int], tolerance: Tolerance, options: Options | None
 ) -> list[Difference]:
-    """Return the parameters and buffers against those of the fixture's ``after``.
+    """Compare the parameters and buffers with those of the fixture's ``after``.
 
     A parameter that no forward touches is a copy: the same number, in the coarser of both precisions. One that changed,
     as ``nn.LookupTable`` with a ``maxNorm`` does, is a result.
@@ -262,7 +262,7 @@ def _forwards(fixture: LuaTable) -> int:
 
 
 def floating_buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Compare buffers such as running statistics."""
+    """Yield the names and tensors of floating point buffers such as running statistics."""
     return ((n, b) for n, b in module.named_buffers() if b.is_floating_point() and not b.is_meta)
 
 

@@ -17,7 +17,7 @@ FOLDED_UNITS = 16
 
 
 def compare_folded(layers: NamedLayers, module: nn.Module, written: Written) -> Iterator[str]:
-    """Find weights that a tracer folded with a batch normalization, whose own tensors are then missing.
+    """Compare weights that a tracer folded with a batch normalization; yield the names that are then missing.
 
     Which one that was, the graph no longer says: it is the one that explains the weights best.
     """
@@ -88,7 +88,7 @@ def _folded(first: nn.Module, behind: nn.modules.batchnorm._BatchNorm) -> dict[s
 
 
 def _near(name: str, found: Tensor, expected: Tensor, size: Tensor) -> Difference:
-    """Return each element for itself, relative to the size of the terms that it is a sum of."""
+    """Compare each element by itself, relative to the size of the terms that it is a sum of."""
     if found.shape != expected.shape:
         return failed(name, f"shape {tuple(found.shape)} in place of {tuple(expected.shape)}")
     limit = FOLDED_UNITS * torch.finfo(found.dtype).eps

@@ -27,7 +27,7 @@ SHARED = (
 def compare_gradients(
     module: nn.Module, grads: Any, expected: Any, tolerance: Tolerance, memory: Sequence[Any] = ()
 ) -> list[Difference]:
-    """Return ``gradParams``, with a layer's gradients relative to the largest of the layer.
+    """Compare ``gradParams``, with a layer's gradients relative to the largest of the layer.
 
     ``memory`` names Torch7's memory of each, as far as the reference tells: a gradient that layers share counts once in
     the sum that a parameter has whose gradients Torch7 keeps apart.
@@ -121,7 +121,7 @@ def zero_grad(module: nn.Module) -> None:
 
 
 def compare_grad_input(name: str, inputs: Any, expected: Any, tolerance: Tolerance) -> list[Difference]:
-    """Return ``gradInput`` against the gradients that the input leaves collected; Torch7 may leave parts of it out."""
+    """Compare ``gradInput`` with the gradients that the input leaves collected; Torch7 may leave parts of it out."""
     if isinstance(inputs, Tensor):
         if not isinstance(expected, Tensor) or expected.numel() == 0:
             zero = inputs.grad is None or not inputs.grad.any()

@@ -216,7 +216,7 @@ def _power(exponent: float) -> str:
 
 # ---------------------------------------------------------------------- histogram
 def _bars(histogram: Mapping[int, int]) -> Iterator[tuple[str, int, str, str]]:
-    """Return label, count, width and share of each decade, from the smallest difference to the largest."""
+    """Yield label, count, width and share of each decade, from the smallest difference to the largest."""
     exponents = [e for e in histogram if e != EQUAL]
     between = range(min(exponents, default=0), max(exponents, default=-1) + 1)
     total, largest = sum(histogram.values()), max(histogram.values(), default=0)

@@ -61,7 +61,7 @@ class NamedLayers:
         return self.by_name[name]
 
     def set_order(self, ran: Results) -> None:
-        """Number the layers in the order in which they finished."""
+        """Set the order of the layers to that in which they finished."""
         names = [*(name for name in ran if name in self.by_name and name), ""]
         for i, name in enumerate(names, 1):
             self.by_name[name].order = self.by_name[name].order or i
@@ -236,7 +236,7 @@ def _compare_graph(layers: NamedLayers, source: Source, ours: Results, theirs: R
 
 
 def _compare_at_another_size(layers: NamedLayers, source: Source, written: Written) -> None:
-    """Return the output for an input of other sizes, as far as they vary in the file."""
+    """Compare the output for an input of other sizes, as far as they vary in the file."""
     assert written.run is not None
     assert written.dynamic is not None
     try:

@@ -90,7 +90,7 @@ def judge_rounding(experiment: Experiment, outcome: Outcome, given: Mapping[int,
 
 
 def _repeat_both(experiment: Experiment, given: Mapping[int, Given] | None, waiting: dict[Key, Difference]) -> None:
-    """Settle what it can by both sides in double precision, where Torch7 or Lua can compute the reference again."""
+    """Settle what both sides in double precision can, where Torch7 or Lua can compute the reference again."""
     double = experiment.doubled
     if double is None:
         return

@@ -218,7 +218,7 @@ def _compare(result: Verification, experiment: Experiment, module: nn.Module) ->
 
 
 def _allowance(subject: Subject, converted: StrPath | None) -> ResourceLimits:
-    """Return the size of the files and of the input."""
+    """Return the resource limits that the size of the files and of the input allows."""
     files = [path for path in (subject.path if subject.obj is None else None, converted) if path is not None]
     for path in files:
         check_file(path)

@@ -150,7 +150,7 @@ class Port:
         check_deterministic(self.target, self.call_target, self.examples[0], "the module")
 
     def _beyond(self, search: Search) -> Deviation | None:
-        """Where the networks differ on an input that is much larger than the example, as behind a clip."""
+        """Return where the networks differ on an input that is much larger than the example, as behind a clip."""
         tapes = self.source.tape, search.tape
         if any(node.single for node in tapes[0].nodes):  # rounding alone may become large there
             return None
@@ -170,7 +170,7 @@ class Port:
         return replace(found, reason=why)
 
     def _runs(self) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
-        """Functions that run both networks as they are."""
+        """Return functions that run both networks as they are."""
 
         def runs(module: nn.Module, call: Call) -> Callable[[Any], Any]:
             return torch.no_grad()(lambda example: call(for_a_run(module, call), example))
@@ -235,7 +235,7 @@ def _flat(value: Any) -> list[Tensor]:
 
 
 def _idle(search: Search) -> Deviation | None:
-    """The first part of the target of which the example shows nothing."""
+    """Return the first part of the target of which the example shows nothing."""
     for placed in search.placement.placed.values():
         if placed.assignment.layers and not placed.exercised:
             layer = placed.assignment.layer

@@ -44,7 +44,7 @@ class Repair:
 
 
 def located(node: Node, source: str, reason: str) -> Deviation:
-    """A deviation at an operation of the target."""
+    """Return a deviation at an operation of the target."""
     return Deviation(node.owner, short_line(node.line), source, reason)
 
 
@@ -68,7 +68,7 @@ class Explanation:
         return self._of_output() if root is None else self._of_root(root)
 
     def _root(self) -> Node | None:
-        """The first operation that gives no value of the source though all that it takes are such values."""
+        """Return the first operation that gives no value of the source though all that it takes are such values."""
         front = [self.found.node] if self.found.node is not None else self._output_nodes()
         seen: set[int] = set()
         roots: list[Node] = []
@@ -106,7 +106,7 @@ class Explanation:
         return located(node, "", f"{described(node)}: {self.found.why}")
 
     def _of_other_kind(self, node: Node, other: Node) -> Deviation:
-        """The source does something else with the value, perhaps before it does the same."""
+        """Explain that the source does something else with the value, perhaps before it does the same."""
         reason = f"{described(node)} here takes a value that in the source goes into {described(other)}"
         after = next((n for n in through_views(other) if name_of(n) == name_of(node)), None)
         if after is None:
@@ -114,7 +114,7 @@ class Explanation:
         return self._at(node, other, f"{reason} first: {name_of(other)} is missing here", self._operand_of(node, other))
 
     def _of_neutral(self, node: Node, other: Node) -> Deviation | None:
-        """A norm before a node that changes nothing, where the source has one with weights after it."""
+        """Explain a norm that changes nothing before a node, where the source has one with weights after it."""
         for placed in self.search.placement.placed.values():
             here, event = placed.event.node, other.event
             if event is None or placed.assignment.layers or placed.assignment.moved or placed.event.kind != event.kind:
@@ -128,7 +128,7 @@ class Explanation:
         return None
 
     def _of_same_kind(self, node: Node, there: list[Node]) -> Deviation:
-        """Both networks do the same kind of operation with the value: an argument, a weight or an operand differs."""
+        """Explain how the same kind of operation on the value differs: by an argument, a weight or an operand."""
         weighed = [(len(w), n, w) for n in there if (w := self._contrast(node, n))]
         if weighed:
             _, other, why = min(weighed, key=lambda x: x[0])
@@ -175,7 +175,7 @@ class Explanation:
         return [w for w in why if w]
 
     def _ordering(self, node: Node) -> Node | None:
-        """The operation right before one that may have put the right values into another order."""
+        """Return the operation right before one that may have put the right values into another order."""
         for at in node.inputs:
             while at.op in VIEWS and at.op not in _ORDERING and at.inputs:
                 at = at.inputs[0]
@@ -184,7 +184,7 @@ class Explanation:
         return None
 
     def _operand(self, node: Node, other: Node) -> tuple[Node | None, Node | None]:
-        """What made the operand in which two operations differ."""
+        """Return what made the operand in which two operations differ, here and in the source."""
         mine = self._made(node, [p for p in self.search.takes.get(node.index, []) if not _among(p, other.takes)])
         takes = self.search.takes.get(node.index, [])
         theirs = [p for p in other.takes if not _among(p, takes)]
@@ -198,12 +198,12 @@ class Explanation:
         return None
 
     def _at(self, node: Node, other: Node, reason: str, operand: Slot | None = None) -> Deviation:
-        """A deviation at a node, where another node of the source gives what is right."""
+        """Return a deviation at a node, where another node of the source gives what is right."""
         self.repair = Repair(node, other, operand)
         return located(node, self._path(other), reason)
 
     def _operand_of(self, node: Node, other: Node) -> Slot | None:
-        """The operand of a node that is also one of another node of the source."""
+        """Return the operand of a node that is also one of another node of the source."""
         slots = [s for s in node.reads if s.number not in self.search.tape.weights]
         pairs = zip(slots, self.search.takes.get(node.index, []), strict=False)
         return next((slot for slot, print in pairs if _among(print, other.takes)), None)
@@ -212,14 +212,14 @@ class Explanation:
         return self.source.names(node.owner)
 
     def _consumers(self, print: Fingerprint) -> Iterator[Node]:
-        """What the source does with a value, views skipped."""
+        """Yield what the source does with a value, views skipped."""
         for node in self.source.tape.nodes:
             computes = node.op not in VIEWS and not node.op.startswith(_FACTORIES)
             if computes and any(p.matches(print, self.source.tolerance) for p in node.takes):
                 yield node
 
     def _of_output(self) -> Deviation:
-        """All values are the source's, but the output is not."""
+        """Explain an output that is not the source's although all values are."""
         nodes = self._output_nodes()
         if not nodes:
             return Deviation("", "", "", self.found.why)
@@ -233,7 +233,7 @@ class Explanation:
 
 
 def of_layer(node: Node, layer: Layer, otherwise: str) -> str:
-    """Why an operation and a layer give other results for the same input: arguments or weights differ."""
+    """Explain why an operation and a layer give other results for the same input: arguments or weights differ."""
     event: Event = node.event
     why = [differences(options_of(node), layer.options)] if layer.kind == event.kind else []
     for name, value in layer.values.items():

@@ -49,7 +49,7 @@ def through_views(node: Node) -> Iterator[Node]:
 
 
 def through_sums(node: Node, others: frozenset[str] = frozenset()) -> Iterator[Node]:
-    """Return the nodes that a value reaches through views, additions and other operations, including these."""
+    """Yield the nodes that a value reaches through views, additions and other operations, including these."""
     front, seen = [node], {id(node)}
     while front:
         for consumer in front.pop().consumers:

@@ -49,7 +49,7 @@ def _cat(values: list[Tensor | None]) -> Tensor | None:
 def _assignment(
     layers: list[Layer], form: Form, build: Callable[[], Weights], expect: Callable[[Event], list[Tensor | None]]
 ) -> Assignment:
-    """Return layers whose results are concatenated."""
+    """Return the assignment of layers whose results are concatenated."""
 
     def together(e: Event) -> Tensor | None:
         given = expect(e)

@@ -16,7 +16,7 @@ _STORED = 1e-6
 
 
 def judge(model: Any, module: nn.Module, example: Any, **options: Any) -> PortReport:
-    """Say whether a module with weights computes what a Torch7 model computes.
+    """Check whether a module with weights computes what a Torch7 model computes.
 
     The weights of the model are ported into a copy of the module. Then the module's own weights are compared with them.
     The two biases of a recurrent layer may be distributed in another way, as long as their sum is right.

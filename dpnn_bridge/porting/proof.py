@@ -102,7 +102,7 @@ def prove(
 
 
 def _uses(search: Search) -> Counter[int]:
-    """How often the target uses each layer of the source."""
+    """Count how often the target uses each layer of the source."""
     placed = search.placement.placed
     events = (node.event for node in search.tape.nodes if node.event is not None)
     keys = (event_key(search.tape, event) for event in events)

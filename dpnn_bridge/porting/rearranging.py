@@ -77,7 +77,7 @@ def _orders(event: Event, layer: Layer, form: Form, count: int, source: Source, 
 
 
 def _exchanged(rows: Tensor, others: Tensor, there: tuple[int, ...], here: tuple[int, ...]) -> Iterator[Tensor]:
-    """Order in which the dimensions of what was flattened are exchanged, as height and width."""
+    """Yield orders in which the dimensions of what was flattened are exchanged, as height and width."""
     if len(there) > 1 and math.prod(there) == rows.shape[1] and rows.shape == others.shape:
         for dims in layouts(there, here):
             order = torch.arange(rows.shape[1]).reshape(there).permute(dims).flatten()
@@ -164,7 +164,7 @@ def _offset(event: Event, source: Source) -> Iterator[Assignment]:
 
 
 def _shifts(event: Event, layer: Layer) -> Iterator[int]:
-    """Return possible offsets of the source's indices, from uses with as many indices."""
+    """Yield possible offsets of the source's indices, from uses with as many indices."""
     here = event.input.flatten()
     for use in layer.events:
         there = use.input.flatten()

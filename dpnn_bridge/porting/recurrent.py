@@ -46,7 +46,7 @@ def _reset_before(tape: Tape) -> Iterator[Node]:
 
 
 def _reset_after(tape: Tape) -> Iterator[Node]:
-    """Return products of a gate and a matrix product that are added and go into a tanh."""
+    """Yield products of a gate and a matrix product that are added and go into a tanh."""
     for node in _products(tape):
         makers = list(_behind(node))
         gated = any(n.op == "sigmoid" for n in makers)
@@ -66,7 +66,7 @@ def _reaches_tanh(node: Node) -> bool:
 
 
 def _peepholes(tape: Tape) -> Iterator[Node]:
-    """Return learned weights times a value that are added inside a sigmoid."""
+    """Yield learned weights times a value that are added inside a sigmoid."""
     for node in tape.nodes:
         if node.event is not None and node.event.kind == "mul":
             for added in through_views(node):

@@ -172,7 +172,7 @@ class Search:
                 self.env[number] = None
 
     def _back(self, found: ContradictionError) -> int | None:
-        """Undo to the last choice that a contradiction depends on; None where there is none."""
+        """Go back to the last choice that a contradiction depends on; return None where there is none."""
         conflicts = found.conflicts | (-1 if found.node is None else found.node.origins)
         while self.choices:
             choice = self.choices[-1]
@@ -333,7 +333,7 @@ class Search:
         return not self.lenient and _site(node) not in self.allowed
 
     def _check_moved(self, node: Node, moved: tuple[MovedBias, ...], out: Any) -> None:
-        """Return whether a sum with a bias is a value of the source, or of its layer in several steps."""
+        """Raise unless a sum with a bias is a value of the source, or of its layer in several steps."""
         result = next(leaves(out))
         if not self.source.knows(Fingerprint.of(result)):
             want = moved[0].result() if len(moved) == 1 else None
@@ -375,7 +375,7 @@ class Search:
 
 
 def _last_readers(tape: Tape) -> dict[int, list[int]]:
-    """For each node the activations that no later one reads and that are no output."""
+    """Return, for each node, the activations that no later one reads and that are no output."""
     last = {s.number: node.index for node in tape.nodes for s in (*node.outs, *node.reads)}
     for kept in (*tape.weights, *tape.constants, *(s.number for s in leaves(tape.output) if isinstance(s, Slot))):
         last.pop(kept, None)

@@ -1,4 +1,4 @@
-"""Return the order of equal numbers and NaN that Torch7's quicksort and quickselect produce.
+"""Reproduce the order of equal numbers and NaN of Torch7's quicksort and quickselect.
 
 If all numbers differ, any sort returns the same order, and :func:`positions` uses PyTorch's. Both algorithms are
 Sedgewick's versions: median of three; subfiles of up to ten elements are left for one insertion sort at the end.
@@ -40,7 +40,7 @@ class _File:
         self.at[a], self.at[b] = self.at[b], self.at[a]
 
     def partition(self, left: int, right: int) -> tuple[int, int]:
-        """Split around the median of three; returns where the halves begin (right) and end (left)."""
+        """Split around the median of three; return where the halves begin (right) and end (left)."""
         x = self.x
         self.swap((left + right) >> 1, left + 1)
         for a, b in ((left + 1, right), (left, right), (left + 1, left)):

@@ -111,7 +111,7 @@ class HLogSoftMax(nn.Module):
         def parameters(
             cls, module: nn.Module, inner: Callable[[nn.Module], Iterator[ParameterSite]]
         ) -> Iterator[ParameterSite]:
-            """Return weight and bias of the clusters, then biases and weights of the classes."""
+            """Yield weight and bias of the clusters, then biases and weights of the classes."""
             assert isinstance(module, HLogSoftMax)
             yield from inner(module.cluster_model)
             classes = list(inner(module.class_model))

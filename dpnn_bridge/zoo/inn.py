@@ -90,7 +90,7 @@ class MeanSubtraction(nn.Module):
 
         @classmethod
         def upgrade(cls, obj: LuaObject) -> LuaObject:
-            """Return one image; a used module contains it expanded to the size of its last batch."""
+            """Reduce the mean to one image; a used module contains it expanded to the size of its last batch."""
             mean = obj["mean"]
             if mean.ndim != 4:
                 return obj

@@ -133,5 +133,5 @@ class InnerTripleShift(nn.Module):
 
         @classmethod
         def handled(cls, module: nn.Module) -> set[str]:
-            """Clear ``cal_fixedFlag``: with it Torch7 would use a mask that is not written."""
+            """Return the fields and ``cal_fixedFlag``, with which Torch7 would use a mask that is not written."""
             return super().handled(module) | {"cal_fixedFlag"}

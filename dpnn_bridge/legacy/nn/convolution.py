@@ -109,17 +109,17 @@ class _Map(Module):
 
         @staticmethod
         def full(nin: int, nout: int) -> Tensor:
-            """Return every input with every output."""
+            """Connect every input with every output."""
             return torch.tensor([(i, j) for j in range(nout) for i in range(nin)], dtype=torch.get_default_dtype())
 
         @staticmethod
         def oneToOne(nfeat: int) -> Tensor:
-            """Return every input with its output."""
+            """Connect every input with its output."""
             return torch.arange(nfeat, dtype=torch.get_default_dtype()).view(-1, 1).repeat(1, 2)
 
         @staticmethod
         def random(nin: int, nout: int, nto: int) -> Tensor:
-            """Return ``nto`` inputs for every output."""
+            """Connect every output with ``nto`` random inputs."""
             inputs: list[int] = []
             chunks = nin // nto
             while len(inputs) < nout * nto:

@@ -31,7 +31,7 @@ def _place(index: int, count: int) -> int:
 
 
 def get_number(t: Tensor, index: float) -> Tensor | float:
-    """Return ``t[i]``"""
+    """Return ``t[i]``."""
     if not t.size:
         raise TorchError("bad argument #1 (empty tensor)")
     at = _place(int(index), t.size[0])
@@ -151,7 +151,7 @@ def get_object(t: Tensor, index: Any) -> Any:
 
 
 def put_object(t: Tensor, index: Any, value: Any) -> bool:
-    """Return whether tensors support this kind of index."""
+    """Set ``t[LongStorage]`` or ``t[mask]``; return whether tensors support this kind of index."""
     if isinstance(index, Storage) and index.ty == "Long":
         place = _storage_place(t, index)
         assert t.storage is not None

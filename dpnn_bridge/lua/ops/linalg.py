@@ -175,7 +175,7 @@ def potri(r: Tensor, factor: Tensor, uplo: str) -> None:
 
 
 def _pivoted_cholesky(a: torch.Tensor, limit: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Lower factor L and pivots p with a[p][:, p] = L L'."""
+    """Return the lower factor L and pivots p with a[p][:, p] = L L'."""
     a = a.clone()
     n = len(a)
     lower, pivots = torch.zeros_like(a), torch.arange(n)

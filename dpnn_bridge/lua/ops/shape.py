@@ -271,7 +271,7 @@ def permute(t: Tensor, *dims: Any) -> Tensor:
 
 
 def _squeeze(r: Tensor, t: Tensor, dim: int | None) -> float | None:
-    """Drop dimensions of size 1; a number when a single element remains."""
+    """Drop dimensions of size 1; return a number when a single element remains."""
     if dim is not None and not 0 <= dim < t.dim:
         raise TorchError("bad argument #2 (dimension out of range)")
     had_dims = t.dim > 1
@@ -293,7 +293,7 @@ torch_function("squeeze", "R T i")(_squeeze)
 
 
 def _with_result(first: Tensor, *rest: Any) -> tuple[Tensor, Tensor, tuple[Any, ...]]:
-    """Return ``[result,] tensor, ...`` -> result, tensor, rest."""
+    """Split ``[result,] tensor, ...`` into result, tensor and rest; the result is new if none is given."""
     if rest and isinstance(rest[0], Tensor):
         return first, rest[0], rest[1:]
     return Tensor(first.ty), first, rest

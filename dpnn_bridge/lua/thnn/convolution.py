@@ -213,7 +213,7 @@ def _local(
     out_w: int,
     out_h: int,
 ) -> torch.Tensor:
-    """Return a kernel of its own at each place: weight oH x oW x nOutput x nInput x kH x kW (or flattened)."""
+    """Convolve with a kernel of its own at each place: weight oH x oW x nOutput x nInput x kH x kW (or flattened)."""
     patches = F.unfold(x, (kh, kw), padding=(ph, pw), stride=(dh, dw))
     planes = w.numel() // (out_h * out_w * patches.shape[1])
     kernels = w.reshape(out_h * out_w, planes, patches.shape[1])
@@ -234,7 +234,7 @@ _declare("SpatialConvolutionLocal", _Derived(_local, 2), (2, 2, 2), 10)
 
 
 def _dense(w: torch.Tensor, table: Tensor, rows: int, columns: int, from_first: bool) -> torch.Tensor:
-    """Return one kernel per connection -> kernels rows x columns; connections that repeat add up."""
+    """Convert one kernel per connection to kernels rows x columns; connections that repeat add up."""
     pairs = table.t.long() - 1
     source, to = pairs[:, 0], pairs[:, 1]
     place = source * columns + to if from_first else to * columns + source
@@ -307,7 +307,7 @@ def _temporal(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, kw: int,
 def _row(
     x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, kw: int, dw: int, pad: int, feature_first: bool
 ) -> torch.Tensor:
-    """Return each feature convolved along time on its own; THNN reads no padding although it counts it."""
+    """Convolve each feature along time on its own; THNN reads no padding although it counts it."""
     x = x if feature_first else x.transpose(1, 2)
     y = F.conv1d(F.pad(x, (0, 2 * pad)), w.reshape(-1, 1, kw), b, dw, groups=x.shape[1])
     return y if feature_first else y.transpose(1, 2)

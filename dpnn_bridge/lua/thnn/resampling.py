@@ -83,7 +83,7 @@ def _linear(name: str, space: int) -> None:
 
     @kernel(f"{name}_updateGradInput")
     def update_grad_input(grad_output: Tensor, grad_input: Tensor, *sizes: Any) -> None:
-        """Return the sizes: batch, channels, those of the input, those of the output."""
+        """Compute the gradient; ``sizes`` are batch, channels, those of the input, those of the output."""
         numbers = [int(s) for s in sizes]
         shape, target = numbers[: 2 + space], tuple(numbers[2 + space :])
         zeros = torch.zeros(shape, dtype=grad_output.t.dtype)

@@ -21,7 +21,7 @@ def outputs_first(weight: Tensor, module: nn.Module) -> Tensor:
 
 
 def outputs_last(weight: Tensor, module: nn.Module) -> Tensor:
-    """Return the inverse of :func:`outputs_first`."""
+    """Undo :func:`outputs_first`."""
     return weight.permute(1, 2, 3, 0)
 
 

@@ -322,7 +322,7 @@ class CudnnSoftMax(LuaClass):
 
 
 def softmax_algorithm(log: bool) -> str:
-    """Write cuDNN's name of the accurate algorithm."""
+    """Return cuDNN's name of the accurate algorithm."""
     return "CUDNN_SOFTMAX_LOG" if log else "CUDNN_SOFTMAX_ACCURATE"
 
 

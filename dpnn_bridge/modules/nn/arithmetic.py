@@ -38,8 +38,7 @@ def check_dimensions(*tensors: Tensor) -> None:
 
 
 def joined(tensors: Sequence[Tensor], dim: int) -> Tensor:
-    """Concatenate tensors along ``dim`` as Torch7 copies them: element by element into as much of it as
-    their own size in ``dim`` says, with the other sizes of the first.
+    """Concatenate tensors along ``dim`` as Torch7 does: each takes the other sizes of the first, element by element.
 
     Args:
         tensors: each with the number of elements that its place has, of whatever shape.

@@ -17,7 +17,7 @@ from dpnn_bridge.objects import LuaObject
 
 
 def normalised_without_eps(module: nn.modules.batchnorm._BatchNorm, input: Tensor) -> Tensor:
-    """Normalize a training batch without eps, which PyTorch refuses; a constant feature returns its bias."""
+    """Normalize a training batch without eps, which PyTorch refuses; a constant feature gives its bias."""
     features = [1, -1, *[1] * (input.dim() - 2)]
     dims = [d for d in range(input.dim()) if d != 1]
     variance, mean = torch.var_mean(input, dims, correction=0)
@@ -137,7 +137,7 @@ def from_inverse_deviation(std: Tensor, module: Any) -> Tensor:
 
 
 def inverse_deviation(variance: Tensor, module: Any) -> Tensor:
-    """Return the inverse of :func:`from_inverse_deviation`."""
+    """Undo :func:`from_inverse_deviation`."""
     return (variance + module.eps).rsqrt()
 
 
@@ -156,7 +156,7 @@ class SecondVersion(Normalization):
 
     @classmethod
     def fields_of(cls, module: nn.Module) -> dict[str, Field]:
-        """Return the first version kept ``running_std``, the inverse of a standard deviation, for ``running_var``."""
+        """Return the fields; version 1 has ``running_std``, an inverse standard deviation, for ``running_var``."""
         fields = super().fields_of(module)
         if getattr(module, "keeps_std", False):
             del fields["running_var"]

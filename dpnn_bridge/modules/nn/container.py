@@ -240,7 +240,7 @@ class MapTable(SlicedWithArguments):
 
         @classmethod
         def upgrade(cls, obj: LuaObject) -> LuaObject:
-            """Return the field ``module`` names the first of ``modules`` as well."""
+            """Take the first of ``modules`` from the field ``module`` if the list is empty."""
             only = [] if obj.get("modules") else [m for m in [obj.get("module")] if m is not None]
             return super().upgrade(obj.changed(modules=LuaTable.from_list(only)) if only else obj)
 

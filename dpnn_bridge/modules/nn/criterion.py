@@ -137,7 +137,7 @@ class Loss(Criterion):
 
 
 def filled(value: float) -> Callable[[str], LuaTensor]:
-    """Make tensors of a class with one element, which Torch7 needs before the first call."""
+    """Return a function that makes the tensor with one element that Torch7 needs before the first call."""
     return lambda kind: LuaTensor.from_numpy(np.full(1, value, element_dtype(kind)), kind)
 
 
@@ -154,7 +154,7 @@ class LossClass(Criterion.Lua):
 
     @classmethod
     def represents(cls, module: nn.Module) -> bool:
-        """Return the neutral values of options that only PyTorch's losses have."""
+        """Return whether the options that only PyTorch's losses have are at their neutral values."""
         neutral = {"label_smoothing": 0.0, "log_target": False, "pos_weight": None, "beta": 1.0}
         has = {name: getattr(module, name, value) for name, value in neutral.items()}
         return getattr(module, "reduction", None) in ("mean", "sum") and has == neutral

@@ -59,11 +59,11 @@ class Dropout(nn.Module):
         return self.scaled(input)
 
     def scaled(self, input: Tensor) -> Tensor:
-        """Return the layer without noise."""
+        """Compute the output without noise."""
         return input if self.training or self.v2 else input * (1 - self.p)
 
     def masked(self, input: Tensor, noise: Tensor) -> Tensor:
-        """Return the layer with the given noise."""
+        """Compute the output with the given noise."""
         return input * noise if self.training else with_gradient_of(input * noise, self.scaled(input))
 
     def extra_repr(self) -> str:

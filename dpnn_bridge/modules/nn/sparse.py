@@ -277,7 +277,7 @@ class IndexLinear(nn.Module):
 
 @torch.no_grad()
 def normalized(weight: Tensor, columns: Tensor, values: Tensor, training: bool) -> Tensor:
-    """Return the values by the largest absolute value of their key so far, which training updates entry by entry.
+    """Divide the values by the largest absolute value of their key so far, which training updates entry by entry.
 
     Args:
         weight: one row per key, of which the first three numbers are the largest absolute value, its inverse, and the

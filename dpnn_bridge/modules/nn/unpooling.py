@@ -114,7 +114,7 @@ class Unpooling(LuaClass):
 
     @classmethod
     def encoded(cls, indices: Tensor, pooling: Any) -> Tensor:
-        """Return the inverse of :meth:`decoded`."""
+        """Undo :meth:`decoded`."""
         return indices + 1
 
 

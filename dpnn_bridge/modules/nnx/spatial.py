@@ -126,7 +126,7 @@ class SpatialClassifier(nn.Module):
         def stepped(
             cls, module: nn.Module, inner: Callable[[nn.Module], Iterator[ParameterSite]]
         ) -> Iterator[ParameterSite]:
-            """Return the classifier's, which ``parameters()`` does not list."""
+            """Yield the parameters of the classifier, which ``parameters()`` does not list."""
             assert isinstance(module, SpatialClassifier)
             return inner(module.classifier)
 

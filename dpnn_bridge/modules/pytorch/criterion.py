@@ -35,13 +35,13 @@ def pair_loss(module: Any, ctx: LuaContext) -> LuaObject:
 
 @composition(nn.MultiMarginLoss)
 def multi_margin(module: nn.MultiMarginLoss, ctx: LuaContext) -> LuaObject:
-    """Return the classes count from 1 in Torch7."""
+    """Export a margin loss; classes count from 1 in Torch7."""
     return ctx.to_lua(MultiMarginCriterion(module.p, module.margin, module.weight, _reduction(module)))
 
 
 @composition(nn.MultiLabelSoftMarginLoss)
 def multi_label_soft_margin(module: nn.MultiLabelSoftMarginLoss, ctx: LuaContext) -> LuaObject:
-    """Check the reduction: PyTorch sums means over classes, Torch7 sums over both."""
+    """Export a soft margin loss: PyTorch sums means over classes, Torch7 sums over both."""
     weight, reduction = module.weight, _reduction(module)
     if reduction == "sum":
         if weight is None:

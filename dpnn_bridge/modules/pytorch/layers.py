@@ -52,19 +52,19 @@ def embedding_bag(module: nn.EmbeddingBag, ctx: LuaContext) -> LuaObject:
 # ---------------------------------------------------------------------- wrappers
 @composition(nn.Sequential)
 def chain(module: nn.Sequential, ctx: LuaContext) -> LuaObject | None:
-    """Refuse a container without members, which has no ``backward`` in Torch7."""
+    """Export a container without members, which has no ``backward`` in Torch7, as an identity."""
     return None if len(module) else Parts(module, ctx).identity()
 
 
 @composition(nn.DataParallel, nn.parallel.DistributedDataParallel)
 def parallel(module: Any, ctx: LuaContext) -> LuaObject:
-    """Return the model inside."""
+    """Export the model inside."""
     return ctx.to_lua(module.module)
 
 
 @composition(nn.SyncBatchNorm)
 def synchronized(module: nn.SyncBatchNorm, ctx: LuaContext) -> LuaObject:
-    """Return the batch normalization of one process."""
+    """Export the batch normalization of one process."""
     kinds = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
     dims = dimensions(module, ctx)
     if dims not in kinds:

@@ -15,7 +15,7 @@ from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.modules.nn.reshape import product
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
-#: beyond all values of a tensor, and still one that single precision contains
+#: beyond all values of a tensor, and still one that single precision represents
 LARGEST = 3e38
 
 
@@ -43,11 +43,11 @@ class Parts:
 
     # ------------------------------------------------------------------ one after the other, side by side
     def chain(self, *modules: LuaObject) -> LuaObject:
-        """Return one after the other."""
+        """Return the modules as one that runs them one after the other."""
         return modules[0] if len(modules) == 1 else self("Sequential", *modules)
 
     def join(self, how: str, *branches: LuaObject, **fields: Any) -> LuaObject:
-        """Return the branches of one input, whose outputs a table layer such as ``CMulTable`` makes one."""
+        """Return branches of one input, whose outputs a table layer such as ``CMulTable`` combines."""
         both = self("ConcatTable", *branches, output=LuaTable())
         inner = {"CAddTable": {"inplace": False}, "JoinTable": {"size": size_storage()}}.get(how, {})
         gradient = LuaTable.from_list(LuaTensor.empty(self.kind) for _ in range(2)) if how == "MM" else LuaTable()
@@ -68,12 +68,12 @@ class Parts:
         return self("Threshold", threshold=LARGEST, val=value, inplace=False)
 
     def mean(self, dimension: int) -> LuaObject:
-        """Return the mean over a dimension, counted from 1, which goes away."""
+        """Compute the mean over a dimension, counted from 1, which goes away."""
         return self("Mean", dimension=dimension, sizeAverage=True, squeeze=True)
 
     # ------------------------------------------------------------------ shapes
     def view(self, *sizes: int, sample: int | None = None) -> LuaObject:
-        """Return another shape: of the whole input, or of each sample of ``sample`` dimensions."""
+        """Change the shape: of the whole input, or of each sample of ``sample`` dimensions."""
         return self("View", size=size_storage(sizes), numElements=product(sizes), numInputDims=sample)
 
     def narrow(self, dimension: int, index: int, length: int) -> LuaObject:
@@ -86,7 +86,7 @@ class Parts:
         return self("Transpose", permutations=pairs, numInputDims=0 if from_end else None)
 
     def rows(self) -> LuaObject:
-        """Return all dimensions behind the first as one."""
+        """Join all dimensions behind the first."""
         return self("Collapse", nInputDim=0)
 
     def shaped_as_input(self, *modules: LuaObject) -> LuaObject:
@@ -94,12 +94,12 @@ class Parts:
         return self.join("CAddTable", self.always(0), self.chain(*modules))
 
     def spread(self, *modules: LuaObject) -> LuaObject:
-        """Return a statistic over the last dimension of :math:`(N, G, W)`, repeated over it."""
+        """Repeat a statistic over the last dimension of :math:`(N, G, W)` over that dimension."""
         ones = self.chain(self.narrow(2, 1, 1), self.always(1))
         return self.join("MM", self.chain(*modules, self("Unsqueeze", pos=3)), ones, transA=False, transB=False)
 
     def bottled(self, module: LuaObject, inputs: int = 2, outputs: int | None = None) -> LuaObject:
-        """Return ``module`` over the last dimensions of tensors with any number of dimensions before them.
+        """Apply ``module`` to the last dimensions of tensors with any number of dimensions before them.
 
         Args:
             module: takes ``inputs`` dimensions, the first of which is the batch, and gives ``outputs``.

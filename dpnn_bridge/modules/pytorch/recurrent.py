@@ -52,7 +52,7 @@ def _sequence(module: Any, ctx: LuaContext, make: Callable[[str, int], nn.Module
 # ---------------------------------------------------------------------- long short-term memory
 @composition(nn.LSTM)
 def lstm(module: nn.LSTM, ctx: LuaContext) -> LuaObject:
-    """Add both biases to rnn's single bias."""
+    """Export an LSTM; rnn's single bias is the sum of both."""
     if not module.bias:
         refuse(module, "bias=False in an LSTM", "one with biases, of zero, can be written")
 
@@ -93,12 +93,12 @@ def _linear(module: Any, names: str) -> nn.Linear:
 
 
 def _both(module: Any, suffix: str) -> nn.Module:
-    """Return ``[x, h]`` -> the products of both with their weights."""
+    """Return the module ``[x, h]`` -> the products of both with their weights."""
     return ParallelTable(_linear(module, f"ih{suffix}"), _linear(module, f"hh{suffix}"))
 
 
 def _pick(index: int, start: int, size: int) -> nn.Module:
-    """Return the columns of one of several matrices."""
+    """Return the module that selects columns of one of several matrices."""
     return nn.Sequential(SelectTable(index), Narrow(2, start + 1, size))
 
 
@@ -111,13 +111,13 @@ def _sum_of(start: int, size: int) -> nn.Module:
 
 
 def _plain_cell(module: Any, suffix: str = "") -> nn.Module:
-    """Return ``[x, h]`` -> the next h, of an Elman network."""
+    """Return the module ``[x, h]`` -> the next h, of an Elman network."""
     activation = nn.Tanh() if module.nonlinearity == "tanh" else nn.ReLU()
     return nn.Sequential(_both(module, suffix), CAddTable(), activation)
 
 
 def _gru_cell(module: Any, suffix: str = "") -> nn.Module:
-    """Return ``[x, h]`` -> the next h, the reset gate behind the product as in cuDNN; rnn's own GRU has it before."""
+    """Return the module ``[x, h]`` -> the next h; the reset gate follows the product, as in cuDNN but not rnn."""
     size = module.hidden_size
     products = nn.Sequential(
         ConcatTable(
@@ -136,7 +136,7 @@ def _gru_cell(module: Any, suffix: str = "") -> nn.Module:
 
 
 def _lstm_cell(module: Any) -> nn.Module:
-    """Return ``[x, [h, c]]`` -> the next ``[h, c]``."""
+    """Return the module ``[x, [h, c]]`` -> the next ``[h, c]``."""
     size = module.hidden_size
     state = nn.Sequential(SelectTable(2), SelectTable(1))
     sums = _joined(

@@ -100,7 +100,7 @@ def padded(parts: Parts, mode: str, sides: list[int]) -> LuaObject:
 
 
 def _ring(parts: Parts, dimension: int, before: int, after: int) -> LuaObject:
-    """Return the end of a dimension before its beginning, and the beginning behind the end."""
+    """Put the end of a dimension before its beginning, and the beginning behind the end."""
     last = (
         parts.chain(parts("Select", dimension=dimension, index=-i), parts("Unsqueeze", pos=dimension))
         for i in range(before, 0, -1)

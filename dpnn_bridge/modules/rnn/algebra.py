@@ -157,7 +157,7 @@ def _sadd(module: Any, value: Any) -> Term:
 
 
 def _reshape(module: Any, value: Any) -> Term:
-    """Blocks of equal size: the first dimension is the batch."""
+    """Return blocks of equal size: the first dimension is the batch."""
     term, size = _term(value), module.size
     if module.batch_mode is False or len(size) != 2 or math.prod(size) != _size(term):
         raise UnknownModuleError("Reshape")

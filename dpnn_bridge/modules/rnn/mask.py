@@ -119,7 +119,7 @@ class _ZeroValue(torch.autograd.Function):
 
 
 def trimmed_call(module: nn.Module, input: Any, rows: Tensor) -> Any:
-    """Return ``module`` on the selected rows only; the others give zeros."""
+    """Apply ``module`` to the selected rows only; the others give zeros."""
     places = rows.nonzero().flatten()
     output = module(map_tensors(lambda t: t.index_select(0, places), input))
     return map_tensors(lambda t: t.new_zeros(len(rows), *t.shape[1:]).index_copy(0, places, t), output)

@@ -1,4 +1,4 @@
-"""Runs modules over a whole sequence at once, where that computes the same as one call per time step."""
+"""Run modules over a whole sequence at once, where that computes the same as one call per time step."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _runs(module: nn.Module, steps: int) -> list[Run]:
 
 
 def _finished(module: Recursor, outputs: Tensor) -> Tensor:
-    """Leaves a Recursor as it is after all time steps."""
+    """Leave a Recursor as it is after all time steps; return the outputs."""
     module.pass_steps(len(outputs), [outputs])
     return outputs
 

@@ -137,7 +137,7 @@ def _natural_order(gates: Mapping[str, Gate]) -> str:
 
 
 def _summed(parts: list[list[Range]], name: str) -> Tensor | None:
-    """For each gate the sum of its parts, one gate below the other."""
+    """Return, for each gate, the sum of its parts, one gate below the other."""
     total: Tensor | None = None
     for ranges in zip(*parts, strict=True):
         value = _joined(list(ranges), name)

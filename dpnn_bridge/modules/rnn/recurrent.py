@@ -158,7 +158,7 @@ class AbstractRecurrent(Memory):
         return self._start if step == 0 and self._start is not None else self.states.get(step)
 
     def _all_states(self) -> dict[int, Any]:
-        """:attr:`states` with those of time steps that were computed at once."""
+        """Return :attr:`states` with those of time steps that were computed at once."""
         if self._earlier is None:
             return self.states
         first, states = self._earlier
@@ -261,7 +261,7 @@ class AbstractRecurrentClass(LuaClass):
 
     @classmethod
     def state_to_lua(cls, state: Any) -> dict[str, Any]:
-        """Return the Lua table of states -> its entry for one hidden state."""
+        """Return name of a Lua table of states -> its entry for one hidden state."""
         return {"outputs": state}
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Runs models of one time step, whose states are inputs and outputs, over a whole sequence."""
+"""Run models of one time step, whose states are inputs and outputs, over a whole sequence."""
 
 from __future__ import annotations
 

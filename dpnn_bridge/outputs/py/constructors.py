@@ -142,7 +142,7 @@ class Constructors:
         return call
 
     def _add_members(self, module: nn.Module, path: str) -> None:
-        """Return members of containers that have their own names."""
+        """Record the members of containers that have their own names."""
         for name, child in module._modules.items():
             if child is not None and not name.isdigit():
                 self.added.append((module, name, self.value_of(child, f"{path}.{name}")))

@@ -53,7 +53,7 @@ def tensors(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _dtypes(pairs: list[Pair]) -> Iterator[str]:
-    """Cast: of the whole model to the type that most tensors have, then of modules with another."""
+    """Yield casts: of the whole model to the type that most tensors have, then of modules with another."""
     kinds = Counter(t.dtype for p in pairs for t in tensors(p.wanted).values() if t.is_floating_point())
     common = [dtype for dtype, _ in kinds.most_common(1) if any(dtype in _casts(p) for p in pairs)]
     for pair, dtypes in chain([(pairs[0], common)], ((p, _casts(p)) for p in pairs)):
