@@ -32,7 +32,7 @@ MEGABYTES = next((int(a) for a in sys.argv[1:] if a.isdigit()), 550)
 
 
 def large_model(megabytes: int) -> LuaObject:
-    """An ``nn.Sequential`` of ``nn.Linear`` layers of 16 MB each."""
+    """Return an ``nn.Sequential`` of ``nn.Linear`` layers of 16 MB each."""
     size, layers = 2048, megabytes // 16
     rng = np.random.default_rng(0)
     flat = LuaTensor.from_numpy(rng.normal(size=layers * size * (size + 1)).astype(np.float32)) if FLAT else None

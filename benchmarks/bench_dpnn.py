@@ -104,7 +104,7 @@ def tree_best(module: SoftMaxTree, x: Tensor, target: Tensor) -> Tensor:
 
 
 def full_tree(width: int, depth: int) -> tuple[dict[int, list[int]], range]:
-    """A tree whose nodes all have ``width`` children, and its leaves."""
+    """Return a tree whose nodes all have ``width`` children, and its leaves."""
     hierarchy, level, following = {}, range(1, 2), 2
     for _ in range(depth):
         for node in level:

@@ -22,13 +22,13 @@ LAYERS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 
 
 
 def conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> list[nn.Module]:
-    """A convolution without bias and its norm."""
+    """Return a convolution without bias and its norm."""
     padding = kernel // 2
     return [nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False), nn.BatchNorm2d(outputs)]
 
 
 def block(inputs: int, width: int, stride: int, bottleneck: bool) -> nn.Module:
-    """fb.resnet.torch's basicblock and bottleneck: both branches in a ConcatTable, their sum, a ReLU."""
+    """Return fb.resnet.torch's basicblock or bottleneck: both branches in a ConcatTable, their sum, a ReLU."""
     outputs = width * (4 if bottleneck else 1)
     if bottleneck:
         main = [*conv(inputs, width, 1), nn.ReLU(), *conv(width, width, 3, stride), nn.ReLU(), *conv(width, outputs, 1)]
@@ -39,7 +39,7 @@ def block(inputs: int, width: int, stride: int, bottleneck: bool) -> nn.Module:
 
 
 def resnet(depth: int) -> nn.Module:
-    """The network of fb.resnet.torch, with random weights and statistics."""
+    """Return the network of fb.resnet.torch, with random weights and statistics."""
     bottleneck = depth >= 50
     layers: list[nn.Module] = [*conv(3, 64, 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
     inputs = 64

@@ -123,7 +123,7 @@ def torch7(row: Row, threads: int, rounds: int, file: Path) -> float:
 
 
 def runs(row: Row, module: nn.Module | None, stock: nn.Module) -> dict[str, Callable[[], Any]]:
-    """What is measured: forward and backward of each implementation."""
+    """Return the functions to measure: forward and backward of each implementation."""
     T, N, inputs, size = row.sizes
     x = torch.randn(T, N, inputs, requires_grad=True)
     head = nn.Sequential(nn.Linear(size, inputs), nn.LogSoftmax(2)) if row.lua == "char-rnn" else nn.Identity()

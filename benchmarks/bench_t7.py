@@ -35,7 +35,7 @@ LINEARS = [(4096, 25088), (4096, 4096), (1000, 4096)]
 
 
 def vgg16() -> LuaObject:
-    """The object graph of VGG-16 with random weights."""
+    """Return the object graph of VGG-16 with random weights."""
     rng = np.random.default_rng(0)
     modules = LuaTable()
     shapes = [("nn.SpatialConvolution", (out, inputs, 3, 3)) for out, inputs in CONVOLUTIONS]
@@ -97,7 +97,7 @@ Figures = dict[str, tuple[float, str, float, str]]
 
 
 def model(folder: Path) -> Figures:
-    """A model of 553 MB."""
+    """Measure a model of 553 MB."""
     figures: Figures = {}
     model, weights = folder / "vgg16.t7", folder / "vgg16.pt"
     graph = vgg16()
@@ -147,13 +147,13 @@ def objects(folder: Path) -> Figures:
 
 
 def names(several: bool) -> Iterator[str]:
-    """A million distinct strings, of one length or of several."""
+    """Yield a million distinct strings, of one length or of several."""
     lengths = np.random.default_rng(0).integers(1, 12, 1_000_000).tolist()
     return (f"{i:x}{'-' * n}" if several else f"word{i:07d}" for i, n in enumerate(lengths))
 
 
 def lists(folder: Path) -> Figures:
-    """Long tables with numbers as keys."""
+    """Measure long tables with numbers as keys."""
     tables: dict[str, tuple[Callable[[], LuaTable], float]] = {
         "a million strings": (lambda: LuaTable.from_list(f"image{i:07d}.jpg" for i in range(1_000_000)), 2.5),
         "a million strings of several lengths": (lambda: LuaTable.from_list(names(several=True)), 2.5),
@@ -179,7 +179,7 @@ def short(folder: Path) -> Figures:
 
 
 def keys(folder: Path) -> Figures:
-    """A million strings as keys."""
+    """Measure a million strings as keys."""
     values: dict[str, Callable[[int, str], Any]] = {
         "numbers": lambda i, _: i + 1,
         "strings": lambda _, key: key[::-1],

@@ -66,7 +66,7 @@ def graph(
     label: str = "",
     module: Callable[[int], LuaObject] = lambda i: tanh(),
 ) -> LuaObject:
-    """An ``nn.gModule`` of n modules: node i takes what the nodes of ``sources(i)`` give, 0 is the input."""
+    """Return an ``nn.gModule`` of n modules: node i takes what the nodes of ``sources(i)`` give, 0 is the input."""
     notes = {"name": label} if label else {}
     data = [Table({"annotations": Table(notes), "mapindex": Table(), "reverseMap": Table()}) for _ in range(n + 2)]
     rest = {"visited": False, "marked": False}
@@ -251,7 +251,7 @@ def growth(found: dict[str, Any]) -> float:
 
 
 def print_table(figures: dict[str, Any]) -> None:
-    """A row for each shape, a column for each command."""
+    """Print a table with a row for each shape and a column for each command."""
     click.echo(f"| | largest n | {' | '.join(COMMANDS)} |")
     click.echo("|---|---" + "|---" * len(COMMANDS) + "|")
     for shape in SHAPES:
@@ -262,7 +262,7 @@ def print_table(figures: dict[str, Any]) -> None:
 
 
 def series(shape: str, command: str, n: int, most: int, folder: Path) -> dict[str, Any]:
-    """The times for n, 2n, 4n, … and what a file of almost nothing takes."""
+    """Measure the times for n, 2n, 4n, … and for a file of almost nothing."""
     measured(shape, command, 2, folder)  # imports
     least, _ = measured(shape, command, 2, folder)
     found: dict[str, Any] = {"least": round(least, 3), "seconds": {}, "ended": ""}

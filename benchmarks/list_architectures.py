@@ -34,7 +34,7 @@ MODELS = {
 
 
 def described(call: str, place: str) -> dict[str, Any] | None:
-    """The digest of a model, None where it cannot be made."""
+    """Return the digest of a model, None where it cannot be made."""
     name, _, given = call.partition("(")
     options = dict(pair.split("=") for pair in given.rstrip(")").split(", ") if pair)
     try:

@@ -113,7 +113,7 @@ def processor() -> float:
 
 
 def outcome(suite: Suite, program: list[str], paths: str, checkouts: Path, log: Path, limit: float) -> Outcome:
-    """Runs a suite with a program, which finds packages in ``paths`` too."""
+    """Run a suite with a program, which finds packages in ``paths`` too."""
     log.write_text("")
     folder = checkouts / suite.folder
     start, stopped = processor(), ""

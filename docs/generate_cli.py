@@ -88,7 +88,7 @@ def exit_codes() -> str:
 
 
 def document() -> str:
-    """The whole page."""
+    """Return the whole page."""
     return "\n".join([HEADER, *(section(*item) for item in COMMANDS.items()), exit_codes(), FOOTER])
 
 

@@ -30,7 +30,7 @@ TOLERANCE = {"cuda": Tolerance(1e-9, 1e-4), "cpu": Tolerance()}
 
 
 def row(device: str, entries: Sequence[dict[str, Any]]) -> str:
-    """The row of a device: its name, driver, PyTorch, how many fixtures pass, of how many, the worst differences."""
+    """Return the row of a device: name, driver, PyTorch, how many fixtures pass, of how many, the worst differences."""
     known = read_known_differences(HERE.parent / "fixtures" / "known_differences.json")
     tolerance = TOLERANCE[device.partition(":")[0]]
     passed, worst = 0, {False: 0.0, True: 0.0}

@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def run(command: str, folder: Path) -> str:
-    """What a command prints on a terminal; progress, which goes to stderr, is left out."""
+    """Return what a command prints on a terminal; progress, which goes to stderr, is left out."""
     name, *arguments = command.removeprefix("dpnn-").split()
     program = [sys.executable, "-m", "dpnn_bridge", name, *arguments]
     return on_terminal(program, columns=COLUMNS, env={"PYTHONPATH": str(ROOT)}, cwd=folder, stderr=subprocess.DEVNULL)

@@ -172,7 +172,7 @@ def _reason(error: Exception) -> str:
 
 
 def document(rows: dict[str, dict[str, str]]) -> str:
-    """The section of the page: counts, the table, and the reasons."""
+    """Return the section of the page: counts, the table, and the reasons."""
     lines = ["| Tool | Works | Reasons where it does not |", "|---|---|---|"]
     for tool, (function, _) in TOOLS.items():
         cells = [found[tool] for found in rows.values()]

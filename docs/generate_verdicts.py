@@ -35,7 +35,7 @@ APART = {
 
 
 def results() -> dict[str, list[Verification]]:
-    """The verifications of each set."""
+    """Return the verifications of each set."""
     known = read_known_differences(HERE.parent / "fixtures" / "known_differences.json")
     found: dict[str, list[Verification]] = {}
     for entry in json.loads((FIXTURES / "manifest.json").read_text(encoding="utf-8"))["fixtures"]:
@@ -45,7 +45,7 @@ def results() -> dict[str, list[Verification]]:
 
 
 def published() -> list[Verification]:
-    """The verifications of the samples."""
+    """Return the verifications of the samples."""
     found = []
     for case in json.loads((SAMPLES / "manifest.json").read_text(encoding="utf-8"))["cases"]:
         folder = SAMPLES / case["name"]
@@ -66,7 +66,7 @@ def rows(name: str, verifications: Collection[Verification]) -> str:
 
 
 def table(found: dict[str, list[Verification]]) -> str:
-    """The rows of all sets under their heading."""
+    """Return the rows of all sets under their heading."""
     head = "| | | " + " | ".join(v.text for v in Verdict) + " |\n|---|---|" + "---|" * len(Verdict) + "\n"
     return head + "".join(rows(*each) for each in found.items())
 

@@ -13,7 +13,7 @@ from typing import Any
 
 
 def on_terminal(command: Sequence[str], *, columns: int, env: Mapping[str, str], **options: Any) -> str:
-    """What a command prints on a terminal of so many columns.
+    """Return what a command prints on a terminal of so many columns.
 
     Args:
         command: program and arguments; it must succeed.

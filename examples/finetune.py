@@ -41,7 +41,7 @@ def accuracy(model: nn.Module, n: int = 256) -> float:
 
 
 def finetune(steps: int = 60) -> tuple[nn.Sequential, float, float]:
-    """The tuned model, its accuracy before and after."""
+    """Return the tuned model, its accuracy before and after."""
     model = dpnn_bridge.load(CHECKPOINT)
     assert isinstance(model, nn.Sequential)
     model.requires_grad_(False)

@@ -33,7 +33,7 @@ BATCH = 8
 
 
 def autoencoder(seed: int = 0) -> LuaTable:
-    """A run that Torch7 began: a model with tied weights, its criterion, and the state of ``optim.sgd``."""
+    """Return a run that Torch7 began: a model with tied weights, its criterion, and the state of ``optim.sgd``."""
     generator = torch.Generator().manual_seed(seed)
     numbers = torch.randn(124, generator=generator, dtype=torch.float64).div(3)
     flat = LuaTensor.from_numpy(numbers.numpy())  # what getParameters() returned, on which all of them are views

@@ -28,7 +28,7 @@ Evaluate = Callable[[Tensor], tuple[Any, Tensor]]
 def _step(
     method: str, opfunc: Evaluate, x: Tensor, config: dict[str, Any] | None, state: dict[str, Any] | None
 ) -> tuple[list[Any], Any]:
-    """Return one step of a method, with its state in Torch7's form before and after.
+    """Make one step of a method, with its state in Torch7's form before and after.
 
     Returns:
         The values of all evaluations in order, and the optimizer.
@@ -74,7 +74,7 @@ def _of_one_value(name: str) -> Callable[..., tuple[Tensor, Any]]:
         return x, values[0]
 
     method.__name__ = method.__qualname__ = name
-    method.__doc__ = f"One step of ``optim.{name}``: ``(x, value before the step)``."
+    method.__doc__ = f"Make one step of ``optim.{name}``; return ``(x, value before the step)``."
     return method
 
 
@@ -88,26 +88,26 @@ sgd = _of_one_value("sgd")
 
 
 def asgd(opfunc: Evaluate, x: Tensor, config: Any, state: Any = None) -> tuple[Tensor, Any, Tensor]:
-    """Return one step of ``optim.asgd``: ``(x, value before the step, averaged x)``."""
+    """Make one step of ``optim.asgd``; return ``(x, value before the step, averaged x)``."""
     state = config if state is None else state
     values, _ = _step("asgd", opfunc, x, config, state)
     return x, values[0], state["ax"]
 
 
 def rprop(opfunc: Evaluate, x: Tensor, config: Any, state: Any = None) -> tuple[Tensor, list[Any]]:
-    """Return ``niter`` steps of ``optim.rprop``: ``(x, values before each step)``."""
+    """Make ``niter`` steps of ``optim.rprop``; return ``(x, values before each step)``."""
     values, _ = _step("rprop", opfunc, x, config, state)
     return x, values
 
 
 def lbfgs(opfunc: Evaluate, x: Tensor, config: Any, state: Any = None) -> tuple[Tensor, list[Any], int]:
-    """Return ``maxIter`` steps of ``optim.lbfgs`` without a line search: ``(x, values, number of evaluations)``."""
+    """Make ``maxIter`` steps of ``optim.lbfgs`` without line search; return ``(x, values, number of evaluations)``."""
     values, _ = _step("lbfgs", opfunc, x, config, state)
     return x, values, len(values)
 
 
 def cg(opfunc: Evaluate, x: Tensor, config: Any, state: Any = None) -> tuple[Tensor, list[Any], int]:
-    """Run the line searches of ``optim.cg``: ``(x, values before and after each, number of evaluations)``."""
+    """Run the line searches of ``optim.cg``; return ``(x, values before and after each, number of evaluations)``."""
     values, optimizer = _step("cg", opfunc, x, config, state)
     assert isinstance(optimizer, CG)
     return x, optimizer.losses, len(values)
