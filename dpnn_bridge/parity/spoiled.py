@@ -39,7 +39,7 @@ _AFFECTED = {
 
 
 def _changed(experiment: Experiment, outcome: Outcome) -> Iterator[tuple[str, tuple[str, str, int]]]:
-    """Find reference values in the memory of a layer that computes in place, and the layer."""
+    """Yield reference values in the memory of a layer that computes in place, and the layer."""
     table, after = experiment.table, experiment.after
     if not isinstance(after, LuaObject) or not isinstance(table.get("after"), LuaObject):
         return

@@ -55,7 +55,7 @@ def _dense(matrix: Tensor) -> Tensor:
 
 
 class AddedProduct:
-    """Compute ``addend + x @ weight.t()`` for many ``x``, without autograd.
+    """Computes ``addend + x @ weight.t()`` for many ``x``, without autograd.
 
     Args:
         weight: :math:`(O, I)`.
