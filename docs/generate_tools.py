@@ -48,7 +48,7 @@ def models() -> Iterator[tuple[str, nn.Module, Any]]:
     for build, size in ((networks.resnet20, 32), (networks.cyclegan, 32), (networks.unpooling_network, 16)):
         yield build.__name__, build().eval(), torch.randn(2, 3, size, size)
     seen: set[str] = set()
-    for entry in json.loads((ROOT / "fixtures" / "manifest.json").read_text())["fixtures"]:
+    for entry in json.loads((ROOT / "fixtures" / "manifest.json").read_text(encoding="utf-8"))["fixtures"]:
         if entry["kind"] != "module" or entry["class"] in seen or "error" in entry:
             continue
         table = dpnn_bridge.read_t7(ROOT / "fixtures" / entry["file"])

@@ -166,7 +166,7 @@ def test_trailing_bytes_are_reported(tmp_path: Path) -> None:
         dpnn_bridge.read_t7(path)
     assert any("7 bytes follow behind this object" in line for line in describe(path).lines())
     report = dpnn_bridge.convert(path, tmp_path / "m.pt")
-    assert any("7 bytes follow" in note for note in report.notes)
+    assert any("7 bytes after" in note for note in report.notes)
 
 
 @pytest.mark.parametrize(

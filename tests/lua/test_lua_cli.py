@@ -16,7 +16,7 @@ pytest.importorskip("lupa")
 import dpnn_bridge
 from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.cli.lua import lua_command
-from dpnn_bridge.errors import LuaBridgeError
+from dpnn_bridge.errors import LuaBridgeError, OptionError
 from dpnn_bridge.lua import LuaBridge
 from dpnn_bridge.lua.torch7 import run_torch7
 from dpnn_bridge.objects import LuaTensor
@@ -133,7 +133,7 @@ def test_run_torch7_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch, tmp_path
         run_torch7("return 1", program="false")
     with pytest.raises(LuaBridgeError, match="returned nothing"):
         run_torch7("return 1", program="true")
-    with pytest.raises(LuaBridgeError, match="cannot be run: No such file"):
+    with pytest.raises(OptionError, match="cannot be run: No such file"):
         run_torch7("return 1", program=str(tmp_path / "th"))
     slow = tmp_path / "slow"
     slow.write_text("#!/bin/sh\nsleep 60 & wait\n")

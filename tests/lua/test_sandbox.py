@@ -422,7 +422,7 @@ if not pid:
     try:
         b.execute("return 1")
     except LuaBridgeError as error:
-        sys.exit(7 if "belongs to the process" in str(error) else 1)
+        sys.exit(7 if "only in the process that created it" in str(error) else 1)
     sys.exit(2)
 print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 busy.join()

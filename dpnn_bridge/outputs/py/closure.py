@@ -169,25 +169,29 @@ def _top_level(module: ModuleType) -> tuple[str, dict[str, ast.stmt]]:
     return source, names
 
 
+#: decorators that a definition needs only in this package
+_HERE = {"lua_class", "faster", "checks_arguments"}
+
+
 def _without_mappings(source: str) -> str:
-    """Return the source of modules without their Lua classes (``@lua_class``, inner class ``Lua``) and ``@faster``."""
+    """Return the source of modules without their Lua classes (inner class ``Lua``) and decorators of this package."""
     lines = source.splitlines(keepends=True)
-    for node in reversed([n for n in ast.parse(source).body if isinstance(n, ast.ClassDef)]):
-        for inner in reversed(node.body):
+    for node in reversed([n for n in ast.parse(source).body if isinstance(n, (ast.ClassDef, ast.FunctionDef))]):
+        for inner in reversed(node.body if isinstance(node, ast.ClassDef) else ()):
             if isinstance(inner, ast.ClassDef) and inner.name == "Lua":
                 first = inner.lineno - 1
                 while not lines[first - 1].strip():
                     first -= 1
                 lines[first : inner.end_lineno] = []
             elif isinstance(inner, ast.FunctionDef):
-                _drop_decorators(lines, inner, "faster")
-        _drop_decorators(lines, node, "lua_class")
+                _drop_decorators(lines, inner)
+        _drop_decorators(lines, node)
     return "".join(lines)
 
 
-def _drop_decorators(lines: list[str], node: ast.ClassDef | ast.FunctionDef, name: str) -> None:
+def _drop_decorators(lines: list[str], node: ast.ClassDef | ast.FunctionDef) -> None:
     for decorator in reversed(node.decorator_list):
-        if ast.unparse(decorator).partition("(")[0].rpartition(".")[2] == name:
+        if ast.unparse(decorator).partition("(")[0].rpartition(".")[2] in _HERE:
             lines[decorator.lineno - 1 : decorator.end_lineno] = []
 
 
