@@ -20,7 +20,7 @@ from dpnn_bridge.conversion.flat import FlatStorages
 from dpnn_bridge.conversion.lua_values import lua_storage, numpy_dtype, strided
 from dpnn_bridge.conversion.parametrized import baked
 from dpnn_bridge.conversion.placeholder import Placeholder
-from dpnn_bridge.conversion.stock import StockLayer, check_parametrizations, check_shapes, is_stock
+from dpnn_bridge.conversion.stock import StockLayer, check_parametrizations, check_shapes, computes_weight, is_stock
 from dpnn_bridge.conversion.ties import tie_of
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype, tensor_class
@@ -85,7 +85,7 @@ class LuaConversion(LuaContext):
 
     def _written(self, module: nn.Module) -> LuaObject:
         record = record_of(module)
-        if self.compose and record is None and (made := self._composed(module)) is not None:
+        if self.compose and (made := self._composed(module) if record is None else self._baked(module)) is not None:
             self._objects[id(module)] = made
             self._alive.append(module)
             return made
@@ -144,6 +144,13 @@ class LuaConversion(LuaContext):
             return self.to_lua(self.with_parameters_of_first(twin, module))
         compose = registry.composition_of(module)
         return compose(module, self) if compose else None
+
+    def _baked(self, module: nn.Module) -> LuaObject | None:
+        """Return a layer from a file, to which code added what computes a weight, with the current weight."""
+        if not computes_weight(module, registry.spec_of(module).fields_of(module).values()):
+            return None
+        twin = baked(module)
+        return None if twin is None else self.to_lua(self.with_parameters_of_first(twin, module))
 
     def with_parameters_of_first(self, twin: nn.Module, source: nn.Module) -> nn.Module:
         first = self._twins.setdefault((type(twin), *map(id, source.parameters())), twin)

@@ -15,6 +15,14 @@ def make_picklable(module: nn.Module) -> None:
     type(module).__reduce_ex__ = _reduce  # type: ignore[method-assign, assignment]
 
 
+def weight_hooks(module: nn.Module) -> list[Any]:
+    """Return the hooks that compute a weight of a module: pruning, and the older weight norm and spectral norm."""
+    hooks = module._forward_pre_hooks.values()
+    return [
+        h for h in hooks if isinstance(h, prune.BasePruningMethod) or type(h).__name__ in ("SpectralNorm", "WeightNorm")
+    ]
+
+
 def baked(module: nn.Module) -> nn.Module | None:
     """Return a copy with the current results of parametrizations, weight norm, spectral norm and pruning.
 
@@ -26,13 +34,13 @@ def baked(module: nn.Module) -> nn.Module | None:
         assert isinstance(lists, nn.ModuleDict)
         with evaluating(lists):  # spectral normalization takes a step whenever its weight is read in training
             values = {name: getattr(module, name) for name in lists}
-    for hook in module._forward_pre_hooks.values():
-        if type(hook).__name__ == "SpectralNorm":
-            values[hook.name] = hook.compute_weight(module, do_power_iteration=False)  # type: ignore[attr-defined]
-        elif type(hook).__name__ == "WeightNorm":
-            values[hook.name] = hook.compute_weight(module)  # type: ignore[attr-defined]
-        elif isinstance(hook, prune.BasePruningMethod):
+    for hook in weight_hooks(module):
+        if isinstance(hook, prune.BasePruningMethod):
             values[hook._tensor_name] = hook.apply_mask(module)  # type: ignore[attr-defined]
+        elif type(hook).__name__ == "SpectralNorm":
+            values[hook.name] = hook.compute_weight(module, do_power_iteration=False)
+        else:
+            values[hook.name] = hook.compute_weight(module)
     if not values:
         return None
     kind: Any = parametrize.type_before_parametrizations(module)

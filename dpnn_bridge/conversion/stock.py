@@ -13,6 +13,7 @@ from torch.nn.utils import parametrize
 
 from dpnn_bridge.conversion.fields import Field
 from dpnn_bridge.conversion.lua_class import LuaClass, tensor_of
+from dpnn_bridge.conversion.parametrized import weight_hooks
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaObject
 
@@ -85,17 +86,21 @@ def check_parametrizations(module: nn.Module, fields: Iterable[Field]) -> None:
     Raises:
         ConversionError: there is one.
     """
-    hooked = [h for h in module._forward_pre_hooks.values() if type(h).__name__ in ("SpectralNorm", "WeightNorm")]
-    lists: Any = module.parametrizations if parametrize.is_parametrized(module) else nn.ModuleDict()
-    kept = {field.attribute.removeprefix("parametrizations.") for field in fields}
-    outside = all(getattr(p, "listed_outside", False) for parts in lists.values() for p in parts)
-    if hooked or (not outside and {name for name, _ in lists.named_parameters()} - kept):
+    if computes_weight(module, fields):
         raise ConversionError(
             "a .pt file cannot store how its weight is computed; make it an ordinary weight with "
             "torch.nn.utils.parametrize.remove_parametrizations (of the older functions: remove_weight_norm, "
-            "remove_spectral_norm), or save a .t7 file, which stores the current weight",
+            "remove_spectral_norm, prune.remove), or save a .t7 file, which stores the current weight",
             class_name=parametrize.type_before_parametrizations(module).__name__,
         )
+
+
+def computes_weight(module: nn.Module, fields: Iterable[Field]) -> bool:
+    """Return whether a hook or parametrization computes a weight of tensors that no field of the Lua class contains."""
+    lists: Any = module.parametrizations if parametrize.is_parametrized(module) else nn.ModuleDict()
+    kept = {field.attribute.removeprefix("parametrizations.") for field in fields}
+    outside = all(getattr(p, "listed_outside", False) for parts in lists.values() for p in parts)
+    return bool(weight_hooks(module) or (not outside and {name for name, _ in lists.named_parameters()} - kept))
 
 
 def _arguments(module: Any) -> tuple[dict[str, Any], list[str]]:

@@ -240,6 +240,16 @@ def test_a_pruned_layer_is_written_with_its_mask() -> None:
     torch.testing.assert_close(to_torch(to_lua(layer))(x := torch.randn(2, 4)), layer(x))
 
 
+@pytest.mark.parametrize("compute", [prune.identity, torch.nn.utils.weight_norm, torch.nn.utils.spectral_norm])
+def test_a_weight_computed_in_a_layer_from_a_file_is_the_current_one(compute: Any) -> None:
+    layer: Any = to_torch(to_lua(nn.Linear(4, 3)))
+    compute(layer, "weight")
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.mul_(2)
+    torch.testing.assert_close(to_torch(to_lua(layer))(x := torch.randn(2, 4)), layer.eval()(x))
+
+
 def test_the_gradient_of_a_sparse_embedding_is_written() -> None:
     layer = nn.Embedding(5, 3, sparse=True)
     layer(torch.tensor([1, 2, 1])).sum().backward()
