@@ -205,6 +205,16 @@ def test_a_dynamic_file_is_run_on_two_sizes(suffix: str, tmp_path: Path) -> None
         format.verify(module, tmp_path / f"m{suffix}", ExportContext(written=[torch.randn(n, 3) for n in (2, 3)]))
 
 
+def test_an_operator_set_that_torch_onnx_cannot_write_is_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("onnxscript")
+    with pytest.raises(ConversionError, match=r"wrote operator set \d+ and cannot convert .* 99; pass \d+, or omit it"):
+        dpnn_bridge.save(tmp_path / "m.onnx", torch.nn.Linear(2, 2), example=torch.randn(1, 2), opset=99)
+    assert not list(tmp_path.iterdir())
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 def test_onnx_in_double_precision_says_what_to_do(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     with pytest.raises(ConversionError, match="--dtype float32"):

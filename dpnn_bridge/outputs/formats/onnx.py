@@ -29,6 +29,12 @@ from dpnn_bridge.outputs.written import GraphNode, Results, Written, results_of_
 ORIGIN = "dpnn_bridge_origin"
 #: where torch.onnx notes the modules of an operation
 SCOPES = "pkg.torch.onnx.name_scopes"
+#: loggers of torch.onnx and onnxscript; what matters of their messages is raised here
+NOISE = (
+    "torch.onnx._internal.exporter._registration",
+    "torch.onnx._internal.exporter._compat",
+    "onnxscript.version_converter",
+)
 
 
 def _libraries() -> Any:
@@ -43,16 +49,28 @@ def _libraries() -> Any:
 
 @contextmanager
 def _without_noise() -> Iterator[None]:
-    """Silence messages of torch.onnx about missing packages and deprecated parts."""
-    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Silence messages of torch.onnx about missing packages, deprecated parts and failed conversions."""
+    loggers = [logging.getLogger(name) for name in NOISE]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _check_opset(program: Any, wanted: int | None) -> None:
+    """Refuse a program of another operator set: torch.onnx keeps its own where the conversion fails."""
+    written = program.model.opset_imports[""]
+    if wanted not in (None, written):
+        raise ConversionError(
+            f"torch.onnx wrote operator set {written} and cannot convert the model to opset= (--opset) {wanted}; "
+            f"pass {written}, or omit it"
+        )
 
 
 def _first_cause(error: BaseException) -> BaseException:
@@ -156,6 +174,7 @@ class Onnx(Format):
         except Exception as e:
             raise ConversionError(f"torch.onnx cannot export this model: {_first_cause(e)}") from e
         assert program is not None
+        _check_opset(program, context.options.get("opset"))
         _note_scopes(program)
         if "origin" in context.metadata:
             program.model.metadata_props[ORIGIN] = context.metadata["origin"]
