@@ -128,9 +128,8 @@ def lines(found: Summary) -> Iterator[tuple[str, str]]:
     for note in found.notes:
         yield "yellow", f"note: {note}"
     for i, model in enumerate(found.models):
-        size = (
-            f"{model.parameters:,} parameters ({format_bytes(model.bytes)} of {', '.join(model.dtypes) or 'nothing'})"
-        )
+        memory = f" ({format_bytes(model.bytes)} of {', '.join(model.dtypes)})" if model.dtypes else ""
+        size = f"{model.parameters:,} parameters{memory}"
         modules = f"{model.modules} module{'s' * (model.modules != 1)}"
         yield "", ""
         yield "bold green", f"model{f' {model.key}' if model.key else ''}: {model.lua}, {modules}, {size}"

@@ -58,11 +58,14 @@ def print_table(report: Report, console: Console) -> None:
 
 
 def print_many(done: Sequence[Outcome]) -> None:
-    """Print one row per file, or only the counts if there are too many files."""
-    if len(done) > MOST_ROWS:
-        counts = Counter(o.status for o in done)
-        say(f"{len(done)} files: " + ", ".join(f"{n} {status}" for status, n in sorted(counts.items())))
-        return
+    """Print one row per file, unless there are too many files, and the number of files per status."""
+    if len(done) <= MOST_ROWS:
+        _print_rows(done)
+    counts = ", ".join(f"{n} {status}" for status, n in sorted(Counter(o.status for o in done).items()))
+    say(f"{len(done)} file{'s' * (len(done) != 1)}: {counts}")
+
+
+def _print_rows(done: Sequence[Outcome]) -> None:
     table = plain_table()
     table.add_column("input", overflow="fold")
     table.add_column("output", overflow="fold")

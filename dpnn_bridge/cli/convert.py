@@ -226,7 +226,7 @@ class _Request:
         if self.card is not None and (out_dir is not None or all_models or not all(isinstance(f, Path) for f in files)):
             raise click.UsageError("--card is for one file of this machine and its output")
         if out_dir is not None and (all_models or self.report):
-            raise click.UsageError("--all and --report apply to one file")
+            raise click.UsageError("--all and --report take IN.t7 OUT, not --out-dir")
         if "-" in files and (out_dir is not None or all_models):
             raise click.UsageError("- cannot be combined with --out-dir or --all")
         if (self.manifest or self.dask) and out_dir is None and not all_models:

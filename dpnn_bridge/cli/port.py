@@ -49,6 +49,8 @@ def network_of(text: str) -> nn.Module:
         for name in found["name"].split("."):
             value = getattr(value, name)
         network = value(*positional, **named) if not isinstance(value, nn.Module) else value
+    except OptionError:
+        raise
     except Exception as e:
         raise OptionError(f"{text} cannot be created: {type(e).__name__}: {e}") from e
     if not isinstance(network, nn.Module):

@@ -59,7 +59,7 @@ def model_at(model: nn.Module, place: str) -> nn.Module:
     except AttributeError:
         known = [*names, *(path for path, _ in lua_paths(model)), *(name for name, _ in model.named_modules())]
         close = difflib.get_close_matches(place, [k for k in known if k], n=3)
-        hint = f"did you mean {' or '.join(close)}?" if close else "lua_paths(model) and lua_names(model) list them all"
+        hint = f"did you mean {' or '.join(close)}?" if close else "lua_names and lua_paths of dpnn_bridge list all"
         raise ModelNotFoundError(f"no module at {place!r}; {hint}") from None
 
 

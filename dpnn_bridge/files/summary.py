@@ -121,7 +121,9 @@ def _objects(found: Summary, file: LocalFile) -> None:
     try:
         found.objects = len(read_all(file.path, strict=True))
     except T7FormatError as error:
-        found.notes.append(f"after the first object: {str(error).partition(': ')[2] or error}")
+        message = str(error).partition(": ")[2] or str(error)
+        rest = "dpnn_bridge.loaders.read_all reads the objects before that byte"
+        found.notes.append(f"after the first object, at byte {error.offset}: {message}; {rest}")
 
 
 def _model(key: str, obj: LuaObject, example: Callable[[nn.Module], Any] | None, first: bool, size: int) -> Model:

@@ -69,8 +69,8 @@ _OTHERS: list[tuple[bytes, str, str]] = [
         "a PyTorch checkpoint of before version 0.1.10, a tar archive",
         "load it with torch.load(path, weights_only=False) if you trust it",
     ),
-    (rb"version https://git-lfs", "a Git-LFS pointer, not the file itself", "fetch the file with 'git lfs pull'"),
-    (rb"/annex/objects/", "a git-annex pointer, not the file itself", "fetch the file with 'git annex get'"),
+    (rb"version https://git-lfs", "a Git-LFS pointer", "fetch the file with 'git lfs pull'"),
+    (rb"/annex/objects/", "a git-annex pointer", "fetch the file with 'git annex get'"),
     (rb"\x1f\x8b", "compressed with gzip", "unpack it first with gunzip (or tar xzf)"),
     (rb"BZh[1-9]", "compressed with bzip2", "unpack it first with bunzip2"),
     (rb"\xfd7zXZ\x00", "compressed with xz", "unpack it first with unxz"),
@@ -91,7 +91,7 @@ _OTHERS: list[tuple[bytes, str, str]] = [
     (rb"(\s*#[^\n]*\n)*\s*(name\s*:\s*\"|layers?\s*\{)", "a Caffe network definition, without weights", _BESIDE),
     (
         rb"(?i)\s*(<!doctype html|<html|<head|<\?xml|<!--)",
-        "an HTML or XML page, not the file itself",
+        "an HTML or XML page",
         "the download link led to a page (log-in, quota, error); download it again with a browser",
     ),
 ]

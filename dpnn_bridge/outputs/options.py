@@ -258,7 +258,7 @@ _BUILD = ("index_base", "inplace")
 def check_options(names: Iterable[str], format: Format, where: str, more: Sequence[str] = ()) -> None:
     """Raise :class:`OptionError` unless a format takes all options of these names; ``more`` names others of it."""
     if unknown := sorted(set(names) - set(format.options)):
-        takes = ", ".join([*format.options, *more]) or "none"
+        takes = ", ".join([*format.options, *more]) or "no options of its own"
         raise OptionError(f"{where}: {format.suffix} does not take {', '.join(map(_named, unknown))}; it takes {takes}")
 
 

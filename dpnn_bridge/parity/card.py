@@ -15,15 +15,16 @@ from dpnn_bridge.conversion.report import Report
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.parity.verification import Verification, summary
 
+_OURS = 'import dpnn_bridge\n\nmodel = dpnn_bridge.load("{name}")'
 #: suffix -> how a file is loaded with and without dpnn_bridge
 _LOADING = {
-    ".pt": ('model = dpnn_bridge.load("{name}")', 'weights = torch.load("{name}", weights_only=True)["state_dict"]'),
-    ".safetensors": ('model = dpnn_bridge.load("{name}")', 'weights = safetensors.torch.load_file("{name}")'),
-    ".npz": ("", 'weights = numpy.load("{name}")'),
-    ".onnx": ("", 'session = onnxruntime.InferenceSession("{name}")'),
-    ".pt2": ("", 'model = torch.export.load("{name}").module()'),
+    ".pt": (_OURS, 'import torch\n\nweights = torch.load("{name}", weights_only=True)["state_dict"]'),
+    ".safetensors": (_OURS, 'import safetensors.torch\n\nweights = safetensors.torch.load_file("{name}")'),
+    ".npz": ("", 'import numpy\n\nweights = numpy.load("{name}")'),
+    ".onnx": ("", 'import onnxruntime\n\nsession = onnxruntime.InferenceSession("{name}")'),
+    ".pt2": ("", 'import torch\n\nmodel = torch.export.load("{name}").module()'),
     ".py": ("", "import {stem}  # needs only torch"),
-    ".t7": ('model = dpnn_bridge.load("{name}")', 'model = torch.load("{name}")  -- in Torch7'),
+    ".t7": (_OURS, 'model = torch.load("{name}")  -- in Torch7'),
 }
 
 

@@ -182,8 +182,8 @@ class Port:
         failure = self.source.tape.failure
         if failure is not None:
             what = f"{type(failure).__name__}: {failure}"
-            hint = "check the example's shape, or pass source="
-            raise ConversionError(f"the model's forward fails on the example: {what}; {hint}") from failure
+            hint = "check the shape of example= (--input). In Python, source= runs the model in another way"
+            raise ConversionError(f"the Torch7 model fails on the input: {what}; {hint}") from failure
 
     def _single_difference(self, tape: Tape) -> float:
         """Return how far the outputs are where a network computes in single precision, which a recorder replaces."""

@@ -33,7 +33,7 @@ def test_a_card_states_provenance_and_what_was_verified(tmp_path: Path, monkeypa
     assert "| 2 | `nn.SpatialConvolutionMM` | `torch.nn.Conv2d` |" in card
     assert "PASS: forward equal" in card
     assert "fixtures of Torch7" in card
-    assert 'dpnn_bridge.load("lenet.pt")' in card
+    assert '```python\nimport dpnn_bridge\n\nmodel = dpnn_bridge.load("lenet.pt")\n```' in card
     assert 'torch.load("lenet.pt", weights_only=True)' in card
 
 

@@ -76,7 +76,7 @@ OTHERS = {
     "Caffe": (b"\x0a\x07AlexNet\x12\x04data" + bytes(99), "a Caffe model"),
     "Caffe definition": (b'# a net\nname: "AlexNet"\nlayer {\n', "a Caffe network definition"),
     "TensorFlow": (b"\x0a\x10\x0a\x04node\x12\x0bPlaceholder" + bytes(99), "a TensorFlow graph"),
-    "page": (b"\n  <html><head><title>Quota exceeded</title>", "an HTML or XML page.*download it again"),
+    "page": (b"\n  <html><head><title>Quota exceeded</title>", "an HTML or XML page; the download.*download it again"),
     "error of a store": (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code>', "an HTML or XML page"),
     "Git-LFS": (b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 3\n", "git lfs pull"),
     "git-annex": (b"/annex/objects/SHA256E-s12--ab.t7\n", "git annex get"),

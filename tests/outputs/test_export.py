@@ -225,7 +225,13 @@ def test_onnx_in_double_precision_says_what_to_do(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "takes"),
-    [("m.pt", "none"), ("m.npz", "none"), ("m.onnx", "example, dynamic"), ("m.pt2", "example"), ("m.t7", "example")],
+    [
+        ("m.pt", "no options"),
+        ("m.npz", "no options"),
+        ("m.onnx", "example, dynamic"),
+        ("m.pt2", "example"),
+        ("m.t7", "example"),
+    ],
 )
 def test_options_that_a_format_does_not_take_are_refused(tmp_path: Path, name: str, takes: str) -> None:
     with pytest.raises(OptionError, match=f"does not take opst=; it takes {takes}"):

@@ -83,3 +83,13 @@ def test_what_names_no_network_is_wrong_usage(tmp_path: Path, network: str, name
     done = convert(LENET, tmp_path / "out.pt", "--into", f"{network}:{name}")
     assert done.exit_code == 2
     assert not (tmp_path / "out.pt").exists()
+
+
+def test_a_missing_file_and_an_input_of_another_size_are_named(tmp_path: Path, network: str) -> None:
+    arguments = [str(LENET), str(tmp_path / "out.pt"), "--input", "2x1x28x28", "--into"]
+    missing = CliRunner().invoke(convert_command, [*arguments, "none.py:Net"])
+    assert (missing.exit_code, missing.stderr) == (2, "error: none.py: no such file\n")
+    small = CliRunner().invoke(convert_command, [*arguments, f"{network}:Net"])
+    assert small.exit_code == 5
+    assert "error: the Torch7 model fails on the input: RuntimeError" in small.stderr
+    assert "check the shape of --input. In Python, source=" in small.stderr

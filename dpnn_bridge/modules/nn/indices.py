@@ -31,7 +31,7 @@ def says_where_indices_start(forward: Callable[..., T]) -> Callable[..., T]:
             if not isinstance(error, IndexError) and "lass values must be" not in str(error):  # of F.one_hot
                 raise
             rows = getattr(self, "num_embeddings", None) or getattr(self, "out_features", None) or self.size
-            raise IndexError(f"{error}: {where_indices_start(self.index_base, rows)}") from error
+            raise IndexError(f"{str(error).rstrip('.')}: {where_indices_start(self.index_base, rows)}") from error
 
     return explained
 
