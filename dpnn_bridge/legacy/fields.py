@@ -21,9 +21,9 @@ class Change(NamedTuple):
     to_lua: Callable[[Any], Any]
 
 
-def _shifted(value: Any, by: int) -> Any:
-    if isinstance(value, (LuaTable, list, tuple)):
-        return [_shifted(v, by) for v in (value.as_list() if isinstance(value, LuaTable) else value)]
+def _shifted(value: Any, by: int, depth: int = 2) -> Any:
+    if depth and isinstance(value, (LuaTable, list, tuple)):  # deeper tables could share parts exponentially often
+        return [_shifted(v, by, depth - 1) for v in (value.as_list() if isinstance(value, LuaTable) else value)]
     if isinstance(value, LuaTensor):
         return LuaTensor.from_numpy(value.numpy() + value.dtype.type(by), value.class_name)
     return value + by
@@ -31,7 +31,7 @@ def _shifted(value: Any, by: int) -> Any:
 
 def size_storage(sizes: Any) -> LuaStorage:
     """Return the sizes as Torch7 keeps them, in a ``torch.LongStorage``."""
-    array = np.array([*sizes], np.int64)
+    array = np.array([int(n) for n in sizes], np.int64)
     return LuaStorage("torch.LongStorage", array.size, array)
 
 

@@ -60,11 +60,12 @@ class LuaGraph:
         """Return the Lua value of a value, None where there is none."""
         if value is None or isinstance(value, (bool, int, float, str, LuaFunction)):
             return value
-        if isinstance(value, bytes):
-            return value.decode("utf-8", "surrogateescape")
         if id(value) in self._done:
             return self._done[id(value)]
         self._alive.append(value)
+        if isinstance(value, bytes):
+            text = self._done[id(value)] = value.decode("utf-8", "surrogateescape")
+            return text
         if (tensor := self.tensor(value)) is not None:
             self._done[id(value)] = tensor
             return tensor

@@ -22,6 +22,7 @@ from dpnn_bridge.legacy.lua_graph import Described, LuaGraph, with_constants
 from dpnn_bridge.loaders.encoding import Encoding
 from dpnn_bridge.loaders.hash_flood import SAFE
 from dpnn_bridge.loaders.origin import LocalFile
+from dpnn_bridge.loaders.reader import MAX_DIMENSIONS, MAX_REPEATED
 from dpnn_bridge.loaders.source import FileSource
 from dpnn_bridge.loaders.t7_reader import read_local
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTensor, element_dtype
@@ -121,6 +122,8 @@ def _old(source: FileSource) -> Any:
     unpickler = _Unpickler(file, source, places)
     value, keys = unpickler.load(), _Unpickler(file, source, places).load()
     for key in keys:
+        if not isinstance(key, str):
+            raise T7FormatError("the key of a storage is not a string", source=source.name)
         (count,) = struct.unpack("<q", file.read(8))
         places[key] = file.place
         file.place += unpickler.bytes_of(key, count)
@@ -162,6 +165,8 @@ _OBJECT = {("__builtin__", "object"), ("builtins", "object")}
 #: for what other programs register, and for sets, which no model has
 _EXTENSIONS = (pickle.EXT1, pickle.EXT2, pickle.EXT4)
 _SETS = (pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET)
+#: for what takes memory before it is read, or time whenever it is a key, and which no model has
+_LARGE = (pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER, pickle.LONG4)
 
 
 class _Name(str):
@@ -189,11 +194,11 @@ class _Unpickler(pickle._Unpickler):  # the one in Python: its memo takes no mem
         self._source, self._places = source, places
         self._classes: dict[str, type[Stand]] = {}
         self.storages: dict[str, LuaStorage] = {}
-        self._numbers = 0
+        self._numbers = self._pairs = 0
         ordered, plain = self._mappings = self._mapping(OrderedDict), self._mapping(dict)
         self._callable: dict[tuple[str, str], Callable[..., Any]] = {
             ("collections", "OrderedDict"): ordered,
-            ("torch", "Size"): lambda sizes=(): Size(n if n == -1 else _natural(n) for n in sizes),
+            ("torch", "Size"): lambda sizes=(): Size(n if n == -1 else _natural(n) for n in _few(sizes)),
             ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
             ("torch._utils", "_rebuild_tensor"): self._tensor,
             ("torch._utils", "_rebuild_tensor_v2"): self._tensor,
@@ -209,7 +214,9 @@ class _Unpickler(pickle._Unpickler):  # the one in Python: its memo takes no mem
 
     def find_class(self, module: str, name: str) -> Any:
         if module.startswith(FROM) and name.isidentifier():
-            return self._classes.setdefault(name, _stand(name))
+            if name not in self._classes:
+                self._classes[name] = _stand(name)
+            return self._classes[name]
         if (module, name) in self._callable:
             return self._callable[module, name]
         if module in ("copy_reg", "copyreg") and name == "_reconstructor":
@@ -225,13 +232,13 @@ class _Unpickler(pickle._Unpickler):  # the one in Python: its memo takes no mem
             return {}
         if isinstance(kind, type) and issubclass(kind, Stand):
             return kind()
-        raise self.refuse(f"an object of {kind!r}")
+        raise self.refuse(f"an object of {_named(kind)}")
 
     def persistent_load(self, pid: Any) -> LuaStorage:
         kind, name, key, _, count, *view = pid
         dtype = element_dtype(f"torch.{name.replace('Bool', 'Byte')}") if isinstance(name, _Name) else None
         if kind != "storage" or dtype is None or not isinstance(key, str):
-            raise self.refuse(f"a storage of {name!r}")
+            raise self.refuse(f"a storage of {_named(name)}")
         if key not in self.storages:
             place, size = self._places, _natural(count)
             self.storages[key] = LuaStorage(
@@ -258,26 +265,41 @@ class _Unpickler(pickle._Unpickler):  # the one in Python: its memo takes no mem
         if not isinstance(storage, LuaStorage) or len(size) != len(stride):
             raise ValueError("a tensor is not made of a storage, sizes and strides")
         kind = storage.class_name.replace("Storage", "Tensor")
+        size, stride = _few(size), _few(stride)
         size, stride, offset = [*map(_natural, size)] or [1], [*map(_natural, stride)] or [1], _natural(offset)
         if not math.prod(size):
             return LuaTensor.empty(kind)
         if offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True)) >= storage.size:
             raise ValueError("a tensor reaches beyond its storage")
+        if math.prod(size) > max(storage.size, MAX_REPEATED):
+            raise ValueError(f"a tensor repeats its storage to {math.prod(size):,} elements")
         return LuaTensor(kind, tuple(size), tuple(stride), offset, storage)
 
     def _mapping(self, kind: type[dict]) -> Callable[..., Any]:
         def make(pairs: Any = ()) -> dict[Any, Any]:
             items = list(pairs.items()) if isinstance(pairs, dict) else list(pairs)
+            self._check_pairs(len(items))
             self._check_keys([key for key, _ in items])
             return kind(items)
 
         return make
 
     def _check_keys(self, keys: list[Any]) -> None:
-        """Limit the number of keys that are not strings: they may collide, which takes quadratic time."""
+        """Limit the number of keys that are not strings: they may collide, which takes quadratic time.
+
+        Tuples are refused: a hash visits a shared part as often as it occurs, and recurses without a limit.
+        """
+        if any(isinstance(key, tuple) for key in keys):
+            raise self.refuse("a key that is a tuple")
         self._numbers += sum(type(key) is not str for key in keys)
         if self._numbers > SAFE:
             raise self.refuse(f"more than {SAFE:,} keys that are not strings")
+
+    def _check_pairs(self, count: int) -> None:
+        """Limit the pairs that are copied from dicts and lists, which the file may contain once and name often."""
+        self._pairs += count
+        if self._pairs > self._source.size:
+            raise self.refuse("more copies of one dict than a model has")
 
     # ------------------------------------------------------------------ instructions that would call or set anything
     def load_reduce(self) -> None:
@@ -300,6 +322,7 @@ class _Unpickler(pickle._Unpickler):  # the one in Python: its memo takes no mem
         target = self.stack[-1]
         fields = state[0] if isinstance(state, tuple) and len(state) == 2 else state
         if isinstance(target, Stand) and isinstance(fields, dict):
+            self._check_pairs(len(fields))
             target.__dict__.update((k, v) for k, v in fields.items() if isinstance(k, str))
         elif not isinstance(target, OrderedDict):  # whose attributes are facts about a state_dict
             raise self.refuse("the state of an object that has none")
@@ -325,14 +348,25 @@ class _Unpickler(pickle._Unpickler):  # the one in Python: its memo takes no mem
     dispatch[pickle.SETITEM[0]] = load_setitem
     dispatch[pickle.SETITEMS[0]] = load_setitems
     dispatch[pickle.DICT[0]] = load_dict
-    for _code in (pickle.INST, pickle.OBJ, pickle.NEWOBJ_EX, pickle.PERSID, *_EXTENSIONS, *_SETS):
+    for _code in (pickle.INST, pickle.OBJ, pickle.NEWOBJ_EX, pickle.PERSID, *_EXTENSIONS, *_SETS, *_LARGE):
         dispatch[_code[0]] = load_refused
 
 
 def _natural(value: Any) -> int:
     if type(value) is not int or not 0 <= value < 1 << 48:
-        raise ValueError(f"{value!r:.40} is no size")
+        raise ValueError(f"{_named(value)} is no size")
     return value
+
+
+def _few(sizes: Any) -> Any:
+    if len(sizes) > MAX_DIMENSIONS:
+        raise ValueError(f"a tensor has {len(sizes):,} dimensions")
+    return sizes
+
+
+def _named(value: Any) -> str:
+    """Return what an error calls a value; the text of a list or tuple could be exponentially long."""
+    return repr(value) if isinstance(value, (str, int)) else f"a {type(value).__name__}"
 
 
 # ---------------------------------------------------------------------- as Lua objects
@@ -345,7 +379,7 @@ class _Graph(LuaGraph):
         state = {k: v for k, v in value.__dict__.items() if k != "_backend"}
         if isinstance(state.get("_type"), str):
             state["_type"] = state["_type"].replace("torch.cuda.", "torch.")
-        return Described(f"nn.{value.kind}", value.kind, state)
+        return Described(f"nn.{type(value).kind}", type(value).kind, state)
 
     def _object(self, value: Any, found: Described) -> LuaObject:
         return with_constants(super()._object(value, found))

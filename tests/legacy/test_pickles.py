@@ -228,6 +228,50 @@ def test_keys_that_were_chosen_to_collide_are_refused(value: Any, protocol: int,
     assert time.process_time() - start < 2
 
 
+TWICE = b")" + b"2\x86" * 40  # (t, t) of (t, t) of ...: 81 bytes that name the empty tuple 2**40 times
+TENSOR = b"ctorch._utils\n_rebuild_tensor\n(" + WEIGHT.partition(b"\n((")[2].partition(b"K\0K\x01")[0].join(
+    [b"(", b"K\0"]
+)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b"}" + TWICE + b"Ns", id="a key that is hashed"),
+        pytest.param(b"})" + b"\x85" * 300_000 + b"Ns", id="a key that is hashed recursively"),
+        pytest.param(b"ccollections\nOrderedDict\n]" + TWICE + b"N\x86a\x85R", id="a key in a list of pairs"),
+        pytest.param(b"ccopy_reg\n_reconstructor\n(" + TWICE + b"NNtR", id="the text of a class"),
+        pytest.param(TENSOR + TWICE + b"\x85K\x01\x85tR", id="the text of a size"),
+        pytest.param(TENSOR + b"(" + b"\x8a\x06\xff\xff\xff\xff\xff\x7f2" * 100_000 + b"t2tR", id="dimensions"),
+        pytest.param(TENSOR + b"\x8a\x06\xff\xff\xff\xff\xff\x7f\x85K\0\x85tR", id="repeated elements"),
+        pytest.param(b"\x96" + struct.pack("<Q", 1 << 31), id="a bytearray"),
+        pytest.param(b"\x8b" + struct.pack("<i", 1 << 20) + b"1" * (1 << 20), id="a long integer"),
+        pytest.param(
+            b"}(" + b"".join(b"X\2\0\0\0%c%cN" % (a, b) for a in range(64) for b in range(64)) + b"uq\1ccollections\n"
+            b"OrderedDict\nq\2" + b"h\2h\1\x85R0" * 30_000,
+            id="a dict that is copied often",
+        ),
+        pytest.param(b"ctorch.legacy.nn\nTranspose\n)\x81}X\x0c\0\0\0permutations" + TWICE + b"sb", id="permutations"),
+        pytest.param(b"ctorch.legacy.nn\nView\n)\x81}X\x04\0\0\0size" + TWICE + b"sb", id="sizes"),
+    ],
+)
+def test_what_is_small_in_a_pickle_stays_small(body: bytes, tmp_path: Path) -> None:
+    (tmp_path / "x.pth").write_bytes(
+        old_format(b"\x80\x02" + body + b".", ["a"], struct.pack("<q2f", 2, 3.0, -1.0)) + b"torch.legacy.nn"
+    )
+    start = time.process_time()
+    with pytest.raises(T7Error) as raised:
+        read(LocalFile(tmp_path / "x.pth", "x.pth"))
+    assert len(str(raised.value)) < 500
+    assert time.process_time() - start < 2
+
+
+def test_a_field_does_not_name_the_class(tmp_path: Path) -> None:
+    body = b"\x80\x02ctorch.legacy.nn\nTanh\n)\x81}X\x04\0\0\0kind" + TWICE + b"sb."
+    (tmp_path / "x.pth").write_bytes(old_format(body, []))
+    assert read(LocalFile(tmp_path / "x.pth", "x.pth")).class_name == "nn.Tanh"
+
+
 def test_every_cut_of_a_file_is_an_error(classes: Any, tmp_path: Path) -> None:
     whole = save(as_pytorch_had_it(nn.Sequential().add(nn.Linear(2, 2)), classes, {}), tmp_path / "a.pth", False)
     data = whole.read_bytes()
