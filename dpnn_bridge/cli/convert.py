@@ -32,6 +32,7 @@ from dpnn_bridge.cli.terminal import (
     jobs_option,
     json_option,
     keep_inputs,
+    load_torch,
     piped,
     quiet_option,
     say,
@@ -256,7 +257,7 @@ class _Request:
 
     def _load(self, progress: Callable[[str], None]) -> Any:
         """Import PyTorch and parse the options that need it. Refuse options that a format does not accept."""
-        progress("loading PyTorch")
+        load_torch(progress)
         from dpnn_bridge.cli.inputs import ExampleInput
         from dpnn_bridge.files import converting
 

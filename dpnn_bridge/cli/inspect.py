@@ -17,6 +17,7 @@ from dpnn_bridge.cli.terminal import (
     console,
     json_option,
     keep_inputs,
+    load_torch,
     piped,
     quiet_option,
     say,
@@ -104,7 +105,7 @@ def inspect_command(
         )
         return
     with steps(quiet) as progress:
-        progress("loading PyTorch")
+        load_torch(progress)
         from dpnn_bridge.cli.inputs import example_input
         from dpnn_bridge.files import summary
 

@@ -5,6 +5,7 @@ Commands print text with :func:`say` and tables with :func:`console`. Both escap
 
 from __future__ import annotations
 
+import gc
 import io
 import logging
 import os
@@ -229,3 +230,19 @@ def steps(quiet: bool) -> Iterator[Callable[[str], None]]:
 
     with console(stderr=True).status("starting") as status:
         yield lambda step: status.update(Text(f"{step} …"))
+
+
+def load_torch(progress: Callable[[str], None]) -> None:
+    """Show the step and import PyTorch, with its objects left out of garbage collection.
+
+    They are numerous and last until the process ends. Collections during and after the import would visit them all.
+    """
+    progress("loading PyTorch")
+    if "torch" in sys.modules or not gc.isenabled():
+        return
+    gc.disable()
+    try:
+        import torch  # noqa: F401
+    finally:
+        gc.freeze()
+        gc.enable()

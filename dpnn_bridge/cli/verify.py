@@ -25,6 +25,7 @@ from dpnn_bridge.cli.terminal import (
     jobs_option,
     json_option,
     keep_inputs,
+    load_torch,
     quiet_option,
     say,
     steps,
@@ -127,7 +128,7 @@ def verify_command(weights: Path | None, later: bool, **given: Any) -> None:
         return
     request.check()
     with steps(request.quiet or request.as_json) as progress:
-        progress("loading PyTorch")
+        load_torch(progress)
         from dpnn_bridge.plugins import load_plugins
 
         load_plugins(request.plugin)

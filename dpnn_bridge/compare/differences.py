@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -158,7 +159,7 @@ def compare_tensor(name: str, actual: Any, expected: Tensor, tolerance: Toleranc
     relative, wanted, found = (float(t.flatten()[worst]) for t in (error, e, a))
     if relative == 0.0:
         return Difference(name, 0.0, limit)
-    index = tuple(int(i) for i in torch.unravel_index(torch.tensor(worst), error.shape))
+    index = tuple(int(i) for i in np.unravel_index(worst, tuple(error.shape)))
     message = ""
     if relative > limit:
         message = (

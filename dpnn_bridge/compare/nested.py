@@ -134,7 +134,8 @@ def backward(output: Any, grad_output: Any) -> None:
         if isinstance(o, Tensor) and o.requires_grad
     ]
     if pairs:
-        torch.autograd.backward([o for o, _ in pairs], [g for _, g in pairs])
+        # scalars whose gradients are `grads`: with these as an argument, autograd would import SymPy
+        torch.autograd.backward([(o * g).sum() for o, g in pairs])
 
 
 # ---------------------------------------------------------------------- other numbers

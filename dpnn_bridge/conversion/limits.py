@@ -21,6 +21,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from dpnn_bridge.conversion.result_sizes import RESULTS
 from dpnn_bridge.errors import ConversionLimitError
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 
@@ -321,10 +322,13 @@ def _key(value: Any) -> Any:
 
 
 def _predicted(func: Any, args: Any, kwargs: Any) -> OperationCost:
-    """Estimate the cost of an operation from its result on the meta device."""
+    """Estimate the cost of an operation from the sizes of its results, most of them as on the meta device."""
     name, read = func.overloadpacket.__name__, sum(t.numel() for t in _tensors(args))
     try:
-        result = func(*map(_without_memory, args), **_on_meta(func, kwargs))
+        if name in RESULTS:
+            result = RESULTS[name](*args)
+        else:
+            result = func(*map(_without_memory, args), **_on_meta(func, kwargs))
     except Exception:  # it fails, or it has no such form: sparse tensors, sizes that depend on values
         return OperationCost(read * 8, 0, read)
     made = _tensors(result if isinstance(result, (list, tuple)) else [result])

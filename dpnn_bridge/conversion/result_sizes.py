@@ -1,0 +1,111 @@
+"""Compute the sizes of the results of convolutions and poolings from their arguments.
+
+PyTorch computes them as well, on the meta device, but imports SymPy for its checks there, which takes longer than
+anything else that a small command does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def _convolution(
+    value: Tensor,
+    weight: Tensor,
+    _bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+) -> Tensor:
+    windows = _windows(value.shape[2:], weight.shape[2:], stride, padding, dilation)
+    if transposed:
+        added = _each(output_padding, len(weight.shape[2:]))
+        size = [(n - 1) * s - 2 * p + d * (k - 1) + a + 1 for (n, k, s, p, d), a in zip(windows, added, strict=True)]
+        return _made(value, (len(value), weight.shape[1] * groups, *size))
+    return _made(
+        value, (len(value), len(weight), *((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in windows))
+    )
+
+
+def _max_pooling(
+    count: int,
+    value: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,),
+    ceil_mode: bool = False,
+) -> tuple[Tensor, Tensor]:
+    made = _pooling(count, value, kernel, stride, padding, dilation, ceil_mode)
+    return made, _made(made, made.shape, torch.int64)
+
+
+def _average_pooling(
+    count: int,
+    value: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    ceil_mode: bool = False,
+    *_: Any,
+) -> Tensor:
+    return _pooling(count, value, kernel, stride, padding, (1,), ceil_mode)
+
+
+def _pooling(
+    count: int,
+    value: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    ceil_mode: bool,
+) -> Tensor:
+    size = []
+    for n, k, s, p, d in _windows(value.shape[-count:], kernel, stride or kernel, padding, dilation):
+        length = (n + 2 * p - d * (k - 1) - 1 + (s - 1 if ceil_mode else 0)) // s + 1
+        size.append(length - (ceil_mode and (length - 1) * s >= n + p))  # no window starts in the padding
+    return _made(value, (*value.shape[:-count], *size))
+
+
+def _windows(dims: Sequence[int], *others: Sequence[int]) -> list[tuple[int, ...]]:
+    """Return length, kernel, stride, padding and dilation of each dimension."""
+    return list(zip(dims, *(_each(other, len(dims)) for other in others), strict=True))
+
+
+def _each(values: Sequence[int], count: int) -> Sequence[int]:
+    return list(values) * count if len(values) == 1 else values
+
+
+def _made(like: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
+    return torch.empty(shape, dtype=dtype or like.dtype, device="meta")
+
+
+def _convolution_backward(
+    gradient: Tensor, value: Tensor, weight: Tensor, bias: Sequence[int] | None, *others: Any
+) -> tuple[Tensor | None, ...]:
+    sizes = value.shape, weight.shape, bias or ()
+    return tuple(_made(gradient, size) if asked else None for size, asked in zip(sizes, others[-1], strict=True))
+
+
+def _as_input(_gradient: Tensor, value: Tensor, *_: Any) -> Tensor:
+    return _made(value, value.shape)
+
+
+#: name of an operation -> tensors on the meta device that have the sizes of its results, from its arguments
+RESULTS: dict[str, Callable[..., Any]] = {
+    "convolution": _convolution,
+    "convolution_backward": _convolution_backward,
+}
+for _count in (2, 3):
+    RESULTS[f"max_pool{_count}d_with_indices"] = partial(_max_pooling, _count)
+    RESULTS[f"avg_pool{_count}d"] = partial(_average_pooling, _count)
+    RESULTS[f"max_pool{_count}d_with_indices_backward"] = RESULTS[f"avg_pool{_count}d_backward"] = _as_input
