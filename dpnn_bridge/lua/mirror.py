@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from dpnn_bridge.base.exclusive import Exclusive
 from dpnn_bridge.lua.tensor import Storage, Tensor, changes
 
 
@@ -27,11 +28,14 @@ class Shared:
         """Share the memory of a tensor or storage with Python code."""
         storage = x.storage if isinstance(x, Tensor) else x
         if storage is not None:
-            self._blocks.add(storage.block)
+            with Exclusive((Shared, id(self))):
+                self._blocks.add(storage.block)
 
     def is_stale(self) -> list[int]:
         """Return the numbers of the blocks whose address in Lua is out of date."""
-        return [id(block) for block in self._blocks if block.is_stale]
+        with Exclusive((Shared, id(self))):
+            blocks = list(self._blocks)
+        return [id(block) for block in blocks if block.is_stale]
 
 
 def _describe(t: Any) -> Any:

@@ -274,6 +274,22 @@ def test_one_bridge_takes_calls_from_many_threads() -> None:
     assert tensor.tolist() == [200 * 5 * THREADS] * 3
 
 
+def test_blocks_are_shared_while_another_thread_looks_for_stale_ones() -> None:
+    pytest.importorskip("lupa")
+    from dpnn_bridge.lua.mirror import Shared
+    from dpnn_bridge.lua.tensor import Storage
+
+    shared, kept = Shared(), []
+
+    def work() -> None:
+        for _ in range(300):
+            kept.append(Storage("Double", 1))
+            shared.add(kept[-1])
+            assert shared.is_stale() == []
+
+    together(work, 4)
+
+
 def test_bridges_begin_in_many_threads() -> None:
     pytest.importorskip("lupa")
     code = """
