@@ -262,7 +262,7 @@ def _run_one(task: Task, line: Line | None, options: dict[str, Any]) -> Outcome:
             return _present(task, line, options)
     try:
         if isinstance(task.target, Path):
-            task.target.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(task.target.parent)
         report = convert(task.source, task.target, key=task.key, **options)
     except OutputExistsError:  # another attempt at the same task was faster
         return _present(task, line, options)
@@ -273,6 +273,13 @@ def _run_one(task: Task, line: Line | None, options: dict[str, Any]) -> Outcome:
     }
     proof = _proof(report.metadata["origin"], report.metadata["written"]) if options.get("checksum") else {}
     return Outcome(task, "converted", facts=facts, proof=proof)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:  # a file has the name, or the folder above cannot be written
+        raise OutputError(f"cannot create the folder {folder}: {error.strerror}; name another folder") from error
 
 
 def _present(task: Task, line: Line | None, options: dict[str, Any]) -> Outcome:

@@ -6,6 +6,9 @@ import runpy
 import sys
 from pathlib import Path
 
+from dpnn_bridge.base.display import printable
+from dpnn_bridge.base.regular import MOST_BYTES, check_file
+from dpnn_bridge.errors import DpnnBridgeError
 from dpnn_bridge.legacy.installation import install
 
 USAGE = """usage: python -m dpnn_bridge.legacy SCRIPT.py [ARGUMENT ...]
@@ -34,6 +37,12 @@ def main() -> int:
     if not script.exists():
         print(f"no script {script}: check the path\n\n{USAGE}", file=sys.stderr)
         return 2
+    if not script.is_dir():  # a folder is run by its __main__.py
+        try:
+            check_file(script, MOST_BYTES)
+        except DpnnBridgeError as error:
+            print(printable(str(error)), file=sys.stderr)
+            return 2
     sys.argv[:] = arguments
     sys.path[0] = str(script.resolve().parent)
     runpy.run_path(str(script), run_name="__main__")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,6 +22,7 @@ from dpnn_bridge.cli.inspect import inspect_command
 from dpnn_bridge.cli.lua import lua_command
 from dpnn_bridge.cli.verify import verify_command
 from dpnn_bridge.errors import NotT7Error, T7FormatError
+from dpnn_bridge.legacy import __main__ as legacy_main
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="needs pipes and alarms")
 
@@ -137,3 +139,21 @@ def test_a_line_of_a_manifest_has_an_end(tmp_path: Path) -> None:
     (tmp_path / "done.jsonl").write_bytes(b"x" * (1 << 21))
     with pytest.raises(T7FormatError, match="line 1 is not a manifest line"):
         last_lines(tmp_path / "done.jsonl")
+
+
+def test_a_folder_that_cannot_be_made_is_one_error(tmp_path: Path) -> None:
+    dpnn_bridge.write_t7(tmp_path / "a.t7", nn.Tanh())
+    os.mkfifo(tmp_path / "out")
+    ran = CliRunner().invoke(convert_command, [str(tmp_path / "a.t7"), "--out-dir", str(tmp_path / "out")])
+    assert ran.exit_code == 6
+    assert "cannot create the folder" in ran.output
+
+
+def test_a_pipe_is_no_script_of_old_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo(tmp_path / "script.py")
+    monkeypatch.setattr(sys, "argv", ["legacy", str(tmp_path / "script.py")])
+    monkeypatch.setattr(legacy_main, "install", lambda: None)
+    assert legacy_main.main() == 2
+    assert "is not a regular file" in capsys.readouterr().err
