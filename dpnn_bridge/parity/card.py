@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 from pathlib import Path
 
 from dpnn_bridge.base.arguments import checks_arguments
@@ -40,19 +41,19 @@ def card(report: Report, result: Verification, path: StrPath) -> str:
     """
     target = Path(path)
     rows = "\n".join(
-        f"| {count} | `{_text(lua)}` | `{_text(kind)}` |" for (lua, kind), count in report.counts().items()
+        f"| {count} | `{_code(lua)}` | `{_code(kind)}` |" for (lua, kind), count in report.counts().items()
     )
     checks = "\n".join(
-        f"| `{_text(c['class_name'])}` | {c['count']} | {_text(c['evidence'])} |" for c in result.classes()
+        f"| `{_code(c['class_name'])}` | {c['count']} | {_text(c['evidence'])} |" for c in result.classes()
     )
     compared = " and ".join(filter(None, [result.reference, result.converted])) or "nothing"
     notes = "".join(f"- {_text(note)}\n" for note in [*report.notes, *result.notes])
     ours, plain = (line.format(name=target.name, stem=target.stem) for line in _LOADING.get(target.suffix, ("", "")))
     loading = "\n".join(f"```python\n{line}\n```\n" for line in (ours, plain) if line)
     facts = [
-        ("source", f"`{_text(Path(report.source).name if report.source else 'unknown')}`"),
+        ("source", f"`{_code(Path(report.source).name if report.source else 'unknown')}`"),
         ("SHA-256 of the source", f"`{report.sha256 or 'unknown'}`"),
-        ("file", f"`{_text(target.name)}`, {target.stat().st_size:,} bytes"),
+        ("file", f"`{_code(target.name)}`, {target.stat().st_size:,} bytes"),
         ("SHA-256 of the file", f"`{sha256_of(target)}`"),
         ("converted", f"{datetime.date.today().isoformat()} by dpnn_bridge {package_version()}"),
     ]
@@ -97,5 +98,10 @@ License: *fill in the license of the original weights and data.*
 
 
 def _text(text: str) -> str:
-    """Return text of a file in Markdown: one line, without what would end a cell or code."""
-    return shortened(printable(text), 300).translate(str.maketrans({"|": "\\|", "`": "'", "<": "&lt;"}))
+    """Return text of a file in Markdown: one line that begins no cell, code, tag, link or picture."""
+    return re.sub(r"([\\|`<*\[\]])", r"\\\1", shortened(printable(text), 300))
+
+
+def _code(text: str) -> str:
+    """Return text of a file for a code span in a table, in which nothing can be escaped."""
+    return shortened(printable(text), 300).translate(str.maketrans("|`", "¦'"))

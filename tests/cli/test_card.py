@@ -11,6 +11,7 @@ from samples import SAMPLES
 import dpnn_bridge
 from dpnn_bridge.base.checksum import sha256_of
 from dpnn_bridge.cli.convert import convert_command
+from dpnn_bridge.parity.card import _code, _text
 
 MODEL = SAMPLES / "torch-demos__mnist_convnet" / "model.t7"
 
@@ -51,3 +52,16 @@ def test_wrong_use_writes_no_card(words: str, code: int, tmp_path: Path, monkeyp
     dpnn_bridge.write_t7(tmp_path / "data.t7", {"x": 1.0})
     assert converted(tmp_path, monkeypatch, words).exit_code == code
     assert not (tmp_path / "c.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "code"),
+    [
+        ("a\\|b", "a\\\\\\|b", "a\\¦b"),
+        ("![x](http://h/p.png)", "!\\[x\\](http://h/p.png)", "![x](http://h/p.png)"),
+        ("<img src=x>`", "\\<img src=x>\\`", "<img src=x>'"),
+    ],
+    ids=["pipe", "picture", "tag"],
+)
+def test_names_in_a_file_are_not_markdown(name: str, text: str, code: str) -> None:
+    assert (_text(name), _code(name)) == (text, code)
