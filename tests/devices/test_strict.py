@@ -1,4 +1,7 @@
-"""A short selection on the device ``strict``; the nightly workflow runs all that takes ``--device``."""
+"""A short selection on the device ``strict``, with ``DPNN_STRICT_DEVICE=1``.
+
+The nightly workflow runs it, and all that takes ``--device``.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,10 @@ CHOSEN = (
 
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> str:
+    if not os.environ.get("DPNN_STRICT_DEVICE"):
+        pytest.skip(
+            "builds a device, which takes half a minute: DPNN_STRICT_DEVICE=1 runs it, as the nightly workflow does"
+        )
     if reason := strict.missing():
         pytest.skip(reason)
     tests = ["tests/devices/test_on_device.py", "tests/parity/test_parity.py", "-k", CHOSEN]

@@ -17,15 +17,14 @@ from .run import Fuzzer
 from .watch import BrokenPromiseError, Figures, Watch
 
 CORPUS = sorted(Path(__file__).parent.joinpath("corpus").glob("*.*"))
-#: cases of each of the seeds
+#: cases of each target; the nightly workflow goes on with other seeds
 CASES = {"t7": 1600, "pt": 1200, "safetensors": 1200, "commands": 700, "manifest": 100, "index": 300, "reference": 100}
 CASES |= {"npz": 200, "wire": 1500}
 
 
-@pytest.mark.parametrize("seed", [2015, 2016])
 @pytest.mark.parametrize("target", CASES)
-def test_changed_files_break_no_promise(target: str, seed: int) -> None:
-    figures = Fuzzer(target).run(seed * 1000, CASES[target])
+def test_changed_files_break_no_promise(target: str) -> None:
+    figures = Fuzzer(target).run(2_016_000, CASES[target])
     assert figures.cases >= CASES[target]
     assert figures.found == {}
     assert sum(figures.done.values()) > CASES[target] / 10
