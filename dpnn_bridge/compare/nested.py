@@ -65,6 +65,16 @@ def leaves(value: Any) -> Iterator[Any]:
         yield value
 
 
+def tensors(value: Any) -> list[Tensor]:
+    """Return the tensors of a nested value in order."""
+    return [v for v in leaves(value) if isinstance(v, Tensor)]
+
+
+def sizes_text(value: Any) -> str:
+    """Return the sizes of the tensors of a nested value, as ``1x3x8x8, 5``."""
+    return ", ".join("x".join(map(str, t.shape)) for t in tensors(value))
+
+
 def first_tensor(value: Any) -> Tensor:
     """Return the first tensor of nested lists, depth first."""
     while isinstance(value, (list, tuple)):

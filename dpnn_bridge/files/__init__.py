@@ -147,7 +147,6 @@ def _chosen(models: Models, key: str, name: str) -> nn.Module:
 
 
 def _read_pytorch(file: LocalFile) -> Any:
-    check_file(file.path)
     return format_of(file.path).load(file.path, file.name)
 
 

@@ -163,9 +163,9 @@ def _run(module: nn.Module, value: Any, shapes: dict[int, str], size: int) -> st
     """Fill in the shapes of all outputs; return what went wrong."""
 
     def note(m: nn.Module, args: Any, output: Any) -> None:
-        shapes[id(m)] = ", ".join("x".join(map(str, t.shape)) for t in nested.leaves(output) if isinstance(t, Tensor))
+        shapes[id(m)] = nested.sizes_text(output)
 
-    given = sum(t.numel() * t.itemsize for t in nested.leaves(value) if isinstance(t, Tensor))
+    given = sum(t.numel() * t.itemsize for t in nested.tensors(value))
     limits = ResourceLimits(more=size + given)
     with ExitStack() as stack, evaluating(module), torch.no_grad(), ResourceLimitMode(limits):
         for m in module.modules():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +45,7 @@ class Dynamic:
         Raises:
             OptionError: There is no such axis or input.
         """
-        tensors = _tensors(example)
+        tensors = nested.tensors(example)
         axes: list[dict[int, str]] = [{} for _ in tensors]
         specs = ("batch",) if given is True else () if not given else (given,) if isinstance(given, str) else given
         for spec in specs:
@@ -54,13 +54,11 @@ class Dynamic:
                 raise _refused(spec, "expected AXES or INPUT:AXES")
             chosen = _inputs(spec, found["input"], [*(names or map(str, range(len(tensors))))], len(tensors))
             for text in found["axes"].split(","):
-                fits = [i for i in chosen if (axis := _axis(spec, text.strip(), tensors[i])) is not None]
-                if not fits:
+                found_in = {i: axis for i in chosen if (axis := _axis(spec, text.strip(), tensors[i])) is not None}
+                if not found_in:
                     sizes = ", ".join("x".join(map(str, tensors[i].shape)) for i in chosen)
                     raise _refused(spec, f"an input of {sizes} has no axis {text.strip()}")
-                for i in fits:
-                    axis = _axis(spec, text.strip(), tensors[i])
-                    assert axis is not None
+                for i, axis in found_in.items():
                     axes[i][axis] = text.partition("=")[0].strip()
         return cls(tuple(axes))
 
@@ -106,7 +104,8 @@ class Dynamic:
         """
         if not self:
             return [example]
-        own = {name: n for t, axes in zip(_tensors(example), self.axes, strict=True) for n, name in _sizes(t, axes)}
+        inputs = zip(nested.tensors(example), self.axes, strict=True)
+        own = {name: tensor.shape[axis] for tensor, axes in inputs for axis, name in axes.items()}
         model = traceable(module)
         tried = {n: [*BATCHES] if n == "batch" else [own[n], *self._others(n, own, example, model)] for n in self.names}
         return [self.resized(example, {name: sizes[i] for name, sizes in tried.items()}) for i in range(3)]
@@ -115,8 +114,7 @@ class Dynamic:
         """Return two more sizes of an axis that the model runs with; another two for each axis."""
         n, turn = own[name], self.names.index(name)
         near = (n + 4, n + 2, n + 1, n - 1) if n < 16 else (n + 16, n + 8, n - 8)  # a pooling drops a smaller step
-        sizes = [2 * n, n + n // 2, n // 2, *near]
-        sizes = [size for size in dict.fromkeys(sizes) if 0 < size != n]
+        sizes = [size for size in dict.fromkeys((2 * n, n + n // 2, n // 2, *near)) if 0 < size != n]
         found = []
         for size in sizes[turn % 2 :] + sizes[: turn % 2]:
             try:
@@ -130,14 +128,6 @@ class Dynamic:
         runs, tried = (", ".join(map(str, each)) for each in ([n, *found], sorted([n, *sizes])))
         reason = f"of the sizes {tried} the model takes {runs}"
         raise OptionError(f"dynamic= (--dynamic) {name}: {reason}; leave {name} out")
-
-
-def _tensors(example: Any) -> list[Tensor]:
-    return [v for v in nested.leaves(example) if isinstance(v, Tensor)]
-
-
-def _sizes(tensor: Tensor, axes: dict[int, str]) -> Iterator[tuple[int, str]]:
-    return ((tensor.shape[axis], name) for axis, name in axes.items())
 
 
 def _inputs(spec: str, name: str | None, names: list[str], count: int) -> list[int]:

@@ -40,6 +40,10 @@ def _flag(flag: str, help: str, **click: Any) -> dict[str, Any]:
     return {"flag": flag, "help": help, **click}
 
 
+def _split(text: str) -> list[str]:
+    return text.split(",")
+
+
 class FormatKeywords(TypedDict, total=False):
     """The fields of :class:`ConvertOptions` that change how a module is written, as keyword arguments."""
 
@@ -145,7 +149,7 @@ class ConvertOptions:
             "--input-names",
             "Names of the inputs in an .onnx file.",
             metavar="A,B",
-            parse=lambda text: text.split(","),
+            parse=_split,
         ),
     )
     output_names: Sequence[str] | None = field(
@@ -154,7 +158,7 @@ class ConvertOptions:
             "--output-names",
             "Names of the outputs in an .onnx file.",
             metavar="A,B",
-            parse=lambda text: text.split(","),
+            parse=_split,
         ),
     )
     index_base: Literal[0, 1] = field(

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from dpnn_bridge.compare import nested
 from dpnn_bridge.conversion.fields import record_of
@@ -21,7 +21,7 @@ def input_names(module: nn.Module, example: Any, given: Sequence[str] | None = N
         OptionError: ``given`` has another number of names, or one twice.
     """
     labels = _input_labels(module) if isinstance(module, GModule) else []
-    return _names("input", _count(example), given, labels)
+    return _names("input", len(nested.tensors(example)), given, labels)
 
 
 def output_names(module: nn.Module, output: Any, given: Sequence[str] | None = None) -> list[str]:
@@ -31,11 +31,7 @@ def output_names(module: nn.Module, output: Any, given: Sequence[str] | None = N
         OptionError: ``given`` has another number of names, or one twice.
     """
     labels = _output_labels(module) if isinstance(module, GModule) else [_layer_name(module)]
-    return _names("output", _count(output), given, labels)
-
-
-def _count(value: Any) -> int:
-    return sum(isinstance(v, Tensor) for v in nested.leaves(value))
+    return _names("output", len(nested.tensors(output)), given, labels)
 
 
 def _names(kind: str, count: int, given: Sequence[str] | None, labels: list[str]) -> list[str]:

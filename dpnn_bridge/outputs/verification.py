@@ -84,8 +84,9 @@ def check_program(
         try:
             outputs = compute(example)
         except Exception as e:
-            sizes = ", ".join("x".join(map(str, t.shape)) for t in nested.leaves(example) if isinstance(t, Tensor))
-            raise VerificationError(f"{path}: {what} cannot run it on an input of {sizes}: {e}") from e
+            raise VerificationError(
+                f"{path}: {what} cannot run it on an input of {nested.sizes_text(example)}: {e}"
+            ) from e
         _check_outputs(path, outputs, module, example, what)
 
 

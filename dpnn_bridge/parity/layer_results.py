@@ -201,7 +201,7 @@ def _compare_operations(layers: NamedLayers, source: Source, ours: Results, thei
 
 def _same_types(theirs: Any, base: Any) -> list[Difference]:
     """Compare results, which must be of one precision."""
-    types = [[v.dtype for v in nested.leaves(value) if isinstance(v, Tensor)] for value in (theirs, base)]
+    types = [[v.dtype for v in nested.tensors(value)] for value in (theirs, base)]
     if types[0] != types[1]:
         found, wanted = (", ".join(str(t).removeprefix("torch.") for t in dict.fromkeys(each)) for each in types)
         return [failed("output", f"{found} in place of {wanted}")]
@@ -247,8 +247,7 @@ def _compare_at_another_size(layers: NamedLayers, source: Source, written: Writt
         layers.result.notes.append(f"The file lets {names} vary; no other size was compared: {error}")
         return
     other = Source(source.module, layers, value, source.running)
-    sizes = ", ".join("x".join(map(str, t.shape)) for t in nested.leaves(value) if isinstance(t, Tensor))
-    name = f"output for {sizes}"
+    name = f"output for {nested.sizes_text(value)}"
     ours = other.run()
     try:
         with full_precision():
@@ -263,7 +262,7 @@ def _compare_at_another_size(layers: NamedLayers, source: Source, written: Writt
 
 def _rounding(source: Source, ours: Results) -> Mapping[str, float]:
     """Return the accepted difference of each layer of a traced graph in single precision."""
-    if all(t.dtype != torch.float32 for t in nested.leaves(ours.get("")) if isinstance(t, Tensor)):
+    if all(t.dtype != torch.float32 for t in nested.tensors(ours.get(""))):
         return {}
     try:
         exact = source.run(ours, dtype=torch.float64)
@@ -273,7 +272,7 @@ def _rounding(source: Source, ours: Results) -> Mapping[str, float]:
         return {}
 
     def far(name: str, value: Any) -> float:
-        size = min((scale_of(t.double(), TRACED) for t in nested.leaves(value) if isinstance(t, Tensor)), default=1.0)
+        size = min((scale_of(t.double(), TRACED) for t in nested.tensors(value)), default=1.0)
         return max(distances("output", exact[name], value).values(), default=0.0) / size
 
     return {name: max(TRACED_LEAST, TRACED_MARGIN * far(name, v)) for name, v in ours.items() if name in exact}

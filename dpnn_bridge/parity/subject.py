@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dpnn_bridge.base.atomic import StrPath
 from dpnn_bridge.checkpoints.find import select
@@ -116,7 +116,7 @@ def in_its_type(module: nn.Module, table: LuaTable) -> LuaTable:
     """Return the reference with its input in the floating point type of the model, where each has one alone."""
     wanted = {t.dtype for t in module.parameters() if t.is_floating_point()}
     value = to_value(table.get("input"))
-    given = {v.dtype for v in nested.leaves(value) if isinstance(v, Tensor) and v.is_floating_point()}
+    given = {v.dtype for v in nested.tensors(value) if v.is_floating_point()}
     if len(wanted) != 1 or len(given) != 1 or wanted == given or not given <= {torch.float32, torch.float64}:
         return table
     if any(type(m).__name__ in ("Copy", "DontCast") for m in module.modules()):  # takes another type

@@ -255,7 +255,7 @@ def _run_only(
     value = nested.cast(to_value(table["input"], device=device), dtype)
     module.to(device=device, dtype=dtype)
     with torch.no_grad(), full_precision():
-        shapes = [str(tuple(v.shape)) for v in nested.leaves(called(module, value)) if isinstance(v, Tensor)]
+        shapes = [str(tuple(v.shape)) for v in nested.tensors(called(module, value))]
     result.notes.append(f"The model runs on this input; its output has the shape {', '.join(shapes[:8])}.")
 
 

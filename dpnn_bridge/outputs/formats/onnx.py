@@ -93,8 +93,7 @@ def _session(model: str | bytes, options: Any = None) -> Any:
 
 def _feed(names: list[str], value: Any) -> dict[str, Any]:
     """Return the inputs of a session: the tensors of a nested value in order."""
-    values = [v for v in nested.leaves(value) if isinstance(v, Tensor)]
-    return {name: v.detach().cpu().numpy() for name, v in zip(names, values, strict=True)}
+    return {name: v.detach().cpu().numpy() for name, v in zip(names, nested.tensors(value), strict=True)}
 
 
 def _runner(graph: Any) -> Any:
