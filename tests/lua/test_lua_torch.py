@@ -60,7 +60,7 @@ def _run(code: str, *args: object) -> object:
         ("torch.match(T(2, 3), T(2, 2))", "same inner vector dim"),
         ("torch.renorm(T(3), 2, 1, 1)", "need at least 2 dimensions"),
         ("torch.renorm(T(3, 3), 0, 1, 1)", "non-positive-norm not supported"),
-        ("torch.bhistc(T(2, 2, 2))", "expected a vector or a matrix"),
+        ("torch.bhistc(T(2, 2, 2))", "the input must be a 2d tensor"),
         ("torch.multinomial(T(1, 1, 2):fill(1), 1)", "prob_dist must be 1 or 2 dim"),
         ("torch.multinomialAliasSetup(T{0, 1})", "q_min is less than 0"),
         ("T(2):isSize(2)", "LongStorage expected"),

@@ -67,10 +67,6 @@ def _batch_product(a: Tensor, b: Tensor) -> torch.Tensor:
     return torch.bmm(a.t, b.t)
 
 
-def _summed_batch_product(a: Tensor, b: Tensor) -> torch.Tensor:
-    return _batch_product(a, b).sum(0, dtype=a.t.dtype)
-
-
 def _outer(a: Tensor, b: Tensor) -> torch.Tensor:
     return a.t[:, None] * b.t[None, :]
 
@@ -111,10 +107,11 @@ _plain("ger", (1, 1), _outer, overlap.add_r)
 
 def _added(name: str, dim: int, dims: tuple[int, int], product: Product, in_order: InOrder) -> None:
     def add(r: Tensor, beta: float, m: Tensor, alpha: float, x: Tensor, y: Tensor) -> None:
-        """Compute ``r = beta * m + alpha * product``; ``m`` must have the product's shape."""
+        """Compute ``r = beta * m + alpha * product``; a batch of products is added one after the other."""
         values = product(x, y)
-        if tuple(values.shape) != m.size:
-            raise TorchError(f"size mismatch, t: {m.shape_text}, product: {shape_text(values.shape)}")
+        products = values.unbind(0) if values.dim() > dim else (values,)
+        if tuple(products[0].shape) != m.size:
+            raise TorchError(f"size mismatch, t: {m.shape_text}, product: {shape_text(products[0].shape)}")
         beta, alpha = cast_number(beta, m.ty), cast_number(alpha, m.ty)
         if r is not m and not r.same(m):
             r.resize_as(m)
@@ -122,8 +119,8 @@ def _added(name: str, dim: int, dims: tuple[int, int], product: Product, in_orde
             copy_into(r, m)
             in_order(r, beta, alpha, x, y)
             return
-        start = torch.zeros_like(values) if beta == 0 else m.t if beta == 1 else beta * m.t
-        if alpha != 0:  # else BLAS does not look at the factors
+        start = torch.zeros_like(m.t) if beta == 0 else m.t if beta == 1 else beta * m.t
+        for values in products if alpha != 0 else ():  # BLAS does not look at the factors if alpha is 0
             start = start + (values if alpha == 1 else alpha * values)
         r.write(start)
 
@@ -145,7 +142,7 @@ def _added(name: str, dim: int, dims: tuple[int, int], product: Product, in_orde
 _added("addmv", 1, (2, 1), matrix_product, overlap.add_mv)
 _added("addmm", 2, (2, 2), matrix_product, overlap.add_mm)
 _added("addr", 2, (1, 1), _outer, overlap.add_r)
-_added("addbmm", 2, (3, 3), _summed_batch_product, overlap.add_bmm)
+_added("addbmm", 2, (3, 3), _batch_product, overlap.add_bmm)
 _added("baddbmm", 3, (3, 3), _batch_product, overlap.badd_mm)
 
 

@@ -114,6 +114,7 @@ def diag(r: Tensor, t: Tensor, k: float) -> None:
         raise TorchError("bad argument #1 (matrix or a vector expected)")
     k = int(k)
     if t.dim == 2 and not -t.size[0] < k < t.size[1]:
+        r.resize(())
         raise TorchError(f"bad argument #2 (a matrix of {t.shape_text} has no diagonal {k})")
     r.assign(torch.diag(t.t, k))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 
@@ -16,15 +18,32 @@ def _convolve(planes: torch.Tensor, kernels: torch.Tensor, full: bool, flip: boo
         raise TorchError("bad argument #2 (input image is smaller than kernel)")
     if flip:
         kernels = kernels.flip(list(range(2, 2 + space)))
-    padding = [n - 1 for n in kernels.shape[2:]] if full else 0
+    padding = [n - 1 for n in kernels.shape[2:]] if full else [0] * space
+    if not planes.is_floating_point():
+        return _convolve_integers(planes, kernels, padding, groups)
     f = F.conv2d if space == 2 else F.conv3d
     return f(planes.unsqueeze(0), kernels, padding=padding, groups=groups).squeeze(0)
+
+
+def _convolve_integers(
+    planes: torch.Tensor, kernels: torch.Tensor, padding: Sequence[int], groups: int
+) -> torch.Tensor:
+    """Correlate in 64 bits, which wrap as C's integers do; ``groups`` is 1 or the number of planes."""
+    windows = F.pad(planes, [n for n in reversed(padding) for _ in range(2)])
+    for d, n in enumerate(kernels.shape[2:], 1):
+        windows = windows.unfold(d, n, 1)
+    inner = list(range(-len(padding), 0))
+    if groups > 1:
+        shape = (len(kernels), *[1] * len(padding), *kernels.shape[2:])
+        return (windows * kernels.reshape(shape)).sum(inner)
+    columns = windows.movedim(inner, list(range(1, len(padding) + 1))).flatten(0, len(padding))
+    return torch.tensordot(kernels.flatten(1), columns, 1)
 
 
 def _declare(name: str, space: int, flip: bool) -> None:
     def run(r: Tensor, image: Tensor, kernel: Tensor, how: str) -> None:
         x, k, full = image.t, kernel.t, how == "F"
-        exact = x if x.is_floating_point() else x.double()
+        exact = x if x.is_floating_point() else x.long()
         k = k.to(exact.dtype)
         if image.dim == space:
             result = _convolve(exact[None], k[None, None], full, flip, 1)[0]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from dpnn_bridge.lua.dispatch import ALL_TYPES, FLOAT_TYPES, torch_function
-from dpnn_bridge.lua.ops.integers import int_pow, shifted, without_sign
+from dpnn_bridge.lua.ops.integers import c_int, int_pow, shifted, without_sign
 from dpnn_bridge.lua.tensor import IN_ORDER, Tensor, TorchError, cast_number, cast_tensor, square_root
 
 INTEGER_TYPES = tuple(ty for ty in ALL_TYPES if ty not in FLOAT_TYPES)
@@ -126,10 +126,10 @@ def _scalar(value: float, t: Tensor) -> float:
     return cast_number(value, t.ty)
 
 
-def _number_op(name: str, f: Callable[[torch.Tensor, Any], torch.Tensor]) -> None:
+def _number_op(name: str, f: Callable[[torch.Tensor, Any], torch.Tensor], types: tuple[str, ...] = ALL_TYPES) -> None:
     """Compute ``r = f(s, number)``, with the number converted to the element type first."""
 
-    @torch_function(name, "r s n")
+    @torch_function(name, "r s n", types=types)
     def run(r: Tensor, s: Tensor, value: float) -> None:
         number = _scalar(value, s)
         pointwise(lambda x: f(x, number), r, s)
@@ -158,11 +158,15 @@ def _fmod(x: torch.Tensor, y: Any) -> torch.Tensor:
 
 
 def remainder(x: torch.Tensor, y: Any) -> torch.Tensor:
-    """Compute the modulo with the sign of the divisor; TH's formula for floats, NaN for a zero divisor."""
+    """Compute the modulo with the sign of the divisor by TH's formulas.
+
+    Floats give NaN for a zero divisor. For integers, C tests the sign of a product, which overflows.
+    """
     if not isinstance(y, torch.Tensor):
         y = torch.tensor(y, dtype=x.dtype)
     if not x.is_floating_point():
-        return torch.remainder(x, y)
+        rest = torch.fmod(x, y)
+        return torch.where(c_int(rest) * c_int(y) < 0, rest + y, rest)
     whole = torch.floor(x / y).double()  # C's floor gives a double, and so the rest is one until it is stored
     return torch.where(y == 0, torch.nan, x.double() - y.double() * whole).to(x.dtype)
 
@@ -181,12 +185,15 @@ def _shift_right(x: torch.Tensor, y: Any) -> torch.Tensor:
 
 def _bitwise(name: str, f: Callable[..., torch.Tensor]) -> None:
     def run(x: torch.Tensor, y: Any) -> torch.Tensor:
-        if x.is_floating_point():
-            raise TorchError(f"{name} is only supported for integer type tensors")
         return f(x, torch.as_tensor(y, dtype=x.dtype))
 
-    _number_op(name, run)
-    _tensor_op("c" + name, run)
+    def refuse(r: Tensor, s: Tensor, other: Any) -> None:
+        raise TorchError(f"{name} is only supported for integer type tensors")
+
+    _number_op(name, run, INTEGER_TYPES)
+    _tensor_op("c" + name, run, INTEGER_TYPES)
+    torch_function(name, "r s n", types=FLOAT_TYPES)(refuse)
+    torch_function("c" + name, "r s T", types=FLOAT_TYPES)(refuse)
 
 
 @torch_function("add", "r s n")
@@ -234,7 +241,7 @@ _bitwise("bitor", torch.bitwise_or)
 _bitwise("bitxor", torch.bitwise_xor)
 _tensor_op("cmul", torch.mul)
 _tensor_op("cdiv", divide)
-_tensor_op("cpow", torch.pow, FLOAT_TYPES)
+_tensor_op("cpow", lambda x, y: torch.pow(x.double(), y.double()), FLOAT_TYPES)
 _tensor_op("cpow", int_pow, INTEGER_TYPES)
 
 
@@ -260,8 +267,7 @@ def addcmul(r: Tensor, s: Tensor, value: float, a: Tensor, b: Tensor) -> None:
 @torch_function("addcdiv", "r s n=1 T T")
 def addcdiv(r: Tensor, s: Tensor, value: float, a: Tensor, b: Tensor) -> None:
     number = _scalar(value, s)
-    wide = torch.int32 if s.ty in ("Byte", "Char", "Short") else s.t.dtype  # C multiplies shorter types in an int
-    pointwise(lambda x, y, z: x + divide(number * y.to(wide), z), r, _copied(r, s), a, b)
+    pointwise(lambda x, y, z: x + divide(number * c_int(y), z), r, _copied(r, s), a, b)
 
 
 def _extremum(name: str, keep_first: Callable[[torch.Tensor, Any], torch.Tensor]) -> None:

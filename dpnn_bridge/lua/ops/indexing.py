@@ -60,7 +60,7 @@ def put_number(t: Tensor, index: float, value: Any) -> None:
 def store(t: Tensor, value: Any) -> None:
     if isinstance(value, Tensor):
         copy_into(t, value)
-    elif describe(value) == "number":
+    elif isinstance(value, str) or describe(value) == "number":
         fill(t, check_number(value, 3))
     else:
         raise TorchError(f"bad argument #3 (torch.*Tensor expected, got {describe(value)})")
@@ -169,14 +169,25 @@ def put_object(t: Tensor, index: Any, value: Any) -> bool:
 # ---- index*
 
 
-def _indices(index: Any, position: int, limit: int) -> torch.Tensor:
+def _vector(index: Any, position: int) -> torch.Tensor:
+    """Return the 0-based places that a LongTensor names."""
     index = check_tensor(index, position, "Long")
     if index.dim != 1:
         raise TorchError(f"bad argument #{position} (Index is supposed to be a vector)")
-    zero_based = index.t - 1
-    if bool(((zero_based < 0) | (zero_based >= limit)).any()):
+    return index.t - 1
+
+
+def _count_valid(places: torch.Tensor, limit: int) -> int:
+    """Count the places in front of the first one that is out of range."""
+    wrong = ((places < 0) | (places >= limit)).nonzero()
+    return int(wrong[0]) if len(wrong) else len(places)
+
+
+def _indices(index: Any, position: int, limit: int) -> torch.Tensor:
+    places = _vector(index, position)
+    if _count_valid(places, limit) < len(places):
         raise TorchError("index out of range")
-    return zero_based
+    return places
 
 
 @native("index", types=ALL_TYPES)
@@ -217,20 +228,34 @@ def _rows(t: Tensor, d: int, index: torch.Tensor, source: Tensor) -> torch.Tenso
     return source.t.reshape(shape)
 
 
+def _put_slices(
+    t: Tensor, d: int, index: Any, source: Any, put: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Any]
+) -> None:
+    """Call ``put(tensor, places, slices)`` for the places in front of the first one that is out of range."""
+    places = _vector(index, 3)
+    slices = _rows(t, d, places, check_tensor(source, 4, t.ty))
+    valid = _count_valid(places, t.size[d])
+    put(t.t, places[:valid], slices.narrow(d, 0, valid))
+    if valid < len(places):
+        raise TorchError("index out of range")
+
+
 @native("indexCopy", types=ALL_TYPES)
 def index_copy(t: Tensor, dim: Any = None, index: Any = None, source: Any = None, *_: Any) -> Any:
     d = dimension(t, dim)
-    places = _indices(index, 3, t.size[d])
-    for place, row in zip(places.tolist(), _rows(t, d, places, check_tensor(source, 4, t.ty)).unbind(d), strict=True):
-        t.t.select(d, place).copy_(row)
+
+    def put(to: torch.Tensor, places: torch.Tensor, slices: torch.Tensor) -> None:
+        for place, values in zip(places.tolist(), slices.unbind(d), strict=True):
+            to.select(d, place).copy_(values)
+
+    _put_slices(t, d, index, source, put)
     return source
 
 
 @native("indexAdd", types=ALL_TYPES)
 def index_add(t: Tensor, dim: Any = None, index: Any = None, source: Any = None, *_: Any) -> Any:
     d = dimension(t, dim)
-    places = _indices(index, 3, t.size[d])
-    t.t.index_add_(d, places, _rows(t, d, places, check_tensor(source, 4, t.ty)))
+    _put_slices(t, d, index, source, lambda to, places, slices: to.index_add_(d, places, slices))
     return source
 
 
@@ -239,8 +264,12 @@ def index_fill(t: Tensor, dim: Any = None, index: Any = None, value: Any = None,
     any_dim = t.dim == 1 and isinstance(dim, int | float) and dim < 1  # Torch7 does not look at it for a vector
     d = 0 if any_dim else dimension(t, dim)
     number = check_real(value, 4, t.ty)
-    for at in _indices(index, 3, t.size[d]).tolist():
+    places = _vector(index, 3)
+    valid = _count_valid(places, t.size[d])
+    for at in places[:valid].tolist():
         fill(narrowed(t, d, at, 1), number)
+    if valid < len(places):
+        raise TorchError("index out of range")
     return value
 
 
@@ -272,10 +301,13 @@ def gather_new(t: Tensor, dim: int, index: Tensor) -> Tensor:
 
 @torch_function("gather", "X T i I")
 def gather_into(r: Tensor, t: Tensor, dim: int, index: Tensor) -> None:
-    _check_gather(t, dim, index, index)
-    if r.size != index.size:
-        raise TorchError("bad argument #1 (result must have the size of the index)")
-    r.write(torch.gather(t.t, dim, _check_positions(index, t.size[dim])))
+    _check_gather(t, dim, index, r)
+    if any(a != b for d, (a, b) in enumerate(zip(r.size, index.size, strict=True)) if d != dim):
+        raise TorchError("bad argument #1 (result must have the size of the index apart from dim)")
+    if r.size[dim] < index.size[dim]:
+        raise TorchError("bad argument #1 (result is smaller than the index)")
+    values = torch.gather(t.t, dim, _check_positions(index, t.size[dim]))
+    narrowed(r, dim, 0, index.size[dim]).write(values)
 
 
 @torch_function("scatter", "X i I T")
@@ -314,6 +346,8 @@ def masked_select(*args: Any) -> Tensor:
     t_ = check_tensor(t, 2, t.ty if isinstance(t, Tensor) else "Double")
     r = Tensor(t_.ty) if r is None else check_tensor(r, 1, t_.ty)
     mask = check_tensor(mask, 3, "Byte")
+    if r is t_:
+        r.resize((int(mask.t.sum()),))  # before the source is looked at
     if mask.numel != t_.numel:
         _check_mask(t_, mask)
     if mask.numel and int(mask.t.max()) > 1:
@@ -331,7 +365,7 @@ def masked_fill(t: Tensor, mask: Any = None, value: Any = None, *_: Any) -> Any:
 @native("maskedCopy", types=ALL_TYPES)
 def masked_copy(t: Tensor, mask: Any = None, source: Any = None, *_: Any) -> Tensor:
     chosen = _check_mask(t, mask)
-    values = check_tensor(source, 3, t.ty).t.reshape(-1)
+    values = check_tensor(source, 3, t.ty).t.contiguous().reshape(-1)
     count = int(chosen.sum())
     places = t.places()[chosen.reshape(-1)] if t.size else torch.empty(0, dtype=torch.long)
     if t.storage is not None and source.storage is not None and t.storage.pointer == source.storage.pointer:

@@ -8,6 +8,11 @@ from typing import Any
 import torch
 
 
+def c_int(x: torch.Tensor) -> torch.Tensor:
+    """Convert integers shorter than C's ``int`` to one, as C does before it multiplies."""
+    return x.to(torch.int32) if x.dtype in (torch.uint8, torch.int8, torch.int16) else x
+
+
 def int_pow(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Raise in double, then convert as x86 does: out of the range of C's conversion, its lowest value.
 

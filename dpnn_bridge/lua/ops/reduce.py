@@ -141,7 +141,8 @@ def norm(t: Tensor, p: float) -> float:
 
 @torch_function("norm", "R T n i", types=FLOAT_TYPES)
 def norm_along(r: Tensor, t: Tensor, p: float, dim: int) -> None:
-    total = _power_sum(t.t, p, check_dim(t, dim, 3))
+    resized_first(r, t, check_dim(t, dim, 3))
+    total = _power_sum(t.t, p, dim)
     r.assign(total if p == 0 else _power_root(total, p, t.t))
 
 
@@ -188,17 +189,35 @@ def _bins(low: float, high: float, x: torch.Tensor) -> tuple[float, float]:
 
 @torch_function("histc", "R T n=100 n=0 n=0", types=FLOAT_TYPES)
 def histc(r: Tensor, t: Tensor, bins: float, low: float, high: float) -> None:
+    if r is t:
+        r.resize((int(bins),))
+        _count_within(r.t[None], low, high)
+        return
     x = t.t.reshape(-1)
     r.assign(_histogram(x, int(bins), *_bins(low, high, x)))
 
 
 @torch_function("bhistc", "R T n=100 n=0 n=0", types=FLOAT_TYPES)
 def bhistc(r: Tensor, t: Tensor, bins: float, low: float, high: float) -> None:
-    if t.dim > 2:
-        raise TorchError("bad argument #2 (expected a vector or a matrix)")
-    rows = t.t.reshape(1, -1) if t.dim == 1 else t.t
-    limits = _bins(low, high, rows)
-    r.assign(torch.stack([_histogram(row, int(bins), *limits) for row in rows]))
+    if t.dim != 2:
+        raise TorchError(f"bad argument #2 (invalid dimension {t.dim}, the input must be a 2d tensor)")
+    if r is t:
+        r.resize((t.size[0], int(bins)))
+        _count_within(r.t, low, high)
+        return
+    limits = _bins(low, high, t.t)
+    r.assign(torch.stack([_histogram(row, int(bins), *limits) for row in t.t]))
+
+
+def _count_within(rows: torch.Tensor, low: float, high: float) -> None:
+    """Count the elements of each row in the row itself, as Torch7 does if the result is also the source."""
+    rows.fill_(0)
+    low, high = _bins(low, high, rows)
+    bins = rows.shape[1]
+    for row in rows:
+        for i in range(bins):
+            if low <= row[i] <= high:
+                row[min(int((float(row[i]) - low) / (high - low) * bins), bins - 1)] += 1
 
 
 def _histogram(x: torch.Tensor, bins: int, low: float, high: float) -> torch.Tensor:

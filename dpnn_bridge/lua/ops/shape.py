@@ -382,6 +382,8 @@ def repeat_tensor(*args: Any) -> Tensor:
     times = sizes_of(rest)
     if len(times) < t.dim:
         raise TorchError("Number of dimensions of repeat dims can not be smaller than number of dimensions of tensor")
+    if min(times, default=1) < 1:
+        raise TorchError("bad argument #2 (out of range)")
     r.assign(t.t.repeat(times))
     return r
 

@@ -15,18 +15,18 @@ end
 -- call f with the elements of one or more tensors; what it returns replaces those of the first
 local function visit(tensors, f)
    if type(f) ~= 'function' then error('bad argument (function expected, got ' .. type(f) .. ')', 3) end
-   local columns = {}
+   local columns, strict = {}, false  -- strict: see ffi/apply.lua
    for i, t in ipairs(tensors) do
       columns[i] = py.elements(handles[t])
+      strict = strict or not t:isContiguous()
       if i > 1 and t:nElement() ~= tensors[1]:nElement() then error('size mismatch', 3) end
    end
    local self, first, second, third = tensors[1], columns[1], columns[2] or {}, columns[3] or {}
-   local strict = not self:isContiguous()
    for i = 1, #first do
       local value = f(first[i], second[i], third[i])
       if value ~= nil and (strict or value ~= false) then
-         if type(value) ~= 'number' then error('given function should return a number or nil', 3) end
-         first[i] = value
+         if strict then value = tonumber(value) elseif value == true then value = 1 end
+         first[i] = type(value) == 'number' and value or error('given function should return a number or nil', 3)
       end
    end
    py.set_elements(handles[self], first)

@@ -12,7 +12,8 @@ local function put_slowly(S, place, value)
    metatables['torch.' .. S.ty .. 'Tensor'].fill(wrap(native.measure(V)), value)
 end
 
--- The memory is looked up for every element: what f does with the tensor may move it.
+-- The memory is looked up for every element: what f does with the tensor may move it. Where Torch7 calls f from C
+-- (strict), a string of a number is one; where it does so by ffi, true is 1 and false changes nothing.
 local VISIT = [[
 return function(f, strict, put_slowly, rows, columns, S, i, a, b, A, j, c, d, B, k, e, g)
    local block, first, second = S.block, A.block, B.block
@@ -21,7 +22,10 @@ return function(f, strict, put_slowly, rows, columns, S, i, a, b, A, j, c, d, B,
       for _ = 1, columns do
          local value = f(ELEMENTS)
          if value ~= nil and (strict or value ~= false) then
-            if type(value) ~= 'number' then return false end
+            if type(value) ~= 'number' then
+               value = strict and tonumber(value) or not strict and value == true and 1
+               if not value then return false end
+            end
             if EXACT then block.data[p] = value else put_slowly(S, p, value) end
          end
          p, q, r = p + b, q + d, r + g
@@ -54,8 +58,9 @@ local function visit(S, f, A, B)
    local rows, columns, a, b, c, d, e, g = loops.layout(S, A, B)
    if not rows or not visitors[S.ty] then return false end
    local run = visitor(S.ty, S.count, B and 3 or A and 2 or 1)
+   local strict = not (S.dense and (not A or A.dense) and (not B or B.dense))
    A, B = A or S, B or S
-   if not run(f, not S.dense, put_slowly, rows, columns, S, S.offset, a, b, A, A.offset, c, d, B, B.offset, e, g) then
+   if not run(f, strict, put_slowly, rows, columns, S, S.offset, a, b, A, A.offset, c, d, B, B.offset, e, g) then
       error('given function should return a number or nil', 3)
    end
    return true

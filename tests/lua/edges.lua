@@ -1,0 +1,51 @@
+-- Corners of operations that random programs found: code, and what Torch7 printed of what it returns.
+local x = torch.IntTensor{{1, 2^31-1}, {-7, 3}} return torch.xcorr2(x, torch.IntTensor{{-2^31, 5}}, 'F')
+--> {5 -5 -2147483648 -35 -2147483633 -2147483648}
+local x = torch.LongTensor{{{2^53, 2^53+2}, {3, 4}}, {{1, 2}, {2^40, -9}}} return torch.conv2(x, torch.LongTensor{{{3, 2^13}}, {{2^53, -1}}})
+--> {27021597764222984 24588 18014398509481984 -81065892804296704}
+local x = torch.ByteTensor(2, 3, 3):fill(200) return torch.conv3(x, torch.ByteTensor(1, 2, 2):fill(77), 'V')
+--> {160 160 160 160 160 160 160 160}
+return torch.IntTensor{-2^31, -2^31+1, 2^31-1, -7, 7}:cremainder(torch.IntTensor{1000000007, -2^31, 65536, 3, -3})
+--> {-147483634 1 131071 2 -2}
+return torch.IntTensor{-2^31, 2^31-1, -7}:remainder(1000000007)
+--> {-147483634 147483633 -7}
+local r = torch.Tensor(3):fill(9) return r:gather(torch.Tensor{1, 2, 3, 4}, 1, torch.LongTensor{4, 2}), r
+--> {4 2 9} {4 2 9}
+local x = torch.Tensor{1, 2, 3} return pcall(x.maskedSelect, x, x, torch.ByteTensor{0, 1, 1}), x:size(1)
+--> false 2
+local x = torch.Tensor{1, 2, 3} return (pcall(x.indexFill, x, 1, torch.LongTensor{3, 9, 1}, 7)), x
+--> false {1 2 7}
+local x = torch.Tensor{{1, 2}, {3, 4}} return (pcall(x.indexCopy, x, 1, torch.LongTensor{2, 0}, torch.Tensor{{8, 9}, {6, 7}})), x
+--> false {1 2 8 9}
+local x = torch.Tensor{{1, 2}, {3, 4}} return (pcall(x.indexAdd, x, 2, torch.LongTensor{2, 3}, torch.Tensor{{8, 9}, {6, 7}})), x
+--> false {1 10 3 10}
+local x = torch.Tensor{{1, 2}, {3, 4}}:t() return x:apply(function() return '5' end)
+--> {5 5 5 5}
+local x = torch.Tensor{1, 2} return (pcall(x.apply, x, function() return '5' end)), x:apply(function() return true end)
+--> false {1 1}
+local x = torch.Tensor{1, 2} return (pcall(x.map, x, x:clone(), function() return false end)), x
+--> true {1 2}
+local x = torch.Tensor{{1, 2}, {3, 4}} x[{{}, 1}]='5' return x
+--> {5 2 5 4}
+local x = torch.Tensor{-7, 2, 6} return x:histc(x, 3)
+--> {0 1 2}
+local x = torch.Tensor{{-7, 2}, {6, 1}} return x:bhistc(x, 4, -3, 3)
+--> {0 0 3 1 0 0 3 1}
+return (pcall(torch.bhistc, torch.Tensor{1, 2}))
+--> false
+local x = torch.Tensor{{1, 7}, {4, -2}} return x:norm(x, 3, 2)
+--> {1 6.9999999999999991}
+local r = torch.Tensor{1} return (pcall(r.bitand, r, torch.Tensor(2, 2), 1)), r, (pcall(r.cbitor, r, torch.Tensor(2), torch.Tensor(2))), r
+--> false {1} false {1}
+local x = torch.Tensor{{1, 2, 3}} return (pcall(x.diag, x, x, -1)), x:dim()
+--> false 0
+return (pcall(torch.repeatTensor, torch.Tensor{1}, 0))
+--> false
+local n, v, i = 0/0 v, i = torch.Tensor{{n, 3, n}, {1, n, 1}}:mode() return i
+--> {1 1}
+local x = torch.Tensor(2, 2, 2):fill(1) x[2]:fill(-1) return torch.zeros(2, 2):addbmm(1, 1/0, x, torch.ones(2, 2, 2))
+--> {nan nan nan nan}
+local x = torch.Tensor{{1, 2}, {3, 4}, {5, 6}}:select(2, 2) return x:maskedCopy(torch.ByteTensor{0, 1, 1}, x)
+--> {2 2 4}
+return torch.FloatTensor{1.1, 3}:cpow(torch.FloatTensor{3.3, 0.7})
+--> {1.3696067333221436 2.1576693058013916}
