@@ -97,7 +97,7 @@ def compiled(model: nn.Module, x: Any) -> Any:
 def onnx(model: nn.Module, x: Any) -> Any:
     """``dpnn_bridge.save("model.onnx")``, which onnxruntime runs and compares."""
     with tempfile.TemporaryDirectory() as folder:
-        dpnn_bridge.save(Path(folder) / "m.onnx", model, example=x)
+        dpnn_bridge.save(Path(folder) / "m.onnx", model, input=x)
     return model(x)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import typing
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, wraps
 from numbers import Integral, Real
@@ -58,6 +59,32 @@ def checks_arguments(function: Callable[P, T]) -> Callable[P, T]:
         return function(*args, **kwargs)
 
     return checked
+
+
+def renamed(**names: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Let a function accept keyword arguments under their earlier names too, with a :class:`DeprecationWarning`.
+
+    Args:
+        **names: Earlier name -> name.
+
+    Raises:
+        OptionError: By the returned function: an argument is given under both names.
+    """
+
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        @wraps(function)
+        def accepting(*args: P.args, **kwargs: P.kwargs) -> T:
+            for old in names.keys() & kwargs.keys():
+                call, new = function.__name__, names[old]
+                if new in kwargs:
+                    raise OptionError(f"{call}: {old}= is the earlier name of {new}=; omit {old}=")
+                warnings.warn(f"{call}: {old}= is now {new}=", DeprecationWarning, stacklevel=2)
+                kwargs[new] = kwargs.pop(old)
+            return function(*args, **kwargs)
+
+        return accepting
+
+    return decorate
 
 
 @cache

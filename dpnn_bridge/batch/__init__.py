@@ -25,7 +25,7 @@ from typing import Any
 
 from typing_extensions import Unpack
 
-from dpnn_bridge.base.arguments import checks_arguments
+from dpnn_bridge.base.arguments import checks_arguments, renamed
 from dpnn_bridge.base.atomic import check_output
 from dpnn_bridge.base.folders import remove_abandoned
 from dpnn_bridge.base.remote import Place, absolute, beside, is_there, listed, place_of, without_query
@@ -178,6 +178,7 @@ def _file_name(key: str, room: int) -> str:
     return os.fsencode(name or "model")[: max(room, 1)].decode("utf-8", "ignore")
 
 
+@renamed(example="input")
 @checks_arguments
 def run(
     tasks: Sequence[Task],

@@ -57,9 +57,9 @@ def print_table(report: Report, console: Console) -> None:
         console.print(f"dropped {dropped.path}: {dropped.reason}", highlight=False, soft_wrap=True)
 
 
-def print_many(done: Sequence[Outcome]) -> None:
+def print_many(done: Sequence[Outcome], verbose: bool) -> None:
     """Print one row per file, unless there are too many files, and the number of files per status."""
-    if len(done) <= MOST_ROWS:
+    if verbose or len(done) <= MOST_ROWS:
         _print_rows(done)
     counts = ", ".join(f"{n} {status}" for status, n in sorted(Counter(o.status for o in done).items()))
     say(f"{len(done)} file{'s' * (len(done) != 1)}: {counts}")

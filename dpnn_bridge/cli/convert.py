@@ -25,6 +25,7 @@ from dpnn_bridge.cli.terminal import (
     FileType,
     FolderType,
     SourceType,
+    accept_only,
     console,
     dask_option,
     executor_of,
@@ -36,6 +37,7 @@ from dpnn_bridge.cli.terminal import (
     piped,
     quiet_option,
     say,
+    say_written,
     sha256_option,
     steps,
     version_option,
@@ -49,16 +51,20 @@ if TYPE_CHECKING:
     from dpnn_bridge.conversion.report import Report
 
 
-def list_classes(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
-    """Print every Lua class with its torch module, and end the program."""
-    if not wanted or ctx.resilient_parsing:
-        return
+def _list_classes(as_json: bool) -> None:
+    """Print every Lua class with its torch modules."""
     from dpnn_bridge.conversion.registry import known_names, torch_name
 
-    for name, specs in known_names().items():
-        if not name.startswith("dpnn_bridge."):  # the container of several models, which is no Lua class
-            click.echo(f"{name}\t{', '.join(torch_name(spec) for spec in specs)}")
-    ctx.exit()
+    classes = {
+        name: [torch_name(spec) for spec in specs]
+        for name, specs in known_names().items()
+        if not name.startswith("dpnn_bridge.")  # the container of several models, which is no Lua class
+    }
+    if as_json:
+        click.echo(json.dumps(classes, indent=2))
+        return
+    for name, modules in classes.items():
+        click.echo(f"{name}\t{', '.join(modules)}")
 
 
 def conversion_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -93,7 +99,7 @@ def _chosen(options: dict[str, Any]) -> dict[str, Any]:
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("files", metavar="IN.t7 OUT | IN.t7... --out-dir DIR", nargs=-1, required=True, type=SourceType())
+@click.argument("files", metavar="IN.t7 OUT | IN.t7... --out-dir DIR", nargs=-1, type=SourceType())
 @click.option(
     "--to",
     type=click.Choice([suffix[1:] for suffix in suffixes()]),
@@ -127,15 +133,8 @@ def _chosen(options: dict[str, Any]) -> dict[str, Any]:
 )
 @json_option
 @quiet_option
-@click.option("-v", "--verbose", is_flag=True, help="Print the conversion table.")
-@click.option(
-    "--list-classes",
-    is_flag=True,
-    is_eager=True,
-    expose_value=False,
-    callback=list_classes,
-    help="List the supported Lua classes.",
-)
+@click.option("-v", "--verbose", is_flag=True, help="Print the conversion table, or a row for each of many files.")
+@click.option("--list-classes", is_flag=True, help="List the supported Lua classes.")
 @version_option
 def convert_command(
     files: tuple[Any, ...],
@@ -144,6 +143,7 @@ def convert_command(
     into: str | None,
     out_dir: Any,
     report: Path | None,
+    list_classes: bool,
     **options: Any,
 ) -> None:
     """Convert Torch7 models to PyTorch.
@@ -172,13 +172,18 @@ def convert_command(
 
     The folder of OUT must exist; the folder of --out-dir is created.
     """
+    if list_classes:
+        accept_only("--list-classes", "list_classes", "as_json")
+        if files:
+            raise click.UsageError("--list-classes takes no files")
+        _list_classes(options["as_json"])
+        return
     if into is not None:
-        if options["card"] is not None:
-            raise click.UsageError("--card describes a converted file, not a port")
+        accept_only("--into", "into", "input", "key", "all_models", "force", "report", "as_json", "verbose")
         from dpnn_bridge.cli.port import convert_into
 
         how = {name: options[name] for name in ("force", "as_json", "quiet", "verbose")}
-        convert_into(files, into, options["example"], options["key"], later=all_models, report_to=report, **how)
+        convert_into(files, into, options["input"], options["key"], later=all_models, report_to=report, **how)
         return
     request = _Request(files, to, all_models, out_dir, report, **options)
     if out_dir is None and not all_models:
@@ -222,16 +227,18 @@ class _Request:
 
     def _check_usage(self, all_models: bool) -> None:
         files, out_dir = self.files, self.out_dir
-        if out_dir is None and len(files) != 2:
+        if not files or (out_dir is None and len(files) != 2):
             raise click.UsageError("pass IN and OUT, or several inputs and --out-dir DIR")
         if self.card is not None and (out_dir is not None or all_models or not all(isinstance(f, Path) for f in files)):
             raise click.UsageError("--card is for one file of this machine and its output")
         if out_dir is not None and (all_models or self.report):
             raise click.UsageError("--all and --report take IN.t7 OUT, not --out-dir")
+        if (out_dir is not None or all_models) and (self.report or self.sha256):
+            raise click.UsageError("--report and --sha256 are for one file and its one output")
         if "-" in files and (out_dir is not None or all_models):
             raise click.UsageError("- cannot be combined with --out-dir or --all")
-        if (self.manifest or self.dask) and out_dir is None and not all_models:
-            raise click.UsageError("--manifest and --dask need --out-dir or --all")
+        if (self.manifest or self.dask or self.jobs > 1) and out_dir is None and not all_models:
+            raise click.UsageError("--jobs, --manifest and --dask need --out-dir or --all")
         if self.options.get("sandbox") and "lua" not in self.options:
             raise click.UsageError("--sandbox and --partial-sandbox need --lua")
         if out_dir is None:
@@ -239,7 +246,7 @@ class _Request:
 
     def _check_files(self) -> None:
         """Raise when an output would replace an input."""
-        named = [file for name in ("plugins", "lua", "example") for file in self.options.get(name, ())]
+        named = [file for name in ("plugins", "lua", "input") for file in self.options.get(name, ())]
         keep_inputs(*named, *(self.files if self.out_dir is not None else self.files[:1]))
         if self.manifest is not None and os.path.isfile(self.manifest):
             check_output(self.manifest, True)
@@ -261,8 +268,8 @@ class _Request:
         from dpnn_bridge.cli.inputs import ExampleInput
         from dpnn_bridge.files import converting
 
-        if "example" in self.options:
-            self.options["example"] = ExampleInput.of(self.options["example"], self.options.get("dtype"))
+        if "input" in self.options:
+            self.options["input"] = ExampleInput.of(self.options["input"], self.options.get("dtype"))
         name = f"out.{self.suffix}" if self.out_dir is not None or self.files[1] == "-" else self.files[1]
         _, format = converting.target_of(name, self.to, self.options.get("max_shard_size"))
         ConvertOptions.of(self.options).of_format(format, os.fspath(name))
@@ -284,6 +291,9 @@ class _Request:
         elif not self.quiet and self.files[1] != "-":
             shown = (self.files[0], index_of(self.files[1])) if self.sharded else self.files
             print_one(done, shown, self.verbose, time.perf_counter() - self.started)
+            for written, what in ((self.report, "report"), (self.card, "model card")):
+                if written is not None:
+                    say_written(self.files[0], written, what)
 
     def _write_card(self, done: Report) -> None:
         """Compare the output with the input, and write what was found."""
@@ -298,7 +308,7 @@ class _Request:
         source, target = self.files
         target = Path(index_of(target)) if self.sharded else target
         how = {name: self.options[name] for name in ("key", "plugins", "allow_unsupported") if name in self.options}
-        example, model = self.options.get("example"), load(source, **how)
+        example, model = self.options.get("input"), load(source, **how)
         if example is None and (shapes := input_shapes(model, source.stat().st_size)):
             example = ExampleInput.of(shapes, None)
         result = verify(source, target, input=example(model) if example else None, **how)
@@ -319,7 +329,7 @@ class _Request:
         with executor_of(1, self.dask) as executor:
             how = {"jobs": self.jobs, "executor": executor, "manifest": self.manifest, "force": self.force}
             outcomes = batch.run(tasks, to=self.to, **how, **self.options)
-            _run_many(tasks, outcomes, self.as_json, self.quiet)
+            _run_many(tasks, outcomes, self.as_json, self.quiet, self.verbose)
 
 
 def _check_pair(files: Sequence[Any], to: str | None) -> None:
@@ -352,7 +362,7 @@ def _output(target: Any, suffix: str) -> Iterator[Path]:
             shutil.copyfileobj(file, sys.stdout.buffer)
 
 
-def _run_many(tasks: Sequence[Task], outcomes: Iterator[Outcome], as_json: bool, quiet: bool) -> None:
+def _run_many(tasks: Sequence[Task], outcomes: Iterator[Outcome], as_json: bool, quiet: bool, verbose: bool) -> None:
     from rich.progress import Progress
 
     done: list[Outcome] = []
@@ -367,7 +377,7 @@ def _run_many(tasks: Sequence[Task], outcomes: Iterator[Outcome], as_json: bool,
     if as_json:
         click.echo(json.dumps([o.to_dict() for o in done], indent=2))
     elif not quiet:
-        print_many(done)
+        print_many(done, verbose)
     failed = [o for o in done if o.status == "failed"]
     for o in failed:
         named = o.message.startswith(str(o.task.source))

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from dpnn_bridge.base.atomic import check_output, write_text
+from dpnn_bridge.cli.terminal import say_written
 
 _OPTIONS = (
     click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write the model as an HTML page."),
@@ -44,15 +45,16 @@ def draw(
     key: str | None,
     inputs: Sequence[str],
     plugins: Sequence[Path] = (),
+    quiet: bool = False,
 ) -> bool:
     """Draw what the options ask for; return whether they ask for anything.
 
     Raises:
         DpnnBridgeError: the file contains no model that can be converted.
     """
+    if unfold is not None and not dot and not mermaid:
+        raise click.UsageError("--unfold needs --dot or --mermaid")
     if html is None and not dot and not mermaid:
-        if unfold is not None:
-            raise click.UsageError("--unfold needs --dot or --mermaid")
         return False
     if not isinstance(source, Path):
         raise click.UsageError(f"{source}: only local files can be drawn; download the file first")
@@ -68,6 +70,8 @@ def draw(
     graph = model_graph(model, example_input(inputs, model) if inputs else None, histograms=html is not None)
     if html is not None:
         write_text(html, page(graph, source.name, source=source))
+        if not (quiet or dot or mermaid):
+            say_written(source, html, f"{sum(1 for _ in graph.walk())} layers")
     for wanted, text in ((dot, to_dot), (mermaid, to_mermaid)):
         if wanted:
             click.echo(text(graph, unfold), nl=False)

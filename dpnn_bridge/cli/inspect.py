@@ -14,6 +14,7 @@ from dpnn_bridge.cli.draw import draw, picture_options
 from dpnn_bridge.cli.terminal import (
     Command,
     SourceType,
+    accept_only,
     console,
     json_option,
     keep_inputs,
@@ -93,13 +94,17 @@ def inspect_command(
     the data flow between them.
     """
     picture = {name: options.pop(name) for name in ("html", "dot", "mermaid", "unfold")}
+    raw = raw or as_json or verbose or any(value is not None for value in (limit, depth, *options.values()))
+    if any(picture[name] for name in ("html", "dot", "mermaid")):
+        accept_only("a picture", *picture, "key", "inputs", "plugin")
+    elif raw:
+        accept_only("the tree (--raw)", "raw", "limit", "depth", *options, "as_json", "verbose")
     keep_inputs(source, *plugin, *inputs)
-    if draw(source, key=key, inputs=inputs, plugins=plugin, **picture):
+    if draw(source, key=key, inputs=inputs, plugins=plugin, quiet=quiet, **picture):
         return
     if options["long_size"]:
         options["long_size"] = int(options["long_size"])
-    given = (limit, depth, *options.values())
-    if raw or as_json or verbose or any(value is not None for value in given):
+    if raw:
         _raw(
             source, sys.maxsize if verbose else 100 if limit is None else limit, depth, as_json, quiet, verbose, options
         )

@@ -16,7 +16,7 @@ import click
 
 from dpnn_bridge.base.atomic import check_output, replacing, write_text
 from dpnn_bridge.base.extras import missing_package
-from dpnn_bridge.cli.terminal import console, plain_table, say, steps
+from dpnn_bridge.cli.terminal import console, plain_table, say, say_written, steps
 from dpnn_bridge.errors import OptionError, VerificationError
 
 if TYPE_CHECKING:
@@ -216,3 +216,5 @@ def show(
             table.add_row(match.parameter, match.source, match.form)
         console().print(table)
     say(str(report))
+    if report_to is not None:
+        say_written(title, report_to, "report")

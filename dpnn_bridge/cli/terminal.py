@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from dpnn_bridge.base.atomic import keeping
 from dpnn_bridge.base.boundary import as_ours
@@ -38,7 +39,7 @@ INTERRUPTED = 130
 
 #: what messages say to Python's users and, in its place, to those of the command line
 _TERMS = (
-    (r" \((force=True|example=tensor|model\.float\(\))\)", ""),
+    (r" \((force=True|input=tensor|model\.float\(\))\)", ""),
     (r"\b(bounded=False|trusted=True|device=\S+) \((--[^)]+)\)", r"\2"),
     (r"\b\w+= \((--[\w-]+)\)", r"\1"),
     (r"\b(key|dtype|index_base|sha256)=(?=[\s.,;:])", r"--\1"),
@@ -96,6 +97,13 @@ def _printable_usage_errors() -> Iterator[None]:
 def say(text: Any = "", *, err: bool = False) -> None:
     """Print text, with escapes for what a terminal would act on."""
     click.echo(printable_lines(str(text)), err=err)
+
+
+def say_written(source: Any, target: Path, what: str) -> None:
+    """Print the line of a file that was written beside the result, with its size."""
+    from dpnn_bridge.checkpoints.describe import format_bytes
+
+    say(f"{source} -> {target}: {what}, {format_bytes(os.path.getsize(target))}")
 
 
 def in_options(message: str) -> str:
@@ -161,6 +169,28 @@ def keep_inputs(*inputs: Any) -> None:
             with suppress(DpnnBridgeError):  # the reader says what is wrong with it
                 shards += shards_of(Path(index))
     click.get_current_context().with_resource(keeping([*files, *shards]))
+
+
+def accept_only(form: str, *names: str) -> None:
+    """Refuse the options of the command line that the command does not take in this form.
+
+    Args:
+        form: The form, for the message.
+        *names: Parameters of the running command that it takes; ``quiet`` is always among them.
+
+    Raises:
+        UsageError: Another option was given.
+    """
+    ctx = click.get_current_context()
+    other = [
+        option.opts[-1]
+        for option in ctx.command.params
+        if isinstance(option, click.Option)
+        and option.name not in ("quiet", *names)
+        and ctx.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE
+    ]
+    if other:
+        raise click.UsageError(f"{form} does not take {', '.join(other)}")
 
 
 quiet_option = click.option("-q", "--quiet", is_flag=True, callback=_be_quiet, help="Print only errors.")

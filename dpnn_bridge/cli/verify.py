@@ -18,6 +18,7 @@ from dpnn_bridge.cli.checklist import print_checklist
 from dpnn_bridge.cli.terminal import (
     DTYPES,
     Command,
+    accept_only,
     console,
     dask_option,
     executor_of,
@@ -28,6 +29,7 @@ from dpnn_bridge.cli.terminal import (
     load_torch,
     quiet_option,
     say,
+    say_written,
     steps,
     version_option,
 )
@@ -124,6 +126,9 @@ def verify_command(weights: Path | None, later: bool, **given: Any) -> None:
         return
     request = Request(**given)
     if request.model.suffix == ".jsonl":
+        accept_only("a manifest", "trust_manifest", "plugin", "jobs", "dask", "as_json", "verbose")
+        if request.converted is not None:
+            raise click.UsageError(f"a manifest names its files; omit {request.converted}")
         _verify_manifest(request)
         return
     request.check()
@@ -139,6 +144,7 @@ def verify_command(weights: Path | None, later: bool, **given: Any) -> None:
             same = _same_data(request)
             if same is None:
                 raise
+            accept_only("data without a model", "key", "dtype", "plugin", "as_json", "verbose")
             result = None
     if result is None:
         _print_data(request, same)
@@ -151,7 +157,9 @@ def _verify_network(weights: Path | None, later: bool, given: dict[str, Any]) ->
     from dpnn_bridge.cli.port import is_network, verify_network
 
     text = str(given["converted"] or "")
-    if not is_network(text) or os.path.exists(text):
+    if is_network(text) and not os.path.exists(text):
+        accept_only("FILE.py:NET", "weights", "later", "inputs", "key", "html", "as_json", "verbose")
+    else:
         if weights is not None or later:
             raise click.UsageError(f"--{'all' if weights is None else 'weights'} needs CONVERTED as FILE.py:NET")
         return False
@@ -247,6 +255,8 @@ def _print(request: Request, result: Verification) -> None:
         click.echo(json.dumps(result.to_dict(), indent=2))
     elif not request.quiet:
         print_checklist(result, console(), verbose=request.verbose)
+        if request.html is not None:
+            say_written(request.model, request.html, "report")
     if not result.ok:
         if request.quiet:
             from dpnn_bridge.parity.verification import summary

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 from typing_extensions import Unpack
 
-from dpnn_bridge.base.arguments import checks_arguments
+from dpnn_bridge.base.arguments import checks_arguments, renamed
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
@@ -63,9 +63,10 @@ def convert_object(obj: Any, options: Options, root: str = "") -> tuple[nn.Modul
     return module, ctx.report
 
 
+@renamed(example="input")
 @checks_arguments
 @wrap_errors(ConversionError, "converting")
-def to_lua(module: nn.Module, *, gradients: bool = True, tensor_type: str | None = None, example: Any = None) -> Any:
+def to_lua(module: nn.Module, *, gradients: bool = True, tensor_type: str | None = None, input: Any = None) -> Any:
     """Convert a module to a Lua object that Torch7 can load; several models to the table that contained them.
 
     A module that a container of PyTorch uses twice is written twice, on the same weights and gradients.
@@ -74,7 +75,7 @@ def to_lua(module: nn.Module, *, gradients: bool = True, tensor_type: str | None
         module: a converted module, or one made of registered torch types (``nn.Linear``, ``nn.Conv2d``, …).
         gradients: write gradient tensors, which Torch7 needs for training.
         tensor_type: Lua type of floating point tensors; default: as in the file the module came from.
-        example: an input of the module. Layers of PyTorch take any number of dimensions where Torch7 has a class for
+        input: an input of the module. Layers of PyTorch take any number of dimensions where Torch7 has a class for
             each (``nn.Linear`` on sequences, ``nn.Softmax(1)``); the module runs on it, to see how many there are.
 
     Raises:
@@ -89,7 +90,7 @@ def to_lua(module: nn.Module, *, gradients: bool = True, tensor_type: str | None
             f"tensor_type={tensor_type!r}: expected a class of floating point tensors, such as 'torch.FloatTensor', "
             "'torch.DoubleTensor' or 'torch.CudaTensor'"
         )
-    dimensions = None if example is None else seen(module, example)
+    dimensions = None if input is None else seen(module, input)
     ctx = LuaConversion(gradients=gradients, tensor_type=tensor_type, dimensions=dimensions)
     return registry.spec_of(module).serialize(ctx.to_lua(module))
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from typing_extensions import Unpack
 
-from dpnn_bridge.base.arguments import checks_arguments
+from dpnn_bridge.base.arguments import checks_arguments, renamed
 from dpnn_bridge.base.atomic import StrPath
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.lazy_exports import lazy_exports
@@ -179,6 +179,7 @@ def cast(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
     return module.to(dtype=dtype)
 
 
+@renamed(example="input")
 @checks_arguments
 @wrap_errors(ConversionError, "writing")
 def save(
@@ -201,7 +202,7 @@ def save(
         force: replace an existing file. That is the default here, as with ``torch.save``, since a training script
             writes the same file again; :func:`convert` and the commands refuse by default.
         **options: fields of :class:`~dpnn_bridge.outputs.options.ConvertOptions` that the format takes, such as
-            ``example`` for ``.onnx``.
+            ``input`` for ``.onnx``.
 
     Raises:
         ConversionError: the format cannot contain this model.

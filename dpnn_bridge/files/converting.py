@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from typing_extensions import Unpack
 
-from dpnn_bridge.base.arguments import checks_arguments
+from dpnn_bridge.base.arguments import checks_arguments, renamed
 from dpnn_bridge.base.atomic import StrPath, check_output, replacing
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.folders import temporary_folder
@@ -27,7 +27,7 @@ from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.report import Report
 from dpnn_bridge.conversion.tensors import as_dtype
-from dpnn_bridge.errors import ConversionError, DpnnBridgeError, T7Error
+from dpnn_bridge.errors import ConversionError, DpnnBridgeError, OptionError, T7Error
 from dpnn_bridge.files import cast, classes_in_lua, load_local, unread
 from dpnn_bridge.legacy.pickles import read_source
 from dpnn_bridge.loaders.encoding import Encoding
@@ -40,6 +40,7 @@ from dpnn_bridge.plugins import load_plugins
 
 
 @shows_options
+@renamed(example="input")
 @checks_arguments
 @wrap_errors(ConversionError, "converting")
 def convert(
@@ -112,6 +113,8 @@ class _Conversion:
 
     def write_data(self, value: Any) -> Report:
         """Write data without a model."""
+        if self.options.dtype is not None:
+            raise OptionError(f"{self.file.name}: dtype= (--dtype) casts models; this is data without a model")
         with replacing(self.path, force=self.force, inputs=self.inputs) as temporary:
             found = data.collect(value, text=self.format.text)
             self.format.write_data(found, temporary)
@@ -129,8 +132,8 @@ class _Conversion:
             cast(module, as_dtype(self.options.dtype))
             self._describe(module, report)
             own = dict(self.own)
-            if callable(own.get("example")) and not isinstance(own["example"], torch.Tensor):
-                own["example"] = own["example"](module)
+            if callable(own.get("input")) and not isinstance(own["input"], torch.Tensor):
+                own["input"] = own["input"](module)
             on_verified = (lambda path: report.metadata.update(written=checksum_of(path))) if self.checksum else None
             export(
                 module,
@@ -200,6 +203,7 @@ def _data_report(written: data.Data, name: str, key: str | None, model: tuple[st
 
 # ---------------------------------------------------------------------- is it done?
 @shows_options
+@renamed(example="input")
 @checks_arguments
 @wrap_errors(ConversionError, "comparing with the input")
 def is_converted(

@@ -21,6 +21,7 @@ from dpnn_bridge.checkpoints.contents import description, named_file
 from dpnn_bridge.checkpoints.find import candidates, follow
 from dpnn_bridge.checkpoints.summary import ENTRIES, Layer, Model, Summary, input_options, lines
 from dpnn_bridge.compare import nested
+from dpnn_bridge.conversion.failure import failure_reason
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.limits import ResourceLimitMode, ResourceLimits
 from dpnn_bridge.conversion.modes import evaluating
@@ -173,7 +174,7 @@ def _run(module: nn.Module, value: Any, shapes: dict[int, str], size: int) -> st
         try:
             module(value)
         except Exception as error:
-            return f"{type(error).__name__}: {str(error).split(chr(10), 1)[0]}"
+            return failure_reason(error)
     return ""
 
 

@@ -47,7 +47,7 @@ def _split(text: str) -> list[str]:
 class FormatKeywords(TypedDict, total=False):
     """The fields of :class:`ConvertOptions` that change how a module is written, as keyword arguments."""
 
-    example: Any
+    input: Any
     dynamic: bool | str | Sequence[str]
     opset: int | None
     input_names: Sequence[str] | None
@@ -88,7 +88,7 @@ class ConvertOptions:
         sandbox: run these Lua files, and the layers that they define, in a process that the kernel lets do nothing but
             compute; see :class:`~dpnn_bridge.lua.LuaBridge` for its limits.
         allow_unsupported: unknown classes become placeholders.
-        example: one input of the model, or a function that makes one for the model.
+        input: one input of the model, or a function that makes one for the model.
         dynamic: sizes of the input that may vary, such as ``"batch,height,width"``; True for the batch, see
             :class:`~dpnn_bridge.outputs.dynamic.Dynamic`.
         opset: version of ONNX's operators.
@@ -111,7 +111,7 @@ class ConvertOptions:
         default=None,
         metadata=_flag("--dtype", "Cast floating point tensors. Default: the dtype of the file.", type=DTYPES),
     )
-    example: Any = field(
+    input: Any = field(
         default=None,
         metadata=_flag(
             "--input",
@@ -232,7 +232,7 @@ class ConvertOptions:
 
     def files(self) -> list[StrPath]:
         """Return the files of this machine that these options name."""
-        return [*self.plugins, *_paths(self.lua), *getattr(self.example, "files", ())]
+        return [*self.plugins, *_paths(self.lua), *getattr(self.input, "files", ())]
 
     def digest(self) -> str | None:
         """Return a checksum of everything that changes the result; files count by their content.
@@ -243,6 +243,8 @@ class ConvertOptions:
 
         arguments: list[Any] = [self.key, str(as_dtype(self.dtype))]
         chosen = {name: value for name, value in self.chosen().items() if name not in ("key", "dtype")}
+        if "input" in chosen:
+            chosen["example"] = chosen.pop("input")  # its earlier name: outputs made before remain up to date
         for name in ("plugins", "lua"):
             if name in chosen and (paths := _paths(chosen[name])):
                 chosen[name] = [sha256_of(path) for path in paths]

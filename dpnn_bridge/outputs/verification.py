@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dpnn_bridge.base.boundary import as_ours
 from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.differences import Tolerance, compare
+from dpnn_bridge.conversion.failure import failure_reason
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.errors import ConversionError, DpnnBridgeError, OptionError, VerificationError
@@ -57,7 +58,7 @@ def run(module: nn.Module, example: Any) -> Any:
         with torch.no_grad():
             return module(example)
     except Exception as e:
-        raise ConversionError(f"the model cannot run on the example input: {e}") from e
+        raise ConversionError(f"the model cannot run on the example input: {failure_reason(e)}") from e
 
 
 def traceable(module: nn.Module) -> nn.Module:
@@ -108,7 +109,7 @@ def need_example(example: Any, suffix: str) -> None:
     """Raise :class:`OptionError` without an example input."""
     if example is None:
         shapes = "dpnn-inspect names shapes that fit"
-        raise OptionError(f"{suffix} needs an example input: --input 1x3x224x224 (example=tensor); {shapes}")
+        raise OptionError(f"{suffix} needs an example input: --input 1x3x224x224 (input=tensor); {shapes}")
 
 
 def need_whole_zip(path: Path) -> None:

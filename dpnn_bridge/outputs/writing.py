@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 from typing_extensions import Unpack
 
-from dpnn_bridge.base.arguments import checks_arguments
+from dpnn_bridge.base.arguments import checks_arguments, renamed
 from dpnn_bridge.base.atomic import StrPath, replacing
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.shards import replaced_by
@@ -40,6 +40,7 @@ def target_of(path: StrPath, to: str | None, max_shard_size: Any = None) -> tupl
 
 
 @wrap_errors(ConversionError, "writing")
+@renamed(example="input")
 @checks_arguments
 def export(
     module: nn.Module,
@@ -64,7 +65,7 @@ def export(
         inputs: files that are never replaced.
         on_verified: called with the file once it is verified, before it appears.
         origin: see :class:`~dpnn_bridge.outputs.format.ExportContext`.
-        **options: of the format, see :class:`~dpnn_bridge.outputs.options.ConvertOptions`. ``example`` is one input of
+        **options: of the format, see :class:`~dpnn_bridge.outputs.options.ConvertOptions`. ``input`` is one input of
             the model: ``.onnx`` and ``.pt2`` need it, ``.py`` compares outputs with it, ``.t7`` chooses classes by it.
 
     Raises:
@@ -78,7 +79,7 @@ def export(
     _check_module(module, path, format)
     check_options((name for name, value in options.items() if value is not None), format, os.fspath(path))
     own = dict(options)
-    context = ExportContext(own.pop("example", None), metadata or {}, own, origin)
+    context = ExportContext(own.pop("input", None), metadata or {}, own, origin)
     if origin is not None and format.origin_beside and (made_of := origin()) is not None:
         context.metadata = {**context.metadata, "origin": made_of}
     with replacing(path, force=force, inputs=inputs, parts=replaced_by if format.several else None) as temporary:

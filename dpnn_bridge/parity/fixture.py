@@ -16,12 +16,13 @@ from torch import Tensor, nn
 
 from dpnn_bridge import training
 from dpnn_bridge.base.arguments import checks_arguments
-from dpnn_bridge.base.boundary import as_ours, wrap_errors
+from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.display import shortened
 from dpnn_bridge.compare.differences import Difference, Result, Tolerance, compare
 from dpnn_bridge.compare.nested import backward, cast, require_grad
 from dpnn_bridge.compare.precision import full_precision
 from dpnn_bridge.conversion import convert_object, registry
+from dpnn_bridge.conversion.failure import failure_reason
 from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.conversion.noise import has_noise, paired, replayed
 from dpnn_bridge.conversion.options import Options
@@ -189,7 +190,7 @@ def called(module: nn.Module, *arguments: Any) -> Any:
         raise
     except Exception as error:
         where = f"the model cannot run on this input, {_in_words(arguments[0])}"
-        raise as_ours(error, ConversionError, where) from error
+        raise ConversionError(f"{where}: {failure_reason(error)}") from error
 
 
 def _in_words(value: Any) -> str:

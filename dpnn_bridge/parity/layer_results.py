@@ -22,6 +22,7 @@ from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.differences import Difference, Tolerance, compare, scale_of
 from dpnn_bridge.compare.memory import moved, relocate
 from dpnn_bridge.compare.precision import full_precision
+from dpnn_bridge.conversion.failure import failure_reason
 from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.errors import ConversionError, ConversionLimitError, OptionError
 from dpnn_bridge.objects import LuaTable
@@ -155,7 +156,7 @@ def compare_results(
         raise
     except Exception as e:
         if "input" in table:
-            raise ConversionError(f"the model cannot run on the input: {e}") from e
+            raise ConversionError(f"the model cannot run on the input: {failure_reason(e)}") from e
         layers.result.notes.append("Only tensors were compared; name an input (--input) to run the layers as well.")
         return
     torch.manual_seed(0)

@@ -11,10 +11,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.base.arguments import renamed
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.display import in_html, printable, shortened, type_name
 from dpnn_bridge.compare.nested import copied
 from dpnn_bridge.conversion import registry, to_lua
+from dpnn_bridge.conversion.failure import failure_reason
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.noise import paired
 from dpnn_bridge.errors import ConversionError
@@ -104,16 +106,17 @@ class ModelNode:
         return asdict(self)
 
 
+@renamed(example="input")
 @wrap_errors(ConversionError, "drawing")
-def model_graph(module: nn.Module, example: Any = None, *, histograms: bool = False) -> ModelNode:
+def model_graph(module: nn.Module, input: Any = None, *, histograms: bool = False) -> ModelNode:
     """Return the graph of a model.
 
     Args:
         module: any module; converted ones have their Lua names.
-        example: an input, for shapes; the model runs once, in the mode that it is in, without gradients.
+        input: an input, for shapes; the model runs once, in the mode that it is in, without gradients.
         histograms: look at the elements of all tensors.
     """
-    shapes = _shapes(module, example) if example is not None else {}
+    shapes = _shapes(module, input) if input is not None else {}
     return _Builder(shapes, _lua_fields(module), histograms).node(module, "")
 
 
@@ -226,7 +229,10 @@ def _shapes(module: nn.Module, example: Any) -> dict[int, tuple[str, str]]:
     with ExitStack() as stack, torch.no_grad():
         for m in module.modules():
             stack.callback(m.register_forward_hook(ran).remove)
-        module(copied(example))
+        try:
+            module(copied(example))
+        except Exception as error:
+            raise ConversionError(f"the model cannot run on the input: {failure_reason(error)}") from error
     return found
 
 

@@ -263,7 +263,7 @@ def test_onnx_carries_what_stood_beside_the_model(tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     table = LuaTable({"model": dpnn_bridge.read_t7(LENET), "classes": LuaTable.from_list(["a", "b"])})
     write_t7(tmp_path / "c.t7", table)
-    dpnn_bridge.convert(tmp_path / "c.t7", tmp_path / "c.onnx", example=torch.zeros(1, 1, 32, 32))
+    dpnn_bridge.convert(tmp_path / "c.t7", tmp_path / "c.onnx", input=torch.zeros(1, 1, 32, 32))
     properties = {p.key: p.value for p in onnx.load(str(tmp_path / "c.onnx")).metadata_props}
     assert json.loads(properties["dpnn_bridge.checkpoint"])["classes"] == ["a", "b"]
 

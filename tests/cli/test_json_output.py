@@ -39,6 +39,7 @@ CASES = {
     "verify_data": ["verify data.t7 data.json --json"],
     "convert": ["convert model.t7 a.pt --json", "convert unknown.t7 b.pt --allow-unsupported --json"],
     "convert_many": ["convert model.t7 broken.t7 --out-dir out --manifest m.jsonl --json"],
+    "classes": ["convert --list-classes --json"],
     "verify_manifest": ["verify m.jsonl --json"],
     "port": [
         "convert model.t7 n.pt --into net.py:net --input 1x1x32x32 --json",

@@ -138,7 +138,7 @@ REFUSED: list[tuple[nn.Module, str]] = [
     (nn.GELU(), "GELU(approximate='tanh')"),
     (nn.LSTM(3, 4, bias=False), "one with biases, of zero"),
     (nn.Flatten(1, 2), "to the end, end_dim=-1"),
-    (nn.Flatten(2), "example=input"),
+    (nn.Flatten(2), "input=tensor"),
     (nn.Upsample(scale_factor=2, mode="bicubic"), "'nearest' with a whole scale_factor"),
     (nn.Upsample(scale_factor=1.5), "'nearest' with a whole scale_factor"),
     (nn.Upsample(scale_factor=(2, 3)), "'nearest' with a whole scale_factor"),

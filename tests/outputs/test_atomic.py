@@ -45,8 +45,8 @@ def suffix(request: pytest.FixtureRequest) -> str:
 
 
 def example_for(target: Path) -> dict[str, Any]:
-    takes = "example" in format_of(target).options
-    return {"example": torch.ones(1, 1, 32, 32)} if takes else {}
+    takes = "input" in format_of(target).options
+    return {"input": torch.ones(1, 1, 32, 32)} if takes else {}
 
 
 def write(source: Path, target: Path, **options: Any) -> None:

@@ -68,9 +68,9 @@ def test_an_exported_program_that_holds_at_one_size_is_refused(tmp_path: Path) -
             return x + torch.zeros(int(x.shape[-1])) + int(x.shape[-2])
 
     net = nn.Sequential(Fixed())
-    dpnn_bridge.save(tmp_path / "right.pt2", net, example=torch.randn(1, 4, 4), dynamic="batch")
+    dpnn_bridge.save(tmp_path / "right.pt2", net, input=torch.randn(1, 4, 4), dynamic="batch")
     with pytest.raises((dpnn_bridge.errors.ConversionError, VerificationError)):
-        dpnn_bridge.save(tmp_path / "wrong.pt2", net, example=torch.randn(1, 4, 4), dynamic="batch,height")
+        dpnn_bridge.save(tmp_path / "wrong.pt2", net, input=torch.randn(1, 4, 4), dynamic="batch,height")
     assert not (tmp_path / "wrong.pt2").exists()
 
 

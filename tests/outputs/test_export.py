@@ -49,8 +49,8 @@ def model_of(name: str) -> torch.nn.Module:
 def test_every_format_is_written_and_verified(name: str, suffix: str, tmp_path: Path) -> None:
     pytest.importorskip(NEEDS.get(suffix, "torch"), reason="optional extra is not installed")
     model = model_of(name)
-    takes = "example" in format_named(suffix).options
-    export(model, tmp_path / f"model{suffix}", example=EXAMPLES[name] if takes else None)
+    takes = "input" in format_named(suffix).options
+    export(model, tmp_path / f"model{suffix}", input=EXAMPLES[name] if takes else None)
     assert [p.name for p in tmp_path.iterdir()] == [f"model{suffix}"]
 
 
@@ -88,7 +88,7 @@ def test_npz_holds_the_state_dict(tmp_path: Path) -> None:
 
 def test_exported_program_runs_without_dpnn_bridge(tmp_path: Path) -> None:
     name = "DeepDeblur_release__ResNet_scale"
-    dpnn_bridge.save(tmp_path / "m.pt2", model_of(name), example=EXAMPLES[name])
+    dpnn_bridge.save(tmp_path / "m.pt2", model_of(name), input=EXAMPLES[name])
     code = "import sys, torch; sys.modules['dpnn_bridge'] = None; torch.export.load('m.pt2').module()"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
 
@@ -166,14 +166,14 @@ def test_a_damaged_graph_is_an_error_with_advice(change: dict[str, str], tmp_pat
 def test_a_model_with_a_state_is_traced_on_a_copy(tmp_path: Path) -> None:
     model = model_of("torch-rnn__lstm")
     x = to_value(dpnn_bridge.read_t7(SAMPLES / "torch-rnn__lstm" / "ref.t7")["input"])
-    dpnn_bridge.save(tmp_path / "m.pt2", model, example=x)
+    dpnn_bridge.save(tmp_path / "m.pt2", model, input=x)
     assert all(type(b) is torch.Tensor for b in model.buffers())
     assert isinstance(model(x), torch.Tensor)
 
 
 def test_an_example_that_the_model_refuses(tmp_path: Path) -> None:
     with pytest.raises(ConversionError, match="cannot run on the example input"):
-        dpnn_bridge.save(tmp_path / "m.pt2", torch.nn.Linear(2, 2), example=torch.randn(1, 3))
+        dpnn_bridge.save(tmp_path / "m.pt2", torch.nn.Linear(2, 2), input=torch.randn(1, 3))
 
 
 class Noisy(torch.nn.Module):
@@ -183,13 +183,13 @@ class Noisy(torch.nn.Module):
 
 def test_a_random_model_is_named_as_such(tmp_path: Path) -> None:
     with pytest.raises(VerificationError, match="draws random numbers"):
-        dpnn_bridge.save(tmp_path / "m.pt2", Noisy(), example=torch.randn(50, 4))
+        dpnn_bridge.save(tmp_path / "m.pt2", Noisy(), input=torch.randn(50, 4))
 
 
 def test_traced_programs_are_for_evaluation(tmp_path: Path) -> None:
     model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4), torch.nn.Dropout()).train()
     x = torch.randn(50, 4)
-    dpnn_bridge.save(tmp_path / "m.pt2", model, example=x)
+    dpnn_bridge.save(tmp_path / "m.pt2", model, input=x)
     assert model.training
     assert not model[1].running_mean.any()
     torch.testing.assert_close(torch.export.load(tmp_path / "m.pt2").module()(x), model.eval()(x))
@@ -210,7 +210,7 @@ def test_an_operator_set_that_torch_onnx_cannot_write_is_refused(
 ) -> None:
     pytest.importorskip("onnxscript")
     with pytest.raises(ConversionError, match=r"wrote operator set \d+ and cannot convert .* 99; pass \d+, or omit it"):
-        dpnn_bridge.save(tmp_path / "m.onnx", torch.nn.Linear(2, 2), example=torch.randn(1, 2), opset=99)
+        dpnn_bridge.save(tmp_path / "m.onnx", torch.nn.Linear(2, 2), input=torch.randn(1, 2), opset=99)
     assert not list(tmp_path.iterdir())
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
@@ -218,9 +218,7 @@ def test_an_operator_set_that_torch_onnx_cannot_write_is_refused(
 def test_onnx_in_double_precision_says_what_to_do(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     with pytest.raises(ConversionError, match="--dtype float32"):
-        dpnn_bridge.save(
-            tmp_path / "m.onnx", torch.nn.Conv2d(1, 1, 3).double(), example=torch.randn(1, 1, 5, 5).double()
-        )
+        dpnn_bridge.save(tmp_path / "m.onnx", torch.nn.Conv2d(1, 1, 3).double(), input=torch.randn(1, 1, 5, 5).double())
 
 
 @pytest.mark.parametrize(
@@ -228,9 +226,9 @@ def test_onnx_in_double_precision_says_what_to_do(tmp_path: Path) -> None:
     [
         ("m.pt", "no options"),
         ("m.npz", "no options"),
-        ("m.onnx", "example, dynamic"),
-        ("m.pt2", "example"),
-        ("m.t7", "example"),
+        ("m.onnx", "input, dynamic"),
+        ("m.pt2", "input"),
+        ("m.t7", "input"),
     ],
 )
 def test_options_that_a_format_does_not_take_are_refused(tmp_path: Path, name: str, takes: str) -> None:

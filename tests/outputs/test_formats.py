@@ -136,8 +136,8 @@ def test_an_unknown_option_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".npz", ".json"])
 def test_an_example_is_for_formats_that_take_it(suffix: str, tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match=r"does not take example= \(--input\)"):
-        convert(MODEL, tmp_path / f"m{suffix}", example=torch.ones(1))
+    with pytest.raises(OptionError, match=r"does not take input= \(--input\)"):
+        convert(MODEL, tmp_path / f"m{suffix}", input=torch.ones(1))
     code, output = command(convert_command, MODEL, tmp_path / f"m{suffix}", "--input", "1x1x32x32")
     assert code == 2
     assert "does not take --input; it takes no options of its own" in output
@@ -187,10 +187,10 @@ def test_a_changed_plugin_makes_another_result(tmp_path: Path) -> None:
         ({"dtype": "float16"}, {"dtype": torch.bfloat16}),
         ({"index_base": 0}, {}),
         ({"inplace": True}, {}),
-        ({"example": torch.zeros(2)}, {"example": torch.ones(2)}),
-        ({"example": torch.zeros(2)}, {"example": torch.zeros(1, 2)}),
-        ({"example": [torch.zeros(2)]}, {"example": torch.zeros(2)}),
-        ({"example": torch.zeros(2)}, {"example": torch.zeros(2, dtype=torch.float64)}),
+        ({"input": torch.zeros(2)}, {"input": torch.ones(2)}),
+        ({"input": torch.zeros(2)}, {"input": torch.zeros(1, 2)}),
+        ({"input": [torch.zeros(2)]}, {"input": torch.zeros(2)}),
+        ({"input": torch.zeros(2)}, {"input": torch.zeros(2, dtype=torch.float64)}),
         ({"tensor_type": "torch.FloatTensor"}, {}),
         ({"mode": "ascii"}, {}),
         ({"opset": 18}, {"opset": 19}),
@@ -225,11 +225,11 @@ def test_defaults_count_as_they_did() -> None:
 
 
 def test_what_cannot_be_told_never_counts_as_done(tmp_path: Path) -> None:
-    options = ConvertOptions.of({"example": lambda model: None})
+    options = ConvertOptions.of({"input": lambda model: None})
     assert options.digest() is None
     target = tmp_path / "m.py"
-    convert(MODEL, target, example=lambda model: torch.ones(1, 1, 32, 32))
-    assert not is_converted(MODEL, target, example=lambda model: torch.ones(1, 1, 32, 32))
+    convert(MODEL, target, input=lambda model: torch.ones(1, 1, 32, 32))
+    assert not is_converted(MODEL, target, input=lambda model: torch.ones(1, 1, 32, 32))
 
 
 def test_a_batch_with_another_plugin_is_not_skipped(tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def test_whole_nets(name: str, written: Path) -> None:
     model = dpnn_bridge.load(SAMPLES / name / "model.t7")
     example = to_value(dpnn_bridge.read_t7(SAMPLES / name / "ref.t7")["input"])
     example = None if isinstance(example, dict) else example
-    dpnn_bridge.save(written / f"{name}.py", model, example=example)
+    dpnn_bridge.save(written / f"{name}.py", model, input=example)
     built = executed((written / f"{name}.py").read_text()).build()
     built.load_state_dict(model.state_dict())
     if example is not None:
@@ -179,7 +179,7 @@ def test_shapes_stand_where_they_change(tmp_path: Path) -> None:
     convolutions = nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.ReLU()
     )
-    source = source_of(convolutions, tmp_path, example=torch.randn(1, 3, 8, 8), metadata={"source": "net.t7"})
+    source = source_of(convolutions, tmp_path, input=torch.randn(1, 3, 8, 8), metadata={"source": "net.t7"})
     assert source.startswith('"""net.t7 as a PyTorch module')
     assert "dpnn-convert net.t7 model.pt" in source
     assert "Input: (1, 3, 8, 8); output: (1, 8, 4, 4)." in source
@@ -273,7 +273,7 @@ def test_unpooling_uses_the_pooling_of_the_model(tmp_path: Path) -> None:
 def test_ties_need_no_dpnn_bridge(tmp_path: Path) -> None:
     s = storage(12)
     model = to_torch(sequential(linear(view(s, (3, 4), (4, 1))), linear(view(s, (4, 3), (1, 4)))))
-    source = source_of(model, tmp_path, example=torch.randn(2, 4, dtype=torch.float64))
+    source = source_of(model, tmp_path, input=torch.randn(2, 4, dtype=torch.float64))
     assert 'tie(model[1], "weight", model[0], "weight", (4, 3), (1, 4), 0)' in source
     built = executed(source).build()
     with torch.no_grad():

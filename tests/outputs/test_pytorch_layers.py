@@ -76,7 +76,7 @@ def test_what_is_written_computes_the_same(layer: nn.Module, shape: tuple[int, .
 @pytest.mark.parametrize(("layer", "shape", "class_name"), WITH_EXAMPLE, ids=name)
 def test_example_shows_the_dimensions(layer: nn.Module, shape: tuple[int, ...], class_name: str) -> None:
     layer, x, y, *_ = ran(layer, shape)
-    obj = to_lua(layer, tensor_type=DOUBLE, example=x)
+    obj = to_lua(layer, tensor_type=DOUBLE, input=x)
     assert obj.class_name == class_name
     assert close(layer, to_torch(obj)(x), y)
 
@@ -85,7 +85,7 @@ def test_example_leaves_the_model_as_it_was(tmp_path: Path) -> None:
     net = nn.Sequential(nn.Conv1d(4, 6, 3), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(5, 3), nn.Softmax(-1))
     before = copy.deepcopy(net.state_dict())
     x = torch.randn(2, 4, 7)
-    dpnn_bridge.save(tmp_path / "net.t7", net, example=x)
+    dpnn_bridge.save(tmp_path / "net.t7", net, input=x)
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
     assert net.training
     assert not net[0]._forward_pre_hooks
@@ -151,7 +151,7 @@ def test_an_example_shows_the_dimensions_of_each_use() -> None:
     relu, softmax = nn.ReLU(), nn.Softmax(1)
     net = nn.Sequential(nn.Conv1d(4, 6, 3), relu, softmax, nn.Flatten(), nn.Linear(30, 5), relu, softmax)
     x = torch.randn(2, 4, 7)
-    obj = to_lua(net, example=x)
+    obj = to_lua(net, input=x)
     names = [m.class_name for m in obj["modules"].as_list()]
     assert (names[2], names[-1]) == ("nn.Sequential", "nn.SoftMax")
     torch.testing.assert_close(to_torch(obj)(x), net(x))

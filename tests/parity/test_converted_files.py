@@ -53,8 +53,8 @@ def save(module: nn.Module, path: Path) -> None:
     needed = {".safetensors": "safetensors", ".onnx": "onnxscript"}
     if path.suffix in needed:
         pytest.importorskip(needed[path.suffix], reason="optional extra is not installed")
-    takes = "example" in format_of(path).options
-    dpnn_bridge.save(path, module, example=residual_input() if takes else None)
+    takes = "input" in format_of(path).options
+    dpnn_bridge.save(path, module, input=residual_input() if takes else None)
 
 
 def with_one_weight_changed(model: Path, by: float = 1e-3) -> nn.Module:
@@ -110,13 +110,13 @@ def test_folded_weights_say_which_of_both_layers_is_another(part: str, tmp_path:
     dpnn_bridge.write_t7(tmp_path / "model.t7", net.eval())
     x = torch.randn(2, 2, 5, 5)
     model = dpnn_bridge.load(tmp_path / "model.t7").eval()
-    dpnn_bridge.save(tmp_path / "same.onnx", model, example=x)
+    dpnn_bridge.save(tmp_path / "same.onnx", model, input=x)
     result = verify(tmp_path / "model.t7", tmp_path / "same.onnx", input=x)
     assert result.verdict is Verdict.EQUAL
     with torch.no_grad():
         layer = model.get_submodule("0" if part == "conv" else "2")
         layer.get_parameter("weight").view(-1)[3] += 1e-3
-    dpnn_bridge.save(tmp_path / "other.onnx", model, example=x)
+    dpnn_bridge.save(tmp_path / "other.onnx", model, input=x)
     result = verify(tmp_path / "model.t7", tmp_path / "other.onnx")
     assert result.first_deviating is not None
     assert result.first_deviating.path == ("modules[1]" if part == "conv" else "modules[3]")
@@ -155,7 +155,7 @@ def test_a_dynamic_graph_of_a_net_with_unpooling(noted: bool, tmp_path: Path, mo
     torch.manual_seed(0)
     module = unpooling_network()
     dpnn_bridge.write_t7(tmp_path / "model.t7", module)
-    dpnn_bridge.save(tmp_path / "model.onnx", module, example=torch.randn(1, 3, 16, 16), dynamic=True)
+    dpnn_bridge.save(tmp_path / "model.onnx", module, input=torch.randn(1, 3, 16, 16), dynamic=True)
     compared = []
     for size in (2, 3):
         result = verify(tmp_path / "model.t7", tmp_path / "model.onnx", input=torch.randn(size, 3, 16, 16))

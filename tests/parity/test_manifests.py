@@ -72,7 +72,7 @@ def test_traced_files_of_ones_own_manifest_are_checked(suffix: str, folder: Path
         pytest.importorskip("onnxscript", reason="optional extra is not installed")
     import torch
 
-    dpnn_bridge.convert(folder / "model.t7", folder / f"m{suffix}", example=torch.zeros(1, 3))
+    dpnn_bridge.convert(folder / "model.t7", folder / f"m{suffix}", input=torch.zeros(1, 3))
     each = line(folder / "model.t7", folder / f"m{suffix}")
     assert verified(folder, each).exit_code == 4
     assert verified(folder, each, options=("--trust-manifest",)).exit_code == 0

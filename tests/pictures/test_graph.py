@@ -138,7 +138,9 @@ def test_commands_draw(tmp_path: Path) -> None:
         '  n0[["Sequential<br>169,506 parameters"]]',
     ]
     assert run("--dot").startswith("digraph model {")
-    assert run("--html", tmp_path / "m.html", "--input", "1x1x32x32") == ""
+    assert f"{LENET} -> {tmp_path / 'm.html'}: 12 layers, " in run(
+        "--html", tmp_path / "m.html", "--input", "1x1x32x32"
+    )
     assert "1×32×28×28" in (tmp_path / "m.html").read_text()
     assert "1x32x28x28" in run("--input", "1x1x32x32")
     words = run("--dot", "--input", "1x3", model=LENET.parents[1] / "torch-rnn__lstm" / "model.t7")

@@ -15,7 +15,7 @@ from dpnn_bridge.modules.pytorch.parts import Parts, refuse
 from dpnn_bridge.objects import LuaObject
 
 #: what lets a number of dimensions be known
-EXAMPLE = "save(path, model, example=input) shows how many dimensions the input has"
+EXAMPLE = "save(path, model, input=tensor) shows how many dimensions the input has"
 
 
 @composition(nn.Linear)

@@ -146,7 +146,7 @@ class Onnx(Format):
     """A graph that onnxruntime runs."""
 
     suffix = ".onnx"
-    options = ("example", "dynamic", "opset", "input_names", "output_names")
+    options = ("input", "dynamic", "opset", "input_names", "output_names")
     program = traced = True
 
     def write(self, module: nn.Module, path: Path, context: ExportContext) -> None:

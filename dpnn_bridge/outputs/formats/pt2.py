@@ -55,7 +55,7 @@ class Pt2(Format):
     """A program of ``torch.export``."""
 
     suffix = ".pt2"
-    options = ("example", "dynamic")
+    options = ("input", "dynamic")
     program = traced = True
 
     def write(self, module: nn.Module, path: Path, context: ExportContext) -> None:

@@ -30,7 +30,7 @@ class Py(Format):
     """The source of a model."""
 
     suffix = ".py"
-    options = ("example",)
+    options = ("input",)
     program = True
 
     def write(self, module: nn.Module, path: Path, context: ExportContext) -> None:

@@ -29,12 +29,12 @@ class T7(Format):
     """The ``.t7`` format."""
 
     suffix = ".t7"
-    options = ("example", "tensor_type", *(f.name for f in fields(WriteOptions)))
+    options = ("input", "tensor_type", *(f.name for f in fields(WriteOptions)))
     data = rebuilt = True
     origin_beside = False  # Torch7 would not read a file with anything beside the object
 
     def write(self, module: nn.Module, path: Path, context: ExportContext) -> None:
-        obj = context.written = to_lua(module, tensor_type=context.options.get("tensor_type"), example=context.example)
+        obj = context.written = to_lua(module, tensor_type=context.options.get("tensor_type"), input=context.example)
         write_t7(path, obj, verify=False, **_encoding(context))
 
     def verify(self, module: nn.Module, path: Path, context: ExportContext) -> None:

@@ -1,0 +1,51 @@
+"""Name the layer in which a model failed, from the traceback of the error: stock modules have no hooks for that."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+from torch import nn
+
+from dpnn_bridge.base.display import shortened
+from dpnn_bridge.compare.nested import sizes_text
+from dpnn_bridge.conversion.places import lua_paths
+
+
+def failure_reason(error: BaseException) -> str:
+    """Return the first line of an error that a model raised, behind the layer and the sizes of its input.
+
+    Returns:
+        Such as ``modules[1], Conv2d(3, 24, kernel_size=(3, 3)), got 1x4x32x32: Given groups=1, weight of size …``; the
+        message alone where the error came from no layer inside the model.
+    """
+    message = shortened(str(error).strip().split("\n", 1)[0], 500) or type(error).__name__
+    calls = _calls(error)
+    if len(calls) < 2:
+        return message
+    (model, _), (layer, args) = calls[0], calls[-1]
+    own = shortened(" ".join(repr(layer).split()), 120)
+    sizes = shortened(sizes_text(list(args)), 120)
+    return f"{_path(layer, model)}, {own}, got {sizes or 'no tensor'}: {message}"
+
+
+def _calls(error: BaseException) -> list[tuple[nn.Module, tuple[Any, ...]]]:
+    """Return the calls of modules in the traceback, the model's first: each module of it with its arguments."""
+    found: list[tuple[nn.Module, tuple[Any, ...]]] = []
+    inside: set[int] = set()
+    traceback = error.__traceback__
+    while traceback is not None:
+        values = traceback.tb_frame.f_locals
+        module = values.get("self") if traceback.tb_frame.f_code.co_name == "_call_impl" else None
+        if isinstance(module, nn.Module):
+            inside = inside or {id(m) for m in module.modules()}
+            found += [(module, values.get("args", ()))] if id(module) in inside else []
+        traceback = traceback.tb_next
+    return found
+
+
+def _path(layer: nn.Module, model: nn.Module) -> str:
+    """Return the path of a layer in Lua, or in PyTorch where the model has no Lua class."""
+    with suppress(Exception):
+        return next(path for path, module in lua_paths(model) if module is layer)
+    return next(name for name, module in model.named_modules() if module is layer)

@@ -1,0 +1,53 @@
+"""An input that does not fit: every place that runs a model names the layer, what it is, and what it got."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import dpnn_bridge
+from dpnn_bridge.conversion.failure import failure_reason
+from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.pictures import model_graph
+
+WHERE = "modules[2].modules[1], Linear(in_features=3, out_features=2, bias=True), got 1x2: mat1 and mat2"
+
+
+def test_every_run_names_the_layer(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.Sequential(nn.Linear(3, 2)))
+    dpnn_bridge.write_t7(tmp_path / "m.t7", model)
+    dpnn_bridge.convert(tmp_path / "m.t7", tmp_path / "m.pt")
+    x, loaded = torch.zeros(1, 3), dpnn_bridge.load(tmp_path / "m.t7")
+    runs = {
+        "convert": lambda: dpnn_bridge.convert(tmp_path / "m.t7", tmp_path / "m.onnx", input=x),
+        "verify": lambda: dpnn_bridge.verify(tmp_path / "m.t7", tmp_path / "m.pt", input=x),
+        "reference": lambda: dpnn_bridge.verify(tmp_path / "m.t7", input=x, output=x),
+        "picture": lambda: model_graph(loaded, x),
+    }
+    for name, run in runs.items():
+        with pytest.raises(ConversionError, match="cannot run on") as caught:
+            run()
+        assert WHERE in str(caught.value), name
+    assert dpnn_bridge.inspect(tmp_path / "m.t7", input=x).models[0].refused.startswith(WHERE)
+    with pytest.raises(RuntimeError, match=r"^mat1 and mat2 shapes"):
+        loaded(x)  # a loaded model is stock: its error is PyTorch's
+
+
+def test_modules_without_a_lua_class_have_their_name_in_pytorch() -> None:
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.body(x)
+
+    with pytest.raises(RuntimeError) as caught:
+        Own()(torch.zeros(1, 4))
+    assert failure_reason(caught.value).startswith("body, Linear(in_features=3")
+    with pytest.raises(RuntimeError) as caught:
+        nn.Linear(3, 2)(torch.zeros(1, 4))
+    assert failure_reason(caught.value).startswith("mat1 and mat2")
