@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from dpnn_bridge.objects import BOOLEAN_KEYS, LuaObject, LuaTable
+
+#: fields in which Lua code keeps the name of a module: loadcaffe and nngraph, then what projects chose
+NAME_FIELDS = ("name", "_name", "layer_name")
 
 #: modules nested deeper than this are refused, before Python's own recursion limit is met
 MAX_DEPTH = 100
@@ -18,6 +22,18 @@ def is_module(value: Any) -> bool:
     namespace = value.class_name.partition(".")[0]
     data = ("torch", "tds", "graph", "optim", "dp", "xlua", "threads", "Dict")
     return namespace not in data and value.class_name != "nngraph.Node"
+
+
+def given_name(fields: Mapping[Any, Any] | LuaTable) -> str:
+    """Return the name that Lua code gave a module with these fields, or an empty string."""
+    return next((name for field in NAME_FIELDS if isinstance(name := fields.get(field), str) and name), "")
+
+
+def node_name(attributes: Mapping[Any, Any] | LuaTable) -> str:
+    """Return the name that ``annotate`` gave a node of nngraph with these fields, or an empty string."""
+    annotations = attributes.get("annotations")
+    name = annotations.get("name") if isinstance(annotations, LuaTable) else None
+    return name if isinstance(name, str) else ""
 
 
 def without_entries(value: LuaTable | LuaObject) -> LuaTable | LuaObject:

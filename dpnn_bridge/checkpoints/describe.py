@@ -12,7 +12,7 @@ from typing_extensions import Unpack
 
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.display import printable, shortened
-from dpnn_bridge.base.graph import key_text
+from dpnn_bridge.base.graph import given_name, is_module, key_text, node_name
 from dpnn_bridge.checkpoints.bytecode import describe_bytecode
 from dpnn_bridge.checkpoints.find import candidates, looks_like_module
 from dpnn_bridge.errors import T7Error
@@ -37,6 +37,7 @@ class Node:
             ``function``.
         text: description.
         class_name: Lua class of objects, tensors and storages.
+        name: the name that Lua code gave a module: its field ``name``, or nngraph's ``annotate``.
         shape, stride, offset: of a tensor; offset from 0.
         bytes: bytes of the elements that a tensor shows or a storage contains; of the bytecode of a function.
         first: path of the first occurrence of the object in the tree, for an object that was seen before.
@@ -50,6 +51,7 @@ class Node:
     kind: str
     text: str
     class_name: str | None = None
+    name: str | None = None
     shape: tuple[int, ...] | None = None
     stride: tuple[int, ...] | None = None
     offset: int | None = None
@@ -193,6 +195,8 @@ class _Walk:
         self.paths: dict[int, str] = {}
         self.storages: dict[int, int] = {}
         self.classes: Counter[str] = Counter()
+        self.modules: list[tuple[int, Node]] = []
+        self.names: dict[int, str] = {}
 
     def walk(self, root: Any) -> None:
         self.depth = min(self.depth, DEEPEST)
@@ -213,12 +217,22 @@ class _Walk:
                 (child, label, _below(path, label) if listed else "", depth + 1, listed and i < self.limit)
                 for i, (label, child) in reversed(list(enumerate(children)))
             )
+        for identity, node in self.modules:
+            if name := self.names.get(identity):
+                node.name = shortened(name, LONGEST_KEY)
+                node.text = f"{node.class_name} {node.name!r}{node.text.removeprefix(node.class_name or '')}"
         self.description.classes = dict(self.classes)
         self.description.storages = len(self.storages)
 
     def count(self, value: Any) -> None:
         if isinstance(value, LuaObject):
             self.classes[value.class_name] += 1
+            if is_module(value) and (name := given_name(value)):
+                self.names[id(value)] = name
+        elif isinstance(value, LuaTable):
+            module = value.get("module")  # a node of nngraph
+            if isinstance(module, LuaObject) and (name := node_name(value)):
+                self.names.setdefault(id(module), name)
         elif isinstance(value, LuaFunction):
             self.description.functions += 1
         elif isinstance(value, LuaTensor):
@@ -240,6 +254,8 @@ class _Walk:
         node = Node(depth, key, path, kind, text)
         if isinstance(value, (LuaObject, LuaTensor, LuaStorage)):
             node.class_name = value.class_name
+        if isinstance(value, LuaObject):
+            self.modules.append((id(value), node))
         if isinstance(value, LuaTensor):
             node.shape, node.stride, node.offset = value.shape, value.stride, value.offset
             node.bytes, known = value.size * value.dtype.itemsize, id(value.storage) in self.storages

@@ -16,13 +16,22 @@ LAYERS, ENTRIES = 14, 8
 
 @dataclass
 class Layer:
-    """One line of the table of a model: a module without modules inside."""
+    """One line of the table of a model: a module without modules inside.
+
+    Attributes:
+        path: in PyTorch.
+        lua, torch: its classes.
+        parameters: how many.
+        shape: of its output, if the model ran.
+        name: that Lua code gave it.
+    """
 
     path: str
     lua: str
     torch: str
     parameters: int
     shape: str = ""
+    name: str = ""
 
 
 @dataclass
@@ -107,12 +116,12 @@ class Summary:
     def _repr_html_(self) -> str:
         notes = [*self.notes, *self.beside, *(f"next: {command}" for command in self.next)]
         rows = [
-            (model.key if i == 0 else "", x.path, x.lua, x.torch, x.parameters or None, x.shape)
+            (model.key if i == 0 else "", x.path, x.name, x.lua, x.torch, x.parameters or None, x.shape)
             for model in self.models
             for i, x in enumerate(model.layers)
         ]
         names = ", ".join(f"{m.lua}, {m.parameters:,} parameters, {m.supported}" for m in self.models) or self.what
-        columns = ("key", "layer", "Lua", "PyTorch", "#parameters", "output")
+        columns = ("key", "layer", "name", "Lua", "PyTorch", "#parameters", "output")
         return table(f"{self.name}: {names}", columns, rows, notes)
 
     def __repr__(self) -> str:
@@ -156,16 +165,17 @@ def input_options(model: Model) -> str:
 
 def _table(layers: list[Layer]) -> list[str]:
     shown = layers if len(layers) <= LAYERS + 1 else [*layers[: LAYERS - 4], None, *layers[-4:]]
-    rows = [("layer", "Lua", "PyTorch", "parameters", "output")]
+    rows = [("layer", "name", "Lua", "PyTorch", "parameters", "output")]
     for layer in shown:
         if layer is None:
-            rows.append((f"… {len(layers) - LAYERS} more", "", "", "", ""))
+            rows.append((f"… {len(layers) - LAYERS} more", "", "", "", "", ""))
         else:
             count = f"{layer.parameters:,}" if layer.parameters else ""
-            rows.append((layer.path, layer.lua, layer.torch, count, layer.shape))
-    columns = range(5 if any(layer.shape for layer in layers) else 4)
-    widths = [min(max(len(row[i]) for row in rows), 32) for i in columns]
-    return ["  " + "  ".join(_cell(row[i], widths[i], i == 3) for i in columns).rstrip() for row in rows]
+            rows.append((layer.path, layer.name, layer.lua, layer.torch, count, layer.shape))
+    left_out = {i for i, values in ((1, "name"), (5, "shape")) if not any(getattr(layer, values) for layer in layers)}
+    columns = [i for i in range(6) if i not in left_out]
+    widths = [min(max(len(row[i]) for row in rows), 32) for i in range(6)]
+    return ["  " + "  ".join(_cell(row[i], widths[i], i == 4) for i in columns).rstrip() for row in rows]
 
 
 def _cell(text: str, width: int, right: bool) -> str:

@@ -10,14 +10,12 @@ from typing import Any
 from torch import nn
 
 from dpnn_bridge.base.arguments import checks_arguments
-from dpnn_bridge.base.graph import format_path
+from dpnn_bridge.base.graph import format_path, given_name
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_context import LuaConversion
 from dpnn_bridge.errors import ModelNotFoundError
 from dpnn_bridge.objects import LuaObject, LuaTable
 
-#: fields in which Lua code keeps the name of a module: loadcaffe and nngraph, then what projects chose
-NAME_FIELDS = ("name", "_name", "layer_name")
 _STEP = re.compile(r"\.?([^.\[\]]+)|\[(-?\d+)\]|\[['\"](.*?)['\"]\]")
 
 
@@ -67,18 +65,28 @@ def model_at(model: nn.Module, place: str) -> nn.Module:
 def lua_names(model: nn.Module) -> dict[str, nn.Module]:
     """Return the names that modules were given in Lua: a field ``name`` (loadcaffe) or an nngraph annotation."""
     found: dict[str, nn.Module] = {}
+    for name, module in _given_names(model):
+        found.setdefault(name, module)
+    return found
+
+
+def module_names(model: nn.Module) -> dict[int, str]:
+    """Return the name in Lua of each module that was given one, by its ``id``."""
+    found: dict[int, str] = {}
+    for name, module in _given_names(model):
+        found.setdefault(id(module), name)
+    return found
+
+
+def _given_names(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for module in model.modules():
         record = record_of(module)
-        for field in NAME_FIELDS if record else ():
-            name = record.fields.get(field) if record else None
-            if isinstance(name, str) and name:
-                found.setdefault(name, module)
-                break
+        if record and (name := given_name(record.fields)):
+            yield name, module
         for node in getattr(module, "nodes", ()):
             label, child = getattr(node, "label", ""), getattr(node, "module", None)
             if label and child is not None:
-                found.setdefault(label, module.get_submodule(child))
-    return found
+                yield label, module.get_submodule(child)
 
 
 @checks_arguments

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.atomic import StrPath
 from dpnn_bridge.base.boundary import wrap_errors
-from dpnn_bridge.base.display import shortened
+from dpnn_bridge.base.display import printable, shortened
 from dpnn_bridge.base.graph import format_path
 from dpnn_bridge.checkpoints.architectures import architecture_of
 from dpnn_bridge.checkpoints.contents import description, named_file
@@ -27,6 +27,7 @@ from dpnn_bridge.conversion.limits import ResourceLimitMode, ResourceLimits
 from dpnn_bridge.conversion.modes import evaluating
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.placeholder import Placeholder
+from dpnn_bridge.conversion.places import module_names
 from dpnn_bridge.conversion.torch_context import TorchConversion
 from dpnn_bridge.errors import ConversionError, ModelNotFoundError, T7FormatError
 from dpnn_bridge.files import load_with_report
@@ -154,8 +155,15 @@ def _measure(model: Model, module: nn.Module, example: Callable[[nn.Module], Any
     shapes: dict[int, str] = {}
     if example is not None:
         model.refused = _run(module, example(module), shapes, size)
+    names = module_names(module)
     model.layers = [
-        Layer(path, *_classes(m), sum(p.numel() for p in m.parameters(recurse=False)), shapes.get(id(m), ""))
+        Layer(
+            path,
+            *_classes(m),
+            sum(p.numel() for p in m.parameters(recurse=False)),
+            shapes.get(id(m), ""),
+            shortened(printable(names.get(id(m), "")), 32),
+        )
         for path, m in _leaves(module, "")
     ]
 

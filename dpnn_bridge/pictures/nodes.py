@@ -19,6 +19,7 @@ from dpnn_bridge.conversion import registry, to_lua
 from dpnn_bridge.conversion.failure import failure_reason
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.noise import paired
+from dpnn_bridge.conversion.places import module_names
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.modules.nn.container import Concat, ConcatTable, Parallel, ParallelTable
 from dpnn_bridge.modules.nn.nngraph import GModule
@@ -117,22 +118,27 @@ def model_graph(module: nn.Module, input: Any = None, *, histograms: bool = Fals
         histograms: look at the elements of all tensors.
     """
     shapes = _shapes(module, input) if input is not None else {}
-    return _Builder(shapes, _lua_fields(module), histograms).node(module, "")
+    return _Builder(shapes, _lua_fields(module), module_names(module), histograms).node(module, "")
 
 
 class _Builder:
-    def __init__(self, shapes: dict[int, tuple[str, str]], fields: dict[int, dict[str, Any]], histograms: bool) -> None:
-        self.shapes, self.fields, self.histograms = shapes, fields, histograms
+    def __init__(
+        self,
+        shapes: dict[int, tuple[str, str]],
+        fields: dict[int, dict[str, Any]],
+        names: dict[int, str],
+        histograms: bool,
+    ) -> None:
+        self.shapes, self.fields, self.names, self.histograms = shapes, fields, names, histograms
         self._seen: set[int] = set()
 
     def node(self, module: nn.Module, path: str) -> ModelNode:
         record = record_of(module)
-        name = record.fields.get("name") if record else None
         node = ModelNode(
             path,
             record.class_name if record else "",
             type_name(type(module)),
-            name if isinstance(name, str) else "",
+            self.names.get(id(module), ""),
             sum(p.numel() for p in module.parameters()),
             " ".join(module.extra_repr().split()) if not isinstance(module, GModule) else "",
             self.fields.get(id(module), {}),

@@ -13,11 +13,13 @@ import pytest
 from click.testing import CliRunner
 from conftest import FIXTURES
 
+import dpnn_bridge
 from dpnn_bridge.checkpoints.bytecode import describe_bytecode
 from dpnn_bridge.checkpoints.describe import describe, format_bytes
 from dpnn_bridge.cli.inspect import inspect_command
 from dpnn_bridge.loaders import read_t7, write_t7
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
+from dpnn_bridge.pictures import model_graph, to_mermaid
 
 FORMAT = FIXTURES / "format"
 READABLE = [p for p in sorted(FORMAT.rglob("*.t7")) if not p.name.startswith(("bad_", "class_custom_write"))]
@@ -39,12 +41,12 @@ def test_tree_and_totals(model: Path) -> None:
     assert lines[1:] == [
         "nn.Sequential (version 2)",
         "├─ modules: table of 2",
-        "│  ├─ [1]: nn.Linear",
+        "│  ├─ [1]: nn.Linear 'fc'",
         "│  │  ├─ weight: torch.FloatTensor 2x3, 24 bytes, storage 1",
         "│  │  ├─ bias: torch.FloatTensor 3, 12 bytes, shares storage 1",
         "│  │  ├─ name: 'fc'",
         "│  │  └─ train: true",
-        "│  └─ [2]: nn.Linear, the same as modules[1]",
+        "│  └─ [2]: nn.Linear 'fc', the same as modules[1]",
         "└─ ['a b']: 1.5",
         "",
         "model nn.Sequential, the file itself",
@@ -65,6 +67,23 @@ def test_json(model: Path) -> None:
     assert (bias["shape"], bias["stride"], bias["offset"], bias["bytes"]) == ([3], [1], 3, 12)
     assert bias["storage"] == nodes["modules[1].weight"]["storage"]
     assert nodes["modules[2]"]["first"] == "modules[1]"
+    assert (nodes["modules[1]"]["name"], "name" in nodes[""]) == ("fc", False)
+
+
+def test_names_of_nngraph_are_those_of_the_modules(tmp_path: Path) -> None:
+    model = dpnn_bridge.read_t7(FIXTURES / "samples" / "char-rnn__lstm" / "model.t7")["protos"]["rnn"]
+    nodes = [node["data"] for node in model["forwardnodes"].values() if "module" in node["data"]]
+    nodes[0]["annotations"]["name"] = "in\x1b[31m"
+    expected = sorted({data["annotations"].get("name") for data in nodes} - {None})
+    dpnn_bridge.write_t7(tmp_path / "m.t7", model)
+    description = describe(tmp_path / "m.t7")
+    assert sorted({node.name for node in description.nodes if node.name}) == expected
+    assert any(line.endswith("nn.Linear 'i2h_1'") for line in description.lines())
+    summary = dpnn_bridge.inspect(tmp_path / "m.t7")
+    named = {layer.name for layer in summary.models[0].layers if layer.name}
+    assert named == {shown.replace("\x1b", "\\x1b") for shown in expected}
+    assert "\x1b" not in str(summary)
+    assert "i2h_1" in to_mermaid(model_graph(dpnn_bridge.load(tmp_path / "m.t7")))
 
 
 def test_limits_shorten_the_tree_and_not_the_totals(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dpnn_bridge.base.graph import node_name
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
@@ -38,8 +39,7 @@ class GraphNode:
     @property
     def label(self) -> str:
         """The name that the node was annotated with, or an empty string."""
-        name = (self.attributes.get("annotations") or LuaTable()).get("name")
-        return name if isinstance(name, str) else ""
+        return node_name(self.attributes)
 
 
 @lua_class("nn.gModule")
