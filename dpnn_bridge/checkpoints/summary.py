@@ -49,6 +49,7 @@ class Model:
         problem: why it cannot be converted, else empty.
         refused: why it does not run on the example, else empty.
         inputs: shapes of an input that runs through it, as ``--input`` takes them; empty where none is known.
+        notes: what does not fit inside it.
         architecture: the published architecture with the shapes of its weights, or None.
     """
 
@@ -64,6 +65,7 @@ class Model:
     problem: str = ""
     refused: str = ""
     inputs: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     architecture: Architecture | None = None
 
     @property
@@ -114,7 +116,8 @@ class Summary:
         return "\n".join(line for _, line in lines(self))
 
     def _repr_html_(self) -> str:
-        notes = [*self.notes, *self.beside, *(f"next: {command}" for command in self.next)]
+        inner = [note for model in self.models for note in model.notes]
+        notes = [*self.notes, *inner, *self.beside, *(f"next: {command}" for command in self.next)]
         rows = [
             (model.key if i == 0 else "", x.path, x.name, x.lua, x.torch, x.parameters or None, x.shape)
             for model in self.models
@@ -143,6 +146,8 @@ def lines(found: Summary) -> Iterator[tuple[str, str]]:
         yield "", ""
         yield "bold green", f"model{f' {model.key}' if model.key else ''}: {model.lua}, {modules}, {size}"
         yield ("green" if model.supported == "supported" else "red"), model.supported
+        for note in model.notes:
+            yield "yellow", f"note: {note}"
         if model.architecture:
             yield "", f"the shapes of its weights are those of {model.architecture.into}"
         if i == 0:

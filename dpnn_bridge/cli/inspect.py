@@ -16,6 +16,7 @@ from dpnn_bridge.cli.terminal import (
     SourceType,
     accept_only,
     console,
+    in_options,
     json_option,
     keep_inputs,
     load_torch,
@@ -121,10 +122,10 @@ def inspect_command(
         from rich.text import Text
 
         for style, line in summary.lines(found):
-            console().print(Text(line, style), soft_wrap=True)
+            console().print(Text(in_options(line), style), soft_wrap=True)
     elif not quiet:
         for _, line in summary.lines(found):
-            say(line)
+            say(in_options(line))
 
 
 def _raw(

@@ -34,6 +34,7 @@ from dpnn_bridge.files import load_with_report
 from dpnn_bridge.legacy.pickles import Pickled, read_source
 from dpnn_bridge.loaders.origin import LocalFile, Origin, local_file
 from dpnn_bridge.loaders.t7_reader import read_all
+from dpnn_bridge.modules.fit import shape_warnings
 from dpnn_bridge.modules.inputs import input_shapes
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
 from dpnn_bridge.plugins import load_plugins
@@ -152,6 +153,7 @@ def _measure(model: Model, module: nn.Module, example: Callable[[nn.Module], Any
     model.bytes = sum(p.numel() * p.element_size() for p in parameters)
     model.architecture = architecture_of(module)
     model.dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in parameters})
+    model.notes = shape_warnings(module)
     shapes: dict[int, str] = {}
     if example is not None:
         model.refused = _run(module, example(module), shapes, size)

@@ -63,6 +63,7 @@ def _section(layers: dict[str, Any], verdicts: Sequence[str] = ()) -> str:
         _ROOM,
         "graph.html.j2",
         verdicts=verdicts,
+        weights=any(tensor["histogram"] for row in _rows(layers) for tensor in row["tensors"]),
         marks=MARKS,
         data=Markup(_json(data)),
         style=static(_ROOM, "graph.css"),

@@ -25,6 +25,8 @@ def test_batch_normalization_of_too_few_planes_is_noted_with_its_place(tmp_path:
     (note,) = report.notes
     assert note.startswith("modules[1].modules[2].modules[4] is a batch normalization of 4 planes, and 8 reach it")
     assert "1 more: modules[3])" in note
+    found = dpnn_bridge.inspect(tmp_path / "net.t7")
+    assert (found.models[0].notes, f"note: {note}" in str(found)) == ([note], True)
     with pytest.raises(ValueError, match=r"expected 4 planes in dimension 1, found .*2, 8, 5, 5"):
         dpnn_bridge.load(tmp_path / "net.pt")(torch.rand(2, 3, 5, 5))
 

@@ -254,8 +254,26 @@ def test_pages_are_small_and_deep_networks_open_at_once(browser: Any, tmp_path: 
     legend = {e.text for e in browser.find_elements("css selector", ".kinds span")}
     assert {"k-convolution", "k-activation", "k-pooling", "k-linear"} <= kinds
     assert {"convolution", "activation", "pooling", "linear"} <= legend
+    assert not browser.find_element("id", "map").is_displayed(), "all of it is in view"
+    assert browser.find_elements("css selector", "#graph .weights") == []
+    browser.find_element("id", "weights").click()
+    assert len(browser.find_elements("css selector", "#graph .weights")) == 4
+    assert any(e.text.startswith("-0.1998 to 0.1999") for e in browser.find_elements("css selector", "#graph text"))
     deep = nn.Sequential(*(nn.Conv2d(1, 1, 3) if i % 2 else nn.ReLU() for i in range(1000)))
     path.write_text(page(model_graph(deep), "deep"), encoding="utf-8")
     opened(browser, path)
     timing = "const t = performance.timing; return t.domContentLoadedEventEnd - t.navigationStart"
     assert browser.execute_script(timing) < 1500
+    assert browser.find_elements("id", "weights") == [], "the page has no histograms"
+    browser.find_element("id", "unfold").click()
+    small = browser.find_element("id", "map")
+    assert small.is_displayed()
+    assert {e.get_attribute("class") for e in small.find_elements("tag name", "path")} == {
+        "k-convolution",
+        "k-activation",
+    }
+    frame = "return document.querySelector('#map rect').getAttribute('y')"
+    before = float(browser.execute_script(frame))
+    browser.find_element("id", "closer").click()
+    small.click()
+    assert float(browser.execute_script(frame)) > before, "a click moves the view"

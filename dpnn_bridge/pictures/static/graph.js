@@ -2,7 +2,7 @@
 (() => {
   const { root, marks, open: startDepth } = JSON.parse(document.getElementById("data").textContent);
   const pane = document.getElementById("graph"), details = document.getElementById("details");
-  const search = document.getElementById("search"), filter = document.getElementById("filter");
+  const map = document.getElementById("map"), search = document.getElementById("search"), filter = document.getElementById("filter");
   const layers = [], parents = new Map();
   (function number(layer, depth) {
     layer.id = `n${layers.length}`;
@@ -13,24 +13,44 @@
   const byId = new Map(layers.map((layer) => [layer.id, layer]));
   const inside = (l) => l.children.reduce((n, child) => n + 1 + inside(child), 0);
 
+  const weights = document.getElementById("weights");
+  const weighed = (l) => l.tensors.find((t) => t.histogram.length);
+  const bars = (l) => (weights && weights.checked && weighed(l) ? weighed(l).histogram : []);
   function text(l) {  // the lines of a box
     const [first, ...others] = l.label;
-    const lines = [l.verdict ? `${marks[l.verdict]} ${first}` : first, ...others];
+    const lines = [l.verdict ? `${marks[l.verdict]} ${first}` : first, ...others, ...(bars(l).length ? [weighed(l).range.split(", ")[0]] : [])];
     return !l.open && l.children.length ? [...lines, `▸ ${inside(l)} layers`] : lines;
   }
 
   // ------------------------------------------------------------ drawing, moving, zooming
   let svg = null, view = null, size = null, chosen = null, current = root;
-  const show = () => svg.setAttribute("viewBox", `${view.x} ${view.y} ${view.w} ${view.h}`);
+  function show() {
+    svg.setAttribute("viewBox", `${view.x} ${view.y} ${view.w} ${view.h}`);
+    map.toggleAttribute("hidden", view.w >= 0.99 * size.w && view.h >= 0.99 * size.h);
+    for (const [name, value] of Object.entries({ x: view.x, y: view.y, width: view.w, height: view.h })) map.lastChild.setAttribute(name, value);
+  }
   function fit() {
-    const graph = svg.querySelector(".graph"), box = graph.getBBox(), m = graph.transform.baseVal.consolidate().matrix;
-    const w = box.width * m.a + 12, h = box.height * m.d + 12, whole = Math.min(pane.clientWidth / w, pane.clientHeight / h);
+    const { w, h } = size, whole = Math.min(pane.clientWidth / w, pane.clientHeight / h);
     const scale = whole >= 0.9 ? Math.min(whole, 1.5) : Math.max(whole, 0.7, Math.min(1.1, pane.clientWidth / w));  // pixels per unit: readable first
-    size = { x: box.x * m.a + m.e - 6, y: box.y * m.d + m.f - 6, w, h };
     view = { w: pane.clientWidth / scale, h: pane.clientHeight / scale };
-    view.x = box.x * m.a + m.e - 6 + (w - view.w) / 2;
-    view.y = box.y * m.d + m.f - 6 + Math.min(0, (h - view.h) / 2);
+    view.x = size.x + (w - view.w) / 2;
+    view.y = size.y + Math.min(0, (h - view.h) / 2);
     show();
+  }
+  function drawMap() {  // the boxes in their colours, and a frame around what is in view
+    const made = (name, attributes) => {
+      const e = document.createElementNS("http://www.w3.org/2000/svg", name);
+      for (const key in attributes) e.setAttribute(key, attributes[key]);
+      return e;
+    };
+    const paths = {};
+    for (const { open, kind, box } of shown()) if (!open) paths[kind] = `${paths[kind] || ""}M${box.x} ${box.y}h${box.w}v${box.h}h${-box.w}z`;
+    map.setAttribute("viewBox", `${size.x} ${size.y} ${size.w} ${size.h}`);
+    map.replaceChildren(...Object.entries(paths).map(([kind, d]) => made("path", { class: `k-${kind}`, d })), made("rect", {}));
+  }
+  function jump(e) {
+    const at = new DOMPoint(e.clientX, e.clientY).matrixTransform(map.getScreenCTM().inverse());
+    view.x = at.x - view.w / 2; view.y = at.y - view.h / 2; show();
   }
   function zoom(factor, at = { x: 0.5, y: 0.5 }) {
     view = { x: view.x + view.w * at.x * (1 - factor), y: view.y + view.h * at.y * (1 - factor), w: view.w * factor, h: view.h * factor };
@@ -47,10 +67,13 @@
   }
   function draw(keep) {
     const before = keep && view ? { ...view } : null;
-    const fresh = layoutModel(root, text, { w: pane.clientWidth, h: pane.clientHeight });
+    const fresh = layoutModel(root, text, bars, { w: pane.clientWidth, h: pane.clientHeight });
     for (const part of [fresh, fresh.querySelector(".graph")]) part.setAttribute("role", "presentation");
     for (const part of fresh.querySelectorAll(".edge, .port")) part.setAttribute("aria-hidden", "true");
     pane.replaceChildren(fresh); svg = fresh;
+    const drawn = svg.querySelector(".graph").getBBox();
+    size = { x: drawn.x - 6, y: drawn.y - 6, w: drawn.width + 12, h: drawn.height + 12 };
+    drawMap();
     for (const group of svg.querySelectorAll(".layer")) {
       const layer = byId.get(group.id);
       group.setAttribute("role", "treeitem"); group.setAttribute("aria-level", String(levels.get(layer)));
@@ -138,6 +161,9 @@
   press("unfold", () => { for (const l of layers) l.open = l.children.length > 0; draw(false); });
   press("fold", () => { for (const l of layers) l.open = l === root && l.children.length > 0; draw(false); });
   press("closer", () => zoom(0.8)); press("farther", () => zoom(1.25)); press("fit", fit);
+  if (weights) weights.addEventListener("change", () => draw(false));
+  map.addEventListener("pointerdown", (e) => { map.setPointerCapture(e.pointerId); jump(e); });
+  map.addEventListener("pointermove", (e) => { if (map.hasPointerCapture(e.pointerId)) jump(e); });
   search.addEventListener("change", find); search.addEventListener("input", mark);
   if (filter) filter.addEventListener("change", find);
   const grips = new Map(); let moved = 0, spread = 0;

@@ -1,7 +1,7 @@
 "use strict";
 // Places of boxes and arrows: a chain stands in columns, branches in a row, and dagre lays out any other graph.
 const layoutModel = (() => {
-  const LINE = 14, PAD = 7, BAR = 5, GAP = 20, SIDE = 14, PORT = 8, FONT = "11px Arial, 'Liberation Sans', sans-serif";
+  const LINE = 14, HISTOGRAM = 20, PAD = 7, BAR = 5, GAP = 20, SIDE = 14, PORT = 8, FONT = "11px Arial, 'Liberation Sans', sans-serif";
   const pen = document.createElement("canvas").getContext("2d");
   const width = (text) => { pen.font = FONT; return pen.measureText(text).width; };
 
@@ -11,13 +11,14 @@ const layoutModel = (() => {
     l.children.every((_, i) => l.edges.some(([a, b]) => a === "in" && b === i) && l.edges.some(([a, b]) => a === i && b === "out"));
   const top = (b) => [b.x + b.w / 2, b.y], bottom = (b) => [b.x + b.w / 2, b.y + b.h];
 
-  function measure(l, text, pane) {  // sizes, and places inside of the container that a layer is
-    l.text = text(l); l.arrows = []; l.ports = [];
+  function measure(l, text, bars, pane) {  // sizes, and places inside of the container that a layer is
+    l.text = text(l); l.bars = l.open ? [] : bars(l); l.arrows = []; l.ports = [];
     if (!l.open) {
-      l.box = { w: Math.max(64, ...l.text.map(width)) + 2 * PAD + BAR, h: l.text.length * LINE + 2 * PAD };
+      const high = l.text.length * LINE + (l.bars.length ? HISTOGRAM + PAD / 2 : 0);
+      l.box = { w: Math.max(64, ...l.text.map(width)) + 2 * PAD + BAR, h: high + 2 * PAD };
       return;
     }
-    for (const child of l.children) measure(child, text, pane);
+    for (const child of l.children) measure(child, text, bars, pane);
     l.text = [l.text.join(" · ")];
     const head = LINE + PAD, size = isChain(l) ? columns(l, pane) : isFan(l) ? row(l) : graph(l);
     for (const b of [...l.children.map((c) => c.box), ...l.ports]) { b.x += SIDE; b.y += head; }
@@ -101,15 +102,20 @@ const layoutModel = (() => {
       const at = l.open ? { x: x + PAD, y: y + LINE } : { x: x + BAR + (w - BAR) / 2, y: y + PAD + 10.5 + i * LINE, "text-anchor": "middle" };
       g.append(element("text", { ...at, "font-size": 11, ...(i || l.open ? {} : { "font-weight": "bold" }) }, line));
     });
+    if (l.bars.length) {
+      const most = Math.max(...l.bars), one = (w - BAR - 2 * PAD) / l.bars.length, foot = y + h - PAD;
+      const bar = (n, i) => `M${x + BAR + PAD + i * one} ${foot}v${(-HISTOGRAM * n) / most}h${0.85 * one}V${foot}z`;
+      g.append(element("path", { class: "weights", d: l.bars.map(bar).join("") }));
+    }
     return g;
   }
-  return (root, text, pane) => {
+  return (root, text, bars, pane) => {
     const out = { layers: [], ports: [], arrows: [] };
-    measure(root, text, pane);
+    measure(root, text, bars, pane);
     place(root, 0, 0, out);
     const tip = element("marker", { id: "tip", viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 7, markerHeight: 7, orient: "auto" },
       element("path", { d: "M0 0 L8 4 L0 8 z" }));
-    const graph = element("g", { class: "graph", transform: "translate(0 0)" });
+    const graph = element("g", { class: "graph" });
     graph.append(...out.layers.filter((l) => l.open).map(group));
     for (const points of out.arrows) graph.append(element("g", { class: "edge" }, element("path", { d: `M${points.map((p) => p.join(" ")).join(" L")}`, "marker-end": "url(#tip)" })));
     for (const { x, y } of out.ports) graph.append(element("circle", { class: "port", cx: x + PORT / 2, cy: y + PORT / 2, r: PORT / 2 }));
