@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import inspect
 import json
 import os
@@ -98,6 +99,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--device") == strict.NAME:
         strict.register()
+
+
+def pytest_collection_finish() -> None:
+    """Hide the thousands of tests from the garbage collector, which takes a tenth of their time otherwise."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

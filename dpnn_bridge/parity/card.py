@@ -48,16 +48,6 @@ def card(report: Report, result: Verification, path: StrPath) -> str:
     )
     compared = " and ".join(filter(None, [result.reference, result.converted])) or "nothing"
     notes = "".join(f"- {_text(note)}\n" for note in [*report.notes, *result.notes])
-    ours, plain = (line.format(name=target.name, stem=target.stem) for line in _LOADING.get(target.suffix, ("", "")))
-    loading = "\n".join(f"```python\n{line}\n```\n" for line in (ours, plain) if line)
-    facts = [
-        ("source", f"`{_code(Path(report.source).name if report.source else 'unknown')}`"),
-        ("SHA-256 of the source", f"`{report.sha256 or 'unknown'}`"),
-        ("file", f"`{_code(target.name)}`, {target.stat().st_size:,} bytes"),
-        ("SHA-256 of the file", f"`{sha256_of(target)}`"),
-        ("converted", f"{datetime.date.today().isoformat()} by dpnn_bridge {package_version()}"),
-    ]
-    table = "\n".join(f"| {name} | {value} |" for name, value in facts)
     parameters = report.metadata.get("parameters", 0)
     return f"""---
 library_name: pytorch
@@ -81,7 +71,7 @@ License: *fill in the license of the original weights and data.*
 
 | | |
 |---|---|
-{table}
+{_provenance(report, target)}
 
 ## Verification
 
@@ -94,7 +84,23 @@ License: *fill in the license of the original weights and data.*
 {notes}
 ## Load
 
-{loading}"""
+{_loading(target)}"""
+
+
+def _provenance(report: Report, target: Path) -> str:
+    facts = [
+        ("source", f"`{_code(Path(report.source).name if report.source else 'unknown')}`"),
+        ("SHA-256 of the source", f"`{report.sha256 or 'unknown'}`"),
+        ("file", f"`{_code(target.name)}`, {target.stat().st_size:,} bytes"),
+        ("SHA-256 of the file", f"`{sha256_of(target)}`"),
+        ("converted", f"{datetime.date.today().isoformat()} by dpnn_bridge {package_version()}"),
+    ]
+    return "\n".join(f"| {name} | {value} |" for name, value in facts)
+
+
+def _loading(target: Path) -> str:
+    programs = (program.format(name=target.name, stem=target.stem) for program in _LOADING.get(target.suffix, ()))
+    return "\n".join(f"```python\n{program}\n```\n" for program in programs if program)
 
 
 def _text(text: str) -> str:

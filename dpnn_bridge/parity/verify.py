@@ -75,27 +75,17 @@ def verify(
     with, the result has the layers and no comparison.
 
     Args:
-        model: a ``.t7`` file with a model, or a fixture that contains its own ``module`` and ``input``.
-        converted: a file made from it, in any format: its tensors must be the same bits, and so must what every layer
-            returns where the format runs the same operations.
-        reference: a ``.t7`` file (or its table) with ``input``, ``output`` and, where they are to be compared,
-            ``mode``, ``gradOutput``, ``gradInput``, ``gradParams`` and ``after``, the module after its forward.
-        input: a tensor or nested list, in place of a reference file.
-        output: Torch7's output for it.
-        key: path of the model inside its file.
-        mode: ``"train"`` or ``"eval"``; default: as the reference says, else ``"eval"``.
-        device: where to run.
-        dtype: in which precision; default: as in the file.
-        gradients: run backward when the reference contains gradients.
-        tolerance: accepted relative difference; default :data:`OUTPUT`, wider for half precision.
-        gradient_tolerance: the same for gradients; default :data:`GRADIENT`.
-        options: how to convert.
-        lua: a :class:`~dpnn_bridge.lua.LuaBridge` whose ``lua_path`` has the original sources: the model runs there
-            on the same input, and what it computes is the reference in place of any stored values.
-        torch7: path of a real Torch7 (``th`` or ``luajit``), which runs the model in the same way.
-        known: differences from Torch7 that are no failures, see :mod:`~dpnn_bridge.parity.known_differences`.
-        bounded: limit memory and time by the size of the files and the input, see
-            :mod:`dpnn_bridge.conversion.limits`; False: what the model asks for.
+        model, converted, reference, input, output, key, mode, device, dtype: As in :func:`dpnn_bridge.verify`.
+        gradients: Run backward when the reference contains gradients.
+        tolerance: Accepted relative difference; default :data:`OUTPUT`, wider for half precision.
+        gradient_tolerance: The same for gradients; default :data:`GRADIENT`.
+        options: How to convert.
+        lua: A :class:`~dpnn_bridge.lua.LuaBridge` whose ``lua_path`` has the original sources. What the model computes
+            there on the same input is the reference in place of any stored values.
+        torch7: Path of a real Torch7 (``th`` or ``luajit``), which runs the model in the same way.
+        known: Differences from Torch7 that are no failures, see :mod:`~dpnn_bridge.parity.known_differences`.
+        bounded: Limit memory and time by the size of the files and the input, see
+            :mod:`dpnn_bridge.conversion.limits`.
 
     Raises:
         OptionError: PyTorch cannot use the device.
@@ -125,25 +115,10 @@ def verify(
     elif converted is None:
         subject.take_leftovers(module)
     if is_comparable(subject.table):
+        how = {"device": str(device), "dtype": dtype, "gradients": gradients, "remake": remake, "running": running}
+        how["mark"] = partial(mark_known, known=known, file=Path(model).stem)
         precision = _Precision(subject, module, dtype, tolerance, gradient_tolerance, remade=remake is not None)
-        mark = partial(mark_known, known=known, file=Path(model).stem)
-        experiment = Experiment(
-            subject.fresh,
-            subject.table,
-            _after(subject, len(result.layers), precision.accepted, result.notes),
-            device=str(device),
-            dtype=dtype,
-            single=precision.single,
-            tolerance=precision.tolerance,
-            gradient_tolerance=precision.gradient_tolerance,
-            measured=precision.measured,
-            gradients=gradients,
-            options=subject.options,
-            remake=remake,
-            mark=mark,
-            running=running,
-        )
-        _compare(result, experiment, module)
+        _compare(result, subject, module, precision, **how)
     elif "input" in subject.table and converted is None:
         with running(module):
             _run_only(result, module, subject.table, device, dtype)
@@ -205,8 +180,20 @@ def _described(
     return result
 
 
-def _compare(result: Verification, experiment: Experiment, module: nn.Module) -> None:
+def _compare(result: Verification, subject: Subject, module: nn.Module, precision: _Precision, **how: Any) -> None:
     """Run the experiment, unless its reference turns out to be none."""
+    after = _after(subject, len(result.layers), precision.accepted, result.notes)
+    experiment = Experiment(
+        subject.fresh,
+        subject.table,
+        after,
+        single=precision.single,
+        tolerance=precision.tolerance,
+        gradient_tolerance=precision.gradient_tolerance,
+        measured=precision.measured,
+        options=subject.options,
+        **how,
+    )
     outcome = experiment.run(module)
     leftover = experiment.table.get(LEFTOVER)
     if leftover and not _belongs(outcome):
