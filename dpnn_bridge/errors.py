@@ -134,6 +134,7 @@ class UnsupportedClass:
         fields: their fields.
         nearest: the known class with the most similar name.
         reason: why the built-in mapping cannot build the object; empty for a class without a mapping.
+        mapped_by: the mapping or Lua file of a user that the file was written with, and that is not loaded.
     """
 
     class_name: str
@@ -141,6 +142,7 @@ class UnsupportedClass:
     fields: tuple[str, ...] = ()
     nearest: str | None = None
     reason: str = ""
+    mapped_by: str = ""
 
 
 class UnsupportedClassError(ConversionError):
@@ -152,26 +154,38 @@ class UnsupportedClassError(ConversionError):
 
     def __init__(self, classes: list[UnsupportedClass]) -> None:
         self.classes = classes
-        unknown = sum(not c.reason for c in classes)
-        counts = ((unknown, "without a mapping"), (len(classes) - unknown, "that the built-in mapping cannot convert"))
+        absent = sum(c.mapped_by != "" for c in classes)
+        misfits = sum(c.reason != "" for c in classes)
+        counts = (
+            (len(classes) - absent - misfits, "without a mapping"),
+            (misfits, "that the built-in mapping cannot convert"),
+            (absent, "of a plugin or Lua file that is not loaded"),
+        )
         lines = [" and ".join(f"{n} Lua class{'es' * (n != 1)} {what}" for n, what in counts if n) + ":"]
         for c in classes[:MOST_CLASSES]:
             more = f" and {len(c.paths) - 1} more" if len(c.paths) > 1 else ""
             lines.append(f"  {shortened(printable(c.class_name))} at {c.paths[0] or 'root'}{more}")
             if c.reason:
                 lines.append(f"    {printable(c.reason)}")
+            if c.mapped_by:
+                lines.append(f"    the file was written with {shortened(printable(c.mapped_by), 120)}")
             fields = ", ".join(shortened(printable(name), 60) for name in c.fields[:MOST_FIELDS]) or "none"
             lines.append(f"    fields: {fields}{', …' if len(c.fields) > MOST_FIELDS else ''}")
             if c.nearest:
                 lines.append(f"    nearest known class: {c.nearest}")
         if len(classes) > MOST_CLASSES:
             lines.append(f"  … and {len(classes) - MOST_CLASSES} more")
-        variant = "; for a variant of a known class, the mapping overrides `matches`" if unknown < len(classes) else ""
-        lines.append(
-            "To fix this: map the class with @dpnn_bridge.lua_class in a Python file and pass it as a plugin "
-            f"(--plugin my_layers.py{variant}); let the Lua file that defines the class compute it "
-            "(--lua my_layers.lua); or convert with placeholders that raise when they run (--allow-unsupported)."
-        )
+        variant = "; for a variant of a known class, the mapping overrides `matches`" if misfits else ""
+        again = "pass the plugin (--plugin, plugins=) or Lua file (--lua, lua=) that the file was written with"
+        if absent == len(classes):
+            lines.append(f"To fix this: {again}.")
+        else:
+            lines.append(
+                f"To fix this: {again + '; ' if absent else ''}"
+                "map the class with @dpnn_bridge.lua_class in a Python file and pass it as a plugin "
+                f"(--plugin my_layers.py{variant}); let the Lua file that defines the class compute it "
+                "(--lua my_layers.lua); or convert with placeholders that raise when they run (--allow-unsupported)."
+            )
         super().__init__("\n".join(lines))
         if len(classes) == 1:
             self.path, self.class_name = classes[0].paths[0], classes[0].class_name

@@ -17,6 +17,11 @@ _HOOKS = {
     "_backward_pre_hooks": "backward pre-hook",
     "_backward_hooks": "backward hook",
 }
+#: where PyTorch keeps the hooks of a parameter that change its gradient -> what they are called
+_PARAMETER_HOOKS = {
+    "_backward_hooks": "hook",
+    "_post_accumulate_grad_hooks": "post-accumulate-grad hook",
+}
 
 
 def check_customized(root: nn.Module, kind: str) -> None:
@@ -45,10 +50,14 @@ def check_customized(root: nn.Module, kind: str) -> None:
 
 
 def _foreign(module: nn.Module) -> Iterator[str]:
-    for attribute, name in _HOOKS.items():
-        for hook in vars(module)[attribute].values():
-            if not _ours(hook) and getattr(hook, "__module__", None) != type(module).__module__:
-                yield f"{name} ({getattr(hook, '__qualname__', None) or type(hook).__qualname__})"
+    """Yield the names of the hooks of a module and of its parameters that no class registers."""
+    found = [(name, hook) for kept, name in _HOOKS.items() for hook in vars(module)[kept].values()]
+    for parameter, tensor in module._parameters.items():
+        for kept, name in _PARAMETER_HOOKS.items():
+            found += [(f"{name} on its {parameter}", hook) for hook in (getattr(tensor, kept, None) or {}).values()]
+    for name, hook in found:
+        if not _ours(hook) and getattr(hook, "__module__", None) != type(module).__module__:
+            yield f"{name} ({getattr(hook, '__qualname__', None) or type(hook).__qualname__})"
 
 
 def _ours(function: object) -> bool:

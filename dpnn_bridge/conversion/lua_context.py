@@ -41,6 +41,7 @@ class LuaConversion(LuaContext):
         shown: ``id`` of layers -> dimensions of their input as the layers before them say; None until it is asked for.
         sources: ``id(storage)`` -> the parameter or buffer whose elements the storage contains in the same order.
         derived: ``id`` of storages that contain a parameter or buffer in another arrangement, or a gradient.
+        mapped_by: ``id`` of objects -> the mapping or Lua file of a user that converts them.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class LuaConversion(LuaContext):
         self.root = nn.Module()
         self.sources: dict[int, Tensor] = {}
         self.derived: set[int] = set()
+        self.mapped_by: dict[int, str] = {}
         self._casts: dict[str, str] = {}
         self._net_type: str | None = None
         self._flat: FlatStorages | None = None
@@ -73,15 +75,20 @@ class LuaConversion(LuaContext):
         if not self._objects:
             self.root = module
             self._decide_types(module)
-        if isinstance(module, Placeholder):
-            return module.obj
         try:
-            return self._written(module)
+            return self._unmapped(module) if isinstance(module, Placeholder) else self._written(module)
         except ConversionError as error:
             path = next((name for name, m in self.root.named_modules() if m is module), "")
             if error.path or not path or type(error) is not ConversionError:
                 raise
             raise ConversionError(error.reason, path=path, class_name=error.class_name) from error
+
+    def _unmapped(self, module: Placeholder) -> LuaObject:
+        obj = module.obj
+        self._alive.append(obj)
+        if module.mapped_by:
+            self.mapped_by[id(obj)] = module.mapped_by
+        return obj
 
     def _written(self, module: nn.Module) -> LuaObject:
         record = record_of(module)
@@ -93,7 +100,9 @@ class LuaConversion(LuaContext):
         name = record.class_name if record is not None and record.class_name in spec.names else None
         obj = LuaObject(name or spec.name_of(module), version=spec.version_of(module))
         self._objects[id(module)] = obj
-        self._alive.append(module)
+        self._alive += [module, obj]
+        if by := registry.mapped_by(spec):
+            self.mapped_by[id(obj)] = by
         kind = self.type_of(module)
         obj["_type"] = kind
         obj["train"] = module.training

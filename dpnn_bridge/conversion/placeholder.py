@@ -16,11 +16,12 @@ class Placeholder(nn.Module):
     Attributes:
         class_name: the Lua class.
         obj: its object, as read.
+        mapped_by: the mapping of a user that a file was written with, see ``registry.mapped_by``.
     """
 
-    def __init__(self, obj: LuaObject, path: str) -> None:
+    def __init__(self, obj: LuaObject, path: str, mapped_by: str = "") -> None:
         super().__init__()
-        self.class_name, self.obj, self.path = obj.class_name, obj, path
+        self.class_name, self.obj, self.path, self.mapped_by = obj.class_name, obj, path, mapped_by
 
     def forward(self, input: Any) -> Any:
         raise ConversionError(

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import pkgutil
 import sys
 from collections.abc import Callable, Iterator
@@ -235,6 +236,15 @@ def takes_precedence(spec: type[LuaClass], name: str) -> bool:
         return False
     discover(ZOO)
     return any(map(is_built_in, _BY_NAME[name]))
+
+
+def mapped_by(spec: type[LuaClass]) -> str:
+    """Return the name of a mapping of a user and its file or module, for messages; empty for a built-in mapping."""
+    if is_built_in(spec):
+        return ""
+    home = spec.__module__
+    file = getattr(sys.modules.get(home), "__file__", None)
+    return f"{spec.__qualname__.removesuffix('.Lua')} of {os.path.basename(file) if file and '.' not in home else home}"
 
 
 def spec_of(module: nn.Module) -> type[LuaClass]:

@@ -35,10 +35,13 @@ class TorchConversion(TorchContext):
     Attributes:
         options: the caller's choices.
         report: result for each object.
+        mapped_by: ``id`` of objects -> the mapping or Lua file of a user that a file was written with. No built-in
+            mapping takes its place.
     """
 
     def __init__(self, options: Options | None = None, root: str = "") -> None:
         self.options, self.report = options or Options(), Report()
+        self.mapped_by: dict[int, str] = {}
         self.sharing = Sharing(self.options.pending)
         self._root, self._path = root, list[Any]()
         self._modules: dict[int, nn.Module] = {}
@@ -118,7 +121,7 @@ class TorchConversion(TorchContext):
                 if spec is not None:
                     self.report.note(f"{obj.class_name}: the Lua class takes precedence over the built-in mapping")
                 return module
-        if spec is None:
+        if spec is None or (registry.is_built_in(spec) and id(obj) in self.mapped_by):
             return self._placeholder(obj)
         if registry.takes_precedence(spec, obj.class_name):
             place = f"{spec.__module__}.{spec.__qualname__}"
@@ -212,15 +215,16 @@ class TorchConversion(TorchContext):
     def _placeholder(self, obj: LuaObject, error: ConversionError | None = None) -> Placeholder:
         """Create a placeholder for an object of an unknown class, or one that its mapping cannot build (``error``)."""
         fields, reason = tuple(sorted(str(k) for k in obj)), str(error or "")
+        mapped_by = self.mapped_by.get(id(obj), "")
         entry = self._unsupported.get((obj.class_name, fields))
         if entry is None:
-            look = error is None and len(self._unsupported) < 5
+            look = error is None and not mapped_by and len(self._unsupported) < 5
             nearest = registry.nearest_name(obj.class_name) if look else None
-            entry = UnsupportedClass(obj.class_name, [], fields, nearest, reason)
+            entry = UnsupportedClass(obj.class_name, [], fields, nearest, reason, mapped_by)
             self._unsupported[obj.class_name, fields] = entry
         entry.paths.append(self.path)
         self._find_unsupported(obj.fields)
-        return Placeholder(obj, self.path)
+        return Placeholder(obj, self.path, mapped_by)
 
     def _find_unsupported(self, root: LuaTable) -> None:
         """Convert the modules below an unknown object, so that one error names every unknown class."""

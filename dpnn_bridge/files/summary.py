@@ -39,6 +39,8 @@ from dpnn_bridge.modules.inputs import input_shapes
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
 from dpnn_bridge.plugins import load_plugins
 
+_WITH_CLASSES = "--plugin my_layers.py     # or --lua my_layers.lua; docs/how-to/custom-class.md"
+
 
 @checks_arguments
 @wrap_errors(ConversionError, "inspecting")
@@ -107,15 +109,17 @@ def _converted(file: LocalFile, example: Callable[[nn.Module], Any] | None) -> S
     record = record_of(module)
     model = Model("", record.class_name if record else type(module).__name__)
     size = file.path.stat().st_size
+    model.unsupported = sorted({c.class_name for c in report.unsupported})
     _measure(model, module, example, size)
-    model.inputs = [] if model.problem else input_shapes(module, size)
+    model.inputs = [] if model.unsupported else input_shapes(module, size)
     metadata = report.metadata or {}
     source = metadata.get("source", "a model of PyTorch")
     what = f"a model that dpnn_bridge converted from {source}"
     found = Summary(file.name, size, file.path.suffix[1:], what, [model])
     checkpoint = metadata.get("checkpoint")
     found.beside = [str(k) for k in checkpoint][:ENTRIES] if isinstance(checkpoint, dict) else []
-    found.next = [f"dpnn-convert {shlex.quote(file.name)} {_stem(file.name)}.onnx {input_options(model)}"]
+    onto = f".onnx {input_options(model)}" if not model.unsupported else f".t7 {_WITH_CLASSES}"
+    found.next = [f"dpnn-convert {shlex.quote(file.name)} {_stem(file.name)}{onto}"]
     return found
 
 
@@ -239,8 +243,7 @@ def _next(found: Summary, name: str, root: Any) -> None:
     first = found.models[0]
     key = f" --key {shlex.quote(first.key)}" if first.key and len(found.models) > 1 else ""
     if first.unsupported or first.problem:
-        both = "--plugin my_layers.py     # or --lua my_layers.lua; docs/how-to/custom-class.md"
-        found.next.append(f"dpnn-convert {quoted} {stem}.pt{key} {both}")
+        found.next.append(f"dpnn-convert {quoted} {stem}.pt{key} {_WITH_CLASSES}")
     else:
         found.next.append(f"dpnn-convert {quoted} {stem}.pt{key}")
         if first.architecture:

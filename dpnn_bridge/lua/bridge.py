@@ -184,10 +184,18 @@ class LuaBridge:
         """Return whether ``torch.class`` or ``torch.newmetatable`` made the class."""
         return self._runtime.torch["getmetatable"](name) is not None
 
+    def definition(self, name: str) -> str:
+        """Return the file, or the name of other code of the user, that defines a class; empty if a package does."""
+        source = self.helper("source_of")(name)
+        if not source:
+            return ""
+        path = Path(to_system(source[1:]))
+        own = source in self._ran or not in_package(path, self.lua_path)
+        return (path.name or "Lua code") if own else ""
+
     def defines(self, name: str) -> bool:
         """Return whether code of the user, and not a package such as nn, defines the class."""
-        source = self.helper("source_of")(name)
-        return source in self._ran or (bool(source) and not in_package(Path(to_system(source[1:])), self.lua_path))
+        return self.definition(name) != ""
 
     def helper(self, name: str) -> Any:
         """Return a Lua function of the bridge's own, see prelude/modules.lua."""
@@ -339,8 +347,8 @@ class _SandboxedBridge(LuaBridge):
     def has_class(self, name: str) -> bool:
         return self._ask("has_class", name) is True
 
-    def defines(self, name: str) -> bool:
-        return self._ask("defines", name) is True
+    def definition(self, name: str) -> str:
+        return str(self._ask("definition", name))
 
     def type_of(self, value: Any) -> str:
         return value.type_name if isinstance(value, RemoteValue) else self._ask("type_of", value)

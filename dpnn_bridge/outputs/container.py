@@ -7,13 +7,14 @@
 
     value    null, boolean, number, string, or [i], which refers to nodes[i]
     node     {"table": [[key, value], …]}
-             {"object": class name, "version": int, "payload": value, "header": [value, …]}
+             {"object": class name, "version": int, "payload": value, "header": [value, …], "mapping": text}
              {"tensor": class name, "shape": […], "stride": […], "offset": int, "storage": value}
              {"storage": class name, "size": int, "key": name in state_dict}      a parameter or buffer
              {"storage": class name, "size": int, "data": i}                      constants[i], a 1-D tensor
              {"storage": class name, "size": int}                                 arranged differently in torch
              {"bytes": i}                                                         constants[i], a 1-D uint8 tensor
 
+``mapping`` is there if a plugin or Lua file of a user converts the object, and names it.
 ``flat`` lists the tensors that were adjacent in one storage of the ``.t7`` file, ``unmapped`` which modules were
 placeholders, whose tensors are constants; both may be missing. Loading builds
 the module from the graph with the same registry as a .t7 file, then takes the tensors from ``state_dict``. See
@@ -23,7 +24,8 @@ docs/pt-format.md.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,7 +70,7 @@ def pack(module: nn.Module, metadata: dict[str, Any] | None = None) -> dict[str,
         if name in state_dict:
             names.setdefault(id(tensor), name)
     keys = {storage: names[id(tensor)] for storage, tensor in ctx.sources.items() if id(tensor) in names}
-    encoder = _Encoder(keys, ctx.derived)
+    encoder = _Encoder(keys, ctx)
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -124,17 +126,18 @@ def _rebuilt(
     """Return the module of a graph with its report, the graph's ``flat``, and the tensors that the module gets."""
     try:
         state_dict, metadata = content["state_dict"], content["metadata"]
-        root, flat, unmapped = decode(content["graph"], content["constants"], state_dict)
+        root, mapped_by, flat, unmapped = decode(content["graph"], content["constants"], state_dict)
         if not isinstance(metadata, dict):
             raise TypeError("the metadata are not a dict")
     except (LookupError, TypeError, ValueError) as e:
         message = f"the object graph is damaged ({type(e).__name__}: {str(e)[:300]}); convert the .t7 file again"
         raise T7FormatError(message, source=source) from e
     ctx = TorchConversion(options)
+    ctx.mapped_by = mapped_by
     module = ctx.to_torch(root)
     ctx.finish()
     ctx.report.metadata = metadata
-    return module, ctx.report, flat, _of_placeholders(module, unmapped) | state_dict
+    return module, ctx.report, flat, _of_placeholders(module, unmapped, state_dict)
 
 
 def _about(module: nn.Module) -> dict[str, Any]:
@@ -144,11 +147,21 @@ def _about(module: nn.Module) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value}
 
 
-def _of_placeholders(module: nn.Module, names: Sequence[str]) -> dict[str, torch.Tensor]:
-    """Return the tensors, constants of the graph, of modules that were placeholders when written and are mapped now."""
-    parts = dict(module.named_modules()) if names else {}
-    inside = {id(t) for name in names if name in parts for t in parts[name].state_dict(keep_vars=True).values()}
-    return {name: t.detach() for name, t in module.state_dict(keep_vars=True).items() if id(t) in inside}
+def _of_placeholders(
+    module: nn.Module, unmapped: Sequence[str], state_dict: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Return ``state_dict`` with the tensors of modules that were placeholders or in Lua when written.
+
+    Theirs are constants of the graph, of which the modules are built: they may be mapped now, or share memory with Lua.
+    """
+    if not unmapped:
+        return state_dict
+    parts, names = dict(module.named_modules()), sorted(state_dict)
+    found = [parts[name] for name in unmapped if name in parts]
+    inside = {id(t) for part in found for t in part.state_dict(keep_vars=True).values()}
+    apart = {name for path in set(unmapped) for name in _below(path, names)}
+    tensors = {name: t.detach() for name, t in module.state_dict(keep_vars=True).items() if id(t) in inside}
+    return tensors | {name: t for name, t in state_dict.items() if name not in apart}
 
 
 def load_tensors(module: nn.Module, state_dict: dict[str, torch.Tensor], source: str) -> None:
@@ -158,6 +171,7 @@ def load_tensors(module: nn.Module, state_dict: dict[str, torch.Tensor], source:
         T7FormatError: names, shapes or types differ from those of the graph.
     """
     own = module.state_dict(keep_vars=True)
+    _check_placeholders(module, state_dict.keys() - own.keys(), source)
     if own.keys() != state_dict.keys():
         missing, extra = sorted(own.keys() - state_dict.keys()), sorted(state_dict.keys() - own.keys())
         raise T7FormatError(
@@ -175,9 +189,28 @@ def load_tensors(module: nn.Module, state_dict: dict[str, torch.Tensor], source:
             tensor.data = state_dict[name]
 
 
+def _check_placeholders(module: nn.Module, unexpected: Iterable[str], source: str) -> None:
+    """Refuse placeholders for modules whose tensors a mapping, which is not loaded, arranged in ``state_dict``."""
+    names = sorted(unexpected)
+    for path, part in module.named_modules() if names else ():
+        if isinstance(part, Placeholder) and _below(path, names):
+            by = f" ({part.mapped_by})" if part.mapped_by else ""
+            raise ConversionError(
+                f"{source}: its tensors are stored as its mapping{by} arranged them, and that mapping is not loaded; "
+                "pass the plugin that the file was written with (--plugin, plugins=)",
+                path=path,
+                class_name=part.class_name,
+            )
+
+
+def _below(path: str, names: list[str]) -> list[str]:
+    """Return the sorted names that are those of a module or of modules inside it."""
+    return names[bisect_left(names, f"{path}.") : bisect_left(names, f"{path}/")] if path else names
+
+
 class _Encoder:
-    def __init__(self, keys: dict[int, str], derived: set[int]) -> None:
-        self._keys, self._derived = keys, derived
+    def __init__(self, keys: dict[int, str], ctx: LuaConversion) -> None:
+        self._keys, self._derived, self._mapped_by = keys, ctx.derived, ctx.mapped_by
         self._nodes: list[dict[str, Any]] = []
         self._index: dict[int, int] = {}
         self._alive: list[Any] = []
@@ -207,6 +240,8 @@ class _Encoder:
             node = {"table": []}
         elif isinstance(value, LuaObject):
             node = {"object": value.class_name, "version": value.version}
+            if id(value) in self._mapped_by:
+                node["mapping"] = self._mapped_by[id(value)]
         elif isinstance(value, LuaTensor):
             node = {
                 "tensor": value.class_name,

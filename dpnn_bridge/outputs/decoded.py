@@ -27,8 +27,8 @@ class GraphError(ValueError):
     """The graph is damaged."""
 
 
-def decode(text: Any, constants: Any, state_dict: Any) -> tuple[Any, Any, list[str]]:
-    """Return the root of a graph, its ``flat``, unchecked, and its ``unmapped``.
+def decode(text: Any, constants: Any, state_dict: Any) -> tuple[Any, dict[int, str], Any, list[str]]:
+    """Return the root of a graph, the mappings by the ``id`` of objects, ``flat``, unchecked, and ``unmapped``.
 
     Args:
         text: the graph as JSON.
@@ -45,7 +45,7 @@ def decode(text: Any, constants: Any, state_dict: Any) -> tuple[Any, Any, list[s
     nodes = _of(_of(graph, dict, "the graph").get("nodes"), list, "nodes")
     decoder = _Decoder(nodes, _of(constants, list, "constants"), _of(state_dict, dict, "state_dict"))
     unmapped = [_text(name) for name in _of(graph.get("unmapped", []), list, "unmapped")]
-    return decoder.decode(graph["root"]), graph.get("flat"), unmapped
+    return decoder.decode(graph["root"]), decoder.mapped_by, graph.get("flat"), unmapped
 
 
 class _Decoder:
@@ -56,6 +56,7 @@ class _Decoder:
         self.spare = SPARE + SPARE_PER_ELEMENT * sum(t.numel() for t in state_dict.values())
         self.bytes_left = sum(t.numel() * t.element_size() for t in constants)
         self.objects: list[Any] = []
+        self.mapped_by: dict[int, str] = {}
 
     def decode(self, root: Any) -> Any:
         self.objects = [self._begun(_of(node, dict, "a node")) for node in self.nodes]
@@ -73,6 +74,8 @@ class _Decoder:
             elif isinstance(obj, LuaObject):
                 obj.payload = self._value(node["payload"])
                 obj.header = tuple(self._value(v) for v in _of(node["header"], list, "a header"))
+                if "mapping" in node:
+                    self.mapped_by[id(obj)] = _text(node["mapping"])
             elif isinstance(obj, LuaTensor):
                 storage = self._value(node["storage"])
                 if storage is not None and (not isinstance(storage, LuaStorage) or storage.dtype != obj.dtype):

@@ -158,8 +158,12 @@ def _options_of(module: nn.Module, pending: bool) -> Options:
     def in_lua(obj: Any, ctx: Any) -> nn.Module | None:
         return next((found for b in bridges if (found := b.convert(obj, ctx)) is not None), None)
 
+    def overrides(name: str) -> bool:
+        return any(b.defines(name) for b in bridges)
+
     unbuilt = any(isinstance(part, Placeholder) for part in module.modules())
-    return Options(allow_unsupported=unbuilt or "unknown", fallback=in_lua if bridges else None, pending=pending)
+    lua: Any = {"fallback": in_lua, "overrides": overrides} if bridges else {}
+    return Options(allow_unsupported=unbuilt or "unknown", pending=pending, **lua)
 
 
 def _check_names(written: Mapping[str, Tensor], loaded: Mapping[str, Tensor], module: nn.Module) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.errors import ConversionError, ConversionLimitError, UnsupportedClassError
 from dpnn_bridge.files import load_with_report
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+from dpnn_bridge.outputs.container import pack
 
 pytestmark = pytest.mark.usefixtures("own_registry")
 
@@ -164,6 +167,58 @@ def test_plugin_then_lua_then_what_is_built_in(tmp_path: Path) -> None:
     assert written["modules"][1].class_name == "nn.Linear"
 
 
+@pytest.fixture
+def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Convert two layers with options, and forget the plugins among them."""
+    (tmp_path / "mine.py").write_text(PLUGIN)
+    (tmp_path / "mine.lua").write_text(LUA)
+    dpnn_bridge.write_t7(tmp_path / "a.t7", nn.Sequential(nn.Linear(3, 2), nn.Tanh()).double())
+
+    def convert(name: str, **options: Any) -> Path:
+        with monkeypatch.context() as patch:
+            for known in ("_BY_NAME", "_BY_TYPE"):
+                patch.setattr(registry, known, {k: [*v] for k, v in getattr(registry, known).items()})
+            dpnn_bridge.convert(tmp_path / "a.t7", tmp_path / name, **options)
+        return tmp_path / name
+
+    return convert
+
+
+@pytest.mark.parametrize("name", ["b.pt", "b.safetensors"])
+def test_a_file_of_a_plugin_needs_it(name: str, written: Callable[..., Path]) -> None:
+    path = written(name, plugins=[written("a.pt").with_name("mine.py")])
+    with pytest.raises(UnsupportedClassError, match=r"DoubledClass of mine\.py\n") as caught:
+        dpnn_bridge.load(path)
+    (entry,) = caught.value.classes
+    assert (entry.class_name, entry.paths, entry.reason) == ("nn.Linear", ["modules[1]"], "")
+    assert "--plugin, plugins=" in str(caught.value)
+    with pytest.raises(
+        ConversionError, match=r"its tensors are stored as .*DoubledClass of mine\.py.*--plugin"
+    ) as other:
+        dpnn_bridge.load(path, allow_unsupported=True)
+    assert (other.value.path, other.value.class_name) == ("0", "nn.Linear")
+
+
+def test_a_source_has_the_class_of_a_plugin_and_says_so(written: Callable[..., Path]) -> None:
+    text = written("b.py", plugins=[written("a.pt").with_name("mine.py")]).read_text()
+    assert "class Doubled(torch.nn.Linear):" in text
+    assert "\nClasses of plugins: DoubledClass of mine.py.\n" in text
+
+
+def test_a_file_of_a_lua_class_needs_it(written: Callable[..., Path]) -> None:
+    pytest.importorskip("lupa")
+    path = written("b.pt", lua=written("a.pt").with_name("mine.lua"))
+    with pytest.raises(UnsupportedClassError, match=r"modules\[1\]\n    the file was written with mine\.lua\n.*"):
+        dpnn_bridge.load(path)
+    placeholder = dpnn_bridge.load(path, allow_unsupported=True)[0]  # type: ignore[index]
+    assert torch.equal(placeholder.obj["weight"].torch(), dpnn_bridge.load(path.with_name("a.t7"))[0].weight)
+    dpnn_bridge.save(path.with_name("c.pt"), nn.Sequential(placeholder))
+    with pytest.raises(UnsupportedClassError, match=r"mine\.lua"):
+        dpnn_bridge.load(path.with_name("c.pt"))
+    assert "NOT supported: nn.Linear" in str(dpnn_bridge.inspect(path))
+    assert type(dpnn_bridge.load(path, lua=path.with_name("mine.lua"))[0]).__name__ == "LuaModule"  # type: ignore[index]
+
+
 def test_a_plugin_for_one_variant_leaves_the_others() -> None:
     class Ours(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -179,6 +234,9 @@ def test_a_plugin_for_one_variant_leaves_the_others() -> None:
 
     model = dpnn_bridge.to_torch(sequential(lua("nn.Linear", kernel=1), to_lua(nn.Linear(3, 2))))
     assert [type(m) for m in model.children()] == [Ours, nn.Linear]
+    assert re.findall(r'"mapping": "(.*?)"', pack(model)["graph"]) == [
+        f"{OursClass.__qualname__} of test_precedence.py"
+    ]
     again = to_lua(model)
     assert again["modules"][1]["kernel"] == 1
     assert again["modules"][2]["weight"].shape == (2, 3)

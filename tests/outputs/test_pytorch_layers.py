@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 import os
 import re
 from pathlib import Path
@@ -172,7 +173,7 @@ def test_a_container_that_contains_itself_is_refused() -> None:
 # ---------------------------------------------------------------------- what no file holds
 def _hooked(register: str) -> nn.Module:
     layer = nn.Linear(3, 2)
-    getattr(layer, register)(lambda *args: None)
+    operator.attrgetter(register)(layer)(lambda *args: None)
     return layer
 
 
@@ -199,11 +200,23 @@ class _Half(nn.Sequential):
         (_hooked("register_forward_pre_hook"), "forward pre-hook"),
         (_hooked("register_full_backward_hook"), "backward hook"),
         (_hooked("register_full_backward_pre_hook"), "backward pre-hook"),
+        (_hooked("weight.register_hook"), "hook on its weight (_hooked.<locals>.<lambda>)"),
+        (_hooked("bias.register_post_accumulate_grad_hook"), "post-accumulate-grad hook on its bias"),
         (_patched(), "forward was replaced on the instance"),
         (_Standardized(3, 2, 3), "differs from that of Conv2d"),
         (_Half(nn.Linear(3, 3), nn.Tanh()), "differs from that of Sequential"),
     ],
-    ids=["forward", "pre", "backward", "backward_pre", "patched", "convolution", "iteration"],
+    ids=[
+        "forward",
+        "pre",
+        "backward",
+        "backward_pre",
+        "gradient",
+        "accumulated",
+        "patched",
+        "convolution",
+        "iteration",
+    ],
 )
 def test_what_a_file_cannot_hold_is_refused_by_name(layer: nn.Module, message: str, tmp_path: Path) -> None:
     with pytest.raises(ConversionError, match=re.escape(message)) as error:
@@ -213,7 +226,11 @@ def test_what_a_file_cannot_hold_is_refused_by_name(layer: nn.Module, message: s
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".py"])
-@pytest.mark.parametrize("layer", [_hooked("register_forward_hook"), _patched()], ids=["hook", "patched"])
+@pytest.mark.parametrize(
+    "layer",
+    [_hooked("register_forward_hook"), _hooked("weight.register_hook"), _patched()],
+    ids=["hook", "gradient", "patched"],
+)
 def test_no_format_drops_what_was_added_to_a_module(layer: nn.Module, suffix: str, tmp_path: Path) -> None:
     with pytest.raises(ConversionError, match=rf"which a .*{suffix}.* file cannot hold") as error:
         dpnn_bridge.save(tmp_path / f"a{suffix}", nn.Sequential(nn.Tanh(), layer))

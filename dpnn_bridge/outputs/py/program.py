@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from dpnn_bridge.conversion.customized import check_customized
+from dpnn_bridge.conversion.registry import mapped_by, spec_of
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.outputs.format import ExportContext
 from dpnn_bridge.outputs.py.calls import Call, blocks, in_docstring, indented, literal, text_of, without_repeats
@@ -95,7 +96,9 @@ class Program:
         source = in_docstring(metadata.get("source") or "model.t7")
         title = source if metadata.get("source") else type(self._module).__name__
         title = f"{in_docstring(metadata['key'])} of {title}" if metadata.get("key") else title
-        return HEADER.format(title=title, source=source) + (f"\n{self._shapes}\n" if self._shapes else "")
+        plugins = sorted({by for m in self._module.modules() if (by := mapped_by(spec_of(m)))})
+        more = [self._shapes, f"Classes of plugins: {in_docstring(', '.join(plugins))}." if plugins else ""]
+        return HEADER.format(title=title, source=source) + "".join(f"\n{text}\n" for text in more if text)
 
     def _build(self, settings: list[str]) -> str:
         lines = [f"{name} = {text_of(call)}" for name, call in self._constructors.definitions]
