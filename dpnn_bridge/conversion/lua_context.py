@@ -20,7 +20,7 @@ from dpnn_bridge.conversion.flat import FlatStorages
 from dpnn_bridge.conversion.lua_values import lua_storage, numpy_dtype, strided
 from dpnn_bridge.conversion.parametrized import baked
 from dpnn_bridge.conversion.placeholder import Placeholder
-from dpnn_bridge.conversion.stock import StockLayer, check_parametrizations, check_shapes, computes_weight, is_stock
+from dpnn_bridge.conversion.stock import StockLayer, check_shapes, computes_weight, is_stock
 from dpnn_bridge.conversion.ties import tie_of
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype, tensor_class
@@ -127,8 +127,6 @@ class LuaConversion(LuaContext):
         new = record_of(module) is None
         stock = new and not self.compose and is_stock(module)
         spec = StockLayer if stock else registry.spec_of(module)
-        if new and not self.compose:
-            check_parametrizations(module, spec.fields_of(module).values())
         if spec is lua_class.PlainModule:
             raise ConversionError(
                 f"no Lua class is registered for this torch module; {_advice(module)}", class_name=type(module).__name__

@@ -23,6 +23,21 @@ def weight_hooks(module: nn.Module) -> list[Any]:
     ]
 
 
+def computed_weights(module: nn.Module) -> list[tuple[str, str, str]]:
+    """Return the tensors of a module that are computed: name, what computes it, and the call that makes it ordinary."""
+    lists: Any = module.parametrizations if parametrize.is_parametrized(module) else {}
+    remove = "torch.nn.utils.parametrize.remove_parametrizations"
+    found = [(name, type(parts[0]).__name__.strip("_"), remove) for name, parts in lists.items()]
+    for hook in weight_hooks(module):
+        kind = type(hook).__name__
+        if isinstance(hook, prune.BasePruningMethod):
+            found.append((hook._tensor_name, kind, "torch.nn.utils.prune.remove"))  # type: ignore[attr-defined]
+        else:
+            old = {"SpectralNorm": "remove_spectral_norm", "WeightNorm": "remove_weight_norm"}[kind]
+            found.append((hook.name, kind, f"torch.nn.utils.{old}"))
+    return [(name, kind, f"{call}(module, {name!r})") for name, kind, call in found]
+
+
 def baked(module: nn.Module) -> nn.Module | None:
     """Return a copy with the current results of parametrizations, weight norm, spectral norm and pruning.
 

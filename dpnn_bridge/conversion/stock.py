@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 
 from dpnn_bridge.conversion.fields import Field
 from dpnn_bridge.conversion.lua_class import LuaClass, tensor_of
-from dpnn_bridge.conversion.parametrized import weight_hooks
+from dpnn_bridge.conversion.parametrized import computed_weights, weight_hooks
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaObject
 
@@ -70,27 +70,28 @@ class StockLayer(LuaClass):
         return {"arguments": json.dumps(arguments), "passed": " ".join(passed), **fields}
 
 
-def check_shapes(module: nn.Module) -> None:
+def check_shapes(module: nn.Module, path: str = "") -> None:
     """Refuse a lazy layer that has not run.
 
     Raises:
         ConversionError: it is one.
     """
     if any(is_lazy(p) for p in module.parameters(recurse=False)):
-        raise ConversionError("it has no shape yet; run the model once", class_name=type(module).__name__)
+        raise ConversionError("it has no shape yet; run the model once", path=path, class_name=type(module).__name__)
 
 
-def check_parametrizations(module: nn.Module, fields: Iterable[Field]) -> None:
+def check_parametrizations(module: nn.Module, fields: Iterable[Field], path: str) -> None:
     """Refuse a module whose weight is computed of tensors that no field of its Lua class contains.
 
     Raises:
         ConversionError: there is one.
     """
     if computes_weight(module, fields):
+        name, kind, call = computed_weights(module)[0]
         raise ConversionError(
-            "a .pt file cannot store how its weight is computed; make it an ordinary weight with "
-            "torch.nn.utils.parametrize.remove_parametrizations (of the older functions: remove_weight_norm, "
-            "remove_spectral_norm, prune.remove), or save a .t7 file, which stores the current weight",
+            f"{kind} computes its {name}, which a .pt or .safetensors file cannot store; {call} makes it an ordinary "
+            "tensor, and a .t7 file stores its current value",
+            path=path,
             class_name=parametrize.type_before_parametrizations(module).__name__,
         )
 

@@ -186,11 +186,9 @@ class LuaBridge:
 
     def definition(self, name: str) -> str:
         """Return the file, or the name of other code of the user, that defines a class; empty if a package does."""
-        source = self.helper("source_of")(name)
-        if not source:
-            return ""
+        source = self.helper("source_of")(name) or ""
         path = Path(to_system(source[1:]))
-        own = source in self._ran or not in_package(path, self.lua_path)
+        own = source in self._ran or (source and not in_package(path, self.lua_path))
         return (path.name or "Lua code") if own else ""
 
     def defines(self, name: str) -> bool:
@@ -247,8 +245,6 @@ class LuaBridge:
         module = self.wrap(live)
         module.training = obj.get("train") is not False
         return module
-
-    # ---- what a LuaModule does
 
     def state_of(self, obj: Any) -> tuple[list[str], list[torch.Tensor], list[torch.Tensor], list[tuple[str, Any]]]:
         """Return names, parameters and gradients, and pairs of name and tensor for the other state."""

@@ -37,8 +37,9 @@ from dpnn_bridge.conversion.flat import layout, place
 from dpnn_bridge.conversion.lua_context import LuaConversion
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.placeholder import Placeholder
+from dpnn_bridge.conversion.registry import spec_of
 from dpnn_bridge.conversion.report import Report
-from dpnn_bridge.conversion.stock import check_shapes
+from dpnn_bridge.conversion.stock import check_parametrizations, check_shapes
 from dpnn_bridge.conversion.torch_context import TorchConversion
 from dpnn_bridge.errors import ConversionError, T7FormatError
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
@@ -57,8 +58,9 @@ def pack(module: nn.Module, metadata: dict[str, Any] | None = None) -> dict[str,
             ``forward``).
     """
     check_customized(module, "a .pt or .safetensors file")
-    for part in module.modules():
-        check_shapes(part)
+    for path, part in module.named_modules():
+        check_shapes(part, path)
+        check_parametrizations(part, spec_of(part).fields_of(part).values(), path)
     state_dict = {k: v.detach() for k, v in module.state_dict().items()}
     ctx = LuaConversion(gradients=False, compose=False)
     root = ctx.to_lua(module)

@@ -18,6 +18,7 @@ from standalone import executed
 from test_registry import OWN, block_id
 from test_sharing import linear, sequential, storage, view
 from torch import nn
+from torch.nn.utils import prune
 
 import dpnn_bridge
 from dpnn_bridge import memory, plugins, training
@@ -361,9 +362,25 @@ def test_unknown_class_is_refused(tmp_path: Path) -> None:
         source_of(nn.Sequential(model), tmp_path)
 
 
-def test_parametrization_of_pytorch_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConversionError, match="remove_parametrizations"):
-        source_of(nn.utils.parametrizations.spectral_norm(nn.Linear(2, 3)), tmp_path)
+@pytest.mark.parametrize("suffix", [".py", ".pt"])
+@pytest.mark.parametrize(
+    ("compute", "message"),
+    [
+        (
+            nn.utils.parametrizations.spectral_norm,
+            r"SpectralNorm computes its weight, .*remove_parametrizations\(module, '",
+        ),
+        (nn.utils.weight_norm, r"WeightNorm computes its weight, .*nn\.utils\.remove_weight_norm\(module, 'weight'\)"),
+        (nn.utils.spectral_norm, r"SpectralNorm computes its weight, .*nn\.utils\.remove_spectral_norm\(module, 'w"),
+        (prune.identity, r"Identity computes its weight, .*nn\.utils\.prune\.remove\(module, 'weight'\)"),
+    ],
+    ids=["parametrization", "weight_norm", "spectral_norm", "pruning"],
+)
+def test_a_weight_that_is_computed_is_refused_by_name(compute: Any, message: str, suffix: str, tmp_path: Path) -> None:
+    for layer in (nn.Linear(2, 3), dpnn_bridge.to_torch(dpnn_bridge.to_lua(nn.Linear(2, 3)))):
+        with pytest.raises(ConversionError, match=message) as caught:
+            dpnn_bridge.save(tmp_path / f"a{suffix}", nn.Sequential(nn.Tanh(), compute(layer, "weight")))
+        assert (caught.value.path, caught.value.class_name) == ("1", "Linear")
 
 
 def test_class_without_source_is_refused(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from dpnn_bridge.conversion import to_lua
+from dpnn_bridge.conversion.parametrized import computed_weights, weight_hooks
 from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.conversion.registry import spec_of
 from dpnn_bridge.conversion.ties import plain_type
@@ -71,8 +72,11 @@ class Constructors:
             path: where it is, for messages.
             hint: a name for the class of a graph.
         """
+        path = path.removeprefix(".")
         if id(module) in self.variables:
             return self.variables[id(module)]
+        if weight_hooks(module):
+            raise _computed(module, path)
         call = self._parametrized(module, path, hint) if parametrize.is_parametrized(module) else None
         call = call or self._call(module, path, hint)
         if self._uses[id(module)] > 1 and module is not self._root:
@@ -93,13 +97,7 @@ class Constructors:
                     given = {k: self._value(v, path) for k, (v, default) in options.items() if v != default}
                     call = Call("nn.utils.parametrizations.weight_norm", [call], given)
                 elif kind.__module__.startswith("torch."):
-                    raise ConversionError(
-                        f"its {name} has the parametrization {kind.__name__}, which .py does not support; "
-                        f"torch.nn.utils.parametrize.remove_parametrizations(module, {name!r}) makes it "
-                        "an ordinary weight",
-                        path=path,
-                        class_name=_plain_type(module).__name__,
-                    )
+                    raise _computed(module, path)
                 else:
                     inner = self.value_of(parametrization, path)
                     call = Call(self.closure.add(parametrized), [call, literal(name), inner])
@@ -171,6 +169,7 @@ class Constructors:
         return value
 
     def _value(self, value: Any, path: str, hint: str = "") -> Value:
+        path = path.removeprefix(".")
         if type(value) is nn.ModuleList:
             return self._value(list(value), path)
         if isinstance(value, nn.Module):
@@ -230,6 +229,17 @@ def _parameters(kind: type) -> list[inspect.Parameter]:
     fixed = {"self", "device"} | ({"mode"} if issubclass(kind, nn.RNNBase) else set())
     fixed |= {"dtype"} if kind.__module__.startswith("torch.nn.") else set()
     return [p for p in own if p.name not in fixed and p.kind is not rest]
+
+
+def _computed(module: nn.Module, path: str) -> ConversionError:
+    """Return the error for a weight that is computed in a way that the program does not have."""
+    name, kind, call = computed_weights(module)[-1]
+    return ConversionError(
+        f"{kind} computes its {name}, which .py does not support (of such it has weight_norm of "
+        f"torch.nn.utils.parametrizations); {call} makes it an ordinary tensor",
+        path=path,
+        class_name=_plain_type(module).__name__,
+    )
 
 
 def _from_lua(module: nn.Module) -> dict[str, Any]:
