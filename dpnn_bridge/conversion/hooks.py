@@ -19,6 +19,10 @@ RENAMED = {
 }
 
 
+#: hooks that may be a tuple of names, which are the same in Lua and in the module
+_NAMES = ("tensors", "scalars", "members")
+
+
 class _Renamed:
     """Access to a hook by its earlier name."""
 
@@ -54,10 +58,24 @@ class Hooks:
             warnings.warn(text, DeprecationWarning, stacklevel=2)
             setattr(cls, RENAMED[old], vars(cls)[old])
         cls._refuse_unknown()
-        for hook in ("tensors", "scalars", "members"):  # a tuple of names that are the same in Lua and in the module
+        cls._check_types()
+        for hook in _NAMES:
             names = cls.__dict__.get(hook)
             if isinstance(names, tuple):
                 setattr(cls, hook, {name: name for name in names})
+
+    @classmethod
+    def _check_types(cls) -> None:
+        defining = next(c for c in cls.__mro__ if Hooks in c.__bases__)
+        lineage = cls.__mro__[: cls.__mro__.index(defining)]
+        own = {name for c in lineage for name in inspect.get_annotations(c)}
+        for name, value in vars(cls).items():
+            default = None if name in own else vars(defining).get(name)
+            kinds = {type(default), *((dict, tuple) if name in _NAMES else ())}
+            plain = isinstance(default, (dict, tuple, bool, int, str)) and not name.startswith("_")
+            if plain and not isinstance(value, tuple(kinds)) and not hasattr(value, "__get__"):
+                expected = " or ".join(sorted(kind.__name__ for kind in kinds))
+                raise TypeError(f"{cls.__module__}.{cls.__qualname__}: {name} is {value!r:.80}; expected a {expected}")
 
     @classmethod
     def _refuse_unknown(cls) -> None:

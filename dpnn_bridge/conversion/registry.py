@@ -71,26 +71,53 @@ def lua_class(*names: str) -> Callable[[ClassT], ClassT]:
     mapping. So stock layers keep their Lua class. A mapping that is defined again, as in a notebook, replaces itself.
 
     Raises:
+        TypeError: There are no names, the decorated class is no module class or mapping, or its inner class ``Lua`` is
+            no mapping.
         ValueError: Two built-in mappings, or two mappings of users, have the same name without ``matches``, or the same
             torch type without ``represents``.
     """
+    if not names or not all(isinstance(name, str) for name in names):
+        found = ", ".join(repr(name) for name in names) or "none"
+        raise TypeError(f'lua_class: expected Lua class names, found {found}; write @lua_class("my.Layer")')
 
     def declare(cls: ClassT) -> ClassT:
         with Exclusive(lua_class):
-            _register(cls if issubclass(cls, LuaClass) else _mapping_of(cls), names)
+            _register(_mapping_of(cls), names)
         return cls
 
     return declare
 
 
-def _mapping_of(module: type) -> type[LuaClass]:
-    """Return the inner class ``Lua`` of a module class; a plain one where the class has none of its own."""
+def _mapping_of(cls: Any) -> type[LuaClass]:
+    """Return a mapping, or the inner class ``Lua`` of a module class; a plain one where the class has none of its own.
+
+    Raises:
+        TypeError: It is neither, or the mapping has no module class.
+    """
+    if not isinstance(cls, type) or not issubclass(cls, (LuaClass, nn.Module)):
+        raise TypeError(f"lua_class: expected a subclass of torch.nn.Module or LuaClass, found {cls!r:.80}")
+    place = f"{cls.__module__}.{cls.__qualname__}"
+    if issubclass(cls, LuaClass):
+        types = cls.torch_type if isinstance(cls.torch_type, tuple) else (cls.torch_type,)
+        known = [t for t in types if isinstance(t, type) and issubclass(t, nn.Module)]
+        if len(known) < len(types) or (nn.Module in known and cls.build.__func__ is LuaClass.build.__func__):  # type: ignore[attr-defined]
+            raise TypeError(f"{place}: torch_type is {cls.torch_type!r}; expected a module class, or a tuple of them")
+        return cls
+    return _inner_mapping(cls, place)
+
+
+def _inner_mapping(module: type[nn.Module], place: str) -> type[LuaClass]:
     mapping = module.__dict__.get("Lua")
+    others = [n for n, v in vars(module).items() if isinstance(v, type) and issubclass(v, LuaClass) and n != "Lua"]
+    if mapping is None and others:
+        raise TypeError(f"{place}: its mapping is called {others[0]}; name it Lua: class Lua(LuaClass)")
     if mapping is None:
         mapping = type(
             "Lua", (LuaClass,), {"__module__": module.__module__, "__qualname__": f"{module.__qualname__}.Lua"}
         )
         module.Lua = mapping  # type: ignore[attr-defined]
+    if not isinstance(mapping, type) or not issubclass(mapping, LuaClass):
+        raise TypeError(f"{place}.Lua is no mapping; make it a subclass of LuaClass: class Lua(LuaClass)")
     mapping.torch_type = module
     return mapping
 

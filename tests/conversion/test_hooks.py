@@ -8,8 +8,9 @@ import pytest
 from click.testing import CliRunner
 from torch import nn
 
-from dpnn_bridge import LuaClass, to_lua, to_torch
+from dpnn_bridge import LuaClass, lua_class, to_lua, to_torch
 from dpnn_bridge.cli.convert import convert_command
+from dpnn_bridge.conversion import registry
 from dpnn_bridge.objects import LuaObject, LuaTable
 
 
@@ -70,3 +71,42 @@ def test_the_list_of_classes_holds_lua_classes_alone() -> None:
     names = [line.partition("\t")[0] for line in listed]
     assert {"nn.Linear", "nn.NoiseFill"} <= set(names)
     assert [name for name in names if name.startswith("dpnn_bridge")] == []
+
+
+def _layer(**body: Any) -> type[nn.Module]:
+    return type("Mine", (nn.Module,), {"__module__": "plugin", **body})
+
+
+def _mapping(**body: Any) -> type[LuaClass]:
+    return type("MineClass", (LuaClass,), {"__module__": "plugin", **body})
+
+
+@pytest.mark.parametrize(
+    ("declare", "message"),
+    [
+        (
+            lambda: lua_class("my.A")(_layer(Lua=type("Lua", (), {"scalars": ("a",)}))),
+            "Mine.Lua is no mapping; .*LuaClass",
+        ),
+        (lambda: lua_class("my.A")(_layer(Lua={"scalars": ("a",)})), "Mine.Lua is no mapping; .*LuaClass"),
+        (lambda: lua_class("my.A")(_layer(lua=_mapping())), "its mapping is called lua; name it Lua"),
+        (lambda: lua_class("my.A")(_mapping()), "torch_type is .*; expected a module class"),
+        (
+            lambda: lua_class("my.A")(_mapping(torch_type="nn.Linear")),
+            "torch_type is 'nn.Linear'; expected a module class",
+        ),
+        (lambda: lua_class("my.A")(type("A", (), {})), "expected a subclass of torch.nn.Module or LuaClass"),
+        (lambda: lua_class("my.A")(max), "expected a subclass of torch.nn.Module or LuaClass"),  # type: ignore[type-var]
+        (lambda: lua_class()(_layer()), 'found none; write @lua_class\\("my.Layer"\\)'),
+        (lambda: lua_class(_layer()), 'found <class .plugin.Mine.>; write @lua_class\\("my.Layer"\\)'),  # type: ignore[arg-type]
+        (lambda: _mapping(scalars="power"), "scalars is 'power'; expected a dict or tuple"),
+        (lambda: _mapping(tensors=["weight"]), r"tensors is \['weight'\]; expected a dict or tuple"),
+        (lambda: _mapping(sizes=("weight",)), r"sizes is \('weight',\); expected a dict"),
+        (lambda: _mapping(container="yes"), "container is 'yes'; expected a bool"),
+    ],
+)
+@pytest.mark.usefixtures("own_registry")
+def test_a_declaration_of_another_kind_is_refused(declare: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        declare()
+    assert "my.A" not in registry._BY_NAME
