@@ -155,6 +155,15 @@ OVERRIDES = """
        return self.gradInput
     end
 
+    local Merged, merged = torch.class('my.Merged', 'nn.Linear')     -- a backward of its own
+    function Merged:backward(input, gradOutput, scale)
+       return merged.backward(self, input, gradOutput, scale):mul(3)
+    end
+
+    local Batch = torch.class('my.Batch', 'nn.BatchNormalization')   -- whose own backward calls neither
+    function Batch:updateGradInput() error('is not called') end
+    function Batch:accGradParameters() error('is not called') end
+
     local Smooth, criterion = torch.class('my.Smooth', 'nn.MSECriterion')
     function Smooth:updateOutput(input, target) return 3 * criterion.updateOutput(self, input, target) end
     function Smooth:updateGradInput(input, target) return criterion.updateGradInput(self, input, target):mul(3) end
@@ -173,6 +182,7 @@ def _layer(bridge: LuaBridge, name: str) -> tuple[Any, torch.Tensor, torch.Tenso
         ("my.Doubled", lambda x, w, b: torch.tanh(2 * x @ w.T + b), 1),
         ("my.Own", lambda x, w, b: x @ w.T + b, 1),
         ("my.Half", lambda x, w, b: x @ w.T + b, 0.5),
+        ("my.Merged", lambda x, w, b: x @ w.T + b, 3),
     ],
 )
 @pytest.mark.parametrize("required", ["", "require 'nn'\n"], ids=["alone", "with nn"])
@@ -193,6 +203,20 @@ def test_a_subclass_computes_what_it_overrides(name: str, forward: Any, input_sc
             for mine, theirs in ((weight, layer.weight), (bias, layer.bias)):
                 theirs += 1
                 mine += 1
+
+
+def test_a_backward_that_calls_no_other_method_of_the_subclass() -> None:
+    """``BN:backward`` of BatchNormalization.lua computes all gradients itself, as that of Concat.lua and others."""
+    bridge, plain = LuaBridge(), torch.nn.BatchNorm1d(3).double()
+    bridge.execute(OVERRIDES)
+    layer = bridge.convert(LuaObject("my.Batch", to_lua(plain).fields))
+    assert layer is not None
+    x = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+    given = torch.randn(4, 3, dtype=torch.float64)
+    found = torch.autograd.grad(layer(x), (x, *layer.parameters()), given)
+    torch.testing.assert_close(
+        found, torch.autograd.grad(plain(x), (x, *plain.parameters()), given), rtol=1e-12, atol=0
+    )
 
 
 def test_a_subclass_of_a_criterion() -> None:

@@ -210,6 +210,13 @@ def test_files_count_by_content(tmp_path: Path) -> None:
     for name in ("lua", "plugins"):
         same = {ConvertOptions.of({name: value}).digest() for value in ([a], (str(b),), [b])}
         assert len(same) == 1
+    (tmp_path / "layers").mkdir()
+    b.write_text('require "layers.one"')
+    for name, text in (("layers/one.lua", "dofile('two.lua')"), ("layers/two.lua", "require 'b'")):
+        (tmp_path / name).write_text(text)
+        before = ConvertOptions.of({"lua": b}).digest()
+        (tmp_path / name).write_text(f"{text} -- changed")
+        assert ConvertOptions.of({"lua": b}).digest() != before
     before = ConvertOptions.of({"lua": a}).digest()
     a.write_text("return 2")
     assert ConvertOptions.of({"lua": a}).digest() != before

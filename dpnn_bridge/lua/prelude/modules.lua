@@ -95,6 +95,7 @@ end
 function bridge.backward(module, input, gradOutput)
    local _, gradients = module:parameters()
    for _, g in ipairs(gradients or {}) do g:zero() end
+   if module.backward then return module:backward(input, gradOutput, 1), gradients or {} end
    module:updateGradInput(input, gradOutput)
    local gradInput = module.gradInput
    module:accGradParameters(input, gradOutput, 1)

@@ -18,6 +18,13 @@ local function run(class, tname)
       return self.gradInput
    end
 end
+-- classes with a backward of their own, which does not call the updateGradInput and accGradParameters of a subclass
+local own_backward = {}
+for name in ('Concat DepthConcat ConcatTable BatchNormalization SpatialBatchNormalization VolumetricBatchNormalization '
+             .. 'SeqLSTM SeqGRU'):gmatch('%S+') do
+   own_backward['nn.' .. name] = true
+end
+
 local function converted_module(class, tname)
    run(class, tname)
    function class:forget()
@@ -27,6 +34,14 @@ local function converted_module(class, tname)
    function class:accGradParameters(input, gradOutput, scale)
       states[self] = py.converted_backward(states[self], self, tname, input, gradOutput)
       py.converted_accumulate(states[self], self, scale or 1)
+   end
+   if own_backward[tname] then
+      local updateGradInput, accGradParameters = class.updateGradInput, class.accGradParameters
+      function class:backward(input, gradOutput, scale)
+         updateGradInput(self, input, gradOutput)
+         accGradParameters(self, input, gradOutput, scale)
+         return self.gradInput
+      end
    end
    for _, name in ipairs {'training', 'evaluate', 'clearState', 'zeroGradParameters', 'updateParameters'} do
       -- decorators and others hold modules without being containers
