@@ -29,6 +29,10 @@ StrPath = str | os.PathLike[str]
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
 
 
+#: ends the message if a program writes a single output
+_NOTHING = "; nothing was written"
+
+
 # ---------------------------------------------------------------------- what may be written
 _kept: ContextVar[tuple[StrPath, ...]] = ContextVar("inputs that no output replaces", default=())
 
@@ -88,7 +92,16 @@ def _kind(mode: int) -> str:
 
 def _cannot_write(path: Path, error: Exception) -> OutputError:
     reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
-    return OutputError(f"cannot write {path}: {reason}; nothing was written")
+    return OutputError(f"cannot write {path}: {reason}{_NOTHING}")
+
+
+@contextmanager
+def after(written: StrPath) -> Iterator[None]:
+    """Let errors about a second output of a command say that the first one exists."""
+    try:
+        yield
+    except OutputError as error:
+        raise OutputError(f"{written} was written, but {str(error).removesuffix(_NOTHING)}") from error
 
 
 # ---------------------------------------------------------------------- writing

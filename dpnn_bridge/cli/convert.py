@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dpnn_bridge.base.atomic import check_output, write_text
+from dpnn_bridge.base.atomic import after, check_output, write_text
 from dpnn_bridge.base.folders import temporary_folder
 from dpnn_bridge.base.remote import place_of
 from dpnn_bridge.base.suffixes import INDEX, index_of
@@ -282,10 +282,11 @@ class _Request:
             with _output(self.files[1], self.suffix) as target:
                 how = {"to": self.to, "force": self.force, "sha256": self.sha256, "progress": progress}
                 done = converting.convert(piped(self.files[0]), target, **how, **self.options)
-        if self.report is not None:
-            write_text(self.report, json.dumps(done.to_dict(), indent=2) + "\n")
-        if self.card is not None:
-            self._write_card(done)
+        with after(self.files[1]):
+            if self.report is not None:
+                write_text(self.report, json.dumps(done.to_dict(), indent=2) + "\n")
+            if self.card is not None:
+                self._write_card(done)
         if self.as_json:
             click.echo(json.dumps(done.to_dict(), indent=2))
         elif not self.quiet and self.files[1] != "-":

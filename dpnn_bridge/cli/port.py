@@ -6,6 +6,7 @@ import ast
 import importlib
 import importlib.util
 import json
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -14,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dpnn_bridge.base.atomic import check_output, replacing, write_text
-from dpnn_bridge.base.extras import missing_package
-from dpnn_bridge.cli.terminal import console, plain_table, say, say_written, steps
+from dpnn_bridge.base.atomic import after, check_output, replacing, write_text
+from dpnn_bridge.cli.terminal import console, keep_inputs, plain_table, say, say_written, steps
 from dpnn_bridge.errors import OptionError, VerificationError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def is_network(text: str) -> bool:
 
 
 def network_of(text: str) -> nn.Module:
-    """Create the network that a text names. This runs its file.
+    """Create the network that a text names. This runs its file, which no output of the command replaces.
 
     Raises:
         OptionError: the text names none, or it cannot be created.
@@ -77,12 +77,16 @@ def _module(place: str) -> Any:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    before = set(sys.modules)
     sys.modules[path.stem] = module
-    sys.path.insert(0, str(path.parent.resolve()))
+    folder = str(path.parent.resolve())
+    sys.path.insert(0, folder)
     try:
         spec.loader.exec_module(module)
     finally:
         sys.path.pop(0)
+    files = [getattr(sys.modules[name], "__file__", None) or "" for name in set(sys.modules) - before]
+    keep_inputs(path, *(file for file in files if file.startswith(folder)))
     return module
 
 
@@ -136,33 +140,37 @@ def convert_into(files: Sequence[Any], into: str, inputs: Sequence[str], key: st
     """
     if len(files) != 2 or Path(str(files[1])).suffix not in (".pt", ".pth", ".safetensors"):
         raise click.UsageError("--into takes IN.t7 and one output: OUT.pt, OUT.pth or OUT.safetensors")
-    source, target = Path(files[0]), Path(files[1])
-    check_output(target, how["force"], [source])
+    source, target, page = Path(files[0]), Path(files[1]), how["report_to"]
+    if page is not None and os.path.abspath(page) == os.path.abspath(target):
+        raise click.UsageError("--report and OUT are the same file")
+    keep_inputs(source, *inputs)
     network = network_of(into)
+    check_output(target, how["force"])
+    if page is not None:
+        check_output(page, True)
     quiet = how["quiet"] or how["as_json"]
     report = run(source, network, inputs, key, judging=False, later=how["later"], quiet=quiet)
-    show(report, title=f"{source} into {into}", **how)
     if not report.equal:
+        show(report, title=f"{source} into {into}", **how)
         raise VerificationError(f"{into} does not compute what {source} computes; {target} was not written")
     save_weights(target, network, how["force"])
+    with after(target):
+        show(report, title=f"{source} into {into}", **how)
     if not (how["quiet"] or how["as_json"]):
         say(f"{source} -> {target}: the state_dict of {into}")
 
 
 def save_weights(target: Path, network: nn.Module, force: bool) -> None:
     """Write a plain state_dict."""
-    import torch
+    from dpnn_bridge.outputs import pt_writer, safetensors_writer
 
     state = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
     with replacing(target, force=force) as temporary:
         if target.suffix == ".safetensors":
-            try:
-                from safetensors.torch import save_file
-            except ImportError as e:
-                raise missing_package(str(target), "safetensors", e) from e
-            save_file(state, str(temporary))
+            parts = {name: safetensors_writer.part_of(tensor) for name, tensor in state.items()}
+            safetensors_writer.write(temporary, parts, {"format": "pt"})
         else:
-            torch.save(state, temporary)
+            pt_writer.save(state, temporary)
 
 
 def verify_network(
@@ -173,7 +181,10 @@ def verify_network(
     Raises:
         VerificationError: it does not compute the same.
     """
+    keep_inputs(model, weights, *inputs)
     network = network_of(text)
+    if how["report_to"] is not None:
+        check_output(how["report_to"], True)
     if weights is not None:
         _load(network, weights)
     quiet = how["quiet"] or how["as_json"]

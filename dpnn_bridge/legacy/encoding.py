@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dpnn_bridge.base.storage import storage_id
 from dpnn_bridge.conversion.lua_values import numpy_dtype
-from dpnn_bridge.legacy.lua_graph import Described, LuaGraph, with_constants
+from dpnn_bridge.legacy.lua_graph import Described, LuaGraph, add_constants
 from dpnn_bridge.legacy.values import whole_storage
 from dpnn_bridge.legacy.viewed import Viewed
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTensor, tensor_class
@@ -51,15 +51,14 @@ class Encoder(LuaGraph):
         version = value.__dict__.get("_version", 1)
         return Described(name, value._kind, fields, version, value.__dict__.get("_header", ()))
 
-    def _object(self, value: Any, found: Described) -> LuaObject:
-        obj = super()._object(value, found)
+    def complete(self, value: Any, found: Described, obj: LuaObject) -> None:
         if not isinstance(value, Viewed):
-            return obj
+            return
         self.pairs.append((value, obj))
         if found.class_name.startswith(FOREIGN):
             self.foreign[id(obj)] = value
-            return obj
-        return with_constants(obj)
+        else:
+            add_constants(obj)
 
     def tensor(self, value: Any) -> LuaTensor | LuaStorage | None:
         if isinstance(value, np.ndarray):

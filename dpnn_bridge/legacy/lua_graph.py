@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from dpnn_bridge.conversion import registry
@@ -30,7 +31,7 @@ class Described(NamedTuple):
     payload: Any = ...
 
 
-def with_constants(obj: LuaObject) -> LuaObject:
+def add_constants(obj: LuaObject) -> None:
     """Add the fields that Torch7 needs in an object and that ``torch.legacy.nn`` had not."""
     spec = registry.find(obj)
     kind = obj.get("_type")
@@ -38,15 +39,18 @@ def with_constants(obj: LuaObject) -> LuaObject:
     for key, value in {"gradInput": LuaTensor.empty, **spec.constants}.items() if spec is not None else ():
         if key not in obj:
             obj[key] = value(kind) if callable(value) else value
-    return obj
 
 
 class LuaGraph:
-    """Converts values to Lua's, each object once; values that Lua lacks are omitted."""
+    """Converts values to Lua's, each object once; values that Lua lacks are omitted.
+
+    Nesting uses memory, not stack: tables and objects wait until they are filled.
+    """
 
     def __init__(self) -> None:
         self._done: dict[int, Any] = {}
         self._alive: list[Any] = []
+        self._waiting: list[Callable[[], None]] = []
 
     def describe(self, value: Any) -> Described | None:
         """Return the Lua object of an object; None for other values."""
@@ -56,8 +60,17 @@ class LuaGraph:
         """Return the Lua tensor or storage of a value; None for other values."""
         return value if isinstance(value, (LuaTensor, LuaStorage)) else None
 
+    def complete(self, value: Any, found: Described, obj: LuaObject) -> None:
+        """Complete the Lua object of an object, whose fields are set."""
+
     def value(self, value: Any) -> Any:
-        """Return the Lua value of a value, None where there is none."""
+        """Return the Lua value of a value with everything in it, None where there is none."""
+        lua = self._begun(value)
+        while self._waiting:
+            self._waiting.pop()()
+        return lua
+
+    def _begun(self, value: Any) -> Any:
         if value is None or isinstance(value, (bool, int, float, str, LuaFunction)):
             return value
         if id(value) in self._done:
@@ -80,19 +93,28 @@ class LuaGraph:
         described = self.describe(value)
         return None if described is None else self._object(value, described)
 
-    def _table(self, value: Any, entries: Any) -> LuaTable:
+    def _table(self, value: Any, entries: Iterable[tuple[Any, Any]]) -> LuaTable:
         table = self._done[id(value)] = LuaTable()
-        for key, entry in entries:
-            if (key := self.value(key)) is not None:
-                table[key] = self.value(entry)
+
+        def fill() -> None:
+            for key, entry in entries:
+                if (key := self._begun(key)) is not None:
+                    table[key] = self._begun(entry)
+
+        self._waiting.append(fill)
         return table
 
     def _object(self, value: Any, found: Described) -> LuaObject:
-        obj = LuaObject(found.class_name, version=found.version, header=tuple(map(self.value, found.header)))
+        obj = LuaObject(found.class_name, version=found.version, header=tuple(map(self._begun, found.header)))
         self._done[id(value)] = obj
-        if found.payload is not ...:
-            obj.payload = self.value(found.payload)
-            return obj
-        for key, entry in fields.to_lua(found.kind, found.fields).items():
-            obj[self.value(key)] = self.value(entry)
+
+        def fill() -> None:
+            if found.payload is not ...:
+                obj.payload = self._begun(found.payload)
+            else:
+                for key, entry in fields.to_lua(found.kind, found.fields).items():
+                    obj[self._begun(key)] = self._begun(entry)
+            self.complete(value, found, obj)
+
+        self._waiting.append(fill)
         return obj

@@ -18,7 +18,7 @@ from typing import Any
 
 from dpnn_bridge.base.display import printable, shortened
 from dpnn_bridge.errors import NotT7Error, T7FormatError
-from dpnn_bridge.legacy.lua_graph import Described, LuaGraph, with_constants
+from dpnn_bridge.legacy.lua_graph import Described, LuaGraph, add_constants
 from dpnn_bridge.loaders.encoding import Encoding
 from dpnn_bridge.loaders.hash_flood import SAFE
 from dpnn_bridge.loaders.origin import LocalFile
@@ -381,5 +381,5 @@ class _Graph(LuaGraph):
             state["_type"] = state["_type"].replace("torch.cuda.", "torch.")
         return Described(f"nn.{type(value).kind}", type(value).kind, state)
 
-    def _object(self, value: Any, found: Described) -> LuaObject:
-        return with_constants(super()._object(value, found))
+    def complete(self, value: Any, found: Described, obj: LuaObject) -> None:
+        add_constants(obj)

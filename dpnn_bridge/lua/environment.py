@@ -153,6 +153,8 @@ def file_entries(runtime: LuaState) -> dict[str, Any]:
         entries |= {
             "new_DiskFile": opener(files.DiskFile),
             "new_PipeFile": opener(files.PipeFile),
+            "new_saved": runtime.guard(files.SavedFile),
+            "discard_saved": runtime.guard(lambda file: (file.discard(), ())[1]),
             "DiskFile_methods": runtime.guarded(files.DISK_METHODS),
             "PipeFile_methods": runtime.guarded({}),
         }

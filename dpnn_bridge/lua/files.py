@@ -6,15 +6,21 @@ The object layer (readObject, writeObject) is in prelude/file.lua, because class
 from __future__ import annotations
 
 import io
+import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 
+from dpnn_bridge.base.atomic import replacing
+from dpnn_bridge.base.writing import open_output
+from dpnn_bridge.errors import OutputError
 from dpnn_bridge.lua.dispatch import check_int, describe
 from dpnn_bridge.lua.tensor import DTYPES, Storage, TorchError, cast_number
 from dpnn_bridge.lua.text import to_system
@@ -122,16 +128,22 @@ class File:
         if not len(values):
             return 0
         if self.binary:
-            stream.write(values.astype(self._binary_type(ty)).tobytes())
-            return len(values)
-        if ty in ("Byte", "Char"):
-            stream.write(values.tobytes())
+            data = values.astype(self._binary_type(ty)).tobytes()
+        elif ty in ("Byte", "Char"):
+            data = values.tobytes()
         else:
             one = _FORMATS.get(ty, "%d")
-            stream.write((" " if self.auto_spacing else "").join(one % v for v in values.tolist()).encode())
-        if self.auto_spacing:
-            stream.write(b"\n")
+            data = (" " if self.auto_spacing else "").join(one % v for v in values.tolist()).encode()
+        data += b"\n" if self.auto_spacing and not self.binary else b""
+        try:
+            stream.write(data)
+        except OSError as error:
+            self.fail(self._cannot_write(error))
+            return 0
         return len(values)
+
+    def _cannot_write(self, error: OSError) -> str:
+        return f"cannot write {self.name}: {error.strerror}"
 
     # ---- strings and positions
 
@@ -166,8 +178,11 @@ class File:
             self.stream.seek(place)
 
     def close(self) -> None:
-        self.opened().close()
-        self.stream = None
+        stream, self.stream = self.opened(), None
+        try:
+            stream.close()
+        except OSError as error:
+            raise TorchError(self._cannot_write(error)) from None
 
     def describe(self) -> str:
         status = "closed" if self.stream is None else "open"
@@ -222,7 +237,38 @@ class DiskFile(File):
                 return open(name, "r+b")
             except FileNotFoundError:
                 return open(name, "w+b")
-        return open(name, "rb" if mode == "r" else "wb")
+        return open(name, "rb") if mode == "r" else open_output(name)
+
+
+class SavedFile(DiskFile):
+    """The file of ``torch.save``. A regular file is complete when it appears, and replaces an existing one then."""
+
+    def __init__(self, name: Any) -> None:
+        self._place = ExitStack()
+        super().__init__(name, "w")
+
+    def _open(self, name: str, mode: str) -> BinaryIO:
+        path = Path(os.path.realpath(name))
+        new = not path.exists() and path.parent.is_dir()
+        if new or (path.is_file() and os.access(path, os.W_OK)):
+            name = os.fspath(self._place.enter_context(replacing(path, force=True)))
+        return super()._open(name, mode)
+
+    def close(self) -> None:
+        try:
+            super().close()
+            self._place.close()
+        except (TorchError, OutputError) as error:
+            self.discard()
+            raise TorchError(str(error)) from None
+
+    def discard(self) -> None:
+        """Remove what was written."""
+        error = TorchError("incomplete")
+        with suppress(OSError, TorchError):
+            self.opened().close()
+        with suppress(TorchError):
+            self._place.__exit__(TorchError, error, None)
 
 
 class PipeFile(DiskFile):

@@ -14,7 +14,9 @@ from typing import Any
 
 import torch
 
+from dpnn_bridge.base.atomic import replacing
 from dpnn_bridge.base.extras import install_advice
+from dpnn_bridge.errors import OutputError
 from dpnn_bridge.lua.hdf5 import Files
 from dpnn_bridge.lua.state import LuaState
 from dpnn_bridge.lua.tensor import FLOATING, Tensor, TorchError
@@ -221,8 +223,9 @@ def save_image(path: str, t: Tensor) -> tuple[()]:
         data = (data.double() * 255).clamp(0, 255)
     pixels = data.to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
     try:
-        image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(to_system(path))
-    except (OSError, ValueError) as error:
+        with replacing(to_system(path), force=True) as temporary:
+            image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(temporary)
+    except (OSError, ValueError, OutputError) as error:
         raise TorchError(f"{path} cannot be written: {error}") from None
     return ()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -45,6 +46,13 @@ CASES = [
     (convert_command, "model.t7 --out-dir . --to py --force --jobs 2 --input model.py", "model.py"),
     (convert_command, "model.t7 --out-dir . --to json --force --manifest model.json", "model.json"),
     (convert_command, "model.safetensors.index.json OUT --force --to pt", "a shard"),
+    (convert_command, "model.t7 new.pt --into net.py:Net --input 1x3 --report OUT", "net.py"),
+    (convert_command, "model.t7 new.pt --into net.py:Net --input 1x3 --report OUT", "helper.py"),
+    (convert_command, "model.t7 new.pt --into net.py:Net --input x.npy --report OUT", "x.npy"),
+    (convert_command, "model.t7 new.pt --into net.py:Net --input 1x3 --report new.pt", "model.t7"),
+    (convert_command, "model.t7 model.pt --into net.py:Net --force --input model.pt", "model.pt"),
+    (verify_command, "model.t7 net.py:Net --input 1x3 --html OUT", "net.py"),
+    (verify_command, "model.t7 net.py:Net --input 1x3 --weights model.pt --html OUT", "model.pt"),
 ]
 
 
@@ -83,6 +91,7 @@ def test_inputs_stay(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "helper", raising=False)
     model = nn.Sequential(nn.Linear(3, 2))
     dpnn_bridge.write_t7("model.t7", model)
     dpnn_bridge.write_t7("ref.t7", {"input": np.ones((1, 3)), "output": np.ones((1, 2))})
@@ -100,6 +109,8 @@ def test_inputs_stay(
         "model.json": "",
         "model.py": "",
         "program": "#!/bin/sh",
+        "helper.py": "from torch import nn\nLayer = nn.Linear\n",
+        "net.py": "from helper import Layer\n\ndef Net():\n    return Layer(3, 2)\n",
     }
     for key, text in {**texts, "layer.lua": "local x = 1", "lua/Layer.lua": "local x = 1"}.items():
         (tmp_path / key).write_text(text)

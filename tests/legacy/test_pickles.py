@@ -25,6 +25,7 @@ from dpnn_bridge.errors import NotT7Error, T7Error
 from dpnn_bridge.legacy import nn
 from dpnn_bridge.legacy.pickles import MAGIC, holds_legacy, read
 from dpnn_bridge.loaders.origin import LocalFile
+from dpnn_bridge.objects import LuaObject, LuaTable
 
 
 class Backend:
@@ -228,6 +229,8 @@ def test_keys_that_were_chosen_to_collide_are_refused(value: Any, protocol: int,
     assert time.process_time() - start < 2
 
 
+#: levels, more than Python's stack has
+DEPTH = 5_000
 TWICE = b")" + b"2\x86" * 40  # (t, t) of (t, t) of ...: 81 bytes that name the empty tuple 2**40 times
 TENSOR = b"ctorch._utils\n_rebuild_tensor\n(" + WEIGHT.partition(b"\n((")[2].partition(b"K\0K\x01")[0].join(
     [b"(", b"K\0"]
@@ -270,6 +273,25 @@ def test_a_field_does_not_name_the_class(tmp_path: Path) -> None:
     body = b"\x80\x02ctorch.legacy.nn\nTanh\n)\x81}X\x04\0\0\0kind" + TWICE + b"sb."
     (tmp_path / "x.pth").write_bytes(old_format(body, []))
     assert read(LocalFile(tmp_path / "x.pth", "x.pth")).class_name == "nn.Tanh"
+
+
+NESTED = {
+    "lists": b"]" * DEPTH + b"a" * (DEPTH - 1),
+    "tuples": b")" + b"\x85" * DEPTH,
+    "dicts": b"}" + b"X\1\0\0\0a}" * DEPTH + b"s" * DEPTH,
+    "objects": b"ctorch.legacy.nn\nX\n)\x81}X\1\0\0\0a" * DEPTH + b"N" + b"sb" * DEPTH,
+}
+
+
+@pytest.mark.parametrize("kind", NESTED)
+def test_nesting_takes_no_stack(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "x.pth").write_bytes(old_format(b"\x80\x02" + NESTED[kind] + b".", []) + b"torch.legacy.nn")
+    value, levels = read(LocalFile(tmp_path / "x.pth", "x.pth")), 0
+    while isinstance(value, (LuaTable, LuaObject)):
+        value, levels = next(iter(value.values()), None), levels + 1
+    assert levels >= DEPTH
+    shown = CliRunner().invoke(inspect_command, [str(tmp_path / "x.pth"), "--raw"])
+    assert shown.exit_code == 0, shown.output
 
 
 def test_every_cut_of_a_file_is_an_error(classes: Any, tmp_path: Path) -> None:

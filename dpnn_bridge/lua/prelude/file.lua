@@ -288,12 +288,18 @@ local function check_mode(mode, allowed)
    if mode ~= nil and not allowed[mode] then error('"binary" or "ascii" (or nil) expected for mode', 3) end
 end
 
+local new_saved, discard_saved = bind(py.new_saved or error), bind(py.discard_saved or error)
+
 function torch.save(filename, object, mode, referenced)
    check_mode(mode, {binary = true, ascii = true})
-   local file = torch.DiskFile(filename, 'w')
+   local file = new_saved(filename)
    file[mode or 'binary'](file)
    file:referenced(referenced ~= false)
-   file:writeObject(object)
+   local ok, message = pcall(file.writeObject, file, object)
+   if not ok then
+      discard_saved(file)
+      error(message, 0)
+   end
    file:close()
 end
 

@@ -118,7 +118,7 @@ class Pt(Format):
 
     def write_data(self, found: data.Data, path: Path) -> None:
         plain = data.cleaned(found.plain, lambda array: torch.from_numpy(np.array(array)))
-        torch.save(plain, path)
+        pt_writer.save(plain, path)
         expected = {n: v for n, v in data.leaves(plain) if isinstance(v, Tensor)}
         read = {n: v for n, v in data.leaves(torch.load(path, weights_only=True)) if isinstance(v, Tensor)}
         same_tensors(path, read, expected)
