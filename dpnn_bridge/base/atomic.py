@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from dpnn_bridge.base.folders import signals_later, temporary_folder
-from dpnn_bridge.base.remote import Place, beside, check_upload, place_of, upload
+from dpnn_bridge.base.remote import Place, beside, check_upload, place_of, upload, withdraw
 from dpnn_bridge.base.writing import move, open_output, write_file
 from dpnn_bridge.errors import OutputError, OutputExistsError
 
@@ -173,19 +173,26 @@ def _name_target(error: Exception, folder: Path, temporary: Path, target: Place)
 
 
 def _put_all(others: list[tuple[Path, Place]], last: tuple[Path, Place], force: bool) -> None:
-    """Move files to their places: others, whose names are new, and then the last one, or none of them."""
-    put: list[Path] = []
+    """Move files to their places: others, whose names are new, and then the last one, or none of them.
+
+    Where a store may show the last one although it reports an error, the others stay.
+    """
+    put: list[Place] = []
     with nullcontext() if isinstance(last[1], str) else signals_later():
         try:
             for file, place in [*others, last]:
                 if isinstance(place, str):
+                    put.append(place)
                     upload(file, place)
                 else:
                     _put(file, place, force and place == last[1])
                     put.append(place)
         except BaseException:
             for place in put:
-                place.unlink(missing_ok=True)
+                if isinstance(place, Path):
+                    place.unlink(missing_ok=True)
+                elif last[1] not in put:
+                    withdraw(place)
             raise
 
 

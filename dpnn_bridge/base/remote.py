@@ -7,6 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +162,7 @@ def upload(file: Path, url: str) -> None:
     transactions.
 
     Raises:
-        OutputError: the store refuses.
+        OutputError: the store refuses, or does not show what was sent.
         VerificationError: the uploaded file differs; it was removed.
     """
     files, path = _own_store(url)
@@ -173,15 +174,25 @@ def upload(file: Path, url: str) -> None:
                     target.write(part)
         else:  # an object appears when it is complete; a small one takes one request
             files.put_file(os.fspath(file), path)
+    except Exception as error:
+        raise _cannot_write(url, error) from error
+    try:
         files.invalidate_cache()
         with files.open(path, "rb") as written:
             same = sha256_of(written) == sha256_of(file)
         if not same:
             files.rm(path)
     except Exception as error:
-        raise _cannot_write(url, error) from error
+        raise OutputError(f"{url}: was sent, but cannot be read back: {_named(error)}") from error
     if not same:
         raise VerificationError(f"{url}: differs after reading back; it was removed")
+
+
+def withdraw(url: str) -> None:
+    """Remove a file that :func:`upload` put, if the store lets it."""
+    with suppress(Exception):
+        files, path = _own_store(url)
+        files.rm(path)
 
 
 def _named(error: Exception) -> str:

@@ -278,6 +278,38 @@ def test_what_a_store_spoils_is_noticed(memory: Any, monkeypatch: pytest.MonkeyP
     assert not memory.exists("memory://zoo/m.pt")
 
 
+@pytest.mark.parametrize("mode", ["wb", "rb"])
+def test_a_store_that_answers_500_keeps_a_whole_set(
+    mode: str, memory: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, calls, fails = type(memory).open, 0, 0
+
+    def failing(self: Any, path: str, *args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += mode in (*args, *kwargs.values())
+        if mode in (*args, *kwargs.values()) and calls == fails:
+            raise OSError("Internal Server Error (500)")
+        return opened(self, path, *args, **kwargs)
+
+    monkeypatch.setattr(type(memory), "open", failing)
+    for name in ("old", "new"):
+        dpnn_bridge.save(tmp_path / f"{name}.t7", torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Linear(2, 2)))
+    old = dpnn_bridge.load(tmp_path / "old.t7").state_dict()
+    target, shards = "memory://zoo/m.safetensors", {"max_shard_size": "40B"}
+    dpnn_bridge.convert(tmp_path / "old.t7", target, **shards)
+    before = set(memory.find("/zoo"))
+    for number in range(1, len(before) + 1):
+        calls, fails = 0, number
+        with pytest.raises(OutputError, match=r"cannot (write .*|be read back): OSError: Internal Server Error"):
+            dpnn_bridge.convert(tmp_path / "new.t7", target, force=True, **shards)
+        fails = 0
+        found = dpnn_bridge.load(f"{target}.index.json").state_dict()
+        if number < len(before):
+            assert set(memory.find("/zoo")) == before
+        if number < len(before) or mode == "wb":
+            assert all(torch.equal(found[name], value) for name, value in old.items())
+
+
 def test_names_in_a_store_do_not_leave_the_folder(memory: Any, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="outside of"):
         batch.tasks_for(["s3://zoo/a/x.t7", "s3://zoo/a/b/../../../../etc/x.t7"], tmp_path, ".pt")
