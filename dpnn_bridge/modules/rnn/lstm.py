@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 
 from dpnn_bridge.modules.rnn.lstm_kernel import LSTMSequence, lstm_steps
-from dpnn_bridge.modules.rnn.products import differentiable, pulled_back
+from dpnn_bridge.modules.rnn.products import differentiable, has_onednn
+
+#: the order of the gates in ``torch.nn.LSTM``
+_ORDER = "ifgo"
 
 
 @dataclass(frozen=True)
@@ -47,90 +50,106 @@ def lstm_sequence(
     Returns:
         The outputs :math:`(T, N, H)`, the last cell, and a function that returns the cells :math:`(T, N, H)`.
     """
-    w = weights
-    if mask is None and w.peepholes is None and _has_fused_kernel(x):
-        outputs, last = _StockLSTM.apply(x, w.weight, w.recurrent, w.bias, hidden, cell, w.order)
-        return outputs, last, lambda: _cells(x, w, hidden, cell, outputs)
-    outputs, cells = LSTMSequence.apply(x, w.weight, w.recurrent, w.bias, w.peepholes, hidden, cell, mask, w.order)
+    w, peepholes = weights, weights.peepholes
+    parameters: Sequence[Tensor] = (w.weight, w.recurrent, w.bias)
+    if w.order != _ORDER:
+        parameters = _Arranged.apply(w.order, _ORDER, *parameters)
+    run = _fused(x) if mask is None and peepholes is None else None
+    if run is not None:
+        outputs, last = run(x, *parameters, hidden, cell)
+        return outputs, last, lambda: _cells(x, *parameters, hidden, cell, outputs)
+    outputs, cells = LSTMSequence.apply(x, *parameters, peepholes, hidden, cell, mask)
     return outputs, cells[-1], lambda: cells
 
 
-def _has_fused_kernel(x: Tensor) -> bool:
-    """Return whether ``torch.lstm`` runs the whole sequence as one operation, and not as one for each step."""
+def _fused(x: Tensor) -> Callable[..., tuple[Tensor, Tensor]] | None:
+    """Return a function that runs the whole sequence as one operation, if there is one for this type and device."""
     if x.device.type == "cpu":
-        return x.dtype == torch.float32 and torch._C._get_mkldnn_enabled()  # pyright: ignore[reportAttributeAccessIssue]
-    return x.device.type == "cuda" and torch.backends.cudnn.enabled
+        return _OneDNN.apply if x.dtype == torch.float32 and has_onednn() else None
+    return _torch_lstm if x.device.type == "cuda" and torch.backends.cudnn.enabled else None
 
 
-class _StockLSTM(torch.autograd.Function):
-    """``torch.lstm``, whose gradient can be differentiated and whose outputs may be changed in place."""
+class _Arranged(torch.autograd.Function):
+    """Tensors with the blocks of their gates in another order."""
+
+    @staticmethod
+    def forward(ctx: Any, order: str, wanted: str, *values: Tensor) -> tuple[Tensor, ...]:
+        ctx.orders = wanted, order
+        return _arranged(order, wanted, values)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        return None, None, *_arranged(*ctx.orders, gradients)
+
+
+def _arranged(order: str, wanted: str, values: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    places = [order.index(name) for name in wanted]
+    return tuple(torch.cat([blocks[k] for k in places]) for blocks in (value.chunk(4) for value in values))
+
+
+def _torch_lstm(
+    x: Tensor, weight: Tensor, recurrent: Tensor, bias: Tensor, hidden: Tensor, cell: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Run ``torch.lstm``; the outputs may be changed in place."""
+    weights, state = [weight, recurrent, bias, torch.zeros_like(bias)], [hidden.unsqueeze(0), cell.unsqueeze(0)]
+    outputs, _, last = torch.lstm(x, state, weights, True, 1, 0.0, torch.is_grad_enabled(), False, False)
+    return outputs.clone(), last[0]
+
+
+class _OneDNN(torch.autograd.Function):
+    """The operations of ``torch.lstm`` on a CPU, so that the gradient can be differentiated in turn."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, recurrent: Tensor, bias: Tensor, hidden: Tensor, cell: Tensor, order: str
+        ctx: Any, x: Tensor, weight: Tensor, recurrent: Tensor, bias: Tensor, hidden: Tensor, cell: Tensor
     ) -> tuple[Tensor, Tensor]:
+        train = any(ctx.needs_input_grad)
+        inputs = [v.detach().contiguous() for v in (x, weight, recurrent, bias)]
+        inputs += [torch.zeros_like(bias), hidden.detach().unsqueeze(0), cell.detach().unsqueeze(0)]
+        size = (recurrent.shape[1], 1)
+        with torch.set_grad_enabled(train):  # without, it keeps nothing for backward
+            results = torch.ops.aten.mkldnn_rnn_layer(*inputs, False, [], _LSTM, *size, True, False, False, train)
+        outputs, _, last, _ = results
+        if not train:
+            return outputs, last[0]
         ctx.set_materialize_grads(False)
-        ctx.order = order
-        inputs = [x, weight, recurrent, bias, hidden, cell]
-        run = _stock_run(inputs, ctx.needs_input_grad, order)
-        outputs, last = run[1]
-        if not any(ctx.needs_input_grad):
-            return outputs, last
-        holder = x.new_empty(0)
-        holder.run = run  # type: ignore[attr-defined]  # a saved tensor, and so what it holds, is freed by backward
-        ctx.save_for_backward(*inputs, holder)
-        return outputs.detach().clone(), last.detach()
+        ctx.save_for_backward(x, weight, recurrent, bias, hidden, cell, *inputs, *results)
+        return outputs.clone(), last[0].clone()  # which may be changed in place
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        *inputs, holder = ctx.saved_tensors
+        *saved, workspace = ctx.saved_tensors
         if torch.is_grad_enabled():  # the gradient itself is to be differentiated
-            return differentiable(_last_cell(ctx.order), inputs, ctx.needs_input_grad, gradients)
-        # hooks on saved tensors may have put another in the place of the holder
-        aliases, results = getattr(holder, "run", None) or _stock_run(inputs, ctx.needs_input_grad, ctx.order)
-        found = pulled_back(results, aliases, ctx.needs_input_grad, gradients, retain_graph=True)
-        weights = (None if v is None else _arranged(v, "ifgo", ctx.order) for v in found[1:4])
-        return found[0], *weights, *found[4:]
+            return differentiable(_outputs_and_last_cell, saved[:6], ctx.needs_input_grad, gradients)
+        given, last = gradients
+        last = None if last is None else last.unsqueeze(0)
+        size = (saved[2].shape[1], 1)
+        found = torch.ops.aten.mkldnn_rnn_layer_backward(
+            *saved[6:], given, None, last, False, _LSTM, *size, True, True, False, [], False, workspace
+        )
+        *parameters, _, hidden, cell = found
+        return *parameters, hidden[0], cell[0]
 
 
-def _stock_run(inputs: list[Tensor], needed: Sequence[bool], order: str) -> tuple[list[Tensor], list[Tensor]]:
-    """Run ``torch.lstm`` in a graph of its own; return the inputs of that graph, and outputs and last cell."""
-    x, weight, recurrent, bias, hidden, cell = inputs
-    values = [x, *(_arranged(v, order, "ifgo") for v in (weight, recurrent, bias)), hidden, cell]
-    aliases = [v.detach().requires_grad_(n) for v, n in zip(values, needed, strict=False)]
-    x, *weights, hidden, cell = aliases
-    train = any(needed)
-    with torch.set_grad_enabled(train):
-        state = [hidden.unsqueeze(0).contiguous(), cell.unsqueeze(0).contiguous()]
-        weights.append(torch.zeros_like(bias))
-        outputs, _, last = torch.lstm(x, state, weights, True, 1, 0.0, train, False, False)
-        return aliases, [outputs, last[0]]
+#: what the operations of a recurrent layer call an LSTM
+_LSTM = 2
 
 
-def _arranged(value: Tensor, order: str, wanted: str) -> Tensor:
-    """Return ``value`` with the blocks of its gates in another order."""
-    if order == wanted:
-        return value.contiguous()
-    blocks = dict(zip(order, value.chunk(4), strict=True))
-    return torch.cat([blocks[name] for name in wanted])
+def _outputs_and_last_cell(
+    x: Tensor, weight: Tensor, recurrent: Tensor, bias: Tensor, hidden: Tensor, cell: Tensor
+) -> tuple[Tensor, Tensor]:
+    outputs, cells = lstm_steps(x, weight, recurrent, bias, None, hidden, cell, None)
+    return outputs, cells[-1]
 
 
-def _last_cell(order: str) -> Callable[..., tuple[Tensor, Tensor]]:
-    def steps(x: Tensor, weight: Tensor, recurrent: Tensor, bias: Tensor, hidden: Tensor, cell: Tensor) -> Any:
-        outputs, cells = lstm_steps(x, weight, recurrent, bias, None, hidden, cell, None, order)
-        return outputs, cells[-1]
-
-    return steps
-
-
-def _cells(x: Tensor, weights: LSTMWeights, hidden: Tensor, cell: Tensor, outputs: Tensor) -> Tensor:
+def _cells(
+    x: Tensor, weight: Tensor, recurrent: Tensor, bias: Tensor, hidden: Tensor, cell: Tensor, outputs: Tensor
+) -> Tensor:
     """Return the cells after all steps, from the outputs: ``torch.lstm`` returns the last one only."""
     before = torch.cat([hidden.unsqueeze(0), outputs[:-1]])
-    gates = x @ weights.weight.t() + weights.bias + before @ weights.recurrent.t()
-    blocks = dict(zip(weights.order, gates.chunk(4, 2), strict=True))
-    forget, new = blocks["f"].sigmoid(), blocks["i"].sigmoid() * blocks["g"].tanh()
+    i, f, g, _ = (x @ weight.t() + bias + before @ recurrent.t()).chunk(4, 2)
     cells = []
-    for f, n in zip(forget, new, strict=True):
-        cell = f * cell + n
+    for forget, new in zip(f.sigmoid(), i.sigmoid() * g.tanh(), strict=True):
+        cell = forget * cell + new
         cells.append(cell)
     return torch.stack(cells)

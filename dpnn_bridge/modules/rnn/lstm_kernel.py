@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -20,22 +19,20 @@ def lstm_steps(
     hidden: Tensor,
     cell: Tensor,
     mask: Tensor | None,
-    order: str,
 ) -> tuple[Tensor, Tensor]:
     """Compute the outputs and cells of a sequence by operations that autograd knows, one time step after the other.
 
     Args:
         x: :math:`(T, N, I)`.
-        weight, recurrent, bias: of input and state, :math:`(4 H, I)`, :math:`(4 H, H)` and :math:`(4 H)`.
-        peepholes: of the gates i, f and o, :math:`(3, H)`, or None.
+        weight, recurrent, bias: of input and state, :math:`(4 H, I)`, :math:`(4 H, H)` and :math:`(4 H)`; rows of
+            input gate, forget gate, candidate and output gate, as in ``torch.nn.LSTM``.
+        peepholes: of the three gates, :math:`(3, H)`, or None.
         hidden, cell: output and cell at the start, :math:`(N, H)`.
         mask: which outputs and cells are zero, :math:`(T, N, 1)`, or None.
-        order: the gates in the order of the rows: ``i`` input, ``f`` forget, ``g`` candidate, ``o`` output.
     """
     outputs, cells = [], []
     for t, step in enumerate((x @ weight.t() + bias).unbind(0)):
-        gates = dict(zip(order, (step + hidden @ recurrent.t()).chunk(4, 1), strict=True))
-        i, f, g, o = (gates[name] for name in "ifgo")
+        i, f, g, o = (step + hidden @ recurrent.t()).chunk(4, 1)
         if peepholes is not None:
             i, f = i + peepholes[0] * cell, f + peepholes[1] * cell
         cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
@@ -50,7 +47,7 @@ def lstm_steps(
 
 
 class LSTMSequence(torch.autograd.Function):
-    """The same as :func:`lstm_steps`. Of each step, the gates and the cell are kept for backward."""
+    """The same as :func:`lstm_steps`. Of each step, gates, cell and its hyperbolic tangent are kept for backward."""
 
     @staticmethod
     def forward(
@@ -63,67 +60,54 @@ class LSTMSequence(torch.autograd.Function):
         hidden: Tensor,
         cell: Tensor,
         mask: Tensor | None,
-        order: str,
     ) -> tuple[Tensor, Tensor]:
         T, N, H = *x.shape[:2], recurrent.shape[1]
-        gates = product(x.reshape(T * N, -1), weight, bias).view(T, N, 4 * H)
-        cells, outputs = x.new_empty(T, N, H), x.new_empty(T, N, H)
-        added = AddedProduct(recurrent, N, T)
-        blocks = {name: slice(k * H, (k + 1) * H) for k, name in enumerate(order)}
-        i, f, g, o = (gates[..., blocks[name]].unbind(0) for name in "ifgo")
-        sigmoids = _sigmoids(order, H, with_output=peepholes is None)
-        activated = [gates[..., part].unbind(0) for part in sigmoids]
-        previous_h, previous_c = hidden, cell
-        for t, (c, out) in enumerate(zip(cells.unbind(0), outputs.unbind(0), strict=True)):
-            step = added(gates[t], previous_h)
+        gates = product(x.reshape(T * N, -1), weight, bias).view(T, N, 4, H)
+        cells, squashed, outputs = (x.new_empty(T, N, H) for _ in range(3))
+        add_product = AddedProduct(recurrent, N, T)
+        parts = (gates.flatten(2), gates[:, :, :2], *gates.unbind(2), cells, cells.unsqueeze(2), squashed, outputs)
+        hidden_before, cell_before, broadcast = hidden, cell, cell.unsqueeze(1)
+        for t, (step, both, i, f, g, o, c, c_, th, h) in enumerate(zip(*(p.unbind(0) for p in parts), strict=True)):
+            add_product(step, hidden_before)
             if peepholes is not None:
-                step[:, blocks["i"]].addcmul_(previous_c, peepholes[0])
-                step[:, blocks["f"]].addcmul_(previous_c, peepholes[1])
-            for part, result in zip(sigmoids, activated, strict=True):
-                torch.sigmoid(step[:, part], out=result[t])
-            torch.tanh(step[:, blocks["g"]], out=g[t])
-            torch.mul(f[t], previous_c, out=c).addcmul_(i[t], g[t])
+                both.addcmul_(broadcast, peepholes[:2])
+            both.sigmoid_()
+            torch.mul(f, cell_before, out=c).addcmul_(i, g.tanh_())
             if mask is not None:
                 c.masked_fill_(mask[t], 0)
             if peepholes is not None:
-                torch.sigmoid(step[:, blocks["o"]].addcmul_(c, peepholes[2]), out=o[t])
-            torch.tanh(c, out=out).mul_(o[t])
-            previous_h, previous_c = out, c
-        ctx.order = order
+                o.addcmul_(c, peepholes[2])
+            torch.mul(torch.tanh(c, out=th), o.sigmoid_(), out=h)
+            hidden_before, cell_before, broadcast = h, c, c_
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, weight, recurrent, bias, peepholes, hidden, cell, mask, gates, cells)
+        ctx.save_for_backward(x, weight, recurrent, bias, peepholes, hidden, cell, mask, gates, cells, squashed)
         return outputs, cells
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        *inputs, gates, cells = ctx.saved_tensors
+        *inputs, gates, cells, squashed = ctx.saved_tensors
         if torch.is_grad_enabled():  # the gradient itself is to be differentiated
-            return differentiable(partial(lstm_steps, order=ctx.order), inputs, ctx.needs_input_grad, gradients)
+            return differentiable(lstm_steps, inputs, ctx.needs_input_grad, gradients)
         x, weight, recurrent, _, peepholes, hidden, cell, mask = inputs
         T, N, H = cells.shape
-        blocks = {name: slice(k * H, (k + 1) * H) for k, name in enumerate(ctx.order)}
-        i, f, g, o = (gates[..., blocks[name]] for name in "ifgo")
-        before = torch.cat([cell.unsqueeze(0), cells[:-1]])
-        through = cells.tanh()
-        outputs = through * o
+        i, f, g, o = gates.unbind(2)
+        before, outputs = torch.cat([cell.unsqueeze(0), cells[:-1]]), squashed * o
         # the derivatives of cell and output by the gates before their transfer functions, for all steps at once
-        local = 1 - gates
-        local *= gates
-        di, df, dg, do = (local[..., blocks[name]] for name in "ifgo")
+        local = torch.addcmul(gates, gates, gates, value=-1)
+        di, df, dg, do = local.unbind(2)
         di *= g
         df *= before
-        do *= through
-        torch.mul(g, g, out=dg).neg_().add_(1).mul_(i)
-        through = through.square_().neg_().add_(1).mul_(o)  # of the output by the cell
-        carried = f
+        do *= squashed
+        torch.addcmul(i, i * g, g, value=-1, out=dg)
+        by_cell, carried = torch.addcmul(o, outputs, squashed, value=-1), f
         if peepholes is not None:
-            through.addcmul_(do, peepholes[2])
+            by_cell.addcmul_(do, peepholes[2])
             carried = torch.addcmul(f, di, peepholes[0]).addcmul_(df, peepholes[1])
         if mask is not None:
             carried = carried.masked_fill(mask, 0)
-            for part in (local, through):
-                part.masked_fill_(mask, 0)
-        dhidden, dcell = _backward_steps(gradients, local, do, through, carried, recurrent, ctx.order)
+            local.masked_fill_(mask.unsqueeze(3), 0)
+            by_cell.masked_fill_(mask, 0)
+        dhidden, dcell = _backward_steps(gradients, local, by_cell, carried, recurrent)
         flat, before_h = local.view(T * N, 4 * H), torch.cat([hidden.unsqueeze(0), outputs[:-1]]).view(T * N, H)
         needs = ctx.needs_input_grad
         return (
@@ -137,53 +121,32 @@ class LSTMSequence(torch.autograd.Function):
             dhidden if needs[5] else None,
             dcell if needs[6] else None,
             None,
-            None,
         )
 
 
 def _backward_steps(
-    gradients: tuple[Tensor | None, ...],
-    local: Tensor,
-    do: Tensor,
-    through: Tensor,
-    carried: Tensor,
-    recurrent: Tensor,
-    order: str,
+    gradients: tuple[Tensor | None, ...], local: Tensor, by_cell: Tensor, carried: Tensor, recurrent: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Multiply ``local`` in place by the gradients of outputs and cells, from the last step to the first.
 
     Returns:
         The gradients of the initial output and cell.
     """
-    T, N, H = through.shape
+    T, N, H = by_cell.shape
     given, given_cells = gradients
-    given = through.new_zeros(()).expand(T, N, H) if given is None else given
-    zeros = through.new_zeros(N, H)
-    added = AddedProduct(recurrent.t(), N, T)
-    output_gate = order.index("o")
-    others = [part for part in (local[..., : output_gate * H], local[..., (output_gate + 1) * H :]) if part.shape[2]]
-    steps = [part.unflatten(2, (-1, H)).unbind(0) for part in others]
-    dcell, dhidden = through.new_zeros(N, H), given[-1]
-    for t in range(T - 1, -1, -1):
+    hiddens = by_cell.new_zeros(T + 1, N, H)  # of the outputs, from the initial one on
+    if given is not None:
+        hiddens[1:] = given
+    dcell, add_product = by_cell.new_zeros(N, H), AddedProduct(recurrent.t(), N, T)
+    dhidden, broadcast = hiddens[T], dcell.unsqueeze(1)
+    parts = (local.flatten(2), local[:, :, :3], local[:, :, 3], by_cell, carried, hiddens[:-1])
+    steps = zip(*(p.unbind(0) for p in parts), strict=True)
+    for t, (step, others, output, through, kept, hidden_before) in reversed([*enumerate(steps)]):
         if given_cells is not None:
             dcell += given_cells[t]
-        dcell.addcmul_(dhidden, through[t])
-        do[t].mul_(dhidden)
-        for part in steps:
-            part[t].mul_(dcell.unsqueeze(1))
-        dcell.mul_(carried[t])
-        dhidden = added(given[t - 1].contiguous() if t else zeros, local[t])
+        dcell.addcmul_(dhidden, through)
+        output.mul_(dhidden)
+        others.mul_(broadcast)
+        dcell.mul_(kept)
+        dhidden = add_product(hidden_before, step)
     return dhidden, dcell
-
-
-def _sigmoids(order: str, size: int, with_output: bool) -> list[slice]:
-    """Return the largest runs of columns of neighbouring gates that go through a sigmoid together."""
-    runs: list[slice] = []
-    for k, name in enumerate(order):
-        if name == "g" or (name == "o" and not with_output):
-            continue
-        start, stop = k * size, (k + 1) * size
-        if runs and runs[-1].stop == start:
-            start = runs.pop().start
-        runs.append(slice(start, stop))
-    return runs

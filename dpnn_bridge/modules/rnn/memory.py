@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.compare.nested import first_tensor, map_tensors
 from dpnn_bridge.conversion.fields import submodules
+from dpnn_bridge.modules.rnn.structure import modules_in
 
 #: what ``remember`` accepts: when the state of the last call is where the next one starts
 MODES = ("both", "eval", "train", "neither")
@@ -95,14 +96,14 @@ def forget(module: nn.Module) -> None:
     Lua:
         ``module:forget()``, rnn's Module.lua
     """
-    for m in module.modules():
-        if (own := getattr(m, "forget_own", None)) is not None:
-            own()
+    for m in modules_in(module):
+        if (own := getattr(type(m), "forget_own", None)) is not None:
+            own(m)
 
 
 def detach(module: nn.Module) -> None:
     """Keep the states of all recurrent modules in ``module`` but let no gradient flow into what came before."""
-    for m in module.modules():
+    for m in modules_in(module):
         if isinstance(m, Memory):
             m.detach_own()
 

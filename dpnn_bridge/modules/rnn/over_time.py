@@ -18,6 +18,7 @@ from dpnn_bridge.modules.rnn.recognition import Cell, RNNCell, cell_of
 from dpnn_bridge.modules.rnn.recurrence import Recursor
 from dpnn_bridge.modules.rnn.recurrent import AbstractRecurrent
 from dpnn_bridge.modules.rnn.row_wise import is_bare, is_row_wise, on_all_rows
+from dpnn_bridge.modules.rnn.structure import while_unchanged
 
 #: computes all time steps at once, from the inputs to the outputs of a module
 Run = Callable[[Tensor], Tensor]
@@ -91,12 +92,17 @@ def _finished(module: Recursor, outputs: Tensor) -> Tensor:
 # ---------------------------------------------------------------------- step modules
 def recognized(module: StepModule) -> tuple[Cell, MaskZero | None] | None:
     """Return the cell that a step module computes, and the mask around it; None if it computes something else."""
-    inner, mask = module.recurrent_module, None
+    return _recognized(module.recurrent_module, module.state_names)
+
+
+@while_unchanged
+def _recognized(inner: nn.Module, state_names: tuple[str, ...]) -> tuple[Cell, MaskZero | None] | None:
+    mask = None
     if isinstance(inner, MaskZero) and type(inner).forward is MaskZero.forward and is_bare(inner):
         inner, mask = inner.module, inner
         if mask.input_dims != 1:
             return None
-    x, *states = (Term("input", (name,)) for name in ("x", *module.state_names))
+    x, *states = (Term("input", (name,)) for name in ("x", *state_names))
     try:
         outputs = expression(inner, [x, *states])
     except UnknownModuleError:

@@ -23,14 +23,18 @@ def fit(x: Tensor, weight: Tensor, state: Sequence[Tensor], size: int) -> bool:
     return len(kinds) == 1 and all(v.shape == (x.shape[1], size) for v in state)
 
 
+def has_onednn() -> bool:
+    """Return whether oneDNN is there and enabled."""
+    return torch.backends.mkldnn.is_available() and torch._C._get_mkldnn_enabled()  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def _takes_onednn(x: Tensor, weight: Tensor) -> bool:
     """Return whether oneDNN computes ``x @ weight.t()``: float32 on a CPU, and large enough."""
     return (
         x.dtype == torch.float32
         and x.device.type == "cpu"
         and x.shape[0] * weight.numel() >= _SMALL
-        and torch.backends.mkldnn.is_available()
-        and torch._C._get_mkldnn_enabled()  # pyright: ignore[reportAttributeAccessIssue]
+        and has_onednn()
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )
 
@@ -54,6 +58,18 @@ def _dense(matrix: Tensor) -> Tensor:
     return matrix if matrix.is_contiguous() or matrix.t().is_contiguous() else matrix.contiguous()
 
 
+class Transposed(torch.autograd.Function):
+    """A matrix transposed, in memory too, as is its gradient: to cut or join others takes several times as long."""
+
+    @staticmethod
+    def forward(ctx: Any, matrix: Tensor) -> Tensor:
+        return matrix.t().contiguous()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient.t().contiguous()
+
+
 class AddedProduct:
     """Computes ``addend + x @ weight.t()`` for many ``x``, without autograd.
 
@@ -71,15 +87,15 @@ class AddedProduct:
             self._packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows) if many else weight
 
     def __call__(self, addend: Tensor, x: Tensor) -> Tensor:
-        """Return the sum as a new tensor.
+        """Return ``addend``, to which the product was added in place.
 
         Args:
             addend: :math:`(N, O)`.
             x: :math:`(N, I)`.
         """
         if self._packed is None:
-            return torch.addmm(addend, x, self._transposed)
-        return torch.ops.mkldnn._linear_pointwise.binary(x, addend, self._packed, None, "add")
+            return addend.addmm_(x, self._transposed)
+        return addend.copy_(torch.ops.mkldnn._linear_pointwise.binary(x, addend, self._packed, None, "add"))
 
 
 def differentiable(

@@ -111,8 +111,8 @@ class GRUCell(Cell):
     keeps: bool = True
 
     def sequence(self, x: Tensor, state: list[Tensor], mask: Tensor | None) -> tuple[Tensor, list[Tensor], Any]:
-        gates, candidate = stacked(self.gates, "rz"), stacked(self.gates, "c")
-        outputs = GRUSequence.apply(x, *gates, *candidate, state[0], mask, self.keeps)
+        weight, bias, recurrent = stacked(self.gates, "rzc")
+        outputs = GRUSequence.apply(x, weight, recurrent, bias, state[0], mask, self.keeps)
         return outputs, [outputs[-1].clone()], lambda: [outputs]
 
 
@@ -133,7 +133,7 @@ def _natural_order(gates: Mapping[str, Gate]) -> str:
     ranges = {name: gate.input[0] for name, gate in gates.items()}
     if len({id(module) for module, _, _ in ranges.values()}) == 1:
         return "".join(sorted(gates, key=lambda name: ranges[name][1]))
-    return "ifog"
+    return "ifgo"
 
 
 def _summed(parts: list[list[Range]], name: str) -> Tensor | None:

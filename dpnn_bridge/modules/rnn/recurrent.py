@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any, ClassVar
 
@@ -19,6 +19,7 @@ from dpnn_bridge.conversion.noise import paired, replayed
 from dpnn_bridge.modules.dpnn.reinforce import Reinforce
 from dpnn_bridge.modules.rnn.dropout import LazyDropout
 from dpnn_bridge.modules.rnn.memory import Memory, in_type_of
+from dpnn_bridge.modules.rnn.structure import modules_in
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
 #: attributes in which the user gives the start of every sequence -> Lua field
@@ -49,10 +50,12 @@ class AbstractRecurrent(Memory):
         self._rewards: dict[int, Tensor] = {}
 
     # ------------------------------------------------------------------ one time step
-    def _begin(self) -> None:
-        """Start a step: dropout inside uses the mask of this step."""
-        for dropout in dropouts_in(self):
+    def _begin(self) -> list[LazyDropout]:
+        """Start a step: dropout inside, which is returned, uses the mask of this step."""
+        dropouts = dropouts_in(self)
+        for dropout in dropouts:
             dropout.step = self.step
+        return dropouts
 
     def _previous(self, input: Any) -> Any:
         """Return the state that the present step starts from."""
@@ -86,7 +89,7 @@ class AbstractRecurrent(Memory):
         step, self.step = self.step, self.step + 1
         tensor = first_tensor(output)
         if tensor.requires_grad and not torch.compiler.is_compiling():
-            tensor.register_hook(lambda grad: self._note_backward(step))
+            tensor.register_hook(lambda grad: self._note_backward([step], dropouts_in(self)))
         return output
 
     # ------------------------------------------------------------------ many time steps at once
@@ -99,12 +102,11 @@ class AbstractRecurrent(Memory):
         """
         first, end = self.step, self.step + steps
         self.step = end - 1
-        self._begin()
+        dropouts = self._begin()
         self.step = end
-
         for result in results:
             if result.requires_grad:
-                result.register_hook(lambda gradient: self._note_backward(*range(end - 1, first - 1, -1)))
+                result.register_hook(lambda gradient: self._note_backward(range(end - 1, first - 1, -1), dropouts))
 
     def keep(self, state: Any, earlier: Callable[[], list[Any]], steps: int) -> None:
         """Keep the state that time steps reached that were computed at once.
@@ -123,9 +125,9 @@ class AbstractRecurrent(Memory):
             self.states = {t: s for t, s in self.states.items() if t == 0} | {last: state}
         self._given = False
 
-    def _note_backward(self, *steps: int) -> None:
+    def _note_backward(self, steps: Sequence[int], dropouts: list[LazyDropout]) -> None:
         self._backward_ran = True
-        for dropout in dropouts_in(self):
+        for dropout in dropouts:
             dropout.stale |= {*steps}
         for step in steps if self._rewards else ():
             self._give_reward(step)
@@ -193,13 +195,7 @@ class AbstractRecurrent(Memory):
 
 def dropouts_in(module: nn.Module) -> list[LazyDropout]:
     """Return the layers in ``module`` that keep a mask for each time step."""
-    found, left = [], [module]
-    while left:  # several times faster than module.modules(), which this runs for every time step
-        inner = left.pop()
-        left += filter(None, inner._modules.values())
-        if isinstance(inner, LazyDropout) and inner.p:
-            found.append(inner)
-    return found
+    return [m for m in modules_in(module) if isinstance(m, LazyDropout) and m.p]
 
 
 class AbstractRecurrentClass(LuaClass):
