@@ -23,8 +23,8 @@ from dpnn_bridge.modules.rnn.cells import fast_lstm, gru
 from dpnn_bridge.modules.rnn.dropout import LazyDropout
 from dpnn_bridge.modules.rnn.gated import GRU, LSTM
 from dpnn_bridge.modules.rnn.gru_kernel import GRUSequence
-from dpnn_bridge.modules.rnn.lstm import LSTMWeights, lstm_sequence
-from dpnn_bridge.modules.rnn.lstm_kernel import LSTMSequence
+from dpnn_bridge.modules.rnn.lstm import LSTMWeights, _torch_lstm, lstm_sequence
+from dpnn_bridge.modules.rnn.lstm_kernel import LSTMSequence, lstm_steps
 from dpnn_bridge.modules.rnn.mask import MaskZero
 from dpnn_bridge.modules.rnn.over_time import recognized
 from dpnn_bridge.modules.rnn.recurrence import Recursor
@@ -172,6 +172,9 @@ def test_hooks_inside_see_every_time_step() -> None:
         lambda m: setattr(m.recurrent_module[0][0][1], "4", nn.Sequential(*[nn.Sigmoid()] * 4)),
         lambda m: setattr(next(c for c in m.modules() if isinstance(c, nn.Tanh)), "forward", torch.relu),
         lambda m: m.recurrent_module.append(ConcatTable(nn.Identity(), nn.Identity())),
+        lambda m: setattr(m.recurrent_module[0][1], "index", 1),
+        lambda m: m.recurrent_module[0][0][1][2].register_forward_hook(lambda *_: None),
+        lambda m: setattr(m.recurrent_module[0][0][1][0][0], "__class__", type("Linear", (nn.Linear,), {"forward": 0})),
     ],
 )
 def test_a_cell_that_was_changed_is_not_recognized(change: Callable[[Any], None]) -> None:
@@ -179,6 +182,17 @@ def test_a_cell_that_was_changed_is_not_recognized(change: Callable[[Any], None]
     assert recognized(step) is not None
     change(step)
     assert recognized(step) is None
+
+
+def test_a_recognized_cell_takes_over_other_parameters() -> None:
+    step: Any = fast_lstm(3, 4)
+    xs = torch.randn(5, 2, 3)
+    model, of_input = Sequencer(step), step.recurrent_module[0][0][1][0][0]
+    model(xs)
+    of_input.weight, of_input.bias = nn.Parameter(torch.randn(16, 3)), None
+    outputs = model(xs)
+    memory.forget(step)
+    torch.testing.assert_close(outputs[0], step(xs[0]))
 
 
 def test_recognition_of_a_sum_that_doubles_with_every_layer_gives_up() -> None:
@@ -299,6 +313,13 @@ def test_stock_lstm_frees_what_it_kept_and_gives_gradients_of_gradients() -> Non
     outputs.sum().backward()
     with pytest.raises(RuntimeError, match="second time"):
         outputs.sum().backward()
+
+
+def test_lstm_of_other_devices_is_the_same() -> None:
+    x, *weights, hidden, cell = _tensors((4, 2, 3), (8, 3), (8, 2), (8,), (2, 2), (2, 2))
+    outputs, last = _torch_lstm(x, *weights, hidden, cell)
+    expected, cells = lstm_steps(x, *weights, None, hidden, cell, None)
+    torch.testing.assert_close((outputs, last), (expected, cells[-1]))
 
 
 def test_stock_lstm_keeps_its_gradients_under_hooks_on_saved_tensors() -> None:

@@ -50,15 +50,14 @@ def lstm_sequence(
     Returns:
         The outputs :math:`(T, N, H)`, the last cell, and a function that returns the cells :math:`(T, N, H)`.
     """
-    w, peepholes = weights, weights.peepholes
-    parameters: Sequence[Tensor] = (w.weight, w.recurrent, w.bias)
-    if w.order != _ORDER:
-        parameters = _Arranged.apply(w.order, _ORDER, *parameters)
-    run = _fused(x) if mask is None and peepholes is None else None
+    weight, recurrent, bias = weights.weight, weights.recurrent, weights.bias
+    if weights.order != _ORDER:
+        weight, recurrent, bias = _Arranged.apply(weights.order, _ORDER, weight, recurrent, bias)
+    run = _fused(x) if mask is None and weights.peepholes is None else None
     if run is not None:
-        outputs, last = run(x, *parameters, hidden, cell)
-        return outputs, last, lambda: _cells(x, *parameters, hidden, cell, outputs)
-    outputs, cells = LSTMSequence.apply(x, *parameters, peepholes, hidden, cell, mask)
+        outputs, last = run(x, weight, recurrent, bias, hidden, cell)
+        return outputs, last, lambda: _cells(x, weight, recurrent, bias, hidden, cell, outputs)
+    outputs, cells = LSTMSequence.apply(x, weight, recurrent, bias, weights.peepholes, hidden, cell, mask)
     return outputs, cells[-1], lambda: cells
 
 
@@ -75,14 +74,14 @@ class _Arranged(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, order: str, wanted: str, *values: Tensor) -> tuple[Tensor, ...]:
         ctx.orders = wanted, order
-        return _arranged(order, wanted, values)
+        return _arranged(values, order, wanted)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
-        return None, None, *_arranged(*ctx.orders, gradients)
+        return None, None, *_arranged(gradients, *ctx.orders)
 
 
-def _arranged(order: str, wanted: str, values: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def _arranged(values: Sequence[Tensor], order: str, wanted: str) -> tuple[Tensor, ...]:
     places = [order.index(name) for name in wanted]
     return tuple(torch.cat([blocks[k] for k in places]) for blocks in (value.chunk(4) for value in values))
 

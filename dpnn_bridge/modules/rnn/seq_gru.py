@@ -17,8 +17,8 @@ from dpnn_bridge.modules.rnn.seq_lstm import SequenceModule, SequenceModuleClass
 def _gru_at_once(module: SeqGRU, x: Tensor, start: list[Tensor]) -> tuple[Tensor, list[Tensor]] | None:
     if not x.numel() or not fit(x, module.weight, start, module.output_size):
         return None
-    parts = module.weight.split([module.input_size, module.output_size])
-    output = GRUSequence.apply(x, *map(Transposed.apply, parts), module.bias, start[0], module._masked(x), True)
+    weight, recurrent = map(Transposed.apply, module.weight.split([module.input_size, module.output_size]))
+    output = GRUSequence.apply(x, weight, recurrent, module.bias, start[0], module._masked(x), True)
     return output, [output[-1].clone()]
 
 

@@ -187,8 +187,8 @@ class SequenceModuleClass(LuaClass):
 def _lstm_at_once(module: SeqLSTM, x: Tensor, start: list[Tensor]) -> tuple[Tensor, list[Tensor]] | None:
     if module.weight_o is not None or not x.numel() or not fit(x, module.weight, start, module.output_size):
         return None
-    parts = module.weight.split([module.input_size, module.output_size])
-    weights = LSTMWeights(*map(Transposed.apply, parts), module.bias, "ifog")
+    weight, recurrent = map(Transposed.apply, module.weight.split([module.input_size, module.output_size]))
+    weights = LSTMWeights(weight, recurrent, module.bias, "ifog")
     output, cell, _ = lstm_sequence(x, weights, start[0], start[1], module._masked(x))
     return output, [output[-1].clone(), cell]
 
