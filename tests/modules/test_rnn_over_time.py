@@ -316,9 +316,9 @@ def test_stock_lstm_frees_what_it_kept_and_gives_gradients_of_gradients() -> Non
 
 
 def test_lstm_of_other_devices_is_the_same() -> None:
-    x, *weights, hidden, cell = _tensors((4, 2, 3), (8, 3), (8, 2), (8,), (2, 2), (2, 2))
-    outputs, last = _torch_lstm(x, *weights, hidden, cell)
-    expected, cells = lstm_steps(x, *weights, None, hidden, cell, None)
+    x, weight, recurrent, bias, hidden, cell = _tensors((4, 2, 3), (8, 3), (8, 2), (8,), (2, 2), (2, 2))
+    outputs, last = _torch_lstm(x, weight, recurrent, bias, hidden, cell)
+    expected, cells = lstm_steps(x, weight, recurrent, bias, None, hidden, cell, None)
     torch.testing.assert_close((outputs, last), (expected, cells[-1]))
 
 
