@@ -1,7 +1,7 @@
 """Control the state that recurrent modules keep between calls, see :mod:`dpnn_bridge.modules.rnn.memory`."""
 
 from dpnn_bridge.base.arguments import checks_arguments
-from dpnn_bridge.modules.rnn import memory, step_models
+from dpnn_bridge.modules.rnn import memory, step_models, stock
 from dpnn_bridge.modules.rnn.memory import MODES, Memory, Remembering
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "remember",
     "run_sequence",
     "set_hidden_state",
+    "to_stock",
 ]
 
 # checked here, because modules call the originals inside code that torch.compile traces
@@ -25,3 +26,4 @@ max_bptt_step = checks_arguments(memory.max_bptt_step)
 remember = checks_arguments(memory.remember)
 run_sequence = checks_arguments(step_models.run_sequence)
 set_hidden_state = checks_arguments(memory.set_hidden_state)
+to_stock = checks_arguments(stock.to_stock)

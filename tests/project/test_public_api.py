@@ -29,7 +29,7 @@ PUBLIC = {
     " register_framing register_serializer serial_form write_all write_t7",
     "dpnn_bridge.lua": "Generator LuaBridge LuaCriterion LuaModule",
     "dpnn_bridge.memory": "MODES Memory Remembering detach forget get_hidden_state max_bptt_step remember"
-    " run_sequence set_hidden_state",
+    " run_sequence set_hidden_state to_stock",
     "dpnn_bridge.modules.cuda": "CudnnRNN",
     "dpnn_bridge.modules.dpnn": "NCECriterion NCEModule ReinforceNormal Serial SpatialGlimpse VRClassReward",
     "dpnn_bridge.modules.nn": "CAddTable ConcatTable Decorator GModule GraphNode JoinTable Reshape View",

@@ -13,7 +13,7 @@ from dpnn_bridge.modules.rnn.lstm_kernel import LSTMSequence, lstm_steps
 from dpnn_bridge.modules.rnn.products import differentiable, has_onednn
 
 #: the order of the gates in ``torch.nn.LSTM``
-_ORDER = "ifgo"
+TORCH_ORDER = "ifgo"
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ def lstm_sequence(
         The outputs :math:`(T, N, H)`, the last cell, and a function that returns the cells :math:`(T, N, H)`.
     """
     weight, recurrent, bias = weights.weight, weights.recurrent, weights.bias
-    if weights.order != _ORDER:
-        weight, recurrent, bias = _Arranged.apply(weights.order, _ORDER, weight, recurrent, bias)
+    if weights.order != TORCH_ORDER:
+        weight, recurrent, bias = _Arranged.apply(weights.order, TORCH_ORDER, weight, recurrent, bias)
     run = _fused(x) if mask is None and weights.peepholes is None else None
     if run is not None:
         outputs, last = run(x, weight, recurrent, bias, hidden, cell)
@@ -74,14 +74,15 @@ class _Arranged(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, order: str, wanted: str, *values: Tensor) -> tuple[Tensor, ...]:
         ctx.orders = wanted, order
-        return _arranged(values, order, wanted)
+        return arranged(values, order, wanted)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
-        return None, None, *_arranged(gradients, *ctx.orders)
+        return None, None, *arranged(gradients, *ctx.orders)
 
 
-def _arranged(values: Sequence[Tensor], order: str, wanted: str) -> tuple[Tensor, ...]:
+def arranged(values: Sequence[Tensor], order: str, wanted: str) -> tuple[Tensor, ...]:
+    """Return tensors with the blocks of their gates in another order."""
     places = [order.index(name) for name in wanted]
     return tuple(torch.cat([blocks[k] for k in places]) for blocks in (value.chunk(4) for value in values))
 

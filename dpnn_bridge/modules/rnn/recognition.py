@@ -74,10 +74,11 @@ class LSTMCell(Cell):
 
     def sequence(self, x: Tensor, state: list[Tensor], mask: Tensor | None) -> tuple[Tensor, list[Tensor], Any]:
         hidden, cell = state
-        outputs, last, cells = lstm_sequence(x, self._weights(), hidden, cell, mask)
+        outputs, last, cells = lstm_sequence(x, self.weights(), hidden, cell, mask)
         return outputs, [outputs[-1].clone(), last], lambda: [outputs, cells()]
 
-    def _weights(self) -> LSTMWeights:
+    def weights(self) -> LSTMWeights:
+        """Return the parameters."""
         order = _natural_order(self.gates)
         weight, bias, recurrent = stacked(self.gates, order)
         peepholes = [self.gates[name].peephole for name in "ifo"]

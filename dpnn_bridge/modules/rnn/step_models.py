@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import reduce
 from itertools import permutations
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from dpnn_bridge.conversion.faster import is_plain
 from dpnn_bridge.modules.rnn.algebra import Term, UnknownModuleError, expression
 from dpnn_bridge.modules.rnn.recognition import Cell, cell_of
 from dpnn_bridge.modules.rnn.row_wise import on_all_rows
+from dpnn_bridge.modules.rnn.structure import while_unchanged
 
 
 def run_sequence(
@@ -42,9 +43,10 @@ def run_sequence(
     """
     if not len(inputs):
         raise ValueError("run_sequence expects at least one time step")
-    if is_plain():
+    plan = step_model(model, len(states)) if is_plain() else None
+    if plan is not None:
         try:
-            return _Run(model, states).over(inputs)
+            return _Run(plan, states).over(inputs)
         except UnknownModuleError:
             pass  # nothing has run
     current, each = list(states), []
@@ -58,33 +60,54 @@ def run_sequence(
     return outputs[0] if len(outputs) == 1 else outputs, current
 
 
-class _Run:
-    """A step model as expressions of its input and states, of which the states are computed by recurrent cells."""
+class StepModel(NamedTuple):
+    """A step model as expressions of its input and states, of which the states are computed by recurrent cells.
 
-    def __init__(self, model: nn.Module, states: Sequence[Tensor]) -> None:
-        self._x, *self._before = (Term("input", (i,)) for i in range(1 + len(states)))
-        values = expression(model, [self._x, *self._before])
-        if not isinstance(values, list) or len(values) <= len(states):
-            raise UnknownModuleError("no list of states and outputs")
-        self._states, self._outputs = values[: len(states)], values[len(states) :]
-        self._start = list(states)
-        #: position of a state -> the cell that computes it, and the positions of the cell's states, output first
-        self._cells: dict[int, tuple[Cell, tuple[int, ...]]] = {}
-        for places in [*permutations(range(len(states)), 2), *((i,) for i in range(len(states)))]:
-            if self._cells.keys() & set(places):
-                continue
-            cell = cell_of([self._states[i] for i in places], [self._before[i] for i in places])
-            self._cells.update(dict.fromkeys(places, (cell, places)) if cell is not None else {})
-        if len(self._cells) < len(states):
-            raise UnknownModuleError("a state that no known cell computes")
+    Attributes:
+        x: the input.
+        before: the states that the model takes.
+        states: the states that it returns.
+        outputs: what it returns after them.
+        cells: position of a state -> the cell that computes it, and the positions of the cell's states, output first.
+    """
+
+    x: Term
+    before: list[Term]
+    states: list[Term]
+    outputs: list[Any]
+    cells: dict[int, tuple[Cell, tuple[int, ...]]]
+
+
+@while_unchanged
+def step_model(model: nn.Module, count: int) -> StepModel | None:
+    """Return what a model computes that takes and returns ``count`` states; None if no known cells compute them."""
+    x, *before = (Term("input", (i,)) for i in range(1 + count))
+    try:
+        values = expression(model, [x, *before])
+    except UnknownModuleError:
+        return None
+    if not isinstance(values, list) or len(values) <= count:
+        return None
+    cells: dict[int, tuple[Cell, tuple[int, ...]]] = {}
+    for places in [*permutations(range(count), 2), *((i,) for i in range(count))]:
+        cell = None if cells.keys() & set(places) else cell_of([values[i] for i in places], [before[i] for i in places])
+        cells.update(dict.fromkeys(places, (cell, places)) if cell is not None else {})
+    return StepModel(x, before, values[:count], values[count:], cells) if len(cells) == count else None
+
+
+class _Run:
+    """The values of a step model over a sequence."""
+
+    def __init__(self, plan: StepModel, states: Sequence[Tensor]) -> None:
+        self._plan, self._start = plan, list(states)
         self._values: dict[int, Tensor | None] = {}
         self._last: dict[int, Tensor] = {}
         self._sequences: dict[int, Callable[[], Tensor]] = {}
 
     def over(self, inputs: Tensor | Sequence[Tensor]) -> tuple[Any, list[Any]]:
         """Return outputs and last states."""
-        self._values[id(self._x)] = inputs if isinstance(inputs, Tensor) else torch.stack([*inputs])
-        outputs = [self._value(term) for term in self._outputs]
+        self._values[id(self._plan.x)] = inputs if isinstance(inputs, Tensor) else torch.stack([*inputs])
+        outputs = [self._value(term) for term in self._plan.outputs]
         for i in range(len(self._start)):
             self._run_cell(i)
         return outputs[0] if len(outputs) == 1 else outputs, [self._last[i] for i in range(len(self._start))]
@@ -100,7 +123,7 @@ class _Run:
         return value
 
     def _computed(self, term: Any) -> Tensor:
-        for i, (after, before) in enumerate(zip(self._states, self._before, strict=True)):
+        for i, (after, before) in enumerate(zip(self._plan.states, self._plan.before, strict=True)):
             if term is after:
                 self._run_cell(i)
                 return self._sequences[i]()
@@ -126,7 +149,7 @@ class _Run:
         """Compute the state at one place, and others of its cell, unless they are known."""
         if place in self._last:
             return
-        cell, places = self._cells[place]
+        cell, places = self._plan.cells[place]
         x, start = self._value(cell.input), [self._start[i] for i in places]
         if x.dim() != 3 or not cell.takes(x, start):
             raise UnknownModuleError("no batch of sequences")
