@@ -120,6 +120,7 @@ CASES: list[tuple[str, Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = [
     ("step", memory.get_hidden_state, (LINEAR, "last"), {}),
     ("module", memory.set_hidden_state, (0, LINEAR, None), {}),
     ("model", memory.run_sequence, ("model.t7", [], []), {}),
+    ("module", memory.to_stock, ("model",), {}),
     ("sources", batch.tasks_for, ("x.t7", Path("out"), ".pt"), {}),
     ("suffix", batch.tasks_for, ([Path("x.t7")], Path("out"), None), {}),
     ("keys", batch.tasks_for_models, (Path("x.t7"), Path("y.pt"), "model"), {}),
