@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -336,14 +336,6 @@ def serialized(module: nn.Module, mode: Mode = "heavy", tensor_type: str | None 
 
 
 # ---------------------------------------------------------------------- REINFORCE
-@runtime_checkable
-class Rewarded(Protocol):
-    """A module whose gradient is that of its sample's log probability times a reward."""
-
-    def reinforce(self, reward: Any) -> None:
-        """Set the reward for the backward pass that follows."""
-
-
 @checks_arguments
 def reinforce(module: nn.Module, reward: Tensor | list[Tensor]) -> None:
     """Set the reward of every REINFORCE module in ``module`` for the next backward pass, ``m:reinforce(r)``.
@@ -353,5 +345,5 @@ def reinforce(module: nn.Module, reward: Tensor | list[Tensor]) -> None:
         reward: one number for each sample, shape :math:`(N)`; for recurrent modules also one such tensor for each step.
     """
     for child in module.modules():
-        if isinstance(child, Rewarded):
-            child.reinforce(reward)
+        if (own := getattr(type(child), "reinforce", None)) is not None:
+            own(child, reward)
