@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import select
 import signal
 import sys
 import threading
@@ -69,6 +70,10 @@ def ending_at_once() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+#: seconds that a loop has to stop after Ctrl-C before the prompt says what else stops it
+_PATIENCE = 1.0
+
+
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
     """Let Ctrl-C interrupt at the next call from Lua to Python. A second Ctrl-C ends the program."""
@@ -79,13 +84,20 @@ def _interruptible() -> Iterator[None]:
     os.set_blocking(writer, False)
 
     def watch() -> None:
-        signals = 0
-        while (byte := os.read(reader, 1)) != b"\0":
-            signals += byte == bytes([signal.SIGINT])
-            if signals == 1:
+        interrupted = told = False
+        while True:
+            patience = _PATIENCE if interrupted and not told else None
+            if not select.select([reader], [], [], patience)[0]:
+                told = True
                 os.write(2, b"\nCtrl-C: this waits for Lua to call torch; once more ends dpnn-lua\n")
-            elif signals > 1:
-                os._exit(130)
+                continue
+            byte = os.read(reader, 1)
+            if byte == b"\0":
+                return
+            if byte == bytes([signal.SIGINT]):
+                if interrupted:
+                    os._exit(130)
+                interrupted = True
 
     watcher = threading.Thread(target=watch, daemon=True)
     before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
@@ -114,8 +126,7 @@ def prompt(bridge: Any, ends: Callable[[LuaBridgeError], bool]) -> None:
     def run_file(name: str, *arguments: Any) -> Any:
         return bridge.execute((prelude / name).read_text(encoding="utf-8"), *arguments, name=f"dpnn_bridge/{name}")
 
-    show, _ = run_file("show.lua")
-    compile_, complete = run_file("prompt.lua", show)
+    compile_, complete = run_file("prompt.lua", run_file("show.lua"))
 
     def names(word: str) -> list[str]:
         try:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import glob
 import os
-import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -19,8 +17,9 @@ import torch
 from dpnn_bridge.base.regular import read_file
 from dpnn_bridge.errors import LuaBridgeError, NotT7Error
 from dpnn_bridge.lua import files
+from dpnn_bridge.lua.checkouts import find_module
 from dpnn_bridge.lua.dispatch import describe
-from dpnn_bridge.lua.messages import CHECKOUTS, package_advice
+from dpnn_bridge.lua.messages import package_advice
 from dpnn_bridge.lua.state import LuaState
 from dpnn_bridge.lua.tensor import Tensor, TorchError
 from dpnn_bridge.lua.text import from_system, on_paths
@@ -189,27 +188,6 @@ def read_source(path: Path) -> str:
     if code.startswith(b"\x1b"):
         raise LuaBridgeError(f"{path} is compiled Lua code, which is never run: pass its source")
     return ("--" if code.startswith(b"#") else "") + code.decode("latin-1")
-
-
-def find_module(roots: Sequence[Path], name: str) -> str | None:
-    """Find the file of a Lua module in lua_path: ``a/b.lua``, ``a/b/init.lua``, or deeper in package ``a``."""
-    if "\0" in name or Path(name).is_absolute() or ".." in re.split(r"[/\\]", name):
-        return None  # it would leave the path
-    package, *rest = name.split(".")
-    if not all((package, *rest)) or any(part.startswith(("/", "\\")) for part in rest):
-        return None
-    for root in roots:
-        home = root if (root / "init.lua").is_file() and root.name == package else root / package
-        candidates = []
-        for folder in (home, root / CHECKOUTS[package]) if package in CHECKOUTS else (home,):
-            inner = folder.joinpath(*rest)
-            candidates += [inner.parent / f"{inner.name}.lua", inner / "init.lua"]
-        if rest and home.is_dir():  # a checkout keeps its tests in a folder of their own
-            candidates += sorted(home.glob(f"*/{glob.escape(rest[-1])}.lua"))
-        for candidate in candidates:
-            if candidate.is_file():
-                return str(candidate)
-    return None
 
 
 def environment_entries(runtime: LuaState) -> dict[str, Any]:

@@ -8,14 +8,6 @@ import re
 _PACKAGES = (
     "nn|nngraph|dpnn|rnn|nnx|optim|image|cudnn|cunn|cutorch|paths|xlua|sys|dp|torchx|inn|stn|w2nn|onmt|graph|torch"
 )
-#: packages whose checkout keeps them elsewhere than in a folder of their name
-CHECKOUTS = {
-    "pl": "Penlight/lua/pl",
-    "autograd": "torch-autograd/src",
-    "moses": "Moses/moses",
-    "nnx": "lua---nnx",
-    "totem": "torch-totem/totem",
-}
 #: packages in Lua, which run here from a checkout
 _LUA = {
     **dict.fromkeys(("nn", "optim", "nngraph", "graph", "xlua", "trepl"), "torch/{}"),
@@ -77,7 +69,7 @@ _PENLIGHT = re.compile(
     r"|attempt to call global '(lapp|class|List)' \(a nil value\)"
 )
 #: where require looked
-_SEARCHED = re.compile(r"\n\t(?:no f(?:ile|ield)|nothing for) '[^\n]*")
+_SEARCHED = re.compile(r"\n\t(?:no file|no field|nothing for) [^\n]*")
 _TRACEBACK = "\nstack traceback:\n"
 #: lines of a traceback that name no code of the user's; the second traceback is that of bridge.run, which raises again
 _FRAMES = {"[C]: in function 'error'", "[C]: in function 'xpcall'", "stack traceback:"}

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from dpnn_bridge.errors import LuaBridgeError
-from dpnn_bridge.lua.environment import find_module
+from dpnn_bridge.lua.checkouts import find_module
 from dpnn_bridge.lua.text import from_system, readable, to_system
 from dpnn_bridge.lua.wire import Channel, WireError
 

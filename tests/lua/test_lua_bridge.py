@@ -101,6 +101,39 @@ def test_lua_path_finds_packages_and_checkouts(tmp_path: Path) -> None:
         LuaBridge(tmp_path / "missing")
 
 
+@pytest.mark.parametrize(
+    ("files", "folder"),
+    [
+        (["moses/moses.lua", "moses/Part.lua"], "."),
+        (["Moses/moses.lua", "Moses/moses/Part.lua"], "."),
+        (["Moses/moses.lua", "Moses/Part.lua"], "Moses"),
+        (["lua---moses/init.lua", "lua---moses/Part.lua"], "."),
+        (["torch-moses/src/init.lua", "torch-moses/src/Part.lua"], "."),
+        (["moses-master/lua/moses/init.lua", "moses-master/lua/moses/Part.lua"], "."),
+        (["moses.torch/moses/init.lua", "moses.torch/moses/Part/init.lua"], "."),
+        (["other/a.rockspec:package = 'Moses'", "other/lib/moses.lua", "other/lib/Part.lua"], "."),
+        (
+            [
+                "x/rockspec/a.rockspec:modules = {['moses'] = 'y/m.lua', ['moses.Part'] = 'p.lua'}",
+                "x/y/m.lua",
+                "x/p.lua",
+            ],
+            ".",
+        ),
+        (["share/lua/5.1/moses.lua", "share/lua/5.1/moses/Part.lua"], "."),
+        (["moses/init.lua", "moses/test/Part.lua"], "."),
+        (["any/lua/moses/init.lua", "any/lua/moses/Part.lua"], "."),
+    ],
+)
+def test_checkouts_of_any_layout_are_found(tmp_path: Path, files: list[str], folder: str) -> None:
+    for file in files:
+        name, _, text = file.partition(":")
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text or "return ...")
+    found = LuaBridge(tmp_path / folder).execute("return require 'moses', require 'moses.Part'")
+    assert found == ("moses", "moses.Part")
+
+
 # ---- safety
 
 

@@ -73,7 +73,7 @@ def test_the_prompt_survives_errors() -> None:
 
 def test_the_prompt_shows_values_and_ends_at_the_end(capfd: pytest.CaptureFixture[str]) -> None:
     assert _run("-i", input="=3 + 4, 'seven'\n\nfor i = 1, 2 do\nprint(i)\nend\nos.exit(5)\n")[0] == 5
-    assert capfd.readouterr().out == "7\tseven\t\n1\n2\n"  # as th prints them
+    assert capfd.readouterr().out == "7\tseven\t\n1\t\n2\t\n"  # as th prints them
     assert _run("-i", input="{2, n = {k = 'v'}}\n")[0] == 0
     assert capfd.readouterr().out == '{\n  1 : 2\n  n : \n    {\n      k : "v"\n    }\n}\n'
     assert _run("-i", input="x = 1\n")[0] == 0

@@ -335,7 +335,7 @@ def test_print_shows_tables(capfd: pytest.CaptureFixture[str]) -> None:
     bridge.require("trepl")
     bridge.execute("print({a = {1, 'x'}, b = torch.ones(2, 3)}) print('plain', 1) setprintlevel(0) print({})")
     shown = (
-        '{\n  a : \n    {\n      1 : 1\n      2 : "x"\n    }\n  b : DoubleTensor - size: 2x3\n}\nplain\t1\ntable: 0x'
+        '{\n  a : \n    {\n      1 : 1\n      2 : "x"\n    }\n  b : DoubleTensor - size: 2x3\n}\nplain\t1\t\ntable: 0x'
     )
     assert capfd.readouterr().out.startswith(shown)
 
@@ -392,6 +392,46 @@ def test_xlua(bridge: LuaBridge, monkeypatch: pytest.MonkeyPatch, capfd: pytest.
     out = capfd.readouterr().out
     assert "3/3 Tot: " in out
     assert "could not be loaded" in out
+
+
+def test_options_and_seconds_of_xlua(bridge: LuaBridge, capfd: pytest.CaptureFixture[str]) -> None:
+    code = """
+    local xlua = require 'xlua'
+    arg = {[0] = 'my.lua', '--rate=0.5', 'file', '-q', '-n', '3'}
+    local parser = xlua.OptionParser('%prog [options]')
+    parser:option {'-r', '--rate', dest = 'rate', default = 0.1, help = 'learning rate'}
+    parser:option {'-n', '--number', dest = 'number', metavar = 'N', help = 'how many'}
+    parser:option {'-q', '--quiet', action = 'store_false', dest = 'loud', default = true, help = 'no output'}
+    local options, rest = parser:parse()
+    parser:help()
+    local profiler = xlua.Profiler()
+    profiler:start('a', 'fps')
+    local real, cpu = profiler:lap('a')
+    return {options.rate, options.number, options.loud, rest[1], parser:tostring(true, {'-r', '-n'}),
+            real >= 0 and cpu >= 0, (profiler:formatAll():gsub('%-?[%d.]+', '#')),
+            table.concat(table.prune {1, 1, 1}, ',')}
+    """
+    report = "$ profiler report:\n$ real # | cpu # <a> = # fps"
+    assert bridge.execute(code) == ["0.5", "3", False, "file", "-r=0.5,-n=3", True, report, "1"]
+    assert capfd.readouterr().out.splitlines() == [  # as Torch7's xlua printed it
+        "Usage: my.lua [options]",
+        "",
+        "Options:",
+        "  -h, --help            show this help message and exit",
+        "  -r RATE, --rate=RATE  learning rate [default = 0.1]",
+        "  -n N, --number=N      how many",
+        "  -q, --quiet           no output [default = true]",
+    ]
+
+
+def test_moses_is_whole(bridge: LuaBridge) -> None:
+    code = """
+    local _ = require 'moses'
+    local doubled = _.chain({1, 2, 3}):map(function(_, v) return v * 2 end)
+    local sum = doubled:reduce(function(a, b) return a + b end):value()
+    return {_._VERSION, _.memoize and true, sum, _.range(3)[3], _.isEqual({1, {2}}, {1, {2}}), _.find({5, 6}, 6)}
+    """
+    assert bridge.execute(code) == ["Moses v1.6.1", True, 12, 2, True, 2]
 
 
 def test_jobs_of_threads_wait_for_others(bridge: LuaBridge) -> None:

@@ -16,6 +16,8 @@ luajit = pytest.mark.skipif("luajit" not in LuaBridge().runtime.lower(), reason=
 FOLDER = Path(compare.__file__).parent
 #: products into views whose elements overlap: of integers in TH's order, and one that BLAS refuses in Torch7
 KNOWN = {107, 132}
+#: a product into one of its factors makes that factor larger, and multiplies by memory that nobody wrote
+UNDEFINED = {87}
 
 
 @luajit
@@ -24,6 +26,7 @@ def test_sequences_give_what_torch7_recorded() -> None:
     texts, crashed = compare.run(compare.BRIDGE, 7, max(map(int, expected)))
     assert not crashed
     different = {int(n) for n, digest in expected.items() if compare.digest(texts[int(n)]) != digest}
+    different -= UNDEFINED
     assert different <= KNOWN, [texts[n] for n in sorted(different - KNOWN)]
 
 

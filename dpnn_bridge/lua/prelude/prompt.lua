@@ -8,6 +8,17 @@ end
 
 local function keep(...) _RESULT = {n = select('#', ...), ...} end
 
+-- Ctrl-C is noticed where Lua calls Python: what is typed does so after so many instructions, and is not compiled, since
+-- compiled loops do not count them
+local INSTRUCTIONS = 100000
+local call_python = torch.tic
+local sethook, interpret = debug and debug.sethook, jit and jit.off or function() end
+local function make_interruptible(f)
+   if not sethook then return end
+   interpret(f, true)
+   sethook(function() call_python() end, '', INSTRUCTIONS)
+end
+
 -- what to run for a text, or nil and whether more lines may complete it, and the message
 local function compile(text)
    local command = text:match('^%s*%$(.*)')
@@ -15,6 +26,7 @@ local function compile(text)
    local expression = loadstring('return ' .. text) and not text:find('^%s*print')
    local f, message = loadstring(expression and 'local keep = ... keep(' .. text .. '\n)' or text, '=stdin')
    if f then
+      make_interruptible(f)
       return function()
          if not expression then return f() end
          f(keep)

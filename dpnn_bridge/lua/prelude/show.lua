@@ -61,4 +61,4 @@ local function show(depth, ...)
    end
    io.flush()
 end
-return show, is_plain
+return show

@@ -7,6 +7,7 @@
 local SEED, FIRST, LAST = tonumber(arg[1]), tonumber(arg[2]), tonumber(arg[3])
 local STEPS = 8
 io.stdout:setvbuf 'line'
+local function print(text) io.write(text, '\n') end
 
 local state
 local function draw(n)  -- 1 … n

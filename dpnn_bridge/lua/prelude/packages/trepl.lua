@@ -1,16 +1,14 @@
 -- trepl: what th gives a script and a prompt beside torch: print of tables, import, require of './file', Penlight.
 local bridge, py = ...
-local show, is_plain = py.run_prelude('show.lua')
-local depth, plain = 5, print
+local show = py.run_prelude('show.lua')
+local depth = 5
 
-function print(...)
-   if depth > 0 then
-      for i = 1, select('#', ...) do
-         if is_plain((select(i, ...))) then return show(depth, ...) end
-      end
-   end
-   return plain(...)
+print_old = print
+function print_new(...)
+   if depth > 0 then return show(depth, ...) end
+   return print_old(...)
 end
+print = print_new
 function setprintlevel(n)
    if type(n) ~= 'number' or n < 0 then error('expected number [0,+)', 2) end
    depth = math.floor(n)

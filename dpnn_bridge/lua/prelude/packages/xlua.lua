@@ -1,5 +1,8 @@
 -- xlua: named arguments, progress bars, options from the environment, and small tools of strings and tables.
-xlua = {log = function() end}
+local bridge, py = ...
+xlua = {}
+local protected = {}
+for name in pairs(_G) do protected[name] = true end
 
 -- arguments in order, or one table of named ones, as the definitions {arg=, type=, default=, req=} say
 local function read(args, name, definitions)
@@ -25,6 +28,15 @@ function xlua.unpack_class(object, args, name, description, ...)
 end
 function xlua.usage(name, description) return name .. '\n' .. tostring(description or '') end
 
+function xlua.usage_module(module, name, description)
+   local rule = string.rep('+', 69)
+   local text = rule .. '\nPACKAGE:\n' .. name .. '\n' .. (description and '\nDESC:\n' .. description .. '\n' or '') .. rule .. '+'
+   local mt = getmetatable(module) or {}
+   mt.__tostring = function() return text end
+   setmetatable(module, mt)
+   return text
+end
+
 function xlua.require(package)
    local ok, result = pcall(require, package)
    if ok then return result end
@@ -40,13 +52,75 @@ end
 function xlua.error(message, domain, usage)
    error((domain and '<' .. domain .. '> ' or '') .. tostring(message) .. (usage and '\n' .. usage or ''), 2)
 end
-function xlua.print(value)
-   if type(value) ~= 'table' or torch.typename(value) then return print(value) end
-   print(xlua.table2string(value, true))
+
+-- one value in short, the others by print
+local function brief(value)
+   if type(value) == 'userdata' then return '<userdata>' end
+   local text = tostring(value):gsub('\n', '\\n')
+   return #text > 40 and text:sub(1, 40) .. ' ... ' or text
+end
+local function fields(values)
+   local lines = {}
+   for key, value in pairs(values) do lines[#lines + 1] = '[' .. tostring(key) .. '] = ' .. brief(value) end
+   return '{' .. table.concat(lines, ',\n ') .. '}'
+end
+function xlua.print(value, ...)
+   local mt = type(value) == 'table' and getmetatable(value)
+   if type(value) ~= 'table' then io.write(tostring(value))
+   elseif mt and mt.__tostring__ then io.write(mt.__tostring__(value))
+   else
+      local text = tostring(value)
+      if type(rawget(value, 'usage')) == 'string' and not text:find('^table: ') then
+         text = value.usage .. '\n\nFIELDS:\n'
+      else
+         text = text:find('table: ', 1, true) and '' or text .. ':\n'
+      end
+      io.write(text, fields(value))
+   end
+   if select('#', ...) == 0 then return io.write('\n') end
+   io.write('    ')
+   print(...)
+end
+xprint, xerror, xrequire = xlua.print, xlua.error, xlua.require
+
+-- write to a file too what io.write and print write
+function xlua.log(path, append)
+   if paths.dirname(path) ~= '' then paths.mkdir(paths.dirname(path)) end
+   local file, write = assert(io.open(path, append and 'a' or 'w')), io.write
+   io._write, _print, print = write, print, xlua.print
+   function io.write(...)
+      for i = 1, select('#', ...) do file:write((select(i, ...))) end
+      file:flush()
+      return write(...)
+   end
+end
+
+-- globals that were made since
+function xlua.clear(name)
+   _G[name] = nil
+   collectgarbage()
+end
+function xlua.clearall()
+   for name in pairs(_G) do
+      if not protected[name] then _G[name], package.loaded[name] = nil, nil end
+   end
+   collectgarbage()
+end
+function xlua.who()
+   local libraries, variables = {}, {}
+   for name, value in pairs(_G) do
+      if package.loaded[name] and name ~= '_G' then libraries[#libraries + 1] = name
+      elseif not protected[name] then variables[name] = value end
+   end
+   for _, part in ipairs {'', 'Global Libs:', libraries, '', 'Global Vars:', variables, ''} do xlua.print(part) end
 end
 
 local function text_of(value)
-   if type(value) == 'string' then return string.format('%q', value) end
+   if type(value) == 'string' then
+      value = value:gsub('\n', '\\n')
+      if value:gsub('[^"\']', ''):match('^"+$') then return "'" .. value .. "'" end
+      return '"' .. value:gsub('"', '\\"') .. '"'
+   end
    return type(value) == 'table' and not torch.typename(value) and xlua.table2string(value) or tostring(value)
 end
 function xlua.table2string(values, newline)
@@ -121,4 +195,14 @@ function table.splice(list, start, length)
    for i, value in ipairs(list) do table.insert((i < start or i >= start + length) and rest or taken, value) end
    return rest, taken
 end
+function table.prune(list, hash, merge)
+   local kept, result = {}, {}
+   for _, value in ipairs(list) do
+      local key = hash and hash(value) or value
+      kept[key] = merge and kept[key] and merge(value, kept[key]) or value
+   end
+   for _, value in pairs(kept) do result[#result + 1] = value end
+   return result
+end
+py.run_prelude('packages/xlua_options.lua')
 return xlua
