@@ -23,7 +23,7 @@ def _rockspec(folder: Path) -> tuple[set[str], dict[str, str]]:
     """Return the names of the rocks of a checkout and the files of the modules that they list."""
     names: set[str] = set()
     modules: dict[str, str] = {}
-    for path in sorted((*folder.glob("*.rockspec"), *folder.glob("rock*/*.rockspec"))):
+    for path in (*sorted(folder.glob("rock*/*.rockspec")), *sorted(folder.glob("*.rockspec"))):  # the last one counts
         text = path.read_bytes().decode("latin-1")
         names.update(name.lower() for name in _PACKAGE.findall(text))
         modules |= {quoted or plain: file for quoted, plain, file in _MODULE.findall(text)}
@@ -80,8 +80,8 @@ def _all(root: Path, package: str, rest: Sequence[str], name: str) -> Iterator[P
     homes = [(root / package, None)] if (root / package).is_dir() else []
     homes += [found for found in _checkouts(root, package, name) if found[0] != root / package]
     for home, listed in homes:
-        yield from (listed,) if listed else ()
         yield from _candidates(home, package, rest)
+        yield from (listed,) if listed else ()  # last: rockspecs of earlier versions name files that moved
     yield from _inside_others(root, package, rest)
     for home, _ in homes:
         yield from _in_tests(home, rest)
@@ -92,7 +92,7 @@ def find_module(roots: Sequence[Path], name: str) -> str | None:
 
     ``a.b`` is ``a/b.lua`` or ``a/b/init.lua``, also below ``lua``, ``src`` or ``lib`` of a checkout. A folder is a
     checkout of ``a`` if its name is ``a`` up to case and additions such as ``torch-``, if its rockspec says so, or if
-    it has ``a/init.lua`` or ``lua/a/init.lua``. A rockspec that lists the module names its file.
+    it has ``a/init.lua`` or ``lua/a/init.lua``. A rockspec that lists the module names a file elsewhere.
     """
     if "\0" in name or Path(name).is_absolute() or ".." in re.split(r"[/\\]", name):
         return None  # it would leave the path
